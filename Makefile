@@ -1,0 +1,42 @@
+# Everything a newcomer types. `make` alone says what there is.
+
+SHELL := /bin/sh
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench lock clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## .venv with every package (hashes checked), Shoal itself, the console's browser files
+	@./scripts/setup.sh
+
+demo: setup  ## the whole story on this machine: broker, controller, six agents (ARGS=--exit to end by itself)
+	@$(BIN)/shoal demo $(ARGS)
+
+test: setup  ## lint, types, contracts, then every test; real brokers and a real browser from apt
+	@./scripts/apt.sh mosquitto chromium
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: setup  ## lint, types and layer contracts only: seconds
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { echo "  make format mends these"; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: setup  ## rewrite to the house's layout
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+
+bench: setup  ## measure; writes bench/*.json and prints tables
+	@$(BIN)/python -m pytest -n 0 --timeout=900 tests/bench $(ARGS)
+
+lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+	@./scripts/lock.sh $(ARGS)
+
+clean:  ## remove what setup, tests and builds made
+	rm -rf .venv .stamps node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		.import_linter_cache controller/shoal/controller/web/static/vendor
+	find shared agent controller tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Writes requirements/*.txt: one universal, hashed lock per kind of machine (x86-64 and aarch64,
+# Python 3.11 and later). No index or download address is written: where packages come from is
+# the machine's own configuration. Needs uv. Arguments go to uv, e.g. `--upgrade`.
+set -eu
+cd "$(dirname "$0")/.."
+
+command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
+
+compile() {
+    target=$1
+    shift
+    uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+        --output-file "requirements/$target.txt" "$@"
+    echo "requirements/$target.txt: $(grep -c '^[a-z0-9]' "requirements/$target.txt") packages"
+}
+
+# dev.txt first: the smaller locks are cut from it, so every machine runs the versions tested.
+compile dev --all-extras "$@"
+compile agent --extra agent --constraint requirements/dev.txt "$@"
+compile controller --extra controller --extra cli --extra broker \
+    --constraint requirements/dev.txt "$@"
