@@ -1,0 +1,492 @@
+"""What the controller keeps and shows: one struct a thing, the same in service, API and console.
+
+REST bodies, the OpenAPI document and the console's templates all come from these. Times are Unix
+seconds, UTC (``_at``), 0 for never.
+"""
+
+from typing import Any
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything the controller shows."""
+
+
+class Page(Record, frozen=True, kw_only=True):
+    """How a list goes on: pass `next` as ``cursor``; empty at the end. `total` of all pages."""
+
+    next: str = ""
+    total: int = 0
+
+
+# --- people -----------------------------------------------------------------------------------
+
+
+class User(Record, frozen=True, kw_only=True):
+    """role: viewer < operator < approver < admin."""
+
+    name: str
+    role: str
+    created_at: float
+
+
+class ApiToken(Record, frozen=True, kw_only=True):
+    """A token for a machine or the CLI; `secret` is shown once, at its making."""
+
+    id: str
+    name: str
+    user: str
+    role: str
+    created_at: float
+    expires_at: float
+    last_used_at: float = 0.0
+    secret: str = ""
+
+
+class AuditEntry(Record, frozen=True, kw_only=True):
+    """Who did what, chained: hash = SHA-256(previous hash + this entry)."""
+
+    id: int
+    at: float
+    actor: str
+    verb: str
+    subject: str
+    detail: dict[str, Any]
+    hash: str
+
+
+# --- devices ----------------------------------------------------------------------------------
+
+
+class JoinToken(Record, frozen=True, kw_only=True):
+    """Lets `uses_left` devices of `site` in `rings` enrol until `expires_at`.
+
+    secret   the whole token, shown once: "sj1.<id>.<secret>.<sha256 of the CA>"
+    """
+
+    id: str
+    site: str
+    rings: list[str]
+    uses_left: int
+    created_at: float
+    expires_at: float
+    secret: str = ""
+
+
+class Device(Record, frozen=True, kw_only=True):
+    """One device as the controller last heard of it.
+
+    state      "enrolled" or "decommissioned"
+    releases   model -> "model@version" that serves
+    variants   model -> variant that serves
+    error      the last thing that went wrong, "" when nothing is
+    """
+
+    name: str
+    site: str
+    line: str
+    labels: dict[str, str]
+    ring: str
+    profile: str
+    state: str
+    online: bool
+    enrolled_at: float
+    seen_at: float
+    certificate_expires_at: float
+    agent: str = ""
+    endpoint: str = ""
+    releases: dict[str, str] = {}
+    variants: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+    error: str = ""
+    error_at: float = 0.0
+
+
+class DeviceEvent(Record, frozen=True, kw_only=True):
+    """One line of a device's timeline: an update step or a fault.
+
+    kind   "update" or "fault"
+    """
+
+    device: str
+    at: float
+    kind: str
+    state: str
+    cause: str
+    detail: str
+    model: str = ""
+    release: str = ""
+    rollout: str = ""
+    attempt: int = 0
+    facts: dict[str, Any] = {}
+
+
+class Window(Record, frozen=True, kw_only=True):
+    """One window of one model on one device, without its sketches."""
+
+    device: str
+    model: str
+    release: str
+    start_at: float
+    window_s: float
+    rows: int
+    errors: int
+    slow: int
+    p50_us: float
+    p99_us: float
+    labelled: int
+    correct: int
+    merged: int
+
+
+# --- data, models, releases -------------------------------------------------------------------
+
+
+class Column(Record, frozen=True, kw_only=True):
+    """role: "feature", "label", "site", "split" or "dropped"."""
+
+    name: str
+    dtype: str
+    role: str
+    missing: int
+    low: float | None = None
+    high: float | None = None
+    values: list[str] = []
+
+
+class DatasetVersion(Record, frozen=True, kw_only=True):
+    """An immutable table. parents: the "name@version" it was made from, and `how`."""
+
+    name: str
+    version: int
+    sha256: str
+    size: int
+    rows: int
+    columns: list[Column]
+    label: str
+    site: str
+    split: str
+    parents: list[str]
+    how: str
+    created_at: float
+    created_by: str
+    sites: dict[str, int] = {}
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class Operation(Record, frozen=True, kw_only=True):
+    """Long work: "train" or "import".
+
+    state     queued, running, succeeded, failed
+    progress  0 to 1, and `step` says what is being done
+    result    e.g. {"release": "lot-codes@2"}; `error` says why it failed and the mend
+    """
+
+    id: str
+    kind: str
+    state: str
+    progress: float
+    step: str
+    subject: str
+    created_at: float
+    created_by: str
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    params: dict[str, Any] = {}
+    result: dict[str, Any] = {}
+    error: str = ""
+
+
+class VariantReport(Record, frozen=True, kw_only=True):
+    """One variant as the controller built and measured it."""
+
+    name: str
+    sha256: str
+    size: int
+    metrics: dict[str, float]
+    cosine: float
+    detail: str = ""
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """Whether a variant may go to a profile, and why not."""
+
+    profile: str
+    variant: str
+    passed: bool
+    why: str = ""
+
+
+class Signature(Record, frozen=True, kw_only=True):
+    role: str
+    key: str
+    at: float
+    by: str
+
+
+class Release(Record, frozen=True, kw_only=True):
+    """One version of a model, from training to the fleet.
+
+    state      "validated" (built, not signed), "refused" (a gate said no), "candidate" (signed by
+               the automation key: canary ring only), "released" (signed for stable)
+    trigger    what made it: "manual", or "alert:<id>"
+    metrics    of the fp32 model on held-back data; by_site the main metric per site
+    """
+
+    model: str
+    version: int
+    state: str
+    dataset: str
+    dataset_sha256: str
+    operation: str
+    trigger: str
+    created_at: float
+    created_by: str
+    task: str
+    estimator: str
+    metrics: dict[str, float]
+    by_site: dict[str, float]
+    variants: list[VariantReport]
+    verdicts: list[Verdict]
+    signatures: list[Signature]
+    labels: list[str]
+    features: list[str]
+    params: dict[str, Any] = {}
+    parent: str = ""
+    override: str = ""
+
+    @property
+    def ref(self) -> str:
+        return f"{self.model}@{self.version}"
+
+
+class Model(Record, frozen=True, kw_only=True):
+    """A model's line of releases.
+
+    retrain_on_drift   when a drift alert opens and a newer dataset version comes, train again
+    """
+
+    name: str
+    created_at: float
+    latest: str
+    released: str
+    releases: int
+    retrain_on_drift: bool
+    dataset: str
+
+
+# --- rollouts ---------------------------------------------------------------------------------
+
+
+class Selector(Record, frozen=True, kw_only=True):
+    """Which devices a stage takes; empty fields take all. percent: of what is left, by hash."""
+
+    ring: str = ""
+    site: str = ""
+    profile: str = ""
+    label: str = ""
+    percent: float = 100.0
+
+
+class StagePlan(Record, frozen=True, kw_only=True):
+    """One stage and its install gate.
+
+    threshold_pct  failed share of finished devices, in percent, from which the stage fails
+    min_executed   finished devices before the gate speaks; fewer devices than that: all of them
+    """
+
+    name: str
+    select: Selector = Selector()
+    threshold_pct: float = 10.0
+    min_executed: int = 1
+
+
+class RolloutPlan(Record, frozen=True, kw_only=True):
+    """What to roll out, where, and what to do when a gate says no.
+
+    on_failure  "pause", "stop" or "rollback"
+    deadline_s  seconds a device has for one attempt
+    """
+
+    release: str
+    stages: list[StagePlan]
+    on_failure: str = "pause"
+    deadline_s: float = 86_400.0
+    max_attempts: int = 1
+
+
+class Stage(Record, frozen=True, kw_only=True):
+    """state: SCHEDULED, RUNNING, ANALYSING, SUCCESSFUL, INCONCLUSIVE, PAUSED, FAILED."""
+
+    name: str
+    state: str
+    devices: int
+    succeeded: int
+    failed: int
+    skipped: int
+    unseen: int
+    started_at: float
+    finished_at: float
+    verdict: str = ""
+
+
+class Rollout(Record, frozen=True, kw_only=True):
+    """state: see shoal.controller.rollout.TRANSITIONS; reason says why it is where it is."""
+
+    id: str
+    release: str
+    model: str
+    plan: RolloutPlan
+    state: str
+    reason: str
+    stages: list[Stage]
+    created_at: float
+    created_by: str
+    finished_at: float = 0.0
+
+
+class RolloutDevice(Record, frozen=True, kw_only=True):
+    """One device in one rollout. state: of shoal.agent.update.State, or "ASSIGNED", "WAITING",
+    "SKIPPED" (its profile cannot carry this release: cause says why)."""
+
+    rollout: str
+    device: str
+    site: str
+    profile: str
+    stage: str
+    state: str
+    attempt: int
+    cause: str
+    detail: str
+    previous: str
+    updated_at: float
+    facts: dict[str, Any] = {}
+
+
+# --- monitoring -------------------------------------------------------------------------------
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """One decision that a distribution moved: DESIGN section 8.
+
+    scope      "device" or "site", and `subject` its name
+    scale      windows merged: 1, 4 or 16
+    log10_p    of the tolerance test against the subject's own baseline; alpha its level
+    psi        against training: an effect size, never the alarm
+    """
+
+    id: int
+    at: float
+    kind: str
+    scope: str
+    subject: str
+    model: str
+    release: str
+    feature: str
+    scale: int
+    log10_p: float
+    log10_alpha: float
+    hellinger: float
+    psi: float
+    rows: int
+
+
+class Alert(Record, frozen=True, kw_only=True):
+    """Findings or failures that a person should know of, grouped.
+
+    kind      "drift", "rollout", "device"
+    state     open, acknowledged, closed
+    next_step what to do, one sentence
+    """
+
+    id: int
+    kind: str
+    severity: str
+    state: str
+    title: str
+    detail: str
+    next_step: str
+    site: str
+    model: str
+    release: str
+    features: list[str]
+    findings: int
+    opened_at: float
+    updated_at: float
+    acknowledged_by: str = ""
+    closed_at: float = 0.0
+
+
+class DriftCell(Record, frozen=True, kw_only=True):
+    """One square of the heatmap: worst log10 p over the bucket, alarmed or not."""
+
+    feature: str
+    at: float
+    log10_p: float
+    psi: float
+    alarmed: bool
+
+
+class DriftMap(Record, frozen=True, kw_only=True):
+    """Feature x time for one subject. ready: the baseline is complete, `baseline_windows` of
+    `baseline_needed` were seen."""
+
+    model: str
+    scope: str
+    subject: str
+    release: str
+    ready: bool
+    baseline_windows: int
+    baseline_needed: int
+    features: list[str]
+    cells: list[DriftCell]
+
+
+class Histograms(Record, frozen=True, kw_only=True):
+    """Training, baseline and current shares per bin of one feature; they each sum to 1."""
+
+    model: str
+    subject: str
+    feature: str
+    edges: list[float]
+    training: list[float]
+    baseline: list[float]
+    current: list[float]
+    rows: int
+    psi: float
+    hellinger: float
+
+
+class Performance(Record, frozen=True, kw_only=True):
+    """Accuracy from labels joined on the device, over a span of time."""
+
+    model: str
+    scope: str
+    subject: str
+    release: str
+    since: float
+    until: float
+    rows: int
+    labelled: int
+    correct: int
+    errors: int
+    accuracy: float | None
+    p50_us: float | None
+    p99_us: float | None
+
+
+class FleetHealth(Record, frozen=True, kw_only=True):
+    """The strip on top of the console."""
+
+    devices: int
+    online: int
+    failing: int
+    alerts: int
+    rows_per_s: float
+    windows_per_min: float
+    running_rollouts: int
+    releases: dict[str, int]

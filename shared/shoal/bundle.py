@@ -1,0 +1,117 @@
+"""A release's files in one folder, verified against the signed manifest before anything is read."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shoal import manifest as manifests
+from shoal.errors import BundleError
+from shoal.manifest import File, Manifest
+from shoal.sketch import MAX_EDGES, MAX_FEATURES, References
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+_GOLDEN_LIMIT, _REFERENCE_LIMIT = 8 << 20, 16 << 20
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """Inputs and what each variant must answer to them on any CPU.
+
+    inputs    float32 (n, F)
+    outputs   variant name -> float32 (n, C)
+    """
+
+    inputs: npt.NDArray[np.float32]
+    outputs: dict[str, npt.NDArray[np.float32]]
+
+    def to_bytes(self) -> bytes:
+        out = io.BytesIO()
+        named = {f"output:{k}": v for k, v in self.outputs.items()}
+        np.savez_compressed(out, inputs=self.inputs, **named)  # type: ignore[arg-type]
+        return out.getvalue()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hex, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def describe(name: str, data: bytes) -> File:
+    """The File entry of `data`."""
+    return File(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def verify_file(path: Path, file: File) -> None:
+    """Raise BundleError unless the file at `path` is there and is what the manifest says."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise BundleError(f"{file.name} is missing from {path.parent}") from error
+    if size != file.size or sha256_of(path) != file.sha256:
+        raise BundleError(f"{file.name} in {path.parent} does not match its signed hash")
+
+
+def verify(folder: Path, profile: str) -> Manifest:
+    """Manifest of the bundle in `folder`, every file for `profile` there and true to its hash.
+
+    The manifest itself must have been verified against TUF's hash before it was put there.
+    """
+    manifest = read_manifest(folder)
+    for file in manifest.files_for(profile):
+        verify_file(folder / file.name, file)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in `folder`; BundleError if there is none that can be read."""
+    try:
+        data = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(f"no {MANIFEST} in {folder}") from error
+    return manifests.parse(data)
+
+
+def read_references(folder: Path, manifest: Manifest) -> References:
+    """The reference sketches of a verified bundle."""
+    data = _bounded(folder / manifest.reference.name, _REFERENCE_LIMIT)
+    try:
+        references = msgspec.json.decode(data, type=References)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BundleError(f"{manifest.reference.name}: {error}") from error
+    for features in (references.inputs.features, references.outputs.features):
+        if len(features) > MAX_FEATURES or any(len(f.edges) > MAX_EDGES for f in features):
+            raise BundleError(f"{manifest.reference.name}: too many features or edges")
+    return references
+
+
+def read_golden(folder: Path, manifest: Manifest) -> Golden:
+    """The golden vectors of a verified bundle; BundleError if they are not what they should be."""
+    data = _bounded(folder / manifest.golden.name, _GOLDEN_LIMIT)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            inputs = arrays["inputs"].astype(np.float32)
+            outputs = {
+                key.removeprefix("output:"): arrays[key].astype(np.float32)
+                for key in arrays.files
+                if key.startswith("output:")
+            }
+    except (ValueError, KeyError, OSError) as error:
+        raise BundleError(f"{manifest.golden.name}: {error}") from error
+    if inputs.ndim != 2 or any(len(v) != len(inputs) for v in outputs.values()):
+        raise BundleError(f"{manifest.golden.name}: inputs and outputs are not of one length")
+    return Golden(inputs, outputs)
+
+
+def _bounded(path: Path, limit: int) -> bytes:
+    size = path.stat().st_size
+    if size > limit:
+        raise BundleError(f"{path.name}: {size} bytes, {limit} allowed")
+    return path.read_bytes()

@@ -1,0 +1,362 @@
+"""Mergeable sketches of what a model saw and said: numpy only, tens of bytes a feature.
+
+A feature's values are counted in bins that its reference fixed beforehand (quantiles of the
+training data), so two sketches of one reference merge by addition, exactly, in any order, and
+carry no raw value. Count, min, max, mean and M2 ride along (Chan, Golub & LeVeque 1983 for the
+merge). Not KLL: below about 200 rows a KLL blob *is* the raw data (DESIGN section 8).
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import SketchError
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+#: Quantiles that become edges: deciles nested in twentieths, and the tails.
+QUANTILES = (0.001, 0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99, 0.999)
+#: Rows gathered before they are counted in one vectorised pass.
+BUFFER_ROWS = 256
+MAX_FEATURES, MAX_EDGES = 4_096, 64
+
+_HEAD = struct.Struct("<4sHHQ")
+_MAGIC = b"SHS1"
+
+
+class FeatureReference(msgspec.Struct, frozen=True, kw_only=True):
+    """One feature as the training data had it.
+
+    edges    rising; bin i holds edges[i-1] <= x < edges[i]; the first and last bin are out of range
+    counts   training rows per bin, then training rows that were missing: len(edges) + 2
+    """
+
+    name: str
+    edges: list[float]
+    counts: list[int]
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """The training distribution of a model's inputs, or of its outputs."""
+
+    features: list[FeatureReference]
+
+    @property
+    def id(self) -> str:
+        """Name by content: the first 16 hex digits of the SHA-256 of names and edges."""
+        edges = [(f.name, f.edges) for f in self.features]
+        return hashlib.sha256(msgspec.json.encode(edges)).hexdigest()[:16]
+
+
+class References(msgspec.Struct, frozen=True, kw_only=True):
+    """What a bundle carries as reference.json: one reference for inputs, one for outputs."""
+
+    inputs: Reference
+    outputs: Reference
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256((self.inputs.id + self.outputs.id).encode()).hexdigest()[:16]
+
+
+def edges_of(values: F64) -> list[float]:
+    """Edges for one numeric feature, from its training `values` of shape (n,), NaN allowed.
+
+    A value that many rows share (a quantile that repeats) gets a bin of its own, and the last edge
+    lies just above the maximum, so that out-of-range is a bin and not a guess.
+    """
+    known = values[np.isfinite(values)].astype(np.float32)
+    if not len(known):
+        return [0.0]
+    cuts = np.quantile(known, QUANTILES, method="inverted_cdf").astype(np.float32)
+    up = np.float32(np.inf)
+    atoms = cuts[1:][cuts[1:] == cuts[:-1]]
+    top = np.nextafter(known.max(), up)
+    inner = np.concatenate([[known.min()], cuts, np.nextafter(atoms, up), [top]])
+    edges = np.unique(inner[inner <= top].astype(np.float32))
+    return [float(e) for e in edges]
+
+
+def reference_of(columns: dict[str, F64], edges: dict[str, list[float]] | None = None) -> Reference:
+    """Reference of named training columns, each of shape (n,); given `edges` win over quantiles."""
+    features = []
+    for name, values in columns.items():
+        cut = (edges or {}).get(name) or edges_of(values)
+        missing = ~np.isfinite(values)
+        at = np.asarray(cut, np.float32).searchsorted(
+            values[~missing].astype(np.float32), side="right"
+        )
+        counts = np.bincount(at, minlength=len(cut) + 1).tolist()
+        features.append(
+            FeatureReference(name=name, edges=cut, counts=[*counts, int(missing.sum())])
+        )
+    return Reference(features=features)
+
+
+class Sketch:
+    """Counts and moments of rows, in a reference's bins.
+
+    >>> ref = reference_of({"t": np.arange(1000.0)})
+    >>> a, b = Sketch(ref), Sketch(ref)
+    >>> a.update(np.array([1.0, 2.0, np.nan], np.float32)[:, None])
+    >>> b.update(np.array([3.0], np.float32)); a.merge(b); a.rows, a.missing.tolist()
+    (4, [1])
+
+    counts   int64 (F, W): per feature the bins in order, zero padded, W = longest edge list + 1
+    missing  int64 (F,): NaN or infinite
+    n        int64 (F,): rows that were not missing; mean, m2, low, high: float64 (F,) over these
+    rows     rows seen
+    """
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self._edges = [np.asarray(f.edges, np.float32) for f in reference.features]
+        features = len(self._edges)
+        width = max((len(e) for e in self._edges), default=0) + 1
+        self._counts = np.zeros((features, width), np.int64)
+        self._missing = np.zeros(features, np.int64)
+        self._n = np.zeros(features, np.int64)
+        self._mean, self._m2 = np.zeros(features), np.zeros(features)
+        self._low, self._high = np.full(features, np.inf), np.full(features, -np.inf)
+        self._rows = 0
+        self._buffer = np.empty((BUFFER_ROWS, features), np.float32)
+        self._filled = 0
+
+    def update(self, values: F32) -> None:
+        """Add rows: (F,) is one row, (n, F) several; any float or integer dtype.
+
+        Raises SketchError when F is not the reference's.
+        """
+        at = self._filled
+        if values.ndim == 1:
+            if len(values) != len(self._edges):
+                raise self._mismatch(values)
+            self._buffer[at] = values
+            self._filled = at + 1
+            if self._filled == BUFFER_ROWS:
+                self._flush()
+            return
+        rows = len(values)
+        if values.ndim != 2 or values.shape[1] != len(self._edges):
+            raise self._mismatch(values)
+        if rows >= BUFFER_ROWS:
+            self._count(np.ascontiguousarray(values, np.float32))
+            return
+        if at + rows > BUFFER_ROWS:
+            self._flush()
+            at = 0
+        self._buffer[at : at + rows] = values
+        self._filled = at + rows
+
+    def merge(self, other: "Sketch") -> None:
+        """Add another sketch of the same reference; SketchError if it is of another."""
+        if other.reference is not self.reference and other.reference.id != self.reference.id:
+            raise SketchError(
+                f"sketch of reference {other.reference.id} merged into {self.reference.id}"
+            )
+        self._flush()
+        other._flush()
+        self._counts += other._counts
+        self._missing += other._missing
+        self._rows += other._rows
+        self._fold(other._n, other._mean, other._m2, other._low, other._high)
+
+    @property
+    def rows(self) -> int:
+        return self._rows + self._filled
+
+    @property
+    def counts(self) -> I64:
+        self._flush()
+        return self._counts
+
+    @property
+    def missing(self) -> I64:
+        self._flush()
+        return self._missing
+
+    @property
+    def n(self) -> I64:
+        self._flush()
+        return self._n
+
+    @property
+    def mean(self) -> F64:
+        self._flush()
+        return self._mean
+
+    @property
+    def m2(self) -> F64:
+        self._flush()
+        return self._m2
+
+    @property
+    def low(self) -> F64:
+        self._flush()
+        return self._low
+
+    @property
+    def high(self) -> F64:
+        self._flush()
+        return self._high
+
+    def histogram(self, feature: int) -> I64:
+        """Counts of one feature, missing last: int64 (len(edges) + 2,), as in its reference."""
+        bins = len(self._edges[feature]) + 1
+        return np.append(self.counts[feature, :bins], self._missing[feature])
+
+    def to_bytes(self) -> bytes:
+        """Compact form: header, varint counts, then five moments a feature as float32."""
+        self._flush()
+        counted = np.concatenate([self._counts, self._missing[:, None], self._n[:, None]], axis=1)
+        moments = np.stack([self._mean, self._m2, self._low, self._high], axis=1)
+        head = _HEAD.pack(_MAGIC, len(self._edges), self._counts.shape[1], self._rows)
+        packed = _varints(counted.ravel())
+        return head + struct.pack("<I", len(packed)) + packed + moments.astype("<f4").tobytes()
+
+    @classmethod
+    def from_bytes(cls, reference: Reference, data: bytes) -> "Sketch":
+        """Read `data` made with the same reference; SketchError for anything else."""
+        sketch = cls(reference)
+        features, width = sketch._counts.shape
+        if len(data) < _HEAD.size + 4:
+            raise SketchError(f"sketch of {len(data)} bytes is cut short")
+        magic, f, w, rows = _HEAD.unpack_from(data)
+        (size,) = struct.unpack_from("<I", data, _HEAD.size)
+        start = _HEAD.size + 4
+        if magic != _MAGIC or (f, w) != (features, width):
+            raise SketchError(
+                f"sketch has {f} features of {w} bins, reference {reference.id} {features} of {width}"
+            )
+        if len(data) != start + size + 16 * features:
+            raise SketchError(f"sketch of {len(data)} bytes does not have the length it claims")
+        counted = _unvarint(data[start : start + size], features * (width + 2))
+        table = counted.reshape(features, width + 2)
+        sketch._counts, sketch._missing, sketch._n = (
+            table[:, :width].copy(),
+            table[:, width].copy(),
+            table[:, width + 1].copy(),
+        )
+        if rows > 2**53 or (sketch._counts.sum(1) != sketch._n).any():
+            raise SketchError("sketch's bins do not add up to its rows")
+        moments = np.frombuffer(data, "<f4", 4 * features, start + size).reshape(features, 4)
+        sketch._mean, sketch._m2, sketch._low, sketch._high = moments.astype(np.float64).T.copy()
+        sketch._rows = rows
+        return sketch
+
+    def _mismatch(self, values: F32) -> SketchError:
+        return SketchError(
+            f"rows of shape {values.shape} for a reference of {len(self._edges)} features"
+        )
+
+    def _flush(self) -> None:
+        filled, self._filled = self._filled, 0
+        if filled:
+            self._count(self._buffer[:filled])
+
+    def _count(self, rows: F32) -> None:
+        self._rows += len(rows)
+        known = np.isfinite(rows)
+        whole = bool(known.all())
+        width = self._counts.shape[1]
+        for j, edges in enumerate(self._edges):
+            column = rows[:, j] if whole else rows[known[:, j], j]
+            self._counts[j] += np.bincount(edges.searchsorted(column, side="right"), minlength=width)
+        n = np.full(len(self._edges), len(rows)) if whole else known.sum(0)
+        if not whole:
+            self._missing += len(rows) - n
+        x = rows.astype(np.float64)
+        kept = x if whole else np.where(known, x, 0.0)
+        mean = kept.sum(0) / np.maximum(n, 1)
+        off = kept - mean
+        m2 = np.square(off if whole else np.where(known, off, 0.0)).sum(0)
+        low = (x if whole else np.where(known, x, np.inf)).min(0)
+        high = (x if whole else np.where(known, x, -np.inf)).max(0)
+        self._fold(n, mean, m2, low, high)
+
+    def _fold(self, n: I64, mean: F64, m2: F64, low: F64, high: F64) -> None:
+        total = self._n + n
+        safe = np.maximum(total, 1)
+        delta = mean - self._mean
+        self._m2 += m2 + delta * delta * (self._n * n / safe)
+        self._mean += np.where(n > 0, delta * (n / safe), 0.0)
+        self._n = total
+        np.minimum(self._low, low, out=self._low)
+        np.maximum(self._high, high, out=self._high)
+
+
+def _varints(values: I64) -> bytes:
+    """LEB128 of each value, vectorised over the number of bytes a value needs."""
+    left = values.astype(np.uint64)
+    columns = []
+    more = np.ones(len(left), bool)
+    while more.any():
+        byte = (left & np.uint64(127)).astype(np.uint8)
+        left = left >> np.uint64(7)
+        columns.append((byte | np.where(left > 0, 128, 0).astype(np.uint8), more.copy()))
+        more &= left > 0
+    table = np.stack([c for c, _ in columns], axis=1)
+    used = np.stack([m for _, m in columns], axis=1)
+    return table[used].tobytes()
+
+
+def _unvarint(data: bytes, expected: int) -> I64:
+    raw = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(raw < 128)
+    if len(ends) != expected or (len(raw) and raw[-1] >= 128):
+        raise SketchError(f"sketch holds {len(ends)} counts, {expected} expected")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if len(lengths) and lengths.max() > 7:
+        raise SketchError("sketch holds a count of 2**49 or more")
+    shift = (np.arange(len(raw)) - np.repeat(starts, lengths)) * 7
+    parts = (raw & 127).astype(np.int64) << shift
+    return np.add.reduceat(parts, starts) if len(starts) else np.zeros(0, np.int64)
+
+
+class Latency:
+    """Histogram of latencies, four bins an octave: each bin is 19 % wide.
+
+    Bin i holds 2**(i/4) <= microseconds < 2**((i+1)/4); the last bin everything from 14 s on.
+
+    >>> h = Latency(); h.add(100e-6); h.add(100e-6); round(h.quantile_us(0.5))
+    99
+    """
+
+    BINS = 96
+
+    def __init__(self, counts: Sequence[int] = ()) -> None:
+        self.counts = [*counts[: self.BINS], *([0] * (self.BINS - len(counts)))]
+
+    def add(self, seconds: float, times: int = 1) -> None:
+        us = seconds * 1e6
+        at = int(4 * math.log2(us)) if us > 1 else 0
+        self.counts[at if at < self.BINS else self.BINS - 1] += times
+
+    def merge(self, other: Sequence[int]) -> None:
+        for i, count in enumerate(other[: self.BINS]):
+            self.counts[i] += count
+
+    def quantile_us(self, q: float) -> float:
+        """Geometric middle of the bin that holds quantile `q`; NaN when empty."""
+        total = sum(self.counts)
+        if not total:
+            return math.nan
+        seen = 0
+        for i, count in enumerate(self.counts):
+            seen += count
+            if seen >= q * total:
+                return float(2 ** ((i + 0.5) / 4))
+        return math.nan
+
+    def trimmed(self) -> list[int]:
+        """Counts without the zeros at the end: what travels."""
+        last = max((i for i, c in enumerate(self.counts) if c), default=-1)
+        return self.counts[: last + 1]

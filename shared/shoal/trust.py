@@ -1,0 +1,229 @@
+"""What may be installed, and who said so: the device's side of TUF, behind one adapter.
+
+Two repositories. The *image* repository (python-tuf) says which releases exist: a target
+``release/<model>/<version>/manifest.json`` is delegated to role ``release-<model>`` alone, and
+``candidate/<model>/...`` to ``candidate-<model>`` alone, so the path tells the role and the
+offline targets key guards it. The *director* signs one TUF Metadata[Targets] per device: the
+assignment. A device follows an order only when both agree (DESIGN section 5, after Uptane).
+
+Sources: TUF specification 1.0.33; Uptane Standard 2.1, section 5.4.
+"""
+
+import datetime
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+from tuf.api.exceptions import (
+    DownloadError,
+    DownloadHTTPError,
+    ExpiredMetadataError,
+    RepositoryError,
+    UnsignedMetadataError,
+)
+from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.serialization import DeserializationError
+from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
+
+from shoal.errors import AbsentError, LinkError, MisdirectedError, StaleError, TrustError, UntrustedError
+
+RELEASE, CANDIDATE = "release", "candidate"
+#: Which roles' releases a ring accepts.
+RINGS = {"stable": frozenset({RELEASE}), "canary": frozenset({RELEASE, CANDIDATE})}
+_LIMIT = 262_144
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of an assignment: this device shall run this release.
+
+    path            of the manifest in the image repository; its first part is the role
+    length, sha256  of the manifest
+    rollout, attempt   what the device reports against; a new attempt is a new try
+    not_before_s, deadline_s   0 for none
+    """
+
+    model: str
+    version: int
+    path: str
+    length: int
+    sha256: str
+    rollout: str
+    attempt: int
+    not_before_s: float = 0.0
+    deadline_s: float = 0.0
+
+    @property
+    def release(self) -> str:
+        return f"{self.model}@{self.version}"
+
+    @property
+    def role(self) -> str:
+        return self.path.partition("/")[0]
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified assignment: everything one device shall run, from now on.
+
+    version    of the assignment, strictly rising per device
+    signed_s   when the director signed it, by its clock: raises the device's time floor
+    """
+
+    device: str
+    version: int
+    signed_s: float
+    expires_s: float
+    orders: list[Order]
+
+
+def target_path(role: str, model: str, version: int) -> str:
+    """Path of a release's manifest in the image repository."""
+    return f"{role}/{model}/{version}/manifest.json"
+
+
+def verify_orders(
+    signed: bytes, *, director_root: bytes, device: str, floor: int, now_s: float
+) -> Orders:
+    """Read an assignment, or raise a TrustError and change nothing.
+
+    director_root  TUF root metadata whose targets role holds the director's keys
+    floor          version of the newest assignment seen before; older ones raise StaleError, and
+                   the same one is allowed: the message is retained and comes again
+    now_s          Unix seconds; expired orders raise StaleError
+    """
+    if len(signed) > _LIMIT:
+        raise TrustError(f"assignment of {len(signed)} bytes, {_LIMIT} allowed")
+    try:
+        root = Metadata[Root].from_bytes(director_root).signed
+        metadata = Metadata[Targets].from_bytes(signed)
+        root.verify_delegate(Targets.type, metadata.signed_bytes, metadata.signatures)
+    except UnsignedMetadataError as error:
+        raise UntrustedError(f"assignment is not signed by the director: {error}") from error
+    except (DeserializationError, ValueError, KeyError, TypeError) as error:
+        raise TrustError(f"assignment cannot be read: {error}") from error
+    targets = metadata.signed
+    if targets.version < floor:
+        raise StaleError(f"assignment {targets.version} is older than {floor}, already seen")
+    expires_s = targets.expires.replace(tzinfo=datetime.UTC).timestamp()
+    if expires_s <= now_s:
+        raise StaleError("assignment has expired", "is the controller running?")
+    custom = targets.unrecognized_fields.get("shoal", {})
+    if not isinstance(custom, dict) or custom.get("device") != device:
+        raise MisdirectedError(f"assignment is for {custom!r:.80}, this is {device!r}")
+    try:
+        orders = [
+            msgspec.convert(
+                {
+                    **target.unrecognized_fields.get("custom", {}),
+                    "path": path,
+                    "length": target.length,
+                    "sha256": target.hashes["sha256"],
+                },
+                Order,
+            )
+            for path, target in targets.targets.items()
+        ]
+        signed_s = float(custom.get("signed_s", 0.0))
+    except (msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+        raise TrustError(f"assignment cannot be read: {error}") from error
+    for order in orders:
+        if order.path != target_path(order.role, order.model, order.version):
+            raise MisdirectedError(f"{order.path!r} is not the path of {order.release}")
+    return Orders(
+        device=device,
+        version=targets.version,
+        signed_s=signed_s,
+        expires_s=expires_s,
+        orders=orders,
+    )
+
+
+def check_ring(order: Order, ring: str) -> None:
+    """Raise MisdirectedError unless a device of `ring` may serve a release of the order's role."""
+    if order.role not in RINGS.get(ring, frozenset()):
+        raise MisdirectedError(
+            f"{order.release} is signed as {order.role}, ring {ring!r} does not accept that",
+            "sign it as a release (shoal release publish), or set ring = \"canary\" on the device",
+        )
+
+
+class ImageRepository:
+    """The releases that exist, as this device knows them.
+
+    >>> repository = ImageRepository(cache, root, fetch)     # doctest: +SKIP
+    >>> repository.refresh(now_s); repository.check(order)   # doctest: +SKIP
+
+    cache   folder of its own for TUF's metadata; losing it costs a download, not safety
+    root    the trusted root.json that enrolment gave
+    fetch   metadata file name -> its bytes; raises AbsentError where there is none such and
+            LinkError where the server is out of reach
+    """
+
+    def __init__(self, cache: Path, root: bytes, fetch: Callable[[str], bytes]) -> None:
+        self._cache, self._root, self._fetcher = cache, root, _Fetcher(fetch)
+        self._updater: Updater | None = None
+
+    def refresh(self, now_s: float, floors: Mapping[str, float] | None = None) -> dict[str, int]:
+        """Fetch and verify the newest metadata; return its versions, to be kept as floors.
+
+        floors   versions seen before, kept elsewhere than in the cache: a wiped cache alone must
+                 not re-open rollback
+
+        Raises LinkError out of reach, StaleError expired or rolled back, UntrustedError badly
+        signed. None of them stops inference: they mean no *new* install.
+        """
+        self._cache.mkdir(parents=True, exist_ok=True)
+        try:
+            updater = Updater(
+                str(self._cache),
+                "metadata/",
+                fetcher=self._fetcher,
+                config=UpdaterConfig(prefix_targets_with_hash=False),
+                bootstrap=self._root,
+            )
+            when = datetime.datetime.fromtimestamp(now_s, datetime.UTC)
+            updater._trusted_set.reference_time = when  # the clock is ours: max(RTC, floor)
+            updater.refresh()
+        except DownloadError as error:
+            raise LinkError(f"release metadata: {error}") from error
+        except ExpiredMetadataError as error:
+            raise StaleError(f"release metadata: {error}", "is the controller running?") from error
+        except RepositoryError as error:
+            kind = StaleError if "version" in str(error) else UntrustedError
+            raise kind(f"release metadata: {error}") from error
+        trusted = updater._trusted_set
+        versions = {"timestamp": trusted.timestamp.version, "snapshot": trusted.snapshot.version}
+        for role, version in versions.items():
+            if version < (floors or {}).get(role, 0):
+                raise StaleError(f"release metadata: {role} {version} is older than one seen before")
+        self._updater = updater
+        return versions
+
+    def check(self, order: Order) -> None:
+        """Raise UntrustedError unless the image repository lists exactly what the order names."""
+        if self._updater is None:
+            raise TrustError("release metadata was not refreshed")
+        try:
+            target = self._updater.get_targetinfo(order.path)
+        except DownloadError as error:
+            raise LinkError(f"release metadata: {error}") from error
+        except ExpiredMetadataError as error:
+            raise StaleError(f"release metadata: {error}") from error
+        except RepositoryError as error:
+            raise UntrustedError(f"release metadata: {error}") from error
+        if target is None:
+            raise UntrustedError(f"{order.path} is not in the image repository")
+        if (target.length, target.hashes.get("sha256")) != (order.length, order.sha256):
+            raise UntrustedError(f"{order.path}: director and image repository disagree")
+
+
+class _Fetcher(FetcherInterface):
+    def __init__(self, fetch: Callable[[str], bytes]) -> None:
+        self._get = fetch
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        try:
+            yield self._get(url.rpartition("/")[2])
+        except AbsentError as error:
+            raise DownloadHTTPError(str(error), 404) from error
+        except LinkError as error:
+            raise DownloadError(str(error)) from error
