@@ -1,0 +1,102 @@
+"""What a device gets: the wheel with `[agent]` alone, in a fresh environment, from the lock.
+
+The environment is made by venv and pip, as on a Raspberry Pi, from requirements/agent.txt with
+its hashes checked; the wheel itself is then installed without looking for anything more.
+"""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOT_ON_A_DEVICE = ("flask", "sklearn", "sqlalchemy", "pandas", "aiohttp", "scipy", "onnx", "rich")
+
+pytestmark = [
+    pytest.mark.clean_install,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("clean_install"),
+]
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Standard output of a command that must succeed."""
+    done = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT)
+    (built,) = out.glob("shoal-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def device(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment that has Shoal's agent and nothing else."""
+    home = tmp_path_factory.mktemp("device")
+    # The system's own Python where there is one: a venv of a venv is not what a device has.
+    run(getattr(sys, "_base_executable", sys.executable), "-m", "venv", home / "venv")
+    pip = [home / "venv/bin/python", "-m", "pip", "install", "-qq", "--no-compile"]
+    run(*pip, "--require-hashes", "--requirement", ROOT / "requirements/agent.txt")
+    run(*pip, "--no-deps", f"shoal[agent] @ {wheel.as_uri()}")
+    return home / "venv/bin"
+
+
+def test_the_wheel_carries_all_three_folders_the_profiles_and_the_browser_files(
+    wheel: Path,
+) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in (
+        "shoal/errors.py",
+        "shoal/agent/__init__.py",
+        "shoal/controller/__init__.py",
+        "shoal/cli/__init__.py",
+        "shoal/firmware_profiles/generic.toml",
+        "shoal/controller/web/static/vendor/htmx.min.js",
+    ):
+        assert needed in names
+    assert "shoal/__init__.py" not in names
+
+
+def test_nothing_is_missing_and_nothing_disagrees(device: Path) -> None:
+    assert "No broken requirements" in run(device / "python", "-m", "pip", "check")
+
+
+@pytest.mark.parametrize("name", NOT_ON_A_DEVICE)
+def test_a_device_has_no_controller_library(device: Path, name: str, tmp_path: Path) -> None:
+    found = run(
+        device / "python",
+        "-c",
+        "import importlib.util, sys; print(importlib.util.find_spec(sys.argv[1]))",
+        name,
+        cwd=tmp_path,
+    )
+    assert found.strip() == "None"
+
+
+def test_a_library_that_a_device_does_have_would_be_seen(device: Path, tmp_path: Path) -> None:
+    run(device / "python", "-c", "import onnxruntime, tuf, paho.mqtt", cwd=tmp_path)
+
+
+def test_the_agent_answers_for_itself(device: Path, tmp_path: Path) -> None:
+    if not (ROOT / "agent/shoal/agent/__main__.py").exists():
+        pytest.skip("there is no agent yet")
+    for verb in ((), ("enroll",), ("run",), ("status",), ("doctor",)):
+        assert "Usage:" in run(device / "shoal-agent", *verb, "--help", cwd=tmp_path)
+
+
+def test_the_agent_finds_its_firmware_profiles_in_the_wheel(device: Path, tmp_path: Path) -> None:
+    where = run(
+        device / "python",
+        "-c",
+        "import pathlib, shoal.profile as p; print(pathlib.Path(p.__file__).parent)",
+        cwd=tmp_path,
+    )
+    assert (Path(where.strip()) / "firmware_profiles" / "generic.toml").is_file()
