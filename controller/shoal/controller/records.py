@@ -490,3 +490,20 @@ class FleetHealth(Record, frozen=True, kw_only=True):
     windows_per_min: float
     running_rollouts: int
     releases: dict[str, int]
+
+
+class Ledger(Record, frozen=True, kw_only=True):
+    """What arrived of one device's outbox in one boot: missing is 0 when nothing is on its way.
+
+    received   distinct sequence numbers in the database; highest the largest of them
+    """
+
+    device: str
+    boot: str
+    received: int
+    highest: int
+    missing: int
+    windows: int
+    rows: int
+    first_at: float
+    last_at: float

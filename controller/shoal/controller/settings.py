@@ -1,0 +1,83 @@
+"""Settings of the controller: controller.toml in its folder, every one with a sane default."""
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from shoal.errors import SettingError
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the controller listens, and the names its own certificates carry.
+
+    host        address that all three listeners bind
+    names       DNS names and addresses that devices and people reach it by
+    port        API and console, HTTPS
+    artifacts   artifact server, HTTPS
+    mqtt        embedded broker, MQTT over TLS
+    broker      "" for the embedded one, else mqtts://host:port of your own
+    tls_certificate, tls_key   PEM files for API and console, when not from Shoal's own CA
+    """
+
+    host: str = "127.0.0.1"
+    names: list[str] = ["localhost", "127.0.0.1"]
+    port: int = 8443
+    artifacts: int = 8444
+    mqtt: int = 8883
+    broker: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pace of telemetry, and when a device counts as offline.
+
+    window_s       length of a telemetry window
+    jitter_s       windows end up to this much later
+    offline_s      unheard of for this long is offline, whatever its last will said
+    retention_days windows older than this are dropped
+    """
+
+    window_s: float = 60.0
+    jitter_s: float = 5.0
+    offline_s: float = 300.0
+    retention_days: float = 90.0
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The drift decision and its false-alarm budget: DESIGN section 8.
+
+    false_alarms_per_day   for the whole fleet, over all features, windows, scales and scopes
+    baseline_windows       a device's own first windows of a release
+    tolerance              Hellinger psi0: what is too small to matter
+    scales                 how many windows are merged for one look
+    """
+
+    false_alarms_per_day: float = 1.0
+    baseline_windows: int = 96
+    tolerance: float = 0.01
+    scales: list[int] = [1, 4, 16]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of controller.toml.
+
+    database   SQLAlchemy URL; "" is SQLite in the folder
+    """
+
+    network: Network = Network()
+    fleet: Fleet = Fleet()
+    drift: Drift = Drift()
+    database: str = ""
+
+
+def load(folder: Path) -> Settings:
+    """Settings of the controller in `folder`; SettingError names what is wrong in the file."""
+    path = folder / "controller.toml"
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), Settings)
+    except FileNotFoundError as error:
+        raise SettingError(f"no {path}", "run: shoal-controller init") from error
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise SettingError(f"{path}: {error}") from error

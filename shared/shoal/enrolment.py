@@ -1,0 +1,75 @@
+"""How a device joins: a token for a certificate, once, over HTTPS."""
+
+import hashlib
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+
+from shoal.errors import SettingError
+
+LIMIT = 65_536
+_TOKEN = re.compile(r"sj1\.([a-z0-9]{8,16})\.([A-Za-z0-9_-]{20,64})\.([0-9a-f]{64})")
+
+
+class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a new device asks for.
+
+    token    the join token, whole
+    csr      PEM; its key never leaves the device. The subject is ignored: the name is `device`
+    ring     as the device's own configuration says; the token must allow it
+    profile  "" for the one that `facts` fit
+    """
+
+    token: str
+    csr: str
+    device: str
+    ring: str = "stable"
+    profile: str = ""
+    line: str = ""
+    labels: dict[str, str] = {}
+    facts: dict[str, Any] = {}
+
+
+class EnrolResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """What it gets.
+
+    certificate    PEM chain, CN = device, O = shoal
+    ca             PEM bundle that signs broker, controller and artifact server
+    broker         mqtts://host:port
+    artifacts      https://host:port
+    root, director_root   trusted TUF root.json of the image repository and of the director
+    """
+
+    device: str
+    site: str
+    profile: str
+    certificate: str
+    ca: str
+    broker: str
+    artifacts: str
+    root: str
+    director_root: str
+
+
+class JoinSecret(NamedTuple):
+    """A join token taken apart."""
+
+    id: str
+    secret: str
+    ca_sha256: str
+
+
+def parse_token(text: str) -> JoinSecret:
+    """Take "sj1.<id>.<secret>.<fingerprint>" apart; SettingError, without the secret, if it is none."""
+    found = _TOKEN.fullmatch(text.strip())
+    if not found:
+        raise SettingError(
+            "join token is not one", "make one with: shoal device token --site SITE"
+        )
+    return JoinSecret(*found.groups())
+
+
+def fingerprint(der: bytes) -> str:
+    """SHA-256 of a certificate's DER bytes, hex: what the join token pins the root CA by."""
+    return hashlib.sha256(der).hexdigest()
