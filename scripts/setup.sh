@@ -60,7 +60,9 @@ adopt_pip_configuration() {
 }
 
 # ---------------------------------------------------------------- .venv
-if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+# An environment knows its own folder by name: one that was copied or moved is made anew.
+if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    { [ -f .stamps/place ] && [ "$(cat .stamps/place)" != "$PWD" ]; }; then
     rm -rf .venv .stamps/packages .stamps/shoal
     if [ -n "$uv" ]; then
         say "environment: .venv with uv"
@@ -75,6 +77,7 @@ if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/d
         "$python" -m venv .venv
     fi
 fi
+echo "$PWD" > .stamps/place
 
 if ! done_with packages requirements/dev.txt; then
     say "packages: $(grep -c '^[a-z0-9]' requirements/dev.txt) pinned by hash in requirements/dev.txt (a minute or two)"
