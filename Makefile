@@ -31,7 +31,7 @@ format: setup  ## rewrite to the house's layout
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
 bench: setup  ## measure; writes bench/*.json and prints tables
-	@$(BIN)/python -m pytest -n 0 --timeout=900 tests/bench $(ARGS)
+	@$(BIN)/python tests/bench $(ARGS)
 
 lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@./scripts/lock.sh $(ARGS)

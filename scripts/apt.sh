@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the programs that some tests drive for real: scripts/apt.sh mosquitto chromium
 # Debian and Ubuntu only. Where it cannot, it says what to type and goes on: the tests that need
-# the missing program then say so themselves (skipped on a desk, failed where CI is set).
+# the missing program skip themselves and name it.
 #
 # Debian's mosquitto package would start a broker on port 1883 and again at every boot. Nobody
 # who runs a test asked for that, so the service is neither started nor left enabled.
