@@ -61,12 +61,10 @@ class JoinSecret(NamedTuple):
 
 
 def parse_token(text: str) -> JoinSecret:
-    """Take "sj1.<id>.<secret>.<fingerprint>" apart; SettingError, without the secret, if it is none."""
+    """Take "sj1.<id>.<secret>.<fingerprint>" apart; SettingError (no secret in it) if none."""
     found = _TOKEN.fullmatch(text.strip())
     if not found:
-        raise SettingError(
-            "join token is not one", "make one with: shoal device token --site SITE"
-        )
+        raise SettingError("join token is not one", "make one with: shoal device token --site SITE")
     return JoinSecret(*found.groups())
 
 

@@ -38,7 +38,9 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             all(
                 want is None or facts.get(name) == want
                 for name, want in (
-                    ("arch", self.arch), ("cpu_part", self.cpu_part), ("soc", self.soc)
+                    ("arch", self.arch),
+                    ("cpu_part", self.cpu_part),
+                    ("soc", self.soc),
                 )
             )
             and (self.ram_mb_max is None or facts.get("ram_mb", 0) <= self.ram_mb_max)
@@ -160,8 +162,10 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
     return merged
 
 

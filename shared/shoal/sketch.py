@@ -233,7 +233,8 @@ class Sketch:
         start = _HEAD.size + 4
         if magic != _MAGIC or (f, w) != (features, width):
             raise SketchError(
-                f"sketch has {f} features of {w} bins, reference {reference.id} {features} of {width}"
+                f"sketch has {f} features of {w} bins, "
+                f"reference {reference.id} has {features} of {width}"
             )
         if len(data) != start + size + 16 * features:
             raise SketchError(f"sketch of {len(data)} bytes does not have the length it claims")
@@ -268,7 +269,9 @@ class Sketch:
         width = self._counts.shape[1]
         for j, edges in enumerate(self._edges):
             column = rows[:, j] if whole else rows[known[:, j], j]
-            self._counts[j] += np.bincount(edges.searchsorted(column, side="right"), minlength=width)
+            self._counts[j] += np.bincount(
+                edges.searchsorted(column, side="right"), minlength=width
+            )
         n = np.full(len(self._edges), len(rows)) if whole else known.sum(0)
         if not whole:
             self._missing += len(rows) - n

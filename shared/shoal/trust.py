@@ -25,7 +25,14 @@ from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from shoal.errors import AbsentError, LinkError, MisdirectedError, StaleError, TrustError, UntrustedError
+from shoal.errors import (
+    AbsentError,
+    LinkError,
+    MisdirectedError,
+    StaleError,
+    TrustError,
+    UntrustedError,
+)
 
 RELEASE, CANDIDATE = "release", "candidate"
 #: Which roles' releases a ring accepts.
@@ -142,7 +149,7 @@ def check_ring(order: Order, ring: str) -> None:
     if order.role not in RINGS.get(ring, frozenset()):
         raise MisdirectedError(
             f"{order.release} is signed as {order.role}, ring {ring!r} does not accept that",
-            "sign it as a release (shoal release publish), or set ring = \"canary\" on the device",
+            'sign it as a release (shoal release publish), or set ring = "canary" on the device',
         )
 
 
@@ -194,7 +201,9 @@ class ImageRepository:
         versions = {"timestamp": trusted.timestamp.version, "snapshot": trusted.snapshot.version}
         for role, version in versions.items():
             if version < (floors or {}).get(role, 0):
-                raise StaleError(f"release metadata: {role} {version} is older than one seen before")
+                raise StaleError(
+                    f"release metadata: {role} {version} is older than one seen before"
+                )
         self._updater = updater
         return versions
 

@@ -20,9 +20,6 @@ class Page(Record, frozen=True, kw_only=True):
     total: int = 0
 
 
-# --- people -----------------------------------------------------------------------------------
-
-
 class User(Record, frozen=True, kw_only=True):
     """role: viewer < operator < approver < admin."""
 
@@ -54,9 +51,6 @@ class AuditEntry(Record, frozen=True, kw_only=True):
     subject: str
     detail: dict[str, Any]
     hash: str
-
-
-# --- devices ----------------------------------------------------------------------------------
 
 
 class JoinToken(Record, frozen=True, kw_only=True):
@@ -138,9 +132,6 @@ class Window(Record, frozen=True, kw_only=True):
     labelled: int
     correct: int
     merged: int
-
-
-# --- data, models, releases -------------------------------------------------------------------
 
 
 class Column(Record, frozen=True, kw_only=True):
@@ -279,9 +270,6 @@ class Model(Record, frozen=True, kw_only=True):
     dataset: str
 
 
-# --- rollouts ---------------------------------------------------------------------------------
-
-
 class Selector(Record, frozen=True, kw_only=True):
     """Which devices a stage takes; empty fields take all. percent: of what is left, by hash."""
 
@@ -365,9 +353,6 @@ class RolloutDevice(Record, frozen=True, kw_only=True):
     previous: str
     updated_at: float
     facts: dict[str, Any] = {}
-
-
-# --- monitoring -------------------------------------------------------------------------------
 
 
 class Finding(Record, frozen=True, kw_only=True):
