@@ -115,9 +115,9 @@ if ! done_with browser package-lock.json scripts/setup.sh || [ ! -s "$vendor/htm
     rm -rf "$vendor"
     mkdir -p "$vendor"
     cp node_modules/htmx.org/dist/htmx.min.js "$vendor/htmx.min.js"
-    cp node_modules/htmx-ext-sse/dist/sse.min.js "$vendor/htmx-ext-sse.min.js"
+    cp node_modules/idiomorph/dist/idiomorph-ext.min.js "$vendor/idiomorph-ext.min.js"
     cp node_modules/uplot/dist/uPlot.iife.min.js node_modules/uplot/dist/uPlot.min.css "$vendor/"
-    for name in htmx.org uplot; do
+    for name in htmx.org idiomorph uplot; do
         cp "node_modules/$name/LICENSE" "$vendor/LICENSE-$name.txt"
     done
     stamp browser package-lock.json scripts/setup.sh
