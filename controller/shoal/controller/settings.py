@@ -21,7 +21,7 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     host: str = "127.0.0.1"
-    names: list[str] = ["localhost", "127.0.0.1"]
+    names: list[str] = msgspec.field(default_factory=lambda: ["localhost", "127.0.0.1"])
     port: int = 8443
     artifacts: int = 8444
     mqtt: int = 8883
@@ -57,7 +57,7 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     false_alarms_per_day: float = 1.0
     baseline_windows: int = 96
     tolerance: float = 0.01
-    scales: list[int] = [1, 4, 16]
+    scales: list[int] = msgspec.field(default_factory=lambda: [1, 4, 16])
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
