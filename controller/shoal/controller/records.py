@@ -270,7 +270,7 @@ class Model(Record, frozen=True, kw_only=True):
     dataset: str
 
 
-class Selector(Record, frozen=True, kw_only=True):
+class Selector(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which devices a stage takes; empty fields take all. percent: of what is left, by hash."""
 
     ring: str = ""
@@ -280,7 +280,7 @@ class Selector(Record, frozen=True, kw_only=True):
     percent: float = 100.0
 
 
-class StagePlan(Record, frozen=True, kw_only=True):
+class StagePlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stage and its install gate.
 
     threshold_pct  failed share of finished devices, in percent, from which the stage fails
@@ -293,7 +293,7 @@ class StagePlan(Record, frozen=True, kw_only=True):
     min_executed: int = 1
 
 
-class RolloutPlan(Record, frozen=True, kw_only=True):
+class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to roll out, where, and what to do when a gate says no.
 
     on_failure  "pause", "stop" or "rollback"
