@@ -84,10 +84,13 @@ audit = Table(
     _text("hash"),
 )
 idempotency = Table(  # what was answered to a POST with an Idempotency-Key; status 0: at work on it
-    "idempotency", metadata,
+    "idempotency",
+    metadata,
     Column("key", String(64), primary_key=True),  # SHA-256 of who asked, route and key
     Column("body_hash", String(64), nullable=False),
-    _count("status"), _text("location"), Column("body", LargeBinary, nullable=False),
+    _count("status"),
+    _text("location"),
+    Column("body", LargeBinary, nullable=False),
     _number("created_at"),
     Index("ix_idempotency_created", "created_at"),
 )

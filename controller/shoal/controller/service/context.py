@@ -1,0 +1,34 @@
+"""What every use case is given: the adapters that __main__ built, the clock and the dice."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from shoal.controller.settings import Settings
+
+if TYPE_CHECKING:
+    from shoal.controller.learning import Learning
+
+    from shoal.controller.io.blobs import Blobs
+    from shoal.controller.io.signing import Signer
+    from shoal.controller.io.store import Store
+
+
+class Context(NamedTuple):
+    """The first argument of every use case.
+
+    folder     the controller's folder
+    clock      Unix seconds, UTC
+    random     for what is drawn, never for secrets
+    learning   trains, quantizes and packs; None in processes that never do
+    """
+
+    folder: Path
+    settings: Settings
+    store: "Store"
+    blobs: "Blobs"
+    signer: "Signer"
+    clock: Callable[[], float]
+    random: random.Random
+    learning: "Learning | None" = None

@@ -1,0 +1,90 @@
+"""Long work as rows: asked for by the API, done by a subprocess, watched by anyone."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from shoal.controller.io.tables import operation
+from shoal.controller.records import Operation
+from shoal.controller.service import audit, changes
+from shoal.controller.service.context import Context
+from shoal.errors import AbsentError, ConflictError
+
+QUEUED, RUNNING, SUCCEEDED, FAILED = "queued", "running", "succeeded", "failed"
+
+
+def enqueue(
+    ctx: Context, *, actor: str, kind: str, subject: str, params: dict[str, Any]
+) -> Operation:
+    """Ask for work of `kind` ("train" or "import") on `subject`."""
+    ident = f"op-{ctx.random.getrandbits(48):012x}"
+    with ctx.store.write() as db:
+        db.execute(
+            operation.insert().values(
+                id=ident, kind=kind, state=QUEUED, step="waiting", subject=subject,
+                created_at=ctx.clock(), created_by=actor, params=params, result={},
+            )
+        )  # fmt: skip
+        audit.record(db, ctx, actor, kind, subject, operation=ident, **params)
+        changes.note(db, ctx, "operation", ident)
+    return get_operation(ctx, ident)
+
+
+def claim_next(ctx: Context) -> Operation | None:
+    """Mark the oldest queued operation as running and return it; None when none waits."""
+    oldest = select(operation.c.id).where(operation.c.state == QUEUED)
+    with ctx.store.write() as db:
+        ident = db.scalar(oldest.order_by(operation.c.created_at, operation.c.id).limit(1))
+        if ident is None:
+            return None
+        _set(db, ctx, ident, state=RUNNING, step="starting", started_at=ctx.clock())
+    return get_operation(ctx, ident)
+
+
+def progress(ctx: Context, ident: str, fraction: float, step: str) -> None:
+    """Say how far a running operation is, 0 to 1, and what it does now."""
+    with ctx.store.write() as db:
+        _set(db, ctx, ident, progress=fraction, step=step)
+
+
+def finish(
+    ctx: Context, ident: str, result: dict[str, Any] | None = None, error: str = ""
+) -> Operation:
+    """End an operation: succeeded with `result`, or failed with `error`, which says the mend.
+
+    ConflictError if it has ended already.
+    """
+    with ctx.store.write() as db:
+        state = db.scalar(select(operation.c.state).where(operation.c.id == ident))
+        if state in (SUCCEEDED, FAILED):
+            raise ConflictError(f"operation {ident} has {state} already")
+        done = {"state": FAILED, "error": error} if error else {"state": SUCCEEDED, "progress": 1.0}
+        _set(db, ctx, ident, finished_at=ctx.clock(), step="", result=result or {}, **done)
+    return get_operation(ctx, ident)
+
+
+def get_operation(ctx: Context, ident: str) -> Operation:
+    """One operation; AbsentError if there is none such."""
+    with ctx.store.read() as db:
+        row = db.execute(select(operation).where(operation.c.id == ident)).first()
+    if row is None:
+        raise AbsentError("operation", ident)
+    return _record(row)
+
+
+def list_operations(ctx: Context, *, state: str = "", limit: int = 100) -> list[Operation]:
+    """Operations, newest first."""
+    query = select(operation).order_by(operation.c.created_at.desc(), operation.c.id).limit(limit)
+    if state:
+        query = query.where(operation.c.state == state)
+    with ctx.store.read() as db:
+        return [_record(row) for row in db.execute(query)]
+
+
+def _set(db: Connection, ctx: Context, ident: str, **values: Any) -> None:
+    db.execute(update(operation).where(operation.c.id == ident).values(**values))
+    changes.note(db, ctx, "operation", ident)
+
+
+def _record(row: Row[Any]) -> Operation:
+    return Operation(**row._mapping)
