@@ -1,0 +1,323 @@
+"""An MQTT 3.1.1 connection that comes back: paho with its traps closed (DESIGN section 4).
+
+One thread of our own connects, reads, writes and waits between attempts. paho's thread is not
+used: it has no jitter, dies of an exception in a callback while ``is_connected()`` stays true,
+and what it writes from a publisher's thread may tear what it writes from its own.
+"""
+
+import hashlib
+import logging
+import random
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+
+from shoal.errors import LinkError, SettingError
+
+FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
+CONNECT_TIMEOUT_S = 10.0
+#: PUBACKs stay away for so long, though pings are answered: the broker is stuck, connect anew.
+STUCK_S = 60.0
+#: A connection that lasted so long was a good one: the next delay starts small again.
+SETTLED_S = 10.0
+QUEUE = 1_000
+_NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_* of OpenSSL
+_log = logging.getLogger("shoal.mqtt")
+
+
+class Address(NamedTuple):
+    """Where a broker listens."""
+
+    host: str
+    port: int
+
+
+def parse_url(url: str) -> Address:
+    """Take mqtts://host[:port] apart; SettingError if it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port or 8883
+    except ValueError as error:
+        raise SettingError(f"broker {url!r}: {error}", "write mqtts://HOST:PORT") from error
+    if parts.scheme != "mqtts" or not host or parts.path not in ("", "/"):
+        raise SettingError(f"broker {url!r} is no address", "write mqtts://HOST:PORT")
+    return Address(host, port)
+
+
+def session_id(name: str, key: Path) -> str:
+    """Client id that nobody but the owner of the key file can tell: `name` and a hash of the key.
+
+    nats-server does not tie client ids to certificates: who knows another's id can throw it off
+    and drop its session (docs/adr/0005-broker.md). Raises OSError.
+    """
+    return f"{name}-{hashlib.sha256(b'shoal session' + key.read_bytes()).hexdigest()[:32]}"
+
+
+class Link:
+    """One client's connection to the broker, kept up for ever.
+
+    url            mqtts://host:port
+    client_id      the client's name; the broker sees `session_id` of it
+    ca, certificate, key   PEM files, read anew at each connection: renewal needs no restart
+    subscriptions  filters, QoS 1, subscribed anew at each connection
+    on_message     topic, payload; on_connection: up or down. Both run on the link's thread and
+                   may only enqueue
+    will           topic and payload of the retained last will, asked for at each connection
+    random         draws the delays between attempts: full jitter, up to 60 s
+
+    What `publish` took is sent again after a reconnection until the broker has acknowledged it,
+    but it is only in memory: what must not be lost is in an outbox until the controller's ack.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        client_id: str,
+        ca: Path,
+        certificate: Path,
+        key: Path,
+        subscriptions: Sequence[str],
+        on_message: Callable[[str, bytes], None],
+        on_connection: Callable[[bool], None],
+        will: Callable[[], tuple[str, bytes]] | None,
+        random: random.Random,
+        clean_session: bool = False,
+        keepalive_s: int = 30,
+    ) -> None:
+        self.address = parse_url(url)
+        self._client_id, self._keepalive_s = client_id, keepalive_s
+        self._ca, self._certificate, self._key = ca, certificate, key
+        self._subscriptions = list(subscriptions)
+        self._on_message, self._on_connection, self._will = on_message, on_connection, will
+        self._random = random
+        self._context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=None)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._clean_session = clean_session
+        self._client: paho.Client | None = None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._up = False
+        self._fault = "not started"
+        self._subscribing = 0
+        self._unacked = 0
+        self._waiting_since = self._heard = self._up_since = 0.0
+
+    # --- for everybody ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect and stay so, in a thread; never blocks, never fails."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._keep, name="shoal-mqtt", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say goodbye (the last will stays unsaid) and end the thread."""
+        self._stopping.set()
+        if self._client is not None:
+            self._client.disconnect()  # only queued, and the loop woken
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CONNECT_TIMEOUT_S + 5)
+
+    @property
+    def connected(self) -> bool:
+        """The broker took us in and granted every subscription, and the thread is alive."""
+        return self._up and self._thread is not None and self._thread.is_alive()
+
+    @property
+    def fault(self) -> str:
+        """Why it is not connected, one sentence with the mend; "" while it is."""
+        return "" if self.connected else self._fault
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the broker last said anything but a ping's answer; inf if it never did."""
+        return time.monotonic() - self._heard if self._heard else float("inf")
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Hand a message to the broker, QoS 1. Returns before it is acknowledged.
+
+        Raises LinkError when not connected, or when too many are unacknowledged already.
+        """
+        client = self._client
+        if client is None or not self.connected:
+            raise LinkError(f"broker {self.address.host}:{self.address.port}: {self._fault}")
+        with self._lock:
+            if self._unacked == 0:
+                self._waiting_since = time.monotonic()
+            self._unacked += 1
+        info = client.publish(topic, payload, qos=1, retain=retain)
+        if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            with self._lock:
+                self._unacked -= 1
+            raise LinkError(f"broker has not acknowledged {QUEUE} messages", "send more slowly")
+
+    # --- the thread ---------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._fault = self._connect_and_serve()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the link must come back
+                self._fault = explain(error)
+            self._went_down()
+            if self._stopping.is_set():
+                return
+            settled = self._up_since > began and time.monotonic() - self._up_since > SETTLED_S
+            attempt = 0 if settled else attempt + 1
+            delay = self._delay(attempt)
+            _log.warning("broker %s:%d: %s; next try in %.1f s", *self.address, self._fault, delay)
+            self._stopping.wait(delay)
+
+    def _connect_and_serve(self) -> str:
+        """One connection, from the look-up of the name to its end; return why it ended."""
+        self._fault = "connecting"
+        self._context.load_verify_locations(self._ca)
+        self._context.load_cert_chain(self._certificate, self._key)
+        client = self._client = self._client or self._make_client()
+        if self._will is not None:
+            topic, payload = self._will()
+            client.will_set(topic, payload, qos=1, retain=True)
+        client.reconnect()
+        goodbyes = 0
+        while goodbyes < 3:
+            rc = client.loop(1.0)
+            if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return self._why(rc)
+            if self._is_stuck():
+                return f"broker acknowledged nothing for {STUCK_S:.0f} s"
+            if self._stopping.is_set():
+                client.disconnect()
+                goodbyes += 1
+        return "stopped"
+
+    def _went_down(self) -> None:
+        was_up, self._up = self._up, False
+        open_still = self._client.socket() if self._client is not None else None
+        if open_still is not None:
+            open_still.close()
+        if was_up:
+            self._tell(self._on_connection, False)
+
+    def _why(self, rc: MQTTErrorCode) -> str:
+        return self._fault if self._fault not in ("", "connecting") else paho.error_string(rc)
+
+    def _is_stuck(self) -> bool:
+        with self._lock:
+            waiting = self._unacked > 0 and self._up
+            return waiting and time.monotonic() - self._waiting_since > STUCK_S
+
+    def _delay(self, attempt: int) -> float:
+        return self._random.uniform(0, min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(attempt, 16)))
+
+    # --- paho's callbacks, all on the thread above ----------------------------------------------
+
+    def _make_client(self) -> paho.Client:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=session_id(self._client_id, self._key),
+            clean_session=self._clean_session,
+            protocol=paho.MQTTv311,
+            reconnect_on_failure=False,  # else it falls back to MQTT 3.1 by itself
+        )
+        client.tls_set_context(self._context)
+        client.suppress_exceptions = True
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_queued_messages_set(QUEUE)
+        client.on_connect = self._connected_to
+        client.on_subscribe = self._subscribed
+        client.on_message = self._received
+        client.on_publish = self._acknowledged
+        client.on_socket_open = _without_nagle
+        # With this set, publish() only wakes the loop: one thread alone writes to the socket.
+        client.on_socket_register_write = _leave_writing_to_the_loop
+        client.connect_async(*self.address, keepalive=self._keepalive_s)
+        return client
+
+    def _connected_to(self, client: paho.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+        self._heard = time.monotonic()
+        if reason.is_failure:
+            self._fault = (
+                f"broker refused: {reason}; is this device enrolled, and not decommissioned?"
+            )
+            return
+        with self._lock:  # what is unacknowledged goes out again now, and its clock starts anew
+            self._waiting_since = time.monotonic()
+        if not self._subscriptions:
+            self._came_up()
+            return
+        _, mid = client.subscribe([(topic, 1) for topic in self._subscriptions])
+        self._subscribing = mid or 0
+
+    def _subscribed(self, client: paho.Client, _: Any, mid: int, reasons: Any, __: Any) -> None:
+        self._heard = time.monotonic()
+        if mid != self._subscribing:
+            return
+        asked = zip(self._subscriptions, reasons, strict=False)
+        refused = [topic for topic, reason in asked if reason.is_failure]
+        if refused:
+            self._fault = (
+                f"broker refused subscription to {', '.join(refused)}; "
+                "see its access rules and its limit of consumers"
+            )
+            client.disconnect()
+            return
+        self._came_up()
+
+    def _came_up(self) -> None:
+        self._up, self._fault, self._up_since = True, "", time.monotonic()
+        _log.info("broker %s:%d: connected", *self.address)
+        self._tell(self._on_connection, True)
+
+    def _received(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
+        self._heard = time.monotonic()
+        self._tell(self._on_message, message.topic, message.payload)
+
+    def _acknowledged(self, *_: Any) -> None:
+        self._heard = time.monotonic()
+        with self._lock:
+            self._unacked = max(0, self._unacked - 1)
+            self._waiting_since = self._heard
+
+    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+        try:
+            callback(*args)
+        except Exception:  # noqa: BLE001 - one bad message must not end the link
+            _log.exception("callback of the link failed; the link goes on")
+
+
+def explain(error: BaseException) -> str:
+    """One sentence on why a TLS connection to the broker could not be made, with the mend."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code == _NOT_YET_VALID:
+            return "broker's certificate is not valid yet; is this machine's clock right?"
+        if error.verify_code == _EXPIRED:
+            return "broker's certificate has expired; restart the controller, or mend the clock"
+        return f"broker's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason or error}; did the broker refuse this certificate?"
+    if isinstance(error, FileNotFoundError):
+        return f"no file {error.filename}; enrol anew" if error.filename else str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error}"
+
+
+def _without_nagle(_: paho.Client, __: Any, sock: Any) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _leave_writing_to_the_loop(_: paho.Client, __: Any, ___: Any) -> None:
+    """Nothing to do: that it is set is what matters."""
