@@ -1,0 +1,62 @@
+"""`shoal`: the operator's command line."""
+
+import os
+import sys
+
+import click
+
+from shoal.cli.alert import alert
+from shoal.cli.dataset import dataset
+from shoal.cli.demo.command import demo
+from shoal.cli.device import device
+from shoal.cli.doctor import doctor
+from shoal.cli.exits import MEANING, exit_code
+from shoal.cli.login import login
+from shoal.cli.model import model
+from shoal.cli.operation import operation
+from shoal.cli.release import release
+from shoal.cli.rollout import rollout
+from shoal.cli.verb import Noun, Session, report
+from shoal.errors import ShoalError
+
+_EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {text}" for code, text in MEANING.items())
+
+
+@click.group(cls=Noun, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shoal")
+def cli() -> None:
+    """MLOps for fleets of small machines.
+
+    \b
+    A first hour:
+      shoal login https://HOST:8443            who and where, kept for later
+      shoal device token --site north          a line to type on a new device
+      shoal dataset add parts.csv --name parts --label ok
+      shoal model train parts-ok --dataset parts
+      shoal release publish parts-ok@1
+      shoal rollout start parts-ok@1
+      shoal alert list
+
+    SHOAL_URL, SHOAL_TOKEN and SHOAL_CA (a PEM file) win over what `shoal login` keeps in
+    ~/.config/shoal/. Every command takes --json.
+    """
+
+
+for _command in (
+    login, device, dataset, model, release, rollout, alert, operation, doctor, demo,
+):  # fmt: skip
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Entry point of the `shoal` console script."""
+    session = Session(os.environ)
+    try:
+        cli(obj=session)
+    except ShoalError as error:
+        report(error, session)
+        sys.exit(exit_code(error))
+
+
+if __name__ == "__main__":
+    main()

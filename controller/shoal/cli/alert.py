@@ -1,0 +1,55 @@
+"""`shoal alert`: what a person should know of, and what to do about it."""
+
+import click
+
+from shoal.cli.api import at
+from shoal.cli.show import Columns, plain, state, table, when
+from shoal.cli.verb import Noun, Session
+
+
+@click.group(cls=Noun)
+def alert() -> None:
+    """Alerts: drift, failed rollouts, devices in trouble."""
+
+
+@alert.command("list")
+@click.option(
+    "--state",
+    "state_",
+    default="",
+    type=click.Choice(["", "open", "acknowledged", "closed"]),
+    help="Only these.",
+)
+@click.pass_obj
+def list_alerts(session: Session, state_: str) -> None:
+    """List alerts, newest first, each with its next step.
+
+    \b
+    Example:
+      shoal alert list --state open
+    """
+    found = list(session.api.items(at("alerts"), state=state_))
+    columns: Columns = {
+        "alert": "id",
+        "state": state(),
+        "severity": state("severity"),
+        "what": "title",
+        "site": "site",
+        "opened": when("opened_at", session.now),
+        "next step": "next_step",
+    }
+    session.show(found, lambda: table(found, columns, empty="no alert"))
+
+
+@alert.command("ack")
+@click.argument("id_", metavar="ID", type=int)
+@click.pass_obj
+def acknowledge(session: Session, id_: int) -> None:
+    """Say that somebody has taken note of an alert: it stays open, and is quiet.
+
+    \b
+    Example:
+      shoal alert ack 3
+    """
+    after = session.api.post(at("alerts", str(id_), "acknowledge"))
+    session.show(after, lambda: f"alert {id_} is {after['state']}: {plain(after['title'])}")

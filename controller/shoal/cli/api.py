@@ -1,0 +1,157 @@
+"""The controller's HTTP API, as the CLI uses it: JSON in, JSON out, problems as errors."""
+
+import ssl
+import uuid
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from shoal.cli.account import Account, trust
+from shoal.cli.exits import ProblemError
+from shoal.errors import LinkError
+
+PREFIX = "/api/v1"
+#: Reading may take long: the controller answers a train or publish only once it is durable.
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+
+Thing = dict[str, Any]
+
+
+def at(*parts: str) -> str:
+    """Path of a thing under the API's prefix.
+
+    >>> at("releases", "lot-codes@3", "publish")
+    '/api/v1/releases/lot-codes@3/publish'
+    """
+    return "/".join([PREFIX, *(quote(part, safe="@:") for part in parts)])
+
+
+class Api:
+    """A signed-in connection.
+
+    >>> with Api(account) as api: api.get(at("fleet"))     # doctest: +SKIP
+
+    Every call raises exits.ProblemError when the controller says no, LinkError when it cannot be
+    reached or is another than was pinned.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        trust_environment: bool = True,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {"authorization": f"Bearer {account.token}"} if account.token else {}
+        self.url = account.url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers=headers | {"accept": "application/json"},
+            verify=trust(account),
+            timeout=_TIMEOUT,
+            trust_env=trust_environment,
+            transport=transport,
+        )
+
+    def __enter__(self) -> "Api":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: Any) -> Any:
+        """JSON of one answer; empty query values are left out."""
+        return self._send("GET", path, params=_said(query))
+
+    def items(self, path: str, *, most: int = 0, **query: Any) -> Iterator[Thing]:
+        """Things of a list, page after page, `most` of them; 0 for all."""
+        cursor, seen = "", 0
+        while True:
+            page = self.get(path, **query, cursor=cursor)
+            for item in page["items"]:
+                yield item
+                seen += 1
+                if most and seen == most:
+                    return
+            cursor = page.get("page", {}).get("next", "")
+            if not cursor:
+                return
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """JSON of the answer. Sent with a key of its own, so that it is never done twice."""
+        content = msgspec.json.encode({} if body is None else body)
+        headers = {"content-type": "application/json", "idempotency-key": uuid.uuid4().hex}
+        return self._send("POST", path, content=content, headers=headers)
+
+    def put(self, path: str, body: Any) -> Any:
+        headers = {"content-type": "application/json"}
+        return self._send("PUT", path, content=msgspec.json.encode(body), headers=headers)
+
+    def upload(self, path: str, files: Mapping[str, Any], fields: Mapping[str, str]) -> Any:
+        """Send files (field -> (name, open file)) and fields as multipart/form-data."""
+        headers = {"idempotency-key": uuid.uuid4().hex}
+        return self._send("POST", path, files=files, data=_said(fields), headers=headers)
+
+    def delete(self, path: str) -> Any:
+        return self._send("DELETE", path)
+
+    def answer(self, path: str) -> httpx.Response:
+        """The plain answer of GET `path`, whatever its status: for doctor and /ca.pem."""
+        return self._request("GET", path)
+
+    def _send(self, method: str, path: str, **more: Any) -> Any:
+        response = self._request(method, path, **more)
+        if response.is_success:
+            return _json(response) if response.content else None
+        raise ProblemError(response.status_code, _problem(response))
+
+    def _request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, path, **more)
+        except httpx.TransportError as error:
+            raise _unreachable(self.url, error) from error
+        except httpx.InvalidURL as error:
+            raise LinkError(f"{self.url!r} is no address of a controller: {error}") from error
+
+
+def _said(query: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in query.items() if value not in ("", None, ())}
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return msgspec.json.decode(response.content)
+    except msgspec.DecodeError as error:
+        raise LinkError(
+            f"{response.url} answered something else than JSON", "is this a Shoal controller?"
+        ) from error
+
+
+def _problem(response: httpx.Response) -> Thing:
+    try:
+        body = msgspec.json.decode(response.content, type=dict[str, Any])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        body = {"detail": f"HTTP {response.status_code}: {response.text[:200]}"}
+    return body
+
+
+def _unreachable(url: str, error: httpx.TransportError) -> LinkError:
+    """Why a request did not get through, told so that the mend is the right one."""
+    if isinstance(error.__cause__, ssl.SSLCertVerificationError) or "CERTIFICATE" in str(error):
+        return LinkError(
+            f"{url} does not show a certificate of the CA that was pinned ({error})",
+            "if the controller was set up anew: shoal login; otherwise somebody is in between",
+        )
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return LinkError(f"{url!r} is no address of a controller", "write it as https://HOST:8443")
+    what = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)
+    return LinkError(f"{url}: {what}", "is shoal-controller serve running there?")

@@ -1,0 +1,135 @@
+"""`shoal dataset`: tables that models are trained on, versioned by content."""
+
+from pathlib import Path
+
+import click
+from rich.console import Group
+
+from shoal.cli.api import at
+from shoal.cli.show import Columns, Thing, card, instant, plain, size, table
+from shoal.cli.verb import Noun, Session
+from shoal.errors import SettingError
+
+
+@click.group(cls=Noun)
+def dataset() -> None:
+    """Datasets: register a table, see its versions and where they came from."""
+
+
+@dataset.command("add")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", required=True, help="Its name: lower-case letters, digits, hyphens.")
+@click.option("--label", required=True, help="Column that a model shall predict.")
+@click.option("--site", default="", help="Column that says which site a row is from.")
+@click.option(
+    "--split",
+    default="",
+    help="Column whose equal values must stay together when data is held back (batch, machine).",
+)
+@click.option("--drop", multiple=True, help="Column to leave out; may be given often, or a,b,c.")
+@click.option("--parent", "parents", multiple=True, metavar="NAME@N", help="What it was made from.")
+@click.pass_obj
+def add(
+    session: Session,
+    file: Path,
+    name: str,
+    label: str,
+    site: str,
+    split: str,
+    drop: tuple[str, ...],
+    parents: tuple[str, ...],
+) -> None:
+    """Register FILE (CSV, also .gz; or Parquet) as the next version of a dataset.
+
+    The same bytes with the same columns' roles are the same version: nothing is stored twice.
+
+    \b
+    Examples:
+      shoal dataset add parts.csv --name parts --label ok --site plant
+      shoal dataset add parts2.csv --name parts --label ok --parent parts@1
+    """
+    fields = {
+        "name": name,
+        "label": label,
+        "site": site,
+        "split": split,
+        "drop": ",".join(drop),
+        "parents": ",".join(parents),
+    }
+    try:
+        with file.open("rb") as content:
+            made = session.api.upload(at("datasets"), {"file": (file.name, content)}, fields)
+    except OSError as error:
+        raise SettingError(f"{file}: {error.strerror}") from error
+    session.show(made, lambda: f"{_ref(made)}: {made['rows']} rows, sha256 {made['sha256'][:16]}…")
+
+
+@dataset.command("list")
+@click.pass_obj
+def list_datasets(session: Session) -> None:
+    """List datasets, every version.
+
+    \b
+    Example:
+      shoal dataset list
+    """
+    found = list(session.api.items(at("datasets")))
+    columns: Columns = {
+        "dataset": _ref,
+        "rows": "rows",
+        "size": lambda d: size(d["size"]),
+        "label": "label",
+        "site": "site",
+        "split": "split",
+        "made from": "parents",
+        "how": "how",
+        "when": lambda d: instant(d["created_at"]),
+        "by": "created_by",
+    }
+    none = "no dataset; register one with: shoal dataset add FILE --name NAME --label COLUMN"
+    session.show(found, lambda: table(found, columns, empty=none))
+
+
+@dataset.command("show")
+@click.argument("ref", metavar="NAME[@N]")
+@click.pass_obj
+def show_dataset(session: Session, ref: str) -> None:
+    """Show one version (the newest, without @N): lineage, columns, rows per site.
+
+    \b
+    Example:
+      shoal dataset show parts@2
+    """
+    found = session.api.get(at("datasets", ref))
+    session.show(found, lambda: _picture(found))
+
+
+def _ref(dataset: Thing) -> str:
+    return plain(f"{dataset['name']}@{dataset['version']}")
+
+
+def _picture(found: Thing) -> Group:
+    about: Columns = {
+        "dataset": _ref,
+        "sha256": "sha256",
+        "rows": "rows",
+        "size": lambda d: size(d["size"]),
+        "label": "label",
+        "site": "site",
+        "rows per site": "sites",
+        "split": "split",
+        "made from": "parents",
+        "how": "how",
+        "registered": lambda d: instant(d["created_at"]),
+        "by": "created_by",
+    }
+    columns: Columns = {
+        "column": "name",
+        "role": "role",
+        "type": "dtype",
+        "missing": "missing",
+        "low": "low",
+        "high": "high",
+        "values": lambda c: plain(c["values"][:12]),
+    }
+    return Group(card(found, about), "", table(found["columns"], columns, empty="no column"))

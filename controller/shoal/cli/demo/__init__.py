@@ -1,0 +1,1 @@
+"""`shoal demo`: the main job, end to end, on this machine, with real processes."""

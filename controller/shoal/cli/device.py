@@ -1,0 +1,195 @@
+"""`shoal device`: what is out there, and how a device joins and leaves."""
+
+from typing import Any
+
+import click
+from rich.console import Group
+
+from shoal.cli.api import at
+from shoal.cli.show import Columns, Thing, ago, card, cell, instant, plain, state, table, when
+from shoal.cli.span import SPAN
+from shoal.cli.verb import Noun, Session
+
+_NONE = "no device; let one join with: shoal device token --site SITE"
+
+
+@click.group(cls=Noun)
+def device() -> None:
+    """Devices: see them, let one join, send one away."""
+
+
+@device.command("list")
+@click.option("--search", "-q", default="", help="Part of a name.")
+@click.option("--site", default="", help="Only this site.")
+@click.option("--profile", default="", help="Only this firmware profile.")
+@click.option(
+    "--ring", default="", type=click.Choice(["", "stable", "canary"]), help="Only this ring."
+)
+@click.option("--state", "state_", default="", help="enrolled or decommissioned.")
+@click.option(
+    "--release", default="", metavar="MODEL@N", help="Only those that serve this release."
+)
+@click.option("--problem", is_flag=True, help="Only those with something wrong.")
+@click.option("--limit", default=100, show_default=True, help="At most so many; 0 for all.")
+@click.pass_obj
+def list_devices(
+    session: Session,
+    search: str,
+    site: str,
+    profile: str,
+    ring: str,
+    state_: str,
+    release: str,
+    problem: bool,
+    limit: int,
+) -> None:
+    """List devices.
+
+    \b
+    Examples:
+      shoal device list --site north --problem
+      shoal device list --release lot-codes@2 --json
+    """
+    devices = list(
+        session.api.items(
+            at("devices"),
+            most=limit,
+            q=search,
+            site=site,
+            profile=profile,
+            ring=ring,
+            state=state_,
+            release=release,
+            problem="true" if problem else "",
+        )
+    )
+    columns: Columns = {
+        "device": "name",
+        "site": "site",
+        "ring": "ring",
+        "profile": "profile",
+        "link": _link,
+        "serves": _serves,
+        "seen": when("seen_at", session.now),
+        "error": "error",
+    }
+    session.show(devices, lambda: table(devices, columns, empty=_NONE))
+
+
+@device.command("show")
+@click.argument("name")
+@click.option("--events", default=20, show_default=True, help="Lines of its timeline.")
+@click.pass_obj
+def show_device(session: Session, name: str, events: int) -> None:
+    """Show one device: what serves there, its timeline, and the ledger of what arrived of it.
+
+    \b
+    Example:
+      shoal device show north-1
+    """
+    found: dict[str, Any] = session.api.get(at("devices", name))
+    timeline = list(session.api.items(at("devices", name, "timeline"), most=events))
+    ledger = list(session.api.items(at("devices", name, "ledger")))
+    whole = {"device": found, "timeline": timeline, "ledger": ledger}
+    session.show(whole, lambda: _picture(session, found, timeline, ledger))
+
+
+@device.command("token")
+@click.option("--site", required=True, help="The site that its devices will belong to.")
+@click.option(
+    "--ring",
+    "rings",
+    multiple=True,
+    default=("stable",),
+    show_default=True,
+    type=click.Choice(["stable", "canary"]),
+    help="A ring it allows; may be given twice.",
+)
+@click.option("--uses", default=1, show_default=True, help="How many devices may use it.")
+@click.option("--ttl", type=SPAN, default="24h", show_default=True, help="How long it is valid.")
+@click.pass_obj
+def make_token(session: Session, site: str, rings: tuple[str, ...], uses: int, ttl: float) -> None:
+    """Make a join token, and print the line to type on the device. It is shown this once.
+
+    \b
+    Examples:
+      shoal device token --site north
+      shoal device token --site north --ring canary --uses 10 --ttl 7d
+    """
+    asked = {"site": site, "rings": list(rings), "uses": uses, "ttl_s": ttl}
+    made = session.api.post(at("join-tokens"), asked)
+    line = (
+        f"shoal-agent enroll --folder /var/lib/shoal --controller {session.api.url} "
+        f"--name NAME{' --ring canary' if rings == ('canary',) else ''} --token {made['secret']}"
+    )
+    valid = f"for {uses} device(s) of site {plain(site)}, until {instant(made['expires_at'])}"
+    session.show(made | {"command": line}, lambda: f"{valid}:\n\n  {line}\n")
+
+
+@device.command("decommission")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def decommission(session: Session, name: str, yes: bool) -> None:
+    """Take a device out for good: its certificate is refused and it gets no more releases.
+
+    \b
+    Example:
+      shoal device decommission north-1
+    """
+    if not yes:
+        click.confirm(f"Decommission {name} for good?", abort=True, err=True)
+    after = session.api.post(at("devices", name, "decommission"))
+    session.show(after, lambda: f"{plain(name)} is decommissioned")
+
+
+def _link(device: Thing) -> str:
+    if device["state"] != "enrolled":
+        return cell(device, state())
+    return "[green]online[/green]" if device["online"] else "[red]offline[/red]"
+
+
+def _serves(device: Thing) -> str:
+    variants = device.get("variants", {})
+    served = device["releases"].items()
+    return plain([f"{ref} {variants.get(model, '')}".strip() for model, ref in served])
+
+
+def _picture(session: Session, found: Thing, timeline: list[Any], ledger: list[Any]) -> Group:
+    about: Columns = {
+        "device": "name",
+        "link": _link,
+        "seen": when("seen_at", session.now),
+        "site": "site",
+        "line": "line",
+        "labels": "labels",
+        "ring": "ring",
+        "profile": "profile",
+        "serves": _serves,
+        "agent": "agent",
+        "endpoint": "endpoint",
+        "certificate": lambda d: "ends " + ago(d["certificate_expires_at"], session.now()),
+        "error": "error",
+    }
+    events: Columns = {
+        "when": lambda e: instant(e["at"]),
+        "what": state(),
+        "release": "release",
+        "cause": "cause",
+        "detail": "detail",
+    }
+    arrived: Columns = {
+        "outbox": "boot",
+        "received": "received",
+        "highest": "highest",
+        "missing": "missing",
+        "windows": "windows",
+        "rows": "rows",
+    }
+    return Group(
+        card(found, about),
+        "\n[bold]timeline[/bold]",
+        table(timeline, events, empty="nothing yet"),
+        "\n[bold]ledger[/bold]",
+        table(ledger, arrived, empty="nothing yet"),
+    )

@@ -1,0 +1,109 @@
+"""`shoal doctor`: is this CLI set up, does the controller answer, and is the fleet well?"""
+
+import email.utils
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import click
+
+from shoal.cli import account
+from shoal.cli.account import SIGN_IN, Account
+from shoal.cli.api import Api, at
+from shoal.cli.exits import FailedError
+from shoal.cli.show import Columns, plain, table
+from shoal.cli.verb import Session, Verb
+from shoal.errors import ShoalError
+
+_SKEW_S = 30
+
+
+class Finding(NamedTuple):
+    """One thing looked at. mend: what to do when it is not well."""
+
+    what: str
+    ok: bool
+    detail: str
+    mend: str = ""
+
+
+@click.command(cls=Verb)
+@click.pass_obj
+def doctor(session: Session) -> None:
+    """Look at everything between this terminal and the fleet, and say what to mend.
+
+    Exit code 1 when something is not well.
+
+    \b
+    Example:
+      shoal doctor
+    """
+    found = list(_look(session))
+    columns: Columns = {
+        "": lambda f: "[green]ok[/green]" if f["ok"] else "[red]not well[/red]",
+        "what": "what",
+        "seen": "detail",
+        "mend": "mend",
+    }
+    items = [finding._asdict() for finding in found]
+    session.show(items, lambda: table(items, columns, empty=""))
+    bad = [finding.what for finding in found if not finding.ok]
+    if bad:
+        raise FailedError(f"not well: {', '.join(bad)}")
+
+
+def _look(session: Session) -> Iterator[Finding]:
+    """Each finding as it is made; what cannot be looked at without an earlier one is left out."""
+    try:
+        kept = account.load(session.environment)
+        account.trust(kept)
+    except ShoalError as error:
+        yield Finding("account", False, error.message, error.mend)
+        return
+    yield Finding("account", bool(kept.token), f"{kept.user or 'a token'} at {kept.url}", SIGN_IN)
+    with Api(kept) as api:
+        yield from _controller(session, api, kept)
+
+
+def _controller(session: Session, api: Api, kept: Account) -> Iterator[Finding]:
+    try:
+        ready = api.answer("/readyz")
+    except ShoalError as error:
+        yield Finding("controller", False, error.message, error.mend)
+        return
+    serve = "look at log/ in the controller's folder, or run: shoal-controller doctor --folder DIR"
+    said = "ready" if ready.is_success else plain(ready.text[:200])
+    yield Finding("controller", ready.is_success, said, "" if ready.is_success else serve)
+    yield from _clock(session, ready.headers.get("date", ""))
+    yield from _signed_in(api)
+
+
+def _clock(session: Session, date: str) -> Iterator[Finding]:
+    """How far this machine's clock is from the controller's, from HTTP's Date header."""
+    told = email.utils.parsedate_tz(date)
+    if told is None:
+        return
+    skew = session.now() - email.utils.mktime_tz(told)
+    well = abs(skew) < _SKEW_S
+    mend = "" if well else "set the clock on both machines (NTP)"
+    yield Finding("clock", well, f"{skew:+.0f} s to the controller", mend)
+
+
+def _signed_in(api: Api) -> Iterator[Finding]:
+    try:
+        me = api.get(at("me"))
+        fleet = api.get(at("fleet"))
+        alerts = list(api.items(at("alerts"), state="open"))
+    except ShoalError as error:
+        yield Finding("token", False, error.message, error.mend or SIGN_IN)
+        return
+    yield Finding("token", True, f"{me.get('user', me.get('name', ''))} ({me.get('role', '')})")
+    away = fleet["devices"] - fleet["online"]
+    yield Finding(
+        "fleet",
+        not away and not fleet["failing"],
+        f"{fleet['devices']} devices, {away} offline, {fleet['failing']} failing",
+        "shoal device list --problem" if away or fleet["failing"] else "",
+    )
+    titles = "; ".join(alert["title"] for alert in alerts) or "none open"
+    mend = "shoal alert list --state open" if alerts else ""
+    yield Finding("alerts", not alerts, plain(titles), mend)

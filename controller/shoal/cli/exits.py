@@ -1,0 +1,74 @@
+"""What the exit code says, for scripts; docs/cli.md has the same table."""
+
+from shoal.errors import (
+    AbsentError,
+    ConflictError,
+    DatasetError,
+    DeniedError,
+    LinkError,
+    SettingError,
+    ShoalError,
+)
+
+OK, FAILED, USAGE, DENIED, ABSENT, CONFLICT, UNREACHABLE, TIMED_OUT = range(8)
+INTERRUPTED = 130
+
+MEANING = {
+    OK: "done",
+    FAILED: "it failed: the work itself, or a check, said no",
+    USAGE: "the command line, a file or a setting is wrong",
+    DENIED: "not signed in, or not allowed",
+    ABSENT: "no such thing",
+    CONFLICT: "the thing is not in a state that allows this",
+    UNREACHABLE: "the controller cannot be reached, or is not the one that was pinned",
+    TIMED_OUT: "still going on when --timeout was over",
+    INTERRUPTED: "interrupted by Ctrl-C",
+}
+
+_BY_STATUS = {401: DENIED, 403: DENIED, 404: ABSENT, 409: CONFLICT, 412: CONFLICT}
+_BY_KIND: list[tuple[type[ShoalError], int]] = [
+    (DeniedError, DENIED),
+    (AbsentError, ABSENT),
+    (ConflictError, CONFLICT),
+    (LinkError, UNREACHABLE),
+    (SettingError, USAGE),
+    (DatasetError, USAGE),
+]
+
+
+class ProblemError(ShoalError):
+    """The controller said no, in its own words (RFC 9457 problem+json).
+
+    status   of the HTTP answer
+    body     the whole problem
+    """
+
+    def __init__(self, status: int, body: dict[str, object]) -> None:
+        detail = str(body.get("detail") or body.get("title") or f"HTTP {status}")
+        mend = str(body.get("mend") or "")
+        super().__init__(detail, "" if mend in detail else mend)
+        self.status, self.body = status, body
+        self.code = str(body.get("type", "")).rpartition("/")[2] or "error"
+
+
+class FailedError(ShoalError):
+    """What was waited for ended badly: an operation, a rollout, a step of the demo."""
+
+    code = "failed"
+
+
+class StillGoingError(ShoalError):
+    """What was waited for had not ended when the time was over."""
+
+    code = "timed-out"
+
+
+def exit_code(error: ShoalError) -> int:
+    """The exit code that says what kind of error this was."""
+    if isinstance(error, ProblemError):
+        if error.status in _BY_STATUS:
+            return _BY_STATUS[error.status]
+        return USAGE if 400 <= error.status < 500 and error.status != 429 else FAILED
+    if isinstance(error, StillGoingError):
+        return TIMED_OUT
+    return next((code for kind, code in _BY_KIND if isinstance(error, kind)), FAILED)

@@ -1,0 +1,119 @@
+"""`shoal login`: who, where, and which CA to trust from now on."""
+
+import socket
+from typing import Any
+
+import click
+
+from shoal.cli import account
+from shoal.cli.account import Account
+from shoal.cli.api import Api, at
+from shoal.cli.span import SPAN
+from shoal.cli.verb import Session, Verb
+from shoal.errors import DeniedError, LinkError
+
+
+@click.command(cls=Verb)
+@click.argument("url")
+@click.option("--user", prompt=True, default="admin", show_default=True, help="Who signs in.")
+@click.option(
+    "--password",
+    prompt=True,
+    hide_input=True,
+    envvar="SHOAL_PASSWORD",
+    help="Asked for when left out; or in the environment as SHOAL_PASSWORD.",
+)
+@click.option(
+    "--fingerprint",
+    default="",
+    metavar="HEX",
+    help="SHA-256 of the controller's root CA, as `shoal-controller init` printed it: "
+    "checked instead of asked about.",
+)
+@click.option("--yes", is_flag=True, help="Trust the CA that the controller shows, unasked.")
+@click.option(
+    "--public-ca",
+    is_flag=True,
+    help="The controller's certificate is from a public CA: trust the system's list instead.",
+)
+@click.option("--role", default="", help="Ask for less than your own role: viewer, operator, ...")
+@click.option("--ttl", type=SPAN, default="30d", show_default=True, help="How long it stays valid.")
+@click.pass_obj
+def login(
+    session: Session,
+    url: str,
+    user: str,
+    password: str,
+    fingerprint: str,
+    yes: bool,
+    public_ca: bool,
+    role: str,
+    ttl: float,
+) -> None:
+    """Sign in to the controller at URL and keep a token in ~/.config/shoal/.
+
+    The controller's own CA is fetched and shown; compare its fingerprint with what
+    `shoal-controller init` printed. From then on no other CA is accepted.
+
+    \b
+    Examples:
+      shoal login https://factory:8443
+      SHOAL_PASSWORD=... shoal login https://factory:8443 --user ci --fingerprint 3f9a...
+    """
+    ca = "" if public_ca else _pinned(session, url, fingerprint, yes)
+    made = _token(Account(url=url, ca=ca), user, password, role, ttl)
+    kept = Account(url=url, token=made["secret"], ca=ca, user=user, role=made["role"])
+    where = account.save(kept, session.environment)
+    session.show(
+        {"url": url, "user": user, "role": kept.role, "expires_at": made["expires_at"]},
+        lambda: f"signed in to {url} as {user} ({kept.role}); kept in {where}",
+    )
+
+
+def _pinned(session: Session, url: str, fingerprint: str, yes: bool) -> str:
+    """The controller's CA bundle, once a person or a fingerprint has vouched for it."""
+    ca = fetch_ca(url)
+    shown = account.root_fingerprint(ca)
+    wanted = fingerprint.replace(":", "").lower()
+    session.err.print(f"CA of {url}\n  SHA-256 {_grouped(shown)}")
+    if wanted and wanted != shown:
+        raise LinkError(
+            f"{url} shows a CA with fingerprint {shown}, not {wanted}",
+            "somebody may be in between: compare with what `shoal-controller init` printed",
+        )
+    if not wanted and not yes and not click.confirm("Is it the right one?", err=True):
+        raise DeniedError("nothing was sent: the CA was not trusted")
+    return ca
+
+
+def fetch_ca(url: str) -> str:
+    """PEM bundle that the controller at `url` says is its own. Nothing is trusted or sent yet."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/ca.pem", verify=False, timeout=10)  # noqa: S501
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise LinkError(f"{url}: {error}", "write it as https://HOST:8443") from error
+    if not answer.is_success:
+        raise LinkError(f"{url} has no /ca.pem", "is this a Shoal controller?")
+    return answer.text
+
+
+def _token(anonymous: Account, user: str, password: str, role: str, ttl: float) -> dict[str, Any]:
+    asked = {
+        "user": user,
+        "password": password,
+        "name": f"shoal on {socket.gethostname()}",
+        "ttl_s": ttl,
+    }
+    with Api(anonymous) as api:
+        made: dict[str, Any] = api.post(at("tokens"), asked | ({"role": role} if role else {}))
+    return made
+
+
+def _grouped(digits: str) -> str:
+    """
+    >>> _grouped("00ff00ff")
+    '00ff 00ff'
+    """
+    return " ".join(digits[i : i + 4] for i in range(0, len(digits), 4))

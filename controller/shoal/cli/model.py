@@ -1,0 +1,214 @@
+"""`shoal model`: train one, bring your own, and say when it is trained again."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from shoal.cli.api import at
+from shoal.cli.operation import picture
+from shoal.cli.release import release_card
+from shoal.cli.show import Columns, Thing, instant, table
+from shoal.cli.span import SPAN, pairs
+from shoal.cli.verb import Noun, Session
+from shoal.cli.waiting import follow
+from shoal.errors import SettingError
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_wait = click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Stay until it has ended."
+)
+_timeout = click.option(
+    "--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never."
+)
+
+
+@click.group(cls=Noun)
+def model() -> None:
+    """Models: each a line of releases, from training or from your own ONNX file."""
+
+
+@model.command("list")
+@click.pass_obj
+def list_models(session: Session) -> None:
+    """List models.
+
+    \b
+    Example:
+      shoal model list
+    """
+    found = list(session.api.items(at("models")))
+    columns: Columns = {
+        "model": "name",
+        "releases": "releases",
+        "newest": "latest",
+        "released": "released",
+        "retrains on drift": "retrain_on_drift",
+        "from": "dataset",
+        "since": lambda m: instant(m["created_at"]),
+    }
+    none = "no model; train one with: shoal model train MODEL --dataset NAME"
+    session.show(found, lambda: table(found, columns, empty=none))
+
+
+@model.command("show")
+@click.argument("name")
+@click.pass_obj
+def show_model(session: Session, name: str) -> None:
+    """Show a model and its releases.
+
+    \b
+    Example:
+      shoal model show lot-codes
+    """
+    found = session.api.get(at("models", name))
+    releases = list(session.api.items(at("releases"), model=name))
+    columns: Columns = {
+        "release": lambda r: f"{r['model']}@{r['version']}",
+        "state": "state",
+        "dataset": "dataset",
+        "metrics": "metrics",
+        "trigger": "trigger",
+        "when": lambda r: instant(r["created_at"]),
+    }
+    session.show(
+        found | {"history": releases}, lambda: table(releases, columns, empty="no release yet")
+    )
+
+
+@model.command("train")
+@click.argument("name")
+@click.option("--dataset", required=True, metavar="NAME[@N]", help="What to learn from.")
+@click.option("--estimator", default="", help="What to fit; the controller's default is mlp.")
+@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="For the estimator.")
+@click.option("--site", "sites", multiple=True, help="Only rows of this site; may be given often.")
+@_wait
+@_timeout
+@click.pass_obj
+def train(
+    session: Session,
+    name: str,
+    dataset: str,
+    estimator: str,
+    params: tuple[str, ...],
+    sites: tuple[str, ...],
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Train the next release of a model: fit, validate, export, quantize per profile, gate, pack.
+
+    \b
+    Examples:
+      shoal model train lot-codes --dataset stamps@1
+      shoal model train pump-leak --dataset rig --estimator logistic --param C=0.1 --site 100
+    """
+    asked: dict[str, Any] = {"dataset": dataset, "params": _typed(pairs(params, "--param"))}
+    asked |= {"estimator": estimator} if estimator else {}
+    asked |= {"sites": list(sites)} if sites else {}
+    _end(session, session.api.post(at("models", name, "train"), asked), wait, timeout)
+
+
+@model.command("import")
+@click.argument("name")
+@click.argument("file", type=_FILE)
+@click.option("--dataset", required=True, metavar="NAME[@N]", help="What to validate it on.")
+@click.option("--labels", default="", help="Class names by output column: a,b,c.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Your own file for a variant, such as int8-u8s8-pc, instead of the quantized FILE.",
+)
+@_wait
+@_timeout
+@click.pass_obj
+def import_(
+    session: Session,
+    name: str,
+    file: Path,
+    dataset: str,
+    labels: str,
+    variants: tuple[str, ...],
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Make the next release of a model from your own ONNX FILE.
+
+    It takes one float32 input (rows, features), in the order of the dataset's feature columns, and
+    gives one float32 output (rows, classes) of probabilities.
+
+    \b
+    Example:
+      shoal model import lot-codes mine.onnx --dataset stamps@1
+    """
+    asked = {"dataset": dataset, "labels": labels}
+    with ExitStack() as opened:
+        files = {"onnx": _upload(opened, file)}
+        for variant, path in pairs(variants, "--variant").items():
+            files[f"variant:{variant}"] = _upload(opened, Path(path))
+        started = session.api.upload(at("models", name, "import"), files, asked)
+    _end(session, started, wait, timeout)
+
+
+@model.command("policy")
+@click.argument("name")
+@click.option(
+    "--retrain-on-drift/--no-retrain-on-drift",
+    default=None,
+    help="Train again by itself when a drift alert is open and newer data has come.",
+)
+@click.option("--dataset", default=None, metavar="NAME", help="Where newer data comes.")
+@click.pass_obj
+def policy(session: Session, name: str, retrain_on_drift: bool | None, dataset: str | None) -> None:
+    """Show or change when a model is trained again by itself.
+
+    \b
+    Examples:
+      shoal model policy lot-codes
+      shoal model policy lot-codes --retrain-on-drift --dataset stamps
+    """
+    now = session.api.get(at("models", name))
+    if retrain_on_drift is not None or dataset is not None:
+        asked = {"retrain_on_drift": retrain_on_drift, "dataset": dataset}
+        wanted = {name: now[name] if value is None else value for name, value in asked.items()}
+        now = session.api.put(at("models", name, "policy"), wanted)
+    session.show(now, lambda: _policy_line(now))
+
+
+def _policy_line(model: Thing) -> str:
+    if not model["retrain_on_drift"]:
+        return f"{model['name']} is trained by hand only"
+    return f"{model['name']} is trained again when it drifts and {model['dataset']} has newer data"
+
+
+def _typed(params: dict[str, str]) -> dict[str, Any]:
+    """Values as JSON where they are JSON, else as text: max_iter=200 is a number."""
+
+    def read(text: str) -> Any:
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            return text
+
+    return {name: read(text) for name, text in params.items()}
+
+
+def _upload(opened: ExitStack, path: Path) -> tuple[str, Any]:
+    try:
+        return path.name, opened.enter_context(path.open("rb"))
+    except OSError as error:
+        raise SettingError(f"{path}: {error.strerror}") from error
+
+
+def _end(session: Session, started: dict[str, Any], wait: bool, timeout: float) -> None:
+    """Wait if asked to, and show what came of it."""
+    if not wait:
+        session.show(started, lambda: picture(started))
+        session.say(f"watch it with: shoal operation watch {started['id']}")
+        return
+    ended = follow(session, started, timeout)
+    release = session.api.get(at("releases", ended["result"]["release"]))
+    session.show(ended | {"release": release}, lambda: release_card(release))

@@ -1,0 +1,89 @@
+"""`shoal operation`: long work that the controller does, such as training."""
+
+import click
+
+from shoal.cli.api import at
+from shoal.cli.show import Columns, Thing, card, instant, plain, state, table
+from shoal.cli.span import SPAN
+from shoal.cli.verb import Noun, Session
+from shoal.cli.waiting import follow
+
+
+@click.group(cls=Noun)
+def operation() -> None:
+    """Operations: training and imports, running or done."""
+
+
+@operation.command("list")
+@click.option("--limit", default=20, show_default=True, help="At most so many; 0 for all.")
+@click.pass_obj
+def list_operations(session: Session, limit: int) -> None:
+    """List operations, newest first.
+
+    \b
+    Example:
+      shoal operation list
+    """
+    found = list(session.api.items(at("operations"), most=limit))
+    columns: Columns = {
+        "operation": "id",
+        "what": "kind",
+        "of": "subject",
+        "state": state(),
+        "done": lambda o: f"{100 * o['progress']:.0f} %",
+        "step": "step",
+        "started": lambda o: instant(o["started_at"]),
+        "result": "result",
+        "error": "error",
+    }
+    none = "nothing yet; train with: shoal model train MODEL --dataset NAME"
+    session.show(found, lambda: table(found, columns, empty=none))
+
+
+@operation.command("show")
+@click.argument("id_", metavar="ID")
+@click.pass_obj
+def show_operation(session: Session, id_: str) -> None:
+    """Show one operation as it is now.
+
+    \b
+    Example:
+      shoal operation show 0190c5
+    """
+    found = session.api.get(at("operations", id_))
+    session.show(found, lambda: picture(found))
+
+
+@operation.command("watch")
+@click.argument("id_", metavar="ID")
+@click.option("--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never.")
+@click.pass_obj
+def watch(session: Session, id_: str, timeout: float) -> None:
+    """Follow an operation to its end. Exit code 1 when it failed, 7 when --timeout was over.
+
+    \b
+    Example:
+      shoal operation watch 0190c5 --timeout 10m
+    """
+    ended = follow(session, session.api.get(at("operations", id_)), timeout)
+    session.show(ended, lambda: picture(ended))
+
+
+def picture(found: Thing) -> object:
+    return card(
+        found,
+        {
+            "operation": "id",
+            "what": "kind",
+            "of": "subject",
+            "state": state(),
+            "done": lambda o: f"{100 * o['progress']:.0f} %",
+            "step": "step",
+            "asked": lambda o: instant(o["created_at"]),
+            "by": "created_by",
+            "started": lambda o: instant(o["started_at"]),
+            "ended": lambda o: instant(o["finished_at"]),
+            "result": lambda o: plain(o["result"]),
+            "error": "error",
+        },
+    )

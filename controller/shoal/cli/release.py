@@ -1,0 +1,123 @@
+"""`shoal release`: what was built, how good it is per variant, and whose signature it bears."""
+
+import click
+from rich.console import Group
+
+from shoal.cli.api import at
+from shoal.cli.show import Columns, Thing, card, instant, plain, size, state, table
+from shoal.cli.verb import Noun, Session
+
+
+@click.group(cls=Noun)
+def release() -> None:
+    """Releases: signed versions of a model."""
+
+
+@release.command("list")
+@click.option("--model", default="", help="Only this model's.")
+@click.pass_obj
+def list_releases(session: Session, model: str) -> None:
+    """List releases, newest first.
+
+    \b
+    Example:
+      shoal release list --model lot-codes
+    """
+    found = list(session.api.items(at("releases"), model=model))
+    columns: Columns = {
+        "release": ref,
+        "state": state(),
+        "dataset": "dataset",
+        "metrics": "metrics",
+        "trigger": "trigger",
+        "when": lambda r: instant(r["created_at"]),
+        "by": "created_by",
+    }
+    none = "no release; make one with: shoal model train MODEL --dataset NAME"
+    session.show(found, lambda: table(found, columns, empty=none))
+
+
+@release.command("show")
+@click.argument("release_", metavar="MODEL@N")
+@click.pass_obj
+def show_release(session: Session, release_: str) -> None:
+    """Show a release: lineage, metrics per variant, gates per profile, signatures.
+
+    \b
+    Example:
+      shoal release show lot-codes@2
+    """
+    found = session.api.get(at("releases", release_))
+    session.show(found, lambda: release_card(found))
+
+
+@release.command("publish")
+@click.argument("release_", metavar="MODEL@N")
+@click.option(
+    "--override",
+    default="",
+    metavar="REASON",
+    help="Publish although a gate refused it. The reason goes into the audit log.",
+)
+@click.pass_obj
+def publish(session: Session, release_: str, override: str) -> None:
+    """Sign a release, so that devices of the stable ring accept it.
+
+    \b
+    Examples:
+      shoal release publish lot-codes@2
+      shoal release publish lot-codes@3 --override "test of the device's own gates"
+    """
+    made = session.api.post(at("releases", release_, "publish"), {"override": override})
+    next_ = f"roll it out with: shoal rollout start {ref(made)}"
+    session.show(made, lambda: Group(release_card(made), "", next_))
+
+
+def ref(release: Thing) -> str:
+    return plain(f"{release['model']}@{release['version']}")
+
+
+def release_card(found: Thing) -> Group:
+    """A release as a person reads it."""
+    about: Columns = {
+        "release": ref,
+        "state": state(),
+        "override": "override",
+        "dataset": "dataset",
+        "data sha256": "dataset_sha256",
+        "estimator": "estimator",
+        "params": "params",
+        "metrics": "metrics",
+        "per site": "by_site",
+        "parent": "parent",
+        "trigger": "trigger",
+        "operation": "operation",
+        "made": lambda r: instant(r["created_at"]),
+        "by": "created_by",
+    }
+    variants: Columns = {
+        "variant": "name",
+        "size": lambda v: size(v["size"]),
+        "metrics": "metrics",
+        "cosine to fp32": lambda v: f"{v['cosine']:.5f}",
+        "detail": "detail",
+    }
+    verdicts: Columns = {
+        "profile": "profile",
+        "variant": "variant",
+        "gate": lambda v: "[green]passed[/green]" if v["passed"] else "[red]refused[/red]",
+        "why": "why",
+    }
+    signatures: Columns = {
+        "signed as": "role",
+        "key": lambda s: plain(s["key"][:16]),
+        "by": "by",
+        "when": lambda s: instant(s["at"]),
+    }
+    publish_ = f"not signed; sign it with: shoal release publish {ref(found)}"
+    return Group(
+        card(found, about),
+        "", table(found["variants"], variants, empty="no variant"),
+        "", table(found["verdicts"], verdicts, empty="no gate has spoken"),
+        "", table(found["signatures"], signatures, empty=publish_),
+    )  # fmt: skip

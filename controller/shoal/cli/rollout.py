@@ -1,0 +1,246 @@
+"""`shoal rollout`: bring a release to the fleet in stages, and stop when it goes wrong."""
+
+import click
+from rich.console import Group
+from rich.live import Live
+
+from shoal.cli.api import Api, Thing, at
+from shoal.cli.exits import FailedError
+from shoal.cli.show import Columns, card, instant, plain, state, table, when
+from shoal.cli.span import SPAN
+from shoal.cli.stages import parse
+from shoal.cli.verb import Noun, Session
+from shoal.cli.waiting import poll
+
+#: States in which a rollout does nothing more unless somebody acts.
+AT_REST = frozenset(
+    {"FINISHED", "PAUSED", "STOPPED", "ROLLED_BACK", "WAITING_FOR_APPROVAL", "FAILED"}
+)
+_timeout = click.option(
+    "--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never."
+)
+
+
+@click.group(cls=Noun)
+def rollout() -> None:
+    """Rollouts: a release, stage by stage, with a gate after each."""
+
+
+@rollout.command("start")
+@click.argument("release", metavar="MODEL@N")
+@click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    metavar="NAME:KEY=VALUE,...",
+    help="A stage, in order: ring, site, profile, label and percent select its devices; threshold "
+    "(failed share in percent) and min (finished devices) are its gate. "
+    "Default: canary:ring=canary, then everyone.",
+)
+@click.option(
+    "--on-failure",
+    type=click.Choice(["pause", "stop", "rollback"]),
+    default="pause",
+    show_default=True,
+    help="When a gate says no.",
+)
+@click.option(
+    "--deadline", type=SPAN, default="24h", show_default=True, help="For one device's attempt."
+)
+@click.option("--attempts", default=1, show_default=True, help="Tries per device.")
+@click.option("--wait/--no-wait", default=False, show_default=True, help="Watch until it rests.")
+@_timeout
+@click.pass_obj
+def start(
+    session: Session,
+    release: str,
+    stages: tuple[str, ...],
+    on_failure: str,
+    deadline: float,
+    attempts: int,
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Start to roll a release out.
+
+    \b
+    Examples:
+      shoal rollout start lot-codes@2 --wait
+      shoal rollout start lot-codes@2 --stage canary:ring=canary --stage tenth:percent=10 \\
+          --stage rest --on-failure rollback
+    """
+    plan = {
+        "release": release,
+        "stages": parse(stages),
+        "on_failure": on_failure,
+        "deadline_s": deadline,
+        "max_attempts": attempts,
+    }
+    started = session.api.post(at("rollouts"), plan)
+    if wait:
+        _watch(session, started["id"], timeout)
+        return
+    hint = f"watch it with: shoal rollout watch {started['id']}"
+    session.show(started, lambda: Group(picture(started), "", hint))
+
+
+@rollout.command("watch")
+@click.argument("id_", metavar="ID")
+@_timeout
+@click.pass_obj
+def watch(session: Session, id_: str, timeout: float) -> None:
+    """Follow a rollout until it rests. Exit code 0 when finished, 1 when paused or undone.
+
+    \b
+    Example:
+      shoal rollout watch 01h9
+    """
+    _watch(session, id_, timeout)
+
+
+@rollout.command("list")
+@click.pass_obj
+def list_rollouts(session: Session) -> None:
+    """List rollouts, newest first.
+
+    \b
+    Example:
+      shoal rollout list
+    """
+    found = list(session.api.items(at("rollouts")))
+    columns: Columns = {
+        "rollout": "id",
+        "release": "release",
+        "state": state(),
+        "reason": "reason",
+        "stages": lambda r: plain([f"{s['name']} {s['state']}" for s in r["stages"]]),
+        "started": when("created_at", session.now),
+        "by": "created_by",
+    }
+    none = "no rollout; start one with: shoal rollout start MODEL@N"
+    session.show(found, lambda: table(found, columns, empty=none))
+
+
+@rollout.command("show")
+@click.argument("id_", metavar="ID")
+@click.pass_obj
+def show_rollout(session: Session, id_: str) -> None:
+    """Show a rollout: stages, failures by cause, and every device in it.
+
+    \b
+    Example:
+      shoal rollout show 01h9
+    """
+    found = whole(session.api, id_)
+    session.show(found, lambda: _whole_picture(session, found))
+
+
+@rollout.command("pause")
+@click.argument("id_", metavar="ID")
+@click.pass_obj
+def pause(session: Session, id_: str) -> None:
+    """Start no further device. Those at it go on to their end.
+
+    \b
+    Example:
+      shoal rollout pause 01h9
+    """
+    _act(session, id_, "pause")
+
+
+@rollout.command("resume")
+@click.argument("id_", metavar="ID")
+@click.pass_obj
+def resume(session: Session, id_: str) -> None:
+    """Go on with a paused rollout.
+
+    \b
+    Example:
+      shoal rollout resume 01h9
+    """
+    _act(session, id_, "resume")
+
+
+@rollout.command("abort")
+@click.argument("id_", metavar="ID")
+@click.option("--rollback", is_flag=True, help="Also bring back what each device served before.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def abort(session: Session, id_: str, rollback: bool, yes: bool) -> None:
+    """Stop a rollout for good; devices not yet past ACTIVATING keep what they have.
+
+    \b
+    Example:
+      shoal rollout abort 01h9 --rollback
+    """
+    if not yes:
+        click.confirm(f"Abort rollout {id_}?", abort=True, err=True)
+    _act(session, id_, "abort", rollback=rollback)
+
+
+def whole(api: Api, id_: str) -> Thing:
+    """A rollout with its devices and its failures by cause."""
+    return {
+        "rollout": api.get(at("rollouts", id_)),
+        "devices": list(api.items(at("rollouts", id_, "devices"))),
+        "failures": list(api.items(at("rollouts", id_, "failures"))),
+    }
+
+
+def picture(found: Thing) -> Group:
+    """A rollout and its stages."""
+    about: Columns = {"rollout": "id", "release": "release", "state": state(), "reason": "reason"}
+    columns: Columns = {
+        "stage": "name",
+        "state": state(),
+        "devices": "devices",
+        "succeeded": "succeeded",
+        "failed": "failed",
+        "skipped": "skipped",
+        "unseen": "unseen",
+        "gate": "verdict",
+    }
+    return Group(card(found, about), "", table(found["stages"], columns, empty="no stage"))
+
+
+def _whole_picture(session: Session, found: Thing) -> Group:
+    failures: Columns = {"cause": "cause", "devices": "count", "for example": "detail"}
+    devices: Columns = {
+        "device": "device",
+        "site": "site",
+        "profile": "profile",
+        "stage": "stage",
+        "state": state(),
+        "since": when("updated_at", session.now),
+        "cause": "cause",
+        "detail": "detail",
+    }
+    return Group(
+        picture(found["rollout"]),
+        "", table(found["failures"], failures, empty="nothing failed"),
+        "", table(found["devices"], devices, empty="no device"),
+    )  # fmt: skip
+
+
+def _act(session: Session, id_: str, verb: str, **body: object) -> None:
+    after = session.api.post(at("rollouts", id_, verb), body)
+    session.show(after, lambda: picture(after))
+
+
+def _watch(session: Session, id_: str, timeout_s: float) -> None:
+    """Draw the rollout on stderr until it rests; FailedError unless it finished."""
+    with Live(console=session.err, refresh_per_second=4, transient=True) as live:
+
+        def look() -> Thing:
+            seen: Thing = session.api.get(at("rollouts", id_))
+            live.update(picture(seen))
+            return seen
+
+        ended = poll(session, look, lambda seen: seen["state"] in AT_REST, timeout_s=timeout_s)
+    session.show(ended, lambda: picture(ended))
+    if ended["state"] != "FINISHED":
+        finished = instant(ended["finished_at"]) or "now"
+        raise FailedError(
+            f"rollout {id_} is {ended['state']} ({finished}): {ended['reason']}",
+            f"shoal rollout show {id_} lists every device and cause",
+        )
