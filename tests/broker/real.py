@@ -1,0 +1,227 @@
+"""Real brokers on free loopback ports, configured by the product's own code."""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from shoal.controller.io.ca import Authority
+from shoal.controller.io.mosquitto import MosquittoFiles
+from shoal.controller.io.nats import NatsServer, find_binary
+from shoal.errors import SettingError
+from shoal.mqtt import Link
+from shoal.topics import ALL_UP, all_down, up
+
+ENROLLED = ("cam-a", "cam-b")
+PATIENCE_S = 20.0
+
+
+def eventually(condition: Callable[[], Any], what: str = "", within_s: float = PATIENCE_S) -> None:
+    """Wait until `condition` holds, or fail saying `what` did not come."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {within_s:g} s: {what}"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def make_request(key: ec.EllipticCurvePrivateKey) -> str:
+    """A device's certificate request, PEM."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+class Broker(Protocol):
+    """A broker under test. admit: exactly these devices from now on."""
+
+    name: str
+    port: int
+    pki: Path
+
+    def start(self) -> None: ...
+    def admit(self, devices: tuple[str, ...]) -> None: ...
+    def kill9(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Nats:
+    """The embedded broker."""
+
+    name = "nats-server"
+
+    def __init__(self, folder: Path, pki: Path, port: int) -> None:
+        self.pki, self.port, self.folder = pki, port, folder
+        try:
+            binary = find_binary(os.environ)
+        except SettingError as error:
+            pytest.skip(str(error))
+        self._server = NatsServer(binary, folder, pki, host="127.0.0.1", port=port)
+        self._devices: tuple[str, ...] = ENROLLED
+
+    def start(self) -> None:
+        self._server.start(self._devices)
+        wait_for_port(self.port)
+
+    def admit(self, devices: tuple[str, ...]) -> None:
+        self._devices = devices
+        self._server.admit(devices)
+
+    def kill9(self) -> None:
+        os.kill(self._server.pid, signal.SIGKILL)
+        eventually(lambda: self._server.exit_code is not None, "the broker's end")
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+class Mosquitto:
+    """A Mosquitto from the distribution, by the configuration that we generate."""
+
+    name = "mosquitto"
+
+    def __init__(self, folder: Path, pki: Path, port: int) -> None:
+        self.pki, self.port = pki, port
+        found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+        if found is None:
+            pytest.skip("no mosquitto; apt-get install mosquitto")
+        self._binary, self._process = found, None
+        self._pid = folder.parent / "mosquitto.pid"
+        self._files = MosquittoFiles(folder, self._pid)
+        folder.mkdir()
+        self._pid.write_text(str(os.getpid()))
+        user = "root" if os.geteuid() == 0 else ""
+        plain = MosquittoFiles(folder)
+        plain.write(pki, ENROLLED, host="127.0.0.1", port=port, user=user)
+        self._conf = folder / "mosquitto.conf"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen([self._binary, "-c", str(self._conf)])
+        self._pid.write_text(str(self._process.pid))
+        wait_for_port(self.port)
+
+    def admit(self, devices: tuple[str, ...]) -> None:
+        self._files.admit(devices)
+
+    def kill9(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(10)
+
+
+def wait_for_port(port: int) -> None:
+    def answers() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), 0.5).close()
+        except OSError:
+            return False
+        return True
+
+    eventually(answers, f"a listener on port {port}")
+
+
+class Party:
+    """One client through the product's Link, and what it has heard."""
+
+    def __init__(self, broker: Broker, name: str, certificate: Path, **choices: Any) -> None:
+        self.name, self.heard, self.ups = name, [], 0
+        self.news = threading.Event()
+        will = choices.pop("will", None)
+        self.link = Link(
+            url=f"mqtts://127.0.0.1:{broker.port}",
+            client_id=choices.pop("client_id", name),
+            ca=choices.pop("ca", broker.pki / "ca.pem"),
+            certificate=certificate,
+            key=certificate.with_suffix(".key"),
+            subscriptions=choices.pop("subscriptions"),
+            on_message=choices.pop("on_message", self._hear),
+            on_connection=self._change,
+            will=will,
+            random=random.Random(name),
+            **choices,
+        )
+
+    def _hear(self, topic: str, payload: bytes) -> None:
+        self.heard.append((topic, payload))
+
+    def _change(self, is_up: bool) -> None:
+        self.ups += is_up
+
+    def start(self) -> "Party":
+        self.link.start()
+        return self
+
+    def connect(self) -> "Party":
+        self.start()
+        eventually(lambda: self.link.connected, f"{self.name} connected: {self.link.fault}")
+        return self
+
+    def payloads(self) -> list[bytes]:
+        return [payload for _, payload in self.heard]
+
+
+class Site:
+    """A broker, its CA and the parties at it; the fixture ends them all."""
+
+    def __init__(self, broker: Broker, folder: Path, authority: Authority) -> None:
+        self.broker, self._folder, self._authority = broker, folder, authority
+        self._parties: list[Party] = []
+
+    def certificate(self, name: str, authority: Authority | None = None) -> Path:
+        """PEM file of a certificate for `name`, its key beside it."""
+        path = self._folder / f"{name}{'' if authority is None else '-foreign'}.crt"
+        if not path.exists():
+            key = ec.generate_private_key(ec.SECP256R1())
+            issuer = authority or self._authority
+            path.write_text(issuer.issue_device(make_request(key), name, time.time()).certificate)
+            encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+            secret = key.private_bytes(encoding, form, serialization.NoEncryption())
+            path.with_suffix(".key").write_bytes(secret)
+        return path
+
+    def device(self, name: str, **choices: Any) -> Party:
+        choices.setdefault("subscriptions", [all_down(name), "shoal/v1/fleet/+"])
+        choices.setdefault("will", lambda: (up(name, "status"), b"gone"))
+        certificate = choices.pop("certificate", None) or self.certificate(name)
+        return self._keep(Party(self.broker, name, certificate, **choices))
+
+    def controller(self, **choices: Any) -> Party:
+        choices.setdefault("subscriptions", [ALL_UP])
+        certificate = self.broker.pki / "controller.crt"
+        return self._keep(Party(self.broker, "controller", certificate, **choices))
+
+    def tls(self, certificate: Path | None) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.broker.pki / "ca.pem"))
+        if certificate is not None:
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        return context
+
+    def _keep(self, party: Party) -> Party:
+        self._parties.append(party)
+        return party
+
+    def end(self) -> None:
+        for party in self._parties:
+            party.link.stop()
+        self.broker.stop()

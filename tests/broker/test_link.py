@@ -1,0 +1,150 @@
+"""The Link, and what brokers keep: last will, retained, sessions, and kill -9 of the broker."""
+
+import time
+
+import pytest
+
+from broker.real import Party, Site, eventually, free_port
+from shoal.errors import LinkError
+from shoal.topics import all_down, down, up
+
+pytestmark = pytest.mark.broker
+
+
+def test_a_device_that_vanishes_is_spoken_for_by_its_retained_last_will(site: Site):
+    controller, device = site.controller().connect(), site.device("cam-a").connect()
+    device.link._client.socket().close()
+    eventually(lambda: (up("cam-a", "status"), b"gone") in controller.heard, "the last will")
+    late = site.controller(client_id="later", clean_session=True)
+    controller.link.stop()
+    late.connect()
+    eventually(lambda: (up("cam-a", "status"), b"gone") in late.heard, "the will, retained")
+
+
+def test_a_device_that_says_goodbye_leaves_no_will(site: Site):
+    controller, device = site.controller().connect(), site.device("cam-a").connect()
+    device.link.stop()
+    other = site.device("cam-b").connect()
+    other.link.publish(up("cam-b", "window"), b"marker")
+    eventually(lambda: b"marker" in controller.payloads(), "the marker")
+    assert b"gone" not in controller.payloads()
+
+
+def test_the_will_is_asked_for_at_every_connection(site: Site):
+    sessions = iter(range(100))
+    will = lambda: (up("cam-a", "status"), b"session %d" % next(sessions))  # noqa: E731
+    controller, device = site.controller().connect(), site.device("cam-a", will=will).connect()
+    device.link._client.socket().close()
+    eventually(lambda: b"session 0" in controller.payloads(), "the first session's will")
+    eventually(lambda: device.ups == 2 and device.link.connected, "a second connection")
+    device.link._client.socket().close()
+    eventually(lambda: b"session 1" in controller.payloads(), "the second session's will")
+
+
+def test_an_order_waits_retained_for_a_device_that_comes_late(site: Site):
+    site.controller().connect().link.publish(down("cam-a", "assignment"), b"order", retain=True)
+    device = site.device("cam-a").connect()
+    eventually(lambda: b"order" in device.payloads(), "the retained order")
+
+
+def test_retained_orders_and_queued_messages_survive_kill_9_of_the_broker(site: Site):
+    controller, device = site.controller().connect(), site.device("cam-a").connect()
+    device.link.stop()
+    controller.link.publish(down("cam-a", "assignment"), b"order", retain=True)
+    controller.link.publish(down("cam-a", "command"), b"queued")
+    eventually(lambda: controller.link._unacked == 0, "the broker has them")
+    if site.broker.name == "mosquitto":
+        time.sleep(1.5)  # it writes its store once a second
+    site.broker.kill9()
+    site.broker.start()
+    again = site.device("cam-a").connect()
+    eventually(lambda: {b"order", b"queued"} <= set(again.payloads()), "order and queued command")
+
+
+def test_the_link_comes_back_after_kill_9_of_the_broker_and_hears_again(site: Site):
+    controller, device = site.controller().connect(), site.device("cam-a").connect()
+    site.broker.kill9()
+    eventually(lambda: not device.link.connected, "the link notices")
+    with pytest.raises(LinkError, match="broker"):
+        device.link.publish(up("cam-a", "window"), b"lost")
+    site.broker.start()
+    eventually(lambda: device.link.connected and controller.link.connected, "both are back")
+    device.link.publish(up("cam-a", "window"), b"after")
+    controller.link.publish(down("cam-a", "ack"), b"after")
+    eventually(lambda: b"after" in controller.payloads(), "upward")
+    eventually(lambda: b"after" in device.payloads(), "downward")
+
+
+def test_what_was_on_its_way_at_kill_9_arrives_after_it(site: Site):
+    controller, device = site.controller().connect(), site.device("cam-a").connect()
+    sent = [b"%d" % n for n in range(200)]
+    for number, payload in enumerate(sent):
+        if number == 100:
+            site.broker.kill9()
+            site.broker.start()
+            eventually(lambda: device.link.connected and controller.link.connected, "both back")
+        device.link.publish(up("cam-a", "window"), payload)
+    eventually(lambda: set(sent[100:]) <= set(controller.payloads()), "all after the kill")
+    eventually(lambda: device.link._unacked == 0, "all acknowledged")
+
+
+def test_an_exception_in_on_message_does_not_end_the_link(site: Site, caplog):
+    seen = []
+
+    def stumble(topic: str, payload: bytes) -> None:
+        seen.append(payload)
+        raise ValueError("boom")
+
+    controller = site.controller().connect()
+    device = site.device("cam-a", on_message=stumble).connect()
+    controller.link.publish(down("cam-a", "ack"), b"one")
+    controller.link.publish(down("cam-a", "ack"), b"two")
+    eventually(lambda: seen == [b"one", b"two"], "both messages")
+    assert device.link.connected
+    assert device.ups == 1
+    assert "boom" in caplog.text
+
+
+def test_a_refused_subscription_is_told_and_the_link_is_not_called_connected(site: Site):
+    if site.broker.name == "mosquitto":
+        pytest.skip("Mosquitto grants every subscription and then delivers nothing")
+    device = site.device("cam-a", subscriptions=[all_down("cam-a"), all_down("cam-b")]).start()
+    eventually(lambda: "cam-b/down" in device.link.fault, "the refused filter in the fault")
+    assert not device.link.connected
+
+
+def test_nothing_listens_and_start_neither_blocks_nor_fails(site: Site):
+    site.broker.port = free_port()
+    device = site.device("cam-a").start()
+    eventually(lambda: "refused" in device.link.fault, "a fault that says so")
+    assert not device.link.connected
+    assert device.link.silent_s == float("inf")
+
+
+def test_a_controller_of_another_ca_is_not_trusted_by_the_device(site: Site, foreign_authority):
+    device = site.device("cam-a", ca=foreign_authority.folder / "ca.pem").start()
+    eventually(lambda: "not trusted" in device.link.fault, "a fault that says so")
+
+
+def test_a_certificate_renewed_on_disk_is_used_at_the_next_connection(site: Site):
+    path = site.certificate("cam-a")
+    device = site.device("cam-a").connect()
+    path.write_bytes(site.certificate("cam-x").read_bytes())
+    path.with_suffix(".key").write_bytes(site.certificate("cam-x").with_suffix(".key").read_bytes())
+    device.link._client.socket().close()
+    eventually(lambda: not device.link.connected, "the cut")
+    if site.broker.name == "nats-server":
+        eventually(lambda: "enrolled" in device.link.fault, "the other name is refused")
+
+
+def test_too_many_unacknowledged_messages_are_an_error_not_a_loss(site: Site):
+    device = site.device("cam-a").connect()
+    site.broker.kill9()
+    with pytest.raises(LinkError):
+        publish_many(device, 2_000)
+    site.broker.start()
+
+
+def publish_many(device: Party, times: int) -> None:
+    for _ in range(times):
+        device.link.publish(up("cam-a", "window"), b"x")
