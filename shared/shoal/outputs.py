@@ -1,0 +1,29 @@
+"""What is sketched of a model's answers: the same on the device and where the reference is made."""
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+
+#: Names of the two features of a bundle's output reference; regression has the first alone.
+SCORE, PREDICTION = "score", "prediction"
+
+
+def score(said: F32) -> F32:
+    """One number per answer, shape (n,), from answers (n, C).
+
+    The value for regression (C = 1), the second class's probability where there are two, the
+    winner's probability where there are more.
+    """
+    return said[:, -1] if said.shape[1] <= 2 else said.max(1)
+
+
+def predicted(said: F32, threshold: float | None = None) -> F32:
+    """Class index of each row of probabilities (n, C); two classes are split at `threshold`.
+
+    >>> predicted(np.array([[0.6, 0.4]], np.float32), 0.3).tolist()
+    [1.0]
+    """
+    if threshold is not None and said.shape[1] == 2:
+        return (said[:, 1] >= threshold).astype(np.float32)
+    return said.argmax(1).astype(np.float32)
