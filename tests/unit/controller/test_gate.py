@@ -1,0 +1,75 @@
+"""The install gate: who counts, when it speaks, and what it says."""
+
+import pytest
+
+from shoal.controller.gate import Member, Outcome, judge, tally
+
+
+def members(**states):
+    """seen=..., and so on: "ok", "bad", "working", "unseen", "offline", "waiting", "skipped"."""
+    kinds = {
+        "ok": ("SUCCEEDED", "", True, True),
+        "bad": ("FAILED", "golden-mismatch", True, True),
+        "working": ("OBSERVING", "", True, True),
+        "unseen": ("ASSIGNED", "", False, True),
+        "offline": ("ASSIGNED", "", False, False),
+        "waiting": ("WAITING", "", False, False),
+        "skipped": ("SKIPPED", "unsupported-profile", True, True),
+    }
+    return [
+        Member(
+            f"{kind}-{i}", state, cause, "worst error 0.31" if kind == "bad" else "", seen, online
+        )
+        for kind, count in states.items()
+        for i in range(count)
+        for state, cause, seen, online in [kinds[kind]]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("states", "threshold", "need", "expired", "outcome"),
+    [
+        ({"ok": 4}, 10, 1, False, Outcome.PASSED),
+        ({"ok": 3, "working": 1}, 10, 1, False, Outcome.WAIT),
+        ({"bad": 1, "working": 3}, 10, 1, False, Outcome.FAILED),
+        ({"bad": 1, "working": 3}, 10, 3, False, Outcome.WAIT),
+        ({"bad": 1, "ok": 9}, 10.1, 1, False, Outcome.PASSED),
+        ({"bad": 1, "ok": 9}, 10, 1, False, Outcome.FAILED),
+        ({"bad": 1}, 10, 5, False, Outcome.FAILED),
+        ({"ok": 1, "offline": 3}, 10, 1, False, Outcome.PASSED),
+        ({"ok": 1, "unseen": 3}, 10, 1, False, Outcome.WAIT),
+        ({"ok": 1, "unseen": 3}, 10, 1, True, Outcome.PASSED),
+        ({"ok": 1, "offline": 3}, 10, 2, False, Outcome.WAIT),
+        ({"ok": 1, "offline": 3}, 10, 2, True, Outcome.INCONCLUSIVE),
+        ({"offline": 3}, 10, 1, False, Outcome.WAIT),
+        ({"offline": 3}, 10, 1, True, Outcome.INCONCLUSIVE),
+        ({"waiting": 2, "ok": 1}, 10, 1, False, Outcome.WAIT),
+        ({}, 10, 1, False, Outcome.INCONCLUSIVE),
+        ({"skipped": 2}, 10, 1, False, Outcome.INCONCLUSIVE),
+        ({"skipped": 2, "ok": 1}, 10, 3, False, Outcome.PASSED),
+        ({"ok": 5}, 0, 1, False, Outcome.PASSED),
+    ],
+)
+def test_the_gate_says(states, threshold, need, expired, outcome):
+    verdict = judge(members(**states), threshold_pct=threshold, min_executed=need, expired=expired)
+    assert verdict.outcome is outcome
+
+
+def test_a_failed_gate_names_device_cause_and_detail():
+    why = judge(members(bad=5, ok=1), threshold_pct=10, min_executed=1, expired=False).why
+    assert "5 of 6" in why
+    assert "golden-mismatch on bad-0, bad-1, bad-2 and 2 more (worst error 0.31)" in why
+
+
+def test_the_unseen_are_listed_and_are_no_success():
+    count = tally(members(ok=2, offline=3, skipped=1))
+    assert (count.succeeded, count.unseen, count.taking) == (2, 3, 5)
+    why = judge(members(ok=2, offline=3), threshold_pct=10, min_executed=1, expired=True).why
+    assert "2 of 5 devices run it" in why
+    assert "3 not heard of" in why
+
+
+def test_silence_is_inconclusive_and_names_the_silent():
+    verdict = judge(members(offline=2), threshold_pct=10, min_executed=1, expired=True)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "offline-0, offline-1" in verdict.why
