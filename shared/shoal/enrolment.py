@@ -39,6 +39,7 @@ class EnrolResponse(msgspec.Struct, frozen=True, kw_only=True):
     broker         mqtts://host:port
     artifacts      https://host:port
     root, director_root   trusted TUF root.json of the image repository and of the director
+    notice         what the installer should read now, e.g. that no model can run on this board
     """
 
     device: str
@@ -50,6 +51,7 @@ class EnrolResponse(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: str
     root: str
     director_root: str
+    notice: str = ""
 
 
 class JoinSecret(NamedTuple):

@@ -100,7 +100,7 @@ class Device(Record, frozen=True, kw_only=True):
 class DeviceEvent(Record, frozen=True, kw_only=True):
     """One line of a device's timeline: an update step or a fault.
 
-    kind   "update" or "fault"
+    kind   "update", "fault", or "device" for its enrolment and decommissioning
     """
 
     device: str

@@ -1,0 +1,122 @@
+"""Routes of devices: how they join, what became of them, how they leave."""
+
+import msgspec
+
+from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.records import Device, DeviceEvent, JoinToken, Ledger, Window
+from shoal.controller.service import devices, enrolment, joining, monitoring
+from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse
+
+TAG = "devices"
+
+
+class DeviceQuery(Asked, frozen=True, kw_only=True):
+    """Filters of the list of devices; empty ones take all.
+
+    q        part of name, site, line or a label
+    state    enrolled, decommissioned, online or offline
+    release  "model@version", or "model" for any version
+    problem  only devices with an error
+    """
+
+    q: str = ""
+    site: str = ""
+    profile: str = ""
+    ring: str = ""
+    state: str = ""
+    release: str = ""
+    problem: bool = False
+    cursor: str = ""
+    limit: int = 50
+
+
+class Newest(Asked, frozen=True, kw_only=True):
+    """How many of the newest."""
+
+    limit: int = 100
+
+
+class WindowQuery(Asked, frozen=True, kw_only=True):
+    """Windows that began at `since` (Unix seconds) or later, the newest `limit` of them."""
+
+    since: float = 0
+    limit: int = 200
+
+
+class NewJoinToken(Asked, frozen=True, kw_only=True):
+    """Who may join with it: `uses` devices of `site`, of one of `rings`, for `ttl_s` seconds."""
+
+    site: str
+    rings: list[str] = msgspec.field(default_factory=lambda: ["stable"])
+    uses: int = 1
+    ttl_s: float = 86_400.0
+
+
+@route("POST", "/api/v1/enrol", role="", tag=TAG, status=201, limit=LIMIT)
+def enrol(call: Call, body: EnrolRequest) -> EnrolResponse:
+    """Enrol a device: its join token and certificate request for a certificate."""
+    return enrolment.enrol(call.ctx, call.house.authority, body)
+
+
+@route("GET", "/api/v1/join-tokens", role="operator", tag=TAG)
+def list_join_tokens(call: Call) -> Listing[JoinToken]:
+    """Join tokens that have not expired."""
+    return all_of(joining.list_join_tokens(call.ctx))
+
+
+@route("POST", "/api/v1/join-tokens", role="operator", tag=TAG, status=201, repeatable=True,
+       secret=("secret",))  # fmt: skip
+def create_join_token(call: Call, body: NewJoinToken) -> JoinToken:
+    """Make a join token; `secret` is shown once, and empty when an Idempotency-Key is repeated."""
+    return joining.create_join_token(
+        call.ctx, actor=call.by, ca_sha256=call.house.authority.root_fingerprint, site=body.site,
+        rings=body.rings, uses=body.uses, ttl_s=body.ttl_s,
+    )  # fmt: skip
+
+
+@route("DELETE", "/api/v1/join-tokens/<id>", role="operator", tag=TAG, status=204)
+def revoke_join_token(call: Call, id: str) -> None:  # noqa: A002 - the API's word
+    """Revoke a join token; devices that joined with it stay."""
+    joining.revoke_join_token(call.ctx, actor=call.by, id=id)
+
+
+@route("GET", "/api/v1/devices", role="viewer", tag=TAG)
+def list_devices(call: Call, query: DeviceQuery) -> Listing[Device]:
+    """Devices by name."""
+    found, page = devices.list_devices(
+        call.ctx, q=query.q, site=query.site, profile=query.profile, ring=query.ring,
+        state=query.state, release=query.release, problem=query.problem, cursor=query.cursor,
+        limit=query.limit,
+    )  # fmt: skip
+    return Listing(found, page)
+
+
+@route("GET", "/api/v1/devices/<device>", role="viewer", tag=TAG)
+def get_device(call: Call, device: str) -> Device:
+    """One device."""
+    return devices.get_device(call.ctx, device)
+
+
+@route("GET", "/api/v1/devices/<device>/timeline", role="viewer", tag=TAG)
+def get_timeline(call: Call, device: str, query: Newest) -> Listing[DeviceEvent]:
+    """What happened to a device, newest first."""
+    return all_of(devices.timeline(call.ctx, device, limit=query.limit))
+
+
+@route("GET", "/api/v1/devices/<device>/windows", role="viewer", tag=TAG)
+def list_windows(call: Call, device: str, query: WindowQuery) -> Listing[Window]:
+    """Telemetry windows of a device, newest first."""
+    return all_of(devices.windows(call.ctx, device, since=query.since, limit=query.limit))
+
+
+@route("GET", "/api/v1/devices/<device>/ledger", role="viewer", tag=TAG)
+def get_ledger(call: Call, device: str) -> Listing[Ledger]:
+    """What arrived of a device's outbox, by boot: whether anything is missing."""
+    devices.get_device(call.ctx, device)
+    return all_of(monitoring.ledger(call.ctx, device))
+
+
+@route("POST", "/api/v1/devices/<device>/decommission", role="operator", tag=TAG)
+def decommission(call: Call, device: str) -> Device:
+    """Take a device out for good; the same name may enrol anew."""
+    return enrolment.decommission(call.ctx, actor=call.by, device=device)

@@ -1,0 +1,160 @@
+"""Routes of data, models and releases."""
+
+from typing import Any
+
+import msgspec
+
+from shoal.controller.api.declare import (
+    UPLOAD_LIMIT,
+    Asked,
+    Call,
+    Listing,
+    Uploads,
+    all_of,
+    route,
+)  # fmt: skip
+from shoal.controller.records import DatasetVersion, Model, Operation, Release
+from shoal.controller.service import datasets, models, releases, training
+
+TAG = "models"
+OPERATION = "/api/v1/operations/{id}"
+
+
+class NewDataset(Asked, frozen=True, kw_only=True):
+    """What the columns of the file are. drop, parents: separated by commas."""
+
+    name: str
+    label: str
+    site: str = ""
+    split: str = ""
+    drop: str = ""
+    parents: str = ""
+
+
+class Training(Asked, frozen=True, kw_only=True):
+    """What to learn from, and how.
+
+    dataset  "name@version", or "name" for its newest version
+    sites    only rows of these sites; empty for all
+    params   of the estimator, and "holdout", the share held back
+    """
+
+    dataset: str
+    estimator: str = "mlp"
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+    sites: list[str] = msgspec.field(default_factory=list)
+
+
+class Import(Asked, frozen=True, kw_only=True):
+    """What to measure the files on. labels: class names by output column, separated by commas."""
+
+    dataset: str
+    labels: str = ""
+
+
+class Policy(Asked, frozen=True, kw_only=True):
+    """When to train again by itself, and on the newest version of which dataset."""
+
+    retrain_on_drift: bool
+    dataset: str = ""
+
+
+class ReleaseQuery(Asked, frozen=True, kw_only=True):
+    """Releases of one model, "" for all."""
+
+    model: str = ""
+
+
+class Publishing(Asked, frozen=True, kw_only=True):
+    """override: why a release that a gate refused is published all the same; audited."""
+
+    override: str = ""
+
+
+@route("GET", "/api/v1/datasets", role="viewer", tag=TAG)
+def list_datasets(call: Call) -> Listing[DatasetVersion]:
+    """Every version of every dataset, newest first."""
+    return all_of(datasets.list_datasets(call.ctx))
+
+
+@route("POST", "/api/v1/datasets", role="operator", tag=TAG, status=201, limit=UPLOAD_LIMIT,
+       files={"file": "the table: CSV, also .gz, or Parquet"})  # fmt: skip
+def add_dataset(call: Call, form: NewDataset, files: Uploads) -> DatasetVersion:
+    """Register a file as the next version of a dataset; the same bytes again are the same one."""
+    return datasets.add_dataset(
+        call.ctx, actor=call.by, path=files["file"].path, filename=files["file"].filename,
+        name=form.name, label=form.label, site=form.site, split=form.split,
+        drop=_split(form.drop), parents=_split(form.parents),
+    )  # fmt: skip
+
+
+@route("GET", "/api/v1/datasets/<ref>", role="viewer", tag=TAG)
+def get_dataset(call: Call, ref: str) -> DatasetVersion:
+    """One version, "name@2", or the newest of "name"."""
+    return datasets.get_dataset(call.ctx, ref)
+
+
+@route("GET", "/api/v1/models", role="viewer", tag=TAG)
+def list_models(call: Call) -> Listing[Model]:
+    """All models."""
+    return all_of(models.list_models(call.ctx))
+
+
+@route("GET", "/api/v1/models/<model>", role="viewer", tag=TAG)
+def get_model(call: Call, model: str) -> Model:
+    """One model."""
+    return models.get_model(call.ctx, model)
+
+
+@route("POST", "/api/v1/models/<model>/train", role="operator", tag=TAG, status=202,
+       location=OPERATION, repeatable=True)  # fmt: skip
+def train(call: Call, model: str, body: Training) -> Operation:
+    """Train the next release of a model; the operation tells how far it is."""
+    return training.start_training(
+        call.ctx, actor=call.by, model=model, dataset=body.dataset, estimator=body.estimator,
+        params=body.params, sites=body.sites or None,
+    )  # fmt: skip
+
+
+@route("POST", "/api/v1/models/<model>/import", role="operator", tag=TAG, status=202,
+       location=OPERATION, limit=UPLOAD_LIMIT,
+       files={"onnx": "the model", "variant:*": "your own file for that variant"})  # fmt: skip
+def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operation:
+    """Make the next release of a model from ONNX files that were trained elsewhere."""
+    kept = {name: call.ctx.blobs.put_file(file.path).sha256 for name, file in files.items()}
+    variants = {n.removeprefix("variant:"): sha for n, sha in kept.items() if n != "onnx"}
+    return training.start_import(
+        call.ctx, actor=call.by, model=model, onnx=kept["onnx"], variants=variants,
+        dataset=form.dataset, labels=_split(form.labels),
+    )  # fmt: skip
+
+
+@route("PUT", "/api/v1/models/<model>/policy", role="operator", tag=TAG)
+def set_policy(call: Call, model: str, body: Policy) -> Model:
+    """Say when a model is trained again by itself."""
+    return models.set_policy(
+        call.ctx, actor=call.by, model=model, retrain_on_drift=body.retrain_on_drift,
+        dataset=body.dataset,
+    )  # fmt: skip
+
+
+@route("GET", "/api/v1/releases", role="viewer", tag=TAG)
+def list_releases(call: Call, query: ReleaseQuery) -> Listing[Release]:
+    """Releases, newest first."""
+    return all_of(releases.list_releases(call.ctx, model=query.model))
+
+
+@route("GET", "/api/v1/releases/<ref>", role="viewer", tag=TAG)
+def get_release(call: Call, ref: str) -> Release:
+    """One release, "model@version"."""
+    return releases.get_release(call.ctx, ref)
+
+
+@route("POST", "/api/v1/releases/<ref>/publish", role="approver", tag=TAG)
+def publish(call: Call, ref: str, body: Publishing) -> Release:
+    """Sign a release for the stable ring."""
+    return releases.publish(call.ctx, actor=call.by, ref=ref, override=body.override)
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

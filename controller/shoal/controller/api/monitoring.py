@@ -1,0 +1,141 @@
+"""Routes of what the fleet tells: health, drift, performance, alerts."""
+
+from typing import Annotated
+
+import msgspec
+
+from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.records import (
+    Alert,
+    DriftMap,
+    Finding,
+    FleetHealth,
+    Histograms,
+    Performance,
+)  # fmt: skip
+from shoal.controller.service import alerts, monitoring
+
+TAG = "monitoring"
+FOR_EVER = 2.0**33
+Scope = Annotated[str, msgspec.Meta(pattern="^(device|site)$")]
+
+
+class DriftQuery(Asked, frozen=True, kw_only=True):
+    """Which heatmap. scope: device or site; since: Unix seconds."""
+
+    model: str
+    subject: str
+    scope: Scope = "site"
+    since: float = 0
+
+
+class ModelQuery(Asked, frozen=True, kw_only=True):
+    """Which model."""
+
+    model: str
+
+
+class HistogramQuery(Asked, frozen=True, kw_only=True):
+    """Which feature of which subject."""
+
+    model: str
+    subject: str
+    feature: str
+    scope: Scope = "site"
+
+
+class FindingQuery(Asked, frozen=True, kw_only=True):
+    """Which findings; empty fields take all."""
+
+    model: str = ""
+    scope: str = ""
+    subject: str = ""
+    since: float = 0
+    limit: int = 100
+
+
+class PerformanceQuery(Asked, frozen=True, kw_only=True):
+    """Whose performance, from when to when (Unix seconds).
+
+    by   "site" for one line per site, where neither site nor device is given
+    """
+
+    model: str
+    site: str = ""
+    device: str = ""
+    release: str = ""
+    since: float = 0
+    until: float = FOR_EVER
+    by: Annotated[str, msgspec.Meta(pattern="^(|site)$")] = ""
+
+
+class AlertQuery(Asked, frozen=True, kw_only=True):
+    """state: open, acknowledged, closed, or "" for all."""
+
+    state: Annotated[str, msgspec.Meta(pattern="^(|open|acknowledged|closed)$")] = ""
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """Something whose drift is watched."""
+
+    scope: str
+    subject: str
+
+
+@route("GET", "/api/v1/fleet", role="viewer", tag=TAG)
+def get_fleet(call: Call) -> FleetHealth:
+    """How the fleet is as a whole."""
+    return monitoring.fleet_health(call.ctx)
+
+
+@route("GET", "/api/v1/drift", role="viewer", tag=TAG)
+def get_drift(call: Call, query: DriftQuery) -> DriftMap:
+    """Drift of one subject: feature by time."""
+    return monitoring.drift_map(call.ctx, query.model, query.scope, query.subject, query.since)
+
+
+@route("GET", "/api/v1/drift/subjects", role="viewer", tag=TAG)
+def list_drift_subjects(call: Call, query: ModelQuery) -> Listing[Subject]:
+    """Devices and sites whose drift is watched for a model."""
+    found = monitoring.drift_subjects(call.ctx, query.model)
+    return all_of([Subject(scope=scope, subject=subject) for scope, subject in found])
+
+
+@route("GET", "/api/v1/drift/histogram", role="viewer", tag=TAG)
+def get_histogram(call: Call, query: HistogramQuery) -> Histograms:
+    """Training, baseline and current distribution of one feature."""
+    return monitoring.histograms(call.ctx, query.model, query.scope, query.subject, query.feature)
+
+
+@route("GET", "/api/v1/findings", role="viewer", tag=TAG)
+def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
+    """Drift decisions, newest first."""
+    return all_of(
+        monitoring.list_findings(
+            call.ctx, model=query.model, scope=query.scope, subject=query.subject,
+            since=query.since, limit=query.limit,
+        )
+    )  # fmt: skip
+
+
+@route("GET", "/api/v1/performance", role="viewer", tag=TAG)
+def get_performance(call: Call, query: PerformanceQuery) -> Listing[Performance]:
+    """Accuracy from joined labels, and latency, over a span of time."""
+    return all_of(
+        monitoring.performance(
+            call.ctx, model=query.model, site=query.site, device=query.device,
+            release=query.release, since=query.since, until=query.until,
+        )
+    )  # fmt: skip
+
+
+@route("GET", "/api/v1/alerts", role="viewer", tag=TAG)
+def list_alerts(call: Call, query: AlertQuery) -> Listing[Alert]:
+    """Alerts, newest first."""
+    return all_of(alerts.list_alerts(call.ctx, state=query.state))
+
+
+@route("POST", "/api/v1/alerts/<int(max=9223372036854775807):id>/acknowledge", role="operator", tag=TAG)
+def acknowledge(call: Call, id: int) -> Alert:  # noqa: A002 - the API's word
+    """Say that somebody looks after an alert."""
+    return alerts.acknowledge(call.ctx, actor=call.by, id=id)

@@ -1,0 +1,152 @@
+"""The OpenAPI 3.1 document, from the declared routes and the structs they name."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from shoal.controller.api.declare import JSON, Route
+from shoal.controller.api.inputs import FORM
+from shoal.controller.api.problems import MEDIA, Problem
+from shoal.controller.api.replay import HEADER
+from shoal.controller.service import access
+
+_REF = "#/components/schemas/{name}"
+_PLACE = re.compile(r"<(?:[^:>]+:)?([^>]+)>")
+#: Which problems a route may answer beyond those it must.
+_ALWAYS = {
+    "400": "The request cannot be read",
+    "404": "There is no such thing",
+    "413": "The body is larger than allowed",
+    "422": "The request was read, and does not fit",
+    "500": "A bug: `id` names it in the controller's log",
+    "503": "Something that the controller needs is out of reach",
+    "507": "The controller's disk is full",
+}
+_GUARDED = {"401": "Not signed in", "403": "Signed in, and not allowed"}
+_CHANGING = {
+    "403": "Not allowed, or sent from another site's page",
+    "409": "The thing is not in a state that allows this",
+    "415": "The body is not of the media type that this route takes",
+}
+_GUESSING = {"401": "User or password is wrong", "429": "Too many attempts: see Retry-After"}
+_PASSWORDS = frozenset({"sign_in", "create_token", "change_password"})
+
+
+def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
+    """The whole document, JSON builtins."""
+    schemas, components = _schemas(routes)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        path = _PLACE.sub(r"{\1}", route.path)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Shoal controller",
+            "version": version,
+            "description": "Errors are RFC 9457 problems. Lists go on with `cursor=page.next`.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "An API token"},
+                "session": {"type": "apiKey", "in": "cookie", "name": access.COOKIE},
+            },
+        },
+    }
+
+
+def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Schema of each type that a route names, and the components they refer to."""
+    types = [Problem]
+    for route in routes:
+        if "body" in route.inputs:
+            types.append(route.inputs["body"])
+        if route.media == JSON and route.answer is not type(None):
+            types.append(route.answer)
+    found, components = msgspec.json.schema_components(types, ref_template=_REF)
+    return dict(zip(types, found, strict=True)), components
+
+
+def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
+    summary, _, more = (route.view.__doc__ or "").strip().partition("\n")
+    made: dict[str, Any] = {
+        "operationId": route.name,
+        "summary": summary,
+        "tags": [route.tag],
+        "x-role": route.role or "none",
+        "security": [{"token": []}, {"session": []}] if route.role else [],
+        "parameters": [*_parameters(route)],
+        "responses": _responses(route, schemas),
+    }
+    if more.strip():
+        made["description"] = " ".join(more.split())
+    if "body" in route.inputs:
+        schema = schemas[route.inputs["body"]]
+        made["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+    if "form" in route.inputs:
+        made["requestBody"] = {"required": True, "content": {FORM: {"schema": _form(route)}}}
+    return made
+
+
+def _parameters(route: Route) -> Iterator[dict[str, Any]]:
+    for name, kind in route.parameters.items():
+        schema = {"type": "integer", "minimum": 0} if kind is int else {"type": "string"}
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
+    if "query" in route.inputs:
+        struct = _plain(route.inputs["query"])
+        for name, schema in struct["properties"].items():
+            needed = name in struct.get("required", ())
+            yield {"name": name, "in": "query", "required": needed, "schema": schema}
+    if route.repeatable:
+        schema = {"type": "string", "maxLength": 255}
+        yield {
+            "name": HEADER, "in": "header", "required": False, "schema": schema,
+            "description": "The same key and body again are answered alike, and done once",
+        }  # fmt: skip
+
+
+def _form(route: Route) -> dict[str, Any]:
+    struct = _plain(route.inputs["form"])
+    for name, title in route.files.items():
+        schema = {"type": "string", "format": "binary", "description": title}
+        if name.endswith("*"):
+            struct.setdefault("patternProperties", {})[f"^{re.escape(name[:-1])}"] = schema
+        else:
+            struct["properties"][name] = schema
+            struct.setdefault("required", []).append(name)
+    return struct
+
+
+def _plain(kind: Any) -> dict[str, Any]:
+    """The schema of one struct itself, not a reference to it."""
+    _, components = msgspec.json.schema_components([kind], ref_template=_REF)
+    return dict(components[kind.__name__])
+
+
+def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "Done"}
+    if route.media != JSON:
+        good["content"] = {route.media: {"schema": {"type": "string"}}}
+    elif route.answer is not type(None):
+        good["content"] = {JSON: {"schema": schemas[route.answer]}}
+    if route.location:
+        schema = {"type": "string", "format": "uri-reference"}
+        good["headers"] = {"Location": {"schema": schema, "description": "Where it is"}}
+    made = {str(route.status): good}
+    if route.method == "GET" and route.media == JSON:
+        made["304"] = {"description": "Not modified since the ETag in If-None-Match"}
+    problem = {"content": {MEDIA: {"schema": schemas[Problem]}}}
+    for status, title in sorted(_problems(route).items()):
+        made[status] = {"description": title, **problem}
+    return made
+
+
+def _problems(route: Route) -> dict[str, str]:
+    guarded = _GUARDED if route.role else {}
+    changing = _CHANGING if route.method != "GET" else {}
+    guessing = _GUESSING if route.name in _PASSWORDS else {}
+    return _ALWAYS | {"401": "The token is none of ours"} | changing | guarded | guessing

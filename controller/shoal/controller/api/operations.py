@@ -1,0 +1,109 @@
+"""Routes of the controller itself: long work, the audit log, profiles, health."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+
+from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.api.traffic import fleet_text
+from shoal.controller.records import AuditEntry, Operation
+from shoal.controller.service import audit, changes, monitoring, operations
+from shoal.profile import Profile, load_profiles
+
+TAG = "controller"
+JSON_DOCUMENT, EVENTS = "application/json; charset=utf-8", "text/event-stream"
+PEM, METRICS = "application/x-pem-file", "text/plain; version=0.0.4; charset=utf-8"
+
+
+class OperationQuery(Asked, frozen=True, kw_only=True):
+    """state: queued, running, succeeded, failed, or "" for all."""
+
+    state: Annotated[str, msgspec.Meta(pattern="^(|queued|running|succeeded|failed)$")] = ""
+
+
+class AuditQuery(Asked, frozen=True, kw_only=True):
+    """Entries about one subject, such as device:press-4; "" for all."""
+
+    subject: str = ""
+    cursor: str = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
+
+
+class Liveness(msgspec.Struct, frozen=True):
+    """status: "ok"; anything else is a problem instead."""
+
+    status: str = "ok"
+
+
+@route("GET", "/api/v1/operations", role="viewer", tag=TAG)
+def list_operations(call: Call, query: OperationQuery) -> Listing[Operation]:
+    """Long work, newest first."""
+    return all_of(operations.list_operations(call.ctx, state=query.state))
+
+
+@route("GET", "/api/v1/operations/<id>", role="viewer", tag=TAG)
+def get_operation(call: Call, id: str) -> Operation:  # noqa: A002 - the API's word
+    """How far one piece of long work is."""
+    return operations.get_operation(call.ctx, id)
+
+
+@route("GET", "/api/v1/audit", role="viewer", tag=TAG)
+def list_audit(call: Call, query: AuditQuery) -> Listing[AuditEntry]:
+    """Who did what, newest first; each entry's hash covers the one before."""
+    found, page = audit.list_audit(
+        call.ctx, subject=query.subject, cursor=query.cursor, limit=query.limit
+    )
+    return Listing(found, page)
+
+
+@route("GET", "/api/v1/profiles", role="viewer", tag=TAG)
+def list_profiles(call: Call) -> Listing[Profile]:
+    """Firmware profiles: what each class of board can carry."""
+    return all_of(list(load_profiles().values()))
+
+
+@route("GET", "/healthz", role="", tag=TAG)
+def healthz(call: Call) -> Liveness:
+    """Whether this process answers."""
+    return Liveness()
+
+
+@route("GET", "/readyz", role="", tag=TAG)
+def readyz(call: Call) -> Liveness:
+    """Whether it can do its work: the database answers, the keys are there."""
+    changes.newest(call.ctx)
+    if not call.house.authority.bundle or not call.ctx.signer.root:
+        raise RuntimeError("a key store without a root")
+    return Liveness()
+
+
+@route("GET", "/ca.pem", role="", tag=TAG, media=PEM)
+def get_ca(call: Call) -> str:
+    """The CA that signs this controller, its broker and its devices; join tokens pin it."""
+    return call.house.authority.bundle
+
+
+@route("GET", "/metrics", role="", tag=TAG, media=METRICS)
+def get_metrics(call: Call) -> str:
+    """Numbers for Prometheus: the fleet's health and this process's requests."""
+    health = monitoring.fleet_health(call.ctx)
+    return fleet_text(health) + call.house.traffic.text()
+
+
+@route("GET", "/openapi.json", role="", tag=TAG, media=JSON_DOCUMENT)
+def get_document(call: Call) -> bytes:
+    """This document."""
+    call.headers["Cache-Control"] = "no-cache"
+    return call.house.document
+
+
+@route("GET", "/api/v1/stream", role="viewer", tag=TAG, media=EVENTS)
+def get_stream(call: Call) -> Iterator[bytes]:
+    """What changes, as server-sent events: `event` is the kind, `data` {"id", "subject", "at"}.
+
+    It ends after some seconds and is to be opened again with Last-Event-ID, as browsers do.
+    """
+    call.headers["Cache-Control"] = "no-store"
+    call.headers["X-Accel-Buffering"] = "no"
+    return call.house.streams.follow(call.ctx, call.resume)

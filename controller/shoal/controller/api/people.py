@@ -1,0 +1,150 @@
+"""Routes of people: sessions, tokens, users."""
+
+from typing import Annotated
+
+import msgspec
+from werkzeug.http import dump_cookie
+
+from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.records import ApiToken, User
+from shoal.controller.service import access, tokens, users
+from shoal.controller.service.access import Actor
+
+TAG = "people"
+Short = Annotated[str, msgspec.Meta(max_length=100)]
+
+
+class SignIn(Asked, frozen=True, kw_only=True):
+    """Who signs in to the console."""
+
+    user: Short
+    password: Annotated[str, msgspec.Meta(max_length=1000)]
+
+
+class Me(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is signed in. via: "session" or "token"."""
+
+    name: str
+    role: str
+    via: str
+
+
+class NewToken(Asked, frozen=True, kw_only=True):
+    """A token for oneself. Without user and password, for who is signed in.
+
+    role    "" for one's own
+    ttl_s   seconds it stays valid
+    """
+
+    name: Short
+    role: str = ""
+    ttl_s: float = 30 * 86_400.0
+    user: Short = ""
+    password: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+
+
+class NewPassword(Asked, frozen=True, kw_only=True):
+    """A change of one's own password."""
+
+    old: Annotated[str, msgspec.Meta(max_length=1000)]
+    new: str
+
+
+class NewUser(Asked, frozen=True, kw_only=True):
+    """Somebody who may sign in. role: viewer, operator, approver or admin."""
+
+    name: Short
+    role: str
+    password: str
+
+
+@route("POST", "/api/v1/session", role="", tag=TAG, status=201)
+def sign_in(call: Call, body: SignIn) -> Me:
+    """Sign in: the answer sets the session's cookie."""
+    actor, secret = access.login(
+        call.ctx, user_name=body.user, password=body.password, address=call.address,
+        attempts=call.house.attempts,
+    )  # fmt: skip
+    call.headers["Set-Cookie"] = _cookie(secret, int(access.SESSION_S))
+    return _me(actor)
+
+
+@route("DELETE", "/api/v1/session", role="viewer", tag=TAG, status=204)
+def sign_out(call: Call) -> None:
+    """Sign out: the session is over at once."""
+    access.logout(call.ctx, actor=access.require(call.actor, "viewer"))
+    call.headers["Set-Cookie"] = _cookie("", 0)
+
+
+@route("GET", "/api/v1/me", role="viewer", tag=TAG)
+def get_me(call: Call) -> Me:
+    """Who is signed in, and as what."""
+    return _me(access.require(call.actor, "viewer"))
+
+
+@route("POST", "/api/v1/me/password", role="viewer", tag=TAG, status=204)
+def change_password(call: Call, body: NewPassword) -> None:
+    """Change one's own password; one's other sessions end."""
+    actor = access.require(call.actor, "viewer")
+    users.change_password(
+        call.ctx, actor=actor, old=body.old, new=body.new, address=call.address,
+        attempts=call.house.attempts,
+    )  # fmt: skip
+
+
+@route("GET", "/api/v1/tokens", role="viewer", tag=TAG)
+def list_tokens(call: Call) -> Listing[ApiToken]:
+    """One's own tokens, everybody's for an admin."""
+    return all_of(tokens.list_tokens(call.ctx, actor=access.require(call.actor, "viewer")))
+
+
+@route("POST", "/api/v1/tokens", role="", tag=TAG, status=201)
+def create_token(call: Call, body: NewToken) -> ApiToken:
+    """Make a token, for who is signed in or who says user and password; `secret` is shown once."""
+    if body.user:
+        actor = access.check_password(
+            call.ctx, user_name=body.user, password=body.password, address=call.address,
+            attempts=call.house.attempts,
+        )  # fmt: skip
+    else:
+        actor = access.require(call.actor, "viewer")
+    return tokens.create_token(
+        call.ctx, actor=actor, name=body.name, role=body.role, ttl_s=body.ttl_s
+    )
+
+
+@route("DELETE", "/api/v1/tokens/<id>", role="viewer", tag=TAG, status=204)
+def revoke_token(call: Call, id: str) -> None:  # noqa: A002 - the API's word
+    """Revoke a token: it ends at once."""
+    tokens.revoke_token(call.ctx, actor=access.require(call.actor, "viewer"), id=id)
+
+
+@route("GET", "/api/v1/users", role="admin", tag=TAG)
+def list_users(call: Call) -> Listing[User]:
+    """Everybody who may sign in."""
+    return all_of(users.list_users(call.ctx))
+
+
+@route("POST", "/api/v1/users", role="admin", tag=TAG, status=201)
+def add_user(call: Call, body: NewUser) -> User:
+    """Let somebody sign in."""
+    return users.add_user(
+        call.ctx, actor=call.by, name=body.name, role=body.role, password=body.password
+    )
+
+
+@route("DELETE", "/api/v1/users/<name>", role="admin", tag=TAG, status=204)
+def remove_user(call: Call, name: str) -> None:
+    """Remove a user, with all sessions and tokens."""
+    users.remove_user(call.ctx, actor=call.by, name=name)
+
+
+def _me(actor: Actor) -> Me:
+    return Me(name=actor.name, role=actor.role, via=actor.via)
+
+
+def _cookie(secret: str, max_age: int) -> str:
+    return dump_cookie(
+        access.COOKIE, secret, max_age=max_age, path="/", secure=True, httponly=True,
+        samesite="Strict",
+    )  # fmt: skip

@@ -1,0 +1,123 @@
+"""Errors as RFC 9457 problems: one table from Shoal's tree to HTTP, and the rest caught."""
+
+import errno
+import logging
+import secrets
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from shoal import errors
+from shoal.errors import ShoalError
+
+log = logging.getLogger(__name__)
+
+TYPE = "https://shoal.dev/problems/"
+MEDIA = "application/problem+json"
+#: The first class that fits wins: children before parents.
+STATUS: tuple[tuple[type[ShoalError], int], ...] = (
+    (errors.AbsentError, 404),
+    (errors.ConflictError, 409),
+    (errors.DeniedError, 403),
+    (errors.OversizeError, 413),
+    (errors.WireError, 400),
+    (errors.TrustError, 409),
+    (errors.StorageError, 507),
+    (errors.LinkError, 503),
+    (errors.SettingError, 422),
+    (errors.InputError, 422),
+    (errors.DatasetError, 422),
+    (errors.ModelError, 422),
+    (errors.SketchError, 422),
+    (errors.BundleError, 422),
+)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request failed. Facts of the error stand beside these fields.
+
+    type      names the kind of problem; its last part is the error's code
+    detail    what is wrong, and what to do about it
+    mend      the second half of detail alone, where there is one
+    instance  path that was asked for
+    id        of an unexpected error: what to look for in the controller's log
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str = ""
+    mend: str = ""
+    id: str = ""
+
+
+def status_of(error: ShoalError) -> int:
+    """HTTP status of an error: DeniedError is 401, 403 or 429 by its facts."""
+    if "retry_after_s" in error.facts:
+        return 429
+    if error.facts.get("signed_in") is False:
+        return 401
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def of_error(error: ShoalError) -> Response:
+    """The problem for an error raised on purpose; its facts stand in it by name."""
+    status = status_of(error)
+    if status >= 500:
+        log.error("%s %s: %s", request.method, request.path, error)
+    response = _respond(status, error.code, str(error), mend=error.mend, facts=error.facts)
+    if status == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="shoal"'
+    if status == 429:
+        response.headers["Retry-After"] = str(error.facts["retry_after_s"])
+    return response
+
+
+def of_http(error: HTTPException) -> Response:
+    """The problem for what Flask and Werkzeug refuse."""
+    status = error.code or 500
+    code = HTTPStatus(status).phrase.lower().replace(" ", "-").replace("'", "")
+    response = _respond(status, code, error.description or code)
+    for name, value in error.get_headers():
+        if name.lower() not in ("content-type", "content-length"):
+            response.headers[name] = value
+    return response
+
+
+def of_surprise(error: Exception) -> Response:
+    """The problem for a bug: an id here, the whole story under that id in the log."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return of_error(errors.StorageError("the controller's disk is full", "free some space"))
+    mark = secrets.token_hex(6)
+    log.error("%s %s failed, id %s", request.method, request.path, mark, exc_info=error)
+    detail = f"unexpected error; look for {mark} in the controller's log"
+    return _respond(500, "internal-error", detail, facts={"id": mark})
+
+
+def install(app: Flask) -> None:
+    """Answer every error of `app` as a problem, unless a blueprint has its own way."""
+    app.register_error_handler(ShoalError, of_error)
+    app.register_error_handler(HTTPException, of_http)
+    app.register_error_handler(Exception, of_surprise)
+
+
+def _respond(
+    status: int, code: str, detail: str, *, mend: str = "", facts: dict[str, Any] | None = None
+) -> Response:
+    known = {
+        "type": TYPE + code,
+        "title": code.replace("-", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "instance": request.path[:200],
+    }
+    body = {**(facts or {}), **({"mend": mend} if mend else {}), **known}
+    data = msgspec.json.encode(body, enc_hook=str)
+    response = Response(data, status=status, content_type=MEDIA)
+    response.headers["Cache-Control"] = "no-store"
+    return response

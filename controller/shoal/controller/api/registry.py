@@ -1,0 +1,11 @@
+"""Every route of the API, in one place."""
+
+from shoal.controller.api import devices, models, monitoring, operations, people, rollouts
+from shoal.controller.api.declare import Route, routes_of
+
+MODULES = (people, devices, models, rollouts, monitoring, operations)
+
+
+def all_routes() -> list[Route]:
+    """In the order of MODULES and of their text."""
+    return [route for module in MODULES for route in routes_of(module)]

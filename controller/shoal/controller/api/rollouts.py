@@ -1,0 +1,89 @@
+"""Routes of rollouts."""
+
+import msgspec
+
+from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.records import Rollout, RolloutDevice, RolloutPlan
+from shoal.controller.service import rollouts
+
+TAG = "rollouts"
+
+
+class RolloutDeviceQuery(Asked, frozen=True, kw_only=True):
+    """Devices of a rollout in one state, or that failed of one cause."""
+
+    state: str = ""
+    cause: str = ""
+    cursor: str = ""
+    limit: int = 100
+
+
+class Abort(Asked, frozen=True, kw_only=True):
+    """rollback: bring every device back to the release that it had."""
+
+    rollback: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices that failed of one cause: how many, and what one of them said."""
+
+    cause: str
+    count: int
+    detail: str
+
+
+@route("GET", "/api/v1/rollouts", role="viewer", tag=TAG)
+def list_rollouts(call: Call) -> Listing[Rollout]:
+    """Rollouts, newest first."""
+    return all_of(rollouts.list_rollouts(call.ctx))
+
+
+@route("POST", "/api/v1/rollouts", role="operator", tag=TAG, status=201, repeatable=True,
+       location="/api/v1/rollouts/{id}")  # fmt: skip
+def start_rollout(call: Call, body: RolloutPlan) -> Rollout:
+    """Start a rollout by a plan of stages."""
+    return rollouts.start(call.ctx, actor=call.by, plan=body)
+
+
+@route("GET", "/api/v1/rollouts/<id>", role="viewer", tag=TAG)
+def get_rollout(call: Call, id: str) -> Rollout:  # noqa: A002 - the API's word
+    """One rollout with its stages."""
+    return rollouts.get_rollout(call.ctx, id)
+
+
+@route("GET", "/api/v1/rollouts/<id>/devices", role="viewer", tag=TAG)
+def list_rollout_devices(
+    call: Call,
+    id: str,  # noqa: A002
+    query: RolloutDeviceQuery,
+) -> Listing[RolloutDevice]:
+    """Every device of a rollout and how far it is."""
+    found, page = rollouts.rollout_devices(
+        call.ctx, id, state=query.state, cause=query.cause, cursor=query.cursor, limit=query.limit
+    )
+    return Listing(found, page)
+
+
+@route("GET", "/api/v1/rollouts/<id>/failures", role="viewer", tag=TAG)
+def list_failures(call: Call, id: str) -> Listing[Failure]:  # noqa: A002
+    """What failed, grouped by cause."""
+    found = rollouts.failures(call.ctx, id)
+    return all_of([Failure(cause=cause, count=n, detail=detail) for cause, n, detail in found])
+
+
+@route("POST", "/api/v1/rollouts/<id>/pause", role="operator", tag=TAG)
+def pause_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
+    """Assign no further device until resumed."""
+    return rollouts.pause(call.ctx, actor=call.by, id=id)
+
+
+@route("POST", "/api/v1/rollouts/<id>/resume", role="operator", tag=TAG)
+def resume_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
+    """Go on with a paused rollout."""
+    return rollouts.resume(call.ctx, actor=call.by, id=id)
+
+
+@route("POST", "/api/v1/rollouts/<id>/abort", role="operator", tag=TAG)
+def abort_rollout(call: Call, id: str, body: Abort) -> Rollout:  # noqa: A002
+    """Stop a rollout for good, and cancel devices that have not yet activated."""
+    return rollouts.abort(call.ctx, actor=call.by, id=id, rollback=body.rollback)

@@ -1,0 +1,58 @@
+"""The web process's Flask app: API and console on one context."""
+
+import importlib.metadata
+import importlib.util
+import time
+
+import msgspec
+from flask import Flask, Response, g, request
+
+from shoal.controller.api import binding, inputs, openapi, problems, registry, security
+from shoal.controller.api.declare import BODY_LIMIT, House
+from shoal.controller.api.stream import Streams
+from shoal.controller.api.traffic import Traffic
+from shoal.controller.io.ca import Authority
+from shoal.controller.service.attempts import Attempts
+from shoal.controller.service.context import Context
+from shoal.controller.web import views
+
+
+def create_app(ctx: Context) -> Flask:
+    """API and console over `ctx`; SettingError when the device CA cannot be opened."""
+    routes = registry.all_routes()
+    document = openapi.document(routes, importlib.metadata.version("shoal"))
+    house = House(
+        authority=Authority.open(ctx.folder / "pki"),
+        attempts=Attempts(),
+        traffic=Traffic(),
+        streams=Streams(time.sleep),
+        document=msgspec.json.encode(document),
+    )
+    app = Flask("shoal", static_folder=None)
+    app.request_class = inputs.SpooledRequest
+    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions |= {"shoal": ctx, "shoal-house": house, "shoal-attempts": house.attempts}
+    inputs.clear_uploads(ctx.folder)
+    _measure(app, house.traffic)
+    security.install(app, ctx)
+    problems.install(app)
+    app.register_blueprint(binding.blueprint(routes))
+    app.register_blueprint(views.blueprint)
+    return app
+
+
+def _measure(app: Flask, traffic: Traffic) -> None:
+    """Count every answer by its declared path."""
+
+    def begin() -> None:
+        g.began = time.perf_counter()
+
+    def end(response: Response) -> Response:
+        rule = request.url_rule.rule if request.url_rule else "none"
+        seconds = time.perf_counter() - g.get("began", time.perf_counter())
+        traffic.add(rule, request.method, response.status_code, seconds)
+        return response
+
+    app.before_request(begin)
+    app.after_request(end)
