@@ -28,7 +28,7 @@ def create_app(ctx: Context) -> Flask:
         streams=Streams(time.sleep),
         document=msgspec.json.encode(document),
     )
-    app = Flask("shoal", static_folder=None)
+    app = Flask(__name__, static_folder=None, template_folder=None)
     app.request_class = inputs.SpooledRequest
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]

@@ -17,6 +17,8 @@ from shoal.controller.service import alerts, monitoring
 
 TAG = "monitoring"
 FOR_EVER = 2.0**33
+#: A row's number: no larger than the database can hold.
+ROW = "<int(max=9223372036854775807):id>"
 Scope = Annotated[str, msgspec.Meta(pattern="^(device|site)$")]
 
 
@@ -135,7 +137,7 @@ def list_alerts(call: Call, query: AlertQuery) -> Listing[Alert]:
     return all_of(alerts.list_alerts(call.ctx, state=query.state))
 
 
-@route("POST", "/api/v1/alerts/<int(max=9223372036854775807):id>/acknowledge", role="operator", tag=TAG)
+@route("POST", f"/api/v1/alerts/{ROW}/acknowledge", role="operator", tag=TAG)
 def acknowledge(call: Call, id: int) -> Alert:  # noqa: A002 - the API's word
     """Say that somebody looks after an alert."""
     return alerts.acknowledge(call.ctx, actor=call.by, id=id)

@@ -82,11 +82,22 @@ def of_http(error: HTTPException) -> Response:
     """The problem for what Flask and Werkzeug refuse."""
     status = error.code or 500
     code = HTTPStatus(status).phrase.lower().replace(" ", "-").replace("'", "")
-    response = _respond(status, code, error.description or code)
+    response = _respond(status, code, _said(error))
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
     return response
+
+
+def _said(error: HTTPException) -> str:
+    """What is wrong, in the words of this API where Werkzeug's say too little."""
+    if error.code == 404:
+        return f"there is nothing at {request.path[:200]}; /openapi.json lists what there is"
+    if error.code == 405:
+        return f"{request.method} is not for {request.path[:200]}"
+    if error.code == 413:
+        return f"the body is larger than the {request.max_content_length} bytes allowed here"
+    return error.description or error.name
 
 
 def of_surprise(error: Exception) -> Response:

