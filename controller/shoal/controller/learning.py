@@ -1,24 +1,96 @@
 """What training is asked for and what it gives: the seam between use cases and the libraries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
 from shoal.controller.records import DatasetVersion, VariantReport, Verdict
+from shoal.errors import SettingError
 from shoal.manifest import Feature
 
 #: Told how far the work is, 0 to 1, and what it does now.
 Say = Callable[[float, str], None]
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
+Share = Annotated[float, msgspec.Meta(gt=0, lt=0.9)]
+Scaler = Literal["minmax", "standard"]
+
+
+class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every training takes.
+
+    seed      of everything drawn: the same seed gives the same model
+    holdout   share of rows (of groups, where the dataset has a split column) held back
+    sites     train on these sites only; empty for all
+    """
+
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    holdout: Share = 0.25
+    sites: list[str] = []
+
+
+class Mlp(Common, frozen=True, kw_only=True):
+    """A small neural network. hidden: neurons per layer; alpha: weight decay."""
+
+    hidden: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=8)] = msgspec.field(
+        default_factory=lambda: [64, 32]
+    )
+    alpha: Annotated[float, msgspec.Meta(ge=0)] = 1e-4
+    max_iter: Positive = 300
+    scaler: Scaler = "minmax"
+
+
+class Linear(Common, frozen=True, kw_only=True):
+    """Logistic or ridge regression. strength: of the regularisation."""
+
+    strength: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    max_iter: Positive = 2_000
+    scaler: Scaler = "standard"
+
+
+class Forest(Common, frozen=True, kw_only=True):
+    """A random forest: fp32 only, trees do not quantize. depth: 0 for as deep as they grow."""
+
+    trees: Positive = 100
+    depth: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+
+
+class Foreign(Common, frozen=True, kw_only=True):
+    """A model trained elsewhere: only the split of the data is ours."""
+
+
+IMPORTED = "imported"
+#: Estimator -> the task it is for, and its parameters.
+ESTIMATORS: dict[str, tuple[str, type[Common]]] = {
+    "mlp": ("classification", Mlp),
+    "logistic": ("classification", Linear),
+    "random-forest": ("classification", Forest),
+    "mlp-regressor": ("regression", Mlp),
+    "ridge": ("regression", Linear),
+    "random-forest-regressor": ("regression", Forest),
+    IMPORTED: ("", Foreign),
+}
+
+
+def read_params(estimator: str, params: Mapping[str, Any]) -> Common:
+    """The parameters of `estimator`, checked; SettingError says what is wrong and what there is."""
+    if estimator not in ESTIMATORS:
+        raise SettingError(f"no estimator {estimator!r}", f"there are: {', '.join(ESTIMATORS)}")
+    kind = ESTIMATORS[estimator][1]
+    try:
+        return msgspec.convert(dict(params), kind)
+    except msgspec.ValidationError as error:
+        known = ", ".join(kind.__struct_fields__)
+        raise SettingError(f"{estimator}: {error}", f"its parameters are: {known}") from error
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One model to be made.
 
     table       the dataset's file; `dataset` says what its columns are
-    estimator   "mlp", "logistic", "random-forest", "ridge", ...: see io/learning/estimators.py
-    params      of the estimator; and "seed", "holdout" (share held back), "sites" (train on these)
+    estimator   of ESTIMATORS; params as read_params takes them
     onnx        a model that was trained elsewhere; None to train one
     variants    further variants that came with it, by name; measured, not trusted
     labels      class names by output column, for a model that came from elsewhere
@@ -37,12 +109,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 class Built(msgspec.Struct, frozen=True, kw_only=True):
     """A model with everything that a release needs.
 
-    metrics     of fp32 on held-back rows; by_site the task's metric per site
+    metrics     of fp32 on held-back rows; by_site the task's main metric per site
+    main        name of the main metric
     files       variant name -> ONNX bytes
+    why_refused why the release as a whole needs a person's word, "" when it does not
     references, golden, card   contents of the bundle's files
+    params      as used, defaults included
     """
 
     task: str
+    main: str
     metrics: dict[str, float]
     by_site: dict[str, float]
     features: list[Feature]
@@ -50,11 +126,13 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, bytes]
     variants: list[VariantReport]
     verdicts: list[Verdict]
+    why_refused: str
     references: bytes
     golden: bytes
     card: str
     opset: int
     ort: str
+    threshold: float
     params: dict[str, Any]
 
 

@@ -1,0 +1,75 @@
+"""Models: a name, its line of releases, and what happens when it drifts."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from shoal import manifest
+from shoal.controller.io.tables import model, release
+from shoal.controller.records import Model
+from shoal.controller.service import audit, changes, datasets
+from shoal.controller.service.context import Context
+from shoal.errors import AbsentError
+
+RELEASED = "released"
+
+
+def ensure_model(db: Connection, ctx: Context, *, actor: str, name: str) -> None:
+    """Begin the model's line if it is new; SettingError for a name that cannot be."""
+    manifest.check_model(name)
+    if db.scalar(select(model.c.name).where(model.c.name == name)) is None:
+        db.execute(model.insert().values(name=name, created_at=ctx.clock(), dataset=""))
+        audit.record(db, ctx, actor, "model.add", name)
+        changes.note(db, ctx, "model", name)
+
+
+def list_models(ctx: Context) -> list[Model]:
+    """Every model, by name."""
+    with ctx.store.read() as db:
+        rows = db.execute(select(model).order_by(model.c.name)).all()
+        return [_record(db, row) for row in rows]
+
+
+def get_model(ctx: Context, name: str) -> Model:
+    """One model; AbsentError if there is none such."""
+    with ctx.store.read() as db:
+        row = db.execute(select(model).where(model.c.name == name)).first()
+        if row is None:
+            raise AbsentError("model", name, "shoal model list says which there are")
+        return _record(db, row)
+
+
+def set_policy(
+    ctx: Context, *, actor: str, model: str, retrain_on_drift: bool, dataset: str
+) -> Model:
+    """Say whether a drift alert trains `model` again, from the newest version of `dataset`.
+
+    AbsentError if there is no such model or dataset.
+    """
+    get_model(ctx, model)
+    if dataset:
+        datasets.get_dataset(ctx, dataset)
+    values: dict[str, Any] = {"retrain_on_drift": retrain_on_drift, "dataset": dataset}
+    with ctx.store.write() as db:
+        db.execute(update(_TABLE).where(_TABLE.c.name == model).values(**values))
+        audit.record(db, ctx, actor, "model.policy", model, **values)
+        changes.note(db, ctx, "model", model)
+    return get_model(ctx, model)
+
+
+_TABLE = model
+
+
+def _record(db: Connection, row: Row[Any]) -> Model:
+    newest = select(release.c.version, release.c.state).where(release.c.model == row.name)
+    releases = db.execute(newest.order_by(release.c.version.desc())).all()
+    signed = [version for version, state in releases if state == RELEASED]
+    return Model(
+        name=row.name,
+        created_at=row.created_at,
+        latest=f"{row.name}@{releases[0].version}" if releases else "",
+        released=f"{row.name}@{signed[0]}" if signed else "",
+        releases=len(releases),
+        retrain_on_drift=row.retrain_on_drift,
+        dataset=row.dataset,
+    )

@@ -1,0 +1,135 @@
+"""Training and importing: asked for here, done in a subprocess by run_operation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shoal import manifest
+from shoal.controller.learning import IMPORTED, Job, read_params
+from shoal.controller.records import DatasetVersion, Operation
+from shoal.controller.service import datasets, models, operations, releases
+from shoal.controller.service.context import Context
+from shoal.errors import ConflictError, DatasetError, ShoalError
+
+TRAIN, IMPORT = "train", "import"
+#: What an operation's `trigger` begins with when automation asked for it.
+AUTOMATIC = "alert:"
+
+
+def start_training(
+    ctx: Context,
+    *,
+    actor: str,
+    model: str,
+    dataset: str,
+    estimator: str = "mlp",
+    params: Mapping[str, Any] | None = None,
+    sites: Sequence[str] | None = None,
+    trigger: str = "manual",
+) -> Operation:
+    """Ask for a model trained on `dataset`; what can be checked at once is.
+
+    params   of the estimator: shoal.controller.learning.ESTIMATORS; sites: train on these only
+    """
+    whole = dict(params or {}) | ({"sites": list(sites)} if sites else {})
+    checked = read_params(estimator, whole)
+    version = datasets.get_dataset(ctx, dataset)
+    if missing := [site for site in checked.sites if site not in version.sites]:
+        raise DatasetError(
+            f"{version.ref} has no site {missing[0]!r}",
+            f"its sites are: {', '.join(version.sites)}",
+        )
+    return _start(ctx, actor, TRAIN, model, version, estimator, whole, trigger, {})
+
+
+def start_import(
+    ctx: Context,
+    *,
+    actor: str,
+    model: str,
+    onnx: str,
+    variants: Mapping[str, str],
+    dataset: str,
+    labels: Sequence[str] = (),
+) -> Operation:
+    """Ask for a release of a model that was trained elsewhere.
+
+    onnx, variants   SHA-256 of blobs: the fp32 model, and further variants by name
+    dataset          real rows to measure, calibrate and take golden vectors from
+    labels           class names by output column; empty for the dataset's own, in order
+    """
+    version = datasets.get_dataset(ctx, dataset)
+    for sha256 in (onnx, *variants.values()):
+        ctx.blobs.path(sha256)
+    given = {"onnx": onnx, "variants": dict(variants), "labels": list(labels)}
+    return _start(ctx, actor, IMPORT, model, version, IMPORTED, {}, "manual", given)
+
+
+def run_operation(ctx: Context, ident: str) -> Operation:
+    """Do the work of a claimed operation to its end; a failure ends in it, with the mend."""
+    operation = operations.get_operation(ctx, ident)
+    try:
+        made = _release(ctx, operation)
+    except ShoalError as error:
+        return operations.finish(ctx, ident, error=str(error))
+    except Exception as error:
+        operations.finish(ctx, ident, error=f"{type(error).__name__}: {error!s:.500}")
+        raise  # a bug: its traceback belongs in the operation's log
+    return operations.finish(ctx, ident, result={"release": made})
+
+
+def _start(
+    ctx: Context,
+    actor: str,
+    kind: str,
+    model: str,
+    version: DatasetVersion,
+    estimator: str,
+    params: dict[str, Any],
+    trigger: str,
+    given: dict[str, Any],
+) -> Operation:
+    manifest.check_model(model)
+    with ctx.store.write() as db:
+        models.ensure_model(db, ctx, actor=actor, name=model)
+    whole = {
+        "dataset": version.ref,
+        "dataset_sha256": version.sha256,
+        "estimator": estimator,
+        "params": params,
+        "trigger": trigger,
+    }
+    return operations.enqueue(ctx, actor=actor, kind=kind, subject=model, params=whole | given)
+
+
+def _release(ctx: Context, operation: Operation) -> str:
+    """Build, pack, and sign as candidate what automation asked for; the release's name."""
+    if ctx.learning is None:
+        raise ConflictError("this process cannot train", "run: shoal-controller operation")
+
+    def say(fraction: float, step: str) -> None:
+        operations.progress(ctx, operation.id, fraction, step)
+
+    built = ctx.learning.build(_job(ctx, operation), say)
+    say(0.95, "packing")
+    parent = releases.latest_of(ctx, operation.subject)
+    made = releases.pack(ctx, operation, built, parent)
+    if operation.params["trigger"].startswith(AUTOMATIC) and made.state == releases.VALIDATED:
+        say(0.98, "signing as candidate")
+        releases.sign_candidate(ctx, made.ref)
+    return made.ref
+
+
+def _job(ctx: Context, operation: Operation) -> Job:
+    params = operation.params
+    version = datasets.get_dataset(ctx, params["dataset"])
+    onnx = params.get("onnx")
+    return Job(
+        model=operation.subject,
+        dataset=version,
+        table=ctx.blobs.path(version.sha256),
+        estimator=params["estimator"],
+        params=params["params"],
+        onnx=ctx.blobs.path(onnx) if onnx else None,
+        variants={k: ctx.blobs.path(v) for k, v in params.get("variants", {}).items()},
+        labels=params.get("labels", []),
+    )
