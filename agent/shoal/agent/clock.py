@@ -1,0 +1,34 @@
+"""The device's clock: max(RTC, floor), so that a board without a battery is not in 1970."""
+
+from collections.abc import Callable
+
+
+class DeviceClock:
+    """Unix seconds that never run below what a signature has vouched for.
+
+    >>> clock = DeviceClock(wall=lambda: 0.0, monotonic=lambda: 5.0, floor_s=1000.0)
+    >>> clock(), clock.synced
+    (1000.0, False)
+
+    wall, monotonic   where the seconds come from
+    floor_s           known lower bound when the clock is made
+    """
+
+    def __init__(
+        self, *, wall: Callable[[], float], monotonic: Callable[[], float], floor_s: float = 0.0
+    ) -> None:
+        self._wall, self.monotonic = wall, monotonic
+        self._floor_s, self._set_at = floor_s, monotonic()
+
+    def __call__(self) -> float:
+        return max(self._wall(), self._floor_s + self.monotonic() - self._set_at)
+
+    def vouch(self, floor_s: float) -> None:
+        """Raise the floor; lower values change nothing."""
+        if floor_s > self():
+            self._floor_s, self._set_at = floor_s, self.monotonic()
+
+    @property
+    def synced(self) -> bool:
+        """Whether the machine's own clock is at least not behind what is known."""
+        return self._wall() >= self._floor_s

@@ -1,0 +1,1 @@
+"""Adapters: everything of the agent that touches disk, network, clock or onnxruntime."""

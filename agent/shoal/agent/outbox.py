@@ -1,0 +1,124 @@
+"""What leaves the device when, and what gives way when its store is full: pure policy.
+
+A row leaves the outbox only when the controller says that its database has it. Numbers are given
+when a row is first sent, so that rows still unnumbered may merge without leaving a hole.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+#: Messages under way at once, and seconds until an unanswered one is sent again.
+WINDOW, RESEND_S = 64, 30.0
+
+
+class Row(NamedTuple):
+    """One message in the store.
+
+    id      order of arrival
+    seq     number on the wire; 0 until it is first sent
+    group   rows of one non-empty group are windows that may merge
+    merged  how many windows it stands for
+    size    bytes
+    """
+
+    id: int
+    seq: int
+    kind: str
+    group: str
+    merged: int
+    size: int
+
+
+class Letter(NamedTuple):
+    """A numbered message, ready to send."""
+
+    seq: int
+    kind: str
+    payload: bytes
+
+
+class Merge(NamedTuple):
+    """Put two windows together: the older goes, the newer stands for both."""
+
+    older: int
+    newer: int
+
+
+class Drop(NamedTuple):
+    """Give a message up."""
+
+    id: int
+    windows: int
+
+
+def relieve(rows: Sequence[Row]) -> Merge | Drop | None:
+    """The next thing to give way in a full store; None when there is nothing.
+
+    Neighbouring windows of one release merge first, the finest and oldest pair before others, so
+    that resolution is lost evenly. Then the oldest window goes, and an update's report last.
+
+    >>> w = Row(1, 0, "window", "m@1", 1, 90)
+    >>> relieve([w, w._replace(id=2)])
+    Merge(older=1, newer=2)
+    >>> relieve([w._replace(seq=7), Row(2, 0, "event", "", 1, 9)])
+    Drop(id=1, windows=1)
+    """
+    pairs = _pairs(rows)
+    if pairs:
+        older, newer = min(pairs, key=lambda p: (p[0].merged + p[1].merged, p[0].id))
+        return Merge(older.id, newer.id)
+    for row in sorted(rows, key=lambda r: (r.kind != "window", r.id)):
+        return Drop(row.id, row.merged if row.kind == "window" else 0)
+    return None
+
+
+def _pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Neighbours that may merge: a numbered row may already lie in the controller's database."""
+    last: dict[str, Row] = {}
+    pairs = []
+    for row in rows:
+        if row.group and not row.seq:
+            if row.group in last:
+                pairs.append((last[row.group], row))
+            last[row.group] = row
+    return pairs
+
+
+class Courier:
+    """Keeps few letters under way, in order, and sends again what stays unanswered.
+
+    >>> courier = Courier()
+    >>> courier.connect(); courier.sent(1, 0.0); courier.sent(2, 0.0)
+    >>> courier.acked([1]); courier.start_after(10.0), courier.start_after(31.0)
+    (2, 1)
+    """
+
+    def __init__(self, window: int = WINDOW, resend_s: float = RESEND_S) -> None:
+        self._window, self._resend_s = window, resend_s
+        self._under_way: dict[int, float] = {}
+        self._last = 0
+
+    def connect(self) -> None:
+        """A new connection: whatever was under way may be lost."""
+        self._under_way.clear()
+        self._last = 0
+
+    def start_after(self, now_s: float) -> int:
+        """Send letters with a higher number than this next."""
+        if self._under_way and now_s - min(self._under_way.values()) >= self._resend_s:
+            self._last = min(self._under_way) - 1
+            self._under_way.clear()
+        return self._last
+
+    @property
+    def room(self) -> int:
+        """How many letters may join those under way."""
+        return max(0, self._window - len(self._under_way))
+
+    def sent(self, seq: int, now_s: float) -> None:
+        self._under_way[seq] = now_s
+        self._last = max(self._last, seq)
+
+    def acked(self, seqs: Iterable[int]) -> None:
+        for seq in seqs:
+            self._under_way.pop(seq, None)

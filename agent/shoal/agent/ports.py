@@ -1,0 +1,152 @@
+"""What the agent needs of the world. Adapters are in io/; tests/scenario has them in memory."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from shoal.agent.faults import Fault
+from shoal.agent.orders import Floors, Runtime
+from shoal.agent.outbox import Letter
+from shoal.agent.probation import Measured
+from shoal.agent.serving import Engine
+from shoal.agent.update import Record, Slot
+from shoal.manifest import File, Manifest
+from shoal.profile import Profile
+from shoal.sketch import F32
+from shoal.trust import Order
+from shoal.wire import Health, Upward
+
+
+class Journal(Protocol):
+    """Durable when a call returns. StorageError when the disk refuses; then nothing changed."""
+
+    def records(self) -> dict[str, Record]: ...
+    def save(self, record: Record) -> None: ...
+    def floors(self) -> Floors: ...
+    def save_floors(self, floors: Floors) -> None: ...
+    def assignment(self) -> bytes: ...
+    def save_assignment(self, payload: bytes, floors: Floors) -> None: ...
+
+
+class Outbox(Protocol):
+    """Durable store of what the controller does not have yet.
+
+    boot   random name of this store's life
+    add    `key` not empty: added once, however often it is asked
+    faults what happened to the store since it was last asked
+    after  letters numbered above `seq`, in order; rows not yet numbered get their number now
+    """
+
+    boot: str
+
+    def add(self, message: Upward, key: str = "", number: bool = False) -> None: ...
+    def after(self, seq: int, limit: int) -> list[Letter]: ...
+    def ack(self, boot: str, seqs: Sequence[int]) -> None: ...
+    def faults(self) -> list[Fault]: ...
+    @property
+    def waiting(self) -> int: ...
+
+
+class Slots(Protocol):
+    """The two slots of each model, and the stage beside them.
+
+    stage_has   bytes of `file` in the stage already; file.size when it is whole and true
+    install     stage -> slot, durable; repeatable; BundleError when neither holds the release
+    point       the `current` link, switched atomically
+    """
+
+    def read_manifest(self, model: str, slot: str) -> Manifest: ...
+    def put_manifest(self, model: str, data: bytes) -> None: ...
+    def staged(self, model: str, sha256: str) -> Manifest: ...
+    def reuse(self, model: str, file: File) -> bool: ...
+    def verify_stage(self, model: str, sha256: str, profile: str) -> None: ...
+    def install(self, model: str, slot: str, sha256: str, profile: str) -> None: ...
+    def verify(self, slot: Slot, profile: str) -> None: ...
+    def point(self, model: str, slot: str | None) -> None: ...
+    def clean(self, model: str) -> None: ...
+    def free_bytes(self) -> int: ...
+
+
+class Downloads(Protocol):
+    """Fetches by hash. AbsentError: 404; DeniedError: 403; LinkError: try again; StorageError.
+
+    file   into the model's stage, from where it left off; `stop` is asked between pieces
+    """
+
+    def bytes(self, url: str, size: int, sha256: str) -> bytes: ...
+    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int: ...
+
+
+class Images(Protocol):
+    """shoal.trust.ImageRepository, or the like."""
+
+    def refresh(
+        self, now_s: float, floors: Mapping[str, float] | None = None
+    ) -> dict[str, int]: ...
+    def check(self, order: Order) -> None: ...
+
+
+class Loader(Protocol):
+    """Loads a release from its slot; ModelError names what this runtime cannot do."""
+
+    runtime: Runtime
+
+    def load(self, slot: Slot, profile: Profile) -> Engine: ...
+    def trim(self) -> None: ...
+
+
+class Prober(Protocol):
+    """Tries a slot's variants off the serving path; ModelError when the trial dies.
+
+    recent   local inputs (n, F) for the shadow, run through `beside` too
+    """
+
+    def probe(
+        self,
+        model: str,
+        slot: str,
+        profile: Profile,
+        recent: F32 | None,
+        beside: Slot | None,
+        stop: Callable[[], bool],
+    ) -> list[Measured]: ...
+
+
+class Link(Protocol):
+    """To the broker. publish raises LinkError when not connected."""
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None: ...
+
+
+class Random(Protocol):
+    def random(self) -> float: ...
+    def getrandbits(self, k: int, /) -> int: ...
+
+
+class Ports(NamedTuple):
+    """Everything that is passed in.
+
+    spawn    runs a job now or on a thread of its own; the job never raises
+    lock     makes a lock for one model's window
+    timer    seconds, for latency
+    """
+
+    journal: Journal
+    outbox: Outbox
+    slots: Slots
+    downloads: Downloads
+    images: Images
+    loader: Loader
+    prober: Prober
+    link: Link
+    health: Callable[[], Health]
+    spawn: Callable[[Callable[[], None]], None]
+    lock: "Callable[[], LockLike]"
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+    timer: Callable[[], float]
+    random: Random
+
+
+class LockLike(Protocol):
+    def __enter__(self) -> object: ...
+    def __exit__(self, *args: object) -> bool | None: ...

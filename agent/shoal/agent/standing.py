@@ -1,0 +1,119 @@
+"""How the device stands: what runs, since when, what is wrong, what to do. One screen."""
+
+import datetime
+from typing import Any
+
+import msgspec
+
+#: What a technician on site can do about a cause.
+ADVICE = {
+    "golden-mismatch": "nothing on site: this CPU computes it differently; tell the operator",
+    "too-slow": "check for heat and other load here; else it needs a lighter variant",
+    "too-big": "close other programs or choose a smaller model",
+    "bad-signature": "somebody offered what is not signed by who may: tell security",
+    "stale": "check the date and that the controller is running",
+    "misdirected": 'sign the release, or set ring = "canary" in agent.toml on a test device',
+    "download": "check the network to the artifact server: shoal-agent doctor",
+    "unreachable": "check the network: shoal-agent doctor",
+    "disk-full": "free space on this disk, then let the operator start a new attempt",
+    "unusable-model": "nothing on site: export the model for this device's onnxruntime",
+    "unsupported-profile": "nothing on site: this board's profile is not built for this release",
+    "unhealthy": "look at the inputs (sensor, camera); the old release serves",
+    "crash-loop": "see the log; the old release serves",
+    "deadline": "check the network, then let the operator start a new attempt",
+    "slot-damaged": "the storage card may be failing: replace it",
+}
+
+
+class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """One model: what serves (release "" for nothing), and how the last attempt stands."""
+
+    model: str
+    release: str
+    variant: str
+    since_s: float
+    state: str
+    wanted: str = ""
+    cause: str = ""
+    detail: str = ""
+    requests: int = 0
+    errors: int = 0
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """The device, whole. running: whether the agent answered, or this was read from its files."""
+
+    device: str
+    site: str
+    profile: str
+    ring: str
+    agent: str
+    now_s: float
+    running: bool
+    connected: bool = False
+    connection_since_s: float = 0.0
+    clock_synced: bool = True
+    endpoint: str = ""
+    waiting: int = 0
+    models: list[ModelStanding] = []
+    faults: list[str] = []
+    health: dict[str, Any] = {}
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """(what is wrong, what to do), the gravest first."""
+        found = []
+        if not self.running:
+            found.append(("the agent is not running", "start it: shoal-agent run"))
+        elif not self.connected:
+            found.append(
+                ("no connection to the broker", "it goes on serving; see shoal-agent doctor")
+            )
+        if not self.clock_synced:
+            found.append(("the clock is behind", "set the date or enable time synchronisation"))
+        if not any(m.release for m in self.models):
+            found.append(("no release serves", "ask the operator to roll one out to this device"))
+        for m in self.models:
+            if m.cause and m.state != "CANCELED":
+                mend = ADVICE.get(m.cause, "tell the operator")
+                found.append((f"{m.wanted} {m.state}: {m.detail or m.cause}", mend))
+        return found + [(fault, "") for fault in self.faults]
+
+
+def text(standing: Standing) -> str:
+    """The screen."""
+    who = [standing.device, f"site {standing.site or '-'}", standing.profile]
+    link = "connected" if standing.connected else "not connected"
+    run = "running" if standing.running else "NOT RUNNING"
+    lines = [
+        "  ".join([*who, f"ring {standing.ring}"]),
+        f"agent {standing.agent}, {run}, {link}, {standing.waiting} messages waiting",
+    ]
+    if standing.endpoint:
+        lines.append(f"endpoint {standing.endpoint}")
+    lines += ["", *(_model(m, standing.now_s) for m in standing.models)]
+    problems = standing.problems
+    lines += ["", "nothing is wrong"] if not problems else ["", "wrong:"]
+    for what, mend in problems:
+        lines += [f"  - {what}", *([f"    do: {mend}"] if mend else [])]
+    return "\n".join(lines)
+
+
+def ago(seconds: float) -> str:
+    """
+    >>> ago(5), ago(600), ago(9000), ago(400000)
+    ('5 s', '10 min', '2 h', '4 d')
+    """
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(max(0.0, seconds))} s"
+
+
+def _model(m: ModelStanding, now_s: float) -> str:
+    if not m.release:
+        return f"  {m.model}: nothing serves; {m.wanted} {m.state}"
+    since = datetime.datetime.fromtimestamp(m.since_s, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    line = f"  {m.release} ({m.variant}) serves since {since} UTC, {ago(now_s - m.since_s)}"
+    line += f"; {m.requests} requests, {m.errors} errors"
+    return line if m.wanted in ("", m.release) else f"{line}; {m.wanted} {m.state}"
