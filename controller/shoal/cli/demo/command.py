@@ -1,10 +1,118 @@
-"""x"""
+"""`shoal demo`: the command line of the demo."""
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 
 import click
+import msgspec
 
-from shoal.cli.verb import Verb
+from shoal.cli.demo.scenario import Scenario
+from shoal.cli.verb import Session, Verb
+from shoal.errors import SettingError, ShoalError
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(cls=Verb)
-def demo() -> None:
-    """x"""
+@click.option("--exit", "leave", is_flag=True, help="Stop when the story is told; else Ctrl-C.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=None,
+    help="Where everything goes; it is kept. Default: a fresh temporary folder.",
+)
+@click.option("--keep", is_flag=True, help="Keep the temporary folder after a good end too.")
+@click.option("--data", type=_FILE, default=None, help="A CSV file of your own (also .gz).")
+@click.option("--label", default="", metavar="COLUMN", help="The class to predict, with --data.")
+@click.option("--site", default="", metavar="COLUMN", help="Which site a row is from.")
+@click.option("--split", default="", metavar="COLUMN", help="Rows of one value stay together.")
+@click.option(
+    "--drop", multiple=True, metavar="COLUMN", help="Leave out; may be given often, or a,b,c."
+)
+@click.option(
+    "--train-site",
+    "train_sites",
+    multiple=True,
+    metavar="SITE",
+    help="Learn at this site first; conditions then change at the others.",
+)
+@click.pass_obj
+def demo(
+    session: Session,
+    leave: bool,
+    folder: Path | None,
+    keep: bool,
+    data: Path | None,
+    label: str,
+    site: str,
+    split: str,
+    drop: tuple[str, ...],
+    train_sites: tuple[str, ...],
+) -> None:
+    """Run the whole story on this machine: broker, controller and six real agents.
+
+    Trains, signs and rolls out a model; lets one site's input change; finds the drift, retrains and
+    mends it; stops two bad releases at the canaries; kills two agents in the middle of an update.
+    Every line is what the controller's own API says. Exit code 0 only if every step held.
+
+    \b
+    Examples:
+      shoal demo                      stay up afterwards, with the console
+      shoal demo --exit
+      shoal demo --exit --data rig.csv.gz --label pump_leak --site cooler_pct --train-site 100 \\
+          --split group --drop cycle,valve_pct,accumulator_bar,unstable
+    """
+    # Here, not above: `shoal --help` needs none of it.
+    from shoal.cli.demo.play import Wish, play
+
+    dropped = tuple(name for names in drop for name in names.split(",") if name)
+    scenario = _scenario(data, label, site, split, dropped, train_sites)
+    where = folder.resolve() if folder else Path(tempfile.mkdtemp(prefix="shoal-demo-"))
+    if folder and (where / "controller").exists():
+        raise SettingError(f"{where} holds a demo already", "name another folder, or remove it")
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        play(session, Wish(where, leave), scenario)
+    except (ShoalError, KeyboardInterrupt):
+        session.err.print(f"kept for a look: {where}  (logs in {where / 'log'})")
+        raise
+    if session.json:
+        click.echo(msgspec.json.format((where / "demo.json").read_bytes(), indent=2).decode())
+    if folder or keep:
+        session.say(f"kept: {where}  (numbers in demo.json, logs in log/)")
+    else:
+        shutil.rmtree(where, ignore_errors=True)
+
+
+def _scenario(
+    data: Path | None,
+    label: str,
+    site: str,
+    split: str,
+    drop: tuple[str, ...],
+    train_sites: tuple[str, ...],
+) -> Callable[[], Scenario]:
+    """How to make the scenario that the options ask for."""
+    if data is None:
+        if label or site or split or drop or train_sites:
+            raise SettingError("--label and the like describe a table", "name it with --data FILE")
+        from shoal.cli.demo.digits import lot_codes
+
+        return lot_codes
+    if not label:
+        raise SettingError("--data needs --label", "name the column that a model shall predict")
+    if train_sites and not site:
+        raise SettingError("--train-site needs --site", "name the column that holds the site")
+    from shoal.cli.demo.own_data import Choice, own_data
+
+    choice = Choice(data, label, site, split, drop, train_sites)
+    return lambda: own_data(choice)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends the demo as Ctrl-C does: with every process ended."""
+    raise KeyboardInterrupt

@@ -1,0 +1,157 @@
+"""Step 5: a site's input changes; drift is found there and only there; retraining mends it."""
+
+from typing import NamedTuple
+
+from shoal.cli.api import Thing, at
+from shoal.cli.demo import bad_releases, power_cuts, rolling_out, table
+from shoal.cli.demo.bad_releases import Bad
+from shoal.cli.demo.streaming import accuracy_by_site, enough
+from shoal.cli.demo.training import add_dataset, describe, publish, ref
+from shoal.cli.demo.world import World
+
+
+class Course(NamedTuple):
+    """Accuracy per site before, during and after; and bad releases, built meanwhile."""
+
+    before: dict[str, float]
+    during: dict[str, float]
+    after: dict[str, float]
+    bad: list[Bad]
+
+
+def drift_and_mend(world: World, before: dict[str, float]) -> Course:
+    story, scenario = world.story, world.scenario
+    with story.step(5, f"Drift: {scenario.change}"):
+        changed = world.now()
+        since = _worsen(world)
+        alerts = _alerts(world, changed)
+        during = {site: _during(world, site, since) for site in sorted(scenario.drifting)}
+        _only_there(world, alerts)
+        release = _retrained(world)
+        describe(world, release)
+        world.good = publish(world, release)
+        bad = bad_releases.build(world)  # while the rollout goes on: its checks come in step 6
+        cuts = power_cuts.Cuts(world, ref(release))
+        started = rolling_out.start(world, world.good)
+        rolling_out.finished(world, started, lambda: cuts.look(started["id"]))
+        cuts.done()
+        after = accuracy_by_site(world, world.now(), world.good)
+        for site in sorted(scenario.drifting):
+            _course(world, site, before[site], during[site], after[site])
+        _alerts_close(world, alerts)
+    return Course(before, during, after, bad)
+
+
+def _worsen(world: World) -> float:
+    """Take each step of the change; when the last of them was in force everywhere."""
+    began = world.now()
+    for number, step in enumerate(world.scenario.worse, 1):
+        began = world.now()
+        for station, rows in step.items():
+            table.write(rows, world.csv(station))
+        for site in sorted(world.scenario.drifting):
+            seen = enough(world, site, began + 1.0)
+            world.story.tell(
+                f"change {number} of {len(world.scenario.worse)}: accuracy at {site} "
+                f"{seen['accuracy']:.3f}"
+            )
+    return began + 1.0
+
+
+def _alerts(world: World, since: float) -> list[Thing]:
+    """One open drift alert for each drifting site."""
+    wanted = world.scenario.drifting
+
+    def look() -> list[Thing] | None:
+        found = _drift_alerts(world)
+        return found if wanted <= {alert["site"] for alert in found} else None
+
+    found = world.story.until(
+        f"drift alerts at {', '.join(sorted(wanted))}", 60, look, lambda: _drift_alerts(world)
+    )
+    for alert in found:
+        world.story.tell(
+            f"alert {alert['id']}, {alert['opened_at'] - since:.1f} s after the first change: "
+            f"{alert['title']}",
+            **{f"drift at {alert['site']} found after s": round(alert["opened_at"] - since, 1)},
+        )
+    return found
+
+
+def _drift_alerts(world: World) -> list[Thing]:
+    return [a for a in world.api.items(at("alerts"), state="open") if a["kind"] == "drift"]
+
+
+def _only_there(world: World, alerts: list[Thing]) -> None:
+    """No alert and no finding at any other site, or device of another site."""
+    wanted = world.scenario.drifting
+    elsewhere = {a["site"] for a in _drift_alerts(world)} - wanted
+    world.story.must(not elsewhere, f"drift was also alarmed at {', '.join(elsewhere)}")
+    site_of = {station.name: station.site for station in world.scenario.stations}
+    findings = list(world.api.items(at("findings"), model=world.scenario.model, limit=10_000))
+    stray = {
+        f["subject"]
+        for f in findings
+        if f["kind"] == "drift" and site_of.get(f["subject"], f["subject"]) not in wanted
+    }
+    world.story.must(not stray, f"drift was also found at {', '.join(stray)}")
+    features = len({f["feature"] for f in findings})
+    world.story.tell(
+        f"{len(findings)} findings on {features} features, all at {', '.join(sorted(wanted))}",
+        findings=len(findings),
+    )
+
+
+def _during(world: World, site: str, since: float) -> float:
+    seen = enough(world, site, since)
+    return float(seen["accuracy"])
+
+
+def _retrained(world: World) -> Thing:
+    """Add the newly labelled rows; the controller's own policy does the rest."""
+    scenario, story = world.scenario, world.story
+    data = add_dataset(world, scenario.relabelled, "v2", parents=f"{scenario.dataset}@1")
+    story.tell(f"newly labelled rows registered: {ref(data)}, {data['rows']} rows, from @1")
+
+    def started() -> Thing | None:
+        found = world.api.items(at("operations"))
+        return next((o for o in found if o["params"].get("dataset") == ref(data)), None)
+
+    operation = story.until("the controller starts to retrain by itself", 60, started)
+    ended = world.finish(operation)
+    release: Thing = world.api.get(at("releases", ended["result"]["release"]))
+    story.must(
+        release["trigger"].startswith("alert:"),
+        f"{ref(release)} was not triggered by an alert but by {release['trigger']!r}",
+    )
+    took = ended["finished_at"] - ended["started_at"]
+    story.tell(
+        f"retrained by policy ({release['trigger']}) in {took:.1f} s: {ref(release)}, "
+        f"state {release['state']}",
+        retrain_seconds=round(took, 1),
+    )
+    return release
+
+
+def _course(world: World, site: str, before: float, during: float, after: float) -> None:
+    world.story.tell(
+        f"accuracy at {site}: before [green]{before:.3f}[/green], "
+        f"during [red]{during:.3f}[/red], after [green]{after:.3f}[/green]",
+        **{f"accuracy at {site}": [round(v, 4) for v in (before, during, after)]},
+    )
+    world.story.must(during < before - 0.05, f"accuracy at {site} did not fall: nothing to mend")
+    gained = after - during
+    world.story.must(
+        gained > 0.5 * (before - during),
+        f"retraining did not mend {site}: {before:.3f} → {during:.3f} → {after:.3f}",
+    )
+
+
+def _alerts_close(world: World, alerts: list[Thing]) -> None:
+    """The alert's cause is gone with the release that it was about."""
+    world.story.until(
+        "drift alerts close by themselves", 60, lambda: not _drift_alerts(world),
+        lambda: [a["title"] for a in _drift_alerts(world)],
+    )  # fmt: skip
+    numbers = ", ".join(str(alert["id"]) for alert in alerts)
+    world.story.tell(f"alert {numbers} closed by itself: its release is replaced there")

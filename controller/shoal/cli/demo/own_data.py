@@ -1,0 +1,246 @@
+"""The same story on a user's own table: `shoal demo --data FILE --label COLUMN ...`."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from shoal.cli.demo import table as tables
+from shoal.cli.demo.partition import held_back, unequal
+from shoal.cli.demo.scenario import Scenario, Station, stations
+from shoal.cli.demo.table import Table
+from shoal.errors import DatasetError
+
+_STREAMED = 0.5
+_MOST_CLASSES = 30
+#: Share of rows from after the change, at each of its steps.
+_MIXED = (0.4, 1.0)
+_WEAR = (0.35, 0.7, 1.0)
+_SITE = "site"
+
+
+class Choice(NamedTuple):
+    """What the command line says of the table.
+
+    train_sites   learn from these only; the others are where it goes wrong. () learns from all
+    """
+
+    path: Path
+    label: str
+    site: str = ""
+    split: str = ""
+    drop: tuple[str, ...] = ()
+    train_sites: tuple[str, ...] = ()
+
+
+def own_data(choice: Choice, seed: int = 7) -> Scenario:
+    """Scenario of a user's table.
+
+    With train sites: the other sites see such data as the train sites' first (the machines are
+    new), then their own (conditions change). Without: numeric readings of one site wear, shrinking
+    to their middle and shifting.
+
+    Raises DatasetError naming the column or value that does not fit.
+    """
+    random = np.random.default_rng(seed)
+    whole = _with_sites(_checked(tables.read(choice.path), choice), choice, random)
+    sites = _three_sites(whole, choice)
+    slugs = tuple(_slug(site) for site in sites)
+    fleet = stations(sites, (slugs[0], slugs[1], slugs[2]))
+    back = _held_back(whole, choice, random)
+    learn = whole.take([i for i in range(len(whole.rows)) if i not in back])
+    stream = whole.take(sorted(back))
+    tell = _moving_sites if choice.train_sites else _worn_site
+    registered, streams, worse, relabelled, drifting, change = tell(
+        choice, fleet, sites, learn, stream, random
+    )
+    name = re.sub(r"[^a-z0-9]+", "-", choice.label.lower()).strip("-")[:40] or "label"
+    return Scenario(
+        title=choice.path.name,
+        model=name,
+        dataset=f"{name}-data",
+        label=choice.label,
+        site=choice.site or _SITE,
+        split=choice.split,
+        estimator="mlp",
+        stations=fleet,
+        registered=registered,
+        streams=streams,
+        change=change,
+        worse=worse,
+        relabelled=relabelled,
+        drifting=drifting,
+    )
+
+
+_Told = tuple[Table, dict[str, Table], list[dict[str, Table]], Table, frozenset[str], str]
+
+
+def _moving_sites(
+    choice: Choice,
+    fleet: list[Station],
+    sites: tuple[str, str, str],
+    learn: Table,
+    stream: Table,
+    random: np.random.Generator,
+) -> _Told:
+    """Learn at the train sites; elsewhere conditions become those of that site's own rows."""
+    home = learn.where(choice.site, lambda s: s in choice.train_sites)
+    start = stream.where(choice.site, lambda s: s in choice.train_sites)
+    streams = _share(start, choice.label, fleet, random)
+    drifting = frozenset(sites) - set(choice.train_sites)
+    worse: list[dict[str, Table]] = [{} for _ in _MIXED]
+    for site in sorted(drifting):
+        own = stream.where(choice.site, lambda s, site=site: s == site)  # type: ignore[misc]
+        here = [station for station in fleet if station.site == site]
+        for name, table in _share(own, choice.label, here, random).items():
+            for step, share in zip(worse, _MIXED, strict=True):
+                step[name] = _mixed(streams[name], table, share, random)
+    kept = set(sites) | set(choice.train_sites)
+    relabelled = home.and_(
+        learn.where(choice.site, lambda s: s in kept and s not in choice.train_sites)
+    )
+    where = " and ".join(sorted(drifting))
+    change = f"conditions change at {choice.site} {where}: their own rows come in"
+    return home, streams, worse, relabelled, drifting, change
+
+
+def _worn_site(
+    choice: Choice,
+    fleet: list[Station],
+    sites: tuple[str, str, str],
+    learn: Table,
+    stream: Table,
+    random: np.random.Generator,
+) -> _Told:
+    """Learn everywhere; the sensors of the third site wear."""
+    column = choice.site or _SITE
+    streams: dict[str, Table] = {}
+    for site in sites:
+        here = [station for station in fleet if station.site == site]
+        own = stream.where(column, lambda s, site=site: s == site)  # type: ignore[misc]
+        streams |= _share(own, choice.label, here, random)
+    roles = {choice.label, column, choice.split}
+    last = sites[-1]
+    worn = [station.name for station in fleet if station.site == last]
+    middle = _middles(learn, roles)
+    worse = [{name: _wear(streams[name], middle, w) for name in worn} for w in _WEAR]
+    fresh = learn.where(column, lambda s: s == last)
+    relabelled = learn
+    for severity in _WEAR:
+        relabelled = relabelled.and_(_wear(fresh, middle, severity))
+    change = f"the sensors of {column} {last} wear: readings shrink to their middle and shift"
+    return learn, streams, worse, relabelled, frozenset([last]), change
+
+
+def _checked(whole: Table, choice: Choice) -> Table:
+    """The table without dropped columns, or DatasetError when the story cannot be told on it."""
+    classes = Counter(whole.column(choice.label))
+    if not 2 <= len(classes) <= _MOST_CLASSES:
+        raise DatasetError(
+            f"label {choice.label!r} has {len(classes)} different values",
+            f"the demo's story needs classes: 2 to {_MOST_CLASSES} of them",
+        )
+    for name in (choice.site, choice.split, *choice.drop):
+        if name:
+            whole.column(name)
+    return whole.only([name for name in whole.columns if name not in choice.drop])
+
+
+def _with_sites(whole: Table, choice: Choice, random: np.random.Generator) -> Table:
+    """The table with a site column: its own, or three made up."""
+    if choice.site:
+        return whole
+    names = ("north", "south", "east")
+    drawn = random.integers(0, 3, len(whole.rows))
+    rows = [(*row, names[at]) for row, at in zip(whole.rows, drawn, strict=True)]
+    return Table((*whole.columns, _SITE), rows)
+
+
+def _three_sites(whole: Table, choice: Choice) -> tuple[str, str, str]:
+    """Three site names: the train sites, then those with most rows."""
+    column = choice.site or _SITE
+    counts = Counter(whole.column(column))
+    for site in choice.train_sites:
+        if site not in counts:
+            raise DatasetError(f"no row of {column} {site!r}", f"there are: {', '.join(counts)}")
+    others = [site for site, _ in counts.most_common() if site not in choice.train_sites]
+    found = [*choice.train_sites, *others][:3]
+    if len(found) < 3 or not set(found) - set(choice.train_sites):
+        raise DatasetError(
+            f"{column} has {len(counts)} values", "three sites are needed; or leave --site out"
+        )
+    return found[0], found[1], found[2]
+
+
+def _held_back(whole: Table, choice: Choice, random: np.random.Generator) -> set[int]:
+    """Rows to stream: by whole groups where --split names a column."""
+    sites = whole.column(choice.site or _SITE)
+    keys = [
+        f"{site}|{label}" for site, label in zip(sites, whole.column(choice.label), strict=True)
+    ]
+    groups = whole.column(choice.split) if choice.split else [str(i) for i in range(len(sites))]
+    return held_back(keys, groups, _STREAMED, random)
+
+
+def _share(
+    rows: Table, label: str, fleet: Sequence[Station], random: np.random.Generator
+) -> dict[str, Table]:
+    shares = unequal(rows.column(label), len(fleet), random)
+    return {station.name: rows.take(share) for station, share in zip(fleet, shares, strict=True)}
+
+
+def _mixed(before: Table, after: Table, share: float, random: np.random.Generator) -> Table:
+    """`share` of the rows from `after`, the rest from `before`."""
+    if share >= 1:
+        return after
+    count = min(len(before.rows), int(len(after.rows) * (1 - share) / share) + 1)
+    return after.and_(before.take(sorted(random.permutation(len(before.rows))[:count].tolist())))
+
+
+def _middles(learn: Table, roles: set[str]) -> dict[str, tuple[float, float]]:
+    """Median and standard deviation of each numeric feature."""
+    found = {}
+    for name in learn.columns:
+        cells = [cell for cell in learn.column(name) if cell]
+        if name not in roles and cells and all(_is_number(cell) for cell in cells[:200]):
+            values = np.array([float(cell) if _is_number(cell) else np.nan for cell in cells])
+            found[name] = float(np.nanmedian(values)), float(np.nanstd(values))
+    return found
+
+
+def _wear(rows: Table, middle: dict[str, tuple[float, float]], severity: float) -> Table:
+    """Readings as a worn sensor gives them: shrunk to the middle, and shifted by its own drift."""
+
+    def worn(name: str, cell: str) -> str:
+        if name not in middle or not _is_number(cell):
+            return cell
+        median, spread = middle[name]
+        return f"{median + (float(cell) - median) * (1 - 0.6 * severity) + severity * spread:.6g}"
+
+    made = [
+        tuple(worn(name, cell) for name, cell in zip(rows.columns, row, strict=True))
+        for row in rows.rows
+    ]
+    return Table(rows.columns, made)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _slug(site: str) -> str:
+    """A site's name as part of a device name.
+
+    >>> _slug("Halle 3/B"), _slug("100")
+    ('halle-3-b', 'site-100')
+    """
+    text = re.sub(r"[^a-z0-9]+", "-", site.lower()).strip("-")[:40]
+    return text if text[:1].isalpha() else f"site-{text}".strip("-")

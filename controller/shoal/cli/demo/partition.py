@@ -1,0 +1,54 @@
+"""Sharing rows out: unequally between stations, and by whole groups between training and stream."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def unequal(
+    labels: Sequence[str], parts: int, random: np.random.Generator, *, alpha: float = 2.0
+) -> list[list[int]]:
+    """Row numbers of `parts` shares, each with its own mix of labels (Dirichlet, `alpha`).
+
+    The usual way to make data non-identical in federated learning: Hsu, Qi & Brown 2019.
+    No share is empty as long as there are as many rows as parts.
+    """
+    by_label: dict[str, list[int]] = defaultdict(list)
+    for row, label in enumerate(labels):
+        by_label[label].append(row)
+    shares: list[list[int]] = [[] for _ in range(parts)]
+    for label in sorted(by_label):
+        rows = random.permutation(by_label[label])
+        cuts = np.cumsum(random.dirichlet([alpha] * parts))[:-1] * len(rows)
+        for share, piece in zip(shares, np.split(rows, cuts.astype(int)), strict=True):
+            share.extend(int(row) for row in piece)
+    for share in shares:
+        if not share:
+            largest = max(shares, key=len)
+            share.append(largest.pop())
+    return [sorted(share) for share in shares]
+
+
+def held_back(
+    keys: Sequence[str], groups: Sequence[str], share: float, random: np.random.Generator
+) -> set[int]:
+    """Row numbers to hold back: about `share` of each key's rows, by whole groups.
+
+    keys    what must stay balanced (site and label of each row)
+    groups  rows of one group stay together; rows on their own have a group each
+    """
+    sizes: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for row, (key, group) in enumerate(zip(keys, groups, strict=True)):
+        sizes[key][group].append(row)
+    kept: set[int] = set()
+    for key in sorted(sizes):
+        names = sorted(sizes[key])
+        random.shuffle(names)
+        total = sum(len(rows) for rows in sizes[key].values())
+        taken = 0
+        for name in names[: len(names) - 1]:  # one group at least is left to learn from
+            if taken < share * total:
+                kept.update(sizes[key][name])
+                taken += len(sizes[key][name])
+    return kept

@@ -1,0 +1,77 @@
+"""The demo from first step to last, whatever happens on the way."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from shoal.cli.demo import summary
+from shoal.cli.demo.bad_releases import refused
+from shoal.cli.demo.drifting import drift_and_mend
+from shoal.cli.demo.power_cuts import check_ledger
+from shoal.cli.demo.processes import Processes
+from shoal.cli.demo.rolling_out import roll_out
+from shoal.cli.demo.scenario import Scenario
+from shoal.cli.demo.setting_up import set_up
+from shoal.cli.demo.story import Story
+from shoal.cli.demo.streaming import stream
+from shoal.cli.demo.training import train
+from shoal.cli.demo.world import World
+from shoal.cli.verb import Session
+from shoal.errors import ShoalError
+
+
+class Wish(NamedTuple):
+    """How the demo is run. leave: stop by itself when the story is told."""
+
+    folder: Path
+    leave: bool
+
+
+def play(session: Session, wish: Wish, scenario: Callable[[], Scenario]) -> World:
+    """Tell the whole story; the world as it then is, its processes ended.
+
+    A ShoalError says which step did not hold, and demo.json tells how far it came.
+    """
+    wish.folder.mkdir(parents=True, exist_ok=True)
+    processes = Processes(wish.folder, session.environment)
+    console = session.err if session.json else session.out
+    story = Story(console, session.clock, session.sleep, processes.check)
+    console.print(f"[bold]Shoal demo[/bold]: everything is in {wish.folder}")
+    with console.status("[dim]data[/dim]"):
+        world = World(wish.folder, scenario(), processes, story, session.now)
+    try:
+        _steps(world)
+        if not wish.leave:
+            _stay(session, world)
+    except ShoalError as error:
+        world.save(held=False, error=error.message)
+        raise
+    finally:
+        with console.status("[dim]ending every process[/dim]"):
+            processes.end_all(lambda text: console.print(f"   [yellow]![/yellow] {text}"))
+    return world
+
+
+def _steps(world: World) -> None:
+    set_up(world)
+    train(world)
+    roll_out(world)
+    before = stream(world)
+    course = drift_and_mend(world, before)
+    refused(world, course.bad)
+    check_ledger(world)
+    with world.story.step(8, "Summary"):
+        world.story.show(summary.picture(world, course))
+    world.save(held=True)
+
+
+def _stay(session: Session, world: World) -> None:
+    """Keep the fleet going for whoever looks at the console, until Ctrl-C."""
+    world.story.console.print(
+        f"\nThe console stays up at [bold]{world.url}[/bold]  "
+        f"(user {world.user}, password {world.password})\n"
+        "Its certificate is from the demo's own CA: the browser will ask. Ctrl-C ends everything."
+    )
+    while True:
+        world.processes.check()
+        session.sleep(1.0)

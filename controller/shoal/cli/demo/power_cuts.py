@@ -1,0 +1,146 @@
+"""Step 7: kill -9 in the middle of a download and in OBSERVING; nothing lost, nothing twice.
+
+The cuts happen inside step 5's rollout of the retrained release: it is a real update, with a real
+download. Their outcome is told in step 7.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from shoal.cli.api import Thing, at
+from shoal.cli.demo.scenario import Station
+from shoal.cli.demo.world import World
+
+
+class Cuts:
+    """The two power cuts. `look` is called while the rollout goes on, and cuts when it is time.
+
+    facts   what was seen at each cut, for step 7
+    """
+
+    def __init__(self, world: World, release: str) -> None:
+        stable = [s for s in world.scenario.stations if s.ring == "stable"]
+        self._world, self._release = world, release
+        self._downloading: Station | None = next(s for s in stable if s.max_kbps)
+        self._observing: Station | None = next(s for s in stable if not s.max_kbps)
+        self._parts: dict[str, int] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+        world.cuts = self.facts
+
+    def look(self, rollout: str) -> None:
+        if self._downloading and self._cut_download(self._downloading, rollout):
+            self._downloading = None
+        if self._observing and self._cut_observing(self._observing, rollout):
+            self._observing = None
+
+    def done(self) -> None:
+        """Both cuts were made, or the rollout outran them."""
+        story = self._world.story
+        story.must(not self._downloading, "the download was over before it could be cut")
+        story.must(not self._observing, "OBSERVING was over before it could be cut")
+
+    def _cut_download(self, station: Station, rollout: str) -> bool:
+        """Once a part file has grown but is not whole: by then it is the middle."""
+        part = _part_file(self._world.agent_folder(station.name))
+        if part is None:
+            return False
+        size, seen = part.stat().st_size, self._parts.get(part.name)
+        self._parts[part.name] = size
+        if seen is None or not 0 < seen < size:
+            return False
+        self._world.processes.kill(station.name)
+        left = part.stat().st_size if part.exists() else 0
+        state = _last_state(self._world, station.name, rollout)
+        self._world.story.must(
+            left > 0, f"{station.name}: the download was over when it was killed"
+        )
+        self._restart(station, state="DOWNLOADING", bytes_on_disk=left, last_event=state)
+        return True
+
+    def _cut_observing(self, station: Station, rollout: str) -> bool:
+        if _last_state(self._world, station.name, rollout) != "OBSERVING":
+            return False
+        self._world.processes.kill(station.name)
+        self._restart(station, state="OBSERVING", last_event="OBSERVING")
+        return True
+
+    def _restart(self, station: Station, **facts: Any) -> None:
+        at_s = self._world.now()
+        self._world.run_agent(station.name)
+        self.facts[station.name] = facts | {"killed_at": at_s}
+        more = f", {facts['bytes_on_disk']} bytes on disk" if "bytes_on_disk" in facts else ""
+        self._world.story.tell(
+            f"[yellow]kill -9[/yellow] {station.name} in {facts['state']}{more}; started again "
+            "[dim](step 7)[/dim]"
+        )
+
+
+def check_ledger(world: World) -> None:
+    story = world.story
+    with story.step(7, "Power cuts: kill -9 in a download and in OBSERVING"):
+        for name, facts in world.cuts.items():
+            _came_back(world, name, facts)
+        ledgers = _settled(world)
+        for name, boots in ledgers.items():
+            story.tell(
+                f"{name}: {sum(b['windows'] for b in boots)} windows, "
+                f"{sum(b['received'] for b in boots)} messages, missing 0, overlapping 0"
+            )
+        story.tell(
+            "no window lost, none counted twice",
+            windows=sum(b["windows"] for boots in ledgers.values() for b in boots),
+            missing=0,
+            overlapping=0,
+        )
+
+
+def _came_back(world: World, name: str, facts: dict[str, Any]) -> None:
+    """After the kill it went on by itself, and finished: by its own later events."""
+    events = [e for e in world.timeline(name) if e["at"] >= facts["killed_at"]]
+    finished = [e for e in events if e["state"] == "SUCCEEDED"]
+    world.story.must(bool(finished), f"{name} did not finish after it was killed: {events}")
+    took = finished[-1]["at"] - facts["killed_at"]
+    updates = [e["state"] for e in reversed(events) if e["rollout"] == finished[-1]["rollout"]]
+    states = " → ".join(dict.fromkeys(updates))
+    world.story.tell(
+        f"{name}, killed in {facts['state']}: {states}, {took:.1f} s after the kill",
+        **{f"{name} back after s": round(took, 1)},
+    )
+
+
+def _settled(world: World) -> dict[str, list[Thing]]:
+    """Each device's ledger, once nothing is on its way; no two of its windows overlap."""
+    names = [station.name for station in world.scenario.stations]
+
+    def ledger(name: str) -> list[Thing]:
+        return list(world.api.items(at("devices", name, "ledger")))
+
+    def holes() -> dict[str, int]:
+        found = {name: sum(boot["missing"] for boot in ledger(name)) for name in names}
+        return {name: missing for name, missing in found.items() if missing}
+
+    world.story.until("every ledger is without a hole", 45, lambda: not holes(), holes)
+    for name in names:
+        twice = overlapping(world.windows(name, 0))
+        world.story.must(not twice, f"{name}: windows counted twice: {twice[:3]}")
+    return {name: ledger(name) for name in names}
+
+
+def overlapping(windows: list[Thing]) -> list[tuple[float, float]]:
+    """Starts of windows of one device and model that begin before the one before has ended."""
+    spans = sorted((w["start_at"], w["start_at"] + w["window_s"]) for w in windows)
+    return [
+        (before[0], after[0])
+        for before, after in zip(spans, spans[1:], strict=False)
+        if after[0] < before[1] - 1e-3
+    ]
+
+
+def _part_file(folder: Path) -> Path | None:
+    return next((p for p in sorted(folder.rglob("*.part")) if p.is_file()), None)
+
+
+def _last_state(world: World, name: str, rollout: str) -> str:
+    events = (e for e in world.timeline(name) if e["rollout"] == rollout)
+    found = next(events, None)
+    return str(found["state"]) if found else ""

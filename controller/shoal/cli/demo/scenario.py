@@ -1,0 +1,79 @@
+"""What a demo is about: its data, who streams which part of it, and what goes wrong with it."""
+
+from typing import NamedTuple
+
+from shoal.cli.demo.table import Table
+
+
+class Station(NamedTuple):
+    """One device of the demo.
+
+    max_kbps   0, or the limit that makes its downloads long enough to be interrupted
+    """
+
+    name: str
+    site: str
+    profile: str
+    ring: str
+    max_kbps: int = 0
+
+
+class Scenario(NamedTuple):
+    """A story's data. Rows that a station streams were never in a registered dataset.
+
+    registered  version 1 of the dataset, with columns label, site (may be "") and split (may be "")
+    streams     station -> what it sees while all is well
+    change      what happens at the sites in `drifting`, as a sentence
+    worse       steps of that change: station -> what it sees from then on
+    relabelled  version 2 of the dataset: version 1 and newly labelled rows of after the change
+    """
+
+    title: str
+    model: str
+    dataset: str
+    label: str
+    site: str
+    split: str
+    estimator: str
+    stations: list[Station]
+    registered: Table
+    streams: dict[str, Table]
+    change: str
+    worse: list[dict[str, Table]]
+    relabelled: Table
+    drifting: frozenset[str]
+
+    @property
+    def classes(self) -> list[str]:
+        return sorted(set(self.registered.column(self.label)), key=_as_number)
+
+    @property
+    def features(self) -> list[str]:
+        """Feature columns, in the order in which a model gets them."""
+        roles = {self.label, self.site, self.split}
+        return [name for name in self.registered.columns if name not in roles]
+
+
+def stations(sites: tuple[str, str, str], names: tuple[str, str, str]) -> list[Station]:
+    """Two stations a site. Canaries at the first two: the third only ever gets what they proved.
+
+    sites   what the data calls them; names  the same as part of a device name
+    """
+    first, second, third = sites
+    a, b, c = names
+    return [
+        Station(f"{a}-1", first, "x86-vnni", "canary"),
+        Station(f"{a}-2", first, "rpi4", "stable"),
+        Station(f"{b}-1", second, "x86-avx2", "canary"),
+        Station(f"{b}-2", second, "rpi5", "stable"),
+        Station(f"{c}-1", third, "rpi3-aarch64", "stable", max_kbps=256),
+        Station(f"{c}-2", third, "generic", "stable"),
+    ]
+
+
+def _as_number(text: str) -> tuple[float, str]:
+    """Order of class names: by value where they are numbers, else by name."""
+    try:
+        return float(text), text
+    except ValueError:
+        return float("inf"), text

@@ -1,0 +1,120 @@
+"""Telling the demo as it happens: steps, lines that held, and waits that say what they wait for."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import msgspec
+from rich.console import Console
+
+from shoal.cli.exits import FailedError, ProblemError
+from shoal.errors import LinkError
+
+_T = TypeVar("_T")
+LOOK_EVERY_S = 0.15
+
+
+class Step(msgspec.Struct, kw_only=True):
+    """One step of the demo, as it came out: demo.json holds these."""
+
+    number: int
+    title: str
+    held: bool = False
+    seconds: float = 0.0
+    lines: list[str] = []
+    numbers: dict[str, Any] = {}
+
+
+class Story:
+    """Prints and remembers. Nothing is printed as held before it was looked at.
+
+    check   called while waiting: raises when a process that must live has died
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        check: Callable[[], None],
+    ) -> None:
+        self.console, self.steps = console, list[Step]()
+        self._clock, self._sleep, self._check = clock, sleep, check
+        self._began = clock()
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._began
+
+    @contextmanager
+    def step(self, number: int, title: str) -> Iterator[Step]:
+        """One step, told under its own heading. It holds when nothing in it raised."""
+        step = Step(number=number, title=title)
+        self.steps.append(step)
+        began = self._clock()
+        self.console.print(f"\n[bold]{number}  {title}[/bold]  [dim]{self.seconds:.0f} s[/dim]")
+        try:
+            yield step
+            step.held = True
+        finally:
+            step.seconds = round(self._clock() - began, 2)
+
+    def tell(self, text: str, **numbers: Any) -> None:
+        """A line that holds, with its numbers for demo.json."""
+        self.console.print(f"   [green]✓[/green] {text}")
+        step = self.steps[-1]
+        step.lines.append(_unmarked(text))
+        step.numbers.update(numbers)
+
+    def show(self, picture: Any) -> None:
+        """A picture that belongs to the step."""
+        self.console.print(picture)
+
+    def must(self, holds: bool, why: str) -> None:
+        """FailedError, with what was seen, unless it holds."""
+        if not holds:
+            raise FailedError(f"step {self.steps[-1].number}: {why}")
+
+    def until(
+        self,
+        what: str,
+        seconds: float,
+        look: Callable[[], _T | None],
+        seen: Callable[[], object] = lambda: "",
+    ) -> _T:
+        """What `look` finds, as soon as it finds something true.
+
+        FailedError after `seconds`, with what `seen` says then. A controller that is out of reach
+        for a moment is asked again.
+        """
+        end = self._clock() + seconds
+        with self.console.status(f"[dim]{what}[/dim]"):
+            while True:
+                self._check()
+                last = ""
+                try:
+                    if found := look():
+                        return found
+                except LinkError as error:
+                    last = error.message
+                if self._clock() > end:
+                    raise self._late(what, seconds, last, seen)
+                self._sleep(LOOK_EVERY_S)
+
+    def _late(
+        self, what: str, seconds: float, last: str, seen: Callable[[], object]
+    ) -> FailedError:
+        try:
+            facts = last or str(seen())
+        except (LinkError, ProblemError) as error:
+            facts = error.message
+        number = self.steps[-1].number if self.steps else 0
+        return FailedError(
+            f"step {number}: {what}: not within {seconds:.0f} s" + (f"; {facts}" if facts else "")
+        )
+
+
+def _unmarked(text: str) -> str:
+    from rich.text import Text
+
+    return Text.from_markup(text).plain

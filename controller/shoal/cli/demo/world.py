@@ -1,0 +1,125 @@
+"""The machinery of one demo: folder, processes, story, and the signed-in API."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shoal.cli.api import Api, Thing, at
+from shoal.cli.demo.processes import Processes
+from shoal.cli.demo.scenario import Scenario
+from shoal.cli.demo.story import Story
+from shoal.cli.waiting import is_over, progress_line
+
+
+class World:
+    """What the steps share.
+
+    api, url, user, password   set by step 1
+    good                       the release that should be serving everywhere, "model@version"
+    cuts                       device -> what was seen when it was killed, for step 7
+    """
+
+    api: Api
+    url = user = password = good = ""
+
+    def __init__(
+        self,
+        folder: Path,
+        scenario: Scenario,
+        processes: Processes,
+        story: Story,
+        now: Callable[[], float],
+    ) -> None:
+        self.folder, self.scenario, self.processes, self.story = folder, scenario, processes, story
+        self.now = now
+        self.cuts: dict[str, dict[str, Any]] = {}
+
+    # -- where things are
+
+    @property
+    def controller_folder(self) -> Path:
+        return self.folder / "controller"
+
+    def agent_folder(self, station: str) -> Path:
+        return self.folder / "agents" / station
+
+    def csv(self, station: str) -> Path:
+        return self.folder / "streams" / f"{station}.csv"
+
+    # -- processes
+
+    def serve(self) -> None:
+        folder = str(self.controller_folder)
+        self.processes.start("controller", "shoal.controller", "serve", "--folder", folder)
+
+    def run_agent(self, station: str) -> None:
+        folder = str(self.agent_folder(station))
+        self.processes.start(station, "shoal.agent", "run", "--folder", folder)
+
+    # -- asking the controller
+
+    def device(self, station: str) -> Thing:
+        found: Thing = self.api.get(at("devices", station))
+        return found
+
+    def serving(self, station: str) -> str:
+        """The release that serves on a station, as the controller heard it."""
+        release: str = self.device(station)["releases"].get(self.scenario.model, "")
+        return release
+
+    def timeline(self, station: str) -> list[Thing]:
+        """Newest first."""
+        return list(self.api.items(at("devices", station, "timeline"), most=200))
+
+    def rollout(self, id_: str) -> Thing:
+        found: Thing = self.api.get(at("rollouts", id_))
+        return found
+
+    def rollout_devices(self, id_: str) -> dict[str, Thing]:
+        found = self.api.items(at("rollouts", id_, "devices"))
+        return {device["device"]: device for device in found}
+
+    def windows(self, station: str, since: float) -> list[Thing]:
+        """Windows of a station that began after `since`."""
+        found: list[Thing] = list(self.api.items(at("devices", station, "windows"), since=since))
+        return found
+
+    def accuracy(self, *, since: float, **where: Any) -> Thing:
+        """Accuracy from labels, over the windows that began after `since`."""
+        items = list(
+            self.api.items(at("performance"), model=self.scenario.model, since=since, **where)
+        )
+        found: Thing = items[0] if items else {"labelled": 0, "accuracy": None, "rows": 0}
+        return found
+
+    # -- waiting
+
+    def finish(self, operation: Thing, seconds: float = 120) -> Thing:
+        """An operation's end; FailedError tells its error."""
+
+        def look() -> Thing | None:
+            seen: Thing = self.api.get(at("operations", operation["id"]))
+            return seen if is_over(seen) else None
+
+        def seen() -> str:
+            return progress_line(self.api.get(at("operations", operation["id"])))
+
+        what = f"{operation['kind']} {operation['subject']}"
+        ended = self.story.until(what, seconds, look, seen)
+        self.story.must(ended["state"] == "succeeded", f"{what} failed: {ended['error']}")
+        return ended
+
+    def save(self, **more: Any) -> Path:
+        """Write demo.json: what held, and the numbers."""
+        path = self.folder / "demo.json"
+        whole = {
+            "scenario": self.scenario.title,
+            "model": self.scenario.model,
+            "seconds": round(self.story.seconds, 1),
+            "steps": self.story.steps,
+            **more,
+        }
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(whole)))
+        return path
