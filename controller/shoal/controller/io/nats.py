@@ -18,7 +18,8 @@ from pathlib import Path
 from shoal.controller.io.ca import CONTROLLER, ORGANISATION
 from shoal.controller.io.files import SECRET, private_folder, write_atomic
 from shoal.controller.io.lifetime import die_with_parent
-from shoal.errors import SettingError
+from shoal.controller.io.processes import how_it_ended
+from shoal.errors import LinkError, SettingError
 from shoal.topics import ROOT, check_device
 
 #: Above the largest message (wire.LIMIT) with its topic: a larger one costs the sender its link.
@@ -133,23 +134,38 @@ class NatsServer:
     def __init__(self, binary: Path, folder: Path, pki: Path, *, host: str, port: int) -> None:
         self._binary, self._folder, self._pki = binary, folder, pki
         self._host, self._port, self._inner_port = host, port, 0
+        self._pid_file = folder / "nats.pid"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, devices: Iterable[str]) -> None:
-        """Write the configuration and start the process; it ends with its parent."""
+        """Write the configuration, start the process and wait until it is up.
+
+        It ends with its parent. LinkError when it ends at once, or is not up in 30 s.
+        """
         private_folder(self._folder)
         self._inner_port = _free_port()
         self._write(devices)
-        self._process = subprocess.Popen(
+        self._pid_file.unlink(missing_ok=True)
+        process = self._process = subprocess.Popen(
             [str(self._binary), "-c", str(self._folder / "nats.conf")],
             stdin=subprocess.DEVNULL,
             preexec_fn=die_with_parent,
         )
+        for _ in range(600):
+            try:
+                code = process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                if self._pid_file.exists():  # before that, SIGHUP would kill it
+                    return
+            else:
+                raise LinkError(f"nats-server {how_it_ended(code)}", "see the lines above")
+        self.stop()
+        raise LinkError("nats-server is not up after 30 s")
 
     def admit(self, devices: Iterable[str]) -> None:
         """From now on exactly these devices: new ones may connect, others are cut off."""
         self._write(devices)
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.exit_code is None:
             self._process.send_signal(signal.SIGHUP)
 
     @property

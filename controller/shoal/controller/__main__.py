@@ -1,0 +1,284 @@
+"""shoal-controller: makes a controller, serves it, and is each of its processes."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shoal.errors import ConflictError, ShoalError
+
+#: Exit codes: 0 well, 1 something is wrong and said why, 2 wrong usage (click's own).
+FAILED = 1
+_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+def _plainly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors of ours as one line with the mend, not as a traceback."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except ShoalError as error:
+            logging.getLogger("shoal").debug("where it came from", exc_info=True)
+            click.echo(f"ERROR {error}", err=True)
+            sys.exit(FAILED)
+
+    return run
+
+
+def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--folder",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="SHOAL_FOLDER",
+        default=Path("shoal-controller"),
+        show_default=True,
+        help="Where this controller keeps everything.",
+    )(_plainly(command))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shoal")
+def main() -> None:
+    """Make and serve a Shoal controller."""
+
+
+@main.command()
+@_folder
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="DNS name or address of this machine for others; may be given again.",
+)
+@click.option("--host", help="Address to bind.  [default: 127.0.0.1, or all when --name is given]")
+@click.option("--port", type=int, help="API and console.  [default: 8443]")
+@click.option("--artifacts-port", "artifacts", type=int, help="Artifact server.  [default: 8444]")
+@click.option("--mqtt-port", "mqtt", type=int, help="Embedded broker.  [default: 8883]")
+@click.option("--window-s", type=float, help="Length of a telemetry window.  [default: 60]")
+@click.option(
+    "--baseline-windows", type=int, help="Windows of a device's own baseline.  [default: 96]"
+)
+@click.option("--broker", default="", help="mqtts://HOST:PORT of a broker of your own.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def init(folder: Path, as_json: bool, **wishes: Any) -> None:
+    """Make a controller: settings, keys, certificates, database, and the first admin."""
+    from shoal.controller.io.ca import Authority
+    from shoal.controller.io.initial import Wishes, make_folder
+    from shoal.controller.service.users import first_admin
+    from shoal.controller.wiring import open_context
+
+    folder = folder.resolve()
+    network = make_folder(folder, Wishes(**wishes), time.time()).network
+    try:
+        password = first_admin(open_context(folder))
+    except ConflictError as error:
+        raise ConflictError(
+            f"{folder} is a controller already", "change its controller.toml, or choose another"
+        ) from error
+    made = {
+        "admin_password": password,
+        "url": f"https://{network.names[0]}:{network.port}",
+        "ca_fingerprint": Authority.open(folder / "pki").root_fingerprint,
+    }
+    if as_json:
+        click.echo(json.dumps(made))
+        return
+    click.echo(f"made {folder}")
+    click.echo(f"  address         {made['url']}")
+    click.echo(f"  CA fingerprint  {made['ca_fingerprint']}")
+    click.echo(f"  user admin, password {password}   (shown this once; kept nowhere)")
+    click.echo(f"next: shoal-controller serve --folder {folder}")
+
+
+@main.command()
+@_folder
+def serve(folder: Path) -> None:
+    """Run everything until Ctrl-C: broker, API and console, artifact server, engine."""
+    from shoal.controller import settings
+    from shoal.controller.io.supervisor import Supervisor
+
+    configured = settings.load(folder)
+    Supervisor(folder.resolve(), configured, say=lambda text: click.echo(text)).run()
+
+
+@main.command()
+@_folder
+def broker(folder: Path) -> None:
+    """Run the embedded broker alone."""
+    from shoal.controller import settings
+    from shoal.controller.io.broker import Enrolled, run
+    from shoal.controller.io.nats import NatsServer, find_binary
+    from shoal.controller.io.store import Store, url_of
+
+    _begin()
+    configured = settings.load(folder)
+    network = configured.network
+    server = NatsServer(
+        find_binary(os.environ),
+        folder / "broker",
+        folder / "pki",
+        host=network.host,
+        port=network.mqtt,
+    )
+    run(server, Enrolled(Store.open(url_of(folder, configured))), _until_told())
+
+
+@main.command()
+@_folder
+def artifacts(folder: Path) -> None:
+    """Run the artifact server alone."""
+    from shoal.controller import settings
+    from shoal.controller.io.artifacts import serve as serve_artifacts
+
+    _begin()
+    asyncio.run(_until_terminated(serve_artifacts(folder, settings.load(folder))))
+
+
+@main.command()
+@_folder
+def web(folder: Path) -> None:
+    """Run API and console alone."""
+    from shoal.controller import settings
+    from shoal.controller.io.web import serve as serve_web
+
+    def make_app() -> Any:
+        from shoal.controller.app import create_app
+        from shoal.controller.wiring import open_context
+
+        return create_app(open_context(folder))
+
+    _begin()
+    serve_web(make_app, settings.load(folder).network, folder / "pki")
+
+
+@main.command()
+@_folder
+def engine(folder: Path) -> None:
+    """Run ingest, rollouts, monitoring and retraining alone."""
+    from shoal.controller.io.engine import run
+
+    from shoal.controller.wiring import open_context
+
+    _begin()
+    run(open_context(folder), _until_told())
+
+
+@main.command()
+@click.argument("id_", metavar="ID")
+@_folder
+def operation(id_: str, folder: Path) -> None:
+    """Do one long piece of work that the engine has claimed."""
+    from shoal.controller.service.training import run_operation
+    from shoal.controller.wiring import open_context
+
+    _begin()
+    run_operation(open_context(folder), id_)
+
+
+@main.command("mosquitto-config")
+@_folder
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where to write.  [default: FOLDER/mosquitto]",
+)
+@click.option("--listen", default="", help="Address for Mosquitto to bind.  [default: all]")
+@click.option("--user", default="", help="Whom Mosquitto becomes when started as root.")
+@click.option(
+    "--pid-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of the running Mosquitto: told of changes by SIGHUP.",
+)
+@click.option(
+    "--watch", is_flag=True, help="Stay, and write the access list anew at every enrolment."
+)
+def mosquitto_config(
+    folder: Path, out: Path | None, listen: str, user: str, pid_file: Path | None, watch: bool
+) -> None:
+    """Write mosquitto.conf and its access list, for a broker of your own."""
+    from shoal.controller import settings
+    from shoal.controller.io.broker import Enrolled, follow
+    from shoal.controller.io.mosquitto import MosquittoFiles
+    from shoal.controller.io.store import Store, url_of
+    from shoal.mqtt import parse_url
+
+    configured = settings.load(folder)
+    network = configured.network
+    port = parse_url(network.broker).port if network.broker else network.mqtt
+    enrolled = Enrolled(Store.open(url_of(folder, configured)))
+    target = (out or folder / "mosquitto").resolve()
+    names = enrolled.names()
+    MosquittoFiles(target).write(folder / "pki", names, host=listen, port=port, user=user)
+    click.echo(f"wrote {target}; Mosquitto's user must be able to read it. Then:")
+    click.echo(f"  mosquitto -c {target / 'mosquitto.conf'}")
+    running = MosquittoFiles(target, pid_file)
+    if pid_file is not None:
+        running.admit(names)
+    if watch:
+        _begin()
+        follow(enrolled, running, names, _until_told().wait)
+
+
+@main.command()
+@_folder
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(folder: Path, as_json: bool) -> None:
+    """Look for what is wrong, and say the mend. Exit code 1 when something is."""
+    from shoal.controller.io.doctor import ERROR, examine, worst
+
+    checks = examine(folder.resolve(), time.time())
+    if as_json:
+        listing = [{"name": c.name, "state": c.state, "detail": c.detail} for c in checks]
+        click.echo(json.dumps({"state": worst(checks), "checks": listing}))
+    else:
+        colours = {"ok": "green", "warning": "yellow", "error": "red"}
+        for check in checks:
+            state = click.style(f"{check.state:8}", fg=colours[check.state])
+            click.echo(f"{state} {check.name:26} {check.detail}")
+    sys.exit(FAILED if worst(checks) == ERROR else 0)
+
+
+def _begin() -> None:
+    """What every child does first: log to stderr, and end with the supervisor that started it."""
+    from shoal.controller.io.lifetime import die_with_parent
+    from shoal.controller.io.processes import SUPERVISED
+
+    logging.basicConfig(level=os.environ.get("SHOAL_LOG", "INFO"), format=_FORMAT)
+    logging.Formatter.converter = time.gmtime
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    if os.environ.pop(SUPERVISED, ""):
+        die_with_parent()
+
+
+def _until_told() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stopping = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stopping.set())
+    return stopping
+
+
+async def _until_terminated(work: Any) -> None:
+    task = asyncio.ensure_future(work)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+
+
+if __name__ == "__main__":
+    main()
