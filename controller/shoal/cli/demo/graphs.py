@@ -4,6 +4,7 @@ Softmax regression on standardised features, written with onnx.helper, as somebo
 a model that Shoal did not train.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ BURN = Burn(width=1 << 18, times=220)
 
 
 class Linear(NamedTuple):
-    """middle, low: (F,) for centring; weight (F, C); bias (C,). Missing readings count as middle."""
+    """middle, spread: (F,); weight (F, C); bias (C,). A missing reading counts as the middle."""
 
     middle: F32
     spread: F32
@@ -39,12 +40,8 @@ def fit(scenario: Scenario) -> Linear:
     """Softmax regression on the scenario's newest data. Loads scikit-learn."""
     from sklearn.linear_model import LogisticRegression
 
-    X = np.array(
-        [
-            [_number(cell) for cell in row]
-            for row in scenario.relabelled.only(scenario.features).rows
-        ]
-    )
+    readings = scenario.relabelled.only(scenario.features)
+    X = np.array([[_number(cell) for cell in row] for row in readings.rows])
     classes = scenario.classes
     y = np.array([classes.index(label) for label in scenario.relabelled.column(scenario.label)])
     middle = np.nanmedian(X, axis=0)
@@ -80,7 +77,7 @@ def build(model: Linear, *, rolled: int = 0, burn: Burn | None = None) -> bytes:
     ]
     if burn is not None:
         nodes += _burning(helper, burn)
-        constants["zero"] = np.float32(0)
+        constants["zero"] = np.zeros((), np.float32)
         constants["width"] = np.array([1, burn.width], np.int64)
     nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
     features, classes = model.weight.shape
@@ -110,7 +107,7 @@ def _burning(helper: Any, burn: Burn) -> list[Any]:
         helper.make_node("Expand", ["spark", "width"], [chain[0]]),
         *(
             helper.make_node("Erf", [before], [after])
-            for before, after in zip(chain, chain[1:], strict=False)
+            for before, after in itertools.pairwise(chain)
         ),
         helper.make_node("ReduceMean", [chain[-1]], ["ash"], axes=[0, 1], keepdims=1),
         helper.make_node("Mul", ["ash", "zero"], ["nothing"]),

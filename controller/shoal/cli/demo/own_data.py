@@ -179,9 +179,8 @@ def _three_sites(whole: Table, choice: Choice) -> tuple[str, str, str]:
 def _held_back(whole: Table, choice: Choice, random: np.random.Generator) -> set[int]:
     """Rows to stream: by whole groups where --split names a column."""
     sites = whole.column(choice.site or _SITE)
-    keys = [
-        f"{site}|{label}" for site, label in zip(sites, whole.column(choice.label), strict=True)
-    ]
+    labels = whole.column(choice.label)
+    keys = [f"{site}|{label}" for site, label in zip(sites, labels, strict=True)]
     groups = whole.column(choice.split) if choice.split else [str(i) for i in range(len(sites))]
     return held_back(keys, groups, _STREAMED, random)
 

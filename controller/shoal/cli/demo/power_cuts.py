@@ -4,6 +4,7 @@ The cuts happen inside step 5's rollout of the retrained release: it is a real u
 download. Their outcome is told in step 7.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def overlapping(windows: list[Thing]) -> list[tuple[float, float]]:
     spans = sorted((w["start_at"], w["start_at"] + w["window_s"]) for w in windows)
     return [
         (before[0], after[0])
-        for before, after in zip(spans, spans[1:], strict=False)
+        for before, after in itertools.pairwise(spans)
         if after[0] < before[1] - 1e-3
     ]
 

@@ -101,9 +101,7 @@ class Processes:
         children = [self.start(name, *command) for name, command in commands.items()]
         for child in children:
             if not child.wait(seconds):
-                raise FailedError(
-                    f"{child.name} did not end within {seconds:.0f} s: {child.tail()}"
-                )
+                raise FailedError(f"{child.name} takes over {seconds:.0f} s: {child.tail()}")
             self._children.pop(child.name)
             if child.code != 0:
                 raise FailedError(f"{child.name} ended with code {child.code}: {child.tail()}")
