@@ -1,0 +1,106 @@
+"""A controller's insides in a folder, without its processes: real database, keys and blobs."""
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits
+
+from shoal.controller.io.blobs import Blobs
+from shoal.controller.io.signing import Signer
+from shoal.controller.io.store import Store
+from shoal.controller.records import DatasetVersion, Operation
+from shoal.controller.service import datasets, operations, training
+from shoal.controller.service.context import Context
+from shoal.controller.settings import Settings
+from shoal.controller.wiring import LateLearning
+from shoal.errors import AbsentError
+
+NOW = 1_800_000_000.0
+HYDRAULIC = "demo/hydraulic_uci447_features.csv.gz"
+OTHER_CONDITIONS = ["cycle", "valve_pct", "accumulator_bar", "unstable"]
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_days(self, days: float) -> float:
+        self.now += days * 86_400
+        return self.now
+
+
+def make_context(folder: Path, clock: Callable[[], float] | None = None) -> Context:
+    """A controller that was just made in `folder`."""
+    clock = clock or Clock()
+    return Context(
+        folder=folder,
+        settings=Settings(),
+        store=Store.open(f"sqlite:///{folder / 'controller.db'}"),
+        blobs=Blobs(folder / "blobs"),
+        signer=Signer.create(folder, clock),
+        clock=clock,
+        random=random.Random(7),
+        learning=LateLearning(),
+    )
+
+
+def run(ctx: Context, operation: Operation) -> Operation:
+    """Do an operation to its end, as the engine's subprocess would."""
+    claimed = operations.claim_next(ctx)
+    assert claimed is not None
+    assert claimed.id == operation.id
+    return training.run_operation(ctx, claimed.id)
+
+
+def digits(sites: int = 3) -> pd.DataFrame:
+    """Real 8x8 images of digits, dealt out to stations: p0..p63, digit, station."""
+    images, labels = load_digits(return_X_y=True)
+    frame = pd.DataFrame(images, columns=[f"p{i}" for i in range(images.shape[1])])
+    return frame.assign(digit=labels, station=[f"s{i % sites}" for i in range(len(labels))])
+
+
+def add_digits(ctx: Context, name: str = "stations") -> DatasetVersion:
+    path = ctx.folder / "digits.csv"
+    digits().to_csv(path, index=False)
+    return datasets.add_dataset(
+        ctx, actor="ana", path=path, filename="digits.csv", name=name, label="digit", site="station"
+    )
+
+
+def shared_data(name: str) -> Path:
+    """A file of SHOAL_DATA, or of ../shared/data; the test is skipped where there is neither."""
+    root = Path(os.environ.get("SHOAL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (root / name).exists():
+        pytest.skip(f"no {name}: set SHOAL_DATA to the folder of test data")
+    return root / name
+
+
+def repository_fetch(folder: Path) -> Callable[[str], bytes]:
+    """What a device's HTTP client would get of the artifact server's /metadata."""
+
+    def fetch(name: str) -> bytes:
+        path = folder / "repository" / "metadata" / name
+        if not path.exists():
+            raise AbsentError("metadata", name)
+        return path.read_bytes()
+
+    return fetch
+
+
+def csv(path: Path, columns: Mapping[str, object]) -> Path:
+    pd.DataFrame(columns).to_csv(path, index=False)
+    return path
+
+
+def numbers(n: int = 60, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=n).round(3)
