@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
@@ -51,12 +50,20 @@ class Child:
     name    also the name of its log file
     argv    what to run
     tell    is given the lines that a person at the terminal should see
+    sign    matches the log line by which it says that it is ready, if it says so
     """
 
     def __init__(
-        self, name: str, argv: Sequence[str], log: Path, tell: Callable[[str], None]
+        self,
+        name: str,
+        argv: Sequence[str],
+        log: Path,
+        tell: Callable[[str], None],
+        sign: re.Pattern[str] | None = None,
     ) -> None:
         self.name, self._argv, self._log, self._tell = name, list(argv), LogFile(log), tell
+        self._sign = sign
+        self.ready = False
         self._process: subprocess.Popen[bytes] | None = None
         self._drain: threading.Thread | None = None
         self._started = self._next = 0.0
@@ -69,15 +76,11 @@ class Child:
         running = self._process is not None and self._process.poll() is None
         return self._process.pid if running and self._process is not None else 0
 
-    @property
-    def last_start_s(self) -> float:
-        """time.monotonic() of its last start."""
-        return self._started
-
-    def start(self) -> None:
+    def start(self, now: float) -> None:
         """Start it in a session of its own: Ctrl-C at the terminal is the supervisor's alone."""
-        self._started = time.monotonic()
+        self._started = now
         self.starts += 1
+        self.ready = False
         self._process = subprocess.Popen(
             self._argv,
             stdin=subprocess.DEVNULL,
@@ -106,7 +109,7 @@ class Child:
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
         if now >= self._next:
             self._next = 0.0
-            self.start()
+            self.start(now)
 
     def ask_to_end(self) -> None:
         """SIGTERM."""
@@ -132,6 +135,8 @@ class Child:
             for line in stream:
                 self._log.write(line)
                 text = line.decode(errors="replace").rstrip()
+                if self._sign is not None and self._sign.search(text):
+                    self.ready = True
                 if _WORTH_TELLING.search(text):
                     self._tell(f"{self.name}: {text}")
 

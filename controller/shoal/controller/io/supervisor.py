@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,7 +21,8 @@ PATIENCE_S = 15.0
 #: A predecessor that was killed needs a moment until its children have let go of their ports.
 PORT_PATIENCE_S = 5.0
 _TICK_S = 0.2
-_ENGINE_SETTLES_S = 2.0
+#: What shoal.mqtt logs when the engine is connected and subscribed: then all of it answers.
+_CONNECTED = re.compile(r"\bshoal\.mqtt broker \S+: connected$")
 
 
 class Part(NamedTuple):
@@ -79,12 +81,13 @@ class Supervisor:
 
     def _child(self, name: str) -> Child:
         argv = [sys.executable, "-m", "shoal.controller", name, "--folder", str(self._folder)]
-        return Child(name, argv, self._folder / "log" / f"{name}.log", self._tell)
+        log = self._folder / "log" / f"{name}.log"
+        return Child(name, argv, log, self._tell, _CONNECTED if name == "engine" else None)
 
     def _supervise(self) -> None:
         (self._folder / "log").mkdir(exist_ok=True)
         for part in self._parts:
-            part.child.start()
+            part.child.start(time.monotonic())
         waiting = list(self._parts)
         while not self._stopping.wait(_TICK_S):
             for part in self._parts:
@@ -96,8 +99,8 @@ class Supervisor:
 
     def _check_engine(self) -> None:
         child = next(part.child for part in self._parts if part.child.name == "engine")
-        if not child.pid or time.monotonic() - child.last_start_s < _ENGINE_SETTLES_S:
-            raise LinkError("engine is starting")
+        if not child.pid or not child.ready:
+            raise LinkError("engine is not connected to the broker yet")
 
     def _ready(self) -> str:
         network = self._settings.network

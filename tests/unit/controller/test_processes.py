@@ -1,0 +1,111 @@
+"""A child of the supervisor: its log, what is told of it, and when it is started again."""
+
+import os
+import re
+import signal
+import sys
+import time
+
+import pytest
+
+from shoal.controller.io.processes import FIRST_PAUSE_S, LONGEST_PAUSE_S, Child, LogFile
+
+
+def eventually(condition, within_s: float = 10.0) -> None:
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+def child(tmp_path, told, program: str, **more) -> Child:
+    return Child(
+        "part", [sys.executable, "-c", program], tmp_path / "part.log", told.append, **more
+    )
+
+
+def test_all_it_says_is_in_its_log_and_only_trouble_is_told(tmp_path, told):
+    one = child(tmp_path, told, "print('INFO all is well'); print('2026 WARNING disk is low')")
+    one.start(time.monotonic())
+    one.end(10)
+    assert (tmp_path / "part.log").read_text().splitlines() == [
+        "INFO all is well",
+        "2026 WARNING disk is low",
+    ]
+    assert told == ["part: 2026 WARNING disk is low"]
+
+
+def test_it_is_ready_when_its_log_says_so_and_not_before_it_says_so_again(tmp_path, told):
+    program = "import time; print('INFO connected'); time.sleep(60)"
+    one = child(tmp_path, told, program, sign=re.compile("connected$"))
+    assert not one.ready
+    one.start(time.monotonic())
+    eventually(lambda: one.ready)
+    os.kill(one.pid, signal.SIGKILL)
+    eventually(lambda: not one.pid)
+    one.keep(time.monotonic())
+    one.keep(time.monotonic() + FIRST_PAUSE_S + 1)
+    assert one.starts == 2
+    eventually(lambda: one.ready)
+    one.ask_to_end()
+    one.end(10)
+
+
+def test_one_that_keeps_ending_is_started_after_ever_longer_pauses(tmp_path, told):
+    one = child(tmp_path, told, "raise SystemExit(3)")
+    one.start(time.monotonic())
+    now, pauses = time.monotonic(), []
+    for _ in range(9):
+        eventually(lambda: not one.pid)
+        one.keep(now)
+        starts, begun = one.starts, now
+        while one.starts == starts:
+            now += 0.1
+            one.keep(now)
+        pauses.append(now - begun)
+    one.end(10)
+    assert pauses[0] == pytest.approx(FIRST_PAUSE_S, abs=0.2)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(LONGEST_PAUSE_S, abs=0.2)
+    assert "ended with code 3" in told[0]
+
+
+def test_one_that_lived_long_is_started_again_at_once(tmp_path, told):
+    one = child(tmp_path, told, "pass")
+    one.start(time.monotonic())
+    eventually(lambda: not one.pid)
+    later = time.monotonic() + 3_600
+    one.keep(later)
+    one.keep(later + FIRST_PAUSE_S)
+    assert one.starts == 2
+    one.end(10)
+
+
+def test_one_that_does_not_end_is_killed_and_told_of(tmp_path, told):
+    program = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('WARNING deaf', flush=True); time.sleep(60)"
+    )
+    one = child(tmp_path, told, program)
+    one.start(time.monotonic())
+    eventually(lambda: told)
+    one.ask_to_end()
+    one.end(0.2)
+    assert not one.pid
+    assert "part does not end; killed" in told
+
+
+def test_a_full_log_is_turned_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("shoal.controller.io.processes.LOG_LIMIT", 100)
+    log = LogFile(tmp_path / "part.log")
+    for number in range(30):
+        log.write(b"line %03d\n" % number)
+    log.close()
+    kept = (tmp_path / "part.log.1").read_text() + (tmp_path / "part.log").read_text()
+    assert kept.endswith("line 029\n")
+    assert len(list(tmp_path.iterdir())) == 2
