@@ -1,0 +1,64 @@
+"""Whom an action on a rollout would touch: what a person should know before deciding."""
+
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+
+from shoal.controller.io.tables import rollout_device
+from shoal.controller.service.context import Context
+
+WAITING = frozenset({"WAITING"})
+#: Told to update, and not yet at the swap: cancel still reaches them.
+CANCELABLE = frozenset(
+    {"ASSIGNED", "IDLE", "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING"}
+)
+SWAPPING = frozenset({"ACTIVATING", "OBSERVING", "COMMITTING"})
+SERVING = frozenset({"SUCCEEDED", "ALREADY_INSTALLED"})
+
+
+class Reach(NamedTuple):
+    """Devices of one rollout by what an action means for them.
+
+    waiting    have not been told to update
+    updating   told, and can still be canceled
+    swapping   activating or observing: too late to cancel, not too late to roll back
+    serving    run the release
+    ended      failed, rejected, canceled or skipped
+    states     state -> devices
+    """
+
+    waiting: int
+    updating: int
+    swapping: int
+    serving: int
+    ended: int
+    states: dict[str, int]
+
+    @property
+    def all(self) -> int:
+        return sum(self.states.values())
+
+    def touched(self, action: str, rollback: bool = False) -> int:
+        """How many devices "pause", "resume" or "abort" makes a difference to."""
+        if action != "abort":
+            return self.waiting
+        kept = 0 if rollback else self.swapping + self.serving
+        return self.waiting + self.updating + self.swapping + self.serving - kept
+
+
+def reach(ctx: Context, rollout: str) -> Reach:
+    """Count the devices of a rollout; all zero when it has none."""
+    state = rollout_device.c.state
+    query = (
+        select(state, func.count().label("devices"))
+        .where(rollout_device.c.rollout == rollout)
+        .group_by(state)
+    )
+    with ctx.store.read() as db:
+        states = {row.state: row.devices for row in db.execute(query)}
+    waiting, updating, swapping, serving = (
+        sum(states.get(name, 0) for name in group)
+        for group in (WAITING, CANCELABLE, SWAPPING, SERVING)
+    )
+    ended = sum(states.values()) - waiting - updating - swapping - serving
+    return Reach(waiting, updating, swapping, serving, ended, states)

@@ -1,0 +1,34 @@
+"""Alerts: what a person should know of, open ones first, each with its next step."""
+
+from flask import redirect, request, url_for
+from werkzeug.wrappers import Response
+
+from shoal.controller.records import Alert
+from shoal.controller.service import access, alerts
+from shoal.controller.web.screen import actor, blueprint, context, show
+
+STATES = ("open", "acknowledged", "closed")
+SEVERITIES = ("critical", "warning", "info")
+
+
+@blueprint.get("/alerts")
+def alert_list() -> str:
+    """All alerts, or those of one state."""
+    state = request.args.get("state", "")
+    found = alerts.list_alerts(context(), state=state)
+    found = sorted(found, key=_urgency)
+    return show("alerts.html", alerts=found, state=state)
+
+
+def _urgency(alert: Alert) -> tuple[int, int, float]:
+    severity = SEVERITIES.index(alert.severity) if alert.severity in SEVERITIES else 1
+    state = STATES.index(alert.state) if alert.state in STATES else 0
+    return state, severity if state == 0 else 0, -alert.updated_at
+
+
+@blueprint.post("/alerts/<int:id>/acknowledge")
+def alert_acknowledge(id: int) -> Response:  # noqa: A002 - the API's word
+    """Say that a person has it in hand."""
+    who = access.require(actor(), "operator")
+    alerts.acknowledge(context(), actor=who.name, id=id)
+    return redirect(url_for("web.alert_list", state=request.form.get("state") or None), 303)

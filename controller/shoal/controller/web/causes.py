@@ -1,0 +1,105 @@
+"""Why things fail, by the slug that agent, API and console share: a name, and what to do."""
+
+from typing import NamedTuple
+
+
+class Cause(NamedTuple):
+    """name: what it is called; mend: what a person can do about it."""
+
+    name: str
+    mend: str
+
+
+#: Cause slug -> what it is called and what to do about it.
+CAUSES: dict[str, Cause] = {
+    "golden-mismatch": Cause(
+        "Wrong answers on its golden vectors",
+        (
+            "The model answers differently on this board than where it was built. Leave the "
+            "release where it is, rebuild its variant for this profile, and roll out the new "
+            "version."
+        ),
+    ),
+    "too-slow": Cause(
+        "Slower than its profile allows",
+        (
+            "Train a smaller model or offer the profile a cheaper variant; if the board was only "
+            "throttled, retry once it has cooled."
+        ),
+    ),
+    "too-big": Cause(
+        "Needs more memory than its profile allows",
+        ("Offer the profile a smaller variant, or move the device to a profile with more memory."),
+    ),
+    "bad-signature": Cause(
+        "Signature is not valid",
+        (
+            "Nothing was installed. Find out who made this release before doing anything else; "
+            "see the audit log."
+        ),
+    ),
+    "stale": Cause(
+        "Older than what the device has already seen",
+        "Publish the release again with fresh metadata, and check the device's clock.",
+    ),
+    "misdirected": Cause(
+        "Meant for another device or ring",
+        ("Candidates run only on canary devices: publish the release, or choose the canary ring."),
+    ),
+    "download": Cause(
+        "Download did not finish",
+        (
+            "Check the way from the device to the artifact server; the next attempt resumes where "
+            "this one ended."
+        ),
+    ),
+    "disk-full": Cause(
+        "Disk is full", "Free space on the device; nothing that it served was touched."
+    ),
+    "unusable-model": Cause(
+        "This runtime cannot load the model",
+        "Update the agent's onnxruntime, or export the model with an older opset.",
+    ),
+    "unsupported-profile": Cause(
+        "The release has no variant for this profile",
+        ("That is no fault of the device. Build a variant for the profile if it should have one."),
+    ),
+    "unhealthy": Cause(
+        "Misbehaved in service",
+        "The device went back to its previous release. Compare its windows before and after.",
+    ),
+    "crash-loop": Cause(
+        "Kept crashing after the swap",
+        ("The device went back to its previous release. Look at the agent's log around the time."),
+    ),
+    "deadline": Cause(
+        "Did not finish in time",
+        ("See whether the device is reachable, then start a rollout for the devices that remain."),
+    ),
+    "canceled": Cause("Canceled by the controller", "Nothing to do; the device kept what it had."),
+    "bad-input": Cause(
+        "Input does not fit the model",
+        "See which column the source sends wrongly; rows that fit were still answered.",
+    ),
+    "source": Cause("The data source is gone", "Check the sensor or file that feeds the device."),
+    "unreadable-message": Cause(
+        "Sent a message that cannot be read",
+        "Update the agent: it may be of another version. The message was dropped.",
+    ),
+    "oversize-message": Cause(
+        "Sent a message that is too large",
+        "Lower the number of features or the window's length.",
+    ),
+}
+
+
+def cause(slug: str) -> str:
+    """What a cause is called."""
+    known = CAUSES.get(slug)
+    return known.name if known else slug.replace("-", " ").capitalize()
+
+
+def mend(slug: str) -> str:
+    """What to do about a cause; "" when it is not known."""
+    known = CAUSES.get(slug)
+    return known.mend if known else ""

@@ -1,0 +1,203 @@
+"""Geometry of the console's drawn-on-the-server charts: numbers in, numbers out, no markup."""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from shoal.controller.records import DriftMap, Histograms, Release, Stage, Window
+
+
+class Part(NamedTuple):
+    """One piece of a stacked bar, in percent of its width."""
+
+    name: str
+    devices: int
+    x: float
+    width: float
+    tone: str
+
+
+def parts(counts: Sequence[tuple[str, int, str]]) -> list[Part]:
+    """(name, count, tone) each as a piece of one bar; pieces of nothing are left out.
+
+    >>> [p.width for p in parts([("a", 1, "ok"), ("b", 0, "bad"), ("c", 3, "idle")])]
+    [25.0, 75.0]
+    """
+    total = sum(n for _, n, _ in counts) or 1
+    ends = [0, *accumulate(n for _, n, _ in counts)]
+    return [
+        Part(name, n, 100 * start / total, 100 * n / total, tone)
+        for (name, n, tone), start in zip(counts, ends, strict=False)
+        if n
+    ]
+
+
+def stage_parts(stage: Stage) -> list[Part]:
+    """How a stage's devices stand."""
+    ended = stage.succeeded + stage.failed + stage.skipped
+    left = max(0, stage.devices - ended - stage.unseen)
+    begun = stage.state != "SCHEDULED"
+    return parts(
+        [
+            ("succeeded", stage.succeeded, "ok"),
+            ("failed", stage.failed, "bad"),
+            ("skipped", stage.skipped, "skip"),
+            ("on the way", left if begun else 0, "info"),
+            ("not begun", 0 if begun else left, "idle"),
+            ("not heard of", stage.unseen, "idle"),
+        ]
+    )
+
+
+class Outline(NamedTuple):
+    """A histogram as paths: a filled one and two stepped lines, in the box given."""
+
+    width: float
+    height: float
+    top: float
+    training: str
+    baseline: str
+    current: str
+    ticks: list[tuple[float, str]]
+    levels: list[tuple[float, str]]
+
+
+LEFT, FOOT, HEAD = 44.0, 26.0, 8.0
+
+
+def outline(h: Histograms, width: float = 460.0, height: float = 190.0) -> Outline:
+    """Where the shares of `h` lie: bins are drawn equally wide, since they hold equal shares of
+    the training data, and their edges are written below."""
+    bins = max(1, len(h.current))
+    top = max([0.01, *h.training, *h.baseline, *h.current]) * 1.06
+    step = (width - LEFT) / bins
+    floor = height - FOOT
+
+    def y(share: float) -> float:
+        return round(floor - (floor - HEAD) * share / top, 1)
+
+    def x(i: float) -> float:
+        return round(LEFT + i * step, 1)
+
+    def line(shares: Sequence[float]) -> str:
+        corners = [f"{x(i)},{y(s)} {x(i + 1)},{y(s)}" for i, s in enumerate(shares)]
+        return f"M{x(0)},{floor} L" + " ".join(corners) if corners else ""
+
+    bars = "".join(
+        f"M{x(i) + 0.6:.1f},{floor} V{y(s)} H{x(i + 1) - 0.6:.1f} V{floor} Z"
+        for i, s in enumerate(h.training)
+    )
+    every = max(1, -(-len(h.edges) // 7))
+    ticks = [(x(i + 1), f"{e:.4g}") for i, e in enumerate(h.edges) if i % every == 0]
+    levels = [(y(top * f), f"{100 * top * f:.0f} %") for f in (0.25, 0.5, 0.75, 1.0)]
+    return Outline(width, height, floor, bars, line(h.baseline), line(h.current), ticks, levels)
+
+
+def bin_names(h: Histograms) -> list[str]:
+    """What each bin holds, in words; a last share that no edge accounts for is what was missing."""
+    if not h.edges:
+        return [f"bin {i + 1}" for i in range(len(h.current))]
+    inner = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(h.edges)]
+    names = [f"below {h.edges[0]:.4g}", *inner, f"{h.edges[-1]:.4g} and above", "missing"]
+    return names[: len(h.current)]
+
+
+def grid(drift: DriftMap) -> dict[str, list]:
+    """The heatmap's squares as rows of columns, None where there is no data."""
+    times = sorted({cell.at for cell in drift.cells})
+    column = {at: i for i, at in enumerate(times)}
+    row = {name: i for i, name in enumerate(drift.features)}
+    shape: dict[str, list] = {
+        key: [[None] * len(times) for _ in drift.features] for key in ("log10_p", "psi", "alarmed")
+    }
+    for cell in drift.cells:
+        if cell.feature in row:
+            r, c = row[cell.feature], column[cell.at]
+            shape["log10_p"][r][c] = round(max(-999.0, cell.log10_p), 2)
+            shape["psi"][r][c] = round(cell.psi, 4)
+            shape["alarmed"][r][c] = int(cell.alarmed)
+    return {"features": list(drift.features), "times": times, **shape}
+
+
+class FeatureLine(NamedTuple):
+    """One feature of a heatmap in words: its latest square, and how often it alarmed."""
+
+    name: str
+    log10_p: float
+    psi: float
+    alarms: int
+    first_alarm_at: float
+    now: bool
+
+
+def feature_lines(drift: DriftMap) -> list[FeatureLine]:
+    """Features of the map, those that alarm now first, then by how far they moved."""
+    by_name: dict[str, list] = {name: [] for name in drift.features}
+    for cell in sorted(drift.cells, key=lambda cell: cell.at):
+        by_name.setdefault(cell.feature, []).append(cell)
+    lines = []
+    for name, cells in by_name.items():
+        alarmed = [cell for cell in cells if cell.alarmed]
+        last = cells[-1] if cells else None
+        lines.append(
+            FeatureLine(
+                name,
+                last.log10_p if last else 0.0,
+                last.psi if last else 0.0,
+                len(alarmed),
+                alarmed[0].at if alarmed else 0.0,
+                bool(last and last.alarmed),
+            )
+        )
+    return sorted(lines, key=lambda line: (not line.now, -line.alarms, line.log10_p))
+
+
+class Point(NamedTuple):
+    """One window as the device's charts show it; None where it says nothing."""
+
+    at: float
+    release: str
+    rows_per_s: float
+    p50_us: float | None
+    p99_us: float | None
+    accuracy: float | None
+
+
+def points(windows: Sequence[Window]) -> list[Point]:
+    """Windows, oldest first, as chart points."""
+    return [
+        Point(
+            w.start_at,
+            w.release,
+            w.rows / w.window_s / max(1, w.merged) if w.window_s else 0.0,
+            w.p50_us or None,
+            w.p99_us or None,
+            w.correct / w.labelled if w.labelled else None,
+        )
+        for w in sorted(windows, key=lambda w: w.start_at)
+    ]
+
+
+def main_metric(release: Release) -> str:
+    """The number a release is judged by."""
+    for name in ("accuracy", "balanced_accuracy", "r2", "mae", "rmse"):
+        if name in release.metrics:
+            return name
+    return next(iter(release.metrics), "metric")
+
+
+def metric(metrics: dict[str, float], name: str) -> str:
+    """A metric to four digits; a dash when it was not measured."""
+    return f"{metrics[name]:.4f}" if name in metrics else "–"
+
+
+def against(metrics: dict[str, float], other: dict[str, float], name: str) -> str:
+    """How far a metric lies from another's, with its sign.
+
+    >>> against({"accuracy": 0.91}, {"accuracy": 0.92}, "accuracy")
+    '−0.0100'
+    """
+    if name not in metrics or name not in other:
+        return "–"
+    gap = metrics[name] - other[name]
+    return "same" if abs(gap) < 5e-5 else f"{gap:+.4f}".replace("-", "−")

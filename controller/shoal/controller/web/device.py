@@ -1,0 +1,28 @@
+"""One device: what it serves, how it does, what happened to it, and what to do about it."""
+
+from itertools import groupby
+
+from shoal.controller.service import devices, monitoring
+from shoal.controller.web import charts
+from shoal.controller.web.screen import blueprint, context, day, show
+
+WINDOWS, EVENTS = 240, 120
+
+
+@blueprint.get("/devices/<name>")
+def device(name: str) -> str:
+    """The device's page."""
+    ctx = context()
+    found = devices.get_device(ctx, name)
+    windows = devices.windows(ctx, name, limit=WINDOWS)
+    events = devices.timeline(ctx, name, limit=EVENTS)
+    models = sorted({w.model for w in windows})
+    return show(
+        "device.html",
+        device=found,
+        series={m: charts.points([w for w in windows if w.model == m]) for m in models},
+        windows=windows[:20],
+        days=[(d, list(es)) for d, es in groupby(events, key=lambda e: day(e.at))],
+        last_fault=next((e for e in events if e.cause), None),
+        ledger=monitoring.ledger(ctx, name),
+    )

@@ -1,0 +1,73 @@
+"""What the controller did and does: operations, the audit log, and how it is set."""
+
+from flask import redirect, request, url_for
+from werkzeug.wrappers import Response
+
+from shoal.controller.service import access, audit, datasets, operations
+from shoal.controller.service import joining as tokens
+from shoal.controller.web.screen import actor, authority, blueprint, context, show
+
+HOUR_S = 3600.0
+
+
+@blueprint.get("/operations")
+def operation_list() -> str:
+    """Training and import jobs, newest first."""
+    return show("operations.html", operations=operations.list_operations(context()))
+
+
+@blueprint.get("/operations/<id>")
+def operation(id: str) -> str:  # noqa: A002 - the API's word
+    """One job: how far it is, or why it failed."""
+    return show("operation.html", operation=operations.get_operation(context(), id))
+
+
+@blueprint.get("/datasets")
+def dataset_list() -> str:
+    """All dataset versions."""
+    return show("datasets.html", datasets=datasets.list_datasets(context()))
+
+
+@blueprint.get("/audit")
+def audit_list() -> str:
+    """Who did what."""
+    entries, page = audit.list_audit(context(), cursor=request.args.get("cursor", ""))
+    return show("audit.html", entries=entries, page=page)
+
+
+@blueprint.get("/settings")
+def settings() -> str:
+    """How this controller is set, and the join tokens that are out."""
+    ctx = context()
+    return show("settings.html", settings=ctx.settings, tokens=tokens.list_join_tokens(ctx))
+
+
+@blueprint.get("/enrol")
+def enrol() -> str:
+    """The form for a join token."""
+    return show("enrol.html", token=None)
+
+
+@blueprint.post("/enrol")
+def enrol_token() -> str:
+    """Make a join token and show it, once, in the command that uses it."""
+    who = access.require(actor(), "operator")
+    form = request.form
+    token = tokens.create_join_token(
+        context(),
+        actor=who.name,
+        ca_sha256=authority().root_fingerprint,
+        site=form.get("site", "").strip(),
+        rings=form.getlist("ring") or ["stable"],
+        uses=int(form.get("uses") or 1),
+        ttl_s=float(form.get("hours") or 24) * HOUR_S,
+    )
+    return show("enrol.html", token=token, url=request.host_url.rstrip("/"))
+
+
+@blueprint.post("/settings/join-tokens/<id>/revoke")
+def token_revoke(id: str) -> Response:  # noqa: A002
+    """End a join token at once."""
+    who = access.require(actor(), "operator")
+    tokens.revoke_join_token(context(), actor=who.name, id=id)
+    return redirect(url_for("web.settings"), 303)

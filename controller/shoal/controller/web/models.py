@@ -1,0 +1,65 @@
+"""Models and their releases: where each came from, how good it is, who signed it, where it went."""
+
+from flask import redirect, request, url_for
+from werkzeug.wrappers import Response
+
+from shoal.controller.service import access, datasets, models, operations, releases, rollouts
+from shoal.controller.web.screen import actor, blueprint, context, show
+from shoal.errors import AbsentError
+
+
+@blueprint.get("/models")
+def model_list() -> str:
+    """All models."""
+    return show("models.html", models=models.list_models(context()))
+
+
+@blueprint.get("/models/<name>")
+def model(name: str) -> str:
+    """One model's releases, newest first."""
+    ctx = context()
+    return show(
+        "model.html",
+        model=models.get_model(ctx, name),
+        releases=releases.list_releases(ctx, model=name),
+    )
+
+
+@blueprint.get("/releases/<ref>")
+def release(ref: str) -> str:
+    """One version of a model."""
+    ctx = context()
+    found = releases.get_release(ctx, ref)
+    return show(
+        "release.html",
+        release=found,
+        why_refused=releases.why_refused(ctx, ref),
+        dataset=_if_there(datasets.get_dataset, found.dataset),
+        operation=_if_there(operations.get_operation, found.operation),
+        rollouts=[r for r in rollouts.list_rollouts(ctx) if r.release == ref],
+    )
+
+
+@blueprint.get("/releases/<ref>/publish")
+def release_confirm(ref: str) -> str:
+    """Ask before signing."""
+    return show("release_confirm.html", release=releases.get_release(context(), ref))
+
+
+@blueprint.post("/releases/<ref>/publish")
+def release_publish(ref: str) -> Response:
+    """Sign a release for the stable ring."""
+    who = access.require(actor(), "approver")
+    override = request.form.get("override", "").strip()
+    releases.publish(context(), actor=who.name, ref=ref, override=override)
+    return redirect(url_for("web.release", ref=ref), 303)
+
+
+def _if_there(get, name: str):  # type: ignore[no-untyped-def]
+    """A record that lineage names; None when it is gone or was never ours."""
+    if not name:
+        return None
+    try:
+        return get(context(), name)
+    except AbsentError:
+        return None

@@ -1,0 +1,100 @@
+"""Rollouts: what goes on, and the buttons that say whom they touch before anything happens."""
+
+from flask import redirect, request, url_for
+from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response
+
+from shoal.controller.records import RolloutPlan, Selector, StagePlan
+from shoal.controller.service import access, facets, reach, releases, rollouts
+from shoal.controller.web import wording
+from shoal.controller.web.screen import actor, blueprint, context, show
+
+TILES = 120
+
+
+@blueprint.get("/rollouts")
+def rollout_list() -> str:
+    """All rollouts, newest first."""
+    return show("rollouts.html", rollouts=rollouts.list_rollouts(context()))
+
+
+@blueprint.get("/rollouts/new")
+def rollout_new() -> str:
+    """The form for a rollout in two stages."""
+    ctx = context()
+    return show(
+        "rollout_new.html",
+        facets=facets.facets(ctx),
+        releases=[r for r in releases.list_releases(ctx) if r.state in ("released", "candidate")],
+        chosen=request.args.get("release", ""),
+    )
+
+
+@blueprint.post("/rollouts/new")
+def rollout_start() -> Response:
+    """Start the rollout that the form describes: canaries first, then a share of the rest."""
+    who = access.require(actor(), "operator")
+    form = request.form
+    where = Selector(site=form.get("site", ""), percent=float(form.get("percent") or 100))
+    plan = RolloutPlan(
+        release=form.get("release", ""),
+        stages=[
+            StagePlan(name="canary", select=Selector(ring="canary", site=where.site)),
+            StagePlan(name="rest", select=where),
+        ],
+        on_failure=form.get("on_failure", "pause"),
+    )
+    started = rollouts.start(context(), actor=who.name, plan=plan)
+    return redirect(url_for("web.rollout", id=started.id), 303)
+
+
+@blueprint.get("/rollouts/<id>")
+def rollout(id: str) -> str:  # noqa: A002 - the API's word
+    """One rollout, live."""
+    ctx = context()
+    state, cause = request.args.get("state", ""), request.args.get("cause", "")
+    found, page = rollouts.rollout_devices(
+        ctx, id, state=state, cause=cause, cursor=request.args.get("cursor", ""), limit=TILES
+    )
+    one = rollouts.get_rollout(ctx, id)
+    return show(
+        "rollout.html",
+        rollout=one,
+        devices=found,
+        page=page,
+        reach=reach.reach(ctx, id),
+        failures=rollouts.failures(ctx, id),
+        actions=wording.ALLOWED.get(one.state, ()),
+        state=state,
+        cause=cause,
+    )
+
+
+@blueprint.get("/rollouts/<id>/<action>")
+def rollout_confirm(id: str, action: str) -> str:  # noqa: A002
+    """Ask before acting, naming how many devices it touches."""
+    ctx = context()
+    if action not in wording.ACTIONS:
+        raise NotFound
+    return show(
+        "rollout_confirm.html",
+        rollout=rollouts.get_rollout(ctx, id),
+        action=action,
+        reach=reach.reach(ctx, id),
+    )
+
+
+@blueprint.post("/rollouts/<id>/<action>")
+def rollout_act(id: str, action: str) -> Response:  # noqa: A002
+    """Pause, resume or abort."""
+    who = access.require(actor(), "operator")
+    ctx = context()
+    if action == "abort":
+        rollouts.abort(ctx, actor=who.name, id=id, rollback=request.form.get("rollback") == "1")
+    elif action == "pause":
+        rollouts.pause(ctx, actor=who.name, id=id)
+    elif action == "resume":
+        rollouts.resume(ctx, actor=who.name, id=id)
+    else:
+        raise NotFound
+    return redirect(url_for("web.rollout", id=id), 303)

@@ -1,0 +1,68 @@
+// Line charts drawn from the table that stands under them: the table is the data, the chart its
+// picture. <figure data-chart="unit"> holds .plot (empty, data-keep) and a table whose first
+// column carries Unix seconds and whose other columns carry numbers, all in data-v.
+(() => {
+  const charts = new Map(); // figure id -> uPlot
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const FORMS = {
+    us: (v) => (v >= 1e6 ? `${+(v / 1e6).toPrecision(3)} s` : v >= 1e3 ? `${+(v / 1e3).toPrecision(3)} ms` : `${+v.toPrecision(3)} µs`),
+    pct: (v) => `${+v.toFixed(1)} %`,
+    rate: (v) => (v >= 1e3 ? `${+(v / 1e3).toPrecision(3)}k` : `${+v.toPrecision(3)}`),
+  };
+
+  function read(figure) {
+    const columns = [...figure.querySelectorAll("thead th")].map(() => []);
+    for (const row of figure.querySelectorAll("tbody tr")) {
+      [...row.children].forEach((cell, i) => {
+        const v = cell.dataset.v;
+        columns[i].push(v === undefined || v === "" ? null : Number(v));
+      });
+    }
+    return columns;
+  }
+
+  function options(figure, plot, names) {
+    const form = FORMS[figure.dataset.chart];
+    const axis = { stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: `11px ${css("--font")}` };
+    const low = figure.dataset.low === undefined ? null : Number(figure.dataset.low);
+    return {
+      width: plot.clientWidth, height: plot.clientHeight, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1e3), "Etc/UTC"),
+      padding: [10, 18, 0, 0], cursor: { y: false, points: { size: 7 } }, legend: { show: false },
+      scales: { y: { range: (u, min, max) => [low ?? (figure.dataset.chart === "pct" ? Math.max(0, Math.min(min - 3, 97)) : 0), figure.dataset.chart === "pct" ? 100 : Math.max(max * 1.12, 1e-9)] } },
+      axes: [
+        { ...axis, size: 24, gap: 4, space: 64, values: (u, at) => at.map((t) => new Date(t * 1e3).toISOString().slice(11, u.scales.x.max - u.scales.x.min < 600 ? 19 : 16)) },
+        { ...axis, size: 54, gap: 6, space: 30, values: (u, at) => at.map(form) },
+      ],
+      series: [{}, ...names.map((name, i) => ({ label: name, stroke: css(`--series-${i + 1}`), width: 2, dash: i ? [6, 4] : undefined, spanGaps: false, points: { show: false } }))],
+      hooks: { setCursor: [(u) => tell(u, figure, names, form)] },
+    };
+  }
+
+  function tell(u, figure, names, form) {
+    const out = figure.querySelector("[data-read]");
+    if (!out) return;
+    const i = u.cursor.idx;
+    out.textContent = i == null ? "" : `${new Date(u.data[0][i] * 1e3).toISOString().slice(11, 19)}  ` +
+      names.map((n, k) => (u.data[k + 1][i] == null ? "" : `${n} ${form(u.data[k + 1][i])}`)).filter(Boolean).join(", ");
+  }
+
+  function draw(figure) {
+    const plot = figure.querySelector(".plot");
+    const data = read(figure);
+    if (!data.length || !data[0].length) return;
+    const old = charts.get(figure.id);
+    if (old && old.root.isConnected) { old.setData(data); return; }
+    const names = [...figure.querySelectorAll("thead th")].slice(1).map((th) => th.textContent);
+    plot.replaceChildren();
+    charts.set(figure.id, new uPlot(options(figure, plot, names), data, plot));
+  }
+
+  const drawAll = () => document.querySelectorAll("figure[data-chart]").forEach(draw);
+  const redrawAll = () => { for (const [id, u] of charts) { u.destroy(); charts.delete(id); } drawAll(); };
+
+  document.addEventListener("DOMContentLoaded", drawAll);
+  document.addEventListener("htmx:afterSettle", drawAll);
+  addEventListener("shoal:theme", redrawAll);
+  let later = 0;
+  addEventListener("resize", () => { clearTimeout(later); later = setTimeout(redrawAll, 150); });
+})();
