@@ -225,3 +225,35 @@ class Site:
         for party in self._parties:
             party.link.stop()
         self.broker.stop()
+
+
+class Wire:
+    """A TCP way to a broker that can go dead without a word, as radio links do."""
+
+    def __init__(self, port: int) -> None:
+        self._target, self.dead = port, False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._target))
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while piece := source.recv(65_536):
+                if not self.dead:
+                    sink.sendall(piece)
+        except OSError:
+            pass
+        sink.close()
+
+    def close(self) -> None:
+        self._listener.close()

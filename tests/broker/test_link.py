@@ -1,10 +1,12 @@
 """The Link, and what brokers keep: last will, retained, sessions, and kill -9 of the broker."""
 
+import socket
+import threading
 import time
 
 import pytest
 
-from broker.real import Party, Site, eventually, free_port
+from broker.real import Party, Site, Wire, eventually, free_port
 from shoal.errors import LinkError
 from shoal.topics import all_down, down, up
 
@@ -148,3 +150,43 @@ def test_too_many_unacknowledged_messages_are_an_error_not_a_loss(site: Site):
 def publish_many(device: Party, times: int) -> None:
     for _ in range(times):
         device.link.publish(up("cam-a", "window"), b"x")
+
+
+@pytest.fixture
+def wire(site: Site):
+    made = Wire(site.broker.port)
+    site.broker.port = made.port
+    yield made
+    made.close()
+
+
+def test_a_line_that_went_dead_without_a_word_is_noticed_within_two_keepalives(site: Site, wire):
+    device = site.device("cam-a", keepalive_s=1).connect()
+    wire.dead = True
+    eventually(lambda: not device.link.connected, "the dead line", within_s=6)
+    wire.dead = False
+    eventually(lambda: device.link.connected, "the line is back")
+
+
+def test_a_broker_that_acknowledges_nothing_is_left_and_tried_anew(site: Site, wire, monkeypatch):
+    monkeypatch.setattr("shoal.mqtt.STUCK_S", 0.5)
+    device = site.device("cam-a", keepalive_s=60).connect()
+    wire.dead = True
+    device.link.publish(up("cam-a", "window"), b"kept")
+    eventually(lambda: not device.link.connected, "the stuck broker", within_s=6)
+    wire.dead = False
+    monkeypatch.undo()
+    controller = site.controller().connect()
+    eventually(lambda: b"kept" in controller.payloads(), "the message, sent again")
+
+
+def test_a_slow_name_server_blocks_neither_start_nor_publish(site: Site, monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20) and [])
+    device = site.device("cam-a")
+    began = time.monotonic()
+    device.start()
+    with pytest.raises(LinkError, match=r"connecting|not started"):
+        device.link.publish(up("cam-a", "window"), b"x")
+    assert time.monotonic() - began < 1
+    released.set()

@@ -1,0 +1,107 @@
+"""`shoal-controller mosquitto-config`: what it writes is what a real Mosquitto runs with."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from broker.real import Site, eventually, free_port, wait_for_port
+from broker.test_embedded import decommission, enrol
+from shoal.controller.__main__ import main
+from shoal.controller.io.ca import Authority
+from shoal.controller.io.mosquitto import access_list
+from shoal.controller.io.store import Store
+from shoal.errors import SettingError
+from shoal.topics import up
+
+pytestmark = pytest.mark.broker
+
+
+class Configured:
+    """A Mosquitto that runs with the written files, and the command that keeps them up to date."""
+
+    name = "mosquitto"
+
+    def __init__(self, folder: Path, port: int, binary: str) -> None:
+        self.pki, self.port, pid_file = folder / "pki", port, folder / "mosquitto.pid"
+        write = [
+            sys.executable, "-m", "shoal.controller", "mosquitto-config", "--folder", str(folder),
+            "--listen", "127.0.0.1", *(["--user", "root"] if os.geteuid() == 0 else []),
+        ]  # fmt: skip
+        subprocess.run(write, check=True)
+        self._process = subprocess.Popen([binary, "-c", folder / "mosquitto" / "mosquitto.conf"])
+        pid_file.write_text(str(self._process.pid))
+        wait_for_port(port)
+        self._watch = subprocess.Popen([*write, "--watch", "--pid-file", str(pid_file)])
+
+    def stop(self) -> None:
+        for process in (self._watch, self._process):
+            process.send_signal(signal.SIGTERM)
+            process.wait(15)
+
+
+@pytest.fixture
+def binary() -> str:
+    found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        pytest.skip("no mosquitto; apt-get install mosquitto")
+    return found
+
+
+def test_with_watch_a_mosquitto_follows_enrolment_and_decommission(tmp_path, binary):
+    folder, port = tmp_path / "controller", free_port()
+    options = ["init", "--folder", str(folder), "--broker", f"mqtts://127.0.0.1:{port}"]
+    assert CliRunner().invoke(main, options).exit_code == 0
+    store = Store.open(f"sqlite:///{folder / 'controller.db'}")
+    enrol(store, "cam-a")
+    broker = Configured(folder, port, binary)
+    site = Site(broker, tmp_path, Authority.open(folder / "pki"))
+    try:
+        controller, first = site.controller().connect(), site.device("cam-a").connect()
+        late = site.device("cam-b").connect()
+        enrol(store, "cam-b", at=2.0)
+        eventually(lambda: says(late, controller, b"%d"), "the new device is heard")
+        decommission(store, "cam-a")
+        eventually(lambda: not says(first, controller, b"late %d"), "the old one is not")
+    finally:
+        site.end()
+        store.close()
+
+
+def says(party, controller, form: bytes) -> bool:
+    """Whether what a device says now reaches the controller: its own echo comes after it."""
+    payload = form % len(controller.heard)
+    before = len(controller.heard)
+    party.link.publish(up(party.name, "window"), payload)
+    controller.link.publish(up("cam-z", "round"), payload)
+    eventually(lambda: (up("cam-z", "round"), payload) in controller.heard[before:], "the echo")
+    return (up(party.name, "window"), payload) in controller.heard
+
+
+def test_the_access_list_names_every_device_and_grants_nothing_by_pattern():
+    text = access_list(["cam-b", "cam-a"])
+    assert text.index("user cam-a") < text.index("user cam-b")
+    assert "pattern" not in text
+    assert "topic write shoal/v1/cam-a/up/+" in text
+    assert "topic read shoal/v1/cam-a/down/+" in text
+
+
+@pytest.mark.parametrize("name", ["cam-a\ntopic readwrite #", "+", "#", "controller"])
+def test_a_name_cannot_smuggle_rights_in(name):
+    with pytest.raises(SettingError, match="device name"):
+        access_list([name])
+
+
+def test_a_pid_file_of_nobody_is_named(tmp_path):
+    folder = tmp_path / "controller"
+    assert CliRunner().invoke(main, ["init", "--folder", str(folder)]).exit_code == 0
+    (tmp_path / "pid").write_text("not a number")
+    options = ["mosquitto-config", "--folder", str(folder), "--pid-file", str(tmp_path / "pid")]
+    found = CliRunner().invoke(main, options)
+    assert found.exit_code == 1
+    assert "is it running" in found.output

@@ -1,0 +1,83 @@
+"""The Link without a broker: addresses, session names, delays and what it says of failures."""
+
+import random
+import ssl
+from pathlib import Path
+
+import pytest
+
+from shoal.errors import LinkError, SettingError
+from shoal.mqtt import LONGEST_DELAY_S, Address, Link, explain, parse_url, session_id
+
+
+def make(tmp_path: Path, url: str = "mqtts://127.0.0.1:1") -> Link:
+    return Link(
+        url=url,
+        client_id="cam-a",
+        ca=tmp_path / "ca.pem",
+        certificate=tmp_path / "cam-a.crt",
+        key=tmp_path / "cam-a.key",
+        subscriptions=[],
+        on_message=lambda *_: None,
+        on_connection=lambda _: None,
+        will=None,
+        random=random.Random(7),
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("mqtts://shoal.example:1234", ("shoal.example", 1234)),
+        ("mqtts://shoal.example", ("shoal.example", 8883)),
+        ("mqtts://[::1]:9/", ("::1", 9)),
+    ],
+)
+def test_an_address_is_read(url, address):
+    assert parse_url(url) == Address(*address)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "shoal.example", "mqtt://plain:1883", "mqtts://", "mqtts://h:port", "mqtts://h/x"]
+)
+def test_what_is_no_address_is_refused_with_the_form_it_should_have(url):
+    with pytest.raises(SettingError, match="mqtts://HOST:PORT"):
+        parse_url(url)
+
+
+def test_a_session_is_named_by_the_key_and_cannot_be_told_from_the_name(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(name.encode())
+    one, two = (session_id("cam-a", tmp_path / name) for name in ("one", "two"))
+    assert one == session_id("cam-a", tmp_path / "one") != two
+    assert one.startswith("cam-a-")
+    assert len(one) < 128
+
+
+def test_delays_are_drawn_from_ever_wider_spans_up_to_a_minute(tmp_path):
+    link = make(tmp_path)
+    spans = [[link._delay(attempt) for _ in range(300)] for attempt in range(1, 20)]
+    assert max(spans[0]) <= 2
+    assert all(max(span) <= LONGEST_DELAY_S for span in spans)
+    assert min(spans[-1]) < 5
+    assert max(spans[-1]) > 50
+
+
+def test_publishing_before_there_is_a_connection_is_a_link_error(tmp_path):
+    with pytest.raises(LinkError, match="not started"):
+        make(tmp_path).publish("shoal/v1/cam-a/up/window", b"x")
+
+
+def test_a_missing_certificate_is_named_and_the_link_keeps_trying(tmp_path):
+    link = make(tmp_path)
+    assert "ca.pem" in explain(FileNotFoundError(2, "No such file", str(tmp_path / "ca.pem")))
+    link.start()
+    link.stop()
+    assert not link.connected
+
+
+@pytest.mark.parametrize(("code", "word"), [(9, "clock"), (10, "expired"), (19, "not trusted")])
+def test_a_refused_certificate_says_what_to_look_at(code, word):
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, "said openssl"
+    assert word in explain(error)
