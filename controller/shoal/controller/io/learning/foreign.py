@@ -23,9 +23,9 @@ def read(path: Path, name: str, features: int, columns: int) -> ModelProto:
     """
     model = _parsed(path, name)
     _check_whole(model, name)
+    _check_input(model, name, features)
     # Loaded as it came: onnxruntime says best which operator or opset it lacks.
     runtime.open_session(path, name)
-    _check_input(model, name, features)
     wanted = _wanted_output(model, name)
     own = graph.normalise(model, wanted, features, columns)
     data = np.zeros((3, features), np.float32)

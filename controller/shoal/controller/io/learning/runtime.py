@@ -1,5 +1,6 @@
 """Running a model on this host as a device would: onnxruntime, on the CPU, one thread."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,9 @@ def outputs(model: bytes, x: F32, name: str) -> F32:
 
 
 def _said(error: Exception) -> str:
-    """The part of an onnxruntime error that a person can use."""
+    """The part of an onnxruntime error that a person can use: no file, no C++."""
     text = " ".join(str(error).split())
-    return text.rpartition("[ONNXRuntimeError] : ")[2][:300]
+    text = text.rpartition("[ONNXRuntimeError] : ")[2]
+    text = re.sub(r"^\d+ : [A-Z_]+ : ", "", text)
+    text = re.sub(r"Load model from \S* failed: ?", "", text)
+    return re.sub(r"/\S+\.(?:h|cc):\d+ .*?\) ", "", text)[:500]
