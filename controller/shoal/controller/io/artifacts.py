@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _METADATA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,120}\.json")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _LONGEST_DOWNLOAD_S = 6 * 3600.0
-_REQUEST_LINE = 8190
+_REQUEST_LINE, _PIECE = 8190, 1 << 18
 
 
 class Span(NamedTuple):
@@ -112,17 +112,22 @@ async def _send(request: web.Request, file: BinaryIO, sha256: str) -> web.Stream
 async def _pour(
     request: web.Request, response: web.StreamResponse, file: BinaryIO, span: Span
 ) -> None:
-    """Send the span by the kernel where TLS lets it; a client that left is no error of ours."""
-    count = span.stop - span.start
-    if request.method == "HEAD" or not count or request.transport is None:
-        return
+    """Send the span at the client's pace; a client that left is no error of ours.
+
+    Not by sendfile: under TLS asyncio only imitates it, and does not notice a lost connection.
+    """
+    left = 0 if request.method == "HEAD" else span.stop - span.start
+    file.seek(span.start)
     try:
         async with asyncio.timeout(_LONGEST_DOWNLOAD_S):
-            await asyncio.get_running_loop().sendfile(request.transport, file, span.start, count)
+            while left and (piece := await asyncio.to_thread(file.read, min(left, _PIECE))):
+                await response.write(piece)
+                left -= len(piece)
             await response.write_eof()
     except (ConnectionError, TimeoutError) as error:
         log.debug("download ended early: %s", error)
-        request.transport.abort()
+        if request.transport is not None:
+            request.transport.abort()
 
 
 def span_of(headers: Mapping[str, str], size: int, etag: str) -> Span | None:
@@ -158,6 +163,9 @@ async def _problems(
     except web.HTTPException as error:
         code = error.reason.lower().replace(" ", "-")
         response = _problem(request, error.status, code, error.reason)
+    except Exception:  # one request's bug is one answer, and one story in the log
+        log.exception("%s %s", request.method, request.path)
+        response = _problem(request, 500, "internal-error", "unexpected error; see the log")
     if not response.prepared:
         response.headers["X-Content-Type-Options"] = "nosniff"
     return response
@@ -207,7 +215,10 @@ def tls_context(folder: Path) -> ssl.SSLContext:
 async def serve(folder: Path, settings: Settings) -> None:
     """Serve until cancelled; SettingError if key, certificate or port are not to be had."""
     app = Artifacts(folder, read_key(folder), time.time).application()
-    runner = web.AppRunner(app, access_log=None, max_line_size=_REQUEST_LINE)
+    # What is no HTTP is answered 400; that anybody can send it is not worth a traceback each.
+    quiet = logging.getLogger("shoal.artifacts.http")
+    quiet.setLevel(logging.CRITICAL)
+    runner = web.AppRunner(app, access_log=None, logger=quiet, max_line_size=_REQUEST_LINE)
     await runner.setup()
     network = settings.network
     try:

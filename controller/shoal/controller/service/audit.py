@@ -8,6 +8,7 @@ from sqlalchemy import Connection, select
 
 from shoal.controller.io.tables import audit
 from shoal.controller.records import AuditEntry, Page
+from shoal.controller.service import cursors
 from shoal.controller.service.context import Context
 from shoal.errors import StorageError
 
@@ -30,17 +31,17 @@ def record(
 def list_audit(
     ctx: Context, *, subject: str = "", cursor: str = "", limit: int = 100
 ) -> tuple[list[AuditEntry], Page]:
-    """Entries, newest first."""
+    """Entries, newest first; InputError for a bad cursor."""
     query = select(audit).order_by(audit.c.id.desc()).limit(limit + 1)
     if subject:
         query = query.where(audit.c.subject == subject)
-    if cursor.isdecimal():
-        query = query.where(audit.c.id < int(cursor))
+    if cursor:
+        query = query.where(audit.c.id < cursors.decode(cursor, int)[0])
     with ctx.store.read() as db:
         rows = db.execute(query).mappings().all()
         total = db.execute(select(audit.c.id).order_by(audit.c.id.desc()).limit(1)).scalar() or 0
     entries = [AuditEntry(**row) for row in rows[:limit]]
-    more = str(entries[-1].id) if len(rows) > limit else ""
+    more = cursors.encode(entries[-1].id) if len(rows) > limit else ""
     return entries, Page(next=more, total=total)
 
 

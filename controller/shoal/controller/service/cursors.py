@@ -27,9 +27,12 @@ def decode(cursor: str, *types: Any) -> tuple[Any, ...]:
         if len(cursor) > _LONGEST:
             raise ValueError("too long")
         data = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-        return msgspec.json.decode(data, type=tuple[types])  # type: ignore[valid-type]
+        key: tuple[Any, ...] = msgspec.json.decode(data, type=tuple[types])  # type: ignore[valid-type]
+        if any(isinstance(part, int) and abs(part) >= 2**63 for part in key):
+            raise ValueError("larger than the database can hold")
     except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
         raise InputError("cursor is not one", "take `page.next` of the page before") from error
+    return key
 
 
 def bounded(limit: int) -> int:

@@ -1,0 +1,163 @@
+"""How a device joins, and how it leaves."""
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from api.world import World, is_problem, make_request
+from shoal import enrolment
+from shoal.controller.io.tables import assignment
+from shoal.controller.service import devices
+
+
+def test_a_device_with_a_token_gets_everything_it_needs(world: World) -> None:
+    response = world.enrol("press-4", world.join_token(), ring="canary", facts={"arch": "x86_64"})
+    assert response.status_code == 201
+    given = response.json
+    leaf = x509.load_pem_x509_certificates(given["certificate"].encode())[0]
+    assert leaf.subject.rfc4514_string() == "CN=press-4,O=shoal"
+    assert given["site"] == "north"
+    assert given["broker"] == "mqtts://localhost:8883"
+    assert given["artifacts"] == "https://localhost:8444"
+    assert json.loads(given["root"])["signed"]["_type"] == "root"
+    assert json.loads(given["director_root"])["signed"]["_type"] == "root"
+    device = world.get("/api/v1/devices/press-4").json
+    assert (device["ring"], device["site"], device["state"]) == ("canary", "north", "enrolled")
+    assert device["certificate_expires_at"] > world.clock.now + 80 * 86_400
+    assert not device["online"]
+
+
+def test_a_join_token_pins_the_ca_that_the_controller_shows(world: World) -> None:
+    bundle = x509.load_pem_x509_certificates(world.client.get("/ca.pem").data)
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    pinned = enrolment.parse_token(world.join_token()).ca_sha256
+    assert pinned in {enrolment.fingerprint(c.public_bytes(Encoding.DER)) for c in bundle}
+
+
+def test_an_enrolled_device_cannot_be_enrolled_again_until_it_is_decommissioned(
+    world: World,
+) -> None:
+    token = world.join_token(uses=5)
+    assert world.enrol("press-4", token).status_code == 201
+    again = world.enrol("press-4", token)
+    assert is_problem(again, 409, "conflict")
+    assert "shoal device decommission press-4" in again.json["detail"]
+    left = world.get("/api/v1/join-tokens").json["items"][0]["uses_left"]
+    assert left == 4, "a refused enrolment takes no use"
+    gone = world.post("/api/v1/devices/press-4/decommission")
+    assert gone.json["state"] == "decommissioned"
+    assert is_problem(world.post("/api/v1/devices/press-4/decommission"), 409)
+    assert world.enrol("press-4", token).status_code == 201
+    assert world.get("/api/v1/devices/press-4").json["state"] == "enrolled"
+    told = [e["state"] for e in world.get("/api/v1/devices/press-4/timeline").json["items"]]
+    assert sorted(told) == ["DECOMMISSIONED", "ENROLLED", "ENROLLED"]
+
+
+def test_two_devices_cannot_both_take_the_last_use(world: World) -> None:
+    token = world.join_token(uses=1)
+    statuses: list[int] = []
+    start = threading.Barrier(8)
+
+    def join(number: int) -> None:
+        body = {"token": token, "csr": make_request(), "device": f"press-{number}"}
+        client = world.app.test_client()
+        start.wait()
+        statuses.append(client.post("/api/v1/enrol", json=body).status_code)
+
+    threads = [threading.Thread(target=join, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [201] + [403] * 7
+    assert world.get("/api/v1/devices").json["page"]["total"] == 1
+
+
+def test_a_token_of_many_uses_lets_exactly_so_many_in(world: World) -> None:
+    token = world.join_token(uses=2)
+    statuses = [world.enrol(f"press-{n}", token).status_code for n in range(3)]
+    assert statuses == [201, 201, 403]
+
+
+def altered(token: str) -> str:
+    """The same token with another secret."""
+    head, id_, secret, ca = token.split(".")
+    return ".".join((head, id_, secret[::-1], ca))
+
+
+def of_another_controller(token: str) -> str:
+    return token.rpartition(".")[0] + "." + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "status", "says"),
+    [
+        (altered, {}, 403, "unknown"),
+        (of_another_controller, {}, 403, "another controller"),
+        (lambda t: "sj1.nonsense", {}, 422, "join token"),
+        (lambda t: t, {"ring": "gold"}, 422, "ring"),
+        (lambda t: t, {"device": "Press 4"}, 422, "device name"),
+        (lambda t: t, {"device": "controller"}, 422, "device name"),
+        (lambda t: t, {"profile": "toaster"}, 422, "toaster"),
+        (lambda t: t, {"csr": "-----BEGIN NONSENSE-----"}, 422, "CSR"),
+        (lambda t: t, {"labels": {"x" * 64: ""}}, 422, "labels"),
+        (lambda t: t, {"facts": {"flags": 7}}, 422, "facts"),
+    ],
+)  # fmt: skip
+def test_what_cannot_join_is_told_why_and_takes_no_use(
+    world: World, change: Any, more: dict[str, Any], status: int, says: str
+) -> None:
+    token = world.join_token()
+    response = world.enrol(more.pop("device", "press-4"), change(token), **more)
+    assert is_problem(response, status)
+    assert says in response.json["detail"]
+    assert token.split(".")[2] not in response.text
+    assert world.get("/api/v1/join-tokens").json["items"][0]["uses_left"] == 1
+    assert world.enrol("press-9", token).status_code == 201
+
+
+def test_a_token_is_for_its_rings_and_for_its_time(world: World) -> None:
+    token = world.join_token(rings=["stable"], ttl_s=60)
+    assert "'canary'" in world.enrol("press-4", token, ring="canary").json["detail"]
+    world.clock.now += 61
+    response = world.enrol("press-4", token)
+    assert is_problem(response, 403)
+    assert "expired" in response.json["detail"]
+
+
+def test_a_revoked_token_lets_nobody_in(world: World) -> None:
+    token = world.join_token()
+    assert world.ask("DELETE", f"/api/v1/join-tokens/{token.split('.')[1]}").status_code == 204
+    assert is_problem(world.enrol("press-4", token), 403)
+
+
+def test_a_board_that_can_run_no_model_enrols_and_is_told_so(world: World) -> None:
+    response = world.enrol("old-pi", world.join_token(), facts={"arch": "armv7l"})
+    assert response.status_code == 201
+    assert response.json["profile"] == "rpi3-armv7"
+    assert "64-bit OS" in response.json["notice"]
+    assert "64-bit OS" in world.get("/api/v1/devices/old-pi").json["error"]
+
+
+def test_an_older_controller_reads_a_newer_agents_request(world: World) -> None:
+    assert world.enrol("press-4", world.join_token(), new_in_v2=True).status_code == 201
+
+
+def test_a_decommissioned_device_has_no_orders_and_its_version_never_falls(world: World) -> None:
+    world.enrol("press-4", world.join_token())
+    row = {"device": "press-4", "version": 7, "sent_version": 6, "orders": {"m": {}}}
+    with world.ctx.store.write() as db:
+        db.execute(assignment.insert().values(**row, message=b""))
+    world.post("/api/v1/devices/press-4/decommission")
+    with world.ctx.store.read() as db:
+        kept = db.execute(assignment.select()).one()
+    assert (kept.version, kept.sent_version, kept.orders) == (7, 7, {})
+
+
+def test_a_name_with_a_percent_sign_finds_no_device(world: World) -> None:
+    world.enrol("press-4", world.join_token())
+    assert devices.list_devices(world.ctx, q="%")[1].total == 0

@@ -1,0 +1,82 @@
+"""A request that is sent twice with the same Idempotency-Key is done once."""
+
+import threading
+
+from api.world import World, is_problem
+from shoal.controller.api.replay import HEADER, REPLAYED
+from shoal.controller.io.tables import join_token
+from shoal.controller.service import idempotency, joining
+
+PATH, BODY = "/api/v1/join-tokens", {"site": "north"}
+
+
+def tokens(world: World) -> int:
+    return len(world.get(PATH).json["items"])
+
+
+def test_the_second_is_answered_like_the_first_but_tells_no_secret(world: World) -> None:
+    first = world.post(PATH, json=BODY, headers={HEADER: "k1"})
+    second = world.post(PATH, json=BODY, headers={HEADER: "k1"})
+    assert first.status_code == second.status_code == 201
+    assert REPLAYED not in first.headers
+    assert second.headers[REPLAYED] == "true"
+    assert first.json["secret"]
+    assert second.json == first.json | {"secret": ""}
+    assert tokens(world) == 1
+
+
+def test_the_kept_answer_holds_no_secret(world: World) -> None:
+    secret = world.post(PATH, json=BODY, headers={HEADER: "k1"}).json["secret"]
+    with world.ctx.store.read() as db:
+        kept = db.exec_driver_sql("select * from idempotency").all()
+        assert len(kept) == 1
+        assert secret.split(".")[2] not in str(kept)
+        assert db.execute(join_token.select()).one().secret_hash
+
+
+def test_another_body_or_another_asker_is_another_request(world: World) -> None:
+    world.post(PATH, json=BODY, headers={HEADER: "k1"})
+    other = world.post(PATH, json={"site": "south"}, headers={HEADER: "k1"})
+    assert is_problem(other, 409, "conflict")
+    assert world.post(PATH, "operator", json=BODY, headers={HEADER: "k1"}).status_code == 201
+    assert tokens(world) == 2
+
+
+def test_a_failed_request_may_be_sent_again(world: World) -> None:
+    bad = {"site": "north", "uses": 0}
+    assert is_problem(world.post(PATH, json=bad, headers={HEADER: "k1"}), 422)
+    assert world.post(PATH, json=BODY, headers={HEADER: "k1"}).status_code == 201
+
+
+def test_while_the_first_is_at_work_the_second_waits_outside(world: World, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    inside, go_on = threading.Event(), threading.Event()
+    real = joining.create_join_token
+
+    def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
+        inside.set()
+        assert go_on.wait(10)
+        return real(*args, **kwargs)
+
+    bearer = world.bearer("admin")
+    monkeypatch.setattr(joining, "create_join_token", slow)
+    headers = bearer | {HEADER: "k1"}
+    first = threading.Thread(
+        target=lambda: world.app.test_client().post(PATH, json=BODY, headers=headers)
+    )
+    first.start()
+    assert inside.wait(10)
+    assert is_problem(world.post(PATH, json=BODY, headers={HEADER: "k1"}), 409)
+    go_on.set()
+    first.join()
+    assert world.post(PATH, json=BODY, headers={HEADER: "k1"}).headers[REPLAYED] == "true"
+    assert tokens(world) == 1
+
+
+def test_a_request_whose_process_died_may_be_sent_again_soon(world: World) -> None:
+    assert idempotency.begin(world.ctx, "k", "h") is None
+    world.clock.now += idempotency.ABANDONED_S + 1
+    assert idempotency.begin(world.ctx, "k", "h") is None
+
+
+def test_a_key_of_unreasonable_length_is_refused(world: World) -> None:
+    assert is_problem(world.post(PATH, json=BODY, headers={HEADER: "k" * 300}), 422)

@@ -1,0 +1,105 @@
+"""Who may do what: every route, every role, against a table written by hand."""
+
+import re
+
+import pytest
+
+from api.world import World, is_problem
+from shoal.controller.api import registry
+from shoal.controller.service.access import ROLES
+
+#: The least role for each route, or "" for everybody. A new route must be entered here.
+LEAST = {
+    "GET /healthz": "",
+    "GET /readyz": "",
+    "GET /metrics": "",
+    "GET /openapi.json": "",
+    "GET /ca.pem": "",
+    "POST /api/v1/enrol": "",
+    "POST /api/v1/session": "",
+    "POST /api/v1/tokens": "",
+    "DELETE /api/v1/session": "viewer",
+    "GET /api/v1/me": "viewer",
+    "POST /api/v1/me/password": "viewer",
+    "GET /api/v1/tokens": "viewer",
+    "DELETE /api/v1/tokens/{id}": "viewer",
+    "GET /api/v1/users": "admin",
+    "POST /api/v1/users": "admin",
+    "DELETE /api/v1/users/{name}": "admin",
+    "GET /api/v1/join-tokens": "operator",
+    "POST /api/v1/join-tokens": "operator",
+    "DELETE /api/v1/join-tokens/{id}": "operator",
+    "GET /api/v1/devices": "viewer",
+    "GET /api/v1/devices/{device}": "viewer",
+    "GET /api/v1/devices/{device}/timeline": "viewer",
+    "GET /api/v1/devices/{device}/windows": "viewer",
+    "GET /api/v1/devices/{device}/ledger": "viewer",
+    "POST /api/v1/devices/{device}/decommission": "operator",
+    "GET /api/v1/datasets": "viewer",
+    "POST /api/v1/datasets": "operator",
+    "GET /api/v1/datasets/{ref}": "viewer",
+    "GET /api/v1/models": "viewer",
+    "GET /api/v1/models/{model}": "viewer",
+    "POST /api/v1/models/{model}/train": "operator",
+    "POST /api/v1/models/{model}/import": "operator",
+    "PUT /api/v1/models/{model}/policy": "operator",
+    "GET /api/v1/releases": "viewer",
+    "GET /api/v1/releases/{ref}": "viewer",
+    "POST /api/v1/releases/{ref}/publish": "approver",
+    "GET /api/v1/rollouts": "viewer",
+    "POST /api/v1/rollouts": "operator",
+    "GET /api/v1/rollouts/{id}": "viewer",
+    "GET /api/v1/rollouts/{id}/devices": "viewer",
+    "GET /api/v1/rollouts/{id}/failures": "viewer",
+    "POST /api/v1/rollouts/{id}/pause": "operator",
+    "POST /api/v1/rollouts/{id}/resume": "operator",
+    "POST /api/v1/rollouts/{id}/abort": "operator",
+    "GET /api/v1/fleet": "viewer",
+    "GET /api/v1/drift": "viewer",
+    "GET /api/v1/drift/subjects": "viewer",
+    "GET /api/v1/drift/histogram": "viewer",
+    "GET /api/v1/findings": "viewer",
+    "GET /api/v1/performance": "viewer",
+    "GET /api/v1/alerts": "viewer",
+    "POST /api/v1/alerts/{id}/acknowledge": "operator",
+    "GET /api/v1/operations": "viewer",
+    "GET /api/v1/operations/{id}": "viewer",
+    "GET /api/v1/audit": "viewer",
+    "GET /api/v1/profiles": "viewer",
+    "GET /api/v1/stream": "viewer",
+}
+
+
+def shown(path: str) -> str:
+    return re.sub(r"<(?:[^:>]+:)?([^>]+)>", r"{\1}", path)
+
+
+def test_the_table_names_every_route_and_no_other() -> None:
+    assert {f"{r.method} {shown(r.path)}" for r in registry.all_routes()} == set(LEAST)
+
+
+@pytest.mark.parametrize("role", ["", *ROLES])
+def test_each_role_may_do_what_the_table_says_and_nothing_more(world: World, role: str) -> None:
+    for name, least in LEAST.items():
+        method, path = name.split()
+        path = re.sub(r"{(\w+)}", "1", path)
+        body = {} if method in ("GET", "DELETE") else {"json": {}}
+        response = world.ask(method, path, role, **body)
+        response.close()
+        if least and not role:
+            assert is_problem(response, 401, "denied"), name
+            assert response.headers["WWW-Authenticate"].startswith("Bearer")
+        elif least and ROLES.index(role) < ROLES.index(least):
+            assert is_problem(response, 403, "denied"), name
+            assert response.json["needed"] == least
+        else:
+            assert response.status_code not in (401, 403, 500), (name, response.get_data())
+
+
+def test_a_token_does_no_more_than_its_user_may_now(world: World) -> None:
+    made = world.post("/api/v1/tokens", "operator", json={"name": "ci", "role": "viewer"})
+    bearer = {"Authorization": f"Bearer {made.json['secret']}"}
+    assert world.client.get("/api/v1/me", headers=bearer).json["role"] == "viewer"
+    assert is_problem(world.client.get("/api/v1/join-tokens", headers=bearer), 403)
+    refused = world.post("/api/v1/tokens", "operator", json={"name": "ci", "role": "admin"})
+    assert is_problem(refused, 403)

@@ -1,0 +1,92 @@
+"""What changes is told to who listens, once and in order."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from api.world import Clock, World, is_problem
+from shoal.controller.api.stream import LIFE_S, MOST, Streams
+from shoal.controller.service import changes
+
+
+def note(world: World, kind: str, subject: str) -> None:
+    with world.ctx.store.write() as db:
+        changes.note(db, world.ctx, kind, subject)
+
+
+def events(chunks: Iterator[bytes]) -> list[dict[str, Any]]:
+    """Every event of a stream's text."""
+    found = []
+    for block in b"".join(chunks).decode().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if line[:1] != ":")
+        if "event" in fields:
+            found.append(
+                {"id": int(fields["id"]), "kind": fields["event"]} | {"data": fields["data"]}
+            )
+    return found
+
+
+def ticking(clock: Clock) -> Streams:
+    """Streams on a clock that goes by what they wait."""
+
+    def pause(seconds: float) -> None:
+        clock.now += seconds
+
+    return Streams(pause)
+
+
+def test_a_listener_hears_what_changes_from_now_on(world: World) -> None:
+    note(world, "device", "before")
+    said = iter([("rollout", "r1"), ("alert", "7")])
+
+    def pause(seconds: float) -> None:
+        world.clock.now += seconds
+        if change := next(said, None):
+            note(world, *change)
+
+    heard = events(Streams(pause).follow(world.ctx, ""))
+    assert [(e["kind"], json.loads(e["data"])["subject"]) for e in heard] == [
+        ("rollout", "r1"), ("alert", "7"),
+    ]  # fmt: skip
+    assert heard[0]["id"] == json.loads(heard[0]["data"])["id"]
+
+
+def test_who_comes_back_hears_what_was_missed(world: World) -> None:
+    for number in range(3):
+        note(world, "device", f"d{number}")
+    heard = events(ticking(world.clock).follow(world.ctx, "1"))
+    assert [e["id"] for e in heard] == [2, 3]
+
+
+def test_an_id_that_is_none_of_ours_starts_from_now(world: World) -> None:
+    note(world, "device", "d")
+    for strange in ("999", "x", "-1", "٣"):
+        assert events(ticking(world.clock).follow(world.ctx, strange)) == []
+
+
+def test_a_stream_ends_by_itself_and_beats_meanwhile(world: World) -> None:
+    began = world.clock.now
+    text = b"".join(ticking(world.clock).follow(world.ctx, ""))
+    assert LIFE_S <= world.clock.now - began < LIFE_S + 1
+    assert text.startswith(b"retry: ")
+    assert text.count(b": still here") == 2
+
+
+def test_one_listener_too_many_gets_what_there_is_and_comes_again(world: World) -> None:
+    streams = ticking(world.clock)
+    note(world, "device", "d1")
+    held = [streams.follow(world.ctx, "") for _ in range(MOST)]
+    text = b"".join(streams.follow(world.ctx, "0"))
+    assert b"retry: 2000" in text
+    assert b'"d1"' in text
+    held[0].close()  # type: ignore[attr-defined]
+    assert b"retry: 500" in next(iter(streams.follow(world.ctx, "")))
+
+
+def test_over_http_a_stream_needs_a_viewer_and_gives_its_place_back(world: World) -> None:
+    assert is_problem(world.get("/api/v1/stream", ""), 401)
+    for _ in range(MOST + 2):
+        response = world.get("/api/v1/stream", "viewer")
+        assert response.content_type == "text/event-stream"
+        assert b"retry: 500" in next(iter(response.response))
+        response.close()

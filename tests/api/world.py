@@ -1,0 +1,127 @@
+"""A controller that was just made, its API in process, and somebody of every role."""
+
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flask import Flask
+from flask.testing import FlaskClient
+
+from shoal.controller import settings
+from shoal.controller.app import create_app
+from shoal.controller.io.blobs import Blobs
+from shoal.controller.io.initial import Wishes, make_folder
+from shoal.controller.io.signing import Signer
+from shoal.controller.io.store import Store, url_of
+from shoal.controller.service import access, tokens, users
+from shoal.controller.service.access import Actor
+from shoal.controller.service.context import Context
+
+PASSWORD = "correct horse battery"
+ORIGIN = "https://localhost"
+
+
+class Clock:
+    """A clock that goes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = float(int(time.time()))
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def open_folder(folder: Path, clock: Any) -> Context:
+    configured = settings.load(folder)
+    return Context(
+        folder=folder,
+        settings=configured,
+        store=Store.open(url_of(folder, configured)),
+        blobs=Blobs(folder / "blobs"),
+        signer=Signer.open(folder),
+        clock=clock,
+        random=random.Random(7),
+    )
+
+
+def make_template(folder: Path) -> Path:
+    """What `shoal-controller init` makes, and one user of each role, named after it."""
+    make_folder(folder, Wishes(), time.time())
+    ctx = open_folder(folder, time.time)
+    for role in access.ROLES:
+        users.add_user(ctx, actor="test", name=role, role=role, password=PASSWORD)
+    ctx.store.close()
+    return folder
+
+
+class World:
+    """ctx, app and a client on a copy of the template."""
+
+    def __init__(self, template: Path, folder: Path) -> None:
+        shutil.copytree(template, folder, dirs_exist_ok=True)
+        self.clock = Clock()
+        self.ctx = open_folder(folder, self.clock)
+        self.app: Flask = create_app(self.ctx)
+        self.client: FlaskClient = self.app.test_client()
+        self._bearers: dict[str, dict[str, str]] = {}
+
+    def bearer(self, role: str) -> dict[str, str]:
+        """Headers of the user who is called like their role; none for ""."""
+        if not role:
+            return {}
+        if role not in self._bearers:
+            made = tokens.create_token(self.ctx, actor=Actor(role, role, "test", ""), name="test")
+            self._bearers[role] = {"Authorization": f"Bearer {made.secret}"}
+        return self._bearers[role]
+
+    def ask(self, method: str, path: str, role: str = "admin", **more: Any) -> Any:
+        """One request with the token of `role`."""
+        headers = {**self.bearer(role), **more.pop("headers", {})}
+        return self.client.open(path, method=method, headers=headers, **more)
+
+    def get(self, path: str, role: str = "admin", **more: Any) -> Any:
+        return self.ask("GET", path, role, **more)
+
+    def post(self, path: str, role: str = "admin", **more: Any) -> Any:
+        return self.ask("POST", path, role, **more)
+
+    def sign_in(self, name: str = "admin", password: str = PASSWORD, **more: Any) -> Any:
+        """Sign in as a browser does; the client keeps the cookie."""
+        body = {"user": name, "password": password}
+        more.setdefault("headers", {"Sec-Fetch-Site": "same-origin"})
+        return self.client.post("/api/v1/session", json=body, base_url=ORIGIN, **more)
+
+    def join_token(self, **wish: Any) -> str:
+        """A join token's secret."""
+        body = {"site": "north", "rings": ["stable", "canary"], **wish}
+        return str(self.post("/api/v1/join-tokens", json=body).json["secret"])
+
+    def enrol(self, device: str, token: str, **more: Any) -> Any:
+        """A device's request to join, with a new key."""
+        body = {"token": token, "csr": make_request(), "device": device, **more}
+        return self.client.post("/api/v1/enrol", json=body)
+
+
+def make_request() -> str:
+    """A certificate request, PEM, of a key nobody keeps."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def is_problem(response: Any, status: int, code: str = "") -> bool:
+    """Whether an answer is the problem that it should be, whole."""
+    body = response.get_json(force=True)
+    assert response.status_code == status, (response.status_code, body)
+    assert response.content_type == "application/problem+json"
+    assert body["status"] == status
+    assert body["title"]
+    assert body["detail"]
+    assert body["type"].startswith("https://shoal.dev/problems/")
+    assert not code or body["type"].endswith(f"/{code}"), body
+    return True
