@@ -1,0 +1,73 @@
+"""A window's sketches as one table of counts, and the reference's in the same shape."""
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import SketchError
+from shoal.sketch import Reference, References, Sketch
+
+I64 = npt.NDArray[np.int64]
+
+
+def names_of(references: References) -> list[str]:
+    """Names of all features: inputs, then outputs (marked, where an input has the same name)."""
+    inputs = [f.name for f in references.inputs.features]
+    taken = set(inputs)
+    outputs = [f.name for f in references.outputs.features]
+    return inputs + [f"{name} (output)" if name in taken else name for name in outputs]
+
+
+def counts_of(references: References, inputs: bytes, outputs: bytes) -> I64:
+    """int64 (F, W) of sketch bytes: bins in order, zero padded, missing in the last column.
+
+    Raises SketchError for bytes that are not of these references.
+    """
+    pieces = [
+        _table(read(reference, data))
+        for reference, data in ((references.inputs, inputs), (references.outputs, outputs))
+    ]
+    return _stack(pieces)
+
+
+def training_of(references: References) -> I64:
+    """The training rows' counts in the same shape."""
+    return _stack([_training(references.inputs), _training(references.outputs)])
+
+
+def edges_of(references: References, feature: int) -> list[float]:
+    """Edges of a feature by its place in names_of."""
+    both = [*references.inputs.features, *references.outputs.features]
+    return both[feature].edges
+
+
+def read(reference: Reference, data: bytes) -> Sketch:
+    """A sketch that can be trusted to be one: SketchError for damage, NaN or inconsistency."""
+    sketch = Sketch.from_bytes(reference, data)
+    known = sketch.n > 0
+    moments = np.stack([sketch.mean, sketch.m2, sketch.low, sketch.high])
+    if not np.isfinite(moments[:, known]).all() or (sketch.m2[known] < 0).any():
+        raise SketchError("sketch holds moments that are no numbers")
+    if (sketch.n + sketch.missing != sketch.rows).any():
+        raise SketchError("sketch's rows are not those of its features")
+    return sketch
+
+
+def _table(sketch: Sketch) -> I64:
+    return np.concatenate([sketch.counts, sketch.missing[:, None]], axis=1)
+
+
+def _training(reference: Reference) -> I64:
+    width = max((len(f.edges) for f in reference.features), default=0) + 2
+    table = np.zeros((len(reference.features), width), np.int64)
+    for i, f in enumerate(reference.features):
+        table[i, : len(f.counts) - 1] = f.counts[:-1]
+        table[i, -1] = f.counts[-1]
+    return table
+
+
+def _stack(pieces: list[I64]) -> I64:
+    """Pieces (F_i, W_i) under one another, padded before the last column."""
+    width = max(piece.shape[1] for piece in pieces)
+    return np.concatenate(
+        [np.insert(p, [p.shape[1] - 1] * (width - p.shape[1]), 0, axis=1) for p in pieces]
+    )

@@ -1,0 +1,217 @@
+"""What each device shall run: signed by the director, published until the device has it.
+
+One row a device, its version rising with every change; `sent_version` lags behind until the engine
+has published it. The message is made where the change is made, in the same transaction: what the
+database says and what is signed cannot differ.
+"""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, Row, select, update
+
+from shoal import manifest as manifests
+from shoal import wire
+from shoal.controller import capability
+from shoal.controller.io.tables import assignment, device, release
+from shoal.controller.service.context import Context
+from shoal.errors import AbsentError, BundleError, ConflictError, SettingError
+from shoal.manifest import Manifest
+from shoal.trust import CANDIDATE, RELEASE, Order, target_path
+
+#: Life of an assignment: the director's signature, and the addresses in it.
+LIFE_S = 7 * 86_400
+#: How much of its life may be left when it is signed anew.
+RENEW_S = LIFE_S / 2
+#: Release's state -> the role that signed it.
+ROLES = {"released": RELEASE, "candidate": CANDIDATE}
+
+
+class Signed(NamedTuple):
+    """A release that may be ordered. data: the manifest's bytes; role: who signed it."""
+
+    manifest: Manifest
+    data: bytes
+    role: str
+
+
+class Pending(NamedTuple):
+    """An assignment to publish. message: bytes for the device's assignment topic."""
+
+    device: str
+    version: int
+    message: bytes
+
+
+def signed_release(db: Connection, ref: str) -> Signed:
+    """The release "model@version"; AbsentError, or ConflictError if it is unsigned."""
+    model, version = manifests.parse_release(ref)
+    row = db.execute(
+        select(release.c.manifest, release.c.state).where(
+            release.c.model == model, release.c.version == version
+        )
+    ).first()
+    if row is None:
+        raise AbsentError("release", ref, "shoal release list says which there are")
+    if row.state not in ROLES:
+        raise ConflictError(
+            f"{ref} is {row.state}, not signed", f"sign it: shoal release publish {ref}"
+        )
+    return Signed(manifests.parse(row.manifest), bytes(row.manifest), ROLES[row.state])
+
+
+def assign(
+    db: Connection,
+    ctx: Context,
+    *,
+    device: str,
+    release: Signed,
+    rollout: str,
+    attempt: int,
+    deadline_at: float = 0.0,
+) -> int:
+    """Order `release` for `device`, beside what it runs of other models; the new version."""
+    manifest = release.manifest
+    order = Order(
+        model=manifest.model,
+        version=manifest.version,
+        path=target_path(release.role, manifest.model, manifest.version),
+        length=len(release.data),
+        sha256=hashlib.sha256(release.data).hexdigest(),
+        rollout=rollout,
+        attempt=attempt,
+        deadline_s=float(int(deadline_at)),
+    )
+    return _change(db, ctx, device, manifest.model, order)
+
+
+def withdraw(db: Connection, ctx: Context, *, device: str, model: str) -> int:
+    """Order nothing of `model` any more: the device keeps what serves; the new version."""
+    return _change(db, ctx, device, model, None)
+
+
+def pending(ctx: Context, limit: int = 500) -> list[Pending]:
+    """Assignments of enrolled devices that were not published since they changed."""
+    query = (
+        select(assignment.c.device, assignment.c.version, assignment.c.message)
+        .join(device, device.c.name == assignment.c.device)
+        .where(assignment.c.sent_version < assignment.c.version, device.c.state == "enrolled")
+        .limit(limit)
+    )
+    with ctx.store.read() as db:
+        return [Pending(row.device, row.version, bytes(row.message)) for row in db.execute(query)]
+
+
+def mark_sent(ctx: Context, sent: list[Pending]) -> None:
+    """Say that these were published. One that changed meanwhile stays pending."""
+    with ctx.store.write() as db:
+        for one in sent:
+            db.execute(
+                update(assignment)
+                .where(assignment.c.device == one.device)
+                .values(sent_version=one.version)
+            )
+
+
+def renew(ctx: Context, limit: int = 500) -> int:
+    """Sign anew what has used up half of its life; how many."""
+    ageing = select(assignment.c.device).where(
+        assignment.c.expires_at < ctx.clock() + RENEW_S, assignment.c.expires_at > 0
+    )
+    with ctx.store.write() as db:
+        names = list(db.scalars(ageing.limit(limit)))
+        for name in names:
+            row = _row(db, name)
+            _write(db, ctx, name, row, _orders(row), row.version + 1)
+    return len(names)
+
+
+def raise_floor(db: Connection, ctx: Context, name: str, floor: int) -> None:
+    """The device has seen version `floor`: nothing below may be sent to it.
+
+    Happens when the database was restored from a backup and the device remembers more.
+    """
+    row = _row(db, name)
+    if row is not None and row.version < floor:
+        _write(db, ctx, name, row, _orders(row), floor + 1)
+
+
+def _change(db: Connection, ctx: Context, name: str, model: str, order: Order | None) -> int:
+    row = _row(db, name)
+    orders = _orders(row)
+    orders.pop(model, None)
+    if order is not None:
+        orders[model] = order
+    return _write(db, ctx, name, row, orders, row.version + 1 if row else 1)
+
+
+def _write(
+    db: Connection,
+    ctx: Context,
+    name: str,
+    row: Row[Any] | None,
+    orders: dict[str, Order],
+    version: int,
+) -> int:
+    now = ctx.clock()
+    expires = now + LIFE_S
+    message = wire.Assignment(
+        signed=ctx.signer.sign_orders(name, version, list(orders.values()), now),
+        urls=_urls(db, ctx, name, orders, expires),
+    )
+    values: dict[str, Any] = {
+        "version": version,
+        "orders": msgspec.to_builtins(orders),
+        "message": wire.encode(message),
+        "signed_at": now,
+        "expires_at": expires,
+    }
+    if row is None:
+        db.execute(assignment.insert().values(device=name, **values))
+    else:
+        db.execute(update(assignment).where(assignment.c.device == name).values(**values))
+    return version
+
+
+def _urls(
+    db: Connection, ctx: Context, name: str, orders: dict[str, Order], expires: float
+) -> dict[str, str]:
+    """sha256 -> where to fetch it, of every file that the orders need on this device's profile."""
+    profile = db.scalar(select(device.c.profile).where(device.c.name == name)) or ""
+    network = ctx.settings.network
+    host = network.names[0] if network.names else network.host
+    base, key = f"https://{host}:{network.artifacts}", _key(ctx)
+    wanted = set()
+    for order in orders.values():
+        wanted.add(order.sha256)
+        wanted |= {file.sha256 for file in _files(db, order, profile)}
+    return {sha: capability.make_url(base, key, sha, expires) for sha in sorted(wanted)}
+
+
+def _files(db: Connection, order: Order, profile: str) -> list[manifests.File]:
+    data = db.scalar(
+        select(release.c.manifest).where(
+            release.c.model == order.model, release.c.version == order.version
+        )
+    )
+    try:
+        return manifests.parse(bytes(data or b"")).files_for(profile)
+    except BundleError:  # not for this profile: the device says so itself
+        return []
+
+
+def _orders(row: Row[Any] | None) -> dict[str, Order]:
+    return {} if row is None else msgspec.convert(row.orders, dict[str, Order])
+
+
+def _row(db: Connection, name: str) -> Any:
+    return db.execute(select(assignment).where(assignment.c.device == name)).first()
+
+
+def _key(ctx: Context) -> bytes:
+    path = ctx.folder / "keys" / "capability.key"
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingError(f"no {path}", "run: shoal-controller init") from error

@@ -1,0 +1,77 @@
+"""What a device says of its update, written beside what the rollout thinks of it."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from shoal.controller import attempt
+from shoal.controller.io.tables import device, device_event, rollout, rollout_device
+from shoal.controller.rollout import State
+from shoal.controller.service import changes
+from shoal.controller.service.context import Context
+from shoal.wire import UpdateEvent
+
+_BACK = frozenset({State.ROLLING_BACK.value, State.ROLLED_BACK.value})
+
+
+def apply(db: Connection, ctx: Context, event: UpdateEvent) -> None:
+    """Take an event that is in the database since just now.
+
+    It counts when the rollout's attempt is the event's, and when no later event of the same
+    outbox is known: messages overtake one another.
+    """
+    if _overtaken(db, event):
+        return
+    _note_on_device(db, ctx, event)
+    mine = (rollout_device.c.rollout == event.rollout) & (rollout_device.c.device == event.device)
+    row = db.execute(
+        select(rollout_device, rollout.c.state.label("whole"))
+        .join(rollout, rollout.c.id == rollout_device.c.rollout)
+        .where(mine)
+    ).first()
+    if row is None or row.attempt != event.attempt:
+        return
+    values = _values(row, event)
+    if attempt.follows(row.state, values["state"]):
+        facts = row.facts | {"reported": event.facts} if event.facts else row.facts
+        db.execute(
+            update(rollout_device).where(mine).values(**values, facts=facts, updated_at=ctx.clock())
+        )
+        changes.note(db, ctx, "rollout", event.rollout)
+
+
+def _values(row: Row[Any], event: UpdateEvent) -> dict[str, Any]:
+    state = attempt.reported(event.state, event.cause)
+    if row.whole in _BACK and state in attempt.WON:
+        return {
+            "state": attempt.CANCELED,
+            "cause": "rollback",
+            "detail": f"back on {event.release}",
+        }
+    return {"state": state[:32], "cause": event.cause[:80], "detail": event.detail[:2000]}
+
+
+def _overtaken(db: Connection, event: UpdateEvent) -> bool:
+    later = select(func.count()).where(
+        device_event.c.device == event.device,
+        device_event.c.boot == event.boot,
+        device_event.c.seq > event.seq,
+        device_event.c.kind == "update",
+        device_event.c.rollout == event.rollout,
+        device_event.c.attempt == event.attempt,
+    )
+    return bool(db.scalar(later))
+
+
+def _note_on_device(db: Connection, ctx: Context, event: UpdateEvent) -> None:
+    """The device's last error: set by an update that failed, cleared by one that did not."""
+    if event.state in attempt.LOST and event.cause != attempt.UNSUPPORTED:
+        error = f"{event.release}: {event.cause}: {event.detail}"[:500]
+    elif event.state in attempt.WON:
+        error = ""
+    else:
+        return
+    at = ctx.clock() if error else 0.0
+    mine = device.c.name == event.device
+    db.execute(update(device).where(mine).values(error=error, error_at=at))
+    changes.note(db, ctx, "device", event.device)

@@ -1,0 +1,72 @@
+"""Taking orders back: who has not swapped is canceled, who has may be given what it had."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from shoal.controller import attempt
+from shoal.controller.io.tables import rollout_device
+from shoal.controller.service import assignments
+from shoal.controller.service.context import Context
+from shoal.errors import AbsentError, ConflictError
+
+#: Told to update, and not yet at the swap.
+_CANCELABLE = frozenset(
+    {"ASSIGNED", "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING"}
+)
+
+
+def carry_out(db: Connection, ctx: Context, whole: Row[Any], *, revert: bool) -> None:
+    """Change the orders of every device of a rollout that is to end.
+
+    revert   also those that swap or have swapped go back, and are then awaited
+    """
+    mine = select(rollout_device).where(rollout_device.c.rollout == whole.id)
+    for row in db.execute(mine).all():
+        if row.state == attempt.WAITING:
+            _say(db, ctx, row, state=attempt.CANCELED, cause="aborted", detail="never ordered")
+        elif row.state in _CANCELABLE:
+            _cancel(db, ctx, whole.model, row)
+        elif row.state in attempt.LOST:  # it is back on what it had: say so in its order too
+            _restore(db, ctx, whole.model, row)
+        elif revert and row.state not in attempt.OUT:
+            _send_back(db, ctx, whole.model, row)
+
+
+def _cancel(db: Connection, ctx: Context, model: str, row: Row[Any]) -> None:
+    """Who was never heard of need not confirm it; who is at work will say CANCELED."""
+    _restore(db, ctx, model, row)
+    if row.state == attempt.ASSIGNED:
+        _say(db, ctx, row, state=attempt.CANCELED, cause="aborted", detail="order taken back")
+
+
+def _send_back(db: Connection, ctx: Context, model: str, row: Row[Any]) -> None:
+    if _restore(db, ctx, model, row):
+        _say(
+            db, ctx, row, state=attempt.ASSIGNED, attempt=row.attempt + 1, cause="rollback",
+            detail=f"told to go back to {row.previous}",
+            facts=row.facts | {"assigned_at": ctx.clock()},
+        )  # fmt: skip
+    else:
+        detail = "had nothing before: keeps the release, by no order"
+        _say(db, ctx, row, state=attempt.CANCELED, cause="rollback", detail=detail)
+
+
+def _restore(db: Connection, ctx: Context, model: str, row: Row[Any]) -> bool:
+    """Order what the device had before, or nothing; whether it had something."""
+    try:
+        if not row.previous:
+            raise AbsentError("release", "")
+        release = assignments.signed_release(db, row.previous)
+    except (AbsentError, ConflictError):
+        assignments.withdraw(db, ctx, device=row.device, model=model)
+        return False
+    assignments.assign(
+        db, ctx, device=row.device, release=release, rollout=row.rollout, attempt=row.attempt + 1
+    )
+    return True
+
+
+def _say(db: Connection, ctx: Context, row: Row[Any], **values: Any) -> None:
+    mine = (rollout_device.c.rollout == row.rollout) & (rollout_device.c.device == row.device)
+    db.execute(update(rollout_device).where(mine).values(**values, updated_at=ctx.clock()))
