@@ -12,7 +12,14 @@ from shoal import bundle
 from shoal.controller.records import Operation
 from shoal.controller.service import audit, models, operations, releases, training
 from shoal.controller.service.context import Context
-from shoal.errors import AbsentError, BundleError, ConflictError, DatasetError, SettingError
+from shoal.errors import (
+    AbsentError,
+    BundleError,
+    ConflictError,
+    DatasetError,
+    SettingError,
+    UntrustedError,
+)
 from shoal.trust import ImageRepository, Order
 
 
@@ -54,9 +61,7 @@ def accepted(ctx: Context, ref: str, role: str, cache: Path) -> bool:
     device.refresh(ctx.clock())
     try:
         device.check(order)
-    except bundle.BundleError:
-        raise
-    except Exception:
+    except UntrustedError:
         return False
     return True
 

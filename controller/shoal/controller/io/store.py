@@ -1,5 +1,6 @@
 """The controller's database: SQLAlchemy Core, SQLite WAL by default, one engine a process."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,7 @@ class Store:
 
 def migrate(db: Connection, revision: str = "head") -> None:
     """Run the Alembic migrations up to `revision` inside the transaction of `db`."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # every opening would tell its dialect
     config = Config(attributes={"connection": db})
     config.set_main_option("script_location", str(_MIGRATIONS))
     command.upgrade(config, revision)
