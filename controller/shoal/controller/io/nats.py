@@ -26,6 +26,8 @@ from shoal.topics import ROOT, check_device
 MAX_PAYLOAD = 2 * 2**20
 #: One per QoS 1 subscription, for ever as sessions are; nats-server's own limit is 1 000.
 MAX_CONSUMERS = 1_000_000
+#: Bytes on disk. Full, the broker acknowledges no more, and devices keep what they have to say.
+MAX_STORE = 4 * 2**30
 _SUBJECT = ROOT.replace("/", ".")
 #: Where nats-server delivers QoS 1 to a session; it refuses these as filters of a client.
 _DELIVERY = '"$MQTT.sub.>", "$MQTT.deliver.>"'
@@ -80,6 +82,7 @@ max_connections: {MAX_CONSUMERS}
 {tls}
 jetstream {{
   store_dir: {_quoted(folder / "store")}
+  max_file_store: {MAX_STORE}
   limits {{ default_max_consumers: {MAX_CONSUMERS} }}
 }}
 mqtt {{

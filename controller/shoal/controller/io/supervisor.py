@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from shoal.controller.io.ca import Authority
+from shoal.controller.io.nats import find_binary
 from shoal.controller.io.probes import check_broker, check_https, is_free
 from shoal.controller.io.processes import Child, tell_on_stderr
 from shoal.controller.settings import Settings
@@ -20,7 +21,7 @@ from shoal.errors import ConflictError, LinkError, SettingError
 PATIENCE_S = 15.0
 #: A predecessor that was killed needs a moment until its children have let go of their ports.
 PORT_PATIENCE_S = 5.0
-_TICK_S = 0.2
+_TICK_S, _DAY_S = 0.2, 86_400.0
 #: What shoal.mqtt logs when the engine is connected and subscribed: then all of it answers.
 _CONNECTED = re.compile(r"\bshoal\.mqtt broker \S+: connected$")
 
@@ -55,11 +56,9 @@ class Supervisor:
         with serving(self._folder):
             for name in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(name, self._stop)
-            renewed = Authority.open(self._folder / "pki").renew_own(
-                self._settings.network.names, time.time()
-            )
-            if renewed:
-                self._tell(f"new certificate: {', '.join(renewed)}")
+            if not self._settings.network.broker:
+                find_binary(os.environ)
+            self._renew()
             self._wait_for_ports()
             try:
                 self._supervise()
@@ -88,14 +87,31 @@ class Supervisor:
         (self._folder / "log").mkdir(exist_ok=True)
         for part in self._parts:
             part.child.start(time.monotonic())
-        waiting = list(self._parts)
+        waiting, renew_at = list(self._parts), time.monotonic() + _DAY_S
         while not self._stopping.wait(_TICK_S):
+            if time.monotonic() > renew_at:
+                renew_at += _DAY_S
+                self._restart_if(self._renew())
             for part in self._parts:
                 part.child.keep(time.monotonic())
             if waiting:
                 waiting = [part for part in waiting if not _answers(part)]
                 if not waiting:
                     self._say(self._ready())
+
+    def _renew(self) -> bool:
+        """New server and controller certificates in good time; whether there are any."""
+        authority = Authority.open(self._folder / "pki")
+        renewed = authority.renew_own(self._settings.network.names, time.time())
+        if renewed:
+            self._tell(f"new certificate: {', '.join(renewed)}")
+        return bool(renewed)
+
+    def _restart_if(self, renewed: bool) -> None:
+        """Children read their certificate at their start; the loop starts those that ended."""
+        if renewed:
+            for part in self._parts:
+                part.child.ask_to_end()
 
     def _check_engine(self) -> None:
         child = next(part.child for part in self._parts if part.child.name == "engine")
