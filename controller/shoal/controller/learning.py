@@ -18,7 +18,7 @@ Share = Annotated[float, msgspec.Meta(gt=0, lt=0.9)]
 Scaler = Literal["minmax", "standard"]
 
 
-class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every training takes.
 
     seed      of everything drawn: the same seed gives the same model
@@ -31,7 +31,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sites: list[str] = []
 
 
-class Mlp(Common, frozen=True, kw_only=True):
+class Mlp(Params, frozen=True, kw_only=True):
     """A small neural network. hidden: neurons per layer; alpha: weight decay."""
 
     hidden: Annotated[list[Positive], msgspec.Meta(min_length=1, max_length=8)] = msgspec.field(
@@ -42,7 +42,7 @@ class Mlp(Common, frozen=True, kw_only=True):
     scaler: Scaler = "minmax"
 
 
-class Linear(Common, frozen=True, kw_only=True):
+class Linear(Params, frozen=True, kw_only=True):
     """Logistic or ridge regression. strength: of the regularisation."""
 
     strength: Annotated[float, msgspec.Meta(gt=0)] = 1.0
@@ -50,20 +50,20 @@ class Linear(Common, frozen=True, kw_only=True):
     scaler: Scaler = "standard"
 
 
-class Forest(Common, frozen=True, kw_only=True):
+class Forest(Params, frozen=True, kw_only=True):
     """A random forest: fp32 only, trees do not quantize. depth: 0 for as deep as they grow."""
 
     trees: Positive = 100
     depth: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
-class Foreign(Common, frozen=True, kw_only=True):
+class Foreign(Params, frozen=True, kw_only=True):
     """A model trained elsewhere: only the split of the data is ours."""
 
 
 IMPORTED = "imported"
 #: Estimator -> the task it is for, and its parameters.
-ESTIMATORS: dict[str, tuple[str, type[Common]]] = {
+ESTIMATORS: dict[str, tuple[str, type[Params]]] = {
     "mlp": ("classification", Mlp),
     "logistic": ("classification", Linear),
     "random-forest": ("classification", Forest),
@@ -74,7 +74,7 @@ ESTIMATORS: dict[str, tuple[str, type[Common]]] = {
 }
 
 
-def read_params(estimator: str, params: Mapping[str, Any]) -> Common:
+def read_params(estimator: str, params: Mapping[str, Any]) -> Params:
     """The parameters of `estimator`, checked; SettingError says what is wrong and what there is."""
     if estimator not in ESTIMATORS:
         raise SettingError(f"no estimator {estimator!r}", f"there are: {', '.join(ESTIMATORS)}")

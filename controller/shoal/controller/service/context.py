@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from shoal.controller.settings import Settings
 
 if TYPE_CHECKING:
-    from shoal.controller.learning import Learning
-
     from shoal.controller.io.blobs import Blobs
     from shoal.controller.io.signing import Signer
     from shoal.controller.io.store import Store
+    from shoal.controller.learning import Learning
 
 
 class Context(NamedTuple):

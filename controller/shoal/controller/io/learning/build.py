@@ -19,7 +19,7 @@ from shoal.controller.io.learning.validate import (
     metrics_of,
     robustness,
 )
-from shoal.controller.learning import ESTIMATORS, Built, Common, Job, Say, read_params
+from shoal.controller.learning import ESTIMATORS, Built, Job, Params, Say, read_params
 from shoal.controller.records import VariantReport, Verdict
 from shoal.controller.verdicts import FP32
 from shoal.errors import ModelError
@@ -75,7 +75,7 @@ def _reports(made: Made, data: Data, task: str) -> dict[str, VariantReport]:
 
 
 def _whole(
-    made: Made, data: Data, task: str, params: Common
+    made: Made, data: Data, task: str, params: Params
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Metrics of fp32 on held-back rows of the training sites, and the main one at every site."""
     session = runtime.open_session(made.files[FP32], FP32)
@@ -91,7 +91,7 @@ def _whole(
 
 def _packed(
     job: Job,
-    params: Common,
+    params: Params,
     data: Data,
     task: str,
     made: Made,
@@ -157,7 +157,7 @@ def _why_refused(
     return "" if any(v.passed for v in judged) else "no profile can carry any of its variants"
 
 
-def _notes(params: Common, data: Data, made: Made) -> list[str]:
+def _notes(params: Params, data: Data, made: Made) -> list[str]:
     notes = [*made.notes]
     if params.sites:
         notes.append(f"trained on site {', '.join(params.sites)} only")

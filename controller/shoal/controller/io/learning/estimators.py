@@ -12,11 +12,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from shoal.controller.io.learning.rows import Rows
-from shoal.controller.learning import Common, Forest, Linear, Mlp
+from shoal.controller.learning import Forest, Linear, Mlp, Params
 from shoal.errors import ModelError
 
 
-def fit(estimator: str, params: Common, rows: Rows) -> Pipeline:
+def fit(estimator: str, params: Params, rows: Rows) -> Pipeline:
     """Train; ModelError when the numbers do not let it."""
     pipeline = make_pipeline(*_steps(estimator, params))
     try:
@@ -29,7 +29,7 @@ def fit(estimator: str, params: Common, rows: Rows) -> Pipeline:
         ) from error
 
 
-def _steps(estimator: str, params: Common) -> list[Any]:
+def _steps(estimator: str, params: Params) -> list[Any]:
     scalers = {"minmax": MinMaxScaler, "standard": StandardScaler}
     seed = params.seed
     if isinstance(params, Mlp):

@@ -7,7 +7,7 @@ from onnx import ModelProto
 
 from shoal.controller.io.learning import estimators, export, foreign, quantize
 from shoal.controller.io.learning.rows import Data
-from shoal.controller.learning import Common, Job, Say
+from shoal.controller.learning import Job, Params, Say
 from shoal.controller.verdicts import FP32
 from shoal.errors import ModelError
 from shoal.profile import load_recipes
@@ -21,7 +21,7 @@ class Made(NamedTuple):
     notes: list[str]
 
 
-def make(job: Job, params: Common, data: Data, task: str, say: Say) -> Made:
+def make(job: Job, params: Params, data: Data, task: str, say: Say) -> Made:
     """Every variant of the job's model; ModelError when there can be none."""
     columns = len(data.labels) if task == "classification" else 1
     if job.onnx is None:

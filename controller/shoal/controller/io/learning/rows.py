@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
 
 from shoal.controller.frames import features_of, in_order, names_of, read_frame
-from shoal.controller.learning import Common, Job
+from shoal.controller.learning import Job, Params
 from shoal.errors import DatasetError
 
 #: Splits by group that are tried until each label of each site is on both sides.
@@ -42,7 +42,7 @@ class Data(NamedTuple):
     incomplete: int
 
 
-def prepare(job: Job, common: Common, task: str) -> Data:
+def prepare(job: Job, params: Params, task: str) -> Data:
     """Read the job's table and split it, deterministically; DatasetError if that cannot be."""
     frame = read_frame(job.table, job.dataset.ref)
     features = features_of(job.dataset)
@@ -58,9 +58,9 @@ def prepare(job: Job, common: Common, task: str) -> Data:
     site = names_of(kept[job.dataset.site]) if job.dataset.site else np.full(len(kept), "")
     group = names_of(kept[job.dataset.split]) if job.dataset.split else None
     rows = Rows(kept[features].to_numpy(np.float32), y, site)
-    chosen = np.isin(site, common.sites) if common.sites else np.full(len(y), True)
-    _check_sites(common.sites, site, job.dataset.site)
-    held = _held_back(rows, group, common, task)
+    chosen = np.isin(site, params.sites) if params.sites else np.full(len(y), True)
+    _check_sites(params.sites, site, job.dataset.site)
+    held = _held_back(rows, group, params, task)
     data = Data(
         features, labels, rows.take(chosen & ~held), rows.take(chosen & held), rows.take(held),
         int((~complete).sum()),
@@ -91,17 +91,17 @@ def _targets(values: "pd.Series", job: Job, task: str) -> tuple[list[str], npt.N
     return labels, np.array([index[name] for name in names])
 
 
-def _held_back(rows: Rows, group: npt.NDArray | None, common: Common, task: str) -> npt.NDArray:
+def _held_back(rows: Rows, group: npt.NDArray | None, params: Params, task: str) -> npt.NDArray:
     """Mask of held-back rows; rows of one group are all in it or none is."""
     n = len(rows.y)
     strata = _strata(rows, task)
     held = np.zeros(n, bool)
     if group is None:
-        held[_free_split(n, strata, common)] = True
+        held[_free_split(n, strata, params)] = True
         return held
     if len(np.unique(group)) < 2:
         raise DatasetError("the split column has one value only", "name another, or none")
-    splitter = GroupShuffleSplit(_TRIES, test_size=common.holdout, random_state=common.seed)
+    splitter = GroupShuffleSplit(_TRIES, test_size=params.holdout, random_state=params.seed)
     best = min(
         (test for _, test in splitter.split(rows.x, groups=group)),
         key=lambda test: _one_sided(strata, test),
@@ -122,11 +122,11 @@ def _one_sided(strata: npt.NDArray, test: npt.NDArray) -> int:
     return int(((everything > 0) & ((inside == 0) | (inside == everything))).sum())
 
 
-def _free_split(n: int, strata: npt.NDArray, common: Common) -> npt.NDArray:
+def _free_split(n: int, strata: npt.NDArray, params: Params) -> npt.NDArray:
     _, counts = np.unique(strata, return_counts=True)
-    small = counts.min() < 2 or len(counts) > min(n * common.holdout, n * (1 - common.holdout))
+    small = counts.min() < 2 or len(counts) > min(n * params.holdout, n * (1 - params.holdout))
     kind = ShuffleSplit if small else StratifiedShuffleSplit
-    splitter = kind(1, test_size=common.holdout, random_state=common.seed)
+    splitter = kind(1, test_size=params.holdout, random_state=params.seed)
     _, test = next(splitter.split(np.zeros(n), strata))
     return test
 
