@@ -233,6 +233,24 @@ def test_a_quantity_is_learned_too(tmp_path: Path, estimator: str) -> None:
     assert [f.name for f in outputs] == ["score"]
 
 
+@pytest.mark.parametrize("estimator", ["mlp", "logistic", "random-forest"])
+def test_a_yes_or_no_has_two_columns_and_its_score_is_that_of_yes(
+    tmp_path: Path, estimator: str
+) -> None:
+    heat = numbers(400)
+    columns = {"heat": heat, "night": heat > 9, "leak": np.where(heat > 0.5, "yes", "no")}
+    path = csv(tmp_path / "t.csv", columns)
+    made = build.build(job(path, dataset(path, "leak"), estimator=estimator), silent)
+    assert made.labels == ["no", "yes"]
+    said = runtime.outputs(made.files["fp32"], np.array([[3, 0], [-3, 0]], np.float32), "m")
+    assert said.shape == (2, 2)
+    assert said[0, 1] > 0.9 > 0.1 > said[1, 1]
+    score, prediction = msgspec.json.decode(made.references, type=References).outputs.features
+    assert 0.5 in score.edges
+    assert prediction.edges == [0.5]
+    assert prediction.counts[1] == sum(score.counts[score.edges.index(0.5) + 1 :])
+
+
 def test_noise_teaches_nothing_and_the_release_is_refused(tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", {"heat": numbers(400), "leak": [i % 2 for i in range(400)]})
     made = build.build(job(path, dataset(path, "leak"), estimator="logistic"), silent)
