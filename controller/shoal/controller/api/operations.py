@@ -23,7 +23,7 @@ class OperationQuery(Asked, frozen=True, kw_only=True):
 
 
 class AuditQuery(Asked, frozen=True, kw_only=True):
-    """Entries about one subject, such as device:press-4; "" for all."""
+    """Entries about one subject, such as a device's name; "" for all."""
 
     subject: str = ""
     cursor: str = ""

@@ -97,7 +97,7 @@ def login(
                 seen_at=now,
             )
         )
-        audit.record(db, ctx, actor.name, "sign-in", f"user:{actor.name}", address=address)
+        audit.record(db, ctx, actor.name, "user.sign-in", actor.name, address=address)
     return actor._replace(via="session", key=digest(secret)), secret
 
 
@@ -122,7 +122,7 @@ def logout(ctx: Context, *, actor: Actor) -> None:
     """End the session that `actor` came with, at once and everywhere."""
     with ctx.store.write() as db:
         db.execute(delete(session).where(session.c.id_hash == actor.key))
-        audit.record(db, ctx, actor.name, "sign-out", f"user:{actor.name}")
+        audit.record(db, ctx, actor.name, "user.sign-out", actor.name)
 
 
 def end_sessions(db: Connection, name: str, *, but: str = "") -> None:

@@ -14,7 +14,7 @@ from shoal.sketch import Latency
 
 ENROLLED, DECOMMISSIONED = "enrolled", "decommissioned"
 STATES = (ENROLLED, DECOMMISSIONED, "online", "offline")
-_VERBS = {"enrol": "ENROLLED", "decommission": "DECOMMISSIONED"}
+_VERBS = {"device.enrol": "ENROLLED", "device.decommission": "DECOMMISSIONED"}
 
 
 def list_devices(
@@ -76,7 +76,7 @@ def timeline(ctx: Context, name: str, limit: int = 100) -> list[DeviceEvent]:
     )
     done = (
         select(audit)
-        .where(audit.c.subject == f"device:{name}", audit.c.verb.in_(_VERBS))
+        .where(audit.c.subject == name, audit.c.verb.in_(_VERBS))
         .order_by(audit.c.id.desc())
         .limit(limit)
     )

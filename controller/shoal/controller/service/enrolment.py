@@ -55,7 +55,7 @@ def enrol(ctx: Context, authority: Authority, request: EnrolRequest) -> EnrolRes
         values = _row(request, board, token.site, issued, now)
         _keep(db, request.device, values)
         audit.record(
-            db, ctx, f"join-token:{token.id}", "enrol", f"device:{request.device}",
+            db, ctx, f"join-token {token.id}", "device.enrol", request.device,
             site=token.site, ring=request.ring, profile=board.name, serial=issued.serial,
         )  # fmt: skip
         changes.note(db, ctx, "device", request.device)
@@ -72,7 +72,7 @@ def decommission(ctx: Context, *, actor: str, device: str) -> Device:
         raise ConflictError(f"device {device} is {found.state} already")
     with ctx.store.write() as db:
         _end(db, device)
-        audit.record(db, ctx, actor, "decommission", f"device:{device}", site=found.site)
+        audit.record(db, ctx, actor, "device.decommission", device, site=found.site)
         changes.note(db, ctx, "device", device)
     return devices.get_device(ctx, device)
 

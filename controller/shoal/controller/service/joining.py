@@ -43,9 +43,7 @@ def create_join_token(
                 created_at=now, expires_at=now + ttl_s,
             )
         )  # fmt: skip
-        audit.record(
-            db, ctx, actor, "create", f"join-token:{id_}", site=site, rings=rings, uses=uses
-        )
+        audit.record(db, ctx, actor, "join-token.create", id_, site=site, rings=rings, uses=uses)
     return JoinToken(
         id=id_, site=site, rings=rings, uses_left=uses, created_at=now, expires_at=now + ttl_s,
         secret=f"sj1.{id_}.{secret}.{ca_sha256}",
@@ -65,7 +63,7 @@ def revoke_join_token(ctx: Context, *, actor: str, id: str) -> None:  # noqa: A0
     with ctx.store.write() as db:
         if not db.execute(delete(join_token).where(join_token.c.id == id)).rowcount:
             raise AbsentError("join token", id)
-        audit.record(db, ctx, actor, "revoke", f"join-token:{id}")
+        audit.record(db, ctx, actor, "join-token.revoke", id)
 
 
 def spend(db: Connection, ctx: Context, joining: JoinSecret, ring: str) -> JoinToken:

@@ -54,7 +54,7 @@ def create_token(
             )
         )
         told = {"role": role, "expires_at": token.expires_at}
-        audit.record(db, ctx, actor.name, "create", f"token:{token.id}", **told)
+        audit.record(db, ctx, actor.name, "token.create", token.id, **told)
     return msgspec.structs.replace(token, secret=f"shoal_{token.id}_{secret}")
 
 
@@ -75,7 +75,7 @@ def revoke_token(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 
     with ctx.store.write() as db:
         if not db.execute(mine).rowcount:
             raise AbsentError("token", id)
-        audit.record(db, ctx, actor.name, "revoke", f"token:{id}")
+        audit.record(db, ctx, actor.name, "token.revoke", id)
 
 
 def actor_of_token(ctx: Context, text: str) -> Actor | None:

@@ -46,7 +46,7 @@ def add_user(ctx: Context, *, actor: str, name: str, role: str, password: str) -
                     name=name, role=role, password_hash=password_hash, created_at=created.created_at
                 )
             )
-            audit.record(db, ctx, actor, "add", f"user:{name}", role=role)
+            audit.record(db, ctx, actor, "user.add", name, role=role)
     except IntegrityError as error:
         raise ConflictError(f"user {name!r} is already there", "choose another name") from error
     return created
@@ -71,7 +71,7 @@ def remove_user(ctx: Context, *, actor: str, name: str) -> None:
         access.end_sessions(db, name)
         db.execute(delete(api_token).where(api_token.c.user == name))
         db.execute(delete(user).where(user.c.name == name))
-        audit.record(db, ctx, actor, "remove", f"user:{name}")
+        audit.record(db, ctx, actor, "user.remove", name)
 
 
 def change_password(
@@ -90,7 +90,7 @@ def change_password(
             update(user).where(user.c.name == actor.name).values(password_hash=password_hash)
         )
         access.end_sessions(db, actor.name, but=actor.key)
-        audit.record(db, ctx, actor.name, "change-password", f"user:{actor.name}")
+        audit.record(db, ctx, actor.name, "user.password", actor.name)
 
 
 def _check_role(role: str) -> None:
