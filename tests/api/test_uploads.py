@@ -1,0 +1,153 @@
+"""Files that people send: good ones are kept, bad ones are told why, and nothing is left lying."""
+
+import gzip
+import io
+from typing import Any
+
+import pytest
+
+from api.world import World, is_problem
+
+CSV = b"a,b,ok\n" + b"".join(b"%d.5,%d,%d\n" % (n, n % 7, n % 2) for n in range(200))
+
+
+def send(world: World, data: bytes = CSV, filename: str = "parts.csv", **fields: str) -> Any:
+    form = {"name": "parts", "label": "ok", **fields, "file": (io.BytesIO(data), filename)}
+    return world.post("/api/v1/datasets", "operator", data=form)
+
+
+def left(world: World) -> list[Any]:
+    return list((world.ctx.folder / "uploads").iterdir())
+
+
+def test_a_table_becomes_a_version_and_the_same_table_the_same_version(world: World) -> None:
+    first, again = send(world), send(world)
+    assert first.status_code == again.status_code == 201
+    assert first.json["version"] == again.json["version"] == 1
+    assert first.json["rows"] == 200
+    assert send(world, CSV + b"9,9,1\n").json["version"] == 2
+    assert world.get("/api/v1/datasets/parts").json["version"] == 2
+    assert world.get("/api/v1/datasets/parts@1").json["rows"] == 200
+    assert left(world) == []
+
+
+def test_drop_and_parents_are_separated_by_commas(world: World) -> None:
+    send(world)
+    made = send(world, CSV + b"9,9,1\n", drop=" a,", parents="parts@1").json
+    assert [c["name"] for c in made["columns"] if c["role"] == "dropped"] == ["a"]
+    assert made["parents"] == ["parts@1"]
+
+
+@pytest.mark.parametrize("filename", ["", "parts.exe", "../../../../etc/passwd", "parts.csv.gz"])
+def test_what_a_file_is_called_is_only_a_word(world: World, filename: str) -> None:
+    assert send(world, filename=filename).status_code == 201
+    assert left(world) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "filename", "fields"),
+    [
+        (b"", "parts.csv", {}),
+        (b"\x00\xff" * 1000, "parts.csv", {}),
+        (b"\x00\xff" * 1000, "parts.parquet", {}),
+        (gzip.compress(CSV)[:-20], "parts.csv.gz", {}),
+        (b'"a', "parts.csv", {}),
+        (CSV, "parts.csv", {"label": "no-such"}),
+        (CSV, "parts.csv", {"label": ""}),
+        (CSV, "parts.csv", {"name": "../up"}),
+        (CSV, "parts.csv", {"name": ""}),
+        (CSV, "parts.csv", {"site": "no-such"}),
+        (CSV, "parts.csv", {"drop": "no-such"}),
+        (CSV, "parts.csv", {"parents": "no-such@7"}),
+        (CSV, "parts.csv", {"unheard-of": "x"}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_dataset_is_told_why(
+    world: World, data: bytes, filename: str, fields: dict[str, str]
+) -> None:
+    response = send(world, data, filename, **fields)
+    assert 400 <= response.status_code < 500, response.get_data()
+    assert is_problem(response, response.status_code)
+    assert left(world) == []
+    assert world.get("/api/v1/datasets").json["items"] == []
+
+
+def test_a_form_without_its_file_or_with_another_is_refused(world: World) -> None:
+    form: dict[str, Any] = {"name": "parts", "label": "ok", "other": (io.BytesIO(CSV), "x.csv")}
+    response = world.post("/api/v1/datasets", data=form)
+    assert is_problem(response, 422, "bad-input")
+    assert "other" in response.json["detail"]
+    form = {"name": "parts", "label": "ok"}
+    response = world.post("/api/v1/datasets", data=form, content_type="multipart/form-data")
+    assert is_problem(response, 422, "bad-input")
+    assert "no file 'file'" in response.json["detail"]
+    assert is_problem(world.post("/api/v1/datasets", json={"name": "parts"}), 415)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"--x", b"--x\r\n\r\n", b"--x\r\nContent-Disposition: x\r\n"]
+)
+def test_a_broken_form_is_told_so(world: World, body: bytes) -> None:
+    kind = "multipart/form-data; boundary=x"
+    response = world.post("/api/v1/datasets", data=body, content_type=kind)
+    assert 400 <= response.status_code < 500
+    assert is_problem(response, response.status_code)
+
+
+def test_long_work_is_accepted_with_an_address_to_watch(world: World) -> None:
+    send(world)
+    body = {"dataset": "parts", "estimator": "logistic"}
+    response = world.post("/api/v1/models/parts/train", "operator", json=body)
+    assert response.status_code == 202, response.get_data()
+    where = response.headers["Location"]
+    assert where == f"/api/v1/operations/{response.json['id']}"
+    assert world.get(where, "viewer").json["state"] == "queued"
+    listed = world.get("/api/v1/operations?state=queued", "viewer").json["items"]
+    assert [item["id"] for item in listed] == [response.json["id"]]
+
+
+def test_the_same_training_asked_for_twice_is_one(world: World) -> None:
+    send(world)
+    key = {"Idempotency-Key": "k"}
+    body = {"dataset": "parts", "estimator": "logistic"}
+    first = world.post("/api/v1/models/parts/train", json=body, headers=key)
+    again = world.post("/api/v1/models/parts/train", json=body, headers=key)
+    assert first.headers["Location"] == again.headers["Location"]
+    assert len(world.get("/api/v1/operations").json["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataset": "no-such"},
+        {"dataset": "parts@99"},
+        {"dataset": "parts@x"},
+        {"dataset": "parts", "estimator": "oracle"},
+        {"dataset": "parts", "sites": ["no-such"]},
+        {"dataset": "parts", "params": {"actor": "x", "ctx": 1, "db": 2, "operation": 3}},
+        {"dataset": "parts", "params": {"holdout": "much"}},
+        {"dataset": "parts", "params": {"holdout": 7}},
+    ],
+)
+def test_a_training_that_cannot_be_is_refused_at_once(world: World, body: dict[str, Any]) -> None:
+    send(world)
+    response = world.post("/api/v1/models/parts/train", json=body)
+    assert 400 <= response.status_code < 500, response.get_data()
+    assert is_problem(response, response.status_code)
+    assert is_problem(world.post("/api/v1/models/Bad Name/train", json={"dataset": "parts"}), 422)
+
+
+def test_a_model_from_elsewhere_is_taken_with_its_variants(world: World) -> None:
+    send(world)
+    form = {
+        "dataset": "parts",
+        "labels": "bad,good",
+        "onnx": (io.BytesIO(b"onnx"), "m.onnx"),
+        "variant:int8-u8s8-pc": (io.BytesIO(b"onnx8"), "m8.onnx"),
+    }
+    response = world.post("/api/v1/models/parts/import", data=form)
+    assert response.status_code == 202, response.get_data()
+    params = response.json["params"]
+    assert world.ctx.blobs.read(params["onnx"]) == b"onnx"
+    assert world.ctx.blobs.read(params["variants"]["int8-u8s8-pc"]) == b"onnx8"
+    assert left(world) == []
