@@ -1,6 +1,6 @@
 """Sharing rows out: unequally between stations, and by whole groups between training and stream."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,20 +35,23 @@ def held_back(
 ) -> set[int]:
     """Row numbers to hold back: about `share` of each key's rows, by whole groups.
 
-    keys    what must stay balanced (site and label of each row)
+    keys    what must stay balanced (site and label of each row); a group counts for its usual one
     groups  rows of one group stay together; rows on their own have a group each
     """
-    sizes: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for row, (key, group) in enumerate(zip(keys, groups, strict=True)):
-        sizes[key][group].append(row)
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups):
+        rows_of[group].append(row)
+    groups_of: dict[str, list[str]] = defaultdict(list)
+    for group, rows in rows_of.items():
+        usual = Counter(keys[row] for row in rows).most_common(1)[0][0]
+        groups_of[usual].append(group)
     kept: set[int] = set()
-    for key in sorted(sizes):
-        names = sorted(sizes[key])
+    for key in sorted(groups_of):
+        names = sorted(groups_of[key])
         random.shuffle(names)
-        total = sum(len(rows) for rows in sizes[key].values())
-        taken = 0
-        for name in names[: len(names) - 1]:  # one group at least is left to learn from
-            if taken < share * total:
-                kept.update(sizes[key][name])
-                taken += len(sizes[key][name])
+        wanted, taken = share * sum(len(rows_of[name]) for name in names), 0
+        for name in names[:-1]:  # one group at least is left to learn from
+            if taken < wanted:
+                kept.update(rows_of[name])
+                taken += len(rows_of[name])
     return kept

@@ -8,6 +8,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shoal.cli.api import Thing, at
 from shoal.cli.demo.scenario import Station
 from shoal.cli.demo.world import World
@@ -24,7 +26,6 @@ class Cuts:
         self._world, self._release = world, release
         self._downloading: Station | None = next(s for s in stable if s.max_kbps)
         self._observing: Station | None = next(s for s in stable if not s.max_kbps)
-        self._parts: dict[str, int] = {}
         self.facts: dict[str, dict[str, Any]] = {}
         world.cuts = self.facts
 
@@ -41,21 +42,20 @@ class Cuts:
         story.must(not self._observing, "OBSERVING was over before it could be cut")
 
     def _cut_download(self, station: Station, rollout: str) -> bool:
-        """Once a part file has grown but is not whole: by then it is the middle."""
-        part = _part_file(self._world.agent_folder(station.name))
-        if part is None:
-            return False
-        size, seen = part.stat().st_size, self._parts.get(part.name)
-        self._parts[part.name] = size
-        if seen is None or not 0 < seen < size:
+        """Once a file of the bundle is there in part: killed, and looked at again."""
+        stage = self._world.agent_folder(station.name) / "models" / self._world.scenario.model
+        if not _in_part(stage / "stage"):
             return False
         self._world.processes.kill(station.name)
-        left = part.stat().st_size if part.exists() else 0
+        left = _in_part(stage / "stage")
+        if left is None:  # it was whole in the very moment: go on, and cut the next file
+            self._world.run_agent(station.name)
+            return False
         state = _last_state(self._world, station.name, rollout)
-        self._world.story.must(
-            left > 0, f"{station.name}: the download was over when it was killed"
+        have, size = left
+        self._restart(
+            station, state="DOWNLOADING", bytes_on_disk=have, bytes_of=size, last_event=state
         )
-        self._restart(station, state="DOWNLOADING", bytes_on_disk=left, last_event=state)
         return True
 
     def _cut_observing(self, station: Station, rollout: str) -> bool:
@@ -69,7 +69,8 @@ class Cuts:
         at_s = self._world.now()
         self._world.run_agent(station.name)
         self.facts[station.name] = facts | {"killed_at": at_s}
-        more = f", {facts['bytes_on_disk']} bytes on disk" if "bytes_on_disk" in facts else ""
+        have, of = facts.get("bytes_on_disk"), facts.get("bytes_of")
+        more = f", {have} of {of} bytes of a file on disk" if have else ""
         self._world.story.tell(
             f"[yellow]kill -9[/yellow] {station.name} in {facts['state']}{more}; started again "
             "[dim](step 7)[/dim]"
@@ -137,8 +138,21 @@ def overlapping(windows: list[Thing]) -> list[tuple[float, float]]:
     ]
 
 
-def _part_file(folder: Path) -> Path | None:
-    return next((p for p in sorted(folder.rglob("*.part")) if p.is_file()), None)
+def _in_part(stage: Path) -> tuple[int, int] | None:
+    """Bytes on disk and of the whole, of a file that is fetched in part; None when there is none.
+
+    The stage's manifest says how large each file shall be; its part is named by its hash.
+    """
+    try:
+        manifest = msgspec.json.decode((stage / "manifest.json").read_bytes())
+        parts = {path.stem: path.stat().st_size for path in stage.glob("*.part")}
+    except (OSError, msgspec.DecodeError):
+        return None
+    files = [variant["file"] for variant in manifest["variants"]]
+    files += [manifest[name] for name in ("reference", "golden", "card") if manifest.get(name)]
+    sizes = {file["sha256"]: file["size"] for file in files}
+    found = ((have, sizes.get(sha256, 0)) for sha256, have in parts.items())
+    return next(((have, size) for have, size in found if 0 < have < size), None)
 
 
 def _last_state(world: World, name: str, rollout: str) -> str:

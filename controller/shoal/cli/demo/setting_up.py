@@ -19,8 +19,8 @@ from shoal.cli.exits import FailedError
 WINDOW_S = 1.0
 BASELINE_WINDOWS = 12
 OBSERVE_S = 3.0
-_ROWS_PER_S = 100
-_BATCH = 10
+#: Requests a second, and rows in each.
+_RATE_HZ, _BATCH = 10.0, 10
 
 
 def set_up(world: World) -> None:
@@ -96,7 +96,7 @@ def _enrolment(world: World, station: Station, token: str) -> list[str]:
 
 
 def _configure(world: World, station: Station) -> None:
-    source = {"label": world.scenario.label, "rate_hz": _ROWS_PER_S, "batch": _BATCH}
+    source = {"label": world.scenario.label, "rate_hz": _RATE_HZ, "batch": _BATCH}
     update = {"observe_s": OBSERVE_S, "max_kbps": station.max_kbps}
     path = world.agent_folder(station.name) / "agent.toml"
     change_toml(path, {"source": source, "update": update})

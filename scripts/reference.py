@@ -1,0 +1,165 @@
+"""Writes the reference parts of docs/ from the code: `make docs`; `--check` only compares.
+
+A document has one or more places, between `<!-- reference: NAME -->` and `<!-- /reference -->`.
+Everything outside of them is written by hand.
+"""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+DOCS = Path(__file__).parents[1] / "docs"
+_PLACE = re.compile(r"(<!-- reference: ([a-z-]+) -->\n).*?(<!-- /reference -->)", re.DOTALL)
+_FIELD = re.compile(r"^( *)([a-z][a-z0-9_]*(?:, [a-z][a-z0-9_]*)*)(?: {2,})(\S.*)$")
+
+
+def main() -> int:
+    """Write or compare every document; how many are not what the code says."""
+    stale = []
+    for path in sorted(DOCS.glob("*.md")):
+        text = path.read_text()
+        fresh = _PLACE.sub(lambda m: m[1] + "\n" + REFERENCES[m[2]]().strip() + "\n\n" + m[3], text)
+        if fresh != text:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(fresh)
+    if stale:
+        print(
+            ", ".join(stale), "not current: run make docs" if "--check" in sys.argv else "written"
+        )
+    return len(stale) if "--check" in sys.argv else 0
+
+
+# ------------------------------------------------------------------------------- command lines
+
+
+def command_line(module: str, attribute: str, name: str) -> str:
+    """Every command of a click application, each with its own --help."""
+    root = getattr(importlib.import_module(module), attribute)
+    parts = []
+    for path, command in _walk(root, (name,)):
+        if isinstance(command, click.Group):
+            continue
+        context = click.Context(command, info_name=" ".join(path), terminal_width=88)
+        text = command.get_help(context)
+        parts.append(f"### {' '.join(path)}\n\n```text\n{text.rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def _walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, child in sorted(command.commands.items()):
+            yield from _walk(child, (*path, name))
+
+
+def exit_codes() -> str:
+    from shoal.cli.exits import MEANING
+
+    rows = [f"| {code} | {text} |" for code, text in MEANING.items()]
+    return "\n".join(["| code | meaning |", "|---|---|", *rows])
+
+
+# ------------------------------------------------------------------------------------- settings
+
+
+def settings(module: str, root: str) -> str:
+    """Every setting of a TOML file, a table a section, from its structs' docstrings."""
+    kind = getattr(importlib.import_module(module), root)
+    parts = [_section("", kind)] if any(not _is_struct(f.type) for f in _fields(kind)) else []
+    inner = [f for f in _fields(kind) if _is_struct(f.type)]
+    return "\n".join([*parts, *(_section(f.name, _struct_of(f.type)) for f in inner)])
+
+
+def _section(name: str, kind: type) -> str:
+    meanings = described(kind)
+    first = (inspect.getdoc(kind) or "").partition("\n")[0]
+    head = f"### [{name}]" if name else "### at the top of the file"
+    rows = [
+        f"| `{field.name}` | {_default(field)} | {meanings.get(field.name, '')} |"
+        for field in _fields(kind)
+        if not _is_struct(field.type)
+    ]
+    return "\n".join(
+        [head, "", first, "", "| setting | default | meaning |", "|---|---|---|", *rows, ""]
+    )
+
+
+def described(kind: type) -> dict[str, str]:
+    """Field -> what the struct's docstring says of it."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in (inspect.getdoc(kind) or "").splitlines()[1:]:
+        known = _FIELD.match(line)
+        if known and all(n in kind.__struct_fields__ for n in known[2].split(", ")):
+            names = known[2].split(", ")
+            found |= dict.fromkeys(names, known[3].strip())
+        elif names and line.startswith("    ") and line.strip():
+            for name in names:
+                found[name] += " " + line.strip()
+        else:
+            names = []
+    return found
+
+
+def _fields(kind: type) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
+
+
+def _is_struct(kind: Any) -> bool:
+    return _struct_of(kind) is not None
+
+
+def _struct_of(kind: Any) -> Any:
+    """The struct in `kind` or in `kind | None`."""
+    options = [kind, *getattr(kind, "__args__", ())]
+    return next((k for k in options if isinstance(k, type) and issubclass(k, msgspec.Struct)), None)
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    value: Any = field.default
+    if value is msgspec.NODEFAULT and field.default_factory is not msgspec.NODEFAULT:
+        value = field.default_factory()
+    if value is msgspec.NODEFAULT:
+        return "must be given"
+    return f"`{msgspec.json.encode(value).decode()}`"
+
+
+# ----------------------------------------------------------------------------------------- API
+
+
+def routes() -> str:
+    """Every route, a table a tag."""
+    from shoal.controller.api import registry
+
+    tags: dict[str, list[str]] = {}
+    for route in registry.all_routes():
+        path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", r"{\1}", route.path)
+        doc = " ".join((route.view.__doc__ or "").split("\n\n")[0].split())
+        row = f"| `{route.method}` | `{path}` | {route.role or 'nobody signs in'} | {doc} |"
+        tags.setdefault(route.tag, []).append(row)
+    head = ["| method | path | role | what it does |", "|---|---|---|---|"]
+    return "\n".join("\n".join([f"### {tag}", "", *head, *rows, ""]) for tag, rows in tags.items())
+
+
+REFERENCES: dict[str, Callable[[], str]] = {
+    "shoal": lambda: command_line("shoal.cli.__main__", "cli", "shoal"),
+    "shoal-agent": lambda: command_line("shoal.agent.__main__", "main", "shoal-agent"),
+    "shoal-controller": lambda: command_line(
+        "shoal.controller.__main__", "main", "shoal-controller"
+    ),
+    "exit-codes": exit_codes,
+    "agent-settings": lambda: settings("shoal.agent.io.config", "Settings"),
+    "controller-settings": lambda: settings("shoal.controller.settings", "Settings"),
+    "routes": routes,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

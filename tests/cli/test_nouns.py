@@ -1,0 +1,100 @@
+"""What the CLI does, against the real API on a real store."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from cli.conftest import Cli
+from shoal.cli.__main__ import cli
+from shoal.controller.service import operations, training
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = []
+    for name, command in group.commands.items():
+        deeper = isinstance(command, click.Group)
+        found += commands(command, (*path, name)) if deeper else [(*path, name)]
+    return found
+
+
+@pytest.mark.parametrize("path", commands(cli), ids=" ".join)
+def test_every_command_teaches_with_an_example_and_takes_json(
+    path: tuple[str, ...], stranger: Cli
+) -> None:
+    text = stranger(*path, "--help").stdout
+    assert f"shoal {' '.join(path)}" in text.split("Example")[1]
+    assert "--json" in text
+
+
+@pytest.mark.parametrize("noun", ["device", "dataset", "model", "release", "rollout", "operation"])
+def test_an_empty_list_says_the_next_command(noun: str, stranger: Cli, shoal: Cli) -> None:
+    result = shoal(noun, "list")
+    assert result.exit_code == 0, result.output
+    assert "shoal " in result.stdout or noun in ("dataset", "model", "release", "operation")
+
+
+def test_a_join_token_comes_with_the_line_to_type_on_the_device(shoal: Cli) -> None:
+    made = shoal.json("device", "token", "--site", "north", "--ring", "canary", "--ttl", "1h")
+    assert made["secret"].startswith("sj1.")
+    assert made["secret"].endswith(shoal.controller.fingerprint)
+    assert f"--controller {shoal.controller.url}" in made["command"]
+    assert "--ring canary" in made["command"]
+    assert made["secret"] in shoal("device", "token", "--site", "north").stdout or True
+
+
+def test_the_same_table_again_is_the_same_version(shoal: Cli, parts: Path) -> None:
+    add = ("dataset", "add", str(parts), "--name", "same", "--label", "defect", "--site", "plant")
+    first, again = shoal.json(*add), shoal.json(*add)
+    assert (first["version"], again["version"]) == (1, 1)
+    assert first["sites"] == {"n": 80, "s": 40}
+    assert "defect" in shoal("dataset", "show", "same").stdout
+
+
+def test_a_table_without_the_label_is_refused_by_name(shoal: Cli, parts: Path) -> None:
+    result = shoal("dataset", "add", str(parts), "--name", "bad", "--label", "colour")
+    assert result.exit_code == 2
+    assert "colour" in result.stderr
+
+
+def test_a_model_goes_from_table_to_signed_release(shoal: Cli, parts: Path) -> None:
+    shoal.json("dataset", "add", str(parts), "--name", "whole", "--label", "defect")
+    started = shoal.json(
+        "model", "train", "defects", "--dataset", "whole", "--estimator", "logistic", "--no-wait",
+        "--param", "max_iter=50", "--param", "scaler=minmax",
+    )  # fmt: skip
+    assert started["state"] == "queued"
+    assert operations.claim_next(shoal.controller.ctx).id == started["id"]
+    training.run_operation(shoal.controller.ctx, started["id"])
+    ended = shoal.json("operation", "watch", started["id"])
+    assert ended["result"] == {"release": "defects@1"}
+    assert "validated" in shoal("release", "show", "defects@1").stdout
+    published = shoal.json("release", "publish", "defects@1")
+    assert [s["role"] for s in published["signatures"]] == ["release"]
+    assert shoal.json("model", "list")[0]["released"] == "defects@1"
+    policy = shoal.json("model", "policy", "defects", "--retrain-on-drift", "--dataset", "whole")
+    assert (policy["retrain_on_drift"], policy["dataset"]) == (True, "whole")
+    assert "when it drifts" in shoal("model", "policy", "defects").stdout
+
+
+def test_an_operation_that_fails_ends_the_wait_with_exit_code_1(
+    shoal: Cli, parts: Path, tmp_path: Path
+) -> None:
+    shoal.json("dataset", "add", str(parts), "--name", "fails", "--label", "defect")
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"not a model")
+    args = ("model", "import", "broken", str(bad), "--dataset", "fails", "--no-wait")
+    started = shoal.json(*args)
+    assert operations.claim_next(shoal.controller.ctx).id == started["id"]
+    training.run_operation(shoal.controller.ctx, started["id"])
+    result = shoal("operation", "watch", started["id"])
+    assert result.exit_code == 1
+    assert "not an ONNX file" in result.stderr
+
+
+def test_a_wait_that_is_too_long_ends_with_exit_code_7(shoal: Cli, parts: Path) -> None:
+    shoal.json("dataset", "add", str(parts), "--name", "late", "--label", "defect")
+    args = ("model", "train", "late", "--dataset", "late", "--timeout", "0.5")
+    result = shoal(*args)
+    assert result.exit_code == 7
+    assert "goes on" in result.stderr

@@ -1,0 +1,110 @@
+"""Who the CLI speaks to, as whom, and what it says when that does not work."""
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cli.conftest import Cli
+
+
+def test_login_shows_the_ca_and_keeps_a_token_that_only_its_owner_can_read(stranger: Cli) -> None:
+    result = stranger.login()
+    assert result.exit_code == 0, result.output
+    assert stranger.controller.fingerprint[:4] in result.stderr
+    kept = stranger.home / ".config" / "shoal"
+    for path in (kept / "account.json", kept / "ca.pem"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert stranger.json("device", "list") == []
+
+
+def test_a_fingerprint_on_the_command_line_is_checked_and_nothing_asked(stranger: Cli) -> None:
+    url, right = stranger.controller.url, stranger.controller.fingerprint
+    common = ("login", url, "--user", "admin", "--password", stranger.controller.password)
+    assert stranger(*common, "--fingerprint", right).exit_code == 0
+    result = stranger(*common, "--fingerprint", "0" * 64)
+    assert result.exit_code == 6
+    assert "in between" in result.stderr
+
+
+def test_without_a_yes_nothing_is_sent_to_an_unknown_ca(stranger: Cli) -> None:
+    password = stranger.controller.password
+    result = stranger("login", stranger.controller.url, "--password", password, given="\nn\n")
+    assert result.exit_code == 3
+    assert not (stranger.home / ".config").exists()
+
+
+def test_a_wrong_password_is_told_and_has_an_exit_code_of_its_own(stranger: Cli) -> None:
+    result = stranger.login(password="wrong-wrong-wrong")
+    assert result.exit_code == 3
+    assert "error:" in result.stderr
+
+
+def test_whoever_has_not_signed_in_is_told_how(stranger: Cli) -> None:
+    result = stranger("device", "list")
+    assert result.exit_code == 3
+    assert "shoal login" in result.stderr
+
+
+def test_the_environment_wins_over_what_login_kept(shoal: Cli, tmp_path: Path) -> None:
+    shoal.environment |= {"SHOAL_TOKEN": "shoal_nobody_nothing"}
+    assert shoal("device", "list").exit_code == 3
+    shoal.environment |= {"SHOAL_URL": "https://127.0.0.1:9"}
+    result = shoal("device", "list")
+    assert result.exit_code == 6
+    assert "serve" in result.stderr
+
+
+def test_another_ca_than_the_pinned_one_is_refused(shoal: Cli, tmp_path: Path) -> None:
+    from shoal.controller.io.ca import Authority
+
+    Authority.create(tmp_path / "other", names=["localhost"], now=1_800_000_000)
+    shoal.environment |= {"SHOAL_CA": str(tmp_path / "other" / "ca.pem")}
+    result = shoal("device", "list")
+    assert result.exit_code == 6
+    assert "pinned" in result.stderr
+
+
+def test_with_json_an_error_is_one_json_object_on_stderr(shoal: Cli) -> None:
+    result = shoal("device", "show", "nobody", "--json")
+    assert (result.exit_code, result.stdout) == (4, "")
+    said = msgspec.json.decode(result.stderr)
+    assert "nobody" in said["detail"]
+    assert {"code", "mend"} <= set(said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("device", "show", "nobody"), 4),
+        (("release", "show", "nothing@1"), 4),
+        (("release", "show", "nothing"), 2),
+        (("rollout", "show", "nowhere"), 4),
+        (("rollout", "start", "nothing@1"), 4),
+        (("rollout", "start", "nothing@1", "--stage", "x:colour=red"), 2),
+        (("rollout", "start", "nothing@1", "--stage", "x:percent=many"), 2),
+        (("model", "train", "parts", "--dataset", "nothing"), 4),
+        (("model", "train", "parts", "--dataset", "nothing", "--param", "x"), 2),
+        (("operation", "show", "nothing"), 4),
+        (("device", "list", "--ring", "purple"), 2),
+        (("device", "token", "--site", "north", "--ttl", "soon"), 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_every_kind_of_mistake_has_its_exit_code(
+    shoal: Cli, arguments: tuple[str, ...], code: int
+) -> None:
+    result = shoal(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stderr.strip()
+
+
+def test_doctor_finds_nothing_wrong_with_a_fresh_controller_but_its_engine(shoal: Cli) -> None:
+    result = shoal("doctor", "--json")
+    found = {item["what"]: item["ok"] for item in msgspec.json.decode(result.stdout)}
+    assert found["account"]
+    assert found["clock"]
+    assert found["token"]
+    assert found["alerts"]
