@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench lock clean
+.PHONY: help setup demo test check format bench docs lock clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ format: setup  ## rewrite to the house's layout
 
 bench: setup  ## measure; writes bench/*.json and prints tables
 	@$(BIN)/python tests/bench $(ARGS)
+
+docs: setup  ## write the reference parts of docs/ anew: commands, settings, routes
+	@$(BIN)/python scripts/reference.py
 
 lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@./scripts/lock.sh $(ARGS)
