@@ -295,6 +295,24 @@ class Sketch:
         np.maximum(self._high, high, out=self._high)
 
 
+def merge_bytes(older: bytes, newer: bytes) -> bytes:
+    """Merge the bytes of two sketches of one reference, without having the reference.
+
+    Bins add up whatever their edges are; that both are of one reference, the caller knows.
+    Raises SketchError when they cannot be.
+    """
+    if len(older) < _HEAD.size:
+        raise SketchError(f"sketch of {len(older)} bytes is cut short")
+    _, features, width, _ = _HEAD.unpack_from(older)
+    if features > MAX_FEATURES or not 1 <= width <= MAX_EDGES + 1:
+        raise SketchError(f"sketch claims {features} features of {width} bins")
+    shape = FeatureReference(name="", edges=[0.0] * (width - 1), counts=[])
+    reference = Reference(features=[shape] * features)
+    merged = Sketch.from_bytes(reference, older)
+    merged.merge(Sketch.from_bytes(reference, newer))
+    return merged.to_bytes()
+
+
 def _varints(values: I64) -> bytes:
     """LEB128 of each value, vectorised over the number of bytes a value needs."""
     left = values.astype(np.uint64)

@@ -187,7 +187,7 @@ def _probe(record: Record, desk: Desk) -> Outcome:
 
 def _activate(record: Record, desk: Desk) -> Outcome:
     closed = _serve(record.trial, desk)
-    desk.ports.slots.point(record.model, record.trial.slot if record.trial else None)
+    desk.ports.slots.point(record.model, record.trial)
     return Outcome(Event.ACTIVATED, closed=closed)
 
 
@@ -200,7 +200,7 @@ def _commit(record: Record, desk: Desk) -> Outcome:
     trial = record.trial
     if trial is None:
         return Outcome(Event.COMMITTED)
-    desk.ports.slots.point(record.model, trial.slot)
+    desk.ports.slots.point(record.model, trial)
     desk.serving.retire()
     desk.ports.loader.trim()
     return Outcome(
@@ -215,7 +215,7 @@ def _revert(record: Record, desk: Desk) -> Outcome:
     except ShoalError as error:
         detail = f"{record.detail}; and the old release cannot serve again: {error}"
         return Outcome(Event.INCONSISTENT, Note(detail=detail, facts={"outcome": "inconsistent"}))
-    desk.ports.slots.point(record.model, record.serving.slot if record.serving else None)
+    desk.ports.slots.point(record.model, record.serving)
     desk.serving.retire()
     desk.ports.loader.trim()
     return Outcome(back, Note(facts={**record.facts, "outcome": "rolled_back"}), closed=closed)
@@ -256,7 +256,7 @@ def _serve(slot: Slot | None, desk: Desk) -> WindowReport | None:
 
 def _fetch_manifest(record: Record, desk: Desk) -> Manifest:
     order = _order(record)
-    data = desk.ports.downloads.bytes(desk.url(order.sha256), order.length, order.sha256)
+    data = desk.ports.downloads.small(desk.url(order.sha256), order.length, order.sha256)
     manifest = parse_manifest(data)
     desk.ports.slots.put_manifest(record.model, data)
     return manifest

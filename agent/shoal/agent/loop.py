@@ -100,7 +100,7 @@ class Agent:
         self.endpoint = ""
         self.restart_asked = False
         self.serving: dict[str, Serving] = {}
-        self._director_root, self._wake = director_root, wake
+        self._director_root, self.wake = director_root, wake
         self._inbox: collections.deque[Any] = collections.deque()
         self._floors = ports.journal.floors()
         self.clock = DeviceClock(
@@ -120,14 +120,17 @@ class Agent:
     def post(self, item: Heard | Connection | Trouble | _Finished) -> None:
         """Say that something happened."""
         self._inbox.append(item)
-        self._wake()
+        self.wake()
 
     # ------------------------------------------------------------------ life
 
     def start(self) -> None:
         """Serve at once what the journal says is good, then take up what was under way."""
-        for model, record in self.ports.journal.records().items():
-            self._records[model] = record
+        if self.ports.journal.lost:
+            self.voice.fault(Fault("journal-lost", self.ports.journal.lost, "critical"))
+        self._records = self.ports.journal.records()
+        self._adopt()
+        for record in self._records.values():
             self._serve_good(record)
         self._recall_assignment()
         for model, record in list(self._records.items()):
@@ -251,6 +254,15 @@ class Agent:
             self.voice.fault(Fault("unknown-command", detail))
 
     # ------------------------------------------------------------------ updates
+
+    def _adopt(self) -> None:
+        """What the disk holds and the journal has lost serves on, and so does its floor."""
+        for slot in self.ports.slots.found():
+            if slot.model not in self._records:
+                self._floors = self._floors.raised(counters={slot.model: slot.counter})
+                self.ports.journal.save_floors(self._floors)
+                self._records[slot.model] = Record(model=slot.model, serving=slot)
+                self.ports.journal.save(self._records[slot.model])
 
     def _serve_good(self, record: Record) -> None:
         """Load what is known to be good; what is only on trial waits for its effect."""

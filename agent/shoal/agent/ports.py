@@ -1,6 +1,7 @@
 """What the agent needs of the world. Adapters are in io/; tests/scenario has them in memory."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from shoal.agent.faults import Fault
@@ -17,7 +18,12 @@ from shoal.wire import Health, Upward
 
 
 class Journal(Protocol):
-    """Durable when a call returns. StorageError when the disk refuses; then nothing changed."""
+    """Durable when a call returns. StorageError when the disk refuses; then nothing changed.
+
+    lost   why an earlier journal is gone, "" when none is
+    """
+
+    lost: str
 
     def records(self) -> dict[str, Record]: ...
     def save(self, record: Record) -> None: ...
@@ -36,8 +42,8 @@ class Outbox(Protocol):
     after  letters numbered above `seq`, in order; rows not yet numbered get their number now
     """
 
-    boot: str
-
+    @property
+    def boot(self) -> str: ...
     def add(self, message: Upward, key: str = "", number: bool = False) -> None: ...
     def after(self, seq: int, limit: int) -> list[Letter]: ...
     def ack(self, boot: str, seqs: Sequence[int]) -> None: ...
@@ -51,7 +57,7 @@ class Slots(Protocol):
 
     stage_has   bytes of `file` in the stage already; file.size when it is whole and true
     install     stage -> slot, durable; repeatable; BundleError when neither holds the release
-    point       the `current` link, switched atomically
+    point       the `current` link, switched atomically; found  what the links point at
     """
 
     def read_manifest(self, model: str, slot: str) -> Manifest: ...
@@ -61,7 +67,8 @@ class Slots(Protocol):
     def verify_stage(self, model: str, sha256: str, profile: str) -> None: ...
     def install(self, model: str, slot: str, sha256: str, profile: str) -> None: ...
     def verify(self, slot: Slot, profile: str) -> None: ...
-    def point(self, model: str, slot: str | None) -> None: ...
+    def point(self, model: str, slot: Slot | None) -> None: ...
+    def found(self) -> list[Slot]: ...
     def clean(self, model: str) -> None: ...
     def free_bytes(self) -> int: ...
 
@@ -72,7 +79,7 @@ class Downloads(Protocol):
     file   into the model's stage, from where it left off; `stop` is asked between pieces
     """
 
-    def bytes(self, url: str, size: int, sha256: str) -> bytes: ...
+    def small(self, url: str, size: int, sha256: str) -> bytes: ...
     def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int: ...
 
 
@@ -88,8 +95,8 @@ class Images(Protocol):
 class Loader(Protocol):
     """Loads a release from its slot; ModelError names what this runtime cannot do."""
 
-    runtime: Runtime
-
+    @property
+    def runtime(self) -> Runtime: ...
     def load(self, slot: Slot, profile: Profile) -> Engine: ...
     def trim(self) -> None: ...
 
@@ -140,13 +147,8 @@ class Ports(NamedTuple):
     link: Link
     health: Callable[[], Health]
     spawn: Callable[[Callable[[], None]], None]
-    lock: "Callable[[], LockLike]"
+    lock: Callable[[], AbstractContextManager[object]]
     wall: Callable[[], float]
     monotonic: Callable[[], float]
     timer: Callable[[], float]
     random: Random
-
-
-class LockLike(Protocol):
-    def __enter__(self) -> object: ...
-    def __exit__(self, *args: object) -> bool | None: ...

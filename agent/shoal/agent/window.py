@@ -9,7 +9,7 @@ import numpy as np
 
 from shoal.agent.probation import Vitals
 from shoal.errors import SketchError
-from shoal.outputs import predicted, score
+from shoal.outputs import PREDICTION, predicted, score
 from shoal.sketch import BUFFER_ROWS, F32, Latency, References, Sketch
 from shoal.wire import Health, WindowReport
 
@@ -126,9 +126,7 @@ class Window:
         self._outputs.update(np.stack([self._column(name, said) for name in self._named], axis=1))
 
     def _column(self, name: str, said: F32) -> F32:
-        if name == "prediction" and not self.regression:
-            return predicted(said, self.threshold).astype(np.float32)
-        return score(said)
+        return predicted(said, self.threshold) if name == PREDICTION else score(said)
 
 
 def merge(

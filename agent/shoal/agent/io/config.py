@@ -1,0 +1,178 @@
+"""agent.toml: every setting of the agent, each with a default. The docstrings are the manual."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shoal.errors import SettingError
+from shoal.topics import check_device
+
+FILE = "agent.toml"
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[device]: who this is. Written by enrolment.
+
+    name     as in the certificate
+    site     given by the join token; line and labels are yours to choose
+    ring     "stable" or "canary": whether candidates, signed by automation alone, are accepted.
+             Only this file decides; nobody can change it from afar
+    profile  firmware profile, such as "rpi4"; "" for the one that fits this machine
+    """
+
+    name: str = ""
+    site: str = ""
+    line: str = ""
+    ring: str = "stable"
+    profile: str = ""
+    labels: dict[str, str] = {}
+
+
+class Controller(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[controller]: where it is. Written by enrolment.
+
+    url        of the API, https://host:port
+    broker     mqtts://host:port
+    artifacts  https://host:port
+    """
+
+    url: str = ""
+    broker: str = ""
+    artifacts: str = ""
+
+
+class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[endpoint]: local inference, Open Inference Protocol v2.
+
+    host    address to listen on; anything but a loopback address lets the network in, unasked
+    port    0 for any free one: `shoal-agent status` says which
+    socket  whether to listen on agent.sock in the folder too
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    socket: bool = True
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[source]: what feeds the model, beside the endpoint. Without it, only the endpoint does.
+
+    kind     "replay": a CSV file, again and again, read anew when it changes
+    path     of the file, seen from the agent's folder
+    label    column with the true class or value, "" for none: answers are judged by it
+    rate_hz  requests a second; 0 for as fast as it goes
+    batch    rows in a request
+    seed     of the shuffling
+    """
+
+    kind: str = "replay"
+    path: str = ""
+    label: str = ""
+    rate_hz: float = 10.0
+    batch: int = 1
+    seed: int = 0
+
+
+class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[update]: how releases are taken in.
+
+    observe_s  seconds that a new release is watched in service before it is kept
+    max_kbps   kilobit a second for downloads; 0 for no limit
+    """
+
+    observe_s: float = 60.0
+    max_kbps: float = 0.0
+
+
+class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[outbox]: what is kept while the controller is out of reach.
+
+    limit_mb  beyond this, neighbouring windows merge, then the oldest go, and it is said
+    """
+
+    limit_mb: float = 64.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of agent.toml. log_level: "DEBUG", "INFO", "WARNING" or "ERROR"."""
+
+    device: Device = Device()
+    controller: Controller = Controller()
+    endpoint: EndpointSettings = EndpointSettings()
+    source: Source | None = None
+    update: Update = Update()
+    outbox: OutboxSettings = OutboxSettings()
+    log_level: str = "INFO"
+
+
+def load(folder: Path) -> Settings:
+    """Settings of the agent in `folder`; SettingError names the field that is wrong."""
+    path = folder / FILE
+    try:
+        settings = msgspec.convert(tomllib.loads(path.read_text()), Settings)
+    except FileNotFoundError as error:
+        mend = "run: shoal-agent enroll --folder DIR --controller URL --token TOKEN --name NAME"
+        raise SettingError(f"no {path}", mend) from error
+    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise SettingError(f"{path}: {_where(str(error))}") from error
+    _check(path, settings)
+    return settings
+
+
+def dump(settings: Settings) -> str:
+    """agent.toml of `settings`: what differs from the defaults, and who and where always."""
+    lines = []
+    if settings.log_level != "INFO":
+        lines += [f"log_level = {_toml(settings.log_level)}", ""]
+    for name in settings.__struct_fields__:
+        section = getattr(settings, name)
+        if isinstance(section, msgspec.Struct):
+            lines += _section(name, section)
+    return "\n".join(lines)
+
+
+def _section(name: str, section: msgspec.Struct) -> list[str]:
+    always = name in ("device", "controller", "source")
+    pairs = msgspec.structs.asdict(section).items()
+    plain = [f"{key} = {_toml(value)}" for key, value in pairs if always or _differs(section, key)]
+    return [f"[{name}]", *plain, ""] if plain else []
+
+
+def _differs(section: msgspec.Struct, key: str) -> bool:
+    return getattr(section, key) != getattr(type(section)(), key)
+
+
+def _toml(value: Any) -> str:
+    """A TOML value; JSON's strings and numbers are TOML's too."""
+    if isinstance(value, dict):
+        pairs = (f"{_toml(k)} = {_toml(v)}" for k, v in value.items())
+        return "{ " + ", ".join(pairs) + " }" if value else "{}"
+    return msgspec.json.encode(value).decode()
+
+
+def _check(path: Path, settings: Settings) -> None:
+    check_device(settings.device.name)
+    if settings.device.ring not in ("stable", "canary"):
+        ring = settings.device.ring
+        raise SettingError(f'{path}: device.ring is {ring!r}, it is "stable" or "canary"')
+    if settings.source is not None and settings.source.kind != "replay":
+        raise SettingError(f'{path}: source.kind is {settings.source.kind!r}, there is "replay"')
+    if settings.source is not None and not settings.source.path:
+        raise SettingError(f"{path}: source.path is empty", "name a CSV file, or drop [source]")
+    for name, number in (
+        ("update.observe_s", settings.update.observe_s),
+        ("update.max_kbps", settings.update.max_kbps),
+        ("outbox.limit_mb", settings.outbox.limit_mb - 0.25),
+        ("source.rate_hz", settings.source.rate_hz if settings.source else 0.0),
+    ):
+        if number < 0:
+            raise SettingError(f"{path}: {name} is too small")
+
+
+def _where(error: str) -> str:
+    """msgspec's "... - at `$.device.ring`" as "device.ring: ..."."""
+    found = re.fullmatch(r"(.*) - at `\$\.?(.*)`", error)
+    return f"{found.group(2)}: {found.group(1)}" if found else error

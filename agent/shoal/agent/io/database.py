@@ -1,0 +1,75 @@
+"""SQLite files that survive power cuts, and what to do with one that did not."""
+
+import contextlib
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shoal.errors import StorageError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+_DAMAGED = ("malformed", "not a database", "disk image", "corrupt")
+
+
+def open_database(path: Path) -> "Database":
+    """An sqlite-utils database: a commit is on the disk when it returns (WAL, synchronous=FULL).
+
+    Raises DamagedError when the file is no sound database, StorageError when the disk refuses.
+    """
+    with translated(path):
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA cache_size=-256")
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise DamagedError(f"{path}: {found}")
+        except BaseException:
+            connection.close()
+            raise
+    return _sqlite_utils()(connection)
+
+
+class DamagedError(StorageError):
+    """The file is no sound database."""
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged database, and what SQLite keeps beside it; the new name of the file."""
+    kept = path.with_name(f"{path.name}.damaged")
+    for suffix in ("", "-wal", "-shm"):
+        old = path.with_name(path.name + suffix)
+        if old.exists():
+            old.replace(kept.with_name(kept.name + suffix))
+    return kept
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """sqlite3's errors as StorageError; DamagedError where the file itself is at fault."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+        if any(word in said for word in _DAMAGED):
+            raise DamagedError(f"{path}: {said}") from error
+        mend = "make room on the disk" if "full" in said else "is the folder writable?"
+        raise StorageError(f"{path}: {said}", mend) from error
+
+
+def _sqlite_utils() -> "type[Database]":
+    """sqlite_utils.Database, without the pandas that sqlite-utils loads wherever it finds it."""
+    hidden = "pandas" not in sys.modules
+    if hidden:
+        sys.modules["pandas"] = None  # type: ignore[assignment]
+    try:
+        from sqlite_utils import Database
+    finally:
+        if hidden:
+            del sys.modules["pandas"]
+    return Database

@@ -1,0 +1,199 @@
+"""Fetching over HTTPS, by hash: resumed where it broke off, bounded, never faster than allowed."""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shoal import bundle
+from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
+from shoal.manifest import File
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+#: Bytes of one piece; seconds to connect, and without a byte; largest piece of TUF metadata.
+PIECE, CONNECT_S, SILENCE_S, METADATA = 1 << 16, 10.0, 20.0, 5 << 20
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class HttpsDownloads:
+    """Downloads from the artifact server.
+
+    ca         PEM bundle: the only certificates that are believed
+    artifacts  https://host:port of the server, for TUF's metadata
+    stage      model -> folder of its stage
+    max_kbps   kilobit a second, 0 for no limit
+    """
+
+    def __init__(
+        self,
+        *,
+        ca: Path,
+        artifacts: str,
+        stage: Callable[[str], Path],
+        max_kbps: float,
+        monotonic: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._ca, self._artifacts, self._stage = ca, artifacts.rstrip("/"), stage
+        self._rate = max_kbps * 125
+        self._monotonic, self._sleep = monotonic, sleep
+        self._made: PoolManager | None = None
+
+    def metadata(self, name: str) -> bytes:
+        """One file of TUF's metadata; AbsentError where there is none, LinkError out of reach."""
+        with self._open(f"{self._artifacts}/metadata/{name}", 0) as response:
+            return _all(response, METADATA)
+
+    def small(self, url: str, size: int, sha256: str) -> bytes:
+        """A small file of exactly `size` bytes and this hash; BundleError for anything else."""
+        with self._open(url, 0) as response:
+            data = _all(response, size)
+        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+            raise BundleError(f"{_shown(url)} is not what was signed")
+        return data
+
+    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+        """Fetch `file` into the model's stage; bytes that came over the network.
+
+        What came before a broken connection or power cut is kept and not fetched again.
+
+        Raises LinkError to be tried again, BundleError when the bytes are not what was signed,
+        AbsentError for 404, DeniedError for 403, StorageError when the disk refuses.
+        """
+        stage = self._stage(model)
+        part = stage / f"{file.sha256}.part"
+        got = 0
+        with _translated(part):
+            stage.mkdir(parents=True, exist_ok=True)
+            have = part.stat().st_size if part.exists() else 0
+            if have > file.size:
+                part.unlink()
+                have = 0
+            if have < file.size or not part.exists():
+                got = self._fetch(url, part, have, file, stop)
+            self._finish(part, stage / file.name, file)
+        return got
+
+    def _fetch(self, url: str, part: Path, have: int, file: File, stop: Callable[[], bool]) -> int:
+        with self._open(url, have) as response:
+            start = _start(response, have, file.size)
+            with part.open("r+b" if start else "wb") as out:
+                out.seek(start)
+                try:
+                    return self._copy(response, out.write, file.size - start, stop)
+                finally:
+                    out.flush()
+                    os.fsync(out.fileno())
+
+    def _copy(
+        self,
+        response: "BaseHTTPResponse",
+        write: Callable[[bytes], int],
+        want: int,
+        stop: Callable[[], bool],
+    ) -> int:
+        began, got = self._monotonic(), 0
+        while got < want:
+            if stop():
+                raise LinkError("download was taken back")
+            piece = response.read1(min(PIECE, want - got))
+            if not piece:
+                raise LinkError(f"connection ended after {got} of {want} bytes")
+            write(piece)
+            got += len(piece)
+            if self._rate:
+                self._sleep(max(0.0, got / self._rate - (self._monotonic() - began)))
+        return got
+
+    def _finish(self, part: Path, target: Path, file: File) -> None:
+        """The whole file, under its name, if it is what was signed."""
+        if part.stat().st_size < file.size:
+            raise LinkError(f"{file.name} is not whole yet")
+        if bundle.sha256_of(part) != file.sha256:
+            part.unlink()
+            raise BundleError(f"{file.name} as downloaded does not match its signed hash")
+        part.replace(target)
+
+    @contextlib.contextmanager
+    def _open(self, url: str, start: int) -> Iterator["BaseHTTPResponse"]:
+        import urllib3
+
+        if not url.startswith("https://"):
+            raise LinkError(f"{_shown(url)} is not an https address")
+        headers = {"Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        try:
+            response = self._pool().request(
+                "GET", url, headers=headers, preload_content=False, redirect=False
+            )
+            try:
+                _check(response.status, url)
+                yield response
+            except BaseException:
+                response.close()
+                raise
+            finally:
+                response.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            raise LinkError(f"{_shown(url)}: {error}", "is the artifact server up?") from error
+
+    def _pool(self) -> "PoolManager":
+        if self._made is None:
+            import urllib3
+
+            self._made = urllib3.PoolManager(
+                num_pools=2,
+                maxsize=1,
+                ca_certs=str(self._ca),
+                retries=False,
+                timeout=urllib3.Timeout(connect=CONNECT_S, read=SILENCE_S),
+            )
+        return self._made
+
+
+def _check(status: int, url: str) -> None:
+    if status in (200, 206):
+        return
+    if status == 404:
+        raise AbsentError("artifact", _shown(url))
+    if status in (401, 403):
+        raise DeniedError(f"{_shown(url)}: {status}, the capability does not hold any more")
+    raise LinkError(f"{_shown(url)}: HTTP {status}")
+
+
+def _start(response: "BaseHTTPResponse", asked: int, size: int) -> int:
+    """Where the answer's first byte belongs; LinkError for an answer to another question."""
+    if response.status == 200:
+        return 0
+    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if not found or int(found.group(1)) != asked or found.group(3) not in ("*", str(size)):
+        said = response.headers.get("Content-Range", "none")
+        raise LinkError(f"asked for bytes from {asked} of {size}, got range {said!r}")
+    return asked
+
+
+def _all(response: "BaseHTTPResponse", limit: int) -> bytes:
+    data = response.read(limit + 1)
+    if len(data) > limit:
+        response.close()
+        raise BundleError(f"answer of more than {limit} bytes")
+    return data
+
+
+def _shown(url: str) -> str:
+    """The address without its capability, which is a secret."""
+    return url.partition("?")[0][:200]
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path.name}: {error.strerror}", "make room on the disk") from error

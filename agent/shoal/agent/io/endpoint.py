@@ -1,0 +1,189 @@
+"""The local inference endpoint: HTTP/1.1 on 127.0.0.1 and on a Unix socket.
+
+asyncio + httptools, one object a connection; a quick model runs inline on the loop, a slow one on
+a thread. Bodies, heads and connections are bounded: what is too much is refused, not kept.
+"""
+
+import asyncio
+import collections
+import functools
+import logging
+from http import HTTPStatus
+from pathlib import Path
+
+import httptools
+
+from shoal.agent.inference import BODY, Answer, Inference, Request, failure
+
+_log = logging.getLogger(__name__)
+
+#: Bytes of request line and headers; connections at once; requests waiting on one connection.
+HEAD, CONNECTIONS, WAITING = 16 << 10, 256, 64
+
+
+class Endpoint:
+    """The listening sockets. address: of the TCP one, once started."""
+
+    def __init__(self, inference: Inference, *, host: str, port: int, socket: Path | None) -> None:
+        self._inference, self._host, self._port, self._socket = inference, host, port, socket
+        self._servers: list[asyncio.Server] = []
+        self.connections: set[_Connection] = set()
+        self.address = ""
+
+    async def start(self) -> None:
+        """Listen. OSError when the port is taken."""
+        loop = asyncio.get_running_loop()
+        tcp = await loop.create_server(self._connection, self._host, self._port)
+        self._servers.append(tcp)
+        host, port = tcp.sockets[0].getsockname()[:2]
+        self.address = f"http://{host}:{port}"
+        if self._socket is not None:
+            await self._listen_unix(self._socket)
+
+    async def stop(self) -> None:
+        """Stop listening and hang up."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self.connections):
+            connection.hang_up()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+
+    async def _listen_unix(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        try:
+            loop = asyncio.get_running_loop()
+            self._servers.append(await loop.create_unix_server(self._connection, str(path)))
+            path.chmod(0o660)
+        except OSError as error:  # a path of more than 107 bytes, or a foreign file system
+            _log.warning("no Unix socket at %s: %s", path, error)
+
+    def _connection(self) -> "_Connection":
+        return _Connection(self._inference, self.connections)
+
+
+class _Connection(asyncio.Protocol):
+    """One client. Answers leave in the order in which the requests came."""
+
+    def __init__(self, inference: Inference, all_of_them: set["_Connection"]) -> None:
+        self._inference, self._all = inference, all_of_them
+        self._queue: collections.deque[tuple[Request, bool]] = collections.deque()
+        self._busy = self._ending = False
+        self._begin()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._parser = httptools.HttpRequestParser(self)
+        self._all.add(self)
+        if len(self._all) > CONNECTIONS:
+            self._give_up(failure(503, f"more than {CONNECTIONS} connections; close some"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._all.discard(self)
+        self._ending = True
+
+    def hang_up(self) -> None:
+        self._transport.close()
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._give_up(failure(400, "no other protocol is spoken here"))
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            told = cause if isinstance(cause, _TooMuchError) else None
+            self._give_up(failure(*told.args) if told else failure(400, f"not HTTP: {error}"))
+
+    # ------------------------------------------------------------------ called by the parser
+
+    def on_message_begin(self) -> None:
+        self._begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value))
+        lower = name.lower()
+        if lower == b"content-length" and int(value) > BODY:
+            raise _TooMuchError(413, f"body of {int(value)} bytes, {BODY} allowed: send fewer rows")
+        if lower == b"expect" and value.lower() == b"100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self._size > BODY:
+            raise _TooMuchError(413, f"body of more than {BODY} bytes: send fewer rows")
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        path = self._url.partition(b"?")[0].decode("latin-1")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        method = self._parser.get_method().decode("latin-1")
+        request = Request(method, path, body), self._parser.should_keep_alive()
+        if len(self._queue) >= WAITING:
+            raise _TooMuchError(503, f"more than {WAITING} requests wait on this connection")
+        self._queue.append(request)
+        self._work()
+
+    # ------------------------------------------------------------------ answering
+
+    def _work(self) -> None:
+        while self._queue and not self._busy and not self._ending:
+            request, keep = self._queue.popleft()
+            if self._inference.is_slow(request):
+                self._busy = True
+                loop = asyncio.get_running_loop()
+                answer = loop.run_in_executor(None, self._inference.answer, request)
+                answer.add_done_callback(functools.partial(self._done, keep))
+            else:
+                self._reply(self._inference.answer(request), keep)
+
+    def _done(self, keep: bool, answer: "asyncio.Future[Answer]") -> None:
+        self._busy = False
+        if not self._ending:
+            self._reply(answer.result(), keep)
+            self._work()
+
+    def _reply(self, answer: Answer, keep: bool) -> None:
+        status, body = answer
+        self._transport.write(
+            b"%bContent-Length: %d\r\n%b\r\n%b"
+            % (_HEADS[status], len(body), b"" if keep else b"Connection: close\r\n", body)
+        )
+        if not keep:
+            self._ending = True
+            self._transport.close()
+
+    def _give_up(self, answer: Answer) -> None:
+        self._reply(answer, False)
+
+    def _begin(self) -> None:
+        self._url, self._body, self._size, self._head = b"", list[bytes](), 0, 0
+
+    def _count_head(self, size: int) -> None:
+        self._head += size
+        if self._head > HEAD:
+            raise _TooMuchError(431, f"request line and headers of more than {HEAD} bytes")
+
+
+class _TooMuchError(Exception):
+    """(HTTP status, why): raised inside the parser, which wraps it."""
+
+
+_HEADS = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+    "Content-Type: application/json\r\n".encode("ascii")
+    for status in HTTPStatus
+}

@@ -1,0 +1,207 @@
+"""Joining a fleet: a join token for a certificate. The private key never leaves this folder.
+
+The token carries the fingerprint of the root CA, so the first contact needs no trust in the
+network: /ca.pem is fetched unverified, believed only if it matches, and everything after that is
+verified against it. Running it again with the same name is safe: the key is kept.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from shoal.agent.io.config import FILE, Controller, Device, Settings, Source, dump
+from shoal.agent.io.slots import write_durable
+from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse, fingerprint, parse_token
+from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
+from shoal.topics import check_device
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
+
+KEY, CERTIFICATE, CA = "device.key", "device.crt", "ca.pem"
+ROOT, DIRECTOR = "root.json", "director.json"
+_TIMEOUT_S = 20.0
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the person at the machine wants."""
+
+    controller: str
+    token: str
+    name: str
+    ring: str = "stable"
+    profile: str = ""
+    line: str = ""
+    labels: dict[str, str] = {}
+    source: Source | None = None
+
+
+def enrol(folder: Path, wish: Wish, facts: dict[str, Any]) -> Settings:
+    """Join, and write agent.toml, the key, the certificates and the trusted roots into `folder`.
+
+    Raises SettingError for a wish that cannot be, UntrustedError when the controller is not the
+    one that the token names, DeniedError when it refuses, LinkError out of reach.
+    """
+    check_device(wish.name)
+    secret = parse_token(wish.token)
+    if not wish.controller.startswith("https://"):
+        raise SettingError(f"controller {wish.controller!r}", "write it as https://host:port")
+    url = wish.controller.rstrip("/")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ca = pinned(_fetch_ca(url), secret.ca_sha256)
+    write_durable(folder / CA, ca)
+    key = _key(folder / KEY)
+    request = EnrolRequest(
+        token=wish.token.strip(),
+        csr=_csr(key, wish.name),
+        device=wish.name,
+        ring=wish.ring,
+        profile=wish.profile,
+        line=wish.line,
+        labels=wish.labels,
+        facts=facts,
+    )
+    response = _ask(url, folder / CA, request)
+    settings = _settings(url, wish, response)
+    _keep(folder, response, secret.ca_sha256, settings)
+    return settings
+
+
+def pinned(bundle: bytes, sha256: str) -> bytes:
+    """The certificates of `bundle` that the root of fingerprint `sha256` vouches for, PEM.
+
+    Raises UntrustedError when that root is not among them.
+    """
+    try:
+        certificates = x509.load_pem_x509_certificates(bundle)
+    except ValueError as error:
+        raise UntrustedError(f"the controller's ca.pem cannot be read: {error}") from error
+    roots = [c for c in certificates if fingerprint(c.public_bytes(_DER)) == sha256]
+    if not roots:
+        raise UntrustedError(
+            "this is not the controller that made the join token: its CA is another",
+            "check the address, and that nobody sits in between",
+        )
+    known = roots[:1]
+    for certificate in certificates:
+        if certificate not in known and _signed_by(certificate, known):
+            known.append(certificate)
+    return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in known)
+
+
+_DER = serialization.Encoding.DER
+
+
+def _signed_by(certificate: x509.Certificate, issuers: list[x509.Certificate]) -> bool:
+    for issuer in issuers:
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            continue
+        return True
+    return False
+
+
+def _fetch_ca(url: str) -> bytes:
+    """ca.pem from anybody who answers: it is believed by its fingerprint only."""
+    import urllib3
+
+    with urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False) as pool:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        return _request(pool, "GET", f"{url}/ca.pem", None)
+
+
+def _ask(url: str, ca: Path, request: EnrolRequest) -> EnrolResponse:
+    import urllib3
+
+    with urllib3.PoolManager(ca_certs=str(ca)) as pool:
+        body = msgspec.json.encode(request)
+        said = _request(pool, "POST", f"{url}/api/v1/enrol", body)
+    try:
+        return msgspec.json.decode(said, type=EnrolResponse)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise LinkError(f"{url} answered what is no enrolment: {error}") from error
+
+
+def _request(pool: "PoolManager", method: str, url: str, body: bytes | None) -> bytes:
+    import urllib3
+
+    headers = {"Content-Type": "application/json"} if body else {}
+    try:
+        response = pool.request(
+            method,
+            url,
+            body=body,
+            headers=headers,
+            timeout=_TIMEOUT_S,
+            retries=False,
+            preload_content=False,
+        )
+        data = response.read(16 * LIMIT + 1)
+        response.close()
+    except urllib3.exceptions.HTTPError as error:
+        raise LinkError(f"{url}: {error}", "is the controller running there?") from error
+    if response.status >= 400:
+        raise _refusal(url, response.status, data)
+    return data
+
+
+def _refusal(url: str, status: int, body: bytes) -> DeniedError | LinkError:
+    try:
+        problem = msgspec.json.decode(body)
+        why = str(problem.get("detail") or problem.get("title"))
+    except (msgspec.DecodeError, AttributeError):
+        why = f"HTTP {status}"
+    kind = DeniedError if status < 500 else LinkError
+    return kind(f"{url} refused: {why}")
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """This device's key: made once, 0600."""
+    if path.exists():
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return key
+        raise SettingError(f"{path} is no EC key", "move it away and enrol again")
+    new = ec.generate_private_key(ec.SECP256R1())
+    form = serialization.PrivateFormat.PKCS8
+    pem = new.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+    write_durable(path, pem, 0o600)
+    return new
+
+
+def _csr(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return csr.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _settings(url: str, wish: Wish, response: EnrolResponse) -> Settings:
+    return Settings(
+        device=Device(
+            name=response.device,
+            site=response.site,
+            line=wish.line,
+            ring=wish.ring,
+            profile=response.profile,
+            labels=wish.labels,
+        ),
+        controller=Controller(url=url, broker=response.broker, artifacts=response.artifacts),
+        source=wish.source,
+    )
+
+
+def _keep(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Settings) -> None:
+    """Everything durable; agent.toml last, because its being there means enrolled."""
+    write_durable(folder / CA, pinned(response.ca.encode(), ca_sha256))
+    write_durable(folder / CERTIFICATE, response.certificate.encode(), 0o600)
+    write_durable(folder / ROOT, response.root.encode())
+    write_durable(folder / DIRECTOR, response.director_root.encode())
+    if not (folder / FILE).exists():
+        write_durable(folder / FILE, dump(settings).encode())

@@ -1,0 +1,131 @@
+"""What is found in the agent's own folder: whether it runs, and how it stands when it does not."""
+
+import fcntl
+import http.client
+import os
+import socket
+import time
+from pathlib import Path
+
+import msgspec
+
+from shoal.agent.io.config import Settings, load
+from shoal.agent.io.database import open_database
+from shoal.agent.io.facts import version_of
+from shoal.agent.io.journal import read_records
+from shoal.agent.standing import ModelStanding, Standing
+from shoal.agent.update import Record
+from shoal.errors import SettingError, StorageError
+
+JOURNAL, OUTBOX, SOCKET, LOCK, ADDRESS = (
+    "journal.db",
+    "outbox.db",
+    "agent.sock",
+    "agent.lock",
+    "endpoint",
+)
+_TIMEOUT_S = 3.0
+
+
+def lock(folder: Path) -> int:
+    """Take the folder for this process until it ends; SettingError when another agent has it."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise SettingError(
+            f"another agent runs in {folder}", "give each agent a folder of its own"
+        ) from error
+    return descriptor
+
+
+def read_standing(folder: Path) -> Standing:
+    """How the device stands: asked of the running agent, else read from its files."""
+    settings = load(folder)
+    told = _ask(folder)
+    if told is not None:
+        return told
+    try:
+        records, waiting = _read(folder)
+    except StorageError as error:
+        return _from_files(settings, {}, 0, [str(error)])
+    return _from_files(settings, records, waiting, [])
+
+
+def _ask(folder: Path) -> Standing | None:
+    """The running agent's own word; None when nobody answers."""
+    for connect in (_unix, _tcp):
+        try:
+            connection = connect(folder)
+            connection.request("GET", "/status")
+            response = connection.getresponse()
+            data = response.read(1 << 20)
+            connection.close()
+            if response.status == 200:
+                return msgspec.json.decode(data, type=Standing)
+        except (OSError, http.client.HTTPException, ValueError, msgspec.MsgspecError):
+            continue
+    return None
+
+
+def _unix(folder: Path) -> http.client.HTTPConnection:
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    plain.settimeout(_TIMEOUT_S)
+    try:
+        plain.connect(str(folder / SOCKET))
+    except OSError:
+        plain.close()
+        raise
+    connection = http.client.HTTPConnection("localhost", timeout=_TIMEOUT_S)
+    connection.sock = plain
+    return connection
+
+
+def _tcp(folder: Path) -> http.client.HTTPConnection:
+    address = (folder / ADDRESS).read_text().removeprefix("http://")
+    return http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
+
+
+def _read(folder: Path) -> tuple[dict[str, Record], int]:
+    if not (folder / JOURNAL).exists():
+        return {}, 0
+    records = read_records(folder / JOURNAL)
+    if not (folder / OUTBOX).exists():
+        return records, 0
+    outbox = open_database(folder / OUTBOX)
+    waiting = outbox.table("row").count if "row" in outbox.table_names() else 0
+    outbox.close()
+    return records, waiting
+
+
+def _from_files(
+    settings: Settings, records: dict[str, Record], waiting: int, faults: list[str]
+) -> Standing:
+    device = settings.device
+    return Standing(
+        device=device.name,
+        site=device.site,
+        profile=device.profile,
+        ring=device.ring,
+        agent=version_of("shoal"),
+        now_s=time.time(),
+        running=False,
+        waiting=waiting,
+        models=[_standing(record) for record in records.values()],
+        faults=faults,
+    )
+
+
+def _standing(record: Record) -> ModelStanding:
+    slot = record.active
+    return ModelStanding(
+        model=record.model,
+        release=slot.release if slot else "",
+        variant=slot.variant if slot else "",
+        since_s=slot.since_s if slot else 0.0,
+        state=record.state.name,
+        wanted=record.order.release if record.order else "",
+        cause=record.cause,
+        detail=record.detail,
+    )

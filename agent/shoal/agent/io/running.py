@@ -1,0 +1,72 @@
+"""Threads of the agent's process: the control loop's own, and one for each effect."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+_PATIENCE_S = 5.0
+
+
+class ControlThread(threading.Thread):
+    """Runs the agent's core: `start`, then `tick` for ever, then `stop`.
+
+    failed   told when the core raises: a bug, after which only a new process is safe
+    """
+
+    def __init__(
+        self,
+        *,
+        begin: Callable[[], None],
+        tick: Callable[[], float],
+        end: Callable[[], None],
+        failed: Callable[[], None],
+    ) -> None:
+        super().__init__(name="control", daemon=True)
+        self._begin, self._tick, self._end, self._failed = begin, tick, end, failed
+        self._awake, self._ending = threading.Event(), threading.Event()
+        self.begun = threading.Event()
+
+    def wake(self) -> None:
+        """Tick soon."""
+        self._awake.set()
+
+    def finish(self) -> None:
+        """End cleanly, and wait for it."""
+        self._ending.set()
+        self._awake.set()
+        if self.is_alive():
+            self.join(_PATIENCE_S)
+
+    def run(self) -> None:
+        try:
+            self._begin()
+            self.begun.set()
+            while not self._ending.is_set():
+                self._awake.clear()
+                idle = self._tick()
+                if idle > 0:
+                    self._awake.wait(idle)
+            self._end()
+        except Exception:  # noqa: BLE001 a thread's last word: the process ends with it
+            _log.exception("the control loop failed")
+            self.begun.set()
+            self._failed()
+
+
+class Jobs:
+    """Runs each job on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._threads: list[threading.Thread] = []
+
+    def spawn(self, job: Callable[[], None]) -> None:
+        self._threads = [t for t in self._threads if t.is_alive()]
+        thread = threading.Thread(target=job, name="effect", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def finish(self) -> None:
+        """Wait, not for ever, for what is under way: it was told to stop."""
+        for thread in self._threads:
+            thread.join(_PATIENCE_S / 2)

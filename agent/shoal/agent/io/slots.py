@@ -1,0 +1,204 @@
+"""The two slots of each model on disk, and the stage beside them.
+
+    models/<model>/a/ b/      a release's files each; one serves
+    models/<model>/current    link to the one that serves, for people and other programs
+    models/<model>/stage/     what is being fetched: <sha256>.part, then the file's name
+
+A slot comes to be by one rename of a stage that was verified and synced, so half a slot is never
+seen; the journal, not the link, decides what serves.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from shoal import bundle
+from shoal.agent.update import Slot
+from shoal.errors import BundleError, StorageError
+from shoal.manifest import File, Manifest, check_model
+
+_LINK, _CARD = "current", "slot.json"
+
+
+class DiskSlots:
+    """Slots under one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, model: str, slot: str) -> Path:
+        """Folder of one slot, or of the "stage"."""
+        return self._folder / check_model(model) / slot
+
+    def read_manifest(self, model: str, slot: str) -> Manifest:
+        return bundle.read_manifest(self.path(model, slot))
+
+    def put_manifest(self, model: str, data: bytes) -> None:
+        """Begin a stage with a verified manifest; what is there of the same release is kept."""
+        stage = self.path(model, "stage")
+        with _translated(stage):
+            stage.mkdir(parents=True, exist_ok=True)
+            write_durable(stage / bundle.MANIFEST, data)
+
+    def staged(self, model: str, sha256: str) -> Manifest:
+        """The stage's manifest; BundleError unless it is the one of `sha256`."""
+        stage = self.path(model, "stage")
+        path = stage / bundle.MANIFEST
+        if not path.is_file() or bundle.sha256_of(path) != sha256:
+            raise BundleError(f"{path} is not the manifest that was ordered")
+        return bundle.read_manifest(stage)
+
+    def reuse(self, model: str, file: File) -> bool:
+        """Whether the stage has `file`, whole and true; copied from a slot that has it."""
+        target = self.path(model, "stage") / file.name
+        if _is(target, file):
+            return True
+        for slot in ("a", "b"):
+            source = self._same(model, slot, file)
+            if source is not None:
+                with _translated(target):
+                    shutil.copyfile(source, target)
+                return _is(target, file)
+        return False
+
+    def verify_stage(self, model: str, sha256: str, profile: str) -> None:
+        """BundleError unless the stage is the ordered release, whole; what is wrong is deleted."""
+        stage = self.path(model, "stage")
+        manifest = self.staged(model, sha256)
+        for file in manifest.files_for(profile):
+            try:
+                bundle.verify_file(stage / file.name, file)
+            except BundleError:
+                (stage / file.name).unlink(missing_ok=True)
+                raise
+
+    def install(self, model: str, slot: str, sha256: str, profile: str) -> None:
+        """Stage -> slot, durable. Repeatable: a slot that holds the release already is left."""
+        stage, target = self.path(model, "stage"), self.path(model, slot)
+        if not stage.exists() and self._holds(target, sha256, profile):
+            return
+        self.verify_stage(model, sha256, profile)
+        names = {f.name for f in self.staged(model, sha256).files_for(profile)} | {bundle.MANIFEST}
+        with _translated(target):
+            for file in list(stage.iterdir()):
+                if file.name in names:
+                    sync(file)
+                else:
+                    file.unlink()  # of an order that this one superseded
+            sync(stage)
+            if target.exists():
+                doomed = target.with_name(f"{slot}.old")
+                shutil.rmtree(doomed, ignore_errors=True)
+                target.rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+            stage.rename(target)
+            sync(target.parent)
+
+    def verify(self, slot: Slot, profile: str) -> None:
+        """BundleError unless the slot on disk is what the journal says it is, file by file."""
+        manifest = bundle.verify(self.path(slot.model, slot.slot), profile)
+        variant = manifest.variant(slot.variant)
+        if manifest.release != slot.release or variant.file.sha256 != slot.model_sha256:
+            raise BundleError(f"slot {slot.slot} of {slot.model} does not hold {slot.release}")
+
+    def point(self, model: str, slot: Slot | None) -> None:
+        """Switch the link, atomically, and say beside the files what they are; None: no link."""
+        link = self._folder / check_model(model) / _LINK
+        with _translated(link):
+            if slot is None:
+                link.unlink(missing_ok=True)
+            else:
+                write_durable(link.with_name(slot.slot) / _CARD, msgspec.json.encode(slot))
+                if not link.is_symlink() or str(link.readlink()) != slot.slot:
+                    new = link.with_name(f"{_LINK}.new")
+                    new.unlink(missing_ok=True)
+                    new.symlink_to(slot.slot)
+                    new.replace(link)
+            sync(link.parent)
+
+    def found(self) -> list[Slot]:
+        """What the links point at: for a device whose journal is lost."""
+        cards = sorted(self._folder.glob(f"*/{_LINK}/{_CARD}"))
+        found = []
+        for card in cards:
+            try:
+                found.append(msgspec.json.decode(card.read_bytes(), type=Slot))
+            except (OSError, msgspec.MsgspecError):
+                continue
+        return [slot for slot in found if slot.slot == self.pointed(slot.model)]
+
+    def pointed(self, model: str) -> str:
+        """The slot that the link names, "" for none."""
+        link = self._folder / check_model(model) / _LINK
+        return str(link.readlink()) if link.is_symlink() else ""
+
+    def clean(self, model: str) -> None:
+        """Delete the stage, and what an interrupted install left."""
+        folder = self._folder / check_model(model)
+        for name in ("stage", "a.old", "b.old"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+    def free_bytes(self) -> int:
+        with _translated(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(self._folder).free
+
+    def _same(self, model: str, slot: str, file: File) -> Path | None:
+        """Path of a file of the same hash in `slot`."""
+        folder = self.path(model, slot)
+        try:
+            manifest = bundle.read_manifest(folder)
+        except BundleError:
+            return None
+        card = [manifest.card] if manifest.card else []
+        mine = [*(v.file for v in manifest.variants), manifest.reference, manifest.golden, *card]
+        names = [f.name for f in mine if f.sha256 == file.sha256]
+        return next((folder / n for n in names if (folder / n).is_file()), None)
+
+    def _holds(self, folder: Path, sha256: str, profile: str) -> bool:
+        try:
+            bundle.verify(folder, profile)
+        except BundleError:
+            return False
+        return bundle.sha256_of(folder / bundle.MANIFEST) == sha256
+
+
+def write_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file so that either the old or the new content is there, whenever the power fails."""
+    new = path.with_name(path.name + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """What `path`, a file or a folder, holds now survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}", "make room, or look at the disk") from error
+
+
+def _is(path: Path, file: File) -> bool:
+    try:
+        bundle.verify_file(path, file)
+    except BundleError:
+        return False
+    return True
