@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Bytes of one piece; seconds to connect, and without a byte; largest piece of TUF metadata.
 PIECE, CONNECT_S, SILENCE_S, METADATA = 1 << 16, 10.0, 20.0, 5 << 20
+#: Seconds of a limited download that come in one piece: the limit is even, not in bursts.
+_PAUSE_S = 0.1
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -98,10 +100,11 @@ class HttpsDownloads:
         stop: Callable[[], bool],
     ) -> int:
         began, got = self._monotonic(), 0
+        piece_size = min(PIECE, max(1, int(self._rate * _PAUSE_S))) if self._rate else PIECE
         while got < want:
             if stop():
                 raise LinkError("download was taken back")
-            piece = response.read1(min(PIECE, want - got))
+            piece = response.read1(min(piece_size, want - got))
             if not piece:
                 raise LinkError(f"connection ended after {got} of {want} bytes")
             write(piece)

@@ -71,6 +71,7 @@ class Replay(threading.Thread):
         while not self._ended.is_set():
             try:
                 self._replay()
+                continue  # the file changed: on with the new one at once
             except DatasetError as error:
                 self._fault(Fault("source-unreadable", str(error)))
             except ShoalError as error:
