@@ -1,0 +1,336 @@
+"""The controller's heart: takes what devices say, and does what is due.
+
+One thread takes messages in batches and acks them after the commit, one does the periodic work.
+Both wake each other at once: a rollout follows a device's word within a tenth of a second. Work
+that fails is logged and tried again the next time; it stops nothing else.
+"""
+
+import logging
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import delete, update
+
+from shoal import topics, wire
+from shoal.controller.io import tables
+from shoal.controller.io.lifetime import die_with_parent
+from shoal.controller.service import (
+    alerts,
+    assignments,
+    changes,
+    operations,
+    stages,
+    triggers,
+    watching,
+)
+from shoal.controller.service.context import Context
+from shoal.controller.service.ingest import ingest
+from shoal.errors import LinkError, StorageError
+from shoal.mqtt import Link
+
+_log = logging.getLogger(__name__)
+
+BATCH, GATHER_S = 500, 0.02
+#: Messages in memory; more are dropped, and come again, for they are not acked.
+WAITING = 20_000
+#: After the disk refused.
+PAUSE_S = 1.0
+#: How much of a dead operation's log is told.
+TAIL_BYTES = 1_500
+CHANGES_S = 3_600.0
+
+
+def run(ctx: Context, stopping: threading.Event) -> None:
+    """Run until `stopping`."""
+    Engine(ctx, stopping).run()
+
+
+class Tick(NamedTuple):
+    """Something to do every so often. woken: also at once when something happened."""
+
+    name: str
+    every_s: float
+    act: Callable[[], object]
+    woken: bool = False
+
+
+class Engine:
+    """One controller's engine: there must be no second for the same folder."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        stopping: threading.Event,
+        link: Callable[..., Link] = Link,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ctx, self._stopping, self._monotonic = ctx, stopping, monotonic
+        self._queue: queue.Queue[tuple[str, bytes]] = queue.Queue(WAITING)
+        self._wake = threading.Event()
+        self._dropped = 0
+        self._greet = False
+        self._stamp = b""
+        self._work = Operations(ctx)
+        pki, network = ctx.folder / "pki", ctx.settings.network
+        host = "localhost" if "localhost" in network.names else network.names[0]
+        self._link = link(
+            url=network.broker or f"mqtts://{host}:{network.mqtt}",
+            client_id="controller",
+            ca=pki / "ca.pem",
+            certificate=pki / "controller.crt",
+            key=pki / "controller.key",
+            subscriptions=[topics.ALL_UP],
+            on_message=self._heard,
+            on_connection=self._connected,
+            will=None,
+            random=ctx.random,
+        )
+
+    def run(self) -> None:
+        """Run until told to stop."""
+        taking = threading.Thread(target=self._take, name="ingest", daemon=True)
+        self._link.start()
+        taking.start()
+        _log.info("engine runs")
+        due = dict.fromkeys((tick.name for tick in self.ticks()), 0.0)
+        while not self._stopping.is_set():
+            woken = self._wake.is_set()
+            self._wake.clear()
+            self._tick(due, woken)
+            wait = max(0.01, min(due.values()) - self._monotonic())
+            self._wait(min(wait, 0.25))
+        self._link.stop()
+        taking.join(5)
+        self._work.stop()
+
+    def ticks(self) -> list[Tick]:
+        """Everything periodic, in the order in which it is done."""
+        ctx, window_s = self.ctx, self.ctx.settings.fleet.window_s
+        return [
+            Tick("greet", 1.0, self._say_hello, woken=True),
+            Tick("rollouts", 0.25, lambda: stages.step_all(ctx), woken=True),
+            Tick("assignments", 0.25, self._publish_assignments, woken=True),
+            Tick("operations", 0.25, self._work.step),
+            Tick("monitoring", min(5.0, max(0.25, window_s / 8)), lambda: watching.evaluate(ctx)),
+            Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
+            Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
+            Tick("offline", 5.0, lambda: offline(ctx)),
+            Tick("timestamps", 60.0, self._refresh_timestamps),
+            Tick("renewal", 600.0, lambda: assignments.renew(ctx)),
+            Tick("retention", 3_600.0, lambda: forget(ctx)),
+        ]
+
+    # --- messages -----------------------------------------------------------------------------
+
+    def _heard(self, topic: str, payload: bytes) -> None:
+        """On the link's thread: only enqueue."""
+        try:
+            self._queue.put_nowait((topic, payload))
+        except queue.Full:
+            self._dropped += 1
+
+    def _connected(self, up: bool) -> None:
+        self._greet = up
+        self._wake.set()
+
+    def _take(self) -> None:
+        while not self._stopping.is_set():
+            batch = self._gather()
+            while batch and not self._stopping.is_set():
+                try:
+                    self._ack(ingest(self.ctx, batch))
+                    break
+                except StorageError as error:
+                    _log.error("cannot take %d messages: %s", len(batch), error)
+                    self._stopping.wait(PAUSE_S)
+            if batch:
+                self._wake.set()
+
+    def _gather(self) -> list[tuple[str, bytes]]:
+        """What is there within GATHER_S of the first message, BATCH at most."""
+        try:
+            batch = [self._queue.get(timeout=0.25)]
+        except queue.Empty:
+            return []
+        end = self._monotonic() + GATHER_S
+        while len(batch) < BATCH and (left := end - self._monotonic()) > 0:
+            try:
+                batch.append(self._queue.get(timeout=left))
+            except queue.Empty:
+                break
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            _log.warning("%d messages dropped, they will come again: ingest is behind", dropped)
+        return batch
+
+    def _ack(self, acks: dict[str, list[wire.Ack]]) -> None:
+        try:
+            for device, those in acks.items():
+                for ack in those:
+                    self._link.publish(topics.down(device, "ack"), wire.encode(ack))
+        except LinkError as error:
+            _log.info("acks not sent, the devices will ask again: %s", error)
+
+    # --- ticks --------------------------------------------------------------------------------
+
+    def _tick(self, due: dict[str, float], woken: bool) -> None:
+        for tick in self.ticks():
+            now = self._monotonic()
+            if due[tick.name] > now and not (woken and tick.woken):
+                continue
+            due[tick.name] = now + tick.every_s
+            try:
+                tick.act()
+            except Exception as error:  # noqa: BLE001 - one tick must not stop the others
+                said = isinstance(error, (LinkError, StorageError))
+                _log.error("%s: %s", tick.name, error, exc_info=not said)
+
+    def _wait(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+
+    def _say_hello(self) -> None:
+        """After each connection: what every device should find on the broker."""
+        if not (self._greet and self._link.connected):
+            return
+        fleet = self.ctx.settings.fleet
+        budget = wire.Budget(window_s=fleet.window_s, jitter_s=fleet.jitter_s)
+        self._link.publish(topics.BUDGET, wire.encode(budget), retain=True)
+        self._greet, self._stamp = False, b""
+        self._publish_timestamp()
+
+    def _publish_assignments(self) -> None:
+        waiting = assignments.pending(self.ctx) if self._link.connected else []
+        sent = []
+        try:
+            for one in waiting:
+                topic = topics.down(one.device, "assignment")
+                self._link.publish(topic, one.message, retain=True)
+                sent.append(one)
+        finally:
+            if sent:
+                assignments.mark_sent(self.ctx, sent)
+
+    def _refresh_timestamps(self) -> None:
+        renewed = self.ctx.signer.refresh_timestamps(self.ctx.clock())
+        if renewed:
+            _log.info("signed anew: %s", ", ".join(renewed))
+        self._publish_timestamp()
+
+    def _publish_timestamp(self) -> None:
+        stamp = self.ctx.signer.timestamp
+        if stamp != self._stamp and self._link.connected:
+            message = wire.encode(wire.Timestamp(signed=stamp))
+            self._link.publish(topics.TIMESTAMP, message, retain=True)
+            self._stamp = stamp
+
+
+class Operations:
+    """Long work in a process of its own, one at a time; one that dies is told of, with its log."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._ident = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = False
+
+    def step(self) -> None:
+        """Start what waits, and end what has died."""
+        if not self._began:
+            self._began = True
+            self._bury_orphans()
+        if self._process is not None and self._process.poll() is not None:
+            self._end(self._process.returncode)
+        if self._process is None:
+            waiting = operations.list_operations(self._ctx, state=operations.QUEUED, limit=1)
+            claimed = operations.claim_next(self._ctx) if waiting else None
+            if claimed is not None:
+                self._start(claimed.id)
+
+    def stop(self) -> None:
+        """End what runs; it is started anew by nobody, and told of at the next start."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def _start(self, ident: str) -> None:
+        self._ident = ident
+        folder = self._ctx.folder
+        argv = [sys.executable, "-m", "shoal.controller", "operation", ident]
+        self._log_path().parent.mkdir(exist_ok=True)
+        with self._log_path().open("wb") as log:
+            self._process = subprocess.Popen(
+                [*argv, "--folder", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,
+            )
+
+    def _end(self, code: int) -> None:
+        ident, self._process = self._ident, None
+        state = operations.get_operation(self._ctx, ident).state
+        if state not in (operations.SUCCEEDED, operations.FAILED):
+            tail = _tail(self._log_path())
+            why = f"ended with {code}" if code >= 0 else f"was killed by signal {-code}"
+            operations.finish(self._ctx, ident, error=f"the work {why}: {tail}".strip(": "))
+
+    def _bury_orphans(self) -> None:
+        """What ran when the engine ended has ended with it."""
+        for one in operations.list_operations(self._ctx, state=operations.RUNNING):
+            operations.finish(
+                self._ctx, one.id, error="the controller was restarted meanwhile; start it again"
+            )
+
+    def _log_path(self) -> Path:
+        return self._ctx.folder / "log" / f"{self._ident}.log"
+
+
+def offline(ctx: Context) -> int:
+    """Mark who was not heard of for too long; a status of the same session brings it back."""
+    gone = (
+        update(tables.device)
+        .where(
+            tables.device.c.online,
+            tables.device.c.seen_at < ctx.clock() - ctx.settings.fleet.offline_s,
+        )
+        .values(online=False)
+        .returning(tables.device.c.name)
+    )
+    with ctx.store.write() as db:
+        names = list(db.scalars(gone))
+        for name in names:
+            changes.note(db, ctx, "device", name)
+    return len(names)
+
+
+def forget(ctx: Context) -> None:
+    """Drop telemetry past its retention, and changes that nobody will ask for."""
+    now = ctx.clock()
+    before = now - ctx.settings.fleet.retention_days * 86_400
+    old = (
+        delete(tables.window).where(tables.window.c.received_at < before),
+        delete(tables.drift_point).where(tables.drift_point.c.at < before),
+        delete(tables.finding).where(tables.finding.c.at < before),
+        delete(tables.device_event).where(tables.device_event.c.received_at < before),
+    )
+    with ctx.store.write() as db:
+        for statement in old:
+            db.execute(statement)
+        changes.forget(db, now - CHANGES_S)
+
+
+def _tail(path: Path) -> str:
+    try:
+        return path.read_bytes()[-TAIL_BYTES:].decode(errors="replace").strip()
+    except OSError:
+        return ""
