@@ -4,16 +4,20 @@ Binary tensors are a later extension. Errors are the protocol's: {"error": "..."
 Source: github.com/kserve/open-inference-protocol, HTTP/REST.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import orjson
 
 from shoal.agent.serving import Engine, Serving
 from shoal.errors import AbsentError, DeniedError, InputError, ModelError, ShoalError
 from shoal.sketch import F32
+
+_log = logging.getLogger(__name__)
 
 #: Largest request body, and most rows in one request.
 BODY, ROWS = 8 << 20, 65_536
@@ -54,12 +58,15 @@ class Inference:
         self._models, self._standing, self._version = models, standing, version
 
     def answer(self, request: Request) -> Answer:
-        """The answer to any request; never raises a ShoalError."""
+        """The answer to any request; never raises."""
         try:
             return self._route(request)
         except ShoalError as error:
             status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
             return failure(status, str(error))
+        except Exception as error:  # noqa: BLE001 a bug answers one request with 500, no more
+            _log.exception("%s %s", request.method, request.path)
+            return failure(500, f"{type(error).__name__}: this is a bug of the agent, see its log")
 
     def is_slow(self, request: Request) -> bool:
         """Whether answering takes long enough to be worth a thread: about a millisecond."""
@@ -109,7 +116,7 @@ class Inference:
         return _json(200, {"ready": True}) if ready else failure(400, "no release serves yet")
 
     def _status(self) -> Answer:
-        return _json(200, self._standing())
+        return Answer(200, msgspec.json.encode(self._standing()))
 
     _fixed: Mapping[str, Callable[["Inference"], Answer]] = {
         "/v2": _server,

@@ -14,10 +14,12 @@ FILE = "agent.toml"
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[device]: who this is. Written by enrolment.
+    """Who this is. Written by enrolment.
 
     name     as in the certificate
-    site     given by the join token; line and labels are yours to choose
+    site     given by the join token
+    line     of the factory, yours to choose
+    labels   name -> value, yours to choose; a rollout's stage may select by them
     ring     "stable" or "canary": whether candidates, signed by automation alone, are accepted.
              Only this file decides; nobody can change it from afar
     profile  firmware profile, such as "rpi4"; "" for the one that fits this machine
@@ -32,7 +34,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Controller(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[controller]: where it is. Written by enrolment.
+    """Where the controller is. Written by enrolment.
 
     url        of the API, https://host:port
     broker     mqtts://host:port
@@ -45,7 +47,7 @@ class Controller(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[endpoint]: local inference, Open Inference Protocol v2.
+    """Local inference, Open Inference Protocol v2.
 
     host    address to listen on; anything but a loopback address lets the network in, unasked
     port    0 for any free one: `shoal-agent status` says which
@@ -58,7 +60,7 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[source]: what feeds the model, beside the endpoint. Without it, only the endpoint does.
+    """What feeds the model, beside the endpoint. Without it, only the endpoint does.
 
     kind     "replay": a CSV file, again and again, read anew when it changes
     path     of the file, seen from the agent's folder
@@ -77,7 +79,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[update]: how releases are taken in.
+    """How releases are taken in.
 
     observe_s  seconds that a new release is watched in service before it is kept
     max_kbps   kilobit a second for downloads; 0 for no limit
@@ -88,7 +90,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[outbox]: what is kept while the controller is out of reach.
+    """What is kept while the controller is out of reach.
 
     limit_mb  beyond this, neighbouring windows merge, then the oldest go, and it is said
     """
@@ -97,7 +99,10 @@ class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of agent.toml. log_level: "DEBUG", "INFO", "WARNING" or "ERROR"."""
+    """All of agent.toml.
+
+    log_level   "DEBUG", "INFO", "WARNING" or "ERROR"
+    """
 
     device: Device = Device()
     controller: Controller = Controller()

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from shoal.agent.io.config import FILE, Controller, Device, Settings, Source, dump
+from shoal.agent.io.config import FILE, Controller, Device, Settings, Source, dump, load
 from shoal.agent.io.slots import write_durable
 from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
@@ -203,5 +203,12 @@ def _keep(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Setti
     write_durable(folder / CERTIFICATE, response.certificate.encode(), 0o600)
     write_durable(folder / ROOT, response.root.encode())
     write_durable(folder / DIRECTOR, response.director_root.encode())
-    if not (folder / FILE).exists():
-        write_durable(folder / FILE, dump(settings).encode())
+    old = load(folder) if (folder / FILE).exists() else Settings()
+    merged = msgspec.structs.replace(
+        old,
+        device=settings.device,
+        controller=settings.controller,
+        source=settings.source or old.source,
+    )
+    if merged != old:
+        write_durable(folder / FILE, dump(merged).encode())
