@@ -121,11 +121,17 @@ def histograms(ctx: Context, model: str, scope: str, subject: str, feature: str)
     )
 
 
-def findings(
-    ctx: Context, model: str = "", subject: str = "", since: float = 0, limit: int = 200
+def list_findings(
+    ctx: Context,
+    *,
+    model: str = "",
+    scope: str = "",
+    subject: str = "",
+    since: float = 0,
+    limit: int = 200,
 ) -> list[Finding]:
     """Findings, newest first."""
-    given = {"model": model, "subject": subject}
+    given = {"model": model, "scope": scope, "subject": subject}
     wanted = [finding.c[name] == value for name, value in given.items() if value]
     query = select(finding).where(finding.c.at >= since, *wanted)
     with ctx.store.read() as db:
