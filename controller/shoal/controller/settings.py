@@ -33,10 +33,10 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Pace of telemetry, and when a device counts as offline.
 
-    window_s       length of a telemetry window
-    jitter_s       windows end up to this much later
-    offline_s      unheard of for this long is offline, whatever its last will said
-    retention_days windows older than this are dropped
+    window_s        length of a telemetry window
+    jitter_s        windows end up to this much later
+    offline_s       unheard of for this long is offline, whatever its last will said
+    retention_days  windows older than this are dropped
     """
 
     window_s: float = 60.0
