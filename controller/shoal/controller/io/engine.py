@@ -61,13 +61,18 @@ class Tick(NamedTuple):
 
 
 class Engine:
-    """One controller's engine: there must be no second for the same folder."""
+    """One controller's engine: there must be no second for the same folder.
+
+    `run` is the loop; `drain` and `work` are what it does, for who has a loop and a clock of his
+    own. link, work: what else may stand in for the broker and for subprocesses.
+    """
 
     def __init__(
         self,
         ctx: Context,
         stopping: threading.Event,
         link: Callable[..., Link] = Link,
+        operations: "Operations | None" = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ctx, self._stopping, self._monotonic = ctx, stopping, monotonic
@@ -76,7 +81,8 @@ class Engine:
         self._dropped = 0
         self._greet = False
         self._stamp = b""
-        self._work = Operations(ctx)
+        self._operations = operations or Operations(ctx)
+        self._due: dict[str, float] = {}
         pki, network = ctx.folder / "pki", ctx.settings.network
         host = "localhost" if "localhost" in network.names else network.names[0]
         self._link = link(
@@ -98,16 +104,11 @@ class Engine:
         self._link.start()
         taking.start()
         _log.info("engine runs")
-        due = dict.fromkeys((tick.name for tick in self.ticks()), 0.0)
         while not self._stopping.is_set():
-            woken = self._wake.is_set()
-            self._wake.clear()
-            self._tick(due, woken)
-            wait = max(0.01, min(due.values()) - self._monotonic())
-            self._wait(min(wait, 0.25))
+            self._wake.wait(min(max(0.01, self.work()), 0.25))
         self._link.stop()
         taking.join(5)
-        self._work.stop()
+        self._operations.stop()
 
     def ticks(self) -> list[Tick]:
         """Everything periodic, in the order in which it is done."""
@@ -116,7 +117,7 @@ class Engine:
             Tick("greet", 1.0, self._say_hello, woken=True),
             Tick("rollouts", 0.25, lambda: stages.step_all(ctx), woken=True),
             Tick("assignments", 0.25, self._publish_assignments, woken=True),
-            Tick("operations", 0.25, self._work.step),
+            Tick("operations", 0.25, self._operations.step),
             Tick("monitoring", min(5.0, max(0.25, window_s / 8)), lambda: watching.evaluate(ctx)),
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
@@ -141,27 +142,34 @@ class Engine:
 
     def _take(self) -> None:
         while not self._stopping.is_set():
-            batch = self._gather()
-            while batch and not self._stopping.is_set():
-                try:
-                    self._ack(ingest(self.ctx, batch))
-                    break
-                except StorageError as error:
-                    _log.error("cannot take %d messages: %s", len(batch), error)
-                    self._stopping.wait(PAUSE_S)
-            if batch:
-                self._wake.set()
+            self.drain(patience_s=0.25)
 
-    def _gather(self) -> list[tuple[str, bytes]]:
+    def drain(self, patience_s: float = 0.0) -> int:
+        """Take one batch, and ack what is durable; how many messages that were.
+
+        patience_s   how long to wait for the first of them
+        """
+        batch = self._gather(patience_s)
+        while batch and not self._stopping.is_set():
+            try:
+                self._ack(ingest(self.ctx, batch))
+                self._wake.set()
+                break
+            except StorageError as error:
+                _log.error("cannot take %d messages: %s", len(batch), error)
+                self._stopping.wait(PAUSE_S)
+        return len(batch)
+
+    def _gather(self, patience_s: float) -> list[tuple[str, bytes]]:
         """What is there within GATHER_S of the first message, BATCH at most."""
         try:
-            batch = [self._queue.get(timeout=0.25)]
+            batch = [self._queue.get(patience_s > 0, patience_s or None)]
         except queue.Empty:
             return []
         end = self._monotonic() + GATHER_S
         while len(batch) < BATCH and (left := end - self._monotonic()) > 0:
             try:
-                batch.append(self._queue.get(timeout=left))
+                batch.append(self._queue.get(patience_s > 0, left))
             except queue.Empty:
                 break
         if self._dropped:
@@ -179,20 +187,21 @@ class Engine:
 
     # --- ticks --------------------------------------------------------------------------------
 
-    def _tick(self, due: dict[str, float], woken: bool) -> None:
+    def work(self) -> float:
+        """Do what is due; seconds until something is due again."""
+        woken = self._wake.is_set()
+        self._wake.clear()
         for tick in self.ticks():
             now = self._monotonic()
-            if due[tick.name] > now and not (woken and tick.woken):
+            if self._due.get(tick.name, now) > now and not (woken and tick.woken):
                 continue
-            due[tick.name] = now + tick.every_s
+            self._due[tick.name] = now + tick.every_s
             try:
                 tick.act()
             except Exception as error:  # noqa: BLE001 - one tick must not stop the others
                 said = isinstance(error, (LinkError, StorageError))
                 _log.error("%s: %s", tick.name, error, exc_info=not said)
-
-    def _wait(self, seconds: float) -> None:
-        self._wake.wait(seconds)
+        return min(self._due.values()) - self._monotonic()
 
     def _say_hello(self) -> None:
         """After each connection: what every device should find on the broker."""
