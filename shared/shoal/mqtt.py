@@ -99,7 +99,8 @@ class Link:
         self._subscriptions = list(subscriptions)
         self._on_message, self._on_connection, self._will = on_message, on_connection, will
         self._random = random
-        self._context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cadata=None)
+        # Not create_default_context: without a cafile it believes the system's CAs as well.
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._clean_session = clean_session
         self._client: paho.Client | None = None

@@ -172,7 +172,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
 
     from shoal.agent.inference import Inference
     from shoal.agent.io.endpoint import Endpoint
-    from shoal.agent.io.local import ADDRESS, SOCKET
+    from shoal.agent.io.folder import ADDRESS, SOCKET
     from shoal.agent.io.running import ControlThread, Jobs
     from shoal.agent.io.slots import write_durable
 
@@ -229,7 +229,8 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
     import time
 
     from shoal import topics
-    from shoal.agent.io import download, enrol, facts, health, journal, local, outbox, probe
+    from shoal.agent.io import download, facts, health, journal, outbox, probe
+    from shoal.agent.io import folder as names
     from shoal.agent.io.runtime import OrtLoader
     from shoal.agent.io.slots import DiskSlots
     from shoal.agent.loop import Agent, Connection, Heard, Pace
@@ -250,9 +251,9 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         facts=known,
         version=facts.version_of("shoal"),
     )
-    slots = DiskSlots(folder / "models")
+    slots = DiskSlots(folder / names.MODELS)
     downloads = download.HttpsDownloads(
-        ca=folder / enrol.CA,
+        ca=folder / names.CA,
         artifacts=settings.controller.artifacts,
         stage=lambda model: slots.path(model, "stage"),
         max_kbps=settings.update.max_kbps,
@@ -265,9 +266,9 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
     link = Link(
         url=settings.controller.broker,
         client_id=device.name,
-        ca=folder / enrol.CA,
-        certificate=folder / enrol.CERTIFICATE,
-        key=folder / enrol.KEY,
+        ca=folder / names.CA,
+        certificate=folder / names.CERTIFICATE,
+        key=folder / names.KEY,
         subscriptions=[topics.all_down(device.name), topics.BUDGET],
         on_message=lambda topic, payload: box[0].post(Heard(topic, payload)),
         on_connection=lambda up: box[0].post(Connection(up)),
@@ -275,16 +276,16 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         random=chance,
     )
     ports = Ports(
-        journal=journal.SqliteJournal(folder / local.JOURNAL),
+        journal=journal.SqliteJournal(folder / names.JOURNAL),
         outbox=outbox.SqliteOutbox(
-            folder / local.OUTBOX,
+            folder / names.OUTBOX,
             limit_bytes=int(settings.outbox.limit_mb * 2**20),
             boot_name=lambda: secrets.token_hex(8),
         ),
         slots=slots,
         downloads=downloads,
         images=ImageRepository(
-            folder / "metadata", (folder / enrol.ROOT).read_bytes(), downloads.metadata
+            folder / names.METADATA, (folder / names.ROOT).read_bytes(), downloads.metadata
         ),
         loader=OrtLoader(slots.path),
         prober=probe.SubprocessProber(slots.path, dict(os.environ)),
@@ -298,7 +299,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         random=chance,
     )
     pace = Pace(observe_s=settings.update.observe_s)
-    director_root = (folder / enrol.DIRECTOR).read_bytes()
+    director_root = (folder / names.DIRECTOR).read_bytes()
     agent = Agent(identity, ports, director_root=director_root, pace=pace)
     box.append(agent)
     return agent, link

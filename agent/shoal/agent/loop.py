@@ -137,6 +137,7 @@ class Agent:
             self.voice.update(record)
             self._take_up(model, record)
         self._schedule_window()
+        self.ports.loader.trim()
 
     def tick(self) -> float:
         """Work off what happened and what is due; seconds until it wants to be called again."""
@@ -439,6 +440,7 @@ class Agent:
                 self.voice.add(report)
         self._schedule_window()
         self.voice.heartbeat()
+        self.ports.loader.trim()
 
     def inventory(self) -> wire.Inventory:
         """What is on the device, told to the controller."""

@@ -7,10 +7,9 @@ from typing import Any
 
 import msgspec
 
+from shoal.agent.io.folder import SETTINGS
 from shoal.errors import SettingError
 from shoal.topics import check_device
-
-FILE = "agent.toml"
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,7 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def load(folder: Path) -> Settings:
     """Settings of the agent in `folder`; SettingError names the field that is wrong."""
-    path = folder / FILE
+    path = folder / SETTINGS
     try:
         settings = msgspec.convert(tomllib.loads(path.read_text()), Settings)
     except FileNotFoundError as error:

@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from shoal.agent.io.config import Settings
-from shoal.agent.io.enrol import CA, CERTIFICATE, KEY
+from shoal.agent.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
 from shoal.agent.io.journal import read_records
-from shoal.agent.io.local import JOURNAL
 from shoal.agent.io.runtime import OrtLoader
 from shoal.agent.io.slots import DiskSlots
 from shoal.errors import ShoalError
@@ -111,7 +110,7 @@ def _self_inference(folder: Path, settings: Settings) -> str:
     """Load what serves, in this process, and let it answer once."""
     if not (folder / JOURNAL).exists():
         return "no release yet"
-    slots = DiskSlots(folder / "models")
+    slots = DiskSlots(folder / MODELS)
     loader, said = OrtLoader(slots.path), []
     for record in read_records(folder / JOURNAL).values():
         if record.active is not None:

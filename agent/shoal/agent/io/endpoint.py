@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 #: Bytes of request line and headers; connections at once; requests waiting on one connection.
 HEAD, CONNECTIONS, WAITING = 16 << 10, 256, 64
+#: Seconds that a refused client may go on sending, unheard, before it is hung up on.
+LINGER_S = 1.0
 
 
 class Endpoint:
@@ -114,7 +116,7 @@ class _Connection(asyncio.Protocol):
         self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value))
+        self._count_head(len(name) + len(value) + 4)
         lower = name.lower()
         if lower == b"content-length" and int(value) > BODY:
             raise _TooMuchError(413, f"body of {int(value)} bytes, {BODY} allowed: send fewer rows")
@@ -167,7 +169,12 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def _give_up(self, answer: Answer) -> None:
-        self._reply(answer, False)
+        """Answer, then swallow a little more: a client that is still sending reads no answer."""
+        status, body = answer
+        head = b"%bContent-Length: %d\r\nConnection: close\r\n\r\n"
+        self._transport.write(head % (_HEADS[status], len(body)) + body)
+        self._ending = True
+        asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
 
     def _begin(self) -> None:
         self._url, self._body, self._size, self._head = b"", list[bytes](), 0, 0

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from shoal.agent.io.config import FILE, Controller, Device, Settings, Source, dump, load
+from shoal.agent.io.config import Controller, Device, Settings, Source, dump, load
+from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
 from shoal.agent.io.slots import write_durable
 from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
@@ -24,8 +25,6 @@ from shoal.topics import check_device
 if TYPE_CHECKING:
     from urllib3 import PoolManager
 
-KEY, CERTIFICATE, CA = "device.key", "device.crt", "ca.pem"
-ROOT, DIRECTOR = "root.json", "director.json"
 _TIMEOUT_S = 20.0
 
 
@@ -203,7 +202,7 @@ def _keep(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Setti
     write_durable(folder / CERTIFICATE, response.certificate.encode(), 0o600)
     write_durable(folder / ROOT, response.root.encode())
     write_durable(folder / DIRECTOR, response.director_root.encode())
-    old = load(folder) if (folder / FILE).exists() else Settings()
+    old = load(folder) if (folder / SETTINGS).exists() else Settings()
     merged = msgspec.structs.replace(
         old,
         device=settings.device,
@@ -211,4 +210,4 @@ def _keep(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Setti
         source=settings.source or old.source,
     )
     if merged != old:
-        write_durable(folder / FILE, dump(merged).encode())
+        write_durable(folder / SETTINGS, dump(merged).encode())

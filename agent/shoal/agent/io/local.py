@@ -12,18 +12,12 @@ import msgspec
 from shoal.agent.io.config import Settings, load
 from shoal.agent.io.database import open_database
 from shoal.agent.io.facts import version_of
+from shoal.agent.io.folder import ADDRESS, JOURNAL, LOCK, OUTBOX, SOCKET
 from shoal.agent.io.journal import read_records
 from shoal.agent.standing import ModelStanding, Standing
 from shoal.agent.update import Record
 from shoal.errors import SettingError, StorageError
 
-JOURNAL, OUTBOX, SOCKET, LOCK, ADDRESS = (
-    "journal.db",
-    "outbox.db",
-    "agent.sock",
-    "agent.lock",
-    "endpoint",
-)
 _TIMEOUT_S = 3.0
 
 

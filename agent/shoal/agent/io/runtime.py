@@ -1,6 +1,7 @@
 """onnxruntime, as a device wants it: DESIGN section 6b. Loaded on first use, never at import."""
 
 import ctypes
+import gc
 import os
 import re
 from collections.abc import Callable
@@ -143,6 +144,7 @@ def limit_arenas() -> None:
 
 def trim() -> None:
     """Give freed memory back to the system, where the C library can."""
+    gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
