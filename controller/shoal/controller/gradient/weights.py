@@ -1,0 +1,46 @@
+"""Theta out of an inference graph, and back into it."""
+
+import numpy as np
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from shoal.errors import ModelError
+from shoal.params import F32, Parameter, TrainSpec
+
+
+def layout_of(tensors: list[TensorProto]) -> tuple[Parameter, ...]:
+    """These initialisers back to back."""
+    found, offset = [], 0
+    for tensor in tensors:
+        found.append(Parameter(name=tensor.name, shape=tuple(tensor.dims), offset=offset))
+        offset += found[-1].size
+    return tuple(found)
+
+
+def read_theta(model: ModelProto, spec: TrainSpec) -> F32:
+    """The model's present numbers as theta; ModelError when it lacks one."""
+    stored = _stored(model, spec)
+    parts = [numpy_helper.to_array(stored[p.name]).ravel() for p in spec.parameters]
+    return np.concatenate(parts)
+
+
+def write_theta(model: ModelProto, spec: TrainSpec, theta: F32) -> ModelProto:
+    """A copy of the model that answers by theta; what is not trained stays, bit by bit."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    stored = _stored(copy, spec)
+    for name, value in spec.split(theta).items():
+        kind = numpy_helper.to_array(stored[name]).dtype
+        stored[name].CopyFrom(numpy_helper.from_array(value.astype(kind), name))
+    return copy
+
+
+def _stored(model: ModelProto, spec: TrainSpec) -> dict[str, TensorProto]:
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for parameter in spec.parameters:
+        found = stored.get(parameter.name)
+        if found is None or tuple(found.dims) != parameter.shape:
+            raise ModelError(
+                f"the model has no initialiser {parameter.name!r} of shape {parameter.shape}",
+                "use the inference graph that was made with this train graph",
+            )
+    return stored

@@ -1,0 +1,106 @@
+"""A model's trained numbers as one flat vector, and what a device must know of a train graph.
+
+The description travels inside the graph, as its metadata, so a device needs no other file and no
+onnx package: onnxruntime reads it.
+
+    >>> spec = TrainSpec(
+    ...     parameters=(Parameter(name="w", shape=(2, 3), offset=0),
+    ...                 Parameter(name="b", shape=(3,), offset=6)),
+    ...     state=18, optimiser="adam", loss="cross-entropy")
+    >>> spec.size
+    9
+    >>> float(spec.scalars(lr=0.001, step=1)["lr"]).__round__(4)
+    0.01
+"""
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import ModelError
+
+F32 = npt.NDArray[np.float32]
+#: Name of the metadata entry.
+METADATA = "shoal.train"
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the model's arrays: its elements, row by row, are theta[offset : offset + size]."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a train graph takes and gives.
+
+    parameters    back to back, in order: together theta
+    state         elements of the optimiser's state; zeros before the first step
+    optimiser     "sgd", "momentum" or "adam"
+    betas         Adam's, for the corrections that the host computes
+    loss          "cross-entropy" (y: class index, int64), "bce", "mse" or "huber" (y: float)
+    proximal      takes mu and theta0: FedProx's term
+    shift         takes shift, a vector that is added to every gradient (SCAFFOLD's correction)
+    many          many steps a call: x, y, lr and correction have a leading axis of steps
+    """
+
+    parameters: tuple[Parameter, ...]
+    state: int
+    optimiser: str
+    loss: str
+    betas: tuple[float, float] = (0.0, 0.0)
+    proximal: bool = False
+    shift: bool = False
+    many: bool = False
+
+    @property
+    def size(self) -> int:
+        """Elements of theta."""
+        return sum(parameter.size for parameter in self.parameters)
+
+    def scalars(self, lr: float, step: int) -> dict[str, F32]:
+        """The numbers that the host computes for a step, counted from 1.
+
+        Adam's powers of beta are taken in float64 here: in the graph they would drift.
+        """
+        if self.optimiser != "adam":
+            return {"lr": np.array(lr, np.float32)}
+        first, second = self.betas
+        return {
+            "lr": np.array(lr / (1 - first**step), np.float32),
+            "correction": np.array((1 - second**step) ** -0.5, np.float32),
+        }
+
+    def many_scalars(self, lr: float, step: int, steps: int) -> dict[str, F32]:
+        """The same for `steps` steps in one call, the first of them being `step`."""
+        each = [self.scalars(lr, step + i) for i in range(steps)]
+        return {name: np.stack([one[name] for one in each]) for name in each[0]}
+
+    def split(self, theta: F32) -> dict[str, F32]:
+        """Views of theta by parameter; ModelError when its length is another model's."""
+        if theta.shape != (self.size,):
+            raise ModelError(
+                f"theta has shape {theta.shape}, ({self.size},) is needed",
+                "use the theta of this model's train graph",
+            )
+        return {
+            p.name: theta[p.offset : p.offset + p.size].reshape(p.shape) for p in self.parameters
+        }
+
+
+def spec_of(metadata: Mapping[str, str]) -> TrainSpec:
+    """The description in a graph's metadata; ModelError when it is no train graph."""
+    try:
+        return msgspec.json.decode(metadata[METADATA].encode(), type=TrainSpec)
+    except (KeyError, msgspec.DecodeError) as error:
+        raise ModelError(
+            "this graph does not say how it trains", "make it with Shoal's controller"
+        ) from error
