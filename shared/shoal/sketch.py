@@ -263,26 +263,33 @@ class Sketch:
             self._count(self._buffer[:filled])
 
     def _count(self, rows: F32) -> None:
-        self._rows += len(rows)
         known = np.isfinite(rows)
         whole = bool(known.all())
-        width = self._counts.shape[1]
-        for j, edges in enumerate(self._edges):
-            column = rows[:, j] if whole else rows[known[:, j], j]
-            self._counts[j] += np.bincount(
-                edges.searchsorted(column, side="right"), minlength=width
-            )
         n = np.full(len(self._edges), len(rows)) if whole else known.sum(0)
-        if not whole:
-            self._missing += len(rows) - n
+        self._rows += len(rows)
+        self._missing += len(rows) - n
+        ordered = np.ascontiguousarray((rows if whole else np.where(known, rows, np.nan)).T)
+        ordered.sort(axis=1)  # NaN last
+        self._bin(ordered, n)
         x = rows.astype(np.float64)
-        kept = x if whole else np.where(known, x, 0.0)
-        mean = kept.sum(0) / np.maximum(n, 1)
-        off = kept - mean
-        m2 = np.square(off if whole else np.where(known, off, 0.0)).sum(0)
-        low = (x if whole else np.where(known, x, np.inf)).min(0)
-        high = (x if whole else np.where(known, x, -np.inf)).max(0)
-        self._fold(n, mean, m2, low, high)
+        mean = (x if whole else np.where(known, x, 0.0)).sum(0) / np.maximum(n, 1)
+        off = x - mean if whole else np.where(known, x - mean, 0.0)
+        low = np.where(n > 0, ordered[:, 0], np.inf)
+        high = np.where(n > 0, ordered[np.arange(len(n)), n - 1], -np.inf)
+        self._fold(n, mean, np.square(off).sum(0), low, high)
+
+    def _bin(self, ordered: F32, n: I64) -> None:
+        """Count `ordered` (F, rows), each feature rising, its first n[j] finite.
+
+        numpy sorts float32 with SIMD; to look up the few edges in the sorted values is then four
+        times faster than to look up each value among the edges.
+        """
+        below = np.empty((len(n), self._counts.shape[1] + 1), np.int64)
+        below[:] = n[:, None]
+        below[:, 0] = 0
+        for column, edges, values in zip(below, self._edges, ordered, strict=True):
+            column[1 : len(edges) + 1] = values.searchsorted(edges)
+        self._counts += np.diff(below, axis=1)
 
     def _fold(self, n: I64, mean: F64, m2: F64, low: F64, high: F64) -> None:
         total = self._n + n
