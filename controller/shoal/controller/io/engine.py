@@ -6,6 +6,7 @@ that fails is logged and tried again the next time; it stops nothing else.
 """
 
 import logging
+import os
 import queue
 import subprocess
 import sys
@@ -44,6 +45,9 @@ PAUSE_S = 1.0
 #: How much of a dead operation's log is told.
 TAIL_BYTES = 1_500
 CHANGES_S = 3_600.0
+#: Unless the operator says otherwise. On a busy machine a second BLAS thread makes small matrices
+#: six times slower: the two wait for each other, spinning.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run(ctx: Context, stopping: threading.Event) -> None:
@@ -282,6 +286,7 @@ class Operations:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                env=_ONE_THREAD | os.environ,
                 preexec_fn=die_with_parent,
             )
 
