@@ -1,5 +1,6 @@
 """`shoal demo`: the command line of the demo."""
 
+import os
 import shutil
 import signal
 import tempfile
@@ -66,6 +67,8 @@ def demo(
       shoal demo --exit --data rig.csv.gz --label pump_leak --site cooler_pct --train-site 100 \\
           --split group --drop cycle,valve_pct,accumulator_bar,unstable
     """
+    # Before numpy is loaded: small matrices on a busy machine are fastest on one thread.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Here, not above: `shoal --help` needs none of it.
     from shoal.cli.demo.play import Wish, play
 

@@ -6,6 +6,7 @@ a model that Shoal did not train.
 
 import itertools
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,8 @@ class Burn(NamedTuple):
     times: int
 
 
-#: About 90 ms on one core of a PC of the 2020s: four times the tightest budget.
-BURN = Burn(width=1 << 19, times=500)
+#: What is timed to know how much work is slow on this machine.
+SAMPLE = Burn(width=1 << 19, times=40)
 
 
 class Linear(NamedTuple):
@@ -56,6 +57,23 @@ def fit(scenario: Scenario) -> Linear:
     if len(classes) == 2:  # scikit-learn keeps one column for two classes
         weight, bias = np.vstack([0 * weight, weight]), np.concatenate([0 * bias, bias])
     return Linear(*(np.asarray(a, np.float32) for a in (middle, spread, weight.T, bias)))
+
+
+def burn_for(model: Linear, seconds: float, timer: Callable[[], float]) -> Burn:
+    """Work that takes about `seconds` on one idle core of this machine. Loads onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    graph = build(model, burn=SAMPLE)
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    row = model.middle[None, :]
+    took = []
+    for _ in range(8):
+        began = timer()
+        session.run(None, {"input": row})
+        took.append(timer() - began)
+    return Burn(SAMPLE.width, max(SAMPLE.times, round(seconds * SAMPLE.times / min(took))))
 
 
 def build(model: Linear, *, rolled: int = 0, burn: Burn | None = None) -> bytes:

@@ -38,7 +38,7 @@ def play(session: Session, wish: Wish, scenario: Callable[[], Scenario]) -> Worl
     story = Story(console, session.clock, session.sleep, processes.check)
     console.print(f"[bold]Shoal demo[/bold]: everything is in {wish.folder}")
     with console.status("[dim]data[/dim]"):
-        world = World(wish.folder, scenario(), processes, story, session.now)
+        world = World(wish.folder, scenario(), processes, story, session.now, session.clock)
     try:
         _steps(world)
         if not wish.leave:

@@ -31,9 +31,10 @@ class World:
         processes: Processes,
         story: Story,
         now: Callable[[], float],
+        timer: Callable[[], float],
     ) -> None:
         self.folder, self.scenario, self.processes, self.story = folder, scenario, processes, story
-        self.now = now
+        self.now, self.timer = now, timer
         self.cuts: dict[str, dict[str, Any]] = {}
 
     # -- where things are
