@@ -1,19 +1,19 @@
 """Whom an action on a rollout would touch: what a person should know before deciding."""
 
+from collections.abc import Set
 from typing import NamedTuple
 
 from sqlalchemy import func, select
 
+from shoal.controller import attempt
 from shoal.controller.io.tables import rollout_device
 from shoal.controller.service.context import Context
 
-WAITING = frozenset({"WAITING"})
 #: Told to update, and not yet at the swap: cancel still reaches them.
 CANCELABLE = frozenset(
-    {"ASSIGNED", "IDLE", "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING"}
+    {attempt.ASSIGNED, "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING"}
 )
 SWAPPING = frozenset({"ACTIVATING", "OBSERVING", "COMMITTING"})
-SERVING = frozenset({"SUCCEEDED", "ALREADY_INSTALLED"})
 
 
 class Reach(NamedTuple):
@@ -23,7 +23,8 @@ class Reach(NamedTuple):
     updating   told, and can still be canceled
     swapping   activating or observing: too late to cancel, not too late to roll back
     serving    run the release
-    ended      failed, rejected, canceled or skipped
+    failed     failed, rejected or timed out
+    out        canceled or skipped
     states     state -> devices
     """
 
@@ -31,7 +32,8 @@ class Reach(NamedTuple):
     updating: int
     swapping: int
     serving: int
-    ended: int
+    failed: int
+    out: int
     states: dict[str, int]
 
     @property
@@ -40,8 +42,10 @@ class Reach(NamedTuple):
 
     def touched(self, action: str, rollback: bool = False) -> int:
         """How many devices "pause", "resume" or "abort" makes a difference to."""
-        if action != "abort":
+        if action == "pause":
             return self.waiting
+        if action == "resume":
+            return self.waiting + self.failed
         kept = 0 if rollback else self.swapping + self.serving
         return self.waiting + self.updating + self.swapping + self.serving - kept
 
@@ -56,9 +60,16 @@ def reach(ctx: Context, rollout: str) -> Reach:
     )
     with ctx.store.read() as db:
         states = {row.state: row.devices for row in db.execute(query)}
-    waiting, updating, swapping, serving = (
-        sum(states.get(name, 0) for name in group)
-        for group in (WAITING, CANCELABLE, SWAPPING, SERVING)
+    return Reach(
+        waiting=_sum(states, {attempt.WAITING}),
+        updating=_sum(states, CANCELABLE),
+        swapping=_sum(states, SWAPPING),
+        serving=_sum(states, attempt.WON),
+        failed=_sum(states, attempt.LOST),
+        out=_sum(states, attempt.OUT),
+        states=states,
     )
-    ended = sum(states.values()) - waiting - updating - swapping - serving
-    return Reach(waiting, updating, swapping, serving, ended, states)
+
+
+def _sum(states: dict[str, int], group: Set[str]) -> int:
+    return sum(devices for name, devices in states.items() if name in group)

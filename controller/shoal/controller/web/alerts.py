@@ -26,7 +26,7 @@ def _urgency(alert: Alert) -> tuple[int, int, float]:
     return state, severity if state == 0 else 0, -alert.updated_at
 
 
-@blueprint.post("/alerts/<int:id>/acknowledge")
+@blueprint.post("/alerts/<int(max=9223372036854775807):id>/acknowledge")
 def alert_acknowledge(id: int) -> Response:  # noqa: A002 - the API's word
     """Say that a person has it in hand."""
     who = access.require(actor(), "operator")

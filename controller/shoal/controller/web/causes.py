@@ -90,6 +90,38 @@ CAUSES: dict[str, Cause] = {
         "Sent a message that is too large",
         "Lower the number of features or the window's length.",
     ),
+    "decommissioned": Cause(
+        "Decommissioned meanwhile", "Nothing to do; enrol it anew to bring it back."
+    ),
+    "skipped": Cause("Passed over", "See the example for the reason."),
+    "rollback": Cause(
+        "Brought back to its previous release", "Nothing to do: the rollout was rolled back."
+    ),
+    "untrusted": Cause(
+        "Not trusted",
+        (
+            "Nothing was installed. Run: shoal-agent doctor on the device; it says which role or "
+            "time is in question."
+        ),
+    ),
+    "bad-bundle": Cause(
+        "The release's files are damaged",
+        "Nothing was installed. Check the artifact server's disk, then build the release again.",
+    ),
+    "storage": Cause("Its disk refused", "Check the device's disk: full, read-only or worn out."),
+    "unreachable": Cause(
+        "Something is out of reach", "Check the device's network, broker and artifact server."
+    ),
+    "bad-setting": Cause("A setting is wrong", "Mend agent.toml on the device and restart."),
+    "bad-dataset": Cause("Its data cannot be read", "Check the file that the source reads."),
+    "sketch-mismatch": Cause(
+        "Its window does not fit its release",
+        "Update the agent; if it is new already, see the controller's log.",
+    ),
+    "conflict": Cause("Not in a state that allows this", "Look again: something else came first."),
+    "not-found": Cause("Something is gone", "See the detail for what is missing."),
+    "denied": Cause("Not allowed", "Check the device's certificate with: shoal-agent doctor."),
+    "error": Cause("Something went wrong", "See the agent's log around this time."),
 }
 
 

@@ -4,12 +4,15 @@ from flask import redirect, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
+from shoal.controller import attempt
 from shoal.controller.records import RolloutPlan, Selector, StagePlan
 from shoal.controller.service import access, facets, reach, releases, rollouts
 from shoal.controller.web import wording
 from shoal.controller.web.screen import actor, blueprint, context, show
 
 TILES = 120
+#: Causes for which a device is passed over, not failed.
+SKIPS = frozenset({attempt.UNSUPPORTED, "decommissioned", "skipped"})
 
 
 @blueprint.get("/rollouts")
@@ -57,14 +60,16 @@ def rollout(id: str) -> str:  # noqa: A002 - the API's word
         ctx, id, state=state, cause=cause, cursor=request.args.get("cursor", ""), limit=TILES
     )
     one = rollouts.get_rollout(ctx, id)
+    causes = rollouts.failures(ctx, id)
     return show(
         "rollout.html",
         rollout=one,
         devices=found,
         page=page,
         reach=reach.reach(ctx, id),
-        failures=rollouts.failures(ctx, id),
-        actions=wording.ALLOWED.get(one.state, ()),
+        failed=[group for group in causes if group[0] not in SKIPS],
+        skipped=[group for group in causes if group[0] in SKIPS],
+        actions=wording.actions(one.state),
         state=state,
         cause=cause,
     )

@@ -6,6 +6,7 @@ A tone is one of "ok", "warn", "bad", "info", "idle"; with an icon and a label, 
 from typing import NamedTuple
 
 from shoal.controller.records import Device
+from shoal.controller.rollout import TRANSITIONS, Event, State
 from shoal.controller.web.causes import cause, mend
 
 __all__ = ["cause", "mend"]  # so that templates find every word in one place
@@ -85,24 +86,30 @@ SIGNS: dict[str, Sign] = {
 #: Rollout action -> (its button, what it does, icon).
 ACTIONS: dict[str, tuple[str, str, str]] = {
     "pause": ("Pause", "No further device is told to update until you resume.", "pause"),
-    "resume": ("Resume", "The rollout goes on where it stopped.", "play"),
+    "resume": (
+        "Resume",
+        "The rollout goes on where it stopped; devices that failed try again.",
+        "play",
+    ),
     "abort": ("Abort", "The rollout ends for good, also for devices in the middle of it.", "stop"),
 }
 
-#: Which actions a rollout's state allows.
-ALLOWED: dict[str, tuple[str, ...]] = {
-    "CREATING": ("abort",),
-    "WAITING_FOR_APPROVAL": ("abort",),
-    "READY": ("pause", "abort"),
-    "SCHEDULED": ("pause", "abort"),
-    "RUNNING": ("pause", "abort"),
-    "PAUSED": ("resume", "abort"),
-}
+#: Rollout action -> the event it stands for.
+_EVENTS = {"pause": Event.HELD, "resume": Event.RESUMED, "abort": Event.ABORTED}
 
 
 def sign(state: str) -> Sign:
     """How to show a state; one this console does not know is shown by its own name."""
     return SIGNS.get(state) or Sign("idle", "info", state.replace("_", " ").capitalize())
+
+
+def actions(state: str) -> list[str]:
+    """What a person may do to a rollout in this state.
+
+    >>> actions("RUNNING"), actions("FINISHED")
+    (['pause', 'abort'], [])
+    """
+    return [name for name, event in _EVENTS.items() if (State(state), event) in TRANSITIONS]
 
 
 def device_sign(device: Device) -> Sign:

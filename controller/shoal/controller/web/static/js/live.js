@@ -15,7 +15,6 @@
   let lost = false;
   let worry = 0;
 
-  Idiomorph.defaults.ignoreActiveValue = true;
   Idiomorph.defaults.callbacks.beforeNodeMorphed = (old) =>
     !(old instanceof Element && old.hasAttribute("data-keep"));
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>

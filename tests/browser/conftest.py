@@ -1,0 +1,155 @@
+"""A controller with a past, its real web process, and a browser that is signed in to it."""
+
+import os
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, StorageState, sync_playwright
+
+from browser.chromium import Tab, launch
+from browser.seed import Past, Seeded, seed
+from shoal.controller import settings
+from shoal.controller.io.blobs import Blobs
+from shoal.controller.io.initial import Wishes, make_folder
+from shoal.controller.io.signing import Signer
+from shoal.controller.io.store import Store, url_of
+from shoal.controller.service import users
+from shoal.controller.service.context import Context
+
+PASSWORD = "correct horse battery"
+
+
+class Console(NamedTuple):
+    """A web process over a folder, and the same folder's use cases in this process."""
+
+    url: str
+    ctx: Context
+    seeded: Seeded | None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make(folder: Path, past: bool) -> Console:
+    port = free_port()
+    wishes = Wishes(port=port, artifacts=free_port(), mqtt=free_port(), baseline_windows=24)
+    make_folder(folder, wishes, time.time())
+    configured = settings.load(folder)
+    clock = Past(time.time())
+    ctx = Context(
+        folder=folder, settings=configured, store=Store.open(url_of(folder, configured)),
+        blobs=Blobs(folder / "blobs"), signer=Signer.open(folder), clock=clock,
+        random=random.Random(7),
+    )  # fmt: skip
+    users.add_user(ctx, actor="test", name="admin", role="admin", password=PASSWORD)
+    users.add_user(ctx, actor="test", name="viewer", role="viewer", password=PASSWORD)
+    seeded = seed(ctx, folder) if past else None
+    return Console(f"https://localhost:{port}", ctx._replace(clock=time.time), seeded)
+
+
+def serve(console: Console) -> Iterator[Console]:
+    """The web process as `shoal-controller serve` runs it."""
+    folder = console.ctx.folder
+    command = [sys.executable, "-m", "shoal.controller", "web", "--folder", str(folder)]
+    with (folder / "web.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait(console.url, process, folder / "web.log")
+        yield console
+    finally:
+        # At once: how it ends well, with streams open, is the supervisor's test.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+        console.ctx.store.close()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    trusting = ssl._create_unverified_context()
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(f"{url}/healthz", timeout=2, context=trusting).read()
+        except OSError:
+            if process.poll() is not None:
+                break
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"the web process does not answer: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    yield from serve(make(tmp_path_factory.mktemp("console") / "controller", past=True))
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """A controller that was just made: nothing in it."""
+    yield from serve(make(tmp_path_factory.mktemp("fresh") / "controller", past=False))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+def sign_in(browser: Browser, url: str, user: str = "admin") -> StorageState:
+    context = browser.new_context(ignore_https_errors=True)
+    page = context.new_page()
+    page.goto(url)
+    page.get_by_label("User").fill(user)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{url}/")
+    state = context.storage_state()
+    context.close()
+    return state
+
+
+@pytest.fixture(scope="session")
+def signed_in(chromium: Browser, console: Console) -> StorageState:
+    return sign_in(chromium, console.url)
+
+
+@pytest.fixture(scope="session")
+def signed_in_fresh(chromium: Browser, fresh: Console) -> StorageState:
+    return sign_in(chromium, fresh.url)
+
+
+@pytest.fixture
+def tab(chromium: Browser, console: Console, signed_in: StorageState) -> Iterator[Tab]:
+    """A signed-in page; it fails the test if any script failed or the CSP refused something."""
+    yield from _tab(chromium, console.url, signed_in)
+
+
+@pytest.fixture
+def fresh_tab(chromium: Browser, fresh: Console, signed_in_fresh: StorageState) -> Iterator[Tab]:
+    """The same on a controller that was just made."""
+    yield from _tab(chromium, fresh.url, signed_in_fresh)
+
+
+def _tab(browser: Browser, url: str, state: StorageState) -> Iterator[Tab]:
+    context = browser.new_context(
+        ignore_https_errors=True, storage_state=state, viewport={"width": 1360, "height": 900}
+    )
+    context.set_default_timeout(8000)
+    made = Tab(context, url)
+    yield made
+    context.close()
+    assert made.complaints == []

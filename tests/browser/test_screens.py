@@ -1,0 +1,177 @@
+"""Every screen, by its address: it says what it should, to everybody, in any light and size."""
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from browser.chromium import Tab
+from browser.conftest import Console, sign_in
+from browser.seed import LONG, WRONG
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+SCREENS = {
+    "fleet": "/",
+    "fleet, nothing found": "/?q=no-such-device",
+    "device": "/devices/station-00",
+    "device that failed": f"/devices/{WRONG}",
+    "device never heard of": "/devices/station-19",
+    "rollouts": "/rollouts",
+    "rollout, running": "/rollouts/{running}",
+    "rollout, held": "/rollouts/{held}",
+    "rollout, abort": "/rollouts/{running}/abort",
+    "new rollout": "/rollouts/new",
+    "drift": "/drift?model=lot-codes&scope=site&subject=north-annex",
+    "alerts": "/alerts",
+    "models": "/models",
+    "model": "/models/lot-codes",
+    "model version": "/releases/lot-codes@1",
+    "model version, refused": "/releases/lot-codes@2",
+    "datasets": "/datasets",
+    "operations": "/operations",
+    "audit": "/audit",
+    "settings": "/settings",
+    "add devices": "/enrol",
+    "nothing there": "/devices/no-such-device",
+}
+#: A phone's width at 400 % zoom of a desktop: WCAG 1.4.10.
+NARROW = {"width": 320, "height": 640}
+
+
+def address(console: Console, name: str) -> str:
+    assert console.seeded is not None
+    return SCREENS[name].format(**console.seeded._asdict())
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_everybody_can_use_every_screen(tab: Tab, console: Console, name: str) -> None:
+    page = tab.go(address(console, name))
+    expect(page.locator("h1, h2").first).to_be_visible()
+    assert tab.violations() == [], "in the light"
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert tab.violations() == [], "in the dark"
+    page.set_viewport_size(NARROW)
+    widest = page.evaluate("document.documentElement.scrollWidth")
+    assert widest <= NARROW["width"], "the page itself scrolls sideways on a phone"
+
+
+def test_a_fault_in_a_page_would_be_found(tab: Tab) -> None:
+    page = tab.go("/models")
+    page.evaluate("document.querySelector('h1').insertAdjacentHTML('afterend', '<input>')")
+    page.evaluate("document.querySelector('h1').style.color = '#cccccc'")
+    assert [found.split(":")[0] for found in tab.violations()] == ["color-contrast", "label"]
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')")
+    assert "Content Security Policy" in tab.complaints.pop()
+
+
+def test_the_door_says_what_was_wrong_and_leads_where_one_wanted_to_go(
+    chromium: Browser, console: Console
+) -> None:
+    context = chromium.new_context(ignore_https_errors=True)
+    tab = Tab(context, console.url)
+    page = tab.go("/alerts?state=open")
+    assert tab.violations() == []
+    page.get_by_label("User").fill("admin")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("password is wrong")
+    page.get_by_label("Password").fill("correct horse battery")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/alerts?state=open")
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/sign-in")
+    page.goto(f"{console.url}/alerts")
+    expect(page.get_by_label("User")).to_be_visible()
+    context.close()
+    assert tab.complaints == []
+
+
+def test_a_viewer_sees_everything_and_is_offered_nothing_to_press(
+    chromium: Browser, console: Console
+) -> None:
+    state = sign_in(chromium, console.url, "viewer")
+    context = chromium.new_context(ignore_https_errors=True, storage_state=state)
+    page = Tab(context, console.url).go(address(console, "rollout, running"))
+    expect(page.get_by_role("heading", name="Devices", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Abort")).to_have_count(0)
+    answer = page.request.post(
+        f"{console.url}{address(console, 'rollout, running')}/pause",
+        headers={"Origin": console.url},
+    )
+    assert answer.status == 403
+    assert "this needs operator" in answer.text()
+    context.close()
+
+
+def test_the_colours_follow_the_system_until_one_chooses_and_the_choice_is_kept(
+    tab: Tab,
+) -> None:
+    page = tab.page
+    page.emulate_media(color_scheme="dark")
+    tab.go("/")
+    root = page.locator("html")
+    expect(root).to_have_attribute("data-theme", "dark")
+    page.get_by_role("button", name="Switch between light and dark").click()
+    expect(root).to_have_attribute("data-theme", "light")
+    tab.go("/rollouts")
+    expect(root).to_have_attribute("data-theme", "light")
+
+
+def test_the_fleet_is_searched_without_a_reload_and_the_address_holds_the_filters(tab: Tab) -> None:
+    page = tab.go("/")
+    page.evaluate("window.same = true")
+    page.get_by_role("searchbox").press_sequentially("packaging-hall")
+    rows = page.locator("#devices tbody tr")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text(LONG)
+    assert "q=packaging-hall" in page.url
+    assert page.evaluate("window.same") is True
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    expect(page.locator("#voice")).to_have_text("1 device")
+    page.goto(f"{tab.url}/?site=mill-road")
+    expect(page.get_by_label("Site")).to_have_value("mill-road")
+    page.get_by_label("Failing only").check()
+    page.wait_for_url("**/?site=mill-road&problem=1")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("golden-mismatch")
+
+
+def test_a_failing_device_says_why_and_what_to_do(tab: Tab) -> None:
+    page = tab.go(f"/devices/{WRONG}")
+    notice = page.locator(".notice").first
+    expect(notice).to_contain_text("Wrong answers on its golden vectors")
+    expect(notice).to_contain_text("worst error 0.84")
+    expect(notice).to_contain_text("rebuild its variant")
+    for figure in page.locator("figure[data-chart]").all():
+        expect(figure.locator("canvas")).to_be_visible()
+        expect(figure.locator("tbody tr").first).to_be_attached()
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("/", "shoal device token --site SITE --uses 10"),
+        ("/rollouts", "shoal rollout start MODEL@VERSION"),
+        ("/models", "shoal dataset add FILE.csv --name NAME --label COLUMN"),
+        ("/datasets", "shoal dataset add FILE.csv --name NAME --label COLUMN"),
+        ("/operations", "shoal model train MODEL --dataset NAME"),
+    ],
+)
+def test_an_empty_screen_says_the_next_command(
+    chromium: Browser, fresh: Console, fresh_tab: Tab, path: str, command: str
+) -> None:
+    page = fresh_tab.go(path)
+    expect(page.locator("code", has_text=command)).to_be_visible()
+    assert fresh_tab.violations() == []
+
+
+def test_a_join_token_is_shown_once_in_the_command_that_uses_it(fresh_tab: Tab) -> None:
+    page = fresh_tab.go("/")
+    page.get_by_role("link", name="Make a join token").click()
+    page.get_by_label("Site").fill("harbour")
+    page.get_by_role("button", name="Make a join token").click()
+    command = page.locator("#join-command")
+    expect(command).to_contain_text("shoal-agent enroll --folder")
+    expect(command).to_contain_text("--token sj1.")
+    fresh_tab.go("/settings")
+    expect(page.get_by_role("region", name="Join tokens").last).to_contain_text("harbour")
+    assert "sj1." not in page.content()
