@@ -1,5 +1,7 @@
 """Fixtures: a running broker of each kind, with a CA and two enrolled devices."""
 
+import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from broker.real import Mosquitto, Nats, Site, free_port
+from broker.served import Served, init
 from shoal.controller.io.ca import Authority
+from shoal.controller.io.nats import find_binary
+from shoal.errors import SettingError
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +35,18 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -
     made = Site(broker, tmp_path, authority)
     yield made
     made.end()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A controller that is made and not started; ended after the test."""
+    try:
+        find_binary(os.environ)
+    except SettingError as error:
+        pytest.skip(str(error))
+    folder = tmp_path / "controller"
+    made = Served(folder)
+    made.facts = json.loads(init(folder, "--json", "--window-s", "1"))
+    yield made
+    if made.process is not None:
+        made.end()

@@ -108,8 +108,8 @@ def _settings(wishes: Wishes) -> Settings:
         broker=wishes.broker,
     )
     window_s = default_fleet.window_s if wishes.window_s is None else wishes.window_s
-    if not 0.1 <= window_s <= 86_400:
-        raise SettingError(f"window of {window_s:g} s", "choose 0.1 to 86400 seconds")
+    if not 1 <= window_s <= 86_400:  # agents take no faster pace
+        raise SettingError(f"window of {window_s:g} s", "choose 1 to 86400 seconds")
     baseline = wishes.baseline_windows or default_drift.baseline_windows
     if baseline < 2:
         raise SettingError(f"baseline of {baseline} windows", "choose at least 2")
