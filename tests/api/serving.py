@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,14 @@ from shoal.controller import settings
 from shoal.controller.io.initial import as_toml
 
 PATIENCE_S = 20.0
+
+
+def eventually(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
+    """Wait until `condition` holds, or fail."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {within_s:g} s"
+        time.sleep(0.1)
 
 
 def free_port() -> int:
@@ -66,11 +75,14 @@ class Served:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.http.request(method, self.url + path, headers=named)
 
+    def plain(self) -> socket.socket:
+        """A bare TCP connection."""
+        return socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
+
     def raw(self) -> ssl.SSLSocket:
         """A bare TLS connection."""
         context = ssl.create_default_context(cafile=str(self.ca))
-        plain = socket.create_connection(("127.0.0.1", self.port), PATIENCE_S)
-        return context.wrap_socket(plain, server_hostname="localhost")
+        return context.wrap_socket(self.plain(), server_hostname="localhost")
 
     @property
     def said(self) -> str:

@@ -72,6 +72,13 @@ def test_a_stream_ends_by_itself_and_beats_meanwhile(world: World) -> None:
     assert text.count(b": still here") == 2
 
 
+def test_a_stream_ends_soon_after_its_listener_left(world: World) -> None:
+    began = world.clock.now
+    text = b"".join(ticking(world.clock).follow(world.ctx, "", lambda: world.clock.now > began + 1))
+    assert world.clock.now - began < 2
+    assert text.startswith(b"retry: ")
+
+
 def test_one_listener_too_many_gets_what_there_is_and_comes_again(world: World) -> None:
     streams = ticking(world.clock)
     note(world, "device", "d1")

@@ -1,5 +1,8 @@
 """Declared routes on a Flask blueprint: check, read, call, answer."""
 
+import functools
+import select
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,4 +66,17 @@ def _call() -> Call:
         address=request.remote_addr or "",
         headers={},
         resume=request.headers.get("Last-Event-ID", ""),
+        gone=functools.partial(_hung_up, request.environ.get("gunicorn.socket")),
     )
+
+
+def _hung_up(connection: socket.socket | None) -> bool:
+    """Whether there is something to read where nobody should say anything more: the end."""
+    if connection is None:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return True

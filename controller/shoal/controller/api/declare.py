@@ -16,13 +16,14 @@ import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from shoal.controller.api.stream import Streams
 from shoal.controller.api.traffic import Traffic
 from shoal.controller.records import Page
+from shoal.controller.service import cursors
 from shoal.controller.service.access import Actor
 from shoal.controller.service.attempts import Attempts
 from shoal.controller.service.context import Context
@@ -36,6 +37,10 @@ BODY_LIMIT = 1 << 20
 UPLOAD_LIMIT = 1 << 30
 PLAIN = frozenset({"query", "body", "form", "files"})
 _MARK = "__route__"
+
+
+#: How many of a list to give at once.
+Limit = Annotated[int, msgspec.Meta(ge=1, le=cursors.MOST)]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +88,7 @@ class Call(NamedTuple):
     by        name of who asks; "" where no role is needed and nobody is signed in
     headers   of the answer: a view may add some
     resume    the Last-Event-ID of a stream that goes on
+    gone      whether who asked has hung up meanwhile
     """
 
     ctx: Context
@@ -91,6 +97,7 @@ class Call(NamedTuple):
     address: str
     headers: dict[str, str]
     resume: str = ""
+    gone: Callable[[], bool] = bool
 
     @property
     def by(self) -> str:

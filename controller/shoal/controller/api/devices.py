@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.records import Device, DeviceEvent, JoinToken, Ledger, Window
 from shoal.controller.service import devices, enrolment, joining, monitoring
 from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse
@@ -27,20 +27,20 @@ class DeviceQuery(Asked, frozen=True, kw_only=True):
     release: str = ""
     problem: bool = False
     cursor: str = ""
-    limit: int = 50
+    limit: Limit = 50
 
 
 class Newest(Asked, frozen=True, kw_only=True):
     """How many of the newest."""
 
-    limit: int = 100
+    limit: Limit = 100
 
 
 class WindowQuery(Asked, frozen=True, kw_only=True):
     """Windows that began at `since` (Unix seconds) or later, the newest `limit` of them."""
 
     since: float = 0
-    limit: int = 200
+    limit: Limit = 200
 
 
 class NewJoinToken(Asked, frozen=True, kw_only=True):

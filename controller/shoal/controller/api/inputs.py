@@ -6,7 +6,7 @@ from typing import IO, Any
 
 import msgspec
 from flask import Request, current_app, request
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from shoal.controller.api.declare import Route, Upload
 from shoal.errors import InputError, WireError
@@ -56,6 +56,8 @@ def read(route: Route) -> dict[str, Any]:
 
 def _json(kind: Any) -> Any:
     data = request.get_data(cache=True) or b"{}"
+    if request.max_content_length and len(data) >= request.max_content_length:
+        raise RequestEntityTooLarge  # a body without a length was cut off at the limit
     if request.content_length and not request.is_json:
         raise UnsupportedMediaType("send the body as Content-Type: application/json")
     try:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.records import (
     Alert,
     DriftMap,
@@ -53,7 +53,7 @@ class FindingQuery(Asked, frozen=True, kw_only=True):
     scope: str = ""
     subject: str = ""
     since: float = 0
-    limit: int = 100
+    limit: Limit = 100
 
 
 class PerformanceQuery(Asked, frozen=True, kw_only=True):

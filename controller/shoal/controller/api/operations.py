@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.api.traffic import fleet_text
 from shoal.controller.records import AuditEntry, Operation
 from shoal.controller.service import audit, changes, monitoring, operations
@@ -27,7 +27,7 @@ class AuditQuery(Asked, frozen=True, kw_only=True):
 
     subject: str = ""
     cursor: str = ""
-    limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
+    limit: Limit = 100
 
 
 class Liveness(msgspec.Struct, frozen=True):
@@ -106,4 +106,4 @@ def get_stream(call: Call) -> Iterator[bytes]:
     """
     call.headers["Cache-Control"] = "no-store"
     call.headers["X-Accel-Buffering"] = "no"
-    return call.house.streams.follow(call.ctx, call.resume)
+    return call.house.streams.follow(call.ctx, call.resume, call.gone)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.records import Rollout, RolloutDevice, RolloutPlan
 from shoal.controller.service import rollouts
 
@@ -15,7 +15,7 @@ class RolloutDeviceQuery(Asked, frozen=True, kw_only=True):
     state: str = ""
     cause: str = ""
     cursor: str = ""
-    limit: int = 100
+    limit: Limit = 100
 
 
 class Abort(Asked, frozen=True, kw_only=True):

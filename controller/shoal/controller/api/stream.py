@@ -27,13 +27,15 @@ class Streams:
         self._pause = pause
         self._free = threading.BoundedSemaphore(MOST)
 
-    def follow(self, ctx: Context, last_id: str) -> Iterator[bytes]:
-        """Events after `last_id`, or from now on when it is not one of ours."""
+    def follow(
+        self, ctx: Context, last_id: str, gone: Callable[[], bool] = bool
+    ) -> Iterator[bytes]:
+        """Events after `last_id`, or from now on when it is not one of ours, until `gone`."""
         newest = changes.newest(ctx)
         after = int(last_id) if last_id.isdecimal() and int(last_id) <= newest else newest
         if not self._free.acquire(blocking=False):
             return _crowded(ctx, after)
-        return self._held(_live(ctx, after, self._pause))
+        return self._held(_live(ctx, after, self._pause, gone))
 
     def _held(self, events: Iterator[bytes]) -> "_Held":
         return _Held(events, self._free.release)
@@ -60,10 +62,12 @@ def _nothing() -> None:
     """Released already."""
 
 
-def _live(ctx: Context, after: int, pause: Callable[[float], None]) -> Iterator[bytes]:
+def _live(
+    ctx: Context, after: int, pause: Callable[[float], None], gone: Callable[[], bool]
+) -> Iterator[bytes]:
     began = spoken = ctx.clock()
     yield _retry(_RETRY_MS, after)
-    while (now := ctx.clock()) < began + LIFE_S:
+    while (now := ctx.clock()) < began + LIFE_S and not gone():
         found = changes.since(ctx, after)
         if found:
             after, spoken = found[-1].id, now

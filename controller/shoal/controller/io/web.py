@@ -8,6 +8,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+from shoal.controller.io.patience import PatientSocket
 from shoal.controller.settings import Network
 from shoal.errors import SettingError
 
@@ -60,6 +61,7 @@ def _options(network: Network, certificate: str, key: str) -> dict[str, Any]:
 def _modern(_config: Any, make_default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     context = make_default()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = PatientSocket
     return context
 
 
