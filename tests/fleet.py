@@ -1,0 +1,554 @@
+"""A whole fleet in memory, on a virtual clock: real controller services on a real database, the
+real engine, the real agents with their real journals, outboxes, slots and trust, real wire bytes
+on real topics. Only the broker, HTTP, onnxruntime and time are stand-ins.
+
+>>> fleet = Fleet(folder)                                            # doctest: +SKIP
+>>> fleet.station("cam-1", site="north", ring="canary")              # doctest: +SKIP
+>>> fleet.publish(fleet.release()); fleet.run(30)                    # doctest: +SKIP
+"""
+
+import collections
+import contextlib
+import json
+import os
+import random
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from sqlalchemy import insert, select
+
+from shoal import bundle, topics, wire
+from shoal import manifest as manifests
+from shoal.agent.io.journal import SqliteJournal
+from shoal.agent.io.outbox import SqliteOutbox
+from shoal.agent.io.slots import DiskSlots
+from shoal.agent.loop import Agent, Connection, Heard, Pace
+from shoal.agent.orders import Runtime
+from shoal.agent.ports import Ports
+from shoal.agent.probation import Measured
+from shoal.agent.serving import Engine as Served
+from shoal.agent.telling import Identity
+from shoal.controller import capability
+from shoal.controller.io import tables
+from shoal.controller.io.blobs import Blobs
+from shoal.controller.io.engine import Engine
+from shoal.controller.io.signing import Signer
+from shoal.controller.io.store import Store
+from shoal.controller.records import Rollout, RolloutPlan, Selector, StagePlan
+from shoal.controller.service import models, releases, rollouts
+from shoal.controller.service.context import Context
+from shoal.controller.settings import Drift, Settings
+from shoal.controller.settings import Fleet as Telemetry
+from shoal.errors import AbsentError, LinkError
+from shoal.manifest import Feature, File, Manifest, Variant
+from shoal.profile import load_profiles
+from shoal.sketch import References, reference_of
+from shoal.trust import ImageRepository
+from shoal.wire import Health
+
+NOW = 1_800_000_000.0
+MODEL = "lot-codes"
+FEATURES = ("contrast", "blur", "edge")
+CANARY_THEN_REST = [
+    StagePlan(name="canary", select=Selector(ring="canary")),
+    StagePlan(name="rest"),
+]
+
+
+@contextlib.contextmanager
+def memory_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards; in memory where it can be: fsync costs nothing there."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as name:
+        yield Path(name)
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Broker:
+    """Topics, wildcards, retained messages, last wills; in order, unless told otherwise.
+
+    spoil   given the messages of one pump, returns those to deliver: drop, repeat, shuffle
+    """
+
+    def __init__(self) -> None:
+        self.retained: dict[str, bytes] = {}
+        self.log: list[tuple[str, bytes]] = []
+        self._links: list[MemoryLink] = []
+        self._waiting: collections.deque[tuple[str, bytes]] = collections.deque()
+        self.spoil: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]] = list
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
+        self._waiting.append((topic, payload))
+        self.log.append((topic, payload))
+        if retain:
+            self.retained[topic] = payload
+
+    def join(self, link: "MemoryLink") -> None:
+        self._links.append(link)
+        for topic, payload in self.retained.items():
+            if link.wants(topic):
+                link.on_message(topic, payload)
+
+    def leave(self, link: "MemoryLink", *, rudely: bool) -> None:
+        if link in self._links:
+            self._links.remove(link)
+            if rudely and link.testament:
+                self.publish(*link.testament, retain=True)
+
+    def pump(self) -> int:
+        """Deliver what waits; how many messages."""
+        batch = self.spoil(list(self._waiting))
+        self._waiting.clear()
+        for topic, payload in batch:
+            for link in list(self._links):
+                if link.wants(topic):
+                    link.on_message(topic, payload)
+        return len(batch)
+
+
+class MemoryLink:
+    """shoal.mqtt.Link on the broker above."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        subscriptions: Sequence[str],
+        on_message: Callable[[str, bytes], None],
+        on_connection: Callable[[bool], None],
+        will: Callable[[], tuple[str, bytes]] | None = None,
+    ) -> None:
+        self._broker, self._will = broker, will
+        self._filters = [re.compile(re.escape(f).replace(r"\+", "[^/]+")) for f in subscriptions]
+        self.on_message, self._on_connection = on_message, on_connection
+        self.testament: tuple[str, bytes] | None = None
+        self.connected = False
+
+    def wants(self, topic: str) -> bool:
+        return any(f.fullmatch(topic) for f in self._filters)
+
+    def start(self) -> None:
+        self.testament = self._will() if self._will else None
+        self.connected = True
+        self._on_connection(True)
+        self._broker.join(self)
+
+    def stop(self, *, rudely: bool = False) -> None:
+        self.connected = False
+        self._broker.leave(self, rudely=rudely)
+        self._on_connection(False)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        if not self.connected:
+            raise LinkError("not connected")
+        self._broker.publish(topic, payload, retain)
+
+
+class Capabilities:
+    """The artifact server: gives a blob for a URL that is signed and not expired."""
+
+    def __init__(self, fleet: "Fleet", stage: Callable[[str], Path]) -> None:
+        self._fleet, self._stage = fleet, stage
+
+    def small(self, url: str, size: int, sha256: str) -> bytes:
+        data = self._fetch(url)
+        assert len(data) == size
+        return data
+
+    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+        data = self._fetch(url)
+        (self._stage(model) / file.name).write_bytes(data)
+        return len(data)
+
+    def _fetch(self, url: str) -> bytes:
+        if self._fleet.artifacts_away:
+            raise LinkError("artifact server is away")
+        sha, expires, signature = re.search(r"/blobs/(\w+)\?exp=(\d+)&sig=(\w+)$", url).groups()
+        capability.check(self._fleet.key, sha, expires, signature, self._fleet.clock())
+        return self._fleet.ctx.blobs.read(sha)
+
+
+class Sums:
+    """A session: one score from the sum of a row, as the model file says."""
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        self._weights = np.asarray(weights, np.float32)
+
+    def run(self, rows: Any) -> Any:
+        score = 1 / (1 + np.exp(-(rows @ self._weights)))
+        return np.stack([1 - score, score], axis=1).astype(np.float32)
+
+
+class JsonModels:
+    """Loader and prober of models that are a line of JSON.
+
+    {"weights": [...], "wrong_on": [device...], "slow_on": [...]}
+    """
+
+    runtime = Runtime("1.32.0", 21)
+
+    def __init__(self, slots: DiskSlots, device: str) -> None:
+        self._slots, self._device = slots, device
+
+    def load(self, slot: Any, profile: Any) -> Served:
+        folder = self._slots.path(slot.model, slot.slot)
+        manifest = bundle.read_manifest(folder)
+        text = (folder / manifest.variant(slot.variant).file.name).read_bytes()
+        return Served(
+            slot=slot, manifest=manifest, references=bundle.read_references(folder, manifest),
+            session=Sums(json.loads(text)["weights"]), slow_s=profile.budget.p99_ms / 1e3,
+        )  # fmt: skip
+
+    def trim(self) -> None:
+        pass
+
+    def probe(
+        self, model: str, slot: str, profile: Any, recent: Any, beside: Any, stop: Any
+    ) -> list[Measured]:
+        manifest = self._slots.read_manifest(model, slot)
+        measured = []
+        for name in manifest.profiles[profile.name]:
+            file = self._slots.path(model, slot) / manifest.variant(name).file.name
+            said = json.loads(file.read_bytes())
+            wrong = self._device in said["wrong_on"]
+            slow = profile.budget.p99_ms * (3 if self._device in said["slow_on"] else 0.1)
+            measured.append(
+                Measured(
+                    variant=name, worst_error=0.31 if wrong else 0.0, labels_differ=4 * wrong,
+                    golden_rows=32, p50_ms=slow / 2, p99_ms=slow, rss_mb=10.0,
+                )
+            )  # fmt: skip
+        return measured
+
+
+class Station:
+    """One device with its agent; what it has on disk survives `crash` and `start`."""
+
+    def __init__(self, fleet: "Fleet", name: str, site: str, ring: str, profile: str) -> None:
+        self.fleet, self.name, self.site = fleet, name, site
+        self._ring, self._profile = ring, profile
+        self.folder = fleet.folder / "devices" / name
+        (self.folder / "models").mkdir(parents=True)
+        self.random = np.random.default_rng(sum(name.encode()))
+        self.shift = np.zeros(len(FEATURES))
+        self.spread = np.ones(len(FEATURES))
+        self.rows = 30
+        self.health = Health(rss_mb=50)
+        self.agent: Agent | None = None
+        self.link: MemoryLink
+
+    def start(self) -> None:
+        """Power on, and connect."""
+        slots, dice = DiskSlots(self.folder / "models"), random.Random(self.name)
+        box: list[Agent] = []
+        self.link = MemoryLink(
+            self.fleet.broker,
+            [topics.all_down(self.name), topics.BUDGET],
+            on_message=lambda topic, payload: box[0].post(Heard(topic, payload)),
+            on_connection=lambda up: box[0].post(Connection(up)),
+            will=lambda: box[0].voice.will(),
+        )
+        downloads = Capabilities(self.fleet, lambda model: slots.path(model, "stage"))
+        carried = JsonModels(slots, self.name)
+        self._journal = SqliteJournal(self.folder / "journal.db")
+        self._outbox = SqliteOutbox(
+            self.folder / "outbox.db",
+            limit_bytes=2**22,
+            boot_name=lambda: f"{dice.getrandbits(64):x}",
+        )
+        ports = Ports(
+            journal=self._journal, outbox=self._outbox, slots=slots, downloads=downloads,
+            images=ImageRepository(
+                self.folder / "metadata", self.fleet.ctx.signer.root, self.fleet.metadata
+            ),
+            loader=carried, prober=carried, link=self.link, health=lambda: self.health,
+            spawn=lambda job: job(), lock=threading.Lock, wall=self.fleet.clock,
+            monotonic=self.fleet.clock, timer=self.fleet.clock, random=dice,
+        )  # fmt: skip
+        identity = Identity(
+            self.name, self.site, self._ring, load_profiles()[self._profile], version="0.1.0"
+        )
+        self.agent = Agent(
+            identity, ports, director_root=self.fleet.ctx.signer.director_root,
+            pace=Pace(observe_s=self.fleet.observe_s, window_s=self.fleet.window_s),
+        )  # fmt: skip
+        box.append(self.agent)
+        self.agent.start()
+        self.link.start()
+
+    def crash(self) -> None:
+        """Power off, without a word."""
+        self.agent = None
+        self.link._on_connection = lambda up: None
+        self.link.stop(rudely=True)
+        self._journal.close()
+        self._outbox.close()
+
+    def live(self) -> None:
+        """One step of life: some rows through the model, then the agent's own work."""
+        if self.agent is None:
+            return
+        serving = self.agent.serving.get(MODEL)
+        if serving is not None and serving.engine is not None and self.rows:
+            noise = self.random.standard_normal((self.rows, len(FEATURES)))
+            rows = (noise * self.spread + self.shift).astype(np.float32)
+            truth = (rows.sum(1) > 0).astype(np.float32)
+            serving.infer(rows, truth)
+        self.agent.tick()
+
+    @property
+    def serves(self) -> str:
+        """Release that serves, "" for none."""
+        serving = self.agent.serving.get(MODEL) if self.agent else None
+        return serving.engine.slot.release if serving and serving.engine else ""
+
+
+class Idle:
+    """Operations that wait: no subprocess in a fleet in memory."""
+
+    def step(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class Fleet:
+    """Controller, broker and stations.
+
+    window_s, observe_s   of telemetry and of the agents' observation, in virtual seconds
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        window_s: float = 10.0,
+        observe_s: float = 4.0,
+        baseline_windows: int = 12,
+    ) -> None:
+        self.folder, self.clock, self.broker = folder, Clock(), Broker()
+        self.window_s, self.observe_s = window_s, observe_s
+        self.stations: dict[str, Station] = {}
+        self.artifacts_away = False
+        self.key = b"k" * capability.KEY_BYTES
+        controller = folder / "controller"
+        (controller / "keys").mkdir(parents=True)
+        (controller / "keys" / "capability.key").write_bytes(self.key)
+        self.ctx = Context(
+            folder=controller,
+            settings=Settings(
+                fleet=Telemetry(window_s=window_s, jitter_s=0.0, offline_s=300.0),
+                drift=Drift(baseline_windows=baseline_windows),
+            ),
+            store=Store.open(f"sqlite:///{controller / 'controller.db'}"),
+            blobs=Blobs(controller / "blobs"),
+            signer=Signer.create(controller, self.clock),
+            clock=self.clock,
+            random=random.Random(7),
+        )
+        self._restart_engine()
+
+    def _restart_engine(self) -> None:
+        self.engine = Engine(
+            self.ctx, threading.Event(), link=self._link, operations=Idle(), monotonic=self.clock
+        )
+        self.engine._link.start()
+
+    def _link(self, **given: Any) -> MemoryLink:
+        wanted = ("subscriptions", "on_message", "on_connection")
+        return MemoryLink(self.broker, **{name: given[name] for name in wanted})
+
+    @contextlib.contextmanager
+    def controller_away(self) -> Iterator[None]:
+        """The controller's engine is down meanwhile; the broker keeps what it must (QoS 1)."""
+        kept: list[tuple[str, bytes]] = []
+        self.engine._link.stop()
+        self.engine._link._on_connection = lambda up: None
+        keeper = MemoryLink(
+            self.broker, [topics.ALL_UP], lambda *m: kept.append(m), lambda up: None
+        )
+        self.engine = Silent()
+        keeper.start()
+        yield
+        keeper.stop()
+        self._restart_engine()
+        for topic, payload in kept:
+            self.engine._heard(topic, payload)
+
+    def metadata(self, name: str) -> bytes:
+        """TUF metadata by file name, as the artifact server gives it."""
+        path = self.ctx.signer.metadata_folder / name
+        if not path.is_file():
+            raise AbsentError("metadata", name)
+        return path.read_bytes()
+
+    def station(
+        self, name: str, *, site: str = "north", ring: str = "stable", profile: str = "generic",
+        start: bool = True,
+    ) -> Station:  # fmt: skip
+        """Enrol a device (its row, without certificates) and power it on."""
+        row = {
+            "name": name, "site": site, "labels": {}, "ring": ring, "profile": profile,
+            "state": "enrolled", "enrolled_at": self.clock(), "releases": {}, "variants": {},
+            "facts": {},
+        }  # fmt: skip
+        with self.ctx.store.write() as db:
+            db.execute(insert(tables.device).values(**row))
+        made = self.stations[name] = Station(self, name, site, ring, profile)
+        if start:
+            made.start()
+        return made
+
+    # --- releases -----------------------------------------------------------------------------
+
+    def release(
+        self,
+        *,
+        wrong_on: Sequence[str] = (),
+        slow_on: Sequence[str] = (),
+        refused: dict[str, str] | None = None,
+        sign: str = "release",
+        dataset: str = "plates@1",
+        weights: Sequence[float] = (1, 1, 1),
+    ) -> str:
+        """A release of the model, in the database and signed (or not: sign ""); its name."""
+        with self.ctx.store.write() as db:
+            models.ensure_model(db, self.ctx, actor="ana", name=MODEL)
+            version = len(list(db.scalars(select(tables.release.c.version)))) + 1
+        text = {"weights": list(weights), "wrong_on": list(wrong_on), "slow_on": list(slow_on)}
+        text["version"] = version
+        data, references = self._pack(version, json.dumps(text).encode(), refused or {}, dataset)
+        report = {
+            "task": "classification", "estimator": "mlp", "metrics": {}, "by_site": {},
+            "variants": [], "verdicts": [], "signatures": [], "labels": ["bad", "good"],
+            "features": list(FEATURES), "params": {},
+        }  # fmt: skip
+        with self.ctx.store.write() as db:
+            db.execute(
+                insert(tables.release).values(
+                    model=MODEL, version=version, state="validated", dataset=dataset,
+                    created_at=self.clock(), created_by="ana", report=report, manifest=data,
+                    references=references, trigger="manual",
+                )
+            )  # fmt: skip
+        ref = f"{MODEL}@{version}"
+        if sign == "candidate":
+            releases.sign_candidate(self.ctx, ref)
+        elif sign:
+            releases.publish(self.ctx, actor="ana", ref=ref)
+        return ref
+
+    def _pack(
+        self, version: int, model: bytes, refused: dict[str, str], dataset: str
+    ) -> tuple[bytes, bytes]:
+        rng = np.random.default_rng(1)
+        rows = rng.standard_normal((20_000, len(FEATURES)))
+        score = 1 / (1 + np.exp(-rows.sum(1)))
+        outputs = {"score": score, "prediction": (score >= 0.5).astype(float)}
+        references = msgspec.json.encode(
+            References(
+                inputs=reference_of(dict(zip(FEATURES, rows.T, strict=True))),
+                outputs=reference_of(outputs, {"prediction": [-0.5, 0.5, 1.5]}),
+            )
+        )
+        files = {"fp32.onnx": model, "reference.json": references, "golden.npz": b"golden"}
+        for data in files.values():
+            self.ctx.blobs.put_bytes(data)
+        described = {name: bundle.describe(name, data) for name, data in files.items()}
+        boards = [n for n, p in load_profiles().items() if not p.unsupported and n not in refused]
+        manifest = Manifest(
+            model=MODEL, version=version, release_counter=1, task="classification",
+            input="input", output="output",
+            features=[Feature(name=n, low=-4, high=4) for n in FEATURES], labels=["bad", "good"],
+            variants=[Variant(name="fp32", file=described["fp32.onnx"])],
+            profiles={name: ["fp32"] for name in boards}, refused=refused,
+            reference=described["reference.json"], golden=described["golden.npz"], opset=17,
+            ort=">=1.31", created_s=self.clock(), dataset=dataset, dataset_sha256="0" * 64,
+        )  # fmt: skip
+        data = manifests.encode(manifest)
+        self.ctx.blobs.put_bytes(data)
+        return data, references
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def roll_out(
+        self, release: str, stages: Sequence[StagePlan] = CANARY_THEN_REST, **plan: Any
+    ) -> Rollout:
+        """Start a rollout."""
+        plan = {"deadline_s": 600.0, **plan}
+        whole = RolloutPlan(release=release, stages=list(stages), **plan)
+        return rollouts.start(self.ctx, actor="ana", plan=whole)
+
+    def run(
+        self, seconds: float, until: Callable[[], bool] | None = None, step: float = 1.0
+    ) -> None:
+        """Let virtual time pass; `until` ends it early, and must come true."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now += step
+            self.settle()
+            if until is not None and until():
+                return
+        assert until is None or until(), f"not within {seconds} s"
+
+    def settle(self) -> None:
+        """Everybody does what can be done without time passing."""
+        for one in self.stations.values():
+            one.live()
+        for _ in range(50):
+            moved = self.broker.pump()
+            while self.engine.drain():
+                moved += 1
+            self.engine.work()
+            for one in self.stations.values():
+                if one.agent is not None:
+                    one.agent.tick()
+            if not moved:
+                return
+
+    def rollout(self, ident: str) -> Rollout:
+        return rollouts.get_rollout(self.ctx, ident)
+
+    def states(self, ident: str) -> dict[str, str]:
+        """Device -> state in a rollout."""
+        found, _ = rollouts.rollout_devices(self.ctx, ident)
+        return {one.device: one.state for one in found}
+
+    def serving(self) -> dict[str, str]:
+        """Device -> release that serves, by the devices themselves."""
+        return {name: one.serves for name, one in self.stations.items()}
+
+    def say(self, device: str, message: wire.Upward) -> None:
+        """Publish a message as the device would."""
+        topic = topics.up(device, wire.UP_KIND[type(message)])
+        self.broker.publish(topic, wire.encode(message))
+
+    def rows_of(self, table: Any) -> list[Any]:
+        """Everything in a table."""
+        with self.ctx.store.read() as db:
+            return list(db.execute(select(table)))
+
+
+class Silent:
+    """An engine that is down."""
+
+    def drain(self) -> int:
+        return 0
+
+    def work(self) -> float:
+        return 0.0
