@@ -87,19 +87,23 @@ def _only_there(world: World, alerts: list[Thing]) -> None:
     wanted = world.scenario.drifting
     elsewhere = {a["site"] for a in _drift_alerts(world)} - wanted
     world.story.must(not elsewhere, f"drift was also alarmed at {', '.join(elsewhere)}")
-    site_of = {station.name: station.site for station in world.scenario.stations}
-    findings = list(world.api.items(at("findings"), model=world.scenario.model, limit=10_000))
-    stray = {
-        f["subject"]
-        for f in findings
-        if f["kind"] == "drift" and site_of.get(f["subject"], f["subject"]) not in wanted
-    }
+    there = {s.name for s in world.scenario.stations if s.site in wanted} | wanted
+    everywhere = {t for s in world.scenario.stations for t in (s.name, s.site)}
+    stray = [subject for subject in sorted(everywhere - there) if _findings(world, subject)]
     world.story.must(not stray, f"drift was also found at {', '.join(stray)}")
+    findings = [f for subject in sorted(there) for f in _findings(world, subject)]
     features = len({f["feature"] for f in findings})
     world.story.tell(
-        f"{len(findings)} findings on {features} features, all at {', '.join(sorted(wanted))}",
+        f"{len(findings)} findings on {features} features at {', '.join(sorted(there))}; "
+        f"none at {', '.join(sorted(everywhere - there))}",
         findings=len(findings),
     )
+
+
+def _findings(world: World, subject: str) -> list[Thing]:
+    """The newest findings about a device or site."""
+    model = world.scenario.model
+    return list(world.api.items(at("findings"), model=model, subject=subject, limit=500))
 
 
 def _during(world: World, site: str, since: float) -> float:
