@@ -4,7 +4,7 @@ from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from shoal.controller.records import Alert
-from shoal.controller.service import access, alerts
+from shoal.controller.service import access, alerts, rollouts
 from shoal.controller.web.screen import actor, blueprint, context, show
 
 STATES = ("open", "acknowledged", "closed")
@@ -17,7 +17,8 @@ def alert_list() -> str:
     state = request.args.get("state", "")
     found = alerts.list_alerts(context(), state=state)
     found = sorted(found, key=_urgency)
-    return show("alerts.html", alerts=found, state=state)
+    newest = {r.release: r.id for r in reversed(rollouts.list_rollouts(context()))}
+    return show("alerts.html", alerts=found, state=state, rollouts=newest)
 
 
 def _urgency(alert: Alert) -> tuple[int, int, float]:

@@ -31,8 +31,8 @@ SIGNS: dict[str, Sign] = {
     "decommissioned": Sign("idle", "stop", "Decommissioned"),
     # an update on a device
     "IDLE": Sign("idle", "wait", "Idle"),
-    "WAITING": Sign("idle", "wait", "Waiting for its stage"),
-    "ASSIGNED": Sign("info", "wait", "Assigned, not heard yet"),
+    "WAITING": Sign("idle", "wait", "Waiting"),
+    "ASSIGNED": Sign("info", "wait", "Assigned"),
     "QUEUED": Sign("info", "run", "Queued"),
     "DOWNLOADING": Sign("info", "run", "Downloading"),
     "DOWNLOADED": Sign("info", "run", "Downloaded"),

@@ -18,9 +18,9 @@
     return `rgb(${stops[i].map((c, k) => Math.round(c + (stops[i + 1][k] - c) * (x - i))).join(" ")})`;
   }
 
-  // log10 p runs from 0 to minus hundreds: the eye gets its square root, full at 1e-30.
-  // What chance alone brings every few squares (p above 1 in 100) stays as good as blank.
-  const weight = (p) => (p > -2 ? 0.06 * Math.min(1, -p / 2) : 0.12 + 0.88 * Math.sqrt(Math.min(28, -p - 2) / 28));
+  // What chance alone brings every few squares (p above 1 in 100) stays as good as blank; from
+  // there the eye gets the logarithm, full at p = 1e-300.
+  const weight = (p) => (p > -2 ? 0.03 * -p : 0.1 + 0.9 * Math.min(1, Math.log(-p / 2) / Math.log(150)));
 
   const font = (row) => `${Math.min(11.5, row + 2)}px ${css("--font")}`;
 
