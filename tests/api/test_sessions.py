@@ -204,7 +204,7 @@ def test_no_secret_reaches_the_log_or_the_audit(
 
 def test_every_answer_tells_the_browser_to_be_careful(world: World) -> None:
     for path in ("/healthz", "/api/v1/me", "/api/v1/nothing"):
-        headers = world.client.get(path).headers
+        headers = world.client.get(path, base_url="https://shoal.example:8443").headers
         policy = headers["Content-Security-Policy"]
         assert "default-src 'self'" in policy
         assert "script-src 'self'" in policy
@@ -214,3 +214,10 @@ def test_every_answer_tells_the_browser_to_be_careful(world: World) -> None:
         assert "max-age" in headers["Strict-Transport-Security"]
         assert headers["Referrer-Policy"] == "same-origin"
         assert "camera=()" in headers["Permissions-Policy"]
+
+
+def test_a_controller_on_localhost_does_not_bind_other_servers_there_to_https(
+    world: World,
+) -> None:
+    answer = world.client.get("/healthz", base_url="https://localhost:8443")
+    assert "Strict-Transport-Security" not in answer.headers

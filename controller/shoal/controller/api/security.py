@@ -8,6 +8,8 @@ from shoal.controller.service.context import Context
 from shoal.errors import DeniedError
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+#: It would bind every other server on a developer's machine, on any port, for a year.
+NO_HSTS = frozenset({"localhost"})
 HEADERS = {
     "Content-Security-Policy": "; ".join(
         (
@@ -16,7 +18,6 @@ HEADERS = {
             "form-action 'self'", "frame-ancestors 'none'",
         )
     ),
-    "Strict-Transport-Security": "max-age=31536000",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
@@ -37,6 +38,8 @@ def install(app: Flask, ctx: Context) -> None:
     def harden(response: Response) -> Response:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
+        if request.host.partition(":")[0] not in NO_HSTS:
+            response.headers["Strict-Transport-Security"] = "max-age=31536000"
         return response
 
     app.before_request(identify)

@@ -9,6 +9,9 @@ from shoal.controller.records import FleetHealth
 #: Upper bounds of the duration histogram, seconds.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+#: Anything else that a client may call a method is one: labels are bounded.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -24,6 +27,7 @@ class Traffic:
     def add(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one request. `route` is the declared path, never the one asked for: bounded."""
         at = sum(seconds > bound for bound in BOUNDS)
+        method = method if method in METHODS else "other"
         with self._lock:
             self._counts[("method", method), ("route", route), ("status", str(status))] += 1
             self._bins[route][at] += 1

@@ -5,6 +5,7 @@ A secret is stored as its hash only (argon2 for what people choose, SHA-256 for 
 """
 
 import hashlib
+import logging
 import secrets
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from shoal.controller.service.attempts import Attempts, allowances
 from shoal.controller.service.context import Context
 from shoal.controller.service.passwords import hash_password, is_password, outdated
 from shoal.errors import DeniedError, StorageError
+
+log = logging.getLogger(__name__)
 
 ROLES = ("viewer", "operator", "approver", "admin")
 COOKIE = "__Host-shoal"
@@ -69,6 +72,8 @@ def check_password(
     with ctx.store.read() as db:
         row = db.execute(select(user).where(user.c.name == user_name[:64])).one_or_none()
     if not is_password(row.password_hash if row else None, password) or row is None:
+        # Never what was typed as the name: people type passwords there.
+        log.warning("wrong password for %s, from %s", row.name if row else "nobody", address)
         raise DeniedError("user or password is wrong", signed_in=False)
     attempts.forget(keys)
     if outdated(row.password_hash):

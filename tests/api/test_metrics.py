@@ -1,0 +1,50 @@
+"""Numbers for Prometheus: true, and bounded whatever is asked for."""
+
+import re
+
+from api.world import World
+from shoal.controller.api.traffic import Traffic, fleet_text
+from shoal.controller.records import FleetHealth
+
+LABEL = r'[a-z]+="(?:[^"\\\n]|\\.)*"'
+LINE = re.compile(rf"[a-z_]+(?:{{{LABEL}(?:,{LABEL})*}})? [-+0-9.e]+")
+
+
+def test_every_line_is_in_the_text_format(world: World) -> None:
+    world.get("/api/v1/devices")
+    answer = world.client.get("/metrics")
+    assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    for line in answer.text.splitlines():
+        assert line.startswith(("# HELP ", "# TYPE ")) or LINE.fullmatch(line), line
+    assert answer.text.endswith("\n")
+
+
+def test_what_is_asked_for_at_random_adds_no_lines(world: World) -> None:
+    for number in range(20):
+        world.client.open(f"/random/{number}", method="GET")
+        world.client.open("/api/v1/devices", method=f"RANDOM{number}")
+    text = world.client.get("/metrics").text
+    assert "RANDOM" not in text
+    assert "/random" not in text
+    assert 'shoal_http_requests_total{method="other",route="none",status="405"} 20' in text
+
+
+def test_the_histogram_is_cumulative_and_sums_up() -> None:
+    traffic = Traffic()
+    for seconds in (0.001, 0.02, 0.02, 99.0):
+        traffic.add("/x", "GET", 200, seconds)
+    text = traffic.text()
+    assert 'shoal_http_request_seconds_bucket{route="/x",le="0.005"} 1' in text
+    assert 'shoal_http_request_seconds_bucket{route="/x",le="0.025"} 3' in text
+    assert 'shoal_http_request_seconds_bucket{route="/x",le="+Inf"} 4' in text
+    assert 'shoal_http_request_seconds_count{route="/x"} 4' in text
+    assert 'shoal_http_request_seconds_sum{route="/x"} 99.041' in text
+
+
+def test_a_releases_name_cannot_break_out_of_its_label() -> None:
+    health = FleetHealth(
+        devices=1, online=1, failing=0, alerts=0, rows_per_s=0.5, windows_per_min=1.0,
+        running_rollouts=0, releases={'a"} 1\nb{c="': 2},
+    )  # fmt: skip
+    line = fleet_text(health).splitlines()[-1]
+    assert line == 'shoal_release_devices{release="a\\"} 1\\nb{c=\\""} 2'
