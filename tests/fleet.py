@@ -246,7 +246,7 @@ class Station:
         self.random = np.random.default_rng(sum(name.encode()))
         self.shift = np.zeros(len(FEATURES))
         self.spread = np.ones(len(FEATURES))
-        self.rows = 30
+        self.rows, self.clock_off_s = 30, 0.0
         self.health = Health(rss_mb=50)
         self.agent: Agent | None = None
         self.link: MemoryLink
@@ -276,7 +276,8 @@ class Station:
                 self.folder / "metadata", self.fleet.ctx.signer.root, self.fleet.metadata
             ),
             loader=carried, prober=carried, link=self.link, health=lambda: self.health,
-            spawn=lambda job: job(), lock=threading.Lock, wall=self.fleet.clock,
+            spawn=lambda job: job(), lock=threading.Lock,
+            wall=lambda: self.fleet.clock() + self.clock_off_s,
             monotonic=self.fleet.clock, timer=self.fleet.clock, random=dice,
         )  # fmt: skip
         identity = Identity(

@@ -1,0 +1,272 @@
+"""What arrives on the wire: twice, late, damaged, forged, from nobody. A bad one costs itself."""
+
+import random
+
+import msgspec
+import numpy as np
+import pytest
+
+from fleet import FEATURES, MODEL, Fleet, memory_folder
+from shoal import topics, wire
+from shoal.controller.io import tables
+from shoal.controller.service import enrolment, intake, monitoring
+from shoal.controller.service.ingest import ingest
+from shoal.errors import StorageError
+from shoal.sketch import Sketch
+from shoal.wire import FaultEvent, Health, Installed, Inventory, Status, UpdateEvent, WindowReport
+
+pytestmark = pytest.mark.scenario
+TOPIC = {kind: topics.up("cam-1", kind) for kind in topics.UP_KINDS}
+
+
+@pytest.fixture
+def fleet():
+    with memory_folder() as folder:
+        fleet = Fleet(folder)
+        fleet.release()
+        fleet.station("cam-1", start=False)
+        fleet.station("cam-2", start=False)
+        yield fleet
+
+
+def references(fleet):
+    with fleet.ctx.store.read() as db:
+        return intake.references_of(db, f"{MODEL}@1")
+
+
+def report(fleet, seq, device="cam-1", rows=50, **change):
+    known = references(fleet)
+    values = np.random.default_rng(seq).standard_normal((rows, len(FEATURES))).astype(np.float32)
+    inputs, outputs = Sketch(known.inputs), Sketch(known.outputs)
+    inputs.update(values)
+    outputs.update(np.full((rows, 2), 0.5, np.float32))
+    plain = {
+        "device": device, "boot": "b1", "seq": seq, "sent_s": fleet.clock(), "model": MODEL,
+        "release": f"{MODEL}@1", "reference": known.id, "window_start_s": fleet.clock(),
+        "window_s": 10.0, "rows": rows, "latency": [0, 3, 2], "labelled": 5, "correct": 4,
+        "inputs": inputs.to_bytes(), "outputs": outputs.to_bytes(),
+    }  # fmt: skip
+    return WindowReport(**plain | change)
+
+
+def sent(message, device=None):
+    kind = wire.UP_KIND[type(message)]
+    return topics.up(device or message.device, kind), wire.encode(message)
+
+
+def acked(acks, device="cam-1"):
+    return sorted(seq for ack in acks.get(device, []) for seq in ack.seqs)
+
+
+def windows(fleet):
+    return {(w.device, w.seq) for w in fleet.rows_of(tables.window)}
+
+
+def device(fleet, name="cam-1"):
+    return next(row for row in fleet.rows_of(tables.device) if row.name == name)
+
+
+def test_a_batch_is_kept_and_every_number_acked(fleet):
+    batch = [sent(report(fleet, seq)) for seq in range(1, 6)]
+    assert acked(ingest(fleet.ctx, batch)) == [1, 2, 3, 4, 5]
+    assert windows(fleet) == {("cam-1", seq) for seq in range(1, 6)}
+    assert device(fleet).seen_at >= fleet.clock()
+
+
+def test_what_comes_twice_or_in_another_order_is_kept_once_and_acked_each_time(fleet):
+    batch = [sent(report(fleet, seq)) for seq in range(1, 9)]
+    shuffled = batch * 3
+    random.Random(1).shuffle(shuffled)
+    assert acked(ingest(fleet.ctx, shuffled)) == list(range(1, 9))
+    assert acked(ingest(fleet.ctx, batch[:2])) == [1, 2]
+    assert len(fleet.rows_of(tables.window)) == 8
+    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    assert (book.received, book.missing, book.rows) == (8, 0, 400)
+
+
+def test_a_hole_in_the_numbers_is_told(fleet):
+    ingest(fleet.ctx, [sent(report(fleet, 1)), sent(report(fleet, 4))])
+    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    assert (book.received, book.highest, book.missing) == (2, 4, 2)
+
+
+def test_a_new_outbox_begins_at_one_again_and_collides_with_nothing(fleet):
+    ingest(fleet.ctx, [sent(report(fleet, 1)), sent(report(fleet, 1, boot="b2"))])
+    assert len(fleet.rows_of(tables.window)) == 2
+
+
+BAD = {
+    "junk": lambda f: (TOPIC["window"], b"\xc1 not a message"),
+    "empty": lambda f: (TOPIC["window"], b""),
+    "a list": lambda f: (TOPIC["window"], msgspec.msgpack.encode([1, 2])),
+    "deep": lambda f: (TOPIC["event"], b"\x91" * 5_000),
+    "oversized": lambda f: (TOPIC["window"], b"\x00" * 300_000),
+    "wrong kind": lambda f: (TOPIC["event"], wire.encode(report(f, 7))),
+    "foreign topic": lambda f: ("other/v1/cam-1/up/window", wire.encode(report(f, 7))),
+    "unknown kind of topic": lambda f: ("shoal/v1/cam-1/up/gossip", b"x"),
+    "another's name": lambda f: sent(report(f, 7, device="cam-2"), device="cam-1"),
+    "unknown device": lambda f: sent(report(f, 7, device="nobody")),
+    "NaN seconds": lambda f: sent(report(f, 7, window_s=float("nan"))),
+    "infinite health": lambda f: sent(report(f, 7, health=Health(temp_c=float("inf")))),
+    "cut sketch": lambda f: sent(report(f, 7, inputs=report(f, 7).inputs[:-3])),
+    "no sketch": lambda f: sent(report(f, 7, inputs=b"")),
+    "more sketched than seen": lambda f: sent(
+        report(f, 7, outputs=report(f, 7, rows=60).outputs)
+    ),
+    "unknown release": lambda f: sent(report(f, 7, release=f"{MODEL}@9")),
+    "another model's release": lambda f: sent(report(f, 7, model="other")),
+    "another reference": lambda f: sent(report(f, 7, reference="0" * 16)),
+    "more right than labelled": lambda f: sent(report(f, 7, labelled=3, correct=4)),
+    "too many latency bins": lambda f: sent(report(f, 7, latency=[1] * 97)),
+    "no number": lambda f: sent(report(f, 0)),
+    "endless boot": lambda f: sent(report(f, 7, boot="b" * 33)),
+    "negative count": lambda f: (
+        TOPIC["window"],
+        wire.encode(report(f, 7)).replace(b"\xa4rows\x32", b"\xa4rows\xff"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_message_costs_itself_alone(fleet, kind, caplog):
+    batch = [sent(report(fleet, 1)), BAD[kind](fleet), sent(report(fleet, 2, device="cam-2"))]
+    acks = ingest(fleet.ctx, batch)
+    assert windows(fleet) == {("cam-1", 1), ("cam-2", 2)}
+    assert 1 in acked(acks)
+    assert acked(acks, "cam-2") == [2]
+    assert "nobody" not in acks
+    assert caplog.messages
+
+
+@pytest.mark.parametrize("kind", ["cut sketch", "unknown release", "NaN seconds", "wrong kind"])
+def test_what_can_never_be_taken_is_acked_away_and_noted_on_the_device(fleet, kind):
+    """Else the device would send it for ever."""
+    assert acked(ingest(fleet.ctx, [BAD[kind](fleet)])) == [7]
+    [fault] = fleet.rows_of(tables.device_event)
+    assert (fault.kind, fault.seq) == ("fault", 7)
+    assert fault.cause in {"sketch-mismatch", "not-found", "unreadable-message"}
+    assert device(fleet).error.startswith("a message was refused")
+    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    assert book.received == 1
+
+
+def test_a_decommissioned_device_is_heard_no_more(fleet):
+    enrolment.decommission(fleet.ctx, actor="ana", device="cam-1")
+    assert ingest(
+        fleet.ctx, [sent(report(fleet, 1)), sent(report(fleet, 1, device="cam-2"))]
+    ).keys() == {"cam-2"}
+    assert windows(fleet) == {("cam-2", 1)}
+
+
+def status(fleet, online, session):
+    return sent(
+        Status(
+            device="cam-1", boot="", seq=0, sent_s=fleet.clock(), online=online,
+            since_s=fleet.clock(), session=session,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("told", "online"),
+    [
+        ([(True, "s1")], True),
+        ([(True, "s1"), (False, "s1")], False),
+        ([(True, "s1"), (True, "s2"), (False, "s1")], True),
+        ([(True, "s1"), (False, "s1"), (True, "s1")], False),
+        ([(True, "s1"), (False, "s1"), (True, "s2")], True),
+        ([(False, "s1")], False),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_a_late_will_of_an_old_session_is_not_believed(fleet, told, online, together):
+    batch = [status(fleet, *one) for one in told]
+    for part in [batch] if together else [[one] for one in batch]:
+        assert ingest(fleet.ctx, part) == {}
+    assert device(fleet).online is online
+
+
+def test_who_is_not_heard_of_for_long_is_offline_and_its_next_word_brings_it_back(fleet):
+    fleet.clock.now += 1_000
+    fleet.stations["cam-1"].start()
+    fleet.run(5)
+    assert device(fleet).online
+    fleet.stations["cam-1"].link.stop(rudely=False)
+    fleet.stations["cam-1"].agent = None
+    fleet.run(400, step=10)
+    assert not device(fleet).online
+
+
+def test_an_inventory_says_what_is_on_the_device_but_not_where_it_stands(fleet):
+    installed = Installed(
+        model=MODEL, release=f"{MODEL}@1", variant="fp32", sha256="0" * 64, slot="a",
+        role="release", since_s=1.0,
+    )  # fmt: skip
+    inventory = Inventory(
+        device="cam-1", boot="", seq=0, sent_s=1.0, agent="0.1.0", profile="rpi4", ring="canary",
+        site="elsewhere", line="7", labels={"shift": "b"}, facts={"ram_mb": float("inf")},
+        installed=[installed], floors={},
+    )  # fmt: skip
+    ingest(fleet.ctx, [sent(inventory)])
+    row = device(fleet)
+    assert (row.profile, row.ring, row.line, row.site) == ("rpi4", "canary", "7", "north")
+    assert row.releases == {MODEL: f"{MODEL}@1"}
+    assert row.facts == {"ram_mb": "inf"}
+
+
+def test_a_fault_is_the_devices_last_error_unless_it_is_only_information(fleet):
+    def fault(seq, severity):
+        return FaultEvent(
+            device="cam-1", boot="b1", seq=seq, sent_s=0.0, cause="source-gone",
+            detail="the camera is gone", severity=severity, facts={"bus": float("nan")},
+        )  # fmt: skip
+
+    ingest(fleet.ctx, [sent(fault(1, "info"))])
+    assert device(fleet).error == ""
+    assert acked(ingest(fleet.ctx, [sent(fault(2, "warning"))])) == [2]
+    assert device(fleet).error == "the camera is gone"
+    told = fleet.rows_of(tables.device_event)
+    assert all(one.at == pytest.approx(fleet.clock(), abs=1) for one in told), "it said 1970"
+    assert told[0].facts["bus"] == "nan"
+
+
+def test_an_update_event_that_was_overtaken_changes_no_state_back(fleet):
+    fleet.run(1)
+    one = fleet.roll_out(f"{MODEL}@1")
+
+    def event(seq, state):
+        return sent(
+            UpdateEvent(
+                device="cam-1", boot="b1", seq=seq, sent_s=fleet.clock(), model=MODEL,
+                release=f"{MODEL}@1", rollout=one.id, attempt=1, state=state,
+            )
+        )  # fmt: skip
+
+    ingest(fleet.ctx, [event(3, "PROBING")])
+    ingest(fleet.ctx, [event(2, "DOWNLOADING")])
+    assert fleet.states(one.id)["cam-1"] in ("PROBING", "WAITING")
+
+
+def test_nothing_is_acked_that_is_not_durable(fleet, monkeypatch):
+    def full(*_):
+        raise StorageError("disk is full")
+
+    monkeypatch.setattr("shoal.controller.service.ingest.changes.note", full)
+    with pytest.raises(StorageError):
+        ingest(fleet.ctx, [sent(report(fleet, 1))])
+    monkeypatch.undo()
+    assert windows(fleet) == set()
+    assert acked(ingest(fleet.ctx, [sent(report(fleet, 1))])) == [1]
+
+
+def test_a_message_that_meets_a_bug_does_not_take_the_others_with_it(fleet, monkeypatch, caplog):
+    real = intake.Intake.check
+
+    def brittle(self, message):
+        if message.seq == 2:
+            raise ZeroDivisionError
+        real(self, message)
+
+    monkeypatch.setattr(intake.Intake, "check", brittle)
+    assert acked(ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 2, 3)])) == [1, 3]
+    assert "one by one" in caplog.text
