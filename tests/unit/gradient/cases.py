@@ -16,7 +16,9 @@ OPSET = 17
 class Case(NamedTuple):
     """`text` computes y from h, of shape (N, *row), and from weights by name.
 
-    FLOAT in it stands for the float type's number. h is x + p, where p is trained too: so every case shows its gradient by its input
+    h is x + p, where p is trained too: so every case shows its gradient by its input. FLOAT in
+    the text stands for the float type's number.
+
     low, high   range that x is drawn from
     opset       where the operator is newer than what Shoal writes
     """

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
@@ -18,6 +17,7 @@ from shoal.controller.gradient.registry import supported
 from shoal.controller.gradient.selection import named
 from unit.gradient import cases
 from unit.gradient.cases import Case, model_of, rows_of
+from unit.gradient.running import session
 
 #: Directions in which the slope is measured, each way by this much.
 DIRECTIONS, STEP = 5, 1e-5
@@ -168,12 +168,3 @@ class ConvTranspose(OpRun):
         ]
         bias = 0 if b is None else b.reshape(1, -1, *[1] * (x.ndim - 2))
         return (np.concatenate(parts, 1) + bias,)
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
