@@ -1,0 +1,439 @@
+"""One device with real journal, outbox, slots, trust and wire bytes; network, onnxruntime, time
+and the power supply are stand-ins.
+
+>>> device = Device(folder, Cloud())                                 # doctest: +SKIP
+>>> device.assign(cloud.release(1)); device.run(); device.serves()   # doctest: +SKIP
+"""
+
+import hashlib
+import random
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from repositories import NOW, Repository
+from shoal import bundle, topics, wire
+from shoal import manifest as manifests
+from shoal.agent.io.journal import SqliteJournal
+from shoal.agent.io.outbox import SqliteOutbox
+from shoal.agent.io.slots import DiskSlots
+from shoal.agent.loop import Agent, Connection, Heard, Pace
+from shoal.agent.orders import Runtime
+from shoal.agent.ports import Ports
+from shoal.agent.probation import Measured
+from shoal.agent.serving import Engine
+from shoal.agent.telling import Identity
+from shoal.agent.update import Slot
+from shoal.errors import AbsentError, BundleError, InputError, LinkError, ModelError
+from shoal.manifest import Feature, File, Manifest, Variant
+from shoal.profile import Profile, profile
+from shoal.sketch import References, reference_of
+from shoal.trust import ImageRepository, Order
+from shoal.wire import Health
+
+MODEL, FEATURES, LABELS = "lot-codes", ("contrast", "blur"), ("good", "bad", "odd")
+PROFILE = "x86-vnni"
+
+
+class Cloud:
+    """Signed releases, and the bytes that an artifact server would hold."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.repository = Repository(now)
+        self.blobs: dict[str, bytes] = {}
+        self.reachable = True
+
+    def release(
+        self,
+        version: int,
+        *,
+        role: str = "release",
+        counter: int = 1,
+        model: str = MODEL,
+        weights: bytes = b"",
+        **changes: Any,
+    ) -> Order:
+        """Sign a release whose model says `version`; the order that names it."""
+        manifest = self.manifest(version, counter, model, weights, **changes)
+        data = manifests.encode(manifest)
+        self.blobs[hashlib.sha256(data).hexdigest()] = data
+        order = self.repository.add(role, model, version, data)
+        return msgspec.structs.replace(order, rollout=f"r-{version}")
+
+    def manifest(
+        self, version: int, counter: int, model: str, weights: bytes, **changes: Any
+    ) -> Manifest:
+        file = {
+            name: self._file(f"{name}.onnx", weights or f"{model} {version} {name} ".encode() * 99)
+            for name in ("int8-u8s8-pc", "fp32")
+        }
+        rows = np.random.default_rng(version).normal(size=(500, len(FEATURES)))
+        said = softmax(rows, version)
+        references = References(
+            inputs=reference_of(dict(zip(FEATURES, rows.T, strict=True))),
+            outputs=reference_of({"score": said.max(1), "prediction": said.argmax(1) * 1.0}),
+        )
+        golden = bundle.Golden(rows[:8].astype(np.float32), {"fp32": said[:8].astype(np.float32)})
+        made = Manifest(
+            model=model,
+            version=version,
+            release_counter=counter,
+            task="classification",
+            input="input",
+            output="output",
+            features=[Feature(name=name, low=-3, high=3) for name in FEATURES],
+            labels=list(LABELS),
+            variants=[Variant(name=name, file=f) for name, f in file.items()],
+            profiles={PROFILE: ["int8-u8s8-pc", "fp32"], "generic": ["fp32"]},
+            reference=self._file("reference.json", msgspec.json.encode(references)),
+            golden=self._file("golden.npz", golden.to_bytes()),
+            opset=20,
+            ort=">=1.31",
+            created_s=NOW,
+            dataset="stamps@1",
+            dataset_sha256="0" * 64,
+        )
+        return msgspec.structs.replace(made, **changes)
+
+    def urls(self) -> dict[str, str]:
+        return {sha256: f"https://cloud/{sha256}" for sha256 in self.blobs}
+
+    def get(self, url: str) -> bytes:
+        if not self.reachable:
+            raise LinkError("no route")
+        try:
+            return self.blobs[url.rpartition("/")[2]]
+        except KeyError:
+            raise AbsentError("artifact", url) from None
+
+    def _file(self, name: str, data: bytes) -> File:
+        file = bundle.describe(name, data)
+        self.blobs[file.sha256] = data
+        return file
+
+
+def softmax(rows: np.ndarray, version: int) -> np.ndarray:
+    """What the model of `version` says: a fixed linear map, then softmax; float64 (n, 3)."""
+    weights = np.random.default_rng(1000 + version).normal(size=(rows.shape[1], len(LABELS)))
+    e = np.exp(rows @ weights)
+    return e / e.sum(1, keepdims=True)
+
+
+class Clock:
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class PowerCut(BaseException):
+    """Not an Exception: nothing in the product may catch it."""
+
+
+class Power:
+    """The supply. It fails at point `cut`; points are before and after everything durable.
+
+    trace   names of the points that were passed
+    """
+
+    def __init__(self, cut: int = -1) -> None:
+        self.cut, self.trace = cut, list[str]()
+
+    def point(self, name: str) -> None:
+        self.trace.append(name)
+        if len(self.trace) - 1 == self.cut:
+            raise PowerCut(name)
+
+    def supply(self, thing: Any, *methods: str) -> Any:
+        """`thing`, with a point before and after each of these methods."""
+        return _Supplied(thing, self, methods)
+
+
+class _Supplied:
+    def __init__(self, thing: Any, power: Power, methods: Sequence[str]) -> None:
+        self._thing, self._power, self._methods = thing, power, methods
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        if name not in self._methods:
+            return found
+
+        def supplied(*args: Any, **kwargs: Any) -> Any:
+            self._power.point(f"before {name}")
+            result = found(*args, **kwargs)
+            self._power.point(f"after {name}")
+            return result
+
+        return supplied
+
+
+class Downloads:
+    """Fetches from the cloud into real stages, in pieces, and goes on where it left off."""
+
+    def __init__(self, cloud: Cloud, slots: DiskSlots, power: Power) -> None:
+        self._cloud, self._slots, self._power = cloud, slots, power
+        self.sent = 0
+
+    def metadata(self, name: str) -> bytes:
+        if not self._cloud.reachable:
+            raise LinkError("no route")
+        return self._cloud.repository.fetch(name)
+
+    def small(self, url: str, size: int, sha256: str) -> bytes:
+        data = self._cloud.get(url)
+        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+            raise BundleError("not what was signed")
+        return data
+
+    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+        data = self._cloud.get(url)
+        stage = self._slots.path(model, "stage")
+        part = stage / f"{file.sha256}.part"
+        have = part.stat().st_size if part.exists() else 0
+        middle = max(have, len(data) // 2)
+        for end in (middle, len(data)):
+            with part.open("ab") as out:
+                out.write(data[part.stat().st_size : end])
+            self._power.point(f"downloaded {end} of {file.name}")
+        self.sent += len(data) - have
+        if bundle.sha256_of(part) != file.sha256:
+            part.unlink()
+            raise BundleError("damaged")
+        part.replace(stage / file.name)
+        return len(data) - have
+
+
+class Loader:
+    """Loads a slot's model: the linear map of its version. crashes: versions that kill the agent."""
+
+    runtime = Runtime("1.32.0", 28)
+
+    def __init__(self, slots: DiskSlots, world: "Device") -> None:
+        self._slots, self._world = slots, world
+
+    def load(self, slot: Slot, used: Profile) -> Engine:
+        folder = self._slots.path(slot.model, slot.slot)
+        manifest = bundle.read_manifest(folder)
+        if manifest.version in self._world.unloadable:
+            raise ModelError("no such operator", "export it again")
+        return Engine(
+            slot=slot,
+            manifest=manifest,
+            references=bundle.read_references(folder, manifest),
+            session=Session(manifest.version, self._world),
+            slow_s=used.budget.p99_ms / 1e3,
+        )
+
+    def trim(self) -> None:
+        pass
+
+
+class Session:
+    def __init__(self, version: int, world: "Device") -> None:
+        self._version, self._world = version, world
+
+    def run(self, rows: np.ndarray) -> np.ndarray:
+        if self._version in self._world.failing:
+            raise ModelError("runtime failed", "roll back")
+        if self._version in self._world.insane:
+            return np.full((len(rows), len(LABELS)), np.nan, np.float32)
+        return softmax(rows, self._version).astype(np.float32)
+
+
+class Prober:
+    """Answers with measurements that pass, unless told otherwise by variant."""
+
+    def __init__(self, world: "Device") -> None:
+        self._world = world
+
+    def probe(
+        self, model: str, slot: str, used: Profile, recent: Any, beside: Any, stop: Any
+    ) -> list[Measured]:
+        good = Measured(
+            variant="",
+            worst_error=1e-6,
+            labels_differ=0,
+            golden_rows=8,
+            p50_ms=0.04,
+            p99_ms=0.09,
+            rss_mb=60.0,
+        )
+        manifest = bundle.read_manifest(self._world.slots.path(model, slot))
+        return [
+            msgspec.structs.replace(good, variant=name, **self._world.measures.get(name, {}))
+            for name in manifest.profiles[used.name]
+        ]
+
+
+class Link:
+    """To nowhere or to the test: what was published, acknowledged by itself while `answers`."""
+
+    def __init__(self, world: "Device") -> None:
+        self._world = world
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        world = self._world
+        if not world.online:
+            raise LinkError("no broker")
+        message = wire.decode_up(topics.parse_up(topic).kind, payload)
+        world.heard.append(message)
+        if message.seq and world.answers:
+            ack = wire.Ack(boot=message.boot, seqs=[message.seq])
+            world.tell("ack", wire.encode(ack))
+
+
+class Device:
+    """A device in a folder. `start` after a power cut makes it anew from what is on the disk.
+
+    measures              variant -> what its probe measures otherwise
+    unloadable, failing, insane   versions that do not load, fail every run, or answer NaN
+    """
+
+    def __init__(self, folder: Path, cloud: Cloud, *, ring: str = "stable", **pace: float) -> None:
+        self.folder, self.cloud, self.ring = folder, cloud, ring
+        self.pace = Pace(**{"observe_s": 20.0, "window_s": 10.0, **pace})
+        self.clock, self.power = Clock(), Power()
+        self.online = self.answers = True
+        self.heard: list[Any] = []
+        self.measures: dict[str, dict[str, float]] = {}
+        self.unloadable: set[int] = set()
+        self.failing: set[int] = set()
+        self.insane: set[int] = set()
+        self.requests_per_tick = 3
+        self.limit_bytes = 1 << 20
+        self.version = 0
+        self.start()
+
+    def start(self, power: Power | None = None) -> None:
+        """Power on."""
+        self.power = power or Power()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.slots = DiskSlots(self.folder / "models")
+        self.downloads = Downloads(self.cloud, self.slots, self.power)
+        self.journal = SqliteJournal(self.folder / "journal.db")
+        self.outbox = SqliteOutbox(
+            self.folder / "outbox.db",
+            limit_bytes=self.limit_bytes,
+            boot_name=lambda: f"{random.getrandbits(64):016x}",
+        )
+        self.agent = Agent(
+            Identity(device="cam-1", site="north", ring=self.ring, profile=profile(PROFILE)),
+            self._ports(),
+            director_root=self.cloud.repository.director_root,
+            pace=self.pace,
+        )
+        self.agent.start()
+        if self.online:
+            self.connect()
+
+    def stop(self) -> None:
+        """The process is gone: files are closed as the kernel would."""
+        self.journal.close()
+        self.outbox.close()
+
+    def restart(self, power: Power | None = None) -> None:
+        self.stop()
+        self.start(power)
+
+    def connect(self, up: bool = True) -> None:
+        self.online = up
+        if up:
+            self.agent.voice.will()
+        self.agent.post(Connection(up))
+
+    def tell(self, kind: str, payload: bytes) -> None:
+        self.agent.post(Heard(topics.down("cam-1", kind), payload))
+
+    def assign(self, *orders: Order, version: int = 0, urls: dict[str, str] | None = None) -> bytes:
+        """Send an assignment of these orders, the next version; its bytes."""
+        self.version = version or self.version + 1
+        signed = self.cloud.repository.orders("cam-1", self.version, orders)
+        found = self.cloud.urls() if urls is None else urls
+        payload = wire.encode(wire.Assignment(signed=signed, urls=found))
+        self.tell("assignment", payload)
+        return payload
+
+    def run(self, seconds: float = 60.0) -> None:
+        """Let time pass, with requests coming in."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            for _ in range(50):
+                if self.agent.tick() > 0:
+                    break
+            for _ in range(self.requests_per_tick):
+                self.infer()
+            self.clock.now += 1.0
+
+    def infer(self) -> np.ndarray | None:
+        """One request; None where nothing serves."""
+        rows = np.random.default_rng(int(self.clock.now)).normal(size=(1, 2)).astype(np.float32)
+        serving = self.agent.serving.get(MODEL)
+        if serving is None or serving.engine is None:
+            return None
+        try:
+            return serving.infer(rows)
+        except (ModelError, InputError):
+            return None
+
+    def serves(self) -> str:
+        """The release that answers, "" for none; it must be true to its signed hashes."""
+        serving = self.agent.serving.get(MODEL)
+        if serving is None or serving.engine is None:
+            return ""
+        self.slots.verify(serving.engine.slot, PROFILE)
+        return serving.engine.manifest.release
+
+    @property
+    def record(self) -> Any:
+        return self.journal.records()[MODEL]
+
+    @property
+    def state(self) -> str:
+        return self.record.state.name
+
+    def updates(self) -> list[wire.UpdateEvent]:
+        """Reports as the controller's database has them: each (boot, seq) once."""
+        return [m for m in self._distinct() if isinstance(m, wire.UpdateEvent)]
+
+    def windows(self) -> list[wire.WindowReport]:
+        return [m for m in self._distinct() if isinstance(m, wire.WindowReport)]
+
+    def faults(self) -> list[wire.FaultEvent]:
+        return [m for m in self._distinct() if isinstance(m, wire.FaultEvent)]
+
+    def states(self, rollout: str) -> list[str]:
+        return [m.state for m in self.updates() if m.rollout == rollout]
+
+    def _distinct(self) -> list[Any]:
+        numbered = {(m.boot, m.seq): m for m in self.heard if m.seq}
+        return list(numbered.values())
+
+    def _ports(self) -> Ports:
+        images = ImageRepository(
+            self.folder / "metadata", self.cloud.repository.root, self.downloads.metadata
+        )
+        supply = self.power.supply
+        return Ports(
+            journal=supply(self.journal, "save", "save_floors", "save_assignment"),
+            outbox=supply(self.outbox, "add", "after", "ack"),
+            slots=supply(
+                self.slots, "put_manifest", "reuse", "verify_stage", "install", "point", "clean"
+            ),
+            downloads=supply(self.downloads, "small", "file"),
+            images=supply(images, "refresh", "check"),
+            loader=supply(Loader(self.slots, self), "load"),
+            prober=supply(Prober(self), "probe"),
+            link=supply(Link(self), "publish"),
+            health=Health,
+            spawn=lambda job: job(),
+            lock=threading.Lock,
+            wall=self.clock,
+            monotonic=self.clock,
+            timer=lambda: 0.0,
+            random=random.Random(7),
+        )
