@@ -209,7 +209,7 @@ class Downloads:
 
 
 class Loader:
-    """Loads a slot's model: the linear map of its version. crashes: versions that kill the agent."""
+    """Loads a slot's model: the linear map of its version."""
 
     runtime = Runtime("1.32.0", 28)
 

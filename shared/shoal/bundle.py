@@ -84,7 +84,7 @@ def read_references(folder: Path, manifest: Manifest) -> References:
     data = _bounded(folder / manifest.reference.name, _REFERENCE_LIMIT)
     try:
         references = msgspec.json.decode(data, type=References)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{manifest.reference.name}: {error}") from error
     for features in (references.inputs.features, references.outputs.features):
         if len(features) > MAX_FEATURES or any(len(f.edges) > MAX_EDGES for f in features):

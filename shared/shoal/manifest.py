@@ -114,13 +114,14 @@ def parse(data: bytes) -> Manifest:
         raise BundleError(f"manifest of {len(data)} bytes, {LIMIT} allowed")
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"manifest: {error}") from error
     if manifest.schema != SCHEMA:
         raise BundleError(
             f"manifest of schema {manifest.schema}, this agent reads {SCHEMA}", "update the agent"
         )
-    check_model(manifest.model)
+    if not _NAME.fullmatch(manifest.model):
+        raise BundleError(f"manifest names a model {manifest.model[:100]!r} that cannot be")
     files = [v.file for v in manifest.variants] + [manifest.reference, manifest.golden]
     for file in files + ([manifest.card] if manifest.card else []):
         if not _FILE.fullmatch(file.name) or not _SHA256.fullmatch(file.sha256) or file.size < 0:

@@ -276,7 +276,7 @@ def _read(decoder: "msgspec.msgpack.Decoder[_T]", kind: str, payload: bytes) -> 
         raise OversizeError(kind, len(payload), limit)
     try:
         return decoder.decode(payload)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"{kind}: {error}", "is the peer a newer or a foreign version?") from error
 
 

@@ -124,7 +124,7 @@ def _ask(url: str, ca: Path, request: EnrolRequest) -> EnrolResponse:
         said = _request(pool, "POST", f"{url}/api/v1/enrol", body)
     try:
         return msgspec.json.decode(said, type=EnrolResponse)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LinkError(f"{url} answered what is no enrolment: {error}") from error
 
 
@@ -155,7 +155,7 @@ def _refusal(url: str, status: int, body: bytes) -> DeniedError | LinkError:
     try:
         problem = msgspec.json.decode(body)
         why = str(problem.get("detail") or problem.get("title"))
-    except (msgspec.DecodeError, AttributeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
         why = f"HTTP {status}"
     kind = DeniedError if status < 500 else LinkError
     return kind(f"{url} refused: {why}")

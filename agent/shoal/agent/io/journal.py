@@ -93,5 +93,5 @@ def read_records(path: Path) -> dict[str, Record]:
 def _read(path: Path, data: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamagedError(f"{path}: {kind.__name__}: {error}") from error

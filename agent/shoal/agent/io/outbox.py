@@ -159,8 +159,14 @@ class SqliteOutbox:
             "SELECT id, payload FROM row WHERE seq = 0 ORDER BY id LIMIT ?", [limit]
         ).fetchall()
         for id_, payload in rows:
+            try:
+                named = _named(payload, self.boot, last + 1)
+            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
+                self._db.execute("DELETE FROM row WHERE id = ?", [id_])
+                detail = f"a message in the outbox cannot be read and is lost: {error}"
+                self._faults.append(Fault("outbox-damaged", detail, "critical"))
+                continue
             last += 1
-            named = _named(payload, self.boot, last)
             self._db.execute("UPDATE row SET seq = ?, payload = ? WHERE id = ?", [last, named, id_])
         self._db.execute("UPDATE life SET seq = ?", [last])
         return len(rows)

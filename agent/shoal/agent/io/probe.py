@@ -133,7 +133,7 @@ def _understood(said: bytes, status: int, profile: Profile) -> list[Measured]:
         raise ModelError(f"the probe died of {died.name}: this model crashes onnxruntime here")
     try:
         answer = msgspec.json.decode(said, type=Answer)
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ModelError(f"the probe ended with status {status} and no answer") from error
     if answer.error == "memory":
         raise BigError(

@@ -127,7 +127,7 @@ class DiskSlots:
         for card in cards:
             try:
                 found.append(msgspec.json.decode(card.read_bytes(), type=Slot))
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
                 continue
         return [slot for slot in found if slot.slot == self.pointed(slot.model)]
 

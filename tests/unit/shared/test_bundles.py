@@ -1,0 +1,121 @@
+"""A manifest and a bundle, as an attacker or a bad disk might serve them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from devices import FEATURES, MODEL, PROFILE, Cloud
+from shoal import bundle
+from shoal import manifest as manifests
+from shoal.errors import BundleError
+from shoal.manifest import File, Manifest
+
+
+@pytest.fixture
+def cloud() -> Cloud:
+    return Cloud()
+
+
+@pytest.fixture
+def manifest(cloud: Cloud) -> Manifest:
+    return cloud.manifest(1, 1, MODEL, b"")
+
+
+@pytest.fixture
+def folder(cloud: Cloud, manifest: Manifest, tmp_path: Path) -> Path:
+    for file in manifest.files_for(PROFILE):
+        (tmp_path / file.name).write_bytes(cloud.blobs[file.sha256])
+    (tmp_path / bundle.MANIFEST).write_bytes(manifests.encode(manifest))
+    return tmp_path
+
+
+def test_a_manifest_survives_its_bytes(manifest: Manifest) -> None:
+    assert manifests.parse(manifests.encode(manifest)) == manifest
+
+
+def changed(**fields: object) -> Callable[[bytes], bytes]:
+    return lambda data: msgspec.json.encode(msgspec.json.decode(data) | fields)
+
+
+def with_file(**fields: object) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        raw = msgspec.json.decode(data)
+        raw["golden"] |= fields
+        return msgspec.json.encode(raw)
+
+    return change
+
+
+HOSTILE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut short": lambda data: data[:-10],
+    "no JSON": lambda data: b"\xff\xfe",
+    "not UTF-8": lambda data: b'{"model":"\xc3\x28"}',
+    "nested without end": lambda data: b"[" * 100_000,
+    "endless": lambda data: data + b" " * 300_000,
+    "of a newer schema": changed(schema=2),
+    "naming a model that is a path": changed(model="../etc"),
+    "naming a file that is a path": with_file(name="../../etc/passwd"),
+    "naming a hidden file": with_file(name=".bashrc"),
+    "naming a file with a folder": with_file(name="a/b"),
+    "naming a hash that is none": with_file(sha256="zz"),
+    "naming a negative size": with_file(size=-1),
+    "preferring a variant it lacks": changed(profiles={"generic": ["int2"]}),
+    "with features that are none": changed(features=[1, 2]),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_manifest_is_refused_that_is(kind: str, manifest: Manifest) -> None:
+    with pytest.raises(BundleError):
+        manifests.parse(HOSTILE[kind](manifests.encode(manifest)))
+
+
+def test_a_profile_that_is_refused_is_told_why(manifest: Manifest) -> None:
+    refused = msgspec.structs.replace(manifest, profiles={}, refused={"rpi4": "lost 4 %"})
+    with pytest.raises(BundleError, match="lost 4 %"):
+        refused.files_for("rpi4")
+    with pytest.raises(BundleError, match="not built for it"):
+        refused.files_for("rpi5")
+
+
+def test_a_sound_bundle_is_verified_and_read(folder: Path, manifest: Manifest) -> None:
+    assert bundle.verify(folder, PROFILE) == manifest
+    assert [f.name for f in bundle.read_references(folder, manifest).inputs.features] == [*FEATURES]
+    golden = bundle.read_golden(folder, manifest)
+    assert golden.inputs.shape == (8, 2)
+
+
+def test_a_bundle_with_one_wrong_bit_is_not_verified(folder: Path, manifest: Manifest) -> None:
+    for file in manifest.files_for(PROFILE):
+        path = folder / file.name
+        good = path.read_bytes()
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(BundleError, match="signed hash"):
+            bundle.verify(folder, PROFILE)
+        path.unlink()
+        with pytest.raises(BundleError, match="missing"):
+            bundle.verify(folder, PROFILE)
+        path.write_bytes(good)
+
+
+def test_golden_vectors_never_unpickle(folder: Path, manifest: Manifest) -> None:
+    np.savez(folder / manifest.golden.name, inputs=np.array([{"a": 1}], object))
+    with pytest.raises(BundleError):
+        bundle.read_golden(folder, manifest)
+
+
+def test_a_large_golden_file_is_not_even_opened(folder: Path, manifest: Manifest) -> None:
+    with (folder / manifest.golden.name).open("wb") as file:
+        file.truncate(9 << 20)
+    with pytest.raises(BundleError, match="allowed"):
+        bundle.read_golden(folder, manifest)
+
+
+def test_a_variant_that_is_not_there_is_named(manifest: Manifest) -> None:
+    with pytest.raises(BundleError, match="int2"):
+        manifest.variant("int2")
+    assert isinstance(manifest.variants[0].file, File)
