@@ -47,6 +47,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     optimiser     "sgd", "momentum" or "adam"
     betas         Adam's, for the corrections that the host computes
     loss          "cross-entropy" (y: class index, int64), "bce", "mse" or "huber" (y: float)
+    classes       y is below it, for cross-entropy: the graph does not check; otherwise 0
     proximal      takes mu and theta0: FedProx's term
     shift         takes shift, a vector that is added to every gradient (SCAFFOLD's correction)
     many          many steps a call: x, y, lr and correction have a leading axis of steps
@@ -56,6 +57,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     state: int
     optimiser: str
     loss: str
+    classes: int = 0
     betas: tuple[float, float] = (0.0, 0.0)
     proximal: bool = False
     shift: bool = False

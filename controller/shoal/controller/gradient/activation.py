@@ -7,8 +7,7 @@ from shoal.controller.gradient.graph import Builder, Node
 
 
 def relu(b: Builder, node: Node, dy: str) -> Gradients:
-    zero = b.floats(0.0)
-    return [b.op("Where", b.op("Greater", node.outputs[0], zero), dy, zero)]
+    return [b.masked(dy, _positive(b, node.outputs[0]))]
 
 
 def leaky_relu(b: Builder, node: Node, dy: str) -> Gradients:
@@ -19,7 +18,7 @@ def leaky_relu(b: Builder, node: Node, dy: str) -> Gradients:
 def prelu(b: Builder, node: Node, dy: str) -> Gradients:
     x, slope = node.inputs
     positive, out = _positive(b, x), node.outputs[0]
-    by_slope = b.op("Where", positive, b.floats(0.0), b.op("Mul", dy, x))
+    by_slope = b.masked(b.op("Mul", dy, x), b.op("Not", positive))
     dx = b.op("Where", positive, dy, b.op("Mul", dy, slope))
     return [dx, b.unbroadcast(by_slope, out, slope)]
 
@@ -60,7 +59,7 @@ def softsign(b: Builder, node: Node, dy: str) -> Gradients:
 def hard_sigmoid(b: Builder, node: Node, dy: str) -> Gradients:
     y, zero = node.outputs[0], b.floats(0.0)
     inside = b.op("And", b.op("Greater", y, zero), b.op("Less", y, b.floats(1.0)))
-    return [b.op("Where", inside, b.op("Mul", dy, b.floats(node.get("alpha", 0.2))), zero)]
+    return [b.masked(b.op("Mul", dy, b.floats(node.get("alpha", 0.2))), inside)]
 
 
 def hard_swish(b: Builder, node: Node, dy: str) -> Gradients:
@@ -74,14 +73,14 @@ def hard_swish(b: Builder, node: Node, dy: str) -> Gradients:
 
 def clip(b: Builder, node: Node, dy: str) -> Gradients:
     """Inside, strictly, the gradient passes. Relu6 is this."""
-    x, zero = node.inputs[0], b.floats(0.0)
+    x = node.inputs[0]
     bounds = [
         b.op(compare, x, bound)
         for compare, bound in (("Greater", node.optional(1)), ("Less", node.optional(2)))
         if bound
     ]
     for inside in bounds:
-        dy = b.op("Where", inside, dy, zero)
+        dy = b.masked(dy, inside)
     return [dy]
 
 

@@ -84,12 +84,7 @@ def power(b: Builder, node: Node, dy: str) -> Gradients:
 
 def where(b: Builder, node: Node, dy: str) -> Gradients:
     condition, yes, no = node.inputs
-    out, zero = node.outputs[0], b.floats(0.0)
-    return [
-        None,
-        b.unbroadcast(b.op("Where", condition, dy, zero), out, yes),
-        b.unbroadcast(b.op("Where", condition, zero, dy), out, no),
-    ]
+    return [None, *_either(b, node.outputs[0], dy, condition, yes, no)]
 
 
 def maximum(b: Builder, node: Node, dy: str) -> Gradients:
@@ -107,11 +102,13 @@ def _winner(b: Builder, node: Node, dy: str, wins: str) -> Gradients:
     if len(node.inputs) != 2:
         raise node.refuse(f"it has {len(node.inputs)} operands", "nest it: two operands a node")
     left, right = node.inputs
-    out, zero = node.outputs[0], b.floats(0.0)
-    won = b.op(wins, left, right)
+    return _either(b, node.outputs[0], dy, b.op(wins, left, right), left, right)
+
+
+def _either(b: Builder, out: str, dy: str, condition: str, yes: str, no: str) -> list[str]:
     return [
-        b.unbroadcast(b.op("Where", won, dy, zero), out, left),
-        b.unbroadcast(b.op("Where", won, zero, dy), out, right),
+        b.unbroadcast(b.masked(dy, condition), out, yes),
+        b.unbroadcast(b.masked(dy, b.op("Not", condition)), out, no),
     ]
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy.typing as npt
-import onnx
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.shape_inference import InferenceError, infer_shapes
 
 from shoal.controller.gradient.graph import FORWARD, Dims, Node
+from shoal.errors import ModelError
 
 
 class Forward(NamedTuple):
@@ -30,12 +31,8 @@ class Forward(NamedTuple):
 
 def analyse(model: ModelProto) -> Forward:
     """What the sweep needs of a model; names are as in it."""
-    copy = onnx.shape_inference.infer_shapes(copy_of(model), data_prop=True)
-    graph = copy.graph
-    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        if value.type.tensor_type.HasField("shape"):
-            shapes[value.name] = dims_of(value.type.tensor_type.shape.dim)
+    graph = with_shapes(model).graph
+    shapes = shapes_of(graph)
     tensors = {t.name: t for t in graph.initializer}
     return Forward(
         [Node(proto) for proto in graph.node],
@@ -45,6 +42,24 @@ def analyse(model: ModelProto) -> Forward:
         graph.input[0].name,
         graph.output[0].name,
     )
+
+
+def with_shapes(model: ModelProto) -> ModelProto:
+    """A copy with every shape that onnx can infer; ModelError when the shapes contradict."""
+    try:
+        inferred: ModelProto = infer_shapes(copy_of(model), data_prop=True)
+    except InferenceError as error:
+        raise ModelError(f"its shapes contradict: {error!s:.300}", "export it again") from error
+    return inferred
+
+
+def shapes_of(graph: GraphProto) -> dict[str, Dims]:
+    """What a graph with inferred shapes says."""
+    shapes: dict[str, Dims] = {t.name: tuple(t.dims) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = dims_of(value.type.tensor_type.shape.dim)
+    return shapes
 
 
 def within(model: ModelProto) -> ModelProto:
@@ -72,6 +87,19 @@ def opset_of(model: ModelProto) -> int:
 def copy_of(model: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
+    return copy
+
+
+def set_nodes(model: ModelProto, nodes: Iterable[NodeProto]) -> None:
+    """Replace a model's nodes; the new ones may be some of the old."""
+    kept = [proto_copy(proto) for proto in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def proto_copy(proto: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(proto)
     return copy
 
 

@@ -163,6 +163,10 @@ class Builder:
         zero = numpy_helper.from_array(np.zeros(1, self.dtype))
         return self.op("ConstantOfShape", self.op("Shape", x), value=zero)
 
+    def masked(self, x: str, where: str) -> str:
+        """x where a condition holds, else 0. Several times faster than ONNX's Where with a 0."""
+        return self.op("Mul", x, self.op("Cast", where, to=self.onnx_type))
+
     def reduce_to(self, gradient: str, dims: Dims, wanted: Dims) -> str:
         """Sum a gradient of shape dims over the axes that broadcasting stretched from wanted."""
         lead = len(dims) - len(wanted)

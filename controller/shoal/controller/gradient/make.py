@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import ModelProto, ValueInfoProto, helper
 
 from shoal.controller.gradient.assembly import assemble, flat
-from shoal.controller.gradient.forward import Forward, analyse, within
+from shoal.controller.gradient.forward import Forward, analyse, proto_copy, set_nodes, within
 from shoal.controller.gradient.graph import FORWARD, ONNX_TYPE, OWN, Builder, Node
 from shoal.controller.gradient.losses import Loss, labels_of, write_loss
 from shoal.controller.gradient.optimisers import Optimiser, Sgd
@@ -140,19 +140,14 @@ def _written_out(model: ModelProto, trained: Sequence[str], dtype: np.dtype) -> 
         return forward
     b = Builder(forward.shapes, forward.constants, dtype, prefix=f"{OWN}step/")
     unrolled(b, forward, trained)
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(b.nodes)
+    set_nodes(model, b.nodes)
     model.graph.initializer.extend(b.tensors)
     return analyse(model)
 
 
 def _builder(prepared: Prepared) -> tuple[Builder, Forward]:
     """A builder for one graph, and the forward graph with nodes that it may write to."""
-    nodes = []
-    for node in prepared.forward.nodes:
-        proto = NodeProto()
-        proto.CopyFrom(node.proto)
-        nodes.append(Node(proto))
+    nodes = [Node(proto_copy(node.proto)) for node in prepared.forward.nodes]
     forward = prepared.forward._replace(nodes=nodes)
     return Builder(forward.shapes, forward.constants, prepared.theta.dtype), forward
 
@@ -189,9 +184,16 @@ def _spec(prepared: Prepared, optimiser: Optimiser, **terms: bool) -> TrainSpec:
         state=prepared.theta.size * optimiser.slots,
         optimiser=optimiser.name,
         loss=prepared.loss.kind,
+        classes=_classes(prepared),
         betas=optimiser.betas,
         **terms,
     )
+
+
+def _classes(prepared: Prepared) -> int:
+    if prepared.loss.kind != "cross-entropy":
+        return 0
+    return int(prepared.forward.shapes[prepared.forward.output][-1])
 
 
 def _inputs(prepared: Prepared, state: int) -> list[ValueInfoProto]:

@@ -31,7 +31,7 @@ def expand(b: Builder, node: Node, dy: str) -> Gradients:
 
 
 def cast(b: Builder, node: Node, dy: str) -> Gradients:
-    """Only between float types: a cast to whole numbers has no slope and is never on the path."""
+    """Between float types only: one to whole numbers is flat."""
     return [b.op("CastLike", dy, node.inputs[0])]
 
 

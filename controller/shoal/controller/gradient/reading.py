@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
-from onnx.reference import ReferenceEvaluator
 from onnx.version_converter import convert_version
 
 from shoal.controller.gradient import classical
-from shoal.controller.gradient.forward import copy_of, dims_of, opset_of
-from shoal.controller.gradient.graph import Node
+from shoal.controller.gradient.folding import evaluate, fold
+from shoal.controller.gradient.forward import copy_of, dims_of, opset_of, set_nodes, with_shapes
+from shoal.controller.gradient.graph import ONNX_TYPE, Node
 from shoal.errors import ModelError
 
 #: Oldest operator set that is differentiated, the one that Shoal's own exporter writes; a newer
@@ -20,8 +18,6 @@ from shoal.errors import ModelError
 OPSET = 17
 #: Version of the file format that goes with it.
 _IR = 8
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE)
-_WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
 #: Outputs, by name, that are scores beside a label.
 _SCORES = ("output", "probabilities", "output_probability", "probs", "scores")
 
@@ -38,9 +34,10 @@ def read(model: ModelProto, output: str = "") -> ModelProto:
     _cut(copy, wanted)
     _lower(copy)
     copy = _at_least(copy, OPSET)
-    _fold_whole_numbers(copy)
-    _cut(copy, wanted)
     _free_batch(copy)
+    fold(copy)
+    _cut(copy, wanted)
+    _type_output(copy)
     return copy
 
 
@@ -60,19 +57,12 @@ def _lift_constants(model: ModelProto) -> None:
             kept.append(helper.make_node("Identity", proto.input[:1], proto.output[:1], proto.name))
         else:
             kept.append(proto)
-    _set_nodes(model, kept)
+    set_nodes(model, kept)
 
 
 def _constant(proto: NodeProto) -> TensorProto:
-    [value] = ReferenceEvaluator(_alone(proto, [])).run(None, {})
-    return numpy_helper.from_array(np.asarray(value), proto.output[0])
-
-
-def _alone(proto: NodeProto, tensors: list[TensorProto], opset: int = OPSET) -> ModelProto:
-    """A model of one node."""
-    outputs = [helper.make_empty_tensor_value_info(name) for name in proto.output if name]
-    graph = helper.make_graph([proto], "alone", [], outputs, tensors)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    [value] = evaluate(proto, [], OPSET)
+    return numpy_helper.from_array(value, proto.output[0])
 
 
 def _wanted_output(model: ModelProto, output: str) -> str:
@@ -96,7 +86,7 @@ def _cut(model: ModelProto, wanted: str) -> None:
         if needed.intersection(proto.output):
             kept.append(proto)
             needed.update(proto.input)
-    _set_nodes(model, kept[::-1])
+    set_nodes(model, kept[::-1])
     _keep(graph.initializer, lambda tensor: tensor.name in needed)
     stored = {tensor.name for tensor in graph.initializer}
     _keep(graph.input, lambda value: value.name in needed - stored)
@@ -113,21 +103,9 @@ def _keep(repeated: Any, wanted: Callable[[Any], bool]) -> None:
     repeated.extend(kept)
 
 
-def _set_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
-    kept = [_proto_copy(proto) for proto in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-
-
-def _proto_copy(proto: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(proto)
-    return copy
-
-
 def _lower(model: ModelProto) -> None:
     plain = classical.lower(list(model.graph.node))
-    _set_nodes(model, plain.nodes)
+    set_nodes(model, plain.nodes)
     model.graph.initializer.extend(plain.tensors)
     strangers = [p for p in model.graph.node if p.domain not in ("", "ai.onnx")]
     kept = {o.domain: o.version for o in model.opset_import if o.domain != "ai.onnx"}
@@ -151,42 +129,27 @@ def _at_least(model: ModelProto, opset: int) -> ModelProto:
     return raised
 
 
-def _fold_whole_numbers(model: ModelProto) -> None:
-    """Arithmetic on fixed whole numbers, which is how shapes are written, is done now."""
-    graph = model.graph
-    known = {t.name: t for t in graph.initializer if t.data_type in _WHOLE}
-    kept = []
-    for proto in graph.node:
-        if proto.domain or not proto.input or not known.keys() >= set(filter(None, proto.input)):
-            kept.append(proto)
-            continue
-        tensors = [known[name] for name in dict.fromkeys(filter(None, proto.input))]
-        values = ReferenceEvaluator(_alone(proto, tensors, opset_of(model))).run(None, {})
-        for name, value in zip(filter(None, proto.output), values, strict=True):
-            tensor = numpy_helper.from_array(value, name)
-            graph.initializer.append(tensor)
-            if tensor.data_type in _WHOLE:
-                known[name] = tensor
-    _set_nodes(model, kept)
-
-
 def _free_batch(model: ModelProto) -> None:
-    """Axis 0 of the input is any number of rows; ModelError when the answer is not so too."""
+    """Axis 0 of the input is any number of rows."""
     graph = model.graph
     del graph.value_info[:]
     shape = graph.input[0].type.tensor_type.shape
     if not shape.dim:
         raise ModelError("the model's input has no shape", "export it with shape (N, ...)")
     shape.dim[0].dim_param = "N"
-    output = graph.output[0]
-    output.type.tensor_type.ClearField("shape")
-    found = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output[0]
-    dims = dims_of(found.type.tensor_type.shape.dim)
-    if found.type.tensor_type.elem_type not in _FLOATS:
+    graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def _type_output(model: ModelProto) -> None:
+    """The output's shape as inferred; ModelError when it does not follow the batch."""
+    output = model.graph.output[0]
+    found = with_shapes(model).graph.output[0].type.tensor_type
+    dims = dims_of(found.shape.dim)
+    if found.elem_type not in ONNX_TYPE.values():
         raise ModelError(f"output {output.name!r} is not float32", "learn a float32 output")
     if not dims or not isinstance(dims[0], str):
         raise ModelError(
             f"output {output.name!r} has shape {dims}: it does not follow the batch",
             "export the model with a free batch dimension",
         )
-    output.CopyFrom(found)
+    output.type.tensor_type.CopyFrom(found)

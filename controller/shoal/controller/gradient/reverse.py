@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 
 from shoal.controller.gradient.forward import Forward
-from shoal.controller.gradient.graph import Builder, Node, own
+from shoal.controller.gradient.graph import ONNX_TYPE, Builder, Node, own
 from shoal.controller.gradient.recurrent import unroll
 from shoal.controller.gradient.registry import FLAT, SEVERAL, UNROLLED, rule_for
 from shoal.errors import ModelError
@@ -13,9 +13,14 @@ def moved_by(nodes: Sequence[Node], parameters: Collection[str]) -> set[str]:
     """Tensors that change when a parameter does, however little."""
     moved = set(parameters)
     for node in nodes:
-        if node.kind not in FLAT and not moved.isdisjoint(node.inputs):
+        if not _is_flat(node) and not moved.isdisjoint(node.inputs):
             moved.update(node.outputs)
     return moved
+
+
+def _is_flat(node: Node) -> bool:
+    whole = node.kind == "Cast" and node.attributes["to"] not in ONNX_TYPE.values()
+    return whole or node.kind in FLAT
 
 
 def to_unroll(forward: Forward, parameters: Collection[str]) -> bool:
@@ -46,11 +51,7 @@ def sweep(
     moved = moved_by(forward.nodes, parameters)
     parts: dict[str, list[str]] = {answer: [gradient]}
     for node in reversed(forward.nodes):
-        if (
-            node.kind in FLAT
-            or moved.isdisjoint(node.inputs)
-            or parts.keys().isdisjoint(node.outputs)
-        ):
+        if _is_flat(node) or moved.isdisjoint(node.inputs) or parts.keys().isdisjoint(node.outputs):
             continue
         for name, part in zip(node.inputs, _back(b, node, parts), strict=False):
             if part is not None and name in moved:

@@ -27,7 +27,8 @@ _WEIGHTS = {
 }
 _LAYERS = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose", "GRU", "LSTM", "RNN"})
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
-_MOVED = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+#: A weight that comes through these is no number that could be trained.
+_FROZEN = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
 
 def everything(forward: Forward) -> list[str]:
@@ -64,11 +65,10 @@ def named(patterns: Sequence[str]) -> Choice:
 def _found(forward: Forward) -> dict[str, tuple[int, bool]]:
     """Trainable initialiser -> (node that uses it first, whether that node is a layer)."""
     found: dict[str, tuple[int, bool]] = {}
-    roots = {name: name for name, value in forward.constants.items() if value.dtype in ONNX_TYPE}
+    roots = _roots(forward)
     behind: set[str] = set()
     for at, node in enumerate(forward.nodes):
-        if node.kind in _MOVED and node.inputs[0] in roots:
-            roots[node.outputs[0]] = roots[node.inputs[0]]
+        if node.outputs[0] in roots:
             continue
         after_layer = not behind.isdisjoint(node.inputs)
         for name in _weights(node, roots, forward, after_layer):
@@ -78,12 +78,25 @@ def _found(forward: Forward) -> dict[str, tuple[int, bool]]:
     return found
 
 
-def _weights(node: Node, roots: dict[str, str], forward: Forward, after_layer: bool) -> list[str]:
+def _roots(forward: Forward) -> dict[str, list[str]]:
+    """Tensor that depends on no input -> the float initialisers that it is made of."""
+    roots = {n: [n] if v.dtype in ONNX_TYPE else [] for n, v in forward.constants.items()}
+    for node in forward.nodes:
+        inputs = [name for name in node.inputs if name]
+        if inputs and all(name in roots for name in inputs):
+            made_of = [root for name in inputs for root in roots[name]]
+            roots |= dict.fromkeys(node.outputs, [] if node.kind in _FROZEN else made_of)
+    return roots
+
+
+def _weights(
+    node: Node, roots: dict[str, list[str]], forward: Forward, after_layer: bool
+) -> list[str]:
     if node.kind in _WEIGHTS:
         used = [node.optional(i) for i in _WEIGHTS[node.kind]]
-        return [roots[name] for name in used if name in roots]
+        return [root for name in used for root in roots.get(name, [])]
     if node.kind not in _ARITHMETIC or not after_layer:
         return []
     least = 1 if node.kind in ("Add", "Sub") else 2  # x·[0.5] is a constant, x + [b] a bias
-    values = [roots[name] for name in node.inputs if name in roots]
+    values = [root for name in node.inputs for root in roots.get(name, [])]
     return [n for n in values if forward.constants[n].ndim and forward.constants[n].size >= least]
