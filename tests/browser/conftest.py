@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, StorageState, sync_playwright
 
 from browser.chromium import Tab, launch
+from browser.ports import free_port
 from browser.seed import Past, Seeded, seed
 from shoal.controller import settings
 from shoal.controller.io.blobs import Blobs
@@ -35,12 +35,6 @@ class Console(NamedTuple):
     url: str
     ctx: Context
     seeded: Seeded | None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make(folder: Path, past: bool) -> Console:

@@ -3,9 +3,20 @@
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.service import access, datasets, models, operations, releases, rollouts
+from shoal.controller.service import (
+    access,
+    datasets,
+    models,
+    monitoring,
+    operations,
+    releases,
+    rollouts,
+)
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import AbsentError
+
+#: How far back a release's page looks at what it does in service.
+IN_SERVICE_S = 86_400.0
 
 
 @blueprint.get("/models")
@@ -36,6 +47,9 @@ def release(ref: str) -> str:
         why_refused=releases.why_refused(ctx, ref),
         dataset=_if_there(datasets.get_dataset, found.dataset),
         operation=_if_there(operations.get_operation, found.operation),
+        service=monitoring.performance(
+            ctx, model=found.model, release=ref, since=ctx.clock() - IN_SERVICE_S
+        ),
         rollouts=[r for r in rollouts.list_rollouts(ctx) if r.release == ref],
     )
 

@@ -3,7 +3,7 @@
 A tone is one of "ok", "warn", "bad", "info", "idle"; with an icon and a label, never colour alone.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shoal.controller.records import Device
 from shoal.controller.rollout import TRANSITIONS, Event, State
@@ -134,6 +134,18 @@ def plural(number: int, one: str, many: str = "") -> str:
     ('1 device', '3 devices')
     """
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def short(value: Any) -> str:
+    """A detail in one line; of a long hash its beginning.
+
+    >>> short("ab" * 32), short(["stable", "canary"]), short(0.5)
+    ('abababababab…', 'stable, canary', '0.5')
+    """
+    if isinstance(value, list):
+        return ", ".join(map(short, value))
+    text = str(value)
+    return f"{text[:12]}…" if len(text) >= 32 and set(text) <= set("0123456789abcdef") else text
 
 
 def pct(share: float | None, digits: int = 1) -> str:

@@ -5,7 +5,7 @@
   const charts = new Map(); // figure id -> uPlot
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const FORMS = {
-    us: (v) => (v >= 1e6 ? `${+(v / 1e6).toPrecision(3)} s` : v >= 1e3 ? `${+(v / 1e3).toPrecision(3)} ms` : `${+v.toPrecision(3)} µs`),
+    us: (v) => v == null ? "" : (v >= 1e6 ? `${+(v / 1e6).toPrecision(3)} s` : v >= 1e3 ? `${+(v / 1e3).toPrecision(3)} ms` : `${+v.toPrecision(3)} µs`),
     pct: (v) => `${+v.toFixed(1)} %`,
     rate: (v) => (v >= 1e3 ? `${+(v / 1e3).toPrecision(3)}k` : `${+v.toPrecision(3)}`),
   };
@@ -21,14 +21,22 @@
     return columns;
   }
 
+  // Latency is read in factors, so it gets a logarithmic scale; shares end at 100 %.
+  function scale(kind) {
+    if (kind === "us") {
+      return { distr: 3, range: (u, min, max) => [10 ** Math.floor(Math.log10(min || 1)), 10 ** Math.ceil(Math.log10((max || 1) * 1.01))] };
+    }
+    if (kind === "pct") return { range: (u, min) => [Math.max(0, Math.min((min ?? 100) - 3, 97)), 100] };
+    return { range: (u, min, max) => [0, Math.max((max ?? 0) * 1.12, 1e-9)] };
+  }
+
   function options(figure, plot, names) {
     const form = FORMS[figure.dataset.chart];
     const axis = { stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: `11px ${css("--font")}` };
-    const low = figure.dataset.low === undefined ? null : Number(figure.dataset.low);
     return {
       width: plot.clientWidth, height: plot.clientHeight, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1e3), "Etc/UTC"),
       padding: [10, 18, 0, 0], cursor: { y: false, points: { size: 7 } }, legend: { show: false },
-      scales: { y: { range: (u, min, max) => [low ?? (figure.dataset.chart === "pct" ? Math.max(0, Math.min(min - 3, 97)) : 0), figure.dataset.chart === "pct" ? 100 : Math.max(max * 1.12, 1e-9)] } },
+      scales: { y: scale(figure.dataset.chart) },
       axes: [
         { ...axis, size: 24, gap: 4, space: 64, values: (u, at) => at.map((t) => new Date(t * 1e3).toISOString().slice(11, u.scales.x.max - u.scales.x.min < 600 ? 19 : 16)) },
         { ...axis, size: 54, gap: 6, space: 30, values: (u, at) => at.map(form) },
