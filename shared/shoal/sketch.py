@@ -6,6 +6,7 @@ carry no raw value. Count, min, max, mean and M2 ride along (Chan, Golub & LeVeq
 merge). Not KLL: below about 200 rows a KLL blob *is* the raw data (DESIGN section 8).
 """
 
+import functools
 import hashlib
 import math
 import struct
@@ -43,25 +44,30 @@ class FeatureReference(msgspec.Struct, frozen=True, kw_only=True):
     counts: list[int]
 
 
-class Reference(msgspec.Struct, frozen=True, kw_only=True):
+class Reference(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The training distribution of a model's inputs, or of its outputs."""
 
     features: list[FeatureReference]
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Name by content: the first 16 hex digits of the SHA-256 of names and edges."""
         edges = [(f.name, f.edges) for f in self.features]
         return hashlib.sha256(msgspec.json.encode(edges)).hexdigest()[:16]
 
+    @functools.cached_property
+    def edges(self) -> list[F32]:
+        """Edges of each feature, as sketches compare with them."""
+        return [np.asarray(f.edges, np.float32) for f in self.features]
 
-class References(msgspec.Struct, frozen=True, kw_only=True):
+
+class References(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What a bundle carries as reference.json: one reference for inputs, one for outputs."""
 
     inputs: Reference
     outputs: Reference
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         return hashlib.sha256((self.inputs.id + self.outputs.id).encode()).hexdigest()[:16]
 
@@ -117,7 +123,7 @@ class Sketch:
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
-        self._edges = [np.asarray(f.edges, np.float32) for f in reference.features]
+        self._edges = reference.edges
         features = len(self._edges)
         width = max((len(e) for e in self._edges), default=0) + 1
         self._counts = np.zeros((features, width), np.int64)

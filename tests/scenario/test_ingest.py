@@ -251,7 +251,7 @@ def test_nothing_is_acked_that_is_not_durable(fleet, monkeypatch):
     def full(*_):
         raise StorageError("disk is full")
 
-    monkeypatch.setattr("shoal.controller.service.ingest.changes.note", full)
+    monkeypatch.setattr("shoal.controller.service.ingest.changes.note_all", full)
     with pytest.raises(StorageError):
         ingest(fleet.ctx, [sent(report(fleet, 1))])
     monkeypatch.undo()

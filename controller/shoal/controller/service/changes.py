@@ -1,5 +1,6 @@
 """What changed, in order: the console's live stream reads it across processes."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from sqlalchemy import Connection, delete, func, select
@@ -25,9 +26,16 @@ class Change(NamedTuple):
 
 def note(db: Connection, ctx: Context, kind: str, subject: str) -> None:
     """Say, inside the transaction that changes it, that `subject` is about to look different."""
+    note_all(db, ctx, kind, [subject])
+
+
+def note_all(db: Connection, ctx: Context, kind: str, subjects: Iterable[str]) -> None:
+    """The same of several, in order, in one statement."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind of change {kind!r}")
-    db.execute(change.insert().values(at=ctx.clock(), kind=kind, subject=subject))
+    rows = [{"at": ctx.clock(), "kind": kind, "subject": subject} for subject in subjects]
+    if rows:
+        db.execute(change.insert(), rows)
 
 
 def since(ctx: Context, after: int, limit: int = 500) -> list[Change]:

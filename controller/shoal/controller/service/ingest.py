@@ -271,14 +271,16 @@ class _Batch:
         return new
 
     def _write_devices(self, new: dict[Table, list[tuple[str, str, int]]]) -> None:
-        for name, values in self.changed.items():
-            if values:
-                self.db.execute(update(device).where(device.c.name == name).values(**values))
-            if set(values) - {"seen_at"}:
-                changes.note(self.db, self.ctx, "device", name)
+        looking_different = {n: v for n, v in self.changed.items() if set(v) - {"seen_at"}}
+        for name, values in looking_different.items():
+            self.db.execute(update(device).where(device.c.name == name).values(**values))
+        only_seen = [n for n, v in self.changed.items() if v and n not in looking_different]
+        for names in _chunks(only_seen):
+            self.db.execute(update(device).where(device.c.name.in_(names)).values(seen_at=self.now))
+        changes.note_all(self.db, self.ctx, "device", looking_different)
         for table, kind in ((window, "window"), (device_event, "event")):
-            for name in dict.fromkeys(key[0] for key in new[table]):
-                changes.note(self.db, self.ctx, kind, name)
+            changed = dict.fromkeys(key[0] for key in new[table])
+            changes.note_all(self.db, self.ctx, kind, changed)
 
     def _error(self, name: str, text: str) -> None:
         self.changed[name] |= {"error": text[:500], "error_at": self.now}
