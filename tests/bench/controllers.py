@@ -1,0 +1,93 @@
+"""A controller in a folder, as `init` makes it, with a release and devices that need no agent."""
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import insert, select
+
+from bench import brokers
+from bench.releases import MODEL, Release
+from shoal.controller import settings
+from shoal.controller.io import tables
+from shoal.controller.io.blobs import Blobs
+from shoal.controller.io.initial import Wishes, make_folder
+from shoal.controller.io.signing import Signer
+from shoal.controller.io.store import Store, url_of
+from shoal.controller.service import models, releases
+from shoal.controller.service.context import Context
+
+ACTOR = "bench"
+
+
+def make_controller(folder: Path) -> Context:
+    """A new controller on free ports; its processes are the caller's to start."""
+    port, artifacts, mqtt = brokers.free_ports(3)
+    wishes = Wishes(port=port, artifacts=artifacts, mqtt=mqtt, window_s=60.0)
+    make_folder(folder, wishes, time.time())
+    configured = settings.load(folder)
+    return Context(
+        folder=folder,
+        settings=configured,
+        store=Store.open(url_of(folder, configured)),
+        blobs=Blobs(folder / "blobs"),
+        signer=Signer.open(folder),
+        clock=time.time,
+        random=random.Random(7),
+    )
+
+
+def add_release(ctx: Context, release: Release) -> str:
+    """Put a release where training would have put it, and publish it; "model@version"."""
+    for data in (*release.files.values(), release.data):
+        ctx.blobs.put_bytes(data)
+    with ctx.store.write() as db:
+        models.ensure_model(db, ctx, actor=ACTOR, name=MODEL)
+        db.execute(insert(tables.release).values(**_row(release)))
+    releases.publish(ctx, actor=ACTOR, ref=release.manifest.release)
+    return release.manifest.release
+
+
+def add_devices(ctx: Context, names: Sequence[str]) -> None:
+    """Rows of enrolled devices, without certificates."""
+    empty: dict[str, object] = {"labels": {}, "releases": {}, "variants": {}, "facts": {}}
+    rows = [
+        {"name": name, "site": f"site-{i % 10}", "state": "enrolled", "enrolled_at": 1.0, **empty}
+        for i, name in enumerate(names)
+    ]
+    with ctx.store.write() as db:
+        db.execute(insert(tables.device), rows)
+
+
+def count_windows(ctx: Context) -> int:
+    with ctx.store.read() as db:
+        return len(list(db.scalars(select(tables.window.c.seq))))
+
+
+def _row(release: Release) -> dict[str, object]:
+    manifest = release.manifest
+    report = {
+        "task": manifest.task,
+        "estimator": "mlp",
+        "metrics": {},
+        "by_site": {},
+        "variants": [],
+        "verdicts": [],
+        "signatures": [],
+        "labels": manifest.labels,
+        "features": [feature.name for feature in manifest.features],
+        "params": {},
+    }
+    return {
+        "model": MODEL,
+        "version": manifest.version,
+        "state": "validated",
+        "dataset": manifest.dataset,
+        "created_at": time.time(),
+        "created_by": ACTOR,
+        "report": report,
+        "manifest": release.data,
+        "references": release.files["reference.json"],
+        "trigger": "manual",
+    }

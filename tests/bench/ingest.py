@@ -1,0 +1,286 @@
+"""Windows a second from the broker into the database and acknowledged, against bare paho.
+
+Real brokers (one a side, of the same kind), the real engine in its own process. The receiver is
+stopped (SIGSTOP) while the windows are published, so that what is timed is taking them in, not
+making them: from SIGCONT to the last ack (ours), or to the last message (bare paho).
+"""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from bench import brokers, controllers
+from bench.measuring import compare, interleave, seconds
+from bench.releases import MODEL, Release, make_release, perceptron
+from bench.report import Found, Row
+from shoal import topics, wire
+from shoal.controller.service.context import Context
+from shoal.controller.service.ingest import ingest
+from shoal.sketch import Latency, References, Sketch
+
+DEVICES = 1_000
+_ACKS = topics.down("+", "ack")
+Message = tuple[str, bytes]
+
+
+def run(*, quick: bool) -> Found:
+    """Windows of 8 and of 64 features, from a thousand devices."""
+    windows, repetitions = (200, 1) if quick else (5_000, 7)
+    rows: list[Row] = []
+    for features in (8, 64):
+        release = make_release(perceptron(features), features=features)
+        with tempfile.TemporaryDirectory() as folder:
+            made = Windows(release)
+            rows += _end_to_end(Path(folder), made, features, windows, repetitions)
+        with tempfile.TemporaryDirectory() as folder:
+            rows += _alone(Path(folder), Windows(release), features, windows, repetitions)
+    return Found(rows=rows, notes={"one window": made.sizes})
+
+
+class Windows:
+    """Draws windows of 900 rows, as the devices would send them; each call a new boot."""
+
+    def __init__(self, release: Release) -> None:
+        self._boot, self.release = 0, release
+        features = len(release.manifest.features)
+        references = msgspec.json.decode(release.files["reference.json"], type=References)
+        rng = np.random.default_rng(3)
+        inputs, outputs = Sketch(references.inputs), Sketch(references.outputs)
+        inputs.update(rng.normal(size=(900, features)).astype(np.float32))
+        outputs.update(rng.random(size=(900, 2)).astype(np.float32))
+        latency = Latency()
+        latency.add(100e-6, 900)
+        self._template = wire.WindowReport(
+            device="", boot="", seq=0, sent_s=0.0, model=MODEL, release=release.manifest.release,
+            reference=references.id, window_start_s=0.0, window_s=60.0, rows=900,
+            latency=latency.trimmed(), inputs=inputs.to_bytes(), outputs=outputs.to_bytes(),
+            labelled=900, correct=870, health=wire.Health(rss_mb=80.0, cpu_pct=4.0),
+        )  # fmt: skip
+        self.sizes = f"{len(wire.encode(self._template))} bytes, {features} features, 900 rows"
+
+    def draw(self, count: int) -> list[Message]:
+        """`count` windows, dealt out to the devices."""
+        self._boot += 1
+        now, messages = time.time(), []
+        for i in range(count):
+            device, seq = name_of(i % DEVICES), i // DEVICES + 1
+            report = msgspec.structs.replace(
+                self._template,
+                device=device,
+                boot=f"boot{self._boot}",
+                seq=seq,
+                sent_s=now,
+                window_start_s=now + 60.0 * (seq - count // DEVICES),
+            )
+            messages.append((topics.up(device, "window"), wire.encode(report)))
+        return messages
+
+
+def name_of(number: int) -> str:
+    return f"cam-{number:03}"
+
+
+# ---------------------------------------------------------------------------- end to end
+
+
+def _end_to_end(
+    folder: Path, made: Windows, features: int, windows: int, repetitions: int
+) -> list[Row]:
+    ctx = controllers.make_controller(folder / "controller")
+    controllers.add_release(ctx, made.release)
+    controllers.add_devices(ctx, [name_of(i) for i in range(DEVICES)])
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(_engine(folder, ctx))
+        receiver = stack.enter_context(_receiver(folder, ctx))
+        found = interleave(
+            repetitions,
+            {
+                "ours": lambda: engine(made.draw(windows)),
+                "raw": lambda: receiver(made.draw(windows)),
+            },
+        )
+        one = interleave(
+            4 * repetitions,
+            {"ours": lambda: engine(made.draw(1)), "raw": lambda: receiver(made.draw(1))},
+        )
+    title = f"end to end, {features} features"
+    rate = {side: [windows / s for s in times] for side, times in found.items()}
+    wait = {side: [s * 1e3 for s in times] for side, times in one.items()}
+    limit = "bare paho receives the same messages"
+    return [
+        compare(f"{title}", "windows/s", rate["ours"], rate["raw"], against=limit),
+        compare(f"{title}, one alone", "ms", wait["ours"], wait["raw"], against=limit),
+    ]
+
+
+@contextlib.contextmanager
+def _engine(folder: Path, ctx: Context) -> Iterator[Callable[[list[Message]], float]]:
+    """The real engine; call: seconds from its going on to the last ack of these messages."""
+    pki, port = ctx.folder / "pki", ctx.settings.network.mqtt
+    acks, begun = Acks(), threading.Event()
+
+    def hear(topic: str, payload: bytes) -> None:
+        if topic == topics.BUDGET:
+            begun.set()
+        else:
+            acks.hear(payload)
+
+    argv = [sys.executable, "-m", "shoal.controller", "engine", "--folder", str(ctx.folder)]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(brokers.running(folder / "broker", pki, port))
+        client = stack.enter_context(
+            brokers.connected(pki, port, "bench-fleet", [_ACKS, topics.BUDGET], hear)
+        )
+        log = stack.enter_context((folder / "engine.log").open("wb"))
+        process = stack.enter_context(_ended(subprocess.Popen(argv, stdout=log, stderr=log)))
+        if not begun.wait(brokers.PATIENCE_S):
+            raise TimeoutError((folder / "engine.log").read_text()[-2_000:])
+
+        def take(messages: list[Message]) -> float:
+            with _stopped(process.pid):
+                acks.expect(len(messages))
+                brokers.publish_all(client, messages)
+                began = time.monotonic()
+            return acks.complete() - began
+
+        yield take
+
+
+@contextlib.contextmanager
+def _receiver(folder: Path, ctx: Context) -> Iterator[Callable[[list[Message]], float]]:
+    """Bare paho on a broker of its own; call: seconds from its going on to the last message."""
+    pki, (port,) = ctx.folder / "pki", brokers.free_ports(1)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(brokers.running(folder / "other", pki, port))
+        client = stack.enter_context(brokers.connected(pki, port, "bench-fleet"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.receiver", str(pki), str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        stack.enter_context(_ended(process))
+        asking, answering = process.stdin, process.stdout
+        assert asking is not None
+        assert answering is not None
+        answering.readline()
+
+        def take(messages: list[Message]) -> float:
+            with _stopped(process.pid):
+                asking.write(b"%d\n" % len(messages))
+                asking.flush()
+                brokers.publish_all(client, messages)
+                began = time.monotonic()
+            return float(answering.readline()) - began
+
+        yield take
+
+
+class Acks:
+    """Sequence numbers that came back."""
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._news = threading.Condition()
+
+    def expect(self, count: int) -> None:
+        self._left = count
+
+    def hear(self, payload: bytes) -> None:
+        ack = wire.decode_down("ack", payload)
+        assert isinstance(ack, wire.Ack)
+        with self._news:
+            self._left -= len(ack.seqs)
+            self._news.notify()
+
+    def complete(self) -> float:
+        """Monotonic seconds when the last one came; TimeoutError."""
+        with self._news:
+            if not self._news.wait_for(lambda: self._left <= 0, brokers.PATIENCE_S):
+                raise TimeoutError(f"{self._left} windows were not acked")
+            return time.monotonic()
+
+
+@contextlib.contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    """A process stands still meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def _ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that is ended afterwards, by its pid."""
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# ---------------------------------------------------------------------------- the database alone
+
+
+def _alone(folder: Path, made: Windows, features: int, windows: int, reps: int) -> list[Row]:
+    """`ingest` without a broker, against sqlite3 putting the same bytes into one table."""
+    ctx = controllers.make_controller(folder / "controller")
+    controllers.add_release(ctx, made.release)
+    controllers.add_devices(ctx, [name_of(i) for i in range(DEVICES)])
+    database = _table(folder / "raw.db")
+    rows = []
+    for batch in (1, 500):
+        count = min(windows, 50 * batch)
+
+        def ours(count: int = count, batch: int = batch) -> float:
+            batches = _cut(made.draw(count), batch)
+            return count / seconds(lambda: [ingest(ctx, one) for one in batches])
+
+        def raw(count: int = count, batch: int = batch) -> float:
+            batches = _cut(made.draw(count), batch)
+            return count / seconds(lambda: _insert(database, batches))
+
+        found = interleave(reps, {"ours": ours, "raw": raw})
+        what = f"ingest alone, {features} features, batch {batch}"
+        limit = "sqlite3 keeps the same bytes (WAL, synchronous FULL)"
+        rows.append(compare(what, "windows/s", found["ours"], found["raw"], against=limit))
+    return rows
+
+
+def _table(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None)
+    for statement in (
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA synchronous = FULL",
+        "CREATE TABLE kept (id INTEGER PRIMARY KEY, topic TEXT, payload BLOB)",
+    ):
+        database.execute(statement).close()
+    return database
+
+
+def _insert(database: sqlite3.Connection, batches: Sequence[Sequence[Message]]) -> None:
+    for batch in batches:
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany("INSERT INTO kept (topic, payload) VALUES (?, ?)", batch)
+        database.execute("COMMIT")
+
+
+def _cut(messages: list[Message], size: int) -> list[list[Message]]:
+    return [messages[i : i + size] for i in range(0, len(messages), size)]
