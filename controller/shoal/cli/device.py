@@ -88,7 +88,7 @@ def show_device(session: Session, name: str, events: int) -> None:
       shoal device show north-1
     """
     found: dict[str, Any] = session.api.get(at("devices", name))
-    timeline = list(session.api.items(at("devices", name, "timeline"), most=events))
+    timeline = list(session.api.items(at("devices", name, "timeline"), most=events, limit=events))
     ledger = list(session.api.items(at("devices", name, "ledger")))
     whole = {"device": found, "timeline": timeline, "ledger": ledger}
     session.show(whole, lambda: _picture(session, found, timeline, ledger))

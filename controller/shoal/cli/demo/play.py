@@ -70,8 +70,12 @@ def _stay(session: Session, world: World) -> None:
     world.story.console.print(
         f"\nThe console stays up at [bold]{world.url}[/bold]  "
         f"(user {world.user}, password {world.password})\n"
-        "Its certificate is from the demo's own CA: the browser will ask. Ctrl-C ends everything."
+        "Its certificate is from the demo's own CA: the browser will ask. Ctrl-C ends everything.",
+        soft_wrap=True,
     )
-    while True:
-        world.processes.check()
-        session.sleep(1.0)
+    try:
+        while True:
+            world.processes.check()
+            session.sleep(1.0)
+    except KeyboardInterrupt:  # how it is meant to end: everything held
+        world.story.console.print("\nending")

@@ -8,11 +8,12 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from shoal.bundle import MANIFEST
 from shoal.cli.api import Thing, at
 from shoal.cli.demo.scenario import Station
 from shoal.cli.demo.world import World
+from shoal.errors import BundleError
+from shoal.manifest import parse
 
 
 class Cuts:
@@ -25,7 +26,7 @@ class Cuts:
         stable = [s for s in world.scenario.stations if s.ring == "stable"]
         self._world, self._release = world, release
         self._downloading: Station | None = next(s for s in stable if s.max_kbps)
-        self._observing: Station | None = next(s for s in stable if not s.max_kbps)
+        self._observing: Station | None = max(stable, key=lambda s: s.observe_s)
         self.facts: dict[str, dict[str, Any]] = {}
         world.cuts = self.facts
 
@@ -44,25 +45,22 @@ class Cuts:
     def _cut_download(self, station: Station, rollout: str) -> bool:
         """Once a file of the bundle is there in part: killed, and looked at again."""
         stage = self._world.agent_folder(station.name) / "models" / self._world.scenario.model
-        if not _in_part(stage / "stage"):
+        if not in_part(stage / "stage", station.profile):
             return False
         self._world.processes.kill(station.name)
-        left = _in_part(stage / "stage")
+        left = in_part(stage / "stage", station.profile)
         if left is None:  # it was whole in the very moment: go on, and cut the next file
             self._world.run_agent(station.name)
             return False
-        state = _last_state(self._world, station.name, rollout)
-        have, size = left
-        self._restart(
-            station, state="DOWNLOADING", bytes_on_disk=have, bytes_of=size, last_event=state
-        )
+        have, whole = left
+        self._restart(station, state="DOWNLOADING", bytes_on_disk=have, bytes_of=whole)
         return True
 
     def _cut_observing(self, station: Station, rollout: str) -> bool:
         if _last_state(self._world, station.name, rollout) != "OBSERVING":
             return False
         self._world.processes.kill(station.name)
-        self._restart(station, state="OBSERVING", last_event="OBSERVING")
+        self._restart(station, state="OBSERVING")
         return True
 
     def _restart(self, station: Station, **facts: Any) -> None:
@@ -70,7 +68,7 @@ class Cuts:
         self._world.run_agent(station.name)
         self.facts[station.name] = facts | {"killed_at": at_s}
         have, of = facts.get("bytes_on_disk"), facts.get("bytes_of")
-        more = f", {have} of {of} bytes of a file on disk" if have else ""
+        more = f", {have} of {of} bytes on disk" if have else ""
         self._world.story.tell(
             f"[yellow]kill -9[/yellow] {station.name} in {facts['state']}{more}; started again "
             "[dim](step 7)[/dim]"
@@ -102,12 +100,26 @@ def _came_back(world: World, name: str, facts: dict[str, Any]) -> None:
     finished = [e for e in events if e["state"] == "SUCCEEDED"]
     world.story.must(bool(finished), f"{name} did not finish after it was killed: {events}")
     took = finished[-1]["at"] - facts["killed_at"]
+    resumed = _resumed(world, name, events, facts) if "bytes_of" in facts else ""
+    if facts["state"] == "OBSERVING":
+        committing = [e for e in events if e["state"] == "COMMITTING"]
+        world.story.must(bool(committing), f"{name} was past OBSERVING when it was killed")
     updates = [e["state"] for e in reversed(events) if e["rollout"] == finished[-1]["rollout"]]
     states = " → ".join(dict.fromkeys(updates))
     world.story.tell(
-        f"{name}, killed in {facts['state']}: {states}, {took:.1f} s after the kill",
+        f"{name}, killed in {facts['state']}: {resumed}{states}, {took:.1f} s after the kill",
         **{f"{name} back after s": round(took, 1)},
     )
+
+
+def _resumed(world: World, name: str, events: list[Thing], facts: dict[str, Any]) -> str:
+    """What was on disk was not fetched again, by the device's own count."""
+    fetched = next(e["facts"]["bytes"] for e in events if e["state"] == "DOWNLOADED")
+    missing = facts["bytes_of"] - facts["bytes_on_disk"]
+    world.story.must(
+        fetched <= missing, f"{name} fetched {fetched} bytes, of which only {missing} were missing"
+    )
+    return f"{facts['bytes_on_disk']} bytes were kept and {fetched} fetched after; "
 
 
 def _settled(world: World) -> dict[str, list[Thing]]:
@@ -138,21 +150,22 @@ def overlapping(windows: list[Thing]) -> list[tuple[float, float]]:
     ]
 
 
-def _in_part(stage: Path) -> tuple[int, int] | None:
-    """Bytes on disk and of the whole, of a file that is fetched in part; None when there is none.
+def in_part(stage: Path, profile: str) -> tuple[int, int] | None:
+    """Bytes of a bundle on disk, and of all of it, while one of its files is there in part.
 
-    The stage's manifest says how large each file shall be; its part is named by its hash.
+    The stage's manifest says how large each file shall be; the part of a file is named by its hash.
+    None when no file is there in part: before the first, between two, and after the last.
     """
     try:
-        manifest = msgspec.json.decode((stage / "manifest.json").read_bytes())
-        parts = {path.stem: path.stat().st_size for path in stage.glob("*.part")}
-    except (OSError, msgspec.DecodeError):
+        manifest = parse((stage / MANIFEST).read_bytes())
+        sizes = {path.name: path.stat().st_size for path in stage.iterdir()}
+        files = manifest.files_for(profile)
+    except (OSError, BundleError):
         return None
-    files = [variant["file"] for variant in manifest["variants"]]
-    files += [manifest[name] for name in ("reference", "golden", "card") if manifest.get(name)]
-    sizes = {file["sha256"]: file["size"] for file in files}
-    found = ((have, sizes.get(sha256, 0)) for sha256, have in parts.items())
-    return next(((have, size) for have, size in found if 0 < have < size), None)
+    parts = [sizes.get(f"{file.sha256}.part", 0) for file in files]
+    whole = sum(file.size for file in files if sizes.get(file.name) == file.size)
+    cut = any(0 < part < file.size for part, file in zip(parts, files, strict=True))
+    return (whole + sum(parts), sum(file.size for file in files)) if cut else None
 
 
 def _last_state(world: World, name: str, rollout: str) -> str:

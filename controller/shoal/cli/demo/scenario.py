@@ -9,6 +9,7 @@ class Station(NamedTuple):
     """One device of the demo.
 
     max_kbps   0, or the limit that makes its downloads long enough to be interrupted
+    observe_s  how long a release is watched: longer where that is to be interrupted
     """
 
     name: str
@@ -16,6 +17,7 @@ class Station(NamedTuple):
     profile: str
     ring: str
     max_kbps: int = 0
+    observe_s: float = 3.0
 
 
 class Scenario(NamedTuple):
@@ -63,7 +65,7 @@ def stations(sites: tuple[str, str, str], names: tuple[str, str, str]) -> list[S
     a, b, c = names
     return [
         Station(f"{a}-1", first, "x86-vnni", "canary"),
-        Station(f"{a}-2", first, "rpi4", "stable"),
+        Station(f"{a}-2", first, "rpi4", "stable", observe_s=6.0),
         Station(f"{b}-1", second, "x86-avx2", "canary"),
         Station(f"{b}-2", second, "rpi5", "stable"),
         Station(f"{c}-1", third, "rpi3-aarch64", "stable", max_kbps=256),

@@ -18,7 +18,6 @@ from shoal.cli.exits import FailedError
 
 WINDOW_S = 1.0
 BASELINE_WINDOWS = 12
-OBSERVE_S = 3.0
 #: Requests a second, and rows in each.
 _RATE_HZ, _BATCH = 10.0, 10
 
@@ -97,7 +96,7 @@ def _enrolment(world: World, station: Station, token: str) -> list[str]:
 
 def _configure(world: World, station: Station) -> None:
     source = {"label": world.scenario.label, "rate_hz": _RATE_HZ, "batch": _BATCH}
-    update = {"observe_s": OBSERVE_S, "max_kbps": station.max_kbps}
+    update = {"observe_s": station.observe_s, "max_kbps": station.max_kbps}
     path = world.agent_folder(station.name) / "agent.toml"
     change_toml(path, {"source": source, "update": update})
 

@@ -52,7 +52,7 @@ class Story:
         step = Step(number=number, title=title)
         self.steps.append(step)
         began = self._clock()
-        self.console.print(f"\n[bold]{number}  {title}[/bold]  [dim]{self.seconds:.0f} s[/dim]")
+        self.console.print(f"\n[bold]{number}  {title}[/bold]")
         try:
             yield step
             step.held = True
@@ -61,7 +61,8 @@ class Story:
 
     def tell(self, text: str, **numbers: Any) -> None:
         """A line that holds, with its numbers for demo.json."""
-        self.console.print(f"   [green]✓[/green] {text}")
+        at_s = f"[dim]{self.seconds:5.0f} s[/dim]"
+        self.console.print(f"{at_s} [green]✓[/green] {text}", soft_wrap=True)
         step = self.steps[-1]
         step.lines.append(_unmarked(text))
         step.numbers.update(numbers)

@@ -12,6 +12,9 @@ from shoal.cli.demo.scenario import Scenario
 from shoal.cli.demo.story import Story
 from shoal.cli.waiting import is_over, progress_line
 
+#: The most that the API tells at once; a demo's device has fewer events, and fewer windows.
+_MOST = 500
+
 
 class World:
     """What the steps share.
@@ -72,7 +75,7 @@ class World:
 
     def timeline(self, station: str) -> list[Thing]:
         """Newest first."""
-        return list(self.api.items(at("devices", station, "timeline"), most=200))
+        return list(self.api.items(at("devices", station, "timeline"), limit=_MOST))
 
     def rollout(self, id_: str) -> Thing:
         found: Thing = self.api.get(at("rollouts", id_))
@@ -84,7 +87,9 @@ class World:
 
     def windows(self, station: str, since: float) -> list[Thing]:
         """Windows of a station that began after `since`."""
-        found: list[Thing] = list(self.api.items(at("devices", station, "windows"), since=since))
+        found: list[Thing] = list(
+            self.api.items(at("devices", station, "windows"), since=since, limit=_MOST)
+        )
         return found
 
     def accuracy(self, *, since: float, **where: Any) -> Thing:
