@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from playwright.sync_api import Browser, StorageState, sync_playwright
+from playwright.sync_api import Browser, StorageState, expect, sync_playwright
 
 from browser.chromium import Tab, launch
 from browser.ports import free_port
@@ -99,6 +99,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = launch(playwright)
+        expect.set_options(timeout=10_000)  # a busy machine is no failure
         yield browser
         browser.close()
 

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from browser.chromium import Tab
 from browser.conftest import Console
 from browser.seed import LAST, STEPS, Teller
-from shoal.controller.service import rollouts, stages
+from shoal.controller.service import changes, rollouts, stages
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -93,7 +93,9 @@ def test_a_held_rollout_says_why_and_groups_its_failures(tab: Tab, console: Cons
     expect(page.locator(".tile")).to_have_count(1)
 
 
-def test_drift_is_found_on_one_site_and_every_square_leads_to_its_histogram(tab: Tab) -> None:
+def test_drift_is_found_on_one_site_and_every_square_leads_to_its_histogram(
+    tab: Tab, console: Console
+) -> None:
     page = tab.go("/drift?model=lot-codes&scope=site&subject=north-annex")
     expect(page.locator("#drift-said")).to_contain_text("drifted from what was normal")
     heat = page.locator("#heat")
@@ -107,6 +109,16 @@ def test_drift_is_found_on_one_site_and_every_square_leads_to_its_histogram(tab:
     page.keyboard.press("Enter")
     expect(page.locator("#histogram h2")).to_have_text(feature)
     assert f"feature={feature}" in page.url
+    expect(page.locator("#voice")).to_contain_text(f"{feature}: PSI")
+
+    # A new window refreshes the map and leaves what one looks at.
+    with (
+        page.expect_response(lambda answer: "/drift" in answer.url and answer.ok),
+        console.ctx.store.write() as db,
+    ):
+        changes.note(db, console.ctx, "window", "station-02")
+    expect(page.locator("#histogram h2")).to_have_text(feature)
+    expect(heat).to_be_focused()
     box = heat.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] - 20, box["y"] + 30)

@@ -55,6 +55,6 @@ def test_real_devices_take_a_real_release_while_one_looks(chromium: Browser, hou
     expect(page.locator("figure[data-chart=pct] tbody tr")).not_to_have_count(0)
     expect(page.locator(".timeline")).to_contain_text("Observing")
     assert tab.violations() == []
-    expect.set_options(timeout=5_000)
+    expect.set_options(timeout=10_000)
     context.close()
     assert tab.complaints == []

@@ -40,6 +40,11 @@
     }, wait));
   }
 
+  // The address may have moved on since the page came: a feature chosen, a filter typed.
+  document.addEventListener("htmx:configRequest", (event) => {
+    if (event.detail.triggeringEvent?.type === "live") event.detail.path = location.pathname + location.search;
+  });
+
   function changed(kind, subject) {
     for (const element of document.querySelectorAll("[data-live]")) {
       const only = element.dataset.liveSubject;
