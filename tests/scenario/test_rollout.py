@@ -150,6 +150,15 @@ def test_a_board_that_cannot_carry_the_release_is_passed_over_with_the_reason(fl
     assert fleet.rollout(one.id).stages[0].failed == 0
 
 
+def test_without_a_canary_nobody_has_proven_the_release_and_a_person_decides(fleet):
+    stages = [StagePlan(name="canary", select=Selector(ring="canary", site="east"))]
+    one = fleet.roll_out(fleet.release(), [*stages, StagePlan(name="rest")])
+    assert (one.state, one.stages[0].devices) == ("PAUSED", 0)
+    assert "no device fits" in one.reason
+    rollouts.resume(fleet.ctx, actor="ana", id=one.id)
+    fleet.run(60, finished(fleet, one.id))
+
+
 def test_pausing_stops_new_orders_and_resuming_goes_on(fleet):
     one = fleet.roll_out(fleet.release())
     fleet.run(2)

@@ -82,18 +82,24 @@ def tally(members: Sequence[Member]) -> Tally:
 
 
 def judge(
-    members: Sequence[Member], *, threshold_pct: float, min_executed: int, expired: bool
+    members: Sequence[Member],
+    *,
+    threshold_pct: float,
+    min_executed: int,
+    expired: bool,
+    proven: bool = False,
 ) -> Verdict:
     """Verdict on a stage as it stands.
 
     threshold_pct  failed share of finished devices, in percent, from which the stage fails
     min_executed   finished devices before the gate speaks; of a smaller stage: all of them
     expired        the stage has had its time: what is missing now will stay missing
+    proven         devices of an earlier stage run it: a stage with nobody to ask is then done
     """
     count = tally(members)
     need = min(max(min_executed, 1), count.taking)
     if count.taking == 0:
-        return Verdict(Outcome.INCONCLUSIVE, _nobody(members))
+        return Verdict(Outcome.PASSED if proven else Outcome.INCONCLUSIVE, _nobody(members))
     share = 100 * count.failed / max(count.executed, 1)
     if count.failed and count.executed >= need and share >= threshold_pct:
         return Verdict(

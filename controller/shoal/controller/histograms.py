@@ -68,6 +68,11 @@ def _training(reference: Reference) -> I64:
 def _stack(pieces: list[I64]) -> I64:
     """Pieces (F_i, W_i) under one another, padded before the last column."""
     width = max(piece.shape[1] for piece in pieces)
-    return np.concatenate(
-        [np.insert(p, [p.shape[1] - 1] * (width - p.shape[1]), 0, axis=1) for p in pieces]
-    )
+    table = np.zeros((sum(len(piece) for piece in pieces), width), np.int64)
+    at = 0
+    for piece in pieces:
+        end = at + len(piece)
+        table[at:end, : piece.shape[1] - 1] = piece[:, :-1]
+        table[at:end, -1] = piece[:, -1]
+        at = end
+    return table

@@ -55,6 +55,13 @@ def test_the_gate_says(states, threshold, need, expired, outcome):
     assert verdict.outcome is outcome
 
 
+@pytest.mark.parametrize("states", [{}, {"skipped": 2}])
+def test_a_stage_with_nobody_to_ask_is_done_only_when_an_earlier_one_has_proven_the_release(states):
+    asked = {"threshold_pct": 10, "min_executed": 1, "expired": False}
+    assert judge(members(**states), **asked).outcome is Outcome.INCONCLUSIVE
+    assert judge(members(**states), **asked, proven=True).outcome is Outcome.PASSED
+
+
 def test_a_failed_gate_names_device_cause_and_detail():
     why = judge(members(bad=5, ok=1), threshold_pct=10, min_executed=1, expired=False).why
     assert "5 of 6" in why

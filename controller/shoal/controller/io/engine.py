@@ -1,10 +1,11 @@
 """The controller's heart: takes what devices say, and does what is due.
 
-One thread takes messages in batches and acks them after the commit, one does the periodic work.
-Both wake each other at once: a rollout follows a device's word within a tenth of a second. Work
-that fails is logged and tried again the next time; it stops nothing else.
+One thread takes messages in batches and acks them after the commit, one does the periodic work,
+one looks at windows. The first wakes the second: a rollout follows a device's word within a tenth
+of a second. Work that fails is logged and tried again the next time; it stops nothing else.
 """
 
+import functools
 import logging
 import os
 import queue
@@ -32,6 +33,7 @@ from shoal.controller.service import (
 )
 from shoal.controller.service.context import Context
 from shoal.controller.service.ingest import ingest
+from shoal.controller.service.memory import Memory
 from shoal.errors import LinkError, StorageError
 from shoal.mqtt import Link
 
@@ -56,19 +58,24 @@ def run(ctx: Context, stopping: threading.Event) -> None:
 
 
 class Tick(NamedTuple):
-    """Something to do every so often. woken: also at once when something happened."""
+    """Something to do every so often.
+
+    woken   also at once when something happened
+    apart   takes long: has a thread of its own, lest a rollout wait for it
+    """
 
     name: str
     every_s: float
     act: Callable[[], object]
     woken: bool = False
+    apart: bool = False
 
 
 class Engine:
     """One controller's engine: there must be no second for the same folder.
 
     `run` is the loop; `drain` and `work` are what it does, for who has a loop and a clock of his
-    own. link, work: what else may stand in for the broker and for subprocesses.
+    own. link, operations: what else may stand in for the broker and for subprocesses.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class Engine:
         self._stamp = b""
         self._operations = operations or Operations(ctx)
         self._due: dict[str, float] = {}
+        self._memory = Memory()
         pki, network = ctx.folder / "pki", ctx.settings.network
         host = "localhost" if "localhost" in network.names else network.names[0]
         self._link = link(
@@ -104,14 +112,18 @@ class Engine:
 
     def run(self) -> None:
         """Run until told to stop."""
-        taking = threading.Thread(target=self._take, name="ingest", daemon=True)
+        apart = [functools.partial(self._repeat, tick) for tick in self.ticks() if tick.apart]
+        loops: list[Callable[[], None]] = [self._take, *apart]
+        threads = [threading.Thread(target=loop, name="engine", daemon=True) for loop in loops]
         self._link.start()
-        taking.start()
+        for thread in threads:
+            thread.start()
         _log.info("engine runs")
         while not self._stopping.is_set():
-            self._wake.wait(min(max(0.01, self.work()), 0.25))
+            self._wake.wait(min(max(0.01, self.work(apart=False)), 0.25))
         self._link.stop()
-        taking.join(5)
+        for thread in threads:
+            thread.join(5)
         self._operations.stop()
 
     def ticks(self) -> list[Tick]:
@@ -122,7 +134,12 @@ class Engine:
             Tick("rollouts", 0.25, lambda: stages.step_all(ctx), woken=True),
             Tick("assignments", 0.25, self._publish_assignments, woken=True),
             Tick("operations", 0.25, self._operations.step),
-            Tick("monitoring", min(5.0, max(0.25, window_s / 8)), lambda: watching.evaluate(ctx)),
+            Tick(
+                "monitoring",
+                min(5.0, max(0.25, window_s / 8)),
+                lambda: watching.evaluate_all(ctx, self._memory),
+                apart=True,
+            ),
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
             Tick("offline", 5.0, lambda: offline(ctx)),
@@ -191,21 +208,29 @@ class Engine:
 
     # --- ticks --------------------------------------------------------------------------------
 
-    def work(self) -> float:
-        """Do what is due; seconds until something is due again."""
+    def work(self, *, apart: bool = True) -> float:
+        """Do what is due; seconds until something is due again. apart: also what takes long."""
         woken = self._wake.is_set()
         self._wake.clear()
         for tick in self.ticks():
             now = self._monotonic()
-            if self._due.get(tick.name, now) > now and not (woken and tick.woken):
+            early = self._due.get(tick.name, now) > now and not (woken and tick.woken)
+            if early or (tick.apart and not apart):
                 continue
             self._due[tick.name] = now + tick.every_s
-            try:
-                tick.act()
-            except Exception as error:  # noqa: BLE001 - one tick must not stop the others
-                said = isinstance(error, (LinkError, StorageError))
-                _log.error("%s: %s", tick.name, error, exc_info=not said)
+            self._do(tick)
         return min(self._due.values()) - self._monotonic()
+
+    def _repeat(self, tick: Tick) -> None:
+        while not self._stopping.wait(tick.every_s):
+            self._do(tick)
+
+    def _do(self, tick: Tick) -> None:
+        try:
+            tick.act()
+        except Exception as error:  # noqa: BLE001 - one tick must not stop the others
+            said = isinstance(error, (LinkError, StorageError))
+            _log.error("%s: %s", tick.name, error, exc_info=not said)
 
     def _say_hello(self) -> None:
         """After each connection: what every device should find on the broker."""

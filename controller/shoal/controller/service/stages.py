@@ -198,6 +198,7 @@ class _Board:
             threshold_pct=plan.threshold_pct,
             min_executed=plan.min_executed,
             expired=expired,
+            proven=any(earlier.succeeded for earlier in self.stages[:at]),
         )
         self._count(at, [seat.member for seat in seats])
         if held and verdict.outcome is not Outcome.FAILED:

@@ -17,32 +17,29 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Row, func, select, update
 
-from shoal.controller import alerts as drafts
 from shoal.controller import drift, histograms
 from shoal.controller.drift import Baseline, Counts
-from shoal.controller.io.tables import baseline, device, drift_point, finding, setting, window
-from shoal.controller.records import Finding
-from shoal.controller.service import alerts, changes, intake
+from shoal.controller.io.tables import baseline, device, drift_point, setting, window
+from shoal.controller.service import findings, intake
 from shoal.controller.service.context import Context
+from shoal.controller.service.findings import Fitted, Seen, Subject, same
+from shoal.controller.service.memory import Memory
 from shoal.sketch import References
 
-#: Windows read at once.
-AT_ONCE = 2_000
+#: New windows that are looked at in one transaction; no batch of ingest is larger.
+AT_ONCE = 500
+#: Windows of one site that are read at once.
+MOST_OF_A_SITE = 10_000
 #: A site's bucket is waited for so long after its end, beyond jitter and the last window's length.
 GRACE_S = 1.0
 #: Buckets back in which a device must have spoken to be waited for.
 RECENT_BUCKETS = 4
 _MARK = "monitoring.received_at"
+_READ = (
+    window.c.device, window.c.boot, window.c.seq, window.c.start_at, window.c.received_at,
+    window.c.rows, window.c.health, window.c.inputs, window.c.outputs,
+)  # fmt: skip
 I64 = npt.NDArray[np.int64]
-
-
-class Subject(NamedTuple):
-    """Whose distribution is watched. scope: "device" or "site"."""
-
-    scope: str
-    name: str
-    model: str
-    release: str
 
 
 class Moment(NamedTuple):
@@ -52,33 +49,30 @@ class Moment(NamedTuple):
     counts: Counts
 
 
-class Seen(NamedTuple):
-    """One look's outcome, all features: float64 (F,), alarmed bool (F,), scale int (F,)."""
+def evaluate_all(ctx: Context, memory: Memory | None = None) -> None:
+    """Look at everything that arrived since the last time.
 
-    subject: Subject
-    at: float
-    log10_p: npt.NDArray[np.float64]
-    psi: npt.NDArray[np.float64]
-    hellinger: npt.NDArray[np.float64]
-    scale: I64
-    rows: I64
-    alarmed: npt.NDArray[np.bool_]
+    memory   kept by the caller from one time to the next: saves reading windows again
+    """
+    while evaluate(ctx, memory):
+        pass
 
 
-def evaluate(ctx: Context) -> int:
-    """Look at everything that arrived since the last time; how many windows were looked at."""
+def evaluate(ctx: Context, memory: Memory | None = None) -> bool:
+    """Look at the next AT_ONCE of what arrived since the last time; whether more waits."""
     with ctx.store.read() as db:
         mark = _mark(db)
-        new = _new_windows(db, mark)
-        work = _Work(db, ctx, mark)
+        new, more = _new_windows(db, mark)
+        work = _Work(db, ctx, memory or Memory())
         for subject, starts in _touched(new).items():
             work.device(subject, starts)
         for site in _sites(db, ctx):
             work.site(site)
     if new or work.seen or work.fitted:
         with ctx.store.write() as db:
-            work.keep(db, new[-1].received_at if new else mark)
-    return len(work.seen)
+            findings.keep(db, ctx, work.fitted, work.seen)
+            _set_mark(db, new[-1].received_at if new else mark)
+    return more
 
 
 def usable(row: Any) -> bool:
@@ -89,14 +83,13 @@ def usable(row: Any) -> bool:
 class _Work:
     """What one evaluation finds, before any of it is written."""
 
-    def __init__(self, db: Connection, ctx: Context, mark: float) -> None:
-        self.db, self.ctx, self.mark = db, ctx, mark
+    def __init__(self, db: Connection, ctx: Context, memory: Memory) -> None:
+        self.db, self.ctx, self.memory = db, ctx, memory
         self.needed = max(3, ctx.settings.drift.baseline_windows)
         self.scales = tuple(sorted(set(ctx.settings.drift.scales))) or (1,)
         self.seen: list[Seen] = []
-        self.fitted: dict[Subject, tuple[Baseline, float]] = {}
+        self.fitted: list[Fitted] = []
         self.where: dict[Subject, str] = {}
-        self.features: dict[str, list[str]] = {}
         self.references: dict[str, References] = {}
         self.levels: dict[int, float] = {}
 
@@ -106,16 +99,17 @@ class _Work:
         """Look at a device's new windows, each with those before it."""
         self.where[subject] = new[-1].site
         known = self._baseline(subject)
+        mine = window.c.device == subject.name
         if known is None:
-            rows = self._rows(window.c.device == subject.name, subject, self.needed * 3)
-            moments = self._moments(subject, rows)
+            if self._number(mine, subject) < self.needed:
+                return
+            rows = self._rows(mine, subject, self.needed * 3)
         else:
             count = len(new) + max(self.scales) - 1
             late = window.c.received_at > known[1]
-            rows = self._rows((window.c.device == subject.name) & late, subject, count, newest=True)
-            moments = self._moments(subject, rows)
+            rows = self._rows(mine & late, subject, count, newest=True)
         fresh = {row.start_at for row in new}
-        self._consider(subject, known, moments, lambda m: m.at in fresh, rows)
+        self._consider(subject, known, self._moments(subject, rows), lambda m: m.at in fresh, rows)
 
     def site(self, subject: Subject) -> None:
         """Look at a site's buckets that are complete and were not looked at."""
@@ -131,7 +125,7 @@ class _Work:
         if known is not None:
             first = max(known[1], first - (max(self.scales) - 1) * self._width())
         since = (window.c.start_at >= first) & (window.c.start_at < max(closed) + self._width())
-        full = self._rows(mine & since, subject, AT_ONCE * 5)
+        full = self._rows(mine & since, subject, MOST_OF_A_SITE)
         moments = self._buckets(subject, full)
         self._consider(subject, known, moments, lambda m: m.at in closed, full)
 
@@ -169,7 +163,7 @@ class _Work:
             until = first[-1].at + self._width()
         else:
             until = next(r.received_at for r in rows if r.start_at == first[-1].at)
-        self.fitted[subject] = (made, until)
+        self.fitted.append(Fitted(subject, made, until, self.needed))
 
     def _look(self, subject: Subject, base: Baseline, moments: list[Moment]) -> None:
         level = self._level(len(base.counts[0]))
@@ -186,8 +180,8 @@ class _Work:
             size = drift.psi(base, windows, at, self._training(subject.release))
             shape = np.full(len(one.log10_p), scale)
             seen = Seen(
-                subject, moments[-1].at, one.log10_p, size, one.hellinger, shape,
-                np.full(len(shape), one.rows), one.log10_p < level,
+                subject, self.where[subject], moments[-1].at, one.log10_p, size, one.hellinger,
+                shape, np.full(len(shape), one.rows), one.log10_p < level, level,
             )  # fmt: skip
             best = seen if best is None else _worse(best, seen)
         if best is not None:
@@ -211,8 +205,15 @@ class _Work:
     # --- reading ------------------------------------------------------------------------------
 
     def _baseline(self, subject: Subject) -> tuple[Baseline, float] | None:
-        row = self.db.execute(select(baseline).where(*_is(baseline, subject))).first()
-        return None if row is None else (Baseline.from_bytes(row.state), row.until_at)
+        """Baseline, and up to where it reaches; remembered, for it never changes."""
+        kept = self.memory.baselines.get(subject)
+        if kept is None:
+            row = self.db.execute(select(baseline).where(*same(baseline, subject))).first()
+            if row is None:
+                return None
+            kept = Baseline.from_bytes(row.state), row.until_at
+            self.memory.baselines.put(subject, kept, kept[0].counts.nbytes + kept[0].groups.nbytes)
+        return kept
 
     def _rows(
         self, mine: Any, subject: Subject, limit: int, newest: bool = False
@@ -220,28 +221,22 @@ class _Work:
         """Usable windows in order of arrival: the first, or the newest, `limit` of them."""
         order = (window.c.received_at, window.c.start_at, window.c.seq)
         query = (
-            select(window)
-            .where(
-                mine,
-                window.c.model == subject.model,
-                window.c.release == subject.release,
-                window.c.rows > 0,
-            )
+            select(*_READ)
+            .where(mine, *_of(subject))
             .order_by(*(c.desc() for c in order) if newest else order)
             .limit(limit)
         )
-        rows = [row for row in self.db.execute(query) if usable(row)]
+        rows: list[Any] = [row for row in self.db.execute(query) if usable(row)]
         return rows[::-1] if newest else rows
 
     def _light(self, mine: Any, subject: Subject, after: float) -> list[Row[Any]]:
         """Who spoke when, without the sketches."""
-        query = select(window.c.device, window.c.start_at).where(
-            mine,
-            window.c.release == subject.release,
-            window.c.start_at >= after,
-            window.c.rows > 0,
-        )
-        return list(self.db.execute(query))
+        query = select(window.c.device, window.c.start_at)
+        late = window.c.start_at >= after
+        return list(self.db.execute(query.where(mine, late, *_of(subject))))
+
+    def _number(self, mine: Any, subject: Subject) -> int:
+        return self.db.scalar(select(func.count()).where(mine, *_of(subject))) or 0
 
     def _last_bucket(self, subject: Subject, known: tuple[Baseline, float] | None) -> float:
         """Start of the first bucket that was not looked at."""
@@ -249,7 +244,7 @@ class _Work:
             return 0.0
         newest = self.db.scalar(
             select(func.max(drift_point.c.at)).where(
-                *_is(drift_point, subject), drift_point.c.release == subject.release
+                *same(drift_point, subject), drift_point.c.release == subject.release
             )
         )
         return max(known[1], newest + self._width() if newest is not None else 0.0)
@@ -282,12 +277,17 @@ class _Work:
         return [Moment(at, buckets[at]) for at in sorted(buckets)]
 
     def _counts(self, subject: Subject, row: Row[Any]) -> I64:
-        return histograms.counts_of(self._references(subject.release), row.inputs, row.outputs)
+        key = (row.device, row.boot, row.seq)
+        found = self.memory.counts.get(key)
+        if found is None:
+            references = self._references(subject.release)
+            found = histograms.counts_of(references, row.inputs, row.outputs)
+            self.memory.counts.put(key, found, found.nbytes)
+        return found
 
     def _references(self, ref: str) -> References:
         if ref not in self.references:
             self.references[ref] = intake.references_of(self.db, ref)
-            self.features[ref] = histograms.names_of(self.references[ref])
         return self.references[ref]
 
     def _training(self, ref: str) -> I64:
@@ -298,74 +298,6 @@ class _Work:
 
     def _bucket(self, at: float) -> float:
         return math.floor(at / self._width()) * self._width()
-
-    # --- writing ------------------------------------------------------------------------------
-
-    def keep(self, db: Connection, mark: float) -> None:
-        """Write everything, and up to where it was looked at."""
-        for subject, (made, until) in self.fitted.items():
-            values = {"windows": self.needed, "until_at": until, "state": made.to_bytes()}
-            db.execute(baseline.insert().values(**_named(subject), **values))
-            changes.note(db, self.ctx, "window", subject.name)
-        groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
-        lasting = set()
-        for seen in self.seen:
-            fresh = self._keep_point(db, seen)
-            site = self.where[seen.subject]
-            groups[site, seen.subject.model, seen.subject.release] += fresh
-            if seen.alarmed.any():
-                lasting.add(drafts.drift_key(site, seen.subject.model, seen.subject.release))
-        for (site, _, _), found in groups.items():
-            if found:
-                alerts.raise_alert(db, self.ctx, drafts.drift(site, found), len(found))
-        for key in lasting:
-            alerts.touch(db, self.ctx, key, self._width())
-        _set_mark(db, max(mark, self.mark))
-
-    def _keep_point(self, db: Connection, seen: Seen) -> list[Finding]:
-        """The heatmap's column, and a finding for each feature that began to alarm."""
-        subject = seen.subject
-        mine = _is(drift_point, subject)
-        if (
-            db.scalar(select(drift_point.c.at).where(*mine, drift_point.c.at == seen.at))
-            is not None
-        ):
-            return []
-        last = db.execute(
-            select(drift_point.c.alarmed)
-            .where(*mine, drift_point.c.release == subject.release, drift_point.c.at < seen.at)
-            .order_by(drift_point.c.at.desc())
-            .limit(1)
-        ).scalar()
-        before = None if last is None else np.frombuffer(last, np.uint8).astype(bool)
-        db.execute(
-            drift_point.insert().values(
-                **_named(subject),
-                at=seen.at,
-                log10_p=seen.log10_p.astype("<f4").tobytes(),
-                psi=seen.psi.astype("<f4").tobytes(),
-                alarmed=seen.alarmed.astype(np.uint8).tobytes(),
-            )
-        )
-        fresh = np.flatnonzero(drafts.rising(before, seen.alarmed))
-        return [self._keep_finding(db, seen, int(i)) for i in fresh]
-
-    def _keep_finding(self, db: Connection, seen: Seen, i: int) -> Finding:
-        values: dict[str, Any] = {
-            "at": seen.at,
-            "kind": "drift",
-            **_named(seen.subject),
-            "feature": self.features[seen.subject.release][i],
-            "scale": int(seen.scale[i]),
-            "log10_p": float(seen.log10_p[i]),
-            "log10_alpha": self.levels[len(seen.log10_p)],
-            "hellinger": float(seen.hellinger[i]),
-            "psi": float(seen.psi[i]),
-            "rows": int(seen.rows[i]),
-        }
-        made = db.execute(finding.insert().values(**values))
-        ident = int(made.inserted_primary_key[0])  # type: ignore[index]
-        return Finding(id=ident, **values)
 
 
 def _worse(a: Seen, b: Seen) -> Seen:
@@ -378,8 +310,8 @@ def _worse(a: Seen, b: Seen) -> Seen:
     return a._replace(**pick, alarmed=a.alarmed | b.alarmed)
 
 
-def _new_windows(db: Connection, mark: float) -> list[Any]:
-    """Windows that arrived after `mark`, in whole batches."""
+def _new_windows(db: Connection, mark: float) -> tuple[list[Any], bool]:
+    """Windows that arrived after `mark`, in whole batches; and whether there are more."""
     columns = (
         window.c.device, window.c.site, window.c.model, window.c.release, window.c.start_at,
         window.c.received_at,
@@ -388,8 +320,8 @@ def _new_windows(db: Connection, mark: float) -> list[Any]:
     query = select(*columns).where(window.c.received_at > mark).order_by(*order).limit(AT_ONCE)
     rows: list[Any] = list(db.execute(query))
     if len(rows) < AT_ONCE or rows[0].received_at == rows[-1].received_at:
-        return rows
-    return [row for row in rows if row.received_at < rows[-1].received_at]
+        return rows, len(rows) == AT_ONCE
+    return [row for row in rows if row.received_at < rows[-1].received_at], True
 
 
 def _touched(rows: Iterable[Row[Any]]) -> dict[Subject, list[Row[Any]]]:
@@ -410,23 +342,13 @@ def _sites(db: Connection, ctx: Context) -> list[Subject]:
     return [Subject("site", row.site, row.model, row.release) for row in db.execute(query)]
 
 
-def _is(table: Any, subject: Subject) -> list[Any]:
-    """Which rows of `table` are the subject's."""
-    wanted = [
-        table.c.scope == subject.scope,
-        table.c.subject == subject.name,
-        table.c.model == subject.model,
-    ]
-    return wanted + ([table.c.release == subject.release] if table is baseline else [])
-
-
-def _named(subject: Subject) -> dict[str, str]:
-    return {
-        "scope": subject.scope,
-        "subject": subject.name,
-        "model": subject.model,
-        "release": subject.release,
-    }
+def _of(subject: Subject) -> tuple[Any, ...]:
+    """Windows of a subject's model and release that hold rows."""
+    return (
+        window.c.model == subject.model,
+        window.c.release == subject.release,
+        window.c.rows > 0,
+    )
 
 
 def _size(counts: Counts) -> int:

@@ -1,0 +1,137 @@
+"""The engine's own loop: threads, subprocesses, and what goes wrong in them."""
+
+import threading
+import time
+
+import pytest
+
+from fleet import Fleet, memory_folder
+from shoal import topics, wire
+from shoal.controller.io import tables
+from shoal.controller.io.engine import Engine, Operations, Tick, forget
+from shoal.controller.service import operations
+from shoal.errors import StorageError
+
+pytestmark = pytest.mark.scenario
+
+
+@pytest.fixture
+def fleet():
+    with memory_folder() as folder:
+        yield Fleet(folder)
+
+
+def until(true, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.02)
+
+
+def test_one_tick_that_fails_stops_no_other(fleet, monkeypatch, caplog):
+    done = []
+    ticks = [
+        Tick("broken", 1.0, lambda: 1 / 0),
+        Tick("full", 1.0, lambda: (_ for _ in ()).throw(StorageError("disk is full"))),
+        Tick("fine", 1.0, lambda: done.append(1)),
+    ]
+    monkeypatch.setattr(fleet.engine, "ticks", lambda: ticks)
+    for _ in range(3):
+        fleet.engine.work()
+        fleet.clock.now += 1
+    assert len(done) == 3
+    assert "broken" in caplog.text
+    assert "disk is full" in caplog.text
+
+
+def test_its_threads_take_messages_and_move_a_rollout_in_real_time(fleet):
+    """Real threads and real seconds: only the broker is a stand-in."""
+    fleet.station("cam-1", ring="canary")
+    fleet.run(1)
+    fleet.engine._link.stop()
+    stopping = threading.Event()
+    engine = Engine(fleet.ctx, stopping, link=fleet._link, operations=Quiet())
+    fleet.engine = engine
+    running = threading.Thread(target=engine.run)
+    running.start()
+    one = fleet.roll_out(fleet.release())
+    began = time.monotonic()
+    try:
+        until(lambda: live(fleet) and fleet.rollout(one.id).state == "FINISHED")
+        took = time.monotonic() - began
+    finally:
+        stopping.set()
+        running.join(20)
+    assert not running.is_alive()
+    assert took < 15
+    acks = [p for t, p in fleet.broker.log if t == topics.down("cam-1", "ack")]
+    assert acks
+    assert isinstance(wire.decode_down("ack", acks[0]), wire.Ack)
+
+
+def live(fleet):
+    fleet.clock.now += 0.5
+    for station in fleet.stations.values():
+        station.live()
+    fleet.broker.pump()
+    return True
+
+
+class Quiet:
+    def step(self):
+        pass
+
+    def stop(self):
+        pass
+
+
+def enqueue(fleet):
+    return operations.enqueue(
+        fleet.ctx, actor="ana", kind="train", subject="lot-codes", params={"trigger": "manual"}
+    )
+
+
+def test_work_that_dies_is_told_of_with_the_end_of_its_log(fleet):
+    asked, work = enqueue(fleet), Operations(fleet.ctx)  # the folder has no controller.toml
+
+    def ended():
+        work.step()
+        return operations.get_operation(fleet.ctx, asked.id).state == operations.FAILED
+
+    until(ended, 60.0)
+    error = operations.get_operation(fleet.ctx, asked.id).error
+    assert "ended with 1" in error
+    assert "shoal-controller init" in error
+
+
+def test_work_that_was_under_way_when_the_controller_went_away_is_told_of(fleet):
+    asked = enqueue(fleet)
+    operations.claim_next(fleet.ctx)
+    Operations(fleet.ctx).step()
+    ended = operations.get_operation(fleet.ctx, asked.id)
+    assert ended.state == operations.FAILED
+    assert "start it again" in ended.error
+
+
+def test_every_device_finds_the_pace_and_the_timestamp_on_the_broker(fleet):
+    fleet.run(1)
+    budget = wire.decode_down("budget", fleet.broker.retained[topics.BUDGET])
+    assert budget.window_s == fleet.window_s
+    stamp = wire.decode_down("timestamp", fleet.broker.retained[topics.TIMESTAMP])
+    fleet.clock.now += 86_400
+    fleet.run(1)
+    again = wire.decode_down("timestamp", fleet.broker.retained[topics.TIMESTAMP])
+    assert again.signed != stamp.signed
+
+
+def test_telemetry_past_its_retention_is_dropped(fleet):
+    fleet.station("cam-1", ring="canary")
+    fleet.run(1)
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, lambda: fleet.rollout(one.id).state == "FINISHED")
+    fleet.run(30)
+    assert fleet.rows_of(tables.window)
+    fleet.clock.now += 91 * 86_400
+    forget(fleet.ctx)
+    for table in (tables.window, tables.device_event, tables.change):
+        assert fleet.rows_of(table) == []
