@@ -437,3 +437,39 @@ class Device:
             timer=lambda: 0.0,
             random=random.Random(7),
         )
+
+
+class Model:
+    """A session without onnxruntime: the linear map of a version."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.fails = False
+
+    def run(self, rows: np.ndarray) -> np.ndarray:
+        if self.fails:
+            raise ModelError("broken")
+        return softmax(rows, self.version).astype(np.float32)
+
+
+def engine(version: int, **fields: Any) -> Engine:
+    """A release that is loaded, without disk; fields change its manifest."""
+    manifest = Cloud().manifest(version, 1, MODEL, b"", **fields)
+    rows = np.random.default_rng(0).normal(size=(99, len(manifest.features)))
+    references = References(
+        inputs=reference_of({f.name: rows[:, i] for i, f in enumerate(manifest.features)}),
+        outputs=reference_of({"score": np.linspace(0, 1, 50), "prediction": np.arange(3.0)}),
+    )
+    slot = Slot(
+        slot="a",
+        model=MODEL,
+        release=manifest.release,
+        path="release/x",
+        sha256="",
+        variant="fp32",
+        model_sha256="",
+        counter=1,
+    )
+    return Engine(
+        slot=slot, manifest=manifest, references=references, session=Model(version), slow_s=0.02
+    )

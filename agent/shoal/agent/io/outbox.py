@@ -133,8 +133,8 @@ class SqliteOutbox:
         found = self._numbered(seq, limit)
         if len(found) < limit and self._unnumbered:
             with self._db.atomic():
-                numbered = self._number(limit - len(found))
-            self._unnumbered -= numbered
+                self._number(limit - len(found))
+            self._count()
             found = self._numbered(seq, limit)
         return found
 

@@ -1,0 +1,167 @@
+"""The Open Inference Protocol: right answers, and wrong questions told what is wrong with them."""
+
+import contextlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from devices import MODEL, engine, softmax
+from shoal.agent.inference import Inference, Request
+from shoal.agent.serving import Serving
+from shoal.agent.standing import Standing
+from shoal.wire import Health
+
+
+def standing() -> Standing:
+    return Standing(
+        device="cam-1", site="", profile="rpi4", ring="stable", agent="1", now_s=0, running=True
+    )
+
+
+@pytest.fixture
+def serving() -> Serving:
+    serving = Serving(MODEL, clock=lambda: 1.0, timer=lambda: 0.0, lock=contextlib.nullcontext())
+    serving.swap(engine(3), Health())
+    return serving
+
+
+@pytest.fixture
+def inference(serving: Serving) -> Inference:
+    return Inference({MODEL: serving}, standing=standing, version="0.1")
+
+
+GOOD: dict[str, Any] = {
+    "name": "input",
+    "shape": [2, 2],
+    "datatype": "FP32",
+    "data": [0.5, -0.5, 1, 2],
+}
+INFER = f"/v2/models/{MODEL}/infer"
+
+
+def ask(inference: Inference, body: Any, path: str = INFER) -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = inference.answer(Request("POST", path, data))
+    return answer.status, json.loads(answer.body)
+
+
+def get(inference: Inference, path: str) -> tuple[int, Any]:
+    answer = inference.answer(Request("GET", path, b""))
+    return answer.status, json.loads(answer.body)
+
+
+@pytest.mark.parametrize("data", [[0.5, -0.5, 1, 2], [[0.5, -0.5], [1, 2]]])
+@pytest.mark.parametrize("version", ["", "/versions/3"])
+def test_rows_flat_or_nested_are_answered(inference: Inference, data: Any, version: str) -> None:
+    body = {"id": "7", "inputs": [GOOD | {"data": data}]}
+    status, said = ask(inference, body, f"/v2/models/{MODEL}{version}/infer")
+    assert status == 200
+    assert (said["id"], said["model_name"], said["model_version"]) == ("7", MODEL, "3")
+    (output,) = said["outputs"]
+    assert (output["name"], output["shape"], output["datatype"]) == ("output", [2, 3], "FP32")
+    want = softmax(np.array([[0.5, -0.5], [1, 2]]), 3)
+    np.testing.assert_allclose(np.reshape(output["data"], (2, 3)), want, rtol=1e-5)
+
+
+QUESTIONS = {
+    "not JSON": (b"{", "not JSON"),
+    "not UTF-8": (b'{"a":"\xff"}', "not JSON"),
+    "no inputs": ({}, "inputs"),
+    "inputs of another kind": ({"inputs": 3}, "inputs"),
+    "no input": ({"inputs": []}, "'input'"),
+    "an input that is none": ({"inputs": [3]}, "'input'"),
+    "two inputs": ({"inputs": [GOOD, GOOD]}, "'input'"),
+    "a wrong name": ({"inputs": [GOOD | {"name": "x"}]}, "'input'"),
+    "a wrong type": ({"inputs": [GOOD | {"datatype": "INT8"}]}, "FP32"),
+    "no type": ({"inputs": [{**GOOD, "datatype": None}]}, "FP32"),
+    "too wide": ({"inputs": [GOOD | {"shape": [1, 4]}]}, "contrast, blur"),
+    "of one dimension": ({"inputs": [GOOD | {"shape": [4]}]}, "rows, 2"),
+    "of no row": ({"inputs": [GOOD | {"shape": [0, 2]}]}, "rows, 2"),
+    "of a negative shape": ({"inputs": [GOOD | {"shape": [-1, 2]}]}, "rows, 2"),
+    "of a shape that is true": ({"inputs": [GOOD | {"shape": [True, 2]}]}, "rows, 2"),
+    "of too many rows": ({"inputs": [GOOD | {"shape": [10**9, 2]}]}, "rows, 2"),
+    "with too few values": ({"inputs": [GOOD | {"data": [1]}]}, "1 values"),
+    "with text": ({"inputs": [GOOD | {"data": ["a", 1, 2, 3]}]}, "no number"),
+    "with an object": ({"inputs": [GOOD | {"data": {}}]}, "not a list"),
+    "with ragged rows": ({"inputs": [GOOD | {"data": [[1], [2, 3, 4]]}]}, "no number"),
+    "with a missing value": ({"inputs": [GOOD | {"data": [1, None, 2, 3]}]}, "'blur' is missing"),
+    "with binary data": (
+        {"inputs": [{**GOOD, "data": None, "parameters": {"binary_data_size": 16}}]},
+        "binary",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_a_question_is_refused_that_is(kind: str, inference: Inference) -> None:
+    body, said = QUESTIONS[kind]
+    status, answer = ask(inference, body)
+    assert status == 400
+    assert said in answer["error"]
+
+
+def test_other_models_and_versions_are_not_there(inference: Inference) -> None:
+    status, said = ask(inference, {"inputs": [GOOD]}, "/v2/models/other/infer")
+    assert status == 404
+    assert MODEL in said["error"]
+    assert ask(inference, {"inputs": [GOOD]}, f"/v2/models/{MODEL}/versions/9/infer")[0] == 404
+
+
+def test_the_server_and_its_models_describe_themselves(inference: Inference) -> None:
+    assert get(inference, "/v2")[1]["name"] == "shoal-agent"
+    assert get(inference, "/v2/health/live") == (200, {"live": True})
+    assert get(inference, "/v2/health/ready") == (200, {"ready": True})
+    assert get(inference, f"/v2/models/{MODEL}/ready") == (200, {"name": MODEL, "ready": True})
+    model = get(inference, f"/v2/models/{MODEL}")[1]
+    assert model["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 2]}]
+    assert model["outputs"] == [{"name": "output", "datatype": "FP32", "shape": [-1, 3]}]
+    assert get(inference, "/status")[1]["device"] == "cam-1"
+
+
+def test_before_the_first_release_it_is_alive_but_not_ready() -> None:
+    empty = Inference({}, standing=standing, version="0.1")
+    assert get(empty, "/v2/health/live")[0] == 200
+    assert get(empty, "/v2/health/ready")[0] == 400
+    assert get(empty, f"/v2/models/{MODEL}/ready")[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", INFER, 405),
+        ("POST", "/v2", 405),
+        ("GET", "/", 404),
+        ("GET", "/v2/models/a/b/c", 404),
+        ("GET", "/v2/models//", 404),
+        ("DELETE", "/status", 405),
+    ],
+)
+def test_other_paths_and_methods_are_refused(
+    inference: Inference, method: str, path: str, status: int
+) -> None:
+    assert inference.answer(Request(method, path, b"")).status == status
+
+
+def test_a_bug_answers_one_request_with_500(inference: Inference, serving: Serving) -> None:
+    def bug(rows: np.ndarray) -> np.ndarray:
+        raise RuntimeError("boom")
+
+    assert serving.engine is not None
+    serving.engine.session.run = bug  # type: ignore[method-assign]
+    status, said = ask(inference, {"inputs": [GOOD]})
+    assert status == 500
+    assert "bug" in said["error"]
+
+
+def test_only_a_slow_model_or_a_large_body_is_worth_a_thread(
+    inference: Inference, serving: Serving
+) -> None:
+    assert serving.engine is not None
+    quick = Request("POST", INFER, b"{}")
+    assert not inference.is_slow(quick)
+    assert inference.is_slow(Request("POST", INFER, b" " * (1 << 19)))
+    serving.engine.slot.timings_us["fp32"] = 5_000.0
+    assert inference.is_slow(quick)
+    assert not inference.is_slow(Request("GET", "/status", b""))

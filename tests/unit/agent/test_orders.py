@@ -1,0 +1,111 @@
+"""Floors only rise, and a release is installed only where it fits."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devices import MODEL, PROFILE, Cloud
+from shoal.agent.orders import Floors, Runtime, UnsupportedError, check_fits, in_range, same_files
+from shoal.errors import BundleError, ModelError, ShoalError, StaleError
+from shoal.manifest import Manifest
+from shoal.profile import profile
+
+RUNTIME = Runtime("1.32.0", 28)
+numbers = st.dictionaries(st.sampled_from("abc"), st.integers(0, 9))
+
+
+@given(
+    st.lists(st.fixed_dictionaries({"assignment": st.integers(0, 9), "counters": numbers})),
+)
+def test_floors_are_the_highest_that_was_ever_seen(raises: list[dict[str, Any]]) -> None:
+    floors = Floors()
+    for one in raises:
+        floors = floors.raised(**one)
+    assert floors.assignment == max((r["assignment"] for r in raises), default=0)
+    for model in "abc":
+        highest = max((r["counters"].get(model, 0) for r in raises), default=0)
+        assert floors.counters.get(model, 0) == highest
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "fits"),
+    [
+        ("1.32.0", ">=1.31", True),
+        ("1.32.0", ">=1.31,<1.33", True),
+        ("1.33.0", ">=1.31,<1.33", False),
+        ("1.31.0", ">=1.31", True),
+        ("1.9.0", ">=1.31", False),
+        ("1.32.0", "==1.32", True),
+        ("1.32.1", "!=1.32.1", False),
+        ("1.32.1", "", True),
+        ("1.32.0", "~=1.32", False),
+        ("1.32.0", "soon", False),
+    ],
+)
+def test_a_range_of_versions(version: str, wanted: str, fits: bool) -> None:
+    assert in_range(version, wanted) is fits
+
+
+def changed(**fields: object) -> Callable[[Manifest], Manifest]:
+    return lambda manifest: msgspec.structs.replace(manifest, **fields)
+
+
+def huge(manifest: Manifest) -> Manifest:
+    variant = manifest.variants[0]
+    file = msgspec.structs.replace(variant.file, size=1 << 30)
+    return msgspec.structs.replace(
+        manifest, variants=[msgspec.structs.replace(variant, file=file), *manifest.variants[1:]]
+    )
+
+
+MISFITS: dict[str, tuple[Callable[[Manifest], Manifest], type[ShoalError], str]] = {
+    "of a lower counter": (changed(release_counter=2), StaleError, "stale"),
+    "of another version": (changed(version=9), BundleError, "unusable-model"),
+    "of another model": (changed(model="other"), BundleError, "unusable-model"),
+    "for other profiles": (changed(profiles={}), UnsupportedError, "unsupported-profile"),
+    "for another runtime": (changed(ort="<1.31"), ModelError, "unusable-model"),
+    "of a newer opset": (changed(opset=29), ModelError, "unusable-model"),
+    "too large for the board": (huge, ModelError, "unusable-model"),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_a_release_does_not_fit_that_is(kind: str) -> None:
+    change, error, _ = MISFITS[kind]
+    cloud = Cloud()
+    order = cloud.release(1, counter=3)
+    manifest = change(cloud.manifest(1, 3, MODEL, b""))
+    with pytest.raises(error):
+        check_fits(
+            manifest,
+            order,
+            profile=profile(PROFILE),
+            runtime=RUNTIME,
+            floors=Floors(counters={MODEL: 3}),
+        )
+
+
+def test_an_unsupported_board_says_why_before_anything_else() -> None:
+    cloud = Cloud()
+    order = cloud.release(1)
+    with pytest.raises(UnsupportedError, match="64-bit"):
+        check_fits(
+            cloud.manifest(1, 1, MODEL, b""),
+            order,
+            profile=profile("rpi3-armv7"),
+            runtime=RUNTIME,
+            floors=Floors(),
+        )
+
+
+def test_the_files_of_one_release_are_the_same_whoever_signed_it() -> None:
+    cloud = Cloud()
+    one, again = (cloud.manifest(1, 1, MODEL, b"") for _ in range(2))
+    later = msgspec.structs.replace(again, created_s=1.0)
+    assert same_files(one, later, PROFILE)
+    assert not same_files(one, cloud.manifest(1, 1, MODEL, b"other weights"), PROFILE)
+    assert not same_files(one, cloud.manifest(2, 1, MODEL, b""), PROFILE)

@@ -1,0 +1,266 @@
+"""Nothing leaves the outbox but by acknowledgement, or, said aloud, because it is full."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal import wire
+from shoal.agent.io.outbox import SqliteOutbox
+from shoal.agent.outbox import Courier, Drop, Merge, Row, relieve
+from shoal.wire import FaultEvent, UpdateEvent, WindowReport
+
+ALL = 10_000
+
+
+def window(number: int, release: str = "m@1", padding: int = 0) -> WindowReport:
+    return WindowReport(
+        device="cam-1",
+        boot="",
+        seq=0,
+        sent_s=1e9,
+        model="m",
+        release=release,
+        reference="r" * padding,
+        window_start_s=1e9 + 60 * number,
+        window_s=60,
+        rows=10 + number,
+        latency=[10],
+    )
+
+
+def update(state: str) -> UpdateEvent:
+    return UpdateEvent(
+        device="cam-1",
+        boot="",
+        seq=0,
+        sent_s=1e9,
+        model="m",
+        release="m@1",
+        rollout="r",
+        attempt=1,
+        state=state,
+    )
+
+
+@pytest.fixture
+def open_outbox(tmp_path: Path) -> Iterator[Callable[..., SqliteOutbox]]:
+    opened = []
+
+    def open_it(limit: int = 1 << 20) -> SqliteOutbox:
+        for one in opened:
+            one.close()
+        chance = random.Random(len(opened))
+        found = SqliteOutbox(
+            tmp_path / "outbox.db",
+            limit_bytes=limit,
+            boot_name=lambda: f"{chance.getrandbits(64):x}",
+        )
+        opened.append(found)
+        return found
+
+    yield open_it
+    for one in opened:
+        one.close()
+
+
+def read(outbox: SqliteOutbox, after: int = 0, limit: int = ALL) -> list[wire.AnyUp]:
+    return [wire.decode_up(x.kind, x.payload) for x in outbox.after(after, limit)]
+
+
+def test_messages_come_out_in_order_named_once_and_for_all(open_outbox) -> None:
+    outbox = open_outbox()
+    for i in range(5):
+        outbox.add(window(i))
+    first = read(outbox)
+    assert [m.seq for m in first] == [1, 2, 3, 4, 5]
+    assert {m.boot for m in first} == {outbox.boot}
+    assert [m.rows for m in first] == [10, 11, 12, 13, 14]
+    assert read(open_outbox()) == first
+
+
+def test_an_acknowledged_message_is_gone_and_its_number_is_never_used_again(open_outbox) -> None:
+    outbox = open_outbox()
+    for i in range(3):
+        outbox.add(window(i), number=True)
+    outbox.ack(outbox.boot, [2, 3, 77])
+    assert [m.seq for m in read(outbox)] == [1]
+    outbox = open_outbox()
+    outbox.add(window(9))
+    assert [m.seq for m in read(outbox)] == [1, 4]
+    assert outbox.waiting == 2
+
+
+def test_an_acknowledgement_of_another_life_is_not_heard(open_outbox) -> None:
+    outbox = open_outbox()
+    outbox.add(window(0), number=True)
+    outbox.ack("another", [1])
+    assert outbox.waiting == 1
+
+
+def test_a_report_with_a_key_is_added_once_even_after_it_left(open_outbox) -> None:
+    outbox = open_outbox()
+    outbox.add(update("QUEUED"), "r/1/QUEUED")
+    outbox.add(update("QUEUED"), "r/1/QUEUED")
+    assert outbox.waiting == 1
+    read(outbox)
+    outbox.ack(outbox.boot, [1])
+    outbox = open_outbox()
+    outbox.add(update("QUEUED"), "r/1/QUEUED")
+    assert outbox.waiting == 0
+
+
+def test_a_number_is_only_given_ahead_when_nothing_older_waits_for_one(open_outbox) -> None:
+    outbox = open_outbox()
+    outbox.add(window(0))
+    outbox.add(window(1), number=True)
+    assert [m.rows for m in read(outbox)] == [10, 11]
+
+
+def test_a_full_outbox_merges_windows_before_it_drops_any(open_outbox) -> None:
+    outbox = open_outbox(limit=8_000)
+    for i in range(64):
+        outbox.add(window(i, padding=200))
+    kept = read(outbox)
+    assert sum(m.merged for m in kept) == 64
+    assert sum(m.rows for m in kept) == sum(10 + i for i in range(64))
+    assert max(m.merged for m in kept) <= 8
+    assert [m.seq for m in kept] == list(range(1, len(kept) + 1))
+    assert outbox.faults() == []
+
+
+def test_windows_of_two_releases_are_not_merged(open_outbox) -> None:
+    outbox = open_outbox(limit=8_000)
+    for i in range(64):
+        outbox.add(window(i, release=f"m@{1 + i // 32}", padding=200))
+    assert {m.release for m in read(outbox)} == {"m@1", "m@2"}
+
+
+def test_what_may_lie_in_the_controllers_database_already_is_not_merged(open_outbox) -> None:
+    outbox = open_outbox(limit=8_000)
+    for i in range(10):
+        outbox.add(window(i, padding=200))
+    sent = {m.seq: m for m in read(outbox, limit=5)}
+    for i in range(10, 64):
+        outbox.add(window(i, padding=200))
+    again = {m.seq: m for m in read(outbox)}
+    assert all(again[seq] == message for seq, message in sent.items())
+
+
+def test_when_nothing_merges_the_oldest_window_goes_and_it_is_said(open_outbox) -> None:
+    outbox = open_outbox(limit=4_000)
+    outbox.add(update("QUEUED"))
+    for i in range(20):
+        outbox.add(window(i, release=f"m@{i}", padding=200))
+    kept = read(outbox)
+    assert isinstance(kept[0], UpdateEvent)
+    assert kept[-1].release == "m@19"
+    faults = outbox.faults()
+    assert {f.cause for f in faults} == {"outbox-full"}
+    assert sum(f.facts["windows"] for f in faults) == 21 - len(kept)
+
+
+def test_a_damaged_file_is_set_aside_and_a_new_life_begins(open_outbox, tmp_path: Path) -> None:
+    outbox = open_outbox()
+    outbox.add(window(0))
+    old = outbox.boot
+    outbox.close()
+    for path in tmp_path.glob("outbox.db*"):
+        path.write_bytes(b"\x00garbage" * 999)
+    outbox = open_outbox()
+    assert outbox.boot != old
+    assert [f.cause for f in outbox.faults()] == ["outbox-damaged"]
+    assert (tmp_path / "outbox.db.damaged").exists()
+    outbox.add(window(1))
+    assert [m.seq for m in read(outbox)] == [1]
+
+
+def test_one_unreadable_row_does_not_hold_up_the_rest(open_outbox) -> None:
+    outbox = open_outbox()
+    for i in range(3):
+        outbox.add(window(i))
+    outbox._db.execute("UPDATE row SET payload = x'c1' WHERE id = 2")
+    outbox._db.conn.commit()
+    assert [m.rows for m in read(outbox)] == [10, 12]
+    assert [f.cause for f in outbox.faults()] == ["outbox-damaged"]
+    assert outbox.waiting == 2
+
+
+rows = st.builds(
+    Row,
+    id=st.integers(1, 99),
+    seq=st.integers(0, 3),
+    kind=st.sampled_from(["window", "event"]),
+    group=st.sampled_from(["", "a", "b"]),
+    merged=st.integers(1, 9),
+    size=st.integers(1, 999),
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(rows, max_size=12, unique_by=lambda r: r.id))
+def test_something_always_gives_way_and_never_a_merge_across_groups(found: list[Row]) -> None:
+    found.sort(key=lambda r: r.id)
+    step, by_id = relieve(found), {r.id: r for r in found}
+    if isinstance(step, Merge):
+        older, newer = by_id[step.older], by_id[step.newer]
+        assert older.group == newer.group != ""
+        assert not older.seq
+        assert not newer.seq
+        assert older.id < newer.id
+    elif isinstance(step, Drop):
+        windows = [r for r in found if r.kind == "window"]
+        assert by_id[step.id] == (windows or found)[0]
+    else:
+        assert not found
+
+
+class Road:
+    """What a courier and a lossy network make of numbered letters; the other side keeps a set."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance, self.courier = random.Random(seed), Courier(window=4, resend_s=10)
+        self.arrived: list[int] = []
+        self.left = list(range(1, 30))
+
+    def tick(self, now: float) -> None:
+        if self.chance.random() < 0.1:
+            self.courier.connect()
+        after = self.courier.start_after(now)
+        for seq in [s for s in self.left if s > after][: self.courier.room]:
+            self.courier.sent(seq, now)
+            if self.chance.random() < 0.7:
+                self.arrived.append(seq)
+        acks = [s for s in self.arrived if s in self.left and self.chance.random() < 0.5]
+        self.courier.acked(acks)
+        self.left = [s for s in self.left if s not in acks]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_network_loses_everything_arrives_and_is_let_go(seed: int) -> None:
+    road = Road(seed)
+    for second in range(2_000):
+        road.tick(float(second))
+    assert road.left == []
+    assert set(road.arrived) == set(range(1, 30))
+
+
+def test_few_letters_are_under_way_at_once() -> None:
+    courier = Courier(window=2)
+    courier.sent(1, 0.0)
+    courier.sent(2, 0.0)
+    assert courier.room == 0
+    courier.acked([1])
+    assert courier.room == 1
+
+
+def test_a_fault_is_a_message_like_any_other(open_outbox) -> None:
+    outbox = open_outbox()
+    fault = FaultEvent(device="cam-1", boot="", seq=0, sent_s=1e9, cause="x", detail="y")
+    outbox.add(fault, number=True)
+    (kept,) = read(outbox)
+    assert msgspec.structs.replace(kept, boot="", seq=0) == fault

@@ -1,0 +1,126 @@
+"""Requests are answered while releases come and go."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+
+from devices import MODEL, engine, softmax
+from shoal.agent.serving import RECENT, Serving
+from shoal.errors import AbsentError, InputError, ModelError
+from shoal.wire import Health
+
+
+@pytest.fixture
+def serving() -> Serving:
+    return Serving(MODEL, clock=lambda: 1000.0, timer=lambda: 0.0, lock=contextlib.nullcontext())
+
+
+ROW = np.array([[0.5, -0.5]], np.float32)
+
+
+def test_nothing_serves_before_the_first_release(serving: Serving) -> None:
+    with pytest.raises(AbsentError, match="roll one out"):
+        serving.infer(ROW)
+    assert serving.collect(Health()) is None
+    assert serving.recent() is None
+
+
+def test_a_swap_answers_with_the_new_release_and_closes_the_window(serving: Serving) -> None:
+    serving.swap(engine(1), Health())
+    serving.infer(ROW)
+    closed = serving.swap(engine(2), Health())
+    assert closed is not None
+    assert (closed.release, closed.rows) == ("lot-codes@1", 1)
+    np.testing.assert_allclose(serving.infer(ROW), softmax(ROW, 2), rtol=1e-5)
+    assert (serving.before.requests, serving.vitals.requests) == (1, 1)
+    assert serving.warm is not None
+    serving.retire()
+    assert serving.warm is None
+
+
+MISFITS = {
+    "too wide": (np.zeros((1, 3), np.float32), "contrast, blur"),
+    "flat": (np.zeros(2, np.float32), "rows, 2"),
+    "NaN": (np.array([[0, np.nan]], np.float32), "'blur' is missing"),
+    "infinite": (np.array([[0, 0], [np.inf, 0]], np.float32), "'contrast' is missing"),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_rows_that_do_not_fit_are_refused_by_name_and_counted(kind: str, serving: Serving) -> None:
+    rows, said = MISFITS[kind]
+    serving.swap(engine(1), Health())
+    with pytest.raises(InputError, match=said):
+        serving.infer(rows)
+    assert (serving.vitals.requests, serving.vitals.errors) == (1, 1)
+
+
+def test_large_but_finite_numbers_are_no_missing_values(serving: Serving) -> None:
+    serving.swap(engine(1), Health())
+    with np.errstate(over="ignore", invalid="ignore"):
+        serving.infer(np.full((1, 2), 3e38, np.float32))
+
+
+def test_a_failing_model_is_counted_and_told(serving: Serving) -> None:
+    broken = engine(1)
+    broken.session.fails = True  # type: ignore[attr-defined]
+    serving.swap(broken, Health())
+    with pytest.raises(ModelError):
+        serving.infer(ROW)
+    assert serving.vitals.errors == 1
+
+
+def test_vitals_count_across_windows_and_start_anew_at_a_swap(serving: Serving) -> None:
+    serving.swap(engine(1), Health())
+    for _ in range(3):
+        serving.infer(ROW)
+        serving.collect(Health())
+    assert serving.vitals.requests == 3
+    serving.swap(engine(2), Health())
+    assert serving.vitals.requests == 0
+
+
+def test_the_last_rows_are_kept_for_the_shadow(serving: Serving) -> None:
+    serving.swap(engine(1), Health())
+    for i in range(RECENT + 3):
+        serving.infer(np.array([[i, 0]], np.float32))
+    recent = serving.recent()
+    assert recent is not None
+    assert sorted(recent[:, 0].tolist()) == [float(i) for i in range(3, RECENT + 3)]
+    serving.swap(engine(2), Health())
+    assert serving.recent() is not None
+
+
+def test_rows_of_another_width_are_forgotten(serving: Serving) -> None:
+    serving.swap(engine(1), Health())
+    serving.infer(ROW)
+    wide = engine(2).manifest.features[:1]
+    serving.swap(engine(2, features=wide), Health())
+    assert serving.recent() is None
+
+
+def test_no_request_is_dropped_while_releases_swap() -> None:
+    serving = Serving(MODEL, clock=lambda: 1000.0, timer=lambda: 0.0, lock=threading.Lock())
+    engines = [engine(1), engine(2)]
+    serving.swap(engines[0], Health())
+    wanted = [softmax(ROW, v).astype(np.float32) for v in (1, 2)]
+    failures, ended = [], threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            said = serving.infer(ROW)
+            if not any(np.allclose(said, want) for want in wanted):
+                failures.append(said)
+
+    askers = [threading.Thread(target=ask) for _ in range(4)]
+    for asker in askers:
+        asker.start()
+    for i in range(300):
+        serving.swap(engines[i % 2], Health())
+    ended.set()
+    for asker in askers:
+        asker.join()
+    assert failures == []
+    assert serving.vitals.errors == serving.before.errors == 0

@@ -1,0 +1,57 @@
+"""agent.toml: what is wrong in it is named; what is written is read back."""
+
+from pathlib import Path
+
+import pytest
+
+from shoal.agent.io.config import Controller, Device, Settings, Source, Update, dump, load
+from shoal.errors import SettingError
+
+
+def settings_of(folder: Path, text: str) -> Settings:
+    (folder / "agent.toml").write_text(text)
+    return load(folder)
+
+
+def test_everything_but_the_name_has_a_default(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, '[device]\nname = "cam-1"\n')
+    assert settings == Settings(device=Device(name="cam-1"))
+    assert settings.endpoint.host == "127.0.0.1"
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    settings = Settings(
+        device=Device(name="cam-1", site='a "quoted" one', labels={"hall": "B\n2", "x y": "\\"}),
+        controller=Controller(url="https://h:1", broker="mqtts://h:2", artifacts="https://h:3"),
+        source=Source(path="/data/x.csv", label="digit", rate_hz=12.5),
+        update=Update(observe_s=8.0),
+        log_level="DEBUG",
+    )
+    assert settings_of(tmp_path, dump(settings)) == settings
+
+
+WRONG = {
+    "[device]\n": "device name",
+    '[device]\nname = "Cam 1"\n': "Cam 1",
+    '[device]\nname = "a"\nring = "beta"\n': "device.ring",
+    '[device]\nname = "a"\nspeed = 1\n': "speed",
+    "[device]\nname = 3\n": "device.name",
+    '[device]\nname = "a"\n[endpoint]\nport = "x"\n': "endpoint.port",
+    '[device]\nname = "a"\n[outbox]\nlimit_mb = 0\n': "outbox.limit_mb",
+    '[device]\nname = "a"\n[update]\nobserve_s = -1\n': "update.observe_s",
+    '[device]\nname = "a"\n[source]\nkind = "kafka"\npath = "x"\n': "kafka",
+    '[device]\nname = "a"\n[source]\n': "source.path",
+    "[device\n": "agent.toml",
+    "[nonsense]\n": "nonsense",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_wrong_is_named(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=WRONG[text]):
+        settings_of(tmp_path, text)
+
+
+def test_a_folder_that_never_enrolled_says_how_to(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="shoal-agent enroll"):
+        load(tmp_path)

@@ -1,0 +1,72 @@
+"""One screen for a technician: what runs, since when, what is wrong, what to do."""
+
+from shoal.agent.standing import ModelStanding, Standing, text
+
+
+def standing(**fields: object) -> Standing:
+    base = {
+        "device": "cam-1",
+        "site": "north",
+        "profile": "rpi4",
+        "ring": "stable",
+        "agent": "0.1.0",
+        "now_s": 1_800_000_600.0,
+        "running": True,
+        "connected": True,
+        "models": [SERVES],
+    }
+    return Standing(**{**base, **fields})  # type: ignore[arg-type]
+
+
+SERVES = ModelStanding(
+    model="lot-codes",
+    release="lot-codes@3",
+    variant="int8-u8s8-pc",
+    since_s=1_800_000_000.0,
+    state="SUCCEEDED",
+    wanted="lot-codes@3",
+    requests=42,
+)
+FAILED = ModelStanding(
+    model="lot-codes",
+    release="lot-codes@3",
+    variant="int8-u8s8-pc",
+    since_s=1_800_000_000.0,
+    state="FAILED",
+    wanted="lot-codes@4",
+    cause="golden-mismatch",
+    detail="3 of 64 labels differ",
+)
+
+
+def test_all_well_says_so() -> None:
+    screen = text(standing())
+    assert "lot-codes@3 (int8-u8s8-pc) serves since 2027-01-15 08:00 UTC, 10 min" in screen
+    assert "nothing is wrong" in screen
+
+
+def test_what_failed_is_said_with_what_to_do() -> None:
+    screen = text(standing(models=[FAILED]))
+    assert "lot-codes@4 FAILED: 3 of 64 labels differ" in screen
+    assert "do: nothing on site" in screen
+
+
+def test_every_kind_of_trouble_is_on_the_screen() -> None:
+    screen = text(
+        standing(connected=False, clock_synced=False, models=[], faults=["bad-input: NaN"])
+    )
+    for said in ("no connection", "clock is behind", "no release serves", "bad-input: NaN"):
+        assert said in screen
+    assert "the agent is not running" in text(standing(running=False))
+
+
+def test_an_order_that_was_taken_back_is_no_trouble() -> None:
+    from msgspec.structs import replace
+
+    canceled = replace(FAILED, state="CANCELED", cause="canceled")
+    assert standing(models=[canceled]).problems == []
+
+
+def test_it_fits_on_one_screen() -> None:
+    many = standing(models=[FAILED] * 4, faults=["x: y"] * 5, connected=False)
+    assert len(text(many).splitlines()) <= 24

@@ -1,0 +1,129 @@
+"""A window counts what a plain loop would count; merged windows are as one long window."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from devices import LABELS, MODEL, softmax
+from shoal.agent.window import Window, merge
+from shoal.errors import SketchError
+from shoal.sketch import References, Sketch, merge_bytes, reference_of
+from shoal.wire import Health, WindowReport
+
+NOW = 1_000.0
+
+
+def references() -> References:
+    rows = np.random.default_rng(0).normal(size=(400, 2))
+    said = softmax(rows, 1)
+    return References(
+        inputs=reference_of({"a": rows[:, 0], "b": rows[:, 1]}),
+        outputs=reference_of({"score": said.max(1), "prediction": said.argmax(1) * 1.0}),
+    )
+
+
+REFERENCES = references()
+
+
+def window(**fields: object) -> Window:
+    base: dict[str, object] = {
+        "model": MODEL,
+        "release": "lot-codes@1",
+        "references": REFERENCES,
+        "outputs": len(LABELS),
+        "start_s": NOW,
+        "slow_s": 0.02,
+    }
+    return Window(**{**base, **fields})  # type: ignore[arg-type]
+
+
+def rows(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    given_ = np.random.default_rng(seed).normal(size=(n, 2)).astype(np.float32)
+    return given_, softmax(given_, 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 255, 256, 257, 1000])
+def test_a_window_counts_every_row_however_they_come(batch: int) -> None:
+    open_, (given_, said) = window(), rows(1000)
+    for i in range(0, 1000, batch):
+        open_.record(given_[i : i + batch], said[i : i + batch], 0.001)
+    report = open_.close(NOW + 60, Health())
+    outputs = Sketch.from_bytes(REFERENCES.outputs, report.outputs)
+    want = Sketch(REFERENCES.outputs)
+    want.update(np.stack([said.max(1), said.argmax(1)], axis=1).astype(np.float32))
+    np.testing.assert_array_equal(outputs.counts, want.counts)
+    assert report.rows == Sketch.from_bytes(REFERENCES.inputs, report.inputs).rows == 1000
+    assert sum(report.latency) == open_.requests
+    assert (report.window_start_s, report.window_s) == (NOW, 60.0)
+
+
+def test_errors_slow_requests_and_odd_answers_are_counted() -> None:
+    open_, (given_, said) = window(), rows(4)
+    open_.record(given_, said, 0.5)
+    open_.record(given_, said * np.nan, 0.001)
+    open_.record(given_, said * 7, 0.001)
+    open_.fail()
+    vitals = open_.vitals
+    assert (vitals.requests, vitals.errors, vitals.slow) == (4, 1, 1)
+    assert vitals.rows == 12
+    assert vitals.odd >= 8
+
+
+def test_labels_are_compared_where_they_are_known() -> None:
+    open_, (_, said) = window(), rows(10)
+    truth = said.argmax(1).astype(np.float32)
+    truth[:3] = -1
+    open_.judge(said, truth)
+    report = open_.close(NOW + 1, Health())
+    assert (report.labelled, report.correct) == (10, 7)
+
+
+def test_two_classes_are_split_at_the_threshold() -> None:
+    open_ = window(outputs=2, threshold=0.3)
+    said = np.array([[0.65, 0.35], [0.8, 0.2]], np.float32)
+    open_.judge(said, np.array([1, 0], np.float32))
+    assert open_.correct == 2
+
+
+def test_a_regression_has_no_right_and_wrong_and_no_bounds() -> None:
+    open_ = window(regression=True, outputs=1)
+    said = np.array([[512.0], [-3.0]], np.float32)
+    open_.record(rows(2)[0], said, 0.001)
+    open_.judge(said, np.array([500.0, 0.0], np.float32))
+    assert (open_.labelled, open_.correct, open_.vitals.odd) == (2, 0, 0)
+
+
+def test_a_window_without_rows_carries_no_sketch() -> None:
+    report = window().close(NOW + 60, Health(rss_mb=70))
+    assert (report.rows, report.inputs, report.outputs) == (0, b"", b"")
+    assert report.health.rss_mb == 70
+
+
+def reported(n: int, seed: int, start: float) -> WindowReport:
+    open_, (given_, said) = window(start_s=start), rows(n, seed)
+    if n:
+        open_.record(given_, said, 0.001 * (1 + seed))
+    return open_.close(start + 60, Health())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=6))
+def test_merged_windows_are_one_long_window(sizes: list[int]) -> None:
+    reports = [reported(n, i, NOW + 60 * i) for i, n in enumerate(sizes)]
+    together = reports[0]
+    for report in reports[1:]:
+        together = merge(together, report, merge_bytes)
+    assert together.rows == sum(sizes)
+    assert together.merged == len(sizes)
+    assert sum(together.latency) == sum(n > 0 for n in sizes)
+    assert (together.window_start_s, together.window_s) == (NOW, 60.0 * len(sizes))
+    if together.rows:
+        whole = Sketch.from_bytes(REFERENCES.inputs, together.inputs)
+        assert whole.rows == sum(sizes)
+
+
+def test_windows_of_two_releases_do_not_merge() -> None:
+    older, newer = reported(3, 0, NOW), window(release="lot-codes@2").close(NOW + 60, Health())
+    with pytest.raises(SketchError):
+        merge(older, newer, merge_bytes)
