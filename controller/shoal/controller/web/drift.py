@@ -2,7 +2,8 @@
 
 from flask import request
 
-from shoal.controller.service import models, monitoring
+from shoal.controller.service import alerts, models, monitoring
+from shoal.controller.service.context import Context
 from shoal.controller.web import charts
 from shoal.controller.web.screen import blueprint, context, show
 
@@ -17,7 +18,7 @@ def drift() -> str:
     names = [m.name for m in models.list_models(ctx)]
     model = request.args.get("model") or (names[0] if names else "")
     subjects = monitoring.drift_subjects(ctx, model) if model else []
-    scope, subject = _chosen(subjects)
+    scope, subject = _chosen(subjects) or _worth_a_look(ctx, model, subjects)
     span = request.args.get("span", "24h")
     since = ctx.clock() - SPANS.get(span, SPANS["24h"])
     found = monitoring.drift_map(ctx, model, scope, subject, since) if subject else None
@@ -42,12 +43,15 @@ def drift() -> str:
     )
 
 
-def _chosen(subjects: list[tuple[str, str]]) -> tuple[str, str]:
-    """(scope, subject) that the address asks for, else the first there is."""
-    wanted = (request.args.get("scope", ""), request.args.get("subject", ""))
-    if ":" in request.args.get("of", ""):
-        scope, _, name = request.args["of"].partition(":")
-        wanted = (scope, name)
-    if wanted[1]:
-        return wanted
-    return subjects[0] if subjects else ("", "")
+def _chosen(subjects: list[tuple[str, str]]) -> tuple[str, str] | None:
+    """(scope, subject) that the address asks for, if that sent windows of the model."""
+    scope, _, subject = request.args.get("of", "").partition(":")
+    asked = (request.args.get("scope", scope), request.args.get("subject", subject))
+    return asked if asked in subjects else None
+
+
+def _worth_a_look(ctx: Context, model: str, subjects: list[tuple[str, str]]) -> tuple[str, str]:
+    """The site that an alert stands for, else the first subject there is."""
+    standing = [a for a in alerts.list_alerts(ctx) if a.kind == "drift" and a.state != "closed"]
+    sites = [("site", a.site) for a in standing if a.model == model]
+    return next((s for s in [*sites, *subjects] if s in subjects), ("", ""))

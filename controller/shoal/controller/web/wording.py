@@ -155,8 +155,8 @@ def pct(share: float | None, digits: int = 1) -> str:
 
 def micros(us: float | None) -> str:
     """
-    >>> micros(43.2), micros(1234), micros(2.5e6)
-    ('43 µs', '1.23 ms', '2.5 s')
+    >>> micros(43.21), micros(1234), micros(2.5e6)
+    ('43.2 µs', '1.23 ms', '2.5 s')
     """
     if us is None or us != us or us <= 0:
         return "–"
