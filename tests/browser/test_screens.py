@@ -79,6 +79,8 @@ def test_the_door_says_what_was_wrong_and_leads_where_one_wanted_to_go(
     page.wait_for_url("**/alerts?state=open")
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/sign-in")
+    page.go_back()
+    expect(page.get_by_label("User")).to_be_visible()
     page.goto(f"{console.url}/alerts")
     expect(page.get_by_label("User")).to_be_visible()
     context.close()

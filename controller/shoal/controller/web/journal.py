@@ -59,8 +59,8 @@ def enrol_token() -> str:
         ca_sha256=authority().root_fingerprint,
         site=form.get("site", "").strip(),
         rings=form.getlist("ring") or ["stable"],
-        uses=int(form.get("uses") or 1),
-        ttl_s=float(form.get("hours") or 24) * HOUR_S,
+        uses=form.get("uses", 1, type=int),
+        ttl_s=form.get("hours", 24.0, type=float) * HOUR_S,
     )
     return show("enrol.html", token=token, url=request.host_url.rstrip("/"))
 

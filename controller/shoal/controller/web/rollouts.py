@@ -1,7 +1,6 @@
 """Rollouts: what goes on, and the buttons that say whom they touch before anything happens."""
 
 from flask import redirect, request, url_for
-from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from shoal.controller import attempt
@@ -9,6 +8,7 @@ from shoal.controller.records import RolloutPlan, Selector, StagePlan
 from shoal.controller.service import access, facets, reach, releases, rollouts
 from shoal.controller.web import wording
 from shoal.controller.web.screen import actor, blueprint, context, show
+from shoal.errors import AbsentError
 
 TILES = 120
 #: Causes for which a device is passed over, not failed.
@@ -38,7 +38,7 @@ def rollout_start() -> Response:
     """Start the rollout that the form describes: canaries first, then a share of the rest."""
     who = access.require(actor(), "operator")
     form = request.form
-    where = Selector(site=form.get("site", ""), percent=float(form.get("percent") or 100))
+    where = Selector(site=form.get("site", ""), percent=form.get("percent", 100.0, type=float))
     plan = RolloutPlan(
         release=form.get("release", ""),
         stages=[
@@ -80,7 +80,7 @@ def rollout_confirm(id: str, action: str) -> str:  # noqa: A002
     """Ask before acting, naming how many devices it touches."""
     ctx = context()
     if action not in wording.ACTIONS:
-        raise NotFound
+        raise AbsentError("action", action)
     return show(
         "rollout_confirm.html",
         rollout=rollouts.get_rollout(ctx, id),
@@ -101,5 +101,5 @@ def rollout_act(id: str, action: str) -> Response:  # noqa: A002
     elif action == "resume":
         rollouts.resume(ctx, actor=who.name, id=id)
     else:
-        raise NotFound
+        raise AbsentError("action", action)
     return redirect(url_for("web.rollout", id=id), 303)

@@ -69,6 +69,17 @@ def only_signed_in() -> Response | None:
     return answer
 
 
+@blueprint.after_request
+def keep_or_not(response: Response) -> Response:
+    """Files named by their age are kept for good, screens never: the back button after signing
+    out must not show a fleet."""
+    lasting = request.endpoint == "web.static" and "v" in request.args
+    response.headers["Cache-Control"] = (
+        "public, max-age=31536000, immutable" if lasting else "no-store"
+    )
+    return response
+
+
 def show(template: str, **values: Any) -> str:
     """A screen, whole; a dialog's bare inside when the console's script asked for that."""
     bare = request.headers.get("X-Dialog") == "1"
