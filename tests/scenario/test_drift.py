@@ -4,12 +4,13 @@ import msgspec
 import pytest
 from sqlalchemy import insert, update
 
-from fleet import MODEL, Fleet, memory_folder
+from fleet import MODEL, Fleet
 from shoal.controller.io import tables
 from shoal.controller.records import DatasetVersion
 from shoal.controller.service import alerts, datasets, models, monitoring, operations
 from shoal.errors import AbsentError, ConflictError
 from shoal.wire import Health
+from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
 SITES = {"cam-1": "north", "cam-2": "north", "cam-3": "south", "cam-4": "south"}

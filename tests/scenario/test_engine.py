@@ -5,12 +5,13 @@ import time
 
 import pytest
 
-from fleet import Fleet, memory_folder
+from fleet import Fleet
 from shoal import topics, wire
 from shoal.controller.io import tables
 from shoal.controller.io.engine import Engine, Operations, Tick, forget
 from shoal.controller.service import operations
 from shoal.errors import StorageError
+from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
 

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from fleet import FEATURES, MODEL, Fleet, memory_folder
+from fleet import FEATURES, MODEL, Fleet
 from shoal import topics, wire
 from shoal.controller.io import tables
 from shoal.controller.service import enrolment, intake, monitoring
@@ -14,6 +14,7 @@ from shoal.controller.service.ingest import ingest
 from shoal.errors import StorageError
 from shoal.sketch import Sketch
 from shoal.wire import FaultEvent, Health, Installed, Inventory, Status, UpdateEvent, WindowReport
+from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
 TOPIC = {kind: topics.up("cam-1", kind) for kind in topics.UP_KINDS}

@@ -3,11 +3,12 @@
 import msgspec
 import pytest
 
-from fleet import CANARY_THEN_REST, MODEL, Fleet, memory_folder
+from fleet import CANARY_THEN_REST, MODEL, Fleet
 from shoal.controller.io import tables
 from shoal.controller.records import Selector, StagePlan
 from shoal.controller.service import alerts, enrolment, releases, rollouts
 from shoal.errors import ConflictError, InputError
+from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
 

@@ -183,6 +183,7 @@ window = Table(  # sketches stay as they came: Sketch bytes of the release's ref
     Column("inputs", LargeBinary, nullable=False),
     Column("outputs", LargeBinary, nullable=False),
     Index("ix_window_device_start", "device", "model", "start_at"),
+    Index("ix_window_site_start", "site", "model", "start_at"),
     Index("ix_window_start", "start_at"),
     Index("ix_window_received", "received_at"),
 )

@@ -298,6 +298,7 @@ def upgrade() -> None:
             "ix_window_device_start", ["device", "model", "start_at"], unique=False
         )
         batch_op.create_index("ix_window_received", ["received_at"], unique=False)
+        batch_op.create_index("ix_window_site_start", ["site", "model", "start_at"], unique=False)
         batch_op.create_index("ix_window_start", ["start_at"], unique=False)
 
     op.create_table(
@@ -374,6 +375,7 @@ def downgrade() -> None:
     op.drop_table("api_token")
     with op.batch_alter_table("window", schema=None) as batch_op:
         batch_op.drop_index("ix_window_start")
+        batch_op.drop_index("ix_window_site_start")
         batch_op.drop_index("ix_window_received")
         batch_op.drop_index("ix_window_device_start")
 
