@@ -100,7 +100,8 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._give_up(failure(400, "no other protocol is spoken here"))
+            self._ending = True  # answered as HTTP already; what follows would be another protocol
+            self._transport.close()
         except httptools.HttpParserError as error:
             cause = error.__context__
             told = cause if isinstance(cause, _TooMuchError) else None

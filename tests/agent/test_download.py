@@ -1,0 +1,267 @@
+"""Downloads over a real, and really unreliable, HTTPS server."""
+
+import hashlib
+import http.server
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shoal.agent.io.download import HttpsDownloads
+from shoal.controller.io.ca import Authority
+from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
+from shoal.manifest import File
+
+DATA = bytes(i * 7 % 251 for i in range(300_000))
+FILE = File(name="model.onnx", size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
+
+
+class Server:
+    """An HTTPS server that does to `DATA` what a test says.
+
+    cuts      hang up after so many bytes, one for each answer, while there are any
+    asked     Range header of each request, "" for none
+    sent      bytes of bodies in all
+    """
+
+    def __init__(self, pki: Path) -> None:
+        self.cuts: list[int] = []
+        self.asked: list[str] = []
+        self.sent = 0
+        self.status = 0
+        self.data, self.ranges, self.lies = DATA, True, ""
+        self.answering = threading.Lock()
+        outer = self
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer.answer(self)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Quiet(http.server.ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # clients of these tests hang up
+
+        self._server = Quiet(("127.0.0.1", 0), Answer)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pki / "server.crt", pki / "server.key")
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.url = f"https://localhost:{self._server.server_port}"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        wanted = request.headers.get("Range", "")
+        self.asked.append(wanted)
+        if self.status:
+            request.send_response(self.status)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
+        body = self.data[start:]
+        request.send_response(206 if wanted and self.ranges else 200)
+        request.send_header("Content-Length", str(len(body)))
+        if wanted and self.ranges:
+            told = self.lies or f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
+            request.send_header("Content-Range", told)
+        request.end_headers()
+        if self.cuts:
+            body = body[: self.cuts.pop(0)]
+            request.close_connection = True
+        self.sent += len(body)
+        request.wfile.write(body)
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("authority") / "pki"
+    Authority.create(folder, names=["localhost"], now=time.time())
+    return folder
+
+
+@pytest.fixture
+def server(pki: Path) -> Iterator[Server]:
+    server = Server(pki)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fetch(server: Server, pki: Path, tmp_path: Path) -> Callable[..., int]:
+    return getter(server, pki / "ca.pem", tmp_path)
+
+
+def getter(
+    server: Server, ca: Path, folder: Path, max_kbps: float = 0, pauses: list[float] | None = None
+) -> Callable[..., int]:
+    def sleep(seconds: float) -> None:
+        if pauses is not None:
+            pauses.append(seconds)
+
+    downloads = HttpsDownloads(
+        ca=ca,
+        artifacts=server.url,
+        stage=lambda model: folder / model / "stage",
+        max_kbps=max_kbps,
+        monotonic=time.monotonic,
+        sleep=sleep,
+    )
+
+    def fetch(file: File = FILE, stop: Callable[[], bool] = lambda: False) -> int:
+        return downloads.file(f"{server.url}/blobs/x?sig=secret", "parts", file, stop)
+
+    fetch.downloads = downloads  # type: ignore[attr-defined]
+    return fetch
+
+
+def stage(folder: Path) -> Path:
+    return folder / "parts" / "stage"
+
+
+def test_a_file_arrives_whole_and_under_its_name(fetch, tmp_path: Path) -> None:
+    assert fetch() == len(DATA)
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
+    assert [p.name for p in stage(tmp_path).iterdir()] == ["model.onnx"]
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(
+    fetch, server: Server, tmp_path: Path
+) -> None:
+    server.cuts = [100_000, 1, 70_000, 0]
+    for _ in range(4):
+        with pytest.raises(LinkError):
+            fetch()
+    fetch()
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
+    assert server.asked == ["", "bytes=100000-", "bytes=100001-", "bytes=170001-", "bytes=170001-"]
+    assert server.sent == len(DATA)
+
+
+def test_a_server_without_ranges_begins_anew(fetch, server: Server, tmp_path: Path) -> None:
+    server.cuts, server.ranges = [1000], False
+    with pytest.raises(LinkError):
+        fetch()
+    fetch()
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("lie", ["bytes 0-299999/300000", "bytes 1000-1001/5", "nonsense"])
+def test_an_answer_to_another_question_is_not_written(
+    fetch, server: Server, tmp_path: Path, lie: str
+) -> None:
+    server.cuts = [1000]
+    with pytest.raises(LinkError):
+        fetch()
+    server.lies = lie
+    with pytest.raises(LinkError, match="range"):
+        fetch()
+    server.lies = ""
+    fetch()
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
+
+
+def test_other_bytes_than_were_signed_are_thrown_away(
+    fetch, server: Server, tmp_path: Path
+) -> None:
+    server.data = DATA[:-1] + b"!"
+    with pytest.raises(BundleError, match="signed hash"):
+        fetch()
+    assert list(stage(tmp_path).iterdir()) == []
+
+
+def test_no_more_is_taken_than_was_signed(fetch, server: Server, tmp_path: Path) -> None:
+    server.data = DATA + b"x" * 10_000_000
+    fetch()
+    assert (stage(tmp_path) / "model.onnx").stat().st_size == len(DATA)
+
+
+def test_a_part_longer_than_the_file_is_begun_anew(fetch, server: Server, tmp_path: Path) -> None:
+    stage(tmp_path).mkdir(parents=True)
+    (stage(tmp_path) / f"{FILE.sha256}.part").write_bytes(b"y" * (len(DATA) + 1))
+    fetch()
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
+
+
+def test_a_whole_part_is_only_verified(fetch, server: Server, tmp_path: Path) -> None:
+    stage(tmp_path).mkdir(parents=True)
+    (stage(tmp_path) / f"{FILE.sha256}.part").write_bytes(DATA)
+    assert fetch() == 0
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(404, AbsentError), (403, DeniedError), (500, LinkError), (302, LinkError), (416, LinkError)],
+)
+def test_a_refusal_says_what_it_is_and_keeps_the_capability_secret(
+    fetch, server: Server, status: int, error: type[Exception]
+) -> None:
+    server.status = status
+    with pytest.raises(error) as caught:
+        fetch()
+    assert "secret" not in str(caught.value)
+
+
+def test_nobody_there_is_out_of_reach(fetch, server: Server) -> None:
+    server.stop()
+    with pytest.raises(LinkError, match="artifact server"):
+        fetch()
+
+
+def test_another_ca_is_not_believed(server: Server, tmp_path: Path) -> None:
+    Authority.create(tmp_path / "pki", names=["localhost"], now=time.time())
+    with pytest.raises(LinkError, match=r"(?i)certificate"):
+        getter(server, tmp_path / "pki" / "ca.pem", tmp_path)()
+
+
+def test_a_download_that_is_taken_back_keeps_what_it_has(
+    fetch, server: Server, tmp_path: Path
+) -> None:
+    asked = iter([False, False, True])
+    with pytest.raises(LinkError, match="taken back"):
+        fetch(stop=lambda: next(asked))
+    fetch()
+    assert server.asked[1].startswith("bytes=")
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
+
+
+def test_the_bandwidth_limit_asks_for_pauses(server: Server, pki: Path, tmp_path: Path) -> None:
+    pauses: list[float] = []
+    getter(server, pki / "ca.pem", tmp_path, max_kbps=800, pauses=pauses)()
+    assert max(pauses) == pytest.approx(3.0, rel=0.2)  # 300 kB at 100 kB/s, had it slept
+
+
+def test_a_full_disk_is_a_storage_error(fetch, tmp_path: Path) -> None:
+    stage(tmp_path).parent.mkdir()
+    stage(tmp_path).write_text("a file where the folder should be")
+    with pytest.raises(StorageError):
+        fetch()
+
+
+def test_small_files_are_bounded_and_verified(fetch, server: Server) -> None:
+    downloads = fetch.downloads
+    with pytest.raises(BundleError):
+        downloads.small(server.url, 10, FILE.sha256)
+    with pytest.raises(BundleError):
+        downloads.small(server.url, FILE.size, "0" * 64)
+    assert downloads.small(server.url, FILE.size, FILE.sha256) == DATA
+    with pytest.raises(LinkError, match="https"):
+        downloads.small("http://localhost/", 1, "")
+
+
+def test_metadata_that_is_not_there_is_absent(fetch, server: Server) -> None:
+    server.status = 404
+    with pytest.raises(AbsentError):
+        fetch.downloads.metadata("2.root.json")

@@ -1,0 +1,217 @@
+"""The local endpoint on real sockets: right answers in order, and patience with no one."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devices import MODEL, engine, softmax
+from shoal.agent.inference import BODY, Inference
+from shoal.agent.io.endpoint import CONNECTIONS, HEAD, WAITING, Endpoint
+from shoal.agent.serving import Serving
+from shoal.agent.standing import Standing
+from shoal.wire import Health
+
+ROW = [0.5, -0.5]
+
+
+class Running:
+    """An endpoint on a loop of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.serving = Serving(
+            MODEL, clock=lambda: 1.0, timer=lambda: 0.0, lock=contextlib.nullcontext()
+        )
+        self.serving.swap(engine(3), Health())
+        self.path = folder / "agent.sock"
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        inference = Inference({MODEL: self.serving}, standing=standing, version="0.1")
+        self.endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=self.path)
+        asyncio.run_coroutine_threadsafe(self.endpoint.start(), self.loop).result(10)
+        host, _, port = self.endpoint.address.removeprefix("http://").partition(":")
+        self.tcp = (host, int(port))
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self.endpoint.stop(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+def standing() -> Standing:
+    return Standing(
+        device="cam-1", site="", profile="rpi4", ring="stable", agent="1", now_s=0, running=True
+    )
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path)
+    yield running
+    running.stop()
+
+
+def connect(address: tuple[str, int] | Path) -> socket.socket:
+    if isinstance(address, Path):
+        made = socket.socket(socket.AF_UNIX)
+        made.connect(str(address))
+    else:
+        made = socket.create_connection(address)
+    made.settimeout(10)
+    return made
+
+
+def infer(number: float = 0.5) -> bytes:
+    tensor = {"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [number, -0.5]}
+    body = json.dumps({"id": str(number), "inputs": [tensor]}).encode()
+    head = f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def read(client: socket.socket) -> tuple[int, dict]:
+    """One answer."""
+    file = client.makefile("rb")
+    status = int(file.readline().split()[1])
+    length = 0
+    while (line := file.readline().strip()) != b"":
+        if line.lower().startswith(b"content-length"):
+            length = int(line.split(b":")[1])
+    return status, json.loads(file.read(length))
+
+
+@pytest.mark.parametrize("where", ["tcp", "path"])
+def test_a_request_is_answered_on_both_sockets(running: Running, where: str) -> None:
+    with connect(getattr(running, where)) as client:
+        for _ in range(3):
+            client.sendall(infer())
+            status, said = read(client)
+            assert status == 200
+            np.testing.assert_allclose(
+                said["outputs"][0]["data"], softmax(np.array([ROW]), 3)[0], rtol=1e-5
+            )
+
+
+def test_a_request_in_single_bytes_is_answered(running: Running) -> None:
+    with connect(running.tcp) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in infer():
+            client.sendall(bytes([byte]))
+        assert read(client)[0] == 200
+
+
+def test_requests_sent_at_once_are_answered_in_order_even_when_some_are_slow(
+    running: Running,
+) -> None:
+    assert running.serving.engine is not None
+    running.serving.engine.slot.timings_us["fp32"] = 5_000.0
+    with connect(running.tcp) as client:
+        client.sendall(b"".join(infer(i / 100) for i in range(1, 21)))
+        file = client.makefile("rb").read1
+        data = b""
+        while data.count(b'"id"') < 20:
+            data += file(1 << 16)
+    at = [data.index(f'"id":"{i / 100}"'.encode()) for i in range(1, 21)]
+    assert at == sorted(at)
+
+
+REFUSED = {
+    "not HTTP": (b"\x16\x03\x01 hello\r\n\r\n", 400),
+    "a length that is none": (b"POST /v2 HTTP/1.1\r\nContent-Length: ten\r\n\r\n", 400),
+    "endless headers": (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * HEAD, 431),
+    "an endless path": (b"GET /" + b"a" * 2 * HEAD, 431),
+    "a body announced too large": (
+        f"POST /v2 HTTP/1.1\r\nHost: x\r\nContent-Length: {BODY + 1}\r\n\r\n".encode(),
+        413,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_client_is_told_and_hung_up_on_that_sends(kind: str, running: Running) -> None:
+    data, wanted = REFUSED[kind]
+    with connect(running.tcp) as client:
+        client.sendall(data)
+        status, said = read(client)
+        assert status == wanted
+        assert said["error"]
+        assert client.recv(1) == b""
+    with connect(running.tcp) as client:
+        client.sendall(infer())
+        assert read(client)[0] == 200
+
+
+def test_a_body_that_turns_out_too_large_is_refused_while_it_is_sent(running: Running) -> None:
+    with connect(running.tcp) as client:
+        client.sendall(b"POST /v2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        chunk = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+        with contextlib.suppress(OSError):
+            for _ in range(BODY // (1 << 20) + 1):
+                client.sendall(chunk)
+        assert read(client)[0] == 413
+
+
+def test_too_many_requests_at_once_on_one_connection_are_refused(running: Running) -> None:
+    assert running.serving.engine is not None
+    running.serving.engine.slot.timings_us["fp32"] = 5_000.0
+    with connect(running.tcp) as client:
+        client.sendall(infer() * (3 * WAITING))
+        data = b""
+        while b"503" not in data and (more := client.recv(1 << 16)):
+            data += more
+        assert b"503" in data
+
+
+def test_connections_are_bounded_and_come_free_again(running: Running) -> None:
+    clients = [connect(running.path) for _ in range(CONNECTIONS)]
+    with connect(running.path) as late:
+        assert read(late)[0] == 503
+    for client in clients:
+        client.close()
+    for _ in range(100):
+        with connect(running.path) as client:
+            client.sendall(infer())
+            if read(client)[0] == 200:
+                return
+    pytest.fail("no connection came free")
+
+
+def test_a_client_that_asks_for_another_protocol_is_answered_in_this_one(running: Running) -> None:
+    asked = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x00\x01\x02"
+    with connect(running.tcp) as client:
+        client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n" + asked)
+        assert read(client) == (200, {"live": True})
+        assert client.recv(1) == b""
+
+
+def test_an_old_client_is_answered_and_hung_up_on(running: Running) -> None:
+    with connect(running.tcp) as client:
+        client.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+        assert read(client) == (200, {"live": True})
+        assert client.recv(1) == b""
+
+
+def test_a_client_that_waits_for_leave_to_send_gets_it(running: Running) -> None:
+    head, _, body = infer().partition(b"\r\n\r\n")
+    with connect(running.tcp) as client:
+        client.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 100")
+        client.sendall(body)
+        assert read(client)[0] == 200
+
+
+def test_a_path_too_long_for_a_socket_costs_only_that_socket(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    running = Running(folder)
+    with connect(running.tcp) as client:
+        client.sendall(infer())
+        assert read(client)[0] == 200
+    running.stop()

@@ -1,0 +1,133 @@
+"""What onnxruntime cannot run is refused with the name of the thing and the mend."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from real_models import FEATURES, answers, mlp, model_of, put_release
+from shoal.agent.io.runtime import OrtLoader, OrtSession, newest_opset
+from shoal.agent.update import Slot
+from shoal.errors import InputError, ModelError
+from shoal.profile import SessionOptions, profile
+
+ROWS = np.random.default_rng(1).normal(size=(5, FEATURES)).astype(np.float32)
+
+
+def session(path: Path, model: bytes) -> OrtSession:
+    path = path / "model.onnx"
+    path.write_bytes(model)
+    return OrtSession(path, SessionOptions(), "input", "output")
+
+
+def cast(source: str = "input") -> list[object]:
+    return [helper.make_node("Identity", [source], ["output"])]
+
+
+def node(kind: str, domain: str = "") -> list[object]:
+    return [helper.make_node(kind, ["input"], ["output"], domain=domain)]
+
+
+def two_inputs() -> bytes:
+    model = model_of([helper.make_node("Add", ["input", "more"], ["output"])])
+    more = helper.make_tensor_value_info("more", TensorProto.FLOAT, ["n", FEATURES])
+    model.graph.input.append(more)
+    return model.SerializeToString()
+
+
+BROKEN = {
+    "newer opset": (mlp(opset=99).SerializeToString(), "opset 99.*opset 2"),
+    "newer format": (mlp(ir=99).SerializeToString(), "IR version 99.*ir_version"),
+    "unknown operator": (model_of(node("Nope")).SerializeToString(), "operator Nope"),
+    "foreign operator": (
+        model_of(node("Nope", "my.lab"), domain="my.lab").SerializeToString(),
+        "operator my.lab:Nope",
+    ),
+    "other input type": (
+        model_of(
+            [helper.make_node("Cast", ["input"], ["output"], to=TensorProto.FLOAT)],
+            given=TensorProto.DOUBLE,
+        ).SerializeToString(),
+        "tensor.double.*float32",
+    ),
+    "two inputs": (two_inputs(), "2 inputs"),
+    "no model": (b"GIF89a" * 20, "no ONNX model"),
+    "nothing": (b"", "model.onnx"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_model_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    data, said = BROKEN[kind]
+    with pytest.raises(ModelError, match=said):
+        session(tmp_path, data)
+
+
+def test_tensors_that_the_manifest_names_wrongly_are_named(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(mlp().SerializeToString())
+    with pytest.raises(ModelError, match="no input 'x'; it has: input"):
+        OrtSession(tmp_path / "model.onnx", SessionOptions(), "x", "output")
+    with pytest.raises(ModelError, match="no output 'y'"):
+        OrtSession(tmp_path / "model.onnx", SessionOptions(), "input", "y")
+
+
+@pytest.mark.parametrize(
+    "rows", [ROWS[:, :2], ROWS[0], ROWS.astype(np.float64)], ids=["narrow", "flat", "float64"]
+)
+def test_rows_of_another_shape_or_type_are_an_input_error(tmp_path: Path, rows: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"model\.onnx"):
+        session(tmp_path, mlp().SerializeToString()).run(rows)
+
+
+def test_the_newest_opset_is_found_out_and_true(tmp_path: Path) -> None:
+    newest = newest_opset()
+    session(tmp_path, mlp(opset=newest).SerializeToString()).run(ROWS)
+    with pytest.raises(ModelError):
+        session(tmp_path, mlp(opset=newest + 1).SerializeToString())
+
+
+def slot(version: int) -> Slot:
+    return Slot(
+        slot="a",
+        model="parts",
+        release=f"parts@{version}",
+        path="release/parts/1/manifest.json",
+        sha256="",
+        variant="fp32",
+        model_sha256="",
+        counter=1,
+    )
+
+
+def test_a_slot_is_loaded_and_answers_as_the_model_does(tmp_path: Path) -> None:
+    put_release(tmp_path)
+    engine = OrtLoader(lambda model, name: tmp_path).load(slot(1), profile("x86-vnni"))
+    want = answers((tmp_path / "fp32.onnx").read_bytes(), ROWS)
+    np.testing.assert_array_equal(engine.session.run(ROWS), want)
+    assert engine.slow_s == pytest.approx(0.02)
+
+
+def test_a_model_that_answers_other_than_promised_is_not_loaded(tmp_path: Path) -> None:
+    put_release(tmp_path, labels=["a", "b"])
+    with pytest.raises(ModelError, match=r"\[1, 3\].*\[1, 2\]"):
+        OrtLoader(lambda model, name: tmp_path).load(slot(1), profile("x86-vnni"))
+
+
+def test_importing_the_agent_loads_no_runtime_and_leaves_no_telemetry(tmp_path: Path) -> None:
+    script = (
+        "import sys, os, shoal.agent.loop, shoal.agent.io.runtime as r; "
+        "assert 'onnxruntime' not in sys.modules; r.import_ort(); "
+        "print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HOME": str(tmp_path), "PATH": ""},
+    )
+    assert run.stdout.strip() == "1"
+    assert list(tmp_path.iterdir()) == []
