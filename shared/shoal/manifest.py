@@ -5,6 +5,7 @@ import re
 import msgspec
 
 from shoal.errors import BundleError, SettingError
+from shoal.pipeline import IDENTITY, Pipeline, check
 
 SCHEMA = 1
 LIMIT = 262_144
@@ -60,6 +61,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                       (inputs float32 (n, F), and per variant its outputs float32 (n, C))
     opset, ort        ONNX opset, and the onnxruntime versions that can run it
     dataset           "name@version" it was trained on, and its hash
+    pipeline          how a device makes the model's rows of what its sources measure
     """
 
     schema: int = SCHEMA
@@ -83,6 +85,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float = 0.5
     refused: dict[str, str] = {}
     card: File | None = None
+    pipeline: Pipeline = IDENTITY
 
     @property
     def release(self) -> str:
@@ -126,6 +129,10 @@ def parse(data: bytes) -> Manifest:
     for file in files + ([manifest.card] if manifest.card else []):
         if not _FILE.fullmatch(file.name) or not _SHA256.fullmatch(file.sha256) or file.size < 0:
             raise BundleError(f"manifest names a file {file.name[:100]!r} that cannot be")
+    try:
+        check(manifest.pipeline, [f.name for f in manifest.features])
+    except SettingError as error:
+        raise BundleError(f"manifest: {error}") from error
     known = {v.name for v in manifest.variants}
     for profile, names in manifest.profiles.items():
         if not known.issuperset(names):
