@@ -285,7 +285,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         slots=slots,
         downloads=downloads,
         images=ImageRepository(
-            folder / names.METADATA, (folder / names.ROOT).read_bytes(), downloads.metadata
+            folder / names.METADATA, names.read_trusted(folder, names.ROOT), downloads.metadata
         ),
         loader=OrtLoader(slots.path),
         prober=probe.SubprocessProber(slots.path, dict(os.environ)),
@@ -299,7 +299,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         random=chance,
     )
     pace = Pace(observe_s=settings.update.observe_s)
-    director_root = (folder / names.DIRECTOR).read_bytes()
+    director_root = names.read_trusted(folder, names.DIRECTOR)
     agent = Agent(identity, ports, director_root=director_root, pace=pace)
     box.append(agent)
     return agent, link

@@ -14,6 +14,7 @@ from pathlib import Path
 import httptools
 
 from shoal.agent.inference import BODY, Answer, Inference, Request, failure
+from shoal.errors import SettingError
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +34,15 @@ class Endpoint:
         self.address = ""
 
     async def start(self) -> None:
-        """Listen. OSError when the port is taken."""
+        """Listen. SettingError when the address is taken, or not this machine's."""
         loop = asyncio.get_running_loop()
-        tcp = await loop.create_server(self._connection, self._host, self._port)
+        try:
+            tcp = await loop.create_server(self._connection, self._host, self._port)
+        except OSError as error:
+            raise SettingError(
+                f"endpoint {self._host}:{self._port}: {error.strerror or error}",
+                "set another host or port under [endpoint] in agent.toml",
+            ) from error
         self._servers.append(tcp)
         host, port = tcp.sockets[0].getsockname()[:2]
         self.address = f"http://{host}:{port}"

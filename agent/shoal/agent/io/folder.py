@@ -1,4 +1,8 @@
-"""Names of what lies in the agent's folder."""
+"""What lies in the agent's folder, and by what name."""
+
+from pathlib import Path
+
+from shoal.errors import SettingError
 
 SETTINGS = "agent.toml"
 KEY, CERTIFICATE, CA = "device.key", "device.crt", "ca.pem"
@@ -6,3 +10,13 @@ ROOT, DIRECTOR = "root.json", "director.json"
 METADATA, MODELS = "metadata", "models"
 JOURNAL, OUTBOX = "journal.db", "outbox.db"
 SOCKET, ADDRESS, LOCK = "agent.sock", "endpoint", "agent.lock"
+
+
+def read_trusted(folder: Path, name: str) -> bytes:
+    """A file that enrolment wrote; SettingError when it is gone."""
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise SettingError(
+            f"{folder / name}: {error.strerror}", "enrol this device again"
+        ) from error
