@@ -6,6 +6,7 @@ import click
 import pytest
 
 from cli.conftest import Cli
+from shoal.agent.io.enrol import Wish, enrol
 from shoal.cli.__main__ import cli
 from shoal.controller.service import operations, training
 
@@ -104,3 +105,30 @@ def test_a_wait_that_is_too_long_ends_with_exit_code_7(shoal: Cli, parts: Path) 
     result = shoal(*args)
     assert result.exit_code == 7
     assert "goes on" in result.stderr
+
+
+def test_where_no_device_is_a_canary_a_rollout_has_one_stage_and_says_so(
+    shoal: Cli, parts: Path, tmp_path: Path
+) -> None:
+    token = shoal.json("device", "token", "--site", "north")["secret"]
+    wish = Wish(controller=shoal.controller.url, token=token, name="north-1")
+    enrol(tmp_path / "device", wish, {"arch": "x86_64", "flags": ["avx2"]})
+    assert [d["profile"] for d in shoal.json("device", "list")] == ["x86-avx2"]
+    shoal.json("dataset", "add", str(parts), "--name", "go", "--label", "defect", "--site", "plant")
+    asked = ("model", "train", "go", "--dataset", "go", "--estimator", "logistic", "--no-wait")
+    started = shoal.json(*asked)
+    while operations.claim_next(shoal.controller.ctx).id != started["id"]:
+        pass  # what other tests left waiting
+    training.run_operation(shoal.controller.ctx, started["id"])
+    shoal.json("release", "publish", "go@1")
+    result = shoal("rollout", "start", "go@1")
+    assert result.exit_code == 0, result.output
+    assert "no device is a canary" in result.stderr
+    found = shoal.json("rollout", "list")[0]
+    assert [stage["name"] for stage in found["stages"]] == ["everyone"]
+    whole = shoal.json("rollout", "show", found["id"])
+    assert {"rollout", "devices", "failures"} == set(whole)
+    assert shoal("rollout", "abort", found["id"], "--yes").exit_code == 0
+    assert shoal("rollout", "resume", found["id"]).exit_code == 5
+    assert shoal("device", "decommission", "north-1", "--yes").exit_code == 0
+    assert "decommissioned" in shoal("device", "show", "north-1").stdout

@@ -119,7 +119,7 @@ def make_token(session: Session, site: str, rings: tuple[str, ...], uses: int, t
     asked = {"site": site, "rings": list(rings), "uses": uses, "ttl_s": ttl}
     made = session.api.post(at("join-tokens"), asked)
     line = (
-        f"shoal-agent enroll --folder /var/lib/shoal --controller {session.api.url} "
+        f"shoal-agent enroll --controller {session.api.url} "
         f"--name NAME{' --ring canary' if rings == ('canary',) else ''} --token {made['secret']}"
     )
     valid = f"for {uses} device(s) of site {plain(site)}, until {instant(made['expires_at'])}"

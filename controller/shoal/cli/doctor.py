@@ -59,7 +59,8 @@ def _look(session: Session) -> Iterator[Finding]:
     except ShoalError as error:
         yield Finding("account", False, error.message, error.mend)
         return
-    yield Finding("account", bool(kept.token), f"{kept.user or 'a token'} at {kept.url}", SIGN_IN)
+    who = f"{kept.user or 'a token'} at {kept.url}"
+    yield Finding("account", bool(kept.token), who, "" if kept.token else SIGN_IN)
     with Api(kept) as api:
         yield from _controller(session, api, kept)
 

@@ -8,7 +8,7 @@ from shoal.cli.api import Api, Thing, at
 from shoal.cli.exits import FailedError
 from shoal.cli.show import Columns, card, instant, plain, state, table, when
 from shoal.cli.span import SPAN
-from shoal.cli.stages import parse
+from shoal.cli.stages import DEFAULT, WITHOUT_CANARIES, parse
 from shoal.cli.verb import Noun, Session
 from shoal.cli.waiting import poll
 
@@ -71,7 +71,7 @@ def start(
     """
     plan = {
         "release": release,
-        "stages": parse(stages),
+        "stages": parse(stages or _default(session)),
         "on_failure": on_failure,
         "deadline_s": deadline,
         "max_attempts": attempts,
@@ -220,6 +220,19 @@ def _whole_picture(session: Session, found: Thing) -> Group:
         "", table(found["failures"], failures, empty="nothing failed"),
         "", table(found["devices"], devices, empty="no device"),
     )  # fmt: skip
+
+
+def _default(session: Session) -> tuple[str, ...]:
+    """The stages of a plan that names none: canaries first, where there are any."""
+    canaries = session.api.get(at("devices"), ring="canary", state="enrolled", limit=1)
+    if canaries["items"]:
+        return DEFAULT
+    session.err.print(
+        "no device is a canary: it goes to everyone in one stage "
+        "(make one with: shoal-agent enroll --ring canary)",
+        soft_wrap=True,
+    )
+    return WITHOUT_CANARIES
 
 
 def _act(session: Session, id_: str, verb: str, **body: object) -> None:

@@ -8,6 +8,8 @@ _SELECT = {"ring", "site", "profile", "label"}
 _GATE = {"percent": "percent", "threshold": "threshold_pct", "min": "min_executed"}
 #: Canary devices first, everybody else after: what a rollout does unless told otherwise.
 DEFAULT = ("canary:ring=canary", "everyone")
+#: ... and where no device is a canary.
+WITHOUT_CANARIES = ("everyone",)
 
 
 def parse(texts: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -16,7 +18,7 @@ def parse(texts: tuple[str, ...]) -> list[dict[str, Any]]:
     >>> parse(("first:ring=canary,threshold=1",))
     [{'name': 'first', 'select': {'ring': 'canary'}, 'threshold_pct': 1.0}]
     """
-    return [_stage(text) for text in texts or DEFAULT]
+    return [_stage(text) for text in texts]
 
 
 def _stage(text: str) -> dict[str, Any]:

@@ -52,11 +52,12 @@ class Session:
         if self.json:
             click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
         else:
-            self.out.print(picture())
+            drawn = picture()  # a plain line is never broken: it may be there to be copied
+            self.out.print(drawn, soft_wrap=isinstance(drawn, str))
 
     def say(self, text: str) -> None:
         """A line for the person: on stdout, or on stderr beside machine output."""
-        (self.err if self.json else self.out).print(text)
+        (self.err if self.json else self.out).print(text, soft_wrap=True)
 
 
 def _console(*, stderr: bool) -> Console:
