@@ -112,7 +112,7 @@ ARITHMETIC = [
     Case("power of 1.5", (3,), "y = Pow(h, p15)", constants={"p15": scalar(1.5)}, low=0.5, high=2),
     Case("where", (3,), "c = Greater(h, w)\n y = Where(c, h, w)", {"w": (3,)}),
     Case("max", (3,), "y = Max(h, w)", {"w": (3,)}),
-    Case("min", (3,), "y = Min(h, w)", {"w": (1,)}),
+    Case("min", (3,), "y = Min(h, w)", {"w": (3,)}),
 ]
 
 REDUCTIONS = [
@@ -178,6 +178,7 @@ MOVEMENT = [
     Case("transpose", (2, 3, 4), "y = Transpose<perm=[0,3,1,2]>(h)"),
     Case("expand", (1, 3), "y = Expand(h, s)", constants={"s": ints(1, 4, 1)}),
     Case("cast", (3,), "c = Cast<to=FLOAT>(h)\n y = Mul(c, h)"),
+    Case("cast to another's type", (3,), "c = CastLike(h, p)\n y = Mul(c, h)"),
     Case("concat", (3,), "e = Exp(h)\n y = Concat<axis=1>(h, e, h)"),
     Case(
         "split",

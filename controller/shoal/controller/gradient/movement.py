@@ -9,6 +9,8 @@ from shoal.controller.gradient.graph import Builder, Node
 
 #: ONNX's "to the end" of a slice.
 _END = int(np.iinfo(np.int64).max)
+#: What no axis is as long as: exporters write "all" with numbers from here on.
+_FAR = 2**31 - 1
 
 
 def same(b: Builder, node: Node, dy: str) -> Gradients:
@@ -71,12 +73,14 @@ def slice_(b: Builder, node: Node, dy: str) -> Gradients:
     steps = _fixed(b, node, 4, [1] * len(starts))
     pads = [0] * (2 * rank)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        if start == 0 and step == 1 and end >= _FAR:  # all of it: even of the batch
+            continue
         [size] = b.sizes(x, [axis])
         taken = range(size)[_bound(start, step) : _bound(end, step) : step]
         if step == 1:
             pads[axis], pads[rank + axis] = taken.start, size - taken.stop
         else:
-            dy = spread(b, dy, axis, b.ints(list(taken)), size, rank)
+            dy = spread(b, dy, axis, b.ints(list(taken)), b.ints(size), rank)
     return [b.op("Pad", dy, b.ints(pads)) if any(pads) else dy]
 
 
@@ -86,11 +90,10 @@ def gather(b: Builder, node: Node, dy: str) -> Gradients:
     dims = b.shape(x)
     axis = node.get("axis", 0) % len(dims)
     width = len(b.shape(index))
-    [size] = b.sizes(x, [axis])
+    size = _size(b, x, axis)
     if width == 0:
         dy, index = b.op("Unsqueeze", dy, b.ints(axis)), b.op("Unsqueeze", index, b.ints(0))
-        return [spread(b, dy, axis, index, size, len(dims)), None]
-    if width == 1:
+    if width < 2:
         return [spread(b, dy, axis, index, size, len(dims)), None]
     if axis != 0:
         raise node.refuse("a table of indices along an inner axis", "gather along axis 0")
@@ -99,13 +102,21 @@ def gather(b: Builder, node: Node, dy: str) -> Gradients:
     return [spread(b, flat, 0, b.op("Reshape", index, b.ints(-1)), size, len(dims)), None]
 
 
-def spread(b: Builder, dy: str, axis: int, index: str, size: int, rank: int) -> str:
+def _size(b: Builder, x: str, axis: int) -> str:
+    """A vector of one number: x's size along axis, even if only a run knows it."""
+    size = b.shape(x)[axis]
+    if isinstance(size, int):
+        return b.ints(size)
+    return b.op("Slice", b.op("Shape", x), b.ints(axis), b.ints(axis + 1))
+
+
+def spread(b: Builder, dy: str, axis: int, index: str, size: str, rank: int) -> str:
     """Zeros of `size` along axis, with dy's slices added at index (a vector of whole numbers)."""
     order = [axis, *(i for i in range(rank) if i != axis)]
     if axis:
         dy = b.op("Transpose", dy, perm=order)
     inner = b.op("Slice", b.op("Shape", dy), b.ints(1), b.ints(_END))
-    zeros = b.op("Expand", b.floats(0.0), b.op("Concat", b.ints(size), inner, axis=0))
+    zeros = b.op("Expand", b.floats(0.0), b.op("Concat", size, inner, axis=0))
     at = b.op("Unsqueeze", index, b.ints(1))
     out = b.op("ScatterND", zeros, at, dy, reduction="add")
     return b.op("Transpose", out, perm=_inverse(order)) if axis else out
@@ -122,7 +133,7 @@ def _fixed(b: Builder, node: Node, index: int, default: Sequence[int] | None) ->
 
 def _bound(value: int, step: int) -> int | None:
     """ONNX says "to the beginning" of a backward slice by a number far below 0."""
-    return None if step < 0 and value < -(2**31) + 1 else value
+    return None if step < 0 and value <= -_FAR else value
 
 
 def _inverse(order: Sequence[int]) -> list[int]:
@@ -138,6 +149,7 @@ RULES = {
     "Transpose": transpose,
     "Expand": expand,
     "Cast": cast,
+    "CastLike": cast,
     "Concat": concat,
     "Pad": pad,
     "Slice": slice_,
