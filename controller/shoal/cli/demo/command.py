@@ -1,5 +1,6 @@
 """`shoal demo`: the command line of the demo."""
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -72,6 +73,7 @@ def demo(
     # Here, not above: `shoal --help` needs none of it.
     from shoal.cli.demo.play import Wish, play
 
+    _check_installed()
     dropped = tuple(name for names in drop for name in names.split(",") if name)
     scenario = _scenario(data, label, site, split, dropped, train_sites)
     where = folder.resolve() if folder else Path(tempfile.mkdtemp(prefix="shoal-demo-"))
@@ -114,6 +116,17 @@ def _scenario(
 
     choice = Choice(data, label, site, split, drop, train_sites)
     return lambda: own_data(choice)
+
+
+def _check_installed() -> None:
+    """SettingError unless agent, controller and broker can run here: the demo starts them all."""
+    needed = ("sklearn", "flask", "onnx", "onnxruntime", "httptools", "paho")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingError(
+            f"the demo runs controller and agents here, and lacks {', '.join(missing)}",
+            "install shoal[agent,controller,broker]",
+        )
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
