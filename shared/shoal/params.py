@@ -6,7 +6,7 @@ onnx package: onnxruntime reads it.
     >>> spec = TrainSpec(
     ...     parameters=(Parameter(name="w", shape=(2, 3), offset=0),
     ...                 Parameter(name="b", shape=(3,), offset=6)),
-    ...     state=18, optimiser="adam", loss="cross-entropy")
+    ...     state=18, optimiser="adam", betas=(0.9, 0.999), loss="cross-entropy")
     >>> spec.size
     9
     >>> float(spec.scalars(lr=0.001, step=1)["lr"]).__round__(4)
