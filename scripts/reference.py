@@ -5,6 +5,7 @@ Everything outside of them is written by hand.
 """
 
 import importlib
+import importlib.metadata
 import inspect
 import re
 import sys
@@ -94,9 +95,13 @@ def _section(name: str, kind: type) -> str:
 
 def described(kind: type) -> dict[str, str]:
     """Field -> what the struct's docstring says of it."""
+    return _described(inspect.getdoc(kind) or "", kind)
+
+
+def _described(text: str, kind: type) -> dict[str, str]:
     found: dict[str, str] = {}
     names: list[str] = []
-    for line in (inspect.getdoc(kind) or "").splitlines()[1:]:
+    for line in text.splitlines()[1:]:
         known = _FIELD.match(line)
         if known and all(n in kind.__struct_fields__ for n in known[2].split(", ")):
             names = known[2].split(", ")
@@ -132,6 +137,24 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     return f"`{msgspec.json.encode(value).decode()}`"
 
 
+def feeds(group: str, table: str) -> str:
+    """Every setting of every plugin of ours in an entry point group, a table a plugin."""
+    found = sorted(importlib.metadata.entry_points(group=group), key=lambda entry: entry.name)
+    parts = []
+    for entry in (e for e in found if e.value.startswith("shoal.")):
+        kind = entry.load().Settings
+        said = "\n".join(inspect.getdoc(base) or "" for base in kind.__mro__[:-3])
+        rows = [
+            f"| `{field.name}` | {_default(field)} | {_described(said, kind)[field.name]} |"
+            for field in _fields(kind)
+            if field.name != "kind"
+        ]
+        first = (inspect.getdoc(kind) or "").partition("\n")[0]
+        head = [f'### kind = "{entry.name}"', "", f"[{table}.NAME]: {first}", ""]
+        parts += ["\n".join([*head, "| setting | default | meaning |", "|---|---|---|", *rows, ""])]
+    return "\n".join(parts)
+
+
 # ----------------------------------------------------------------------------------------- API
 
 
@@ -159,6 +182,8 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "agent-settings": lambda: settings("shoal.agent.io.config", "Settings"),
     "controller-settings": lambda: settings("shoal.controller.settings", "Settings"),
     "routes": routes,
+    "sources": lambda: feeds("shoal.sources", "sources"),
+    "sinks": lambda: feeds("shoal.sinks", "sinks"),
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from shoal.errors import ShoalError
 
 if TYPE_CHECKING:
     from shoal.agent.io.config import Settings, Source
-    from shoal.agent.io.sources import Replay
+    from shoal.agent.io.feeds.running import Feeds
     from shoal.agent.loop import Agent
     from shoal.mqtt import Link
 
@@ -186,6 +186,8 @@ async def _serve(folder: Path, settings: "Settings") -> int:
 
     jobs = Jobs()
     agent, link = _build(folder, settings, jobs.spawn)
+    feeds = _feeds_of(folder, settings, agent)
+    agent.feeds = feeds.health
     inference = Inference(agent.serving, standing=agent.standing, version=agent.identity.version)
     endpoint = Endpoint(
         inference,
@@ -208,11 +210,10 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     control.start()
     await loop.run_in_executor(None, control.begun.wait)
     link.start()
-    source = _source_of(folder, settings, agent)
+    feeds.start()
     click.echo(f"{settings.device.name} serves at {endpoint.address}", err=True)
     await stop.wait()
-    if source is not None:
-        await loop.run_in_executor(None, source.stop)
+    await loop.run_in_executor(None, feeds.stop)
     await loop.run_in_executor(None, control.finish)
     await loop.run_in_executor(None, link.stop)
     jobs.finish()
@@ -305,28 +306,26 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
     return agent, link
 
 
-def _source_of(folder: Path, settings: "Settings", agent: "Agent") -> "Replay | None":
-    """The source that agent.toml names, started; None without one."""
+def _feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
+    """The sources and sinks that agent.toml names, not started yet."""
+    import random
     import time
 
-    from shoal.agent.io.sources import Replay
+    import msgspec
+
+    from shoal.agent.io.feeds.running import Feeds, World
     from shoal.agent.loop import Trouble
 
-    wanted = settings.source
-    if wanted is None:
-        return None
-    replay = Replay(
-        folder / wanted.path,
-        label=wanted.label,
-        rate_hz=wanted.rate_hz,
-        batch=wanted.batch,
-        seed=wanted.seed,
+    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
+    world = World(
+        folder=folder,
         serving=lambda: agent.serving,
         fault=lambda fault: agent.post(Trouble(fault)),
+        wall=time.time,
         monotonic=time.monotonic,
+        random=random.SystemRandom(),
     )
-    replay.start()
-    return replay
+    return Feeds(short | settings.sources, settings.sinks, world)
 
 
 def _pairs(labels: tuple[str, ...]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from shoal.agent import effects, update
 from shoal.agent.clock import DeviceClock
 from shoal.agent.effects import Desk, Outcome
 from shoal.agent.faults import Fault
+from shoal.agent.frames import FeedHealth
 from shoal.agent.ports import Ports
 from shoal.agent.probation import Watch, judge_observation
 from shoal.agent.serving import Serving
@@ -100,6 +101,7 @@ class Agent:
         self.endpoint = ""
         self.restart_asked = False
         self.serving: dict[str, Serving] = {}
+        self.feeds: Callable[[], list[FeedHealth]] = list
         self._director_root, self.wake = director_root, wake
         self._inbox: collections.deque[Any] = collections.deque()
         self._floors = ports.journal.floors()
@@ -182,6 +184,7 @@ class Agent:
             models=[self._model_standing(record) for record in self._records.values()],
             faults=list(self.voice.told),
             health=msgspec.structs.asdict(self._health()),
+            feeds=self.feeds(),
         )
 
     # ------------------------------------------------------------------ what came in

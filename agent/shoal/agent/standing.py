@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from shoal.agent.frames import FeedHealth
+
 #: What a technician on site can do about a cause.
 ADVICE = {
     "golden-mismatch": "nothing on site: this CPU computes it differently; tell the operator",
@@ -23,6 +25,7 @@ ADVICE = {
     "deadline": "check the network, then let the operator start a new attempt",
     "slot-damaged": "the storage card may be failing: replace it",
 }
+FEED_ADVICE = "it goes on trying; check its cable, server and settings in agent.toml"
 
 
 class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +61,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelStanding] = []
     faults: list[str] = []
     health: dict[str, Any] = {}
+    feeds: list[FeedHealth] = []
 
     @property
     def problems(self) -> list[tuple[str, str]]:
@@ -77,6 +81,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
             if m.cause and m.state != "CANCELED":
                 mend = ADVICE.get(m.cause, "tell the operator")
                 found.append((f"{m.wanted} {m.state}: {m.detail or m.cause}", mend))
+        down = [feed for feed in self.feeds if not feed.up]
+        found += [(f"{feed.kind} {feed.name}: {feed.error}", FEED_ADVICE) for feed in down]
         return found + [(fault, "") for fault in self.faults]
 
 
@@ -92,6 +98,7 @@ def text(standing: Standing) -> str:
     if standing.endpoint:
         lines.append(f"endpoint {standing.endpoint}")
     lines += ["", *(_model(m, standing.now_s) for m in standing.models)]
+    lines += ["", *map(_feed, standing.feeds)] if standing.feeds else []
     problems = standing.problems
     lines += ["", "nothing is wrong"] if not problems else ["", "wrong:"]
     for what, mend in problems:
@@ -117,3 +124,15 @@ def _model(m: ModelStanding, now_s: float) -> str:
     line = f"  {m.release} ({m.variant}) serves since {since} UTC, {ago(now_s - m.since_s)}"
     line += f"; {m.requests} requests, {m.errors} errors"
     return line if m.wanted in ("", m.release) else f"{line}; {m.wanted} {m.state}"
+
+
+def _feed(feed: FeedHealth) -> str:
+    line = f"  {feed.kind} {feed.name}: {'up' if feed.up else 'DOWN'}, {feed.count} so far"
+    for what, number in (
+        ("bad values", feed.bad),
+        ("dropped", feed.dropped),
+        ("waiting", feed.waiting),
+        ("reconnections", feed.reconnects),
+    ):
+        line += f", {number} {what}" if number else ""
+    return f"{line}, {feed.lag_s:.1f} s old on arrival" if feed.lag_s > 1 else line

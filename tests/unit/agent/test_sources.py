@@ -1,20 +1,16 @@
-"""A CSV file becomes rows as the model wants them, or one sentence on what is wrong with it."""
+"""A recorded file becomes frames, or one sentence on what is wrong with it."""
 
-import contextlib
 import gzip
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from devices import MODEL, engine
-from shoal.agent.faults import Fault
-from shoal.agent.io.sources import Replay, columns_of, read_table, truth
-from shoal.agent.serving import Serving
-from shoal.errors import DatasetError
-from shoal.manifest import Feature
-from shoal.wire import Health
+from plant import Plant, eventually, feeds_of, running, serving_of
+from shoal.agent.flow import truth
+from shoal.agent.io.feeds.table import read_table
+from shoal.errors import DatasetError, SettingError
 
 TEXT = "blur,note,contrast,grade\n1,a,2,good\n3,b,,bad\n5,c,6,unheard\n"
 
@@ -25,28 +21,55 @@ def write(folder: Path, text: str = TEXT, name: str = "rows.csv") -> Path:
     return path
 
 
+def parquet(folder: Path, **columns: list[object]) -> Path:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    path = folder / "rows.parquet"
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    return Plant(tmp_path)
+
+
+# ------------------------------------------------------------------------------------- files
+
+
 @pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
-def test_columns_are_ordered_as_the_model_names_them(tmp_path: Path, name: str) -> None:
+def test_a_table_has_its_numbers_its_labels_and_nothing_for_what_is_neither(
+    tmp_path: Path, name: str
+) -> None:
     table = read_table(write(tmp_path, name=name), "grade")
-    chosen = table.values[:, columns_of(table, engine(1))]
-    np.testing.assert_array_equal(chosen, [[2, 1], [np.nan, 3], [6, 5]])
-    np.testing.assert_array_equal(truth(table, engine(1), [0, 1, 2]), [0, 1, -1])
+    assert table.columns == ("blur", "note", "contrast", "grade")
+    np.testing.assert_array_equal(table.values[:, [0, 2]], [[1, 2], [3, np.nan], [5, 6]])
+    np.testing.assert_array_equal(truth(engine(1), table.labels, [0, 1, 2]), [0, 1, -1])
+
+
+def test_a_parquet_file_is_the_same_table(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path, blur=[1, 3, 5], contrast=[2.0, None, 6.0], grade=["good", "bad", "unheard"],
+        at=["1970-01-01T00:00:00", "1970-01-01T00:00:01", "1970-01-01T00:00:02"],
+    )  # fmt: skip
+    table = read_table(path, "grade", "at")
+    np.testing.assert_array_equal(table.values[:, [0, 1]], [[1, 2], [3, np.nan], [5, 6]])
+    assert (table.labels, table.times) == (["good", "bad", "unheard"], [0.0, 1.0, 2.0])
 
 
 def test_without_a_label_nothing_is_judged(tmp_path: Path) -> None:
-    assert truth(read_table(write(tmp_path), ""), engine(1), [0]) is None
+    assert truth(engine(1), read_table(write(tmp_path)).labels, [0]) is None
 
 
-def test_a_class_is_the_same_however_its_number_is_written(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path, "x,y\n1,3\n1,3.0\n1, 3\n1,03\n"), "y")
+def test_a_class_is_the_same_however_its_number_is_written() -> None:
     digits = engine(1, labels=["1", "3"])
-    np.testing.assert_array_equal(truth(table, digits, [0, 1, 2, 3]), [1, 1, 1, 1])
+    np.testing.assert_array_equal(truth(digits, ["3", "3.0", " 3", "03"], range(4)), [1, 1, 1, 1])
 
 
-def test_a_regression_is_judged_by_its_value(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path, "x,y\n1,3.5\n"), "y")
+def test_a_regression_is_judged_by_its_value() -> None:
     rul = engine(1, task="regression", labels=[])
-    np.testing.assert_array_equal(truth(table, rul, [0]), [3.5])
+    np.testing.assert_array_equal(truth(rul, ["3.5"], [0]), [3.5])
 
 
 WRONG = {
@@ -63,53 +86,80 @@ def test_a_file_is_refused_with_its_line_and_the_mend(text: str, tmp_path: Path)
         read_table(write(tmp_path, text), "grade")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("t,x\nyesterday,1\n", ":2: 'yesterday' is no time"), ("t,x\n2,1\n1,1\n", "not in order"),
+     ("x\n1\n", "no time column 't'")],
+)  # fmt: skip
+def test_a_time_that_is_none_is_refused(text: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=why):
+        read_table(write(tmp_path, text), "", "t")
+
+
 def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"a,b\n\xff\xfe,1\n")
     with pytest.raises(DatasetError, match="UTF-8"):
-        read_table(path, "")
-    path.with_suffix(".gz").write_bytes(b"not gzip")
-    with pytest.raises(DatasetError):
-        read_table(path.with_suffix(".gz"), "")
+        read_table(path)
+    for name in ("rows.csv.gz", "rows.parquet"):
+        (tmp_path / name).write_bytes(b"neither gzip nor parquet")
+        with pytest.raises(DatasetError):
+            read_table(tmp_path / name)
     with pytest.raises(DatasetError, match="path right"):
-        read_table(tmp_path / "nowhere.csv", "")
+        read_table(tmp_path / "nowhere.csv")
 
 
-def test_a_missing_feature_is_named(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path), "grade")
-    needs = engine(1, features=[Feature(name="torque", low=0, high=1)])
-    with pytest.raises(DatasetError, match="no column torque"):
-        columns_of(table, needs)
+# ------------------------------------------------------------------------------------- replay
 
 
-def wait_for(what, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not what() and time.monotonic() < end:
-        time.sleep(0.005)
-    assert what()
-
-
-def test_a_replay_feeds_the_model_judges_it_and_reads_a_changed_file_again(tmp_path: Path) -> None:
-    serving = Serving(MODEL, clock=lambda: 1.0, timer=lambda: 0.0, lock=contextlib.nullcontext())
-    serving.swap(engine(1), Health())
-    path, faults = write(tmp_path, "blur,contrast,grade\n1,2,good\n"), list[Fault]()
-    replay = Replay(
-        path,
-        label="grade",
-        rate_hz=500,
-        batch=1,
-        seed=1,
-        serving=lambda: {MODEL: serving},
-        fault=faults.append,
-        monotonic=time.monotonic,
-    )
-    replay.start()
+def test_a_replay_feeds_the_model_judges_it_and_reads_a_changed_file_again(plant: Plant) -> None:
+    serving = serving_of(engine(1))
+    path = write(plant.folder, "blur,contrast,grade\n1,2,good\n")
+    table = {"kind": "replay", "path": "rows.csv", "label": "grade", "rate_hz": 500.0}
+    feeds = feeds_of(plant, {MODEL: serving}, {"file": table})
+    feeds.start()
     try:
-        wait_for(lambda: serving.vitals.rows > 5)
+        eventually(lambda: serving.vitals.rows > 5)
         path.write_text("blur,contrast,grade\n,,good\n,,good\n")
-        wait_for(lambda: "bad-input" in [f.cause for f in faults])
+        eventually(lambda: plant.told("'contrast' is missing"))
         path.write_text("other,grade\n1,good\n")
-        wait_for(lambda: "bad-dataset" in [f.cause for f in faults])
+        eventually(lambda: plant.told("no value named contrast, blur"))
+        path.unlink()
+        eventually(lambda: not feeds.health()[0].up, "the file's absence is seen")
+        assert "path right" in feeds.health()[0].error
     finally:
-        replay.stop()
-    assert not replay.is_alive()
+        feeds.stop()
+
+
+def test_a_recording_is_played_in_order_and_in_its_own_pauses_only_faster(plant: Plant) -> None:
+    write(plant.folder, "at,x\n100,1\n101,2\n103,3\n")
+    replay = plant.source("replay", path="rows.csv", time="at", speed=50.0, asset="pump-3")
+    with running(replay):
+        eventually(lambda: len(plant.frames) >= 6)
+    first = plant.frames[:6]
+    assert [frame.rows[0, 1] for frame in first] == [1, 2, 3, 1, 2, 3]
+    assert [frame.time_s for frame in first] == [100, 101, 103, 104.5, 105.5, 107.5]
+    assert first[0].asset == "pump-3"
+
+
+def test_a_replay_may_end_after_one_pass(plant: Plant) -> None:
+    write(plant.folder)
+    replay = plant.source("replay", path="rows.csv", rate_hz=0.0, batch=2, once=True)
+    with running(replay) as thread:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert [len(frame.rows) for frame in plant.frames] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [({"path": ""}, "sources.line.path"), ({"path": "x.csv", "batch": 0}, "batch is too small"),
+     ({"path": "x.csv", "speed": 0.0}, "speed is too small"),
+     ({"path": "x.csv", "rate": 1}, "sources.line.*unknown field `rate`"),
+     ({"path": 7}, "sources.line.path: Expected `str`")],
+)  # fmt: skip
+def test_a_wrong_setting_is_refused_by_name(
+    settings: dict[str, object], why: str, plant: Plant
+) -> None:
+    with pytest.raises(SettingError, match=why):
+        plant.source("replay", **settings)

@@ -59,9 +59,9 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What feeds the model, beside the endpoint. Without it, only the endpoint does.
+    """A file that feeds the models, beside the endpoint. Other sources are under [sources.NAME].
 
-    kind     "replay": a CSV file, again and again, read anew when it changes
+    kind     "replay": a CSV or Parquet file, again and again, read anew when it changes
     path     of the file, seen from the agent's folder
     label    column with the true class or value, "" for none: answers are judged by it
     rate_hz  requests a second; 0 for as fast as it goes
@@ -101,6 +101,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """All of agent.toml.
 
     log_level   "DEBUG", "INFO", "WARNING" or "ERROR"
+    sources     name -> what feeds the models, a table [sources.NAME] each; their settings are in
+                sources-and-sinks.md
+    sinks       name -> what takes the answers, a table [sinks.NAME] each; likewise
     """
 
     device: Device = Device()
@@ -109,6 +112,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     source: Source | None = None
     update: Update = Update()
     outbox: OutboxSettings = OutboxSettings()
+    sources: dict[str, dict[str, Any]] = {}
+    sinks: dict[str, dict[str, Any]] = {}
     log_level: str = "INFO"
 
 
@@ -135,6 +140,10 @@ def dump(settings: Settings) -> str:
         section = getattr(settings, name)
         if isinstance(section, msgspec.Struct):
             lines += _section(name, section)
+    for name in ("sources", "sinks"):
+        for each, table in getattr(settings, name).items():
+            pairs = [f"{_toml(key)} = {_toml(value)}" for key, value in table.items()]
+            lines += [f"[{name}.{_toml(each)}]", *pairs, ""]
     return "\n".join(lines)
 
 
@@ -151,6 +160,8 @@ def _differs(section: msgspec.Struct, key: str) -> bool:
 
 def _toml(value: Any) -> str:
     """A TOML value; JSON's strings and numbers are TOML's too."""
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(each) for each in value) + "]"
     if isinstance(value, dict):
         pairs = (f"{_toml(k)} = {_toml(v)}" for k, v in value.items())
         return "{ " + ", ".join(pairs) + " }" if value else "{}"

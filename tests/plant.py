@@ -1,0 +1,127 @@
+"""What a source or a sink is given in a test, and what came of it."""
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from devices import LABELS, MODEL
+from shoal.agent.faults import Fault
+from shoal.agent.frames import Frame, Prediction, Quality
+from shoal.agent.io.feeds.feed import Context, Source
+from shoal.agent.io.feeds.plugins import SINKS, SOURCES, load, settings_of
+from shoal.agent.io.feeds.running import Feeds, World
+from shoal.agent.serving import Engine, Serving
+from shoal.wire import Health
+
+PATIENCE_S = 20.0
+
+
+def eventually(condition: Callable[[], Any], what: str = "", within_s: float = PATIENCE_S) -> None:
+    """Wait until `condition` holds, or fail saying `what` did not come."""
+    end = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < end, f"not within {within_s:g} s: {what}"
+        time.sleep(0.01)
+
+
+class Plant:
+    """Records what a feed emits and complains of. Pauses between attempts are short."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.frames: list[Frame] = []
+        self.faults: list[Fault] = []
+
+    def context(self, kind: str, name: str = "line") -> Context:
+        return Context(
+            name=name,
+            kind=kind,
+            folder=self.folder,
+            fault=self.faults.append,
+            wall=time.time,
+            monotonic=time.monotonic,
+            random=random.Random(name),
+        )
+
+    def source(self, kind: str, **settings: Any) -> Any:
+        """A source by its name in agent.toml, as the agent builds it."""
+        made = load(SOURCES, kind)
+        table = settings_of("sources.line", made.Settings, {"kind": kind} | settings)
+        return made(table, self.context(kind), self.take)
+
+    def sink(self, kind: str, **settings: Any) -> Any:
+        made = load(SINKS, kind)
+        table = settings_of("sinks.line", made.Settings, {"kind": kind} | settings)
+        return made(table, self.context(kind))
+
+    def take(self, frame: Frame) -> int:
+        self.frames.append(frame)
+        return 1
+
+    @property
+    def newest(self) -> dict[str, float]:
+        """Values of the last frame by name; {} before the first."""
+        if not self.frames:
+            return {}
+        frame = self.frames[-1]
+        return dict(zip(frame.names, frame.rows[-1].tolist(), strict=True))
+
+    def told(self, what: str) -> bool:
+        return any(what in fault.detail for fault in self.faults)
+
+
+@contextlib.contextmanager
+def running(feed: Source) -> Iterator[threading.Thread]:
+    """The feed on a thread of its own, ended and waited for."""
+    stopping = threading.Event()
+    thread = threading.Thread(target=feed.run, args=(stopping,), daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stopping.set()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the feed does not end"
+
+
+def serving_of(loaded: Engine, model: str = MODEL) -> Serving:
+    serving = Serving(model, clock=time.time, timer=time.perf_counter, lock=threading.Lock())
+    serving.swap(loaded, Health())
+    return serving
+
+
+def feeds_of(
+    plant: Plant,
+    served: Mapping[str, Serving],
+    sources: Mapping[str, Mapping[str, Any]],
+    sinks: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Feeds:
+    world = World(
+        folder=plant.folder,
+        serving=lambda: served,
+        fault=plant.faults.append,
+        wall=time.time,
+        monotonic=time.monotonic,
+        random=random.Random(1),
+    )
+    return Feeds(sources, sinks or {}, world)
+
+
+def prediction(time_s: float = 1_000.0, **changes: Any) -> Prediction:
+    made = Prediction(
+        time_s=time_s,
+        asset="pump-3",
+        model=MODEL,
+        release=f"{MODEL}@1",
+        quality=Quality.GOOD,
+        labels=LABELS,
+        scores=np.array([0.7, 0.2, 0.1], np.float32),
+        label="good",
+    )
+    return made._replace(**changes)
