@@ -10,7 +10,7 @@ from shoal import topics, wire
 from shoal.controller.io import tables
 from shoal.controller.io.engine import Engine, Operations, Tick, forget
 from shoal.controller.service import operations
-from shoal.errors import StorageError
+from shoal.errors import LinkError, StorageError
 from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
@@ -123,6 +123,35 @@ def test_every_device_finds_the_pace_and_the_timestamp_on_the_broker(fleet):
     fleet.run(1)
     again = wire.decode_down("timestamp", fleet.broker.retained[topics.TIMESTAMP])
     assert again.signed != stamp.signed
+
+
+def test_acks_that_the_link_is_too_busy_for_are_sent_as_soon_as_it_takes_them(fleet, monkeypatch):
+    names = [f"cam-{i}" for i in range(5)]
+    for name in names:
+        fleet.station(name, start=False)
+        fault = wire.FaultEvent(
+            device=name, boot="b1", seq=1, sent_s=fleet.clock(), cause="dust", detail="on the lens"
+        )
+        fleet.say(name, fault)
+    fleet.broker.pump()
+    room, real = [2], fleet.engine._link.publish
+
+    def publish(topic, payload, *, retain=False):
+        if room[0] == 0:
+            raise LinkError("broker has not acknowledged 1000 messages", "send more slowly")
+        room[0] -= 1
+        real(topic, payload, retain=retain)
+
+    monkeypatch.setattr(fleet.engine._link, "publish", publish)
+    assert fleet.engine.drain() == 5
+    assert acked_devices(fleet) == names[:2]
+    room[0] = 10
+    assert fleet.engine.drain() == 0
+    assert acked_devices(fleet) == names
+
+
+def acked_devices(fleet):
+    return [topic.split("/")[2] for topic, _ in fleet.broker.log if topic.endswith("/down/ack")]
 
 
 def test_telemetry_past_its_retention_is_dropped(fleet):

@@ -5,6 +5,7 @@ one looks at windows. The first wakes the second: a rollout follows a device's w
 of a second. Work that fails is logged and tried again the next time; it stops nothing else.
 """
 
+import collections
 import functools
 import logging
 import os
@@ -90,6 +91,7 @@ class Engine:
         self._queue: queue.Queue[tuple[str, bytes]] = queue.Queue(WAITING)
         self._wake = threading.Event()
         self._dropped = 0
+        self._owed: collections.deque[tuple[str, wire.Ack]] = collections.deque(maxlen=WAITING)
         self._greet = False
         self._stamp = b""
         self._operations = operations or Operations(ctx)
@@ -170,15 +172,17 @@ class Engine:
 
         patience_s   how long to wait for the first of them
         """
-        batch = self._gather(patience_s)
+        batch = self._gather(min(patience_s, GATHER_S) if self._owed else patience_s)
         while batch and not self._stopping.is_set():
             try:
-                self._ack(ingest(self.ctx, batch))
+                acks = ingest(self.ctx, batch)
+                self._owed.extend((device, ack) for device in acks for ack in acks[device])
                 self._wake.set()
                 break
             except StorageError as error:
                 _log.error("cannot take %d messages: %s", len(batch), error)
                 self._stopping.wait(PAUSE_S)
+        self._ack()
         return len(batch)
 
     def _gather(self, patience_s: float) -> list[tuple[str, bytes]]:
@@ -198,13 +202,16 @@ class Engine:
             _log.warning("%d messages dropped, they will come again: ingest is behind", dropped)
         return batch
 
-    def _ack(self, acks: dict[str, list[wire.Ack]]) -> None:
+    def _ack(self) -> None:
+        """Send the acks that are owed. What the link does not take now is sent after the next
+        batch: a device that is not acked says everything again."""
         try:
-            for device, those in acks.items():
-                for ack in those:
-                    self._link.publish(topics.down(device, "ack"), wire.encode(ack))
+            while self._owed:
+                device, ack = self._owed[0]
+                self._link.publish(topics.down(device, "ack"), wire.encode(ack))
+                self._owed.popleft()
         except LinkError as error:
-            _log.info("acks not sent, the devices will ask again: %s", error)
+            _log.debug("%d acks wait: %s", len(self._owed), error)
 
     # --- ticks --------------------------------------------------------------------------------
 
