@@ -21,10 +21,16 @@ from shoal.controller.service.context import Context
 ACTOR = "bench"
 
 
-def make_controller(folder: Path) -> Context:
+def make_controller(folder: Path, *, baseline_windows: int = 96) -> Context:
     """A new controller on free ports; its processes are the caller's to start."""
     port, artifacts, mqtt = brokers.free_ports(3)
-    wishes = Wishes(port=port, artifacts=artifacts, mqtt=mqtt, window_s=60.0)
+    wishes = Wishes(
+        port=port,
+        artifacts=artifacts,
+        mqtt=mqtt,
+        window_s=60.0,
+        baseline_windows=baseline_windows,
+    )
     make_folder(folder, wishes, time.time())
     configured = settings.load(folder)
     return Context(

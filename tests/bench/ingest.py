@@ -25,35 +25,48 @@ from bench.measuring import compare, interleave, seconds
 from bench.releases import MODEL, Release, make_release, perceptron
 from bench.report import Found, Row
 from shoal import topics, wire
+from shoal.controller.service import watching
 from shoal.controller.service.context import Context
 from shoal.controller.service.ingest import ingest
+from shoal.controller.service.memory import Memory
 from shoal.sketch import Latency, References, Sketch
 
-DEVICES = 1_000
+#: Windows of each device that are there before: its baseline is known, as in any day but the first.
+BEFORE = 13
 _ACKS = topics.down("+", "ack")
 Message = tuple[str, bytes]
 
 
 def run(*, quick: bool) -> Found:
     """Windows of 8 and of 64 features, from a thousand devices."""
-    windows, repetitions = (200, 1) if quick else (5_000, 7)
+    windows, fleet, repetitions = (200, 20, 1) if quick else (3_000, 300, 7)
     rows: list[Row] = []
+    notes: dict[str, str] = {}
     for features in (8, 64):
         release = make_release(perceptron(features), features=features)
         with tempfile.TemporaryDirectory() as folder:
-            made = Windows(release)
-            rows += _end_to_end(Path(folder), made, features, windows, repetitions)
+            made = Windows(release, fleet)
+            ctx = _make(Path(folder), made)
+            watching.evaluate_all(ctx, Memory())
+            rows += _end_to_end(ctx, Path(folder), made, windows, repetitions)
         with tempfile.TemporaryDirectory() as folder:
-            rows += _alone(Path(folder), Windows(release), features, windows, repetitions)
-    return Found(rows=rows, notes={"one window": made.sizes})
+            made = Windows(release, fleet)
+            ctx = _make(Path(folder), made)
+            rows += _alone(ctx, Path(folder), made, windows, repetitions)
+        notes[f"a window of {features} features"] = f"{made.size} bytes for 900 rows"
+    return Found(rows=rows, notes=notes)
 
 
 class Windows:
-    """Draws windows of 900 rows, as the devices would send them; each call a new boot."""
+    """Draws windows of 900 rows, as the devices would send them; each goes on where the last was.
 
-    def __init__(self, release: Release) -> None:
-        self._boot, self.release = 0, release
-        features = len(release.manifest.features)
+    size   of one, in bytes
+    """
+
+    def __init__(self, release: Release, devices: int) -> None:
+        self.release, self.names = release, [f"cam-{i:04}" for i in range(devices)]
+        self.features = features = len(release.manifest.features)
+        self._drawn, self._began_s = 0, time.time() - 86_400
         references = msgspec.json.decode(release.files["reference.json"], type=References)
         rng = np.random.default_rng(3)
         inputs, outputs = Sketch(references.inputs), Sketch(references.outputs)
@@ -67,39 +80,43 @@ class Windows:
             latency=latency.trimmed(), inputs=inputs.to_bytes(), outputs=outputs.to_bytes(),
             labelled=900, correct=870, health=wire.Health(rss_mb=80.0, cpu_pct=4.0),
         )  # fmt: skip
-        self.sizes = f"{len(wire.encode(self._template))} bytes, {features} features, 900 rows"
+        self.size = len(wire.encode(self._template))
 
     def draw(self, count: int) -> list[Message]:
-        """`count` windows, dealt out to the devices."""
-        self._boot += 1
-        now, messages = time.time(), []
-        for i in range(count):
-            device, seq = name_of(i % DEVICES), i // DEVICES + 1
-            report = msgspec.structs.replace(
-                self._template,
-                device=device,
-                boot=f"boot{self._boot}",
-                seq=seq,
-                sent_s=now,
-                window_start_s=now + 60.0 * (seq - count // DEVICES),
-            )
-            messages.append((topics.up(device, "window"), wire.encode(report)))
-        return messages
+        """The next `count` windows, dealt out to the devices."""
+        numbers = range(self._drawn, self._drawn + count)
+        self._drawn += count
+        return [self._one(*divmod(number, len(self.names))) for number in numbers]
+
+    def _one(self, turn: int, device: int) -> Message:
+        name, start_s = self.names[device], self._began_s + 60.0 * turn
+        report = msgspec.structs.replace(
+            self._template,
+            device=name,
+            boot="boot",
+            seq=turn + 1,
+            sent_s=start_s + 60.0,
+            window_start_s=start_s,
+        )
+        return topics.up(name, "window"), wire.encode(report)
 
 
-def name_of(number: int) -> str:
-    return f"cam-{number:03}"
+def _make(folder: Path, made: Windows) -> Context:
+    """A controller that has heard BEFORE windows of every device."""
+    ctx = controllers.make_controller(folder / "controller", baseline_windows=BEFORE - 1)
+    controllers.add_release(ctx, made.release)
+    controllers.add_devices(ctx, made.names)
+    for batch in _cut(made.draw(BEFORE * len(made.names)), 500):
+        ingest(ctx, batch)
+    return ctx
 
 
 # ---------------------------------------------------------------------------- end to end
 
 
 def _end_to_end(
-    folder: Path, made: Windows, features: int, windows: int, repetitions: int
+    ctx: Context, folder: Path, made: Windows, windows: int, repetitions: int
 ) -> list[Row]:
-    ctx = controllers.make_controller(folder / "controller")
-    controllers.add_release(ctx, made.release)
-    controllers.add_devices(ctx, [name_of(i) for i in range(DEVICES)])
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(_engine(folder, ctx))
         receiver = stack.enter_context(_receiver(folder, ctx))
@@ -114,12 +131,12 @@ def _end_to_end(
             4 * repetitions,
             {"ours": lambda: engine(made.draw(1)), "raw": lambda: receiver(made.draw(1))},
         )
-    title = f"end to end, {features} features"
+    title = f"end to end, {made.features} features"
     rate = {side: [windows / s for s in times] for side, times in found.items()}
     wait = {side: [s * 1e3 for s in times] for side, times in one.items()}
     limit = "bare paho receives the same messages"
     return [
-        compare(f"{title}", "windows/s", rate["ours"], rate["raw"], against=limit),
+        compare(title, "windows/s", rate["ours"], rate["raw"], against=limit),
         compare(f"{title}, one alone", "ms", wait["ours"], wait["raw"], against=limit),
     ]
 
@@ -239,11 +256,8 @@ def _ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[byt
 # ---------------------------------------------------------------------------- the database alone
 
 
-def _alone(folder: Path, made: Windows, features: int, windows: int, reps: int) -> list[Row]:
+def _alone(ctx: Context, folder: Path, made: Windows, windows: int, reps: int) -> list[Row]:
     """`ingest` without a broker, against sqlite3 putting the same bytes into one table."""
-    ctx = controllers.make_controller(folder / "controller")
-    controllers.add_release(ctx, made.release)
-    controllers.add_devices(ctx, [name_of(i) for i in range(DEVICES)])
     database = _table(folder / "raw.db")
     rows = []
     for batch in (1, 500):
@@ -258,7 +272,7 @@ def _alone(folder: Path, made: Windows, features: int, windows: int, reps: int) 
             return count / seconds(lambda: _insert(database, batches))
 
         found = interleave(reps, {"ours": ours, "raw": raw})
-        what = f"ingest alone, {features} features, batch {batch}"
+        what = f"ingest alone, {made.features} features, batch {batch}"
         limit = "sqlite3 keeps the same bytes (WAL, synchronous FULL)"
         rows.append(compare(what, "windows/s", found["ours"], found["raw"], against=limit))
     return rows
