@@ -205,6 +205,12 @@ MOVEMENT = [
         "y = Slice(h, s, e, a, t)",
         constants={"s": ints(-1), "e": ints(-(2**62)), "a": ints(1), "t": ints(-1)},
     ),
+    Case(
+        "slice of all rows, last step",
+        (4, 3),
+        "y = Slice(h, s, e, a)",
+        constants={"s": ints(0, -1), "e": ints(2**63 - 1, 2**63 - 1), "a": ints(0, 1)},
+    ),
     Case("last step", (4, 3), "y = Gather<axis=1>(h, i)", constants={"i": np.array(-1)}),
     Case("gather", (5,), "y = Gather<axis=1>(h, i)", constants={"i": ints(4, 0, 0)}),
     Case(

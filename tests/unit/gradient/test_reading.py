@@ -172,3 +172,20 @@ def test_a_weight_that_is_used_twice_is_one_parameter_with_both_gradients() -> N
     off = (x @ W @ W.T - x) * 2 / x.size
     right = x.T @ off @ W + off.T @ x @ W
     np.testing.assert_allclose(trainer.theta, W.ravel() - right.ravel(), atol=1e-6)
+
+
+def test_a_weight_that_reaches_its_layer_in_pieces_cut_by_a_computed_size_is_still_trained() -> (
+    None
+):
+    model = written(
+        """m (float[N,5] x) => (float[N,2] out) {
+            size = Shape(b)  first = Slice(w, zero, size, one)  out = MatMul(x, first)}""",
+        {"w": W, "b": np.zeros(2, np.float32), "zero": np.array([0]), "one": np.array([1])},
+    )
+    prepared = prepare(model, Loss("mse"))
+    x, _ = classes(8)
+    trainer = Trainer(step_graph(prepared), prepared.theta)
+    trainer.step(x, np.zeros((8, 2), np.float32), 1.0)
+    moved = (trainer.theta - prepared.theta).reshape(5, 3)
+    assert (moved[:, :2] != 0).all()
+    assert (moved[:, 2] == 0).all()

@@ -94,7 +94,8 @@ def _weights(
 ) -> list[str]:
     if node.kind in _WEIGHTS:
         used = [node.optional(i) for i in _WEIGHTS[node.kind]]
-        return [root for name in used for root in roots.get(name, [])]
+        made_of = [root for name in used for root in roots.get(name, [])]
+        return [name for name in made_of if forward.constants[name].ndim]
     if node.kind not in _ARITHMETIC or not after_layer:
         return []
     least = 1 if node.kind in ("Add", "Sub") else 2  # x·[0.5] is a constant, x + [b] a bias
