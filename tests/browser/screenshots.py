@@ -1,17 +1,17 @@
-"""Pictures of the six screens for docs/img: of a seeded controller, or of a running one.
+"""Pictures of the six screens for docs/img: of a seeded controller, or of a demo while it runs.
 
-    python tests/browser/screenshots.py [--url https://localhost:8443 --password P] [--out DIR]
+    python tests/browser/screenshots.py [--demo FOLDER] [--out docs/img]
 
-Of a running one (a demo, say) it shows whatever is most worth seeing: the site that drifts, the
-rollout that its gate held, the device that failed.
+With `shoal demo --folder FOLDER` begun beside it, the drift is taken while it lasts; once the story
+is told, one of its bad releases is rolled out again, for a picture of a gate that holds it.
 """
 
 import argparse
 import contextlib
-import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,76 +21,145 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from browser.chromium import launch
 from browser.conftest import PASSWORD, make, serve
+from shoal.controller.service import users
+from shoal.controller.wiring import open_context
+from shoal.errors import ShoalError
 
 SIZE = {"width": 1360, "height": 850}
+IN_THE_DARK = ("fleet", "drift")
+LONGEST_S = 400
 
 
-def items(page: Page, url: str, path: str) -> list[dict[str, Any]]:
-    return list(page.request.get(f"{url}/api/v1/{path}").json()["items"])
+class Camera:
+    """A signed-in page, and where its pictures go."""
+
+    def __init__(self, page: Page, url: str, out: Path) -> None:
+        self.page, self.url, self.out = page, url, out
+        out.mkdir(parents=True, exist_ok=True)
+
+    def sign_in(self, user: str) -> None:
+        self.page.goto(self.url)
+        self.page.get_by_label("User").fill(user)
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url(f"{self.url}/")
+
+    def items(self, path: str) -> list[dict[str, Any]]:
+        return list(self.page.request.get(f"{self.url}/api/v1/{path}").json()["items"])
+
+    def take(self, name: str, path: str) -> None:
+        self.page.goto(self.url + path)
+        self.page.locator("[data-live-sign][data-state=on]").wait_for()
+        self.page.wait_for_timeout(400)
+        self.page.screenshot(path=self.out / f"{name}.png")
+        if name in IN_THE_DARK:
+            self._toggle()
+            self.page.screenshot(path=self.out / f"{name}-dark.png")
+            self._toggle()
+        print(self.out / f"{name}.png", path)
+
+    def _toggle(self) -> None:
+        self.page.evaluate("document.querySelector('[data-theme-toggle]').click()")
+        self.page.wait_for_timeout(250)
+
+    def until(self, look: Callable[[], Any]) -> Any:
+        for _ in range(LONGEST_S * 4):
+            if found := look():
+                return found
+            self.page.wait_for_timeout(250)
+        raise SystemExit(f"waited {LONGEST_S} s for {look.__name__}")
+
+    # --- what is worth seeing ---------------------------------------------------------------
+
+    def drift_alert(self) -> dict[str, Any] | None:
+        found = [a for a in self.items("alerts?state=open") if a["kind"] == "drift"]
+        return found[0] if found else None
+
+    def held(self) -> dict[str, Any] | None:
+        """A rollout that its gate stopped, and that nobody has decided about."""
+        rollouts = self.items("rollouts")
+        return next((r for r in rollouts if r["state"] == "PAUSED" and _failed(r)), None)
+
+    def roll_out_again(self) -> None:
+        """The first release that devices refused: they will refuse it again."""
+        bad = [r for r in self.items("rollouts") if _failed(r)][-1]
+        plan = {"release": bad["release"], "stages": bad["plan"]["stages"]}
+        answer = self.page.request.post(
+            f"{self.url}/api/v1/rollouts", data=plan, headers={"Origin": self.url}
+        )
+        assert answer.ok, answer.text()
+
+    def take_drift(self) -> None:
+        alert = self.until(self.drift_alert)
+        self.page.wait_for_timeout(9000)  # a few windows more
+        model, site = alert["model"], alert["site"]
+        self.take("drift", f"/drift?model={model}&scope=site&subject={site}&span=1h")
+
+    def take_the_rest(self) -> None:
+        held = self.until(self.held)
+        failed = self.items(f"rollouts/{held['id']}/devices?state=FAILED")
+        finished = [r["release"] for r in self.items("rollouts") if r["state"] == "FINISHED"]
+        self.take("rollout", f"/rollouts/{held['id']}")
+        self.take("fleet", "/")
+        self.take("device", f"/devices/{failed[0]['device']}")
+        self.take("alerts", "/alerts")
+        self.take("model-version", f"/releases/{finished[0]}")
 
 
-def addresses(page: Page, url: str) -> dict[str, str]:
-    """Name of the picture -> what it shows."""
-    rollouts = items(page, url, "rollouts")
-    held = [r for r in rollouts if r["reason"] and any(s["failed"] for s in r["stages"])]
-    rollout = (held or rollouts)[0]
-    drifting = [a for a in items(page, url, "alerts") if a["kind"] == "drift"]
-    place = f"&scope=site&subject={drifting[0]['site']}" if drifting else ""
-    model = drifting[0]["model"] if drifting else rollout["model"]
-    releases = [r for r in items(page, url, "releases") if r["model"] == model]
-    release = next((r for r in releases if r["state"] == "released"), releases[0])
-    ref = f"{release['model']}@{release['version']}"
-    failed = items(page, url, f"rollouts/{rollout['id']}/devices?state=FAILED")
-    devices = [d["device"] for d in failed] or [d["name"] for d in items(page, url, "devices")]
-    return {
-        "fleet": "/",
-        "device": f"/devices/{devices[0]}",
-        "rollout": f"/rollouts/{rollout['id']}",
-        "drift": f"/drift?model={model}{place}",
-        "model-version": f"/releases/{ref}",
-        "alerts": "/alerts",
-    }
+def _failed(rollout: dict[str, Any]) -> bool:
+    return any(stage["failed"] for stage in rollout["stages"])
 
 
-def shoot(url: str, password: str, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def camera(url: str, out: Path) -> Iterator[Camera]:
     with sync_playwright() as playwright, contextlib.closing(launch(playwright)) as browser:
         context = browser.new_context(
             ignore_https_errors=True, viewport=SIZE, color_scheme="light", reduced_motion="reduce"
         )
-        page = context.new_page()
-        page.goto(url)
-        page.get_by_label("User").fill("admin")
-        page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url(f"{url}/")
-        for name, path in addresses(page, url).items():
-            page.goto(url + path)
-            page.locator("[data-live-sign][data-state=on]").wait_for()
-            page.wait_for_timeout(400)
-            page.screenshot(path=out / f"{name}.png")
-            if name in ("fleet", "drift"):
-                page.evaluate("document.querySelector('[data-theme-toggle]').click()")
-                page.wait_for_timeout(200)
-                page.screenshot(path=out / f"{name}-dark.png")
-                page.evaluate("document.querySelector('[data-theme-toggle]').click()")
-            print(out / f"{name}.png", path)
+        yield Camera(context.new_page(), url, out)
 
 
-def seeded() -> Iterator[str]:
+def of_the_seeded(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for console in serve(make(Path(folder) / "controller", past=True)):
-            yield console.url
+            with camera(console.url, out) as made:
+                made.sign_in("admin")
+                made.take_drift()
+                made.take_the_rest()
+
+
+def of_a_demo(folder: Path, out: Path) -> None:
+    url = _let_in(folder / "controller", "maria")
+    with camera(url, out) as made:
+        made.sign_in("maria")
+        made.take_drift()
+        made.until(lambda: (folder / "demo.json").exists())
+        made.roll_out_again()
+        made.take_the_rest()
+
+
+def _let_in(folder: Path, user: str) -> str:
+    """Make a user of our own in the running controller; its console's address."""
+    for _ in range(LONGEST_S):
+        time.sleep(1)
+        if not (folder / "controller.db").exists():
+            continue
+        with contextlib.suppress(ShoalError):
+            ctx = open_context(folder)
+            users.add_user(ctx, actor="screenshots", name=user, role="admin", password=PASSWORD)
+            return f"https://localhost:{ctx.settings.network.port}"
+    raise SystemExit(f"no controller in {folder}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", default="")
-    parser.add_argument("--password", default=os.environ.get("SHOAL_PASSWORD", PASSWORD))
+    parser.add_argument("--demo", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/img"))
     given = parser.parse_args()
-    for url in [given.url] if given.url else seeded():
-        shoot(url, given.password, given.out)
+    if given.demo:
+        of_a_demo(given.demo, given.out)
+    else:
+        of_the_seeded(given.out)
 
 
 if __name__ == "__main__":

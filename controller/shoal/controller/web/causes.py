@@ -94,6 +94,7 @@ CAUSES: dict[str, Cause] = {
         "Decommissioned meanwhile", "Nothing to do; enrol it anew to bring it back."
     ),
     "skipped": Cause("Passed over", "See the example for the reason."),
+    "aborted": Cause("The rollout was aborted", "Nothing to do; the device keeps what it served."),
     "rollback": Cause(
         "Brought back to its previous release", "Nothing to do: the rollout was rolled back."
     ),
