@@ -103,7 +103,7 @@ class Camera:
         self.take("fleet", "/")
         self.take("device", f"/devices/{failed[0]['device']}")
         self.take("alerts", "/alerts")
-        self.take("model-version", f"/releases/{finished[0]}")
+        self.take("model", f"/releases/{finished[0]}")
 
 
 def _failed(rollout: dict[str, Any]) -> bool:
