@@ -122,6 +122,11 @@ def train(
     metavar="NAME=FILE",
     help="Your own file for a variant, such as int8-u8s8-pc, instead of the quantized FILE.",
 )
+@click.option(
+    "--pipeline",
+    type=_FILE,
+    help="JSON: units, ranges, scaling, missing values; docs/sources-and-sinks.md.",
+)
 @_wait
 @_timeout
 @click.pass_obj
@@ -132,6 +137,7 @@ def import_(
     dataset: str,
     labels: str,
     variants: tuple[str, ...],
+    pipeline: Path | None,
     wait: bool,
     timeout: float,
 ) -> None:
@@ -145,6 +151,8 @@ def import_(
       shoal model import lot-codes mine.onnx --dataset stamps@1
     """
     asked = {"dataset": dataset, "labels": labels}
+    if pipeline is not None:
+        asked["pipeline"] = pipeline.read_bytes().decode(errors="replace")
     with ExitStack() as opened:
         files = {"onnx": _upload(opened, file)}
         for variant, path in pairs(variants, "--variant").items():

@@ -9,6 +9,7 @@ import msgspec
 from shoal.controller.records import DatasetVersion, VariantReport, Verdict
 from shoal.errors import SettingError
 from shoal.manifest import Feature
+from shoal.pipeline import Pipeline
 
 #: Told how far the work is, 0 to 1, and what it does now.
 Say = Callable[[float, str], None]
@@ -24,11 +25,14 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed      of everything drawn: the same seed gives the same model
     holdout   share of rows (of groups, where the dataset has a split column) held back
     sites     train on these sites only; empty for all
+    missing   what a device makes of a missing value: "refuse" the row, take the "last" one, or
+              the "mean" of the training rows
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     holdout: Share = 0.25
     sites: list[str] = []
+    missing: Literal["refuse", "last", "mean"] = "refuse"
 
 
 class Mlp(Params, frozen=True, kw_only=True):
@@ -58,7 +62,13 @@ class Forest(Params, frozen=True, kw_only=True):
 
 
 class Foreign(Params, frozen=True, kw_only=True):
-    """A model trained elsewhere: only the split of the data is ours."""
+    """A model trained elsewhere: only the split of the data is ours.
+
+    pipeline   what it reads of the dataset's columns, which are as the plant measures them;
+               None for the columns themselves
+    """
+
+    pipeline: Pipeline | None = None
 
 
 IMPORTED = "imported"
@@ -114,6 +124,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     files       variant name -> ONNX bytes
     why_refused why the release as a whole needs a person's word, "" when it does not
     references, golden, card   contents of the bundle's files
+    pipeline    how a device makes the model's rows
     params      as used, defaults included
     """
 
@@ -134,6 +145,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     ort: str
     threshold: float
     params: dict[str, Any]
+    pipeline: Pipeline
 
 
 class Learning(Protocol):

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from shoal import pipeline
 from shoal.controller.api.declare import (
     UPLOAD_LIMIT,
     Asked,
@@ -46,10 +47,14 @@ class Training(Asked, frozen=True, kw_only=True):
 
 
 class Import(Asked, frozen=True, kw_only=True):
-    """What to measure the files on. labels: class names by output column, separated by commas."""
+    """What to measure the files on. labels: class names by output column, separated by commas.
+
+    pipeline: JSON, what the model reads of the dataset's columns; docs/sources-and-sinks.md.
+    """
 
     dataset: str
     labels: str = ""
+    pipeline: str = ""
 
 
 class Policy(Asked, frozen=True, kw_only=True):
@@ -126,6 +131,7 @@ def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operat
     return training.start_import(
         call.ctx, actor=call.by, model=model, onnx=kept["onnx"], variants=variants,
         dataset=form.dataset, labels=_split(form.labels),
+        pipeline=pipeline.parse(form.pipeline.encode()) if form.pipeline else None,
     )  # fmt: skip
 
 

@@ -211,6 +211,7 @@ def _manifest(
         opset=built.opset,
         ort=built.ort,
         threshold=built.threshold,
+        pipeline=built.pipeline,
         created_s=ctx.clock(),
         dataset=operation.params["dataset"],
         dataset_sha256=operation.params["dataset_sha256"],

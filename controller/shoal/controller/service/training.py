@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from shoal import manifest
 from shoal.controller.learning import IMPORTED, Job, read_params
 from shoal.controller.records import DatasetVersion, Operation
 from shoal.controller.service import datasets, models, operations, releases
 from shoal.controller.service.context import Context
 from shoal.errors import ConflictError, DatasetError, ShoalError
+from shoal.pipeline import Pipeline
 
 TRAIN, IMPORT = "train", "import"
 #: What an operation's `trigger` begins with when automation asked for it.
@@ -50,18 +53,21 @@ def start_import(
     variants: Mapping[str, str],
     dataset: str,
     labels: Sequence[str] = (),
+    pipeline: Pipeline | None = None,
 ) -> Operation:
     """Ask for a release of a model that was trained elsewhere.
 
     onnx, variants   SHA-256 of blobs: the fp32 model, and further variants by name
     dataset          real rows to measure, calibrate and take golden vectors from
     labels           class names by output column; empty for the dataset's own, in order
+    pipeline         what the model reads of the dataset's columns; None for the columns themselves
     """
     version = datasets.get_dataset(ctx, dataset)
     for sha256 in (onnx, *variants.values()):
         ctx.blobs.path(sha256)
+    params = {} if pipeline is None else {"pipeline": msgspec.to_builtins(pipeline)}
     given = {"onnx": onnx, "variants": dict(variants), "labels": list(labels)}
-    return _start(ctx, actor, IMPORT, model, version, IMPORTED, {}, "manual", given)
+    return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, "manual", given)
 
 
 def run_operation(ctx: Context, ident: str) -> Operation:

@@ -8,7 +8,16 @@ from onnx import ModelProto
 
 from shoal import bundle
 from shoal.controller import verdicts
-from shoal.controller.io.learning import card, export, golden, graph, references, rows, runtime
+from shoal.controller.io.learning import (
+    card,
+    export,
+    golden,
+    graph,
+    prepared,
+    references,
+    rows,
+    runtime,
+)
 from shoal.controller.io.learning.make import Made, make
 from shoal.controller.io.learning.rows import Data
 from shoal.controller.io.learning.validate import (
@@ -24,6 +33,7 @@ from shoal.controller.records import VariantReport, Verdict
 from shoal.controller.verdicts import FP32
 from shoal.errors import ModelError
 from shoal.manifest import Feature
+from shoal.pipeline import Pipeline
 from shoal.profile import load_profiles
 
 #: Decision threshold of two-class models.
@@ -38,6 +48,8 @@ def build(job: Job, say: Say) -> Built:
     task = ESTIMATORS[job.estimator][0] or _task_of_import(job)
     say(0.02, f"reading {job.dataset.ref}")
     data = rows.prepare(job, params, task)
+    line = prepared.pipeline_of(params, data)
+    data = prepared.as_the_model_reads(data, line)
     made = make(job, params, data, task, say)
     say(0.70, "measuring every variant on held-back rows")
     reports = _reports(made, data, task)
@@ -45,7 +57,7 @@ def build(job: Job, say: Say) -> Built:
     say(0.85, "judging each variant for each profile")
     judged = verdicts.judge(reports, made.skipped, load_profiles(), MAIN[task])
     say(0.90, "golden vectors and references")
-    return _packed(job, params, data, task, made, reports, metrics, sites, judged)
+    return _packed(job, params, data, task, made, reports, metrics, sites, judged, line)
 
 
 def _task_of_import(job: Job) -> str:
@@ -99,6 +111,7 @@ def _packed(
     metrics: dict[str, float],
     sites: dict[str, float],
     judged: list[Verdict],
+    line: Pipeline,
 ) -> Built:
     answers = runtime.outputs(made.files[FP32], data.train.x, FP32)
     sketched = references.references_of(data.features, data.train, answers, task, THRESHOLD)
@@ -130,6 +143,7 @@ def _packed(
         ort=export.ORT,
         threshold=THRESHOLD,
         params=msgspec.to_builtins(params),
+        pipeline=line,
     )
 
 
