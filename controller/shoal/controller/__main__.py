@@ -168,7 +168,6 @@ def web(folder: Path) -> None:
 def engine(folder: Path) -> None:
     """Run ingest, rollouts, monitoring and retraining alone."""
     from shoal.controller.io.engine import run
-
     from shoal.controller.wiring import open_context
 
     _begin()
