@@ -21,3 +21,9 @@ compile dev --all-extras "$@"
 compile agent --extra agent --constraint requirements/dev.txt "$@"
 compile controller --extra controller --extra cli --extra broker \
     --constraint requirements/dev.txt "$@"
+
+# Clients that tests/agent/test_foreign_clients.py runs: no part of Shoal, so no constraint of ours.
+uv pip compile requirements/clients.in --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+    --output-file requirements/clients.txt "$@"
+echo "requirements/clients.txt: $(grep -c '^[a-z0-9]' requirements/clients.txt) packages"

@@ -1,10 +1,8 @@
 """The local endpoint on real sockets: right answers in order, and patience with no one."""
 
-import asyncio
 import contextlib
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,44 +10,12 @@ import numpy as np
 import pytest
 
 from devices import MODEL, engine, softmax
-from shoal.agent.inference import BODY, Inference
-from shoal.agent.io.endpoint import CONNECTIONS, HEAD, WAITING, Endpoint
-from shoal.agent.serving import Serving
-from shoal.agent.standing import Standing
-from shoal.wire import Health
+from endpoints import Running, connect, infer, named, read, read_whole, request
+from shoal.agent.inference import BODY
+from shoal.agent.io import endpoint
+from shoal.agent.io.endpoint import CONNECTIONS, HEAD, WAITING
 
 ROW = [0.5, -0.5]
-
-
-class Running:
-    """An endpoint on a loop of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.serving = Serving(
-            MODEL, clock=lambda: 1.0, timer=lambda: 0.0, lock=contextlib.nullcontext()
-        )
-        self.serving.swap(engine(3), Health())
-        self.path = folder / "agent.sock"
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        inference = Inference({MODEL: self.serving}, standing=standing, version="0.1")
-        self.endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=self.path)
-        asyncio.run_coroutine_threadsafe(self.endpoint.start(), self.loop).result(10)
-        host, _, port = self.endpoint.address.removeprefix("http://").partition(":")
-        self.tcp = (host, int(port))
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.endpoint.stop(), self.loop).result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-
-
-def standing() -> Standing:
-    return Standing(
-        device="cam-1", site="", profile="rpi4", ring="stable", agent="1", now_s=0, running=True
-    )
 
 
 @pytest.fixture
@@ -57,34 +23,6 @@ def running(tmp_path: Path) -> Iterator[Running]:
     running = Running(tmp_path)
     yield running
     running.stop()
-
-
-def connect(address: tuple[str, int] | Path) -> socket.socket:
-    if isinstance(address, Path):
-        made = socket.socket(socket.AF_UNIX)
-        made.connect(str(address))
-    else:
-        made = socket.create_connection(address)
-    made.settimeout(10)
-    return made
-
-
-def infer(number: float = 0.5) -> bytes:
-    tensor = {"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [number, -0.5]}
-    body = json.dumps({"id": str(number), "inputs": [tensor]}).encode()
-    head = f"POST /v2/models/{MODEL}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
-
-
-def read(client: socket.socket) -> tuple[int, dict]:
-    """One answer."""
-    file = client.makefile("rb")
-    status = int(file.readline().split()[1])
-    length = 0
-    while (line := file.readline().strip()) != b"":
-        if line.lower().startswith(b"content-length"):
-            length = int(line.split(b":")[1])
-    return status, json.loads(file.read(length))
 
 
 @pytest.mark.parametrize("where", ["tcp", "path"])
@@ -215,3 +153,67 @@ def test_a_path_too_long_for_a_socket_costs_only_that_socket(tmp_path: Path) -> 
         client.sendall(infer())
         assert read(client)[0] == 200
     running.stop()
+
+
+def test_bytes_are_answered_with_bytes(running: Running) -> None:
+    rows = np.array([ROW, [1, 2]], np.float32)
+    tensor = {"name": "input", "shape": [2, 2], "datatype": "FP32"}
+    tensor |= {"parameters": {"binary_data_size": 16}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    with connect(running.tcp) as client:
+        length = f"Inference-Header-Content-Length: {len(head)}"
+        client.sendall(request(head + rows.tobytes(), length))
+        status, headers, body = read_whole(client)
+    assert (status, headers["content-type"]) == (200, "application/octet-stream")
+    at = int(headers["inference-header-content-length"])
+    assert json.loads(body[:at])["outputs"][0]["shape"] == [2, 3]
+    said = np.frombuffer(body[at:], "<f4").reshape(2, 3)
+    np.testing.assert_allclose(said, softmax(rows, 3), rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", ["-1", "ten", "1e3", str(1 << 60)])
+def test_a_length_of_json_that_is_none_is_refused(running: Running, length: str) -> None:
+    with connect(running.tcp) as client:
+        client.sendall(request(b"{}", f"Inference-Header-Content-Length: {length}"))
+        status, said = read(client)
+    assert (status, "Inference-Header-Content-Length" in said["error"]) == (400, True)
+
+
+def test_a_compressed_body_is_refused_by_name(running: Running) -> None:
+    with connect(running.tcp) as client:
+        client.sendall(request(b"\x1f\x8b", "Content-Encoding: gzip"))
+        status, said = read(client)
+    assert (status, "compressed" in said["error"]) == (415, True)
+
+
+def test_several_models_serve_side_by_side(tmp_path: Path) -> None:
+    running = Running(tmp_path, engine(3), named("gaskets", engine(4)))
+    try:
+        with connect(running.tcp) as client:
+            for model, version in ((MODEL, 3), ("gaskets", 4), (MODEL, 3)):
+                client.sendall(infer(model=model))
+                status, said = read(client)
+                assert (status, said["model_name"], said["model_version"]) == (
+                    200,
+                    model,
+                    str(version),
+                )
+                want = softmax(np.array([ROW]), version)[0]
+                np.testing.assert_allclose(said["outputs"][0]["data"], want, rtol=1e-5)
+    finally:
+        running.stop()
+
+
+def test_what_all_clients_have_sent_unanswered_is_bounded(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "HELD", 3_000)
+    with connect(running.tcp) as one, connect(running.tcp) as other:
+        half = request(b" " * 4_000)[:-2_000]
+        one.sendall(half)
+        other.sendall(half)
+        status, headers, _ = read_whole(other)
+        assert (status, headers["retry-after"]) == (503, "1")
+    with connect(running.tcp) as client:
+        client.sendall(infer())
+        assert read(client)[0] == 200

@@ -1,43 +1,66 @@
-"""The Open Inference Protocol v2 in JSON: requests in, answers out; no socket anywhere near.
+"""The Open Inference Protocol v2: requests in, answers out; no socket anywhere near.
 
-Binary tensors are a later extension. Errors are the protocol's: {"error": "..."}.
+A request to infer is taken in first and answered afterwards, so that those that wait can be
+answered together (io/batching.py). Errors are the protocol's: {"error": "..."}.
 Source: github.com/kserve/open-inference-protocol, HTTP/REST.
 """
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import orjson
 
+from shoal.agent import tensors
 from shoal.agent.serving import Engine, Serving
+from shoal.agent.tensors import Asked
 from shoal.errors import AbsentError, DeniedError, InputError, ModelError, ShoalError
 from shoal.sketch import F32
 
 _log = logging.getLogger(__name__)
 
-#: Largest request body, and most rows in one request.
-BODY, ROWS = 8 << 20, 65_536
+#: Largest request body; JSON of which it takes a millisecond or so to make numbers.
+BODY, LONG_JSON = 8 << 20, 1 << 16
+#: Microseconds that a run may hold up everybody else on the event loop.
+QUICK_US = 1_000.0
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
 _STATUS = {AbsentError: 404, InputError: 400, ModelError: 500, DeniedError: 403}
 
 
 class Request(NamedTuple):
-    """One HTTP request, whole. path: without its query."""
+    """One HTTP request, whole.
+
+    path        without its query
+    json_bytes  Inference-Header-Content-Length, -1 without it
+    """
 
     method: str
     path: str
     body: bytes
+    json_bytes: int = -1
+
+    @property
+    def is_long(self) -> bool:
+        """Whether to read it takes so long that it is worth a thread."""
+        return (self.json_bytes if self.json_bytes >= 0 else len(self.body)) > LONG_JSON
 
 
 class Answer(NamedTuple):
-    """status: of HTTP; body: JSON."""
+    """status: of HTTP; body: JSON, or `json_bytes` of JSON and then a tensor's bytes."""
 
     status: int
     body: bytes
+    json_bytes: int = -1
+
+
+class Call(NamedTuple):
+    """A request to infer, taken in: it is answered by the engine that served when it came."""
+
+    serving: Serving
+    engine: Engine
+    asked: Asked
 
 
 class Inference:
@@ -59,26 +82,18 @@ class Inference:
 
     def answer(self, request: Request) -> Answer:
         """The answer to any request; never raises."""
+        taken = self.take(request)
+        return taken if isinstance(taken, Answer) else answer_together([taken])[0]
+
+    def take(self, request: Request) -> Answer | Call:
+        """The answer to a request, or the call that it is; never raises."""
         try:
             return self._route(request)
-        except ShoalError as error:
-            status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
-            return failure(status, str(error))
         except Exception as error:  # noqa: BLE001 a bug answers one request with 500, no more
-            _log.exception("%s %s", request.method, request.path)
-            return failure(500, f"{type(error).__name__}: this is a bug of the agent, see its log")
+            return refusal(error, f"{request.method} {request.path}")
 
-    def is_slow(self, request: Request) -> bool:
-        """Whether answering takes long enough to be worth a thread: about a millisecond."""
-        found = _MODEL.fullmatch(request.path)
-        serving = self._models.get(found.group(1)) if found else None
-        if not found or found.group(3) != "/infer" or not serving or not serving.engine:
-            return False
-        slot = serving.engine.slot
-        return slot.timings_us.get(slot.variant, 0.0) > 1e3 or len(request.body) > 1 << 18
-
-    def _route(self, request: Request) -> Answer:
-        method, path, _ = request
+    def _route(self, request: Request) -> Answer | Call:
+        method, path = request.method, request.path
         wanted = "POST" if path.endswith("/infer") else "GET"
         found = _MODEL.fullmatch(path)
         if not found and path not in self._fixed:
@@ -89,30 +104,40 @@ class Inference:
             return self._fixed[path](self)
         return self._model(request, *found.groups())
 
-    def _model(self, request: Request, name: str, version: str | None, verb: str | None) -> Answer:
+    def _model(
+        self, request: Request, name: str, version: str | None, verb: str | None
+    ) -> Answer | Call:
         serving = self._models.get(name)
         engine = serving.engine if serving else None
         if serving is None or engine is None:
             if verb == "/ready":
                 return failure(400, f"no release of {name!r} serves on this device")
-            there = ", ".join(sorted(n for n, s in self._models.items() if s.engine)) or "none yet"
+            there = (
+                ", ".join(sorted(n for n, s in list(self._models.items()) if s.engine))
+                or "none yet"
+            )
             raise AbsentError("model", name, f"these serve here: {there}")
         if version and version != str(engine.manifest.version):
             raise AbsentError(
                 "version", version, f"{engine.manifest.release} serves; leave the version out"
             )
         if verb == "/infer":
-            return _infer(serving, engine, request.body)
+            return _call(serving, engine, request)
         return _json(200, _metadata(engine) if verb is None else {"name": name, "ready": True})
 
     def _server(self) -> Answer:
-        return _json(200, {"name": "shoal-agent", "version": self._version, "extensions": []})
+        about = {
+            "name": "shoal-agent",
+            "version": self._version,
+            "extensions": ["binary_tensor_data"],
+        }
+        return _json(200, about)
 
     def _live(self) -> Answer:
         return _json(200, {"live": True})
 
     def _ready(self) -> Answer:
-        ready = any(serving.engine for serving in self._models.values())
+        ready = any(serving.engine for serving in list(self._models.values()))
         return _json(200, {"ready": True}) if ready else failure(400, "no release serves yet")
 
     def _status(self) -> Answer:
@@ -127,82 +152,51 @@ class Inference:
     }
 
 
+def answer_together(calls: Sequence[Call]) -> list[Answer]:
+    """The answers to calls for one engine, in one run; never raises."""
+    first = calls[0]
+    try:
+        many = [call.asked.rows for call in calls]
+        said = first.serving.infer_together(first.engine, many)
+        return [_told(call, result) for call, result in zip(calls, said, strict=True)]
+    except Exception as error:  # noqa: BLE001 a bug answers these requests with 500, no more
+        return [refusal(error, f"infer {first.serving.model}")] * len(calls)
+
+
+def is_slow(calls: Sequence[Call]) -> bool:
+    """Whether answering these, of one engine, takes so long that it is worth a thread."""
+    slot = calls[0].engine.slot
+    rows = sum(len(call.asked.rows) for call in calls)
+    values = rows * calls[0].engine.features
+    return rows * slot.timings_us.get(slot.variant, 0.0) > QUICK_US or values > LONG_JSON
+
+
+def refusal(error: Exception, what: str) -> Answer:
+    """The answer to what failed."""
+    if isinstance(error, ShoalError):
+        status = next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
+        return failure(status, str(error))
+    _log.error("%s", what, exc_info=error)
+    return failure(500, f"{type(error).__name__}: this is a bug of the agent, see its log")
+
+
 def failure(status: int, why: str) -> Answer:
     """The protocol's error."""
     return _json(status, {"error": why})
 
 
-def _infer(serving: Serving, engine: Engine, body: bytes) -> Answer:
-    given = _parse(body)
-    rows = _tensor(given, engine)
-    said = serving.infer(rows)
-    manifest = engine.manifest
-    answer: dict[str, Any] = {
-        "model_name": manifest.model,
-        "model_version": str(manifest.version),
-        "outputs": [
-            {
-                "name": manifest.output,
-                "shape": list(said.shape),
-                "datatype": "FP32",
-                "data": said.ravel(),
-            }
-        ],
-    }
-    if "id" in given:
-        answer["id"] = given["id"]
-    return _json(200, answer)
-
-
-def _parse(body: bytes) -> dict[str, Any]:
+def _call(serving: Serving, engine: Engine, request: Request) -> Call:
     try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InputError(f"body is not JSON: {error}", "a missing value is null") from error
-    if not isinstance(given, dict) or not isinstance(given.get("inputs"), list):
-        raise InputError('body has no "inputs" list', "see the Open Inference Protocol v2")
-    return given
+        return Call(serving, engine, tensors.read(request.body, request.json_bytes, engine))
+    except InputError:
+        serving.refuse()
+        raise
 
 
-def _tensor(given: dict[str, Any], engine: Engine) -> F32:
-    """The one input as float32 (n, F); InputError names what does not fit."""
-    wanted, release = engine.manifest.input, engine.manifest.release
-    names = [i.get("name") for i in given["inputs"] if isinstance(i, dict)]
-    if names != [wanted]:
-        raise InputError(f"{release} takes the one input {wanted!r}, got {names}"[:300])
-    tensor = given["inputs"][0]
-    shape, kind = tensor.get("shape"), tensor.get("datatype")
-    if kind != "FP32":
-        raise InputError(f"{release}: input {wanted!r} is FP32, got datatype {str(kind)[:40]!r}")
-    if not _is_shape(shape, engine.features):
-        raise InputError(
-            f"{release}: input {wanted!r} has shape [rows, {engine.features}], "
-            f"got {str(shape)[:60]}",
-            "its columns are: " + ", ".join(f.name for f in engine.manifest.features[:20]),
-        )
-    values = _numbers(tensor.get("data"), wanted)
-    if values.size != shape[0] * engine.features:
-        raise InputError(f"{wanted!r}: shape {shape} but {values.size} values in data")
-    return values.reshape(shape)
-
-
-def _is_shape(shape: Any, features: int) -> bool:
-    whole = isinstance(shape, list) and all(type(size) is int for size in shape)
-    return whole and len(shape) == 2 and 0 < shape[0] <= ROWS and shape[1] == features
-
-
-def _numbers(data: Any, name: str) -> F32:
-    """data, flat or nested, as float32; null is a missing value."""
-    if not isinstance(data, list):
-        raise InputError(f"{name!r}: data is not a list", "binary tensors are not understood")
-    try:
-        return np.array(data, np.float32)
-    except (TypeError, ValueError):
-        pass
-    try:
-        return np.array(data, np.object_).astype(np.float64).astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name!r}: data holds what is no number: {str(error)[:100]}") from error
+def _told(call: Call, said: F32 | ShoalError) -> Answer:
+    if isinstance(said, ShoalError):
+        return refusal(said, "")
+    return Answer(200, *tensors.write(call.engine, call.asked, said))
 
 
 def _metadata(engine: Engine) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """One model in service: the session that answers, what it saw, and the one to fall back on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -104,19 +104,26 @@ class Serving:
         engine = self._engine
         if engine is None:
             raise AbsentError("release serving", self.model, "roll one out to this device")
-        start = self._timer()
-        try:
-            _check(engine, rows)
-            said = engine.session.run(rows)
-        except ShoalError:
-            with self._lock:
-                if self._window is not None:
-                    self._window.fail()
-            raise
-        took = self._timer() - start
+        return self._infer(engine, rows, truth)
+
+    def infer_together(self, engine: Engine, many: Sequence[F32]) -> list[F32 | ShoalError]:
+        """Answer several requests, float32 (n, F) each, in one run of the `engine` they began with.
+
+        An answer, or what is wrong with it, for each. What fails together is run one by one, so
+        that no request fails for its neighbour's sake.
+        """
+        if len(many) > 1:
+            try:
+                return self._run_together(engine, many)
+            except ShoalError:
+                pass
+        return [self._caught(engine, rows) for rows in many]
+
+    def refuse(self) -> None:
+        """Count a request that could not even be read."""
         with self._lock:
-            self._note(engine, rows, said, took, truth)
-        return said
+            if self._window is not None:
+                self._window.fail()
 
     def swap(self, engine: Engine | None, health: Health) -> WindowReport | None:
         """Serve `engine` (None: nothing) from the next request on; the open window's report.
@@ -165,11 +172,49 @@ class Serving:
             kept, seen = self._recent, self._seen
             return None if kept is None or not seen else kept[: min(seen, RECENT)].copy()
 
-    def _note(self, engine: Engine, rows: F32, said: F32, took: float, truth: F32 | None) -> None:
+    def _infer(self, engine: Engine, rows: F32, truth: F32 | None = None) -> F32:
+        start = self._timer()
+        try:
+            _check(engine, rows)
+            said = engine.session.run(rows)
+        except ShoalError:
+            self.refuse()
+            raise
+        took = self._timer() - start
+        with self._lock:
+            self._note(engine, rows, said, took, truth)
+        return said
+
+    def _caught(self, engine: Engine, rows: F32) -> F32 | ShoalError:
+        try:
+            return self._infer(engine, rows)
+        except ShoalError as error:
+            return error
+
+    def _run_together(self, engine: Engine, many: Sequence[F32]) -> list[F32 | ShoalError]:
+        for rows in many:
+            _check(engine, rows)
+        whole, start = np.concatenate(many), self._timer()
+        said = engine.session.run(whole)
+        took = self._timer() - start
+        with self._lock:
+            self._note(engine, whole, said, took, None, len(many))
+        ends = np.cumsum([len(rows) for rows in many])
+        return [*np.split(said, ends[:-1])]
+
+    def _note(
+        self,
+        engine: Engine,
+        rows: F32,
+        said: F32,
+        took: float,
+        truth: F32 | None,
+        requests: int = 1,
+    ) -> None:
         window = self._window
         if window is None or window.release != engine.manifest.release:
             return  # swapped meanwhile: the old window is closed and gone
-        window.record(rows, said, took)
+        window.record(rows, said, took, requests)
         if truth is not None:
             window.judge(said, truth)
         if self._recent is not None:

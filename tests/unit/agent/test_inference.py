@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from devices import MODEL, engine, softmax
-from shoal.agent.inference import Inference, Request
+from shoal.agent.inference import LONG_JSON, Call, Inference, Request, is_slow
 from shoal.agent.serving import Serving
 from shoal.agent.standing import Standing
 from shoal.wire import Health
@@ -155,13 +155,29 @@ def test_a_bug_answers_one_request_with_500(inference: Inference, serving: Servi
     assert "bug" in said["error"]
 
 
-def test_only_a_slow_model_or_a_large_body_is_worth_a_thread(
-    inference: Inference, serving: Serving
-) -> None:
+def call(inference: Inference, rows: int) -> Call:
+    tensor = GOOD | {"shape": [rows, 2], "data": [[0.5, -0.5]] * rows}
+    taken = inference.take(Request("POST", INFER, json.dumps({"inputs": [tensor]}).encode()))
+    assert isinstance(taken, Call)
+    return taken
+
+
+def test_a_run_that_takes_long_is_worth_a_thread(inference: Inference, serving: Serving) -> None:
     assert serving.engine is not None
-    quick = Request("POST", INFER, b"{}")
-    assert not inference.is_slow(quick)
-    assert inference.is_slow(Request("POST", INFER, b" " * (1 << 19)))
-    serving.engine.slot.timings_us["fp32"] = 5_000.0
-    assert inference.is_slow(quick)
-    assert not inference.is_slow(Request("GET", "/status", b""))
+    assert not is_slow([call(inference, 2)])
+    assert is_slow([call(inference, LONG_JSON)])
+    serving.engine.slot.timings_us["fp32"] = 400.0
+    assert not is_slow([call(inference, 2)])
+    assert is_slow([call(inference, 2), call(inference, 2)])
+
+
+def test_long_json_is_worth_a_thread_and_many_bytes_are_not() -> None:
+    long = b" " * (LONG_JSON + 1)
+    assert not Request("POST", INFER, b"{}").is_long
+    assert Request("POST", INFER, long).is_long
+    assert not Request("POST", INFER, long, json_bytes=100).is_long
+
+
+def test_what_could_not_be_read_counts_as_an_error(inference: Inference, serving: Serving) -> None:
+    ask(inference, b"{")
+    assert (serving.vitals.requests, serving.vitals.errors) == (1, 1)

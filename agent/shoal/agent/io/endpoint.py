@@ -1,7 +1,7 @@
 """The local inference endpoint: HTTP/1.1 on 127.0.0.1 and on a Unix socket.
 
-asyncio + httptools, one object a connection; a quick model runs inline on the loop, a slow one on
-a thread. Bodies, heads and connections are bounded: what is too much is refused, not kept.
+asyncio + httptools, one object a connection. Bodies, heads, connections and what all clients
+together have sent unanswered are bounded: what is too much is refused, not kept.
 """
 
 import asyncio
@@ -14,12 +14,15 @@ from pathlib import Path
 import httptools
 
 from shoal.agent.inference import BODY, Answer, Inference, Request, failure
+from shoal.agent.io.batching import Batches
 from shoal.errors import SettingError
 
 _log = logging.getLogger(__name__)
 
 #: Bytes of request line and headers; connections at once; requests waiting on one connection.
 HEAD, CONNECTIONS, WAITING = 16 << 10, 256, 64
+#: Bytes of bodies that all connections together may have sent and not been answered.
+HELD = 64 << 20
 #: Seconds that a refused client may go on sending, unheard, before it is hung up on.
 LINGER_S = 1.0
 
@@ -28,9 +31,9 @@ class Endpoint:
     """The listening sockets. address: of the TCP one, once started."""
 
     def __init__(self, inference: Inference, *, host: str, port: int, socket: Path | None) -> None:
-        self._inference, self._host, self._port, self._socket = inference, host, port, socket
+        self._host, self._port, self._socket = host, port, socket
         self._servers: list[asyncio.Server] = []
-        self.connections: set[_Connection] = set()
+        self._clients = _Clients(Batches(inference))
         self.address = ""
 
     async def start(self) -> None:
@@ -53,7 +56,7 @@ class Endpoint:
         """Stop listening and hang up."""
         for server in self._servers:
             server.close()
-        for connection in list(self.connections):
+        for connection in list(self._clients.connections):
             connection.hang_up()
         if self._socket is not None:
             self._socket.unlink(missing_ok=True)
@@ -68,28 +71,39 @@ class Endpoint:
             _log.warning("no Unix socket at %s: %s", path, error)
 
     def _connection(self) -> "_Connection":
-        return _Connection(self._inference, self.connections)
+        return _Connection(self._clients)
+
+
+class _Clients:
+    """All connections. held: bytes of bodies that they have sent and not been answered."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+        self.connections: set[_Connection] = set()
+        self.held = 0
 
 
 class _Connection(asyncio.Protocol):
     """One client. Answers leave in the order in which the requests came."""
 
-    def __init__(self, inference: Inference, all_of_them: set["_Connection"]) -> None:
-        self._inference, self._all = inference, all_of_them
+    def __init__(self, clients: _Clients) -> None:
+        self._clients = clients
         self._queue: collections.deque[tuple[Request, bool]] = collections.deque()
-        self._busy = self._ending = False
+        self._busy = self._working = self._ending = False
+        self._held = 0
         self._begin()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._parser = httptools.HttpRequestParser(self)
-        self._all.add(self)
-        if len(self._all) > CONNECTIONS:
+        self._clients.connections.add(self)
+        if len(self._clients.connections) > CONNECTIONS:
             self._give_up(failure(503, f"more than {CONNECTIONS} connections; close some"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._all.discard(self)
+        self._clients.connections.discard(self)
+        self._hold(-self._held)
         self._ending = True
 
     def hang_up(self) -> None:
@@ -111,7 +125,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
         except httptools.HttpParserError as error:
             cause = error.__context__
-            told = cause if isinstance(cause, _TooMuchError) else None
+            told = cause if isinstance(cause, _RefusedError) else None
             self._give_up(failure(*told.args) if told else failure(400, f"not HTTP: {error}"))
 
     # ------------------------------------------------------------------ called by the parser
@@ -127,78 +141,104 @@ class _Connection(asyncio.Protocol):
         self._count_head(len(name) + len(value) + 4)
         lower = name.lower()
         if lower == b"content-length" and int(value) > BODY:
-            raise _TooMuchError(413, f"body of {int(value)} bytes, {BODY} allowed: send fewer rows")
-        if lower == b"expect" and value.lower() == b"100-continue":
+            raise _RefusedError(413, f"body of {int(value)} bytes, {BODY} allowed: send fewer rows")
+        if lower == b"inference-header-content-length":
+            self._json_bytes = _length(value)
+        elif lower == b"content-encoding" and value.lower() != b"identity":
+            raise _RefusedError(415, "compressed bodies are not read here: send it as it is")
+        elif lower == b"expect" and value.lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
         if self._size > BODY:
-            raise _TooMuchError(413, f"body of more than {BODY} bytes: send fewer rows")
+            raise _RefusedError(413, f"body of more than {BODY} bytes: send fewer rows")
+        self._hold(len(body))
+        if self._clients.held > HELD:
+            raise _RefusedError(503, "too much is waiting to be answered; try again")
         self._body.append(body)
 
     def on_message_complete(self) -> None:
         path = self._url.partition(b"?")[0].decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method = self._parser.get_method().decode("latin-1")
-        request = Request(method, path, body), self._parser.should_keep_alive()
+        request = Request(method, path, body, self._json_bytes), self._parser.should_keep_alive()
         if len(self._queue) >= WAITING:
-            raise _TooMuchError(503, f"more than {WAITING} requests wait on this connection")
+            raise _RefusedError(503, f"more than {WAITING} requests wait on this connection")
         self._queue.append(request)
         self._work()
 
     # ------------------------------------------------------------------ answering
 
     def _work(self) -> None:
+        if self._working:
+            return  # answered at once: the loop below goes on
+        self._working = True
         while self._queue and not self._busy and not self._ending:
             request, keep = self._queue.popleft()
-            if self._inference.is_slow(request):
-                self._busy = True
-                loop = asyncio.get_running_loop()
-                answer = loop.run_in_executor(None, self._inference.answer, request)
-                answer.add_done_callback(functools.partial(self._done, keep))
-            else:
-                self._reply(self._inference.answer(request), keep)
+            self._busy = True
+            self._clients.batches.ask(
+                request,
+                functools.partial(self._done, keep, len(request.body)),
+                alone=len(self._clients.connections) == 1,
+            )
+        self._working = False
 
-    def _done(self, keep: bool, answer: "asyncio.Future[Answer]") -> None:
+    def _done(self, keep: bool, held: int, answer: Answer) -> None:
         self._busy = False
         if not self._ending:
-            self._reply(answer.result(), keep)
-            self._work()
+            self._hold(-held)
+            self._transport.write(_head(answer, keep) + answer.body)
+            if keep:
+                self._work()
+            else:
+                self._ending = True
+                self._transport.close()
 
-    def _reply(self, answer: Answer, keep: bool) -> None:
-        status, body = answer
-        self._transport.write(
-            b"%bContent-Length: %d\r\n%b\r\n%b"
-            % (_HEADS[status], len(body), b"" if keep else b"Connection: close\r\n", body)
-        )
-        if not keep:
-            self._ending = True
-            self._transport.close()
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._clients.held += size
 
     def _give_up(self, answer: Answer) -> None:
         """Answer, then swallow a little more: a client that is still sending reads no answer."""
-        status, body = answer
-        head = b"%bContent-Length: %d\r\nConnection: close\r\n\r\n"
-        self._transport.write(head % (_HEADS[status], len(body)) + body)
+        self._transport.write(_head(answer, keep=False) + answer.body)
         self._ending = True
         asyncio.get_running_loop().call_later(LINGER_S, self._transport.close)
 
     def _begin(self) -> None:
         self._url, self._body, self._size, self._head = b"", list[bytes](), 0, 0
+        self._json_bytes = -1
 
     def _count_head(self, size: int) -> None:
         self._head += size
         if self._head > HEAD:
-            raise _TooMuchError(431, f"request line and headers of more than {HEAD} bytes")
+            raise _RefusedError(431, f"request line and headers of more than {HEAD} bytes")
 
 
-class _TooMuchError(Exception):
+class _RefusedError(Exception):
     """(HTTP status, why): raised inside the parser, which wraps it."""
 
 
+def _length(value: bytes) -> int:
+    if not value.isdigit() or int(value) > BODY:
+        said = value[:40].decode("latin-1")
+        raise _RefusedError(400, f"Inference-Header-Content-Length is a length, got {said!r}")
+    return int(value)
+
+
+def _head(answer: Answer, keep: bool) -> bytes:
+    """Status line and headers of an answer."""
+    kind = b"Content-Type: application/json\r\n"
+    if answer.json_bytes >= 0:
+        kind = _BINARY % answer.json_bytes
+    end = b"\r\n" if keep else b"Connection: close\r\n\r\n"
+    return b"%b%bContent-Length: %d\r\n%b" % (_HEADS[answer.status], kind, len(answer.body), end)
+
+
+_BINARY = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n"
 _HEADS = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n"
-    "Content-Type: application/json\r\n".encode("ascii")
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii")
     for status in HTTPStatus
 }
+#: Seconds after which who was refused for want of room may try again.
+_HEADS[503] += b"Retry-After: 1\r\n"

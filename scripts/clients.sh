@@ -1,0 +1,14 @@
+#!/bin/sh
+# Makes .venv-clients with KServe's and Triton's clients (requirements/clients.txt, hashes checked),
+# for tests/agent/test_foreign_clients.py. Safe to run again: nothing is done twice.
+set -eu
+cd "$(dirname "$0")/.."
+
+stamp=$(sha256sum requirements/clients.txt | cut -d' ' -f1)
+[ "$(cat .venv-clients/stamp 2>/dev/null)" != "$stamp" ] || exit 0
+rm -rf .venv-clients
+"${PYTHON:-python3}" -m venv .venv-clients
+.venv-clients/bin/python -m pip install -qq --disable-pip-version-check --no-compile \
+    --no-warn-script-location --retries 1 --timeout 10 \
+    --require-hashes --requirement requirements/clients.txt
+echo "$stamp" > .venv-clients/stamp

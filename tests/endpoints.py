@@ -1,0 +1,105 @@
+"""A real endpoint on real sockets, over stand-in models, in this process."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from devices import MODEL, engine
+from shoal.agent.inference import Inference
+from shoal.agent.io.endpoint import Endpoint
+from shoal.agent.serving import Engine, Serving
+from shoal.agent.standing import Standing
+from shoal.wire import Health
+
+
+class Running:
+    """An endpoint on a loop of its own. engines: one model each; without any, lot-codes@3."""
+
+    def __init__(self, folder: Path, *engines: Engine) -> None:
+        self.servings = {one.manifest.model: served(one) for one in engines or [engine(3)]}
+        self.serving = next(iter(self.servings.values()))
+        self.path = folder / "agent.sock"
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        inference = Inference(self.servings, standing=standing, version="0.1")
+        self.endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=self.path)
+        asyncio.run_coroutine_threadsafe(self.endpoint.start(), self.loop).result(10)
+        host, _, port = self.endpoint.address.removeprefix("http://").partition(":")
+        self.tcp = (host, int(port))
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    async def _stop(self) -> None:
+        await self.endpoint.stop()
+        await self.loop.shutdown_default_executor()
+
+
+def named(model: str, one: Engine) -> Engine:
+    """The same release of a model with another name."""
+    one.manifest = msgspec.structs.replace(one.manifest, model=model)
+    return one
+
+
+def served(one: Engine) -> Serving:
+    """A model in service."""
+    serving = Serving(
+        one.manifest.model, clock=lambda: 1.0, timer=lambda: 0.0, lock=contextlib.nullcontext()
+    )
+    serving.swap(one, Health())
+    return serving
+
+
+def standing() -> Standing:
+    return Standing(
+        device="cam-1", site="", profile="rpi4", ring="stable", agent="1", now_s=0, running=True
+    )
+
+
+def connect(address: tuple[str, int] | Path) -> socket.socket:
+    if isinstance(address, Path):
+        made = socket.socket(socket.AF_UNIX)
+        made.connect(str(address))
+    else:
+        made = socket.create_connection(address)
+    made.settimeout(10)
+    return made
+
+
+def request(body: bytes, *headers: str, model: str = MODEL) -> bytes:
+    """A request to infer, whole."""
+    lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", *headers]
+    head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
+    return head.encode() + body
+
+
+def infer(number: float = 0.5, model: str = MODEL) -> bytes:
+    """A request for one row; its id is the number."""
+    tensor = {"name": "input", "shape": [1, 2], "datatype": "FP32", "data": [number, -0.5]}
+    return request(json.dumps({"id": str(number), "inputs": [tensor]}).encode(), model=model)
+
+
+def read(client: socket.socket) -> tuple[int, dict[str, Any]]:
+    """One answer: its status and JSON."""
+    status, _, body = read_whole(client)
+    return status, json.loads(body)
+
+
+def read_whole(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """One answer: status, headers by their lower-case names, body."""
+    file = client.makefile("rb")
+    status, headers = int(file.readline().split()[1]), dict[str, str]()
+    while (line := file.readline().strip().decode()) != "":
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    return status, headers, file.read(int(headers["content-length"]))
