@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from real_models import FEATURES, answers, mlp, model_of, put_release
 
+from real_models import FEATURES, answers, mlp, model_of, put_release
 from shoal.agent.io.probe import SubprocessProber
 from shoal.agent.probation import judge_probe
 from shoal.agent.update import Slot
