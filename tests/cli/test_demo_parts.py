@@ -109,7 +109,7 @@ def test_without_train_sites_the_sensors_of_one_site_wear(rig: Path) -> None:
     name = next(iter(story.worse[0]))
     before = [float(t) for t in story.streams[name].column("t")]
     after = [float(t) for t in story.worse[-1][name].column("t")]
-    assert np.std(after) < 0.6 * np.std(before)
+    assert np.mean(after) > np.mean(before) + 2 * np.std(before)
 
 
 @pytest.mark.parametrize(

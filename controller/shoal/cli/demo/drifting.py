@@ -9,6 +9,9 @@ from shoal.cli.demo.streaming import accuracy_by_site, enough
 from shoal.cli.demo.training import add_dataset, describe, publish, ref
 from shoal.cli.demo.world import World
 
+#: A loss of accuracy below this is none: inputs may move without harm, on a user's own table.
+_MATTERS = 0.05
+
 
 class Course(NamedTuple):
     """Accuracy per site before, during and after; and bad releases, built meanwhile."""
@@ -143,10 +146,8 @@ def _course(world: World, site: str, before: float, during: float, after: float)
         f"during [red]{during:.3f}[/red], after [green]{after:.3f}[/green]",
         **{f"accuracy at {site}": [round(v, 4) for v in (before, during, after)]},
     )
-    world.story.must(during < before - 0.05, f"accuracy at {site} did not fall: nothing to mend")
-    gained = after - during
     world.story.must(
-        gained > 0.5 * (before - during),
+        after - during > 0.5 * (before - during) or during > before - _MATTERS,
         f"retraining did not mend {site}: {before:.3f} → {during:.3f} → {after:.3f}",
     )
 

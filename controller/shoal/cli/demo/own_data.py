@@ -19,6 +19,7 @@ _MOST_CLASSES = 30
 #: Share of rows from after the change, at each of its steps.
 _MIXED = (0.4, 1.0)
 _WEAR = (0.35, 0.7, 1.0)
+_LABELLED_AT = (0.85, 0.9, 0.95, 1.0)
 _SITE = "site"
 
 
@@ -40,8 +41,7 @@ def own_data(choice: Choice, seed: int = 7) -> Scenario:
     """Scenario of a user's table.
 
     With train sites: the other sites see such data as the train sites' first (the machines are
-    new), then their own (conditions change). Without: numeric readings of one site wear, shrinking
-    to their middle and shifting.
+    new), then their own (conditions change). Without: the sensors of one site wear.
 
     Raises DatasetError naming the column or value that does not fit.
     """
@@ -130,9 +130,9 @@ def _worn_site(
     worse = [{name: _wear(streams[name], middle, w) for name in worn} for w in _WEAR]
     fresh = learn.where(column, lambda s: s == last)
     relabelled = learn
-    for severity in _WEAR:
+    for severity in _LABELLED_AT:
         relabelled = relabelled.and_(_wear(fresh, middle, severity))
-    change = f"the sensors of {column} {last} wear: readings shrink to their middle and shift"
+    change = f"the sensors of {column} {last} wear: readings drift away and answer less"
     return learn, streams, worse, relabelled, frozenset([last]), change
 
 
@@ -212,13 +212,18 @@ def _middles(learn: Table, roles: set[str]) -> dict[str, tuple[float, float]]:
 
 
 def _wear(rows: Table, middle: dict[str, tuple[float, float]], severity: float) -> Table:
-    """Readings as a worn sensor gives them: shrunk to the middle, and shifted by its own drift."""
+    """Readings as a worn sensor gives them: they drift away, and answer less to what they measure.
+
+    They end far from where they were (three standard deviations): close by, old and new readings
+    of different classes would be the same, and no model could tell them apart.
+    """
 
     def worn(name: str, cell: str) -> str:
         if name not in middle or not _is_number(cell):
             return cell
         median, spread = middle[name]
-        return f"{median + (float(cell) - median) * (1 - 0.6 * severity) + severity * spread:.6g}"
+        answer = (float(cell) - median) * (1 - 0.2 * severity)
+        return f"{median + answer + 3 * severity * spread:.6g}"
 
     made = [
         tuple(worn(name, cell) for name, cell in zip(rows.columns, row, strict=True))

@@ -68,7 +68,7 @@ def stations(sites: tuple[str, str, str], names: tuple[str, str, str]) -> list[S
         Station(f"{a}-2", first, "rpi4", "stable", observe_s=6.0),
         Station(f"{b}-1", second, "x86-avx2", "canary"),
         Station(f"{b}-2", second, "rpi5", "stable"),
-        Station(f"{c}-1", third, "rpi3-aarch64", "stable", max_kbps=256),
+        Station(f"{c}-1", third, "rpi3-aarch64", "stable", max_kbps=128),
         Station(f"{c}-2", third, "generic", "stable"),
     ]
 
