@@ -66,9 +66,10 @@ def add_devices(ctx: Context, names: Sequence[str]) -> None:
         db.execute(insert(tables.device), rows)
 
 
-def count_windows(ctx: Context) -> int:
+def is_online(ctx: Context, device: str) -> bool:
     with ctx.store.read() as db:
-        return len(list(db.scalars(select(tables.window.c.seq))))
+        name = tables.device.c.name
+        return bool(db.scalar(select(tables.device.c.online).where(name == device)))
 
 
 def _row(release: Release) -> dict[str, object]:

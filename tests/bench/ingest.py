@@ -160,7 +160,7 @@ def _engine(folder: Path, ctx: Context) -> Iterator[Callable[[list[Message]], fl
             brokers.connected(pki, port, "bench-fleet", [_ACKS, topics.BUDGET], hear)
         )
         log = stack.enter_context((folder / "engine.log").open("wb"))
-        process = stack.enter_context(_ended(subprocess.Popen(argv, stdout=log, stderr=log)))
+        process = stack.enter_context(ended(subprocess.Popen(argv, stdout=log, stderr=log)))
         if not begun.wait(brokers.PATIENCE_S):
             raise TimeoutError((folder / "engine.log").read_text()[-2_000:])
 
@@ -187,7 +187,7 @@ def _receiver(folder: Path, ctx: Context) -> Iterator[Callable[[list[Message]], 
             stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         )
-        stack.enter_context(_ended(process))
+        stack.enter_context(ended(process))
         asking, answering = process.stdin, process.stdout
         assert asking is not None
         assert answering is not None
@@ -240,7 +240,7 @@ def _stopped(pid: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
+def ended(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
     """A process that is ended afterwards, by its pid."""
     try:
         yield process
