@@ -54,6 +54,48 @@ class EnrolResponse(msgspec.Struct, frozen=True, kw_only=True):
     notice: str = ""
 
 
+class RenewChallenge(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device signs to show that it has the key of its certificate.
+
+    challenge    good for one renewal of this device, and for some minutes
+    """
+
+    challenge: str
+
+
+class RenewRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A device asks for its next certificate.
+
+    certificate  the present one, PEM; not expired
+    csr          PEM, of the next key
+    challenge    as given by GET /api/v1/renew
+    proof        base64, by the present key over `renewal_message`
+    """
+
+    certificate: str
+    csr: str
+    challenge: str
+    proof: str
+
+
+class RenewResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The next certificate, PEM chain, and the bundle that signs broker and controller by now."""
+
+    certificate: str
+    ca: str
+
+
+class DirectorRoots(msgspec.Struct, frozen=True, kw_only=True):
+    """Root metadata of the director, each signed by the one before; JSON texts, oldest first."""
+
+    roots: list[str]
+
+
+def renewal_message(challenge: str, csr: str) -> bytes:
+    """What the present key signs."""
+    return b"shoal renewal v1\n" + challenge.encode() + b"\n" + csr.encode()
+
+
 class JoinSecret(NamedTuple):
     """A join token taken apart."""
 

@@ -66,6 +66,7 @@ class Link:
 
     url            mqtts://host:port
     client_id      the client's name; the broker sees `session_id` of it
+    session        what the broker sees instead: a session that outlives its first key
     ca, certificate, key   PEM files, read anew at each connection: renewal needs no restart
     subscriptions  filters, QoS 1, subscribed anew at each connection
     on_message     topic, payload; on_connection: up or down. Both run on the link's thread and
@@ -92,9 +93,11 @@ class Link:
         random: random.Random,
         clean_session: bool = False,
         keepalive_s: int = 30,
+        session: str = "",
     ) -> None:
         self.address = parse_url(url)
         self._client_id, self._keepalive_s = client_id, keepalive_s
+        self._session = session
         self._ca, self._certificate, self._key = ca, certificate, key
         self._subscriptions = list(subscriptions)
         self._on_message, self._on_connection, self._will = on_message, on_connection, will
@@ -228,7 +231,7 @@ class Link:
     def _make_client(self) -> paho.Client:
         client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id=session_id(self._client_id, self._key),
+            client_id=self._session or session_id(self._client_id, self._key),
             clean_session=self._clean_session,
             protocol=paho.MQTTv311,
             reconnect_on_failure=False,  # else it falls back to MQTT 3.1 by itself

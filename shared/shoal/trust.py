@@ -10,7 +10,7 @@ Sources: TUF specification 1.0.33; Uptane Standard 2.1, section 5.4.
 """
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -85,6 +85,44 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
 def target_path(role: str, model: str, version: int) -> str:
     """Path of a release's manifest in the image repository."""
     return f"{role}/{model}/{version}/manifest.json"
+
+
+def director_version(director_root: bytes) -> int:
+    """Version of root metadata; TrustError when it cannot be read."""
+    return _root(director_root).signed.version
+
+
+def follow_roots(trusted: bytes, newer: Sequence[bytes]) -> bytes:
+    """The last of `newer`, reached from `trusted` one version at a time (TUF 1.0.33, 5.3).
+
+    Each must be signed by a threshold of the keys of the one before, and of its own. Raises
+    UntrustedError or TrustError at the first that is not; whoever asked then keeps `trusted`.
+    """
+    for data in newer:
+        before, after = _root(trusted), _root(data)
+        if after.signed.version != before.signed.version + 1:
+            raise TrustError(
+                f"director's root {after.signed.version} does not follow {before.signed.version}"
+            )
+        try:
+            before.verify_delegate(Root.type, after)
+            after.verify_delegate(Root.type, after)
+        except UnsignedMetadataError as error:
+            raise UntrustedError(f"director's root {after.signed.version}: {error}") from error
+        trusted = data
+    return trusted
+
+
+def _root(data: bytes) -> Metadata[Root]:
+    if len(data) > _LIMIT:
+        raise TrustError(f"root metadata of {len(data)} bytes, {_LIMIT} allowed")
+    try:
+        root = Metadata[Root].from_bytes(data)
+    except (DeserializationError, ValueError, KeyError, TypeError) as error:
+        raise TrustError(f"root metadata cannot be read: {error}") from error
+    if root.signed.type != Root.type:
+        raise TrustError(f"root metadata is of type {root.signed.type!r}")
+    return root
 
 
 def verify_orders(

@@ -13,6 +13,7 @@ from shoal.errors import ShoalError
 if TYPE_CHECKING:
     from shoal.agent.io.config import Settings, Source
     from shoal.agent.io.feeds.running import Feeds
+    from shoal.agent.io.upkeep import Upkeep
     from shoal.agent.loop import Agent
     from shoal.mqtt import Link
 
@@ -87,7 +88,9 @@ def enroll(
     """Join a fleet with a join token. Safe to run again: the key is kept."""
     from shoal.agent.io.enrol import Wish, enrol
     from shoal.agent.io.facts import read_facts
+    from shoal.agent.io.renewal import settle
 
+    settle(folder)
     wish = Wish(
         controller=controller,
         token=token,
@@ -149,7 +152,7 @@ def _run(folder: Path) -> int:
     import asyncio
     import logging
 
-    from shoal.agent.io import config, local
+    from shoal.agent.io import config, local, renewal
 
     settings = config.load(folder)
     logging.basicConfig(
@@ -160,6 +163,7 @@ def _run(folder: Path) -> int:
     logging.getLogger("shoal").setLevel(settings.log_level.upper())
     held = local.lock(folder)
     try:
+        renewal.settle(folder)
         return asyncio.run(_serve(folder, settings))
     finally:
         os.close(held)
@@ -205,14 +209,17 @@ async def _serve(folder: Path, settings: "Settings") -> int:
             loop.call_soon_threadsafe(stop.set)
         return idle
 
+    upkeep = _upkeep_of(folder, settings, agent)
     control = ControlThread(begin=agent.start, tick=tick, end=agent.stop, failed=fail)
     agent.wake = control.wake
     control.start()
     await loop.run_in_executor(None, control.begun.wait)
     link.start()
     feeds.start()
+    upkeep.start()
     click.echo(f"{settings.device.name} serves at {endpoint.address}", err=True)
     await stop.wait()
+    upkeep.finish()
     await loop.run_in_executor(None, feeds.stop)
     await loop.run_in_executor(None, control.finish)
     await loop.run_in_executor(None, link.stop)
@@ -269,6 +276,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         client_id=device.name,
         ca=folder / names.CA,
         certificate=folder / names.CERTIFICATE,
+        session=session_name(folder, device.name),
         key=folder / names.KEY,
         subscriptions=[topics.all_down(device.name), topics.BUDGET],
         on_message=lambda topic, payload: box[0].post(Heard(topic, payload)),
@@ -330,6 +338,24 @@ def _feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
 
 def _pairs(labels: tuple[str, ...]) -> dict[str, str]:
     from shoal.errors import SettingError
+def _upkeep_of(folder: Path, settings: "Settings", agent: "Agent") -> "Upkeep":
+    """What renews the certificate, not started yet."""
+    import random
+
+    from shoal.agent.io.upkeep import Upkeep
+    from shoal.agent.loop import Rooted, Trouble
+
+    return Upkeep(
+        folder,
+        settings.controller.url,
+        settings.device.name,
+        clock=agent.clock,
+        random=random.SystemRandom(),
+        fault=lambda fault: agent.post(Trouble(fault)),
+        rooted=lambda root: agent.post(Rooted(root)),
+    )
+
+
 
     for label in labels:
         if "=" not in label:

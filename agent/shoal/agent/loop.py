@@ -57,6 +57,12 @@ class Trouble(NamedTuple):
     fault: Fault
 
 
+class Rooted(NamedTuple):
+    """The director has a new root, signed by the one before."""
+
+    director_root: bytes
+
+
 class _Finished(NamedTuple):
     model: str
     job: "_Job"
@@ -119,7 +125,7 @@ class Agent:
 
     # ------------------------------------------------------------------ from other threads
 
-    def post(self, item: Heard | Connection | Trouble | _Finished) -> None:
+    def post(self, item: Heard | Connection | Trouble | Rooted | _Finished) -> None:
         """Say that something happened."""
         self._inbox.append(item)
         self.wake()
@@ -198,6 +204,8 @@ class Agent:
                 self.inventory()
             elif isinstance(item, Trouble):
                 self.voice.fault(item.fault)
+            elif isinstance(item, Rooted):
+                self._director_root = item.director_root
             else:
                 self._finished(item)
         except (WireError, TrustError) as error:

@@ -6,7 +6,7 @@ verified against it. Running it again with the same name is safe: the key is kep
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from cryptography import x509
@@ -15,17 +15,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from shoal.agent.io.asking import request as ask
 from shoal.agent.io.config import Controller, Device, Settings, Source, dump, load
 from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
 from shoal.agent.io.slots import write_durable
-from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse, fingerprint, parse_token
-from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
+from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
+from shoal.errors import LinkError, SettingError, UntrustedError
 from shoal.topics import check_device
-
-if TYPE_CHECKING:
-    from urllib3 import PoolManager
-
-_TIMEOUT_S = 20.0
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +54,7 @@ def enrol(folder: Path, wish: Wish, facts: dict[str, Any]) -> Settings:
     key = _key(folder / KEY)
     request = EnrolRequest(
         token=wish.token.strip(),
-        csr=_csr(key, wish.name),
+        csr=make_csr(key, wish.name),
         device=wish.name,
         ring=wish.ring,
         profile=wish.profile,
@@ -113,7 +109,7 @@ def _fetch_ca(url: str) -> bytes:
 
     with urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False) as pool:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        return _request(pool, "GET", f"{url}/ca.pem", None)
+        return ask(pool, "GET", f"{url}/ca.pem")
 
 
 def _ask(url: str, ca: Path, request: EnrolRequest) -> EnrolResponse:
@@ -121,44 +117,11 @@ def _ask(url: str, ca: Path, request: EnrolRequest) -> EnrolResponse:
 
     with urllib3.PoolManager(ca_certs=str(ca)) as pool:
         body = msgspec.json.encode(request)
-        said = _request(pool, "POST", f"{url}/api/v1/enrol", body)
+        said = ask(pool, "POST", f"{url}/api/v1/enrol", body)
     try:
         return msgspec.json.decode(said, type=EnrolResponse)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise LinkError(f"{url} answered what is no enrolment: {error}") from error
-
-
-def _request(pool: "PoolManager", method: str, url: str, body: bytes | None) -> bytes:
-    import urllib3
-
-    headers = {"Content-Type": "application/json"} if body else {}
-    try:
-        response = pool.request(
-            method,
-            url,
-            body=body,
-            headers=headers,
-            timeout=_TIMEOUT_S,
-            retries=False,
-            preload_content=False,
-        )
-        data = response.read(16 * LIMIT + 1)
-        response.close()
-    except urllib3.exceptions.HTTPError as error:
-        raise LinkError(f"{url}: {error}", "is the controller running there?") from error
-    if response.status >= 400:
-        raise _refusal(url, response.status, data)
-    return data
-
-
-def _refusal(url: str, status: int, body: bytes) -> DeniedError | LinkError:
-    try:
-        problem = msgspec.json.decode(body)
-        why = str(problem.get("detail") or problem.get("title"))
-    except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
-        why = f"HTTP {status}"
-    kind = DeniedError if status < 500 else LinkError
-    return kind(f"{url} refused: {why}")
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -169,13 +132,18 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
             return key
         raise SettingError(f"{path} is no EC key", "move it away and enrol again")
     new = ec.generate_private_key(ec.SECP256R1())
-    form = serialization.PrivateFormat.PKCS8
-    pem = new.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-    write_durable(path, pem, 0o600)
+    write_durable(path, key_pem(new), 0o600)
     return new
 
 
-def _csr(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as it lies in the folder."""
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+def make_csr(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    """A certificate request for `key`, PEM."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return csr.public_bytes(serialization.Encoding.PEM).decode()

@@ -6,8 +6,9 @@ from shoal.errors import SettingError
 
 SETTINGS = "agent.toml"
 KEY, CERTIFICATE, CA = "device.key", "device.crt", "ca.pem"
+RENEWED, SESSION = "renewed.pem", "session"
 ROOT, DIRECTOR = "root.json", "director.json"
-METADATA, MODELS = "metadata", "models"
+METADATA, MODELS, CACHE = "metadata", "models", "cache"
 JOURNAL, OUTBOX = "journal.db", "outbox.db"
 SOCKET, ADDRESS, LOCK = "agent.sock", "endpoint", "agent.lock"
 

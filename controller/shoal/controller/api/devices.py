@@ -1,11 +1,21 @@
 """Routes of devices: how they join, what became of them, how they leave."""
 
+from typing import Annotated
+
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.records import Device, DeviceEvent, JoinToken, Ledger, Window
-from shoal.controller.service import devices, enrolment, joining, monitoring
-from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse
+from shoal.controller.service import devices, enrolment, joining, monitoring, renewal
+from shoal.enrolment import (
+    LIMIT,
+    DirectorRoots,
+    EnrolRequest,
+    EnrolResponse,
+    RenewChallenge,
+    RenewRequest,
+    RenewResponse,
+)
 
 TAG = "devices"
 
@@ -56,6 +66,37 @@ class NewJoinToken(Asked, frozen=True, kw_only=True):
 def enrol(call: Call, body: EnrolRequest) -> EnrolResponse:
     """Enrol a device: its join token and certificate request for a certificate."""
     return enrolment.enrol(call.ctx, call.house.authority, body)
+
+
+class WhoRenews(Asked, frozen=True, kw_only=True):
+    """Name of the device that is about to renew."""
+
+    device: str
+
+
+class Newer(Asked, frozen=True, kw_only=True):
+    """The version that is known already."""
+
+    after: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] = 0
+
+
+@route("GET", "/api/v1/renew", role="", tag=TAG)
+def renewal_challenge(call: Call, query: WhoRenews) -> RenewChallenge:
+    """A challenge for a device to sign: good for one renewal and for five minutes."""
+    return renewal.challenge(call.ctx, query.device)
+
+
+@route("POST", "/api/v1/renew", role="", tag=TAG, status=201, limit=LIMIT)
+def renew(call: Call, body: RenewRequest) -> RenewResponse:
+    """Renew a device's certificate: proof that it has the present key, for the next certificate."""
+    return renewal.renew(call.ctx, call.house.authority, body)
+
+
+@route("GET", "/api/v1/director-roots", role="", tag=TAG)
+def director_roots(call: Call, query: Newer) -> DirectorRoots:
+    """Root metadata of the director newer than version `after`, each signed by the one before."""
+    found = call.ctx.signer.director_roots(query.after)
+    return DirectorRoots(roots=[root.decode() for root in found])
 
 
 @route("GET", "/api/v1/join-tokens", role="operator", tag=TAG)

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shoal.controller.io.files import SECRET, private_folder, write_atomic
+from shoal.controller.io.possession import Proven, key_sha256, prove
 from shoal.enrolment import fingerprint
 from shoal.errors import SettingError
 from shoal.topics import check_device
@@ -44,11 +45,13 @@ class Issued(NamedTuple):
     certificate   PEM, the leaf and then the intermediate
     serial        hex
     expires_s     Unix seconds
+    key_sha256    of the public key in it, hex
     """
 
     certificate: str
     serial: str
     expires_s: float
+    key_sha256: str
 
 
 class Authority:
@@ -112,7 +115,16 @@ class Authority:
             self._chain(certificate).decode(),
             format(certificate.serial_number, "x"),
             certificate.not_valid_after_utc.timestamp(),
+            key_sha256(public),
         )
+
+    def prove(self, certificate: str, proof: bytes, message: bytes, now: float) -> Proven:
+        """Whose certificate this is, when `proof` is its key's signature over `message`.
+
+        Raises DeniedError for one that is expired, not ours or not a device's, and for a proof
+        by another key.
+        """
+        return prove(self._certificate, certificate, proof, message, now)
 
     def issue_server(self, names: Sequence[str], now: float) -> None:
         """Write server.crt and server.key for these DNS names and addresses."""

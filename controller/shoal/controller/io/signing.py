@@ -98,6 +98,16 @@ class Signer:
         """Newest root.json of the director."""
         return _newest(self._director, "root").read_bytes()
 
+    def director_roots(self, after: int, limit: int = 32) -> list[bytes]:
+        """Root metadata of the director that is newer than version `after`, oldest first."""
+        found = []
+        for version in range(after + 1, after + 1 + limit):
+            path = self._director / f"{version}.root.json"
+            if not path.exists():
+                break
+            found.append(path.read_bytes())
+        return found
+
     @property
     def timestamp(self) -> bytes:
         """Current timestamp.json: the hint that travels over MQTT."""

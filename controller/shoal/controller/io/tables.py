@@ -130,6 +130,7 @@ device = Table(
     _number("seen_at"),
     _text("certificate_serial"),
     _number("certificate_expires_at"),
+    _text("key_sha256"),
     _text("agent"),
     _text("endpoint"),
     Column("releases", JSON, nullable=False),

@@ -15,10 +15,12 @@ from shoal.profile import Profile, detect, profile
 from shoal.topics import check_device
 
 _MOST_LABELS, _LONGEST = 32, 63
+#: Seconds in which a device whose answer was lost asks again.
+_LOST_ANSWER_S = 3_600.0
 
 
 class Issued(Protocol):
-    """A certificate just made: PEM chain, serial in hex, Unix seconds."""
+    """A certificate just made: PEM chain, serial in hex, Unix seconds, SHA-256 of its key."""
 
     @property
     def certificate(self) -> str: ...
@@ -26,6 +28,8 @@ class Issued(Protocol):
     def serial(self) -> str: ...
     @property
     def expires_s(self) -> float: ...
+    @property
+    def key_sha256(self) -> str: ...
 
 
 class Authority(Protocol):
@@ -41,8 +45,11 @@ class Authority(Protocol):
 def enrol(ctx: Context, authority: Authority, request: EnrolRequest) -> EnrolResponse:
     """Enrol one device and take one use of its token; all or nothing.
 
+    The same key may enrol again under its name: its answer may have been lost, or its certificate
+    have expired. Soon after the first time that takes no further use.
+
     SettingError for what cannot be read or named so, DeniedError for the token, ConflictError when
-    a device of that name is enrolled.
+    a device of that name is enrolled with another key.
     """
     joining_secret = parse_token(request.token)
     if not hmac.compare_digest(joining_secret.ca_sha256, authority.root_fingerprint):
@@ -51,8 +58,12 @@ def enrol(ctx: Context, authority: Authority, request: EnrolRequest) -> EnrolRes
     now = ctx.clock()
     issued = authority.issue_device(request.csr, request.device, now)
     with ctx.store.write() as db:
-        token = joining.spend(db, ctx, joining_secret, request.ring)
+        again = _enrolled(db, request.device, issued)
+        repeated = again is not None and now - again < _LOST_ANSWER_S
+        token = joining.spend(db, ctx, joining_secret, request.ring, repeated=repeated)
         values = _row(request, board, token.site, issued, now)
+        if again is not None:
+            values["enrolled_at"] = again
         _keep(db, request.device, values)
         audit.record(
             db, ctx, f"join-token {token.id}", "device.enrol", request.device,
@@ -100,18 +111,28 @@ def _row(
         "ring": request.ring, "profile": board.name, "state": devices.ENROLLED,
         "online": False, "session": "", "enrolled_at": now, "seen_at": 0.0,
         "certificate_serial": issued.serial, "certificate_expires_at": issued.expires_s,
+        "key_sha256": issued.key_sha256,
         "agent": "", "endpoint": "", "releases": {}, "variants": {}, "facts": request.facts,
         "error": board.unsupported, "error_at": now if board.unsupported else 0.0,
     }  # fmt: skip
 
 
-def _keep(db: Connection, name: str, values: dict[str, Any]) -> None:
-    state = db.scalar(select(device.c.state).where(device.c.name == name))
-    if state == devices.ENROLLED:
+def _enrolled(db: Connection, name: str, issued: Issued) -> float | None:
+    """When the device of this name and key was enrolled; None when it is not."""
+    columns = (device.c.state, device.c.key_sha256, device.c.enrolled_at)
+    row = db.execute(select(*columns).where(device.c.name == name)).one_or_none()
+    if row is None or row.state != devices.ENROLLED:
+        return None
+    if row.key_sha256 != issued.key_sha256:
         raise ConflictError(
             f"a device {name!r} is enrolled already",
             f"choose another name, or first: shoal device decommission {name}",
         )
+    return float(row.enrolled_at)
+
+
+def _keep(db: Connection, name: str, values: dict[str, Any]) -> None:
+    state = db.scalar(select(device.c.state).where(device.c.name == name))
     if state is None:
         db.execute(insert(device).values(values))
     else:

@@ -1,0 +1,246 @@
+"""The agent renews its certificate and follows the director, against the real API over real TLS."""
+
+import random
+import shutil
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from werkzeug.serving import make_server
+
+from api.world import World, make_request, make_template
+from shoal.agent.faults import Fault
+from shoal.agent.io import renewal
+from shoal.agent.io.config import Settings
+from shoal.agent.io.enrol import Wish, enrol
+from shoal.agent.io.upkeep import LOOK_S, RETRY_S, Upkeep
+from shoal.controller.service import devices, enrolment
+from shoal.errors import DeniedError, LinkError, TrustError, UntrustedError
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def world(template: Path, tmp_path: Path) -> Iterator[World]:
+    made = World(template, tmp_path / "controller")
+    yield made
+    made.ctx.store.close()
+
+
+@pytest.fixture
+def url(world: World) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    pki = world.ctx.folder / "pki"
+    context.load_cert_chain(pki / "server.crt", pki / "server.key")
+    server = make_server("localhost", 0, world.app, threaded=True, ssl_context=context)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"https://localhost:{server.server_port}"
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def folder(world: World, url: str, tmp_path: Path) -> Path:
+    made = tmp_path / "cam-1"
+    joined(made, world, url)
+    return made
+
+
+def joined(folder: Path, world: World, url: str) -> Settings:
+    wish = Wish(controller=url, token=world.join_token(), name="cam-1")
+    return enrol(folder, wish, {"arch": "x86_64", "flags": ["avx2"], "ram_mb": 4096})
+
+
+def serial(folder: Path) -> int:
+    return x509.load_pem_x509_certificate((folder / "device.crt").read_bytes()).serial_number
+
+
+def is_a_pair(folder: Path) -> bool:
+    """Whether TLS takes key and certificate together, as the link will."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_cert_chain(folder / "device.crt", folder / "device.key")
+    return True
+
+
+class Watched:
+    """An upkeep whose thread is not started, and what it told."""
+
+    def __init__(self, folder: Path, url: str, world: World) -> None:
+        self.faults: list[Fault] = []
+        self.roots: list[bytes] = []
+        self.upkeep = Upkeep(
+            folder, url, "cam-1", clock=world.clock, random=random.Random(3),
+            fault=self.faults.append, rooted=self.roots.append,
+        )  # fmt: skip
+
+
+def test_nothing_is_asked_for_before_two_thirds_of_its_life(
+    world: World, url: str, folder: Path
+) -> None:
+    first, watched = serial(folder), Watched(folder, url, world)
+    world.clock.now += 59 * DAY_S
+    assert LOOK_S / 2 <= watched.upkeep.look() <= LOOK_S
+    assert serial(folder) == first
+    world.clock.now += 8 * DAY_S
+    watched.upkeep.look()
+    assert serial(folder) != first
+    assert is_a_pair(folder)
+    assert watched.faults == []
+    assert devices.get_device(world.ctx, "cam-1").certificate_expires_at > (
+        world.clock.now + 89 * DAY_S
+    )
+
+
+def test_key_and_certificate_are_new_and_the_brokers_session_keeps_its_name(
+    world: World, url: str, folder: Path
+) -> None:
+    name, key = renewal.session_name(folder, "cam-1"), (folder / "device.key").read_bytes()
+    renewal.renew(folder, url, "cam-1")
+    assert (folder / "device.key").read_bytes() != key
+    assert renewal.session_name(folder, "cam-1") == name
+    assert (folder / "device.key").stat().st_mode & 0o077 == 0
+    assert not (folder / "renewed.pem").exists()
+
+
+@pytest.mark.parametrize("cut", range(5))
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_wherever_the_power_fails_a_pair_is_there_that_can_renew_again(
+    cut: int, after: bool, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, real = 0, renewal.write_durable
+
+    def write(path: Path, data: bytes, mode: int = 0o644) -> None:
+        nonlocal writes
+        writes += 1
+        if after:
+            real(path, data, mode)
+        if writes == cut + 1:
+            raise KeyboardInterrupt
+        if not after:
+            real(path, data, mode)
+
+    monkeypatch.setattr(renewal, "write_durable", write)
+    with pytest.raises(KeyboardInterrupt):
+        renewal.renew(folder, url, "cam-1")
+    monkeypatch.undo()
+    renewal.settle(folder)
+    assert is_a_pair(folder)
+    renewal.renew(folder, url, "cam-1")
+    assert is_a_pair(folder)
+
+
+def test_an_answer_that_was_lost_is_asked_for_again(
+    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise LinkError("the line went dead")
+
+    monkeypatch.setattr(renewal, "_keep", lost)
+    with pytest.raises(LinkError):
+        renewal.renew(folder, url, "cam-1")
+    monkeypatch.undo()
+    renewal.renew(folder, url, "cam-1")
+    assert is_a_pair(folder)
+
+
+def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(
+    world: World, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, folder = world.join_token(uses=1), tmp_path / "cam-2"
+    wish = Wish(controller=url, token=token, name="cam-2")
+    real = enrolment._response
+
+    def cut(*given: object) -> object:
+        monkeypatch.setattr(enrolment, "_response", real)
+        raise TypeError("the connection ended here")
+
+    monkeypatch.setattr(enrolment, "_response", cut)
+    with pytest.raises(LinkError):
+        enrol(folder, wish, {"arch": "x86_64"})
+    assert devices.get_device(world.ctx, "cam-2").state == "enrolled"
+    assert enrol(folder, wish, {"arch": "x86_64"}).device.name == "cam-2"
+    with pytest.raises(DeniedError):
+        enrol(tmp_path / "cam-3", Wish(controller=url, token=token, name="cam-3"), {})
+
+
+def test_a_device_that_was_decommissioned_is_told_so_and_goes_on_trying(
+    world: World, url: str, folder: Path
+) -> None:
+    watched = Watched(folder, url, world)
+    enrolment.decommission(world.ctx, actor="test", device="cam-1")
+    world.clock.now += 70 * DAY_S
+    assert watched.upkeep.look() <= RETRY_S
+    assert [(f.cause, f.severity) for f in watched.faults] == [("certificate", "warning")]
+    assert "not enrolled" in watched.faults[0].detail
+    world.clock.now += 15 * DAY_S
+    watched.upkeep.look()
+    assert watched.faults[-1].severity == "critical"
+
+
+def test_a_controller_out_of_reach_is_no_news_while_there_is_time(
+    world: World, folder: Path
+) -> None:
+    watched = Watched(folder, "https://127.0.0.1:1", world)
+    world.clock.now += 70 * DAY_S
+    watched.upkeep.look()
+    assert {f.severity for f in watched.faults} == {"info"}
+
+
+def test_another_controller_of_the_same_name_renews_nothing(
+    world: World, url: str, folder: Path, tmp_path: Path
+) -> None:
+    """Its CA is another: the TLS connection is not even made."""
+    other = World(make_template(tmp_path / "other"), tmp_path / "other-copy")
+    shutil.copy(other.ctx.folder / "pki" / "ca.pem", folder / "ca.pem")
+    other.ctx.store.close()
+    first = serial(folder)
+    with pytest.raises(LinkError):
+        renewal.renew(folder, url, "cam-1")
+    assert serial(folder) == first
+
+
+def test_a_certificate_that_is_not_ours_is_not_kept(
+    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = serial(folder)
+    monkeypatch.setattr(renewal, "make_csr", lambda key, name: make_request())
+    with pytest.raises(UntrustedError):
+        renewal.renew(folder, url, "cam-1")
+    assert serial(folder) == first
+    assert is_a_pair(folder)
+
+
+def test_the_directors_new_root_is_followed_and_told(world: World, url: str, folder: Path) -> None:
+    watched = Watched(folder, url, world)
+    watched.upkeep.look()
+    assert watched.roots == []
+    world.ctx.signer.refresh_timestamps(world.clock.now + 300 * DAY_S)
+    world.ctx.signer.refresh_timestamps(world.clock.now + 600 * DAY_S)
+    watched.upkeep.look()
+    assert watched.roots == [world.ctx.signer.director_root]
+    assert (folder / "director.json").read_bytes() == world.ctx.signer.director_root
+
+
+def test_a_root_that_the_old_one_did_not_sign_is_refused(
+    world: World, url: str, folder: Path, tmp_path: Path
+) -> None:
+    stranger = World(make_template(tmp_path / "other"), tmp_path / "other-copy")
+    stranger.ctx.signer.refresh_timestamps(world.clock.now + 300 * DAY_S)
+    forged, trusted = stranger.ctx.signer.director_root, (folder / "director.json").read_bytes()
+    stranger.ctx.store.close()
+    (world.ctx.folder / "repository" / "director" / "2.root.json").write_bytes(forged)
+    with pytest.raises(UntrustedError):
+        renewal.refresh_director(folder, url)
+    (world.ctx.folder / "repository" / "director" / "2.root.json").write_bytes(b"{}")
+    with pytest.raises(TrustError):
+        renewal.refresh_director(folder, url)
+    assert (folder / "director.json").read_bytes() == trusted

@@ -1,0 +1,167 @@
+"""How a device's certificate is renewed: by who has the key of the present one, and nobody else."""
+
+import base64
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from api.world import World, is_problem
+from shoal.controller.service import devices
+from shoal.enrolment import renewal_message
+from shoal.trust import director_version, follow_roots
+
+DAY_S = 86_400.0
+
+
+def csr_of(key: ec.EllipticCurvePrivateKey) -> str:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+class Member:
+    """A device with its key."""
+
+    def __init__(self, world: World, name: str = "press-4") -> None:
+        self.world, self.name = world, name
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.token = world.join_token(uses=3, ttl_s=7 * DAY_S)
+        self.certificate = self.enrol().json["certificate"]
+
+    def enrol(self, key: ec.EllipticCurvePrivateKey | None = None) -> Any:
+        return self.world.enrol(self.name, self.token, csr=csr_of(key or self.key))
+
+    def challenge(self) -> str:
+        given = self.world.get(f"/api/v1/renew?device={self.name}", role="")
+        return str(given.json["challenge"])
+
+    def request(self, **other: Any) -> dict[str, Any]:
+        """What it would send to renew; `signer` is another key, the rest other fields."""
+        body = {
+            "certificate": self.certificate,
+            "csr": csr_of(ec.generate_private_key(ec.SECP256R1())),
+            "challenge": other.pop("challenge", "") or self.challenge(),
+        }
+        message = renewal_message(body["challenge"], body["csr"])
+        proof = (other.pop("signer", None) or self.key).sign(message, ec.ECDSA(hashes.SHA256()))
+        return body | {"proof": base64.b64encode(proof).decode()} | other
+
+    def renew(self, **other: Any) -> Any:
+        return self.send(self.request(**other))
+
+    def send(self, body: dict[str, Any]) -> Any:
+        return self.world.client.post("/api/v1/renew", json=body)
+
+
+@pytest.fixture
+def member(world: World) -> Member:
+    return Member(world)
+
+
+def test_who_has_the_key_gets_the_next_certificate(world: World, member: Member) -> None:
+    world.clock.now += 60 * DAY_S
+    answer = member.renew()
+    assert answer.status_code == 201
+    leaf = x509.load_pem_x509_certificates(answer.json["certificate"].encode())[0]
+    assert leaf.subject.rfc4514_string() == "CN=press-4,O=shoal"
+    assert "BEGIN CERTIFICATE" in answer.json["ca"]
+    told = devices.get_device(world.ctx, "press-4").certificate_expires_at
+    assert told == pytest.approx(world.clock.now + 90 * DAY_S, abs=2)
+
+
+def test_an_answer_that_was_lost_costs_nothing(member: Member) -> None:
+    assert member.renew().status_code == 201
+    assert member.renew().status_code == 201, "with the present certificate, once more"
+
+
+def test_a_request_cannot_be_sent_again(member: Member) -> None:
+    body = member.request()
+    assert member.send(body).status_code == 201
+    assert is_problem(member.send(body), 403, "denied")
+
+
+def test_a_challenge_expires_and_is_one_devices_only(world: World, member: Member) -> None:
+    old, others = member.challenge(), Member(world, "press-5").challenge()
+    assert is_problem(member.renew(challenge=others), 403)
+    world.clock.now += 301
+    assert is_problem(member.renew(challenge=old), 403)
+    for forged in ("", "9" * 11 + "." + "0" * 64, "x.y", "\N{DIGIT ONE}²"):
+        assert is_problem(member.send(member.request() | {"challenge": forged}), 403)
+
+
+def test_another_key_renews_nothing(member: Member) -> None:
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    refused = member.renew(signer=stranger)
+    assert is_problem(refused, 403)
+    assert "proof" in refused.json["detail"]
+
+
+def test_a_request_for_one_key_cannot_be_turned_into_one_for_another(member: Member) -> None:
+    body = member.request() | {"csr": csr_of(ec.generate_private_key(ec.SECP256R1()))}
+    assert is_problem(member.send(body), 403)
+
+
+def test_a_decommissioned_device_renews_no_more_not_even_once_its_name_is_taken_again(
+    world: World, member: Member
+) -> None:
+    old = member.certificate
+    world.post("/api/v1/devices/press-4/decommission")
+    assert is_problem(member.renew(), 403)
+    world.clock.now += DAY_S
+    assert member.enrol(ec.generate_private_key(ec.SECP256R1())).status_code == 201
+    assert is_problem(member.renew(certificate=old), 403)
+
+
+def test_an_expired_certificate_renews_nothing_and_the_mend_is_said(
+    world: World, member: Member
+) -> None:
+    world.clock.now += 91 * DAY_S
+    refused = member.renew()
+    assert is_problem(refused, 403)
+    assert "join token" in refused.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "status"),
+    [
+        ("certificate", "nonsense", 403),
+        ("certificate", "é" * 5_000, 403),
+        ("csr", "nonsense", 403),
+        ("proof", "%%%", 403),
+        ("proof", "", 403),
+        ("proof", 7, 422),
+    ],
+)
+def test_what_is_no_request_is_refused(member: Member, field: str, value: Any, status: int) -> None:
+    assert is_problem(member.send(member.request() | {field: value}), status)
+
+
+def test_the_controllers_own_certificate_renews_nothing(world: World, member: Member) -> None:
+    for name in ("controller", "server"):
+        pki = world.ctx.folder / "pki"
+        key = serialization.load_pem_private_key((pki / f"{name}.key").read_bytes(), None)
+        refused = member.renew(certificate=(pki / f"{name}.crt").read_text(), signer=key)
+        assert is_problem(refused, 403)
+
+
+def test_the_same_key_enrols_again_when_its_answer_was_lost_and_takes_no_use(
+    world: World, member: Member
+) -> None:
+    assert member.enrol().status_code == 201
+    assert world.get("/api/v1/join-tokens").json["items"][0]["uses_left"] == 2
+    world.clock.now += 2 * 3_600
+    assert member.enrol().status_code == 201, "later it takes a use like anybody"
+    assert world.get("/api/v1/join-tokens").json["items"][0]["uses_left"] == 1
+    assert is_problem(member.enrol(ec.generate_private_key(ec.SECP256R1())), 409)
+
+
+def test_the_directors_roots_are_told_from_any_version_on(world: World) -> None:
+    signer, now = world.ctx.signer, world.clock.now
+    first = signer.director_root
+    signer.refresh_timestamps(now + 300 * DAY_S)
+    told = world.get("/api/v1/director-roots?after=1", role="").json["roots"]
+    assert follow_roots(first, [text.encode() for text in told]) == signer.director_root
+    assert director_version(signer.director_root) == 2
+    assert world.get("/api/v1/director-roots?after=2", role="").json["roots"] == []
