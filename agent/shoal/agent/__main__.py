@@ -239,6 +239,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
     from shoal import topics
     from shoal.agent.io import download, facts, health, journal, outbox, probe
     from shoal.agent.io import folder as names
+    from shoal.agent.io.optimised import Optimised
     from shoal.agent.io.runtime import OrtLoader
     from shoal.agent.io.slots import DiskSlots
     from shoal.agent.loop import Agent, Connection, Heard, Pace
@@ -296,7 +297,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         images=ImageRepository(
             folder / names.METADATA, names.read_trusted(folder, names.ROOT), downloads.metadata
         ),
-        loader=OrtLoader(slots.path),
+        loader=OrtLoader(slots.path, Optimised(folder / names.CACHE, facts.read_facts)),
         prober=probe.SubprocessProber(slots.path, dict(os.environ)),
         link=link,
         health=health.HealthSampler(folder, time.monotonic),

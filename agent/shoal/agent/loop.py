@@ -477,6 +477,7 @@ class Agent:
             detail=record.detail,
             requests=vitals.requests if vitals else 0,
             errors=vitals.errors if vitals else 0,
+            timings_us=slot.timings_us if slot else {},
         )
 
     def _lane(self, model: str) -> _Lane:

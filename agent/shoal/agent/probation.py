@@ -16,6 +16,9 @@ TOLERATED = 0.05
 #: Requests before an early "unhealthy" is believed; at the end of the watch fewer will do.
 EARLY, LATE = 50, 5
 _ODD, _ODD_ROWS = 0.01, 3
+#: A variant is preferred to those that the profile prefers when it needs this share of their time
+#: or less: a smaller difference is not worth it, and may be chance.
+FASTER = 0.9
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,15 +60,43 @@ def judge_probe(measured: list[Measured], profile: Profile) -> Verdict:
     """The verdict on a probed release; `measured` in the profile's order of preference.
 
     A wrong answer in any variant fails the release: the bundle, or the CPU, is not what was
-    validated. Otherwise the first variant within the budget serves.
+    validated. Otherwise the fastest variant within the budget serves; of those about as fast, the
+    one that the profile prefers. (int8 is slower than fp32 for small models, and which ones are
+    small differs between boards.)
     """
     for one in measured:
         if one.worst_error > profile.gate.golden_atol or one.labels_differ:
             return _golden(one, profile)
     within = [m for m in measured if not _over(m, profile)]
     if within:
-        return Verdict(variant=within[0].variant, facts=_facts(within[0]))
+        chosen = _fastest(within)
+        return Verdict(
+            variant=chosen.variant, facts=_facts(chosen) | {"why": _why(measured, chosen)}
+        )
     return _over(measured[0], profile) or Verdict(cause="unusable-model", detail="nothing to run")
+
+
+def _fastest(within: list[Measured]) -> Measured:
+    """The fastest by its median; the earlier of two that are about as fast."""
+    chosen = within[0]
+    for one in within[1:]:
+        if one.p50_ms <= FASTER * chosen.p50_ms:
+            chosen = one
+    return chosen
+
+
+def _why(measured: list[Measured], chosen: Measured) -> str:
+    """One sentence on the choice, with every timing.
+
+    >>> of = lambda name, ms: Measured(variant=name, worst_error=0, labels_differ=0, golden_rows=1,
+    ...                                p50_ms=ms, p99_ms=ms, rss_mb=50)
+    >>> _why([of("int8", 0.2), of("fp32", 0.1)], of("fp32", 0.1))
+    'fp32 of int8 200 µs, fp32 100 µs'
+    >>> _why([of("fp32", 0.1)], of("fp32", 0.1))
+    'fp32 100 µs, the only variant'
+    """
+    times = ", ".join(f"{one.variant} {one.p50_ms * 1e3:.3g} µs" for one in measured)
+    return f"{chosen.variant} of {times}" if len(measured) > 1 else f"{times}, the only variant"
 
 
 def _golden(one: Measured, profile: Profile) -> Verdict:

@@ -29,7 +29,10 @@ FEED_ADVICE = "it goes on trying; check its cable, server and settings in agent.
 
 
 class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """One model: what serves (release "" for nothing), and how the last attempt stands."""
+    """One model: what serves (release "" for nothing), and how the last attempt stands.
+
+    timings_us   variant -> median of its timed runs here; the fastest that passed serves
+    """
 
     model: str
     release: str
@@ -41,6 +44,7 @@ class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     requests: int = 0
     errors: int = 0
+    timings_us: dict[str, float] = {}
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +127,14 @@ def _model(m: ModelStanding, now_s: float) -> str:
     since = datetime.datetime.fromtimestamp(m.since_s, datetime.UTC).strftime("%Y-%m-%d %H:%M")
     line = f"  {m.release} ({m.variant}) serves since {since} UTC, {ago(now_s - m.since_s)}"
     line += f"; {m.requests} requests, {m.errors} errors"
-    return line if m.wanted in ("", m.release) else f"{line}; {m.wanted} {m.state}"
+    if m.wanted not in ("", m.release):
+        line += f"; {m.wanted} {m.state}"
+    return f"{line}\n    {_timings(m)}" if len(m.timings_us) > 1 else line
+
+
+def _timings(m: ModelStanding) -> str:
+    times = ", ".join(f"{name} {us:.3g} µs" for name, us in m.timings_us.items())
+    return f"timed here: {times}; {m.variant} was chosen"
 
 
 def _feed(feed: FeedHealth) -> str:

@@ -25,6 +25,9 @@ def but(**fields: object) -> Measured:
 
 CASES = [
     ([GOOD, FP32], "", "int8-u8s8-pc"),
+    ([GOOD, msgspec.structs.replace(FP32, p50_ms=0.02)], "", "fp32"),
+    ([GOOD, msgspec.structs.replace(FP32, p50_ms=0.038)], "", "int8-u8s8-pc"),
+    ([GOOD, msgspec.structs.replace(FP32, p50_ms=0.02, p99_ms=99.0)], "", "int8-u8s8-pc"),
     ([but(worst_error=PROFILE.gate.golden_atol), FP32], "", "int8-u8s8-pc"),
     ([but(worst_error=2e-3), FP32], "golden-mismatch", ""),
     ([but(labels_differ=1), FP32], "golden-mismatch", ""),
@@ -54,6 +57,11 @@ def test_a_slow_release_says_its_number_and_the_budget() -> None:
     detail = judge_probe([but(p99_ms=31.5)], PROFILE).detail
     assert "31.50 ms" in detail
     assert "20 ms" in detail
+
+
+def test_the_choice_says_every_timing() -> None:
+    facts = judge_probe([GOOD, msgspec.structs.replace(FP32, p50_ms=0.02)], PROFILE).facts
+    assert facts["why"] == "fp32 of int8-u8s8-pc 40 µs, fp32 20 µs"
 
 
 WATCH = Watch(since_s=0.0, until_s=60.0)

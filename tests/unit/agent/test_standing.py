@@ -1,5 +1,7 @@
 """One screen for a technician: what runs, since when, what is wrong, what to do."""
 
+import msgspec
+
 from shoal.agent.standing import ModelStanding, Standing, text
 
 
@@ -43,6 +45,13 @@ def test_all_well_says_so() -> None:
     screen = text(standing())
     assert "lot-codes@3 (int8-u8s8-pc) serves since 2027-01-15 08:00 UTC, 10 min" in screen
     assert "nothing is wrong" in screen
+
+
+def test_timings_and_the_choice_are_on_the_screen_where_there_was_one() -> None:
+    timed = msgspec.structs.replace(SERVES, timings_us={"int8-u8s8-pc": 41.24, "fp32": 98.1})
+    said = "timed here: int8-u8s8-pc 41.2 µs, fp32 98.1 µs; int8-u8s8-pc was chosen"
+    assert said in text(standing(models=[timed]))
+    assert "timed here" not in text(standing())
 
 
 def test_what_failed_is_said_with_what_to_do() -> None:

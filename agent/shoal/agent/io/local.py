@@ -122,4 +122,5 @@ def _standing(record: Record) -> ModelStanding:
         wanted=record.order.release if record.order else "",
         cause=record.cause,
         detail=record.detail,
+        timings_us=slot.timings_us if slot else {},
     )

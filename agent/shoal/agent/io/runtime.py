@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -11,12 +12,16 @@ from typing import Any
 import numpy as np
 
 from shoal import bundle
+from shoal.agent.io.optimised import SMALLEST, Optimised
 from shoal.agent.orders import Runtime
 from shoal.agent.serving import Engine
 from shoal.agent.update import Slot
 from shoal.errors import InputError, ModelError
+from shoal.manifest import Manifest
 from shoal.profile import Profile, SessionOptions
 from shoal.sketch import F32
+
+_log = logging.getLogger(__name__)
 
 #: Read by onnxruntime, OpenBLAS and glibc when they are loaded: set before that.
 ENVIRONMENT = {
@@ -48,11 +53,14 @@ _MENDS = (
 class OrtLoader:
     """Loads releases from their slots.
 
-    folder   model, slot -> where its files are
+    folder      model, slot -> where its files are
+    optimised   keeps what onnxruntime made of them; None to do it again at every start
     """
 
-    def __init__(self, folder: Callable[[str, str], Path]) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Callable[[str, str], Path], optimised: Optimised | None = None
+    ) -> None:
+        self._folder, self._optimised = folder, optimised
         self._runtime: Runtime | None = None
 
     @property
@@ -67,9 +75,8 @@ class OrtLoader:
         """The engine of a verified slot, warmed once; ModelError when it cannot be."""
         folder = self._folder(slot.model, slot.slot)
         manifest = bundle.read_manifest(folder)
-        path = folder / manifest.variant(slot.variant).file.name
         features = len(manifest.features)
-        session = OrtSession(path, profile.session, manifest.input, manifest.output)
+        session = self._session(folder, manifest, slot.variant, profile.session)
         warm = session.run(np.zeros((1, features), np.float32))
         outputs = max(1, len(manifest.labels))
         if warm.shape != (1, outputs):
@@ -91,14 +98,50 @@ class OrtLoader:
         """Give freed memory back to the system."""
         trim()
 
+    def _session(
+        self, folder: Path, manifest: Manifest, variant: str, options: SessionOptions
+    ) -> "OrtSession":
+        """The variant's session: from the cache where that holds it, and kept there if not."""
+        file = manifest.variant(variant).file
+        path, names = folder / file.name, (manifest.input, manifest.output)
+        if self._optimised is None or file.size < SMALLEST:
+            return OrtSession(path, options, *names)
+        key = self._optimised.key(file.sha256, import_ort().__version__, options)
+        found = self._optimised.find(key)
+        if found is not None:
+            try:
+                return OrtSession(found, options, *names, optimised=True)
+            except ModelError as error:
+                _log.warning("the optimised model of %s: %s", manifest.release, error)
+                self._optimised.drop(key)
+        into = self._optimised.begin(key)
+        try:
+            session = OrtSession(path, options, *names, keep=into)
+        except ModelError:
+            return OrtSession(path, options, *names)  # or the disk refused, and not the model
+        self._optimised.keep(key)
+        return session
+
 
 class OrtSession:
     """One loaded ONNX file: float32 (n, F) -> float32 (n, C).
 
+    optimised   the file is what onnxruntime wrote itself: nothing is left to optimise
+    keep        where it shall write that, None for nowhere
+
     Raises ModelError, naming the operator, opset or type that this runtime lacks.
     """
 
-    def __init__(self, path: Path, options: SessionOptions, given: str, wanted: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: SessionOptions,
+        given: str,
+        wanted: str,
+        *,
+        optimised: bool = False,
+        keep: Path | None = None,
+    ) -> None:
         ort = import_ort()
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.intra_op_num_threads
@@ -107,6 +150,10 @@ class OrtSession:
         spin = "1" if options.spinning else "0"
         settings.add_session_config_entry("session.intra_op.allow_spinning", spin)
         settings.add_session_config_entry("session.inter_op.allow_spinning", spin)
+        if optimised:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if keep is not None:
+            settings.optimized_model_filepath = str(keep)
         self._failures = failures = _failures()
         try:
             session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
