@@ -22,7 +22,7 @@ test: setup  ## lint, types, contracts, then every test; real brokers and a real
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 check: setup  ## lint, types and layer contracts only: seconds
-	@$(BIN)/ruff check --quiet --no-cache .  # its cache does not see that a sibling came or went
+	@$(BIN)/ruff check --quiet --no-cache .
 	@$(BIN)/ruff format --quiet --no-cache --check . || { echo "  make format mends these"; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo

@@ -36,7 +36,8 @@ def test_a_cause_from_a_newer_agent_is_still_readable() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [*State, *StageState, *attempt.ENDED, *attempt.WORKING, attempt.WAITING]
+    "state",
+    sorted({*State, *StageState, *attempt.ENDED, *attempt.WORKING, attempt.WAITING}),
 )
 def test_every_state_has_a_sign_of_its_own(state: str) -> None:
     assert state in wording.SIGNS
