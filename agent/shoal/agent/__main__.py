@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from shoal.agent.io.folder import FOLDER
 from shoal.errors import ShoalError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     Spawn = Callable[[Callable[[], None]], None]
 
-#: Where a device keeps everything, unless told otherwise.
-FOLDER = Path("/var/lib/shoal-agent")
 #: Read by numpy's BLAS when it is loaded, which is before any adapter can say so.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -176,9 +175,10 @@ async def _serve(folder: Path, settings: "Settings") -> int:
 
     from shoal.agent.inference import Inference
     from shoal.agent.io.endpoint import Endpoint
-    from shoal.agent.io.folder import ADDRESS, SOCKET
+    from shoal.agent.io.folder import ADDRESS, SOCKET, SPOOL
     from shoal.agent.io.running import ControlThread, Jobs
     from shoal.agent.io.slots import write_durable
+    from shoal.agent.io.spool import Spool
 
     loop, stop, failed = asyncio.get_running_loop(), asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -203,8 +203,12 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     agent.endpoint = endpoint.address
     write_durable(folder / ADDRESS, endpoint.address.encode())
 
+    spool = Spool(folder / SPOOL)
+
     def tick() -> float:
         idle = agent.tick()
+        if agent.voice.saved:
+            spool.take(agent.voice.add, agent.voice.fault)
         if agent.restart_asked:
             loop.call_soon_threadsafe(stop.set)
         return idle
@@ -240,6 +244,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
     from shoal.agent.io import download, facts, health, journal, outbox, probe
     from shoal.agent.io import folder as names
     from shoal.agent.io.optimised import Optimised
+    from shoal.agent.io.renewal import session_name
     from shoal.agent.io.runtime import OrtLoader
     from shoal.agent.io.slots import DiskSlots
     from shoal.agent.loop import Agent, Connection, Heard, Pace
@@ -275,9 +280,9 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
     link = Link(
         url=settings.controller.broker,
         client_id=device.name,
+        session=session_name(folder, device.name),
         ca=folder / names.CA,
         certificate=folder / names.CERTIFICATE,
-        session=session_name(folder, device.name),
         key=folder / names.KEY,
         subscriptions=[topics.all_down(device.name), topics.BUDGET],
         on_message=lambda topic, payload: box[0].post(Heard(topic, payload)),
@@ -337,8 +342,6 @@ def _feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
     return Feeds(short | settings.sources, settings.sinks, world)
 
 
-def _pairs(labels: tuple[str, ...]) -> dict[str, str]:
-    from shoal.errors import SettingError
 def _upkeep_of(folder: Path, settings: "Settings", agent: "Agent") -> "Upkeep":
     """What renews the certificate, not started yet."""
     import random
@@ -357,6 +360,8 @@ def _upkeep_of(folder: Path, settings: "Settings", agent: "Agent") -> "Upkeep":
     )
 
 
+def _pairs(labels: tuple[str, ...]) -> dict[str, str]:
+    from shoal.errors import SettingError
 
     for label in labels:
         if "=" not in label:

@@ -91,11 +91,17 @@ class Voice:
         if told is not None:
             self._tell(told)
 
-    def add(self, message: wire.Upward, key: str = "") -> None:
-        """Into the outbox; kept in memory while the disk refuses."""
+    def add(self, message: wire.Upward, key: str = "") -> bool:
+        """Into the outbox; kept in memory while the disk refuses. Whether all is on disk now."""
         named = msgspec.structs.replace(message, device=self._identity.device)
         self._unsaved.append((named, key))
         self._save()
+        return self.saved
+
+    @property
+    def saved(self) -> bool:
+        """Whether the disk has all that was said."""
+        return not self._unsaved
 
     def due(self) -> None:
         """Whatever waits: held back faults, what the disk refused, what is not sent yet."""

@@ -4,11 +4,14 @@ from pathlib import Path
 
 from shoal.errors import SettingError
 
+#: Where a device keeps everything, unless told otherwise.
+FOLDER = Path("/var/lib/shoal-agent")
+
 SETTINGS = "agent.toml"
 KEY, CERTIFICATE, CA = "device.key", "device.crt", "ca.pem"
 RENEWED, SESSION = "renewed.pem", "session"
 ROOT, DIRECTOR = "root.json", "director.json"
-METADATA, MODELS, CACHE = "metadata", "models", "cache"
+METADATA, MODELS, CACHE, SPOOL = "metadata", "models", "cache", "spool"
 JOURNAL, OUTBOX = "journal.db", "outbox.db"
 SOCKET, ADDRESS, LOCK = "agent.sock", "endpoint", "agent.lock"
 

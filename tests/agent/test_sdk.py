@@ -1,0 +1,318 @@
+"""`from shoal.agent import Client, Session`: a program on the device uses its models."""
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from devices import MODEL, engine, softmax
+from endpoints import Running
+from real_models import FEATURES, answers, mlp, put_release
+from shoal import wire
+from shoal.agent import Client, Session
+from shoal.agent.faults import Fault
+from shoal.agent.io import config, spool
+from shoal.agent.io.folder import MODELS, SETTINGS, SOCKET, SPOOL
+from shoal.agent.io.slots import DiskSlots
+from shoal.agent.io.spool import Spool
+from shoal.agent.update import Slot
+from shoal.errors import AbsentError, BundleError, InputError, LinkError
+from shoal.sketch import Sketch
+from shoal.wire import Health
+
+ROWS = np.array([[0.5, -0.5], [1, 2]], np.float32)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path)
+    yield running
+    running.stop()
+
+
+def test_importing_the_doors_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, shoal.agent;"
+        "assert not {'numpy', 'onnxruntime', 'msgspec'} & set(sys.modules);"
+        "from shoal.agent import Client; assert 'onnxruntime' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_name_that_is_no_door_is_an_attribute_error() -> None:
+    import shoal.agent
+
+    with pytest.raises(AttributeError, match="Door"):
+        shoal.agent.Door  # noqa: B018
+
+
+# ---------------------------------------------------------------------------- Client
+
+
+def test_a_client_gets_arrays_and_follows_a_swap(running: Running) -> None:
+    with Client(MODEL, running.path.parent) as client:
+        assert client.ready()
+        np.testing.assert_allclose(client.infer(ROWS), softmax(ROWS, 3), rtol=1e-5)
+        assert client.release == "lot-codes@3"
+        running.serving.swap(engine(4), Health())
+        np.testing.assert_allclose(client.infer(ROWS.tolist()), softmax(ROWS, 4), rtol=1e-5)
+        assert client.release == "lot-codes@4"
+        told = client.describe()
+        assert (told.release, told.labels) == ("lot-codes@4", ["good", "bad", "odd"])
+        assert told.features == ["contrast", "blur"]
+
+
+def test_a_client_says_what_is_wrong_and_goes_on(running: Running) -> None:
+    client = Client(MODEL, running.path.parent)
+    for rows, said in (
+        (np.zeros((1, 3)), "whole rows of 8 bytes"),
+        (np.zeros(2), "send .rows, features"),
+        ([[np.nan, 0]], "'contrast' is missing"),
+    ):
+        with pytest.raises(InputError, match=said):
+            client.infer(rows)
+    with pytest.raises(AbsentError, match=MODEL):
+        Client("other", running.path.parent).infer(ROWS)
+    assert client.infer(ROWS).shape == (2, 3)
+
+
+def test_a_client_survives_an_agent_that_starts_again(tmp_path: Path) -> None:
+    first = Running(tmp_path)
+    client = Client(MODEL, tmp_path)
+    client.infer(ROWS)
+    first.stop()
+    assert not client.ready()
+    with pytest.raises(LinkError, match="is shoal-agent running"):
+        client.infer(ROWS)
+    second = Running(tmp_path)
+    assert client.infer(ROWS).shape == (2, 3)
+    second.stop()
+
+
+def test_a_client_is_shared_by_threads(running: Running) -> None:
+    client, wrong = Client(MODEL, running.path.parent), list[int]()
+
+    def ask(seed: int) -> None:
+        rows = np.random.default_rng(seed).normal(size=(1, 2)).astype(np.float32)
+        for _ in range(30):
+            if not np.allclose(client.infer(rows), softmax(rows, 3), rtol=1e-4):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+NONSENSE = {
+    "nothing": b"",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
+    "no length": b"HTTP/1.1 200 OK\r\n\r\n",
+    "another protocol": b"\x16\x03\x01\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_a_client_that_is_answered_nonsense_says_so(kind: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / SOCKET))
+        listening.listen()
+
+        def answer() -> None:
+            peer, _ = listening.accept()
+            with peer:
+                peer.recv(1 << 16)
+                peer.sendall(NONSENSE[kind])
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(LinkError):
+            Client(MODEL, tmp_path, timeout_s=5).infer(ROWS)
+        answering.join()
+
+
+# ---------------------------------------------------------------------------- Session
+
+
+GIVEN = np.random.default_rng(4).normal(size=(3, FEATURES)).astype(np.float32)
+
+
+class Folder:
+    """An agent's folder, in which releases lie installed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.slots = path, DiskSlots(path / MODELS)
+        (path / SETTINGS).write_text(
+            config.dump(config.Settings(device=config.Device(name="cam-1", profile="x86-vnni")))
+        )
+        self.install(1, "a")
+
+    def install(self, version: int, slot: str, damage: bool = False) -> None:
+        folder = self.slots.path("parts", slot)
+        model = mlp(seed=version).SerializeToString()
+        manifest = put_release(folder, version=version, models={"fp32": model})
+        if damage:
+            (folder / "fp32.onnx").write_bytes(b"")
+        self.slots.point(
+            "parts",
+            Slot(
+                slot=slot,
+                model="parts",
+                release=manifest.release,
+                path=f"release/parts/{version}/manifest.json",
+                sha256=str(version),
+                variant="fp32",
+                model_sha256=manifest.variant("fp32").file.sha256,
+                counter=1,
+            ),
+        )
+
+    def want(self, version: int) -> np.ndarray:
+        return answers(mlp(seed=version).SerializeToString(), GIVEN)
+
+    def windows(self) -> list[wire.WindowReport]:
+        """What a session has handed over, as the agent takes it."""
+        found: list[wire.WindowReport] = []
+        Spool(self.path / SPOOL).take(lambda report, key: not found.append(report), _no_fault)
+        return found
+
+
+def _no_fault(fault: Fault) -> None:
+    pytest.fail(fault.detail)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_a_session_answers_in_process_and_its_windows_reach_the_agent(folder: Folder) -> None:
+    with Session(folder=folder.path) as session:
+        np.testing.assert_array_equal(session.infer(GIVEN), folder.want(1))
+        session.infer(GIVEN, np.zeros(3, np.float32))
+        with pytest.raises(InputError):
+            session.infer(np.full((1, FEATURES), np.nan, np.float32))
+    (window,) = folder.windows()
+    assert (window.release, window.rows, window.errors, window.labelled) == ("parts@1", 6, 1, 3)
+    engine_references = folder.slots.path("parts", "a")
+    from shoal import bundle
+
+    references = bundle.read_references(engine_references, bundle.read_manifest(engine_references))
+    assert window.reference == references.id
+    assert Sketch.from_bytes(references.inputs, window.inputs).rows == 6
+    assert folder.windows() == []
+
+
+def test_a_session_follows_the_swap_and_no_window_mixes_two_releases(folder: Folder) -> None:
+    with Session("parts", folder.path, look_s=0.01) as session:
+        session.infer(GIVEN)
+        folder.install(2, "b")
+        for _ in range(1_000):
+            if session.release == "parts@2":
+                break
+            threading.Event().wait(0.01)
+        np.testing.assert_array_equal(session.infer(GIVEN), folder.want(2))
+    assert [(w.release, w.rows) for w in folder.windows()] == [("parts@1", 3), ("parts@2", 3)]
+
+
+def test_a_session_keeps_serving_when_the_new_release_is_damaged(folder: Folder) -> None:
+    from shoal.agent.io.embedded import Follower
+    from shoal.agent.io.runtime import OrtLoader
+    from shoal.agent.serving import Serving
+    from shoal.profile import profile
+
+    serving = Serving("parts", clock=lambda: 1.0, timer=lambda: 0.0, lock=threading.Lock())
+    follower = Follower(
+        serving,
+        slots=folder.slots,
+        loader=OrtLoader(folder.slots.path),
+        profile=profile("x86-vnni"),
+    )
+    follower.look()
+    folder.install(2, "b", damage=True)
+    with pytest.raises(BundleError):
+        follower.look()
+    assert follower.look() is None
+    np.testing.assert_array_equal(serving.infer(GIVEN), folder.want(1))
+    folder.install(3, "b")
+    follower.look()
+    np.testing.assert_array_equal(serving.infer(GIVEN), folder.want(3))
+
+
+def test_a_device_without_the_model_says_so(folder: Folder) -> None:
+    with Session("other", folder.path) as session, pytest.raises(AbsentError, match="roll one out"):
+        session.infer(GIVEN)
+    folder.slots.point("parts", None)
+    with pytest.raises(AbsentError, match="name the one you mean"):
+        Session(folder=folder.path)
+
+
+def report(start_s: float = 1_000.0) -> wire.WindowReport:
+    return wire.WindowReport(
+        device="",
+        boot="",
+        seq=0,
+        sent_s=1.0,
+        model="parts",
+        release="parts@1",
+        reference="r",
+        window_start_s=start_s,
+        window_s=60.0,
+        rows=3,
+    )
+
+
+def test_a_window_stays_until_the_outbox_has_it(tmp_path: Path) -> None:
+    waiting = Spool(tmp_path / "spool")
+    waiting.put(report(), "1")
+    keys: list[str] = []
+    waiting.take(lambda report, key: bool(keys.append(key)), _no_fault)
+    waiting.take(lambda report, key: not keys.append(key), _no_fault)
+    waiting.take(lambda report, key: not keys.append(key), _no_fault)
+    assert keys == ["000000001000-1.window"] * 2
+
+
+def test_what_is_no_window_is_told_once_and_goes(tmp_path: Path) -> None:
+    (tmp_path / "x.window").write_bytes(b"no message")
+    (tmp_path / "y.window").write_bytes(b"\0" * (wire.LIMIT["window"] + 1))
+    (tmp_path / "z.window.new").write_bytes(b"half written")
+    told: list[Fault] = []
+    for _ in range(2):
+        Spool(tmp_path).take(lambda report, key: True, told.append)
+    assert len(told) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["z.window.new"]
+
+
+def test_a_spool_that_nobody_empties_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "KEPT", 3)
+    waiting = Spool(tmp_path)
+    for i in range(6):
+        waiting.put(report(float(i)), "p")
+    starts: list[float] = []
+    waiting.take(lambda report, key: not starts.append(report.window_start_s), _no_fault)
+    assert starts == [3.0, 4.0, 5.0]
+
+
+def test_a_window_is_in_the_outbox_once_however_often_it_is_handed_over(tmp_path: Path) -> None:
+    from devices import Cloud, Device
+
+    device = Device(tmp_path / "device", Cloud())
+    device.answers = False
+    waiting = Spool(tmp_path / "spool")
+    waiting.put(report(), "1")
+    for _ in range(2):  # the power fails between the outbox and the deletion
+        waiting.take(lambda r, key: not device.agent.voice.add(r, key), _no_fault)
+    device.run(2)
+    (window,) = (w for w in device.windows() if w.release == "parts@1")
+    assert window.device == "cam-1"
+    assert msgspec.structs.replace(window, device="", boot="", seq=0, sent_s=1.0) == report()
