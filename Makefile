@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs lock clean
+.PHONY: help setup demo test soak check format bench docs lock clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: setup  ## lint, types, contracts, then every test; real brokers and a real
 	@./scripts/apt.sh mosquitto chromium
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+soak: setup  ## power cuts at every point with every disk, 500 kills of a real agent: half an hour
+	@SHOAL_SOAK=1 $(BIN)/python -m pytest -n 2 -s tests/scenario/test_power_cuts.py tests/agent/test_kills.py $(ARGS)
 
 check: setup  ## lint, types and layer contracts only: seconds
 	@$(BIN)/ruff check --quiet --no-cache .

@@ -5,10 +5,11 @@ and the power supply are stand-ins.
 >>> device.assign(cloud.release(1)); device.run(); device.serves()   # doctest: +SKIP
 """
 
+import contextlib
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from repositories import NOW, Repository
 from shoal import bundle, topics, wire
 from shoal import manifest as manifests
+from shoal.agent.io.download import HttpsDownloads
 from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.io.slots import DiskSlots
@@ -28,7 +30,7 @@ from shoal.agent.probation import Measured
 from shoal.agent.serving import Engine
 from shoal.agent.telling import Identity
 from shoal.agent.update import Slot
-from shoal.errors import AbsentError, BundleError, InputError, LinkError, ModelError
+from shoal.errors import AbsentError, InputError, LinkError, ModelError
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.profile import Profile, profile
 from shoal.sketch import References, reference_of
@@ -149,6 +151,9 @@ class Power:
         if len(self.trace) - 1 == self.cut:
             raise PowerCut(name)
 
+    def written(self, thing: Any, name: str) -> None:
+        """`name` of `thing` did its work; for a supply that knows what that made durable."""
+
     def supply(self, thing: Any, *methods: str) -> Any:
         """`thing`, with a point before and after each of these methods."""
         return _Supplied(thing, self, methods)
@@ -166,46 +171,68 @@ class _Supplied:
         def supplied(*args: Any, **kwargs: Any) -> Any:
             self._power.point(f"before {name}")
             result = found(*args, **kwargs)
+            self._power.written(self._thing, name)
             self._power.point(f"after {name}")
             return result
 
         return supplied
 
 
-class Downloads:
-    """Fetches from the cloud into real stages, in pieces, and goes on where it left off."""
+class Downloads(HttpsDownloads):
+    """The real thing on real stages; only the network is the cloud's.
+
+    sent   bytes of files that came over it
+    """
 
     def __init__(self, cloud: Cloud, slots: DiskSlots, power: Power) -> None:
-        self._cloud, self._slots, self._power = cloud, slots, power
+        super().__init__(
+            ca=Path("none"),
+            artifacts="https://cloud",
+            stage=lambda model: slots.path(model, "stage"),
+            max_kbps=0.0,
+            monotonic=lambda: 0.0,
+            sleep=lambda _: None,
+        )
+        self._cloud, self._power = cloud, power
         self.sent = 0
 
-    def metadata(self, name: str) -> bytes:
+    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+        got = super().file(url, model, file, stop)
+        self.sent += got
+        return got
+
+    @contextlib.contextmanager
+    def _open(self, url: str, start: int) -> Iterator[Any]:
+        yield Answer(self._bytes(url), start, self._power)
+
+    def _bytes(self, url: str) -> bytes:
+        if "/metadata/" not in url:
+            return self._cloud.get(url)
         if not self._cloud.reachable:
             raise LinkError("no route")
-        return self._cloud.repository.fetch(name)
+        return self._cloud.repository.fetch(url.rpartition("/")[2])
 
-    def small(self, url: str, size: int, sha256: str) -> bytes:
-        data = self._cloud.get(url)
-        if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
-            raise BundleError("not what was signed")
-        return data
 
-    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
-        data = self._cloud.get(url)
-        stage = self._slots.path(model, "stage")
-        part = stage / f"{file.sha256}.part"
-        have = part.stat().st_size if part.exists() else 0
-        middle = max(have, len(data) // 2)
-        for end in (middle, len(data)):
-            with part.open("ab") as out:
-                out.write(data[part.stat().st_size : end])
-            self._power.point(f"downloaded {end} of {file.name}")
-        self.sent += len(data) - have
-        if bundle.sha256_of(part) != file.sha256:
-            part.unlink()
-            raise BundleError("damaged")
-        part.replace(stage / file.name)
-        return len(data) - have
+class Answer:
+    """What an artifact server says, in two pieces, with the power failing in between."""
+
+    def __init__(self, data: bytes, start: int, power: Power) -> None:
+        self._rest, self._power = memoryview(data)[start:], power
+        self._piece = len(self._rest) // 2 + 1
+        self.status = 206 if start else 200
+        self.headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+
+    def read(self, most: int) -> bytes:
+        return bytes(self._rest[:most])
+
+    def read1(self, most: int) -> bytes:
+        piece = self._rest[: min(most, self._piece)]
+        self._power.point(f"downloading, {len(self._rest)} to come")
+        self._rest = self._rest[len(piece) :]
+        return bytes(piece)
+
+    def close(self) -> None:
+        pass
 
 
 class Loader:

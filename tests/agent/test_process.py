@@ -1,8 +1,6 @@
 """A real agent process, alone: nothing else is reachable, and it serves all the same."""
 
-import http.client
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -10,23 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from real_agents import Process, enrol
 from real_models import put_release
-from repositories import Repository
-from shoal.agent.io.config import Controller, Device, Settings, Source, dump
 from shoal.agent.io.journal import SqliteJournal, read_records
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.update import Record, Slot, State
-from shoal.controller.io.ca import Authority
 from shoal.wire import decode_up
-
-PATIENCE_S = 30.0
 
 
 def shoal_agent(*arguments: str | Path) -> list[str]:
@@ -40,34 +31,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What enrolment and one update would have left; the addresses lead nowhere."""
-    folder = tmp_path / "cam-1"
-    folder.mkdir()
-    authority = Authority.create(tmp_path / "pki", names=["localhost"], now=time.time())
-    key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    pem = csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-    issued = authority.issue_device(pem, "cam-1", time.time())
-    (folder / "device.crt").write_text(issued.certificate)
-    (folder / "device.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    (folder / "ca.pem").write_text(authority.bundle)
-    repository = Repository(time.time())
-    (folder / "root.json").write_bytes(repository.root)
-    (folder / "director.json").write_bytes(repository.director_root)
-    (folder / "rows.csv").write_text("x0,x1,x2,x3,y\n1,2,3,4,a\n4,3,2,1,b\n")
-    settings = Settings(
-        device=Device(name="cam-1", site="north", profile="x86-vnni"),
-        controller=Controller(
-            url="https://127.0.0.1:1", broker="mqtts://127.0.0.1:1", artifacts="https://127.0.0.1:1"
-        ),
-        source=Source(path="rows.csv", label="y", rate_hz=200),
-    )
-    (folder / "agent.toml").write_text(dump(settings))
+    folder = enrol(tmp_path).folder
     put_slot(folder)
     return folder
 
@@ -88,44 +52,6 @@ def put_slot(folder: Path) -> None:
     journal = SqliteJournal(folder / "journal.db")
     journal.save(Record(model="parts", serving=slot, state=State.IDLE))
     journal.close()
-
-
-class Process:
-    """One agent process that was started and has to be ended."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.began = folder, time.monotonic()
-        self.process = subprocess.Popen(
-            shoal_agent("run", "--folder", folder), stderr=subprocess.PIPE, text=True
-        )
-
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        plain = socket.socket(socket.AF_UNIX)
-        plain.connect(str(self.folder / "agent.sock"))
-        connection = http.client.HTTPConnection("localhost")
-        connection.sock = plain
-        connection.request(method, path, json.dumps(body) if body else None)
-        answer = connection.getresponse()
-        said = json.loads(answer.read())
-        connection.close()
-        return answer.status, said
-
-    def wait_until(self, path: str = "/v2/models/parts/ready") -> float:
-        """Until it answers with 200; seconds since it was started."""
-        while time.monotonic() - self.began < PATIENCE_S:
-            try:
-                if self.ask("GET", path)[0] == 200:
-                    return time.monotonic() - self.began
-            except OSError:
-                time.sleep(0.02)
-            assert self.process.poll() is None, self.process.communicate()[1]
-        pytest.fail("the agent did not serve")
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            os.kill(self.process.pid, number)
-        self.process.communicate(timeout=PATIENCE_S)
-        return self.process.returncode
 
 
 @pytest.fixture
@@ -172,8 +98,6 @@ def test_a_damaged_journal_costs_no_service(folder: Path) -> None:
     (folder / "models" / "parts" / "current").symlink_to("a")
     process.end()
     slot = read_records(folder / "journal.db")["parts"].serving
-    import msgspec
-
     (folder / "models" / "parts" / "a" / "slot.json").write_bytes(msgspec.json.encode(slot))
     for path in folder.glob("journal.db*"):
         path.write_bytes(b"\x00" * 5000)

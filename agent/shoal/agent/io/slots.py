@@ -80,6 +80,7 @@ class DiskSlots:
         """Stage -> slot, durable. Repeatable: a slot that holds the release already is left."""
         stage, target = self.path(model, "stage"), self.path(model, slot)
         if not stage.exists() and self._holds(target, sha256, profile):
+            self._keep(target)  # it was killed between rename and sync
             return
         self.verify_stage(model, sha256, profile)
         names = {f.name for f in self.staged(model, sha256).files_for(profile)} | {bundle.MANIFEST}
@@ -96,7 +97,7 @@ class DiskSlots:
                 target.rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
             stage.rename(target)
-            sync(target.parent)
+        self._keep(target)
 
     def verify(self, slot: Slot, profile: str) -> None:
         """BundleError unless the slot on disk is what the journal says it is, file by file."""
@@ -146,6 +147,12 @@ class DiskSlots:
         with _translated(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self._folder).free
+
+    def _keep(self, slot: Path) -> None:
+        """The slot's name, and of the folders that it is in, survive a power cut from here on."""
+        with _translated(slot):
+            for folder in (slot.parent, self._folder, self._folder.parent):
+                sync(folder)
 
     def _same(self, model: str, slot: str, file: File) -> Path | None:
         """Path of a file of the same hash in `slot`."""

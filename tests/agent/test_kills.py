@@ -1,0 +1,160 @@
+"""A real agent process is killed at random moments of real updates, again and again.
+
+No broker is needed: the assignment lies in its journal, as if it had come before the power went,
+and what it has to say stays in its outbox. `make soak` kills 500 times.
+"""
+
+import hashlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from real_agents import Artifacts, Enrolled, Process, enrol
+from real_models import mlp, put_release
+from shoal import bundle, wire
+from shoal.agent.io.journal import SqliteJournal
+from shoal.agent.io.outbox import SqliteOutbox
+from shoal.agent.io.slots import DiskSlots
+from shoal.agent.update import RESTING, Record, State
+from shoal.trust import Order
+
+CUTS = 500 if os.environ.get("SHOAL_SOAK") else 30
+#: Longest that an agent is left alone, seconds; of these it may need a part to serve at all.
+LIFE_S, PROFILE = 2.5, "x86-vnni"
+
+
+class Site:
+    """One device, its artifact server, and releases that it is told to run in turn."""
+
+    def __init__(self, folder: Path) -> None:
+        self.artifacts = Artifacts()
+        self.site: Enrolled = enrol(
+            folder, artifacts=self.artifacts.url, observe_s=0.5, max_kbps=3_000
+        )
+        self.artifacts.fetch = self.site.repository.fetch
+        self.artifacts.start(self.site.pki)
+        self.folder = self.site.folder
+        self.orders = [self._release(folder / f"v{version}", version) for version in (1, 2, 3)]
+        self.attempt = 0
+
+    def _release(self, folder: Path, version: int) -> Order:
+        model = mlp(seed=version, hidden=256, layers=2).SerializeToString()
+        put_release(folder, version=version, models={"fp32": model})
+        for path in folder.iterdir():
+            data = path.read_bytes()
+            self.artifacts.blobs[hashlib.sha256(data).hexdigest()] = data
+        manifest = (folder / bundle.MANIFEST).read_bytes()
+        return self.site.repository.add("release", "parts", version, manifest)
+
+    def assign(self) -> None:
+        """The next attempt, at the next release; the agent is not running."""
+        order = self.orders[self.attempt % len(self.orders)]
+        self.attempt += 1
+        order = msgspec.structs.replace(order, rollout="r", attempt=self.attempt)
+        signed = self.site.repository.orders("cam-1", self.attempt, [order])
+        urls = {sha: f"{self.artifacts.url}/blobs/{sha}" for sha in self.artifacts.blobs}
+        journal = SqliteJournal(self.folder / "journal.db")
+        payload = wire.encode(wire.Assignment(signed=signed, urls=urls))
+        journal.save_assignment(payload, journal.floors())
+        journal.close()
+
+    def record(self) -> Record | None:
+        """The journal's, after a check that what it calls good is on the disk, file by file."""
+        journal = SqliteJournal(self.folder / "journal.db")
+        assert not journal.lost
+        record = journal.records().get("parts")
+        journal.close()
+        if record and record.serving:
+            DiskSlots(self.folder / "models").verify(record.serving, PROFILE)
+        return record
+
+    def ended(self) -> str:
+        """The state that this attempt ended in, "" while it is under way."""
+        record = self.record()
+        if record is None or record.order is None or record.order.attempt != self.attempt:
+            return ""
+        return record.state if record.state in RESTING else ""
+
+    def told(self) -> list[str]:
+        """The states of this attempt that the outbox holds, in order."""
+        outbox = SqliteOutbox(
+            self.folder / "outbox.db", limit_bytes=1 << 26, boot_name=lambda: "unused"
+        )
+        assert not outbox.faults()
+        kept = [wire.decode_up(x.kind, x.payload) for x in outbox.after(0, 1_000_000)]
+        outbox.close()
+        updates = [m for m in kept if isinstance(m, wire.UpdateEvent)]
+        return [m.state for m in updates if m.attempt == self.attempt]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.artifacts.stop()
+
+
+def finish(site: Site) -> None:
+    """Undisturbed, the attempt ends; what it became was said once, after all its steps."""
+    process = Process(site.folder)
+    try:
+        process.wait_until()
+        process.wait_for(lambda: bool(_rests(process)))
+    finally:
+        process.end()
+    check_end(site)
+
+
+def _rests(process: Process) -> bool:
+    return process.ask("GET", "/status")[1]["models"][0]["state"] in {s.value for s in RESTING}
+
+
+def check_end(site: Site) -> None:
+    told, ended = site.told(), site.ended()
+    assert ended in ("SUCCEEDED", "FAILED", "ALREADY_INSTALLED")
+    assert len(told) == len(set(told)), f"reported twice: {told}"
+    assert told[-1] == ended
+    record = site.record()
+    if ended == "FAILED":
+        assert record.cause == "crash-loop", (record.cause, record.detail)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_told_once(
+    site: Site,
+) -> None:
+    chance, seen, ends = random.Random(), set[State](), list[str]()
+    site.assign()
+    finish(site)
+    site.assign()
+    for _ in range(CUTS):
+        process = Process(site.folder)
+        life = chance.uniform(0.0, LIFE_S)
+        if life > LIFE_S / 4:
+            process.wait_until()  # it serves, whatever the last kill left
+            time.sleep(life - LIFE_S / 4)
+        else:
+            time.sleep(life)
+        process.end(signal.SIGKILL)
+        seen.add(site.record().state)
+        if site.ended():
+            restart_and_tell(site)
+            ends.append(site.ended())
+            site.assign()
+    finish(site)
+    print(f"{CUTS} kills, found in {sorted(seen)}, {len(ends)} attempts ended: {sorted(ends)}")
+    assert "SUCCEEDED" in ends
+
+
+def restart_and_tell(site: Site) -> None:
+    """Killed between journal and outbox: the next start says it."""
+    if site.told()[-1:] != [site.ended()]:
+        finish(site)
+    check_end(site)

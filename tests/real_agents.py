@@ -1,0 +1,172 @@
+"""A real agent process in an enrolled folder, and an artifact server of its own."""
+
+import http.client
+import http.server
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from repositories import Repository
+from shoal.agent.io.config import Controller, Device, Settings, Source, Update, dump
+from shoal.controller.io.ca import Authority
+from shoal.errors import AbsentError
+
+PATIENCE_S = 60.0
+
+
+class Enrolled(NamedTuple):
+    """folder of the agent; pki of the site; who signs for it."""
+
+    folder: Path
+    pki: Path
+    repository: Repository
+
+
+def enrol(parent: Path, *, artifacts: str = "https://127.0.0.1:1", **update: Any) -> Enrolled:
+    """What enrolment would have left in `parent`/cam-1; broker and API lead nowhere."""
+    folder, pki = parent / "cam-1", parent / "pki"
+    folder.mkdir()
+    authority = Authority.create(pki, names=["localhost"], now=time.time())
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    pem = csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    issued = authority.issue_device(pem, "cam-1", time.time())
+    (folder / "device.crt").write_text(issued.certificate)
+    (folder / "device.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    (folder / "ca.pem").write_text(authority.bundle)
+    repository = Repository(time.time())
+    (folder / "root.json").write_bytes(repository.root)
+    (folder / "director.json").write_bytes(repository.director_root)
+    (folder / "rows.csv").write_text("x0,x1,x2,x3,y\n1,2,3,4,a\n4,3,2,1,b\n")
+    settings = Settings(
+        device=Device(name="cam-1", site="north", profile="x86-vnni"),
+        controller=Controller(
+            url="https://127.0.0.1:1", broker="mqtts://127.0.0.1:1", artifacts=artifacts
+        ),
+        source=Source(path="rows.csv", label="y", rate_hz=200),
+        update=Update(**update),
+    )
+    (folder / "agent.toml").write_text(dump(settings))
+    return Enrolled(folder, pki, repository)
+
+
+class Process:
+    """One agent process that was started and has to be ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.began = folder, time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "shoal.agent", "run", "--folder", str(folder)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        plain = socket.socket(socket.AF_UNIX)
+        plain.connect(str(self.folder / "agent.sock"))
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = plain
+        connection.request(method, path, json.dumps(body) if body else None)
+        answer = connection.getresponse()
+        said = json.loads(answer.read())
+        connection.close()
+        return answer.status, said
+
+    def wait_until(self, path: str = "/v2/models/parts/ready") -> float:
+        """Until it answers with 200; seconds since it was started."""
+        return self.wait_for(lambda: self.ask("GET", path)[0] == 200)
+
+    def wait_for(self, what: Callable[[], bool]) -> float:
+        """Until `what` holds; seconds since the start."""
+        while time.monotonic() - self.began < PATIENCE_S:
+            try:
+                if what():
+                    return time.monotonic() - self.began
+            except OSError:
+                pass
+            assert self.process.poll() is None, self.process.communicate()[1]
+            time.sleep(0.02)
+        pytest.fail("the agent did not get there")
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+        self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode
+
+
+class Artifacts:
+    """An HTTPS server of TUF metadata and blobs that counts what it sends.
+
+    fetch   metadata's name -> bytes; blobs by sha256
+    sent    bytes of blobs
+    """
+
+    def __init__(self, fetch: Callable[[str], bytes] | None = None) -> None:
+        self.fetch, self.blobs, self.sent = fetch, dict[str, bytes](), 0
+        outer = self
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer._answer(self)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        class Quiet(http.server.ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass  # agents are killed while they are answered
+
+        self._server = Quiet(("127.0.0.1", 0), Answer)
+        self.url = f"https://localhost:{self._server.server_port}"
+
+    def start(self, pki: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(pki / "server.crt", pki / "server.key")
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+        _, kind, name = request.path.partition("?")[0].split("/", 2)
+        try:
+            data = self.fetch(name) if kind == "metadata" else self.blobs[name]
+        except (AbsentError, KeyError):
+            request.send_error(404)
+            return
+        wanted = request.headers.get("Range", "")
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        request.send_response(206 if wanted else 200)
+        request.send_header("Content-Length", str(len(data) - start))
+        if wanted:
+            request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        request.end_headers()
+        request.wfile.write(data[start:])
+        self.sent += (len(data) - start) * (kind == "blobs")

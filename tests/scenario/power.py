@@ -1,0 +1,233 @@
+"""A disk that forgets what was not synced, and a supply that fails where it is told to.
+
+The folder in use is the kernel's cache. What is on the platter is known apart: a file's bytes
+since it was last fsynced, a folder's names since it was. When the power fails, what comes back is
+the platter, plus whatever of the rest the kernel happened to have written (`How`).
+
+>>> supply = Supply(Disk(folder), cut=17, how=How.LOST, after=other)     # doctest: +SKIP
+>>> with supply.wired(monkeypatch): device.start(supply)                 # doctest: +SKIP
+"""
+
+import contextlib
+import enum
+import os
+import random
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from devices import Power, PowerCut
+
+#: Calls that the disk remembers an order of, and where the power may fail before and after.
+CALLS = ("rename", "replace", "unlink", "mkdir", "rmdir", "symlink")
+_FOLDERS = (*CALLS, "fsync", "rmtree")
+_DATABASE = (".db", ".db-wal")
+
+
+class How(enum.Enum):
+    """What the kernel had written of what nobody had synced.
+
+    KEPT   everything: the process died, the machine did not
+    LOST   nothing
+    TORN   some: of each folder a state that it went through, of each file a part
+    """
+
+    KEPT, LOST, TORN = "kept", "lost", "torn"
+
+
+class Disk:
+    """What of the folder `live` would survive; everything there now does.
+
+    live   on a tmpfs: other file systems give a new file the number of one just deleted
+    """
+
+    def __init__(self, live: Path) -> None:
+        self.live = live
+        self._bytes: dict[int, bytes] = {}
+        self._names: dict[int, list[dict[str, int]]] = {}
+        self._targets: dict[int, str] = {}
+        self._paths: dict[int, Path] = {}
+        self._folders: set[int] = set()
+        self.look()
+        for inode in self._folders:
+            self._names[inode] = self._names[inode][-1:]
+        for inode, path in self._paths.items():
+            if inode not in self._folders and not path.is_symlink():
+                self._bytes[inode] = path.read_bytes()
+
+    def look(self) -> None:
+        """Remember what every folder holds now: a power cut may bring back any of it."""
+        self._paths = {}
+        self._walk(self.live)
+
+    def synced(self, descriptor: int) -> None:
+        """fsync: a file's bytes, or a folder's names, are on the platter."""
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            self.look()
+            self._names[found.st_ino] = self._names[found.st_ino][-1:]
+        else:
+            self._bytes[found.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+
+    def committed(self) -> None:
+        """SQLite came back from a commit, and has synced its files and their names itself."""
+        self.look()
+        root = self.live.stat().st_ino
+        for name, inode in self._names[root][-1].items():
+            if name.endswith(_DATABASE):
+                self._bytes[inode] = (self.live / name).read_bytes()
+                for names in self._names[root]:
+                    names[name] = inode
+
+    def crash(self, target: Path, how: How, chance: random.Random) -> None:
+        """Write what a start of the machine finds into the new folder `target`."""
+        self.look()
+        torn = how is How.TORN
+        kept = {
+            inode: names[-1] if how is How.KEPT else chance.choice(names) if torn else names[0]
+            for inode, names in self._names.items()
+        }
+        whole = self._whole_databases(how, chance)
+        self._put(self.live.stat().st_ino, target, kept, how, chance, whole)
+
+    def _put(
+        self,
+        inode: int,
+        target: Path,
+        kept: dict[int, dict[str, int]],
+        how: How,
+        chance: random.Random,
+        whole: dict[int, bytes],
+    ) -> None:
+        if inode in self._folders:
+            target.mkdir()
+            for name, inner in kept[inode].items():
+                self._put(inner, target / name, kept, how, chance, whole)
+        elif inode in self._targets:
+            target.symlink_to(self._targets[inode])
+        elif not target.name.endswith(".db-shm"):  # SQLite makes it anew
+            found = whole.get(inode)
+            target.write_bytes(self._content(inode, how, chance) if found is None else found)
+
+    def _content(self, inode: int, how: How, chance: random.Random) -> bytes:
+        safe = self._bytes.get(inode, b"")
+        cached = self._cached(inode, safe)
+        if how is not How.TORN or cached == safe:
+            return cached if how is How.KEPT else safe
+        part = cached[: chance.randrange(len(cached) + 1)]
+        hole = bytes(len(cached) - len(part))  # its length was written, its bytes were not
+        return chance.choice([safe, cached, part, part + hole])
+
+    def _whole_databases(self, how: How, chance: random.Random) -> dict[int, bytes]:
+        """A log that grew is torn anywhere; once it went into its database, both are or neither.
+
+        That order (log synced, database synced, log begun anew) is SQLite's promise, not ours.
+        """
+        found, torn = {}, how is How.TORN
+        for path in self.live.glob("*.db"):
+            log = path.with_name(f"{path.name}-wal")
+            pair = [p.stat().st_ino for p in (path, log) if p.exists()]
+            safe = [self._bytes.get(inode, b"") for inode in pair]
+            cached = [self._cached(inode, b"") for inode in pair]
+            grown = cached[0] == safe[0] and cached[-1].startswith(safe[-1])
+            if grown and torn:
+                end = chance.randint(len(safe[-1]), len(cached[-1]))
+                cached[-1] = cached[-1][: chance.choice([end, None])]
+            keep = how is How.KEPT or (torn and (grown or chance.random() < 0.5))
+            found |= dict(zip(pair, cached if keep else safe, strict=True))
+        return found
+
+    def _cached(self, inode: int, otherwise: bytes) -> bytes:
+        path = self._paths.get(inode)
+        return path.read_bytes() if path else otherwise
+
+    def _walk(self, folder: Path) -> None:
+        inode, names = folder.stat().st_ino, {}
+        self._folders.add(inode)
+        for entry in os.scandir(folder):
+            found = entry.inode()
+            names[entry.name], self._paths[found] = found, Path(entry.path)
+            if entry.is_symlink():
+                self._targets[found] = str(Path(entry.path).readlink())
+            elif entry.is_dir():
+                self._walk(Path(entry.path))
+        history = self._names.setdefault(inode, [{}])
+        if history[-1] != names:
+            history.append(names)
+
+
+class Supply(Power):
+    """Fails at point `cut`, and leaves in the folder `after` what the disk then holds.
+
+    cut   -1: it does not fail; the trace tells what points there are
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        cut: int = -1,
+        how: How = How.LOST,
+        after: Path | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        super().__init__(cut)
+        self.disk, self._how, self._after = disk, how, after
+        self._chance = chance or random.Random(cut)
+        self.dead = self._busy = False
+
+    def point(self, name: str) -> None:
+        if (
+            self.dead or self._busy
+        ):  # what runs while the exception passes through changes nothing any more
+            return
+        if name.endswith(_FOLDERS):
+            self.disk.look()
+        self.trace.append(name)
+        if len(self.trace) - 1 == self.cut:
+            if self._after is not None:
+                self._busy = True
+                self.disk.crash(self._after, self._how, self._chance)
+            self.dead = True
+            raise PowerCut(name)
+
+    def written(self, thing: Any, name: str) -> None:
+        """A commit may be cut in its middle, too; then it is on the disk."""
+        if type(thing).__module__.endswith((".journal", ".outbox")):
+            self.point(f"during {name}")
+            self.disk.committed()
+
+    @contextlib.contextmanager
+    def wired(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Every call that changes the disk's folders, or syncs, is a point before and after."""
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", self._call("fsync", self.disk.synced))
+            for name in CALLS:
+                patch.setattr(os, name, self._call(name, getattr(os, name)))
+            patch.setattr(shutil, "rmtree", self._call("rmtree", _removed))
+            yield
+
+    def _call(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            self.point(f"before {name}")
+            result = None if self.dead else real(*args, **kwargs)
+            self.point(f"after {name}")
+            return result
+
+        return called
+
+
+def _removed(folder: Path, ignore_errors: bool = False) -> None:
+    """shutil.rmtree by paths: its own goes by descriptors, and so past the points."""
+    if not Path(folder).exists():
+        return
+    for entry in sorted(Path(folder).iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            _removed(entry)
+        else:
+            entry.unlink()
+    Path(folder).rmdir()
