@@ -73,6 +73,11 @@ class EdgeNode:
         """The subscriptions stand."""
         return self._live(now_s) if self._host_up else []
 
+    def goodbye(self) -> list[Packet]:
+        """What to say before a clean end: the broker says a will only when a client vanishes."""
+        born, self._born = self._born, False
+        return [Packet(self._topic("NDEATH"), self._death())] if born else []
+
     def disconnected(self) -> None:
         """The connection is over; the next one has the next bdSeq."""
         self._born = False

@@ -44,7 +44,7 @@ class Connecting(abc.ABC):
             lasted = self.context.monotonic() - self.tally.up_since
             settled = self.tally.up_since >= began and lasted > SETTLED_S
             attempt = 0 if settled else attempt + 1
-            self._tell(why)
+            self._complain(why)
             longest = min(self._retry_s, FIRST_S * 2 ** min(attempt, 16))
             stopping.wait(self.context.random.uniform(0, longest))
         return None
@@ -56,7 +56,7 @@ class Connecting(abc.ABC):
             return explain(error)
         return "the connection ended"
 
-    def _tell(self, why: str) -> None:
+    def _complain(self, why: str) -> None:
         self.tally.went_down(why)
         context = self.context
         _log.warning("%s %s: %s", context.kind, context.name, why)
