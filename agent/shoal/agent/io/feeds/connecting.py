@@ -40,14 +40,14 @@ class Connecting(abc.ABC):
             began = self.context.monotonic()
             why = self._once(stopping)
             if stopping.is_set():
-                return self.tally.went_down("stopped")
+                break
             lasted = self.context.monotonic() - self.tally.up_since
             settled = self.tally.up_since >= began and lasted > SETTLED_S
             attempt = 0 if settled else attempt + 1
             self._complain(why)
             longest = min(self._retry_s, FIRST_S * 2 ** min(attempt, 16))
             stopping.wait(self.context.random.uniform(0, longest))
-        return None
+        self.tally.went_down("stopped")
 
     def _once(self, stopping: threading.Event) -> str:
         try:
