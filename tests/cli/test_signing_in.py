@@ -17,7 +17,7 @@ def test_login_shows_the_ca_and_keeps_a_token_that_only_its_owner_can_read(stran
     for path in (kept / "account.json", kept / "ca.pem"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
-    assert stranger.json("device", "list") == []
+    assert stranger.json("device", "list", "--site", "nowhere") == []
 
 
 def test_a_fingerprint_on_the_command_line_is_checked_and_nothing_asked(stranger: Cli) -> None:
