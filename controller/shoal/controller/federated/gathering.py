@@ -1,0 +1,184 @@
+"""How updates are taken in, one at a time: as a running sum, or side by side on a shelf.
+
+A sum needs O(P) memory and is all that secure aggregation can give. Whoever compares updates has
+to keep them: on a shelf, which the shell may lay out in a file, and which is read in blocks of
+columns, so that memory is again O(P).
+"""
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from shoal.controller.federated.sums import F64, ExactSum
+from shoal.controller.federated.updates import Aggregate, Update, check
+from shoal.errors import ConflictError
+from shoal.params import F32
+
+#: Numbers of a block: 8 MB in float64.
+_BLOCK = 1 << 20
+
+
+class Gathering(Protocol):
+    """Takes updates in any order; the result does not depend on it."""
+
+    def add(self, update: Update) -> None:
+        """InputError when it cannot be one, ConflictError for a device's second; neither is in."""
+        ...
+
+    def result(self) -> Aggregate:
+        """ConflictError when there are too few."""
+        ...
+
+
+class Shelf(Protocol):
+    """Where updates lie side by side until the last one came."""
+
+    def put(self, row: F32) -> None:
+        """Keep one update, float32 (P,)."""
+        ...
+
+    def columns(self, start: int, stop: int) -> F32:
+        """Those elements of every update, float32 (N, stop - start), in the order of `put`."""
+        ...
+
+
+class MemoryShelf:
+    """A shelf in memory: for tests and small models."""
+
+    def __init__(self) -> None:
+        self._rows: list[F32] = []
+
+    def put(self, row: F32) -> None:
+        self._rows.append(row)
+
+    def columns(self, start: int, stop: int) -> F32:
+        return np.stack([row[start:stop] for row in self._rows])
+
+
+class Weighed:
+    """Σ weight·delta / Σ weight.
+
+    weigh    weight of an update, from its own numbers alone
+    scale    factor on its delta beside the weight: norm clipping
+    """
+
+    def __init__(
+        self,
+        size: int,
+        weigh: Callable[[Update], float],
+        scale: Callable[[Update], float] = lambda _: 1.0,
+    ) -> None:
+        self._size, self._weigh, self._scale = size, weigh, scale
+        self._sum, self._weight, self._control = ExactSum(size), ExactSum(1), ExactSum(size)
+        self._devices: set[str] = set()
+
+    def add(self, update: Update) -> None:
+        check(update, self._size)
+        check_new(update.device, self._devices)
+        weight = self._weigh(update)
+        self._weight.room_for(np.array([weight]))
+        if update.control is not None:
+            self._control.room_for(update.control)
+        self._sum.add(update.delta, weight * self._scale(update))
+        self._weight.add(np.array([weight]))
+        if update.control is not None:
+            self._control.add(update.control)
+        self._devices.add(update.device)
+
+    def result(self) -> Aggregate:
+        weight = float(self._weight.value()[0])
+        if not weight > 0:
+            raise too_few(len(self._devices), 1)
+        devices = tuple(sorted(self._devices))
+        control = self._control.value() / len(devices) if self._control.count else None
+        delta = self._sum.value() / weight
+        return Aggregate(delta=delta, devices=devices, chosen=devices, control=control)
+
+
+class Row:
+    """Which row of the shelf is whose, and how many examples it stands for."""
+
+    __slots__ = ("device", "examples", "place")
+
+    def __init__(self, device: str, place: int, examples: int) -> None:
+        self.device, self.place, self.examples = device, place, examples
+
+
+class Blocks:
+    """Updates in the order of their devices' names, block of columns by block.
+
+    rows    one of each update, sorted by device
+    """
+
+    def __init__(self, shelf: Shelf, rows: Sequence[Row], size: int) -> None:
+        self.rows, self.size, self._shelf = rows, size, shelf
+
+    def __iter__(self) -> Iterator[tuple[slice, F64]]:
+        """(columns, float64 (N, columns)) one after the other."""
+        width = max(1, _BLOCK // max(1, len(self.rows)))
+        order = [row.place for row in self.rows]
+        for start in range(0, self.size, width):
+            stop = min(start + width, self.size)
+            block = self._shelf.columns(start, stop)[order]
+            yield slice(start, stop), block.astype(np.float64)
+
+    def each(self, combine: Callable[[F64], F64]) -> F64:
+        """combine(block (N, n)) -> (n,) over all columns: float64 (P,)."""
+        out = np.empty(self.size)
+        for columns, block in self:
+            out[columns] = combine(block)
+        return out
+
+    def examples(self) -> F64:
+        """float64 (N,)."""
+        return np.array([row.examples for row in self.rows], np.float64)
+
+
+class Compared:
+    """Updates kept side by side; `combine` gives the delta and the places of whom it kept.
+
+    least   updates below which the strategy says nothing
+    """
+
+    def __init__(
+        self,
+        size: int,
+        shelf: Shelf,
+        combine: Callable[[Blocks], tuple[F64, Sequence[int]]],
+        least: int = 1,
+    ) -> None:
+        self._size, self._shelf, self._combine, self._least = size, shelf, combine, least
+        self._rows: dict[str, Row] = {}
+
+    def add(self, update: Update) -> None:
+        check(update, self._size)
+        check_new(update.device, self._rows)
+        self._shelf.put(update.delta)
+        self._rows[update.device] = Row(update.device, len(self._rows), update.examples)
+
+    def result(self) -> Aggregate:
+        if len(self._rows) < self._least:
+            raise too_few(len(self._rows), self._least)
+        rows = [self._rows[name] for name in sorted(self._rows)]
+        delta, chosen = self._combine(Blocks(self._shelf, rows, self._size))
+        return Aggregate(
+            delta=delta,
+            devices=tuple(row.device for row in rows),
+            chosen=tuple(rows[i].device for i in sorted(chosen)),
+        )
+
+
+def check_new(device: str, known: Container[str]) -> None:
+    """ConflictError when its update is in already."""
+    if device in known:
+        raise ConflictError(f"{device} has an update in this round", "the first one counts")
+
+
+def too_few(have: int, need: int) -> ConflictError:
+    return ConflictError(
+        f"{have} updates, this strategy needs {need}",
+        "let more devices take part, or assume fewer malicious ones",
+        have=have,
+        need=need,
+    )

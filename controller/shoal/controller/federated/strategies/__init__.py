@@ -1,0 +1,1 @@
+"""Strategies that Shoal brings: one file each, named by entry points of `shoal.strategies`."""

@@ -1,0 +1,14 @@
+"""FedAvg: the mean of what devices learned, by the rows they learned from.
+
+McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017.
+"""
+
+from shoal.controller.federated.gathering import Gathering, Shelf, Weighed
+from shoal.controller.federated.strategy import ByExamples
+
+
+class FedAvg(ByExamples, frozen=True, kw_only=True):
+    """theta + Σ n·delta / Σ n."""
+
+    def gather(self, size: int, shelf: Shelf) -> Gathering:
+        return Weighed(size, self.weight)

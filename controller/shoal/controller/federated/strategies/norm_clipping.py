@@ -1,0 +1,31 @@
+"""Norm clipping: no update moves theta further than a bound, so none can shout.
+
+Sun et al., "Can You Really Backdoor Federated Learning?", 2019. Weighs every device the same by
+default, as a claim of many examples is a way around the bound.
+"""
+
+import math
+
+import numpy as np
+
+from shoal.controller.federated.gathering import Gathering, Shelf, Weighed
+from shoal.controller.federated.strategy import ByExamples, Counted, Positive
+from shoal.controller.federated.updates import Update
+
+
+class NormClipping(ByExamples, frozen=True, kw_only=True):
+    """Mean of delta·min(1, bound/‖delta‖).
+
+    bound           on the L2 norm of a delta
+    most_examples   1: all devices weigh the same
+    """
+
+    bound: Positive
+    most_examples: Counted = 1
+
+    def gather(self, size: int, shelf: Shelf) -> Gathering:
+        return Weighed(size, self.weight, self._factor)
+
+    def _factor(self, update: Update) -> float:
+        square = np.einsum("i,i->", update.delta, update.delta, dtype=np.float64)
+        return self.bound / max(self.bound, math.sqrt(float(square)))

@@ -1,0 +1,57 @@
+"""q-FedAvg: devices on which the model does badly count more.
+
+Li et al., "Fair Resource Allocation in Federated Learning", 2020, algorithm 2. Each device's own
+loss is its weight; Flower puts one loss of the whole model in that place.
+"""
+
+import numpy as np
+
+from shoal.controller.federated.gathering import Gathering, Shelf, check_new, too_few
+from shoal.controller.federated.strategy import Positive, Strategy
+from shoal.controller.federated.sums import ExactSum
+from shoal.controller.federated.updates import Aggregate, Update, check
+
+#: Added to every loss, as in the paper's code: 0 to a negative power is no number.
+_ABOVE_ZERO = 1e-10
+
+
+class QFedAvg(Strategy, frozen=True, kw_only=True):
+    """theta + Σ F^q·L·delta / Σ (q·F^(q-1)·‖L·delta‖² + L·F^q), with L = 1/lr.
+
+    q    0 treats all alike, 1 and more evens losses out
+    lr   the devices' learning rate
+    """
+
+    q: Positive = 0.2
+    lr: Positive = 0.1
+
+    def gather(self, size: int, shelf: Shelf) -> Gathering:
+        return _Fair(size, self.q, 1 / self.lr)
+
+
+class _Fair:
+    """The two sums of q-FedAvg."""
+
+    def __init__(self, size: int, q: float, steepness: float) -> None:
+        self._size, self._q, self._steepness = size, q, steepness
+        self._above, self._below = ExactSum(size), ExactSum(1)
+        self._devices: set[str] = set()
+
+    def add(self, update: Update) -> None:
+        check(update, self._size)
+        check_new(update.device, self._devices)
+        loss, L = update.loss + _ABOVE_ZERO, self._steepness
+        # einsum: its order of additions does not depend on the number of threads
+        square = float(np.einsum("i,i->", update.delta, update.delta, dtype=np.float64)) * L**2
+        below = self._q * loss ** (self._q - 1) * square + L * loss**self._q
+        self._below.room_for(np.array([below]))
+        self._above.add(update.delta, L * loss**self._q)
+        self._below.add(np.array([below]))
+        self._devices.add(update.device)
+
+    def result(self) -> Aggregate:
+        below = float(self._below.value()[0])
+        if not below > 0:
+            raise too_few(len(self._devices), 1)
+        devices = tuple(sorted(self._devices))
+        return Aggregate(delta=self._above.value() / below, devices=devices, chosen=devices)

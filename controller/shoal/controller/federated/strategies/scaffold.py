@@ -1,0 +1,46 @@
+"""SCAFFOLD: control variates take the devices' differences out of their steps.
+
+Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", 2020,
+option II. The device's half is `shoal.federated.scaffold`; `shift` is in the train graph.
+"""
+
+from shoal.controller.federated.gathering import Gathering, Shelf, Weighed
+from shoal.controller.federated.strategy import Counted, Positive, Strategy
+from shoal.controller.federated.updates import Aggregate, Server, Update
+from shoal.errors import ConflictError, InputError
+
+
+class Scaffold(Strategy, frozen=True, kw_only=True):
+    """theta + lr·mean delta; c += taking part / population · mean change of c_i.
+
+    Every device weighs the same, as in the paper: c is a mean over devices.
+
+    population   devices that could take part
+    """
+
+    population: Counted
+    lr: Positive = 1.0
+
+    def gather(self, size: int, shelf: Shelf) -> Gathering:
+        return Weighed(size, _with_control)
+
+    def advance(self, server: Server, found: Aggregate) -> Server:
+        taking_part = len(found.devices)
+        if found.control is None or taking_part > self.population:
+            raise ConflictError(
+                f"{taking_part} devices of {self.population} sent control variates",
+                "set population to the devices that may take part",
+            )
+        c = server.recall("c") + taking_part / self.population * found.control
+        return server.moved(self.lr * found.delta, c=c)
+
+    def terms(self) -> dict[str, float | bool]:
+        return {"shift": True}
+
+
+def _with_control(update: Update) -> float:
+    if update.control is None:
+        raise InputError(
+            f"update of {update.device} has no control variate", "its train graph lacks shift"
+        )
+    return 1.0

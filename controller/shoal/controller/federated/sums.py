@@ -1,0 +1,95 @@
+"""A sum of vectors that is the same, bit by bit, in whatever order they arrive.
+
+Floating-point addition depends on its order; devices answer in any. So every addend is first cut
+into two numbers on fixed grids, each by itself, and what is added are whole multiples of a grid:
+as long as a sum keeps within 2**53 steps of its grid, no addition rounds. This is pre-rounding
+(Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", 2013) with bins fixed beforehand.
+
+    >>> import numpy as np
+    >>> total = ExactSum(1)
+    >>> for x in (1e9, 1e-7, -1e9):
+    ...     total.add(np.array([x], np.float64))
+    >>> float(total.value()[0]).__round__(12)
+    1e-07
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.errors import InputError
+
+F64 = npt.NDArray[np.float64]
+#: Steps of the two grids: what an addend loses is at most 2**-45.
+COARSE, FINE = 2.0**-8, 2.0**-44
+#: Adding and taking away this rounds to a multiple of the step.
+_COARSELY, _FINELY = 1.5 * 2**52 * COARSE, 1.5 * 2**52 * FINE
+#: Of the addends' largest elements, together.
+LARGEST = 2**43
+MOST = 2**18
+#: Elements at a time: three buffers of this stay in a small cache.
+_PART = 1 << 14
+
+
+class ExactSum:
+    """Sum of weighted vectors of one length; 16 bytes an element, however many are added.
+
+    size    elements P
+    count   vectors so far
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self.count = size, 0
+        self._coarse, self._fine = np.zeros(size), np.zeros(size)
+        self._reach = 0
+
+    def add(self, vector: npt.NDArray[np.floating], weight: float = 1.0) -> None:
+        """Add weight·vector, shape (P,); the product is taken in float64.
+
+        InputError, and nothing is added, when it is of another length, not finite, or when the
+        sum might leave the range in which it is exact.
+        """
+        self._reach, self.count = self.room_for(vector, weight), self.count + 1
+        for start in range(0, self.size, _PART):
+            part = slice(start, min(start + _PART, self.size))
+            addend = np.multiply(vector[part], weight, dtype=np.float64)
+            coarse = (addend + _COARSELY) - _COARSELY
+            self._coarse[part] += coarse
+            addend -= coarse
+            self._fine[part] += (addend + _FINELY) - _FINELY
+
+    def merge(self, other: "ExactSum") -> None:
+        """Add another sum: a site's, or another process's."""
+        if other.size != self.size:
+            raise _of_another_length(other.size, self.size)
+        self._reach = _within(self._reach + other._reach, self.count + other.count)
+        self.count += other.count
+        self._coarse += other._coarse
+        self._fine += other._fine
+
+    def value(self) -> F64:
+        """The sum, rounded once; float64 (P,)."""
+        return self._coarse + self._fine
+
+    def room_for(self, vector: npt.NDArray[np.floating], weight: float = 1.0) -> int:
+        """What the sum would reach with this vector; InputError as `add` raises it."""
+        if vector.shape != (self.size,):
+            raise _of_another_length(vector.size, self.size)
+        largest = max(-float(vector.min()), float(vector.max())) if self.size else 0.0
+        if not math.isfinite(largest * weight):
+            raise InputError("an update holds NaN or infinity", "leave it out of the round")
+        return _within(self._reach + math.ceil(largest * abs(weight)), self.count + 1)
+
+
+def _within(reach: int, count: int) -> int:
+    if reach > LARGEST or count > MOST:
+        raise InputError(
+            f"{count} vectors of together up to {reach}: {MOST} and {LARGEST} are summed exactly",
+            "clip the updates, or bound the examples that a device may claim",
+        )
+    return reach
+
+
+def _of_another_length(have: int, need: int) -> InputError:
+    return InputError(f"a vector of {have} elements, {need} needed", "is it another model's?")
