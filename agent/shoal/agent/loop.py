@@ -120,6 +120,7 @@ class Agent:
         self._payload, self._urls = b"", dict[str, str]()
         self.voice = Voice(identity, ports, self.clock)
         self._window_s, self._jitter = pace.window_s, ports.random.random()
+        self.voice.window_s = pace.window_s
         self._jitter_s, self._window_end, self._status_at = 0.0, 0.0, 0.0
         self._later: list[tuple[float, Any]] = []
 
@@ -250,6 +251,8 @@ class Agent:
             self._jitter_s,
         ):
             self._window_s, self._jitter_s = budget.window_s, budget.jitter_s
+            self.voice.window_s = budget.window_s
+            self.voice.pause_s = self._jitter * budget.jitter_s
             self._schedule_window()
 
     def _command(self, command: wire.Command) -> None:

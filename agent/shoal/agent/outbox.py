@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 #: Messages under way at once, and seconds until an unanswered one is sent again.
 WINDOW, RESEND_S = 64, 30.0
+#: Windows of a backlog in the time of one: a week offline is caught up with in three hours.
+CATCH_UP = 60
 
 
 class Row(NamedTuple):
@@ -82,6 +84,38 @@ def _pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
                 pairs.append((last[row.group], row))
             last[row.group] = row
     return pairs
+
+
+class CatchUp:
+    """How fast what piled up may follow: a share of the fleet's pace, so that new data never wait.
+
+    A device sends a window each `window_s`; of its backlog it may send CATCH_UP times as many,
+    beginning up to `jitter_s` after it connected, so that a fleet does not all at once.
+
+    >>> pace = CatchUp(); pace.connect(0.0, 10.0)
+    >>> pace.allowed(5.0, 60.0), pace.allowed(11.0, 60.0), pace.allowed(15.0, 60.0)
+    (0, 1, 5)
+    >>> pace.sent(5); pace.allowed(15.0, 60.0)
+    0
+    """
+
+    def __init__(self, most: int = WINDOW) -> None:
+        self._most, self._tokens, self._at = most, 0.0, 0.0
+
+    def connect(self, now_s: float, pause_s: float) -> None:
+        """A new connection: nothing until `pause_s` from now."""
+        self._tokens, self._at = 0.0, now_s + pause_s
+
+    def allowed(self, now_s: float, window_s: float) -> int:
+        """How many letters of the backlog may be sent now."""
+        if now_s > self._at:
+            rate = CATCH_UP / max(window_s, 1.0)
+            self._tokens = min(self._most, self._tokens + (now_s - self._at) * rate)
+            self._at = now_s
+        return int(self._tokens)
+
+    def sent(self, letters: int) -> None:
+        self._tokens = max(0.0, self._tokens - letters)
 
 
 class Courier:

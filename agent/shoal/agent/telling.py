@@ -10,7 +10,7 @@ import msgspec
 from shoal import topics, wire
 from shoal.agent.clock import DeviceClock
 from shoal.agent.faults import Fault, Faults
-from shoal.agent.outbox import Courier
+from shoal.agent.outbox import CatchUp, Courier
 from shoal.agent.ports import Ports
 from shoal.agent.update import Record, Slot, State
 from shoal.errors import LinkError, StorageError
@@ -43,7 +43,8 @@ class Voice:
         self._identity, self._ports, self._clock = identity, ports, clock
         self.connected, self.since_s, self._session = False, clock(), ""
         self.told: collections.deque[str] = collections.deque(maxlen=5)
-        self._courier, self._faults = Courier(), Faults()
+        self._courier, self._catch_up, self._faults = Courier(), CatchUp(), Faults()
+        self.window_s, self.pause_s = 60.0, 0.0  # the fleet's pace, and this device's place in it
         self._unsaved: collections.deque[tuple[wire.Upward, str]] = collections.deque(
             maxlen=_UNSAVED
         )
@@ -59,6 +60,8 @@ class Voice:
         self.connected, self.since_s = up, self._clock()
         if up:
             self._courier.connect()
+            self._catch_up.connect(self._clock(), self.pause_s)
+            self._ports.outbox.connected()
             self.status(online=True)
 
     def acked(self, ack: wire.Ack) -> None:
@@ -174,8 +177,11 @@ class Voice:
             return
         now = self._clock()
         try:
-            after = self._courier.start_after(now)
-            for letter in self._ports.outbox.after(after, self._courier.room):
+            after, before = self._courier.start_after(now), self._ports.outbox.caught_up
+            backlog = self._catch_up.allowed(now, self.window_s)
+            letters = self._ports.outbox.after(after, self._courier.room, backlog)
+            self._catch_up.sent(self._ports.outbox.caught_up - before)
+            for letter in letters:
                 topic = topics.up(self._identity.device, letter.kind)
                 self._ports.link.publish(topic, letter.payload)
                 self._courier.sent(letter.seq, now)

@@ -9,6 +9,7 @@ import msgspec
 from shoal import wire
 from shoal.agent.faults import Fault
 from shoal.agent.io.database import DamagedError, open_database, set_aside, translated
+from shoal.agent.io.salvage import Salvaged, checksum, salvage
 from shoal.agent.outbox import Drop, Letter, Merge, Row, relieve
 from shoal.agent.window import merge
 from shoal.errors import SketchError, StorageError, WireError
@@ -25,11 +26,14 @@ class SqliteOutbox:
 
     limit_bytes  of payload; beyond it windows merge, then the oldest go
     boot_name    makes the random name of a new store's life
+
+    caught_up    how many windows of the backlog were numbered, ever
     """
 
     def __init__(self, path: Path, *, limit_bytes: int, boot_name: Callable[[], str]) -> None:
         self._path, self._limit, self._boot_name = path, limit_bytes, boot_name
         self._faults: list[Fault] = []
+        self._backlog = self.caught_up = 0
         try:
             self._open()
         except DamagedError as error:
@@ -57,9 +61,18 @@ class SqliteOutbox:
         if self._bytes > self._limit:
             self._surely(self._relieve)
 
-    def after(self, seq: int, limit: int) -> list[Letter]:
-        """Letters numbered above `seq`, in order, at most `limit`; numbers the next rows for it."""
-        return self._surely(lambda: self._after(seq, limit))
+    def connected(self) -> None:
+        """What waits now is the backlog: what comes from now on goes before it."""
+        found = self._surely(lambda: self._db.execute("SELECT max(id) FROM row").fetchone()[0])
+        self._backlog = found or 0
+
+    def after(self, seq: int, limit: int, backlog: int | None = None) -> list[Letter]:
+        """Letters numbered above `seq`, in order, at most `limit`; numbers the next rows for it.
+
+        backlog   how many of them at most may be windows of before the connection; None for any
+        """
+        most = limit if backlog is None else backlog
+        return self._surely(lambda: self._after(seq, limit, most))
 
     def ack(self, boot: str, seqs: Sequence[int]) -> None:
         """These are in the controller's database: let them go."""
@@ -69,7 +82,7 @@ class SqliteOutbox:
     def close(self) -> None:
         self._db.close()
 
-    def _open(self) -> None:
+    def _open(self, found: Salvaged | None = None) -> None:
         self._db = open_database(self._path)
         with translated(self._path):
             self._db.table("row").create(
@@ -81,15 +94,19 @@ class SqliteOutbox:
                     "merged": int,
                     "size": int,
                     "payload": bytes,
+                    "crc": int,
                 },
                 pk="id",
                 if_not_exists=True,
             )
-            self._db.table("row").create_index(["seq", "size"], if_not_exists=True)
+            self._check_columns()
+            self._db.table("row").create_index(["seq", "kind", "size"], if_not_exists=True)
             self._db.table("told").create({"key": str, "at": int}, pk="key", if_not_exists=True)
             self._db.table("life").create({"boot": str, "seq": int}, if_not_exists=True)
             if not self._db.execute("SELECT count(*) FROM life").fetchone()[0]:
                 self._db.table("life").insert({"boot": self._boot_name(), "seq": 0})
+            if found is not None:
+                self._refill(found)
             self.boot: str = self._db.execute("SELECT boot FROM life").fetchone()[0]
             self._count()
 
@@ -103,12 +120,32 @@ class SqliteOutbox:
             with translated(self._path):
                 return work()
 
+    def _check_columns(self) -> None:
+        """A store of before checksums: what is in it is believed."""
+        row = self._db.table("row")
+        if "crc" not in row.columns_dict:
+            row.add_column("crc", int)
+            for id_, payload in self._db.execute("SELECT id, payload FROM row").fetchall():
+                self._db.execute("UPDATE row SET crc = ? WHERE id = ?", [checksum(payload), id_])
+
     def _restart(self, error: StorageError) -> None:
-        """A store that cannot be read is kept aside; a new life begins, numbers from 1."""
+        """A store that is damaged is kept aside; what can be read of it goes into a new one."""
         kept = set_aside(self._path)
-        detail = f"{error}; unsent messages may be lost, the file is kept as {kept.name}"
-        self._faults.append(Fault("outbox-damaged", detail, "critical"))
-        self._open()
+        found = salvage(kept)
+        self._open(found)
+        lost = f"{found.lost} are lost" if found.boot else "what else was in it is lost"
+        detail = f"{error}; {len(found.rows)} messages were saved, {lost}; kept as {kept.name}"
+        facts = {"saved": len(found.rows), "lost": found.lost}
+        self._faults.append(Fault("outbox-damaged", detail, "critical", 1, facts))
+
+    def _refill(self, found: Salvaged) -> None:
+        with self._db.atomic():
+            if found.boot:
+                self._db.execute("UPDATE life SET boot = ?, seq = ?", [found.boot, found.seq])
+            for key in found.told[-_KEYS:]:
+                self._db.execute("INSERT OR IGNORE INTO told VALUES (?, 0)", [key])
+            for row in found.rows:
+                self._db.execute("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(row))
 
     def _count(self) -> None:
         self._waiting, self._bytes, self._unnumbered = self._db.execute(
@@ -120,20 +157,20 @@ class SqliteOutbox:
             if key and not self._remember(key):
                 return
             self._db.execute(
-                "INSERT INTO row (seq, kind, grouping, merged, size, payload) "
-                "VALUES (0, ?, ?, ?, ?, ?)",
-                [row.kind, row.group, row.merged, len(payload), payload],
+                "INSERT INTO row (seq, kind, grouping, merged, size, payload, crc) "
+                "VALUES (0, ?, ?, ?, ?, ?, ?)",
+                [row.kind, row.group, row.merged, len(payload), payload, checksum(payload)],
             )
-            numbered = self._number(1) if number and not self._unnumbered else 0
+            numbered = self._number(1, 1) if number and not self._unnumbered else 0
         self._waiting += 1
         self._bytes += len(payload)
         self._unnumbered += 1 - numbered
 
-    def _after(self, seq: int, limit: int) -> list[Letter]:
+    def _after(self, seq: int, limit: int, backlog: int) -> list[Letter]:
         found = self._numbered(seq, limit)
         if len(found) < limit and self._unnumbered:
             with self._db.atomic():
-                self._number(limit - len(found))
+                self._number(limit - len(found), backlog)
             self._count()
             found = self._numbered(seq, limit)
         return found
@@ -152,37 +189,65 @@ class SqliteOutbox:
             )
         return new
 
-    def _number(self, limit: int) -> int:
-        """Give the oldest unnumbered rows their numbers, for ever; how many."""
+    def _number(self, limit: int, backlog: int) -> int:
+        """Give the next unnumbered rows their numbers, for ever; how many rows were taken."""
         last = self._db.execute("SELECT seq FROM life").fetchone()[0]
-        rows = self._db.execute(
-            "SELECT id, payload FROM row WHERE seq = 0 ORDER BY id LIMIT ?", [limit]
-        ).fetchall()
-        for id_, payload in rows:
+        rows = self._next(limit, backlog)
+        for id_, payload, crc in rows:
             try:
+                if checksum(payload) != crc:
+                    raise TypeError("its checksum is wrong")
                 named = _named(payload, self.boot, last + 1)
             except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
-                self._db.execute("DELETE FROM row WHERE id = ?", [id_])
-                detail = f"a message in the outbox cannot be read and is lost: {error}"
-                self._faults.append(Fault("outbox-damaged", detail, "critical"))
+                self._lose(id_, error)
                 continue
             last += 1
-            self._db.execute("UPDATE row SET seq = ?, payload = ? WHERE id = ?", [last, named, id_])
+            self._db.execute(
+                "UPDATE row SET seq = ?, size = ?, payload = ?, crc = ? WHERE id = ?",
+                [last, len(named), named, checksum(named), id_],
+            )
         self._db.execute("UPDATE life SET seq = ?", [last])
         return len(rows)
 
+    def _next(self, limit: int, backlog: int) -> list[tuple[int, bytes, int]]:
+        """Events, then windows since the connection, then the backlog's, oldest first each."""
+        query = (
+            "SELECT id, CAST(payload AS BLOB), crc FROM row "
+            "WHERE seq = 0 AND kind {} ORDER BY id LIMIT ?"
+        )
+        rows = self._db.execute(query.format("!= 'window'"), [limit]).fetchall()
+        since, until = "= 'window' AND id > ?", "= 'window' AND id <= ?"
+        new = [self._backlog, limit - len(rows)]
+        rows += self._db.execute(query.format(since), new).fetchall()
+        old = [self._backlog, max(0, min(limit - len(rows), backlog))]
+        followed = self._db.execute(query.format(until), old).fetchall()
+        self.caught_up += len(followed)
+        return rows + followed
+
+    def _lose(self, id_: int, why: Exception) -> None:
+        """A row that cannot be believed goes, and it is said."""
+        self._db.execute("DELETE FROM row WHERE id = ?", [id_])
+        detail = f"a message in the outbox cannot be read and is lost: {why}"
+        self._faults.append(Fault("outbox-damaged", detail, "critical", 1, {"lost": 1}))
+
     def _numbered(self, seq: int, limit: int) -> list[Letter]:
         rows = self._db.execute(
-            "SELECT seq, kind, payload FROM row WHERE seq > ? ORDER BY seq LIMIT ?", [seq, limit]
-        )
-        return [Letter(*row) for row in rows]
+            "SELECT id, seq, kind, CAST(payload AS BLOB), crc FROM row "
+            "WHERE seq > ? ORDER BY seq LIMIT ?",
+            [seq, limit],
+        ).fetchall()
+        for row in rows:
+            if checksum(row[3]) != row[4]:
+                self._lose(row[0], TypeError(f"number {row[1]}: its checksum is wrong"))
+        return [Letter(*row[1:4]) for row in rows if checksum(row[3]) == row[4]]
 
     def _relieve(self) -> None:
         """Merge, then drop, until the store is within its limit."""
-        dropped = windows = 0
+        dropped = windows = merged = 0
         while self._bytes > self._limit:
             step = relieve(self._rows())
             if isinstance(step, Merge) and self._merge(step):
+                merged += 1
                 continue
             if step is None:
                 break
@@ -190,6 +255,9 @@ class SqliteOutbox:
             windows += step.windows if isinstance(step, Drop) else 1
             dropped += 1
             self._let_go("id", [gone])
+        if merged:
+            detail = f"outbox full: {merged} windows merged with their neighbours"
+            self._faults.append(Fault("outbox-merged", detail, "info", merged))
         if dropped:
             detail = f"outbox full: {dropped} messages dropped, {windows} windows among them"
             facts = {"messages": dropped, "windows": windows}
@@ -213,14 +281,17 @@ class SqliteOutbox:
         with self._db.atomic():
             self._db.execute("DELETE FROM row WHERE id = ?", [step.older])
             self._db.execute(
-                "UPDATE row SET merged = ?, size = ?, payload = ? WHERE id = ?",
-                [together.merged, len(payload), payload, step.newer],
+                "UPDATE row SET merged = ?, size = ?, payload = ?, crc = ? WHERE id = ?",
+                [together.merged, len(payload), payload, checksum(payload), step.newer],
             )
         self._count()
         return True
 
     def _window(self, id_: int) -> wire.WindowReport:
-        payload = self._db.execute("SELECT payload FROM row WHERE id = ?", [id_]).fetchone()[0]
+        query = "SELECT CAST(payload AS BLOB), crc FROM row WHERE id = ?"
+        payload, crc = self._db.execute(query, [id_]).fetchone()
+        if checksum(payload) != crc:
+            raise WireError("a damaged window")
         message = wire.decode_up("window", payload)
         if not isinstance(message, wire.WindowReport):
             raise WireError("not a window")
