@@ -13,12 +13,14 @@ import pytest
 
 from devices import MODEL, engine, softmax
 from endpoints import Running
+from real_agents import Process, enrol
 from real_models import FEATURES, answers, mlp, put_release
 from shoal import wire
 from shoal.agent import Client, Session
 from shoal.agent.faults import Fault
 from shoal.agent.io import config, spool
 from shoal.agent.io.folder import MODELS, SETTINGS, SOCKET, SPOOL
+from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.io.slots import DiskSlots
 from shoal.agent.io.spool import Spool
 from shoal.agent.update import Slot
@@ -150,9 +152,9 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.slots = path, DiskSlots(path / MODELS)
-        (path / SETTINGS).write_text(
-            config.dump(config.Settings(device=config.Device(name="cam-1", profile="x86-vnni")))
-        )
+        if not (path / SETTINGS).exists():
+            device = config.Device(name="cam-1", profile="x86-vnni")
+            (path / SETTINGS).write_text(config.dump(config.Settings(device=device)))
         self.install(1, "a")
 
     def install(self, version: int, slot: str, damage: bool = False) -> None:
@@ -316,3 +318,26 @@ def test_a_window_is_in_the_outbox_once_however_often_it_is_handed_over(tmp_path
     (window,) = (w for w in device.windows() if w.release == "parts@1")
     assert window.device == "cam-1"
     assert msgspec.structs.replace(window, device="", boot="", seq=0, sent_s=1.0) == report()
+
+
+def test_windows_of_a_session_reach_the_outbox_of_a_real_agent(tmp_path: Path) -> None:
+    device = enrol(tmp_path).folder
+    installed = Folder(device)
+    config_of = config.load(device)
+    (device / SETTINGS).write_text(
+        config.dump(msgspec.structs.replace(config_of, source=None, sources={}))
+    )
+    with Session("parts", device) as session:
+        session.infer(GIVEN)  # before the agent has ever run
+    agent = Process(device)
+    agent.wait_until()
+    with Session("parts", device) as session, Client("parts", device) as client:
+        np.testing.assert_array_equal(session.infer(GIVEN), installed.want(1))
+        np.testing.assert_array_equal(client.infer(GIVEN), installed.want(1))
+    agent.wait_for(lambda: not list((device / SPOOL).glob("*.window")))
+    assert agent.end() == 0
+    outbox = SqliteOutbox(device / "outbox.db", limit_bytes=1 << 20, boot_name=lambda: "x")
+    kept = [wire.decode_up(x.kind, x.payload) for x in outbox.after(0, 99)]
+    rows = [m.rows for m in kept if isinstance(m, wire.WindowReport) and m.rows]
+    assert rows == [3, 3, 3]  # two sessions, and the endpoint that the client asked
+    outbox.close()

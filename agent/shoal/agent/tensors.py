@@ -87,14 +87,29 @@ def _parse(text: bytes | memoryview) -> dict[str, Any]:
 
 def _rows(inputs: list[Any], body: bytes, at: int, engine: Engine) -> F32:
     """The one input as float32 (n, F); `at` is where its bytes begin, if it has bytes."""
+    tensor, wanted = _input(inputs, engine), engine.manifest.input
+    shape, size = tensor["shape"], _size(tensor, wanted)
+    if size is not None:
+        values, held = _bytes(body, at, size), f"in {size} bytes"
+    elif at == len(body):
+        values, held = _numbers(tensor.get("data"), wanted), "in data"
+    else:
+        raise InputError(f"{len(body) - at} bytes follow the JSON, no input claims them")
+    if values.size != shape[0] * engine.features:
+        raise InputError(f"{wanted!r}: shape {shape} but {values.size} values {held}")
+    return values.reshape(shape)
+
+
+def _input(inputs: list[Any], engine: Engine) -> dict[str, Any]:
+    """The one input, its name, datatype and shape those of the model."""
     wanted, release = engine.manifest.input, engine.manifest.release
     names = [i.get("name") for i in inputs if isinstance(i, dict)]
     if names != [wanted] or len(inputs) != 1:
         raise InputError(f"{release} takes the one input {wanted!r}, got {names}"[:300])
-    tensor = inputs[0]
+    tensor: dict[str, Any] = inputs[0]
     shape, kind = tensor.get("shape"), tensor.get("datatype")
     if kind != "FP32":
-        known = "" if kind in DATATYPES else ", which the protocol does not have"
+        known = "" if str(kind) in DATATYPES else ", which the protocol does not have"
         raise InputError(
             f"{release}: input {wanted!r} is FP32, got datatype {str(kind)[:40]!r}{known}",
             "convert it to FP32",
@@ -105,14 +120,7 @@ def _rows(inputs: list[Any], body: bytes, at: int, engine: Engine) -> F32:
             f"got {str(shape)[:60]}",
             "its columns are: " + ", ".join(f.name for f in engine.manifest.features[:20]),
         )
-    size = _size(tensor, wanted)
-    values = _numbers(tensor.get("data"), wanted) if size is None else _bytes(body, at, size)
-    if size is None and at != len(body):
-        raise InputError(f"{len(body) - at} bytes follow the JSON, no input claims them")
-    if values.size != shape[0] * engine.features:
-        held = "in data" if size is None else f"in {size} bytes"
-        raise InputError(f"{wanted!r}: shape {shape} but {values.size} values {held}")
-    return values.reshape(shape)
+    return tensor
 
 
 def _size(tensor: dict[str, Any], name: str) -> int | None:

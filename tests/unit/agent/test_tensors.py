@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from devices import MODEL, engine, softmax
 from shoal.agent.inference import Answer
@@ -131,3 +133,43 @@ def test_a_request_is_refused_with(kind: str) -> None:
     (data, length), said = WRONG[kind]
     with pytest.raises(InputError, match=said):
         read(data, length, RELEASE)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4)
+    ),
+    max_leaves=9,
+)
+TENSOR = st.fixed_dictionaries(
+    {"name": st.just("input") | JSON, "datatype": st.just("FP32") | JSON},
+    optional={
+        "shape": st.just([2, 2]) | st.lists(st.integers(), max_size=3) | JSON,
+        "data": st.lists(st.floats(width=32) | st.none(), max_size=5) | JSON,
+        "parameters": st.fixed_dictionaries({"binary_data_size": st.just(16) | JSON}) | JSON,
+    },
+)
+REQUEST = st.fixed_dictionaries(
+    {"inputs": st.lists(TENSOR, max_size=2) | JSON},
+    optional={"id": JSON, "parameters": JSON, "outputs": JSON},
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    asked=REQUEST | JSON,
+    tail=st.binary(max_size=20),
+    cut=st.integers(-1, 400),
+    honest=st.booleans(),
+)
+def test_whatever_comes_is_rows_that_fit_or_an_input_error(
+    asked: Any, tail: bytes, cut: int, honest: bool
+) -> None:
+    head = json.dumps(asked).encode()
+    try:
+        found = read(head + tail, len(head) if honest else cut, RELEASE)
+    except InputError:
+        return
+    assert found.rows.ndim == 2
+    assert (found.rows.shape[1], found.rows.dtype) == (2, np.float32)
