@@ -1,0 +1,1 @@
+"""The peers' own servers: each runs in an environment of its own, and imports nothing of Shoal."""
