@@ -12,7 +12,8 @@
     ├── TrustError            a release or an order that must not be followed
     │   ├── UntrustedError    too few known keys signed it
     │   ├── StaleError        expired, or older than what was already seen
-    │   └── MisdirectedError  meant for another device, ring or path
+    │   ├── MisdirectedError  meant for another device, ring or path
+    │   └── RefusedError      a federated round that asks more than this device gives
     ├── StorageError          the disk refused: full, read-only, damaged
     ├── LinkError             broker, controller or artifact server out of reach
     ├── ConflictError         the thing is not in a state that allows this
@@ -114,6 +115,19 @@ class MisdirectedError(TrustError):
     """Validly signed, but for another device, ring or path."""
 
     code = "misdirected"
+
+
+class RefusedError(TrustError):
+    """A federated round that asks more than this device gives; it stays out of it.
+
+    reason   slug: what the console groups refusals by
+    """
+
+    code = "round-refused"
+
+    def __init__(self, detail: str, reason: str, mend: str = "") -> None:
+        super().__init__(detail, mend, reason=reason)
+        self.reason = reason
 
 
 class StorageError(ShoalError):

@@ -1,0 +1,183 @@
+"""A device's side of secure aggregation: what it says, and what it refuses to say.
+
+Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning", 2017, on
+the graph of Bell et al. 2020. Every method is for one stage, in this order, once. A refusal ends
+the device's part; nothing that it said before opens its update.
+"""
+
+import enum
+import hashlib
+from collections.abc import Callable, Mapping
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from shoal.errors import ConflictError, RefusedError
+from shoal.federated import shamir
+from shoal.federated.masks import U32, add_mask, derive, pair_seed, self_seed
+from shoal.federated.neighbours import neighbours_of
+from shoal.federated.secure import Advert, Ending, Roster, Terms
+from shoal.federated.shamir import SHARE, Entropy
+
+Sign = Callable[[bytes], bytes]
+#: (device, signature, message): UntrustedError unless that device's identity signed it.
+Verify = Callable[[str, bytes, bytes], None]
+
+
+class Stage(enum.IntEnum):
+    """What the device does next."""
+
+    ADVERT = 0
+    BOXES = 1
+    MASKED = 2
+    VOTE = 3
+    SHARES = 4
+    OVER = 5
+
+
+class Participant:
+    """One device in one try of one round.
+
+    least     devices in the sum below which this device stays out, whatever the plan says
+    entropy   n -> n random bytes, from the system
+    """
+
+    def __init__(
+        self, device: str, terms: Terms, least: int, *, sign: Sign, verify: Verify, entropy: Entropy
+    ) -> None:
+        self._device, self._terms, self._sign, self._verify = device, terms, sign, verify
+        self._least, self._entropy = max(least, terms.least), entropy
+        self._stage = Stage.ADVERT
+        self._box, self._mask_seed, self._own = (entropy(32) for _ in range(3))
+        self._box_key = X25519PrivateKey.from_private_bytes(self._box)
+        self._mask_key = X25519PrivateKey.from_private_bytes(self._mask_seed)
+        self._adverts: dict[str, Advert] = {}
+        self._boxes: dict[str, bytes] = {}
+        self._ending = Ending(alive=[], dead=[])
+        if 2 * terms.threshold <= terms.degree:
+            raise _refused(
+                "threshold",
+                f"threshold {terms.threshold} of {terms.degree} neighbours: half of them could "
+                "be told that this device lives and half that it is lost",
+            )
+
+    def advert(self) -> Advert:
+        """Keys of this round, signed."""
+        self._now(Stage.ADVERT)
+        bare = Advert(
+            device=self._device,
+            box=self._box_key.public_key().public_bytes_raw(),
+            mask=self._mask_key.public_key().public_bytes_raw(),
+            own=hashlib.sha256(self._own).digest(),
+        )
+        return Advert(
+            device=bare.device,
+            box=bare.box,
+            mask=bare.mask,
+            own=bare.own,
+            signature=self._sign(bare.signed(self._terms.round_id)),
+        )
+
+    def boxes(self, roster: Roster) -> dict[str, bytes]:
+        """Sealed shares of this device's two secrets, for every neighbour."""
+        self._now(Stage.BOXES)
+        self._check(roster)
+        self._adverts = {advert.device: advert for advert in roster.neighbours}
+        names, need = sorted(self._adverts), self._terms.threshold
+        points = range(1, len(names) + 1)
+        own = shamir.split(self._own, need, points, self._entropy)
+        mask = shamir.split(self._mask_seed, need, points, self._entropy)
+        return {
+            name: self._seal(name).encrypt(bytes(12), own[i] + mask[i], self._terms.round_id)
+            for i, name in enumerate(names)
+        }
+
+    def masked(self, numbers: U32, boxes: Mapping[str, bytes]) -> U32:
+        """The update under all its masks; boxes are what neighbours sealed for this device."""
+        self._now(Stage.MASKED)
+        self._boxes = {name: box for name, box in boxes.items() if name in self._adverts}
+        self._enough("boxes", len(self._boxes))
+        hidden = numbers.copy()
+        add_mask(hidden, self_seed(self._own, self._terms.round_id, self._device), +1)
+        for name in self._boxes:
+            key = self._adverts[name].mask
+            seed = pair_seed(self._mask_key, key, self._terms.round_id, self._device, name)
+            add_mask(hidden, seed, +1 if self._device < name else -1)
+        return hidden
+
+    def vote(self, ending: Ending) -> bytes:
+        """Signature under the one ending that this device will help with."""
+        self._now(Stage.VOTE)
+        alive, dead = set(ending.alive), set(ending.dead)
+        if both := alive & dead:
+            raise _refused("alive-and-dead", f"{min(both)} is said to be alive and lost")
+        if self._device not in alive:
+            raise _refused("not-in-the-sum", "this device's update is not in the sum")
+        if len(alive) < self._least:
+            raise _refused("small-cohort", f"{len(alive)} in the sum, {self._least} needed")
+        self._enough("living neighbours", len(alive & set(self._boxes)))
+        self._ending = ending
+        return self._sign(ending.signed(self._terms.round_id))
+
+    def shares(self, votes: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Per neighbour one share: of its own mask if it is alive, of its key if it is lost.
+
+        votes   signatures of living neighbours under the same ending; `threshold` are needed
+        """
+        self._now(Stage.SHARES)
+        alive = set(self._ending.alive) & set(self._boxes)
+        for name in sorted(set(votes) & alive):
+            self._verify(name, votes[name], self._ending.signed(self._terms.round_id))
+        self._enough("votes", len(set(votes) & alive))
+        lost = set(self._ending.dead) & set(self._boxes)
+        return {name: self._opened(name, name in alive) for name in sorted(alive | lost)}
+
+    def _opened(self, name: str, alive: bool) -> bytes:
+        try:
+            both = self._open(name).decrypt(bytes(12), self._boxes[name], self._terms.round_id)
+        except InvalidTag:
+            raise _refused("bad-box", f"the box from {name} was changed on its way") from None
+        return both[:SHARE] if alive else both[SHARE:]
+
+    def _check(self, roster: Roster) -> None:
+        round_id, digests = self._terms.round_id, roster.digests
+        if len(digests) < self._least or self._device not in digests:
+            raise _refused("small-cohort", f"{len(digests)} devices, {self._least} needed")
+        expected = neighbours_of(self._device, digests, self._terms.degree, round_id)
+        given = {advert.device: advert for advert in roster.neighbours}
+        if tuple(sorted(given)) != expected:
+            raise _refused("neighbours", "its neighbours are not those that the roster gives it")
+        self._enough("neighbours", len(given))
+        for name, advert in given.items():
+            if advert.digest() != digests[name]:
+                raise _refused("neighbours", f"the advert of {name} is not that of the roster")
+            self._verify(name, advert.signature, advert.signed(round_id))
+
+    def _enough(self, what: str, have: int) -> None:
+        if have < self._terms.threshold:
+            raise _refused("threshold", f"{have} {what}, {self._terms.threshold} needed")
+
+    def _seal(self, to: str) -> ChaCha20Poly1305:
+        return self._channel(to, self._device, to)
+
+    def _open(self, of: str) -> ChaCha20Poly1305:
+        return self._channel(of, of, self._device)
+
+    def _channel(self, peer: str, sender: str, receiver: str) -> ChaCha20Poly1305:
+        """A key of its own for each direction, used once: so its nonce may be zero."""
+        key = X25519PublicKey.from_public_bytes(self._adverts[peer].box)
+        shared = self._box_key.exchange(key)
+        return ChaCha20Poly1305(derive(shared, "box", self._terms.round_id, sender, receiver))
+
+    def _now(self, stage: Stage) -> None:
+        if self._stage is not stage:
+            raise ConflictError(
+                f"asked for {stage.name.lower()}, the device is at {self._stage.name.lower()}",
+                "a stage is answered once, and in order",
+            )
+        self._stage = Stage(stage + 1)
+
+
+def _refused(reason: str, detail: str) -> RefusedError:
+    return RefusedError(detail, reason)

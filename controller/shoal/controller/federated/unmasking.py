@@ -1,0 +1,139 @@
+"""The controller's side of secure aggregation: it passes messages on and learns one sum.
+
+Memory is the sum and small things per device, however many masked updates come. Whoever falls
+silent at a stage is out from there on: before its boxes it was never in, after them its masks
+are taken out with its neighbours' shares. `value` ends the round, or says why it cannot.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from shoal.errors import ConflictError, InputError
+from shoal.federated import shamir
+from shoal.federated.masks import U32, add_mask, pair_seed, self_seed
+from shoal.federated.neighbours import around, ring
+from shoal.federated.secure import Advert, Ending, Roster, Terms
+
+
+class Unmasking:
+    """One try of one round of `size` numbers each.
+
+    adverts   of the devices that answered in time
+    """
+
+    def __init__(self, terms: Terms, adverts: Mapping[str, Advert], size: int) -> None:
+        self._terms, self._adverts = terms, dict(adverts)
+        self._digests = {name: advert.digest() for name, advert in adverts.items()}
+        order = ring(self._digests, terms.round_id)
+        self._neighbours = around(order, terms.degree)
+        self._boxes: dict[str, dict[str, bytes]] = {}
+        self._sum, self._alive = np.zeros(size, np.uint32), set[str]()
+        self._ending: Ending | None = None
+        self._votes: dict[str, bytes] = {}
+        self._shares: dict[str, dict[int, bytes]] = {}
+        self._opened: set[str] = set()
+
+    def roster_for(self, device: str) -> Roster:
+        neighbours = [self._adverts[name] for name in self._neighbours[device]]
+        return Roster(digests=self._digests, neighbours=neighbours)
+
+    def take_boxes(self, device: str, boxes: Mapping[str, bytes]) -> None:
+        """InputError unless there is one for every neighbour."""
+        self._known(device)
+        if set(boxes) != set(self._neighbours[device]):
+            raise InputError(f"{device} sent boxes for others than its neighbours", "ignore it")
+        self._boxes[device] = dict(boxes)
+
+    def boxes_for(self, device: str) -> dict[str, bytes]:
+        """What its neighbours, those that shared in time, sealed for it."""
+        sharing = [name for name in self._neighbours[device] if name in self._boxes]
+        return {name: self._boxes[name][device] for name in sharing}
+
+    def take_masked(self, device: str, numbers: U32) -> None:
+        """Into the sum; ConflictError when it is late or a second one."""
+        if self._ending is not None or device not in self._boxes or device in self._alive:
+            raise ConflictError(f"a masked update of {device} is late, or not its first")
+        if numbers.shape != self._sum.shape or numbers.dtype != np.uint32:
+            raise InputError(f"{device} sent {numbers.dtype} {numbers.shape}", "another model's?")
+        self._sum += numbers
+        self._alive.add(device)
+
+    def end(self) -> Ending:
+        """No more updates: who is in the sum. ConflictError when they are too few."""
+        if len(self._alive) < self._terms.least:
+            raise ConflictError(
+                f"{len(self._alive)} masked updates, {self._terms.least} needed",
+                "let more devices take part",
+            )
+        lost = sorted(set(self._boxes) - self._alive)
+        self._ending = Ending(alive=sorted(self._alive), dead=lost)
+        return self._ending
+
+    def take_vote(self, device: str, vote: bytes) -> None:
+        if device in self._alive:
+            self._votes[device] = vote
+
+    def votes_for(self, device: str) -> dict[str, bytes]:
+        """What its neighbours signed."""
+        return {name: self._votes[name] for name in self._neighbours[device] if name in self._votes}
+
+    def take_shares(self, device: str, shares: Mapping[str, bytes]) -> None:
+        """One device's shares, once; InputError when they are for others than its neighbours."""
+        if device not in self._alive or device in self._opened:
+            raise ConflictError(f"shares of {device} are late, or not its first")
+        if not set(shares) <= set(self._neighbours[device]):
+            raise InputError(f"{device} sent shares of others than its neighbours", "ignore it")
+        self._opened.add(device)
+        for name, share in shares.items():
+            point = self._neighbours[name].index(device) + 1
+            self._shares.setdefault(name, {})[point] = share
+
+    def value(self) -> U32:
+        """The sum of the living devices' numbers.
+
+        ConflictError when a secret has too few shares, InputError when shares are wrong.
+        """
+        if self._ending is None:
+            raise ConflictError("the round has not ended", "end it first")
+        total = self._sum.copy()
+        for name in self._ending.alive:
+            secret = self._secret(name, "own mask")
+            if hashlib.sha256(secret).digest() != self._adverts[name].own:
+                raise _wrong(name)
+            add_mask(total, self_seed(secret, self._terms.round_id, name), -1)
+        for name in self._ending.dead:
+            self._take_out(total, name)
+        return total
+
+    def _take_out(self, total: U32, lost: str) -> None:
+        """What the living put on with a lost device."""
+        living = [name for name in self.boxes_for(lost) if name in self._alive]
+        if not living:
+            return
+        key = X25519PrivateKey.from_private_bytes(self._secret(lost, "key"))
+        if key.public_key().public_bytes_raw() != self._adverts[lost].mask:
+            raise _wrong(lost)
+        for name in living:
+            seed = pair_seed(key, self._adverts[name].mask, self._terms.round_id, name, lost)
+            add_mask(total, seed, -1 if name < lost else +1)
+
+    def _secret(self, name: str, what: str) -> bytes:
+        try:
+            return shamir.combine(self._shares.get(name, {}), self._terms.threshold)
+        except ConflictError as error:
+            raise ConflictError(
+                f"{what} of {name}: {error.message}", error.mend, device=name, **error.facts
+            ) from error
+
+    def _known(self, device: str) -> None:
+        if device not in self._adverts or device in self._boxes:
+            raise ConflictError(f"{device} is not in this round, or has answered")
+
+
+def _wrong(name: str) -> InputError:
+    return InputError(
+        f"shares for {name} do not give its secret", "a neighbour sent a wrong one: run it again"
+    )

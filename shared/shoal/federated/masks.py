@@ -1,0 +1,47 @@
+"""Masks: streams of uniform 32-bit numbers that two devices can both make, and nobody else.
+
+A seed is used for one mask in one round: what it is for is in the derivation. ChaCha20 as
+generator, HKDF-SHA256 for derivation, X25519 between devices.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+U32 = npt.NDArray[np.uint32]
+#: Numbers at a time: 64 KiB stay in a small cache.
+_PART = 1 << 14
+_ZEROS = bytes(4 * _PART)
+
+
+def derive(secret: bytes, purpose: str, round_id: bytes, *names: str) -> bytes:
+    """32 bytes for one purpose in one round; names are joined unambiguously."""
+    info = b"\0".join([b"shoal/secagg", purpose.encode(), *(name.encode() for name in names)])
+    return HKDF(hashes.SHA256(), 32, round_id, info).derive(secret)
+
+
+def pair_seed(own: X25519PrivateKey, peer: bytes, round_id: bytes, a: str, b: str) -> bytes:
+    """Seed of the mask between devices a and b: the same from either side."""
+    shared = own.exchange(X25519PublicKey.from_public_bytes(peer))
+    return derive(shared, "pair", round_id, *sorted((a, b)))
+
+
+def self_seed(secret: bytes, round_id: bytes, device: str) -> bytes:
+    """Seed of the mask that a device puts on by itself."""
+    return derive(secret, "self", round_id, device)
+
+
+def add_mask(vector: U32, seed: bytes, sign: int) -> None:
+    """vector ± the mask of `seed`, modulo 2**32, in place; memory does not grow with its length."""
+    stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor()
+    drawn = bytearray(4 * _PART + 64)
+    numbers = np.frombuffer(drawn, "<u4", _PART)
+    apply = np.add if sign > 0 else np.subtract
+    for start in range(0, vector.size, _PART):
+        part = vector[start : start + _PART]
+        stream.update_into(memoryview(_ZEROS)[: 4 * part.size], drawn)
+        apply(part, numbers[: part.size], out=part)

@@ -1,0 +1,43 @@
+"""Who masks with whom: a k-regular graph that every device can work out for itself.
+
+Devices stand in a ring, in an order that nobody chooses: by a hash over everybody's advert. Each
+is a neighbour of the k/2 before it and the k/2 behind it (Bell et al., "Secure Single-Server
+Aggregation with (Poly)Logarithmic Overhead", 2020).
+
+    >>> neighbours_of("b", {name: name.encode() for name in "abcdef"}, 2, b"round")
+    ('a', 'd')
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+
+def ring(digests: Mapping[str, bytes], round_id: bytes) -> list[str]:
+    """All devices in order.
+
+    digests   of each device's advert: known only once all are in, so the order cannot be had first
+    """
+    seed = hashlib.sha256(round_id)
+    for name in sorted(digests):
+        seed.update(name.encode() + b"\0" + digests[name])
+    start = seed.digest()
+    return sorted(digests, key=lambda name: hashlib.sha256(start + name.encode()).digest())
+
+
+def neighbours_of(
+    device: str, digests: Mapping[str, bytes], degree: int, round_id: bytes
+) -> tuple[str, ...]:
+    """Names of a device's neighbours, sorted: `degree` of them, or everybody else if fewer."""
+    return around(ring(digests, round_id), degree)[device]
+
+
+def around(order: list[str], degree: int) -> dict[str, tuple[str, ...]]:
+    """Everybody's neighbours; degree is even unless it is everybody else."""
+    count = len(order)
+    if degree >= count - 1:
+        return {name: tuple(sorted(set(order) - {name})) for name in order}
+    steps = [step for step in range(-(degree // 2), degree // 2 + 1) if step]
+    return {
+        name: tuple(sorted(order[(i + step) % count] for step in steps))
+        for i, name in enumerate(order)
+    }
