@@ -192,7 +192,12 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     agent, link = _build(folder, settings, jobs.spawn)
     feeds = _feeds_of(folder, settings, agent)
     agent.feeds = feeds.health
-    inference = Inference(agent.serving, standing=agent.standing, version=agent.identity.version)
+    inference = Inference(
+        agent.serving,
+        standing=agent.standing,
+        version=agent.identity.version,
+        pushes=feeds.pushes,
+    )
     endpoint = Endpoint(
         inference,
         host=settings.endpoint.host,

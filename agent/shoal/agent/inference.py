@@ -16,7 +16,7 @@ import orjson
 from shoal.agent import tensors
 from shoal.agent.serving import Engine, Serving
 from shoal.agent.tensors import Asked
-from shoal.errors import AbsentError, DeniedError, InputError, ModelError, ShoalError
+from shoal.errors import AbsentError, ConflictError, DeniedError, InputError, ModelError, ShoalError
 from shoal.sketch import F32
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,10 @@ BODY, LONG_JSON = 8 << 20, 1 << 16
 #: Microseconds that a run may hold up everybody else on the event loop.
 QUICK_US = 1_000.0
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
-_STATUS = {AbsentError: 404, InputError: 400, ModelError: 500, DeniedError: 403}
+_SOURCE = re.compile(r"/sources/([^/]+)")
+_STATUS = {
+    AbsentError: 404, InputError: 400, ModelError: 500, DeniedError: 403, ConflictError: 503,
+}  # fmt: skip
 
 
 class Request(NamedTuple):
@@ -69,6 +72,7 @@ class Inference:
     models    name -> Serving
     standing  JSON-able state of the device, for /status
     version   of the agent
+    pushes    sources that take what is posted to /sources/NAME: a body in, how many frames out
     """
 
     def __init__(
@@ -77,8 +81,10 @@ class Inference:
         *,
         standing: Callable[[], Any],
         version: str,
+        pushes: Mapping[str, Callable[[bytes], int]] | None = None,
     ) -> None:
         self._models, self._standing, self._version = models, standing, version
+        self._pushes = pushes or {}
 
     def answer(self, request: Request) -> Answer:
         """The answer to any request; never raises."""
@@ -95,6 +101,8 @@ class Inference:
     def _route(self, request: Request) -> Answer | Call:
         method, path = request.method, request.path
         wanted = "POST" if path.endswith("/infer") else "GET"
+        if source := _SOURCE.fullmatch(path):
+            return self._push(request, source.group(1))
         found = _MODEL.fullmatch(path)
         if not found and path not in self._fixed:
             return failure(404, f"no such path {path[:100]!r}; the protocol is under /v2")
@@ -124,6 +132,14 @@ class Inference:
         if verb == "/infer":
             return _call(serving, engine, request)
         return _json(200, _metadata(engine) if verb is None else {"name": name, "ready": True})
+
+    def _push(self, request: Request, name: str) -> Answer:
+        if request.method != "POST":
+            return failure(405, f"{request.path}: POST, not {request.method}")
+        if name not in self._pushes:
+            there = ", ".join(self._pushes) or 'none; add [sources.NAME] kind = "push"'
+            raise AbsentError("source that is pushed to", name, f"there are: {there}")
+        return _json(200, {"frames": self._pushes[name](request.body)})
 
     def _server(self) -> Answer:
         about = {

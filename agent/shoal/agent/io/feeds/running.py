@@ -18,7 +18,7 @@ PATIENCE_S = 5.0
 
 
 class World(NamedTuple):
-    """What feeds are given. serving: the models as they are now, by name."""
+    """What feeds are given. serving: the models as they are now, by name; rate: see Flow."""
 
     folder: Path
     serving: Callable[[], Mapping[str, Serving]]
@@ -26,6 +26,7 @@ class World(NamedTuple):
     wall: Callable[[], float]
     monotonic: Callable[[], float]
     random: random.Random
+    rate: Callable[[], float] = lambda: 1.0
 
 
 class Feeds:
@@ -65,6 +66,12 @@ class Feeds:
         feeds = [*self.sources.values(), *(sink for _, sink in self.sinks_by_name())]
         return [feed.health() for feed in feeds]
 
+    @property
+    def pushes(self) -> dict[str, Callable[[bytes], int]]:
+        """Sources that take what is posted to the endpoint, by name."""
+        found = {name: getattr(source, "take", None) for name, source in self.sources.items()}
+        return {name: take for name, take in found.items() if take is not None}
+
     def sinks_by_name(self) -> list[tuple[str, Sink]]:
         return [(name, sink) for name, (_, sink) in self.sinks.items()]
 
@@ -79,7 +86,14 @@ class Feeds:
             (model, sink.write) for model, sink in self.sinks.values()
         ]
         world = self._world
-        flow = Flow(name, settings.model, serving=world.serving, sinks=takes, fault=world.fault)
+        flow = Flow(
+            name,
+            settings.model,
+            serving=world.serving,
+            sinks=takes,
+            fault=world.fault,
+            rate=world.rate,
+        )
         source: Source = kind(settings, self._context(name, settings), flow)
         return source
 

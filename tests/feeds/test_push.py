@@ -1,0 +1,106 @@
+"""HTTP push, at the real endpoint."""
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from devices import MODEL, engine
+from plant import Plant, eventually, feeds_of, serving_of
+from shoal.agent.inference import Inference
+from shoal.agent.io.endpoint import Endpoint
+from shoal.agent.io.feeds.running import Feeds
+from shoal.agent.serving import Serving
+
+Post = Callable[[str, object], tuple[int, dict[str, object]]]
+
+
+@pytest.fixture
+def serving() -> Serving:
+    return serving_of(engine(1))
+
+
+@pytest.fixture
+def feeds(plant: Plant, serving: Serving) -> Feeds:
+    sources = {"line": {"kind": "push", "queue": 3}, "file": {"kind": "replay", "path": "x.csv"}}
+    return feeds_of(plant, {MODEL: serving}, sources)
+
+
+@pytest.fixture
+def post(feeds: Feeds, serving: Serving, tmp_path: Path) -> Iterator[Post]:
+    """The endpoint in a loop of its own; posts to it, and says what it answered."""
+    inference = Inference({MODEL: serving}, standing=dict, version="1", pushes=feeds.pushes)
+    endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=None)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(endpoint.start(), loop).result(20)
+
+    def ask(path: str, said: object) -> tuple[int, dict[str, object]]:
+        connection = http.client.HTTPConnection(endpoint.address.removeprefix("http://"))
+        body = said if isinstance(said, bytes) else json.dumps(said).encode()
+        connection.request("POST", path, body)
+        response = connection.getresponse()
+        answer = response.status, json.loads(response.read())
+        connection.close()
+        return answer
+
+    yield ask
+    asyncio.run_coroutine_threadsafe(endpoint.stop(), loop).result(20)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+FRAME = {"values": {"contrast": 0.5, "blur": -1}, "asset": "press", "label": "good"}
+
+
+def test_what_is_posted_is_answered_by_the_model_and_judged_by_its_label(
+    feeds: Feeds, serving: Serving, post: Post
+) -> None:
+    feeds.start()
+    assert post("/sources/line", FRAME) == (200, {"frames": 1})
+    assert post("/sources/line", [FRAME, FRAME]) == (200, {"frames": 2})
+    eventually(lambda: serving.vitals.rows == 3)
+    feeds.stop()
+    assert feeds.health()[0].count == 3
+
+
+def test_a_missing_value_is_null_and_its_quality_may_be_said(
+    plant: Plant, feeds: Feeds, serving: Serving, post: Post
+) -> None:
+    feeds.start()
+    post("/sources/line", {"values": {"contrast": None, "blur": 1.0}})
+    post("/sources/line", {"values": {"contrast": 1, "blur": 1}, "qualities": {"blur": "bad"}})
+    eventually(lambda: serving.vitals.errors == 2)
+    feeds.stop()
+    assert feeds.health()[0].bad == 2
+    assert plant.told("'contrast' is missing")
+
+
+def test_a_source_that_is_behind_takes_nothing_and_says_come_back(feeds: Feeds, post: Post) -> None:
+    assert post("/sources/line", [FRAME, FRAME]) == (200, {"frames": 2})
+    status, said = post("/sources/line", [FRAME, FRAME])
+    assert (status, feeds.health()[0].waiting, feeds.health()[0].dropped) == (503, 2, 2)
+    assert "line is behind" in str(said["error"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "why"),
+    [("/sources/line", b"{", 400, "Input data was truncated"),
+     ("/sources/line", {"value": {}}, 400, "unknown field"),
+     ("/sources/line", {"values": {"a": "x"}}, 400, "values"),
+     ("/sources/line", {"values": {}, "qualities": {"a": "odd"}}, 400, "qualities"),
+     ("/sources/line", b"\xff", 400, "line"),
+     ("/sources/file", FRAME, 404, "there are: line"), ("/sources/x", FRAME, 404, "line")],
+)  # fmt: skip
+def test_what_cannot_be_taken_is_refused(
+    post: Post, path: str, body: object, status: int, why: str
+) -> None:
+    answered, said = post(path, body)
+    assert answered == status
+    assert why in str(said["error"])
