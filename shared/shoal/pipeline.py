@@ -79,13 +79,16 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a model's rows are made. Without inputs: the manifest's features, as they come.
 
-    missing   for every input that does not say otherwise
-    stale_s   oldest value that "last" may repeat, in seconds of the source's clock
-    stretch   None for a model that reads one moment
+    missing        for every input that does not say otherwise
+    scale, offset  without inputs, for every value: 0.00392156862745098 for pixels from 0 to 255
+    stale_s        oldest value that "last" may repeat, in seconds of the source's clock
+    stretch        None for a model that reads one moment
     """
 
     inputs: Annotated[list[Input], msgspec.Meta(max_length=MAX_INPUTS)] = []
     missing: Missing = "refuse"
+    scale: Finite = 1.0
+    offset: Finite = 0.0
     stale_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 60.0
     stretch: Stretch | None = None
 
@@ -122,6 +125,10 @@ def check(pipeline: Pipeline, features: Sequence[str]) -> None:
         )
     for one in pipeline.inputs:
         _check_input(one, one.missing or pipeline.missing)
+    if pipeline.scale == 0 or (names and (pipeline.scale, pipeline.offset) != (1.0, 0.0)):
+        raise SettingError(
+            "pipeline: scale is 0, or of the whole beside inputs", "scale each of its inputs"
+        )
     if not names and pipeline.missing in ("mean", "constant"):
         raise SettingError(f"pipeline: missing = {pipeline.missing!r} needs inputs with a fill")
 
@@ -145,7 +152,9 @@ class Conversion:
     """The part without memory: unit, range, fill; then scale and offset. Arrays (..., inputs)."""
 
     def __init__(self, pipeline: Pipeline, features: Sequence[str]) -> None:
-        inputs = pipeline.inputs or [Input(name=name) for name in features]
+        inputs = pipeline.inputs or [
+            Input(name=name, scale=pipeline.scale, offset=pipeline.offset) for name in features
+        ]
         self.names = tuple(i.source or i.name for i in inputs)
         self.keeps = np.array([(i.missing or pipeline.missing) == "last" for i in inputs])
         units = [conversion(i.given, i.unit) for i in inputs]
@@ -159,7 +168,7 @@ class Conversion:
         self._fill = _column([math.nan if f is None else f for f in fills])
         self._scale = _column([i.scale for i in inputs])
         self._offset = _column([i.offset for i in inputs])
-        self.plain = not pipeline.inputs
+        self.plain = not pipeline.inputs and (pipeline.scale, pipeline.offset) == (1.0, 0.0)
 
     def understood(self, rows: npt.NDArray) -> F64:
         """Values in the model's units, NaN where there is none: float64, the shape of `rows`."""

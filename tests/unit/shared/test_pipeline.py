@@ -114,6 +114,14 @@ def test_without_inputs_every_number_reaches_the_model_bit_for_bit(row: list[flo
     assert made.tobytes() == given_rows.tobytes()
 
 
+def test_a_whole_tensor_is_scaled_without_naming_each_of_its_values() -> None:
+    line = Pipeline(scale=1 / 255, offset=-0.5)
+    pixels = np.array([[0, 255]], np.uint8)
+    made = Preparation(line, ["a", "b"]).rows(0.0, (), pixels).values
+    assert made.tolist() == [[-0.5, 0.5]]
+    assert convert(line, ["a", "b"], pixels).tolist() == made.tolist()
+
+
 @given(st.sampled_from(UNIT_PAIRS), st.floats(-1e4, 1e4))
 def test_a_unit_converted_there_and_back_is_the_same(pair: tuple[str, str], value: float) -> None:
     gain, bias = conversion(*pair)
@@ -231,6 +239,8 @@ BAD = [
     (Pipeline(inputs=[Input(name="a", missing="mean")]), "filled with a mean and has no fill"),
     (Pipeline(inputs=[Input(name="a", scale=0)]), "scale 0"),
     (Pipeline(missing="constant"), "needs inputs with a fill"),
+    (Pipeline(scale=0), "scale is 0"),
+    (Pipeline(inputs=[Input(name="a")], offset=1), "beside inputs"),
     (Pipeline(stretch=Stretch(samples=2)), "do not make the model's"),
 ]  # fmt: skip
 
