@@ -1,0 +1,132 @@
+"""The seam for plugins: loaded by name and not before, examples in the manual that are true."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from plant import Plant, eventually, feeds_of, running
+from shoal import pipeline
+from shoal.agent.frames import Quality
+from shoal.agent.io.config import Settings, dump, load
+from shoal.agent.io.feeds import plugins
+from shoal.agent.io.feeds.feed import FeedSettings
+from shoal.errors import SettingError
+
+MANUAL = (Path(__file__).parents[2] / "docs" / "sources-and-sinks.md").read_text()
+LOADED_ON_DEMAND = ("pymodbus", "asyncua", "pyarrow", "PIL", "google.protobuf")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", MANUAL, re.DOTALL)
+
+
+def every_example() -> dict[str, dict[str, Any]]:
+    """sources.NAME or sinks.NAME -> its table, of every example in the manual."""
+    found = {}
+    for text in blocks("toml"):
+        tables = tomllib.loads(text)
+        for group in ("sources", "sinks"):
+            found |= {f"{group}.{name}": t for name, t in tables.get(group, {}).items()}
+    return found
+
+
+@pytest.mark.parametrize("where", every_example())
+def test_every_example_of_settings_is_one_that_the_agent_takes(where: str) -> None:
+    table = every_example()[where]
+    kind = plugins.load(f"shoal.{where.partition('.')[0]}", table["kind"])
+    assert isinstance(plugins.settings_of(where, kind.Settings, table), FeedSettings)
+
+
+@pytest.mark.parametrize("group", ["sources", "sinks"])
+def test_every_plugin_of_ours_has_an_example(group: str) -> None:
+    shown = {t["kind"] for where, t in every_example().items() if where.startswith(group)}
+    there = {entry.name for entry in importlib.metadata.entry_points(group=f"shoal.{group}")}
+    assert there <= shown
+
+
+def test_the_pipeline_in_the_manual_is_one() -> None:
+    (text,) = blocks("json")
+    line = pipeline.parse(text.encode())
+    pipeline.check(line, [f"x{i}" for i in range(128 * 2)])
+    assert json.loads(text)["stretch"]["samples"] == 128
+
+
+def test_the_plugin_in_the_manual_works_and_comes_back(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namespace: dict[str, Any] = {"__name__": "thermometer"}
+    exec(blocks("python")[0].replace("wait(1.0)", "wait(0.01)"), namespace)
+    entry = SimpleNamespace(name="thermometer", load=lambda: namespace["Thermometer"])
+
+    class Found(list[Any]):
+        def __getitem__(self, name: Any) -> Any:
+            return entry
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: Found([entry]))
+    port = plant.folder / "tty"
+    feed = plant.source("thermometer", port=str(port), retry_s=0.05)
+    with running(feed):
+        eventually(lambda: plant.told("No such file"), "the port is missed")
+        port.write_text("21.5\n")
+        eventually(lambda: plant.newest == {"t": 21.5} or len(plant.frames) > 1)
+        assert plant.frames[0].rows.tolist() == [[21.5]]
+        eventually(lambda: plant.frames[-1].quality is Quality.BAD, "nothing more comes")
+
+
+def test_nothing_is_loaded_that_agent_toml_does_not_name() -> None:
+    code = (
+        "import sys, shoal.agent.io.feeds.running, shoal.agent.io.feeds.plugins as p\n"
+        "p.load('shoal.sources', 'replay'); p.load('shoal.sources', 'mqtt')\n"
+        "print([m for m in sys.argv[1:] if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *LOADED_ON_DEMAND], capture_output=True, text=True
+    )
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "extra", "table"),
+    [("modbus", "pymodbus", "modbus", {"host": "h", "tags": [{"name": "a", "address": 1}]}),
+     ("opcua", "asyncua", "opcua", {"url": "opc.tcp://h", "tags": [{"name": "a", "node": "i=1"}]}),
+     ("images", "PIL", "images", {"path": "x", "width": 1, "height": 1})],
+)  # fmt: skip
+def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, kind: str, library: str, extra: str,
+    table: dict[str, Any],
+) -> None:  # fmt: skip
+    def absent(module: str) -> Any:
+        raise ImportError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(plugins.importlib, "import_module", absent)
+    with pytest.raises(SettingError, match=rf"{library}.*not installed.*agent-{extra}"):
+        plant.source(kind, **table)
+
+
+def test_a_broken_setting_stops_the_agent_at_its_start_and_not_later(plant: Plant) -> None:
+    tables: dict[str, Any] = {"plc": {"kind": "mqtt", "url": "mqtt://h", "topic": "t"}}
+    with pytest.raises(SettingError, match=r"agent.toml: sources\.plc.*topic"):
+        feeds_of(plant, {}, tables)
+    with pytest.raises(SettingError, match=r"no '' among shoal.sinks"):
+        feeds_of(plant, {}, {}, {"out": {}})
+
+
+def test_sources_and_sinks_survive_enrolling_again(tmp_path: Path) -> None:
+    settings = Settings(
+        sources={"plc 1": {"kind": "modbus", "tags": [{"name": "a", "bit": 1}], "unit": 7}},
+        sinks={"out": {"kind": "opcua", "nodes": {"label": "ns=2;s=L"}, "keep": 5}},
+    )
+    text = dump(settings)
+    said = tomllib.loads(text)
+    assert said["sources"] == settings.sources
+    assert said["sinks"] == settings.sinks
+    (tmp_path / "agent.toml").write_text(text.replace('name = ""', 'name = "a"'))
+    assert load(tmp_path).sinks == settings.sinks
