@@ -1,0 +1,97 @@
+"""A plant's broker with TLS and passwords, for real."""
+
+import datetime
+import ipaddress
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from feeds.mosquitto import PlantBroker
+from plant import Plant, eventually, prediction, running
+
+pytestmark = pytest.mark.broker
+
+
+def certify(folder: Path) -> None:
+    """cert.pem of 127.0.0.1, which is its own CA, and key.pem."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "plant")])
+    now = datetime.datetime.now(datetime.UTC)
+    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(host, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (folder / "cert.pem").write_bytes(made.public_bytes(encoding))
+    secret = key.private_bytes(encoding, form, serialization.NoEncryption())
+    (folder / "key.pem").write_bytes(secret)
+
+
+@pytest.fixture
+def secured(plant: Plant) -> Iterator[PlantBroker]:
+    """TLS, and one user: press with the password "oil"."""
+    broker, folder = PlantBroker(plant.folder), plant.folder
+    tool = shutil.which("mosquitto_passwd", path=f"{os.environ['PATH']}:/usr/sbin")
+    if tool is None:
+        pytest.skip("no mosquitto_passwd; apt-get install mosquitto")
+    certify(folder)
+    subprocess.run([tool, "-c", "-b", str(folder / "users"), "press", "oil"], check=True)
+    folder.chmod(0o755)
+    (folder / "plant.conf").write_text(
+        f"listener {broker.port} 127.0.0.1\ncertfile {folder}/cert.pem\nkeyfile {folder}/key.pem\n"
+        f"password_file {folder}/users\n" + ("user root\n" if os.geteuid() == 0 else "")
+    )
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+def test_readings_and_predictions_pass_by_tls_also_such_as_are_longer_than_a_tls_record(
+    plant: Plant, secured: PlantBroker
+) -> None:
+    who = {"url": f"mqtts://127.0.0.1:{secured.port}", "ca": "cert.pem", "username": "press",
+           "password": "oil", "retry_s": 0.1}  # fmt: skip
+    source = plant.source("mqtt", topics=["said/#"], **who)
+    sink = plant.sink("mqtt", topic="said/{asset}", **who)
+    with running(source), running(sink):
+        eventually(lambda: source.health().up and sink.health().up)
+        labels = tuple(f"class-{n}" for n in range(3_000))
+        wide = prediction(asset="long", labels=labels, scores=prediction().scores.repeat(1_000))
+        for asset in ("a", "b"):
+            sink.write(prediction(asset=asset))
+        sink.write(wide)
+        eventually(lambda: len(plant.frames) == 3 and not sink.health().waiting)
+    assert len(plant.frames[-1].names) > 3_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [({"password": "water"}, "Not authorized"), ({"ca": ""}, "not trusted"),
+     ({"ca": "nowhere.pem"}, "No such file")],
+)  # fmt: skip
+def test_who_is_not_let_in_is_told_why_and_goes_on_trying(
+    plant: Plant, secured: PlantBroker, changes: dict[str, str], why: str
+) -> None:
+    who = {"url": f"mqtts://127.0.0.1:{secured.port}", "ca": "cert.pem", "username": "press",
+           "password": "oil", "retry_s": 0.1}  # fmt: skip
+    source = plant.source("mqtt", topics=["said/#"], **(who | changes))
+    with running(source):
+        eventually(lambda: plant.faults)
+        assert plant.told(why), plant.faults
+        assert not source.health().up
