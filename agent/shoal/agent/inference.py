@@ -5,6 +5,7 @@ answered together (io/batching.py). Errors are the protocol's: {"error": "..."}.
 Source: github.com/kserve/open-inference-protocol, HTTP/REST.
 """
 
+import functools
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -103,14 +104,14 @@ class Inference:
         wanted = "POST" if path.endswith("/infer") else "GET"
         if source := _SOURCE.fullmatch(path):
             return self._push(request, source.group(1))
-        found = _MODEL.fullmatch(path)
-        if not found and path not in self._fixed:
+        found = _parts(path)
+        if found is None and path not in self._fixed:
             return failure(404, f"no such path {path[:100]!r}; the protocol is under /v2")
         if method != wanted:
             return failure(405, f"{path}: {wanted}, not {method}")
-        if not found:
+        if found is None:
             return self._fixed[path](self)
-        return self._model(request, *found.groups())
+        return self._model(request, *found)
 
     def _model(
         self, request: Request, name: str, version: str | None, verb: str | None
@@ -166,6 +167,13 @@ class Inference:
         "/v2/health/ready": _ready,
         "/status": _status,
     }
+
+
+@functools.lru_cache(maxsize=64)
+def _parts(path: str) -> tuple[str, str | None, str | None] | None:
+    """Model, version and verb that a path names; None for any other path."""
+    found = _MODEL.fullmatch(path)
+    return (found.group(1), found.group(2), found.group(3)) if found else None
 
 
 def answer_together(calls: Sequence[Call]) -> list[Answer]:

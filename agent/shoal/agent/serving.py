@@ -192,15 +192,18 @@ class Serving:
             return error
 
     def _run_together(self, engine: Engine, many: Sequence[F32]) -> list[F32 | ShoalError]:
-        for rows in many:
-            _check(engine, rows)
-        whole, start = np.concatenate(many), self._timer()
+        whole = np.concatenate(many)
+        _check(engine, whole)
+        start = self._timer()
         said = engine.session.run(whole)
         took = self._timer() - start
         with self._lock:
             self._note(engine, whole, said, took, None, len(many))
-        ends = np.cumsum([len(rows) for rows in many])
-        return [*np.split(said, ends[:-1])]
+        answers, at = list[F32 | ShoalError](), 0
+        for rows in many:
+            answers.append(said[at : at + len(rows)])
+            at += len(rows)
+        return answers
 
     def _note(
         self,

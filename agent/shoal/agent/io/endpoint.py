@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 HEAD, CONNECTIONS, WAITING = 16 << 10, 256, 64
 #: Bytes of bodies that all connections together may have sent and not been answered.
 HELD = 64 << 20
+#: Bytes read from a socket at once, into one buffer for all.
+READ = 256 << 10
 #: Seconds that a refused client may go on sending, unheard, before it is hung up on.
 LINGER_S = 1.0
 
@@ -79,11 +81,12 @@ class _Clients:
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
+        self.buffer = memoryview(bytearray(READ))
         self.connections: set[_Connection] = set()
         self.held = 0
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One client. Answers leave in the order in which the requests came."""
 
     def __init__(self, clients: _Clients) -> None:
@@ -115,11 +118,15 @@ class _Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._transport.resume_reading()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The one buffer: what is read is parsed before anybody else reads."""
+        return self._clients.buffer
+
+    def buffer_updated(self, size: int) -> None:
         if self._ending:
             return
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(self._clients.buffer[:size])
         except httptools.HttpParserUpgrade:
             self._ending = True  # answered as HTTP already; what follows would be another protocol
             self._transport.close()
@@ -139,14 +146,17 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value) + 4)
-        lower = name.lower()
-        if lower == b"content-length" and int(value) > BODY:
+        if len(name) in _HEARD:
+            self._heed(name.lower(), value)
+
+    def _heed(self, name: bytes, value: bytes) -> None:
+        if name == b"content-length" and int(value) > BODY:
             raise _RefusedError(413, f"body of {int(value)} bytes, {BODY} allowed: send fewer rows")
-        if lower == b"inference-header-content-length":
+        if name == b"inference-header-content-length":
             self._json_bytes = _length(value)
-        elif lower == b"content-encoding" and value.lower() != b"identity":
+        elif name == b"content-encoding" and value.lower() != b"identity":
             raise _RefusedError(415, "compressed bodies are not read here: send it as it is")
-        elif lower == b"expect" and value.lower() == b"100-continue":
+        elif name == b"expect" and value.lower() == b"100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -235,6 +245,10 @@ def _head(answer: Answer, keep: bool) -> bytes:
     return b"%b%bContent-Length: %d\r\n%b" % (_HEADS[answer.status], kind, len(answer.body), end)
 
 
+#: Lengths of the names of headers that matter here: most others need not be looked at.
+_HEARD = frozenset(
+    map(len, ("content-length", "inference-header-content-length", "content-encoding", "expect"))
+)
 _BINARY = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n"
 _HEADS = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode("ascii")
