@@ -19,7 +19,8 @@ AGENTS = (
 
 
 def family(kind: type[ShoalError]) -> Iterator[type[ShoalError]]:
-    yield kind
+    if kind.__module__ == ShoalError.__module__:  # the CLI's own errors never reach the console
+        yield kind
     for child in kind.__subclasses__():
         yield from family(child)
 

@@ -122,6 +122,10 @@ CAUSES: dict[str, Cause] = {
     "conflict": Cause("Not in a state that allows this", "Look again: something else came first."),
     "not-found": Cause("Something is gone", "See the detail for what is missing."),
     "denied": Cause("Not allowed", "Check the device's certificate with: shoal-agent doctor."),
+    "round-refused": Cause(
+        "Took no part in a federated round",
+        "The device's own minimums say no: compare the round's plan with them, in its detail.",
+    ),
     "error": Cause("Something went wrong", "See the agent's log around this time."),
 }
 
