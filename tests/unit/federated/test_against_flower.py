@@ -13,7 +13,7 @@ import pytest
 from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
-from unit.federated.flower_environment import flower_python
+from unit.federated.peers import python_with
 
 SIDE = Path(__file__).with_name("flower_side.py")
 ROUNDS, DEVICES, SIZE, LOSS = 4, 13, 2_000, 0.8
@@ -48,7 +48,12 @@ def given() -> dict[str, np.ndarray]:
 def flower(given: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("flower")
     np.savez(folder / "in.npz", **given)
-    run = [flower_python(), str(SIDE), str(folder / "in.npz"), str(folder / "out.npz")]
+    run = [
+        python_with("flwr", "SHOAL_FLOWER_PYTHON"),
+        str(SIDE),
+        str(folder / "in.npz"),
+        str(folder / "out.npz"),
+    ]
     environment = {**os.environ, "FLWR_HOME": str(folder)}
     done = subprocess.run(run, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ import pytest
 from shoal.controller.federated.contradictions import check_plan
 from shoal.controller.federated.strategy import strategy_of
 from shoal.errors import SettingError
+from shoal.federated.distributed import scale_for
 from shoal.federated.fixed_point import FixedPoint
 from shoal.federated.plan import Compression, Learning, Plan, Privacy, Secure
 
@@ -22,6 +23,9 @@ def plan(strategy: str, **parts: Any) -> Plan:
 
 def private(where: str) -> Privacy:
     return Privacy(where=where, clip=1.0, noise=1.0)  # type: ignore[arg-type]
+
+
+ROOMY = Secure(degree=8, threshold=5, scale=scale_for(private("distributed"), 1.0, 20, 10))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,7 @@ def private(where: str) -> Privacy:
         ("krum", {"malicious": 2}, {"privacy": private("central")}, "not known here"),
         ("fedavg", {}, {"privacy": private("central")}, "most_examples to 1"),
         ("fedavg", ONE, {"privacy": private("distributed")}, "needs secure aggregation"),
+        ("fedavg", ONE, {"privacy": private("distributed"), "secure": SECURE}, "no room"),
         ("fedavg", ONE, {"privacy": private("central"), "secure": SECURE}, "exact sum first"),
         ("fedavg", ONE, {"privacy": private("local"), "compression": Compression(kind="top-k")},
          "keeps the noise"),
@@ -61,7 +66,7 @@ def test_what_does_not_go_together_is_refused_with_the_reason(
         ("fedavg", {}, {}),
         ("krum", {"malicious": 2}, {"compression": Compression(kind="int8", zstd=True)}),
         ("fedadam", {}, {"secure": SECURE}),
-        ("norm-clipping", {"bound": 1.0}, {"secure": SECURE, "privacy": private("distributed")}),
+        ("norm-clipping", {"bound": 1.0}, {"secure": ROOMY, "privacy": private("distributed")}),
         ("fedavg", ONE, {"privacy": private("central"), "compression": Compression(kind="top-k")}),
     ],
 )

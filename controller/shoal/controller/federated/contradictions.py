@@ -6,6 +6,7 @@ from shoal.controller.federated.strategies.fedavg import FedAvg
 from shoal.controller.federated.strategies.norm_clipping import NormClipping
 from shoal.controller.federated.strategy import Strategy
 from shoal.errors import SettingError
+from shoal.federated.distributed import ROOM, own_sigma
 from shoal.federated.plan import Plan, Privacy
 
 
@@ -77,6 +78,10 @@ def _of_privacy(plan: Plan, privacy: Privacy, strategy: Strategy) -> Iterator[st
             "distributed noise is too little for a single update: it needs secure aggregation; "
             "take local noise without it"
         )
+    elif privacy.where == "distributed" and plan.secure is not None:
+        scale = plan.secure.scale
+        if scale.weight != 1 or scale.noise < ROOM * 0.999 * own_sigma(privacy, scale, plan.least):
+            yield "the scale has no room for the noise: take it from distributed.scale_for"
     if privacy.where == "central" and plan.secure is not None:
         yield (
             "central noise with secure aggregation: the controller would see the exact sum first; "

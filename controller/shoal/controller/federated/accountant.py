@@ -1,0 +1,92 @@
+"""What a task has spent of its privacy budget, and what it may still spend.
+
+Rounds in which every device takes part with the same probability, independently, cost less than
+rounds with everybody: the Poisson-subsampled Gaussian (Mironov, Talwar and Zhang, "Rényi
+Differential Privacy of the Sampled Gaussian Mechanism", 2019). Its moment is integrated
+numerically, so any order can be asked; trapezoids are exact here to rounding.
+"""
+
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+
+from shoal.errors import ConflictError, SettingError
+from shoal.federated.spending import Budget, epsilon_of
+
+#: Added to every cost: numerical error must not make privacy look better.
+_SLACK = 1 + 1e-9
+
+
+class Spent(msgspec.Struct, frozen=True, kw_only=True):
+    """Rounds of one kind.
+
+    noise    standard deviation over sensitivity
+    rate     probability that a device was in a round; 1 where devices were not drawn at random
+    rounds   of that kind
+    """
+
+    noise: float
+    rate: float = 1.0
+    rounds: int = 1
+
+
+def epsilon(spent: Iterable[Spent], delta: float) -> float:
+    """Of all rounds together, in any order."""
+    kinds = list(spent)
+    for kind in kinds:
+        if not (kind.noise > 0 and 0 < kind.rate <= 1 and kind.rounds >= 0):
+            raise SettingError(
+                f"noise {kind.noise}, rate {kind.rate}, {kind.rounds} rounds",
+                "noise has to be above 0 and the rate above 0 and at most 1",
+            )
+    return epsilon_of(
+        lambda order: sum(k.rounds * cost(k.noise, k.rate, order) for k in kinds), delta
+    )
+
+
+def check_budget(spent: Iterable[Spent], following: Spent, budget: Budget) -> float:
+    """Epsilon after the following round; ConflictError, and no round, if it is over the budget."""
+    needed = epsilon([*spent, following], budget.delta)
+    if needed > budget.epsilon:
+        raise ConflictError(
+            f"another round would bring epsilon to {needed:.3g} at delta {budget.delta:g}; "
+            f"{budget.epsilon:g} is the task's budget",
+            "stop here, or plan the task anew with more noise",
+            epsilon=needed,
+            budget=budget.epsilon,
+        )
+    return needed
+
+
+def noise_for(budget: Budget, rounds: int, rate: float = 1.0) -> float:
+    """The least noise with which so many rounds stay within the budget, to a thousandth."""
+    low, high = 1e-2, 1e4
+    if epsilon([Spent(noise=high, rate=rate, rounds=rounds)], budget.delta) > budget.epsilon:
+        raise SettingError(f"no noise keeps epsilon below {budget.epsilon:g}", "plan fewer rounds")
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        over = epsilon([Spent(noise=middle, rate=rate, rounds=rounds)], budget.delta)
+        low, high = (middle, high) if over > budget.epsilon else (low, middle)
+    return high
+
+
+@lru_cache(maxsize=65_536)
+def cost(noise: float, rate: float, order: float) -> float:
+    """Rényi divergence of one round at an order above 1."""
+    if rate == 1:
+        return order / (2 * noise**2)
+    return max(0.0, _log_moment(noise, rate, order)) / (order - 1) * _SLACK
+
+
+def _log_moment(noise: float, rate: float, order: float) -> float:
+    """log E[(1 - q + q·exp((2x - 1)/2z²))^order], x normal with standard deviation z."""
+    step = noise / 20
+    x = np.arange(-14 * noise, order + 14 * noise, step)
+    ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + (2 * x - 1) / (2 * noise**2))
+    exponent = order * ratio - x**2 / (2 * noise**2)
+    top = float(exponent.max())
+    total = float(np.exp(exponent - top).sum()) * step
+    return top + math.log(total) - math.log(noise * math.sqrt(2 * math.pi))

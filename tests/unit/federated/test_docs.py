@@ -1,0 +1,26 @@
+"""The code on the pages runs as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[3] / "docs/federated"
+
+
+@pytest.mark.parametrize("page", ["strategies.md", "differential-privacy.md"])
+def test_the_code_on_the_page_runs_as_it_stands(page: str) -> None:
+    random = np.random.default_rng(0)
+    there: dict = {
+        "theta": np.zeros(9, np.float32),
+        "deltas": {f"d{i}": random.normal(size=9).astype(np.float32) for i in range(5)},
+    }
+    codes = re.findall(r"```python\n(.*?)```", (FOLDER / page).read_text(), re.DOTALL)
+    assert codes
+    for code in codes:
+        exec(code, there)
+    if page == "strategies.md":
+        assert there["server"].rounds == 1
+    else:
+        assert there["epsilon"](there["spent"], 1e-6) < 8

@@ -1,0 +1,260 @@
+"""Privacy costs what it is said to cost, and noise is what it is said to be."""
+
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from shoal.controller.federated.accountant import Spent, check_budget, cost, epsilon, noise_for
+from shoal.controller.federated.adaptive import AdaptiveClip
+from shoal.controller.federated.private import PrivateMean, central_noise
+from shoal.controller.federated.updates import Update
+from shoal.errors import ConflictError, InputError, RefusedError, SettingError
+from shoal.federated.clipping import clipped, norm_of
+from shoal.federated.distributed import (
+    effective_noise,
+    encode_privately,
+    own_sigma,
+    rounded_norm,
+    scale_for,
+)
+from shoal.federated.local import local_noise, privately
+from shoal.federated.noise import Draws, discrete_gaussian, grid_of, noisy
+from shoal.federated.plan import Privacy
+from shoal.federated.spending import Budget, Ledger
+from unit.federated.cohort import Cohort
+from unit.federated.peers import python_with
+from unit.federated.updates import some
+
+SIDE = Path(__file__).with_name("accounting_side.py")
+#: noise, rate, rounds, delta
+CASES = [
+    (1.0, 1.0, 1, 1e-5), (1.0, 1.0, 40, 1e-3), (5.0, 1.0, 10, 1e-6), (0.5, 1.0, 3, 1e-5),
+    (1.0, 0.5, 40, 1e-4), (2.0, 0.5, 40, 1e-4), (1.0, 0.1, 40, 1e-4), (1.0, 0.1, 200, 1e-5),
+    (0.8, 0.01, 1000, 1e-6), (1.5, 0.2, 100, 1e-6), (0.7, 0.05, 300, 1e-5), (4.0, 0.01, 100, 1e-6),
+    (10.0, 0.3, 20, 1e-5),
+]  # fmt: skip
+
+
+def seeded(number: int) -> Draws:
+    return Draws(number.to_bytes(32))
+
+
+# ---------------------------------------------------------------- accounting
+
+
+def test_epsilon_is_never_below_that_of_dp_accounting_and_within_a_fifth_of_it() -> None:
+    python = python_with("dp_accounting", "SHOAL_DP_PYTHON")
+    done = subprocess.run([python, str(SIDE), json.dumps(CASES)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for (noise, rate, rounds, delta), exact in zip(CASES, json.loads(done.stdout), strict=True):
+        found = epsilon([Spent(noise=noise, rate=rate, rounds=rounds)], delta)
+        assert exact <= found <= 1.2 * exact, (noise, rate, rounds, delta)
+
+
+def test_the_moment_of_whole_orders_is_that_of_the_closed_form() -> None:
+    for noise, rate, order in ((1.0, 0.1, 4), (0.7, 0.5, 16), (3.0, 0.01, 64), (0.5, 0.9, 3)):
+        terms = [
+            math.log(math.comb(order, k)) + k * math.log(rate) + (order - k) * math.log1p(-rate)
+            + k * (k - 1) / (2 * noise**2)
+            for k in range(order + 1)
+        ]  # fmt: skip
+        top = max(terms)
+        exact = (top + math.log(sum(math.exp(t - top) for t in terms))) / (order - 1)
+        assert cost(noise, rate, float(order)) == pytest.approx(exact, rel=1e-6)
+
+
+def test_sampling_costs_less_and_every_round_costs_more() -> None:
+    delta = 1e-6
+    everybody = epsilon([Spent(noise=1.0, rounds=10)], delta)
+    some_of_them = epsilon([Spent(noise=1.0, rate=0.1, rounds=10)], delta)
+    assert 0 < some_of_them < everybody
+    assert epsilon([Spent(noise=1.0, rounds=11)], delta) > everybody
+    mixed = [Spent(noise=1.0, rounds=4), Spent(noise=1.0, rounds=6)]
+    assert epsilon(mixed, delta) == pytest.approx(everybody)
+    assert epsilon([], delta) == 0
+
+
+def test_a_round_over_the_budget_does_not_begin() -> None:
+    budget = Budget(epsilon=8.0, delta=1e-6)
+    noise = noise_for(budget, rounds=20)
+    spent = [Spent(noise=noise, rounds=19)]
+    assert check_budget(spent, Spent(noise=noise), budget) == pytest.approx(8.0, rel=0.01)
+    with pytest.raises(ConflictError, match="budget"):
+        check_budget([*spent, Spent(noise=noise)], Spent(noise=noise), budget)
+
+
+def test_a_device_counts_for_itself_and_refuses_what_its_budget_does_not_cover() -> None:
+    ledger, budget = Ledger(), Budget(epsilon=3.0, delta=1e-6)
+    for _ in range(9):
+        ledger = ledger.spend(5.0, budget)
+    with pytest.raises(RefusedError) as refusal:
+        ledger.spend(5.0, budget)
+    assert refusal.value.reason == "budget-spent"
+    assert ledger.rounds == 9
+    assert ledger.epsilon(1e-6) == pytest.approx(epsilon([Spent(noise=5.0, rounds=9)], 1e-6))
+
+
+@pytest.mark.parametrize("spent", [{"noise": 0.0}, {"noise": 1.0, "rate": 0.0}, {"noise": -1.0}])
+def test_costs_of_what_cannot_be_are_refused(spent: dict) -> None:
+    with pytest.raises(SettingError, match="noise"):
+        epsilon([Spent(**spent)], 1e-6)
+
+
+def test_where_no_noise_is_enough_it_is_said() -> None:
+    with pytest.raises(SettingError, match="fewer rounds"):
+        noise_for(Budget(epsilon=1e-6, delta=1e-9), rounds=10**6)
+
+
+# ---------------------------------------------------------------- noise
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.5, 20.0])
+def test_noise_has_the_frequencies_of_the_discrete_gaussian(sigma: float) -> None:
+    drawn = discrete_gaussian(200_000, sigma, seeded(int(sigma * 10)))
+    reach = max(1, int(3 * sigma))
+    values = np.arange(-reach, reach + 1)
+    weights = np.exp(-(values**2) / (2 * sigma**2))
+    seen = np.array([(drawn == value).sum() for value in values])
+    expected = weights / weights.sum() * seen.sum()
+    assert chisquare(seen, expected).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("sigma", [1e3, 1e6, 2.0**35])
+def test_wide_noise_has_the_moments_of_a_gaussian(sigma: float) -> None:
+    drawn = discrete_gaussian(100_000, sigma, seeded(3)) / sigma
+    assert abs(drawn.mean()) < 0.02
+    assert abs(drawn.std() - 1) < 0.01
+    assert abs((drawn**4).mean() - 3) < 0.15
+
+
+def test_noise_follows_its_seed_and_nothing_else() -> None:
+    a, b, c = (discrete_gaussian(50, 9.0, seeded(n)) for n in (1, 1, 2))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, c)
+    assert discrete_gaussian(0, 1.0, seeded(1)).size == 0
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), 2.0**41])
+def test_noise_that_cannot_be_drawn_is_refused(sigma: float) -> None:
+    with pytest.raises(InputError, match="noise"):
+        discrete_gaussian(5, sigma, seeded(0))
+
+
+def test_noisy_numbers_lie_on_a_grid_that_says_nothing_of_them() -> None:
+    vector = np.random.default_rng(0).normal(size=1000)
+    found = noisy(vector, 0.7, seeded(5)) / grid_of(0.7)
+    assert np.array_equal(found, np.rint(found))
+
+
+def test_a_clipped_update_is_never_longer_than_the_clip() -> None:
+    for update in some(20, size=1000):
+        for bound in (1e-6, 0.1, 3.0):
+            assert norm_of(clipped(update.delta, bound)) <= bound
+
+
+# ---------------------------------------------------------------- central, local, distributed
+
+
+def test_the_private_mean_is_the_mean_of_clipped_updates_plus_the_noise_that_was_planned() -> None:
+    privacy = Privacy(where="central", clip=0.5, noise=2.0)
+    updates, size = some(30, size=20_000), 20_000
+    gathering = PrivateMean(size, privacy, 30, seeded(9))
+    for update in updates:
+        gathering.add(update)
+    exact = np.mean([clipped(u.delta, 0.5).astype(np.float64) for u in updates], axis=0)
+    apart = (gathering.result().delta - exact) * 30
+    assert apart.std() == pytest.approx(2.0 * 0.5, rel=0.03)
+    assert gathering.within == sum(norm_of(u.delta) <= 0.5 for u in updates)
+    assert 0.998 * 2.0 < central_noise(privacy, size) < 2.0
+
+
+def test_local_noise_is_on_every_update_and_costs_by_twice_the_clip() -> None:
+    privacy = Privacy(where="local", clip=1.0, noise=4.0)
+    [update] = some(1, size=20_000)
+    apart = privately(update.delta, privacy, seeded(1)) - clipped(update.delta, 1.0)
+    assert apart.std() == pytest.approx(4.0, rel=0.03)
+    assert local_noise(privacy, 20_000) == pytest.approx(2.0, rel=0.01)
+    with pytest.raises(InputError):
+        privately(np.array([np.nan], np.float32), privacy, seeded(1))
+
+
+def test_the_secure_sum_carries_the_noise_of_all_and_no_update_carries_enough() -> None:
+    size, count = 3_000, 6
+    privacy = Privacy(where="distributed", clip=1.0, noise=1.0)
+    scale = scale_for(privacy, clip=0.2, devices=count, least=4)
+    cohort = Cohort(count, least=4)
+    updates = some(count, size=size)
+    numbers = {
+        name: encode_privately(update.delta, privacy, scale, 4, seeded(i))
+        for i, (name, update) in enumerate(zip(cohort.names, updates, strict=True))
+    }
+    total, alive = cohort.run(numbers, {"d005": "before its update"})
+    mean, weight = scale.decode(total, devices=len(alive))
+    assert weight == 5
+    cut = [np.clip(clipped(u.delta, 1.0), -0.2, 0.2).astype(np.float64) for u in updates[:5]]
+    apart = mean * 5 - np.sum(cut, axis=0)
+    own = own_sigma(privacy, scale, 4) * scale.step
+    assert own == pytest.approx(0.5)
+    assert apart.std() == pytest.approx(own * math.sqrt(5), rel=0.06)
+    assert apart.std() > 1.0 * privacy.clip
+    assert 0.99 < effective_noise(privacy, scale, 4, size) <= 1.0
+
+
+def test_coarse_steps_cost_privacy_and_that_is_counted() -> None:
+    privacy = Privacy(where="distributed", clip=1.0, noise=1.0)
+    fine = scale_for(privacy, clip=1.0, devices=100, least=80)
+    coarse = scale_for(privacy, clip=1.0, devices=100_000, least=80_000)
+    assert effective_noise(privacy, coarse, 80_000, 10_000) < (
+        effective_noise(privacy, fine, 80, 10_000)
+    )
+    with pytest.raises(SettingError):
+        scale_for(Privacy(where="distributed", clip=1.0, noise=1e4), 1.0, 10**6, 10)
+
+
+def test_rounding_never_makes_an_update_longer_than_was_counted() -> None:
+    privacy = Privacy(where="distributed", clip=1.0, noise=1e-9)
+    scale = scale_for(privacy, clip=1.0, devices=10**6, least=10)
+    for i, update in enumerate(some(10, size=5_000)):
+        whole = encode_privately(update.delta, privacy, scale, 10, seeded(i)).view(np.int32)[:-1]
+        bound = rounded_norm(1.0 / scale.step, 5_000)
+        assert np.linalg.norm(whole.astype(float)) <= bound
+
+
+# ---------------------------------------------------------------- a clip that follows
+
+
+def test_the_clip_finds_the_median_of_the_norms() -> None:
+    random, clip = np.random.default_rng(0), 100.0
+    adaptive, draws = AdaptiveClip(spread=2.0), seeded(7)
+    for _ in range(150):
+        norms = random.lognormal(0.0, 0.5, 100)
+        share = adaptive.counted(int((norms <= clip).sum()), 100, draws)
+        clip = adaptive.following(clip, share)
+    assert 0.8 < clip < 1.25
+
+
+def test_count_and_updates_together_cost_what_was_planned() -> None:
+    adaptive = AdaptiveClip(spread=3.0)
+    raised = adaptive.noise_on_updates(1.0)
+    both = Ledger().after(raised).after(2 * adaptive.spread)
+    assert both.rho == pytest.approx(Ledger().after(1.0).rho)
+    assert raised > 1.0
+    with pytest.raises(SettingError, match="spread"):
+        AdaptiveClip(spread=0.4).noise_on_updates(1.0)
+
+
+def test_a_device_counts_once_in_a_private_mean() -> None:
+    gathering = PrivateMean(50, Privacy(where="central", clip=1.0, noise=1.0), 5, seeded(0))
+    [update] = some(1)
+    gathering.add(update)
+    with pytest.raises(ConflictError):
+        gathering.add(update)
+    with pytest.raises(InputError):
+        gathering.add(Update(device="x", delta=np.zeros(3, np.float32), examples=1))
+    with pytest.raises(SettingError):
+        PrivateMean(50, Privacy(where="local", clip=1.0, noise=1.0), 5, seeded(0))
