@@ -151,3 +151,18 @@ def test_a_model_from_elsewhere_is_taken_with_its_variants(world: World) -> None
     assert world.ctx.blobs.read(params["onnx"]) == b"onnx"
     assert world.ctx.blobs.read(params["variants"]["int8-u8s8-pc"]) == b"onnx8"
     assert left(world) == []
+
+
+def test_a_pipeline_comes_with_its_model_and_one_that_is_none_is_refused(world: World) -> None:
+    send(world)
+
+    def take(pipeline: str) -> Any:
+        form = {"dataset": "parts", "onnx": (io.BytesIO(b"onnx"), "m.onnx"), "pipeline": pipeline}
+        return world.post("/api/v1/models/parts/import", data=form)
+
+    made = take('{"missing": "last", "stale_s": 5}')
+    assert made.status_code == 202, made.get_data()
+    assert made.json["params"]["params"]["pipeline"] == {"missing": "last", "stale_s": 5.0}
+    for wrong in ("{", "[]", '{"missing": "guess"}'):
+        assert is_problem(take(wrong), 422)
+    assert left(world) == []

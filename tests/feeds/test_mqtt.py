@@ -1,7 +1,11 @@
 """MQTT in and out, at a real Mosquitto that is killed and comes back."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -267,5 +271,22 @@ def test_a_restarted_agent_goes_on_with_the_next_bdseq(
         sink = edge(plant, broker)
         with running(sink):
             eventually(lambda n=number: scada.kinds().count("NBIRTH") == n + 1)
+    eventually(lambda: len(scada.told) == 4, "the last death")
     said = [m.value for k, p in scada.told for m in p.metrics if m.name == "bdSeq"]
     assert said == [0, 0, 1, 1]
+
+
+def test_an_agent_that_is_killed_dies_on_the_scada_screen_too(
+    plant: Plant, broker: PlantBroker, client: Join
+) -> None:
+    scada = Scada(client("spBv1.0/plant/+/gateway"))
+    script = Path(__file__).parent / "edge_node.py"
+    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+    command = [sys.executable, str(script), str(plant.folder), broker.url]
+    with subprocess.Popen(command, env=environment) as agent:
+        eventually(lambda: scada.kinds()[-1:] == ["NBIRTH"] and len(scada.told[-1][1].metrics) > 2)
+        agent.kill()
+    eventually(lambda: scada.kinds()[-1] == "NDEATH", "the broker says the will")
+    (bd_seq,) = scada.told[-1][1].metrics
+    birth = next(payload for kind, payload in scada.told if kind == "NBIRTH")
+    assert (bd_seq.name, bd_seq.value) == ("bdSeq", birth.metrics[0].value)
