@@ -102,21 +102,23 @@ def _rows(inputs: list[Any], body: bytes, at: int, engine: Engine) -> F32:
 
 def _input(inputs: list[Any], engine: Engine) -> dict[str, Any]:
     """The one input, its name, datatype and shape those of the model."""
-    wanted, release = engine.manifest.input, engine.manifest.release
-    names = [i.get("name") for i in inputs if isinstance(i, dict)]
-    if names != [wanted] or len(inputs) != 1:
+    wanted = engine.manifest.input
+    tensor: Any = inputs[0] if len(inputs) == 1 else None
+    if not isinstance(tensor, dict) or tensor.get("name") != wanted:
+        names = [i.get("name") for i in inputs if isinstance(i, dict)]
+        release = engine.manifest.release
         raise InputError(f"{release} takes the one input {wanted!r}, got {names}"[:300])
-    tensor: dict[str, Any] = inputs[0]
     shape, kind = tensor.get("shape"), tensor.get("datatype")
     if kind != "FP32":
         known = "" if str(kind) in DATATYPES else ", which the protocol does not have"
         raise InputError(
-            f"{release}: input {wanted!r} is FP32, got datatype {str(kind)[:40]!r}{known}",
+            f"{engine.manifest.release}: input {wanted!r} is FP32, "
+            f"got datatype {str(kind)[:40]!r}{known}",
             "convert it to FP32",
         )
     if not _is_shape(shape, engine.features):
         raise InputError(
-            f"{release}: input {wanted!r} has shape [rows, {engine.features}], "
+            f"{engine.manifest.release}: input {wanted!r} has shape [rows, {engine.features}], "
             f"got {str(shape)[:60]}",
             "its columns are: " + ", ".join(f.name for f in engine.manifest.features[:20]),
         )
@@ -166,8 +168,10 @@ def _floats(body: bytes, at: int) -> F32:
 
 
 def _is_shape(shape: Any, features: int) -> bool:
-    whole = isinstance(shape, list) and all(type(size) is int for size in shape)
-    return whole and len(shape) == 2 and 0 < shape[0] <= ROWS and shape[1] == features
+    if type(shape) is not list or len(shape) != 2:
+        return False
+    rows, columns = shape
+    return type(rows) is type(columns) is int and 0 < rows <= ROWS and columns == features
 
 
 def _numbers(data: Any, name: str) -> F32:
