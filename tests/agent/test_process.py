@@ -166,3 +166,32 @@ def test_a_taken_port_is_named(folder: Path) -> None:
     assert told.returncode == 1
     assert "[endpoint]" in told.stderr
     assert "Traceback" not in told.stderr
+
+
+def test_systemd_hears_when_it_is_ready_that_it_lives_and_when_it_stops(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(30.0)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    process = Process(folder)
+    try:
+        said = ""
+        while "READY=1" not in said or said.count("WATCHDOG=1") < 2:
+            said += manager.recv(4096).decode() + "\n"
+        process.wait_until()
+        plain = socket.socket(socket.AF_UNIX)
+        plain.connect(str(folder / "agent.sock"))
+        plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        page = b"".join(iter(lambda: plain.recv(65_536), b""))
+        plain.close()
+        assert b"Content-Type: text/html" in page
+        assert b"cam-1" in page
+        assert process.end() == 0
+        while "STOPPING=1" not in said:
+            said += manager.recv(4096).decode() + "\n"
+    finally:
+        process.end(signal.SIGKILL)
+        manager.close()

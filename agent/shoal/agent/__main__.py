@@ -1,4 +1,4 @@
-"""`shoal-agent`: enroll, run, status, doctor. The only place that builds adapters."""
+"""`shoal-agent`: enroll, run, status, doctor, install. The only place that builds adapters."""
 
 import os
 import sys
@@ -12,8 +12,11 @@ from shoal.agent.io.folder import FOLDER
 from shoal.errors import ShoalError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from shoal.agent.io.config import Settings, Source
     from shoal.agent.io.feeds.running import Feeds
+    from shoal.agent.io.notify import Notifier, Watchdog
     from shoal.agent.io.upkeep import Upkeep
     from shoal.agent.loop import Agent
     from shoal.mqtt import Link
@@ -108,6 +111,33 @@ def enroll(
 
 @main.command()
 @_folder
+@click.option("--user", default="shoal", show_default=True, help="Runs as; made when not there.")
+@click.option(
+    "--memory-mb",
+    type=click.IntRange(min=128),
+    default=384,
+    show_default=True,
+    help="Memory beyond which the kernel slows it down; at half as much again it is ended.",
+)
+@click.option("--show", is_flag=True, help="Print the unit; change nothing.")
+def install(folder: Path, user: str, memory_mb: int, show: bool) -> None:
+    """Make it a systemd service of this machine: own user, watchdog, limits, sandbox."""
+    from shoal.agent.io import install as service
+    from shoal.agent.unit import PATH, unit
+
+    folder = folder.absolute()
+    if show:
+        program = service.program()
+        text = unit(program=program, folder=str(folder), user=user, memory_mb=memory_mb)
+        click.echo(text, nl=False)
+        return
+    for line in service.install(Path(PATH), folder, user, memory_mb):
+        click.echo(line)
+    click.echo("start it: systemctl enable --now shoal-agent")
+
+
+@main.command()
+@_folder
 def run(folder: Path) -> None:
     """Serve, update and report until told to stop (SIGTERM, Ctrl-C)."""
     for name, value in _ENVIRONMENT.items():
@@ -176,6 +206,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     from shoal.agent.inference import Inference
     from shoal.agent.io.endpoint import Endpoint
     from shoal.agent.io.folder import ADDRESS, SOCKET, SPOOL
+    from shoal.agent.io.notify import Notifier
     from shoal.agent.io.running import ControlThread, Jobs
     from shoal.agent.io.slots import write_durable
     from shoal.agent.io.spool import Spool
@@ -209,9 +240,12 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     write_durable(folder / ADDRESS, endpoint.address.encode())
 
     spool = Spool(folder / SPOOL)
+    notifier = Notifier(os.environ)
+    watchdog = _watchdog(notifier, agent, loop)
 
     def tick() -> float:
         idle = agent.tick()
+        watchdog.tick()
         if agent.voice.saved:
             spool.take(agent.voice.add, agent.voice.fault)
         if agent.restart_asked:
@@ -227,7 +261,9 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     feeds.start()
     upkeep.start()
     click.echo(f"{settings.device.name} serves at {endpoint.address}", err=True)
+    notifier.tell(READY="1", STATUS=f"serves at {endpoint.address}")
     await stop.wait()
+    notifier.tell(STOPPING="1")
     upkeep.finish()
     await loop.run_in_executor(None, feeds.stop)
     await loop.run_in_executor(None, control.finish)
@@ -238,6 +274,28 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     return 1 if failed else 0
 
 
+def _watchdog(
+    notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventLoop"
+) -> "Watchdog":
+    """Fed when every model answers a row, the endpoint's loop turns, and the control loop calls."""
+    import time
+
+    from shoal.agent.io.notify import Watchdog
+
+    turned = [True]
+
+    def infer() -> None:
+        for serving in list(agent.serving.values()):
+            serving.try_out()
+
+    def answers() -> bool:
+        answered, turned[0] = turned[0], False
+        loop.call_soon_threadsafe(turned.__setitem__, 0, True)
+        return answered
+
+    return Watchdog(notifier, monotonic=time.monotonic, infer=infer, answers=answers)
+
+
 def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, Link]":
     """The agent's core with its real adapters, and the link that feeds it."""
     import random
@@ -246,7 +304,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
     import time
 
     from shoal import topics
-    from shoal.agent.io import download, facts, health, journal, outbox, probe
+    from shoal.agent.io import download, facts, health, journal, outbox, pressure, probe
     from shoal.agent.io import folder as names
     from shoal.agent.io.optimised import Optimised
     from shoal.agent.io.renewal import session_name
@@ -280,6 +338,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         sleep=time.sleep,
     )
     chance = random.SystemRandom()
+    load = pressure.PressureSampler(time.monotonic)
     # The link and the agent know each other: the link is made first and speaks through `box`.
     box: list[Agent] = []
     link = Link(
@@ -310,7 +369,8 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         loader=OrtLoader(slots.path, Optimised(folder / names.CACHE, facts.read_facts)),
         prober=probe.SubprocessProber(slots.path, dict(os.environ)),
         link=link,
-        health=health.HealthSampler(folder, time.monotonic),
+        health=health.HealthSampler(folder, time.monotonic, load),
+        load=load,
         spawn=spawn,
         lock=threading.Lock,
         wall=time.time,
@@ -343,6 +403,7 @@ def _feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
         wall=time.time,
         monotonic=time.monotonic,
         random=random.SystemRandom(),
+        rate=lambda: agent.easing.rate,
     )
     return Feeds(short | settings.sources, settings.sinks, world)
 

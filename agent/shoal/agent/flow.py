@@ -25,6 +25,7 @@ class Flow:
     serving  models as they are now, by name
     sinks    take the predictions: called with each, they neither block nor raise
     fault    told what could not be answered; the model's window counts it too
+    rate     share of the rows that is answered now: less than 1 while the machine is under pressure
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Flow:
         serving: Callable[[], Mapping[str, Serving]],
         sinks: Sequence[tuple[str, Callable[[Prediction], None]]],
         fault: Callable[[Fault], None],
+        rate: Callable[[], float] = lambda: 1.0,
     ) -> None:
+        self._rate, self._credit = rate, 1.0
         self._source, self._model = source, model
         self._serving, self._sinks, self._fault = serving, sinks, fault
         self._prepared: dict[tuple[str, str], tuple[str, Preparation]] = {}
@@ -58,7 +61,7 @@ class Flow:
             ready = self._preparation(engine, frame.asset).rows(
                 frame.time_s, frame.names, frame.rows
             )
-            if not len(ready.values):
+            if not len(ready.values) or not self._has_its_turn():
                 return 0
             said = serving.infer(ready.values, truth(engine, frame.labels, ready.stands_for))
         except ShoalError as error:
@@ -66,6 +69,14 @@ class Flow:
             return 0
         self._tell(engine, frame, said)
         return len(said)
+
+    def _has_its_turn(self) -> bool:
+        """Whether this is one of the share that is answered; the pipeline has seen it anyhow."""
+        self._credit = min(1.0, self._credit + self._rate())
+        if self._credit < 1.0:
+            return False
+        self._credit -= 1.0
+        return True
 
     def _preparation(self, engine: Engine, asset: str) -> Preparation:
         """The pipeline at work for this asset; a new release begins with nothing remembered."""

@@ -15,7 +15,9 @@ import msgspec
 import orjson
 
 from shoal.agent import tensors
+from shoal.agent.page import page
 from shoal.agent.serving import Engine, Serving
+from shoal.agent.standing import Standing
 from shoal.agent.tensors import Asked
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError, ModelError, ShoalError
 from shoal.sketch import F32
@@ -52,11 +54,12 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """status: of HTTP; body: JSON, or `json_bytes` of JSON and then a tensor's bytes."""
+    """status: of HTTP; body: JSON, or `json_bytes` of JSON and then a tensor's bytes; or `html`."""
 
     status: int
     body: bytes
     json_bytes: int = -1
+    html: bool = False
 
 
 class Call(NamedTuple):
@@ -71,7 +74,7 @@ class Inference:
     """Answers the protocol for the models that serve.
 
     models    name -> Serving
-    standing  JSON-able state of the device, for /status
+    standing  state of the device: / for a person, /status for a program
     version   of the agent
     pushes    sources that take what is posted to /sources/NAME: a body in, how many frames out
     """
@@ -80,7 +83,7 @@ class Inference:
         self,
         models: Mapping[str, Serving],
         *,
-        standing: Callable[[], Any],
+        standing: Callable[[], Standing],
         version: str,
         pushes: Mapping[str, Callable[[bytes], int]] | None = None,
     ) -> None:
@@ -160,12 +163,16 @@ class Inference:
     def _status(self) -> Answer:
         return Answer(200, msgspec.json.encode(self._standing()))
 
+    def _page(self) -> Answer:
+        return Answer(200, page(self._standing()).encode(), html=True)
+
     _fixed: Mapping[str, Callable[["Inference"], Answer]] = {
         "/v2": _server,
         "/v2/": _server,
         "/v2/health/live": _live,
         "/v2/health/ready": _ready,
         "/status": _status,
+        "/": _page,
     }
 
 

@@ -14,9 +14,11 @@ import msgspec
 from shoal import wire
 from shoal.agent import effects, update
 from shoal.agent.clock import DeviceClock
+from shoal.agent.easing import Eased, Easing
 from shoal.agent.effects import Desk, Outcome
 from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth
+from shoal.agent.lane import Job, Lane
 from shoal.agent.ports import Ports
 from shoal.agent.probation import Watch, judge_observation
 from shoal.agent.serving import Serving
@@ -65,26 +67,8 @@ class Rooted(NamedTuple):
 
 class _Finished(NamedTuple):
     model: str
-    job: "_Job"
+    job: Job
     outcome: Outcome
-
-
-class _Job:
-    """One effect under way. For which record: an outcome for an older one is not heard."""
-
-    def __init__(self, effect: Effect, record: Record) -> None:
-        self.effect, self.record, self.stopped = effect, record, False
-
-
-class _Lane:
-    """What is under way for one model; nothing here need survive the power failing."""
-
-    def __init__(self) -> None:
-        self.pending: Effect | None = None
-        self.job: _Job | None = None
-        self.tries = 0
-        self.not_before = 0.0
-        self.watch: Watch | None = None
 
 
 class Agent:
@@ -115,18 +99,21 @@ class Agent:
             wall=ports.wall, monotonic=ports.monotonic, floor_s=self._floors.time_s
         )
         self._records: dict[str, Record] = {}
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._desired: dict[str, Order] | None = None
         self._payload, self._urls = b"", dict[str, str]()
         self.voice = Voice(identity, ports, self.clock)
         self._window_s, self._jitter = pace.window_s, ports.random.random()
         self.voice.window_s = pace.window_s
+        self.easing = Easing(
+            ports, identity.profile, fault=lambda it: self.post(Trouble(it)), post=self.post
+        )
         self._jitter_s, self._window_end, self._status_at = 0.0, 0.0, 0.0
         self._later: list[tuple[float, Any]] = []
 
     # ------------------------------------------------------------------ from other threads
 
-    def post(self, item: Heard | Connection | Trouble | Rooted | _Finished) -> None:
+    def post(self, item: Heard | Connection | Trouble | Rooted | Eased | _Finished) -> None:
         """Say that something happened."""
         self._inbox.append(item)
         self.wake()
@@ -158,6 +145,7 @@ class Agent:
         self._later = [(at, item) for at, item in self._later if at > now]
         for model in {*self._records, *(self._desired or {})}:
             self._consider(model)
+        self.easing.tick(self.serving, self._rests)
         self._close_windows()
         self.voice.due()
         idle = min(LONGEST_S, self._window_end - self.clock())
@@ -192,6 +180,7 @@ class Agent:
             faults=list(self.voice.told),
             health=msgspec.structs.asdict(self._health()),
             feeds=self.feeds(),
+            level=self.easing.adaptation.level.name,
         )
 
     # ------------------------------------------------------------------ what came in
@@ -207,6 +196,8 @@ class Agent:
                 self.voice.fault(item.fault)
             elif isinstance(item, Rooted):
                 self._director_root = item.director_root
+            elif isinstance(item, Eased):
+                self._eased(item)
             else:
                 self._finished(item)
         except (WireError, TrustError) as error:
@@ -356,7 +347,7 @@ class Agent:
         early = lane.pending is Effect.CHECK and record.order and now < record.order.not_before_s
         if lane.pending is None or lane.job or now < lane.not_before or early:
             return
-        job = lane.job = _Job(lane.pending, record)
+        job = lane.job = Job(lane.pending, record)
         lane.pending = None
         desk = self._desk(model, job)
 
@@ -384,7 +375,7 @@ class Agent:
         if record is job.record and outcome.event is None:
             self._unmoved(model, job, outcome)
 
-    def _unmoved(self, model: str, job: _Job, outcome: Outcome) -> None:
+    def _unmoved(self, model: str, job: Job, outcome: Outcome) -> None:
         """The effect ended and the record stays: to be watched, to be tried again, or at rest."""
         lane, now = self._lane(model), self.clock()
         if job.effect is Effect.WATCH:
@@ -418,7 +409,7 @@ class Agent:
         if after.state in update.TERMINAL:
             self.inventory()
 
-    def _desk(self, model: str, job: _Job) -> Desk:
+    def _desk(self, model: str, job: Job) -> Desk:
         return Desk(
             ports=self.ports,
             ring=self.identity.ring,
@@ -463,7 +454,20 @@ class Agent:
         return self.voice.inventory(slots, self._floors.flat(), self.endpoint)
 
     def _health(self) -> wire.Health:
-        return msgspec.structs.replace(self.ports.health(), clock_synced=self.clock.synced)
+        found = self.ports.health()
+        throttled = found.throttled or self.easing.eased
+        return msgspec.structs.replace(found, clock_synced=self.clock.synced, throttled=throttled)
+
+    def _rests(self, model: str) -> bool:
+        """Whether no update of this model is under way."""
+        record = self._records.get(model)
+        quiet = record is not None and record.state in {State.IDLE, *update.TERMINAL}
+        return quiet and self._lane(model).rests
+
+    def _eased(self, item: Eased) -> None:
+        report = self.easing.finish(item, self._serving(item.model))
+        if report is not None:
+            self.voice.add(report)
 
     def _model_standing(self, record: Record) -> ModelStanding:
         serving = self.serving.get(record.model)
@@ -483,8 +487,8 @@ class Agent:
             timings_us=slot.timings_us if slot else {},
         )
 
-    def _lane(self, model: str) -> _Lane:
-        return self._lanes.setdefault(model, _Lane())
+    def _lane(self, model: str) -> Lane:
+        return self._lanes.setdefault(model, Lane())
 
     def _serving(self, model: str) -> Serving:
         if model not in self.serving:

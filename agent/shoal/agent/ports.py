@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 from shoal.agent.faults import Fault
+from shoal.agent.adaptation import Load
 from shoal.agent.orders import Floors, Runtime
 from shoal.agent.outbox import Letter
 from shoal.agent.probation import Measured
@@ -148,6 +149,7 @@ class Ports(NamedTuple):
     downloads: Downloads
     images: Images
     loader: Loader
+    load     what presses on the machine now
     prober: Prober
     link: Link
     health: Callable[[], Health]
@@ -157,3 +159,4 @@ class Ports(NamedTuple):
     monotonic: Callable[[], float]
     timer: Callable[[], float]
     random: Random
+    load: Callable[[], Load] = Load

@@ -66,6 +66,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     faults: list[str] = []
     health: dict[str, Any] = {}
     feeds: list[FeedHealth] = []
+    level: str = "full"
 
     @property
     def problems(self) -> list[tuple[str, str]]:
@@ -85,6 +86,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
             if m.cause and m.state != "CANCELED":
                 mend = ADVICE.get(m.cause, "tell the operator")
                 found.append((f"{m.wanted} {m.state}: {m.detail or m.cause}", mend))
+        if self.level != "full":
+            found.append(
+                (f"under pressure: level {self.level!r}", "look for heat, dust and other programs")
+            )
         down = [feed for feed in self.feeds if not feed.up]
         found += [(f"{feed.kind} {feed.name}: {feed.error}", FEED_ADVICE) for feed in down]
         return found + [(fault, "") for fault in self.faults]

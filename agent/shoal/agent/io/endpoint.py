@@ -239,12 +239,19 @@ def _length(value: bytes) -> int:
 def _head(answer: Answer, keep: bool) -> bytes:
     """Status line and headers of an answer."""
     kind = b"Content-Type: application/json\r\n"
-    if answer.json_bytes >= 0:
+    if answer.html:
+        kind = _HTML
+    elif answer.json_bytes >= 0:
         kind = _BINARY % answer.json_bytes
     end = b"\r\n" if keep else b"Connection: close\r\n\r\n"
     return b"%b%bContent-Length: %d\r\n%b" % (_HEADS[answer.status], kind, len(answer.body), end)
 
 
+_HTML = (
+    b"Content-Type: text/html; charset=utf-8\r\nCache-Control: no-store\r\n"
+    b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+)
 #: Lengths of the names of headers that matter here: most others need not be looked at.
 _HEARD = frozenset(
     map(len, ("content-length", "inference-header-content-length", "content-encoding", "expect"))

@@ -1,31 +1,31 @@
-"""The machine under the agent, from /proc and /sys with descriptors kept open: 30 us a sample."""
+"""What the agent uses of the machine, from /proc with descriptors kept open: 30 us a sample."""
 
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from shoal.agent.adaptation import Load
+from shoal.agent.io.pressure import read as _read
 from shoal.wire import Health
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") / 2**20
 _TICKS = os.sysconf("SC_CLK_TCK")
-#: Bits of the Raspberry Pi firmware's throttle word that mean "now": under-voltage, capped, hot.
-_THROTTLED_NOW = 0x7 | 0x8
 
 
 class HealthSampler:
     """One Health a call; cpu_pct is the mean since the call before.
 
     disk   a folder on the disk that matters
+    load   heat and the firmware's throttling
     """
 
-    def __init__(self, disk: Path, monotonic: Callable[[], float]) -> None:
-        self._disk, self._monotonic = disk, monotonic
+    def __init__(
+        self, disk: Path, monotonic: Callable[[], float], load: Callable[[], Load]
+    ) -> None:
+        self._disk, self._monotonic, self._load = disk, monotonic, load
         self._statm = _open("/proc/self/statm")
         self._stat = _open("/proc/self/stat")
-        zones = sorted(Path("/sys/class/thermal").glob("thermal_zone*/temp"))
-        self._temp = _open(str(zones[0])) if zones else -1
-        self._throttle = _open("/sys/devices/platform/soc/soc:firmware/get_throttled")
         self._used, self._at = self._cpu_s(), monotonic()
 
     def __call__(self) -> Health:
@@ -33,14 +33,13 @@ class HealthSampler:
         share = (used - self._used) / (at - self._at) if at > self._at else 0.0
         self._used, self._at = used, at
         statm = _read(self._statm).split()
-        temp = _read(self._temp)
-        throttled = _read(self._throttle)
+        load = self._load()
         return Health(
             rss_mb=round(int(statm[1]) * _PAGE, 1) if len(statm) > 1 else -1,
             cpu_pct=round(100 * share, 1),
-            temp_c=int(temp) / 1e3 if temp.strip().lstrip(b"-").isdigit() else -1,
+            temp_c=round(load.temp_c, 1),
             disk_free_mb=self._disk_free_mb(),
-            throttled=bool(throttled and int(throttled, 16) & _THROTTLED_NOW),
+            throttled=load.throttled,
         )
 
     def _cpu_s(self) -> float:
@@ -59,12 +58,3 @@ def _open(path: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return -1
-
-
-def _read(descriptor: int) -> bytes:
-    if descriptor < 0:
-        return b""
-    try:
-        return os.pread(descriptor, 512, 0)
-    except OSError:
-        return b""

@@ -1,0 +1,275 @@
+"""Under pressure the device gives way step by step, comes back slowly, and says so."""
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.agent.adaptation import FALL_S, LEVELS, RISE_S, SIGNS, Adaptation, Load
+from shoal.agent.easing import SAMPLE_S, Eased, Easing
+from shoal.agent.faults import Fault
+from shoal.agent.io.health import HealthSampler
+from shoal.agent.io.pressure import PressureSampler
+from shoal.agent.probation import Vitals
+from shoal.agent.serving import Serving
+from shoal.agent.update import Slot
+from shoal.errors import ModelError
+from shoal.profile import load_profiles
+from shoal.wire import Health
+
+PRESSED = {
+    "hot": Load(temp_c=80.0),
+    "throttled by the firmware": Load(throttled=True),
+    "waiting for the CPU": Load(cpu_stall_pct=40.0),
+    "waiting for memory": Load(memory_stall_pct=10.0),
+}
+
+
+@pytest.mark.parametrize("sign", PRESSED)
+def test_each_sign_alone_leads_down_to_the_last_level(sign: str) -> None:
+    now = Adaptation()
+    seen = [now.step(PRESSED[sign], 5.0 * n).name for n in range(20)]
+    assert list(dict.fromkeys(seen)) == [level.name for level in LEVELS]
+    assert now.why == [sign]
+
+
+def test_a_machine_that_tells_nothing_is_left_alone() -> None:
+    now = Adaptation()
+    assert {now.step(Load(), 5.0 * n).name for n in range(200)} == {"full"}
+
+
+def test_the_services_own_memory_limit_is_a_sign_when_it_is_met_again() -> None:
+    now = Adaptation()
+    assert now.step(Load(memory_events=7), 0.0).name == "full"
+    assert now.why == [], "what was before the start counts for nothing"
+    now.step(Load(memory_events=8), 5.0)
+    assert now.why == ["at its memory limit"]
+
+
+@pytest.mark.parametrize("sign", [s for s in SIGNS if s.begins > s.ends], ids=lambda s: s.name)
+def test_between_the_two_thresholds_it_stays_as_it_is(sign) -> None:
+    between = Load(**{sign.field: (sign.begins + sign.ends) / 2})
+    calm, pressed = Adaptation(), Adaptation()
+    pressed.step(Load(**{sign.field: sign.begins}), 0.0)
+    for n in range(1, 4):
+        calm.step(between, 5.0 * n)
+        pressed.step(between, 5.0 * n)
+    assert (calm.number, pressed.number) == (0, 1)
+
+
+@given(st.lists(st.booleans(), min_size=10, max_size=400))
+def test_it_never_moves_faster_than_it_may_whatever_comes(hot: list[bool]) -> None:
+    now, moved, before = Adaptation(), -RISE_S, 0
+    for n, high in enumerate(hot):
+        at = 5.0 * n
+        now.step(Load(temp_c=90.0 if high else 40.0), at)
+        if now.number != before:
+            assert abs(now.number - before) == 1
+            assert at - moved >= (RISE_S if now.number > before else FALL_S)
+            moved, before = at, now.number
+
+
+# ------------------------------------------------------------------ at work
+
+TWO_THREADS = "rpi5"
+
+
+class Session:
+    def run(self, rows: Any) -> Any:
+        return np.zeros((len(rows), 2), np.float32)
+
+
+class Engines:
+    """A loader that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.broken = False
+
+    def load(self, slot: Slot, profile: Any) -> Any:
+        if self.broken:
+            raise ModelError("no memory left")
+        self.asked.append((slot.variant, profile.session.intra_op_num_threads))
+        return engine(slot)
+
+
+def engine(slot: Slot) -> Any:
+    """What Easing and Serving look at of an engine."""
+    return SimpleNamespace(
+        slot=slot,
+        features=3,
+        session=Session(),
+        manifest=SimpleNamespace(
+            release=slot.release,
+            variant=lambda name: SimpleNamespace(file=SimpleNamespace(sha256=f"of {name}")),
+        ),
+        window=lambda now_s: SimpleNamespace(requests=0, vitals=Vitals()),
+    )
+
+
+SLOT = Slot(
+    slot="a", model="m", release="m@1", path="release/m/1/manifest.json", sha256="0",
+    variant="fp32", model_sha256="1", counter=1, timings_us={"fp32": 90.0, "int8": 40.0},
+)  # fmt: skip
+
+
+class Device:
+    """One model, a load that the test sets, and a clock."""
+
+    def __init__(self, profile: str = TWO_THREADS, threads: int = 2) -> None:
+        self.now, self.load, self.loader = 0.0, Load(temp_c=50.0), Engines()
+        self.faults: list[Fault] = []
+        self.posted: list[Eased] = []
+        self.resting = True
+        board = load_profiles()[profile]
+        session = msgspec.structs.replace(board.session, intra_op_num_threads=threads)
+        ports: Any = SimpleNamespace(
+            monotonic=lambda: self.now, load=lambda: self.load, loader=self.loader,
+            health=Health, spawn=lambda job: job(),
+        )  # fmt: skip
+        self.easing = Easing(
+            ports, msgspec.structs.replace(board, session=session),
+            fault=self.faults.append, post=self.posted.append,
+        )  # fmt: skip
+        clock = lambda: self.now  # noqa: E731
+        self.serving = Serving("m", clock=clock, timer=clock, lock=threading.Lock())
+        self.serving._engine = engine(SLOT)
+
+    def runs(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += SAMPLE_S
+            self.easing.tick({"m": self.serving}, lambda model: self.resting)
+            while self.posted:
+                self.easing.finish(self.posted.pop(0), self.serving)
+
+    @property
+    def way(self) -> tuple[float, str]:
+        assert self.serving.engine is not None
+        return self.easing.rate, self.serving.engine.slot.variant
+
+
+def test_it_slows_down_then_takes_one_thread_then_the_cheaper_variant_and_comes_back() -> None:
+    device = Device()
+    device.runs(60)
+    assert (device.way, device.easing.eased) == ((1.0, "fp32"), False)
+    device.load = Load(temp_c=85.0)
+    device.runs(20)
+    assert (device.way, device.easing.eased) == ((0.5, "fp32"), True)
+    assert device.loader.asked == []
+    device.runs(15)
+    assert device.loader.asked == [("fp32", 1)]
+    device.runs(15)
+    assert device.way == (0.25, "int8")
+    assert device.loader.asked == [("fp32", 1), ("int8", 1)]
+    device.load = Load(temp_c=50.0)
+    device.runs(4 * FALL_S)
+    assert device.way == (1.0, "fp32")
+    assert device.loader.asked[2:] == [("fp32", 1), ("fp32", 2)]
+    assert [f.cause for f in device.faults] == ["pressure"] * 3
+    assert "hot" in device.faults[0].detail
+
+
+def test_during_an_update_no_session_is_exchanged() -> None:
+    device = Device()
+    device.load, device.resting = Load(temp_c=85.0), False
+    device.runs(120)
+    assert (device.way, device.loader.asked) == ((0.25, "fp32"), [])
+    device.resting = True
+    device.runs(5)
+    assert device.way == (0.25, "int8")
+
+
+def test_a_release_that_came_meanwhile_is_not_replaced_by_the_old_one() -> None:
+    device = Device()
+    device.load = Load(temp_c=85.0)
+    new = engine(msgspec.structs.replace(SLOT, release="m@2", sha256="9"))
+    device.runs(20)
+    device.now += RISE_S
+    device.easing.tick({"m": device.serving}, lambda model: True)
+    device.serving._engine = new
+    assert device.easing.finish(device.posted.pop(), device.serving) is None
+    assert device.serving.engine is new
+
+
+def test_what_cannot_be_loaded_is_said_and_the_old_session_goes_on() -> None:
+    device = Device()
+    device.load, device.loader.broken = Load(temp_c=85.0), True
+    device.runs(120)
+    assert device.way == (0.25, "fp32")
+    assert any("no memory left" in f.detail for f in device.faults)
+
+
+# ------------------------------------------------------------------ what the kernel says
+
+
+def machine(folder: Path) -> tuple[Path, Path]:
+    """A Raspberry Pi's /proc and /sys, as far as they are read."""
+    proc, sys = folder / "proc", folder / "sys"
+    own = sys / "fs/cgroup/system.slice/shoal-agent.service"
+    files = {
+        own / "cpu.pressure": "some avg10=12.50 avg60=1.00 avg300=0.10 total=9\n",
+        own / "memory.pressure": "some avg10=3.00 avg60=0 avg300=0 total=1\nfull avg10=9.00\n",
+        proc / "self/cgroup": "0::/system.slice/shoal-agent.service\n",
+        sys / "class/thermal/thermal_zone0/temp": "48312\n",
+        sys / "class/thermal/thermal_zone1/temp": "61200\n",
+        sys / "devices/platform/soc/soc:firmware/get_throttled": "50005\n",
+        own / "memory.events": "low 4\nhigh 17\nmax 2\noom 1\noom_kill 1\n",
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return proc, sys
+
+
+def test_the_kernels_files_are_read(tmp_path: Path) -> None:
+    load = PressureSampler(lambda: 0.0, *machine(tmp_path))()
+    assert load == Load(12.5, 3.0, pytest.approx(61.2), True, 20)
+
+
+def test_throttling_that_is_over_is_no_sign_and_nonsense_is_none(tmp_path: Path) -> None:
+    proc, sys = machine(tmp_path)
+    sampler = PressureSampler(lambda: 0.0, proc, sys)
+    word = sys / "devices/platform/soc/soc:firmware/get_throttled"
+    for text, now in (("50000", False), ("0x1", True), ("", False), ("zzz", False)):
+        word.write_text(text)
+        assert sampler.throttled() is now, text
+
+
+def test_started_by_hand_it_does_not_measure_its_neighbours(tmp_path: Path) -> None:
+    proc, sys = machine(tmp_path)
+    (proc / "self/cgroup").write_text("0::/user.slice/session-1.scope\n")
+    load = PressureSampler(lambda: 0.0, proc, sys)()
+    assert (load.cpu_stall_pct, load.memory_stall_pct, load.memory_events) == (-1.0, -1.0, 0)
+    assert load.temp_c > 0
+
+
+def test_a_machine_without_any_of_it_tells_nothing(tmp_path: Path) -> None:
+    sampler = PressureSampler(lambda: 0.0, tmp_path / "proc", tmp_path / "sys")
+    assert sampler() == Load()
+
+
+def test_vcgencmd_is_asked_where_the_kernel_has_no_file_and_not_too_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool, clock = tmp_path / "bin" / "vcgencmd", [0.0]
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\necho throttled=0x50005\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
+    sampler = PressureSampler(lambda: clock[0], tmp_path / "proc", tmp_path / "sys")
+    for clock[0] in (0.0, 5.0, 29.0, 31.0):
+        assert sampler.throttled()
+    assert (tmp_path / "log").read_text().count("asked") == 2
+
+
+def test_health_tells_what_this_process_uses(tmp_path: Path) -> None:
+    health = HealthSampler(tmp_path, lambda: 1.0, lambda: Load(temp_c=51.26, throttled=True))()
+    assert health.rss_mb > 10
+    assert (health.temp_c, health.throttled) == (51.3, True)
