@@ -141,6 +141,7 @@ class Ports(NamedTuple):
     spawn    runs a job now or on a thread of its own; the job never raises
     lock     makes a lock for one model's window
     timer    seconds, for latency
+    load     what presses on the machine now
     """
 
     journal: Journal
@@ -149,7 +150,6 @@ class Ports(NamedTuple):
     downloads: Downloads
     images: Images
     loader: Loader
-    load     what presses on the machine now
     prober: Prober
     link: Link
     health: Callable[[], Health]
