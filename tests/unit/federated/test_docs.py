@@ -1,5 +1,6 @@
 """The code on the pages runs as it stands."""
 
+import os
 import re
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 FOLDER = Path(__file__).parents[3] / "docs/federated"
 
 
-@pytest.mark.parametrize("page", ["strategies.md", "differential-privacy.md"])
+@pytest.mark.parametrize("page", ["strategies.md", "differential-privacy.md", "compression.md"])
 def test_the_code_on_the_page_runs_as_it_stands(page: str) -> None:
     random = np.random.default_rng(0)
     there: dict = {
+        "os": os,
+        "delta": random.normal(size=2_000).astype(np.float32),
+        "residual": np.zeros(2_000, np.float32),
         "theta": np.zeros(9, np.float32),
         "deltas": {f"d{i}": random.normal(size=9).astype(np.float32) for i in range(5)},
     }
@@ -22,5 +26,8 @@ def test_the_code_on_the_page_runs_as_it_stands(page: str) -> None:
         exec(code, there)
     if page == "strategies.md":
         assert there["server"].rounds == 1
+    elif page == "compression.md":
+        assert np.abs(there["received"] - there["delta"]).max() < 0.05
+        assert np.count_nonzero(there["residual"]) >= 1_980
     else:
         assert there["epsilon"](there["spent"], 1e-6) < 8
