@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
-from shoal.agent.faults import Fault
 from shoal.agent.adaptation import Load
+from shoal.agent.faults import Fault
 from shoal.agent.orders import Floors, Runtime
 from shoal.agent.outbox import Letter
 from shoal.agent.probation import Measured
