@@ -1,10 +1,9 @@
 """Clients of the local endpoint: raw HTTP/1.1 on kept-alive sockets, as cheap as Python gets."""
 
-import selectors
+import select
 import socket
 import time
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import orjson
@@ -43,26 +42,39 @@ def one_client(connection: socket.socket, request: bytes, calls: int) -> F64:
 
 
 def many_clients(connections: Sequence[socket.socket], request: bytes, calls: int) -> F64:
-    """Seconds of each of about `calls` requests by clients at once, each waiting for its own."""
-    with selectors.DefaultSelector() as selector:
-        sent: dict[socket.socket, int] = {}
-        for connection in connections:
-            selector.register(connection, selectors.EVENT_READ, connection)
+    """Seconds of each of about `calls` requests by clients at once, each waiting for its own.
+
+    Written for speed, for it takes a core as the server does: an answer as long as the last one
+    that was read through is taken to be whole.
+    """
+    by_number = {connection.fileno(): connection for connection in connections}
+    partial: dict[int, bytes] = {}
+    sent: dict[int, int] = {}
+    took: list[int] = []
+    usual, now = 0, time.perf_counter_ns
+    with select.epoll() as ready:
+        for number, connection in by_number.items():
+            ready.register(number, select.EPOLLIN)
+            sent[number] = now()
             connection.sendall(request)
-            sent[connection] = time.perf_counter_ns()
-        took: list[int] = []
-        partial: dict[socket.socket, bytes] = dict.fromkeys(connections, b"")
         while sent:
-            for key, _ in selector.select():
-                connection = cast(socket.socket, key.data)
-                partial[connection] += connection.recv(65_536)
-                if not _is_whole(partial[connection]):
-                    continue
-                took.append(time.perf_counter_ns() - sent.pop(connection))
-                partial[connection] = b""
+            for number, _ in ready.poll():
+                connection = by_number[number]
+                answer = connection.recv(65_536)
+                if number in partial:
+                    answer = partial.pop(number) + answer
+                if len(answer) != usual:
+                    if not _is_whole(answer):
+                        assert answer, "the server hung up"
+                        partial[number] = answer
+                        continue
+                    usual = len(answer)
+                assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
+                began, at = sent.pop(number), now()
+                took.append(at - began)
                 if len(took) + len(sent) < calls:
+                    sent[number] = at
                     connection.sendall(request)
-                    sent[connection] = time.perf_counter_ns()
     return np.array(took) * 1e-9
 
 
