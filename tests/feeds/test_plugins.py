@@ -15,7 +15,8 @@ import pytest
 from plant import Plant, eventually, feeds_of, running
 from shoal import pipeline
 from shoal.agent.frames import Quality
-from shoal.agent.io.config import Settings, dump, load
+from shoal.agent.io.config import Settings, Source, dump, load
+from shoal.agent.io.doctor import examine
 from shoal.agent.io.feeds import plugins
 from shoal.agent.io.feeds.feed import FeedSettings
 from shoal.errors import SettingError
@@ -117,6 +118,18 @@ def test_a_broken_setting_stops_the_agent_at_its_start_and_not_later(plant: Plan
         feeds_of(plant, {}, tables)
     with pytest.raises(SettingError, match=r"no '' among shoal.sinks"):
         feeds_of(plant, {}, {}, {"out": {}})
+
+
+def test_the_doctor_builds_every_feed_and_says_what_is_wrong(tmp_path: Path) -> None:
+    def found(**tables: Any) -> Any:
+        settings = Settings(source=Source(path="rows.csv"), **tables)
+        return next(f for f in examine(tmp_path, settings) if f.check == "feeds")
+
+    good = found(sinks={"out": {"kind": "mqtt", "url": "mqtt://h"}})
+    assert (good.passed, good.detail) == (True, "1 sources and 1 sinks can be built")
+    bad = found(sources={"plc": {"kind": "modbus", "tags": []}})
+    assert not bad.passed
+    assert "sources.plc" in bad.detail
 
 
 def test_sources_and_sinks_survive_enrolling_again(tmp_path: Path) -> None:

@@ -8,7 +8,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal.errors import InputError
 from shoal.sketch import F32
+
+#: Tags of one asset: who publishes ever new names does not fill the memory.
+TAGS = 16_384
 
 
 class Quality(enum.IntEnum):
@@ -115,7 +119,9 @@ class Latest:
         self._names = tuple(self._values)
 
     def put(self, name: str, value: Value) -> None:
-        """Take in what a tag says now."""
+        """Take in what a tag says now; InputError for one tag too many."""
+        if len(self._values) >= TAGS and name not in self._values:
+            raise InputError(f"more than {TAGS} tags of one asset; the next is {name[:100]!r}")
         self._values[name] = value
         if len(self._values) != len(self._names):
             self._names = tuple(self._values)

@@ -16,8 +16,8 @@ from shoal.errors import WireError
 
 NAMESPACE = "spBv1.0"
 REBIRTH, BD_SEQ = "Node Control/Rebirth", "bdSeq"
-#: Seconds between two requests for a rebirth of one node; most nodes that are followed.
-PATIENCE_S, NODES = 10.0, 1_024
+#: Seconds between two requests for a rebirth of one node; most nodes, and devices of each.
+PATIENCE_S, NODES, DEVICES = 10.0, 1_024, 1_024
 _QUALITY = {0: Quality.BAD, sparkplug.GOOD: Quality.GOOD, sparkplug.STALE: Quality.UNCERTAIN}
 
 
@@ -141,6 +141,8 @@ def _changed(topic: Topic, node: _Node, payload: Payload, now_s: float) -> Told:
     if topic.kind == "DDEATH":
         latest = node.assets.get(topic.device)
         return Told([_bad(latest, topic.asset)] if latest else [])
+    if len(node.assets) >= DEVICES and topic.device not in node.assets:
+        raise WireError(f"more than {DEVICES} devices of one edge node")
     latest = node.assets.setdefault(topic.device, Latest())
     changed = past = 0
     for metric in payload.metrics:

@@ -10,9 +10,9 @@ import pytest
 from devices import FEATURES, LABELS, MODEL, engine, softmax
 from plant import Plant, feeds_of, serving_of
 from shoal.agent.flow import Flow
-from shoal.agent.frames import Frame, Latest, Prediction, Quality, Value, frame_of
+from shoal.agent.frames import TAGS, Frame, Latest, Prediction, Quality, Value, frame_of
 from shoal.agent.serving import Serving
-from shoal.errors import SettingError
+from shoal.errors import InputError, SettingError
 from shoal.pipeline import Input, Pipeline, Stretch
 from shoal.wire import Health
 
@@ -153,6 +153,13 @@ def test_what_a_source_tells_by_change_is_gathered_until_the_connection_is_gone(
     assert latest.frame("").quality is Quality.UNCERTAIN
     latest.spoil(Quality.BAD)
     assert latest.frame("").quality is Quality.BAD
+
+
+def test_who_publishes_ever_new_names_does_not_fill_the_memory() -> None:
+    latest = Latest([f"t{i}" for i in range(TAGS)])
+    latest.put("t0", Value(1.0, 1.0))
+    with pytest.raises(InputError, match="more than"):
+        latest.put("another", Value(1.0, 1.0))
 
 
 # ------------------------------------------------------------------------------------- by name

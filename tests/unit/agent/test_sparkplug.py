@@ -261,6 +261,15 @@ def test_the_state_of_a_host_is_read_in_both_versions() -> None:
         assert host_online("spBv1.0/STATE/scada", odd) is None
 
 
+def test_the_devices_of_a_node_are_bounded() -> None:
+    host = born()
+    birth = Metric("t", datatype=FLOAT, value=1.5)
+    with pytest.raises(WireError, match="more than 1024 devices"):
+        for number in range(1, 1_100):
+            topic = f"{TOPIC.format('DBIRTH')}/drive-{number}"
+            host.hear(topic, message(number % 256, birth), 0.0)
+
+
 # ------------------------------------------------------------------------------------- a node
 
 

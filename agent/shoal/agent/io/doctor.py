@@ -1,6 +1,7 @@
 """What may be wrong on site, checked one by one: clock, disk, certificate, network, runtime."""
 
 import datetime
+import random
 import shutil
 import socket
 import ssl
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from shoal.agent.io.config import Settings
+from shoal.agent.io.feeds.running import Feeds, World
 from shoal.agent.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
 from shoal.agent.io.journal import read_records
 from shoal.agent.io.runtime import OrtLoader
@@ -40,9 +42,25 @@ def examine(folder: Path, settings: Settings) -> list[Finding]:
         _certificate(folder),
         _reach("broker", broker, folder),
         _reach("artifacts", artifacts, folder),
+        _tried("feeds", lambda: _feeds(folder, settings)),
         _tried("runtime", _runtime),
         _tried("model", lambda: _self_inference(folder, settings)),
     ]
+
+
+def _feeds(folder: Path, settings: Settings) -> str:
+    """Sources and sinks are built, libraries and all, and not started."""
+    world = World(
+        folder=folder,
+        serving=dict,
+        fault=lambda fault: None,
+        wall=time.time,
+        monotonic=time.monotonic,
+        random=random.Random(0),
+    )
+    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
+    feeds = Feeds(short | settings.sources, settings.sinks, world)
+    return f"{len(feeds.sources)} sources and {len(feeds.sinks)} sinks can be built"
 
 
 def _clock() -> Finding:
