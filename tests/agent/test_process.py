@@ -131,7 +131,7 @@ def test_the_doctor_names_what_is_out_of_reach_and_tries_the_model(folder: Path)
     found = {f["check"]: f for f in json.loads(examined.stdout)}
     assert examined.returncode == 1
     passed = {name for name, f in found.items() if f["passed"]}
-    assert passed == {"clock", "disk", "certificate", "runtime", "model"}
+    assert passed == {"clock", "disk", "certificate", "feeds", "runtime", "model"}
     assert "parts@1 (fp32) answers" in found["model"]["detail"]
     assert "TCP" in found["broker"]["detail"]
     assert found["broker"]["mend"]

@@ -10,7 +10,7 @@ from shoal.agent.frames import Frame, Prediction, Quality
 from shoal.agent.serving import Engine, Serving
 from shoal.errors import InputError, ShoalError
 from shoal.outputs import predicted
-from shoal.pipeline import Preparation
+from shoal.pipeline import Preparation, Ready
 from shoal.sketch import F32
 
 #: Assets whose last values and stretches one source remembers.
@@ -57,12 +57,14 @@ class Flow:
         if engine is None:
             return 0
         try:
-            self._check_names(engine, frame)
-            ready = self._preparation(engine, frame.asset).rows(
-                frame.time_s, frame.names, frame.rows
-            )
-            if not len(ready.values) or not self._has_its_turn():
-                return 0
+            ready = self._prepare(engine, frame)
+        except ShoalError as error:
+            serving.refuse()
+            self._fault(Fault(error.code, f"source {self._source}: {error}"))
+            return 0
+        if not len(ready.values) or not self._has_its_turn():
+            return 0
+        try:
             said = serving.infer(ready.values, truth(engine, frame.labels, ready.stands_for))
         except ShoalError as error:
             self._fault(Fault(error.code, f"source {self._source}: {error}"))
@@ -77,6 +79,12 @@ class Flow:
             return False
         self._credit -= 1.0
         return True
+
+    def _prepare(self, engine: Engine, frame: Frame) -> Ready:
+        """What the model reads of the frame; InputError when a value it must have is not there."""
+        self._check_names(engine, frame)
+        work = self._preparation(engine, frame.asset)
+        return work.rows(frame.time_s, frame.names, frame.rows)
 
     def _preparation(self, engine: Engine, asset: str) -> Preparation:
         """The pipeline at work for this asset; a new release begins with nothing remembered."""

@@ -1,7 +1,7 @@
 """Sparkplug B payloads: the few protobuf fields of them that readings and predictions need.
 
-A protobuf runtime would be 2 to 3 MB more of resident memory and a compiled wheel on the device, for
-a dozen fields of plain wire format (docs/adr/0006-sparkplug.md). Unknown fields are skipped, as
+A protobuf runtime would be 2 to 3 MB more of memory and a compiled wheel on the device, for a dozen
+fields of plain wire format (docs/adr/0006-sparkplug.md). Unknown fields are skipped, as
 protobuf's own readers do. Source: Eclipse Sparkplug 3.0.0, chapter 6, and Tahu's sparkplug_b.proto.
 
     >>> data = encode(Payload(1_000, [Metric("t", datatype=DOUBLE, value=21.5)], 0))

@@ -120,6 +120,14 @@ def test_a_tensor_needs_no_names_and_a_wrong_shape_is_said() -> None:
     assert "[rows, 2] is needed" in line.faults[0].detail
 
 
+def test_a_frame_of_another_plant_is_an_error_in_the_models_window() -> None:
+    serving = serving_of(engine(1))
+    line = Line({MODEL: serving})
+    assert line.flow(frame_of(1.0, {"torque": 1.0})) == 0
+    assert "no value named contrast, blur" in line.faults[0].detail
+    assert (serving.vitals.requests, serving.vitals.errors) == (1, 1)
+
+
 def test_a_source_and_a_sink_are_bound_to_their_models() -> None:
     served = {MODEL: serving_of(engine(1)), "other": serving_of(engine(1), "other")}
     assert Line(served).flow(frame_of(1.0, ROW)) == 2
