@@ -1,11 +1,17 @@
 """A whole controller under a real supervisor, for tests."""
 
+import csv
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
+
+import httpx
+from sklearn.datasets import load_digits
 
 from broker.real import eventually, free_port
 
@@ -73,3 +79,58 @@ def init(folder: Path, *options: str) -> str:
     ports = [f"--{name}={free_port()}" for name in ("port", "artifacts-port", "mqtt-port")]
     command = [*CONTROLLER, "init", "--folder", str(folder), *ports, *options]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+class Api:
+    """The controller's API as its admin."""
+
+    def __init__(self, served: Served) -> None:
+        context = ssl.create_default_context(cafile=str(served.folder / "pki" / "ca.pem"))
+        self.url = served.facts["url"]
+        self._http = httpx.Client(base_url=f"{self.url}/api/v1", verify=context, timeout=30)
+        password = served.facts["admin_password"]
+        asked = {"user": "admin", "password": password, "name": "test", "role": "admin"}
+        secret = self.post("tokens", asked)["secret"]
+        self._http.headers["Authorization"] = f"Bearer {secret}"
+
+    def get(self, path: str) -> Any:
+        return self._json(self._http.get(f"/{path}"))
+
+    def post(self, path: str, body: Any = None, **more: Any) -> Any:
+        return self._json(self._http.post(f"/{path}", json=body, **more))
+
+    def upload(self, path: str, file: Path, fields: dict[str, str]) -> Any:
+        with file.open("rb") as stream:
+            sent = self._http.post(f"/{path}", data=fields, files={"file": (file.name, stream)})
+        return self._json(sent)
+
+    def _json(self, answer: httpx.Response) -> Any:
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+
+def write_digits(path: Path) -> Path:
+    """The digits as a table: 64 pixels and the true class."""
+    images, truth = load_digits(return_X_y=True)
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow([*(f"p{n}" for n in range(images.shape[1])), "digit"])
+        out.writerows([*row, label] for row, label in zip(images, truth, strict=True))
+    return path
+
+
+def release_to_everybody(api: Api, table: Path) -> None:
+    """Train, sign and roll out one model."""
+    api.upload("datasets", table, {"name": "digits", "label": "digit"})
+    started = api.post("models/lot-codes/train", {"dataset": "digits@1", "estimator": "logistic"})
+    operation = f"operations/{started['id']}"
+    eventually(lambda: api.get(operation)["state"] in ("succeeded", "failed"), "training", 90)
+    ended = api.get(operation)
+    assert ended["state"] == "succeeded", ended["error"]
+    release = ended["result"]["release"]
+    api.post(f"releases/{release}/publish", {})
+    rollout = api.post("rollouts", {"release": release, "stages": [{"name": "all"}]})
+    where = f"rollouts/{rollout['id']}"
+    eventually(lambda: api.get(where)["state"] in ("FINISHED", "PAUSED"), "the rollout", 90)
+    told = api.get(where)
+    assert told["state"] == "FINISHED", told["reason"]

@@ -4,12 +4,19 @@ The environment is made by venv and pip, as on a Raspberry Pi, from requirements
 its hashes checked; the wheel itself is then installed without looking for anything more.
 """
 
+import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import msgspec
 import pytest
+
+from broker.real import eventually
+from broker.served import Api, Served, init, release_to_everybody, write_digits
 
 ROOT = Path(__file__).parents[2]
 NOT_ON_A_DEVICE = ("flask", "sklearn", "sqlalchemy", "pandas", "aiohttp", "scipy", "onnx", "rich")
@@ -86,8 +93,6 @@ def test_a_library_that_a_device_does_have_would_be_seen(device: Path, tmp_path:
 
 
 def test_the_agent_answers_for_itself(device: Path, tmp_path: Path) -> None:
-    if not (ROOT / "agent/shoal/agent/__main__.py").exists():
-        pytest.skip("there is no agent yet")
     for verb in ((), ("enroll",), ("run",), ("status",), ("doctor",)):
         assert "Usage:" in run(device / "shoal-agent", *verb, "--help", cwd=tmp_path)
 
@@ -100,3 +105,37 @@ def test_the_agent_finds_its_firmware_profiles_in_the_wheel(device: Path, tmp_pa
         cwd=tmp_path,
     )
     assert (Path(where.strip()) / "firmware_profiles" / "generic.toml").is_file()
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Iterator[Served]:
+    """A whole controller, of the checkout: the device talks to it over TLS alone."""
+    folder = tmp_path / "controller"
+    facts = init(folder, "--window-s=1", "--json")
+    served = Served(folder)
+    served.facts = msgspec.json.decode(facts)
+    yield served.start().ready()
+    served.end()
+
+
+def test_it_enrols_and_serves_a_release(device: Path, controller: Served, tmp_path: Path) -> None:
+    api, folder = Api(controller), tmp_path / "agent"
+    token = api.post("join-tokens", {"site": "plant", "rings": ["stable"], "uses": 1})["secret"]
+    run(
+        device / "shoal-agent", "enroll", "--folder", folder, "--controller", api.url,
+        "--token", token, "--name", "pi-1", cwd=tmp_path,
+    )  # fmt: skip
+    settings = folder / "agent.toml"
+    settings.write_text(settings.read_text() + "\n[update]\nobserve_s = 1.0\n")
+    agent = subprocess.Popen([device / "shoal-agent", "run", "--folder", folder], cwd=tmp_path)
+    try:
+        eventually(lambda: api.get("devices/pi-1")["online"], "the device is online", 60)
+        release_to_everybody(api, write_digits(tmp_path / "digits.csv"))
+        endpoint = api.get("devices/pi-1")["endpoint"]
+        row = {"name": "input", "shape": [1, 64], "datatype": "FP32", "data": [8.0] * 64}
+        url = f"{endpoint}/v2/models/lot-codes/infer"
+        answer = httpx.post(url, json={"inputs": [row]}).raise_for_status().json()
+        assert answer["outputs"][0]["shape"] == [1, 10]
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(30) == 0
