@@ -5,25 +5,32 @@ The session answers with a constant, so that only the way is measured.
 
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from bench.measuring import compare, interleave, seconds
+from bench.releases import CLASSES, MODEL, install, make_release, perceptron
 from bench.report import Found, Row
-from devices import MODEL, engine
-from plant import serving_of
 from shoal.agent.flow import Flow
 from shoal.agent.frames import frame_of
+from shoal.agent.serving import Engine, Serving
 from shoal.pipeline import Input, Pipeline
+from shoal.sketch import F32, References
+from shoal.wire import Health
 
 LINES = {
     "identity": Pipeline(),
     "last values": Pipeline(missing="last"),
     "units, ranges, fills": Pipeline(
         inputs=[
-            Input(name="contrast", given="bar", unit="kPa", low=0, high=900, outside="clip"),
-            Input(name="blur", missing="mean", fill=0.5, scale=0.1),
+            Input(name="x0", given="bar", unit="kPa", low=0, high=900, outside="clip"),
+            Input(name="x1", missing="mean", fill=0.5, scale=0.1),
         ]
     ),
 }
@@ -40,8 +47,10 @@ LOADED = "import numpy, asyncio, ssl, paho.mqtt.client, shoal.agent.io.feeds.run
 
 
 class Constant:
-    def run(self, rows: np.ndarray) -> np.ndarray:
-        return np.full((len(rows), 3), 1 / 3, np.float32)
+    """A model that answers every row alike."""
+
+    def run(self, rows: F32) -> F32:
+        return np.full((len(rows), CLASSES), 1 / CLASSES, np.float32)
 
 
 def run(*, quick: bool) -> Found:
@@ -52,11 +61,9 @@ def run(*, quick: bool) -> Found:
 
 
 def _frame(name: str, line: Pipeline, calls: int, repetitions: int) -> Row:
-    loaded = engine(1, pipeline=line)
-    loaded.session = Constant()
-    serving = serving_of(loaded)
-    flow = Flow("bench", "", serving=lambda: {MODEL: serving}, sinks=[], fault=print)
-    frame = frame_of(1.0, {"contrast": 0.5, "blur": 0.5})
+    serving = _served(line)
+    flow = Flow("bench", "", serving=lambda: {MODEL: serving}, sinks=[], fault=lambda _: None)
+    frame = frame_of(1.0, {"x0": 0.5, "x1": 0.5})
     rows = frame.rows.astype(np.float32)
     sides: dict[str, Callable[[], float]] = {
         "flow": lambda: seconds(lambda: flow(frame), calls) / calls * 1e6,
@@ -64,6 +71,23 @@ def _frame(name: str, line: Pipeline, calls: int, repetitions: int) -> Row:
     }
     found = interleave(repetitions, sides)
     return compare(f"a frame, {name}", "µs", found["flow"], found["infer"], against="the call")
+
+
+def _served(line: Pipeline) -> Serving:
+    """A release of two features, with this pipeline, that answers at once."""
+    release = make_release(perceptron(2), features=2)
+    with tempfile.TemporaryDirectory() as folder:
+        slot = install(release, Path(folder))
+    loaded = Engine(
+        slot=slot,
+        manifest=msgspec.structs.replace(release.manifest, pipeline=line),
+        references=msgspec.json.decode(release.files["reference.json"], type=References),
+        session=Constant(),
+        slow_s=1.0,
+    )
+    serving = Serving(MODEL, clock=time.time, timer=time.perf_counter, lock=threading.Lock())
+    serving.swap(loaded, Health())
+    return serving
 
 
 def _library(name: str, modules: str, repetitions: int) -> Row:
