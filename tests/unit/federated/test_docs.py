@@ -31,3 +31,22 @@ def test_the_code_on_the_page_runs_as_it_stands(page: str) -> None:
         assert np.count_nonzero(there["residual"]) >= 1_980
     else:
         assert there["epsilon"](there["spent"], 1e-6) < 8
+
+
+def test_every_reason_to_refuse_or_to_leave_out_is_in_the_documents() -> None:
+    root = FOLDER.parents[1]
+    pages = (FOLDER / "rounds.md").read_text() + (FOLDER / "secure-aggregation.md").read_text()
+    sources = (
+        "agent/shoal/agent/willing.py",
+        "agent/shoal/agent/secagg.py",
+        "controller/shoal/controller/federated/recruiting.py",
+        "controller/shoal/controller/federated/rounds.py",
+        "shared/shoal/federated/chunks.py",
+    )
+    slugs = {
+        slug
+        for source in sources
+        for slug in re.findall(r'"([a-z]+(?:-[a-z]+)+)"', (root / source).read_text())
+    }
+    assert len(slugs) >= 20
+    assert sorted(slug for slug in slugs if f"`{slug}`" not in pages) == []

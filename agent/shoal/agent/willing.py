@@ -1,0 +1,122 @@
+"""Whether a device takes part in a round: its own judgement, whatever the plan says.
+
+The limits are the device's own configuration. Each refusal has a reason that the controller is
+told; what the device holds and how it is doing stays here.
+"""
+
+import msgspec
+
+from shoal.errors import RefusedError
+from shoal.federated.distributed import effective_noise
+from shoal.federated.local import local_noise
+from shoal.federated.noise import sensitivity
+from shoal.federated.plan import Plan, Privacy
+from shoal.federated.spending import Budget, Ledger
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What this device will not go below, or above.
+
+    enabled        it learns at all
+    rows           fewer of its own it does not learn from
+    cohort         devices that must be in a sum with it
+    secure         only under secure aggregation
+    clip           longest update that it sends, as L2 norm; 0: any
+    noise          least noise, in clips; above 0 a plan without privacy is refused
+    budget         epsilon over its life; None: not counted
+    idle, mains    only while nobody asks it anything; only on mains power
+    celsius        it does not train above; 0: any temperature
+    """
+
+    enabled: bool = True
+    rows: int = 10
+    cohort: int = 3
+    secure: bool = False
+    clip: float = 0.0
+    noise: float = 0.0
+    budget: Budget | None = None
+    idle: bool = True
+    mains: bool = True
+    celsius: float = 75.0
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """How the device is doing; None where it cannot tell.
+
+    rows       of its own that it can learn from
+    celsius    of its processor
+    last       number of the last round of this task that it answered; 0: none
+    """
+
+    rows: int
+    idle: bool
+    mains: bool | None = None
+    celsius: float | None = None
+    last: int = 0
+
+
+def judge(
+    plan: Plan, size: int, limits: Limits, condition: Condition, ledger: Ledger, now_s: float
+) -> Ledger:
+    """The ledger after this round, to be made durable before the update is sent.
+
+    size   of theta. RefusedError says why this device stays out.
+    """
+    for reason, holds, detail in (*_of_itself(limits, condition), *_of(plan, limits)):
+        if not holds:
+            raise RefusedError(detail, reason)
+    if now_s > plan.deadline_s:
+        raise RefusedError("the plan's deadline has passed", "late")
+    if plan.round <= condition.last:
+        raise RefusedError(
+            f"round {plan.round} after round {condition.last}: it was answered", "answered-before"
+        )
+    if plan.privacy is None:
+        return ledger
+    noise = noise_of(plan, plan.privacy, size)
+    return ledger.after(noise) if limits.budget is None else ledger.spend(noise, limits.budget)
+
+
+def noise_of(plan: Plan, privacy: Privacy, size: int) -> float:
+    """Noise over sensitivity of a round, as it counts for one device."""
+    if privacy.where == "local":
+        return local_noise(privacy, size)
+    if privacy.where == "distributed":
+        if plan.secure is None:
+            raise RefusedError("distributed noise without secure aggregation", "bare-update")
+        return effective_noise(privacy, plan.secure.scale, plan.least, size)
+    sigma = privacy.noise * privacy.clip
+    return sigma / sensitivity(privacy.clip, sigma, size)
+
+
+_Check = tuple[str, bool, str]
+
+
+def _of_itself(limits: Limits, condition: Condition) -> tuple[_Check, ...]:
+    hot = condition.celsius is not None and 0 < limits.celsius < condition.celsius
+    return (
+        ("not-enabled", limits.enabled, "this device does not learn"),
+        ("few-rows", condition.rows >= max(1, limits.rows), "it has too few rows of its own"),
+        ("busy", condition.idle or not limits.idle, "it is serving"),
+        ("on-battery", condition.mains is not False or not limits.mains, "it is on battery"),
+        ("hot", not hot, "it is too hot to train"),
+    )
+
+
+def _of(plan: Plan, limits: Limits) -> tuple[_Check, ...]:
+    privacy = plan.privacy
+    noise, clip = (privacy.noise, privacy.clip) if privacy else (0.0, float("inf"))
+    return (
+        (
+            "small-cohort",
+            plan.least >= limits.cohort,
+            f"{plan.least} in the sum, {limits.cohort} needed",
+        ),
+        ("bare-update", plan.secure is not None or not limits.secure, "its update would be seen"),
+        (
+            "long-clip",
+            not limits.clip or clip <= limits.clip,
+            f"clip {clip:g}, at most {limits.clip:g} is sent",
+        ),
+        ("little-noise", noise >= limits.noise, f"noise {noise:g}, {limits.noise:g} needed"),
+    )

@@ -1,0 +1,83 @@
+"""Whom a round invites: of those who can take part, some, by lot, and why not the others."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from shoal.controller.federated.rounds import Pace
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """What the controller knows of a device.
+
+    release   "model@version" that it serves
+    ram_mb    of the board; rows of labelled data that it last said it has
+    resting   rounds since it last took part; None if it never did
+    """
+
+    device: str
+    online: bool
+    ring: str
+    site: str
+    release: str
+    ram_mb: float
+    rows: int
+    resting: int | None = None
+
+
+class Demands(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task asks of devices.
+
+    model     whose release they have to serve
+    rings     that may take part; sites likewise, all if empty
+    rest      rounds between two of one device
+    """
+
+    model: str
+    rings: tuple[str, ...] = ("stable", "canary")
+    sites: tuple[str, ...] = ()
+    ram_mb: float = 0.0
+    rows: int = 1
+    rest: int = 0
+
+
+class Recruits(NamedTuple):
+    """invited: sorted; left_out: device -> reason."""
+
+    invited: list[str]
+    left_out: dict[str, str]
+
+
+def recruit(candidates: Iterable[Candidate], demands: Demands, pace: Pace, seed: bytes) -> Recruits:
+    """Goal times over devices by lot; the same ones for the same seed, in whatever order.
+
+    seed   random, of this try: nobody can choose who is drawn
+    """
+    left_out, able = {}, []
+    for candidate in candidates:
+        reason = why_not(candidate, demands)
+        if reason:
+            left_out[candidate.device] = reason
+        else:
+            able.append(candidate.device)
+    drawn = sorted(able, key=lambda name: hashlib.sha256(seed + name.encode()).digest())
+    wanted = math.ceil(pace.goal * pace.over - 1e-9)
+    left_out |= dict.fromkeys(drawn[wanted:], "not-drawn")
+    return Recruits(sorted(drawn[:wanted]), left_out)
+
+
+def why_not(candidate: Candidate, demands: Demands) -> str:
+    """A slug; "" for a device that can take part."""
+    checks = (
+        ("offline", candidate.online),
+        ("other-ring", candidate.ring in demands.rings),
+        ("other-site", not demands.sites or candidate.site in demands.sites),
+        ("other-model", candidate.release.partition("@")[0] == demands.model),
+        ("little-memory", candidate.ram_mb >= demands.ram_mb),
+        ("few-rows", candidate.rows >= demands.rows),
+        ("resting", candidate.resting is None or candidate.resting >= demands.rest),
+    )
+    return next((reason for reason, holds in checks if not holds), "")

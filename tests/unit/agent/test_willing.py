@@ -1,0 +1,98 @@
+"""A device judges a plan by its own limits, whatever the plan says."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from shoal.agent.willing import Condition, Limits, judge
+from shoal.errors import RefusedError
+from shoal.federated.distributed import scale_for
+from shoal.federated.fixed_point import FixedPoint
+from shoal.federated.plan import Learning, Plan, Privacy, Secure
+from shoal.federated.spending import Budget, Ledger
+
+PLAN = Plan(
+    task="t", round=7, attempt=b"a" * 16, strategy="fedavg", least=10, deadline_s=100.0,
+    learning=Learning(lr=0.1),
+)  # fmt: skip
+SECURE = Secure(degree=8, threshold=5, scale=FixedPoint(clip=1.0, devices=20))
+WELL = Condition(rows=100, idle=True, mains=True, celsius=50.0, last=6)
+
+
+def central(clip: float = 1.0, noise: float = 2.0) -> dict[str, Any]:
+    return {"privacy": Privacy(where="central", clip=clip, noise=noise)}
+
+
+@pytest.mark.parametrize(
+    ("reason", "plan", "limits", "condition"),
+    [
+        ("not-enabled", {}, {"enabled": False}, {}),
+        ("few-rows", {}, {"rows": 101}, {}),
+        ("few-rows", {}, {"rows": 0}, {"rows": 0}),
+        ("busy", {}, {}, {"idle": False}),
+        ("on-battery", {}, {}, {"mains": False}),
+        ("hot", {}, {}, {"celsius": 75.1}),
+        ("small-cohort", {"least": 2}, {}, {}),
+        ("small-cohort", {}, {"cohort": 11}, {}),
+        ("bare-update", {}, {"secure": True}, {}),
+        ("bare-update", {"privacy": Privacy(where="distributed", clip=1, noise=1)}, {}, {}),
+        ("long-clip", {}, {"clip": 1.0}, {}),
+        ("long-clip", central(clip=1.1), {"clip": 1.0}, {}),
+        ("little-noise", {}, {"noise": 1.0}, {}),
+        ("little-noise", central(noise=0.9), {"noise": 1.0}, {}),
+        ("budget-spent", central(noise=0.5), {"budget": Budget(epsilon=3.0)}, {}),
+        ("late", {"deadline_s": 49.0}, {}, {}),
+        ("answered-before", {}, {}, {"last": 7}),
+    ],
+)
+def test_each_refusal_has_its_reason(reason, plan, limits, condition) -> None:
+    with pytest.raises(RefusedError) as refusal:
+        judge(
+            msgspec.structs.replace(PLAN, **plan),
+            1000,
+            Limits(**limits),
+            msgspec.structs.replace(WELL, **condition),
+            Ledger(),
+            50.0,
+        )
+    assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("plan", "limits", "condition"),
+    [
+        ({}, {}, {}),
+        ({}, {"idle": False, "mains": False, "celsius": 0}, {"idle": False, "mains": False}),
+        ({}, {}, {"mains": None, "celsius": None}),
+        ({"secure": SECURE}, {"secure": True}, {}),
+        (central(), {"clip": 1.0, "noise": 2.0, "budget": Budget(epsilon=5.0)}, {}),
+    ],
+)
+def test_what_is_within_its_limits_a_device_takes_part_in(plan, limits, condition) -> None:
+    judge(
+        msgspec.structs.replace(PLAN, **plan),
+        1000,
+        Limits(**limits),
+        msgspec.structs.replace(WELL, **condition),
+        Ledger(),
+        50.0,
+    )
+
+
+@pytest.mark.parametrize("where", ["central", "local", "distributed"])
+def test_a_round_is_written_into_the_ledger_as_what_it_costs(where: str) -> None:
+    privacy = Privacy(where=where, clip=1.0, noise=2.0)  # type: ignore[arg-type]
+    secure = None
+    if where == "distributed":
+        secure = Secure(degree=8, threshold=5, scale=scale_for(privacy, 1.0, 20, 10))
+    plan = msgspec.structs.replace(PLAN, privacy=privacy, secure=secure)
+    after = judge(plan, 1000, Limits(), WELL, Ledger(), 50.0)
+    effective = 1.0 if where == "local" else 2.0
+    assert after.rounds == 1
+    assert after.rho == pytest.approx(1 / (2 * effective**2), rel=0.01)
+    assert after.rho >= 1 / (2 * effective**2)
+
+
+def test_without_privacy_nothing_is_spent() -> None:
+    assert judge(PLAN, 1000, Limits(), WELL, Ledger(), 50.0) == Ledger()
