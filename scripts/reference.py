@@ -172,6 +172,32 @@ def routes() -> str:
     return "\n".join("\n".join([f"### {tag}", "", *head, *rows, ""]) for tag, rows in tags.items())
 
 
+# --------------------------------------------------------------------------------- performance
+
+
+def measured(name: str) -> str:
+    """What bench/<name>.json says, as a table; the machine and the notes below it."""
+    report = msgspec.json.decode((DOCS.parent / "bench" / f"{name}.json").read_bytes())
+    machine = report["machine"]
+    rows = [
+        f"| {row['what']} | {row['ours']:,.4g} {row['unit']} | {row['raw']:,.4g} | "
+        f"{row['ratio']:,.3g} | {row['over']:,.3g} | {row['against']} | {_aim(row)} |"
+        for row in report["rows"]
+    ]
+    head = ["| what | ours | raw | ours / raw | ours − raw | raw is | aim |",
+            "|---|---:|---:|---:|---:|---|---|"]  # fmt: skip
+    notes = [f"- {what}: {value}" for what, value in report["notes"].items()]
+    where = (
+        f"{report['date']}, {machine['cores']} cores of {machine['cpu']} ({machine['system']}), "
+        f"Python {machine['python']}, load {report['load']:g} when it began."
+    )
+    return "\n".join([*head, *rows, "", where, "", *notes])
+
+
+def _aim(row: dict[str, Any]) -> str:
+    return f"{row['aim']}: {'held' if row['held'] else '**missed**'}" if row["aim"] else ""
+
+
 REFERENCES: dict[str, Callable[[], str]] = {
     "shoal": lambda: command_line("shoal.cli.__main__", "cli", "shoal"),
     "shoal-agent": lambda: command_line("shoal.agent.__main__", "main", "shoal-agent"),
@@ -184,6 +210,11 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "routes": routes,
     "sources": lambda: feeds("shoal.sources", "sources"),
     "sinks": lambda: feeds("shoal.sinks", "sinks"),
+    "bench-sketch": lambda: measured("sketch"),
+    "bench-inference": lambda: measured("inference"),
+    "bench-footprint": lambda: measured("footprint"),
+    "bench-ingest": lambda: measured("ingest"),
+    "bench-update": lambda: measured("update"),
 }
 
 if __name__ == "__main__":
