@@ -82,6 +82,35 @@ def test_a_clean_stop_hands_its_last_window_over_to_the_outbox(agent: Process) -
     assert not (agent.folder / "agent.sock").exists()
 
 
+FEEDS = """
+[sources.line]
+kind = "push"
+
+[sinks.record]
+kind = "files"
+path = "said"
+every_s = 0.05
+"""
+
+
+def test_what_is_posted_to_a_source_is_in_the_sinks_file_and_the_status_tells_of_both(
+    folder: Path,
+) -> None:
+    settings = folder / "agent.toml"
+    settings.write_text(settings.read_text() + FEEDS)
+    agent = Process(folder)
+    agent.wait_until()
+    values = agent.ask("GET", "/v2/models/parts")[1]["parameters"]["features"]
+    frame = {"values": dict.fromkeys(values, 1.0), "asset": "press-7"}
+    assert agent.ask("POST", "/sources/line", frame) == (200, {"frames": 1})
+    file = folder / "said"
+    agent.wait_for(lambda: any("press-7,parts,parts@1" in p.read_text() for p in file.glob("*")))
+    feeds = {f["name"]: f for f in agent.ask("GET", "/status")[1]["feeds"]}
+    assert (feeds["line"]["count"], feeds["record"]["up"]) == (1, True)
+    assert "push line: up, 1 so far" in run("status", "--folder", folder).stdout
+    assert agent.end() == 0
+
+
 def test_kill_9_and_again_it_serves(folder: Path) -> None:
     for _ in range(3):
         process = Process(folder)
