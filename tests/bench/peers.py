@@ -162,8 +162,9 @@ def _request_for(name: str, rows: F32) -> bytes:
 
 
 def _bytes_request(rows: F32) -> bytes:
-    tensor = {"name": INPUT, "shape": list(rows.shape), "datatype": "FP32"}
-    tensor["parameters"] = {"binary_data_size": rows.nbytes}
+    size = {"binary_data_size": rows.nbytes}
+    shape = list(rows.shape)
+    tensor = {"name": INPUT, "shape": shape, "datatype": "FP32", "parameters": size}
     head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
     length = f"Inference-Header-Content-Length: {len(head)}\r\n"
     return _post(f"/v2/models/{MODEL}/infer", head + rows.tobytes(), length)

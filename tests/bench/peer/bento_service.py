@@ -1,5 +1,8 @@
 """BentoML's service around an ONNX file, as its documentation has it. MODEL names the file."""
 
+# Its libraries are in the peer's own environment, not in this one.
+# mypy: ignore-errors
+
 import os
 
 import bentoml

@@ -3,6 +3,9 @@
 `python fastapi_app.py MODEL.onnx PORT`
 """
 
+# Its libraries are in the peer's own environment, not in this one.
+# mypy: ignore-errors
+
 import sys
 
 import numpy as np

@@ -1,5 +1,8 @@
 """MLServer's custom runtime for an ONNX file, as its documentation has it."""
 
+# Its libraries are in the peer's own environment, not in this one.
+# mypy: ignore-errors
+
 import onnxruntime
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec

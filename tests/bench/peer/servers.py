@@ -140,8 +140,11 @@ def _write_mlserver(folder: Path, model: Path, port: int) -> None:
         "debug": False,
     }
     (folder / "settings.json").write_text(json.dumps(settings))
-    one = {"name": MODEL, "implementation": "mlserver_model.Onnx"}
-    one |= {"parameters": {"uri": str(model)}}
+    one = {
+        "name": MODEL,
+        "implementation": "mlserver_model.Onnx",
+        "parameters": {"uri": str(model)},
+    }
     (folder / "model-settings.json").write_text(json.dumps(one))
 
 

@@ -132,7 +132,7 @@ def test_before_the_first_release_it_is_alive_but_not_ready() -> None:
     [
         ("GET", INFER, 405),
         ("POST", "/v2", 405),
-        ("GET", "/", 404),
+        ("GET", "/nope", 404),
         ("GET", "/v2/models/a/b/c", 404),
         ("GET", "/v2/models//", 404),
         ("DELETE", "/status", 405),
