@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check format bench docs lock clean
+.PHONY: help setup demo test soak check format bench docs lock clean arm
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: setup  ## measure; writes bench/*.json and prints tables
 
 docs: setup  ## write the reference parts of docs/ anew: commands, settings, routes
 	@$(BIN)/python scripts/reference.py
+
+arm: setup  ## the agent's core on an emulated Raspberry Pi: arm64 Python and wheels under qemu
+	@./scripts/arm.sh
 
 lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@./scripts/lock.sh $(ARGS)
