@@ -285,3 +285,25 @@ def test_late_second_and_foreign_messages_change_nothing() -> None:
     with pytest.raises(ConflictError):
         server.take_shares("d000", {})
     assert np.array_equal(server.value(), total(numbers, cohort.names))
+
+
+def test_boxes_that_come_after_the_first_went_out_are_late_and_the_sum_stays_exact() -> None:
+    cohort = Cohort(5)
+    numbers = cohort.numbers(20)
+    server = Unmasking(cohort.terms, {n: d.advert() for n, d in cohort.devices.items()}, 20)
+    boxes = {name: d.boxes(server.roster_for(name)) for name, d in cohort.devices.items()}
+    for name in cohort.names[:4]:
+        server.take_boxes(name, boxes[name])
+    hidden = {n: cohort.devices[n].masked(numbers[n], server.boxes_for(n)) for n in cohort.names}
+    with pytest.raises(ConflictError, match="late"):
+        server.take_boxes("d004", boxes["d004"])
+    with pytest.raises(ConflictError):
+        server.take_masked("d004", hidden["d004"])
+    for name in cohort.names[:4]:
+        server.take_masked(name, hidden[name])
+    ending = server.end()
+    for name in ending.alive:
+        server.take_vote(name, cohort.devices[name].vote(ending))
+    for name in ending.alive:
+        server.take_shares(name, cohort.devices[name].shares(server.votes_for(name)))
+    assert np.array_equal(server.value(), total(numbers, cohort.names[:4]))

@@ -30,6 +30,7 @@ class Unmasking:
         order = ring(self._digests, terms.round_id)
         self._neighbours = around(order, terms.degree)
         self._boxes: dict[str, dict[str, bytes]] = {}
+        self._shared = False
         self._sum, self._alive = np.zeros(size, np.uint32), set[str]()
         self._ending: Ending | None = None
         self._votes: dict[str, bytes] = {}
@@ -41,14 +42,18 @@ class Unmasking:
         return Roster(digests=self._digests, neighbours=neighbours)
 
     def take_boxes(self, device: str, boxes: Mapping[str, bytes]) -> None:
-        """InputError unless there is one for every neighbour."""
+        """InputError unless there is one for every neighbour; ConflictError once it is late.
+
+        The first boxes that go out close the stage: later ones would be masks on one side only.
+        """
         self._known(device)
         if set(boxes) != set(self._neighbours[device]):
             raise InputError(f"{device} sent boxes for others than its neighbours", "ignore it")
         self._boxes[device] = dict(boxes)
 
     def boxes_for(self, device: str) -> dict[str, bytes]:
-        """What its neighbours, those that shared in time, sealed for it."""
+        """What its neighbours, those that shared in time, sealed for it; nobody shares after."""
+        self._shared = True
         sharing = [name for name in self._neighbours[device] if name in self._boxes]
         return {name: self._boxes[name][device] for name in sharing}
 
@@ -129,8 +134,8 @@ class Unmasking:
             ) from error
 
     def _known(self, device: str) -> None:
-        if device not in self._adverts or device in self._boxes:
-            raise ConflictError(f"{device} is not in this round, or has answered")
+        if self._shared or device not in self._adverts or device in self._boxes:
+            raise ConflictError(f"boxes of {device} are late, not its first, or of a stranger")
 
 
 def _wrong(name: str) -> InputError:
