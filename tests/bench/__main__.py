@@ -9,7 +9,17 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("sketch", "inference", "peers", "footprint", "feeds", "ingest", "update", "attacks")
+NAMES = (
+    "sketch",
+    "inference",
+    "peers",
+    "footprint",
+    "feeds",
+    "ingest",
+    "update",
+    "aggregation",
+    "attacks",
+)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
