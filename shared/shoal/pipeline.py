@@ -3,29 +3,22 @@
 A pipeline is part of the signed manifest. For each input of the model it says the name and unit
 in which the plant has it, the range in which it can be true, what to do when it is missing, and
 how it is scaled; for a model that reads a stretch of time, how many samples at which rate. The
-controller and the device compute it with the very same functions.
+controller and the device compute it with the very same functions (preparation.py).
 
-    >>> line = Pipeline(inputs=[Input(name="t", source="TT-101", given="°F", unit="°C", low=-40)])
-    >>> reading = np.array([[212.0]])
-    >>> Preparation(line, ["t"]).rows(0.0, ("TT-101",), reading).values.tolist()
-    [[100.0]]
+    >>> parse(b'{"missing": "last", "stale_s": 5}').stale_s
+    5.0
 
 The order for one value: unit, range, missing, scale and offset.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from shoal.errors import InputError, SettingError
+from shoal.errors import SettingError
 from shoal.units import conversion
-
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 
 #: What a value that is missing becomes: nothing, so that the row is refused; the last one that was
 #: there; the mean or the constant in `fill`.
@@ -146,177 +139,3 @@ def _check_input(one: Input, missing: Missing) -> None:
         )
     if one.scale == 0:
         raise SettingError(f"pipeline: input {one.name!r} has scale 0", "every value would be one")
-
-
-class Conversion:
-    """The part without memory: unit, range, fill; then scale and offset. Arrays (..., inputs)."""
-
-    def __init__(self, pipeline: Pipeline, features: Sequence[str]) -> None:
-        inputs = pipeline.inputs or [
-            Input(name=name, scale=pipeline.scale, offset=pipeline.offset) for name in features
-        ]
-        self.names = tuple(i.source or i.name for i in inputs)
-        self.keeps = np.array([(i.missing or pipeline.missing) == "last" for i in inputs])
-        units = [conversion(i.given, i.unit) for i in inputs]
-        self._gain, self._bias = _column([u[0] for u in units]), _column([u[1] for u in units])
-        self._low = _column([-math.inf if i.low is None else i.low for i in inputs])
-        self._high = _column([math.inf if i.high is None else i.high for i in inputs])
-        self._clips = np.array([i.outside == "clip" for i in inputs])
-        self._voids = np.array([i.outside == "missing" for i in inputs])
-        filled = [(i.missing or pipeline.missing) in ("mean", "constant") for i in inputs]
-        fills = [i.fill if f else None for i, f in zip(inputs, filled, strict=True)]
-        self._fill = _column([math.nan if f is None else f for f in fills])
-        self._scale = _column([i.scale for i in inputs])
-        self._offset = _column([i.offset for i in inputs])
-        self.plain = not pipeline.inputs and (pipeline.scale, pipeline.offset) == (1.0, 0.0)
-
-    def understood(self, rows: npt.NDArray) -> F64:
-        """Values in the model's units, NaN where there is none: float64, the shape of `rows`."""
-        values = np.asarray(rows, np.float64)
-        if self.plain:
-            return np.where(np.isfinite(values), values, np.nan)
-        with np.errstate(invalid="ignore", over="ignore"):
-            values = values * self._gain + self._bias
-        values = np.where(np.isfinite(values), values, np.nan)
-        values = np.where(self._clips, np.clip(values, self._low, self._high), values)
-        outside = self._voids & ((values < self._low) | (values > self._high))
-        values = np.where(outside, np.nan, values)
-        return np.where(np.isnan(values), self._fill, values)
-
-    def scaled(self, values: F64) -> F32:
-        """What the model reads: float32."""
-        with np.errstate(over="ignore"):
-            return (values if self.plain else values * self._scale + self._offset).astype(
-                np.float32
-            )
-
-
-def _column(values: list[float]) -> F64:
-    return np.array(values, np.float64)
-
-
-def convert(pipeline: Pipeline, features: Sequence[str], rows: npt.NDArray) -> F32:
-    """Rows of a table (n, F), in the plant's units, as the model reads them: float32 (n, F).
-
-    With a stretch a row of the table is one whole stretch, oldest sample first. A value that is
-    missing and not filled stays NaN: a table knows no "last".
-    """
-    conversion_ = Conversion(pipeline, features)
-    n, wide = np.shape(rows)
-    samples = pipeline.stretch.samples if pipeline.stretch else 1
-    values = conversion_.understood(np.reshape(rows, (n, samples, wide // samples)))
-    return conversion_.scaled(values).reshape(n, wide)
-
-
-class Ready(NamedTuple):
-    """Rows for the model, float32 (m, F), and which row of the frame each stands for."""
-
-    values: F32
-    stands_for: list[int]
-
-
-class Preparation:
-    """A pipeline at work on the frames of one asset: what it must remember is in here.
-
-    features   of the manifest, in order
-    """
-
-    def __init__(self, pipeline: Pipeline, features: Sequence[str]) -> None:
-        self._pipeline = pipeline
-        self._convert = Conversion(pipeline, features)
-        inputs = len(self._convert.names)
-        self._last, self._last_at = np.full(inputs, np.nan), np.full(inputs, -np.inf)
-        stretch = pipeline.stretch
-        self._ring = np.empty((stretch.samples if stretch else 0, inputs))
-        self._filled = self._since = 0
-        self._slot: int | None = None
-        self._asked: tuple[tuple[str, ...], Any] = ((), None)
-
-    def rows(self, time_s: float, names: tuple[str, ...], rows: npt.NDArray) -> Ready:
-        """What the model reads of rows (n, len(names)).
-
-        names   of the columns; () for rows that have the model's columns in the model's order
-        time_s  the source's clock
-
-        A value that is missing and may not be filled is NaN: the model refuses the row by name.
-        InputError when it breaks a stretch, which then begins anew.
-        """
-        values = self._convert.understood(self._picked(names, rows))
-        if self._pipeline.stretch is not None:
-            return self._stretches(self._pipeline.stretch, time_s, values)
-        if self._convert.keeps.any():
-            values = self._kept(time_s, values)
-        return Ready(self._convert.scaled(values), list(range(len(values))))
-
-    def _picked(self, names: tuple[str, ...], rows: npt.NDArray) -> npt.NDArray:
-        """The model's columns, in order; NaN for those that are not in the frame."""
-        wanted = self._convert.names
-        if names in ((), wanted):
-            self._check_width(rows)
-            return rows
-        if self._asked[0] != names:
-            place = {name: i for i, name in enumerate(names)}
-            self._asked = (names, np.array([place.get(name, len(names)) for name in wanted]))
-        wide = np.concatenate([rows, np.full((len(rows), 1), np.nan, rows.dtype)], axis=1)
-        found: npt.NDArray = wide[:, self._asked[1]]
-        return found
-
-    def _check_width(self, rows: npt.NDArray) -> None:
-        inputs = len(self._convert.names)
-        if rows.ndim != 2 or rows.shape[1] != inputs:
-            raise InputError(
-                f"frame of shape {list(rows.shape)}, [rows, {inputs}] is needed",
-                f"the pipeline's inputs are: {', '.join(self._convert.names[:20])}",
-            )
-
-    def _kept(self, time_s: float, values: F64) -> F64:
-        """Missing values of inputs that keep the last one are repeated, while it is not stale."""
-        keeps, made = self._convert.keeps, values.copy()
-        for row in made:
-            known = np.isfinite(row)
-            self._last[known], self._last_at[known] = row[known], time_s
-            fresh = time_s - self._last_at <= self._pipeline.stale_s
-            repeat = ~known & keeps & fresh
-            row[repeat] = self._last[repeat]
-        return made
-
-    def _stretches(self, stretch: Stretch, time_s: float, values: F64) -> Ready:
-        """Every stretch that these samples complete, (m, samples · inputs)."""
-        made, stands = [np.empty((0, self._ring.size), np.float32)], list[int]()
-        for row, sample in enumerate(values):
-            for one in self._in_time(stretch, time_s, sample):
-                self._take(stretch, one)
-            if self._filled >= stretch.samples and self._since >= stretch.every:
-                self._since = 0
-                made.append(self._convert.scaled(self._ring).reshape(1, -1))
-                stands.append(row)
-        return Ready(np.concatenate(made), stands)
-
-    def _take(self, stretch: Stretch, sample: F64) -> None:
-        if not np.isfinite(sample).all():
-            self._filled = self._since = 0
-            missing = self._convert.names[int(np.argwhere(~np.isfinite(sample))[0][0])]
-            raise InputError(
-                f"{missing!r} is missing: the stretch of {stretch.samples} samples begins anew",
-                "let the pipeline fill it, or mend the source",
-            )
-        self._ring[:-1] = self._ring[1:]
-        self._ring[-1] = sample
-        self._filled, self._since = self._filled + 1, self._since + 1
-
-    def _in_time(self, stretch: Stretch, time_s: float, sample: F64) -> list[F64]:
-        """The samples that this reading stands for: none when its period has one already."""
-        gap = 0
-        if stretch.rate_hz:
-            slot, before = math.floor(time_s * stretch.rate_hz + 1e-6), self._slot
-            if before is not None and slot <= before:
-                return []
-            gap = min(slot - before - 1, stretch.samples) if before is not None else 0
-            self._slot = slot
-        unseen = [self._unseen(time_s) for _ in range(gap)]
-        return [*unseen, self._kept(time_s, sample[None])[0]]
-
-    def _unseen(self, time_s: float) -> F64:
-        """A sample that nobody took: what the pipeline makes of every value missing."""
-        nothing = self._convert.understood(np.full((1, len(self._last)), np.nan))
-        return self._kept(time_s, nothing)[0]

@@ -10,7 +10,7 @@ from shoal.agent.frames import Frame, Prediction, Quality
 from shoal.agent.serving import Engine, Serving
 from shoal.errors import InputError, ShoalError
 from shoal.outputs import predicted
-from shoal.pipeline import Preparation, Ready
+from shoal.preparation import Preparation, Ready
 from shoal.sketch import F32
 
 #: Assets whose last values and stretches one source remembers.

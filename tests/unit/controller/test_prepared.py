@@ -14,7 +14,8 @@ from shoal.controller.io.learning import build
 from shoal.controller.learning import Built, Job
 from shoal.controller.records import DatasetVersion
 from shoal.errors import DatasetError, SettingError
-from shoal.pipeline import Pipeline, Preparation
+from shoal.pipeline import Pipeline
+from shoal.preparation import Preparation
 from shoal.profile import SessionOptions
 
 LINE = {

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from shoal import manifest, pipeline
 from shoal.errors import BundleError, InputError, SettingError
-from shoal.pipeline import IDENTITY, Input, Pipeline, Preparation, Stretch, convert
+from shoal.pipeline import IDENTITY, Input, Pipeline, Stretch
+from shoal.preparation import Preparation, convert
 from shoal.units import UNITS, conversion
 
 NUMBER = st.floats(-1e6, 1e6)

@@ -7,6 +7,7 @@ from shoal.controller.io.learning.rows import Data, Rows
 from shoal.controller.learning import Foreign, Params
 from shoal.errors import DatasetError
 from shoal.pipeline import Input, Pipeline
+from shoal.preparation import convert
 
 
 def pipeline_of(params: Params, data: Data) -> Pipeline:
@@ -46,5 +47,5 @@ def as_the_model_reads(data: Data, line: Pipeline) -> Data:
 
 
 def _converted(rows: Rows, line: Pipeline, features: list[str]) -> Rows:
-    read = rows._replace(x=pipeline.convert(line, features, rows.x))
+    read = rows._replace(x=convert(line, features, rows.x))
     return read.take(np.logical_and.reduce(np.isfinite(read.x), axis=1))
