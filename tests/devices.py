@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from repositories import NOW, Repository
-from shoal import bundle, topics, wire
+from shoal import bundle, delta, topics, wire
 from shoal import manifest as manifests
 from shoal.agent.io.download import HttpsDownloads
 from shoal.agent.io.journal import SqliteJournal
@@ -36,6 +36,7 @@ from shoal.profile import Profile, profile
 from shoal.sketch import References, reference_of
 from shoal.trust import ImageRepository, Order
 from shoal.wire import Health
+from supply import Power
 
 MODEL, FEATURES, LABELS = "lot-codes", ("contrast", "blur"), ("good", "bad", "odd")
 PROFILE = "x86-vnni"
@@ -47,6 +48,7 @@ class Cloud:
     def __init__(self, now: float = NOW) -> None:
         self.repository = Repository(now)
         self.blobs: dict[str, bytes] = {}
+        self.deltas: dict[str, bytes] = {}
         self.reachable = True
 
     def release(
@@ -102,13 +104,20 @@ class Cloud:
         return msgspec.structs.replace(made, **changes)
 
     def urls(self) -> dict[str, str]:
-        return {sha256: f"https://cloud/{sha256}" for sha256 in self.blobs}
+        return {key: f"https://cloud/{key}" for key in (*self.blobs, *self.deltas)}
+
+    def offer_deltas(self) -> None:
+        """Of every blob from every other."""
+        for old, a in self.blobs.items():
+            for new, b in self.blobs.items():
+                self.deltas[f"{old}>{new}"] = delta.make(a, b)
 
     def get(self, url: str) -> bytes:
         if not self.reachable:
             raise LinkError("no route")
         try:
-            return self.blobs[url.rpartition("/")[2]]
+            key = url.rpartition("/")[2]
+            return self.blobs[key] if key in self.blobs else self.deltas[key]
         except KeyError:
             raise AbsentError("artifact", url) from None
 
@@ -133,51 +142,6 @@ class Clock:
         return self.now
 
 
-class PowerCut(BaseException):
-    """Not an Exception: nothing in the product may catch it."""
-
-
-class Power:
-    """The supply. It fails at point `cut`; points are before and after everything durable.
-
-    trace   names of the points that were passed
-    """
-
-    def __init__(self, cut: int = -1) -> None:
-        self.cut, self.trace = cut, list[str]()
-
-    def point(self, name: str) -> None:
-        self.trace.append(name)
-        if len(self.trace) - 1 == self.cut:
-            raise PowerCut(name)
-
-    def written(self, thing: Any, name: str) -> None:
-        """`name` of `thing` did its work; for a supply that knows what that made durable."""
-
-    def supply(self, thing: Any, *methods: str) -> Any:
-        """`thing`, with a point before and after each of these methods."""
-        return _Supplied(thing, self, methods)
-
-
-class _Supplied:
-    def __init__(self, thing: Any, power: Power, methods: Sequence[str]) -> None:
-        self._thing, self._power, self._methods = thing, power, methods
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._thing, name)
-        if name not in self._methods:
-            return found
-
-        def supplied(*args: Any, **kwargs: Any) -> Any:
-            self._power.point(f"before {name}")
-            result = found(*args, **kwargs)
-            self._power.written(self._thing, name)
-            self._power.point(f"after {name}")
-            return result
-
-        return supplied
-
-
 class Downloads(HttpsDownloads):
     """The real thing on real stages; only the network is the cloud's.
 
@@ -196,8 +160,13 @@ class Downloads(HttpsDownloads):
         self._cloud, self._power = cloud, power
         self.sent = 0
 
-    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
-        got = super().file(url, model, file, stop)
+    def file(self, *args: Any) -> int:
+        got = super().file(*args)
+        self.sent += got
+        return got
+
+    def delta(self, *args: Any) -> int:
+        got = super().delta(*args)
         self.sent += got
         return got
 
@@ -220,7 +189,9 @@ class Answer:
         self._rest, self._power = memoryview(data)[start:], power
         self._piece = len(self._rest) // 2 + 1
         self.status = 206 if start else 200
-        self.headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+        self.headers = {"Content-Length": str(len(self._rest))}
+        if start:
+            self.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
 
     def read(self, most: int) -> bytes:
         return bytes(self._rest[:most])
@@ -449,9 +420,16 @@ class Device:
             journal=supply(self.journal, "save", "save_floors", "save_assignment"),
             outbox=supply(self.outbox, "add", "after", "ack"),
             slots=supply(
-                self.slots, "put_manifest", "reuse", "verify_stage", "install", "point", "clean"
+                self.slots,
+                "put_manifest",
+                "reuse",
+                "keep",
+                "verify_stage",
+                "install",
+                "point",
+                "clean",
             ),
-            downloads=supply(self.downloads, "small", "file"),
+            downloads=supply(self.downloads, "small", "file", "delta"),
             images=supply(images, "refresh", "check"),
             loader=supply(Loader(self.slots, self), "load"),
             prober=supply(Prober(self), "probe"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal import bundle
+from shoal import bundle, delta
 from shoal.agent.io.slots import DiskSlots
 from shoal.agent.orders import Runtime
 from shoal.agent.probation import Measured
@@ -137,12 +137,19 @@ class Capabilities:
         (self._stage(model) / file.name).write_bytes(data)
         return len(data)
 
+    def delta(self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]) -> int:
+        data = self._fetch(url)
+        made = delta.apply(base.read_bytes(), data, file.size)
+        (self._stage(model) / file.name).write_bytes(made)
+        return len(data)
+
     def _fetch(self, url: str) -> bytes:
         if self._fleet.artifacts_away:
             raise LinkError("artifact server is away")
-        sha, expires, signature = re.search(r"/blobs/(\w+)\?exp=(\d+)&sig=(\w+)$", url).groups()
+        sha, expires, signature = re.search(r"/blobs/([\w-]+)\?exp=(\d+)&sig=(\w+)$", url).groups()
         capability.check(self._fleet.key, sha, expires, signature, self._fleet.clock())
-        return self._fleet.ctx.blobs.read(sha)
+        blobs, (old, _, new) = self._fleet.ctx.blobs, sha.partition("-")
+        return delta.make(blobs.read(old), blobs.read(new)) if new else blobs.read(sha)
 
 
 class Sums:

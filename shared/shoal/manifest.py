@@ -98,6 +98,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
                 return variant
         raise BundleError(f"{self.release} has no variant {name!r}")
 
+    def files(self) -> list[File]:
+        """Every file that the release may have on any device."""
+        card = [self.card] if self.card else []
+        return [*(v.file for v in self.variants), self.reference, self.golden, *card]
+
     def files_for(self, profile: str) -> list[File]:
         """Files that a device of `profile` needs; BundleError, with the reason, if none serve it.
 
@@ -125,8 +130,7 @@ def parse(data: bytes) -> Manifest:
         )
     if not _NAME.fullmatch(manifest.model):
         raise BundleError(f"manifest names a model {manifest.model[:100]!r} that cannot be")
-    files = [v.file for v in manifest.variants] + [manifest.reference, manifest.golden]
-    for file in files + ([manifest.card] if manifest.card else []):
+    for file in manifest.files():
         if not _FILE.fullmatch(file.name) or not _SHA256.fullmatch(file.sha256) or file.size < 0:
             raise BundleError(f"manifest names a file {file.name[:100]!r} that cannot be")
     try:

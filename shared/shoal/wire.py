@@ -186,7 +186,8 @@ class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
     """Desired state of one device. Retained.
 
     signed   TUF Metadata[Targets] of the director, JSON bytes: the only part that is trusted
-    urls     sha256 -> where to fetch it; a wrong one costs a retry, never safety
+    urls     sha256 -> where to fetch it; a wrong one costs a retry, never safety. "OLD>NEW", two
+             of them, -> where to fetch what NEW differs by from OLD (shoal.delta)
     """
 
     signed: bytes

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import random
 import ssl
 import threading
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from shoal import delta
+from shoal.agent.io import download
 from shoal.agent.io.download import HttpsDownloads
 from shoal.controller.io.ca import Authority
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
@@ -265,3 +268,83 @@ def test_metadata_that_is_not_there_is_absent(fetch, server: Server) -> None:
     server.status = 404
     with pytest.raises(AbsentError):
         fetch.downloads.metadata("2.root.json")
+
+
+NEW = random.Random(1).randbytes(100_000)
+MADE = File(name="model.onnx", size=len(NEW), sha256=hashlib.sha256(NEW).hexdigest())
+OLD = NEW[:50_000] + random.Random(2).randbytes(500) + NEW[50_500:]
+DELTA = delta.make(OLD, NEW)
+
+
+@pytest.fixture
+def shorter(fetch, server: Server, tmp_path: Path) -> Callable[..., int]:
+    """Fetches MADE by way of what differs from OLD; the server has DELTA."""
+    server.data = DELTA
+    (tmp_path / "old.onnx").write_bytes(OLD)
+
+    def by_delta(stop: Callable[[], bool] = lambda: False) -> int:
+        base = tmp_path / "old.onnx"
+        return fetch.downloads.delta(f"{server.url}/blobs/x-y", "parts", MADE, base, stop)
+
+    return by_delta
+
+
+def test_a_delta_makes_the_file_of_the_old_one(shorter, server: Server, tmp_path: Path) -> None:
+    assert shorter() == len(DELTA) < len(NEW) // 10
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == NEW
+    assert [p.name for p in stage(tmp_path).iterdir()] == ["model.onnx"]
+
+
+def test_a_delta_is_taken_up_where_its_connection_broke(
+    shorter, server: Server, tmp_path: Path
+) -> None:
+    server.cuts = [100, 50]
+    for _ in range(2):
+        with pytest.raises(LinkError):
+            shorter()
+    shorter()
+    assert server.asked == ["", "bytes=100-", "bytes=150-"]
+    assert server.sent == len(DELTA)
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == NEW
+
+
+def test_a_delta_that_spares_little_is_not_fetched(shorter, server: Server, tmp_path: Path) -> None:
+    stage(tmp_path).mkdir(parents=True)
+    (stage(tmp_path) / f"{MADE.sha256}.part").write_bytes(NEW[: -len(DELTA)])
+    with pytest.raises(BundleError, match="spares too little"):
+        shorter()
+    server.data = NEW
+    with pytest.raises(BundleError, match="spares too little"):
+        shorter()
+
+
+@pytest.mark.parametrize(
+    "served", [b"junk" * 9, delta.make(b"", NEW[:-1]), delta.make(OLD, NEW[:-1] + b"!")]
+)
+def test_a_delta_that_makes_something_else_leaves_the_way_to_the_whole_file(
+    served: bytes, fetch, shorter, server: Server, tmp_path: Path
+) -> None:
+    server.data = served
+    with pytest.raises(BundleError):
+        shorter()
+    assert not (stage(tmp_path) / "model.onnx").exists()
+    server.data = NEW
+    assert fetch(MADE) == len(NEW)
+
+
+@pytest.mark.parametrize("status", [404, 403, 500, 503])
+def test_a_delta_that_is_not_to_be_had_is_not_waited_for(
+    shorter, server: Server, status: int
+) -> None:
+    server.status = status
+    with pytest.raises((AbsentError, DeniedError)):
+        shorter()
+
+
+def test_a_long_file_is_never_made_by_a_delta(
+    shorter, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "DELTA_LIMIT", 1000)
+    with pytest.raises(BundleError, match="too long"):
+        shorter()
+    assert server.asked == []

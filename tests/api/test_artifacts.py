@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from api.serving import Served, give_ports
+from shoal import delta
 from shoal.controller import capability
 from shoal.controller.io.artifacts import read_key, span_of
 from shoal.controller.io.blobs import Blobs
@@ -214,3 +216,25 @@ def test_a_client_that_hangs_up_is_no_error(site: Site) -> None:
     assert site.server.get("/healthz").status == 200
     assert "Traceback" not in site.server.said
     assert "SSL connection is closed" not in site.server.said
+
+
+def test_what_differs_between_two_blobs_is_made_when_it_is_asked_for_and_kept(site: Site) -> None:
+    blobs = Blobs(site.folder / "blobs")
+    new = DATA[:500_000] + b"!" + DATA[500_001:]
+    name = f"{site.sha256}-{blobs.put_bytes(new).sha256}"
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: site.server.get(site.path(name)), range(8)))
+    assert {answer.status for answer in answers} == {200}
+    [said] = {answer.data for answer in answers}
+    assert delta.apply(DATA, said, len(new)) == new
+    assert len(said) < 1000
+    rest = site.server.get(site.path(name), Range="bytes=10-")
+    assert (rest.status, rest.data) == (206, said[10:])
+    assert [path.name for path in (site.folder / "deltas").iterdir()] == [name]
+
+
+def test_a_delta_of_what_is_not_there_is_404_and_of_what_was_not_signed_403(site: Site) -> None:
+    assert site.server.get(site.path(f"{site.sha256}-{'0' * 64}")).status == 404
+    signed = site.path(f"{site.sha256}-{site.big}")
+    other = signed.replace(f"{site.sha256}-{site.big}", f"{site.big}-{site.sha256}")
+    assert site.server.get(other).status == 403

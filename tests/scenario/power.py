@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from devices import Power, PowerCut
+from supply import Power, PowerCut
 
 #: Calls that the disk remembers an order of, and where the power may fail before and after.
 CALLS = ("rename", "replace", "unlink", "mkdir", "rmdir", "symlink")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from devices import PowerCut
 from scenario.power import Disk, How, Supply
 from shoal.agent.io.database import open_database
 from shoal.agent.io.slots import write_durable
+from supply import PowerCut
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import msgspec
 import pytest
 
 from fleet import CANARY_THEN_REST, MODEL, Fleet
+from shoal import wire
 from shoal.controller.io import tables
 from shoal.controller.records import Selector, StagePlan
-from shoal.controller.service import alerts, enrolment, releases, rollouts
+from shoal.controller.service import alerts, assignments, enrolment, releases, rollouts
 from shoal.errors import ConflictError, InputError
 from stand_ins import memory_folder
 
@@ -332,3 +333,21 @@ def test_records_are_plain_enough_for_json(fleet):
     fleet.run(10)
     for record in (fleet.rollout(one.id), *rollouts.rollout_devices(fleet.ctx, one.id)[0]):
         assert msgspec.json.decode(msgspec.json.encode(record))
+
+
+def test_a_device_is_told_where_what_differs_from_its_release_may_be_fetched(fleet, monkeypatch):
+    monkeypatch.setattr(assignments, "DELTA_FROM", 1)
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, finished(fleet, one.id))
+    two = fleet.roll_out(fleet.release())
+    fleet.run(60, finished(fleet, two.id))
+    assert set(fleet.serving().values()) == {f"{MODEL}@2"}
+    row = next(r for r in fleet.rows_of(tables.assignment) if r.device == "cam-1")
+    urls = wire.decode_down("assignment", bytes(row.message)).urls
+    pairs = {key: url for key, url in urls.items() if ">" in key}
+    assert pairs
+    for key, url in pairs.items():
+        old, new = key.split(">")
+        assert new in urls
+        assert old not in urls
+        assert f"/blobs/{old}-{new}?" in url

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from devices import MODEL, Cloud, Device
 from repositories import DAY
+from shoal import delta
 
 pytestmark = pytest.mark.scenario
 
@@ -191,6 +193,39 @@ def test_the_operator_may_go_back_to_an_older_release(device: Device, cloud: Clo
     assert device.serves() == "lot-codes@1"
     assert device.states("r-back") == WHOLE
     assert device.downloads.sent == sent  # every file was still in the other slot
+
+
+def trained(seed: int) -> bytes:
+    """Weights as float32; another seed is a little more training."""
+    start = np.random.default_rng(0).normal(size=20_000)
+    return (start + 1e-4 * np.random.default_rng(seed).normal(size=20_000)).astype("<f4").tobytes()
+
+
+def test_what_differs_is_fetched_instead_of_the_whole(device: Device, cloud: Cloud) -> None:
+    device.assign(cloud.release(2, weights=trained(1)))
+    device.run()
+    whole = device.downloads.sent
+    order = cloud.release(3, weights=trained(2))
+    cloud.offer_deltas()
+    device.assign(order)
+    device.run()
+    assert device.serves() == "lot-codes@3"
+    facts = next(m.facts for m in device.updates() if m.facts.get("saved_by_delta"))
+    assert facts["bytes"] == device.downloads.sent - whole < 0.8 * whole
+    assert facts["bytes"] + facts["saved_by_delta"] == pytest.approx(whole, rel=0.05)
+
+
+def test_a_delta_that_lies_costs_a_download_and_no_more(device: Device, cloud: Cloud) -> None:
+    device.assign(cloud.release(2, weights=trained(1)))
+    device.run()
+    order = cloud.release(3, weights=trained(2))
+    cloud.offer_deltas()
+    wrong = delta.make(trained(1), trained(9))
+    cloud.deltas = {key: wrong if len(d) > 10_000 else b"" for key, d in cloud.deltas.items()}
+    device.assign(order)
+    device.run()
+    assert device.serves() == "lot-codes@3"
+    assert device.states("r-3") == WHOLE
 
 
 def test_but_not_below_the_release_counter(device: Device, cloud: Cloud) -> None:

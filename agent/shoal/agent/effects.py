@@ -3,6 +3,7 @@
 An effect runs off the control loop and answers with an Outcome; it changes no record itself.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from shoal.errors import (
     StorageError,
     TrustError,
 )
-from shoal.manifest import Manifest
+from shoal.manifest import File, Manifest
 from shoal.manifest import parse as parse_manifest
 from shoal.profile import Profile
 from shoal.trust import Order, check_ring
@@ -124,22 +125,32 @@ def _check(record: Record, desk: Desk) -> Outcome:
 
 
 def _download(record: Record, desk: Desk) -> Outcome:
-    ports, got = desk.ports, 0
+    ports, got, saved = desk.ports, 0, 0
     try:
         manifest = _staged_manifest(record, desk)
         for file in manifest.files_for(desk.profile.name):
             if desk.stop():
                 return Outcome(None)
             if not ports.slots.reuse(record.model, file):
-                url = desk.url(file.sha256)
-                got += ports.downloads.file(url, record.model, file, desk.stop)
+                came, short = _fetch_file(record.model, file, desk)
+                got, saved = got + came, saved + (file.size - came if short else 0)
+        ports.slots.keep(record.model)
     except LinkError as error:
         return _again(error)
     except (DeniedError, BundleError) as error:
         return _again(error, FEW)
     except AbsentError as error:
         return _broke(Effect.DOWNLOAD, "download", str(error))
-    return Outcome(Event.FETCHED, Note(facts={"bytes": got}))
+    return Outcome(Event.FETCHED, Note(facts={"bytes": got, "saved_by_delta": saved}))
+
+
+def _fetch_file(model: str, file: File, desk: Desk) -> tuple[int, bool]:
+    """Into the stage; bytes that came, and whether a delta of what is here spared the rest."""
+    for sha256, base in desk.ports.slots.held(model).items():
+        with contextlib.suppress(BundleError, AbsentError, DeniedError):
+            url = desk.url(f"{sha256}>{file.sha256}")
+            return desk.ports.downloads.delta(url, model, file, base, desk.stop), True
+    return desk.ports.downloads.file(desk.url(file.sha256), model, file, desk.stop), False
 
 
 def _verify(record: Record, desk: Desk) -> Outcome:

@@ -12,12 +12,14 @@ from shoal.errors import DeniedError
 
 KEY_BYTES = 32
 _CONTEXT = "shoal artifact capability v1"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[0-9a-f]{64}(?:-[0-9a-f]{64})?")
 _EXPIRY = re.compile(r"[0-9]{1,12}")
 
 
 def make_url(base: str, key: bytes, sha256: str, expires_s: float) -> str:
     """URL below `base` under which the artifact server gives `sha256` until `expires_s` (Unix).
+
+    "OLD-NEW", two of them, is what NEW differs by from OLD (shoal.delta).
 
     >>> make_url("https://shoal:8444/", b"k", "0" * 64, 1700000000.9)[:99]
     'https://shoal:8444/blobs/0000000000000000000000000000000000000000000000000000000000000000?exp=17000'
@@ -32,7 +34,7 @@ def check(key: bytes, sha256: str, expires: str, signature: str, now_s: float) -
     expires and signature are the query's own text. The signature is looked at first, in constant
     time, so that "expired" is only ever told of a URL that was once good.
     """
-    well_formed = bool(_SHA256.fullmatch(sha256) and _EXPIRY.fullmatch(expires))
+    well_formed = bool(_NAME.fullmatch(sha256) and _EXPIRY.fullmatch(expires))
     ours = _sign(key, sha256, expires).encode()
     if not (hmac.compare_digest(ours, signature.encode(errors="replace")) and well_formed):
         raise DeniedError("this address is not signed by the controller", "ask for a new one")

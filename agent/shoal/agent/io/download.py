@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shoal import bundle
+from shoal import bundle, delta
+from shoal.agent.io.slots import sync
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
 from shoal.manifest import File
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 PIECE, CONNECT_S, SILENCE_S, METADATA = 1 << 16, 10.0, 20.0, 5 << 20
 #: Seconds of a limited download that come in one piece: the limit is even, not in bursts.
 _PAUSE_S = 0.1
+#: Longest file made by a delta: five times its length is in memory for a moment.
+DELTA_LIMIT = 24 << 20
+#: A delta longer than this share of what is still missing is not worth it.
+WORTH = 0.8
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -81,16 +86,71 @@ class HttpsDownloads:
             self._finish(part, stage / file.name, file)
         return got
 
+    def delta(self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]) -> int:
+        """Make `file` in the model's stage of `base` and what differs; bytes that came.
+
+        The delta's length, as the server says it, decides: where the rest of the whole file is
+        little more, BundleError. So is a delta that does not make what was signed, AbsentError
+        one that is not to be had now, LinkError a connection that broke on the way: try again.
+        """
+        stage = self._stage(model)
+        part, came = stage / f"{file.sha256}.delta", 0
+        whole, made = part.with_suffix(".whole"), part.with_suffix(".part")
+        with _translated(part):
+            stage.mkdir(parents=True, exist_ok=True)
+            if max(file.size, base.stat().st_size) > DELTA_LIMIT:
+                raise BundleError(f"{file.name} is too long for a delta here")
+            if not whole.exists():
+                missing = file.size - (made.stat().st_size if made.exists() else 0)
+                came = self._fetch_delta(url, part, int(WORTH * missing), stop)
+                part.replace(whole)
+            try:
+                data = delta.apply(base.read_bytes(), whole.read_bytes(), file.size)
+            except ImportError as error:
+                raise AbsentError("package", "zstandard") from error
+            finally:
+                whole.unlink()
+            made.write_bytes(data)
+            sync(made)
+            self._finish(made, stage / file.name, file)
+        return came
+
+    def _fetch_delta(self, url: str, part: Path, most: int, stop: Callable[[], bool]) -> int:
+        have = part.stat().st_size if part.exists() else 0
+        try:
+            with self._open(url, have) as response:
+                size = _whole_size(response)
+                if not have < size <= most:
+                    part.unlink(missing_ok=True)
+                    raise BundleError(f"a delta of {size} bytes spares too little")
+                return self._write(response, part, _start(response, have, size), size, stop)
+        except LinkError as error:
+            if stop() or (part.exists() and part.stat().st_size > have):
+                raise
+            part.unlink(missing_ok=True)
+            raise AbsentError("delta at", _shown(url), "the whole file does as well") from error
+
     def _fetch(self, url: str, part: Path, have: int, file: File, stop: Callable[[], bool]) -> int:
         with self._open(url, have) as response:
-            start = _start(response, have, file.size)
-            with part.open("r+b" if start else "wb") as out:
-                out.seek(start)
-                try:
-                    return self._copy(response, out.write, file.size - start, stop)
-                finally:
-                    out.flush()
-                    os.fsync(out.fileno())
+            return self._write(response, part, _start(response, have, file.size), file.size, stop)
+
+    def _write(
+        self,
+        response: "BaseHTTPResponse",
+        part: Path,
+        start: int,
+        size: int,
+        stop: Callable[[], bool],
+    ) -> int:
+        with part.open("r+b" if start else "wb") as out:
+            if not start:
+                sync(part.parent)  # its name must last for its bytes to be of use
+            out.seek(start)
+            try:
+                return self._copy(response, out.write, size - start, stop)
+            finally:
+                out.flush()
+                os.fsync(out.fileno())
 
     def _copy(
         self,
@@ -179,6 +239,13 @@ def _start(response: "BaseHTTPResponse", asked: int, size: int) -> int:
         said = response.headers.get("Content-Range", "none")
         raise LinkError(f"asked for bytes from {asked} of {size}, got range {said!r}")
     return asked
+
+
+def _whole_size(response: "BaseHTTPResponse") -> int:
+    """Bytes of the whole thing, of which the answer may be the end; 0 where it does not say."""
+    found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    said = found.group(3) if found else response.headers.get("Content-Length", "")
+    return int(said) if said.isdecimal() else 0
 
 
 def _all(response: "BaseHTTPResponse", limit: int) -> bytes:

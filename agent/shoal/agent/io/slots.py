@@ -57,13 +57,12 @@ class DiskSlots:
         target = self.path(model, "stage") / file.name
         if _is(target, file):
             return True
-        for slot in ("a", "b"):
-            source = self._same(model, slot, file)
-            if source is not None:
-                with _translated(target):
-                    shutil.copyfile(source, target)
-                return _is(target, file)
-        return False
+        source = self.held(model).get(file.sha256)
+        if source is None:
+            return False
+        with _translated(target):
+            shutil.copyfile(source, target)
+        return _is(target, file)
 
     def verify_stage(self, model: str, sha256: str, profile: str) -> None:
         """BundleError unless the stage is the ordered release, whole; what is wrong is deleted."""
@@ -143,28 +142,36 @@ class DiskSlots:
         for name in ("stage", "a.old", "b.old"):
             shutil.rmtree(folder / name, ignore_errors=True)
 
+    def held(self, model: str) -> dict[str, Path]:
+        """sha256 -> path of every file in either slot, as their manifests say; not verified."""
+        found = {}
+        for slot in ("a", "b"):
+            folder = self.path(model, slot)
+            with contextlib.suppress(BundleError):
+                for file in bundle.read_manifest(folder).files():
+                    if (folder / file.name).is_file():
+                        found[file.sha256] = folder / file.name
+        return found
+
     def free_bytes(self) -> int:
         with _translated(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self._folder).free
+
+    def keep(self, model: str) -> None:
+        """What the stage holds is on the disk: no power cut takes a finished download back."""
+        stage = self.path(model, "stage")
+        with _translated(stage):
+            for file in stage.iterdir():
+                sync(file)
+            sync(stage)
+        self._keep(stage)
 
     def _keep(self, slot: Path) -> None:
         """The slot's name, and of the folders that it is in, survive a power cut from here on."""
         with _translated(slot):
             for folder in (slot.parent, self._folder, self._folder.parent):
                 sync(folder)
-
-    def _same(self, model: str, slot: str, file: File) -> Path | None:
-        """Path of a file of the same hash in `slot`."""
-        folder = self.path(model, slot)
-        try:
-            manifest = bundle.read_manifest(folder)
-        except BundleError:
-            return None
-        card = [manifest.card] if manifest.card else []
-        mine = [*(v.file for v in manifest.variants), manifest.reference, manifest.golden, *card]
-        names = [f.name for f in mine if f.sha256 == file.sha256]
-        return next((folder / n for n in names if (folder / n).is_file()), None)
 
     def _holds(self, folder: Path, sha256: str, profile: str) -> bool:
         try:

@@ -18,14 +18,17 @@ import msgspec
 from aiohttp import web
 
 from shoal.controller import capability
+from shoal.controller.io.deltas import Deltas
 from shoal.controller.settings import Settings
-from shoal.errors import DeniedError, SettingError, ShoalError
+from shoal.errors import AbsentError, DeniedError, SettingError, ShoalError
 
 log = logging.getLogger(__name__)
 
 _METADATA = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,120}\.json")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _LONGEST_DOWNLOAD_S = 6 * 3600.0
+#: Seconds that a device waits for a delta to be made: less than its patience with a silent server.
+_PATIENCE_S = 10.0
 _REQUEST_LINE, _PIECE = 8190, 1 << 18
 
 
@@ -42,7 +45,7 @@ class Artifacts:
 
     def __init__(self, folder: Path, key: bytes, clock: Callable[[], float]) -> None:
         self._metadata, self._blobs = folder / "repository" / "metadata", folder / "blobs"
-        self._key, self._clock = key, clock
+        self._key, self._clock, self._deltas = key, clock, Deltas(folder)
 
     def application(self) -> web.Application:
         """The routes; HEAD comes with every GET."""
@@ -73,14 +76,27 @@ class Artifacts:
         capability.check(
             self._key, sha256, query.get("exp", ""), query.get("sig", ""), self._clock()
         )
-        try:  # the check let only 64 hex digits through: no path can hide in them
-            file = await asyncio.to_thread((self._blobs / sha256[:2] / sha256).open, "rb")
-        except OSError:
+        try:  # the check let only hex digits through: no path can hide in them
+            path = await self._path(sha256)
+            file = await asyncio.to_thread(path.open, "rb")
+        except (OSError, AbsentError):
             return _absent(request)
+        except TimeoutError:
+            busy = _problem(request, 503, "unavailable", "this delta is still being made")
+            busy.headers["Retry-After"] = str(int(_PATIENCE_S))
+            return busy
         try:
             return await _send(request, file, sha256)
         finally:
             file.close()
+
+    async def _path(self, name: str) -> Path:
+        """Of a blob, or of a delta "OLD-NEW": TimeoutError while that takes too long to make."""
+        old, _, new = name.partition("-")
+        if not new:
+            return self._blobs / name[:2] / name
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._deltas.path(old, new)
 
 
 async def _send(request: web.Request, file: BinaryIO, sha256: str) -> web.StreamResponse:

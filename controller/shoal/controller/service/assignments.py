@@ -24,6 +24,8 @@ from shoal.trust import CANDIDATE, RELEASE, Order, target_path
 LIFE_S = 7 * 86_400
 #: How much of its life may be left when it is signed anew.
 RENEW_S = LIFE_S / 2
+#: Bytes of a file from which a delta is offered.
+DELTA_FROM = 16 << 10
 #: Release's state -> the role that signed it.
 ROLES = {"released": RELEASE, "candidate": CANDIDATE}
 
@@ -177,8 +179,14 @@ def _write(
 def _urls(
     db: Connection, ctx: Context, name: str, orders: dict[str, Order], expires: float
 ) -> dict[str, str]:
-    """sha256 -> where to fetch it, of every file that the orders need on this device's profile."""
-    profile = db.scalar(select(device.c.profile).where(device.c.name == name)) or ""
+    """sha256 -> where to fetch it, of every file that the orders need on this device's profile.
+
+    And "OLD>NEW" -> where to fetch what NEW differs by, for the models that the device has.
+    """
+    row = db.execute(
+        select(device.c.profile, device.c.releases).where(device.c.name == name)
+    ).first()
+    profile, releases = (row.profile or "", row.releases or {}) if row else ("", {})
     network = ctx.settings.network
     host = network.names[0] if network.names else network.host
     base, key = f"https://{host}:{network.artifacts}", _key(ctx)
@@ -186,19 +194,52 @@ def _urls(
     for order in orders.values():
         wanted.add(order.sha256)
         wanted |= {file.sha256 for file in _files(db, order, profile)}
-    return {sha: capability.make_url(base, key, sha, expires) for sha in sorted(wanted)}
+    urls = {sha: capability.make_url(base, key, sha, expires) for sha in sorted(wanted)}
+    for order in orders.values():
+        for old, new in _deltas(db, order, releases.get(order.model, ""), profile):
+            urls[f"{old}>{new}"] = capability.make_url(base, key, f"{old}-{new}", expires)
+    return urls
+
+
+def _deltas(db: Connection, order: Order, has: str, profile: str) -> list[tuple[str, str]]:
+    """(old, new) of each variant's file that this device has an older one of, and that is worth it.
+
+    has   the release that serves there, "" for none
+    """
+    if not has or has == order.release:
+        return []
+    model, version = manifests.parse_release(has)
+    there = _variants(db, model, version, profile)
+    return [
+        (there[name].sha256, file.sha256)
+        for name, file in _variants(db, order.model, order.version, profile).items()
+        if name in there and there[name].sha256 != file.sha256 and file.size >= DELTA_FROM
+    ]
+
+
+def _variants(db: Connection, model: str, version: int, profile: str) -> dict[str, manifests.File]:
+    """Variant -> its file, of those that a device of `profile` has."""
+    manifest = _manifest(db, model, version)
+    names = manifest.profiles.get(profile, []) if manifest else []
+    return {name: manifest.variant(name).file for name in names} if manifest else {}
 
 
 def _files(db: Connection, order: Order, profile: str) -> list[manifests.File]:
-    data = db.scalar(
-        select(release.c.manifest).where(
-            release.c.model == order.model, release.c.version == order.version
-        )
-    )
     try:
-        return manifests.parse(bytes(data or b"")).files_for(profile)
+        manifest = _manifest(db, order.model, order.version)
+        return manifest.files_for(profile) if manifest else []
     except BundleError:  # not for this profile: the device says so itself
         return []
+
+
+def _manifest(db: Connection, model: str, version: int) -> Manifest | None:
+    data = db.scalar(
+        select(release.c.manifest).where(release.c.model == model, release.c.version == version)
+    )
+    try:
+        return manifests.parse(bytes(data or b""))
+    except BundleError:
+        return None
 
 
 def _orders(row: Row[Any] | None) -> dict[str, Order]:

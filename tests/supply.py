@@ -1,0 +1,49 @@
+"""A power supply that fails at a point of its own choosing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class PowerCut(BaseException):
+    """Not an Exception: nothing in the product may catch it."""
+
+
+class Power:
+    """The supply. It fails at point `cut`; points are before and after everything durable.
+
+    trace   names of the points that were passed
+    """
+
+    def __init__(self, cut: int = -1) -> None:
+        self.cut, self.trace = cut, list[str]()
+
+    def point(self, name: str) -> None:
+        self.trace.append(name)
+        if len(self.trace) - 1 == self.cut:
+            raise PowerCut(name)
+
+    def written(self, thing: Any, name: str) -> None:
+        """`name` of `thing` did its work; for a supply that knows what that made durable."""
+
+    def supply(self, thing: Any, *methods: str) -> Any:
+        """`thing`, with a point before and after each of these methods."""
+        return _Supplied(thing, self, methods)
+
+
+class _Supplied:
+    def __init__(self, thing: Any, power: Power, methods: Sequence[str]) -> None:
+        self._thing, self._power, self._methods = thing, power, methods
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        if name not in self._methods:
+            return found
+
+        def supplied(*args: Any, **kwargs: Any) -> Any:
+            self._power.point(f"before {name}")
+            result = found(*args, **kwargs)
+            self._power.written(self._thing, name)
+            self._power.point(f"after {name}")
+            return result
+
+        return supplied
