@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Callable, Mapping
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from shoal.errors import ConflictError, RefusedError
 from shoal.federated import shamir
-from shoal.federated.masks import U32, add_mask, derive, pair_seed, self_seed
+from shoal.federated.masks import U32, add_mask, agreed, derive, pair_seed, self_seed
 from shoal.federated.neighbours import neighbours_of
 from shoal.federated.secure import Advert, Ending, Roster, Terms
 from shoal.federated.shamir import SHARE, Entropy
@@ -52,6 +52,7 @@ class Participant:
         self._box, self._mask_seed, self._own = (entropy(32) for _ in range(3))
         self._box_key = X25519PrivateKey.from_private_bytes(self._box)
         self._mask_key = X25519PrivateKey.from_private_bytes(self._mask_seed)
+        self._roster: set[str] = set()
         self._adverts: dict[str, Advert] = {}
         self._boxes: dict[str, bytes] = {}
         self._ending = Ending(alive=[], dead=[])
@@ -83,6 +84,7 @@ class Participant:
         """Sealed shares of this device's two secrets, for every neighbour."""
         self._now(Stage.BOXES)
         self._check(roster)
+        self._roster = set(roster.digests)
         self._adverts = {advert.device: advert for advert in roster.neighbours}
         names, need = sorted(self._adverts), self._terms.threshold
         points = range(1, len(names) + 1)
@@ -112,6 +114,8 @@ class Participant:
         alive, dead = set(ending.alive), set(ending.dead)
         if both := alive & dead:
             raise _refused("alive-and-dead", f"{min(both)} is said to be alive and lost")
+        if strangers := (alive | dead) - self._roster:
+            raise _refused("stranger", f"{min(strangers)} is not on the roster")
         if self._device not in alive:
             raise _refused("not-in-the-sum", "this device's update is not in the sum")
         if len(alive) < self._least:
@@ -138,6 +142,8 @@ class Participant:
             both = self._open(name).decrypt(bytes(12), self._boxes[name], self._terms.round_id)
         except InvalidTag:
             raise _refused("bad-box", f"the box from {name} was changed on its way") from None
+        if len(both) != 2 * SHARE:
+            raise _refused("bad-box", f"the box from {name} does not hold two shares")
         return both[:SHARE] if alive else both[SHARE:]
 
     def _check(self, roster: Roster) -> None:
@@ -166,8 +172,7 @@ class Participant:
 
     def _channel(self, peer: str, sender: str, receiver: str) -> ChaCha20Poly1305:
         """A key of its own for each direction, used once: so its nonce may be zero."""
-        key = X25519PublicKey.from_public_bytes(self._adverts[peer].box)
-        shared = self._box_key.exchange(key)
+        shared = agreed(self._box_key, self._adverts[peer].box)
         return ChaCha20Poly1305(derive(shared, "box", self._terms.round_id, sender, receiver))
 
     def _now(self, stage: Stage) -> None:

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from shoal.errors import InputError
+
 U32 = npt.NDArray[np.uint32]
 #: Numbers at a time: 64 KiB stay in a small cache.
 _PART = 1 << 14
@@ -24,10 +26,17 @@ def derive(secret: bytes, purpose: str, round_id: bytes, *names: str) -> bytes:
     return HKDF(hashes.SHA256(), 32, round_id, info).derive(secret)
 
 
+def agreed(own: X25519PrivateKey, peer: bytes) -> bytes:
+    """What two devices alone know, 32 bytes; InputError for a key that is none, or a trap."""
+    try:
+        return own.exchange(X25519PublicKey.from_public_bytes(peer))
+    except ValueError as error:
+        raise InputError(f"a key of another device: {error}", "leave that device out") from error
+
+
 def pair_seed(own: X25519PrivateKey, peer: bytes, round_id: bytes, a: str, b: str) -> bytes:
     """Seed of the mask between devices a and b: the same from either side."""
-    shared = own.exchange(X25519PublicKey.from_public_bytes(peer))
-    return derive(shared, "pair", round_id, *sorted((a, b)))
+    return derive(agreed(own, peer), "pair", round_id, *sorted((a, b)))
 
 
 def self_seed(secret: bytes, round_id: bytes, device: str) -> bytes:

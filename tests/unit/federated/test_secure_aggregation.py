@@ -131,6 +131,8 @@ def voting(cohort: Cohort) -> tuple[Unmasking, Ending]:
     [
         ("012345", "5", "alive-and-dead"),
         ("12345", "0", "not-in-the-sum"),
+        ("0123456789", "", "stranger"),
+        ("012345", "8", "stranger"),
         ("01", "2345", "small-cohort"),
         ("012", "345", "threshold"),
     ],
@@ -244,18 +246,47 @@ def test_a_box_that_was_changed_on_its_way_is_refused() -> None:
         cohort.devices["d000"].shares(server.votes_for("d000"))
 
 
-def test_a_wrong_share_is_found_out() -> None:
-    cohort = Cohort(4, threshold=3)
-    server, ending = voting(cohort)
-    for name, device in cohort.devices.items():
-        server.take_vote(name, device.vote(ending))
-    for name, device in cohort.devices.items():
-        shares = device.shares(server.votes_for(name))
-        if name == "d002":
+@pytest.mark.parametrize("stage", ["alive", "lost"])
+def test_one_liar_among_enough_shares_is_named_and_the_sum_is_exact(stage: str) -> None:
+    cohort = Cohort(6, threshold=3)
+    lost = {"d000": STAGES[1]} if stage == "lost" else {}
+    numbers = cohort.numbers(9)
+    server = opened(cohort, numbers, lost, liars=["d002"])
+    assert np.array_equal(server.value(), total(numbers, sorted({*cohort.names} - {*lost})))
+    assert server.liars == {"d002"}
+
+
+def test_more_wrong_shares_than_can_be_told_apart_are_found_out() -> None:
+    for liars, threshold in ((["d002"], 5), (["d002", "d003"], 4)):
+        cohort = Cohort(6, threshold=threshold)
+        server = opened(cohort, cohort.numbers(9), {}, liars=liars)
+        with pytest.raises(InputError, match="do not give its own mask"):
+            server.value()
+
+
+def opened(cohort: Cohort, numbers: dict, lost: dict, liars: list[str]) -> Unmasking:
+    """Up to the shares, with those of the liars made up."""
+    server = cohort.begun(9)
+    for name in cohort.names:
+        if name not in lost:
+            device = cohort.devices[name]
+            server.take_masked(name, device.masked(numbers[name], server.boxes_for(name)))
+    ending = server.end()
+    for name in ending.alive:
+        server.take_vote(name, cohort.devices[name].vote(ending))
+    for name in ending.alive:
+        shares = cohort.devices[name].shares(server.votes_for(name))
+        if name in liars:
             shares["d000"] = bytes(33)
         server.take_shares(name, shares)
-    with pytest.raises(InputError, match=r"d000|belong"):
-        server.value()
+    return server
+
+
+def test_a_key_that_is_a_trap_is_refused() -> None:
+    own = X25519PrivateKey.from_private_bytes(bytes(range(32)))
+    for peer in (bytes(32), b"short", bytes(31) + b"\x80"):
+        with pytest.raises(InputError, match="key"):
+            pair_seed(own, peer, b"r", "a", "b")
 
 
 def test_late_second_and_foreign_messages_change_nothing() -> None:

@@ -6,7 +6,7 @@ are taken out with its neighbours' shares. `value` ends the round, or says why i
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -22,6 +22,7 @@ class Unmasking:
     """One try of one round of `size` numbers each.
 
     adverts   of the devices that answered in time
+    liars     devices whose shares were found to be wrong, once the sum is known
     """
 
     def __init__(self, terms: Terms, adverts: Mapping[str, Advert], size: int) -> None:
@@ -36,6 +37,7 @@ class Unmasking:
         self._votes: dict[str, bytes] = {}
         self._shares: dict[str, dict[int, bytes]] = {}
         self._opened: set[str] = set()
+        self.liars: set[str] = set()
 
     def roster_for(self, device: str) -> Roster:
         neighbours = [self._adverts[name] for name in self._neighbours[device]]
@@ -105,9 +107,7 @@ class Unmasking:
             raise ConflictError("the round has not ended", "end it first")
         total = self._sum.copy()
         for name in self._ending.alive:
-            secret = self._secret(name, "own mask")
-            if hashlib.sha256(secret).digest() != self._adverts[name].own:
-                raise _wrong(name)
+            secret = self._secret(name, "own mask", _is_own_mask)
             add_mask(total, self_seed(secret, self._terms.round_id, name), -1)
         for name in self._ending.dead:
             self._take_out(total, name)
@@ -118,27 +118,49 @@ class Unmasking:
         living = [name for name in self.boxes_for(lost) if name in self._alive]
         if not living:
             return
-        key = X25519PrivateKey.from_private_bytes(self._secret(lost, "key"))
-        if key.public_key().public_bytes_raw() != self._adverts[lost].mask:
-            raise _wrong(lost)
+        key = X25519PrivateKey.from_private_bytes(self._secret(lost, "key", _is_mask_key))
         for name in living:
             seed = pair_seed(key, self._adverts[name].mask, self._terms.round_id, name, lost)
             add_mask(total, seed, -1 if name < lost else +1)
 
-    def _secret(self, name: str, what: str) -> bytes:
-        try:
-            return shamir.combine(self._shares.get(name, {}), self._terms.threshold)
-        except ConflictError as error:
+    def _secret(self, name: str, what: str, fits: Callable[[bytes, Advert], bool]) -> bytes:
+        """From the shares; if they do not fit, without one of them, whose sender is then known."""
+        shares, need = self._shares.get(name, {}), self._terms.threshold
+        if len(shares) < need:
             raise ConflictError(
-                f"{what} of {name}: {error.message}", error.mend, device=name, **error.facts
-            ) from error
+                f"{what} of {name}: {len(shares)} shares, {need} needed",
+                "too many devices were lost: run the round again",
+                device=name,
+                have=len(shares),
+                need=need,
+            )
+        for left_out in [0, *(shares if len(shares) > need else ())]:
+            secret = _combined({p: s for p, s in shares.items() if p != left_out}, need)
+            if secret is not None and fits(secret, self._adverts[name]):
+                if left_out:
+                    self.liars.add(self._neighbours[name][left_out - 1])
+                return secret
+        raise InputError(
+            f"shares for {name} do not give its {what}",
+            "neighbours sent wrong ones: run the round again without them",
+        )
 
     def _known(self, device: str) -> None:
         if self._shared or device not in self._adverts or device in self._boxes:
             raise ConflictError(f"boxes of {device} are late, not its first, or of a stranger")
 
 
-def _wrong(name: str) -> InputError:
-    return InputError(
-        f"shares for {name} do not give its secret", "a neighbour sent a wrong one: run it again"
-    )
+def _combined(shares: Mapping[int, bytes], threshold: int) -> bytes | None:
+    try:
+        return shamir.combine(shares, threshold)
+    except InputError:
+        return None
+
+
+def _is_own_mask(secret: bytes, advert: Advert) -> bool:
+    return hashlib.sha256(secret).digest() == advert.own
+
+
+def _is_mask_key(secret: bytes, advert: Advert) -> bool:
+    public = X25519PrivateKey.from_private_bytes(secret).public_key()
+    return public.public_bytes_raw() == advert.mask
