@@ -124,6 +124,14 @@ class Link:
         self._thread = threading.Thread(target=self._keep, name="shoal-mqtt", daemon=True)
         self._thread.start()
 
+    def revive(self) -> bool:
+        """Start the thread anew if it died unasked; whether it had. For whoever watches over it."""
+        if self._thread is None or self._thread.is_alive() or self._stopping.is_set():
+            return False
+        self._went_down()
+        self.start()
+        return True
+
     def stop(self) -> None:
         """Say goodbye (the last will stays unsaid) and end the thread."""
         self._stopping.set()

@@ -190,3 +190,39 @@ def test_a_slow_name_server_blocks_neither_start_nor_publish(site: Site, monkeyp
         device.link.publish(up("cam-a", "window"), b"x")
     assert time.monotonic() - began < 1
     released.set()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_is_noticed_and_started_anew(site: Site):
+    ends = [SystemExit]
+
+    def end(topic: str, payload: bytes) -> None:
+        if ends:
+            raise ends.pop()
+
+    device = site.device("cam-a", on_message=end).connect()
+    assert not device.link.revive(), "while it lives there is nothing to do"
+    controller = site.controller().connect()
+    controller.link.publish("shoal/v1/cam-a/down/command", b"the end")
+    eventually(lambda: not device.link._thread.is_alive(), "the thread's death")
+    assert not device.link.connected
+    with pytest.raises(LinkError):
+        device.link.publish(up("cam-a", "window"), b"x")
+    eventually(device.link.revive, "a new thread")
+    eventually(lambda: device.link.connected, "the connection")
+    device.link.publish(up("cam-a", "window"), b"alive")
+    eventually(lambda: b"alive" in controller.payloads(), "the message")
+
+
+def test_a_session_that_keeps_its_name_is_resumed_with_another_key(site: Site):
+    """What was sent to a device while it was away arrives, though its key was renewed meanwhile."""
+    path = site.certificate("cam-a")
+    device = site.device("cam-a", session="cam-a-0123456789abcdef").connect()
+    device.link.stop()
+    controller = site.controller().connect()
+    controller.link.publish("shoal/v1/cam-a/down/command", b"while you were away")
+    for old in (path, path.with_suffix(".key")):
+        old.rename(old.with_name(f"old-{old.name}"))
+    site.certificate("cam-a")
+    again = site.device("cam-a", session="cam-a-0123456789abcdef").connect()
+    eventually(lambda: b"while you were away" in again.payloads(), "what waited for it")

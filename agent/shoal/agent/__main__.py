@@ -203,6 +203,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     import asyncio
     import signal
 
+    from shoal.agent.faults import Fault
     from shoal.agent.inference import Inference
     from shoal.agent.io.endpoint import Endpoint
     from shoal.agent.io.folder import ADDRESS, SOCKET, SPOOL
@@ -210,6 +211,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     from shoal.agent.io.running import ControlThread, Jobs
     from shoal.agent.io.slots import write_durable
     from shoal.agent.io.spool import Spool
+    from shoal.agent.loop import Trouble
 
     loop, stop, failed = asyncio.get_running_loop(), asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -246,6 +248,8 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     def tick() -> float:
         idle = agent.tick()
         watchdog.tick()
+        if link.revive():
+            agent.post(Trouble(Fault("link-died", "the broker link's thread ended; started anew")))
         if agent.voice.saved:
             spool.take(agent.voice.add, agent.voice.fault)
         if agent.restart_asked:

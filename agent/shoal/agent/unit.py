@@ -90,5 +90,5 @@ def unit(*, program: str, folder: str, user: str, memory_mb: int) -> str:
         user=user,
         high=memory_mb,
         most=memory_mb * 3 // 2,
-        home="read-only" if folder.startswith(("/home/", "/root/")) else "yes",
+        home="read-only" if folder.split("/")[1:2] in (["home"], ["root"]) else "yes",
     )

@@ -1,0 +1,118 @@
+"""A real agent process at a real Mosquitto, beside a client of MQTT 5; either is killed."""
+
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from broker.real import Mosquitto, eventually, free_port
+from real_agents import Process, enrol
+from real_models import put_release
+from shoal import topics, wire
+from shoal.agent.io.journal import SqliteJournal
+from shoal.agent.update import Record, Slot, State
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+
+class Desk:
+    """The controller's end, speaking MQTT 5: keeps what arrives by its number, and acks."""
+
+    def __init__(self, port: int, pki: Path) -> None:
+        self.port = port
+        self.windows: dict[tuple[str, int], wire.WindowReport] = {}
+        self.seqs: dict[str, set[int]] = {}
+        self.twice = 0
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, "desk", protocol=paho.MQTTv5)
+        context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
+        context.load_cert_chain(pki / "controller.crt", pki / "controller.key")
+        self.client.tls_set_context(context)
+        self.client.reconnect_delay_set(0.1, 0.5)
+        self.client.on_connect = self.greet
+        self.client.on_message = self.take
+
+    def start(self) -> None:
+        self.client.connect("localhost", self.port)
+        self.client.loop_start()
+
+    def greet(self, client: paho.Client, *_: Any) -> None:
+        client.subscribe(topics.ALL_UP, 1)
+        client.publish(topics.BUDGET, wire.encode(wire.Budget(window_s=1.0)), 1, retain=True)
+
+    def take(self, client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
+        name, kind = topics.parse_up(message.topic)
+        said = wire.decode_up(kind, message.payload)
+        if not said.seq:
+            return
+        seen = self.seqs.setdefault(said.boot, set())
+        self.twice += said.seq in seen
+        seen.add(said.seq)
+        if isinstance(said, wire.WindowReport):
+            self.windows[said.boot, said.seq] = said
+        ack = wire.Ack(boot=said.boot, seqs=[said.seq])
+        client.publish(topics.down(name, "ack"), wire.encode(ack), 1)
+
+    def end(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def plant(tmp_path: Path):
+    """(folder of an agent that serves and replays, broker, desk), all at one Mosquitto."""
+    folder, pki, _ = enrol(tmp_path)
+    manifest = put_release(folder / "models" / "parts" / "a")
+    slot = Slot(
+        slot="a", model="parts", release=manifest.release, path="release/parts/1/manifest.json",
+        sha256="0" * 64, variant="fp32", model_sha256=manifest.variant("fp32").file.sha256,
+        counter=1, since_s=1e9,
+    )  # fmt: skip
+    journal = SqliteJournal(folder / "journal.db")
+    journal.save(Record(model="parts", serving=slot, state=State.IDLE))
+    journal.close()
+    broker = Mosquitto(tmp_path / "broker", pki, free_port())
+    settings = folder / "agent.toml"
+    settings.write_text(
+        settings.read_text().replace("mqtts://127.0.0.1:1", f"mqtts://localhost:{broker.port}")
+    )
+    broker.start()
+    broker.admit(("cam-1",))
+    desk = Desk(broker.port, pki)
+    desk.start()
+    yield folder, broker, desk
+    desk.end()
+    broker.stop()
+
+
+def windows(desk: Desk) -> int:
+    return len(desk.windows)
+
+
+@pytest.mark.timeout(200)
+def test_no_window_is_lost_or_counted_twice_when_agent_or_broker_is_killed(plant) -> None:
+    folder, broker, desk = plant
+    agent = Process(folder)
+    try:
+        eventually(lambda: windows(desk) >= 2, "the first windows", 60)
+        for victim in ("broker", "agent", "broker"):
+            before = windows(desk)
+            if victim == "broker":
+                broker.kill9()
+                threading.Event().wait(1.5)  # a window closes while it is away
+                broker.start()
+            else:
+                agent.end(9)
+                agent = Process(folder)
+            eventually(lambda old=before: windows(desk) >= old + 3, f"after {victim}'s death", 60)
+        assert agent.end() == 0
+    finally:
+        agent.end(9)
+    assert len(desk.seqs) == 1, "one outbox, one life"
+    (numbers,) = desk.seqs.values()
+    assert numbers >= set(range(1, max(numbers) - 3)), "no hole but what is still under way"
+    starts = [window.window_start_s for window in desk.windows.values()]
+    assert len(starts) == len(set(starts))
