@@ -19,11 +19,12 @@ import numpy as np
 from repositories import NOW, Repository
 from shoal import bundle, delta, topics, wire
 from shoal import manifest as manifests
+from shoal.agent.hours import Pace
 from shoal.agent.io.download import HttpsDownloads
 from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.io.slots import DiskSlots
-from shoal.agent.loop import Agent, Connection, Heard, Pace
+from shoal.agent.loop import Agent, Connection, Heard
 from shoal.agent.orders import Runtime
 from shoal.agent.ports import Ports
 from shoal.agent.probation import Measured

@@ -21,10 +21,11 @@ from sqlalchemy import insert, select
 
 from shoal import bundle, topics, wire
 from shoal import manifest as manifests
+from shoal.agent.hours import Pace
 from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.io.slots import DiskSlots
-from shoal.agent.loop import Agent, Connection, Heard, Pace
+from shoal.agent.loop import Agent, Connection, Heard
 from shoal.agent.ports import Ports
 from shoal.agent.telling import Identity
 from shoal.controller import capability

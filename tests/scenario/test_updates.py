@@ -1,5 +1,6 @@
 """What becomes of an order on one device: real disk, journal, trust and wire; virtual clock."""
 
+import datetime
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from devices import MODEL, Cloud, Device
 from repositories import DAY
 from shoal import delta
+from shoal.agent.hours import parse
 
 pytestmark = pytest.mark.scenario
 
@@ -336,6 +338,44 @@ def test_an_order_waits_for_its_time(device: Device, cloud: Cloud) -> None:
     assert device.state == "QUEUED"
     device.run(60)
     assert device.serves() == "lot-codes@2"
+
+
+def local(at_s: float) -> str:
+    return datetime.datetime.fromtimestamp(at_s, datetime.UTC).astimezone().strftime("%H:%M")
+
+
+def test_downloads_keep_to_their_hours_and_what_has_come_is_kept(
+    device: Device, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens = device.clock.now // 60 * 60 + 600
+    hours = parse(f"{local(opens)}-{local(opens + 600)}")
+    device.agent.pace = device.agent.pace._replace(hours=hours)
+    device.assign(cloud.release(2))
+    device.run(60)
+    assert device.state == "DOWNLOADING"
+    sent = device.downloads.sent
+    device.clock.now = opens
+    real = device.power.point
+
+    def late(name: str) -> None:
+        device.clock.now += 900 if name.startswith("downloading") else 0
+        real(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device.power, "point", late)
+        device.run(30)
+    assert device.state == "DOWNLOADING"  # the hours ended within the first file
+    part = next((device.folder / "models" / MODEL / "stage").glob("*.part")).stat().st_size
+    device.clock.now = opens + DAY
+    device.run()
+    assert device.serves() == "lot-codes@2"
+    assert not any(fault.cause == "download" for fault in device.faults())
+    facts = next(m.facts for m in device.updates()[::-1] if m.state == "DOWNLOADED")
+    manifest = cloud.manifest(2, 1, MODEL, b"")
+    whole = sum(file.size for file in manifest.files_for("x86-vnni"))
+    assert part > 0
+    assert facts["bytes"] == whole - part
+    assert device.downloads.sent - sent == facts["bytes"]
 
 
 def test_a_file_that_is_not_there_fails_the_attempt(device: Device, cloud: Cloud) -> None:

@@ -308,13 +308,14 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
     import time
 
     from shoal import topics
+    from shoal.agent.hours import Pace, parse
     from shoal.agent.io import download, facts, health, journal, outbox, pressure, probe
     from shoal.agent.io import folder as names
     from shoal.agent.io.optimised import Optimised
     from shoal.agent.io.renewal import session_name
     from shoal.agent.io.runtime import OrtLoader
     from shoal.agent.io.slots import DiskSlots
-    from shoal.agent.loop import Agent, Connection, Heard, Pace
+    from shoal.agent.loop import Agent, Connection, Heard
     from shoal.agent.ports import Ports
     from shoal.agent.telling import Identity
     from shoal.mqtt import Link
@@ -382,7 +383,7 @@ def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, 
         timer=time.perf_counter,
         random=chance,
     )
-    pace = Pace(observe_s=settings.update.observe_s)
+    pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
     director_root = names.read_trusted(folder, names.DIRECTOR)
     agent = Agent(identity, ports, director_root=director_root, pace=pace)
     box.append(agent)

@@ -130,7 +130,7 @@ def _download(record: Record, desk: Desk) -> Outcome:
         manifest = _staged_manifest(record, desk)
         for file in manifest.files_for(desk.profile.name):
             if desk.stop():
-                return Outcome(None)
+                raise LinkError("downloads stop for now")
             if not ports.slots.reuse(record.model, file):
                 came, short = _fetch_file(record.model, file, desk)
                 got, saved = got + came, saved + (file.size - came if short else 0)

@@ -18,6 +18,7 @@ from shoal.agent.easing import Eased, Easing
 from shoal.agent.effects import Desk, Outcome
 from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth
+from shoal.agent.hours import Pace
 from shoal.agent.lane import Job, Lane
 from shoal.agent.ports import Ports
 from shoal.agent.probation import Watch, judge_observation
@@ -33,13 +34,6 @@ _log = logging.getLogger(__name__)
 
 #: Seconds: longest sleep between ticks, first and longest pause before an effect is tried again.
 LONGEST_S, RETRY_S, RETRY_MAX_S = 1.0, 2.0, 300.0
-
-
-class Pace(NamedTuple):
-    """observe_s: how long a new release is watched; window_s: until the fleet's budget is heard."""
-
-    observe_s: float = 60.0
-    window_s: float = 60.0
 
 
 class Heard(NamedTuple):
@@ -345,6 +339,8 @@ class Agent:
         """Start the pending effect, unless the model's last one still has to end."""
         lane, record, now = self._lane(model), self._records[model], self.clock()
         early = lane.pending is Effect.CHECK and record.order and now < record.order.not_before_s
+        if lane.pending is Effect.DOWNLOAD:
+            lane.not_before = max(lane.not_before, self.pace.hours.opens_s(now))
         if lane.pending is None or lane.job or now < lane.not_before or early:
             return
         job = lane.job = Job(lane.pending, record)
@@ -382,6 +378,8 @@ class Agent:
             before = self._serving(model).before
             lane.watch = Watch(since_s=now, until_s=now + self.pace.observe_s, before=before)
             self.inventory()
+        elif job.effect is Effect.DOWNLOAD and not self.pace.hours.open(now):
+            lane.pending = job.effect
         elif outcome.again:
             lane.tries += 1
             if outcome.tries and lane.tries >= outcome.tries:
@@ -391,7 +389,7 @@ class Agent:
                 return
             pause = min(RETRY_MAX_S, RETRY_S * 2 ** min(lane.tries - 1, 10))
             lane.pending = job.effect
-            lane.not_before = now + pause * (0.5 + self.ports.random.random() / 2)
+            lane.not_before = now + pause * self.ports.random.random()
             self.voice.fault(Fault(outcome.note.cause, outcome.note.detail, "info"))
 
     def _advance(self, record: Record, event: Event, note: Note) -> None:
@@ -417,9 +415,12 @@ class Agent:
             floors=self._floors,
             url=self._url,
             serving=self._serving(model),
-            stop=lambda: job.stopped,
+            stop=lambda: job.stopped or self._shut(job.effect),
             now_s=self.clock(),
         )
+
+    def _shut(self, effect: Effect) -> bool:
+        return effect is Effect.DOWNLOAD and not self.pace.hours.open(self.clock())
 
     def _url(self, sha256: str) -> str:
         try:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from shoal.agent.hours import parse as parse_hours
 from shoal.agent.io.folder import SETTINGS
 from shoal.errors import SettingError
 from shoal.topics import check_device
@@ -82,10 +83,12 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     observe_s  seconds that a new release is watched in service before it is kept
     max_kbps   kilobit a second for downloads; 0 for no limit
+    hours      local times of day for downloads, such as "22:00-05:00, 12:00-12:30"; "" for any
     """
 
     observe_s: float = 60.0
     max_kbps: float = 0.0
+    hours: str = ""
 
 
 class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -169,6 +172,7 @@ def _toml(value: Any) -> str:
 
 
 def _check(path: Path, settings: Settings) -> None:
+    parse_hours(settings.update.hours)
     check_device(settings.device.name)
     if settings.device.ring not in ("stable", "canary"):
         ring = settings.device.ring
