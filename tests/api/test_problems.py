@@ -28,6 +28,7 @@ CASES: list[tuple[Exception, int, str]] = [
     (errors.UntrustedError("bad"), 409, "bad-signature"),
     (errors.StaleError("bad"), 409, "stale"),
     (errors.MisdirectedError("bad"), 409, "misdirected"),
+    (errors.RefusedError("too few", "cohort-too-small"), 409, "round-refused"),
     (errors.StorageError("full"), 507, "storage"),
     (errors.LinkError("gone"), 503, "unreachable"),
     (OSError(errno.ENOSPC, "No space left on device"), 507, "storage"),
