@@ -8,7 +8,7 @@ Three ways, whichever is smallest, each then compressed by zstd:
                  each together: float32 weights, trained on; every one of them changed a little
 
 Weights that are trained on change everywhere and hardly: no dictionary finds equal bytes there, but
-the upper bytes of the differences are nearly all zero. Numbers are in docs/performance.md.
+the upper bytes of the differences are nearly all zero. tests/bench/delta.py measures it.
 
 A delta is a hint, never trusted: what comes of it is held against the file's signed hash.
 """

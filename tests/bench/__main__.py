@@ -17,6 +17,7 @@ NAMES = (
     "feeds",
     "ingest",
     "update",
+    "delta",
     "aggregation",
     "attacks",
 )
