@@ -30,10 +30,17 @@ def test_a_fingerprint_on_the_command_line_is_checked_and_nothing_asked(stranger
 
 
 def test_without_a_yes_nothing_is_sent_to_an_unknown_ca(stranger: Cli) -> None:
-    password = stranger.controller.password
-    result = stranger("login", stranger.controller.url, "--password", password, given="\nn\n")
+    result = stranger("login", stranger.controller.url, given="n\n")
     assert result.exit_code == 3
+    assert "Password" not in result.output + result.stderr
     assert not (stranger.home / ".config").exists()
+
+
+def test_the_password_is_asked_for_after_the_ca_and_nobody_is_asked_who(stranger: Cli) -> None:
+    given = f"y\n{stranger.controller.password}\n"
+    result = stranger("login", stranger.controller.url, "--json", given=given)
+    assert result.exit_code == 0, result.stderr
+    assert msgspec.json.decode(result.stdout)["user"] == "admin"
 
 
 def test_a_wrong_password_is_told_and_has_an_exit_code_of_its_own(stranger: Cli) -> None:

@@ -15,11 +15,10 @@ from shoal.errors import DeniedError, LinkError
 
 @click.command(cls=Verb)
 @click.argument("url")
-@click.option("--user", prompt=True, default="admin", show_default=True, help="Who signs in.")
+@click.option("--user", default="admin", show_default=True, help="Who signs in.")
 @click.option(
     "--password",
-    prompt=True,
-    hide_input=True,
+    default="",
     envvar="SHOAL_PASSWORD",
     help="Asked for when left out; or in the environment as SHOAL_PASSWORD.",
 )
@@ -61,6 +60,7 @@ def login(
       SHOAL_PASSWORD=... shoal login https://factory:8443 --user ci --fingerprint 3f9a...
     """
     ca = "" if public_ca else _pinned(session, url, fingerprint, yes)
+    password = password or click.prompt(f"Password of {user}", hide_input=True, err=True)
     made = _token(Account(url=url, ca=ca), user, password, role, ttl)
     kept = Account(url=url, token=made["secret"], ca=ca, user=user, role=made["role"])
     where = account.save(kept, session.environment)
