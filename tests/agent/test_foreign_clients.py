@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-clients/bin/python"
 ROWS = np.array([[0.5, -0.5], [1, 2]], np.float32)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(700), pytest.mark.xdist_group("clients")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
 
 
 @pytest.fixture(scope="module")

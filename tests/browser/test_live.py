@@ -10,8 +10,6 @@ from browser.conftest import Console
 from browser.seed import LAST, STEPS, Teller
 from shoal.controller.service import changes, rollouts, stages
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 
 @pytest.fixture
 def teller(console: Console) -> Teller:

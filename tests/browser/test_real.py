@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, expect
 from browser.chromium import Tab
 from browser.house import House, write_digits
 
-pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.timeout(240)]
 
 
 @pytest.fixture

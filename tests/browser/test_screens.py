@@ -7,8 +7,6 @@ from browser.chromium import Tab
 from browser.conftest import Console, sign_in
 from browser.seed import LONG, WRONG
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 SCREENS = {
     "fleet": "/",
     "fleet, nothing found": "/?q=no-such-device",

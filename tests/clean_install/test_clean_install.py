@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.clean_install,
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.xdist_group("clean_install"),
 ]
 
 

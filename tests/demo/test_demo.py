@@ -37,7 +37,6 @@ def still_there(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
-@pytest.mark.xdist_group("demo")
 def test_the_main_job_runs_end_to_end_and_leaves_no_process_behind(tmp_path: Path) -> None:
     told = demo(tmp_path / "d")
     assert told["held"] is True
@@ -54,7 +53,6 @@ def test_the_main_job_runs_end_to_end_and_leaves_no_process_behind(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
-@pytest.mark.xdist_group("demo")
 @pytest.mark.skipif(not HYDRAULIC.exists(), reason=f"no {HYDRAULIC}")
 def test_the_same_story_holds_on_a_table_of_ones_own(tmp_path: Path) -> None:
     told = demo(
