@@ -11,6 +11,7 @@ SCHEMA = 1
 LIMIT = 262_144
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_VERSION = re.compile(r"[0-9]{1,15}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -158,9 +159,20 @@ def check_model(name: str) -> str:
     return name
 
 
+def is_version(text: str) -> bool:
+    """Whether `text` may be a version: digits, and few enough for any database.
+
+    >>> is_version("3"), is_version("9" * 16), is_version("-1")
+    (True, False, False)
+    """
+    return _VERSION.fullmatch(text) is not None
+
+
 def parse_release(text: str) -> tuple[str, int]:
     """Take "model@version" apart; SettingError if it is not one."""
     model, _, version = text.rpartition("@")
-    if not version.isdecimal():
-        raise SettingError(f"release {text!r}", "write it as model@version, such as lot-codes@3")
+    if not is_version(version):
+        raise SettingError(
+            f"release {text!r:.200}", "write it as model@version, such as lot-codes@3"
+        )
     return check_model(model), int(version)

@@ -215,6 +215,26 @@ def test_an_inventory_says_what_is_on_the_device_but_not_where_it_stands(fleet):
     assert row.facts == {"ram_mb": "inf"}
 
 
+@pytest.mark.parametrize("floor", [float("nan"), float("inf"), 1e300, -5.0])
+def test_a_floor_that_is_no_version_costs_its_inventory_and_no_bug(fleet, caplog, floor):
+    inventory = Inventory(
+        device="cam-1", boot="b1", seq=0, sent_s=fleet.clock(), agent="0.2", profile="rpi5",
+        ring="stable", site="s1", line="", labels={}, facts={}, installed=[],
+        floors={"assignment": floor},
+    )  # fmt: skip
+    assert acked(ingest(fleet.ctx, [sent(inventory), sent(report(fleet, 1))])) == [1]
+    assert "assignment floor" in device(fleet).error
+    assert device(fleet).agent != "0.2"
+    assert "cannot be taken" not in caplog.text
+
+
+def test_a_version_that_no_database_holds_is_a_refused_window_and_no_bug(fleet, caplog):
+    odd = report(fleet, 1, release=f"{MODEL}@{'9' * 23}")
+    assert acked(ingest(fleet.ctx, [sent(odd), sent(report(fleet, 2))])) == [1, 2]
+    assert windows(fleet)
+    assert "cannot be taken" not in caplog.text
+
+
 def test_a_fault_is_the_devices_last_error_unless_it_is_only_information(fleet):
     def fault(seq, severity):
         return FaultEvent(

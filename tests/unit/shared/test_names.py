@@ -58,7 +58,9 @@ def test_a_foreign_topic_is_a_wire_error(topic: str) -> None:
         topics.parse_up(topic)
 
 
-@pytest.mark.parametrize("text", ["lot-codes", "lot-codes@", "@3", "lot-codes@x", "../x@3", "a@-1"])
+@pytest.mark.parametrize(
+    "text", ["lot-codes", "lot-codes@", "@3", "lot-codes@x", "../x@3", "a@-1", "a@" + "9" * 16]
+)
 def test_what_is_no_release_is_refused(text: str) -> None:
     with pytest.raises(SettingError):
         manifest.parse_release(text)

@@ -81,8 +81,10 @@ def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
     name, at, version = ref.partition("@")
     query = select(dataset).where(dataset.c.name == name).order_by(dataset.c.version.desc())
     if at:
-        if not version.isdecimal():
-            raise SettingError(f"dataset {ref!r}", "write it as name@version, such as stations@2")
+        if not manifest.is_version(version):
+            raise SettingError(
+                f"dataset {ref!r:.200}", "write it as name@version, such as stations@2"
+            )
         query = query.where(dataset.c.version == int(version))
     with ctx.store.read() as db:
         row = db.execute(query.limit(1)).first()

@@ -24,6 +24,8 @@ from shoal.wire import FaultEvent, Inventory, Status, UpdateEvent, WindowReport
 _log = logging.getLogger(__name__)
 #: A device's clock is believed this far from ours; else the time of arrival stands in.
 SANE_S = 400 * 86_400
+#: What a JSON number and a column of the database hold without loss.
+_HIGHEST = 2**53
 _KEY = ("device", "boot", "seq")
 #: What a session is called once it ended: a late or repeated "online" of it is not believed.
 _ENDED = "ended "
@@ -167,6 +169,9 @@ class _Batch:
             self.changed[message.device] |= {"online": False, "session": _ENDED + message.session}
 
     def _inventory(self, message: Inventory) -> None:
+        floor = message.floors.get("assignment", 0)
+        if not 0 <= floor <= _HIGHEST:  # nor is what is no number
+            raise WireError(f"inventory with assignment floor {floor:g}")
         self.changed[message.device] |= {
             "seen_at": self.now,
             "agent": message.agent[:80],
@@ -181,8 +186,7 @@ class _Batch:
         }
         if not self.devices[message.device].site:
             self.changed[message.device]["site"] = message.site
-        floor = int(message.floors.get("assignment", 0))
-        assignments.raise_floor(self.db, self.ctx, message.device, floor)
+        assignments.raise_floor(self.db, self.ctx, message.device, int(floor))
 
     def _window(self, message: WindowReport) -> None:
         self.intake.check(message)
