@@ -78,6 +78,6 @@ def load(folder: Path) -> Settings:
     try:
         return msgspec.convert(tomllib.loads(path.read_text()), Settings)
     except FileNotFoundError as error:
-        raise SettingError(f"no {path}", "run: shoal-controller init") from error
+        raise SettingError(f"no {path}", f"run: shoal-controller init --folder {folder}") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise SettingError(f"{path}: {error}") from error

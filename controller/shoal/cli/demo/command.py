@@ -30,7 +30,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--keep", is_flag=True, help="Keep the temporary folder after a good end too.")
 @click.option("--data", type=_FILE, default=None, help="A CSV file of your own (also .gz).")
 @click.option("--label", default="", metavar="COLUMN", help="The class to predict, with --data.")
-@click.option("--site", default="", metavar="COLUMN", help="Which site a row is from.")
+@click.option("--site", default="", metavar="COLUMN", help="Site of a row; three or more.")
 @click.option("--split", default="", metavar="COLUMN", help="Rows of one value stay together.")
 @click.option(
     "--drop", multiple=True, metavar="COLUMN", help="Leave out; may be given often, or a,b,c."
