@@ -1,6 +1,6 @@
 """How windows of a program's own session reach the agent's outbox: a file each, handed over once.
 
-    spool/<start>-<random>.window    one WindowReport, MessagePack, durable before it has its name
+    spool/<start in µs>-<random>.window    one WindowReport, MessagePack, durable before it has its name
 
 The program writes; the agent takes a file in under its name, once however often it looks, and
 deletes it when the outbox has it on disk. Neither waits for the other, and either may be killed.
@@ -30,7 +30,7 @@ class Spool:
 
     def put(self, report: wire.WindowReport, name: str) -> None:
         """Hand over one window; the oldest go when too many wait. StorageError: not handed over."""
-        path = self._folder / f"{int(report.window_start_s):012d}-{name}.window"
+        path = self._folder / f"{int(report.window_start_s * 1e6):017d}-{name}.window"
         try:
             self._folder.mkdir(exist_ok=True)
             write_durable(path, wire.encode(report), _MODE)
