@@ -279,7 +279,7 @@ def test_a_window_stays_until_the_outbox_has_it(tmp_path: Path) -> None:
     waiting.take(lambda report, key: bool(keys.append(key)), _no_fault)
     waiting.take(lambda report, key: not keys.append(key), _no_fault)
     waiting.take(lambda report, key: not keys.append(key), _no_fault)
-    assert keys == ["000000001000-1.window"] * 2
+    assert keys == ["00000001000000000-1.window"] * 2
 
 
 def test_what_is_no_window_is_told_once_and_goes(tmp_path: Path) -> None:

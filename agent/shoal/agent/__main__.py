@@ -142,9 +142,11 @@ def run(folder: Path) -> None:
     """Serve, update and report until told to stop (SIGTERM, Ctrl-C)."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    from shoal.agent.io.reserve import settle
     from shoal.agent.io.runtime import limit_arenas
 
     limit_arenas()
+    settle(folder)
     sys.exit(_run(folder))
 
 

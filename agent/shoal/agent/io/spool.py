@@ -1,6 +1,6 @@
 """How windows of a program's own session reach the agent's outbox: a file each, handed over once.
 
-    spool/<start in µs>-<random>.window    one WindowReport, MessagePack, durable before it has its name
+    spool/<start, µs>-<random>.window    one WindowReport, MessagePack, durable before it is named
 
 The program writes; the agent takes a file in under its name, once however often it looks, and
 deletes it when the outbox has it on disk. Neither waits for the other, and either may be killed.
