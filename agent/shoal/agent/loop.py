@@ -23,7 +23,7 @@ from shoal.agent.lane import Job, Lane
 from shoal.agent.ports import Ports
 from shoal.agent.probation import Watch, judge_observation
 from shoal.agent.serving import Serving
-from shoal.agent.standing import ModelStanding, Standing
+from shoal.agent.standing import ModelStanding, Standing, model_standing
 from shoal.agent.telling import Identity, Voice
 from shoal.agent.update import Effect, Event, Note, Record, State
 from shoal.errors import AbsentError, ShoalError, StorageError, TrustError, WireError
@@ -474,18 +474,11 @@ class Agent:
         serving = self.serving.get(record.model)
         slot = serving.engine.slot if serving and serving.engine else None
         vitals = serving.vitals if serving else None
-        return ModelStanding(
-            model=record.model,
-            release=slot.release if slot else "",
-            variant=slot.variant if slot else "",
-            since_s=slot.since_s if slot else 0.0,
-            state=record.state.name,
-            wanted=record.order.release if record.order else "",
-            cause=record.cause,
-            detail=record.detail,
+        return model_standing(
+            record,
+            slot,
             requests=vitals.requests if vitals else 0,
             errors=vitals.errors if vitals else 0,
-            timings_us=slot.timings_us if slot else {},
         )
 
     def _lane(self, model: str) -> Lane:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from shoal.agent.frames import FeedHealth
+from shoal.agent.update import Record, Slot
 
 #: What a technician on site can do about a cause.
 ADVICE = {
@@ -45,6 +46,25 @@ class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     errors: int = 0
     timings_us: dict[str, float] = {}
+
+
+def model_standing(
+    record: Record, slot: Slot | None, *, requests: int = 0, errors: int = 0
+) -> ModelStanding:
+    """How one model stands: what its journal says, and the `slot` that serves or would."""
+    return ModelStanding(
+        model=record.model,
+        release=slot.release if slot else "",
+        variant=slot.variant if slot else "",
+        since_s=slot.since_s if slot else 0.0,
+        state=record.state.name,
+        wanted=record.order.release if record.order else "",
+        cause=record.cause,
+        detail=record.detail,
+        requests=requests,
+        errors=errors,
+        timings_us=slot.timings_us if slot else {},
+    )
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

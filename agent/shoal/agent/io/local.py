@@ -14,7 +14,7 @@ from shoal.agent.io.database import open_database
 from shoal.agent.io.facts import version_of
 from shoal.agent.io.folder import ADDRESS, JOURNAL, LOCK, OUTBOX, SOCKET
 from shoal.agent.io.journal import read_records
-from shoal.agent.standing import ModelStanding, Standing
+from shoal.agent.standing import Standing, model_standing
 from shoal.agent.update import Record
 from shoal.errors import SettingError, StorageError
 
@@ -106,21 +106,6 @@ def _from_files(
         now_s=time.time(),
         running=False,
         waiting=waiting,
-        models=[_standing(record) for record in records.values()],
+        models=[model_standing(record, record.active) for record in records.values()],
         faults=faults,
-    )
-
-
-def _standing(record: Record) -> ModelStanding:
-    slot = record.active
-    return ModelStanding(
-        model=record.model,
-        release=slot.release if slot else "",
-        variant=slot.variant if slot else "",
-        since_s=slot.since_s if slot else 0.0,
-        state=record.state.name,
-        wanted=record.order.release if record.order else "",
-        cause=record.cause,
-        detail=record.detail,
-        timings_us=slot.timings_us if slot else {},
     )
