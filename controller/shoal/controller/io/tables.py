@@ -131,6 +131,7 @@ device = Table(
     _text("certificate_serial"),
     _number("certificate_expires_at"),
     _text("key_sha256"),
+    _count("generation"),
     _text("agent"),
     _text("endpoint"),
     Column("releases", JSON, nullable=False),
@@ -138,6 +139,8 @@ device = Table(
     Column("facts", JSON, nullable=False),
     _text("error"),
     _number("error_at"),
+    _number("clock_skew_s"),
+    _number("clock_error_s", -1),
     Index("ix_device_site", "site", "name"),
     Index("ix_device_seen", "seen_at"),
 )
@@ -225,6 +228,8 @@ operation = Table(
     Column("params", JSON, nullable=False),
     Column("result", JSON, nullable=False),
     _text("error"),
+    _number("limit_s"),
+    _text("canceled_by"),
     Index("ix_operation_state", "state"),
 )
 model = Table(

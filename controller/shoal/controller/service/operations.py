@@ -87,4 +87,4 @@ def _set(db: Connection, ctx: Context, ident: str, **values: Any) -> None:
 
 
 def _record(row: Row[Any]) -> Operation:
-    return Operation(**row._mapping)
+    return Operation(**{name: getattr(row, name) for name in Operation.__struct_fields__})
