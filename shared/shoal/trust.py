@@ -262,6 +262,13 @@ class ImageRepository:
         if (target.length, target.hashes.get("sha256")) != (order.length, order.sha256):
             raise UntrustedError(f"{order.path}: director and image repository disagree")
 
+    @property
+    def targets(self) -> Targets:
+        """The verified top-level targets: who may sign what. TrustError before a refresh."""
+        if self._updater is None:
+            raise TrustError("release metadata was not refreshed")
+        return self._updater._trusted_set.targets
+
 
 class _Fetcher(FetcherInterface):
     def __init__(self, fetch: Callable[[str], bytes]) -> None:

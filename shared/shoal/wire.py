@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import msgspec
 
 from shoal.errors import OversizeError, WireError
+from shoal.federated import speech
 
 #: Largest message in bytes, checked before parsing.
 LIMIT = {
@@ -31,6 +32,7 @@ LIMIT = {
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=2**33)]
+RoundId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -182,6 +184,16 @@ class FaultEvent(Upward, frozen=True, kw_only=True, tag="fault"):
     facts: dict[str, Any] = {}
 
 
+class RoundAnswer(Upward, frozen=True, kw_only=True, tag="round-answer"):
+    """What a device says in a federated round. Not in the outbox: a round does not wait.
+
+    attempt   round_id of the try that it belongs to
+    """
+
+    attempt: RoundId
+    said: speech.Answer
+
+
 class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
     """Desired state of one device. Retained.
 
@@ -224,14 +236,24 @@ class Budget(Message, frozen=True, kw_only=True, tag="budget"):
     jitter_s: Seconds = 0.0
 
 
+class RoundCall(Message, frozen=True, kw_only=True, tag="round"):
+    """What the controller says to one device in a federated round.
+
+    attempt   round_id of the try
+    """
+
+    attempt: RoundId
+    said: speech.Call
+
+
 class Timestamp(Message, frozen=True, kw_only=True, tag="timestamp"):
     """The newest TUF timestamp.json. Retained: a hint to refresh, verified like any other."""
 
     signed: bytes
 
 
-AnyUp = Status | Inventory | WindowReport | UpdateEvent | FaultEvent
-AnyDown = Assignment | Ack | Command | Budget | Timestamp
+AnyUp = Status | Inventory | WindowReport | UpdateEvent | FaultEvent | RoundAnswer
+AnyDown = Assignment | Ack | Command | Budget | Timestamp | RoundCall
 
 #: Kind of topic that each upward message travels on.
 UP_KIND: dict[type, str] = {
@@ -240,6 +262,16 @@ UP_KIND: dict[type, str] = {
     WindowReport: "window",
     UpdateEvent: "event",
     FaultEvent: "event",
+    RoundAnswer: "round",
+}
+#: Kind of topic that each downward and fleet message travels on.
+DOWN_KIND: dict[type, str] = {
+    Assignment: "assignment",
+    Ack: "ack",
+    Command: "command",
+    Budget: "budget",
+    Timestamp: "timestamp",
+    RoundCall: "round",
 }
 
 _encoder = msgspec.msgpack.Encoder()
@@ -264,7 +296,7 @@ def decode_up(kind: str, payload: bytes) -> AnyUp:
 def decode_down(kind: str, payload: bytes) -> AnyDown:
     """Read a downward or fleet message that came on a topic of `kind`; WireError if not one."""
     message = _read(_down, kind, payload)
-    if type(message).__name__.lower() != kind:
+    if DOWN_KIND[type(message)] != kind:
         raise WireError(f"a {type(message).__name__} on a topic for {kind}")
     return message
 

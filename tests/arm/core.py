@@ -123,8 +123,9 @@ def messages() -> int:
     count = 0
     for path in sorted(GOLDEN.glob("*.msgpack")):
         data, name = path.read_bytes(), path.name.partition(".")[0]
-        up = {"window": "window", "status": "status", "inventory": "inventory"}
-        kind = up.get(name, "event" if name in ("update", "fault") else "")
+        up = {"update": "event", "fault": "event", "round-answer": "round"}
+        up |= {kind: kind for kind in ("window", "status", "inventory")}
+        kind = up.get(name, "")
         read = wire.decode_up(kind, data) if kind else wire.decode_down(name, data)
         assert wire.encode(read) == data, path.name
         count += 1

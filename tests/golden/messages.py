@@ -7,9 +7,35 @@ never edited: an agent in the field speaks them.
 from pathlib import Path
 
 from shoal import wire
+from shoal.federated import speech
+from shoal.federated.chunks import cut
+from shoal.federated.secure import Advert, Ending, Roster
 
 FOLDER = Path(__file__).parent
 SENDER = {"device": "cam-1", "boot": "9f3c2a", "seq": 41, "sent_s": 1_800_000_000.25}
+
+ATTEMPT = bytes(range(16))
+ADVERT = Advert(device="cam-1", box=b"b" * 32, mask=b"m" * 32, own=b"o" * 32, signature=b"s" * 64)
+SLICE = speech.Slice(rows=120, loss=31.5, correct=110)
+CALLS: dict[str, speech.Call] = {
+    "invite": speech.Invite(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
+    "start": speech.Start(roster=Roster(digests={"cam-1": b"d" * 32}, neighbours=[ADVERT])),
+    "deal": speech.Deal(boxes={"cam-2": b"sealed"}),
+    "resend": speech.Resend(missing=[0, 7]),
+    "close": speech.Close(ending=Ending(alive=["cam-1"], dead=["cam-2"])),
+    "pass": speech.Pass(votes={"cam-2": b"signature"}),
+    "measure": speech.Measure(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
+    "dismiss": speech.Dismiss(reason="too-few-updates"),
+}
+ANSWERS: dict[str, speech.Answer] = {
+    "join": speech.Join(advert=ADVERT),
+    "refuse": speech.Refuse(reason="few-rows", detail="it has too few rows of its own"),
+    "boxes": speech.Boxes(boxes={"cam-2": b"sealed"}),
+    "piece": speech.Piece(chunk=cut(b"0123456789", 4)[1]),
+    "vote": speech.Vote(signature=b"signature"),
+    "shares": speech.Shares(shares={"cam-2": b"share"}),
+    "measured": speech.Measured(whole=SLICE, classes={"7": SLICE}, personal=SLICE),
+}
 
 MESSAGES: dict[str, wire.Message] = {
     "status.v1": wire.Status(**SENDER, online=True, since_s=1_799_999_000.0, session="00ff"),
@@ -88,6 +114,11 @@ MESSAGES: dict[str, wire.Message] = {
     ),
     "budget.v1": wire.Budget(window_s=60.0, jitter_s=5.0),
     "timestamp.v1": wire.Timestamp(signed=b'{"signed":{}}'),
+    **{f"round.{say}.v1": wire.RoundCall(attempt=ATTEMPT, said=it) for say, it in CALLS.items()},
+    **{
+        f"round-answer.{say}.v1": wire.RoundAnswer(**SENDER, attempt=ATTEMPT, said=it)
+        for say, it in ANSWERS.items()
+    },
 }
 
 

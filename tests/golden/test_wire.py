@@ -2,12 +2,14 @@
 
 import importlib.util
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
 
 from shoal import wire
 from shoal.errors import OversizeError, WireError
+from shoal.federated import speech
 
 FOLDER = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("golden_messages", FOLDER / "messages.py")
@@ -18,27 +20,29 @@ _spec.loader.exec_module(golden)
 MESSAGES = golden.MESSAGES
 
 BYTES = sorted(FOLDER.glob("*.msgpack"))
-UP = {name: kind.__name__ for kind, name in wire.UP_KIND.items()}
 
 
 def kind_of(message: wire.Message) -> str:
     """Kind of topic that a message travels on."""
-    return wire.UP_KIND.get(type(message), type(message).__name__.lower())
+    return (wire.UP_KIND | wire.DOWN_KIND)[type(message)]
 
 
-def decode(kind: str, payload: bytes) -> wire.Message:
-    return (wire.decode_up if kind in UP else wire.decode_down)(kind, payload)
+def decode(message: wire.Message, payload: bytes) -> wire.Message:
+    read = wire.decode_up if type(message) in wire.UP_KIND else wire.decode_down
+    return read(kind_of(message), payload)
 
 
 def test_every_message_has_golden_bytes() -> None:
     assert {type(m) for m in MESSAGES.values()} == set(wire.message_types())
+    assert {type(it) for it in golden.CALLS.values()} == set(get_args(speech.Call))
+    assert {type(it) for it in golden.ANSWERS.values()} == set(get_args(speech.Answer))
     assert {path.stem for path in BYTES} == set(MESSAGES)
 
 
 @pytest.mark.parametrize("path", BYTES, ids=lambda p: p.stem)
 def test_golden_bytes_are_read_as_the_message_that_they_were(path: Path) -> None:
     message = MESSAGES[path.stem]
-    assert decode(kind_of(message), path.read_bytes()) == message
+    assert decode(message, path.read_bytes()) == message
 
 
 @pytest.mark.parametrize("path", BYTES, ids=lambda p: p.stem)
@@ -51,17 +55,17 @@ def test_a_field_that_a_newer_peer_adds_is_ignored(path: Path) -> None:
     fields = msgspec.msgpack.decode(path.read_bytes())
     message = MESSAGES[path.stem]
     newer = msgspec.msgpack.encode({**fields, "invented_later": [1, {"a": None}]})
-    assert decode(kind_of(message), newer) == message
+    assert decode(message, newer) == message
 
 
 @pytest.mark.parametrize("path", BYTES, ids=lambda p: p.stem)
 def test_no_cut_and_no_flipped_byte_is_more_than_a_wire_error(path: Path) -> None:
-    data, kind = path.read_bytes(), kind_of(MESSAGES[path.stem])
+    data, message = path.read_bytes(), MESSAGES[path.stem]
     hostile = [data[:end] for end in range(len(data))]
     hostile += [data[:i] + bytes([data[i] ^ 0x80]) + data[i + 1 :] for i in range(len(data))]
     for payload in hostile:
         try:
-            decode(kind, payload)
+            decode(message, payload)
         except WireError:
             pass
 

@@ -1,9 +1,9 @@
 """The controller's side of TUF: who may sign what, and the metadata that says so.
 
 Two roots over the same 2-of-3 root keys. The *image* repository lists the releases: targets
-delegates ``release-<model>`` and ``candidate-<model>``, each its own paths and no other. The
-*director* signs one assignment per device. shoal.trust is the device's side; DESIGN section 5
-has the table of roles.
+delegates ``release-<model>`` and ``candidate-<model>``, each its own paths and no other, and
+``rounds``, whose paths no assignment may name. The *director* signs one assignment per device.
+shoal.trust is the device's side; DESIGN section 5 has the table of roles.
 
 timestamp.json is written last and decides what is current: after a power cut between two writes
 the old repository is still whole, and the unfinished version is written anew.
@@ -40,6 +40,7 @@ from tuf.api.serialization import DeserializationError
 from shoal.controller.io.files import write_atomic
 from shoal.controller.io.keys import KeyFolder
 from shoal.errors import SettingError, StorageError
+from shoal.federated import config as federated
 from shoal.trust import CANDIDATE, RELEASE, Order, target_path
 
 ROOTS = ("root-1", "root-2", "root-3")
@@ -169,6 +170,14 @@ class Signer:
         metadata.sign(self.keys.get("director"))
         return metadata.to_bytes()
 
+    def sign_round(self, config: federated.Config, now: float) -> bytes:
+        """A round's config as shoal.federated.config.verify_config reads it."""
+        with self._guarded():
+            self._delegate_rounds()
+        metadata = Metadata(federated.targets_of(config, now))
+        metadata.sign(self.keys.get(federated.ROLE))
+        return metadata.to_bytes()
+
     # --- making ---------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -218,20 +227,35 @@ class Signer:
         return renewed
 
     def _delegate(self, model: str) -> None:
-        targets = self._read(Targets, "targets")
-        delegations = targets.signed.delegations or Delegations({}, {})
-        assert delegations.roles is not None  # we never write succinct roles
-        if f"{RELEASE}-{model}" in delegations.roles:
+        targets, roles = self._delegations()
+        if f"{RELEASE}-{model}" in roles:
             return
-        targets.signed.delegations = delegations
         changed: dict[str, Metadata[Targets]] = {"targets": targets}
         for role in (RELEASE, CANDIDATE):
             name = f"{role}-{model}"
             paths = [f"{role}/{model}/*/manifest.json"]
-            delegations.roles[name] = DelegatedRole(name, [], 1, terminating=True, paths=paths)
+            roles[name] = DelegatedRole(name, [], 1, terminating=True, paths=paths)
             targets.signed.add_key(self.keys.make(name).public_key, name)
             changed[name] = Metadata(Targets(version=1))
         self._publish(changed)
+
+    def _delegate_rounds(self) -> None:
+        """Its metadata lists nothing: a config is signed by itself, and goes to who is invited."""
+        targets, roles = self._delegations()
+        name = federated.ROLE
+        if name not in roles:
+            paths = [f"{name}/*/*/*"]
+            roles[name] = DelegatedRole(name, [], 1, terminating=True, paths=paths)
+            targets.signed.add_key(self.keys.make(name).public_key, name)
+            self._publish({"targets": targets})
+
+    def _delegations(self) -> tuple[Metadata[Targets], dict[str, DelegatedRole]]:
+        """The top-level targets, and its roles, to be added to."""
+        targets = self._read(Targets, "targets")
+        targets.signed.delegations = targets.signed.delegations or Delegations({}, {})
+        roles = targets.signed.delegations.roles
+        assert roles is not None  # we never write succinct roles
+        return targets, roles
 
     # --- writing --------------------------------------------------------------------------
 

@@ -1,0 +1,108 @@
+"""What the role `rounds` signs: a round's plan, and by hash what a device trains with.
+
+It travels as TUF Metadata[Targets] whose targets are `rounds/<task>/<round>/...`: a path that no
+assignment may name (shoal.trust.RINGS), so that nothing of a round is ever served.
+
+Source: TUF specification 1.0.33, section 4.5; DESIGN section 5, role `rounds`.
+"""
+
+import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+from tuf.api.metadata import Metadata, TargetFile, Targets
+from tuf.api.serialization import DeserializationError
+
+from shoal.errors import MisdirectedError, StaleError, TrustError, UntrustedError
+from shoal.federated.plan import Plan
+
+ROLE = "rounds"
+#: Hours until a signed config is refused.
+HOURS = 24
+LIMIT = 262_144
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes by their hash: hex SHA-256 and length."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    length: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """One round, as a device is asked for it.
+
+    model     whose rows on the device are learned from
+    purpose   "train", or "evaluate": theta is measured and nothing is learned
+    graph     train graph (evaluate: loss graph) in ONNX
+    theta     float32 little-endian (P,): the checkpoint
+    control   likewise: SCAFFOLD's c of the server; None for other strategies
+    personal  [start, stop) of theta that stay on each device (FedPer's head)
+    ditto     pull of a personal model towards theta (Ditto's lambda); 0: none is trained
+    """
+
+    plan: Plan
+    model: str
+    purpose: Literal["train", "evaluate"] = "train"
+    graph: Content
+    theta: Content
+    control: Content | None = None
+    personal: tuple[tuple[int, int], ...] = ()
+    ditto: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+    def contents(self) -> dict[str, Content]:
+        """File name -> what a device fetches."""
+        named = {"graph.onnx": self.graph, "theta": self.theta, "control": self.control}
+        return {name: content for name, content in named.items() if content is not None}
+
+
+def targets_of(config: Config, now_s: float) -> Targets:
+    """What is to be signed; it names the config whole, and each content by path."""
+    plan = config.plan
+    until = datetime.datetime.fromtimestamp(int(now_s), datetime.UTC)
+    return Targets(
+        version=plan.round,
+        expires=until + datetime.timedelta(hours=HOURS),
+        targets={
+            path: TargetFile(content.length, {"sha256": content.sha256}, path)
+            for path, content in _paths(config).items()
+        },
+        # As text, for TUF's canonical JSON knows no fractions.
+        unrecognized_fields={"shoal": {"config": msgspec.json.encode(config).decode()}},
+    )
+
+
+def verify_config(signed: bytes, delegator: Targets, now_s: float) -> Config:
+    """Read a signed config, or raise a TrustError.
+
+    delegator   the verified top-level targets of the image repository: it names the keys of
+                `rounds`
+    now_s       Unix seconds; an expired config raises StaleError
+    """
+    if len(signed) > LIMIT:
+        raise TrustError(f"round config of {len(signed)} bytes, {LIMIT} allowed")
+    try:
+        metadata = Metadata[Targets].from_bytes(signed)
+        delegator.verify_delegate(ROLE, metadata.signed_bytes, metadata.signatures)
+        text = metadata.signed.unrecognized_fields["shoal"]["config"]
+        config = msgspec.json.decode(text, type=Config)
+    except (UnsignedMetadataError, ValueError) as error:
+        raise UntrustedError(f"round config is not signed by the role {ROLE}: {error}") from error
+    except (RepositoryError, DeserializationError, KeyError, TypeError, AttributeError) as error:
+        raise TrustError(f"round config cannot be read: {error}") from error
+    listed = {
+        path: (target.length, target.hashes.get("sha256"))
+        for path, target in metadata.signed.targets.items()
+    }
+    wanted = {path: (one.length, one.sha256) for path, one in _paths(config).items()}
+    if listed != wanted or metadata.signed.version != config.plan.round:
+        raise MisdirectedError("round config: its contents and its targets disagree")
+    if metadata.signed.expires.replace(tzinfo=datetime.UTC).timestamp() <= now_s:
+        raise StaleError("round config has expired", "is the device's clock right?")
+    return config
+
+
+def _paths(config: Config) -> dict[str, Content]:
+    base = f"{ROLE}/{config.plan.task}/{config.plan.round}"
+    return {f"{base}/{name}": content for name, content in config.contents().items()}

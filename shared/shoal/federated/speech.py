@@ -1,0 +1,153 @@
+"""What controller and device say to each other inside a round; shoal.wire carries it.
+
+controller → device                     device → controller
+Invite    the signed config             Join      and, securely, its advert; or Refuse
+Start     train now; the roster         Boxes     only securely: sealed shares for its neighbours
+Deal      its neighbours' boxes         Piece     its contribution, piece by piece
+Resend    pieces that are missing
+Close     who is in the sum             Vote      its signature under that
+Pass      its neighbours' votes         Shares    that open the sum
+Measure   a signed config to evaluate   Measured
+Dismiss   it is over
+
+Everything may be said again: the controller asks anew whoever has not answered, and a device that
+has answered says the same once more.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from shoal.federated.chunks import Chunk
+from shoal.federated.secure import Advert, Ending, Roster
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Real = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+Slug = Annotated[str, msgspec.Meta(max_length=64)]
+Text = Annotated[str, msgspec.Meta(max_length=500)]
+Named = Annotated[dict[str, bytes], msgspec.Meta(max_length=4096)]
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True, tag_field="say"):
+    """Base of both directions."""
+
+
+class Invite(Said, frozen=True, kw_only=True, tag="invite"):
+    """signed: shoal.federated.config; urls: sha256 -> where to fetch it, of every content."""
+
+    signed: bytes
+    urls: dict[str, str]
+
+
+class Start(Said, frozen=True, kw_only=True, tag="start"):
+    """roster: None without secure aggregation."""
+
+    roster: Roster | None = None
+
+
+class Deal(Said, frozen=True, kw_only=True, tag="deal"):
+    """boxes: sealed for this device, by its sender."""
+
+    boxes: Named
+
+
+class Resend(Said, frozen=True, kw_only=True, tag="resend"):
+    """missing: indexes of pieces; empty for all of them."""
+
+    missing: list[Count] = []
+
+
+class Close(Said, frozen=True, kw_only=True, tag="close"):
+    ending: Ending
+
+
+class Pass(Said, frozen=True, kw_only=True, tag="pass"):
+    """votes: signatures by their device."""
+
+    votes: Named
+
+
+class Measure(Said, frozen=True, kw_only=True, tag="measure"):
+    """As Invite, with a config whose purpose is "evaluate"."""
+
+    signed: bytes
+    urls: dict[str, str]
+
+
+class Dismiss(Said, frozen=True, kw_only=True, tag="dismiss"):
+    """reason: slug, "" when the round ended well."""
+
+    reason: Slug = ""
+
+
+class Join(Said, frozen=True, kw_only=True, tag="join"):
+    """advert: None without secure aggregation."""
+
+    advert: Advert | None = None
+
+
+class Refuse(Said, frozen=True, kw_only=True, tag="refuse"):
+    """reason: slug, as in shoal.agent.willing; detail: a sentence for a person."""
+
+    reason: Slug
+    detail: Text = ""
+
+
+class Boxes(Said, frozen=True, kw_only=True, tag="boxes"):
+    """boxes: one for every neighbour, by its name."""
+
+    boxes: Named
+
+
+class Piece(Said, frozen=True, kw_only=True, tag="piece"):
+    """chunk: of an encoded Contribution."""
+
+    chunk: Chunk
+
+
+class Vote(Said, frozen=True, kw_only=True, tag="vote"):
+    signature: bytes
+
+
+class Shares(Said, frozen=True, kw_only=True, tag="shares"):
+    """shares: by the neighbour that they are of."""
+
+    shares: Named
+
+
+class Slice(msgspec.Struct, frozen=True, kw_only=True):
+    """How theta did on some of a device's rows. loss: sum over the rows; correct: rows, -1 none."""
+
+    rows: Count
+    loss: Real
+    correct: Annotated[int, msgspec.Meta(ge=-1, le=2**53)] = -1
+
+
+class Measured(Said, frozen=True, kw_only=True, tag="measured"):
+    """whole: all rows; classes: by true class; personal: the device's own model, if it has one."""
+
+    whole: Slice
+    classes: Annotated[dict[Slug, Slice], msgspec.Meta(max_length=1024)] = {}
+    personal: Slice | None = None
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device learned, before it is cut into pieces.
+
+    update    shoal.federated.compression bytes of float32 (P,); securely: masked uint32
+              little-endian, (P + 1,)
+    examples, loss   rows, mean loss before training; 0 where they are not told (secure)
+    control   compressed likewise: change of its control variate (SCAFFOLD); empty otherwise
+    steps, seconds   of training
+    """
+
+    update: bytes
+    examples: Count = 0
+    loss: Real = 0.0
+    control: bytes = b""
+    steps: Count = 0
+    seconds: Real = 0.0
+
+
+Call = Invite | Start | Deal | Resend | Close | Pass | Measure | Dismiss
+Answer = Join | Refuse | Boxes | Piece | Vote | Shares | Measured
