@@ -9,6 +9,7 @@ from cryptography import x509
 
 from api.world import World, is_problem, make_request
 from shoal import enrolment
+from shoal.controller.io.broker import Enrolled
 from shoal.controller.io.tables import assignment
 from shoal.controller.service import devices
 
@@ -55,6 +56,31 @@ def test_an_enrolled_device_cannot_be_enrolled_again_until_it_is_decommissioned(
     assert world.get("/api/v1/devices/press-4").json["state"] == "enrolled"
     told = [e["state"] for e in world.get("/api/v1/devices/press-4/timeline").json["items"]]
     assert sorted(told) == ["DECOMMISSIONED", "ENROLLED", "ENROLLED"]
+
+
+def subject_of(response: Any) -> str:
+    leaf = x509.load_pem_x509_certificates(response.json["certificate"].encode())[0]
+    return str(leaf.subject.rfc4514_string())
+
+
+def test_a_name_taken_again_has_another_name_in_its_certificate(world: World) -> None:
+    token, names = world.join_token(uses=5), []
+    for _ in range(3):
+        names.append(subject_of(world.enrol("press-4", token)))
+        world.post("/api/v1/devices/press-4/decommission")
+    assert names == ["CN=press-4,O=shoal", "CN=press-4.1,O=shoal", "CN=press-4.2,O=shoal"]
+    assert Enrolled(world.ctx.store).names() == frozenset()
+    world.enrol("press-4", token)
+    assert Enrolled(world.ctx.store).names() == {"press-4.3"}
+
+
+def test_a_name_too_long_to_be_taken_again_is_told_so(world: World) -> None:
+    token, name = world.join_token(uses=5), "n" * 63
+    assert world.enrol(name, token).status_code == 201
+    world.post(f"/api/v1/devices/{name}/decommission")
+    again = world.enrol(name, token)
+    assert is_problem(again, 422)
+    assert "another name" in again.json["detail"]
 
 
 def test_two_devices_cannot_both_take_the_last_use(world: World) -> None:

@@ -188,13 +188,16 @@ class Site:
         self.broker, self._folder, self._authority = broker, folder, authority
         self._parties: list[Party] = []
 
-    def certificate(self, name: str, authority: Authority | None = None) -> Path:
+    def certificate(
+        self, name: str, authority: Authority | None = None, generation: int = 0
+    ) -> Path:
         """PEM file of a certificate for `name`, its key beside it."""
-        path = self._folder / f"{name}{'' if authority is None else '-foreign'}.crt"
+        path = self._folder / f"{name}{'' if authority is None else '-foreign'}-{generation}.crt"
         if not path.exists():
             key = ec.generate_private_key(ec.SECP256R1())
             issuer = authority or self._authority
-            path.write_text(issuer.issue_device(make_request(key), name, time.time()).certificate)
+            made = issuer.issue_device(make_request(key), name, time.time(), generation)
+            path.write_text(made.certificate)
             encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
             secret = key.private_bytes(encoding, form, serialization.NoEncryption())
             path.with_suffix(".key").write_bytes(secret)

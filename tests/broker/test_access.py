@@ -228,6 +228,36 @@ def test_a_decommissioned_device_is_cut_off_while_the_others_stay(site):
     assert (staying.ups, controller.ups) == (1, 1)
 
 
+def test_a_name_taken_again_lets_the_certificate_of_before_do_nothing(site):
+    controller = site.controller().connect()
+    thief = site.certificate("cam-b")
+    leaving = site.device("cam-b", certificate=thief).connect()
+    site.broker.admit(("cam-a",))
+    site.broker.admit(("cam-a", "cam-b.1"))
+    again = site.device("cam-b", certificate=site.certificate("cam-b", generation=1)).connect()
+    again.link.publish(up("cam-b", "window"), b"the new one")
+    controller.link.publish(down("cam-b", "ack"), b"for the new one")
+    eventually(lambda: b"the new one" in controller.payloads(), "what the new one says")
+    eventually(lambda: b"for the new one" in again.payloads(), "what is said to the new one")
+    if site.broker.name == "nats-server":
+        eventually(lambda: not leaving.link.connected, "the old connection is cut")
+    else:
+        eventually(lambda: not _gets_through(leaving, controller), "the old connection is mute")
+    stranger = Raw(site, "cam-b", thief)
+    if site.broker.name == "nats-server":
+        assert stranger.reason is None or stranger.reason.is_failure
+    stranger.subscribe(all_down("cam-b"))
+    stranger.client.publish(up("cam-b", "window"), b"forged", qos=1)
+    controller.link.publish(down("cam-b", "command"), b"secret")
+    eventually(lambda: b"secret" in again.payloads(), "the command")
+    again.link.publish(up("cam-b", "window"), b"after")
+    eventually(lambda: b"after" in controller.payloads(), "a window after the forged one")
+    assert b"forged" not in controller.payloads()
+    heard = [*leaving.payloads(), *(payload for _, payload in stranger.heard)]
+    assert not {b"secret", b"for the new one"} & set(heard)
+    stranger.end()
+
+
 def _gets_through(device: Any, controller: Any) -> bool:
     payload = b"probe %d" % len(controller.heard)
     before = len(controller.heard)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sqlalchemy import func, select
 
+from shoal.controller.certificate import common_name
 from shoal.controller.io.nats import NatsServer
 from shoal.controller.io.processes import how_it_ended
 from shoal.controller.io.store import Store
@@ -22,13 +23,13 @@ Mark = tuple[int, int, float]
 
 
 class Admits(Protocol):
-    """Something that lets devices in."""
+    """Something that lets devices in, by the names in their certificates."""
 
     def admit(self, devices: frozenset[str]) -> None: ...
 
 
 class Enrolled:
-    """The names in the device table that may connect."""
+    """Who in the device table may connect, each by the name in its certificate."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -43,7 +44,9 @@ class Enrolled:
 
     def names(self) -> frozenset[str]:
         with self._store.read() as db:
-            return frozenset(db.scalars(select(device.c.name).where(device.c.state == ENROLLED)))
+            query = select(device.c.name, device.c.generation)
+            rows = db.execute(query.where(device.c.state == ENROLLED))
+            return frozenset(common_name(row.name, row.generation) for row in rows)
 
 
 class Follower:

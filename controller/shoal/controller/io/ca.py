@@ -24,11 +24,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from shoal.controller.certificate import common_name
 from shoal.controller.io.files import SECRET, private_folder, write_atomic
 from shoal.controller.io.possession import Proven, key_sha256, prove
 from shoal.enrolment import fingerprint
 from shoal.errors import SettingError
-from shoal.topics import check_device
 
 ORGANISATION = "shoal"
 CONTROLLER = "controller"
@@ -102,15 +102,16 @@ class Authority:
         """SHA-256 of the root's DER bytes, hex: what a join token pins."""
         return fingerprint(self._root.public_bytes(serialization.Encoding.DER))
 
-    def issue_device(self, csr: str, device: str, now: float) -> Issued:
-        """Certificate for `device` (CN, and DNS name) over the key in `csr`, valid 90 days.
+    def issue_device(self, csr: str, device: str, now: float, generation: int = 0) -> Issued:
+        """Certificate for `device` over the key in `csr`, valid 90 days.
 
+        Its CN says the `generation` too (shoal.controller.certificate), its DNS name does not.
         Whatever else the request asks for is ignored. Raises SettingError on a bad name or CSR.
         """
-        check_device(device)
+        name = common_name(device, generation)
         public = read_csr(csr)
         names = [x509.DNSName(device)]
-        certificate = self._sign(device, public, names, _CLIENT, DEVICE_DAYS, now)
+        certificate = self._sign(name, public, names, _CLIENT, DEVICE_DAYS, now)
         return Issued(
             self._chain(certificate).decode(),
             format(certificate.serial_number, "x"),

@@ -14,10 +14,11 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
+from shoal.controller.certificate import read_common_name
 from shoal.controller.io.ca import CONTROLLER
 from shoal.controller.io.files import PUBLIC, SECRET, private_folder, write_atomic
 from shoal.errors import SettingError
-from shoal.topics import ALL_UP, ROOT, all_down, check_device
+from shoal.topics import ALL_UP, ROOT, all_down
 
 MAX_PAYLOAD = 2 * 2**20
 
@@ -65,13 +66,13 @@ connection_messages true
 
 
 def access_list(devices: Iterable[str]) -> str:
-    """Text of the ACL file: the controller, and exactly these devices."""
+    """Text of the ACL file: the controller, and exactly these names in devices' certificates."""
     blocks = [f"user {CONTROLLER}\ntopic readwrite {ROOT}/#"]
     for name in sorted(devices):
-        check_device(name)
-        up = ALL_UP.replace("+", name, 1)
+        device = read_common_name(name).device
+        up, down = ALL_UP.replace("+", device, 1), all_down(device)
         blocks.append(
-            f"user {name}\ntopic write {up}\ntopic read {all_down(name)}\ntopic read {ROOT}/fleet/+"
+            f"user {name}\ntopic write {up}\ntopic read {down}\ntopic read {ROOT}/fleet/+"
         )
     return "# Written by shoal-controller; changes are lost.\n" + "\n\n".join(blocks) + "\n"
 

@@ -15,12 +15,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from shoal.controller.certificate import read_common_name
 from shoal.controller.io.ca import CONTROLLER, ORGANISATION
 from shoal.controller.io.files import SECRET, private_folder, write_atomic
 from shoal.controller.io.lifetime import die_with_parent
 from shoal.controller.io.processes import how_it_ended
 from shoal.errors import LinkError, SettingError
-from shoal.topics import ROOT, check_device
+from shoal.topics import ROOT
 
 #: Above the largest message (wire.LIMIT) with its topic: a larger one costs the sender its link.
 MAX_PAYLOAD = 2 * 2**20
@@ -61,7 +62,7 @@ def configuration(
 
     folder       store, pid file and log of the broker
     host, port   of the MQTT listener
-    devices      names of all that are enrolled
+    devices      names in the certificates of all that are enrolled
     inner_port   nats-server always opens its own protocol too: on loopback, with mTLS, and no
                  user of ours is allowed on it
     """
@@ -105,11 +106,11 @@ def _controller() -> str:
 
 
 def _device(name: str) -> str:
-    check_device(name)
+    device = read_common_name(name).device
     return _user(
         name,
-        publish=f'"{_SUBJECT}.{name}.up.*"',
-        subscribe=f'"{_SUBJECT}.{name}.down.*", "{_SUBJECT}.fleet.*"',
+        publish=f'"{_SUBJECT}.{device}.up.*"',
+        subscribe=f'"{_SUBJECT}.{device}.down.*", "{_SUBJECT}.fleet.*"',
     )
 
 

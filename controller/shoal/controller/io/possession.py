@@ -10,17 +10,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from shoal.controller.certificate import read_common_name
 from shoal.errors import DeniedError, SettingError
-from shoal.topics import check_device
 
 _LIMIT = 16_384
 _AGAIN = "enrol the device again with a new join token"
 
 
 class Proven(NamedTuple):
-    """A device that has the key of its certificate. begins_s: from when it is valid, Unix."""
+    """A device that has the key of its certificate. begins_s: from when it is valid, Unix.
+
+    generation   which enrolment of the name the certificate is of
+    """
 
     device: str
+    generation: int
     serial: str
     begins_s: float
 
@@ -34,11 +38,11 @@ def prove(
     _check_proof(leaf, proof, message)
     names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     try:
-        check_device(str(names[0].value) if names else "")
+        named = read_common_name(str(names[0].value) if names else "")
     except SettingError as error:
         raise DeniedError("this certificate names no device") from error
     begins = leaf.not_valid_before_utc.timestamp()
-    return Proven(str(names[0].value), format(leaf.serial_number, "x"), begins)
+    return Proven(named.device, named.generation, format(leaf.serial_number, "x"), begins)
 
 
 def key_sha256(

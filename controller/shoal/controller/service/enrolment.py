@@ -39,7 +39,7 @@ class Authority(Protocol):
     def bundle(self) -> str: ...
     @property
     def root_fingerprint(self) -> str: ...
-    def issue_device(self, csr: str, device: str, now: float) -> Issued: ...
+    def issue_device(self, csr: str, device: str, now: float, generation: int) -> Issued: ...
 
 
 def enrol(ctx: Context, authority: Authority, request: EnrolRequest) -> EnrolResponse:
@@ -47,6 +47,9 @@ def enrol(ctx: Context, authority: Authority, request: EnrolRequest) -> EnrolRes
 
     The same key may enrol again under its name: its answer may have been lost, or its certificate
     have expired. Soon after the first time that takes no further use.
+
+    A name that was decommissioned gets a certificate of the next generation: the broker lets in
+    that one and none of before.
 
     SettingError for what cannot be read or named so, DeniedError for the token, ConflictError when
     a device of that name is enrolled with another key.
@@ -56,12 +59,13 @@ def enrol(ctx: Context, authority: Authority, request: EnrolRequest) -> EnrolRes
         raise DeniedError("this join token is of another controller", "use that one's address")
     board = _check(request)
     now = ctx.clock()
-    issued = authority.issue_device(request.csr, request.device, now)
     with ctx.store.write() as db:
+        generation = _generation(db, request.device)
+        issued = authority.issue_device(request.csr, request.device, now, generation)
         again = _enrolled(db, request.device, issued)
         repeated = again is not None and now - again < _LOST_ANSWER_S
         token = joining.spend(db, ctx, joining_secret, request.ring, repeated=repeated)
-        values = _row(request, board, token.site, issued, now)
+        values = _row(request, board, token.site, issued, now) | {"generation": generation}
         if again is not None:
             values["enrolled_at"] = again
         _keep(db, request.device, values)
@@ -115,6 +119,15 @@ def _row(
         "agent": "", "endpoint": "", "releases": {}, "variants": {}, "facts": request.facts,
         "error": board.unsupported, "error_at": now if board.unsupported else 0.0,
     }  # fmt: skip
+
+
+def _generation(db: Connection, name: str) -> int:
+    """Of the certificate to be made: how often this name was decommissioned."""
+    query = select(device.c.state, device.c.generation).where(device.c.name == name)
+    row = db.execute(query).one_or_none()
+    if row is None:
+        return 0
+    return int(row.generation) + (row.state != devices.ENROLLED)
 
 
 def _enrolled(db: Connection, name: str, issued: Issued) -> float | None:

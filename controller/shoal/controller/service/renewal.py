@@ -32,6 +32,8 @@ class Prover(Protocol):
     @property
     def device(self) -> str: ...
     @property
+    def generation(self) -> int: ...
+    @property
     def begins_s(self) -> float: ...
 
 
@@ -57,7 +59,7 @@ def renew(ctx: Context, authority: Renewing, request: RenewRequest) -> RenewResp
     now = ctx.clock()
     message = renewal_message(request.challenge, request.csr)
     who = authority.prove(request.certificate, _proof(request.proof), message, now)
-    issued = authority.issue_device(request.csr, who.device, now)
+    issued = authority.issue_device(request.csr, who.device, now, who.generation)
     with ctx.store.write() as db:
         row = _row(db, who.device)
         _check(ctx, request.challenge, who, row)
@@ -80,7 +82,7 @@ def renew(ctx: Context, authority: Renewing, request: RenewRequest) -> RenewResp
 def _check(ctx: Context, given: str, who: Prover, row: Row | None) -> None:
     if row is None or row.state != devices.ENROLLED:
         raise DeniedError(f"device {who.device} is not enrolled", _AGAIN)
-    if who.begins_s + SKEW_S < int(row.enrolled_at):
+    if who.generation != row.generation or who.begins_s + SKEW_S < int(row.enrolled_at):
         raise DeniedError("this certificate is of an earlier enrolment", _AGAIN)
     until = given.partition(".")[0]
     fresh = until.isdecimal() and len(until) < 12 and int(until) > ctx.clock()
@@ -99,8 +101,9 @@ def _make(ctx: Context, name: str, row: Row | None, until: int) -> str:
 
 
 def _row(db: Connection, name: str) -> Row | None:
-    columns = (device.c.state, device.c.enrolled_at, device.c.certificate_serial)
-    return db.execute(select(*columns).where(device.c.name == name)).one_or_none()
+    columns = ("state", "enrolled_at", "certificate_serial", "generation")
+    query = select(*(device.c[column] for column in columns))
+    return db.execute(query.where(device.c.name == name)).one_or_none()
 
 
 def _proof(text: str) -> bytes:
