@@ -1,0 +1,129 @@
+"""How a round's updates lie to one another: which device pulled how far, and against the others.
+
+Three numbers say it, for every strategy alike:
+
+norm     L2 of the update: who shouts
+z        of the norm's logarithm, in robust standard deviations (median and MAD) of the round
+cosine   to the mean direction of all the others, each of them at length 1, so that nobody who
+         shouts says where the others point
+
+A norm is suspect beyond 3.5 deviations (Iglewicz and Hoaglin, "How to Detect and Handle
+Outliers", 1993) when it also stands out by a factor: rounds whose devices are all alike have a
+spread of nothing. A direction is when it points away from the others further than chance lets
+vectors of P elements, and 2 deviations further than the round's median. Being suspect proves
+nothing: rare data looks the same. It decides nothing either; a person does (quarantine), or a
+strategy that bears liars.
+
+Two passes over the updates, which lie in files: memory is O(P), and the order does not matter.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+import numpy as np
+
+from shoal.controller.federated.sums import F64, ExactSum
+from shoal.controller.federated.updates import Update
+from shoal.federated.clipping import norm_of
+from shoal.params import F32
+
+#: Robust standard deviations beyond which an update stands out.
+FAR = 3.5
+#: ... if its norm is also so many times the round's median, or its inverse.
+FACTOR = 2.0
+#: Of its cosine, for who points away from the others.
+TURNED = 2.0
+#: Cosines between vectors of P random elements are within so many 1/√P.
+CHANCE = 4.0
+#: Updates below which a spread says nothing.
+FEWEST = 5
+#: MAD to standard deviation, of a normal distribution.
+_NORMAL = 1.4826
+#: Deviations of the logarithm below this are taken for this: alike is not exact.
+_LEAST_SPREAD = 0.05
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """One update beside the others of its round.
+
+    loss       mean before training, as the device says
+    cosine     -1 to 1; 0 for an update of nothing, and where there are no others
+    suspect    "" or a slug: "far-longer", "far-shorter", "against-the-others"
+    """
+
+    device: str
+    examples: int
+    loss: float
+    norm: float
+    cosine: float
+    z: float
+    suspect: str = ""
+
+
+def compare(updates: Callable[[], Iterable[Update]], size: int) -> list[Standing]:
+    """Every update's standing, sorted by device.
+
+    updates   called twice; each time it yields all of the round's updates, deltas float32 (P,)
+    size      P
+    """
+    directions = ExactSum(size)
+    for update in updates():
+        directions.add(update.delta, _inverse(norm_of(update.delta)))
+    total = directions.value()
+    square = float(np.einsum("i,i->", total, total))
+    seen = [
+        Standing(
+            device=update.device, examples=update.examples, loss=update.loss, z=0.0,
+            norm=norm_of(update.delta), cosine=_cosine(update.delta, total, square),
+        )
+        for update in updates()
+    ]  # fmt: skip
+    return _judged(sorted(seen, key=lambda one: one.device), CHANCE / math.sqrt(max(1, size)))
+
+
+def robust_z(values: Sequence[float], least_spread: float) -> F64:
+    """Deviations from the median, float64 (N,); zeros for too few values.
+
+    >>> robust_z([1.0, 1.1, 0.9, 1.0, 1.05, 4.0], 0.05).round(0).tolist()[-1]
+    40.0
+    """
+    found = np.asarray(values, np.float64)
+    if len(found) < FEWEST:
+        return np.zeros(len(found))
+    away = found - np.median(found)
+    return away / max(float(np.median(np.abs(away))) * _NORMAL, least_spread)
+
+
+def _inverse(norm: float) -> float:
+    return 1 / norm if norm > 0 else 0.0
+
+
+def _cosine(delta: F32, total: F64, square: float) -> float:
+    """Between delta and the sum of all directions less its own; square: ‖total‖²."""
+    unit = _inverse(norm_of(delta))
+    along = float(np.einsum("i,i->", delta, total, dtype=np.float64)) * unit
+    others = square - 2 * along + 1
+    if not unit or others < 1e-9:
+        return 0.0
+    return max(-1.0, min(1.0, (along - 1) / math.sqrt(others)))
+
+
+def _judged(seen: list[Standing], chance: float) -> list[Standing]:
+    logs = [math.log(max(one.norm, 1e-30)) for one in seen]
+    lengths = robust_z(logs, _LEAST_SPREAD)
+    turns = robust_z([one.cosine for one in seen], _LEAST_SPREAD)
+    middle = float(np.median(logs)) if logs else 0.0
+    return [
+        msgspec.structs.replace(one, z=float(z), suspect=_why(one, log - middle, z, turn, chance))
+        for one, log, z, turn in zip(seen, logs, lengths, turns, strict=True)
+    ]
+
+
+def _why(one: Standing, away: float, z: float, turn: float, chance: float) -> str:
+    """away: of the logarithm of its norm from the median's."""
+    if one.cosine < -chance and turn <= -TURNED:
+        return "against-the-others"
+    if abs(z) < FAR or abs(away) < math.log(FACTOR):
+        return ""
+    return "far-longer" if z > 0 else "far-shorter"

@@ -1,0 +1,84 @@
+"""Who stands out in a round, and who does not."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from shoal.controller.federated.suspicion import FEWEST, compare
+from shoal.controller.federated.updates import Update
+from unit.federated.digits import Learner, homes_of
+
+#: What a liar multiplies its update by, and what is said of it.
+LIES = {
+    "sign flip": (-1.0, "against-the-others"),
+    "scaled": (10.0, "far-longer"),
+    "scaled and turned": (-10.0, "against-the-others"),
+    "hardly anything": (0.001, "far-shorter"),
+}
+
+
+def learned(devices: int = 20) -> list[Update]:
+    """Updates of devices whose digits are not alike, after one round; all of them honest."""
+    homes, _ = homes_of(devices)
+    learner, random = Learner(), np.random.default_rng(0)
+    return [
+        Update(
+            device=f"d{i:02}",
+            delta=learner.train(learner.theta, rows, 1, random) - learner.theta,
+            examples=len(rows.y),
+            loss=2.3,
+        )
+        for i, rows in enumerate(homes)
+    ]
+
+
+HONEST = learned()
+SIZE = HONEST[0].delta.size
+
+
+def lied(update: Update, by: float) -> Update:
+    return msgspec.structs.replace(update, delta=np.float32(by) * update.delta)
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_two_of_twenty_that_lie_are_suspect_and_it_is_said_how(name: str) -> None:
+    lie, why = LIES[name]
+    largest = sorted(HONEST, key=lambda u: -float(np.linalg.norm(u.delta)))[2:4]
+    liars = {update.device for update in largest}
+    updates = [lied(u, lie) if u.device in liars else u for u in HONEST]
+
+    found = {one.device: one.suspect for one in compare(lambda: updates, SIZE)}
+
+    assert {device for device, reason in found.items() if reason == why} >= liars
+
+
+def test_devices_whose_data_differ_honestly_are_hardly_suspect() -> None:
+    found = [one for one in compare(lambda: HONEST, SIZE) if one.suspect]
+
+    assert len(found) <= 2, found
+
+
+def test_the_order_in_which_updates_are_read_changes_nothing() -> None:
+    assert compare(lambda: HONEST, SIZE) == compare(lambda: HONEST[::-1], SIZE)
+
+
+def test_a_liar_who_shouts_does_not_say_where_the_others_point() -> None:
+    updates = [lied(HONEST[0], -1000), *HONEST[1:]]
+
+    found = compare(lambda: updates, SIZE)
+
+    assert found[0].cosine < 0 < np.median([one.cosine for one in found[1:]])
+
+
+def test_an_update_of_nothing_has_no_direction_and_breaks_nothing() -> None:
+    updates = [lied(u, 0) for u in HONEST]
+
+    found = compare(lambda: updates, SIZE)
+
+    assert {(one.norm, one.cosine, one.suspect) for one in found} == {(0.0, 0.0, "")}
+
+
+def test_of_few_updates_none_is_suspect_for_a_spread_says_nothing_then() -> None:
+    few = [lied(HONEST[0], 1000), *HONEST[1 : FEWEST - 1]]
+
+    assert not [one.suspect for one in compare(lambda: few, SIZE) if one.suspect]
