@@ -1,0 +1,49 @@
+"""Which checkpoint came of which, and what a poisoned round has spoiled.
+
+A round starts from a checkpoint, its parent, and makes the next. What was learned from a poisoned
+checkpoint is poisoned as well, however honest its own devices were; the task goes on from the
+newest checkpoint that is clean.
+
+    >>> line = [Grown(number=1), Grown(number=2, parent=1), Grown(number=3, parent=2),
+    ...         Grown(number=4, parent=1)]
+    >>> sorted(spoiled(line, {2}))
+    [2, 3]
+    >>> newest_clean(line, {2})
+    4
+"""
+
+from collections.abc import Iterable, Set
+
+import msgspec
+
+#: The checkpoint before the first round: the model that the task began with.
+START = 0
+
+
+class Grown(msgspec.Struct, frozen=True, kw_only=True):
+    """A round that made a checkpoint.
+
+    number    from 1
+    parent    the round whose checkpoint it started from; 0 for what the task began with
+    older     further ones that single updates started from, in an asynchronous task
+    """
+
+    number: int
+    parent: int = START
+    older: tuple[int, ...] = ()
+
+
+def spoiled(line: Iterable[Grown], poisoned: Set[int]) -> frozenset[int]:
+    """The poisoned rounds and every round whose checkpoint has something of theirs in it."""
+    bad = set(poisoned)
+    for grown in sorted(line, key=lambda one: one.number):
+        if bad.intersection((grown.parent, *grown.older)):
+            bad.add(grown.number)
+    return frozenset(bad)
+
+
+def newest_clean(line: Iterable[Grown], poisoned: Set[int]) -> int:
+    """The last round that is not spoiled; 0 when there is none."""
+    line = list(line)
+    bad = spoiled(line, poisoned)
+    return max((one.number for one in line if one.number not in bad), default=START)
