@@ -116,6 +116,7 @@ class Mosquitto:
         self._process = subprocess.Popen([self._binary, "-c", str(self._conf)])
         self._pid.write_text(str(self._process.pid))
         wait_for_port(self.port)
+        eventually(lambda: shakes_hands(self.port), f"Mosquitto's loop at port {self.port}")
 
     def admit(self, devices: tuple[str, ...]) -> None:
         self._files.admit(devices)
@@ -139,6 +140,22 @@ def wait_for_port(port: int) -> None:
         return True
 
     eventually(answers, f"a listener on port {port}")
+
+
+def shakes_hands(port: int) -> bool:
+    """Whether TLS is spoken there. A Mosquitto that only listens is not ready for SIGHUP yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port), 5) as plain,
+            context.wrap_socket(plain),
+        ):
+            return True
+    except ssl.SSLError:
+        return True  # it spoke, if only to say no
+    except OSError:
+        return False
 
 
 class Party:
