@@ -67,6 +67,7 @@ LEAST = {
     "POST /api/v1/alerts/{id}/acknowledge": "operator",
     "GET /api/v1/operations": "viewer",
     "GET /api/v1/operations/{id}": "viewer",
+    "POST /api/v1/operations/{id}/cancel": "operator",
     "GET /api/v1/audit": "viewer",
     "GET /api/v1/profiles": "viewer",
     "GET /api/v1/stream": "viewer",

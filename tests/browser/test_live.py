@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from browser.chromium import Tab
 from browser.conftest import Console
 from browser.seed import LAST, STEPS, Teller
-from shoal.controller.service import changes, rollouts, stages
+from shoal.controller.service import changes, operations, rollouts, stages
 
 
 @pytest.fixture
@@ -150,3 +150,23 @@ def test_the_keyboard_reaches_the_content_first_and_focus_is_seen(tab: Tab) -> N
     assert focused
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
+
+
+def test_work_that_takes_too_long_is_given_up_on_its_page(tab: Tab, console: Console) -> None:
+    ctx = console.ctx
+    asked = operations.enqueue(ctx, actor="eve", kind="import", subject="slow", params={})
+    operations.claim_next(ctx)
+    operations.progress(ctx, asked.id, 0.3, "validating")
+    page = tab.go(f"/operations/{asked.id}")
+    expect(page.get_by_text("30 %, validating")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("what it has done so far is lost")
+    assert tab.violations() == []
+    dialog.get_by_role("button", name="Cancel it").click()
+    expect(page.get_by_text("canceled by admin, about to end")).to_be_visible()
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    operations.end_canceled(ctx, asked.id)
+    expect(page.locator("h1 + .state")).to_have_text("Canceled")
+    expect(page.locator(".notice")).to_contain_text("canceled by admin")
+    assert tab.violations() == []

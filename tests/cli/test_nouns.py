@@ -80,6 +80,20 @@ def test_a_model_goes_from_table_to_signed_release(shoal: Cli, parts: Path) -> N
     assert "when it drifts" in shoal("model", "policy", "defects").stdout
 
 
+def test_an_operation_that_is_canceled_ends_the_wait_with_exit_code_1(
+    shoal: Cli, parts: Path
+) -> None:
+    add = ("dataset", "add", str(parts), "--name", "given-up", "--label", "defect")
+    shoal.json(*add, "--site", "plant")
+    started = shoal.json("model", "train", "given-up", "--dataset", "given-up", "--no-wait")
+    ended = shoal.json("operation", "cancel", started["id"])
+    assert (ended["state"], ended["canceled_by"]) == ("canceled", "admin")
+    result = shoal("operation", "watch", started["id"])
+    assert result.exit_code == 1
+    assert "canceled by admin" in result.stderr
+    assert shoal("operation", "cancel", started["id"]).exit_code == 5
+
+
 def test_an_operation_that_fails_ends_the_wait_with_exit_code_1(
     shoal: Cli, parts: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,8 @@ import pytest
 from fleet import Fleet
 from shoal import topics, wire
 from shoal.controller.io import tables
-from shoal.controller.io.engine import Engine, Operations, Tick, forget
+from shoal.controller.io.engine import Engine, Tick, forget
+from shoal.controller.io.operations import Operations
 from shoal.controller.service import operations
 from shoal.errors import LinkError, StorageError
 from stand_ins import memory_folder

@@ -69,6 +69,20 @@ def watch(session: Session, id_: str, timeout: float) -> None:
     session.show(ended, lambda: picture(ended))
 
 
+@operation.command("cancel")
+@click.argument("id_", metavar="ID")
+@click.pass_obj
+def cancel_operation(session: Session, id_: str) -> None:
+    """Give up an operation: one that waits is over, one that runs is killed within a second.
+
+    \b
+    Example:
+      shoal operation cancel 0190c5
+    """
+    found = session.api.post(at("operations", id_, "cancel"))
+    session.show(found, lambda: picture(found))
+
+
 def picture(found: Thing) -> object:
     return card(
         found,
@@ -83,6 +97,7 @@ def picture(found: Thing) -> object:
             "by": "created_by",
             "started": lambda o: instant(o["started_at"]),
             "ended": lambda o: instant(o["finished_at"]),
+            "canceled by": "canceled_by",
             "result": lambda o: plain(o["result"]),
             "error": "error",
         },

@@ -38,7 +38,7 @@ def poll(
 
 
 def follow(session: Session, operation: Thing, timeout_s: float = 0.0) -> Thing:
-    """Show an operation's progress on stderr until it ends; FailedError when it failed."""
+    """Show an operation's progress on stderr until it ends; FailedError unless it succeeded."""
     with session.err.status("") as line:
 
         def look() -> Thing:
@@ -47,13 +47,13 @@ def follow(session: Session, operation: Thing, timeout_s: float = 0.0) -> Thing:
             return seen
 
         ended = poll(session, look, is_over, timeout_s=timeout_s)
-    if ended["state"] == "failed":
+    if ended["state"] != "succeeded":
         raise FailedError(f"{ended['kind']} of {ended['subject']}: {ended['error']}")
     return ended
 
 
 def is_over(operation: Thing) -> bool:
-    return operation["state"] in ("succeeded", "failed")
+    return operation["state"] in ("succeeded", "failed", "canceled")
 
 
 def progress_line(operation: Thing) -> str:

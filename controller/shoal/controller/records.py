@@ -172,9 +172,11 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
 class Operation(Record, frozen=True, kw_only=True):
     """Long work: "train" or "import".
 
-    state     queued, running, succeeded, failed
+    state     queued, running, succeeded, failed, canceled
     progress  0 to 1, and `step` says what is being done
     result    e.g. {"release": "lot-codes@2"}; `error` says why it failed and the mend
+    limit_s   seconds it may run before it is ended; 0 for no limit
+    canceled_by  who gave it up; while it still runs, it is about to end
     """
 
     id: str
@@ -190,6 +192,8 @@ class Operation(Record, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
     result: dict[str, Any] = {}
     error: str = ""
+    limit_s: float = 0.0
+    canceled_by: str = ""
 
 
 class VariantReport(Record, frozen=True, kw_only=True):

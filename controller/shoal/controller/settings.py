@@ -60,6 +60,15 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scales: list[int] = msgspec.field(default_factory=lambda: [1, 4, 16])
 
 
+class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Long work: training and imports, one at a time.
+
+    limit_s   seconds that one may run before it is ended; 0 for no limit
+    """
+
+    limit_s: float = 3_600.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of controller.toml.
 
@@ -69,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     network: Network = Network()
     fleet: Fleet = Fleet()
     drift: Drift = Drift()
+    operations: Operations = Operations()
     database: str = ""
 
 

@@ -13,13 +13,14 @@ from shoal.profile import Profile, load_profiles
 
 TAG = "controller"
 JSON_DOCUMENT, EVENTS = "application/json; charset=utf-8", "text/event-stream"
+_STATE = f"^(|{'|'.join(operations.STATES)})$"
 PEM, METRICS = "application/x-pem-file", "text/plain; version=0.0.4; charset=utf-8"
 
 
 class OperationQuery(Asked, frozen=True, kw_only=True):
-    """state: queued, running, succeeded, failed, or "" for all."""
+    """state: queued, running, succeeded, failed, canceled, or "" for all."""
 
-    state: Annotated[str, msgspec.Meta(pattern="^(|queued|running|succeeded|failed)$")] = ""
+    state: Annotated[str, msgspec.Meta(pattern=_STATE)] = ""
 
 
 class AuditQuery(Asked, frozen=True, kw_only=True):
@@ -46,6 +47,12 @@ def list_operations(call: Call, query: OperationQuery) -> Listing[Operation]:
 def get_operation(call: Call, id: str) -> Operation:  # noqa: A002 - the API's word
     """How far one piece of long work is."""
     return operations.get_operation(call.ctx, id)
+
+
+@route("POST", "/api/v1/operations/<id>/cancel", role="operator", tag=TAG)
+def cancel_operation(call: Call, id: str) -> Operation:  # noqa: A002
+    """Give up long work: what waits is over, what runs is killed within a second."""
+    return operations.cancel(call.ctx, actor=call.by, ident=id)
 
 
 @route("GET", "/api/v1/audit", role="viewer", tag=TAG)

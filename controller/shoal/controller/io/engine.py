@@ -8,26 +8,21 @@ of a second. Work that fails is logged and tried again the next time; it stops n
 import collections
 import functools
 import logging
-import os
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import delete, update
 
 from shoal import topics, wire
 from shoal.controller.io import tables
-from shoal.controller.io.lifetime import die_with_parent
+from shoal.controller.io.operations import Operations
 from shoal.controller.service import (
     alerts,
     assignments,
     changes,
-    operations,
     stages,
     triggers,
     watching,
@@ -45,12 +40,7 @@ BATCH, GATHER_S = 500, 0.02
 WAITING = 20_000
 #: After the disk refused.
 PAUSE_S = 1.0
-#: How much of a dead operation's log is told.
-TAIL_BYTES = 1_500
 CHANGES_S = 3_600.0
-#: Unless the operator says otherwise. On a busy machine a second BLAS thread makes small matrices
-#: six times slower: the two wait for each other, spinning.
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def run(ctx: Context, stopping: threading.Event) -> None:
@@ -84,7 +74,7 @@ class Engine:
         ctx: Context,
         stopping: threading.Event,
         link: Callable[..., Link] = Link,
-        operations: "Operations | None" = None,
+        operations: Operations | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ctx, self._stopping, self._monotonic = ctx, stopping, monotonic
@@ -275,72 +265,6 @@ class Engine:
             self._stamp = stamp
 
 
-class Operations:
-    """Long work in a process of its own, one at a time; one that dies is told of, with its log."""
-
-    def __init__(self, ctx: Context) -> None:
-        self._ctx = ctx
-        self._ident = ""
-        self._process: subprocess.Popen[bytes] | None = None
-        self._began = False
-
-    def step(self) -> None:
-        """Start what waits, and end what has died."""
-        if not self._began:
-            self._began = True
-            self._bury_orphans()
-        if self._process is not None and self._process.poll() is not None:
-            self._end(self._process.returncode)
-        if self._process is None:
-            waiting = operations.list_operations(self._ctx, state=operations.QUEUED, limit=1)
-            claimed = operations.claim_next(self._ctx) if waiting else None
-            if claimed is not None:
-                self._start(claimed.id)
-
-    def stop(self) -> None:
-        """End what runs; it is started anew by nobody, and told of at the next start."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-    def _start(self, ident: str) -> None:
-        self._ident = ident
-        folder = self._ctx.folder
-        argv = [sys.executable, "-m", "shoal.controller", "operation", ident]
-        self._log_path().parent.mkdir(exist_ok=True)
-        with self._log_path().open("wb") as log:
-            self._process = subprocess.Popen(
-                [*argv, "--folder", str(folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=_ONE_THREAD | os.environ,
-                preexec_fn=die_with_parent,
-            )
-
-    def _end(self, code: int) -> None:
-        ident, self._process = self._ident, None
-        state = operations.get_operation(self._ctx, ident).state
-        if state not in (operations.SUCCEEDED, operations.FAILED):
-            tail = _tail(self._log_path())
-            why = f"ended with {code}" if code >= 0 else f"was killed by signal {-code}"
-            operations.finish(self._ctx, ident, error=f"the work {why}: {tail}".strip(": "))
-
-    def _bury_orphans(self) -> None:
-        """What ran when the engine ended has ended with it."""
-        for one in operations.list_operations(self._ctx, state=operations.RUNNING):
-            operations.finish(
-                self._ctx, one.id, error="the controller was restarted meanwhile; start it again"
-            )
-
-    def _log_path(self) -> Path:
-        return self._ctx.folder / "log" / f"{self._ident}.log"
-
-
 def offline(ctx: Context) -> int:
     """Mark who was not heard of for too long; a status of the same session brings it back."""
     gone = (
@@ -373,10 +297,3 @@ def forget(ctx: Context) -> None:
         for statement in old:
             db.execute(statement)
         changes.forget(db, now - CHANGES_S)
-
-
-def _tail(path: Path) -> str:
-    try:
-        return path.read_bytes()[-TAIL_BYTES:].decode(errors="replace").strip()
-    except OSError:
-        return ""

@@ -11,6 +11,10 @@ from shoal.controller.service.context import Context
 from shoal.errors import AbsentError, ConflictError
 
 QUEUED, RUNNING, SUCCEEDED, FAILED = "queued", "running", "succeeded", "failed"
+CANCELED = "canceled"
+STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELED)
+ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
+_HOW = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELED: "was canceled"}
 
 
 def enqueue(
@@ -23,6 +27,7 @@ def enqueue(
             operation.insert().values(
                 id=ident, kind=kind, state=QUEUED, step="waiting", subject=subject,
                 created_at=ctx.clock(), created_by=actor, params=params, result={},
+                limit_s=ctx.settings.operations.limit_s,
             )
         )  # fmt: skip
         audit.record(db, ctx, actor, kind, subject, operation=ident, **params)
@@ -56,11 +61,42 @@ def finish(
     """
     with ctx.store.write() as db:
         state = db.scalar(select(operation.c.state).where(operation.c.id == ident))
-        if state in (SUCCEEDED, FAILED):
-            raise ConflictError(f"operation {ident} has {state} already")
+        if state in ENDED:
+            raise ConflictError(f"operation {ident} {_HOW[state]} already")
         done = {"state": FAILED, "error": error} if error else {"state": SUCCEEDED, "progress": 1.0}
         _set(db, ctx, ident, finished_at=ctx.clock(), step="", result=result or {}, **done)
     return get_operation(ctx, ident)
+
+
+def cancel(ctx: Context, *, actor: str, ident: str) -> Operation:
+    """Give up an operation. One that waits ends here; one that runs is killed by the engine.
+
+    Asking twice is the same as once. AbsentError; ConflictError if it has ended already.
+    """
+    with ctx.store.write() as db:
+        one = db.execute(select(operation).where(operation.c.id == ident)).first()
+        if one is None:
+            raise AbsentError("operation", ident)
+        if one.state in ENDED:
+            raise ConflictError(f"operation {ident} {_HOW[one.state]} already")
+        if not one.canceled_by:
+            _set(db, ctx, ident, canceled_by=actor)
+            audit.record(db, ctx, actor, f"{one.kind}.cancel", one.subject, operation=ident)
+        if one.state == QUEUED:
+            _cancel(db, ctx, ident, actor)
+    return get_operation(ctx, ident)
+
+
+def end_canceled(ctx: Context, ident: str) -> None:
+    """What was canceled while it ran has ended now."""
+    one = get_operation(ctx, ident)
+    with ctx.store.write() as db:
+        _cancel(db, ctx, ident, one.canceled_by)
+
+
+def _cancel(db: Connection, ctx: Context, ident: str, actor: str) -> None:
+    error = f"canceled by {actor}"
+    _set(db, ctx, ident, state=CANCELED, step="", finished_at=ctx.clock(), error=error)
 
 
 def get_operation(ctx: Context, ident: str) -> Operation:

@@ -99,7 +99,8 @@ def _same_cause(asked: Any, trigger: str, wanted: str) -> bool:
     """Whether a training answers the alert already: its own, or another site's on these data."""
     mine, same = asked.params.get("trigger") == trigger, asked.params.get("dataset") == wanted
     automatic = str(asked.params.get("trigger", "")).startswith(training.AUTOMATIC)
-    return (mine and (same or asked.state != "failed")) or (automatic and same)
+    vain = asked.state in ("failed", "canceled")
+    return (mine and (same or not vain)) or (automatic and same)
 
 
 def _kind(db: Connection, name: str) -> tuple[str, dict[str, Any]]:

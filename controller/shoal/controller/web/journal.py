@@ -22,6 +22,21 @@ def operation(id: str) -> str:  # noqa: A002 - the API's word
     return show("operation.html", operation=operations.get_operation(context(), id))
 
 
+@blueprint.get("/operations/<id>/cancel")
+def operation_confirm(id: str) -> str:  # noqa: A002
+    """Ask before giving it up."""
+    found = operations.get_operation(context(), id)
+    return show("operation_confirm.html", operation=found)
+
+
+@blueprint.post("/operations/<id>/cancel")
+def operation_cancel(id: str) -> Response:  # noqa: A002
+    """Give up what waits or runs."""
+    who = access.require(actor(), "operator")
+    operations.cancel(context(), actor=who.name, ident=id)
+    return redirect(url_for("web.operation", id=id), 303)
+
+
 @blueprint.get("/datasets")
 def dataset_list() -> str:
     """All dataset versions."""

@@ -73,6 +73,7 @@ SIGNS: dict[str, Sign] = {
     "running": Sign("info", "run", "Running"),
     "succeeded": Sign("ok", "check", "Succeeded"),
     "failed": Sign("bad", "cross", "Failed"),
+    "canceled": Sign("idle", "stop", "Canceled"),
     # alerts
     "open": Sign("bad", "bell", "Open"),
     "acknowledged": Sign("warn", "check", "Acknowledged"),
