@@ -96,6 +96,21 @@ def read_params(estimator: str, params: Mapping[str, Any]) -> Params:
         raise SettingError(f"{estimator}: {error}", f"its parameters are: {known}") from error
 
 
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What federated rounds learned.
+
+    theta      file of float32 little-endian (P,)
+    graph      the train graph, which says where theta's numbers belong in the job's onnx
+    personal   [start, stop) of theta that never left the devices (FedPer's head)
+    notes      for the card: who taught it, a sentence each
+    """
+
+    theta: Path
+    graph: Path
+    personal: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One model to be made.
 
@@ -104,6 +119,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     onnx        a model that was trained elsewhere; None to train one
     variants    further variants that came with it, by name; measured, not trusted
     labels      class names by output column, for a model that came from elsewhere
+    checkpoint  what takes the place of the numbers in `onnx`; None to leave them
     """
 
     model: str
@@ -114,6 +130,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     onnx: Path | None = None
     variants: dict[str, Path] = {}
     labels: list[str] = []
+    checkpoint: Checkpoint | None = None
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):

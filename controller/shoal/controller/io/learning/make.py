@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from onnx import ModelProto
 
-from shoal.controller.io.learning import estimators, export, foreign, quantize
+from shoal.controller.io.learning import checkpoint, estimators, export, foreign, quantize
 from shoal.controller.io.learning.rows import Data
 from shoal.controller.learning import Job, Params, Say
 from shoal.controller.verdicts import FP32
@@ -32,21 +32,26 @@ def make(job: Job, params: Params, data: Data, task: str, say: Say) -> Made:
         made = Made({FP32: model.SerializeToString()}, {}, [])
     else:
         say(0.10, "checking the model that was handed in")
-        made = _take_in(job, job.onnx, data, columns, task)
+        made = _take_in(job, job.onnx, params, data, columns, task)
     _quantize_missing(made, data, say)
     return made
 
 
-def _take_in(job: Job, onnx: Path, data: Data, columns: int, task: str) -> Made:
+def _take_in(job: Job, onnx: Path, params: Params, data: Data, columns: int, task: str) -> Made:
     recipes = load_recipes()
     if strangers := sorted(set(job.variants) - set(recipes)):
         raise ModelError(f"no variant {strangers[0]!r}", f"there are: {', '.join(recipes)}")
     made = Made({}, {}, [])
     for name, path in ({FP32: onnx} | job.variants).items():
         model = foreign.read(path, f"{name} of {job.model}", len(data.features), columns)
+        if job.checkpoint is not None:
+            model = checkpoint.written(model, job.checkpoint)
         if task == "classification":
             model, note = foreign.with_probabilities(model, data.held.x, name)
             made.notes.extend([f"{name} {note}"] if note else [])
+        if job.checkpoint is not None:
+            model, notes = checkpoint.with_head(model, job.checkpoint, data, params.seed)
+            made.notes.extend([*job.checkpoint.notes, *notes])
         made.files[name] = model.SerializeToString()
     return made
 
