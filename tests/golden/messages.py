@@ -15,7 +15,10 @@ FOLDER = Path(__file__).parent
 SENDER = {"device": "cam-1", "boot": "9f3c2a", "seq": 41, "sent_s": 1_800_000_000.25}
 
 ATTEMPT = bytes(range(16))
-ADVERT = Advert(device="cam-1", box=b"b" * 32, mask=b"m" * 32, own=b"o" * 32, signature=b"s" * 64)
+ADVERT = Advert(
+    device="cam-1", box=b"b" * 32, mask=b"m" * 32, own=b"o" * 32, signature=b"s" * 64,
+    certificate=b"c" * 8,
+)  # fmt: skip
 SLICE = speech.Slice(rows=120, loss=31.5, correct=110)
 CALLS: dict[str, speech.Call] = {
     "invite": speech.Invite(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),

@@ -8,6 +8,7 @@ the device's part; nothing that it said before opens its update.
 import enum
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -23,6 +24,13 @@ from shoal.federated.shamir import SHARE, Entropy
 Sign = Callable[[bytes], bytes]
 #: (device, signature, message): UntrustedError unless that device's identity signed it.
 Verify = Callable[[str, bytes, bytes], None]
+
+
+class Mask(NamedTuple):
+    """A mask by its seed, added (+1) or taken off (-1)."""
+
+    seed: bytes
+    sign: int
 
 
 class Stage(enum.IntEnum):
@@ -41,11 +49,21 @@ class Participant:
 
     least     devices in the sum below which this device stays out, whatever the plan says
     entropy   n -> n random bytes, from the system
+    certificate   of the identity that signs, DER
     """
 
     def __init__(
-        self, device: str, terms: Terms, least: int, *, sign: Sign, verify: Verify, entropy: Entropy
+        self,
+        device: str,
+        terms: Terms,
+        least: int,
+        *,
+        sign: Sign,
+        verify: Verify,
+        entropy: Entropy,
+        certificate: bytes = b"",
     ) -> None:
+        self._certificate = certificate
         self._device, self._terms, self._sign, self._verify = device, terms, sign, verify
         self._least, self._entropy = max(least, terms.least), entropy
         self._stage = Stage.ADVERT
@@ -78,6 +96,7 @@ class Participant:
             mask=bare.mask,
             own=bare.own,
             signature=self._sign(bare.signed(self._terms.round_id)),
+            certificate=self._certificate,
         )
 
     def boxes(self, roster: Roster) -> dict[str, bytes]:
@@ -97,16 +116,22 @@ class Participant:
 
     def masked(self, numbers: U32, boxes: Mapping[str, bytes]) -> U32:
         """The update under all its masks; boxes are what neighbours sealed for this device."""
+        hidden = numbers.copy()
+        for mask in self.masks(boxes):
+            add_mask(hidden, mask.seed, mask.sign)
+        return hidden
+
+    def masks(self, boxes: Mapping[str, bytes]) -> list[Mask]:
+        """What `masked` puts on, for who adds it elsewhere: to a trainer's process, once."""
         self._now(Stage.MASKED)
         self._boxes = {name: box for name, box in boxes.items() if name in self._adverts}
         self._enough("boxes", len(self._boxes))
-        hidden = numbers.copy()
-        add_mask(hidden, self_seed(self._own, self._terms.round_id, self._device), +1)
+        found = [Mask(self_seed(self._own, self._terms.round_id, self._device), +1)]
         for name in self._boxes:
             key = self._adverts[name].mask
             seed = pair_seed(self._mask_key, key, self._terms.round_id, self._device, name)
-            add_mask(hidden, seed, +1 if self._device < name else -1)
-        return hidden
+            found.append(Mask(seed, +1 if self._device < name else -1))
+        return found
 
     def vote(self, ending: Ending) -> bytes:
         """Signature under the one ending that this device will help with."""

@@ -40,6 +40,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     control   likewise: SCAFFOLD's c of the server; None for other strategies
     personal  [start, stop) of theta that stay on each device (FedPer's head)
     ditto     pull of a personal model towards theta (Ditto's lambda); 0: none is trained
+    labels    classes by index, as y counts them; empty: those of the release that the device serves
+    features  of a row, in order; likewise
     """
 
     plan: Plan
@@ -50,6 +52,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     control: Content | None = None
     personal: tuple[tuple[int, int], ...] = ()
     ditto: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    labels: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     def contents(self) -> dict[str, Content]:
         """File name -> what a device fetches."""

@@ -25,6 +25,8 @@ class Advert(msgspec.Struct, frozen=True, kw_only=True):
     mask        X25519, 32 bytes: makes pair masks with it
     own         SHA-256 over the secret of its own mask: shares are checked against it
     signature   of the device's identity, over all of the above, its name and the round
+    certificate   of that identity, DER: who looks at the advert checks it against the device CA
+                  (shoal.federated.identity)
     """
 
     device: str
@@ -32,6 +34,7 @@ class Advert(msgspec.Struct, frozen=True, kw_only=True):
     mask: bytes
     own: bytes
     signature: bytes = b""
+    certificate: bytes = b""
 
     def signed(self, round_id: bytes) -> bytes:
         """The bytes that the signature is over."""
