@@ -378,3 +378,71 @@ change = Table(  # one row a change that the console should see: SSE reads from 
     _text("kind"),
     _text("subject"),
 )
+
+# --- federated learning -----------------------------------------------------------------------
+
+federated_task = Table(
+    "federated_task",
+    metadata,
+    Column("name", String(63), primary_key=True),
+    _text("model"),
+    _text("release"),
+    _text("state"),
+    _text("reason"),
+    Column("plan", JSON, nullable=False),
+    Column("prepared", JSON, nullable=False),
+    _text("operation"),
+    _number("created_at"),
+    _text("created_by"),
+    _count("rounds"),
+    _count("asked"),
+    _text("checkpoint"),
+    _text("memory"),
+    _count("parent"),
+    Column("spent", JSON, nullable=False),  # of shoal.controller.federated.accountant.Spent
+    _number("epsilon"),
+    _number("next_at"),  # no round is begun before
+)
+federated_round = Table(  # one try; journal: shoal.controller.federated.rounds.Round
+    "federated_round",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("task", ForeignKey("federated_task.name"), nullable=False),
+    _count("number"),
+    _count("attempt"),
+    _text("state"),
+    _text("reason"),
+    Column("journal", JSON, nullable=False),
+    Column("plan", JSON, nullable=False),  # shoal.federated.plan.Plan
+    _count("parent"),
+    _text("theta"),
+    _text("old_memory"),
+    _text("checkpoint"),
+    _text("memory"),
+    Column("result", JSON, nullable=False),  # what records.Round adds to these columns
+    _number("started_at"),
+    _number("ended_at"),
+    _text("poisoned"),
+    Index("ix_federated_round_task", "task", "number", "attempt"),
+    Index("ix_federated_round_state", "state"),
+)
+participation = Table(
+    "participation",
+    metadata,
+    Column("round", ForeignKey("federated_round.id"), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    _text("site"),
+    _text("task"),
+    _count("number"),
+    _text("mark"),
+    _text("reason"),
+    _count("examples"),
+    Column("loss", Float),
+    Column("norm", Float),
+    Column("cosine", Float),
+    _text("suspect"),
+    _number("seconds"),
+    _count("bytes"),
+    Column("chosen", Boolean, nullable=False, server_default="0"),
+    Index("ix_participation_device", "task", "device", "number"),
+)

@@ -10,7 +10,8 @@ from shoal.controller.service.context import Context
 
 KINDS = frozenset(
     {
-        "alert", "dataset", "device", "event", "model", "operation", "release", "rollout", "window"
+        "alert", "dataset", "device", "event", "model", "operation", "release", "rollout", "round",
+        "task", "window",
     }
 )  # fmt: skip
 

@@ -6,7 +6,7 @@
 // scroll, open dialogs and open <details> stay as they are. A burst ends in one refresh, never in
 // none. A hidden tab closes its stream, since each costs the server a connection.
 (() => {
-  const KINDS = ["device", "event", "rollout", "alert", "operation", "release", "dataset", "model", "window"];
+  const KINDS = ["device", "event", "rollout", "alert", "operation", "release", "dataset", "model", "window", "round", "task"];
   const REST_MS = 5000;   // after the server refused the stream
   const PATIENCE_MS = 6000; // a stream ends by itself now and then, and is back at once: no alarm
   const timers = new Map();   // element id -> timer of its next refresh

@@ -1,0 +1,261 @@
+"""What the controller keeps and shows of federated learning: tasks, rounds, who took part.
+
+As in shoal.controller.records: the same structs in service, API and console; times are Unix
+seconds, UTC (``_at``), 0 for never. Blobs are named by hex SHA-256, "" for none.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from shoal.controller.federated.recruiting import Demands
+from shoal.controller.federated.rounds import Pace
+from shoal.federated.plan import Compression, Learning, NotNegative, Positive, Privacy
+from shoal.federated.spending import Budget
+
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")]
+Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class _Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what the controller shows."""
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what a person writes: a misspelt field is an error."""
+
+
+class AskedLearning(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """shoal.federated.plan.Learning; `terms` come from the strategy."""
+
+
+class AskedPrivacy(Privacy, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """shoal.federated.plan.Privacy."""
+
+
+class AskedCompression(Compression, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """shoal.federated.plan.Compression."""
+
+
+class AskedBudget(Budget, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """shoal.federated.spending.Budget."""
+
+
+class AskedPace(Pace, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """shoal.controller.federated.rounds.Pace."""
+
+
+class AskedDemands(Demands, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """shoal.controller.federated.recruiting.Demands; `model` is the task's."""
+
+    model: str = ""
+
+
+class Graph(_Asked, frozen=True, kw_only=True):
+    """The train graph: docs/federated/train-graph.md.
+
+    loss        "" for what the model's task calls for: cross-entropy, or mse
+    delta       Huber's
+    answers     whether the model's output is logits or probabilities
+    trained     initialisers by name, with * and ?; empty for all layers
+    personal    of those, what stays on each device: FedPer's head
+    ditto       pull of a personal model towards the common one; 0: none is trained
+    clip_norm   longest gradient of a step; 0 for no limit
+    variant     file of the release that is trained
+    """
+
+    loss: Literal["", "cross-entropy", "bce", "mse", "huber"] = ""
+    delta: Positive = 1.0
+    answers: Literal["auto", "logits", "probabilities"] = "auto"
+    optimiser: Literal["sgd", "momentum", "adam"] = "sgd"
+    trained: list[str] = []
+    personal: list[str] = []
+    ditto: NotNegative = 0.0
+    clip_norm: NotNegative = 0.0
+    variant: str = "fp32"
+
+
+class Hiding(_Asked, frozen=True, kw_only=True):
+    """Secure aggregation: what plan.Secure is worked out from for the devices of a round.
+
+    corrupt     share of the devices that may work together against one
+    clip        of single elements of an update
+    weight      most examples that a device counts for
+    degree      neighbours of each device; 0: the smallest that is safe, likewise threshold
+    """
+
+    corrupt: Share = 0.0
+    clip: Positive = 1.0
+    weight: Count = 1
+    degree: Natural = 0
+    threshold: Natural = 0
+
+
+class TaskPlan(_Asked, frozen=True, kw_only=True):
+    """What is to be learned together, from whom and how.
+
+    release     "model@version" that it begins with; or else
+    dataset     "name@version", on which `estimator` is trained first, as the model's next release
+    model       of the dataset's; with a release, its own
+    settings    of the strategy
+    evaluate    every so many rounds devices measure the new checkpoint; 0: never
+    attempts    tries of one round until the task stops
+    budget      of privacy, over all rounds; None: not counted
+    """
+
+    name: Name
+    release: str = ""
+    model: str = ""
+    dataset: str = ""
+    estimator: str = "mlp"
+    params: dict[str, Any] = {}
+    graph: Graph = Graph()
+    strategy: str = "fedavg"
+    settings: dict[str, Any] = {}
+    learning: AskedLearning
+    privacy: AskedPrivacy | None = None
+    secure: Hiding | None = None
+    compression: AskedCompression = AskedCompression()
+    pace: AskedPace
+    demands: AskedDemands = AskedDemands()
+    evaluate: Natural = 1
+    attempts: Count = 3
+    budget: AskedBudget | None = None
+
+
+class Prepared(_Shown, frozen=True, kw_only=True):
+    """What devices are given, made once when the task is planned.
+
+    graph, loss_graph   ONNX: one step; the loss and the answer
+    inference           ONNX that theta is written into (gradient.weights.write_theta)
+    theta               float32 little-endian (size,): what the first round begins with
+    personal            [start, stop) of theta that stay on each device
+    """
+
+    graph: str
+    loss_graph: str
+    inference: str
+    theta: str
+    size: int
+    personal: list[tuple[int, int]] = []
+
+
+class Task(_Shown, frozen=True, kw_only=True):
+    """A federated task.
+
+    state         "preparing", "failed" (it could not be prepared), "ready" (no round is asked
+                  for), "running", "stopped"
+    reason        why it is stopped or failed, or what it waits for
+    rounds, asked rounds that are done, and that shall be
+    checkpoint    newest theta; `memory` the strategy's; `parent` the round that made them, 0: none
+    epsilon       spent, at the plan's delta; 0 without privacy
+    """
+
+    name: str
+    model: str
+    release: str
+    state: str
+    reason: str
+    plan: TaskPlan
+    operation: str
+    created_at: float
+    created_by: str
+    rounds: int = 0
+    asked: int = 0
+    prepared: Prepared | None = None
+    checkpoint: str = ""
+    memory: str = ""
+    parent: int = 0
+    epsilon: float = 0.0
+
+
+class Measure(_Shown, frozen=True, kw_only=True):
+    """How a checkpoint did on some rows. loss: mean; accuracy: None where nothing is classified."""
+
+    rows: int
+    loss: float
+    accuracy: float | None = None
+    devices: int = 0
+
+
+class Round(_Shown, frozen=True, kw_only=True):
+    """One try of one round.
+
+    id          "task.number", of a second try "task.number.2"
+    state       see shoal.controller.federated.rounds.TRANSITIONS; reason why it failed
+    parent      the round whose checkpoint, `theta`, it started from; 0: the task's beginning
+    checkpoint  theta after it; `memory` the strategy's
+    loss        mean over the devices' rows before training; None where it is hidden
+    measured    the checkpoint on the devices' rows; slices: "class:3", "site:north", "personal"
+    epsilon     of the task, after this round
+    marks, reasons, ignored   mark, reason of who left, why answers were ignored -> how many
+    bytes       of updates as they came; seconds from start to end
+    poisoned    why everything that comes of it is quarantined; "" when nothing is known
+    """
+
+    id: str
+    task: str
+    number: int
+    attempt: int
+    state: str
+    reason: str
+    secure: bool
+    parent: int
+    theta: str
+    started_at: float
+    deadline_at: float = 0.0
+    ended_at: float = 0.0
+    checkpoint: str = ""
+    memory: str = ""
+    loss: float | None = None
+    measured: Measure | None = None
+    slices: dict[str, Measure] = {}
+    epsilon: float = 0.0
+    marks: dict[str, int] = {}
+    reasons: dict[str, int] = {}
+    ignored: dict[str, int] = {}
+    bytes: int = 0
+    seconds: float = 0.0
+    poisoned: str = ""
+
+
+class Participation(_Shown, frozen=True, kw_only=True):
+    """One device in one try of a round.
+
+    mark       see shoal.controller.federated.rounds.Mark; reason why it refused or was lost
+    loss, norm, cosine, suspect   of its update (federated.suspicion); None, "" where it is hidden
+    seconds    of its training, as it says; bytes of its update as it came
+    chosen     its update is in the aggregate
+    """
+
+    round: str
+    device: str
+    site: str
+    task: str
+    number: int
+    mark: str
+    reason: str = ""
+    examples: int = 0
+    loss: float | None = None
+    norm: float | None = None
+    cosine: float | None = None
+    suspect: str = ""
+    seconds: float = 0.0
+    bytes: int = 0
+    chosen: bool = False
+
+
+class Checkpoint(_Shown, frozen=True, kw_only=True):
+    """A task's theta with what is needed to make a model of it.
+
+    number     of the round that made it; 0: what the task began with
+    lineage    rounds that are in it, oldest first
+    """
+
+    task: str
+    number: int
+    theta: str
+    prepared: Prepared
+    lineage: list[int]

@@ -1,0 +1,133 @@
+"""Rounds as people and the loop see them: ask for some, look at them, take the checkpoint."""
+
+from sqlalchemy import select
+
+from shoal.controller.federated.records import Checkpoint, Participation, Round, Task
+from shoal.controller.io.tables import federated_round, federated_task, participation
+from shoal.controller.service import audit
+from shoal.controller.service.context import Context
+from shoal.controller.service.federated import rows
+from shoal.errors import AbsentError, ConflictError
+
+
+def start(ctx: Context, *, actor: str, task: str, rounds: int) -> Task:
+    """Ask for so many rounds more; the engine runs them one after the other.
+
+    ConflictError while the task is being prepared, or when it could not be.
+    """
+    with ctx.store.write() as db:
+        row = rows.task_row(db, task)
+        if row.state in (rows.PREPARING, rows.FAILED):
+            raise ConflictError(
+                f"task {task} is {row.state}" + (f": {row.reason}" if row.reason else ""),
+                f"follow it with: shoal operation show {row.operation}",
+            )
+        begun = row.asked if row.state == rows.RUNNING else row.rounds
+        rows.set_task(
+            db, ctx, task, state=rows.RUNNING, reason="", asked=begun + rounds, next_at=0.0
+        )
+        audit.record(db, ctx, actor, "round.start", task, rounds=rounds)
+        return rows.task_of(rows.task_row(db, task))
+
+
+def abort(ctx: Context, *, actor: str, task: str) -> Task:
+    """No further round of it; the engine breaks off the one that runs, and tells its devices."""
+    with ctx.store.write() as db:
+        row = rows.task_row(db, task)
+        if row.state == rows.RUNNING:
+            reason = f"aborted by {actor}"
+            rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason, asked=row.rounds)
+            audit.record(db, ctx, actor, "round.abort", task)
+        return rows.task_of(rows.task_row(db, task))
+
+
+def list_rounds(ctx: Context, *, task: str = "", limit: int = 100) -> list[Round]:
+    """Tries of rounds, newest first; AbsentError for a task that is not there."""
+    query = select(federated_round).order_by(
+        federated_round.c.started_at.desc(), federated_round.c.number.desc(),
+        federated_round.c.attempt.desc(),
+    )  # fmt: skip
+    with ctx.store.read() as db:
+        if task:
+            rows.task_row(db, task)
+            query = query.where(federated_round.c.task == task)
+        return [rows.round_of(row) for row in db.execute(query.limit(limit))]
+
+
+def get_round(ctx: Context, ident: str) -> Round:
+    """One try, "task.number" or "task.number.attempt"; AbsentError if there is none such."""
+    with ctx.store.read() as db:
+        return rows.round_of(rows.round_row(db, ident))
+
+
+def participations(ctx: Context, ident: str) -> list[Participation]:
+    """Every device of one try; of a running round as far as it has come."""
+    with ctx.store.read() as db:
+        row = rows.round_row(db, ident)
+        kept = select(participation).where(participation.c.round == ident)
+        found = list(db.execute(kept.order_by(participation.c.device)).mappings())
+        if row.ended_at and found:
+            return [Participation(**one) for one in found]
+        facts = {one["device"]: _facts(one) for one in found}
+        return rows.participations_of(db, row, facts)
+
+
+def matrix(ctx: Context, task: str, *, last: int = 50) -> list[Participation]:
+    """Who took part in the newest `last` tries that have ended, round by round."""
+    newest = (
+        select(federated_round.c.id)
+        .where(federated_round.c.task == task)
+        .order_by(federated_round.c.number.desc(), federated_round.c.attempt.desc())
+        .limit(last)
+    )
+    order = (participation.c.number, participation.c.round, participation.c.device)
+    with ctx.store.read() as db:
+        rows.task_row(db, task)
+        query = select(participation).where(participation.c.round.in_(newest)).order_by(*order)
+        return [Participation(**one) for one in db.execute(query).mappings()]
+
+
+def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint:
+    """Theta after a round of a task, the newest unless said otherwise, and what is in it.
+
+    number   0: what the task began with. AbsentError for a round that made none.
+    """
+    with ctx.store.read() as db:
+        found = rows.task_of(rows.task_row(db, task))
+        if found.prepared is None:
+            raise ConflictError(f"task {task} is {found.state}: it has no theta yet")
+        done = select(federated_round).where(
+            federated_round.c.task == task, federated_round.c.state == "DONE"
+        )
+        made = {row.number: row for row in db.execute(done)}
+    wanted = found.parent if number is None else number
+    if wanted and wanted not in made:
+        raise AbsentError("checkpoint", f"{task}.{wanted}", "shoal round list says which are DONE")
+    line, at = [], wanted
+    while at:
+        line.append(at)
+        at = made[at].parent
+    theta = made[wanted].checkpoint if wanted else found.prepared.theta
+    return Checkpoint(
+        task=task, number=wanted, theta=theta, prepared=found.prepared, lineage=line[::-1]
+    )
+
+
+def list_tasks(ctx: Context) -> list[Task]:
+    """Newest first."""
+    query = select(federated_task).order_by(federated_task.c.created_at.desc())
+    with ctx.store.read() as db:
+        return [rows.task_of(row) for row in db.execute(query)]
+
+
+def get_task(ctx: Context, name: str) -> Task:
+    """AbsentError if there is none such."""
+    with ctx.store.read() as db:
+        return rows.task_of(rows.task_row(db, name))
+
+
+_UPDATE = ("examples", "loss", "norm", "cosine", "suspect", "seconds", "bytes", "chosen")
+
+
+def _facts(kept: object) -> dict[str, object]:
+    return {name: kept[name] for name in _UPDATE}  # type: ignore[index]
