@@ -3,7 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,6 +11,13 @@ from shoal.agent.hours import parse as parse_hours
 from shoal.agent.io.folder import SETTINGS
 from shoal.errors import SettingError
 from shoal.topics import check_device
+
+if TYPE_CHECKING:
+    from shoal.agent.willing import Limits
+
+
+#: What `learning.keep` may be.
+KEPT = ("nothing", "labelled", "served")
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,6 +107,70 @@ class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     limit_mb: float = 64.0
 
 
+class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether and how this device learns in federated rounds. Its rows never leave it.
+
+    enabled    it answers rounds, as far as the limits below let it; a device without rows refuses
+    keep       rows that are kept on this disk to learn from: "nothing" but what `shoal-agent labels
+               add` puts there; "labelled": also rows that came with their true label or value;
+               "served": also rows that an answer was asked for under an id, to be labelled later
+    limit_mb   of the rows on disk; beyond it the oldest go
+    most_rows  of one model; likewise
+    days       after which a row goes
+    memory_mb  that the trainer's process may take
+    cpu_s      seconds of one CPU that it may take for a round
+    quiet_hz   with `idle`: requests a second beyond which it does not train; training rests
+               meanwhile
+    rows       of its own, below which it does not learn
+    cohort     devices that must be in a sum with it, at least
+    secure     it only answers under secure aggregation, and tells no loss
+    clip       longest update that it sends, as L2 norm; 0 for any
+    noise      least noise of differential privacy, in clips; above 0 a round without is refused
+    epsilon    of differential privacy that it spends over its life; 0: not counted
+    delta      that goes with it
+    idle       it only trains while its models are asked little, see quiet_hz
+    mains      it only trains on mains power, where the machine tells
+    celsius    above which it does not train; 0 for any
+    """
+
+    enabled: bool = True
+    keep: str = "nothing"
+    limit_mb: float = 32.0
+    most_rows: int = 20_000
+    days: float = 30.0
+    memory_mb: int = 256
+    cpu_s: float = 900.0
+    quiet_hz: float = 20.0
+    rows: int = 10
+    cohort: int = 3
+    secure: bool = False
+    clip: float = 0.0
+    noise: float = 0.0
+    epsilon: float = 0.0
+    delta: float = 1e-6
+    idle: bool = True
+    mains: bool = True
+    celsius: float = 75.0
+
+    def limits(self) -> "Limits":
+        """What this device will not go below, or above."""
+        from shoal.agent.willing import Limits
+        from shoal.federated.spending import Budget
+
+        return Limits(
+            enabled=self.enabled,
+            rows=self.rows,
+            cohort=self.cohort,
+            secure=self.secure,
+            clip=self.clip,
+            noise=self.noise,
+            budget=Budget(epsilon=self.epsilon, delta=self.delta) if self.epsilon else None,
+            idle=self.idle,
+            mains=self.mains,
+            celsius=self.celsius,
+        )
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of agent.toml.
 
@@ -115,6 +186,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     source: Source | None = None
     update: Update = Update()
     outbox: OutboxSettings = OutboxSettings()
+    learning: LearningSettings = LearningSettings()
     sources: dict[str, dict[str, Any]] = {}
     sinks: dict[str, dict[str, Any]] = {}
     log_level: str = "INFO"
@@ -181,14 +253,27 @@ def _check(path: Path, settings: Settings) -> None:
         raise SettingError(f'{path}: source.kind is {settings.source.kind!r}, there is "replay"')
     if settings.source is not None and not settings.source.path:
         raise SettingError(f"{path}: source.path is empty", "name a CSV file, or drop [source]")
+    if settings.learning.keep not in KEPT:
+        keep = settings.learning.keep
+        raise SettingError(f"{path}: learning.keep is {keep!r}", f"it is {', '.join(KEPT)}")
     for name, number in (
         ("update.observe_s", settings.update.observe_s),
         ("update.max_kbps", settings.update.max_kbps),
         ("outbox.limit_mb", settings.outbox.limit_mb - 0.25),
         ("source.rate_hz", settings.source.rate_hz if settings.source else 0.0),
+        *_learning_numbers(settings.learning),
     ):
         if number < 0:
             raise SettingError(f"{path}: {name} is too small")
+
+
+def _learning_numbers(learning: LearningSettings) -> list[tuple[str, float]]:
+    """Name and number, less the least that it may be."""
+    least = {
+        "limit_mb": 1, "most_rows": 1, "days": 0, "memory_mb": 64, "cpu_s": 1, "quiet_hz": 0,
+        "rows": 1, "cohort": 1, "clip": 0, "noise": 0, "epsilon": 0, "delta": 0, "celsius": 0,
+    }  # fmt: skip
+    return [(f"learning.{name}", getattr(learning, name) - low) for name, low in least.items()]
 
 
 def _where(error: str) -> str:

@@ -1,0 +1,121 @@
+"""What the trainer's process is asked, and what it answers.
+
+It runs in a folder of its own (the sandbox: one for each try of a round), reads the device's rows
+itself, and writes what it made there, so that the agent's memory does not grow with the model.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+import msgspec
+
+from shoal.agent.rounds import Saved
+from shoal.agent.secagg import Mask, Sign, Verify
+from shoal.federated.config import Config
+from shoal.federated.speech import Measured
+
+#: Names in the sandbox, beside those of Config.contents.
+CONTRIBUTION, NUMBERS = "contribution", "numbers"
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do.
+
+    kind      train: learn, and write the contribution (securely: the numbers without masks);
+              mask: put masks on the numbers, and write the contribution;
+              measure: how theta does on the device's rows
+    labels    classes by index; empty for values
+    features  of a row, in order: rows of another model's features are left out
+    seed      32 random bytes for shuffling, rounding and noise, used for nothing else
+    """
+
+    kind: Literal["train", "mask", "measure"]
+    config: Config
+    labels: tuple[str, ...]
+    features: tuple[str, ...]
+    seed: bytes = b""
+    masks: list[Mask] = []
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it.
+
+    contribution  on the disk; None for numbers that still want masks, and for measuring
+    rows          learned from; loss: mean over them before training
+    steps         of training; seconds: of the process's CPU
+    norm          L2, of the update before it was made small or hidden
+    """
+
+    contribution: Saved | None = None
+    rows: int = 0
+    loss: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+    norm: float = 0.0
+    rss_mb: float = 0.0
+    measured: Measured | None = None
+
+
+class Trainer(Protocol):
+    """Does work in a process of its own.
+
+    attempt   whose sandbox it works in
+    hold      why it must rest now, "" to go on: inference comes first
+    stop      whether it was taken back
+    Raises RefusedError when the round asks for what cannot be done here, ModelError for a graph
+    that does not run, LinkError when it was taken back.
+    """
+
+    def run(
+        self, attempt: bytes, work: Work, hold: Callable[[], str], stop: Callable[[], bool]
+    ) -> Made: ...
+
+
+class Rows(Protocol):
+    """The device's rows. StorageError when the disk refuses."""
+
+    def count(self, model: str, features: tuple[str, ...]) -> int: ...
+    def counts(self) -> dict[str, int]: ...
+
+
+class Sandbox(Protocol):
+    """Folders of rounds' files, far from any slot.
+
+    fetch   what the config names, by hash, from where it left off; LinkError: try again
+    piece   `length` bytes of a saved contribution from `start`
+    end     delete all of an attempt; keep: what it remembers for the task's next round holds
+    clean   delete what is of no attempt but this
+    """
+
+    def fetch(
+        self, attempt: bytes, config: Config, urls: dict[str, str], stop: Callable[[], bool]
+    ) -> None: ...
+    def piece(self, attempt: bytes, start: int, length: int) -> bytes: ...
+    def end(self, attempt: bytes, task: str, *, keep: bool) -> None: ...
+    def clean(self, attempt: bytes) -> None: ...
+
+
+class Credentials(NamedTuple):
+    """This device's identity in a securely aggregated round. certificate: DER, as it is now.
+
+    verify   certificates of others by device -> Verify
+    """
+
+    sign: Sign
+    certificate: Callable[[], bytes]
+    verify: Callable[[dict[str, bytes]], Verify]
+
+
+class LearningPorts(NamedTuple):
+    """What learning needs of the world, beside the agent's Ports.
+
+    mains    on mains power; None where the machine does not tell
+    entropy  n -> n random bytes of the system
+    """
+
+    rows: Rows
+    sandbox: Sandbox
+    trainer: Trainer
+    credentials: Credentials
+    entropy: Callable[[int], bytes]
+    mains: Callable[[], bool | None]
