@@ -12,28 +12,21 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shoal import wire
-from shoal.agent import effects, update
 from shoal.agent.clock import DeviceClock
 from shoal.agent.easing import Eased, Easing
-from shoal.agent.effects import Desk, Outcome
 from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth
 from shoal.agent.hours import Pace
-from shoal.agent.lane import Job, Lane
 from shoal.agent.ports import Ports
-from shoal.agent.probation import Watch, judge_observation
 from shoal.agent.serving import Serving
 from shoal.agent.standing import ModelStanding, Standing, model_standing
 from shoal.agent.telling import Identity, Voice
-from shoal.agent.update import Effect, Event, Note, Record, State
-from shoal.errors import AbsentError, ShoalError, StorageError, TrustError, WireError
-from shoal.manifest import check_model
-from shoal.trust import Order, verify_orders
+from shoal.agent.update import Record
+from shoal.agent.updating import Finished, Updates, World
+from shoal.errors import StorageError, TrustError, WireError
 
-_log = logging.getLogger(__name__)
-
-#: Seconds: longest sleep between ticks, first and longest pause before an effect is tried again.
-LONGEST_S, RETRY_S, RETRY_MAX_S = 1.0, 2.0, 300.0
+#: Seconds: longest sleep between ticks, pause before what the disk refused is taken up again.
+LONGEST_S, RETRY_S = 1.0, 2.0
 
 
 class Heard(NamedTuple):
@@ -59,12 +52,6 @@ class Rooted(NamedTuple):
     director_root: bytes
 
 
-class _Finished(NamedTuple):
-    model: str
-    job: Job
-    outcome: Outcome
-
-
 class Agent:
     """One device.
 
@@ -81,33 +68,37 @@ class Agent:
         pace: Pace = Pace(),  # noqa: B008 (immutable)
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        self.identity, self.ports, self.pace = identity, ports, pace
+        self.identity, self.ports = identity, ports
         self.endpoint = ""
         self.restart_asked = False
         self.serving: dict[str, Serving] = {}
         self.feeds: Callable[[], list[FeedHealth]] = list
-        self._director_root, self.wake = director_root, wake
+        self.wake = wake
         self._inbox: collections.deque[Any] = collections.deque()
-        self._floors = ports.journal.floors()
-        self.clock = DeviceClock(
-            wall=ports.wall, monotonic=ports.monotonic, floor_s=self._floors.time_s
-        )
-        self._records: dict[str, Record] = {}
-        self._lanes: dict[str, Lane] = {}
-        self._desired: dict[str, Order] | None = None
-        self._payload, self._urls = b"", dict[str, str]()
+        floors = ports.journal.floors()
+        self.clock = DeviceClock(wall=ports.wall, monotonic=ports.monotonic, floor_s=floors.time_s)
         self.voice = Voice(identity, ports, self.clock)
+        self.updates = Updates(
+            identity,
+            ports,
+            self.voice,
+            self.clock,
+            pace,
+            World(self._serving, self._health, self.inventory, self.post),
+            floors=floors,
+            director_root=director_root,
+        )
         self._window_s, self._jitter = pace.window_s, ports.random.random()
         self.voice.window_s = pace.window_s
         self.easing = Easing(
             ports, identity.profile, fault=lambda it: self.post(Trouble(it)), post=self.post
         )
-        self._jitter_s, self._window_end, self._status_at = 0.0, 0.0, 0.0
+        self._jitter_s = self._window_end = 0.0
         self._later: list[tuple[float, Any]] = []
 
     # ------------------------------------------------------------------ from other threads
 
-    def post(self, item: Heard | Connection | Trouble | Rooted | Eased | _Finished) -> None:
+    def post(self, item: Heard | Connection | Trouble | Rooted | Eased | Finished) -> None:
         """Say that something happened."""
         self._inbox.append(item)
         self.wake()
@@ -118,14 +109,7 @@ class Agent:
         """Serve at once what the journal says is good, then take up what was under way."""
         if self.ports.journal.lost:
             self.voice.fault(Fault("journal-lost", self.ports.journal.lost, "critical"))
-        self._records = self.ports.journal.records()
-        self._adopt()
-        for record in self._records.values():
-            self._serve_good(record)
-        self._recall_assignment()
-        for model, record in list(self._records.items()):
-            self.voice.update(record)
-            self._take_up(model, record)
+        self.updates.start()
         self._schedule_window()
         self.ports.loader.trim()
 
@@ -137,9 +121,8 @@ class Agent:
         for item in [item for at, item in self._later if at <= now]:
             self._take(item)
         self._later = [(at, item) for at, item in self._later if at > now]
-        for model in {*self._records, *(self._desired or {})}:
-            self._consider(model)
-        self.easing.tick(self.serving, self._rests)
+        self.updates.tick()
+        self.easing.tick(self.serving, self.updates.rests)
         self._close_windows()
         self.voice.due()
         idle = min(LONGEST_S, self._window_end - self.clock())
@@ -147,9 +130,7 @@ class Agent:
 
     def stop(self) -> None:
         """Hand over what is in memory, and say goodbye: for a clean stop."""
-        for lane in self._lanes.values():
-            if lane.job:
-                lane.job.stopped = True
+        self.updates.stop()
         self._window_end = 0.0
         self._close_windows()
         self.voice.due()
@@ -168,11 +149,12 @@ class Agent:
             connected=self.voice.connected,
             connection_since_s=self.voice.since_s,
             clock_synced=self.clock.synced,
+            clock=self.clock.skew,
             endpoint=self.endpoint,
             waiting=self.ports.outbox.waiting,
-            models=[self._model_standing(record) for record in self._records.values()],
+            models=[self._model_standing(record) for record in self.updates.records.values()],
             faults=list(self.voice.told),
-            health=msgspec.structs.asdict(self._health()),
+            health=msgspec.to_builtins(self._health()),
             feeds=self.feeds(),
             level=self.easing.adaptation.level.name,
         )
@@ -189,11 +171,11 @@ class Agent:
             elif isinstance(item, Trouble):
                 self.voice.fault(item.fault)
             elif isinstance(item, Rooted):
-                self._director_root = item.director_root
+                self.updates.director_root = item.director_root
             elif isinstance(item, Eased):
                 self._eased(item)
             else:
-                self._finished(item)
+                self.updates.finished(item)
         except (WireError, TrustError) as error:
             severity = "critical" if isinstance(error, TrustError) else "warning"
             self.voice.fault(Fault(error.code, str(error), severity))
@@ -205,30 +187,16 @@ class Agent:
         kind = heard.topic.rpartition("/")[2]
         message = wire.decode_down(kind, heard.payload)
         if isinstance(message, wire.Assignment):
-            self._assignment(message, heard.payload)
+            self.updates.assigned(message, heard.payload)
         elif isinstance(message, wire.Ack):
             self.voice.acked(message)
+        elif isinstance(message, wire.Time):
+            self.voice.timed(message)
+            self._tell_clock()
         elif isinstance(message, wire.Budget):
             self._budget(message)
         elif isinstance(message, wire.Command):
             self._command(message)
-
-    def _assignment(self, message: wire.Assignment, payload: bytes) -> None:
-        orders = verify_orders(
-            message.signed,
-            director_root=self._director_root,
-            device=self.identity.device,
-            floor=self._floors.assignment,
-            now_s=self.clock(),
-        )
-        floors = self._floors.raised(assignment=orders.version, time_s=orders.signed_s)
-        if payload != self._payload:
-            self.ports.journal.save_assignment(payload, floors)
-        self._floors, self._payload, self._urls = floors, payload, message.urls
-        self.clock.vouch(orders.signed_s)
-        self._desired = {check_model(order.model): order for order in orders.orders}
-        for lane in self._lanes.values():
-            lane.not_before = 0.0  # it may carry new addresses
 
     def _budget(self, budget: wire.Budget) -> None:
         if budget.window_s >= 1.0 and (budget.window_s, budget.jitter_s) != (
@@ -253,181 +221,6 @@ class Agent:
             detail = f"command {command.verb[:40]!r}: update the agent"
             self.voice.fault(Fault("unknown-command", detail))
 
-    # ------------------------------------------------------------------ updates
-
-    def _adopt(self) -> None:
-        """What the disk holds and the journal has lost serves on, and so does its floor."""
-        for slot in self.ports.slots.found():
-            if slot.model not in self._records:
-                self._floors = self._floors.raised(counters={slot.model: slot.counter})
-                self.ports.journal.save_floors(self._floors)
-                self._records[slot.model] = Record(model=slot.model, serving=slot)
-                self.ports.journal.save(self._records[slot.model])
-
-    def _serve_good(self, record: Record) -> None:
-        """Load what is known to be good; what is only on trial waits for its effect."""
-        good = record.trial if record.state is State.COMMITTING else record.serving
-        for slot in (good, record.spare):
-            if slot is None:
-                continue
-            try:
-                self.ports.slots.verify(slot, self.identity.profile.name)
-                engine = self.ports.loader.load(slot, self.identity.profile)
-            except ShoalError as error:
-                detail = f"{slot.release} in slot {slot.slot}: {error}"
-                self.voice.fault(Fault("slot-damaged", detail, "critical"))
-                continue
-            self._serving(record.model).swap(engine, self._health())
-            return
-
-    def _recall_assignment(self) -> None:
-        """What was wanted before the power failed; unknown, not nothing, if it has expired."""
-        payload = self.ports.journal.assignment()
-        if not payload:
-            return
-        try:
-            message = wire.decode_down("assignment", payload)
-            if isinstance(message, wire.Assignment):
-                self._payload, self._urls = payload, message.urls
-                self._assignment(message, payload)
-        except (WireError, TrustError) as error:
-            _log.info("the assignment of before the start does not hold: %s", error)
-
-    def _take_up(self, model: str, record: Record) -> None:
-        if (record.state, Event.STARTED) in update.TRANSITIONS:
-            event, note = update.on_start(record, self.clock())
-            self._advance(record, event, note)
-
-    def _consider(self, model: str) -> None:
-        """What is due for one model, now."""
-        try:
-            self._decide(model)
-            self._observe(model)
-            self._launch(model)
-        except StorageError as error:
-            self.voice.fault(Fault("disk-full", str(error), "critical"))
-
-    def _decide(self, model: str) -> None:
-        record, now = self._records.get(model) or Record(model=model), self.clock()
-        if self._desired is not None:
-            order = self._desired.get(model)
-            event = update.decide(record, order)
-            if event is Event.ASSIGNED:
-                self._lane(model).tries = 0
-                self._advance(record, event, Note(at_s=now, order=order))
-            elif event is Event.CANCEL:
-                why = f"superseded by {order.release}" if order else "the order was withdrawn"
-                self._advance(record, event, Note(at_s=now, cause="canceled", detail=why))
-        record = self._records.get(model) or record
-        late = record.order is not None and 0 < record.order.deadline_s < now
-        if late and record.state in update.CANCELABLE:
-            detail = f"not done by its deadline; it was {record.state.name}"
-            self._advance(record, Event.LATE, Note(at_s=now, cause="deadline", detail=detail))
-
-    def _observe(self, model: str) -> None:
-        record, lane, now = self._records[model], self._lane(model), self.clock()
-        if record.state is not State.OBSERVING or lane.watch is None:
-            return
-        verdict = judge_observation(lane.watch, self._serving(model).vitals, now)
-        if verdict is None:
-            return
-        event = Event.HEALTHY if verdict.passed else Event.UNHEALTHY
-        note = Note(at_s=now, cause=verdict.cause, detail=verdict.detail, facts=verdict.facts)
-        self._advance(record, event, note)
-
-    def _launch(self, model: str) -> None:
-        """Start the pending effect, unless the model's last one still has to end."""
-        lane, record, now = self._lane(model), self._records[model], self.clock()
-        early = lane.pending is Effect.CHECK and record.order and now < record.order.not_before_s
-        if lane.pending is Effect.DOWNLOAD:
-            lane.not_before = max(lane.not_before, self.pace.hours.opens_s(now))
-        if lane.pending is None or lane.job or now < lane.not_before or early:
-            return
-        job = lane.job = Job(lane.pending, record)
-        lane.pending = None
-        desk = self._desk(model, job)
-
-        def run() -> None:
-            self.post(_Finished(model, job, effects.perform(job.effect, job.record, desk)))
-
-        self.ports.spawn(run)
-
-    def _finished(self, finished: _Finished) -> None:
-        model, job, outcome = finished
-        lane, record = self._lane(model), self._records[model]
-        if outcome.floors:
-            self._floors = self._floors.raised(
-                counters=outcome.floors.counters, metadata=outcome.floors.metadata
-            )
-            self.ports.journal.save_floors(self._floors)
-        if outcome.event is not None and record is job.record:
-            note = msgspec.structs.replace(outcome.note, at_s=self.clock())
-            self._advance(record, outcome.event, note)
-        lane.job = None
-        if outcome.closed is not None:
-            self.voice.add(outcome.closed)
-        for fault in outcome.faults:
-            self.voice.fault(fault)
-        if record is job.record and outcome.event is None:
-            self._unmoved(model, job, outcome)
-
-    def _unmoved(self, model: str, job: Job, outcome: Outcome) -> None:
-        """The effect ended and the record stays: to be watched, to be tried again, or at rest."""
-        lane, now = self._lane(model), self.clock()
-        if job.effect is Effect.WATCH:
-            before = self._serving(model).before
-            lane.watch = Watch(since_s=now, until_s=now + self.pace.observe_s, before=before)
-            self.inventory()
-        elif job.effect is Effect.DOWNLOAD and not self.pace.hours.open(now):
-            lane.pending = job.effect
-        elif outcome.again:
-            lane.tries += 1
-            if outcome.tries and lane.tries >= outcome.tries:
-                self._advance(
-                    job.record, Event.BROKE, msgspec.structs.replace(outcome.note, at_s=now)
-                )
-                return
-            pause = min(RETRY_MAX_S, RETRY_S * 2 ** min(lane.tries - 1, 10))
-            lane.pending = job.effect
-            lane.not_before = now + pause * self.ports.random.random()
-            self.voice.fault(Fault(outcome.note.cause, outcome.note.detail, "info"))
-
-    def _advance(self, record: Record, event: Event, note: Note) -> None:
-        after, effect = update.step(record, event, note)
-        self.ports.journal.save(after)  # durable first
-        self._records[record.model] = after
-        lane = self._lane(record.model)
-        lane.pending, lane.watch, lane.not_before = effect, None, 0.0
-        if lane.job:
-            lane.job.stopped = True
-        if after.state is not record.state:
-            lane.tries = 0
-            _log.info("%s: %s %s", after.model, after.state.name, after.detail)
-            self.voice.update(after)
-        if after.state in update.TERMINAL:
-            self.inventory()
-
-    def _desk(self, model: str, job: Job) -> Desk:
-        return Desk(
-            ports=self.ports,
-            ring=self.identity.ring,
-            profile=self.identity.profile,
-            floors=self._floors,
-            url=self._url,
-            serving=self._serving(model),
-            stop=lambda: job.stopped or self._shut(job.effect),
-            now_s=self.clock(),
-        )
-
-    def _shut(self, effect: Effect) -> bool:
-        return effect is Effect.DOWNLOAD and not self.pace.hours.open(self.clock())
-
-    def _url(self, sha256: str) -> str:
-        try:
-            return self._urls[sha256]
-        except KeyError:
-            raise AbsentError("address for", sha256, "the controller sends it anew") from None
-
     # ------------------------------------------------------------------ what goes out
 
     def _schedule_window(self) -> None:
@@ -445,6 +238,7 @@ class Agent:
             if report is not None:
                 self.voice.add(report)
         self._schedule_window()
+        self._tell_clock()
         self.voice.heartbeat()
         self.ports.loader.trim()
 
@@ -452,18 +246,19 @@ class Agent:
         """What is on the device, told to the controller."""
         engines = [serving.engine for serving in self.serving.values()]
         slots = [engine.slot for engine in engines if engine is not None]
-        return self.voice.inventory(slots, self._floors.flat(), self.endpoint)
+        return self.voice.inventory(slots, self.updates.floors.flat(), self.endpoint)
+
+    def _tell_clock(self) -> None:
+        if self.voice.clock_news:
+            self.inventory()
 
     def _health(self) -> wire.Health:
-        found = self.ports.health()
-        throttled = found.throttled or self.easing.eased
-        return msgspec.structs.replace(found, clock_synced=self.clock.synced, throttled=throttled)
-
-    def _rests(self, model: str) -> bool:
-        """Whether no update of this model is under way."""
-        record = self._records.get(model)
-        quiet = record is not None and record.state in {State.IDLE, *update.TERMINAL}
-        return quiet and self._lane(model).rests
+        return msgspec.structs.replace(
+            found := self.ports.health(),
+            clock_synced=self.clock.synced,
+            clock=self.clock.skew or msgspec.UNSET,
+            throttled=found.throttled or self.easing.eased,
+        )
 
     def _eased(self, item: Eased) -> None:
         report = self.easing.finish(item, self._serving(item.model))
@@ -480,9 +275,6 @@ class Agent:
             requests=vitals.requests if vitals else 0,
             errors=vitals.errors if vitals else 0,
         )
-
-    def _lane(self, model: str) -> Lane:
-        return self._lanes.setdefault(model, Lane())
 
     def _serving(self, model: str) -> Serving:
         if model not in self.serving:

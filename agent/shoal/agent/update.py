@@ -1,7 +1,7 @@
 """An update on the device, as one table and one pure step: DESIGN section 6.
 
-The shell (loop.py) makes a record durable, then acts. Power fails between any two lines, so every
-effect may be repeated: after a start, STARTED asks for the effect of the state once more.
+The shell (updating.py) makes a record durable, then acts. Power fails between any two lines, so
+every effect may be repeated: after a start, STARTED asks for the effect of the state once more.
 """
 
 import enum
