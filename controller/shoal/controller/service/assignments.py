@@ -13,10 +13,10 @@ from sqlalchemy import Connection, Row, select, update
 
 from shoal import manifest as manifests
 from shoal import wire
-from shoal.controller import capability
 from shoal.controller.io.tables import assignment, device, release
+from shoal.controller.service import addresses
 from shoal.controller.service.context import Context
-from shoal.errors import AbsentError, BundleError, ConflictError, SettingError
+from shoal.errors import AbsentError, BundleError, ConflictError
 from shoal.manifest import Manifest
 from shoal.trust import CANDIDATE, RELEASE, Order, target_path
 
@@ -129,6 +129,22 @@ def renew(ctx: Context, limit: int = 500) -> int:
     return len(names)
 
 
+def sign_anew(db: Connection, ctx: Context, name: str) -> wire.Assignment | None:
+    """The device's assignment, signed just now: as fresh as can be. None where it has none."""
+    row = _row(db, name)
+    if row is None:
+        return None
+    _write(db, ctx, name, row, _orders(row), row.version + 1)
+    message = wire.decode_down("assignment", bytes(_row(db, name).message))
+    assert isinstance(message, wire.Assignment)
+    return message
+
+
+def orders_of(db: Connection, name: str) -> list[Order]:
+    """What a device shall run."""
+    return list(_orders(_row(db, name)).values())
+
+
 def raise_floor(db: Connection, ctx: Context, name: str, floor: int) -> None:
     """The device has seen version `floor`: nothing below may be sent to it.
 
@@ -187,18 +203,17 @@ def _urls(
         select(device.c.profile, device.c.releases).where(device.c.name == name)
     ).first()
     profile, releases = (row.profile or "", row.releases or {}) if row else ("", {})
-    network = ctx.settings.network
-    host = network.names[0] if network.names else network.host
-    base, key = f"https://{host}:{network.artifacts}", _key(ctx)
     wanted = set()
     for order in orders.values():
         wanted.add(order.sha256)
         wanted |= {file.sha256 for file in _files(db, order, profile)}
-    urls = {sha: capability.make_url(base, key, sha, expires) for sha in sorted(wanted)}
-    for order in orders.values():
-        for old, new in _deltas(db, order, releases.get(order.model, ""), profile):
-            urls[f"{old}>{new}"] = capability.make_url(base, key, f"{old}-{new}", expires)
-    return urls
+    urls = addresses.urls_of(ctx, wanted, expires)
+    pairs = {
+        f"{old}-{new}": f"{old}>{new}"
+        for order in orders.values()
+        for old, new in _deltas(db, order, releases.get(order.model, ""), profile)
+    }
+    return urls | {pairs[n]: url for n, url in addresses.urls_of(ctx, pairs, expires).items()}
 
 
 def _deltas(db: Connection, order: Order, has: str, profile: str) -> list[tuple[str, str]]:
@@ -248,11 +263,3 @@ def _orders(row: Row[Any] | None) -> dict[str, Order]:
 
 def _row(db: Connection, name: str) -> Any:
     return db.execute(select(assignment).where(assignment.c.device == name)).first()
-
-
-def _key(ctx: Context) -> bytes:
-    path = ctx.folder / "keys" / "capability.key"
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingError(f"no {path}", "run: shoal-controller init") from error
