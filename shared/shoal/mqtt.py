@@ -1,8 +1,9 @@
-"""An MQTT 3.1.1 connection that comes back: paho with its traps closed (DESIGN section 4).
+"""An MQTT connection that comes back: paho with its traps closed (DESIGN section 4).
 
-One thread of our own connects, reads, writes and waits between attempts. paho's thread is not
-used: it has no jitter, dies of an exception in a callback while ``is_connected()`` stays true,
-and what it writes from a publisher's thread may tear what it writes from its own.
+It speaks 3.1.1, or MQTT 5 to a broker that knows no other. One thread of our own connects, reads,
+writes and waits between attempts. paho's thread is not used: it has no jitter, dies of an exception
+in a callback while ``is_connected()`` stays true, and what it writes from a publisher's thread may
+tear what it writes from its own.
 """
 
 import hashlib
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 
+from shoal.dialect import Dialect, Limits, explain_reason, is_unsupported, limits_of
 from shoal.errors import LinkError, SettingError
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
@@ -29,6 +31,10 @@ STUCK_S = 60.0
 #: A connection that lasted so long was a good one: the next delay starts small again.
 SETTLED_S = 10.0
 QUEUE = 1_000
+#: Bytes of a PUBLISH beside its topic and payload, at most.
+_HEAD = 10
+#: An answer that is none in this version of MQTT.
+_FOREIGN = (MQTTErrorCode.MQTT_ERR_PROTOCOL, MQTTErrorCode.MQTT_ERR_CONN_REFUSED)
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_* of OpenSSL
 _log = logging.getLogger("shoal.mqtt")
 
@@ -73,9 +79,12 @@ class Link:
                    may only enqueue
     will           topic and payload of the retained last will, asked for at each connection
     random         draws the delays between attempts: full jitter, up to 60 s
+    dialect        the version of MQTT to begin with. A broker that refuses it, or hangs up on it
+                   before it ever took one of them, is spoken to in the other at the next attempt
 
     What `publish` took is sent again after a reconnection until the broker has acknowledged it,
-    but it is only in memory: what must not be lost is in an outbox until the controller's ack.
+    but it is only in memory, and only while the dialect stays: what must not be lost is in an
+    outbox until the controller's ack.
     """
 
     def __init__(
@@ -94,6 +103,7 @@ class Link:
         clean_session: bool = False,
         keepalive_s: int = 30,
         session: str = "",
+        dialect: Dialect = Dialect.V3,
     ) -> None:
         self.address = parse_url(url)
         self._client_id, self._keepalive_s = client_id, keepalive_s
@@ -106,6 +116,8 @@ class Link:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._clean_session = clean_session
+        self._dialect, self._is_known = dialect, False
+        self._greeted, self._limits = False, Limits()
         self._client: paho.Client | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -159,11 +171,13 @@ class Link:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Hand a message to the broker, QoS 1. Returns before it is acknowledged.
 
-        Raises LinkError when not connected, or when too many are unacknowledged already.
+        Raises LinkError when not connected, when too many are unacknowledged already, or when the
+        broker takes no message of that size.
         """
         client = self._client
         if client is None or not self.connected:
             raise LinkError(f"broker {self.address.host}:{self.address.port}: {self._fault}")
+        self._check_size(topic, payload)
         with self._lock:
             if self._unacked == 0:
                 self._waiting_since = time.monotonic()
@@ -173,6 +187,14 @@ class Link:
             with self._lock:
                 self._unacked -= 1
             raise LinkError(f"broker has not acknowledged {QUEUE} messages", "send more slowly")
+
+    def _check_size(self, topic: str, payload: bytes) -> None:
+        size, most = len(topic.encode()) + len(payload) + _HEAD, self._limits.packet
+        if most and size > most:
+            raise LinkError(
+                f"message of {size} bytes, the broker takes {most}",
+                "raise its limit of packet size",
+            )
 
     # --- the thread ---------------------------------------------------------------------------
 
@@ -195,9 +217,11 @@ class Link:
 
     def _connect_and_serve(self) -> str:
         """One connection, from the look-up of the name to its end; return why it ended."""
-        self._fault = "connecting"
+        self._fault, self._greeted = "connecting", False
         self._context.load_verify_locations(self._ca)
         self._context.load_cert_chain(self._certificate, self._key)
+        if self._client and self._client.max_inflight_messages > self._limits.in_flight:
+            self._begin_anew(self._limits)
         client = self._client = self._client or self._make_client()
         if self._will is not None:
             topic, payload = self._will()
@@ -224,7 +248,22 @@ class Link:
             self._tell(self._on_connection, False)
 
     def _why(self, rc: MQTTErrorCode) -> str:
+        if not self._greeted and (rc in _FOREIGN or not self._is_known):
+            return self._speak_the_other(rc)
         return self._fault if self._fault not in ("", "connecting") else paho.error_string(rc)
+
+    def _speak_the_other(self, rc: MQTTErrorCode) -> str:
+        """The broker does not answer in this version of MQTT, or not at all."""
+        spoken, self._dialect, self._is_known = self._dialect, self._dialect.other, False
+        self._begin_anew(Limits())
+        why = paho.error_string(rc).rstrip(".")
+        return f"no answer to MQTT {spoken.value} ({why}); trying MQTT {self._dialect.value}"
+
+    def _begin_anew(self, limits: Limits) -> None:
+        """With another of paho's clients: it cannot change what it was made for."""
+        with self._lock:
+            self._unacked = 0
+        self._client, self._limits = None, limits
 
     def _is_stuck(self) -> bool:
         with self._lock:
@@ -237,33 +276,34 @@ class Link:
     # --- paho's callbacks, all on the thread above ----------------------------------------------
 
     def _make_client(self) -> paho.Client:
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._session or session_id(self._client_id, self._key),
-            clean_session=self._clean_session,
-            protocol=paho.MQTTv311,
-            reconnect_on_failure=False,  # else it falls back to MQTT 3.1 by itself
-        )
+        name = self._session or session_id(self._client_id, self._key)
+        client = self._dialect.make_client(name, clean=self._clean_session)
         client.tls_set_context(self._context)
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_TIMEOUT_S
         client.max_queued_messages_set(QUEUE)
+        client.max_inflight_messages_set(self._limits.in_flight)
         client.on_connect = self._connected_to
         client.on_subscribe = self._subscribed
         client.on_message = self._received
         client.on_publish = self._acknowledged
+        client.on_disconnect = self._ended
         client.on_socket_open = _without_nagle
         # With this set, publish() only wakes the loop: one thread alone writes to the socket.
         client.on_socket_register_write = _leave_writing_to_the_loop
-        client.connect_async(*self.address, keepalive=self._keepalive_s)
+        options = self._dialect.connect_options(clean=self._clean_session)
+        client.connect_async(*self.address, keepalive=self._keepalive_s, **options)
         return client
 
-    def _connected_to(self, client: paho.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+    def _connected_to(self, client: paho.Client, _: Any, __: Any, reason: Any, said: Any) -> None:
         self._heard = time.monotonic()
+        self._greeted = not is_unsupported(reason)
         if reason.is_failure:
-            self._fault = (
-                f"broker refused: {reason}; is this device enrolled, and not decommissioned?"
-            )
+            self._fault = f"broker refused: {explain_reason(reason)}"
+            return
+        self._is_known = True
+        if not self._agree(limits_of(said, clean=self._clean_session)):
+            client.disconnect()
             return
         with self._lock:  # what is unacknowledged goes out again now, and its clock starts anew
             self._waiting_since = time.monotonic()
@@ -272,6 +312,20 @@ class Link:
             return
         _, mid = client.subscribe([(topic, 1) for topic in self._subscriptions])
         self._subscribing = mid or 0
+
+    def _agree(self, limits: Limits) -> bool:
+        """Whether this connection can keep to what the broker takes; the next one will."""
+        most = min(self._limits.in_flight, limits.in_flight)
+        if limits.faults:
+            self._fault = f"broker {' and '.join(limits.faults)}; use one that does"
+        elif most < self._limits.in_flight:
+            self._fault = f"broker takes {most} messages at once; connecting anew"
+        self._limits = limits._replace(in_flight=most)
+        return self._fault == "connecting"
+
+    def _ended(self, _: paho.Client, __: Any, flags: Any, reason: Any, ___: Any) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._fault = f"broker ended the connection: {explain_reason(reason)}"
 
     def _subscribed(self, client: paho.Client, _: Any, mid: int, reasons: Any, __: Any) -> None:
         self._heard = time.monotonic()
@@ -297,8 +351,10 @@ class Link:
         self._heard = time.monotonic()
         self._tell(self._on_message, message.topic, message.payload)
 
-    def _acknowledged(self, *_: Any) -> None:
+    def _acknowledged(self, _: paho.Client, __: Any, ___: int, reason: Any, ____: Any) -> None:
         self._heard = time.monotonic()
+        if reason.is_failure:  # only MQTT 5 says so; the outbox says it again in any case
+            _log.warning("broker did not take a message: %s", explain_reason(reason))
         with self._lock:
             self._unacked = max(0, self._unacked - 1)
             self._waiting_since = self._heard

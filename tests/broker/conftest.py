@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.real import Mosquitto, Nats, Site, free_port
+from broker.real import Mosquitto, Nats, Site, running_site
 from broker.served import Served, init
 from shoal.controller.io.ca import Authority
 from shoal.controller.io.nats import find_binary
@@ -30,11 +30,8 @@ def foreign_authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(params=[Nats, Mosquitto], ids=["nats-server", "mosquitto"])
 def site(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -> Iterator[Site]:
     """A running broker that knows ENROLLED."""
-    broker = request.param(tmp_path / "broker", authority.folder, free_port())
-    broker.start()
-    made = Site(broker, tmp_path, authority)
-    yield made
-    made.end()
+    with running_site(request.param, tmp_path, authority) as made:
+        yield made
 
 
 @pytest.fixture

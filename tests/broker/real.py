@@ -1,5 +1,6 @@
 """Real brokers on free loopback ports, configured by the product's own code."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -277,3 +278,15 @@ class Wire:
 
     def close(self) -> None:
         self._listener.close()
+
+
+@contextlib.contextmanager
+def running_site(
+    kind: Callable[[Path, Path, int], Broker], folder: Path, authority: Authority
+) -> Iterator[Site]:
+    """A broker of this kind that runs and knows ENROLLED."""
+    broker = kind(folder / "broker", authority.folder, free_port())
+    broker.start()
+    made = Site(broker, folder, authority)
+    yield made
+    made.end()

@@ -3,14 +3,27 @@
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from broker.real import Party, Site, Wire, eventually, free_port
+from broker.five import MosquittoOfFive
+from broker.real import Mosquitto, Nats, Party, Site, Wire, eventually, free_port, running_site
+from shoal.controller.io.ca import Authority
 from shoal.errors import LinkError
 from shoal.topics import all_down, down, up
 
 pytestmark = pytest.mark.broker
+
+
+@pytest.fixture(
+    params=[Nats, Mosquitto, MosquittoOfFive], ids=["nats-server", "mosquitto", "mqtt 5 alone"]
+)
+def site(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -> Iterator[Site]:
+    """A running broker: of MQTT 3.1.1 alone, of both versions, of MQTT 5 alone."""
+    with running_site(request.param, tmp_path, authority) as made:
+        yield made
 
 
 def test_a_device_that_vanishes_is_spoken_for_by_its_retained_last_will(site: Site):
@@ -33,14 +46,19 @@ def test_a_device_that_says_goodbye_leaves_no_will(site: Site):
 
 
 def test_the_will_is_asked_for_at_every_connection(site: Site):
-    sessions = iter(range(100))
-    will = lambda: (up("cam-a", "status"), b"session %d" % next(sessions))  # noqa: E731
+    asked = []
+
+    def will() -> tuple[str, bytes]:
+        asked.append(b"session %d" % len(asked))
+        return up("cam-a", "status"), asked[-1]
+
     controller, device = site.controller().connect(), site.device("cam-a", will=will).connect()
-    device.link._client.socket().close()
-    eventually(lambda: b"session 0" in controller.payloads(), "the first session's will")
-    eventually(lambda: device.ups == 2 and device.link.connected, "a second connection")
-    device.link._client.socket().close()
-    eventually(lambda: b"session 1" in controller.payloads(), "the second session's will")
+    for session in (1, 2):
+        eventually(lambda n=session: device.ups == n and device.link.connected, "a connection")
+        said = asked[-1]
+        device.link._client.socket().close()
+        eventually(lambda text=said: text in controller.payloads(), f"the will {said}")
+    assert len(set(asked)) == len(asked)
 
 
 def test_an_order_waits_retained_for_a_device_that_comes_late(site: Site):

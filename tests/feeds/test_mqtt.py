@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.five import REFUSALS, Gate
 from devices import MODEL, engine
-from feeds.mosquitto import Client, PlantBroker
+from feeds.mosquitto import Client, PlantBroker, free_port
 from plant import Plant, eventually, feeds_of, prediction, running, serving_of
 from shoal.agent.frames import Quality
 from shoal.agent.sparkplug import BOOLEAN, DOUBLE, INT64, Metric, Payload, decode, encode
@@ -42,6 +44,24 @@ def test_a_reading_becomes_a_prediction_on_the_same_broker(
     assert (said["asset"], said["time_s"], said["release"]) == ("press-1", 5.5, f"{MODEL}@1")
     assert said["label"] in ("good", "bad", "odd")
     assert serving.vitals.requests == 1
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_broker_of_mqtt_5_alone_is_spoken_to_in_that(
+    plant: Plant, broker: PlantBroker, client: Join, refusal: str
+) -> None:
+    reach = ("127.0.0.1", broker.port)
+    gate = Gate(free_port(), REFUSALS[refusal], reach=lambda _: socket.create_connection(reach))
+    gate.open()
+    talker, url = client(), f"mqtt://127.0.0.1:{gate._port}"
+    source = plant.source("mqtt", url=url, topics=["press/#"], retry_s=0.1)
+    with running(source):
+        eventually(lambda: source.health().up)
+        talker.say("press/t", "21.5")
+        eventually(lambda: plant.frames, "a frame")
+    gate.close()
+    assert plant.newest["t"] == 21.5
+    assert gate.turned_away == 1
 
 
 def test_values_that_come_one_by_one_are_gathered_and_qualities_kept(

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.enums import MQTTErrorCode
 
 from shoal.agent.io.feeds.feed import ServerSettings
+from shoal.dialect import Dialect, explain_reason, is_unsupported
 from shoal.errors import LinkError, SettingError
 from shoal.mqtt import explain
 
@@ -59,6 +60,8 @@ class Packet(NamedTuple):
 class Broker:
     """Connects to one broker, again at every `serve`. Everything is called on serve's thread.
 
+    It speaks MQTT 3.1.1, or 5 to a broker that turns that away: at the next `serve`.
+
     on_message        topic, payload
     on_up             connected, and every subscription granted
     on_acknowledged   the number that publish gave, for QoS 1
@@ -86,6 +89,7 @@ class Broker:
         self._before_looking, self._before_leaving = before_looking, before_leaving
         self._client: paho.Client | None = None
         self._fault = ""
+        self._dialect, self._greeted, self._is_known = Dialect.V3, False, False
         self._wake_reads, self._wake_writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake_is_due = False
 
@@ -107,11 +111,10 @@ class Broker:
     def serve(self, stopping: threading.Event, will: Packet | None = None) -> None:
         """One connection, until `stopping`; LinkError when it ends before."""
         client = self._client = self._make(will)
-        self._fault = ""
+        self._fault, self._greeted = "", False
         try:
             self._connect(client)
-            while not stopping.is_set():
-                self._look(client)
+            self._converse(client, stopping)
             self._before_leaving()
             client.disconnect()
         finally:
@@ -128,13 +131,7 @@ class Broker:
 
     def _make(self, will: Packet | None) -> paho.Client:
         settings = self._settings
-        client = paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=settings.client_id,
-            clean_session=True,
-            protocol=paho.MQTTv311,
-            reconnect_on_failure=False,  # else it falls back to MQTT 3.1 by itself
-        )
+        client = self._dialect.make_client(settings.client_id, clean=True)
         client.connect_timeout = CONNECT_S
         if settings.username:
             client.username_pw_set(settings.username, settings.password)
@@ -155,10 +152,20 @@ class Broker:
         return context
 
     def _connect(self, client: paho.Client) -> None:
+        options = self._dialect.connect_options(clean=True)
         try:
-            client.connect(self._host, self._port, keepalive=self._settings.keepalive_s)
+            client.connect(self._host, self._port, self._settings.keepalive_s, **options)
         except (OSError, ValueError) as error:
             raise LinkError(f"broker {self._host}:{self._port}: {explain(error)}") from error
+
+    def _converse(self, client: paho.Client, stopping: threading.Event) -> None:
+        try:
+            while not stopping.is_set():
+                self._look(client)
+        except LinkError:
+            if not (self._greeted or self._is_known):
+                self._dialect = self._dialect.other
+            raise
 
     def _look(self, client: paho.Client) -> None:
         """Sleep until something can be read, written or is queued; then do it."""
@@ -195,8 +202,10 @@ class Broker:
     # ------------------------------------------------------------------ paho's callbacks
 
     def _connected(self, client: paho.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+        self._greeted = not is_unsupported(reason)
+        self._is_known |= not reason.is_failure
         if reason.is_failure:
-            self._fault = f"broker {self._host}:{self._port} refused: {reason}"
+            self._fault = f"broker {self._host}:{self._port} refused: {explain_reason(reason)}"
         elif not self._subscriptions:
             self._on_up()
         else:

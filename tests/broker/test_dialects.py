@@ -1,0 +1,141 @@
+"""Which version of MQTT is spoken: found out by itself, remembered, and its limits kept to."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.five import REFUSALS, MosquittoOfFive
+from broker.real import Mosquitto, Nats, Site, eventually, running_site
+from shoal.controller.io.ca import Authority
+from shoal.dialect import Dialect, Limits, limits_of
+from shoal.errors import LinkError
+from shoal.topics import up
+
+pytestmark = pytest.mark.broker
+
+
+class Narrow(Mosquitto):
+    """A Mosquitto that takes little at once. Only MQTT 5 can say so."""
+
+    def start(self) -> None:
+        text = self._conf.read_text().replace("max_inflight_messages 20", "max_inflight_messages 3")
+        text = text.replace("message_size_limit", "max_packet_size 4000\n#")
+        self._conf.write_text(text)
+        super().start()
+
+
+@pytest.fixture
+def at(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -> Iterator[Site]:
+    """The broker that a test asks for."""
+    with running_site(request.param, tmp_path, authority) as made:
+        yield made
+
+
+def refusing(how: str) -> Any:
+    return lambda folder, pki, port: MosquittoOfFive(folder, pki, port, how)
+
+
+def spoken(site: Site, **choices: Any) -> Dialect:
+    return site.device("cam-a", **choices).connect().link._dialect
+
+
+@pytest.mark.parametrize(
+    "at", [refusing(how) for how in REFUSALS], ids=list(REFUSALS), indirect=True
+)
+def test_a_broker_of_mqtt_5_is_found_out_however_it_turns_3_1_1_away(at: Site):
+    assert spoken(at) is Dialect.V5
+
+
+@pytest.mark.parametrize("at", [Nats], indirect=True)
+def test_a_broker_of_3_1_1_is_found_out_by_who_begins_with_mqtt_5(at: Site):
+    assert spoken(at, dialect=Dialect.V5) is Dialect.V3
+
+
+@pytest.mark.parametrize("at", [Mosquitto], indirect=True)
+@pytest.mark.parametrize("first", Dialect)
+def test_a_broker_of_both_is_spoken_to_in_the_first(at: Site, first: Dialect):
+    assert spoken(at, dialect=first) is first
+
+
+@pytest.mark.parametrize("at", [MosquittoOfFive], indirect=True)
+def test_what_a_broker_speaks_is_remembered_over_cuts_and_its_death(at: Site):
+    device = at.device("cam-a").connect()
+    for ups in (2, 3):
+        at.broker.kill9()
+        eventually(lambda: not device.link.connected, "the cut")
+        at.broker.start()
+        eventually(lambda n=ups: device.ups == n, "the next connection")
+    assert at.broker.gate.turned_away == 1
+
+
+@pytest.mark.parametrize("at", [Mosquitto], indirect=True)
+@pytest.mark.parametrize(("before", "after"), [("3.1.1", "5"), ("5", "3.1.1")])
+def test_a_session_outlives_a_change_of_version(at: Site, before: str, after: str):
+    device = at.device("cam-a", dialect=Dialect(before)).connect()
+    device.link.stop()
+    at.controller().connect().link.publish("shoal/v1/cam-a/down/command", b"while you were away")
+    again = at.device("cam-a", dialect=Dialect(after)).connect()
+    eventually(lambda: b"while you were away" in again.payloads(), "what waited for it")
+
+
+@pytest.mark.parametrize("at", [Mosquitto], indirect=True)
+def test_a_clean_session_of_mqtt_5_leaves_nothing_behind(at: Site):
+    device = at.device("cam-a", dialect=Dialect.V5, clean_session=True).connect()
+    device.link.stop()
+    controller = at.controller().connect()
+    controller.link.publish("shoal/v1/cam-a/down/command", b"for nobody")
+    eventually(lambda: controller.link._unacked == 0, "the broker has it")
+    again = at.device("cam-a", dialect=Dialect.V5).connect()
+    controller.link.publish("shoal/v1/cam-a/down/command", b"for you")
+    eventually(lambda: b"for you" in again.payloads(), "what came later")
+    assert b"for nobody" not in again.payloads()
+
+
+@pytest.mark.parametrize("at", [Narrow], indirect=True)
+def test_what_an_mqtt_5_broker_takes_at_once_is_kept_to(at: Site):
+    controller = at.controller(dialect=Dialect.V5).connect()
+    device = at.device("cam-a", dialect=Dialect.V5).connect()
+    assert device.link._client.max_inflight_messages == 3
+    with pytest.raises(LinkError, match=r"the broker takes 4000; raise its limit"):
+        device.link.publish(up("cam-a", "window"), b"x" * 5_000)
+    for number in range(50):
+        device.link.publish(up("cam-a", "window"), b"%d" % number)
+    eventually(lambda: len(set(controller.payloads())) == 50, "all fifty")
+    assert device.link.connected
+
+
+@pytest.mark.parametrize("at", [Narrow], indirect=True)
+def test_mqtt_5_says_why_a_connection_ended_and_what_to_do(at: Site, caplog):
+    device = at.device("cam-a", dialect=Dialect.V5).connect()
+    device.link._limits = Limits()
+    device.link.publish(up("cam-a", "window"), b"x" * 5_000)
+    eventually(lambda: "broker ended the connection: Packet too large" in caplog.text, "the end")
+    assert "raise its limit of message size" in caplog.text
+
+
+class Said:
+    """Properties of a CONNACK."""
+
+    def __init__(self, **properties: int) -> None:
+        self.__dict__.update(properties)
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ({"MaximumQoS": 0}, "acknowledges no message"),
+        ({"RetainAvailable": 0}, "retains no messages"),
+        ({"WildcardSubscriptionAvailable": 0}, "wildcards"),
+        ({"SessionExpiryInterval": 0}, "keeps no sessions"),
+    ],
+)
+def test_a_broker_that_lacks_what_is_needed_is_said_to(said: dict[str, int], fault: str):
+    (found,) = limits_of(Said(**said), clean=False).faults
+    assert fault in found
+
+
+def test_a_broker_that_sets_no_limits_has_none():
+    assert limits_of(Said(), clean=False).faults == ()
+    assert limits_of(Said(SessionExpiryInterval=0), clean=True).faults == ()
