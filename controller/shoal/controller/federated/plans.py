@@ -1,0 +1,133 @@
+"""From what a person asked for to what one round asks of its devices, and what does not fit.
+
+A plan is made anew for every round, from the devices that are invited to it: how many neighbours
+they need to hide among, and how coarse whole numbers must be, depends on how many they are.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from shoal.controller.federated import parameters
+from shoal.controller.federated.contradictions import check_plan
+from shoal.controller.federated.private import central_noise
+from shoal.controller.federated.records import Hiding, TaskPlan
+from shoal.controller.federated.strategy import ByExamples, Strategy, strategy_of
+from shoal.errors import SettingError
+from shoal.federated.distributed import effective_noise, scale_for
+from shoal.federated.fixed_point import FixedPoint
+from shoal.federated.local import local_noise
+from shoal.federated.plan import Compression, Learning, Plan, Privacy, Secure
+
+#: Of a plan that is only looked at.
+_NOBODYS = bytes(16)
+
+
+def strategy_for(task: TaskPlan) -> Strategy:
+    """SettingError names what there is, or the setting that is wrong."""
+    return strategy_of(task.strategy, task.settings)
+
+
+def check_task(task: TaskPlan) -> TaskPlan:
+    """The task; SettingError names every contradiction in it."""
+    found = list(_of_task(task))
+    if found:
+        raise SettingError(f"task {task.name}: {'; '.join(found)}")
+    plan_of(task, number=1, attempt=_NOBODYS, invited=wanted(task), now_s=0.0)
+    return task
+
+
+def wanted(task: TaskPlan) -> int:
+    """Devices to invite: goal times over."""
+    return math.ceil(task.pace.goal * task.pace.over - 1e-9)
+
+
+def plan_of(task: TaskPlan, *, number: int, attempt: bytes, invited: int, now_s: float) -> Plan:
+    """One round's plan for so many devices; SettingError when its parts do not go together."""
+    strategy = strategy_for(task)
+    plan = Plan(
+        task=task.name,
+        round=number,
+        attempt=attempt,
+        strategy=task.strategy,
+        least=task.pace.least,
+        deadline_s=now_s + longest_s(task),
+        learning=Learning(**_fields(task.learning) | {"terms": strategy.terms()}),
+        privacy=None if task.privacy is None else Privacy(**_fields(task.privacy)),
+        secure=_secure(task, task.secure, strategy, invited) if task.secure else None,
+        compression=Compression(**_fields(task.compression)),
+    )
+    return check_plan(plan, strategy)
+
+
+def longest_s(task: TaskPlan) -> float:
+    """From a round's invitations to its end, at most."""
+    pace = task.pace
+    secure = 2 * pace.unmask_s if task.secure else 0.0
+    return pace.recruit_s + pace.train_s + secure + pace.evaluate_s
+
+
+def noise_of(plan: Plan, size: int) -> float | None:
+    """Noise over sensitivity of a round, for the accountant; None without privacy."""
+    privacy = plan.privacy
+    if privacy is None:
+        return None
+    if privacy.where == "distributed" and plan.secure is not None:
+        return effective_noise(privacy, plan.secure.scale, plan.least, size)
+    return (local_noise if privacy.where == "local" else central_noise)(privacy, size)
+
+
+def _of_task(task: TaskPlan) -> Iterator[str]:
+    """A sentence each, of what is not in a round's plan."""
+    if bool(task.release) == bool(task.dataset):
+        yield "it begins with a release, or with a dataset: name one of the two"
+    if task.dataset and not task.model:
+        yield f"name the model that is trained on {task.dataset} first"
+    if not 1 <= task.pace.least <= task.pace.goal or task.pace.over < 1:
+        yield "pace: 1 <= least <= goal, and over at least 1"
+    if task.budget is not None and task.privacy is None:
+        yield "a budget of privacy, and no noise: add privacy, or leave the budget out"
+    if task.graph.optimiser != "sgd" and "shift" in strategy_for(task).terms():
+        yield f"{task.strategy} corrects the steps of plain SGD: let the optimiser be sgd"
+    if task.secure is not None and bool(task.secure.degree) != bool(task.secure.threshold):
+        yield "secure: say both degree and threshold, or neither"
+
+
+def _secure(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) -> Secure:
+    least = task.pace.least
+    degree, threshold = hiding.degree, hiding.threshold
+    if not degree:
+        graph = _chosen(hiding, invited, least)
+        degree, threshold = graph.degree, graph.threshold
+    if threshold > least - 1:
+        raise SettingError(
+            f"{threshold} neighbours have to open a secret, and {least} devices in the sum have "
+            f"{least - 1}",
+            f"let pace.least be {threshold + 1} or more",
+        )
+    return Secure(degree=degree, threshold=threshold, scale=_scale(task, hiding, strategy, invited))
+
+
+def _chosen(hiding: Hiding, invited: int, least: int) -> parameters.Graph:
+    """Whoever is invited may drop out, down to `least`."""
+    try:
+        return parameters.choose(invited, hiding.corrupt, max(0.0, 1 - least / invited))
+    except SettingError as error:
+        raise SettingError(
+            error.message,
+            f"let pace.least be nearer to the {invited} that are invited, or assume fewer corrupt "
+            "devices",
+        ) from error
+
+
+def _scale(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) -> FixedPoint:
+    if task.privacy is not None and task.privacy.where == "distributed":
+        return scale_for(task.privacy, hiding.clip, invited, task.pace.least)
+    most = strategy.most_examples if isinstance(strategy, ByExamples) else hiding.weight
+    return FixedPoint(clip=hiding.clip, devices=invited, weight=min(hiding.weight, most)).check()
+
+
+def _fields(struct: msgspec.Struct) -> dict[str, Any]:
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
