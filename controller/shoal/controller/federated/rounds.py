@@ -11,7 +11,7 @@ between any two lines: after a start, STARTED asks for the effect of the state o
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -82,6 +82,7 @@ class Mark(_Named):
 S, E, F, M = State, Event, Effect, Mark
 
 ENDED = frozenset({S.DONE, S.FAILED})
+NO_ANSWER, STILL_TRAINING = "no-answer", "still-training"
 _EFFECT_OF = {
     S.RECRUITING: F.INVITE,
     S.TRAINING: F.TRAIN,
@@ -138,6 +139,13 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         }.get(state, 0.0)
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The try of a round in which a device began to train."""
+
+    number: int
+    attempt: bytes
+
+
 class Round(msgspec.Struct, frozen=True, kw_only=True):
     """One try of one round: what the journal holds.
 
@@ -145,6 +153,8 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     reasons      device -> why it refused or was lost
     deadline_s   Unix seconds, UTC, of the state; 0 where it has none
     reason       why it failed, a slug; "" otherwise
+    late         rounds that an update may be behind, in an asynchronous task (FedBuff)
+    carried      device -> the earlier round that it still trains for; its update counts in this
     """
 
     task: str
@@ -157,6 +167,12 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     reasons: dict[str, str] = {}
     deadline_s: float = 0.0
     reason: str = ""
+    late: int = 0
+    carried: dict[str, Origin] = {}
+
+    def behind(self, device: str) -> int:
+        """Rounds since the one for which it trained."""
+        return self.number - self.carried[device].number if device in self.carried else 0
 
     def having(self, *marks: Mark) -> list[str]:
         """Devices with one of these marks, sorted."""
@@ -171,16 +187,39 @@ class Heard(NamedTuple):
 
 
 def planned(
-    task: str, number: int, attempt: bytes, pace: Pace, invited: Iterable[str], *, secure: bool
+    task: str,
+    number: int,
+    attempt: bytes,
+    pace: Pace,
+    invited: Iterable[str],
+    *,
+    secure: bool,
+    late: int = 0,
+    carried: Mapping[str, Origin] | None = None,
 ) -> Round:
-    """A round before it is opened; ConflictError when it cannot reach its least."""
-    marks = dict.fromkeys(sorted(invited), M.INVITED)
+    """A round before it is opened; ConflictError when it cannot reach its least.
+
+    late, carried   of an asynchronous task: who trains already (`carry`) is not asked to join
+    """
+    carried = dict(carried or {})
+    marks = {n: M.JOINED if n in carried else M.INVITED for n in sorted({*invited, *carried})}
     if not 1 <= pace.least <= pace.goal or len(marks) < pace.least:
         raise ConflictError(
             f"{len(marks)} devices for a round of {pace.least} to {pace.goal}",
             "wait for more eligible devices, or ask for fewer",
         )
-    return Round(task=task, number=number, attempt=attempt, pace=pace, secure=secure, marks=marks)
+    return Round(
+        task=task, number=number, attempt=attempt, pace=pace, secure=secure, marks=marks,
+        late=late, carried=carried,
+    )  # fmt: skip
+
+
+def carry(ended: Round, number: int) -> dict[str, Origin]:
+    """Who still trains when a round has ended, and whose update may count in round `number`."""
+    mine = Origin(number=ended.number, attempt=ended.attempt)
+    training = [n for n, why in ended.reasons.items() if why == STILL_TRAINING]
+    found = {name: ended.carried.get(name, mine) for name in training}
+    return {name: one for name, one in found.items() if number - one.number <= ended.late}
 
 
 def step(now: Round, event: Event, now_s: float, reason: str = "") -> tuple[Round, Effect | None]:
@@ -213,7 +252,8 @@ def heard(now: Round, device: str, attempt: bytes, now_s: float, refused: str = 
     """
     have, get = _SAID.get(now.state, (frozenset(), None))
     mark = now.marks.get(device)
-    if attempt != now.attempt:
+    origin = now.carried.get(device)
+    if attempt != (origin.attempt if origin else now.attempt):
         return Heard(now, "another-attempt")
     if mark is None:
         return Heard(now, "not-invited")
@@ -265,8 +305,9 @@ def _left_behind(after: Round) -> Round:
     """
     awaited = {S.TRAINING: M.INVITED, S.UNMASKING: M.JOINED, S.AGGREGATING: M.JOINED}
     late = after.having(awaited[after.state]) if after.state in awaited else []
+    trains = after.late and after.state is S.AGGREGATING
     return msgspec.structs.replace(
         after,
         marks={**after.marks, **dict.fromkeys(late, M.LOST)},
-        reasons={**after.reasons, **dict.fromkeys(late, "no-answer")},
+        reasons={**after.reasons, **dict.fromkeys(late, STILL_TRAINING if trains else NO_ANSWER)},
     )

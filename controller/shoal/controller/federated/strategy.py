@@ -40,6 +40,10 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The server after the round. InputError, and nothing changes, if it is not finite."""
         return server.moved(found.delta)
 
+    def late(self) -> int:
+        """Rounds that an update may be behind: 0 where devices are waited for."""
+        return 0
+
     def terms(self) -> dict[str, float | bool]:
         """What devices have to know: inputs of the train graph beside theta, x, y and lr."""
         return {}

@@ -17,6 +17,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     examples   rows it trained on, as it says
     loss       mean over its rows before training; what q-FedAvg weighs by
     control    float32 (P,): change of its control variate (SCAFFOLD), else None
+    behind     rounds that were aggregated since the theta that it started from (FedBuff)
     """
 
     device: str
@@ -24,6 +25,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     examples: int
     loss: float = 0.0
     control: F32 | None = None
+    behind: int = 0
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,45 @@
+"""FedBuff: the server steps with every so many updates, whoever they are from.
+
+Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", 2022. An update that
+started from an older theta weighs less, by the root of the steps that were made since. The buffer
+is a round's goal (`Pace.goal`): shoal.controller.federated.rounds says how a round takes updates
+that were begun in an earlier one.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from shoal.controller.federated.gathering import Gathering, Shelf, Weighed
+from shoal.controller.federated.strategy import Positive, Strategy
+from shoal.controller.federated.updates import Aggregate, Server, Update
+from shoal.errors import InputError
+
+
+class FedBuff(Strategy, frozen=True, kw_only=True):
+    """theta + lr·Σ delta/√(1 + behind) / K, with K the updates in the buffer.
+
+    lr          the server's learning rate
+    behind      rounds that an update may be behind; older ones are not taken
+    """
+
+    lr: Positive = 1.0
+    behind: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+
+    def gather(self, size: int, shelf: Shelf) -> Gathering:
+        return Weighed(size, self._one, lambda update: float((1 + update.behind) ** -0.5))
+
+    def advance(self, server: Server, found: Aggregate) -> Server:
+        return server.moved(self.lr * found.delta)
+
+    def late(self) -> int:
+        return self.behind
+
+    def _one(self, update: Update) -> float:
+        behind = update.behind
+        if not 0 <= behind <= self.behind:
+            raise InputError(
+                f"update of {update.device} is {behind} rounds behind, {self.behind} allowed",
+                "the device is too slow for this task",
+            )
+        return 1.0

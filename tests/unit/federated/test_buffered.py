@@ -1,0 +1,153 @@
+"""An asynchronous task: the server steps with every K updates, however old they are."""
+
+import heapq
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from shoal.controller.federated.gathering import MemoryShelf
+from shoal.controller.federated.rounds import (
+    STILL_TRAINING,
+    Event,
+    Mark,
+    Pace,
+    Round,
+    State,
+    carry,
+    decide,
+    heard,
+    planned,
+    step,
+)
+from shoal.controller.federated.strategy import strategy_of
+from shoal.controller.federated.updates import Server, Update
+from shoal.errors import InputError
+from shoal.params import F32
+from unit.federated.digits import Learner, homes_of
+from unit.federated.updates import gathered
+
+PACE = Pace(goal=4, least=2, over=2.0, recruit_s=5, train_s=1000)
+
+
+class Sent(NamedTuple):
+    """An update on its way: when it comes, of whom, begun in which try."""
+
+    at_s: float
+    device: str
+    attempt: bytes
+    delta: F32
+
+
+def opened(
+    number: int, names: list[str], before: Round | None, now_s: float, late: int = 5
+) -> Round:
+    """A round in training, with everybody asked who does not train already."""
+    carried = carry(before, number) if before else {}
+    attempt = number.to_bytes(16)
+    made = planned(
+        "t", number, attempt, PACE, set(names) - set(carried), secure=False, late=late,
+        carried=carried,
+    )  # fmt: skip
+    now, _ = step(made, Event.OPENED, now_s)
+    for name in now.having(Mark.INVITED):
+        now = heard(now, name, attempt, now_s).round
+    return step(now, *decided(now, now_s))[0]
+
+
+def decided(now: Round, now_s: float) -> tuple[Event, float]:
+    found = decide(now, now_s)
+    assert found is not None
+    return found[0], now_s
+
+
+def test_a_round_ends_with_its_goal_and_who_still_trains_counts_in_a_later_one() -> None:
+    names = [f"d{i}" for i in range(6)]
+    first = opened(1, names, None, 0)
+    for name in names[:4]:
+        first = heard(first, name, first.attempt, 1).round
+    first = step(first, *decided(first, 1))[0]
+
+    assert first.state is State.AGGREGATING
+    assert first.reasons == dict.fromkeys(names[4:], STILL_TRAINING)
+
+    second = opened(2, names, step(first, Event.FINISHED, 1)[0], 2)
+    second = heard(second, "d4", first.attempt, 3).round
+
+    assert second.marks["d4"] is Mark.UPDATED
+    assert (second.behind("d4"), second.behind("d0")) == (1, 0)
+    assert heard(second, "d5", second.attempt, 3).ignored == "another-attempt"
+
+
+def test_who_is_too_far_behind_is_not_carried_on() -> None:
+    names = [f"d{i}" for i in range(6)]
+    now = opened(1, names, None, 0)
+    for number in range(2, 8):
+        for name in names[:4]:
+            now = heard(now, name, now.attempt, number).round
+        now = step(step(now, *decided(now, number))[0], Event.FINISHED, number)[0]
+        assert ("d5" in carry(now, number)) is (number - 1 <= now.late), number
+        now = opened(number, names, now, number)
+
+
+def test_nobody_is_carried_on_where_devices_are_waited_for() -> None:
+    made = planned("t", 1, bytes(16), PACE, [f"d{i}" for i in range(5)], secure=False)
+    now, _ = step(made, Event.OPENED, 0)
+    for name in list(now.marks):
+        now = heard(now, name, now.attempt, 0).round
+    now = step(now, *decided(now, 0))[0]
+    for name in list(now.marks)[:4]:
+        now = heard(now, name, now.attempt, 1).round
+    now = step(now, *decided(now, 1))[0]
+
+    assert now.reasons == {"d4": "no-answer"}
+    assert carry(now, 2) == {}
+
+
+@pytest.mark.parametrize("behind", [0, 3])
+def test_an_update_weighs_less_by_the_root_of_the_steps_since_it_began(behind: int) -> None:
+    one = Update(device="d", delta=np.ones(3, np.float32), examples=5, behind=behind)
+    fresh = Update(device="e", delta=np.zeros(3, np.float32), examples=500)
+
+    found = gathered(strategy_of("fedbuff"), [one, fresh])
+
+    assert found.delta == pytest.approx(np.full(3, 0.5 / (1 + behind) ** 0.5), abs=1e-9)
+
+
+def test_an_update_that_is_too_old_is_refused_by_the_name_of_its_device() -> None:
+    old = Update(device="slowpoke", delta=np.ones(3, np.float32), examples=5, behind=11)
+
+    with pytest.raises(InputError, match="slowpoke is 11 rounds behind, 10 allowed"):
+        gathered(strategy_of("fedbuff"), [old])
+
+
+def test_digits_are_learned_although_a_third_of_the_devices_is_ten_times_slower() -> None:
+    homes, test = homes_of(12)
+    learner, random = Learner(), np.random.default_rng(0)
+    rows = {f"d{i:02}": home for i, home in enumerate(homes)}
+    pace = {name: 10.0 if i % 3 == 0 else 1.0 for i, name in enumerate(rows)}
+    strategy = strategy_of("fedbuff", {"behind": 40})
+    server, way, now_s, oldest = Server(theta=learner.theta), list[Sent](), 0.0, 0
+    now: Round | None = None
+    for number in range(1, 61):
+        now = opened(number, list(rows), now, now_s, late=40)
+        for name in set(now.having(Mark.JOINED)) - set(now.carried):
+            delta = learner.train(server.theta, rows[name], 2, random) - server.theta
+            took = pace[name] * float(random.uniform(0.5, 1.5))
+            heapq.heappush(way, Sent(now_s + took, name, now.attempt, delta))
+        gathering = strategy.gather(server.theta.size, MemoryShelf())
+        while now.state is State.TRAINING:
+            sent = heapq.heappop(way)
+            now_s = sent.at_s
+            now, ignored = heard(now, sent.device, sent.attempt, now_s)
+            assert not ignored
+            behind = now.behind(sent.device)
+            oldest = max(oldest, behind)
+            gathering.add(Update(device=sent.device, delta=sent.delta, examples=1, behind=behind))
+            if decide(now, now_s):
+                now = step(now, *decided(now, now_s))[0]
+        server = strategy.advance(server, gathering.result())
+        now = step(now, Event.FINISHED, now_s)[0]
+
+    assert oldest >= 5
+    assert learner.accuracy(server.theta, test) > 0.9
