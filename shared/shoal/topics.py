@@ -11,7 +11,7 @@ TIMESTAMP = f"{ROOT}/fleet/timestamp"
 ALL_UP = f"{ROOT}/+/up/+"
 
 UP_KINDS = ("status", "inventory", "window", "event", "round")
-DOWN_KINDS = ("assignment", "ack", "command", "round")
+DOWN_KINDS = ("assignment", "ack", "time", "command", "round")
 RETAINED = frozenset({"status", "inventory", "assignment"})
 
 #: No dot, slash, ``+`` or ``#``: the name is one topic level on MQTT, one subject token on NATS,

@@ -24,6 +24,7 @@ LIMIT = {
     "round": 1_048_576,
     "assignment": 131_072,
     "ack": 65_536,
+    "time": 1_024,
     "command": 16_384,
     "budget": 4_096,
     "timestamp": 65_536,
@@ -32,6 +33,7 @@ LIMIT = {
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=2**33)]
+Difference = Annotated[float, msgspec.Meta(ge=-(2**33), le=2**33)]
 RoundId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
@@ -58,12 +60,24 @@ class Status(Upward, frozen=True, kw_only=True, tag="status"):
     """Online or gone; the broker publishes the last will for a device that vanished.
 
     since_s  when this state began
+    asks_time  set to have the controller's Time; older peers know nothing of it
     session  random, new for every connection: a late will of an old session is ignored
     """
 
     online: bool
     since_s: Seconds
     session: str
+    asks_time: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class Skew(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a device's clock is ahead of the controller's (behind: negative).
+
+    error_s  it is within so many seconds of `skew_s`
+    """
+
+    skew_s: Difference
+    error_s: Seconds
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +104,8 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 class Inventory(Upward, frozen=True, kw_only=True, tag="inventory"):
     """What is on the device. Retained, and sent again after every change.
 
-    facts   arch, cpu, flags, ram_mb, python, ort, os ...: what profiles match on
+    facts   arch, cpu, flags, ram_mb, python, ort, os ...: what profiles match on; and, once it
+            is known, clock_skew_s and clock_error_s, as in Skew
     floors  what the device will not go below: assignment version, release counter per model, time
     """
 
@@ -107,7 +122,11 @@ class Inventory(Upward, frozen=True, kw_only=True, tag="inventory"):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine under the agent, over one window; -1 where the machine does not tell."""
+    """The machine under the agent, over one window; -1 where the machine does not tell.
+
+    clock_synced  False when the clock is known to be wrong: behind what was signed, or off
+    clock         when the window ended, where it is known
+    """
 
     rss_mb: float = -1
     cpu_pct: float = -1
@@ -115,6 +134,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     disk_free_mb: float = -1
     throttled: bool = False
     clock_synced: bool = True
+    clock: Skew | msgspec.UnsetType = msgspec.UNSET
 
 
 class WindowReport(Upward, frozen=True, kw_only=True, tag="window"):
@@ -213,6 +233,16 @@ class Ack(Message, frozen=True, kw_only=True, tag="ack"):
     seqs: list[Count]
 
 
+class Time(Message, frozen=True, kw_only=True, tag="time"):
+    """What the controller's clock showed when it read a Status that asked for it.
+
+    asked_s   sent_s of that Status
+    """
+
+    asked_s: Seconds
+    now_s: Seconds
+
+
 class Command(Message, frozen=True, kw_only=True, tag="command"):
     """Something to do now, or never: what is past `expires_at_s` is dropped.
 
@@ -253,7 +283,7 @@ class Timestamp(Message, frozen=True, kw_only=True, tag="timestamp"):
 
 
 AnyUp = Status | Inventory | WindowReport | UpdateEvent | FaultEvent | RoundAnswer
-AnyDown = Assignment | Ack | Command | Budget | Timestamp | RoundCall
+AnyDown = Assignment | Ack | Time | Command | Budget | Timestamp | RoundCall
 
 #: Kind of topic that each upward message travels on.
 UP_KIND: dict[type, str] = {
@@ -268,6 +298,7 @@ UP_KIND: dict[type, str] = {
 DOWN_KIND: dict[type, str] = {
     Assignment: "assignment",
     Ack: "ack",
+    Time: "time",
     Command: "command",
     Budget: "budget",
     Timestamp: "timestamp",

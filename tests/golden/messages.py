@@ -40,8 +40,13 @@ ANSWERS: dict[str, speech.Answer] = {
     "measured": speech.Measured(whole=SLICE, classes={"7": SLICE}, personal=SLICE),
 }
 
+SKEW = wire.Skew(skew_s=92.75, error_s=0.125)
+
 MESSAGES: dict[str, wire.Message] = {
     "status.v1": wire.Status(**SENDER, online=True, since_s=1_799_999_000.0, session="00ff"),
+    "status.asks-time.v1": wire.Status(
+        **SENDER, online=True, since_s=1_799_999_000.0, session="00ff", asks_time=True
+    ),
     "inventory.v1": wire.Inventory(
         **SENDER,
         agent="0.1.0",
@@ -66,6 +71,17 @@ MESSAGES: dict[str, wire.Message] = {
         floors={"assignment": 7.0, "counter:lot-codes": 2.0},
         endpoint="http://127.0.0.1:8080",
     ),
+    "window.clock.v1": wire.WindowReport(
+        **SENDER,
+        model="lot-codes",
+        release="lot-codes@3",
+        reference="0123456789abcdef",
+        window_start_s=1_799_999_940.0,
+        window_s=60.0,
+        rows=0,
+        health=wire.Health(clock_synced=False, clock=SKEW),
+    ),
+    "time.v1": wire.Time(asked_s=1_800_000_000.25, now_s=1_799_999_907.5),
     "window.v1": wire.WindowReport(
         **SENDER,
         model="lot-codes",

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from shoal.agent.skew import ControllerTime, Skew, is_wrong
+
 
 class DeviceClock:
     """Unix seconds that never run below what a signature has vouched for.
@@ -9,6 +11,8 @@ class DeviceClock:
     >>> clock = DeviceClock(wall=lambda: 0.0, monotonic=lambda: 5.0, floor_s=1000.0)
     >>> clock(), clock.synced
     (1000.0, False)
+
+    The controller's time is heard, not signed: it is told of, and never believed.
 
     wall, monotonic   where the seconds come from
     floor_s           known lower bound when the clock is made
@@ -18,6 +22,7 @@ class DeviceClock:
         self, *, wall: Callable[[], float], monotonic: Callable[[], float], floor_s: float = 0.0
     ) -> None:
         self._wall, self.monotonic = wall, monotonic
+        self.controller = ControllerTime()
         self._floor_s, self._set_at = floor_s, monotonic()
 
     def __call__(self) -> float:
@@ -29,6 +34,11 @@ class DeviceClock:
             self._floor_s, self._set_at = floor_s, self.monotonic()
 
     @property
+    def skew(self) -> Skew | None:
+        """How far it is from the controller's clock; None while that is not known."""
+        return self.controller.skew(self(), self.monotonic())
+
+    @property
     def synced(self) -> bool:
-        """Whether the machine's own clock is at least not behind what is known."""
-        return self._wall() >= self._floor_s
+        """Whether the machine's own clock is not known to be wrong: behind, or far off."""
+        return self._wall() >= self._floor_s and not is_wrong(self.skew)

@@ -68,7 +68,8 @@ class Agent:
         pace: Pace = Pace(),  # noqa: B008 (immutable)
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        self.identity, self.ports = identity, ports
+        self.identity, self._machine = identity, ports.health
+        self.ports = ports = ports._replace(health=self._health)
         self.endpoint = ""
         self.restart_asked = False
         self.serving: dict[str, Serving] = {}
@@ -253,8 +254,10 @@ class Agent:
             self.inventory()
 
     def _health(self) -> wire.Health:
+        """How the machine does, and what its agent knows of it."""
+        found = self._machine()
         return msgspec.structs.replace(
-            found := self.ports.health(),
+            found,
             clock_synced=self.clock.synced,
             clock=self.clock.skew or msgspec.UNSET,
             throttled=found.throttled or self.easing.eased,

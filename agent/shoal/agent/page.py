@@ -2,6 +2,7 @@
 
 from html import escape
 
+from shoal.agent import skew
 from shoal.agent.standing import ModelStanding, Standing, ago
 
 _STYLE = """
@@ -93,6 +94,8 @@ def _health(standing: Standing) -> str:
         )
         if standing.health.get(name, -1) >= 0
     ]
+    if standing.clock:
+        told.append(f"clock {skew.told(standing.clock)}")
     pace = [f"at level “{escape(standing.level)}”"] if standing.level != "full" else []
     return f"<p>{' · '.join([*told, *pace])}</p>"
 

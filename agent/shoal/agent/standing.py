@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from shoal.agent.frames import FeedHealth
+from shoal.agent.skew import Skew, told
 from shoal.agent.update import Record, Slot
 
 #: What a technician on site can do about a cause.
@@ -80,6 +81,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool = False
     connection_since_s: float = 0.0
     clock_synced: bool = True
+    clock: Skew | None = None
     endpoint: str = ""
     waiting: int = 0
     models: list[ModelStanding] = []
@@ -99,7 +101,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
                 ("no connection to the broker", "it goes on serving; see shoal-agent doctor")
             )
         if not self.clock_synced:
-            found.append(("the clock is behind", "set the date or enable time synchronisation"))
+            how = f"{told(self.clock)} of the controller's" if self.clock else "behind"
+            found.append((f"the clock is {how}", "set the date or enable time synchronisation"))
         if not any(m.release for m in self.models):
             found.append(("no release serves", "ask the operator to roll one out to this device"))
         for m in self.models:
@@ -126,6 +129,8 @@ def text(standing: Standing) -> str:
     ]
     if standing.endpoint:
         lines.append(f"endpoint {standing.endpoint}")
+    if standing.clock:
+        lines.append(f"clock {told(standing.clock)}, by the controller's")
     lines += ["", *(_model(m, standing.now_s) for m in standing.models)]
     lines += ["", *map(_feed, standing.feeds)] if standing.feeds else []
     problems = standing.problems

@@ -48,7 +48,7 @@ class Voice:
         self._unsaved: collections.deque[tuple[wire.Upward, str]] = collections.deque(
             maxlen=_UNSAVED
         )
-        self._status_at = 0.0
+        self._status_at, self._skew_told = 0.0, self._clock.skew
 
     def will(self) -> tuple[str, bytes]:
         """What the broker shall say when this connection is lost; names a new session."""
@@ -120,14 +120,27 @@ class Voice:
 
     def status(self, *, online: bool) -> None:
         if self.connected:
-            self._publish("status", self._status(online=online))
+            self._publish("status", self._asking(self._status(online=online)))
             self._status_at = self._clock()
+
+    def timed(self, time: wire.Time) -> None:
+        """The controller has said what its clock shows."""
+        self._clock.controller.answered(time.asked_s, time.now_s, self._clock.monotonic())
+
+    @property
+    def clock_news(self) -> bool:
+        """Whether the controller should hear how far this clock is from its own."""
+        skew, told = self._clock.skew, self._skew_told
+        if skew is None:
+            return False
+        return told is None or abs(skew.skew_s - told.skew_s) > max(1.0, skew.error_s)
 
     def inventory(
         self, slots: Sequence[Slot], floors: dict[str, float], endpoint: str
     ) -> wire.Inventory:
         """What is on the device, published and returned. slots: those that serve."""
-        who = self._identity
+        who, skew = self._identity, self._clock.skew
+        clock = {"clock_skew_s": skew.skew_s, "clock_error_s": skew.error_s} if skew else {}
         inventory = wire.Inventory(
             **self._sender(),
             agent=who.version,
@@ -136,13 +149,14 @@ class Voice:
             site=who.site,
             line=who.line,
             labels=who.labels,
-            facts=who.facts,
+            facts=who.facts | clock,
             installed=[_installed(slot) for slot in slots],
             floors=floors,
             endpoint=endpoint,
         )
         if self.connected:
             self._publish("inventory", inventory)
+            self._skew_told = skew
         return inventory
 
     def _tell(self, fault: Fault) -> None:
@@ -198,6 +212,14 @@ class Voice:
     def _status(self, *, online: bool) -> wire.Status:
         since = self.since_s if online else self._clock()
         return wire.Status(**self._sender(), online=online, since_s=since, session=self._session)
+
+    def _asking(self, status: wire.Status) -> wire.Status:
+        """The same, asking for the controller's time when that is due."""
+        now = self._clock.monotonic()
+        if not status.online or not self._clock.controller.due(now):
+            return status
+        self._clock.controller.asked(status.sent_s, now)
+        return msgspec.structs.replace(status, asks_time=True)
 
     def _sender(self) -> dict[str, Any]:
         boot = self._ports.outbox.boot

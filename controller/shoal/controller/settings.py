@@ -37,12 +37,14 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     jitter_s        windows end up to this much later
     offline_s       unheard of for this long is offline, whatever its last will said
     retention_days  windows older than this are dropped
+    clock_skew_s    a device's clock that is off by more raises an alert
     """
 
     window_s: float = 60.0
     jitter_s: float = 5.0
     offline_s: float = 300.0
     retention_days: float = 90.0
+    clock_skew_s: float = 30.0
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

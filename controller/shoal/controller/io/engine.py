@@ -23,6 +23,7 @@ from shoal.controller.service import (
     alerts,
     assignments,
     changes,
+    clocks,
     stages,
     triggers,
     watching,
@@ -81,7 +82,9 @@ class Engine:
         self._queue: queue.Queue[tuple[str, bytes]] = queue.Queue(WAITING)
         self._wake = threading.Event()
         self._dropped = 0
-        self._owed: collections.deque[tuple[str, wire.Ack]] = collections.deque(maxlen=WAITING)
+        self._owed: collections.deque[tuple[str, wire.Ack | wire.Time]] = collections.deque(
+            maxlen=WAITING
+        )
         self._greet = False
         self._stamp = b""
         self._operations = operations or Operations(ctx)
@@ -135,6 +138,7 @@ class Engine:
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
             Tick("offline", 5.0, lambda: offline(ctx)),
+            Tick("clocks", 15.0, lambda: clocks.watch(ctx)),
             Tick("timestamps", 60.0, self._refresh_timestamps),
             Tick("renewal", 600.0, lambda: assignments.renew(ctx)),
             Tick("retention", 3_600.0, lambda: forget(ctx)),
@@ -197,8 +201,9 @@ class Engine:
         batch: a device that is not acked says everything again."""
         try:
             while self._owed:
-                device, ack = self._owed[0]
-                self._link.publish(topics.down(device, "ack"), wire.encode(ack))
+                device, answer = self._owed[0]
+                topic = topics.down(device, wire.DOWN_KIND[type(answer)])
+                self._link.publish(topic, wire.encode(answer))
                 self._owed.popleft()
         except LinkError as error:
             _log.debug("%d acks wait: %s", len(self._owed), error)

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import Connection, Table, func, select, tuple_, update
 
 from shoal import topics, wire
+from shoal.controller import clocks
 from shoal.controller.io.tables import device, device_event, window
 from shoal.controller.service import assignments, changes, reports
 from shoal.controller.service.context import Context
@@ -22,13 +23,12 @@ from shoal.errors import ShoalError, StorageError, WireError
 from shoal.wire import FaultEvent, Inventory, Status, UpdateEvent, WindowReport
 
 _log = logging.getLogger(__name__)
-#: A device's clock is believed this far from ours; else the time of arrival stands in.
-SANE_S = 400 * 86_400
 #: What a JSON number and a column of the database hold without loss.
 _HIGHEST = 2**53
 _KEY = ("device", "boot", "seq")
 #: What a session is called once it ended: a late or repeated "online" of it is not believed.
 _ENDED = "ended "
+Answers = dict[str, list[wire.Ack | wire.Time]]
 
 
 class _Salvage(msgspec.Struct, frozen=True):
@@ -48,8 +48,8 @@ class Refused(NamedTuple):
     error: ShoalError
 
 
-def ingest(ctx: Context, batch: Sequence[tuple[str, bytes]]) -> dict[str, list[wire.Ack]]:
-    """Take a batch of (topic, payload); device -> acks to send now that it is durable.
+def ingest(ctx: Context, batch: Sequence[tuple[str, bytes]]) -> Answers:
+    """Take a batch of (topic, payload); device -> what to say to it now that it is durable.
 
     Raises StorageError when the disk refuses: nothing was taken, and the same batch may be given
     again. Anything else that goes wrong costs the message that it went wrong with.
@@ -66,7 +66,7 @@ def ingest(ctx: Context, batch: Sequence[tuple[str, bytes]]) -> dict[str, list[w
     return _join(ingest(ctx, [one]) for one in batch)
 
 
-def _take(ctx: Context, batch: Sequence[tuple[str, bytes]]) -> dict[str, list[wire.Ack]]:
+def _take(ctx: Context, batch: Sequence[tuple[str, bytes]]) -> Answers:
     read = [_read(topic, payload) for topic, payload in batch]
     with ctx.store.write() as db:
         return _Batch(db, ctx, read).take()
@@ -113,8 +113,9 @@ class _Batch:
         self.updates: dict[tuple[str, str, int], UpdateEvent] = {}
         self.seqs: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.intake = Intake(db)
+        self.answers: Answers = defaultdict(list)
 
-    def take(self) -> dict[str, list[wire.Ack]]:
+    def take(self) -> Answers:
         for message in self.read:
             known = self.devices.get(message.device)
             if known is None or known.state != "enrolled":
@@ -132,13 +133,9 @@ class _Batch:
             if key in self.updates:
                 reports.apply(self.db, self.ctx, self.updates[key])
         self._write_devices(new)
-        return self._acks()
-
-    def _acks(self) -> dict[str, list[wire.Ack]]:
-        acks: dict[str, list[wire.Ack]] = defaultdict(list)
         for (name, boot), seqs in self.seqs.items():
-            acks[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
-        return dict(acks)
+            self.answers[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
+        return dict(self.answers)
 
     def _one(self, message: wire.AnyUp) -> None:
         try:
@@ -165,6 +162,9 @@ class _Batch:
                 self.changed[message.device] |= {
                     "online": True, "session": message.session, "seen_at": self.now
                 }  # fmt: skip
+                if message.asks_time is True:
+                    time = wire.Time(asked_s=message.sent_s, now_s=self.ctx.clock())
+                    self.answers[message.device].append(time)
         elif session in ("", message.session):
             self.changed[message.device] |= {"online": False, "session": _ENDED + message.session}
 
@@ -183,6 +183,7 @@ class _Batch:
             "endpoint": message.endpoint[:200],
             "releases": {one.model: one.release for one in message.installed},
             "variants": {one.model: one.variant for one in message.installed},
+            **clocks.columns(message.facts),
         }
         if not self.devices[message.device].site:
             self.changed[message.device]["site"] = message.site
@@ -190,6 +191,7 @@ class _Batch:
 
     def _window(self, message: WindowReport) -> None:
         self.intake.check(message)
+        began = clocks.place(message, self.now, self.ctx.settings.fleet.clock_skew_s)
         self._keep(
             window,
             message,
@@ -197,7 +199,7 @@ class _Batch:
             model=message.model,
             release=message.release,
             reference=message.reference,
-            start_at=message.window_start_s,
+            start_at=began.at,
             window_s=message.window_s,
             received_at=self.now,
             rows=message.rows,
@@ -207,7 +209,7 @@ class _Batch:
             correct=message.correct,
             merged=message.merged,
             latency=message.latency,
-            health=msgspec.to_builtins(message.health),
+            health=msgspec.to_builtins(message.health) | {"clock_synced": began.sure},
             inputs=message.inputs,
             outputs=message.outputs,
         )
@@ -249,7 +251,7 @@ class _Batch:
     # --- rows ---------------------------------------------------------------------------------
 
     def _keep_event(self, message: UpdateEvent | FaultEvent, **values: Any) -> tuple[str, str, int]:
-        sane = abs(message.sent_s - self.now) < SANE_S
+        sane = abs(message.sent_s - self.now) < clocks.SANE_S
         at = message.sent_s if sane else self.now
         blank = _blank_event((message.device, message.boot, message.seq), self.now)
         return self._keep(device_event, message, **blank | {"at": at} | values)
@@ -320,8 +322,8 @@ def _chunks(keys: list[Any], size: int = 250) -> Iterable[list[Any]]:
     return (keys[i : i + size] for i in range(0, len(keys), size))
 
 
-def _join(parts: Iterable[dict[str, list[wire.Ack]]]) -> dict[str, list[wire.Ack]]:
-    whole: dict[str, list[wire.Ack]] = defaultdict(list)
+def _join(parts: Iterable[Answers]) -> Answers:
+    whole: Answers = defaultdict(list)
     for part in parts:
         for name, acks in part.items():
             whole[name] += acks

@@ -70,7 +70,7 @@ class Intake:
 
 def _check_health(report: WindowReport) -> None:
     values = msgspec.structs.astuple(report.health)
-    if not all(math.isfinite(value) for value in values):
+    if not all(math.isfinite(value) for value in values if isinstance(value, float | int)):
         raise WireError("window whose health holds a number that is none")
 
 

@@ -230,10 +230,11 @@ class _Work:
         return rows[::-1] if newest else rows
 
     def _light(self, mine: Any, subject: Subject, after: float) -> list[Row[Any]]:
-        """Who spoke when, without the sketches."""
-        query = select(window.c.device, window.c.start_at)
+        """Who spoke when, without the sketches; a clock that is wrong closes nobody's bucket."""
+        query = select(window.c.device, window.c.start_at, window.c.health)
         late = window.c.start_at >= after
-        return list(self.db.execute(query.where(mine, late, *_of(subject))))
+        rows = self.db.execute(query.where(mine, late, *_of(subject)))
+        return [row for row in rows if row.health.get("clock_synced", True)]
 
     def _number(self, mine: Any, subject: Subject) -> int:
         return self.db.scalar(select(func.count()).where(mine, *_of(subject))) or 0
