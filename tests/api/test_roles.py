@@ -38,6 +38,8 @@ LEAST = {
     "GET /api/v1/devices/{device}/windows": "viewer",
     "GET /api/v1/devices/{device}/ledger": "viewer",
     "POST /api/v1/devices/{device}/decommission": "operator",
+    "POST /api/v1/folders": "operator",
+    "POST /api/v1/folders/parcels": "operator",
     "GET /api/v1/datasets": "viewer",
     "POST /api/v1/datasets": "operator",
     "GET /api/v1/datasets/{ref}": "viewer",

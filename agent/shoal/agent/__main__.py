@@ -1,8 +1,7 @@
-"""`shoal-agent`: enroll, run, status, doctor, install. The only place that builds adapters."""
+"""`shoal-agent`: enroll, run, status, doctor, install, import, export."""
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,7 @@ from shoal.agent.io.folder import FOLDER
 from shoal.errors import ShoalError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from shoal.agent.io.config import Settings, Source
-    from shoal.agent.io.feeds.running import Feeds
-    from shoal.agent.io.notify import Notifier, Watchdog
-    from shoal.agent.io.upkeep import Upkeep
-    from shoal.agent.loop import Agent
-    from shoal.mqtt import Link
-
-    Spawn = Callable[[Callable[[], None]], None]
 
 #: Read by numpy's BLAS when it is loaded, which is before any adapter can say so.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -163,6 +153,32 @@ def status(folder: Path, as_json: bool) -> None:
     sys.exit(1 if standing.problems else 0)
 
 
+@main.command("import")
+@click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path, file_okay=False))
+@_folder
+def import_(source: Path, folder: Path) -> None:
+    """Take in what a stick has brought (shoal bundle export): orders, releases, receipts.
+
+    All of SOURCE is verified first. Whether or not the agent runs.
+    """
+    from shoal.agent.io.by_hand import bring_in
+
+    click.echo("\n".join(bring_in(folder, source)))
+
+
+@main.command()
+@click.argument("target", metavar="TARGET", type=click.Path(path_type=Path, file_okay=False))
+@_folder
+def export(target: Path, folder: Path) -> None:
+    """Write windows, events and inventory onto a stick, for shoal bundle import.
+
+    They stay in the outbox until the controller has them. Whether or not the agent runs.
+    """
+    from shoal.agent.io.by_hand import hand_out
+
+    click.echo("\n".join(hand_out(folder, target, lambda: _say_stopped(folder))))
+
+
 @main.command()
 @_folder
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -176,6 +192,19 @@ def doctor(folder: Path, as_json: bool) -> None:
     mends = [f"     do: {f.check}: {f.mend}" for f in findings if f.mend]
     _print(findings, "\n".join([*lines, *mends]), as_json)
     sys.exit(0 if all(f.passed for f in findings) else 1)
+
+
+def _say_stopped(folder: Path) -> bytes:
+    """Number what waits in the outbox of an agent that does not run; its inventory, as sent."""
+    from shoal import wire
+    from shoal.agent import wiring
+    from shoal.agent.io import config
+
+    agent, _ = wiring.build(folder, config.load(folder), spawn=lambda job: None)
+    agent.ports.outbox.number_all()
+    records = agent.ports.journal.records().values()
+    slots = [record.active for record in records if record.active]
+    return wire.encode(agent.voice.inventory(slots, agent.updates.floors.flat(), ""))
 
 
 def _run(folder: Path) -> int:
@@ -205,6 +234,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     import asyncio
     import signal
 
+    from shoal.agent import wiring
     from shoal.agent.faults import Fault
     from shoal.agent.inference import Inference
     from shoal.agent.io.endpoint import Endpoint
@@ -224,8 +254,8 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         loop.call_soon_threadsafe(stop.set)
 
     jobs = Jobs()
-    agent, link = _build(folder, settings, jobs.spawn)
-    feeds = _feeds_of(folder, settings, agent)
+    agent, link = wiring.build(folder, settings, jobs.spawn)
+    feeds = wiring.feeds_of(folder, settings, agent)
     agent.feeds = feeds.health
     inference = Inference(
         agent.serving,
@@ -243,9 +273,9 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     agent.endpoint = endpoint.address
     write_durable(folder / ADDRESS, endpoint.address.encode())
 
-    spool = Spool(folder / SPOOL)
+    spool, exchange = Spool(folder / SPOOL), wiring.exchange_of(folder, agent)
     notifier = Notifier(os.environ)
-    watchdog = _watchdog(notifier, agent, loop)
+    watchdog = wiring.watchdog(notifier, agent, loop)
 
     def tick() -> float:
         idle = agent.tick()
@@ -254,11 +284,12 @@ async def _serve(folder: Path, settings: "Settings") -> int:
             agent.post(Trouble(Fault("link-died", "the broker link's thread ended; started anew")))
         if agent.voice.saved:
             spool.take(agent.voice.add, agent.voice.fault)
+        exchange.turn()
         if agent.restart_asked:
             loop.call_soon_threadsafe(stop.set)
         return idle
 
-    upkeep = _upkeep_of(folder, settings, agent)
+    upkeep = wiring.upkeep_of(folder, settings, agent)
     control = ControlThread(begin=agent.start, tick=tick, end=agent.stop, failed=fail)
     agent.wake = control.wake
     control.start()
@@ -278,159 +309,6 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     await endpoint.stop()
     (folder / ADDRESS).unlink(missing_ok=True)
     return 1 if failed else 0
-
-
-def _watchdog(
-    notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventLoop"
-) -> "Watchdog":
-    """Fed when every model answers a row, the endpoint's loop turns, and the control loop calls."""
-    import time
-
-    from shoal.agent.io.notify import Watchdog
-
-    turned = [True]
-
-    def infer() -> None:
-        for serving in list(agent.serving.values()):
-            serving.try_out()
-
-    def answers() -> bool:
-        answered, turned[0] = turned[0], False
-        loop.call_soon_threadsafe(turned.__setitem__, 0, True)
-        return answered
-
-    return Watchdog(notifier, monotonic=time.monotonic, infer=infer, answers=answers)
-
-
-def _build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, Link]":
-    """The agent's core with its real adapters, and the link that feeds it."""
-    import random
-    import secrets
-    import threading
-    import time
-
-    from shoal import topics
-    from shoal.agent.hours import Pace, parse
-    from shoal.agent.io import download, facts, health, journal, outbox, pressure, probe
-    from shoal.agent.io import folder as names
-    from shoal.agent.io.optimised import Optimised
-    from shoal.agent.io.renewal import session_name
-    from shoal.agent.io.runtime import OrtLoader
-    from shoal.agent.io.slots import DiskSlots
-    from shoal.agent.loop import Agent, Connection, Heard
-    from shoal.agent.ports import Ports
-    from shoal.agent.telling import Identity
-    from shoal.mqtt import Link
-    from shoal.profile import detect, profile
-    from shoal.trust import ImageRepository
-
-    device, known = settings.device, facts.read_facts()
-    identity = Identity(
-        device=device.name,
-        site=device.site,
-        ring=device.ring,
-        profile=profile(device.profile) if device.profile else detect(known),
-        line=device.line,
-        labels=device.labels,
-        facts=known,
-        version=facts.version_of("shoal"),
-    )
-    slots = DiskSlots(folder / names.MODELS)
-    downloads = download.HttpsDownloads(
-        ca=folder / names.CA,
-        artifacts=settings.controller.artifacts,
-        stage=lambda model: slots.path(model, "stage"),
-        max_kbps=settings.update.max_kbps,
-        monotonic=time.monotonic,
-        sleep=time.sleep,
-    )
-    chance = random.SystemRandom()
-    load = pressure.PressureSampler(time.monotonic)
-    # The link and the agent know each other: the link is made first and speaks through `box`.
-    box: list[Agent] = []
-    link = Link(
-        url=settings.controller.broker,
-        client_id=device.name,
-        session=session_name(folder, device.name),
-        ca=folder / names.CA,
-        certificate=folder / names.CERTIFICATE,
-        key=folder / names.KEY,
-        subscriptions=[topics.all_down(device.name), topics.BUDGET],
-        on_message=lambda topic, payload: box[0].post(Heard(topic, payload)),
-        on_connection=lambda up: box[0].post(Connection(up)),
-        will=lambda: box[0].voice.will(),
-        random=chance,
-    )
-    ports = Ports(
-        journal=journal.SqliteJournal(folder / names.JOURNAL),
-        outbox=outbox.SqliteOutbox(
-            folder / names.OUTBOX,
-            limit_bytes=int(settings.outbox.limit_mb * 2**20),
-            boot_name=lambda: secrets.token_hex(8),
-        ),
-        slots=slots,
-        downloads=downloads,
-        images=ImageRepository(
-            folder / names.METADATA, names.read_trusted(folder, names.ROOT), downloads.metadata
-        ),
-        loader=OrtLoader(slots.path, Optimised(folder / names.CACHE, facts.read_facts)),
-        prober=probe.SubprocessProber(slots.path, dict(os.environ)),
-        link=link,
-        health=health.HealthSampler(folder, time.monotonic, load),
-        load=load,
-        spawn=spawn,
-        lock=threading.Lock,
-        wall=time.time,
-        monotonic=time.monotonic,
-        timer=time.perf_counter,
-        random=chance,
-    )
-    pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
-    director_root = names.read_trusted(folder, names.DIRECTOR)
-    agent = Agent(identity, ports, director_root=director_root, pace=pace)
-    box.append(agent)
-    return agent, link
-
-
-def _feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
-    """The sources and sinks that agent.toml names, not started yet."""
-    import random
-    import time
-
-    import msgspec
-
-    from shoal.agent.io.feeds.running import Feeds, World
-    from shoal.agent.loop import Trouble
-
-    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
-    world = World(
-        folder=folder,
-        serving=lambda: agent.serving,
-        fault=lambda fault: agent.post(Trouble(fault)),
-        wall=time.time,
-        monotonic=time.monotonic,
-        random=random.SystemRandom(),
-        rate=lambda: agent.easing.rate,
-    )
-    return Feeds(short | settings.sources, settings.sinks, world)
-
-
-def _upkeep_of(folder: Path, settings: "Settings", agent: "Agent") -> "Upkeep":
-    """What renews the certificate, not started yet."""
-    import random
-
-    from shoal.agent.io.upkeep import Upkeep
-    from shoal.agent.loop import Rooted, Trouble
-
-    return Upkeep(
-        folder,
-        settings.controller.url,
-        settings.device.name,
-        clock=agent.clock,
-        random=random.SystemRandom(),
-        fault=lambda fault: agent.post(Trouble(fault)),
-        rooted=lambda root: agent.post(Rooted(root)),
-    )
 
 
 def _pairs(labels: tuple[str, ...]) -> dict[str, str]:

@@ -113,6 +113,15 @@ class Updates:
         record = self.records.get(model)
         return record is not None and record.state in update.RESTING and self._lane(model).rests
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is under way, and nothing wanted that has not been tried."""
+        wanted = self._desired or {}
+        return all(
+            self.rests(model) and update.decide(self.records[model], wanted.get(model)) is None
+            for model in {*self.records, *wanted}
+        )
+
     # ------------------------------------------------------------------ what came in
 
     def assigned(self, message: wire.Assignment, payload: bytes) -> None:

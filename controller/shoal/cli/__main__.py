@@ -6,6 +6,7 @@ import sys
 import click
 
 from shoal.cli.alert import alert
+from shoal.cli.bundle import bundle
 from shoal.cli.dataset import dataset
 from shoal.cli.demo.command import demo
 from shoal.cli.device import device
@@ -43,7 +44,7 @@ def cli() -> None:
 
 
 for _command in (
-    login, device, dataset, model, release, rollout, alert, operation, doctor, demo,
+    login, device, dataset, model, release, rollout, bundle, alert, operation, doctor, demo,
 ):  # fmt: skip
     cli.add_command(_command)
 

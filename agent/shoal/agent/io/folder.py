@@ -13,6 +13,7 @@ RENEWED, SESSION = "renewed.pem", "session"
 ROOT, DIRECTOR = "root.json", "director.json"
 METADATA, MODELS, CACHE, SPOOL = "metadata", "models", "cache", "spool"
 JOURNAL, OUTBOX = "journal.db", "outbox.db"
+CARRIED, WANTED, READY = "carried", "export.wanted", "export.ready"
 SOCKET, ADDRESS, LOCK = "agent.sock", "endpoint", "agent.lock"
 
 

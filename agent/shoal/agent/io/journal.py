@@ -90,6 +90,17 @@ def read_records(path: Path) -> dict[str, Record]:
     return {model: _read(path, data, Record) for model, data in rows}
 
 
+def read_floors(path: Path) -> Floors:
+    """The floors in a journal, likewise; those of a new device where there is none."""
+    if not path.exists():
+        return Floors()
+    db = open_database(path)
+    with translated(path):
+        found = db.execute("SELECT data FROM kept WHERE name = 'floors'").fetchone()
+    db.close()
+    return _read(path, found[0], Floors) if found else Floors()
+
+
 def _read(path: Path, data: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)

@@ -1,6 +1,8 @@
 """The outbox on SQLite: what the controller does not have yet, and the numbers it goes by."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +21,8 @@ _T = TypeVar("_T")
 
 #: Keys of reports that are remembered after they have left.
 _KEYS = 1_000
+#: Rows that are numbered in one transaction when all are.
+_AT_ONCE = 500
 
 
 class SqliteOutbox:
@@ -73,6 +77,11 @@ class SqliteOutbox:
         """
         most = limit if backlog is None else backlog
         return self._surely(lambda: self._after(seq, limit, most))
+
+    def number_all(self) -> None:
+        """Give every row its number: somebody carries them away."""
+        while self._unnumbered:
+            self._surely(self._number_some)
 
     def ack(self, boot: str, seqs: Sequence[int]) -> None:
         """These are in the controller's database: let them go."""
@@ -174,6 +183,11 @@ class SqliteOutbox:
             self._count()
             found = self._numbered(seq, limit)
         return found
+
+    def _number_some(self) -> None:
+        with self._db.atomic():
+            self._number(_AT_ONCE, _AT_ONCE)
+        self._count()
 
     def _let_go(self, column: str, keys: Sequence[int]) -> None:
         with self._db.atomic():
@@ -296,6 +310,22 @@ class SqliteOutbox:
         if not isinstance(message, wire.WindowReport):
             raise WireError("not a window")
         return message
+
+
+def read_letters(path: Path) -> Iterator[Letter]:
+    """Numbered rows in order, of a store that another process may be using; damaged ones not.
+
+    StorageError when it cannot be read.
+    """
+    with translated(path), contextlib.closing(_read_only(path)) as db:
+        query = "SELECT seq, kind, CAST(payload AS BLOB), crc FROM row WHERE seq > 0 ORDER BY seq"
+        for seq, kind, payload, crc in db.execute(query):
+            if checksum(payload) == crc:
+                yield Letter(seq, kind, payload)
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 def _named(payload: bytes, boot: str, seq: int) -> bytes:

@@ -27,7 +27,7 @@ from shoal.controller.service import cursors
 from shoal.controller.service.access import Actor
 from shoal.controller.service.attempts import Attempts
 from shoal.controller.service.context import Context
-from shoal.controller.service.renewal import Renewing
+from shoal.controller.service.folders import Sealing
 
 T = TypeVar("T")
 View = TypeVar("View", bound=Callable[..., Any])
@@ -75,7 +75,7 @@ class House(NamedTuple):
     document   OpenAPI, JSON bytes
     """
 
-    authority: Renewing
+    authority: Sealing
     attempts: Attempts
     traffic: Traffic
     streams: Streams

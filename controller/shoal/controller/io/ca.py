@@ -119,13 +119,25 @@ class Authority:
             key_sha256(public),
         )
 
-    def prove(self, certificate: str, proof: bytes, message: bytes, now: float) -> Proven:
+    def prove(self, certificate: str, proof: bytes, message: bytes, now: float | None) -> Proven:
         """Whose certificate this is, when `proof` is its key's signature over `message`.
+
+        now   Unix seconds; None for who judges by itself what an expired one is good for
 
         Raises DeniedError for one that is expired, not ours or not a device's, and for a proof
         by another key.
         """
         return prove(self._certificate, certificate, proof, message, now)
+
+    def sign_as_controller(self, message: bytes) -> bytes:
+        """Signature by the key of `controller_chain`: ECDSA over SHA-256, DER."""
+        key = _load_key(self.folder / f"{CONTROLLER}.key")
+        return key.sign(message, ec.ECDSA(hashes.SHA256()))
+
+    @property
+    def controller_chain(self) -> str:
+        """PEM of the certificate by which the controller is known, and of who signed it."""
+        return (self.folder / f"{CONTROLLER}.crt").read_text()
 
     def issue_server(self, names: Sequence[str], now: float) -> None:
         """Write server.crt and server.key for these DNS names and addresses."""

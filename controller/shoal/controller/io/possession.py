@@ -18,31 +18,40 @@ _AGAIN = "enrol the device again with a new join token"
 
 
 class Proven(NamedTuple):
-    """A device that has the key of its certificate. begins_s: from when it is valid, Unix.
+    """A device that has the key of its certificate. begins_s, ends_s: of its life, Unix.
 
     generation   which enrolment of the name the certificate is of
+    key_sha256   of the public key in it, hex
     """
 
     device: str
     generation: int
     serial: str
     begins_s: float
+    ends_s: float
+    key_sha256: str
 
 
 def prove(
-    issuer: x509.Certificate, certificate: str, proof: bytes, message: bytes, now: float
+    issuer: x509.Certificate, certificate: str, proof: bytes, message: bytes, now: float | None
 ) -> Proven:
     """See ca.Authority.prove."""
     leaf = _read(certificate)
-    _check_issued(leaf, issuer, now)
+    _check_issued(leaf, issuer, leaf.not_valid_before_utc.timestamp() if now is None else now)
     _check_proof(leaf, proof, message)
     names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     try:
         named = read_common_name(str(names[0].value) if names else "")
     except SettingError as error:
         raise DeniedError("this certificate names no device") from error
-    begins = leaf.not_valid_before_utc.timestamp()
-    return Proven(named.device, named.generation, format(leaf.serial_number, "x"), begins)
+    return Proven(
+        named.device,
+        named.generation,
+        format(leaf.serial_number, "x"),
+        leaf.not_valid_before_utc.timestamp(),
+        leaf.not_valid_after_utc.timestamp(),
+        _key_sha256(leaf),
+    )
 
 
 def key_sha256(
@@ -51,6 +60,12 @@ def key_sha256(
     """SHA-256 of a public key (SubjectPublicKeyInfo, DER), hex."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return hashlib.sha256(public.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+
+
+def _key_sha256(leaf: x509.Certificate) -> str:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    der = leaf.public_key().public_bytes(serialization.Encoding.DER, form)
+    return hashlib.sha256(der).hexdigest()
 
 
 def _read(certificate: str) -> x509.Certificate:

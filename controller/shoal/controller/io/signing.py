@@ -155,6 +155,27 @@ class Signer:
                 renewed.append("timestamp")
             return renewed + self._renew_roots(now)
 
+    def folder_metadata(self, models: Sequence[str], now: float) -> dict[str, bytes]:
+        """File name -> all metadata that tells a device without a network of these models.
+
+        Snapshot and timestamp are signed anew, and this timestamp holds as long as the snapshot:
+        so long may the way to the device take. The one that is published keeps its day.
+        """
+        with self._guarded():
+            self._publish({}, now)
+            snapshot = self._current_snapshot()
+            roles = {f"{role}-{model}" for model in models for role in (RELEASE, CANDIDATE)}
+            meta = snapshot.signed.meta
+            wanted = ["targets", *(r for r in sorted(roles) if f"{r}.json" in meta)]
+            names = [f"{meta[f'{name}.json'].version}.{name}.json" for name in wanted]
+            names += [f"{version}.root.json" for version in _versions(self.metadata_folder, "root")]
+            names.append(f"{snapshot.signed.version}.snapshot.json")
+            files = {name: (self.metadata_folder / name).read_bytes() for name in names}
+            timestamp = self._load(Timestamp, "timestamp.json")
+            timestamp.signed.expires = snapshot.signed.expires
+            timestamp.sign(self.keys.get("timestamp"))
+            return {"timestamp.json": timestamp.to_bytes(), **files}
+
     def sign_orders(self, device: str, version: int, orders: Sequence[Order], now: float) -> bytes:
         """The assignment of one device as shoal.trust.verify_orders reads it.
 

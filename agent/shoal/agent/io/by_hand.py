@@ -1,0 +1,73 @@
+"""`shoal-agent import` and `export`: what a person with a folder in hand does, in one line each."""
+
+import datetime
+import getpass
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.agent.io import local
+from shoal.agent.io.bringing import Station, bring
+from shoal.agent.io.config import load
+from shoal.agent.io.facts import read_facts
+from shoal.agent.io.folder import JOURNAL
+from shoal.agent.io.handing import ask_agent, hand_over
+from shoal.agent.io.journal import read_floors
+from shoal.errors import SettingError
+from shoal.profile import detect
+from shoal.stick import UP, Stick
+
+
+def bring_in(folder: Path, source: Path) -> list[str]:
+    """Take in what `source` holds for the agent in `folder`; what to tell the person."""
+    device = load(folder).device
+    station = Station(
+        folder=folder,
+        device=device.name,
+        profile=device.profile or detect(read_facts()).name,
+        user=os.environ.get("SUDO_USER") or getpass.getuser(),
+        now_s=time.time(),
+    )
+    found = bring(station, Stick(source))
+    made = datetime.datetime.fromtimestamp(found.made_s, datetime.UTC)
+    size = sum(file.size for file in found.files) / 2**20
+    when = "now" if _is_running(folder) else "at its next start"
+    what = f"from {made:%Y-%m-%d %H:%M} UTC: {', '.join(found.releases) or 'no release'}"
+    return [
+        f"{what}, {size:.1f} MB copied; {found.acked} messages have arrived at the controller",
+        f"the agent takes it up {when}; the folder is not needed any more: shoal-agent status",
+    ]
+
+
+def hand_out(folder: Path, target: Path, stopped: Callable[[], bytes]) -> list[str]:
+    """Write into `target` what the agent in `folder` has to say; what to tell the person.
+
+    stopped   numbers what waits, and says the inventory, where no agent runs
+    """
+    device = load(folder).device.name
+    if not target.is_dir():
+        raise SettingError(f"no folder {target}", "is the stick mounted?")
+    try:
+        held = local.lock(folder)
+    except SettingError:
+        inventory = ask_agent(folder, time.monotonic, time.sleep)
+    else:
+        try:
+            inventory = stopped()
+        finally:
+            os.close(held)
+    now_s = max(time.time(), read_floors(folder / JOURNAL).time_s)
+    handed = hand_over(folder, device, inventory, Stick(target), now_s)
+    return [
+        f"{handed.letters} messages in {handed.parcels} files of {target / UP / device}",
+        "they stay here too until the controller has them: shoal bundle import FOLDER",
+    ]
+
+
+def _is_running(folder: Path) -> bool:
+    try:
+        os.close(local.lock(folder))
+    except SettingError:
+        return True
+    return False

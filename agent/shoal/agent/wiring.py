@@ -1,0 +1,191 @@
+"""Builds the adapters of the agent's process: the only module besides __main__ that may."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from shoal.agent.io.config import Settings
+    from shoal.agent.io.exchange import Exchange
+    from shoal.agent.io.feeds.running import Feeds
+    from shoal.agent.io.notify import Notifier, Watchdog
+    from shoal.agent.io.upkeep import Upkeep
+    from shoal.agent.loop import Agent
+    from shoal.mqtt import Link
+
+    Spawn = Callable[[Callable[[], None]], None]
+
+
+def watchdog(notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventLoop") -> "Watchdog":
+    """Fed when every model answers a row, the endpoint's loop turns, and the control loop calls."""
+    import time
+
+    from shoal.agent.io.notify import Watchdog
+
+    turned = [True]
+
+    def infer() -> None:
+        for serving in list(agent.serving.values()):
+            serving.try_out()
+
+    def answers() -> bool:
+        answered, turned[0] = turned[0], False
+        loop.call_soon_threadsafe(turned.__setitem__, 0, True)
+        return answered
+
+    return Watchdog(notifier, monotonic=time.monotonic, infer=infer, answers=answers)
+
+
+def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, Link]":
+    """The agent's core with its real adapters, and the link that feeds it."""
+    import random
+    import secrets
+    import threading
+    import time
+
+    from shoal import topics
+    from shoal.agent.hours import Pace, parse
+    from shoal.agent.io import carried, download, facts, health, journal, outbox, pressure, probe
+    from shoal.agent.io import folder as names
+    from shoal.agent.io.optimised import Optimised
+    from shoal.agent.io.renewal import session_name
+    from shoal.agent.io.runtime import OrtLoader
+    from shoal.agent.io.slots import DiskSlots
+    from shoal.agent.loop import Agent, Connection, Heard
+    from shoal.agent.ports import Ports
+    from shoal.agent.telling import Identity
+    from shoal.mqtt import Link
+    from shoal.profile import detect, profile
+    from shoal.trust import ImageRepository
+
+    device, known = settings.device, facts.read_facts()
+    identity = Identity(
+        device=device.name,
+        site=device.site,
+        ring=device.ring,
+        profile=profile(device.profile) if device.profile else detect(known),
+        line=device.line,
+        labels=device.labels,
+        facts=known,
+        version=facts.version_of("shoal"),
+    )
+    slots = DiskSlots(folder / names.MODELS)
+    network = download.HttpsDownloads(
+        ca=folder / names.CA,
+        artifacts=settings.controller.artifacts,
+        stage=lambda model: slots.path(model, "stage"),
+        max_kbps=settings.update.max_kbps,
+        monotonic=time.monotonic,
+        sleep=time.sleep,
+    )
+    downloads = carried.Brought(
+        network, carried.Carried(folder), lambda model: slots.path(model, "stage"), time.monotonic
+    )
+    chance = random.SystemRandom()
+    load = pressure.PressureSampler(time.monotonic)
+    # The link and the agent know each other: the link is made first and speaks through `box`.
+    box: list[Agent] = []
+    link = Link(
+        url=settings.controller.broker,
+        client_id=device.name,
+        session=session_name(folder, device.name),
+        ca=folder / names.CA,
+        certificate=folder / names.CERTIFICATE,
+        key=folder / names.KEY,
+        subscriptions=[topics.all_down(device.name), topics.BUDGET],
+        on_message=lambda topic, payload: box[0].post(Heard(topic, payload)),
+        on_connection=lambda up: box[0].post(Connection(up)),
+        will=lambda: box[0].voice.will(),
+        random=chance,
+    )
+    ports = Ports(
+        journal=journal.SqliteJournal(folder / names.JOURNAL),
+        outbox=outbox.SqliteOutbox(
+            folder / names.OUTBOX,
+            limit_bytes=int(settings.outbox.limit_mb * 2**20),
+            boot_name=lambda: secrets.token_hex(8),
+        ),
+        slots=slots,
+        downloads=downloads,
+        images=ImageRepository(
+            folder / names.METADATA, names.read_trusted(folder, names.ROOT), downloads.metadata
+        ),
+        loader=OrtLoader(slots.path, Optimised(folder / names.CACHE, facts.read_facts)),
+        prober=probe.SubprocessProber(slots.path, dict(os.environ)),
+        link=link,
+        health=health.HealthSampler(folder, time.monotonic, load),
+        load=load,
+        spawn=spawn,
+        lock=threading.Lock,
+        wall=time.time,
+        monotonic=time.monotonic,
+        timer=time.perf_counter,
+        random=chance,
+    )
+    pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
+    director_root = names.read_trusted(folder, names.DIRECTOR)
+    agent = Agent(identity, ports, director_root=director_root, pace=pace)
+    box.append(agent)
+    return agent, link
+
+
+def exchange_of(folder: Path, agent: "Agent") -> "Exchange":
+    """What takes up what people bring by hand."""
+    from shoal import topics
+    from shoal.agent.io.exchange import Ears, Exchange
+    from shoal.agent.loop import Heard, Rooted
+
+    device = agent.identity.device
+    ears = Ears(
+        hear=lambda it: agent.post(Heard(topics.down(device, it.kind), it.payload)),
+        rooted=lambda root: agent.post(Rooted(root)),
+        fault=agent.voice.fault,
+        settled=lambda: agent.updates.settled,
+        inventory=agent.inventory,
+    )
+    journal, outbox = agent.ports.journal, agent.ports.outbox
+    return Exchange(folder, device, journal=journal, outbox=outbox, ears=ears, clock=agent.clock)
+
+
+def feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
+    """The sources and sinks that agent.toml names, not started yet."""
+    import random
+    import time
+
+    import msgspec
+
+    from shoal.agent.io.feeds.running import Feeds, World
+    from shoal.agent.loop import Trouble
+
+    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
+    world = World(
+        folder=folder,
+        serving=lambda: agent.serving,
+        fault=lambda fault: agent.post(Trouble(fault)),
+        wall=time.time,
+        monotonic=time.monotonic,
+        random=random.SystemRandom(),
+        rate=lambda: agent.easing.rate,
+    )
+    return Feeds(short | settings.sources, settings.sinks, world)
+
+
+def upkeep_of(folder: Path, settings: "Settings", agent: "Agent") -> "Upkeep":
+    """What renews the certificate, not started yet."""
+    import random
+
+    from shoal.agent.io.upkeep import Upkeep
+    from shoal.agent.loop import Rooted, Trouble
+
+    return Upkeep(
+        folder,
+        settings.controller.url,
+        settings.device.name,
+        clock=agent.clock,
+        random=random.SystemRandom(),
+        fault=lambda fault: agent.post(Trouble(fault)),
+        rooted=lambda root: agent.post(Rooted(root)),
+    )

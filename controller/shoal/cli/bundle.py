@@ -1,0 +1,208 @@
+"""`shoal bundle`: releases out to devices without a network, and their reports in, by a folder."""
+
+import base64
+import contextlib
+import hashlib
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import msgspec
+
+from shoal import parcel
+from shoal.cli.api import at
+from shoal.cli.exits import FailedError, ProblemError
+from shoal.cli.show import Columns, Thing, instant, plain, size, table
+from shoal.cli.verb import Noun, Session
+from shoal.errors import AbsentError, BundleError, LinkError, SettingError
+from shoal.stick import BLOBS, DOWN, LABEL, METADATA, UP, Label, Stick
+from shoal.topics import check_device
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+
+
+@click.group(cls=Noun)
+def bundle() -> None:
+    """Devices without a network: a folder, such as a USB stick, carries releases and reports."""
+
+
+@bundle.command("export")
+@click.argument("folder", type=_FOLDER)
+@click.option("--device", "devices", multiple=True, metavar="NAME", help="May be given often.")
+@click.option("--site", default="", help="Every device of this site.")
+@click.pass_obj
+def export(session: Session, folder: Path, devices: tuple[str, ...], site: str) -> None:
+    """Write what devices shall run into FOLDER: orders, signatures, and the files they need.
+
+    Carry it to each of them and run there: shoal-agent import FOLDER. What was exported to it
+    before makes place; what devices have written stays.
+
+    \b
+    Examples:
+      shoal bundle export /media/stick --device press-4
+      shoal bundle export /media/stick --site north
+    """
+    plan = session.api.post(at("folders"), {"devices": list(devices), "site": site})
+    stick = Stick(folder)
+    _clear(stick, plan)
+    for name, text in plan["metadata"].items():
+        stick.write(f"{METADATA}/{name}", text.encode())
+    _fetch_blobs(session, stick, plan["blobs"])
+    for name, sealed in plan["parcels"].items():
+        stick.write(f"{DOWN}/{name}.parcel", base64.b64decode(sealed))
+    stick.write(LABEL, _label(plan))
+    session.show(_told(plan, folder), lambda: _export_lines(plan, folder))
+
+
+@bundle.command("import")
+@click.argument("folder", type=_FOLDER)
+@click.option("--keep", is_flag=True, help="Leave in FOLDER what was taken in.")
+@click.pass_obj
+def import_(session: Session, folder: Path, keep: bool) -> None:
+    """Take in what devices have written into FOLDER: windows, events, inventories.
+
+    What was taken in is deleted from FOLDER. Again is harmless: nothing counts twice, whichever
+    way it came. The devices hear that it arrived from the next export.
+
+    \b
+    Example:
+      shoal bundle import /media/stick
+    """
+    stick = Stick(folder)
+    if not (folder / UP).is_dir():
+        stick.label()  # says what is wrong where it is no folder of ours at all
+    receipts, refused = [], []
+    for name in _parcels(stick):
+        try:
+            receipts.append(_send(session, stick, name))
+        except (ProblemError, BundleError, AbsentError) as error:
+            refused.append({"file": name, "why": str(error)})
+            continue
+        if not keep:
+            stick.delete(name)
+    lacking = _incomplete(receipts)
+    whole = {"parcels": receipts, "refused": refused, "incomplete": lacking}
+    session.show(whole, lambda: table(receipts, _COLUMNS, empty=f"nothing in {folder}/{UP}"))
+    for one in lacking:
+        session.say(f"{one}: not every part of this export is here; export it again on the device")
+    if refused:
+        raise FailedError("; ".join(f"{one['file']}: {one['why']}" for one in refused))
+
+
+_COLUMNS: Columns = {
+    "device": "device",
+    "written": lambda r: instant(r["made_at"]),
+    "part": "part",
+    "messages": "letters",
+    "new here": "fresh",
+}
+
+
+def _clear(stick: Stick, plan: Thing) -> None:
+    """A folder holds one export: what it does not name is of another one."""
+    stick.delete(LABEL)
+    kept = {f"{DOWN}/{name}.parcel" for name in plan["parcels"]}
+    kept |= {f"{METADATA}/{name}" for name in plan["metadata"]}
+    kept |= {f"{BLOBS}/{blob['sha256']}" for blob in plan["blobs"]}
+    for below in (DOWN, METADATA, BLOBS):
+        for name in stick.names(below, ""):
+            if name not in kept:
+                stick.delete(name)
+
+
+def _fetch_blobs(session: Session, stick: Stick, blobs: list[Any]) -> None:
+    """From the artifact server, whose certificate is of Shoal's own CA, whatever the API's is."""
+    missing = [
+        b for b in blobs if not stick.holds(f"{BLOBS}/{b['sha256']}", b["size"], b["sha256"])
+    ]
+    if not missing:
+        return
+    ca = session.api.answer("/ca.pem").text
+    try:
+        context = ssl.create_default_context(cadata=ca)
+    except ssl.SSLError as error:
+        raise LinkError("the controller's /ca.pem cannot be read") from error
+    with httpx.Client(verify=context, timeout=_TIMEOUT) as http:
+        for blob in missing:
+            stick.receive(f"{BLOBS}/{blob['sha256']}", _download(http, blob))
+
+
+def _download(http: httpx.Client, blob: Thing) -> Iterator[bytes]:
+    """A blob's bytes; BundleError at their end when they are not what they should be."""
+    shown, digest, got = blob["url"].partition("?")[0], hashlib.sha256(), 0
+    with _reached(shown), http.stream("GET", blob["url"]) as response:
+        if response.status_code != 200:
+            raise LinkError(f"{shown}: HTTP {response.status_code}", "export it again")
+        for piece in response.iter_raw():
+            got += len(piece)
+            if got > blob["size"]:
+                break
+            digest.update(piece)
+            yield piece
+    if got != blob["size"] or digest.hexdigest() != blob["sha256"]:
+        raise BundleError(f"{shown} is not what it should be", "look at the controller's disk")
+
+
+@contextlib.contextmanager
+def _reached(url: str) -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise LinkError(f"{url}: {error}", "is the artifact server in reach?") from error
+
+
+def _parcels(stick: Stick) -> list[str]:
+    found = []
+    for device in stick.folders(UP):
+        with contextlib.suppress(SettingError):  # what else lies on a stick is not ours
+            found += stick.names(f"{UP}/{check_device(device)}", ".parcel")
+    return found
+
+
+def _send(session: Session, stick: Stick, name: str) -> Thing:
+    data = stick.read(name, parcel.LIMIT)
+    sent: Thing = session.api.upload(at("folders", "parcels"), {"parcel": ("parcel", data)}, {})
+    return sent
+
+
+def _incomplete(receipts: list[Thing]) -> list[str]:
+    """Exports of which a part is missing: the last one says how many there are."""
+    trips: dict[tuple[str, str], list[Thing]] = {}
+    for one in receipts:
+        trips.setdefault((one["device"], one["trip"]), []).append(one)
+    return [
+        f"{device} {trip}"
+        for (device, trip), found in trips.items()
+        if len(found) != max(one["parts"] for one in found)
+    ]
+
+
+def _label(plan: Thing) -> bytes:
+    label = Label(
+        ca=plan["ca"],
+        made_s=plan["made_at"],
+        valid_until_s=plan["valid_until_at"],
+        devices=plan["devices"],
+        releases=plan["releases"],
+    )
+    return msgspec.json.format(msgspec.json.encode(label))
+
+
+def _told(plan: Thing, folder: Path) -> Thing:
+    names = ("devices", "releases", "made_at", "valid_until_at")
+    told = {name: plan[name] for name in names}
+    return told | {"folder": str(folder), "bytes": sum(b["size"] for b in plan["blobs"])}
+
+
+def _export_lines(plan: Thing, folder: Path) -> str:
+    releases = plain(plan["releases"]) or "no release"
+    bytes_ = size(sum(b["size"] for b in plan["blobs"]))
+    return (
+        f"{folder}: {releases} ({bytes_}) for {plain(plan['devices'])}\n"
+        f"to be installed until {instant(plan['valid_until_at'])}; on each device:\n\n"
+        f"  shoal-agent import {folder}\n"
+    )

@@ -1,0 +1,116 @@
+"""Messages that go by hand where no broker is in reach: sealed parcels in a folder, on a stick.
+
+A parcel holds the very messages that would have gone over MQTT, and who sealed it stands for the
+connection's certificate: the device for what goes up, the controller for what comes down. What a
+message must be signed with besides (an assignment, by the director) it still must.
+
+    body       MessagePack of a Parcel
+    signature  ECDSA over SHA-256 of `signed_bytes`, by the key of `certificate`
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from shoal.errors import BundleError, OversizeError
+
+UP, DOWN = "up", "down"
+#: Bytes of one sealed parcel; letters in it; bytes of letters from which the next one is begun.
+LIMIT, LETTERS, FULL = 8 << 20, 2_000, 4 << 20
+_PEM_LIMIT, _SIGNATURE_LIMIT, _ROOTS = 16_384, 1_024, 64
+_T = TypeVar("_T")
+
+
+class Letter(msgspec.Struct, frozen=True, array_like=True):
+    """One message: kind of its topic ("window", "assignment", ...), and its bytes on the wire."""
+
+    kind: str
+    payload: bytes
+
+
+class Parcel(msgspec.Struct, frozen=True, kw_only=True, tag="parcel"):
+    """What one device says, or is told.
+
+    device        whom it is from, going up; whom it is for, coming down
+    made_s        Unix seconds, by the clock of who sealed it
+    trip          random name of the export that it belongs to
+    part          1, 2, 3, ... of the trip
+    parts         in the last part, how many there are; 0 before
+    roots         coming down: the director's root metadata, each signed by the one before
+    """
+
+    device: str
+    made_s: Annotated[float, msgspec.Meta(ge=0, le=2**33)]
+    trip: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]
+    letters: Annotated[list[Letter], msgspec.Meta(max_length=LETTERS)]
+    part: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
+    parts: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 1
+    roots: Annotated[list[bytes], msgspec.Meta(max_length=_ROOTS)] = []
+
+    @property
+    def name(self) -> str:
+        """File name, different for every parcel, that every file system takes."""
+        return f"{int(self.made_s):011d}-{self.trip}-{self.part:05d}.parcel"
+
+
+class Sealed(msgspec.Struct, frozen=True, kw_only=True, tag="sealed-parcel"):
+    """A parcel as it travels. certificate: PEM, the chain of who sealed it."""
+
+    body: bytes
+    certificate: str
+    signature: bytes
+
+
+def signed_bytes(way: str, body: bytes) -> bytes:
+    """What the seal is over: a parcel that goes up is none that comes down."""
+    return f"shoal parcel v1 {way}\n".encode() + body
+
+
+def seal(parcel: Parcel, way: str, certificate: str, sign: Callable[[bytes], bytes]) -> bytes:
+    """The bytes that travel. sign: message -> signature, by the certificate's key."""
+    body = msgspec.msgpack.encode(parcel)
+    sealed = Sealed(body=body, certificate=certificate, signature=sign(signed_bytes(way, body)))
+    return msgspec.msgpack.encode(sealed)
+
+
+def unseal(data: bytes) -> Sealed:
+    """Take a sealed parcel apart; whose it is has still to be proved. BundleError if none."""
+    if len(data) > LIMIT:
+        raise OversizeError("parcel", len(data), LIMIT)
+    sealed = _decode(data, Sealed)
+    if len(sealed.certificate) > _PEM_LIMIT or len(sealed.signature) > _SIGNATURE_LIMIT:
+        raise BundleError("parcel: its seal is too long")
+    return sealed
+
+
+def read(body: bytes) -> Parcel:
+    """The parcel in a body whose seal was verified; BundleError if it is none."""
+    return _decode(body, Parcel)
+
+
+def portions(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
+    """Letters, in order, in portions that fit a parcel each; one empty portion for none.
+
+    >>> [len(some) for some in portions([Letter("window", b"x" * (FULL // 2))] * 5)]
+    [2, 2, 1]
+    """
+    some: list[Letter] = []
+    size, given = 0, False
+    for letter in letters:
+        if some and (size + len(letter.payload) > FULL or len(some) == LETTERS):
+            yield some
+            some, size, given = [], 0, True
+        some.append(letter)
+        size += len(letter.payload)
+    if some or not given:
+        yield some
+
+
+def _decode(data: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(
+            f"parcel: {error}", "it was not copied whole, or is none: export it again"
+        ) from error
