@@ -1,19 +1,15 @@
 """Privacy costs what it is said to cost, and noise is what it is said to be."""
 
-import json
 import math
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from shoal.controller.federated.accountant import Spent, check_budget, cost, epsilon, noise_for
 from shoal.controller.federated.adaptive import AdaptiveClip
 from shoal.controller.federated.private import PrivateMean, central_noise
 from shoal.controller.federated.updates import Update
-from shoal.errors import ConflictError, InputError, RefusedError, SettingError
+from shoal.errors import ConflictError, InputError, SettingError
 from shoal.federated.clipping import clipped, norm_of
 from shoal.federated.distributed import (
     effective_noise,
@@ -25,89 +21,13 @@ from shoal.federated.distributed import (
 from shoal.federated.local import local_noise, privately
 from shoal.federated.noise import Draws, discrete_gaussian, grid_of, noisy
 from shoal.federated.plan import Privacy
-from shoal.federated.spending import Budget, Ledger
+from shoal.federated.spending import Ledger
 from unit.federated.cohort import Cohort
-from unit.federated.peers import python_with
 from unit.federated.updates import some
-
-SIDE = Path(__file__).with_name("accounting_side.py")
-#: noise, rate, rounds, delta
-CASES = [
-    (1.0, 1.0, 1, 1e-5), (1.0, 1.0, 40, 1e-3), (5.0, 1.0, 10, 1e-6), (0.5, 1.0, 3, 1e-5),
-    (1.0, 0.5, 40, 1e-4), (2.0, 0.5, 40, 1e-4), (1.0, 0.1, 40, 1e-4), (1.0, 0.1, 200, 1e-5),
-    (0.8, 0.01, 1000, 1e-6), (1.5, 0.2, 100, 1e-6), (0.7, 0.05, 300, 1e-5), (4.0, 0.01, 100, 1e-6),
-    (10.0, 0.3, 20, 1e-5),
-]  # fmt: skip
 
 
 def seeded(number: int) -> Draws:
     return Draws(number.to_bytes(32))
-
-
-# ---------------------------------------------------------------- accounting
-
-
-def test_epsilon_is_never_below_that_of_dp_accounting_and_within_a_fifth_of_it() -> None:
-    python = python_with("dp_accounting", "SHOAL_DP_PYTHON")
-    done = subprocess.run([python, str(SIDE), json.dumps(CASES)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for (noise, rate, rounds, delta), exact in zip(CASES, json.loads(done.stdout), strict=True):
-        found = epsilon([Spent(noise=noise, rate=rate, rounds=rounds)], delta)
-        assert exact <= found <= 1.2 * exact, (noise, rate, rounds, delta)
-
-
-def test_the_moment_of_whole_orders_is_that_of_the_closed_form() -> None:
-    for noise, rate, order in ((1.0, 0.1, 4), (0.7, 0.5, 16), (3.0, 0.01, 64), (0.5, 0.9, 3)):
-        terms = [
-            math.log(math.comb(order, k)) + k * math.log(rate) + (order - k) * math.log1p(-rate)
-            + k * (k - 1) / (2 * noise**2)
-            for k in range(order + 1)
-        ]  # fmt: skip
-        top = max(terms)
-        exact = (top + math.log(sum(math.exp(t - top) for t in terms))) / (order - 1)
-        assert cost(noise, rate, float(order)) == pytest.approx(exact, rel=1e-6)
-
-
-def test_sampling_costs_less_and_every_round_costs_more() -> None:
-    delta = 1e-6
-    everybody = epsilon([Spent(noise=1.0, rounds=10)], delta)
-    some_of_them = epsilon([Spent(noise=1.0, rate=0.1, rounds=10)], delta)
-    assert 0 < some_of_them < everybody
-    assert epsilon([Spent(noise=1.0, rounds=11)], delta) > everybody
-    mixed = [Spent(noise=1.0, rounds=4), Spent(noise=1.0, rounds=6)]
-    assert epsilon(mixed, delta) == pytest.approx(everybody)
-    assert epsilon([], delta) == 0
-
-
-def test_a_round_over_the_budget_does_not_begin() -> None:
-    budget = Budget(epsilon=8.0, delta=1e-6)
-    noise = noise_for(budget, rounds=20)
-    spent = [Spent(noise=noise, rounds=19)]
-    assert check_budget(spent, Spent(noise=noise), budget) == pytest.approx(8.0, rel=0.01)
-    with pytest.raises(ConflictError, match="budget"):
-        check_budget([*spent, Spent(noise=noise)], Spent(noise=noise), budget)
-
-
-def test_a_device_counts_for_itself_and_refuses_what_its_budget_does_not_cover() -> None:
-    ledger, budget = Ledger(), Budget(epsilon=3.0, delta=1e-6)
-    for _ in range(9):
-        ledger = ledger.spend(5.0, budget)
-    with pytest.raises(RefusedError) as refusal:
-        ledger.spend(5.0, budget)
-    assert refusal.value.reason == "budget-spent"
-    assert ledger.rounds == 9
-    assert ledger.epsilon(1e-6) == pytest.approx(epsilon([Spent(noise=5.0, rounds=9)], 1e-6))
-
-
-@pytest.mark.parametrize("spent", [{"noise": 0.0}, {"noise": 1.0, "rate": 0.0}, {"noise": -1.0}])
-def test_costs_of_what_cannot_be_are_refused(spent: dict) -> None:
-    with pytest.raises(SettingError, match="noise"):
-        epsilon([Spent(**spent)], 1e-6)
-
-
-def test_where_no_noise_is_enough_it_is_said() -> None:
-    with pytest.raises(SettingError, match="fewer rounds"):
-        noise_for(Budget(epsilon=1e-6, delta=1e-9), rounds=10**6)
 
 
 # ---------------------------------------------------------------- noise
