@@ -20,14 +20,26 @@ FEATURES, LABELS = 4, ["a", "b", "c"]
 
 
 def mlp(
-    *, opset: int = 20, ir: int = 10, hidden: int = 8, layers: int = 1, seed: int = 0
+    *,
+    opset: int = 20,
+    ir: int = 10,
+    hidden: int = 8,
+    layers: int = 1,
+    seed: int = 0,
+    trained: int = 0,
 ) -> onnx.ModelProto:
-    """input float (n, 4) -> `layers` of `hidden` -> output: probabilities of three classes."""
-    rng = np.random.default_rng(seed)
+    """input float (n, 4) -> `layers` of `hidden` -> output: probabilities of three classes.
+
+    trained   another number is a little more training of the same weights
+    """
+    rng, more = np.random.default_rng(seed), np.random.default_rng(trained)
     sizes = [FEATURES, *[hidden] * layers, len(LABELS)]
     nodes, weights, last = [], [], "input"
     for i, (rows, columns) in enumerate(itertools.pairwise(sizes)):
-        weight = (rng.normal(size=(rows, columns)) / np.sqrt(rows)).astype(np.float32)
+        drawn = rng.normal(size=(rows, columns))
+        if trained:
+            drawn += 1e-4 * more.normal(size=(rows, columns))
+        weight = (drawn / np.sqrt(rows)).astype(np.float32)
         weights.append(numpy_helper.from_array(weight, f"w{i}"))
         nodes.append(helper.make_node("MatMul", [last, f"w{i}"], [f"h{i}"]))
         last = f"h{i}"

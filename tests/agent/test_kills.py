@@ -1,10 +1,14 @@
 """A real agent process is killed at random moments of real updates, again and again.
 
 No broker is needed: the assignment lies in its journal, as if it had come before the power went,
-and what it has to say stays in its outbox. `make soak` kills 500 times.
+and what it has to say stays in its outbox. Of four releases three are a little more training of
+each other, and come as deltas; the fourth is another model, and comes whole. `make soak` kills 500
+times.
 """
 
+import collections
 import hashlib
+import itertools
 import os
 import random
 import signal
@@ -17,16 +21,18 @@ import pytest
 
 from real_agents import Artifacts, Enrolled, Process, enrol
 from real_models import mlp, put_release
-from shoal import bundle, wire
+from shoal import bundle, delta, wire
 from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.io.slots import DiskSlots
-from shoal.agent.update import RESTING, Record, State
+from shoal.agent.update import RESTING, Record
 from shoal.trust import Order
 
-CUTS = 500 if os.environ.get("SHOAL_SOAK") else 30
+CUTS, VERSIONS = 500 if os.environ.get("SHOAL_SOAK") else 30, (1, 2, 3, 4)
 #: Longest that an agent is left alone, seconds; of these it may need a part to serve at all.
 LIFE_S, PROFILE = 2.5, "x86-vnni"
+#: What a download leaves in the stage: of a whole file, of a delta, a delta not applied yet.
+PARTS = (".part", ".delta", ".whole")
 
 
 class Site:
@@ -35,22 +41,30 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.artifacts = Artifacts()
         self.site: Enrolled = enrol(
-            folder, artifacts=self.artifacts.url, observe_s=0.5, max_kbps=3_000
+            folder, artifacts=self.artifacts.url, observe_s=0.5, max_kbps=1_200
         )
         self.artifacts.fetch = self.site.repository.fetch
         self.artifacts.start(self.site.pki)
         self.folder = self.site.folder
-        self.orders = [self._release(folder / f"v{version}", version) for version in (1, 2, 3)]
+        self.deltas: dict[str, str] = {}
+        self.orders = [self._release(folder / f"v{version}", version) for version in VERSIONS]
+        self._offer_deltas([folder / f"v{version}" / "fp32.onnx" for version in VERSIONS])
         self.attempt = 0
 
     def _release(self, folder: Path, version: int) -> Order:
-        model = mlp(seed=version, hidden=256, layers=2).SerializeToString()
+        model = mlp(seed=version // 4, hidden=256, layers=2, trained=version).SerializeToString()
         put_release(folder, version=version, models={"fp32": model})
         for path in folder.iterdir():
             data = path.read_bytes()
-            self.artifacts.blobs[hashlib.sha256(data).hexdigest()] = data
+            self.artifacts.blobs[_sha256(data)] = data
         manifest = (folder / bundle.MANIFEST).read_bytes()
         return self.site.repository.add("release", "parts", version, manifest)
+
+    def _offer_deltas(self, models: list[Path]) -> None:
+        for old, new in itertools.permutations([path.read_bytes() for path in models], 2):
+            made = delta.make(old, new)
+            self.artifacts.blobs[_sha256(made)] = made
+            self.deltas[f"{_sha256(old)}>{_sha256(new)}"] = _sha256(made)
 
     def assign(self) -> None:
         """The next attempt, at the next release; the agent is not running."""
@@ -58,7 +72,8 @@ class Site:
         self.attempt += 1
         order = msgspec.structs.replace(order, rollout="r", attempt=self.attempt)
         signed = self.site.repository.orders("cam-1", self.attempt, [order])
-        urls = {sha: f"{self.artifacts.url}/blobs/{sha}" for sha in self.artifacts.blobs}
+        known = {sha: sha for sha in self.artifacts.blobs} | self.deltas
+        urls = {key: f"{self.artifacts.url}/blobs/{sha}" for key, sha in known.items()}
         journal = SqliteJournal(self.folder / "journal.db")
         payload = wire.encode(wire.Assignment(signed=signed, urls=urls))
         journal.save_assignment(payload, journal.floors())
@@ -79,10 +94,23 @@ class Site:
         record = self.record()
         if record is None or record.order is None or record.order.attempt != self.attempt:
             return ""
-        return record.state if record.state in RESTING else ""
+        return record.state.name if record.state in RESTING else ""
+
+    def parts(self) -> set[str]:
+        """What kinds of half a download the stage holds."""
+        stage = self.folder / "models" / "parts" / "stage"
+        return {path.suffix for path in stage.glob("*")} & set(PARTS)
 
     def told(self) -> list[str]:
         """The states of this attempt that the outbox holds, in order."""
+        return [update.state for update in self.updates()]
+
+    def saved(self) -> bool:
+        """Whether this attempt says that a delta spared it something."""
+        return any(update.facts.get("saved_by_delta") for update in self.updates())
+
+    def updates(self) -> list[wire.UpdateEvent]:
+        """The steps of this attempt that the outbox holds, in order."""
         outbox = SqliteOutbox(
             self.folder / "outbox.db", limit_bytes=1 << 26, boot_name=lambda: "unused"
         )
@@ -90,7 +118,11 @@ class Site:
         kept = [wire.decode_up(x.kind, x.payload) for x in outbox.after(0, 1_000_000)]
         outbox.close()
         updates = [m for m in kept if isinstance(m, wire.UpdateEvent)]
-        return [m.state for m in updates if m.attempt == self.attempt]
+        return [m for m in updates if m.attempt == self.attempt]
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture
@@ -130,7 +162,8 @@ def check_end(site: Site) -> None:
 def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_told_once(
     site: Site,
 ) -> None:
-    chance, seen, ends = random.Random(), set[State](), list[str]()
+    chance, ends = random.Random(), list[str]()
+    seen, parts, saved = collections.Counter[str](), collections.Counter[str](), 0
     site.assign()
     finish(site)
     site.assign()
@@ -143,14 +176,20 @@ def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_told_o
         else:
             time.sleep(life)
         process.end(signal.SIGKILL)
-        seen.add(site.record().state)
+        seen[site.record().state.name] += 1
+        parts.update(site.parts())
         if site.ended():
             restart_and_tell(site)
             ends.append(site.ended())
+            saved += site.saved()
             site.assign()
     finish(site)
-    print(f"{CUTS} kills, found in {sorted(seen)}, {len(ends)} attempts ended: {sorted(ends)}")
+    print(
+        f"{CUTS} kills, found in {dict(seen)}, in a download {dict(parts)}; "
+        f"{len(ends)} attempts ended: {dict(collections.Counter(ends))}, {saved} by a delta"
+    )
     assert "SUCCEEDED" in ends
+    assert saved or parts[".delta"], "deltas were in the path"
 
 
 def restart_and_tell(site: Site) -> None:
