@@ -104,12 +104,12 @@ class Inference:
 
     def _route(self, request: Request) -> Answer | Call:
         method, path = request.method, request.path
-        wanted = "POST" if path.endswith("/infer") else "GET"
-        if source := _SOURCE.fullmatch(path):
-            return self._push(request, source.group(1))
         found = _parts(path)
+        if found is None and (source := _SOURCE.fullmatch(path)):
+            return self._push(request, source.group(1))
         if found is None and path not in self._fixed:
             return failure(404, f"no such path {path[:100]!r}; the protocol is under /v2")
+        wanted = "POST" if found is not None and found[2] == "/infer" else "GET"
         if method != wanted:
             return failure(405, f"{path}: {wanted}, not {method}")
         if found is None:

@@ -127,6 +127,8 @@ def _input(inputs: list[Any], engine: Engine) -> dict[str, Any]:
 
 def _size(tensor: dict[str, Any], name: str) -> int | None:
     """binary_data_size of an input; None when it has its values in data."""
+    if "parameters" not in tensor:
+        return None
     parameters = _parameters(tensor)
     if "binary_data_size" not in parameters:
         return None
@@ -190,7 +192,7 @@ def _numbers(data: Any, name: str) -> F32:
 
 def _wants_bytes(given: dict[str, Any], engine: Engine) -> bool:
     """Whether the output shall be bytes; InputError for outputs that the model does not have."""
-    everything = _flag(given, "binary_data_output")
+    everything = "parameters" in given and _flag(given, "binary_data_output")
     outputs = given.get("outputs")
     if not outputs:
         return everything

@@ -15,6 +15,7 @@ import httptools
 
 from shoal.agent.inference import BODY, Answer, Inference, Request, failure
 from shoal.agent.io.batching import Batches
+from shoal.agent.io.heads import Head, Heads
 from shoal.errors import SettingError
 
 _log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class _Clients:
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
         self.buffer = memoryview(bytearray(READ))
+        self.heads = Heads()
         self.connections: set[_Connection] = set()
         self.held = 0
 
@@ -94,6 +96,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._queue: collections.deque[tuple[Request, bool]] = collections.deque()
         self._busy = self._working = self._ending = False
         self._held = 0
+        self._between = True
+        self._plain: Head | None = None
         self._begin()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -125,8 +129,16 @@ class _Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, size: int) -> None:
         if self._ending:
             return
+        data, between, heads = self._clients.buffer[:size], self._between, self._clients.heads
         try:
-            self._parser.feed_data(self._clients.buffer[:size])
+            if between and (found := heads.read(data)):
+                self._known(*found)
+                return
+            self._parser.feed_data(data)
+            if between and self._plain is not None:
+                heads.learn(data, self._plain)
+        except _RefusedError as refused:
+            self._give_up(failure(*refused.args))
         except httptools.HttpParserUpgrade:
             self._ending = True  # answered as HTTP already; what follows would be another protocol
             self._transport.close()
@@ -135,9 +147,15 @@ class _Connection(asyncio.BufferedProtocol):
             told = cause if isinstance(cause, _RefusedError) else None
             self._give_up(failure(*told.args) if told else failure(400, f"not HTTP: {error}"))
 
+    def _known(self, head: Head, body: bytes) -> None:
+        """A whole request whose head was parsed before."""
+        self._hold(len(body))
+        self._queue_up(Request("POST", head.path, body, head.json_bytes), keep=True)
+
     # ------------------------------------------------------------------ called by the parser
 
     def on_message_begin(self) -> None:
+        self._between = False
         self._begin()
 
     def on_url(self, url: bytes) -> None:
@@ -150,13 +168,18 @@ class _Connection(asyncio.BufferedProtocol):
             self._heed(name.lower(), value)
 
     def _heed(self, name: bytes, value: bytes) -> None:
-        if name == b"content-length" and int(value) > BODY:
-            raise _RefusedError(413, f"body of {int(value)} bytes, {BODY} allowed: send fewer rows")
-        if name == b"inference-header-content-length":
+        if name == b"content-length":
+            self._length = int(value)
+            if self._length > BODY:
+                raise _RefusedError(
+                    413, f"body of {self._length} bytes, {BODY} allowed: send fewer rows"
+                )
+        elif name == b"inference-header-content-length":
             self._json_bytes = _length(value)
         elif name == b"content-encoding" and value.lower() != b"identity":
             raise _RefusedError(415, "compressed bodies are not read here: send it as it is")
         elif name == b"expect" and value.lower() == b"100-continue":
+            self._awaited = True
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -164,18 +187,22 @@ class _Connection(asyncio.BufferedProtocol):
         if self._size > BODY:
             raise _RefusedError(413, f"body of more than {BODY} bytes: send fewer rows")
         self._hold(len(body))
-        if self._clients.held > HELD:
-            raise _RefusedError(503, "too much is waiting to be answered; try again")
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        self._between = True
         path = self._url.partition(b"?")[0].decode("latin-1")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         method = self._parser.get_method().decode("latin-1")
-        request = Request(method, path, body, self._json_bytes), self._parser.should_keep_alive()
+        keep = self._parser.should_keep_alive()
+        plain = keep and method == "POST" and self._length == len(body) and not self._awaited
+        self._plain = Head(path, self._length, self._json_bytes) if plain else None
+        self._queue_up(Request(method, path, body, self._json_bytes), keep)
+
+    def _queue_up(self, request: Request, keep: bool) -> None:
         if len(self._queue) >= WAITING:
             raise _RefusedError(503, f"more than {WAITING} requests wait on this connection")
-        self._queue.append(request)
+        self._queue.append((request, keep))
         self._work()
 
     # ------------------------------------------------------------------ answering
@@ -208,6 +235,8 @@ class _Connection(asyncio.BufferedProtocol):
     def _hold(self, size: int) -> None:
         self._held += size
         self._clients.held += size
+        if self._clients.held > HELD and size > 0:
+            raise _RefusedError(503, "too much is waiting to be answered; try again")
 
     def _give_up(self, answer: Answer) -> None:
         """Answer, then swallow a little more: a client that is still sending reads no answer."""
@@ -217,7 +246,9 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _begin(self) -> None:
         self._url, self._body, self._size, self._head = b"", list[bytes](), 0, 0
-        self._json_bytes = -1
+        self._json_bytes = self._length = -1
+        self._awaited = False
+        self._plain = None
 
     def _count_head(self, size: int) -> None:
         self._head += size

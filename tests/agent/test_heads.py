@@ -1,0 +1,116 @@
+"""A head that is known is not parsed again, and no answer is another one for it."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from endpoints import Running, connect, infer, read
+from shoal.agent.io.heads import HEAD, KEPT, Head, Heads
+
+PATH = "/v2/models/lot-codes/infer"
+
+
+def post(body: bytes, *headers: str, version: str = "1.1") -> bytes:
+    lines = [f"POST {PATH} HTTP/{version}", "Host: a", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def learnt(*requests: bytes) -> Heads:
+    heads = Heads()
+    for request in requests:
+        length = len(request.partition(b"\r\n\r\n")[2])
+        heads.learn(memoryview(request), Head(PATH, length, -1))
+    return heads
+
+
+def test_a_whole_request_with_a_known_head_is_taken_apart():
+    heads = learnt(post(b"first"))
+    assert heads.read(memoryview(post(b"other"))) == (Head(PATH, 5, -1), b"other")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(b"longer"),
+        post(b"first", "X: y"),
+        post(b"first")[:-1],
+        post(b"first") + b"P",
+        post(b"first") * 2,
+        post(b"first")[1:],
+        b"",
+        b"\r\n\r\n",
+    ],
+)
+def test_whatever_else_is_read_is_left_to_the_parser(data: bytes):
+    assert learnt(post(b"first")).read(memoryview(data)) is None
+
+
+def test_more_than_one_request_teaches_nothing():
+    heads = Heads()
+    heads.learn(memoryview(post(b"first") * 2), Head(PATH, 5, -1))
+    assert heads.read(memoryview(post(b"first"))) is None
+
+
+def test_what_is_known_is_bounded():
+    heads = learnt(*(post(b"body", f"X-Number: {n}") for n in range(3 * KEPT)))
+    assert len(heads._known) <= KEPT
+    long = post(b"body", "X: " + "y" * HEAD)
+    assert learnt(long).read(memoryview(long)) is None
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path)
+    yield running
+    running.stop()
+
+
+def body(number: float) -> bytes:
+    return infer(number).partition(b"\r\n\r\n")[2]
+
+
+def known(running: Running) -> int:
+    return len(running.endpoint._clients.heads._known)
+
+
+def answered(client: socket.socket, data: bytes) -> tuple[int, object]:
+    client.sendall(data)
+    return read(client)
+
+
+def test_the_same_head_again_brings_the_answer_to_the_new_body(running: Running) -> None:
+    with connect(running.tcp) as one, connect(running.tcp) as two:
+        for client, number in ((one, 0.1), (one, 0.2), (two, 0.3), (two, 0.4)):
+            status, said = answered(client, post(body(number)))
+            assert (status, said["id"]) == (200, str(number))
+    assert known(running) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        post(body(0.1), "Connection: close"),
+        post(body(0.1), "Expect: 100-continue"),
+        post(body(0.1), version="1.0"),
+        post(body(0.1)).replace(b"POST", b"PUT"),
+        post(body(0.1), "Connection: Upgrade", "Upgrade: websocket"),
+        f"POST {PATH} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"{len(body(0.1)):x}\r\n{body(0.1).decode()}\r\n0\r\n\r\n".encode(),
+    ],
+    ids=["close", "expect", "1.0", "PUT", "upgrade", "chunked"],
+)
+def test_a_head_that_says_more_than_a_length_is_always_parsed(running: Running, data: bytes):
+    with connect(running.tcp) as client:
+        client.sendall(data)
+        assert client.recv(1)
+    assert known(running) == 0
+
+
+def test_a_refused_body_under_a_known_head_is_refused_and_the_next_is_answered(running: Running):
+    good = body(0.1)
+    with connect(running.tcp) as client:
+        assert answered(client, post(good))[0] == 200
+        assert answered(client, post(b"x" * len(good)))[0] == 400
+        assert answered(client, post(good))[0] == 200
