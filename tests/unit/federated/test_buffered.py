@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from digits import Learner, homes_of
 from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.rounds import (
     STILL_TRAINING,
@@ -24,7 +25,6 @@ from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.errors import InputError
 from shoal.params import F32
-from unit.federated.digits import Learner, homes_of
 from unit.federated.updates import gathered
 
 PACE = Pace(goal=4, least=2, over=2.0, recruit_s=5, train_s=1000)
@@ -122,7 +122,7 @@ def test_an_update_that_is_too_old_is_refused_by_the_name_of_its_device() -> Non
 
 
 def test_digits_are_learned_although_a_third_of_the_devices_is_ten_times_slower() -> None:
-    homes, test = homes_of(12)
+    homes, test = homes_of(12, np.random.default_rng(0))
     learner, random = Learner(), np.random.default_rng(0)
     rows = {f"d{i:02}": home for i, home in enumerate(homes)}
     pace = {name: 10.0 if i % 3 == 0 else 1.0 for i, name in enumerate(rows)}

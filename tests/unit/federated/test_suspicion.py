@@ -4,9 +4,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from digits import Learner, homes_of
 from shoal.controller.federated.suspicion import FEWEST, compare
 from shoal.controller.federated.updates import Update
-from unit.federated.digits import Learner, homes_of
 
 #: What a liar multiplies its update by, and what is said of it.
 LIES = {
@@ -19,7 +19,7 @@ LIES = {
 
 def learned(devices: int = 20) -> list[Update]:
     """Updates of devices whose digits are not alike, after one round; all of them honest."""
-    homes, _ = homes_of(devices)
+    homes, _ = homes_of(devices, np.random.default_rng(0))
     learner, random = Learner(), np.random.default_rng(0)
     return [
         Update(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from digits import Learner, Rows, homes_of
 from shoal.agent.secagg import Participant
 from shoal.agent.willing import Condition, Limits, judge
 from shoal.controller.federated.contradictions import check_plan
@@ -33,7 +34,6 @@ from shoal.federated.plan import Compression, Learning, Plan, Privacy, Secure
 from shoal.federated.secure import Terms
 from shoal.federated.spending import Ledger
 from unit.federated.cohort import Cohort
-from unit.federated.digits import Learner, Rows, homes_of
 
 DEVICES, PACE = 20, Pace(goal=16, least=10, over=1.25)
 PRIVACY = Privacy(where="distributed", clip=2.0, noise=0.05)
@@ -55,7 +55,7 @@ class Fleet:
     """Twenty devices with their rows, ledgers and a busy moment now and then."""
 
     def __init__(self, seed: int) -> None:
-        self.homes, self.test = homes_of(DEVICES, seed)
+        self.homes, self.test = homes_of(DEVICES, np.random.default_rng(seed))
         self.learner, self.random = Learner(seed), np.random.default_rng(seed)
         self.names = [f"d{i:03}" for i in range(DEVICES)]
         self.ledgers = dict.fromkeys(self.names, Ledger())
