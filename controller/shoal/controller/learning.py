@@ -165,9 +165,44 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: Pipeline
 
 
+class Derivation(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is to be trained on devices: shoal.controller.federated.records.Graph.
+
+    onnx        the file; output: the one that is learned
+    proximal, shift   terms of a step that the strategy needs
+    """
+
+    onnx: Path
+    output: str
+    loss: Literal["cross-entropy", "bce", "mse", "huber"]
+    delta: float = 1.0
+    answers: Literal["auto", "logits", "probabilities"] = "auto"
+    optimiser: Literal["sgd", "momentum", "adam"] = "sgd"
+    trained: list[str] = []
+    personal: list[str] = []
+    clip_norm: float = 0.0
+    proximal: bool = False
+    shift: bool = False
+
+
+class Derived(msgspec.Struct, frozen=True, kw_only=True):
+    """What devices are given: ONNX graphs, and theta, float32 little-endian (size,)."""
+
+    graph: bytes
+    loss_graph: bytes
+    inference: bytes
+    theta: bytes
+    size: int
+    personal: tuple[tuple[int, int], ...]
+
+
 class Learning(Protocol):
     """Trains or takes in a model, measures it, quantizes it per profile and judges each variant."""
 
     def build(self, job: Job, say: Say) -> Built:
         """DatasetError or ModelError say what cannot be, and the mend."""
+        ...
+
+    def derive(self, wish: Derivation) -> Derived:
+        """A model's train graph; ModelError names what in it cannot be trained, and the mend."""
         ...

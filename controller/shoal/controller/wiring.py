@@ -8,7 +8,7 @@ from shoal.controller import settings
 from shoal.controller.io.blobs import Blobs
 from shoal.controller.io.signing import Signer
 from shoal.controller.io.store import Store, url_of
-from shoal.controller.learning import Built, Job, Say
+from shoal.controller.learning import Built, Derivation, Derived, Job, Say
 from shoal.controller.service.context import Context
 
 
@@ -40,3 +40,8 @@ class LateLearning:
         from shoal.controller.io.learning.build import build
 
         return build(job, say)
+
+    def derive(self, wish: Derivation) -> Derived:
+        from shoal.controller.io.learning.derive import derive
+
+        return derive(wish)

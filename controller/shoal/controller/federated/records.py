@@ -132,6 +132,7 @@ class Prepared(_Shown, frozen=True, kw_only=True):
     inference           ONNX that theta is written into (gradient.weights.write_theta)
     theta               float32 little-endian (size,): what the first round begins with
     personal            [start, stop) of theta that stay on each device
+    labels, features    classes by index, columns of a row: as the release has them
     """
 
     graph: str
@@ -140,6 +141,8 @@ class Prepared(_Shown, frozen=True, kw_only=True):
     theta: str
     size: int
     personal: list[tuple[int, int]] = []
+    labels: list[str] = []
+    features: list[str] = []
 
 
 class Task(_Shown, frozen=True, kw_only=True):
@@ -181,10 +184,11 @@ class Measure(_Shown, frozen=True, kw_only=True):
 
 
 class Round(_Shown, frozen=True, kw_only=True):
-    """One try of one round.
+    """One round; one that failed is tried again under the next number.
 
-    id          "task.number", of a second try "task.number.2"
-    state       see shoal.controller.federated.rounds.TRANSITIONS; reason why it failed
+    id          "task.number"; attempt: how many tries in a row it is
+    state       see shoal.controller.federated.rounds.TRANSITIONS
+    reason      why it failed, a slug; detail: a sentence
     parent      the round whose checkpoint, `theta`, it started from; 0: the task's beginning
     checkpoint  theta after it; `memory` the strategy's
     loss        mean over the devices' rows before training; None where it is hidden
@@ -207,6 +211,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     started_at: float
     deadline_at: float = 0.0
     ended_at: float = 0.0
+    detail: str = ""
     checkpoint: str = ""
     memory: str = ""
     loss: float | None = None
@@ -222,7 +227,7 @@ class Round(_Shown, frozen=True, kw_only=True):
 
 
 class Participation(_Shown, frozen=True, kw_only=True):
-    """One device in one try of a round.
+    """One device in one round.
 
     mark       see shoal.controller.federated.rounds.Mark; reason why it refused or was lost
     loss, norm, cosine, suspect   of its update (federated.suspicion); None, "" where it is hidden

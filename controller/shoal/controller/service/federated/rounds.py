@@ -55,7 +55,7 @@ def list_rounds(ctx: Context, *, task: str = "", limit: int = 100) -> list[Round
 
 
 def get_round(ctx: Context, ident: str) -> Round:
-    """One try, "task.number" or "task.number.attempt"; AbsentError if there is none such."""
+    """One round, "task.number"; AbsentError if there is none such."""
     with ctx.store.read() as db:
         return rows.round_of(rows.round_row(db, ident))
 
@@ -68,7 +68,7 @@ def participations(ctx: Context, ident: str) -> list[Participation]:
         found = list(db.execute(kept.order_by(participation.c.device)).mappings())
         if row.ended_at and found:
             return [Participation(**one) for one in found]
-        facts = {one["device"]: _facts(one) for one in found}
+        facts = {one["device"]: {n: one[n] for n in rows.OF_UPDATE} for one in found}
         return rows.participations_of(db, row, facts)
 
 
@@ -124,10 +124,3 @@ def get_task(ctx: Context, name: str) -> Task:
     """AbsentError if there is none such."""
     with ctx.store.read() as db:
         return rows.task_of(rows.task_row(db, name))
-
-
-_UPDATE = ("examples", "loss", "norm", "cosine", "suspect", "seconds", "bytes", "chosen")
-
-
-def _facts(kept: object) -> dict[str, object]:
-    return {name: kept[name] for name in _UPDATE}  # type: ignore[index]

@@ -23,15 +23,17 @@ _OF_ROUND = (
     "id", "task", "number", "attempt", "state", "reason", "parent", "theta", "started_at",
     "ended_at", "checkpoint", "memory", "poisoned",
 )  # fmt: skip
+#: Of a participation: what its update was like.
+OF_UPDATE = ("examples", "loss", "norm", "cosine", "suspect", "seconds", "bytes", "chosen")
 
 
-def round_id(task: str, number: int, attempt: int) -> str:
-    """What a try is called.
+def round_id(task: str, number: int) -> str:
+    """What a round is called.
 
-    >>> round_id("digits", 3, 1), round_id("digits", 3, 2)
-    ('digits.3', 'digits.3.2')
+    >>> round_id("digits", 3)
+    'digits.3'
     """
-    return f"{task}.{number}" if attempt == 1 else f"{task}.{number}.{attempt}"
+    return f"{task}.{number}"
 
 
 def task_row(db: Connection, name: str) -> Row[Any]:

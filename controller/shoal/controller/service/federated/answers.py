@@ -1,0 +1,176 @@
+"""What a device says in a round: looked at, kept in a file, and then marked; or ignored, and why.
+
+A device may say anything at any time: only what its state allows, and what is sound, changes
+anything. An answer is in its file before the journal says that it is there.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from shoal.controller.federated.rounds import Heard, State, heard
+from shoal.controller.federated.updates import Update, check
+from shoal.controller.service.federated import pieces
+from shoal.controller.service.federated.live import Live
+from shoal.errors import InputError, ShoalError, StorageError, WireError
+from shoal.federated import speech
+from shoal.federated.compression import decompress
+from shoal.federated.identity import check_signature
+
+_log = logging.getLogger(__name__)
+#: An answer that is sound in form and wrong in content.
+UNSOUND = "unsound"
+_SLUG = re.compile(r"[a-z0-9-]{1,64}")
+
+
+def take(live: Live, device: str, attempt: bytes, said: speech.Answer, now_s: float) -> str:
+    """Why it was ignored, or "" when it is in. StorageError when the disk refuses to keep it."""
+    able = heard(live.now, device, attempt, now_s)
+    if able.ignored:
+        return able.ignored
+    try:
+        return _TAKERS[type(said)](live, device, said, able, now_s)
+    except StorageError:
+        raise
+    except (ShoalError, msgspec.MsgspecError) as error:
+        _log.warning("round %s: %s of %s: %s", live.id, type(said).__name__, device, error)
+        return UNSOUND
+
+
+def contribution_of(live: Live, data: bytes) -> speech.Contribution:
+    """Decoded and checked against the model's size; InputError or WireError when it is unsound."""
+    try:
+        found = msgspec.msgpack.decode(data, type=speech.Contribution)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"an update that is none: {error}") from error
+    if live.plan.secure is None:
+        check(update_of(live, "", found), live.size)
+    elif len(found.update) != 4 * (live.size + 1):
+        raise InputError(f"a masked update of {len(found.update)} bytes", "another model's?")
+    return found
+
+
+def update_of(live: Live, device: str, found: speech.Contribution) -> Update:
+    """What a strategy takes. WireError when it cannot be unpacked."""
+    wants_control = bool(live.plan.learning.terms.get("shift"))
+    return Update(
+        device=device,
+        delta=decompress(found.update, live.size),
+        examples=found.examples,
+        loss=found.loss,
+        control=decompress(found.control, live.size) if wants_control else None,
+        behind=live.now.behind(device),
+    )
+
+
+def _join(live: Live, device: str, said: speech.Join, able: Heard, now_s: float) -> str:
+    if live.now.state is not State.RECRUITING:
+        return "out-of-order"
+    if live.plan.secure is not None:
+        advert = said.advert
+        if advert is None or advert.device != device:
+            return UNSOUND
+        message = advert.signed(live.plan.attempt)
+        _verify(live, advert.certificate, device, advert.signature, message, now_s)
+        live.files.put(live.id, "advert", device, msgspec.msgpack.encode(advert))
+    live.now = able.round
+    return ""
+
+
+def _refuse(live: Live, device: str, said: speech.Refuse, able: Heard, now_s: float) -> str:
+    reason = said.reason if _SLUG.fullmatch(said.reason) else "refused"
+    live.now = heard(live.now, device, live.attempt_of(device), now_s, refused=reason).round
+    return ""
+
+
+def _boxes(live: Live, device: str, said: speech.Boxes, able: Heard, now_s: float) -> str:
+    if live.now.state is not State.TRAINING or live.circle is None:
+        return "out-of-order"
+    if device in live.circle.shared:
+        return "said-before"
+    if live.circle.dealt is not None:
+        return "late"
+    live.circle.take_boxes(device, said.boxes)
+    return ""
+
+
+def _piece(live: Live, device: str, said: speech.Piece, able: Heard, now_s: float) -> str:
+    circle = live.circle
+    if live.now.state is not State.TRAINING:
+        return "out-of-order"
+    if circle is not None and device not in (circle.dealt or ()):
+        return "out-of-order"
+    kept = pieces.keep(live, device, said.chunk)
+    if kept.payload is None:
+        return kept.ignored
+    try:
+        contribution_of(live, kept.payload)
+    except (InputError, WireError) as error:
+        _log.warning("round %s: update of %s left out: %s", live.id, device, error)
+        pieces.drop(live, device)
+        attempt = live.attempt_of(device)
+        live.now = heard(live.now, device, attempt, now_s, refused="bad-update").round
+        return UNSOUND
+    live.files.put(live.id, "update", device, kept.payload)
+    pieces.drop(live, device)
+    live.now = able.round
+    return ""
+
+
+def _vote(live: Live, device: str, said: speech.Vote, able: Heard, now_s: float) -> str:
+    circle = live.circle
+    if live.now.state is not State.UNMASKING or circle is None:
+        return "out-of-order"
+    if device in circle.voted:
+        return "said-before"
+    if circle.passed is not None:
+        return "late"
+    message = circle.ending.signed(live.plan.attempt)
+    certificate = circle.adverts[device].certificate
+    _verify(live, certificate, device, said.signature, message, now_s)
+    circle.take_vote(device, said.signature)
+    return ""
+
+
+def _shares(live: Live, device: str, said: speech.Shares, able: Heard, now_s: float) -> str:
+    circle = live.circle
+    if live.now.state is not State.UNMASKING or circle is None:
+        return "out-of-order"
+    if device not in (circle.passed or ()) or not set(said.shares) <= circle.near(device):
+        return UNSOUND
+    live.files.put(live.id, "shares", device, msgspec.msgpack.encode(said.shares))
+    live.now = able.round
+    return ""
+
+
+def _measured(live: Live, device: str, said: speech.Measured, able: Heard, now_s: float) -> str:
+    if live.now.state is not State.EVALUATING:
+        return "out-of-order"
+    slices = [said.whole, *said.classes.values(), *([said.personal] if said.personal else [])]
+    if not all(np.isfinite(one.loss) and one.correct <= one.rows for one in slices):
+        return UNSOUND
+    live.files.put(live.id, "measured", device, msgspec.msgpack.encode(said))
+    live.now = able.round
+    return ""
+
+
+def _verify(
+    live: Live, certificate: bytes, device: str, signature: bytes, message: bytes, now_s: float
+) -> None:
+    check_signature(certificate, live.authorities, device, signature, message, now_s)
+
+
+_Taker = Callable[[Live, str, Any, Heard, float], str]
+_TAKERS: dict[type, _Taker] = {
+    speech.Join: _join,
+    speech.Refuse: _refuse,
+    speech.Boxes: _boxes,
+    speech.Piece: _piece,
+    speech.Vote: _vote,
+    speech.Shares: _shares,
+    speech.Measured: _measured,
+}

@@ -1,0 +1,265 @@
+"""What the engine does about rounds: journal first, then act, and everything may be done again.
+
+`take` is given what devices say, `step` does what is due. A new Course on the same folder goes on
+where the last one was killed: journal and files say all that matters, and what was said to devices
+and not answered is said again.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from sqlalchemy import select
+
+from shoal import topics, wire
+from shoal.controller.federated import measures, rounds
+from shoal.controller.federated.rounds import Event, Mark, State
+from shoal.controller.io.tables import device, federated_round, federated_task
+from shoal.controller.service.context import Context
+from shoal.controller.service.federated import (
+    aggregation,
+    answers,
+    dismissal,
+    journal,
+    planning,
+    rows,
+    talk,
+    tasks,
+)
+from shoal.controller.service.federated.circle import Circle
+from shoal.controller.service.federated.files import Files
+from shoal.controller.service.federated.live import Live
+from shoal.errors import LinkError, ShoalError, StorageError
+
+_log = logging.getLogger(__name__)
+
+#: (device, message): LinkError when it cannot be taken now.
+Post = Callable[[str, wire.RoundCall], None]
+
+
+class Course:
+    """All rounds that run. One thread at a time.
+
+    strays   answers to no round that runs, since the engine started
+    """
+
+    def __init__(self, ctx: Context, files: Files, post: Post) -> None:
+        self._ctx, self._files, self._post = ctx, files, post
+        self._lives: dict[str, Live] = {}
+        self.strays = 0
+
+    def take(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """(topic, payload) of round answers, as they came; one that is wrong harms no other."""
+        self._look()
+        touched: dict[str, rounds.Round] = {}
+        for answer in _readable(messages):
+            live = self._asked_by(answer)
+            if live is None:
+                self.strays += 1
+                continue
+            touched.setdefault(live.id, live.now)
+            self._hear(live, answer)
+        for ident, before in touched.items():
+            live = self._lives[ident]
+            if live.now is not before:
+                self._keep(live)
+
+    def step(self) -> None:
+        """Everything that is due: decisions, rounds to begin, what is to be said."""
+        tasks.sweep(self._ctx)
+        self._look()
+        for live in list(self._lives.values()):
+            self._go_on(live)
+        if planning.begin_due(self._ctx):
+            self._look()
+            for live in [one for one in self._lives.values() if one.now.state is State.PLANNED]:
+                self._go_on(live)
+        dismissal.dismiss(self._ctx, self._files, self._post, running=set(self._lives))
+
+    # --- what devices say ---------------------------------------------------------------------
+
+    def _asked_by(self, answer: wire.RoundAnswer) -> Live | None:
+        """The round that an answer is to."""
+        for live in self._lives.values():
+            if answer.device in live.now.marks and (
+                live.attempt_of(answer.device) == answer.attempt
+            ):
+                return live
+        return None
+
+    def _hear(self, live: Live, answer: wire.RoundAnswer) -> None:
+        now_s = self._ctx.clock()
+        ignored = answers.take(live, answer.device, answer.attempt, answer.said, now_s)
+        if ignored:
+            live.ignored[ignored] += 1
+        else:
+            talk.answered(live, answer.device, now_s)
+
+    # --- going on -----------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Which rounds run: new ones are taken up as the journal has them."""
+        query = select(federated_round).where(federated_round.c.ended_at == 0)
+        with self._ctx.store.read() as db:
+            found = {row.id: row for row in db.execute(query)}
+            new = [row for ident, row in found.items() if ident not in self._lives]
+            their = {row.task: rows.task_of(rows.task_row(db, row.task)) for row in new}
+        self._lives = {ident: one for ident, one in self._lives.items() if ident in found}
+        for row in new:
+            live = Live(row, their[row.task], self._files, self._authorities)
+            self._act(live)
+            self._lives[live.id] = live
+
+    @functools.cached_property
+    def _authorities(self) -> list[x509.Certificate]:
+        """Of the device CA; empty where there is none: then nobody's advert is believed."""
+        path = self._ctx.folder / "pki" / "ca.pem"
+        return x509.load_pem_x509_certificates(path.read_bytes()) if path.exists() else []
+
+    def _go_on(self, live: Live) -> None:
+        try:
+            while (following := self._following(live)) is not None:
+                event, reason = following
+                self._move(live, event, reason)
+            self._tell(live)
+        except LinkError as error:
+            _log.debug("round %s: %s", live.id, error)
+
+    def _following(self, live: Live) -> tuple[Event, str] | None:
+        """What comes next: an event and a reason; None: wait."""
+        if live.now.state in rounds.ENDED:
+            return None
+        if why := self._why_not(live):
+            return Event.BROKE, why
+        if live.now.state is State.PLANNED:
+            return Event.OPENED, ""
+        if live.now.state is State.AGGREGATING:
+            return self._aggregate(live)
+        if live.circle is not None and self._circle_closes(live, live.circle):
+            return Event.REVEALED, ""
+        decided = rounds.decide(live.now, self._ctx.clock())
+        if decided is not None and live.now.state in (State.RECRUITING, State.TRAINING):
+            self._without_decommissioned(live)
+            decided = rounds.decide(live.now, self._ctx.clock())
+        return decided
+
+    def _why_not(self, live: Live) -> str:
+        """Why a round that runs is not wanted any more."""
+        query = select(federated_task.c.state, federated_task.c.checkpoint)
+        with self._ctx.store.read() as db:
+            task = db.execute(query.where(federated_task.c.name == live.task.name)).one()
+        if task.state == rows.STOPPED:
+            return "aborted"
+        return "superseded" if task.checkpoint != live.theta else ""
+
+    def _circle_closes(self, live: Live, circle: Circle) -> bool:
+        """Deal boxes or pass votes on when it is time; whether all shares that will come are in."""
+        pace, now_s = live.now.pace, self._ctx.clock()
+        if live.now.state is State.TRAINING and circle.dealt is None:
+            joined = set(live.now.having(Mark.JOINED))
+            if (
+                joined <= circle.shared
+                or now_s > live.now.deadline_s - pace.train_s + pace.unmask_s
+            ):
+                silent = set(circle.deal())
+                live.left(sorted(silent & joined), "no-boxes")
+                self._keep(live)
+        elif live.now.state is State.UNMASKING:
+            waiting = set(live.now.having(Mark.UPDATED))
+            half_s = live.now.deadline_s - pace.unmask_s / 2
+            if circle.passed is None and (waiting <= circle.voted or now_s > half_s):
+                circle.pass_on()
+            return circle.passed is not None and not waiting & set(circle.passed)
+        return False
+
+    def _without_decommissioned(self, live: Live) -> None:
+        """Who left the fleet is out, with its update where that can be seen."""
+        names = live.now.having(Mark.INVITED, Mark.JOINED)
+        names += [] if live.plan.secure else live.now.having(Mark.UPDATED)
+        gone = select(device.c.name).where(device.c.name.in_(names), device.c.state != "enrolled")
+        with self._ctx.store.read() as db:
+            left = list(db.scalars(gone))
+        if left:
+            live.left(left, "decommissioned")
+
+    def _aggregate(self, live: Live) -> tuple[Event, str]:
+        try:
+            made = aggregation.aggregate(self._ctx, live)
+        except StorageError:
+            raise
+        except ShoalError as error:
+            live.result["detail"] = str(error)
+            return Event.BROKE, "cannot-aggregate"
+        except Exception as error:  # noqa: BLE001 - a strategy may be anybody's
+            _log.exception("round %s: %s failed", live.id, live.plan.strategy)
+            live.result["detail"] = f"{live.plan.strategy}: {type(error).__name__}: {error!s:.300}"
+            return Event.BROKE, "strategy-failed"
+        live.checkpoint, live.memory, live.facts = made.checkpoint, made.memory, made.facts
+        live.result |= {"loss": made.loss, "bytes": made.bytes}
+        every = live.task.plan.evaluate
+        return (Event.AGGREGATED if every and live.now.number % every == 0 else Event.FINISHED), ""
+
+    # --- journal, then effects ----------------------------------------------------------------
+
+    def _move(self, live: Live, event: Event, reason: str = "") -> None:
+        after, _ = rounds.step(live.now, event, self._ctx.clock(), reason)
+        if event is Event.MEASURED:
+            self._merge_measures(live)
+        with self._ctx.store.write() as db:
+            made: dict[str, Any] = {"checkpoint": live.checkpoint, "memory": live.memory}
+            if live.facts is not None:
+                journal.keep_participations(db, live.id, live.facts)
+            journal.write(db, self._ctx, live, after, **made)
+        live.now, live.facts = after, None
+        _log.info("round %s is %s %s", live.id, after.state, reason)
+        self._act(live)
+
+    def _keep(self, live: Live) -> None:
+        with self._ctx.store.write() as db:
+            journal.write(db, self._ctx, live, live.now)
+
+    def _act(self, live: Live) -> None:
+        """What the state asks for beside words; done again after a start."""
+        if live.now.state is State.RECRUITING and not live.files.has(live.id, "begun"):
+            live.files.put(live.id, "begun", "", b"")
+        if live.plan.secure is None or live.now.state not in (State.TRAINING, State.UNMASKING):
+            return
+        if live.circle is None:
+            joined = live.now.having(Mark.JOINED)
+            live.circle = Circle.open(live.id, live.terms, live.files, joined)
+        if live.now.state is State.UNMASKING:
+            live.circle.end(live.now.having(Mark.UPDATED))
+
+    def _merge_measures(self, live: Live) -> None:
+        said = {
+            name: measures.decode(live.files.get(live.id, "measured", name) or b"")
+            for name in live.now.having(Mark.MEASURED)
+        }
+        query = select(device.c.name, device.c.site).where(device.c.name.in_(said))
+        with self._ctx.store.read() as db:
+            sites = {row.name: row.site for row in db.execute(query)}
+        found = measures.merged(said, sites)
+        live.result |= msgspec.to_builtins({"measured": found.whole, "slices": found.slices})
+
+    def _tell(self, live: Live) -> None:
+        """LinkError when the link does not take it: it is said the next time."""
+        for due in talk.due(self._ctx, live):
+            call = wire.RoundCall(attempt=live.attempt_of(due.device), said=due.call)
+            self._post(due.device, call)
+            live.nudges[due.device] = due.nudge
+
+
+def _readable(messages: Iterable[tuple[str, bytes]]) -> Iterator[wire.RoundAnswer]:
+    """Those that are what their topic says."""
+    for topic, payload in messages:
+        try:
+            name, kind = topics.parse_up(topic)
+            message = wire.decode_up(kind, payload)
+        except ShoalError as error:
+            _log.warning("round answer on %s: %s", topic[:200], error)
+            continue
+        if isinstance(message, wire.RoundAnswer) and message.device == name:
+            yield message

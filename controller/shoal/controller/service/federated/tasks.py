@@ -1,0 +1,148 @@
+"""A federated task: planned by a person, prepared by an operation, then ready for rounds."""
+
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import select
+
+from shoal.controller.federated import plans
+from shoal.controller.federated.records import Prepared, Task, TaskPlan
+from shoal.controller.io.tables import federated_task, operation
+from shoal.controller.learning import Derivation, Say, read_params
+from shoal.controller.records import Operation
+from shoal.controller.service import audit, changes, datasets, models, operations, releases
+from shoal.controller.service.context import Context
+from shoal.controller.service.federated import rows
+from shoal.errors import AbsentError, ConflictError
+
+FEDERATE = "federate"
+_LOSSES: dict[str, Literal["cross-entropy", "mse"]] = {
+    "classification": "cross-entropy", "regression": "mse"
+}  # fmt: skip
+
+
+def plan(ctx: Context, *, actor: str, asked: TaskPlan) -> Task:
+    """Write a task down and have it prepared; the operation tells how far that is.
+
+    SettingError names what contradicts itself; ConflictError for a name that is taken, AbsentError
+    for a release or dataset that is not there.
+    """
+    asked = _known(ctx, plans.check_task(asked))
+    model = asked.model or asked.release.partition("@")[0]
+    params = {"task": asked.name, "dataset": asked.dataset, "release": asked.release}
+    with ctx.store.write() as db:
+        _check_free(ctx, asked.name)
+        models.ensure_model(db, ctx, actor=actor, name=model)
+    work = operations.enqueue(
+        ctx, actor=actor, kind=FEDERATE, subject=model, params=params | _trained(ctx, asked)
+    )
+    with ctx.store.write() as db:
+        db.execute(
+            federated_task.insert().values(
+                name=asked.name, model=model, release=asked.release, state=rows.PREPARING,
+                plan=msgspec.to_builtins(asked), prepared={}, operation=work.id,
+                created_at=ctx.clock(), created_by=actor, spent=[],
+            )
+        )  # fmt: skip
+        audit.record(db, ctx, actor, "round.plan", asked.name, model=model)
+        changes.note(db, ctx, "task", asked.name)
+        return rows.task_of(rows.task_row(db, asked.name))
+
+
+def prepare(ctx: Context, work: Operation, release: str, say: Say) -> Prepared:
+    """Make the train graph and what goes with it, in the operation's process.
+
+    release   that the task begins with. ModelError says what in it cannot be trained.
+    """
+    if ctx.learning is None:
+        raise ConflictError("this process cannot train", "run: shoal-controller operation")
+    name = str(work.params["task"])
+    with ctx.store.read() as db:
+        asked = rows.task_of(rows.task_row(db, name)).plan
+    manifest, _ = releases.manifest_of(ctx, release)
+    say(0.92, "differentiating the model")
+    derived = ctx.learning.derive(_derivation(ctx, asked, release))
+    put = {
+        kind: ctx.blobs.put_bytes(getattr(derived, kind)).sha256
+        for kind in ("graph", "loss_graph", "inference", "theta")
+    }
+    made = Prepared(
+        **put,
+        size=derived.size,
+        personal=[*derived.personal],
+        labels=manifest.labels,
+        features=[feature.name for feature in manifest.features],
+    )
+    with ctx.store.write() as db:
+        rows.set_task(
+            db, ctx, name, state=rows.READY, release=release, prepared=msgspec.to_builtins(made),
+            checkpoint=made.theta,
+        )  # fmt: skip
+    return made
+
+
+def sweep(ctx: Context) -> None:
+    """A task whose operation ended badly, or was ended, has failed with it."""
+    lost = (
+        select(federated_task.c.name, operation.c.error)
+        .join(operation, operation.c.id == federated_task.c.operation)
+        .where(federated_task.c.state == rows.PREPARING, operation.c.state == operations.FAILED)
+    )
+    with ctx.store.read() as db:
+        found = list(db.execute(lost))
+    for one in found:
+        with ctx.store.write() as db:
+            rows.set_task(db, ctx, one.name, state=rows.FAILED, reason=one.error)
+
+
+def _known(ctx: Context, asked: TaskPlan) -> TaskPlan:
+    """With what it begins with by its full name."""
+    if asked.release:
+        release = releases.get_release(ctx, asked.release)
+        if asked.model not in ("", release.model):
+            raise ConflictError(
+                f"{asked.release} is no release of {asked.model}", "leave the model out"
+            )
+        return asked
+    read_params(asked.estimator, asked.params)
+    version = datasets.get_dataset(ctx, asked.dataset)
+    return msgspec.structs.replace(asked, dataset=version.ref)
+
+
+def _check_free(ctx: Context, name: str) -> None:
+    try:
+        with ctx.store.read() as db:
+            rows.task_row(db, name)
+    except AbsentError:
+        return
+    raise ConflictError(f"there is a federated task {name!r}", "give it another name")
+
+
+def _trained(ctx: Context, asked: TaskPlan) -> dict[str, Any]:
+    """What an operation of kind "train" is told, where a dataset is trained on first."""
+    if not asked.dataset:
+        return {}
+    return {
+        "dataset_sha256": datasets.get_dataset(ctx, asked.dataset).sha256,
+        "estimator": asked.estimator,
+        "params": asked.params,
+        "trigger": "manual",
+    }
+
+
+def _derivation(ctx: Context, asked: TaskPlan, release: str) -> Derivation:
+    manifest, _ = releases.manifest_of(ctx, release)
+    graph, terms = asked.graph, plans.strategy_for(asked).terms()
+    return Derivation(
+        onnx=ctx.blobs.path(manifest.variant(graph.variant).file.sha256),
+        loss=graph.loss or _LOSSES[manifest.task],
+        delta=graph.delta,
+        answers=graph.answers,
+        output=manifest.output,
+        optimiser=graph.optimiser,
+        trained=graph.trained,
+        personal=graph.personal,
+        clip_norm=graph.clip_norm,
+        proximal="mu" in terms or graph.ditto > 0,
+        shift="shift" in terms,
+    )
