@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 #: Longest file, old or new, that a delta is made of or applied to: both are held in memory.
 LIMIT = 64 << 20
 _MAGIC, _HEAD = b"shd1", 7
-_LEVEL, _QUICK, _WORD = 19, 1, 4
-#: Below this the smallest way is looked for at full strength.
-_SMALL = 1 << 20
+_WORD = 4
+#: Levels of zstd: to find the smallest way; for differences that hardly shrink, where the strongest
+#: takes twenty times as long for one byte in a hundred less; and the strongest.
+_QUICK, _FAST, _STRONGEST = 1, 12, 19
+#: Up to this length the smallest way is looked for at full strength.
+_SMALL = 1 << 17
 _U8 = npt.NDArray[np.uint8]
 
 
@@ -51,18 +54,16 @@ def make(old: bytes, new: bytes) -> bytes:
     (True, True)
     """
     _check_length(len(old), len(new))
-    quick = _QUICK if len(new) > _SMALL else _LEVEL
+    looking = _QUICK if len(new) > _SMALL else _STRONGEST
     ways = [(Way.BYTES, 0), *((Way.WORDS, shift) for shift in range(_WORD))]
     ends = (0, 1) if len(old) != len(new) else (0,)
-    differences = [(w, s, end) for w, s in ways for end in ends]
-
-    def cost(each: tuple[Way, int, int]) -> int:
-        return len(_plain(quick).compress(_difference(old, new, *each)))
-
-    best = min(differences, key=cost)
-    by_dictionary = _head(Way.DICTIONARY, 0, 0) + _keyed(old, len(new)).compress(new)
-    by_difference = _head(*best) + _plain(_LEVEL).compress(_difference(old, new, *best))
-    return min(by_dictionary, by_difference, key=len)
+    differences = [(way, shift, end) for way, shift in ways for end in ends]
+    costs = {d: len(_plain(looking).compress(_difference(old, new, *d))) for d in differences}
+    best = min(costs, key=lambda d: costs[d])
+    if len(_keyed(old, len(new), looking).compress(new)) < costs[best]:
+        return _head(Way.DICTIONARY, 0, 0) + _keyed(old, len(new), _STRONGEST).compress(new)
+    level = _STRONGEST if costs[best] < len(new) / 4 or len(new) <= _SMALL else _FAST
+    return _head(*best) + _plain(level).compress(_difference(old, new, *best))
 
 
 def apply(old: bytes, delta: bytes, size: int) -> bytes:
@@ -145,12 +146,12 @@ def _plain(level: int) -> "ZstdCompressor":
     return zstandard.ZstdCompressor(level=level)
 
 
-def _keyed(old: bytes, size: int) -> "ZstdCompressor":
+def _keyed(old: bytes, size: int, level: int) -> "ZstdCompressor":
     """Compresses with `old` as dictionary, which stays in sight to the end of the new file."""
     import zstandard
 
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        _LEVEL,
+        level,
         window_log=max(10, (len(old) + size).bit_length()),
         enable_ldm=True,
         source_size=size,
