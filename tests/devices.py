@@ -24,6 +24,7 @@ from shoal.agent.io.download import HttpsDownloads
 from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.io.slots import DiskSlots
+from shoal.agent.io.witness import Hearing
 from shoal.agent.loop import Agent, Connection, Heard
 from shoal.agent.orders import Runtime
 from shoal.agent.ports import Ports
@@ -442,6 +443,7 @@ class Device:
             monotonic=self.clock,
             timer=lambda: 0.0,
             random=random.Random(7),
+            sessions=Hearing(self.folder / "spool"),
         )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from shoal import bundle, delta, wire
 from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.io.slots import DiskSlots
-from shoal.agent.update import RESTING, Record
+from shoal.agent.update import RESTING, Record, Slot
 from shoal.trust import Order
 
 CUTS, VERSIONS = 500 if os.environ.get("SHOAL_SOAK") else 30, (1, 2, 3, 4)
@@ -38,10 +39,10 @@ PARTS = (".part", ".delta", ".whole")
 class Site:
     """One device, its artifact server, and releases that it is told to run in turn."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, observe_s: float = 0.5, max_kbps: float = 1_200) -> None:
         self.artifacts = Artifacts()
         self.site: Enrolled = enrol(
-            folder, artifacts=self.artifacts.url, observe_s=0.5, max_kbps=1_200
+            folder, artifacts=self.artifacts.url, observe_s=observe_s, max_kbps=max_kbps
         )
         self.artifacts.fetch = self.site.repository.fetch
         self.artifacts.start(self.site.pki)
@@ -65,6 +66,21 @@ class Site:
             made = delta.make(old, new)
             self.artifacts.blobs[_sha256(made)] = made
             self.deltas[f"{_sha256(old)}>{_sha256(new)}"] = _sha256(made)
+
+    def serve_first(self) -> None:
+        """The first release serves, as if it had been rolled out long ago."""
+        order, self.attempt = self.orders[0], 1
+        slots = DiskSlots(self.folder / "models")
+        shutil.copytree(self.folder.parent / "v1", slots.path("parts", "a"))
+        variant = slots.read_manifest("parts", "a").variant("fp32")
+        slot = Slot(
+            slot="a", model="parts", release="parts@1", path=order.path, sha256=order.sha256,
+            variant="fp32", model_sha256=variant.file.sha256, counter=1,
+        )  # fmt: skip
+        slots.point("parts", slot)
+        journal = SqliteJournal(self.folder / "journal.db")
+        journal.save(Record(model="parts", serving=slot))
+        journal.close()
 
     def assign(self) -> None:
         """The next attempt, at the next release; the agent is not running."""
@@ -137,14 +153,15 @@ def finish(site: Site) -> None:
     process = Process(site.folder)
     try:
         process.wait_until()
-        process.wait_for(lambda: bool(_rests(process)))
+        process.wait_for(lambda: state_of(process) in {s.value for s in RESTING})
     finally:
         process.end()
     check_end(site)
 
 
-def _rests(process: Process) -> bool:
-    return process.ask("GET", "/status")[1]["models"][0]["state"] in {s.value for s in RESTING}
+def state_of(process: Process) -> str:
+    """What the agent says of its one model."""
+    return process.ask("GET", "/status")[1]["models"][0]["state"]
 
 
 def check_end(site: Site) -> None:
@@ -170,12 +187,14 @@ def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_told_o
     for _ in range(CUTS):
         process = Process(site.folder)
         life = chance.uniform(0.0, LIFE_S)
-        if life > LIFE_S / 4:
-            process.wait_until()  # it serves, whatever the last kill left
-            time.sleep(life - LIFE_S / 4)
-        else:
-            time.sleep(life)
-        process.end(signal.SIGKILL)
+        try:
+            if life > LIFE_S / 4:
+                process.wait_until()  # it serves, whatever the last kill left
+                time.sleep(life - LIFE_S / 4)
+            else:
+                time.sleep(life)
+        finally:
+            process.end(signal.SIGKILL)
         seen[site.record().state.name] += 1
         parts.update(site.parts())
         if site.ended():

@@ -11,6 +11,7 @@ from shoal.agent.orders import Floors, Runtime
 from shoal.agent.outbox import Letter
 from shoal.agent.probation import Measured
 from shoal.agent.serving import Engine
+from shoal.agent.testimony import Accounts, Nobody
 from shoal.agent.update import Record, Slot
 from shoal.manifest import File, Manifest
 from shoal.profile import Profile
@@ -154,6 +155,7 @@ class Ports(NamedTuple):
     lock     makes a lock for one model's window
     timer    seconds, for latency
     load     what presses on the machine now
+    sessions what programs with a session of their own say of a release on trial
     """
 
     journal: Journal
@@ -172,3 +174,4 @@ class Ports(NamedTuple):
     timer: Callable[[], float]
     random: Random
     load: Callable[[], Load] = Load
+    sessions: Accounts = Nobody()

@@ -139,6 +139,15 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     odd: int = 0
 
+    def __add__(self, other: "Vitals") -> "Vitals":
+        return Vitals(
+            requests=self.requests + other.requests,
+            errors=self.errors + other.errors,
+            slow=self.slow + other.slow,
+            rows=self.rows + other.rows,
+            odd=self.odd + other.odd,
+        )
+
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
     """A release being observed. before: what its predecessor did, for comparison."""

@@ -141,7 +141,7 @@ class Serving:
             closed = self._window
             self._warm, self._engine = self._engine, engine
             self._window = engine.window(now_s) if engine else None
-            self._before = _plus(self._past, closed.vitals if closed else Vitals())
+            self._before = self._past + (closed.vitals if closed else Vitals())
             self._past, self._recent = Vitals(), self._kept(engine)
         return closed.close(now_s, health) if closed and closed.requests else None
 
@@ -156,7 +156,7 @@ class Serving:
             closed, engine = self._window, self._engine
             if closed is None or engine is None:
                 return None
-            self._past = _plus(self._past, closed.vitals)
+            self._past = self._past + closed.vitals
             self._window = engine.window(now_s)
         return closed.close(now_s, health)
 
@@ -165,7 +165,7 @@ class Serving:
         """What happened since the last swap."""
         with self._lock:
             now = self._window.vitals if self._window else Vitals()
-            return _plus(self._past, now)
+            return self._past + now
 
     @property
     def before(self) -> Vitals:
@@ -254,13 +254,3 @@ def _check(engine: Engine, rows: F32) -> None:
             f"(NaN or infinite) in row {row}",
             "this model takes no missing values: fill it in, or leave the row out",
         )
-
-
-def _plus(a: Vitals, b: Vitals) -> Vitals:
-    return Vitals(
-        requests=a.requests + b.requests,
-        errors=a.errors + b.errors,
-        slow=a.slow + b.slow,
-        rows=a.rows + b.rows,
-        odd=a.odd + b.odd,
-    )

@@ -19,9 +19,10 @@ from shoal.agent.hours import Pace
 from shoal.agent.lane import Job, Lane
 from shoal.agent.orders import Floors
 from shoal.agent.ports import Ports
-from shoal.agent.probation import Watch, judge_observation
+from shoal.agent.probation import Watch
 from shoal.agent.serving import Serving
 from shoal.agent.telling import Identity, Voice
+from shoal.agent.testimony import judge_all
 from shoal.agent.update import Effect, Event, Note, Record, State
 from shoal.errors import AbsentError, ShoalError, StorageError, TrustError, WireError
 from shoal.manifest import check_model
@@ -96,6 +97,8 @@ class Updates:
         for record in list(self.records.values()):
             self._voice.update(record)
             self._take_up(record)
+            if record.state is not State.OBSERVING:
+                self._ports.sessions.end(record.model)
 
     def tick(self) -> None:
         """What is due for each model."""
@@ -236,9 +239,10 @@ class Updates:
 
     def _observe(self, model: str) -> None:
         record, lane, now = self.records[model], self._lane(model), self._clock()
-        if record.state is not State.OBSERVING or lane.watch is None:
+        if record.state is not State.OBSERVING or lane.watch is None or record.trial is None:
             return
-        verdict = judge_observation(lane.watch, self._world.serving(model).vitals, now)
+        own, said = self._world.serving(model).vitals, self._ports.sessions.read()
+        verdict = judge_all(lane.watch, own, said, record.trial, now)
         if verdict is None:
             return
         event = Event.HEALTHY if verdict.passed else Event.UNHEALTHY
@@ -292,6 +296,8 @@ class Updates:
         if lane.job:
             lane.job.stopped = True
         if after.state is not record.state:
+            if record.state is State.OBSERVING:
+                self._ports.sessions.end(record.model)
             lane.tries = 0
             _log.info("%s: %s %s", after.model, after.state.name, after.detail)
             self._voice.update(after)

@@ -54,6 +54,7 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, L
     from shoal.agent.io.renewal import session_name
     from shoal.agent.io.runtime import OrtLoader
     from shoal.agent.io.slots import DiskSlots
+    from shoal.agent.io.witness import Hearing
     from shoal.agent.loop import Agent, Connection, Heard
     from shoal.agent.ports import Ports
     from shoal.agent.telling import Identity
@@ -124,6 +125,7 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, L
         monotonic=time.monotonic,
         timer=time.perf_counter,
         random=chance,
+        sessions=Hearing(folder / names.SPOOL),
     )
     pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
     director_root = names.read_trusted(folder, names.DIRECTOR)

@@ -18,8 +18,10 @@ from shoal.agent.io.folder import FOLDER, MODELS, SPOOL
 from shoal.agent.io.runtime import OrtLoader
 from shoal.agent.io.slots import DiskSlots
 from shoal.agent.io.spool import Spool
+from shoal.agent.io.witness import Witness
 from shoal.agent.ports import Loader, Slots
 from shoal.agent.serving import Serving
+from shoal.agent.testimony import Account
 from shoal.agent.update import Slot
 from shoal.errors import AbsentError, ShoalError
 from shoal.profile import Profile, detect, profile
@@ -63,7 +65,11 @@ class Session:
             self._serving, slots=slots, loader=OrtLoader(slots.path), profile=board
         )
         self._spool, self._window_s, self._look_s = Spool(folder / SPOOL), window_s, look_s
-        self._hand_over(self._follower.look())
+        self._witness = Witness(folder / SPOOL)
+        try:
+            self._hand_over(self._follower.look())
+        finally:
+            self._witness.tell(self._follower.account())
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="shoal-session", daemon=True)
         self._thread.start()
@@ -91,6 +97,7 @@ class Session:
         self._ended.set()
         self._thread.join()
         atexit.unregister(self.close)
+        self._witness.close()
         self._hand_over(self._serving.swap(None, Health()))
         self._serving.retire()
 
@@ -115,6 +122,7 @@ class Session:
                     self._hand_over(self._serving.collect(Health()))
             except ShoalError as error:
                 _log.warning("%s", error)
+            self._witness.tell(self._follower.account())
 
     def _hand_over(self, report: WindowReport | None) -> None:
         if report is None or not (report.rows or report.errors):
@@ -132,6 +140,7 @@ class Follower:
         self._serving, self._slots, self._loader = serving, slots, loader
         self._profile = profile
         self._refused: Slot | None = None
+        self._why = ""
 
     def look(self) -> WindowReport | None:
         """Swap if the link has moved; the window that this closed.
@@ -145,13 +154,25 @@ class Follower:
         try:
             self._slots.verify(there, self._profile.name)
             closed = self._serving.swap(self._loader.load(there, self._profile), Health())
-        except ShoalError:
-            self._refused = there
+        except ShoalError as error:
+            self._refused, self._why = there, str(error)
             raise
-        self._refused = None
+        self._refused, self._why = None, ""
         self._serving.retire()  # the agent keeps the old one warm; a program need not
         self._loader.trim()
         return closed
+
+    def account(self) -> Account:
+        """What was seen of the release that serves, for the agent that observes it."""
+        engine = self._serving.engine
+        return Account(
+            model=self._serving.model,
+            sha256=engine.slot.sha256 if engine else "",
+            vitals=self._serving.vitals,
+            before=self._serving.before,
+            refused=self._refused.sha256 if self._refused else "",
+            why=self._why,
+        )
 
 
 def _same(mine: Slot, there: Slot) -> bool:
