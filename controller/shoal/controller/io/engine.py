@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import delete, update
 
 from shoal import topics, wire
-from shoal.controller.io import tables
+from shoal.controller.io import rounds, tables
 from shoal.controller.io.operations import Operations
 from shoal.controller.service import (
     alerts,
@@ -54,6 +54,7 @@ class Tick(NamedTuple):
 
     woken   also at once when something happened
     apart   takes long: has a thread of its own, lest a rollout wait for it
+    bell    likewise at once when it rings
     """
 
     name: str
@@ -61,6 +62,7 @@ class Tick(NamedTuple):
     act: Callable[[], object]
     woken: bool = False
     apart: bool = False
+    bell: threading.Event | None = None
 
 
 class Engine:
@@ -90,6 +92,7 @@ class Engine:
         self._operations = operations or Operations(ctx)
         self._due: dict[str, float] = {}
         self._memory = Memory()
+        self._rounds = rounds.Rounds(ctx, self._post)
         pki, network = ctx.folder / "pki", ctx.settings.network
         host = "localhost" if "localhost" in network.names else network.names[0]
         self._link = link(
@@ -135,6 +138,7 @@ class Engine:
                 lambda: watching.evaluate_all(ctx, self._memory),
                 apart=True,
             ),
+            Tick("rounds", 0.25, self._rounds.work, apart=True, bell=self._rounds.bell),
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
             Tick("offline", 5.0, lambda: offline(ctx)),
@@ -148,6 +152,9 @@ class Engine:
 
     def _heard(self, topic: str, payload: bytes) -> None:
         """On the link's thread: only enqueue."""
+        if rounds.is_answer(topic):
+            self._rounds.put(topic, payload)
+            return
         try:
             self._queue.put_nowait((topic, payload))
         except queue.Full:
@@ -216,7 +223,8 @@ class Engine:
         self._wake.clear()
         for tick in self.ticks():
             now = self._monotonic()
-            early = self._due.get(tick.name, now) > now and not (woken and tick.woken)
+            rung = tick.bell is not None and tick.bell.is_set()
+            early = self._due.get(tick.name, now) > now and not ((woken and tick.woken) or rung)
             if early or (tick.apart and not apart):
                 continue
             self._due[tick.name] = now + tick.every_s
@@ -224,7 +232,12 @@ class Engine:
         return min(self._due.values()) - self._monotonic()
 
     def _repeat(self, tick: Tick) -> None:
-        while not self._stopping.wait(tick.every_s):
+        if tick.bell is None:
+            while not self._stopping.wait(tick.every_s):
+                self._do(tick)
+            return
+        while not self._stopping.is_set():
+            tick.bell.wait(tick.every_s)
             self._do(tick)
 
     def _do(self, tick: Tick) -> None:
@@ -233,6 +246,12 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - one tick must not stop the others
             said = isinstance(error, (LinkError, StorageError))
             _log.error("%s: %s", tick.name, error, exc_info=not said)
+
+    def _post(self, device: str, call: wire.RoundCall) -> None:
+        """LinkError when there is no connection: it is said again."""
+        if not self._link.connected:
+            raise LinkError("not connected")
+        self._link.publish(rounds.topic_of(device), wire.encode(call))
 
     def _say_hello(self) -> None:
         """After each connection: what every device should find on the broker."""

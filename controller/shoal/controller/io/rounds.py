@@ -1,0 +1,68 @@
+"""Federated rounds in the engine: what devices say of them waits apart, on a thread of its own.
+
+Updates are large. They never stand in the queue of telemetry, and no more of them are in memory
+than a fixed number of bytes: what is dropped is asked for again, for the round misses it.
+"""
+
+import collections
+import logging
+import threading
+
+from shoal import topics, wire
+from shoal.controller.io.round_files import RoundFiles
+from shoal.controller.service.context import Context
+from shoal.controller.service.federated.course import Course, Post
+
+_log = logging.getLogger(__name__)
+#: Bytes of answers that wait.
+LIMIT = 64 << 20
+#: Answers taken between two steps: a round goes on while more of them come.
+BATCH = 64
+KIND = "round"
+
+
+class Rounds:
+    """bell: rung when something has come."""
+
+    def __init__(self, ctx: Context, post: Post) -> None:
+        self.bell = threading.Event()
+        self._course = Course(ctx, RoundFiles(ctx.folder / "rounds"), post)
+        self._waiting: collections.deque[tuple[str, bytes]] = collections.deque()
+        self._bytes, self._dropped = 0, 0
+        self._lock = threading.Lock()
+
+    def put(self, topic: str, payload: bytes) -> None:
+        """Keep an answer until `work`; dropped, and counted, when there is no room."""
+        with self._lock:
+            if self._bytes + len(payload) > LIMIT:
+                self._dropped += 1
+                return
+            self._bytes += len(payload)
+            self._waiting.append((topic, payload))
+        self.bell.set()
+
+    def work(self) -> None:
+        """Take what has come, and do what is due. StorageError when the disk refuses."""
+        self.bell.clear()
+        while batch := self._batch():
+            self._course.take(batch)
+            self._course.step()
+        self._course.step()
+
+    def _batch(self) -> list[tuple[str, bytes]]:
+        with self._lock:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            self._bytes -= sum(len(payload) for _, payload in batch)
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            _log.warning("%d round answers dropped, they are asked for again", dropped)
+        return batch
+
+
+def is_answer(topic: str) -> bool:
+    """Whether a device speaks of a round on this topic."""
+    return topic.endswith(f"/up/{KIND}")
+
+
+def topic_of(device: str) -> str:
+    return topics.down(device, wire.DOWN_KIND[wire.RoundCall])
