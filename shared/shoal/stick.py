@@ -24,6 +24,7 @@ from shoal.errors import AbsentError, BundleError, SettingError, StorageError
 
 LABEL, METADATA, BLOBS, DOWN, UP = "shoal-folder.json", "metadata", "blobs", "down", "up"
 SCHEMA = 1
+_AGAIN = "it was not copied whole, or was changed: export it again"
 _LABEL_LIMIT, _PIECE, _MOST_FILES = 1 << 20, 1 << 20, 100_000
 #: File systems of sticks that cannot sync a folder say so with these.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
@@ -68,7 +69,7 @@ class Stick:
         with self._open(name) as descriptor:
             size = os.fstat(descriptor).st_size
             if size > limit:
-                raise BundleError(f"{name}: {size} bytes, {limit} allowed")
+                raise BundleError(f"{name}: {size} bytes, {limit} allowed", _AGAIN)
             return b"".join(_pieces(descriptor, limit))
 
     def pieces(self, name: str, size: int) -> Iterator[bytes]:
@@ -76,8 +77,7 @@ class Stick:
         with self._open(name) as descriptor:
             found = os.fstat(descriptor).st_size
             if found != size:
-                mend = "it was not copied whole: export it again"
-                raise BundleError(f"{name}: {found} bytes, {size} are right", mend)
+                raise BundleError(f"{name}: {found} bytes, {size} are right", _AGAIN)
             yield from _pieces(descriptor, size)
 
     def holds(self, name: str, size: int, sha256: str) -> bool:
@@ -154,7 +154,7 @@ class Stick:
             descriptor = os.open(self.folder / name, flags)
             try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise BundleError(f"{name} is no plain file")
+                    raise BundleError(f"{name} is no plain file", _AGAIN)
                 yield descriptor
             finally:
                 os.close(descriptor)
@@ -164,11 +164,10 @@ class Stick:
         try:
             yield
         except FileNotFoundError as error:
-            mend = "it was not copied whole: export it again"
-            raise AbsentError("file", f"{self.folder}/{name}", mend) from error
+            raise AbsentError("file", f"{self.folder}/{name}", _AGAIN) from error
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise BundleError(f"{name} is a link, and no plain file") from error
+                raise BundleError(f"{name} is a link, and no plain file", _AGAIN) from error
             said = f"{self.folder}/{name}: {error.strerror}"
             raise StorageError(said, "is the stick full, read-only or gone?") from error
 

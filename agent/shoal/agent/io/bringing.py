@@ -87,7 +87,7 @@ def bring(station: Station, source: Stick) -> Found:
         except TrustError as error:
             detail = f"{station.user} brought a folder that was refused: {error}"
             carried.refuse(Refusal(cause=error.code, detail=detail, severity="critical"))
-            raise
+            raise type(error)(error.message, error.mend or _AGAIN) from error
         _copy(station, source, carried, found)
     return found
 
@@ -165,19 +165,21 @@ def _check_images(
         except KeyError:
             raise AbsentError("metadata", name) from None
 
-    with tempfile.TemporaryDirectory() as scratch:
-        cache = Path(scratch) / METADATA
+    scratch = Path(tempfile.mkdtemp(prefix="shoal-"))
+    try:
+        cache = scratch / METADATA
         with contextlib.suppress(FileNotFoundError):
             shutil.copytree(folder / METADATA, cache)
         images = ImageRepository(cache, read_trusted(folder, ROOT), fetch)
-        try:
-            images.refresh(now, floors.metadata)
-            for order in orders:
-                images.check(order)
-        except TrustError:
-            raise
-        except ShoalError as error:
-            raise BundleError(f"{stick.METADATA}: {error}", _AGAIN) from error
+        images.refresh(now, floors.metadata)
+        for order in orders:
+            images.check(order)
+    except TrustError:
+        raise
+    except ShoalError as error:
+        raise BundleError(f"{stick.METADATA}: {error}", _AGAIN) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _files(station: Station, source: Stick, order: Order) -> list[File]:
@@ -215,7 +217,10 @@ def _copy(station: Station, source: Stick, carried: Carried, found: Found) -> No
     carried.begin()
     for file in found.files:
         name = f"{stick.BLOBS}/{file.sha256}"
-        carried.keep_blob(file.sha256, source.pieces(name, file.size))
+        try:
+            carried.keep_blob(file.sha256, source.pieces(name, file.size))
+        except BundleError as error:
+            raise BundleError(f"{file.name}: {error.message}", _AGAIN) from error
     carried.keep_metadata(found.metadata)
     bearer = Bearer(user=station.user, made_s=found.made_s, brought_s=station.now_s)
     carried.complete(found.sealed, bearer)

@@ -46,7 +46,8 @@ def open_parcel(folder: Path, data: bytes, device: str, now_s: float) -> Parcel:
     _check_controller(sealed, x509.load_pem_x509_certificates(read_trusted(folder, CA)), now_s)
     found = parcel.read(sealed.body)
     if found.device != device:
-        raise MisdirectedError(f"this parcel is for {found.device!r:.80}, this is {device!r}")
+        what = f"this parcel is for {found.device!r:.80}, this is {device!r}"
+        raise MisdirectedError(what, _AGAIN)
     return found
 
 

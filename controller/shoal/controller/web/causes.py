@@ -126,6 +126,9 @@ CAUSES: dict[str, Cause] = {
         "Took no part in a federated round",
         "The device's own minimums say no: compare the round's plan with them, in its detail.",
     ),
+    "folder-imported": Cause(
+        "A folder was brought to it", "Nothing to do: the detail says who brought what."
+    ),
     "error": Cause("Something went wrong", "See the agent's log around this time."),
 }
 

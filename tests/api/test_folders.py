@@ -1,0 +1,248 @@
+"""What is carried by hand: who may seal it, that it counts once, and what goes out."""
+
+import base64
+import io
+from typing import Any
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from api.test_renewal import Member
+from api.world import World, is_problem
+from repositories import NOW
+from shoal import parcel, topics, wire
+from shoal.agent.io.folder import CA, CERTIFICATE, KEY
+from shoal.agent.io.seal import open_parcel
+from shoal.controller.io.ca import Authority
+from shoal.controller.service import audit, monitoring
+from shoal.controller.service.ingest import ingest
+from shoal.errors import MisdirectedError, UntrustedError
+from shoal.parcel import DOWN, UP, Letter, Parcel
+
+DAY_S = 86_400.0
+PARCELS = "/api/v1/folders/parcels"
+
+
+@pytest.fixture
+def member(world: World) -> Member:
+    return Member(world)
+
+
+def fault(seq: int, device: str = "press-4") -> Letter:
+    message = wire.FaultEvent(
+        device=device, boot="b1", seq=seq, sent_s=NOW, cause="source", detail="gone"
+    )
+    return Letter("event", wire.encode(message))
+
+
+def inventory(agent: str, device: str = "press-4") -> Letter:
+    message = wire.Inventory(
+        device=device, boot="b1", seq=0, sent_s=NOW, agent=agent, profile="generic", ring="stable",
+        site="north", line="", labels={}, facts={}, installed=[], floors={},
+    )  # fmt: skip
+    return Letter("inventory", wire.encode(message))
+
+
+def sealed(member: Member, *letters: Letter, **other: Any) -> bytes:
+    """A parcel as the device seals it; way, key and certificate, or fields of it, otherwise."""
+    way, key = other.pop("way", UP), other.pop("key", member.key)
+    certificate = other.pop("certificate", member.certificate)
+    fields = {"device": member.name, "made_s": member.world.clock(), "trip": "0" * 8, **other}
+    made = Parcel(letters=list(letters), **fields)
+    return parcel.seal(
+        made, way, certificate, lambda message: key.sign(message, ec.ECDSA(hashes.SHA256()))
+    )
+
+
+def send(world: World, data: bytes, role: str = "operator") -> Any:
+    return world.post(PARCELS, role, data={"parcel": (io.BytesIO(data), "parcel")})
+
+
+def received(world: World) -> int:
+    return sum(one.received for one in monitoring.ledger(world.ctx, "press-4"))
+
+
+def test_a_parcel_counts_once_however_often_and_whichever_way_its_messages_come(
+    world: World, member: Member
+) -> None:
+    topic = topics.up("press-4", "event")
+    ingest(world.ctx, [(topic, fault(1).payload)])  # this one found a network
+    data = sealed(member, fault(1), fault(2), fault(3))
+    answer = send(world, data)
+    assert (answer.json["letters"], answer.json["fresh"]) == (3, 2)
+    assert send(world, data).json["fresh"] == 0
+    ingest(world.ctx, [(topic, fault(n).payload) for n in (2, 3, 4)])
+    (ledger,) = monitoring.ledger(world.ctx, "press-4")
+    assert (ledger.received, ledger.highest, ledger.missing) == (4, 4, 0)
+    entries = world.get("/api/v1/audit").json["items"]
+    carried = [e for e in entries if e["verb"] == "folder.import"]
+    assert [(e["actor"], e["subject"]) for e in carried] == [("operator", "press-4")] * 2
+    assert carried[0]["detail"]["letters"] == 3
+
+
+def test_a_device_speaks_for_nobody_else(world: World, member: Member) -> None:
+    other = Member(world, "press-5")
+    assert is_problem(send(world, sealed(other, fault(1), device="press-4")), 403, "denied")
+    assert send(world, sealed(other, fault(1))).json["fresh"] == 0
+    assert monitoring.ledger(world.ctx, "press-4") == []
+    said = world.get("/api/v1/devices/press-5").json["error"]
+    assert "event of 'press-4' on the topic of press-5" in said
+
+
+def foreign(world: World, member: Member) -> bytes:
+    authority = Authority.create(world.ctx.folder / "elsewhere", names=["x"], now=world.clock())
+    from api.test_renewal import csr_of
+
+    issued = authority.issue_device(csr_of(member.key), "press-4", world.clock())
+    return sealed(member, fault(1), certificate=issued.certificate)
+
+
+def changed(world: World, member: Member) -> bytes:
+    return sealed(member, fault(1)).replace(b"gone", b"fine", 1)
+
+
+def other_key(world: World, member: Member) -> bytes:
+    return sealed(member, fault(1), key=ec.generate_private_key(ec.SECP256R1()))
+
+
+def of_the_controller(world: World, member: Member) -> bytes:
+    pki = world.ctx.folder / "pki"
+    key = serialization.load_pem_private_key((pki / "controller.key").read_bytes(), None)
+    chain = (pki / "controller.crt").read_text()
+    return sealed(member, fault(1), key=key, certificate=chain)
+
+
+def going_down(world: World, member: Member) -> bytes:
+    return sealed(member, fault(1), way=DOWN)
+
+
+def cut_short(world: World, member: Member) -> bytes:
+    return sealed(member, fault(1))[:-1]
+
+
+def no_parcel(world: World, member: Member) -> bytes:
+    return b"\x93" * 1000
+
+
+def endless(world: World, member: Member) -> bytes:
+    return b"\x00" * (parcel.LIMIT + 1)
+
+
+def too_many(world: World, member: Member) -> bytes:
+    return sealed(member, *[fault(1)] * (parcel.LETTERS + 1))
+
+
+def decommissioned(world: World, member: Member) -> bytes:
+    world.post("/api/v1/devices/press-4/decommission")
+    return sealed(member, fault(1))
+
+
+def of_an_earlier_enrolment(world: World, member: Member) -> bytes:
+    world.post("/api/v1/devices/press-4/decommission")
+    Member(world)
+    return sealed(member, fault(1))
+
+
+def of_an_old_key(world: World, member: Member) -> bytes:
+    old = sealed(member, fault(1))
+    world.clock.now += 80 * DAY_S
+    assert member.renew().status_code == 201
+    world.clock.now += 20 * DAY_S
+    return old
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status"),
+    [
+        (foreign, 403), (changed, 403), (other_key, 403), (of_the_controller, 403),
+        (going_down, 403), (decommissioned, 403), (of_an_earlier_enrolment, 403),
+        (of_an_old_key, 403), (cut_short, 422), (no_parcel, 422), (too_many, 422), (endless, 413),
+    ],
+    ids=lambda it: getattr(it, "__name__", ""),
+)  # fmt: skip
+def test_what_is_not_sealed_by_an_enrolled_device_is_refused(
+    world: World, member: Member, spoil: Any, status: int
+) -> None:
+    answer = send(world, spoil(world, member))
+    assert is_problem(answer, status)
+    assert received(world) == 0
+    entries, _ = audit.list_audit(world.ctx)
+    assert "folder.import" not in {entry.verb for entry in entries}
+
+
+def test_what_a_device_saw_counts_although_its_certificate_has_expired_meanwhile(
+    world: World, member: Member
+) -> None:
+    world.clock.now += 200 * DAY_S
+    assert send(world, sealed(member, fault(1))).json["fresh"] == 1
+
+
+def test_an_old_inventory_does_not_undo_a_newer_one(world: World, member: Member) -> None:
+    old = sealed(member, inventory("1.0"), made_s=world.clock())
+    new = sealed(member, inventory("2.0"), made_s=world.clock() + 60)
+    world.clock.now += 120
+    send(world, new)
+    send(world, old)
+    assert world.get("/api/v1/devices/press-4").json["agent"] == "2.0"
+    online = wire.Status(
+        device="press-4", boot="", seq=0, sent_s=NOW, online=True, since_s=NOW, session="s1"
+    )
+    ingest(world.ctx, [(topics.up("press-4", "status"), wire.encode(online))])
+    late = sealed(member, inventory("1.5"), made_s=world.clock() - 1)
+    send(world, late)
+    assert world.get("/api/v1/devices/press-4").json["agent"] == "2.0"
+
+
+def test_kinds_that_do_not_wait_in_an_outbox_are_left_aside(world: World, member: Member) -> None:
+    online = wire.Status(
+        device="press-4", boot="", seq=0, sent_s=NOW, online=True, since_s=NOW, session="s1"
+    )
+    send(world, sealed(member, Letter("status", wire.encode(online))))
+    assert world.get("/api/v1/devices/press-4").json["online"] is False
+
+
+def test_the_parcel_for_a_device_is_for_it_alone_and_tells_what_has_arrived(
+    world: World, member: Member, tmp_path: Any
+) -> None:
+    Member(world, "press-5")
+    send(world, sealed(member, fault(1), fault(2)))
+    plan = world.post("/api/v1/folders", "operator", json={"site": "north"}).json
+    assert plan["devices"] == ["press-4", "press-5"]
+    assert world.clock() + 6 * DAY_S < plan["valid_until_at"] <= world.clock() + 7 * DAY_S
+    folder = tmp_path / "press-4"
+    folder.mkdir()
+    form = serialization.PrivateFormat.PKCS8
+    secret = member.key.private_bytes(
+        serialization.Encoding.PEM, form, serialization.NoEncryption()
+    )
+    (folder / KEY).write_bytes(secret)
+    (folder / CERTIFICATE).write_text(member.certificate)
+    (folder / CA).write_text((world.ctx.folder / "pki" / "ca.pem").read_text())
+    mine, other = (base64.b64decode(plan["parcels"][name]) for name in plan["devices"])
+    opened = open_parcel(folder, mine, "press-4", world.clock())
+    (ack,) = [wire.decode_down(one.kind, one.payload) for one in opened.letters]
+    assert ack == wire.Ack(boot="b1", seqs=[1, 2])
+    assert opened.roots
+    with pytest.raises(MisdirectedError):
+        open_parcel(folder, other, "press-4", world.clock())
+    with pytest.raises(UntrustedError):
+        open_parcel(folder, sealed(member, way=DOWN), "press-4", world.clock())
+    signed = msgspec.json.decode(plan["metadata"]["timestamp.json"])["signed"]
+    assert signed["expires"] > "2"
+    entry = world.get("/api/v1/audit").json["items"][0]
+    assert (entry["verb"], entry["detail"]["devices"]) == ("folder.export", plan["devices"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({}, 422),
+        ({"devices": ["nobody"]}, 404),
+        ({"site": "nowhere"}, 404),
+        ({"devices": [f"press-{n}" for n in range(3)], "mistake": 1}, 422),
+    ],
+)
+def test_a_folder_is_for_devices_that_there_are(world: World, asked: Any, status: int) -> None:
+    assert is_problem(world.post("/api/v1/folders", "operator", json=asked), status)

@@ -1,0 +1,172 @@
+"""A release goes to a device without a network by a folder, and what it saw comes back in one.
+
+A real controller, a real agent process, the real commands; the device has seen the network once,
+to enrol.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.real import eventually
+from broker.served import Api, Served, write_digits
+from real_agents import Process
+from shoal.agent.io.outbox import SqliteOutbox
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
+
+NAME, MODEL = "press-1", "lot-codes"
+
+
+class Gap:
+    """The controller's desk, the device, and a stick that is carried between the two."""
+
+    def __init__(self, served: Served, parent: Path) -> None:
+        self.api, self.served = Api(served), served
+        self.folder, self.stick = parent / NAME, parent / "stick"
+        self.stick.mkdir()
+        secret = self.api.post("tokens", {"name": "cli", "role": "operator"})["secret"]
+        self.environment = os.environ | {
+            "SHOAL_URL": self.api.url,
+            "SHOAL_TOKEN": secret,
+            "SHOAL_CA": str(served.folder / "pki" / "ca.pem"),
+            "HOME": str(parent),
+        }
+
+    def enrol(self, table: Path) -> None:
+        """In the workshop, where there is a network; then the device leaves it."""
+        token = self.api.post("join-tokens", {"site": "north"})["secret"]
+        source = f"replay:{table}"
+        self.agent(
+            "enroll", "--controller", self.api.url, "--token", token, "--name", NAME,
+            "--source", source, "--source-label", "digit",
+        )  # fmt: skip
+        self.settings = self.folder / "agent.toml"
+        self.at_home = self.settings.read_text() + "\n[update]\nobserve_s = 1.0\n"
+        away = self.at_home
+        for address in self._addresses():
+            away = away.replace(address, address.partition("://")[0] + "://127.0.0.1:1")
+        self.settings.write_text(away)
+
+    def _addresses(self) -> list[str]:
+        lines = [line for line in self.at_home.splitlines() if "://" in line]
+        return [line.split('"')[1] for line in lines]
+
+    def train(self, table: Path) -> str:
+        """Start a rollout of a new release to everybody; its name."""
+        self.api.upload("datasets", table, {"name": "digits", "label": "digit"})
+        asked = {"dataset": "digits@1", "estimator": "logistic"}
+        operation = f"operations/{self.api.post(f'models/{MODEL}/train', asked)['id']}"
+        over = ("succeeded", "failed")
+        eventually(lambda: self.api.get(operation)["state"] in over, "training", 90)
+        release = self.api.get(operation)["result"]["release"]
+        self.api.post(f"releases/{release}/publish", {})
+        plan = {"release": release, "stages": [{"name": "all"}], "deadline_s": 30 * 86_400.0}
+        self.rollout = self.api.post("rollouts", plan)["id"]
+        devices = f"rollouts/{self.rollout}/devices"
+        eventually(lambda: self.api.get(devices)["items"][0]["state"] == "ASSIGNED", "the order")
+        return release
+
+    def agent(self, *words: str) -> str:
+        """`shoal-agent ...`"""
+        return self._run("shoal.agent", *words, "--folder", str(self.folder))
+
+    def shoal(self, *words: str) -> Any:
+        """`shoal ...`"""
+        return json.loads(self._run("shoal.cli", *words, "--json"))
+
+    def carried_in(self, *options: str) -> dict[str, Any]:
+        """Take the stick to the desk; letters that came, and how many were new."""
+        receipts = self.shoal("bundle", "import", str(self.stick), *options)["parcels"]
+        return {key: sum(one[key] for one in receipts) for key in ("letters", "fresh")}
+
+    def ledger(self) -> dict[str, Any]:
+        (only,) = self.api.get(f"devices/{NAME}/ledger")["items"]
+        return only
+
+    def status(self, process: Process) -> dict[str, Any]:
+        return process.ask("GET", "/status")[1]
+
+    def waiting(self) -> int:
+        box = SqliteOutbox(self.folder / "outbox.db", limit_bytes=2**20, boot_name=str)
+        box.close()
+        return box.waiting
+
+    def _run(self, module: str, *words: str) -> str:
+        run = subprocess.run(
+            [sys.executable, "-m", module, *words],
+            env=self.environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+
+@pytest.fixture
+def gap(served: Served, tmp_path: Path) -> Gap:
+    return Gap(served.start().ready(), tmp_path)
+
+
+def test_a_release_goes_out_by_a_folder_and_what_the_device_saw_comes_back(
+    gap: Gap, tmp_path: Path
+) -> None:
+    table = write_digits(tmp_path / "digits.csv")
+    gap.enrol(table)
+    release = gap.train(table)
+    told = gap.shoal("bundle", "export", str(gap.stick), "--site", "north")
+    assert (told["releases"], told["devices"]) == ([release], [NAME])
+    assert release in gap.agent("import", str(gap.stick))  # before the agent's first start
+
+    process = Process(gap.folder)
+    try:
+        models = f"/v2/models/{MODEL}/ready"
+        process.wait_until(models)
+        process.wait_for(lambda: gap.status(process)["models"][0]["state"] == "SUCCEEDED")
+        gap.agent("export", str(gap.stick))  # while it runs
+        came = gap.carried_in()
+        assert came["letters"] == came["fresh"] + 1  # the inventory has no number
+        eventually(lambda: gap.api.get(f"rollouts/{gap.rollout}")["state"] == "FINISHED", "it")
+        device = gap.api.get(f"devices/{NAME}")
+        assert (device["releases"], device["online"]) == ({MODEL: release}, False)
+    finally:
+        process.end()
+
+    gap.agent("export", str(gap.stick))  # while it does not: the last window went to the outbox
+    twice = tmp_path / "lost and found"
+    shutil.copytree(gap.stick, twice)
+    assert gap.carried_in()["fresh"] >= 1
+    assert gap.shoal("bundle", "import", str(twice))["parcels"][0]["fresh"] == 0
+    ledger = gap.ledger()
+    assert (ledger["missing"], ledger["windows"] > 0, ledger["rows"] > 0) == (0, True, True)
+    assert gap.waiting() == ledger["received"]  # nothing left the device for being on a stick
+
+    gap.shoal("bundle", "export", str(gap.stick), "--device", NAME)
+    gap.agent("import", str(gap.stick))
+    process = Process(gap.folder)
+    try:
+        process.wait_until(models)
+        process.wait_for(lambda: not (gap.folder / "carried").exists())
+    finally:
+        process.end()
+    assert 0 < gap.waiting() < 5  # the news of this life: that a folder came, and its last window
+
+    gap.settings.write_text(gap.at_home)
+    process = Process(gap.folder)
+    try:
+        process.wait_for(lambda: gap.api.get(f"devices/{NAME}")["online"])
+        process.wait_for(lambda: gap.status(process)["waiting"] == 0)
+    finally:
+        process.end()
+    after = gap.ledger()
+    assert after["missing"] == 0
+    assert after["received"] == after["highest"] > ledger["received"]
+    verbs = [entry["verb"] for entry in gap.api.get("audit?limit=100")["items"]]
+    assert verbs.count("folder.export") == 2
+    assert verbs.count("folder.import") == 3
+    timeline = gap.api.get(f"devices/{NAME}/timeline")["items"]
+    assert [event["cause"] for event in timeline].count("folder-imported") == 2

@@ -1,0 +1,127 @@
+"""A device that no network reaches, a controller's key, and the stick between them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from broker.real import make_request
+from devices import PROFILE, Cloud, Device
+from repositories import NOW
+from shoal import parcel, stick, topics, wire
+from shoal.agent.io.bringing import Found, Station, bring
+from shoal.agent.io.carried import Brought, Carried
+from shoal.agent.io.exchange import Ears, Exchange
+from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT
+from shoal.agent.loop import Heard, Rooted
+from shoal.agent.ports import Ports
+from shoal.controller.io.ca import Authority
+from shoal.parcel import Letter, Parcel
+from shoal.stick import Label, Stick
+from shoal.trust import Order
+from supply import Power
+
+NAME = "cam-1"
+
+
+class Desk:
+    """The controller's end: signs, seals and writes sticks."""
+
+    def __init__(self, folder: Path, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.authority = Authority.create(folder / "pki", names=["localhost"], now=NOW)
+        self.version = 10
+
+    def enrol(self, folder: Path, name: str = NAME) -> None:
+        """Leave in `folder` what enrolment would."""
+        folder.mkdir(parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        issued = self.authority.issue_device(make_request(key), name, NOW)
+        form = serialization.PrivateFormat.PKCS8
+        secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+        (folder / KEY).write_bytes(secret)
+        (folder / CERTIFICATE).write_text(issued.certificate)
+        (folder / CA).write_text(self.authority.bundle)
+        (folder / ROOT).write_bytes(self.cloud.repository.root)
+        (folder / DIRECTOR).write_bytes(self.cloud.repository.director_root)
+
+    def letter(self, *orders: Order, **signing: Any) -> Letter:
+        """The next assignment of these orders."""
+        self.version += 1
+        version = signing.pop("version", self.version)
+        name = signing.pop("device", NAME)
+        signed = self.cloud.repository.orders(name, version, orders, **signing)
+        message = wire.Assignment(signed=signed, urls=self.cloud.urls())
+        return Letter("assignment", wire.encode(message))
+
+    def write(self, target: Path, *letters: Letter, name: str = NAME) -> Stick:
+        """A stick with everything, for one device."""
+        written = Stick(target)
+        for file, data in self.cloud.repository.files.items():
+            written.write(f"{stick.METADATA}/{file}", data)
+        for sha256, data in self.cloud.blobs.items():
+            written.write(f"{stick.BLOBS}/{sha256}", data)
+        self.put_parcel(written, *letters, name=name)
+        label = Label(
+            ca=self.authority.root_fingerprint, made_s=NOW, valid_until_s=NOW + 86_400,
+            devices=[name], releases=[],
+        )  # fmt: skip
+        written.write(stick.LABEL, json.dumps(msgspec_builtins(label)).encode())
+        return written
+
+    def put_parcel(self, written: Stick, *letters: Letter, name: str = NAME) -> None:
+        made = Parcel(device=name, made_s=NOW, trip="0" * 8, letters=list(letters))
+        authority = self.authority
+        sealed = parcel.seal(
+            made, parcel.DOWN, authority.controller_chain, authority.sign_as_controller
+        )
+        written.write(f"{stick.DOWN}/{name}.parcel", sealed)
+
+
+def msgspec_builtins(value: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(value)
+
+
+class Walled(Device):
+    """A Device that nothing reaches but what is brought by hand."""
+
+    def start(self, power: Power | None = None) -> None:
+        super().start(power)
+        agent = self.agent
+        ears = Ears(
+            hear=lambda it: agent.post(Heard(topics.down(NAME, it.kind), it.payload)),
+            rooted=lambda root: agent.post(Rooted(root)),
+            fault=agent.voice.fault,
+            settled=lambda: agent.updates.settled,
+            inventory=agent.inventory,
+        )
+        self.exchange = Exchange(
+            self.folder, NAME, journal=agent.ports.journal, outbox=agent.ports.outbox, ears=ears,
+            clock=agent.clock,
+        )  # fmt: skip
+
+    def run(self, seconds: float = 60.0) -> None:
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            super().run(1.0)
+            self.exchange.turn()
+
+    def bring(self, source: Stick) -> Found:
+        """`shoal-agent import`, typed by ana."""
+        station = Station(self.folder, NAME, PROFILE, "ana", self.clock.now)
+        return bring(station, source)
+
+    def report(self) -> None:
+        """The network is back, for once: everything is said."""
+        self.connect()
+        self.run(20)
+
+    def _ports(self) -> Ports:
+        network = self.downloads
+        stage = lambda model: self.slots.path(model, "stage")  # noqa: E731
+        self.downloads = Brought(network, Carried(self.folder), stage, self.clock)
+        return super()._ports()

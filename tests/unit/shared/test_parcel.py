@@ -1,0 +1,126 @@
+"""Parcels and sticks: one form for ever, bounded before they are read, whole or not there."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal import parcel
+from shoal.errors import AbsentError, BundleError, OversizeError, SettingError, ShoalError
+from shoal.parcel import UP, Letter, Parcel
+from shoal.stick import LABEL, Label, Stick
+
+MADE = Parcel(device="cam-1", made_s=1.5, trip="00c0ffee", letters=[Letter("event", b"x")])
+#: What a stick that was written today must be read as for ever.
+GOLDEN = bytes.fromhex(
+    "84a474797065ad7365616c65642d70617263656ca4626f6479c45f88a474797065a670617263656ca6646576696365"
+    "a563616d2d31a66d6164655f73cb3ff8000000000000a474726970a83030633066666565a76c6574746572739192a5"
+    "6576656e74c40178a47061727401a5706172747301a5726f6f747390ab6365727469666963617465a350454da97369"
+    "676e6174757265c403736967"
+)
+
+
+def test_a_sealed_parcel_has_its_golden_bytes() -> None:
+    assert parcel.seal(MADE, UP, "PEM", lambda _: b"sig") == GOLDEN
+    assert parcel.read(parcel.unseal(GOLDEN).body) == MADE
+    assert MADE.name == "00000000001-00c0ffee-00001.parcel"
+
+
+def test_a_seal_is_good_for_one_way_only() -> None:
+    assert parcel.signed_bytes(parcel.UP, b"x") != parcel.signed_bytes(parcel.DOWN, b"x")
+
+
+def test_a_field_that_a_newer_side_adds_is_ignored() -> None:
+    body = msgspec.msgpack.encode(msgspec.msgpack.decode(msgspec.msgpack.encode(MADE)) | {"new": 1})
+    assert parcel.read(body) == MADE
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_parcel_or_an_error_of_ours(data: bytes) -> None:
+    for read in (parcel.unseal, parcel.read):
+        with contextlib.suppress(ShoalError):
+            read(data)
+
+
+@given(st.integers(0, len(GOLDEN) - 1))
+def test_a_parcel_that_is_cut_anywhere_is_none(end: int) -> None:
+    with pytest.raises(BundleError, match="not copied whole"):
+        parcel.unseal(GOLDEN[:end])
+
+
+def test_what_is_too_long_is_not_parsed() -> None:
+    with pytest.raises(OversizeError):
+        parcel.unseal(bytes(parcel.LIMIT + 1))
+
+
+@given(st.lists(st.integers(0, 2 * parcel.FULL), max_size=12))
+def test_portions_hold_every_letter_in_order_and_fit_a_parcel(sizes: list[int]) -> None:
+    some = bytes(2 * parcel.FULL)
+    letters = [Letter("window", some[:size]) for size in sizes]
+    portions = list(parcel.portions(letters))
+    assert [one for portion in portions for one in portion] == letters
+    for portion in portions:
+        assert len(portion) == 1 or sum(len(one.payload) for one in portion) <= parcel.FULL
+
+
+@pytest.fixture
+def stick(tmp_path: Path) -> Stick:
+    made = Stick(tmp_path)
+    made.write("blobs/a", b"abc")
+    return made
+
+
+def test_a_stick_gives_back_what_was_written(stick: Stick) -> None:
+    assert stick.read("blobs/a", 3) == b"abc"
+    assert b"".join(stick.pieces("blobs/a", 3)) == b"abc"
+    assert stick.names("blobs", "") == ["blobs/a"]
+    assert stick.folders("") == ["blobs"]
+    stick.delete("blobs/a")
+    assert stick.names("blobs", "") == stick.names("nothing", "") == []
+
+
+def test_what_ends_early_leaves_no_file(stick: Stick) -> None:
+    def pieces() -> object:
+        yield b"half"
+        raise BundleError("not what was signed")
+
+    with pytest.raises(BundleError):
+        stick.receive("blobs/b", pieces())
+    assert stick.names("blobs", "") == ["blobs/a"]
+
+
+@pytest.mark.parametrize("what", ["link", "folder", "pipe", "long", "absent"])
+def test_what_is_no_plain_short_file_is_not_read(stick: Stick, what: str) -> None:
+    path = stick.folder / "blobs" / what
+    if what == "link":
+        path.symlink_to("a")
+    elif what == "folder":
+        path.mkdir()
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "long":
+        path.write_bytes(b"four")
+    with pytest.raises((BundleError, AbsentError)) as told:
+        stick.read(f"blobs/{what}", 3)
+    assert told.value.mend
+
+
+def test_a_folder_that_is_none_of_ours_says_what_would_be(stick: Stick) -> None:
+    with pytest.raises(SettingError, match="shoal bundle export"):
+        stick.label()
+    label = Label(ca="0" * 64, made_s=1.0, valid_until_s=2.0, devices=["cam-1"], releases=[])
+    stick.write(LABEL, msgspec.json.encode(label))
+    assert stick.label() == label
+    stick.write(LABEL, msgspec.json.encode(msgspec.structs.replace(label, schema=2)))
+    with pytest.raises(BundleError, match="update the older side"):
+        stick.label()
+
+
+def test_every_name_on_a_stick_is_one_that_fat_takes() -> None:
+    names = [LABEL, MADE.name, "3.release-lot-codes.json", "0" * 64]
+    assert all(name == name.lower() and not set(name) & set('<>:"/\\|?*') for name in names)
+    assert all(len(name) < 256 and not name.endswith((".", " ")) for name in names)
