@@ -145,8 +145,17 @@ def truth(engine: Engine, labels: Sequence[str] | None, rows: Sequence[int]) -> 
         return None
     if engine.regression:
         return np.array([number(labels[i]) for i in rows], np.float32)
-    known = {_canonical(name): i for i, name in enumerate(engine.manifest.labels)}
-    return np.array([known.get(_canonical(labels[i]), -1) for i in rows], np.float32)
+    return np.array(class_indices(engine.manifest.labels, [labels[i] for i in rows]), np.float32)
+
+
+def class_indices(classes: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """Where each label is among the classes; -1 for one that is none.
+
+    >>> class_indices(["0", "1"], ["1.0", " 0", "2"])
+    [1, 0, -1]
+    """
+    known = {_canonical(name): i for i, name in enumerate(classes)}
+    return [known.get(_canonical(label), -1) for label in labels]
 
 
 def number(cell: object) -> float:
