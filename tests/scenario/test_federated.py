@@ -1,0 +1,188 @@
+"""Rounds by the real engine, with simulated devices, on a virtual clock."""
+
+import numpy as np
+import pytest
+
+from pupils import MODEL, School
+from shoal.controller.service.federated import rounds
+from shoal.federated import speech
+from stand_ins import memory_folder
+
+pytestmark = pytest.mark.scenario
+
+PRIVATE = {"settings": {"most_examples": 1}}
+HIDING = {"clip": 2.0}
+HALF = {"goal": 6, "least": 5, "over": 1.0}
+MODES = {
+    "plain": {},
+    "int8": {"compression": {"kind": "int8", "zstd": True}},
+    "median": {"strategy": "median"},
+    "adam": {"strategy": "fedadam", "settings": {"lr": 0.05}},
+    "secure": {"secure": HIDING, "pace": HALF},
+    "local noise": PRIVATE | {"privacy": {"where": "local", "clip": 5.0, "noise": 1e-5}},
+    "central noise": PRIVATE | {"privacy": {"where": "central", "clip": 5.0, "noise": 1e-5}},
+    "distributed noise": PRIVATE
+    | {
+        "privacy": {"where": "distributed", "clip": 5.0, "noise": 1e-3},
+        "secure": HIDING,
+        "pace": HALF,
+    },
+}
+
+
+@pytest.fixture
+def school():
+    with memory_folder() as folder:
+        yield School(folder)
+
+
+def start(school, count=1, **wishes):
+    school.task(**wishes)
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=count)
+
+
+def task(school):
+    return rounds.get_task(school.fleet.ctx, "walk")
+
+
+def over(school, count=1):
+    """Until so many rounds are done."""
+    return lambda: task(school).rounds >= count
+
+
+def mean(school, names=None):
+    return np.mean([school.pupils[name].target for name in names or school.pupils], axis=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rounds_bring_theta_towards_where_the_devices_are(school, mode):
+    start(school, 3, **MODES[mode])
+    school.run(120, until=over(school, 3))
+    found = task(school)
+    assert found.state == "ready"
+    far = np.abs(mean(school)).max()
+    assert np.abs(school.theta(found.checkpoint) - mean(school)).max() < 0.8 * far
+    if mode in ("plain", "secure"):
+        exact = mean(school) * (1 - 0.5**3)
+        assert school.theta(found.checkpoint) == pytest.approx(exact, abs=1e-6)
+    assert not list((school.fleet.ctx.folder / "rounds").iterdir())
+    assert {one.dismissed[-1] for one in school.pupils.values()} == {""}
+
+
+def test_a_round_says_who_took_part_what_it_cost_and_how_good_it_is(school):
+    start(school)
+    school.run(60, until=over(school))
+    one = rounds.get_round(school.fleet.ctx, "walk.1")
+    assert (one.state, one.marks, one.parent) == ("DONE", {"MEASURED": 6}, 0)
+    assert one.measured.rows == 60
+    assert one.measured.accuracy == 0.5
+    assert set(one.slices) == {"class:ok", "site:north", "site:south"}
+    assert one.loss > one.measured.loss / 40
+    found = rounds.participations(school.fleet.ctx, "walk.1")
+    assert [p.device for p in found] == list(school.pupils)
+    assert all(p.chosen and p.norm > 0 and p.bytes > 160 and p.examples == 10 for p in found)
+    assert one.bytes == sum(p.bytes for p in found)
+    assert rounds.matrix(school.fleet.ctx, "walk") == found
+
+
+@pytest.mark.parametrize("mode", ["secure", "central noise"])
+def test_what_masks_or_noise_hide_is_shown_to_nobody(school, mode):
+    start(school, **MODES[mode])
+    school.run(60, until=over(school))
+    found = rounds.participations(school.fleet.ctx, "walk.1")
+    assert {(p.norm, p.cosine, p.loss) for p in found} == {(None, None, None)}
+    assert rounds.get_round(school.fleet.ctx, "walk.1").loss is None
+
+
+@pytest.mark.parametrize("silent", [speech.Boxes, speech.Piece, speech.Vote, speech.Shares])
+def test_who_falls_silent_in_a_secure_round_is_left_out_or_made_up_for(school, silent):
+    school.pupils["d03"].quiet = {silent}
+    start(school, **MODES["secure"] | {"pace": HALF | {"train_s": 90, "unmask_s": 20}})
+    school.run(300, until=over(school))
+    found = {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}
+    before_sending = silent in (speech.Boxes, speech.Piece)
+    alive = [name for name in school.pupils if name != "d03"] if before_sending else None
+    exact = mean(school, alive) / 2
+    assert school.theta(task(school).checkpoint) == pytest.approx(exact, abs=1e-6)
+    assert found["d03"].chosen is not before_sending
+    assert found["d03"].reason == {speech.Boxes: "no-boxes", speech.Piece: "no-answer"}.get(
+        silent, ""
+    )
+
+
+def test_a_round_without_enough_devices_waits_and_says_for_whom(school):
+    for name in ("d00", "d01", "d02", "d03", "d04"):
+        school.set(name, online=False)
+    start(school)
+    school.run(10)
+    assert task(school).reason.startswith("1 devices for a round of 2 to 6 (5 offline)")
+    school.set("d00", online=True)
+    school.run(60, until=over(school))
+    assert rounds.get_round(school.fleet.ctx, "walk.1").marks == {"MEASURED": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"online": False}, "offline"),
+        ({"ring": "lab"}, "other-ring"),
+        ({"releases": {"other": "other@1"}}, "other-model"),
+        ({"facts": {"ram_mb": 100}}, "little-memory"),
+        ({"facts": {"ram_mb": 900, "learning": {"rows": {MODEL: 3}}}}, "few-rows"),
+        ({"state": "decommissioned"}, ""),
+    ],
+)
+def test_only_who_fits_the_demands_is_invited(school, values, reason):
+    school.set("d05", **values)
+    start(school, demands={"ram_mb": 500, "rows": 5}, pace={"goal": 6, "least": 6, "over": 1.0})
+    school.run(10)
+    assert task(school).rounds == 0
+    assert reason in task(school).reason
+    assert not school.pupils["d05"].log
+
+
+def test_a_failed_round_is_tried_again_so_often_and_then_the_task_says_why_it_stopped(school):
+    for pupil in school.pupils.values():
+        pupil.quiet = {speech.Piece}
+    start(school, pace={"goal": 6, "least": 2, "over": 1.0, "train_s": 20})
+    school.run(300, until=lambda: task(school).state == "stopped")
+    found = rounds.list_rounds(school.fleet.ctx, task="walk")
+    assert [(one.id, one.attempt, one.reason) for one in found] == [
+        ("walk.3", 3, "too-few-updates"),
+        ("walk.2", 2, "too-few-updates"),
+        ("walk.1", 1, "too-few-updates"),
+    ]
+    assert "the 3. time in a row" in task(school).reason
+    school.run(1)
+    assert school.pupils["d00"].dismissed == ["too-few-updates"] * 3
+
+    for pupil in school.pupils.values():
+        pupil.quiet = set()
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+    school.run(60, until=over(school))
+    assert rounds.get_round(school.fleet.ctx, "walk.4").attempt == 1
+
+
+def test_a_budget_of_privacy_stops_the_rounds_and_says_so(school):
+    start(school, 50, **PRIVATE, budget={"epsilon": 3.0, "delta": 1e-6},
+          privacy={"where": "central", "clip": 5.0, "noise": 4.0})  # fmt: skip
+    school.run(200, until=lambda: task(school).state == "stopped")
+    assert "budget-spent" in task(school).reason
+    done = [one for one in rounds.list_rounds(school.fleet.ctx) if one.state == "DONE"]
+    assert 2 <= len(done) < 10
+    epsilons = [one.epsilon for one in reversed(done)]
+    assert epsilons == sorted(epsilons)
+    assert 0 < epsilons[-1] == task(school).epsilon <= 3.0
+
+
+def test_an_aborted_task_breaks_its_round_off_and_tells_the_devices(school):
+    school.pupils["d00"].quiet = {speech.Piece}
+    start(school, 5)
+    school.run(5)
+    rounds.abort(school.fleet.ctx, actor="ana", task="walk")
+    school.run(5)
+    one = rounds.get_round(school.fleet.ctx, "walk.1")
+    assert (one.state, one.reason) == ("FAILED", "aborted")
+    assert task(school).reason == "aborted by ana"
+    assert {pupil.dismissed[-1] for pupil in school.pupils.values()} == {"aborted"}
+    assert not list((school.fleet.ctx.folder / "rounds").iterdir())
