@@ -45,6 +45,22 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
 
 
+class Taught(msgspec.Struct, frozen=True, kw_only=True):
+    """The federated rounds that a release was made of; who took part, the controller knows.
+
+    rounds, devices, examples   that are in it, together
+    epsilon                     of its differential privacy; None without
+    """
+
+    task: str
+    round: int
+    rounds: int
+    devices: int
+    examples: int
+    strategy: str
+    epsilon: float | None = None
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A release, whole.
 
@@ -63,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     opset, ort        ONNX opset, and the onnxruntime versions that can run it
     dataset           "name@version" it was trained on, and its hash
     pipeline          how a device makes the model's rows of what its sources measure
+    taught            by federated rounds, where they did
     """
 
     schema: int = SCHEMA
@@ -87,6 +104,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, str] = {}
     card: File | None = None
     pipeline: Pipeline = IDENTITY
+    taught: Taught | None = None
 
     @property
     def release(self) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from shoal.controller.origin import Origin
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of everything the controller shows."""
@@ -75,6 +77,7 @@ class Device(Record, frozen=True, kw_only=True):
     releases   model -> "model@version" that serves
     variants   model -> variant that serves
     error      the last thing that went wrong, "" when nothing is
+    clock_skew_s  its clock is so far ahead, give or take clock_error_s (-1: it has not told)
     """
 
     name: str
@@ -95,6 +98,8 @@ class Device(Record, frozen=True, kw_only=True):
     facts: dict[str, Any] = {}
     error: str = ""
     error_at: float = 0.0
+    clock_skew_s: float = 0.0
+    clock_error_s: float = -1.0
 
 
 class DeviceEvent(Record, frozen=True, kw_only=True):
@@ -230,6 +235,8 @@ class Release(Record, frozen=True, kw_only=True):
                the automation key: canary ring only), "released" (signed for stable)
     trigger    what made it: "manual", or "alert:<id>"
     metrics    of the fp32 model on held-back data; by_site the main metric per site
+    origin     who taught it, where federated rounds did
+    quarantined  why nobody may publish or roll it out: a round in it is poisoned
     """
 
     model: str
@@ -253,6 +260,8 @@ class Release(Record, frozen=True, kw_only=True):
     params: dict[str, Any] = {}
     parent: str = ""
     override: str = ""
+    origin: Origin | None = None
+    quarantined: str = ""
 
     @property
     def ref(self) -> str:
@@ -479,20 +488,3 @@ class FleetHealth(Record, frozen=True, kw_only=True):
     windows_per_min: float
     running_rollouts: int
     releases: dict[str, int]
-
-
-class Ledger(Record, frozen=True, kw_only=True):
-    """What arrived of one device's outbox in one boot: missing is 0 when nothing is on its way.
-
-    received   distinct sequence numbers in the database; highest the largest of them
-    """
-
-    device: str
-    boot: str
-    received: int
-    highest: int
-    missing: int
-    windows: int
-    rows: int
-    first_at: float
-    last_at: float

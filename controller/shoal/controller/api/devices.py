@@ -5,7 +5,8 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
-from shoal.controller.records import Device, DeviceEvent, JoinToken, Ledger, Window
+from shoal.controller.ledger import Ledger
+from shoal.controller.records import Device, DeviceEvent, JoinToken, Window
 from shoal.controller.service import devices, enrolment, joining, monitoring, renewal
 from shoal.enrolment import (
     LIMIT,

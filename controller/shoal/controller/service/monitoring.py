@@ -22,13 +22,13 @@ from shoal.controller.io.tables import (
     rollout,
     window,
 )
+from shoal.controller.ledger import Ledger
 from shoal.controller.records import (
     DriftCell,
     DriftMap,
     Finding,
     FleetHealth,
     Histograms,
-    Ledger,
     Performance,
 )
 from shoal.controller.service import intake

@@ -11,11 +11,12 @@ from shoal import manifest as manifests
 from shoal.controller import verdicts
 from shoal.controller.io.tables import release
 from shoal.controller.learning import Built
+from shoal.controller.origin import Origin
 from shoal.controller.records import Operation, Release, Signature
-from shoal.controller.service import audit, changes
+from shoal.controller.service import audit, changes, quarantine
 from shoal.controller.service.context import Context
 from shoal.errors import AbsentError, ConflictError
-from shoal.manifest import File, Manifest, Variant
+from shoal.manifest import File, Manifest, Taught, Variant
 from shoal.profile import load_profiles
 from shoal.trust import CANDIDATE, RELEASE
 
@@ -34,13 +35,13 @@ def list_releases(ctx: Context, model: str = "") -> list[Release]:
     if model:
         query = query.where(release.c.model == model)
     with ctx.store.read() as db:
-        return [_record(row) for row in db.execute(query)]
+        return [_record(db, row) for row in db.execute(query).all()]
 
 
 def get_release(ctx: Context, ref: str) -> Release:
     """One release, "model@version"; AbsentError if there is none such."""
     with ctx.store.read() as db:
-        return _record(_row(db, ref))
+        return _record(db, _row(db, ref))
 
 
 def manifest_of(ctx: Context, ref: str) -> tuple[Manifest, bytes]:
@@ -100,11 +101,13 @@ def publish(ctx: Context, *, actor: str, ref: str, override: str = "") -> Releas
     override   why, in spite of a gate's no: it is kept and audited, and then every variant that
                exists is listed for every profile that would like it
 
-    ConflictError for a refused release without an override. Publishing twice changes nothing.
+    ConflictError for a refused release without an override, and for one in quarantine whatever is
+    said. Publishing twice changes nothing.
     """
     found = get_release(ctx, ref)
     if found.state == RELEASED:
         return found
+    quarantine.check(found)
     if found.state == REFUSED and not override:
         raise ConflictError(
             f"{ref} was refused: {why_refused(ctx, ref)}",
@@ -123,6 +126,7 @@ def sign_candidate(ctx: Context, ref: str) -> Release:
     found = get_release(ctx, ref)
     if found.state in (SIGNED_CANDIDATE, RELEASED):
         return found
+    quarantine.check(found)
     if found.state == REFUSED:
         raise ConflictError(f"{ref} was refused: {why_refused(ctx, ref)}", "train a better one")
     return _sign(ctx, found, CANDIDATE, "automation", state=SIGNED_CANDIDATE)
@@ -137,7 +141,7 @@ def why_refused(ctx: Context, ref: str) -> str:
 def latest_of(ctx: Context, model: str) -> str:
     """The newest signed release, else the newest that no gate refused, else ""."""
     order = {RELEASED: 0, SIGNED_CANDIDATE: 1, VALIDATED: 1}
-    found = [r for r in list_releases(ctx, model) if r.state in order]
+    found = [r for r in list_releases(ctx, model) if r.state in order and not r.quarantined]
     best = min(found, key=lambda r: (order[r.state], -r.version), default=None)
     return best.ref if best else ""
 
@@ -215,6 +219,23 @@ def _manifest(
         created_s=ctx.clock(),
         dataset=operation.params["dataset"],
         dataset_sha256=operation.params["dataset_sha256"],
+        taught=_taught(operation),
+    )
+
+
+def _taught(operation: Operation) -> Taught | None:
+    told = operation.params.get("origin")
+    if told is None:
+        return None
+    origin = msgspec.convert(told, Origin)
+    return Taught(
+        task=origin.task,
+        round=origin.number,
+        rounds=len(origin.rounds),
+        devices=len(origin.devices),
+        examples=sum(one.examples for one in origin.devices),
+        strategy=origin.strategy,
+        epsilon=origin.epsilon,
     )
 
 
@@ -222,6 +243,7 @@ def _report(operation: Operation, built: Built) -> dict[str, Any]:
     facts = {name: getattr(built, name) for name in _REPORT if hasattr(built, name)}
     facts |= {"estimator": operation.params["estimator"], "signatures": []}
     facts |= {"features": [f.name for f in built.features], "why_refused": built.why_refused}
+    facts |= {"origin": operation.params.get("origin")}
     return msgspec.to_builtins(facts)
 
 
@@ -234,7 +256,9 @@ def _row(db: Connection, ref: str) -> Row[Any]:
     return row
 
 
-def _record(row: Row[Any]) -> Release:
+def _record(db: Connection, row: Row[Any]) -> Release:
     columns = {str(k): v for k, v in row._mapping.items() if k not in ("report", "manifest")}
     report = {name: row.report[name] for name in _REPORT}
+    origin = row.report.get("origin")
+    report |= {"origin": origin, "quarantined": quarantine.why(db, origin)}
     return msgspec.convert(columns | report, Release)

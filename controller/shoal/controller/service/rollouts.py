@@ -14,7 +14,16 @@ from shoal.controller.records import Page, Rollout, RolloutDevice, RolloutPlan, 
 from shoal.controller.rollout import ENDED, Effect, Event, StageEvent, StageState, State
 from shoal.controller.rollout import stage_step as stage_step_of
 from shoal.controller.rollout import step as step_of
-from shoal.controller.service import alerts, assignments, audit, changes, cursors, stages, undo
+from shoal.controller.service import (
+    alerts,
+    assignments,
+    audit,
+    changes,
+    cursors,
+    quarantine,
+    stages,
+    undo,
+)
 from shoal.controller.service.context import Context
 from shoal.errors import AbsentError, ConflictError, InputError
 
@@ -32,6 +41,7 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
     ident = f"r-{ctx.random.getrandbits(32):08x}"
     with ctx.store.write() as db:
         model = assignments.signed_release(db, plan.release).manifest.model
+        quarantine.check_release(db, plan.release)
         _make_room(db, ctx, actor, model, ident)
         taken = cohort.freeze(ident, plan.stages, _candidates(db))
         if not taken:
@@ -125,12 +135,24 @@ def resume(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
     """Go on. A failed stage tries its failed devices again, an inconclusive one is accepted."""
     with ctx.store.write() as db:
         row = _row(db, id)
+        quarantine.check_release(db, row.release)
         _move(db, ctx, row, Event.RESUMED, "")
         _reopen(db, ctx, row)
         alerts.close(db, ctx, rollout_key(id), f"resumed by {actor}")
         audit.record(db, ctx, actor, "rollout.resume", id)
         stages.advance(db, ctx, id)
     return get_rollout(ctx, id)
+
+
+def hold(db: Connection, ctx: Context, *, release: str, reason: str) -> list[str]:
+    """Pause every rollout of a release that runs; which they were."""
+    running = select(rollout).where(
+        rollout.c.release == release, rollout.c.state == State.RUNNING.value
+    )
+    held = db.execute(running).all()
+    for row in held:
+        _move(db, ctx, row, Event.HELD, reason)
+    return [row.id for row in held]
 
 
 def abort(ctx: Context, *, actor: str, id: str, rollback: bool = False) -> Rollout:  # noqa: A002

@@ -6,16 +6,19 @@ from typing import Any
 import msgspec
 
 from shoal import manifest
-from shoal.controller.learning import IMPORTED, Job, read_params
-from shoal.controller.records import DatasetVersion, Operation
+from shoal.controller.learning import IMPORTED, Checkpoint, Job, read_params
+from shoal.controller.origin import Origin
+from shoal.controller.records import DatasetVersion, Operation, Release
 from shoal.controller.service import datasets, models, operations, releases
 from shoal.controller.service.context import Context
+from shoal.controller.service.federated import tasks
 from shoal.errors import ConflictError, DatasetError, ShoalError
 from shoal.pipeline import Pipeline
 
-TRAIN, IMPORT = "train", "import"
+TRAIN, IMPORT, CHECKPOINT = "train", "import", "checkpoint"
 #: What an operation's `trigger` begins with when automation asked for it.
 AUTOMATIC = "alert:"
+ROUNDS = "rounds:"
 
 
 def start_training(
@@ -70,17 +73,47 @@ def start_import(
     return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, "manual", given)
 
 
+def start_checkpoint(
+    ctx: Context,
+    *,
+    actor: str,
+    dataset: str,
+    base: Release,
+    labels: Sequence[str],
+    pipeline: Pipeline,
+    onnx: str,
+    checkpoint: Mapping[str, Any],
+    origin: Origin,
+    trigger: str,
+) -> Operation:
+    """Ask for a release of what federated rounds made of `base`.
+
+    dataset      real rows to measure, calibrate and take golden vectors from; held back are the
+                 same ones as for the base, where it was trained on them
+    onnx         SHA-256 of the inference graph; checkpoint: learning.Checkpoint, its files as
+                 SHA-256
+    """
+    version = datasets.get_dataset(ctx, dataset)
+    for sha256 in (onnx, checkpoint["theta"], checkpoint["graph"]):
+        ctx.blobs.path(sha256)
+    split = {name: value for name, value in base.params.items() if name in ("seed", "holdout")}
+    params = split | {"pipeline": msgspec.to_builtins(pipeline)}
+    given = {"onnx": onnx, "labels": list(labels), "checkpoint": dict(checkpoint)}
+    given["origin"] = msgspec.to_builtins(origin)
+    return _start(ctx, actor, CHECKPOINT, base.model, version, IMPORTED, params, trigger, given)
+
+
 def run_operation(ctx: Context, ident: str) -> Operation:
     """Do the work of a claimed operation to its end; a failure ends in it, with the mend."""
     operation = operations.get_operation(ctx, ident)
     try:
-        made = _release(ctx, operation)
+        result = _result(ctx, operation)
     except ShoalError as error:
         return operations.finish(ctx, ident, error=str(error))
     except Exception as error:
         operations.finish(ctx, ident, error=f"{type(error).__name__}: {error!s:.500}")
         raise  # a bug: its traceback belongs in the operation's log
-    return operations.finish(ctx, ident, result={"release": made})
+    return operations.finish(ctx, ident, result=result)
 
 
 def _start(
@@ -107,6 +140,18 @@ def _start(
     return operations.enqueue(ctx, actor=actor, kind=kind, subject=model, params=whole | given)
 
 
+def _result(ctx: Context, operation: Operation) -> dict[str, Any]:
+    if operation.kind != tasks.FEDERATE:
+        return {"release": _release(ctx, operation)}
+
+    def say(fraction: float, step: str) -> None:
+        operations.progress(ctx, operation.id, fraction, step)
+
+    release = operation.params["release"] or _release(ctx, operation)
+    tasks.prepare(ctx, operation, release, say)
+    return {"task": operation.params["task"], "release": release}
+
+
 def _release(ctx: Context, operation: Operation) -> str:
     """Build, pack, and sign as candidate what automation asked for; the release's name."""
     if ctx.learning is None:
@@ -119,7 +164,8 @@ def _release(ctx: Context, operation: Operation) -> str:
     say(0.95, "packing")
     parent = releases.latest_of(ctx, operation.subject)
     made = releases.pack(ctx, operation, built, parent)
-    if operation.params["trigger"].startswith(AUTOMATIC) and made.state == releases.VALIDATED:
+    automatic = operation.params["trigger"].startswith((AUTOMATIC, ROUNDS))
+    if automatic and not made.quarantined and made.state == releases.VALIDATED:
         say(0.98, "signing as candidate")
         releases.sign_candidate(ctx, made.ref)
     return made.ref
@@ -138,4 +184,16 @@ def _job(ctx: Context, operation: Operation) -> Job:
         onnx=ctx.blobs.path(onnx) if onnx else None,
         variants={k: ctx.blobs.path(v) for k, v in params.get("variants", {}).items()},
         labels=params.get("labels", []),
+        checkpoint=_checkpoint(ctx, params.get("checkpoint")),
+    )
+
+
+def _checkpoint(ctx: Context, told: Mapping[str, Any] | None) -> Checkpoint | None:
+    if told is None:
+        return None
+    return Checkpoint(
+        theta=ctx.blobs.path(told["theta"]),
+        graph=ctx.blobs.path(told["graph"]),
+        personal=tuple((start, stop) for start, stop in told["personal"]),
+        notes=tuple(told["notes"]),
     )

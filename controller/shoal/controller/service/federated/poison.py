@@ -1,0 +1,112 @@
+"""A poisoned round, and what is done about all that came of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, select
+
+from shoal.controller.federated.lineage import START, Grown, newest_clean, spoiled
+from shoal.controller.federated.records import Task
+from shoal.controller.federated.rounds import ENDED
+from shoal.controller.io.tables import federated_round, release
+from shoal.controller.service import audit, changes, quarantine, rollouts
+from shoal.controller.service.context import Context
+from shoal.controller.service.federated import rows
+from shoal.errors import AbsentError, InputError
+
+DONE = "DONE"
+#: Slug of a try that started from a poisoned checkpoint, and is broken off.
+POISONED = "quarantined"
+
+
+def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Task:
+    """Mark a round as poisoned, for good, and every checkpoint that came of it.
+
+    The task goes on from its newest clean checkpoint; a try that started from a poisoned one is
+    broken off by the engine. No release of them can be published or rolled out from now on, and
+    their running rollouts are paused. Devices that serve one go on until somebody says otherwise:
+    `shoal rollout abort --rollback`.
+
+    AbsentError for a round that made no checkpoint, InputError without a reason.
+    """
+    if not why.strip():
+        raise InputError("a quarantine without a reason", "say why: it is kept and shown")
+    with ctx.store.write() as db:
+        before = rows.task_of(rows.task_row(db, task))
+        tries = db.execute(select(federated_round).where(federated_round.c.task == task)).all()
+        line = _line(tries)
+        if number not in {grown.number for grown in line}:
+            raise AbsentError("checkpoint", f"{task}.{number}", f"see: shoal round list {task}")
+        already = {row.number for row in tries if row.state == DONE and row.poisoned}
+        bad = spoiled(line, already | {number})
+        marked = _mark(db, ctx, tries, bad, number, why.strip())
+        _rewind(db, ctx, before, tries, newest_clean(line, bad))
+        held = _hold(db, ctx, task)
+        audit.record(
+            db, ctx, actor, "round.quarantine", f"{task}.{number}", why=why.strip(),
+            rounds=sorted(bad), marked=marked, rollouts=held,
+        )  # fmt: skip
+        return rows.task_of(rows.task_row(db, task))
+
+
+def _line(tries: Sequence[Row[Any]]) -> list[Grown]:
+    """Every round that made a checkpoint, and what single updates of it started from."""
+    parents = {row.number: row.parent for row in tries if row.state == DONE}
+    return [
+        Grown(
+            number=row.number,
+            parent=row.parent,
+            older=tuple(
+                parents.get(one.number, START) for one in rows.journal_of(row).carried.values()
+            ),
+        )
+        for row in tries
+        if row.state == DONE
+    ]
+
+
+def _mark(
+    db: Connection,
+    ctx: Context,
+    tries: Sequence[Row[Any]],
+    bad: frozenset[int],
+    number: int,
+    why: str,
+) -> list[str]:
+    """Write it on the rounds, and on a try that runs on a poisoned theta; which they were."""
+    ended, marked = {state.value for state in ENDED}, []
+    for row in tries:
+        runs_on = row.state not in ended and row.parent in bad
+        if row.poisoned or not (runs_on or (row.state == DONE and row.number in bad)):
+            continue
+        told = why if row.number == number else f"it came of round {number}: {why}"
+        rows.set_round(db, ctx, row.id, poisoned=told)
+        marked.append(row.id)
+    return marked
+
+
+def _rewind(
+    db: Connection, ctx: Context, task: Task, tries: Sequence[Row[Any]], clean: int
+) -> None:
+    """The task's newest checkpoint is its newest clean one; the privacy that was spent stays so."""
+    if task.parent == clean or task.prepared is None:
+        return
+    found = next((row for row in tries if row.state == DONE and row.number == clean), None)
+    rows.set_task(
+        db, ctx, task.name, parent=clean,
+        checkpoint=found.checkpoint if found else task.prepared.theta,
+        memory=found.memory if found else "",
+    )  # fmt: skip
+
+
+def _hold(db: Connection, ctx: Context, task: str) -> list[str]:
+    """Pause the rollouts of releases that are in quarantine now."""
+    held = []
+    for row in db.execute(select(release.c.model, release.c.version, release.c.report)).all():
+        reason = quarantine.why(db, row.report.get("origin"))
+        if not reason:
+            continue
+        ref = f"{row.model}@{row.version}"
+        held += rollouts.hold(db, ctx, release=ref, reason=f"quarantine: {reason}")
+        changes.note(db, ctx, "release", ref)
+    return held

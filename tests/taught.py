@@ -1,0 +1,141 @@
+"""Federated tasks with rounds behind them, as the engine leaves them in the database."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+from onnx import ModelProto
+
+from shoal.controller.federated import rounds as machine
+from shoal.controller.federated.plans import plan_of
+from shoal.controller.federated.records import (
+    AskedLearning,
+    AskedPace,
+    AskedPrivacy,
+    Participation,
+    Prepared,
+    TaskPlan,
+)
+from shoal.controller.gradient.losses import Loss
+from shoal.controller.gradient.make import loss_graph, prepare, step_graph
+from shoal.controller.io.tables import federated_round, federated_task
+from shoal.controller.records import Release
+from shoal.controller.service import releases
+from shoal.controller.service.context import Context
+from shoal.controller.service.federated import rows
+from shoal.params import F32
+
+DEVICES = {"press-1": "north", "press-2": "north", "mill-1": "south", "mill-2": "south"}
+UPDATED, LOST, REFUSED = machine.Mark.UPDATED, machine.Mark.LOST, machine.Mark.REFUSED
+
+
+def prepared_of(ctx: Context, base: Release) -> tuple[Prepared, F32]:
+    """The graphs of a task that begins with this release, and its theta."""
+    manifest, _ = releases.manifest_of(ctx, base.ref)
+    model = ModelProto.FromString(ctx.blobs.read(manifest.variant("fp32").file.sha256))
+    made = prepare(model, Loss("cross-entropy"))
+    files = {
+        "graph": step_graph(made).SerializeToString(),
+        "loss_graph": loss_graph(made).SerializeToString(),
+        "inference": made.inference.SerializeToString(),
+        "theta": made.theta.tobytes(),
+    }
+    kept = {name: ctx.blobs.put_bytes(data).sha256 for name, data in files.items()}
+    return msgspec.convert(kept | {"size": made.theta.size}, Prepared), made.theta
+
+
+def add_task(
+    ctx: Context, name: str, release: str, prepared: Prepared, *, private: bool = False
+) -> TaskPlan:
+    """A task that is ready."""
+    plan = TaskPlan(
+        name=name, release=release, learning=AskedLearning(lr=0.1),
+        pace=AskedPace(goal=3, least=2), settings={"most_examples": 1} if private else {},
+        privacy=AskedPrivacy(where="central", clip=1.0, noise=1.0) if private else None,
+    )  # fmt: skip
+    with ctx.store.write() as db:
+        db.execute(
+            federated_task.insert().values(
+                name=name, model=release.partition("@")[0], release=release, state=rows.READY,
+                plan=msgspec.to_builtins(plan), prepared=msgspec.to_builtins(prepared), spent=[],
+                created_at=ctx.clock(), created_by="ana", checkpoint=prepared.theta,
+            )
+        )  # fmt: skip
+    return plan
+
+
+def add_round(
+    ctx: Context,
+    plan: TaskPlan,
+    number: int,
+    theta: F32,
+    *,
+    parent: int | None = None,
+    state: machine.State = machine.State.DONE,
+    marks: Mapping[str, machine.Mark] | None = None,
+    result: Mapping[str, object] | None = None,
+    facts: Mapping[str, Mapping[str, object]] | None = None,
+    carried: Mapping[str, machine.Origin] | None = None,
+) -> str:
+    """One round whose checkpoint is `theta`, and which the task goes on from; its id."""
+    parent = number - 1 if parent is None else parent
+    marks = marks or dict.fromkeys(DEVICES, UPDATED)
+    attempt = number.to_bytes(16)
+    asked = plan_of(plan, number=number, attempt=attempt, invited=4, now_s=ctx.clock())
+    done = state is machine.State.DONE
+    sha256 = ctx.blobs.put_bytes(theta.astype("<f4").tobytes()).sha256 if done else ""
+    reasons = {
+        n: "busy" if m is REFUSED else "no-answer" for n, m in marks.items() if m in (REFUSED, LOST)
+    }
+    journal = machine.Round(
+        task=plan.name, number=number, attempt=attempt, pace=plan.pace, state=state,
+        marks=dict(marks), reasons=reasons, carried=dict(carried or {}),
+    )  # fmt: skip
+    ident = f"{plan.name}.{number}"
+    with ctx.store.write() as db:
+        task = rows.task_of(rows.task_row(db, plan.name))
+        db.execute(
+            federated_round.insert().values(
+                id=ident, task=plan.name, number=number, attempt=1, state=state.value,
+                journal=msgspec.to_builtins(journal), plan=msgspec.to_builtins(asked),
+                parent=parent, theta=task.checkpoint, checkpoint=sha256,
+                result=dict(result or {}), started_at=ctx.clock() - 60,
+                ended_at=ctx.clock() if state in machine.ENDED else 0.0,
+            )
+        )  # fmt: skip
+        rows.keep_participations(
+            db, ident, _participations(ident, plan, number, marks, reasons, facts or {})
+        )
+        if done:
+            rows.set_task(
+                db, ctx, plan.name, checkpoint=sha256, parent=number, rounds=task.rounds + 1
+            )
+    return ident
+
+
+def walk(theta: F32, steps: int, seed: int = 0) -> Sequence[F32]:
+    """Thetas near one another, as rounds make them."""
+    random = np.random.default_rng(seed)
+    return [
+        (theta + random.normal(size=theta.size) * 1e-3 * step).astype(np.float32)
+        for step in range(1, steps + 1)
+    ]
+
+
+def _participations(
+    ident: str,
+    plan: TaskPlan,
+    number: int,
+    marks: Mapping[str, machine.Mark],
+    reasons: Mapping[str, str],
+    facts: Mapping[str, Mapping[str, object]],
+) -> list[Participation]:
+    return [
+        Participation(
+            round=ident, device=name, site=DEVICES.get(name, "east"), task=plan.name,
+            number=number, mark=mark.value, reason=reasons.get(name, ""),
+            **{"examples": 10, "chosen": True} | dict(facts.get(name, {}))  # type: ignore[arg-type]
+            if mark not in (REFUSED, LOST) else {},
+        )
+        for name, mark in marks.items()
+    ]  # fmt: skip
