@@ -1,12 +1,12 @@
 """A frame's way: source, pipeline of the release that serves, model, sinks."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from shoal.agent.faults import Fault
 from shoal.agent.frames import Frame, Prediction, Quality
+from shoal.agent.labels import class_indices, number
 from shoal.agent.serving import Engine, Serving
 from shoal.errors import InputError, ShoalError
 from shoal.outputs import predicted
@@ -148,30 +148,6 @@ def truth(engine: Engine, labels: Sequence[str] | None, rows: Sequence[int]) -> 
     return np.array(class_indices(engine.manifest.labels, [labels[i] for i in rows]), np.float32)
 
 
-def class_indices(classes: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """Where each label is among the classes; -1 for one that is none.
-
-    >>> class_indices(["0", "1"], ["1.0", " 0", "2"])
-    [1, 0, -1]
-    """
-    known = {_canonical(name): i for i, name in enumerate(classes)}
-    return [known.get(_canonical(label), -1) for label in labels]
-
-
-def number(cell: object) -> float:
-    """A cell of a table as a number; NaN for what is none."""
-    try:
-        return float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return math.nan
-
-
 def _refuses(engine: Engine) -> bool:
     line = engine.manifest.pipeline
     return line.missing == "refuse" and not any(i.missing for i in line.inputs)
-
-
-def _canonical(name: str) -> str:
-    """ "3", "3.0" and " 3" name the same class."""
-    value = number(name)
-    return f"{value:g}" if math.isfinite(value) else name.strip()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shoal.agent.flow import class_indices, number
+from shoal.agent.labels import class_indices, number
 from shoal.errors import RefusedError
 from shoal.federated.plan import Learning
 from shoal.federated.speech import Slice

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import msgspec
 
 from shoal.agent.faults import Fault
-from shoal.agent.flow import number
 from shoal.agent.frames import FeedHealth, Frame, Latest, Prediction, Quality, Value
 from shoal.agent.io.feeds.broker import Broker, BrokerSettings, Packet
 from shoal.agent.io.feeds.connecting import Connecting
 from shoal.agent.io.feeds.feed import Context, Emit
 from shoal.agent.io.feeds.table import seconds
+from shoal.agent.labels import number
 from shoal.agent.sparkplug_host import Host
 from shoal.errors import DatasetError, SettingError, ShoalError, WireError
 

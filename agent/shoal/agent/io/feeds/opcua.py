@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import msgspec
 
 from shoal.agent.faults import Fault
-from shoal.agent.flow import number
 from shoal.agent.frames import FeedHealth, Latest, Prediction, Quality, Value
 from shoal.agent.io.feeds.connecting import Connecting
 from shoal.agent.io.feeds.feed import Context, Emit, ServerSettings
 from shoal.agent.io.feeds.plugins import needs
+from shoal.agent.labels import number
 from shoal.errors import LinkError, SettingError
 
 #: Seconds between two looks at whether the connection stands, and at whether to stop.

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shoal.agent.flow import number
 from shoal.agent.io.feeds.plugins import needs
+from shoal.agent.labels import number
 from shoal.errors import DatasetError
 from shoal.sketch import F32
 

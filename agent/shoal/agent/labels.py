@@ -1,0 +1,28 @@
+"""What a label says: a class by its name, or a value."""
+
+import math
+from collections.abc import Sequence
+
+
+def class_indices(classes: Sequence[str], labels: Sequence[str]) -> list[int]:
+    """Where each label is among the classes; -1 for one that is none.
+
+    >>> class_indices(["0", "1"], ["1.0", " 0", "2"])
+    [1, 0, -1]
+    """
+    known = {_canonical(name): i for i, name in enumerate(classes)}
+    return [known.get(_canonical(label), -1) for label in labels]
+
+
+def number(cell: object) -> float:
+    """A cell of a table as a number; NaN for what is none."""
+    try:
+        return float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _canonical(name: str) -> str:
+    """ "3", "3.0" and " 3" name the same class."""
+    value = number(name)
+    return f"{value:g}" if math.isfinite(value) else name.strip()
