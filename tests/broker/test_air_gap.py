@@ -146,10 +146,10 @@ def test_a_release_goes_out_by_a_folder_and_what_the_device_saw_comes_back(
     assert gap.waiting() == ledger["received"]  # nothing left the device for being on a stick
 
     gap.shoal("bundle", "export", str(gap.stick), "--device", NAME)
-    gap.agent("import", str(gap.stick))
     process = Process(gap.folder)
     try:
         process.wait_until(models)
+        gap.agent("import", str(gap.stick))  # while it runs
         process.wait_for(lambda: not (gap.folder / "carried").exists())
     finally:
         process.end()

@@ -11,7 +11,7 @@ from shoal.agent.io import local
 from shoal.agent.io.bringing import Station, bring
 from shoal.agent.io.config import load
 from shoal.agent.io.facts import read_facts
-from shoal.agent.io.folder import JOURNAL
+from shoal.agent.io.folder import JOURNAL, give
 from shoal.agent.io.handing import ask_agent, hand_over
 from shoal.agent.io.journal import read_floors
 from shoal.errors import SettingError
@@ -56,6 +56,7 @@ def hand_out(folder: Path, target: Path, stopped: Callable[[], bytes]) -> list[s
         try:
             inventory = stopped()
         finally:
+            give(folder, folder.iterdir())
             os.close(held)
     now_s = max(time.time(), read_floors(folder / JOURNAL).time_s)
     handed = hand_over(folder, device, inventory, Stick(target), now_s)

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from shoal import bundle
-from shoal.agent.io.folder import CARRIED
+from shoal.agent.io.folder import CARRIED, give
 from shoal.agent.io.slots import sync, write_durable
 from shoal.agent.ports import Downloads
 from shoal.errors import AbsentError, BundleError, ConflictError, LinkError, StorageError
@@ -122,6 +122,7 @@ class Carried:
             for name in (BLOBS, METADATA):
                 (self._folder / name).mkdir(parents=True, exist_ok=True)
             sync(self._home)
+            self._give()
 
     def keep_blob(self, sha256: str, pieces: Iterable[bytes]) -> None:
         """Keep a file whose content is known; BundleError for any other. Again is no work."""
@@ -167,12 +168,7 @@ class Carried:
             self._give()
 
     def _give(self) -> None:
-        """What root has brought belongs to the agent's user."""
-        if os.geteuid():
-            return
-        owner = self._home.stat()
-        for path in (self._folder, *self._folder.rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid)
+        give(self._home, (self._folder, *self._folder.rglob("*")))
 
     def _small(self, name: str, limit: int) -> bytes:
         try:

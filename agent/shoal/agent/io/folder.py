@@ -1,5 +1,7 @@
 """What lies in the agent's folder, and by what name."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from shoal.errors import SettingError
@@ -25,3 +27,12 @@ def read_trusted(folder: Path, name: str) -> bytes:
         raise SettingError(
             f"{folder / name}: {error.strerror}", "enrol this device again"
         ) from error
+
+
+def give(home: Path, paths: Iterable[Path]) -> None:
+    """What root has made in the agent's folder `home` belongs to the agent's user."""
+    if os.geteuid():
+        return
+    owner = home.stat()
+    for path in paths:
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -11,7 +11,7 @@ seen; the journal, not the link, decides what serves.
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,8 +20,11 @@ from shoal import bundle
 from shoal.agent.update import Slot
 from shoal.errors import BundleError, StorageError
 from shoal.manifest import File, Manifest, check_model
+from shoal.manifest import parse as parse_manifest
 
 _LINK, _CARD = "current", "slot.json"
+#: What a download may leave beside the whole files, named by their hash (io/download.py).
+_PARTS = (".part", ".delta", ".whole")
 
 
 class DiskSlots:
@@ -38,10 +41,15 @@ class DiskSlots:
         return bundle.read_manifest(self.path(model, slot))
 
     def put_manifest(self, model: str, data: bytes) -> None:
-        """Begin a stage with a verified manifest; what is there of the same release is kept."""
+        """Begin a stage with a verified manifest; what is there of its files is kept, no more."""
         stage = self.path(model, "stage")
+        files = list(parse_manifest(data).files())
+        kept = {f.name for f in files} | {f.sha256 + end for f in files for end in _PARTS}
         with _translated(stage):
             stage.mkdir(parents=True, exist_ok=True)
+            for path in list(stage.iterdir()):
+                if path.name not in kept:
+                    path.unlink()  # of an order that this one superseded
             write_durable(stage / bundle.MANIFEST, data)
 
     def staged(self, model: str, sha256: str) -> Manifest:
@@ -142,6 +150,19 @@ class DiskSlots:
         for name in ("stage", "a.old", "b.old"):
             shutil.rmtree(folder / name, ignore_errors=True)
 
+    def sweep(self, busy: Collection[str]) -> None:
+        """Clean every model that is not `busy` with an update, whether anybody knows it or not."""
+        for model in self._models():
+            if model not in busy:
+                self.clean(model)
+
+    def missing(self, model: str, files: Sequence[File]) -> int:
+        """Bytes that the stage still lacks of `files`: room that a download needs."""
+        stage, lacks = self.path(model, "stage"), 0
+        for file in files:
+            there = [stage / file.name, *(stage / (file.sha256 + end) for end in _PARTS)]
+            have = max(path.stat().st_size for path in there if path.is_file())
+
     def held(self, model: str) -> dict[str, Path]:
         """sha256 -> path of every file in either slot, as their manifests say; not verified."""
         found = {}
@@ -152,6 +173,10 @@ class DiskSlots:
                     if (folder / file.name).is_file():
                         found[file.sha256] = folder / file.name
         return found
+
+    def present(self) -> set[str]:
+        """sha256 of every file in any slot of any model."""
+        return {sha256 for model in self._models() for sha256 in self.held(model)}
 
     def free_bytes(self) -> int:
         with _translated(self._folder):
@@ -184,7 +209,8 @@ class DiskSlots:
 def write_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file so that either the old or the new content is there, whenever the power fails."""
     new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    descriptor = os.open(new, flags, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
