@@ -14,8 +14,8 @@ from pathlib import Path
 from shoal import bundle
 from shoal.agent.inference import Inference
 from shoal.agent.io.endpoint import Endpoint
-from shoal.agent.io.probe import rss_mb
 from shoal.agent.io.runtime import OrtLoader, limit_arenas
+from shoal.agent.io.trial import rss_mb
 from shoal.agent.serving import Serving
 from shoal.agent.update import Slot
 from shoal.profile import profile

@@ -22,7 +22,7 @@ from bench.measuring import compare, interleave
 from bench.releases import INPUT, MODEL, make_release, perceptron
 from bench.report import Aim, Found
 from shoal.agent.io.folder import MODELS, SOCKET
-from shoal.agent.io.runtime import ENVIRONMENT
+from shoal.agent.io.session import ENVIRONMENT
 
 RSS = Aim(at_most=90.0)
 _BARE = "import onnxruntime, session, run"

@@ -23,7 +23,8 @@ from bench.measuring import F64, compare, interleave, latencies, mean_us, quanti
 from bench.releases import INPUT, MODEL, OUTPUT, convolutional, install, make_release, perceptron
 from bench.report import Aim, Found, Row
 from shoal.agent.io.folder import SOCKET
-from shoal.agent.io.runtime import OrtLoader, import_ort
+from shoal.agent.io.runtime import OrtLoader
+from shoal.agent.io.session import import_ort
 from shoal.agent.io.slots import DiskSlots
 from shoal.agent.serving import Serving
 from shoal.profile import Profile, profile

@@ -161,7 +161,7 @@ class _Graph:
 
 
 def _answers(graph: bytes, rows: F32) -> F32:
-    from shoal.agent.io.runtime import import_ort
+    from shoal.agent.io.session import import_ort
 
     session = import_ort().InferenceSession(graph, providers=["CPUExecutionProvider"])
     said: F32 = session.run([OUTPUT], {INPUT: rows})[0]

@@ -1,6 +1,6 @@
 """Whether a release may serve here: verdicts on what the probe measured and on what was observed.
 
-Numbers in, verdict out. Who measures is io/probe.py (off the serving path) and serving.py.
+Numbers in, verdict out. Who measures is io/trial.py (off the serving path) and serving.py.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import msgspec
 
 from shoal.profile import Profile
 
-#: Interference only ever adds latency, so the best of a few rounds is judged (io/probe.py).
+#: Interference only ever adds latency, so the best of a few rounds is judged (io/trial.py).
 RUNS = 50
 #: Share of requests that may go wrong or be slow beyond what they did before the swap.
 TOLERATED = 0.05
