@@ -34,6 +34,27 @@ def test_whoever_is_lost_the_sum_of_the_others_is_exact_or_there_is_none(count, 
                     cohort.run(numbers, lost)
 
 
+@pytest.mark.parametrize("count", [3, 4, 5, 6])
+def test_however_many_are_lost_at_each_stage_the_sum_of_the_others_is_exact_or_there_is_none(
+    count: int,
+) -> None:
+    for seed, fates in enumerate(
+        itertools.combinations_with_replacement(("stays", *STAGES), count)
+    ):
+        cohort = Cohort(count, seed=seed)
+        numbers = cohort.numbers(9)
+        drawn = random.Random(seed).sample(fates, count)
+        fate = dict(zip(cohort.names, drawn, strict=True))
+        lost = {name: stage for name, stage in fate.items() if stage != "stays"}
+        if fates.count("stays") - 1 >= cohort.terms.threshold:
+            found, alive = cohort.run(numbers, lost)
+            assert alive == [n for n in cohort.names if fate[n] in ("stays", STAGES[2])]
+            assert np.array_equal(found, total(numbers, alive))
+        else:
+            with pytest.raises((ConflictError, RefusedError)):
+                cohort.run(numbers, lost)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_two_hundred_devices_lose_some_at_every_stage_and_the_sum_is_exact(seed: int) -> None:
     cohort = Cohort(200, degree=40, threshold=23, least=100, seed=seed)
