@@ -1,6 +1,6 @@
 """Federated tasks with rounds behind them, as the engine leaves them in the database."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 import numpy as np
@@ -76,6 +76,8 @@ def add_round(
     result: Mapping[str, object] | None = None,
     facts: Mapping[str, Mapping[str, object]] | None = None,
     carried: Mapping[str, machine.Origin] | None = None,
+    late: int = 0,
+    still: Set[str] = frozenset(),
 ) -> str:
     """One round whose checkpoint is `theta`, and which the task goes on from; its id."""
     parent = number - 1 if parent is None else parent
@@ -89,7 +91,8 @@ def add_round(
     }
     journal = machine.Round(
         task=plan.name, number=number, attempt=attempt, pace=plan.pace, state=state,
-        marks=dict(marks), reasons=reasons, carried=dict(carried or {}),
+        marks=dict(marks), carried=dict(carried or {}), late=late,
+        reasons=reasons | dict.fromkeys(still, machine.STILL_TRAINING),
     )  # fmt: skip
     ident = f"{plan.name}.{number}"
     with ctx.store.write() as db:

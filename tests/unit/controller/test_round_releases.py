@@ -12,7 +12,7 @@ from shoal.controller.io.tables import device
 from shoal.controller.records import Release, RolloutPlan, StagePlan
 from shoal.controller.service import audit, releases, rollouts, training
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import poison, releasing, rounds
+from shoal.controller.service.federated import planning, poison, releasing, rounds, rows
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32
 from taught import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, walk
@@ -146,6 +146,21 @@ def test_a_try_that_runs_on_a_poisoned_checkpoint_is_marked_to_be_broken_off(
     poison.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
 
     assert rounds.get_round(ctx, running).poisoned == "it came of round 4: lies"
+
+
+def test_who_trains_on_a_poisoned_checkpoint_is_not_waited_for_in_the_next_round(
+    ctx: Context, task: tuple[TaskPlan, F32]
+) -> None:
+    plan, theta = task
+    marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-2": LOST}
+    before = add_round(ctx, plan, 5, theta, marks=marks, late=3, still={"mill-2"})
+    with ctx.store.read() as db:
+        assert planning.carried(db, rows.round_row(db, before)).keys() == {"mill-2"}
+
+    poison.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
+
+    with ctx.store.read() as db:
+        assert planning.carried(db, rows.round_row(db, before)) == {}
 
 
 def test_a_late_update_that_began_with_a_poisoned_checkpoint_spoils_its_round(

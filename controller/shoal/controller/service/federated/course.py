@@ -25,6 +25,7 @@ from shoal.controller.service.federated import (
     dismissal,
     journal,
     planning,
+    poison,
     rows,
     talk,
     tasks,
@@ -150,6 +151,8 @@ class Course:
         """Why a round that runs is not wanted any more."""
         query = select(federated_task.c.state, federated_task.c.checkpoint)
         with self._ctx.store.read() as db:
+            if rows.round_row(db, live.id).poisoned:
+                return poison.BROKEN_OFF
             task = db.execute(query.where(federated_task.c.name == live.task.name)).one()
         if task.state == rows.STOPPED:
             return "aborted"

@@ -63,13 +63,13 @@ def _begin(db: Connection, ctx: Context, row: Row[Any]) -> list[str]:
 def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
     """ConflictError when there are too few devices, SettingError when there must be no round."""
     attempt, before = secrets.token_bytes(16), _last(db, task.name)
-    carried = rounds.carry(rows.journal_of(before), _number(before)) if before else {}
-    free = (one for one in _candidates(db, task, before) if one.device not in carried)
+    waiting = carried(db, before) if before else {}
+    free = (one for one in _candidates(db, task, before) if one.device not in waiting)
     found = recruit(free, _demands(task), _pace(task), attempt)
     try:
         planned = rounds.planned(
             task.name, _number(before), attempt, _pace(task), found.invited,
-            secure=task.plan.secure is not None, carried=carried,
+            secure=task.plan.secure is not None, carried=waiting,
             late=plans.strategy_for(task.plan).late(),
         )  # fmt: skip
     except ConflictError as error:
@@ -139,6 +139,16 @@ def _wait(db: Connection, ctx: Context, task: Task, reason: str) -> None:
         db.execute(query.values(next_at=later))
     else:
         rows.set_task(db, ctx, task.name, reason=reason, next_at=later)
+
+
+def carried(db: Connection, before: Row[Any]) -> dict[str, rounds.Origin]:
+    """Who still trains, and not on what is poisoned."""
+    found = rounds.carry(rows.journal_of(before), _number(before))
+    begun = select(federated_round.c.number).where(
+        federated_round.c.task == before.task, federated_round.c.poisoned != ""
+    )
+    poisoned = set(db.scalars(begun))
+    return {name: one for name, one in found.items() if one.number not in poisoned}
 
 
 def _last(db: Connection, task: str) -> Row[Any] | None:

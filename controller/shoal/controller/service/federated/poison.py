@@ -1,13 +1,13 @@
 """A poisoned round, and what is done about all that came of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
 from shoal.controller.federated.lineage import START, Grown, newest_clean, spoiled
 from shoal.controller.federated.records import Task
-from shoal.controller.federated.rounds import ENDED
+from shoal.controller.federated.rounds import ENDED, Mark
 from shoal.controller.io.tables import federated_round, release
 from shoal.controller.service import audit, changes, quarantine, rollouts
 from shoal.controller.service.context import Context
@@ -15,8 +15,11 @@ from shoal.controller.service.federated import rows
 from shoal.errors import AbsentError, InputError
 
 DONE = "DONE"
-#: Slug of a try that started from a poisoned checkpoint, and is broken off.
-POISONED = "quarantined"
+#: Reason of a round that ran on what was poisoned.
+BROKEN_OFF = "quarantined"
+_ENDED = frozenset(state.value for state in ENDED)
+#: Marks of devices whose update is in, or may still be.
+_COUNTS = (Mark.JOINED, Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)
 
 
 def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Task:
@@ -51,33 +54,31 @@ def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: s
 
 def _line(tries: Sequence[Row[Any]]) -> list[Grown]:
     """Every round that made a checkpoint, and what single updates of it started from."""
-    parents = {row.number: row.parent for row in tries if row.state == DONE}
+    parents = {row.number: row.parent for row in tries}
     return [
-        Grown(
-            number=row.number,
-            parent=row.parent,
-            older=tuple(
-                parents.get(one.number, START) for one in rows.journal_of(row).carried.values()
-            ),
-        )
+        Grown(number=row.number, parent=row.parent, older=_older(row, parents))
         for row in tries
         if row.state == DONE
     ]
 
 
+def _older(row: Row[Any], parents: Mapping[int, int]) -> tuple[int, ...]:
+    """Of a round: the checkpoints that late updates in it started from."""
+    journal = rows.journal_of(row)
+    origins = (one for name, one in journal.carried.items() if journal.marks[name] in _COUNTS)
+    return tuple(sorted({parents.get(one.number, START) for one in origins}))
+
+
 def _mark(
-    db: Connection,
-    ctx: Context,
-    tries: Sequence[Row[Any]],
-    bad: frozenset[int],
-    number: int,
-    why: str,
+    db: Connection, ctx: Context, tries: Sequence[Row[Any]], bad: Set[int], number: int, why: str
 ) -> list[str]:
-    """Write it on the rounds, and on a try that runs on a poisoned theta; which they were."""
-    ended, marked = {state.value for state in ENDED}, []
+    """Write it on every round that began with a poisoned checkpoint, whatever became of it, and
+    on a running one that may take such an update; which they were.
+    """
+    parents, marked = {row.number: row.parent for row in tries}, []
     for row in tries:
-        runs_on = row.state not in ended and row.parent in bad
-        if row.poisoned or not (runs_on or (row.state == DONE and row.number in bad)):
+        began = {row.parent, *(_older(row, parents) if row.state not in _ENDED else ())}
+        if row.poisoned or not (row.number in bad or began & bad):
             continue
         told = why if row.number == number else f"it came of round {number}: {why}"
         rows.set_round(db, ctx, row.id, poisoned=told)

@@ -10,7 +10,15 @@ from shoal.controller.federated.records import Prepared, Task, TaskPlan
 from shoal.controller.io.tables import federated_task, operation
 from shoal.controller.learning import Derivation, Say, read_params
 from shoal.controller.records import Operation
-from shoal.controller.service import audit, changes, datasets, models, operations, releases
+from shoal.controller.service import (
+    audit,
+    changes,
+    datasets,
+    models,
+    operations,
+    quarantine,
+    releases,
+)
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import rows
 from shoal.errors import AbsentError, ConflictError
@@ -99,6 +107,7 @@ def _known(ctx: Context, asked: TaskPlan) -> TaskPlan:
     """With what it begins with by its full name."""
     if asked.release:
         release = releases.get_release(ctx, asked.release)
+        quarantine.check(release)
         if asked.model not in ("", release.model):
             raise ConflictError(
                 f"{asked.release} is no release of {asked.model}", "leave the model out"
