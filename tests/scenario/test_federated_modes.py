@@ -1,0 +1,113 @@
+"""Rounds that wait for nobody, and rounds after a poisoned one, by the real engine."""
+
+import numpy as np
+import pytest
+
+from pupils import School
+from shoal.controller.service.federated import poison, rounds
+from shoal.federated import speech
+from stand_ins import memory_folder
+
+pytestmark = pytest.mark.scenario
+
+BUFFERED = {
+    "strategy": "fedbuff",
+    "settings": {"behind": 5},
+    "pace": {"goal": 4, "least": 2, "over": 1.5, "train_s": 3600},
+}
+
+
+@pytest.fixture
+def school():
+    with memory_folder() as folder:
+        yield School(folder)
+
+
+def start(school, count=1, **wishes):
+    school.task(**wishes)
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=count)
+
+
+def more(school, count=1):
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=count)
+
+
+def task(school):
+    return rounds.get_task(school.fleet.ctx, "walk")
+
+
+def done(school, count):
+    return lambda: task(school).rounds >= count
+
+
+def parts(school, number):
+    return {p.device: p for p in rounds.participations(school.fleet.ctx, f"walk.{number}")}
+
+
+def test_a_slow_devices_update_counts_in_a_later_round_for_less(school):
+    slow = school.pupils["d05"]
+    slow.quiet = {speech.Piece}
+    start(school, 2, **BUFFERED)
+    school.run(200, until=done(school, 2))
+
+    first = parts(school, 1)["d05"]
+    assert (first.mark, first.reason, first.chosen) == ("LOST", "still-training", False)
+    assert slow.log.count("Invite") == 1
+    assert "Dismiss" not in slow.log
+
+    slow.quiet = set()
+    others = [one for name, one in school.pupils.items() if name != "d05"]
+    for one in others[:3]:
+        one.quiet = {speech.Join, speech.Refuse}
+    more(school)
+    school.run(200, until=done(school, 3))
+    assert parts(school, 3)["d05"].chosen
+    assert slow.log.count("Invite") == 1
+    school.run(2)
+    assert slow.dismissed == [""]
+
+
+def test_buffered_rounds_bring_theta_to_where_the_devices_are(school):
+    start(school, 12, **BUFFERED)
+    school.run(600, until=done(school, 12))
+
+    middle = np.mean([one.target for one in school.pupils.values()], axis=0)
+    theta = school.theta(task(school).checkpoint)
+    assert np.abs(theta - middle).max() < 0.4 * np.abs(middle).max()
+
+
+def test_a_task_goes_on_from_its_last_clean_checkpoint_after_a_quarantine(school):
+    start(school, 3)
+    school.run(200, until=done(school, 3))
+    clean = rounds.get_round(school.fleet.ctx, "walk.1").checkpoint
+
+    poison.quarantine_round(school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied")
+    more(school)
+    school.run(200, until=done(school, 4))
+
+    after = rounds.get_round(school.fleet.ctx, "walk.4")
+    assert (after.parent, after.theta, after.poisoned) == (1, clean, "")
+    assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 4]
+
+
+def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from_a_clean_one(
+    school,
+):
+    start(school, 2)
+    school.run(200, until=done(school, 2))
+    more(school)
+    for one in school.pupils.values():
+        one.quiet = {speech.Piece}
+    school.run(5)
+    running = rounds.list_rounds(school.fleet.ctx, task="walk")[0]
+    assert (running.number, running.state) == (3, "TRAINING")
+
+    poison.quarantine_round(school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied")
+    for one in school.pupils.values():
+        one.quiet = set()
+    school.run(200, until=done(school, 3))
+
+    broken = rounds.get_round(school.fleet.ctx, "walk.3")
+    assert (broken.state, broken.reason) == ("FAILED", "quarantined")
+    assert broken.poisoned == "it came of round 2: d03 lied"
+    assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 4]
