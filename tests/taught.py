@@ -45,11 +45,17 @@ def prepared_of(ctx: Context, base: Release) -> tuple[Prepared, F32]:
 
 
 def add_task(
-    ctx: Context, name: str, release: str, prepared: Prepared, *, private: bool = False
+    ctx: Context,
+    name: str,
+    release: str,
+    prepared: Prepared,
+    *,
+    private: bool = False,
+    candidate: int = 0,
 ) -> TaskPlan:
     """A task that is ready."""
     plan = TaskPlan(
-        name=name, release=release, learning=AskedLearning(lr=0.1),
+        name=name, release=release, learning=AskedLearning(lr=0.1), candidate=candidate,
         pace=AskedPace(goal=3, least=2), settings={"most_examples": 1} if private else {},
         privacy=AskedPrivacy(where="central", clip=1.0, noise=1.0) if private else None,
     )  # fmt: skip

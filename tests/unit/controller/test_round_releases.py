@@ -7,12 +7,12 @@ import pytest
 from controllers import add_digits, make_context, run
 from shoal import manifest as manifests
 from shoal.controller.federated import rounds as machine
-from shoal.controller.federated.records import TaskPlan
+from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.io.tables import device
 from shoal.controller.records import Release, RolloutPlan, StagePlan
-from shoal.controller.service import audit, releases, rollouts, training
+from shoal.controller.service import audit, operations, releases, rollouts, training
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import planning, poison, releasing, rounds, rows
+from shoal.controller.service.federated import candidates, planning, poison, releasing, rounds, rows
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32
 from taught import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, walk
@@ -99,6 +99,27 @@ def test_what_automation_asked_for_is_signed_for_the_canary_ring_and_no_further(
 
     assert made.state == "candidate"
     assert [one.role for one in made.signatures] == ["candidate"]
+
+
+def test_a_task_asks_for_a_candidate_every_so_many_rounds_and_once(
+    ctx: Context, task: tuple[TaskPlan, F32]
+) -> None:
+    plan, theta = task
+    asking = add_task(ctx, f"{plan.name}-c", "lot-codes@1", prepared_of_base(ctx), candidate=2)
+    add_round(ctx, asking, 1, theta)
+    assert candidates.evaluate(ctx) == 0
+    add_round(ctx, asking, 2, theta)
+    assert (candidates.evaluate(ctx), candidates.evaluate(ctx)) == (1, 0)
+
+    begun = operations.list_operations(ctx, state="queued")[0]
+    made = releases.get_release(ctx, run(ctx, begun).result["release"])
+    assert (made.state, made.trigger, made.created_by) == ("candidate", "rounds:2", "automation")
+    add_round(ctx, asking, 3, theta)
+    assert candidates.evaluate(ctx) == 0
+
+
+def prepared_of_base(ctx: Context) -> Prepared:
+    return prepared_of(ctx, releases.get_release(ctx, "lot-codes@1"))[0]
 
 
 def test_a_task_that_learned_nothing_yet_has_nothing_to_release(

@@ -101,6 +101,8 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
     model       of the dataset's; with a release, its own
     settings    of the strategy
     evaluate    every so many rounds devices measure the new checkpoint; 0: never
+    candidate   every so many rounds the checkpoint becomes a release, and a candidate for the
+                canary ring when no gate refuses it; 0: only when a person asks
     attempts    tries of one round until the task stops
     budget      of privacy, over all rounds; None: not counted
     """
@@ -121,6 +123,7 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
     pace: AskedPace
     demands: AskedDemands = AskedDemands()
     evaluate: Natural = 1
+    candidate: Natural = 0
     attempts: Count = 3
     budget: AskedBudget | None = None
 

@@ -29,6 +29,7 @@ from shoal.controller.service import (
     watching,
 )
 from shoal.controller.service.context import Context
+from shoal.controller.service.federated import candidates
 from shoal.controller.service.ingest import ingest
 from shoal.controller.service.memory import Memory
 from shoal.errors import LinkError, StorageError
@@ -141,6 +142,7 @@ class Engine:
             Tick("rounds", 0.25, self._rounds.work, apart=True, bell=self._rounds.bell),
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
+            Tick("candidates", 5.0, lambda: candidates.evaluate(ctx)),
             Tick("offline", 5.0, lambda: offline(ctx)),
             Tick("clocks", 15.0, lambda: clocks.watch(ctx)),
             Tick("timestamps", 60.0, self._refresh_timestamps),
