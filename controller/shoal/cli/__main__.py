@@ -17,6 +17,7 @@ from shoal.cli.model import model
 from shoal.cli.operation import operation
 from shoal.cli.release import release
 from shoal.cli.rollout import rollout
+from shoal.cli.round import round_
 from shoal.cli.verb import Noun, Session, report
 from shoal.errors import ShoalError
 
@@ -44,7 +45,7 @@ def cli() -> None:
 
 
 for _command in (
-    login, device, dataset, model, release, rollout, bundle, alert, operation, doctor, demo,
+    login, device, dataset, model, release, rollout, round_, bundle, alert, operation, doctor, demo,
 ):  # fmt: skip
     cli.add_command(_command)
 

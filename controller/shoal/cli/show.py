@@ -22,6 +22,8 @@ _COLOUR = {
         "online",
         "closed",
         "ok",
+        "DONE",
+        "ready",
     ),
     "red": (
         "FAILED",
@@ -39,6 +41,7 @@ _COLOUR = {
         "ROLLING_BACK",
         "ROLLED_BACK",
         "STOPPED",
+        "stopped",
         "CANCELED",
         "SKIPPED",
         "candidate",
@@ -46,7 +49,20 @@ _COLOUR = {
         "warning",
         "decommissioned",
     ),
-    "cyan": ("RUNNING", "running", "queued", "DOWNLOADING", "PROBING", "OBSERVING"),
+    "cyan": (
+        "RUNNING",
+        "running",
+        "queued",
+        "preparing",
+        "DOWNLOADING",
+        "PROBING",
+        "OBSERVING",
+        "RECRUITING",
+        "TRAINING",
+        "UNMASKING",
+        "AGGREGATING",
+        "EVALUATING",
+    ),
 }
 _STYLE = {word: colour for colour, words in _COLOUR.items() for word in words}
 

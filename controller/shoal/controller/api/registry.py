@@ -1,9 +1,18 @@
 """Every route of the API, in one place."""
 
-from shoal.controller.api import devices, folders, models, monitoring, operations, people, rollouts
+from shoal.controller.api import (
+    devices,
+    folders,
+    models,
+    monitoring,
+    operations,
+    people,
+    rollouts,
+    rounds,
+)
 from shoal.controller.api.declare import Route, routes_of
 
-MODULES = (people, devices, folders, models, rollouts, monitoring, operations)
+MODULES = (people, devices, folders, models, rollouts, rounds, monitoring, operations)
 
 
 def all_routes() -> list[Route]:

@@ -24,6 +24,7 @@ from shoal.controller.service.federated import rows
 from shoal.errors import AbsentError, ConflictError
 
 FEDERATE = "federate"
+_LOST = (operations.FAILED, operations.CANCELED)
 _LOSSES: dict[str, Literal["cross-entropy", "mse"]] = {
     "classification": "cross-entropy", "regression": "mse"
 }  # fmt: skip
@@ -94,7 +95,7 @@ def sweep(ctx: Context) -> None:
     lost = (
         select(federated_task.c.name, operation.c.error)
         .join(operation, operation.c.id == federated_task.c.operation)
-        .where(federated_task.c.state == rows.PREPARING, operation.c.state == operations.FAILED)
+        .where(federated_task.c.state == rows.PREPARING, operation.c.state.in_(_LOST))
     )
     with ctx.store.read() as db:
         found = list(db.execute(lost))

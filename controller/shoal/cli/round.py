@@ -1,0 +1,306 @@
+"""`shoal round`: let devices learn together, without their data leaving them."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+
+from shoal.cli.api import at
+from shoal.cli.asked import over, pairs, read_plan
+from shoal.cli.exits import FailedError
+from shoal.cli.show import Columns, Thing, card, plain, size, span, state, table, when
+from shoal.cli.span import SPAN
+from shoal.cli.verb import Noun, Session
+from shoal.cli.waiting import follow, poll
+
+#: States in which a task does nothing more unless somebody acts.
+AT_REST = frozenset({"ready", "stopped", "failed"})
+_timeout = click.option(
+    "--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never."
+)
+
+
+@click.group(cls=Noun, name="round")
+def round_() -> None:
+    """Federated rounds: devices train on their own rows and send what they learned, no row."""
+
+
+@round_.command("plan")
+@click.argument("name", metavar="TASK")
+@click.option("--release", help="MODEL@N that it begins with.")
+@click.option("--dataset", help="Or train on this first, as the model's next release.")
+@click.option("--model", help="The model of --dataset.")
+@click.option("--goal", type=int, help="Updates that end a round at once.")
+@click.option("--least", type=int, help="Updates without which a round fails.")
+@click.option("--lr", type=float, help="Learning rate on the devices.")
+@click.option("--epochs", type=int, help="Over a device's own rows, in a round.")
+@click.option("--batch", type=int, help="Rows of a step.")
+@click.option("--strategy", help="How updates become a checkpoint: docs/federated/strategies.md.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the strategy.")
+@click.option(
+    "--compression", type=click.Choice(["none", "int8", "int4", "top-k"]), help="Of updates."
+)
+@click.option(
+    "--secure", is_flag=True, help="The controller sees the sum of the updates and no single one."
+)
+@click.option(
+    "--privacy",
+    multiple=True,
+    metavar="KEY=VALUE,...",
+    help="where=central|local|distributed, clip, noise, delta: differential privacy.",
+)
+@click.option("--budget", type=float, help="Most epsilon over all rounds; no round goes beyond.")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A plan in TOML, for everything else; options win over it.",
+)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Until it is prepared.")
+@click.pass_obj
+def plan(session: Session, /, name: str, wait: bool, **wishes: Any) -> None:
+    """Plan what devices learn together, and make the graph that they train with.
+
+    \b
+    Examples:
+      shoal round plan scratches --release lot-codes@2 --goal 10 --least 5 --lr 0.05
+      shoal round plan scratches --release lot-codes@2 --goal 20 --least 15 --lr 0.05 --secure
+      shoal round plan scratches --file scratches.toml
+    """
+    task = session.api.post(at("tasks"), _plan(name, wishes))
+    if wait:
+        operation = session.api.get(at("operations", task["operation"]))
+        follow(session, operation)
+        task = session.api.get(at("tasks", name))
+    hint = f"start it with: shoal round start {name} --rounds 10"
+    session.show(task, lambda: Group(_task_card(session, task), "", hint))
+
+
+@round_.command("start")
+@click.argument("task", metavar="TASK")
+@click.option("--rounds", type=click.IntRange(1, 10_000), default=1, show_default=True,
+              help="How many more.")  # fmt: skip
+@click.option("--wait/--no-wait", default=False, show_default=True, help="Watch until they ran.")
+@_timeout
+@click.pass_obj
+def start(session: Session, task: str, rounds: int, wait: bool, timeout: float) -> None:
+    """Run rounds of a task, one after the other.
+
+    \b
+    Example:
+      shoal round start scratches --rounds 20 --wait
+    """
+    started = session.api.post(at("tasks", task, "start"), {"rounds": rounds})
+    if wait:
+        _watch(session, task, timeout)
+        return
+    hint = f"watch it with: shoal round watch {task}"
+    session.show(started, lambda: Group(_task_card(session, started), "", hint))
+
+
+@round_.command("watch")
+@click.argument("task", metavar="TASK")
+@_timeout
+@click.pass_obj
+def watch(session: Session, task: str, timeout: float) -> None:
+    """Follow a task until its rounds ran. Exit code 0 when they did, 1 when it stopped.
+
+    \b
+    Example:
+      shoal round watch scratches
+    """
+    _watch(session, task, timeout)
+
+
+@round_.command("list")
+@click.argument("task", metavar="[TASK]", default="")
+@click.option("--limit", default=100, show_default=True, help="The newest so many.")
+@click.pass_obj
+def list_rounds(session: Session, task: str, limit: int) -> None:
+    """List rounds, newest first.
+
+    \b
+    Example:
+      shoal round list scratches
+    """
+    found = list(session.api.items(at("rounds"), most=limit, task=task, limit=limit))
+    none = "no round; plan a task with: shoal round plan, then: shoal round start TASK"
+    session.show(found, lambda: table(found, _rounds(session), empty=none))
+
+
+@round_.command("tasks")
+@click.pass_obj
+def list_tasks(session: Session) -> None:
+    """List federated tasks, newest first.
+
+    \b
+    Example:
+      shoal round tasks
+    """
+    found = list(session.api.items(at("tasks")))
+    columns: Columns = {
+        "task": "name",
+        "model": "model",
+        "begins with": "release",
+        "state": state(),
+        "rounds": _progress,
+        "epsilon": _epsilon,
+        "reason": "reason",
+    }
+    none = "no task; plan one with: shoal round plan TASK --release MODEL@N --goal 10 --least 5"
+    session.show(found, lambda: table(found, columns, empty=none))
+
+
+@round_.command("show")
+@click.argument("id_", metavar="TASK|TASK.N")
+@click.pass_obj
+def show_round(session: Session, id_: str) -> None:
+    """Show a task with its newest rounds, or one round with every device in it.
+
+    \b
+    Examples:
+      shoal round show scratches
+      shoal round show scratches.7
+    """
+    if "." in id_:
+        found = {
+            "round": session.api.get(at("rounds", id_)),
+            "devices": list(session.api.items(at("rounds", id_, "devices"))),
+        }
+        session.show(found, lambda: _round_picture(session, found))
+        return
+    whole = {
+        "task": session.api.get(at("tasks", id_)),
+        "rounds": list(session.api.items(at("rounds"), most=20, task=id_, limit=20)),
+    }
+    session.show(whole, lambda: _task_picture(session, whole))
+
+
+@round_.command("abort")
+@click.argument("task", metavar="TASK")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def abort(session: Session, task: str, yes: bool) -> None:
+    """Break off the round that runs, and begin no further one. What is learned stays.
+
+    \b
+    Example:
+      shoal round abort scratches
+    """
+    if not yes:
+        click.confirm(f"Abort the rounds of {task}?", abort=True, err=True)
+    after = session.api.post(at("tasks", task, "abort"))
+    session.show(after, lambda: _task_card(session, after))
+
+
+def _plan(name: str, wishes: dict[str, Any]) -> dict[str, Any]:
+    plan = read_plan(wishes["path"]) | {"name": name}
+    for one in ("release", "dataset", "model", "strategy"):
+        if wishes[one]:
+            plan[one] = wishes[one]
+    over(plan, "learning", {one: wishes[one] for one in ("lr", "epochs", "batch")})
+    over(plan, "pace", {one: wishes[one] for one in ("goal", "least")})
+    over(plan, "settings", pairs("--set", wishes["settings"]))
+    over(plan, "privacy", pairs("--privacy", wishes["privacy"]))
+    over(plan, "compression", {"kind": wishes["compression"]})
+    over(plan, "budget", {"epsilon": wishes["budget"]})
+    if wishes["secure"]:
+        plan.setdefault("secure", {})
+    return plan
+
+
+def _watch(session: Session, name: str, timeout_s: float) -> None:
+    """Draw the task on stderr until it rests; FailedError unless its rounds ran."""
+    with Live(console=session.err, refresh_per_second=4, transient=True) as live:
+
+        def look() -> Thing:
+            task: Thing = session.api.get(at("tasks", name))
+            newest = list(session.api.items(at("rounds"), most=5, task=name, limit=5))
+            live.update(_task_picture(session, {"task": task, "rounds": newest}))
+            return task
+
+        ended = poll(session, look, lambda seen: seen["state"] in AT_REST, timeout_s=timeout_s)
+    session.show(ended, lambda: _task_card(session, ended))
+    if ended["state"] != "ready":
+        raise FailedError(
+            f"task {name} is {ended['state']}: {ended['reason']}",
+            f"shoal round show {name} has the newest rounds; go on with: shoal round start {name}",
+        )
+
+
+def _task_picture(session: Session, found: Thing) -> Group:
+    task = found["task"]
+    bar = ProgressBar(total=max(1, task["asked"]), completed=task["rounds"], width=40)
+    rounds = table(found["rounds"], _rounds(session), empty="no round yet")
+    return Group(_task_card(session, task), bar, "", rounds)
+
+
+def _task_card(session: Session, task: Thing) -> Any:
+    about: Columns = {
+        "task": "name",
+        "state": state(),
+        "reason": "reason",
+        "model": "model",
+        "begins with": "release",
+        "strategy": lambda t: plain(t["plan"]["strategy"]),
+        "rounds": _progress,
+        "epsilon": _epsilon,
+        "planned": when("created_at", session.now),
+    }
+    return card(task, about)
+
+
+def _rounds(session: Session) -> Columns:
+    return {
+        "round": "id",
+        "state": state(),
+        "devices": "marks",
+        "loss": _loss,
+        "accuracy": lambda r: plain((r.get("measured") or {}).get("accuracy")),
+        "epsilon": _epsilon,
+        "bytes": lambda r: size(r["bytes"]),
+        "took": lambda r: span(r["seconds"]) if r["seconds"] else "",
+        "started": when("started_at", session.now),
+        "reason": lambda r: plain(r["reason"]) or plain(r["reasons"]),
+    }
+
+
+def _round_picture(session: Session, found: Thing) -> Group:
+    about: Columns = {
+        **_rounds(session),
+        "detail": "detail",
+        "try": "attempt",
+        "from round": "parent",
+        "ignored answers": "ignored",
+        "poisoned": "poisoned",
+    }
+    slices = [{"slice": name, **one} for name, one in found["round"]["slices"].items()]
+    measured: Columns = {n: n for n in ("slice", "rows", "devices", "loss", "accuracy")}
+    devices: Columns = {
+        **{n: n for n in ("device", "site", "mark", "reason", "examples", "loss", "norm")},
+        **{n: n for n in ("cosine", "suspect", "chosen")},
+        "trained": lambda d: span(d["seconds"]) if d["seconds"] else "",
+        "bytes": lambda d: size(d["bytes"]) if d["bytes"] else "",
+    }
+    return Group(
+        card(found["round"], about),
+        "", table(slices, measured, empty="nobody measured it"),
+        "", table(found["devices"], devices, empty="no device"),
+    )  # fmt: skip
+
+
+def _progress(task: Thing) -> str:
+    return f"{task['rounds']} of {task['asked']}" if task["asked"] else str(task["rounds"])
+
+
+def _epsilon(thing: Thing) -> str:
+    return plain(thing["epsilon"]) if thing["epsilon"] else ""
+
+
+def _loss(one: Thing) -> str:
+    """Of the new checkpoint, where it was measured; else of the one before."""
+    measured = one.get("measured")
+    return plain(measured["loss"] if measured else one.get("loss"))

@@ -1,0 +1,162 @@
+"""`shoal round`, against the real API on a real store; the preparing is real, no engine runs."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from cli.conftest import Cli
+from shoal.controller.service import operations, training
+from shoal.controller.service.federated import planning, tasks
+from shoal.params import spec_of
+
+
+@pytest.fixture
+def release(shoal: Cli, parts: Path) -> str:
+    """A release of a model of its own."""
+    if not any(one["model"] == "seams" for one in shoal.json("release", "list")):
+        add = ("dataset", "add", str(parts), "--name", "seams", "--label", "defect")
+        shoal.json(*add, "--site", "plant")
+        asked = ("model", "train", "seams", "--dataset", "seams", "--estimator", "mlp")
+        work(shoal, shoal.json(*asked, "--param", "max_iter=20", "--no-wait")["id"])
+    return "seams@1"
+
+
+def work(shoal: Cli, ident: str) -> None:
+    """Do an operation, as the engine would have it done."""
+    while (claimed := operations.claim_next(shoal.controller.ctx)) and claimed.id != ident:
+        pass  # what other tests left waiting
+    training.run_operation(shoal.controller.ctx, ident)
+
+
+def plan(shoal: Cli, name: str, *more: str) -> dict:
+    asked = ("round", "plan", name, "--goal", "3", "--least", "2", "--lr", "0.1", "--no-wait")
+    return shoal.json(*asked, *more)
+
+
+def test_a_task_is_planned_prepared_and_started(shoal: Cli, release: str) -> None:
+    planned = plan(shoal, "first", "--release", release, "--compression", "int8")
+    assert planned["state"] == "preparing"
+    early = shoal("round", "start", "first")
+    assert early.exit_code == 5
+    assert "shoal operation show" in early.stderr
+
+    work(shoal, planned["operation"])
+    found = shoal.json("round", "show", "first")["task"]
+    assert found["state"] == "ready"
+    assert found["prepared"]["labels"]
+    assert found["plan"]["compression"]["kind"] == "int8"
+
+    started = shoal.json("round", "start", "first", "--rounds", "5")
+    assert (started["state"], started["asked"]) == ("running", 5)
+    assert shoal("round", "watch", "first", "--timeout", "0.5").exit_code == 7
+    ended = shoal.json("round", "abort", "first", "--yes")
+    assert (ended["state"], ended["reason"]) == ("stopped", "aborted by admin")
+    watched = shoal("round", "watch", "first")
+    assert watched.exit_code == 1
+    assert "shoal round show first" in watched.stderr
+    assert "first" in shoal("round", "tasks").stdout
+    assert "shoal round" in shoal("round", "list").stdout
+
+
+def test_what_devices_train_with_computes_a_step(shoal: Cli, release: str) -> None:
+    work(shoal, plan(shoal, "step", "--release", release)["operation"])
+    made = shoal.json("round", "show", "step")["task"]["prepared"]
+    blobs = shoal.controller.ctx.blobs
+    session = onnxruntime.InferenceSession(blobs.read(made["graph"]))
+    spec = spec_of(session.get_modelmeta().custom_metadata_map)
+    theta = np.frombuffer(blobs.read(made["theta"]), "<f4")
+    assert spec.size == theta.size == made["size"]
+    feed = {"theta": theta, "x": np.ones((2, len(made["features"])), np.float32)}
+    after, loss = session.run(
+        ["theta_out", "loss"], feed | {"y": np.array([0, 1]), **spec.scalars(0.1, 1)}
+    )
+    assert np.isfinite(loss)
+    assert (after != theta).any()
+
+
+def test_a_task_may_begin_with_a_dataset_that_is_trained_on_first(shoal: Cli, parts: Path) -> None:
+    add = ("dataset", "add", str(parts), "--name", "welds", "--label", "defect", "--site", "plant")
+    shoal.json(*add)
+    planned = plan(shoal, "welds", "--dataset", "welds", "--model", "welds")
+    work(shoal, planned["operation"])
+    found = shoal.json("round", "show", "welds")["task"]
+    assert (found["state"], found["release"], found["model"]) == ("ready", "welds@1", "welds")
+    assert shoal.json("operation", "show", planned["operation"])["result"]["task"] == "welds"
+
+
+def test_a_model_that_cannot_be_trained_fails_the_task_and_says_what_to_do(
+    shoal: Cli, parts: Path
+) -> None:
+    shoal.json("dataset", "add", str(parts), "--name", "trees", "--label", "defect",
+               "--site", "plant")  # fmt: skip
+    asked = ("model", "train", "trees", "--dataset", "trees", "--estimator", "random-forest")
+    work(shoal, shoal.json(*asked, "--param", "trees=3", "--no-wait")["id"])
+    planned = plan(shoal, "trees", "--release", "trees@1")
+    work(shoal, planned["operation"])
+    tasks.sweep(shoal.controller.ctx)
+    found = shoal.json("round", "show", "trees")["task"]
+    assert found["state"] == "failed"
+    assert "train mlp or logistic instead" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            (
+                "--strategy",
+                "krum",
+                "--set",
+                "malicious=1",
+                "--secure",
+                "--goal",
+                "9",
+                "--least",
+                "7",
+            ),
+            "compares",
+        ),
+        (("--secure", "--compression", "int8", "--least", "3"), "cannot be made smaller"),
+        (("--strategy", "best"), "no strategy 'best'"),
+        (("--privacy", "where=central,clip=1,noise=1"), "set most_examples to 1"),
+        (("--privacy", "where=distributed,clip=1,noise=1", "--set", "most_examples=1"), "secure"),
+        (("--budget", "3"), "no noise"),
+        (("--set", "speed"), "KEY=VALUE"),
+        (("--privacy", "where=everywhere,clip=1,noise=1"), "everywhere"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_with_the_reason(
+    shoal: Cli, release: str, more: tuple[str, ...], said: str
+) -> None:
+    asked = ("round", "plan", "odd", "--release", release, "--goal", "3", "--least", "2")
+    result = shoal(*asked, "--lr", "0.1", *more)
+    assert result.exit_code in (2, 5), result.output
+    assert said in result.stderr
+    assert shoal("round", "show", "odd").exit_code == 4
+
+
+def test_a_plan_may_come_from_a_file_and_options_win(
+    shoal: Cli, release: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        f'release = "{release}"\nevaluate = 5\n[learning]\nlr = 0.5\nepochs = 4\n'
+        '[pace]\ngoal = 8\nleast = 4\n[demands]\nsites = ["north"]\n'
+    )
+    planned = plan(shoal, "filed", "--file", str(path))["plan"]
+    assert planned["learning"] | {"lr": 0.1, "epochs": 4} == planned["learning"]
+    assert (planned["evaluate"], planned["pace"]["goal"]) == (5, 3)
+    assert planned["demands"]["sites"] == ["north"]
+    path.write_text("evaluation = 5\n")
+    result = shoal("round", "plan", "misspelt", "--file", str(path), "--release", release)
+    assert result.exit_code == 2
+    assert "evaluation" in result.stderr or "learning" in result.stderr
+
+
+def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, release: str) -> None:
+    work(shoal, plan(shoal, "lonely", "--release", release)["operation"])
+    shoal.json("round", "start", "lonely")
+    assert planning.begin_due(shoal.controller.ctx) == []
+    assert "0 devices for a round of 2 to 3" in shoal("round", "show", "lonely").stdout
