@@ -46,7 +46,10 @@ def sha256_of(path: Path) -> str:
 
 def describe(name: str, data: bytes) -> File:
     """The File entry of `data`."""
-    return File(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    size, length = len(data), manifests.piece_size(len(data))
+    pieces = [data[start : start + length] for start in range(0, size, length)]
+    chunks = [hashlib.sha256(piece).hexdigest() for piece in pieces] if len(pieces) > 1 else []
+    return File(name=name, size=size, sha256=hashlib.sha256(data).hexdigest(), chunks=chunks)
 
 
 def verify_file(path: Path, file: File) -> None:

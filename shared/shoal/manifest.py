@@ -1,6 +1,7 @@
 """What a release consists of: the one file that TUF signs, and that names every other by hash."""
 
 import re
+from typing import NamedTuple
 
 import msgspec
 
@@ -9,18 +10,60 @@ from shoal.pipeline import IDENTITY, Pipeline, check
 
 SCHEMA = 1
 LIMIT = 262_144
+#: Least bytes of a piece; most pieces of a file.
+PIECE, _MOST_PIECES = 1 << 20, 256
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[0-9]{1,15}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-class File(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the bundle: `name` is flat (no folder), `size` in bytes, `sha256` in hex."""
+class Piece(NamedTuple):
+    """Bytes start..stop (exclusive) of a file; sha256 of these, hex."""
+
+    start: int
+    stop: int
+    sha256: str
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One file of the bundle: `name` is flat (no folder), `size` in bytes, `sha256` in hex.
+
+    chunks   SHA-256 of each `piece_size` bytes, where there is more than one such: what came from
+             a neighbour can be told right from wrong before the file is whole
+    """
 
     name: str
     size: int
     sha256: str
+    chunks: list[str] = []
+
+    def pieces(self) -> list[Piece]:
+        """The file in pieces that can be verified each; one, where no more is known.
+
+        >>> File(name="a", size=3, sha256="x").pieces()
+        [Piece(start=0, stop=3, sha256='x')]
+        """
+        length = piece_size(self.size)
+        if not self.chunks:
+            return [Piece(0, self.size, self.sha256)]
+        starts = range(0, self.size, length)
+        return [
+            Piece(start, min(start + length, self.size), sha256)
+            for start, sha256 in zip(starts, self.chunks, strict=True)
+        ]
+
+
+def piece_size(size: int) -> int:
+    """Bytes of a piece: 1 MiB, doubled until there are no more than 256 of them.
+
+    >>> piece_size(5 << 20) >> 20, piece_size(1 << 30) >> 20
+    (1, 4)
+    """
+    length = PIECE
+    while length * _MOST_PIECES < size:
+        length *= 2
+    return length
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +195,11 @@ def parse(data: bytes) -> Manifest:
     for file in manifest.files():
         if not _FILE.fullmatch(file.name) or not _SHA256.fullmatch(file.sha256) or file.size < 0:
             raise BundleError(f"manifest names a file {file.name[:100]!r} that cannot be")
+        wanted = -(-file.size // piece_size(file.size))
+        if file.chunks and (
+            len(file.chunks) != wanted or not all(map(_SHA256.fullmatch, file.chunks))
+        ):
+            raise BundleError(f"manifest names pieces of {file.name} that cannot be")
     try:
         check(manifest.pipeline, [f.name for f in manifest.features])
     except SettingError as error:
@@ -170,11 +218,20 @@ def encode(manifest: Manifest) -> bytes:
 
 def check_model(name: str) -> str:
     """Return `name` if it may name a model, else raise SettingError."""
-    if not _NAME.fullmatch(name):
+    if not is_model(name):
         raise SettingError(
             f"model name {name!r}", "use 1 to 63 lower-case letters, digits and inner hyphens"
         )
     return name
+
+
+def is_model(name: str) -> bool:
+    """Whether `name` may name a model.
+
+    >>> is_model("lot-codes"), is_model("lost+found")
+    (True, False)
+    """
+    return _NAME.fullmatch(name) is not None
 
 
 def is_version(text: str) -> bool:

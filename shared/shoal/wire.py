@@ -220,10 +220,12 @@ class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
     signed   TUF Metadata[Targets] of the director, JSON bytes: the only part that is trusted
     urls     sha256 -> where to fetch it; a wrong one costs a retry, never safety. "OLD>NEW", two
              of them, -> where to fetch what NEW differs by from OLD (shoal.delta)
+    peers    device of the same site -> host:port where it shares files; a wrong one costs a try
     """
 
     signed: bytes
     urls: dict[str, str]
+    peers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Ack(Message, frozen=True, kw_only=True, tag="ack"):

@@ -1,5 +1,6 @@
 """A manifest and a bundle, as an attacker or a bad disk might serve them."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,24 @@ def test_a_manifest_survives_its_bytes(manifest: Manifest) -> None:
     assert manifests.parse(manifests.encode(manifest)) == manifest
 
 
+def test_a_large_file_is_described_in_pieces_that_make_it_up() -> None:
+    data = np.random.default_rng(0).bytes((2 << 20) + 5)
+    file = bundle.describe("model.onnx", data)
+    pieces = file.pieces()
+    assert [(p.start, p.stop) for p in pieces] == [
+        (0, 1 << 20),
+        (1 << 20, 2 << 20),
+        (2 << 20, len(data)),
+    ]
+    assert all(hashlib.sha256(data[p.start : p.stop]).hexdigest() == p.sha256 for p in pieces)
+    assert msgspec.json.decode(msgspec.json.encode(file), type=File) == file
+
+
+def test_a_small_file_says_no_more_than_it_did_before_there_were_pieces() -> None:
+    file = bundle.describe("a", b"abc")
+    assert set(msgspec.to_builtins(file)) == {"name", "size", "sha256"}
+
+
 def changed(**fields: object) -> Callable[[bytes], bytes]:
     return lambda data: msgspec.json.encode(msgspec.json.decode(data) | fields)
 
@@ -55,6 +74,7 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "no JSON": lambda data: b"\xff\xfe",
     "not UTF-8": lambda data: b'{"model":"\xc3\x28"}',
     "nested without end": lambda data: b"[" * 100_000,
+    "with pieces that cannot be": with_file(chunks=["0" * 64, "1" * 64]),
     "endless": lambda data: data + b" " * 300_000,
     "of a newer schema": changed(schema=2),
     "naming a model that is a path": changed(model="../etc"),
