@@ -43,11 +43,14 @@ def keep(live: Live, device: str, chunk: Chunk) -> Kept:
         if before is not None and chunk.index:
             return Kept("foreign")
         _begin(live, device, head)  # it trained again: what it began to send before is void
-    kind = _kind(chunk.index)
-    if live.files.has(live.id, kind, device):
+    kind, lacking = _kind(chunk.index), missing(live, device)
+    if chunk.index in lacking:
+        live.files.put(live.id, kind, device, msgspec.msgpack.encode(chunk))
+        lacking.remove(chunk.index)
+    elif lacking:
         return Kept("twice")
-    live.files.put(live.id, kind, device, msgspec.msgpack.encode(chunk))
-    return Kept("", None if missing(live, device) else _whole(live, device, head))
+    # All are here, though the whole may not be: the controller was killed in between.
+    return Kept("", None if lacking else _whole(live, device, head))
 
 
 def missing(live: Live, device: str) -> list[int]:
