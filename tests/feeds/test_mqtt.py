@@ -310,3 +310,37 @@ def test_an_agent_that_is_killed_dies_on_the_scada_screen_too(
     (bd_seq,) = scada.told[-1][1].metrics
     birth = next(payload for kind, payload in scada.told if kind == "NBIRTH")
     assert (bd_seq.name, bd_seq.value) == ("bdSeq", birth.metrics[0].value)
+
+
+def killed_edge(plant: Plant, broker: PlantBroker, count: int) -> None:
+    """An edge node's process that has written `count` predictions for an absent host; kill -9."""
+    script = Path(__file__).parent / "edge_node.py"
+    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
+    command = [sys.executable, str(script), str(plant.folder), broker.url, "scada", str(count)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == b"written\n"
+        agent.kill()
+
+
+@pytest.mark.parametrize("is_up", [True, False], ids=["broker up", "broker away"])
+def test_what_was_kept_for_the_host_survives_kill_9_of_the_agent(
+    plant: Plant, broker: PlantBroker, client: Join, is_up: bool
+) -> None:
+    if not is_up:
+        broker.kill()
+    killed_edge(plant, broker, 250)
+    if not is_up:
+        broker.start()
+    scada, sink = Scada(client("spBv1.0/plant/+/gateway")), edge(plant, broker, host="scada")
+    with running(sink):
+        eventually(lambda: sink.health().up)
+        assert sink.health().waiting == 250
+        sink.write(prediction(250.0))
+        scada.online(True, 10)
+        eventually(lambda: scada.kinds()[-4:] == ["NBIRTH", "NDATA", "NDATA", "NDATA"])
+        past = [m for _, told in scada.told[-3:] for m in told.metrics]
+        assert all(m.historical for m in past)
+        assert {m.time_ms for m in past} == {1_000 * n for n in range(251)}
+        eventually(lambda: not list((plant.folder / "line.kept").glob("*")), "the disk is free")
+    assert edge(plant, broker, host="scada").health().waiting == 0

@@ -40,7 +40,8 @@ class EdgeNode:
     host     id of the primary host that must be online; "" for none
     limit    predictions that are kept while nobody is there; then the oldest go
 
-    forsaken says that the primary host went away after a birth: the connection has to end.
+    forsaken says that the primary host went away after a birth: the connection has to end. What was
+    kept is told at every birth until `forget` says that it went out.
     """
 
     def __init__(self, group: str, node: str, *, bd_seq: int, host: str, limit: int) -> None:
@@ -53,7 +54,7 @@ class EdgeNode:
         self._metrics: dict[str, Metric] = {}
         self.forsaken = False
         self._kept: collections.deque[Prediction] = collections.deque(maxlen=limit)
-        self.dropped = 0
+        self._told = self.dropped = 0
 
     # ------------------------------------------------------------------ connection
 
@@ -80,7 +81,7 @@ class EdgeNode:
 
     def disconnected(self) -> None:
         """The connection is over; the next one has the next bdSeq."""
-        self._born = False
+        self._born, self._told = False, 0
         self.bd_seq = (self.bd_seq + 1) % 256
 
     def heard(self, topic: str, data: bytes, now_s: float) -> list[Packet]:
@@ -101,8 +102,14 @@ class EdgeNode:
     # ------------------------------------------------------------------ predictions
 
     @property
+    def born(self) -> bool:
+        """Whether predictions are told at once."""
+        return self._born
+
+    @property
     def waiting(self) -> int:
-        return len(self._kept)
+        """Predictions that are kept and were not told yet."""
+        return len(self._kept) - self._told
 
     def tell(self, prediction: Prediction, now_s: float) -> list[Packet]:
         """Say a prediction, or keep it until somebody is there."""
@@ -118,8 +125,16 @@ class EdgeNode:
 
     def keep(self, prediction: Prediction) -> None:
         """Store for later; the oldest goes when there is no room."""
-        self.dropped += len(self._kept) == self._kept.maxlen
+        if len(self._kept) == self._kept.maxlen:
+            self.dropped += not self._told
+            self._told = max(0, self._told - 1)
         self._kept.append(prediction)
+
+    def forget(self) -> None:
+        """What was told of the past has gone out."""
+        while self._told:
+            self._kept.popleft()
+            self._told -= 1
 
     # ------------------------------------------------------------------ messages
 
@@ -128,10 +143,10 @@ class EdgeNode:
         for prediction in self._kept:
             self._remember(self._metrics_of(prediction))
         packets = [self._birth(now_s)]
-        while self._kept:
-            some = [self._kept.popleft() for _ in range(min(TOGETHER, len(self._kept)))]
+        for some in _cut(list(self._kept)):
             past = [m for p in some for m in self._metrics_of(p)]
             packets.append(self._data([m._replace(historical=True) for m in past], now_s))
+        self._told = len(self._kept)
         return packets
 
     def _birth(self, now_s: float) -> Packet:
@@ -183,3 +198,7 @@ class EdgeNode:
 
     def _topic(self, kind: str) -> str:
         return f"{NAMESPACE}/{self._group}/{kind}/{self._node}"
+
+
+def _cut(kept: list[Prediction]) -> list[list[Prediction]]:
+    return [kept[at : at + TOGETHER] for at in range(0, len(kept), TOGETHER)]

@@ -353,6 +353,24 @@ def test_while_the_primary_host_is_away_predictions_are_kept_and_told_as_histori
     assert not decode(edge.tell(prediction(9.0), 9.0)[0].payload).metrics[0].historical
 
 
+def test_what_was_kept_is_told_at_every_birth_until_it_is_known_to_have_gone_out() -> None:
+    edge = node(host="scada", limit=3)
+    for time_s in range(3):
+        edge.keep(prediction(float(time_s)))
+    for number in (1, 2):
+        edge.connecting()
+        edge.connected(1.0)
+        assert kinds(edge.heard(*state(True, 10 * number), 1.0)) == ["NBIRTH", "NDATA"]
+        assert edge.waiting == 0
+        edge.disconnected()
+        assert edge.waiting == 3
+    edge.connecting()
+    edge.heard(*state(True, 30), 1.0)
+    edge.forget()
+    edge.disconnected()
+    assert (edge.waiting, edge.dropped) == (0, 0)
+
+
 def test_a_primary_host_that_goes_ends_the_connection_with_a_death() -> None:
     edge = node(host="scada")
     edge.connecting()

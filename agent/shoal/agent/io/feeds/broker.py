@@ -99,6 +99,11 @@ class Broker:
             self._wake_is_due = True
             os.write(self._wake_writes, b"w")
 
+    @property
+    def is_unsent(self) -> bool:
+        """Whether something that was published has not left for the socket yet."""
+        return self._client is not None and self._client.want_write()
+
     def publish(self, packet: Packet) -> int:
         """Hand over a message; its number, of which on_acknowledged tells for QoS 1."""
         if self._client is None:

@@ -12,9 +12,10 @@ from shoal.agent.io.feeds.broker import Broker, BrokerSettings
 from shoal.agent.io.feeds.broker import Packet as Message
 from shoal.agent.io.feeds.connecting import Connecting
 from shoal.agent.io.feeds.feed import Context
+from shoal.agent.io.feeds.kept import Kept
 from shoal.agent.io.slots import write_durable
 from shoal.agent.sparkplug_node import EdgeNode, Packet
-from shoal.errors import WireError
+from shoal.errors import StorageError, WireError
 
 
 class SparkplugSettings(BrokerSettings, frozen=True, kw_only=True):
@@ -23,8 +24,8 @@ class SparkplugSettings(BrokerSettings, frozen=True, kw_only=True):
     group  of the edge node
     node   its name
     host   id of the primary host, without which predictions are kept; "" for none
-    keep   predictions that are kept while broker or host is away, to be told as historical;
-           then the oldest go
+    keep   predictions that are kept while broker or host is away, on disk, to be told as
+           historical, by the next process too; then the oldest go
     """
 
     group: str
@@ -34,7 +35,11 @@ class SparkplugSettings(BrokerSettings, frozen=True, kw_only=True):
 
 
 class SparkplugSink(Connecting):
-    """Keeps an EdgeNode connected. The node's state is touched by the feed's thread alone."""
+    """Keeps an EdgeNode connected. The node's state is touched by the feed's thread alone.
+
+    What cannot be told at once is on disk before `write` returns, until it has gone out: whoever is
+    killed meanwhile tells it when it is back, some of it perhaps twice.
+    """
 
     Settings = SparkplugSettings
 
@@ -48,7 +53,12 @@ class SparkplugSink(Connecting):
             host=settings.host,
             limit=max(1, settings.keep),
         )
-        self._inbox = collections.deque[Prediction](maxlen=max(1, settings.keep))
+        # (prediction, whether it is on disk)
+        self._inbox = collections.deque[tuple[Prediction, bool]](maxlen=max(1, settings.keep))
+        self._lock = threading.Lock()
+        folder = context.folder / f"{context.name}.kept"
+        self._kept = Kept(folder, max(1, settings.keep))
+        self._recall()
         self._broker = Broker(
             settings,
             context.folder,
@@ -61,8 +71,10 @@ class SparkplugSink(Connecting):
 
     def write(self, prediction: Prediction) -> None:
         """Queue one for the feed's thread; the oldest goes when there are too many."""
-        self.tally.dropped += len(self._inbox) == self._inbox.maxlen
-        self._inbox.append(prediction)
+        with self._lock:
+            self.tally.dropped += len(self._inbox) == self._inbox.maxlen
+            stored = not self._node.born and self._put(prediction)
+            self._inbox.append((prediction, stored))
         self.tally.count += 1
         self._broker.wake()
 
@@ -102,13 +114,47 @@ class SparkplugSink(Connecting):
             self._broker.end("the primary host went offline")
 
     def _tell(self) -> None:
-        """Every prediction that waits in the inbox."""
-        while self._inbox:
-            self._publish(self._node.tell(self._inbox.popleft(), self.context.wall()))
+        """Every prediction that waits in the inbox; what is on disk is forgotten once it is out."""
+        with self._lock:
+            waiting, stored = len(self._inbox), self._kept.last
+        for _ in range(waiting):
+            prediction, is_stored = self._inbox.popleft()
+            packets = self._node.tell(prediction, self.context.wall())
+            if not packets and not is_stored:
+                self._store(prediction)
+            self._publish(packets)
+        if self._node.born and not self._broker.is_unsent:
+            self._node.forget()
+            with self._lock:
+                self._kept.forget(stored)
 
     def _keep(self) -> None:
         while self._inbox:
-            self._node.keep(self._inbox.popleft())
+            prediction, is_stored = self._inbox.popleft()
+            self._node.keep(prediction)
+            if not is_stored:
+                self._store(prediction)
+
+    def _recall(self) -> None:
+        """What the process before could not tell."""
+        try:
+            for prediction in self._kept.load():
+                self._node.keep(prediction)
+        except StorageError as error:
+            self.context.fault(Fault(error.code, f"{self.context.name}: {error}"))
+
+    def _store(self, prediction: Prediction) -> None:
+        with self._lock:
+            self._put(prediction)
+
+    def _put(self, prediction: Prediction) -> bool:
+        """Whether it is on disk now: a disk that refuses costs what a kill would take, no more."""
+        try:
+            self._kept.put(prediction)
+        except StorageError as error:
+            self.context.fault(Fault(error.code, f"{self.context.name}: {error}"))
+            return False
+        return True
 
     def _publish(self, packets: list[Packet]) -> None:
         for packet in packets:
