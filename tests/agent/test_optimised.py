@@ -138,3 +138,23 @@ def test_the_key_is_the_same_at_every_start() -> None:
     one, other = (Optimised(Path(), lambda: dict(FACTS)) for _ in range(2))
     options = msgspec.structs.replace(PROFILE.session)
     assert one.key("a" * 64, "1.31.0", options) == other.key("a" * 64, "1.31.0", PROFILE.session)
+
+
+def test_entries_of_releases_that_are_gone_go_too(tmp_path: Path) -> None:
+    here = {"a" * 64, "b" * 64}
+    cache = Optimised(tmp_path, lambda: FACTS, lambda: here)
+    keys = [cache.key(digit * 64, "1.31.0", SessionOptions()) for digit in "abc"]
+    here.add("c" * 64)
+    for key in keys[:2]:
+        keep(cache, key)
+    assert all(cache.find(key) for key in keys[:2])
+    here.remove("a" * 64)
+    keep(cache, keys[2])
+    assert [bool(cache.find(key)) for key in keys] == [False, True, True]
+
+
+def keep(cache: Optimised, key: str) -> None:
+    into = cache.begin(key)
+    assert into
+    into.write_bytes(b"optimised")
+    cache.keep(key)

@@ -5,7 +5,7 @@ An effect runs off the control loop and answers with an Outcome; it changes no r
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -116,19 +116,26 @@ def _check(record: Record, desk: Desk) -> Outcome:
     if serving and _serves_already(manifest, serving, desk):
         adopted = msgspec.structs.replace(serving, path=order.path, sha256=order.sha256)
         return Outcome(Event.SAME, Note(serving=adopted), floors=floors)
-    need, free = sum(f.size for f in files), desk.ports.slots.free_bytes()
-    if need + RESERVE > free:
-        detail = f"{need / 2**20:.0f} MB needed, {free / 2**20:.0f} MB free; make room"
+    slots = desk.ports.slots
+    need, free = slots.missing(record.model, files) + RESERVE, slots.free_bytes()
+    spare = slots.size(record.model, record.inactive)
+    if need > free + spare:
+        detail = (
+            f"{need / 2**20:.0f} MB needed, {RESERVE >> 20} of them to be left free; "
+            f"{free / 2**20:.0f} MB are free, and {spare / 2**20:.0f} MB of an older release; "
+            "make room"
+        )
         note = Note(cause="disk-full", detail=detail, facts={"need": need, "free": free})
-        return Outcome(Event.REFUSED, note)
+        return Outcome(Event.REFUSED, note, floors=floors)
     return Outcome(Event.CHECKED, floors=floors)
 
 
 def _download(record: Record, desk: Desk) -> Outcome:
     ports, got, saved = desk.ports, 0, 0
     try:
-        manifest = _staged_manifest(record, desk)
-        for file in manifest.files_for(desk.profile.name):
+        files = _staged_manifest(record, desk).files_for(desk.profile.name)
+        _make_room(record, files, desk)
+        for file in files:
             if desk.stop():
                 raise LinkError("downloads stop for now")
             if not ports.slots.reuse(record.model, file):
@@ -141,7 +148,17 @@ def _download(record: Record, desk: Desk) -> Outcome:
         return _again(error, FEW)
     except AbsentError as error:
         return _broke(Effect.DOWNLOAD, "download", str(error))
+    except StorageError as error:
+        ports.slots.clean(record.model)  # first: the journal needs room to say it
+        return Outcome(Event.REFUSED, Note(cause="disk-full", detail=str(error)))
     return Outcome(Event.FETCHED, Note(facts={"bytes": got, "saved_by_delta": saved}))
+
+
+def _make_room(record: Record, files: Sequence[File], desk: Desk) -> None:
+    """The slot that will be overwritten goes first where there is not room for three releases."""
+    slots = desk.ports.slots
+    if slots.missing(record.model, files) + RESERVE > slots.free_bytes():
+        slots.drop(record.model, record.inactive)
 
 
 def _fetch_file(model: str, file: File, desk: Desk) -> tuple[int, bool]:

@@ -1,15 +1,16 @@
 """What the agent needs of the world. Adapters are in io/; tests/scenario has them in memory."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shoal.agent.adaptation import Load
 from shoal.agent.faults import Fault
 from shoal.agent.orders import Floors, Runtime
 from shoal.agent.outbox import Letter
 from shoal.agent.probation import Measured
+from shoal.agent.rounds import Participation
 from shoal.agent.serving import Engine
 from shoal.agent.testimony import Accounts, Nobody
 from shoal.agent.update import Record, Slot
@@ -18,6 +19,9 @@ from shoal.profile import Profile
 from shoal.sketch import F32
 from shoal.trust import Order
 from shoal.wire import Health, Upward
+
+if TYPE_CHECKING:
+    from shoal.agent.training import LearningPorts
 
 
 class Journal(Protocol):
@@ -34,6 +38,8 @@ class Journal(Protocol):
     def save_floors(self, floors: Floors) -> None: ...
     def assignment(self) -> bytes: ...
     def save_assignment(self, payload: bytes, floors: Floors) -> None: ...
+    def participation(self) -> Participation: ...
+    def save_participation(self, known: Participation) -> None: ...
 
 
 class Outbox(Protocol):
@@ -67,6 +73,9 @@ class Slots(Protocol):
 
     stage_has   bytes of `file` in the stage already; file.size when it is whole and true
     keep        the stage is durable as it is
+    missing     bytes that the stage still lacks of `files`; size  bytes of a slot
+    drop        delete a slot that does not serve
+    sweep       delete the stage and what else is left over, of all models but the `busy` ones
     install     stage -> slot, durable; repeatable; BundleError when neither holds the release
     held        sha256 -> path of every file in either slot, as their manifests say
     point       the `current` link, switched atomically; found  what the links point at
@@ -83,6 +92,10 @@ class Slots(Protocol):
     def point(self, model: str, slot: Slot | None) -> None: ...
     def found(self) -> list[Slot]: ...
     def clean(self, model: str) -> None: ...
+    def sweep(self, busy: Collection[str]) -> None: ...
+    def missing(self, model: str, files: Sequence[File]) -> int: ...
+    def size(self, model: str, slot: str) -> int: ...
+    def drop(self, model: str, slot: str) -> None: ...
     def held(self, model: str) -> dict[str, Path]: ...
     def free_bytes(self) -> int: ...
 
@@ -174,4 +187,5 @@ class Ports(NamedTuple):
     timer: Callable[[], float]
     random: Random
     load: Callable[[], Load] = Load
+    learning: "LearningPorts | None" = None
     sessions: Accounts = Nobody()

@@ -90,6 +90,8 @@ class Updates:
     def start(self) -> None:
         """Serve at once what the journal says is good, then take up what was under way."""
         self.records = self._ports.journal.records()
+        busy = [m for m, record in self.records.items() if record.state not in update.RESTING]
+        self._ports.slots.sweep(busy)
         self._adopt()
         for record in self.records.values():
             self._serve_good(record)

@@ -85,6 +85,7 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, L
     downloads = carried.Brought(
         network, carried.Carried(folder), lambda model: slots.path(model, "stage"), time.monotonic
     )
+    optimised = Optimised(folder / names.CACHE, facts.read_facts, slots.present)
     chance = random.SystemRandom()
     load = pressure.PressureSampler(time.monotonic)
     # The link and the agent know each other: the link is made first and speaks through `box`.
@@ -114,7 +115,7 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, L
         images=ImageRepository(
             folder / names.METADATA, names.read_trusted(folder, names.ROOT), downloads.metadata
         ),
-        loader=OrtLoader(slots.path, Optimised(folder / names.CACHE, facts.read_facts)),
+        loader=OrtLoader(slots.path, optimised),
         prober=probe.SubprocessProber(slots.path, dict(os.environ)),
         link=link,
         health=health.HealthSampler(folder, time.monotonic, load),

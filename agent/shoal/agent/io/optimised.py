@@ -1,7 +1,7 @@
 """Models as onnxruntime has optimised them, kept so that the next start need not do it again.
 
-    cache/<key>.onnx    what onnxruntime wrote
-    cache/<key>.sha256  its hash: without it, or with another, the file does not count
+    cache/<model>-<key>.onnx    what onnxruntime wrote
+    cache/<model>-<key>.sha256  its hash: without it, or with another, the file does not count
 
 The key is the hash of everything that the result depends on: the model's own hash, the version of
 onnxruntime, the CPU's architecture and flags, the session's options. So another board, an update
@@ -13,7 +13,7 @@ release is loaded, as if there were no cache.
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,31 @@ _log = logging.getLogger(__name__)
 #: Models smaller than this (bytes) load in a few milliseconds; entries kept, the newest.
 SMALLEST, KEPT = 1 << 20, 8
 _FORMAT = 1
+#: Digits of the model's own hash that an entry's name begins with.
+_OF = 16
 
 
 class Optimised:
     """The cache in one folder.
 
-    facts   of this machine: shoal.agent.io.facts
+    facts    of this machine: shoal.agent.io.facts
+    present  sha256 of the models on the device: entries of any other go
     """
 
-    def __init__(self, folder: Path, facts: Callable[[], Mapping[str, Any]]) -> None:
-        self._folder, self._facts = folder, facts
+    def __init__(
+        self,
+        folder: Path,
+        facts: Callable[[], Mapping[str, Any]],
+        present: Callable[[], Collection[str]] | None = None,
+    ) -> None:
+        self._folder, self._facts, self._present = folder, facts, present
 
     def key(self, sha256: str, runtime: str, options: SessionOptions) -> str:
         """Name of the entry for a model's hash, onnxruntime's version and session options."""
         facts = self._facts()
         cpu = [facts.get("arch"), facts.get("cpu"), sorted(facts.get("flags", ()))]
         whole = [_FORMAT, sha256, runtime, cpu, msgspec.structs.asdict(options)]
-        return hashlib.sha256(msgspec.json.encode(whole)).hexdigest()[:32]
+        return f"{sha256[:_OF]}-{hashlib.sha256(msgspec.json.encode(whole)).hexdigest()[:32]}"
 
     def find(self, key: str) -> Path | None:
         """The entry, whole; None when there is none. A damaged one is deleted."""
@@ -91,6 +99,9 @@ class Optimised:
     def _prune(self) -> None:
         used = sorted(self._folder.glob("*.sha256"), key=lambda path: path.stat().st_mtime)
         kept = {path.stem for path in used[-KEPT:]}
+        if self._present is not None:
+            models = {sha256[:_OF] for sha256 in self._present()}
+            kept = {name for name in kept if name[:_OF] in models}
         for path in self._folder.iterdir():
             if path.name.partition(".")[0] not in kept:
                 path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import msgspec
 from shoal import bundle
 from shoal.agent.update import Slot
 from shoal.errors import BundleError, StorageError
-from shoal.manifest import File, Manifest, check_model
+from shoal.manifest import File, Manifest, check_model, is_model
 from shoal.manifest import parse as parse_manifest
 
 _LINK, _CARD = "current", "slot.json"
@@ -43,12 +43,13 @@ class DiskSlots:
     def put_manifest(self, model: str, data: bytes) -> None:
         """Begin a stage with a verified manifest; what is there of its files is kept, no more."""
         stage = self.path(model, "stage")
-        files = list(parse_manifest(data).files())
-        kept = {f.name for f in files} | {f.sha256 + end for f in files for end in _PARTS}
+        files = {file.name: file for file in parse_manifest(data).files()}
+        parts = {file.sha256 + end for file in files.values() for end in _PARTS}
         with _translated(stage):
             stage.mkdir(parents=True, exist_ok=True)
             for path in list(stage.iterdir()):
-                if path.name not in kept:
+                file = files.get(path.name)
+                if path.name not in parts and not (file and _is(path, file)):
                     path.unlink()  # of an order that this one superseded
             write_durable(stage / bundle.MANIFEST, data)
 
@@ -158,10 +159,18 @@ class DiskSlots:
 
     def missing(self, model: str, files: Sequence[File]) -> int:
         """Bytes that the stage still lacks of `files`: room that a download needs."""
-        stage, lacks = self.path(model, "stage"), 0
-        for file in files:
-            there = [stage / file.name, *(stage / (file.sha256 + end) for end in _PARTS)]
-            have = max(path.stat().st_size for path in there if path.is_file())
+        stage = self.path(model, "stage")
+        lacking = [file for file in files if not _is(stage / file.name, file)]
+        have = (_size(stage / f"{file.sha256}.part") for file in lacking)
+        return sum(max(0, file.size - got) for file, got in zip(lacking, have, strict=True))
+
+    def size(self, model: str, slot: str) -> int:
+        """Bytes of a slot: room that `drop` makes."""
+        return sum(_size(path) for path in self.path(model, slot).glob("*"))
+
+    def drop(self, model: str, slot: str) -> None:
+        """Delete a slot that does not serve and that the update was to overwrite."""
+        shutil.rmtree(self.path(model, slot), ignore_errors=True)
 
     def held(self, model: str) -> dict[str, Path]:
         """sha256 -> path of every file in either slot, as their manifests say; not verified."""
@@ -191,6 +200,10 @@ class DiskSlots:
                 sync(file)
             sync(stage)
         self._keep(stage)
+
+    def _models(self) -> list[str]:
+        """Names of the models that have a folder."""
+        return sorted(path.name for path in self._folder.glob("*/") if is_model(path.name))
 
     def _keep(self, slot: Path) -> None:
         """The slot's name, and of the folders that it is in, survive a power cut from here on."""
@@ -234,6 +247,10 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}", "make room, or look at the disk") from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _is(path: Path, file: File) -> bool:
