@@ -24,12 +24,12 @@ pytestmark = [pytest.mark.broker, pytest.mark.slow]
 class Desk:
     """The controller's end, speaking MQTT 5: keeps what arrives by its number, and acks."""
 
-    def __init__(self, port: int, pki: Path) -> None:
+    def __init__(self, port: int, pki: Path, protocol: int = paho.MQTTv5) -> None:
         self.port = port
         self.windows: dict[tuple[str, int], wire.WindowReport] = {}
         self.seqs: dict[str, set[int]] = {}
         self.twice = 0
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, "desk", protocol=paho.MQTTv5)
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, "desk", protocol=protocol)
         context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
         context.load_cert_chain(pki / "controller.crt", pki / "controller.key")
         self.client.tls_set_context(context)

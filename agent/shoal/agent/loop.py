@@ -118,7 +118,7 @@ class Agent:
         """Work off what happened and what is due; seconds until it wants to be called again."""
         while self._inbox:
             self._take(self._inbox.popleft())
-        now = self.clock()
+        now = self.ports.monotonic()
         for item in [item for at, item in self._later if at <= now]:
             self._take(item)
         self._later = [(at, item) for at, item in self._later if at > now]
@@ -181,7 +181,7 @@ class Agent:
             severity = "critical" if isinstance(error, TrustError) else "warning"
             self.voice.fault(Fault(error.code, str(error), severity))
         except StorageError as error:
-            self._later.append((self.clock() + RETRY_S, item))
+            self._later.append((self.ports.monotonic() + RETRY_S, item))
             self.voice.fault(Fault("disk-full", str(error), "critical"))
 
     def _hear(self, heard: Heard) -> None:
@@ -231,7 +231,9 @@ class Agent:
         self._window_end = ((now - late) // length + 1) * length + late
 
     def _close_windows(self) -> None:
-        if self.clock() < self._window_end:
+        left_s = self._window_end - self.clock()
+        # More than a window is left where the clock was set back.
+        if 0 < left_s <= self._window_s + self._jitter_s:
             return
         health = self._health()
         for serving in self.serving.values():

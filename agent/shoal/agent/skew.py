@@ -54,7 +54,7 @@ class ControllerTime:
         sent = self._open.pop(asked_s, None)
         if sent is None:
             return False
-        low, high = now_s - monotonic_s, now_s - sent
+        low, high = now_s - monotonic_s, now_s - sent + DRIFT * (monotonic_s - sent)
         known = self._widened(monotonic_s)
         if known is not None and known[0] <= high and low <= known[1]:
             low, high = max(low, known[0]), min(high, known[1])

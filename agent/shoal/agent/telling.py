@@ -14,6 +14,7 @@ from shoal.agent.outbox import CatchUp, Courier
 from shoal.agent.ports import Ports
 from shoal.agent.update import Record, Slot, State
 from shoal.errors import LinkError, StorageError
+from shoal.federated import speech
 from shoal.profile import Profile
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ class Identity(NamedTuple):
 
 
 class Voice:
-    """Reports, faults, status and inventory of one device."""
+    """Reports, faults, status and inventory of one device.
+
+    What is due after a while is timed by a clock that nobody sets.
+    """
 
     def __init__(self, identity: Identity, ports: Ports, clock: DeviceClock) -> None:
         self._identity, self._ports, self._clock = identity, ports, clock
@@ -60,7 +64,7 @@ class Voice:
         self.connected, self.since_s = up, self._clock()
         if up:
             self._courier.connect()
-            self._catch_up.connect(self._clock(), self.pause_s)
+            self._catch_up.connect(self._clock.monotonic(), self.pause_s)
             self._ports.outbox.connected()
             self.status(online=True)
 
@@ -90,7 +94,7 @@ class Voice:
 
     def fault(self, fault: Fault) -> None:
         """Report something wrong; what comes often is counted first."""
-        told = self._faults.note(fault, self._clock())
+        told = self._faults.note(fault, self._clock.monotonic())
         if told is not None:
             self._tell(told)
 
@@ -108,20 +112,31 @@ class Voice:
 
     def due(self) -> None:
         """Whatever waits: held back faults, what the disk refused, what is not sent yet."""
-        for fault in self._faults.due(self._clock()):
+        for fault in self._faults.due(self._clock.monotonic()):
             self._tell(fault)
         self._save()
         self._send()
 
+    def answer(self, attempt: bytes, said: speech.Answer) -> bool:
+        """Say something in a round, now or not at all: it is asked for again. Whether it went."""
+        message = wire.RoundAnswer(**self._sender(), attempt=attempt, said=said)
+        try:
+            topic = topics.up(self._identity.device, "round")
+            self._ports.link.publish(topic, wire.encode(message))
+        except LinkError as error:
+            _log.debug("a round's answer waits to be asked for again: %s", error)
+            return False
+        return True
+
     def heartbeat(self) -> None:
         """Say that this device is there, when it has said nothing for a while."""
-        if self.connected and self._clock() - self._status_at >= _STATUS_S:
+        if self.connected and self._clock.monotonic() - self._status_at >= _STATUS_S:
             self.status(online=True)
 
     def status(self, *, online: bool) -> None:
         if self.connected:
             self._publish("status", self._asking(self._status(online=online)))
-            self._status_at = self._clock()
+            self._status_at = self._clock.monotonic()
 
     def timed(self, time: wire.Time) -> None:
         """The controller has said what its clock shows."""
@@ -136,9 +151,16 @@ class Voice:
         return told is None or abs(skew.skew_s - told.skew_s) > max(1.0, skew.error_s)
 
     def inventory(
-        self, slots: Sequence[Slot], floors: dict[str, float], endpoint: str
+        self,
+        slots: Sequence[Slot],
+        floors: dict[str, float],
+        endpoint: str,
+        facts: dict[str, Any] | None = None,
     ) -> wire.Inventory:
-        """What is on the device, published and returned. slots: those that serve."""
+        """What is on the device, published and returned.
+
+        slots   those that serve; facts: that may have changed since the start
+        """
         who, skew = self._identity, self._clock.skew
         clock = {"clock_skew_s": skew.skew_s, "clock_error_s": skew.error_s} if skew else {}
         inventory = wire.Inventory(
@@ -149,7 +171,7 @@ class Voice:
             site=who.site,
             line=who.line,
             labels=who.labels,
-            facts=who.facts | clock,
+            facts=who.facts | clock | (facts or {}),
             installed=[_installed(slot) for slot in slots],
             floors=floors,
             endpoint=endpoint,
@@ -189,7 +211,7 @@ class Voice:
     def _send(self) -> None:
         if not self.connected or not self._ports.outbox.waiting or not self._courier.room:
             return
-        now = self._clock()
+        now = self._clock.monotonic()
         try:
             after, before = self._courier.start_after(now), self._ports.outbox.caught_up
             backlog = self._catch_up.allowed(now, self.window_s)

@@ -13,6 +13,8 @@ from shoal.outputs import PREDICTION, predicted, score
 from shoal.sketch import BUFFER_ROWS, F32, Latency, References, Sketch
 from shoal.wire import Health, WindowReport
 
+#: Longest span that is told, in seconds; no fleet's pace is slower.
+LONGEST_S = 86_400.0
 #: An output this far outside [0, 1] is no probability, whatever its rounding.
 _SLACK = 1e-3
 
@@ -94,8 +96,12 @@ class Window:
         )
 
     def close(self, now_s: float, health: Health) -> WindowReport:
-        """The report of what was seen until `now_s`; whose it is, is for the outbox to fill in."""
+        """The report of what was seen until `now_s`; whose it is, is for the outbox to fill in.
+
+        A clock that was set meanwhile does not say when it began: it is told as a moment.
+        """
         self._flush()
+        began_s = self.start_s if 0 <= now_s - self.start_s <= LONGEST_S else now_s
         return WindowReport(
             device="",
             boot="",
@@ -104,8 +110,8 @@ class Window:
             model=self.model,
             release=self.release,
             reference=self.references.id,
-            window_start_s=self.start_s,
-            window_s=max(0.0, now_s - self.start_s),
+            window_start_s=max(0.0, began_s),
+            window_s=max(0.0, now_s - began_s),
             rows=self.rows,
             errors=self.errors,
             slow=self.slow,

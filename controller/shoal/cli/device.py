@@ -168,6 +168,7 @@ def _picture(session: Session, found: Thing, timeline: list[Any], ledger: list[A
         "serves": _serves,
         "agent": "agent",
         "endpoint": "endpoint",
+        "clock": lambda d: _clock(d["clock_skew_s"], d["clock_error_s"]),
         "certificate": lambda d: "ends " + ago(d["certificate_expires_at"], session.now()),
         "error": "error",
     }
@@ -193,3 +194,12 @@ def _picture(session: Session, found: Thing, timeline: list[Any], ledger: list[A
         "\n[bold]ledger[/bold]",
         table(ledger, arrived, empty="nothing yet"),
     )
+
+
+def _clock(skew_s: float, error_s: float) -> str:
+    """
+    >>> _clock(-93.0, 0.25), _clock(0.0, -1.0)
+    ('-93 s from the controller, give or take 0.2 s', '')
+    """
+    told = f"{skew_s:+.0f} s from the controller, give or take {error_s:.1g} s"
+    return told if error_s >= 0 else ""

@@ -95,6 +95,17 @@ def draft(site: str, off: Sequence[Clock], of: int, limit_s: float) -> Draft:
     )
 
 
+def clock_words(skew_s: float, error_s: float) -> str:
+    """A device's clock, for a person.
+
+    >>> clock_words(0.2, 0.3), clock_words(-93.4, 0.1)
+    ('right to 0.5 s', '-93 s from the controller')
+    """
+    if abs(skew_s) <= max(1.0, error_s):
+        return f"right to {abs(skew_s) + error_s:.1f} s"
+    return f"{_words(skew_s)} from the controller"
+
+
 def _words(skew_s: float) -> str:
     """
     >>> _words(93.4), _words(-7200.0), _words(-172800.0)

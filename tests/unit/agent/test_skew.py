@@ -1,0 +1,91 @@
+"""What a device knows of the controller's clock, whatever the network does to the answers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.agent.clock import DeviceClock
+from shoal.agent.skew import EVERY_S, SOON_S, ControllerTime, is_wrong, told
+from shoal.wire import Skew
+
+DELAY = st.floats(0, 30)
+EXCHANGES = st.lists(st.tuples(st.floats(0, 900), DELAY, DELAY), min_size=1, max_size=12)
+
+
+@given(exchanges=EXCHANGES, true_skew=st.floats(-1e6, 1e6), lazy=st.floats(-1e-4, 1e-4))
+def test_the_true_difference_is_always_within_the_bounds(exchanges, true_skew, lazy) -> None:
+    """Whatever each way took, and though the device's quartz runs fast or slow by 100 ppm."""
+    time, now = ControllerTime(), 5e6  # true seconds
+
+    def device(at: float) -> float:
+        return at * (1 + lazy)
+
+    def controller(at: float) -> float:
+        return device(5e6) + at - 5e6 + 1e9
+
+    for pause, there, back in exchanges:
+        now += pause
+        time.asked(now, device(now))
+        assert time.answered(now, controller(now + there), device(now + there + back))
+        now += there + back
+        found = time.skew(controller(now) + true_skew, device(now))
+        assert found is not None
+        assert abs(found.skew_s - true_skew) <= found.error_s + 1e-3
+        assert found.error_s <= (there + back) / 2 + 0.02
+
+
+def test_an_answer_to_a_question_of_another_life_says_nothing() -> None:
+    """A broker keeps what it could not deliver, and gives it to the process that comes next."""
+    time = ControllerTime()
+    time.asked(1000.0, 5.0)
+    assert not time.answered(100.0, 90.0, 5.1)
+    assert time.skew(1000.0, 5.2) is None
+    assert time.answered(1000.0, 1000.1, 5.3)
+    assert not time.answered(1000.0, 4000.0, 5.4), "nor does one that comes twice"
+
+
+def test_it_asks_soon_until_it_knows_and_then_once_an_hour() -> None:
+    time = ControllerTime()
+    assert time.due(0.0)
+    time.asked(1.0, 0.0)
+    assert not time.due(SOON_S - 1)
+    assert time.due(SOON_S), "no answer came"
+    time.asked(2.0, SOON_S)
+    time.answered(2.0, 1000.0, SOON_S + 10)
+    assert time.due(2 * SOON_S + 10), "the way was long: it knows too little"
+    time.asked(3.0, 200.0)
+    time.answered(3.0, 1140.0, 200.1)
+    assert not time.due(200.0 + EVERY_S)
+    assert time.due(201.0 + EVERY_S)
+
+
+def test_when_the_controllers_clock_was_set_the_newest_answer_is_believed() -> None:
+    time = ControllerTime()
+    for asked, now in ((10.0, 1010.0), (20.0, 5020.0)):
+        time.asked(asked, asked)
+        time.answered(asked, now, asked + 0.1)
+    found = time.skew(5020.1, 20.1)
+    assert found is not None
+    assert abs(found.skew_s) <= found.error_s + 1e-6
+
+
+def test_a_clock_that_is_set_is_right_at_once_without_a_question() -> None:
+    wall = [1_000_093.0]
+    clock = DeviceClock(wall=lambda: wall[0], monotonic=lambda: 7.0)
+    assert (clock.skew, clock.synced) == (None, True)
+    clock.controller.asked(clock(), 6.5)
+    clock.controller.answered(wall[0], 1_000_000.0, 7.0)
+    assert not clock.synced
+    assert clock.skew is not None
+    assert told(clock.skew) == "93 s ahead"
+    wall[0] -= 93
+    assert clock.synced
+    assert told(clock.skew) == "right to 0.5 s"
+
+
+@pytest.mark.parametrize(
+    ("skew", "wrong"),
+    [((4.9, 0.0), False), ((5.1, 0.0), True), ((-60.0, 58.0), False), ((-60.0, 1.0), True)],
+)
+def test_a_clock_is_called_wrong_only_beyond_doubt(skew, wrong) -> None:
+    assert is_wrong(Skew(skew_s=skew[0], error_s=skew[1])) is wrong
