@@ -65,6 +65,8 @@ LEAST = {
     "GET /api/v1/tasks/{task}/participations": "viewer",
     "POST /api/v1/tasks/{task}/start": "operator",
     "POST /api/v1/tasks/{task}/abort": "operator",
+    "POST /api/v1/tasks/{task}/release": "operator",
+    "POST /api/v1/tasks/{task}/quarantine": "operator",
     "GET /api/v1/rounds": "viewer",
     "GET /api/v1/rounds/{id}": "viewer",
     "GET /api/v1/rounds/{id}/devices": "viewer",

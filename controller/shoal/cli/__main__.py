@@ -5,6 +5,7 @@ import sys
 
 import click
 
+from shoal.cli import checkpoint
 from shoal.cli.alert import alert
 from shoal.cli.bundle import bundle
 from shoal.cli.dataset import dataset
@@ -48,6 +49,8 @@ for _command in (
     login, device, dataset, model, release, rollout, round_, bundle, alert, operation, doctor, demo,
 ):  # fmt: skip
     cli.add_command(_command)
+for _verb in checkpoint.COMMANDS:
+    round_.add_command(_verb)
 
 
 def main() -> None:

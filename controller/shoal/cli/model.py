@@ -9,7 +9,7 @@ import msgspec
 
 from shoal.cli.api import at
 from shoal.cli.operation import picture
-from shoal.cli.release import release_card
+from shoal.cli.release import release_card, taught
 from shoal.cli.show import Columns, Thing, instant, table
 from shoal.cli.span import SPAN, pairs
 from shoal.cli.verb import Noun, Session
@@ -71,6 +71,8 @@ def show_model(session: Session, name: str) -> None:
         "dataset": "dataset",
         "metrics": "metrics",
         "trigger": "trigger",
+        "taught by": taught,
+        "quarantined": "quarantined",
         "when": lambda r: instant(r["created_at"]),
     }
     session.show(

@@ -77,6 +77,22 @@ def ref(release: Thing) -> str:
     return plain(f"{release['model']}@{release['version']}")
 
 
+def taught(release: Thing) -> str:
+    """The federated rounds that it was made of; "" where none were."""
+    origin = release.get("origin")
+    if not origin:
+        return ""
+    examples = sum(one["examples"] for one in origin["devices"])
+    said = (
+        f"round {origin['number']} of {origin['task']} ({origin['strategy']}): "
+        f"{len(origin['devices'])} devices, {len(origin['rounds'])} rounds"
+    )
+    said += f", {examples} rows" if examples else ""
+    if origin["epsilon"] is not None:
+        said += f", epsilon {origin['epsilon']:.2f} at delta {origin['delta']:g}"
+    return plain(said)
+
+
 def release_card(found: Thing) -> Group:
     """A release as a person reads it."""
     about: Columns = {
@@ -89,6 +105,8 @@ def release_card(found: Thing) -> Group:
         "params": "params",
         "metrics": "metrics",
         "per site": "by_site",
+        "taught by": taught,
+        "quarantined": "quarantined",
         "parent": "parent",
         "trigger": "trigger",
         "operation": "operation",
@@ -114,10 +132,13 @@ def release_card(found: Thing) -> Group:
         "by": "by",
         "when": lambda s: instant(s["at"]),
     }
+    teachers: Columns = {name: name for name in ("device", "site", "rounds", "examples")}
+    devices = (found.get("origin") or {}).get("devices", [])
     publish_ = f"not signed; sign it with: shoal release publish {ref(found)}"
     return Group(
         card(found, about),
         "", table(found["variants"], variants, empty="no variant"),
         "", table(found["verdicts"], verdicts, empty="no gate has spoken"),
         "", table(found["signatures"], signatures, empty=publish_),
+        *(["", table(devices, teachers, empty="")] if devices else []),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Every route of the API, in one place."""
 
 from shoal.controller.api import (
+    checkpoints,
     devices,
     folders,
     models,
@@ -12,7 +13,9 @@ from shoal.controller.api import (
 )
 from shoal.controller.api.declare import Route, routes_of
 
-MODULES = (people, devices, folders, models, rollouts, rounds, monitoring, operations)
+MODULES = (
+    people, devices, folders, models, rollouts, rounds, checkpoints, monitoring, operations,
+)  # fmt: skip
 
 
 def all_routes() -> list[Route]:

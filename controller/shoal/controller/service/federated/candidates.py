@@ -53,6 +53,6 @@ def _asked(db: Connection, task: Task) -> int:
     mine = [
         params["trigger"].removeprefix(training.ROUNDS)
         for params in db.scalars(query)
-        if params["origin"]["task"] == task.name and params["trigger"].startswith(training.ROUNDS)
+        if params["origin"]["task"] == task.name
     ]
-    return max(map(int, mine), default=0)
+    return max((int(rounds) for rounds in mine if rounds.isdecimal()), default=0)

@@ -19,6 +19,8 @@ from shoal.controller.service.federated import rounds
 from shoal.errors import ConflictError
 
 DONE = "DONE"
+#: Trigger of a release that a person wants signed for the canary ring at once.
+ASKED_AS_CANDIDATE = f"{training.ROUNDS}asked"
 
 
 def release(

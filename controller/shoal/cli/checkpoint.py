@@ -1,0 +1,78 @@
+"""`shoal round release` and `shoal round quarantine`: what becomes of what rounds learned."""
+
+from typing import Any
+
+import click
+
+from shoal.cli.api import at
+from shoal.cli.release import release_card
+from shoal.cli.show import Columns, card, state
+from shoal.cli.span import SPAN
+from shoal.cli.verb import Session, Verb
+from shoal.cli.waiting import follow
+
+
+@click.command("release", cls=Verb)
+@click.argument("task", metavar="TASK")
+@click.option("--round", "number", type=click.IntRange(1), help="Of this round, not the newest.")
+@click.option(
+    "--dataset",
+    default="",
+    metavar="NAME[@N]",
+    help="Whose held-back rows judge it; default: that of the task's first release.",
+)
+@click.option("--candidate", is_flag=True, help="Sign it for canaries when no gate refuses it.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Until it is built.")
+@click.option("--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never.")
+@click.pass_obj
+def release_checkpoint(
+    session: Session,
+    task: str,
+    number: int | None,
+    dataset: str,
+    candidate: bool,
+    wait: bool,
+    timeout: float,
+) -> None:
+    """Make a release of what rounds learned: variants, golden vectors, gates on held-back rows.
+
+    \b
+    Examples:
+      shoal round release scratches
+      shoal round release scratches --round 12 --candidate
+    """
+    asked: dict[str, Any] = {"round": number, "dataset": dataset, "candidate": candidate}
+    started = session.api.post(at("tasks", task, "release"), asked)
+    if not wait:
+        hint = f"watch it with: shoal operation watch {started['id']}"
+        session.show(started, lambda: hint)
+        return
+    ended = follow(session, started, timeout)
+    made = session.api.get(at("releases", ended["result"]["release"]))
+    session.show(ended | {"release": made}, lambda: release_card(made))
+
+
+@click.command("quarantine", cls=Verb)
+@click.argument("task", metavar="TASK")
+@click.argument("number", metavar="N", type=click.IntRange(1))
+@click.option("--why", required=True, help="The reason: it is kept, shown and audited.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def quarantine(session: Session, task: str, number: int, why: str, yes: bool) -> None:
+    """Mark a round as poisoned, for good, with every checkpoint and release that came of it.
+
+    The task goes on from its newest clean checkpoint; running rollouts of such releases pause.
+
+    \b
+    Example:
+      shoal round quarantine scratches 7 --why "press-3 was found to be tampered with"
+    """
+    if not yes:
+        click.confirm(f"Quarantine round {number} of {task} for good?", abort=True, err=True)
+    after = session.api.post(at("tasks", task, "quarantine"), {"round": number, "why": why})
+    about: Columns = {"task": "name", "state": state(), "goes on from round": "parent"}
+    session.show(after, lambda: card(after, about))
+
+
+#: Of the group `shoal round`.
+COMMANDS = (release_checkpoint, quarantine)

@@ -1,0 +1,51 @@
+"""Routes of what rounds learned: a release of it, and the quarantine of a poisoned round."""
+
+from typing import Annotated
+
+import msgspec
+
+from shoal.controller.api.declare import Asked, Call, route
+from shoal.controller.federated.records import Task
+from shoal.controller.records import Operation
+from shoal.controller.service.federated import poison, releasing
+
+TAG = "rounds"
+Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+
+
+class ReleaseOf(Asked, frozen=True, kw_only=True):
+    """Which checkpoint becomes a release.
+
+    round      that made it; null for the newest clean one
+    dataset    "name@version" whose held-back rows judge it; "" for that of the task's first release
+    candidate  sign it for the canary ring when no gate refuses it
+    """
+
+    round: Number | None = None
+    dataset: str = ""
+    candidate: bool = False
+
+
+class Quarantine(Asked, frozen=True, kw_only=True):
+    """The round that is poisoned, and why: the reason is kept and shown."""
+
+    round: Number
+    why: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+
+
+@route("POST", "/api/v1/tasks/<task>/release", role="operator", tag=TAG, status=202,
+       repeatable=True, location="/api/v1/operations/{id}")  # fmt: skip
+def release_checkpoint(call: Call, task: str, body: ReleaseOf) -> Operation:
+    """Build a release of what rounds learned: variants, golden vectors, gates."""
+    return releasing.release(
+        call.ctx, actor=call.by, task=task, number=body.round, dataset=body.dataset,
+        trigger=releasing.ASKED_AS_CANDIDATE if body.candidate else "manual",
+    )  # fmt: skip
+
+
+@route("POST", "/api/v1/tasks/<task>/quarantine", role="operator", tag=TAG)
+def quarantine_round(call: Call, task: str, body: Quarantine) -> Task:
+    """Mark a round as poisoned, for good, and all that came of it; the task goes on without."""
+    return poison.quarantine_round(
+        call.ctx, actor=call.by, task=task, number=body.round, why=body.why
+    )

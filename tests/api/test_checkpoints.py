@@ -1,0 +1,97 @@
+"""What rounds learned, over HTTP: a release is asked for, and a poisoned round is stopped."""
+
+import numpy as np
+import pytest
+
+from api.world import World, is_problem
+from shoal.controller.api.replay import HEADER
+from shoal.controller.federated.records import Prepared, TaskPlan
+from shoal.controller.io.tables import release
+from shoal.controller.service import audit, models
+from taught import DEVICES, add_round, add_task
+
+
+@pytest.fixture
+def task(world: World) -> TaskPlan:
+    """Of a task with three rounds done; its release is a row and nothing more."""
+    ctx = world.ctx
+    theta = np.zeros(3, np.float32)
+    sha256 = ctx.blobs.put_bytes(theta.tobytes()).sha256
+    prepared = Prepared(
+        graph=sha256, loss_graph=sha256, inference=sha256, theta=sha256, size=theta.size
+    )
+    plan = add_task(ctx, "walk", "lot-codes@1", prepared)
+    for number in (1, 2, 3):
+        add_round(ctx, plan, number, theta + number)
+    return plan
+
+
+def add_release(world: World, number: int) -> None:
+    """A release of the checkpoint of this round."""
+    devices = [{"device": n, "site": s, "rounds": 1, "examples": 1} for n, s in DEVICES.items()]
+    origin = {
+        "task": "walk", "number": number, "rounds": list(range(1, number + 1)),
+        "release": "lot-codes@1", "strategy": "fedavg",
+        "devices": devices,
+    }  # fmt: skip
+    report: dict[str, object] = {
+        "variants": [], "verdicts": [], "signatures": [], "labels": [], "features": [],
+        "metrics": {}, "by_site": {}, "params": {},
+    }  # fmt: skip
+    report |= {"task": "classification", "estimator": "imported", "origin": origin}
+    with world.ctx.store.write() as db:
+        models.ensure_model(db, world.ctx, actor="ana", name="lot-codes")
+        db.execute(
+            release.insert().values(
+                model="lot-codes", version=10 + number, state="validated", dataset="d@1",
+                dataset_sha256="", operation="", trigger="manual", parent="", created_at=1.0,
+                created_by="ana", report=report, manifest=b"{}", references=b"",
+            )
+        )  # fmt: skip
+
+
+def test_a_poisoned_round_is_marked_and_what_came_of_it_cannot_be_published(
+    world: World, task: TaskPlan
+) -> None:
+    add_release(world, 1)
+    add_release(world, 3)
+    body = {"round": 2, "why": "press-1 was tampered with"}
+
+    for _ in range(2):
+        answer = world.post("/api/v1/tasks/walk/quarantine", json=body)
+        assert (answer.status_code, answer.json["parent"]) == (200, 1)
+
+    told = {one["number"]: one["poisoned"] for one in world.get("/api/v1/rounds").json["items"]}
+    assert told[1] == ""
+    assert told[2] == "press-1 was tampered with"
+    assert told[3] == "it came of round 2: press-1 was tampered with"
+    shown = world.get("/api/v1/releases/lot-codes@13").json
+    assert "round 2 of walk is poisoned" in shown["quarantined"]
+    assert world.get("/api/v1/releases/lot-codes@11").json["quarantined"] == ""
+    refused = world.post("/api/v1/releases/lot-codes@13/publish", json={"override": "I insist"})
+    assert is_problem(refused, 409)
+    assert "shoal round release" in refused.json["detail"] + refused.json.get("mend", "")
+    entries, _ = audit.list_audit(world.ctx, subject="walk.2")
+    assert {one.verb for one in entries} == {"round.quarantine"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"round": 2}, 422), ({"round": 2, "why": ""}, 422), ({"round": 9, "why": "lies"}, 404)],
+)
+def test_a_quarantine_needs_a_reason_and_a_round_that_made_a_checkpoint(
+    world: World, task: TaskPlan, body: dict, status: int
+) -> None:
+    answer = world.post("/api/v1/tasks/walk/quarantine", json=body)
+    assert answer.status_code in (status, 400) if status == 422 else answer.status_code == status
+
+
+def test_a_release_of_a_checkpoint_is_refused_where_there_is_none_or_it_is_poisoned(
+    world: World, task: TaskPlan
+) -> None:
+    assert is_problem(world.post("/api/v1/tasks/walk/release", json={"round": 9}), 404)
+    assert is_problem(world.post("/api/v1/tasks/nobodys/release", json={}), 404)
+    world.post("/api/v1/tasks/walk/quarantine", json={"round": 2, "why": "lies"})
+    answer = world.post("/api/v1/tasks/walk/release", json={"round": 3}, headers={HEADER: "k"})
+    assert is_problem(answer, 409)
+    assert "round 2 of walk is poisoned" in answer.json["detail"]

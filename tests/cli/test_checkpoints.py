@@ -1,0 +1,68 @@
+"""`shoal round release` and `shoal round quarantine`, from rounds to a signed candidate."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.conftest import Cli
+from shoal.controller.service import operations, releases, training
+from taught import add_round, add_task, prepared_of
+
+
+@pytest.fixture(scope="module")
+def made() -> set[str]:
+    return set()
+
+
+@pytest.fixture
+def task(shoal: Cli, parts: Path, made: set[str], request: pytest.FixtureRequest) -> str:
+    """A task of the test's own, with three rounds done."""
+    ctx = shoal.controller.ctx
+    if not made:
+        add = ("dataset", "add", str(parts), "--name", "rims", "--label", "defect")
+        shoal.json(*add, "--site", "plant")
+        asked = ("model", "train", "rims", "--dataset", "rims", "--param", "max_iter=20")
+        work(shoal, shoal.json(*asked, "--no-wait")["id"])
+    name = f"rims-{len(made)}"
+    made.add(name)
+    prepared, theta = prepared_of(ctx, releases.get_release(ctx, "rims@1"))
+    plan = add_task(ctx, name, "rims@1", prepared)
+    for number in (1, 2, 3):
+        add_round(ctx, plan, number, (theta + np.float32(1e-4 * number)).astype(np.float32))
+    return name
+
+
+def work(shoal: Cli, ident: str) -> None:
+    """Do an operation, as the engine would have it done."""
+    while (claimed := operations.claim_next(shoal.controller.ctx)) and claimed.id != ident:
+        pass  # what other tests left waiting
+    training.run_operation(shoal.controller.ctx, ident)
+
+
+def test_what_rounds_learned_becomes_a_candidate_and_both_model_and_release_say_who_taught_it(
+    shoal: Cli, task: str
+) -> None:
+    started = shoal.json("round", "release", task, "--round", "2", "--candidate", "--no-wait")
+    assert started["kind"] == "checkpoint"
+    work(shoal, started["id"])
+    ref = shoal.json("operation", "show", started["id"])["result"]["release"]
+
+    found = shoal.json("release", "show", ref)
+    assert (found["state"], found["origin"]["rounds"]) == ("candidate", [1, 2])
+    for shown in (shoal("release", "show", ref), shoal("model", "show", "rims")):
+        said = " ".join(shown.stdout.replace("│", " ").split())
+        assert f"round 2 of {task}" in said, shown.stdout
+    assert "press-1" in shoal("release", "show", ref).stdout
+
+
+def test_a_poisoned_round_is_quarantined_once_it_is_confirmed(shoal: Cli, task: str) -> None:
+    asked = ("round", "quarantine", task, "2", "--why", "press-1 was tampered with")
+    assert shoal(*asked, given="n\n").exit_code != 0
+    assert shoal.json("round", "show", f"{task}.2")["round"]["poisoned"] == ""
+
+    assert shoal.json(*asked, "--yes")["parent"] == 1
+    assert "press-1 was tampered with" in shoal("round", "show", f"{task}.3").stdout
+    refused = shoal("round", "release", task, "--round", "3", "--no-wait")
+    assert refused.exit_code == 5
+    assert "is poisoned" in refused.stderr
