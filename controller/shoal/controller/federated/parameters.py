@@ -13,6 +13,7 @@ share of the two, so both secrets open once honest + 2·corrupt >= 2·threshold:
 2·threshold - degree corrupt neighbours. `choose` takes the second, unless told otherwise.
 """
 
+import itertools
 import math
 from functools import lru_cache
 from typing import NamedTuple
@@ -88,13 +89,24 @@ def assess(
     )  # fmt: skip
 
 
-@lru_cache(maxsize=65_536)
 def _at_least(count: int, population: int, marked: int, drawn: int) -> float:
     """log2 of the probability that `count` or more of `drawn` are marked; exact."""
     if count <= 0:
         return 0.0
-    ways = sum(
-        math.comb(marked, i) * math.comb(population - marked, drawn - i)
-        for i in range(count, min(marked, drawn) + 1)
-    )
-    return math.log2(ways) - math.log2(math.comb(population, drawn)) if ways else _NEVER
+    tails = _tails(population, marked, drawn)
+    ways = tails[count] if count < len(tails) else 0
+    return math.log2(ways) - math.log2(tails[0]) if ways else _NEVER
+
+
+@lru_cache(maxsize=512)
+def _tails(population: int, marked: int, drawn: int) -> tuple[int, ...]:
+    """Ways to draw, with 0 or more, 1 or more, ... marked ones among them."""
+    rest = population - marked
+    least, most = max(0, drawn - rest), min(marked, drawn)
+    ways = math.comb(marked, least) * math.comb(rest, drawn - least)
+    each = [0] * least
+    for i in range(least, most + 1):
+        each.append(ways)
+        # To the next without a factorial: the division leaves no rest.
+        ways = ways * (marked - i) * (drawn - i) // ((i + 1) * (rest - drawn + i + 1))
+    return tuple(itertools.accumulate(reversed(each)))[::-1]
