@@ -262,6 +262,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         standing=agent.standing,
         version=agent.identity.version,
         pushes=feeds.pushes,
+        keep=wiring.keeping(settings, agent).served,
     )
     endpoint = Endpoint(
         inference,

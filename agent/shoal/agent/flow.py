@@ -17,6 +17,10 @@ from shoal.sketch import F32
 ASSETS = 1_024
 
 
+#: Takes rows that a model was given, float32 (n, F), and what each truly is.
+Keep = Callable[[Engine, F32, Sequence[str]], None]
+
+
 class Flow:
     """Takes the frames of one source; never raises. One thread calls it.
 
@@ -26,6 +30,7 @@ class Flow:
     sinks    take the predictions: called with each, they neither block nor raise
     fault    told what could not be answered; the model's window counts it too
     rate     share of the rows that is answered now: less than 1 while the machine is under pressure
+    keep     takes rows (n, F) that came with their labels, to learn from
     """
 
     def __init__(
@@ -37,8 +42,10 @@ class Flow:
         sinks: Sequence[tuple[str, Callable[[Prediction], None]]],
         fault: Callable[[Fault], None],
         rate: Callable[[], float] = lambda: 1.0,
+        keep: Keep | None = None,
     ) -> None:
         self._rate, self._credit = rate, 1.0
+        self._keep = keep
         self._source, self._model = source, model
         self._serving, self._sinks, self._fault = serving, sinks, fault
         self._prepared: dict[tuple[str, str], tuple[str, Preparation]] = {}
@@ -69,6 +76,8 @@ class Flow:
         except ShoalError as error:
             self._fault(Fault(error.code, f"source {self._source}: {error}"))
             return 0
+        if self._keep is not None and frame.labels is not None:
+            self._keep(engine, ready.values, [frame.labels[i] for i in ready.stands_for])
         self._tell(engine, frame, said)
         return len(said)
 

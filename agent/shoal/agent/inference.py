@@ -77,6 +77,7 @@ class Inference:
     standing  state of the device: / for a person, /status for a program
     version   of the agent
     pushes    sources that take what is posted to /sources/NAME: a body in, how many frames out
+    keep      takes rows (n, F) that were asked under an id, which labels may come for later
     """
 
     def __init__(
@@ -86,7 +87,9 @@ class Inference:
         standing: Callable[[], Standing],
         version: str,
         pushes: Mapping[str, Callable[[bytes], int]] | None = None,
+        keep: Callable[[Engine, F32, str], None] | None = None,
     ) -> None:
+        self._keep = keep
         self._models, self._standing, self._version = models, standing, version
         self._pushes = pushes or {}
 
@@ -134,7 +137,10 @@ class Inference:
                 "version", version, f"{engine.manifest.release} serves; leave the version out"
             )
         if verb == "/infer":
-            return _call(serving, engine, request)
+            call = _call(serving, engine, request)
+            if self._keep is not None and call.asked.id:
+                self._keep(engine, call.asked.rows, call.asked.id)
+            return call
         return _json(200, _metadata(engine) if verb is None else {"name": name, "ready": True})
 
     def _push(self, request: Request, name: str) -> Answer:

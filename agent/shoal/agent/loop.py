@@ -17,13 +17,17 @@ from shoal.agent.easing import Eased, Easing
 from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth
 from shoal.agent.hours import Pace
+from shoal.agent.learning import Learning
+from shoal.agent.learning import World as Surroundings
 from shoal.agent.ports import Ports
 from shoal.agent.serving import Serving
 from shoal.agent.standing import ModelStanding, Standing, model_standing
+from shoal.agent.studies import Done
 from shoal.agent.telling import Identity, Voice
 from shoal.agent.update import Record
 from shoal.agent.updating import Finished, Updates, World
 from shoal.errors import StorageError, TrustError, WireError
+from shoal.federated import speech
 
 #: Seconds: longest sleep between ticks, pause before what the disk refused is taken up again.
 LONGEST_S, RETRY_S = 1.0, 2.0
@@ -94,12 +98,14 @@ class Agent:
         self.easing = Easing(
             ports, identity.profile, fault=lambda it: self.post(Trouble(it)), post=self.post
         )
+        self.learning = self._learner()
+        self._learning_told: dict[str, Any] = {}
         self._jitter_s = self._window_end = 0.0
         self._later: list[tuple[float, Any]] = []
 
     # ------------------------------------------------------------------ from other threads
 
-    def post(self, item: Heard | Connection | Trouble | Rooted | Eased | Finished) -> None:
+    def post(self, item: Heard | Connection | Trouble | Rooted | Eased | Finished | Done) -> None:
         """Say that something happened."""
         self._inbox.append(item)
         self.wake()
@@ -111,6 +117,8 @@ class Agent:
         if self.ports.journal.lost:
             self.voice.fault(Fault("journal-lost", self.ports.journal.lost, "critical"))
         self.updates.start()
+        if self.learning is not None:
+            self._surely(self.learning.start)
         self._schedule_window()
         self.ports.loader.trim()
 
@@ -126,12 +134,14 @@ class Agent:
         self.easing.tick(self.serving, self.updates.rests)
         self._close_windows()
         self.voice.due()
-        idle = min(LONGEST_S, self._window_end - self.clock())
+        idle = min(LONGEST_S, self._window_end - self.clock(), self._learn())
         return 0.0 if self._inbox else max(0.0, idle)
 
     def stop(self) -> None:
         """Hand over what is in memory, and say goodbye: for a clean stop."""
         self.updates.stop()
+        if self.learning is not None:
+            self._surely(self.learning.stop)
         self._window_end = 0.0
         self._close_windows()
         self.voice.due()
@@ -158,6 +168,7 @@ class Agent:
             health=msgspec.to_builtins(self._health()),
             feeds=self.feeds(),
             level=self.easing.adaptation.level.name,
+            learning=self.learning.line if self.learning is not None else "",
         )
 
     # ------------------------------------------------------------------ what came in
@@ -175,6 +186,8 @@ class Agent:
                 self.updates.director_root = item.director_root
             elif isinstance(item, Eased):
                 self._eased(item)
+            elif isinstance(item, Done):
+                self._of_learning(item)
             else:
                 self.updates.finished(item)
         except (WireError, TrustError) as error:
@@ -198,6 +211,14 @@ class Agent:
             self._budget(message)
         elif isinstance(message, wire.Command):
             self._command(message)
+        elif isinstance(message, wire.RoundCall):
+            self._call(message)
+
+    def _call(self, call: wire.RoundCall) -> None:
+        if self.learning is not None:
+            self.learning.hear(call)
+        elif not isinstance(call.said, speech.Dismiss):
+            self.voice.answer(call.attempt, speech.Refuse(reason="not-enabled"))
 
     def _budget(self, budget: wire.Budget) -> None:
         if budget.window_s >= 1.0 and (budget.window_s, budget.jitter_s) != (
@@ -242,6 +263,7 @@ class Agent:
                 self.voice.add(report)
         self._schedule_window()
         self._tell_clock()
+        self._tell_learning()
         self.voice.heartbeat()
         self.ports.loader.trim()
 
@@ -249,7 +271,27 @@ class Agent:
         """What is on the device, told to the controller."""
         engines = [serving.engine for serving in self.serving.values()]
         slots = [engine.slot for engine in engines if engine is not None]
-        return self.voice.inventory(slots, self.updates.floors.flat(), self.endpoint)
+        return self.voice.inventory(
+            slots, self.updates.floors.flat(), self.endpoint, self._learning_facts()
+        )
+
+    def _learning_facts(self) -> dict[str, Any]:
+        """What recruiting goes by; nothing when this device takes no part in rounds."""
+        found: dict[str, Any] = {}
+        if self.learning is not None:
+            self._surely(lambda: found.update(learning=self._of_rows()))
+        return found
+
+    def _of_rows(self) -> dict[str, Any]:
+        assert self.learning is not None
+        self._learning_told = self.learning.facts()
+        return self._learning_told
+
+    def _tell_learning(self) -> None:
+        """The inventory anew when rows have come or gone by half."""
+        before = self._learning_told
+        if self._learning_facts().get("learning", {}) != before:
+            self.inventory()
 
     def _tell_clock(self) -> None:
         if self.voice.clock_news:
@@ -280,6 +322,44 @@ class Agent:
             requests=vitals.requests if vitals else 0,
             errors=vitals.errors if vitals else 0,
         )
+
+    def _learner(self) -> Learning | None:
+        if self.ports.learning is None:
+            return None
+        return Learning(
+            self.identity.device,
+            self.ports,
+            self.ports.learning,
+            self.clock,
+            Surroundings(
+                say=self.voice.answer,
+                post=self.post,
+                fault=self.voice.fault,
+                serving=self.serving,
+                eased=lambda: self.easing.eased,
+                floors=lambda: self.updates.floors.metadata,
+            ),
+        )
+
+    def _learn(self) -> float:
+        """What is due of a round; seconds until it wants to be asked again."""
+        if self.learning is None:
+            return LONGEST_S
+        due = [LONGEST_S]
+        learning = self.learning
+        self._surely(lambda: due.append(learning.tick()))
+        return min(due)
+
+    def _of_learning(self, done: Done) -> None:
+        if self.learning is not None:
+            self.learning.finished(done)
+
+    def _surely(self, work: Callable[[], None]) -> None:
+        """A disk that refuses costs the round, not the loop."""
+        try:
+            work()
+        except StorageError as error:
+            self.voice.fault(Fault("disk-full", str(error), "critical"))
 
     def _serving(self, model: str) -> Serving:
         if model not in self.serving:

@@ -135,6 +135,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     spent         the device's ledger once the contribution is out
     contribution  from SENT on
     reason        slug, why it refused or was dismissed; detail: a sentence
+    keeps         OVER: what it remembers for the task's next round holds
     """
 
     attempt: bytes
@@ -146,6 +147,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     contribution: Saved | None = None
     reason: str = ""
     detail: str = ""
+    keeps: bool = False
 
     @property
     def secure(self) -> bool:
@@ -209,6 +211,7 @@ def step(part: Part, event: Event, note: Note) -> tuple[Part, Effect | None]:
         reason=note.reason or part.reason,
         detail=note.detail or part.detail,
         contribution=note.contribution or part.contribution,
+        keeps=effect is F.KEEP,
     )
     return after, effect
 

@@ -1,13 +1,16 @@
 """How the device stands: what runs, since when, what is wrong, what to do. One screen."""
 
 import datetime
+import re
 from typing import Any
 
 import msgspec
 
 from shoal.agent.frames import FeedHealth
-from shoal.agent.skew import Skew, told
+from shoal.agent.skew import told
 from shoal.agent.update import Record, Slot
+from shoal.wire import Skew
+from shoal.wire import Skew
 
 #: What a technician on site can do about a cause.
 ADVICE = {
@@ -16,7 +19,7 @@ ADVICE = {
     "too-big": "close other programs or choose a smaller model",
     "bad-signature": "somebody offered what is not signed by who may: tell security",
     "stale": "check the date and that the controller is running",
-    "misdirected": 'sign the release, or set ring = "canary" in agent.toml on a test device',
+    "misdirected": "sign the release, or make this a test device: enrol it with --ring canary",
     "download": "check the network to the artifact server: shoal-agent doctor",
     "unreachable": "check the network: shoal-agent doctor",
     "disk-full": "free space on this disk, then let the operator start a new attempt",
@@ -27,6 +30,7 @@ ADVICE = {
     "deadline": "check the network, then let the operator start a new attempt",
     "slot-damaged": "the storage card may be failing: replace it",
 }
+_COMMAND = re.compile(r"\bshoal-agent (?:run|doctor)\b")
 FEED_ADVICE = "it goes on trying; check its cable, server and settings in agent.toml"
 
 
@@ -69,7 +73,11 @@ def model_standing(
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """The device, whole. running: whether the agent answered, or this was read from its files."""
+    """The device, whole.
+
+    running   whether the agent answered, or this was read from its files
+    folder    to name in commands; "" for the one that they take by themselves
+    """
 
     device: str
     site: str
@@ -89,10 +97,21 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     health: dict[str, Any] = {}
     feeds: list[FeedHealth] = []
     level: str = "full"
+    folder: str = ""
+    learning: str = ""
 
     @property
     def problems(self) -> list[tuple[str, str]]:
         """(what is wrong, what to do), the gravest first."""
+        return [(what, self._typed(mend)) for what, mend in self._found]
+
+    def _typed(self, mend: str) -> str:
+        """With commands as they have to be typed here."""
+        where = f" --folder {self.folder}" if self.folder else ""
+        return _COMMAND.sub(lambda found: found[0] + where, mend)
+
+    @property
+    def _found(self) -> list[tuple[str, str]]:
         found = []
         if not self.running:
             found.append(("the agent is not running", "start it: shoal-agent run"))
@@ -133,6 +152,7 @@ def text(standing: Standing) -> str:
         lines.append(f"clock {told(standing.clock)}, by the controller's")
     lines += ["", *(_model(m, standing.now_s) for m in standing.models)]
     lines += ["", *map(_feed, standing.feeds)] if standing.feeds else []
+    lines += ["", f"  {standing.learning}"] if standing.learning else []
     problems = standing.problems
     lines += ["", "nothing is wrong"] if not problems else ["", "wrong:"]
     for what, mend in problems:

@@ -4,15 +4,19 @@ It runs in a folder of its own (the sandbox: one for each try of a round), reads
 itself, and writes what it made there, so that the agent's memory does not grow with the model.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from shoal.agent.rounds import Saved
 from shoal.agent.secagg import Mask, Sign, Verify
+from shoal.agent.willing import Limits
 from shoal.federated.config import Config
 from shoal.federated.speech import Measured
+
+if TYPE_CHECKING:
+    from tuf.api.metadata import Targets
 
 #: Names in the sandbox, beside those of Config.contents.
 CONTRIBUTION, NUMBERS = "contribution", "numbers"
@@ -71,11 +75,25 @@ class Trainer(Protocol):
     ) -> Made: ...
 
 
+class Images(Protocol):
+    """Who may sign a round: shoal.trust.ImageRepository, or the like."""
+
+    @property
+    def targets(self) -> "Targets": ...
+    def refresh(
+        self, now_s: float, floors: Mapping[str, float] | None = None
+    ) -> dict[str, int]: ...
+
+
 class Rows(Protocol):
-    """The device's rows. StorageError when the disk refuses."""
+    """The device's rows. StorageError when the disk refuses.
+
+    count   labelled ones; due: whether what waits in memory should be flushed to the disk
+    """
 
     def count(self, model: str, features: tuple[str, ...]) -> int: ...
-    def counts(self) -> dict[str, int]: ...
+    def due(self) -> bool: ...
+    def flush(self) -> None: ...
 
 
 class Sandbox(Protocol):
@@ -109,13 +127,18 @@ class Credentials(NamedTuple):
 class LearningPorts(NamedTuple):
     """What learning needs of the world, beside the agent's Ports.
 
+    images   as Ports.images, with a cache of its own: what an update does is not waited for
     mains    on mains power; None where the machine does not tell
     entropy  n -> n random bytes of the system
+    limits, quiet_hz   of agent.toml
     """
 
     rows: Rows
+    images: Images
     sandbox: Sandbox
     trainer: Trainer
     credentials: Credentials
     entropy: Callable[[int], bytes]
     mains: Callable[[], bool | None]
+    limits: Limits
+    quiet_hz: float = 20.0

@@ -77,6 +77,18 @@ def judge(
     return ledger.after(noise) if limits.budget is None else ledger.spend(noise, limits.budget)
 
 
+def judge_measuring(limits: Limits, condition: Condition) -> None:
+    """Whether to say how a model does here; RefusedError says why not.
+
+    A device that wants its update hidden or under noise tells no losses: they have neither.
+    """
+    for reason, holds, detail in _of_itself(limits, condition):
+        if not holds:
+            raise RefusedError(detail, reason)
+    if limits.secure or limits.noise or limits.budget is not None:
+        raise RefusedError("what it measured would be seen, without noise", "bare-measure")
+
+
 def noise_of(plan: Plan, privacy: Privacy, size: int) -> float:
     """Noise over sensitivity of a round, as it counts for one device."""
     if privacy.where == "local":

@@ -1,5 +1,6 @@
 """Builds the adapters of the agent's process: the only module besides __main__ that may."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ if TYPE_CHECKING:
     from shoal.agent.io.config import Settings
     from shoal.agent.io.exchange import Exchange
     from shoal.agent.io.feeds.running import Feeds
+    from shoal.agent.io.keeping import Keeping
     from shoal.agent.io.notify import Notifier, Watchdog
     from shoal.agent.io.upkeep import Upkeep
     from shoal.agent.loop import Agent
+    from shoal.agent.training import LearningPorts
     from shoal.mqtt import Link
 
     Spawn = Callable[[Callable[[], None]], None]
@@ -128,11 +131,58 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, L
         random=chance,
         sessions=Hearing(folder / names.SPOOL),
     )
+    ports = ports._replace(learning=learning_of(folder, settings))
     pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
     director_root = names.read_trusted(folder, names.DIRECTOR)
     agent = Agent(identity, ports, director_root=director_root, pace=pace)
     box.append(agent)
     return agent, link
+
+
+def learning_of(folder: Path, settings: "Settings") -> "LearningPorts | None":
+    """What federated rounds need; None, and it is logged, where the disk does not let it be."""
+    import secrets
+    import time
+
+    from shoal.agent.io import download
+    from shoal.agent.io import folder as names
+    from shoal.agent.io.buffer import open_buffer
+    from shoal.agent.io.credentials import credentials_of
+    from shoal.agent.io.power import on_mains
+    from shoal.agent.io.sandbox import DiskSandbox, rounds_folder
+    from shoal.agent.io.train import SubprocessTrainer
+    from shoal.agent.training import LearningPorts
+    from shoal.errors import StorageError
+    from shoal.trust import ImageRepository
+
+    here, wanted = folder / names.LEARNING, settings.learning
+    downloads = download.HttpsDownloads(
+        ca=folder / names.CA,
+        artifacts=settings.controller.artifacts,
+        stage=lambda attempt: rounds_folder(here, attempt),
+        max_kbps=settings.update.max_kbps,
+        monotonic=time.monotonic,
+        sleep=time.sleep,
+    )
+    try:
+        rows = open_buffer(here, wanted)
+    except StorageError as error:
+        logging.getLogger(__name__).warning("no part in rounds: %s", error)
+        return None
+    root = names.read_trusted(folder, names.ROOT)
+    return LearningPorts(
+        rows=rows,
+        images=ImageRepository(here / names.METADATA, root, downloads.metadata),
+        sandbox=DiskSandbox(here, downloads),
+        trainer=SubprocessTrainer(
+            here, dict(os.environ), memory_mb=wanted.memory_mb, cpu_s=wanted.cpu_s
+        ),
+        credentials=credentials_of(folder, time.time),
+        entropy=secrets.token_bytes,
+        mains=on_mains,
+        limits=wanted.limits(),
+        quiet_hz=wanted.quiet_hz,
+    )
 
 
 def exchange_of(folder: Path, agent: "Agent") -> "Exchange":
@@ -172,8 +222,19 @@ def feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
         monotonic=time.monotonic,
         random=random.SystemRandom(),
         rate=lambda: agent.easing.rate,
+        keep=keeping(settings, agent).labelled,
     )
     return Feeds(short | settings.sources, settings.sinks, world)
+
+
+def keeping(settings: "Settings", agent: "Agent") -> "Keeping":
+    """What keeps rows to learn from, as far as the settings ask for it."""
+    from shoal.agent.io.buffer import Buffer
+    from shoal.agent.io.keeping import Keeping
+
+    own = agent.ports.learning
+    rows = own.rows if own is not None and settings.learning.enabled else None
+    return Keeping(rows if isinstance(rows, Buffer) else None, settings.learning.keep)
 
 
 def upkeep_of(folder: Path, settings: "Settings", agent: "Agent") -> "Upkeep":

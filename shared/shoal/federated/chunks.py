@@ -44,17 +44,13 @@ def cut(payload: bytes, size: int = LARGEST) -> list[Chunk]:
     digest = hashlib.sha256(payload).digest()
     total = max(1, -(-len(payload) // size))
     parts = [payload[i * size : (i + 1) * size] for i in range(total)]
-    return [
-        Chunk(
-            digest=digest,
-            index=i,
-            total=total,
-            length=len(payload),
-            check=_check(digest, i, part),
-            data=part,
-        )
-        for i, part in enumerate(parts)
-    ]
+    return [chunk_of(digest, i, total, len(payload), part) for i, part in enumerate(parts)]
+
+
+def chunk_of(digest: bytes, index: int, total: int, length: int, data: bytes) -> Chunk:
+    """One piece of a payload that is not in memory as a whole; see Chunk."""
+    check = _check(digest, index, data)
+    return Chunk(digest=digest, index=index, total=total, length=length, check=check, data=data)
 
 
 class Assembly:

@@ -8,14 +8,17 @@ deleted row is overwritten, not only forgotten.
 import hashlib
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from shoal.agent.io.config import LearningSettings
 from shoal.agent.io.database import DamagedError, open_database, set_aside, translated
 from shoal.agent.io.salvage import checksum
+from shoal.errors import StorageError
 from shoal.sketch import F32
 
 _T = TypeVar("_T")
@@ -25,6 +28,7 @@ WAITING, FLUSH_S, _TRIM = 256, 5.0, 256
 #: Bytes that a row takes beside its values.
 _AROUND = 120
 _DAY_S = 86_400.0
+BUFFER = "buffer.db"
 _FIELDS = "model, kind, key, at_s, label, size, crc, x"
 
 
@@ -48,6 +52,17 @@ class Held(NamedTuple):
     without: int
     bytes: int
     since_s: float
+
+
+def open_buffer(folder: Path, settings: LearningSettings) -> "Buffer":
+    """The buffer in the folder of learning, with the limits of agent.toml."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from error
+    most = int(settings.limit_mb * 2**20)
+    limits = Limits(most, settings.most_rows, settings.days * _DAY_S)
+    return Buffer(folder / BUFFER, limits, time.time)
 
 
 class Buffer:

@@ -7,6 +7,7 @@ import msgspec
 
 from shoal.agent.io.database import DamagedError, open_database, set_aside, translated
 from shoal.agent.orders import Floors
+from shoal.agent.rounds import Participation
 from shoal.agent.update import Record
 
 _T = TypeVar("_T")
@@ -24,6 +25,7 @@ class SqliteJournal:
             self._open()
             self.records()
             self.floors()
+            self.participation()
         except DamagedError as error:
             self._restart(str(error))
 
@@ -52,6 +54,14 @@ class SqliteJournal:
             self._db.execute("INSERT OR REPLACE INTO kept VALUES ('assignment', ?)", [payload])
             data = msgspec.json.encode(floors)
             self._db.execute("INSERT OR REPLACE INTO kept VALUES ('floors', ?)", [data])
+
+    def participation(self) -> Participation:
+        data = self._get("participation")
+        return _read(self._path, data, Participation) if data else Participation()
+
+    def save_participation(self, known: Participation) -> None:
+        """All of it or nothing: an update is never known as sent without what it cost."""
+        self._put("INSERT OR REPLACE INTO kept VALUES (?, ?)", "participation", known)
 
     def close(self) -> None:
         self._db.close()

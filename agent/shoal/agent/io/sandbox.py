@@ -26,7 +26,7 @@ from shoal.params import F32
 
 #: Disk that a round leaves free, for the outbox and the next release.
 RESERVE = 32 << 20
-ROUNDS, TASKS, NEXT, BUFFER = "rounds", "tasks", "next", "buffer.db"
+ROUNDS, TASKS, NEXT = "rounds", "tasks", "next"
 #: Times the length of theta that a round may take on the disk.
 _TIMES = 8
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
+from shoal.agent.io.buffer import BUFFER
+from shoal.agent.io.sandbox import rounds_folder, task_folder
 from shoal.agent.io.session import ENVIRONMENT
-from shoal.agent.io.sandbox import BUFFER, rounds_folder, task_folder
 from shoal.agent.training import Made, Work
 from shoal.errors import LinkError, RefusedError, ShoalError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shoal.agent.faults import Fault
-from shoal.agent.flow import Flow
+from shoal.agent.flow import Flow, Keep
 from shoal.agent.frames import FeedHealth, Prediction
 from shoal.agent.io.feeds.feed import Context, FeedSettings, Sink, Source
 from shoal.agent.io.feeds.plugins import SINKS, SOURCES, load, settings_of
@@ -18,7 +18,7 @@ PATIENCE_S = 5.0
 
 
 class World(NamedTuple):
-    """What feeds are given. serving: the models as they are now, by name; rate: see Flow."""
+    """What feeds are given. serving: the models as they are now, by name; rate, keep: see Flow."""
 
     folder: Path
     serving: Callable[[], Mapping[str, Serving]]
@@ -27,6 +27,7 @@ class World(NamedTuple):
     monotonic: Callable[[], float]
     random: random.Random
     rate: Callable[[], float] = lambda: 1.0
+    keep: Keep | None = None
 
 
 class Feeds:
@@ -93,6 +94,7 @@ class Feeds:
             sinks=takes,
             fault=world.fault,
             rate=world.rate,
+            keep=world.keep,
         )
         source: Source = kind(settings, self._context(name, settings), flow)
         return source

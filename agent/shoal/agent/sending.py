@@ -1,0 +1,43 @@
+"""A saved contribution on its way up: piece by piece, read from the disk as it goes."""
+
+from collections.abc import Callable, Sequence
+
+from shoal.agent.rounds import Saved
+from shoal.federated.chunks import Chunk, chunk_of
+
+#: Bytes of a piece; seconds between two, so that inference's own messages find their way.
+PIECE, PAUSE_S = 256 << 10, 0.05
+
+
+class Sending:
+    """One contribution.
+
+    read   start, length -> that part of it
+    say    hands a piece to the broker; whether it went
+    """
+
+    def __init__(
+        self, saved: Saved, read: Callable[[int, int], bytes], say: Callable[[Chunk], bool]
+    ) -> None:
+        self._saved, self._read, self._say = saved, read, say
+        self._total = max(1, -(-saved.length // PIECE))
+        self._waiting: list[int] = []
+
+    @property
+    def waits(self) -> bool:
+        """Whether there are pieces to send."""
+        return bool(self._waiting)
+
+    def ask(self, missing: Sequence[int] = ()) -> None:
+        """Send these pieces (none named: all), unless it is about to anyhow."""
+        wanted = [i for i in missing if i < self._total] or list(range(self._total))
+        self._waiting += [i for i in sorted(set(wanted)) if i not in self._waiting]
+
+    def some(self) -> None:
+        """Send one piece; it waits on when there is no connection."""
+        if not self._waiting:
+            return
+        index = self._waiting[0]
+        data = self._read(index * PIECE, PIECE)
+        if self._say(chunk_of(self._saved.digest, index, self._total, self._saved.length, data)):
+            self._waiting.pop(0)
