@@ -10,7 +10,6 @@ from shoal.agent.frames import FeedHealth
 from shoal.agent.skew import told
 from shoal.agent.update import Record, Slot
 from shoal.wire import Skew
-from shoal.wire import Skew
 
 #: What a technician on site can do about a cause.
 ADVICE = {
