@@ -1,5 +1,6 @@
 """A disk of its own, full to the last block: the agent starts on it, and its model serves."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from agent.test_kills import Site, finish, state_of
 from agent.test_process import put_slot
-from real_agents import Process, enrol
+from real_agents import PATIENCE_S, Process, enrol
 from shoal.agent.io import reserve
 
 TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
@@ -21,7 +23,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system; a test without the right to mount one is skipped."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", disk]
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
         pytest.skip("only root may mount a small file system")
     yield disk
@@ -38,7 +40,9 @@ def fill(disk: Path) -> None:
                 continue
 
 
-def test_an_agent_that_starts_on_a_full_disk_serves(disk: Path) -> None:
+@pytest.fixture
+def folder(disk: Path) -> Path:
+    """Of an agent that has run once, with a model; then it was killed and the disk filled up."""
     folder = enrol(disk).folder
     put_slot(folder)
     first = Process(folder)
@@ -47,11 +51,73 @@ def test_an_agent_that_starts_on_a_full_disk_serves(disk: Path) -> None:
     assert (folder / reserve.NAME).stat().st_blocks * 512 >= reserve.SIZE
     fill(disk)
     assert os.statvfs(disk).f_bavail == 0
-    again = Process(folder)
+    return folder
+
+
+def serves(folder: Path) -> None:
+    process = Process(folder)
     try:
-        again.wait_until()
-        status, _ = again.ask("POST", "/v2/models/parts/infer", {"inputs": [TENSOR]})
+        process.wait_until()
+        status, said = process.ask("POST", "/v2/models/parts/infer", {"inputs": [TENSOR]})
         assert status == 200
-        assert not (folder / reserve.NAME).exists()
+        assert sum(said["outputs"][0]["data"]) == pytest.approx(1.0, abs=1e-5)
     finally:
-        again.end(signal.SIGKILL)
+        process.end(signal.SIGKILL)
+
+
+def test_an_agent_that_starts_on_a_full_disk_serves_again_and_again(folder: Path) -> None:
+    for _ in range(3):
+        serves(folder)
+        assert not (folder / reserve.NAME).exists()
+
+
+def test_without_its_reserve_it_could_not_and_would_say_why(folder: Path, disk: Path) -> None:
+    (folder / reserve.NAME).unlink()
+    with (disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    process = Process(folder)
+    _, said = process.process.communicate(timeout=PATIENCE_S)
+    assert process.process.returncode != 0
+    assert "No space left on device" in said or "disk is full" in said, said
+
+
+def test_where_there_is_room_again_the_reserve_is_kept_back_again(folder: Path, disk: Path) -> None:
+    serves(folder)
+    (disk / "ballast").unlink()
+    serves(folder)
+    assert (folder / reserve.NAME).stat().st_blocks * 512 >= reserve.SIZE
+
+
+@pytest.mark.parametrize("left", [0, 100_000])
+def test_a_disk_that_fills_in_a_download_costs_the_attempt_and_nothing_else(
+    disk: Path, left: int
+) -> None:
+    """Without a byte for the journal the attempt ends when there is one again."""
+    site = Site(disk, observe_s=0.5, max_kbps=300)
+    try:
+        site.serve_first()
+        site.assign()
+        process = Process(site.folder)
+        try:
+            process.wait_for(lambda: bool(site.parts()))
+            fill(disk)
+            ballast = disk / "ballast"
+            os.truncate(ballast, ballast.stat().st_size - left)
+            process.wait_for(lambda: not site.parts())  # what had come made room
+            status, _ = process.ask("POST", "/v2/models/parts/infer", {"inputs": [TENSOR]})
+            assert status == 200
+            if not left:
+                ballast.unlink()
+            process.wait_for(lambda: state_of(process) == "REJECTED")
+        finally:
+            process.end(signal.SIGKILL)
+        ballast.unlink(missing_ok=True)
+        record = site.record()
+        assert (record.cause, record.serving.release) == ("disk-full", "parts@1")
+        assert site.told()[-1] == "REJECTED"
+        site.assign()
+        finish(site)
+        assert site.ended() == "SUCCEEDED"
+    finally:
+        site.artifacts.stop()
