@@ -186,3 +186,14 @@ def test_an_aborted_task_breaks_its_round_off_and_tells_the_devices(school):
     assert task(school).reason == "aborted by ana"
     assert {pupil.dismissed[-1] for pupil in school.pupils.values()} == {"aborted"}
     assert not list((school.fleet.ctx.folder / "rounds").iterdir())
+
+
+def test_a_round_that_cannot_go_on_is_ended_with_what_was_wrong(school):
+    start(school)
+    theta = task(school).checkpoint
+    school.fleet.ctx.blobs.path(theta).unlink()
+    school.run(30)
+    found = rounds.list_rounds(school.fleet.ctx, task="walk")
+    assert {one.reason for one in found} == {"cannot-go-on"}
+    assert theta in found[0].detail
+    school.run(60, until=lambda: task(school).state == "stopped")

@@ -121,6 +121,7 @@ class Course:
         return x509.load_pem_x509_certificates(path.read_bytes()) if path.exists() else []
 
     def _go_on(self, live: Live) -> None:
+        """A round that cannot go on ends the next time, and stops no other."""
         try:
             while (following := self._following(live)) is not None:
                 event, reason = following
@@ -128,11 +129,19 @@ class Course:
             self._tell(live)
         except LinkError as error:
             _log.debug("round %s: %s", live.id, error)
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug, or a blob that is gone
+            _log.exception("round %s cannot go on", live.id)
+            live.broken = f"{type(error).__name__}: {error!s:.300}"
 
     def _following(self, live: Live) -> tuple[Event, str] | None:
         """What comes next: an event and a reason; None: wait."""
         if live.now.state in rounds.ENDED:
             return None
+        if live.broken:
+            live.result["detail"] = live.broken
+            return Event.BROKE, "cannot-go-on"
         if why := self._why_not(live):
             return Event.BROKE, why
         if live.now.state is State.PLANNED:

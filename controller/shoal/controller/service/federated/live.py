@@ -29,6 +29,7 @@ class Live:
     """One try of one round.
 
     now       its journal
+    broken    what it cannot go on for; "" mostly
     nudges    device -> what it was told; forgotten with the process: then all is said again
     signed    purpose -> what is said of it: signed once in the life of a process
     ignored   why answers were ignored -> how many
@@ -53,6 +54,7 @@ class Live:
         self.ignored: Counter[str] = Counter(self.result.get("ignored", {}))
         self.started_at: float = row.started_at
         self.files, self.authorities = files, authorities
+        self.broken = ""
         self.nudges: dict[str, Nudge] = {}
         self.signed: dict[str, Invite | Measure] = {}
         self.circle: Circle | None = None

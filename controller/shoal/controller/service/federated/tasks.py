@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from shoal.controller.federated import plans
 from shoal.controller.federated.records import Prepared, Task, TaskPlan
@@ -12,7 +12,6 @@ from shoal.controller.learning import Derivation, Say, read_params
 from shoal.controller.records import Operation
 from shoal.controller.service import (
     audit,
-    changes,
     datasets,
     models,
     operations,
@@ -21,9 +20,10 @@ from shoal.controller.service import (
 )
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import rows
-from shoal.errors import AbsentError, ConflictError
+from shoal.errors import ConflictError
 
 FEDERATE = "federate"
+_UNASKED_S, _UNASKED = 60.0, "the controller was killed while it was planned; plan it anew"
 _LOST = (operations.FAILED, operations.CANCELED)
 _LOSSES: dict[str, Literal["cross-entropy", "mse"]] = {
     "classification": "cross-entropy", "regression": "mse"
@@ -40,21 +40,14 @@ def plan(ctx: Context, *, actor: str, asked: TaskPlan) -> Task:
     model = asked.model or asked.release.partition("@")[0]
     params = {"task": asked.name, "dataset": asked.dataset, "release": asked.release}
     with ctx.store.write() as db:
-        _check_free(ctx, asked.name)
         models.ensure_model(db, ctx, actor=actor, name=model)
+        _add(db, ctx, asked, model, actor)
+        audit.record(db, ctx, actor, "round.plan", asked.name, model=model)
     work = operations.enqueue(
         ctx, actor=actor, kind=FEDERATE, subject=model, params=params | _trained(ctx, asked)
     )
     with ctx.store.write() as db:
-        db.execute(
-            federated_task.insert().values(
-                name=asked.name, model=model, release=asked.release, state=rows.PREPARING,
-                plan=msgspec.to_builtins(asked), prepared={}, operation=work.id,
-                created_at=ctx.clock(), created_by=actor, spent=[],
-            )
-        )  # fmt: skip
-        audit.record(db, ctx, actor, "round.plan", asked.name, model=model)
-        changes.note(db, ctx, "task", asked.name)
+        rows.set_task(db, ctx, asked.name, operation=work.id)
         return rows.task_of(rows.task_row(db, asked.name))
 
 
@@ -91,17 +84,20 @@ def prepare(ctx: Context, work: Operation, release: str, say: Say) -> Prepared:
 
 
 def sweep(ctx: Context) -> None:
-    """A task whose operation ended badly, or was ended, has failed with it."""
+    """A task whose operation ended badly, or was never asked for, has failed with it."""
+    unasked = operation.c.id.is_(None) & (federated_task.c.created_at < ctx.clock() - _UNASKED_S)
     lost = (
         select(federated_task.c.name, operation.c.error)
-        .join(operation, operation.c.id == federated_task.c.operation)
-        .where(federated_task.c.state == rows.PREPARING, operation.c.state.in_(_LOST))
-    )
+        .outerjoin(operation, operation.c.id == federated_task.c.operation)
+        .where(
+            federated_task.c.state == rows.PREPARING, operation.c.state.in_(_LOST) | unasked
+        )
+    )  # fmt: skip
     with ctx.store.read() as db:
         found = list(db.execute(lost))
     for one in found:
         with ctx.store.write() as db:
-            rows.set_task(db, ctx, one.name, state=rows.FAILED, reason=one.error)
+            rows.set_task(db, ctx, one.name, state=rows.FAILED, reason=one.error or _UNASKED)
 
 
 def _known(ctx: Context, asked: TaskPlan) -> TaskPlan:
@@ -119,13 +115,18 @@ def _known(ctx: Context, asked: TaskPlan) -> TaskPlan:
     return msgspec.structs.replace(asked, dataset=version.ref)
 
 
-def _check_free(ctx: Context, name: str) -> None:
-    try:
-        with ctx.store.read() as db:
-            rows.task_row(db, name)
-    except AbsentError:
-        return
-    raise ConflictError(f"there is a federated task {name!r}", "give it another name")
+def _add(db: Connection, ctx: Context, asked: TaskPlan, model: str, actor: str) -> None:
+    """ConflictError for a name that is taken."""
+    taken = select(federated_task.c.name).where(federated_task.c.name == asked.name)
+    if db.scalar(taken) is not None:
+        raise ConflictError(f"there is a federated task {asked.name!r}", "give it another name")
+    db.execute(
+        federated_task.insert().values(
+            name=asked.name, model=model, release=asked.release, state=rows.PREPARING,
+            plan=msgspec.to_builtins(asked), prepared={}, created_at=ctx.clock(),
+            created_by=actor, spent=[],
+        )
+    )  # fmt: skip
 
 
 def _trained(ctx: Context, asked: TaskPlan) -> dict[str, Any]:
