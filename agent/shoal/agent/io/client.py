@@ -3,13 +3,13 @@
 import socket
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from shoal.agent.io.closing import Closing
 from shoal.agent.io.folder import FOLDER, SOCKET
 from shoal.errors import (
     AbsentError,
@@ -39,7 +39,7 @@ class Description(NamedTuple):
     labels: list[str]
 
 
-class Client:
+class Client(Closing):
     """Asks the agent that runs on this machine. Safe to share between threads.
 
     model      which; "" for the only one that serves
@@ -101,17 +101,6 @@ class Client:
         """Hang up; the next call connects anew."""
         with self._lock:
             self._hang_up()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _infer(self, given: F32) -> "_Answer":
         """A body that is the tensor and nothing else needs no name and no shape."""

@@ -10,9 +10,8 @@ import secrets
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from shoal.agent.io.closing import Closing
 from shoal.agent.io.facts import read_facts
 from shoal.agent.io.folder import FOLDER, MODELS, SPOOL
 from shoal.agent.io.runtime import OrtLoader
@@ -31,7 +30,7 @@ from shoal.wire import Health, WindowReport
 _log = logging.getLogger(__name__)
 
 
-class Session:
+class Session(Closing):
     """One model in this process. Safe to share between threads.
 
     model      which; "" for the only one on the device
@@ -100,17 +99,6 @@ class Session:
         self._witness.close()
         self._hand_over(self._serving.swap(None, Health()))
         self._serving.retire()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _watch(self) -> None:
         end = time.monotonic() + self._window_s
