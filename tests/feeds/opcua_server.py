@@ -1,14 +1,42 @@
-"""An OPC UA server with a press on it: run with a port. Clients may write every value."""
+"""An OPC UA server with a press on it: run with a port. Clients may write every value.
+
+With a folder behind the port it speaks to nobody unencrypted, and only to the client whose
+certificate lies there: server.pem, server.key, client.pem.
+"""
 
 import asyncio
 import sys
+from pathlib import Path
 
 from asyncua import Server, ua
+from asyncua.crypto.truststore import TrustStore
+from asyncua.crypto.validator import CertificateValidator, CertificateValidatorOptions
 
 
-async def main(port: int) -> None:
+async def secure(server: Server, folder: Path) -> None:
+    server.set_security_policy(
+        [
+            ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt,
+            ua.SecurityPolicyType.Aes128Sha256RsaOaep_SignAndEncrypt,
+            ua.SecurityPolicyType.Aes256Sha256RsaPss_SignAndEncrypt,
+        ]
+    )
+    await server.load_certificate(folder / "server.pem")
+    await server.load_private_key(folder / "server.key", format="pem")
+    trusted = TrustStore([folder / "trusted"], [])
+    await trusted.load()
+    checks = (
+        CertificateValidatorOptions.TRUSTED_VALIDATION | CertificateValidatorOptions.PEER_CLIENT
+    )
+    server.set_certificate_validator(CertificateValidator(checks, trusted))
+
+
+async def main(port: int, folder: str = "") -> None:
     server = Server()
     await server.init()
+    if folder:
+        await server.set_application_uri("urn:plant:press")
+        await secure(server, Path(folder))
     server.set_endpoint(f"opc.tcp://127.0.0.1:{port}/plant")
     await server.register_namespace("plant")
     press = await server.nodes.objects.add_object(2, "Press")
@@ -21,4 +49,4 @@ async def main(port: int) -> None:
         await asyncio.Event().wait()
 
 
-asyncio.run(main(int(sys.argv[1])))
+asyncio.run(main(int(sys.argv[1]), *sys.argv[2:]))

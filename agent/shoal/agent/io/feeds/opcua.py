@@ -12,6 +12,7 @@ import msgspec
 
 from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth, Latest, Prediction, Quality, Value
+from shoal.agent.io.feeds import opcua_security
 from shoal.agent.io.feeds.connecting import Connecting
 from shoal.agent.io.feeds.feed import Context, Emit, ServerSettings
 from shoal.agent.io.feeds.plugins import needs
@@ -21,7 +22,7 @@ from shoal.errors import LinkError, SettingError
 #: Seconds between two looks at whether the connection stands, and at whether to stop.
 CHECK_S, LOOK_S = 1.0, 0.1
 #: Library's loggers that tell again what we tell.
-_TALKATIVE = ("asyncua.client", "asyncua.uaprotocol", "asyncua.common")
+_TALKATIVE = ("asyncua.client", "asyncua.uaprotocol", "asyncua.common", "asyncua.crypto")
 
 
 class OpcUaSettings(ServerSettings, frozen=True, kw_only=True):
@@ -29,8 +30,10 @@ class OpcUaSettings(ServerSettings, frozen=True, kw_only=True):
 
     url                 opc.tcp://host:port/path
     username, password  "" for an anonymous session
-    security            "Basic256Sha256,SignAndEncrypt,CERTIFICATE,KEY": files seen from where the
-                        agent runs; "" for none
+    security            "Basic256Sha256", "Aes128Sha256RsaOaep" or "Aes256Sha256RsaPss": signed and
+                        encrypted; "" for neither
+    certificate, key    with security: this client's, RSA, PEM or DER, seen from the agent's folder
+    server_certificate  with security: the server's own, or nobody's word for it is believed
     timeout_s           seconds until a request has failed
     """
 
@@ -38,6 +41,9 @@ class OpcUaSettings(ServerSettings, frozen=True, kw_only=True):
     username: str = ""
     password: str = ""
     security: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_certificate: str = ""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 4.0
 
 
@@ -75,6 +81,7 @@ class _Session(Connecting):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if not settings.url.startswith("opc.tcp://"):
             raise SettingError(f"{settings.url!r} is no address", "write opc.tcp://HOST:PORT")
+        opcua_security.check(settings, f"agent.toml: {context.name}")
 
     def serve(self, stopping: threading.Event) -> None:
         """One connection, from its beginning to its end."""
@@ -87,12 +94,21 @@ class _Session(Connecting):
             client.set_user(settings.username)
             client.set_password(settings.password)
         if settings.security:
-            await client.set_security_string(settings.security)
+            now = datetime.datetime.fromtimestamp(self.context.wall(), datetime.UTC)
+            await opcua_security.secure(client, settings, self.context.folder, now)
         try:
             await client.connect()
             await self._talk(client, stopping)
         except self._ua.UaError as error:
-            raise LinkError(f"{settings.url}: {type(error).__name__}: {error}") from error
+            mend = "does it want other security?" if "No matching endpoints" in str(error) else ""
+            raise LinkError(f"{settings.url}: {type(error).__name__}: {error}", mend) from error
+        except TimeoutError as error:
+            if not settings.security:
+                raise
+            raise LinkError(
+                f"{settings.url}: no answer in time",
+                "is the server running, and server_certificate its own?",
+            ) from error
         finally:
             await _hang_up(client)
 

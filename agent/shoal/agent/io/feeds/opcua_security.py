@@ -1,0 +1,110 @@
+"""A secured OPC UA channel: signed and encrypted, between two certificates that know each other.
+
+OPC UA has certificates of its own kind: RSA, with the application's URI in it, and each side is
+told which of the other's to trust. So a device's certificate of ours is none, and this one is made
+once (docs/sources-and-sinks.md). The files are read at every connection: renewal needs no restart.
+Source: OPC 10000-4, 6.1; OPC 10000-6, 6.2.
+"""
+
+import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from cryptography import x509
+
+from shoal.errors import SettingError
+
+#: Names in agent.toml -> asyncua's classes. Those with SHA-1 are not offered: they are broken.
+POLICIES = {
+    "Basic256Sha256": "SecurityPolicyBasic256Sha256",
+    "Aes128Sha256RsaOaep": "SecurityPolicyAes128Sha256RsaOaep",
+    "Aes256Sha256RsaPss": "SecurityPolicyAes256Sha256RsaPss",
+}
+_PEM = b"-----BEGIN"
+
+
+class Secured(Protocol):
+    """What the settings of a secured connection say."""
+
+    @property
+    def security(self) -> str: ...
+    @property
+    def certificate(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def server_certificate(self) -> str: ...
+
+
+def check(settings: Secured, where: str) -> None:
+    """SettingError unless the settings are of one piece; `where` names them."""
+    if not settings.security:
+        return
+    if settings.security not in POLICIES:
+        raise SettingError(
+            f"{where}.security {settings.security!r} is unknown",
+            f"it is one of {', '.join(POLICIES)}; the files are settings of their own",
+        )
+    for name in ("certificate", "key", "server_certificate"):
+        if not getattr(settings, name):
+            raise SettingError(f"{where}.{name} is missing", "a secured connection needs all three")
+
+
+async def secure(client: Any, settings: Secured, folder: Path, now: datetime.datetime) -> None:
+    """Have asyncua's `client` connect as `settings` say; SettingError for a file that is no good.
+
+    folder  from which the files are seen
+    """
+    from asyncua.crypto import security_policies
+    from asyncua.crypto.uacrypto import CertProperties
+
+    def given(name: str) -> Any:
+        data = _read(folder / getattr(settings, name))
+        return CertProperties(data, "pem" if data.startswith(_PEM) else "der")
+
+    ours, theirs = given("certificate"), given("server_certificate")
+    _check_dates(ours.path_or_content, settings.certificate, now)
+    _check_dates(theirs.path_or_content, settings.server_certificate, now)
+    client.application_uri = application_uri(ours.path_or_content, settings.certificate)
+    policy = getattr(security_policies, POLICIES[settings.security])
+    try:
+        await client.set_security(policy, ours, given("key"), server_certificate=theirs)
+    except (ValueError, TypeError) as error:
+        raise SettingError(
+            f"{settings.key}: {error}", "it is an RSA key without a password"
+        ) from error
+
+
+def application_uri(data: bytes, name: str) -> str:
+    """The URI that a certificate is of; the server holds the client's word for it against this."""
+    try:
+        names = _load(data, name).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        return names.value.get_values_for_type(x509.UniformResourceIdentifier)[0]
+    except (x509.ExtensionNotFound, IndexError) as error:
+        raise SettingError(
+            f"{name} has no application URI", "make one with subjectAltName=URI:urn:..."
+        ) from error
+
+
+def _check_dates(data: bytes, name: str, now: datetime.datetime) -> None:
+    certificate = _load(data, name)
+    if now > certificate.not_valid_after_utc:
+        raise SettingError(f"{name} expired at {certificate.not_valid_after_utc}", "renew it")
+    if now < certificate.not_valid_before_utc:
+        raise SettingError(f"{name} is not valid yet", "is this machine's clock right?")
+
+
+def _load(data: bytes, name: str) -> x509.Certificate:
+    try:
+        if data.startswith(_PEM):
+            return x509.load_pem_x509_certificate(data)
+        return x509.load_der_x509_certificate(data)
+    except ValueError as error:
+        raise SettingError(f"{name} is no certificate", "it is PEM or DER") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingError(f"{path}: {error.strerror}", "put the file there") from error
