@@ -1,12 +1,17 @@
 """`shoal round`, against the real API on a real store; the preparing is real, no engine runs."""
 
+import tomllib
 from pathlib import Path
+from typing import get_args, get_type_hints
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
 
 from cli.conftest import Cli
+from shoal.controller.federated import plans
+from shoal.controller.federated.records import TaskPlan
 from shoal.controller.service import operations, training
 from shoal.controller.service.federated import planning, tasks
 from shoal.params import spec_of
@@ -160,3 +165,16 @@ def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, re
     shoal.json("round", "start", "lonely")
     assert planning.begin_due(shoal.controller.ctx) == []
     assert "0 devices for a round of 2 to 3" in shoal("round", "show", "lonely").stdout
+
+
+def test_the_plan_on_the_page_is_whole_and_nothing_in_it_contradicts_itself() -> None:
+    page = (Path(__file__).parents[2] / "docs/federated/running.md").read_text()
+    shown = tomllib.loads(page.split("```toml\n")[1].split("```")[0])
+    asked = msgspec.convert(shown, TaskPlan)
+    assert plans.check_task(asked) == asked
+    assert set(shown) == set(TaskPlan.__struct_fields__)
+    for name, kind in get_type_hints(TaskPlan).items():
+        structs = [one for one in (kind, *get_args(kind)) if hasattr(one, "__struct_fields__")]
+        wanted = set(structs[0].__struct_fields__) if structs else set()
+        unsaid = {"demands": {"model"}, "learning": {"terms"}}.get(name, set())
+        assert wanted - unsaid == (set(shown[name]) if structs else set()), name
