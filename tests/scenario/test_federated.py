@@ -76,7 +76,11 @@ def test_a_round_says_who_took_part_what_it_cost_and_how_good_it_is(school):
     assert (one.state, one.marks, one.parent) == ("DONE", {"MEASURED": 6}, 0)
     assert one.measured.rows == 60
     assert one.measured.accuracy == 0.5
-    assert set(one.slices) == {"class:ok", "site:north", "site:south"}
+    assert one.measured.low < 0.5 < one.measured.high
+    assert set(one.slices) == {
+        "class:ok", "site:north", "site:south", "profile:generic",
+        "class:ok site:north profile:generic", "class:ok site:south profile:generic",
+    }  # fmt: skip
     assert one.loss > one.measured.loss / 40
     found = rounds.participations(school.fleet.ctx, "walk.1")
     assert [p.device for p in found] == list(school.pupils)

@@ -1,9 +1,17 @@
 """What devices measured of a new checkpoint, as one: sums over their rows, and by slice.
 
-A slice is a class ("class:scratched"), a site ("site:north"), or what devices make of the
-checkpoint for themselves ("personal"). No row leaves a device, and no row is counted twice.
+slice                                 rows
+class:scratched                       of a true class
+site:north, profile:rpi4              of devices there, on such boards
+class:.. site:.. profile:..           where all three meet: the worst of these, by the upper end
+personal                              by what devices make of the checkpoint for themselves
+
+No row leaves a device, and no row is counted twice. Rows of one device are alike, so that they tell
+less than as many rows of many devices: confidence is Wilson's interval (Wilson, "Probable
+Inference", 1927) with the rows divided by Pearson's dispersion between devices.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -13,6 +21,18 @@ import msgspec
 from shoal.controller.federated.records import Measure
 from shoal.federated.speech import Measured, Slice
 
+#: Slices where all three meet: so many, and none of fewer rows.
+WORST, FEWEST = 12, 20
+#: Of a normal distribution, for 95 %.
+_Z = 1.959964
+
+
+class Place(NamedTuple):
+    """Where a device is, and what it is."""
+
+    site: str
+    profile: str
+
 
 class Evaluated(NamedTuple):
     """whole: None when nobody measured."""
@@ -21,24 +41,64 @@ class Evaluated(NamedTuple):
     slices: dict[str, Measure]
 
 
-def merged(said: Mapping[str, Measured], sites: Mapping[str, str]) -> Evaluated:
-    """said: device -> what it measured; sites: device -> its site.
+def merged(said: Mapping[str, Measured], places: Mapping[str, Place]) -> Evaluated:
+    """said: device -> what it measured.
 
     >>> one = Measured(whole=Slice(rows=10, loss=5.0, correct=8))
-    >>> merged({"a": one, "b": one}, {"a": "north", "b": "north"}).whole.accuracy
+    >>> merged({"a": one, "b": one}, {}).whole.accuracy
     0.8
     """
     parts: dict[str, list[Slice]] = defaultdict(list)
+    crossed: dict[str, list[Slice]] = defaultdict(list)
     for device in sorted(said):
-        measured = said[device]
-        parts[""].append(measured.whole)
-        parts[f"site:{sites.get(device, '')}"].append(measured.whole)
+        measured, place = said[device], places.get(device, Place("", ""))
+        for name in ("", f"site:{place.site}", f"profile:{place.profile}"):
+            parts[name].append(measured.whole)
         for name, one in measured.classes.items():
             parts[f"class:{name}"].append(one)
+            crossed[f"class:{name} site:{place.site} profile:{place.profile}"].append(one)
         if measured.personal is not None:
             parts["personal"].append(measured.personal)
-    found = {name: measure for name, some in parts.items() if (measure := _sum(some))}
-    return Evaluated(found.pop("", None), dict(sorted(found.items())))
+    found = _sums(parts)
+    whole = found.pop("", None)
+    return Evaluated(whole, dict(sorted((found | _worst(_sums(crossed))).items())))
+
+
+def interval(correct: Iterable[int], rows: Iterable[int]) -> tuple[float, float]:
+    """Between what the accuracy lies; correct and rows by device, of all of them at least one row.
+
+    >>> tuple(round(end, 2) for end in interval([80], [100]))
+    (0.71, 0.87)
+    >>> tuple(round(end, 2) for end in interval([60, 20], [60, 40]))
+    (0.27, 0.98)
+    """
+    found = list(zip(correct, rows, strict=True))
+    rows_in_all = sum(r for _, r in found)
+    p = sum(c for c, _ in found) / rows_in_all
+    n = rows_in_all / _dispersion(found, p)
+    middle = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _dispersion(found: Iterable[tuple[int, int]], p: float) -> float:
+    """How many times more devices differ than their rows by chance: 1 at least."""
+    seen = [(c, r) for c, r in found if r]
+    if len(seen) < 2 or not 0 < p < 1:
+        return 1.0
+    square = sum((c - r * p) ** 2 / (r * p * (1 - p)) for c, r in seen)
+    return max(1.0, square / (len(seen) - 1))
+
+
+def _sums(parts: Mapping[str, list[Slice]]) -> dict[str, Measure]:
+    return {name: found for name, some in parts.items() if (found := _sum(some))}
+
+
+def _worst(crossed: Mapping[str, Measure]) -> dict[str, Measure]:
+    """Those that are surely bad first: by the upper end of their accuracy, else by loss."""
+    enough = [(name, one) for name, one in crossed.items() if one.rows >= FEWEST]
+    enough.sort(key=lambda item: (1 if item[1].high is None else item[1].high, -item[1].loss))
+    return dict(enough[:WORST])
 
 
 def _sum(some: Iterable[Slice]) -> Measure | None:
@@ -47,13 +107,12 @@ def _sum(some: Iterable[Slice]) -> Measure | None:
     rows = sum(one.rows for one in kept)
     if not rows:
         return None
-    classified = all(one.correct >= 0 for one in kept)
-    return Measure(
-        rows=rows,
-        loss=sum(one.loss for one in kept) / rows,
-        accuracy=sum(one.correct for one in kept) / rows if classified else None,
-        devices=len(kept),
-    )
+    found = Measure(rows=rows, loss=sum(one.loss for one in kept) / rows, devices=len(kept))
+    if any(one.correct < 0 for one in kept):
+        return found
+    low, high = interval([one.correct for one in kept], [one.rows for one in kept])
+    accuracy = sum(one.correct for one in kept) / rows
+    return msgspec.structs.replace(found, accuracy=accuracy, low=low, high=high)
 
 
 def decode(data: bytes) -> Measured:

@@ -178,12 +178,18 @@ class Task(_Shown, frozen=True, kw_only=True):
 
 
 class Measure(_Shown, frozen=True, kw_only=True):
-    """How a checkpoint did on some rows. loss: mean; accuracy: None where nothing is classified."""
+    """How a checkpoint did on some rows.
+
+    loss       mean
+    accuracy   None where nothing is classified; with 95 % confidence between low and high
+    """
 
     rows: int
     loss: float
     accuracy: float | None = None
     devices: int = 0
+    low: float | None = None
+    high: float | None = None
 
 
 class Round(_Shown, frozen=True, kw_only=True):
@@ -195,7 +201,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     parent      the round whose checkpoint, `theta`, it started from; 0: the task's beginning
     checkpoint  theta after it; `memory` the strategy's
     loss        mean over the devices' rows before training; None where it is hidden
-    measured    the checkpoint on the devices' rows; slices: "class:3", "site:north", "personal"
+    measured    the checkpoint on the devices' rows; slices: see shoal.controller.federated.measures
     epsilon     of the task, after this round
     marks, reasons, ignored   mark, reason of who left, why answers were ignored -> how many
     bytes       of updates as they came; seconds from start to end

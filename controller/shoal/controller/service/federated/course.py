@@ -250,10 +250,11 @@ class Course:
             name: measures.decode(live.files.get(live.id, "measured", name) or b"")
             for name in live.now.having(Mark.MEASURED)
         }
-        query = select(device.c.name, device.c.site).where(device.c.name.in_(said))
+        query = select(device.c.name, device.c.site, device.c.profile)
         with self._ctx.store.read() as db:
-            sites = {row.name: row.site for row in db.execute(query)}
-        found = measures.merged(said, sites)
+            there = db.execute(query.where(device.c.name.in_(said)))
+            places = {row.name: measures.Place(row.site, row.profile) for row in there}
+        found = measures.merged(said, places)
         live.result |= msgspec.to_builtins({"measured": found.whole, "slices": found.slices})
 
     def _tell(self, live: Live) -> None:
