@@ -187,7 +187,7 @@ def check_ring(order: Order, ring: str) -> None:
     if order.role not in RINGS.get(ring, frozenset()):
         raise MisdirectedError(
             f"{order.release} is signed as {order.role}, ring {ring!r} does not accept that",
-            'sign it as a release (shoal release publish), or set ring = "canary" on the device',
+            "sign it as a release (shoal release publish), or enrol the device with --ring canary",
         )
 
 

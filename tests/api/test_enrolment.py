@@ -155,6 +155,23 @@ def test_a_token_is_for_its_rings_and_for_its_time(world: World) -> None:
     assert "expired" in response.json["detail"]
 
 
+@pytest.mark.parametrize(
+    "site", ["", " ", " north", "north ", "/b", "a\nb", "<b>x</b>", "'; --", "n" * 64, "a\u202eb"]
+)
+def test_a_site_has_a_name_that_can_stand_anywhere(world: World, site: str) -> None:
+    refused = world.post("/api/v1/join-tokens", json={"site": site, "rings": ["stable"]})
+    assert is_problem(refused, 422)
+    assert "letters and digits" in refused.json["detail"]
+
+
+@pytest.mark.parametrize(
+    "site", ["north", "Halle 3/B (West)", "Čáslav", "100", "x-1_b.2", "St. Anna's"]
+)
+def test_a_site_is_called_as_people_call_it(world: World, site: str) -> None:
+    made = world.post("/api/v1/join-tokens", json={"site": site, "rings": ["stable"]})
+    assert made.json["site"] == site
+
+
 def test_a_revoked_token_lets_nobody_in(world: World) -> None:
     token = world.join_token()
     assert world.ask("DELETE", f"/api/v1/join-tokens/{token.split('.')[1]}").status_code == 204

@@ -119,6 +119,7 @@ def test_without_train_sites_the_sensors_of_one_site_wear(rig: Path) -> None:
         ({"label": "note"}, "180 different values"),
         ({"label": "leak", "site": "plant", "train_sites": ("7",)}, "'7'"),
         ({"label": "leak", "site": "leak"}, "three sites"),
+        ({"label": "leak", "site": "plant"}, "not numbers: 'note'.*--drop note"),
     ],
 )
 def test_a_table_that_does_not_fit_the_story_is_refused_by_name(

@@ -64,6 +64,44 @@ def test_the_environment_wins_over_what_login_kept(shoal: Cli, tmp_path: Path) -
     assert "serve" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("url", "mend"),
+    [
+        ("https://127.0.0.1:9", "is shoal-controller serve running there?"),
+        ("https://no-such-host.invalid:8443", "is its name right"),
+        ("127.0.0.1:8443", "write it as https://HOST:8443"),
+    ],
+)
+def test_a_controller_that_is_not_there_is_told_with_the_mend_that_fits(
+    stranger: Cli, url: str, mend: str
+) -> None:
+    result = stranger("login", url, "--yes", "--password", "x")
+    assert result.exit_code == 6, result.stderr
+    assert mend in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("device", "list", "--ring", "purple", "--json"),
+        ("device", "show", "--json"),
+        ("device", "polish", "--json"),
+        ("polish", "--json"),
+        ("device", "token", "--json", "--site", "north", "--ttl", "soon"),
+    ],
+    ids=" ".join,
+)
+def test_with_json_a_misused_command_is_one_json_object_too(
+    shoal: Cli, arguments: tuple[str, ...]
+) -> None:
+    result = shoal(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    said = msgspec.json.decode(result.stderr)
+    assert said["code"] == "usage" or arguments[1] == "token"
+    assert said["detail"]
+    assert said["mend"]
+
+
 def test_another_ca_than_the_pinned_one_is_refused(shoal: Cli, tmp_path: Path) -> None:
     from shoal.controller.io.ca import Authority
 

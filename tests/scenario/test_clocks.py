@@ -29,7 +29,7 @@ def windows_of(fleet, name):
     return [row for row in fleet.rows_of(tables.window) if row.device == name]
 
 
-@pytest.mark.parametrize(("off_s", "how"), [(93.0, "93 s ahead"), (-7200.0, "7200 s behind")])
+@pytest.mark.parametrize(("off_s", "how"), [(93.0, "93 s ahead of"), (-7200.0, "7200 s behind")])
 def test_a_wrong_clock_is_known_on_both_sides_until_it_is_right(fleet, off_s, how):
     wrong, right = fleet.station("cam-1", ring="canary"), fleet.station("cam-2", ring="canary")
     one = fleet.roll_out(fleet.release())
@@ -41,7 +41,7 @@ def test_a_wrong_clock_is_known_on_both_sides_until_it_is_right(fleet, off_s, ho
     assert abs(known.clock_skew_s - off_s) <= known.clock_error_s + 0.01
     assert abs(devices.get_device(fleet.ctx, "cam-2").clock_skew_s) < 1.5
     problems = dict(wrong.agent.standing().problems)
-    assert "time synchronisation" in problems[f"the clock is {how} of the controller's"]
+    assert "time synchronisation" in problems[f"the clock is {how} the controller's"]
     assert f"clock {how}" in text(wrong.agent.standing())
     assert right.agent.standing().clock is not None
     assert not any("clock" in what for what, _ in right.agent.standing().problems)

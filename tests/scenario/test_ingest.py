@@ -204,13 +204,13 @@ def test_an_inventory_says_what_is_on_the_device_but_not_where_it_stands(fleet):
         role="release", since_s=1.0,
     )  # fmt: skip
     inventory = Inventory(
-        device="cam-1", boot="", seq=0, sent_s=1.0, agent="0.1.0", profile="rpi4", ring="canary",
+        device="cam-1", boot="", seq=0, sent_s=1.0, agent="0.1.0", profile="rpi4", ring="stable",
         site="elsewhere", line="7", labels={"shift": "b"}, facts={"ram_mb": float("inf")},
         installed=[installed], floors={},
     )  # fmt: skip
     ingest(fleet.ctx, [sent(inventory)])
     row = device(fleet)
-    assert (row.profile, row.ring, row.line, row.site) == ("rpi4", "canary", "7", "north")
+    assert (row.profile, row.ring, row.line, row.site) == ("rpi4", "stable", "7", "north")
     assert row.releases == {MODEL: f"{MODEL}@1"}
     assert row.facts == {"ram_mb": "inf"}
 
@@ -291,3 +291,23 @@ def test_a_message_that_meets_a_bug_does_not_take_the_others_with_it(fleet, monk
     monkeypatch.setattr(intake.Intake, "check", brittle)
     assert acked(ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 2, 3)])) == [1, 3]
     assert "one by one" in caplog.text
+
+
+def test_a_device_may_step_back_to_stable_and_not_promote_itself(fleet):
+    fleet.station("cam-3", ring="canary", start=False)
+
+    def says(name, ring):
+        inventory = Inventory(
+            device=name, boot="b1", seq=0, sent_s=fleet.clock(), agent="0.1.0", profile="generic",
+            ring=ring, site="north", line="", labels={}, facts={}, installed=[], floors={},
+        )  # fmt: skip
+        ingest(fleet.ctx, [sent(inventory)])
+        return device(fleet, name)
+
+    promoted = says("cam-1", "canary")
+    assert promoted.ring == "stable"
+    assert "enrol it again with a join token for that ring" in promoted.error
+    assert says("cam-2", "gold").ring == "stable"
+    back = says("cam-3", "stable")
+    assert (back.ring, back.error) == ("stable", "")
+    assert says("cam-3", "canary").ring == "stable", "and it stays so until it is enrolled again"

@@ -262,7 +262,6 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         standing=agent.standing,
         version=agent.identity.version,
         pushes=feeds.pushes,
-        keep=wiring.keeping(settings, agent).served,
     )
     endpoint = Endpoint(
         inference,
@@ -330,7 +329,14 @@ def _source(text: str, label: str) -> "Source | None":
     kind, _, path = text.partition(":")
     if kind != "replay" or not path:
         raise SettingError(f"source {text!r}", "write it as replay:FILE")
-    return Source(path=str(Path(path).absolute()), label=label)
+    file = Path(path).absolute()
+    if not file.is_file():
+        raise SettingError(f"source replay:{path}: there is no file {file}", "is the path right?")
+    if label:
+        from shoal.agent.io.feeds.table import read_table
+
+        read_table(file, label)
+    return Source(path=str(file), label=label)
 
 
 def _print(thing: Any, text: str, as_json: bool) -> None:

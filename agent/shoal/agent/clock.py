@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from shoal.agent.skew import ControllerTime, Skew, is_wrong
+from shoal.agent.skew import ControllerTime, is_wrong
+from shoal.wire import Skew
 
 
 class DeviceClock:

@@ -95,7 +95,7 @@ def _health(standing: Standing) -> str:
         if standing.health.get(name, -1) >= 0
     ]
     if standing.clock:
-        told.append(f"clock {skew.told(standing.clock)}")
+        told.append(f"clock {skew.told(standing.clock)} the controller's")
     pace = [f"at level “{escape(standing.level)}”"] if standing.level != "full" else []
     return f"<p>{' · '.join([*told, *pace])}</p>"
 

@@ -85,13 +85,15 @@ def is_wrong(skew: Skew | None, limit_s: float = WRONG_S) -> bool:
 
 
 def told(skew: Skew) -> str:
-    """For a person.
+    """For a person, who goes on with "the controller's".
 
     >>> told(Skew(skew_s=-93.04, error_s=0.01)), told(Skew(skew_s=0.2, error_s=0.3))
-    ('93 s behind', 'right to 0.5 s')
+    ('93 s behind', 'within 0.5 s of')
+    >>> told(Skew(skew_s=93.0, error_s=0.0))
+    '93 s ahead of'
     """
     if abs(skew.skew_s) <= skew.error_s:
-        return f"right to {abs(skew.skew_s) + skew.error_s:.2g} s"
+        return f"within {abs(skew.skew_s) + skew.error_s:.2g} s of"
     size = abs(skew.skew_s)
     number = f"{size:.0f}" if size >= 10 else f"{size:.2g}"
-    return f"{number} s {'ahead' if skew.skew_s > 0 else 'behind'}"
+    return f"{number} s {'ahead of' if skew.skew_s > 0 else 'behind'}"

@@ -119,7 +119,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
                 ("no connection to the broker", "it goes on serving; see shoal-agent doctor")
             )
         if not self.clock_synced:
-            how = f"{told(self.clock)} of the controller's" if self.clock else "behind"
+            how = f"{told(self.clock)} the controller's" if self.clock else "behind"
             found.append((f"the clock is {how}", "set the date or enable time synchronisation"))
         if not any(m.release for m in self.models):
             found.append(("no release serves", "ask the operator to roll one out to this device"))
@@ -148,7 +148,7 @@ def text(standing: Standing) -> str:
     if standing.endpoint:
         lines.append(f"endpoint {standing.endpoint}")
     if standing.clock:
-        lines.append(f"clock {told(standing.clock)}, by the controller's")
+        lines.append(f"clock {told(standing.clock)} the controller's")
     lines += ["", *(_model(m, standing.now_s) for m in standing.models)]
     lines += ["", *map(_feed, standing.feeds)] if standing.feeds else []
     lines += ["", f"  {standing.learning}"] if standing.learning else []

@@ -118,7 +118,7 @@ class Api:
         try:
             return self._http.request(method, path, **more)
         except httpx.TransportError as error:
-            raise _unreachable(self.url, error) from error
+            raise unreachable(self.url, error) from error
         except httpx.InvalidURL as error:
             raise LinkError(f"{self.url!r} is no address of a controller: {error}") from error
 
@@ -144,7 +144,7 @@ def _problem(response: httpx.Response) -> Thing:
     return body
 
 
-def _unreachable(url: str, error: httpx.TransportError) -> LinkError:
+def unreachable(url: str, error: httpx.TransportError) -> LinkError:
     """Why a request did not get through, told so that the mend is the right one."""
     if isinstance(error.__cause__, ssl.SSLCertVerificationError) or "CERTIFICATE" in str(error):
         return LinkError(
@@ -154,4 +154,6 @@ def _unreachable(url: str, error: httpx.TransportError) -> LinkError:
     if isinstance(error, httpx.UnsupportedProtocol):
         return LinkError(f"{url!r} is no address of a controller", "write it as https://HOST:8443")
     what = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)
+    if "Name or service not known" in what or "name resolution" in what:
+        return LinkError(f"{url}: nobody knows this host", "is its name right, and has it a DNS?")
     return LinkError(f"{url}: {what}", "is shoal-controller serve running there?")

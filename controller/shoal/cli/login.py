@@ -7,7 +7,7 @@ import click
 
 from shoal.cli import account
 from shoal.cli.account import Account
-from shoal.cli.api import Api, at
+from shoal.cli.api import Api, at, unreachable
 from shoal.cli.span import SPAN
 from shoal.cli.verb import Session, Verb
 from shoal.errors import DeniedError, LinkError
@@ -92,6 +92,8 @@ def fetch_ca(url: str) -> str:
 
     try:
         answer = httpx.get(f"{url.rstrip('/')}/ca.pem", verify=False, timeout=10)  # noqa: S501
+    except httpx.TransportError as error:
+        raise unreachable(url, error) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise LinkError(f"{url}: {error}", "write it as https://HOST:8443") from error
     if not answer.is_success:

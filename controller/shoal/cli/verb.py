@@ -84,6 +84,14 @@ class Verb(click.Command):
             )
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            _misused(error, ctx, given)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         session = ctx.find_object(Session)
         try:
@@ -102,10 +110,32 @@ class Noun(click.Group):
     command_class = Verb
     group_class = type
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            _misused(error, ctx, args)
+            raise
+
 
 def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         ctx.ensure_object(Session).json = True
+
+
+def _misused(error: click.UsageError, ctx: click.Context, args: list[str]) -> None:
+    """For a machine that asked for JSON, say so in JSON; a person gets click's own words."""
+    if "--json" not in args:
+        return
+    said = {
+        "code": "usage",
+        "detail": error.format_message(),
+        "mend": f"see: {ctx.command_path} --help",
+    }
+    click.echo(msgspec.json.encode(said).decode(), err=True)
+    ctx.exit(error.exit_code)
 
 
 def report(error: ShoalError, session: Session | None) -> None:

@@ -77,10 +77,10 @@ def test_a_clock_that_is_set_is_right_at_once_without_a_question() -> None:
     clock.controller.answered(wall[0], 1_000_000.0, 7.0)
     assert not clock.synced
     assert clock.skew is not None
-    assert told(clock.skew) == "93 s ahead"
+    assert told(clock.skew) == "93 s ahead of"
     wall[0] -= 93
     assert clock.synced
-    assert told(clock.skew) == "right to 0.5 s"
+    assert told(clock.skew) == "within 0.5 s of"
 
 
 @pytest.mark.parametrize(

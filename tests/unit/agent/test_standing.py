@@ -3,6 +3,7 @@
 import msgspec
 
 from shoal.agent.standing import ModelStanding, Standing, text
+from shoal.wire import Skew
 
 
 def standing(**fields: object) -> Standing:
@@ -79,3 +80,19 @@ def test_an_order_that_was_taken_back_is_no_trouble() -> None:
 def test_it_fits_on_one_screen() -> None:
     many = standing(models=[FAILED] * 4, faults=["x: y"] * 5, connected=False)
     assert len(text(many).splitlines()) <= 24
+
+
+def test_commands_are_told_as_they_have_to_be_typed_for_this_folder() -> None:
+    away = standing(connected=False, folder="'/srv/my cam'")
+    assert "shoal-agent doctor --folder '/srv/my cam'" in text(away)
+    assert "--folder" not in text(standing(connected=False))
+    stopped = dict(standing(running=False, folder="/srv/cam").problems)
+    assert stopped["the agent is not running"] == "start it: shoal-agent run --folder /srv/cam"
+
+
+def test_a_clock_that_is_off_says_by_how_much_and_what_to_do() -> None:
+    off = standing(clock_synced=False, clock=Skew(skew_s=-93.2, error_s=0.1))
+    screen = text(off)
+    assert "the clock is 93 s behind of the controller's" not in screen
+    assert "the clock is 93 s behind the controller's" in screen
+    assert "time synchronisation" in screen

@@ -3,6 +3,7 @@
 import fcntl
 import http.client
 import os
+import shlex
 import socket
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 from shoal.agent.io.config import Settings, load
 from shoal.agent.io.database import open_database
 from shoal.agent.io.facts import version_of
-from shoal.agent.io.folder import ADDRESS, JOURNAL, LOCK, OUTBOX, SOCKET
+from shoal.agent.io.folder import ADDRESS, FOLDER, JOURNAL, LOCK, OUTBOX, SOCKET
 from shoal.agent.io.journal import read_records
 from shoal.agent.standing import Standing, model_standing
 from shoal.agent.update import Record
@@ -36,10 +37,13 @@ def lock(folder: Path) -> int:
 
 def read_standing(folder: Path) -> Standing:
     """How the device stands: asked of the running agent, else read from its files."""
+    found = _ask(folder) or _from_disk(folder)
+    elsewhere = folder.absolute() != FOLDER
+    return msgspec.structs.replace(found, folder=shlex.quote(str(folder)) if elsewhere else "")
+
+
+def _from_disk(folder: Path) -> Standing:
     settings = load(folder)
-    told = _ask(folder)
-    if told is not None:
-        return told
     try:
         records, waiting = _read(folder)
     except StorageError as error:

@@ -21,6 +21,8 @@ _MIXED = (0.4, 1.0)
 _WEAR = (0.35, 0.7, 1.0)
 _LABELLED_AT = (0.85, 0.9, 0.95, 1.0)
 _SITE = "site"
+#: Cells beside numbers that a feature may have: nothing, as pandas reads CSV, and yes or no.
+_FIT = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "-nan", "true", "false"})
 
 
 class Choice(NamedTuple):
@@ -48,6 +50,7 @@ def own_data(choice: Choice, seed: int = 7) -> Scenario:
     random = np.random.default_rng(seed)
     whole = _with_sites(_checked(tables.read(choice.path), choice), choice, random)
     sites = _three_sites(whole, choice)
+    _check_numbers(whole, {choice.label, choice.site or _SITE, choice.split})
     slugs = tuple(_slug(site) for site in sites)
     fleet = stations(sites, (slugs[0], slugs[1], slugs[2]))
     back = _held_back(whole, choice, random)
@@ -148,6 +151,26 @@ def _checked(whole: Table, choice: Choice) -> Table:
         if name:
             whole.column(name)
     return whole.only([name for name in whole.columns if name not in choice.drop])
+
+
+def _check_numbers(whole: Table, roles: set[str]) -> None:
+    """DatasetError for columns that a model cannot learn from, before anything is started."""
+    words: dict[str, str] = {}
+    for name in whole.columns:
+        if name not in roles:
+            odd = next((cell for cell in whole.column(name) if not _is_fit(cell)), None)
+            words |= {} if odd is None else {name: odd}
+    if words:
+        shown = ", ".join(f"{name!r} ({cell!r:.30})" for name, cell in list(words.items())[:4])
+        more = f" and {len(words) - 4} more" if len(words) > 4 else ""
+        raise DatasetError(
+            f"not numbers: {shown}{more}", f"leave them out: --drop {','.join(words)}"
+        )
+
+
+def _is_fit(cell: str) -> bool:
+    """Whether a table's cell is a number, yes or no, or missing."""
+    return cell.strip().lower() in _FIT or _is_number(cell)
 
 
 def _with_sites(whole: Table, choice: Choice, random: np.random.Generator) -> Table:

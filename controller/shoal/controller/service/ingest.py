@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Table, func, select, tuple_, update
 from shoal import topics, wire
 from shoal.controller import clocks
 from shoal.controller.io.tables import device, device_event, window
-from shoal.controller.service import assignments, changes, reports
+from shoal.controller.service import assignments, changes, joining, reports
 from shoal.controller.service.context import Context
 from shoal.controller.service.intake import Intake, plain
 from shoal.errors import ShoalError, StorageError, WireError
@@ -176,7 +176,7 @@ class _Batch:
             "seen_at": self.now,
             "agent": message.agent[:80],
             "profile": message.profile,
-            "ring": message.ring,
+            "ring": self._ring(message),
             "line": message.line,
             "labels": message.labels,
             "facts": plain(message.facts),
@@ -188,6 +188,21 @@ class _Batch:
         if not self.devices[message.device].site:
             self.changed[message.device]["site"] = message.site
         assignments.raise_floor(self.db, self.ctx, message.device, int(floor))
+
+    def _ring(self, message: Inventory) -> str:
+        """The ring that the device says, unless it is more than it was enrolled for.
+
+        It may step back to stable by itself; canary is what a join token for it has let in.
+        """
+        enrolled = self.devices[message.device].ring
+        if message.ring in (enrolled, joining.RINGS[0]):
+            return message.ring
+        self._error(
+            message.device,
+            f"it says ring {message.ring!r:.20}, and was let in for {enrolled!r}: enrol it again "
+            f"with a join token for that ring, or set ring = {enrolled!r} in its agent.toml",
+        )
+        return str(enrolled)
 
     def _window(self, message: WindowReport) -> None:
         self.intake.check(message)
@@ -304,7 +319,7 @@ def _blank_event(key: tuple[str, str, int], now: float) -> dict[str, Any]:
 
 def _devices(db: Connection, names: Iterable[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    columns = (device.c.name, device.c.site, device.c.state, device.c.session)
+    columns = (device.c.name, device.c.site, device.c.state, device.c.session, device.c.ring)
     for some in _chunks(sorted(names)):
         found |= {
             row.name: row for row in db.execute(select(*columns).where(device.c.name.in_(some)))

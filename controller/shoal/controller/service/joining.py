@@ -1,6 +1,7 @@
 """Join tokens: what lets a few devices of one site enrol for a while."""
 
 import hmac
+import re
 import secrets
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -15,6 +16,7 @@ from shoal.errors import AbsentError, DeniedError, SettingError
 
 RINGS = ("stable", "canary")
 MOST_USES, LONGEST_S, LONGEST_SITE = 100_000, 366 * 86_400.0, 63
+_SITE = re.compile(r"\w(?:[\w .,:/&+#'()-]*[\w)])?")
 _MEND = "make another with: shoal device token --site SITE"
 
 
@@ -96,8 +98,11 @@ def spend(
 
 
 def _check(site: str, rings: list[str], uses: int, ttl_s: float) -> None:
-    if not site.strip() or len(site) > LONGEST_SITE or not site.isprintable():
-        raise SettingError(f"site {site!r:.80}", f"use 1 to {LONGEST_SITE} printable characters")
+    if len(site) > LONGEST_SITE or not _SITE.fullmatch(site):
+        raise SettingError(
+            f"site {site!r:.80}",
+            f"use 1 to {LONGEST_SITE} letters and digits, and between them space . , : / & + # ' ( ) _ -",
+        )
     if not rings or set(rings) - set(RINGS):
         raise SettingError(f"rings {rings!r:.80}", f"choose of: {', '.join(RINGS)}")
     if not 1 <= uses <= MOST_USES:
