@@ -101,7 +101,8 @@ def _check(site: str, rings: list[str], uses: int, ttl_s: float) -> None:
     if len(site) > LONGEST_SITE or not _SITE.fullmatch(site):
         raise SettingError(
             f"site {site!r:.80}",
-            f"use 1 to {LONGEST_SITE} letters and digits, and between them space . , : / & + # ' ( ) _ -",
+            f"use 1 to {LONGEST_SITE} letters and digits, and between them spaces and any of "
+            ". , : / & + # ' ( ) _ -",
         )
     if not rings or set(rings) - set(RINGS):
         raise SettingError(f"rings {rings!r:.80}", f"choose of: {', '.join(RINGS)}")
