@@ -27,6 +27,8 @@ Missing = Literal["refuse", "last", "mean", "constant"]
 Outside = Literal["keep", "missing", "clip"]
 Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 MAX_INPUTS, MAX_SAMPLES = 262_144, 65_536
+#: Name of the endpoint's input that takes rows in the plant's units and puts them through this.
+RAW = "raw"
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -42,6 +42,7 @@ class Conversion:
         self._scale = _column([i.scale for i in inputs])
         self._offset = _column([i.offset for i in inputs])
         self.plain = not pipeline.inputs and (pipeline.scale, pipeline.offset) == (1.0, 0.0)
+        self._samples = pipeline.stretch.samples if pipeline.stretch else 1
 
     def understood(self, rows: npt.NDArray) -> F64:
         """Values in the model's units, NaN where there is none: float64, the shape of `rows`."""
@@ -63,22 +64,24 @@ class Conversion:
                 np.float32
             )
 
+    def table(self, rows: npt.NDArray) -> F32:
+        """Rows of a table (n, F), in the plant's units, as the model reads them: float32 (n, F).
+
+        With a stretch a row of the table is one whole stretch, oldest sample first. A value that is
+        missing and not filled stays NaN: a table knows no "last".
+        """
+        n, wide = np.shape(rows)
+        values = self.understood(np.reshape(rows, (n, self._samples, wide // self._samples)))
+        return self.scaled(values).reshape(n, wide)
+
 
 def _column(values: list[float]) -> F64:
     return np.array(values, np.float64)
 
 
 def convert(pipeline: Pipeline, features: Sequence[str], rows: npt.NDArray) -> F32:
-    """Rows of a table (n, F), in the plant's units, as the model reads them: float32 (n, F).
-
-    With a stretch a row of the table is one whole stretch, oldest sample first. A value that is
-    missing and not filled stays NaN: a table knows no "last".
-    """
-    conversion_ = Conversion(pipeline, features)
-    n, wide = np.shape(rows)
-    samples = pipeline.stretch.samples if pipeline.stretch else 1
-    values = conversion_.understood(np.reshape(rows, (n, samples, wide // samples)))
-    return conversion_.scaled(values).reshape(n, wide)
+    """A table (n, F) as the model reads it, float32 (n, F): `Conversion.table`, once."""
+    return Conversion(pipeline, features).table(rows)
 
 
 class Ready(NamedTuple):

@@ -20,6 +20,7 @@ from shoal.agent.serving import Engine, Serving
 from shoal.agent.standing import Standing
 from shoal.agent.tensors import Asked
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError, ModelError, ShoalError
+from shoal.pipeline import RAW
 from shoal.sketch import F32
 
 _log = logging.getLogger(__name__)
@@ -248,8 +249,23 @@ def _metadata(engine: Engine) -> dict[str, Any]:
             "features": [f.name for f in manifest.features],
             "labels": manifest.labels,
             "variant": engine.slot.variant,
+            **_raw_input(engine),
         },
     }
+
+
+def _raw_input(engine: Engine) -> dict[str, Any]:
+    """The other input that a release with a pipeline takes: what the plant measures."""
+    if engine.raw is None:
+        return {}
+    line = engine.manifest.pipeline
+    about = {
+        "name": RAW,
+        "columns": engine.raw.names,
+        "units": [i.given for i in line.inputs],
+        "samples": line.stretch.samples if line.stretch else 1,
+    }
+    return {"raw_input": about}
 
 
 def _json(status: int, content: Any) -> Answer:

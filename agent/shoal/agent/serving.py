@@ -1,5 +1,6 @@
 """One model in service: the session that answers, what it saw, and the one to fall back on."""
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -11,6 +12,8 @@ from shoal.agent.update import Slot
 from shoal.agent.window import Window
 from shoal.errors import AbsentError, InputError, ShoalError
 from shoal.manifest import Manifest
+from shoal.pipeline import IDENTITY, RAW
+from shoal.preparation import Conversion
 from shoal.sketch import F32, References
 from shoal.wire import Health, WindowReport
 
@@ -44,6 +47,17 @@ class Engine:
         self.features = len(manifest.features)
         self.regression = manifest.task == "regression"
         self.outputs = max(1, len(manifest.labels))
+
+    @functools.cached_property
+    def raw(self) -> Conversion | None:
+        """What makes the model's rows of rows in the plant's units; None where they are the same.
+
+        A row is whole: with a stretch all its samples, oldest first. There is no "last" value.
+        """
+        line = self.manifest.pipeline
+        if line == IDENTITY or self.manifest.input == RAW:
+            return None
+        return Conversion(line, [f.name for f in self.manifest.features])
 
     def window(self, now_s: float) -> Window:
         """A new window for this release."""
@@ -93,10 +107,11 @@ class Serving:
         """The engine that served before, kept loaded until it is retired."""
         return self._warm
 
-    def infer(self, rows: F32, truth: F32 | None = None) -> F32:
+    def infer(self, rows: F32, truth: F32 | None = None, *, raw: bool = False) -> F32:
         """Answer float32 (n, F) with float32 (n, C).
 
         truth   (n,) true class index or value, where it is known already
+        raw     rows are in the plant's units: the release's pipeline makes the model's of them
 
         Raises AbsentError when nothing serves, InputError for rows that do not fit (NaN is
         missing, and refused by column), ModelError when the runtime fails.
@@ -104,6 +119,9 @@ class Serving:
         engine = self._engine
         if engine is None:
             raise AbsentError("release serving", self.model, "roll one out to this device")
+        if raw and engine.raw is not None:
+            _check_shape(engine, rows)
+            rows = engine.raw.table(rows)
         return self._infer(engine, rows, truth)
 
     def infer_together(self, engine: Engine, many: Sequence[F32]) -> list[F32 | ShoalError]:
@@ -240,13 +258,17 @@ class Serving:
         return np.empty((RECENT, engine.features), np.float32)
 
 
-def _check(engine: Engine, rows: F32) -> None:
+def _check_shape(engine: Engine, rows: F32) -> None:
     if rows.ndim != 2 or rows.shape[1] != engine.features:
         raise InputError(
             f"{engine.manifest.release}: input of shape {list(rows.shape)}, "
             f"[rows, {engine.features}] is needed",
             "its columns are: " + ", ".join(f.name for f in engine.manifest.features[:20]),
         )
+
+
+def _check(engine: Engine, rows: F32) -> None:
+    _check_shape(engine, rows)
     if not np.isfinite(np.add.reduce(rows, axis=None)) and not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise InputError(

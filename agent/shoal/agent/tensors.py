@@ -13,6 +13,7 @@ import orjson
 
 from shoal.agent.serving import Engine
 from shoal.errors import InputError
+from shoal.pipeline import RAW
 from shoal.sketch import F32
 
 #: Most rows in one request.
@@ -87,7 +88,8 @@ def _parse(text: bytes | memoryview) -> dict[str, Any]:
 
 def _rows(inputs: list[Any], body: bytes, at: int, engine: Engine) -> F32:
     """The one input as float32 (n, F); `at` is where its bytes begin, if it has bytes."""
-    tensor, wanted = _input(inputs, engine), engine.manifest.input
+    tensor = _input(inputs, engine)
+    wanted: str = tensor["name"]
     shape, size = tensor["shape"], _size(tensor, wanted)
     if size is not None:
         values, held = _bytes(body, at, size), f"in {size} bytes"
@@ -97,17 +99,18 @@ def _rows(inputs: list[Any], body: bytes, at: int, engine: Engine) -> F32:
         raise InputError(f"{len(body) - at} bytes follow the JSON, no input claims them")
     if values.size != shape[0] * engine.features:
         raise InputError(f"{wanted!r}: shape {shape} but {values.size} values {held}")
-    return values.reshape(shape)
+    rows = values.reshape(shape)
+    if wanted == engine.manifest.input or engine.raw is None:
+        return rows
+    return engine.raw.table(rows)
 
 
 def _input(inputs: list[Any], engine: Engine) -> dict[str, Any]:
-    """The one input, its name, datatype and shape those of the model."""
+    """The one input, its datatype and shape those of the model; its name, or RAW."""
     wanted = engine.manifest.input
     tensor: Any = inputs[0] if len(inputs) == 1 else None
     if not isinstance(tensor, dict) or tensor.get("name") != wanted:
-        names = [i.get("name") for i in inputs if isinstance(i, dict)]
-        release = engine.manifest.release
-        raise InputError(f"{release} takes the one input {wanted!r}, got {names}"[:300])
+        wanted = _raw(tensor, inputs, engine)
     shape, kind = tensor.get("shape"), tensor.get("datatype")
     if kind != "FP32":
         known = "" if str(kind) in DATATYPES else ", which the protocol does not have"
@@ -123,6 +126,16 @@ def _input(inputs: list[Any], engine: Engine) -> dict[str, Any]:
             "its columns are: " + ", ".join(f.name for f in engine.manifest.features[:20]),
         )
     return tensor
+
+
+def _raw(tensor: Any, inputs: list[Any], engine: Engine) -> str:
+    """RAW where that is what came; InputError for any other name."""
+    if isinstance(tensor, dict) and tensor.get("name") == RAW:
+        return RAW
+    names = [i.get("name") for i in inputs if isinstance(i, dict)]
+    said = f"{engine.manifest.release} takes the one input {engine.manifest.input!r}"
+    other = f" (or {RAW!r}, in the plant's units)" if engine.raw is not None else ""
+    raise InputError(f"{said}{other}, got {names}"[:300])
 
 
 def _size(tensor: dict[str, Any], name: str) -> int | None:

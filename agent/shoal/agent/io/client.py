@@ -18,6 +18,7 @@ from shoal.errors import (
     ModelError,
     ShoalError,
 )
+from shoal.pipeline import RAW
 from shoal.sketch import F32
 
 _END, _LARGEST = b"\r\n\r\n", 64 << 20
@@ -63,15 +64,17 @@ class Client(Closing):
         self.release = ""
         self._model = model or self._only()
 
-    def infer(self, rows: npt.ArrayLike) -> F32:
+    def infer(self, rows: npt.ArrayLike, *, raw: bool = False) -> F32:
         """Answer rows (n, F) with float32 (n, C): probabilities, or one value each.
+
+        raw   rows are in the plant's units: the release's pipeline makes the model's of them
 
         Raises InputError for rows that do not fit, ModelError when the runtime fails.
         """
         given = np.ascontiguousarray(rows, "<f4")
         if given.ndim != 2:
             raise InputError(f"rows of shape {given.shape}", "send (rows, features)")
-        answer = self._infer(given)
+        answer = self._infer_raw(given) if raw else self._infer(given)
         told = orjson.loads(answer.body[: answer.json_bytes])
         self.release = f"{told['model_name']}@{told['model_version']}"
         said = np.frombuffer(answer.body, "<f4", offset=answer.json_bytes)
@@ -106,6 +109,14 @@ class Client(Closing):
         """A body that is the tensor and nothing else needs no name and no shape."""
         head = f"/v2/models/{self._model}/infer"
         return self._ask("POST", head, given.tobytes(), "Inference-Header-Content-Length: 0\r\n")
+
+    def _infer_raw(self, given: F32) -> "_Answer":
+        size = {"binary_data_size": given.nbytes}
+        tensor = {"name": RAW, "shape": given.shape, "datatype": "FP32", "parameters": size}
+        head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+        length = f"Inference-Header-Content-Length: {len(head)}\r\n"
+        path = f"/v2/models/{self._model}/infer"
+        return self._ask("POST", path, head + given.tobytes(), length)
 
     def _only(self) -> str:
         """The one model that serves."""

@@ -80,14 +80,15 @@ class Session(Closing):
         engine = self._serving.engine
         return engine.manifest.release if engine else ""
 
-    def infer(self, rows: F32, truth: F32 | None = None) -> F32:
+    def infer(self, rows: F32, truth: F32 | None = None, *, raw: bool = False) -> F32:
         """Answer float32 (n, F) with float32 (n, C): probabilities, or one value each.
 
         truth   (n,) true class index or value, where it is known already: it makes accuracy
+        raw     rows are in the plant's units: the release's pipeline makes the model's of them
 
         Raises InputError for rows that do not fit, ModelError when the runtime fails.
         """
-        return self._serving.infer(rows, truth)
+        return self._serving.infer(rows, truth, raw=raw)
 
     def close(self) -> None:
         """Hand over the open window and let go of the model; at the program's end at the latest."""
