@@ -35,6 +35,7 @@ def round_() -> None:
 @click.option("--model", help="The model of --dataset.")
 @click.option("--goal", type=int, help="Updates that end a round at once.")
 @click.option("--least", type=int, help="Updates without which a round fails.")
+@click.option("--over", type=float, help="Devices invited for one of the goal.  [default: 1.3]")
 @click.option("--lr", type=float, help="Learning rate on the devices.")
 @click.option("--epochs", type=int, help="Over a device's own rows, in a round.")
 @click.option("--batch", type=int, help="Rows of a step.")
@@ -202,7 +203,7 @@ def _plan(name: str, wishes: dict[str, Any]) -> dict[str, Any]:
         if wishes[one]:
             plan[one] = wishes[one]
     over(plan, "learning", {one: wishes[one] for one in ("lr", "epochs", "batch")})
-    over(plan, "pace", {one: wishes[one] for one in ("goal", "least")})
+    over(plan, "pace", {one: wishes[one] for one in ("goal", "least", "over")})
     over(plan, "settings", pairs("--set", wishes["settings"]))
     over(plan, "privacy", pairs("--privacy", wishes["privacy"]))
     over(plan, "compression", {"kind": wishes["compression"]})

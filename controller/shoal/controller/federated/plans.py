@@ -117,8 +117,8 @@ def _chosen(hiding: Hiding, invited: int, least: int) -> parameters.Graph:
     except SettingError as error:
         raise SettingError(
             error.message,
-            f"let pace.least be nearer to the {invited} that are invited, or assume fewer corrupt "
-            "devices",
+            f"let pace.least be nearer to the {invited} that are invited (pace.goal times over), "
+            "or assume fewer corrupt devices",
         ) from error
 
 
