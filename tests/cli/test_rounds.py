@@ -169,9 +169,10 @@ def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, re
 
 def test_the_plan_on_the_page_is_whole_and_nothing_in_it_contradicts_itself() -> None:
     page = (Path(__file__).parents[2] / "docs/federated/running.md").read_text()
-    shown = tomllib.loads(page.split("```toml\n")[1].split("```")[0])
+    shown, adaptive = (tomllib.loads(part.split("```")[0]) for part in page.split("```toml\n")[1:])
     asked = msgspec.convert(shown, TaskPlan)
     assert plans.check_task(asked) == asked
+    shown |= adaptive
     assert set(shown) == set(TaskPlan.__struct_fields__)
     for name, kind in get_type_hints(TaskPlan).items():
         structs = [one for one in (kind, *get_args(kind)) if hasattr(one, "__struct_fields__")]

@@ -201,3 +201,14 @@ def test_a_round_that_cannot_go_on_is_ended_with_what_was_wrong(school):
     assert {one.reason for one in found} == {"cannot-go-on"}
     assert theta in found[0].detail
     school.run(60, until=lambda: task(school).state == "stopped")
+
+
+def test_an_adaptive_clip_follows_the_updates_and_is_part_of_the_cost(school):
+    start(school, 8, **PRIVATE, privacy={"where": "central", "clip": 50.0, "noise": 1e-3},
+          adaptive={"spread": 0.1, "rate": 1.0})  # fmt: skip
+    school.run(300, until=over(school, 8))
+    clips = [one.clip for one in reversed(rounds.list_rounds(school.fleet.ctx))]
+    assert clips[0] == 50.0
+    assert clips[-1] < 10.0
+    spent = school.fleet.rows_of(rounds.federated_task)[0].spent
+    assert sum(one["rounds"] for one in spent) == 8

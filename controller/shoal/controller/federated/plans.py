@@ -44,8 +44,13 @@ def wanted(task: TaskPlan) -> int:
     return math.ceil(task.pace.goal * task.pace.over - 1e-9)
 
 
-def plan_of(task: TaskPlan, *, number: int, attempt: bytes, invited: int, now_s: float) -> Plan:
-    """One round's plan for so many devices; SettingError when its parts do not go together."""
+def plan_of(
+    task: TaskPlan, *, number: int, attempt: bytes, invited: int, now_s: float, clip: float = 0.0
+) -> Plan:
+    """One round's plan for so many devices; SettingError when its parts do not go together.
+
+    clip   that an adaptive clip has come to; 0: the task's own
+    """
     strategy = strategy_for(task)
     plan = Plan(
         task=task.name,
@@ -55,7 +60,7 @@ def plan_of(task: TaskPlan, *, number: int, attempt: bytes, invited: int, now_s:
         least=task.pace.least,
         deadline_s=now_s + longest_s(task),
         learning=Learning(**_fields(task.learning) | {"terms": strategy.terms()}),
-        privacy=None if task.privacy is None else Privacy(**_fields(task.privacy)),
+        privacy=_privacy(task, clip),
         secure=_secure(task, task.secure, strategy, invited) if task.secure else None,
         compression=Compression(**_fields(task.compression)),
     )
@@ -89,10 +94,22 @@ def _of_task(task: TaskPlan) -> Iterator[str]:
         yield "pace: 1 <= least <= goal, and over at least 1"
     if task.budget is not None and task.privacy is None:
         yield "a budget of privacy, and no noise: add privacy, or leave the budget out"
+    if task.adaptive is not None and (task.privacy is None or task.privacy.where != "central"):
+        yield (
+            "an adaptive clip needs central privacy: nobody else knows how many updates were within"
+        )
+    elif task.adaptive is not None and task.privacy is not None:
+        task.adaptive.noise_on_updates(task.privacy.noise)
     if task.graph.optimiser != "sgd" and "shift" in strategy_for(task).terms():
         yield f"{task.strategy} corrects the steps of plain SGD: let the optimiser be sgd"
     if task.secure is not None and bool(task.secure.degree) != bool(task.secure.threshold):
         yield "secure: say both degree and threshold, or neither"
+
+
+def _privacy(task: TaskPlan, clip: float) -> Privacy | None:
+    if task.privacy is None:
+        return None
+    return Privacy(**_fields(task.privacy) | ({"clip": clip} if task.adaptive and clip else {}))
 
 
 def _secure(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) -> Secure:

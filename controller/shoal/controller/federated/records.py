@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from shoal.controller.federated.adaptive import AdaptiveClip
 from shoal.controller.federated.recruiting import Demands
 from shoal.controller.federated.rounds import Pace
 from shoal.federated.plan import Compression, Learning, NotNegative, Positive, Privacy
@@ -41,6 +42,10 @@ class AskedCompression(Compression, frozen=True, kw_only=True, forbid_unknown_fi
 
 class AskedBudget(Budget, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """shoal.federated.spending.Budget."""
+
+
+class AskedClip(AdaptiveClip, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """shoal.controller.federated.adaptive.AdaptiveClip."""
 
 
 class AskedPace(Pace, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,6 +105,7 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
     dataset     "name@version", on which `estimator` is trained first, as the model's next release
     model       of the dataset's; with a release, its own
     settings    of the strategy
+    adaptive    the clip follows the updates, from privacy.clip on; central privacy only
     evaluate    every so many rounds devices measure the new checkpoint; 0: never
     candidate   every so many rounds the checkpoint becomes a release, and a candidate for the
                 canary ring when no gate refuses it; 0: only when a person asks
@@ -118,6 +124,7 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
     settings: dict[str, Any] = {}
     learning: AskedLearning
     privacy: AskedPrivacy | None = None
+    adaptive: AskedClip | None = None
     secure: Hiding | None = None
     compression: AskedCompression = AskedCompression()
     pace: AskedPace
@@ -202,7 +209,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     checkpoint  theta after it; `memory` the strategy's
     loss        mean over the devices' rows before training; None where it is hidden
     measured    the checkpoint on the devices' rows; slices: see shoal.controller.federated.measures
-    epsilon     of the task, after this round
+    epsilon     of the task, after this round; clip: of its updates; 0 where there is none
     marks, reasons, ignored   mark, reason of who left, why answers were ignored -> how many
     bytes       of updates as they came; seconds from start to end
     poisoned    why everything that comes of it is quarantined; "" when nothing is known
@@ -227,6 +234,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     measured: Measure | None = None
     slices: dict[str, Measure] = {}
     epsilon: float = 0.0
+    clip: float = 0.0
     marks: dict[str, int] = {}
     reasons: dict[str, int] = {}
     ignored: dict[str, int] = {}

@@ -24,70 +24,100 @@ from shoal.controller.service.federated.answers import update_of
 from shoal.controller.service.federated.circle import summed
 from shoal.controller.service.federated.live import Live
 from shoal.federated.noise import Draws
+from shoal.federated.plan import Privacy
 from shoal.federated.speech import Contribution
 
 SEED = 32
 
 
 class Made(NamedTuple):
-    """checkpoint, memory: blobs; loss: None where it is hidden; facts: device -> of its update."""
+    """checkpoint, memory: blobs; loss: None where it is hidden; next_clip: of an adaptive clip,
+    else 0; facts: device -> of its update."""
 
     checkpoint: str
     memory: str
     loss: float | None
     bytes: int
+    next_clip: float
     facts: dict[str, dict[str, Any]]
+
+
+class _Gathered(NamedTuple):
+    """liars: whose shares were wrong; next_clip as in Made."""
+
+    found: Aggregate
+    liars: frozenset[str] = frozenset()
+    next_clip: float = 0.0
 
 
 def aggregate(ctx: Context, live: Live) -> Made:
     """ConflictError when updates or shares are too few, InputError when they cannot be used."""
     strategy = plans.strategy_for(live.task.plan)
-    found, liars = _hidden(live) if live.plan.secure else (_seen(live, strategy), set[str]())
+    gathered = _gathered(live, strategy)
     before = memories.load(ctx, live.old_memory)
     theta = np.frombuffer(ctx.blobs.read(live.theta), "<f4")
     server = Server(theta=theta, rounds=before.rounds, memory=before.vectors)
-    after = strategy.advance(server, found)
-    facts = _facts(live, found)
-    for device in liars:
+    after = strategy.advance(server, gathered.found)
+    facts = _facts(live, gathered.found)
+    for device in gathered.liars:
         facts[device] = facts.get(device, {}) | {"suspect": "wrong-shares"}
     return Made(
         checkpoint=ctx.blobs.put_bytes(after.theta.astype("<f4").tobytes()).sha256,
         memory=memories.store(ctx, after),
         loss=_loss(facts),
         bytes=sum(fact["bytes"] for fact in facts.values()),
+        next_clip=gathered.next_clip,
         facts=facts,
     )
 
 
-def _seen(live: Live, strategy: Strategy) -> Aggregate:
-    """Of updates as they are; with central privacy a noised mean of clipped ones."""
+def _gathered(live: Live, strategy: Strategy) -> _Gathered:
+    if live.plan.secure is not None:
+        return _hidden(live)
     if not live.now.having(Mark.UPDATED):
         raise too_few(0, live.plan.least)
+    privacy = live.plan.privacy
+    if privacy is not None and privacy.where == "central":
+        return _noised(live, privacy)
     with live.files.shelf(live.id, live.size) as shelf:
-        gathering = _private(live) or strategy.gather(live.size, shelf)
+        gathering = strategy.gather(live.size, shelf)
         for update in _updates(live):
             gathering.add(update)
-        return gathering.result()
+        return _Gathered(gathering.result())
 
 
-def _private(live: Live) -> PrivateMean | None:
-    privacy = live.plan.privacy
-    if privacy is None or privacy.where != "central":
-        return None
+def _noised(live: Live, privacy: Privacy) -> _Gathered:
+    """A mean of clipped updates with noise; and, if the clip adapts, the next one."""
+    adaptive, draws = live.task.plan.adaptive, Draws(_seed(live))
+    if adaptive is not None:
+        noise = adaptive.noise_on_updates(privacy.noise)
+        privacy = msgspec.structs.replace(privacy, noise=noise)
+    mean = PrivateMean(live.size, privacy, live.now.pace.goal, draws)
+    for update in _updates(live):
+        mean.add(update)
+    found = mean.result()
+    if adaptive is None:
+        return _Gathered(found)
+    share = adaptive.counted(mean.within, len(found.devices), draws)
+    return _Gathered(found, next_clip=adaptive.following(privacy.clip, share))
+
+
+def _seed(live: Live) -> bytes:
+    """Written down before it is used: the same updates are never noised anew."""
     seed = live.files.get(live.id, "noise")
     if seed is None:
         seed = secrets.token_bytes(SEED)
         live.files.put(live.id, "noise", "", seed)
-    return PrivateMean(live.size, privacy, live.now.pace.goal, Draws(seed))
+    return seed
 
 
-def _hidden(live: Live) -> tuple[Aggregate, set[str]]:
-    """Of a sum that nobody sees the parts of; and whose shares were wrong."""
+def _hidden(live: Live) -> _Gathered:
+    """Of a sum that nobody sees the parts of."""
     assert live.plan.secure is not None
     total, ending, liars = summed(live.id, live.terms, live.files, live.size)
     mean, _ = live.plan.secure.scale.decode(total, len(ending.alive))
     names = tuple(ending.alive)
-    return Aggregate(delta=mean, devices=names, chosen=names), liars
+    return _Gathered(Aggregate(delta=mean, devices=names, chosen=names), frozenset(liars))
 
 
 def _updates(live: Live) -> Iterator[Update]:

@@ -210,7 +210,7 @@ class Course:
             live.result["detail"] = f"{live.plan.strategy}: {type(error).__name__}: {error!s:.300}"
             return Event.BROKE, "strategy-failed"
         live.checkpoint, live.memory, live.facts = made.checkpoint, made.memory, made.facts
-        live.result |= {"loss": made.loss, "bytes": made.bytes}
+        live.result |= {"loss": made.loss, "bytes": made.bytes, "next_clip": made.next_clip}
         every = live.task.plan.evaluate
         return (Event.AGGREGATED if every and live.now.number % every == 0 else Event.FINISHED), ""
 

@@ -76,7 +76,7 @@ def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
         raise ConflictError(_why_few(error.message, found.left_out), error.mend) from error
     plan = plans.plan_of(
         task.plan, number=planned.number, attempt=attempt, invited=len(planned.marks),
-        now_s=ctx.clock(),
+        now_s=ctx.clock(), clip=_clip(db, task),
     )  # fmt: skip
     check_budget(task, plan, row.spent)
     return _write(db, ctx, task, planned, plan, _try(before, row.next_at))
@@ -155,6 +155,13 @@ def _last(db: Connection, task: str) -> Row[Any] | None:
     """The newest round of a task."""
     query = select(federated_round).where(federated_round.c.task == task)
     return db.execute(query.order_by(federated_round.c.number.desc()).limit(1)).first()
+
+
+def _clip(db: Connection, task: Task) -> float:
+    """What the round that the task goes on from has made of an adaptive clip; 0 for nothing."""
+    parent = rows.round_id(task.name, task.parent)
+    found = db.scalar(select(federated_round.c.result).where(federated_round.c.id == parent))
+    return float((found or {}).get("next_clip", 0.0))
 
 
 def _number(before: Row[Any] | None) -> int:
