@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from repositories import Repository
-from shoal.agent.io.config import Controller, Device, Settings, Source, Update, dump
+from shoal.agent.io.config import Controller, Device, Peers, Settings, Source, Update, dump
 from shoal.controller.io.ca import Authority
 from shoal.errors import AbsentError
 
@@ -37,15 +37,29 @@ class Enrolled(NamedTuple):
     repository: Repository
 
 
-def enrol(parent: Path, *, artifacts: str = "https://127.0.0.1:1", **update: Any) -> Enrolled:
-    """What enrolment would have left in `parent`/cam-1; broker and API lead nowhere."""
-    folder, pki = parent / "cam-1", parent / "pki"
+def enrol(
+    parent: Path,
+    *,
+    name: str = "cam-1",
+    beside: Enrolled | None = None,
+    artifacts: str = "https://127.0.0.1:1",
+    peers: Peers = Peers(),  # noqa: B008 (immutable)
+    **update: Any,
+) -> Enrolled:
+    """What enrolment would have left in `parent`/`name`; broker and API lead nowhere.
+
+    beside   another device, of whose site this one is
+    """
+    folder, pki = parent / name, parent / "pki"
     folder.mkdir()
-    authority = Authority.create(pki, names=["localhost"], now=time.time())
+    if beside is None:
+        authority = Authority.create(pki, names=["localhost"], now=time.time())
+    else:
+        authority = Authority.open(pki)
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     pem = csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-    issued = authority.issue_device(pem, "cam-1", time.time())
+    issued = authority.issue_device(pem, name, time.time())
     (folder / "device.crt").write_text(issued.certificate)
     (folder / "device.key").write_bytes(
         key.private_bytes(
@@ -55,17 +69,18 @@ def enrol(parent: Path, *, artifacts: str = "https://127.0.0.1:1", **update: Any
         )
     )
     (folder / "ca.pem").write_text(authority.bundle)
-    repository = Repository(time.time())
+    repository = beside.repository if beside else Repository(time.time())
     (folder / "root.json").write_bytes(repository.root)
     (folder / "director.json").write_bytes(repository.director_root)
     (folder / "rows.csv").write_text("x0,x1,x2,x3,y\n1,2,3,4,a\n4,3,2,1,b\n")
     settings = Settings(
-        device=Device(name="cam-1", site="north", profile="x86-vnni"),
+        device=Device(name=name, site="north", profile="x86-vnni"),
         controller=Controller(
             url="https://127.0.0.1:1", broker="mqtts://127.0.0.1:1", artifacts=artifacts
         ),
         source=Source(path="rows.csv", label="y", rate_hz=200),
         update=Update(**update),
+        peers=peers,
     )
     (folder / "agent.toml").write_text(dump(settings))
     return Enrolled(folder, pki, repository)
@@ -121,10 +136,12 @@ class Artifacts:
 
     fetch   metadata's name -> bytes; blobs by sha256
     sent    bytes of blobs
+    asked   sha256 -> bytes of it that were asked for
     """
 
     def __init__(self, fetch: Callable[[str], bytes] | None = None) -> None:
         self.fetch, self.blobs, self.sent = fetch, dict[str, bytes](), 0
+        self.asked: dict[str, int] = {}
         outer = self
 
         class Answer(http.server.BaseHTTPRequestHandler):
@@ -163,11 +180,13 @@ class Artifacts:
             request.send_error(404)
             return
         wanted = request.headers.get("Range", "")
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, end = int(first or 0), int(last) + 1 if last else len(data)
         request.send_response(206 if wanted else 200)
-        request.send_header("Content-Length", str(len(data) - start))
+        request.send_header("Content-Length", str(end - start))
         if wanted:
-            request.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         request.end_headers()
-        request.wfile.write(data[start:])
-        self.sent += (len(data) - start) * (kind == "blobs")
+        self.asked[name] = self.asked.get(name, 0) + end - start
+        request.wfile.write(data[start:end])
+        self.sent += (end - start) * (kind == "blobs")

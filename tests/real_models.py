@@ -1,6 +1,5 @@
 """Real ONNX releases in a folder: small, made by hand, for the real onnxruntime."""
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,4 +129,4 @@ def put_release(
 
 def _put(folder: Path, name: str, data: bytes) -> File:
     (folder / name).write_bytes(data)
-    return File(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return bundle.describe(name, data)

@@ -199,8 +199,10 @@ def _say_stopped(folder: Path) -> bytes:
     from shoal import wire
     from shoal.agent import wiring
     from shoal.agent.io import config
+    from shoal.agent.io.neighbourhood import Neighbourhood
 
-    agent, _ = wiring.build(folder, config.load(folder), spawn=lambda job: None)
+    settings = config.load(folder)
+    agent, _ = wiring.build(folder, settings, lambda job: None, Neighbourhood(folder, settings))
     agent.ports.outbox.number_all()
     records = agent.ports.journal.records().values()
     slots = [record.active for record in records if record.active]
@@ -239,6 +241,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     from shoal.agent.inference import Inference
     from shoal.agent.io.endpoint import Endpoint
     from shoal.agent.io.folder import ADDRESS, SOCKET, SPOOL
+    from shoal.agent.io.neighbourhood import Neighbourhood
     from shoal.agent.io.notify import Notifier
     from shoal.agent.io.running import ControlThread, Jobs
     from shoal.agent.io.slots import write_durable
@@ -253,8 +256,9 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         failed.append(1)
         loop.call_soon_threadsafe(stop.set)
 
-    jobs = Jobs()
-    agent, link = wiring.build(folder, settings, jobs.spawn)
+    jobs, near = Jobs(), Neighbourhood(folder, settings)
+    agent, link = wiring.build(folder, settings, jobs.spawn, near)
+    near.start()
     feeds = wiring.feeds_of(folder, settings, agent)
     agent.feeds = feeds.health
     inference = Inference(
@@ -262,6 +266,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         standing=agent.standing,
         version=agent.identity.version,
         pushes=feeds.pushes,
+        keep=wiring.keeping(settings, agent).served,
     )
     endpoint = Endpoint(
         inference,
@@ -302,6 +307,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     await stop.wait()
     notifier.tell(STOPPING="1")
     upkeep.finish()
+    near.finish()
     await loop.run_in_executor(None, feeds.stop)
     await loop.run_in_executor(None, control.finish)
     await loop.run_in_executor(None, link.stop)

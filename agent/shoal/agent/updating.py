@@ -63,6 +63,7 @@ class Updates:
     director_root   whom assignments must be signed by: TUF root.json
     records         model -> where it stands
     floors          below which nothing is accepted any more
+    peers           device -> host:port of who shares files here, as the newest assignment says
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Updates:
         self._lanes: dict[str, Lane] = {}
         self._desired: dict[str, Order] | None = None
         self._payload, self._urls = b"", dict[str, str]()
+        self.peers: dict[str, str] = {}
 
     # ------------------------------------------------------------------ life
 
@@ -142,6 +144,7 @@ class Updates:
         if payload != self._payload:
             self._ports.journal.save_assignment(payload, floors)
         self.floors, self._payload, self._urls = floors, payload, message.urls
+        self.peers = message.peers or {}
         self._clock.vouch(orders.signed_s)
         self._desired = {check_model(order.model): order for order in orders.orders}
         for lane in self._lanes.values():
@@ -202,6 +205,7 @@ class Updates:
             message = wire.decode_down("assignment", payload)
             if isinstance(message, wire.Assignment):
                 self._payload, self._urls = payload, message.urls
+                self.peers = message.peers or {}
                 self.assigned(message, payload)
         except (WireError, TrustError) as error:
             _log.info("the assignment of before the start does not hold: %s", error)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shoal.agent.io.exchange import Exchange
     from shoal.agent.io.feeds.running import Feeds
     from shoal.agent.io.keeping import Keeping
+    from shoal.agent.io.neighbourhood import Neighbourhood
     from shoal.agent.io.notify import Notifier, Watchdog
     from shoal.agent.io.upkeep import Upkeep
     from shoal.agent.loop import Agent
@@ -42,7 +43,9 @@ def watchdog(notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventL
     return Watchdog(notifier, monotonic=time.monotonic, infer=infer, answers=answers)
 
 
-def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, Link]":
+def build(
+    folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourhood"
+) -> "tuple[Agent, Link]":
     """The agent's core with its real adapters, and the link that feeds it."""
     import random
     import secrets
@@ -58,7 +61,7 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, L
     from shoal.agent.io.runtime import OrtLoader
     from shoal.agent.io.slots import DiskSlots
     from shoal.agent.io.witness import Hearing
-    from shoal.agent.loop import Agent, Connection, Heard
+    from shoal.agent.loop import Agent, Connection, Heard, Trouble
     from shoal.agent.ports import Ports
     from shoal.agent.telling import Identity
     from shoal.mqtt import Link
@@ -73,20 +76,24 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, L
         profile=profile(device.profile) if device.profile else detect(known),
         line=device.line,
         labels=device.labels,
-        facts=known,
+        facts=known | near.facts,
         version=facts.version_of("shoal"),
     )
     slots = DiskSlots(folder / names.MODELS)
+
+    def stage(model: str) -> Path:
+        return slots.path(model, "stage")
+
     network = download.HttpsDownloads(
         ca=folder / names.CA,
         artifacts=settings.controller.artifacts,
-        stage=lambda model: slots.path(model, "stage"),
+        stage=stage,
         max_kbps=settings.update.max_kbps,
         monotonic=time.monotonic,
         sleep=time.sleep,
     )
     downloads = carried.Brought(
-        network, carried.Carried(folder), lambda model: slots.path(model, "stage"), time.monotonic
+        near.downloads(network, stage), carried.Carried(folder), stage, time.monotonic
     )
     optimised = Optimised(folder / names.CACHE, facts.read_facts, slots.present)
     chance = random.SystemRandom()
@@ -136,6 +143,8 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn") -> "tuple[Agent, L
     director_root = names.read_trusted(folder, names.DIRECTOR)
     agent = Agent(identity, ports, director_root=director_root, pace=pace)
     box.append(agent)
+    near.named = lambda: agent.updates.peers
+    near.fault = lambda fault: agent.post(Trouble(fault))
     return agent, link
 
 

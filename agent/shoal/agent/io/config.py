@@ -98,6 +98,23 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hours: str = ""
 
 
+class Peers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Downloads shared by the devices of a site; see peer-cache.md.
+
+    enabled   whether this device asks the others first, and answers them
+    host      address to listen on
+    port      and port; the others must reach it
+    address   by which the others reach this device; "" for the one it reaches the controller by
+    max_kbps  kilobit a second for all that it gives; 0 for no limit
+    """
+
+    enabled: bool = False
+    host: str = "0.0.0.0"  # noqa: S104 (only devices of the same CA are answered)
+    port: int = 8455
+    address: str = ""
+    max_kbps: float = 0.0
+
+
 class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is kept while the controller is out of reach.
 
@@ -185,6 +202,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     endpoint: EndpointSettings = EndpointSettings()
     source: Source | None = None
     update: Update = Update()
+    peers: Peers = Peers()
     outbox: OutboxSettings = OutboxSettings()
     learning: LearningSettings = LearningSettings()
     sources: dict[str, dict[str, Any]] = {}
@@ -256,9 +274,12 @@ def _check(path: Path, settings: Settings) -> None:
     if settings.learning.keep not in KEPT:
         keep = settings.learning.keep
         raise SettingError(f"{path}: learning.keep is {keep!r}", f"it is {', '.join(KEPT)}")
+    if not 0 < settings.peers.port < 65_536:
+        raise SettingError(f"{path}: peers.port is {settings.peers.port}", "use 1 to 65535")
     for name, number in (
         ("update.observe_s", settings.update.observe_s),
         ("update.max_kbps", settings.update.max_kbps),
+        ("peers.max_kbps", settings.peers.max_kbps),
         ("outbox.limit_mb", settings.outbox.limit_mb - 0.25),
         ("source.rate_hz", settings.source.rate_hz if settings.source else 0.0),
         *_learning_numbers(settings.learning),

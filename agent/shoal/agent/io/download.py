@@ -86,6 +86,15 @@ class HttpsDownloads:
             self._finish(part, stage / file.name, file)
         return got
 
+    def span(self, url: str, start: int, end: int, size: int, stop: Callable[[], bool]) -> bytes:
+        """Bytes start..end (exclusive) of a file of `size`; raises as `file` does."""
+        data = bytearray()
+        with self._open(url, start, end) as response:
+            if _start(response, start, size) != start:
+                raise LinkError(f"{_shown(url)}: asked for a part, the server gives the whole")
+            self._copy(response, data.extend, end - start, stop)
+        return bytes(data)
+
     def delta(self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]) -> int:
         """Make `file` in the model's stage of `base` and what differs; bytes that came.
 
@@ -155,7 +164,7 @@ class HttpsDownloads:
     def _copy(
         self,
         response: "BaseHTTPResponse",
-        write: Callable[[bytes], int],
+        write: Callable[[bytes], object],
         want: int,
         stop: Callable[[], bool],
     ) -> int:
@@ -183,14 +192,14 @@ class HttpsDownloads:
         part.replace(target)
 
     @contextlib.contextmanager
-    def _open(self, url: str, start: int) -> Iterator["BaseHTTPResponse"]:
+    def _open(self, url: str, start: int, end: int = 0) -> Iterator["BaseHTTPResponse"]:
         import urllib3
 
         if not url.startswith("https://"):
             raise LinkError(f"{_shown(url)} is not an https address")
         headers = {"Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
+        if start or end:
+            headers["Range"] = f"bytes={start}-{end - 1 if end else ''}"
         try:
             response = self._pool().request(
                 "GET", url, headers=headers, preload_content=False, redirect=False

@@ -26,6 +26,8 @@ LIFE_S = 7 * 86_400
 RENEW_S = LIFE_S / 2
 #: Bytes of a file from which a delta is offered.
 DELTA_FROM = 16 << 10
+#: Devices of a site that are told of each other.
+PEERS, _LONGEST_ADDRESS = 256, 64
 #: Release's state -> the role that signed it.
 ROLES = {"released": RELEASE, "candidate": CANDIDATE}
 
@@ -177,6 +179,7 @@ def _write(
     message = wire.Assignment(
         signed=ctx.signer.sign_orders(name, version, list(orders.values()), now),
         urls=_urls(db, ctx, name, orders, expires),
+        peers=_peers(db, name),
     )
     values: dict[str, Any] = {
         "version": version,
@@ -214,6 +217,22 @@ def _urls(
         for old, new in _deltas(db, order, releases.get(order.model, ""), profile)
     }
     return urls | {pairs[n]: url for n, url in addresses.urls_of(ctx, pairs, expires).items()}
+
+
+def _peers(db: Connection, name: str) -> dict[str, str] | msgspec.UnsetType:
+    """Where the other devices of its site share files; UNSET for one that does not share."""
+    shares = device.c.facts["peer"].as_string()
+    row = db.execute(select(device.c.site, shares).where(device.c.name == name)).first()
+    if row is None or not row[1]:
+        return msgspec.UNSET
+    query = (
+        select(device.c.name, shares)
+        .where(device.c.site == row.site, device.c.state == "enrolled", shares.is_not(None))
+        .order_by(device.c.name)
+        .limit(PEERS)
+    )
+    found = {other: where for other, where in db.execute(query) if other != name}
+    return {other: where for other, where in found.items() if len(where) <= _LONGEST_ADDRESS}
 
 
 def _deltas(db: Connection, order: Order, has: str, profile: str) -> list[tuple[str, str]]:

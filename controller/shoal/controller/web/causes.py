@@ -126,6 +126,14 @@ CAUSES: dict[str, Cause] = {
         "Took no part in a federated round",
         "The device's own minimums say no: compare the round's plan with them, in its detail.",
     ),
+    "peer-lied": Cause(
+        "A neighbour shared what is not true",
+        "Nothing of it was used. Look at that device: its disk may be failing, or it is not ours.",
+    ),
+    "peer-untrusted": Cause(
+        "Another answers at a neighbour's address",
+        "Check [peers] address of that device, and who has its address on the plant's network.",
+    ),
     "folder-imported": Cause(
         "A folder was brought to it", "Nothing to do: the detail says who brought what."
     ),

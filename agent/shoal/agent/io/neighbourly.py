@@ -1,0 +1,258 @@
+"""Downloads that ask the site's other devices first: one of them fetches a file for all.
+
+Each piece is verified against the hash that the signed manifest has of it, so a neighbour that
+lies costs one piece; one that is slow, or only says that it is about to, costs its patience once.
+Whatever neighbours do, the artifact server is the way that is left.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from shoal import bundle
+from shoal.agent.faults import Fault
+from shoal.agent.io.carried import Network
+from shoal.agent.io.neighbour import LONGEST, Line, Wish, call
+from shoal.agent.io.sharing import Board
+from shoal.agent.io.slots import sync
+from shoal.agent.peers import ASKED, Move, Word, decide, parse_address, ranked
+from shoal.agent.ports import Random
+from shoal.errors import AbsentError, BundleError, LinkError, StorageError, UntrustedError
+from shoal.manifest import File
+
+_log = logging.getLogger(__name__)
+
+#: Seconds: between two looks; that who does not answer is not asked, twice as long each time; that
+#: a piece may take others; that who takes longer is not waited for; that a liar is not asked.
+LOOK_S, SILENT_S, PATIENCE_S, SLOW_S, BANNED_S = 0.2, 2.0, 120.0, 600.0, 3_600.0
+#: Seconds that each place in rank gives those before it to begin, and the most of it.
+HEAD_START_S, _LONGEST_START_S = 0.5, 3.0
+#: Bytes of a file that is not worth asking for.
+SMALL = 1 << 16
+
+
+class Wan(Network, Protocol):
+    """The artifact server, of which a part of a file may be had.
+
+    span   bytes start..end of a file of `size` bytes; LinkError, AbsentError, DeniedError
+    """
+
+    def span(
+        self, url: str, start: int, end: int, size: int, stop: Callable[[], bool]
+    ) -> bytes: ...
+
+
+class Site(NamedTuple):
+    """The neighbourhood. named: device -> host:port, as the controller says now.
+
+    fault   told of a neighbour that lies
+    """
+
+    folder: Path
+    me: str
+    named: Callable[[], Mapping[str, str]]
+    fault: Callable[[Fault], None]
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+    random: Random
+
+
+class Neighbourly:
+    """Downloads by way of the neighbours. See ports.Downloads, and io.download for the rest."""
+
+    def __init__(self, wan: Wan, site: Site, board: Board, stage: Callable[[str], Path]) -> None:
+        self._wan, self._site, self._board, self._stage = wan, site, board, stage
+        self.quiet: dict[str, float] = {}  # neighbour -> until when it is not asked
+        self.silences: dict[str, int] = {}  # how often in a row it did not answer
+
+    def metadata(self, name: str) -> bytes:
+        return self._wan.metadata(name)
+
+    def small(self, url: str, size: int, sha256: str) -> bytes:
+        return self._wan.small(url, size, sha256)
+
+    def delta(self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]) -> int:
+        """Not where neighbours are: the whole file once costs a site less than a delta each."""
+        if self._site.named():
+            raise AbsentError("need of a delta for", file.name, "neighbours share the whole file")
+        return self._wan.delta(url, model, file, base, stop)
+
+    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+        """Into the model's stage; bytes that came from the artifact server.
+
+        A piece that was begun when the power failed is fetched again, whole ones are not.
+        """
+        long = any(piece.stop - piece.start > LONGEST for piece in file.pieces())
+        if long or file.size < SMALL or not self._site.named():
+            return self._wan.file(url, model, file, stop)
+        stage = self._stage(model)
+        part = stage / f"{file.sha256}.part"
+        with _translated(part), self._board.wanting(file.sha256):
+            stage.mkdir(parents=True, exist_ok=True)
+            got = self._gather(url, part, file, stop)
+            try:
+                bundle.verify_file(part, file)
+            except BundleError:
+                part.unlink()
+                raise
+            part.replace(stage / file.name)
+        return got
+
+    def _gather(self, url: str, part: Path, file: File, stop: Callable[[], bool]) -> int:
+        pieces, got = file.pieces(), 0
+        have = part.stat().st_size if part.exists() else 0
+        whole = sum(piece.stop <= have for piece in pieces)
+        with part.open("r+b" if have else "wb") as out, _Round(self, file) as asking:
+            sync(part.parent)
+            out.truncate(pieces[whole].start if whole < len(pieces) else file.size)
+            out.seek(0, os.SEEK_END)
+            for number in range(whole, len(pieces)):
+                data, came = self._piece(url, file, number, asking, stop)
+                got += came
+                out.write(data)
+                out.flush()  # the neighbours read it from here on
+            os.fsync(out.fileno())
+        return got
+
+    def _piece(
+        self, url: str, file: File, number: int, asking: "_Round", stop: Callable[[], bool]
+    ) -> tuple[bytes, int]:
+        """A piece, and how many bytes of it came from the artifact server."""
+        wish, began = Wish(file.sha256, number), self._site.monotonic()
+        while True:
+            if stop():
+                raise LinkError("download was taken back")
+            words, data = asking.ask_all(wish)
+            if data is not None:
+                return data, 0
+            late = self._site.monotonic() - began
+            if late > PATIENCE_S:
+                asking.blame(words)
+                return self._fetch(url, file, wish, stop), _size(file, number)
+            if (words or not asking.early) and asking.decide(words) is Move.FETCH:
+                data, came = self._claim(url, file, wish, asking, stop)
+                if data is not None:
+                    return data, came
+            self._site.sleep(LOOK_S * (0.5 + self._site.random.random()))
+
+    def _claim(
+        self, url: str, file: File, wish: Wish, asking: "_Round", stop: Callable[[], bool]
+    ) -> tuple[bytes | None, int]:
+        """Say so, look once more, and fetch; None when another one was first."""
+        with self._board.claiming(wish):
+            words, data = asking.ask_all(wish)
+            if data is not None or asking.decide(words) is Move.WAIT:
+                return data, 0
+            self._board.fetching(wish)
+            return self._fetch(url, file, wish, stop), _size(file, wish.number)
+
+    def _fetch(self, url: str, file: File, wish: Wish, stop: Callable[[], bool]) -> bytes:
+        piece = file.pieces()[wish.number]
+        data = self._wan.span(url, piece.start, piece.stop, file.size, stop)
+        if hashlib.sha256(data).hexdigest() != piece.sha256:
+            raise BundleError(f"{file.name} as downloaded does not match its signed hash")
+        return data
+
+
+class _Round:
+    """Connections to the neighbours for the time of one file."""
+
+    def __init__(self, owner: Neighbourly, file: File) -> None:
+        self._site, self._owner, self._file = owner._site, owner, file
+        named = self._site.named()
+        names = ranked(file.sha256, {*named, self._site.me})
+        self._order = [name for name in names if name != self._site.me][:ASKED]
+        self._named, self._lines = named, dict[str, Line]()
+        self._ranks = names
+        place = names.index(self._site.me)
+        head_start = min(_LONGEST_START_S, HEAD_START_S * place)
+        self._begin_at = self._site.monotonic() + head_start
+
+    def __enter__(self) -> "_Round":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for line in self._lines.values():
+            line.close()
+
+    @property
+    def early(self) -> bool:
+        """Whether those before this device in rank may still be about to begin."""
+        return self._site.monotonic() < self._begin_at
+
+    def decide(self, words: Mapping[str, Word]) -> Move:
+        return decide(self._site.me, self._ranks, words)
+
+    def ask_all(self, wish: Wish) -> tuple[dict[str, Word], bytes | None]:
+        """What everybody says, until one gives the piece, in an order of its own each time."""
+        words: dict[str, Word] = {}
+        now = self._site.monotonic()
+        due = [name for name in self._order if self._owner.quiet.get(name, 0.0) <= now]
+        for name in sorted(due, key=lambda _: self._site.random.random()):
+            word, data = self._ask(name, wish)
+            if data is not None:
+                return words, data
+            if word is not None and word is not Word.NONE:
+                words[name] = word
+        return words, None
+
+    def blame(self, words: Mapping[str, Word]) -> None:
+        """Those that were waited for in vain are not waited for again."""
+        for name in words:
+            self._ignore(name, SLOW_S)
+
+    def _ask(self, name: str, wish: Wish) -> tuple[Word | None, bytes | None]:
+        piece = self._file.pieces()[wish.number]
+        try:
+            line = self._lines.get(name) or self._call(name)
+            word, data = line.ask(wish, piece.stop - piece.start)
+        except UntrustedError as error:
+            self._ignore(name, BANNED_S)
+            self._site.fault(Fault("peer-untrusted", str(error)))
+            return None, None
+        except (OSError, ValueError) as error:
+            _log.debug("%s: %s", name, error)
+            silences = self._owner.silences.get(name, 0)
+            self._owner.silences[name] = silences + 1
+            self._ignore(name, min(SLOW_S, SILENT_S * 2**silences))
+            return None, None
+        self._owner.silences.pop(name, None)
+        if word is not Word.HAVE:
+            return word, None
+        if hashlib.sha256(data).hexdigest() != piece.sha256:
+            self._ignore(name, BANNED_S)
+            detail = f"{name} gave a piece of {self._file.name} that is not what was signed"
+            self._site.fault(Fault("peer-lied", detail))
+            return None, None
+        return word, data
+
+    def _call(self, name: str) -> Line:
+        address = parse_address(self._named[name])
+        if address is None:
+            raise ValueError(f"{self._named[name]!r:.80} is no address")
+        line = self._lines[name] = call(address, name, self._site.folder, self._site.wall())
+        return line
+
+    def _ignore(self, name: str, seconds: float) -> None:
+        self._owner.quiet[name] = self._site.monotonic() + seconds
+        line = self._lines.pop(name, None)
+        if line is not None:
+            line.close()
+
+
+def _size(file: File, number: int) -> int:
+    piece = file.pieces()[number]
+    return piece.stop - piece.start
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path.name}: {error.strerror}", "make room on the disk") from error

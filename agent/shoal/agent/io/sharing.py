@@ -1,0 +1,198 @@
+"""What this device shares with its neighbours: pieces of files that a signed manifest names.
+
+A request names a hash and a number, never a path. Each piece is held against its hash before it
+leaves, so that a damaged disk spoils nobody else's download.
+"""
+
+import contextlib
+import hashlib
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from shoal import bundle
+from shoal.agent.io.neighbour import (
+    LONGEST,
+    SILENCE_S,
+    Wish,
+    name_of,
+    read_line,
+    read_wish,
+    serving_context,
+)
+from shoal.agent.peers import Word
+from shoal.errors import BundleError, SettingError, ShoalError
+from shoal.manifest import File, Piece
+
+_log = logging.getLogger(__name__)
+
+#: Connections at once; pieces that are on their way at once; seconds that a look at the disk holds.
+CONNECTIONS, SENDING, LOOK_S = 32, 4, 1.0
+_IDLE_S, _ACCEPT_S = 60.0, 0.5
+
+
+class Board:
+    """What this device is after: asked by the server's threads, written by its downloads."""
+
+    def __init__(self) -> None:
+        self._wanted: set[str] = set()
+        self._at: dict[Wish, Word] = {}
+
+    @contextlib.contextmanager
+    def wanting(self, sha256: str) -> Iterator[None]:
+        self._wanted.add(sha256)
+        try:
+            yield
+        finally:
+            self._wanted.discard(sha256)
+
+    @contextlib.contextmanager
+    def claiming(self, wish: Wish) -> Iterator[None]:
+        """CLAIMED, or FETCHING from `fetching` on, until the end."""
+        self._at[wish] = Word.CLAIMED
+        try:
+            yield
+        finally:
+            self._at.pop(wish, None)
+
+    def fetching(self, wish: Wish) -> None:
+        self._at[wish] = Word.FETCHING
+
+    def word(self, wish: Wish) -> Word:
+        """Of a piece that is not here."""
+        return self._at.get(wish) or (Word.WANTED if wish.sha256 in self._wanted else Word.NONE)
+
+
+class Shelf:
+    """Files below `models` by their hash: of both slots and of the stage, whole or growing."""
+
+    def __init__(self, models: Path, monotonic: Callable[[], float]) -> None:
+        self._models, self._monotonic = models, monotonic
+        self._known: dict[str, tuple[File, list[Path]]] = {}
+        self._looked = float("-inf")
+
+    def piece(self, wish: Wish) -> bytes | None:
+        """The bytes of a piece, true to their hash; None when they are not here."""
+        if wish.sha256 not in self._known or self._monotonic() > self._looked + LOOK_S:
+            self._look()
+        file, paths = self._known.get(wish.sha256, (None, []))
+        pieces = file.pieces() if file else []
+        if wish.number >= len(pieces):
+            return None
+        found = (_read(path, pieces[wish.number]) for path in paths)
+        return next((data for data in found if data is not None), None)
+
+    def _look(self) -> None:
+        known: dict[str, tuple[File, list[Path]]] = {}
+        for folder in self._models.glob("*/*/"):
+            with contextlib.suppress(BundleError, OSError):
+                for file in bundle.read_manifest(folder).files():
+                    paths = [folder / file.name, folder / f"{file.sha256}.part"]
+                    known.setdefault(file.sha256, (file, []))[1].extend(paths)
+        self._known, self._looked = known, self._monotonic()
+
+
+class Sharing(threading.Thread):
+    """Answers neighbours until it is told to finish.
+
+    allowed   names of the devices that may ask, as the controller says now
+    max_kbps  kilobit a second for all of them together, 0 for no limit
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        address: tuple[str, int],
+        *,
+        shelf: Shelf,
+        board: Board,
+        allowed: Callable[[], Collection[str]],
+        max_kbps: float,
+        sleep: Callable[[float], None],
+    ) -> None:
+        super().__init__(name="sharing", daemon=True)
+        self._folder, self._shelf, self._board, self._allowed = folder, shelf, board, allowed
+        self._rate, self._sleep = max_kbps * 125, sleep
+        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        self._sending = threading.BoundedSemaphore(SENDING)
+        self._ending = threading.Event()
+        self.shared = 0
+        try:
+            self._listener = socket.create_server(address, backlog=CONNECTIONS)
+        except OSError as error:
+            raise SettingError(
+                f"peers: {address[0]}:{address[1]}: {error.strerror}", "choose another [peers] port"
+            ) from error
+        self._listener.settimeout(_ACCEPT_S)
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    def finish(self) -> None:
+        self._ending.set()
+
+    def run(self) -> None:
+        with self._listener:
+            while not self._ending.is_set():
+                with contextlib.suppress(OSError):
+                    plain, _ = self._listener.accept()
+                    self._begin(plain)
+
+    def _begin(self, plain: socket.socket) -> None:
+        if not self._room.acquire(blocking=False):
+            plain.close()
+            return
+        threading.Thread(target=self._attend, args=(plain,), name="shares", daemon=True).start()
+
+    def _attend(self, plain: socket.socket) -> None:
+        """One neighbour, until it hangs up or says something odd."""
+        try:
+            plain.settimeout(SILENCE_S)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with serving_context(self._folder).wrap_socket(plain, server_side=True) as connection:
+                if name_of(connection) not in self._allowed():
+                    return
+                connection.settimeout(_IDLE_S)
+                while not self._ending.is_set():
+                    wish = read_wish(read_line(connection))
+                    if wish is None:
+                        return
+                    self._answer(connection, wish)
+        except (OSError, ShoalError) as error:
+            _log.debug("a neighbour has gone: %s", error)
+        finally:
+            plain.close()
+            self._room.release()
+
+    def _answer(self, connection: ssl.SSLSocket, wish: Wish) -> None:
+        if not self._sending.acquire(blocking=False):
+            connection.sendall(f"{Word.BUSY}\n".encode())
+            return
+        try:
+            data = self._shelf.piece(wish)
+            if data is None:
+                connection.sendall(f"{self._board.word(wish)}\n".encode())
+                return
+            if self._rate:
+                self._sleep(len(data) * SENDING / self._rate)
+            connection.sendall(f"{Word.HAVE} {len(data)}\n".encode() + data)
+            self.shared += len(data)
+        finally:
+            self._sending.release()
+
+
+def _read(path: Path, piece: Piece) -> bytes | None:
+    size = piece.stop - piece.start
+    if size > LONGEST:
+        return None
+    try:
+        with path.open("rb") as file:
+            file.seek(piece.start)
+            data = file.read(size)
+    except OSError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == piece.sha256 else None

@@ -1,0 +1,159 @@
+"""A site downloads a release once: real agents, one of them killed, and a neighbour that lies."""
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.real import free_port
+from real_agents import Artifacts, Enrolled, Process, enrol
+from real_models import mlp, put_release
+from shoal import bundle, wire
+from shoal.agent.io.config import Peers
+from shoal.agent.io.journal import SqliteJournal, read_records
+from shoal.agent.io.outbox import SqliteOutbox
+from shoal.agent.io.sharing import Board, Sharing, Shelf
+from shoal.agent.io.slots import DiskSlots
+from shoal.agent.peers import ranked
+from shoal.agent.update import State
+from shoal.manifest import PIECE
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+NAMES, LIAR = [f"cam-{n}" for n in range(1, 6)], "cam-9"
+PATIENCE_S = 150.0
+
+
+class LyingShelf(Shelf):
+    """Has every piece, and none of it right."""
+
+    def piece(self, wish):
+        data = super().piece(wish)
+        return None if data is None else data[::-1]
+
+
+class Plant:
+    """Five devices of one site, an artifact server far away, and somebody who lies."""
+
+    def __init__(self, parent: Path) -> None:
+        self.artifacts, self.parent = Artifacts(), parent
+        self.ports = {name: free_port() for name in [*NAMES, LIAR]}
+        self.houses: dict[str, Enrolled] = {}
+        for name in [*NAMES, LIAR]:
+            self.houses[name] = enrol(
+                parent, name=name, beside=next(iter(self.houses.values()), None),
+                artifacts=self.artifacts.url, observe_s=0.5, max_kbps=24_000,
+                peers=Peers(enabled=True, host="127.0.0.1", port=self.ports[name]),
+            )  # fmt: skip
+        first = self.houses[NAMES[0]]
+        self.repository = first.repository
+        self.artifacts.fetch = self.repository.fetch
+        self.artifacts.start(first.pki)
+        self.release(parent / "release")
+        self.liar = Sharing(
+            self.houses[LIAR].folder, ("127.0.0.1", self.ports[LIAR]),
+            shelf=LyingShelf(self.stock(parent), time.monotonic), board=Board(),
+            allowed=lambda: NAMES, max_kbps=0, sleep=time.sleep,
+        )  # fmt: skip
+        self.processes: dict[str, Process] = {}
+
+    def release(self, folder: Path) -> None:
+        model = mlp(hidden=1280, layers=2).SerializeToString()
+        put_release(folder, version=1, models={"fp32": model})
+        for path in folder.iterdir():
+            data = path.read_bytes()
+            self.artifacts.blobs[hashlib.sha256(data).hexdigest()] = data
+        data = (folder / bundle.MANIFEST).read_bytes()
+        self.order = self.repository.add("release", "parts", 1, data)
+        self.file = bundle.read_manifest(folder).variant("fp32").file
+
+    def stock(self, parent: Path) -> Path:
+        """A models/ folder that has the release."""
+        slot = parent / "stock" / "parts" / "a"
+        slot.mkdir(parents=True)
+        for path in (parent / "release").iterdir():
+            (slot / path.name).write_bytes(path.read_bytes())
+        return parent / "stock"
+
+    def assign(self) -> None:
+        """As if it had come to each of them while it was switched off."""
+        urls = {sha: f"{self.artifacts.url}/blobs/{sha}" for sha in self.artifacts.blobs}
+        for name in NAMES:
+            order = msgspec.structs.replace(self.order, rollout="r", attempt=1)
+            signed = self.repository.orders(name, 1, [order])
+            peers = {n: f"localhost:{p}" for n, p in self.ports.items() if n != name}
+            message = wire.Assignment(signed=signed, urls=urls, peers=peers)
+            journal = SqliteJournal(self.folder(name) / "journal.db")
+            journal.save_assignment(wire.encode(message), journal.floors())
+            journal.close()
+
+    def folder(self, name: str) -> Path:
+        return self.houses[name].folder
+
+    def start(self, name: str) -> None:
+        self.processes[name] = Process(self.folder(name))
+
+    def got(self, name: str) -> int:
+        """Bytes of the model in its stage."""
+        stage = DiskSlots(self.folder(name) / "models").path("parts", "stage")
+        part = stage / f"{self.file.sha256}.part"
+        return part.stat().st_size if part.exists() else 0
+
+    def state(self, name: str) -> State:
+        record = read_records(self.folder(name) / "journal.db").get("parts")
+        return record.state if record else State.IDLE
+
+    def wait(self, what, name: str = "") -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not what():
+            assert time.monotonic() < end, f"{name}: {[self.state(n) for n in NAMES]}"
+            time.sleep(0.02)
+
+    def faults(self, name: str) -> list[str]:
+        """Causes of what the device has to report."""
+        box = SqliteOutbox(self.folder(name) / "outbox.db", limit_bytes=2**24, boot_name=str)
+        letters = [wire.decode_up(it.kind, it.payload) for it in box.after(0, 1_000)]
+        box.close()
+        return [it.cause for it in letters if isinstance(it, wire.FaultEvent)]
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            process.end()
+        self.liar.finish()
+        self.artifacts.stop()
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Iterator[Plant]:
+    made = Plant(tmp_path)
+    yield made
+    made.end()
+
+
+def test_a_site_of_five_downloads_a_release_once_though_one_is_killed_and_one_lies(
+    plant: Plant,
+) -> None:
+    plant.liar.start()
+    plant.assign()
+    for name in NAMES:
+        plant.start(name)
+    order = [name for name in ranked(plant.file.sha256, [*NAMES, LIAR]) if name != LIAR]
+    plant.wait(lambda: max(map(plant.got, NAMES)) > 2 * PIECE, "a beginning")
+    victim = order[0]
+    plant.processes[victim].end(signal.SIGKILL)
+    for name in order[1:]:
+        plant.wait(lambda n=name: plant.state(n) is State.SUCCEEDED, name)
+    plant.start(victim)
+    plant.wait(lambda: plant.state(victim) is State.SUCCEEDED, victim)
+    for name in NAMES:
+        plant.processes[name].end()
+
+    size, asked = plant.file.size, plant.artifacts.asked
+    assert len(plant.file.chunks) >= 6
+    assert size <= asked[plant.file.sha256] <= size + 3 * PIECE, asked[plant.file.sha256] / size
+    assert any("peer-lied" in plant.faults(name) for name in NAMES)
+    assert all("peer-untrusted" not in plant.faults(name) for name in NAMES)
