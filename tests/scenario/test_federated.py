@@ -212,3 +212,29 @@ def test_an_adaptive_clip_follows_the_updates_and_is_part_of_the_cost(school):
     assert clips[-1] < 10.0
     spent = school.fleet.rows_of(rounds.federated_task)[0].spent
     assert sum(one["rounds"] for one in spent) == 8
+
+
+@pytest.mark.parametrize("mode", ["plain", "secure"])
+def test_who_is_decommissioned_while_it_trains_is_left_out(school, mode):
+    school.pupils["d00"].quiet = {speech.Piece}
+    start(school, **MODES[mode] | {"pace": {"goal": 6, "least": 5, "over": 1.0, "train_s": 60}})
+    school.run(30, until=lambda: rounds.get_round(school.fleet.ctx, "walk.1").state == "TRAINING")
+    school.run(2)
+    school.set("d00", state="decommissioned")
+    school.set("d01", state="decommissioned" if mode == "plain" else "enrolled")
+    if mode == "plain":
+        school.run(90, until=lambda: task(school).reason != "")
+        assert rounds.get_round(school.fleet.ctx, "walk.1").reason == "too-few-updates"
+    else:
+        school.run(90, until=over(school))
+    found = {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}
+    assert (found["d00"].reason, found["d00"].chosen) == ("decommissioned", False)
+
+
+def test_who_took_part_rests_as_many_rounds_as_the_task_says(school):
+    start(school, 2, demands={"rest": 1}, pace={"goal": 3, "least": 3, "over": 1.0})
+    school.run(120, until=over(school, 2))
+    both = [rounds.participations(school.fleet.ctx, f"walk.{n}") for n in (1, 2)]
+    first, second = ({p.device for p in found} for found in both)
+    assert not first & second
+    assert first | second == set(school.pupils)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from shoal import wire
 from shoal.controller.federated import parameters
 from shoal.controller.federated.contradictions import check_plan
 from shoal.controller.federated.private import central_noise
@@ -21,6 +22,8 @@ from shoal.federated.fixed_point import FixedPoint
 from shoal.federated.local import local_noise
 from shoal.federated.plan import Compression, Learning, Plan, Privacy, Secure
 
+#: Bytes of a neighbour's advert, with its certificate, and of anybody's digest, with its name.
+_ADVERT, _DIGEST = 1_200, 100
 #: Of a plan that is only looked at.
 _NOBODYS = bytes(16)
 
@@ -123,6 +126,11 @@ def _secure(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) ->
             f"{threshold} neighbours have to open a secret, and {least} devices in the sum have "
             f"{least - 1}",
             f"let pace.least be {threshold + 1} or more",
+        )
+    if degree * _ADVERT + invited * _DIGEST > wire.LIMIT["round"]:
+        raise SettingError(
+            f"{degree} neighbours of each of {invited} devices do not fit into one message",
+            "let pace.least be nearer to who is invited, or invite fewer",
         )
     return Secure(degree=degree, threshold=threshold, scale=_scale(task, hiding, strategy, invited))
 

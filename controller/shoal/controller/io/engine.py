@@ -17,6 +17,7 @@ from typing import NamedTuple
 from sqlalchemy import delete, update
 
 from shoal import topics, wire
+from shoal.controller.copies import Returns
 from shoal.controller.io import rounds, tables
 from shoal.controller.io.operations import Operations
 from shoal.controller.service import (
@@ -24,6 +25,7 @@ from shoal.controller.service import (
     assignments,
     changes,
     clocks,
+    copies,
     stages,
     triggers,
     watching,
@@ -94,6 +96,7 @@ class Engine:
         self._due: dict[str, float] = {}
         self._memory = Memory()
         self._rounds = rounds.Rounds(ctx, self._post)
+        self._returns = Returns(monotonic)
         pki, network = ctx.folder / "pki", ctx.settings.network
         host = "localhost" if "localhost" in network.names else network.names[0]
         self._link = link(
@@ -139,12 +142,13 @@ class Engine:
                 lambda: watching.evaluate_all(ctx, self._memory),
                 apart=True,
             ),
-            Tick("rounds", 0.25, self._rounds.work, apart=True, bell=self._rounds.bell),
+            Tick("rounds", 0.5, self._rounds.work, apart=True, bell=self._rounds.bell),
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
             Tick("candidates", 5.0, lambda: candidates.evaluate(ctx)),
             Tick("offline", 5.0, lambda: offline(ctx)),
             Tick("clocks", 15.0, lambda: clocks.watch(ctx)),
+            Tick("copies", 60.0, lambda: copies.watch(ctx)),
             Tick("timestamps", 60.0, self._refresh_timestamps),
             Tick("renewal", 600.0, lambda: assignments.renew(ctx)),
             Tick("retention", 3_600.0, lambda: forget(ctx)),
@@ -178,7 +182,7 @@ class Engine:
         batch = self._gather(min(patience_s, GATHER_S) if self._owed else patience_s)
         while batch and not self._stopping.is_set():
             try:
-                acks = ingest(self.ctx, batch)
+                acks = ingest(self.ctx, batch, self._returns)
                 self._owed.extend((device, ack) for device in acks for ack in acks[device])
                 self._wake.set()
                 break
