@@ -333,10 +333,10 @@ class Learning:
         if part is None or self._sending is None or not self._sending.waits:
             return float("inf")
         try:
-            self._sending.some()
+            return PAUSE_S if self._sending.some() else float("inf")
         except StorageError as error:
             self._refuse(part, error)
-        return PAUSE_S
+        return float("inf")
 
     def _vote(self, part: Part) -> None:
         if self._hiding is not None and self._ending is not None:

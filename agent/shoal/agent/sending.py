@@ -33,11 +33,14 @@ class Sending:
         wanted = [i for i in missing if i < self._total] or list(range(self._total))
         self._waiting += [i for i in sorted(set(wanted)) if i not in self._waiting]
 
-    def some(self) -> None:
-        """Send one piece; it waits on when there is no connection."""
+    def some(self) -> bool:
+        """Send one piece, whether it went: it waits on when there is no connection."""
         if not self._waiting:
-            return
+            return False
         index = self._waiting[0]
         data = self._read(index * PIECE, PIECE)
-        if self._say(chunk_of(self._saved.digest, index, self._total, self._saved.length, data)):
+        chunk = chunk_of(self._saved.digest, index, self._total, self._saved.length, data)
+        went = self._say(chunk)
+        if went:
             self._waiting.pop(0)
+        return went

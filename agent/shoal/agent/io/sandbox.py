@@ -50,7 +50,7 @@ class DiskSandbox:
         here = self.path(attempt)
         self._check_room(config)
         with translated(here):
-            here.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(here)
         for name, content in config.contents().items():
             if not _is(here / name, content):
                 file = File(name=name, size=content.length, sha256=content.sha256)
@@ -74,7 +74,7 @@ class DiskSandbox:
             if keep:
                 target = task_folder(self._folder, task)
                 for file in sorted((here / NEXT).glob("*")):
-                    target.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    make_folder(target)
                     file.replace(target / file.name)
                     sync(target)
             shutil.rmtree(here, ignore_errors=True)
@@ -106,6 +106,15 @@ def task_folder(folder: Path, task: str) -> Path:
     return folder / TASKS / hashlib.sha256(task.encode()).hexdigest()[:32]
 
 
+def make_folder(folder: Path) -> None:
+    """A folder whose name, and those of the three that it is in, survive a power cut."""
+    if folder.is_dir():
+        return
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for parent in folder.parents[:3]:
+        sync(parent)
+
+
 def vector(path: Path, size: int) -> F32 | None:
     """float32 (size,) from a file; None where there is none, or one of another size."""
     try:
@@ -119,7 +128,7 @@ def vector(path: Path, size: int) -> F32 | None:
 def keep_vector(path: Path, values: F32) -> None:
     """Write float32 (P,), whole or not at all."""
     with translated(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path.parent)
         write_durable(path, values.astype("<f4").tobytes(), 0o600)
 
 

@@ -1,0 +1,307 @@
+"""A device in a round: what it joins, what it refuses and says why, and what it says again."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from learners import LABELS, TASK, Learner, School, norm, some_rows
+from shoal.agent.rounds import TRANSITIONS, Event, State
+from shoal.errors import UntrustedError
+from shoal.federated import speech
+from shoal.federated.compression import decompress
+from shoal.federated.fixed_point import FixedPoint
+from shoal.federated.plan import Compression, Privacy, Secure
+from shoal.federated.plan import Learning as Lessons
+from shoal.federated.spending import Budget
+
+
+@pytest.fixture
+def school(tmp_path: Path) -> School:
+    return School(tmp_path)
+
+
+@pytest.fixture
+def device(school: School) -> Learner:
+    return Learner(school, "cam-1", some_rows(60))
+
+
+def delta_of(device: Learner) -> np.ndarray:
+    return decompress(device.contribution().update, device.school.theta.size)
+
+
+def refusals(device: Learner) -> list[str]:
+    return [said.reason for said in device.said(speech.Refuse)]
+
+
+def test_a_device_joins_trains_sends_its_update_and_forgets_the_round(device: Learner) -> None:
+    assert device.hear(device.school.invite(1)) == [speech.Join()]
+    device.call(1, speech.Start())
+    said = device.contribution()
+    assert (said.examples, said.steps) == (60, 12)
+    assert norm(delta_of(device)) > 0.1
+    assert device.state == State.SENT
+    device.call(1, speech.Dismiss())
+    assert device.state == State.OVER
+    assert not device.path(1).exists()
+
+
+def test_what_was_said_is_said_again_when_it_is_asked_again(device: Learner) -> None:
+    invite = device.school.invite(1)
+    assert device.hear(invite) == device.hear(invite) == [speech.Join()]
+    first = device.call(1, speech.Start())
+    assert device.call(1, speech.Start()) == first
+    assert device.call(1, speech.Resend()) == first
+    assert device.call(1, speech.Resend(missing=[0])) == first[:1]
+
+
+def test_an_update_is_the_same_however_often_its_pieces_are_asked_for(device: Learner) -> None:
+    device.hear(device.school.invite(1))
+    device.call(1, speech.Start())
+    before = device.contribution()
+    device.call(1, speech.Resend())
+    assert device.contribution() == before
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked", "reason"),
+    [
+        ({"enabled": False}, {}, "not-enabled"),
+        ({"rows": 61}, {}, "few-rows"),
+        ({"cohort": 4}, {}, "small-cohort"),
+        ({"secure": True}, {}, "bare-update"),
+        ({"clip": 1.0}, {}, "long-clip"),
+        ({"noise": 0.5}, {}, "little-noise"),
+        (
+            {"clip": 1.0},
+            {"privacy": Privacy(where="central", clip=1.5, noise=1.0)},
+            "long-clip",
+        ),
+        (
+            {"budget": Budget(epsilon=0.5)},
+            {"privacy": Privacy(where="central", clip=1.0, noise=1.0)},
+            "budget-spent",
+        ),
+        ({}, {"privacy": Privacy(where="distributed", clip=1.0, noise=1.0)}, "bare-update"),
+        ({}, {"deadline_s": 1.0}, "late"),
+        ({}, {"learning": Lessons(lr=0.1, terms={"vision": 0.5})}, "other-terms"),
+        ({}, {"learning": Lessons(lr=0.1, terms={"shift": True})}, "other-terms"),
+        ({}, {"features": ("another",)}, "few-rows"),
+        ({}, {"purpose": "evaluate"}, "misdirected"),
+    ],
+)
+def test_a_device_refuses_what_goes_beyond_its_limits_and_says_why(
+    school: School, limits: dict[str, Any], asked: dict[str, Any], reason: str
+) -> None:
+    device = Learner(school, "cam-1", some_rows(60), **limits)
+    device.hear(school.invite(1, **asked))
+    assert refusals(device) == [reason]
+    assert device.said(speech.Join) == []
+    assert not device.path(1).exists()
+
+
+def test_terms_that_the_graph_does_not_take_are_refused_by_the_trainer(device: Learner) -> None:
+    device.hear(device.school.invite(1, learning=Lessons(lr=0.1, terms={"mu": 0.5})))
+    device.call(1, speech.Start())
+    assert refusals(device) == ["other-terms"]
+    assert device.call(1, speech.Start())[0] == device.said(speech.Refuse)[0]
+
+
+def test_a_config_that_nobody_signed_is_refused_and_is_a_fault(device: Learner) -> None:
+    call = device.school.invite(1)
+    forged = call.said.signed.replace(b'\\"least\\":3', b'\\"least\\":9')  # type: ignore[union-attr]
+    assert forged != call.said.signed  # type: ignore[union-attr]
+    said = speech.Invite(signed=forged, urls={})
+    device.call(1, said)
+    assert refusals(device) == [UntrustedError.code]
+    assert [fault.severity for fault in device.faults] == ["critical"]
+
+
+def test_a_signed_config_does_not_do_for_another_try(device: Learner) -> None:
+    device.call(7, device.school.invite(1).said)
+    assert refusals(device) == ["misdirected"]
+
+
+def test_a_round_is_answered_once_and_an_older_one_not_at_all(device: Learner) -> None:
+    for number in (3,):
+        device.hear(device.school.invite(number))
+        device.call(number, speech.Start())
+        device.call(number, speech.Dismiss())
+    device.hear(device.school.invite(3, attempt=b"another try of 3"))
+    device.hear(device.school.invite(2))
+    assert refusals(device) == ["answered-before"] * 2
+    device.hear(device.school.invite(4))
+    assert device.state == State.JOINED
+
+
+def test_a_round_of_another_task_waits_until_this_one_is_over(device: Learner) -> None:
+    device.hear(device.school.invite(1))
+    device.hear(device.school.invite(2, task="another"))
+    assert refusals(device) == ["in-another-round"]
+    device.hear(device.school.invite(3))  # of the same task: it takes the first one's place
+    assert device.said(speech.Join) == [speech.Join()] * 2
+
+
+def test_a_deadline_ends_the_part_and_leaves_nothing_behind(device: Learner) -> None:
+    device.hear(device.school.invite(1))
+    device.school.now += 601
+    device.settle()
+    assert device.state == State.OVER
+    assert device.call(1, speech.Start()) == []
+
+
+def test_out_of_order_and_strangers_calls_change_nothing(device: Learner) -> None:
+    device.hear(device.school.invite(1))
+    for said in (speech.Resend(), speech.Deal(boxes={}), speech.Pass(votes={})):
+        assert device.call(1, said) == []
+        assert device.call(9, said) == []
+    assert device.state == State.JOINED
+
+
+def test_a_budget_is_spent_before_the_update_is_sent_and_never_twice(school: School) -> None:
+    device = Learner(school, "cam-1", some_rows(60), budget=Budget(epsilon=50.0))
+    privacy = Privacy(where="local", clip=1.0, noise=1.0)
+    device.connected = False
+    device.hear(school.invite(1, privacy=privacy))
+    device.call(1, speech.Start())
+    assert device.heard == []
+    spent = device.journal.participation().ledger
+    assert spent.rounds == 1
+    device.restart()
+    device.connected = True
+    device.call(1, speech.Start())
+    assert device.said(speech.Piece)
+    assert device.journal.participation().ledger == spent
+
+
+def test_a_clipped_update_is_as_short_as_was_asked_for(device: Learner) -> None:
+    device.hear(device.school.invite(1, privacy=Privacy(where="central", clip=0.05, noise=1.0)))
+    device.call(1, speech.Start())
+    assert norm(delta_of(device)) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_what_top_k_leaves_behind_goes_up_later(device: Learner) -> None:
+    how = {"compression": Compression(kind="top-k", fraction=0.05)}
+    for number in (1, 2):
+        device.hear(device.school.invite(number, **how))
+        device.call(number, speech.Start())
+        assert (
+            np.count_nonzero(delta_of_round(device, number)) <= 0.05 * device.school.theta.size + 1
+        )
+        device.call(number, speech.Dismiss())
+        assert (device.kept() / "residual").exists()
+
+
+def delta_of_round(device: Learner, number: int) -> np.ndarray:
+    import msgspec
+
+    from shoal.federated.speech import Contribution
+
+    data = (device.path(number) / "contribution").read_bytes()
+    said = msgspec.msgpack.decode(data, type=Contribution)
+    return decompress(said.update, device.school.theta.size)
+
+
+def test_what_is_remembered_for_the_next_round_is_dropped_when_a_round_failed(
+    device: Learner,
+) -> None:
+    device.hear(device.school.invite(1, compression=Compression(kind="top-k", fraction=0.05)))
+    device.call(1, speech.Start())
+    device.call(1, speech.Dismiss(reason="too-few-updates"))
+    assert not (device.kept() / "residual").exists()
+
+
+def test_a_head_of_its_own_stays_on_the_device(device: Learner) -> None:
+    size = device.school.theta.size
+    head = (size - 650, size)
+    for number in (1, 2):
+        device.hear(device.school.invite(number, personal=(head,)))
+        device.call(number, speech.Start())
+        delta = delta_of_round(device, number)
+        assert not delta[head[0] :].any()
+        assert delta[: head[0]].any()
+        device.call(number, speech.Dismiss())
+    own = np.fromfile(device.kept() / "personal", "<f4")
+    assert norm(own[head[0] :] - device.school.theta[head[0] :]) > 0.1
+
+
+def test_a_device_measures_whole_and_by_class_without_taking_part(device: Learner) -> None:
+    (said,) = device.hear(device.school.measure(5))
+    assert isinstance(said, speech.Measured)
+    assert said.whole.rows == 60 == sum(one.rows for one in said.classes.values())
+    assert said.whole.loss == pytest.approx(sum(s.loss for s in said.classes.values()), rel=1e-5)
+    assert set(said.classes) <= set(LABELS)
+    assert not device.path(5).exists()
+    assert device.hear(device.school.measure(5)) == [said]
+
+
+def test_a_device_that_wants_its_update_hidden_tells_no_losses(school: School) -> None:
+    device = Learner(school, "cam-1", some_rows(60), secure=True)
+    device.hear(school.measure(1))
+    assert refusals(device) == ["bare-measure"]
+
+
+def test_a_network_that_is_away_is_waited_for(device: Learner) -> None:
+    device.hear(device.school.invite(1))
+    device.reachable = False
+    device.call(1, speech.Start())
+    assert device.heard[-1].said == speech.Join()
+    device.reachable = True
+    device.school.now += 61
+    device.settle()
+    assert device.said(speech.Piece)
+
+
+def test_a_busy_device_refuses_and_a_quiet_one_joins(device: Learner) -> None:
+    device.mains = False
+    device.hear(device.school.invite(1))
+    device.mains = True
+    device.hear(device.school.invite(1))
+    assert refusals(device) == ["on-battery"]
+    assert device.said(speech.Join) == [speech.Join()]
+
+
+def test_no_bytes_of_a_row_are_in_anything_that_is_said(school: School) -> None:
+    """Nor of its labels beside it; an update says what was learned, which the limits are for."""
+    from shoal import wire
+
+    rows = some_rows(60)
+    device = Learner(school, "cam-1", rows)
+    device.hear(school.invite(1))
+    device.call(1, speech.Start())
+    device.hear(school.measure(1))
+    said = b"".join(wire.encode(answer) for answer in device.heard)
+    for row in rows.x:
+        data = row[row != 0].tobytes()
+        assert row.tobytes() not in said
+        assert not any(data[i : i + 16] in said for i in range(0, len(data) - 16, 4))
+
+
+def test_every_state_that_is_alive_can_be_refused_dismissed_and_late() -> None:
+    for state in State:
+        ends = {TRANSITIONS.get((state, e)) for e in (Event.DISMISSED, Event.LATE)}
+        if state is State.OVER:
+            assert ends == {None}
+        else:
+            assert all(end is not None and end[0] is State.OVER for end in ends)
+
+
+def test_what_it_does_is_one_line_of_the_status(device: Learner) -> None:
+    assert device.learning.line == ""
+    device.hear(device.school.invite(4))
+    assert device.learning.line == f"takes part in round 4 of {TASK}: joined"
+    assert device.learning.facts()["enabled"] is True
+
+
+def test_secure_terms_do_not_go_with_a_restart(school: School) -> None:
+    device = Learner(school, "cam-1", some_rows(60))
+    scale = FixedPoint(clip=1.0, devices=20, weight=100)
+    device.hear(school.invite(1, secure=Secure(degree=4, threshold=3, scale=scale)))
+    (join,) = device.said(speech.Join)
+    assert join.advert is not None
+    assert join.advert.certificate
+    device.restart()
+    device.call(1, speech.Start())
+    assert set(refusals(device)) == {"restarted"}
+    assert device.state == State.REFUSED
