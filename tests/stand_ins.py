@@ -196,13 +196,24 @@ class JsonModels:
             said = json.loads(file.read_bytes())
             wrong = self._device in said["wrong_on"]
             slow = profile.budget.p99_ms * (3 if self._device in said["slow_on"] else 0.1)
+            disagree = self._disagree(said["weights"], recent, beside)
             measured.append(
                 Measured(
                     variant=name, worst_error=0.31 if wrong else 0.0, labels_differ=4 * wrong,
                     golden_rows=32, p50_ms=slow / 2, p99_ms=slow, rss_mb=10.0,
+                    disagree=disagree, compared=len(recent) if disagree >= 0 else 0,
                 )
             )  # fmt: skip
         return measured
+
+    def _disagree(self, weights: Sequence[float], recent: Any, beside: Any) -> float:
+        """Share of `recent` that the model beside labels otherwise."""
+        if recent is None or beside is None or not len(recent):
+            return -1.0
+        folder = self._slots.path(beside.model, beside.slot)
+        file = bundle.read_manifest(folder).variant(beside.variant).file.name
+        old = Sums(json.loads((folder / file).read_bytes())["weights"])
+        return float((old.run(recent).argmax(1) != Sums(weights).run(recent).argmax(1)).mean())
 
 
 class Idle:

@@ -131,11 +131,13 @@ class Teller:
     def update(
         self, device: str, release: str, rollout: str, state: str, cause: str = "", detail: str = ""
     ) -> None:
+        shadow = {"disagree": 0.02, "compared": 256} if state == "ACTIVATING" else {}
         self.tell(
             [
                 wire.UpdateEvent(
                     **self.ids(device), model=release.partition("@")[0], release=release,
                     rollout=rollout, attempt=1, state=state, cause=cause, detail=detail,
+                    facts=shadow,
                 )
             ]
         )  # fmt: skip

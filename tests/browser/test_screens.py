@@ -5,7 +5,7 @@ from playwright.sync_api import Browser, expect
 
 from browser.chromium import Tab
 from browser.conftest import Console, sign_in
-from browser.seed import LONG, WRONG
+from browser.seed import LAST, LONG, WRONG
 
 SCREENS = {
     "fleet": "/",
@@ -175,3 +175,21 @@ def test_a_join_token_is_shown_once_in_the_command_that_uses_it(fresh_tab: Tab) 
     fresh_tab.go("/settings")
     expect(page.get_by_role("region", name="Join tokens").last).to_contain_text("harbour")
     assert "sj1." not in page.content()
+
+
+def test_a_rollout_tells_how_often_the_new_release_answers_otherwise(
+    tab: Tab, console: Console
+) -> None:
+    where = address(console, "rollout, running")
+    page = tab.go(where)
+    expect(page.locator("#stage-1")).to_contain_text("answered otherwise2.0 % of")
+    expect(page.locator(f"#t-{LAST}")).to_contain_text("2.0 % otherwise")
+    title = page.locator(f"#t-{LAST}").get_attribute("title") or ""
+    assert "answers 2.0 % of 256 recent inputs otherwise" in title
+    told = page.request.get(f"{console.url}/api/v1{where}").json()["stages"][0]
+    assert told["disagree"] == pytest.approx(0.02)
+    assert told["compared"] % 256 == 0
+    devices = page.request.get(f"{console.url}/api/v1{where}/devices").json()["items"]
+    assert {"disagree": 0.02, "compared": 256}.items() <= next(
+        one["facts"].items() for one in devices if one["device"] == LAST
+    )

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from cli.conftest import Cli
 from shoal.agent.io.enrol import Wish, enrol
 from shoal.cli.__main__ import cli
+from shoal.cli.stages import parse
+from shoal.controller.records import StagePlan
 from shoal.controller.service import operations, training
 
 
@@ -146,3 +149,9 @@ def test_where_no_device_is_a_canary_a_rollout_has_one_stage_and_says_so(
     assert shoal("rollout", "resume", found["id"]).exit_code == 5
     assert shoal("device", "decommission", "north-1", "--yes").exit_code == 0
     assert "decommissioned" in shoal("device", "show", "north-1").stdout
+
+
+def test_a_stage_may_name_how_often_a_release_may_answer_otherwise() -> None:
+    (stage,) = parse(("canary:ring=canary,disagree=5",))
+    assert stage == {"name": "canary", "select": {"ring": "canary"}, "max_disagree_pct": 5.0}
+    assert msgspec.convert(stage, StagePlan).max_disagree_pct == 5.0

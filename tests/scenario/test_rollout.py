@@ -351,3 +351,48 @@ def test_a_device_is_told_where_what_differs_from_its_release_may_be_fetched(fle
         assert new in urls
         assert old not in urls
         assert f"/blobs/{old}-{new}?" in url
+
+
+def test_a_release_that_answers_otherwise_than_before_stops_at_the_canaries(fleet):
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, finished(fleet, one.id))
+    fleet.run(20)
+    stages = [
+        StagePlan(name="canary", select=Selector(ring="canary"), max_disagree_pct=5.0),
+        StagePlan(name="rest", max_disagree_pct=5.0),
+    ]
+    other = fleet.release(weights=(1, 1, -1))
+    two = fleet.roll_out(other, stages, on_failure="rollback")
+    fleet.run(60, lambda: fleet.rollout(two.id).state == "ROLLED_BACK")
+    told = fleet.rollout(two.id)
+    assert "recent inputs otherwise than what serves (gate 5 %)" in told.reason
+    assert 0.1 < told.stages[0].disagree < 0.6
+    assert told.stages[0].compared > 20
+    assert told.stages[1].compared == 0
+    fleet.run(20)
+    assert set(fleet.serving().values()) == {f"{MODEL}@1"}
+
+
+def test_a_person_who_resumes_accepts_what_was_answered_otherwise(fleet):
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, finished(fleet, one.id))
+    fleet.run(20)
+    stages = [StagePlan(name="canary", select=Selector(ring="canary"), max_disagree_pct=5.0)]
+    two = fleet.roll_out(fleet.release(weights=(1, 1, -1)), stages)
+    fleet.run(60, lambda: fleet.rollout(two.id).state == "PAUSED")
+    devices, _ = rollouts.rollout_devices(fleet.ctx, two.id)
+    assert all(one.facts["compared"] > 0 for one in devices)
+    rollouts.resume(fleet.ctx, actor="ana", id=two.id)
+    fleet.run(60, finished(fleet, two.id))
+    assert fleet.rollout(two.id).stages[0].accepted_pct > 5
+
+
+def test_what_the_shadow_probe_found_is_there_when_the_update_is_long_over(fleet):
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, finished(fleet, one.id))
+    assert all(stage.compared == 0 for stage in fleet.rollout(one.id).stages), "nothing served yet"
+    two = fleet.roll_out(fleet.release(weights=(1, 1, 1.2)))
+    fleet.run(60, finished(fleet, two.id))
+    devices, _ = rollouts.rollout_devices(fleet.ctx, two.id)
+    assert all(0 <= one.facts["disagree"] < 0.2 and one.facts["compared"] for one in devices)
+    assert all(stage.compared for stage in fleet.rollout(two.id).stages)

@@ -30,6 +30,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     rss_mb          resident memory of the probe with this variant loaded and warm
     disagree        share of recent local inputs that the serving release labels otherwise; -1
                     where there was nothing to compare
+    compared        how many rows that share is of
     """
 
     variant: str
@@ -41,6 +42,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     rss_mb: float
     load_ms: float = 0.0
     disagree: float = -1.0
+    compared: int = 0
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

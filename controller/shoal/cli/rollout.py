@@ -34,7 +34,8 @@ def rollout() -> None:
     multiple=True,
     metavar="NAME:KEY=VALUE,...",
     help="A stage, in order: ring, site, profile, label and percent select its devices; threshold "
-    "(failed share in percent) and min (finished devices) are its gate. "
+    "(failed share in percent), min (finished devices) and disagree (most percent of recent inputs "
+    "that it may answer otherwise than what serves) are its gate. "
     "Default: canary:ring=canary, then everyone.",
 )
 @click.option(
@@ -198,6 +199,7 @@ def picture(found: Thing) -> Group:
         "failed": "failed",
         "skipped": "skipped",
         "unseen": "unseen",
+        "disagrees": disagrees,
         "gate": "verdict",
     }
     return Group(card(found, about), "", table(found["stages"], columns, empty="no stage"))
@@ -212,6 +214,7 @@ def _whole_picture(session: Session, found: Thing) -> Group:
         "stage": "stage",
         "state": state(),
         "since": when("updated_at", session.now),
+        "disagrees": lambda d: disagrees(d["facts"]),
         "cause": "cause",
         "detail": "detail",
     }
@@ -220,6 +223,16 @@ def _whole_picture(session: Session, found: Thing) -> Group:
         "", table(found["failures"], failures, empty="nothing failed"),
         "", table(found["devices"], devices, empty="no device"),
     )  # fmt: skip
+
+
+def disagrees(found: Thing) -> str:
+    """What shadow probes found, of a stage or of a device's facts; "" when nothing was compared.
+
+    >>> disagrees({"disagree": 0.0215, "compared": 256}), disagrees({})
+    ('2.1 % of 256', '')
+    """
+    rows = found.get("compared", 0)
+    return f"{100 * found['disagree']:.2g} % of {rows}" if rows else ""
 
 
 def _default(session: Session) -> tuple[str, ...]:

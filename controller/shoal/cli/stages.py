@@ -5,7 +5,12 @@ from typing import Any
 from shoal.errors import SettingError
 
 _SELECT = {"ring", "site", "profile", "label"}
-_GATE = {"percent": "percent", "threshold": "threshold_pct", "min": "min_executed"}
+_GATE = {
+    "percent": "percent",
+    "threshold": "threshold_pct",
+    "min": "min_executed",
+    "disagree": "max_disagree_pct",
+}
 #: Canary devices first, everybody else after: what a rollout does unless told otherwise.
 DEFAULT = ("canary:ring=canary", "everyone")
 #: ... and where no device is a canary.
@@ -29,7 +34,8 @@ def _stage(text: str) -> dict[str, Any]:
         if not sign or key not in _SELECT | set(_GATE):
             raise SettingError(
                 f"--stage {text!r}: {pair!r}",
-                "NAME:key=value,... with ring, site, profile, label, percent, threshold, min",
+                "NAME:key=value,... with ring, site, profile, label, percent, threshold, min, "
+                "disagree",
             )
         if key in _SELECT:
             plan["select"][key] = value

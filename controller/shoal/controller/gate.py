@@ -26,8 +26,10 @@ class Outcome(enum.StrEnum):
 class Member(NamedTuple):
     """One device of a stage.
 
-    seen     it said something since the stage began
-    online   it is believed to be reachable: worth waiting for
+    seen      it said something since the stage began
+    online    it is believed to be reachable: worth waiting for
+    disagree  share of its `compared` recent inputs that the release answers otherwise than what
+              it served: the shadow probe's word
     """
 
     device: str
@@ -36,6 +38,8 @@ class Member(NamedTuple):
     detail: str
     seen: bool
     online: bool
+    disagree: float = 0.0
+    compared: int = 0
 
 
 class Tally(NamedTuple):
@@ -48,6 +52,13 @@ class Tally(NamedTuple):
     working: int
     unseen: int
     awaited: int
+    compared: int = 0
+    disagreed: float = 0.0
+
+    @property
+    def disagree(self) -> float:
+        """Share of all inputs compared, on all devices together."""
+        return self.disagreed / self.compared if self.compared else 0.0
 
     @property
     def executed(self) -> int:
@@ -78,6 +89,8 @@ def tally(members: Sequence[Member]) -> Tally:
         working=len(left) - len(unseen),
         unseen=len(unseen),
         awaited=sum(m.seen or m.online or m.state == attempt.WAITING for m in left),
+        compared=sum(m.compared for m in members),
+        disagreed=sum(m.disagree * m.compared for m in members),
     )
 
 
@@ -88,6 +101,7 @@ def judge(
     min_executed: int,
     expired: bool,
     proven: bool = False,
+    max_disagree_pct: float = 100.0,
 ) -> Verdict:
     """Verdict on a stage as it stands.
 
@@ -95,6 +109,8 @@ def judge(
     min_executed   finished devices before the gate speaks; of a smaller stage: all of them
     expired        the stage has had its time: what is missing now will stay missing
     proven         devices of an earlier stage run it: a stage with nobody to ask is then done
+    max_disagree_pct  of recent inputs answered otherwise than before, from which on it fails; said
+                   as soon as so many devices as the gate needs have compared, before they serve it
     """
     count = tally(members)
     need = min(max(min_executed, 1), count.taking)
@@ -107,6 +123,9 @@ def judge(
             f"{count.failed} of {count.executed} finished devices failed "
             f"({share:.0f} %, gate {threshold_pct:g} %): {explain(members)}",
         )
+    compared = [m for m in members if m.compared]
+    if len(compared) >= need and 100 * count.disagree > max_disagree_pct:
+        return Verdict(Outcome.FAILED, _disagreement(compared, count, max_disagree_pct))
     if count.awaited and not expired:
         return Verdict(Outcome.WAIT, "")
     if count.executed >= need:
@@ -131,6 +150,14 @@ def explain(members: Iterable[Member]) -> str:
         f"{cause} on {_names(m.device for m in lost)}"
         + (f" ({lost[0].detail})" if lost[0].detail else "")
         for cause, lost in ordered
+    )
+
+
+def _disagreement(compared: Sequence[Member], count: Tally, limit_pct: float) -> str:
+    worst = max(compared, key=lambda m: m.disagree)
+    return (
+        f"it answers {100 * count.disagree:.3g} % of {count.compared} recent inputs otherwise than "
+        f"what serves (gate {limit_pct:g} %), {100 * worst.disagree:.3g} % on {worst.device}"
     )
 
 

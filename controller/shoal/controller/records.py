@@ -298,12 +298,14 @@ class StagePlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     threshold_pct  failed share of finished devices, in percent, from which the stage fails
     min_executed   finished devices before the gate speaks; fewer devices than that: all of them
+    max_disagree_pct  of devices' recent inputs that it may answer otherwise than what they serve
     """
 
     name: str
     select: Selector = Selector()
     threshold_pct: float = 10.0
     min_executed: int = 1
+    max_disagree_pct: float = 100.0
 
 
 class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -321,7 +323,11 @@ class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Stage(Record, frozen=True, kw_only=True):
-    """state: SCHEDULED, RUNNING, ANALYSING, SUCCESSFUL, INCONCLUSIVE, PAUSED, FAILED."""
+    """state: SCHEDULED, RUNNING, ANALYSING, SUCCESSFUL, INCONCLUSIVE, PAUSED, FAILED.
+
+    disagree   share of `compared` recent inputs that its shadow probes answered otherwise
+    accepted_pct  of it that a person has accepted, by resuming
+    """
 
     name: str
     state: str
@@ -333,6 +339,9 @@ class Stage(Record, frozen=True, kw_only=True):
     started_at: float
     finished_at: float
     verdict: str = ""
+    disagree: float = 0.0
+    compared: int = 0
+    accepted_pct: float = 0.0
 
 
 class Rollout(Record, frozen=True, kw_only=True):

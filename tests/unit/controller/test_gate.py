@@ -80,3 +80,44 @@ def test_silence_is_inconclusive_and_names_the_silent():
     verdict = judge(members(offline=2), threshold_pct=10, min_executed=1, expired=True)
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "offline-0, offline-1" in verdict.why
+
+
+def compared(*shares, state="OBSERVING"):
+    return [
+        Member(f"cam-{i}", state, "", "", True, True, disagree=share, compared=100)
+        for i, share in enumerate(shares)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shares", "limit_pct", "need", "outcome"),
+    [
+        ((0.02, 0.30), 100.0, 1, Outcome.WAIT),
+        ((0.02, 0.30), 15.0, 1, Outcome.FAILED),
+        ((0.02, 0.26), 15.0, 1, Outcome.WAIT),
+        ((0.30,), 15.0, 1, Outcome.FAILED),
+        ((0.30, 0.30), 15.0, 3, Outcome.WAIT),
+        ((0.0, 0.0), 0.0, 1, Outcome.WAIT),
+        ((0.01,), 0.0, 1, Outcome.FAILED),
+    ],
+)
+def test_a_release_that_answers_otherwise_too_often_is_stopped_before_all_serve_it(
+    shares, limit_pct, need, outcome
+):
+    others = members(waiting=4)
+    verdict = judge(
+        [*compared(*shares), *others],
+        threshold_pct=10, min_executed=need, expired=False, max_disagree_pct=limit_pct,
+    )  # fmt: skip
+    assert verdict.outcome is outcome
+    if outcome is Outcome.FAILED:
+        assert "recent inputs otherwise than what serves" in verdict.why
+
+
+def test_a_release_that_could_not_be_compared_is_judged_by_its_installs_alone():
+    assert (
+        judge(
+            members(ok=4), threshold_pct=10, min_executed=1, expired=False, max_disagree_pct=0.0
+        ).outcome
+        is Outcome.PASSED
+    )

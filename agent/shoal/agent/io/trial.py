@@ -109,6 +109,7 @@ def _measure(
     p50_ms, p99_ms = _timed(session, golden.inputs, request.p99_ms)
     error = np.abs(said - want) / np.maximum(_ATOL_OF, np.abs(want))
     regression = manifest.task == "regression"
+    disagree = _disagree(session, recent, said_beside, regression)
     return Measured(
         variant=name,
         worst_error=float(np.max(error)) if np.isfinite(said).all() else 1e9,
@@ -118,7 +119,8 @@ def _measure(
         p99_ms=p99_ms,
         rss_mb=rss_mb(),
         load_ms=load_ms,
-        disagree=_disagree(session, recent, said_beside, regression),
+        disagree=disagree,
+        compared=len(recent) if disagree >= 0 else 0,
     )
 
 

@@ -34,6 +34,7 @@ def apply(db: Connection, ctx: Context, event: UpdateEvent) -> None:
     values = _values(row, event)
     if attempt.follows(row.state, values["state"]):
         facts = row.facts | {"reported": event.facts} if event.facts else row.facts
+        facts |= _shadow(event.facts)
         db.execute(
             update(rollout_device).where(mine).values(**values, facts=facts, updated_at=ctx.clock())
         )
@@ -49,6 +50,15 @@ def _values(row: Row[Any], event: UpdateEvent) -> dict[str, Any]:
             "detail": f"back on {event.release}",
         }
     return {"state": state[:32], "cause": event.cause[:80], "detail": event.detail[:2000]}
+
+
+def _shadow(facts: dict[str, Any]) -> dict[str, float]:
+    """What the shadow probe found: kept, for later steps report other things."""
+    share, rows = facts.get("disagree", -1), facts.get("compared", 0)
+    honest = isinstance(share, int | float) and isinstance(rows, int)
+    if not honest or not 0 <= share <= 1 or not 0 < rows <= 10**6:
+        return {}
+    return {"disagree": float(share), "compared": rows}
 
 
 def _overtaken(db: Connection, event: UpdateEvent) -> bool:

@@ -200,7 +200,9 @@ def _reopen(db: Connection, ctx: Context, row: Row[Any]) -> None:
         else:
             continue
         begun = {"started_at": ctx.clock()} if again is StageState.RUNNING else {}
-        told[i] = msgspec.structs.replace(stage, state=again.value, verdict="", **begun)
+        told[i] = msgspec.structs.replace(
+            stage, state=again.value, verdict="", accepted_pct=100 * stage.disagree, **begun
+        )
     stages.write(db, row.id, told)
 
 
@@ -227,8 +229,11 @@ def _check(plan: RolloutPlan) -> None:
     if not plan.deadline_s > 0 or not 1 <= plan.max_attempts <= 10:
         raise InputError("deadline_s must be above 0 and max_attempts 1 to 10")
     for stage in plan.stages:
-        if not 0 < stage.select.percent <= 100 or not 0 <= stage.threshold_pct <= 100:
-            raise InputError(f"stage {stage.name}: percent and threshold_pct are 0 to 100")
+        shares = (stage.threshold_pct, stage.max_disagree_pct)
+        if not 0 < stage.select.percent <= 100 or not all(0 <= share <= 100 for share in shares):
+            raise InputError(
+                f"stage {stage.name}: percent, threshold_pct and max_disagree_pct are 0 to 100"
+            )
 
 
 def _candidates(db: Connection) -> list[cohort.Candidate]:

@@ -104,7 +104,10 @@ class _Seat(NamedTuple):
     @property
     def member(self) -> gate.Member:
         row = self.row
-        return gate.Member(row.device, row.state, row.cause, row.detail, self.seen, row.online)
+        disagree, compared = row.facts.get("disagree", 0.0), row.facts.get("compared", 0)
+        return gate.Member(
+            row.device, row.state, row.cause, row.detail, self.seen, row.online, disagree, compared
+        )
 
 
 class _Board:
@@ -199,6 +202,7 @@ class _Board:
             min_executed=plan.min_executed,
             expired=expired,
             proven=any(earlier.succeeded for earlier in self.stages[:at]),
+            max_disagree_pct=max(plan.max_disagree_pct, stage.accepted_pct),
         )
         self._count(at, [seat.member for seat in seats])
         if held and verdict.outcome is not Outcome.FAILED:
@@ -299,6 +303,8 @@ class _Board:
             failed=count.failed,
             skipped=count.skipped,
             unseen=count.unseen,
+            disagree=count.disagree,
+            compared=count.compared,
         )
 
     def _seats(self, stage: Stage | None) -> list[_Seat]:
