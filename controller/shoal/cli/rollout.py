@@ -1,5 +1,8 @@
 """`shoal rollout`: bring a release to the fleet in stages, and stop when it goes wrong."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 from rich.console import Group
 from rich.live import Live
@@ -225,7 +228,7 @@ def _whole_picture(session: Session, found: Thing) -> Group:
     )  # fmt: skip
 
 
-def disagrees(found: Thing) -> str:
+def disagrees(found: Mapping[str, Any]) -> str:
     """What shadow probes found, of a stage or of a device's facts; "" when nothing was compared.
 
     >>> disagrees({"disagree": 0.0215, "compared": 256}), disagrees({})
