@@ -1,5 +1,8 @@
 """Rounds by the real engine, with simulated devices, on a virtual clock."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -238,3 +241,25 @@ def test_who_took_part_rests_as_many_rounds_as_the_task_says(school):
     first, second = ({p.device for p in found} for found in both)
     assert not first & second
     assert first | second == set(school.pupils)
+
+
+def test_who_gave_an_update_and_does_not_measure_is_told_that_its_update_counts(school):
+    school.pupils["d02"].quiet = {speech.Measured}
+    pace = {"goal": 6, "least": 2, "over": 1.0, "evaluate_s": 10}
+    start(school, strategy="multi-krum", settings={"malicious": 1, "keep": 3}, pace=pace)
+    school.run(60, until=over(school))
+    school.run(2)
+    told = {name: pupil.dismissed[-1] for name, pupil in school.pupils.items()}
+    found = {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}
+    assert told == {name: "" if p.chosen else "not-chosen" for name, p in found.items()}
+    assert sum(p.chosen for p in found.values()) == 3
+
+
+def test_neither_web_nor_engine_loads_what_only_training_needs():
+    code = (
+        "import sys, shoal.controller.app, shoal.controller.io.engine as e;"
+        "import shoal.controller.service.training;"
+        "print(*({'onnx', 'onnxruntime', 'sklearn', 'skl2onnx'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.stdout.strip(), run.stderr) == ("", "")

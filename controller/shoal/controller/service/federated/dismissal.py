@@ -43,23 +43,24 @@ def dismiss(
 def _said(db: Connection, row: Row[Any]) -> Iterator[tuple[str, wire.RoundCall]]:
     """To everybody who was invited but who trains on for a later round."""
     journal = rows.journal_of(row)
-    left_out = select(participation.c.device).where(
-        participation.c.round == row.id, participation.c.chosen.is_(False)
+    in_it = select(participation.c.device).where(
+        participation.c.round == row.id, participation.c.chosen
     )
-    unchosen = set(db.scalars(left_out))
+    chosen = set(db.scalars(in_it))
     for device in sorted(journal.marks):
         if journal.reasons.get(device) == STILL_TRAINING:
             continue
         origin = journal.carried.get(device)
         attempt = origin.attempt if origin else journal.attempt
-        reason = _reason(journal, device, unchosen)
+        reason = _reason(journal, device, chosen)
         yield device, wire.RoundCall(attempt=attempt, said=Dismiss(reason=reason))
 
 
-def _reason(journal: rounds.Round, device: str, unchosen: set[str]) -> str:
+def _reason(journal: rounds.Round, device: str, chosen: Set[str]) -> str:
     """ "" for whose update is in the checkpoint: what it remembers of it holds."""
     if journal.state is not State.DONE:
         return journal.reason or "failed"
-    if journal.marks[device] not in _GAVE:
-        return journal.reasons.get(device, "not-needed")
-    return "not-chosen" if device in unchosen else ""
+    if device in chosen:
+        return ""
+    given = journal.marks[device] in _GAVE
+    return "not-chosen" if given else journal.reasons.get(device, "not-needed")
