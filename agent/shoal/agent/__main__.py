@@ -194,6 +194,51 @@ def doctor(folder: Path, as_json: bool) -> None:
     sys.exit(0 if all(f.passed for f in findings) else 1)
 
 
+@main.group()
+def labels() -> None:
+    """What rows truly are, for this device to learn from. It never leaves this device."""
+
+
+@labels.command("add")
+@click.argument("given", metavar="FILE|ID=LABEL...", nargs=-1, required=True)
+@_folder
+@click.option("--column", default="label", show_default=True, help="Of FILE: the true class.")
+@click.option("--model", default="", help="Left out where only one serves here.")
+def labels_add(given: tuple[str, ...], folder: Path, column: str, model: str) -> None:
+    """Keep the rows of a CSV or Parquet table with their labels, or label rows served under an id.
+
+    A table has the columns that the model's sources have. The rows stay on this disk, within the
+    limits under [learning] in agent.toml. Whether or not the agent runs.
+    """
+    from shoal.agent.io import labelling
+
+    click.echo(labelling.add(folder, given, column, model))
+
+
+@labels.command("list")
+@_folder
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def labels_list(folder: Path, as_json: bool) -> None:
+    """How many rows are kept here, by model and label."""
+    from shoal.agent.io import labelling
+
+    found = labelling.held(folder)
+    _print(found, labelling.text_of(found), as_json)
+
+
+@labels.command("clear")
+@_folder
+@click.option("--model", default="", help="Of this model alone.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def labels_clear(folder: Path, model: str, yes: bool) -> None:
+    """Delete what is kept here to learn from, for good."""
+    from shoal.agent.io import labelling
+
+    if not yes:
+        click.confirm(f"delete all rows of {model or 'every model'} here?", abort=True)
+    click.echo(f"{labelling.clear(folder, model)} rows deleted")
+
+
 def _say_stopped(folder: Path) -> bytes:
     """Number what waits in the outbox of an agent that does not run; its inventory, as sent."""
     from shoal import wire

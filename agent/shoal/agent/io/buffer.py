@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 
 from shoal.agent.io.config import LearningSettings
@@ -40,7 +41,7 @@ class Limits(NamedTuple):
     seconds: float
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True):
     """Rows of one model, of one kind of features. labels: label -> rows; without: rows with none.
 
     since_s   Unix seconds of the oldest
@@ -150,7 +151,8 @@ class Buffer:
         for model, kind, label, count, size, since in self._surely(lambda: self._all(sql)):
             held = found.get((model, kind)) or Held(model, kind, {}, 0, 0, since)
             labels = held.labels | ({label: count} if label is not None else {})
-            found[model, kind] = held._replace(
+            found[model, kind] = msgspec.structs.replace(
+                held,
                 labels=labels,
                 without=held.without + (count if label is None else 0),
                 bytes=held.bytes + size,
