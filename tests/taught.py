@@ -9,6 +9,7 @@ from onnx import ModelProto
 from shoal.controller.federated import rounds as machine
 from shoal.controller.federated.plans import plan_of
 from shoal.controller.federated.records import (
+    AskedBudget,
     AskedLearning,
     AskedPace,
     AskedPrivacy,
@@ -52,11 +53,13 @@ def add_task(
     *,
     private: bool = False,
     candidate: int = 0,
+    budget: float = 0,
 ) -> TaskPlan:
     """A task that is ready."""
     plan = TaskPlan(
         name=name, release=release, learning=AskedLearning(lr=0.1), candidate=candidate,
         pace=AskedPace(goal=3, least=2), settings={"most_examples": 1} if private else {},
+        budget=AskedBudget(epsilon=budget, delta=1e-6) if budget else None,
         privacy=AskedPrivacy(where="central", clip=1.0, noise=1.0) if private else None,
     )  # fmt: skip
     with ctx.store.write() as db:
@@ -84,6 +87,7 @@ def add_round(
     carried: Mapping[str, machine.Origin] | None = None,
     late: int = 0,
     still: Set[str] = frozenset(),
+    sites: Mapping[str, str] = DEVICES,
 ) -> str:
     """One round whose checkpoint is `theta`, and which the task goes on from; its id."""
     parent = number - 1 if parent is None else parent
@@ -112,9 +116,8 @@ def add_round(
                 ended_at=ctx.clock() if state in machine.ENDED else 0.0,
             )
         )  # fmt: skip
-        rows.keep_participations(
-            db, ident, _participations(ident, plan, number, marks, reasons, facts or {})
-        )
+        parts = _participations(journal, ident, facts or {}, sites)
+        rows.keep_participations(db, ident, parts)
         if done:
             rows.set_task(
                 db, ctx, plan.name, checkpoint=sha256, parent=number, rounds=task.rounds + 1
@@ -132,19 +135,17 @@ def walk(theta: F32, steps: int, seed: int = 0) -> Sequence[F32]:
 
 
 def _participations(
+    journal: machine.Round,
     ident: str,
-    plan: TaskPlan,
-    number: int,
-    marks: Mapping[str, machine.Mark],
-    reasons: Mapping[str, str],
     facts: Mapping[str, Mapping[str, object]],
+    sites: Mapping[str, str],
 ) -> list[Participation]:
+    took_part = {"examples": 10, "chosen": True}
     return [
         Participation(
-            round=ident, device=name, site=DEVICES.get(name, "east"), task=plan.name,
-            number=number, mark=mark.value, reason=reasons.get(name, ""),
-            **{"examples": 10, "chosen": True} | dict(facts.get(name, {}))  # type: ignore[arg-type]
-            if mark not in (REFUSED, LOST) else {},
+            round=ident, device=name, site=sites.get(name, "east"), task=journal.task,
+            number=journal.number, mark=mark.value, reason=journal.reasons.get(name, ""),
+            **(took_part | dict(facts.get(name, {})) if mark not in (REFUSED, LOST) else {}),  # type: ignore[arg-type]
         )
-        for name, mark in marks.items()
+        for name, mark in journal.marks.items()
     ]  # fmt: skip

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, StorageState, expect, sync_playwright
 from browser.chromium import Tab, launch
 from browser.ports import free_port
 from browser.seed import Past, Seeded, seed
+from browser.seed_rounds import seed_rounds
 from shoal.controller import settings
 from shoal.controller.io.blobs import Blobs
 from shoal.controller.io.initial import Wishes, make_folder
@@ -51,6 +52,8 @@ def make(folder: Path, past: bool) -> Console:
     users.add_user(ctx, actor="test", name="admin", role="admin", password=PASSWORD)
     users.add_user(ctx, actor="test", name="viewer", role="viewer", password=PASSWORD)
     seeded = seed(ctx, folder) if past else None
+    if past:
+        seed_rounds(ctx)
     return Console(f"https://localhost:{port}", ctx._replace(clock=time.time), seeded)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the six screens for docs/img: of a seeded controller, or of a demo while it runs.
+"""Pictures of the screens for docs/img: of a seeded controller, or of a demo while it runs.
 
     python tests/browser/screenshots.py [--demo FOLDER] [--out docs/img]
 
@@ -95,6 +95,12 @@ class Camera:
         model, site = alert["model"], alert["site"]
         self.take("drift", f"/drift?model={model}&scope=site&subject={site}&span=1h")
 
+    def take_rounds(self) -> None:
+        """Of a task that learns, where there is one."""
+        tasks = sorted(self.items("tasks"), key=lambda task: -task["rounds"])
+        for task in tasks[:1]:
+            self.take("rounds", f"/rounds/{task['name']}")
+
     def take_the_rest(self) -> None:
         held = self.until(self.held)
         failed = self.items(f"rollouts/{held['id']}/devices?state=FAILED")
@@ -126,6 +132,7 @@ def of_the_seeded(out: Path) -> None:
                 made.sign_in("admin")
                 made.take_drift()
                 made.take_the_rest()
+                made.take_rounds()
 
 
 def of_a_demo(folder: Path, out: Path) -> None:

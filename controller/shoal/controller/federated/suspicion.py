@@ -41,7 +41,7 @@ FEWEST = 5
 #: MAD to standard deviation, of a normal distribution.
 _NORMAL = 1.4826
 #: Deviations of the logarithm below this are taken for this: alike is not exact.
-_LEAST_SPREAD = 0.05
+LEAST_SPREAD = 0.05
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,8 +111,8 @@ def _cosine(delta: F32, total: F64, square: float) -> float:
 
 def _judged(seen: list[Standing], chance: float) -> list[Standing]:
     logs = [math.log(max(one.norm, 1e-30)) for one in seen]
-    lengths = robust_z(logs, _LEAST_SPREAD)
-    turns = robust_z([one.cosine for one in seen], _LEAST_SPREAD)
+    lengths = robust_z(logs, LEAST_SPREAD)
+    turns = robust_z([one.cosine for one in seen], LEAST_SPREAD)
     middle = float(np.median(logs)) if logs else 0.0
     return [
         msgspec.structs.replace(one, z=float(z), suspect=_why(one, log - middle, z, turn, chance))

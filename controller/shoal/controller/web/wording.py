@@ -83,6 +83,27 @@ SIGNS: dict[str, Sign] = {
     "warning": Sign("warn", "warn", "Warning"),
     "info": Sign("info", "info", "Info"),
     "fault": Sign("warn", "warn", "Fault"),
+    # federated tasks and rounds
+    "preparing": Sign("info", "run", "Being prepared"),
+    "ready": Sign("ok", "check", "Ready"),
+    "stopped": Sign("warn", "stop", "Stopped"),
+    "PLANNED": Sign("idle", "wait", "Planned"),
+    "RECRUITING": Sign("info", "run", "Recruiting"),
+    "TRAINING": Sign("info", "run", "Training"),
+    "UNMASKING": Sign("info", "run", "Unmasking"),
+    "AGGREGATING": Sign("info", "run", "Aggregating"),
+    "EVALUATING": Sign("info", "run", "Evaluating"),
+    "DONE": Sign("ok", "check", "Done"),
+    "poisoned": Sign("bad", "stop", "In quarantine"),
+    # a device's part in a round
+    "INVITED": Sign("idle", "wait", "Invited"),
+    "JOINED": Sign("info", "run", "Joined"),
+    "UPDATED": Sign("ok", "check", "Update in"),
+    "REVEALED": Sign("ok", "check", "Update in"),
+    "MEASURED": Sign("ok", "check", "Update in, and measured"),
+    "REFUSED": Sign("idle", "skip", "Refused"),
+    "LOST": Sign("bad", "off", "Lost"),
+    "still-training": Sign("info", "wait", "Still trains: counts later"),
 }
 
 #: Rollout action -> (its button, what it does, icon).

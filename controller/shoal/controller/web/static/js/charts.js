@@ -1,12 +1,14 @@
 // Line charts drawn from the table that stands under them: the table is the data, the chart its
 // picture. <figure data-chart="unit"> holds .plot (empty, data-keep) and a table whose first
-// column carries Unix seconds and whose other columns carry numbers, all in data-v.
+// column carries Unix seconds, or with data-x="round" whole numbers, and whose other columns carry
+// numbers, all in data-v.
 (() => {
   const charts = new Map(); // figure id -> uPlot
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const FORMS = {
     us: (v) => v == null ? "" : (v >= 1e6 ? `${+(v / 1e6).toPrecision(3)} s` : v >= 1e3 ? `${+(v / 1e3).toPrecision(3)} ms` : `${+v.toPrecision(3)} µs`),
     pct: (v) => `${+v.toFixed(1)} %`,
+    plain: (v) => `${+v.toPrecision(3)}`,
     rate: (v) => (v >= 1e3 ? `${+(v / 1e3).toPrecision(3)}k` : `${+v.toPrecision(3)}`),
   };
 
@@ -32,16 +34,19 @@
 
   function options(figure, plot, names) {
     const form = FORMS[figure.dataset.chart];
+    const rounds = figure.dataset.x === "round";
+    const ends = (span) => (at) => at.map((t) => new Date(t * 1e3).toISOString().slice(11, span < 600 ? 19 : 16));
+    const below = (u, at) => (rounds ? at.map((n) => (Number.isInteger(n) ? `${n}` : "")) : ends(u.scales.x.max - u.scales.x.min)(at));
     const axis = { stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: `11px ${css("--font")}` };
     return {
       width: plot.clientWidth, height: plot.clientHeight, tzDate: (ts) => uPlot.tzDate(new Date(ts * 1e3), "Etc/UTC"),
       padding: [10, 18, 0, 0], cursor: { y: false, points: { size: 7 } }, legend: { show: false },
-      scales: { y: scale(figure.dataset.chart) },
+      scales: { x: { time: !rounds }, y: scale(figure.dataset.chart) },
       axes: [
-        { ...axis, size: 24, gap: 4, space: 64, values: (u, at) => at.map((t) => new Date(t * 1e3).toISOString().slice(11, u.scales.x.max - u.scales.x.min < 600 ? 19 : 16)) },
+        { ...axis, size: 24, gap: 4, space: rounds ? 40 : 64, values: below },
         { ...axis, size: 54, gap: 6, space: 30, values: (u, at) => at.map(form) },
       ],
-      series: [{}, ...names.map((name, i) => ({ label: name, stroke: css(`--series-${i + 1}`), width: 2, dash: i ? [6, 4] : undefined, spanGaps: false, points: { show: false } }))],
+      series: [{}, ...names.map((name, i) => ({ label: name, stroke: css(`--series-${i + 1}`), width: 2, dash: i ? [6, 4] : undefined, spanGaps: rounds, points: { show: rounds, size: 5 } }))],
       hooks: { setCursor: [(u) => tell(u, figure, names, form)] },
     };
   }
@@ -50,7 +55,8 @@
     const out = figure.querySelector("[data-read]");
     if (!out) return;
     const i = u.cursor.idx;
-    out.textContent = i == null ? "" : `${new Date(u.data[0][i] * 1e3).toISOString().slice(11, 19)}  ` +
+    const where = (x) => (figure.dataset.x === "round" ? `round ${x}` : new Date(x * 1e3).toISOString().slice(11, 19));
+    out.textContent = i == null ? "" : `${where(u.data[0][i])}  ` +
       names.map((n, k) => (u.data[k + 1][i] == null ? "" : `${n} ${form(u.data[k + 1][i])}`)).filter(Boolean).join(", ");
   }
 

@@ -1,0 +1,71 @@
+"""Why devices do not take part in rounds, and why rounds end badly: names, and what to do."""
+
+from shoal.controller.web.causes import Cause, cause, mend
+
+#: Reason slug -> what it is called and what to do about it.
+DROPOUTS: dict[str, Cause] = {
+    # what a device judges for itself
+    "not-enabled": Cause("Learning is off", "On the device: enabled = true under [learning]."),
+    "few-rows": Cause(
+        "Too few labelled rows", "Label more on the device: shoal-agent labels add; or wait."
+    ),
+    "busy": Cause("Its models were asked too much", "Nothing: it takes part when it is idle."),
+    "on-battery": Cause("On battery", "Nothing: it takes part on mains power."),
+    "hot": Cause("Too hot", "Nothing: it takes part once it has cooled."),
+    "small-cohort": Cause(
+        "Too few others in the sum", "Raise pace.least, or lower cohort on the device."
+    ),
+    "bare-update": Cause(
+        "It wants secure aggregation", "Plan the task with --secure, or let the device decide."
+    ),
+    "long-clip": Cause("Clip is longer than it allows", "Lower clip in the task's privacy."),
+    "little-noise": Cause("Less noise than it asks for", "Raise noise in the task's privacy."),
+    "budget-spent": Cause(
+        "Privacy budget is spent", "Nothing: it will not take part again. That is the point of it."
+    ),
+    "late": Cause("The invitation came too late", "Look at its link, or raise pace.recruit_s."),
+    "answered-before": Cause("It answered this round before", "Nothing: a round is answered once."),
+    "restarted": Cause(
+        "It restarted in a secure round", "Nothing: its secrets are gone on purpose."
+    ),
+    # what the controller saw
+    "no-answer": Cause("No answer in time", "Look at the device; or raise pace.train_s."),
+    "no-boxes": Cause("Its keys were not shared in time", "Look at its link; raise pace.unmask_s."),
+    "still-training": Cause("Still trains: counts later", "Nothing: the task waits for nobody."),
+    "decommissioned": Cause("Decommissioned meanwhile", "Nothing."),
+    "bad-update": Cause("An update that cannot be used", "Its training diverged: lower lr."),
+    "wrong-shares": Cause("Sent wrong shares", "Find out why before it takes part again."),
+    # why a round failed
+    "too-few-joined": Cause(
+        "Too few devices joined", "See the reasons below; or lower pace.least."
+    ),
+    "too-few-updates": Cause(
+        "Too few updates came", "See the reasons below; or raise pace.train_s."
+    ),
+    "aborted": Cause("Aborted", "Start further rounds when the task is to go on."),
+    "superseded": Cause("Overtaken by another checkpoint", "Nothing: it is tried again."),
+    "quarantined": Cause(
+        "It ran on a poisoned checkpoint", "Nothing: the task goes on from a clean one."
+    ),
+    "cannot-aggregate": Cause("Updates could not be aggregated", "The round's detail says why."),
+    "strategy-failed": Cause("The strategy failed", "The round's detail says why."),
+    # why an update stands out
+    "far-longer": Cause("Far longer than the others", "Compare its data and labels with others'."),
+    "far-shorter": Cause(
+        "Far shorter than the others", "It may have few rows, or none that teach."
+    ),
+    "against-the-others": Cause(
+        "Pulls against the others",
+        "Compare its data and labels with others'; quarantine if it lied.",
+    ),
+}
+
+
+def dropout(slug: str) -> str:
+    """What a reason is called; one that is not known here as the rest of the console calls it."""
+    return DROPOUTS[slug].name if slug in DROPOUTS else cause(slug)
+
+
+def dropout_mend(slug: str) -> str:
+    """What can be done about it; "" when that is not known."""
+    return DROPOUTS[slug].mend if slug in DROPOUTS else mend(slug)

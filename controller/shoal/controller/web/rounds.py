@@ -1,0 +1,116 @@
+"""Federated rounds: what is learned together, who takes part, and who does not, and why."""
+
+from flask import redirect, request, url_for
+from werkzeug.wrappers import Response
+
+from shoal.controller.federated.records import Round
+from shoal.controller.service import access
+from shoal.controller.service.context import Context
+from shoal.controller.service.federated import poison, releasing, rounds
+from shoal.controller.web import dropouts, participation
+from shoal.controller.web.screen import actor, blueprint, context, show
+from shoal.errors import AbsentError
+
+#: Rounds in a matrix and in the charts; rounds in a table.
+IN_MATRIX, IN_CHARTS, IN_TABLE = 30, 300, 20
+
+
+@blueprint.get("/rounds")
+def round_list() -> str:
+    """Tasks, and the newest rounds of all of them."""
+    ctx = context()
+    return show(
+        "rounds.html",
+        tasks=rounds.list_tasks(ctx),
+        rounds=rounds.list_rounds(ctx, limit=IN_TABLE),
+        why=dropouts,
+    )
+
+
+@blueprint.get("/rounds/<task>")
+def round_task(task: str) -> str:
+    """One task: who took part, how it learns, who stands out."""
+    ctx = context()
+    newest = rounds.list_rounds(ctx, task=task, limit=IN_CHARTS)
+    ended = rounds.matrix(ctx, task, last=IN_CHARTS)
+    running = next((one for one in newest if not one.ended_at), None)
+    now = rounds.participations(ctx, running.id) if running else []
+    first = min((one.number for one in newest[:IN_MATRIX]), default=0)
+    shown = [one for one in (*ended, *now) if one.number >= first]
+    return show(
+        "task.html",
+        task=rounds.get_task(ctx, task),
+        rounds=newest[:IN_TABLE],
+        running=running,
+        matrix=participation.matrix(shown),
+        points=participation.points(newest, ended),
+        reasons=participation.reasons(shown),
+        why=dropouts,
+    )
+
+
+@blueprint.get("/rounds/<task>/<int:number>")
+def round_one(task: str, number: int) -> str:
+    """One round: every device, and what its update was like beside the others'."""
+    ctx = context()
+    found = rounds.get_round(ctx, f"{task}.{number}")
+    parts = rounds.participations(ctx, found.id)
+    return show(
+        "round.html",
+        round=found,
+        parts=sorted(parts, key=lambda one: (not one.suspect, one.device)),
+        z=participation.deviations(parts),
+        sign_of=participation.sign_of,
+        reasons=participation.reasons(parts),
+        why=dropouts,
+    )
+
+
+@blueprint.post("/rounds/<task>/start")
+def round_start(task: str) -> Response:
+    """Ask for further rounds."""
+    who = access.require(actor(), "operator")
+    count = max(1, min(10_000, request.form.get("rounds", 1, type=int)))
+    rounds.start(context(), actor=who.name, task=task, rounds=count)
+    return redirect(url_for("web.round_task", task=task), 303)
+
+
+@blueprint.get("/rounds/<task>/<action>")
+def round_confirm(task: str, action: str) -> str:
+    """Ask before acting: abort, release, or quarantine of ?round=N."""
+    ctx = context()
+    if action not in ("abort", "release", "quarantine"):
+        raise AbsentError("action", action)
+    number = request.args.get("round", 0, type=int)
+    found = rounds.get_task(ctx, task)
+    one = rounds.get_round(ctx, f"{task}.{number}") if action == "quarantine" else None
+    return show(
+        "round_confirm.html", task=found, action=action, round=one, derived=_after(ctx, task, one)
+    )
+
+
+@blueprint.post("/rounds/<task>/<action>")
+def round_act(task: str, action: str) -> Response:
+    """Abort the rounds, make a release of the checkpoint, or quarantine a round."""
+    who = access.require(actor(), "operator")
+    ctx = context()
+    if action == "abort":
+        rounds.abort(ctx, actor=who.name, task=task)
+    elif action == "quarantine":
+        number = request.form.get("round", 0, type=int)
+        why = request.form.get("why", "")
+        poison.quarantine_round(ctx, actor=who.name, task=task, number=number, why=why)
+    elif action == "release":
+        work = releasing.release(ctx, actor=who.name, task=task)
+        return redirect(url_for("web.operation", id=work.id), 303)
+    else:
+        raise AbsentError("action", action)
+    return redirect(url_for("web.round_task", task=task), 303)
+
+
+def _after(ctx: Context, task: str, one: Round | None) -> int:
+    """Rounds that are done and began later, which may have come of this one."""
+    if one is None:
+        return 0
+    later = rounds.list_rounds(ctx, task=task, limit=IN_CHARTS)
+    return sum(other.state == "DONE" and other.number > one.number for other in later)

@@ -1,0 +1,111 @@
+"""The screens of federated rounds: what they say, what they let one do, and that they are live."""
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from browser.chromium import Tab
+from browser.conftest import Console, sign_in
+from browser.seed_rounds import LIAR, LIES_FROM, NEW, POISONED, ROUNDS, TASK
+from shoal.controller.service.federated import rounds, rows
+
+SCREENS = {
+    "rounds": "/rounds",
+    "task": f"/rounds/{TASK}",
+    "task without a round": f"/rounds/{NEW}",
+    "round": f"/rounds/{TASK}/{ROUNDS - 1}",
+    "round, poisoned": f"/rounds/{POISONED}/2",
+    "round, quarantine": f"/rounds/{TASK}/quarantine?round={ROUNDS - 1}",
+    "round, release": f"/rounds/{TASK}/release",
+    "release that rounds made": "/releases/seal-check@1",
+    "model with such a release": "/models/seal-check",
+}
+NARROW = {"width": 320, "height": 640}
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_everybody_can_use_every_screen_of_rounds(tab: Tab, name: str) -> None:
+    page = tab.go(SCREENS[name])
+    expect(page.locator("h1, h2").first).to_be_visible()
+    assert tab.violations() == [], "in the light"
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert tab.violations() == [], "in the dark"
+    page.set_viewport_size(NARROW)
+    widest = page.evaluate("document.documentElement.scrollWidth")
+    assert widest <= NARROW["width"], "the page itself scrolls sideways on a phone"
+
+
+def test_a_controller_without_tasks_teaches_how_to_begin(fresh_tab: Tab) -> None:
+    page = fresh_tab.go("/rounds")
+    expect(page.get_by_text("shoal round plan TASK")).to_be_visible()
+    assert fresh_tab.violations() == []
+    page.get_by_role("link", name="Rounds").click()
+    expect(page.get_by_role("heading", name="No task yet")).to_be_visible()
+
+
+def test_a_release_says_which_rounds_and_devices_taught_it(tab: Tab) -> None:
+    page = tab.go("/releases/seal-check@1")
+    expect(page.get_by_role("link", name=f"{TASK}, round {ROUNDS - 1}")).to_be_visible()
+    expect(page.get_by_role("region", name="Devices that taught it")).to_contain_text(LIAR)
+    page = tab.go("/models/seal-check")
+    expect(page.get_by_role("link", name="taught by 12 devices")).to_be_visible()
+
+
+def test_who_stands_out_comes_first_and_it_is_said_without_colour(tab: Tab) -> None:
+    page = tab.go(f"/rounds/{TASK}")
+    first = page.locator("table.matrix tbody tr").first
+    expect(first).to_contain_text(LIAR)
+    stands_out = "Update in, and it stands out: against-the-others"
+    assert first.get_by_role("img", name=stands_out).count() == ROUNDS - LIES_FROM + 1
+    expect(page.locator("figure[data-x=round] .uplot")).to_have_count(3)
+    expect(page.get_by_role("heading", name="Differential privacy")).to_be_visible()
+    page.get_by_role("link", name=f"Round {ROUNDS - 1}", exact=True).click()
+    row = page.locator(f"#d-{LIAR}")
+    expect(row).to_contain_text("Pulls against the others")
+    expect(row).to_contain_text("−0.55" if "−" in row.inner_text() else "-0.55")
+
+
+def test_a_round_that_goes_on_is_shown_without_a_reload(tab: Tab, console: Console) -> None:
+    page = tab.go(f"/rounds/{TASK}")
+    page.locator("[data-live-sign][data-state=on]").wait_for()
+    page.evaluate("window.same = true")
+    with console.ctx.store.write() as db:
+        rows.set_task(db, console.ctx, TASK, reason="2 devices for a round of 2 to 3 (5 offline)")
+    expect(page.get_by_text("5 offline")).to_be_visible()
+    assert page.evaluate("window.same") is True
+
+
+def test_a_round_is_quarantined_with_a_reason_and_the_task_says_where_it_goes_on(
+    tab: Tab, console: Console
+) -> None:
+    page = tab.go(f"/rounds/{POISONED}/1")
+    page.get_by_role("button", name="Quarantine…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("2later rounds")
+    dialog.get_by_label("Why").fill("its neighbour lied as well")
+    dialog.get_by_role("button", name="Quarantine").click()
+    page.wait_for_url(f"**/rounds/{POISONED}")
+    assert rounds.get_task(console.ctx, POISONED).parent == 0
+    expect(page.get_by_text("its neighbour lied as well").first).to_be_visible()
+
+
+def test_further_rounds_are_asked_for_and_aborted_by_operators_only(
+    tab: Tab, console: Console, chromium: Browser
+) -> None:
+    page = tab.go(f"/rounds/{NEW}")
+    page.get_by_label("Further rounds").fill("7")
+    page.get_by_role("button", name="Start rounds").click()
+    expect(page.get_by_text("0 of 7")).to_be_visible()
+    page.get_by_role("button", name="Abort…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Abort").click()
+    expect(page.get_by_text("aborted by admin")).to_be_visible()
+
+    context = chromium.new_context(
+        ignore_https_errors=True, storage_state=sign_in(chromium, console.url, "viewer")
+    )
+    viewer = Tab(context, console.url).go(f"/rounds/{NEW}")
+    expect(viewer.get_by_role("button", name="Start rounds")).to_have_count(0)
+    answer = viewer.request.post(
+        f"{console.url}/rounds/{NEW}/abort", headers={"Origin": console.url}
+    )
+    assert answer.status == 403
+    context.close()
