@@ -9,8 +9,10 @@ from shoal.errors import StorageError
 SECRET, PUBLIC = 0o600, 0o644
 
 
-def write_atomic(path: Path, data: bytes, mode: int = PUBLIC) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = PUBLIC, *, listed: bool = True) -> None:
     """Put `data` at `path` so that a power cut leaves the old file or the new one, never half.
+
+    listed   its folder is synced as well; without it, who writes many calls `sync_folder` after
 
     The file never exists with wider rights than `mode`. Raises StorageError.
     """
@@ -22,7 +24,8 @@ def write_atomic(path: Path, data: bytes, mode: int = PUBLIC) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-        sync_folder(path.parent)
+        if listed:
+            sync_folder(path.parent)
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error

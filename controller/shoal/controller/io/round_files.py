@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from shoal.controller.io.files import SECRET, private_folder, write_atomic
+from shoal.controller.io.files import SECRET, private_folder, sync_folder, write_atomic
 from shoal.errors import StorageError
 from shoal.params import F32
 
@@ -28,14 +28,35 @@ class RoundFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._unlisted: set[Path] | None = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Many puts, which are durable when this ends, with one sync of their folder."""
+        self._unlisted = set()
+        try:
+            yield
+        finally:
+            folders, self._unlisted = self._unlisted, None
+            for folder in folders:
+                self._sync(folder)
 
     def put(self, ident: str, kind: str, device: str, data: bytes) -> None:
-        """Durable when it returns; in the place of what was there."""
+        """Durable when it returns, or `together` does; in the place of what was there."""
         folder = self.folder / ident
         if not folder.is_dir():
             private_folder(self.folder)
             private_folder(folder)
-        write_atomic(folder / f"{kind}.{device}", data, SECRET)
+        listed = self._unlisted is None
+        write_atomic(folder / f"{kind}.{device}", data, SECRET, listed=listed)
+        if self._unlisted is not None:
+            self._unlisted.add(folder)
+
+    def _sync(self, folder: Path) -> None:
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            raise _refused(folder, error) from error
 
     def get(self, ident: str, kind: str, device: str = "") -> bytes | None:
         """None when there is none."""

@@ -56,13 +56,14 @@ class Course:
         """(topic, payload) of round answers, as they came; one that is wrong harms no other."""
         self._look()
         touched: dict[str, rounds.Round] = {}
-        for answer in _readable(messages):
-            live = self._asked_by(answer)
-            if live is None:
-                self.strays += 1
-                continue
-            touched.setdefault(live.id, live.now)
-            self._hear(live, answer)
+        with self._files.together():
+            for answer in _readable(messages):
+                live = self._asked_by(answer)
+                if live is None:
+                    self.strays += 1
+                    continue
+                touched.setdefault(live.id, live.now)
+                self._hear(live, answer)
         for ident, before in touched.items():
             live = self._lives[ident]
             if live.now is not before:
