@@ -23,7 +23,7 @@ test: setup  ## lint, types, contracts, then every test; real brokers and a real
 
 soak: setup  ## power cuts at every point with every disk, 500 kills of a real agent, 1000 swaps: half an hour
 	@SHOAL_SOAK=1 $(BIN)/python -m pytest -n 2 -s tests/scenario/test_power_cuts.py \
-		tests/scenario/test_air_gap.py \
+		tests/scenario/test_air_gap.py tests/scenario/test_peer_cuts.py \
 		tests/agent/test_kills.py tests/agent/test_hot_swap.py $(ARGS)
 
 check: setup  ## lint, types and layer contracts only: seconds

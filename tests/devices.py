@@ -173,8 +173,8 @@ class Downloads(HttpsDownloads):
         return got
 
     @contextlib.contextmanager
-    def _open(self, url: str, start: int) -> Iterator[Any]:
-        yield Answer(self._bytes(url), start, self._power)
+    def _open(self, url: str, start: int, end: int = 0) -> Iterator[Any]:
+        yield Answer(self._bytes(url), start, self._power, end)
 
     def _bytes(self, url: str) -> bytes:
         if "/metadata/" not in url:
@@ -187,13 +187,15 @@ class Downloads(HttpsDownloads):
 class Answer:
     """What an artifact server says, in two pieces, with the power failing in between."""
 
-    def __init__(self, data: bytes, start: int, power: Power) -> None:
-        self._rest, self._power = memoryview(data)[start:], power
+    def __init__(self, data: bytes, start: int, power: Power, end: int = 0) -> None:
+        end = end or len(data)
+        self._rest, self._power = memoryview(data)[start:end], power
         self._piece = len(self._rest) // 2 + 1
-        self.status = 206 if start else 200
+        part = len(self._rest) < len(data)
+        self.status = 206 if part else 200
         self.headers = {"Content-Length": str(len(self._rest))}
-        if start:
-            self.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if part:
+            self.headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
 
     def read(self, most: int) -> bytes:
         return bytes(self._rest[:most])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from broker.real import eventually
+from broker.real import eventually, free_port
 from broker.served import Api, Served, write_digits
 from real_agents import Process
 from shoal.agent.io.outbox import SqliteOutbox
@@ -48,7 +48,8 @@ class Gap:
             "--source", source, "--source-label", "digit",
         )  # fmt: skip
         self.settings = self.folder / "agent.toml"
-        self.at_home = self.settings.read_text() + "\n[update]\nobserve_s = 1.0\n"
+        more = f"[update]\nobserve_s = 1.0\n[peers]\nenabled = true\nport = {free_port()}\n"
+        self.at_home = self.settings.read_text() + "\n" + more
         away = self.at_home
         for address in self._addresses():
             away = away.replace(address, address.partition("://")[0] + "://127.0.0.1:1")
@@ -133,6 +134,7 @@ def test_a_release_goes_out_by_a_folder_and_what_the_device_saw_comes_back(
         eventually(lambda: gap.api.get(f"rollouts/{gap.rollout}")["state"] == "FINISHED", "it")
         device = gap.api.get(f"devices/{NAME}")
         assert (device["releases"], device["online"]) == ({MODEL: release}, False)
+        assert device["facts"]["peer"].startswith("127.0.0.1:")
     finally:
         process.end()
 

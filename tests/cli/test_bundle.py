@@ -1,0 +1,126 @@
+"""`shoal bundle`: what it writes on a stick, what it takes in, and what it leaves there."""
+
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from broker.real import make_request
+from cli.conftest import Cli
+from shoal import parcel, wire
+from shoal.cli.exits import ABSENT, FAILED, USAGE
+from shoal.controller.io.ca import Authority
+from shoal.controller.service import enrolment, joining
+from shoal.enrolment import EnrolRequest
+from shoal.parcel import UP, Letter, Parcel
+from shoal.stick import Stick
+
+
+class Device:
+    """A device that was enrolled, and what it seals."""
+
+    def __init__(self, shoal: Cli, name: str) -> None:
+        ctx = shoal.controller.ctx
+        authority = Authority.open(ctx.folder / "pki")
+        token = joining.create_join_token(
+            ctx, actor="ana", ca_sha256=authority.root_fingerprint, site="south",
+            rings=["stable"], uses=1, ttl_s=60.0,
+        )  # fmt: skip
+        self.name, self.key = name, ec.generate_private_key(ec.SECP256R1())
+        asked = EnrolRequest(token=token.secret, csr=make_request(self.key), device=name)
+        self.certificate = enrolment.enrol(ctx, authority, asked).certificate
+
+    def write(self, stick: Stick, *seqs: int, part: int = 1, parts: int = 1) -> str:
+        """A parcel of so many faults on the stick; its name there."""
+        letters = [Letter("event", wire.encode(self.fault(seq))) for seq in seqs]
+        made = Parcel(
+            device=self.name, made_s=1.8e9, trip="0badcafe", letters=letters, part=part, parts=parts
+        )
+        name = f"up/{self.name}/{made.name}"
+        stick.write(name, parcel.seal(made, UP, self.certificate, self.sign))
+        return name
+
+    def fault(self, seq: int) -> wire.FaultEvent:
+        return wire.FaultEvent(
+            device=self.name, boot="b", seq=seq, sent_s=1.8e9, cause="source", detail="gone"
+        )
+
+    def sign(self, message: bytes) -> bytes:
+        return self.key.sign(message, ec.ECDSA(hashes.SHA256()))
+
+
+@pytest.fixture
+def stick(tmp_path: Path) -> Stick:
+    (tmp_path / "stick").mkdir()
+    return Stick(tmp_path / "stick")
+
+
+@pytest.fixture
+def press(shoal: Cli, request: pytest.FixtureRequest) -> Device:
+    return Device(shoal, request.node.name.replace("_", "-")[:60].strip("-"))
+
+
+def test_what_was_taken_in_is_deleted_and_what_was_refused_stays(
+    shoal: Cli, stick: Stick, press: Device
+) -> None:
+    good, bad = press.write(stick, 1, 2), f"up/{press.name}/bad.parcel"
+    stick.write(bad, b"half of a parc")
+    stick.write("up/Photos of Ana/1.parcel", b"")
+    result = shoal("bundle", "import", str(stick.folder))
+    assert result.exit_code == FAILED
+    assert "bad.parcel" in result.output
+    assert "not copied whole" in result.output
+    assert "Photos" not in result.output
+    assert not (stick.folder / good).exists()
+    assert (stick.folder / bad).exists()
+
+
+def test_keep_keeps_and_again_is_nothing_new(shoal: Cli, stick: Stick, press: Device) -> None:
+    name = press.write(stick, 1, 2)
+    folder = str(stick.folder)
+    assert shoal.json("bundle", "import", folder, "--keep")["parcels"][0]["fresh"] == 2
+    assert shoal.json("bundle", "import", folder, "--keep")["parcels"][0]["fresh"] == 0
+    assert (stick.folder / name).exists()
+
+
+def test_an_export_of_which_a_part_is_missing_is_said(
+    shoal: Cli, stick: Stick, press: Device
+) -> None:
+    press.write(stick, 1, part=1, parts=0)
+    press.write(stick, 3, part=3, parts=3)
+    told = shoal.json("bundle", "import", str(stick.folder))
+    assert told["incomplete"] == [f"{press.name} 0badcafe"]
+
+
+def test_a_stick_holds_one_export_and_what_devices_wrote(
+    shoal: Cli, stick: Stick, press: Device
+) -> None:
+    written = press.write(stick, 1)
+    stick.write("down/of-before.parcel", b"x")
+    stick.write("blobs/of-before", b"x")
+    told = shoal.json("bundle", "export", str(stick.folder), "--device", press.name)
+    assert (told["devices"], told["releases"], told["bytes"]) == ([press.name], [], 0)
+    assert stick.names("down", "") == [f"down/{press.name}.parcel"]
+    assert stick.names("blobs", "") == []
+    assert "metadata/timestamp.json" in stick.names("metadata", "")
+    assert stick.label().devices == [press.name]
+    assert (stick.folder / written).exists()
+    shown = shoal("bundle", "export", str(stick.folder), "--site", "south").output
+    assert f"shoal-agent import {stick.folder}" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["export", "{}", "--device", "nobody"], ABSENT, "nobody"),
+        (["export", "{}"], USAGE, "name 1 to 200 devices"),
+        (["import", "{}"], USAGE, "no folder of Shoal's"),
+    ],
+)
+def test_mistakes_are_told_with_their_mend(
+    shoal: Cli, stick: Stick, words: list[str], code: int, said: str
+) -> None:
+    result = shoal("bundle", *[word.format(stick.folder) for word in words])
+    assert result.exit_code == code, result.output
+    assert said in " ".join(result.output.split())
