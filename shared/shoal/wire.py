@@ -61,7 +61,8 @@ class Status(Upward, frozen=True, kw_only=True, tag="status"):
 
     since_s  when this state began
     asks_time  set to have the controller's Time; older peers know nothing of it
-    session  random, new for every connection: a late will of an old session is ignored
+    session  new for every connection: a late will of an old session is ignored. PROCESS-N-RANDOM,
+             with N the times that this process was connected before (hex, decimal, hex)
     """
 
     online: bool

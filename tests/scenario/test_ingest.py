@@ -8,8 +8,12 @@ import pytest
 
 from fleet import FEATURES, MODEL, Fleet
 from shoal import topics, wire
+from shoal.controller import copies
+from shoal.controller.copies import Returns
 from shoal.controller.io import tables
-from shoal.controller.service import enrolment, intake, monitoring
+from shoal.controller.io.engine import forget
+from shoal.controller.service import alerts, enrolment, intake, monitoring
+from shoal.controller.service.copies import watch as watch_copies
 from shoal.controller.service.ingest import ingest
 from shoal.errors import StorageError
 from shoal.sketch import Sketch
@@ -311,3 +315,121 @@ def test_a_device_may_step_back_to_stable_and_not_promote_itself(fleet):
     back = says("cam-3", "stable")
     assert (back.ring, back.error) == ("stable", "")
     assert says("cam-3", "canary").ring == "stable", "and it stays so until it is enrolled again"
+
+
+def test_a_number_that_no_outbox_gives_is_no_hole_of_quadrillions(fleet):
+    ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 3, 2**53)])
+    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    assert (book.received, book.highest, book.missing, book.jumps) == (3, 2**53, 1, 1)
+
+
+def test_a_boot_that_begins_high_up_lacks_nothing_that_can_be_counted(fleet):
+    ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (2**53 - 1, 2**53)])
+    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    assert (book.received, book.missing, book.jumps) == (2, 0, 1)
+
+
+def test_what_was_dropped_for_its_age_is_not_missing(fleet):
+    ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 2, 3)])
+    fleet.clock.now += fleet.ctx.settings.fleet.retention_days * 86_400 - 60.0
+    ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (4, 6)])
+    fleet.clock.now += 120.0
+    forget(fleet.ctx)
+    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    assert (book.received, book.highest, book.missing) == (2, 6, 1)
+
+
+# --- two agents under one name -------------------------------------------------------------------
+
+
+def online(process, before, device="cam-1"):
+    session = f"{process * 8}-{before}-{before:08x}"
+    return sent(
+        Status(
+            device=device, boot="b1", seq=0, sent_s=1.0, online=True, since_s=1.0, session=session
+        )
+    )
+
+
+def standing(fleet):
+    return {a.key: a for a in fleet.rows_of(tables.alert) if a.state == alerts.OPEN}
+
+
+CONNECTIONS = [
+    ("one agent on a bad line", [("a", n) for n in range(9)], False),
+    ("one that is started again and again", [("a", 0), ("b", 0), ("c", 0), ("d", 0)], False),
+    ("... on a bad line", [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0), ("c", 1)], False),
+    ("one that connected while nobody heard", [("a", 0), ("b", 1), ("b", 2)], False),
+    ("a message that comes again and again", [("a", 1), ("b", 0), ("a", 1), ("b", 0)] * 3, False),
+    ("two that take turns", [("a", 0), ("b", 0), ("a", 1), ("b", 1)], True),
+    ("two, of which one starts later", [("a", 5), ("b", 0), ("a", 6), ("b", 1)], True),
+]
+
+
+@pytest.mark.parametrize(("case", "said", "twice"), CONNECTIONS, ids=[c[0] for c in CONNECTIONS])
+def test_two_agents_that_take_turns_are_told_from_one_that_comes_back(fleet, case, said, twice):
+    returns = Returns(fleet.clock)
+    for process, before in said:
+        ingest(fleet.ctx, [online(process, before)], returns)
+        fleet.clock.now += 20.0
+    assert set(standing(fleet)) == ({"copies/cam-1"} if twice else set())
+    if twice:
+        told = standing(fleet)["copies/cam-1"]
+        assert (told.severity, told.kind) == ("critical", "device")
+        assert "decommission cam-1" in told.next_step
+
+
+def test_returns_that_are_far_apart_are_no_second_agent(fleet):
+    returns = Returns(fleet.clock)
+    for process, before in [("a", 0), ("b", 0), ("a", 1), ("b", 1)]:
+        ingest(fleet.ctx, [online(process, before)], returns)
+        fleet.clock.now += 4_000.0
+    assert standing(fleet) == {}
+
+
+def test_an_older_agents_sessions_say_nothing(fleet):
+    returns = Returns(fleet.clock)
+    for session in ("0123456789abcdef", "fedcba9876543210", "0123456789abcdef"):
+        status = Status(
+            device="cam-1", boot="b1", seq=0, sent_s=1.0, online=True, since_s=1.0, session=session
+        )
+        ingest(fleet.ctx, [sent(status)], returns)
+    assert standing(fleet) == {}
+
+
+def fault(seq, cause="nan"):
+    return FaultEvent(device="cam-1", boot="b1", seq=seq, sent_s=1.0, cause=cause, detail="x")
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("kind", ["window", "event"])
+def test_two_messages_under_one_number_are_of_two_agents(fleet, kind, together):
+    one, two = (
+        (report(fleet, 1), report(fleet, 1, rows=51))
+        if kind == "window"
+        else (fault(1), fault(1, "modbus"))
+    )
+    for batch in [[one, one, two]] if together else [[one], [one], [two]]:
+        assert acked(ingest(fleet.ctx, [sent(each) for each in batch])) == [1]
+    told = standing(fleet)["copies/cam-1"]
+    assert "under one number, 1" in told.detail
+    assert "outbox.db" in told.next_step
+
+
+def test_the_same_message_again_is_no_second_agent_even_where_its_clock_was_put_right(fleet):
+    first = report(fleet, 1)
+    ingest(fleet.ctx, [sent(first), sent(fault(2))])
+    fleet.clock.now += 900.0
+    again = msgspec.structs.replace(first, sent_s=fleet.clock())
+    ingest(fleet.ctx, [sent(again), sent(fault(2))])
+    assert standing(fleet) == {}
+
+
+def test_an_alert_of_two_agents_closes_when_one_was_alone_for_an_hour(fleet):
+    ingest(fleet.ctx, [sent(fault(1)), sent(fault(1, "modbus"))])
+    fleet.clock.now += copies.CALM_S - 1
+    watch_copies(fleet.ctx)
+    assert standing(fleet)
+    fleet.clock.now += 2
+    watch_copies(fleet.ctx)
+    assert standing(fleet) == {}

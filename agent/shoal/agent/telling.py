@@ -10,7 +10,7 @@ import msgspec
 from shoal import topics, wire
 from shoal.agent.clock import DeviceClock
 from shoal.agent.faults import Fault, Faults
-from shoal.agent.outbox import CatchUp, Courier
+from shoal.agent.outbox import WINDOW, CatchUp, Courier
 from shoal.agent.ports import Ports
 from shoal.agent.update import Record, Slot, State
 from shoal.errors import LinkError, StorageError
@@ -46,6 +46,7 @@ class Voice:
     def __init__(self, identity: Identity, ports: Ports, clock: DeviceClock) -> None:
         self._identity, self._ports, self._clock = identity, ports, clock
         self.connected, self.since_s, self._session = False, clock(), ""
+        self._process, self._ups = f"{ports.random.getrandbits(32):08x}", 0
         self.told: collections.deque[str] = collections.deque(maxlen=5)
         self._courier, self._catch_up, self._faults = Courier(), CatchUp(), Faults()
         self.window_s, self.pause_s = 60.0, 0.0  # the fleet's pace, and this device's place in it
@@ -56,13 +57,15 @@ class Voice:
 
     def will(self) -> tuple[str, bytes]:
         """What the broker shall say when this connection is lost; names a new session."""
-        self._session = f"{self._ports.random.getrandbits(64):016x}"
+        chance = self._ports.random.getrandbits(32)
+        self._session = f"{self._process}-{self._ups}-{chance:08x}"
         return topics.up(self._identity.device, "status"), wire.encode(self._status(online=False))
 
     def connection(self, up: bool) -> None:
         """The connection came or went."""
         self.connected, self.since_s = up, self._clock()
         if up:
+            self._ups += 1
             self._courier.connect()
             self._catch_up.connect(self._clock.monotonic(), self.pause_s)
             self._ports.outbox.connected()
@@ -199,8 +202,9 @@ class Voice:
     def _save(self) -> None:
         while self._unsaved:
             message, key = self._unsaved[0]
+            soon = self.connected and self._ports.outbox.waiting < WINDOW
             try:
-                self._ports.outbox.add(message, key, number=self.connected)
+                self._ports.outbox.add(message, key, number=soon)
             except StorageError as error:
                 _log.warning("outbox: %s", error)
                 return

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Table, func, select, tuple_, update
 
 from shoal import topics, wire
 from shoal.controller import clocks
+from shoal.controller.copies import Returns
 from shoal.controller.io.tables import device, device_event, window
-from shoal.controller.service import assignments, changes, joining, reports
+from shoal.controller.service import assignments, changes, copies, joining, reports
 from shoal.controller.service.context import Context
 from shoal.controller.service.intake import Intake, plain
 from shoal.errors import ShoalError, StorageError, WireError
@@ -26,6 +27,11 @@ _log = logging.getLogger(__name__)
 #: What a JSON number and a column of the database hold without loss.
 _HIGHEST = 2**53
 _KEY = ("device", "boot", "seq")
+#: What is the same however often a message comes, and is not in another one by chance.
+_TELLING: dict[Table, tuple[str, ...]] = {
+    window: ("release", "window_s", "rows", "errors"),
+    device_event: ("kind", "state", "cause", "release"),
+}
 #: What a session is called once it ended: a late or repeated "online" of it is not believed.
 _ENDED = "ended "
 Answers = dict[str, list[wire.Ack | wire.Time]]
@@ -48,14 +54,18 @@ class Refused(NamedTuple):
     error: ShoalError
 
 
-def ingest(ctx: Context, batch: Sequence[tuple[str, bytes]]) -> Answers:
+def ingest(
+    ctx: Context, batch: Sequence[tuple[str, bytes]], returns: Returns | None = None
+) -> Answers:
     """Take a batch of (topic, payload); device -> what to say to it now that it is durable.
+
+    returns   kept by the caller from one batch to the next: finds devices that are there twice
 
     Raises StorageError when the disk refuses: nothing was taken, and the same batch may be given
     again. Anything else that goes wrong costs the message that it went wrong with.
     """
     try:
-        return _take(ctx, batch)
+        return _take(ctx, batch, returns)
     except StorageError:
         raise
     except Exception:  # noqa: BLE001 - a bug met by one message must not stop the fleet
@@ -63,13 +73,13 @@ def ingest(ctx: Context, batch: Sequence[tuple[str, bytes]]) -> Answers:
             _log.exception("a message on %s cannot be taken", batch[0][0][:200])
             return {}
         _log.exception("a batch of %d cannot be taken whole: one by one", len(batch))
-    return _join(ingest(ctx, [one]) for one in batch)
+    return _join(ingest(ctx, [one], returns) for one in batch)
 
 
-def _take(ctx: Context, batch: Sequence[tuple[str, bytes]]) -> Answers:
+def _take(ctx: Context, batch: Sequence[tuple[str, bytes]], returns: Returns | None) -> Answers:
     read = [_read(topic, payload) for topic, payload in batch]
     with ctx.store.write() as db:
-        return _Batch(db, ctx, read).take()
+        return _Batch(db, ctx, read, returns).take()
 
 
 def _read(topic: str, payload: bytes) -> wire.AnyUp | Refused:
@@ -102,8 +112,15 @@ def _salvage(name: str, payload: bytes) -> _Salvage | None:
 class _Batch:
     """One batch inside its transaction."""
 
-    def __init__(self, db: Connection, ctx: Context, read: Sequence[wire.AnyUp | Refused]) -> None:
-        self.db, self.ctx, self.read = db, ctx, read
+    def __init__(
+        self,
+        db: Connection,
+        ctx: Context,
+        read: Sequence[wire.AnyUp | Refused],
+        returns: Returns | None,
+    ) -> None:
+        self.db, self.ctx, self.read, self.returns = db, ctx, read, returns
+        self.twice: dict[str, str] = {}
         self.now = _next_instant(db, ctx)
         self.devices = _devices(db, {one.device for one in read})
         self.changed: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -132,6 +149,8 @@ class _Batch:
         for key in new[device_event]:
             if key in self.updates:
                 reports.apply(self.db, self.ctx, self.updates[key])
+        for name, sign in self.twice.items():
+            copies.tell(self.db, self.ctx, name, self.devices[name].site, sign)
         self._write_devices(new)
         for (name, boot), seqs in self.seqs.items():
             self.answers[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
@@ -159,6 +178,7 @@ class _Batch:
         session = self._current(message.device, "session")
         if message.online:
             if session != _ENDED + message.session:
+                self._look_for_another(message, session.removeprefix(_ENDED))
                 self.changed[message.device] |= {
                     "online": True, "session": message.session, "seen_at": self.now
                 }  # fmt: skip
@@ -167,6 +187,10 @@ class _Batch:
                     self.answers[message.device].append(time)
         elif session in ("", message.session):
             self.changed[message.device] |= {"online": False, "session": _ENDED + message.session}
+
+    def _look_for_another(self, message: Status, before: str) -> None:
+        if self.returns and self.returns.note(message.device, message.session, before):
+            self.twice[message.device] = "A process is back that another one had replaced."
 
     def _inventory(self, message: Inventory) -> None:
         floor = message.floors.get("assignment", 0)
@@ -273,7 +297,8 @@ class _Batch:
 
     def _keep(self, table: Table, message: Any, **values: Any) -> tuple[str, str, int]:
         key = (message.device, message.boot, message.seq)
-        self.rows[table].setdefault(key, dict(zip(_KEY, key, strict=True)) | values)
+        kept = self.rows[table].setdefault(key, dict(zip(_KEY, key, strict=True)) | values)
+        self._compare(table, key, kept, [values[name] for name in _TELLING[table]])
         self.seqs[message.device, message.boot].add(message.seq)
         self.changed[message.device]["seen_at"] = self.now
         return key
@@ -283,13 +308,24 @@ class _Batch:
         rows = self.rows[table]
         known: set[tuple[str, str, int]] = set()
         for keys in _chunks(list(rows)):
-            columns = [table.c[name] for name in _KEY]
-            found = self.db.execute(select(*columns).where(tuple_(*columns).in_(keys)))
-            known |= {tuple(row) for row in found}
+            columns, telling = ([table.c[n] for n in ns] for ns in (_KEY, _TELLING[table]))
+            found = self.db.execute(select(*columns, *telling).where(tuple_(*columns).in_(keys)))
+            for device_, boot, seq, *said in found:
+                key = (device_, boot, seq)
+                known.add(key)
+                self._compare(table, key, rows[key], said)
         new = [key for key in rows if key not in known]
         if new:
             self.db.execute(table.insert(), [rows[key] for key in new])
         return new
+
+    def _compare(
+        self, table: Table, key: tuple[str, str, int], row: dict[str, Any], said: list[Any]
+    ) -> None:
+        """Two messages under one number are of two agents."""
+        if [row[name] for name in _TELLING[table]] != said:
+            name, _, seq = key
+            self.twice[name] = f"Two messages came under one number, {seq}; the second is lost."
 
     def _write_devices(self, new: dict[Table, list[tuple[str, str, int]]]) -> None:
         looking_different = {n: v for n, v in self.changed.items() if set(v) - {"seen_at"}}

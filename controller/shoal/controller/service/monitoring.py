@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from sqlalchemy import Connection, Row, Text, cast, func, select
+from sqlalchemy import Connection, Row, Text, case, cast, func, select, union
 
 from shoal.controller import drift
 from shoal.controller import histograms as tables_of
@@ -22,7 +22,7 @@ from shoal.controller.io.tables import (
     rollout,
     window,
 )
-from shoal.controller.ledger import Ledger
+from shoal.controller.ledger import WIDEST, Ledger, Numbers, missing
 from shoal.controller.records import (
     DriftCell,
     DriftMap,
@@ -203,11 +203,17 @@ def fleet_health(ctx: Context) -> FleetHealth:
 def ledger(ctx: Context, name: str) -> list[Ledger]:
     """What arrived of each of a device's outboxes, the newest first; AbsentError."""
     with ctx.store.read() as db:
-        if db.scalar(select(device.c.name).where(device.c.name == name)) is None:
+        since = db.scalar(select(device.c.enrolled_at).where(device.c.name == name))
+        if since is None:
             raise AbsentError("device", name)
         parts = [_arrived(db, table, name) for table in (window, device_event)]
-    boots = {boot for part in parts for boot in part}
-    rows = [_ledger(name, boot, [p[boot] for p in parts if boot in p]) for boot in boots]
+        numbers = _numbers(db, name)
+    if since < ctx.clock() - ctx.settings.fleet.retention_days * 86_400:
+        since = math.inf  # some may have been dropped for its age
+    rows = [
+        _ledger(name, boot, [p[boot] for p in parts if boot in p], found, since)
+        for boot, found in numbers.items()
+    ]
     return sorted(rows, key=lambda one: one.last_at, reverse=True)
 
 
@@ -360,8 +366,6 @@ def _serving(db: Connection) -> dict[str, int]:
 
 
 class _Arrived(NamedTuple):
-    number: int
-    highest: int
     first: float
     last: float
     windows: int
@@ -373,8 +377,6 @@ def _arrived(db: Connection, table: Any, name: str) -> dict[str, _Arrived]:
     query = (
         select(
             table.c.boot,
-            func.count().label("number"),
-            func.max(table.c.seq).label("highest"),
             func.min(table.c.received_at).label("first"),
             func.max(table.c.received_at).label("last"),
             *((func.sum(table.c.merged), func.sum(table.c.rows)) if is_window else ()),
@@ -385,15 +387,38 @@ def _arrived(db: Connection, table: Any, name: str) -> dict[str, _Arrived]:
     return {row[0]: _Arrived(*row[1:], *(() if is_window else (0, 0))) for row in db.execute(query)}
 
 
-def _ledger(name: str, boot: str, parts: Iterable[_Arrived]) -> Ledger:
+def _numbers(db: Connection, name: str) -> dict[str, Numbers]:
+    """Boot -> its numbers, in windows and events together."""
+    both = union(
+        *(select(t.c.boot, t.c.seq).where(t.c.device == name) for t in (window, device_event))
+    ).subquery()
+    before = func.lag(both.c.seq).over(partition_by=both.c.boot, order_by=both.c.seq)
+    gaps = select(both.c.boot, both.c.seq, (both.c.seq - before - 1).label("gap")).subquery()
+    narrow = gaps.c.gap <= WIDEST
+    query = select(
+        gaps.c.boot,
+        func.count(),
+        func.min(gaps.c.seq),
+        func.max(gaps.c.seq),
+        func.coalesce(func.sum(case((narrow, gaps.c.gap), else_=0)), 0),
+        func.coalesce(func.sum(case((gaps.c.gap > WIDEST, 1), else_=0)), 0),
+    ).group_by(gaps.c.boot)
+    return {boot: Numbers(*map(int, rest)) for boot, *rest in db.execute(query)}
+
+
+def _ledger(
+    name: str, boot: str, parts: Iterable[_Arrived], numbers: Numbers, since: float
+) -> Ledger:
+    """since: of a boot that arrived from then on nothing has been dropped."""
     every = list(parts)
-    received, highest = sum(p.number for p in every), max(p.highest for p in every)
+    lacks, jumps = missing(numbers, whole=min(p.first for p in every) >= since)
     return Ledger(
         device=name,
         boot=boot,
-        received=received,
-        highest=highest,
-        missing=highest - received,
+        received=numbers.count,
+        highest=numbers.highest,
+        missing=lacks,
+        jumps=jumps,
         windows=sum(p.windows for p in every),
         rows=sum(p.rows for p in every),
         first_at=min(p.first for p in every),
