@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
+from sqlalchemy import update
 
 from pupils import MODEL, School
+from shoal.controller.service import alerts
 from shoal.controller.service.federated import rounds
 from shoal.federated import speech
 from stand_ins import memory_folder
@@ -160,6 +163,9 @@ def test_a_failed_round_is_tried_again_so_often_and_then_the_task_says_why_it_st
         ("walk.1", 1, "too-few-updates"),
     ]
     assert "the 3. time in a row" in task(school).reason
+    [alert] = alerts.list_alerts(school.fleet.ctx, state="open")
+    assert (alert.kind, alert.detail) == ("task", task(school).reason)
+    assert "shoal round show walk" in alert.next_step
     school.run(1)
     assert school.pupils["d00"].dismissed == ["too-few-updates"] * 3
 
@@ -168,6 +174,7 @@ def test_a_failed_round_is_tried_again_so_often_and_then_the_task_says_why_it_st
     rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
     school.run(60, until=over(school))
     assert rounds.get_round(school.fleet.ctx, "walk.4").attempt == 1
+    assert not alerts.list_alerts(school.fleet.ctx, state="open")
 
 
 def test_a_budget_of_privacy_stops_the_rounds_and_says_so(school):
@@ -263,3 +270,16 @@ def test_neither_web_nor_engine_loads_what_only_training_needs():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.stdout.strip(), run.stderr) == ("", "")
+
+
+def test_what_is_personal_stays_as_it_was_whatever_devices_send_of_it(school):
+    school.task()
+    prepared = task(school).prepared
+    with school.fleet.ctx.store.write() as db:
+        personal = msgspec.to_builtins(msgspec.structs.replace(prepared, personal=[(30, 40)]))
+        db.execute(update(rounds.federated_task).values(prepared=personal))
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+    school.run(60, until=over(school))
+    theta = school.theta(task(school).checkpoint)
+    assert theta[:30] == pytest.approx(mean(school)[:30] / 2, abs=1e-6)
+    assert not theta[30:].any()

@@ -105,6 +105,30 @@ def rollout(ident: str, release: str, reason: str, *, failed: bool) -> Draft:
     )
 
 
+def task_key(task: str) -> str:
+    """Key of the alert of a federated task."""
+    return f"task/{task}"
+
+
+def task(name: str, model: str, reason: str) -> Draft:
+    """Alert of a federated task whose rounds do not go on by themselves."""
+    return Draft(
+        key=task_key(name),
+        kind="task",
+        severity="warning",
+        title=f"The rounds of {name} have stopped",
+        detail=reason,
+        next_step=(
+            f"See why: shoal round show {name}. Go on with: shoal round start {name}, or plan a "
+            "task anew: shoal round plan"
+        ),
+        site="",
+        model=model,
+        release="",
+        features=[],
+    )
+
+
 def _list(features: Sequence[str]) -> str:
     more = f" and {len(features) - _NAMED} more" if len(features) > _NAMED else ""
     return ", ".join(features[:_NAMED]) + more

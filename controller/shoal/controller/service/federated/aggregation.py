@@ -57,7 +57,7 @@ def aggregate(ctx: Context, live: Live) -> Made:
     before = memories.load(ctx, live.old_memory)
     theta = np.frombuffer(ctx.blobs.read(live.theta), "<f4")
     server = Server(theta=theta, rounds=before.rounds, memory=before.vectors)
-    after = strategy.advance(server, gathered.found)
+    after = strategy.advance(server, _shared(live, gathered.found))
     facts = _facts(live, gathered.found)
     for device in gathered.liars:
         facts[device] = facts.get(device, {}) | {"suspect": "wrong-shares"}
@@ -69,6 +69,16 @@ def aggregate(ctx: Context, live: Live) -> Made:
         next_clip=gathered.next_clip,
         facts=facts,
     )
+
+
+def _shared(live: Live, found: Aggregate) -> Aggregate:
+    """Without what stays on the devices, whatever they sent of it."""
+    if not live.prepared.personal:
+        return found
+    delta = found.delta.copy()
+    for start, stop in live.prepared.personal:
+        delta[start:stop] = 0
+    return msgspec.structs.replace(found, delta=delta)
 
 
 def _gathered(live: Live, strategy: Strategy) -> _Gathered:

@@ -80,7 +80,7 @@ def _try_again(db: Connection, ctx: Context, live: Live, task: Row[Any], reason:
     why = f"round {live.id} failed: {reason}"
     if live.attempt >= live.task.plan.attempts:
         stopped = f"{why}, the {live.attempt}. time in a row; shoal round show {live.id} has more"
-        rows.set_task(db, ctx, task.name, state=rows.STOPPED, reason=stopped)
+        planning.stop(db, ctx, task.name, task.model, stopped)
         return
     wait_s = min(planning.FIRST_RETRY_S * 2 ** (live.attempt - 1), planning.LONGEST_RETRY_S)
     rows.set_task(db, ctx, task.name, reason=f"{why}; it is tried again",

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, func, select
 
+from shoal.controller import alerts as drafts
 from shoal.controller.federated import accountant, plans, rounds
 from shoal.controller.federated.accountant import Spent
 from shoal.controller.federated.records import Task, TaskPlan
 from shoal.controller.federated.recruiting import Candidate, Demands, recruit
 from shoal.controller.federated.rounds import Mark, Pace
 from shoal.controller.io.tables import device, federated_round, federated_task, participation
-from shoal.controller.service import changes
+from shoal.controller.service import alerts, changes
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import rows
 from shoal.errors import ConflictError, SettingError
@@ -54,7 +55,7 @@ def _begin(db: Connection, ctx: Context, row: Row[Any]) -> list[str]:
     try:
         return [_planned(db, ctx, task, row)]
     except SettingError as error:
-        rows.set_task(db, ctx, task.name, state=rows.STOPPED, reason=str(error))
+        stop(db, ctx, task.name, task.model, str(error))
     except ConflictError as error:
         _wait(db, ctx, task, str(error))
     return []
@@ -80,6 +81,12 @@ def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
     )  # fmt: skip
     check_budget(task, plan, row.spent)
     return _write(db, ctx, task, planned, plan, _try(before, row.next_at))
+
+
+def stop(db: Connection, ctx: Context, task: str, model: str, reason: str) -> None:
+    """No further round by itself, and somebody should know."""
+    rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason)
+    alerts.raise_alert(db, ctx, drafts.task(task, model, reason))
 
 
 def check_budget(task: Task, plan: Plan, spent: list[dict[str, Any]]) -> None:

@@ -2,9 +2,10 @@
 
 from sqlalchemy import select
 
+from shoal.controller.alerts import task_key
 from shoal.controller.federated.records import Checkpoint, Participation, Round, Task
 from shoal.controller.io.tables import federated_round, federated_task, participation
-from shoal.controller.service import audit
+from shoal.controller.service import alerts, audit
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import rows
 from shoal.errors import AbsentError, ConflictError
@@ -26,6 +27,7 @@ def start(ctx: Context, *, actor: str, task: str, rounds: int) -> Task:
         rows.set_task(
             db, ctx, task, state=rows.RUNNING, reason="", asked=begun + rounds, next_at=0.0
         )
+        alerts.close(db, ctx, task_key(task), f"{actor} asked for more rounds")
         audit.record(db, ctx, actor, "round.start", task, rounds=rounds)
         return rows.task_of(rows.task_row(db, task))
 
