@@ -11,7 +11,7 @@ import pytest
 
 from scenario.power import Disk, How, Supply
 from shoal.agent.io.database import open_database
-from shoal.agent.io.slots import write_durable
+from shoal.agent.io.durable import write_durable
 from supply import PowerCut
 
 

@@ -284,12 +284,12 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     from shoal.agent import wiring
     from shoal.agent.faults import Fault
     from shoal.agent.inference import Inference
+    from shoal.agent.io.durable import write_durable
     from shoal.agent.io.endpoint import Endpoint
     from shoal.agent.io.folder import ADDRESS, SOCKET, SPOOL
     from shoal.agent.io.neighbourhood import Neighbourhood
     from shoal.agent.io.notify import Notifier
     from shoal.agent.io.running import ControlThread, Jobs
-    from shoal.agent.io.slots import write_durable
     from shoal.agent.io.spool import Spool
     from shoal.agent.loop import Trouble
 

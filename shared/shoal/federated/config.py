@@ -7,15 +7,15 @@ Source: TUF specification 1.0.33, section 4.5; DESIGN section 5, role `rounds`.
 """
 
 import datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
-from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
-from tuf.api.metadata import Metadata, TargetFile, Targets
-from tuf.api.serialization import DeserializationError
 
 from shoal.errors import MisdirectedError, StaleError, TrustError, UntrustedError
 from shoal.federated.plan import Plan
+
+if TYPE_CHECKING:  # a trainer's process reads configs that were verified, and needs no TUF
+    from tuf.api.metadata import Targets
 
 ROLE = "rounds"
 #: Hours until a signed config is refused.
@@ -61,8 +61,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return {name: content for name, content in named.items() if content is not None}
 
 
-def targets_of(config: Config, now_s: float) -> Targets:
+def targets_of(config: Config, now_s: float) -> "Targets":
     """What is to be signed; it names the config whole, and each content by path."""
+    from tuf.api.metadata import TargetFile, Targets
+
     plan = config.plan
     until = datetime.datetime.fromtimestamp(int(now_s), datetime.UTC)
     return Targets(
@@ -77,13 +79,17 @@ def targets_of(config: Config, now_s: float) -> Targets:
     )
 
 
-def verify_config(signed: bytes, delegator: Targets, now_s: float) -> Config:
+def verify_config(signed: bytes, delegator: "Targets", now_s: float) -> Config:
     """Read a signed config, or raise a TrustError.
 
     delegator   the verified top-level targets of the image repository: it names the keys of
                 `rounds`
     now_s       Unix seconds; an expired config raises StaleError
     """
+    from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
+    from tuf.api.metadata import Metadata, Targets
+    from tuf.api.serialization import DeserializationError
+
     if len(signed) > LIMIT:
         raise TrustError(f"round config of {len(signed)} bytes, {LIMIT} allowed")
     try:

@@ -21,8 +21,8 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from shoal import bundle
+from shoal.agent.io.durable import sync, write_durable
 from shoal.agent.io.folder import CARRIED, give
-from shoal.agent.io.slots import sync, write_durable
 from shoal.agent.ports import Downloads
 from shoal.errors import AbsentError, BundleError, ConflictError, LinkError, StorageError
 from shoal.manifest import File

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal import bundle, delta
-from shoal.agent.io.slots import sync
+from shoal.agent.io.durable import sync
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
 from shoal.manifest import File
 

@@ -17,8 +17,8 @@ from cryptography.x509.oid import NameOID
 
 from shoal.agent.io.asking import request as ask
 from shoal.agent.io.config import Controller, Device, Settings, Source, dump, load
+from shoal.agent.io.durable import write_durable
 from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
-from shoal.agent.io.slots import write_durable
 from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import LinkError, SettingError, UntrustedError
 from shoal.topics import check_device

@@ -13,9 +13,9 @@ from shoal import wire
 from shoal.agent.faults import Fault
 from shoal.agent.io.bringing import newest_director
 from shoal.agent.io.carried import Carried
+from shoal.agent.io.durable import write_durable
 from shoal.agent.io.folder import DIRECTOR, READY, WANTED, read_trusted
 from shoal.agent.io.seal import open_parcel
-from shoal.agent.io.slots import write_durable
 from shoal.agent.ports import Journal, Outbox
 from shoal.errors import ShoalError, StorageError
 from shoal.parcel import Letter, Parcel

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shoal import parcel, stick
+from shoal.agent.io.durable import write_durable
 from shoal.agent.io.folder import OUTBOX, READY, WANTED
 from shoal.agent.io.outbox import read_letters
 from shoal.agent.io.seal import root_fingerprint, seal
-from shoal.agent.io.slots import write_durable
 from shoal.errors import LinkError, MisdirectedError, SettingError
 from shoal.parcel import Letter, Parcel
 from shoal.stick import Stick

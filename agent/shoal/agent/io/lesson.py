@@ -14,9 +14,9 @@ import numpy as np
 
 from shoal.agent import lessons
 from shoal.agent.io.buffer import read_examples
+from shoal.agent.io.durable import write_durable
 from shoal.agent.io.sandbox import NEXT, keep_vector, vector
 from shoal.agent.io.session import import_ort, translated
-from shoal.agent.io.slots import write_durable
 from shoal.agent.lessons import Pull, Rows, Run, Tensor
 from shoal.agent.rounds import Saved
 from shoal.agent.training import CONTRIBUTION, NUMBERS, Made, Work

@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 from shoal import bundle
 from shoal.agent.faults import Fault
 from shoal.agent.io.carried import Network
+from shoal.agent.io.durable import sync
 from shoal.agent.io.neighbour import LONGEST, Line, Wish, call
 from shoal.agent.io.sharing import Board
-from shoal.agent.io.slots import sync
 from shoal.agent.peers import ASKED, Move, Word, decide, parse_address, ranked
 from shoal.agent.ports import Random
 from shoal.errors import AbsentError, BundleError, LinkError, StorageError, UntrustedError

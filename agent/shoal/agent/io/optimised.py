@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.agent.io.slots import sync, write_durable
+from shoal.agent.io.durable import sync, write_durable
 from shoal.bundle import sha256_of
 from shoal.profile import SessionOptions
 

@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from shoal.agent.io.asking import request
+from shoal.agent.io.durable import sync, write_durable
 from shoal.agent.io.enrol import key_pem, make_csr, pinned
 from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, RENEWED, SESSION
-from shoal.agent.io.slots import sync, write_durable
 from shoal.enrolment import (
     DirectorRoots,
     RenewChallenge,

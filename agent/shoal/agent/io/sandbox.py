@@ -13,16 +13,19 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shoal import bundle
-from shoal.agent.io.slots import sync, write_durable
-from shoal.agent.ports import Downloads
+from shoal.agent.io.durable import sync, write_durable
 from shoal.errors import AbsentError, RefusedError, StorageError
 from shoal.federated.config import Config, Content
 from shoal.manifest import File
 from shoal.params import F32
+
+if TYPE_CHECKING:
+    from shoal.agent.ports import Downloads
 
 #: Disk that a round leaves free, for the outbox and the next release.
 RESERVE = 32 << 20
@@ -37,7 +40,7 @@ class DiskSandbox:
     downloads   whose stage for an attempt (hex) is its folder here
     """
 
-    def __init__(self, folder: Path, downloads: Downloads) -> None:
+    def __init__(self, folder: Path, downloads: "Downloads") -> None:
         self._folder, self._downloads = folder, downloads
 
     def fetch(

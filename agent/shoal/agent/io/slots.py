@@ -9,7 +9,6 @@ seen; the journal, not the link, decides what serves.
 """
 
 import contextlib
-import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from shoal import bundle
+from shoal.agent.io.durable import sync, write_durable
 from shoal.agent.update import Slot
 from shoal.errors import BundleError, StorageError
 from shoal.manifest import File, Manifest, check_model, is_model
@@ -217,28 +217,6 @@ class DiskSlots:
         except BundleError:
             return False
         return bundle.sha256_of(folder / bundle.MANIFEST) == sha256
-
-
-def write_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file so that either the old or the new content is there, whenever the power fails."""
-    new = path.with_name(path.name + ".new")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    descriptor = os.open(new, flags, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """What `path`, a file or a folder, holds now survives a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shoal import wire
 from shoal.agent.faults import Fault
-from shoal.agent.io.slots import write_durable
+from shoal.agent.io.durable import write_durable
 from shoal.errors import StorageError, WireError
 
 _log = logging.getLogger(__name__)

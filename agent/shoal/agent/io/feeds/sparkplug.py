@@ -8,12 +8,12 @@ import msgspec
 
 from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth, Prediction
+from shoal.agent.io.durable import write_durable
 from shoal.agent.io.feeds.broker import Broker, BrokerSettings
 from shoal.agent.io.feeds.broker import Packet as Message
 from shoal.agent.io.feeds.connecting import Connecting
 from shoal.agent.io.feeds.feed import Context
 from shoal.agent.io.feeds.kept import Kept
-from shoal.agent.io.slots import write_durable
 from shoal.agent.sparkplug_node import EdgeNode, Packet
 from shoal.errors import StorageError, WireError
 
