@@ -33,7 +33,7 @@ WIDEST = 100_000
 class Numbers(NamedTuple):
     """Of one boot: how many there are, the ends, what is between them in gaps up to WIDEST."""
 
-    count: int
+    received: int
     lowest: int
     highest: int
     between: int
@@ -43,11 +43,11 @@ class Numbers(NamedTuple):
 def missing(numbers: Numbers, *, whole: bool) -> tuple[int, int]:
     """Numbers that are missing, and jumps. whole: nothing of it was dropped for its age.
 
-    >>> missing(Numbers(count=3, lowest=3, highest=7, between=2, jumps=0), whole=True)
+    >>> missing(Numbers(received=3, lowest=3, highest=7, between=2, jumps=0), whole=True)
     (4, 0)
-    >>> missing(Numbers(count=3, lowest=3, highest=7, between=2, jumps=0), whole=False)
+    >>> missing(Numbers(received=3, lowest=3, highest=7, between=2, jumps=0), whole=False)
     (2, 0)
-    >>> missing(Numbers(count=1, lowest=2**53, highest=2**53, between=0, jumps=0), whole=True)
+    >>> missing(Numbers(received=1, lowest=2**53, highest=2**53, between=0, jumps=0), whole=True)
     (0, 1)
     """
     below = numbers.lowest - 1 if whole else 0

@@ -166,8 +166,10 @@ class _Batch:
                 raise WireError(f"{type(message).__name__} without boot and number")
             elif isinstance(message, WindowReport):
                 self._window(message)
-            else:
+            elif isinstance(message, UpdateEvent | FaultEvent):
                 self._event(message)
+            else:
+                raise WireError(f"{type(message).__name__} is no report")
         except StorageError:
             raise
         except ShoalError as error:

@@ -415,7 +415,7 @@ def _ledger(
     return Ledger(
         device=name,
         boot=boot,
-        received=numbers.count,
+        received=numbers.received,
         highest=numbers.highest,
         missing=lacks,
         jumps=jumps,

@@ -233,7 +233,7 @@ class _Work:
         """Who spoke when, without the sketches; a clock that is wrong closes nobody's bucket."""
         query = select(window.c.device, window.c.start_at, window.c.health)
         late = window.c.start_at >= after
-        rows = self.db.execute(query.where(mine, late, *_of(subject)))
+        rows: list[Any] = list(self.db.execute(query.where(mine, late, *_of(subject))))
         return [row for row in rows if row.health.get("clock_synced", True)]
 
     def _number(self, mine: Any, subject: Subject) -> int:
