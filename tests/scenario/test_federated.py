@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from pupils import MODEL, School
 from shoal.controller.service import alerts
-from shoal.controller.service.federated import rounds
+from shoal.controller.service.federated import memories, rounds
 from shoal.federated import speech
 from stand_ins import memory_folder
 
@@ -283,3 +283,23 @@ def test_what_is_personal_stays_as_it_was_whatever_devices_send_of_it(school):
     theta = school.theta(task(school).checkpoint)
     assert theta[:30] == pytest.approx(mean(school)[:30] / 2, abs=1e-6)
     assert not theta[30:].any()
+
+
+def test_what_a_strategy_remembers_is_kept_of_the_newest_rounds_and_of_who_still_needs_it(
+    school, monkeypatch
+):
+    monkeypatch.setattr(memories, "KEPT", 2)
+    school.task(name="twin", evaluate=0)
+    rounds.start(school.fleet.ctx, actor="ana", task="twin", rounds=1)
+    school.run(30, until=lambda: rounds.get_task(school.fleet.ctx, "twin").rounds == 1)
+    start(school, 5, evaluate=0)
+    school.run(120, until=over(school, 5))
+    school.run(2)
+    found = {one.number: one for one in rounds.list_rounds(school.fleet.ctx, task="walk")}
+    assert [bool(found[number].memory) for number in range(1, 6)] == [False] * 3 + [True] * 2
+    assert rounds.get_task(school.fleet.ctx, "walk").memory == found[5].memory
+    twin = rounds.get_task(school.fleet.ctx, "twin").memory
+    assert memories.load(school.fleet.ctx, twin).rounds == 1
+    prepared, thetas, kept = 4, 5, 3
+    blobs = list(school.fleet.ctx.blobs.folder.glob("??/*"))
+    assert len(blobs) == prepared + thetas + kept

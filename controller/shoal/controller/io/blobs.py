@@ -78,6 +78,11 @@ class Blobs:
         """All of its bytes; AbsentError if there is no such blob."""
         return self.path(sha256).read_bytes()
 
+    def remove(self, sha256: str) -> None:
+        """What is not there is not missed. Who calls it knows that nothing names this blob."""
+        if self.exists(sha256):
+            self._name(sha256).unlink(missing_ok=True)
+
     def _name(self, sha256: str) -> Path:
         return self.folder / sha256[:2] / sha256
 

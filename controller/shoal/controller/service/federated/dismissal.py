@@ -11,7 +11,7 @@ from shoal.controller.federated import rounds
 from shoal.controller.federated.rounds import STILL_TRAINING, Mark, State
 from shoal.controller.io.tables import federated_round, participation
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import rows
+from shoal.controller.service.federated import memories, rows
 from shoal.controller.service.federated.files import Files
 from shoal.errors import LinkError
 from shoal.federated.speech import Dismiss
@@ -38,6 +38,8 @@ def dismiss(
             _log.debug("round %s is over, its devices are told later: %s", ident, error)
             continue
         files.forget(ident)
+        if row is not None:
+            memories.forget_old(ctx, row.task, row.number)
 
 
 def _said(db: Connection, row: Row[Any]) -> Iterator[tuple[str, wire.RoundCall]]:
