@@ -16,6 +16,8 @@ TOLERATED = 0.05
 #: Requests before an early "unhealthy" is believed; at the end of the watch fewer will do.
 EARLY, LATE = 50, 5
 _ODD, _ODD_ROWS = 0.01, 3
+#: Seconds after which a request that is not answered will never be.
+STUCK_S = 15.0
 #: A variant is preferred to those that the profile prefers when it needs this share of their time
 #: or less: a smaller difference is not worth it, and may be chance.
 FASTER = 0.9
@@ -133,6 +135,7 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
 
     errors, slow   requests that failed, and that took longer than the profile's p99 budget
     odd            rows whose output is not finite, or is no probability
+    longest_s      that a request which is not answered yet has been running, seconds
     """
 
     requests: int = 0
@@ -140,6 +143,7 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     slow: int = 0
     rows: int = 0
     odd: int = 0
+    longest_s: float = 0.0
 
     def __add__(self, other: "Vitals") -> "Vitals":
         return Vitals(
@@ -148,6 +152,7 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
             slow=self.slow + other.slow,
             rows=self.rows + other.rows,
             odd=self.odd + other.odd,
+            longest_s=max(self.longest_s, other.longest_s),
         )
 
 
@@ -173,6 +178,9 @@ def judge_observation(watch: Watch, now: Vitals, now_s: float) -> Verdict | None
     facts = msgspec.structs.asdict(now)
     if now.odd >= _ODD_ROWS and now.odd > _ODD * now.rows:
         detail = f"{now.odd} of {now.rows} outputs are not finite or no probabilities"
+        return Verdict(cause="unhealthy", detail=detail, facts=facts)
+    if now.longest_s > STUCK_S:
+        detail = f"a request has been running for {now.longest_s:.0f} s"
         return Verdict(cause="unhealthy", detail=detail, facts=facts)
     for count, before, what, cause in (
         (now.errors, watch.before.errors, "failed", "unhealthy"),

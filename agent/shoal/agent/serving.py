@@ -97,6 +97,7 @@ class Serving:
         self._past, self._before = Vitals(), Vitals()
         self._recent: F32 | None = None
         self._seen = 0
+        self._running: dict[object, tuple[Engine, float]] = {}
 
     @property
     def engine(self) -> Engine | None:
@@ -183,7 +184,7 @@ class Serving:
         """What happened since the last swap."""
         with self._lock:
             now = self._window.vitals if self._window else Vitals()
-            return self._past + now
+            return self._past + now + Vitals(longest_s=self._longest_s())
 
     @property
     def before(self) -> Vitals:
@@ -200,7 +201,7 @@ class Serving:
         start = self._timer()
         try:
             _check(engine, rows)
-            said = engine.session.run(rows)
+            said = self._run(engine, rows, start)
         except ShoalError:
             self.refuse()
             raise
@@ -208,6 +209,19 @@ class Serving:
         with self._lock:
             self._note(engine, rows, said, took, truth)
         return said
+
+    def _run(self, engine: Engine, rows: F32, start: float) -> F32:
+        """Noted while it lasts: of a model that never answers nothing else would tell."""
+        ticket = object()
+        self._running[ticket] = engine, start
+        try:
+            return engine.session.run(rows)
+        finally:
+            del self._running[ticket]
+
+    def _longest_s(self) -> float:
+        began = [start for engine, start in tuple(self._running.values()) if engine is self._engine]
+        return self._timer() - min(began) if began else 0.0
 
     def _caught(self, engine: Engine, rows: F32) -> F32 | ShoalError:
         try:
@@ -219,7 +233,7 @@ class Serving:
         whole = np.concatenate(many)
         _check(engine, whole)
         start = self._timer()
-        said = engine.session.run(whole)
+        said = self._run(engine, whole, start)
         took = self._timer() - start
         with self._lock:
             self._note(engine, whole, said, took, None, len(many))

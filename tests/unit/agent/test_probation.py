@@ -79,6 +79,8 @@ OBSERVED = [
     ("slow", WATCH, Vitals(requests=200, slow=40), 9.0, "too-slow"),
     ("slow as before the swap", FLAKY, Vitals(requests=100, slow=33), 60.0, ""),
     ("answers that are no numbers", WATCH, Vitals(requests=9, rows=9, odd=9), 2.0, "unhealthy"),
+    ("a request that is not answered yet", WATCH, Vitals(longest_s=14.0), 20.0, None),
+    ("a request that will never be answered", WATCH, Vitals(longest_s=16.0), 20.0, "unhealthy"),
     ("one odd answer of many", WATCH, Vitals(requests=999, rows=999, odd=2), 60.0, ""),
 ]
 

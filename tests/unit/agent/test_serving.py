@@ -124,3 +124,51 @@ def test_no_request_is_dropped_while_releases_swap() -> None:
         asker.join()
     assert failures == []
     assert serving.vitals.errors == serving.before.errors == 0
+
+
+class Stuck:
+    """A session that says, while it runs, what the agent knows of it."""
+
+    def __init__(self, serving: Serving, clock: list[float]) -> None:
+        self.serving, self.clock, self.seen = serving, clock, list[float]()
+
+    def run(self, rows: np.ndarray) -> np.ndarray:
+        self.clock[0] += 20.0
+        self.seen.append(self.serving.vitals.longest_s)
+        raise ModelError("gave up", "try another model")
+
+
+def test_a_request_that_is_not_answered_is_known_while_it_runs() -> None:
+    clock = [0.0]
+    serving = Serving(
+        MODEL, clock=lambda: 1.0, timer=lambda: clock[0], lock=contextlib.nullcontext()
+    )
+    loaded = engine(1)
+    stuck = loaded.session = Stuck(serving, clock)
+    serving.swap(loaded, Health())
+    assert serving.vitals.longest_s == 0.0
+    with pytest.raises(ModelError):
+        serving.infer(ROW)
+    serving.infer_together(loaded, [ROW, ROW])
+    assert stuck.seen == [20.0] * 4
+    assert serving.vitals.longest_s == 0.0
+
+
+def test_what_the_old_release_still_works_on_is_not_the_new_ones_fault() -> None:
+    clock = [0.0]
+    serving = Serving(
+        MODEL, clock=lambda: 1.0, timer=lambda: clock[0], lock=contextlib.nullcontext()
+    )
+    loaded, seen = engine(1), []
+
+    class Swapped:
+        def run(self, rows: np.ndarray) -> np.ndarray:
+            serving.swap(engine(2), Health())
+            clock[0] += 20.0
+            seen.append(serving.vitals.longest_s)
+            return softmax(rows, 1).astype(np.float32)
+
+    loaded.session = Swapped()
+    serving.swap(loaded, Health())
+    serving.infer(ROW)
+    assert seen == [0.0]
