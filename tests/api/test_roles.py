@@ -66,6 +66,7 @@ LEAST = {
     "POST /api/v1/tasks/{task}/start": "operator",
     "POST /api/v1/tasks/{task}/abort": "operator",
     "POST /api/v1/tasks/{task}/release": "operator",
+    "POST /api/v1/tasks/{task}/evaluate": "operator",
     "POST /api/v1/tasks/{task}/quarantine": "operator",
     "GET /api/v1/rounds": "viewer",
     "GET /api/v1/rounds/{id}": "viewer",

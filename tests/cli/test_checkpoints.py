@@ -56,6 +56,12 @@ def test_what_rounds_learned_becomes_a_candidate_and_both_model_and_release_say_
     assert "press-1" in shoal("release", "show", ref).stdout
 
 
+def test_an_evaluation_that_no_device_fits_is_refused_and_says_why(shoal: Cli, task: str) -> None:
+    refused = shoal("round", "evaluate", task, "--round", "0", "--no-wait")
+    assert refused.exit_code == 5
+    assert "no device can measure it" in refused.stderr
+
+
 def test_a_poisoned_round_is_quarantined_once_it_is_confirmed(shoal: Cli, task: str) -> None:
     asked = ("round", "quarantine", task, "2", "--why", "press-1 was tampered with")
     assert shoal(*asked, given="n\n").exit_code != 0

@@ -5,6 +5,7 @@ import pytest
 
 from pupils import School
 from shoal.controller.service.federated import poison, rounds
+from shoal.errors import ConflictError
 from shoal.federated import speech
 from stand_ins import memory_folder
 
@@ -111,3 +112,55 @@ def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from
     assert (broken.state, broken.reason) == ("FAILED", "quarantined")
     assert broken.poisoned == "it came of round 2: d03 lied"
     assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 4]
+
+
+def test_a_checkpoint_is_measured_by_everybody_who_fits_and_nothing_is_learned(school):
+    start(school, 2, pace={"goal": 2, "least": 2, "over": 1.0})
+    school.run(200, until=done(school, 2))
+    before = task(school)
+
+    asked = rounds.evaluate(school.fleet.ctx, actor="ana", task="walk", number=1)
+    school.run(200, until=lambda: rounds.get_round(school.fleet.ctx, asked.id).ended_at > 0)
+
+    found = rounds.get_round(school.fleet.ctx, asked.id)
+    assert (found.state, found.purpose, found.marks) == ("DONE", "evaluate", {"MEASURED": 6})
+    assert found.measured.devices == 6
+    assert found.theta == rounds.get_round(school.fleet.ctx, "walk.1").checkpoint
+    after = task(school)
+    assert (after.checkpoint, after.parent, after.rounds) == (before.checkpoint, 2, 2)
+    assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 2]
+    more(school)
+    school.run(200, until=done(school, 3))
+    assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 2, 4]
+
+
+def test_an_evaluation_that_nobody_answers_fails_and_the_task_stands(school):
+    for one in school.pupils.values():
+        one.quiet = {speech.Measured}
+    start(school, 1, evaluate=0)
+    school.run(200, until=done(school, 1))
+
+    asked = rounds.evaluate(school.fleet.ctx, actor="ana", task="walk")
+    school.run(400, until=lambda: rounds.get_round(school.fleet.ctx, asked.id).ended_at > 0)
+
+    found = rounds.get_round(school.fleet.ctx, asked.id)
+    assert (found.state, found.reason, task(school).state) == ("FAILED", "nobody-measured", "ready")
+
+
+def test_no_evaluation_is_begun_while_rounds_run(school):
+    start(school, 1)
+    with pytest.raises(ConflictError, match="rounds of task walk run"):
+        rounds.evaluate(school.fleet.ctx, actor="ana", task="walk", number=0)
+
+
+def test_a_late_update_is_measured_under_the_round_that_it_counts_in(school):
+    slow = school.pupils["d05"]
+    slow.quiet = {speech.Piece}
+    start(school, 1, **BUFFERED)
+    school.run(200, until=done(school, 1))
+    slow.quiet = set()
+    for name in ("d00", "d01", "d02"):
+        school.pupils[name].quiet = {speech.Join, speech.Refuse}
+    more(school)
+    school.run(200, until=done(school, 2))
+    assert parts(school, 2)["d05"].mark == "MEASURED"

@@ -1,15 +1,16 @@
-"""`shoal round release` and `shoal round quarantine`: what becomes of what rounds learned."""
+"""`shoal round evaluate`, `release` and `quarantine`: what becomes of what rounds learned."""
 
 from typing import Any
 
 import click
 
 from shoal.cli.api import at
+from shoal.cli.exits import FailedError
 from shoal.cli.release import release_card
-from shoal.cli.show import Columns, card, state
+from shoal.cli.show import Columns, Thing, card, state, table
 from shoal.cli.span import SPAN
 from shoal.cli.verb import Session, Verb
-from shoal.cli.waiting import follow
+from shoal.cli.waiting import follow, poll
 
 
 @click.command("release", cls=Verb)
@@ -74,5 +75,40 @@ def quarantine(session: Session, task: str, number: int, why: str, yes: bool) ->
     session.show(after, lambda: card(after, about))
 
 
+@click.command("evaluate", cls=Verb)
+@click.argument("task", metavar="TASK")
+@click.option("--round", "number", type=click.IntRange(0),
+              help="Of this round, not the newest; 0: what the task began with.")  # fmt: skip
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Until all measured.")
+@click.option("--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never.")
+@click.pass_obj
+def evaluate(session: Session, task: str, number: int | None, wait: bool, timeout: float) -> None:
+    """Have every device that fits measure a checkpoint on its own rows. Nothing is learned.
+
+    \b
+    Examples:
+      shoal round evaluate scratches
+      shoal round evaluate scratches --round 12
+    """
+    begun: Thing = session.api.post(at("tasks", task, "evaluate"), {"round": number})
+    if not wait:
+        session.show(begun, lambda: f"see what comes in: shoal round show {begun['id']}")
+        return
+    ended = poll(
+        session,
+        lambda: session.api.get(at("rounds", begun["id"])),
+        lambda seen: bool(seen["ended_at"]),
+        timeout_s=timeout,
+    )
+    if ended["state"] != "DONE":
+        raise FailedError(f"round {ended['id']}: {ended['reason']}")
+    slices = [{"slice": "all rows", **ended["measured"]}]
+    slices += [{"slice": name, **one} for name, one in ended["slices"].items()]
+    columns: Columns = {
+        one: one for one in ("slice", "rows", "devices", "loss", "accuracy", "low", "high")
+    }
+    session.show(ended, lambda: table(slices, columns, empty="nobody measured it"))
+
+
 #: Of the group `shoal round`.
-COMMANDS = (release_checkpoint, quarantine)
+COMMANDS = (evaluate, release_checkpoint, quarantine)

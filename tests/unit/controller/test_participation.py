@@ -10,10 +10,11 @@ from shoal.controller.web import dropouts, participation, wording
 
 
 def part(device: str, number: int, mark: str = "MEASURED", **more: Any) -> Participation:
-    told = {"examples": 10, "chosen": True, "norm": 1.0, "cosine": 0.5} if mark != "LOST" else {}
+    """Its update is in, unless a reason says why it is not."""
+    told = {"examples": 10, "chosen": True, "norm": 1.0, "cosine": 0.5, "bytes": 9}
     return Participation(
         round=f"t.{number}", device=device, site="north", task="t", number=number, mark=mark,
-        **told | more,
+        **({} if "reason" in more else told) | more,
     )  # fmt: skip
 
 
@@ -39,6 +40,21 @@ def test_a_matrix_has_a_sign_for_each_device_and_round_and_who_stands_out_comes_
         ["", "warn"], ["check", "off"], ["wait", "check"],
     ]  # fmt: skip
     assert [(line.rounds, line.suspects) for line in found.lines] == [(1, 1), (1, 0), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("more", "label"),
+    [
+        ({}, "Update in, and measured"),
+        ({"chosen": False}, "Update came"),
+        ({"mark": "REFUSED"}, "Update in"),  # it refused to measure: its update counts
+        ({"mark": "REFUSED", "chosen": False, "bytes": 0}, "Refused"),
+        ({"chosen": False, "bytes": 0}, "Measured"),  # a round of nothing else
+        ({"mark": "LOST", "reason": "still-training"}, "Still trains: counts later"),
+    ],
+)
+def test_a_part_is_called_what_it_was(more: dict[str, Any], label: str) -> None:
+    assert participation.sign_of(part("a", 1, **more)).label == label
 
 
 def test_of_thousands_of_devices_the_matrix_says_how_many_it_leaves_out() -> None:

@@ -5,9 +5,9 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, route
-from shoal.controller.federated.records import Task
+from shoal.controller.federated.records import Round, Task
 from shoal.controller.records import Operation
-from shoal.controller.service.federated import poison, releasing
+from shoal.controller.service.federated import poison, releasing, rounds
 
 TAG = "rounds"
 Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
@@ -26,6 +26,15 @@ class ReleaseOf(Asked, frozen=True, kw_only=True):
     candidate: bool = False
 
 
+class Evaluation(Asked, frozen=True, kw_only=True):
+    """Which checkpoint is measured.
+
+    round   that made it; null for the newest; 0 for what the task began with
+    """
+
+    round: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
+
+
 class Quarantine(Asked, frozen=True, kw_only=True):
     """The round that is poisoned, and why: the reason is kept and shown."""
 
@@ -41,6 +50,13 @@ def release_checkpoint(call: Call, task: str, body: ReleaseOf) -> Operation:
         call.ctx, actor=call.by, task=task, number=body.round, dataset=body.dataset,
         trigger=releasing.ASKED_AS_CANDIDATE if body.candidate else "manual",
     )  # fmt: skip
+
+
+@route("POST", "/api/v1/tasks/<task>/evaluate", role="operator", tag=TAG, status=201,
+       repeatable=True, location="/api/v1/rounds/{id}")  # fmt: skip
+def evaluate_checkpoint(call: Call, task: str, body: Evaluation) -> Round:
+    """Have every device that fits measure a checkpoint on its own rows; nothing is learned."""
+    return rounds.evaluate(call.ctx, actor=call.by, task=task, number=body.round)
 
 
 @route("POST", "/api/v1/tasks/<task>/quarantine", role="operator", tag=TAG)

@@ -203,6 +203,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     """One round; one that failed is tried again under the next number.
 
     id          "task.number"; attempt: how many tries in a row it is
+    purpose     "train", or "evaluate": devices measured `theta`, and learned nothing
     state       see shoal.controller.federated.rounds.TRANSITIONS
     reason      why it failed, a slug; detail: a sentence
     parent      the round whose checkpoint, `theta`, it started from; 0: the task's beginning
@@ -228,6 +229,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     deadline_at: float = 0.0
     ended_at: float = 0.0
     detail: str = ""
+    purpose: str = "train"
     checkpoint: str = ""
     memory: str = ""
     loss: float | None = None

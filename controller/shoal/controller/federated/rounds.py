@@ -12,7 +12,7 @@ between any two lines: after a start, STARTED asks for the effect of the state o
 
 import enum
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -52,6 +52,7 @@ class Event(_Named):
     FINISHED = enum.auto()  # ... and nobody is
     MEASURED = enum.auto()
     BROKE = enum.auto()  # the round cannot end well, and why
+    ASKED = enum.auto()  # devices are to measure a checkpoint, and nothing is learned
     STARTED = enum.auto()  # the controller started and found this round
 
 
@@ -94,6 +95,7 @@ _EFFECT_OF = {
 }
 TRANSITIONS: dict[tuple[State, Event], tuple[State, Effect | None]] = {
     (S.PLANNED, E.OPENED): (S.RECRUITING, F.INVITE),
+    (S.PLANNED, E.ASKED): (S.EVALUATING, F.EVALUATE),
     (S.RECRUITING, E.RECRUITED): (S.TRAINING, F.TRAIN),
     (S.TRAINING, E.GATHERED): (S.AGGREGATING, F.AGGREGATE),
     (S.TRAINING, E.HIDDEN): (S.UNMASKING, F.UNMASK),
@@ -109,7 +111,7 @@ _SAID: dict[State, tuple[frozenset[Mark], Mark]] = {
     S.RECRUITING: (frozenset({M.INVITED}), M.JOINED),
     S.TRAINING: (frozenset({M.JOINED}), M.UPDATED),
     S.UNMASKING: (frozenset({M.UPDATED}), M.REVEALED),
-    S.EVALUATING: (frozenset({M.UPDATED, M.REVEALED}), M.MEASURED),
+    S.EVALUATING: (frozenset({M.JOINED, M.UPDATED, M.REVEALED}), M.MEASURED),
 }
 
 
@@ -154,6 +156,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s   Unix seconds, UTC, of the state; 0 where it has none
     reason       why it failed, a slug; "" otherwise
     late         rounds that an update may be behind, in an asynchronous task (FedBuff)
+    purpose      "evaluate": devices only measure, and JOINED is who is asked to
     carried      device -> the earlier round that it still trains for; its update counts in this
     """
 
@@ -168,7 +171,14 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float = 0.0
     reason: str = ""
     late: int = 0
+    purpose: Literal["train", "evaluate"] = "train"
     carried: dict[str, Origin] = {}
+
+    def attempt_of(self, device: str) -> bytes:
+        """Of the try that a device knows this round by: until its update is in, an earlier one's
+        where it is carried on."""
+        trains = self.state in (S.PLANNED, S.RECRUITING, S.TRAINING)
+        return self.carried[device].attempt if trains and device in self.carried else self.attempt
 
     def behind(self, device: str) -> int:
         """Rounds since the one for which it trained."""
@@ -214,6 +224,16 @@ def planned(
     )  # fmt: skip
 
 
+def measuring(task: str, number: int, attempt: bytes, pace: Pace, asked: Iterable[str]) -> Round:
+    """A round in which these devices measure a checkpoint; ConflictError when there are none."""
+    marks = dict.fromkeys(sorted(asked), M.JOINED)
+    if not marks:
+        raise ConflictError("no device can measure it", "see who fits the task's demands")
+    return Round(
+        task=task, number=number, attempt=attempt, pace=pace, purpose="evaluate", marks=marks
+    )
+
+
 def carry(ended: Round, number: int) -> dict[str, Origin]:
     """Who still trains when a round has ended, and whose update may count in round `number`."""
     mine = Origin(number=ended.number, attempt=ended.attempt)
@@ -252,8 +272,7 @@ def heard(now: Round, device: str, attempt: bytes, now_s: float, refused: str = 
     """
     have, get = _SAID.get(now.state, (frozenset(), None))
     mark = now.marks.get(device)
-    origin = now.carried.get(device)
-    if attempt != (origin.attempt if origin else now.attempt):
+    if attempt != now.attempt_of(device):
         return Heard(now, "another-attempt")
     if mark is None:
         return Heard(now, "not-invited")
@@ -277,9 +296,17 @@ def decide(now: Round, now_s: float) -> tuple[Event, str] | None:
         return _gathered(now, over)
     if now.state is S.UNMASKING and (over or not now.having(M.UPDATED)):
         return E.REVEALED, ""
-    if now.state is S.EVALUATING and (over or not now.having(M.UPDATED, M.REVEALED)):
-        return E.MEASURED, ""
+    if now.state is S.EVALUATING:
+        return _measured(now, over)
     return None
+
+
+def _measured(now: Round, over: bool) -> tuple[Event, str] | None:
+    if not over and now.having(M.JOINED, M.UPDATED, M.REVEALED):
+        return None
+    if now.purpose == "evaluate" and not now.having(M.MEASURED):
+        return E.BROKE, "nobody-measured"
+    return E.MEASURED, ""
 
 
 def _recruited(now: Round, over: bool) -> tuple[Event, str] | None:

@@ -42,6 +42,12 @@ DROPOUTS: dict[str, Cause] = {
     "too-few-updates": Cause(
         "Too few updates came", "See the reasons below; or raise pace.train_s."
     ),
+    "nobody-measured": Cause(
+        "Nobody measured the checkpoint", "See the reasons below; or raise pace.evaluate_s."
+    ),
+    "bare-measure": Cause(
+        "It tells nobody how a model does", "Nothing: it wants its losses hidden."
+    ),
     "aborted": Cause("Aborted", "Start further rounds when the task is to go on."),
     "superseded": Cause("Overtaken by another checkpoint", "Nothing: it is tried again."),
     "quarantined": Cause(

@@ -54,12 +54,14 @@ class Point(NamedTuple):
 
 def sign_of(part: Participation) -> Sign:
     """How one device's part in one round is shown."""
-    if part.mark in _IN:
+    if part.mark == "MEASURED" and not part.bytes:
+        return Sign("info", "check", "Measured")
+    if part.chosen or part.mark in _IN:
         if part.suspect:
             return Sign("warn", "warn", f"Update in, and it stands out: {part.suspect}")
         if not part.chosen:
             return Sign("info", "check", "Update came")
-        return SIGNS["UPDATED"]
+        return SIGNS[part.mark if part.mark in _IN else "UPDATED"]
     if part.reason == "still-training":
         return SIGNS["still-training"]
     return SIGNS.get(part.mark, NOTHING)
@@ -109,14 +111,14 @@ def reasons(parts: Iterable[Participation]) -> list[tuple[str, int, str]]:
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
     for part in parts:
-        if part.reason and part.mark not in _IN:
+        if part.reason and part.mark not in _IN and not part.chosen:
             counts[part.reason] += 1
             example[part.reason] = part.device
     return [(reason, n, example[reason]) for reason, n in counts.most_common()]
 
 
 def _line(name: str, row: dict[int, Participation], numbers: Sequence[int]) -> Line:
-    told = [one for one in row.values() if one.mark in _IN]
+    told = [one for one in row.values() if one.mark in _IN or one.chosen]
     norms = [one.norm for one in told if one.norm is not None]
     cosines = [one.cosine for one in told if one.cosine is not None]
     return Line(

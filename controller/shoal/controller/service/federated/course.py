@@ -146,7 +146,7 @@ class Course:
         if why := self._why_not(live):
             return Event.BROKE, why
         if live.now.state is State.PLANNED:
-            return Event.OPENED, ""
+            return (Event.ASKED if live.now.purpose == "evaluate" else Event.OPENED), ""
         if live.now.state is State.AGGREGATING:
             return self._aggregate(live)
         if live.circle is not None and self._circle_closes(live, live.circle):
@@ -163,6 +163,8 @@ class Course:
         with self._ctx.store.read() as db:
             if rows.round_row(db, live.id).poisoned:
                 return poison.BROKEN_OFF
+            if live.now.purpose == "evaluate":
+                return ""
             task = db.execute(query.where(federated_task.c.name == live.task.name)).one()
         if task.state == rows.STOPPED:
             return "aborted"

@@ -33,7 +33,9 @@ def write(db: Connection, ctx: Context, live: Live, after: rounds.Round, **value
         db, ctx, live.id, journal=msgspec.to_builtins(after), state=after.state.value,
         reason=after.reason, result=live.result, **values,
     )  # fmt: skip
-    if after.state is State.DONE:
+    if live.now.purpose == "evaluate":
+        pass  # nothing was learned: the task stands where it stood
+    elif after.state is State.DONE:
         _publish(db, ctx, live, task)
     elif after.state is State.FAILED:
         _try_again(db, ctx, live, task, after.reason)

@@ -61,8 +61,7 @@ class Live:
 
     def attempt_of(self, device: str) -> bytes:
         """Of the try that a device trains for: an earlier one's where it is carried on."""
-        origin = self.now.carried.get(device)
-        return origin.attempt if origin else self.now.attempt
+        return self.now.attempt_of(device)
 
     @property
     def size(self) -> int:

@@ -19,13 +19,15 @@ from shoal.controller.service import alerts, changes
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import rows
 from shoal.errors import ConflictError, SettingError
-from shoal.federated.plan import Plan
+from shoal.federated.plan import Learning, Plan
 from shoal.federated.spending import Budget
 
 #: Until devices are looked for again, where there were too few.
 LOOK_AGAIN_S = 5.0
 #: After a round that failed: doubled each time, up to the longest.
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
+#: Rounds among which the last one that was for learning is looked for.
+_LOOK_BACK = 50
 _TOOK_PART = (Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)
 
 
@@ -64,7 +66,7 @@ def _begin(db: Connection, ctx: Context, row: Row[Any]) -> list[str]:
 def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
     """ConflictError when there are too few devices, SettingError when there must be no round."""
     attempt, before = secrets.token_bytes(16), _last(db, task.name)
-    waiting = carried(db, before) if before else {}
+    waiting = carried(db, task.name)
     free = (one for one in _candidates(db, task, before) if one.device not in waiting)
     found = recruit(free, _demands(task), _pace(task), attempt)
     try:
@@ -148,13 +150,35 @@ def _wait(db: Connection, ctx: Context, task: Task, reason: str) -> None:
         rows.set_task(db, ctx, task.name, reason=reason, next_at=later)
 
 
-def carried(db: Connection, before: Row[Any]) -> dict[str, rounds.Origin]:
-    """Who still trains, and not on what is poisoned."""
-    found = rounds.carry(rows.journal_of(before), _number(before))
-    begun = select(federated_round.c.number).where(
-        federated_round.c.task == before.task, federated_round.c.poisoned != ""
-    )
-    poisoned = set(db.scalars(begun))
+def measure(db: Connection, ctx: Context, task: Task, number: int, theta: str) -> str:
+    """Write down a round in which whoever fits measures `theta`, round number's; its id.
+
+    ConflictError when nobody fits.
+    """
+    before, attempt = _last(db, task.name), secrets.token_bytes(16)
+    everybody = Pace(goal=1, least=1, over=1e9, evaluate_s=task.plan.pace.evaluate_s)
+    found = recruit(_candidates(db, task, before), _demands(task), everybody, attempt)
+    pace = msgspec.structs.replace(everybody, over=1.0)
+    try:
+        asked = rounds.measuring(task.name, _number(before), attempt, pace, found.invited)
+    except ConflictError as error:
+        raise ConflictError(_why_few(error.message, found.left_out), error.mend) from error
+    plan = Plan(
+        task=task.name, round=asked.number, attempt=attempt, strategy=task.plan.strategy, least=1,
+        deadline_s=ctx.clock() + pace.evaluate_s, learning=Learning(lr=task.plan.learning.lr),
+    )  # fmt: skip
+    measured = msgspec.structs.replace(task, parent=number, checkpoint=theta)
+    return _write(db, ctx, measured, asked, plan, 1)
+
+
+def carried(db: Connection, task: str) -> dict[str, rounds.Origin]:
+    """Who still trains for an earlier round of the task, and not on what is poisoned."""
+    query = select(federated_round).where(federated_round.c.task == task)
+    tries = db.execute(query.order_by(federated_round.c.number.desc()).limit(_LOOK_BACK)).all()
+    trained = (row for row in tries if rows.journal_of(row).purpose == "train")
+    before = next(trained, None)
+    found = rounds.carry(rows.journal_of(before), tries[0].number + 1) if before else {}
+    poisoned = {row.number for row in tries if row.poisoned}
     return {name: one for name, one in found.items() if one.number not in poisoned}
 
 
@@ -196,7 +220,11 @@ def _candidates(db: Connection, task: Task, before: Row[Any] | None) -> Iterator
     itself."""
     parts = (
         select(participation.c.device, func.max(participation.c.number).label("number"))
-        .where(participation.c.task == task.name, participation.c.mark.in_(_TOOK_PART))
+        .where(
+            participation.c.task == task.name,
+            participation.c.mark.in_(_TOOK_PART),
+            participation.c.bytes > 0,  # who only measured has not learned
+        )
         .group_by(participation.c.device)
     )
     took_part = {row.device: row.number for row in db.execute(parts)}

@@ -58,7 +58,7 @@ def _line(tries: Sequence[Row[Any]]) -> list[Grown]:
     return [
         Grown(number=row.number, parent=row.parent, older=_older(row, parents))
         for row in tries
-        if row.state == DONE
+        if row.state == DONE and row.checkpoint
     ]
 
 

@@ -7,7 +7,7 @@ from shoal.controller.federated.records import Checkpoint, Participation, Round,
 from shoal.controller.io.tables import federated_round, federated_task, participation
 from shoal.controller.service import alerts, audit
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import rows
+from shoal.controller.service.federated import planning, rows
 from shoal.errors import AbsentError, ConflictError
 
 
@@ -41,6 +41,29 @@ def abort(ctx: Context, *, actor: str, task: str) -> Task:
             rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason, asked=row.rounds)
             audit.record(db, ctx, actor, "round.abort", task)
         return rows.task_of(rows.task_row(db, task))
+
+
+def evaluate(ctx: Context, *, actor: str, task: str, number: int | None = None) -> Round:
+    """Ask every device that fits to measure a checkpoint; nothing is learned, and nothing moves.
+
+    number   of the round that made it, the newest unless said otherwise; 0: what the task began
+             with
+
+    ConflictError while rounds of the task run, and when no device fits.
+    """
+    found = checkpoint(ctx, task, number)
+    with ctx.store.write() as db:
+        whole = rows.task_of(rows.task_row(db, task))
+        going = select(federated_round.c.id).where(
+            federated_round.c.task == task, federated_round.c.ended_at == 0
+        )
+        if whole.state == rows.RUNNING or db.scalar(going):
+            raise ConflictError(
+                f"rounds of task {task} run", f"wait for them, or: shoal round abort {task}"
+            )
+        ident = planning.measure(db, ctx, whole, found.number, found.theta)
+        audit.record(db, ctx, actor, "round.evaluate", task, checkpoint=found.number)
+    return get_round(ctx, ident)
 
 
 def list_rounds(ctx: Context, *, task: str = "", limit: int = 100) -> list[Round]:
@@ -99,7 +122,9 @@ def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint
         if found.prepared is None:
             raise ConflictError(f"task {task} is {found.state}: it has no theta yet")
         done = select(federated_round).where(
-            federated_round.c.task == task, federated_round.c.state == "DONE"
+            federated_round.c.task == task,
+            federated_round.c.state == "DONE",
+            federated_round.c.checkpoint != "",
         )
         made = {row.number: row for row in db.execute(done)}
     wanted = found.parent if number is None else number

@@ -64,7 +64,11 @@ def round_of(row: Row[Any]) -> Round:
     """The record; what a running round has so far."""
     journal, plan = journal_of(row), plan_of(row)
     made = {name: getattr(row, name) for name in _OF_ROUND}
-    made |= {"secure": plan.secure is not None, "deadline_at": journal.deadline_s}
+    made |= {
+        "purpose": journal.purpose,
+        "secure": plan.secure is not None,
+        "deadline_at": journal.deadline_s,
+    }
     made |= {"clip": plan.privacy.clip if plan.privacy else 0.0}
     made |= {"marks": _counted(journal.marks.values())}
     made |= {"reasons": _counted(journal.reasons.values())}

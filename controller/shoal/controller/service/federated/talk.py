@@ -60,7 +60,7 @@ def config_of(ctx: Context, live: Live, purpose: str) -> Config:
         model=live.task.model,
         purpose="evaluate" if evaluating else "train",
         graph=_content(ctx, prepared.loss_graph if evaluating else prepared.graph),
-        theta=_content(ctx, live.checkpoint if evaluating else live.theta),
+        theta=_content(ctx, (live.checkpoint or live.theta) if evaluating else live.theta),
         control=None if evaluating else _control(ctx, live),
         personal=tuple(prepared.personal),
         ditto=graph.ditto,
@@ -84,7 +84,7 @@ def _asked(ctx: Context, live: Live) -> list[_Asked]:
     if now.state is State.UNMASKING and circle is not None:
         return _asked_to_reveal(live)
     if now.state is State.EVALUATING:
-        waiting = now.having(Mark.UPDATED, Mark.REVEALED)
+        waiting = now.having(Mark.JOINED, Mark.UPDATED, Mark.REVEALED)
         return [("measure", waiting, lambda _: _signed(ctx, live, "evaluate"))]
     return []
 
