@@ -111,15 +111,16 @@ def enroll(
 )
 @click.option("--show", is_flag=True, help="Print the unit; change nothing.")
 def install(folder: Path, user: str, memory_mb: int, show: bool) -> None:
-    """Make it a systemd service of this machine: own user, watchdog, limits, sandbox."""
+    """Make it a systemd service of this machine: own user, watchdog, limits, sandbox.
+
+    Run it again after a change of sources or sinks: they may touch what agent.toml names, no more.
+    """
     from shoal.agent.io import install as service
-    from shoal.agent.unit import PATH, unit
+    from shoal.agent.unit import PATH
 
     folder = folder.absolute()
     if show:
-        program = service.program()
-        text = unit(program=program, folder=str(folder), user=user, memory_mb=memory_mb)
-        click.echo(text, nl=False)
+        click.echo(service.text_of(folder, user, memory_mb), nl=False)
         return
     for line in service.install(Path(PATH), folder, user, memory_mb):
         click.echo(line)

@@ -1,6 +1,7 @@
 """The systemd unit of the agent: what it may touch, how much it may take, how it is watched."""
 
 import re
+from typing import NamedTuple
 
 from shoal.errors import SettingError
 
@@ -37,9 +38,9 @@ MemoryMax={most}M
 TasksMax=128
 OOMPolicy=continue
 
-# Writes its own folder and nothing else. For a sink or source elsewhere: systemctl edit
-# shoal-agent, and add ReadWritePaths= or ReadOnlyPaths=.
-ReadWritePaths={folder}
+# Writes its own folder, and what sinks and sources of agent.toml write: after a change there,
+# shoal-agent install writes this anew.
+ReadWritePaths={folder}{writes}
 ProtectSystem=strict
 ProtectHome={home}
 PrivateTmp=yes
@@ -71,17 +72,38 @@ WantedBy=multi-user.target
 """
 
 
-def unit(*, program: str, folder: str, user: str, memory_mb: int) -> str:
+class Outside(NamedTuple):
+    """Absolute paths beside the agent's folder that its sources and sinks read, and write."""
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+
+def unit(
+    *,
+    program: str,
+    folder: str,
+    user: str,
+    memory_mb: int,
+    outside: Outside = Outside(),  # noqa: B008 (immutable)
+) -> str:
     """The unit's text.
 
     program    path of shoal-agent
     memory_mb  beyond it the kernel slows the service down, and at half as much again ends it
 
-    Raises SettingError for a path or name that would need quoting.
+    Raises SettingError for a path or name that would need quoting, or that the sandbox hides.
     """
-    for name, text in (("program", program), ("folder", folder), ("user", user)):
+    others = [*outside.reads, *outside.writes]
+    named = [("program", program), ("folder", folder), ("user", user)]
+    for name, text in [*named, *(("path in agent.toml", path) for path in others)]:
         if not _PLAIN.fullmatch(text):
             raise SettingError(f"{name} {text!r}", "use letters, digits and . _ - + @ / only")
+    for path in others:
+        if path.startswith(("/tmp/", "/var/tmp/")):  # noqa: S108
+            raise SettingError(
+                f"{path}, in agent.toml", "a service has a /tmp of its own: use another folder"
+            )
     if memory_mb < 128:
         raise SettingError(f"memory of {memory_mb} MB", "the agent needs 128 MB at least")
     return _UNIT.format(
@@ -90,5 +112,11 @@ def unit(*, program: str, folder: str, user: str, memory_mb: int) -> str:
         user=user,
         high=memory_mb,
         most=memory_mb * 3 // 2,
-        home="read-only" if folder.split("/")[1:2] in (["home"], ["root"]) else "yes",
+        home="read-only" if any(map(_at_home, [folder, *others])) else "yes",
+        writes="".join(f"\nReadWritePaths=-{path}" for path in outside.writes),
     )
+
+
+def _at_home(path: str) -> bool:
+    """Whether ProtectHome=yes would hide it."""
+    return path.startswith(("/home/", "/root/", "/run/user/"))

@@ -15,9 +15,10 @@ from shoal.agent.__main__ import main
 from shoal.agent.frames import FeedHealth
 from shoal.agent.inference import Inference, Request
 from shoal.agent.io.notify import Notifier, Watchdog
+from shoal.agent.io.outside import outside
 from shoal.agent.page import page
 from shoal.agent.standing import ModelStanding, Standing
-from shoal.agent.unit import unit
+from shoal.agent.unit import Outside, unit
 from shoal.errors import ModelError, SettingError
 
 SYSTEMD = shutil.which("systemd-analyze")
@@ -63,7 +64,8 @@ def test_systemd_itself_finds_the_unit_sound_and_the_service_well_confined(tmp_p
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     path = tmp_path / "shoal-agent.service"
-    path.write_text(text(program=str(program), folder=str(tmp_path)))
+    beside = Outside(reads=("/home/ana/rows.csv",), writes=("/srv/predictions",))
+    path.write_text(text(program=str(program), folder=str(tmp_path), outside=beside))
     found = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "")
     judged = subprocess.run(
@@ -201,3 +203,58 @@ def test_the_endpoint_shows_the_page_to_a_browser() -> None:
     answer = inference.answer(Request("GET", "/", b""))
     assert (answer.status, answer.html) == (200, True)
     assert answer.body.startswith(b"<!doctype html>")
+
+
+# ------------------------------------------------------------------ the sandbox and agent.toml
+
+
+def test_the_sandbox_lets_through_what_agent_toml_names_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "cam-1"
+    folder.mkdir()
+    (folder / "agent.toml").write_text(
+        """
+        [device]
+        name = "cam-1"
+        [source]
+        path = "/srv/rows.csv"
+        [sources.camera]
+        kind = "images"
+        path = "/srv/images"
+        width = 8
+        height = 8
+        after = "move"
+        [sources.look]
+        kind = "images"
+        path = "/home/ana/images"
+        width = 8
+        height = 8
+        [sinks.day]
+        kind = "files"
+        path = "/srv/answers/../predictions"
+        [sinks.inside]
+        kind = "files"
+        path = "predictions"
+        """
+    )
+    found = outside(folder)
+    assert found.writes == ("/srv/images", "/srv/predictions")
+    assert found.reads == ("/home/ana/images", "/srv/rows.csv")
+    made = text(folder=str(folder), outside=found).splitlines()
+    written = [line for line in made if line.startswith("ReadWritePaths=")]
+    assert written == [
+        f"ReadWritePaths={folder}",
+        "ReadWritePaths=-/srv/images",
+        "ReadWritePaths=-/srv/predictions",
+    ]
+    assert "ProtectHome=read-only" in made, "a source is in /home"
+
+
+def test_what_a_service_cannot_see_is_refused_by_name() -> None:
+    with pytest.raises(SettingError, match="/tmp of its own"):
+        text(outside=Outside(writes=("/tmp/predictions",)))
+    with pytest.raises(SettingError, match=r"path in agent\.toml"):
+        text(outside=Outside(reads=("/srv/my rows.csv",)))
+
+
+def test_before_enrolment_nothing_is_let_through(tmp_path: Path) -> None:
+    assert outside(tmp_path) == Outside()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from shoal.agent.io.outside import outside
 from shoal.agent.unit import unit
 from shoal.errors import SettingError, StorageError
 
@@ -20,18 +21,32 @@ def program() -> str:
     return str(Path(found).absolute())
 
 
+def text_of(folder: Path, user: str, memory_mb: int) -> str:
+    """The unit for the agent in `folder`, as its agent.toml is now."""
+    where = folder.absolute()
+    return unit(
+        program=program(),
+        folder=str(where),
+        user=user,
+        memory_mb=memory_mb,
+        outside=outside(where),
+    )
+
+
 def install(path: Path, folder: Path, user: str, memory_mb: int) -> list[str]:
     """Make user and folder, write the unit, tell systemd; what was done, a line each.
 
     Safe to run again. Raises SettingError without root, StorageError when the disk refuses.
     """
-    text = unit(program=program(), folder=str(folder.absolute()), user=user, memory_mb=memory_mb)
+    text = text_of(folder, user, memory_mb)
     if os.geteuid() != 0:
         raise SettingError("only root may install a service", "put sudo before it, or use --show")
     done = [_make_user(user, folder)]
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _give(folder, user)
+        writes = outside(folder.absolute()).writes
+        done += [_make_writable(Path(other), user) for other in writes]
         path.write_text(text)
     except OSError as error:
         raise StorageError(f"{path}: {error}") from error
@@ -54,6 +69,17 @@ def _make_user(user: str, folder: Path) -> str:
             raise SettingError(f"user {user!r}: {made.stderr.strip()}") from None
         return f"made the user {user}"
     return ""
+
+
+def _make_writable(path: Path, user: str) -> str:
+    """A folder that a sink or source writes: made and given to the user when it is not there."""
+    who = pwd.getpwnam(user)
+    if path.exists():
+        theirs = path.stat().st_uid == who.pw_uid
+        return "" if theirs else f"{path} is there: see that {user} may write in it"
+    path.mkdir(parents=True)
+    os.chown(path, who.pw_uid, who.pw_gid)
+    return f"made {path}"
 
 
 def _give(folder: Path, user: str) -> None:

@@ -15,6 +15,13 @@ from shoal.agent.frames import FeedHealth, Frame, Prediction
 Emit = Callable[[Frame], int]
 
 
+class Touched(NamedTuple):
+    """Paths as they stand in the settings, seen from the agent's folder; "" says nothing."""
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+
 class FeedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every source and sink may be told.
 
@@ -24,6 +31,10 @@ class FeedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     kind: str
     model: str = ""
+
+    def touches(self) -> Touched:
+        """What of the machine it reads and writes: for the sandbox of the service."""
+        return Touched()
 
 
 class ServerSettings(FeedSettings, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from shoal.agent.frames import FeedHealth, Prediction
 from shoal.agent.io.feeds.connecting import Connecting
-from shoal.agent.io.feeds.feed import Context, ServerSettings
+from shoal.agent.io.feeds.feed import Context, ServerSettings, Touched
 from shoal.agent.io.feeds.plugins import needs
 
 COLUMNS = ("time_s", "asset", "model", "release", "quality", "label", "score", "scores")
@@ -33,6 +33,10 @@ class FilesSettings(ServerSettings, frozen=True, kw_only=True):
     every_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
     limit_mb: Annotated[float, msgspec.Meta(gt=0)] = 100.0
     keep: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+
+    def touches(self) -> Touched:
+        """It makes files in its folder."""
+        return Touched(writes=(self.path,))
 
 
 class Files(Connecting):

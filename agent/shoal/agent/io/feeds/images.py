@@ -11,7 +11,7 @@ import numpy as np
 from shoal.agent.faults import Fault
 from shoal.agent.frames import Frame, Quality
 from shoal.agent.io.feeds.connecting import Connecting
-from shoal.agent.io.feeds.feed import Context, Emit, ServerSettings
+from shoal.agent.io.feeds.feed import Context, Emit, ServerSettings, Touched
 from shoal.agent.io.feeds.plugins import needs
 from shoal.agent.io.feeds.table import stamp
 from shoal.errors import InputError, LinkError, SettingError
@@ -49,6 +49,10 @@ class ImagesSettings(ServerSettings, frozen=True, kw_only=True):
     after: Literal["keep", "delete", "move"] = "keep"
     existing: bool = False
     asset: str = ""
+
+    def touches(self) -> Touched:
+        """It looks into its folder, and changes it when images do not stay there."""
+        return Touched(reads=(self.path,), writes=() if self.after == "keep" else (self.path,))
 
 
 class Images(Connecting):

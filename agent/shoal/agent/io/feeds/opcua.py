@@ -14,7 +14,7 @@ from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth, Latest, Prediction, Quality, Value
 from shoal.agent.io.feeds import opcua_security
 from shoal.agent.io.feeds.connecting import Connecting
-from shoal.agent.io.feeds.feed import Context, Emit, ServerSettings
+from shoal.agent.io.feeds.feed import Context, Emit, ServerSettings, Touched
 from shoal.agent.io.feeds.plugins import needs
 from shoal.agent.labels import number
 from shoal.errors import LinkError, SettingError
@@ -45,6 +45,10 @@ class OpcUaSettings(ServerSettings, frozen=True, kw_only=True):
     key: str = ""
     server_certificate: str = ""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 4.0
+
+    def touches(self) -> Touched:
+        """It reads its certificates."""
+        return Touched(reads=(self.certificate, self.key, self.server_certificate))
 
 
 class NodeTag(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth, Frame
-from shoal.agent.io.feeds.feed import Context, Emit, FeedSettings, Tally
+from shoal.agent.io.feeds.feed import Context, Emit, FeedSettings, Tally, Touched
 from shoal.agent.io.feeds.table import Table, read_table, stamp
 from shoal.errors import SettingError, ShoalError
 
@@ -38,6 +38,10 @@ class ReplaySettings(FeedSettings, frozen=True, kw_only=True):
     speed: float = 1.0
     once: bool = False
     asset: str = ""
+
+    def touches(self) -> Touched:
+        """It reads its file."""
+        return Touched(reads=(self.path,))
 
 
 class Replay:
