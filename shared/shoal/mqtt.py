@@ -159,6 +159,11 @@ class Link:
         return self._up and self._thread is not None and self._thread.is_alive()
 
     @property
+    def unacked(self) -> int:
+        """Messages that the broker has yet to acknowledge: for who has many large ones to send."""
+        return self._unacked
+
+    @property
     def fault(self) -> str:
         """Why it is not connected, one sentence with the mend; "" while it is."""
         return "" if self.connected else self._fault

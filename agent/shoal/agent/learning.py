@@ -8,10 +8,13 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from shoal import wire
 from shoal.agent.clock import DeviceClock
 from shoal.agent.faults import Fault
 from shoal.agent.hiding import Hiding
+from shoal.agent.measuring import Measuring, refusal_of
 from shoal.agent.ports import Ports
 from shoal.agent.quiet import Quiet
 from shoal.agent.rounds import (
@@ -32,7 +35,7 @@ from shoal.agent.sending import PAUSE_S, Sending
 from shoal.agent.serving import Serving
 from shoal.agent.studies import Done, Job, Kind, Studies
 from shoal.agent.training import LearningPorts, Made
-from shoal.agent.willing import Condition, judge, judge_measuring
+from shoal.agent.willing import Condition, judge
 from shoal.errors import (
     ConflictError,
     LinkError,
@@ -85,7 +88,7 @@ class Learning:
         self._job: Job | None = None
         self._checking: Job | None = None
         self._again_s, self._tries = 0.0, 0
-        self._measured: tuple[bytes, bytes, speech.Answer] | None = None
+        self._measuring = Measuring(self._studies, own.limits, self._condition)
         self._ending: speech.Close | None = None
         self._votes: dict[str, bytes] = {}
 
@@ -93,13 +96,22 @@ class Learning:
 
     def start(self) -> None:
         """Take up what was under way when the power failed."""
-        self._known = self._ports.journal.participation()
+        if self._own.rows.lost:
+            self._world.fault(Fault("rows-damaged", self._own.rows.lost))
+        self._known = self._recalled()
         part = self._known.part
         self._own.sandbox.clean(part.attempt if part else b"")
         if part is not None and part.state in LIVE:
             self._advance(part, *on_start(part))
         elif part is not None and part.state is State.OVER:
             self._act(part, Effect.KEEP if part.keeps else Effect.DROP)
+
+    def _recalled(self) -> Participation:
+        """As the journal says; a journal that was lost gives no new budget."""
+        known, spent = self._ports.journal.participation(), self._own.sandbox.spent()
+        if spent.rho > known.ledger.rho:
+            return msgspec.structs.replace(known, ledger=spent)
+        return known
 
     def tick(self) -> float:
         """Whatever is due; seconds until it wants to be called again."""
@@ -220,13 +232,11 @@ class Learning:
             assert isinstance(found, Config)
             assert isinstance(done.job.said, speech.Invite)
             self._join(attempt, found, done.job.said)
-        except RefusedError as error:
-            self._world.say(attempt, _refusal(error.reason, error))
-        except TrustError as error:
-            self._world.fault(Fault(error.code, f"an invitation to a round: {error}", "critical"))
-            self._world.say(attempt, _refusal(error.code, error))
         except ShoalError as error:
-            self._world.say(attempt, _refusal(error.code, error))
+            if isinstance(error, TrustError) and not isinstance(error, RefusedError):
+                said = f"an invitation to a round: {error}"
+                self._world.fault(Fault(error.code, said, "critical"))
+            self._world.say(attempt, refusal_of(error))
 
     def _join(self, attempt: bytes, config: Config, said: speech.Invite) -> None:
         now, before = self._clock(), self._known.part
@@ -277,6 +287,8 @@ class Learning:
 
     def _save(self, part: Part) -> None:
         known = noted(self._known, part)
+        if known.ledger != self._known.ledger:
+            self._own.sandbox.spend(known.ledger)
         self._ports.journal.save_participation(known)
         self._known = known
 
@@ -287,8 +299,8 @@ class Learning:
             self._refuse(part, error)
 
     def _refuse(self, part: Part, error: ShoalError) -> None:
-        reason = error.reason if isinstance(error, RefusedError) else error.code
-        self._advance(part, Event.REFUSED, Note(self._clock(), reason[:64], str(error)[:500]))
+        said = refusal_of(error)
+        self._advance(part, Event.REFUSED, Note(self._clock(), said.reason, said.detail))
 
     def _say_join(self, part: Part) -> None:
         advert = self._hiding.advert if self._hiding is not None else None
@@ -322,6 +334,7 @@ class Learning:
             self._sending = Sending(
                 saved,
                 lambda start, length: self._own.sandbox.piece(part.attempt, start, length),
+                self._own.room,
                 lambda chunk: self._world.say(part.attempt, speech.Piece(chunk=chunk)),
             )
         if missing or not self._sending.waits:
@@ -411,37 +424,19 @@ class Learning:
         self._advance(part, event, Note(self._clock(), contribution=made.contribution))
 
     def _asked_to_measure(self, attempt: bytes, said: speech.Measure) -> None:
-        if self._measured is not None and self._measured[:2] == (attempt, said.signed):
-            self._world.say(attempt, self._measured[2])
+        answer = self._measuring.answered(attempt, said)
+        if answer is not None:
+            self._world.say(attempt, answer)
             return
-        self._begin(Kind.MEASURE, attempt, lambda job: self._measure(job, said), said)
-
-    def _measure(self, job: Job, said: speech.Measure) -> Made:
-        config = self._studies.check(job, said.signed)
-        plan = config.plan
-        job.label = f"{plan.round} of {plan.task}"
-        if config.purpose != "evaluate" or plan.attempt != job.attempt:
-            raise RefusedError("the config is not that of this request", "misdirected")
-        judge_measuring(self._limits, self._condition(config))
-        return self._studies.measure(job, config, said.urls)
+        self._begin(Kind.MEASURE, attempt, lambda job: self._measuring.work(job, said), said)
 
     def _has_measured(self, done: Done) -> None:
-        attempt, said = done.job.attempt, done.job.said
-        part = self._known.part
+        attempt, part = done.job.attempt, self._known.part
         if part is None or part.attempt != attempt or part.state not in LIVE:
             self._own.sandbox.end(attempt, "", keep=False)
-        if isinstance(done.error, LinkError):
-            return  # the controller asks again
-        if done.error is not None:
-            error = done.error
-            reason = error.reason if isinstance(error, RefusedError) else error.code
-            answer: speech.Answer = _refusal(reason, error)
-        else:
-            assert isinstance(done.result, Made)
-            assert done.result.measured is not None
-            answer = done.result.measured
-        self._measured = attempt, said.signed, answer
-        self._world.say(attempt, answer)
+        answer = self._measuring.ended(done)
+        if answer is not None:
+            self._world.say(attempt, answer)
 
 
 _EFFECTS: dict[Effect, Callable[[Learning, Part], None]] = {
@@ -466,10 +461,6 @@ def _check_terms(config: Config) -> None:
         raise RefusedError(f"terms {', '.join(unknown)} are unknown here", "other-terms", mend)
     if terms.get("shift") and config.control is None:
         raise RefusedError("SCAFFOLD without the server's control variate", "other-terms")
-
-
-def _refusal(reason: str, error: ShoalError) -> speech.Refuse:
-    return speech.Refuse(reason=reason[:64], detail=str(error)[:500])
 
 
 def _rounded(count: int) -> int:

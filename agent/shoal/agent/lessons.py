@@ -1,8 +1,7 @@
 """Training and measuring by a train graph: arrays in, arrays out. The session is passed in.
 
 A device's own state of the optimiser begins at zero in every round: what was learned since belongs
-to other devices' rows. Shuffling comes from a seed, so that a round that is trained again after a
-power cut gives the same update.
+to other devices' rows. Shuffling comes from a generator that is passed in.
 """
 
 import math

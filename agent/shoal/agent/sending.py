@@ -7,19 +7,27 @@ from shoal.federated.chunks import Chunk, chunk_of
 
 #: Bytes of a piece; seconds between two, so that inference's own messages find their way.
 PIECE, PAUSE_S = 256 << 10, 0.05
+#: Messages that the broker may owe an acknowledgement for when a piece is sent: a slow line is not
+#: filled with what would only wait in memory.
+AHEAD = 8
 
 
 class Sending:
     """One contribution.
 
     read   start, length -> that part of it
+    room   whether the line has room for a piece
     say    hands a piece to the broker; whether it went
     """
 
     def __init__(
-        self, saved: Saved, read: Callable[[int, int], bytes], say: Callable[[Chunk], bool]
+        self,
+        saved: Saved,
+        read: Callable[[int, int], bytes],
+        room: Callable[[], bool],
+        say: Callable[[Chunk], bool],
     ) -> None:
-        self._saved, self._read, self._say = saved, read, say
+        self._saved, self._read, self._room, self._say = saved, read, room, say
         self._total = max(1, -(-saved.length // PIECE))
         self._waiting: list[int] = []
 
@@ -34,8 +42,8 @@ class Sending:
         self._waiting += [i for i in sorted(set(wanted)) if i not in self._waiting]
 
     def some(self) -> bool:
-        """Send one piece, whether it went: it waits on when there is no connection."""
-        if not self._waiting:
+        """Send one piece, whether it went: it waits on when there is no connection, or no room."""
+        if not self._waiting or not self._room():
             return False
         index = self._waiting[0]
         data = self._read(index * PIECE, PIECE)

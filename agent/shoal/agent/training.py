@@ -14,6 +14,7 @@ from shoal.agent.secagg import Mask, Sign, Verify
 from shoal.agent.willing import Limits
 from shoal.federated.config import Config
 from shoal.federated.speech import Measured
+from shoal.federated.spending import Ledger
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Targets
@@ -88,9 +89,12 @@ class Images(Protocol):
 class Rows(Protocol):
     """The device's rows. StorageError when the disk refuses.
 
+    lost    why an earlier file of them is gone, "" when none is
     count   labelled ones; due: whether what waits in memory should be flushed to the disk
     """
 
+    @property
+    def lost(self) -> str: ...
     def count(self, model: str, features: tuple[str, ...]) -> int: ...
     def due(self) -> bool: ...
     def flush(self) -> None: ...
@@ -103,7 +107,12 @@ class Sandbox(Protocol):
     piece   `length` bytes of a saved contribution from `start`
     end     delete all of an attempt; keep: what it remembers for the task's next round holds
     clean   delete what is of no attempt but this
+    spent, spend   the device's ledger, once more beside the journal: who loses that does not gain a
+                   new budget
     """
+
+    def spent(self) -> Ledger: ...
+    def spend(self, ledger: Ledger) -> None: ...
 
     def fetch(
         self, attempt: bytes, config: Config, urls: dict[str, str], stop: Callable[[], bool]
@@ -131,6 +140,7 @@ class LearningPorts(NamedTuple):
     mains    on mains power; None where the machine does not tell
     entropy  n -> n random bytes of the system
     limits, quiet_hz   of agent.toml
+    room     whether the line to the broker has room for a large message
     """
 
     rows: Rows
@@ -142,3 +152,4 @@ class LearningPorts(NamedTuple):
     mains: Callable[[], bool | None]
     limits: Limits
     quiet_hz: float = 20.0
+    room: Callable[[], bool] = lambda: True

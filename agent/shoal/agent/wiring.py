@@ -63,6 +63,7 @@ def build(
     from shoal.agent.io.witness import Hearing
     from shoal.agent.loop import Agent, Connection, Heard, Trouble
     from shoal.agent.ports import Ports
+    from shoal.agent.sending import AHEAD
     from shoal.agent.telling import Identity
     from shoal.mqtt import Link
     from shoal.profile import detect, profile
@@ -138,7 +139,10 @@ def build(
         random=chance,
         sessions=Hearing(folder / names.SPOOL),
     )
-    ports = ports._replace(learning=learning_of(folder, settings))
+    learning = learning_of(folder, settings)
+    if learning is not None:
+        learning = learning._replace(room=lambda: link.unacked < AHEAD)
+    ports = ports._replace(learning=learning)
     pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
     director_root = names.read_trusted(folder, names.DIRECTOR)
     agent = Agent(identity, ports, director_root=director_root, pace=pace)

@@ -305,3 +305,52 @@ def test_secure_terms_do_not_go_with_a_restart(school: School) -> None:
     device.call(1, speech.Start())
     assert set(refusals(device)) == {"restarted"}
     assert device.state == State.REFUSED
+
+
+def test_who_loses_the_journal_gains_no_new_budget(school: School) -> None:
+    device = Learner(school, "cam-1", some_rows(60), budget=Budget(epsilon=15.0))
+    privacy = Privacy(where="local", clip=1.0, noise=1.0)
+    device.hear(school.invite(1, privacy=privacy))
+    device.call(1, speech.Start())
+    device.stop()
+    for path in device.folder.glob("journal.db*"):
+        path.unlink()
+    device.start()
+    device.hear(school.invite(2, privacy=privacy))
+    assert device.said(speech.Piece)
+    assert refusals(device) == ["budget-spent"]
+
+
+@pytest.mark.parametrize("name", ["../../../models/x", "/tmp/x", "..", "a/b", "x" * 5000])
+def test_a_task_or_model_with_a_hostile_name_writes_nothing_outside_the_sandbox(
+    school: School, device: Learner, name: str
+) -> None:
+    before = everything(device.folder.parent)
+    device.hear(school.invite(1, task=name, ditto=0.0, compression=TOP))
+    device.call(1, speech.Start())
+    device.call(1, speech.Dismiss())
+    device.hear(school.invite(2, model=name))
+    new = everything(device.folder.parent) - before
+    inside = device.folder / "learning"
+    assert {path for path in new if inside not in path.parents} <= {
+        inside,
+        *school.folder.rglob("*"),
+        *device.folder.glob("journal.db*"),
+    }
+
+
+TOP = Compression(kind="top-k", fraction=0.05)
+
+
+def everything(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_training_may_fill_no_disk(device: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    full = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    device.hear(device.school.invite(1))
+    device.call(1, speech.Start())
+    assert refusals(device) == ["disk-full"]

@@ -3,6 +3,7 @@
     learning/buffer.db                  the device's rows
     learning/rounds/<attempt>/          graph.onnx, theta, what was made of them, and
     learning/rounds/<attempt>/next/     what holds for the task's next round if this one ends well
+    learning/spent.json                 the ledger of epsilon, beside the journal's
     learning/tasks/<task>/              that, from rounds before: residual, control, personal, ditto
 
 A task's folder has a name of its own making: what a config says is never part of a path.
@@ -15,12 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from shoal import bundle
 from shoal.agent.io.durable import sync, write_durable
 from shoal.errors import AbsentError, RefusedError, StorageError
 from shoal.federated.config import Config, Content
+from shoal.federated.spending import Ledger
 from shoal.manifest import File
 from shoal.params import F32
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Disk that a round leaves free, for the outbox and the next release.
 RESERVE = 32 << 20
-ROUNDS, TASKS, NEXT = "rounds", "tasks", "next"
+ROUNDS, TASKS, NEXT, SPENT = "rounds", "tasks", "next", "spent.json"
 #: Times the length of theta that a round may take on the disk.
 _TIMES = 8
 
@@ -81,6 +84,19 @@ class DiskSandbox:
                     file.replace(target / file.name)
                     sync(target)
             shutil.rmtree(here, ignore_errors=True)
+
+    def spent(self) -> Ledger:
+        """What the device has spent, as it was kept here; nothing where nothing can be read."""
+        try:
+            return msgspec.json.decode((self._folder / SPENT).read_bytes(), type=Ledger)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return Ledger()
+
+    def spend(self, ledger: Ledger) -> None:
+        """Keep it, durable when this returns."""
+        with translated(self._folder):
+            make_folder(self._folder)
+            write_durable(self._folder / SPENT, msgspec.json.encode(ledger), 0o600)
 
     def clean(self, attempt: bytes) -> None:
         """Delete the folders of all other attempts."""
