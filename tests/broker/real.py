@@ -122,6 +122,11 @@ class Mosquitto:
     def admit(self, devices: tuple[str, ...]) -> None:
         self._files.admit(devices)
 
+    def has_written(self, *payloads: bytes) -> bool:
+        """Whether they are in its store, which it writes once a second."""
+        store = self._conf.parent / "store" / "mosquitto.db"
+        return store.exists() and all(payload in store.read_bytes() for payload in payloads)
+
     def kill9(self) -> None:
         self._process.kill()
         self._process.wait()

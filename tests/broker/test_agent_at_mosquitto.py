@@ -1,7 +1,6 @@
 """A real agent process at a real Mosquitto, beside a client of MQTT 5; either is killed."""
 
 import ssl
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +97,16 @@ def windows(desk: Desk) -> int:
     return len(desk.windows)
 
 
+def wait_for_more(agent: Process) -> None:
+    """Until the outbox of a running agent has another message."""
+
+    def waiting() -> int:
+        return agent.ask("GET", "/status")[1]["waiting"]
+
+    had = waiting()
+    eventually(lambda: waiting() > had, "a window closes", 60)
+
+
 def kept(folder: Path) -> set[int]:
     """Numbers that the outbox of an agent that has ended still holds."""
     outbox = SqliteOutbox(folder / "outbox.db", limit_bytes=1 << 26, boot_name=lambda: "unused")
@@ -116,7 +125,7 @@ def test_no_window_is_lost_or_counted_twice_when_agent_or_broker_is_killed(plant
             before = windows(desk)
             if victim == "broker":
                 broker.kill9()
-                threading.Event().wait(1.5)  # a window closes while it is away
+                wait_for_more(agent)  # a window closes while it is away
                 broker.start()
             else:
                 agent.end(9)

@@ -74,7 +74,7 @@ def test_retained_orders_and_queued_messages_survive_kill_9_of_the_broker(site: 
     controller.link.publish(down("cam-a", "command"), b"queued")
     eventually(lambda: controller.link._unacked == 0, "the broker has them")
     if site.broker.name == "mosquitto":
-        time.sleep(1.5)  # it writes its store once a second
+        eventually(lambda: site.broker.has_written(b"order", b"queued"), "its store")
     site.broker.kill9()
     site.broker.start()
     again = site.device("cam-a").connect()
