@@ -303,3 +303,18 @@ def test_what_a_strategy_remembers_is_kept_of_the_newest_rounds_and_of_who_still
     prepared, thetas, kept = 4, 5, 3
     blobs = list(school.fleet.ctx.blobs.folder.glob("??/*"))
     assert len(blobs) == prepared + thetas + kept
+
+
+def test_a_database_that_was_restored_without_the_updates_tries_the_round_again(school):
+    school.pupils["d00"].quiet = {speech.Piece}
+    start(school, pace={"goal": 6, "least": 2, "over": 1.0, "train_s": 10})
+    school.run(3)
+    for path in (school.fleet.ctx.folder / "rounds" / "walk.1").glob("update.*"):
+        path.unlink()
+    school.run(120, until=over(school))
+    found = rounds.list_rounds(school.fleet.ctx)
+    assert [(one.id, one.state, one.reason) for one in found] == [
+        ("walk.2", "DONE", ""),
+        ("walk.1", "FAILED", "cannot-aggregate"),
+    ]
+    assert "d01 in round walk.1" in found[1].detail

@@ -175,7 +175,7 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
 
 
 class Operation(Record, frozen=True, kw_only=True):
-    """Long work: "train" or "import".
+    """Long work: "train", "import", "checkpoint" or "federate" (prepare a federated task).
 
     state     queued, running, succeeded, failed, canceled
     progress  0 to 1, and `step` says what is being done

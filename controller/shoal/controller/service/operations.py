@@ -20,7 +20,7 @@ _HOW = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELED: "was cancele
 def enqueue(
     ctx: Context, *, actor: str, kind: str, subject: str, params: dict[str, Any]
 ) -> Operation:
-    """Ask for work of `kind` ("train" or "import") on `subject`."""
+    """Ask for work of `kind`, see records.Operation, on `subject`."""
     ident = f"op-{ctx.random.getrandbits(48):012x}"
     with ctx.store.write() as db:
         db.execute(

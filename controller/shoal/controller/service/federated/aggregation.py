@@ -23,6 +23,7 @@ from shoal.controller.service.federated import memories
 from shoal.controller.service.federated.answers import update_of
 from shoal.controller.service.federated.circle import summed
 from shoal.controller.service.federated.live import Live
+from shoal.errors import AbsentError
 from shoal.federated.noise import Draws
 from shoal.federated.plan import Privacy
 from shoal.federated.speech import Contribution
@@ -137,9 +138,11 @@ def _updates(live: Live) -> Iterator[Update]:
 
 
 def _contribution(live: Live, device: str) -> Contribution:
-    return msgspec.msgpack.decode(
-        live.files.get(live.id, "update", device) or b"", type=Contribution
-    )
+    data = live.files.get(live.id, "update", device)
+    if data is None:
+        mend = "was the database restored without it? The next try asks the devices anew"
+        raise AbsentError("update", f"{device} in round {live.id}", mend)
+    return msgspec.msgpack.decode(data, type=Contribution)
 
 
 def _facts(live: Live, found: Aggregate) -> dict[str, dict[str, Any]]:
