@@ -1,11 +1,14 @@
 """A device that no network reaches, a controller's key, and the stick between them."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root
 
 from broker.real import make_request
 from devices import PROFILE, Cloud, Device
@@ -68,22 +71,31 @@ class Desk:
             ca=self.authority.root_fingerprint, made_s=NOW, valid_until_s=NOW + 86_400,
             devices=[name], releases=[],
         )  # fmt: skip
-        written.write(stick.LABEL, json.dumps(msgspec_builtins(label)).encode())
+        written.write(stick.LABEL, msgspec.json.encode(label))
         return written
 
-    def put_parcel(self, written: Stick, *letters: Letter, name: str = NAME) -> None:
-        made = Parcel(device=name, made_s=NOW, trip="0" * 8, letters=list(letters))
+    def put_parcel(
+        self, written: Stick, *letters: Letter, name: str = NAME, roots: Sequence[bytes] = ()
+    ) -> None:
+        made = Parcel(
+            device=name, made_s=NOW, trip="0" * 8, letters=list(letters), roots=list(roots)
+        )
         authority = self.authority
         sealed = parcel.seal(
             made, parcel.DOWN, authority.controller_chain, authority.sign_as_controller
         )
         written.write(f"{stick.DOWN}/{name}.parcel", sealed)
 
-
-def msgspec_builtins(value: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(value)
+    def next_director(self, signer: str = "root") -> bytes:
+        """The director's root with another key for the assignments: its second version."""
+        root = Metadata[Root].from_bytes(self.cloud.repository.director_root).signed
+        old = root.roles["targets"].keyids[0]
+        keys = self.cloud.repository.keys
+        keys["director-2"] = CryptoSigner.generate_ed25519()
+        root.revoke_key(old, "targets")
+        root.add_key(keys["director-2"].public_key, "targets")
+        root.version = 2
+        return self.cloud.repository.signed(root, signer)
 
 
 class Walled(Device):

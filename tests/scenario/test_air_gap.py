@@ -130,6 +130,60 @@ def test_acks_that_were_brought_let_messages_go_and_no_others(scene: Scene, devi
     assert set(seqs) - left == set(seqs[:1])
 
 
+def test_a_new_root_of_the_director_comes_with_the_parcel_and_is_kept(
+    scene: Scene, device: Walled
+) -> None:
+    newer, source = scene.desk.next_director(), scene.copy("rooted")
+    letter = scene.desk.letter(scene.order, signer="director-2")
+    scene.desk.put_parcel(source, letter)
+    with pytest.raises(UntrustedError):  # signed by a key that this device has never heard of
+        device.bring(source)
+    scene.desk.put_parcel(source, letter, roots=[device_root(device), newer])
+    device.bring(source)
+    device.run(SECONDS)
+    assert device.serves() == "lot-codes@2"
+    assert device_root(device) == newer
+
+
+def device_root(device: Walled) -> bytes:
+    return (device.folder / "director.json").read_bytes()
+
+
+def test_a_root_that_the_one_before_did_not_sign_is_refused(scene: Scene, device: Walled) -> None:
+    forged_root, source = scene.desk.next_director(signer="intruder"), scene.copy("uprooted")
+    letter = scene.desk.letter(scene.order, signer="director-2")
+    scene.desk.put_parcel(source, letter, roots=[forged_root])
+    before = device_root(device)
+    with pytest.raises(UntrustedError):
+        device.bring(source)
+    assert device_root(device) == before
+
+
+def test_what_was_brought_gives_way_to_a_newer_order_that_the_network_brought_meanwhile(
+    scene: Scene, device: Walled
+) -> None:
+    device.bring(scene.stick)
+    third = scene.cloud.release(3, counter=3)
+    scene.cloud.reachable = True
+    device.assign(third, version=scene.desk.version + 50)
+    device.run(2 * SECONDS)
+    scene.cloud.reachable = False
+    assert device.serves() == "lot-codes@3"
+    assert not Carried(device.folder).there
+
+
+def test_a_clock_that_woke_in_1970_does_not_make_an_old_stick_fresh(
+    scene: Scene, device: Walled
+) -> None:
+    device.bring(scene.stick)
+    device.run(2)
+    old = scene.copy("old")
+    scene.desk.put_parcel(old, scene.desk.letter(scene.order, days=-1.0))
+    device.clock.now = 0.0
+    with pytest.raises(StaleError):
+        device.bring(old)
+
+
 def forged(source: Stick, scene: Scene) -> None:
     path = source.folder / stick.DOWN / f"{NAME}.parcel"
     path.write_bytes(path.read_bytes().replace(b"lot-codes", b"lot-coded", 1))
