@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check format bench docs lock clean arm
+.PHONY: help setup demo test soak check format bench bench-federated docs lock clean arm
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ format: setup  ## rewrite to the house's layout
 
 bench: setup  ## measure; writes bench/*.json and prints tables
 	@$(BIN)/python tests/bench $(ARGS)
+
+bench-federated: setup  ## rounds of 10, 50 and 200 devices beside Flower, and twenty agents that learn digits
+	@$(BIN)/python tests/bench aggregation federated $(ARGS)
 
 docs: setup  ## write the reference parts of docs/ anew: commands, settings, routes
 	@$(BIN)/python scripts/reference.py

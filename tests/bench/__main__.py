@@ -20,6 +20,7 @@ NAMES = (
     "delta",
     "aggregation",
     "attacks",
+    "federated",
 )
 
 

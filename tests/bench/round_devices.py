@@ -1,0 +1,90 @@
+"""`python -m bench.round_devices FOLDER...`: the agents of these folders, all in one process.
+
+Each is built as `shoal-agent run` builds it, with a journal, outbox, trust, link and learning of
+its own. For 200 of them to fit three things are shared: the control loop's thread, the threads that
+jobs run on, and the process that trains (the trainer's code is the same, without its process).
+"""
+
+import concurrent.futures
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from shoal.agent import wiring
+from shoal.agent.io import config, lesson, train
+from shoal.agent.io.buffer import BUFFER
+from shoal.agent.io.neighbourhood import Neighbourhood
+from shoal.agent.io.sandbox import rounds_folder, task_folder
+from shoal.agent.training import Made, Work
+from shoal.mqtt import Link
+
+_WORK = {"train": lesson.learn, "mask": lesson.mask, "measure": lesson.measure}
+
+
+class TrainerHere:
+    """shoal.agent.io.train.SubprocessTrainer without the process."""
+
+    def __init__(self, folder: Path, environment: dict[str, str], **limits: float) -> None:
+        self._folder = folder
+
+    def run(
+        self, attempt: bytes, work: Work, hold: Callable[[], str], stop: Callable[[], bool]
+    ) -> Made:
+        job = lesson.Job(
+            work=msgspec.msgpack.decode(msgspec.msgpack.encode(work), type=Work),
+            folder=str(rounds_folder(self._folder, attempt.hex()).absolute()),
+            task=str(task_folder(self._folder, work.config.plan.task).absolute()),
+            buffer=str((self._folder / BUFFER).absolute()),
+        )
+        return _WORK[work.kind](job)
+
+
+def main(folders: list[Path]) -> None:
+    """Until SIGTERM; prints "ready" once all are connected."""
+    train.SubprocessTrainer = TrainerHere  # type: ignore[assignment,misc]
+    ended, news = threading.Event(), threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        made = []
+        for folder in folders:
+            settings = config.load(folder)
+            near = Neighbourhood(folder, settings)
+            agent, link = wiring.build(folder, settings, lambda job: _submit(pool, job), near)
+            agent.wake = news.set
+            agent.start()
+            link.start()
+            _until_connected(link)  # one after the other: a process has one GIL for 100 handshakes
+            made.append((agent, link))
+        told = False
+        while not ended.is_set():
+            news.clear()
+            idle = min(agent.tick() for agent, _ in made)
+            if not told and all(link.connected for _, link in made):
+                told = True
+                print("ready", flush=True)
+            news.wait(min(idle, 0.05))
+        for _, link in made:
+            link.stop()
+    os._exit(0)
+
+
+def _until_connected(link: Link) -> None:
+    end = time.monotonic() + 10
+    while not link.connected and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+def _submit(pool: concurrent.futures.Executor, job: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):
+        pool.submit(job)
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]])

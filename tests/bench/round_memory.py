@@ -1,0 +1,93 @@
+"""`python -m bench.round_memory DEVICES SIZE STRATEGY`: one whole round at a controller that is
+alone in this process, and how much memory it took at most. Prints JSON.
+
+The real course of a round, its database and its files; devices are their messages, made one at a
+time. Needs Linux: the peak of resident memory is reset when the round begins.
+"""
+
+import itertools
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from bench.controllers import add_devices, make_controller
+from bench.round_tasks import TASK, add_task, set_online
+from shoal import topics, wire
+from shoal.controller.io.round_files import RoundFiles
+from shoal.controller.service.federated import rounds
+from shoal.controller.service.federated.course import Course
+from shoal.federated.chunks import cut
+from shoal.federated.compression import compress
+from shoal.federated.noise import Draws
+from shoal.federated.plan import Compression
+from shoal.federated.speech import Contribution, Join, Piece
+
+INT8 = Compression(kind="int8")
+
+
+def main(devices: int, size: int, strategy: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        ctx = make_controller(Path(name) / "controller")
+        names = [f"d{i:03}" for i in range(devices)]
+        add_devices(ctx, names)
+        set_online(ctx)
+        add_task(ctx, b"graph", np.zeros(size, np.float32), names, strategy, INT8)
+        calls: list[tuple[str, wire.RoundCall]] = []
+        post = lambda device, call: calls.append((device, call))  # noqa: E731
+        course = Course(ctx, RoundFiles(Path(name) / "rounds"), post)
+        rounds.start(ctx, actor="bench", task=TASK, rounds=1)
+        base = np.random.default_rng(0).normal(size=size).astype(np.float32) * 1e-3
+        base = base[: 1 << 16]  # the devices' own memory is not what is measured
+        course.step()
+        attempt = calls[0][1].attempt
+        course.take([_said(device, attempt, Join()) for device in names])
+        Path("/proc/self/clear_refs").write_text("5")
+        before, began = _status("VmRSS"), time.perf_counter()
+        course.step()
+        for number, device in enumerate(names):
+            for piece in _pieces(base, size, number):
+                course.take([_said(device, attempt, Piece(chunk=piece))])
+        course.step()
+        found = rounds.list_rounds(ctx, task=TASK)[0]
+        print(
+            json.dumps(
+                {
+                    "state": found.state,
+                    "reason": found.reason,
+                    "before": before,
+                    "peak": _status("VmHWM"),
+                    "seconds": time.perf_counter() - began,
+                }
+            )
+        )
+
+
+def _pieces(base: np.ndarray, size: int, number: int) -> itertools.chain:
+    """An update of its own, int8, in the pieces that a device sends."""
+    delta = np.resize(np.roll(base, number), size)
+    update = compress(delta, INT8, Draws(number.to_bytes(32)))
+    whole = msgspec.msgpack.encode(Contribution(update=update, examples=100, loss=1.0))
+    return itertools.chain(cut(whole))
+
+
+def _said(device: str, attempt: bytes, said: Join | Piece) -> tuple[str, bytes]:
+    answer = wire.RoundAnswer(
+        device=device, boot="b", seq=0, sent_s=time.time(), attempt=attempt, said=said
+    )
+    return topics.up(device, "round"), wire.encode(answer)
+
+
+def _status(field: str) -> float:
+    """2**20 bytes."""
+    text = Path("/proc/self/status").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith(field)]
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
