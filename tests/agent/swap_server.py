@@ -14,7 +14,7 @@ from pathlib import Path
 from shoal import bundle
 from shoal.agent.inference import Inference
 from shoal.agent.io.endpoint import Endpoint
-from shoal.agent.io.runtime import OrtLoader, limit_arenas
+from shoal.agent.io.runtime import OrtLoader, limit_malloc
 from shoal.agent.io.trial import rss_mb
 from shoal.agent.serving import Serving
 from shoal.agent.update import Slot
@@ -57,7 +57,7 @@ class Swapper:
 
 
 async def main(folder: Path) -> None:
-    limit_arenas()
+    limit_malloc()
     swapper, loop = Swapper(folder), asyncio.get_running_loop()
     swapper.swap()
     inference = Inference({MODEL: swapper.serving}, standing=dict, version="0")

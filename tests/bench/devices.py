@@ -1,6 +1,7 @@
 """A real agent's process, served by a folder in which a release lies installed already."""
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
@@ -15,7 +16,13 @@ from shoal.agent.io import config
 from shoal.agent.io.folder import ADDRESS, CA, CERTIFICATE, DIRECTOR, KEY, MODELS, ROOT, SETTINGS
 
 PATIENCE_S = 30.0
+BYTECODE = Path(__file__).parents[2] / "build" / "bytecode"
 T = TypeVar("T")
+_IMPORT_ALL = """
+import importlib, onnxruntime, pkgutil, shoal.agent
+for module in pkgutil.walk_packages(shoal.agent.__path__, "shoal.agent."):
+    importlib.import_module(module.name)
+"""
 
 
 def seed_folder(folder: Path, release: Release) -> None:
@@ -44,6 +51,7 @@ class Device:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
+            env=with_bytecode() | {"PYTHONNODEBUGRANGES": "1"},  # as the service has it
         )
 
     @property
@@ -83,6 +91,15 @@ class Device:
             time.sleep(0.001)
         told = (self.folder / "bench.log").read_text()[-1_000:]
         raise TimeoutError(f"the agent does not serve: {told}")
+
+
+@functools.cache
+def with_bytecode() -> dict[str, str]:
+    """The environment of a process whose modules are compiled already, as those of a wheel are."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"PYTHONPYCACHEPREFIX": str(BYTECODE)}
+    subprocess.run([sys.executable, "-c", _IMPORT_ALL], env=environment, check=True)
+    return environment
 
 
 def is_ready(connection: socket.socket) -> bool:

@@ -69,17 +69,19 @@ def compare(
     """
     mine, theirs = np.asarray(ours, float), np.asarray(raw, float)
     over = float(np.median(mine - theirs))
-    value = float(np.median(mine))
+    value, ratio = float(np.median(mine)), float(np.median(mine / theirs))
     return Row(
         what=what,
         unit=unit,
         ours=value,
         against=against,
         raw=float(np.median(theirs)),
-        ratio=float(np.median(mine / theirs)),
+        ratio=ratio,
         over=over,
         aim=aim.text(unit) if aim else "",
-        held=aim.holds(over if aim.on_difference else value) if aim else None,
+        held=aim.holds(over if aim.on_difference else ratio if aim.on_ratio else value)
+        if aim
+        else None,
     )
 
 

@@ -16,8 +16,8 @@ from shoal.sketch import F32, References, reference_of
 
 MODEL, INPUT, OUTPUT = "plates", "input", "output"
 CLASSES, OPSET = 10, 17
-#: Hidden layers: of a small model and of one whose file is 8 MB.
-SMALL, BIG = (32,), (1_400, 1_400)
+#: Hidden layers: of a small model and of one whose file is 5 MB.
+SMALL, BIG = (32,), (1_080, 1_080)
 _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 

@@ -16,24 +16,27 @@ PACKAGES = ("numpy", "onnxruntime", "msgspec", "paho-mqtt", "sqlalchemy", "tuf",
 
 
 class Aim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a number should be. on_difference: it is meant of ours minus raw, not of ours."""
+    """What a number should be: of ours, of ours minus raw (on_difference), or ours / raw."""
 
     at_most: float | None = None
     at_least: float | None = None
     on_difference: bool = False
+    on_ratio: bool = False
 
     def holds(self, value: float) -> bool:
         low = self.at_least is None or value >= self.at_least
         return low and (self.at_most is None or value <= self.at_most)
 
     def text(self, unit: str) -> str:
-        """Such as "≤ 20 µs over raw"."""
+        """Such as "≤ 20 µs over raw", "≥ 4 × raw"."""
+        unit = "×" if self.on_ratio else unit
         bounds = [
             f"{sign} {bound:g} {unit}"
             for sign, bound in (("≥", self.at_least), ("≤", self.at_most))
             if bound is not None
         ]
-        return " ".join(bounds) + (" over raw" if self.on_difference else "")
+        end = " over raw" if self.on_difference else " raw" if self.on_ratio else ""
+        return " ".join(bounds) + end
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,8 @@
 A whole controller (`shoal-controller serve`), a real agent that joined by token, and one rollout a
 repetition, each of a release with new weights. The watch over the new release (observe_s) is set
 to nothing: it is a choice, not a cost. Raw: urllib3 fetches the same files from the same artifact
-server and hashes them.
+server and hashes them; for the probe, a process that imports onnxruntime, opens the model and runs
+it once. Afterwards, what the agent holds and what it does while nothing happens.
 """
 
 import contextlib
@@ -23,13 +24,14 @@ import numpy as np
 import urllib3
 
 from bench import brokers, controllers, devices
+from bench.footprint import RSS, Print, bare, cpu_s
 from bench.ingest import ended
 from bench.measuring import compare, seconds
 from bench.releases import BIG, MODEL, SMALL, Release, make_release, perceptron
-from bench.report import Found, Row
+from bench.report import Aim, Found, Row
 from shoal import topics, wire
 from shoal.agent.io import config
-from shoal.agent.io.folder import CA, SETTINGS
+from shoal.agent.io.folder import CA, MODELS, SETTINGS
 from shoal.controller import capability
 from shoal.controller.io.artifacts import read_key
 from shoal.controller.io.ca import Authority
@@ -41,6 +43,8 @@ DEVICE = "cam-1"
 FEATURES = 64
 _EVENTS, _ORDERS = topics.up("+", "event"), topics.down("+", "assignment")
 _BARE = "urllib3 fetches and hashes the same files"
+_PROCESS = "a process: import onnxruntime, session, run"
+CYCLE, IDLE_PERCENT = Aim(at_most=3.0, on_ratio=True), 0.3
 _GONE = {"FAILED", "REJECTED", "TIMED_OUT", "CANCELED"}
 
 
@@ -58,37 +62,62 @@ class Cycle(NamedTuple):
 
 
 def run(*, quick: bool) -> Found:
-    """A small model, and one of 8 MB."""
-    repetitions = 1 if quick else 9
+    """A small model, and one of 5 MB."""
+    repetitions, idle_s = (1, 1.0) if quick else (9, 60.0)
     rows: list[Row] = []
     notes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as rig:
-        for name, hidden in (("small", SMALL), ("8 MB", BIG)):
+        for name, hidden in (("small", SMALL), ("5 MB", BIG)):
             cycles: list[Cycle] = []
             fetches: list[float] = []
+            processes: list[Print] = []
             rig.cycle(hidden)
             for _ in range(repetitions):
                 cycles.append(rig.cycle(hidden))
                 fetches.append(rig.fetch())
+                processes.append(bare(rig.model))
             rows += _rows(name, cycles, fetches, rig.size)
+            rows += _beside_a_process(name, cycles, processes, rig)
             notes |= _where_the_time_goes(name, cycles)
-            memory = devices.resident_mb(rig.device.pid)
-            notes[f"{name}: agent's resident memory after {repetitions + 1} updates"] = (
-                f"{memory['rss']:.1f} MB, {memory['private']:.1f} MB of them its own"
-            )
+        idle = _idle_percent(rig.device.pid, idle_s)
+        notes[f"CPU in {idle_s:g} s without a request"] = (
+            f"{idle:.2f} % of a core (aim ≤ {IDLE_PERCENT:g})"
+        )
     return Found(rows=rows, notes=notes)
 
 
 def _rows(name: str, cycles: Sequence[Cycle], raw: Sequence[float], size: int) -> list[Row]:
     bytes_ = [cycle.files + cycle.metadata for cycle in cycles]
+    rest = [cycle.took_s - cycle.states["PROBING"] for cycle in cycles]
     return [
         compare(f"{name}: assignment to SUCCEEDED", "s", [c.took_s for c in cycles], raw,
-                against=_BARE),
+                against=_BARE, aim=CYCLE),
+        compare(f"{name}: without the probe", "s", rest, raw, against=_BARE),
         compare(f"{name}: of that, DOWNLOADING", "s", [c.states["DOWNLOADING"] for c in cycles],
                 raw, against=_BARE),
         compare(f"{name}: bytes fetched", "kB", [b / 1e3 for b in bytes_],
                 [size / 1e3] * len(cycles), against="size of the files and the manifest"),
     ]  # fmt: skip
+
+
+def _beside_a_process(
+    name: str, cycles: Sequence[Cycle], raw: Sequence[Print], rig: "Rig"
+) -> list[Row]:
+    """The probe, which is one; and the memory of the agent, which serves by now."""
+    probes, starts = [c.states["PROBING"] for c in cycles], [p.wall_s for p in raw]
+    held = devices.resident_mb(rig.device.pid)["rss"]
+    what = f"{name}: resident memory of the agent after {len(cycles) + 1} updates"
+    return [
+        compare(f"{name}: the probe", "s", probes, starts, against=_PROCESS),
+        compare(what, "MB", [held] * len(raw), [p.rss for p in raw], against=_PROCESS, aim=RSS),
+    ]
+
+
+def _idle_percent(pid: int, for_s: float) -> float:
+    """Share of a core that a process takes while nobody asks it for anything."""
+    began, before = time.monotonic(), cpu_s(pid)
+    time.sleep(for_s)
+    return (cpu_s(pid) - before) / (time.monotonic() - began) * 100
 
 
 def _where_the_time_goes(name: str, cycles: Sequence[Cycle]) -> dict[str, str]:
@@ -137,6 +166,11 @@ class Rig:
         return Cycle(
             assigned - began, done - assigned, states, files + len(release.data), self._metadata()
         )
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file that the device serves."""
+        return self.device.folder / MODELS / MODEL / "current" / "fp32.onnx"
 
     def fetch(self) -> float:
         """Seconds to fetch and hash the last release's files, over a new connection."""

@@ -71,6 +71,8 @@ def test_a_slow_spell_of_the_machine_does_not_move_the_ratio() -> None:
         (Aim(at_least=5), 4.0, 1.0, False, "≥ 5 µs"),
         (Aim(at_most=20, on_difference=True), 30.0, 11.0, True, "≤ 20 µs over raw"),
         (Aim(at_most=20, on_difference=True), 30.0, 9.0, False, "≤ 20 µs over raw"),
+        (Aim(at_most=2, on_ratio=True), 30.0, 15.0, True, "≤ 2 × raw"),
+        (Aim(at_least=4, on_ratio=True), 30.0, 9.0, False, "≥ 4 × raw"),
     ],
 )
 def test_an_aim_is_held_or_missed(aim: Aim, ours: float, raw: float, held: bool, text: str) -> None:

@@ -134,9 +134,9 @@ def run(folder: Path) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from shoal.agent.io.reserve import settle
-    from shoal.agent.io.runtime import limit_arenas
+    from shoal.agent.io.runtime import limit_malloc
 
-    limit_arenas()
+    limit_malloc()
     settle(folder)
     sys.exit(_run(folder))
 

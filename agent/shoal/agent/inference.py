@@ -15,7 +15,6 @@ import msgspec
 import orjson
 
 from shoal.agent import tensors
-from shoal.agent.page import page
 from shoal.agent.serving import Engine, Serving
 from shoal.agent.standing import Standing
 from shoal.agent.tensors import Asked
@@ -171,6 +170,8 @@ class Inference:
         return Answer(200, msgspec.json.encode(self._standing()))
 
     def _page(self) -> Answer:
+        from shoal.agent.page import page  # a device that nobody looks at does without
+
         return Answer(200, page(self._standing()).encode(), html=True)
 
     _fixed: Mapping[str, Callable[["Inference"], Answer]] = {

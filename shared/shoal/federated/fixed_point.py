@@ -64,7 +64,7 @@ class FixedPoint(msgspec.Struct, frozen=True, kw_only=True):
         """What one whole number stands for."""
         return self.clip / self.levels
 
-    def encode(self, delta: F32, weight: int, random: np.random.Generator) -> U32:
+    def encode(self, delta: F32, weight: int, random: "np.random.Generator") -> U32:
         """uint32 (P + 1,): weight times delta, rounded up or down at random so that its mean is
         delta, and the weight.
 

@@ -22,6 +22,8 @@ PEERS = {
     "bentoml": ["bentoml==1.4.39", _ORT],
     "fastapi": ["fastapi==0.165.0", "uvicorn[standard]==0.54.0", _ORT],
 }
+#: Libraries that are no servers.
+LIBRARIES = {"whylogs": ["whylogs==1.6.4", "numpy==2.4.6", "pandas==3.1.1"]}
 
 _READY = {"mlserver": f"/v2/models/{MODEL}/ready", "bentoml": "/readyz", "fastapi": "/docs"}
 
@@ -50,7 +52,7 @@ class Server(NamedTuple):
 @contextlib.contextmanager
 def running(name: str, model: Path, folder: Path) -> Iterator[Server]:
     """A peer that serves `model`; MissingError."""
-    python, port = _installed(name), _free_port()
+    python, port = installed(name), _free_port()
     log = (folder / f"{name}.log").open("ab")
     command, environment = _command(name, python, model, port, folder)
     with (
@@ -84,11 +86,12 @@ def _stats() -> Iterator[list[str]]:
             yield [number, *rest.rpartition(") ")[2].split()]
 
 
-def _installed(name: str) -> Path:
-    """The interpreter of a peer's environment, made if need be."""
+def installed(name: str) -> Path:
+    """The interpreter of a peer's environment, made if need be; MissingError."""
+    packages = (PEERS | LIBRARIES)[name]
     folder = ROOT / ".venv-peers" / name
     stamp, python = folder / "stamp", folder / "bin/python"
-    wanted = " ".join(PEERS[name])
+    wanted = " ".join(packages)
     if not stamp.exists() or stamp.read_text() != wanted:
         shutil.rmtree(folder, ignore_errors=True)
         uv = shutil.which("uv")
@@ -96,9 +99,9 @@ def _installed(name: str) -> Path:
             [uv, "venv", "-q", "--python", sys.executable, folder]
             if uv
             else [sys.executable, "-m", "venv", folder],
-            [uv, "pip", "install", "-q", "--python", python, *PEERS[name]]
+            [uv, "pip", "install", "-q", "--python", python, *packages]
             if uv
-            else [python, "-m", "pip", "install", "-qq", *PEERS[name]],
+            else [python, "-m", "pip", "install", "-qq", *packages],
         ]
         for step in steps:
             ran = subprocess.run(list(map(str, step)), capture_output=True, text=True, check=False)

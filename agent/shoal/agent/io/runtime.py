@@ -20,7 +20,10 @@ from shoal.profile import Profile, SessionOptions
 
 _log = logging.getLogger(__name__)
 
-_M_ARENA_MAX = -8
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
+#: Blocks from this size on go back to the system when they are freed; glibc else keeps ever larger
+#: ones, once it has seen one.
+_LARGE = 1 << 20
 #: IR version and wire type of the smallest model there is: Identity, one float in, one out.
 _OLDEST_OPSET, _NEWEST_OPSET = 13, 60
 
@@ -81,27 +84,40 @@ class OrtLoader:
         path, names = folder / file.name, (manifest.input, manifest.output)
         if self._optimised is None or file.size < SMALLEST:
             return OrtSession(path, options, *names)
-        key = self._optimised.key(file.sha256, import_ort().__version__, options)
-        found = self._optimised.find(key)
-        if found is not None:
-            try:
-                return OrtSession(found, options, *names, optimised=True)
-            except ModelError as error:
-                _log.warning("the optimised model of %s: %s", manifest.release, error)
-                self._optimised.drop(key)
-        into = self._optimised.begin(key)
+        cache = self._optimised
+        key = cache.key(file.sha256, import_ort().__version__, options)
+        if session := self._found(cache, key, options, names):
+            return session
         try:
-            session = OrtSession(path, options, *names, keep=into)
+            OrtSession(path, options, *names, keep=cache.begin(key))
         except ModelError:
             return OrtSession(path, options, *names)  # or the disk refused, and not the model
-        self._optimised.keep(key)
-        return session
+        cache.keep(key)
+        # A session that has written its model holds the weights twice: another one serves.
+        return self._found(cache, key, options, names) or OrtSession(path, options, *names)
+
+    def _found(
+        self, cache: Optimised, key: str, options: SessionOptions, names: tuple[str, str]
+    ) -> OrtSession | None:
+        """A session of what the cache holds; None where it holds nothing that loads."""
+        found = cache.find(key)
+        if found is None:
+            return None
+        try:
+            return OrtSession(found, options, *names, optimised=True)
+        except ModelError as error:
+            _log.warning("the optimised model %s: %s", found.name, error)
+            cache.drop(key)
+            return None
 
 
-def limit_arenas() -> None:
-    """One malloc arena: threads that come and go do not each keep their own heap."""
+def limit_malloc() -> None:
+    """One malloc arena, so that threads that come and go do not each keep their own heap; and what
+    a model's file took is given back.
+    """
     try:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
     except (OSError, AttributeError):
         pass  # not glibc: nothing to limit
 
