@@ -97,17 +97,7 @@ def take_in(ctx: Context, authority: Sealing, *, actor: str, data: bytes) -> Par
     message = parcel.signed_bytes(UP, sealed.body)
     who = authority.prove(sealed.certificate, sealed.signature, message, None)
     taken = parcel.read(sealed.body)
-    with ctx.store.write() as db:
-        row = _check(db, ctx, who, taken)
-        letters = [one for one in taken.letters if one.kind in _KINDS]
-        if not _newest(db, row, taken):
-            letters = [one for one in letters if one.kind != "inventory"]
-        audit.record(
-            db, ctx, actor, IMPORT, taken.device, trip=taken.trip, part=taken.part,
-            parts=taken.parts, made_s=taken.made_s, letters=len(taken.letters),
-            sha256=hashlib.sha256(data).hexdigest(), session=row.session,
-        )  # fmt: skip
-        before = _count(db, taken.device)
+    letters, before = _admit(ctx, who, taken, actor, data)
     batch = [(topics.up(taken.device, one.kind), one.payload) for one in letters]
     for start in range(0, len(batch), BATCH):
         ingest(ctx, batch[start : start + BATCH])
@@ -209,6 +199,26 @@ def _expiry(metadata: bytes) -> float:
 
 
 # --- in -------------------------------------------------------------------------------------------
+
+
+def _admit(
+    ctx: Context, who: Proven, taken: Parcel, actor: str, data: bytes
+) -> tuple[list[Letter], int]:
+    """What of a parcel is taken in, and how many messages there are of its device before that.
+
+    It is written down who brings it, before anything of it counts.
+    """
+    with ctx.store.write() as db:
+        row = _check(db, ctx, who, taken)
+        letters = [one for one in taken.letters if one.kind in _KINDS]
+        if not _newest(db, row, taken):
+            letters = [one for one in letters if one.kind != "inventory"]
+        audit.record(
+            db, ctx, actor, IMPORT, taken.device, trip=taken.trip, part=taken.part,
+            parts=taken.parts, made_s=taken.made_s, letters=len(taken.letters),
+            sha256=hashlib.sha256(data).hexdigest(), session=row.session,
+        )  # fmt: skip
+        return letters, _count(db, taken.device)
 
 
 def _check(db: Connection, ctx: Context, who: Proven, taken: Parcel) -> Row[Any]:
