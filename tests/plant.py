@@ -17,6 +17,7 @@ from shoal.agent.io.feeds.feed import Context, Source
 from shoal.agent.io.feeds.plugins import SINKS, SOURCES, load, settings_of
 from shoal.agent.io.feeds.running import Feeds, World
 from shoal.agent.serving import Engine, Serving
+from shoal.pipeline import Image
 from shoal.wire import Health
 
 PATIENCE_S = 20.0
@@ -37,6 +38,7 @@ class Plant:
         self.folder = folder
         self.frames: list[Frame] = []
         self.faults: list[Fault] = []
+        self.image: Image | None = None  # as the releases that serve have signed it
 
     def context(self, kind: str, name: str = "line") -> Context:
         return Context(
@@ -47,6 +49,7 @@ class Plant:
             wall=time.time,
             monotonic=time.monotonic,
             random=random.Random(name),
+            image=lambda: self.image,
         )
 
     def source(self, kind: str, **settings: Any) -> Any:

@@ -71,6 +71,27 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     every: Annotated[int, msgspec.Meta(ge=1, le=MAX_SAMPLES)] = 1
 
 
+class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an image becomes the model's row: resized (bilinear), values 0 to 255, one after another.
+
+    mode    "L" for grey, "RGB" for colour
+    layout  "chw" or "hwc": the order of channel, height and width
+    """
+
+    width: Annotated[int, msgspec.Meta(ge=1, le=8_192)]
+    height: Annotated[int, msgspec.Meta(ge=1, le=8_192)]
+    mode: Literal["L", "RGB"] = "RGB"
+    layout: Literal["chw", "hwc"] = "chw"
+
+    @property
+    def values(self) -> int:
+        """How many values an image is."""
+        return self.width * self.height * (3 if self.mode == "RGB" else 1)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height} {self.mode} {self.layout}"
+
+
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a model's rows are made. Without inputs: the manifest's features, as they come.
 
@@ -78,6 +99,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scale, offset  without inputs, for every value: 0.00392156862745098 for pixels from 0 to 255
     stale_s        oldest value that "last" may repeat, in seconds of the source's clock
     stretch        None for a model that reads one moment
+    image          None for a model that reads no images; then neither inputs nor a stretch
     """
 
     inputs: Annotated[list[Input], msgspec.Meta(max_length=MAX_INPUTS)] = []
@@ -86,6 +108,7 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     offset: Finite = 0.0
     stale_s: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 60.0
     stretch: Stretch | None = None
+    image: Image | None = None
 
 
 IDENTITY = Pipeline()
@@ -118,6 +141,8 @@ def check(pipeline: Pipeline, features: Sequence[str]) -> None:
             f"{len(features)} values",
             "samples × inputs is what the model reads",
         )
+    if pipeline.image is not None:
+        _check_image(pipeline, pipeline.image, len(features))
     for one in pipeline.inputs:
         _check_input(one, one.missing or pipeline.missing)
     if pipeline.scale == 0 or (names and (pipeline.scale, pipeline.offset) != (1.0, 0.0)):
@@ -126,6 +151,19 @@ def check(pipeline: Pipeline, features: Sequence[str]) -> None:
         )
     if not names and pipeline.missing in ("mean", "constant"):
         raise SettingError(f"pipeline: missing = {pipeline.missing!r} needs inputs with a fill")
+
+
+def _check_image(pipeline: Pipeline, image: Image, features: int) -> None:
+    if pipeline.inputs or pipeline.stretch:
+        raise SettingError(
+            "pipeline: image stands beside inputs or a stretch",
+            "scale and offset of the whole are for pixels",
+        )
+    if image.values != features:
+        raise SettingError(
+            f"pipeline: an image of {image} is {image.values} values, the model reads {features}",
+            "width × height × channels is what the model reads",
+        )
 
 
 def _check_input(one: Input, missing: Missing) -> None:

@@ -15,6 +15,7 @@ from plant import Plant, eventually, prediction, running
 from shoal.agent.frames import Quality
 from shoal.agent.io.feeds.files import COLUMNS
 from shoal.errors import SettingError
+from shoal.pipeline import Image as Signed
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -123,6 +124,46 @@ def test_a_folder_that_goes_away_is_waited_for(plant: Plant, camera: Path) -> No
         eventually(lambda: feed.health().up)
         shoot(camera, "a.png")
         eventually(lambda: plant.frames)
+
+
+def test_the_release_that_serves_says_how_large_images_are(plant: Plant, camera: Path) -> None:
+    plant.image = Signed(width=2, height=5, mode="L")
+    feed = images(plant, width=0, height=0, existing=True)
+    shoot(camera, "a.png")
+    with running(feed):
+        eventually(lambda: plant.frames)
+        plant.image = Signed(width=4, height=3, layout="hwc")  # the next release
+        shoot(camera, "b.png")
+        eventually(lambda: len(plant.frames) == 2)
+    assert [frame.rows.shape for frame in plant.frames] == [(1, 10), (1, 36)]
+    assert plant.faults == []
+
+
+def test_what_agent_toml_says_of_images_is_used_where_the_release_says_nothing(
+    plant: Plant, camera: Path
+) -> None:
+    shoot(camera, "a.png")
+    with running(images(plant, existing=True)):
+        eventually(lambda: plant.frames)
+        plant.image = Signed(width=2, height=5)
+        shoot(camera, "b.png")
+        eventually(lambda: len(plant.frames) == 2)
+    assert [frame.rows.shape for frame in plant.frames] == [(1, 36), (1, 30)]
+    told = [fault for fault in plant.faults if fault.cause == "unsigned-image"]
+    assert [fault.severity for fault in told] == ["info", "info"]
+    assert "4x3 RGB chw, and nobody has signed that" in told[0].detail
+    assert "the release 2x5 RGB chw, which is signed and holds" in told[1].detail
+
+
+def test_until_somebody_says_how_large_images_are_they_wait(plant: Plant, camera: Path) -> None:
+    shoot(camera, "a.png")
+    feed = images(plant, width=0, height=0, existing=True)
+    with running(feed):
+        eventually(lambda: plant.told("nobody says how large images are"))
+        assert not feed.health().up
+        plant.image = Signed(width=2, height=2)
+        eventually(lambda: plant.frames)
+    assert plant.frames[0].rows.shape == (1, 12)
 
 
 def test_a_folder_of_no_size_is_refused(plant: Plant) -> None:

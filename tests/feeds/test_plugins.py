@@ -53,11 +53,12 @@ def test_every_plugin_of_ours_has_an_example(group: str) -> None:
     assert there <= shown
 
 
-def test_the_pipeline_in_the_manual_is_one() -> None:
-    (text,) = blocks("json")
+def test_the_pipelines_in_the_manual_are_such() -> None:
+    text, image = blocks("json")
     line = pipeline.parse(text.encode())
     pipeline.check(line, [f"x{i}" for i in range(128 * 2)])
     assert json.loads(text)["stretch"]["samples"] == 128
+    pipeline.check(pipeline.parse(image.encode()), [f"x{i}" for i in range(224 * 224 * 3)])
 
 
 def test_the_plugin_in_the_manual_works_and_comes_back(

@@ -119,4 +119,4 @@ def unit(
 
 def _at_home(path: str) -> bool:
     """Whether ProtectHome=yes would hide it."""
-    return path.startswith(("/home/", "/root/", "/run/user/"))
+    return path.split("/")[1:2] in (["home"], ["root"]) or path.startswith("/run/user/")

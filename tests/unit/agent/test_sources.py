@@ -9,8 +9,10 @@ import pytest
 from devices import MODEL, engine
 from plant import Plant, eventually, feeds_of, running, serving_of
 from shoal.agent.flow import truth
+from shoal.agent.io.feeds.running import image_of
 from shoal.agent.io.feeds.table import read_table
 from shoal.errors import DatasetError, SettingError
+from shoal.pipeline import Image, Pipeline
 
 TEXT = "blur,note,contrast,grade\n1,a,2,good\n3,b,,bad\n5,c,6,unheard\n"
 
@@ -163,3 +165,30 @@ def test_a_wrong_setting_is_refused_by_name(
 ) -> None:
     with pytest.raises(SettingError, match=why):
         plant.source("replay", **settings)
+
+
+@pytest.mark.parametrize(
+    ("images", "model", "size"),
+    [
+        ({"a": None, "b": None}, "", None),
+        ({"a": (4, 3), "b": None}, "", (4, 3)),
+        ({"a": (4, 3), "b": (4, 3)}, "", (4, 3)),
+        ({"a": (4, 3), "b": (8, 8)}, "b", (8, 8)),
+        ({"a": (4, 3), "b": (8, 8)}, "", SettingError),
+        ({}, "", None),
+    ],
+)
+def test_a_source_makes_images_as_the_releases_that_it_feeds_have_signed(
+    images, model, size
+) -> None:
+    def served(wanted):
+        image = Image(width=wanted[0], height=wanted[1]) if wanted else None
+        return serving_of(engine(1, pipeline=Pipeline(image=image)))
+
+    by_name = {name: served(wanted) for name, wanted in images.items()}
+    if size is SettingError:
+        with pytest.raises(SettingError, match="say which: model"):
+            image_of(by_name, model)
+        return
+    found = image_of(by_name, model)
+    assert (found and (found.width, found.height)) == size

@@ -280,3 +280,28 @@ def a_manifest() -> manifest.Manifest:
     from devices import Cloud
 
     return Cloud().manifest(1, 1, "lot-codes", b"")
+
+
+# ------------------------------------------------------------------ images
+
+
+def test_an_image_is_declared_with_the_model_and_says_what_it_reads() -> None:
+    line = pipeline.parse(b'{"image": {"width": 4, "height": 3, "mode": "L"}, "scale": 0.5}')
+    assert line.image is not None
+    assert (line.image.values, str(line.image)) == (12, "4x3 L chw")
+    pipeline.check(line, [f"p{i}" for i in range(12)])
+    assert b"image" not in msgspec.json.encode(IDENTITY), "older agents read what they always read"
+
+
+@pytest.mark.parametrize(
+    ("text", "features", "says"),
+    [
+        (b'{"image": {"width": 4, "height": 3}}', 12, "36 values, the model reads 12"),
+        (b'{"image": {"width": 4, "height": 3}, "inputs": [{"name": "p0"}]}', 1, "beside inputs"),
+        (b'{"image": {"width": 0, "height": 3}}', 0, "width"),
+        (b'{"image": {"width": 4, "height": 3, "mode": "CMYK"}}', 12, "mode"),
+    ],
+)
+def test_an_image_that_cannot_be_is_refused_by_name(text: bytes, features: int, says: str) -> None:
+    with pytest.raises(SettingError, match=says):
+        pipeline.check(pipeline.parse(text), [f"p{i}" for i in range(features)])

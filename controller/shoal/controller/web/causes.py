@@ -81,6 +81,10 @@ CAUSES: dict[str, Cause] = {
         "Input does not fit the model",
         "See which column the source sends wrongly; rows that fit were still answered.",
     ),
+    "unsigned-image": Cause(
+        "Image size from agent.toml",
+        "Import the model with a pipeline that has an image; see docs/sources-and-sinks.md.",
+    ),
     "source": Cause("The data source is gone", "Check the sensor or file that feeds the device."),
     "unreadable-message": Cause(
         "Sent a message that cannot be read",

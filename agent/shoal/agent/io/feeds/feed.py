@@ -10,6 +10,7 @@ import msgspec
 
 from shoal.agent.faults import Fault
 from shoal.agent.frames import FeedHealth, Frame, Prediction
+from shoal.pipeline import Image
 
 #: Takes a frame: answers it with the models that serve. Never raises; called on one thread.
 Emit = Callable[[Frame], int]
@@ -51,6 +52,7 @@ class Context(NamedTuple):
 
     name       as in agent.toml: [sources.NAME]
     folder     the agent's; paths in settings are seen from there
+    image      what the releases that it feeds say of images, signed; None where they say nothing
     fault      told what a person should know; the same again and again is collapsed
     wall       Unix seconds; monotonic  seconds
     """
@@ -62,6 +64,7 @@ class Context(NamedTuple):
     wall: Callable[[], float]
     monotonic: Callable[[], float]
     random: random.Random
+    image: Callable[[], Image | None] = lambda: None
 
 
 class Source(Protocol):

@@ -15,6 +15,7 @@ from shoal.agent.io.feeds.feed import Context, Emit, ServerSettings, Touched
 from shoal.agent.io.feeds.plugins import needs
 from shoal.agent.io.feeds.table import stamp
 from shoal.errors import InputError, LinkError, SettingError
+from shoal.pipeline import Image
 
 #: Files whose stamps are remembered.
 SEEN = 100_000
@@ -27,9 +28,10 @@ class ImagesSettings(ServerSettings, frozen=True, kw_only=True):
 
     path           of the folder, seen from the agent's folder
     pattern        of the names that are images
-    width, height  to which they are resized
-    mode           "L" for grey, "RGB" for colour
-    layout         "hwc" or "chw": the order of height, width and channel in the tensor
+    width, height  to which they are resized, for a release whose pipeline does not say; 0 where
+                   it does
+    mode           likewise: "L" for grey, "RGB" for colour
+    layout         likewise: "hwc" or "chw", the order of height, width and channel in the tensor
     every_s        seconds between two looks
     settle_s       seconds since its last change after which a file that cannot be read is bad
     after          what becomes of a file that was read: "keep", "delete" or "move", to the folder
@@ -40,8 +42,8 @@ class ImagesSettings(ServerSettings, frozen=True, kw_only=True):
 
     path: str
     pattern: str = "*"
-    width: Annotated[int, msgspec.Meta(ge=1, le=8_192)]
-    height: Annotated[int, msgspec.Meta(ge=1, le=8_192)]
+    width: Annotated[int, msgspec.Meta(ge=0, le=8_192)] = 0
+    height: Annotated[int, msgspec.Meta(ge=0, le=8_192)] = 0
     mode: Literal["L", "RGB"] = "RGB"
     layout: Literal["hwc", "chw"] = "chw"
     every_s: Annotated[float, msgspec.Meta(gt=0)] = 0.5
@@ -67,12 +69,18 @@ class Images(Connecting):
         self._folder = context.folder / settings.path
         if "/" in settings.pattern:
             raise SettingError(f"agent.toml: sources.{context.name}.pattern has a /", "*.jpg")
+        if (settings.width > 0) != (settings.height > 0):
+            raise SettingError(
+                f"agent.toml: sources.{context.name} has one of width and height", "give both"
+            )
+        self._own, self._told = _own(settings), ""
         self._seen: dict[str, Stamp] = {}
         self._begun = False
 
     def serve(self, stopping: threading.Event) -> None:
         """Look until `stopping`; LinkError when the folder is not there."""
         found = self._found()
+        self._image_now()
         if not self._begun and self._settings.after == "keep" and not self._settings.existing:
             self._seen = {path.name: known for known, path in found}
         self._begun = True
@@ -95,6 +103,35 @@ class Images(Connecting):
             self._seen = {name: known for name, known in self._seen.items() if name in names}
         return sorted(x for x in stamped if x[0] != (0, 0) and self._seen.get(x[1].name) != x[0])
 
+    def _image_now(self) -> Image:
+        """What the release that serves says, which is signed; else what agent.toml says."""
+        signed = self.context.image()
+        made = signed or self._own
+        if made is None:
+            raise LinkError(
+                "nobody says how large images are",
+                "roll out a release whose pipeline has an image, or set width and height",
+            )
+        self._compare(signed)
+        return made
+
+    def _compare(self, signed: Image | None) -> None:
+        """Say, once, that agent.toml says what belongs to the release."""
+        text = ""
+        if self._own is not None and signed is None:
+            text = (
+                f"agent.toml makes images {self._own}, and nobody has signed that; "
+                "declare it with the model: shoal model import --pipeline"
+            )
+        elif self._own not in (None, signed):
+            text = (
+                f"agent.toml says {self._own}, the release {signed}, which is signed and holds; "
+                "take width, height, mode and layout out of agent.toml"
+            )
+        if text and text != self._told:
+            self.context.fault(Fault("unsigned-image", f"{self.context.name}: {text}", "info"))
+        self._told = text
+
     def _take(self, path: Path, known: Stamp) -> None:
         time_s = known[0] / 1e9
         try:
@@ -112,16 +149,16 @@ class Images(Connecting):
 
     def _pixels(self, path: Path) -> Any:
         """The image as uint8 (1, height · width · channels), in the layout that was asked for."""
-        settings = self._settings
-        size = (settings.width, settings.height)
+        wanted = self._image_now()
+        size = (wanted.width, wanted.height)
         try:
             with self._image.open(path) as image:
-                image.draft(settings.mode, size)  # a JPEG is decoded small at once
-                small = image.convert(settings.mode).resize(size, self._image.Resampling.BILINEAR)
+                image.draft(wanted.mode, size)  # a JPEG is decoded small at once
+                small = image.convert(wanted.mode).resize(size, self._image.Resampling.BILINEAR)
         except self._image.DecompressionBombError as error:
             raise InputError(f"{path.name}: {error}") from error
         pixels = np.asarray(small, np.uint8)
-        if pixels.ndim == 3 and settings.layout == "chw":
+        if pixels.ndim == 3 and wanted.layout == "chw":
             pixels = pixels.transpose(2, 0, 1)
         return pixels.reshape(1, -1)
 
@@ -136,3 +173,12 @@ class Images(Connecting):
         except OSError as error:
             what = f"{self.context.name}: {path.name} stays: {error.strerror}"
             self.context.fault(Fault("storage", what))
+
+
+def _own(settings: ImagesSettings) -> Image | None:
+    """What agent.toml says; None when it leaves it to the release."""
+    if not settings.width:
+        return None
+    return Image(
+        width=settings.width, height=settings.height, mode=settings.mode, layout=settings.layout
+    )

@@ -12,6 +12,8 @@ from shoal.agent.frames import FeedHealth, Prediction
 from shoal.agent.io.feeds.feed import Context, FeedSettings, Sink, Source
 from shoal.agent.io.feeds.plugins import SINKS, SOURCES, load, settings_of
 from shoal.agent.serving import Serving
+from shoal.errors import SettingError
+from shoal.pipeline import Image
 
 #: Seconds that a feed may take to end.
 PATIENCE_S = 5.0
@@ -115,4 +117,18 @@ class Feeds:
             wall=world.wall,
             monotonic=world.monotonic,
             random=random.Random(world.random.random()),
+            image=lambda: image_of(world.serving(), settings.model),
         )
+
+
+def image_of(served: Mapping[str, Serving], model: str) -> Image | None:
+    """What the releases that serve `model` ("" for all) say of images; None when they say nothing.
+
+    SettingError when they do not say the same.
+    """
+    engines = [one.engine for name, one in served.items() if model in ("", name)]
+    found = {e.manifest.pipeline.image for e in engines if e is not None} - {None}
+    if len(found) > 1:
+        told = ", ".join(sorted(map(str, found)))
+        raise SettingError(f"models with different images: {told}", "say which: model = ...")
+    return found.pop() if found else None
