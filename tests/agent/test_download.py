@@ -308,6 +308,19 @@ def test_a_delta_is_taken_up_where_its_connection_broke(
     assert (stage(tmp_path) / "model.onnx").read_bytes() == NEW
 
 
+def test_a_delta_over_which_the_process_died_is_not_tried_again(
+    shorter, server: Server, tmp_path: Path
+) -> None:
+    """It takes memory: a device that was killed for it would be killed at every start."""
+    stage(tmp_path).mkdir(parents=True)
+    left = stage(tmp_path) / f"{MADE.sha256}.whole"
+    left.write_bytes(DELTA)
+    with pytest.raises(BundleError, match="not applied to its end"):
+        shorter()
+    assert not left.exists()
+    assert server.sent == 0
+
+
 def test_a_delta_that_spares_little_is_not_fetched(shorter, server: Server, tmp_path: Path) -> None:
     stage(tmp_path).mkdir(parents=True)
     (stage(tmp_path) / f"{MADE.sha256}.part").write_bytes(NEW[: -len(DELTA)])

@@ -109,10 +109,12 @@ class HttpsDownloads:
             stage.mkdir(parents=True, exist_ok=True)
             if max(file.size, base.stat().st_size) > DELTA_LIMIT:
                 raise BundleError(f"{file.name} is too long for a delta here")
-            if not whole.exists():
-                missing = file.size - (made.stat().st_size if made.exists() else 0)
-                came = self._fetch_delta(url, part, int(WORTH * missing), stop)
-                part.replace(whole)
+            if whole.exists():  # the process died over it, perhaps of it: memory is short
+                whole.unlink()
+                raise BundleError(f"the delta of {file.name} was not applied to its end")
+            missing = file.size - (made.stat().st_size if made.exists() else 0)
+            came = self._fetch_delta(url, part, int(WORTH * missing), stop)
+            part.replace(whole)
             try:
                 data = delta.apply(base.read_bytes(), whole.read_bytes(), file.size)
             except ImportError as error:
