@@ -38,6 +38,7 @@ def page(standing: Standing) -> str:
         _problems(standing),
         _models(standing),
         _feeds(standing),
+        f"<p>{escape(standing.learning)}</p>" if standing.learning else "",
         _health(standing),
     ]
     return "\n".join(part for part in parts if part)

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from shoal.agent.page import page
 from shoal.agent.standing import ModelStanding, Standing, text
 from shoal.wire import Skew
 
@@ -96,3 +97,10 @@ def test_a_clock_that_is_off_says_by_how_much_and_what_to_do() -> None:
     assert "the clock is 93 s behind of the controller's" not in screen
     assert "the clock is 93 s behind the controller's" in screen
     assert "time synchronisation" in screen
+
+
+def test_the_round_that_it_takes_part_in_is_on_the_screen_and_on_the_page() -> None:
+    line = "takes part in round 4 of digits: training"
+    shown = standing(learning=line, models=[SERVES])
+    assert f"  {line}" in text(shown).splitlines()
+    assert line in page(shown)
