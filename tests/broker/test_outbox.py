@@ -65,3 +65,4 @@ def test_no_window_is_lost_or_counted_twice_when_the_broker_is_killed(served: Se
     windows = api.get("devices/cam-a/windows?limit=200")["items"]
     starts = [window["start_at"] for window in windows]
     assert len(starts) == len(set(starts))
+    assert not any("twice" in alert["title"] for alert in api.get("alerts")["items"])
