@@ -18,6 +18,7 @@ NAMES = (
     "ingest",
     "update",
     "delta",
+    "drift",
     "aggregation",
     "attacks",
     "federated",

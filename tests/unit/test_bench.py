@@ -16,7 +16,17 @@ from shoal.errors import SettingError
 
 BENCH = Path(__file__).parents[1] / "bench"
 ROOT = BENCH.parents[1]
-NAMES = ("sketch", "inference", "footprint", "ingest", "update", "delta", "aggregation", "attacks")
+NAMES = (
+    "sketch",
+    "inference",
+    "footprint",
+    "ingest",
+    "update",
+    "delta",
+    "drift",
+    "aggregation",
+    "attacks",
+)
 WITH_BROKER = [pytest.mark.broker, pytest.mark.slow]
 
 

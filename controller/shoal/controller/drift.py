@@ -251,8 +251,11 @@ def _shares(counts: F64, sizes: I64, shift: float) -> F64:
 
 
 def _grouped(counts: npt.NDArray, groups: I64) -> F64:
-    member = groups[:, :, None] == np.arange(groups.max() + 1)
-    return np.einsum("fw,fwg->fg", counts.astype(np.float64), member)
+    """Counts (F, W) by merged bin, (F, G): one pass over all features' bins."""
+    wide = int(groups.max()) + 1
+    where = groups + wide * np.arange(len(groups))[:, None]
+    summed = np.bincount(where.ravel(), weights=counts.ravel(), minlength=wide * len(groups))
+    return summed.reshape(len(groups), wide)
 
 
 def _merge(windows: Sequence[Counts]) -> dict[str, I64]:

@@ -1,0 +1,53 @@
+"""A look at a device's window, all features at all scales, against nothing but its distances."""
+
+import numpy as np
+
+from bench.measuring import compare, interleave, seconds
+from bench.report import Found, Row
+from shoal.controller import drift
+
+BINS, ROWS, BASELINE, SCALES = 28, 900, 96, (1, 4, 16)
+
+
+def run(*, quick: bool) -> Found:
+    """8 and 64 features; what a fleet of 10 000 devices asks of one core follows from it."""
+    rounds, baseline = (3, 12) if quick else (200, BASELINE)
+    rows = [_looked_at(features, rounds, baseline) for features in (8, 64)]
+    took_s = rows[-1].ours / 1e3
+    minute, quarter = (f"{10_000 * took_s / every_s:.2g}" for every_s in (60, 900))
+    told = f"{minute} cores at a window a minute, {quarter} at one in 15 minutes"
+    return Found(rows=rows, notes={"10 000 devices, 64 features": told})
+
+
+def _looked_at(features: int, rounds: int, baseline: int) -> Row:
+    random = np.random.default_rng(0)
+    windows = [_window(random, features) for _ in range(baseline)]
+    base, newest = drift.fit(windows, SCALES), [_window(random, features) for _ in range(16)]
+    training = sum(one["cam-1"] for one in windows)
+    sides = {
+        "ours": lambda: 1e3 * seconds(lambda: _look(base, newest, training)),
+        "plain": lambda: 1e3 * seconds(lambda: _distances(newest, training)),
+    }
+    found = interleave(rounds, sides)
+    what = f"look at a window of {features} features, scales 1, 4, 16"
+    return compare(what, "ms", found["ours"], found["plain"], against="distances alone")
+
+
+def _window(random: np.random.Generator, features: int) -> dict[str, np.ndarray]:
+    shares = random.dirichlet(np.full(BINS, 50.0))
+    return {"cam-1": random.multinomial(ROWS, shares, size=features).astype(np.int64)}
+
+
+def _look(base: drift.Baseline, newest: list[dict[str, np.ndarray]], training: np.ndarray) -> None:
+    for at, scale in enumerate(base.scales):
+        drift.look(base, newest[-scale:], at, 0.01)
+        drift.psi(base, newest[-scale:], at, training)
+
+
+def _distances(newest: list[dict[str, np.ndarray]], training: np.ndarray) -> None:
+    """Hellinger's, of what is summed already: no bins merged, no correction, no tail."""
+    q = np.sqrt(training / training.sum(-1, keepdims=True))
+    for scale in SCALES:
+        merged = sum(one["cam-1"] for one in newest[-scale:])
+        p = np.sqrt(merged / merged.sum(-1, keepdims=True))
+        np.sqrt(np.square(p - q).sum(-1) / 2)
