@@ -20,7 +20,7 @@ from real_agents import enrol
 from shoal import bundle
 from shoal import manifest as manifests
 from shoal.agent.faults import Fault
-from shoal.agent.io import neighbourly, sharing
+from shoal.agent.io import neighbour, neighbourly, sharing
 from shoal.agent.io.neighbour import Line, Wish, asking_context, call
 from shoal.agent.io.neighbourly import Neighbourly, Site
 from shoal.agent.io.sharing import Board, Sharing, Shelf
@@ -152,7 +152,11 @@ def pair(tmp_path: Path) -> Iterator[Town]:
     made.end()
 
 
-def test_every_byte_comes_over_the_wide_network_once(town: Town) -> None:
+def test_every_byte_comes_over_the_wide_network_once(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CONNECT_S", "SILENCE_S"):  # a busy machine must not look like a dead neighbour
+        monkeypatch.setattr(neighbour, name, 30.0)
     town.all_download()
     assert town.wan.sent == len(DATA)
     assert sum(house.came for house in town.houses) == len(DATA)
@@ -229,7 +233,8 @@ def test_a_neighbour_that_only_says_that_it_fetches_costs_patience_once(
     began = time.monotonic()
     honest.download()
     assert honest.whole()
-    assert 1.5 <= time.monotonic() - began < 1.5 * len(FILE.pieces())
+    assert time.monotonic() - began >= 1.5
+    assert honest.downloads.quiet["cam-2"] > time.monotonic() + 60
 
 
 def test_addresses_where_nobody_or_somebody_else_is_cost_no_download(pair: Town) -> None:
