@@ -33,6 +33,8 @@ _WORD = 4
 _QUICK, _FAST, _STRONGEST = 1, 12, 19
 #: Up to this length the smallest way is looked for at full strength.
 _SMALL = 1 << 17
+#: Of longer files of one length, so many pieces of this length are looked at, from end to end.
+_PIECES, _PIECE = 8, 1 << 17
 _U8 = npt.NDArray[np.uint8]
 
 
@@ -55,15 +57,34 @@ def make(old: bytes, new: bytes) -> bytes:
     """
     _check_length(len(old), len(new))
     looking = _QUICK if len(new) > _SMALL else _STRONGEST
+    best, cost = _smallest(old, new, looking)
+    if len(_keyed(old, len(new), looking).compress(new)) < cost:
+        return _head(Way.DICTIONARY, 0, 0) + _keyed(old, len(new), _STRONGEST).compress(new)
+    level = _STRONGEST if cost < len(new) / 4 or len(new) <= _SMALL else _FAST
+    return _head(*best) + _plain(level).compress(_difference(old, new, *best))
+
+
+def _smallest(old: bytes, new: bytes, level: int) -> tuple[tuple[Way, int, int], float]:
+    """The difference that is shortest, (way, shift, end), and about how long it is."""
     ways = [(Way.BYTES, 0), *((Way.WORDS, shift) for shift in range(_WORD))]
     ends = (0, 1) if len(old) != len(new) else (0,)
-    differences = [(way, shift, end) for way, shift in ways for end in ends]
-    costs = {d: len(_plain(looking).compress(_difference(old, new, *d))) for d in differences}
-    best = min(costs, key=lambda d: costs[d])
-    if len(_keyed(old, len(new), looking).compress(new)) < costs[best]:
-        return _head(Way.DICTIONARY, 0, 0) + _keyed(old, len(new), _STRONGEST).compress(new)
-    level = _STRONGEST if costs[best] < len(new) / 4 or len(new) <= _SMALL else _FAST
-    return _head(*best) + _plain(level).compress(_difference(old, new, *best))
+    whole = len(new)
+    if len(old) == whole > _PIECES * _PIECE:
+        old, new = _sample(old), _sample(new)
+    costs = {
+        (way, shift, end): len(_plain(level).compress(_difference(old, new, way, shift, end)))
+        for way, shift in ways
+        for end in ends
+    }
+    best = min(costs, key=lambda each: costs[each])
+    return best, costs[best] * whole / max(1, len(new))
+
+
+def _sample(whole: bytes) -> bytes:
+    """Pieces from end to end, each from the beginning of a word on."""
+    last = len(whole) - _PIECE
+    starts = [last * i // (_PIECES - 1) // _WORD * _WORD for i in range(_PIECES)]
+    return b"".join(whole[at : at + _PIECE] for at in starts)
 
 
 def apply(old: bytes, delta: bytes, size: int) -> bytes:

@@ -32,7 +32,7 @@ def _with(python: Path, features: int, batches: int, repetitions: int) -> list[R
         for batch in BATCHES:
             count = min(1_000, batches) if batch == 1 else max(2, batches // 100)
             values = batch * count * features
-            sides = {
+            sides: dict[str, Callable[[], float]] = {
                 "ours": _ours(features, batch, count),
                 "theirs": functools.partial(_theirs, peer, batch, count),
             }
