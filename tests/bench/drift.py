@@ -23,7 +23,7 @@ def _looked_at(features: int, rounds: int, baseline: int) -> Row:
     random = np.random.default_rng(0)
     windows = [_window(random, features) for _ in range(baseline)]
     base, newest = drift.fit(windows, SCALES), [_window(random, features) for _ in range(16)]
-    training = sum(one["cam-1"] for one in windows)
+    training = np.sum([one["cam-1"] for one in windows], axis=0)
     sides = {
         "ours": lambda: 1e3 * seconds(lambda: _look(base, newest, training)),
         "plain": lambda: 1e3 * seconds(lambda: _distances(newest, training)),
@@ -48,6 +48,6 @@ def _distances(newest: list[dict[str, np.ndarray]], training: np.ndarray) -> Non
     """Hellinger's, of what is summed already: no bins merged, no correction, no tail."""
     q = np.sqrt(training / training.sum(-1, keepdims=True))
     for scale in SCALES:
-        merged = sum(one["cam-1"] for one in newest[-scale:])
+        merged = np.sum([one["cam-1"] for one in newest[-scale:]], axis=0)
         p = np.sqrt(merged / merged.sum(-1, keepdims=True))
         np.sqrt(np.square(p - q).sum(-1) / 2)

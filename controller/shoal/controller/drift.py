@@ -255,7 +255,7 @@ def _grouped(counts: npt.NDArray, groups: I64) -> F64:
     wide = int(groups.max()) + 1
     where = groups + wide * np.arange(len(groups))[:, None]
     summed = np.bincount(where.ravel(), weights=counts.ravel(), minlength=wide * len(groups))
-    return summed.reshape(len(groups), wide)
+    return np.asarray(summed, np.float64).reshape(len(groups), wide)
 
 
 def _merge(windows: Sequence[Counts]) -> dict[str, I64]:
