@@ -23,6 +23,8 @@ _OF_ROUND = (
     "id", "task", "number", "attempt", "state", "reason", "parent", "theta", "started_at",
     "ended_at", "checkpoint", "memory", "poisoned",
 )  # fmt: skip
+#: What an integer of a database holds.
+_MOST = 2**31 - 1
 #: Of a participation: what its update was like.
 OF_UPDATE = ("examples", "loss", "norm", "cosine", "suspect", "seconds", "bytes", "chosen")
 
@@ -114,9 +116,14 @@ def participations_of(
 def keep_participations(db: Connection, ident: str, found: Iterable[Participation]) -> None:
     """In the place of what was kept of this round before."""
     db.execute(delete(participation).where(participation.c.round == ident))
-    values = [msgspec.to_builtins(one) for one in found]
+    values = [msgspec.to_builtins(one) | _bounded(one) for one in found]
     if values:
         db.execute(participation.insert(), values)
+
+
+def _bounded(one: Participation) -> dict[str, float]:
+    """What a device said of itself, as a column can hold it."""
+    return {"examples": min(one.examples, _MOST), "seconds": min(max(0.0, one.seconds), _MOST)}
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:
