@@ -116,8 +116,7 @@ class Learning:
     def tick(self) -> float:
         """Whatever is due; seconds until it wants to be called again."""
         self._quiet.look()
-        if self._own.rows.due():
-            self._own.rows.flush()
+        self._flush()
         part = self._known.part
         if part is not None and part.state in (*LIVE, State.REFUSED):
             if self._clock() > part.config.plan.deadline_s:
@@ -126,6 +125,14 @@ class Learning:
             elif part.state is State.TRAINING and self._job is None and self._again_s:
                 self._train_again(part)
         return self._send_some()
+
+    def _flush(self) -> None:
+        """Rows to the disk; when it refuses they wait, and the round goes on."""
+        try:
+            if self._own.rows.due():
+                self._own.rows.flush()
+        except StorageError as error:
+            self._world.fault(Fault("disk-full", str(error)))
 
     def stop(self) -> None:
         """End what is under way; the journal takes it up at the next start."""
@@ -295,7 +302,9 @@ class Learning:
     def _act(self, part: Part, effect: Effect) -> None:
         try:
             _EFFECTS[effect](self, part)
-        except RefusedError as error:
+        except StorageError:
+            raise  # the disk may be mended: what asked for the effect comes again
+        except ShoalError as error:
             self._refuse(part, error)
 
     def _refuse(self, part: Part, error: ShoalError) -> None:

@@ -29,6 +29,8 @@ from shoal.agent.updating import Finished, Updates, World
 from shoal.errors import StorageError, TrustError, WireError
 from shoal.federated import speech
 
+_log = logging.getLogger(__name__)
+
 #: Seconds: longest sleep between ticks, pause before what the disk refused is taken up again.
 LONGEST_S, RETRY_S = 1.0, 2.0
 
@@ -215,8 +217,9 @@ class Agent:
             self._call(message)
 
     def _call(self, call: wire.RoundCall) -> None:
-        if self.learning is not None:
-            self.learning.hear(call)
+        learning = self.learning
+        if learning is not None:
+            self._guarded(lambda: learning.hear(call))
         elif not isinstance(call.said, speech.Dismiss):
             self.voice.answer(call.attempt, speech.Refuse(reason="not-enabled"))
 
@@ -351,13 +354,24 @@ class Agent:
         return min(due)
 
     def _of_learning(self, done: Done) -> None:
-        if self.learning is not None:
-            self.learning.finished(done)
+        learning = self.learning
+        if learning is not None:
+            self._guarded(lambda: learning.finished(done))
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A bug, or a peer's trick that nobody thought of, costs the round and not the device."""
+        try:
+            work()
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001 see above
+            _log.exception("in a round")
+            self.voice.fault(Fault("agent-bug", f"in a round: {type(error).__name__}: {error}"))
 
     def _surely(self, work: Callable[[], None]) -> None:
         """A disk that refuses costs the round, not the loop."""
         try:
-            work()
+            self._guarded(work)
         except StorageError as error:
             self.voice.fault(Fault("disk-full", str(error), "critical"))
 

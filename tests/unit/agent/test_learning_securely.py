@@ -8,6 +8,7 @@ import pytest
 
 from digits import homes_of
 from learners import NOW, Learner, School, attempt_of, some_rows
+from shoal.agent.io.credentials import credentials_of
 from shoal.agent.rounds import State
 from shoal.controller.federated.unmasking import Unmasking
 from shoal.federated import speech
@@ -177,3 +178,22 @@ def test_an_expired_certificate_is_nobodys_identity(tmp_path: Path) -> None:
     device = cohort.devices["cam-0"]
     assert device.call(1, speech.Start(roster=told.roster_for("cam-0"))) != []
     assert isinstance(device.heard[-1].said, speech.Refuse)
+
+
+@pytest.mark.parametrize("key", [bytes(32), b"short", b""])
+def test_a_neighbour_with_a_trap_for_a_key_costs_the_round_and_no_more(
+    tmp_path: Path, key: bytes
+) -> None:
+    cohort = Class(tmp_path)
+    adverts = cohort.joined()
+    trap = cohort.devices["cam-1"]
+    bare = msgspec.structs.replace(adverts["cam-1"], box=key, mask=key, signature=b"")
+    credentials = credentials_of(trap.folder, lambda: NOW)
+    signed = msgspec.structs.replace(
+        bare, signature=credentials.sign(bare.signed(cohort.terms.round_id))
+    )
+    told = Unmasking(cohort.terms, {**adverts, "cam-1": signed}, 8)
+    device = cohort.devices["cam-0"]
+    device.call(1, speech.Start(roster=told.roster_for("cam-0")))
+    assert isinstance(device.heard[-1].said, speech.Refuse)
+    assert device.state == State.REFUSED
