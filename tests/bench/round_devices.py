@@ -7,6 +7,7 @@ jobs run on, and the process that trains (the trainer's code is the same, withou
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from shoal.agent.io import config, lesson, train
 from shoal.agent.io.buffer import BUFFER
 from shoal.agent.io.neighbourhood import Neighbourhood
 from shoal.agent.io.sandbox import rounds_folder, task_folder
+from shoal.agent.loop import Agent
 from shoal.agent.training import Made, Work
 from shoal.mqtt import Link
 
@@ -50,29 +52,42 @@ def main(folders: list[Path]) -> None:
     """Until SIGTERM; prints "ready" once all are connected."""
     train.SubprocessTrainer = TrainerHere  # type: ignore[assignment,misc]
     ended, news = threading.Event(), threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    woken: set[Agent] = set()
+
+    def end(*_: object) -> None:
+        ended.set()
+        news.set()
+
+    signal.signal(signal.SIGTERM, end)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         made = []
         for folder in folders:
             settings = config.load(folder)
             near = Neighbourhood(folder, settings)
             agent, link = wiring.build(folder, settings, lambda job: _submit(pool, job), near)
-            agent.wake = news.set
+            agent.wake = functools.partial(_wake, agent, woken, news)
             agent.start()
             link.start()
             _until_connected(link)  # one after the other: a process has one GIL for 100 handshakes
             made.append((agent, link))
-        told = False
+        print("ready", flush=True)
+        due = {agent: 0.0 for agent, _ in made}
         while not ended.is_set():
             news.clear()
-            idle = min(agent.tick() for agent, _ in made)
-            if not told and all(link.connected for _, link in made):
-                told = True
-                print("ready", flush=True)
-            news.wait(min(idle, 0.05))
+            now = time.monotonic()
+            for agent in [one for one, at in due.items() if at <= now or one in woken]:
+                woken.discard(agent)
+                due[agent] = now + agent.tick()
+            if not woken:
+                news.wait(max(0.0, min(due.values()) - time.monotonic()))
         for _, link in made:
             link.stop()
     os._exit(0)
+
+
+def _wake(agent: Agent, woken: set[Agent], news: threading.Event) -> None:
+    woken.add(agent)
+    news.set()
 
 
 def _until_connected(link: Link) -> None:

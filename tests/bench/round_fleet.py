@@ -39,7 +39,9 @@ from shoal.controller.service.federated import rounds
 from shoal.federated.plan import Compression
 
 COLUMNS, HIDDEN, ROWS = 784, (128,), 320
-PATIENCE_S, WORKERS = 300.0, 2
+PATIENCE_S = 300.0
+#: Agents in one process: their files and sockets are 1024 at most, for select.
+TOGETHER = 50
 INT8 = Compression(kind="int8")
 
 
@@ -145,7 +147,8 @@ def _served(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _running(folders: Sequence[Path]) -> Iterator[None]:
-    parts = [list(folders[k::WORKERS]) for k in range(min(WORKERS, len(folders)))]
+    workers = max(2, -(-len(folders) // TOGETHER))
+    parts = [list(folders[k::workers]) for k in range(workers)]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), **_ONE_THREAD}
     with (folders[0].parent / "devices.log").open("wb") as log:
         made = [

@@ -1,5 +1,6 @@
 """Rounds for real: a controller, its broker, six agents' processes with digits of their own."""
 
+import contextlib
 import csv
 import json
 import os
@@ -37,16 +38,16 @@ class Digits:
     def __init__(self, cohort: Cohort, folder: Path) -> None:
         self.cohort = cohort
         homes, test = homes_of(DEVICES, np.random.default_rng(1))
-        self.homes = {f"cam-{i}": _pixels(home) for i, home in enumerate(homes)}
+        self.homes = {f"cam-{i}": as_pixels(home) for i, home in enumerate(homes)}
         sample, self.test = (
-            _pixels(test.only(np.arange(SAMPLE))),
-            _pixels(test.only(np.arange(SAMPLE, len(test.y)))),
+            as_pixels(test.only(np.arange(SAMPLE))),
+            as_pixels(test.only(np.arange(SAMPLE, len(test.y)))),
         )
         for i, name in enumerate(self.homes):
             cohort.enrol(name, site=("north", "south")[i % 2])
         cohort.start()
         how = {"estimator": "mlp", "params": {"hidden": [32]}}
-        table = _write(folder / "sample.csv", sample)
+        table = write_table(folder / "sample.csv", sample)
         self.release = cohort.release(table, MODEL, "digit", **how)
         for name, home in self.homes.items():
             cohort.teach(name, MODEL, FEATURES, home.x, [str(y) for y in home.y])
@@ -60,21 +61,28 @@ class Digits:
         return float(np.mean([int(s) == y for s, y in zip(said, self.test.y, strict=True)]))
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Digits]:
+@contextlib.contextmanager
+def serving(parent: Path) -> Iterator[Cohort]:
+    """A controller without devices; skips where there is no broker to run."""
     try:
         find_binary(os.environ)
     except SettingError as error:
         pytest.skip(str(error))
-    parent = tmp_path_factory.mktemp("federated")
     served = Served(parent / "controller")
     served.facts = json.loads(init(parent / "controller", "--json", "--window-s", "5"))
     cohort = Cohort(served.start().ready())
     try:
-        yield Digits(cohort, parent)
+        yield cohort
     finally:
         cohort.end()
         served.end()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Digits]:
+    parent = tmp_path_factory.mktemp("federated")
+    with serving(parent) as cohort:
+        yield Digits(cohort, parent)
 
 
 def test_devices_whose_digits_are_not_alike_learn_together_and_no_row_leaves_them(digits: Digits):
@@ -193,12 +201,12 @@ def assert_noise(cohort: Cohort, task: str) -> None:
         assert (one.examples, one.loss) == (0, 0.0)
 
 
-def _pixels(rows: Rows) -> Rows:
+def as_pixels(rows: Rows) -> Rows:
     """As the camera has them: 0 to 16."""
     return Rows(rows.x * 16, rows.y)
 
 
-def _write(path: Path, rows: Rows) -> Path:
+def write_table(path: Path, rows: Rows) -> Path:
     with path.open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow([*FEATURES, "digit"])
