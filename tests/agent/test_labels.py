@@ -12,10 +12,14 @@ from click.testing import CliRunner
 
 from real_agents import Process, enrol
 from real_models import put_release
+from shoal.agent import Session
 from shoal.agent.__main__ import main
-from shoal.agent.io.buffer import BUFFER, read_examples
-from shoal.agent.io.folder import LEARNING
+from shoal.agent.io.buffer import BUFFER, open_buffer, read_examples
+from shoal.agent.io.config import load
+from shoal.agent.io.examples import take
+from shoal.agent.io.folder import LEARNING, SPOOL
 from shoal.agent.io.journal import SqliteJournal
+from shoal.agent.io.keeping import Keeping
 from shoal.agent.io.slots import DiskSlots
 from shoal.agent.update import Record, Slot, State
 
@@ -136,3 +140,33 @@ def test_nothing_is_kept_unless_somebody_asked_for_it(agent: Process) -> None:
     ask(agent, "lot-7")
     agent.end()
     assert labels(agent.folder, "list") == "0: no rows are kept on this device to learn from"
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("labelled", 3), ("nothing", 0)])
+def test_rows_of_a_programs_own_session_are_kept_with_the_truth_it_knew(
+    folder: Path, keep: str, kept: int
+) -> None:
+    configure(folder, keep)
+    with Session("parts", folder) as session:
+        session.infer(np.ones((2, 4), np.float32), np.array([1, 0], np.float32))
+        session.infer(np.full((1, 4), 2, np.float32), np.array([2], np.float32))
+        session.infer(np.full((1, 4), 3, np.float32))
+        session.infer(np.full((1, 4), 4, np.float32), np.array([-1], np.float32))
+    given = list((folder / SPOOL).glob("*.rows"))
+    assert bool(given) == bool(kept)
+    buffer = open_buffer(folder / LEARNING, load(folder).learning)
+    take(folder / SPOOL, Keeping(buffer, keep).given)
+    buffer.flush()
+    x, named = rows_of(folder)
+    assert x.tolist() == [[1] * 4, [1] * 4, [2] * 4][:kept]
+    assert named == ["b", "a", "c"][:kept]
+    assert not list((folder / SPOOL).glob("*.rows"))
+
+
+def test_what_a_program_hands_over_and_cannot_be_read_is_dropped(folder: Path) -> None:
+    (folder / SPOOL).mkdir(exist_ok=True)
+    (folder / SPOOL / "1-a.rows").write_bytes(b"nonsense")
+    buffer = open_buffer(folder / LEARNING, load(folder).learning)
+    take(folder / SPOOL, Keeping(buffer, "labelled").given)
+    assert not list((folder / SPOOL).glob("*.rows"))
+    assert buffer.held() == []

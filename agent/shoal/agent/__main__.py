@@ -285,6 +285,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     from shoal.agent import wiring
     from shoal.agent.faults import Fault
     from shoal.agent.inference import Inference
+    from shoal.agent.io import examples
     from shoal.agent.io.durable import write_durable
     from shoal.agent.io.endpoint import Endpoint
     from shoal.agent.io.folder import ADDRESS, SOCKET, SPOOL
@@ -306,13 +307,14 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     agent, link = wiring.build(folder, settings, jobs.spawn, near)
     near.start()
     feeds = wiring.feeds_of(folder, settings, agent)
+    kept = wiring.keeping(settings, agent)
     agent.feeds = feeds.health
     inference = Inference(
         agent.serving,
         standing=agent.standing,
         version=agent.identity.version,
         pushes=feeds.pushes,
-        keep=wiring.keeping(settings, agent).served,
+        keep=kept.served,
     )
     endpoint = Endpoint(
         inference,
@@ -335,6 +337,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
             agent.post(Trouble(Fault("link-died", "the broker link's thread ended; started anew")))
         if agent.voice.saved:
             spool.take(agent.voice.add, agent.voice.fault)
+        examples.take(folder / SPOOL, kept.given)
         exchange.turn()
         if agent.restart_asked:
             loop.call_soon_threadsafe(stop.set)

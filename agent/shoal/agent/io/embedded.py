@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from shoal.agent.io.closing import Closing
+from shoal.agent.io.examples import Giving
 from shoal.agent.io.facts import read_facts
 from shoal.agent.io.folder import FOLDER, MODELS, SPOOL
 from shoal.agent.io.runtime import OrtLoader
@@ -65,6 +66,7 @@ class Session(Closing):
         )
         self._spool, self._window_s, self._look_s = Spool(folder / SPOOL), window_s, look_s
         self._witness = Witness(folder / SPOOL)
+        self._giving = Giving(folder / SPOOL) if _keeps(folder) else None
         try:
             self._hand_over(self._follower.look())
         finally:
@@ -88,7 +90,12 @@ class Session(Closing):
 
         Raises InputError for rows that do not fit, ModelError when the runtime fails.
         """
-        return self._serving.infer(rows, truth, raw=raw)
+        engine = self._serving.engine
+        said = self._serving.infer(rows, truth, raw=raw)
+        if self._giving is not None and engine is not None and truth is not None:
+            ready = engine.raw.table(rows) if raw and engine.raw is not None else rows
+            self._giving.add(engine, ready, truth)
+        return said
 
     def close(self) -> None:
         """Hand over the open window and let go of the model; at the program's end at the latest."""
@@ -99,6 +106,7 @@ class Session(Closing):
         atexit.unregister(self.close)
         self._witness.close()
         self._hand_over(self._serving.swap(None, Health()))
+        self._give()
         self._serving.retire()
 
     def _watch(self) -> None:
@@ -112,6 +120,11 @@ class Session(Closing):
             except ShoalError as error:
                 _log.warning("%s", error)
             self._witness.tell(self._follower.account())
+            self._give()
+
+    def _give(self) -> None:
+        if self._giving is not None:
+            self._giving.hand_over(f"{time.time_ns() // 1000:017d}-{secrets.token_hex(8)}")
 
     def _hand_over(self, report: WindowReport | None) -> None:
         if report is None or not (report.rows or report.errors):
@@ -174,6 +187,14 @@ def _only(slots: DiskSlots) -> str:
     if len(names) != 1:
         raise AbsentError("single model", ", ".join(names) or "none", "name the one you mean")
     return names[0]
+
+
+def _keeps(folder: Path) -> bool:
+    """Whether the agent learns from rows that come with their truth."""
+    from shoal.agent.io.config import load
+
+    learning = load(folder).learning
+    return learning.enabled and learning.keep != "nothing"
 
 
 def _profile(folder: Path) -> Profile:

@@ -12,7 +12,7 @@ class Keeping:
 
     rows   None where nothing is kept
     what   "nothing", "labelled" or "served"
-    labelled, served   None where such rows are not wanted
+    labelled, served, given   None where such rows are not wanted
     """
 
     def __init__(self, rows: Buffer | None, what: str) -> None:
@@ -23,6 +23,10 @@ class Keeping:
         )
         self.served: Callable[[Engine, F32, str], None] | None = (
             self._served if kept and what == "served" else None
+        )
+
+        self.given: Callable[[str, list[str], F32, Sequence[str]], None] | None = (
+            rows.add if rows is not None and self.labelled is not None else None
         )
 
     def _labelled(self, engine: Engine, rows: F32, labels: Sequence[str]) -> None:
