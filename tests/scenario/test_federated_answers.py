@@ -6,7 +6,7 @@ import pytest
 
 from pupils import SIZE, School
 from shoal import topics, wire
-from shoal.controller.io.rounds import LIMIT, Rounds
+from shoal.controller.io.rounds import LIMIT, OF_ONE, Rounds
 from shoal.controller.service.federated import memories, rounds
 from shoal.federated import speech
 from shoal.federated.chunks import cut
@@ -158,11 +158,14 @@ def test_a_join_whose_advert_another_device_signed_is_not_believed(school):
 
 def test_answers_beyond_the_room_for_them_are_dropped_and_asked_for_again(school, caplog):
     made = Rounds(school.fleet.ctx, lambda device, call: None)
-    made.put("shoal/v1/d00/up/round", bytes(LIMIT - 10))
-    made.put("shoal/v1/d00/up/round", bytes(11))
-    made.put("shoal/v1/d00/up/round", bytes(10))
+    assert LIMIT == 4 * OF_ONE
+    for name in ("d00", "d01", "d02"):
+        made.put(f"shoal/v1/{name}/up/round", bytes(OF_ONE))
+        made.put(f"shoal/v1/{name}/up/round", bytes(1))  # more than one device's share
+    made.put("shoal/v1/d03/up/round", bytes(OF_ONE - 1))
+    made.put("shoal/v1/d04/up/round", bytes(2))  # more than all have together
     made.work()
-    assert "1 round answers dropped" in caplog.text
+    assert "4 round answers dropped" in caplog.text
     assert not made.bell.is_set()
 
 
@@ -176,3 +179,21 @@ def test_scaffold_gives_devices_its_control_and_takes_theirs(school):
     school.run(60, until=lambda: rounds.get_task(school.fleet.ctx, "walk").rounds == 2)
     control = np.frombuffer(school.pupils["d00"].contents["control"], "<f4")
     assert control == pytest.approx(np.ones(SIZE))
+
+
+def test_boasts_and_classes_that_the_model_does_not_know_are_not_kept(school):
+    start(school, settings={"most_examples": 10})
+    one, attempt = training(school)
+    one.quiet = {speech.Measured}
+    for chunk in cut(packed(one.delta(), examples=2**53, seconds=-1e300)):
+        one.say(attempt, speech.Piece(chunk=chunk))
+    school.run(20, until=lambda: "Measure" in one.log)
+    part = speech.Slice(rows=1, loss=0.0, correct=1)
+    one.quiet = set()
+    one.say(attempt, speech.Measured(whole=part, classes={"made-up": part}))
+    one.say(attempt, speech.Measured(whole=speech.Slice(rows=1, loss=0.0, correct=2)))
+    found = ended(school)
+    assert found.ignored["unsound"] == 2
+    assert not [name for name in found.slices if "made-up" in name]
+    kept = {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}["d00"]
+    assert (kept.examples, kept.seconds) == (2**31 - 1, 0.0)

@@ -14,8 +14,8 @@ from shoal.controller.service.context import Context
 from shoal.controller.service.federated.course import Course, Post
 
 _log = logging.getLogger(__name__)
-#: Bytes of answers that wait.
-LIMIT = 64 << 20
+#: Bytes of answers that wait, of all devices and of one: none can take the room of the others.
+LIMIT, OF_ONE = 64 << 20, 16 << 20
 #: Answers taken between two steps: a round goes on while more of them come.
 BATCH = 64
 KIND = "round"
@@ -28,16 +28,18 @@ class Rounds:
         self.bell = threading.Event()
         self._course = Course(ctx, RoundFiles(ctx.folder / "rounds"), post)
         self._waiting: collections.deque[tuple[str, bytes]] = collections.deque()
-        self._bytes, self._dropped = 0, 0
+        self._bytes: collections.Counter[str] = collections.Counter()  # by topic; "": all
+        self._dropped = 0
         self._lock = threading.Lock()
 
     def put(self, topic: str, payload: bytes) -> None:
         """Keep an answer until `work`; dropped, and counted, when there is no room."""
+        size = len(payload)
         with self._lock:
-            if self._bytes + len(payload) > LIMIT:
+            if self._bytes[""] + size > LIMIT or self._bytes[topic] + size > OF_ONE:
                 self._dropped += 1
                 return
-            self._bytes += len(payload)
+            self._bytes.update({"": size, topic: size})
             self._waiting.append((topic, payload))
         self.bell.set()
 
@@ -52,7 +54,10 @@ class Rounds:
     def _batch(self) -> list[tuple[str, bytes]]:
         with self._lock:
             batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            self._bytes -= sum(len(payload) for _, payload in batch)
+            for topic, payload in batch:
+                self._bytes.subtract({"": len(payload), topic: len(payload)})
+            if not self._waiting:
+                self._bytes.clear()
             dropped, self._dropped = self._dropped, 0
         if dropped:
             _log.warning("%d round answers dropped, they are asked for again", dropped)

@@ -151,7 +151,8 @@ def _measured(live: Live, device: str, said: speech.Measured, able: Heard, now_s
     if live.now.state is not State.EVALUATING:
         return "out-of-order"
     slices = [said.whole, *said.classes.values(), *([said.personal] if said.personal else [])]
-    if not all(np.isfinite(one.loss) and one.correct <= one.rows for one in slices):
+    foreign = set(said.classes) - set(live.prepared.labels or said.classes)
+    if foreign or not all(np.isfinite(one.loss) and one.correct <= one.rows for one in slices):
         return UNSOUND
     live.files.put(live.id, "measured", device, msgspec.msgpack.encode(said))
     live.now = able.round
