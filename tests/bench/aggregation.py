@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.measuring import compare, interleave, seconds
 from bench.report import Found, Row
-from shoal.controller.federated.sums import ExactSum
+from shoal.federated.sums import ExactSum
 
 _PART = 1 << 14
 

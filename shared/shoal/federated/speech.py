@@ -139,6 +139,7 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     examples, loss   rows, mean loss before training; 0 where they are not told (secure)
     control   compressed likewise: change of its control variate (SCAFFOLD); empty otherwise
     steps, seconds   of training
+    site      msgpack shoal.federated.site_sum.SiteSum, of a gateway; update is empty then
     """
 
     update: bytes
@@ -147,6 +148,7 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     control: bytes = b""
     steps: Count = 0
     seconds: Real = 0.0
+    site: bytes = b""
 
 
 Call = Invite | Start | Deal | Resend | Close | Pass | Measure | Dismiss

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.controller.federated.sums import FINE, LARGEST, ExactSum
 from shoal.errors import InputError
+from shoal.federated.sums import FINE, LARGEST, ExactSum
 
 _number = st.floats(-1e6, 1e6, width=32)
 _weight = st.floats(0.001, 1000)

@@ -5,14 +5,14 @@ to keep them: on a shelf, which the shell may lay out in a file, and which is re
 columns, so that memory is again O(P).
 """
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from shoal.controller.federated.sums import F64, ExactSum
 from shoal.controller.federated.updates import Aggregate, Update, check
 from shoal.errors import ConflictError
+from shoal.federated.sums import F64, ExactSum
 from shoal.params import F32
 
 #: Numbers of a block: 8 MB in float64.
@@ -85,6 +85,18 @@ class Weighed:
         if update.control is not None:
             self._control.add(update.control)
         self._devices.add(update.device)
+
+    def merge(self, devices: Iterable[str], deltas: ExactSum, weights: ExactSum) -> None:
+        """Add what a site's gateway has summed: bit by bit what its devices would have added.
+
+        ConflictError, and nothing is added, when one of them is in already.
+        """
+        devices = set(devices)
+        for device in sorted(devices):
+            check_new(device, self._devices)
+        self._sum.merge(deltas)
+        self._weight.merge(weights)
+        self._devices |= devices
 
     def result(self) -> Aggregate:
         weight = float(self._weight.value()[0])

@@ -15,6 +15,7 @@ from shoal.controller.federated import parameters
 from shoal.controller.federated.contradictions import check_plan
 from shoal.controller.federated.private import central_noise
 from shoal.controller.federated.records import Hiding, TaskPlan
+from shoal.controller.federated.strategies.fedavg import FedAvg
 from shoal.controller.federated.strategy import ByExamples, Strategy, strategy_of
 from shoal.errors import SettingError
 from shoal.federated.distributed import effective_noise, scale_for
@@ -105,6 +106,8 @@ def _of_task(task: TaskPlan) -> Iterator[str]:
         task.adaptive.noise_on_updates(task.privacy.noise)
     if task.graph.optimiser != "sgd" and "shift" in strategy_for(task).terms():
         yield f"{task.strategy} corrects the steps of plain SGD: let the optimiser be sgd"
+    if task.gateways:
+        yield from _of_gateways(task)
     if task.secure is not None and bool(task.secure.degree) != bool(task.secure.threshold):
         yield "secure: say both degree and threshold, or neither"
 
@@ -113,6 +116,21 @@ def _privacy(task: TaskPlan, clip: float) -> Privacy | None:
     if task.privacy is None:
         return None
     return Privacy(**_fields(task.privacy) | ({"clip": clip} if task.adaptive and clip else {}))
+
+
+def _of_gateways(task: TaskPlan) -> Iterator[str]:
+    if not isinstance(strategy_for(task), FedAvg):
+        yield (
+            f"{task.strategy} looks at single updates or needs more than their weighted sum, and a "
+            "gateway sends a sum: take fedavg or one that is built on it"
+        )
+    if task.secure is not None:
+        yield "a gateway cannot sum what is masked: leave out gateways, or secure aggregation"
+    if task.privacy is not None and task.privacy.where != "local":
+        yield (
+            f"{task.privacy.where} privacy clips every update at the controller, which sees a "
+            "site's sum: let noise be local, or leave gateways out"
+        )
 
 
 def _secure(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) -> Secure:

@@ -7,12 +7,12 @@ fixed beforehand: how many took part is private too where devices are drawn at r
 import numpy as np
 
 from shoal.controller.federated.gathering import check_new, too_few
-from shoal.controller.federated.sums import ExactSum
 from shoal.controller.federated.updates import Aggregate, Update, check
 from shoal.errors import SettingError
 from shoal.federated.clipping import clipped, norm_of
 from shoal.federated.noise import Draws, noisy, sensitivity
 from shoal.federated.plan import Privacy
+from shoal.federated.sums import ExactSum
 
 
 class PrivateMean:

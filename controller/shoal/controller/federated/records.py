@@ -109,6 +109,7 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
     evaluate    every so many rounds devices measure the new checkpoint; 0: never
     candidate   every so many rounds the checkpoint becomes a release, and a candidate for the
                 canary ring when no gate refuses it; 0: only when a person asks
+    gateways    site -> the device there that may send the sum of its site's updates
     attempts    tries of one round until the task stops
     budget      of privacy, over all rounds; None: not counted
     """
@@ -131,6 +132,7 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
     demands: AskedDemands = AskedDemands()
     evaluate: Natural = 1
     candidate: Natural = 0
+    gateways: dict[str, str] = {}
     attempts: Count = 3
     budget: AskedBudget | None = None
 

@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import numpy as np
 
-from shoal.controller.federated.sums import F64, ExactSum
 from shoal.controller.federated.updates import Update
 from shoal.federated.clipping import norm_of
+from shoal.federated.sums import F64, ExactSum
 from shoal.params import F32
 
 #: Robust standard deviations beyond which an update stands out.

@@ -12,7 +12,7 @@ import numpy as np
 from shoal.controller.federated.gathering import Blocks, Compared, Gathering, Shelf
 from shoal.controller.federated.strategies.krum import distances, scores
 from shoal.controller.federated.strategy import Natural, Strategy
-from shoal.controller.federated.sums import F64
+from shoal.federated.sums import F64
 
 
 class Bulyan(Strategy, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import numpy as np
 
 from shoal.controller.federated.gathering import Blocks, Compared, Gathering, Shelf
 from shoal.controller.federated.strategy import Strategy
-from shoal.controller.federated.sums import F64
+from shoal.federated.sums import F64
 
 
 class Median(Strategy, frozen=True, kw_only=True):

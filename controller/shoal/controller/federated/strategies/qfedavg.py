@@ -8,8 +8,8 @@ import numpy as np
 
 from shoal.controller.federated.gathering import Gathering, Shelf, check_new, too_few
 from shoal.controller.federated.strategy import Positive, Strategy
-from shoal.controller.federated.sums import ExactSum
 from shoal.controller.federated.updates import Aggregate, Update, check
+from shoal.federated.sums import ExactSum
 
 #: Added to every loss, as in the paper's code: 0 to a negative power is no number.
 _ABOVE_ZERO = 1e-10

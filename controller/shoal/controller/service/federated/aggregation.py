@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 
 from shoal.controller.federated import plans, suspicion
-from shoal.controller.federated.gathering import too_few
+from shoal.controller.federated.gathering import Weighed, too_few
 from shoal.controller.federated.private import PrivateMean
 from shoal.controller.federated.rounds import Mark
 from shoal.controller.federated.strategy import Strategy
 from shoal.controller.federated.updates import Aggregate, Server, Update
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import memories
+from shoal.controller.service.federated import memories, site_sums
 from shoal.controller.service.federated.answers import update_of
 from shoal.controller.service.federated.circle import summed
 from shoal.controller.service.federated.live import Live
@@ -94,6 +94,9 @@ def _gathered(live: Live, strategy: Strategy) -> _Gathered:
         gathering = strategy.gather(live.size, shelf)
         for update in _updates(live):
             gathering.add(update)
+        for site in site_sums.of(live):
+            assert isinstance(gathering, Weighed)  # as plans.check_task has it
+            gathering.merge(*site)
         return _Gathered(gathering.result())
 
 
@@ -132,8 +135,8 @@ def _hidden(live: Live) -> _Gathered:
 
 
 def _updates(live: Live) -> Iterator[Update]:
-    """One after the other, in the order of names."""
-    for device in live.now.having(Mark.UPDATED):
+    """One after the other, in the order of names; not those that a gateway has summed."""
+    for device in site_sums.alone(live):
         yield update_of(live, device, _contribution(live, device))
 
 
@@ -149,7 +152,11 @@ def _facts(live: Live, found: Aggregate) -> dict[str, dict[str, Any]]:
     """device -> fields of records.Participation. What noise or masks hide is not looked at."""
     chosen = set(found.chosen)
     facts: dict[str, dict[str, Any]] = {}
+    summed_up = site_sums.facts(live)
     for device in found.devices:
+        if device in summed_up:
+            facts[device] = summed_up[device]
+            continue
         said = _contribution(live, device)
         size = live.files.size(live.id, "update", device)
         facts[device] = {

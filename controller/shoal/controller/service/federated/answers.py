@@ -14,7 +14,7 @@ import numpy as np
 
 from shoal.controller.federated.rounds import Heard, State, heard
 from shoal.controller.federated.updates import Update, check
-from shoal.controller.service.federated import pieces
+from shoal.controller.service.federated import pieces, site_sums
 from shoal.controller.service.federated.live import Live
 from shoal.errors import InputError, ShoalError, StorageError, WireError
 from shoal.federated import speech
@@ -47,6 +47,8 @@ def contribution_of(live: Live, data: bytes) -> speech.Contribution:
         found = msgspec.msgpack.decode(data, type=speech.Contribution)
     except msgspec.MsgspecError as error:
         raise WireError(f"an update that is none: {error}") from error
+    if found.site:
+        return found  # looked at in site_sums
     if live.plan.secure is None:
         check(update_of(live, "", found), live.size)
     elif len(found.update) != 4 * (live.size + 1):
@@ -108,13 +110,16 @@ def _piece(live: Live, device: str, said: speech.Piece, able: Heard, now_s: floa
     if kept.payload is None:
         return kept.ignored
     try:
-        contribution_of(live, kept.payload)
+        found = contribution_of(live, kept.payload)
     except (InputError, WireError) as error:
         _log.warning("round %s: update of %s left out: %s", live.id, device, error)
         pieces.drop(live, device)
         attempt = live.attempt_of(device)
         live.now = heard(live.now, device, attempt, now_s, refused="bad-update").round
         return UNSOUND
+    if found.site:
+        pieces.drop(live, device)
+        return site_sums.take(live, device, kept.payload, found.site, now_s)
     live.files.put(live.id, "update", device, kept.payload)
     pieces.drop(live, device)
     live.now = able.round

@@ -112,8 +112,17 @@ class Course:
         self._lives = {ident: one for ident, one in self._lives.items() if ident in found}
         for row in new:
             live = Live(row, their[row.task], self._files, self._authorities)
+            live.sites = self._sites(live)
             self._act(live)
             self._lives[live.id] = live
+
+    def _sites(self, live: Live) -> dict[str, str]:
+        """Of the devices of a round, where a gateway may speak for others of its site."""
+        if not live.task.plan.gateways:
+            return {}
+        query = select(device.c.name, device.c.site).where(device.c.name.in_(live.now.marks))
+        with self._ctx.store.read() as db:
+            return {row.name: row.site for row in db.execute(query)}
 
     @functools.cached_property
     def _authorities(self) -> list[x509.Certificate]:

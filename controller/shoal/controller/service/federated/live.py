@@ -35,6 +35,7 @@ class Live:
     ignored   why answers were ignored -> how many
     circle    of a round that is aggregated securely, from its roster on
     facts     device -> what is known of its update, until it is written down
+    sites     device -> its site, of a task with gateways
     authorities   of the device CA
     """
 
@@ -54,6 +55,7 @@ class Live:
         self.ignored: Counter[str] = Counter(self.result.get("ignored", {}))
         self.started_at: float = row.started_at
         self.files, self.authorities = files, authorities
+        self.sites: dict[str, str] = {}
         self.broken = ""
         self.nudges: dict[str, Nudge] = {}
         self.signed: dict[str, Invite | Measure] = {}

@@ -95,5 +95,8 @@ def _kind(index: int) -> str:
 
 
 def _most(live: Live) -> int:
-    """Bytes of any update and any control variate of this model, however it is compressed."""
+    """Bytes of any update and any control variate of this model, however it is compressed; and of
+    any site's sum."""
+    if live.task.plan.gateways:
+        return 16 * live.size + 4 * _AROUND
     return 12 * live.size + _AROUND

@@ -14,6 +14,8 @@ as long as a sum keeps within 2**53 steps of its grid, no addition rounds. This 
 """
 
 import math
+import struct
+import zlib
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,10 @@ _COARSELY, _FINELY = 1.5 * 2**52 * COARSE, 1.5 * 2**52 * FINE
 #: Of the addends' largest elements, together.
 LARGEST = 2**43
 MOST = 2**18
+_MAGIC = b"shs1"
+#: magic, elements, vectors so far, reach
+_HEAD = struct.Struct("<4sIIQ")
+_PACKED = 1
 #: Elements at a time: three buffers of this stay in a small cache.
 _PART = 1 << 14
 
@@ -67,6 +73,43 @@ class ExactSum:
         self.count += other.count
         self._coarse += other._coarse
         self._fine += other._fine
+
+    def to_bytes(self) -> bytes:
+        """The sum as it is, to be merged elsewhere: exact, and made small."""
+        head = _HEAD.pack(_MAGIC, self.size, self.count, self._reach)
+        grids = np.stack([self._coarse, self._fine]).astype("<f8")
+        # The bytes of a number lie apart, for those of the exponents are much alike.
+        return head + zlib.compress(grids.view(np.uint8).reshape(-1, 8).T.tobytes(), _PACKED)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, size: int) -> "ExactSum":
+        """Another's; InputError when it is none of `size` elements, or off the grids."""
+        made = cls(size)
+        try:
+            magic, there, made.count, made._reach = _HEAD.unpack_from(data)
+            packed = zlib.decompressobj()
+            raw = packed.decompress(data[_HEAD.size :], 16 * size + 1)
+            grids = np.frombuffer(raw, np.uint8).reshape(8, -1).T.copy().view("<f8").reshape(2, -1)
+        except (struct.error, zlib.error, ValueError) as error:
+            raise InputError("this is no sum of updates", "send it again") from error
+        if magic != _MAGIC or there != size or grids.shape != (2, size):
+            raise _of_another_length(there, size)
+        made._coarse, made._fine = grids[0].astype(np.float64), grids[1].astype(np.float64)
+        _within(made._reach, made.count)
+        made._check_grids()
+        return made
+
+    def _check_grids(self) -> None:
+        """What is not on the grids, or larger than it says, would round when it is added."""
+        for grid, step in ((self._coarse, COARSE), (self._fine, FINE)):
+            steps = grid / step
+            if not np.isfinite(steps).all() or (steps != np.rint(steps)).any():
+                raise InputError("a sum of updates that is off its grids", "send it again")
+        most = self._reach + 1
+        if np.abs(self._coarse).max(initial=0) > most or (
+            np.abs(self._fine).max(initial=0) > self.count * COARSE
+        ):
+            raise InputError("a sum of updates that is larger than it says", "send it again")
 
     def value(self) -> F64:
         """The sum, rounded once; float64 (P,)."""

@@ -1,0 +1,88 @@
+"""A site's updates as one, summed by its gateway before they cross the WAN.
+
+Sums on fixed grids (shoal.federated.sums) depend neither on order nor on brackets: what the
+controller makes of site sums is bit by bit what it would have made of every device's update. So a
+gateway saves bytes and changes nothing; it has to be trusted with its site's updates, and for its
+site's part.
+
+    >>> gateway = Gateway(2, most_examples=100)
+    >>> gateway.add("press-1", np.array([0.5, 1.0], np.float32), examples=3, loss=0.7)
+    >>> gateway.add("press-2", np.array([0.25, 0.0], np.float32), examples=1, loss=0.9)
+    >>> found = decode(gateway.to_bytes())
+    >>> sorted(found.members), ExactSum.from_bytes(found.deltas, 2).value().tolist()
+    (['press-1', 'press-2'], [1.75, 3.0])
+"""
+
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from shoal.errors import ConflictError, InputError
+from shoal.federated.sums import ExactSum
+from shoal.params import F32
+
+#: Devices that one gateway may speak for.
+MOST_MEMBERS = 4_096
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Real = Annotated[float, msgspec.Meta(ge=0, le=1e300)]
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One device of the site: rows it learned from, its mean loss before, seconds of training."""
+
+    examples: Count
+    loss: Real = 0.0
+    seconds: Real = 0.0
+
+
+class SiteSum(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a round: who is in it, Σ examples·delta and Σ examples; both as ExactSum.to_bytes."""
+
+    members: Annotated[dict[str, Member], msgspec.Meta(min_length=1, max_length=MOST_MEMBERS)]
+    deltas: bytes
+    weights: bytes
+
+
+class Gateway:
+    """Takes its site's updates in, in any order; memory: one sum, however many they are.
+
+    most_examples   that a device counts for, as the task's strategy has it
+    """
+
+    def __init__(self, size: int, most_examples: int) -> None:
+        self._deltas, self._weights, self._most = ExactSum(size), ExactSum(1), most_examples
+        self._members: dict[str, Member] = {}
+
+    def add(
+        self, device: str, delta: F32, examples: int, loss: float = 0.0, seconds: float = 0.0
+    ) -> None:
+        """One device's update, float32 (P,). ConflictError for its second, InputError when it
+        cannot be one; neither is in."""
+        if device in self._members:
+            raise ConflictError(f"{device} has an update in this sum", "the first one counts")
+        if examples < 1:
+            raise InputError(f"update of {device}: {examples} examples", "it has nothing to say")
+        weight = float(min(examples, self._most))
+        self._weights.room_for(np.array([weight]))
+        self._deltas.add(delta, weight)
+        self._weights.add(np.array([weight]))
+        self._members[device] = Member(examples=examples, loss=loss, seconds=seconds)
+
+    def to_bytes(self) -> bytes:
+        """msgpack SiteSum; ConflictError before the first update."""
+        if not self._members:
+            raise ConflictError("no update of this site came", "the site has nothing to say")
+        made = SiteSum(
+            members=dict(sorted(self._members.items())), deltas=self._deltas.to_bytes(),
+            weights=self._weights.to_bytes(),
+        )  # fmt: skip
+        return msgspec.msgpack.encode(made)
+
+
+def decode(data: bytes) -> SiteSum:
+    """InputError when it is no site sum."""
+    try:
+        return msgspec.msgpack.decode(data, type=SiteSum)
+    except msgspec.MsgspecError as error:
+        raise InputError(f"no sum of a site: {error}", "send it again") from error

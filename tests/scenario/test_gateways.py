@@ -1,0 +1,141 @@
+"""A site whose gateway sums before the WAN, by the real engine."""
+
+import msgspec
+import pytest
+
+from pupils import SIZE, School
+from shoal.controller.service.federated import rounds
+from shoal.federated import speech
+from shoal.federated.chunks import cut
+from shoal.federated.site_sum import Gateway
+from stand_ins import memory_folder
+
+pytestmark = pytest.mark.scenario
+
+NORTH, GATEWAY = ("d01", "d03", "d05"), "d01"
+
+
+@pytest.fixture
+def school():
+    with memory_folder() as folder:
+        yield School(folder)
+
+
+def start(school, **wishes):
+    school.task(**wishes)
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+
+
+def task(school):
+    return rounds.get_task(school.fleet.ctx, "walk")
+
+
+def done(school):
+    return task(school).rounds >= 1
+
+
+def parts(school):
+    return {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}
+
+
+def ignored(school):
+    return rounds.get_round(school.fleet.ctx, "walk.1").ignored
+
+
+def in_training(school, silent=NORTH):
+    """A round in which these send nothing by themselves, and everybody else has sent."""
+    for name in silent:
+        school.pupils[name].quiet = {speech.Piece}
+    start(school, gateways={"north": GATEWAY})
+    others = len(school.pupils) - len(silent)
+    school.run(60, until=lambda: _marks(school).get("UPDATED", 0) == others)
+
+
+def _marks(school):
+    found = rounds.list_rounds(school.fleet.ctx, task="walk")
+    return found[0].marks if found else {}
+
+
+def send(school, members, by=GATEWAY, most=1_000_000, twice=()):
+    """The sum of what these learned."""
+    gateway = Gateway(SIZE, most)
+    for name in members:
+        pupil = school.pupils[name]
+        gateway.add(name, pupil.delta(), pupil.examples, loss=0.5, seconds=0.5)
+    data = msgspec.msgpack.encode(speech.Contribution(update=b"", site=gateway.to_bytes()))
+    pupil = school.pupils[by]
+    quiet, pupil.quiet = pupil.quiet, set()
+    for chunk in cut(data, 700):
+        pupil.say(pupil.config.plan.attempt, speech.Piece(chunk=chunk))
+    pupil.quiet = quiet
+    school.run(2)
+
+
+def test_a_gateways_sum_gives_the_checkpoint_that_every_devices_update_gives(school) -> None:
+    in_training(school)
+    send(school, NORTH)
+    school.run(60, until=lambda: done(school))
+
+    with memory_folder() as folder:
+        plain = School(folder)
+        start(plain)
+        plain.run(60, until=lambda: done(plain))
+        assert task(school).checkpoint == task(plain).checkpoint
+
+    found = parts(school)
+    assert all(found[name].chosen and found[name].examples == 10 for name in NORTH)
+    assert [found[name].bytes > 0 for name in NORTH] == [True, False, False]
+    assert {found[name].norm for name in NORTH} == {None}
+    assert found["d00"].norm > 0
+    assert {school.pupils[name].dismissed[-1] for name in NORTH} == {""}
+
+
+def test_a_part_of_a_site_may_come_through_its_gateway_and_the_rest_by_itself(school) -> None:
+    in_training(school, silent=("d01", "d03"))
+    send(school, ("d01", "d03"))
+    school.run(60, until=lambda: done(school))
+    assert all(part.chosen for part in parts(school).values())
+
+
+@pytest.mark.parametrize(
+    ("members", "by"),
+    [
+        (("d01", "d00"), "d01"),  # of another site
+        (("d03", "d05"), "d01"),  # not of itself
+        (("d03", "d05"), "d03"),  # no gateway
+        (("d01", "d03", "d09"), "d01"),  # a stranger
+    ],
+)
+def test_a_sum_for_whom_the_gateway_may_not_speak_changes_nothing(school, members, by) -> None:
+    in_training(school)
+    school.pupils["d09"] = school.pupils["d03"]
+    send(school, members, by=by)
+    del school.pupils["d09"]
+    one = rounds.get_round(school.fleet.ctx, "walk.1")
+    assert (one.state, one.marks) == ("TRAINING", {"JOINED": 3, "UPDATED": 3})
+
+    send(school, NORTH)
+    school.run(60, until=lambda: done(school))
+    assert all(part.chosen for part in parts(school).values())
+    assert ignored(school) == {"unsound": 1}
+
+
+def test_who_is_in_already_is_not_counted_a_second_time_through_the_gateway(school) -> None:
+    in_training(school, silent=("d01", "d03"))
+    send(school, NORTH)  # d05 has sent its own
+    assert _marks(school) == {"JOINED": 2, "UPDATED": 4}
+
+    send(school, ("d01", "d03"))
+    school.run(60, until=lambda: done(school))
+    assert all(part.chosen for part in parts(school).values())
+    assert ignored(school) == {"member-said-before": 1}
+
+
+def test_a_sum_whose_weights_are_not_those_of_its_members_is_refused(school) -> None:
+    in_training(school)
+    send(school, NORTH, most=1)
+    assert _marks(school) == {"JOINED": 3, "UPDATED": 3}
+
+    send(school, NORTH)
+    school.run(60, until=lambda: done(school))
+    assert ignored(school) == {"unsound": 1}
