@@ -102,6 +102,19 @@ def test_an_acknowledgement_of_another_life_is_not_heard(open_outbox) -> None:
     assert outbox.waiting == 1
 
 
+def test_who_is_acknowledged_a_number_that_it_never_gave_has_a_copy_somewhere(open_outbox) -> None:
+    outbox = open_outbox()
+    outbox.add(window(1))
+    (letter,) = outbox.after(0, ALL)
+    outbox.ack(outbox.boot, [letter.seq])
+    outbox.ack("another life", [letter.seq + 1])
+    assert outbox.faults() == []
+    outbox.ack(outbox.boot, [letter.seq + 1])
+    (fault,) = outbox.faults()
+    assert (fault.cause, fault.severity) == ("copied", "critical")
+    assert "message 2" in fault.detail
+
+
 def test_a_report_with_a_key_is_added_once_even_after_it_left(open_outbox) -> None:
     outbox = open_outbox()
     outbox.add(update("QUEUED"), "r/1/QUEUED")

@@ -87,6 +87,7 @@ class SqliteOutbox:
         """These are in the controller's database: let them go."""
         if boot == self.boot:
             self._surely(lambda: self._let_go("seq", [s for s in seqs if s]))
+            self._look_for_another(boot, max(seqs, default=0))
 
     def close(self) -> None:
         self._db.close()
@@ -194,6 +195,17 @@ class SqliteOutbox:
             for key in keys:
                 self._db.execute(f"DELETE FROM row WHERE {column} = ?", [key])  # noqa: S608
         self._count()
+
+    def _look_for_another(self, boot: str, acked: int) -> None:
+        """Who acknowledges a number that was never given here had it from somebody else."""
+        last = self._surely(lambda: self._db.execute("SELECT seq FROM life").fetchone()[0])
+        if acked > last and boot == self.boot:
+            detail = (
+                f"the controller has message {acked} of this device, and this agent has sent "
+                f"{last}: another one runs from a copy of this folder; stop it and enrol it under "
+                "a name of its own"
+            )
+            self._faults.append(Fault("copied", detail, "critical"))
 
     def _remember(self, key: str) -> bool:
         new = self._db.execute("INSERT OR IGNORE INTO told VALUES (?, 0)", [key]).rowcount == 1
