@@ -258,7 +258,9 @@ class Cohort:
                 read: Callable[..., Any] = wire.decode_up if way == "up" else wire.decode_down
                 yield device, read(kind, payload)
 
-    def wait_said(self, said: type, count: int = 1, within_s: float = 60, device: str = "") -> None:
+    def wait_said(
+        self, said: type, count: int = 1, within_s: float = 120, device: str = ""
+    ) -> None:
         """Until so many devices (or this one) have said it, from now on."""
         before = len(self.heard)
 

@@ -24,12 +24,12 @@ from shoal.errors import SettingError
 from shoal.federated.compression import decompress
 from shoal.federated.speech import Boxes, Join, Piece
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]
 
 MODEL, DEVICES, SAMPLE = "lot-codes", 6, 60
 FEATURES = [f"p{n}" for n in range(64)]
 LEARNING = {"lr": 0.05, "epochs": 5, "batch": 10}
-PACE = {"goal": DEVICES, "least": 4, "over": 1.0, "recruit_s": 20, "train_s": 40, "unmask_s": 15}
+PACE = {"goal": DEVICES, "least": 4, "over": 1.0, "train_s": 120}
 
 
 class Digits:
@@ -89,7 +89,7 @@ def test_devices_whose_digits_are_not_alike_learn_together_and_no_row_leaves_the
     cohort = digits.cohort
     digits.plan("alone", compression={"kind": "int8"}, evaluate=4)
     before = digits.accuracy("alone")
-    done = cohort.run("alone", 4, within_s=120)
+    done = cohort.run("alone", 4, within_s=200)
     assert [one["number"] for one in done] == [1, 2, 3, 4]
     assert all(one["marks"].get("UPDATED", 0) + one["marks"].get("MEASURED", 0) == DEVICES
                for one in done), done  # fmt: skip
@@ -99,6 +99,15 @@ def test_devices_whose_digits_are_not_alike_learn_together_and_no_row_leaves_the
     heard = b"\n".join(payload for _, payload in cohort.heard)
     assert len(heard) > 100_000
     assert not [row for home in digits.homes.values() for row in home.x if holds_row(heard, row)]
+
+
+@pytest.mark.parametrize("kind", ["<f4", ">f4", "<f8", "u1", "text"])
+def test_a_row_that_went_over_the_wire_would_be_found(kind: str) -> None:
+    row = np.arange(64, dtype=np.float32) % 17
+    half = row[32:]
+    hidden = ",".join(f"{v:g}" for v in half).encode() if kind == "text" else half.astype(kind)
+    assert holds_row(b"before" + bytes(hidden) + b"after", row)
+    assert not holds_row(b"before" + bytes(hidden)[:-4] + b"after", row)
 
 
 def test_whoever_is_killed_in_a_round_all_rounds_end_and_nobody_counts_twice(digits: Digits):
@@ -174,7 +183,7 @@ def test_a_device_that_is_killed_after_it_shared_its_keys_is_taken_out_of_the_se
     cohort.begin("hidden", 1)
     cohort.wait_said(Boxes, 1, device="cam-2")
     cohort.members["cam-2"].kill()
-    cohort.wait_done("hidden", within_s=120)
+    cohort.wait_done("hidden", within_s=200)
     cohort.members["cam-2"].start()
     cohort.wait_online()
     [one] = cohort.rounds("hidden")
@@ -184,7 +193,7 @@ def test_a_device_that_is_killed_after_it_shared_its_keys_is_taken_out_of_the_se
     assert sum(part["chosen"] for part in parts.values()) == DEVICES - 1
     assert all(part["loss"] is None for part in parts.values())
     assert digits.accuracy("hidden") > before - 0.05
-    cohort.run("hidden", 2, within_s=120)
+    cohort.run("hidden", 2, within_s=200)
     assert digits.accuracy("hidden") > before
     assert_noise(cohort, "hidden")
 

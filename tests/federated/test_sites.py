@@ -20,7 +20,7 @@ from federated.real import Cohort, holds_row
 from shoal.controller.io.nats import find_binary
 from shoal.errors import SettingError
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]
 
 MODEL, LABEL, SITES = "pump-leak", "pump_leak", (100, 20, 3)
 #: Runs of the rig (a group is never split): a third is held back, three of each site are a sample.
@@ -98,7 +98,7 @@ def test_three_sites_learn_together_what_none_of_them_tells(
         pace={"goal": 3, "least": 3, "over": 1.0}, compression={"kind": "int8"}, evaluate=ROUNDS,
     )  # fmt: skip
     before = scores(cohort, rig)
-    done = cohort.run("pump", ROUNDS, within_s=200)
+    done = cohort.run("pump", ROUNDS, within_s=300)
     after = scores(cohort, rig)
     assert len(done) == ROUNDS
     assert min(before.values()) < 0.8
