@@ -56,6 +56,9 @@ def test_a_slow_devices_update_counts_in_a_later_round_for_less(school):
     assert slow.log.count("Invite") == 1
     assert "Dismiss" not in slow.log
 
+    deadline = slow.config.plan.deadline_s - school.fleet.clock()
+    assert deadline > 5 * BUFFERED["pace"]["train_s"]  # it does not give up before it is too late
+
     slow.quiet = set()
     others = [one for name, one in school.pupils.items() if name != "d05"]
     for one in others[:3]:

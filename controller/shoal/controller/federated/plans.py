@@ -72,10 +72,12 @@ def plan_of(
 
 
 def longest_s(task: TaskPlan) -> float:
-    """From a round's invitations to its end, at most."""
+    """From a round's invitations to its end, at most; to that of the last one that an update may
+    count in, where nobody is waited for."""
     pace = task.pace
     secure = 2 * pace.unmask_s if task.secure else 0.0
-    return pace.recruit_s + pace.train_s + secure + pace.evaluate_s
+    once = pace.recruit_s + pace.train_s + secure + pace.evaluate_s
+    return once * (1 + strategy_for(task).late())
 
 
 def noise_of(plan: Plan, size: int) -> float | None:
