@@ -56,6 +56,7 @@ LEAST = {
     "GET /api/v1/rollouts/{id}": "viewer",
     "GET /api/v1/rollouts/{id}/devices": "viewer",
     "GET /api/v1/rollouts/{id}/failures": "viewer",
+    "POST /api/v1/rollouts/{id}/approve": "approver",
     "POST /api/v1/rollouts/{id}/pause": "operator",
     "POST /api/v1/rollouts/{id}/resume": "operator",
     "POST /api/v1/rollouts/{id}/abort": "operator",

@@ -2,13 +2,16 @@
 
 import time
 
+import msgspec
 import pytest
 from playwright.sync_api import Page, expect
 
 from browser.chromium import Tab
 from browser.conftest import Console
 from browser.seed import LAST, STEPS, Teller
+from shoal.controller.io import tables
 from shoal.controller.service import changes, operations, rollouts, stages
+from shoal.controller.settings import Rollouts
 
 
 @pytest.fixture
@@ -170,3 +173,27 @@ def test_work_that_takes_too_long_is_given_up_on_its_page(tab: Tab, console: Con
     expect(page.locator("h1 + .state")).to_have_text("Canceled")
     expect(page.locator(".notice")).to_contain_text("canceled by admin")
     assert tab.violations() == []
+
+
+def test_a_rollout_that_waits_for_somebody_else_is_approved_on_its_page(
+    tab: Tab, console: Console
+) -> None:
+    assert console.seeded is not None
+    before = rollouts.get_rollout(console.ctx, console.seeded.running)
+    ended = tables.rollout.update().where(tables.rollout.c.id == before.id)
+    with console.ctx.store.write() as db:
+        db.execute(ended.values(state="STOPPED", finished_at=time.time()))
+    settings = msgspec.structs.replace(console.ctx.settings, rollouts=Rollouts(approval="stable"))
+    careful = console.ctx._replace(settings=settings)
+    one = rollouts.start(careful, actor="ana", plan=before.plan)
+    page = tab.go(f"/rollouts/{one.id}")
+    expect(page.locator("h1 + .state")).to_have_text("Waiting for approval")
+    expect(page.get_by_text("an approver other than ana has to say yes")).to_be_visible()
+    page.get_by_role("button", name="Approve").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text(f"Approve {one.release}?")
+    assert tab.violations() == []
+    dialog.get_by_role("button", name="Approve").click()
+    expect(page.locator("h1 + .state")).to_have_text("Running")
+    expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+    rollouts.abort(console.ctx, actor="ana", id=one.id)

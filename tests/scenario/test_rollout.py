@@ -5,10 +5,12 @@ import pytest
 
 from fleet import CANARY_THEN_REST, MODEL, Fleet
 from shoal import wire
+from shoal.controller import attempt
 from shoal.controller.io import tables
 from shoal.controller.records import Selector, StagePlan
 from shoal.controller.service import alerts, assignments, enrolment, releases, rollouts
-from shoal.errors import ConflictError, InputError
+from shoal.controller.settings import Rollouts
+from shoal.errors import ConflictError, DeniedError, InputError
 from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
@@ -396,3 +398,59 @@ def test_what_the_shadow_probe_found_is_there_when_the_update_is_long_over(fleet
     devices, _ = rollouts.rollout_devices(fleet.ctx, two.id)
     assert all(0 <= one.facts["disagree"] < 0.2 and one.facts["compared"] for one in devices)
     assert all(stage.compared for stage in fleet.rollout(two.id).stages)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_no_more_devices_are_at_it_at_once_than_the_plan_allows(fleet, most):
+    one = fleet.roll_out(fleet.release(), max_concurrent=most)
+    at_once = []
+
+    def looked():
+        states = fleet.states(one.id).values()
+        idle = {"WAITING", *attempt.ENDED}
+        at_once.append(sum(state not in idle for state in states))
+        return fleet.rollout(one.id).state == "FINISHED"
+
+    fleet.run(200, looked)
+    assert max(at_once) == most
+    assert set(fleet.serving().values()) == {f"{MODEL}@1"}
+
+
+def test_a_device_that_is_away_does_not_take_the_place_of_one_that_is_there(fleet):
+    fleet.stations["cam-4"].crash()
+    fleet.run(5)
+    one = fleet.roll_out(fleet.release(), max_concurrent=1, deadline_s=3_600.0)
+    fleet.run(200, lambda: list(fleet.states(one.id).values()).count("SUCCEEDED") == 4)
+
+
+def careful(fleet):
+    settings = msgspec.structs.replace(fleet.ctx.settings, rollouts=Rollouts(approval="stable"))
+    fleet.ctx = fleet.ctx._replace(settings=settings)
+    return fleet
+
+
+def test_what_reaches_stable_devices_waits_for_somebody_else_where_that_is_asked_for(fleet):
+    ref = careful(fleet).release()
+    one = fleet.roll_out(ref)
+    assert one.state == "WAITING_FOR_APPROVAL"
+    assert "an approver other than ana has to say yes" in one.reason
+    fleet.run(10)
+    assert set(fleet.states(one.id).values()) == {"WAITING"}
+    with pytest.raises(DeniedError, match="somebody else"):
+        rollouts.approve(fleet.ctx, actor="ana", id=one.id)
+    approved = rollouts.approve(fleet.ctx, actor="bo", id=one.id)
+    assert (approved.state, approved.reason) == ("RUNNING", "")
+    with pytest.raises(ConflictError):
+        rollouts.approve(fleet.ctx, actor="bo", id=one.id)
+    fleet.run(60, finished(fleet, one.id))
+
+
+def test_canaries_alone_need_nobodys_approval_and_a_rollout_that_waits_can_be_aborted(fleet):
+    ref = careful(fleet).release()
+    canaries = [StagePlan(name="canary", select=Selector(ring="canary"))]
+    one = fleet.roll_out(ref, canaries)
+    fleet.run(60, finished(fleet, one.id))
+    two = fleet.roll_out(ref)
+    assert rollouts.abort(fleet.ctx, actor="ana", id=two.id).state == "STOPPED"
+    fleet.run(5)
+    assert "cam-4" not in {k for k, v in fleet.serving().items() if v}

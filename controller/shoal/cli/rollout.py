@@ -52,6 +52,12 @@ def rollout() -> None:
     "--deadline", type=SPAN, default="24h", show_default=True, help="For one device's attempt."
 )
 @click.option("--attempts", default=1, show_default=True, help="Tries per device.")
+@click.option(
+    "--at-once",
+    default=0,
+    show_default=True,
+    help="Most devices at it at the same time, of those that are online; 0 for all of a stage.",
+)
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Watch until it rests.")
 @_timeout
 @click.pass_obj
@@ -62,6 +68,7 @@ def start(
     on_failure: str,
     deadline: float,
     attempts: int,
+    at_once: int,
     wait: bool,
     timeout: float,
 ) -> None:
@@ -79,6 +86,7 @@ def start(
         "on_failure": on_failure,
         "deadline_s": deadline,
         "max_attempts": attempts,
+        "max_concurrent": at_once,
     }
     started = session.api.post(at("rollouts"), plan)
     if wait:
@@ -137,6 +145,19 @@ def show_rollout(session: Session, id_: str) -> None:
     """
     found = whole(session.api, id_)
     session.show(found, lambda: _whole_picture(session, found))
+
+
+@rollout.command("approve")
+@click.argument("id_", metavar="ID")
+@click.pass_obj
+def approve(session: Session, id_: str) -> None:
+    """Say yes to a rollout that somebody else has started, where that is asked for.
+
+    \b
+    Example:
+      shoal rollout approve 01h9
+    """
+    _act(session, id_, "approve")
 
 
 @rollout.command("pause")

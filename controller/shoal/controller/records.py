@@ -313,6 +313,7 @@ class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     on_failure  "pause", "stop" or "rollback"
     deadline_s  seconds a device has for one attempt
+    max_concurrent  devices that may be at it at once, of those that are online; 0 for all
     """
 
     release: str
@@ -320,6 +321,7 @@ class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     on_failure: str = "pause"
     deadline_s: float = 86_400.0
     max_attempts: int = 1
+    max_concurrent: int = 0
 
 
 class Stage(Record, frozen=True, kw_only=True):
@@ -426,46 +428,6 @@ class Alert(Record, frozen=True, kw_only=True):
     updated_at: float
     acknowledged_by: str = ""
     closed_at: float = 0.0
-
-
-class DriftCell(Record, frozen=True, kw_only=True):
-    """One square of the heatmap: worst log10 p over the bucket, alarmed or not."""
-
-    feature: str
-    at: float
-    log10_p: float
-    psi: float
-    alarmed: bool
-
-
-class DriftMap(Record, frozen=True, kw_only=True):
-    """Feature x time for one subject. ready: the baseline is complete, `baseline_windows` of
-    `baseline_needed` were seen."""
-
-    model: str
-    scope: str
-    subject: str
-    release: str
-    ready: bool
-    baseline_windows: int
-    baseline_needed: int
-    features: list[str]
-    cells: list[DriftCell]
-
-
-class Histograms(Record, frozen=True, kw_only=True):
-    """Training, baseline and current shares per bin of one feature; they each sum to 1."""
-
-    model: str
-    subject: str
-    feature: str
-    edges: list[float]
-    training: list[float]
-    baseline: list[float]
-    current: list[float]
-    rows: int
-    psi: float
-    hellinger: float
 
 
 class Performance(Record, frozen=True, kw_only=True):

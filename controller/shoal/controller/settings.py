@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -62,6 +63,16 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scales: list[int] = msgspec.field(default_factory=lambda: [1, 4, 16])
 
 
+class Rollouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who has to say yes to a rollout.
+
+    approval   "none", or "stable": what reaches a stable device waits for an approver who did not
+               start it
+    """
+
+    approval: Literal["none", "stable"] = "none"
+
+
 class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Long work: training and imports, one at a time.
 
@@ -81,6 +92,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fleet: Fleet = Fleet()
     drift: Drift = Drift()
     operations: Operations = Operations()
+    rollouts: Rollouts = Rollouts()
     database: str = ""
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from shoal.controller import attempt
-from shoal.controller.records import DriftCell, DriftMap, Histograms, Stage
+from shoal.controller.drift_records import DriftCell, DriftMap, Histograms
+from shoal.controller.records import Stage
 from shoal.controller.rollout import StageState, State
 from shoal.controller.service.reach import Reach
 from shoal.controller.web import causes, charts, wording

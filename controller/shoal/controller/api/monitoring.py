@@ -5,12 +5,11 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
+from shoal.controller.drift_records import DriftMap, Histograms
 from shoal.controller.records import (
     Alert,
-    DriftMap,
     Finding,
     FleetHealth,
-    Histograms,
     Performance,
 )  # fmt: skip
 from shoal.controller.service import alerts, monitoring

@@ -71,6 +71,12 @@ def list_failures(call: Call, id: str) -> Listing[Failure]:  # noqa: A002
     return all_of([Failure(cause=cause, count=n, detail=detail) for cause, n, detail in found])
 
 
+@route("POST", "/api/v1/rollouts/<id>/approve", role="approver", tag=TAG)
+def approve_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
+    """Say yes to a rollout that waits for it and was started by somebody else."""
+    return rollouts.approve(call.ctx, actor=call.by, id=id)
+
+
 @route("POST", "/api/v1/rollouts/<id>/pause", role="operator", tag=TAG)
 def pause_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
     """Assign no further device until resumed."""

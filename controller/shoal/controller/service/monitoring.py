@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, Text, case, cast, func, select, union
 from shoal.controller import drift
 from shoal.controller import histograms as tables_of
 from shoal.controller.drift import Baseline
+from shoal.controller.drift_records import DriftCell, DriftMap, Histograms
 from shoal.controller.io.tables import (
     alert,
     baseline,
@@ -24,11 +25,8 @@ from shoal.controller.io.tables import (
 )
 from shoal.controller.ledger import WIDEST, Ledger, Numbers, missing
 from shoal.controller.records import (
-    DriftCell,
-    DriftMap,
     Finding,
     FleetHealth,
-    Histograms,
     Performance,
 )
 from shoal.controller.service import intake

@@ -41,8 +41,8 @@ class Reach(NamedTuple):
         return sum(self.states.values())
 
     def touched(self, action: str, rollback: bool = False) -> int:
-        """How many devices "pause", "resume" or "abort" makes a difference to."""
-        if action == "pause":
+        """How many devices "approve", "pause", "resume" or "abort" makes a difference to."""
+        if action in ("approve", "pause"):
             return self.waiting
         if action == "resume":
             return self.waiting + self.failed

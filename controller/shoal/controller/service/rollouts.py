@@ -25,7 +25,7 @@ from shoal.controller.service import (
     undo,
 )
 from shoal.controller.service.context import Context
-from shoal.errors import AbsentError, ConflictError, InputError
+from shoal.errors import AbsentError, ConflictError, DeniedError, InputError
 
 ON_FAILURE = ("pause", "stop", "rollback")
 
@@ -46,11 +46,12 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
         taken = cohort.freeze(ident, plan.stages, _candidates(db))
         if not taken:
             raise InputError("no device fits any stage", "see: shoal device list")
-        state, _ = step_of(State.CREATING, Event.FROZEN)
+        why = _needs_approval(ctx, actor, plan)
+        state, _ = step_of(State.CREATING, Event.SUBMITTED if why else Event.FROZEN)
         db.execute(
             rollout.insert().values(
                 id=ident, release=plan.release, model=model, plan=msgspec.to_builtins(plan),
-                state=state.value, reason="", stages=_stages(plan, taken),
+                state=state.value, reason=why, stages=_stages(plan, taken),
                 created_at=ctx.clock(), created_by=actor,
             )
         )  # fmt: skip
@@ -144,6 +145,20 @@ def resume(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
     return get_rollout(ctx, id)
 
 
+def approve(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
+    """Say yes to what somebody else has started. ConflictError unless it waits for that,
+    DeniedError for who started it."""
+    with ctx.store.write() as db:
+        row = _row(db, id)
+        if row.created_by == actor and row.state == State.WAITING_FOR_APPROVAL:
+            raise DeniedError(f"{actor} started {id}", "somebody else has to approve it")
+        quarantine.check_release(db, row.release)
+        _move(db, ctx, row, Event.APPROVED, "")
+        audit.record(db, ctx, actor, "rollout.approve", id, release=row.release)
+        stages.advance(db, ctx, id)
+    return get_rollout(ctx, id)
+
+
 def hold(db: Connection, ctx: Context, *, release: str, reason: str) -> list[str]:
     """Pause every rollout of a release that runs; which they were."""
     running = select(rollout).where(
@@ -226,6 +241,8 @@ def _check(plan: RolloutPlan) -> None:
         raise InputError("a rollout needs stages, each with a name of its own")
     if plan.on_failure not in ON_FAILURE:
         raise InputError(f"on_failure {plan.on_failure!r:.40}", f"use {', '.join(ON_FAILURE)}")
+    if plan.max_concurrent < 0:
+        raise InputError("max_concurrent is 0 for all devices at once, or how many")
     if not plan.deadline_s > 0 or not 1 <= plan.max_attempts <= 10:
         raise InputError("deadline_s must be above 0 and max_attempts 1 to 10")
     for stage in plan.stages:
@@ -234,6 +251,22 @@ def _check(plan: RolloutPlan) -> None:
             raise InputError(
                 f"stage {stage.name}: percent, threshold_pct and max_disagree_pct are 0 to 100"
             )
+
+
+def _needs_approval(ctx: Context, actor: str, plan: RolloutPlan) -> str:
+    """Why somebody else has to say yes first; "" when nobody has to.
+
+    By what its stages select, not by who is there now: a device may join it late.
+    """
+    if ctx.settings.rollouts.approval == "none":
+        return ""
+    reaching = [stage.name for stage in plan.stages if stage.select.ring != "canary"]
+    if not reaching:
+        return ""
+    return (
+        f"stage {reaching[0]} reaches devices that are not canaries: an approver other than "
+        f"{actor} has to say yes"
+    )
 
 
 def _candidates(db: Connection) -> list[cohort.Candidate]:

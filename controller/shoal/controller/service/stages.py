@@ -152,8 +152,9 @@ class _Board:
         return self._judge(at, plan, release)
 
     def _assign(self, stage: Stage, release: Signed) -> None:
-        waiting = [seat.row for seat in self._seats(stage) if self._is_due(seat.row)]
-        for row in [row for row in waiting if row.ring in _rings(release)][:AT_ONCE]:
+        seats = self._seats(stage)
+        waiting = [seat.row for seat in seats if self._is_due(seat.row)]
+        for row in [row for row in waiting if row.ring in _rings(release)][: self._room(seats)]:
             why = _unfit(row, release)
             if why:
                 self._say(row, state=attempt.SKIPPED, cause=why[0], detail=why[1])
@@ -169,6 +170,14 @@ class _Board:
                 previous=row.previous or (before if before != self.plan.release else ""),
                 facts=row.facts | {"assigned_at": self.now},
             )  # fmt: skip
+
+    def _room(self, seats: Sequence[_Seat]) -> int:
+        """How many devices may be ordered now; who is at it and away holds nobody up."""
+        if not self.plan.max_concurrent:
+            return AT_ONCE
+        idle = {attempt.WAITING, *attempt.ENDED}
+        working = sum(seat.row.state not in idle and seat.row.online for seat in seats)
+        return max(0, min(AT_ONCE, self.plan.max_concurrent - working))
 
     def _is_due(self, row: Row[Any]) -> bool:
         again = row.state in attempt.RETRIED and row.attempt < self.plan.max_attempts

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from shoal.controller.records import DriftMap, Histograms, Release, Stage, Window
+from shoal.controller.drift_records import DriftMap, Histograms
+from shoal.controller.records import Release, Stage, Window
 
 
 class Part(NamedTuple):

@@ -91,11 +91,13 @@ def rollout_confirm(id: str, action: str) -> str:  # noqa: A002
 
 @blueprint.post("/rollouts/<id>/<action>")
 def rollout_act(id: str, action: str) -> Response:  # noqa: A002
-    """Pause, resume or abort."""
-    who = access.require(actor(), "operator")
+    """Approve, pause, resume or abort."""
+    who = access.require(actor(), "approver" if action == "approve" else "operator")
     ctx = context()
     if action == "abort":
         rollouts.abort(ctx, actor=who.name, id=id, rollback=request.form.get("rollback") == "1")
+    elif action == "approve":
+        rollouts.approve(ctx, actor=who.name, id=id)
     elif action == "pause":
         rollouts.pause(ctx, actor=who.name, id=id)
     elif action == "resume":

@@ -108,6 +108,7 @@ SIGNS: dict[str, Sign] = {
 
 #: Rollout action -> (its button, what it does, icon).
 ACTIONS: dict[str, tuple[str, str, str]] = {
+    "approve": ("Approve", "You say yes to what somebody else has started: it begins.", "check"),
     "pause": ("Pause", "No further device is told to update until you resume.", "pause"),
     "resume": (
         "Resume",
@@ -118,7 +119,12 @@ ACTIONS: dict[str, tuple[str, str, str]] = {
 }
 
 #: Rollout action -> the event it stands for.
-_EVENTS = {"pause": Event.HELD, "resume": Event.RESUMED, "abort": Event.ABORTED}
+_EVENTS = {
+    "approve": Event.APPROVED,
+    "pause": Event.HELD,
+    "resume": Event.RESUMED,
+    "abort": Event.ABORTED,
+}
 
 
 def sign(state: str) -> Sign:
