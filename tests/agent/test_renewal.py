@@ -186,6 +186,20 @@ def test_a_device_that_was_decommissioned_is_told_so_and_goes_on_trying(
     assert watched.faults[-1].severity == "critical"
 
 
+def test_a_device_whose_name_was_taken_again_renews_like_any_other(
+    world: World, url: str, folder: Path
+) -> None:
+    enrolment.decommission(world.ctx, actor="test", device="cam-1")
+    joined(folder, world, url)
+    first, watched = serial(folder), Watched(folder, url, world)
+    world.clock.now += 70 * DAY_S
+    watched.upkeep.look()
+    assert watched.faults == []
+    assert serial(folder) != first
+    leaf = x509.load_pem_x509_certificate((folder / "device.crt").read_bytes())
+    assert leaf.subject.rfc4514_string() == "CN=cam-1.1,O=shoal"
+
+
 def test_a_controller_out_of_reach_is_no_news_while_there_is_time(
     world: World, folder: Path
 ) -> None:

@@ -126,13 +126,18 @@ def _check(pem: str, device: str, key: ec.EllipticCurvePrivateKey, ca: bytes) ->
     """Raise UntrustedError unless this is a certificate of ours, over `key`, by a CA we trust."""
     try:
         leaf = x509.load_pem_x509_certificate(pem.encode())
-        names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        ours = [n.value for n in names] == [device] and leaf.public_key() == key.public_key()
+        ours = _names(leaf) == [device] and leaf.public_key() == key.public_key()
         signed = any(_signed_by(leaf, issuer) for issuer in x509.load_pem_x509_certificates(ca))
     except ValueError as error:
         raise UntrustedError(f"the renewed certificate cannot be read: {error}") from error
     if not (ours and signed):
         raise UntrustedError("the renewed certificate is not one for this device and key")
+
+
+def _names(leaf: x509.Certificate) -> list[str]:
+    """Whom it is for: its CN, without the generation of a name that was taken again (cam-1.2)."""
+    found = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return [str(name.value).partition(".")[0] for name in found]
 
 
 def _signed_by(leaf: x509.Certificate, issuer: x509.Certificate) -> bool:
