@@ -8,9 +8,11 @@ import pytest
 
 from learners import LABELS, TASK, Learner, School, norm, some_rows
 from shoal.agent.rounds import TRANSITIONS, Event, State
+from shoal.controller.gradient.make import step_graph
 from shoal.errors import UntrustedError
 from shoal.federated import speech
 from shoal.federated.compression import decompress
+from shoal.federated.config import Content
 from shoal.federated.fixed_point import FixedPoint
 from shoal.federated.plan import Compression, Privacy, Secure
 from shoal.federated.plan import Learning as Lessons
@@ -354,3 +356,55 @@ def test_training_may_fill_no_disk(device: Learner, monkeypatch: pytest.MonkeyPa
     device.hear(device.school.invite(1))
     device.call(1, speech.Start())
     assert refusals(device) == ["disk-full"]
+
+
+def graph_of(school: School, **terms: bool) -> Content:
+    return school.put(step_graph(school.prepared, **terms).SerializeToString())
+
+
+def test_scaffold_keeps_its_control_variate_here_and_sends_how_it_changed(
+    school: School, device: Learner
+) -> None:
+    asked = {
+        "graph": graph_of(school, shift=True),
+        "control": school.put(np.zeros_like(school.theta).tobytes()),
+        "learning": Lessons(lr=0.1, epochs=2, batch=10, terms={"shift": True}),
+    }
+    before = np.zeros_like(school.theta)
+    for number in (1, 2):
+        device.heard.clear()
+        device.hear(school.invite(number, **asked))
+        device.call(number, speech.Start())
+        change = decompress(device.contribution().control, school.theta.size)
+        device.call(number, speech.Dismiss())
+        own = np.fromfile(device.kept() / "control", "<f4")
+        np.testing.assert_allclose(own - before, change, atol=1e-6)
+        before = own
+    assert norm(before) > 0.1
+
+
+def test_a_pull_towards_the_shared_model_keeps_an_update_short(school: School) -> None:
+    lengths = []
+    for mu in (0.0, 5.0):
+        device = Learner(school, f"cam-{mu:g}", some_rows(60))
+        learning = Lessons(lr=0.1, epochs=5, batch=10, terms={"mu": mu})
+        device.hear(school.invite(1, graph=graph_of(school, proximal=True), learning=learning))
+        device.call(1, speech.Start())
+        lengths.append(norm(delta_of(device)))
+    assert lengths[1] < 0.5 * lengths[0]
+
+
+def test_a_personal_model_stays_here_and_does_better_here(school: School, device: Learner) -> None:
+    asked = {"graph": graph_of(school, proximal=True), "ditto": 0.1}
+    learning = Lessons(lr=0.1, epochs=10, batch=10)
+    for number in (1, 2):
+        device.hear(school.invite(number, learning=learning, **asked))
+        device.call(number, speech.Start())
+        (measured,) = device.hear(school.measure(number, ditto=0.1))
+        device.call(number, speech.Dismiss())
+    assert isinstance(measured, speech.Measured)
+    assert measured.personal is not None
+    assert measured.personal.loss < 0.5 * measured.whole.loss
+    own = np.fromfile(device.kept() / "ditto", "<f4")
+    said = b"".join(piece.chunk.data for piece in device.said(speech.Piece))
+    assert own.tobytes()[:64] not in said
