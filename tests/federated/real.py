@@ -170,6 +170,11 @@ class Cohort:
         asked = {"dataset": f"{dataset['name']}@{dataset['version']}", **how}
         made = self._done(self.api.post(f"models/{model}/train", asked)["id"])
         name = str(made["release"])
+        self.publish(name)
+        return name
+
+    def publish(self, name: str) -> None:
+        """Sign a release and roll it out to everybody."""
         refused = self.api.get(f"releases/{name}")["state"] == "refused"
         reason = {"override": "a small sample is all that there is"} if refused else {}
         self.api.post(f"releases/{name}/publish", reason)
@@ -179,7 +184,12 @@ class Cohort:
         eventually(lambda: self.api.get(rollout)["state"] in over, f"rollout of {name}", 240)
         told = self.api.get(rollout)
         assert told["state"] == "FINISHED", told["reason"]
-        return name
+
+    def release_of(self, task: str) -> dict[str, Any]:
+        """The release that a task's newest checkpoint becomes, as a candidate unless refused."""
+        made = self._done(self.api.post(f"tasks/{task}/release", {"candidate": True})["id"])
+        found: dict[str, Any] = self.api.get(f"releases/{made['release']}")
+        return found
 
     def _done(self, operation: str) -> dict[str, Any]:
         path, over = f"operations/{operation}", ("succeeded", "failed")

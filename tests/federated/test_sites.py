@@ -106,6 +106,11 @@ def test_three_sites_learn_together_what_none_of_them_tells(
     assert {name for name in done[-1]["slices"] if name.startswith("site:")} == {
         f"site:oil-{site}" for site in SITES
     }
+    made = cohort.release_of("pump")
+    assert (made["state"], made["version"], made["quarantined"]) == ("candidate", 2, "")
+    assert [one["device"] for one in made["origin"]["devices"]] == ["rig-100", "rig-20", "rig-3"]
+    assert made["origin"]["rounds"] == list(range(1, ROUNDS + 1))
+    cohort.publish(f"{MODEL}@2")
     heard = b"\n".join(payload for _, payload in cohort.heard)
     whole = [row for rows in rig.own.values() for row in rig.x(rows)]
     assert not [row for row in whole if holds_row(heard, row)]
