@@ -163,6 +163,15 @@ def test_recruiting_ends_when_all_answered_or_at_its_deadline() -> None:
     assert decide(now, 1.0) == (Event.RECRUITED, "")
 
 
+def test_a_round_whose_goal_has_joined_does_not_wait_long_for_who_is_silent() -> None:
+    enough, few = said(opened(), NAMES[:4], 1.0), said(opened(), NAMES[:3], 1.0)
+    assert decide(enough, 2.4) is None
+    assert decide(enough, 2.6) == (Event.RECRUITED, "")
+    assert decide(few, 2.6) is None
+    now, _ = moved(enough, 2.6)
+    assert now.having(Mark.LOST) == NAMES[4:]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_devices_do_and_wherever_power_fails_a_round_ends(seed: int) -> None:
     draw = random.Random(seed)

@@ -83,6 +83,8 @@ class Mark(_Named):
 S, E, F, M = State, Event, Effect, Mark
 
 ENDED = frozenset({S.DONE, S.FAILED})
+#: Share of recruit_s after which a round begins once its goal has joined.
+PATIENCE = 0.25
 NO_ANSWER, STILL_TRAINING = "no-answer", "still-training"
 _EFFECT_OF = {
     S.RECRUITING: F.INVITE,
@@ -291,7 +293,8 @@ def decide(now: Round, now_s: float) -> tuple[Event, str] | None:
     """What follows from the numbers and the clock: an event and a reason, or None: wait."""
     over = now_s > now.deadline_s
     if now.state is S.RECRUITING:
-        return _recruited(now, over)
+        waited = now_s > now.deadline_s - (1 - PATIENCE) * now.pace.recruit_s
+        return _recruited(now, over, waited)
     if now.state is S.TRAINING:
         return _gathered(now, over)
     if now.state is S.UNMASKING and (over or not now.having(M.UPDATED)):
@@ -309,11 +312,13 @@ def _measured(now: Round, over: bool) -> tuple[Event, str] | None:
     return E.MEASURED, ""
 
 
-def _recruited(now: Round, over: bool) -> tuple[Event, str] | None:
+def _recruited(now: Round, over: bool, waited: bool) -> tuple[Event, str] | None:
+    """Who has not answered soon is likely to be gone: a full goal does not wait for it."""
     joined, open_ = len(now.having(M.JOINED)), len(now.having(M.INVITED))
     if joined + open_ < now.pace.least or (over and joined < now.pace.least):
         return E.BROKE, "too-few-joined"
-    return (E.RECRUITED, "") if over or open_ == 0 else None
+    enough = waited and joined >= now.pace.goal
+    return (E.RECRUITED, "") if over or enough or open_ == 0 else None
 
 
 def _gathered(now: Round, over: bool) -> tuple[Event, str] | None:
