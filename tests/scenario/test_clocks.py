@@ -161,3 +161,17 @@ def test_one_clock_ahead_closes_no_bucket_of_its_site_early(fleet):
         ).all()
     assert points, "the site has a baseline of its own"
     assert max(point.at for point in points) <= fleet.clock()
+
+
+@pytest.mark.parametrize("off_s", [7_200.0, -7_200.0])
+def test_a_clock_that_is_set_while_a_release_is_observed_neither_ends_the_watch_nor_prolongs_it(
+    fleet, off_s
+):
+    fleet.observe_s = 30.0
+    station = fleet.station("cam-1", ring="canary")
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, lambda: fleet.states(one.id)["cam-1"] == "OBSERVING")
+    station.clock_off_s = off_s
+    fleet.run(20)
+    assert fleet.states(one.id)["cam-1"] == "OBSERVING"
+    fleet.run(20, lambda: fleet.states(one.id)["cam-1"] == "SUCCEEDED")

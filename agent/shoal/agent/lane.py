@@ -12,13 +12,16 @@ class Job:
 
 
 class Lane:
-    """One model's: the effect that waits, the one that runs, and what is watched meanwhile."""
+    """One model's: the effect that waits, the one that runs, and what is watched meanwhile.
+
+    not_before and the watch are timed by a clock that nobody sets.
+    """
 
     def __init__(self) -> None:
         self.pending: Effect | None = None
         self.job: Job | None = None
         self.tries = 0
-        self.not_before = 0.0
+        self.not_before = float("-inf")
         self.watch: Watch | None = None
 
     @property

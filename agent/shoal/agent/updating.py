@@ -148,7 +148,7 @@ class Updates:
         self._clock.vouch(orders.signed_s)
         self._desired = {check_model(order.model): order for order in orders.orders}
         for lane in self._lanes.values():
-            lane.not_before = 0.0  # it may carry new addresses
+            lane.not_before = float("-inf")  # it may carry new addresses
 
     def finished(self, finished: Finished) -> None:
         """An effect has ended: what it came to is journalled, and acted on."""
@@ -248,7 +248,7 @@ class Updates:
         if record.state is not State.OBSERVING or lane.watch is None or record.trial is None:
             return
         own, said = self._world.serving(model).vitals, self._ports.sessions.read()
-        verdict = judge_all(lane.watch, own, said, record.trial, now)
+        verdict = judge_all(lane.watch, own, said, record.trial, self._clock.monotonic())
         if verdict is None:
             return
         event = Event.HEALTHY if verdict.passed else Event.UNHEALTHY
@@ -259,9 +259,9 @@ class Updates:
         """Start the pending effect, unless the model's last one still has to end."""
         lane, record, now = self._lane(model), self.records[model], self._clock()
         early = lane.pending is Effect.CHECK and record.order and now < record.order.not_before_s
-        if lane.pending is Effect.DOWNLOAD:
-            lane.not_before = max(lane.not_before, self.pace.hours.opens_s(now))
-        if lane.pending is None or lane.job or now < lane.not_before or early:
+        shut = lane.pending is Effect.DOWNLOAD and now < self.pace.hours.opens_s(now)
+        waits = self._clock.monotonic() < lane.not_before
+        if lane.pending is None or lane.job or waits or early or shut:
             return
         job = lane.job = Job(lane.pending, record)
         lane.pending = None
@@ -276,8 +276,8 @@ class Updates:
         """The effect ended and the record stays: to be watched, to be tried again, or at rest."""
         lane, now = self._lane(model), self._clock()
         if job.effect is Effect.WATCH:
-            before = self._world.serving(model).before
-            lane.watch = Watch(since_s=now, until_s=now + self.pace.observe_s, before=before)
+            before, since = self._world.serving(model).before, self._clock.monotonic()
+            lane.watch = Watch(since_s=since, until_s=since + self.pace.observe_s, before=before)
             self._world.inventory()
         elif job.effect is Effect.DOWNLOAD and not self.pace.hours.open(now):
             lane.pending = job.effect
@@ -290,7 +290,7 @@ class Updates:
                 return
             pause = min(RETRY_MAX_S, RETRY_S * 2 ** min(lane.tries - 1, 10))
             lane.pending = job.effect
-            lane.not_before = now + pause * self._ports.random.random()
+            lane.not_before = self._clock.monotonic() + pause * self._ports.random.random()
             self._voice.fault(Fault(outcome.note.cause, outcome.note.detail, "info"))
 
     def _advance(self, record: Record, event: Event, note: Note) -> None:
@@ -298,7 +298,7 @@ class Updates:
         self._ports.journal.save(after)  # durable first
         self.records[record.model] = after
         lane = self._lane(record.model)
-        lane.pending, lane.watch, lane.not_before = effect, None, 0.0
+        lane.pending, lane.watch, lane.not_before = effect, None, float("-inf")
         if lane.job:
             lane.job.stopped = True
         if after.state is not record.state:
