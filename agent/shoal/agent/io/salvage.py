@@ -90,6 +90,9 @@ def _rows(connection: sqlite3.Connection) -> list[Kept]:
             continue
         if row is None:
             break
+        if not isinstance(row[0], int) or row[0] <= at:  # a damaged tree leads back, for ever
+            at, failures = at + 1, failures + 1
+            continue
         found.append(Kept(*row))
         at, failures = row[0], 0
     return found
