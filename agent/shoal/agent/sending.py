@@ -9,7 +9,7 @@ from shoal.federated.chunks import Chunk, chunk_of
 PIECE, PAUSE_S = 256 << 10, 0.05
 #: Messages that the broker may owe an acknowledgement for when a piece is sent: a slow line is not
 #: filled with what would only wait in memory.
-AHEAD = 8
+AHEAD = 16
 
 
 class Sending:
