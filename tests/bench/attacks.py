@@ -6,6 +6,7 @@ from bench.report import Found, Row
 from digits import Learner, Rows, homes_of
 from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.strategy import Strategy, strategy_of
+from shoal.controller.federated.suspicion import compare
 from shoal.controller.federated.updates import Server, Update
 from shoal.params import F32
 
@@ -36,7 +37,13 @@ def run(*, quick: bool) -> Found:
     raw = float(table["fedavg", "none"][0])
     rows = [_row(f"{n}, {a}", float(v[0]), raw) for (n, a), v in table.items()]
     marked = {f"backdoor taken, {name}": f"{table[name, 'backdoor'][1]:.3f}" for name in STRATEGIES}
+    marked |= {f"stands out, {attack}": _said(table["fedavg", attack]) for attack in ATTACKS}
     return Found(rows=rows, notes=marked)
+
+
+def _said(found: np.ndarray) -> str:
+    """Under FedAvg, over all rounds: federated.suspicion, as the console shows it."""
+    return f"{found[2]:.2f} of the liars, {found[3]:.3f} of the honest"
 
 
 def _row(what: str, ours: float, raw: float) -> Row:
@@ -51,13 +58,17 @@ def _row(what: str, ours: float, raw: float) -> Row:
     )
 
 
-def _federated(strategy: Strategy, attack: str, rounds: int, seed: int) -> tuple[float, float]:
-    """(accuracy on held-back images, share of marked images taken for TARGET)."""
+def _federated(
+    strategy: Strategy, attack: str, rounds: int, seed: int
+) -> tuple[float, float, float, float]:
+    """(accuracy on held-back images, share of marked images taken for TARGET, shares of the first
+    LIARS devices and of the others whose update stood out in a round)."""
     random = np.random.default_rng(seed)
     homes, test = homes_of(DEVICES, random, alike=0.5, least=10)
     learner = Learner(seed)
-    server = Server(theta=learner.theta)
+    server, stood_out = Server(theta=learner.theta), np.zeros(DEVICES)
     for _ in range(rounds):
+        updates = []
         gathering = strategy.gather(server.theta.size, MemoryShelf())
         for i, home in enumerate(homes):
             lies = i < LIARS and attack != "none"
@@ -65,11 +76,19 @@ def _federated(strategy: Strategy, attack: str, rounds: int, seed: int) -> tuple
             delta = learner.train(server.theta, rows, EPOCHS, random) - server.theta
             if lies:
                 delta = _twisted(delta, attack)
-            gathering.add(Update(device=f"d{i:02}", delta=delta, examples=len(rows.y)))
+            updates.append(Update(device=f"d{i:02}", delta=delta, examples=len(rows.y)))
+            gathering.add(updates[-1])
+        stood_out += _stand_out(updates, server.theta.size) / rounds
         server = strategy.advance(server, gathering.result())
     marked = _marked(test.only(test.y != TARGET).x)
     taken = learner.answers(server.theta, marked) == TARGET
-    return learner.accuracy(server.theta, test), float(taken.mean())
+    liars, honest = stood_out[:LIARS].mean(), stood_out[LIARS:].mean()
+    return learner.accuracy(server.theta, test), float(taken.mean()), float(liars), float(honest)
+
+
+def _stand_out(updates: list[Update], size: int) -> np.ndarray:
+    """1 or 0 by device."""
+    return np.array([bool(one.suspect) for one in compare(lambda: updates, size)], float)
 
 
 def _poisoned(home: Rows, attack: str, random: np.random.Generator) -> Rows:
