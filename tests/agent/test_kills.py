@@ -112,6 +112,12 @@ class Site:
             return ""
         return record.state.name if record.state in RESTING else ""
 
+    def rests(self, process: Process) -> bool:
+        """Whether the agent has taken this attempt up, and it has ended."""
+        (model,) = process.ask("GET", "/status")[1]["models"]
+        wanted = f"parts@{self.orders[(self.attempt - 1) % len(self.orders)].version}"
+        return model["wanted"] == wanted and model["state"] in {s.value for s in RESTING}
+
     def parts(self) -> set[str]:
         """What kinds of half a download the stage holds."""
         stage = self.folder / "models" / "parts" / "stage"
@@ -153,7 +159,7 @@ def finish(site: Site) -> None:
     process = Process(site.folder)
     try:
         process.wait_until()
-        process.wait_for(lambda: state_of(process) in {s.value for s in RESTING})
+        process.wait_for(lambda: site.rests(process))
     finally:
         process.end()
     check_end(site)
