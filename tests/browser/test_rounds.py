@@ -15,6 +15,7 @@ SCREENS = {
     "round": f"/rounds/{TASK}/{ROUNDS - 1}",
     "round, poisoned": f"/rounds/{POISONED}/2",
     "round, quarantine": f"/rounds/{TASK}/quarantine?round={ROUNDS - 1}",
+    "round, measure": f"/rounds/{POISONED}/evaluate",
     "round, release": f"/rounds/{TASK}/release",
     "release that rounds made": "/releases/seal-check@1",
     "model with such a release": "/models/seal-check",
@@ -86,6 +87,18 @@ def test_a_round_is_quarantined_with_a_reason_and_the_task_says_where_it_goes_on
     page.wait_for_url(f"**/rounds/{POISONED}")
     assert rounds.get_task(console.ctx, POISONED).parent == 0
     expect(page.get_by_text("its neighbour lied as well").first).to_be_visible()
+
+
+def test_a_checkpoint_is_measured_by_who_fits_and_the_task_stays_where_it_is(
+    tab: Tab, console: Console
+) -> None:
+    before = rounds.get_task(console.ctx, POISONED)
+    page = tab.go(f"/rounds/{POISONED}")
+    page.get_by_role("button", name="Measure…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Measure").click()
+    page.wait_for_url(f"**/rounds/{POISONED}/4")
+    expect(page.get_by_text("measures only")).to_be_visible()
+    assert rounds.get_task(console.ctx, POISONED).checkpoint == before.checkpoint
 
 
 def test_further_rounds_are_asked_for_and_aborted_by_operators_only(

@@ -77,9 +77,9 @@ def round_start(task: str) -> Response:
 
 @blueprint.get("/rounds/<task>/<action>")
 def round_confirm(task: str, action: str) -> str:
-    """Ask before acting: abort, release, or quarantine of ?round=N."""
+    """Ask before acting: abort, evaluate, release, or quarantine of ?round=N."""
     ctx = context()
-    if action not in ("abort", "release", "quarantine"):
+    if action not in ("abort", "evaluate", "release", "quarantine"):
         raise AbsentError("action", action)
     number = request.args.get("round", 0, type=int)
     found = rounds.get_task(ctx, task)
@@ -91,7 +91,7 @@ def round_confirm(task: str, action: str) -> str:
 
 @blueprint.post("/rounds/<task>/<action>")
 def round_act(task: str, action: str) -> Response:
-    """Abort the rounds, make a release of the checkpoint, or quarantine a round."""
+    """Abort the rounds, measure the checkpoint, make a release of it, or quarantine a round."""
     who = access.require(actor(), "operator")
     ctx = context()
     if action == "abort":
@@ -100,6 +100,9 @@ def round_act(task: str, action: str) -> Response:
         number = request.form.get("round", 0, type=int)
         why = request.form.get("why", "")
         poison.quarantine_round(ctx, actor=who.name, task=task, number=number, why=why)
+    elif action == "evaluate":
+        asked = rounds.evaluate(ctx, actor=who.name, task=task)
+        return redirect(url_for("web.round_one", task=task, number=asked.number), 303)
     elif action == "release":
         work = releasing.release(ctx, actor=who.name, task=task)
         return redirect(url_for("web.operation", id=work.id), 303)
