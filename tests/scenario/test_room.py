@@ -227,6 +227,8 @@ def test_what_is_left_over_goes_at_the_start_and_never_a_slot(device: Device) ->
         (models / orphan).mkdir(parents=True)
         (models / orphan / "x.part").write_bytes(b"x" * 100)
     (models / "lost+found").mkdir()
+    (models / MODEL / "current.new").symlink_to("a")
+    (models / MODEL / "b" / "slot.json.new").write_bytes(b"half")
     device.restart()
     assert left_of(device) == before == whole_slots(device)
     assert not list((models / "forgotten").iterdir())

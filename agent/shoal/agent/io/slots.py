@@ -146,10 +146,13 @@ class DiskSlots:
         return str(link.readlink()) if link.is_symlink() else ""
 
     def clean(self, model: str) -> None:
-        """Delete the stage, and what an interrupted install left."""
+        """Delete the stage, and what an interrupted install, or switch of the link, left."""
         folder = self._folder / check_model(model)
         for name in ("stage", "a.old", "b.old"):
             shutil.rmtree(folder / name, ignore_errors=True)
+        for path in (*folder.glob("*.new"), *folder.glob("[ab]/*.new")):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def sweep(self, busy: Collection[str]) -> None:
         """Clean every model that is not `busy` with an update, whether anybody knows it or not."""
