@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from shoal import bundle
+from shoal.agent.io.memory_file import memory_file
 from shoal.agent.io.session import ENVIRONMENT
 from shoal.agent.io.trial import Answer, Request
 from shoal.agent.probation import Measured
@@ -59,27 +60,27 @@ class SubprocessProber:
 
     def _run(self, request: bytes, rss_mb: int, stop: Callable[[], bool]) -> tuple[bytes, int]:
         command = [sys.executable, "-m", "shoal.agent.io.trial", str(2 * rss_mb + _DATA_MB)]
-        with subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=self._environment | ENVIRONMENT,
-        ) as child:
-            return _watched(child, request, stop)
+        with (
+            memory_file(request) as asked,
+            subprocess.Popen(
+                command,
+                stdin=asked,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environment | ENVIRONMENT,
+            ) as child,
+        ):
+            return _watched(child, stop)
 
 
-def _watched(
-    child: "subprocess.Popen[bytes]", request: bytes, stop: Callable[[], bool]
-) -> tuple[bytes, int]:
+def _watched(child: "subprocess.Popen[bytes]", stop: Callable[[], bool]) -> tuple[bytes, int]:
     """What the child said and how it ended; killed when taken back or too late."""
-    waits, given = int(LONGEST_S / _LOOK_S), request
-    for _ in range(waits):
+    for _ in range(int(LONGEST_S / _LOOK_S)):
         try:
-            said, _ = child.communicate(given, timeout=_LOOK_S)
+            said, _ = child.communicate(timeout=_LOOK_S)
             return said, child.returncode
         except subprocess.TimeoutExpired:
-            given = b""
+            pass
         if stop():
             break
     child.kill()

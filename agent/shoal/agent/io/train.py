@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from shoal.agent.io.buffer import BUFFER
+from shoal.agent.io.memory_file import memory_file
 from shoal.agent.io.sandbox import rounds_folder, task_folder
 from shoal.agent.io.session import ENVIRONMENT
 from shoal.agent.training import Made, Work
@@ -67,33 +68,33 @@ class SubprocessTrainer:
         )
         file = _FILE + _TIMES * work.config.theta.length
         limits = [str(os.getpid()), str(self._memory_mb), str(int(self._cpu_s)), str(file)]
-        with subprocess.Popen(
-            [sys.executable, "-m", "shoal.agent.io.train", *limits],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=self._environment | ENVIRONMENT,
-            cwd=here,
-        ) as child:
-            said, status = _watched(child, msgspec.msgpack.encode(job), hold, stop)
+        with (
+            memory_file(msgspec.msgpack.encode(job)) as request,
+            subprocess.Popen(
+                [sys.executable, "-m", "shoal.agent.io.train", *limits],
+                stdin=request,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=self._environment | ENVIRONMENT,
+                cwd=here,
+            ) as child,
+        ):
+            said, status = _watched(child, hold, stop)
         return _understood(said, status, self._memory_mb, self._cpu_s)
 
 
 def _watched(
-    child: "subprocess.Popen[bytes]",
-    request: bytes,
-    hold: Callable[[], str],
-    stop: Callable[[], bool],
+    child: "subprocess.Popen[bytes]", hold: Callable[[], str], stop: Callable[[], bool]
 ) -> tuple[bytes, int]:
     """What the child said and how it ended; LinkError when it was taken back, and killed."""
-    given, held = request, False
+    held = False
     try:
         while not stop():
             try:
-                said, _ = child.communicate(given, timeout=_LOOK_S)
+                said, _ = child.communicate(timeout=_LOOK_S)
                 return said, child.returncode
             except subprocess.TimeoutExpired:
-                given = b""
+                pass
             if bool(hold()) != held:
                 held = not held
                 child.send_signal(signal.SIGSTOP if held else signal.SIGCONT)

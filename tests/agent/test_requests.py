@@ -1,0 +1,36 @@
+"""What the agent asks of a process of its own reaches it, however slowly that process starts."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from shoal.agent.io import probe, train
+from shoal.agent.io.memory_file import memory_file
+
+#: More than a pipe holds; longer than the agent's look at the child.
+SIZE, SLOWLY = 1 << 20, "import sys, time; time.sleep(0.3); print(len(sys.stdin.buffer.read()))"
+
+
+@pytest.mark.parametrize(
+    "watched",
+    [
+        lambda child: train._watched(child, lambda: "", lambda: False),
+        lambda child: probe._watched(child, lambda: False),
+    ],
+    ids=["trainer", "probe"],
+)
+def test_a_long_request_reaches_a_process_that_is_slow_to_start(
+    watched: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_LOOK_S", 0.02)
+    monkeypatch.setattr(probe, "_LOOK_S", 0.02)
+    with (
+        memory_file(b"x" * SIZE) as request,
+        subprocess.Popen(
+            [sys.executable, "-c", SLOWLY], stdin=request, stdout=subprocess.PIPE
+        ) as child,
+    ):
+        said, status = watched(child)
+    assert (int(said), status) == (SIZE, 0)
