@@ -40,6 +40,7 @@ bench: setup  ## measure; writes bench/*.json and prints tables
 
 bench-federated: setup  ## rounds of 10, 50 and 200 devices beside Flower, and twenty agents that learn digits
 	@$(BIN)/python tests/bench aggregation federated $(ARGS)
+	@SHOAL_SOAK=1 SHOAL_BENCH=bench $(BIN)/python -m pytest -n 0 -s -q tests/federated/test_twenty.py
 
 docs: setup  ## write the reference parts of docs/ anew: commands, settings, routes
 	@$(BIN)/python scripts/reference.py

@@ -215,6 +215,8 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "bench-footprint": lambda: measured("footprint"),
     "bench-ingest": lambda: measured("ingest"),
     "bench-update": lambda: measured("update"),
+    "bench-federated": lambda: measured("federated"),
+    "bench-federated-digits": lambda: measured("federated-digits"),
 }
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 PATIENCE_S = 240.0
 INT8 = Compression(kind="int8")
 VENV, PACKAGES = ".venv-peers/flower", "flwr[simulation] and onnxruntime"
-RSS = Aim(at_most=60.0, on_difference=True)
+RSS = Aim(at_most=60.0)
 
 
 def run(*, quick: bool) -> Found:
