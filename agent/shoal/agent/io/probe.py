@@ -76,13 +76,13 @@ class SubprocessProber:
 def _watched(child: "subprocess.Popen[bytes]", stop: Callable[[], bool]) -> tuple[bytes, int]:
     """What the child said and how it ended; killed when taken back or too late."""
     for _ in range(int(LONGEST_S / _LOOK_S)):
+        if stop():
+            break
         try:
             said, _ = child.communicate(timeout=_LOOK_S)
             return said, child.returncode
         except subprocess.TimeoutExpired:
             pass
-        if stop():
-            break
     child.kill()
     child.communicate()
     return b"", -signal.SIGXCPU

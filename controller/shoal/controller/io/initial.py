@@ -85,12 +85,20 @@ window_s = {fleet.window_s}      # length of a telemetry window
 jitter_s = {fleet.jitter_s}      # windows end up to this much later
 offline_s = {fleet.offline_s}    # unheard of for this long is offline
 retention_days = {fleet.retention_days}
+clock_skew_s = {fleet.clock_skew_s}  # a device's clock that is off by more raises an alert
 
 [drift]
 false_alarms_per_day = {drift.false_alarms_per_day}  # for the whole fleet
 baseline_windows = {drift.baseline_windows}       # a device's own first windows of a release
 tolerance = {drift.tolerance}
 scales = {_toml(drift.scales)}
+
+[operations]
+limit_s = {wanted.operations.limit_s}      # that a training or an import may run; 0 for no limit
+
+[rollouts]
+# "stable": what reaches a stable device waits for an approver who did not start it; or "none"
+approval = {_toml(wanted.rollouts.approval)}
 """
 
 
