@@ -7,16 +7,18 @@
     up/<device>/<name>.parcel     what it says
 
 Names are lower case and flat, there are no links and no permissions, and no file is longer than
-1 GiB: it may lie on FAT. Nothing in it is believed for lying there.
+1 GiB: it may lie on FAT. Nothing in it is believed for lying there, and no link in it is followed,
+neither to read nor to write nor to delete: a stick of another file system may have been given some.
 """
 
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -25,6 +27,8 @@ from shoal.errors import AbsentError, BundleError, SettingError, StorageError
 LABEL, METADATA, BLOBS, DOWN, UP = "shoal-folder.json", "metadata", "blobs", "down", "up"
 SCHEMA = 1
 _AGAIN = "it was not copied whole, or was changed: export it again"
+_FOREIGN = "take it away by hand, or use another stick"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LABEL_LIMIT, _PIECE, _MOST_FILES = 1 << 20, 1 << 20, 100_000
 #: File systems of sticks that cannot sync a folder say so with these.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
@@ -91,21 +95,23 @@ class Stick:
         return digest.hexdigest() == sha256
 
     def names(self, below: str, suffix: str) -> list[str]:
-        """Files of one folder in it, by their end, sorted."""
-        with self._translated(below):
-            if not (self.folder / below).is_dir():
-                return []
-            found = sorted(e.name for e in os.scandir(self.folder / below))
+        """Files of one folder in it, by their end, sorted; none where it is not there."""
+        try:
+            with self._translated(below), self._folder(below) as folder, os.scandir(folder) as all_:
+                found = sorted(e.name for e in itertools.islice(all_, _MOST_FILES + 1))
+        except AbsentError:
+            return []
         if len(found) > _MOST_FILES:
-            raise BundleError(f"{below}: {len(found)} files, {_MOST_FILES} allowed")
+            raise BundleError(f"{below}: more than {_MOST_FILES} files", _FOREIGN)
         return [f"{below}/{name}" for name in found if name.endswith(suffix)]
 
     def folders(self, below: str) -> list[str]:
-        """Names of the folders in one folder in it, sorted."""
-        with self._translated(below):
-            if not (self.folder / below).is_dir():
-                return []
-            return sorted(e.name for e in os.scandir(self.folder / below) if e.is_dir())
+        """Names of the folders in one folder in it, sorted; none where it is not there."""
+        try:
+            with self._translated(below), self._folder(below) as folder, os.scandir(folder) as all_:
+                return sorted(e.name for e in all_ if e.is_dir(follow_symlinks=False))
+        except AbsentError:
+            return []
 
     def write(self, name: str, *pieces: bytes) -> None:
         """Write a file, durable."""
@@ -113,26 +119,31 @@ class Stick:
 
     def receive(self, name: str, pieces: Iterable[bytes]) -> None:
         """Write a file as it comes, durable; nothing of it is there when `pieces` raises."""
-        path = self.folder / name
-        new = path.with_name(f"{path.name}.new")
-        with self._translated(name):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        below, last = _split(name)
+        new = f"{last}.new"
+        with self._translated(name), self._folder(below, make=True) as folder:
             try:
-                with new.open("wb") as file:
+                _remove(new, folder)  # what a pulled stick left, or a link that somebody put there
+                with os.fdopen(_create(new, folder), "wb") as file:
                     for piece in pieces:
                         file.write(piece)
                     file.flush()
                     os.fsync(file.fileno())
-                new.replace(path)
+                os.rename(new, last, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    new.unlink(missing_ok=True)
+                    _remove(new, folder)
                 raise
-            _sync_folder(path.parent)
+            _sync_folder(folder)
 
     def delete(self, name: str) -> None:
-        with self._translated(name):
-            (self.folder / name).unlink(missing_ok=True)
+        below, last = _split(name)
+        with (
+            contextlib.suppress(AbsentError),
+            self._translated(name),
+            self._folder(below) as folder,
+        ):
+            _remove(last, folder)
 
     def _label(self) -> Label:
         data = self.read(LABEL, _LABEL_LIMIT)
@@ -149,9 +160,10 @@ class Stick:
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator[int]:
         """A plain file: no link, no device, no pipe that would never end."""
-        with self._translated(name):
+        below, last = _split(name)
+        with self._translated(name), self._folder(below) as folder:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            descriptor = os.open(self.folder / name, flags)
+            descriptor = os.open(last, flags, dir_fd=folder)
             try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise BundleError(f"{name} is no plain file", _AGAIN)
@@ -160,16 +172,55 @@ class Stick:
                 os.close(descriptor)
 
     @contextlib.contextmanager
+    def _folder(self, below: str, *, make: bool = False) -> Iterator[int]:
+        """A descriptor of a folder in it; each step on the way there is a folder, and no link."""
+        if make:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        here = os.open(self.folder, _FOLDER)  # a person named this one: it may be a link
+        try:
+            for part in PurePosixPath(below).parts:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=here)
+                step = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=here)
+                os.close(here)
+                here = step
+            yield here
+        finally:
+            os.close(here)
+
+    @contextlib.contextmanager
     def _translated(self, name: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError as error:
             raise AbsentError("file", f"{self.folder}/{name}", _AGAIN) from error
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise BundleError(f"{name} is a link, and no plain file", _AGAIN) from error
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                what = f"{self.folder}/{name} is a link, or behind one"
+                raise BundleError(what, _FOREIGN) from error
             said = f"{self.folder}/{name}: {error.strerror}"
             raise StorageError(said, "is the stick full, read-only or gone?") from error
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Folder and last part of a name; BundleError for one that leads out of the stick."""
+    *below, last = name.split("/")
+    if {"", ".", ".."} & {*below, last}:
+        raise BundleError(f"{name!r:.200} is no name on a stick", _AGAIN)
+    return "/".join(below), last
+
+
+def _create(name: str, folder: int) -> int:
+    """A file that was not there: nobody's link is opened in its place."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, 0o666, dir_fd=folder)
+
+
+def _remove(name: str, folder: int) -> None:
+    """The file or the link itself, if there is one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
 
 
 def _pieces(descriptor: int, most: int) -> Iterator[bytes]:
@@ -178,12 +229,9 @@ def _pieces(descriptor: int, most: int) -> Iterator[bytes]:
         yield piece
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_folder(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
-    finally:
-        os.close(descriptor)

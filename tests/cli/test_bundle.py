@@ -110,6 +110,17 @@ def test_a_stick_holds_one_export_and_what_devices_wrote(
     assert f"shoal-agent import {stick.folder}" in shown
 
 
+def test_an_export_deletes_nothing_behind_a_link_on_the_stick(
+    shoal: Cli, stick: Stick, press: Device, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    (stick.folder / "blobs").symlink_to(tmp_path)
+    result = shoal("bundle", "export", str(stick.folder), "--device", press.name)
+    assert result.exit_code == FAILED, result.output
+    assert "is a link" in result.output
+    assert (tmp_path / "thesis.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

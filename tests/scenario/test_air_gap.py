@@ -278,6 +278,18 @@ def enormous(source: Stick, scene: Scene) -> None:
         file.truncate(5 << 30)
 
 
+def a_linked_folder(source: Stick, scene: Scene) -> None:
+    path = source.folder / stick.METADATA
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def much_metadata(source: Stick, scene: Scene) -> None:
+    for version in range(100, 104):
+        with (source.folder / stick.METADATA / f"{version}.targets.json").open("wb") as file:
+            file.truncate(5 << 20)  # sparse: nothing on the stick, 20 MiB in memory
+
+
 HOSTILE: list[tuple[Callable[[Stick, Scene], None], type[ShoalError]]] = [
     (forged, UntrustedError),
     (cut_short(stick.DOWN), BundleError),
@@ -297,6 +309,8 @@ HOSTILE: list[tuple[Callable[[Stick, Scene], None], type[ShoalError]]] = [
     (a_release_that_nobody_signed, UntrustedError),
     (a_link, BundleError),
     (enormous, BundleError),
+    (a_linked_folder, BundleError),
+    (much_metadata, BundleError),
 ]
 
 
@@ -326,6 +340,20 @@ def test_a_disk_without_room_for_it_is_said_before_anything_is_copied(
     with pytest.raises(StorageError, match="make room"):
         device.bring(scene.stick)
     assert not Carried(device.folder).there
+
+
+def test_what_no_controller_publishes_is_not_taken_for_metadata(
+    scene: Scene, device: Walled
+) -> None:
+    source = scene.copy("droppings")
+    folder = source.folder / stick.METADATA
+    for name in ("._timestamp.json", "x0.json", "1.Root.json"):
+        with (folder / name).open("wb") as file:
+            file.truncate(20 << 20)
+    found = device.bring(source)
+    assert set(found.metadata) == {
+        path.name for path in (scene.stick.folder / stick.METADATA).iterdir()
+    }
 
 
 class Trip:

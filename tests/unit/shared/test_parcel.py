@@ -109,6 +109,49 @@ def test_what_is_no_plain_short_file_is_not_read(stick: Stick, what: str) -> Non
     assert told.value.mend
 
 
+@pytest.mark.parametrize("linked", ["down", "up/press-4"])
+def test_a_folder_of_a_stick_that_is_a_link_is_neither_read_written_nor_emptied(
+    stick: Stick, tmp_path_factory: pytest.TempPathFactory, linked: str
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    (home / "thesis.parcel").write_text("mine")
+    (stick.folder / "up").mkdir()
+    (stick.folder / linked).symlink_to(home)
+    name = f"{linked}/thesis.parcel"
+    for touch in (
+        lambda: stick.names(linked, ""),
+        lambda: stick.read(name, 9),
+        lambda: stick.delete(name),
+        lambda: stick.write(name, b"theirs"),
+        lambda: stick.write(f"{linked}/new/er", b"theirs"),
+    ):
+        with pytest.raises(BundleError, match="link, or behind one"):
+            touch()
+    assert stick.folders("up") == []
+    assert [path.read_text() for path in home.iterdir()] == ["mine"]
+
+
+def test_a_link_where_a_file_shall_be_written_is_replaced_and_not_followed(
+    stick: Stick, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shell = tmp_path_factory.mktemp("home") / ".bashrc"
+    shell.write_text("mine")
+    for name in ("label", "label.new", "blobs/b.new"):
+        (stick.folder / name).symlink_to(shell)
+    stick.write("label", b"1")
+    stick.write("blobs/b", b"2")
+    assert (stick.read("label", 1), stick.read("blobs/b", 1)) == (b"1", b"2")
+    assert stick.names("blobs", "") == ["blobs/a", "blobs/b"]
+    assert shell.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../x", "metadata/../../x", "/x", "blobs//x", "blobs/.", ""])
+def test_a_name_that_leads_out_of_a_stick_is_none(stick: Stick, name: str) -> None:
+    for touch in (lambda: stick.write(name, b""), lambda: stick.delete(name)):
+        with pytest.raises(BundleError, match="no name on a stick"):
+            touch()
+
+
 def test_a_folder_that_is_none_of_ours_says_what_would_be(stick: Stick) -> None:
     with pytest.raises(SettingError, match="shoal bundle export"):
         stick.label()

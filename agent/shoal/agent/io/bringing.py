@@ -6,6 +6,7 @@ it; whether the release fits this board is the agent's to say, and to report.
 """
 
 import contextlib
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -41,7 +42,12 @@ from shoal.trust import (
     verify_orders,
 )
 
-_METADATA_LIMIT, _MOST_FILES = 5 << 20, 500
+#: Bytes of metadata, all together: it is in memory while it is looked at. Files of it.
+_METADATA_LIMIT, _MOST_FILES = 16 << 20, 500
+#: What a controller publishes (TUF, consistent snapshots); what else lies there is passed over.
+_METADATA_NAME = re.compile(
+    r"timestamp\.json|[0-9]{1,10}\.(root|snapshot|targets|(release|candidate)-[a-z0-9-]{1,63})\.json"
+)
 _AGAIN = "export it again: shoal bundle export"
 
 
@@ -148,10 +154,16 @@ def newest_director(trusted: bytes, roots: Sequence[bytes]) -> bytes:
 
 
 def _metadata(source: Stick) -> dict[str, bytes]:
-    names = source.names(stick.METADATA, ".json")
+    """File name -> its bytes; BundleError before more is read than this device has room for."""
+    found = [name.rpartition("/")[2] for name in source.names(stick.METADATA, ".json")]
+    names = [name for name in found if _METADATA_NAME.fullmatch(name)]
     if len(names) > _MOST_FILES:
         raise BundleError(f"{len(names)} files of metadata, {_MOST_FILES} allowed", _AGAIN)
-    return {name.rpartition("/")[2]: source.read(name, _METADATA_LIMIT) for name in names}
+    read, left = dict[str, bytes](), _METADATA_LIMIT
+    for name in names:
+        read[name] = source.read(f"{stick.METADATA}/{name}", left)
+        left -= len(read[name])
+    return read
 
 
 def _check_images(
@@ -208,7 +220,7 @@ def _is_here(folder: Path, model: str, file: File) -> bool:
 
 
 def _copy(station: Station, source: Stick, carried: Carried, found: Found) -> None:
-    need = 2 * sum(file.size for file in found.files)
+    need = 2 * sum([*(file.size for file in found.files), *map(len, found.metadata.values())])
     free = shutil.disk_usage(station.folder).free
     if need + RESERVE > free:
         raise StorageError(
