@@ -48,7 +48,7 @@ def _read(certificate: bytes, device: str) -> x509.Certificate:
         raise UntrustedError(f"certificate of {device}: {len(certificate)} bytes")
     try:
         return x509.load_der_x509_certificate(certificate)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise UntrustedError(f"certificate of {device} cannot be read: {error}") from error
 
 

@@ -84,5 +84,5 @@ def decode(data: bytes) -> SiteSum:
     """InputError when it is no site sum."""
     try:
         return msgspec.msgpack.decode(data, type=SiteSum)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise InputError(f"no sum of a site: {error}", "send it again") from error

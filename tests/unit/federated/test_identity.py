@@ -1,5 +1,6 @@
 """A signature in a round is of a device of this fleet, or it is nobody's."""
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from shoal.agent.io.enrol import make_csr
 from shoal.controller.io.ca import Authority
-from shoal.errors import UntrustedError
+from shoal.errors import DeniedError, UntrustedError
 from shoal.federated.identity import LONGEST, check_signature
 
 NOW, DAY = 1_800_000_000.0, 86_400.0
@@ -48,6 +49,16 @@ def test_a_device_is_known_by_its_name_whatever_generation_it_has(
     authority: Authority, generation: int
 ) -> None:
     check(authority, Device(authority, "cam-a", generation))
+
+
+def test_a_certificate_of_an_unknown_version_is_refused_by_name(authority: Authority) -> None:
+    device, known = Device(authority, "cam-a"), bytes.fromhex("a003020102")
+    device.certificate = device.certificate.replace(known, bytes.fromhex("a003020109"), 1)
+    with pytest.raises(UntrustedError, match="certificate of cam-a cannot be read"):
+        check(authority, device)
+    pem = ssl.DER_cert_to_PEM_cert(device.certificate)
+    with pytest.raises(DeniedError, match="no certificate in PEM"):
+        authority.prove(pem, device.sign(MESSAGE), MESSAGE, NOW)
 
 
 def test_another_message_or_another_device_is_not_what_was_signed(authority: Authority) -> None:

@@ -13,9 +13,21 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shoal.errors import ConflictError, InputError
 from shoal.federated import shamir
-from shoal.federated.masks import U32, add_mask, pair_seed, self_seed
+from shoal.federated.masks import U32, add_mask, agreed, pair_seed, self_seed
 from shoal.federated.neighbours import around, ring
 from shoal.federated.secure import Advert, Ending, Roster, Terms
+
+#: Bytes of a box: two shares, sealed.
+BOX = 2 * shamir.SHARE + 16
+
+
+def check_keys(advert: Advert) -> None:
+    """InputError for keys that are none, or with which anybody knows what two devices agree on."""
+    if len(advert.own) != hashlib.sha256().digest_size:
+        raise InputError(f"{advert.device}: a digest of {len(advert.own)} bytes", "ignore it")
+    mine = X25519PrivateKey.generate()
+    for key in (advert.box, advert.mask):
+        agreed(mine, key)
 
 
 class Unmasking:
@@ -51,6 +63,8 @@ class Unmasking:
         self._known(device)
         if set(boxes) != set(self._neighbours[device]):
             raise InputError(f"{device} sent boxes for others than its neighbours", "ignore it")
+        if any(len(box) != BOX for box in boxes.values()):
+            raise InputError(f"{device} sent boxes of other than {BOX} bytes", "ignore it")
         self._boxes[device] = dict(boxes)
 
     def boxes_for(self, device: str) -> dict[str, bytes]:

@@ -73,7 +73,7 @@ def _read(certificate: str) -> x509.Certificate:
         if len(certificate) > _LIMIT:
             raise ValueError("too long")
         return x509.load_pem_x509_certificate(certificate.encode())
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise DeniedError("this is no certificate in PEM", _AGAIN) from error
 
 

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from shoal.controller.federated.rounds import Heard, State, heard
+from shoal.controller.federated.unmasking import check_keys
 from shoal.controller.federated.updates import Update, check
 from shoal.controller.service.federated import pieces, site_sums
 from shoal.controller.service.federated.live import Live
@@ -24,6 +25,8 @@ from shoal.federated.identity import check_signature
 _log = logging.getLogger(__name__)
 #: An answer that is sound in form and wrong in content.
 UNSOUND = "unsound"
+#: One that could not even be looked at.
+BAD_ANSWER = "bad-answer"
 _SLUG = re.compile(r"[a-z0-9-]{1,64}")
 
 
@@ -41,11 +44,17 @@ def take(live: Live, device: str, attempt: bytes, said: speech.Answer, now_s: fl
         return UNSOUND
 
 
+def put_out(live: Live, device: str, attempt: bytes, now_s: float) -> str:
+    """A device whose answer broke what read it is out of the round; why it was ignored."""
+    live.now = heard(live.now, device, attempt, now_s, refused=BAD_ANSWER).round
+    return BAD_ANSWER
+
+
 def contribution_of(live: Live, data: bytes) -> speech.Contribution:
     """Decoded and checked against the model's size; InputError or WireError when it is unsound."""
     try:
         found = msgspec.msgpack.decode(data, type=speech.Contribution)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(f"an update that is none: {error}") from error
     if found.site:
         return found  # looked at in site_sums
@@ -76,7 +85,8 @@ def _join(live: Live, device: str, said: speech.Join, able: Heard, now_s: float)
         advert = said.advert
         if advert is None or advert.device != device:
             return UNSOUND
-        message = advert.signed(live.plan.attempt)
+        check_keys(advert)
+        message = advert.signed(live.bound)
         _verify(live, advert.certificate, device, advert.signature, message, now_s)
         live.files.put(live.id, "advert", device, msgspec.msgpack.encode(advert))
     live.now = able.round
@@ -134,7 +144,7 @@ def _vote(live: Live, device: str, said: speech.Vote, able: Heard, now_s: float)
         return "said-before"
     if circle.passed is not None:
         return "late"
-    message = circle.ending.signed(live.plan.attempt)
+    message = circle.ending.signed(live.bound)
     certificate = circle.adverts[device].certificate
     _verify(live, certificate, device, said.signature, message, now_s)
     circle.take_vote(device, said.signature)

@@ -94,7 +94,13 @@ class Course:
 
     def _hear(self, live: Live, answer: wire.RoundAnswer) -> None:
         now_s = self._ctx.clock()
-        ignored = answers.take(live, answer.device, answer.attempt, answer.said, now_s)
+        try:
+            ignored = answers.take(live, answer.device, answer.attempt, answer.said, now_s)
+        except StorageError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a device may make a parser do, it does to itself
+            _log.exception("round %s: an answer of %s", live.id, answer.device)
+            ignored = answers.put_out(live, answer.device, answer.attempt, now_s)
         if ignored:
             live.ignored[ignored] += 1
         else:
@@ -113,7 +119,11 @@ class Course:
         for row in new:
             live = Live(row, their[row.task], self._files, self._authorities)
             live.sites = self._sites(live)
-            self._act(live)
+            try:
+                live.bound = talk.bound(self._ctx, live)
+                self._act(live)
+            except OSError as error:
+                live.broken = f"{type(error).__name__}: {error!s:.300}"
             self._lives[live.id] = live
 
     def _sites(self, live: Live) -> dict[str, str]:

@@ -5,13 +5,15 @@ from typing import NamedTuple
 import msgspec
 
 from shoal.controller.service.federated.live import Live
-from shoal.errors import InputError
+from shoal.errors import ConflictError, InputError
 from shoal.federated.chunks import Assembly, Chunk
 
 #: Pieces that one update may come in.
 MOST_PIECES = 4_096
 #: Beside what an update of the model's size can need.
 _AROUND = 65_536
+#: Of a piece's file beside its data, at most.
+_HEAD = 192
 
 
 class Head(NamedTuple):
@@ -30,7 +32,16 @@ class Kept(NamedTuple):
 
 
 def keep(live: Live, device: str, chunk: Chunk) -> Kept:
-    """Keep one piece. InputError when it is of no payload that this model can have."""
+    """Keep one piece. InputError when it is of no payload that this model can have, or the pieces
+    are more than the payload: then none of the device's is kept."""
+    try:
+        return _keep(live, device, chunk)
+    except (InputError, ConflictError) as error:
+        drop(live, device)
+        raise InputError(error.message, error.mend) from error
+
+
+def _keep(live: Live, device: str, chunk: Chunk) -> Kept:
     alone = Assembly(_most(live))
     if chunk.total > MOST_PIECES:
         raise InputError(f"an update in {chunk.total} pieces, {MOST_PIECES} allowed")
@@ -45,6 +56,7 @@ def keep(live: Live, device: str, chunk: Chunk) -> Kept:
         _begin(live, device, head)  # it trained again: what it began to send before is void
     kind, lacking = _kind(chunk.index), missing(live, device)
     if chunk.index in lacking:
+        _check_room(live, device, head, chunk)
         live.files.put(live.id, kind, device, msgspec.msgpack.encode(chunk))
         lacking.remove(chunk.index)
     elif lacking:
@@ -78,11 +90,14 @@ def _whole(live: Live, device: str, head: Head) -> bytes:
     for index in range(head.total):
         data = live.files.get(live.id, _kind(index), device) or b""
         whole.take(msgspec.msgpack.decode(data, type=Chunk))
-    try:
-        return whole.payload()
-    except InputError:
-        drop(live, device)
-        raise
+    return whole.payload()
+
+
+def _check_room(live: Live, device: str, head: Head, chunk: Chunk) -> None:
+    """InputError when the pieces that are kept would be more than the payload with this one."""
+    held = sum(live.files.size(live.id, _kind(i), device) for i in range(head.total))
+    if held + len(chunk.data) > head.length + _HEAD * head.total:
+        raise InputError(f"pieces of more than the {head.length} bytes that they say")
 
 
 def _head(live: Live, device: str) -> Head | None:
@@ -95,8 +110,11 @@ def _kind(index: int) -> str:
 
 
 def _most(live: Live) -> int:
-    """Bytes of any update and any control variate of this model, however it is compressed; and of
-    any site's sum."""
+    """Bytes of any update of this model under the round's plan, however it is compressed: masked
+    numbers, or top-k of everything; twice with control variates; of any site's sum with gateways.
+    """
     if live.task.plan.gateways:
         return 16 * live.size + 4 * _AROUND
-    return 12 * live.size + _AROUND
+    if live.plan.secure is not None:
+        return 4 * live.size + _AROUND
+    return (12 if live.plan.learning.terms.get("shift") else 6) * live.size + _AROUND

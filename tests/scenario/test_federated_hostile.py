@@ -1,0 +1,137 @@
+"""One device that means harm: it fills no disk, stops no task, and is answered by nobody."""
+
+import hashlib
+
+import msgspec
+import pytest
+
+from pupils import SIZE, School
+from shoal.controller.service.federated import answers, rounds
+from shoal.federated import speech
+from shoal.federated.chunks import chunk_of, cut
+from stand_ins import memory_folder
+
+pytestmark = pytest.mark.scenario
+
+PACE = {"goal": 6, "least": 4, "over": 1.0, "recruit_s": 20, "train_s": 60, "unmask_s": 20}
+
+
+@pytest.fixture
+def school():
+    with memory_folder() as folder:
+        yield School(folder)
+
+
+def start(school, **wishes):
+    school.task(**{"pace": PACE} | wishes)
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+
+
+def ended(school):
+    """The task, once it is done or has given up."""
+    school.run(600, until=lambda: task(school).state in ("ready", "stopped"))
+    return task(school)
+
+
+def task(school):
+    return rounds.get_task(school.fleet.ctx, "walk")
+
+
+def mark_of(school, name, ident="walk.1"):
+    return {p.device: p for p in rounds.participations(school.fleet.ctx, ident)}[name]
+
+
+def test_pieces_that_are_more_than_their_payload_fill_no_disk(school, caplog):
+    start(school, pace=PACE | {"train_s": 1e5})
+    bad = school.pupils["d00"]
+    bad.quiet = school.pupils["d01"].quiet = {speech.Piece}
+    school.run(10)
+    most, digest, bad.quiet = 6 * SIZE + 65_536, hashlib.sha256(b"x").digest(), set()
+    for i in range(20):
+        chunk = chunk_of(digest, i, 64, most, bytes(most))
+        bad.say(bad.config.plan.attempt, speech.Piece(chunk=chunk))
+    school.run(2)
+    folder = school.fleet.ctx.folder / "rounds"
+    assert sum(file.stat().st_size for file in folder.rglob("piece-*")) < 2 * most
+    assert caplog.text.count("Piece of d00: pieces of more than") == 10
+
+
+def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(school):
+    def evil(advert):
+        version = bytes.fromhex("a003020102"), bytes.fromhex("a003020109")
+        return msgspec.structs.replace(advert, certificate=advert.certificate.replace(*version, 1))
+
+    _adverts_as(school.pupils["d00"], evil)
+    start(school, secure={"clip": 2.0})
+    assert ended(school).rounds == 1
+    assert mark_of(school, "d00").reason == "no-answer"
+
+
+def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(school, monkeypatch):
+    takers, real = answers._TAKERS, answers._TAKERS[speech.Join]
+
+    def broken(live, device, *rest):
+        if device == "d00":
+            raise ZeroDivisionError
+        return real(live, device, *rest)
+
+    monkeypatch.setitem(takers, speech.Join, broken)
+    start(school)
+    assert ended(school).rounds == 1
+    assert (mark_of(school, "d00").mark, mark_of(school, "d00").reason) == ("REFUSED", "bad-answer")
+    assert rounds.get_round(school.fleet.ctx, "walk.1").ignored["bad-answer"] == 1
+
+
+def test_an_update_nested_too_deeply_is_left_out(school):
+    deep = b"\x82\xa1x" + b"\x91" * 20_000 + b"\xc0" + b"\xa6update\xc4\x00"
+    school.pupils["d00"]._made = lambda said: [speech.Piece(chunk=cut(deep, 1 << 20)[0])]
+    start(school, pace=PACE | {"least": 5})
+    assert ended(school).rounds == 1
+    assert mark_of(school, "d00").reason == "bad-update"
+
+
+@pytest.mark.parametrize("key", [bytes(32), bytes(900_000)], ids=["a trap", "too long"])
+def test_keys_that_are_none_are_not_shown_to_neighbours(school, key):
+    bad = school.pupils["d00"]
+
+    def evil(advert):
+        bare = msgspec.structs.replace(advert, box=key, signature=b"")
+        signature = bad._sign(bare.signed(secure_id(bad.config.plan.attempt, bad.config.text())))
+        return msgspec.structs.replace(bare, signature=signature)
+
+    _adverts_as(bad, evil)
+    start(school, secure={"clip": 2.0})
+    assert ended(school).rounds == 1
+    assert mark_of(school, "d00").reason == "no-answer"
+
+
+def test_boxes_of_another_length_are_not_taken(school):
+    _boxes_as(school.pupils["d00"], lambda box: box * 1_000)
+    start(school, secure={"clip": 2.0})
+    assert ended(school).rounds == 1
+    assert mark_of(school, "d00").reason == "no-boxes"
+
+
+def _adverts_as(pupil, change):
+    real = pupil._participant
+
+    def made(config):
+        pupil.config = config
+        found = real(config)
+        advert = found.advert
+        found.advert = lambda: change(advert())
+        return found
+
+    pupil._participant = made
+
+
+def _boxes_as(pupil, change):
+    real = pupil._made
+
+    def made(said):
+        for one in real(said):
+            if isinstance(one, speech.Boxes):
+                one = speech.Boxes(boxes={name: change(box) for name, box in one.boxes.items()})
+            yield one
+
+    pupil._made = made
