@@ -57,7 +57,7 @@ def test_pieces_that_are_more_than_their_payload_fill_no_disk(school, caplog):
 
 
 def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(school):
-    def evil(advert):
+    def evil(advert, round_id):
         version = bytes.fromhex("a003020102"), bytes.fromhex("a003020109")
         return msgspec.structs.replace(advert, certificate=advert.certificate.replace(*version, 1))
 
@@ -94,9 +94,9 @@ def test_an_update_nested_too_deeply_is_left_out(school):
 def test_keys_that_are_none_are_not_shown_to_neighbours(school, key):
     bad = school.pupils["d00"]
 
-    def evil(advert):
+    def evil(advert, round_id):
         bare = msgspec.structs.replace(advert, box=key, signature=b"")
-        signature = bad._sign(bare.signed(secure_id(bad.config.plan.attempt, bad.config.text())))
+        signature = bad._sign(bare.signed(round_id))
         return msgspec.structs.replace(bare, signature=signature)
 
     _adverts_as(bad, evil)
@@ -116,10 +116,9 @@ def _adverts_as(pupil, change):
     real = pupil._participant
 
     def made(config):
-        pupil.config = config
         found = real(config)
         advert = found.advert
-        found.advert = lambda: change(advert())
+        found.advert = lambda: change(advert(), found._terms.round_id)
         return found
 
     pupil._participant = made
