@@ -27,7 +27,7 @@ from shoal.errors import RefusedError
 from shoal.federated import speech
 from shoal.federated.chunks import cut
 from shoal.federated.compression import compress
-from shoal.federated.config import Config, verify_config
+from shoal.federated.config import Config, secure_id, verify_config
 from shoal.federated.distributed import encode_privately
 from shoal.federated.identity import check_signature
 from shoal.federated.local import privately
@@ -191,8 +191,8 @@ class Pupil:
         if secure is None:
             return None
         terms = Terms(
-            round_id=config.plan.attempt, degree=secure.degree, threshold=secure.threshold,
-            least=config.plan.least,
+            round_id=secure_id(config.plan.attempt, config.text()), degree=secure.degree,
+            threshold=secure.threshold, least=config.plan.least,
         )  # fmt: skip
         return Participant(
             self.name, terms, self.limits.cohort, sign=self._sign, verify=self._verify,

@@ -3,12 +3,18 @@
 import hashlib
 
 import msgspec
+import numpy as np
 import pytest
+from sqlalchemy import select, update
 
-from pupils import SIZE, School
+from pupils import MODEL, SIZE, School
+from shoal.controller.io.tables import federated_task
 from shoal.controller.service.federated import answers, rounds
 from shoal.federated import speech
 from shoal.federated.chunks import chunk_of, cut
+from shoal.federated.compression import compress
+from shoal.federated.noise import Draws
+from shoal.federated.plan import Compression
 from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
@@ -110,6 +116,81 @@ def test_boxes_of_another_length_are_not_taken(school):
     start(school, secure={"clip": 2.0})
     assert ended(school).rounds == 1
     assert mark_of(school, "d00").reason == "no-boxes"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [("fedavg", {}), ("fedbuff", {}), ("trimmed-mean", {}), ("q-fedavg", {"q": 3.0})],
+)
+def test_an_update_that_no_sum_has_room_for_is_left_out_by_name(school, strategy, settings):
+    _learned(school.pupils["d00"], 3e38, examples=10)
+    start(school, strategy=strategy, settings=settings)
+    assert ended(school).rounds == 1
+    assert mark_of(school, "d00").reason == "bad-update"
+
+
+@pytest.mark.parametrize("rows", [16, None], ids=["told", "untold"])
+def test_a_boast_of_rows_does_not_set_the_model(school, rows):
+    for name in school.pupils:
+        facts = {"ram_mb": 900} | ({"learning": {"rows": {MODEL: rows}}} if rows else {})
+        school.set(name, facts=facts)
+        school.pupils[name].examples = 10
+    _learned(school.pupils["d00"], 1.0, examples=2**53, loss=1e11)
+    start(school)
+    done = ended(school)
+    most = 64 if rows else 20_000
+    theta = np.asarray([p.target * 5 for n, p in school.pupils.items() if n != "d00"]).sum(axis=0)
+    assert school.theta(done.checkpoint) == pytest.approx((theta + most) / (most + 50), abs=1e-5)
+    loss = rounds.get_round(school.fleet.ctx, "walk.1").loss
+    assert loss == pytest.approx(1e11 * most / (most + 50), rel=1e-3)
+
+
+def test_losses_beyond_reason_are_left_out(school):
+    _learned(school.pupils["d00"], 1.0, examples=2**53, loss=1e300)
+    start(school)
+    assert ended(school).rounds == 1
+    assert mark_of(school, "d00").reason == "bad-update"
+
+
+@pytest.mark.parametrize("loss", [-1e300, 1e300])
+def test_what_a_device_measured_is_bounded_by_rows_and_by_reason(school, loss):
+    whole = speech.Slice(rows=2**53, loss=1.0, correct=2**53)
+    bad = school.pupils["d00"]
+    bad._measure = lambda said: [
+        speech.Measured(whole=speech.Slice(rows=5, loss=loss)),
+        speech.Measured(whole=whole),
+    ]
+    start(school)
+    assert ended(school).rounds == 1
+    found = rounds.get_round(school.fleet.ctx, "walk.1")
+    assert found.measured.rows == 20_000 + 5 * 10
+    assert found.ignored["unsound"] == 1
+
+
+def test_classes_of_a_model_that_has_none_are_not_kept(school):
+    bad, one = school.pupils["d00"], speech.Slice(rows=9, loss=1.0)
+    many = speech.Measured(whole=one, classes={f"{i:064d}": one for i in range(1024)})
+    for pupil in school.pupils.values():
+        pupil._measure = lambda said: [speech.Measured(whole=one)]
+    bad._measure = lambda said: [many]
+    start(school)
+    _without_labels(school)
+    assert ended(school).rounds == 1
+    found = rounds.get_round(school.fleet.ctx, "walk.1")
+    assert not [name for name in found.slices if name.startswith("class:")]
+    assert found.ignored["unsound"] >= 1
+
+
+def _without_labels(school):
+    with school.fleet.ctx.store.write() as db:
+        row = db.execute(select(federated_task)).one()
+        db.execute(update(federated_task).values(prepared=dict(row.prepared) | {"labels": []}))
+
+
+def _learned(pupil, value, **said):
+    delta = np.full(SIZE, value, np.float32)
+    packed = compress(delta, Compression(), Draws(bytes(32)))
+    pupil._contribution = lambda: speech.Contribution(update=packed, **said)
 
 
 def _adverts_as(pupil, change):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from shoal.agent.secagg import Mask, Participant
 from shoal.agent.training import Credentials
 from shoal.errors import RefusedError
-from shoal.federated.config import Config
+from shoal.federated.config import Config, secure_id
 from shoal.federated.secure import Advert, Ending, Roster, Terms
 from shoal.federated.shamir import Entropy
 
@@ -16,16 +16,23 @@ from shoal.federated.shamir import Entropy
 class Hiding:
     """One try of one round. RefusedError says what this device will not do.
 
+    text    of the config, as it was signed
     least   devices in the sum that the device itself demands
     """
 
     def __init__(
-        self, device: str, config: Config, least: int, credentials: Credentials, entropy: Entropy
+        self,
+        device: str,
+        config: Config,
+        text: str,
+        least: int,
+        credentials: Credentials,
+        entropy: Entropy,
     ) -> None:
         plan = config.plan
         assert plan.secure is not None
         terms = Terms(
-            round_id=plan.attempt,
+            round_id=secure_id(plan.attempt, text),
             degree=plan.secure.degree,
             threshold=plan.secure.threshold,
             least=plan.least,

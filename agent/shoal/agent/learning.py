@@ -35,7 +35,7 @@ from shoal.agent.sending import PAUSE_S, Sending
 from shoal.agent.serving import Serving
 from shoal.agent.studies import Done, Job, Kind, Studies
 from shoal.agent.training import LearningPorts, Made
-from shoal.agent.willing import Condition, judge
+from shoal.agent.willing import Condition, check_graph, judge
 from shoal.errors import (
     ConflictError,
     LinkError,
@@ -45,7 +45,7 @@ from shoal.errors import (
     TrustError,
 )
 from shoal.federated import speech
-from shoal.federated.config import Config
+from shoal.federated.config import Config, text_of
 
 _log = logging.getLogger(__name__)
 
@@ -154,14 +154,16 @@ class Learning:
         return f"takes part in round {plan.round} of {plan.task}: {doing}{rests}"
 
     def facts(self) -> dict[str, Any]:
-        """What is told of it: rows by model, rounded down to a power of two."""
+        """What is told of it: rows by model, rounded down to a power of two; how many others it
+        wants in a sum with it, so that it is not asked in vain."""
         rows = {
             model: _rounded(self._rows_of(model, ()))
             for model, served in self._world.serving.items()
             if served.engine is not None
         }
         mains = self._own.mains()
-        return {"enabled": self._limits.enabled, "rows": rows, "mains": mains}
+        limits = self._limits
+        return {"enabled": limits.enabled, "rows": rows, "mains": mains, "cohort": limits.cohort}
 
     # ------------------------------------------------------------------ what came in
 
@@ -252,21 +254,22 @@ class Learning:
             raise RefusedError("the config is not that of this invitation", "misdirected")
         if busy_with(before, config, now):
             raise RefusedError("it takes part in a round of another task", "in-another-round")
+        check_graph(config.graph.sha256, self._limits)
         _check_terms(config)
         size, ledger = config.theta.length // 4, self._known.ledger
         spent = judge(plan, size, self._limits, self._condition(config), ledger, now)
         if before is not None and before.state is not State.OVER:
             self._advance(before, Event.LATE, Note(now, "superseded"))
-        self._hiding = self._hide(config)
+        self._hiding = self._hide(config, text_of(said.signed))
         part = Part(attempt=attempt, config=config, urls=said.urls, since_s=now, spent=spent)
         self._save(part)
         self._act(part, Effect.JOIN)
 
-    def _hide(self, config: Config) -> Hiding | None:
+    def _hide(self, config: Config, text: str) -> Hiding | None:
         if config.plan.secure is None:
             return None
-        own = self._own
-        return Hiding(self._device, config, self._limits.cohort, own.credentials, own.entropy)
+        own, least = self._own, self._limits.cohort
+        return Hiding(self._device, config, text, least, own.credentials, own.entropy)
 
     def _condition(self, config: Config) -> Condition:
         return Condition(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from shoal.agent.studies import Done, Job, Studies
 from shoal.agent.training import Made
-from shoal.agent.willing import Condition, Limits, judge_measuring
+from shoal.agent.willing import Condition, Limits, check_graph, judge_measuring
 from shoal.errors import LinkError, RefusedError, ShoalError
 from shoal.federated import speech
 from shoal.federated.config import Config
@@ -35,6 +35,7 @@ class Measuring:
         job.label = f"{plan.round} of {plan.task}"
         if config.purpose != "evaluate" or plan.attempt != job.attempt:
             raise RefusedError("the config is not that of this request", "misdirected")
+        check_graph(config.graph.sha256, self._limits)
         judge_measuring(self._limits, self._condition(config))
         return self._studies.measure(job, config, said.urls)
 

@@ -24,6 +24,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     clip           longest update that it sends, as L2 norm; 0: any
     noise          least noise, in clips; above 0 a plan without privacy is refused
     budget         epsilon over its life; None: not counted
+    trust_central  noise that the controller promises counts for both; else it is none
+    graphs         SHA-256, hex, of the graphs that it runs; empty: any that was signed
     idle, mains    only while nobody asks it anything; only on mains power
     celsius        it does not train above; 0: any temperature
     """
@@ -35,6 +37,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     clip: float = 0.0
     noise: float = 0.0
     budget: Budget | None = None
+    trust_central: bool = False
+    graphs: frozenset[str] = frozenset()
     idle: bool = True
     mains: bool = True
     celsius: float = 75.0
@@ -75,6 +79,13 @@ def judge(
         return ledger
     noise = noise_of(plan, plan.privacy, size)
     return ledger.after(noise) if limits.budget is None else ledger.spend(noise, limits.budget)
+
+
+def check_graph(sha256: str, limits: Limits) -> None:
+    """RefusedError unless this device runs that graph: another may copy rows into what is sent."""
+    if limits.graphs and sha256 not in limits.graphs:
+        mend = "if it is trusted, add it to learning.graphs in agent.toml"
+        raise RefusedError(f"graph {sha256} is not one that it runs", "unknown-graph", mend)
 
 
 def judge_measuring(limits: Limits, condition: Condition) -> None:
@@ -118,6 +129,9 @@ def _of_itself(limits: Limits, condition: Condition) -> tuple[_Check, ...]:
 def _of(plan: Plan, limits: Limits) -> tuple[_Check, ...]:
     privacy = plan.privacy
     noise, clip = (privacy.noise, privacy.clip) if privacy else (0.0, float("inf"))
+    central = privacy is not None and privacy.where == "central"
+    promised = central and not limits.trust_central
+    wants = limits.noise > 0 or limits.budget is not None
     return (
         (
             "small-cohort",
@@ -129,6 +143,21 @@ def _of(plan: Plan, limits: Limits) -> tuple[_Check, ...]:
             "long-clip",
             not limits.clip or clip <= limits.clip,
             f"clip {clip:g}, at most {limits.clip:g} is sent",
+        ),
+        (
+            "central-noise",
+            not (central and plan.secure is not None),
+            "central noise under secure aggregation: nobody would add it",
+        ),
+        (
+            "central-noise",
+            not (promised and wants),
+            "its limits ask for noise, and the controller only promises it: see trust_central",
+        ),
+        (
+            "little-noise",
+            privacy is not None or limits.budget is None,
+            "a round without noise would cost more than any budget",
         ),
         ("little-noise", noise >= limits.noise, f"noise {noise:g}, {limits.noise:g} needed"),
     )

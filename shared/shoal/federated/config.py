@@ -7,6 +7,7 @@ Source: TUF specification 1.0.33, section 4.5; DESIGN section 5, role `rounds`.
 """
 
 import datetime
+import hashlib
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -60,6 +61,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         named = {"graph.onnx": self.graph, "theta": self.theta, "control": self.control}
         return {name: content for name, content in named.items() if content is not None}
 
+    def text(self) -> str:
+        """What is signed, as JSON."""
+        return msgspec.json.encode(self).decode()
+
 
 def targets_of(config: Config, now_s: float) -> "Targets":
     """What is to be signed; it names the config whole, and each content by path."""
@@ -75,7 +80,7 @@ def targets_of(config: Config, now_s: float) -> "Targets":
             for path, content in _paths(config).items()
         },
         # As text, for TUF's canonical JSON knows no fractions.
-        unrecognized_fields={"shoal": {"config": msgspec.json.encode(config).decode()}},
+        unrecognized_fields={"shoal": {"config": config.text()}},
     )
 
 
@@ -111,6 +116,28 @@ def verify_config(signed: bytes, delegator: "Targets", now_s: float) -> Config:
     if metadata.signed.expires.replace(tzinfo=datetime.UTC).timestamp() <= now_s:
         raise StaleError("round config has expired", "is the device's clock right?")
     return config
+
+
+def text_of(signed: bytes) -> str:
+    """The config's text in bytes that `verify_config` took: as it was signed, to the letter."""
+    text = msgspec.json.decode(signed)["signed"]["shoal"]["config"]
+    assert isinstance(text, str)
+    return text
+
+
+def secure_id(attempt: bytes, text: str) -> bytes:
+    """What a securely aggregated round is known by, 32 bytes: its try, and all that was signed.
+
+    Adverts, masks, votes and endings hang on it. So devices that were asked for different things
+    (another graph, another clip) believe no advert of each other, and no sum of theirs opens.
+
+        >>> secure_id(bytes(16), '{"a":1}') == secure_id(bytes(16), '{"a":2}')
+        False
+
+    attempt   16 bytes
+    text      of the config, from `Config.text` or `text_of`
+    """
+    return hashlib.sha256(b"shoal/secagg/config\0" + attempt + text.encode()).digest()
 
 
 def _paths(config: Config) -> dict[str, Content]:

@@ -75,7 +75,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """One round.
 
     task, round    whose, and which one, counted from 1
-    attempt        round_id of this try: 16 random bytes
+    attempt        of this round, by 16 random bytes
     strategy       by name
     least          updates that the sum must have
     deadline_s     Unix seconds, UTC; after it a device need not answer

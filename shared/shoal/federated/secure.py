@@ -78,7 +78,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What a cohort agrees on; part of the signed plan.
 
-    round_id    16 random bytes, of this try of this round
+    round_id    32 bytes, of this try and of everything in its signed config
+                (shoal.federated.config.secure_id)
     degree      neighbours of each device
     threshold   shares that open a secret
     least       devices that must be in the sum

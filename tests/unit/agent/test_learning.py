@@ -82,9 +82,15 @@ def test_an_update_is_the_same_however_often_its_pieces_are_asked_for(device: Le
         ),
         (
             {"budget": Budget(epsilon=0.5)},
-            {"privacy": Privacy(where="central", clip=1.0, noise=1.0)},
+            {"privacy": Privacy(where="local", clip=1.0, noise=1.0)},
             "budget-spent",
         ),
+        (
+            {"budget": Budget(epsilon=100.0)},
+            {"privacy": Privacy(where="central", clip=1.0, noise=1.0)},
+            "central-noise",
+        ),
+        ({"graphs": frozenset({"ab" * 32})}, {}, "unknown-graph"),
         ({}, {"privacy": Privacy(where="distributed", clip=1.0, noise=1.0)}, "bare-update"),
         ({}, {"deadline_s": 1.0}, "late"),
         ({}, {"learning": Lessons(lr=0.1, terms={"vision": 0.5})}, "other-terms"),
@@ -242,6 +248,38 @@ def test_a_device_that_wants_its_update_hidden_tells_no_losses(school: School) -
     device = Learner(school, "cam-1", some_rows(60), secure=True)
     device.hear(school.measure(1))
     assert refusals(device) == ["bare-measure"]
+
+
+def test_a_device_with_pinned_graphs_runs_those_and_measures_with_no_other(school: School) -> None:
+    device = Learner(school, "cam-1", some_rows(60), graphs=frozenset({school.graph.sha256}))
+    device.hear(school.invite(1))
+    assert len(device.said(speech.Join)) == 1
+    device.hear(school.measure(2))
+    assert refusals(device) == ["unknown-graph"]
+
+
+def test_a_graph_that_reads_files_beside_itself_is_not_run(school: School) -> None:
+    """External data: a name in the graph, and the runtime would read that file."""
+    reading = beside(school.blobs[school.graph.sha256], "theta")
+    device = Learner(school, "cam-1", some_rows(60))
+    device.hear(school.invite(1, graph=school.put(reading)))
+    device.call(1, speech.Start())
+    assert refusals(device) == ["unusable-model"]
+    assert device.said(speech.Piece) == []
+
+
+def beside(graph: bytes, name: str) -> bytes:
+    """The graph with one more initialiser, whose numbers are in a file of that name."""
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    own = model.graph.initializer.add(name="beside", dims=[4], data_type=onnx.TensorProto.FLOAT)
+    own.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", name), ("offset", "0"), ("length", "16")):
+        own.external_data.add(key=key, value=value)
+    model.graph.node.append(onnx.helper.make_node("Identity", ["beside"], ["unused"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("unused", 1, [4]))
+    return bytes(model.SerializeToString())
 
 
 def test_a_network_that_is_away_is_waited_for(device: Learner) -> None:

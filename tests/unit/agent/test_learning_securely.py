@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from digits import homes_of
-from learners import NOW, Learner, School, attempt_of, some_rows
+from learners import NOW, Learner, School, some_rows
+from shoal import wire
 from shoal.agent.io.credentials import credentials_of
 from shoal.agent.rounds import State
 from shoal.controller.federated.unmasking import Unmasking
 from shoal.federated import speech
+from shoal.federated.config import secure_id, text_of
 from shoal.federated.distributed import scale_for
 from shoal.federated.fixed_point import FixedPoint
-from shoal.federated.plan import Privacy, Secure
+from shoal.federated.plan import Learning, Privacy, Secure
 from shoal.federated.secure import Advert, Ending, Terms
 
 COUNT = 5
@@ -32,7 +34,7 @@ class Class:
             f"cam-{i}": Learner(self.school, f"cam-{i}", home) for i, home in enumerate(self.homes)
         }
         self.invite = self.school.invite(1, **{"secure": SECURE, **plan})
-        self.terms = Terms(round_id=attempt_of(1), degree=4, threshold=3, least=3)
+        self.terms = terms_of(self.invite)
 
     def joined(self) -> dict[str, Advert]:
         for device in self.devices.values():
@@ -60,6 +62,13 @@ class Class:
         for name in ending.alive:
             self.devices[name].call(1, speech.Pass(votes=told.votes_for(name)))
             told.take_shares(name, self.devices[name].said(speech.Shares)[0].shares)
+
+
+def terms_of(invite: wire.RoundCall) -> Terms:
+    """As a controller has them that signed this."""
+    assert isinstance(invite.said, speech.Invite)
+    round_id = secure_id(invite.attempt, text_of(invite.said.signed))
+    return Terms(round_id=round_id, degree=4, threshold=3, least=3)
 
 
 def numbers_of(device: Learner) -> np.ndarray:
@@ -197,3 +206,18 @@ def test_a_neighbour_with_a_trap_for_a_key_costs_the_round_and_no_more(
     device.call(1, speech.Start(roster=told.roster_for("cam-0")))
     assert isinstance(device.heard[-1].said, speech.Refuse)
     assert device.state == State.REFUSED
+
+
+def test_devices_that_were_asked_for_different_things_make_no_sum(tmp_path: Path) -> None:
+    """One try, two configs: with a graph that learns nothing, a sum would be one's update."""
+    cohort = Class(tmp_path)
+    other = cohort.school.invite(1, secure=SECURE, learning=Learning(lr=1e-9))
+    cohort.devices["cam-3"].hear(other)
+    adverts = cohort.joined()
+    assert other.attempt == cohort.invite.attempt
+    told = Unmasking(cohort.terms, adverts, 8)
+    for name, device in cohort.devices.items():
+        (said,) = device.call(1, speech.Start(roster=told.roster_for(name)))
+        assert isinstance(said, speech.Refuse)
+        assert said.reason in ("bad-signature", "neighbours")
+        assert not device.said(speech.Boxes)

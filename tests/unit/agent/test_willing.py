@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shoal.agent.willing import Condition, Limits, judge
+from shoal.agent.willing import Condition, Limits, check_graph, judge
 from shoal.errors import RefusedError
 from shoal.federated.distributed import scale_for
 from shoal.federated.fixed_point import FixedPoint
@@ -24,6 +24,10 @@ def central(clip: float = 1.0, noise: float = 2.0) -> dict[str, Any]:
     return {"privacy": Privacy(where="central", clip=clip, noise=noise)}
 
 
+def local(clip: float = 1.0, noise: float = 2.0) -> dict[str, Any]:
+    return {"privacy": Privacy(where="local", clip=clip, noise=noise)}
+
+
 @pytest.mark.parametrize(
     ("reason", "plan", "limits", "condition"),
     [
@@ -40,8 +44,14 @@ def central(clip: float = 1.0, noise: float = 2.0) -> dict[str, Any]:
         ("long-clip", {}, {"clip": 1.0}, {}),
         ("long-clip", central(clip=1.1), {"clip": 1.0}, {}),
         ("little-noise", {}, {"noise": 1.0}, {}),
-        ("little-noise", central(noise=0.9), {"noise": 1.0}, {}),
-        ("budget-spent", central(noise=0.5), {"budget": Budget(epsilon=3.0)}, {}),
+        ("little-noise", local(noise=0.9), {"noise": 1.0}, {}),
+        ("little-noise", central(noise=0.9), {"noise": 1.0, "trust_central": True}, {}),
+        ("little-noise", {}, {"budget": Budget(epsilon=3.0)}, {}),
+        ("central-noise", central(noise=9.0), {"noise": 1.0}, {}),
+        ("central-noise", central(noise=9.0), {"budget": Budget(epsilon=3.0)}, {}),
+        ("central-noise", {"secure": SECURE, **central()}, {}, {}),
+        ("central-noise", {"secure": SECURE, **central()}, {"trust_central": True}, {}),
+        ("budget-spent", local(noise=0.5), {"budget": Budget(epsilon=3.0)}, {}),
         ("late", {"deadline_s": 49.0}, {}, {}),
         ("answered-before", {}, {}, {"last": 7}),
     ],
@@ -66,7 +76,9 @@ def test_each_refusal_has_its_reason(reason, plan, limits, condition) -> None:
         ({}, {"idle": False, "mains": False, "celsius": 0}, {"idle": False, "mains": False}),
         ({}, {}, {"mains": None, "celsius": None}),
         ({"secure": SECURE}, {"secure": True}, {}),
-        (central(), {"clip": 1.0, "noise": 2.0, "budget": Budget(epsilon=5.0)}, {}),
+        (local(), {"clip": 1.0, "noise": 2.0, "budget": Budget(epsilon=6.0)}, {}),
+        (central(), {"noise": 2.0, "budget": Budget(epsilon=5.0), "trust_central": True}, {}),
+        (central(), {"clip": 1.0}, {}),
     ],
 )
 def test_what_is_within_its_limits_a_device_takes_part_in(plan, limits, condition) -> None:
@@ -96,3 +108,12 @@ def test_a_round_is_written_into_the_ledger_as_what_it_costs(where: str) -> None
 
 def test_without_privacy_nothing_is_spent() -> None:
     assert judge(PLAN, 1000, Limits(), WELL, Ledger(), 50.0) == Ledger()
+
+
+def test_a_graph_that_is_not_listed_is_refused_and_without_a_list_any_is_run() -> None:
+    known, other = "ab" * 32, "cd" * 32
+    check_graph(other, Limits())
+    check_graph(known, Limits(graphs=frozenset({known})))
+    with pytest.raises(RefusedError, match=other) as refusal:
+        check_graph(other, Limits(graphs=frozenset({known})))
+    assert refusal.value.reason == "unknown-graph"

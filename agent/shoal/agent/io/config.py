@@ -125,7 +125,9 @@ class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whether and how this device learns in federated rounds. Its rows never leave it.
+    """Whether and how this device learns in federated rounds. No row is sent, but what was learned.
+
+    Who signs rounds also chooses the graph: only the limits bound what an update may say of rows.
 
     enabled    it answers rounds, as far as the limits below let it; a device without rows refuses
     keep       rows that are kept on this disk to learn from: "nothing" but what `shoal-agent labels
@@ -145,6 +147,10 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     noise      least noise of differential privacy, in clips; above 0 a round without is refused
     epsilon    of differential privacy that it spends over its life; 0: not counted
     delta      that goes with it
+    trust_central  noise that only the controller adds counts for `noise` and `epsilon`; otherwise
+               a device with either refuses such rounds
+    graphs     SHA-256 of the graphs that it runs, as `shoal round plan` shows them; empty for any
+               that the role `rounds` signed
     idle       it only trains while its models are asked little, see quiet_hz
     mains      it only trains on mains power, where the machine tells
     celsius    above which it does not train; 0 for any
@@ -165,6 +171,8 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     noise: float = 0.0
     epsilon: float = 0.0
     delta: float = 1e-6
+    trust_central: bool = False
+    graphs: list[str] = []
     idle: bool = True
     mains: bool = True
     celsius: float = 75.0
@@ -182,6 +190,8 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             clip=self.clip,
             noise=self.noise,
             budget=Budget(epsilon=self.epsilon, delta=self.delta) if self.epsilon else None,
+            trust_central=self.trust_central,
+            graphs=frozenset(self.graphs),
             idle=self.idle,
             mains=self.mains,
             celsius=self.celsius,
@@ -274,6 +284,10 @@ def _check(path: Path, settings: Settings) -> None:
     if settings.learning.keep not in KEPT:
         keep = settings.learning.keep
         raise SettingError(f"{path}: learning.keep is {keep!r}", f"it is {', '.join(KEPT)}")
+    for graph in settings.learning.graphs:
+        if not re.fullmatch("[0-9a-f]{64}", graph):
+            mend = "64 lowercase hex digits each, as `shoal round plan` shows them"
+            raise SettingError(f"{path}: learning.graphs has {graph!r}", mend)
     if not 0 < settings.peers.port < 65_536:
         raise SettingError(f"{path}: peers.port is {settings.peers.port}", "use 1 to 65535")
     for name, number in (

@@ -96,6 +96,7 @@ class Lesson:
 
 
 _BAD = "bad-graph"
+_OTHER_FILES = "session.model_external_initializers_file_folder_path"
 
 
 def learn(job: Job) -> Made:
@@ -237,8 +238,11 @@ def _opened(path: Path) -> tuple[Run, TrainSpec, Tensor, Tensor]:
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Its other files are in a folder that cannot be: no graph reads what lies beside it.
+    options.add_session_config_entry(_OTHER_FILES, str(path / "none"))
     try:
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        data, where = path.read_bytes(), ["CPUExecutionProvider"]
+        session = ort.InferenceSession(data, options, providers=where)
     except Exception as error:
         raise translated(path.name, error) from error
     spec = spec_of(session.get_modelmeta().custom_metadata_map)

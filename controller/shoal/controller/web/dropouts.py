@@ -20,6 +20,13 @@ DROPOUTS: dict[str, Cause] = {
     ),
     "long-clip": Cause("Clip is longer than it allows", "Lower clip in the task's privacy."),
     "little-noise": Cause("Less noise than it asks for", "Raise noise in the task's privacy."),
+    "central-noise": Cause(
+        "Noise of the controller is only promised",
+        "Plan local or distributed noise; or trust_central on the device.",
+    ),
+    "unknown-graph": Cause(
+        "It does not run this graph", "If you trust it, add its SHA-256 to graphs on the device."
+    ),
     "budget-spent": Cause(
         "Privacy budget is spent", "Nothing: it will not take part again. That is the point of it."
     ),

@@ -10,17 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import numpy as np
 
+from shoal.controller.federated import plans
 from shoal.controller.federated.rounds import Heard, State, heard
 from shoal.controller.federated.unmasking import check_keys
-from shoal.controller.federated.updates import Update, check
-from shoal.controller.service.federated import pieces, site_sums
+from shoal.controller.federated.updates import MOST_LOSS, Update, check
+from shoal.controller.service.federated import claims, pieces, site_sums
+from shoal.controller.service.federated.claims import capped
 from shoal.controller.service.federated.live import Live
 from shoal.errors import InputError, ShoalError, StorageError, WireError
 from shoal.federated import speech
 from shoal.federated.compression import decompress
 from shoal.federated.identity import check_signature
+from shoal.federated.sums import LARGEST
 
 _log = logging.getLogger(__name__)
 #: An answer that is sound in form and wrong in content.
@@ -50,8 +52,9 @@ def put_out(live: Live, device: str, attempt: bytes, now_s: float) -> str:
     return BAD_ANSWER
 
 
-def contribution_of(live: Live, data: bytes) -> speech.Contribution:
-    """Decoded and checked against the model's size; InputError or WireError when it is unsound."""
+def contribution_of(live: Live, device: str, data: bytes) -> speech.Contribution:
+    """Decoded and checked against the model's size and the range of a sum; InputError or WireError
+    when it is unsound."""
     try:
         found = msgspec.msgpack.decode(data, type=speech.Contribution)
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -59,10 +62,19 @@ def contribution_of(live: Live, data: bytes) -> speech.Contribution:
     if found.site:
         return found  # looked at in site_sums
     if live.plan.secure is None:
-        check(update_of(live, "", found), live.size)
+        update = update_of(live, device, found)
+        check(update, live.size)
+        _check_reach(live, update)
     elif len(found.update) != 4 * (live.size + 1):
         raise InputError(f"a masked update of {len(found.update)} bytes", "another model's?")
     return found
+
+
+def _check_reach(live: Live, update: Update) -> None:
+    """InputError when it would take more than its part of the range in which sums are exact."""
+    reach = plans.strategy_for(live.task.plan).reach(update)
+    if not reach <= LARGEST / len(live.now.marks) - 1:
+        raise InputError(f"an update that reaches {reach:g}", "its training diverged")
 
 
 def update_of(live: Live, device: str, found: speech.Contribution) -> Update:
@@ -71,7 +83,7 @@ def update_of(live: Live, device: str, found: speech.Contribution) -> Update:
     return Update(
         device=device,
         delta=decompress(found.update, live.size),
-        examples=found.examples,
+        examples=live.counted(device, found.examples),
         loss=found.loss,
         control=decompress(found.control, live.size) if wants_control else None,
         behind=live.now.behind(device),
@@ -120,7 +132,7 @@ def _piece(live: Live, device: str, said: speech.Piece, able: Heard, now_s: floa
     if kept.payload is None:
         return kept.ignored
     try:
-        found = contribution_of(live, kept.payload)
+        found = contribution_of(live, device, kept.payload)
     except (InputError, WireError) as error:
         _log.warning("round %s: update of %s left out: %s", live.id, device, error)
         pieces.drop(live, device)
@@ -166,10 +178,19 @@ def _measured(live: Live, device: str, said: speech.Measured, able: Heard, now_s
     if live.now.state is not State.EVALUATING:
         return "out-of-order"
     slices = [said.whole, *said.classes.values(), *([said.personal] if said.personal else [])]
-    foreign = set(said.classes) - set(live.prepared.labels or said.classes)
-    if foreign or not all(np.isfinite(one.loss) and one.correct <= one.rows for one in slices):
+    if set(said.classes) - {label[:64] for label in live.prepared.labels}:
         return UNSOUND
-    live.files.put(live.id, "measured", device, msgspec.msgpack.encode(said))
+    if not all(0 <= one.loss <= MOST_LOSS * one.rows for one in slices):
+        return UNSOUND
+    if any(one.correct > one.rows for one in slices):
+        return UNSOUND
+    most = live.counted(device, 2**53, claims.UNTOLD)
+    kept = speech.Measured(
+        whole=capped(said.whole, most),
+        classes={name: capped(one, most) for name, one in said.classes.items()},
+        personal=capped(said.personal, most) if said.personal else None,
+    )
+    live.files.put(live.id, "measured", device, msgspec.msgpack.encode(kept))
     live.now = able.round
     return ""
 

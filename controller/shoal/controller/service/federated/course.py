@@ -22,6 +22,7 @@ from shoal.controller.service.context import Context
 from shoal.controller.service.federated import (
     aggregation,
     answers,
+    claims,
     dismissal,
     journal,
     planning,
@@ -119,6 +120,8 @@ class Course:
         for row in new:
             live = Live(row, their[row.task], self._files, self._authorities)
             live.sites = self._sites(live)
+            with self._ctx.store.read() as db:
+                live.claims = claims.known(db, live.task.model, live.now.marks)
             try:
                 live.bound = talk.bound(self._ctx, live)
                 self._act(live)

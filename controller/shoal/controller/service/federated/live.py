@@ -36,6 +36,8 @@ class Live:
     circle    of a round that is aggregated securely, from its roster on
     facts     device -> what is known of its update, until it is written down
     sites     device -> its site, of a task with gateways
+    claims    device -> rows that it may claim, where that is known: see claims
+    bound     what a securely aggregated round is known by (config.secure_id); b"" for others
     authorities   of the device CA
     """
 
@@ -56,7 +58,8 @@ class Live:
         self.started_at: float = row.started_at
         self.files, self.authorities = files, authorities
         self.sites: dict[str, str] = {}
-        self.broken = ""
+        self.claims: dict[str, int] = {}
+        self.broken, self.bound = "", b""
         self.nudges: dict[str, Nudge] = {}
         self.signed: dict[str, Invite | Measure] = {}
         self.circle: Circle | None = None
@@ -64,6 +67,10 @@ class Live:
     def attempt_of(self, device: str) -> bytes:
         """Of the try that a device trains for: an earlier one's where it is carried on."""
         return self.now.attempt_of(device)
+
+    def counted(self, device: str, rows: int, untold: int | None = None) -> int:
+        """Of the rows that a device claims; untold: the most where its inventory says nothing."""
+        return min(rows, self.claims.get(device, rows if untold is None else untold))
 
     @property
     def size(self) -> int:
@@ -74,8 +81,9 @@ class Live:
         """Of secure aggregation."""
         secure = self.plan.secure
         assert secure is not None
+        assert self.bound
         return Terms(
-            round_id=self.plan.attempt,
+            round_id=self.bound,
             degree=secure.degree,
             threshold=secure.threshold,
             least=self.plan.least,

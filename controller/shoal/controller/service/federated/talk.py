@@ -15,7 +15,7 @@ from shoal.controller.service.context import Context
 from shoal.controller.service.federated import memories, pieces
 from shoal.controller.service.federated.live import Live, Nudge
 from shoal.federated import speech
-from shoal.federated.config import Config, Content
+from shoal.federated.config import Config, Content, secure_id
 
 BACK_OFF_S = (2.0, 4.0, 8.0, 16.0, 30.0)
 #: Addresses outlive the round by so much: a download that began may end.
@@ -67,6 +67,13 @@ def config_of(ctx: Context, live: Live, purpose: str) -> Config:
         labels=tuple(prepared.labels),
         features=tuple(prepared.features),
     )
+
+
+def bound(ctx: Context, live: Live) -> bytes:
+    """What the devices of a securely aggregated round know it by; b"" for other rounds."""
+    if live.plan.secure is None or live.now.purpose != "train":
+        return b""
+    return secure_id(live.plan.attempt, config_of(ctx, live, "train").text())
 
 
 _Asked = tuple[str, Sequence[str], Callable[[str], speech.Call]]
