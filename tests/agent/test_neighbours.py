@@ -63,10 +63,11 @@ class House:
 
     def __init__(self, town: "Town", name: str, folder: Path) -> None:
         self.town, self.name, self.folder, self.faults = town, name, folder, list[Fault]()
-        self.slots, board = DiskSlots(folder / "models"), Board()
+        self.slots, board, self.told = DiskSlots(folder / "models"), Board(), True
         self.sharing = Sharing(
             folder, ("127.0.0.1", 0), shelf=Shelf(folder / "models", time.monotonic),
-            board=board, allowed=lambda: town.allowed, max_kbps=0, sleep=time.sleep,
+            board=board, max_kbps=0, sleep=time.sleep,
+            allowed=lambda: town.allowed if self.told else (),
         )  # fmt: skip
         site = Site(
             folder=folder, me=name, named=lambda: town.addresses(name), fault=self.faults.append,
@@ -161,6 +162,47 @@ def test_every_byte_comes_over_the_wide_network_once(
     assert town.wan.sent == len(DATA)
     assert sum(house.came for house in town.houses) == len(DATA)
     assert not any(house.faults for house in town.houses)
+
+
+def test_of_devices_that_begin_together_one_fetches_a_file_of_one_piece(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CONNECT_S", "SILENCE_S"):  # a busy machine must not look like a dead neighbour
+        monkeypatch.setattr(neighbour, name, 30.0)
+    for head_start_s in (0.0, neighbourly.HEAD_START_S):  # without one the claims alone decide
+        monkeypatch.setattr(neighbourly, "HEAD_START_S", head_start_s)
+        for size in range(370_000, 370_006):  # another ranking each
+            assert together(town, bundle.describe("model.onnx", DATA[:size])) == size
+
+
+def together(town: Town, file: File) -> int:
+    """Bytes sent for `file` when all hear of it, and of each other, within 30 ms."""
+    town.wan.sent, town.manifest, chance = 0, manifest_of(file), random.Random(file.sha256)
+    for house in town.houses:
+        house.told, house.begun_s = False, chance.uniform(0.0, 0.03)
+
+    def begin(house: House) -> None:
+        time.sleep(house.begun_s)
+        house.told = True
+        house.download(file)
+
+    threads = [threading.Thread(target=begin, args=(house,)) for house in town.houses]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [house.error for house in town.houses] == [None] * len(town.houses)
+    return town.wan.sent
+
+
+def test_a_file_that_moves_into_its_slot_can_be_had_all_the_time(pair: Town) -> None:
+    asker, asked = pair.houses
+    asked.download()
+    line = line_to(asker, asked)
+    assert line.ask(Wish(FILE.sha256, 0), PIECE)[0] is Word.HAVE
+    stage = asked.stage(MODEL)
+    stage.rename(stage.with_name("a"))
+    assert line.ask(Wish(FILE.sha256, 0), PIECE)[0] is Word.HAVE
 
 
 def test_who_comes_later_needs_the_wide_network_no_more(pair: Town) -> None:

@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 #: Seconds: between two looks; that who does not answer is not asked, twice as long each time; that
 #: a piece may take others; that who takes longer is not waited for; that a liar is not asked.
 LOOK_S, SILENT_S, PATIENCE_S, SLOW_S, BANNED_S = 0.2, 2.0, 120.0, 600.0, 3_600.0
-#: Seconds that each place in rank gives those before it to begin, and the most of it.
+#: Seconds that each place in rank gives those before it to begin, and the most of it: they may not
+#: have heard of the release yet.
 HEAD_START_S, _LONGEST_START_S = 0.5, 3.0
 #: Bytes of a file that is not worth asking for.
 SMALL = 1 << 16
@@ -69,6 +70,7 @@ class Neighbourly:
         self._wan, self._site, self._board, self._stage = wan, site, board, stage
         self.quiet: dict[str, float] = {}  # neighbour -> until when it is not asked
         self.silences: dict[str, int] = {}  # how often in a row it did not answer
+        self.hung_up: set[str] = set()  # of those: who is there, and does not know us yet
 
     def metadata(self, name: str) -> bytes:
         return self._wan.metadata(name)
@@ -111,52 +113,74 @@ class Neighbourly:
             sync(part.parent)
             out.truncate(pieces[whole].start if whole < len(pieces) else file.size)
             out.seek(0, os.SEEK_END)
-            for number in range(whole, len(pieces)):
-                data, came = self._piece(url, file, number, asking, stop)
-                got += came
+
+            def keep(data: bytes) -> None:
                 out.write(data)
                 out.flush()  # the neighbours read it from here on
+
+            for number in range(whole, len(pieces)):
+                got += self._piece(_Job(url, file, asking, keep, stop), number)
             os.fsync(out.fileno())
         return got
 
-    def _piece(
-        self, url: str, file: File, number: int, asking: "_Round", stop: Callable[[], bool]
-    ) -> tuple[bytes, int]:
-        """A piece, and how many bytes of it came from the artifact server."""
-        wish, began = Wish(file.sha256, number), self._site.monotonic()
+    def _piece(self, job: "_Job", number: int) -> int:
+        """Keep a piece; how many bytes of it came from the artifact server."""
+        wish, began, asking = Wish(job.file.sha256, number), self._site.monotonic(), job.asking
         while True:
-            if stop():
+            if job.stop():
                 raise LinkError("download was taken back")
             words, data = asking.ask_all(wish)
             if data is not None:
-                return data, 0
-            late = self._site.monotonic() - began
-            if late > PATIENCE_S:
+                job.keep(data)
+                return 0
+            if self._site.monotonic() - began > PATIENCE_S:
                 asking.blame(words)
-                return self._fetch(url, file, wish, stop), _size(file, number)
-            if (words or not asking.early) and asking.decide(words) is Move.FETCH:
-                data, came = self._claim(url, file, wish, asking, stop)
-                if data is not None:
-                    return data, came
+                job.keep(self._fetch(job, wish))
+                return _size(job.file, number)
+            if not asking.early and asking.decide(words) is Move.FETCH:
+                came = self._claim(job, wish, began + PATIENCE_S)
+                if came is not None:
+                    return came
             self._site.sleep(LOOK_S * (0.5 + self._site.random.random()))
 
-    def _claim(
-        self, url: str, file: File, wish: Wish, asking: "_Round", stop: Callable[[], bool]
-    ) -> tuple[bytes | None, int]:
-        """Say so, look once more, and fetch; None when another one was first."""
-        with self._board.claiming(wish):
-            words, data = asking.ask_all(wish)
-            if data is not None or asking.decide(words) is Move.WAIT:
-                return data, 0
-            self._board.fetching(wish)
-            return self._fetch(url, file, wish, stop), _size(file, wish.number)
+    def _claim(self, job: "_Job", wish: Wish, until: float) -> int | None:
+        """Say so, look once more, and fetch; None when another one was first.
 
-    def _fetch(self, url: str, file: File, wish: Wish, stop: Callable[[], bool]) -> bytes:
-        piece = file.pieces()[wish.number]
-        data = self._wan.span(url, piece.start, piece.stop, file.size, stop)
+        Who claims as well sees this claim and gives way, or began to look before it and fetches:
+        what it does is waited for. Others hear of the claim until the piece can be had here.
+        """
+        with self._board.claiming(wish):
+            while True:
+                words, data = job.asking.ask_all(wish, surely=True)
+                if data is not None:
+                    job.keep(data)
+                    return 0
+                late = self._site.monotonic() > until or job.stop()
+                if late or job.asking.decide(words) is Move.WAIT:
+                    return None
+                if Word.CLAIMED not in words.values():
+                    break
+                self._site.sleep(LOOK_S * self._site.random.random())
+            self._board.fetching(wish)
+            job.keep(self._fetch(job, wish))
+            return _size(job.file, wish.number)
+
+    def _fetch(self, job: "_Job", wish: Wish) -> bytes:
+        piece = job.file.pieces()[wish.number]
+        data = self._wan.span(job.url, piece.start, piece.stop, job.file.size, job.stop)
         if hashlib.sha256(data).hexdigest() != piece.sha256:
-            raise BundleError(f"{file.name} as downloaded does not match its signed hash")
+            raise BundleError(f"{job.file.name} as downloaded does not match its signed hash")
         return data
+
+
+class _Job(NamedTuple):
+    """The download of one file. keep: writes the next piece, for the neighbours to have, too."""
+
+    url: str
+    file: File
+    asking: "_Round"
+    keep: Callable[[bytes], None]
+    stop: Callable[[], bool]
 
 
 class _Round:
@@ -188,11 +212,15 @@ class _Round:
     def decide(self, words: Mapping[str, Word]) -> Move:
         return decide(self._site.me, self._ranks, words)
 
-    def ask_all(self, wish: Wish) -> tuple[dict[str, Word], bytes | None]:
-        """What everybody says, until one gives the piece, in an order of its own each time."""
+    def ask_all(self, wish: Wish, *, surely: bool = False) -> tuple[dict[str, Word], bytes | None]:
+        """What everybody says, until one gives the piece, in an order of its own each time.
+
+        surely   also those that hung up a moment ago: they may have begun since
+        """
         words: dict[str, Word] = {}
-        now = self._site.monotonic()
-        due = [name for name in self._order if self._owner.quiet.get(name, 0.0) <= now]
+        now, quiet = self._site.monotonic(), self._owner.quiet
+        again = self._owner.hung_up if surely else set[str]()
+        due = [name for name in self._order if quiet.get(name, 0.0) <= now or name in again]
         for name in sorted(due, key=lambda _: self._site.random.random()):
             word, data = self._ask(name, wish)
             if data is not None:
@@ -220,6 +248,8 @@ class _Round:
             silences = self._owner.silences.get(name, 0)
             self._owner.silences[name] = silences + 1
             self._ignore(name, min(SLOW_S, SILENT_S * 2**silences))
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                self._owner.hung_up.add(name)
             return None, None
         self._owner.silences.pop(name, None)
         if word is not Word.HAVE:
@@ -240,6 +270,7 @@ class _Round:
 
     def _ignore(self, name: str, seconds: float) -> None:
         self._owner.quiet[name] = self._site.monotonic() + seconds
+        self._owner.hung_up.discard(name)
         line = self._lines.pop(name, None)
         if line is not None:
             line.close()

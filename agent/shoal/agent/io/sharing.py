@@ -78,6 +78,13 @@ class Shelf:
         """The bytes of a piece, true to their hash; None when they are not here."""
         if wish.sha256 not in self._known or self._monotonic() > self._looked + LOOK_S:
             self._look()
+        data = self._read(wish)
+        if data is None and self._moved(wish):  # from its stage into a slot, a moment ago
+            self._look()
+            data = self._read(wish)
+        return data
+
+    def _read(self, wish: Wish) -> bytes | None:
         file, paths = self._known.get(wish.sha256, (None, []))
         pieces = file.pieces() if file else []
         if wish.number >= len(pieces):
@@ -85,12 +92,17 @@ class Shelf:
         found = (_read(path, pieces[wish.number]) for path in paths)
         return next((data for data in found if data is not None), None)
 
+    def _moved(self, wish: Wish) -> bool:
+        _, paths = self._known.get(wish.sha256, (None, []))
+        return bool(paths) and not any(path.exists() for path in paths)
+
     def _look(self) -> None:
         known: dict[str, tuple[File, list[Path]]] = {}
         for folder in self._models.glob("*/*/"):
             with contextlib.suppress(BundleError, OSError):
                 for file in bundle.read_manifest(folder).files():
-                    paths = [folder / file.name, folder / f"{file.sha256}.part"]
+                    # the part first: once it is not there any more the whole file is
+                    paths = [folder / f"{file.sha256}.part", folder / file.name]
                     known.setdefault(file.sha256, (file, []))[1].extend(paths)
         self._known, self._looked = known, self._monotonic()
 
@@ -173,9 +185,10 @@ class Sharing(threading.Thread):
             connection.sendall(f"{Word.BUSY}\n".encode())
             return
         try:
+            word = self._board.word(wish)  # before the look: what comes in between is found
             data = self._shelf.piece(wish)
             if data is None:
-                connection.sendall(f"{self._board.word(wish)}\n".encode())
+                connection.sendall(f"{word}\n".encode())
                 return
             if self._rate:
                 self._sleep(len(data) * SENDING / self._rate)
