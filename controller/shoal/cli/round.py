@@ -249,9 +249,16 @@ def _task_card(session: Session, task: Thing) -> Any:
         "strategy": lambda t: plain(t["plan"]["strategy"]),
         "rounds": _progress,
         "epsilon": _epsilon,
+        "train graph": lambda t: _graph(t, "graph"),
+        "loss graph": lambda t: _graph(t, "loss_graph"),
         "planned": when("created_at", session.now),
     }
     return card(task, about)
+
+
+def _graph(task: Thing, which: str) -> str:
+    """SHA-256, as `learning.graphs` of agent.toml takes it; "" before it is made."""
+    return plain((task.get("prepared") or {}).get(which, ""))
 
 
 def _rounds(session: Session) -> Columns:
