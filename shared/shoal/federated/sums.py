@@ -111,6 +111,11 @@ class ExactSum:
         ):
             raise InputError("a sum of updates that is larger than it says", "send it again")
 
+    @property
+    def reach(self) -> int:
+        """Of the largest elements that were added, together."""
+        return self._reach
+
     def value(self) -> F64:
         """The sum, rounded once; float64 (P,)."""
         return self._coarse + self._fine

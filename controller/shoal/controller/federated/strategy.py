@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import msgspec
+import numpy as np
 
 from shoal.controller.federated.gathering import Gathering, Shelf
 from shoal.controller.federated.updates import Aggregate, Server, Update
 from shoal.errors import SettingError
 
 GROUP = "shoal.strategies"
+#: Rows that a device keeps unless its owner says otherwise.
+MOST_EXAMPLES = 20_000
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -40,6 +43,16 @@ class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The server after the round. InputError, and nothing changes, if it is not finite."""
         return server.moved(found.delta)
 
+    def reach(self, update: Update) -> float:
+        """The largest number that an update brings into a sum: `weight` times its own, mostly."""
+        vectors = [update.delta] if update.control is None else [update.delta, update.control]
+        largest = max(float(np.abs(vector).max(initial=1)) for vector in vectors)
+        return self.weight(update) * largest
+
+    def weight(self, update: Update) -> float:
+        """Of an update in a sum."""
+        return 1.0
+
     def late(self) -> int:
         """Rounds that an update may be behind: 0 where devices are waited for."""
         return 0
@@ -55,7 +68,7 @@ class ByExamples(Strategy, frozen=True, kw_only=True):
     most_examples   a device's claim counts up to this: nobody can check it
     """
 
-    most_examples: Counted = 1_000_000
+    most_examples: Counted = MOST_EXAMPLES
 
     def weight(self, update: Update) -> float:
         return float(min(update.examples, self.most_examples))

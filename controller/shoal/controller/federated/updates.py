@@ -10,6 +10,10 @@ from shoal.params import F32
 F64 = npt.NDArray[np.float64]
 
 
+#: Mean over rows: what is more has diverged, and would drown the losses of all others.
+MOST_LOSS = 1e12
+
+
 class Update(msgspec.Struct, frozen=True, kw_only=True):
     """What one device learned in one round.
 
@@ -85,7 +89,7 @@ def check(update: Update, size: int) -> None:
             raise InputError(
                 f"update of {update.device} holds NaN or infinity", "its training diverged"
             )
-    if update.examples < 1 or not 0 <= update.loss < float("inf"):
+    if update.examples < 1 or not 0 <= update.loss <= MOST_LOSS:
         raise InputError(
             f"update of {update.device}: {update.examples} examples, loss {update.loss}",
             "a device without rows sends nothing",

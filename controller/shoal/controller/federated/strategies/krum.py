@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from shoal.controller.federated.gathering import Blocks, Compared, Gathering, Shelf
-from shoal.controller.federated.strategy import Counted, Natural, Strategy
+from shoal.controller.federated.strategy import MOST_EXAMPLES, Counted, Natural, Strategy
 from shoal.federated.sums import F64
 
 
@@ -42,7 +42,7 @@ class MultiKrum(Strategy, frozen=True, kw_only=True):
     sums: ClassVar[bool] = False
     malicious: Natural
     keep: Natural = 0
-    most_examples: Counted = 1_000_000
+    most_examples: Counted = MOST_EXAMPLES
 
     def gather(self, size: int, shelf: Shelf) -> Gathering:
         return Compared(size, shelf, self._few, max(2 * self.malicious + 3, self.keep))

@@ -28,6 +28,10 @@ class QFedAvg(Strategy, frozen=True, kw_only=True):
     def gather(self, size: int, shelf: Shelf) -> Gathering:
         return _Fair(size, self.q, 1 / self.lr)
 
+    def reach(self, update: Update) -> float:
+        weight, below = _weighed(update, self.q, 1 / self.lr)
+        return max(super().reach(update) * weight, below)
+
 
 class _Fair:
     """The two sums of q-FedAvg."""
@@ -40,12 +44,9 @@ class _Fair:
     def add(self, update: Update) -> None:
         check(update, self._size)
         check_new(update.device, self._devices)
-        loss, L = update.loss + _ABOVE_ZERO, self._steepness
-        # einsum: its order of additions does not depend on the number of threads
-        square = float(np.einsum("i,i->", update.delta, update.delta, dtype=np.float64)) * L**2
-        below = self._q * loss ** (self._q - 1) * square + L * loss**self._q
+        weight, below = _weighed(update, self._q, self._steepness)
         self._below.room_for(np.array([below]))
-        self._above.add(update.delta, L * loss**self._q)
+        self._above.add(update.delta, weight)
         self._below.add(np.array([below]))
         self._devices.add(update.device)
 
@@ -55,3 +56,12 @@ class _Fair:
             raise too_few(len(self._devices), 1)
         devices = tuple(sorted(self._devices))
         return Aggregate(delta=self._above.value() / below, devices=devices, chosen=devices)
+
+
+def _weighed(update: Update, q: float, steepness: float) -> tuple[float, float]:
+    """What an update weighs above, and what it adds below."""
+    loss = update.loss + _ABOVE_ZERO
+    # einsum: its order of additions does not depend on the number of threads
+    square = float(np.einsum("i,i->", update.delta, update.delta, dtype=np.float64)) * steepness**2
+    weight = steepness * loss**q
+    return weight, q * loss ** (q - 1) * square + weight

@@ -17,11 +17,12 @@ from shoal.controller.federated.gathering import Weighed, too_few
 from shoal.controller.federated.private import PrivateMean
 from shoal.controller.federated.rounds import Mark
 from shoal.controller.federated.strategy import Strategy
-from shoal.controller.federated.updates import Aggregate, Server, Update
+from shoal.controller.federated.updates import MOST_LOSS, Aggregate, Server, Update
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import memories, site_sums
 from shoal.controller.service.federated.answers import update_of
 from shoal.controller.service.federated.circle import summed
+from shoal.controller.service.federated.claims import UNTOLD
 from shoal.controller.service.federated.live import Live
 from shoal.errors import AbsentError
 from shoal.federated.noise import Draws
@@ -65,7 +66,7 @@ def aggregate(ctx: Context, live: Live) -> Made:
     return Made(
         checkpoint=ctx.blobs.put_bytes(after.theta.astype("<f4").tobytes()).sha256,
         memory=memories.store(ctx, after),
-        loss=_loss(facts),
+        loss=_loss(live, facts),
         bytes=sum(fact["bytes"] for fact in facts.values()),
         next_clip=gathered.next_clip,
         facts=facts,
@@ -176,8 +177,12 @@ def _is_central(live: Live) -> bool:
     return live.plan.privacy is not None and live.plan.privacy.where == "central"
 
 
-def _loss(facts: dict[str, dict[str, Any]]) -> float | None:
-    """Mean over examples."""
-    seen = [fact for fact in facts.values() if fact.get("loss") is not None]
-    rows = sum(fact["examples"] for fact in seen)
-    return sum(fact["loss"] * fact["examples"] for fact in seen) / rows if rows else None
+def _loss(live: Live, facts: dict[str, dict[str, Any]]) -> float | None:
+    """Mean over examples, as far as a device's claim of them counts."""
+    seen = [
+        (min(fact["loss"], MOST_LOSS), live.counted(name, fact["examples"], UNTOLD))
+        for name, fact in facts.items()
+        if fact.get("loss") is not None
+    ]
+    rows = sum(examples for _, examples in seen)
+    return sum(loss * examples for loss, examples in seen) / rows if rows else None

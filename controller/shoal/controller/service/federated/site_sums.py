@@ -16,7 +16,7 @@ from shoal.controller.service.federated.live import Live
 from shoal.errors import InputError
 from shoal.federated.site_sum import SiteSum, decode
 from shoal.federated.speech import Contribution
-from shoal.federated.sums import ExactSum
+from shoal.federated.sums import LARGEST, ExactSum
 
 
 class Site(NamedTuple):
@@ -78,6 +78,8 @@ def _check(live: Live, gateway: str, found: SiteSum) -> None:
     opened, strategy = _opened(live, found), plans.strategy_for(live.task.plan)
     assert isinstance(strategy, FedAvg)  # as plans.check_task has it
     weight = sum(min(one.examples, strategy.most_examples) for one in found.members.values())
+    if opened.deltas.reach > len(found.members) * LARGEST / len(live.now.marks):
+        raise InputError("a site's sum that leaves no room for the others", "clip the updates")
     counts = {opened.deltas.count, opened.weights.count, len(found.members)}
     if len(counts) > 1 or opened.weights.value()[0] != weight:
         raise InputError("a site's sum of other devices than it says", "send it again")
