@@ -125,7 +125,8 @@ def test_an_export_deletes_nothing_behind_a_link_on_the_stick(
     ("words", "code", "said"),
     [
         (["export", "{}", "--device", "nobody"], ABSENT, "nobody"),
-        (["export", "{}"], USAGE, "name 1 to 200 devices"),
+        (["export", "{}"], USAGE, "--device NAME, or --site SITE"),
+        (["export", "{}/nope", "--site", "south"], USAGE, "is the stick mounted?"),
         (["import", "{}"], USAGE, "no folder of Shoal's"),
     ],
 )
@@ -135,3 +136,4 @@ def test_mistakes_are_told_with_their_mend(
     result = shoal("bundle", *[word.format(stick.folder) for word in words])
     assert result.exit_code == code, result.output
     assert said in " ".join(result.output.split())
+    assert not list(stick.folder.iterdir())

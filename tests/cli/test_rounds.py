@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from cli.conftest import Cli
+from shoal.cli import round as round_cli
 from shoal.controller.federated import plans
 from shoal.controller.federated.records import TaskPlan
 from shoal.controller.service import operations, training
@@ -130,6 +131,10 @@ def test_a_model_that_cannot_be_trained_fails_the_task_and_says_what_to_do(
         (("--budget", "3"), "no noise"),
         (("--set", "speed"), "KEY=VALUE"),
         (("--privacy", "where=everywhere,clip=1,noise=1"), "everywhere"),
+        (
+            ("--privacy", "where=local,klip=1,noise=1"),
+            "unknown field 'klip'; there are: where, clip",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused_with_the_reason(
@@ -158,6 +163,51 @@ def test_a_plan_may_come_from_a_file_and_options_win(
     result = shoal("round", "plan", "misspelt", "--file", str(path), "--release", release)
     assert result.exit_code == 2
     assert "evaluation" in result.stderr or "learning" in result.stderr
+
+
+def test_the_hint_of_an_empty_list_of_tasks_can_be_copied(shoal: Cli, release: str) -> None:
+    asked = ("--release", release, "--goal", "10", "--least", "5", "--no-wait")
+    planned = shoal.json("round", "plan", "copied", *asked)
+    assert planned["plan"]["learning"]["lr"] == 0.05
+    without = shoal("round", "plan", "nobody", "--release", release)
+    assert "--goal and --least" in without.stderr
+    named = shoal("round", "plan", "No_Name", "--release", release, "--goal", "3", "--least", "3")
+    assert (named.exit_code, "lower-case letters" in named.stderr) == (2, True)
+
+
+def test_a_sum_smaller_than_devices_join_is_warned_of(shoal: Cli, release: str) -> None:
+    asked = ("round", "plan", "pair", "--release", release, "--goal", "3", "--no-wait")
+    assert "unless cohort" in " ".join(shoal(*asked, "--least", "2").stdout.split())
+    assert "cohort" not in shoal(*asked[:2], "three", *asked[3:], "--least", "3").stdout
+
+
+def test_a_budget_is_judged_at_the_delta_of_privacy(shoal: Cli, release: str) -> None:
+    private = ("--privacy", "where=local,clip=1,noise=1,delta=1e-5", "--budget", "8")
+    private = (*private, "--set", "most_examples=1")
+    assert plan(shoal, "spender", "--release", release, *private)["plan"]["budget"] == {
+        "epsilon": 8.0, "delta": 1e-5
+    }  # fmt: skip
+
+
+def test_a_task_whose_budget_is_spent_is_not_told_to_start_again() -> None:
+    spent = {"name": "walk", "reason": "budget-spent: another round would bring epsilon to 9"}
+    assert "larger --budget" in round_cli._go_on(spent)
+    assert "round start walk" in round_cli._go_on({"name": "walk", "reason": "aborted by ana"})
+
+
+def test_a_watch_into_a_pipe_says_each_round_that_ended_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ended = {"id": "walk.1", "state": "DONE", "loss": 0.25, "seconds": 3.0, "reason": ""}
+    failed = ended | {"id": "walk.2", "state": "FAILED", "reason": "too-few-joined"}
+    running = ended | {"id": "walk.3", "state": "TRAINING"}
+    said: set[str] = set()
+    for newest in ([ended], [running, failed, ended]):
+        round_cli._say_ended(newest, said)
+    assert capsys.readouterr().err.splitlines() == [
+        "walk.1  DONE  loss 0.25  3 s",
+        "walk.2  FAILED  loss 0.25  3 s  too-few-joined",
+    ]
 
 
 def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, release: str) -> None:

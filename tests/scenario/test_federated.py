@@ -139,6 +139,8 @@ def test_a_round_without_enough_devices_waits_and_says_for_whom(school):
         ({"releases": {"other": "other@1"}}, "other-model"),
         ({"facts": {"ram_mb": 100}}, "little-memory"),
         ({"facts": {"ram_mb": 900, "learning": {"rows": {MODEL: 3}}}}, "few-rows"),
+        ({"facts": {"ram_mb": 900, "learning": {"cohort": 7}}}, "lower cohort"),
+        ({"facts": {"ram_mb": 900, "learning": {"rows": {MODEL: 3}}}}, "shoal-agent labels add"),
         ({"state": "decommissioned"}, ""),
     ],
 )

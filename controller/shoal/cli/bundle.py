@@ -46,6 +46,10 @@ def export(session: Session, folder: Path, devices: tuple[str, ...], site: str) 
       shoal bundle export /media/stick --device press-4
       shoal bundle export /media/stick --site north
     """
+    if not devices and not site:
+        raise SettingError("for which devices?", "name them: --device NAME, or --site SITE for all")
+    if not folder.is_dir():
+        raise SettingError(f"no folder {folder}", "is the stick mounted?")
     plan = session.api.post(at("folders"), {"devices": list(devices), "site": site})
     stick = Stick(folder)
     _clear(stick, plan)

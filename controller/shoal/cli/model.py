@@ -195,15 +195,28 @@ def _policy_line(model: Thing) -> str:
 
 
 def _typed(params: dict[str, str]) -> dict[str, Any]:
-    """Values as JSON where they are JSON, else as text: max_iter=200 is a number."""
+    """Values as JSON where they are JSON, else as text: max_iter=200 is a number, and
+    hidden=300,300 as good as hidden=[300,300]."""
 
     def read(text: str) -> Any:
         try:
             return msgspec.json.decode(text)
         except msgspec.DecodeError:
-            return text
+            return _listed(text)
 
     return {name: read(text) for name, text in params.items()}
+
+
+def _listed(text: str) -> Any:
+    """Numbers with commas between them as a list; other text as it is.
+
+    >>> _listed("300,300"), _listed("a,b")
+    ([300, 300], 'a,b')
+    """
+    try:
+        return msgspec.json.decode(f"[{text}]") if "," in text else text
+    except msgspec.DecodeError:
+        return text
 
 
 def _upload(opened: ExitStack, path: Path) -> tuple[str, Any]:

@@ -1,11 +1,13 @@
 """`shoal round`: let devices learn together, without their data leaving them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 
 from shoal.cli.api import at
@@ -15,9 +17,12 @@ from shoal.cli.show import Columns, Thing, card, plain, size, span, state, table
 from shoal.cli.span import SPAN
 from shoal.cli.verb import Noun, Session
 from shoal.cli.waiting import follow, poll
+from shoal.errors import SettingError
 
 #: States in which a task does nothing more unless somebody acts.
 AT_REST = frozenset({"ready", "stopped", "failed"})
+#: Of a device that is not told otherwise: shoal.agent.willing.Limits.
+COHORT = 3
 _timeout = click.option(
     "--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never."
 )
@@ -36,7 +41,7 @@ def round_() -> None:
 @click.option("--goal", type=int, help="Updates that end a round at once.")
 @click.option("--least", type=int, help="Updates without which a round fails.")
 @click.option("--over", type=float, help="Devices invited for one of the goal.  [default: 1.3]")
-@click.option("--lr", type=float, help="Learning rate on the devices.")
+@click.option("--lr", type=float, help="Learning rate on the devices.  [default: 0.05]")
 @click.option("--epochs", type=int, help="Over a device's own rows, in a round.")
 @click.option("--batch", type=int, help="Rows of a step.")
 @click.option("--strategy", help="How updates become a checkpoint: docs/federated/strategies.md.")
@@ -61,8 +66,9 @@ def round_() -> None:
     help="A plan in TOML, for everything else; options win over it.",
 )
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Until it is prepared.")
+@_timeout
 @click.pass_obj
-def plan(session: Session, /, name: str, wait: bool, **wishes: Any) -> None:
+def plan(session: Session, /, name: str, wait: bool, timeout: float, **wishes: Any) -> None:
     """Plan what devices learn together, and make the graph that they train with.
 
     \b
@@ -74,10 +80,10 @@ def plan(session: Session, /, name: str, wait: bool, **wishes: Any) -> None:
     task = session.api.post(at("tasks"), _plan(name, wishes))
     if wait:
         operation = session.api.get(at("operations", task["operation"]))
-        follow(session, operation)
+        follow(session, operation, timeout)
         task = session.api.get(at("tasks", name))
     hint = f"start it with: shoal round start {name} --rounds 10"
-    session.show(task, lambda: Group(_task_card(session, task), "", hint))
+    session.show(task, lambda: Group(_task_card(session, task), "", *_warned(task), hint))
 
 
 @round_.command("start")
@@ -208,28 +214,64 @@ def _plan(name: str, wishes: dict[str, Any]) -> dict[str, Any]:
     over(plan, "privacy", pairs("--privacy", wishes["privacy"]))
     over(plan, "compression", {"kind": wishes["compression"]})
     over(plan, "budget", {"epsilon": wishes["budget"]})
+    if "pace" not in plan and wishes["path"] is None:
+        raise SettingError("how many devices?", "say --goal and --least, or [pace] in --file")
     if wishes["secure"]:
         plan.setdefault("secure", {})
     return plan
 
 
+def _warned(task: Thing) -> list[str]:
+    """What may keep devices from taking part, as far as the plan says it."""
+    least = task["plan"]["pace"]["least"]
+    if least >= COHORT:
+        return []
+    line = (
+        f"least is {least}: a device joins no sum of fewer than {COHORT}, unless cohort under "
+        "[learning] of its agent.toml is lower"
+    )
+    return [escape(line)]
+
+
 def _watch(session: Session, name: str, timeout_s: float) -> None:
-    """Draw the task on stderr until it rests; FailedError unless its rounds ran."""
+    """Draw the task on stderr until it rests, into a pipe a line per round that ended; FailedError
+    unless its rounds ran."""
+    said: set[str] = set()
     with Live(console=session.err, refresh_per_second=4, transient=True) as live:
 
         def look() -> Thing:
             task: Thing = session.api.get(at("tasks", name))
             newest = list(session.api.items(at("rounds"), most=5, task=name, limit=5))
-            live.update(_task_picture(session, {"task": task, "rounds": newest}))
+            if session.err.is_terminal:
+                live.update(_task_picture(session, {"task": task, "rounds": newest}))
+            else:
+                _say_ended(newest, said)
             return task
 
         ended = poll(session, look, lambda seen: seen["state"] in AT_REST, timeout_s=timeout_s)
     session.show(ended, lambda: _task_card(session, ended))
     if ended["state"] != "ready":
-        raise FailedError(
-            f"task {name} is {ended['state']}: {ended['reason']}",
-            f"shoal round show {name} has the newest rounds; go on with: shoal round start {name}",
-        )
+        raise FailedError(f"task {name} is {ended['state']}: {ended['reason']}", _go_on(ended))
+
+
+def _say_ended(newest: Sequence[Thing], said: set[str]) -> None:
+    """A line on stderr for each round that ended since, oldest first."""
+    for one in reversed(newest):
+        if one["state"] in ("DONE", "FAILED") and one["id"] not in said:
+            said.add(one["id"])
+            parts = (one["state"], f"loss {_loss(one)}", span(one["seconds"]), one["reason"])
+            click.echo(f"{one['id']}  {'  '.join(part for part in parts if part)}", err=True)
+
+
+def _go_on(task: Thing) -> str:
+    """How a task that stopped can go on; with a budget that is spent it cannot."""
+    name = task["name"]
+    if not task["reason"].startswith("budget-spent"):
+        return f"shoal round show {name} has its newest rounds; go on: shoal round start {name}"
+    return (
+        f"what it has learned stays: shoal round release {name}; more rounds cost the devices more "
+        "privacy, and are another task with a larger --budget, or with more noise"
+    )
 
 
 def _task_picture(session: Session, found: Thing) -> Group:

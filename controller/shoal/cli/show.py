@@ -73,8 +73,8 @@ def table(items: Iterable[Thing], columns: Columns, *, empty: str) -> Any:
     if not rows:
         return empty
     made = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in columns:
-        made.add_column(heading, overflow="fold")
+    for i, heading in enumerate(columns):  # the first is what the row is called by
+        made.add_column(heading, overflow="fold", no_wrap=i == 0)
     for row in rows:
         made.add_row(*(cell(row, how) for how in columns.values()))
     return made

@@ -52,12 +52,22 @@ class Session:
         if self.json:
             click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
         else:
-            drawn = picture()  # a plain line is never broken: it may be there to be copied
-            self.out.print(drawn, soft_wrap=isinstance(drawn, str))
+            _print(self.out, picture())
 
     def say(self, text: str) -> None:
         """A line for the person: on stdout, or on stderr beside machine output."""
         (self.err if self.json else self.out).print(text, soft_wrap=True)
+
+
+def _print(console: Console, drawn: Any) -> None:
+    """A plain line is never broken: it may be there to be copied. A pipe gets no blanks at the ends
+    of lines, with which a table is filled up to its width."""
+    if isinstance(drawn, str) or console.is_terminal:
+        console.print(drawn, soft_wrap=isinstance(drawn, str))
+        return
+    with console.capture() as captured:
+        console.print(drawn)
+    click.echo("\n".join(line.rstrip() for line in captured.get().split("\n")), nl=False)
 
 
 def _console(*, stderr: bool) -> Console:

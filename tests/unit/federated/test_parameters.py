@@ -36,6 +36,8 @@ def test_the_degree_hardly_grows_with_the_fleet() -> None:
 
 
 def test_where_nothing_is_safe_the_bound_is_said() -> None:
+    with pytest.raises(SettingError, match="a round may fail every time"):
+        choose(4, 0.0, 0.5)
     with pytest.raises(SettingError, match="let more devices take part"):
         choose(6, 0.4, 0.4)
 

@@ -220,6 +220,7 @@ def candidate(name: str, **facts: object) -> Candidate:
         ({"release": "other@1"}, "other-model"),
         ({"ram_mb": 500.0}, "little-memory"),
         ({"rows": 9}, "few-rows"),
+        ({"cohort": PACE.least + 1}, "small-cohort"),
         ({"resting": 1}, "resting"),
     ],
 )

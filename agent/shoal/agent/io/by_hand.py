@@ -31,12 +31,13 @@ def bring_in(folder: Path, source: Path) -> list[str]:
     )
     found = bring(station, Stick(source))
     made = datetime.datetime.fromtimestamp(found.made_s, datetime.UTC)
-    size = sum(file.size for file in found.files) / 2**20
+    copied = _size(sum(file.size for file in found.files))
     when = "now" if _is_running(folder) else "at its next start"
     what = f"from {made:%Y-%m-%d %H:%M} UTC: {', '.join(found.releases) or 'no release'}"
     return [
-        f"{what}, {size:.1f} MB copied; {found.acked} messages have arrived at the controller",
-        f"the agent takes it up {when}; the folder is not needed any more: shoal-agent status",
+        f"{what}, {copied} copied; {_count(found.acked, 'message')} arrived at the controller",
+        f"the agent takes it up {when}; {source} is not needed any more; see it with:",
+        f"shoal-agent status --folder {folder}",
     ]
 
 
@@ -60,10 +61,29 @@ def hand_out(folder: Path, target: Path, stopped: Callable[[], bytes]) -> list[s
             os.close(held)
     now_s = max(time.time(), read_floors(folder / JOURNAL).time_s)
     handed = hand_over(folder, device, inventory, Stick(target), now_s)
+    files = f"{_count(handed.parcels, 'file')} of {target / UP / device}"
     return [
-        f"{handed.letters} messages in {handed.parcels} files of {target / UP / device}",
+        f"{_count(handed.letters, 'message')} in {files}",
         "they stay here too until the controller has them: shoal bundle import FOLDER",
     ]
+
+
+def _count(number: int, one: str) -> str:
+    """
+    >>> _count(1, "file"), _count(0, "file")
+    ('1 file', '0 files')
+    """
+    return f"{number} {one}{'' if number == 1 else 's'}"
+
+
+def _size(count: int) -> str:
+    """
+    >>> _size(512), _size(20_480), _size(5 * 2**20)
+    ('512 B', '20.0 KiB', '5.0 MiB')
+    """
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 2**10:.1f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"
 
 
 def _is_running(folder: Path) -> bool:

@@ -76,7 +76,7 @@ def _opened(folder: Path) -> Buffer:
 
 def _add_table(folder: Path, buffer: Buffer, path: Path, column: str, model: str) -> str:
     manifest = _manifest(folder, model)
-    table = read_table(path, column)
+    table = read_table(path, column, mend="name the one with the true class: --column NAME")
     assert table.labels is not None
     _check(manifest, table.labels, str(path))
     features = [f.name for f in manifest.features]

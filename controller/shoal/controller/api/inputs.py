@@ -9,6 +9,7 @@ from flask import Request, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from shoal.controller.api.declare import Route, Upload
+from shoal.controller.api.refusals import refused
 from shoal.errors import InputError, WireError
 
 FORM = "multipart/form-data"
@@ -63,7 +64,7 @@ def _json(kind: Any) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"body: {error}") from error
+        raise refused("body", error, kind) from error
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise WireError(f"body is not JSON: {error}") from error
 
@@ -91,4 +92,4 @@ def _convert(values: dict[str, str], kind: Any, what: str) -> Any:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise InputError(f"{what}: {error}") from error
+        raise refused(what, error, kind) from error

@@ -63,12 +63,21 @@ def choose(devices: int, corrupt: float, lost: float, *, lying: bool = True) -> 
                 return found
             best = found if best is None or found.failure < best.failure else best
             break  # a higher threshold only fails more often
-    failure = "nowhere private" if best is None else f"fails with probability 2^{best.failure:.1f}"
     raise SettingError(
-        f"{devices} devices, {corrupt:.0%} corrupt, {lost:.0%} lost: no graph is safe ({failure}; "
+        f"{devices} devices, {corrupt:.0%} corrupt, {lost:.0%} lost: no graph is safe "
+        f"({_shortfall(best)}; "
         f"private to 2^-{PRIVACY_BITS} and failing below 2^-{CORRECTNESS_BITS} is asked for)",
         "let more devices take part, or assume fewer corrupt or lost ones",
     )
+
+
+def _shortfall(best: Graph | None) -> str:
+    """In words; the bound is a sum over devices, and above 1 it bounds nothing."""
+    if best is None:
+        return "nowhere private"
+    if best.failure >= 0:
+        return "a round may fail every time"
+    return f"a round fails with a probability of up to 2^{best.failure:.1f}"
 
 
 def assess(

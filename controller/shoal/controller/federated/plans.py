@@ -35,12 +35,21 @@ def strategy_for(task: TaskPlan) -> Strategy:
 
 
 def check_task(task: TaskPlan) -> TaskPlan:
-    """The task; SettingError names every contradiction in it."""
+    """The task, its budget at privacy's delta unless it says one; SettingError names every
+    contradiction in it."""
     found = list(_of_task(task))
     if found:
         raise SettingError(f"task {task.name}: {'; '.join(found)}")
+    task = _with_delta(task)
     plan_of(task, number=1, attempt=_NOBODYS, invited=wanted(task), now_s=0.0)
     return task
+
+
+def _with_delta(task: TaskPlan) -> TaskPlan:
+    if task.budget is None or task.privacy is None or task.budget.delta:
+        return task
+    budget = msgspec.structs.replace(task.budget, delta=task.privacy.delta)
+    return msgspec.structs.replace(task, budget=budget)
 
 
 def wanted(task: TaskPlan) -> int:

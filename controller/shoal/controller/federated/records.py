@@ -14,7 +14,8 @@ from shoal.controller.federated.rounds import Pace
 from shoal.federated.plan import Compression, Learning, NotNegative, Positive, Privacy
 from shoal.federated.spending import Budget
 
-Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")]
+NAME_PATTERN = "^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -31,6 +32,8 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class AskedLearning(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """shoal.federated.plan.Learning; `terms` come from the strategy."""
 
+    lr: Positive = 0.05
+
 
 class AskedPrivacy(Privacy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """shoal.federated.plan.Privacy."""
@@ -41,7 +44,9 @@ class AskedCompression(Compression, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class AskedBudget(Budget, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """shoal.federated.spending.Budget."""
+    """shoal.federated.spending.Budget; a delta of 0: that of privacy."""
+
+    delta: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
 
 
 class AskedClip(AdaptiveClip, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,7 +128,7 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
     graph: Graph = Graph()
     strategy: str = "fedavg"
     settings: dict[str, Any] = {}
-    learning: AskedLearning
+    learning: AskedLearning = AskedLearning()
     privacy: AskedPrivacy | None = None
     adaptive: AskedClip | None = None
     secure: Hiding | None = None

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,12 +10,19 @@ import msgspec
 
 from shoal.controller.federated.rounds import Pace
 
+#: Reason -> what a person can do about it, where there is something.
+MENDS = {
+    "few-rows": "few-rows: on the device, shoal-agent labels add FILE --column NAME",
+    "small-cohort": "small-cohort: raise least, or lower cohort under [learning] on the devices",
+}
+
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """What the controller knows of a device.
 
     release   "model@version" that it serves
     ram_mb    of the board; rows of labelled data that it last said it has
+    cohort    devices that it wants in a sum with it; 0: it has not said
     resting   rounds since it last took part; None if it never did
     """
 
@@ -25,6 +33,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     ram_mb: float
     rows: int
+    cohort: int = 0
     resting: int | None = None
 
 
@@ -51,6 +60,21 @@ class Recruits(NamedTuple):
     left_out: dict[str, str]
 
 
+def mends(reasons: Iterable[str]) -> str:
+    """What to do about these reasons, each once; "" when nothing is known."""
+    return "; ".join(MENDS[reason] for reason in sorted({*reasons} & {*MENDS}))
+
+
+def tally(reasons: Iterable[str]) -> str:
+    """Each reason with how often it is there.
+
+    >>> tally(["offline", "few-rows", "offline"])
+    '1 few-rows, 2 offline'
+    """
+    counts = Counter(reasons)
+    return ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts))
+
+
 def recruit(candidates: Iterable[Candidate], demands: Demands, pace: Pace, seed: bytes) -> Recruits:
     """Goal times over devices by lot; the same ones for the same seed, in whatever order.
 
@@ -58,7 +82,7 @@ def recruit(candidates: Iterable[Candidate], demands: Demands, pace: Pace, seed:
     """
     left_out, able = {}, []
     for candidate in candidates:
-        reason = why_not(candidate, demands)
+        reason = why_not(candidate, demands, pace.least)
         if reason:
             left_out[candidate.device] = reason
         else:
@@ -69,8 +93,8 @@ def recruit(candidates: Iterable[Candidate], demands: Demands, pace: Pace, seed:
     return Recruits(sorted(drawn[:wanted]), left_out)
 
 
-def why_not(candidate: Candidate, demands: Demands) -> str:
-    """A slug; "" for a device that can take part."""
+def why_not(candidate: Candidate, demands: Demands, least: int) -> str:
+    """A slug; "" for a device that can take part in a sum of `least` or more."""
     checks = (
         ("offline", candidate.online),
         ("other-ring", candidate.ring in demands.rings),
@@ -78,6 +102,7 @@ def why_not(candidate: Candidate, demands: Demands) -> str:
         ("other-model", candidate.release.partition("@")[0] == demands.model),
         ("little-memory", candidate.ram_mb >= demands.ram_mb),
         ("few-rows", candidate.rows >= demands.rows),
+        ("small-cohort", candidate.cohort <= least),
         ("resting", candidate.resting is None or candidate.resting >= demands.rest),
     )
     return next((reason for reason, holds in checks if not holds), "")

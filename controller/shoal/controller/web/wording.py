@@ -170,7 +170,13 @@ def short(value: Any) -> str:
 
     >>> short("ab" * 32), short(["stable", "canary"]), short(0.5)
     ('abababababab…', 'stable, canary', '0.5')
+    >>> short({"max_iter": 20, "sites": ["north"]}), short(True)
+    ('max_iter=20, sites=north', 'yes')
     """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={short(one)}" for name, one in value.items())
     if isinstance(value, list):
         return ", ".join(map(short, value))
     text = str(value)

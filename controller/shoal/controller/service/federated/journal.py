@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, select
 
-from shoal.controller.federated import plans, rounds
+from shoal.controller.federated import plans, recruiting, rounds
 from shoal.controller.federated.records import Participation
 from shoal.controller.federated.rounds import State
 from shoal.controller.io.tables import participation
@@ -38,7 +38,7 @@ def write(db: Connection, ctx: Context, live: Live, after: rounds.Round, **value
     elif after.state is State.DONE:
         _publish(db, ctx, live, task)
     elif after.state is State.FAILED:
-        _try_again(db, ctx, live, task, after.reason)
+        _try_again(db, ctx, live, task, after)
     if after.state in rounds.ENDED:
         keep_participations(db, live.id, facts_of(db, live.id))
 
@@ -75,11 +75,13 @@ def _publish(db: Connection, ctx: Context, live: Live, task: Row[Any]) -> None:
     )  # fmt: skip
 
 
-def _try_again(db: Connection, ctx: Context, live: Live, task: Row[Any], reason: str) -> None:
+def _try_again(
+    db: Connection, ctx: Context, live: Live, task: Row[Any], after: rounds.Round
+) -> None:
     """Later, unless it was tried often enough or nobody wants it any more."""
     if task.state != rows.RUNNING:
         return
-    why = f"round {live.id} failed: {reason}"
+    why = f"round {live.id} failed: {after.reason}{_refusals(after)}"
     if live.attempt >= live.task.plan.attempts:
         stopped = f"{why}, the {live.attempt}. time in a row; shoal round show {live.id} has more"
         planning.stop(db, ctx, task.name, task.model, stopped)
@@ -87,3 +89,12 @@ def _try_again(db: Connection, ctx: Context, live: Live, task: Row[Any], reason:
     wait_s = min(planning.FIRST_RETRY_S * 2 ** (live.attempt - 1), planning.LONGEST_RETRY_S)
     rows.set_task(db, ctx, task.name, reason=f"{why}; it is tried again",
                   next_at=ctx.clock() + wait_s)  # fmt: skip
+
+
+def _refusals(after: rounds.Round) -> str:
+    """Why devices left, counted, with what to do about it: the round's own reason says neither."""
+    if after.reason not in ("too-few-joined", "too-few-updates"):
+        return ""
+    left = after.reasons.values()
+    mend = recruiting.mends(left)
+    return f" ({recruiting.tally(left)}{'; ' if mend else ''}{mend})" if left else ""

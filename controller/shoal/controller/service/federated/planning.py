@@ -1,6 +1,7 @@
 """The next round of a task: whether there may be one, who is invited, and its first line in the
 journal. Nothing is said to anybody here."""
 
+import math
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from shoal.controller import alerts as drafts
 from shoal.controller.federated import accountant, plans, rounds
 from shoal.controller.federated.accountant import Spent
 from shoal.controller.federated.records import Task, TaskPlan
-from shoal.controller.federated.recruiting import Candidate, Demands, recruit
+from shoal.controller.federated.recruiting import Candidate, Demands, mends, recruit, tally
 from shoal.controller.federated.rounds import Mark, Pace
 from shoal.controller.io.tables import device, federated_round, federated_task, participation
 from shoal.controller.service import alerts, changes
@@ -76,7 +77,7 @@ def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
             late=plans.strategy_for(task.plan).late(),
         )  # fmt: skip
     except ConflictError as error:
-        raise ConflictError(_why_few(error.message, found.left_out), error.mend) from error
+        raise _too_few(error, found.left_out) from error
     plan = plans.plan_of(
         task.plan, number=planned.number, attempt=attempt, invited=len(planned.marks),
         now_s=ctx.clock(), clip=_clip(db, task),
@@ -162,7 +163,7 @@ def measure(db: Connection, ctx: Context, task: Task, number: int, theta: str) -
     try:
         asked = rounds.measuring(task.name, _number(before), attempt, pace, found.invited)
     except ConflictError as error:
-        raise ConflictError(_why_few(error.message, found.left_out), error.mend) from error
+        raise _too_few(error, found.left_out) from error
     plan = Plan(
         task=task.name, round=asked.number, attempt=attempt, strategy=task.plan.strategy, least=1,
         deadline_s=ctx.clock() + pace.evaluate_s, learning=Learning(lr=task.plan.learning.lr),
@@ -238,26 +239,32 @@ def _candidates(db: Connection, task: Task, before: Row[Any] | None) -> Iterator
             release=row.releases.get(task.model, ""),
             ram_mb=_number_in(row.facts, "ram_mb", default=task.plan.demands.ram_mb),
             rows=int(_rows(row.facts, task.model, default=task.plan.demands.rows)),
+            cohort=int(_number_in(_learning(row.facts), "cohort", default=0)),
             resting=None if last is None else _number(before) - last - 1,
         )
 
 
 def _rows(facts: dict[str, Any], model: str, *, default: float) -> float:
     """Labelled rows: facts of an inventory, {"learning": {"rows": {model: count}}}."""
-    learning = facts.get("learning")
-    told = learning.get("rows") if isinstance(learning, dict) else None
+    told = _learning(facts).get("rows")
     return _number_in(told if isinstance(told, dict) else {}, model, default=default)
+
+
+def _learning(facts: dict[str, Any]) -> dict[str, Any]:
+    found = facts.get("learning")
+    return found if isinstance(found, dict) else {}
 
 
 def _number_in(facts: dict[str, Any], name: str, *, default: float) -> float:
     """What a device says may be anything."""
     value = facts.get(name)
-    return float(value) if isinstance(value, int | float) else default
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    return default
 
 
-def _why_few(message: str, left_out: dict[str, str]) -> str:
-    counts = dict.fromkeys(sorted(left_out.values()), 0)
-    for reason in left_out.values():
-        counts[reason] += 1
-    said = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-    return f"{message} ({said})" if said else message
+def _too_few(error: ConflictError, left_out: dict[str, str]) -> ConflictError:
+    """With who is missing and why, and what to do about that where it is known."""
+    said = tally(left_out.values())
+    message = f"{error.message} ({said})" if said else error.message
+    return ConflictError(message, mends(left_out.values()) or error.mend)

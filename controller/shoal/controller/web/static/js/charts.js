@@ -29,13 +29,17 @@
       return { distr: 3, range: (u, min, max) => [10 ** Math.floor(Math.log10(min || 1)), 10 ** Math.ceil(Math.log10((max || 1) * 1.01))] };
     }
     if (kind === "pct") return { range: (u, min) => [Math.max(0, Math.min((min ?? 100) - 3, 97)), 100] };
-    return { range: (u, min, max) => [0, Math.max((max ?? 0) * 1.12, 1e-9)] };
+    return { range: (u, min, max) => [0, max > 0 ? max * 1.12 : 1] };
   }
 
   function options(figure, plot, names) {
     const form = FORMS[figure.dataset.chart];
     const rounds = figure.dataset.x === "round";
-    const ends = (span) => (at) => at.map((t) => new Date(t * 1e3).toISOString().slice(11, span < 600 ? 19 : 16));
+    // Midnight is told by its date where more than one may be in sight.
+    const ends = (span) => (at) => at.map((t) => {
+      const text = new Date(t * 1e3).toISOString();
+      return span > 86400 && t % 86400 === 0 ? text.slice(5, 10) : text.slice(11, span < 600 ? 19 : 16);
+    });
     const below = (u, at) => (rounds ? at.map((n) => (Number.isInteger(n) ? `${n}` : "")) : ends(u.scales.x.max - u.scales.x.min)(at));
     const axis = { stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: `11px ${css("--font")}` };
     return {
