@@ -3,11 +3,12 @@
 from typing import Any
 
 import click
+from rich.console import Group
 
 from shoal.cli.api import at
 from shoal.cli.exits import FailedError
 from shoal.cli.release import release_card
-from shoal.cli.show import Columns, Thing, card, state, table
+from shoal.cli.show import Columns, Thing, card, plain, state, table
 from shoal.cli.span import SPAN
 from shoal.cli.verb import Session, Verb
 from shoal.cli.waiting import follow, poll
@@ -62,7 +63,9 @@ def release_checkpoint(
 def quarantine(session: Session, task: str, number: int, why: str, yes: bool) -> None:
     """Mark a round as poisoned, for good, with every checkpoint and release that came of it.
 
-    The task goes on from its newest clean checkpoint; running rollouts of such releases pause.
+    The task goes on from its newest clean checkpoint. Rollouts of such releases pause, and who
+    has not installed one is not told to any more. Devices that serve one go on; the command to put
+    them back is printed.
 
     \b
     Example:
@@ -71,8 +74,26 @@ def quarantine(session: Session, task: str, number: int, why: str, yes: bool) ->
     if not yes:
         click.confirm(f"Quarantine round {number} of {task} for good?", abort=True, err=True)
     after = session.api.post(at("tasks", task, "quarantine"), {"round": number, "why": why})
-    about: Columns = {"task": "name", "state": state(), "goes on from round": "parent"}
-    session.show(after, lambda: card(after, about))
+    session.show(after, lambda: _called_back(after))
+
+
+def _called_back(after: Thing) -> Group:
+    """A task after a quarantine: what was rolled out of it, who has it, and how to go back."""
+    about: Columns = {
+        "task": "name",
+        "state": state(),
+        "goes on from round": "parent",
+        "releases": lambda t: plain(", ".join(t["releases"]) or "none was made of it"),
+        "rollouts": "rollouts",
+        "orders taken back": lambda t: plain(", ".join(t["withdrawn"])),
+    }
+    told = [{"release": r, "devices": ", ".join(on)} for r, on in after["serving"].items()]
+    columns: Columns = {"still served": "release", "devices": "devices"}
+    return Group(
+        card(after, about),
+        "", table(told, columns, empty="no device serves a release of it"),
+        *(["", plain(after["next_step"])] if after["next_step"] else []),
+    )  # fmt: skip
 
 
 @click.command("evaluate", cls=Verb)

@@ -4,7 +4,7 @@ Findings of one model and release at one site belong together: a fouled camera m
 features on two devices, and is one thing to look after.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ BOOL = npt.NDArray[np.bool_]
 #: From here on a shift is called critical: the usual reading of PSI.
 SEVERE_PSI = 0.25
 _NAMED = 4
+#: Begins the key of an alert of a task's quarantine.
+QUARANTINE = "quarantine/"
 
 
 class Draft(NamedTuple):
@@ -126,6 +128,40 @@ def task(name: str, model: str, reason: str) -> Draft:
         model=model,
         release="",
         features=[],
+    )
+
+
+def quarantine_key(task: str) -> str:
+    """Key of the alert of a task's quarantined releases that were rolled out."""
+    return f"{QUARANTINE}{task}"
+
+
+def quarantine(
+    task: str, model: str, serving: Mapping[str, Sequence[str]], next_step: str
+) -> Draft:
+    """Alert of releases in quarantine that went out. serving: release -> devices that have it."""
+    told = [f"{ref} is on {_list(devices)}" for ref, devices in serving.items()]
+    return Draft(
+        key=quarantine_key(task),
+        kind="task",
+        severity="critical" if serving else "warning",
+        title=f"{model}: a release that was rolled out is in quarantine",
+        detail=f"A round of {task} is poisoned. {'; '.join(told) or 'No device serves it'}.",
+        next_step=next_step,
+        site="",
+        model=model,
+        release=list(serving)[-1] if serving else "",
+        features=[],
+    )
+
+
+def back_step(task: str, model: str, way_back: str) -> str:
+    """How devices get off a release in quarantine."""
+    if way_back:
+        return f"Put them back: shoal rollout start {way_back}"
+    return (
+        f"No clean release of {model} is signed for the whole fleet. Make one: shoal round release "
+        f"{task}, then publish it and roll it out"
     )
 
 

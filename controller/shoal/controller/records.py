@@ -407,7 +407,7 @@ class Finding(Record, frozen=True, kw_only=True):
 class Alert(Record, frozen=True, kw_only=True):
     """Findings or failures that a person should know of, grouped.
 
-    kind      "drift", "rollout", "device", "task" (federated)
+    kind      "drift", "rollout", "device", "task" (federated: its rounds, or a quarantine)
     state     open, acknowledged, closed
     next_step what to do, one sentence
     """

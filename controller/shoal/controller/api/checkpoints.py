@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, route
-from shoal.controller.federated.records import Round, Task
+from shoal.controller.federated.records import Quarantined, Round
 from shoal.controller.records import Operation
 from shoal.controller.service.federated import poison, releasing, rounds
 
@@ -60,7 +60,7 @@ def evaluate_checkpoint(call: Call, task: str, body: Evaluation) -> Round:
 
 
 @route("POST", "/api/v1/tasks/<task>/quarantine", role="operator", tag=TAG)
-def quarantine_round(call: Call, task: str, body: Quarantine) -> Task:
+def quarantine_round(call: Call, task: str, body: Quarantine) -> Quarantined:
     """Mark a round as poisoned, for good, and all that came of it; the task goes on without."""
     return poison.quarantine_round(
         call.ctx, actor=call.by, task=task, number=body.round, why=body.why

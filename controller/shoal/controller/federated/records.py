@@ -191,6 +191,22 @@ class Task(_Shown, frozen=True, kw_only=True):
     epsilon: float = 0.0
 
 
+class Quarantined(Task, frozen=True, kw_only=True):
+    """A task after a quarantine, and what that met, of its model.
+
+    releases    in quarantine now, oldest first; rollouts of them -> state
+    withdrawn   devices whose order named such a release, and does not any more
+    serving     release -> devices that serve it, as they last said, until somebody decides
+    next_step   how to put these devices back, a sentence; "" when no such release went out
+    """
+
+    releases: list[str] = []
+    rollouts: dict[str, str] = {}
+    withdrawn: list[str] = []
+    serving: dict[str, list[str]] = {}
+    next_step: str = ""
+
+
 class Measure(_Shown, frozen=True, kw_only=True):
     """How a checkpoint did on some rows.
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from shoal.controller.alerts import Draft
+from shoal.controller.alerts import QUARANTINE, Draft
 from shoal.controller.io.tables import alert, device
 from shoal.controller.records import Alert
-from shoal.controller.service import audit, changes
+from shoal.controller.service import audit, changes, quarantine
 from shoal.controller.service.context import Context
 from shoal.errors import AbsentError, ConflictError, InputError
 
@@ -75,10 +75,15 @@ def close(db: Connection, ctx: Context, key: str, why: str) -> None:
 
 
 def sweep(ctx: Context) -> None:
-    """Close drift alerts whose release no device of the site serves, or that fell silent."""
+    """Close drift alerts whose release no device of the site serves, or that fell silent, and those
+    of a quarantine when no device serves such a release any more.
+    """
     with ctx.store.read() as db:
         standing = db.execute(
-            select(alert).where(alert.c.kind == "drift", alert.c.state.in_(STANDING))
+            select(alert).where(
+                (alert.c.kind == "drift") | alert.c.key.startswith(QUARANTINE),
+                alert.c.state.in_(STANDING),
+            )
         ).all()
         gone = {row.key: why for row in standing if (why := _why_gone(db, ctx, row))}
     if gone:
@@ -88,6 +93,9 @@ def sweep(ctx: Context) -> None:
 
 
 def _why_gone(db: Connection, ctx: Context, row: Row[Any]) -> str:
+    if row.key.startswith(QUARANTINE):
+        left = quarantine.serving(db, quarantine.in_quarantine(db, row.model))
+        return "" if left else "no device serves a release in quarantine"
     serving = db.scalars(
         select(device.c.releases).where(device.c.site == row.site, device.c.state == "enrolled")
     ).all()

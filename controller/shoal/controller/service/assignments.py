@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, select, update
 from shoal import manifest as manifests
 from shoal import wire
 from shoal.controller.io.tables import assignment, device, release
-from shoal.controller.service import addresses
+from shoal.controller.service import addresses, quarantine
 from shoal.controller.service.context import Context
 from shoal.errors import AbsentError, BundleError, ConflictError
 from shoal.manifest import Manifest
@@ -49,7 +49,7 @@ class Pending(NamedTuple):
 
 
 def signed_release(db: Connection, ref: str) -> Signed:
-    """The release "model@version"; AbsentError, or ConflictError if it is unsigned."""
+    """The release "model@version"; AbsentError, ConflictError: it is unsigned or in quarantine."""
     model, version = manifests.parse_release(ref)
     row = db.execute(
         select(release.c.manifest, release.c.state).where(
@@ -62,6 +62,7 @@ def signed_release(db: Connection, ref: str) -> Signed:
         raise ConflictError(
             f"{ref} is {row.state}, not signed", f"sign it: shoal release publish {ref}"
         )
+    quarantine.check_release(db, ref)
     return Signed(manifests.parse(row.manifest), bytes(row.manifest), ROLES[row.state])
 
 
@@ -174,6 +175,8 @@ def _write(
     orders: dict[str, Order],
     version: int,
 ) -> int:
+    """Sign and keep them, but for those of releases in quarantine: nothing may name one."""
+    orders = {k: one for k, one in orders.items() if not quarantine.why_release(db, one.release)}
     now = ctx.clock()
     expires = now + LIFE_S
     message = wire.Assignment(

@@ -4,13 +4,14 @@ It is looked up, not written on the release: a release that is being built while
 found to be poisoned is in quarantine the moment that it is there.
 """
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from shoal import manifest
-from shoal.controller.io.tables import federated_round, release
+from shoal.controller.io.tables import device, federated_round, release
 from shoal.controller.records import Release
 from shoal.errors import ConflictError
 
@@ -58,5 +59,44 @@ def check(found: Release) -> None:
 
 def check_release(db: Connection, ref: str) -> None:
     """As `check`, by name."""
-    if reason := why(db, origin_of(db, ref)):
+    if reason := why_release(db, ref):
         raise ConflictError(f"{ref} is in quarantine: {reason}", _MEND)
+
+
+def why_release(db: Connection, ref: str) -> str:
+    """As `why`, by the release's name; "" for one that there is not."""
+    return why(db, origin_of(db, ref))
+
+
+def in_quarantine(db: Connection, model: str = "") -> dict[str, str]:
+    """Release -> why, of those of one model or of all, oldest first."""
+    query = select(release.c.model, release.c.version, release.c.report)
+    if model:
+        query = query.where(release.c.model == model)
+    found = {
+        f"{row.model}@{row.version}": why(db, row.report.get("origin"))
+        for row in db.execute(query.order_by(release.c.model, release.c.version)).all()
+    }
+    return {ref: reason for ref, reason in found.items() if reason}
+
+
+def serving(db: Connection, refs: Collection[str]) -> dict[str, list[str]]:
+    """Release -> enrolled devices that serve it, by name; only releases that somebody serves."""
+    found: dict[str, list[str]] = defaultdict(list)
+    query = select(device.c.name, device.c.releases).where(device.c.state == "enrolled")
+    for row in db.execute(query.order_by(device.c.name)):
+        for ref in {*(row.releases or {}).values()} & {*refs}:
+            found[ref].append(row.name)
+    return dict(found)
+
+
+def way_back(db: Connection, ref: str) -> str:
+    """The release to put devices back onto: the newest before `ref` that is released and clean,
+    else the newest other one, else "".
+    """
+    model, version = manifest.parse_release(ref)
+    query = select(release.c.version).where(
+        release.c.model == model, release.c.state == "released", release.c.version != version
+    )
+    others = sorted(db.scalars(query).all(), key=lambda one: (one > version, -one))
+    return next((r for one in others if not why_release(db, r := f"{model}@{one}")), "")

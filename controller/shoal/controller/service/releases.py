@@ -105,9 +105,9 @@ def publish(ctx: Context, *, actor: str, ref: str, override: str = "") -> Releas
     said. Publishing twice changes nothing.
     """
     found = get_release(ctx, ref)
+    quarantine.check(found)
     if found.state == RELEASED:
         return found
-    quarantine.check(found)
     if found.state == REFUSED and not override:
         raise ConflictError(
             f"{ref} was refused: {why_refused(ctx, ref)}",
@@ -124,9 +124,9 @@ def sign_candidate(ctx: Context, ref: str) -> Release:
     ConflictError if a gate refused it: automation does not overrule gates.
     """
     found = get_release(ctx, ref)
+    quarantine.check(found)
     if found.state in (SIGNED_CANDIDATE, RELEASED):
         return found
-    quarantine.check(found)
     if found.state == REFUSED:
         raise ConflictError(f"{ref} was refused: {why_refused(ctx, ref)}", "train a better one")
     return _sign(ctx, found, CANDIDATE, "automation", state=SIGNED_CANDIDATE)

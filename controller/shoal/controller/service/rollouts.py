@@ -41,7 +41,6 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
     ident = f"r-{ctx.random.getrandbits(32):08x}"
     with ctx.store.write() as db:
         model = assignments.signed_release(db, plan.release).manifest.model
-        quarantine.check_release(db, plan.release)
         _make_room(db, ctx, actor, model, ident)
         taken = cohort.freeze(ident, plan.stages, _candidates(db))
         if not taken:
@@ -172,10 +171,13 @@ def hold(db: Connection, ctx: Context, *, release: str, reason: str) -> list[str
 
 def abort(ctx: Context, *, actor: str, id: str, rollback: bool = False) -> Rollout:  # noqa: A002
     """End it. Who is updating is told to stop, before the swap; with `rollback` every device that
-    has the release, or is on its way, is given back what it had. ConflictError when it has ended.
+    has the release, or is on its way, is given back what it had, unless that is in quarantine.
+    ConflictError when it has ended.
     """
     with ctx.store.write() as db:
-        _abort(db, ctx, _row(db, id), rollback, f"aborted by {actor}")
+        row = _row(db, id)
+        _check_goes_on(db, row, rollback)
+        _abort(db, ctx, row, rollback, f"aborted by {actor}")
         audit.record(db, ctx, actor, "rollout.abort", id, rollback=rollback)
     return get_rollout(ctx, id)
 
@@ -189,6 +191,21 @@ def _abort(db: Connection, ctx: Context, row: Row[Any], rollback: bool, reason: 
         undo.carry_out(db, ctx, row, revert=effect is Effect.REVERT)
         stages.advance(db, ctx, row.id)
     alerts.close(db, ctx, rollout_key(row.id), reason)
+
+
+def _check_goes_on(db: Connection, row: Row[Any], rollback: bool) -> None:
+    """ConflictError for one that has ended: devices go back by another rollout."""
+    if State(row.state) not in ENDED:
+        return
+    back = quarantine.way_back(db, row.release)
+    raise ConflictError(
+        f"rollout is {row.state}: it cannot be {'reverted' if rollback else 'aborted'}",
+        f"it has ended; devices go back by a rollout of their own: shoal rollout start {back}"
+        if back
+        else f"it has ended, and no other release of {row.model} is signed for the whole fleet: "
+        f"publish one, then: shoal rollout start {row.model}@N",
+        state=row.state,
+    )
 
 
 def _move(db: Connection, ctx: Context, row: Row[Any], event: Event, reason: str) -> Effect | None:

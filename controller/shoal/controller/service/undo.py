@@ -6,9 +6,10 @@ from sqlalchemy import Connection, Row, select, update
 
 from shoal.controller import attempt
 from shoal.controller.io.tables import rollout_device
-from shoal.controller.service import assignments
+from shoal.controller.service import assignments, changes, quarantine
 from shoal.controller.service.context import Context
 from shoal.errors import AbsentError, ConflictError
+from shoal.trust import Order
 
 #: Told to update, and not yet at the swap.
 _CANCELABLE = frozenset(
@@ -33,6 +34,21 @@ def carry_out(db: Connection, ctx: Context, whole: Row[Any], *, revert: bool) ->
             _send_back(db, ctx, whole.model, row)
 
 
+def take_back(db: Connection, ctx: Context, *, device: str, order: Order, why: str) -> None:
+    """A release must not be installed any more: who has not swapped is ordered what it had before,
+    or nothing; who has swapped is ordered nothing, and keeps it until somebody decides.
+    """
+    mine = (rollout_device.c.rollout == order.rollout) & (rollout_device.c.device == device)
+    row = db.execute(select(rollout_device).where(mine)).first()
+    if row is not None and (row.state in _CANCELABLE or row.state in attempt.LOST):
+        _restore(db, ctx, order.model, row)
+    else:
+        assignments.withdraw(db, ctx, device=device, model=order.model)
+    if row is not None and row.state == attempt.ASSIGNED:
+        _say(db, ctx, row, state=attempt.CANCELED, cause="quarantined", detail=why)
+        changes.note(db, ctx, "rollout", order.rollout)
+
+
 def _cancel(db: Connection, ctx: Context, model: str, row: Row[Any]) -> None:
     """Who was never heard of need not confirm it; who is at work will say CANCELED."""
     _restore(db, ctx, model, row)
@@ -48,12 +64,21 @@ def _send_back(db: Connection, ctx: Context, model: str, row: Row[Any]) -> None:
             facts=row.facts | {"assigned_at": ctx.clock()},
         )  # fmt: skip
     else:
-        detail = "had nothing before: keeps the release, by no order"
+        detail = f"{_why_not(db, row)}: keeps the release, by no order"
         _say(db, ctx, row, state=attempt.CANCELED, cause="rollback", detail=detail)
 
 
+def _why_not(db: Connection, row: Row[Any]) -> str:
+    """Why there is nothing to go back to."""
+    if row.previous and (why := quarantine.why_release(db, row.previous)):
+        return f"{row.previous}, which it had before, is in quarantine ({why})"
+    return "had nothing before"
+
+
 def _restore(db: Connection, ctx: Context, model: str, row: Row[Any]) -> bool:
-    """Order what the device had before, or nothing; whether it had something."""
+    """Order what the device had before, or nothing where that was nothing or is in quarantine;
+    whether there was something.
+    """
     try:
         if not row.previous:
             raise AbsentError("release", "")

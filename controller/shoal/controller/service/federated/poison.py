@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, select
 
 from shoal.controller.federated.lineage import START, Grown, newest_clean, spoiled
-from shoal.controller.federated.records import Task
+from shoal.controller.federated.records import Quarantined, Task
 from shoal.controller.federated.rounds import ENDED, Mark
-from shoal.controller.io.tables import federated_round, release
-from shoal.controller.service import audit, changes, quarantine, rollouts
+from shoal.controller.io.tables import federated_round
+from shoal.controller.service import audit, recall
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import rows
 from shoal.errors import AbsentError, InputError
@@ -22,13 +23,13 @@ _ENDED = frozenset(state.value for state in ENDED)
 _COUNTS = (Mark.JOINED, Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)
 
 
-def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Task:
+def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Quarantined:
     """Mark a round as poisoned, for good, and every checkpoint that came of it.
 
     The task goes on from its newest clean checkpoint; a try that started from a poisoned one is
-    broken off by the engine. No release of them can be published or rolled out from now on, and
-    their running rollouts are paused. Devices that serve one go on until somebody says otherwise:
-    `shoal rollout abort --rollback`.
+    broken off by the engine. No release of them can be published or rolled out from now on, their
+    running rollouts are paused, and no order names one any more: who has not installed it does
+    not. Devices that serve one go on until somebody rolls another release out; an alert says so.
 
     AbsentError for a round that made no checkpoint, InputError without a reason.
     """
@@ -44,12 +45,14 @@ def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: s
         bad = spoiled(line, already | {number})
         marked = _mark(db, ctx, tries, bad, number, why.strip())
         _rewind(db, ctx, before, tries, newest_clean(line, bad))
-        held = _hold(db, ctx, task)
+        met = recall.call_back(db, ctx, task=task, model=before.model)
         audit.record(
             db, ctx, actor, "round.quarantine", f"{task}.{number}", why=why.strip(),
-            rounds=sorted(bad), marked=marked, rollouts=held,
+            rounds=sorted(bad), marked=marked, rollouts=met.rollouts, releases=met.releases,
+            withdrawn=met.withdrawn,
         )  # fmt: skip
-        return rows.task_of(rows.task_row(db, task))
+        after = msgspec.structs.asdict(rows.task_of(rows.task_row(db, task)))
+        return Quarantined(**after, **met._asdict())
 
 
 def _line(tries: Sequence[Row[Any]]) -> list[Grown]:
@@ -98,16 +101,3 @@ def _rewind(
         checkpoint=found.checkpoint if found else task.prepared.theta,
         memory=found.memory if found else "",
     )  # fmt: skip
-
-
-def _hold(db: Connection, ctx: Context, task: str) -> list[str]:
-    """Pause the rollouts of releases that are in quarantine now."""
-    held = []
-    for row in db.execute(select(release.c.model, release.c.version, release.c.report)).all():
-        reason = quarantine.why(db, row.report.get("origin"))
-        if not reason:
-            continue
-        ref = f"{row.model}@{row.version}"
-        held += rollouts.hold(db, ctx, release=ref, reason=f"quarantine: {reason}")
-        changes.note(db, ctx, "release", ref)
-    return held
