@@ -14,6 +14,7 @@ import pytest
 
 from real_agents import Process, enrol
 from real_models import put_release
+from shoal.agent.io.config import Peers
 from shoal.agent.io.journal import SqliteJournal, read_records
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.update import Record, Slot, State
@@ -160,10 +161,50 @@ def test_the_doctor_names_what_is_out_of_reach_and_tries_the_model(folder: Path)
     found = {f["check"]: f for f in json.loads(examined.stdout)}
     assert examined.returncode == 1
     passed = {name for name, f in found.items() if f["passed"]}
-    assert passed == {"clock", "disk", "certificate", "feeds", "runtime", "model"}
+    assert passed == {"clock", "disk", "certificate", "peers", "feeds", "runtime", "model"}
     assert "parts@1 (fp32) answers" in found["model"]["detail"]
     assert "TCP" in found["broker"]["detail"]
     assert found["broker"]["mend"]
+
+
+def test_a_port_for_neighbours_that_is_taken_stops_no_inference(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(0.1)
+        port = other.getsockname()[1]
+        folder = enrol(tmp_path, peers=Peers(enabled=True, host="127.0.0.1", port=port)).folder
+        put_slot(folder)
+        agent = Process(folder)
+        try:
+            agent.wait_until()
+            said = run("status", "--folder", folder).stdout
+            assert said.count("downloads are not shared: peers: 127.0.0.1:") == 2
+            assert "peers-off" in said
+            found = peers_check(folder)
+            assert not found["passed"]
+            assert found["mend"] == "choose another [peers] port"
+        finally:
+            agent.end()
+    assert peers_check(folder)["detail"] == f"port {port} is free"
+    agent = Process(folder)
+    try:
+        agent.wait_until()
+        assert peers_check(folder)["detail"] == f"this device answers on port {port}"
+        assert "downloads are shared at" in run("status", "--folder", folder).stdout
+    finally:
+        agent.end()
+
+
+def peers_check(folder: Path) -> dict[str, object]:
+    checks = json.loads(run("doctor", "--json", "--folder", folder).stdout)
+    return next(found for found in checks if found["check"] == "peers")
+
+
+def test_a_device_that_is_not_enrolled_says_that_alone(tmp_path: Path) -> None:
+    told = run("run", "--folder", tmp_path / "nobody")
+    assert told.returncode == 1
+    assert told.stderr.startswith("Error: ")
+    assert len(told.stderr.splitlines()) == 1
+    assert "shoal-agent enroll" in told.stderr
 
 
 BROKEN = {

@@ -304,8 +304,9 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         loop.call_soon_threadsafe(stop.set)
 
     jobs, near = Jobs(), Neighbourhood(folder, settings)
+    near.start()  # first: the inventory says whether it shares
     agent, link = wiring.build(folder, settings, jobs.spawn, near)
-    near.start()
+    near.report()
     feeds = wiring.feeds_of(folder, settings, agent)
     kept = wiring.keeping(settings, agent)
     agent.feeds = feeds.health
@@ -323,7 +324,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         socket=folder / SOCKET if settings.endpoint.socket else None,
     )
     await endpoint.start()
-    agent.endpoint = endpoint.address
+    agent.endpoint, agent.sharing = endpoint.address, near.line
     write_durable(folder / ADDRESS, endpoint.address.encode())
 
     spool, exchange = Spool(folder / SPOOL), wiring.exchange_of(folder, agent)

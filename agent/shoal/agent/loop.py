@@ -76,7 +76,7 @@ class Agent:
     ) -> None:
         self.identity, self._machine = identity, ports.health
         self.ports = ports = ports._replace(health=self._health)
-        self.endpoint = ""
+        self.endpoint, self.sharing = "", ""
         self.restart_asked = False
         self.serving: dict[str, Serving] = {}
         self.feeds: Callable[[], list[FeedHealth]] = list
@@ -164,6 +164,7 @@ class Agent:
             clock_synced=self.clock.synced,
             clock=self.clock.skew,
             endpoint=self.endpoint,
+            sharing=self.sharing,
             waiting=self.ports.outbox.waiting,
             models=[self._model_standing(record) for record in self.updates.records.values()],
             faults=list(self.voice.told),

@@ -98,6 +98,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     level: str = "full"
     folder: str = ""
     learning: str = ""
+    sharing: str = ""
 
     @property
     def problems(self) -> list[tuple[str, str]]:
@@ -147,6 +148,8 @@ def text(standing: Standing) -> str:
     ]
     if standing.endpoint:
         lines.append(f"endpoint {standing.endpoint}")
+    if standing.sharing:
+        lines.append(standing.sharing)
     if standing.clock:
         lines.append(f"clock {told(standing.clock)} the controller's")
     lines += ["", *(_model(m, standing.now_s) for m in standing.models)]

@@ -16,9 +16,10 @@ from shoal.agent.io.config import Settings
 from shoal.agent.io.feeds.running import Feeds, World
 from shoal.agent.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
 from shoal.agent.io.journal import read_records
+from shoal.agent.io.neighbour import call
 from shoal.agent.io.runtime import OrtLoader
 from shoal.agent.io.slots import DiskSlots
-from shoal.errors import ShoalError
+from shoal.errors import SettingError, ShoalError
 from shoal.profile import profile
 
 _TIMEOUT_S, _RESERVE_MB, _BUILT = 5.0, 200, 1_750_000_000
@@ -42,10 +43,34 @@ def examine(folder: Path, settings: Settings) -> list[Finding]:
         _certificate(folder),
         _reach("broker", broker, folder),
         _reach("artifacts", artifacts, folder),
+        _tried("peers", lambda: _peers(folder, settings)),
         _tried("feeds", lambda: _feeds(folder, settings)),
         _tried("runtime", _runtime),
         _tried("model", lambda: _self_inference(folder, settings)),
     ]
+
+
+def _peers(folder: Path, settings: Settings) -> str:
+    """Whether the port for the neighbours is this device's, or to be had."""
+    peers = settings.peers
+    if not peers.enabled:
+        return "downloads are not shared: [peers] is not enabled"
+    try:
+        call((peers.host, peers.port), settings.device.name, folder, time.time()).close()
+        return f"this device answers on port {peers.port}"
+    except ConnectionRefusedError:
+        pass  # nobody has it
+    except (OSError, ShoalError) as error:
+        raise SettingError(
+            f"another program has port {peers.port}: {error}", "choose another [peers] port"
+        ) from error
+    try:
+        socket.create_server((peers.host, peers.port)).close()
+    except OSError as error:
+        raise SettingError(
+            f"{peers.host}:{peers.port}: {error.strerror}", "choose another [peers] port"
+        ) from error
+    return f"port {peers.port} is free"
 
 
 def _feeds(folder: Path, settings: Settings) -> str:

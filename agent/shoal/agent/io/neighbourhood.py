@@ -12,6 +12,7 @@ from shoal.agent.io.config import Settings
 from shoal.agent.io.folder import MODELS
 from shoal.agent.io.neighbourly import Neighbourly, Site, Wan
 from shoal.agent.io.sharing import Board, Sharing, Shelf
+from shoal.errors import SettingError
 
 _DISCARD = 9
 
@@ -28,12 +29,20 @@ class Neighbourhood:
         self.named: Callable[[], Mapping[str, str]] = dict
         self.fault: Callable[[Fault], None] = lambda fault: None
         self._sharing: Sharing | None = None
+        self._unshared = ""
+
+    @property
+    def line(self) -> str:
+        """How it stands, for a person; "" where sharing is not enabled."""
+        if self._unshared:
+            return f"downloads are not shared: {self._unshared}"
+        return f"downloads are shared at {self.facts['peer']}" if self.facts else ""
 
     @property
     def facts(self) -> dict[str, str]:
         """What the inventory tells, for the controller to tell the neighbours."""
         peers = self._settings.peers
-        if not peers.enabled:
+        if not peers.enabled or self._unshared:
             return {}
         address = peers.address or _own_address(self._settings.controller.url)
         return {
@@ -57,11 +66,24 @@ class Neighbourhood:
         return Neighbourly(wan, site, self._board, stage)
 
     def start(self) -> None:
-        """Listen to the neighbours; SettingError when the address is not to be had."""
-        peers = self._settings.peers
-        if not peers.enabled:
+        """Listen to the neighbours; what is in the way of it is no reason not to serve."""
+        if not self._settings.peers.enabled:
             return
-        self._sharing = Sharing(
+        try:
+            self._sharing = self._listen()
+        except SettingError as error:
+            self._unshared = str(error)
+            return
+        self._sharing.start()
+
+    def report(self) -> None:
+        """Tell, as a fault, why nothing is shared."""
+        if self._unshared:
+            self.fault(Fault("peers-off", f"downloads are not shared: {self._unshared}"))
+
+    def _listen(self) -> Sharing:
+        peers = self._settings.peers
+        return Sharing(
             self._folder,
             (peers.host, peers.port),
             shelf=Shelf(self._folder / MODELS, time.monotonic),
@@ -70,7 +92,6 @@ class Neighbourhood:
             max_kbps=peers.max_kbps,
             sleep=time.sleep,
         )
-        self._sharing.start()
 
     def finish(self) -> None:
         if self._sharing is not None:

@@ -23,6 +23,8 @@ def settle(folder: Path) -> bool:
     True when it was given up now. Never raises: a reserve is no reason not to serve.
     """
     path = folder / NAME
+    if not folder.is_dir():
+        return False  # no device yet: the settings say so
     try:
         free = shutil.disk_usage(folder).free
         if free < SCARCE and path.exists():

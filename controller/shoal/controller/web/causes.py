@@ -138,6 +138,11 @@ CAUSES: dict[str, Cause] = {
         "Another answers at a neighbour's address",
         "Check [peers] address of that device, and who has its address on the plant's network.",
     ),
+    "peers-off": Cause(
+        "It cannot share downloads",
+        "It serves, and downloads for itself. Choose another [peers] port in its agent.toml, and "
+        "restart it.",
+    ),
     "folder-imported": Cause(
         "A folder was brought to it", "Nothing to do: the detail says who brought what."
     ),
