@@ -193,6 +193,15 @@ def _learned(pupil, value, **said):
     pupil._contribution = lambda: speech.Contribution(update=packed, **said)
 
 
+def test_who_seals_what_nobody_can_open_is_named_and_not_asked_again(school):
+    _boxes_as(school.pupils["d03"], lambda box: bytes(len(box)))
+    start(school, secure={"clip": 2.0})
+    assert ended(school).rounds == 1
+    assert rounds.get_round(school.fleet.ctx, "walk.1").state == "FAILED"
+    invited = [p.device for p in rounds.participations(school.fleet.ctx, "walk.2")]
+    assert invited == ["d00", "d01", "d02", "d04", "d05"]
+
+
 def _adverts_as(pupil, change):
     real = pupil._participant
 

@@ -147,6 +147,7 @@ class Unmasking:
                 device=name,
                 have=len(shares),
                 need=need,
+                to_blame=name if self._is_to_blame(name) else "",
             )
         for left_out in [0, *(shares if len(shares) > need else ())]:
             secret = _combined({p: s for p, s in shares.items() if p != left_out}, need)
@@ -158,6 +159,10 @@ class Unmasking:
             f"shares for {name} do not give its {what}",
             "neighbours sent wrong ones: run the round again without them",
         )
+
+    def _is_to_blame(self, name: str) -> bool:
+        """Enough neighbours opened shares, and could not open what this device had sealed."""
+        return len(self._opened & set(self._neighbours[name])) >= self._terms.threshold
 
     def _known(self, device: str) -> None:
         if self._shared or device not in self._adverts or device in self._boxes:

@@ -41,6 +41,7 @@ DROPOUTS: dict[str, Cause] = {
     "still-training": Cause("Still trains: counts later", "Nothing: the task waits for nobody."),
     "decommissioned": Cause("Decommissioned meanwhile", "Nothing."),
     "bad-update": Cause("An update that cannot be used", "Its training diverged: lower lr."),
+    "bad-answer": Cause("An answer that broke what read it", "See the log of the controller."),
     "wrong-shares": Cause("Sent wrong shares", "Find out why before it takes part again."),
     # why a round failed
     "too-few-joined": Cause(

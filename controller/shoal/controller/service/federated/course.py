@@ -22,6 +22,7 @@ from shoal.controller.service.context import Context
 from shoal.controller.service.federated import (
     aggregation,
     answers,
+    blamed,
     claims,
     dismissal,
     journal,
@@ -228,7 +229,7 @@ class Course:
         except StorageError:
             raise
         except ShoalError as error:
-            live.result["detail"] = str(error)
+            live.result |= {"detail": str(error)} | blamed.of(error)
             return Event.BROKE, "cannot-aggregate"
         except Exception as error:  # noqa: BLE001 - a strategy may be anybody's
             _log.exception("round %s: %s failed", live.id, live.plan.strategy)

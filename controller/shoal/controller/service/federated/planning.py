@@ -18,7 +18,7 @@ from shoal.controller.federated.rounds import Mark, Pace
 from shoal.controller.io.tables import device, federated_round, federated_task, participation
 from shoal.controller.service import alerts, changes
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import rows
+from shoal.controller.service.federated import blamed, rows
 from shoal.errors import ConflictError, SettingError
 from shoal.federated.plan import Learning, Plan
 from shoal.federated.spending import Budget
@@ -68,7 +68,8 @@ def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
     """ConflictError when there are too few devices, SettingError when there must be no round."""
     attempt, before = secrets.token_bytes(16), _last(db, task.name)
     waiting = carried(db, task.name)
-    free = (one for one in _candidates(db, task, before) if one.device not in waiting)
+    out = blamed.devices(db, task.name, ctx.clock())
+    free = (one for one in _candidates(db, task, before) if one.device not in {*waiting, *out})
     found = recruit(free, _demands(task), _pace(task), attempt)
     try:
         planned = rounds.planned(
@@ -77,7 +78,7 @@ def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
             late=plans.strategy_for(task.plan).late(),
         )  # fmt: skip
     except ConflictError as error:
-        raise _too_few(error, found.left_out) from error
+        raise _too_few(error, found.left_out | out) from error
     plan = plans.plan_of(
         task.plan, number=planned.number, attempt=attempt, invited=len(planned.marks),
         now_s=ctx.clock(), clip=_clip(db, task),
