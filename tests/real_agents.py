@@ -44,6 +44,7 @@ def enrol(
     beside: Enrolled | None = None,
     artifacts: str = "https://127.0.0.1:1",
     peers: Peers = Peers(),  # noqa: B008 (immutable)
+    generation: int = 0,
     **update: Any,
 ) -> Enrolled:
     """What enrolment would have left in `parent`/`name`; broker and API lead nowhere.
@@ -59,7 +60,7 @@ def enrol(
     key = ec.generate_private_key(ec.SECP256R1())
     csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     pem = csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-    issued = authority.issue_device(pem, name, time.time())
+    issued = authority.issue_device(pem, name, time.time(), generation)
     (folder / "device.crt").write_text(issued.certificate)
     (folder / "device.key").write_bytes(
         key.private_bytes(

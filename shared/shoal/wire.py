@@ -222,11 +222,14 @@ class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
     urls     sha256 -> where to fetch it; a wrong one costs a retry, never safety. "OLD>NEW", two
              of them, -> where to fetch what NEW differs by from OLD (shoal.delta)
     peers    device of the same site -> host:port where it shares files; a wrong one costs a try
+    generations   of these, device -> how often its name was given away: its certificate is of this
+                  enrolment or a later one. Those that never were are not in it
     """
 
     signed: bytes
     urls: dict[str, str]
     peers: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    generations: dict[str, Count] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Ack(Message, frozen=True, kw_only=True, tag="ack"):

@@ -4,6 +4,8 @@ The real asking and answering code over real TLS with devices' certificates; the
 is a function that counts.
 """
 
+import base64
+import contextlib
 import random
 import socket
 import ssl
@@ -68,6 +70,7 @@ class House:
             folder, ("127.0.0.1", 0), shelf=Shelf(folder / "models", time.monotonic),
             board=board, max_kbps=0, sleep=time.sleep,
             allowed=lambda: town.allowed if self.told else (),
+            generations=lambda: town.generations,
         )  # fmt: skip
         site = Site(
             folder=folder, me=name, named=lambda: town.addresses(name), fault=self.faults.append,
@@ -110,6 +113,7 @@ class Town:
             self.houses[-1].sharing.start()
         self.parent, self.first = parent, first
         self.allowed = {house.name for house in self.houses}
+        self.generations = dict[str, int]()
 
     def addresses(self, me: str) -> dict[str, str]:
         ports = {house.name: house.sharing.port for house in self.houses}
@@ -279,6 +283,69 @@ def test_a_neighbour_that_only_says_that_it_fetches_costs_patience_once(
     assert honest.downloads.quiet["cam-2"] > time.monotonic() + 60
 
 
+class Dribbler(Sharing):
+    """Has every piece, and gives a byte of it now and then; `wish` tells when it was asked."""
+
+    def _answer(self, connection: ssl.SSLSocket, wish: Wish) -> None:
+        piece = FILE.pieces()[wish.number]
+        connection.sendall(b"have %d\n" % (piece.stop - piece.start))
+        self.asked = getattr(self, "asked", 0) + 1
+        while not self._ending.is_set():
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+
+def test_a_neighbour_that_gives_a_byte_now_and_then_costs_one_deadline(
+    pair: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbour, "SLOWEST_BPS", 1e9)
+    monkeypatch.setattr(neighbour, "SILENCE_S", 2.0)
+    honest, dribbler = pair.houses
+    dribbler.sharing.__class__ = Dribbler
+    honest.download()
+    assert (honest.error, honest.came, honest.whole()) == (None, len(DATA), True)
+    assert dribbler.sharing.asked == 1
+    assert honest.downloads.quiet["cam-2"] > time.monotonic() + 60
+
+
+def test_a_download_that_is_taken_back_does_not_wait_for_a_piece_that_dribbles_in(
+    pair: Town,
+) -> None:
+    honest, dribbler = pair.houses
+    dribbler.sharing.__class__ = Dribbler
+    honest.begin()
+    with pytest.raises(LinkError, match="taken back"):
+        honest.downloads.file("url", MODEL, FILE, lambda: getattr(dribbler.sharing, "asked", 0) > 0)
+    assert (pair.wan.sent, honest.downloads.quiet) == (0, {})
+
+
+def test_a_certificate_that_nobody_can_read_costs_a_download_nothing(
+    pair: Town, tmp_path: Path
+) -> None:
+    """Anybody at a neighbour's address may show one of "X.509 v10": an error of its own."""
+    lone = pair.houses[0]
+    pair.houses[1].sharing.finish()
+    pem = (lone.folder / "device.crt").read_text().partition("-----END CERTIFICATE-----")[0]
+    der = base64.b64decode(pem.partition("-----BEGIN CERTIFICATE-----")[2])
+    odd = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020109"), 1)
+    (tmp_path / "odd.crt").write_text(ssl.DER_cert_to_PEM_cert(odd))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "odd.crt", lone.folder / "device.key")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=show, args=(context, server), daemon=True).start()
+        pair.extra = {"cam-7": f"127.0.0.1:{server.getsockname()[1]}"}
+        lone.download()
+    assert (lone.error, lone.whole()) == (None, True)
+    assert [fault.cause for fault in lone.faults] == ["peer-untrusted"]
+
+
+def show(context: ssl.SSLContext, server: socket.socket) -> None:
+    """A handshake, and no word."""
+    plain, _ = server.accept()
+    with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
+        connection.recv(1)
+
+
 def test_addresses_where_nobody_or_somebody_else_is_cost_no_download(pair: Town) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
@@ -324,6 +391,22 @@ def test_a_device_that_the_controller_does_not_name_hears_nothing(pair: Town) ->
     line = line_to(asker, asked)
     with pytest.raises((OSError, ValueError)):
         line.ask(Wish(FILE.sha256, 0), PIECE)
+
+
+def test_a_certificate_of_before_the_name_was_given_away_is_neither_served_nor_believed(
+    pair: Town,
+) -> None:
+    old, asked = pair.houses
+    asked.download()
+    pair.generations = {"cam-1": 1, "cam-2": 0}
+    with pytest.raises((OSError, ValueError)):
+        line_to(old, asked).ask(Wish(FILE.sha256, 0), PIECE)
+    with pytest.raises(UntrustedError):
+        call(("127.0.0.1", old.sharing.port), "cam-1", asked.folder, time.time(), 1)
+    (pair.parent / "cam-1").rename(pair.parent / "before")
+    anew = enrol(pair.parent, name="cam-1", beside=pair.first, generation=2).folder
+    line = call(("127.0.0.1", asked.sharing.port), "cam-2", anew, time.time(), 0)
+    assert line.ask(Wish(FILE.sha256, 0), PIECE) == (Word.HAVE, DATA[:PIECE])
 
 
 def test_who_is_of_another_ca_is_neither_answered_nor_believed(pair: Town, tmp_path: Path) -> None:

@@ -130,6 +130,9 @@ MESSAGES: dict[str, wire.Message] = {
     "assignment.peers.v1": wire.Assignment(
         signed=b'{"signed":{}}', urls={}, peers={"cam-2": "10.0.0.7:8455"}
     ),
+    "assignment.generations.v1": wire.Assignment(
+        signed=b'{"signed":{}}', urls={}, peers={"cam-2": "10.0.0.7:8455"}, generations={"cam-2": 3}
+    ),
     "ack.v1": wire.Ack(boot="9f3c2a", seqs=[39, 40, 41]),
     "command.v1": wire.Command(
         id="c-1", verb="report", expires_at_s=1_800_000_060.0, args={"level": "DEBUG"}

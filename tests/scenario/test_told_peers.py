@@ -30,12 +30,16 @@ def shares(fleet, **addresses):
             db.execute(row.values(facts={"peer": where, "cores": 4}))
 
 
-def told(fleet, name):
+def assigned(fleet, name):
     with fleet.ctx.store.write() as db:
         release = assignments.signed_release(db, "lot-codes@1")
         assignments.assign(db, fleet.ctx, device=name, release=release, rollout="r", attempt=1)
         query = select(tables.assignment.c.message).where(tables.assignment.c.device == name)
-        return wire.decode_down("assignment", db.scalar(query)).peers
+        return wire.decode_down("assignment", db.scalar(query))
+
+
+def told(fleet, name):
+    return assigned(fleet, name).peers
 
 
 def test_a_device_that_shares_is_told_of_those_of_its_site_that_do(fleet):
@@ -49,6 +53,15 @@ def test_who_was_decommissioned_is_not_named_any_more(fleet):
     shares(fleet, a="10.0.0.1:8455", b="10.0.0.2:8455", c="10.0.0.3:8455")
     enrolment.decommission(fleet.ctx, actor="ana", device="b")
     assert told(fleet, "a") == {"c": "10.0.0.3:8455"}
+
+
+def test_of_a_name_that_was_given_away_the_neighbours_hear_which_enrolment_holds(fleet):
+    shares(fleet, a="10.0.0.1:8455", b="10.0.0.2:8455", c="10.0.0.3:8455")
+    assert assigned(fleet, "a").generations is msgspec.UNSET  # as before the field was there
+    with fleet.ctx.store.write() as db:
+        db.execute(update(tables.device).where(tables.device.c.name == "b").values(generation=2))
+    assert assigned(fleet, "a").generations == {"b": 2}
+    assert assigned(fleet, "d").generations is msgspec.UNSET
 
 
 @pytest.mark.parametrize("odd", ["x" * 5_000, {"host": 1}, 7, [], ""])

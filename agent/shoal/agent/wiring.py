@@ -148,6 +148,7 @@ def build(
     agent = Agent(identity, ports, director_root=director_root, pace=pace)
     box.append(agent)
     near.named = lambda: agent.updates.peers
+    near.generations = lambda: agent.updates.generations
     near.fault = lambda fault: agent.post(Trouble(fault))
     return agent, link
 

@@ -21,12 +21,14 @@ class Neighbourhood:
     """Both halves, asking and answering.
 
     named   device -> host:port of who else shares here, as the controller says now
+    generations   device -> how often its name was given away before, as far as it is known
     fault   told of a neighbour that lies
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self._folder, self._settings, self._board = folder, settings, Board()
         self.named: Callable[[], Mapping[str, str]] = dict
+        self.generations: Callable[[], Mapping[str, int]] = dict
         self.fault: Callable[[Fault], None] = lambda fault: None
         self._sharing: Sharing | None = None
         self._unshared = ""
@@ -62,6 +64,7 @@ class Neighbourhood:
             monotonic=time.monotonic,
             sleep=time.sleep,
             random=random.SystemRandom(),
+            generations=lambda: self.generations(),
         )
         return Neighbourly(wan, site, self._board, stage)
 
@@ -91,6 +94,7 @@ class Neighbourhood:
             allowed=lambda: self.named().keys(),
             max_kbps=peers.max_kbps,
             sleep=time.sleep,
+            generations=lambda: self.generations(),
         )
 
     def finish(self) -> None:

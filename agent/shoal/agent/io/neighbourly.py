@@ -17,7 +17,7 @@ from shoal import bundle
 from shoal.agent.faults import Fault
 from shoal.agent.io.carried import Network
 from shoal.agent.io.durable import sync
-from shoal.agent.io.neighbour import LONGEST, Line, Wish, call
+from shoal.agent.io.neighbour import LONGEST, SILENCE_S, Line, Patience, SlowError, Wish, call
 from shoal.agent.io.sharing import Board
 from shoal.agent.peers import ASKED, Move, Word, decide, parse_address, ranked
 from shoal.agent.ports import Random
@@ -27,7 +27,7 @@ from shoal.manifest import File
 _log = logging.getLogger(__name__)
 
 #: Seconds: between two looks; that who does not answer is not asked, twice as long each time; that
-#: a piece may take others; that who takes longer is not waited for; that a liar is not asked.
+#: a piece may take others; that who is too slow is not asked; that a liar is not asked.
 LOOK_S, SILENT_S, PATIENCE_S, SLOW_S, BANNED_S = 0.2, 2.0, 120.0, 600.0, 3_600.0
 #: Seconds that each place in rank gives those before it to begin, and the most of it: they may not
 #: have heard of the release yet.
@@ -51,6 +51,7 @@ class Site(NamedTuple):
     """The neighbourhood. named: device -> host:port, as the controller says now.
 
     fault   told of a neighbour that lies
+    generations   device -> how often its name was given away before, as far as it is known
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Site(NamedTuple):
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
     random: Random
+    generations: Callable[[], Mapping[str, int]] = dict
 
 
 class Neighbourly:
@@ -109,7 +111,7 @@ class Neighbourly:
         pieces, got = file.pieces(), 0
         have = part.stat().st_size if part.exists() else 0
         whole = sum(piece.stop <= have for piece in pieces)
-        with part.open("r+b" if have else "wb") as out, _Round(self, file) as asking:
+        with part.open("r+b" if have else "wb") as out, _Round(self, file, stop) as asking:
             sync(part.parent)
             out.truncate(pieces[whole].start if whole < len(pieces) else file.size)
             out.seek(0, os.SEEK_END)
@@ -126,6 +128,7 @@ class Neighbourly:
     def _piece(self, job: "_Job", number: int) -> int:
         """Keep a piece; how many bytes of it came from the artifact server."""
         wish, began, asking = Wish(job.file.sha256, number), self._site.monotonic(), job.asking
+        asking.until = began + PATIENCE_S + SILENCE_S  # the last look may end, and blame
         while True:
             if job.stop():
                 raise LinkError("download was taken back")
@@ -186,8 +189,9 @@ class _Job(NamedTuple):
 class _Round:
     """Connections to the neighbours for the time of one file."""
 
-    def __init__(self, owner: Neighbourly, file: File) -> None:
-        self._site, self._owner, self._file = owner._site, owner, file
+    def __init__(self, owner: Neighbourly, file: File, stop: Callable[[], bool]) -> None:
+        self._site, self._owner, self._file, self._stop = owner._site, owner, file, stop
+        self.until = 0.0  # when the piece in hand is not asked for any more
         named = self._site.named()
         names = ranked(file.sha256, {*named, self._site.me})
         self._order = [name for name in names if name != self._site.me][:ASKED]
@@ -222,6 +226,8 @@ class _Round:
         again = self._owner.hung_up if surely else set[str]()
         due = [name for name in self._order if quiet.get(name, 0.0) <= now or name in again]
         for name in sorted(due, key=lambda _: self._site.random.random()):
+            if self._site.monotonic() >= self.until:
+                break
             word, data = self._ask(name, wish)
             if data is not None:
                 return words, data
@@ -238,10 +244,15 @@ class _Round:
         piece = self._file.pieces()[wish.number]
         try:
             line = self._lines.get(name) or self._call(name)
-            word, data = line.ask(wish, piece.stop - piece.start)
+            patience = Patience(self.until, self._stop, self._site.monotonic)
+            word, data = line.ask(wish, piece.stop - piece.start, patience)
         except UntrustedError as error:
             self._ignore(name, BANNED_S)
             self._site.fault(Fault("peer-untrusted", str(error)))
+            return None, None
+        except SlowError as error:
+            _log.info("%s: %s", name, error)
+            self._ignore(name, SLOW_S)
             return None, None
         except (OSError, ValueError) as error:
             _log.debug("%s: %s", name, error)
@@ -251,7 +262,6 @@ class _Round:
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
                 self._owner.hung_up.add(name)
             return None, None
-        self._owner.silences.pop(name, None)
         if word is not Word.HAVE:
             return word, None
         if hashlib.sha256(data).hexdigest() != piece.sha256:
@@ -259,13 +269,16 @@ class _Round:
             detail = f"{name} gave a piece of {self._file.name} that is not what was signed"
             self._site.fault(Fault("peer-lied", detail))
             return None, None
+        self._owner.silences.pop(name, None)  # words alone make nobody's silences good
         return word, data
 
     def _call(self, name: str) -> Line:
         address = parse_address(self._named[name])
         if address is None:
             raise ValueError(f"{self._named[name]!r:.80} is no address")
-        line = self._lines[name] = call(address, name, self._site.folder, self._site.wall())
+        generation = self._site.generations().get(name, 0)
+        line = call(address, name, self._site.folder, self._site.wall(), generation)
+        self._lines[name] = line
         return line
 
     def _ignore(self, name: str, seconds: float) -> None:

@@ -10,7 +10,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from shoal import bundle
@@ -18,7 +18,7 @@ from shoal.agent.io.neighbour import (
     LONGEST,
     SILENCE_S,
     Wish,
-    name_of,
+    peer_of,
     read_line,
     read_wish,
     serving_context,
@@ -112,6 +112,7 @@ class Sharing(threading.Thread):
 
     allowed   names of the devices that may ask, as the controller says now
     max_kbps  kilobit a second for all of them together, 0 for no limit
+    generations   device -> how often its name was given away before, as far as it is known
     """
 
     def __init__(
@@ -124,10 +125,12 @@ class Sharing(threading.Thread):
         allowed: Callable[[], Collection[str]],
         max_kbps: float,
         sleep: Callable[[float], None],
+        generations: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         super().__init__(name="sharing", daemon=True)
         self._folder, self._shelf, self._board, self._allowed = folder, shelf, board, allowed
         self._rate, self._sleep = max_kbps * 125, sleep
+        self._generations = generations
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         self._sending = threading.BoundedSemaphore(SENDING)
         self._ending = threading.Event()
@@ -166,7 +169,7 @@ class Sharing(threading.Thread):
             plain.settimeout(SILENCE_S)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with serving_context(self._folder).wrap_socket(plain, server_side=True) as connection:
-                if name_of(connection) not in self._allowed():
+                if not self._is_allowed(connection):
                     return
                 connection.settimeout(_IDLE_S)
                 while not self._ending.is_set():
@@ -179,6 +182,13 @@ class Sharing(threading.Thread):
         finally:
             plain.close()
             self._room.release()
+
+    def _is_allowed(self, connection: ssl.SSLSocket) -> bool:
+        """Whether a device asks that was named, and by no certificate of before it was anew."""
+        peer = peer_of(connection)
+        if peer is None or peer.name not in self._allowed():
+            return False
+        return peer.generation >= self._generations().get(peer.name, 0)
 
     def _answer(self, connection: ssl.SSLSocket, wish: Wish) -> None:
         if not self._sending.acquire(blocking=False):

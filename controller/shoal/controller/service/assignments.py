@@ -182,7 +182,7 @@ def _write(
     message = wire.Assignment(
         signed=ctx.signer.sign_orders(name, version, list(orders.values()), now),
         urls=_urls(db, ctx, name, orders, expires),
-        peers=_peers(db, name),
+        **_peers(db, name),
     )
     values: dict[str, Any] = {
         "version": version,
@@ -222,20 +222,23 @@ def _urls(
     return urls | {pairs[n]: url for n, url in addresses.urls_of(ctx, pairs, expires).items()}
 
 
-def _peers(db: Connection, name: str) -> dict[str, str] | msgspec.UnsetType:
-    """Where the other devices of its site share files; UNSET for one that does not share."""
+def _peers(db: Connection, name: str) -> dict[str, dict[str, Any]]:
+    """Fields of wire.Assignment: where the other devices of its site share files, and of which
+    enrolment they are. None of them for a device that does not share."""
     shares = device.c.facts["peer"].as_string()
     row = db.execute(select(device.c.site, shares).where(device.c.name == name)).first()
     if row is None or not row[1]:
-        return msgspec.UNSET
+        return {}
     query = (
-        select(device.c.name, shares)
+        select(device.c.name, shares, device.c.generation)
         .where(device.c.site == row.site, device.c.state == "enrolled", shares.is_not(None))
         .order_by(device.c.name)
         .limit(PEERS)
     )
-    found = {other: where for other, where in db.execute(query) if other != name}
-    return {other: where for other, where in found.items() if len(where) <= _LONGEST_ADDRESS}
+    told = [it for it in db.execute(query) if it[0] != name and len(it[1]) <= _LONGEST_ADDRESS]
+    found = {"peers": {other: where for other, where, _ in told}}
+    generations = {other: generation for other, _, generation in told if generation}
+    return found | ({"generations": generations} if generations else {})
 
 
 def _deltas(db: Connection, order: Order, has: str, profile: str) -> list[tuple[str, str]]:
