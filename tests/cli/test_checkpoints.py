@@ -69,6 +69,21 @@ def test_a_poisoned_round_is_quarantined_once_it_is_confirmed(shoal: Cli, task: 
 
     assert shoal.json(*asked, "--yes")["parent"] == 1
     assert "press-1 was tampered with" in shoal("round", "show", f"{task}.3").stdout
+    for shown in (shoal("round", "list", task), shoal("round", "show", task)):
+        assert shown.stdout.count("in quarantine") == 2
+        assert shown.stdout.count("training") == 3
     refused = shoal("round", "release", task, "--round", "3", "--no-wait")
     assert refused.exit_code == 5
     assert "is poisoned" in refused.stderr
+
+
+def test_a_quarantine_says_what_was_made_of_it(shoal: Cli, task: str) -> None:
+    started = shoal.json("round", "release", task, "--round", "3", "--no-wait")
+    work(shoal, started["id"])
+    ref = shoal.json("operation", "show", started["id"])["result"]["release"]
+
+    told = shoal("round", "quarantine", task, "3", "--why", "press-1 lied", "--yes")
+
+    assert ref in told.stdout
+    assert "no device serves a release of it" in told.stdout
+    assert shoal("release", "publish", ref).exit_code == 5

@@ -95,6 +95,7 @@ def taught(release: Thing) -> str:
 
 def release_card(found: Thing) -> Group:
     """A release as a person reads it."""
+    by_site = "balanced_accuracy" if found["task"] == "classification" else "r2"
     about: Columns = {
         "release": ref,
         "state": state(),
@@ -104,7 +105,7 @@ def release_card(found: Thing) -> Group:
         "estimator": "estimator",
         "params": "params",
         "metrics": "metrics",
-        "per site": "by_site",
+        f"{by_site} per site": "by_site",
         "taught by": taught,
         "quarantined": "quarantined",
         "parent": "parent",

@@ -306,7 +306,8 @@ def _graph(task: Thing, which: str) -> str:
 def _rounds(session: Session) -> Columns:
     return {
         "round": "id",
-        "state": state(),
+        "kind": lambda r: "evaluation" if r["purpose"] == "evaluate" else "training",
+        "state": _state,
         "devices": "marks",
         "loss": _loss,
         "accuracy": lambda r: plain((r.get("measured") or {}).get("accuracy")),
@@ -348,6 +349,11 @@ def _progress(task: Thing) -> str:
 
 def _epsilon(thing: Thing) -> str:
     return plain(thing["epsilon"]) if thing["epsilon"] else ""
+
+
+def _state(one: Thing) -> str:
+    """A round that is poisoned says so beside its state."""
+    return state()(one) + (" [red]in quarantine[/red]" if one["poisoned"] else "")
 
 
 def _loss(one: Thing) -> str:

@@ -234,7 +234,8 @@ class Release(Record, frozen=True, kw_only=True):
     state      "validated" (built, not signed), "refused" (a gate said no), "candidate" (signed by
                the automation key: canary ring only), "released" (signed for stable)
     trigger    what made it: "manual", or "alert:<id>"
-    metrics    of the fp32 model on held-back data; by_site the main metric per site
+    metrics    of the fp32 model on held-back data; worst_site, site_gap, and by_site, per site:
+               balanced accuracy of a classification, R2 of a regression
     origin     who taught it, where federated rounds did
     quarantined  why nobody may publish or roll it out: a round in it is poisoned
     """

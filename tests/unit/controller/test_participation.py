@@ -76,6 +76,13 @@ def test_charts_begin_with_the_oldest_round_and_leave_out_what_is_hidden() -> No
     )  # fmt: skip
 
 
+def test_an_evaluation_is_no_step_of_the_learning_curve() -> None:
+    measured = Measure(rows=9, loss=0.25, accuracy=0.75)
+    rounds = [done(1, loss=0.5), done(2, measured=measured, purpose="evaluate")]
+
+    assert [point.number for point in participation.points(rounds, [])] == [1]
+
+
 def test_reasons_are_counted_most_first_and_only_of_who_did_not_take_part() -> None:
     parts = [
         part("a", 1, "REFUSED", reason="busy"), part("b", 1, "LOST", reason="no-answer"),

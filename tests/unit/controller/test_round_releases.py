@@ -2,13 +2,16 @@
 
 import itertools
 
+import numpy as np
 import pytest
+from sqlalchemy import select
 
 from controllers import add_digits, make_context, run
 from shoal import manifest as manifests
+from shoal.controller import verdicts
 from shoal.controller.federated import rounds as machine
 from shoal.controller.federated.records import Prepared, TaskPlan
-from shoal.controller.io.tables import device
+from shoal.controller.io.tables import device, federated_round
 from shoal.controller.records import Release, RolloutPlan, StagePlan
 from shoal.controller.service import audit, operations, releases, rollouts, training
 from shoal.controller.service.context import Context
@@ -101,6 +104,39 @@ def test_what_automation_asked_for_is_signed_for_the_canary_ring_and_no_further(
     assert [one.role for one in made.signatures] == ["candidate"]
 
 
+def test_a_checkpoint_that_does_worse_than_what_it_began_with_is_refused_and_not_signed(
+    ctx: Context, task: tuple[TaskPlan, F32]
+) -> None:
+    plan, theta = task
+    noise = np.random.default_rng(0).normal(size=theta.size) * 0.15
+    add_round(ctx, plan, 5, (theta + noise).astype(np.float32))
+
+    made = released(ctx, plan.name, trigger="rounds:5")
+
+    assert (made.state, made.signatures) == ("refused", [])
+    assert 0.2 < made.metrics["accuracy"] < 0.95
+    assert "of lot-codes@1 on the same held-back rows" in releases.why_refused(ctx, made.ref)
+    with pytest.raises(ConflictError, match="of lot-codes@1"):
+        releases.publish(ctx, actor="ana", ref=made.ref)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "main", "rows", "said"),
+    [
+        (0.9, 0.885, "accuracy", 5_000, False),
+        (0.9, 0.8, "accuracy", 5_000, True),
+        (0.9987, 0.9547, "accuracy", 450, True),
+        (0.8, 0.7667, "accuracy", 30, False),  # one row
+        (0.9, 0.1, "r2", 5_000, False),
+    ],
+)
+def test_releases_are_compared_where_both_were_measured_and_beyond_what_chance_does(
+    then: float, now: float, main: str, rows: int, said: bool
+) -> None:
+    why = verdicts.worse_than("a@1", {"accuracy": then}, {main: now}, main, rows)
+    assert bool(why) == said
+
+
 def test_a_task_asks_for_a_candidate_every_so_many_rounds_and_once(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
@@ -129,6 +165,21 @@ def test_a_task_that_learned_nothing_yet_has_nothing_to_release(
         releasing.release(ctx, actor="ana", task=task[0].name, number=0)
     with pytest.raises(AbsentError):
         releasing.release(ctx, actor="ana", task=task[0].name, number=9)
+
+
+def test_an_evaluation_made_no_checkpoint_and_the_refusal_says_that_it_was_one(
+    ctx: Context, task: tuple[TaskPlan, F32]
+) -> None:
+    name = task[0].name
+    ident = add_round(ctx, task[0], 5, task[1], state=machine.State.FAILED)
+    with ctx.store.write() as db:
+        mine = federated_round.c.id == ident
+        journal = db.scalar(select(federated_round.c.journal).where(mine))
+        told = {"state": "DONE", "journal": {**journal, "purpose": "evaluate"}}
+        db.execute(federated_round.update().where(mine).values(**told))
+
+    with pytest.raises(ConflictError, match="was an evaluation: it measured round 4's checkpoint"):
+        releasing.release(ctx, actor="ana", task=name, number=5)
 
 
 # --- quarantine ---------------------------------------------------------------------------------

@@ -179,6 +179,11 @@ def points(windows: Sequence[Window]) -> list[Point]:
     ]
 
 
+def site_metric(release: Release) -> str:
+    """The number that sites are compared by: classes count alike, however rare they are there."""
+    return "balanced_accuracy" if release.task == "classification" else "r2"
+
+
 def main_metric(release: Release) -> str:
     """The number a release is judged by."""
     for name in ("accuracy", "balanced_accuracy", "r2", "mae", "rmse"):

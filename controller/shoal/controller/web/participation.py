@@ -79,7 +79,9 @@ def matrix(parts: Iterable[Participation]) -> Matrix:
 
 
 def points(rounds: Sequence[Round], parts: Iterable[Participation]) -> list[Point]:
-    """Rounds that are done, oldest first, as the charts have them."""
+    """Rounds that are done and learned, oldest first: an evaluation measures what one of them
+    made, and is no step of the curve.
+    """
     norms: dict[str, list[float]] = defaultdict(list)
     for part in parts:
         if part.norm is not None:
@@ -94,7 +96,7 @@ def points(rounds: Sequence[Round], parts: Iterable[Participation]) -> list[Poin
             epsilon=one.epsilon,
         )
         for one in sorted(rounds, key=lambda one: one.number)
-        if one.state == "DONE"
+        if one.state == "DONE" and one.purpose == "train"
     ]
 
 

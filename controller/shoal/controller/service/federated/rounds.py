@@ -1,6 +1,6 @@
 """Rounds as people and the loop see them: ask for some, look at them, take the checkpoint."""
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from shoal.controller.alerts import task_key
 from shoal.controller.federated.records import Checkpoint, Participation, Round, Task
@@ -112,10 +112,19 @@ def matrix(ctx: Context, task: str, *, last: int = 50) -> list[Participation]:
         return [Participation(**one) for one in db.execute(query).mappings()]
 
 
+def _measured_by(db: Connection, task: str, number: int) -> int | None:
+    """Of an evaluation: the round whose checkpoint it measured, 0: the beginning; else None."""
+    mine = (federated_round.c.task == task) & (federated_round.c.number == number)
+    row = db.execute(select(federated_round).where(mine)).first()
+    evaluates = row is not None and rows.journal_of(row).purpose == "evaluate"
+    return int(row.parent) if row is not None and evaluates else None
+
+
 def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint:
     """Theta after a round of a task, the newest unless said otherwise, and what is in it.
 
-    number   0: what the task began with. AbsentError for a round that made none.
+    number   0: what the task began with. AbsentError for a round that made none, ConflictError
+             for one that was an evaluation: it measured another's.
     """
     with ctx.store.read() as db:
         found = rows.task_of(rows.task_row(db, task))
@@ -127,7 +136,14 @@ def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint
             federated_round.c.checkpoint != "",
         )
         made = {row.number: row for row in db.execute(done)}
-    wanted = found.parent if number is None else number
+        wanted = found.parent if number is None else number
+        evaluated = _measured_by(db, task, wanted) if wanted not in made else None
+    if evaluated is not None:
+        made_by = f"round {evaluated}'s checkpoint" if evaluated else "what the task began with"
+        raise ConflictError(
+            f"round {wanted} of {task} was an evaluation: it measured {made_by}, no more",
+            f"name a round that learned: shoal round list {task} says which are training",
+        )
     if wanted and wanted not in made:
         raise AbsentError("checkpoint", f"{task}.{wanted}", "shoal round list says which are DONE")
     line, at = [], wanted
