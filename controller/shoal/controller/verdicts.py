@@ -4,12 +4,15 @@ Quantization damage (metric and outputs against fp32 on held-back rows) and the 
 judged here; latency and memory only the device itself can judge, in its probe.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from shoal.controller.records import VariantReport, Verdict
 from shoal.profile import Profile
 
 FP32 = "fp32"
+#: Of the main metric, that rounds may lose against what was there before, if chance is not more.
+WORSE = 0.02
 _MB = 1 << 20
 
 
@@ -72,6 +75,32 @@ def no_better_than_guessing(task: str, metrics: Mapping[str, float], labels: int
     if found > chance * 1.05:
         return ""
     return f"balanced accuracy {found:.2f} on held-back rows: guessing gives {chance:.2f}"
+
+
+def worse_than(
+    before: str, then: Mapping[str, float], metrics: Mapping[str, float], main: str, rows: float
+) -> str:
+    """Why a model is refused that does worse than `before` on the same held-back rows; "" if it
+    does not, or if nothing can be compared.
+
+    then, metrics   of `before`, and of the model; main: of which more is better
+    rows            held back: of few, one more is a whole percent and says nothing
+    """
+    if main not in then or main not in metrics:
+        return ""
+    drop, allowed = then[main] - metrics[main], max(WORSE, _by_chance(then[main], rows))
+    if drop <= allowed:
+        return ""
+    return (
+        f"{main} {metrics[main]:.4f} against {then[main]:.4f} of {before} on the same held-back "
+        f"rows: {drop:.4f} lost, {allowed:.2g} allowed"
+    )
+
+
+def _by_chance(share: float, rows: float) -> float:
+    """Two standard deviations between two shares of so many rows; R² is taken for one."""
+    share = min(max(share, 0.0), 1.0)
+    return 2 * math.sqrt(2 * share * (1 - share) / max(rows, 1.0))
 
 
 def _fault(report: VariantReport, fp32: VariantReport, profile: Profile, main: str) -> str:

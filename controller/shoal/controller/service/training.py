@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from shoal import manifest
-from shoal.controller.learning import IMPORTED, Checkpoint, Job, read_params
+from shoal.controller import verdicts
+from shoal.controller.learning import IMPORTED, Built, Checkpoint, Job, read_params
 from shoal.controller.origin import Origin
 from shoal.controller.records import DatasetVersion, Operation, Release
 from shoal.controller.service import datasets, models, operations, releases
@@ -163,12 +164,34 @@ def _release(ctx: Context, operation: Operation) -> str:
     built = ctx.learning.build(_job(ctx, operation), say)
     say(0.95, "packing")
     parent = releases.latest_of(ctx, operation.subject)
+    if operation.kind == CHECKPOINT and not built.why_refused:
+        why = _why_worse(ctx, operation.params, built, parent)
+        built = msgspec.structs.replace(built, why_refused=why)
     made = releases.pack(ctx, operation, built, parent)
     automatic = operation.params["trigger"].startswith((AUTOMATIC, ROUNDS))
     if automatic and not made.quarantined and made.state == releases.VALIDATED:
         say(0.98, "signing as candidate")
         releases.sign_candidate(ctx, made.ref)
     return made.ref
+
+
+def _why_worse(ctx: Context, params: Mapping[str, Any], built: Built, parent: str) -> str:
+    """Why what rounds learned is refused beside the release that they began with, and the newest;
+    "" too where other rows were held back for these."""
+    rows = datasets.get_dataset(ctx, params["dataset"]).rows * built.params["holdout"]
+    for ref in dict.fromkeys([params["origin"]["release"], parent]):
+        before = releases.get_release(ctx, ref) if ref else None
+        if before is None or before.quarantined or not _same_rows(before, params, built):
+            continue
+        if why := verdicts.worse_than(ref, before.metrics, built.metrics, built.main, rows):
+            return why
+    return ""
+
+
+def _same_rows(before: Release, params: Mapping[str, Any], built: Built) -> bool:
+    drawn = [(one.get("seed"), one.get("holdout")) for one in (before.params, built.params)]
+    whole = not before.params.get("sites")
+    return before.dataset_sha256 == params["dataset_sha256"] and drawn[0] == drawn[1] and whole
 
 
 def _job(ctx: Context, operation: Operation) -> Job:
