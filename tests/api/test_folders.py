@@ -170,6 +170,36 @@ def test_what_is_not_sealed_by_an_enrolled_device_is_refused(
     assert received(world) == 0
     entries, _ = audit.list_audit(world.ctx)
     assert "folder.import" not in {entry.verb for entry in entries}
+    if status != 413:  # that much is not even read
+        assert entries[0].verb == "folder.refuse"
+        assert entries[0].detail["why"]
+
+
+def test_a_parcel_with_a_changed_byte_is_to_be_exported_again_first(
+    world: World, member: Member
+) -> None:
+    answer = send(world, changed(world, member))
+    assert "damaged on its way" in answer.json["detail"]
+    assert answer.json["mend"].startswith("export it again on the device first; if that is refused")
+
+
+def test_a_folder_taken_in_ends_what_a_damaged_one_before_had_left(
+    world: World, member: Member
+) -> None:
+    def said(seq: int, cause: str, severity: str) -> Letter:
+        message = wire.FaultEvent(
+            device="press-4", boot="b1", seq=seq, sent_s=NOW, cause=cause, detail=f"{cause}!",
+            severity=severity,
+        )  # fmt: skip
+        return Letter("event", wire.encode(message))
+
+    damaged, good = said(1, "folder-damaged", "warning"), said(2, "folder-imported", "info")
+    send(world, sealed(member, damaged))
+    assert world.get("/api/v1/devices/press-4").json["error"] == "folder-damaged!"
+    for letters in ([damaged, good], [damaged, good, fault(3)], [damaged, good, fault(3)]):
+        send(world, sealed(member, *letters))
+        error = "" if len(letters) == 2 else "gone"
+        assert world.get("/api/v1/devices/press-4").json["error"] == error
 
 
 def test_what_a_device_saw_counts_although_its_certificate_has_expired_meanwhile(

@@ -331,6 +331,9 @@ def test_a_folder_that_is_not_whole_fresh_and_ours_is_refused_and_nothing_of_it_
     attack = issubclass(told.type, (UntrustedError, MisdirectedError, StaleError))
     reported = [m for m in device.faults() if "brought a folder that was refused" in m.detail]
     assert bool(reported) == (attack and told.type is not StaleError)
+    damaged = [m for m in device.faults() if m.cause == "folder-damaged"]
+    assert len(damaged) == issubclass(told.type, BundleError)
+    assert all(m.detail.startswith("ana brought a folder that is damaged: ") for m in damaged)
 
 
 def test_a_disk_without_room_for_it_is_said_before_anything_is_copied(

@@ -90,7 +90,8 @@ def import_(session: Session, folder: Path, keep: bool) -> None:
             stick.delete(name)
     lacking = _incomplete(receipts)
     whole = {"parcels": receipts, "refused": refused, "incomplete": lacking}
-    session.show(whole, lambda: table(receipts, _COLUMNS, empty=f"nothing in {folder}/{UP}"))
+    empty = "nothing was taken in" if refused else f"nothing in {folder}/{UP}"
+    session.show(whole, lambda: table(receipts, _COLUMNS, empty=empty))
     for one in lacking:
         session.say(f"{one}: not every part of this export is here; export it again on the device")
     if refused:

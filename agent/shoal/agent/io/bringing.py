@@ -88,13 +88,17 @@ def bring(station: Station, source: Stick) -> Found:
     with carried.bringing():
         try:
             found = _believe(station, source)
+            _copy(station, source, carried, found)
         except StaleError as error:
             raise StaleError(f"this folder is too old: {error.message}", _AGAIN) from error
         except TrustError as error:
             detail = f"{station.user} brought a folder that was refused: {error}"
             carried.refuse(Refusal(cause=error.code, detail=detail, severity="critical"))
             raise type(error)(error.message, error.mend or _AGAIN) from error
-        _copy(station, source, carried, found)
+        except BundleError as error:
+            detail = f"{station.user} brought a folder that is damaged: {error}"
+            carried.refuse(Refusal(cause="folder-damaged", detail=detail, severity="warning"))
+            raise
     return found
 
 

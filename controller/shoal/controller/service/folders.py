@@ -22,14 +22,21 @@ from shoal.controller.service import assignments, audit, devices
 from shoal.controller.service.context import Context
 from shoal.controller.service.ingest import ingest
 from shoal.controller.service.renewal import Prover, Renewing
-from shoal.errors import AbsentError, ConflictError, DeniedError, InputError
+from shoal.errors import (
+    AbsentError,
+    BundleError,
+    ConflictError,
+    DeniedError,
+    InputError,
+    OversizeError,
+)
 from shoal.parcel import DOWN, UP, Letter, Parcel
 
 #: Devices of one folder; messages taken in one transaction.
 MOST, BATCH = 200, 500
 #: Newest messages of a device that are told to have arrived, and how many in one letter.
 ACKED, ACKS = 50_000, 7_000
-EXPORT, IMPORT = "folder.export", "folder.import"
+EXPORT, IMPORT, REFUSE = "folder.export", "folder.import", "folder.refuse"
 #: Kinds of message that wait in an outbox, and the inventory. A status would lie by arriving late.
 _KINDS = ("window", "event", "inventory")
 _AGAIN = "export it again on the device"
@@ -91,13 +98,16 @@ def take_in(ctx: Context, authority: Sealing, *, actor: str, data: bytes) -> Par
     """Take a parcel that a device sealed: what is in it counts once, however often it comes.
 
     Raises BundleError or OversizeError for what is no whole parcel, DeniedError for one that is
-    not sealed by the key of a device that is enrolled now.
+    not sealed by the key of a device that is enrolled now. Who brought that is written down, too.
     """
-    sealed = parcel.unseal(data)
-    message = parcel.signed_bytes(UP, sealed.body)
-    who = authority.prove(sealed.certificate, sealed.signature, message, None)
-    taken = parcel.read(sealed.body)
-    letters, before = _admit(ctx, who, taken, actor, data)
+    try:
+        who, taken = _open(authority, data)
+        letters, before = _admit(ctx, who, taken, actor, data)
+    except (BundleError, OversizeError, DeniedError) as error:
+        sha256 = hashlib.sha256(data).hexdigest()
+        with ctx.store.write() as db:
+            audit.record(db, ctx, actor, REFUSE, "parcel", sha256=sha256, why=error.message)
+        raise
     batch = [(topics.up(taken.device, one.kind), one.payload) for one in letters]
     for start in range(0, len(batch), BATCH):
         ingest(ctx, batch[start : start + BATCH])
@@ -199,6 +209,21 @@ def _expiry(metadata: bytes) -> float:
 
 
 # --- in -------------------------------------------------------------------------------------------
+
+
+def _open(authority: Sealing, data: bytes) -> tuple[Proven, Parcel]:
+    """Who sealed it, and what is in it. A byte that went wrong on its way looks like a forgery."""
+    sealed = parcel.unseal(data)
+    message = parcel.signed_bytes(UP, sealed.body)
+    try:
+        who = authority.prove(sealed.certificate, sealed.signature, message, None)
+    except DeniedError as error:
+        otherwise = error.mend or "find out who wrote it"
+        raise DeniedError(
+            f"the parcel was damaged on its way, or is forged: {error.message}",
+            f"{_AGAIN} first; if that is refused as well: {otherwise}",
+        ) from error
+    return who, parcel.read(sealed.body)
 
 
 def _admit(

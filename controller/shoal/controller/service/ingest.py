@@ -128,6 +128,7 @@ class _Batch:
             window: {}, device_event: {}
         }  # fmt: skip
         self.updates: dict[tuple[str, str, int], UpdateEvent] = {}
+        self.errors: dict[tuple[str, str, int], str] = {}
         self.seqs: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.intake = Intake(db)
         self.answers: Answers = defaultdict(list)
@@ -149,6 +150,8 @@ class _Batch:
         for key in new[device_event]:
             if key in self.updates:
                 reports.apply(self.db, self.ctx, self.updates[key])
+            elif key in self.errors:
+                reports.note_error(self.db, self.ctx, key[0], self.errors[key])
         for name, sign in self.twice.items():
             copies.tell(self.db, self.ctx, name, self.devices[name].site, sign)
         self._write_devices(new)
@@ -265,12 +268,14 @@ class _Batch:
             )  # fmt: skip
             self.updates.setdefault(key, message)
             return
-        self._keep_event(
+        key = self._keep_event(
             message, kind="fault", state=message.severity, facts=facts | {"count": message.count},
             cause=message.cause, detail=message.detail[:2000],
         )  # fmt: skip
         if message.severity != "info":
-            self._error(message.device, message.detail or message.cause)
+            self.errors.setdefault(key, message.detail or message.cause)
+        elif message.cause == reports.BROUGHT:
+            self.errors.setdefault(key, "")  # whatever a folder before it was refused for
 
     def _refuse(self, refused: Refused) -> None:
         _log.warning("message of %s refused: %s", refused.device, refused.error)

@@ -6,11 +6,16 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from shoal.controller import attempt
 from shoal.controller.io.tables import device, device_event, rollout, rollout_device
+from shoal.controller.records import DeviceEvent
 from shoal.controller.rollout import State
 from shoal.controller.service import changes
 from shoal.controller.service.context import Context
 from shoal.wire import UpdateEvent
 
+#: Cause of the fault that says that a folder was taken in: like an update that went well, it ends
+#: what was wrong before.
+BROUGHT = "folder-imported"
+_LONGEST = 500
 _BACK = frozenset({State.ROLLING_BACK.value, State.ROLLED_BACK.value})
 
 
@@ -76,12 +81,24 @@ def _overtaken(db: Connection, event: UpdateEvent) -> bool:
 def _note_on_device(db: Connection, ctx: Context, event: UpdateEvent) -> None:
     """The device's last error: set by an update that failed, cleared by one that did not."""
     if event.state in attempt.LOST and event.cause != attempt.UNSUPPORTED:
-        error = f"{event.release}: {event.cause}: {event.detail}"[:500]
+        error = error_of(event)
     elif event.state in attempt.WON:
         error = ""
     else:
         return
+    note_error(db, ctx, event.device, error)
+
+
+def note_error(db: Connection, ctx: Context, name: str, error: str) -> None:
+    """What is wrong with a device since now; "" for nothing."""
     at = ctx.clock() if error else 0.0
-    mine = device.c.name == event.device
-    db.execute(update(device).where(mine).values(error=error, error_at=at))
-    changes.note(db, ctx, "device", event.device)
+    mine = device.c.name == name
+    db.execute(update(device).where(mine).values(error=error[:_LONGEST], error_at=at))
+    changes.note(db, ctx, "device", name)
+
+
+def error_of(event: UpdateEvent | DeviceEvent) -> str:
+    """What an update that failed, or a fault, leaves as its device's error."""
+    update_failed = isinstance(event, UpdateEvent) or event.kind == "update"
+    text = f"{event.release}: {event.cause}: {event.detail}" if update_failed else event.detail
+    return (text or event.cause)[:_LONGEST]

@@ -143,6 +143,11 @@ CAUSES: dict[str, Cause] = {
         "It serves, and downloads for itself. Choose another [peers] port in its agent.toml, and "
         "restart it.",
     ),
+    "folder-damaged": Cause(
+        "A folder that was brought to it was damaged",
+        "Nothing of it was used. Export it again: shoal bundle export; if it happens again, take "
+        "another stick.",
+    ),
     "folder-imported": Cause(
         "A folder was brought to it", "Nothing to do: the detail says who brought what."
     ),

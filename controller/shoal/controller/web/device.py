@@ -3,6 +3,7 @@
 from itertools import groupby
 
 from shoal.controller.service import devices, monitoring
+from shoal.controller.service.reports import error_of
 from shoal.controller.web import charts
 from shoal.controller.web.screen import blueprint, context, day, show
 
@@ -23,6 +24,6 @@ def device(name: str) -> str:
         series={m: charts.points([w for w in windows if w.model == m]) for m in models},
         windows=windows[:20],
         days=[(d, list(es)) for d, es in groupby(events, key=lambda e: day(e.at))],
-        last_fault=next((e for e in events if e.cause), None),
+        last_fault=next((e for e in events if e.cause and found.error.endswith(error_of(e))), None),
         ledger=monitoring.ledger(ctx, name),
     )
