@@ -10,6 +10,7 @@ Sources: TUF specification 1.0.33; Uptane Standard 2.1, section 5.4.
 """
 
 import datetime
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -72,7 +73,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     """A verified assignment: everything one device shall run, from now on.
 
     version    of the assignment, strictly rising per device
-    signed_s   when the director signed it, by its clock: raises the device's time floor
+    signed_s   when the director signed it, by its clock, but not later than its root expires:
+               raises the device's time floor
     """
 
     device: str
@@ -90,6 +92,14 @@ def target_path(role: str, model: str, version: int) -> str:
 def director_version(director_root: bytes) -> int:
     """Version of root metadata; TrustError when it cannot be read."""
     return _root(director_root).signed.version
+
+
+def director_expiry_s(director_root: bytes) -> float:
+    """Unix seconds at which root metadata expires; TrustError when it cannot be read.
+
+    Offline keys said so: no time that the director's online key vouches for goes beyond it.
+    """
+    return _root(director_root).signed.expires.replace(tzinfo=datetime.UTC).timestamp()
 
 
 def follow_roots(trusted: bytes, newer: Sequence[bytes]) -> bytes:
@@ -168,15 +178,17 @@ def verify_orders(
             for path, target in targets.targets.items()
         ]
         signed_s = float(custom.get("signed_s", 0.0))
-    except (msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+    except (msgspec.ValidationError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise TrustError(f"assignment cannot be read: {error}") from error
+    if not math.isfinite(signed_s):
+        raise TrustError(f"assignment was signed at {signed_s} s, which is no time")
     for order in orders:
         if order.path != target_path(order.role, order.model, order.version):
             raise MisdirectedError(f"{order.path!r} is not the path of {order.release}")
     return Orders(
         device=device,
         version=targets.version,
-        signed_s=signed_s,
+        signed_s=min(signed_s, root.expires.replace(tzinfo=datetime.UTC).timestamp()),
         expires_s=expires_s,
         orders=orders,
     )

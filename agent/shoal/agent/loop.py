@@ -28,6 +28,7 @@ from shoal.agent.update import Record
 from shoal.agent.updating import Finished, Updates, World
 from shoal.errors import StorageError, TrustError, WireError
 from shoal.federated import speech
+from shoal.trust import director_expiry_s
 
 _log = logging.getLogger(__name__)
 
@@ -82,8 +83,11 @@ class Agent:
         self.feeds: Callable[[], list[FeedHealth]] = list
         self.wake = wake
         self._inbox: collections.deque[Any] = collections.deque()
-        floors = ports.journal.floors()
-        self.clock = DeviceClock(wall=ports.wall, monotonic=ports.monotonic, floor_s=floors.time_s)
+        floors = ports.journal.floors().until(director_expiry_s(director_root))
+        self.clock = DeviceClock(
+            wall=ports.wall, monotonic=ports.monotonic, floor_s=floors.time_s,
+            disciplined=ports.disciplined,
+        )  # fmt: skip
         self.voice = Voice(identity, ports, self.clock)
         self.updates = Updates(
             identity,

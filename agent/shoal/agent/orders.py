@@ -48,6 +48,10 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
             time_s=max(self.time_s, time_s),
         )
 
+    def until(self, latest_s: float) -> "Floors":
+        """These, with no time beyond `latest_s`: an agent of before may have kept any."""
+        return msgspec.structs.replace(self, time_s=min(self.time_s, latest_s))
+
     def flat(self) -> dict[str, float]:
         """As Inventory.floors says it."""
         counters = {f"counter:{model}": float(n) for model, n in self.counters.items()}

@@ -168,6 +168,7 @@ class Ports(NamedTuple):
     lock     makes a lock for one model's window
     timer    seconds, for latency
     load     what presses on the machine now
+    disciplined   whether the machine's clock is set from the network
     sessions what programs with a session of their own say of a release on trial
     """
 
@@ -189,3 +190,4 @@ class Ports(NamedTuple):
     load: Callable[[], Load] = Load
     learning: "LearningPorts | None" = None
     sessions: Accounts = Nobody()
+    disciplined: Callable[[], bool] = lambda: False

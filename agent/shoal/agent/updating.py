@@ -142,12 +142,13 @@ class Updates:
             floor=self.floors.assignment,
             now_s=self._clock(),
         )
-        floors = self.floors.raised(assignment=orders.version, time_s=orders.signed_s)
+        signed_s = self._clock.believed(orders.signed_s)
+        floors = self.floors.raised(assignment=orders.version, time_s=signed_s)
         if payload != self._payload:
             self._ports.journal.save_assignment(payload, floors)
         self.floors, self._payload, self._urls = floors, payload, message.urls
         self._know_peers(message)
-        self._clock.vouch(orders.signed_s)
+        self._clock.vouch(signed_s)
         self._desired = {check_model(order.model): order for order in orders.orders}
         for lane in self._lanes.values():
             lane.not_before = float("-inf")  # it may carry new addresses

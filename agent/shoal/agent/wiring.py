@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     Spawn = Callable[[Callable[[], None]], None]
 
+#: Is there once systemd-timesyncd has set the clock, in this boot.
+_TIMESYNC = Path("/run/systemd/timesync/synchronized")
+
 
 def watchdog(notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventLoop") -> "Watchdog":
     """Fed when every model answers a row, the endpoint's loop turns, and the control loop calls."""
@@ -138,6 +141,7 @@ def build(
         timer=time.perf_counter,
         random=chance,
         sessions=Hearing(folder / names.SPOOL),
+        disciplined=_TIMESYNC.exists,
     )
     learning = learning_of(folder, settings)
     if learning is not None:

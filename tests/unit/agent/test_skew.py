@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.agent.clock import DeviceClock
+from shoal.agent.clock import AHEAD_S, DeviceClock
 from shoal.agent.skew import EVERY_S, SOON_S, ControllerTime, is_wrong, told
 from shoal.wire import Skew
 
@@ -89,3 +89,12 @@ def test_a_clock_that_is_set_is_right_at_once_without_a_question() -> None:
 )
 def test_a_clock_is_called_wrong_only_beyond_doubt(skew, wrong) -> None:
     assert is_wrong(Skew(skew_s=skew[0], error_s=skew[1])) is wrong
+
+
+def test_a_signature_moves_a_clock_that_the_network_sets_a_day_ahead_at_most() -> None:
+    wall, network = [1_000_000.0], [True]
+    clock = DeviceClock(wall=lambda: wall[0], monotonic=lambda: 7.0, disciplined=lambda: network[0])
+    assert clock.believed(wall[0] + 60) == wall[0] + 60
+    assert clock.believed(4.9e9) == wall[0] + AHEAD_S
+    network[0] = False  # in 1970, for all that is known
+    assert clock.believed(4.9e9) == 4.9e9

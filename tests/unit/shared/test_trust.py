@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tuf.api.metadata import Metadata, Targets
 
 from repositories import DAY, NOW, Repository
 from shoal.errors import (
@@ -16,7 +17,14 @@ from shoal.errors import (
     TrustError,
     UntrustedError,
 )
-from shoal.trust import ImageRepository, Order, check_ring, target_path, verify_orders
+from shoal.trust import (
+    ImageRepository,
+    Order,
+    check_ring,
+    director_expiry_s,
+    target_path,
+    verify_orders,
+)
 
 MANIFEST = b'{"any": "bytes"}'
 
@@ -48,6 +56,30 @@ def test_an_assignment_for_this_device_is_read_whole(repository: Repository, ord
     orders = verify(repository, repository.orders("cam-1", 5, [order]))
     assert (orders.device, orders.version, orders.orders) == ("cam-1", 5, [order])
     assert orders.signed_s == NOW
+
+
+def signed_at(repository: Repository, signed_s: object) -> bytes:
+    """An empty assignment that says so of itself, signed by the director."""
+    metadata = Metadata[Targets].from_bytes(repository.orders("cam-1", 5, []))
+    metadata.signed.unrecognized_fields["shoal"]["signed_s"] = signed_s
+    metadata.sign(repository.keys["director"])
+    return metadata.to_bytes()
+
+
+def test_no_assignment_vouches_for_a_time_beyond_what_offline_keys_signed(
+    repository: Repository,
+) -> None:
+    latest = director_expiry_s(repository.director_root)
+    assert verify(repository, signed_at(repository, str(NOW + 1))).signed_s == NOW + 1
+    assert verify(repository, signed_at(repository, str(NOW + 36_500 * DAY))).signed_s == latest
+
+
+@pytest.mark.parametrize("signed_s", ["inf", "nan", "-inf", 10**400, "soon"])
+def test_an_assignment_that_was_signed_at_no_time_is_refused(
+    repository: Repository, signed_s: object
+) -> None:
+    with pytest.raises(TrustError):
+        verify(repository, signed_at(repository, signed_s))
 
 
 def test_the_same_assignment_may_come_again(repository: Repository, order: Order) -> None:
