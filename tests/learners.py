@@ -116,12 +116,14 @@ class Learner:
     """One device. `start` after a power cut makes it anew from what is on the disk.
 
     trainer   "inside": in this process, for speed; "process": as on a device
+    more      further fields of LearningPorts
     """
 
     def __init__(
         self, school: School, name: str, home: Rows | None = None, *, trainer: str = "inside",
-        quiet_hz: float = 20.0, **limits: Any,
+        quiet_hz: float = 20.0, more: dict[str, Any] | None = None, **limits: Any,
     ) -> None:  # fmt: skip
+        self.more = more or {}
         self.school, self.name, self.folder = school, name, school.folder.parent / name
         self.limits, self.quiet_hz = Willing(**{"rows": 2, **limits}), quiet_hz
         self.trainer, self.connected, self.reachable = trainer, True, True
@@ -155,7 +157,7 @@ class Learner:
             trainer=supply(self._trainer(here), "run"),
             credentials=credentials_of(self.folder, lambda: self.school.now),
             entropy=random.randbytes, mains=lambda: self.mains, limits=self.limits,
-            quiet_hz=self.quiet_hz,
+            quiet_hz=self.quiet_hz, **self.more,
         )  # fmt: skip
         world = World(
             say=self._say, post=self._posted.append, fault=self.faults.append,

@@ -48,6 +48,7 @@ class Pupil:
     quiet   kinds of what it would say that it does not: speech classes
     piece   bytes of a piece
     log     what it was told, by class name
+    way     that it was last told, with a Start
     """
 
     def __init__(self, school: "School", name: str, target: F32) -> None:
@@ -56,6 +57,7 @@ class Pupil:
         self.limits, self.ledger = LIMITS, Ledger()
         self.piece, self.examples = 1 << 20, 10
         self.log: list[str] = []
+        self.way: Any = None
         self.config: Config | None = None
         self.secagg: Participant | None = None
         self.said: dict[type, Any] = {}
@@ -80,6 +82,8 @@ class Pupil:
         call = wire.decode_down("round", payload)
         assert isinstance(call, wire.RoundCall)
         self.log.append(type(call.said).__name__)
+        if isinstance(call.said, speech.Start):
+            self.way = call.said.way or None
         try:
             for answer in self._answers(call.attempt, call.said):
                 self.say(call.attempt, answer)

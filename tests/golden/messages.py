@@ -23,6 +23,15 @@ SLICE = speech.Slice(rows=120, loss=31.5, correct=110)
 CALLS: dict[str, speech.Call] = {
     "invite": speech.Invite(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
     "start": speech.Start(roster=Roster(digests={"cam-1": b"d" * 32}, neighbours=[ADVERT])),
+    "start.way": speech.Start(
+        way=speech.Way(
+            gateway="cam-2",
+            address="10.0.0.7:8456",
+            members=["cam-1", "cam-2"],
+            close_s=1_800_000_300.0,
+            most=1000,
+        )
+    ),
     "deal": speech.Deal(boxes={"cam-2": b"sealed"}),
     "resend": speech.Resend(missing=[0, 7]),
     "close": speech.Close(ending=Ending(alive=["cam-1"], dead=["cam-2"])),

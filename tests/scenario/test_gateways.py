@@ -42,11 +42,11 @@ def ignored(school):
     return rounds.get_round(school.fleet.ctx, "walk.1").ignored
 
 
-def in_training(school, silent=NORTH):
+def in_training(school, silent=NORTH, **wishes):
     """A round in which these send nothing by themselves, and everybody else has sent."""
     for name in silent:
         school.pupils[name].quiet = {speech.Piece}
-    start(school, gateways={"north": GATEWAY})
+    start(school, gateways={"north": GATEWAY}, **wishes)
     others = len(school.pupils) - len(silent)
     school.run(60, until=lambda: _marks(school).get("UPDATED", 0) == others)
 
@@ -139,3 +139,60 @@ def test_a_sum_whose_weights_are_not_those_of_its_members_is_refused(school) -> 
     send(school, NORTH)
     school.run(60, until=lambda: done(school))
     assert ignored(school) == {"unsound": 1}
+
+
+# ------------------------------------------------------------------ who is told which way
+
+
+def listening(school, **facts):
+    school.set(GATEWAY, facts={"gateway": "10.0.0.7:8456"} | facts)
+
+
+def told(school):
+    return {name: pupil.way for name, pupil in school.pupils.items()}
+
+
+def test_a_site_is_told_its_gateway_and_the_gateway_its_site(school) -> None:
+    listening(school)
+    in_training(school)
+    found = told(school)
+    assert found[GATEWAY].members == list(NORTH)
+    assert [found[name].members for name in NORTH[1:]] == [[], []]
+    assert {(found[n].gateway, found[n].address) for n in NORTH} == {(GATEWAY, "10.0.0.7:8456")}
+    assert {found[name] for name in ("d00", "d02", "d04")} == {None}
+
+
+@pytest.mark.parametrize("lacks", [{"online": False}, {"facts": {}}, {"state": "revoked"}])
+def test_a_gateway_that_is_away_or_does_not_listen_is_not_named(school, lacks) -> None:
+    listening(school)
+    in_training(school)
+    school.set(GATEWAY, **lacks)
+    school.run(3)
+    assert [told(school)[name] for name in NORTH[1:]] == [None, None]
+
+
+def test_a_site_sends_directly_when_its_sum_does_not_come_in_time(school) -> None:
+    listening(school)
+    in_training(school, pace={"goal": 6, "least": 2, "over": 1.0, "train_s": 40.0})
+    school.run(26)
+    assert told(school)["d03"].gateway == GATEWAY
+    for name in NORTH:
+        school.pupils[name].quiet = set()
+    school.run(30, until=lambda: done(school))
+    assert told(school)["d03"] is None
+    assert all(part.chosen for part in parts(school).values())
+
+
+def test_a_gateway_is_told_at_once_who_has_sent_directly(school) -> None:
+    listening(school)
+    in_training(school)
+    send_alone(school, "d05")
+    school.run(2)
+    assert told(school)[GATEWAY].members == ["d01", "d03"]
+
+
+def send_alone(school, name):
+    pupil = school.pupils[name]
+    pupil.quiet = set()
+    for said in pupil.said[speech.Piece]:
+        pupil.say(pupil.config.plan.attempt, said)

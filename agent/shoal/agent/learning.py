@@ -13,6 +13,7 @@ import msgspec
 from shoal import wire
 from shoal.agent.clock import DeviceClock
 from shoal.agent.faults import Fault
+from shoal.agent.handover import Handover
 from shoal.agent.hiding import Hiding
 from shoal.agent.measuring import Measuring, refusal_of
 from shoal.agent.ports import Ports
@@ -89,6 +90,7 @@ class Learning:
         self._checking: Job | None = None
         self._again_s, self._tries = 0.0, 0
         self._measuring = Measuring(self._studies, own.limits, self._condition)
+        self._handover = Handover(device, own, clock, self._begin, world.fault)
         self._ending: speech.Close | None = None
         self._votes: dict[str, bytes] = {}
 
@@ -124,6 +126,8 @@ class Learning:
                 self._advance(part, Event.LATE, Note(self._clock(), "late", detail))
             elif part.state is State.TRAINING and self._job is None and self._again_s:
                 self._train_again(part)
+            elif part.state is State.SENT and self._job is None and self._handover.due():
+                self._send(part)
         return self._send_some()
 
     def _flush(self) -> None:
@@ -194,6 +198,8 @@ class Learning:
             self._checked(done)
         elif done.job.kind is Kind.MEASURE:
             self._has_measured(done)
+        elif done.job.kind in (Kind.HAND, Kind.SUM):
+            self._handed(done)
         else:
             self._worked(done)
 
@@ -209,6 +215,8 @@ class Learning:
             except ShoalError as error:
                 self._refuse(part, error)
                 return
+        if isinstance(said, speech.Start):
+            self._handover.told(part, said.way or None)
         if isinstance(said, speech.Close):
             self._ending = said
         if isinstance(said, speech.Pass):
@@ -340,12 +348,14 @@ class Learning:
             )
 
     def _send(self, part: Part, missing: list[int] | None = None) -> None:
-        saved = part.contribution
-        assert saved is not None
-        if self._sending is None:
+        if self._handover.takes(part):
+            return
+        up = self._handover.up(part)
+        if self._sending is None or self._sending.saved != up.saved:
+            missing = missing if self._own.door is None else None  # they may be another's pieces
             self._sending = Sending(
-                saved,
-                lambda start, length: self._own.sandbox.piece(part.attempt, start, length),
+                up.saved,
+                lambda start, length: self._own.sandbox.piece(part.attempt, start, length, up.name),
                 self._own.room,
                 lambda chunk: self._world.say(part.attempt, speech.Piece(chunk=chunk)),
             )
@@ -392,6 +402,7 @@ class Learning:
         job = self._job
         if job is not None and job.kind is not Kind.MEASURE:
             job.stopped, self._job = True, None
+        self._handover.forget()
         self._hiding = self._sending = self._ending = None
         self._votes, self._again_s, self._tries = {}, 0.0, 0
 
@@ -434,6 +445,12 @@ class Learning:
         if made.contribution is None:
             event = Event.ENCODED
         self._advance(part, event, Note(self._clock(), contribution=made.contribution))
+
+    def _handed(self, done: Done) -> None:
+        """Its gateway has the contribution, or not; or it has made its site's sum."""
+        part = self._known.part
+        if part is not None and self._handover.ended(part, done):
+            self._send(part)
 
     def _asked_to_measure(self, attempt: bytes, said: speech.Measure) -> None:
         answer = self._measuring.answered(attempt, said)

@@ -27,7 +27,7 @@ class Sending:
         room: Callable[[], bool],
         say: Callable[[Chunk], bool],
     ) -> None:
-        self._saved, self._read, self._room, self._say = saved, read, room, say
+        self.saved, self._read, self._room, self._say = saved, read, room, say
         self._total = max(1, -(-saved.length // PIECE))
         self._waiting: list[int] = []
 
@@ -47,7 +47,7 @@ class Sending:
             return False
         index = self._waiting[0]
         data = self._read(index * PIECE, PIECE)
-        chunk = chunk_of(self._saved.digest, index, self._total, self._saved.length, data)
+        chunk = chunk_of(self.saved.digest, index, self._total, self.saved.length, data)
         went = self._say(chunk)
         if went:
             self._waiting.pop(0)

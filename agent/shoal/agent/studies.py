@@ -29,6 +29,8 @@ class Kind(enum.Enum):
     TRAIN = enum.auto()
     MASK = enum.auto()
     MEASURE = enum.auto()
+    HAND = enum.auto()  # the contribution over to the gateway
+    SUM = enum.auto()  # a site's contributions
 
 
 class Job:

@@ -4,7 +4,7 @@ It runs in a folder of its own (the sandbox: one for each try of a round), reads
 itself, and writes what it made there, so that the agent's memory does not grow with the model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -12,15 +12,16 @@ import msgspec
 from shoal.agent.rounds import Saved
 from shoal.agent.secagg import Mask, Sign, Verify
 from shoal.agent.willing import Limits
+from shoal.errors import LinkError
 from shoal.federated.config import Config
-from shoal.federated.speech import Measured
+from shoal.federated.speech import Measured, Way
 from shoal.federated.spending import Ledger
 
 if TYPE_CHECKING:
     from tuf.api.metadata import Targets
 
 #: Names in the sandbox, beside those of Config.contents.
-CONTRIBUTION, NUMBERS = "contribution", "numbers"
+CONTRIBUTION, NUMBERS, SITE = "contribution", "numbers", "site-sum"
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +105,7 @@ class Sandbox(Protocol):
     """Folders of rounds' files, far from any slot.
 
     fetch   what the config names, by hash, from where it left off; LinkError: try again
-    piece   `length` bytes of a saved contribution from `start`
+    piece   `length` bytes of a saved contribution, or of the site's sum by its name, from `start`
     end     delete all of an attempt; keep: what it remembers for the task's next round holds
     clean   delete what is of no attempt but this
     spent, spend   the device's ledger, once more beside the journal: who loses that does not gain a
@@ -117,9 +118,35 @@ class Sandbox(Protocol):
     def fetch(
         self, attempt: bytes, config: Config, urls: dict[str, str], stop: Callable[[], bool]
     ) -> None: ...
-    def piece(self, attempt: bytes, start: int, length: int) -> bytes: ...
+    def piece(self, attempt: bytes, start: int, length: int, name: str = CONTRIBUTION) -> bytes: ...
     def end(self, attempt: bytes, task: str, *, keep: bool) -> None: ...
     def clean(self, attempt: bytes) -> None: ...
+
+
+class Door(Protocol):
+    """Where a site hands its updates over to this device, its gateway. Any thread may ask.
+
+    open    listen for a try's updates of these devices; again: of others. `most`: bytes of one.
+            SettingError when the address is not to be had, StorageError when the disk refuses
+    came    devices whose updates are here
+    gather  make their sum, and save it; who is in it. Afterwards nobody is let in. `size`: of the
+            model; `most`: examples that a device counts for. StorageError, InputError for none
+    shut    let nobody in any more
+    """
+
+    def open(self, attempt: bytes, members: Collection[str], most: int) -> None: ...
+    def came(self) -> frozenset[str]: ...
+    def gather(
+        self, attempt: bytes, members: Collection[str], size: int, most: int
+    ) -> "Gathered": ...
+    def shut(self) -> None: ...
+
+
+class Gathered(NamedTuple):
+    """A site's sum on the disk."""
+
+    members: frozenset[str]
+    saved: Saved
 
 
 class Credentials(NamedTuple):
@@ -133,6 +160,11 @@ class Credentials(NamedTuple):
     verify: Callable[[dict[str, bytes]], Verify]
 
 
+def no_way(way: Way, attempt: bytes, data: bytes) -> bool:
+    """Of a device that hands nothing over."""
+    raise LinkError(f"{way.gateway} is out of reach")
+
+
 class LearningPorts(NamedTuple):
     """What learning needs of the world, beside the agent's Ports.
 
@@ -141,6 +173,9 @@ class LearningPorts(NamedTuple):
     entropy  n -> n random bytes of the system
     limits, quiet_hz   of agent.toml
     room     whether the line to the broker has room for a large message
+    door     where this device is its site's gateway, or None
+    hand     gives this device's update to its gateway: attempt, its bytes; whether it has it now,
+             else it is to be asked again. LinkError, UntrustedError: send it up directly
     """
 
     rows: Rows
@@ -153,3 +188,5 @@ class LearningPorts(NamedTuple):
     limits: Limits
     quiet_hz: float = 20.0
     room: Callable[[], bool] = lambda: True
+    door: Door | None = None
+    hand: Callable[[Way, bytes, bytes], bool] = no_way

@@ -59,6 +59,7 @@ def build(
     from shoal.agent.hours import Pace, parse
     from shoal.agent.io import carried, download, facts, health, journal, outbox, pressure, probe
     from shoal.agent.io import folder as names
+    from shoal.agent.io.gateway import facts_of
     from shoal.agent.io.optimised import Optimised
     from shoal.agent.io.renewal import session_name
     from shoal.agent.io.runtime import OrtLoader
@@ -80,7 +81,7 @@ def build(
         profile=profile(device.profile) if device.profile else detect(known),
         line=device.line,
         labels=device.labels,
-        facts=known | near.facts,
+        facts=known | near.facts | facts_of(settings),
         version=facts.version_of("shoal"),
     )
     slots = DiskSlots(folder / names.MODELS)
@@ -166,6 +167,7 @@ def learning_of(folder: Path, settings: "Settings") -> "LearningPorts | None":
     from shoal.agent.io import folder as names
     from shoal.agent.io.buffer import open_buffer
     from shoal.agent.io.credentials import credentials_of
+    from shoal.agent.io.gateway import SiteDoor, hand_over
     from shoal.agent.io.power import on_mains
     from shoal.agent.io.sandbox import DiskSandbox, rounds_folder
     from shoal.agent.io.train import SubprocessTrainer
@@ -200,6 +202,8 @@ def learning_of(folder: Path, settings: "Settings") -> "LearningPorts | None":
         mains=on_mains,
         limits=wanted.limits(),
         quiet_hz=wanted.quiet_hz,
+        door=SiteDoor(folder, here, settings.gateway) if settings.gateway.enabled else None,
+        hand=lambda way, attempt, data: hand_over(folder, way, attempt, data, time.time()),
     )
 
 

@@ -79,6 +79,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     strategy       by name
     least          updates that the sum must have
     deadline_s     Unix seconds, UTC; after it a device need not answer
+    gateways       site -> the device there that others may hand their updates to
     """
 
     task: str
@@ -91,3 +92,4 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     privacy: Privacy | None = None
     secure: Secure | None = None
     compression: Compression = Compression()
+    gateways: dict[str, str] = {}

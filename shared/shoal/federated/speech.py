@@ -26,6 +26,7 @@ Real = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 Slug = Annotated[str, msgspec.Meta(max_length=64)]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
 Named = Annotated[dict[str, bytes], msgspec.Meta(max_length=4096)]
+Address = Annotated[str, msgspec.Meta(max_length=300)]
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True, tag_field="say"):
@@ -39,10 +40,28 @@ class Invite(Said, frozen=True, kw_only=True, tag="invite"):
     urls: dict[str, str]
 
 
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """By way of whom a site's contributions go up.
+
+    gateway   device that sums them, one that the signed plan names
+    address   host:port where it listens to its site
+    members   told to the gateway alone: who may hand theirs over and is waited for, it among them
+    close_s   Unix seconds, UTC, after which it waits for nobody
+    most      examples that a device counts for
+    """
+
+    gateway: Slug
+    address: Address
+    members: Annotated[list[Slug], msgspec.Meta(max_length=4096)] = []
+    close_s: Real
+    most: Count
+
+
 class Start(Said, frozen=True, kw_only=True, tag="start"):
-    """roster: None without secure aggregation."""
+    """roster: None without secure aggregation; way: left out where the update goes up directly."""
 
     roster: Roster | None = None
+    way: Way | msgspec.UnsetType = msgspec.UNSET
 
 
 class Deal(Said, frozen=True, kw_only=True, tag="deal"):

@@ -115,6 +115,21 @@ class Peers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_kbps: float = 0.0
 
 
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """This device sums its site's updates for federated rounds; see federated/gateways.md.
+
+    enabled   whether it does, in rounds whose plan names it; it listens in such rounds only
+    host      address to listen on
+    port      and port; the others must reach it
+    address   by which the others reach this device; "" for the one it reaches the controller by
+    """
+
+    enabled: bool = False
+    host: str = "0.0.0.0"  # noqa: S104 (only devices that the round's call names are answered)
+    port: int = 8456
+    address: str = ""
+
+
 class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is kept while the controller is out of reach.
 
@@ -213,6 +228,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     source: Source | None = None
     update: Update = Update()
     peers: Peers = Peers()
+    gateway: GatewaySettings = GatewaySettings()
     outbox: OutboxSettings = OutboxSettings()
     learning: LearningSettings = LearningSettings()
     sources: dict[str, dict[str, Any]] = {}
@@ -288,8 +304,10 @@ def _check(path: Path, settings: Settings) -> None:
         if not re.fullmatch("[0-9a-f]{64}", graph):
             mend = "64 lowercase hex digits each, as `shoal round plan` shows them"
             raise SettingError(f"{path}: learning.graphs has {graph!r}", mend)
-    if not 0 < settings.peers.port < 65_536:
-        raise SettingError(f"{path}: peers.port is {settings.peers.port}", "use 1 to 65535")
+    ports = {"peers.port": settings.peers.port, "gateway.port": settings.gateway.port}
+    for name, port in ports.items():
+        if not 0 < port < 65_536:
+            raise SettingError(f"{path}: {name} is {port}", "use 1 to 65535")
     for name, number in (
         ("update.observe_s", settings.update.observe_s),
         ("update.max_kbps", settings.update.max_kbps),

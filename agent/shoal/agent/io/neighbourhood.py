@@ -46,7 +46,7 @@ class Neighbourhood:
         peers = self._settings.peers
         if not peers.enabled or self._unshared:
             return {}
-        address = peers.address or _own_address(self._settings.controller.url)
+        address = peers.address or own_address(self._settings.controller.url)
         return {
             "peer": f"[{address}]:{peers.port}" if ":" in address else f"{address}:{peers.port}"
         }
@@ -102,7 +102,7 @@ class Neighbourhood:
             self._sharing.finish()
 
 
-def _own_address(controller: str) -> str:
+def own_address(controller: str) -> str:
     """The address of this machine on the way to the controller; nothing is sent for that."""
     host = urlsplit(controller).hostname or "localhost"
     try:

@@ -21,6 +21,7 @@ import numpy as np
 
 from shoal import bundle
 from shoal.agent.io.durable import sync, write_durable
+from shoal.agent.training import CONTRIBUTION
 from shoal.errors import AbsentError, RefusedError, StorageError
 from shoal.federated.config import Config, Content
 from shoal.federated.spending import Ledger
@@ -66,9 +67,9 @@ class DiskSandbox:
         """Folder of one attempt."""
         return rounds_folder(self._folder, attempt.hex())
 
-    def piece(self, attempt: bytes, start: int, length: int) -> bytes:
-        """A part of the saved contribution."""
-        path = self.path(attempt) / "contribution"
+    def piece(self, attempt: bytes, start: int, length: int, name: str = CONTRIBUTION) -> bytes:
+        """A part of a saved contribution: the device's own, or its site's."""
+        path = self.path(attempt) / name
         with translated(path), path.open("rb") as file:
             file.seek(start)
             return file.read(length)

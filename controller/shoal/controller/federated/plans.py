@@ -76,6 +76,7 @@ def plan_of(
         privacy=_privacy(task, clip),
         secure=_secure(task, task.secure, strategy, invited) if task.secure else None,
         compression=Compression(**_fields(task.compression)),
+        gateways=task.gateways,
     )
     return check_plan(plan, strategy)
 

@@ -12,7 +12,7 @@ import numpy as np
 from shoal.controller.federated.rounds import Mark, State
 from shoal.controller.service import addresses
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import memories, pieces
+from shoal.controller.service.federated import gateways, memories, pieces
 from shoal.controller.service.federated.live import Live, Nudge
 from shoal.federated import speech
 from shoal.federated.config import Config, Content, secure_id
@@ -85,7 +85,7 @@ def _asked(ctx: Context, live: Live) -> list[_Asked]:
     if now.state is State.RECRUITING:
         return [("invite", now.having(Mark.INVITED), lambda _: _signed(ctx, live, "train"))]
     if now.state is State.TRAINING and circle is None:
-        return [("start", now.having(Mark.JOINED), lambda d: _resend(live, d) or speech.Start())]
+        return _asked_to_train(ctx, live)
     if now.state is State.TRAINING:
         return _asked_to_hide(live)
     if now.state is State.UNMASKING and circle is not None:
@@ -94,6 +94,17 @@ def _asked(ctx: Context, live: Live) -> list[_Asked]:
         waiting = now.having(Mark.JOINED, Mark.UPDATED, Mark.REVEALED)
         return [("measure", waiting, lambda _: _signed(ctx, live, "evaluate"))]
     return []
+
+
+def _asked_to_train(ctx: Context, live: Live) -> list[_Asked]:
+    """Directly, or by way of a gateway: whoever's way has changed is told at once."""
+    ways = gateways.ways(ctx, live)
+    alone = [name for name in live.now.having(Mark.JOINED) if name not in ways]
+    asked: list[_Asked] = [("start", alone, lambda d: _resend(live, d) or speech.Start())]
+    for name, way in ways.items():
+        what = f"start by {way.gateway} of {len(way.members)}"
+        asked.append((what, [name], lambda d: _resend(live, d) or speech.Start(way=ways[d])))
+    return asked
 
 
 def _asked_to_hide(live: Live) -> list[_Asked]:
