@@ -133,8 +133,9 @@ class Link:
     def start(self) -> None:
         """Connect and stay so, in a thread; never blocks, never fails."""
         self._stopping.clear()
-        self._thread = threading.Thread(target=self._keep, name="shoal-mqtt", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._keep, name="shoal-mqtt", daemon=True)
+        thread.start()
+        self._thread = thread  # now: one that has yet to start is not one that died
 
     def revive(self) -> bool:
         """Start the thread anew if it died unasked; whether it had. For whoever watches over it."""

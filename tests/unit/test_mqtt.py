@@ -2,6 +2,7 @@
 
 import random
 import ssl
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,14 @@ def test_a_refused_certificate_says_what_to_look_at(code, word):
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_code, error.verify_message = code, "said openssl"
     assert word in explain(error)
+
+
+def test_a_thread_that_has_yet_to_begin_is_not_taken_for_one_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two would throw each other off the broker, and the device would hear nothing."""
+    link = make(tmp_path)
+    revived: list[bool] = []
+    monkeypatch.setattr(threading.Thread, "start", lambda _: revived.append(link.revive()))
+    link.start()
+    assert revived == [False]
