@@ -176,7 +176,7 @@ def test_a_trainer_has_the_lowest_priority_and_its_limits(device: Learner) -> No
 
 
 @pytest.mark.parametrize(
-    ("limits", "reason"), [({"memory_mb": 16}, "little-memory"), ({"cpu_s": 1}, "too-slow")]
+    ("limits", "reason"), [({"memory_mb": 24}, "little-memory"), ({"cpu_s": 1}, "too-slow")]
 )
 def test_a_round_that_takes_too_much_is_refused_with_the_reason(
     device: Learner, limits: dict[str, float], reason: str

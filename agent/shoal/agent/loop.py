@@ -6,6 +6,7 @@ memory runs the very same core on a virtual clock.
 
 import collections
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -59,6 +60,15 @@ class Rooted(NamedTuple):
     director_root: bytes
 
 
+def _latest_s(director_root: bytes) -> float:
+    """Beyond which nobody may have moved the clock's floor. A root that cannot be read bounds
+    nothing: no order is believed by it either, and what serves has to serve on."""
+    try:
+        return director_expiry_s(director_root)
+    except TrustError:
+        return math.inf
+
+
 class Agent:
     """One device.
 
@@ -83,7 +93,7 @@ class Agent:
         self.feeds: Callable[[], list[FeedHealth]] = list
         self.wake = wake
         self._inbox: collections.deque[Any] = collections.deque()
-        floors = ports.journal.floors().until(director_expiry_s(director_root))
+        floors = ports.journal.floors().until(_latest_s(director_root))
         self.clock = DeviceClock(
             wall=ports.wall, monotonic=ports.monotonic, floor_s=floors.time_s,
             disciplined=ports.disciplined,

@@ -149,12 +149,18 @@ def _answer(request: bytes) -> Answer:
     except RefusedError as error:
         return Answer(reason=error.reason, detail=str(error))
     except ShoalError as error:
-        memory = "alloc" in str(error).lower()
-        return Answer(reason="little-memory" if memory else error.code, detail=str(error))
+        short = _short_of_memory(error)
+        return Answer(reason="little-memory" if short else error.code, detail=str(error))
     except Exception as error:  # noqa: BLE001 onnxruntime's have no base of their own
-        memory = "alloc" in str(error).lower()
+        short = _short_of_memory(error)
         detail = f"{type(error).__name__}: {error}"[:500]
-        return Answer(reason="little-memory" if memory else "bad-graph", detail=detail)
+        return Answer(reason="little-memory" if short else "bad-graph", detail=detail)
+
+
+def _short_of_memory(error: Exception) -> bool:
+    """Libraries have many words for it; one that is not even loaded has none of its own."""
+    words = ("alloc", "memory", "new thread", "map segment")
+    return isinstance(error, ImportError) or any(word in str(error).lower() for word in words)
 
 
 def _yield_to_others() -> None:
