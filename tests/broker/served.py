@@ -61,6 +61,11 @@ class Served:
                 )
         return found
 
+    def kill(self, name: str) -> None:
+        """SIGKILL for a child; one that is just being started again is waited for."""
+        eventually(lambda: name in self.children(), f"{name} is there to be killed")
+        os.kill(self.children()[name], signal.SIGKILL)
+
     def end(self) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import json
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,11 +118,11 @@ def test_whoever_is_killed_in_a_round_all_rounds_end_and_nobody_counts_twice(dig
     )
     cohort.begin("killed", rounds)
     cohort.wait_said(Join, 1)
-    os.kill(cohort.served.children()["engine"], signal.SIGKILL)
+    cohort.served.kill("engine")
     cohort.wait_said(Piece, 2)
-    os.kill(cohort.served.children()["engine"], signal.SIGKILL)
+    cohort.served.kill("engine")
     cohort.wait_said(Join, 3)
-    os.kill(cohort.served.children()["nats"], signal.SIGKILL)
+    cohort.served.kill("nats")
     cohort.wait_said(Join, 1, device="cam-0")
     cohort.members["cam-0"].kill()
     cohort.members["cam-0"].start()
