@@ -184,7 +184,7 @@ def test_a_round_that_takes_too_much_is_refused_with_the_reason(
     training = Training(device, device.school.config(1, learning=LONG), **limits)
     training.thread.join(60)
     assert isinstance(training.error, RefusedError)
-    assert training.error.reason == reason
+    assert training.error.reason == reason, training.error
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_what_cannot_be_learned_is_refused_with_the_reason(
     training = Training(device, device.school.config(1, learning=Learning(**changes)))
     training.thread.join(60)
     assert isinstance(training.error, RefusedError)
-    assert training.error.reason == reason
+    assert training.error.reason == reason, training.error
 
 
 def test_a_graph_that_is_none_is_refused(device: Learner) -> None:

@@ -158,9 +158,11 @@ def _answer(request: bytes) -> Answer:
 
 
 def _short_of_memory(error: Exception) -> bool:
-    """Libraries have many words for it; one that is not even loaded has none of its own."""
+    """Libraries have many words for it. One that is not even loaded has none of its own, and
+    Python's parser calls it an error of syntax."""
     words = ("alloc", "memory", "new thread", "map segment")
-    return isinstance(error, ImportError) or any(word in str(error).lower() for word in words)
+    unread = isinstance(error, ImportError | SyntaxError)
+    return unread or any(word in str(error).lower() for word in words)
 
 
 def _yield_to_others() -> None:
