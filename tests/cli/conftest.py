@@ -52,7 +52,7 @@ class Cli:
         return self("login", self.controller.url, "--yes", *flat)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
     from shoal.controller.io.ca import Authority
 
