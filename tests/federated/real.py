@@ -7,8 +7,10 @@
 >>> cohort.plan(name="t", release="digits@1", ...); cohort.run("t", 5) # doctest: +SKIP
 """
 
+import contextlib
 import itertools
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -71,6 +73,16 @@ class Member:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[None]:
+        """It does nothing meanwhile, as a machine that is suspended."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -149,6 +161,9 @@ class Cohort:
             return all(found.get(name) for name in self.members)
 
         eventually(online, "every device is online", within_s)
+
+    def wait_offline(self, name: str) -> None:
+        eventually(lambda: not self.api.get(f"devices/{name}")["online"], f"{name} is gone", 60)
 
     def teach(
         self, name: str, model: str, features: Sequence[str], x: F32, labels: Sequence[str]

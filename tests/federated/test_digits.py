@@ -2,9 +2,10 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from federated.real import Cohort, choices, holds_row
 from shoal.agent.io.journal import SqliteJournal
 from shoal.controller.federated.accountant import Spent, epsilon
 from shoal.controller.federated.gathering import MemoryShelf
-from shoal.controller.federated.strategy import strategy_of
+from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.controller.io.nats import find_binary
 from shoal.errors import SettingError
 from shoal.federated.compression import decompress
-from shoal.federated.speech import Boxes, Join, Piece
+from shoal.federated.speech import Boxes, Contribution, Join, Piece
+from shoal.params import F32
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -195,6 +197,68 @@ def test_a_device_that_is_killed_after_it_shared_its_keys_is_taken_out_of_the_se
     cohort.run("hidden", 2, within_s=200)
     assert digits.accuracy("hidden") > before
     assert_noise(cohort, "hidden")
+
+
+def test_an_asynchronous_task_takes_a_late_update_for_less_though_its_engine_was_killed(
+    digits: Digits,
+) -> None:
+    """cam-5 sleeps through two rounds, in the second the engine is killed -9, then cam-1 is: the
+    third round needs what cam-5 learned for the first."""
+    cohort, late = digits.cohort, "cam-5"
+    pace = {**PACE, "goal": DEVICES - 1, "least": DEVICES - 1, "over": 1.2}
+    digits.plan("buffered", strategy="fedbuff", settings={"behind": 5}, pace=pace)
+    before = digits.accuracy("buffered")
+    cohort.begin("buffered", 1)
+    cohort.wait_said(Join, device=late)
+    with cohort.members[late].asleep():
+        cohort.wait_done("buffered", within_s=60)
+        cohort.begin("buffered", 1)
+        cohort.wait_said(Join)
+        cohort.served.kill("engine")
+        cohort.wait_done("buffered", within_s=60)
+        cohort.members["cam-1"].kill()
+        cohort.wait_offline("cam-1")
+    cohort.run("buffered", 1, within_s=60)
+    cohort.members["cam-1"].start()
+    first, second, third = cohort.rounds("buffered")
+    for one in (first, second):
+        assert cohort.parts(one["id"])[late]["reason"] == "still-training"
+    assert assert_weighed_by_age(cohort, "buffered", behind=5)[third["number"]][late] == 2
+    assert digits.accuracy("buffered") > before + 0.05
+    cohort.wait_online()
+
+
+def assert_weighed_by_age(cohort: Cohort, task: str, behind: int) -> dict[int, dict[str, int]]:
+    """A checkpoint is what follows, bit by bit, from one contribution of each device, weighed by
+    the rounds that it is behind; round -> device -> these rounds."""
+    numbers = {attempt: n for (of, n), attempt in cohort.attempts().items() if of == task}
+    sent = {
+        (numbers[attempt], name): said
+        for (attempt, name), said in cohort.contributions().items()
+        if attempt in numbers
+    }
+    strategy, left, ages = strategy_of("fedbuff", {"behind": behind}), sorted(sent), {}
+    for one in cohort.rounds(task):
+        assert one["state"] == "DONE", one
+        chosen = [name for name, part in cohort.parts(one["id"]).items() if part["chosen"]]
+        began = {name: min(n for n, who in left if who == name) for name in chosen}
+        left = [(n, name) for n, name in left if began.get(name) != n]
+        ages[one["number"]] = mine = {name: one["number"] - n for name, n in began.items()}
+        each = itertools.product(*(sent[n, name] for name, n in began.items()))
+        theta = cohort.theta(one["theta"])
+        assert cohort.blob(one["checkpoint"]) in [stepped(strategy, theta, mine, s) for s in each]
+    return ages
+
+
+def stepped(
+    strategy: Strategy, theta: F32, ages: dict[str, int], said: Sequence[Contribution]
+) -> bytes:
+    """The checkpoint after one contribution of each device, in the order of `ages`."""
+    gathering = strategy.gather(theta.size, MemoryShelf())
+    for (name, age), its in zip(ages.items(), said, strict=True):
+        delta = decompress(its.update, theta.size)
+        gathering.add(Update(device=name, delta=delta, examples=1, behind=age))
+    return strategy.advance(Server(theta=theta), gathering.result()).theta.astype("<f4").tobytes()
 
 
 def assert_noise(cohort: Cohort, task: str) -> None:
