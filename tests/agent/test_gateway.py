@@ -5,17 +5,21 @@ import hashlib
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec import UNSET
 
 from broker.real import free_port
 from real_agents import enrol
 from shoal.agent.io import gateway
 from shoal.agent.io.config import GatewaySettings
 from shoal.agent.io.gateway import SiteDoor, hand_over
+from shoal.agent.io.neighbour import asking_context
 from shoal.agent.io.sandbox import rounds_folder
 from shoal.errors import LinkError, UntrustedError
 from shoal.federated import site_sum
@@ -32,7 +36,7 @@ class Site:
     """cam-1 is the gateway."""
 
     def __init__(self, parent: Path) -> None:
-        first = enrol(parent, name="cam-1")
+        self.parent, self.first = parent, (first := enrol(parent, name="cam-1"))
         others = [enrol(parent, name=name, beside=first) for name in NAMES[1:]]
         self.folders = {it.folder.name: it.folder for it in (first, *others)}
         self.settings = GatewaySettings(enabled=True, host="127.0.0.1", port=free_port())
@@ -41,17 +45,30 @@ class Site:
         self.round = rounds_folder(self.here, ATTEMPT.hex())
         self.data = {name: update(i) for i, name in enumerate(NAMES)}
 
-    def open(self, *members: str, most: int = 1 << 20) -> None:
-        self.door.open(ATTEMPT, members or NAMES, most)
+    def open(
+        self, *members: str, most: int = 1 << 20, anew: Mapping[str, int] | None = None
+    ) -> None:
+        """anew: member -> how often its name was given away, of those that were."""
+        told = dict.fromkeys(members or NAMES, 0) | (anew or {})
+        self.door.open(ATTEMPT, told, most)
         (self.round / "contribution").write_bytes(self.data["cam-1"])
 
-    def way(self, gateway: str = "cam-1") -> Way:
+    def way(self, gateway: str = "cam-1", generation: int = 0) -> Way:
         address = f"127.0.0.1:{self.settings.port}"
-        return Way(gateway=gateway, address=address, close_s=0.0, most=40)
+        return Way(
+            gateway=gateway, address=address, close_s=0.0, most=40,
+            generations={gateway: generation} if generation else UNSET,
+        )  # fmt: skip
 
-    def hand(self, name: str, *, attempt: bytes = ATTEMPT, gateway: str = "cam-1") -> bool:
-        way = self.way(gateway)
+    def hand(self, name: str, *, attempt: bytes = ATTEMPT, **of: Any) -> bool:
+        way = self.way(**of)
         return hand_over(self.folders[name], way, attempt, self.data[name], time.time())
+
+    def enrol_anew(self, name: str, generation: int) -> None:
+        (self.parent / name).rename(self.parent / f"{name}-before-{generation}")
+        self.folders[name] = enrol(
+            self.parent, name=name, beside=self.first, generation=generation
+        ).folder
 
 
 def update(seed: int, **changes) -> bytes:
@@ -101,6 +118,52 @@ def test_who_is_not_named_is_not_heard_and_another_round_is_for_later(site: Site
         site.hand("cam-3")
     assert not site.hand("cam-2", attempt=b"b" * 16)
     assert site.door.came() == set()
+
+
+def test_a_certificate_of_before_its_name_was_enrolled_anew_is_not_heard(site: Site) -> None:
+    site.open(anew={"cam-2": 2})
+    with pytest.raises(LinkError):
+        site.hand("cam-2")
+    assert site.door.came() == set()
+    site.enrol_anew("cam-2", 1)  # given away once more meanwhile
+    with pytest.raises(LinkError):
+        site.hand("cam-2")
+    site.enrol_anew("cam-2", 2)
+    assert site.hand("cam-2")
+    assert site.hand("cam-3")
+
+
+def test_a_name_that_is_enrolled_anew_within_a_try_is_heard_by_its_new_certificate_alone(
+    site: Site,
+) -> None:
+    site.open()
+    with (
+        socket.create_connection(("127.0.0.1", site.settings.port)) as plain,
+        asking_context(site.folders["cam-2"]).wrap_socket(plain) as connection,
+    ):
+        connection.sendall(b"shoal-gateway/1 %s 9\n" % (b"b" * 32))
+        assert connection.recv(6) == b"later\n"
+        site.open(anew={"cam-2": 1})
+        connection.sendall(b"shoal-gateway/1 %s 9\n" % ATTEMPT.hex().encode())
+        assert connection.recv(5) == b""
+    with pytest.raises(LinkError):
+        site.hand("cam-2")
+    site.enrol_anew("cam-2", 1)
+    assert site.hand("cam-2")
+
+
+def test_a_gateways_certificate_of_before_its_name_was_enrolled_anew_is_given_nothing(
+    site: Site,
+) -> None:
+    site.open()
+    with pytest.raises(UntrustedError):
+        site.hand("cam-2", generation=1)
+    assert site.door.came() == set()
+    site.door.shut()
+    site.enrol_anew("cam-1", 1)
+    site.door = SiteDoor(site.folders["cam-1"], site.here, site.settings)
+    site.open()
+    assert site.hand("cam-2", generation=1)
 
 
 def test_something_else_at_the_gateways_address_is_given_nothing(site: Site) -> None:

@@ -22,7 +22,7 @@ from real_agents import enrol
 from shoal import bundle
 from shoal import manifest as manifests
 from shoal.agent.faults import Fault
-from shoal.agent.io import neighbour, neighbourly, sharing
+from shoal.agent.io import listening, neighbour, neighbourly
 from shoal.agent.io.neighbour import Line, Wish, asking_context, call
 from shoal.agent.io.neighbourly import Neighbourly, Site
 from shoal.agent.io.sharing import Board, Sharing, Shelf
@@ -456,7 +456,7 @@ def test_connections_are_bounded_and_room_comes_back(
 ) -> None:
     asker, asked = pair.houses
     asked.download()
-    lines = [line_to(asker, asked) for _ in range(sharing.CONNECTIONS)]
+    lines = [line_to(asker, asked) for _ in range(listening.CONNECTIONS)]
     for line in lines:
         assert line.ask(Wish(FILE.sha256, 0), PIECE)[0] is Word.HAVE
     with pytest.raises((OSError, UntrustedError)):
@@ -471,3 +471,15 @@ def test_connections_are_bounded_and_room_comes_back(
         except OSError:
             assert time.monotonic() < end
             time.sleep(0.05)
+
+
+def test_who_is_told_to_finish_waits_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_ACCEPT_S", 600.0)
+    town = Town(tmp_path, 1)
+    town.end()
+    town.houses[0].sharing.join(60)
+    assert not town.houses[0].sharing.is_alive()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", town.houses[0].sharing.port))

@@ -32,6 +32,16 @@ CALLS: dict[str, speech.Call] = {
             most=1000,
         )
     ),
+    "start.way.generations": speech.Start(
+        way=speech.Way(
+            gateway="cam-2",
+            address="10.0.0.7:8456",
+            members=["cam-1", "cam-2"],
+            close_s=1_800_000_300.0,
+            most=1000,
+            generations={"cam-1": 3},
+        )
+    ),
     "deal": speech.Deal(boxes={"cam-2": b"sealed"}),
     "resend": speech.Resend(missing=[0, 7]),
     "close": speech.Close(ending=Ending(alive=["cam-1"], dead=["cam-2"])),

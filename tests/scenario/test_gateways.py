@@ -162,6 +162,21 @@ def test_a_site_is_told_its_gateway_and_the_gateway_its_site(school) -> None:
     assert {found[name] for name in ("d00", "d02", "d04")} == {None}
 
 
+def test_both_ends_are_told_which_names_were_enrolled_anew_also_within_a_round(school) -> None:
+    listening(school)
+    school.set("d03", generation=2)
+    school.set("d00", generation=1)  # of another site
+    in_training(school)
+    assert told(school)[GATEWAY].generations == {"d03": 2}
+    assert told(school)["d05"].generations is msgspec.UNSET
+
+    school.set("d05", generation=1)
+    school.set(GATEWAY, generation=3)
+    school.run(1)
+    assert told(school)[GATEWAY].generations == {GATEWAY: 3, "d03": 2, "d05": 1}
+    assert told(school)["d05"].generations == {GATEWAY: 3}
+
+
 @pytest.mark.parametrize("lacks", [{"online": False}, {"facts": {}}, {"state": "revoked"}])
 def test_a_gateway_that_is_away_or_does_not_listen_is_not_named(school, lacks) -> None:
     listening(school)

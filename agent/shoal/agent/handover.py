@@ -114,7 +114,8 @@ class Handover:
         try:
             if door is None:
                 raise UntrustedError("the plan names this device, and its [gateway] is not enabled")
-            door.open(part.attempt, way.members, 3 * part.config.theta.length + _AROUND)
+            members = {name: way.generation_of(name) for name in way.members}
+            door.open(part.attempt, members, 3 * part.config.theta.length + _AROUND)
         except ShoalError as error:
             self._fault(Fault("no-gateway", f"this site sends directly: {error}"))
             self._alone = True

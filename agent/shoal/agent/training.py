@@ -126,15 +126,16 @@ class Sandbox(Protocol):
 class Door(Protocol):
     """Where a site hands its updates over to this device, its gateway. Any thread may ask.
 
-    open    listen for a try's updates of these devices; again: of others. `most`: bytes of one.
-            SettingError when the address is not to be had, StorageError when the disk refuses
+    open    listen for a try's updates of these devices; again: of others. `members`: device ->
+            generation of its certificate, at least; `most`: bytes of one. SettingError when the
+            address is not to be had, StorageError when the disk refuses
     came    devices whose updates are here
     gather  make their sum, and save it; who is in it. Afterwards nobody is let in. `size`: of the
             model; `most`: examples that a device counts for. StorageError, InputError for none
     shut    let nobody in any more
     """
 
-    def open(self, attempt: bytes, members: Collection[str], most: int) -> None: ...
+    def open(self, attempt: bytes, members: Mapping[str, int], most: int) -> None: ...
     def came(self) -> frozenset[str]: ...
     def gather(
         self, attempt: bytes, members: Collection[str], size: int, most: int

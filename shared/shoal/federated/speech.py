@@ -27,6 +27,7 @@ Slug = Annotated[str, msgspec.Meta(max_length=64)]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
 Named = Annotated[dict[str, bytes], msgspec.Meta(max_length=4096)]
 Address = Annotated[str, msgspec.Meta(max_length=300)]
+Generations = Annotated[dict[Slug, Count], msgspec.Meta(max_length=4096)]
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True, tag_field="say"):
@@ -48,6 +49,9 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     members   told to the gateway alone: who may hand theirs over and is waited for, it among them
     close_s   Unix seconds, UTC, after which it waits for nobody
     most      examples that a device counts for
+    generations   of the members, or of the gateway where those are not told: device -> how often
+                  its name was given away; its certificate is of this enrolment or a later one.
+                  Those that never were are not in it
     """
 
     gateway: Slug
@@ -55,6 +59,11 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
     members: Annotated[list[Slug], msgspec.Meta(max_length=4096)] = []
     close_s: Real
     most: Count
+    generations: Generations | msgspec.UnsetType = msgspec.UNSET
+
+    def generation_of(self, device: str) -> int:
+        """That its certificate has at least."""
+        return (self.generations or {}).get(device, 0)
 
 
 class Start(Said, frozen=True, kw_only=True, tag="start"):

@@ -1,7 +1,7 @@
 """A contribution's way up: by way of the gateway, and directly as soon as that does not go."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ GATEWAYS = {"north": "cam-1"}
 
 
 class Door:
-    """Of a gateway whose site hands over what the test says. sums: who was in each."""
+    """Of a gateway whose site hands over what the test says. sums: who was in each; members: as it
+    was opened for."""
 
     def __init__(self, school: School) -> None:
         self.school, self.here, self.is_open = school, set[str](), False
+        self.members: Mapping[str, int] = {}
         self.sums, self.refuses = list[set[str]](), False
 
-    def open(self, attempt: bytes, members: Collection[str], most: int) -> None:
+    def open(self, attempt: bytes, members: Mapping[str, int], most: int) -> None:
         if self.refuses:
             raise SettingError("gateway: port in use", "choose another")
-        self.is_open = True
+        self.is_open, self.members = True, members
 
     def came(self) -> frozenset[str]:
         return frozenset(self.here)
@@ -165,6 +167,14 @@ def test_a_gateway_sends_the_sum_once_everybodys_update_is_there(school: School)
     assert device.contribution().site == b"of some"
     device.call(1, speech.Dismiss())
     assert not door.is_open
+
+
+def test_a_gateway_hears_of_which_enrolment_its_members_certificates_are(school: School) -> None:
+    device, door = gateway(school)
+    device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
+    assert door.members == {"cam-1": 0, "cam-2": 0, "cam-3": 0}
+    device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}, generations={"cam-3": 2}))
+    assert door.members == {"cam-1": 0, "cam-2": 0, "cam-3": 2}
 
 
 def test_a_gateway_waits_for_nobody_after_it_closes(school: School) -> None:

@@ -16,7 +16,7 @@ import shutil
 import socket
 import ssl
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -66,7 +66,7 @@ def hand_over(folder: Path, way: Way, attempt: bytes, data: bytes, now_s: float)
             socket.create_connection(address, CONNECT_S) as plain,
             asking_context(folder).wrap_socket(plain) as connection,
         ):
-            check(connection, way.gateway, folder, now_s)
+            check(connection, way.gateway, folder, now_s, way.generation_of(way.gateway))
             return _gives(connection, attempt, data, way.gateway)
     except OSError as error:
         raise LinkError(f"gateway {way.gateway} at {way.address}: {error}") from error
@@ -94,10 +94,10 @@ class SiteDoor:
         self._folder, self._here, self._settings = folder, here, settings
         self._listening: _Ears | None = None
 
-    def open(self, attempt: bytes, members: Collection[str], most: int) -> None:
+    def open(self, attempt: bytes, members: Mapping[str, int], most: int) -> None:
         ears = self._listening
         if ears is not None and ears.attempt == attempt:
-            ears.members = frozenset(members)
+            ears.members = members
             return
         self.shut()
         here = rounds_folder(self._here, attempt.hex()) / _FOLDER
@@ -105,7 +105,7 @@ class SiteDoor:
             make_folder(here)
         address = (self._settings.host, self._settings.port)
         ears = self._listening = _Ears(self._folder, address, attempt, here, most)
-        ears.members = frozenset(members)
+        ears.members = members
         ears.start()
 
     @property
@@ -140,13 +140,13 @@ class SiteDoor:
 
 
 class _Ears(Listening):
-    """Takes in the updates of one try."""
+    """Takes in the updates of one try. members: as SiteDoor was opened for, nobody at first."""
 
     def __init__(
         self, folder: Path, address: tuple[str, int], attempt: bytes, here: Path, most: int
     ) -> None:
-        self.members: frozenset[str] = frozenset()
-        super().__init__("gateway", folder, address, lambda: self.members)
+        self.members: Mapping[str, int] = {}
+        super().__init__("gateway", folder, address, lambda: self.members, lambda: self.members)
         self.attempt, self.closed = attempt, False
         self._here, self._most, self._writing = here, most, threading.Lock()
         self._taking = threading.BoundedSemaphore(TAKING)
@@ -158,10 +158,10 @@ class _Ears(Listening):
 
     def came(self) -> frozenset[str]:
         found = (path.name for path in self._here.glob("*"))
-        return frozenset(found) & self.members
+        return frozenset(found) & self.members.keys()
 
-    def attend(self, connection: ssl.SSLSocket, name: str) -> bool:
-        asked = _ASKED.fullmatch(read_line(connection))
+    def attend(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
+        asked = _ASKED.fullmatch(line)
         if asked is None:
             return False
         length = int(asked[2])

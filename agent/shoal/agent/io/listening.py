@@ -6,10 +6,10 @@ import socket
 import ssl
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from shoal.agent.io.neighbour import SILENCE_S, peer_of, serving_context
+from shoal.agent.io.neighbour import SILENCE_S, Peer, peer_of, read_line, serving_context
 from shoal.errors import SettingError, ShoalError
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,10 @@ class Listening(threading.Thread):
     """Attends neighbours until it is told to finish.
 
     section   of agent.toml, for what is wrong with the address: SettingError
-    allowed   names of the devices that are heard, just now
+    allowed   names of the devices that are heard, as the controller says now
+    generations   device -> how often its name was given away before, as far as it is known: a
+                  certificate of before is another's, or a thief's
+    port      that it listens on
     """
 
     def __init__(
@@ -32,9 +35,10 @@ class Listening(threading.Thread):
         folder: Path,
         address: tuple[str, int],
         allowed: Callable[[], Collection[str]],
+        generations: Callable[[], Mapping[str, int]],
     ) -> None:
         super().__init__(name=section, daemon=True)
-        self._folder, self._allowed = folder, allowed
+        self._folder, self._allowed, self._generations = folder, allowed, generations
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         self._ending = threading.Event()
         try:
@@ -45,14 +49,11 @@ class Listening(threading.Thread):
                 f"choose another [{section}] port",
             ) from error
         self._listener.settimeout(_ACCEPT_S)
+        self.port = int(self._listener.getsockname()[1])
 
     @abstractmethod
-    def attend(self, connection: ssl.SSLSocket, name: str) -> bool:
-        """Answer one thing that the device `name` asks; whether it may ask on."""
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
+    def attend(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
+        """Answer `line` of the device `name`; whether it may ask on."""
 
     def finish(self) -> None:
         self._ending.set()
@@ -79,13 +80,24 @@ class Listening(threading.Thread):
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with serving_context(self._folder).wrap_socket(plain, server_side=True) as connection:
                 peer = peer_of(connection)
-                if peer is None or peer.name not in self._allowed():
-                    return
-                connection.settimeout(_IDLE_S)
-                while not self._ending.is_set() and self.attend(connection, peer.name):
-                    pass
+                if peer is not None:
+                    self._hear(connection, peer)
         except (OSError, ShoalError) as error:
             _log.debug("a neighbour has gone: %s", error)
         finally:
             plain.close()
             self._room.release()
+
+    def _hear(self, connection: ssl.SSLSocket, peer: Peer) -> None:
+        """Line after line; who is heard may change while one is waited for."""
+        connection.settimeout(_IDLE_S)
+        going_on = self._is_heard(peer)
+        while going_on:
+            line = read_line(connection)
+            going_on = self._is_heard(peer) and self.attend(connection, peer.name, line)
+
+    def _is_heard(self, peer: Peer) -> bool:
+        """Whether it was named, and shows no certificate of before its name was enrolled anew."""
+        if self._ending.is_set() or peer.name not in self._allowed():
+            return False
+        return peer.generation >= self._generations().get(peer.name, 0)

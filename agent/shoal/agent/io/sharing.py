@@ -6,32 +6,20 @@ leaves, so that a damaged disk spoils nobody else's download.
 
 import contextlib
 import hashlib
-import logging
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from shoal import bundle
-from shoal.agent.io.neighbour import (
-    LONGEST,
-    SILENCE_S,
-    Wish,
-    peer_of,
-    read_line,
-    read_wish,
-    serving_context,
-)
+from shoal.agent.io.listening import Listening
+from shoal.agent.io.neighbour import LONGEST, Wish, read_wish
 from shoal.agent.peers import Word
-from shoal.errors import BundleError, SettingError, ShoalError
+from shoal.errors import BundleError
 from shoal.manifest import File, Piece
 
-_log = logging.getLogger(__name__)
-
-#: Connections at once; pieces that are on their way at once; seconds that a look at the disk holds.
-CONNECTIONS, SENDING, LOOK_S = 32, 4, 1.0
-_IDLE_S, _ACCEPT_S = 60.0, 0.5
+#: Pieces that are on their way at once; seconds that a look at the disk holds.
+SENDING, LOOK_S = 4, 1.0
 
 
 class Board:
@@ -107,12 +95,11 @@ class Shelf:
         self._known, self._looked = known, self._monotonic()
 
 
-class Sharing(threading.Thread):
-    """Answers neighbours until it is told to finish.
+class Sharing(Listening):
+    """Answers neighbours until it is told to finish. See Listening.
 
-    allowed   names of the devices that may ask, as the controller says now
     max_kbps  kilobit a second for all of them together, 0 for no limit
-    generations   device -> how often its name was given away before, as far as it is known
+    shared    bytes that it gave away
     """
 
     def __init__(
@@ -127,68 +114,18 @@ class Sharing(threading.Thread):
         sleep: Callable[[float], None],
         generations: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        super().__init__(name="sharing", daemon=True)
-        self._folder, self._shelf, self._board, self._allowed = folder, shelf, board, allowed
+        super().__init__("peers", folder, address, allowed, generations)
+        self._shelf, self._board = shelf, board
         self._rate, self._sleep = max_kbps * 125, sleep
-        self._generations = generations
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
         self._sending = threading.BoundedSemaphore(SENDING)
-        self._ending = threading.Event()
         self.shared = 0
-        try:
-            self._listener = socket.create_server(address, backlog=CONNECTIONS)
-        except OSError as error:
-            raise SettingError(
-                f"peers: {address[0]}:{address[1]}: {error.strerror}", "choose another [peers] port"
-            ) from error
-        self._listener.settimeout(_ACCEPT_S)
 
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
-
-    def finish(self) -> None:
-        self._ending.set()
-
-    def run(self) -> None:
-        with self._listener:
-            while not self._ending.is_set():
-                with contextlib.suppress(OSError):
-                    plain, _ = self._listener.accept()
-                    self._begin(plain)
-
-    def _begin(self, plain: socket.socket) -> None:
-        if not self._room.acquire(blocking=False):
-            plain.close()
-            return
-        threading.Thread(target=self._attend, args=(plain,), name="shares", daemon=True).start()
-
-    def _attend(self, plain: socket.socket) -> None:
-        """One neighbour, until it hangs up or says something odd."""
-        try:
-            plain.settimeout(SILENCE_S)
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with serving_context(self._folder).wrap_socket(plain, server_side=True) as connection:
-                if not self._is_allowed(connection):
-                    return
-                connection.settimeout(_IDLE_S)
-                while not self._ending.is_set():
-                    wish = read_wish(read_line(connection))
-                    if wish is None:
-                        return
-                    self._answer(connection, wish)
-        except (OSError, ShoalError) as error:
-            _log.debug("a neighbour has gone: %s", error)
-        finally:
-            plain.close()
-            self._room.release()
-
-    def _is_allowed(self, connection: ssl.SSLSocket) -> bool:
-        """Whether a device asks that was named, and by no certificate of before it was anew."""
-        peer = peer_of(connection)
-        if peer is None or peer.name not in self._allowed():
+    def attend(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
+        wish = read_wish(line)
+        if wish is None:
             return False
-        return peer.generation >= self._generations().get(peer.name, 0)
+        self._answer(connection, wish)
+        return True
 
     def _answer(self, connection: ssl.SSLSocket, wish: Wish) -> None:
         if not self._sending.acquire(blocking=False):

@@ -5,9 +5,10 @@ waited for; then, or as soon as it is away, everybody whose update is not in is 
 directly. Whoever is in twice is taken once: site_sums.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from sqlalchemy import select
 
 from shoal.controller.federated import plans
@@ -31,6 +32,7 @@ def ways(ctx: Context, live: Live) -> dict[str, Way]:
         return {}
     joined = now.having(Mark.JOINED)
     addresses = _addresses(ctx, set(named.values()).intersection(joined))
+    generations = _generations(ctx, joined) if addresses else {}
     found: dict[str, Way] = {}
     for site, gateway in named.items():
         members = [name for name in joined if live.sites.get(name) == site]
@@ -38,10 +40,18 @@ def ways(ctx: Context, live: Live) -> dict[str, Way]:
             way = Way(
                 gateway=gateway, address=addresses[gateway],
                 close_s=began_s + CLOSES * now.pace.train_s, most=_most(live),
+                generations=_of(generations, [gateway]),
             )  # fmt: skip
             found |= dict.fromkeys(members, way)
-            found[gateway] = msgspec.structs.replace(way, members=members)
+            found[gateway] = msgspec.structs.replace(
+                way, members=members, generations=_of(generations, members)
+            )
     return found
+
+
+def _of(generations: Mapping[str, int], names: Iterable[str]) -> dict[str, int] | UnsetType:
+    """Those of `names`, as Way has it."""
+    return {name: generations[name] for name in names if name in generations} or UNSET
 
 
 def _most(live: Live) -> int:
@@ -61,3 +71,12 @@ def _addresses(ctx: Context, names: Iterable[str]) -> dict[str, str]:
     )
     with ctx.store.read() as db:
         return {name: where for name, where in db.execute(query) if len(where) <= _LONGEST_ADDRESS}
+
+
+def _generations(ctx: Context, names: Iterable[str]) -> dict[str, int]:
+    """Of those whose name was given away before: how often."""
+    query = select(device.c.name, device.c.generation).where(
+        device.c.name.in_(names), device.c.generation > 0
+    )
+    with ctx.store.read() as db:
+        return {row.name: row.generation for row in db.execute(query)}

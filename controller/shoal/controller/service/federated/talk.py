@@ -102,7 +102,8 @@ def _asked_to_train(ctx: Context, live: Live) -> list[_Asked]:
     alone = [name for name in live.now.having(Mark.JOINED) if name not in ways]
     asked: list[_Asked] = [("start", alone, lambda d: _resend(live, d) or speech.Start())]
     for name, way in ways.items():
-        what = f"start by {way.gateway} of {len(way.members)}"
+        anew = sum((way.generations or {}).values())
+        what = f"start by {way.gateway} of {len(way.members)}, {anew} times enrolled anew"
         asked.append((what, [name], lambda d: _resend(live, d) or speech.Start(way=ways[d])))
     return asked
 
