@@ -87,6 +87,7 @@ def add_round(
     carried: Mapping[str, machine.Origin] | None = None,
     late: int = 0,
     still: Set[str] = frozenset(),
+    refusal: str = "busy",
     sites: Mapping[str, str] = DEVICES,
 ) -> str:
     """One round whose checkpoint is `theta`, and which the task goes on from; its id."""
@@ -97,7 +98,9 @@ def add_round(
     done = state is machine.State.DONE
     sha256 = ctx.blobs.put_bytes(theta.astype("<f4").tobytes()).sha256 if done else ""
     reasons = {
-        n: "busy" if m is REFUSED else "no-answer" for n, m in marks.items() if m in (REFUSED, LOST)
+        n: refusal if m is REFUSED else "no-answer"
+        for n, m in marks.items()
+        if m in (REFUSED, LOST)
     }
     journal = machine.Round(
         task=plan.name, number=number, attempt=attempt, pace=plan.pace, state=state,

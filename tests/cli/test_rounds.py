@@ -1,5 +1,6 @@
 """`shoal round`, against the real API on a real store; the preparing is real, no engine runs."""
 
+import hashlib
 import tomllib
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -14,8 +15,9 @@ from shoal.cli import round as round_cli
 from shoal.controller.federated import plans
 from shoal.controller.federated.records import TaskPlan
 from shoal.controller.service import operations, training
-from shoal.controller.service.federated import planning, tasks
+from shoal.controller.service.federated import planning, rounds, tasks
 from shoal.params import spec_of
+from taught import DEVICES, REFUSED, UPDATED, add_round
 
 
 @pytest.fixture
@@ -80,6 +82,29 @@ def test_what_devices_train_with_computes_a_step(shoal: Cli, release: str) -> No
     )
     assert np.isfinite(loss)
     assert (after != theta).any()
+
+
+def test_a_task_names_its_graphs_by_the_hashes_that_devices_pin(shoal: Cli, release: str) -> None:
+    planned = plan(shoal, "pinned", "--release", release)
+    assert "train graph" not in shoal("round", "show", "pinned").stdout, "before it is made"
+    work(shoal, planned["operation"])
+    made = shoal.json("round", "show", "pinned")["task"]["prepared"]
+    shown = " ".join(shoal("round", "show", "pinned").stdout.replace("│", " ").split())
+    assert f"train graph {made['graph']}" in shown
+    assert f"loss graph {made['loss_graph']}" in shown
+    blobs, pins = shoal.controller.ctx.blobs, [made["graph"], made["loss_graph"]]
+    assert [hashlib.sha256(blobs.read(sha256)).hexdigest() for sha256 in pins] == pins
+
+
+def test_a_round_says_of_whom_its_graph_was_refused(shoal: Cli, release: str) -> None:
+    work(shoal, plan(shoal, "unlisted", "--release", release)["operation"])
+    asked = rounds.get_task(shoal.controller.ctx, "unlisted").plan
+    marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-1": REFUSED}
+    add_round(shoal.controller.ctx, asked, 1, np.zeros(3, np.float32), marks=marks,
+              refusal="unknown-graph")  # fmt: skip
+    shown = shoal("round", "show", "unlisted.1").stdout.splitlines()
+    assert ["unknown-graph" in line for line in shown if "mill-1" in line] == [True]
+    assert "unknown-graph=1" in shoal("round", "list", "unlisted").stdout
 
 
 def test_a_task_may_begin_with_a_dataset_that_is_trained_on_first(shoal: Cli, parts: Path) -> None:

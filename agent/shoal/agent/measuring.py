@@ -1,5 +1,6 @@
 """How a round's model does on this device's rows: judged, and told again when asked again."""
 
+import logging
 from collections.abc import Callable
 
 from shoal.agent.studies import Done, Job, Studies
@@ -8,6 +9,8 @@ from shoal.agent.willing import Condition, Limits, check_graph, judge_measuring
 from shoal.errors import LinkError, RefusedError, ShoalError
 from shoal.federated import speech
 from shoal.federated.config import Config
+
+_log = logging.getLogger(__name__)
 
 
 class Measuring:
@@ -54,6 +57,7 @@ class Measuring:
 
 
 def refusal_of(error: ShoalError) -> speech.Refuse:
-    """What the controller is told of an error."""
+    """What the controller is told of an error; the device's own log has it, too."""
     reason = error.reason if isinstance(error, RefusedError) else error.code
+    _log.info("stays out of a round: %s: %s", reason, error)
     return speech.Refuse(reason=reason[:64], detail=str(error)[:500])

@@ -1,5 +1,6 @@
 """A device in a round: what it joins, what it refuses and says why, and what it says again."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -250,12 +251,31 @@ def test_a_device_that_wants_its_update_hidden_tells_no_losses(school: School) -
     assert refusals(device) == ["bare-measure"]
 
 
-def test_a_device_with_pinned_graphs_runs_those_and_measures_with_no_other(school: School) -> None:
+def test_a_device_with_pinned_graphs_trains_with_those_and_measures_with_no_other(
+    school: School,
+) -> None:
     device = Learner(school, "cam-1", some_rows(60), graphs=frozenset({school.graph.sha256}))
     device.hear(school.invite(1))
-    assert len(device.said(speech.Join)) == 1
+    device.call(1, speech.Start())
+    assert norm(delta_of(device)) > 0.1
     device.hear(school.measure(2))
     assert refusals(device) == ["unknown-graph"]
+
+
+def test_a_graph_that_is_not_pinned_is_neither_fetched_nor_run_and_the_device_says_which_it_was(
+    school: School, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    device = Learner(school, "cam-1", some_rows(60), graphs=frozenset({school.loss.sha256}))
+    device.hear(school.invite(1))
+    [said] = device.said(speech.Refuse)
+    assert said.reason == "unknown-graph"
+    assert school.graph.sha256 in said.detail
+    assert f"unknown-graph: graph {school.graph.sha256} is not one that it runs" in caplog.text
+    assert "learning.graphs in agent.toml" in caplog.text
+    assert not device.path(1).exists()
+    (measured,) = device.hear(school.measure(2))
+    assert isinstance(measured, speech.Measured)
 
 
 def test_a_graph_that_reads_files_beside_itself_is_not_run(school: School) -> None:

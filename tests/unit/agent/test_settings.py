@@ -7,6 +7,8 @@ import pytest
 from shoal.agent.io.config import Controller, Device, Settings, Source, Update, dump, load
 from shoal.errors import SettingError
 
+KNOWN = "ab" * 32
+
 
 def settings_of(folder: Path, text: str) -> Settings:
     (folder / "agent.toml").write_text(text)
@@ -41,6 +43,11 @@ WRONG = {
     '[device]\nname = "a"\n[update]\nobserve_s = -1\n': "update.observe_s",
     '[device]\nname = "a"\n[source]\nkind = "kafka"\npath = "x"\n': "kafka",
     '[device]\nname = "a"\n[source]\n': "source.path",
+    '[device]\nname = "a"\n[learning]\ngraphs = "ab"\n': "learning.graphs",
+    '[device]\nname = "a"\n[learning]\ngraphs = [7]\n': "learning.graphs",
+    f'[device]\nname = "a"\n[learning]\ngraphs = ["{KNOWN}", "{KNOWN[:63]}"]\n': KNOWN[:63] + "'",
+    f'[device]\nname = "a"\n[learning]\ngraphs = ["{KNOWN.upper()}"]\n': KNOWN.upper(),
+    f'[device]\nname = "a"\n[learning]\ngraphs = ["sha256:{KNOWN}"]\n': "sha256:",
     "[device\n": "agent.toml",
     "[nonsense]\n": "nonsense",
 }
@@ -50,6 +57,22 @@ WRONG = {
 def test_what_is_wrong_is_named(text: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=WRONG[text]):
         settings_of(tmp_path, text)
+
+
+def test_a_graph_that_is_no_hash_says_where_the_hash_is_found(tmp_path: Path) -> None:
+    with pytest.raises(SettingError) as wrong:
+        settings_of(tmp_path, '[device]\nname = "a"\n[learning]\ngraphs = ["digits.onnx"]\n')
+    assert "64 lowercase hex digits" in wrong.value.mend
+    assert "shoal round plan" in wrong.value.mend
+
+
+def test_pinned_graphs_are_limits_of_the_device_and_without_any_every_signed_one_is_run(
+    tmp_path: Path,
+) -> None:
+    settings = settings_of(tmp_path, f'[device]\nname = "a"\n[learning]\ngraphs = ["{KNOWN}"]\n')
+    assert settings.learning.limits().graphs == {KNOWN}
+    assert settings_of(tmp_path, dump(settings)) == settings
+    assert Settings().learning.limits().graphs == frozenset()
 
 
 def test_a_folder_that_never_enrolled_says_how_to(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""What the console's pages of rounds say, without a browser: the words that a person looks for."""
+
+import numpy as np
+import pytest
+
+from api.world import ORIGIN, World
+from shoal.controller.federated.records import Prepared, TaskPlan
+from taught import DEVICES, REFUSED, UPDATED, add_round, add_task
+
+
+@pytest.fixture
+def task(world: World) -> TaskPlan:
+    prepared = Prepared(
+        graph="ab" * 32, loss_graph="cd" * 32, inference="", theta="ef" * 32, size=3
+    )
+    world.sign_in()
+    return add_task(world.ctx, "walk", "lot-codes@1", prepared)
+
+
+def page(world: World, path: str) -> str:
+    answer = world.client.get(path, base_url=ORIGIN)
+    assert answer.status_code == 200
+    return str(answer.get_data(as_text=True))
+
+
+def test_a_graph_that_a_device_has_not_pinned_is_named_with_what_to_do(
+    world: World, task: TaskPlan
+) -> None:
+    marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-1": REFUSED}
+    add_round(world.ctx, task, 1, np.zeros(3, np.float32), marks=marks, refusal="unknown-graph")
+    shown = page(world, "/rounds/walk/1")
+    assert "It does not run this graph" in shown
+    assert "add its SHA-256 to graphs on the device" in shown
+    assert "/devices/mill-1" in shown
+
+
+def test_a_task_shows_the_hashes_that_devices_pin(world: World, task: TaskPlan) -> None:
+    shown = page(world, "/rounds/walk")
+    assert "ab" * 32 in shown
+    assert "cd" * 32 in shown
