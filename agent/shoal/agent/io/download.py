@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal import bundle, delta
-from shoal.agent.io.durable import sync
-from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
+from shoal.agent.io.durable import sync, translated
+from shoal.errors import AbsentError, BundleError, DeniedError, LinkError
 from shoal.manifest import File
 
 if TYPE_CHECKING:
@@ -70,12 +70,12 @@ class HttpsDownloads:
         What came before a broken connection or power cut is kept and not fetched again.
 
         Raises LinkError to be tried again, BundleError when the bytes are not what was signed,
-        AbsentError for 404, DeniedError for 403, StorageError when the disk refuses.
+        AbsentError for 404, DeniedError for 403 when the disk refuses.
         """
         stage = self._stage(model)
         part = stage / f"{file.sha256}.part"
         got = 0
-        with _translated(part):
+        with translated(part.name):
             stage.mkdir(parents=True, exist_ok=True)
             have = part.stat().st_size if part.exists() else 0
             if have > file.size:
@@ -105,7 +105,7 @@ class HttpsDownloads:
         stage = self._stage(model)
         part, came = stage / f"{file.sha256}.delta", 0
         whole, made = part.with_suffix(".whole"), part.with_suffix(".part")
-        with _translated(part):
+        with translated(part.name):
             stage.mkdir(parents=True, exist_ok=True)
             if max(file.size, base.stat().st_size) > DELTA_LIMIT:
                 raise BundleError(f"{file.name} is too long for a delta here")
@@ -270,11 +270,3 @@ def _all(response: "BaseHTTPResponse", limit: int) -> bytes:
 def _shown(url: str) -> str:
     """The address without its capability, which is a secret."""
     return url.partition("?")[0][:200]
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path.name}: {error.strerror}", "make room on the disk") from error

@@ -1,7 +1,11 @@
 """Files that are what they were or what they became, whenever the power fails."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from shoal.errors import StorageError
 
 
 def write_durable(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -24,3 +28,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def translated(what: Path | str, mend: str = "make room on the disk") -> Iterator[None]:
+    """The disk's complaints about `what` as StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror}", mend) from error

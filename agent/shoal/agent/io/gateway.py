@@ -22,11 +22,11 @@ from pathlib import Path
 import msgspec
 
 from shoal.agent.io.config import GatewaySettings, Settings
-from shoal.agent.io.durable import write_durable
+from shoal.agent.io.durable import translated, write_durable
 from shoal.agent.io.listening import Listening
 from shoal.agent.io.neighbour import CONNECT_S, SILENCE_S, asking_context, check, read_line
 from shoal.agent.io.neighbourhood import own_address
-from shoal.agent.io.sandbox import RESERVE, make_folder, rounds_folder, translated
+from shoal.agent.io.sandbox import RESERVE, make_folder, rounds_folder
 from shoal.agent.peers import parse_address
 from shoal.agent.rounds import Saved
 from shoal.agent.training import CONTRIBUTION, SITE, Gathered

@@ -5,23 +5,22 @@ lies costs one piece; one that is slow, or only says that it is about to, costs 
 Whatever neighbours do, the artifact server is the way that is left.
 """
 
-import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from shoal import bundle
 from shoal.agent.faults import Fault
 from shoal.agent.io.carried import Network
-from shoal.agent.io.durable import sync
+from shoal.agent.io.durable import sync, translated
 from shoal.agent.io.neighbour import LONGEST, SILENCE_S, Line, Patience, SlowError, Wish, call
 from shoal.agent.io.sharing import Board
 from shoal.agent.peers import ASKED, Move, Word, decide, parse_address, ranked
 from shoal.agent.ports import Random
-from shoal.errors import AbsentError, BundleError, LinkError, StorageError, UntrustedError
+from shoal.errors import AbsentError, BundleError, LinkError, UntrustedError
 from shoal.manifest import File
 
 _log = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ class Neighbourly:
             return self._wan.file(url, model, file, stop)
         stage = self._stage(model)
         part = stage / f"{file.sha256}.part"
-        with _translated(part), self._board.wanting(file.sha256):
+        with translated(part.name), self._board.wanting(file.sha256):
             stage.mkdir(parents=True, exist_ok=True)
             got = self._gather(url, part, file, stop)
             try:
@@ -292,11 +291,3 @@ class _Round:
 def _size(file: File, number: int) -> int:
     piece = file.pieces()[number]
     return piece.stop - piece.start
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path.name}: {error.strerror}", "make room on the disk") from error

@@ -9,10 +9,9 @@
 A task's folder has a name of its own making: what a config says is never part of a path.
 """
 
-import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,9 @@ import msgspec
 import numpy as np
 
 from shoal import bundle
-from shoal.agent.io.durable import sync, write_durable
+from shoal.agent.io.durable import sync, translated, write_durable
 from shoal.agent.training import CONTRIBUTION
-from shoal.errors import AbsentError, RefusedError, StorageError
+from shoal.errors import AbsentError, RefusedError
 from shoal.federated.config import Config, Content
 from shoal.federated.spending import Ledger
 from shoal.manifest import File
@@ -150,15 +149,6 @@ def keep_vector(path: Path, values: F32) -> None:
     with translated(path):
         make_folder(path.parent)
         write_durable(path, values.astype("<f4").tobytes(), 0o600)
-
-
-@contextlib.contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """The disk's complaints as StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}", "make room on the disk") from error
 
 
 def _is(path: Path, content: Content) -> bool:

@@ -10,19 +10,20 @@ seen; the journal, not the link, decides what serves.
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
 
 from shoal import bundle
-from shoal.agent.io.durable import sync, write_durable
+from shoal.agent.io.durable import sync, translated, write_durable
 from shoal.agent.update import Slot
-from shoal.errors import BundleError, StorageError
+from shoal.errors import BundleError
 from shoal.manifest import File, Manifest, check_model, is_model
 from shoal.manifest import parse as parse_manifest
 
 _LINK, _CARD = "current", "slot.json"
+_MEND = "make room, or look at the disk"
 #: What a download may leave beside the whole files, named by their hash (io/download.py).
 _PARTS = (".part", ".delta", ".whole")
 
@@ -45,7 +46,7 @@ class DiskSlots:
         stage = self.path(model, "stage")
         files = {file.name: file for file in parse_manifest(data).files()}
         parts = {file.sha256 + end for file in files.values() for end in _PARTS}
-        with _translated(stage):
+        with translated(stage, _MEND):
             stage.mkdir(parents=True, exist_ok=True)
             for path in list(stage.iterdir()):
                 file = files.get(path.name)
@@ -69,7 +70,7 @@ class DiskSlots:
         source = self.held(model).get(file.sha256)
         if source is None:
             return False
-        with _translated(target):
+        with translated(target, _MEND):
             shutil.copyfile(source, target)
         return _is(target, file)
 
@@ -92,7 +93,7 @@ class DiskSlots:
             return
         self.verify_stage(model, sha256, profile)
         names = {f.name for f in self.staged(model, sha256).files_for(profile)} | {bundle.MANIFEST}
-        with _translated(target):
+        with translated(target, _MEND):
             for file in list(stage.iterdir()):
                 if file.name in names:
                     sync(file)
@@ -117,7 +118,7 @@ class DiskSlots:
     def point(self, model: str, slot: Slot | None) -> None:
         """Switch the link, atomically, and say beside the files what they are; None: no link."""
         link = self._folder / check_model(model) / _LINK
-        with _translated(link):
+        with translated(link, _MEND):
             if slot is None:
                 link.unlink(missing_ok=True)
             else:
@@ -191,14 +192,14 @@ class DiskSlots:
         return {sha256 for model in self._models() for sha256 in self.held(model)}
 
     def free_bytes(self) -> int:
-        with _translated(self._folder):
+        with translated(self._folder, _MEND):
             self._folder.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self._folder).free
 
     def keep(self, model: str) -> None:
         """What the stage holds is on the disk: no power cut takes a finished download back."""
         stage = self.path(model, "stage")
-        with _translated(stage):
+        with translated(stage, _MEND):
             for file in stage.iterdir():
                 sync(file)
             sync(stage)
@@ -210,7 +211,7 @@ class DiskSlots:
 
     def _keep(self, slot: Path) -> None:
         """The slot's name, and of the folders that it is in, survive a power cut from here on."""
-        with _translated(slot):
+        with translated(slot, _MEND):
             for folder in (slot.parent, self._folder, self._folder.parent):
                 sync(folder)
 
@@ -220,14 +221,6 @@ class DiskSlots:
         except BundleError:
             return False
         return bundle.sha256_of(folder / bundle.MANIFEST) == sha256
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}", "make room, or look at the disk") from error
 
 
 def _size(path: Path) -> int:
