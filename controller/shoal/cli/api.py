@@ -3,7 +3,6 @@
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +11,7 @@ import msgspec
 
 from shoal.cli.account import Account, trust
 from shoal.cli.exits import ProblemError
+from shoal.closing import Closing
 from shoal.errors import LinkError
 
 PREFIX = "/api/v1"
@@ -30,7 +30,7 @@ def at(*parts: str) -> str:
     return "/".join([PREFIX, *(quote(part, safe="@:") for part in parts)])
 
 
-class Api:
+class Api(Closing):
     """A signed-in connection.
 
     >>> with Api(account) as api: api.get(at("fleet"))     # doctest: +SKIP
@@ -57,15 +57,7 @@ class Api:
             transport=transport,
         )
 
-    def __enter__(self) -> "Api":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from shoal.agent.io.closing import Closing
 from shoal.agent.io.folder import FOLDER, SOCKET
+from shoal.closing import Closing
 from shoal.errors import (
     AbsentError,
     InputError,

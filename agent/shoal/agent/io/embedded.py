@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-from shoal.agent.io.closing import Closing
 from shoal.agent.io.examples import Giving
 from shoal.agent.io.facts import read_facts
 from shoal.agent.io.folder import FOLDER, MODELS, SPOOL
@@ -23,6 +22,7 @@ from shoal.agent.ports import Loader, Slots
 from shoal.agent.serving import Serving
 from shoal.agent.testimony import Account
 from shoal.agent.update import Slot
+from shoal.closing import Closing
 from shoal.errors import AbsentError, ShoalError
 from shoal.profile import Profile, detect, profile
 from shoal.sketch import F32
