@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shoal.errors import UntrustedError
+from shoal.issuer import is_issued_by
 
 #: Bytes of a certificate in DER, at most: an advert travels to every neighbour.
 LONGEST = 4096
@@ -58,16 +59,8 @@ def _check_validity(
     now = datetime.datetime.fromtimestamp(now_s, datetime.UTC)
     if not leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
         raise UntrustedError(f"certificate of {device} is not valid now", "is the clock right?")
-    if not any(_signed_by(leaf, one) for one in authorities) or not _is_client(leaf):
+    if not is_issued_by(leaf, authorities) or not _is_client(leaf):
         raise UntrustedError(f"certificate of {device} is not of this fleet's device CA")
-
-
-def _signed_by(leaf: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _is_client(leaf: x509.Certificate) -> bool:

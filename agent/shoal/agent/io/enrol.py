@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -21,6 +20,7 @@ from shoal.agent.io.durable import write_durable
 from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
 from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import LinkError, SettingError, UntrustedError
+from shoal.issuer import is_issued_by
 from shoal.topics import check_device
 
 
@@ -85,22 +85,12 @@ def pinned(bundle: bytes, sha256: str) -> bytes:
         )
     known = roots[:1]
     for certificate in certificates:
-        if certificate not in known and _signed_by(certificate, known):
+        if certificate not in known and is_issued_by(certificate, known):
             known.append(certificate)
     return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in known)
 
 
 _DER = serialization.Encoding.DER
-
-
-def _signed_by(certificate: x509.Certificate, issuers: list[x509.Certificate]) -> bool:
-    for issuer in issuers:
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return True
-    return False
 
 
 def _fetch_ca(url: str) -> bytes:

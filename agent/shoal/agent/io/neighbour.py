@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from shoal.agent.io.folder import CA, CERTIFICATE, KEY
 from shoal.agent.peers import Word
 from shoal.errors import LinkError, SettingError, UntrustedError
+from shoal.issuer import is_issued_by
 
 #: Longest piece that is shared; longest line; seconds to connect, and for a line.
 LONGEST, LINE, CONNECT_S, SILENCE_S = 4 << 20, 128, 2.0, 5.0
@@ -225,7 +225,7 @@ def _read(der: bytes, authorities: bytes, now_s: float) -> Peer | None:
     known = x509.load_pem_x509_certificates(authorities)
     now = datetime.datetime.fromtimestamp(now_s, datetime.UTC)
     valid = leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc
-    if not valid or not any(_issued(leaf, issuer) for issuer in known):
+    if not valid or not is_issued_by(leaf, known):
         return None
     found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     subject = [str(one.value) for one in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
@@ -244,11 +244,3 @@ def _peer(names: list[str], subject: list[str]) -> Peer | None:
     if name != names[0] or (dot and not _GENERATION.fullmatch(number)):
         return None
     return Peer(name, int(number or 0))
-
-
-def _issued(leaf: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True

@@ -14,7 +14,6 @@ from urllib.parse import quote
 import msgspec
 import urllib3
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -32,6 +31,7 @@ from shoal.enrolment import (
     renewal_message,
 )
 from shoal.errors import LinkError, SettingError, UntrustedError
+from shoal.issuer import is_issued_by
 from shoal.mqtt import session_id
 from shoal.trust import director_version, follow_roots
 
@@ -127,7 +127,7 @@ def _check(pem: str, device: str, key: ec.EllipticCurvePrivateKey, ca: bytes) ->
     try:
         leaf = x509.load_pem_x509_certificate(pem.encode())
         ours = _names(leaf) == [device] and leaf.public_key() == key.public_key()
-        signed = any(_signed_by(leaf, issuer) for issuer in x509.load_pem_x509_certificates(ca))
+        signed = is_issued_by(leaf, x509.load_pem_x509_certificates(ca))
     except ValueError as error:
         raise UntrustedError(f"the renewed certificate cannot be read: {error}") from error
     if not (ours and signed):
@@ -138,14 +138,6 @@ def _names(leaf: x509.Certificate) -> list[str]:
     """Whom it is for: its CN, without the generation of a name that was taken again (cam-1.2)."""
     found = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return [str(name.value).partition(".")[0] for name in found]
-
-
-def _signed_by(leaf: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _certificate(folder: Path) -> x509.Certificate:

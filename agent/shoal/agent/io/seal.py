@@ -13,6 +13,7 @@ from shoal import parcel
 from shoal.agent.io.folder import CA, CERTIFICATE, KEY, read_trusted
 from shoal.enrolment import fingerprint
 from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
+from shoal.issuer import is_issued_by
 from shoal.parcel import DOWN, UP, Parcel, Sealed
 
 _CONTROLLER = "controller"
@@ -65,18 +66,10 @@ def _check_controller(sealed: Sealed, known: list[x509.Certificate], now_s: floa
         public = leaf.public_key()
         if names != [_CONTROLLER] or not isinstance(public, ec.EllipticCurvePublicKey):
             raise UntrustedError("this parcel was not sealed by a controller", _AGAIN)
-        if not any(_issued(leaf, issuer) for issuer in known):
+        if not is_issued_by(leaf, known):
             raise UntrustedError("this parcel is of another controller than this device's", _AGAIN)
         public.verify(sealed.signature, parcel.signed_bytes(DOWN, sealed.body), _ECDSA)
     except (ValueError, InvalidSignature) as error:
         raise UntrustedError("this parcel's seal is broken", _AGAIN) from error
     if leaf.not_valid_after_utc <= datetime.datetime.fromtimestamp(now_s, datetime.UTC):
         raise StaleError("this parcel's seal has expired", _AGAIN)
-
-
-def _issued(leaf: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        leaf.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
