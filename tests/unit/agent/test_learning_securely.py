@@ -55,6 +55,11 @@ class Class:
                 told.take_masked(name, numbers_of(device))
         return told
 
+    def started(self, name: str, adverts: dict[str, Advert]) -> list[speech.Answer]:
+        """What a device answers when the controller hands these on."""
+        told = Unmasking(self.terms, adverts, 8)
+        return self.devices[name].call(1, speech.Start(roster=told.roster_for(name)))
+
     def close(self, told: Unmasking, ending: Ending) -> None:
         for name in ending.alive:
             self.devices[name].call(1, speech.Close(ending=ending))
@@ -69,6 +74,13 @@ def terms_of(invite: wire.RoundCall) -> Terms:
     assert isinstance(invite.said, speech.Invite)
     round_id = secure_id(invite.attempt, text_of(invite.said.signed))
     return Terms(round_id=round_id, degree=4, threshold=3, least=3)
+
+
+def refusal(answers: list[speech.Answer]) -> str:
+    """Its reason, where nothing else was answered."""
+    (said,) = answers
+    assert isinstance(said, speech.Refuse)
+    return said.reason
 
 
 def numbers_of(device: Learner) -> np.ndarray:
@@ -110,10 +122,9 @@ def test_a_second_ending_is_refused_and_the_same_one_is_answered_again(tmp_path:
     first = device.call(1, speech.Close(ending=ending))
     assert device.call(1, speech.Close(ending=ending)) == first
     other = Ending(alive=[n for n in ending.alive if n != "cam-3"], dead=["cam-3"])
-    (said,) = device.call(1, speech.Close(ending=other))
-    assert isinstance(said, speech.Refuse)
-    assert said.reason == "second-ending"
-    assert device.call(1, speech.Pass(votes={})) == [said]
+    refused = device.call(1, speech.Close(ending=other))
+    assert refusal(refused) == "second-ending"
+    assert device.call(1, speech.Pass(votes={})) == refused
 
 
 def test_shares_are_the_same_again_whatever_votes_come_with_the_question(tmp_path: Path) -> None:
@@ -128,9 +139,8 @@ def test_who_is_said_to_be_alive_and_dead_is_not_opened(tmp_path: Path) -> None:
     cohort = Class(tmp_path)
     told = cohort.dealt()
     both = Ending(alive=list(cohort.devices), dead=["cam-3"])
-    (said,) = cohort.devices["cam-0"].call(1, speech.Close(ending=both))
-    assert isinstance(said, speech.Refuse)
-    assert said.reason == "alive-and-dead"
+    answers = cohort.devices["cam-0"].call(1, speech.Close(ending=both))
+    assert refusal(answers) == "alive-and-dead"
     assert told.end()
 
 
@@ -150,9 +160,7 @@ def test_a_device_that_restarted_refuses_and_never_opens_anything(
         assert told
     device.restart()
     for said in (speech.Deal(boxes={}), speech.Close(ending=ending), speech.Pass(votes={})):
-        (answer,) = device.call(1, said)
-        assert isinstance(answer, speech.Refuse)
-        assert answer.reason == "restarted"
+        assert refusal(device.call(1, said)) == "restarted"
     assert not device.path(1).exists()
 
 
@@ -160,10 +168,7 @@ def test_an_advert_with_another_devices_certificate_is_refused(tmp_path: Path) -
     cohort = Class(tmp_path)
     adverts = cohort.joined()
     stolen = msgspec.structs.replace(adverts["cam-1"], certificate=adverts["cam-2"].certificate)
-    told = Unmasking(cohort.terms, {**adverts, "cam-1": stolen}, 8)
-    (said,) = cohort.devices["cam-0"].call(1, speech.Start(roster=told.roster_for("cam-0")))
-    assert isinstance(said, speech.Refuse)
-    assert said.reason == "bad-signature"
+    assert refusal(cohort.started("cam-0", {**adverts, "cam-1": stolen})) == "bad-signature"
 
 
 def test_an_advert_of_another_fleets_ca_is_refused(tmp_path: Path) -> None:
@@ -173,20 +178,15 @@ def test_an_advert_of_another_fleets_ca_is_refused(tmp_path: Path) -> None:
     stranger.hear(stranger.school.invite(1, secure=SECURE))
     foreign = stranger.said(speech.Join)[0].advert
     assert foreign is not None
-    told = Unmasking(cohort.terms, {**adverts, "cam-1": foreign}, 8)
-    (said,) = cohort.devices["cam-0"].call(1, speech.Start(roster=told.roster_for("cam-0")))
-    assert isinstance(said, speech.Refuse)
-    assert said.reason == "bad-signature"
+    assert refusal(cohort.started("cam-0", {**adverts, "cam-1": foreign})) == "bad-signature"
 
 
 def test_an_expired_certificate_is_nobodys_identity(tmp_path: Path) -> None:
     cohort = Class(tmp_path)
     adverts = cohort.joined()
-    told = Unmasking(cohort.terms, adverts, 8)
     cohort.school.now = NOW + 91 * 86_400
-    device = cohort.devices["cam-0"]
-    assert device.call(1, speech.Start(roster=told.roster_for("cam-0"))) != []
-    assert isinstance(device.heard[-1].said, speech.Refuse)
+    assert cohort.started("cam-0", adverts) != []
+    assert isinstance(cohort.devices["cam-0"].heard[-1].said, speech.Refuse)
 
 
 @pytest.mark.parametrize("key", [bytes(32), b"short", b""])
@@ -201,9 +201,8 @@ def test_a_neighbour_with_a_trap_for_a_key_costs_the_round_and_no_more(
     signed = msgspec.structs.replace(
         bare, signature=credentials.sign(bare.signed(cohort.terms.round_id))
     )
-    told = Unmasking(cohort.terms, {**adverts, "cam-1": signed}, 8)
+    cohort.started("cam-0", {**adverts, "cam-1": signed})
     device = cohort.devices["cam-0"]
-    device.call(1, speech.Start(roster=told.roster_for("cam-0")))
     assert isinstance(device.heard[-1].said, speech.Refuse)
     assert device.state == State.REFUSED
 
@@ -215,9 +214,6 @@ def test_devices_that_were_asked_for_different_things_make_no_sum(tmp_path: Path
     cohort.devices["cam-3"].hear(other)
     adverts = cohort.joined()
     assert other.attempt == cohort.invite.attempt
-    told = Unmasking(cohort.terms, adverts, 8)
     for name, device in cohort.devices.items():
-        (said,) = device.call(1, speech.Start(roster=told.roster_for(name)))
-        assert isinstance(said, speech.Refuse)
-        assert said.reason in ("bad-signature", "neighbours")
+        assert refusal(cohort.started(name, adverts)) in ("bad-signature", "neighbours")
         assert not device.said(speech.Boxes)

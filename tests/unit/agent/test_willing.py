@@ -28,6 +28,13 @@ def local(clip: float = 1.0, noise: float = 2.0) -> dict[str, Any]:
     return {"privacy": Privacy(where="local", clip=clip, noise=noise)}
 
 
+def judged(plan: dict[str, Any], limits: dict[str, Any], condition: dict[str, Any]) -> Ledger:
+    """PLAN, by a device that is WELL, each but for these."""
+    planned = msgspec.structs.replace(PLAN, **plan)
+    found = msgspec.structs.replace(WELL, **condition)
+    return judge(planned, 1000, Limits(**limits), found, Ledger(), 50.0)
+
+
 @pytest.mark.parametrize(
     ("reason", "plan", "limits", "condition"),
     [
@@ -58,14 +65,7 @@ def local(clip: float = 1.0, noise: float = 2.0) -> dict[str, Any]:
 )
 def test_each_refusal_has_its_reason(reason, plan, limits, condition) -> None:
     with pytest.raises(RefusedError) as refusal:
-        judge(
-            msgspec.structs.replace(PLAN, **plan),
-            1000,
-            Limits(**limits),
-            msgspec.structs.replace(WELL, **condition),
-            Ledger(),
-            50.0,
-        )
+        judged(plan, limits, condition)
     assert refusal.value.reason == reason
 
 
@@ -82,14 +82,7 @@ def test_each_refusal_has_its_reason(reason, plan, limits, condition) -> None:
     ],
 )
 def test_what_is_within_its_limits_a_device_takes_part_in(plan, limits, condition) -> None:
-    judge(
-        msgspec.structs.replace(PLAN, **plan),
-        1000,
-        Limits(**limits),
-        msgspec.structs.replace(WELL, **condition),
-        Ledger(),
-        50.0,
-    )
+    judged(plan, limits, condition)
 
 
 @pytest.mark.parametrize("where", ["central", "local", "distributed"])
