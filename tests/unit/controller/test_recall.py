@@ -68,6 +68,14 @@ def install(ctx: Context, ident: str, ref: str, *names: str) -> None:
             db.execute(serves.values(releases={"lot-codes": ref}))
 
 
+def served_by(ctx: Context, *names: str) -> tuple[str, str]:
+    """The release of round 2, rolled out to all and on these devices; and its rollout."""
+    ref = released(ctx, 2).ref
+    ident = roll_out(ctx, ref)
+    install(ctx, ident, ref, *names)
+    return ref, ident
+
+
 def finish(ctx: Context, ident: str) -> None:
     """As if its last stage had passed with somebody unseen."""
     with ctx.store.write() as db:
@@ -87,9 +95,7 @@ def quarantine(ctx: Context, number: int = 2) -> Quarantined:
 def test_a_device_that_comes_back_after_a_quarantine_is_not_told_to_install_the_release(
     ctx: Context, plan: TaskPlan
 ) -> None:
-    bad = released(ctx, 2).ref
-    ident = roll_out(ctx, bad)
-    install(ctx, ident, bad, "press-1", "press-2", "mill-1")
+    bad, ident = served_by(ctx, "press-1", "press-2", "mill-1")
     finish(ctx, ident)
     assert ordered(ctx, "mill-2") == [bad]
     with ctx.store.read() as db:
@@ -107,8 +113,7 @@ def test_a_device_that_comes_back_after_a_quarantine_is_not_told_to_install_the_
 def test_who_serves_what_is_in_quarantine_keeps_it_and_no_order_names_it(
     ctx: Context, plan: TaskPlan
 ) -> None:
-    bad = released(ctx, 2).ref
-    install(ctx, roll_out(ctx, bad), bad, "press-1")
+    bad, _ = served_by(ctx, "press-1")
 
     told = quarantine(ctx)
 
@@ -137,9 +142,7 @@ def test_an_order_that_names_a_quarantined_release_is_not_signed_again(
 def test_a_quarantine_names_what_went_out_and_the_way_back_and_raises_an_alert(
     ctx: Context, plan: TaskPlan
 ) -> None:
-    bad = released(ctx, 2).ref
-    ident = roll_out(ctx, bad)
-    install(ctx, ident, bad, "press-1")
+    bad, ident = served_by(ctx, "press-1")
 
     told = quarantine(ctx)
 
@@ -154,9 +157,7 @@ def test_a_quarantine_names_what_went_out_and_the_way_back_and_raises_an_alert(
 def test_the_alert_closes_when_no_device_serves_what_is_in_quarantine(
     ctx: Context, plan: TaskPlan
 ) -> None:
-    bad = released(ctx, 2).ref
-    ident = roll_out(ctx, bad)
-    install(ctx, ident, bad, "press-1")
+    _, ident = served_by(ctx, "press-1")
     quarantine(ctx)
     alerts.sweep(ctx)
     assert len(alerts.list_alerts(ctx, "open")) == 1
@@ -180,9 +181,7 @@ def test_a_rollout_that_has_finished_says_how_its_devices_go_back(
 def test_no_device_is_rolled_back_onto_a_release_in_quarantine(
     ctx: Context, plan: TaskPlan
 ) -> None:
-    bad = released(ctx, 2).ref
-    first = roll_out(ctx, bad)
-    install(ctx, first, bad, *DEVICES)
+    bad, first = served_by(ctx, *DEVICES)
     finish(ctx, first)
     clean = released(ctx, 1).ref
     second = roll_out(ctx, clean)
