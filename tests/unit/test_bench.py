@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bench.__main__ import NAMES as ALL
 from bench.measuring import compare, interleave
 from bench.report import Aim, Report, human
 from shoal.controller.io.nats import find_binary
@@ -16,17 +17,9 @@ from shoal.errors import SettingError
 
 BENCH = Path(__file__).parents[1] / "bench"
 ROOT = BENCH.parents[1]
-NAMES = (
-    "sketch",
-    "inference",
-    "footprint",
-    "ingest",
-    "update",
-    "delta",
-    "drift",
-    "aggregation",
-    "attacks",
-)
+#: Run apart: two want peers in environments of their own, and no numbers of feeds are committed.
+APART = ("peers", "federated", "feeds")
+NAMES = [name for name in ALL if name not in APART]
 WITH_BROKER = [pytest.mark.broker, pytest.mark.slow]
 
 
