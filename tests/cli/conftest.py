@@ -16,6 +16,7 @@ from shoal.cli.__main__ import cli
 from shoal.cli.verb import Session
 from shoal.controller.app import create_app
 from shoal.controller.io.initial import Wishes, make_folder
+from shoal.controller.service import operations, training
 from shoal.controller.service.context import Context
 from shoal.controller.service.users import first_admin
 from shoal.controller.wiring import open_context
@@ -50,6 +51,13 @@ class Cli:
         options = {"user": "admin", "password": self.controller.password} | more
         flat = [text for name, value in options.items() for text in (f"--{name}", value)]
         return self("login", self.controller.url, "--yes", *flat)
+
+    def work(self, ident: str) -> None:
+        """Do an operation, as the engine would have it done."""
+        ctx = self.controller.ctx
+        while operations.claim_next(ctx).id != ident:
+            pass  # what other tests left waiting
+        training.run_operation(ctx, ident)
 
 
 @pytest.fixture(scope="module")

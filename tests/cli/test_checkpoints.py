@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cli.conftest import Cli
-from shoal.controller.service import operations, releases, training
+from shoal.controller.service import releases
 from taught import add_round, add_task, prepared_of
 
 
@@ -23,7 +23,7 @@ def task(shoal: Cli, parts: Path, made: set[str], request: pytest.FixtureRequest
         add = ("dataset", "add", str(parts), "--name", "rims", "--label", "defect")
         shoal.json(*add, "--site", "plant")
         asked = ("model", "train", "rims", "--dataset", "rims", "--param", "max_iter=20")
-        work(shoal, shoal.json(*asked, "--no-wait")["id"])
+        shoal.work(shoal.json(*asked, "--no-wait")["id"])
     name = f"rims-{len(made)}"
     made.add(name)
     prepared, theta = prepared_of(ctx, releases.get_release(ctx, "rims@1"))
@@ -33,19 +33,12 @@ def task(shoal: Cli, parts: Path, made: set[str], request: pytest.FixtureRequest
     return name
 
 
-def work(shoal: Cli, ident: str) -> None:
-    """Do an operation, as the engine would have it done."""
-    while (claimed := operations.claim_next(shoal.controller.ctx)) and claimed.id != ident:
-        pass  # what other tests left waiting
-    training.run_operation(shoal.controller.ctx, ident)
-
-
 def test_what_rounds_learned_becomes_a_candidate_and_both_model_and_release_say_who_taught_it(
     shoal: Cli, task: str
 ) -> None:
     started = shoal.json("round", "release", task, "--round", "2", "--candidate", "--no-wait")
     assert started["kind"] == "checkpoint"
-    work(shoal, started["id"])
+    shoal.work(started["id"])
     ref = shoal.json("operation", "show", started["id"])["result"]["release"]
 
     found = shoal.json("release", "show", ref)
@@ -79,7 +72,7 @@ def test_a_poisoned_round_is_quarantined_once_it_is_confirmed(shoal: Cli, task: 
 
 def test_a_quarantine_says_what_was_made_of_it(shoal: Cli, task: str) -> None:
     started = shoal.json("round", "release", task, "--round", "3", "--no-wait")
-    work(shoal, started["id"])
+    shoal.work(started["id"])
     ref = shoal.json("operation", "show", started["id"])["result"]["release"]
 
     told = shoal("round", "quarantine", task, "3", "--why", "press-1 lied", "--yes")

@@ -11,7 +11,6 @@ from shoal.agent.io.enrol import Wish, enrol
 from shoal.cli.__main__ import cli
 from shoal.cli.stages import parse
 from shoal.controller.records import StagePlan
-from shoal.controller.service import operations, training
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -70,8 +69,7 @@ def test_a_model_goes_from_table_to_signed_release(shoal: Cli, parts: Path) -> N
         "--param", "max_iter=50", "--param", "scaler=minmax",
     )  # fmt: skip
     assert started["state"] == "queued"
-    assert operations.claim_next(shoal.controller.ctx).id == started["id"]
-    training.run_operation(shoal.controller.ctx, started["id"])
+    shoal.work(started["id"])
     ended = shoal.json("operation", "watch", started["id"])
     assert ended["result"] == {"release": "defects@1"}
     assert "validated" in shoal("release", "show", "defects@1").stdout
@@ -107,8 +105,7 @@ def test_an_operation_that_fails_ends_the_wait_with_exit_code_1(
     bad.write_bytes(b"not a model")
     args = ("model", "import", "broken", str(bad), "--dataset", "fails", "--no-wait")
     started = shoal.json(*args)
-    assert operations.claim_next(shoal.controller.ctx).id == started["id"]
-    training.run_operation(shoal.controller.ctx, started["id"])
+    shoal.work(started["id"])
     result = shoal("operation", "watch", started["id"])
     assert result.exit_code == 1
     assert "not an ONNX file" in result.stderr
@@ -134,9 +131,7 @@ def test_where_no_device_is_a_canary_a_rollout_has_one_stage_and_says_so(
     shoal.json("dataset", "add", str(parts), "--name", "go", "--label", "defect", "--site", "plant")
     asked = ("model", "train", "go", "--dataset", "go", "--estimator", "logistic", "--no-wait")
     started = shoal.json(*asked)
-    while operations.claim_next(shoal.controller.ctx).id != started["id"]:
-        pass  # what other tests left waiting
-    training.run_operation(shoal.controller.ctx, started["id"])
+    shoal.work(started["id"])
     shoal.json("release", "publish", "go@1")
     result = shoal("rollout", "start", "go@1")
     assert result.exit_code == 0, result.output
