@@ -21,7 +21,10 @@ QUARANTINE = "quarantine/"
 
 
 class Draft(NamedTuple):
-    """An alert to open or to add to. key: alerts with the same key are one alert."""
+    """An alert to open or to add to. key: alerts with the same key are one alert.
+
+    site, model, release, features   that it is about, as far as it is about such
+    """
 
     key: str
     kind: str
@@ -29,10 +32,10 @@ class Draft(NamedTuple):
     title: str
     detail: str
     next_step: str
-    site: str
-    model: str
-    release: str
-    features: list[str]
+    site: str = ""
+    model: str = ""
+    release: str = ""
+    features: Sequence[str] = ()
 
 
 def rising(before: BOOL | None, now: BOOL) -> BOOL:
@@ -100,10 +103,8 @@ def rollout(ident: str, release: str, reason: str, *, failed: bool) -> Draft:
         title=f"Rollout of {release} stands still",
         detail=reason,
         next_step=step,
-        site="",
         model=release.partition("@")[0],
         release=release,
-        features=[],
     )
 
 
@@ -124,10 +125,7 @@ def task(name: str, model: str, reason: str) -> Draft:
             f"See why: shoal round show {name}. Go on with: shoal round start {name}, or plan a "
             "task anew: shoal round plan"
         ),
-        site="",
         model=model,
-        release="",
-        features=[],
     )
 
 
@@ -148,10 +146,8 @@ def quarantine(
         title=f"{model}: a release that was rolled out is in quarantine",
         detail=f"A round of {task} is poisoned. {'; '.join(told) or 'No device serves it'}.",
         next_step=next_step,
-        site="",
         model=model,
         release=list(serving)[-1] if serving else "",
-        features=[],
     )
 
 

@@ -89,9 +89,6 @@ def draft(site: str, off: Sequence[Clock], of: int, limit_s: float) -> Draft:
             else "Enable time synchronisation on the device (timedatectl set-ntp true), or set it"
         ),
         site=site,
-        model="",
-        release="",
-        features=[],
     )
 
 

@@ -98,7 +98,4 @@ def draft(device: str, site: str, sign: str) -> Draft:
             "Stop it and delete its outbox.db"
         ),
         site=site,
-        model="",
-        release="",
-        features=[],
     )
