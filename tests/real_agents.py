@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from real_models import put_release
 from repositories import Repository
 from shoal.agent.io.config import Controller, Device, Peers, Settings, Source, Update, dump
+from shoal.agent.io.enrol import key_pem, make_csr
+from shoal.agent.io.journal import SqliteJournal
+from shoal.agent.update import Record, Slot, State
 from shoal.controller.io.ca import Authority
 from shoal.errors import AbsentError
 
@@ -42,12 +44,13 @@ def enrol(
     *,
     name: str = "cam-1",
     beside: Enrolled | None = None,
+    broker: str = "mqtts://127.0.0.1:1",
     artifacts: str = "https://127.0.0.1:1",
     peers: Peers = Peers(),  # noqa: B008 (immutable)
     generation: int = 0,
     **update: Any,
 ) -> Enrolled:
-    """What enrolment would have left in `parent`/`name`; broker and API lead nowhere.
+    """What enrolment would have left in `parent`/`name`; addresses not given lead nowhere.
 
     beside   another device, of whose site this one is
     """
@@ -58,17 +61,9 @@ def enrol(
     else:
         authority = Authority.open(pki)
     key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    pem = csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-    issued = authority.issue_device(pem, name, time.time(), generation)
+    issued = authority.issue_device(make_csr(key, name), name, time.time(), generation)
     (folder / "device.crt").write_text(issued.certificate)
-    (folder / "device.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    (folder / "device.key").write_bytes(key_pem(key))
     (folder / "ca.pem").write_text(authority.bundle)
     repository = beside.repository if beside else Repository(time.time())
     (folder / "root.json").write_bytes(repository.root)
@@ -76,15 +71,27 @@ def enrol(
     (folder / "rows.csv").write_text("x0,x1,x2,x3,y\n1,2,3,4,a\n4,3,2,1,b\n")
     settings = Settings(
         device=Device(name=name, site="north", profile="x86-vnni"),
-        controller=Controller(
-            url="https://127.0.0.1:1", broker="mqtts://127.0.0.1:1", artifacts=artifacts
-        ),
+        controller=Controller(url="https://127.0.0.1:1", broker=broker, artifacts=artifacts),
         source=Source(path="rows.csv", label="y", rate_hz=200),
         update=Update(**update),
         peers=peers,
     )
     (folder / "agent.toml").write_text(dump(settings))
     return Enrolled(folder, pki, repository)
+
+
+def put_in_service(folder: Path) -> Slot:
+    """One release in slot a, serving since now, as an update would have left it."""
+    manifest = put_release(folder / "models" / "parts" / "a")
+    slot = Slot(
+        slot="a", model="parts", release=manifest.release, path="release/parts/1/manifest.json",
+        sha256="0" * 64, variant="fp32", model_sha256=manifest.variant("fp32").file.sha256,
+        counter=1, since_s=time.time(),
+    )  # fmt: skip
+    journal = SqliteJournal(folder / "journal.db")
+    journal.save(Record(model="parts", serving=slot, state=State.IDLE))
+    journal.close()
+    return slot
 
 
 class Process:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.test_kills import Site, finish, state_of
-from agent.test_process import put_slot
-from real_agents import PATIENCE_S, Process, enrol
+from real_agents import PATIENCE_S, Process, enrol, put_in_service
 from shoal.agent.io import reserve
 
 TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
@@ -44,7 +43,7 @@ def fill(disk: Path) -> None:
 def folder(disk: Path) -> Path:
     """Of an agent that has run once, with a model; then it was killed and the disk filled up."""
     folder = enrol(disk).folder
-    put_slot(folder)
+    put_in_service(folder)
     first = Process(folder)
     first.wait_until()
     first.end(signal.SIGKILL)

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,18 +9,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from real_agents import Process, enrol
-from real_models import put_release
+from real_agents import Process, enrol, put_in_service
 from shoal.agent import Session
 from shoal.agent.__main__ import main
 from shoal.agent.io.buffer import BUFFER, open_buffer, read_examples
 from shoal.agent.io.config import load
 from shoal.agent.io.examples import take
 from shoal.agent.io.folder import LEARNING, SPOOL
-from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.keeping import Keeping
 from shoal.agent.io.slots import DiskSlots
-from shoal.agent.update import Record, Slot, State
 
 FEATURES = ("x0", "x1", "x2", "x3")
 TABLE = "x3,x2,x1,x0,kind\n4,3,2,1,a\n8,7,6,5,b\n,7,6,5,b\n"
@@ -31,17 +27,7 @@ TABLE = "x3,x2,x1,x0,kind\n4,3,2,1,a\n8,7,6,5,b\n,7,6,5,b\n"
 def folder(tmp_path: Path) -> Path:
     """An enrolled device that has one release; its agent does not run."""
     folder = enrol(tmp_path).folder
-    slots = DiskSlots(folder / "models")
-    manifest = put_release(slots.path("parts", "a"))
-    slot = Slot(
-        slot="a", model="parts", release=manifest.release, path="release/parts/1/manifest.json",
-        sha256="0" * 64, variant="fp32", model_sha256=manifest.variant("fp32").file.sha256,
-        counter=1, since_s=time.time(),
-    )  # fmt: skip
-    slots.point("parts", slot)
-    journal = SqliteJournal(folder / "journal.db")
-    journal.save(Record(model="parts", serving=slot, state=State.IDLE))
-    journal.close()
+    DiskSlots(folder / "models").point("parts", put_in_service(folder))
     return folder
 
 

@@ -12,12 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from real_agents import Process, enrol
-from real_models import put_release
+from real_agents import Process, enrol, put_in_service
 from shoal.agent.io.config import Peers
-from shoal.agent.io.journal import SqliteJournal, read_records
+from shoal.agent.io.journal import read_records
 from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.update import Record, Slot, State
 from shoal.wire import decode_up
 
 
@@ -33,26 +31,8 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path: Path) -> Path:
     """What enrolment and one update would have left; the addresses lead nowhere."""
     folder = enrol(tmp_path).folder
-    put_slot(folder)
+    put_in_service(folder)
     return folder
-
-
-def put_slot(folder: Path) -> None:
-    manifest = put_release(folder / "models" / "parts" / "a")
-    slot = Slot(
-        slot="a",
-        model="parts",
-        release=manifest.release,
-        path="release/parts/1/manifest.json",
-        sha256="0" * 64,
-        variant="fp32",
-        model_sha256=manifest.variant("fp32").file.sha256,
-        counter=1,
-        since_s=time.time(),
-    )
-    journal = SqliteJournal(folder / "journal.db")
-    journal.save(Record(model="parts", serving=slot, state=State.IDLE))
-    journal.close()
 
 
 @pytest.fixture
@@ -172,7 +152,7 @@ def test_a_port_for_neighbours_that_is_taken_stops_no_inference(tmp_path: Path) 
         other.settimeout(0.1)
         port = other.getsockname()[1]
         folder = enrol(tmp_path, peers=Peers(enabled=True, host="127.0.0.1", port=port)).folder
-        put_slot(folder)
+        put_in_service(folder)
         agent = Process(folder)
         try:
             agent.wait_until()

@@ -14,12 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from real_agents import enrol
-from real_models import put_release
-from shoal.agent.io.journal import SqliteJournal
+from real_agents import enrol, put_in_service
 from shoal.agent.io.outside import outside
 from shoal.agent.unit import unit
-from shoal.agent.update import Record, Slot, State
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 pytestmark = [
@@ -108,15 +105,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     site = tmp_path / "site"
     site.mkdir()
     folder, _, _ = enrol(site)
-    manifest = put_release(folder / "models" / "parts" / "a")
-    slot = Slot(
-        slot="a", model="parts", release=manifest.release, path="release/parts/1/manifest.json",
-        sha256="0" * 64, variant="fp32", model_sha256=manifest.variant("fp32").file.sha256,
-        counter=1, since_s=1e9,
-    )  # fmt: skip
-    journal = SqliteJournal(folder / "journal.db")
-    journal.save(Record(model="parts", serving=slot, state=State.IDLE))
-    journal.close()
+    put_in_service(folder)
     with (folder / "agent.toml").open("a") as settings:
         settings.write(
             '\n[sinks.day]\nkind = "files"\npath = "/var/lib/site/answers"\nevery_s = 0.5\n'

@@ -9,13 +9,10 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from broker.real import Mosquitto, eventually, free_port
-from real_agents import Process, enrol
-from real_models import put_release
+from real_agents import Process, enrol, put_in_service
 from shoal import topics, wire
-from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.outbox import RESEND_S
-from shoal.agent.update import Record, Slot, State
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
@@ -69,21 +66,10 @@ class Desk:
 @pytest.fixture
 def plant(tmp_path: Path):
     """(folder of an agent that serves and replays, broker, desk), all at one Mosquitto."""
-    folder, pki, _ = enrol(tmp_path)
-    manifest = put_release(folder / "models" / "parts" / "a")
-    slot = Slot(
-        slot="a", model="parts", release=manifest.release, path="release/parts/1/manifest.json",
-        sha256="0" * 64, variant="fp32", model_sha256=manifest.variant("fp32").file.sha256,
-        counter=1, since_s=1e9,
-    )  # fmt: skip
-    journal = SqliteJournal(folder / "journal.db")
-    journal.save(Record(model="parts", serving=slot, state=State.IDLE))
-    journal.close()
-    broker = Mosquitto(tmp_path / "broker", pki, free_port())
-    settings = folder / "agent.toml"
-    settings.write_text(
-        settings.read_text().replace("mqtts://127.0.0.1:1", f"mqtts://localhost:{broker.port}")
-    )
+    port = free_port()
+    folder, pki, _ = enrol(tmp_path, broker=f"mqtts://localhost:{port}")
+    put_in_service(folder)
+    broker = Mosquitto(tmp_path / "broker", pki, port)
     broker.start()
     broker.admit(("cam-1",))
     desk = Desk(broker.port, pki)

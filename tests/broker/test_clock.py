@@ -41,12 +41,9 @@ class Taking(Desk):
 
 @pytest.mark.parametrize("kind", [Nats, Mosquitto], ids=["nats-server", "mosquitto"])
 def test_a_clock_that_is_wrong_is_told_to_the_technician_and_to_the_operator(tmp_path, kind):
-    folder, pki, _ = enrol(tmp_path)
-    broker = kind(tmp_path / "broker", pki, free_port())
-    settings = folder / "agent.toml"
-    settings.write_text(
-        settings.read_text().replace("mqtts://127.0.0.1:1", f"mqtts://localhost:{broker.port}")
-    )
+    port = free_port()
+    folder, pki, _ = enrol(tmp_path, broker=f"mqtts://localhost:{port}")
+    broker = kind(tmp_path / "broker", pki, port)
     broker.start()
     broker.admit(("cam-1",))
     ctx = make_context(tmp_path, lambda: time.time() - BEHIND_S)
