@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from controllers import repository_fetch
@@ -29,7 +28,7 @@ from shoal.agent.faults import Fault
 from shoal.agent.io import lesson
 from shoal.agent.io.buffer import BUFFER, Buffer, Limits
 from shoal.agent.io.credentials import credentials_of
-from shoal.agent.io.enrol import make_csr
+from shoal.agent.io.enrol import key_pem, make_csr
 from shoal.agent.io.journal import SqliteJournal
 from shoal.agent.io.lesson import Job
 from shoal.agent.io.sandbox import DiskSandbox, rounds_folder, task_folder
@@ -252,12 +251,7 @@ class Learner:
     def _enrol(self) -> None:
         self.folder.mkdir()
         key = ec.generate_private_key(ec.SECP256R1())
-        text = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        (self.folder / "device.key").write_bytes(text)
+        (self.folder / "device.key").write_bytes(key_pem(key))
         issued = self.school.authority.issue_device(make_csr(key, self.name), self.name, NOW)
         (self.folder / "device.crt").write_text(issued.certificate)
         (self.folder / "ca.pem").write_text(self.school.authority.bundle)

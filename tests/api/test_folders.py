@@ -10,9 +10,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from api.test_renewal import Member
-from api.world import World, is_problem
+from api.world import World, is_problem, make_request
 from repositories import NOW
 from shoal import parcel, topics, wire
+from shoal.agent.io.enrol import key_pem
 from shoal.agent.io.folder import CA, CERTIFICATE, KEY
 from shoal.agent.io.seal import open_parcel
 from shoal.controller.io.ca import Authority
@@ -93,9 +94,7 @@ def test_a_device_speaks_for_nobody_else(world: World, member: Member) -> None:
 
 def foreign(world: World, member: Member) -> bytes:
     authority = Authority.create(world.ctx.folder / "elsewhere", names=["x"], now=world.clock())
-    from api.test_renewal import csr_of
-
-    issued = authority.issue_device(csr_of(member.key), "press-4", world.clock())
+    issued = authority.issue_device(make_request(member.key), "press-4", world.clock())
     return sealed(member, fault(1), certificate=issued.certificate)
 
 
@@ -243,11 +242,7 @@ def test_the_parcel_for_a_device_is_for_it_alone_and_tells_what_has_arrived(
     assert world.clock() + 6 * DAY_S < plan["valid_until_at"] <= world.clock() + 7 * DAY_S
     folder = tmp_path / "press-4"
     folder.mkdir()
-    form = serialization.PrivateFormat.PKCS8
-    secret = member.key.private_bytes(
-        serialization.Encoding.PEM, form, serialization.NoEncryption()
-    )
-    (folder / KEY).write_bytes(secret)
+    (folder / KEY).write_bytes(key_pem(member.key))
     (folder / CERTIFICATE).write_text(member.certificate)
     (folder / CA).write_text((world.ctx.folder / "pki" / "ca.pem").read_text())
     mine, other = (base64.b64decode(plan["parcels"][name]) for name in plan["devices"])

@@ -8,17 +8,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from api.world import World, is_problem
+from api.world import World, is_problem, make_request
 from shoal.controller.service import devices
 from shoal.enrolment import renewal_message
 from shoal.trust import director_version, follow_roots
 
 DAY_S = 86_400.0
-
-
-def csr_of(key: ec.EllipticCurvePrivateKey) -> str:
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 class Member:
@@ -31,7 +26,7 @@ class Member:
         self.certificate = self.enrol().json["certificate"]
 
     def enrol(self, key: ec.EllipticCurvePrivateKey | None = None) -> Any:
-        return self.world.enrol(self.name, self.token, csr=csr_of(key or self.key))
+        return self.world.enrol(self.name, self.token, csr=make_request(key or self.key))
 
     def challenge(self) -> str:
         given = self.world.get(f"/api/v1/renew?device={self.name}", role="")
@@ -41,7 +36,7 @@ class Member:
         """What it would send to renew; `signer` is another key, the rest other fields."""
         body = {
             "certificate": self.certificate,
-            "csr": csr_of(ec.generate_private_key(ec.SECP256R1())),
+            "csr": make_request(),
             "challenge": other.pop("challenge", "") or self.challenge(),
         }
         message = renewal_message(body["challenge"], body["csr"])
@@ -99,7 +94,7 @@ def test_another_key_renews_nothing(member: Member) -> None:
 
 
 def test_a_request_for_one_key_cannot_be_turned_into_one_for_another(member: Member) -> None:
-    body = member.request() | {"csr": csr_of(ec.generate_private_key(ec.SECP256R1()))}
+    body = member.request() | {"csr": make_request()}
     assert is_problem(member.send(body), 403)
 
 

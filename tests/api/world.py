@@ -107,9 +107,9 @@ class World:
         return self.client.post("/api/v1/enrol", json=body)
 
 
-def make_request() -> str:
-    """A certificate request, PEM, of a key nobody keeps."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def make_request(key: ec.EllipticCurvePrivateKey | None = None) -> str:
+    """A certificate request, PEM; without a key, of one that nobody keeps."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 

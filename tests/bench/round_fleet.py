@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import select
 
@@ -28,7 +26,7 @@ from bench.round_tasks import TASK, add_task
 from shoal.agent.io import config
 from shoal.agent.io import folder as names
 from shoal.agent.io.buffer import BUFFER, Buffer, Limits
-from shoal.agent.io.enrol import key_pem
+from shoal.agent.io.enrol import key_pem, make_csr
 from shoal.controller.federated.records import Round
 from shoal.controller.gradient.losses import Loss
 from shoal.controller.gradient.make import prepare, step_graph
@@ -102,9 +100,7 @@ def _seed(folder: Path, ctx: Context, authority: Authority, lesson: Lesson, numb
     folder.mkdir()
     network, here = ctx.settings.network, folder / names.LEARNING
     key = ec.generate_private_key(ec.SECP256R1())
-    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    pem = csr.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-    issued = authority.issue_device(pem, folder.name, time.time())
+    issued = authority.issue_device(make_csr(key, folder.name), folder.name, time.time())
     wanted = config.Settings(
         device=config.Device(name=folder.name, site="here", profile="generic"),
         controller=config.Controller(

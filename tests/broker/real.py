@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from shoal.agent.io.enrol import key_pem, make_csr
 from shoal.controller.io.ca import Authority
 from shoal.controller.io.mosquitto import MosquittoFiles
 from shoal.controller.io.nats import NatsServer, find_binary
@@ -42,12 +41,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def make_request(key: ec.EllipticCurvePrivateKey) -> str:
-    """A device's certificate request, PEM."""
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 class Broker(Protocol):
@@ -219,11 +212,9 @@ class Site:
         if not path.exists():
             key = ec.generate_private_key(ec.SECP256R1())
             issuer = authority or self._authority
-            made = issuer.issue_device(make_request(key), name, time.time(), generation)
+            made = issuer.issue_device(make_csr(key, name), name, time.time(), generation)
             path.write_text(made.certificate)
-            encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-            secret = key.private_bytes(encoding, form, serialization.NoEncryption())
-            path.with_suffix(".key").write_bytes(secret)
+            path.with_suffix(".key").write_bytes(key_pem(key))
         return path
 
     def device(self, name: str, **choices: Any) -> Party:

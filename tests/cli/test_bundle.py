@@ -6,9 +6,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker.real import make_request
 from cli.conftest import Cli
 from shoal import parcel, wire
+from shoal.agent.io.enrol import make_csr
 from shoal.cli.exits import ABSENT, FAILED, USAGE
 from shoal.controller.io.ca import Authority
 from shoal.controller.service import enrolment, joining
@@ -28,7 +28,7 @@ class Device:
             rings=["stable"], uses=1, ttl_s=60.0,
         )  # fmt: skip
         self.name, self.key = name, ec.generate_private_key(ec.SECP256R1())
-        asked = EnrolRequest(token=token.secret, csr=make_request(self.key), device=name)
+        asked = EnrolRequest(token=token.secret, csr=make_csr(self.key, name), device=name)
         self.certificate = enrolment.enrol(ctx, authority, asked).certificate
 
     def write(self, stick: Stick, *seqs: int, part: int = 1, parts: int = 1) -> str:

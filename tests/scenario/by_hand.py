@@ -5,21 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root
 
-from broker.real import make_request
 from devices import PROFILE, Cloud, Device
 from repositories import NOW
-from shoal import parcel, stick, topics, wire
+from shoal import parcel, stick, wire
 from shoal.agent.io.bringing import Found, Station, bring
 from shoal.agent.io.carried import Brought, Carried
-from shoal.agent.io.exchange import Ears, Exchange
+from shoal.agent.io.enrol import key_pem, make_csr
 from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT
-from shoal.agent.loop import Heard, Rooted
 from shoal.agent.ports import Ports
+from shoal.agent.wiring import exchange_of
 from shoal.controller.io.ca import Authority
 from shoal.parcel import Letter, Parcel
 from shoal.stick import Label, Stick
@@ -41,10 +39,8 @@ class Desk:
         """Leave in `folder` what enrolment would."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
-        issued = self.authority.issue_device(make_request(key), name, NOW)
-        form = serialization.PrivateFormat.PKCS8
-        secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-        (folder / KEY).write_bytes(secret)
+        issued = self.authority.issue_device(make_csr(key, name), name, NOW)
+        (folder / KEY).write_bytes(key_pem(key))
         (folder / CERTIFICATE).write_text(issued.certificate)
         (folder / CA).write_text(self.authority.bundle)
         (folder / ROOT).write_bytes(self.cloud.repository.root)
@@ -103,18 +99,7 @@ class Walled(Device):
 
     def start(self, power: Power | None = None) -> None:
         super().start(power)
-        agent = self.agent
-        ears = Ears(
-            hear=lambda it: agent.post(Heard(topics.down(NAME, it.kind), it.payload)),
-            rooted=lambda root: agent.post(Rooted(root)),
-            fault=agent.voice.fault,
-            settled=lambda: agent.updates.settled,
-            inventory=agent.inventory,
-        )
-        self.exchange = Exchange(
-            self.folder, NAME, journal=agent.ports.journal, outbox=agent.ports.outbox, ears=ears,
-            clock=agent.clock,
-        )  # fmt: skip
+        self.exchange = exchange_of(self.folder, self.agent)
 
     def run(self, seconds: float = 60.0) -> None:
         end = self.clock.now + seconds
