@@ -14,6 +14,7 @@ A delta is a hint, never trusted: what comes of it is held against the file's si
 """
 
 import enum
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,9 @@ _WORD = 4
 #: Levels of zstd: to find the smallest way; for differences that hardly shrink, where the strongest
 #: takes twenty times as long for one byte in a hundred less; and the strongest.
 _QUICK, _FAST, _STRONGEST = 1, 12, 19
+#: Share of the whole file beyond which no delta is worth making: to compress what a quick look puts
+#: there takes ten times as long as the look, and devices fetch none longer than 0.8 of it.
+HOPELESS = 0.85
 #: Up to this length the smallest way is looked for at full strength.
 _SMALL = 1 << 17
 #: Of longer files of one length, so many pieces of this length are looked at, from end to end.
@@ -44,10 +48,12 @@ class Way(enum.IntEnum):
     DICTIONARY, BYTES, WORDS = 0, 1, 2
 
 
-def make(old: bytes, new: bytes) -> bytes:
+def make(old: bytes, new: bytes, most: float = math.inf) -> bytes:
     """The delta that makes `new` of `old`; its length is what it costs.
 
-    Raises BundleError for a file longer than LIMIT.
+    most   bytes: what a quick look puts beyond them is not made
+
+    Raises BundleError for that, and for a file longer than LIMIT.
 
     >>> old = bytes(range(256)) * 40
     >>> new = old[:5000] + b"!" + old[5001:]
@@ -58,7 +64,10 @@ def make(old: bytes, new: bytes) -> bytes:
     _check_length(len(old), len(new))
     looking = _QUICK if len(new) > _SMALL else _STRONGEST
     best, cost = _smallest(old, new, looking)
-    if len(_keyed(old, len(new), looking).compress(new)) < cost:
+    keyed = len(_keyed(old, len(new), looking).compress(new))
+    if min(cost, keyed) > most:
+        raise BundleError(f"a delta of about {min(cost, keyed):.0f} bytes spares too little")
+    if keyed < cost:
         return _head(Way.DICTIONARY, 0, 0) + _keyed(old, len(new), _STRONGEST).compress(new)
     level = _STRONGEST if cost < len(new) / 4 or len(new) <= _SMALL else _FAST
     return _head(*best) + _plain(level).compress(_difference(old, new, *best))

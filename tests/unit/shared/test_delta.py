@@ -82,6 +82,15 @@ def test_what_would_not_fit_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch
         delta.apply(b"x", GOOD, 1001)
 
 
+def test_what_would_spare_too_little_is_not_made() -> None:
+    for name in ("float32 weights, trained on", "only the last layer", "pieces that moved"):
+        old, new, _ = CASES[name]
+        assert delta.make(old, new, delta.HOPELESS * len(new)) == delta.make(old, new)
+    old, new, _ = CASES["nothing in common"]
+    with pytest.raises(BundleError, match="spares too little"):
+        delta.make(old, new, delta.HOPELESS * len(new))
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 3), st.integers(0, 2))
 def test_noise_behind_a_good_head_is_an_error_and_no_crash(

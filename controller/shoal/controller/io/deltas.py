@@ -1,8 +1,10 @@
 """What a file differs by from an older one (shoal.delta): made when first asked for, and kept.
 
 One is made at a time, on a thread of its own: a whole fleet that asks for the same one waits for
-one piece of work, and downloads go on meanwhile. Deltas are no more than a saving: any may be
-deleted at any time.
+one piece of work, and downloads go on meanwhile. The engine asks first (io/ahead.py). Deltas are
+no more than a saving: any may be deleted at any time.
+
+    deltas/OLD-NEW    the delta; empty where it would be hardly shorter than the file itself
 """
 
 import asyncio
@@ -17,6 +19,7 @@ from shoal.errors import AbsentError, BundleError
 
 log = logging.getLogger(__name__)
 
+_MEND = "the whole file does as well"
 #: Deltas that are kept; the one made longest ago goes first.
 KEPT = 200
 
@@ -30,14 +33,14 @@ class Deltas:
         self._making: dict[str, asyncio.Future[Path]] = {}
 
     async def path(self, old: str, new: str) -> Path:
-        """Where the delta lies, made now if need be; AbsentError where there can be none.
+        """Where the delta lies, made now if need be; AbsentError where there is none worth it.
 
         old, new   sha256 of blobs, both checked to be no more than that
         """
         name = f"{old}-{new}"
         path = self._folder / name
         if path.is_file():
-            return path
+            return _worth(path)
         making = self._making.get(name)
         if making is None:
             loop = asyncio.get_running_loop()
@@ -48,16 +51,23 @@ class Deltas:
 
     def _make(self, old: str, new: str, path: Path) -> Path:
         try:
-            both = [self._blobs / sha256[:2] / sha256 for sha256 in (old, new)]
-            if any(blob.stat().st_size > delta.LIMIT for blob in both):
-                raise BundleError("too long for a delta")
-            made = delta.make(*(blob.read_bytes() for blob in both))
+            made = self._made(*(self._blobs / sha256[:2] / sha256 for sha256 in (old, new)))
             self._keep(path, made)
-        except (OSError, BundleError, MemoryError, ImportError) as error:
+        except (OSError, MemoryError, ImportError) as error:
             log.warning("no delta %s: %s", path.name[:16], error)
-            raise AbsentError("delta", path.name, "the whole file does as well") from error
+            raise AbsentError("delta", path.name, _MEND) from error
         log.info("delta %s: %d bytes", path.name[:16], len(made))
-        return path
+        return _worth(path)
+
+    def _made(self, old: Path, new: Path) -> bytes:
+        """The delta; nothing where it would spare too little, or cannot be made of such files."""
+        size = new.stat().st_size
+        try:
+            if max(old.stat().st_size, size) > delta.LIMIT:
+                return b""
+            return delta.make(old.read_bytes(), new.read_bytes(), delta.HOPELESS * size)
+        except BundleError:
+            return b""
 
     def _keep(self, path: Path, made: bytes) -> None:
         self._folder.mkdir(exist_ok=True)
@@ -71,3 +81,9 @@ class Deltas:
         for old in there[:-KEPT]:
             with contextlib.suppress(OSError):
                 old.unlink()
+
+
+def _worth(path: Path) -> Path:
+    if path.stat().st_size == 0:
+        raise AbsentError("delta", path.name, _MEND)
+    return path

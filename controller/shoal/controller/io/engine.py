@@ -19,6 +19,7 @@ from sqlalchemy import delete, update
 from shoal import topics, wire
 from shoal.controller.copies import Returns
 from shoal.controller.io import rounds, tables
+from shoal.controller.io.ahead import Ahead
 from shoal.controller.io.operations import Operations
 from shoal.controller.service import (
     alerts,
@@ -96,6 +97,7 @@ class Engine:
         self._due: dict[str, float] = {}
         self._memory = Memory()
         self._rounds = rounds.Rounds(ctx, self._post)
+        self._ahead = Ahead(ctx)
         self._returns = Returns(monotonic)
         pki, network = ctx.folder / "pki", ctx.settings.network
         host = "localhost" if "localhost" in network.names else network.names[0]
@@ -143,6 +145,7 @@ class Engine:
                 apart=True,
             ),
             Tick("rounds", 0.5, self._rounds.work, apart=True, bell=self._rounds.bell),
+            Tick("deltas", 0.25, self._ahead.look, apart=True),
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
             Tick("candidates", 5.0, lambda: candidates.evaluate(ctx)),

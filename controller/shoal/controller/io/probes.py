@@ -76,22 +76,36 @@ def check_https(network: Network, port: int, pki: Path, *, own_certificate: bool
 
     own_certificate   the operator's, not of our CA: only that it answers is looked at
     """
-    host = reachable_host(network.host)
-    where = f"https://{_bracketed(host)}:{port}"
     context = _trusting(pki)
     context.check_hostname = False  # asked for by address; the certificate names others too
     if own_certificate:
         context.verify_mode = ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
+    return _ask(network, port, context, "GET", "/healthz")
+
+
+def ask_artifacts(network: Network, pki: Path, path: str, patience_s: float) -> None:
+    """HEAD `path` of the artifact server; LinkError if it does not answer 200 within that time."""
+    context = _trusting(pki)
+    context.check_hostname = False
+    _ask(network, network.artifacts, context, "HEAD", path, patience_s)
+
+
+def _ask(
+    network: Network, port: int, context: ssl.SSLContext, method: str, path: str,
+    patience_s: float = TIMEOUT_S,
+) -> str:  # fmt: skip
+    host = reachable_host(network.host)
+    where = f"https://{_bracketed(host)}:{port}"
+    connection = http.client.HTTPSConnection(host, port, timeout=patience_s, context=context)
     try:
-        connection.request("GET", "/healthz", headers={"Host": f"{network.names[0]}:{port}"})
+        connection.request(method, path, headers={"Host": f"{network.names[0]}:{port}"})
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
         raise LinkError(f"{where}: {explain(error)}") from error
     finally:
         connection.close()
     if status != 200:
-        raise LinkError(f"{where}/healthz answered {status}")
+        raise LinkError(f"{where}{path.partition('?')[0]} answered {status}")
     return where
 
 

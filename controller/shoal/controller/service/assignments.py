@@ -148,6 +148,26 @@ def orders_of(db: Connection, name: str) -> list[Order]:
     return list(_orders(_row(db, name)).values())
 
 
+def deltas_of(ctx: Context, ref: str) -> list[str]:
+    """What devices will ask for once they are ordered release `ref`: deltas, as "OLD-NEW".
+
+    None for a release that is not signed, in quarantine, or gone.
+    """
+    with ctx.store.read() as db:
+        try:
+            manifest = signed_release(db, ref).manifest
+        except (AbsentError, ConflictError):
+            return []
+        has = device.c.releases[manifest.model].as_string()
+        query = select(device.c.profile, has).where(device.c.state == "enrolled").distinct()
+        found = {
+            f"{old}-{new}"
+            for profile, release in db.execute(query)
+            for old, new in _pairs(db, ref, release or "", profile or "")
+        }
+    return sorted(found)
+
+
 def raise_floor(db: Connection, ctx: Context, name: str, floor: int) -> None:
     """The device has seen version `floor`: nothing below may be sent to it.
 
@@ -217,7 +237,7 @@ def _urls(
     pairs = {
         f"{old}-{new}": f"{old}>{new}"
         for order in orders.values()
-        for old, new in _deltas(db, order, releases.get(order.model, ""), profile)
+        for old, new in _pairs(db, order.release, releases.get(order.model, ""), profile)
     }
     return urls | {pairs[n]: url for n, url in addresses.urls_of(ctx, pairs, expires).items()}
 
@@ -241,25 +261,24 @@ def _peers(db: Connection, name: str) -> dict[str, dict[str, Any]]:
     return found | ({"generations": generations} if generations else {})
 
 
-def _deltas(db: Connection, order: Order, has: str, profile: str) -> list[tuple[str, str]]:
-    """(old, new) of each variant's file that this device has an older one of, and that is worth it.
+def _pairs(db: Connection, ref: str, has: str, profile: str) -> list[tuple[str, str]]:
+    """(old, new) of each variant's file of release `ref` that a device has an older one of.
 
     has   the release that serves there, "" for none
     """
-    if not has or has == order.release:
+    if not has or has == ref:
         return []
-    model, version = manifests.parse_release(has)
-    there = _variants(db, model, version, profile)
+    there = _variants(db, has, profile)
     return [
         (there[name].sha256, file.sha256)
-        for name, file in _variants(db, order.model, order.version, profile).items()
+        for name, file in _variants(db, ref, profile).items()
         if name in there and there[name].sha256 != file.sha256 and file.size >= DELTA_FROM
     ]
 
 
-def _variants(db: Connection, model: str, version: int, profile: str) -> dict[str, manifests.File]:
+def _variants(db: Connection, ref: str, profile: str) -> dict[str, manifests.File]:
     """Variant -> its file, of those that a device of `profile` has."""
-    manifest = _manifest(db, model, version)
+    manifest = _manifest(db, *manifests.parse_release(ref))
     names = manifest.profiles.get(profile, []) if manifest else []
     return {name: manifest.variant(name).file for name in names} if manifest else {}
 
