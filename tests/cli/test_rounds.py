@@ -14,7 +14,6 @@ from cli.conftest import Cli
 from shoal.cli import round as round_cli
 from shoal.controller.federated import plans
 from shoal.controller.federated.records import TaskPlan
-from shoal.controller.service import operations, training
 from shoal.controller.service.federated import planning, rounds, tasks
 from shoal.params import spec_of
 from taught import DEVICES, REFUSED, UPDATED, add_round
@@ -27,15 +26,8 @@ def release(shoal: Cli, parts: Path) -> str:
         add = ("dataset", "add", str(parts), "--name", "seams", "--label", "defect")
         shoal.json(*add, "--site", "plant")
         asked = ("model", "train", "seams", "--dataset", "seams", "--estimator", "mlp")
-        work(shoal, shoal.json(*asked, "--param", "max_iter=20", "--no-wait")["id"])
+        shoal.work(shoal.json(*asked, "--param", "max_iter=20", "--no-wait")["id"])
     return "seams@1"
-
-
-def work(shoal: Cli, ident: str) -> None:
-    """Do an operation, as the engine would have it done."""
-    while (claimed := operations.claim_next(shoal.controller.ctx)) and claimed.id != ident:
-        pass  # what other tests left waiting
-    training.run_operation(shoal.controller.ctx, ident)
 
 
 def plan(shoal: Cli, name: str, *more: str) -> dict:
@@ -50,7 +42,7 @@ def test_a_task_is_planned_prepared_and_started(shoal: Cli, release: str) -> Non
     assert early.exit_code == 5
     assert "shoal operation show" in early.stderr
 
-    work(shoal, planned["operation"])
+    shoal.work(planned["operation"])
     found = shoal.json("round", "show", "first")["task"]
     assert found["state"] == "ready"
     assert found["prepared"]["labels"]
@@ -69,7 +61,7 @@ def test_a_task_is_planned_prepared_and_started(shoal: Cli, release: str) -> Non
 
 
 def test_what_devices_train_with_computes_a_step(shoal: Cli, release: str) -> None:
-    work(shoal, plan(shoal, "step", "--release", release)["operation"])
+    shoal.work(plan(shoal, "step", "--release", release)["operation"])
     made = shoal.json("round", "show", "step")["task"]["prepared"]
     blobs = shoal.controller.ctx.blobs
     session = onnxruntime.InferenceSession(blobs.read(made["graph"]))
@@ -87,7 +79,7 @@ def test_what_devices_train_with_computes_a_step(shoal: Cli, release: str) -> No
 def test_a_task_names_its_graphs_by_the_hashes_that_devices_pin(shoal: Cli, release: str) -> None:
     planned = plan(shoal, "pinned", "--release", release)
     assert "train graph" not in shoal("round", "show", "pinned").stdout, "before it is made"
-    work(shoal, planned["operation"])
+    shoal.work(planned["operation"])
     made = shoal.json("round", "show", "pinned")["task"]["prepared"]
     shown = " ".join(shoal("round", "show", "pinned").stdout.replace("│", " ").split())
     assert f"train graph {made['graph']}" in shown
@@ -97,7 +89,7 @@ def test_a_task_names_its_graphs_by_the_hashes_that_devices_pin(shoal: Cli, rele
 
 
 def test_a_round_says_of_whom_its_graph_was_refused(shoal: Cli, release: str) -> None:
-    work(shoal, plan(shoal, "unlisted", "--release", release)["operation"])
+    shoal.work(plan(shoal, "unlisted", "--release", release)["operation"])
     asked = rounds.get_task(shoal.controller.ctx, "unlisted").plan
     marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-1": REFUSED}
     add_round(shoal.controller.ctx, asked, 1, np.zeros(3, np.float32), marks=marks,
@@ -111,7 +103,7 @@ def test_a_task_may_begin_with_a_dataset_that_is_trained_on_first(shoal: Cli, pa
     add = ("dataset", "add", str(parts), "--name", "welds", "--label", "defect", "--site", "plant")
     shoal.json(*add)
     planned = plan(shoal, "welds", "--dataset", "welds", "--model", "welds")
-    work(shoal, planned["operation"])
+    shoal.work(planned["operation"])
     found = shoal.json("round", "show", "welds")["task"]
     assert (found["state"], found["release"], found["model"]) == ("ready", "welds@1", "welds")
     assert shoal.json("operation", "show", planned["operation"])["result"]["task"] == "welds"
@@ -123,9 +115,9 @@ def test_a_model_that_cannot_be_trained_fails_the_task_and_says_what_to_do(
     shoal.json("dataset", "add", str(parts), "--name", "trees", "--label", "defect",
                "--site", "plant")  # fmt: skip
     asked = ("model", "train", "trees", "--dataset", "trees", "--estimator", "random-forest")
-    work(shoal, shoal.json(*asked, "--param", "trees=3", "--no-wait")["id"])
+    shoal.work(shoal.json(*asked, "--param", "trees=3", "--no-wait")["id"])
     planned = plan(shoal, "trees", "--release", "trees@1")
-    work(shoal, planned["operation"])
+    shoal.work(planned["operation"])
     tasks.sweep(shoal.controller.ctx)
     found = shoal.json("round", "show", "trees")["task"]
     assert found["state"] == "failed"
@@ -236,7 +228,7 @@ def test_a_watch_into_a_pipe_says_each_round_that_ended_once(
 
 
 def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, release: str) -> None:
-    work(shoal, plan(shoal, "lonely", "--release", release)["operation"])
+    shoal.work(plan(shoal, "lonely", "--release", release)["operation"])
     shoal.json("round", "start", "lonely")
     assert planning.begin_due(shoal.controller.ctx) == []
     assert "0 devices for a round of 2 to 3" in shoal("round", "show", "lonely").stdout
