@@ -75,6 +75,27 @@ def test_a_poisoned_round_is_marked_and_what_came_of_it_cannot_be_published(
     assert {one.verb for one in entries} == {"round.quarantine"}
 
 
+def test_a_quarantine_is_lifted_by_an_admin_with_a_reason_and_then_there_is_nothing_to_lift(
+    world: World, task: TaskPlan
+) -> None:
+    add_release(world, 3)
+    world.post("/api/v1/tasks/walk/quarantine", json={"round": 2, "why": "press-1 lied"})
+    path, body = "/api/v1/tasks/walk/quarantine/lift", {"round": 2, "why": "it was mill-1"}
+    assert is_problem(world.post(path, role="operator", json=body), 403)
+    assert is_problem(world.post(path, json=body | {"round": 3}), 409)
+    assert is_problem(world.post(path, json={"round": 2}), 422)
+
+    told = world.post(path, json=body).json
+
+    assert (told["parent"], told["releases"]) == (3, ["lot-codes@13"])
+    assert (told["cleared"], told["rounds_left"]) == (["walk.2", "walk.3"], [])
+    assert world.get("/api/v1/rounds/walk.2").json["charge"] == ""
+    assert world.get("/api/v1/releases/lot-codes@13").json["quarantined"] == ""
+    assert is_problem(world.post(path, json=body), 409)
+    entries, _ = audit.list_audit(world.ctx, subject="walk.2")
+    assert [one.verb for one in entries] == ["round.lift", "round.quarantine"]
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [({"round": 2}, 422), ({"round": 2, "why": ""}, 422), ({"round": 9, "why": "lies"}, 404)],

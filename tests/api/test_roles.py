@@ -69,6 +69,7 @@ LEAST = {
     "POST /api/v1/tasks/{task}/release": "operator",
     "POST /api/v1/tasks/{task}/evaluate": "operator",
     "POST /api/v1/tasks/{task}/quarantine": "operator",
+    "POST /api/v1/tasks/{task}/quarantine/lift": "admin",
     "GET /api/v1/rounds": "viewer",
     "GET /api/v1/rounds/{id}": "viewer",
     "GET /api/v1/rounds/{id}/devices": "viewer",

@@ -5,6 +5,8 @@ import pytest
 
 from api.world import ORIGIN, World
 from shoal.controller.federated.records import Prepared, TaskPlan
+from shoal.controller.service import audit
+from shoal.controller.service.federated import poison
 from taught import DEVICES, REFUSED, UPDATED, add_round, add_task
 
 
@@ -38,3 +40,26 @@ def test_a_task_shows_the_hashes_that_devices_pin(world: World, task: TaskPlan) 
     shown = page(world, "/rounds/walk")
     assert "ab" * 32 in shown
     assert "cd" * 32 in shown
+
+
+def test_an_admin_lifts_a_quarantine_on_the_page_of_the_round_that_was_put_into_it(
+    world: World, task: TaskPlan
+) -> None:
+    for number in (1, 2):
+        add_round(world.ctx, task, number, np.full(3, number, np.float32))
+    poison.quarantine_round(world.ctx, actor="ana", task="walk", number=1, why="press-1 lied")
+    assert 'id="do-lift"' in page(world, "/rounds/walk/1")
+    assert 'id="do-lift"' not in page(world, "/rounds/walk/2"), "it is lifted with round 1"
+    assert "It was a mistake: press-1 lied" in page(world, "/rounds/walk/lift?round=1")
+    form = {"round": "1", "why": "it was mill-2"}
+    here = {"base_url": ORIGIN, "headers": {"Sec-Fetch-Site": "same-origin"}}
+
+    world.sign_in("operator")
+    assert 'id="do-lift"' not in page(world, "/rounds/walk/1")
+    assert world.client.post("/rounds/walk/lift", data=form, **here).status_code == 403
+    world.sign_in()
+    assert world.client.post("/rounds/walk/lift", data=form, **here).status_code == 303
+
+    assert "In quarantine" not in page(world, "/rounds/walk/1")
+    entries, _ = audit.list_audit(world.ctx, subject="walk.1")
+    assert (entries[0].actor, entries[0].detail["why"]) == ("admin", "it was mill-2")

@@ -80,3 +80,26 @@ def test_a_quarantine_says_what_was_made_of_it(shoal: Cli, task: str) -> None:
     assert ref in told.stdout
     assert "no device serves a release of it" in told.stdout
     assert shoal("release", "publish", ref).exit_code == 5
+
+
+def test_a_quarantine_is_lifted_once_it_is_confirmed_and_says_what_may_go_out_again(
+    shoal: Cli, task: str
+) -> None:
+    started = shoal.json("round", "release", task, "--round", "3", "--no-wait")
+    shoal.work(started["id"])
+    ref = shoal.json("operation", "show", started["id"])["result"]["release"]
+    for number in ("1", "2"):
+        shoal.json("round", "quarantine", task, number, "--why", "press-1 lied", "--yes")
+    asked = ("round", "lift", task, "2", "--why", "it was press-2")
+    assert shoal(*asked, given="n\n").exit_code != 0
+    assert shoal.json("round", "show", f"{task}.2")["round"]["charge"] == "press-1 lied"
+
+    left = shoal(*asked, "--yes").stdout
+    assert f"{task}.2, {task}.3" in left
+    assert ref not in left, "round 1 is in it"
+    last = ("round", "lift", task, "1", "--why", "nor press-1", "--yes")
+    told = " ".join(shoal(*last).stdout.split())
+    assert f"releases {ref}" in told
+    assert f"Nothing is rolled out by itself: shoal rollout start {ref}" in told
+    again = shoal(*last)
+    assert (again.exit_code, "is not in quarantine" in again.stderr) == (5, True)

@@ -1,4 +1,4 @@
-"""`shoal round evaluate`, `release` and `quarantine`: what becomes of what rounds learned."""
+"""`shoal round evaluate`, `release`, `quarantine`, `lift`: what becomes of what rounds learned."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def release_checkpoint(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def quarantine(session: Session, task: str, number: int, why: str, yes: bool) -> None:
-    """Mark a round as poisoned, for good, with every checkpoint and release that came of it.
+    """Mark a round as poisoned, with every checkpoint and release that came of it.
 
     The task goes on from its newest clean checkpoint. Rollouts of such releases pause, and who
     has not installed one is not told to any more. Devices that serve one go on; the command to put
@@ -72,7 +72,7 @@ def quarantine(session: Session, task: str, number: int, why: str, yes: bool) ->
       shoal round quarantine scratches 7 --why "press-3 was found to be tampered with"
     """
     if not yes:
-        click.confirm(f"Quarantine round {number} of {task} for good?", abort=True, err=True)
+        click.confirm(f"Quarantine round {number} of {task}?", abort=True, err=True)
     after = session.api.post(at("tasks", task, "quarantine"), {"round": number, "why": why})
     session.show(after, lambda: _called_back(after))
 
@@ -94,6 +94,46 @@ def _called_back(after: Thing) -> Group:
         "", table(told, columns, empty="no device serves a release of it"),
         *(["", plain(after["next_step"])] if after["next_step"] else []),
     )  # fmt: skip
+
+
+@click.command("lift", cls=Verb)
+@click.argument("task", metavar="TASK")
+@click.argument("number", metavar="N", type=click.IntRange(1))
+@click.option("--why", required=True, help="The reason: it is audited.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def lift(session: Session, task: str, number: int, why: str, yes: bool) -> None:
+    """Take the quarantine of a round back, as an admin: it was a mistake.
+
+    What came of the round is clean again, unless another round in quarantine is in it, and the
+    task goes on from its newest clean checkpoint. Nothing is rolled out by itself: rollouts that
+    were paused wait, and devices keep what they have.
+
+    \b
+    Example:
+      shoal round lift scratches 7 --why "it was press-4 that was tampered with"
+    """
+    if not yes:
+        click.confirm(f"Lift the quarantine of round {number} of {task}?", abort=True, err=True)
+    body = {"round": number, "why": why}
+    after = session.api.post(at("tasks", task, "quarantine", "lift"), body)
+    session.show(after, lambda: _let_go(after))
+
+
+def _let_go(after: Thing) -> Group:
+    """A task after a quarantine was lifted, and what may be rolled out again."""
+    about: Columns = {
+        "task": "name",
+        "state": state(),
+        "goes on from round": "parent",
+        "rounds cleared": lambda t: plain(", ".join(t["cleared"])),
+        "in quarantine still": lambda t: plain(", ".join(map(str, t["rounds_left"])) or "no round"),
+        "releases": lambda t: plain(", ".join(t["releases"]) or "none was made of it"),
+        "rollouts": "rollouts",
+    }
+    return Group(
+        card(after, about), *(["", plain(after["next_step"])] if after["next_step"] else [])
+    )
 
 
 @click.command("evaluate", cls=Verb)
@@ -132,4 +172,4 @@ def evaluate(session: Session, task: str, number: int | None, wait: bool, timeou
 
 
 #: Of the group `shoal round`.
-COMMANDS = (evaluate, release_checkpoint, quarantine)
+COMMANDS = (evaluate, release_checkpoint, quarantine, lift)

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, route
-from shoal.controller.federated.records import Quarantined, Round
+from shoal.controller.federated.records import Lifted, Quarantined, Round
 from shoal.controller.records import Operation
 from shoal.controller.service.federated import poison, releasing, rounds
 
@@ -36,7 +36,7 @@ class Evaluation(Asked, frozen=True, kw_only=True):
 
 
 class Quarantine(Asked, frozen=True, kw_only=True):
-    """The round that is poisoned, and why: the reason is kept and shown."""
+    """The round that is poisoned, or is not after all, and why: the reason is kept."""
 
     round: Number
     why: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -61,7 +61,13 @@ def evaluate_checkpoint(call: Call, task: str, body: Evaluation) -> Round:
 
 @route("POST", "/api/v1/tasks/<task>/quarantine", role="operator", tag=TAG)
 def quarantine_round(call: Call, task: str, body: Quarantine) -> Quarantined:
-    """Mark a round as poisoned, for good, and all that came of it; the task goes on without."""
+    """Mark a round as poisoned, and all that came of it; the task goes on without."""
     return poison.quarantine_round(
         call.ctx, actor=call.by, task=task, number=body.round, why=body.why
     )
+
+
+@route("POST", "/api/v1/tasks/<task>/quarantine/lift", role="admin", tag=TAG)
+def lift_quarantine(call: Call, task: str, body: Quarantine) -> Lifted:
+    """Take a quarantine back that was a mistake; nothing is rolled out by itself."""
+    return poison.lift(call.ctx, actor=call.by, task=task, number=body.round, why=body.why)

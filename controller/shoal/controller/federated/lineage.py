@@ -12,7 +12,7 @@ newest checkpoint that is clean.
     4
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 
 import msgspec
 
@@ -33,13 +33,36 @@ class Grown(msgspec.Struct, frozen=True, kw_only=True):
     older: tuple[int, ...] = ()
 
 
+def roots(line: Iterable[Grown], poisoned: Set[int]) -> dict[int, int]:
+    """Every poisoned or spoiled round of the line -> the newest poisoned one that is in it, which
+    is itself where it is one.
+
+        >>> roots([Grown(number=1), Grown(number=2, parent=1), Grown(number=3, parent=2)], {1, 2})
+        {1: 1, 2: 2, 3: 2}
+    """
+    found: dict[int, int] = {}
+    for grown in sorted(line, key=lambda one: one.number):
+        bad = [found[one] for one in (grown.parent, *grown.older) if one in found]
+        if grown.number in poisoned:
+            found[grown.number] = grown.number
+        elif bad:
+            found[grown.number] = max(bad)
+    return found
+
+
+def reason(began: Iterable[int], found: Mapping[int, int], charges: Mapping[int, str]) -> str:
+    """Why what began with the checkpoints of these rounds is poisoned; "" when it is not.
+
+    found     of `roots`
+    charges   poisoned round -> why
+    """
+    bad = [found[one] for one in began if one in found]
+    return f"it came of round {max(bad)}: {charges[max(bad)]}" if bad else ""
+
+
 def spoiled(line: Iterable[Grown], poisoned: Set[int]) -> frozenset[int]:
     """The poisoned rounds and every round whose checkpoint has something of theirs in it."""
-    bad = set(poisoned)
-    for grown in sorted(line, key=lambda one: one.number):
-        if bad.intersection((grown.parent, *grown.older)):
-            bad.add(grown.number)
-    return frozenset(bad)
+    return frozenset(poisoned | roots(line, poisoned).keys())
 
 
 def newest_clean(line: Iterable[Grown], poisoned: Set[int]) -> int:

@@ -207,6 +207,21 @@ class Quarantined(Task, frozen=True, kw_only=True):
     next_step: str = ""
 
 
+class Lifted(Task, frozen=True, kw_only=True):
+    """A task after a round's quarantine was taken back, and what may be rolled out again.
+
+    cleared     tries of which another thing is said now; rounds that stay in quarantine, for others
+    releases    out of quarantine, oldest first; rollouts of them that wait -> state
+    next_step   a sentence: nothing is rolled out by itself; "" when there is no such release
+    """
+
+    cleared: list[str] = []
+    rounds_left: list[int] = []
+    releases: list[str] = []
+    rollouts: dict[str, str] = {}
+    next_step: str = ""
+
+
 class Measure(_Shown, frozen=True, kw_only=True):
     """How a checkpoint did on some rows.
 
@@ -237,6 +252,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     marks, reasons, ignored   mark, reason of who left, why answers were ignored -> how many
     bytes       of updates as they came; seconds from start to end
     poisoned    why everything that comes of it is quarantined; "" when nothing is known
+    charge      why somebody put it into quarantine; "" where it came of a round that was
     """
 
     id: str
@@ -266,6 +282,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     bytes: int = 0
     seconds: float = 0.0
     poisoned: str = ""
+    charge: str = ""
 
 
 class Participation(_Shown, frozen=True, kw_only=True):

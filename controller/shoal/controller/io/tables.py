@@ -423,6 +423,7 @@ federated_round = Table(  # one try; journal: shoal.controller.federated.rounds.
     _number("started_at"),
     _number("ended_at"),
     _text("poisoned"),
+    _text("charge"),
     Index("ix_federated_round_task", "task", "number", "attempt"),
     Index("ix_federated_round_state", "state"),
 )

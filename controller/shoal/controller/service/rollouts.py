@@ -1,7 +1,7 @@
 """Rollouts as people see and steer them; shoal.controller.service.stages moves them on."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -28,6 +28,8 @@ from shoal.controller.service.context import Context
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError
 
 ON_FAILURE = ("pause", "stop", "rollback")
+#: Begins the reason of a rollout that a quarantine has paused.
+QUARANTINE = "quarantine: "
 
 
 def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
@@ -159,14 +161,32 @@ def approve(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
 
 
 def hold(db: Connection, ctx: Context, *, release: str, reason: str) -> list[str]:
-    """Pause every rollout of a release that runs; which they were."""
+    """Pause every rollout of a release that runs, for its quarantine; which they were."""
     running = select(rollout).where(
         rollout.c.release == release, rollout.c.state == State.RUNNING.value
     )
     held = db.execute(running).all()
     for row in held:
-        _move(db, ctx, row, Event.HELD, reason)
+        _move(db, ctx, row, Event.HELD, f"{QUARANTINE}{reason}")
     return [row.id for row in held]
+
+
+def let_go(
+    db: Connection, ctx: Context, *, releases: Collection[str], reason: str
+) -> dict[str, str]:
+    """Say another reason of rollouts of these releases that a quarantine has paused: they stay so.
+    Rollout -> state.
+    """
+    waiting = select(rollout).where(
+        rollout.c.release.in_(releases),
+        rollout.c.state == State.PAUSED.value,
+        rollout.c.reason.startswith(QUARANTINE),
+    )
+    held = db.execute(waiting.order_by(rollout.c.created_at)).all()
+    for row in held:
+        db.execute(update(rollout).where(rollout.c.id == row.id).values(reason=reason))
+        changes.note(db, ctx, "rollout", row.id)
+    return {row.id: row.state for row in held}
 
 
 def abort(ctx: Context, *, actor: str, id: str, rollback: bool = False) -> Rollout:  # noqa: A002

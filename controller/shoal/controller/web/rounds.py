@@ -1,9 +1,11 @@
 """Federated rounds: what is learned together, who takes part, and who does not, and why."""
 
+from collections.abc import Callable
+
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.federated.records import Round
+from shoal.controller.federated.records import Round, Task
 from shoal.controller.service import access
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import poison, releasing, rounds
@@ -13,6 +15,10 @@ from shoal.errors import AbsentError
 
 #: Rounds in a matrix and in the charts; rounds in a table.
 IN_MATRIX, IN_CHARTS, IN_TABLE = 30, 300, 20
+#: What is done to one round, for a reason that a person gives.
+OF_A_ROUND: dict[str, Callable[..., Task]] = {
+    "quarantine": poison.quarantine_round, "lift": poison.lift
+}  # fmt: skip
 
 
 @blueprint.get("/rounds")
@@ -77,13 +83,13 @@ def round_start(task: str) -> Response:
 
 @blueprint.get("/rounds/<task>/<action>")
 def round_confirm(task: str, action: str) -> str:
-    """Ask before acting: abort, evaluate, release, or quarantine of ?round=N."""
+    """Ask before acting: abort, evaluate, release; quarantine of ?round=N, or its lifting."""
     ctx = context()
-    if action not in ("abort", "evaluate", "release", "quarantine"):
+    if action not in ("abort", "evaluate", "release", *OF_A_ROUND):
         raise AbsentError("action", action)
     number = request.args.get("round", 0, type=int)
     found = rounds.get_task(ctx, task)
-    one = rounds.get_round(ctx, f"{task}.{number}") if action == "quarantine" else None
+    one = rounds.get_round(ctx, f"{task}.{number}") if action in OF_A_ROUND else None
     return show(
         "round_confirm.html", task=found, action=action, round=one, derived=_after(ctx, task, one)
     )
@@ -91,15 +97,16 @@ def round_confirm(task: str, action: str) -> str:
 
 @blueprint.post("/rounds/<task>/<action>")
 def round_act(task: str, action: str) -> Response:
-    """Abort the rounds, measure the checkpoint, make a release of it, or quarantine a round."""
-    who = access.require(actor(), "operator")
+    """Abort the rounds, measure the checkpoint, make a release of it; quarantine a round, or lift
+    that."""
+    who = access.require(actor(), "admin" if action == "lift" else "operator")
     ctx = context()
     if action == "abort":
         rounds.abort(ctx, actor=who.name, task=task)
-    elif action == "quarantine":
+    elif action in OF_A_ROUND:
         number = request.form.get("round", 0, type=int)
         why = request.form.get("why", "")
-        poison.quarantine_round(ctx, actor=who.name, task=task, number=number, why=why)
+        OF_A_ROUND[action](ctx, actor=who.name, task=task, number=number, why=why)
     elif action == "evaluate":
         asked = rounds.evaluate(ctx, actor=who.name, task=task)
         return redirect(url_for("web.round_one", task=task, number=asked.number), 303)

@@ -21,7 +21,7 @@ _OF_TASK = (
 )  # fmt: skip
 _OF_ROUND = (
     "id", "task", "number", "attempt", "state", "reason", "parent", "theta", "started_at",
-    "ended_at", "checkpoint", "memory", "poisoned",
+    "ended_at", "checkpoint", "memory", "poisoned", "charge",
 )  # fmt: skip
 #: What an integer of a database holds.
 _MOST = 2**31 - 1
