@@ -17,12 +17,13 @@ from sqlalchemy import insert, update
 
 from fleet import Fleet
 from shoal import topics, wire
+from shoal.agent.io.enrol import make_csr
 from shoal.agent.secagg import Participant
 from shoal.agent.willing import Condition, Limits, judge
-from shoal.controller.federated.records import Prepared, TaskPlan
+from shoal.controller.federated.records import Participation, Prepared, Task, TaskPlan
 from shoal.controller.io.ca import Authority
 from shoal.controller.io.tables import device, federated_task
-from shoal.controller.service.federated import rows
+from shoal.controller.service.federated import rounds, rows
 from shoal.errors import RefusedError
 from shoal.federated import speech
 from shoal.federated.chunks import cut
@@ -38,7 +39,7 @@ from shoal.params import F32
 from shoal.trust import ImageRepository
 from stand_ins import MemoryLink
 
-MODEL, SIZE = "lot-codes", 40
+MODEL, TASK, SIZE = "lot-codes", "walk", 40
 LIMITS = Limits(rows=1, cohort=2)
 
 
@@ -248,10 +249,7 @@ class School:
 
     def certificate(self, name: str, key: ec.EllipticCurvePrivateKey) -> bytes:
         """DER."""
-        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-        request = builder.sign(key, hashes.SHA256())
-        pem = request.public_bytes(serialization.Encoding.PEM).decode()
-        issued = self._authority.issue_device(pem, name, self.fleet.clock())
+        issued = self._authority.issue_device(make_csr(key, name), name, self.fleet.clock())
         leaf = x509.load_pem_x509_certificate(issued.certificate.encode())
         return leaf.public_bytes(serialization.Encoding.DER)
 
@@ -264,7 +262,7 @@ class School:
     def task(self, **wishes: Any) -> TaskPlan:
         """A task that is ready, of a model that is a vector."""
         whole = {
-            "name": "walk", "release": f"{MODEL}@1", "learning": {"lr": 0.1},
+            "name": TASK, "release": f"{MODEL}@1", "learning": {"lr": 0.1},
             "pace": {"goal": len(self.pupils), "least": 2, "over": 1.0},
         }  # fmt: skip
         plan = msgspec.convert(whole | wishes, TaskPlan)
@@ -283,6 +281,28 @@ class School:
                 )
             )  # fmt: skip
         return plan
+
+    def start(self, count: int = 1, **wishes: Any) -> None:
+        """A task that is ready, and so many rounds of it asked for."""
+        self.task(**wishes)
+        self.more(count)
+
+    def more(self, count: int = 1) -> None:
+        rounds.start(self.fleet.ctx, actor="ana", task=TASK, rounds=count)
+
+    @property
+    def walk(self) -> Task:
+        """Its task, as the controller has it now."""
+        return rounds.get_task(self.fleet.ctx, TASK)
+
+    def done(self, count: int = 1) -> bool:
+        """Whether so many rounds are."""
+        return self.walk.rounds >= count
+
+    def parts(self, number: int = 1) -> dict[str, Participation]:
+        """What became of each device in a round, by its name."""
+        found = rounds.participations(self.fleet.ctx, f"{TASK}.{number}")
+        return {part.device: part for part in found}
 
     def run(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
         self.fleet.run(seconds, until, step=0.5)

@@ -221,6 +221,32 @@ class Supply(Power):
         return called
 
 
+def live(
+    device: Any,
+    work: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    how: How = How.KEPT,
+    cut: int = -1,
+) -> Supply:
+    """One life of a device: power on, and on until `work` is done or it is cut; then it is off.
+
+    What the cut left on the disk is in the device's folder afterwards.
+    """
+    after = device.folder.with_name(f"{device.folder.name}.after")
+    supply = Supply(Disk(device.folder), cut=cut, how=how, after=after)
+    try:
+        with supply.wired(monkeypatch):
+            device.start(supply)
+            work()
+    except PowerCut:
+        pass
+    device.stop()
+    if supply.dead:
+        shutil.rmtree(device.folder)
+        after.rename(device.folder)
+    return supply
+
+
 def _removed(folder: Path, ignore_errors: bool = False) -> None:
     """shutil.rmtree by paths: its own goes by descriptors, and so past the points."""
     if not Path(folder).exists():

@@ -10,7 +10,7 @@ import pytest
 
 from devices import MODEL, Cloud
 from scenario.by_hand import NAME, Desk, Walled
-from scenario.power import Disk, How, Supply
+from scenario.power import How, Supply, live
 from scenario.test_power_cuts import SECONDS, STRIDE
 from shoal import stick, wire
 from shoal.agent.io.carried import Carried
@@ -25,20 +25,18 @@ from shoal.errors import (
 )
 from shoal.parcel import Letter
 from shoal.stick import Stick
-from supply import PowerCut
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def disk() -> Iterator[Path]:
-    """A folder in memory (see power.Disk), also for what is looked at and thrown away."""
-    before = tempfile.tempdir
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="shoal-") as folder:
-        (Path(folder) / "scratch").mkdir()
-        tempfile.tempdir = str(Path(folder) / "scratch")
-        yield Path(folder)
-        tempfile.tempdir = before
+def disk(disk: Path) -> Iterator[Path]:
+    """In memory, also for what is looked at and thrown away."""
+    before, scratch = tempfile.tempdir, disk / "scratch"
+    scratch.mkdir()
+    tempfile.tempdir = str(scratch)
+    yield disk
+    tempfile.tempdir = before
 
 
 class Scene:
@@ -363,27 +361,18 @@ class Trip:
     """The device as it was, and somebody who brings the stick until it was taken in whole."""
 
     def __init__(self, scene: Scene, name: str) -> None:
-        self.scene, self.device, self.brought, self.lives = scene, scene.device(name), False, 0
+        self.scene, self.device, self.brought = scene, scene.device(name), False
 
     def go(self, monkeypatch: pytest.MonkeyPatch, how: How = How.KEPT, cut: int = -1) -> Supply:
-        self.lives += 1
-        device = self.device
-        after = device.folder.with_name(f"{device.folder.name}.{self.lives}")
-        supply = Supply(Disk(device.folder), cut=cut, how=how, after=after)
-        try:
-            with supply.wired(monkeypatch):
-                device.start(supply)
-                if not self.brought:
-                    device.bring(self.scene.stick)
-                    self.brought = True
-                device.run(SECONDS)
-        except PowerCut:
-            device.clock.now += 5
-        device.stop()
-        if supply.dead:
-            shutil.rmtree(device.folder)
-            device.folder = after
+        supply = live(self.device, self._bring, monkeypatch, how, cut)
+        self.device.clock.now += 5 * supply.dead
         return supply
+
+    def _bring(self) -> None:
+        if not self.brought:
+            self.device.bring(self.scene.stick)
+            self.brought = True
+        self.device.run(SECONDS)
 
     def check(self) -> None:
         """It serves what was brought, said each step once, and keeps nothing of the stick."""

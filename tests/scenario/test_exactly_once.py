@@ -6,6 +6,7 @@ the network, the broker and the power; only these are stand-ins.
 
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -201,35 +202,40 @@ class Journey(RuleBasedStateMachine):
         assert sum(book.missing for book in monitoring.ledger(self.fleet.ctx, self.name)) == 0
 
 
-def test_while_the_controller_is_away_windows_merge_and_none_is_dropped() -> None:
+@pytest.fixture
+def journey() -> Iterator[type[Journey]]:
+    """Journeys to one controller, with one release."""
+    with memory_folder() as folder:
+        Journey.fleet = Fleet(folder)
+        Journey.fleet.release()
+        with Journey.fleet.ctx.store.read() as db:
+            Journey.reference = intake.references_of(db, f"{MODEL}@1").id
+        yield Journey
+
+
+def test_while_the_controller_is_away_windows_merge_and_none_is_dropped(
+    journey: type[Journey],
+) -> None:
     """The broker takes everything, and nobody acknowledges."""
-    with memory_folder() as folder:
-        Journey.fleet = Fleet(folder)
-        Journey.fleet.release()
-        with Journey.fleet.ctx.store.read() as db:
-            Journey.reference = intake.references_of(db, f"{MODEL}@1").id
-        journey = Journey()
-        journey.begin()
-        journey.the_connection_comes()
-        for _ in range(50):
-            journey.windows_close(10)
-            journey.time_passes(31.0)
-        assert journey.made == 500
-        journey.teardown()
+    one = journey()
+    one.begin()
+    one.the_connection_comes()
+    for _ in range(50):
+        one.windows_close(10)
+        one.time_passes(31.0)
+    assert one.made == 500
+    one.teardown()
 
 
-def test_every_window_counts_exactly_once_whatever_is_lost_doubled_late_or_killed() -> None:
-    with memory_folder() as folder:
-        Journey.fleet = Fleet(folder)
-        Journey.fleet.release()
-        with Journey.fleet.ctx.store.read() as db:
-            Journey.reference = intake.references_of(db, f"{MODEL}@1").id
-        run_state_machine_as_test(
-            Journey,
-            settings=settings(
-                max_examples=25,
-                stateful_step_count=30,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+def test_every_window_counts_exactly_once_whatever_is_lost_doubled_late_or_killed(
+    journey: type[Journey],
+) -> None:
+    run_state_machine_as_test(
+        journey,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -27,8 +27,7 @@ def school():
 
 
 def start(school, **wishes):
-    school.task(**{"pace": {"goal": 4, "least": 2, "over": 1.0, "train_s": 20}} | wishes)
-    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+    school.start(**{"pace": {"goal": 4, "least": 2, "over": 1.0, "train_s": 20}} | wishes)
 
 
 def training(school):
@@ -39,7 +38,7 @@ def training(school):
 
 
 def ended(school):
-    school.run(120, until=lambda: rounds.get_task(school.fleet.ctx, "walk").rounds == 1)
+    school.run(120, until=school.done)
     return rounds.get_round(school.fleet.ctx, "walk.1")
 
 
@@ -66,7 +65,7 @@ def test_pieces_twice_in_any_order_broken_or_of_another_try_change_nothing(schoo
         "corrupt": 1, "foreign": 1, "twice": 1,
     }  # fmt: skip
     mean = np.mean([pupil.target for pupil in school.pupils.values()], axis=0)
-    checkpoint = rounds.get_task(school.fleet.ctx, "walk").checkpoint
+    checkpoint = school.walk.checkpoint
     assert school.theta(checkpoint) == pytest.approx(mean / 2, abs=1e-6)
 
 
@@ -112,11 +111,11 @@ def test_an_update_that_cannot_be_used_is_left_out_and_the_round_goes_on(school,
     for chunk in cut(payload(delta)):
         one.say(attempt, speech.Piece(chunk=chunk))
     found = ended(school)
-    device = {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}["d00"]
+    device = school.parts()["d00"]
     assert (device.mark, device.reason, device.chosen) == ("REFUSED", "bad-update", False)
     assert found.ignored["unsound"] >= 1
     others = [school.pupils[name].target for name in ("d01", "d02", "d03")]
-    checkpoint = rounds.get_task(school.fleet.ctx, "walk").checkpoint
+    checkpoint = school.walk.checkpoint
     assert school.theta(checkpoint) == pytest.approx(np.mean(others, axis=0) / 2, abs=1e-6)
 
 
@@ -152,7 +151,7 @@ def test_a_join_whose_advert_another_device_signed_is_not_believed(school):
     start(school, secure={}, pace={"goal": 4, "least": 3, "over": 1.0, "recruit_s": 10})
     found = ended(school)
     assert found.ignored["unsound"] >= 2
-    device = {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}["d00"]
+    device = school.parts()["d00"]
     assert (device.mark, device.reason) == ("LOST", "no-answer")
 
 
@@ -172,11 +171,11 @@ def test_answers_beyond_the_room_for_them_are_dropped_and_asked_for_again(school
 def test_scaffold_gives_devices_its_control_and_takes_theirs(school):
     start(school, strategy="scaffold", settings={"population": 4})
     ended(school)
-    task = rounds.get_task(school.fleet.ctx, "walk")
+    task = school.walk
     c = memories.load(school.fleet.ctx, task.memory).vectors["c"]
     assert c == pytest.approx(np.ones(SIZE))
-    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
-    school.run(60, until=lambda: rounds.get_task(school.fleet.ctx, "walk").rounds == 2)
+    school.more()
+    school.run(60, until=lambda: school.done(2))
     control = np.frombuffer(school.pupils["d00"].contents["control"], "<f4")
     assert control == pytest.approx(np.ones(SIZE))
 
@@ -195,5 +194,5 @@ def test_boasts_and_classes_that_the_model_does_not_know_are_not_kept(school):
     found = ended(school)
     assert found.ignored["unsound"] == 2
     assert not [name for name in found.slices if "made-up" in name]
-    kept = {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}["d00"]
+    kept = school.parts()["d00"]
     assert (kept.examples, kept.seconds) == (2**31 - 1, 0.0)

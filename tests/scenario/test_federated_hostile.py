@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from pupils import MODEL, SIZE, School
+from pupils import MODEL, SIZE
 from shoal.controller.io.tables import federated_task
 from shoal.controller.service.federated import answers, rounds
 from shoal.federated import speech
@@ -15,36 +15,20 @@ from shoal.federated.chunks import chunk_of, cut
 from shoal.federated.compression import compress
 from shoal.federated.noise import Draws
 from shoal.federated.plan import Compression
-from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
 
 PACE = {"goal": 6, "least": 4, "over": 1.0, "recruit_s": 20, "train_s": 60, "unmask_s": 20}
 
 
-@pytest.fixture
-def school():
-    with memory_folder() as folder:
-        yield School(folder)
-
-
 def start(school, **wishes):
-    school.task(**{"pace": PACE} | wishes)
-    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+    school.start(**{"pace": PACE} | wishes)
 
 
 def ended(school):
     """The task, once it is done or has given up."""
-    school.run(600, until=lambda: task(school).state in ("ready", "stopped"))
-    return task(school)
-
-
-def task(school):
-    return rounds.get_task(school.fleet.ctx, "walk")
-
-
-def mark_of(school, name, ident="walk.1"):
-    return {p.device: p for p in rounds.participations(school.fleet.ctx, ident)}[name]
+    school.run(600, until=lambda: school.walk.state in ("ready", "stopped"))
+    return school.walk
 
 
 def test_pieces_that_are_more_than_their_payload_fill_no_disk(school, caplog):
@@ -70,7 +54,7 @@ def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(sch
     _adverts_as(school.pupils["d00"], evil)
     start(school, secure={"clip": 2.0})
     assert ended(school).rounds == 1
-    assert mark_of(school, "d00").reason == "no-answer"
+    assert school.parts()["d00"].reason == "no-answer"
 
 
 def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(school, monkeypatch):
@@ -84,7 +68,7 @@ def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(schoo
     monkeypatch.setitem(takers, speech.Join, broken)
     start(school)
     assert ended(school).rounds == 1
-    assert (mark_of(school, "d00").mark, mark_of(school, "d00").reason) == ("REFUSED", "bad-answer")
+    assert (school.parts()["d00"].mark, school.parts()["d00"].reason) == ("REFUSED", "bad-answer")
     assert rounds.get_round(school.fleet.ctx, "walk.1").ignored["bad-answer"] == 1
 
 
@@ -93,7 +77,7 @@ def test_an_update_nested_too_deeply_is_left_out(school):
     school.pupils["d00"]._made = lambda said: [speech.Piece(chunk=cut(deep, 1 << 20)[0])]
     start(school, pace=PACE | {"least": 5})
     assert ended(school).rounds == 1
-    assert mark_of(school, "d00").reason == "bad-update"
+    assert school.parts()["d00"].reason == "bad-update"
 
 
 @pytest.mark.parametrize("key", [bytes(32), bytes(900_000)], ids=["a trap", "too long"])
@@ -108,14 +92,14 @@ def test_keys_that_are_none_are_not_shown_to_neighbours(school, key):
     _adverts_as(bad, evil)
     start(school, secure={"clip": 2.0})
     assert ended(school).rounds == 1
-    assert mark_of(school, "d00").reason == "no-answer"
+    assert school.parts()["d00"].reason == "no-answer"
 
 
 def test_boxes_of_another_length_are_not_taken(school):
     _boxes_as(school.pupils["d00"], lambda box: box * 1_000)
     start(school, secure={"clip": 2.0})
     assert ended(school).rounds == 1
-    assert mark_of(school, "d00").reason == "no-boxes"
+    assert school.parts()["d00"].reason == "no-boxes"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +110,7 @@ def test_an_update_that_no_sum_has_room_for_is_left_out_by_name(school, strategy
     _learned(school.pupils["d00"], 3e38, examples=10)
     start(school, strategy=strategy, settings=settings)
     assert ended(school).rounds == 1
-    assert mark_of(school, "d00").reason == "bad-update"
+    assert school.parts()["d00"].reason == "bad-update"
 
 
 @pytest.mark.parametrize("rows", [16, None], ids=["told", "untold"])
@@ -149,7 +133,7 @@ def test_losses_beyond_reason_are_left_out(school):
     _learned(school.pupils["d00"], 1.0, examples=2**53, loss=1e300)
     start(school)
     assert ended(school).rounds == 1
-    assert mark_of(school, "d00").reason == "bad-update"
+    assert school.parts()["d00"].reason == "bad-update"
 
 
 @pytest.mark.parametrize("loss", [-1e300, 1e300])

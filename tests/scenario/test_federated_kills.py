@@ -119,9 +119,7 @@ def run(school: School, kill: Kill) -> None:
     post_through(school, kill)
     for _ in range(2):
         try:
-            school.run(
-                120, until=lambda: rounds.get_task(school.fleet.ctx, "walk").state == "ready"
-            )
+            school.run(120, until=lambda: school.walk.state == "ready")
             school.run(2)
             return
         except Killed:
@@ -139,12 +137,11 @@ def test_wherever_the_controller_is_killed_the_round_ends_with_the_same_sum(
     arm(monkeypatch, kill)
     for pupil in school.pupils.values():
         pupil.piece = 100
-    school.task(**SECURE if mode == "secure" else CENTRAL)
-    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+    school.start(**SECURE if mode == "secure" else CENTRAL)
     run(school, kill)
 
     assert kill.happened
-    task = rounds.get_task(school.fleet.ctx, "walk")
+    task = school.walk
     assert (task.rounds, task.parent) == (1, 1)
     assert [one.state for one in rounds.list_rounds(school.fleet.ctx)] == ["DONE"]
     assert len(set(kill.made)) == 1, "the same updates were noised anew"

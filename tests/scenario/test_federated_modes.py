@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from pupils import School
 from shoal.controller.service.federated import poison, rounds
 from shoal.errors import ConflictError
 from shoal.federated import speech
-from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
 
@@ -18,40 +16,13 @@ BUFFERED = {
 }
 
 
-@pytest.fixture
-def school():
-    with memory_folder() as folder:
-        yield School(folder)
-
-
-def start(school, count=1, **wishes):
-    school.task(**wishes)
-    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=count)
-
-
-def more(school, count=1):
-    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=count)
-
-
-def task(school):
-    return rounds.get_task(school.fleet.ctx, "walk")
-
-
-def done(school, count):
-    return lambda: task(school).rounds >= count
-
-
-def parts(school, number):
-    return {p.device: p for p in rounds.participations(school.fleet.ctx, f"walk.{number}")}
-
-
 def test_a_slow_devices_update_counts_in_a_later_round_for_less(school):
     slow = school.pupils["d05"]
     slow.quiet = {speech.Piece}
-    start(school, 2, **BUFFERED)
-    school.run(200, until=done(school, 2))
+    school.start(2, **BUFFERED)
+    school.run(200, until=lambda: school.done(2))
 
-    first = parts(school, 1)["d05"]
+    first = school.parts()["d05"]
     assert (first.mark, first.reason, first.chosen) == ("LOST", "still-training", False)
     assert slow.log.count("Invite") == 1
     assert "Dismiss" not in slow.log
@@ -63,31 +34,31 @@ def test_a_slow_devices_update_counts_in_a_later_round_for_less(school):
     others = [one for name, one in school.pupils.items() if name != "d05"]
     for one in others[:3]:
         one.quiet = {speech.Join, speech.Refuse}
-    more(school)
-    school.run(200, until=done(school, 3))
-    assert parts(school, 3)["d05"].chosen
+    school.more()
+    school.run(200, until=lambda: school.done(3))
+    assert school.parts(3)["d05"].chosen
     assert slow.log.count("Invite") == 1
     school.run(2)
     assert slow.dismissed == [""]
 
 
 def test_buffered_rounds_bring_theta_to_where_the_devices_are(school):
-    start(school, 12, **BUFFERED)
-    school.run(600, until=done(school, 12))
+    school.start(12, **BUFFERED)
+    school.run(600, until=lambda: school.done(12))
 
     middle = np.mean([one.target for one in school.pupils.values()], axis=0)
-    theta = school.theta(task(school).checkpoint)
+    theta = school.theta(school.walk.checkpoint)
     assert np.abs(theta - middle).max() < 0.4 * np.abs(middle).max()
 
 
 def test_a_task_goes_on_from_its_last_clean_checkpoint_after_a_quarantine(school):
-    start(school, 3)
-    school.run(200, until=done(school, 3))
+    school.start(3)
+    school.run(200, until=lambda: school.done(3))
     clean = rounds.get_round(school.fleet.ctx, "walk.1").checkpoint
 
     poison.quarantine_round(school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied")
-    more(school)
-    school.run(200, until=done(school, 4))
+    school.more()
+    school.run(200, until=lambda: school.done(4))
 
     after = rounds.get_round(school.fleet.ctx, "walk.4")
     assert (after.parent, after.theta, after.poisoned) == (1, clean, "")
@@ -97,9 +68,9 @@ def test_a_task_goes_on_from_its_last_clean_checkpoint_after_a_quarantine(school
 def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from_a_clean_one(
     school,
 ):
-    start(school, 2)
-    school.run(200, until=done(school, 2))
-    more(school)
+    school.start(2)
+    school.run(200, until=lambda: school.done(2))
+    school.more()
     for one in school.pupils.values():
         one.quiet = {speech.Piece}
     school.run(5)
@@ -109,7 +80,7 @@ def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from
     poison.quarantine_round(school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied")
     for one in school.pupils.values():
         one.quiet = set()
-    school.run(200, until=done(school, 3))
+    school.run(200, until=lambda: school.done(3))
 
     broken = rounds.get_round(school.fleet.ctx, "walk.3")
     assert (broken.state, broken.reason) == ("FAILED", "quarantined")
@@ -118,9 +89,9 @@ def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from
 
 
 def test_a_checkpoint_is_measured_by_everybody_who_fits_and_nothing_is_learned(school):
-    start(school, 2, pace={"goal": 2, "least": 2, "over": 1.0})
-    school.run(200, until=done(school, 2))
-    before = task(school)
+    school.start(2, pace={"goal": 2, "least": 2, "over": 1.0})
+    school.run(200, until=lambda: school.done(2))
+    before = school.walk
 
     asked = rounds.evaluate(school.fleet.ctx, actor="ana", task="walk", number=1)
     school.run(200, until=lambda: rounds.get_round(school.fleet.ctx, asked.id).ended_at > 0)
@@ -129,29 +100,29 @@ def test_a_checkpoint_is_measured_by_everybody_who_fits_and_nothing_is_learned(s
     assert (found.state, found.purpose, found.marks) == ("DONE", "evaluate", {"MEASURED": 6})
     assert found.measured.devices == 6
     assert found.theta == rounds.get_round(school.fleet.ctx, "walk.1").checkpoint
-    after = task(school)
+    after = school.walk
     assert (after.checkpoint, after.parent, after.rounds) == (before.checkpoint, 2, 2)
     assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 2]
-    more(school)
-    school.run(200, until=done(school, 3))
+    school.more()
+    school.run(200, until=lambda: school.done(3))
     assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 2, 4]
 
 
 def test_an_evaluation_that_nobody_answers_fails_and_the_task_stands(school):
     for one in school.pupils.values():
         one.quiet = {speech.Measured}
-    start(school, 1, evaluate=0)
-    school.run(200, until=done(school, 1))
+    school.start(evaluate=0)
+    school.run(200, until=school.done)
 
     asked = rounds.evaluate(school.fleet.ctx, actor="ana", task="walk")
     school.run(400, until=lambda: rounds.get_round(school.fleet.ctx, asked.id).ended_at > 0)
 
     found = rounds.get_round(school.fleet.ctx, asked.id)
-    assert (found.state, found.reason, task(school).state) == ("FAILED", "nobody-measured", "ready")
+    assert (found.state, found.reason, school.walk.state) == ("FAILED", "nobody-measured", "ready")
 
 
 def test_no_evaluation_is_begun_while_rounds_run(school):
-    start(school, 1)
+    school.start()
     with pytest.raises(ConflictError, match="rounds of task walk run"):
         rounds.evaluate(school.fleet.ctx, actor="ana", task="walk", number=0)
 
@@ -159,11 +130,11 @@ def test_no_evaluation_is_begun_while_rounds_run(school):
 def test_a_late_update_is_measured_under_the_round_that_it_counts_in(school):
     slow = school.pupils["d05"]
     slow.quiet = {speech.Piece}
-    start(school, 1, **BUFFERED)
-    school.run(200, until=done(school, 1))
+    school.start(**BUFFERED)
+    school.run(200, until=school.done)
     slow.quiet = set()
     for name in ("d00", "d01", "d02"):
         school.pupils[name].quiet = {speech.Join, speech.Refuse}
-    more(school)
-    school.run(200, until=done(school, 2))
-    assert parts(school, 2)["d05"].mark == "MEASURED"
+    school.more()
+    school.run(200, until=lambda: school.done(2))
+    assert school.parts(2)["d05"].mark == "MEASURED"

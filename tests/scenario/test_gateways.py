@@ -15,29 +15,6 @@ pytestmark = pytest.mark.scenario
 NORTH, GATEWAY = ("d01", "d03", "d05"), "d01"
 
 
-@pytest.fixture
-def school():
-    with memory_folder() as folder:
-        yield School(folder)
-
-
-def start(school, **wishes):
-    school.task(**wishes)
-    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
-
-
-def task(school):
-    return rounds.get_task(school.fleet.ctx, "walk")
-
-
-def done(school):
-    return task(school).rounds >= 1
-
-
-def parts(school):
-    return {p.device: p for p in rounds.participations(school.fleet.ctx, "walk.1")}
-
-
 def ignored(school):
     return rounds.get_round(school.fleet.ctx, "walk.1").ignored
 
@@ -46,7 +23,7 @@ def in_training(school, silent=NORTH, **wishes):
     """A round in which these send nothing by themselves, and everybody else has sent."""
     for name in silent:
         school.pupils[name].quiet = {speech.Piece}
-    start(school, gateways={"north": GATEWAY}, **wishes)
+    school.start(gateways={"north": GATEWAY}, **wishes)
     others = len(school.pupils) - len(silent)
     school.run(60, until=lambda: _marks(school).get("UPDATED", 0) == others)
 
@@ -74,15 +51,15 @@ def send(school, members, by=GATEWAY, most=1_000_000, twice=()):
 def test_a_gateways_sum_gives_the_checkpoint_that_every_devices_update_gives(school) -> None:
     in_training(school)
     send(school, NORTH)
-    school.run(60, until=lambda: done(school))
+    school.run(60, until=school.done)
 
     with memory_folder() as folder:
         plain = School(folder)
-        start(plain)
-        plain.run(60, until=lambda: done(plain))
-        assert task(school).checkpoint == task(plain).checkpoint
+        plain.start()
+        plain.run(60, until=plain.done)
+        assert school.walk.checkpoint == plain.walk.checkpoint
 
-    found = parts(school)
+    found = school.parts()
     assert all(found[name].chosen and found[name].examples == 10 for name in NORTH)
     assert [found[name].bytes > 0 for name in NORTH] == [True, False, False]
     assert {found[name].norm for name in NORTH} == {None}
@@ -93,8 +70,8 @@ def test_a_gateways_sum_gives_the_checkpoint_that_every_devices_update_gives(sch
 def test_a_part_of_a_site_may_come_through_its_gateway_and_the_rest_by_itself(school) -> None:
     in_training(school, silent=("d01", "d03"))
     send(school, ("d01", "d03"))
-    school.run(60, until=lambda: done(school))
-    assert all(part.chosen for part in parts(school).values())
+    school.run(60, until=school.done)
+    assert all(part.chosen for part in school.parts().values())
 
 
 @pytest.mark.parametrize(
@@ -115,8 +92,8 @@ def test_a_sum_for_whom_the_gateway_may_not_speak_changes_nothing(school, member
     assert (one.state, one.marks) == ("TRAINING", {"JOINED": 3, "UPDATED": 3})
 
     send(school, NORTH)
-    school.run(60, until=lambda: done(school))
-    assert all(part.chosen for part in parts(school).values())
+    school.run(60, until=school.done)
+    assert all(part.chosen for part in school.parts().values())
     assert ignored(school) == {"unsound": 1}
 
 
@@ -126,8 +103,8 @@ def test_who_is_in_already_is_not_counted_a_second_time_through_the_gateway(scho
     assert _marks(school) == {"JOINED": 2, "UPDATED": 4}
 
     send(school, ("d01", "d03"))
-    school.run(60, until=lambda: done(school))
-    assert all(part.chosen for part in parts(school).values())
+    school.run(60, until=school.done)
+    assert all(part.chosen for part in school.parts().values())
     assert ignored(school) == {"member-said-before": 1}
 
 
@@ -137,7 +114,7 @@ def test_a_sum_whose_weights_are_not_those_of_its_members_is_refused(school) -> 
     assert _marks(school) == {"JOINED": 3, "UPDATED": 3}
 
     send(school, NORTH)
-    school.run(60, until=lambda: done(school))
+    school.run(60, until=school.done)
     assert ignored(school) == {"unsound": 1}
 
 
@@ -193,9 +170,9 @@ def test_a_site_sends_directly_when_its_sum_does_not_come_in_time(school) -> Non
     assert told(school)["d03"].gateway == GATEWAY
     for name in NORTH:
         school.pupils[name].quiet = set()
-    school.run(30, until=lambda: done(school))
+    school.run(30, until=school.done)
     assert told(school)["d03"] is None
-    assert all(part.chosen for part in parts(school).values())
+    assert all(part.chosen for part in school.parts().values())
 
 
 def test_a_gateway_is_told_at_once_who_has_sent_directly(school) -> None:

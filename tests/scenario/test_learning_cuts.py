@@ -5,20 +5,18 @@ comes back, the controller asks again, and the update that arrives is the one th
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from learners import Learner, School, attempt_of, some_rows
-from scenario.power import Disk, How, Supply
+from scenario.power import How, Supply, live
 from shoal import wire
 from shoal.agent.rounds import State
 from shoal.federated import speech
 from shoal.federated.plan import Privacy
 from shoal.federated.spending import Budget
-from supply import PowerCut
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
@@ -44,12 +42,6 @@ def lead(device: Learner, invites: Mapping[int, wire.RoundCall]) -> None:
 
 
 @pytest.fixture(scope="module")
-def disk() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="shoal-") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture(scope="module")
 def school(disk: Path) -> School:
     return School(disk / "fleet")
 
@@ -70,19 +62,7 @@ def run(
     cut: int = -1,
 ) -> Supply:
     """One life that may be cut, and one that is not."""
-    after = device.folder.with_name("after")
-    supply = Supply(Disk(device.folder), cut=cut, how=how, after=after)
-    try:
-        with supply.wired(monkeypatch):
-            device.start(supply)
-            lead(device, invites)
-    except PowerCut:
-        pass
-    device.stop()
-    if supply.dead:
-        shutil.rmtree(device.folder)
-        after.rename(device.folder)
-    return supply
+    return live(device, lambda: lead(device, invites), monkeypatch, how, cut)
 
 
 @pytest.mark.parametrize("how", list(How))

@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 import pytest
 
 from devices import Cloud, Device
-from scenario.power import Disk, How, Supply
-from scenario.test_power_cuts import SECONDS, STRIDE
+from scenario.power import How, Supply
+from scenario.test_power_cuts import SECONDS, STRIDE, live_through_an_update
 from shoal import manifest
 from shoal.agent.io import neighbourly
 from shoal.agent.io.neighbourly import Neighbourly, Site
 from shoal.agent.io.sharing import Board
 from shoal.agent.ports import Ports
-from supply import PowerCut
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
@@ -41,12 +39,6 @@ class Sociable(Device):
 
     def _sleep(self, seconds: float) -> None:
         self._slept += seconds
-
-
-@pytest.fixture(scope="module")
-def disk() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="shoal-") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
@@ -75,23 +67,8 @@ def lives(
     shutil.copytree(before, folder, symlinks=True)
     device = Sociable(folder, cloud)
     device.stop()
-    first = None
-    for life, where in enumerate((cut, -1)):
-        after = folder.with_name(f"{name}.{life}")
-        supply = Supply(Disk(device.folder), cut=where, how=how, after=after)
-        first = first or supply
-        try:
-            with supply.wired(patch):
-                device.start(supply)
-                device.version = 2
-                device.assign(order)
-                device.run(SECONDS)
-        except PowerCut:
-            device.clock.now += 5
-        device.stop()
-        if supply.dead:
-            shutil.rmtree(device.folder)
-            device.folder = after
+    first = live_through_an_update(device, [order], patch, how, cut)
+    live_through_an_update(device, [order], patch, how)
     device.start()
     assert (device.state, device.serves()) == ("SUCCEEDED", "lot-codes@2")
     told = device.states("r-2")

@@ -9,7 +9,6 @@ What is on the disk afterwards is told by power.py.
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,33 @@ from typing import Any
 import pytest
 
 from devices import MODEL, Cloud, Device
-from scenario.power import Disk, How, Supply
+from scenario.power import How, Supply, live
 from shoal.agent.orders import Floors
-from supply import PowerCut
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
 SECONDS = 45
 #: Every so manieth point with what the kernel may have written by chance; all of them in a soak.
 STRIDE = 1 if os.environ.get("SHOAL_SOAK") else 4
+
+
+def live_through_an_update(
+    device: Device,
+    orders: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    how: How = How.KEPT,
+    cut: int = -1,
+) -> Supply:
+    """Power on, and on until it has settled on release 2 or is cut; a cut takes five seconds."""
+
+    def update() -> None:
+        device.version = 2
+        device.assign(*orders)
+        device.run(SECONDS)
+
+    supply = live(device, update, monkeypatch, how, cut)
+    device.clock.now += 5 * supply.dead
+    return supply
 
 
 class Story:
@@ -38,40 +55,18 @@ class Story:
         self, before: Path, cloud: Cloud, folder: Path, orders: list[Any], fail: bool = False
     ) -> None:
         shutil.copytree(before, folder, symlinks=True)
-        self.orders, self.folder, self._lives = orders, folder, 0
+        self.orders = orders
         self.device = Device(folder, cloud)
         self.device.failing = {2} if fail else set()
         self.device.stop()
 
     def go(self, monkeypatch: pytest.MonkeyPatch, how: How = How.KEPT, cut: int = -1) -> Supply:
         """Power on, and on until it settles or is cut; then the device is off again."""
-        self._lives += 1
-        device, after = self.device, self.folder.with_name(f"{self.folder.name}.{self._lives}")
-        supply = Supply(Disk(device.folder), cut=cut, how=how, after=after)
-        try:
-            with supply.wired(monkeypatch):
-                device.start(supply)
-                device.version = 2
-                device.assign(*self.orders)
-                device.run(SECONDS)
-        except PowerCut:
-            device.clock.now += 5
-        device.stop()
-        if supply.dead:
-            shutil.rmtree(device.folder)
-            device.folder = after
-        return supply
+        return live_through_an_update(self.device, self.orders, monkeypatch, how, cut)
 
     def end(self) -> None:
         self.device.stop()
         shutil.rmtree(self.device.folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def disk() -> Iterator[Path]:
-    """A folder in memory (see power.Disk)."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="shoal-") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,6 @@ pytestmark = pytest.mark.scenario
 
 
 @pytest.fixture
-def cloud() -> Cloud:
-    return Cloud()
-
-
-@pytest.fixture
 def device(tmp_path: Path, cloud: Cloud) -> Device:
     """A device that serves release 2 and has release 1 in the other slot."""
     device = Device(tmp_path / "device", cloud)

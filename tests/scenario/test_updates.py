@@ -28,11 +28,6 @@ WHOLE = [
 
 
 @pytest.fixture
-def cloud() -> Cloud:
-    return Cloud()
-
-
-@pytest.fixture
 def device(tmp_path: Path, cloud: Cloud) -> Device:
     """A device that serves release 1."""
     device = Device(tmp_path / "device", cloud)
