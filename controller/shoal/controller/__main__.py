@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import wraps
@@ -119,6 +118,7 @@ def broker(folder: Path) -> None:
     """Run the embedded broker alone."""
     from shoal.controller import settings
     from shoal.controller.io.broker import Enrolled, run
+    from shoal.controller.io.lifetime import until_told
     from shoal.controller.io.nats import NatsServer, find_binary
     from shoal.controller.io.store import Store, url_of
 
@@ -132,7 +132,7 @@ def broker(folder: Path) -> None:
         host=network.host,
         port=network.mqtt,
     )
-    run(server, Enrolled(Store.open(url_of(folder, configured))), _until_told())
+    run(server, Enrolled(Store.open(url_of(folder, configured))), until_told())
 
 
 @main.command()
@@ -168,10 +168,11 @@ def web(folder: Path) -> None:
 def engine(folder: Path) -> None:
     """Run ingest, rollouts, monitoring and retraining alone."""
     from shoal.controller.io.engine import run
+    from shoal.controller.io.lifetime import until_told
     from shoal.controller.wiring import open_context
 
     _begin()
-    run(open_context(folder), _until_told())
+    run(open_context(folder), until_told())
 
 
 @main.command()
@@ -209,6 +210,7 @@ def mosquitto_config(
     """Write mosquitto.conf and its access list, for a broker of your own."""
     from shoal.controller import settings
     from shoal.controller.io.broker import Enrolled, follow
+    from shoal.controller.io.lifetime import until_told
     from shoal.controller.io.mosquitto import MosquittoFiles
     from shoal.controller.io.store import Store, url_of
     from shoal.mqtt import parse_url
@@ -227,7 +229,7 @@ def mosquitto_config(
         running.admit(names)
     if watch:
         _begin()
-        follow(enrolled, running, names, _until_told().wait)
+        follow(enrolled, running, names, until_told().wait)
 
 
 @main.command()
@@ -259,14 +261,6 @@ def _begin() -> None:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     if os.environ.pop(SUPERVISED, ""):
         die_with_parent()
-
-
-def _until_told() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stopping = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stopping.set())
-    return stopping
 
 
 async def _until_terminated(work: Any) -> None:

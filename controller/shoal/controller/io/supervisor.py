@@ -3,15 +3,15 @@
 import fcntl
 import os
 import re
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from shoal.controller.io.ca import Authority
+from shoal.controller.io.lifetime import until_told
 from shoal.controller.io.nats import find_binary
 from shoal.controller.io.probes import check_broker, check_https, is_free
 from shoal.controller.io.processes import Child, tell_on_stderr
@@ -54,8 +54,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SettingError, ConflictError if it cannot begin."""
         with serving(self._folder):
-            for name in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(name, self._stop)
+            self._stopping = until_told()
             if not self._settings.network.broker:
                 find_binary(os.environ)
             self._renew()
@@ -142,9 +141,6 @@ class Supervisor:
                 f"taken by another program: {listing}",
                 f"end that program, or change the setting in {where}",
             )
-
-    def _stop(self, _number: int, _frame: Any) -> None:
-        self._stopping.set()
 
     def _end(self) -> None:
         """Engine first, broker last: what is on its way still finds its way."""

@@ -1,0 +1,29 @@
+"""A process that is told to end does, however often and fast it is told."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+WAITS = """
+from shoal.controller.io.lifetime import until_told
+stopping = until_told()
+print("up", flush=True)
+while not stopping.wait(0.05): pass
+print("ended")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("times", [1, 300])
+def test_a_process_ends_when_it_is_told_to_once_or_in_a_burst(number: int, times: int):
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        for _ in range(times):
+            process.send_signal(number)
+        try:
+            said, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert said == b"ended\n"
