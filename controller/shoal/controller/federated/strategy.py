@@ -6,6 +6,7 @@
 It says how updates are gathered, and how the server moves by what was gathered.
 """
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
@@ -81,12 +82,20 @@ def names() -> list[str]:
 
 def strategy_of(name: str, settings: Mapping[str, Any] | None = None) -> Strategy:
     """A strategy by name; SettingError says what there is, or which setting is wrong."""
-    found = importlib.metadata.entry_points(group=GROUP)
-    if name not in found.names:
-        raise SettingError(f"no strategy {name!r}", f"there are: {', '.join(names())}")
     try:
-        return msgspec.convert(dict(settings or {}), found[name].load())
+        return msgspec.convert(dict(settings or {}), _class_of(name))
     except msgspec.ValidationError as error:
         raise SettingError(f"strategy {name}: {error}", "see docs/federated/strategies.md") from (
             error
         )
+
+
+@functools.cache
+def _class_of(name: str) -> type[Strategy]:
+    """Found once in the life of a process: to look through all that is installed takes 3 ms, and a
+    round asks for every update. What is not found is looked for again."""
+    found = importlib.metadata.entry_points(group=GROUP)
+    if name not in found.names:
+        raise SettingError(f"no strategy {name!r}", f"there are: {', '.join(names())}")
+    loaded: type[Strategy] = found[name].load()
+    return loaded
