@@ -9,8 +9,6 @@ test.
 import hashlib
 import os
 import random
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -294,14 +292,6 @@ class Blobs:
         path.with_suffix(".part").write_bytes(data)
         path.with_suffix(".part").replace(path)
         return len(data)
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Until it is so; AssertionError when it does not come true."""
-    until, pause = time.monotonic() + seconds, threading.Event()
-    while not what():
-        assert time.monotonic() < until, "it did not come true"
-        pause.wait(0.02)
 
 
 def some_rows(count: int, seed: int = 0) -> Rows:

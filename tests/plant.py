@@ -4,7 +4,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,7 @@ from shoal.agent.io.feeds.running import Feeds, World
 from shoal.agent.serving import Engine, Serving
 from shoal.pipeline import Image
 from shoal.wire import Health
-
-PATIENCE_S = 20.0
-
-
-def eventually(condition: Callable[[], Any], what: str = "", within_s: float = PATIENCE_S) -> None:
-    """Wait until `condition` holds, or fail saying `what` did not come."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {within_s:g} s: {what}"
-        time.sleep(0.01)
+from waiting import PATIENCE_S
 
 
 class Plant:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from msgspec import UNSET
 
-from broker.real import free_port
+from ports import free_port
 from real_agents import enrol
 from shoal.agent.io import gateway
 from shoal.agent.io.config import GatewaySettings

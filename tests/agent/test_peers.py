@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.real import free_port
+from ports import free_port
 from real_agents import Artifacts, Enrolled, Process, enrol
 from real_models import mlp, put_release
 from shoal import bundle, wire

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from learners import FEATURES, LABELS, Learner, School, attempt_of, some_rows, wait_for
+from learners import FEATURES, LABELS, Learner, School, attempt_of, some_rows
 from shoal.agent.io.train import SubprocessTrainer
 from shoal.agent.rounds import State
 from shoal.agent.training import Made, Work
@@ -26,6 +26,7 @@ from shoal.federated.compression import decompress
 from shoal.federated.config import Config
 from shoal.federated.plan import Learning
 from shoal.federated.speech import Contribution
+from waiting import eventually
 
 LONG = Learning(lr=0.001, epochs=100_000, batch=2)
 
@@ -74,7 +75,7 @@ class Training:
 
     def child(self) -> int:
         """Process id of the trainer, once it works; what it is doing is in /proc."""
-        wait_for(lambda: bool(children()))
+        eventually(lambda: bool(children()))
         return children()[0]
 
     def end(self) -> None:
@@ -144,13 +145,13 @@ def test_many_steps_a_call_give_what_single_steps_give_bit_by_bit(
 def test_training_rests_while_inference_is_busy_and_goes_on_after(device: Learner) -> None:
     training = Training(device, device.school.config(1, learning=LONG))
     pid = training.child()
-    wait_for(lambda: cpu_ticks(pid) > 20)
+    eventually(lambda: cpu_ticks(pid) > 20)
     training.held = "busy"
-    wait_for(lambda: stat(pid)[0] == "T")
+    eventually(lambda: stat(pid)[0] == "T")
     at = cpu_ticks(pid)
     assert cpu_ticks(pid) == at
     training.held = ""
-    wait_for(lambda: cpu_ticks(pid) > at + 5)
+    eventually(lambda: cpu_ticks(pid) > at + 5)
     training.end()
     assert isinstance(training.error, LinkError)
     assert not cmdline(pid)
@@ -160,7 +161,7 @@ def test_a_trainer_that_rests_is_ended_all_the_same(device: Learner) -> None:
     training = Training(device, device.school.config(1, learning=LONG))
     pid = training.child()
     training.held = "busy"
-    wait_for(lambda: stat(pid)[0] == "T")
+    eventually(lambda: stat(pid)[0] == "T")
     training.end()
     assert not cmdline(pid)
 
@@ -168,7 +169,7 @@ def test_a_trainer_that_rests_is_ended_all_the_same(device: Learner) -> None:
 def test_a_trainer_has_the_lowest_priority_and_its_limits(device: Learner) -> None:
     training = Training(device, device.school.config(1, learning=LONG))
     pid = training.child()
-    wait_for(lambda: stat(pid)[16] == "19")
+    eventually(lambda: stat(pid)[16] == "19")
     limits = Path(f"/proc/{pid}/limits").read_text()
     assert f"{256 << 20}" in next(line for line in limits.splitlines() if "data size" in line)
     assert " 60 " in next(line for line in limits.splitlines() if "cpu time" in line)
@@ -227,12 +228,12 @@ def test_a_trainer_dies_with_the_agent(device: Learner) -> None:
     """)
     with subprocess.Popen([sys.executable, "-c", script]) as agent:
         task = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
-        wait_for(lambda: bool(task.read_text().split()))
+        eventually(lambda: bool(task.read_text().split()))
         child = int(task.read_text().split()[0])
-        wait_for(lambda: b"io.train" in cmdline(child) and cpu_ticks(child) > 20)
+        eventually(lambda: b"io.train" in cmdline(child) and cpu_ticks(child) > 20)
         agent.send_signal(signal.SIGKILL)
         agent.wait()
-    wait_for(lambda: not cmdline(child))
+    eventually(lambda: not cmdline(child))
 
 
 def test_killed_in_the_middle_of_training_a_device_trains_again_and_sends_one_update(

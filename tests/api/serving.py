@@ -7,30 +7,15 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import urllib3
 
+from ports import free_port
 from shoal.controller import settings
 from shoal.controller.io.initial import as_toml
-
-PATIENCE_S = 20.0
-
-
-def eventually(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    """Wait until `condition` holds, or fail."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {within_s:g} s"
-        time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from waiting import PATIENCE_S
 
 
 def give_ports(folder: Path) -> settings.Settings:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import urllib3
 
-from api.serving import Served, eventually, give_ports
+from api.serving import Served, give_ports
 from api.world import PASSWORD, make_request, open_folder
 from shoal.controller.api.stream import LIFE_S, MOST
 from shoal.controller.io.patience import SILENCE_S
@@ -20,6 +20,7 @@ from shoal.controller.io.web import THREADS
 from shoal.controller.service import changes, tokens
 from shoal.controller.service.access import Actor
 from shoal.controller.service.context import Context
+from waiting import eventually
 
 
 class Site(NamedTuple):

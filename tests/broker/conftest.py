@@ -1,7 +1,6 @@
 """Fixtures: a running broker of each kind, with a CA and two enrolled devices."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,8 @@ import pytest
 
 from broker.real import Mosquitto, Nats, Site, running_site
 from broker.served import Served, init
+from programs import nats_server
 from shoal.controller.io.ca import Authority
-from shoal.controller.io.nats import find_binary
-from shoal.errors import SettingError
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +35,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """A controller that is made and not started; ended after the test."""
-    try:
-        find_binary(os.environ)
-    except SettingError as error:
-        pytest.skip(str(error))
+    nats_server()
     folder = tmp_path / "controller"
     made = Served(folder)
     made.facts = json.loads(init(folder, "--json", "--window-s", "1"))

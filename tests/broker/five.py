@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from broker.real import Mosquitto, free_port
+from broker.real import Mosquitto
+from ports import free_port
 from shoal.controller.certificate import read_common_name
 from shoal.controller.io.ca import CONTROLLER
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import shutil
 import signal
 import socket
 import ssl
@@ -14,33 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ports import answers, free_port
+from programs import mosquitto, nats_server
 from shoal.agent.io.enrol import key_pem, make_csr
 from shoal.controller.io.ca import Authority
 from shoal.controller.io.mosquitto import MosquittoFiles
-from shoal.controller.io.nats import NatsServer, find_binary
-from shoal.errors import SettingError
+from shoal.controller.io.nats import NatsServer
 from shoal.mqtt import Link
 from shoal.topics import ALL_UP, all_down, up
+from waiting import eventually
 
 ENROLLED = ("cam-a", "cam-b")
-PATIENCE_S = 20.0
-
-
-def eventually(condition: Callable[[], Any], what: str = "", within_s: float = PATIENCE_S) -> None:
-    """Wait until `condition` holds, or fail saying `what` did not come."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, f"not within {within_s:g} s: {what}"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Broker(Protocol):
@@ -63,11 +48,7 @@ class Nats:
 
     def __init__(self, folder: Path, pki: Path, port: int) -> None:
         self.pki, self.port, self.folder = pki, port, folder
-        try:
-            binary = find_binary(os.environ)
-        except SettingError as error:
-            pytest.skip(str(error))
-        self._server = NatsServer(binary, folder, pki, host="127.0.0.1", port=port)
+        self._server = NatsServer(nats_server(), folder, pki, host="127.0.0.1", port=port)
         self._devices: tuple[str, ...] = ENROLLED
 
     def start(self) -> None:
@@ -93,10 +74,7 @@ class Mosquitto:
 
     def __init__(self, folder: Path, pki: Path, port: int) -> None:
         self.pki, self.port = pki, port
-        found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
-        if found is None:
-            pytest.skip("no mosquitto; apt-get install mosquitto")
-        self._binary, self._process = found, None
+        self._binary, self._process = mosquitto(), None
         self._pid = folder.parent / "mosquitto.pid"
         self._files = MosquittoFiles(folder, self._pid)
         folder.mkdir()
@@ -131,14 +109,7 @@ class Mosquitto:
 
 
 def wait_for_port(port: int) -> None:
-    def answers() -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.5).close()
-        except OSError:
-            return False
-        return True
-
-    eventually(answers, f"a listener on port {port}")
+    eventually(lambda: answers(port), f"a listener on port {port}")
 
 
 def shakes_hands(port: int) -> bool:

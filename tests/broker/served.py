@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 from sklearn.datasets import load_digits
 
-from broker.real import eventually, free_port
+from ports import free_port
+from waiting import eventually
 
 CONTROLLER = [sys.executable, "-m", "shoal.controller"]
 

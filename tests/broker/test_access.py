@@ -10,9 +10,10 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from broker.real import ENROLLED, Site, eventually
+from broker.real import ENROLLED, Site
 from shoal.controller.io.ca import Authority
 from shoal.topics import all_down, down, up
+from waiting import eventually
 
 pytestmark = pytest.mark.broker
 

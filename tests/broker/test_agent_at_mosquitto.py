@@ -8,11 +8,13 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from broker.real import Mosquitto, eventually, free_port
+from broker.real import Mosquitto
+from ports import free_port
 from real_agents import Process, enrol, put_in_service
 from shoal import topics, wire
 from shoal.agent.io.outbox import SqliteOutbox
 from shoal.agent.outbox import RESEND_S
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 

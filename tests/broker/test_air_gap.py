@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from broker.real import eventually, free_port
 from broker.served import Api, Served, write_digits
+from ports import free_port
 from real_agents import Process
 from shoal.agent.io.outbox import SqliteOutbox
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]
 

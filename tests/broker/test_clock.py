@@ -10,15 +10,17 @@ import paho.mqtt.client as paho
 import pytest
 from sqlalchemy import insert
 
-from broker.real import Mosquitto, Nats, eventually, free_port
+from broker.real import Mosquitto, Nats
 from broker.test_agent_at_mosquitto import Desk
 from controllers import make_context
+from ports import free_port
 from real_agents import Process, enrol
 from shoal import topics, wire
 from shoal.controller.io import tables
 from shoal.controller.service import clocks, devices
 from shoal.controller.service.context import Context
 from shoal.controller.service.ingest import ingest
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 #: The controller's clock shows so many seconds less than the agent's.

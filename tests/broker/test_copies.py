@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.real import eventually
 from broker.served import Api, Served
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 AGENT = [sys.executable, "-m", "shoal.agent"]

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from broker.five import REFUSALS, MosquittoOfFive
-from broker.real import Mosquitto, Nats, Site, eventually, running_site
+from broker.real import Mosquitto, Nats, Site, running_site
 from shoal.controller.io.ca import Authority
 from shoal.dialect import Dialect, Limits, limits_of
 from shoal.errors import LinkError
 from shoal.topics import up
+from waiting import eventually
 
 pytestmark = pytest.mark.broker
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, update
 
-from broker.real import ENROLLED, Nats, Site, eventually, free_port
+from broker.real import ENROLLED, Nats, Site
+from ports import free_port
+from programs import nats_server
 from shoal.controller.io.broker import Enrolled, Follower, run
 from shoal.controller.io.ca import Authority
 from shoal.controller.io.nats import NatsServer, configuration, find_binary
@@ -16,6 +18,7 @@ from shoal.controller.io.store import Store
 from shoal.controller.io.tables import device
 from shoal.errors import LinkError, SettingError, StorageError
 from shoal.topics import up
+from waiting import eventually
 
 pytestmark = pytest.mark.broker
 
@@ -168,7 +171,7 @@ def test_a_name_or_folder_cannot_smuggle_configuration_in(tmp_path):
 def test_ten_thousand_devices_are_configured_and_one_more_is_let_in(tmp_path, authority: Authority):
     many = [f"cam-{n}" for n in range(10_000)]
     server = NatsServer(
-        find_binary_or_skip(), tmp_path / "broker", authority.folder, host="127.0.0.1",
+        nats_server(), tmp_path / "broker", authority.folder, host="127.0.0.1",
         port=(port := free_port()),
     )  # fmt: skip
     server.start(many)
@@ -185,10 +188,3 @@ def test_ten_thousand_devices_are_configured_and_one_more_is_let_in(tmp_path, au
         assert first.ups == 1
     finally:
         site.end()
-
-
-def find_binary_or_skip() -> Path:
-    try:
-        return find_binary({})
-    except SettingError as error:
-        pytest.skip(str(error))

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from broker.five import MosquittoOfFive
-from broker.real import Mosquitto, Nats, Party, Site, Wire, eventually, free_port, running_site
+from broker.real import Mosquitto, Nats, Party, Site, Wire, running_site
+from ports import free_port
 from shoal.controller.io.ca import Authority
 from shoal.errors import LinkError
 from shoal.topics import all_down, down, up
+from waiting import eventually
 
 pytestmark = pytest.mark.broker
 

@@ -1,7 +1,6 @@
 """`shoal-controller mosquitto-config`: what it writes is what a real Mosquitto runs with."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,14 +9,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from broker.real import Site, eventually, free_port, wait_for_port
+from broker.real import Site, wait_for_port
 from broker.test_embedded import decommission, enrol
+from ports import free_port
+from programs import mosquitto
 from shoal.controller.__main__ import main
 from shoal.controller.io.ca import Authority
 from shoal.controller.io.mosquitto import access_list
 from shoal.controller.io.store import Store
 from shoal.errors import SettingError
 from shoal.topics import up
+from waiting import eventually
 
 pytestmark = pytest.mark.broker
 
@@ -47,10 +49,7 @@ class Configured:
 
 @pytest.fixture
 def binary() -> str:
-    found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        pytest.skip("no mosquitto; apt-get install mosquitto")
-    return found
+    return mosquitto()
 
 
 def test_with_watch_a_mosquitto_follows_enrolment_and_decommission(tmp_path, binary):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from broker.real import eventually
 from broker.served import Api, Served, release_to_everybody, write_digits
 from shoal.agent.outbox import RESEND_S
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 AGENT = [sys.executable, "-m", "shoal.agent"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from broker.real import eventually
 from broker.served import CONTROLLER, Served
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 

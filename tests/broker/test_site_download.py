@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from broker.real import eventually, free_port
 from broker.served import Api, Served, write_digits
+from ports import free_port
 from real_agents import Process
 from shoal import bundle
 from shoal.agent.io.config import load
 from shoal.agent.io.neighbourly import SMALL
 from shoal.manifest import PIECE, File
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
 

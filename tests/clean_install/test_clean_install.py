@@ -15,8 +15,8 @@ import httpx
 import msgspec
 import pytest
 
-from broker.real import eventually
 from broker.served import Api, Served, init, release_to_everybody, write_digits
+from waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 NOT_ON_A_DEVICE = ("flask", "sklearn", "sqlalchemy", "pandas", "aiohttp", "scipy", "onnx", "rich")

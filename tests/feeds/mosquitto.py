@@ -1,63 +1,27 @@
 """A plant's own Mosquitto on a free loopback port, and a client at it that is not ours."""
 
-import os
-import shutil
-import socket
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-import pytest
 
-from plant import eventually
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from feeds.processes import Server
+from ports import free_port
+from programs import mosquitto
 
 
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 0.5).close()
-    except OSError:
-        return False
-    return True
-
-
-class PlantBroker:
-    """Started and killed at will, always on the same port; retained messages survive a stop."""
+class PlantBroker(Server):
+    """A Mosquitto that lets everybody in."""
 
     def __init__(self, folder: Path) -> None:
-        found = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
-        if found is None:
-            pytest.skip("no mosquitto; apt-get install mosquitto")
-        self._binary, self.port = found, free_port()
-        self._conf = folder / "plant.conf"
-        self._conf.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
-        self._process: subprocess.Popen[bytes] | None = None
+        conf = folder / "plant.conf"
+        super().__init__(free_port(), mosquitto(), "-c", str(conf))
+        conf.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
 
     @property
     def url(self) -> str:
         return f"mqtt://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            [self._binary, "-c", str(self._conf)], stderr=subprocess.DEVNULL
-        )
-        eventually(lambda: answers(self.port), "a broker")
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
 
 
 class Client:

@@ -4,17 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from feeds.mosquitto import answers, free_port
-from plant import eventually
+from ports import answers, free_port
+from waiting import eventually
 
 
 class Server:
-    """`script` of this folder, run with a port and more arguments."""
+    """A command that listens on `port` of loopback."""
 
-    def __init__(self, script: str, *arguments: str) -> None:
-        self.port = free_port()
-        self._command = [sys.executable, str(Path(__file__).parent / script), str(self.port),
-                         *arguments]  # fmt: skip
+    def __init__(self, port: int, *command: str) -> None:
+        self.port, self._command = port, command
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -29,3 +27,10 @@ class Server:
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.kill()
+
+
+def server_of(script: str, *arguments: str) -> Server:
+    """`script` of this folder, run with a port and more arguments."""
+    port = free_port()
+    path = Path(__file__).parent / script
+    return Server(port, sys.executable, str(path), str(port), *arguments)

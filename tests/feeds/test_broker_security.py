@@ -3,7 +3,6 @@
 import datetime
 import ipaddress
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from feeds.mosquitto import PlantBroker
-from plant import Plant, eventually, prediction, running
+from plant import Plant, prediction, running
+from programs import mosquitto
+from waiting import eventually
 
 pytestmark = pytest.mark.broker
 
@@ -47,9 +48,7 @@ def certify(folder: Path) -> None:
 def secured(plant: Plant) -> Iterator[PlantBroker]:
     """TLS, and one user: press with the password "oil"."""
     broker, folder = PlantBroker(plant.folder), plant.folder
-    tool = shutil.which("mosquitto_passwd", path=f"{os.environ['PATH']}:/usr/sbin")
-    if tool is None:
-        pytest.skip("no mosquitto_passwd; apt-get install mosquitto")
+    tool = mosquitto("mosquitto_passwd")
     certify(folder)
     subprocess.run([tool, "-c", "-b", str(folder / "users"), "press", "oil"], check=True)
     folder.chmod(0o755)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from devices import MODEL
-from plant import Plant, eventually, prediction, running
+from plant import Plant, prediction, running
 from shoal.agent.frames import Quality
 from shoal.agent.io.feeds.files import COLUMNS
 from shoal.errors import SettingError
 from shoal.pipeline import Image as Signed
+from waiting import eventually
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -8,18 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices import MODEL, engine
-from feeds.processes import Server
-from plant import Plant, eventually, feeds_of, running, serving_of
+from feeds.processes import Server, server_of
+from plant import Plant, feeds_of, running, serving_of
 from shoal.agent.frames import Quality
 from shoal.agent.registers import BITS, REGISTERS, TYPES, Tag, apart, blocks, value
 from shoal.errors import SettingError
+from waiting import eventually
 
 client_of = pytest.importorskip("pymodbus.client").ModbusTcpClient
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server("modbus_server.py")
+    made = server_of("modbus_server.py")
     made.start()
     yield made
     made.stop()

@@ -12,11 +12,13 @@ import pytest
 
 from broker.five import REFUSALS, Gate
 from devices import MODEL, engine
-from feeds.mosquitto import Client, PlantBroker, free_port
-from plant import Plant, eventually, feeds_of, prediction, running, serving_of
+from feeds.mosquitto import Client, PlantBroker
+from plant import Plant, feeds_of, prediction, running, serving_of
+from ports import free_port
 from shoal.agent.frames import Quality
 from shoal.agent.sparkplug import BOOLEAN, DOUBLE, INT64, Metric, Payload, decode, encode
 from shoal.errors import SettingError
+from waiting import eventually
 
 pytestmark = pytest.mark.broker
 Join = Callable[..., Client]

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from feeds.processes import Server
-from plant import Plant, eventually, prediction, running
+from feeds.processes import Server, server_of
+from plant import Plant, prediction, running
 from shoal.agent.frames import Quality
 from shoal.errors import SettingError
+from waiting import eventually
 
 pytest.importorskip("asyncua")
 from asyncua import ua
@@ -20,7 +21,7 @@ TAGS = [{"name": "t", "node": "ns=2;s=Press.T"}, {"name": "p", "node": "ns=2;s=P
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    made = Server("opcua_server.py")
+    made = server_of("opcua_server.py")
     made.start()
     yield made
     made.stop()

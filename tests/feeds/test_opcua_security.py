@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from feeds.processes import Server
-from plant import Plant, eventually, prediction, running
+from feeds.processes import Server, server_of
+from plant import Plant, prediction, running
 from shoal.errors import SettingError
+from waiting import eventually
 
 pytest.importorskip("asyncua")
 
@@ -46,7 +47,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(keys: Path) -> Iterator[Server]:
-    made = Server("opcua_server.py", str(keys))
+    made = server_of("opcua_server.py", str(keys))
     made.start()
     yield made
     made.stop()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plant import Plant, eventually, feeds_of, running
+from plant import Plant, feeds_of, running
 from shoal import pipeline
 from shoal.agent.frames import Quality
 from shoal.agent.io.config import Settings, Source, dump, load
@@ -20,6 +20,7 @@ from shoal.agent.io.doctor import examine
 from shoal.agent.io.feeds import plugins
 from shoal.agent.io.feeds.feed import FeedSettings
 from shoal.errors import SettingError
+from waiting import eventually
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "sources-and-sinks.md").read_text()
 LOADED_ON_DEMAND = ("pymodbus", "asyncua", "pyarrow", "PIL", "google.protobuf")

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from devices import MODEL, engine
-from plant import Plant, eventually, feeds_of, serving_of
+from plant import Plant, feeds_of, serving_of
 from shoal.agent.inference import Inference
 from shoal.agent.io.endpoint import Endpoint
 from shoal.agent.io.feeds.running import Feeds
 from shoal.agent.serving import Serving
+from waiting import eventually
 
 Post = Callable[[str, object], tuple[int, dict[str, object]]]
 

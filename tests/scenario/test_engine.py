@@ -13,6 +13,7 @@ from shoal.controller.io.operations import Operations
 from shoal.controller.service import operations
 from shoal.errors import LinkError, StorageError
 from stand_ins import memory_folder
+from waiting import eventually
 
 pytestmark = pytest.mark.scenario
 
@@ -21,13 +22,6 @@ pytestmark = pytest.mark.scenario
 def fleet():
     with memory_folder() as folder:
         yield Fleet(folder)
-
-
-def until(true, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.02)
 
 
 def test_one_tick_that_fails_stops_no_other(fleet, monkeypatch, caplog):
@@ -59,7 +53,7 @@ def test_its_threads_take_messages_and_move_a_rollout_in_real_time(fleet):
     one = fleet.roll_out(fleet.release())
     began = time.monotonic()
     try:
-        until(lambda: live(fleet) and fleet.rollout(one.id).state == "FINISHED")
+        eventually(lambda: live(fleet) and fleet.rollout(one.id).state == "FINISHED", within_s=30.0)
         took = time.monotonic() - began
     finally:
         stopping.set()
@@ -100,7 +94,7 @@ def test_work_that_dies_is_told_of_with_the_end_of_its_log(fleet):
         work.step()
         return operations.get_operation(fleet.ctx, asked.id).state == operations.FAILED
 
-    until(ended, 60.0)
+    eventually(ended, within_s=60.0)
     error = operations.get_operation(fleet.ctx, asked.id).error
     assert "ended with 1" in error
     assert "shoal-controller init" in error

@@ -1,7 +1,6 @@
 """Every bench runs, at sizes that say nothing of speed, and writes what can be read again."""
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,7 @@ import pytest
 from bench.__main__ import NAMES as ALL
 from bench.measuring import compare, interleave
 from bench.report import Aim, Report, human
-from shoal.controller.io.nats import find_binary
-from shoal.errors import SettingError
+from programs import nats_server
 
 BENCH = Path(__file__).parents[1] / "bench"
 ROOT = BENCH.parents[1]
@@ -31,10 +29,7 @@ def names() -> list[object]:
 @pytest.mark.parametrize("name", names())
 def test_a_bench_runs_quickly_and_writes_what_can_be_read_again(name: str, tmp_path: Path) -> None:
     if name in ("ingest", "update"):
-        try:
-            find_binary(os.environ)
-        except SettingError as error:
-            pytest.skip(str(error))
+        nats_server()
     argv = [sys.executable, str(BENCH), name, "--quick", "--out", str(tmp_path)]
     run = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3_000:]

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from devices import MODEL, engine
-from plant import Plant, eventually, feeds_of, running, serving_of
+from plant import Plant, feeds_of, running, serving_of
 from shoal.agent.flow import truth
 from shoal.agent.io.feeds.running import image_of
 from shoal.agent.io.feeds.table import read_table
 from shoal.errors import DatasetError, SettingError
 from shoal.pipeline import Image, Pipeline
+from waiting import eventually
 
 TEXT = "blur,note,contrast,grade\n1,a,2,good\n3,b,,bad\n5,c,6,unheard\n"
 

@@ -9,13 +9,7 @@ import time
 import pytest
 
 from shoal.controller.io.processes import FIRST_PAUSE_S, LONGEST_PAUSE_S, Child, LogFile
-
-
-def eventually(condition, within_s: float = 10.0) -> None:
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+from waiting import eventually
 
 
 @pytest.fixture

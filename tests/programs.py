@@ -1,0 +1,26 @@
+"""Programs that tests drive for real; a test whose program is not here is skipped, and says why."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from shoal.controller.io.nats import find_binary
+from shoal.errors import SettingError
+
+
+def nats_server() -> Path:
+    """The embedded broker."""
+    try:
+        return find_binary(os.environ)
+    except SettingError as error:
+        pytest.skip(str(error))
+
+
+def mosquitto(name: str = "mosquitto") -> str:
+    """The distribution's broker, or another program of its package."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        pytest.skip(f"no {name}; apt-get install mosquitto")
+    return found
