@@ -16,9 +16,9 @@ import pytest
 from playwright.sync_api import Browser, StorageState, expect, sync_playwright
 
 from browser.chromium import Tab, launch
-from browser.ports import free_port
 from browser.seed import Past, Seeded, seed
 from browser.seed_rounds import seed_rounds
+from ports import free_port
 from shoal.controller import settings
 from shoal.controller.io.blobs import Blobs
 from shoal.controller.io.initial import Wishes, make_folder
@@ -28,6 +28,8 @@ from shoal.controller.service import users
 from shoal.controller.service.context import Context
 
 PASSWORD = "correct horse battery"
+#: A phone's width at 400 % zoom of a desktop: WCAG 1.4.10.
+NARROW = {"width": 320, "height": 640}
 
 
 class Console(NamedTuple):
@@ -151,3 +153,15 @@ def _tab(browser: Browser, url: str, state: StorageState) -> Iterator[Tab]:
     yield made
     context.close()
     assert made.complaints == []
+
+
+def check_that_everybody_can_use_it(tab: Tab, path: str) -> None:
+    """A screen has a heading, nothing of it breaks a rule in any light, and a phone shows it."""
+    page = tab.go(path)
+    expect(page.locator("h1, h2").first).to_be_visible()
+    assert tab.violations() == [], "in the light"
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    assert tab.violations() == [], "in the dark"
+    page.set_viewport_size(NARROW)
+    widest = page.evaluate("document.documentElement.scrollWidth")
+    assert widest <= NARROW["width"], "the page itself scrolls sideways on a phone"

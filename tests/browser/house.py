@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import httpx
 from sklearn.datasets import load_digits
 
-from browser.ports import free_port
+from ports import free_port
 
 _T = TypeVar("_T")
 AGENT = """

@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from browser.chromium import Tab
-from browser.conftest import Console, sign_in
+from browser.conftest import Console, check_that_everybody_can_use_it, sign_in
 from browser.seed_rounds import LIAR, LIES_FROM, NEW, POISONED, ROUNDS, TASK
 from shoal.controller.service.federated import rounds, rows
 
@@ -20,19 +20,11 @@ SCREENS = {
     "release that rounds made": "/releases/seal-check@1",
     "model with such a release": "/models/seal-check",
 }
-NARROW = {"width": 320, "height": 640}
 
 
 @pytest.mark.parametrize("name", SCREENS)
 def test_everybody_can_use_every_screen_of_rounds(tab: Tab, name: str) -> None:
-    page = tab.go(SCREENS[name])
-    expect(page.locator("h1, h2").first).to_be_visible()
-    assert tab.violations() == [], "in the light"
-    page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    assert tab.violations() == [], "in the dark"
-    page.set_viewport_size(NARROW)
-    widest = page.evaluate("document.documentElement.scrollWidth")
-    assert widest <= NARROW["width"], "the page itself scrolls sideways on a phone"
+    check_that_everybody_can_use_it(tab, SCREENS[name])
 
 
 def test_a_controller_without_tasks_teaches_how_to_begin(fresh_tab: Tab) -> None:

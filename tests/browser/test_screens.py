@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from browser.chromium import Tab
-from browser.conftest import Console, sign_in
+from browser.conftest import Console, check_that_everybody_can_use_it, sign_in
 from browser.seed import LAST, LONG, WRONG
 
 SCREENS = {
@@ -31,8 +31,6 @@ SCREENS = {
     "add devices": "/enrol",
     "nothing there": "/devices/no-such-device",
 }
-#: A phone's width at 400 % zoom of a desktop: WCAG 1.4.10.
-NARROW = {"width": 320, "height": 640}
 
 
 def address(console: Console, name: str) -> str:
@@ -42,14 +40,7 @@ def address(console: Console, name: str) -> str:
 
 @pytest.mark.parametrize("name", SCREENS)
 def test_everybody_can_use_every_screen(tab: Tab, console: Console, name: str) -> None:
-    page = tab.go(address(console, name))
-    expect(page.locator("h1, h2").first).to_be_visible()
-    assert tab.violations() == [], "in the light"
-    page.evaluate("document.documentElement.dataset.theme = 'dark'")
-    assert tab.violations() == [], "in the dark"
-    page.set_viewport_size(NARROW)
-    widest = page.evaluate("document.documentElement.scrollWidth")
-    assert widest <= NARROW["width"], "the page itself scrolls sideways on a phone"
+    check_that_everybody_can_use_it(tab, address(console, name))
 
 
 def test_a_fault_in_a_page_would_be_found(tab: Tab) -> None:
