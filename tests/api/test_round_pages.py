@@ -6,7 +6,8 @@ import pytest
 from api.world import ORIGIN, World
 from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.service import audit
-from shoal.controller.service.federated import poison
+from shoal.controller.service.federated import checkpoints, poison
+from shoal.controller.settings import Rounds, Settings
 from taught import DEVICES, REFUSED, UPDATED, add_round, add_task
 
 
@@ -63,3 +64,16 @@ def test_an_admin_lifts_a_quarantine_on_the_page_of_the_round_that_was_put_into_
     assert "In quarantine" not in page(world, "/rounds/walk/1")
     entries, _ = audit.list_audit(world.ctx, subject="walk.1")
     assert (entries[0].actor, entries[0].detail["why"]) == ("admin", "it was mill-2")
+
+
+def test_a_round_whose_checkpoint_is_gone_says_so_on_both_pages(
+    world: World, task: TaskPlan
+) -> None:
+    for number in (1, 2):
+        add_round(world.ctx, task, number, np.full(3, number, np.float32))
+    few = Settings(rounds=Rounds(checkpoints=1))
+    checkpoints.prune(world.ctx._replace(settings=few))
+    assert page(world, "/rounds/walk").count("checkpoint pruned") == 1
+    assert "Its checkpoint is pruned" in page(world, "/rounds/walk/1")
+    assert "Its checkpoint is pruned" not in page(world, "/rounds/walk/2")
+    assert world.get("/api/v1/rounds/walk.1").json["pruned_at"] > 0

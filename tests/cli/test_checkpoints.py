@@ -7,6 +7,8 @@ import pytest
 
 from cli.conftest import Cli
 from shoal.controller.service import releases
+from shoal.controller.service.federated import checkpoints
+from shoal.controller.settings import Rounds, Settings
 from taught import add_round, add_task, prepared_of
 
 
@@ -103,3 +105,15 @@ def test_a_quarantine_is_lifted_once_it_is_confirmed_and_says_what_may_go_out_ag
     assert f"Nothing is rolled out by itself: shoal rollout start {ref}" in told
     again = shoal(*last)
     assert (again.exit_code, "is not in quarantine" in again.stderr) == (5, True)
+
+
+def test_a_round_whose_checkpoint_is_gone_says_so(shoal: Cli, task: str) -> None:
+    ctx = shoal.controller.ctx
+    checkpoints.prune(ctx._replace(settings=Settings(rounds=Rounds(checkpoints=2))))
+
+    listed = shoal("round", "list", task).stdout.splitlines()
+    assert ["pruned" in line for line in listed if f"{task}." in line] == [False, False, True]
+    assert "pruned" in shoal("round", "show", f"{task}.1").stdout
+    assert "pruned" not in shoal("round", "show", f"{task}.2").stdout
+    refused = shoal("round", "release", task, "--round", "1", "--no-wait")
+    assert (refused.exit_code, "is pruned" in refused.stderr) == (5, True)

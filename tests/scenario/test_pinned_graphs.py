@@ -1,7 +1,5 @@
 """Devices that run the graphs they have listed and no others, in rounds by the real engine."""
 
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 
@@ -10,7 +8,6 @@ from shoal.agent.willing import check_graph
 from shoal.controller.federated.records import Participation
 from shoal.controller.service.federated import rounds
 from shoal.federated.config import Config
-from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
 
@@ -24,27 +21,17 @@ class Careful(Pupil):
         return config
 
 
-@pytest.fixture
-def school() -> Iterator[School]:
-    """Four devices, of which d01 lists graphs."""
-    with memory_folder() as folder:
-        made = School(folder, count=4)
-        plain = made.pupils["d01"]
-        plain.link.stop()
-        made.pupils["d01"] = Careful(made, "d01", plain.target)
-        yield made
-
-
 def ran(school: School, graph: str) -> dict[str, Participation]:
     """Parts in one round, after d01 has listed the task's own graph of that name."""
-    school.task(pace={"goal": 4, "least": 3, "over": 1.0})
-    ctx = school.fleet.ctx
-    prepared = rounds.get_task(ctx, "walk").prepared
-    known = frozenset({getattr(prepared, graph)})
+    plain = school.pupils["d01"]
+    plain.link.stop()
+    school.pupils["d01"] = Careful(school, "d01", plain.target)
+    school.task(pace={"goal": 6, "least": 5, "over": 1.0})
+    known = frozenset({getattr(school.walk.prepared, graph)})
     school.pupils["d01"].limits = msgspec.structs.replace(LIMITS, graphs=known)
-    rounds.start(ctx, actor="ana", task="walk", rounds=1)
-    school.run(120, until=lambda: rounds.get_task(ctx, "walk").rounds == 1)
-    return {one.device: one for one in rounds.participations(ctx, "walk.1")}
+    school.more()
+    school.run(120, until=school.done)
+    return school.parts()
 
 
 def test_a_device_that_lists_the_tasks_graph_takes_part(school: School) -> None:
@@ -56,6 +43,12 @@ def test_a_device_that_lists_another_graph_is_out_by_that_reason_and_the_round_g
 ) -> None:
     parts = ran(school, "loss_graph")
     assert (parts["d01"].mark, parts["d01"].reason) == ("REFUSED", "unknown-graph")
-    assert [name for name, one in parts.items() if one.chosen] == ["d00", "d02", "d03"]
+    assert [name for name, one in parts.items() if one.chosen] == [
+        "d00",
+        "d02",
+        "d03",
+        "d04",
+        "d05",
+    ]
     one = rounds.get_round(school.fleet.ctx, "walk.1")
     assert (one.state, one.reasons) == ("DONE", {"unknown-graph": 1})

@@ -327,6 +327,7 @@ def _round_picture(session: Session, found: Thing) -> Group:
         "from round": "parent",
         "ignored answers": "ignored",
         "poisoned": "poisoned",
+        "pruned": lambda r: when("pruned_at", session.now)(r) if r["pruned_at"] else "",
     }
     slices = [{"slice": name, **one} for name, one in found["round"]["slices"].items()]
     measured: Columns = {n: n for n in ("slice", "rows", "devices", "loss", "accuracy")}
@@ -352,8 +353,9 @@ def _epsilon(thing: Thing) -> str:
 
 
 def _state(one: Thing) -> str:
-    """A round that is poisoned says so beside its state."""
-    return state()(one) + (" [red]in quarantine[/red]" if one["poisoned"] else "")
+    """A round that is poisoned, or whose checkpoint is gone, says so beside its state."""
+    poisoned = " [red]in quarantine[/red]" if one["poisoned"] else ""
+    return state()(one) + poisoned + (" [dim]pruned[/dim]" if one["pruned_at"] else "")
 
 
 def _loss(one: Thing) -> str:

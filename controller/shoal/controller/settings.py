@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -73,6 +73,16 @@ class Rollouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     approval: Literal["none", "stable"] = "none"
 
 
+class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Federated rounds.
+
+    checkpoints   of a task, the newest so many are kept, and those that are needed: an earlier
+                  round can be neither released nor measured, nor gone back to; 0 keeps all
+    """
+
+    checkpoints: Annotated[int, msgspec.Meta(ge=0)] = 20
+
+
 class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Long work: training and imports, one at a time.
 
@@ -93,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drift: Drift = Drift()
     operations: Operations = Operations()
     rollouts: Rollouts = Rollouts()
+    rounds: Rounds = Rounds()
     database: str = ""
 
 

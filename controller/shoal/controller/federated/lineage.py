@@ -65,8 +65,8 @@ def spoiled(line: Iterable[Grown], poisoned: Set[int]) -> frozenset[int]:
     return frozenset(poisoned | roots(line, poisoned).keys())
 
 
-def newest_clean(line: Iterable[Grown], poisoned: Set[int]) -> int:
-    """The last round that is not spoiled; 0 when there is none."""
+def newest_clean(line: Iterable[Grown], poisoned: Set[int], pruned: Set[int] = frozenset()) -> int:
+    """The last round that is not spoiled, and whose checkpoint is there; 0 when there is none."""
     line = list(line)
-    bad = spoiled(line, poisoned)
+    bad = spoiled(line, poisoned) | pruned
     return max((one.number for one in line if one.number not in bad), default=START)

@@ -253,6 +253,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     bytes       of updates as they came; seconds from start to end
     poisoned    why everything that comes of it is quarantined; "" when nothing is known
     charge      why somebody put it into quarantine; "" where it came of a round that was
+    pruned_at   its checkpoint's file is gone, since then: [rounds] checkpoints in controller.toml
     """
 
     id: str
@@ -283,6 +284,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     seconds: float = 0.0
     poisoned: str = ""
     charge: str = ""
+    pruned_at: float = 0.0
 
 
 class Participation(_Shown, frozen=True, kw_only=True):

@@ -32,7 +32,7 @@ from shoal.controller.service import (
     watching,
 )
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import candidates
+from shoal.controller.service.federated import candidates, checkpoints
 from shoal.controller.service.ingest import ingest
 from shoal.controller.service.memory import Memory
 from shoal.errors import LinkError, StorageError
@@ -155,6 +155,7 @@ class Engine:
             Tick("timestamps", 60.0, self._refresh_timestamps),
             Tick("renewal", 600.0, lambda: assignments.renew(ctx)),
             Tick("retention", 3_600.0, lambda: forget(ctx)),
+            Tick("checkpoints", 3_600.0, lambda: checkpoints.prune(ctx)),
         ]
 
     # --- messages -----------------------------------------------------------------------------

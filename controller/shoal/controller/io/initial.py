@@ -99,6 +99,9 @@ limit_s = {wanted.operations.limit_s}      # that a training or an import may ru
 [rollouts]
 # "stable": what reaches a stable device waits for an approver who did not start it; or "none"
 approval = {_toml(wanted.rollouts.approval)}
+
+[rounds]
+checkpoints = {wanted.rounds.checkpoints}  # newest of a federated task that are kept; 0 for all
 """
 
 

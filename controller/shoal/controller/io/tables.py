@@ -424,6 +424,7 @@ federated_round = Table(  # one try; journal: shoal.controller.federated.rounds.
     _number("ended_at"),
     _text("poisoned"),
     _text("charge"),
+    _number("pruned_at"),
     Index("ix_federated_round_task", "task", "number", "attempt"),
     Index("ix_federated_round_state", "state"),
 )

@@ -145,6 +145,7 @@ def _marked(
     """
     line, parents = _line(tries), {row.number: row.parent for row in tries}
     bad, marked = roots(line, charges.keys()), []
+    pruned = {row.number for row in tries if row.pruned_at}
     for row in tries:
         late = row.state not in _ENDED or row.reason == BROKEN_OFF or row.number in bad
         began = {row.parent, *(_older(row, parents) if late else ())}
@@ -152,7 +153,7 @@ def _marked(
         if told != row.poisoned:
             rows.set_round(db, ctx, row.id, poisoned=told)
             marked.append(row.id)
-    _go_on(db, ctx, task, tries, newest_clean(line, charges.keys()))
+    _go_on(db, ctx, task, tries, newest_clean(line, charges.keys(), pruned))
     return sorted(bad), marked
 
 

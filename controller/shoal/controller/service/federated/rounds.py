@@ -124,7 +124,7 @@ def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint
     """Theta after a round of a task, the newest unless said otherwise, and what is in it.
 
     number   0: what the task began with. AbsentError for a round that made none, ConflictError
-             for one that was an evaluation: it measured another's.
+             for one that was an evaluation: it measured another's, and for one that was pruned.
     """
     with ctx.store.read() as db:
         found = rows.task_of(rows.task_row(db, task))
@@ -146,6 +146,12 @@ def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint
         )
     if wanted and wanted not in made:
         raise AbsentError("checkpoint", f"{task}.{wanted}", "shoal round list says which are DONE")
+    if wanted and made[wanted].pruned_at:
+        raise ConflictError(
+            f"the checkpoint of round {task}.{wanted} is pruned: its numbers are gone",
+            f"name a newer one: shoal round list {task} says which are pruned; [rounds] "
+            "checkpoints in controller.toml says how many are kept",
+        )
     line, at = [], wanted
     while at:
         line.append(at)

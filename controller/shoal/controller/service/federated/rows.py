@@ -22,6 +22,7 @@ _OF_TASK = (
 _OF_ROUND = (
     "id", "task", "number", "attempt", "state", "reason", "parent", "theta", "started_at",
     "ended_at", "checkpoint", "memory", "poisoned", "charge",
+    "pruned_at",
 )  # fmt: skip
 #: What an integer of a database holds.
 _MOST = 2**31 - 1
