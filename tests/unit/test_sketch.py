@@ -68,3 +68,22 @@ def test_rows_one_by_one_rows_together_and_merged_sketches_are_the_same(odd):
         assert (other.counts == whole.counts).all()
         assert (other.missing == whole.missing).all()
         np.testing.assert_allclose(other.mean, whole.mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_rows_are_left_in_the_order_in_which_they_came(features):
+    rows = np.random.default_rng(3).normal(size=(2 * BUFFER_ROWS, features)).astype(np.float32)
+    given = rows.copy()
+    sketch = Sketch(reference_of({f"x{j}": np.arange(9.0) for j in range(features)}))
+    sketch.update(rows)
+    assert (rows == given).all()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_means_are_sums_row_after_row_to_the_bit(size):
+    rows, sketch = drawn(size, []), Sketch(reference())
+    sketch.update(rows)
+    total = np.zeros(3)
+    for row in rows.astype(np.float64):
+        total += row
+    assert sketch.mean.tolist() == (total / size).tolist()
