@@ -1,11 +1,13 @@
 """Federated tasks with rounds behind them, as the engine leaves them in the database."""
 
 from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
 
 import msgspec
 import numpy as np
 from onnx import ModelProto
 
+from controllers import add_digits, make_context, run
 from shoal.controller.federated import rounds as machine
 from shoal.controller.federated.plans import plan_of
 from shoal.controller.federated.records import (
@@ -19,15 +21,39 @@ from shoal.controller.federated.records import (
 )
 from shoal.controller.gradient.losses import Loss
 from shoal.controller.gradient.make import loss_graph, prepare, step_graph
-from shoal.controller.io.tables import federated_round, federated_task
+from shoal.controller.io.tables import device, federated_round, federated_task
 from shoal.controller.records import Release
-from shoal.controller.service import releases
+from shoal.controller.service import releases, training
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import rows
 from shoal.params import F32
 
 DEVICES = {"press-1": "north", "press-2": "north", "mill-1": "south", "mill-2": "south"}
 UPDATED, LOST, REFUSED = machine.Mark.UPDATED, machine.Mark.LOST, machine.Mark.REFUSED
+
+
+def trained(folder: Path) -> Context:
+    """A controller with lot-codes@1, trained on digits, and the key by which its blobs are had."""
+    ctx = make_context(folder)
+    (ctx.folder / "keys").mkdir(exist_ok=True)
+    (ctx.folder / "keys" / "capability.key").write_bytes(bytes(32))
+    add_digits(ctx)
+    run(ctx, training.start_training(ctx, actor="ana", model="lot-codes", dataset="stations"))
+    return ctx
+
+
+def equip(ctx: Context, ref: str, away: Set[str] = frozenset()) -> None:
+    """Publish a release of lot-codes; DEVICES serve it, and are online but for those away."""
+    releases.publish(ctx, actor="ana", ref=ref)
+    with ctx.store.write() as db:
+        for name, site in DEVICES.items():
+            db.execute(
+                device.insert().values(
+                    name=name, site=site, line="", labels={}, ring="stable", facts={},
+                    profile="x86-vnni", state="enrolled", online=name not in away,
+                    releases={"lot-codes": ref}, variants={},
+                )
+            )  # fmt: skip
 
 
 def prepared_of(ctx: Context, base: Release) -> tuple[Prepared, F32]:

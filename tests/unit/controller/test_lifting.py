@@ -5,18 +5,27 @@ import itertools
 import pytest
 from sqlalchemy import create_engine, text
 
-from controllers import add_digits, make_context, run
+from controllers import run
 from shoal.controller.federated import rounds as machine
 from shoal.controller.federated.records import TaskPlan
 from shoal.controller.io.store import migrate
 from shoal.controller.io.tables import device, rollout_device
 from shoal.controller.records import Release, RolloutPlan, StagePlan
-from shoal.controller.service import alerts, assignments, audit, releases, rollouts, training
+from shoal.controller.service import alerts, assignments, audit, releases, rollouts
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import poison, releasing, rounds
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32
-from taught import DEVICES, UPDATED, add_round, add_task, prepared_of, walk
+from taught import (
+    DEVICES,
+    UPDATED,
+    add_round,
+    add_task,
+    equip,
+    prepared_of,
+    trained,
+    walk,
+)
 
 GOOD = "lot-codes@1"
 _NUMBERS = itertools.count(1)
@@ -25,21 +34,8 @@ _NUMBERS = itertools.count(1)
 @pytest.fixture(scope="module")
 def ctx(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """A fleet on a release that every task begins with."""
-    made = make_context(tmp_path_factory.mktemp("controller"))
-    (made.folder / "keys").mkdir(exist_ok=True)
-    (made.folder / "keys" / "capability.key").write_bytes(bytes(32))
-    add_digits(made)
-    run(made, training.start_training(made, actor="ana", model="lot-codes", dataset="stations"))
-    releases.publish(made, actor="ana", ref=GOOD)
-    with made.store.write() as db:
-        for name, site in DEVICES.items():
-            db.execute(
-                device.insert().values(
-                    name=name, site=site, line="", labels={}, ring="stable", facts={},
-                    profile="x86-vnni", state="enrolled", online=True,
-                    releases={"lot-codes": GOOD}, variants={},
-                )
-            )  # fmt: skip
+    made = trained(tmp_path_factory.mktemp("controller"))
+    equip(made, GOOD)
     return made
 
 

@@ -4,16 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from controllers import add_digits, make_context, run
+from controllers import run
 from shoal.controller.federated.records import Quarantined, TaskPlan
 from shoal.controller.io.tables import device, rollout, rollout_device
 from shoal.controller.records import Release, RolloutPlan, StagePlan
-from shoal.controller.service import alerts, assignments, recall, releases, rollouts, training
+from shoal.controller.service import alerts, assignments, recall, releases, rollouts
 from shoal.controller.service import quarantine as quarantines
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import poison, releasing
 from shoal.errors import ConflictError
-from taught import DEVICES, UPDATED, add_round, add_task, prepared_of, walk
+from taught import (
+    DEVICES,
+    UPDATED,
+    add_round,
+    add_task,
+    equip,
+    prepared_of,
+    trained,
+    walk,
+)
 
 TASK, GOOD = "walk", "lot-codes@1"
 
@@ -21,21 +30,8 @@ TASK, GOOD = "walk", "lot-codes@1"
 @pytest.fixture
 def ctx(tmp_path: Path) -> Context:
     """A fleet on lot-codes@1, mill-2 of it away, and a task with two rounds."""
-    made = make_context(tmp_path)
-    (made.folder / "keys").mkdir(exist_ok=True)
-    (made.folder / "keys" / "capability.key").write_bytes(bytes(32))
-    add_digits(made)
-    run(made, training.start_training(made, actor="ana", model="lot-codes", dataset="stations"))
-    releases.publish(made, actor="ana", ref=GOOD)
-    with made.store.write() as db:
-        for name, site in DEVICES.items():
-            db.execute(
-                device.insert().values(
-                    name=name, site=site, line="", labels={}, ring="stable", facts={},
-                    profile="x86-vnni", state="enrolled", online=name != "mill-2",
-                    releases={"lot-codes": GOOD}, variants={},
-                )
-            )  # fmt: skip
+    made = trained(tmp_path)
+    equip(made, GOOD, away={"mill-2"})
     return made
 
 

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from controllers import add_digits, make_context, run
+from controllers import run
 from shoal import manifest as manifests
 from shoal.controller import verdicts
 from shoal.controller.federated import rounds as machine
 from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.io.tables import device, federated_round
 from shoal.controller.records import Release, RolloutPlan, StagePlan
-from shoal.controller.service import audit, operations, releases, rollouts, training
+from shoal.controller.service import audit, operations, releases, rollouts
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import candidates, planning, poison, releasing, rounds
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32
-from taught import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, walk
+from taught import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, trained, walk
 
 _NUMBERS = itertools.count(1)
 
@@ -26,12 +26,7 @@ _NUMBERS = itertools.count(1)
 @pytest.fixture(scope="module")
 def ctx(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """One controller for the module, with a release that every task begins with."""
-    made = make_context(tmp_path_factory.mktemp("controller"))
-    (made.folder / "keys").mkdir(exist_ok=True)
-    (made.folder / "keys" / "capability.key").write_bytes(bytes(32))
-    add_digits(made)
-    run(made, training.start_training(made, actor="ana", model="lot-codes", dataset="stations"))
-    return made
+    return trained(tmp_path_factory.mktemp("controller"))
 
 
 @pytest.fixture
