@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shoal import bundle
 from shoal import manifest as manifests
+from shoal.agent.update import Slot
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.sketch import References, reference_of
 
@@ -125,6 +126,14 @@ def put_release(
     manifest = msgspec.structs.replace(made, **changes)
     (folder / bundle.MANIFEST).write_bytes(manifests.encode(manifest))
     return manifest
+
+
+def slot_of(version: int = 1) -> Slot:
+    """Slot a with a release, and its variant fp32."""
+    return Slot(
+        slot="a", model="parts", release=f"parts@{version}", path="release/parts/1/manifest.json",
+        sha256="", variant="fp32", model_sha256="", counter=1,
+    )  # fmt: skip
 
 
 def _put(folder: Path, name: str, data: bytes) -> File:

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from real_models import FEATURES, answers, mlp, model_of, put_release
+from real_models import FEATURES, answers, mlp, model_of, put_release, slot_of
 from shoal.agent.io.probe import SubprocessProber
 from shoal.agent.probation import judge_probe
-from shoal.agent.update import Slot
 from shoal.errors import ModelError, ShoalError
 from shoal.profile import Profile, profile
 
@@ -28,17 +27,7 @@ def prober(tmp_path: Path) -> SubprocessProber:
 def tried(
     prober: SubprocessProber, used: Profile = PROFILE, recent: np.ndarray | None = None
 ) -> list:
-    beside = Slot(
-        slot="a",
-        model="parts",
-        release="parts@1",
-        path="release/parts/1/manifest.json",
-        sha256="",
-        variant="fp32",
-        model_sha256="",
-        counter=1,
-    )
-    return prober.probe("parts", "b", used, recent, beside, lambda: False)
+    return prober.probe("parts", "b", used, recent, slot_of(), lambda: False)
 
 
 def test_a_sound_release_passes_and_every_variant_is_timed(

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from real_models import FEATURES, answers, mlp, model_of, put_release
+from real_models import FEATURES, answers, mlp, model_of, put_release, slot_of
 from shoal.agent.io.runtime import OrtLoader, newest_opset
 from shoal.agent.io.session import OrtSession
-from shoal.agent.update import Slot
 from shoal.errors import InputError, ModelError
 from shoal.profile import SessionOptions, profile
 
@@ -90,22 +89,9 @@ def test_the_newest_opset_is_found_out_and_true(tmp_path: Path) -> None:
         session(tmp_path, mlp(opset=newest + 1).SerializeToString())
 
 
-def slot(version: int) -> Slot:
-    return Slot(
-        slot="a",
-        model="parts",
-        release=f"parts@{version}",
-        path="release/parts/1/manifest.json",
-        sha256="",
-        variant="fp32",
-        model_sha256="",
-        counter=1,
-    )
-
-
 def test_a_slot_is_loaded_and_answers_as_the_model_does(tmp_path: Path) -> None:
     put_release(tmp_path)
-    engine = OrtLoader(lambda model, name: tmp_path).load(slot(1), profile("x86-vnni"))
+    engine = OrtLoader(lambda model, name: tmp_path).load(slot_of(1), profile("x86-vnni"))
     want = answers((tmp_path / "fp32.onnx").read_bytes(), ROWS)
     np.testing.assert_array_equal(engine.session.run(ROWS), want)
     assert engine.slow_s == pytest.approx(0.02)
@@ -114,7 +100,7 @@ def test_a_slot_is_loaded_and_answers_as_the_model_does(tmp_path: Path) -> None:
 def test_a_model_that_answers_other_than_promised_is_not_loaded(tmp_path: Path) -> None:
     put_release(tmp_path, labels=["a", "b"])
     with pytest.raises(ModelError, match=r"\[1, 3\].*\[1, 2\]"):
-        OrtLoader(lambda model, name: tmp_path).load(slot(1), profile("x86-vnni"))
+        OrtLoader(lambda model, name: tmp_path).load(slot_of(1), profile("x86-vnni"))
 
 
 def test_importing_the_agent_loads_no_runtime_and_leaves_no_telemetry(tmp_path: Path) -> None:
