@@ -9,6 +9,7 @@
 
 import contextlib
 import itertools
+import json
 import random
 import signal
 import subprocess
@@ -24,8 +25,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from broker.real import eventually
-from broker.served import Api, Served
+from broker.served import Api, Served, init
+from programs import nats_server
 from shoal import wire
 from shoal.agent.io import folder as names
 from shoal.agent.io.buffer import BUFFER, Buffer, Limits
@@ -39,6 +40,7 @@ from shoal.federated.config import Config
 from shoal.federated.speech import Contribution, Invite, Piece
 from shoal.mqtt import Link
 from shoal.params import F32, spec_of
+from waiting import eventually
 
 _MORE = """
 [update]
@@ -326,6 +328,20 @@ class Cohort:
                 whole = msgspec.msgpack.decode(assembly.payload(), type=Contribution)
                 found.setdefault((attempt, device), []).append(whole)
         return found
+
+
+@contextlib.contextmanager
+def serving(parent: Path) -> Iterator[Cohort]:
+    """A controller without devices; skips where there is no broker to run."""
+    nats_server()
+    served = Served(parent / "controller")
+    served.facts = json.loads(init(parent / "controller", "--json", "--window-s", "5"))
+    cohort = Cohort(served.start().ready())
+    try:
+        yield cohort
+    finally:
+        cohort.end()
+        served.end()
 
 
 def choices(

@@ -1,26 +1,20 @@
 """Rounds for real: a controller, its broker, six agents' processes with digits of their own."""
 
-import contextlib
 import csv
 import itertools
-import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from broker.served import Served, init
 from digits import Rows, homes_of
-from federated.real import Cohort, choices, holds_row
+from federated.real import Cohort, choices, holds_row, serving
 from shoal.agent.io.journal import SqliteJournal
 from shoal.controller.federated.accountant import Spent, epsilon
 from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
-from shoal.controller.io.nats import find_binary
-from shoal.errors import SettingError
 from shoal.federated.compression import decompress
 from shoal.federated.speech import Boxes, Contribution, Join, Piece
 from shoal.params import F32
@@ -60,23 +54,6 @@ class Digits:
     def accuracy(self, task: str, checkpoint: str = "") -> float:
         said = self.cohort.answers(task, self.test.x, checkpoint)
         return float(np.mean([int(s) == y for s, y in zip(said, self.test.y, strict=True)]))
-
-
-@contextlib.contextmanager
-def serving(parent: Path) -> Iterator[Cohort]:
-    """A controller without devices; skips where there is no broker to run."""
-    try:
-        find_binary(os.environ)
-    except SettingError as error:
-        pytest.skip(str(error))
-    served = Served(parent / "controller")
-    served.facts = json.loads(init(parent / "controller", "--json", "--window-s", "5"))
-    cohort = Cohort(served.start().ready())
-    try:
-        yield cohort
-    finally:
-        cohort.end()
-        served.end()
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from broker.real import eventually, free_port
 from digits import homes_of
-from federated.real import Cohort
-from federated.test_digits import FEATURES, MODEL, as_pixels, serving, write_table
+from federated.real import Cohort, serving
+from federated.test_digits import FEATURES, MODEL, as_pixels, write_table
+from ports import free_port
 from shoal import wire
 from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.federated.compression import decompress
 from shoal.federated.speech import Contribution, Join, Piece
+from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]
 

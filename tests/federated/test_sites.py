@@ -4,8 +4,6 @@ The oil is at 36, 45 or 55 °C, as the cooler does 100, 20 or 3 %: a model of on
 others. A maker's sample of a few runs is all that the controller has.
 """
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +12,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from broker.served import Served, init
 from controllers import HYDRAULIC, OTHER_CONDITIONS, shared_data
-from federated.real import Cohort, holds_row
-from shoal.controller.io.nats import find_binary
-from shoal.errors import SettingError
+from federated.real import Cohort, holds_row, serving
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -58,22 +53,11 @@ def rig() -> Rig:
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory, rig: Rig) -> Iterator[Cohort]:
-    try:
-        find_binary(os.environ)
-    except SettingError as error:
-        pytest.skip(str(error))
-    parent = tmp_path_factory.mktemp("sites")
-    served = Served(parent / "controller")
-    served.facts = json.loads(init(parent / "controller", "--json", "--window-s", "5"))
-    made = Cohort(served.start().ready())
-    try:
+    with serving(tmp_path_factory.mktemp("sites")) as made:
         for site in SITES:
             made.enrol(f"rig-{site}", site=f"oil-{site}")
         made.start()
         yield made
-    finally:
-        made.end()
-        served.end()
 
 
 def scores(cohort: Cohort, rig: Rig) -> dict[int, float]:

@@ -12,8 +12,8 @@ import pytest
 from bench.devices import resident_mb
 from bench.report import Found, Row, report, write
 from digits import homes_of
-from federated.real import Cohort
-from federated.test_digits import FEATURES, MODEL, as_pixels, serving, write_table
+from federated.real import Cohort, serving
+from federated.test_digits import FEATURES, MODEL, as_pixels, write_table
 
 pytestmark = [
     pytest.mark.broker,
