@@ -290,7 +290,7 @@ def test_a_database_that_was_restored_without_the_updates_tries_the_round_again(
     school.pupils["d00"].quiet = {speech.Piece}
     school.start(pace={"goal": 6, "least": 2, "over": 1.0, "train_s": 10})
     school.run(3)
-    for path in (school.fleet.ctx.folder / "rounds" / "walk.1").glob("update.*"):
+    for path in (school.fleet.ctx.folder / "rounds" / "walk.1").glob("batch.*"):
         path.unlink()
     school.run(120, until=school.done)
     found = rounds.list_rounds(school.fleet.ctx)

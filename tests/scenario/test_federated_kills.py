@@ -8,9 +8,12 @@ import pytest
 
 from pupils import School
 from shoal import wire
+from shoal.controller.federated.rounds import Mark
 from shoal.controller.io.round_files import RoundFiles
 from shoal.controller.io.rounds import Rounds
 from shoal.controller.service.federated import aggregation, journal, rounds
+from shoal.controller.service.federated.course import Course
+from shoal.federated import speech
 from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
@@ -153,3 +156,36 @@ def test_wherever_the_controller_is_killed_the_round_ends_with_the_same_sum(
         assert [one["rounds"] for one in spent] == [1]
     assert {pupil.dismissed[-1] for pupil in school.pupils.values()} == {""}
     assert not list((school.fleet.ctx.folder / "rounds").iterdir())
+
+
+def test_an_update_on_the_disk_counts_though_the_journal_had_not_come_to_say_so(
+    school, monkeypatch
+):
+    """Its device is gone when the controller is there again; all others answer only then."""
+    fast, *slow = school.pupils.values()
+    for pupil in slow:
+        pupil.quiet = {speech.Piece}
+    keep, killed = Course._keep, []
+
+    def keep_(course, live):
+        if live.now.having(Mark.UPDATED) and not killed:
+            killed.append(live.id)
+            raise Killed
+        keep(course, live)
+
+    monkeypatch.setattr(Course, "_keep", keep_)
+    school.task(evaluate=0)
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+    with pytest.raises(Killed):
+        school.run(30)
+    journal_says = rounds.get_round(school.fleet.ctx, "walk.1").marks
+    fast.quiet = {speech.Piece}
+    for pupil in slow:
+        pupil.quiet = set()
+    school.fleet.engine._link.stop(rudely=True)
+    school.fleet._restart_engine()
+    school.run(60, until=lambda: rounds.get_task(school.fleet.ctx, "walk").state == "ready")
+
+    assert journal_says == {"JOINED": 4}
+    found = rounds.participations(school.fleet.ctx, "walk.1")
+    assert [one.device for one in found if one.chosen] == list(school.pupils)

@@ -1,4 +1,8 @@
-"""What devices sent in rounds, as files, until the round has ended: rounds/<round>/<kind>.<device>
+"""What devices sent in rounds, as files, until the round has ended: rounds/<round>/...
+
+    <kind>.              of the round itself
+    <kind>.<device>      head and pieces of an update that is not whole yet
+    batch.<number>       everything else of devices, as many together as came together
 
 Kept as it came and synced before it counts, so that a controller that was killed reads on where it
 was, and aggregates with memory for one update, however many there are. Nobody but the controller
@@ -13,44 +17,90 @@ from typing import BinaryIO
 
 import numpy as np
 
+from shoal.controller.io import round_batches
 from shoal.controller.io.files import SECRET, private_folder, sync_folder, write_atomic
+from shoal.controller.io.round_batches import Key, Place
 from shoal.errors import StorageError
 from shoal.params import F32
 
 _SHELF = "shelf"
+#: Kinds that are dropped one by one while the round runs.
+_LOOSE = ("head", "piece-")
+#: Bytes that wait for the others of their batch, at most.
+_MOST = 8 << 20
 
 
 class RoundFiles:
     """The files below `folder`. Every method raises StorageError when the disk refuses.
 
     ident    "task.number"; kind: a slug; device: a checked name, or "" for what is everybody's
+
+    There must be no second one for the same folder: this one knows what is in which batch.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._unlisted: set[Path] | None = None
+        self._known: dict[str, dict[Key, Place]] = {}
+        self._waiting: dict[str, dict[Key, bytes]] = {}
+        self._gathers, self._weight = False, 0
+        self._unlisted: set[Path] = set()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Many puts, which are durable when this ends, with one sync of their folder."""
-        self._unlisted = set()
+        """Many puts, durable when this ends well: one file for all, and two syncs.
+
+        When it does not end well they may be lost, and nobody may go by them.
+        """
+        self._gathers = True
         try:
             yield
+            self._write_down()
         finally:
-            folders, self._unlisted = self._unlisted, None
-            for folder in folders:
-                self._sync(folder)
+            self._gathers = False
+            self._forget_waiting()
 
     def put(self, ident: str, kind: str, device: str, data: bytes) -> None:
         """Durable when it returns, or `together` does; in the place of what was there."""
-        folder = self.folder / ident
+        if not self._gathers:
+            with self.together():
+                self._put(ident, (kind, device), data)
+        else:
+            self._put(ident, (kind, device), data)
+
+    def _put(self, ident: str, key: Key, data: bytes) -> None:
+        folder, (kind, device) = self.folder / ident, key
         if not folder.is_dir():
             private_folder(self.folder)
             private_folder(folder)
-        listed = self._unlisted is None
-        write_atomic(folder / f"{kind}.{device}", data, SECRET, listed=listed)
-        if self._unlisted is not None:
+            self._unlisted.add(self.folder)
+        if device and not kind.startswith(_LOOSE):
+            self._waiting.setdefault(ident, {})[key] = data
+            self._weight += len(data)
+        else:
+            write_atomic(self._loose(ident, kind, device), data, SECRET, listed=False)
             self._unlisted.add(folder)
+        if self._weight > _MOST:
+            self._write_down()
+
+    def _write_down(self) -> None:
+        """What waits, onto the disk."""
+        for ident, parts in self._waiting.items():
+            known, folder = self._placed(ident), self.folder / ident
+            known |= round_batches.write(folder, parts)
+            self._unlisted.add(folder)
+        for folder in self._unlisted:
+            self._sync(folder)
+        self._forget_waiting()
+
+    def _forget_waiting(self) -> None:
+        self._waiting.clear()
+        self._unlisted.clear()
+        self._weight = 0
+
+    def _placed(self, ident: str) -> dict[Key, Place]:
+        if ident not in self._known:
+            self._known[ident] = round_batches.places(self.folder / ident)
+        return self._known[ident]
 
     def _sync(self, folder: Path) -> None:
         try:
@@ -60,34 +110,48 @@ class RoundFiles:
 
     def get(self, ident: str, kind: str, device: str = "") -> bytes | None:
         """None when there is none."""
+        waiting = self._waiting.get(ident, {}).get((kind, device))
+        if waiting is not None:
+            return waiting
+        place = self._placed(ident).get((kind, device))
         try:
-            return (self.folder / ident / f"{kind}.{device}").read_bytes()
+            return place.read() if place else self._loose(ident, kind, device).read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _refused(self.folder / ident, error) from error
 
     def has(self, ident: str, kind: str, device: str = "") -> bool:
-        return (self.folder / ident / f"{kind}.{device}").is_file()
+        key = (kind, device)
+        batched = key in self._waiting.get(ident, {}) or key in self._placed(ident)
+        return batched or self._loose(ident, kind, device).is_file()
 
     def size(self, ident: str, kind: str, device: str) -> int:
         """Bytes; 0 when there is none."""
-        path = self.folder / ident / f"{kind}.{device}"
+        key = (kind, device)
+        if (waiting := self._waiting.get(ident, {}).get(key)) is not None:
+            return len(waiting)
+        if (place := self._placed(ident).get(key)) is not None:
+            return place.length
+        path = self._loose(ident, kind, device)
         return path.stat().st_size if path.is_file() else 0
 
     def devices(self, ident: str, kind: str) -> list[str]:
         """Who has a file of this kind, sorted."""
-        folder = self.folder / ident
-        if not folder.is_dir():
-            return []
-        return sorted(path.name.partition(".")[2] for path in folder.glob(f"{kind}.*"))
+        keys = {*self._placed(ident), *self._waiting.get(ident, {})}
+        loose = (self.folder / ident).glob(f"{kind}.*")
+        found = {device for one, device in keys if one == kind}
+        return sorted(found | {path.name.partition(".")[2] for path in loose})
 
     def drop(self, ident: str, kind: str, device: str) -> None:
-        """What is not there is not missed."""
+        """Of heads and pieces; what is not there is not missed."""
         try:
-            (self.folder / ident / f"{kind}.{device}").unlink(missing_ok=True)
+            self._loose(ident, kind, device).unlink(missing_ok=True)
         except OSError as error:
             raise _refused(self.folder / ident, error) from error
+
+    def _loose(self, ident: str, kind: str, device: str) -> Path:
+        return self.folder / ident / f"{kind}.{device}"
 
     def rounds(self) -> list[str]:
         """Of which there are files."""
@@ -97,6 +161,7 @@ class RoundFiles:
 
     def forget(self, ident: str) -> None:
         """Remove everything of a round."""
+        self._known.pop(ident, None)
         try:
             shutil.rmtree(self.folder / ident)
         except FileNotFoundError:

@@ -16,8 +16,10 @@ from shoal.controller.service.federated.course import Course, Post
 _log = logging.getLogger(__name__)
 #: Bytes of answers that wait, of all devices and of one: none can take the room of the others.
 LIMIT, OF_ONE = 64 << 20, 16 << 20
-#: Answers taken between two steps: a round goes on while more of them come.
+#: Answers taken at once: one sync for all of them, and a round goes on while more of them come.
 BATCH = 64
+#: Seconds between two steps while nothing ends: what is due by the clock.
+STEP_S = 0.25
 KIND = "round"
 
 
@@ -29,7 +31,8 @@ class Rounds:
         self._course = Course(ctx, RoundFiles(ctx.folder / "rounds"), post)
         self._waiting: collections.deque[tuple[str, bytes]] = collections.deque()
         self._bytes: collections.Counter[str] = collections.Counter()  # by topic; "": all
-        self._dropped = 0
+        self._dropped, self._stepped = 0, 0.0
+        self._clock = ctx.clock
         self._lock = threading.Lock()
 
     def put(self, topic: str, payload: bytes) -> None:
@@ -47,9 +50,14 @@ class Rounds:
         """Take what has come, and do what is due. StorageError when the disk refuses."""
         self.bell.clear()
         while batch := self._batch():
-            self._course.take(batch)
-            self._course.step()
+            if self._course.take(batch):
+                self._step()
+        if not 0 <= self._clock() - self._stepped < STEP_S:
+            self._step()
+
+    def _step(self) -> None:
         self._course.step()
+        self._stepped = self._clock()
 
     def _batch(self) -> list[tuple[str, bytes]]:
         with self._lock:

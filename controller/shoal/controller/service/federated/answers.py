@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 UNSOUND = "unsound"
 #: One that could not even be looked at.
 BAD_ANSWER = "bad-answer"
+#: What a device has answered in a state, once a file of this kind is there.
+_IN_FILES = {State.TRAINING: "update", State.UNMASKING: "shares", State.EVALUATING: "measured"}
 _SLUG = re.compile(r"[a-z0-9-]{1,64}")
 
 
@@ -44,6 +46,17 @@ def take(live: Live, device: str, attempt: bytes, said: speech.Answer, now_s: fl
     except (ShoalError, msgspec.MsgspecError) as error:
         _log.warning("round %s: %s of %s: %s", live.id, type(said).__name__, device, error)
         return UNSOUND
+
+
+def recall(live: Live) -> None:
+    """Mark whose answers are on the disk, where the journal had not come to say so yet: they came
+    in time."""
+    kind = _IN_FILES.get(live.now.state)
+    for name in live.files.devices(live.id, kind) if kind else ():
+        said_for = site_sums.members(live, name) if kind == "update" else []
+        for device in said_for or [name]:
+            attempt = live.attempt_of(device)
+            live.now = heard(live.now, device, attempt, live.now.deadline_s).round
 
 
 def put_out(live: Live, device: str, attempt: bytes, now_s: float) -> str:

@@ -1,8 +1,9 @@
 """What the engine does about rounds: journal first, then act, and everything may be done again.
 
-`take` is given what devices say, `step` does what is due. A new Course on the same folder goes on
-where the last one was killed: journal and files say all that matters, and what was said to devices
-and not answered is said again.
+`take` is given what devices say, `step` does what is due. What devices send is on the disk before
+anything follows from it; the marks are written down with the next state, or by the next step. A new
+Course on the same folder goes on where the last one was killed: journal and files say all that
+matters, and what was said to devices and not answered is said again.
 """
 
 import functools
@@ -52,24 +53,35 @@ class Course:
     def __init__(self, ctx: Context, files: Files, post: Post) -> None:
         self._ctx, self._files, self._post = ctx, files, post
         self._lives: dict[str, Live] = {}
+        self._unwritten: set[str] = set()
         self.strays = 0
 
-    def take(self, messages: Iterable[tuple[str, bytes]]) -> None:
-        """(topic, payload) of round answers, as they came; one that is wrong harms no other."""
+    def take(self, messages: Iterable[tuple[str, bytes]]) -> bool:
+        """(topic, payload) of round answers, as they came; one that is wrong harms no other.
+
+        Whether a round has ended with them: then a step is due. StorageError when the disk refuses
+        to keep them: none of them has been heard.
+        """
         self._look()
         touched: dict[str, rounds.Round] = {}
-        with self._files.together():
-            for answer in _readable(messages):
-                live = self._asked_by(answer)
-                if live is None:
-                    self.strays += 1
-                    continue
-                touched.setdefault(live.id, live.now)
-                self._hear(live, answer)
-        for ident, before in touched.items():
-            live = self._lives[ident]
-            if live.now is not before:
-                self._keep(live)
+        try:
+            with self._files.together():
+                for answer in _readable(messages):
+                    live = self._asked_by(answer)
+                    if live is None:
+                        self.strays += 1
+                        continue
+                    touched.setdefault(live.id, live.now)
+                    self._hear(live, answer)
+        except StorageError:
+            for ident in touched:  # in memory is more than on the disk: they are taken up anew
+                del self._lives[ident]
+            raise
+        lives = [self._lives[ident] for ident in touched]
+        self._unwritten |= {one.id for one in lives if one.now is not touched[one.id]}
+        for live in lives:
+            self._go_on(live)
+        return any(live.now.state in rounds.ENDED for live in lives)
 
     def step(self) -> None:
         """Everything that is due: decisions, rounds to begin, what is to be said."""
@@ -77,6 +89,8 @@ class Course:
         self._look()
         for live in list(self._lives.values()):
             self._go_on(live)
+        for ident in self._unwritten & set(self._lives):
+            self._keep(self._lives[ident])
         if planning.begin_due(self._ctx):
             self._look()
             for live in [one for one in self._lives.values() if one.now.state is State.PLANNED]:
@@ -112,10 +126,10 @@ class Course:
 
     def _look(self) -> None:
         """Which rounds run: new ones are taken up as the journal has them."""
-        query = select(federated_round).where(federated_round.c.ended_at == 0)
+        running = federated_round.c.ended_at == 0
         with self._ctx.store.read() as db:
-            found = {row.id: row for row in db.execute(query)}
-            new = [row for ident, row in found.items() if ident not in self._lives]
+            found = list(db.scalars(select(federated_round.c.id).where(running)))
+            new = [rows.round_row(db, ident) for ident in found if ident not in self._lives]
             their = {row.task: rows.task_of(rows.task_row(db, row.task)) for row in new}
         self._lives = {ident: one for ident, one in self._lives.items() if ident in found}
         for row in new:
@@ -123,6 +137,7 @@ class Course:
             live.sites = self._sites(live)
             with self._ctx.store.read() as db:
                 live.claims = claims.known(db, live.task.model, live.now.marks)
+            answers.recall(live)
             try:
                 live.bound = talk.bound(self._ctx, live)
                 self._act(live)
@@ -182,16 +197,18 @@ class Course:
 
     def _why_not(self, live: Live) -> str:
         """Why a round that runs is not wanted any more."""
-        query = select(federated_task.c.state, federated_task.c.checkpoint)
+        table, task = federated_round, federated_task
+        query = select(table.c.poisoned, task.c.state, task.c.checkpoint)
+        joined = query.join_from(table, task, task.c.name == table.c.task)
         with self._ctx.store.read() as db:
-            if rows.round_row(db, live.id).poisoned:
-                return poison.BROKEN_OFF
-            if live.now.purpose == "evaluate":
-                return ""
-            task = db.execute(query.where(federated_task.c.name == live.task.name)).one()
-        if task.state == rows.STOPPED:
+            found = db.execute(joined.where(table.c.id == live.id)).one()
+        if found.poisoned:
+            return poison.BROKEN_OFF
+        if live.now.purpose == "evaluate":
+            return ""
+        if found.state == rows.STOPPED:
             return "aborted"
-        return "superseded" if task.checkpoint != live.theta else ""
+        return "superseded" if found.checkpoint != live.theta else ""
 
     def _circle_closes(self, live: Live, circle: Circle) -> bool:
         """Deal boxes or pass votes on when it is time; whether all shares that will come are in."""
@@ -252,12 +269,14 @@ class Course:
                 journal.keep_participations(db, live.id, live.facts)
             journal.write(db, self._ctx, live, after, **made)
         live.now, live.facts = after, None
+        self._unwritten.discard(live.id)
         _log.info("round %s is %s %s", live.id, after.state, reason)
         self._act(live)
 
     def _keep(self, live: Live) -> None:
         with self._ctx.store.write() as db:
             journal.write(db, self._ctx, live, live.now)
+        self._unwritten.discard(live.id)
 
     def _act(self, live: Live) -> None:
         """What the state asks for beside words; done again after a start."""

@@ -41,6 +41,14 @@ def take(live: Live, gateway: str, payload: bytes, said: bytes, now_s: float) ->
     return ""
 
 
+def members(live: Live, gateway: str) -> list[str]:
+    """Whom it speaks for, where a sum of it is in; sorted."""
+    if gateway not in live.task.plan.gateways.values():
+        return []
+    site = _site_in(live, gateway)
+    return sorted(decode(site).members) if site else []
+
+
 def alone(live: Live) -> list[str]:
     """Devices whose updates are in, each by itself; sorted."""
     summed = {device for _, found in _sums(live) for device in found.members}
@@ -95,8 +103,12 @@ def _sums(live: Live) -> Iterator[tuple[str, SiteSum]]:
     for gateway in sorted(set(live.task.plan.gateways.values())):
         if live.now.marks.get(gateway) is not Mark.UPDATED:
             continue
-        data = live.files.get(live.id, "update", gateway)
-        if data is not None:
-            site = msgspec.msgpack.decode(data, type=Contribution).site
-            if site:
-                yield gateway, decode(site)
+        site = _site_in(live, gateway)
+        if site:
+            yield gateway, decode(site)
+
+
+def _site_in(live: Live, gateway: str) -> bytes:
+    """What a gateway has sent for its site; b"" when it sent its own update, or nothing."""
+    data = live.files.get(live.id, "update", gateway)
+    return b"" if data is None else msgspec.msgpack.decode(data, type=Contribution).site
