@@ -5,7 +5,7 @@ import pytest
 
 from api.world import ORIGIN, World
 from shoal.controller.federated.records import Prepared, TaskPlan
-from shoal.controller.service import audit
+from shoal.controller.service import audit, models
 from shoal.controller.service.federated import checkpoints, poison
 from shoal.controller.settings import Rounds, Settings
 from taught import DEVICES, REFUSED, UPDATED, add_round, add_task
@@ -77,3 +77,15 @@ def test_a_round_whose_checkpoint_is_gone_says_so_on_both_pages(
     assert "Its checkpoint is pruned" in page(world, "/rounds/walk/1")
     assert "Its checkpoint is pruned" not in page(world, "/rounds/walk/2")
     assert world.get("/api/v1/rounds/walk.1").json["pruned_at"] > 0
+
+
+def test_a_model_says_which_task_learns_on_when_it_drifts(world: World, task: TaskPlan) -> None:
+    with world.ctx.store.write() as db:
+        models.ensure_model(db, world.ctx, actor="ana", name="lot-codes")
+    body = {"retrain_on_drift": False, "task": "walk", "rounds": 5, "cooldown_s": 7200}
+    assert world.ask("PUT", "/api/v1/models/lot-codes/policy", json=body).status_code == 200
+    shown = " ".join(page(world, "/models/lot-codes").split())
+    assert 'When drift is found, 5 rounds of <a href="/rounds/walk">walk</a> are run' in shown
+    assert "every 2 h at most" in shown
+    refused = world.ask("PUT", "/api/v1/models/lot-codes/policy", json=body | {"rounds": 0})
+    assert refused.status_code == 422

@@ -99,6 +99,19 @@ def test_a_round_says_of_whom_its_graph_was_refused(shoal: Cli, release: str) ->
     assert "unknown-graph=1" in shoal("round", "list", "unlisted").stdout
 
 
+def test_drift_may_ask_for_rounds_of_a_task_and_no_more(shoal: Cli, release: str) -> None:
+    plan(shoal, "on-drift", "--release", release)
+    asked = ("model", "policy", "seams")
+    told = shoal.json(*asked, "--task", "on-drift", "--rounds", "20", "--cooldown", "12h")
+    assert (told["task"], told["rounds"], told["cooldown_s"]) == ("on-drift", 20, 43_200.0)
+    shown = " ".join(shoal(*asked).stdout.split())
+    assert shown.startswith("20 rounds of on-drift are run when seams drifts, every 12 h at most")
+    assert shoal.json(*asked, "--cooldown", "1h")["task"] == "on-drift"
+    assert shoal(*asked, "--task", "nobody").exit_code == 4
+    assert shoal.json(*asked, "--task", "")["task"] == ""
+    assert "by hand only" in shoal(*asked).stdout
+
+
 def test_a_task_may_begin_with_a_dataset_that_is_trained_on_first(shoal: Cli, parts: Path) -> None:
     add = ("dataset", "add", str(parts), "--name", "welds", "--label", "defect", "--site", "plant")
     shoal.json(*add)

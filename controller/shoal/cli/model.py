@@ -10,7 +10,7 @@ import msgspec
 from shoal.cli.api import at
 from shoal.cli.operation import picture
 from shoal.cli.release import release_card, taught
-from shoal.cli.show import Columns, Thing, instant, table
+from shoal.cli.show import Columns, Thing, ago, instant, span, table
 from shoal.cli.span import SPAN, pairs
 from shoal.cli.verb import Noun, Session
 from shoal.cli.waiting import follow
@@ -47,6 +47,7 @@ def list_models(session: Session) -> None:
         "released": "released",
         "retrains on drift": "retrain_on_drift",
         "from": "dataset",
+        "rounds on drift": "task",
         "since": lambda m: instant(m["created_at"]),
     }
     none = "no model; train one with: shoal model train MODEL --dataset NAME"
@@ -171,27 +172,39 @@ def import_(
     help="Train again by itself when a drift alert is open and newer data has come.",
 )
 @click.option("--dataset", default=None, metavar="NAME", help="Where newer data comes.")
+@click.option(
+    "--task", default=None, help='A federated task that learns on when it drifts; "" for none.'
+)
+@click.option("--rounds", type=click.IntRange(1, 10_000), help="Of that task.  [default: 10]")
+@click.option(
+    "--cooldown", "cooldown_s", type=SPAN, help="Between two such times, at least.  [default: 1d]"
+)
 @click.pass_obj
-def policy(session: Session, name: str, retrain_on_drift: bool | None, dataset: str | None) -> None:
+def policy(session: Session, /, name: str, **asked: Any) -> None:
     """Show or change when a model is trained again by itself.
 
     \b
     Examples:
       shoal model policy lot-codes
       shoal model policy lot-codes --retrain-on-drift --dataset stamps
+      shoal model policy lot-codes --task scratches --rounds 20 --cooldown 12h
     """
     now = session.api.get(at("models", name))
-    if retrain_on_drift is not None or dataset is not None:
-        asked = {"retrain_on_drift": retrain_on_drift, "dataset": dataset}
+    if any(value is not None for value in asked.values()):
         wanted = {name: now[name] if value is None else value for name, value in asked.items()}
         now = session.api.put(at("models", name, "policy"), wanted)
-    session.show(now, lambda: _policy_line(now))
+    session.show(now, lambda: _policy_line(now, session.now()))
 
 
-def _policy_line(model: Thing) -> str:
-    if not model["retrain_on_drift"]:
-        return f"{model['name']} is trained by hand only"
-    return f"{model['name']} is trained again when it drifts and {model['dataset']} has newer data"
+def _policy_line(model: Thing, now_s: float) -> str:
+    name, lines = model["name"], []
+    if model["retrain_on_drift"]:
+        lines += [f"{name} is trained again when it drifts and {model['dataset']} has newer data"]
+    if model["task"]:
+        rounds = f"{model['rounds']} rounds of {model['task']}"
+        often = f"every {span(model['cooldown_s'])} at most; last {ago(model['asked_at'], now_s)}"
+        lines += [f"{rounds} are run when {name} drifts, {often}"]
+    return "\n".join(lines) or f"{name} is trained by hand only"
 
 
 def _typed(params: dict[str, str]) -> dict[str, Any]:

@@ -273,6 +273,8 @@ class Model(Record, frozen=True, kw_only=True):
     """A model's line of releases.
 
     retrain_on_drift   when a drift alert opens and a newer dataset version comes, train again
+    task               federated task of which drift asks for `rounds`; "" for none
+    cooldown_s         seconds between two such times, at least; asked_at: the last one, 0: never
     """
 
     name: str
@@ -282,6 +284,10 @@ class Model(Record, frozen=True, kw_only=True):
     releases: int
     retrain_on_drift: bool
     dataset: str
+    task: str = ""
+    rounds: int = 10
+    cooldown_s: float = 86_400.0
+    asked_at: float = 0.0
 
 
 class Selector(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,6 @@
 """Routes of data, models and releases."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -58,10 +58,17 @@ class Import(Asked, frozen=True, kw_only=True):
 
 
 class Policy(Asked, frozen=True, kw_only=True):
-    """When to train again by itself, and on the newest version of which dataset."""
+    """When to train again by itself, and on the newest version of which dataset.
+
+    task         federated task of this model that a drift alert asks for `rounds`; "" for none
+    cooldown_s   seconds between two such times, at least
+    """
 
     retrain_on_drift: bool
     dataset: str = ""
+    task: str = ""
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10
+    cooldown_s: Annotated[float, msgspec.Meta(ge=0, le=366 * 86_400)] = 86_400.0
 
 
 class ReleaseQuery(Asked, frozen=True, kw_only=True):
@@ -140,7 +147,7 @@ def set_policy(call: Call, model: str, body: Policy) -> Model:
     """Say when a model is trained again by itself."""
     return models.set_policy(
         call.ctx, actor=call.by, model=model, retrain_on_drift=body.retrain_on_drift,
-        dataset=body.dataset,
+        dataset=body.dataset, task=body.task, rounds=body.rounds, cooldown_s=body.cooldown_s,
     )  # fmt: skip
 
 

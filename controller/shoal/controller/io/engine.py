@@ -32,7 +32,7 @@ from shoal.controller.service import (
     watching,
 )
 from shoal.controller.service.context import Context
-from shoal.controller.service.federated import candidates, checkpoints
+from shoal.controller.service.federated import candidates, checkpoints, on_drift
 from shoal.controller.service.ingest import ingest
 from shoal.controller.service.memory import Memory
 from shoal.errors import LinkError, StorageError
@@ -148,6 +148,7 @@ class Engine:
             Tick("deltas", 0.25, self._ahead.look, apart=True),
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
+            Tick("on drift", 5.0, lambda: on_drift.evaluate(ctx)),
             Tick("candidates", 5.0, lambda: candidates.evaluate(ctx)),
             Tick("offline", 5.0, lambda: offline(ctx)),
             Tick("clocks", 15.0, lambda: clocks.watch(ctx)),

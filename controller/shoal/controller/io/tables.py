@@ -239,6 +239,10 @@ model = Table(
     _number("created_at"),
     Column("retrain_on_drift", Boolean, nullable=False, server_default="0"),
     _text("dataset"),
+    _text("task"),
+    Column("rounds", Integer, nullable=False, server_default="10"),
+    Column("cooldown_s", Float, nullable=False, server_default="86400"),
+    _number("asked_at"),  # when drift last asked for rounds
 )
 release = Table(
     "release",

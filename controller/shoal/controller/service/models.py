@@ -9,7 +9,8 @@ from shoal.controller.io.tables import model, release
 from shoal.controller.records import Model
 from shoal.controller.service import audit, changes, datasets
 from shoal.controller.service.context import Context
-from shoal.errors import AbsentError
+from shoal.controller.service.federated import rows
+from shoal.errors import AbsentError, ConflictError
 
 RELEASED = "released"
 
@@ -40,17 +41,34 @@ def get_model(ctx: Context, name: str) -> Model:
 
 
 def set_policy(
-    ctx: Context, *, actor: str, model: str, retrain_on_drift: bool, dataset: str
+    ctx: Context,
+    *,
+    actor: str,
+    model: str,
+    retrain_on_drift: bool,
+    dataset: str,
+    task: str = "",
+    rounds: int = 10,
+    cooldown_s: float = 86_400.0,
 ) -> Model:
-    """Say whether a drift alert trains `model` again, from the newest version of `dataset`.
+    """Say whether a drift alert trains `model` again, from the newest version of `dataset`, and of
+    which federated task it asks for rounds: so many, and no sooner than cooldown_s seconds after
+    the last time.
 
-    AbsentError if there is no such model or dataset.
+    AbsentError if there is no such model, dataset or task; ConflictError for another model's task.
     """
     get_model(ctx, model)
     if dataset:
         datasets.get_dataset(ctx, dataset)
-    values: dict[str, Any] = {"retrain_on_drift": retrain_on_drift, "dataset": dataset}
+    values: dict[str, Any] = {
+        "retrain_on_drift": retrain_on_drift, "dataset": dataset, "task": task, "rounds": rounds,
+        "cooldown_s": cooldown_s,
+    }  # fmt: skip
     with ctx.store.write() as db:
+        if task and (other := rows.task_row(db, task).model) != model:
+            raise ConflictError(
+                f"task {task} learns {other}", f"name one of {model}: shoal round tasks"
+            )
         db.execute(update(_TABLE).where(_TABLE.c.name == model).values(**values))
         audit.record(db, ctx, actor, "model.policy", model, **values)
         changes.note(db, ctx, "model", model)
@@ -72,4 +90,8 @@ def _record(db: Connection, row: Row[Any]) -> Model:
         releases=len(releases),
         retrain_on_drift=row.retrain_on_drift,
         dataset=row.dataset,
+        task=row.task,
+        rounds=row.rounds,
+        cooldown_s=row.cooldown_s,
+        asked_at=row.asked_at,
     )

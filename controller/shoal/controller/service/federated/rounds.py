@@ -17,19 +17,22 @@ def start(ctx: Context, *, actor: str, task: str, rounds: int) -> Task:
     ConflictError while the task is being prepared, or when it could not be.
     """
     with ctx.store.write() as db:
-        row = rows.task_row(db, task)
-        if row.state in (rows.PREPARING, rows.FAILED):
-            raise ConflictError(
-                f"task {task} is {row.state}" + (f": {row.reason}" if row.reason else ""),
-                f"follow it with: shoal operation show {row.operation}",
-            )
-        begun = row.asked if row.state == rows.RUNNING else row.rounds
-        rows.set_task(
-            db, ctx, task, state=rows.RUNNING, reason="", asked=begun + rounds, next_at=0.0
+        return ask(db, ctx, actor=actor, task=task, rounds=rounds)
+
+
+def ask(db: Connection, ctx: Context, *, actor: str, task: str, rounds: int, **why: object) -> Task:
+    """As `start`, in somebody's transaction. why: for the audit log."""
+    row = rows.task_row(db, task)
+    if row.state in (rows.PREPARING, rows.FAILED):
+        raise ConflictError(
+            f"task {task} is {row.state}" + (f": {row.reason}" if row.reason else ""),
+            f"follow it with: shoal operation show {row.operation}",
         )
-        alerts.close(db, ctx, task_key(task), f"{actor} asked for more rounds")
-        audit.record(db, ctx, actor, "round.start", task, rounds=rounds)
-        return rows.task_of(rows.task_row(db, task))
+    begun = row.asked if row.state == rows.RUNNING else row.rounds
+    rows.set_task(db, ctx, task, state=rows.RUNNING, reason="", asked=begun + rounds, next_at=0.0)
+    alerts.close(db, ctx, task_key(task), f"{actor} asked for more rounds")
+    audit.record(db, ctx, actor, "round.start", task, rounds=rounds, **why)
+    return rows.task_of(rows.task_row(db, task))
 
 
 def abort(ctx: Context, *, actor: str, task: str) -> Task:
