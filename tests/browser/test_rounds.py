@@ -15,6 +15,7 @@ SCREENS = {
     "round": f"/rounds/{TASK}/{ROUNDS - 1}",
     "round, poisoned": f"/rounds/{POISONED}/2",
     "round, quarantine": f"/rounds/{TASK}/quarantine?round={ROUNDS - 1}",
+    "round, lift": f"/rounds/{POISONED}/lift?round=2",
     "round, measure": f"/rounds/{POISONED}/evaluate",
     "round, release": f"/rounds/{TASK}/release",
     "release that rounds made": "/releases/seal-check@1",

@@ -1,5 +1,7 @@
 """What the pages of rounds show of who took part, and who stands out."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +111,14 @@ def test_every_state_and_mark_of_a_round_has_a_sign_of_its_own(state: str) -> No
 def test_every_reason_has_a_name_and_says_what_to_do(slug: str) -> None:
     assert dropouts.dropout(slug) != slug
     assert dropouts.dropout_mend(slug).endswith(".")
+
+
+def test_every_reason_that_a_device_gives_by_the_docs_has_a_mend_in_the_console() -> None:
+    said = []
+    for page in ("agent.md", "federated/rounds.md", "federated/secure-aggregation.md"):
+        text = (Path(__file__).parents[3] / "docs" / page).read_text()
+        for table in text.split("\n| reason |")[1:]:
+            rows = [line.split("|")[1] for line in table.split("\n\n")[0].splitlines()[1:]]
+            said += [slug for row in rows for slug in re.findall("`([a-z-]+)`", row)]
+    assert len(said) > 30
+    assert {slug for slug in said if not dropouts.dropout_mend(slug).endswith(".")} == set()

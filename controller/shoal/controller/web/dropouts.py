@@ -2,6 +2,7 @@
 
 from shoal.controller.web.causes import Cause, cause, mend
 
+_ASKED_WRONG = "The controller asked for what no honest one does: find out who runs it."
 #: Reason slug -> what it is called and what to do about it.
 DROPOUTS: dict[str, Cause] = {
     # what a device judges for itself
@@ -34,6 +35,32 @@ DROPOUTS: dict[str, Cause] = {
     "answered-before": Cause("It answered this round before", "Nothing: a round is answered once."),
     "restarted": Cause(
         "It restarted in a secure round", "Nothing: its secrets are gone on purpose."
+    ),
+    "in-another-round": Cause(
+        "It takes part in another task's round",
+        "Nothing: one at a time. Who is late for an asynchronous one keeps at it to its deadline.",
+    ),
+    "other-terms": Cause(
+        "It does not know the strategy's terms", "Update its agent, or plan another strategy."
+    ),
+    "other-rows": Cause(
+        "Its rows are not those of the graph", "See which columns it keeps: shoal-agent labels."
+    ),
+    "little-memory": Cause(
+        "Training needs more memory than it gives", "Raise memory_mb under [learning] there."
+    ),
+    "diverged": Cause("Its training diverged", "Lower lr, or look at its rows."),
+    "bad-graph": Cause("The train graph does not run there", "Update its agent; see its log."),
+    "trainer-died": Cause("Its trainer died", "See the log of its agent."),
+    "agent-bug": Cause("Its agent failed", "See its log, and tell us."),
+    # ... of a securely aggregated round: it gave nothing away
+    "second-ending": Cause("It was asked to open a second sum", _ASKED_WRONG),
+    "neighbours": Cause("Its neighbours are not the roster's", _ASKED_WRONG),
+    "alive-and-dead": Cause("A device was said to be alive and lost", _ASKED_WRONG),
+    "stranger": Cause("The sum had a device that is not on the roster", _ASKED_WRONG),
+    "not-in-the-sum": Cause("Its own update was said to be lost", _ASKED_WRONG),
+    "threshold": Cause(
+        "Too few devices to open the sum", "Invite more: raise pace.goal, or pace.over."
     ),
     # what the controller saw
     "no-answer": Cause("No answer in time", "Look at the device; or raise pace.train_s."),
