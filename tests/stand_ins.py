@@ -169,7 +169,7 @@ class JsonModels:
     {"weights": [...], "wrong_on": [device...], "slow_on": [...]}
     """
 
-    runtime = Runtime("1.32.0", 21)
+    runtime = Runtime("1.32.0", range(22).__contains__)
 
     def __init__(self, slots: DiskSlots, device: str) -> None:
         self._slots, self._device = slots, device

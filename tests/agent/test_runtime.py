@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from real_models import FEATURES, answers, mlp, model_of, put_release, slot_of
-from shoal.agent.io.runtime import OrtLoader, newest_opset
+from shoal.agent.io.runtime import OrtLoader
 from shoal.agent.io.session import OrtSession
 from shoal.errors import InputError, ModelError
 from shoal.profile import SessionOptions, profile
@@ -83,7 +83,7 @@ def test_rows_of_another_shape_or_type_are_an_input_error(tmp_path: Path, rows: 
 
 
 def test_the_newest_opset_is_found_out_and_true(tmp_path: Path) -> None:
-    newest = newest_opset()
+    newest = OrtLoader(lambda model, slot: tmp_path).runtime.newest()
     session(tmp_path, mlp(opset=newest).SerializeToString()).run(ROWS)
     with pytest.raises(ModelError):
         session(tmp_path, mlp(opset=newest + 1).SerializeToString())

@@ -9,12 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices import MODEL, PROFILE, Cloud
-from shoal.agent.orders import Floors, Runtime, UnsupportedError, check_fits, in_range, same_files
+from shoal.agent.orders import (
+    Floors,
+    Runtime,
+    UnsupportedError,
+    check_fits,
+    check_runtime,
+    in_range,
+    same_files,
+)
 from shoal.errors import BundleError, ModelError, ShoalError, StaleError
 from shoal.manifest import Manifest
 from shoal.profile import profile
 
-RUNTIME = Runtime("1.32.0", 28)
+RUNTIME = Runtime("1.32.0", range(29).__contains__)
 numbers = st.dictionaries(st.sampled_from("abc"), st.integers(0, 9))
 
 
@@ -87,6 +95,23 @@ def test_a_release_does_not_fit_that_is(kind: str) -> None:
             runtime=RUNTIME,
             floors=Floors(counters={MODEL: 3}),
         )
+
+
+def test_a_release_that_fits_is_judged_by_its_own_opset_alone() -> None:
+    asked: list[int] = []
+
+    def loads(opset: int) -> bool:
+        asked.append(opset)
+        return True
+
+    manifest = Cloud().manifest(1, 1, MODEL, b"")
+    check_runtime(manifest, Runtime("1.32.0", loads))
+    assert asked == [manifest.opset]
+
+
+@pytest.mark.parametrize("newest", [13, 14, 28, 59, 60])
+def test_the_newest_opset_is_found_by_asking(newest: int) -> None:
+    assert Runtime("1.32.0", range(newest + 1).__contains__).newest() == newest
 
 
 def test_an_unsupported_board_says_why_before_anything_else() -> None:

@@ -5,6 +5,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from shoal.errors import StorageError
@@ -32,7 +33,7 @@ def open_database(path: Path) -> "Database":
         except BaseException:
             connection.close()
             raise
-    return _sqlite_utils()(connection)
+    return _sqlite_utils()(connection, execute_plugins=False)
 
 
 class DamagedError(StorageError):
@@ -63,13 +64,15 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def _sqlite_utils() -> "type[Database]":
-    """sqlite_utils.Database, without the pandas that sqlite-utils loads wherever it finds it."""
-    hidden = "pandas" not in sys.modules
-    if hidden:
-        sys.modules["pandas"] = None  # type: ignore[assignment]
+    """sqlite_utils.Database, without pandas, which it loads wherever it finds it, and without
+    dateutil, which only its own command line needs.
+    """
+    unused = {"pandas": None, "sqlite_utils.recipes": ModuleType("sqlite_utils.recipes")}
+    hidden = {name: module for name, module in unused.items() if name not in sys.modules}
+    sys.modules.update(hidden)  # type: ignore[arg-type]
     try:
         from sqlite_utils import Database
     finally:
-        if hidden:
-            del sys.modules["pandas"]
+        for name in hidden:
+            del sys.modules[name]
     return Database

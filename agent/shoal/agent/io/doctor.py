@@ -146,7 +146,7 @@ def _tried(check: str, work: Callable[[], str]) -> Finding:
 
 def _runtime() -> str:
     found = OrtLoader(lambda model, slot: Path()).runtime
-    return f"onnxruntime {found.ort}, ONNX opset up to {found.opset}"
+    return f"onnxruntime {found.ort}, ONNX opset up to {found.newest()}"
 
 
 def _self_inference(folder: Path, settings: Settings) -> str:

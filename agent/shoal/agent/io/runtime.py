@@ -11,7 +11,7 @@ import numpy as np
 from shoal import bundle
 from shoal.agent.io.optimised import SMALLEST, Optimised
 from shoal.agent.io.session import OrtSession, failures_of_ort, import_ort
-from shoal.agent.orders import Runtime
+from shoal.agent.orders import NEWEST_OPSET, OLDEST_OPSET, Runtime
 from shoal.agent.serving import Engine
 from shoal.agent.update import Slot
 from shoal.errors import ModelError
@@ -24,8 +24,6 @@ _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
 #: Blocks from this size on go back to the system when they are freed; glibc else keeps ever larger
 #: ones, once it has seen one.
 _LARGE = 1 << 20
-#: IR version and wire type of the smallest model there is: Identity, one float in, one out.
-_OLDEST_OPSET, _NEWEST_OPSET = 13, 60
 
 
 class OrtLoader:
@@ -39,15 +37,11 @@ class OrtLoader:
         self, folder: Callable[[str, str], Path], optimised: Optimised | None = None
     ) -> None:
         self._folder, self._optimised = folder, optimised
-        self._runtime: Runtime | None = None
 
     @property
     def runtime(self) -> Runtime:
-        """Version of onnxruntime, and the newest opset it loads: found out by trying."""
-        if self._runtime is None:
-            ort = import_ort()
-            self._runtime = Runtime(ort.__version__, newest_opset())
-        return self._runtime
+        """Version of onnxruntime, and whether it loads an opset: found out by trying."""
+        return Runtime(import_ort().__version__, loads_opset)
 
     def load(self, slot: Slot, profile: Profile) -> Engine:
         """The engine of a verified slot, warmed once; ModelError when it cannot be."""
@@ -131,20 +125,20 @@ def trim() -> None:
         pass  # not glibc
 
 
-def newest_opset() -> int:
-    """The newest ONNX opset that the installed onnxruntime loads, by bisection."""
+def loads_opset(opset: int) -> bool:
+    """Whether the installed onnxruntime loads a model of an ONNX opset."""
+    if opset <= OLDEST_OPSET:
+        return True
     ort = import_ort()
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
-    low, high = _OLDEST_OPSET, _NEWEST_OPSET
-    while low < high:
-        middle = (low + high + 1) // 2
-        try:
-            ort.InferenceSession(_identity(middle), settings, providers=["CPUExecutionProvider"])
-            low = middle
-        except failures_of_ort():
-            high = middle - 1
-    return low
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    model = _identity(min(opset, NEWEST_OPSET))
+    try:
+        ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except failures_of_ort():
+        return False
+    return True
 
 
 def _identity(opset: int) -> bytes:
