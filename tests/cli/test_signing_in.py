@@ -144,12 +144,3 @@ def test_every_kind_of_mistake_has_its_exit_code(
     result = shoal(*arguments)
     assert result.exit_code == code, result.output
     assert result.stderr.strip()
-
-
-def test_doctor_finds_nothing_wrong_with_a_fresh_controller_but_its_engine(shoal: Cli) -> None:
-    result = shoal("doctor", "--json")
-    found = {item["what"]: item["ok"] for item in msgspec.json.decode(result.stdout)}
-    assert found["account"]
-    assert found["clock"]
-    assert found["token"]
-    assert found["alerts"]
