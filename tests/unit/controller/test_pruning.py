@@ -7,17 +7,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from controllers import add_digits, make_context, run
+from controllers import run
 from shoal.controller.federated import rounds as machine
 from shoal.controller.federated.records import Round, TaskPlan
 from shoal.controller.io.blobs import Blobs
-from shoal.controller.service import releases, training
+from shoal.controller.service import releases
 from shoal.controller.service.context import Context
 from shoal.controller.service.federated import checkpoints, poison, releasing, rounds, rows
 from shoal.controller.settings import Rounds, Settings, load
 from shoal.errors import ConflictError, SettingError
 from shoal.params import F32
-from taught import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, walk
+from taught import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, trained, walk
 
 GOOD, KEPT, MADE = "lot-codes@1", 3, 8
 _NUMBERS = itertools.count(1)
@@ -26,13 +26,8 @@ _NUMBERS = itertools.count(1)
 @pytest.fixture(scope="module")
 def ctx(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """A controller that keeps three checkpoints of a task."""
-    made = make_context(tmp_path_factory.mktemp("controller"))
-    made = made._replace(settings=Settings(rounds=Rounds(checkpoints=KEPT)))
-    (made.folder / "keys").mkdir(exist_ok=True)
-    (made.folder / "keys" / "capability.key").write_bytes(bytes(32))
-    add_digits(made)
-    run(made, training.start_training(made, actor="ana", model="lot-codes", dataset="stations"))
-    return made
+    made = trained(tmp_path_factory.mktemp("controller"))
+    return made._replace(settings=Settings(rounds=Rounds(checkpoints=KEPT)))
 
 
 @pytest.fixture
