@@ -231,6 +231,9 @@ class Loader:
             slow_s=used.budget.p99_ms / 1e3,
         )
 
+    def settle(self, slot: Slot, used: Profile) -> None:
+        pass
+
     def trim(self) -> None:
         pass
 
@@ -253,9 +256,18 @@ class Prober:
     def __init__(self, world: "Device") -> None:
         self._world = world
 
+    def prepare(self, used: Profile) -> None:
+        self._world.readied += not self._world.waits
+        self._world.waits = True
+
+    def dismiss(self) -> None:
+        self._world.waits = False
+
     def probe(
         self, model: str, slot: str, used: Profile, recent: Any, beside: Any, stop: Any
     ) -> list[Measured]:
+        self._world.probed.append(self._world.waits)
+        self._world.waits = False
         good = Measured(
             variant="",
             worst_error=1e-6,
@@ -294,6 +306,8 @@ class Device:
 
     measures              variant -> what its probe measures otherwise
     unloadable, failing, insane   versions that do not load, fail every run, or answer NaN
+    waits, readied        whether a probe's process waits, how many were begun before their time;
+    probed                whether one waited, at each probe
     """
 
     def __init__(self, folder: Path, cloud: Cloud, *, ring: str = "stable", **pace: float) -> None:
@@ -306,6 +320,7 @@ class Device:
         self.unloadable: set[int] = set()
         self.failing: set[int] = set()
         self.insane: set[int] = set()
+        self.waits, self.readied, self.probed = False, 0, list[bool]()
         self.requests_per_tick = 3
         self.limit_bytes = 1 << 20
         self.version = 0

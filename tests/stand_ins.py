@@ -183,7 +183,16 @@ class JsonModels:
             session=Sums(json.loads(text)["weights"]), slow_s=profile.budget.p99_ms / 1e3,
         )  # fmt: skip
 
+    def settle(self, slot: Any, profile: Any) -> None:
+        pass
+
     def trim(self) -> None:
+        pass
+
+    def prepare(self, profile: Any) -> None:
+        pass
+
+    def dismiss(self) -> None:
         pass
 
     def probe(

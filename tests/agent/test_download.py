@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal import delta
+from shoal import bundle, delta
 from shoal.agent.io import download
 from shoal.agent.io.download import HttpsDownloads
 from shoal.controller.io.ca import Authority
@@ -19,6 +19,7 @@ from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, Stora
 from shoal.manifest import File
 
 DATA = bytes(i * 7 % 251 for i in range(300_000))
+WHY = b'{"title": "not-found", "detail": "there is no such file here"}'
 FILE = File(name="model.onnx", size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
 
 
@@ -28,11 +29,13 @@ class Server:
     cuts      hang up after so many bytes, one for each answer, while there are any
     asked     Range header of each request, "" for none
     sent      bytes of bodies in all
+    callers   addresses that requests came from: one a connection
     """
 
     def __init__(self, pki: Path) -> None:
         self.cuts: list[int] = []
         self.asked: list[str] = []
+        self.callers: set[tuple[str, int]] = set()
         self.sent = 0
         self.status = 0
         self.data, self.ranges, self.lies = DATA, True, ""
@@ -67,10 +70,12 @@ class Server:
     def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range", "")
         self.asked.append(wanted)
+        self.callers.add(request.client_address)
         if self.status:
             request.send_response(self.status)
-            request.send_header("Content-Length", "0")
+            request.send_header("Content-Length", str(len(WHY)))
             request.end_headers()
+            request.wfile.write(WHY)
             return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
         body = self.data[start:]
@@ -150,6 +155,22 @@ def test_a_broken_connection_is_taken_up_where_it_broke(
     assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
     assert server.asked == ["", "bytes=100000-", "bytes=100001-", "bytes=170001-", "bytes=170001-"]
     assert server.sent == len(DATA)
+
+
+def test_a_file_that_came_in_one_go_is_not_read_again_and_one_that_did_not_is(
+    fetch, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    whole = bundle.sha256_of
+    monkeypatch.setattr(bundle, "sha256_of", lambda path: (read.append(path.name), whole(path))[1])
+    fetch()
+    assert read == []
+    (stage(tmp_path) / "model.onnx").unlink()
+    server.cuts = [100_000]
+    with pytest.raises(LinkError):
+        fetch()
+    fetch()
+    assert read == [f"{FILE.sha256}.part"]
 
 
 def test_a_server_without_ranges_begins_anew(fetch, server: Server, tmp_path: Path) -> None:
@@ -352,6 +373,17 @@ def test_a_delta_that_is_not_to_be_had_is_not_waited_for(
     server.status = status
     with pytest.raises((AbsentError, DeniedError)):
         shorter()
+
+
+def test_a_delta_that_is_not_there_costs_no_new_connection(
+    shorter, fetch, server: Server, tmp_path: Path
+) -> None:
+    server.status = 404
+    with pytest.raises(AbsentError):
+        shorter()
+    server.status, server.data = 0, DATA
+    assert fetch() == len(DATA)
+    assert len(server.callers) == 1
 
 
 def test_a_long_file_is_never_made_by_a_delta(

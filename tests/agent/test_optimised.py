@@ -36,7 +36,11 @@ def slot() -> Slot:
 
 
 def answered(folder: Path) -> np.ndarray:
-    return loader(folder).load(slot(), PROFILE).session.run(ROWS)
+    """By a start of the agent, after which all is done that waits until it serves."""
+    one = loader(folder)
+    said = one.load(slot(), PROFILE).session.run(ROWS)
+    one.settle(slot(), PROFILE)
+    return said
 
 
 @pytest.fixture
@@ -55,6 +59,22 @@ def test_the_second_start_answers_with_what_the_first_one_kept(folder: Path) -> 
     (folder / "a/fp32.onnx").write_bytes(b"not read any more")
     np.testing.assert_array_equal(answered(folder), first)
     np.testing.assert_array_equal(first, answers(LARGE, ROWS))
+
+
+def test_to_serve_waits_for_no_entry(folder: Path) -> None:
+    one = loader(folder)
+    one.load(slot(), PROFILE)
+    assert not (folder / "cache").exists()
+    one.settle(slot(), PROFILE)
+    assert entries(folder) == [".onnx", ".sha256"]
+
+
+def test_a_model_that_is_damaged_by_now_is_not_kept(folder: Path) -> None:
+    one = loader(folder)
+    one.load(slot(), PROFILE)
+    damage(folder / "a/fp32.onnx")
+    one.settle(slot(), PROFILE)
+    assert not list((folder / "cache").glob("*.sha256"))
 
 
 def damage(path: Path) -> None:

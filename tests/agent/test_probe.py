@@ -1,6 +1,10 @@
 """The probe, for real: a process of its own that a bad model takes down, and nothing else."""
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -111,6 +115,88 @@ def test_a_model_that_does_not_load_is_named(prober: SubprocessProber, tmp_path:
     put_release(tmp_path / "b", models={"fp32": broken}, golden=golden)
     with pytest.raises(ModelError, match="operator Nope"):
         tried(prober)
+
+
+def children() -> set[int]:
+    """Processes of this one, zombies among them."""
+    found = Path("/proc/self/task").glob("*/children")
+    return {int(pid) for path in found for pid in path.read_text().split()}
+
+
+def test_a_process_that_was_got_ready_is_the_one_that_is_asked(
+    prober: SubprocessProber, tmp_path: Path
+) -> None:
+    before = children()
+    put_release(tmp_path / "b")
+    began = threading.Thread(target=prober.prepare, args=[PROFILE])
+    began.start()
+    began.join()  # the thread that began it is gone by the time it is asked
+    prober.prepare(PROFILE)
+    (ready,) = children() - before
+    assert len(tried(prober, recent=RECENT)) == 1
+    assert children() == before
+    assert not Path(f"/proc/{ready}").exists()
+
+
+def test_one_that_is_not_needed_ends_and_leaves_nothing(prober: SubprocessProber) -> None:
+    before = children()
+    prober.dismiss()
+    prober.prepare(PROFILE)
+    prober.dismiss()
+    prober.dismiss()
+    assert children() == before
+
+
+def test_one_that_died_while_it_waited_says_nothing_of_the_release(
+    prober: SubprocessProber, tmp_path: Path
+) -> None:
+    before = children()
+    put_release(tmp_path / "b")
+    prober.prepare(PROFILE)
+    (ready,) = children() - before
+    os.kill(ready, signal.SIGKILL)
+    os.waitid(os.P_PID, ready, os.WEXITED | os.WNOWAIT)
+    assert tried(prober)[0].worst_error < 1e-6
+    assert children() == before
+
+
+def test_without_room_for_all_that_it_may_take_none_waits(tmp_path: Path) -> None:
+    left = [PROFILE.budget.rss_mb - 1.0]
+    prober = SubprocessProber(lambda model, slot: tmp_path / slot, dict(os.environ), left.pop)
+    before = children()
+    prober.prepare(PROFILE)
+    assert children() == before
+    put_release(tmp_path / "b")
+    assert len(tried(prober)) == 1
+
+
+PREPARES = """
+import os, sys, time
+from shoal.agent.io.probe import SubprocessProber
+from shoal.profile import profile
+SubprocessProber(None, dict(os.environ)).prepare(profile("x86-vnni"))
+print(*open(f"/proc/self/task/{os.getpid()}/children").read().split(), flush=True)
+time.sleep(600)
+"""
+
+
+def is_alive(process: Path) -> bool:
+    try:
+        return process.joinpath("stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def test_one_whose_agent_is_killed_goes_with_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", PREPARES], stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        waits = Path("/proc") / agent.stdout.readline().decode().strip()
+        assert waits.exists()
+        agent.kill()
+    end = time.monotonic() + 30
+    while is_alive(waits):
+        assert time.monotonic() < end, "it waits for ever"
+        time.sleep(0.05)
 
 
 def test_a_probe_that_is_taken_back_ends_at_once(prober: SubprocessProber, tmp_path: Path) -> None:

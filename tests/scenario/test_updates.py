@@ -1,6 +1,7 @@
 """What becomes of an order on one device: real disk, journal, trust and wire; virtual clock."""
 
 import datetime
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,7 @@ from devices import MODEL, Cloud, Device
 from repositories import DAY
 from shoal import delta
 from shoal.agent.hours import parse
+from shoal.errors import LinkError
 
 pytestmark = pytest.mark.scenario
 
@@ -47,6 +49,37 @@ def test_an_update_reports_every_state_once_and_serves(device: Device, cloud: Cl
     assert device.serves() == "lot-codes@2"
     assert device.states("r-2") == WHOLE
     assert device.outbox.waiting == 0
+
+
+def test_the_probe_is_got_ready_beside_the_download_and_used_once(
+    device: Device, cloud: Cloud
+) -> None:
+    device.assign(cloud.release(2))
+    device.run()
+    assert device.probed == [True, True]
+    assert not device.waits
+
+
+def test_nothing_waits_to_probe_what_does_not_come(
+    device: Device, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The small files have come, and then the link breaks; in the end it is given up."""
+    order, real, readied = cloud.release(2, weights=trained(2)), cloud.get, device.readied
+    lost = hashlib.sha256(trained(2)).hexdigest()
+
+    def get(url: str) -> bytes:
+        if url.endswith(lost):
+            raise LinkError("no route")
+        return real(url)
+
+    monkeypatch.setattr(cloud, "get", get)
+    device.assign(order)
+    device.run()
+    assert (device.state, device.waits) == ("DOWNLOADING", False)
+    assert device.readied > readied
+    device.assign()
+    device.run()
+    assert (device.state, device.waits) == ("CANCELED", False)
 
 
 def test_the_same_assignment_again_changes_nothing(device: Device, cloud: Cloud) -> None:

@@ -94,14 +94,17 @@ class Easing:
             return
         self._ways[model] = way
         self._loading.add(model)
-        self._ports.spawn(lambda: self._post(self._load(model, engine, slot, profile)))
+        self._ports.spawn(lambda: self._load(model, engine, slot, profile))
 
-    def _load(self, model: str, engine: Engine, slot: Slot, profile: Profile) -> Eased:
+    def _load(self, model: str, engine: Engine, slot: Slot, profile: Profile) -> None:
+        loader, loaded = self._ports.loader, None
         try:
-            return Eased(model, engine, self._ports.loader.load(slot, profile))
+            loaded = loader.load(slot, profile)
         except ShoalError as error:
             self._fault(Fault("pressure", f"{slot.release} as {slot.variant}: {error}"))
-            return Eased(model, engine, None)
+        self._post(Eased(model, engine, loaded))
+        if loaded is not None:
+            loader.settle(slot, profile)
 
 
 def wanted(engine: Engine, own: Slot, level: Level, profile: Profile) -> tuple[Slot, Profile]:

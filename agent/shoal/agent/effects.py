@@ -33,6 +33,8 @@ from shoal.wire import WindowReport
 
 #: Disk that an update leaves free, for the outbox and the system.
 RESERVE = 32 << 20
+#: Bytes left to fetch with which the probe's process may start: it holds memory while it waits.
+SOON = 16 << 20
 #: How often an answer that looks final is asked for again.
 FEW = 5
 
@@ -131,16 +133,28 @@ def _check(record: Record, desk: Desk) -> Outcome:
 
 
 def _download(record: Record, desk: Desk) -> Outcome:
+    outcome = _fetch(record, desk)
+    if outcome.event is None:
+        desk.ports.prober.dismiss()
+    return outcome
+
+
+def _fetch(record: Record, desk: Desk) -> Outcome:
+    """Every file into the stage; the smallest first, for it shows whether the link works."""
     ports, got, saved = desk.ports, 0, 0
     try:
         files = _staged_manifest(record, desk).files_for(desk.profile.name)
         _make_room(record, files, desk)
-        for file in files:
+        left = sum(file.size for file in files)
+        for file in sorted(files, key=lambda file: file.size):
             if desk.stop():
                 raise LinkError("downloads stop for now")
             if not ports.slots.reuse(record.model, file):
                 came, short = _fetch_file(record.model, file, desk)
                 got, saved = got + came, saved + (file.size - came if short else 0)
+            left -= file.size
+            if left <= SOON:
+                ports.prober.prepare(desk.profile)
         ports.slots.keep(record.model)
     except LinkError as error:
         return _again(error)
@@ -228,9 +242,7 @@ def _commit(record: Record, desk: Desk) -> Outcome:
     trial = record.trial
     if trial is None:
         return Outcome(Event.COMMITTED)
-    desk.ports.slots.point(record.model, trial)
     desk.serving.retire()
-    desk.ports.loader.trim()
     return Outcome(
         Event.COMMITTED, floors=desk.floors.raised(counters={trial.model: trial.counter})
     )
@@ -245,12 +257,15 @@ def _revert(record: Record, desk: Desk) -> Outcome:
         return Outcome(Event.INCONSISTENT, Note(detail=detail, facts={"outcome": "inconsistent"}))
     desk.ports.slots.point(record.model, record.serving)
     desk.serving.retire()
-    desk.ports.loader.trim()
     return Outcome(back, Note(facts={**record.facts, "outcome": "rolled_back"}), closed=closed)
 
 
 def _clean(record: Record, desk: Desk) -> Outcome:
+    """What nobody waits for: the attempt has ended, and that is said."""
+    desk.ports.prober.dismiss()
     desk.ports.slots.clean(record.model)
+    if record.serving is not None:
+        desk.ports.loader.settle(record.serving, desk.profile)
     return Outcome(None)
 
 

@@ -125,11 +125,15 @@ class Images(Protocol):
 
 
 class Loader(Protocol):
-    """Loads a release from its slot; ModelError names what this runtime cannot do."""
+    """Loads a release from its slot; ModelError names what this runtime cannot do.
+
+    settle   what can wait until it serves: what makes the next start quick, and memory given back
+    """
 
     @property
     def runtime(self) -> Runtime: ...
     def load(self, slot: Slot, profile: Profile) -> Engine: ...
+    def settle(self, slot: Slot, profile: Profile) -> None: ...
     def trim(self) -> None: ...
 
 
@@ -137,8 +141,11 @@ class Prober(Protocol):
     """Tries a slot's variants off the serving path; ModelError when the trial dies.
 
     recent   local inputs (n, F) for the shadow, run through `beside` too
+    prepare  a probe is to come: what of it takes time may begin; dismiss  none is to come
     """
 
+    def prepare(self, profile: Profile) -> None: ...
+    def dismiss(self) -> None: ...
     def probe(
         self,
         model: str,

@@ -167,8 +167,9 @@ class Updates:
             self._ports.journal.save_floors(self.floors)
         if outcome.event is not None and record is job.record:
             note = msgspec.structs.replace(outcome.note, at_s=self._clock())
-            self._advance(record, outcome.event, note)
-        lane.job = None
+            self._advance(record, outcome.event, note, ended=job)
+        if lane.job is job:
+            lane.job = None
         if outcome.closed is not None:
             self._voice.add(outcome.closed)
         self._say(outcome.faults)
@@ -299,14 +300,18 @@ class Updates:
             lane.not_before = self._clock.monotonic() + pause * self._ports.random.random()
             self._voice.fault(Fault(outcome.note.cause, outcome.note.detail, "info"))
 
-    def _advance(self, record: Record, event: Event, note: Note) -> None:
+    def _advance(self, record: Record, event: Event, note: Note, ended: Job | None = None) -> None:
+        """Journal what `event` makes of the record, then act. ended: the job that it came of."""
         after, effect = update.step(record, event, note)
         self._ports.journal.save(after)  # durable first
         self.records[record.model] = after
         lane = self._lane(record.model)
         lane.pending, lane.watch, lane.not_before = effect, None, float("-inf")
-        if lane.job:
+        if lane.job is not None:
             lane.job.stopped = True
+        if ended is not None and lane.job is ended and after.state not in update.TERMINAL:
+            lane.job = None
+            self._launch(record.model)  # its work does not wait for what is said of it
         if after.state is not record.state:
             if record.state is State.OBSERVING:
                 self._ports.sessions.end(record.model)

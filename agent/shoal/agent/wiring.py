@@ -62,6 +62,7 @@ def build(
     from shoal.agent.io.gateway import facts_of
     from shoal.agent.io.optimised import Optimised
     from shoal.agent.io.renewal import session_name
+    from shoal.agent.io.room import Room
     from shoal.agent.io.runtime import OrtLoader
     from shoal.agent.io.slots import DiskSlots
     from shoal.agent.io.witness import Hearing
@@ -131,7 +132,7 @@ def build(
             folder / names.METADATA, names.read_trusted(folder, names.ROOT), downloads.metadata
         ),
         loader=OrtLoader(slots.path, optimised),
-        prober=probe.SubprocessProber(slots.path, dict(os.environ)),
+        prober=probe.SubprocessProber(slots.path, dict(os.environ), Room()),
         link=link,
         health=health.HealthSampler(folder, time.monotonic, load),
         load=load,

@@ -16,6 +16,7 @@ from shoal.agent.easing import SAMPLE_S, Eased, Easing
 from shoal.agent.faults import Fault
 from shoal.agent.io.health import HealthSampler
 from shoal.agent.io.pressure import PressureSampler
+from shoal.agent.io.room import Room
 from shoal.agent.probation import Vitals
 from shoal.agent.serving import Serving
 from shoal.agent.update import Slot
@@ -97,6 +98,9 @@ class Engines:
             raise ModelError("no memory left")
         self.asked.append((slot.variant, profile.session.intra_op_num_threads))
         return engine(slot)
+
+    def settle(self, slot: Slot, profile: Any) -> None:
+        pass
 
 
 def engine(slot: Slot) -> Any:
@@ -248,6 +252,31 @@ def test_started_by_hand_it_does_not_measure_its_neighbours(tmp_path: Path) -> N
     load = PressureSampler(lambda: 0.0, proc, sys)()
     assert (load.cpu_stall_pct, load.memory_stall_pct, load.memory_events) == (-1.0, -1.0, 0)
     assert load.temp_c > 0
+
+
+def test_room_is_what_the_machine_has_and_the_service_may_still_take(tmp_path: Path) -> None:
+    proc, sys = machine(tmp_path)
+    own = sys / "fs/cgroup/system.slice/shoal-agent.service"
+    (proc / "meminfo").write_text("MemTotal: 926000 kB\nMemFree: 9 kB\nMemAvailable: 512000 kB\n")
+    (own / "memory.high").write_text(f"{384 << 20}\n")
+    (own / "memory.stat").write_text(f"anon {84 << 20}\nfile {250 << 20}\nkernel 1\n")
+    room = Room(proc, sys)
+    assert room() == 300
+    (proc / "meminfo").write_text("MemTotal: 926000 kB\nMemFree: 9 kB\nMemAvailable: 102400 kB\n")
+    assert room() == 100
+    (own / "memory.high").write_text(f"{128 << 20}\n")
+    assert room() == 44
+
+
+def test_room_without_a_limit_is_the_machines_and_without_a_word_none(tmp_path: Path) -> None:
+    proc, sys = machine(tmp_path)
+    assert Room(proc, sys)() == 0
+    (proc / "meminfo").write_text("MemTotal: 1 kB\nMemFree: 1 kB\nMemAvailable: 102400 kB\n")
+    assert Room(proc, sys)() == 100
+    own = sys / "fs/cgroup/system.slice/shoal-agent.service"
+    (own / "memory.high").write_text("max\n")
+    (own / "memory.stat").write_text("anon 1\n")
+    assert Room(proc, sys)() == 100
 
 
 def test_a_machine_without_any_of_it_tells_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from shoal.agent.outbox import CatchUp, Courier, Drop, Merge, Row, relieve
 from shoal.wire import FaultEvent, UpdateEvent, WindowReport
 
 ALL = 10_000
+FULL = 2  # of SQLite's PRAGMA synchronous
 
 
 def window(number: int, release: str = "m@1", padding: int = 0) -> WindowReport:
@@ -94,6 +95,13 @@ def test_an_acknowledged_message_is_gone_and_its_number_is_never_used_again(open
     outbox.add(window(9))
     assert [m.seq for m in read(outbox)] == [1, 4]
     assert outbox.waiting == 2
+
+
+def test_what_is_added_after_an_acknowledgement_is_on_the_disk_at_once_again(open_outbox) -> None:
+    outbox = open_outbox()
+    outbox.add(window(0), number=True)
+    outbox.ack(outbox.boot, [1])
+    assert outbox._db.execute("PRAGMA synchronous").fetchone() == (FULL,)
 
 
 def test_an_acknowledgement_of_another_life_is_not_heard(open_outbox) -> None:

@@ -36,6 +36,16 @@ def open_database(path: Path) -> "Database":
     return _sqlite_utils()(connection, execute_plugins=False)
 
 
+@contextlib.contextmanager
+def unhurried(db: "Database") -> Iterator[None]:
+    """What is committed within is on the disk with the next commit: for what may be done again."""
+    db.execute("PRAGMA synchronous=NORMAL")
+    try:
+        yield
+    finally:
+        db.execute("PRAGMA synchronous=FULL")
+
+
 class DamagedError(StorageError):
     """The file is no sound database."""
 

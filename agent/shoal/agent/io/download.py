@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shoal import bundle, delta
 from shoal.agent.io.durable import sync, translated
@@ -20,11 +20,20 @@ if TYPE_CHECKING:
 PIECE, CONNECT_S, SILENCE_S, METADATA = 1 << 16, 10.0, 20.0, 5 << 20
 #: Seconds of a limited download that come in one piece: the limit is even, not in bursts.
 _PAUSE_S = 0.1
+#: Longest answer that says why there is no other.
+_APOLOGY = 1 << 12
 #: Longest file made by a delta: five times its length is in memory for a moment.
 DELTA_LIMIT = 24 << 20
 #: A delta longer than this share of what is still missing is not worth it.
 WORTH = 0.8
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class Written(NamedTuple):
+    """Bytes that came, and the hash of the file where all of it came just now, else ""."""
+
+    got: int
+    sha256: str
 
 
 class HttpsDownloads:
@@ -70,11 +79,11 @@ class HttpsDownloads:
         What came before a broken connection or power cut is kept and not fetched again.
 
         Raises LinkError to be tried again, BundleError when the bytes are not what was signed,
-        AbsentError for 404, DeniedError for 403 when the disk refuses.
+        AbsentError for 404, DeniedError for 403, StorageError when the disk refuses.
         """
         stage = self._stage(model)
         part = stage / f"{file.sha256}.part"
-        got = 0
+        got, sha256 = 0, ""
         with translated(part.name):
             stage.mkdir(parents=True, exist_ok=True)
             have = part.stat().st_size if part.exists() else 0
@@ -82,8 +91,8 @@ class HttpsDownloads:
                 part.unlink()
                 have = 0
             if have < file.size or not part.exists():
-                got = self._fetch(url, part, have, file, stop)
-            self._finish(part, stage / file.name, file)
+                got, sha256 = self._fetch(url, part, have, file, stop)
+            self._finish(part, stage / file.name, file, sha256)
         return got
 
     def span(self, url: str, start: int, end: int, size: int, stop: Callable[[], bool]) -> bytes:
@@ -134,14 +143,17 @@ class HttpsDownloads:
                 if not have < size <= most:
                     part.unlink(missing_ok=True)
                     raise BundleError(f"a delta of {size} bytes spares too little")
-                return self._write(response, part, _start(response, have, size), size, stop)
+                start = _start(response, have, size)
+                return self._write(response, part, start, size, stop).got
         except LinkError as error:
             if stop() or (part.exists() and part.stat().st_size > have):
                 raise
             part.unlink(missing_ok=True)
             raise AbsentError("delta at", _shown(url), "the whole file does as well") from error
 
-    def _fetch(self, url: str, part: Path, have: int, file: File, stop: Callable[[], bool]) -> int:
+    def _fetch(
+        self, url: str, part: Path, have: int, file: File, stop: Callable[[], bool]
+    ) -> Written:
         with self._open(url, have) as response:
             return self._write(response, part, _start(response, have, file.size), file.size, stop)
 
@@ -152,16 +164,23 @@ class HttpsDownloads:
         start: int,
         size: int,
         stop: Callable[[], bool],
-    ) -> int:
+    ) -> Written:
+        digest = hashlib.sha256()
+
+        def keep(piece: bytes) -> None:
+            digest.update(piece)
+            out.write(piece)
+
         with part.open("r+b" if start else "wb") as out:
-            if not start:
+            if not start and size > PIECE:
                 sync(part.parent)  # its name must last for its bytes to be of use
             out.seek(start)
             try:
-                return self._copy(response, out.write, size - start, stop)
+                got = self._copy(response, keep, size - start, stop)
             finally:
                 out.flush()
                 os.fsync(out.fileno())
+        return Written(got, "" if start else digest.hexdigest())
 
     def _copy(
         self,
@@ -184,11 +203,14 @@ class HttpsDownloads:
                 self._sleep(max(0.0, got / self._rate - (self._monotonic() - began)))
         return got
 
-    def _finish(self, part: Path, target: Path, file: File) -> None:
-        """The whole file, under its name, if it is what was signed."""
+    def _finish(self, part: Path, target: Path, file: File, sha256: str = "") -> None:
+        """The whole file, under its name, if it is what was signed.
+
+        sha256   of the bytes as they came, "" to read them again
+        """
         if part.stat().st_size < file.size:
             raise LinkError(f"{file.name} is not whole yet")
-        if bundle.sha256_of(part) != file.sha256:
+        if (sha256 or bundle.sha256_of(part)) != file.sha256:
             part.unlink()
             raise BundleError(f"{file.name} as downloaded does not match its signed hash")
         part.replace(target)
@@ -207,6 +229,8 @@ class HttpsDownloads:
                 "GET", url, headers=headers, preload_content=False, redirect=False
             )
             try:
+                if response.status not in (200, 206):
+                    response.read(_APOLOGY)  # else the connection could not be used again
                 _check(response.status, url)
                 yield response
             except BaseException:

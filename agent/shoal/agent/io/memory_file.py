@@ -4,8 +4,8 @@ import os
 from typing import BinaryIO
 
 
-def memory_file(data: bytes) -> BinaryIO:
-    """A file to be read from its start: for a child's standard input.
+def memory_file(data: bytes = b"") -> BinaryIO:
+    """A file to be read from its start by a child.
 
     Through a pipe a request can be lost: Popen.communicate that timed out before a slow child had
     read it does not send the rest when it is called again, and child and parent wait for ever.

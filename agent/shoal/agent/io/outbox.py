@@ -10,7 +10,13 @@ import msgspec
 
 from shoal import wire
 from shoal.agent.faults import Fault
-from shoal.agent.io.database import DamagedError, open_database, set_aside, translated
+from shoal.agent.io.database import (
+    DamagedError,
+    open_database,
+    set_aside,
+    translated,
+    unhurried,
+)
 from shoal.agent.io.salvage import Salvaged, checksum, salvage
 from shoal.agent.outbox import Drop, Letter, Merge, Row, relieve
 from shoal.agent.window import merge
@@ -84,9 +90,12 @@ class SqliteOutbox:
             self._surely(self._number_some)
 
     def ack(self, boot: str, seqs: Sequence[int]) -> None:
-        """These are in the controller's database: let them go."""
+        """These are in the controller's database: let them go.
+
+        A power cut may bring them back: they are sent, and acknowledged, once more.
+        """
         if boot == self.boot:
-            self._surely(lambda: self._let_go("seq", [s for s in seqs if s]))
+            self._surely(lambda: self._arrived([s for s in seqs if s]))
             self._look_for_another(boot, max(seqs, default=0))
 
     def close(self) -> None:
@@ -189,6 +198,10 @@ class SqliteOutbox:
         with self._db.atomic():
             self._number(_AT_ONCE, _AT_ONCE)
         self._count()
+
+    def _arrived(self, seqs: Sequence[int]) -> None:
+        with unhurried(self._db):
+            self._let_go("seq", seqs)
 
     def _let_go(self, column: str, keys: Sequence[int]) -> None:
         with self._db.atomic():

@@ -34,12 +34,12 @@ class PressureSampler:
         proc: Path = Path("/proc"),
         sys: Path = Path("/sys"),
     ) -> None:
-        group = _group(proc, sys)
-        self._cpu = _open(group / "cpu.pressure")
-        self._memory = _open(group / "memory.pressure")
-        self._events = _open(group / "memory.events")
-        self._zones = [_open(p) for p in sorted(sys.glob("class/thermal/thermal_zone*/temp"))]
-        self._word = _open(sys / "devices/platform/soc/soc:firmware/get_throttled")
+        group = group_of(proc, sys)
+        self._cpu = opened(group / "cpu.pressure")
+        self._memory = opened(group / "memory.pressure")
+        self._events = opened(group / "memory.events")
+        self._zones = [opened(p) for p in sorted(sys.glob("class/thermal/thermal_zone*/temp"))]
+        self._word = opened(sys / "devices/platform/soc/soc:firmware/get_throttled")
         self._tool = shutil.which("vcgencmd") if self._word < 0 else None
         self._monotonic, self._asked_s, self._said = monotonic, float("-inf"), b""
 
@@ -92,14 +92,15 @@ def read(descriptor: int) -> bytes:
         return b""
 
 
-def _open(path: Path) -> int:
+def opened(path: Path) -> int:
+    """A descriptor to `read` from again and again; -1 where there is no such file."""
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return -1
 
 
-def _group(proc: Path, sys: Path) -> Path:
+def group_of(proc: Path, sys: Path) -> Path:
     """The service's cgroup (version 2); a folder that is not there for what is no service."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()

@@ -14,7 +14,7 @@ from shoal.agent.io.session import OrtSession, failures_of_ort, import_ort
 from shoal.agent.orders import NEWEST_OPSET, OLDEST_OPSET, Runtime
 from shoal.agent.serving import Engine
 from shoal.agent.update import Slot
-from shoal.errors import ModelError
+from shoal.errors import ModelError, ShoalError
 from shoal.manifest import Manifest
 from shoal.profile import Profile, SessionOptions
 
@@ -56,15 +56,22 @@ class OrtLoader:
                 f"{slot.release}: answers one row with shape {list(warm.shape)}, "
                 f"[1, {outputs}] was promised"
             )
-        engine = Engine(
+        return Engine(
             slot=slot,
             manifest=manifest,
             references=bundle.read_references(folder, manifest),
             session=session,
             slow_s=profile.budget.p99_ms / 1e3,
         )
+
+    def settle(self, slot: Slot, profile: Profile) -> None:
+        """What waits until the slot serves: its model is kept as optimised, memory given back."""
+        try:
+            if self._optimised is not None:
+                self._keep(self._optimised, slot, profile.session)
+        except ShoalError as error:
+            _log.info("%s is not kept as optimised: %s", slot.release, error)
         self.trim()
-        return engine
 
     def trim(self) -> None:
         """Give freed memory back to the system."""
@@ -73,22 +80,33 @@ class OrtLoader:
     def _session(
         self, folder: Path, manifest: Manifest, variant: str, options: SessionOptions
     ) -> OrtSession:
-        """The variant's session: from the cache where that holds it, and kept there if not."""
+        """The variant's session: of what the cache holds, or of the release's own file."""
         file = manifest.variant(variant).file
         path, names = folder / file.name, (manifest.input, manifest.output)
         if self._optimised is None or file.size < SMALLEST:
             return OrtSession(path, options, *names)
         cache = self._optimised
         key = cache.key(file.sha256, import_ort().__version__, options)
-        if session := self._found(cache, key, options, names):
-            return session
-        try:
-            OrtSession(path, options, *names, keep=cache.begin(key))
-        except ModelError:
-            return OrtSession(path, options, *names)  # or the disk refused, and not the model
-        cache.keep(key)
-        # A session that has written its model holds the weights twice: another one serves.
         return self._found(cache, key, options, names) or OrtSession(path, options, *names)
+
+    def _keep(self, cache: Optimised, slot: Slot, options: SessionOptions) -> None:
+        """Have onnxruntime write what it makes of the slot's model, unless the cache has it.
+
+        For the next start: a session that has written its model holds the weights twice.
+        """
+        folder = self._folder(slot.model, slot.slot)
+        manifest = bundle.read_manifest(folder)
+        file, names = manifest.variant(slot.variant).file, (manifest.input, manifest.output)
+        key = cache.key(file.sha256, import_ort().__version__, options)
+        if file.size < SMALLEST or cache.find(key) or not (into := cache.begin(key)):
+            return
+        bundle.verify_file(folder / file.name, file)  # it will count as this file from now on
+        try:
+            OrtSession(folder / file.name, options, *names, keep=into)
+        except ModelError:  # the disk refused, for the model serves
+            cache.drop(key)
+            raise
+        cache.keep(key)
 
     def _found(
         self, cache: Optimised, key: str, options: SessionOptions, names: tuple[str, str]

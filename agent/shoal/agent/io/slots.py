@@ -33,6 +33,7 @@ class DiskSlots:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._verified: dict[str, list[object]] = {}
 
     def path(self, model: str, slot: str) -> Path:
         """Folder of one slot, or of the "stage"."""
@@ -84,29 +85,31 @@ class DiskSlots:
             except BundleError:
                 (stage / file.name).unlink(missing_ok=True)
                 raise
+        self._verified[model] = _look(stage)
 
     def install(self, model: str, slot: str, sha256: str, profile: str) -> None:
-        """Stage -> slot, durable. Repeatable: a slot that holds the release already is left."""
+        """Stage -> slot, durable. Repeatable: a slot that holds the release already is left.
+
+        The stage is durable (`keep`). It is verified, unless this process has verified it and
+        nothing has touched it since; what serves is verified where it then lies (`verify`).
+        """
         stage, target = self.path(model, "stage"), self.path(model, slot)
         if not stage.exists() and self._holds(target, sha256, profile):
             self._keep(target)  # it was killed between rename and sync
             return
-        self.verify_stage(model, sha256, profile)
+        if not stage.is_dir() or self._verified.pop(model, None) != _look(stage):
+            self.verify_stage(model, sha256, profile)
         names = {f.name for f in self.staged(model, sha256).files_for(profile)} | {bundle.MANIFEST}
         with translated(target, _MEND):
-            for file in list(stage.iterdir()):
-                if file.name in names:
-                    sync(file)
-                else:
-                    file.unlink()  # of an order that this one superseded
-            sync(stage)
+            for file in [path for path in stage.iterdir() if path.name not in names]:
+                file.unlink()  # of an order that this one superseded
             if target.exists():
                 doomed = target.with_name(f"{slot}.old")
                 shutil.rmtree(doomed, ignore_errors=True)
                 target.rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
             stage.rename(target)
-        self._keep(target)
+            sync(target.parent)
 
     def verify(self, slot: Slot, profile: str) -> None:
         """BundleError unless the slot on disk is what the journal says it is, file by file."""
@@ -233,3 +236,10 @@ def _is(path: Path, file: File) -> bool:
     except BundleError:
         return False
     return True
+
+
+def _look(folder: Path) -> list[object]:
+    """What is another one once any file in `folder` was written, or is another file."""
+    with translated(folder, _MEND):
+        seen = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    return [(name, it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for name, it in seen]

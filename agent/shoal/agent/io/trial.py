@@ -1,10 +1,12 @@
 """What runs in the probe's own process: `python -m shoal.agent.io.trial`.
 
-It reads a Request (MessagePack) from standard input, tries every variant that the profile prefers,
-and writes an Answer (JSON) to standard output. A crash, a hang or a greedy model takes this process
-down and nothing else. A device waits for it at every update: it imports what it needs and no more.
+It gets ready, and waits until a byte in standard input says that a Request (MessagePack) lies in
+the memory that it was given. Then it tries every variant that the profile prefers, and writes an
+Answer (JSON) to standard output. A crash, a hang or a greedy model takes this process down and
+nothing else. A device waits for it at every update: it imports what it needs and no more.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -57,10 +59,17 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main() -> None:
-    """Try what standard input asks for; never raises, never returns."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    _limit(int(sys.argv[1]))
-    request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)
+    """Try what it is asked to, if it ever is; never raises, never returns."""
+    parent, data_mb, told = map(int, sys.argv[1:4])
+    _limit(data_mb)
+    with contextlib.suppress(MemoryError):  # it is said when there is somebody to hear it
+        import_ort()
+    asked = sys.stdin.buffer.read(1)
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # not before: it is a thread's death
+    if not asked or os.getppid() != parent:
+        os._exit(0)
+    with os.fdopen(told, "rb") as file:
+        request = msgspec.msgpack.decode(file.read(), type=Request)
     try:
         answer = Answer(measured=_measure_all(request))
     except MemoryError:
