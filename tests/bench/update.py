@@ -105,12 +105,27 @@ def _beside_a_process(
 ) -> list[Row]:
     """The probe, which is one; and the memory of the agent, which serves by now."""
     probes, starts = [c.states["PROBING"] for c in cycles], [p.wall_s for p in raw]
-    held = devices.resident_mb(rig.device.pid)["rss"]
+    held = _at_rest(rig.device.pid)
     what = f"{name}: resident memory of the agent after {len(cycles) + 1} updates"
     return [
         compare(f"{name}: the probe", "s", probes, starts, against=_PROCESS),
         compare(what, "MB", [held] * len(raw), [p.rss for p in raw], against=_PROCESS, aim=RSS),
     ]
+
+
+def _at_rest(pid: int) -> float:
+    """Resident memory (2**20 bytes) once it stands still: an update gives some back after its end.
+
+    TimeoutError when it never does.
+    """
+    end, before = time.monotonic() + brokers.PATIENCE_S, 0.0
+    while time.monotonic() < end:
+        now = devices.resident_mb(pid)["rss"]
+        if abs(now - before) < 0.1:
+            return now
+        before = now
+        time.sleep(1)
+    raise TimeoutError(f"the memory of process {pid} does not stand still")
 
 
 def _idle_percent(pid: int, for_s: float) -> float:
