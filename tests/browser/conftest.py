@@ -19,13 +19,10 @@ from browser.chromium import Tab, launch
 from browser.seed import Past, Seeded, seed
 from browser.seed_rounds import seed_rounds
 from ports import free_port
-from shoal.controller import settings
-from shoal.controller.io.blobs import Blobs
 from shoal.controller.io.initial import Wishes, make_folder
-from shoal.controller.io.signing import Signer
-from shoal.controller.io.store import Store, url_of
 from shoal.controller.service import users
 from shoal.controller.service.context import Context
+from shoal.controller.wiring import open_context
 
 PASSWORD = "correct horse battery"
 #: A phone's width at 400 % zoom of a desktop: WCAG 1.4.10.
@@ -44,13 +41,7 @@ def make(folder: Path, past: bool) -> Console:
     port = free_port()
     wishes = Wishes(port=port, artifacts=free_port(), mqtt=free_port(), baseline_windows=24)
     make_folder(folder, wishes, time.time())
-    configured = settings.load(folder)
-    clock = Past(time.time())
-    ctx = Context(
-        folder=folder, settings=configured, store=Store.open(url_of(folder, configured)),
-        blobs=Blobs(folder / "blobs"), signer=Signer.open(folder), clock=clock,
-        random=random.Random(7),
-    )  # fmt: skip
+    ctx = open_context(folder)._replace(clock=Past(time.time()), random=random.Random(7))
     users.add_user(ctx, actor="test", name="admin", role="admin", password=PASSWORD)
     users.add_user(ctx, actor="test", name="viewer", role="viewer", password=PASSWORD)
     seeded = seed(ctx, folder) if past else None
@@ -89,12 +80,13 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise AssertionError(f"the web process does not answer: {log.read_text()[-3000:]}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """One a file: tests change what they see, and another file's must not tell."""
     yield from serve(make(tmp_path_factory.mktemp("console") / "controller", past=True))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     """A controller that was just made: nothing in it."""
     yield from serve(make(tmp_path_factory.mktemp("fresh") / "controller", past=False))
@@ -122,12 +114,12 @@ def sign_in(browser: Browser, url: str, user: str = "admin") -> StorageState:
     return state
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def signed_in(chromium: Browser, console: Console) -> StorageState:
     return sign_in(chromium, console.url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def signed_in_fresh(chromium: Browser, fresh: Console) -> StorageState:
     return sign_in(chromium, fresh.url)
 

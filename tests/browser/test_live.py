@@ -1,6 +1,7 @@
 """What happens while one looks: a rollout, drift, alerts, by mouse and by keyboard."""
 
 import time
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from browser.chromium import Tab
 from browser.conftest import Console
 from browser.seed import LAST, STEPS, Teller
 from shoal.controller.io import tables
+from shoal.controller.records import Rollout
 from shoal.controller.service import changes, operations, rollouts, stages
 from shoal.controller.settings import Rollouts
 
@@ -20,6 +22,22 @@ def teller(console: Console) -> Teller:
     made = Teller(console.ctx)
     made.boot = f"live{time.time_ns() % 10**9}"
     return made
+
+
+@pytest.fixture
+def seeded(console: Console) -> Iterator[Rollout]:
+    """The rollout that runs, stopped meanwhile: its model has room for another."""
+    assert console.seeded is not None
+    before = rollouts.get_rollout(console.ctx, console.seeded.running)
+    set_rollout(console, before.id, "STOPPED", time.time())
+    yield before
+    set_rollout(console, before.id, before.state, before.finished_at)
+
+
+def set_rollout(console: Console, ident: str, state: str, finished_at: float) -> None:
+    mine = tables.rollout.update().where(tables.rollout.c.id == ident)
+    with console.ctx.store.write() as db:
+        db.execute(mine.values(state=state, finished_at=finished_at))
 
 
 def tile(page: Page, device: str):  # type: ignore[no-untyped-def]
@@ -176,16 +194,11 @@ def test_work_that_takes_too_long_is_given_up_on_its_page(tab: Tab, console: Con
 
 
 def test_a_rollout_that_waits_for_somebody_else_is_approved_on_its_page(
-    tab: Tab, console: Console
+    tab: Tab, console: Console, seeded: Rollout
 ) -> None:
-    assert console.seeded is not None
-    before = rollouts.get_rollout(console.ctx, console.seeded.running)
-    ended = tables.rollout.update().where(tables.rollout.c.id == before.id)
-    with console.ctx.store.write() as db:
-        db.execute(ended.values(state="STOPPED", finished_at=time.time()))
     settings = msgspec.structs.replace(console.ctx.settings, rollouts=Rollouts(approval="stable"))
     careful = console.ctx._replace(settings=settings)
-    one = rollouts.start(careful, actor="ana", plan=before.plan)
+    one = rollouts.start(careful, actor="ana", plan=seeded.plan)
     page = tab.go(f"/rollouts/{one.id}")
     expect(page.locator("h1 + .state")).to_have_text("Waiting for approval")
     expect(page.get_by_text("an approver other than ana has to say yes")).to_be_visible()
