@@ -12,15 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flask import Flask
 from flask.testing import FlaskClient
 
-from shoal.controller import settings
 from shoal.controller.app import create_app
-from shoal.controller.io.blobs import Blobs
 from shoal.controller.io.initial import Wishes, make_folder
-from shoal.controller.io.signing import Signer
-from shoal.controller.io.store import Store, url_of
 from shoal.controller.service import access, tokens, users
 from shoal.controller.service.access import Actor
 from shoal.controller.service.context import Context
+from shoal.controller.wiring import open_context
 
 PASSWORD = "correct horse battery"
 ORIGIN = "https://localhost"
@@ -37,16 +34,7 @@ class Clock:
 
 
 def open_folder(folder: Path, clock: Any) -> Context:
-    configured = settings.load(folder)
-    return Context(
-        folder=folder,
-        settings=configured,
-        store=Store.open(url_of(folder, configured)),
-        blobs=Blobs(folder / "blobs"),
-        signer=Signer.open(folder),
-        clock=clock,
-        random=random.Random(7),
-    )
+    return open_context(folder)._replace(clock=clock, random=random.Random(7))
 
 
 def make_template(folder: Path) -> Path:

@@ -9,14 +9,11 @@ from sqlalchemy import insert, select
 
 from bench import brokers
 from bench.releases import MODEL, Release
-from shoal.controller import settings
 from shoal.controller.io import tables
-from shoal.controller.io.blobs import Blobs
 from shoal.controller.io.initial import Wishes, make_folder
-from shoal.controller.io.signing import Signer
-from shoal.controller.io.store import Store, url_of
 from shoal.controller.service import models, releases
 from shoal.controller.service.context import Context
+from shoal.controller.wiring import open_context
 
 ACTOR = "bench"
 
@@ -32,16 +29,7 @@ def make_controller(folder: Path, *, baseline_windows: int = 96) -> Context:
         baseline_windows=baseline_windows,
     )
     make_folder(folder, wishes, time.time())
-    configured = settings.load(folder)
-    return Context(
-        folder=folder,
-        settings=configured,
-        store=Store.open(url_of(folder, configured)),
-        blobs=Blobs(folder / "blobs"),
-        signer=Signer.open(folder),
-        clock=time.time,
-        random=random.Random(7),
-    )
+    return open_context(folder)._replace(random=random.Random(7))
 
 
 def add_release(ctx: Context, release: Release) -> str:
