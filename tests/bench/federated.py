@@ -1,4 +1,4 @@
-"""Rounds over the real broker beside Flower's simulation; memory of controller and device."""
+"""Rounds over the real broker beside Flower's simulation and deployment; memory of both ends."""
 
 import json
 import os
@@ -17,8 +17,12 @@ from bench.trainer_memory import trainer_row
 from shoal.federated.plan import Compression
 
 HERE = Path(__file__).parent
-#: Seconds that Flower may take for all its rounds with so many clients.
-PATIENCE_S = 240.0
+#: Seconds that Flower may take for all its rounds with so many clients, and to end its processes.
+PATIENCE_S, GRACE_S = 240, 30
+#: Devices with which its deployment is measured as well: a client is three processes.
+DEPLOYED = (10,)
+SIMULATION = "Flower's simulation: float32, in one machine's memory, no network"
+DEPLOYMENT = "Flower's deployment: float32, a process a client, HTTP without TLS"
 INT8 = Compression(kind="int8")
 VENV, PACKAGES = ".venv-peers/flower", "flwr[simulation] and onnxruntime"
 RSS = Aim(at_most=60.0)
@@ -31,9 +35,12 @@ def run(*, quick: bool) -> Found:
     notes = {"model": f"784-128-10, {lesson.size:,} numbers; 10 steps of 32 rows a device"}
     for count in devices:
         ours = _ours(lesson, count, rounds)
-        theirs = _flower(lesson, count, rounds)
-        found, told = _compared(count, ours, theirs)
-        rows += found
+        sides = {"flower": (SIMULATION, _flower("flower_rounds.py", lesson, count, rounds))}
+        if count in DEPLOYED:
+            found = _flower("flower_deployment.py", lesson, count, rounds, PATIENCE_S)
+            sides["flower, deployed"] = (DEPLOYMENT, found)
+        made, told = _compared(count, ours, sides)
+        rows += made
         notes |= told
     rows += _controller(quick)
     rows.append(trainer_row(lesson, RSS))
@@ -56,22 +63,24 @@ def _ours(lesson: round_fleet.Lesson, devices: int, rounds: int) -> dict[str, An
     }
 
 
-def _flower(lesson: round_fleet.Lesson, devices: int, rounds: int) -> dict[str, Any]:
-    """Likewise, of Flower's simulation."""
+def _flower(
+    script: str, lesson: round_fleet.Lesson, devices: int, rounds: int, *more: int
+) -> dict[str, Any]:
+    """Likewise, of Flower: as `script`, below peer/, runs it."""
     with tempfile.TemporaryDirectory() as name:
         graph = Path(name) / "train.onnx"
         graph.write_bytes(lesson.graph)
         try:
             done = subprocess.run(
-                [_python(), str(HERE / "peer/flower_rounds.py"), str(graph), str(lesson.size),
-                 str(devices), str(rounds)],
-                capture_output=True, text=True, timeout=PATIENCE_S,
+                [_python(), str(HERE / "peer" / script), str(graph),
+                 *map(str, (lesson.size, devices, rounds, *more))],
+                capture_output=True, text=True, timeout=PATIENCE_S + GRACE_S,
                 env=os.environ | {"FLWR_HOME": name, **_QUIET},
             )  # fmt: skip
         except OSError:
             return {"missing": f"no Flower: SHOAL_FLOWER_PYTHON, or {VENV} with {PACKAGES}"}
         except subprocess.TimeoutExpired:
-            return {"missing": f"did not finish within {PATIENCE_S:g} s"}
+            return {"missing": f"did not finish within {PATIENCE_S} s"}
     if done.returncode:
         return {"missing": done.stderr.strip()[-200:]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -89,24 +98,31 @@ _QUIET = {
 }
 
 
+_Side = tuple[str, dict[str, Any]]
+
+
 def _compared(
-    devices: int, ours: dict[str, Any], theirs: dict[str, Any]
+    devices: int, ours: dict[str, Any], sides: dict[str, _Side]
 ) -> tuple[list[Row], dict[str, str]]:
     """The first round of either warms up and is told apart."""
-    notes = {}
-    for name, side in (("shoal", ours), ("flower", theirs)):
-        if "missing" in side:
-            notes[f"{name}, {devices} devices"] = side["missing"]
-        else:
-            notes[f"{name}, {devices} devices, first round"] = f"{side['seconds'][0]:.2f} s"
-    if "missing" in ours or "missing" in theirs:
-        return [], notes
-    mine, other = (float(np.median(side["seconds"][1:])) for side in (ours, theirs))
-    against = "Flower's simulation: float32, in one machine's memory, no network"
-    return [
-        _row(f"a round of {devices} devices", "s", mine, other, against),
-        _row("... its parameters", "MB", ours["bytes"] / 1e6, theirs["bytes"] / 1e6, against),
-    ], notes
+    notes, rows = _noted("shoal", devices, ours), []
+    for name, (against, theirs) in sides.items():
+        notes |= _noted(name, devices, theirs)
+        if "missing" in ours or "missing" in theirs:
+            continue
+        mine, other = (float(np.median(side["seconds"][1:])) for side in (ours, theirs))
+        sent, theirs_sent = (side["bytes"] / 1e6 for side in (ours, theirs))
+        rows += [
+            _row(f"a round of {devices} devices", "s", mine, other, against),
+            _row("... its parameters", "MB", sent, theirs_sent, against),
+        ]
+    return rows, notes
+
+
+def _noted(name: str, devices: int, side: dict[str, Any]) -> dict[str, str]:
+    if "missing" in side:
+        return {f"{name}, {devices} devices": side["missing"]}
+    return {f"{name}, {devices} devices, first round": f"{side['seconds'][0]:.2f} s"}
 
 
 def _controller(quick: bool) -> list[Row]:

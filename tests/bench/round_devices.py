@@ -27,6 +27,8 @@ from shoal.agent.loop import Agent
 from shoal.agent.training import Made, Work
 from shoal.mqtt import Link
 
+#: Made before there are threads: see shoal.federated.config.
+_DECODER = msgspec.msgpack.Decoder(Work)
 _WORK = {"train": lesson.learn, "mask": lesson.mask, "measure": lesson.measure}
 
 
@@ -40,7 +42,7 @@ class TrainerHere:
         self, attempt: bytes, work: Work, hold: Callable[[], str], stop: Callable[[], bool]
     ) -> Made:
         job = lesson.Job(
-            work=msgspec.msgpack.decode(msgspec.msgpack.encode(work), type=Work),
+            work=_DECODER.decode(msgspec.msgpack.encode(work)),
             folder=str(rounds_folder(self._folder, attempt.hex()).absolute()),
             task=str(task_folder(self._folder, work.config.plan.task).absolute()),
             buffer=str((self._folder / BUFFER).absolute()),

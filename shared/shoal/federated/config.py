@@ -84,6 +84,11 @@ def targets_of(config: Config, now_s: float) -> "Targets":
     )
 
 
+#: Made here and not by who decodes first: msgspec 0.22 looks into a type once, and two threads that
+#: begin to at the same moment may end the process.
+_DECODER = msgspec.json.Decoder(Config)
+
+
 def verify_config(signed: bytes, delegator: "Targets", now_s: float) -> Config:
     """Read a signed config, or raise a TrustError.
 
@@ -101,7 +106,7 @@ def verify_config(signed: bytes, delegator: "Targets", now_s: float) -> Config:
         metadata = Metadata[Targets].from_bytes(signed)
         delegator.verify_delegate(ROLE, metadata.signed_bytes, metadata.signatures)
         text = metadata.signed.unrecognized_fields["shoal"]["config"]
-        config = msgspec.json.decode(text, type=Config)
+        config = _DECODER.decode(text)
     except (UnsignedMetadataError, ValueError) as error:
         raise UntrustedError(f"round config is not signed by the role {ROLE}: {error}") from error
     except (RepositoryError, DeserializationError, KeyError, TypeError, AttributeError) as error:

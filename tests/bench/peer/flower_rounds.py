@@ -26,7 +26,16 @@ STEPS, BATCH, COLUMNS, CLASSES = 10, 32, 784, 10
 
 
 def main(path: str, size: int, devices: int, rounds: int) -> None:
-    client, server, found = ClientApp(), ServerApp(), {}
+    found = {}
+    client, server = apps(path, size, devices, rounds, found.update)
+    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    run_simulation(server, client, devices, backend_config=resources)
+    print(json.dumps(found))
+
+
+def apps(path: str, size: int, devices: int, rounds: int, keep) -> tuple[ClientApp, ServerApp]:
+    """What a client and what the server does, wherever they run; keep: takes what was found."""
+    client, server = ClientApp(), ServerApp()
 
     @client.train()
     def train(message: Message, context: Context) -> Message:
@@ -48,12 +57,9 @@ def main(path: str, size: int, devices: int, rounds: int) -> None:
                          min_available_nodes=devices)  # fmt: skip
         theta = ArrayRecord([np.zeros(size, np.float32)])
         strategy.start(grid=grid, initial_arrays=theta, num_rounds=rounds)
-        found["seconds"] = strategy.seconds
-        found["bytes"] = strategy.moved / rounds
+        keep({"seconds": strategy.seconds, "bytes": strategy.moved / rounds})
 
-    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
-    run_simulation(server, client, devices, backend_config=resources)
-    print(json.dumps(found))
+    return client, server
 
 
 class Timed(FedAvg):
@@ -95,4 +101,5 @@ def _session(path: str):
     return _KEPT[path]
 
 
-main(sys.argv[1], *map(int, sys.argv[2:]))
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
