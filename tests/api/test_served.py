@@ -61,7 +61,8 @@ def test_the_controller_is_ready_and_counts_what_it_answers(site: Site) -> None:
     assert site.server.get("/readyz").json() == {"status": "ok"}
     text = site.server.get("/metrics").data.decode()
     assert 'shoal_http_requests_total{method="GET",route="/readyz",status="200"} ' in text
-    assert "shoal_devices 0" in text
+    enrolled = site.ask("GET", "/api/v1/devices").json()["items"]
+    assert f"shoal_devices {len(enrolled)}\n" in text
 
 
 def test_a_browser_signs_in_asks_and_signs_out(site: Site) -> None:
