@@ -6,10 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from real_models import FEATURES, answers, mlp, put_release
+from real_models import FEATURES, answers, mlp, put_release, slot_of
 from shoal.agent.io.optimised import KEPT, Optimised
 from shoal.agent.io.runtime import OrtLoader
-from shoal.agent.update import Slot
 from shoal.profile import SessionOptions, profile
 
 FACTS = {"arch": "x86_64", "cpu": "cpu 1", "flags": ["avx2"]}
@@ -22,24 +21,11 @@ def loader(folder: Path) -> OrtLoader:
     return OrtLoader(lambda model, slot: folder / slot, Optimised(folder / "cache", lambda: FACTS))
 
 
-def slot() -> Slot:
-    return Slot(
-        slot="a",
-        model="parts",
-        release="parts@1",
-        path="release/parts/1/manifest.json",
-        sha256="",
-        variant="fp32",
-        model_sha256="",
-        counter=1,
-    )
-
-
 def answered(folder: Path) -> np.ndarray:
     """By a start of the agent, after which all is done that waits until it serves."""
     one = loader(folder)
-    said = one.load(slot(), PROFILE).session.run(ROWS)
-    one.settle(slot(), PROFILE)
+    said = one.load(slot_of(), PROFILE).session.run(ROWS)
+    one.settle(slot_of(), PROFILE)
     return said
 
 
@@ -63,17 +49,17 @@ def test_the_second_start_answers_with_what_the_first_one_kept(folder: Path) -> 
 
 def test_to_serve_waits_for_no_entry(folder: Path) -> None:
     one = loader(folder)
-    one.load(slot(), PROFILE)
+    one.load(slot_of(), PROFILE)
     assert not (folder / "cache").exists()
-    one.settle(slot(), PROFILE)
+    one.settle(slot_of(), PROFILE)
     assert entries(folder) == [".onnx", ".sha256"]
 
 
 def test_a_model_that_is_damaged_by_now_is_not_kept(folder: Path) -> None:
     one = loader(folder)
-    one.load(slot(), PROFILE)
+    one.load(slot_of(), PROFILE)
     damage(folder / "a/fp32.onnx")
-    one.settle(slot(), PROFILE)
+    one.settle(slot_of(), PROFILE)
     assert not list((folder / "cache").glob("*.sha256"))
 
 
