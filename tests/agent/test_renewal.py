@@ -18,7 +18,7 @@ from shoal.agent.io.config import Settings
 from shoal.agent.io.enrol import Wish, enrol
 from shoal.agent.io.upkeep import LOOK_S, RETRY_S, Upkeep
 from shoal.controller.service import devices, enrolment
-from shoal.errors import DeniedError, LinkError, TrustError, UntrustedError
+from shoal.errors import DeniedError, LinkError, SettingError, TrustError, UntrustedError
 
 DAY_S = 86_400.0
 
@@ -150,6 +150,18 @@ def test_an_answer_that_was_lost_is_asked_for_again(
     monkeypatch.undo()
     renewal.renew(folder, url, "cam-1")
     assert is_a_pair(folder)
+
+
+def test_a_folder_that_is_a_device_already_does_not_become_another_one(
+    world: World, url: str, folder: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    token = world.join_token()
+    with pytest.raises(SettingError, match="is the device 'cam-1' already") as told:
+        enrol(folder, Wish(controller=url, token=token, name="cam-2"), {})
+    assert "--folder" in told.value.mend
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    enrol(folder.parent / "cam-2", Wish(controller=url, token=token, name="cam-2"), {})
 
 
 def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(

@@ -134,6 +134,14 @@ def test_where_no_device_is_a_canary_a_rollout_has_one_stage_and_says_so(
     assert [stage["name"] for stage in found["stages"]] == ["everyone"]
     whole = shoal.json("rollout", "show", found["id"])
     assert {"rollout", "devices", "failures"} == set(whole)
+    late = shoal("rollout", "watch", found["id"], "--timeout", "0.5")
+    assert late.exit_code == 7
+    assert "everyone RUNNING, 0 of 1 succeeded" in late.stderr
+    assert f"shoal rollout watch {found['id']}" in late.stderr
+    unasked = shoal("rollout", "abort", found["id"], given="")
+    assert unasked.exit_code == 1
+    assert "nothing was done" in unasked.stderr
+    assert "--yes" in unasked.stderr
     assert shoal("rollout", "abort", found["id"], "--yes").exit_code == 0
     assert shoal("rollout", "resume", found["id"]).exit_code == 5
     assert shoal("device", "decommission", "north-1", "--yes").exit_code == 0

@@ -50,7 +50,14 @@ def test_a_task_is_planned_prepared_and_started(shoal: Cli, release: str) -> Non
 
     started = shoal.json("round", "start", "first", "--rounds", "5")
     assert (started["state"], started["asked"]) == ("running", 5)
-    assert shoal("round", "watch", "first", "--timeout", "0.5").exit_code == 7
+    late = shoal("round", "watch", "first", "--timeout", "0.5")
+    assert late.exit_code == 7
+    assert "shoal round watch first" in late.stderr
+    refused = shoal("round", "abort", "first", given="n\n")
+    assert refused.exit_code == 1
+    assert "nothing was done" in refused.stderr
+    assert "Aborted" not in refused.stderr, "that would be taken for the round"
+    assert shoal.json("round", "show", "first")["task"]["state"] == "running"
     ended = shoal.json("round", "abort", "first", "--yes")
     assert (ended["state"], ended["reason"]) == ("stopped", "aborted by admin")
     watched = shoal("round", "watch", "first")

@@ -30,6 +30,7 @@ def test_a_fingerprint_on_the_command_line_is_checked_and_nothing_asked(stranger
 
 
 def test_without_a_yes_nothing_is_sent_to_an_unknown_ca(stranger: Cli) -> None:
+    assert "--fingerprint" in stranger("login", stranger.controller.url, given="").stderr
     result = stranger("login", stranger.controller.url, given="n\n")
     assert result.exit_code == 3
     assert "Password" not in result.output + result.stderr

@@ -6,6 +6,7 @@ import click
 from rich.console import Group
 
 from shoal.cli.api import at
+from shoal.cli.consent import ask
 from shoal.cli.exits import FailedError
 from shoal.cli.release import release_card
 from shoal.cli.show import Columns, Thing, card, plain, state, table
@@ -72,7 +73,7 @@ def quarantine(session: Session, task: str, number: int, why: str, yes: bool) ->
       shoal round quarantine scratches 7 --why "press-3 was found to be tampered with"
     """
     if not yes:
-        click.confirm(f"Quarantine round {number} of {task}?", abort=True, err=True)
+        ask(f"Quarantine round {number} of {task}?")
     after = session.api.post(at("tasks", task, "quarantine"), {"round": number, "why": why})
     session.show(after, lambda: _called_back(after))
 
@@ -114,7 +115,7 @@ def lift(session: Session, task: str, number: int, why: str, yes: bool) -> None:
       shoal round lift scratches 7 --why "it was press-4 that was tampered with"
     """
     if not yes:
-        click.confirm(f"Lift the quarantine of round {number} of {task}?", abort=True, err=True)
+        ask(f"Lift the quarantine of round {number} of {task}?")
     body = {"round": number, "why": why}
     after = session.api.post(at("tasks", task, "quarantine", "lift"), body)
     session.show(after, lambda: _let_go(after))
@@ -159,6 +160,7 @@ def evaluate(session: Session, task: str, number: int | None, wait: bool, timeou
         session,
         lambda: session.api.get(at("rounds", begun["id"])),
         lambda seen: bool(seen["ended_at"]),
+        again=f"shoal round show {begun['id']}",
         timeout_s=timeout,
     )
     if ended["state"] != "DONE":

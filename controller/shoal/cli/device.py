@@ -6,6 +6,7 @@ import click
 from rich.console import Group
 
 from shoal.cli.api import at
+from shoal.cli.consent import ask
 from shoal.cli.show import Columns, Thing, ago, card, cell, instant, plain, state, table, when
 from shoal.cli.span import SPAN
 from shoal.cli.verb import Noun, Session
@@ -138,7 +139,7 @@ def decommission(session: Session, name: str, yes: bool) -> None:
       shoal device decommission north-1
     """
     if not yes:
-        click.confirm(f"Decommission {name} for good?", abort=True, err=True)
+        ask(f"Decommission {name} for good?")
     after = session.api.post(at("devices", name, "decommission"))
     session.show(after, lambda: f"{plain(name)} is decommissioned")
 

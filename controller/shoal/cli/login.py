@@ -8,6 +8,8 @@ import click
 from shoal.cli import account
 from shoal.cli.account import Account
 from shoal.cli.api import Api, at, unreachable
+from shoal.cli.consent import ask
+from shoal.cli.exits import FailedError
 from shoal.cli.span import SPAN
 from shoal.cli.verb import Session, Verb
 from shoal.errors import DeniedError, LinkError
@@ -74,22 +76,31 @@ def _pinned(session: Session, url: str, fingerprint: str, yes: bool) -> str:
     """The controller's CA bundle, once a person or a fingerprint has vouched for it."""
     ca = fetch_ca(url)
     shown = account.root_fingerprint(ca)
-    wanted = fingerprint.replace(":", "").lower()
+    wanted = "".join(fingerprint.replace(":", "").split()).lower()
     session.err.print(f"CA of {url}\n  SHA-256 {_grouped(shown)}")
     if wanted and wanted != shown:
         raise LinkError(
             f"{url} shows a CA with fingerprint {shown}, not {wanted}",
             "somebody may be in between: compare with what `shoal-controller init` printed",
         )
-    if not wanted and not yes and not click.confirm("Is it the right one?", err=True):
-        raise DeniedError("nothing was sent: the CA was not trusted")
+    if not wanted and not yes:
+        _ask_for_trust()
     return ca
+
+
+def _ask_for_trust() -> None:
+    try:
+        ask("Is it the right one?", without="--fingerprint HEX, or --yes to trust it unseen")
+    except FailedError as error:
+        raise DeniedError("nothing was sent: the CA was not trusted", error.mend) from error
 
 
 def fetch_ca(url: str) -> str:
     """PEM bundle that the controller at `url` says is its own. Nothing is trusted or sent yet."""
     import httpx
 
+    if url.startswith("http://"):
+        raise LinkError(f"{url} is not https", "write it as https://HOST:8443")
     try:
         answer = httpx.get(f"{url.rstrip('/')}/ca.pem", verify=False, timeout=10)  # noqa: S501
     except httpx.TransportError as error:

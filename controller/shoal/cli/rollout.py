@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.live import Live
 
 from shoal.cli.api import Api, Thing, at
+from shoal.cli.consent import ask
 from shoal.cli.exits import FailedError
 from shoal.cli.show import Columns, card, instant, plain, state, table, when
 from shoal.cli.span import SPAN
@@ -199,7 +200,7 @@ def abort(session: Session, id_: str, rollback: bool, yes: bool) -> None:
       shoal rollout abort 01h9 --rollback
     """
     if not yes:
-        click.confirm(f"Abort rollout {id_}?", abort=True, err=True)
+        ask(f"Abort rollout {id_}?")
     _act(session, id_, "abort", rollback=rollback)
 
 
@@ -277,16 +278,42 @@ def _act(session: Session, id_: str, verb: str, **body: object) -> None:
     session.show(after, lambda: picture(after))
 
 
+def _progress(found: Thing) -> str:
+    """Where a rollout is, in a line.
+
+    >>> stage = {"name": "canary", "state": "RUNNING", "devices": 4, "succeeded": 1, "failed": 0}
+    >>> _progress({"state": "RUNNING", "stages": [stage]})
+    'RUNNING; canary RUNNING, 1 of 4 succeeded, 0 failed'
+    """
+    stages = [
+        f"{s['name']} {s['state']}, {s['succeeded']} of {s['devices']} succeeded, "
+        f"{s['failed']} failed"
+        for s in found["stages"]
+        if s["state"] != "SCHEDULED"
+    ]
+    return "; ".join([found["state"], *stages[-1:]])
+
+
 def _watch(session: Session, id_: str, timeout_s: float) -> None:
-    """Draw the rollout on stderr until it rests; FailedError unless it finished."""
+    """Draw the rollout on stderr until it rests, into a pipe a line whenever it moved; FailedError
+    unless it finished."""
+    said = ""
     with Live(console=session.err, refresh_per_second=4, transient=True) as live:
 
         def look() -> Thing:
+            nonlocal said
             seen: Thing = session.api.get(at("rollouts", id_))
-            live.update(picture(seen))
+            if session.err.is_terminal:
+                live.update(picture(seen))
+            elif said != _progress(seen):
+                said = _progress(seen)
+                click.echo(f"{id_}  {said}", err=True)
             return seen
 
-        ended = poll(session, look, lambda seen: seen["state"] in AT_REST, timeout_s=timeout_s)
+        ended = poll(
+            session, look, lambda seen: seen["state"] in AT_REST,
+            again=f"shoal rollout watch {id_}", timeout_s=timeout_s, why=_progress,
+        )  # fmt: skip
     session.show(ended, lambda: picture(ended))
     if ended["state"] != "FINISHED":
         finished = instant(ended["finished_at"]) or "now"

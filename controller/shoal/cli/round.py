@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 
 from shoal.cli.api import at
 from shoal.cli.asked import over, pairs, read_plan
+from shoal.cli.consent import ask
 from shoal.cli.exits import FailedError
 from shoal.cli.show import Columns, Thing, card, plain, size, span, state, table, when
 from shoal.cli.span import SPAN
@@ -198,7 +199,7 @@ def abort(session: Session, task: str, yes: bool) -> None:
       shoal round abort scratches
     """
     if not yes:
-        click.confirm(f"Abort the rounds of {task}?", abort=True, err=True)
+        ask(f"Abort the rounds of {task}?")
     after = session.api.post(at("tasks", task, "abort"))
     session.show(after, lambda: _task_card(session, after))
 
@@ -246,9 +247,13 @@ def _watch(session: Session, name: str, timeout_s: float) -> None:
                 live.update(_task_picture(session, {"task": task, "rounds": newest}))
             else:
                 _say_ended(newest, said)
+                _say_waits(task, said)
             return task
 
-        ended = poll(session, look, lambda seen: seen["state"] in AT_REST, timeout_s=timeout_s)
+        ended = poll(
+            session, look, lambda seen: seen["state"] in AT_REST,
+            again=f"shoal round watch {name}", timeout_s=timeout_s, why=lambda t: str(t["reason"]),
+        )  # fmt: skip
     session.show(ended, lambda: _task_card(session, ended))
     if ended["state"] != "ready":
         raise FailedError(f"task {name} is {ended['state']}: {ended['reason']}", _go_on(ended))
@@ -261,6 +266,14 @@ def _say_ended(newest: Sequence[Thing], said: set[str]) -> None:
             said.add(one["id"])
             parts = (one["state"], f"loss {_loss(one)}", span(one["seconds"]), one["reason"])
             click.echo(f"{one['id']}  {'  '.join(part for part in parts if part)}", err=True)
+
+
+def _say_waits(task: Thing, said: set[str]) -> None:
+    """A line on stderr for what a running task waits for, once."""
+    reason = task["reason"]
+    if task["state"] not in AT_REST and reason and reason not in said:
+        said.add(reason)
+        click.echo(f"{task['name']}  {reason}", err=True)
 
 
 def _go_on(task: Thing) -> str:

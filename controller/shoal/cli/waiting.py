@@ -16,24 +16,36 @@ FORGIVEN_S = 30.0
 
 
 def poll(
-    session: Session, look: Callable[[], _T], done: Callable[[_T], bool], *, timeout_s: float = 0.0
+    session: Session,
+    look: Callable[[], _T],
+    done: Callable[[_T], bool],
+    *,
+    again: str,
+    timeout_s: float = 0.0,
+    why: Callable[[_T], str] = lambda _: "",
 ) -> _T:
-    """Look until `done`; StillGoingError after `timeout_s` (0: never).
+    """Look until `done`; StillGoingError after `timeout_s` (0: never), with what it waits for.
+
+    again   the command that looks on
+    why     what is seen waits for, "" where nothing is known of that
 
     A controller out of reach for less than FORGIVEN_S is asked again.
     """
     start = answered = session.clock()
+    waits = ""
     while True:
         try:
             seen = look()
             answered = session.clock()
             if done(seen):
                 return seen
+            waits = why(seen)
         except LinkError:
             if session.clock() - answered > FORGIVEN_S:
                 raise
         if timeout_s and session.clock() - start > timeout_s:
-            raise StillGoingError(f"not done after {timeout_s:g} s", "it goes on; watch it again")
+            told = f"not done after {timeout_s:g} s{': ' if waits else ''}{waits}"
+            raise StillGoingError(told, f"it goes on; look again: {again}")
         session.sleep(EVERY_S)
 
 
@@ -46,7 +58,8 @@ def follow(session: Session, operation: Thing, timeout_s: float = 0.0) -> Thing:
             line.update(progress_line(seen))
             return seen
 
-        ended = poll(session, look, is_over, timeout_s=timeout_s)
+        again = f"shoal operation watch {operation['id']}"
+        ended = poll(session, look, is_over, again=again, timeout_s=timeout_s)
     if ended["state"] != "succeeded":
         raise FailedError(f"{ended['kind']} of {ended['subject']}: {ended['error']}")
     return ended

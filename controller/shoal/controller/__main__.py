@@ -84,7 +84,8 @@ def init(folder: Path, as_json: bool, **wishes: Any) -> None:
         password = first_admin(open_context(folder))
     except ConflictError as error:
         raise ConflictError(
-            f"{folder} is a controller already", "change its controller.toml, or choose another"
+            f"{folder} is a controller already",
+            "change its controller.toml, or choose another --folder",
         ) from error
     made = {
         "admin_password": password,

@@ -36,7 +36,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     window_s        length of a telemetry window
     jitter_s        windows end up to this much later
-    offline_s       unheard of for this long is offline, whatever its last will said
+    offline_s       unheard of for this long is offline, whatever its last will said; an agent
+                    that has nothing to say speaks every 120 s, so choose more
     retention_days  windows older than this are dropped
     clock_skew_s    a device's clock that is off by more raises an alert
     """

@@ -71,6 +71,9 @@ def test_a_name_for_others_binds_all_addresses_and_comes_first(tmp_path):
     ("wishes", "word"),
     [
         (Wishes(port=0), "port"),
+        (Wishes(port=8883), "twice"),
+        (Wishes(names=["https://shoal.example"]), "https://shoal.example"),
+        (Wishes(names=["shoal.example:8443"]), "shoal.example:8443"),
         (Wishes(mqtt=70_000), "port"),
         (Wishes(window_s=0), "window"),
         (Wishes(baseline_windows=1), "baseline"),

@@ -40,13 +40,15 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 def enrol(folder: Path, wish: Wish, facts: dict[str, Any]) -> Settings:
     """Join, and write agent.toml, the key, the certificates and the trusted roots into `folder`.
 
-    Raises SettingError for a wish that cannot be, UntrustedError when the controller is not the
-    one that the token names, DeniedError when it refuses, LinkError out of reach.
+    Raises SettingError for a wish that cannot be or a folder that is another device's already,
+    UntrustedError when the controller is not the one that the token names, DeniedError when it
+    refuses, LinkError out of reach.
     """
     check_device(wish.name)
     secret = parse_token(wish.token)
     if not wish.controller.startswith("https://"):
         raise SettingError(f"controller {wish.controller!r}", "write it as https://host:port")
+    _check_whose(folder, wish.name)
     url = wish.controller.rstrip("/")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     ca = pinned(_fetch_ca(url), secret.ca_sha256)
@@ -66,6 +68,16 @@ def enrol(folder: Path, wish: Wish, facts: dict[str, Any]) -> Settings:
     settings = _settings(url, wish, response)
     _keep(folder, response, secret.ca_sha256, settings)
     return settings
+
+
+def _check_whose(folder: Path, name: str) -> None:
+    """SettingError when `folder` has another device's key, models and messages."""
+    was = load(folder).device.name if (folder / SETTINGS).exists() else ""
+    if was not in ("", name):
+        raise SettingError(
+            f"{folder} is the device {was!r} already",
+            f"choose a folder of its own for {name!r} (--folder), or move this one away first",
+        )
 
 
 def pinned(bundle: bytes, sha256: str) -> bytes:

@@ -44,7 +44,7 @@ def _init(world: World) -> dict[str, Any]:
     )  # fmt: skip
     first: dict[str, Any] = msgspec.json.decode(told)
     settings = world.controller_folder / "controller.toml"
-    change_toml(settings, {"fleet": {"jitter_s": 0.1, "offline_s": 30.0}})
+    change_toml(settings, {"fleet": {"jitter_s": 0.1, "offline_s": 150.0}})
     return first
 
 

@@ -5,6 +5,7 @@ Every step leaves what is already there as it is, so an `init` that was cut shor
 
 import ipaddress
 import json
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from shoal.errors import SettingError
 from shoal.mqtt import parse_url
 
 LOOPBACK = ("localhost", "127.0.0.1")
+_DNS_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - only when a name was given that others reach it by
 
 
@@ -109,7 +111,7 @@ def _settings(wishes: Wishes) -> Settings:
     default_network, default_fleet, default_drift = Network(), Fleet(), Drift()
     if wishes.broker:
         parse_url(wishes.broker)
-    names = list(dict.fromkeys([*wishes.names, *LOOPBACK]))
+    names = list(dict.fromkeys([*map(_name, wishes.names), *LOOPBACK]))
     network = Network(
         host=wishes.host or (EVERYWHERE if _is_reached(wishes.names) else default_network.host),
         names=names,
@@ -118,6 +120,7 @@ def _settings(wishes: Wishes) -> Settings:
         mqtt=_port(wishes.mqtt, default_network.mqtt),
         broker=wishes.broker,
     )
+    _check_apart(network)
     window_s = default_fleet.window_s if wishes.window_s is None else wishes.window_s
     if not 1 <= window_s <= 86_400:  # agents take no faster pace
         raise SettingError(f"window of {window_s:g} s", "choose 1 to 86400 seconds")
@@ -134,6 +137,31 @@ def _port(wish: int | None, default: int) -> int:
     if not 1 <= port <= 65_535:
         raise SettingError(f"port {port}", "choose 1 to 65535")
     return port
+
+
+def _check_apart(network: Network) -> None:
+    """SettingError when two listeners would share a port."""
+    ports = [network.port, network.artifacts] + ([] if network.broker else [network.mqtt])
+    twice = sorted({port for port in ports if ports.count(port) > 1})
+    if twice:
+        raise SettingError(
+            f"port {twice[0]} is asked for twice",
+            "--port, --artifacts-port and --mqtt-port must differ",
+        )
+
+
+def _name(wish: str) -> str:
+    """A DNS name or address, as it goes into a certificate."""
+    try:
+        return str(ipaddress.ip_address(wish))
+    except ValueError:
+        pass
+    if not _DNS_NAME.fullmatch(wish):
+        raise SettingError(
+            f"name {wish!r}",
+            "write a DNS name or an address alone, such as factory.example or 10.0.0.5",
+        )
+    return wish
 
 
 def _is_reached(names: Sequence[str]) -> bool:
