@@ -109,6 +109,7 @@ def test_a_disk_that_fills_in_a_download_costs_the_attempt_and_nothing_else(
             if not left:
                 ballast.unlink()
             process.wait_for(lambda: state_of(process) == "REJECTED")
+            process.wait_for(lambda: site.told()[-1] == "REJECTED")  # nor had the outbox room
         finally:
             process.end(signal.SIGKILL)
         ballast.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ An effect runs off the control loop and answers with an Outcome; it changes no r
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -33,7 +33,7 @@ from shoal.wire import WindowReport
 
 #: Disk that an update leaves free, for the outbox and the system.
 RESERVE = 32 << 20
-#: Bytes left to fetch with which the probe's process may start: it holds memory while it waits.
+#: Bytes to fetch with which the probe's process starts beside them: it holds memory while it waits.
 SOON = 16 << 20
 #: How often an answer that looks final is asked for again.
 FEW = 5
@@ -49,6 +49,7 @@ class Desk(NamedTuple):
     url             sha256 -> where to fetch it; AbsentError when nobody said
     stop            whether the order was taken back meanwhile
     now_s           Unix seconds when the effect began
+    tries           how often it was tried before
     """
 
     ports: Ports
@@ -59,6 +60,7 @@ class Desk(NamedTuple):
     serving: Serving
     stop: Callable[[], bool]
     now_s: float
+    tries: int = 0
 
 
 class Outcome(NamedTuple):
@@ -140,21 +142,21 @@ def _download(record: Record, desk: Desk) -> Outcome:
 
 
 def _fetch(record: Record, desk: Desk) -> Outcome:
-    """Every file into the stage; the smallest first, for it shows whether the link works."""
+    """Every file into the stage. The probe gets ready beside it, where that will not be long."""
     ports, got, saved = desk.ports, 0, 0
     try:
         files = _staged_manifest(record, desk).files_for(desk.profile.name)
-        _make_room(record, files, desk)
-        left = sum(file.size for file in files)
-        for file in sorted(files, key=lambda file: file.size):
+        missing = ports.slots.missing(record.model, files)
+        _make_room(record, missing, desk)
+        if missing <= SOON and not desk.tries:
+            ports.prober.prepare(desk.profile)
+        for file in files:
             if desk.stop():
                 raise LinkError("downloads stop for now")
             if not ports.slots.reuse(record.model, file):
                 came, short = _fetch_file(record.model, file, desk)
                 got, saved = got + came, saved + (file.size - came if short else 0)
-            left -= file.size
-            if left <= SOON:
-                ports.prober.prepare(desk.profile)
+        ports.prober.prepare(desk.profile)
         ports.slots.keep(record.model)
     except LinkError as error:
         return _again(error)
@@ -168,10 +170,10 @@ def _fetch(record: Record, desk: Desk) -> Outcome:
     return Outcome(Event.FETCHED, Note(facts={"bytes": got, "saved_by_delta": saved}))
 
 
-def _make_room(record: Record, files: Sequence[File], desk: Desk) -> None:
+def _make_room(record: Record, missing: int, desk: Desk) -> None:
     """The slot that will be overwritten goes first where there is not room for three releases."""
     slots = desk.ports.slots
-    if slots.missing(record.model, files) + RESERVE > slots.free_bytes():
+    if missing + RESERVE > slots.free_bytes():
         slots.drop(record.model, record.inactive)
 
 

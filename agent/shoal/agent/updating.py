@@ -307,6 +307,7 @@ class Updates:
         self.records[record.model] = after
         lane = self._lane(record.model)
         lane.pending, lane.watch, lane.not_before = effect, None, float("-inf")
+        lane.tries = lane.tries if after.state is record.state else 0
         if lane.job is not None:
             lane.job.stopped = True
         if ended is not None and lane.job is ended and after.state not in update.TERMINAL:
@@ -315,7 +316,6 @@ class Updates:
         if after.state is not record.state:
             if record.state is State.OBSERVING:
                 self._ports.sessions.end(record.model)
-            lane.tries = 0
             _log.info("%s: %s %s", after.model, after.state.name, after.detail)
             self._voice.update(after)
         if after.state in update.TERMINAL:
@@ -331,6 +331,7 @@ class Updates:
             serving=self._world.serving(model),
             stop=lambda: job.stopped or self._shut(job.effect),
             now_s=self._clock(),
+            tries=self._lane(model).tries,
         )
 
     def _shut(self, effect: Effect) -> bool:
