@@ -152,6 +152,13 @@ def test_an_answer_that_was_lost_is_asked_for_again(
     assert is_a_pair(folder)
 
 
+def test_an_address_that_has_no_ca_is_told_as_no_controller(url: str, tmp_path: Path) -> None:
+    token = f"sj1.{'a' * 10}.{'b' * 32}.{'0' * 64}"
+    wish = Wish(controller=f"{url}/console", token=token, name="cam-1")
+    with pytest.raises(LinkError, match=r"has no /ca\.pem; is this the controller's address"):
+        enrol(tmp_path / "cam-1", wish, {})
+
+
 def test_a_folder_that_is_a_device_already_does_not_become_another_one(
     world: World, url: str, folder: Path
 ) -> None:

@@ -136,6 +136,10 @@ def stage_step(state: StageState, event: StageEvent) -> StageState:
     return _look_up(STAGE_TRANSITIONS, state, event, "stage")[0]
 
 
+#: What people call an event that has another name here.
+_WORDS = {"HELD": "paused"}
+
+
 def _look_up(
     table: dict[tuple[_State, _Event], tuple[_State, _Does]],
     state: _State,
@@ -146,7 +150,7 @@ def _look_up(
         return table[state, event]
     except KeyError:
         raise ConflictError(
-            f"{what} is {state.value}: it cannot be {event.value.lower()}",
+            f"{what} is {state.value}: it cannot be {_WORDS.get(event.value, event.value.lower())}",
             state=state.value,
             event=event.value,
         ) from None

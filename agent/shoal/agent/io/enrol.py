@@ -19,7 +19,7 @@ from shoal.agent.io.config import Controller, Device, Settings, Source, dump, lo
 from shoal.agent.io.durable import write_durable
 from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
 from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
-from shoal.errors import LinkError, SettingError, UntrustedError
+from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
 from shoal.issuer import is_issued_by
 from shoal.topics import check_device
 
@@ -111,7 +111,11 @@ def _fetch_ca(url: str) -> bytes:
 
     with urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False) as pool:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-        return ask(pool, "GET", f"{url}/ca.pem")
+        try:
+            return ask(pool, "GET", f"{url}/ca.pem")
+        except DeniedError as error:
+            mend = "is this the controller's address, with the port of its console?"
+            raise LinkError(f"{url} has no /ca.pem", mend) from error
 
 
 def _ask(url: str, ca: Path, request: EnrolRequest) -> EnrolResponse:

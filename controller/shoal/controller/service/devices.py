@@ -59,7 +59,7 @@ def get_device(ctx: Context, name: str) -> Device:
     with ctx.store.read() as db:
         row = db.execute(select(device).where(device.c.name == name)).one_or_none()
     if row is None:
-        raise AbsentError("device", name)
+        raise AbsentError("device", name, "shoal device list says which there are")
     return _device(ctx, row)
 
 

@@ -203,7 +203,7 @@ def ledger(ctx: Context, name: str) -> list[Ledger]:
     with ctx.store.read() as db:
         since = db.scalar(select(device.c.enrolled_at).where(device.c.name == name))
         if since is None:
-            raise AbsentError("device", name)
+            raise AbsentError("device", name, "shoal device list says which there are")
         parts = [_arrived(db, table, name) for table in (window, device_event)]
         numbers = _numbers(db, name)
     if since < ctx.clock() - ctx.settings.fleet.retention_days * 86_400:

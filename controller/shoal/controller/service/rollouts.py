@@ -353,12 +353,15 @@ def _with(stage: Stage, states: Mapping[str, int]) -> Stage:
     def total(group: frozenset[str]) -> int:
         return sum(number for state, number in states.items() if state in group)
 
+    devices, ended = sum(states.values()), [attempt.WON, attempt.LOST, attempt.OUT]
+    succeeded, failed, skipped = map(total, ended)
     return msgspec.structs.replace(
         stage,
-        devices=sum(states.values()),
-        succeeded=total(attempt.WON),
-        failed=total(attempt.LOST),
-        skipped=total(attempt.OUT),
+        devices=devices,
+        succeeded=succeeded,
+        failed=failed,
+        skipped=skipped,
+        unseen=min(stage.unseen, devices - succeeded - failed - skipped),
     )
 
 
