@@ -113,6 +113,7 @@ def test_aborting_cancels_who_is_under_way_before_the_swap(fleet):
     fleet.run(5)
     assert fleet.states(one.id)["cam-1"] == "QUEUED"
     rollouts.abort(fleet.ctx, actor="ana", id=one.id)
+    fleet.run(2)  # who has not heard of it when the files are there again may be done first
     fleet.artifacts_away = False
     fleet.run(60, finished(fleet, one.id, "STOPPED"))
     fleet.run(60)
