@@ -19,7 +19,7 @@ demo: setup  ## the whole story on this machine: broker, controller, six agents 
 test: setup  ## lint, types, contracts, then every test; real brokers and a real browser from apt
 	@./scripts/apt.sh mosquitto chromium
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup  ## power cuts at every point with every disk, 500 kills of a real agent, 1000 swaps: half an hour
 	@SHOAL_SOAK=1 $(BIN)/python -m pytest -n 2 -s tests/scenario/test_power_cuts.py \
