@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from shoal.errors import AbsentError, SettingError
+from shoal.misfit import unfit
 
 _INSTALLED = Path(__file__).parent / "firmware_profiles"
 _CHECKOUT = Path(__file__).parents[2] / "firmware_profiles"
@@ -173,4 +174,4 @@ def _convert(data: Any, kind: type[Any], path: Path) -> Any:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise SettingError(f"firmware profile {path}: {error}") from error
+        raise unfit(f"firmware profile {path}", error, kind) from error

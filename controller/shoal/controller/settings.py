@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shoal.errors import SettingError
+from shoal.misfit import unfit
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,5 +116,7 @@ def load(folder: Path) -> Settings:
         return msgspec.convert(tomllib.loads(path.read_text()), Settings)
     except FileNotFoundError as error:
         raise SettingError(f"no {path}", f"run: shoal-controller init --folder {folder}") from error
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise unfit(str(path), error, Settings) from error

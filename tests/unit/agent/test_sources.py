@@ -158,7 +158,7 @@ def test_a_replay_may_end_after_one_pass(plant: Plant) -> None:
     ("settings", "why"),
     [({"path": ""}, "sources.line.path"), ({"path": "x.csv", "batch": 0}, "batch is too small"),
      ({"path": "x.csv", "speed": 0.0}, "speed is too small"),
-     ({"path": "x.csv", "rate": 1}, "sources.line.*unknown field `rate`"),
+     ({"path": "x.csv", "rate": 1}, "sources.line.*unknown field 'rate'; there are: "),
      ({"path": 7}, "sources.line.path: Expected `str`")],
 )  # fmt: skip
 def test_a_wrong_setting_is_refused_by_name(

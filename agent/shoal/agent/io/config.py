@@ -10,6 +10,7 @@ import msgspec
 from shoal.agent.hours import parse as parse_hours
 from shoal.agent.io.folder import SETTINGS
 from shoal.errors import SettingError
+from shoal.misfit import unfit
 from shoal.topics import check_device
 
 if TYPE_CHECKING:
@@ -244,8 +245,10 @@ def load(folder: Path) -> Settings:
     except FileNotFoundError as error:
         mend = "run: shoal-agent enroll --folder DIR --controller URL --token TOKEN --name NAME"
         raise SettingError(f"no {path}", mend) from error
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise SettingError(f"{path}: {_where(str(error))}") from error
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"{path}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise unfit(str(path), error, Settings) from error
     _check(path, settings)
     return settings
 
@@ -327,9 +330,3 @@ def _learning_numbers(learning: LearningSettings) -> list[tuple[str, float]]:
         "rows": 1, "cohort": 1, "clip": 0, "noise": 0, "epsilon": 0, "delta": 0, "celsius": 0,
     }  # fmt: skip
     return [(f"learning.{name}", getattr(learning, name) - low) for name, low in least.items()]
-
-
-def _where(error: str) -> str:
-    """msgspec's "... - at `$.device.ring`" as "device.ring: ..."."""
-    found = re.fullmatch(r"(.*) - at `\$\.?(.*)`", error)
-    return f"{found.group(2)}: {found.group(1)}" if found else error

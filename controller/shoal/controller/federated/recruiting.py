@@ -13,7 +13,10 @@ from shoal.controller.federated.rounds import Pace
 #: Reason -> what a person can do about it, where there is something.
 MENDS = {
     "few-rows": "few-rows: on the device, shoal-agent labels add FILE --column NAME",
-    "small-cohort": "small-cohort: raise least, or lower cohort under [learning] on the devices",
+    "small-cohort": (
+        "small-cohort: plan a task of another name with a higher --least, or lower cohort under "
+        "[learning] on the devices"
+    ),
 }
 
 

@@ -14,7 +14,8 @@ DROPOUTS: dict[str, Cause] = {
     "on-battery": Cause("On battery", "Nothing: it takes part on mains power."),
     "hot": Cause("Too hot", "Nothing: it takes part once it has cooled."),
     "small-cohort": Cause(
-        "Too few others in the sum", "Raise pace.least, or lower cohort on the device."
+        "Too few others in the sum",
+        "Plan a task of another name with a higher pace.least; or lower cohort on the device.",
     ),
     "bare-update": Cause(
         "It wants secure aggregation", "Plan the task with --secure, or let the device decide."

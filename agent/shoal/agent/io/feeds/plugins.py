@@ -1,7 +1,6 @@
 """Finds a plugin by its name in agent.toml, and not before: nothing unused is loaded."""
 
 import importlib.metadata
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import msgspec
 
 from shoal.agent.io.feeds.feed import FeedSettings
 from shoal.errors import SettingError
+from shoal.misfit import unfit
 
 SOURCES, SINKS = "shoal.sources", "shoal.sinks"
 #: Libraries that an extra of ours installs.
@@ -35,10 +35,7 @@ def settings_of(where: str, kind: type[FeedSettings], table: Mapping[str, Any]) 
     try:
         return msgspec.convert(dict(table), kind)
     except msgspec.ValidationError as error:
-        known = ", ".join(kind.__struct_fields__)
-        raise SettingError(
-            f"agent.toml: {named(str(error), where)}", f"its settings are: {known}"
-        ) from error
+        raise unfit("agent.toml", error, kind, where) from error
 
 
 def needs(module: str) -> Any:
@@ -52,11 +49,3 @@ def needs(module: str) -> Any:
 def mend_of(error: ImportError, module: str = "") -> str:
     extra = _EXTRAS.get((error.name or module).partition(".")[0])
     return f"pip install 'shoal[agent-{extra}]'" if extra else "install what it needs"
-
-
-def named(error: str, where: str = "") -> str:
-    """msgspec's "... - at `$.device.ring`" as "device.ring: ..."."""
-    found = re.fullmatch(r"(.*) - at `\$\.?(.*)`", error, re.DOTALL)
-    if not found:
-        return f"{where}: {error}" if where else error
-    return f"{where}{'.' if where else ''}{found.group(2)}: {found.group(1)}"

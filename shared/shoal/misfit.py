@@ -1,0 +1,90 @@
+"""What does not fit its struct, said by the field's name as a person writes it."""
+
+import re
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+import msgspec
+
+from shoal.errors import SettingError
+
+_WHERE = re.compile(r"(.*) - at `(?:key in )?\$\.?(.*)`", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_CHOICE = re.compile(r"Invalid enum value (.*)")
+
+
+class Misfit(NamedTuple):
+    """where: "device.ring", "" for the whole; mend: what there is instead, "" where unknown."""
+
+    where: str
+    what: str
+    mend: str = ""
+
+
+def misfit(error: msgspec.ValidationError, kind: Any) -> Misfit:
+    """
+    kind   the struct that it was to be
+
+    >>> class Pace(msgspec.Struct, forbid_unknown_fields=True):
+    ...     goal: int
+    >>> class Plan(msgspec.Struct):
+    ...     pace: Pace
+    >>> try:
+    ...     msgspec.convert({"pace": {"gaol": 3}}, Plan)
+    ... except msgspec.ValidationError as error:
+    ...     misfit(error, Plan)
+    Misfit(where='pace', what="unknown field 'gaol'", mend='there are: goal')
+    """
+    found = _WHERE.fullmatch(str(error))
+    what, where = found.groups() if found else (str(error), "")
+    wanted = _at(kind, where.split(".") if where else [])
+    if unknown := _UNKNOWN.fullmatch(what):
+        return Misfit(where, f"unknown field {unknown[1]!r}", _listing(_fields(wanted)))
+    if missing := _MISSING.fullmatch(what):
+        return Misfit(where, f"no {missing[1]!r}, which is needed")
+    if choice := _CHOICE.fullmatch(what):
+        return Misfit(where, f"no {choice[1]}", _listing(_choices(wanted)))
+    return Misfit(where, what)
+
+
+def unfit(what: str, error: msgspec.ValidationError, kind: Any, within: str = "") -> SettingError:
+    """what: the file; within: the part of it that was to be of this kind, "sources.pump"."""
+    found = misfit(error, kind)
+    where = ".".join(filter(None, (within, found.where)))
+    return SettingError(": ".join(filter(None, (what, where, found.what))), found.mend)
+
+
+def _listing(names: tuple[str, ...]) -> str:
+    return f"there are: {', '.join(names)}" if names else ""
+
+
+def _at(kind: Any, steps: list[str]) -> Any:
+    """The type at the end of a path; None where the path leaves structs."""
+    for step in steps:
+        struct = next(_structs(kind), None)
+        kind = get_type_hints(struct).get(step) if struct else None
+    return kind
+
+
+def _fields(kind: Any) -> tuple[str, ...]:
+    struct = next(_structs(kind), None)
+    return struct.__struct_encode_fields__ if struct else ()
+
+
+def _structs(kind: Any) -> Iterator[type[msgspec.Struct]]:
+    """The type itself, or those of a union, that are structs."""
+    for one in (kind, *get_args(kind)):
+        if isinstance(one, type) and issubclass(one, msgspec.Struct):
+            yield one
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Of a Literal or an Enum, or of those in a union."""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return tuple(str(one.value) for one in kind)
+    within = get_args(kind)
+    if all(isinstance(one, str) for one in within):
+        return within
+    return tuple(choice for one in within for choice in _choices(one))
