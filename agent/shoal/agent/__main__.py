@@ -40,7 +40,15 @@ class _Told(click.Group):
 @click.group(cls=_Told, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="shoal", prog_name="shoal-agent")
 def main() -> None:
-    """Shoal's agent: serves models on this machine, updates them safely, reports how they do."""
+    """Shoal's agent: serves models on this machine, updates them safely, reports how they do.
+
+    \b
+    A device's first minutes (`shoal device token` prints the first line, with its token):
+      shoal-agent enroll --controller https://HOST:8443 --name NAME
+      shoal-agent doctor                       is all there that it needs
+      shoal-agent run                          or: sudo shoal-agent install
+      shoal-agent status                       what runs, what is wrong, what to do
+    """
 
 
 @main.command()

@@ -50,7 +50,15 @@ def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="shoal")
 def main() -> None:
-    """Make and serve a Shoal controller."""
+    """Make and serve a Shoal controller.
+
+    \b
+    A server's first minutes:
+      shoal-controller init --folder /var/lib/shoal --name HOST    prints the first password
+      shoal-controller serve --folder /var/lib/shoal
+      shoal-controller doctor --folder /var/lib/shoal              what is wrong, and the mend
+      shoal login https://HOST:8443                                then: shoal --help
+    """
 
 
 @main.command()
