@@ -32,6 +32,23 @@ def test_signing_in_gives_a_cookie_that_only_our_own_pages_send(world: World) ->
     assert me(world).json == {"name": "operator", "role": "operator", "via": "session"}
 
 
+def test_at_a_wrong_address_a_browser_is_shown_a_screen_and_a_program_is_told_a_problem(
+    world: World,
+) -> None:
+    def ask(path: str, accept: str) -> Any:
+        return world.client.get(path, base_url=ORIGIN, headers={"Accept": accept})
+
+    browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+    assert ask("/device/cam-1", browser).headers["Location"].startswith("/sign-in?next=")
+    world.sign_in()
+    shown = ask("/device/cam-1", browser)
+    assert (shown.status_code, shown.mimetype) == (404, "text/html")
+    assert "No screen at &#39;/device/cam-1&#39;." in shown.text
+    assert shown.headers["Cache-Control"] == "no-store"
+    assert is_problem(ask("/device/cam-1", "*/*"), 404)
+    assert is_problem(ask("/api/v1/device", browser), 404)
+
+
 def test_what_is_stored_of_a_secret_does_not_open_the_door(world: World) -> None:
     secret = world.sign_in().headers["Set-Cookie"].split("=", 1)[1].split(";")[0]
     bearer = world.post("/api/v1/tokens", json={"name": "ci"}).json["secret"]

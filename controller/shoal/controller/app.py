@@ -5,7 +5,9 @@ import importlib.util
 import time
 
 import msgspec
-from flask import Flask, Response, g, request
+from flask import Flask, g, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
 
 from shoal.controller.api import binding, inputs, openapi, problems, registry, security
 from shoal.controller.api.declare import BODY_LIMIT, House
@@ -14,7 +16,7 @@ from shoal.controller.api.traffic import Traffic
 from shoal.controller.io.ca import Authority
 from shoal.controller.service.attempts import Attempts
 from shoal.controller.service.context import Context
-from shoal.controller.web import views
+from shoal.controller.web import screen, views
 
 
 def create_app(ctx: Context) -> Flask:
@@ -37,9 +39,14 @@ def create_app(ctx: Context) -> Flask:
     _measure(app, house.traffic)
     security.install(app, ctx)
     problems.install(app)
+    app.register_error_handler(404, _nowhere)
     app.register_blueprint(binding.blueprint(routes))
     app.register_blueprint(views.blueprint)
     return app
+
+
+def _nowhere(error: HTTPException) -> Response:
+    return screen.nowhere() if screen.is_wanted() else problems.of_http(error)
 
 
 def _measure(app: Flask, traffic: Traffic) -> None:

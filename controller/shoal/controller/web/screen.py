@@ -4,7 +4,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, current_app, g, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    current_app,
+    g,
+    make_response,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask.blueprints import BlueprintSetupState
 from markupsafe import Markup
 from werkzeug.wrappers import Response
@@ -170,3 +179,17 @@ def went_wrong(error: ShoalError) -> Any:
         return redirect(url_for("web.sign_in"))
     status = next((code for kind, code in STATUS if isinstance(error, kind)), 422)
     return show("error.html", error=error), status
+
+
+def is_wanted() -> bool:
+    """Whether who asks is a browser that shows a screen, not a program that reads a problem."""
+    kinds = ("application/json", "text/html")
+    wanted = request.accept_mimetypes.best_match(kinds) == "text/html"
+    return wanted and not request.path.startswith("/api/")
+
+
+def nowhere() -> Response:
+    """For an address that no screen has."""
+    error = AbsentError("screen at", request.path[:200], "the menu has all that there are")
+    response = only_signed_in() or make_response(show("error.html", error=error), 404)
+    return keep_or_not(response)
