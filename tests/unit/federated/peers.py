@@ -9,16 +9,17 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-def python_with(module: str, variable: str) -> str:
+def python_with(module: str, peer: str) -> str:
     """The interpreter that has `module`; skips the test, and says why, where there is none.
 
-    variable   of the environment that names it, instead of .venv-peers
+    peer   "flower": .venv-peers/flower, or what SHOAL_FLOWER_PYTHON names
     """
-    python = os.environ.get(variable, str(ROOT / ".venv-peers/bin/python"))
+    variable, folder = f"SHOAL_{peer.upper()}_PYTHON", f".venv-peers/{peer}"
+    python = os.environ.get(variable, str(ROOT / folder / "bin/python"))
     try:
         found = subprocess.run([python, "-c", f"import {module}"], capture_output=True)
     except OSError:
-        pytest.skip(f"no {module} here: {variable}, or .venv-peers with it installed")
+        pytest.skip(f"no {module} here: {variable}, or {folder} with it installed")
     if found.returncode != 0:
         pytest.skip(f"{python} has no {module}")
     return python

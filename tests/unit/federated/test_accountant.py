@@ -47,7 +47,7 @@ def spent(kinds: list[tuple[float, float, int]]) -> list[Spent]:
 
 
 def test_epsilon_is_never_below_that_of_dp_accounting_and_within_a_fifth_of_it() -> None:
-    python = python_with("dp_accounting", "SHOAL_DP_PYTHON")
+    python = python_with("dp_accounting", "dp")
     done = subprocess.run([python, str(SIDE), json.dumps(CASES)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for (kinds, delta), exact in zip(CASES, json.loads(done.stdout), strict=True):

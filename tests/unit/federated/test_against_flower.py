@@ -1,6 +1,6 @@
 """The same updates through Flower's strategies give the same model.
 
-Flower lives in an environment of its own: SHOAL_FLOWER_PYTHON, or .venv-peers with flwr in it.
+Flower lives in an environment of its own: SHOAL_FLOWER_PYTHON, or .venv-peers/flower with flwr in it.
 """
 
 import os
@@ -49,7 +49,7 @@ def flower(given: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("flower")
     np.savez(folder / "in.npz", **given)
     run = [
-        python_with("flwr", "SHOAL_FLOWER_PYTHON"),
+        python_with("flwr", "flower"),
         str(SIDE),
         str(folder / "in.npz"),
         str(folder / "out.npz"),
