@@ -1,6 +1,6 @@
 """The same updates through Flower's strategies give the same model.
 
-Flower lives in an environment of its own: SHOAL_FLOWER_PYTHON, or .venv-peers/flower with flwr in it.
+Flower lives in an environment of its own: .venv-peers/flower, or SHOAL_FLOWER_PYTHON names it.
 """
 
 import os
