@@ -164,6 +164,13 @@ class Cohort:
 
         eventually(online, "every device is online", within_s)
 
+    def wait_serving(self, release: str, within_s: float = 60) -> None:
+        def serving() -> bool:
+            told = {d["name"]: d["releases"] for d in self.api.get("devices?limit=500")["items"]}
+            return all(release in told[name].values() for name in self.members)
+
+        eventually(serving, f"every device says that it serves {release}", within_s)
+
     def wait_offline(self, name: str) -> None:
         eventually(lambda: not self.api.get(f"devices/{name}")["online"], f"{name} is gone", 60)
 
@@ -201,6 +208,7 @@ class Cohort:
         eventually(lambda: self.api.get(rollout)["state"] in over, f"rollout of {name}", 240)
         told = self.api.get(rollout)
         assert told["state"] == "FINISHED", told["reason"]
+        self.wait_serving(name)  # who has not said so yet would not be invited
 
     def release_of(self, task: str) -> dict[str, Any]:
         """The release that a task's newest checkpoint becomes, as a candidate unless refused."""

@@ -70,7 +70,7 @@ def test_devices_whose_digits_are_not_alike_learn_together_and_no_row_leaves_the
     done = cohort.run("alone", 4, within_s=200)
     assert [one["number"] for one in done] == [1, 2, 3, 4]
     assert all(one["marks"].get("UPDATED", 0) + one["marks"].get("MEASURED", 0) == DEVICES
-               for one in done), done  # fmt: skip
+               for one in done), str([one["marks"] for one in done])  # fmt: skip
     assert done[-1]["measured"]["rows"] == sum(len(home.y) for home in digits.homes.values())
     after = digits.accuracy("alone")
     assert after > max(before + 0.05, 0.85), (before, after)

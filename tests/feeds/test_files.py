@@ -114,6 +114,16 @@ def test_what_is_no_image_is_a_bad_frame_and_a_half_written_one_is_waited_for(
     assert feed.health().bad == 1
 
 
+def test_a_name_with_a_dot_in_front_is_a_file_that_is_being_written(
+    plant: Plant, camera: Path
+) -> None:
+    (camera / ".a.png.new").write_bytes(b"half")
+    shoot(camera, "b.png")
+    with running(images(plant, existing=True)):
+        eventually(lambda: plant.frames)
+    assert [frame.quality for frame in plant.frames] == [Quality.GOOD]
+
+
 def test_a_folder_that_goes_away_is_waited_for(plant: Plant, camera: Path) -> None:
     feed = images(plant)
     with running(feed):

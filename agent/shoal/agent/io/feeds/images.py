@@ -27,7 +27,8 @@ class ImagesSettings(ServerSettings, frozen=True, kw_only=True):
     """Images in a folder, each a tensor of pixels 0 to 255. Needs shoal[agent-images].
 
     path           of the folder, seen from the agent's folder
-    pattern        of the names that are images
+    pattern        of the names that are images; never one that begins with a dot, as a file does
+                   that is being written
     width, height  to which they are resized, for a release whose pipeline does not say; 0 where
                    it does
     mode           likewise: "L" for grey, "RGB" for colour
@@ -96,7 +97,8 @@ class Images(Connecting):
         """Files not yet read, the oldest first."""
         if not self._folder.is_dir():
             raise LinkError(f"{self._folder} is no folder", "is the share mounted?")
-        paths = [path for path in self._folder.glob(self._settings.pattern) if path.is_file()]
+        named = self._folder.glob(self._settings.pattern)
+        paths = [path for path in named if path.name[:1] != "." and path.is_file()]
         stamped = [(stamp(path), path) for path in paths]
         if len(self._seen) > SEEN:
             names = {path.name for path in paths}
