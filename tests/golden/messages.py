@@ -6,6 +6,8 @@ never edited: an agent in the field speaks them.
 
 from pathlib import Path
 
+import msgspec
+
 from shoal import wire
 from shoal.federated import speech
 from shoal.federated.chunks import cut
@@ -20,27 +22,16 @@ ADVERT = Advert(
     certificate=b"c" * 8,
 )  # fmt: skip
 SLICE = speech.Slice(rows=120, loss=31.5, correct=110)
+WAY = speech.Way(
+    gateway="cam-2", address="10.0.0.7:8456", members=["cam-1", "cam-2"],
+    close_s=1_800_000_300.0, most=1000,
+)  # fmt: skip
 CALLS: dict[str, speech.Call] = {
     "invite": speech.Invite(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
     "start": speech.Start(roster=Roster(digests={"cam-1": b"d" * 32}, neighbours=[ADVERT])),
-    "start.way": speech.Start(
-        way=speech.Way(
-            gateway="cam-2",
-            address="10.0.0.7:8456",
-            members=["cam-1", "cam-2"],
-            close_s=1_800_000_300.0,
-            most=1000,
-        )
-    ),
+    "start.way": speech.Start(way=WAY),
     "start.way.generations": speech.Start(
-        way=speech.Way(
-            gateway="cam-2",
-            address="10.0.0.7:8456",
-            members=["cam-1", "cam-2"],
-            close_s=1_800_000_300.0,
-            most=1000,
-            generations={"cam-1": 3},
-        )
+        way=msgspec.structs.replace(WAY, generations={"cam-1": 3})
     ),
     "deal": speech.Deal(boxes={"cam-2": b"sealed"}),
     "resend": speech.Resend(missing=[0, 7]),

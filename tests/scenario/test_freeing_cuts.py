@@ -106,6 +106,21 @@ def each(
         device.stop()
 
 
+def while_it_cleans(
+    begin: Callable[[], Device],
+    life: Callable[[Device, How, int], Supply],
+    how: How,
+    ends: tuple[str, str],
+) -> None:
+    """Cut at each point after the attempt has ended, until all that it left is gone."""
+    whole = begin()
+    names = life(whole, How.KEPT, -1).trace
+    check_end(whole, *ends)
+    cuts = range(last(names, "before save"), last(names, "after clean") + 1)
+    assert "after rmdir" in names[cuts.start : cuts.stop]
+    each(begin, names, cuts, life, how, ends)
+
+
 @pytest.mark.parametrize("how", How)
 def test_the_old_slot_makes_room_for_a_download(
     how: How,
@@ -161,12 +176,7 @@ def test_the_stage_of_an_order_that_was_taken_back(
 
         return live(device, work, monkeypatch, how, cut)
 
-    whole = copy()
-    names = life(whole, How.KEPT, -1).trace
-    check_end(whole, "CANCELED", "lot-codes@1")
-    cuts = range(last(names, "before save"), last(names, "after clean") + 1)
-    assert "after rmdir" in names[cuts.start : cuts.stop]
-    each(copy, names, cuts, life, how, ("CANCELED", "lot-codes@1"))
+    while_it_cleans(copy, life, how, ("CANCELED", "lot-codes@1"))
 
 
 @pytest.mark.parametrize("how", How)
@@ -192,9 +202,4 @@ def test_the_slot_that_an_interrupted_install_has_set_aside(
         assert (device.folder / "models" / MODEL / "a.old").exists()
         return device
 
-    whole = begin()
-    names = life(whole, How.KEPT, -1).trace
-    check_end(whole, "SUCCEEDED", "lot-codes@2")
-    cuts = range(last(names, "before save"), last(names, "after clean") + 1)
-    assert "after rmdir" in names[cuts.start : cuts.stop]
-    each(begin, names, cuts, life, how, ("SUCCEEDED", "lot-codes@2"))
+    while_it_cleans(begin, life, how, ("SUCCEEDED", "lot-codes@2"))
