@@ -205,7 +205,7 @@ REFERENCES: dict[str, Callable[[], str]] = {
         "shoal.controller.__main__", "main", "shoal-controller"
     ),
     "exit-codes": exit_codes,
-    "agent-settings": lambda: settings("shoal.agent.io.config", "Settings"),
+    "agent-settings": lambda: settings("shoal.agent.host.io.config", "Settings"),
     "controller-settings": lambda: settings("shoal.controller.settings", "Settings"),
     "routes": routes,
     "sources": lambda: feeds("shoal.sources", "sources"),

@@ -19,19 +19,19 @@ import numpy as np
 from repositories import NOW, Repository
 from shoal import bundle, delta, topics, wire
 from shoal import manifest as manifests
-from shoal.agent.hours import Pace
-from shoal.agent.io.download import HttpsDownloads
-from shoal.agent.io.journal import SqliteJournal
-from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.io.slots import DiskSlots
-from shoal.agent.io.witness import Hearing
+from shoal.agent.dependencies import Ports
+from shoal.agent.installed.io.journal import SqliteJournal
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.installed.record import Slot
 from shoal.agent.loop import Agent, Connection, Heard
-from shoal.agent.orders import Runtime
-from shoal.agent.ports import Ports
-from shoal.agent.probation import Measured
-from shoal.agent.serving import Engine
-from shoal.agent.telling import Identity
-from shoal.agent.update import Slot
+from shoal.agent.serving.io.session_reports import Hearing
+from shoal.agent.serving.runtime_version import Runtime
+from shoal.agent.serving.served_model import Engine
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.telemetry.reporter import Identity
+from shoal.agent.update.acceptance import Measured
+from shoal.agent.update.download_window import Pace
+from shoal.agent.update.io.download import HttpsDownloads
 from shoal.errors import AbsentError, InputError, LinkError, ModelError
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.profile import Profile, profile

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from devices import MODEL, engine
-from shoal.agent.inference import Inference
-from shoal.agent.io.endpoint import Endpoint
-from shoal.agent.serving import Engine, Serving
-from shoal.agent.standing import Standing
+from shoal.agent.serving.inference import Inference
+from shoal.agent.serving.io.endpoint import Endpoint
+from shoal.agent.serving.served_model import Engine, Serving
+from shoal.agent.status import Standing
 from shoal.wire import Health
 
 

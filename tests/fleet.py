@@ -21,13 +21,13 @@ from sqlalchemy import insert, select
 
 from shoal import bundle, topics, wire
 from shoal import manifest as manifests
-from shoal.agent.hours import Pace
-from shoal.agent.io.journal import SqliteJournal
-from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.io.slots import DiskSlots
+from shoal.agent.dependencies import Ports
+from shoal.agent.installed.io.journal import SqliteJournal
+from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.loop import Agent, Connection, Heard
-from shoal.agent.ports import Ports
-from shoal.agent.telling import Identity
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.telemetry.reporter import Identity
+from shoal.agent.update.download_window import Pace
 from shoal.controller import capability
 from shoal.controller.io import tables
 from shoal.controller.io.blobs import Blobs

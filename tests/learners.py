@@ -20,20 +20,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from controllers import repository_fetch
 from digits import Rows, forward
 from shoal import wire
-from shoal.agent.adaptation import Load
-from shoal.agent.clock import DeviceClock
-from shoal.agent.faults import Fault
-from shoal.agent.io import lesson
-from shoal.agent.io.buffer import BUFFER, Buffer, Limits
-from shoal.agent.io.credentials import credentials_of
-from shoal.agent.io.enrol import key_pem, make_csr
-from shoal.agent.io.journal import SqliteJournal
-from shoal.agent.io.lesson import Job
-from shoal.agent.io.sandbox import DiskSandbox, rounds_folder, task_folder
-from shoal.agent.io.train import SubprocessTrainer
-from shoal.agent.learning import Learning, World
-from shoal.agent.training import LearningPorts, Made, Work
-from shoal.agent.willing import Limits as Willing
+from shoal.agent.federated.client import Learning, World
+from shoal.agent.federated.io import trainer_main
+from shoal.agent.federated.io.credentials import credentials_of
+from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
+from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder, task_folder
+from shoal.agent.federated.io.trainer_main import Job
+from shoal.agent.federated.io.trainer_process import SubprocessTrainer
+from shoal.agent.federated.ports import LearningPorts, Made, Work
+from shoal.agent.host.clock import DeviceClock
+from shoal.agent.host.faults import Fault
+from shoal.agent.host.load import Load
+from shoal.agent.host.round_limits import Limits as Willing
+from shoal.agent.identity.io.enrol import key_pem, make_csr
+from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.controller.gradient.losses import Loss
 from shoal.controller.gradient.make import loss_graph, prepare, step_graph
 from shoal.controller.io.ca import Authority
@@ -272,7 +272,11 @@ class Inside:
             task=str(task_folder(self._here, work.config.plan.task)),
             buffer=str(self._here / BUFFER),
         )
-        does = {"train": lesson.learn, "mask": lesson.mask, "measure": lesson.measure}
+        does = {
+            "train": trainer_main.learn,
+            "mask": trainer_main.mask,
+            "measure": trainer_main.measure,
+        }
         return does[work.kind](job)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from devices import LABELS, MODEL
-from shoal.agent.faults import Fault
-from shoal.agent.frames import Frame, Prediction, Quality
-from shoal.agent.io.feeds.feed import Context, Source
-from shoal.agent.io.feeds.plugins import SINKS, SOURCES, load, settings_of
-from shoal.agent.io.feeds.running import Feeds, World
-from shoal.agent.serving import Engine, Serving
+from shoal.agent.feeds.frames import Frame, Prediction, Quality
+from shoal.agent.feeds.io.interface import Context, Source
+from shoal.agent.feeds.io.plugins import SINKS, SOURCES, load, settings_of
+from shoal.agent.feeds.io.runner import Feeds, World
+from shoal.agent.host.faults import Fault
+from shoal.agent.serving.served_model import Engine, Serving
 from shoal.pipeline import Image
 from shoal.wire import Health
 from waiting import PATIENCE_S

@@ -17,9 +17,10 @@ from sqlalchemy import insert, update
 
 from fleet import Fleet
 from shoal import topics, wire
-from shoal.agent.io.enrol import make_csr
-from shoal.agent.secagg import Participant
-from shoal.agent.willing import Condition, Limits, judge
+from shoal.agent.federated.eligibility import Condition, judge
+from shoal.agent.federated.secagg import Participant
+from shoal.agent.host.round_limits import Limits
+from shoal.agent.identity.io.enrol import make_csr
 from shoal.controller.federated.records import Participation, Prepared, Task, TaskPlan
 from shoal.controller.io.ca import Authority
 from shoal.controller.io.tables import device, federated_task

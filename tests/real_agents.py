@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from real_models import put_release
 from repositories import Repository
-from shoal.agent.io.config import Controller, Device, Peers, Settings, Source, Update, dump
-from shoal.agent.io.enrol import key_pem, make_csr
-from shoal.agent.io.journal import SqliteJournal
-from shoal.agent.update import Record, Slot, State
+from shoal.agent.host.io.config import Controller, Device, Peers, Settings, Source, Update, dump
+from shoal.agent.identity.io.enrol import key_pem, make_csr
+from shoal.agent.installed.io.journal import SqliteJournal
+from shoal.agent.installed.record import Record, Slot, State
 from shoal.controller.io.ca import Authority
 from shoal.errors import AbsentError
 

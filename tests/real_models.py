@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shoal import bundle
 from shoal import manifest as manifests
-from shoal.agent.update import Slot
+from shoal.agent.installed.record import Slot
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.sketch import References, reference_of
 

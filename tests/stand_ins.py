@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from shoal import bundle, delta
-from shoal.agent.io.slots import DiskSlots
-from shoal.agent.orders import Runtime
-from shoal.agent.probation import Measured
-from shoal.agent.serving import Engine as Served
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.serving.runtime_version import Runtime
+from shoal.agent.serving.served_model import Engine as Served
+from shoal.agent.update.acceptance import Measured
 from shoal.controller import capability
 from shoal.errors import LinkError
 from shoal.manifest import File

@@ -175,7 +175,7 @@ class WindowReport(Upward, frozen=True, kw_only=True, tag="window"):
 class UpdateEvent(Upward, frozen=True, kw_only=True, tag="update"):
     """One step of an update, as it happened on the device.
 
-    state    of shoal.agent.update.State, by name
+    state    of shoal.agent.installed.record.State, by name
     cause    slug of what failed, "" while all is well; what failures are grouped by
     detail   one sentence for a person
     facts    numbers: bytes, seconds, worst golden error, latency against budget ...

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 from shoal import bundle
-from shoal.agent.inference import Inference
-from shoal.agent.io.endpoint import Endpoint
-from shoal.agent.io.runtime import OrtLoader, limit_malloc
-from shoal.agent.io.trial import rss_mb
-from shoal.agent.serving import Serving
-from shoal.agent.update import Slot
+from shoal.agent.installed.record import Slot
+from shoal.agent.serving.inference import Inference
+from shoal.agent.serving.io.endpoint import Endpoint
+from shoal.agent.serving.io.runtime import OrtLoader, limit_malloc
+from shoal.agent.serving.served_model import Serving
+from shoal.agent.update.io.trial import rss_mb
 from shoal.profile import profile
 from shoal.wire import Health
 

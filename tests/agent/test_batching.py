@@ -10,8 +10,8 @@ import pytest
 
 from devices import MODEL, engine, softmax
 from endpoints import Running, connect, infer, named, read, read_whole, request
-from shoal.agent.inference import LONG_JSON
-from shoal.agent.io.batching import QUEUE
+from shoal.agent.serving.inference import LONG_JSON
+from shoal.agent.serving.io.batching import QUEUE
 from shoal.errors import ModelError
 from shoal.wire import Health
 

@@ -7,7 +7,7 @@ from pathlib import Path
 OPEN = """
 import sys
 from pathlib import Path
-from shoal.agent.io.database import open_database
+from shoal.agent.host.io.database import open_database
 db = open_database(Path(sys.argv[1]))
 db.table("row").create({"at": int, "text": str}, pk="at")
 db.execute("INSERT INTO row VALUES (1, 'a')")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from shoal import bundle, delta
-from shoal.agent.io import download
-from shoal.agent.io.download import HttpsDownloads
+from shoal.agent.update.io import download
+from shoal.agent.update.io.download import HttpsDownloads
 from shoal.controller.io.ca import Authority
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
 from shoal.manifest import File

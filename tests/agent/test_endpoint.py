@@ -11,9 +11,9 @@ import pytest
 
 from devices import MODEL, engine, softmax
 from endpoints import Running, connect, infer, named, read, read_whole, request
-from shoal.agent.inference import BODY
-from shoal.agent.io import endpoint
-from shoal.agent.io.endpoint import CONNECTIONS, HEAD, WAITING
+from shoal.agent.serving.inference import BODY
+from shoal.agent.serving.io import endpoint
+from shoal.agent.serving.io.endpoint import CONNECTIONS, HEAD, WAITING
 
 ROW = [0.5, -0.5]
 

@@ -12,7 +12,7 @@ import pytest
 
 from agent.test_kills import Site, finish, state_of
 from real_agents import PATIENCE_S, Process, enrol, put_in_service
-from shoal.agent.io import reserve
+from shoal.agent.host.io import disk_reserve
 
 TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
 
@@ -47,7 +47,7 @@ def folder(disk: Path) -> Path:
     first = Process(folder)
     first.wait_until()
     first.end(signal.SIGKILL)
-    assert (folder / reserve.NAME).stat().st_blocks * 512 >= reserve.SIZE
+    assert (folder / disk_reserve.NAME).stat().st_blocks * 512 >= disk_reserve.SIZE
     fill(disk)
     assert os.statvfs(disk).f_bavail == 0
     return folder
@@ -67,11 +67,11 @@ def serves(folder: Path) -> None:
 def test_an_agent_that_starts_on_a_full_disk_serves_again_and_again(folder: Path) -> None:
     for _ in range(3):
         serves(folder)
-        assert not (folder / reserve.NAME).exists()
+        assert not (folder / disk_reserve.NAME).exists()
 
 
 def test_without_its_reserve_it_could_not_and_would_say_why(folder: Path, disk: Path) -> None:
-    (folder / reserve.NAME).unlink()
+    (folder / disk_reserve.NAME).unlink()
     with (disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
@@ -85,7 +85,7 @@ def test_where_there_is_room_again_the_reserve_is_kept_back_again(folder: Path, 
     serves(folder)
     (disk / "ballast").unlink()
     serves(folder)
-    assert (folder / reserve.NAME).stat().st_blocks * 512 >= reserve.SIZE
+    assert (folder / disk_reserve.NAME).stat().st_blocks * 512 >= disk_reserve.SIZE
 
 
 @pytest.mark.parametrize("left", [0, 100_000])

@@ -16,11 +16,11 @@ from msgspec import UNSET
 
 from ports import free_port
 from real_agents import enrol
-from shoal.agent.io import gateway
-from shoal.agent.io.config import GatewaySettings
-from shoal.agent.io.gateway import SiteDoor, hand_over
-from shoal.agent.io.neighbour import asking_context
-from shoal.agent.io.sandbox import rounds_folder
+from shoal.agent.federated.io import gateway
+from shoal.agent.federated.io.gateway import SiteDoor, hand_over
+from shoal.agent.federated.io.sandbox import rounds_folder
+from shoal.agent.host.io.config import GatewaySettings
+from shoal.agent.peers.io.protocol import asking_context
 from shoal.errors import LinkError, UntrustedError
 from shoal.federated import site_sum
 from shoal.federated.compression import compress

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from endpoints import Running, connect, infer, read
-from shoal.agent.io.heads import HEAD, KEPT, Head, Heads
+from shoal.agent.serving.io.header_cache import HEAD, KEPT, Head, Heads
 
 PATH = "/v2/models/lot-codes/infer"
 

@@ -23,10 +23,11 @@ import pytest
 from real_agents import Artifacts, Enrolled, Process, enrol
 from real_models import mlp, put_release
 from shoal import bundle, delta, wire
-from shoal.agent.io.journal import SqliteJournal
-from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.io.slots import DiskSlots
-from shoal.agent.update import RESTING, Record, Slot
+from shoal.agent.installed.io.journal import SqliteJournal
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.installed.record import Record, Slot
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.update.machine import RESTING
 from shoal.trust import Order
 
 CUTS, VERSIONS = 500 if os.environ.get("SHOAL_SOAK") else 30, (1, 2, 3, 4)

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 from real_agents import Process, enrol, put_in_service
 from shoal.agent import Session
 from shoal.agent.__main__ import main
-from shoal.agent.io.buffer import BUFFER, open_buffer, read_examples
-from shoal.agent.io.config import load
-from shoal.agent.io.examples import take
-from shoal.agent.io.folder import LEARNING, SPOOL
-from shoal.agent.io.keeping import Keeping
-from shoal.agent.io.slots import DiskSlots
+from shoal.agent.federated.io.row_buffer import BUFFER, open_buffer, read_examples
+from shoal.agent.federated.io.row_collection import Keeping
+from shoal.agent.host.io.config import load
+from shoal.agent.host.io.folder import LEARNING, SPOOL
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.serving.io.row_spool import take
 
 FEATURES = ("x0", "x1", "x2", "x3")
 TABLE = "x3,x2,x1,x0,kind\n4,3,2,1,a\n8,7,6,5,b\n,7,6,5,b\n"

@@ -21,13 +21,13 @@ import pytest
 from real_agents import enrol
 from shoal import bundle
 from shoal import manifest as manifests
-from shoal.agent.faults import Fault
-from shoal.agent.io import listening, neighbour, neighbourly
-from shoal.agent.io.neighbour import Line, Wish, asking_context, call
-from shoal.agent.io.neighbourly import Neighbourly, Site
-from shoal.agent.io.sharing import Board, Sharing, Shelf
-from shoal.agent.io.slots import DiskSlots
-from shoal.agent.peers import Word
+from shoal.agent.host.faults import Fault
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.peers.io import downloader, listener, protocol
+from shoal.agent.peers.io.downloader import Neighbourly, Site
+from shoal.agent.peers.io.protocol import Line, Wish, asking_context, call
+from shoal.agent.peers.io.server import Board, Sharing, Shelf
+from shoal.agent.peers.policy import Word
 from shoal.errors import BundleError, LinkError, UntrustedError
 from shoal.manifest import PIECE, File
 
@@ -161,7 +161,7 @@ def test_every_byte_comes_over_the_wide_network_once(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CONNECT_S", "SILENCE_S"):  # a busy machine must not look like a dead neighbour
-        monkeypatch.setattr(neighbour, name, 30.0)
+        monkeypatch.setattr(protocol, name, 30.0)
     town.all_download()
     assert town.wan.sent == len(DATA)
     assert sum(house.came for house in town.houses) == len(DATA)
@@ -172,9 +172,9 @@ def test_of_devices_that_begin_together_one_fetches_a_file_of_one_piece(
     town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CONNECT_S", "SILENCE_S"):  # a busy machine must not look like a dead neighbour
-        monkeypatch.setattr(neighbour, name, 30.0)
-    for head_start_s in (0.0, neighbourly.HEAD_START_S):  # without one the claims alone decide
-        monkeypatch.setattr(neighbourly, "HEAD_START_S", head_start_s)
+        monkeypatch.setattr(protocol, name, 30.0)
+    for head_start_s in (0.0, downloader.HEAD_START_S):  # without one the claims alone decide
+        monkeypatch.setattr(downloader, "HEAD_START_S", head_start_s)
         for size in range(370_000, 370_006):  # another ranking each
             assert together(town, bundle.describe("model.onnx", DATA[:size])) == size
 
@@ -273,7 +273,7 @@ def test_a_neighbour_that_lies_is_asked_once(pair: Town) -> None:
 def test_a_neighbour_that_only_says_that_it_fetches_costs_patience_once(
     pair: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbourly, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(downloader, "PATIENCE_S", 1.5)
     honest, staller = pair.houses
     staller.sharing._board = Eternal()
     began = time.monotonic()
@@ -298,8 +298,8 @@ class Dribbler(Sharing):
 def test_a_neighbour_that_gives_a_byte_now_and_then_costs_one_deadline(
     pair: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbour, "SLOWEST_BPS", 1e9)
-    monkeypatch.setattr(neighbour, "SILENCE_S", 2.0)
+    monkeypatch.setattr(protocol, "SLOWEST_BPS", 1e9)
+    monkeypatch.setattr(protocol, "SILENCE_S", 2.0)
     honest, dribbler = pair.houses
     dribbler.sharing.__class__ = Dribbler
     honest.download()
@@ -456,7 +456,7 @@ def test_connections_are_bounded_and_room_comes_back(
 ) -> None:
     asker, asked = pair.houses
     asked.download()
-    lines = [line_to(asker, asked) for _ in range(listening.CONNECTIONS)]
+    lines = [line_to(asker, asked) for _ in range(listener.CONNECTIONS)]
     for line in lines:
         assert line.ask(Wish(FILE.sha256, 0), PIECE)[0] is Word.HAVE
     with pytest.raises((OSError, UntrustedError)):
@@ -476,7 +476,7 @@ def test_connections_are_bounded_and_room_comes_back(
 def test_who_is_told_to_finish_waits_for_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "_ACCEPT_S", 600.0)
+    monkeypatch.setattr(listener, "_ACCEPT_S", 600.0)
     town = Town(tmp_path, 1)
     town.end()
     town.houses[0].sharing.join(60)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from real_models import FEATURES, answers, mlp, put_release, slot_of
-from shoal.agent.io.optimised import KEPT, Optimised
-from shoal.agent.io.runtime import OrtLoader
+from shoal.agent.serving.io.runtime import OrtLoader
+from shoal.agent.serving.io.session_cache import KEPT, Optimised
 from shoal.profile import SessionOptions, profile
 
 FACTS = {"arch": "x86_64", "cpu": "cpu 1", "flags": ["avx2"]}

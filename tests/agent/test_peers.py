@@ -13,13 +13,13 @@ from ports import free_port
 from real_agents import Artifacts, Enrolled, Process, enrol
 from real_models import mlp, put_release
 from shoal import bundle, wire
-from shoal.agent.io.config import Peers
-from shoal.agent.io.journal import SqliteJournal, read_records
-from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.io.sharing import Board, Sharing, Shelf
-from shoal.agent.io.slots import DiskSlots
-from shoal.agent.peers import ranked
-from shoal.agent.update import State
+from shoal.agent.host.io.config import Peers
+from shoal.agent.installed.io.journal import SqliteJournal, read_records
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.installed.record import State
+from shoal.agent.peers.io.server import Board, Sharing, Shelf
+from shoal.agent.peers.policy import ranked
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.manifest import PIECE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from real_models import FEATURES, answers, mlp, model_of, put_release, slot_of
-from shoal.agent.io.probe import SubprocessProber
-from shoal.agent.probation import judge_probe
+from shoal.agent.update.acceptance import judge_probe
+from shoal.agent.update.io.probe import SubprocessProber
 from shoal.errors import ModelError, ShoalError
 from shoal.profile import Profile, profile
 
@@ -172,7 +172,7 @@ def test_without_room_for_all_that_it_may_take_none_waits(tmp_path: Path) -> Non
 
 PREPARES = """
 import os, sys, time
-from shoal.agent.io.probe import SubprocessProber
+from shoal.agent.update.io.probe import SubprocessProber
 from shoal.profile import profile
 SubprocessProber(None, dict(os.environ)).prepare(profile("x86-vnni"))
 print(*open(f"/proc/self/task/{os.getpid()}/children").read().split(), flush=True)

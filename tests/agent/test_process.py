@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from real_agents import Process, enrol, put_in_service
-from shoal.agent.io.config import Peers
-from shoal.agent.io.journal import read_records
-from shoal.agent.io.outbox import SqliteOutbox
+from shoal.agent.host.io.config import Peers
+from shoal.agent.installed.io.journal import read_records
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.wire import decode_up
 
 

@@ -12,11 +12,11 @@ from cryptography import x509
 from werkzeug.serving import make_server
 
 from api.world import World, make_request, make_template
-from shoal.agent.faults import Fault
-from shoal.agent.io import renewal
-from shoal.agent.io.config import Settings
-from shoal.agent.io.enrol import Wish, enrol
-from shoal.agent.io.upkeep import LOOK_S, RETRY_S, Upkeep
+from shoal.agent.host.faults import Fault
+from shoal.agent.host.io.config import Settings
+from shoal.agent.identity.io import renewal
+from shoal.agent.identity.io.enrol import Wish, enrol
+from shoal.agent.upkeep import LOOK_S, RETRY_S, Upkeep
 from shoal.controller.service import devices, enrolment
 from shoal.errors import DeniedError, LinkError, SettingError, TrustError, UntrustedError
 

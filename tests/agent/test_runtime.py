@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from real_models import FEATURES, answers, mlp, model_of, put_release, slot_of
-from shoal.agent.io.runtime import OrtLoader
-from shoal.agent.io.session import OrtSession
+from shoal.agent.serving.io.runtime import OrtLoader
+from shoal.agent.serving.io.session import OrtSession
 from shoal.errors import InputError, ModelError
 from shoal.profile import SessionOptions, profile
 
@@ -105,7 +105,7 @@ def test_a_model_that_answers_other_than_promised_is_not_loaded(tmp_path: Path) 
 
 def test_importing_the_agent_loads_no_runtime_and_leaves_no_telemetry(tmp_path: Path) -> None:
     script = (
-        "import sys, os, shoal.agent.loop, shoal.agent.io.session as r; "
+        "import sys, os, shoal.agent.loop, shoal.agent.serving.io.session as r; "
         "assert 'onnxruntime' not in sys.modules; r.import_ort(); "
         "print(os.environ['ORT_DISABLE_TELEMETRY'])"
     )

@@ -17,13 +17,14 @@ from real_agents import Process, enrol
 from real_models import FEATURES, answers, mlp, put_release
 from shoal import wire
 from shoal.agent import Client, Session
-from shoal.agent.faults import Fault
-from shoal.agent.io import config, spool
-from shoal.agent.io.folder import MODELS, SETTINGS, SOCKET, SPOOL
-from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.io.slots import DiskSlots
-from shoal.agent.io.spool import Spool
-from shoal.agent.update import Slot
+from shoal.agent.host.faults import Fault
+from shoal.agent.host.io import config
+from shoal.agent.host.io.folder import MODELS, SETTINGS, SOCKET, SPOOL
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.installed.record import Slot
+from shoal.agent.serving.io import window_spool
+from shoal.agent.serving.io.window_spool import Spool
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.errors import AbsentError, BundleError, InputError, LinkError
 from shoal.sketch import Sketch
 from shoal.wire import Health
@@ -226,9 +227,9 @@ def test_a_session_follows_the_swap_and_no_window_mixes_two_releases(folder: Fol
 
 
 def test_a_session_keeps_serving_when_the_new_release_is_damaged(folder: Folder) -> None:
-    from shoal.agent.io.embedded import Follower
-    from shoal.agent.io.runtime import OrtLoader
-    from shoal.agent.serving import Serving
+    from shoal.agent.serving.io.embedded import Follower
+    from shoal.agent.serving.io.runtime import OrtLoader
+    from shoal.agent.serving.served_model import Serving
     from shoal.profile import profile
 
     serving = Serving("parts", clock=lambda: 1.0, timer=lambda: 0.0, lock=threading.Lock())
@@ -296,7 +297,7 @@ def test_what_is_no_window_is_told_once_and_goes(tmp_path: Path) -> None:
 def test_a_spool_that_nobody_empties_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool, "KEPT", 3)
+    monkeypatch.setattr(window_spool, "KEPT", 3)
     waiting = Spool(tmp_path)
     for i in range(6):
         waiting.put(report(float(i)), "p")

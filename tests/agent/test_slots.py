@@ -8,7 +8,7 @@ import pytest
 
 from real_models import put_release
 from shoal import bundle
-from shoal.agent.io.slots import DiskSlots
+from shoal.agent.installed.io.slots import DiskSlots
 from shoal.errors import BundleError
 
 MODEL, PROFILE = "parts", "x86-vnni"

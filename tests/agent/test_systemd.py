@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from real_agents import enrol, put_in_service
-from shoal.agent.io.outside import outside
-from shoal.agent.unit import unit
+from shoal.agent.feeds.io.external_paths import outside
+from shoal.agent.host.unit import unit
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 pytestmark = [

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from learners import FEATURES, LABELS, Learner, School, attempt_of, some_rows
-from shoal.agent.io.train import SubprocessTrainer
-from shoal.agent.rounds import State
-from shoal.agent.training import Made, Work
+from shoal.agent.federated.io.trainer_process import SubprocessTrainer
+from shoal.agent.federated.ports import Made, Work
+from shoal.agent.installed.round_record import State
 from shoal.controller.gradient.make import step_graph
 from shoal.controller.gradient.many import many_steps
 from shoal.controller.gradient.optimisers import Adam, Momentum
@@ -88,7 +88,7 @@ def children() -> list[int]:
     """Trainers of this process."""
     found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
     pids = [int(pid) for path in found for pid in path.read_text().split()]
-    return [pid for pid in pids if b"shoal.agent.io.train" in cmdline(pid)]
+    return [pid for pid in pids if b"shoal.agent.federated.io.trainer_process" in cmdline(pid)]
 
 
 def cmdline(pid: int) -> bytes:
@@ -219,8 +219,8 @@ def test_a_trainer_dies_with_the_agent(device: Learner) -> None:
     packed.write_bytes(msgspec.msgpack.encode(work))
     script = textwrap.dedent(f"""
         import os, pathlib, msgspec
-        from shoal.agent.io.train import SubprocessTrainer
-        from shoal.agent.training import Work
+        from shoal.agent.federated.io.trainer_process import SubprocessTrainer
+        from shoal.agent.federated.ports import Work
         work = msgspec.msgpack.decode(pathlib.Path({str(packed)!r}).read_bytes(), type=Work)
         folder = pathlib.Path({str(device.folder / "learning")!r})
         trainer = SubprocessTrainer(folder, dict(os.environ), memory_mb=256, cpu_s=60)

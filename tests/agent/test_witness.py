@@ -13,9 +13,9 @@ import pytest
 from agent.test_kills import Site, state_of
 from real_agents import Process
 from shoal.agent import Session
-from shoal.agent.io.witness import Hearing, Witness
-from shoal.agent.probation import Vitals
-from shoal.agent.testimony import Account
+from shoal.agent.serving.io.session_reports import Hearing, Witness
+from shoal.agent.serving.session_reports import Account
+from shoal.agent.serving.vitals import Vitals
 from shoal.errors import InputError
 
 SAID = Account(model="parts", sha256="2" * 64, vitals=Vitals(requests=3, rows=9))

@@ -13,9 +13,9 @@ from api.test_renewal import Member
 from api.world import World, is_problem, make_request
 from repositories import NOW
 from shoal import parcel, topics, wire
-from shoal.agent.io.enrol import key_pem
-from shoal.agent.io.folder import CA, CERTIFICATE, KEY
-from shoal.agent.io.seal import open_parcel
+from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY
+from shoal.agent.identity.io.enrol import key_pem
+from shoal.agent.offline.io.seal import open_parcel
 from shoal.controller.io.ca import Authority
 from shoal.controller.service import audit, monitoring
 from shoal.controller.service.ingest import ingest

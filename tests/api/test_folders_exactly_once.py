@@ -14,7 +14,7 @@ from api.test_renewal import Member
 from api.world import World
 from repositories import NOW
 from shoal import parcel, topics, wire
-from shoal.agent.io.outbox import SqliteOutbox
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.controller.service import devices, folders, monitoring
 from shoal.controller.service.ingest import ingest
 from shoal.parcel import Letter

@@ -95,9 +95,9 @@ def modules() -> int:
 
 def answers(folder: Path, variant: str) -> str:
     """Serve the release's golden rows by one variant, and compare."""
-    from shoal.agent.io.runtime import OrtLoader
-    from shoal.agent.serving import Serving
-    from shoal.agent.update import Slot
+    from shoal.agent.installed.record import Slot
+    from shoal.agent.serving.io.runtime import OrtLoader
+    from shoal.agent.serving.served_model import Serving
     from shoal.wire import Health
 
     slot = Slot(
@@ -136,7 +136,7 @@ def messages() -> int:
 
 
 def outbox() -> int:
-    from shoal.agent.io.outbox import SqliteOutbox
+    from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 
     with tempfile.TemporaryDirectory() as folder:
         box = SqliteOutbox(Path(folder) / "outbox.db", limit_bytes=1 << 20, boot_name=lambda: "b1")

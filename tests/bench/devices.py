@@ -12,8 +12,17 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from bench.releases import MODEL, Release, install
-from shoal.agent.io import config
-from shoal.agent.io.folder import ADDRESS, CA, CERTIFICATE, DIRECTOR, KEY, MODELS, ROOT, SETTINGS
+from shoal.agent.host.io import config
+from shoal.agent.host.io.folder import (
+    ADDRESS,
+    CA,
+    CERTIFICATE,
+    DIRECTOR,
+    KEY,
+    MODELS,
+    ROOT,
+    SETTINGS,
+)
 
 PATIENCE_S = 30.0
 BYTECODE = Path(__file__).parents[2] / "build" / "bytecode"

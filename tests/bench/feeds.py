@@ -17,9 +17,9 @@ import numpy as np
 from bench.measuring import compare, interleave, seconds
 from bench.releases import CLASSES, MODEL, install, make_release, perceptron
 from bench.report import Found, Row
-from shoal.agent.flow import Flow
-from shoal.agent.frames import frame_of
-from shoal.agent.serving import Engine, Serving
+from shoal.agent.feeds.flow import Flow
+from shoal.agent.feeds.frames import frame_of
+from shoal.agent.serving.served_model import Engine, Serving
 from shoal.pipeline import Input, Pipeline
 from shoal.sketch import F32, References
 from shoal.wire import Health
@@ -43,7 +43,7 @@ LIBRARIES = {
 }
 RSS = "int(open('/proc/self/statm').read().split()[1]) * 4096 / 2**20"
 #: What the agent has loaded in any case.
-LOADED = "import numpy, asyncio, ssl, paho.mqtt.client, shoal.agent.io.feeds.running"
+LOADED = "import numpy, asyncio, ssl, paho.mqtt.client, shoal.agent.feeds.io.runner"
 
 
 class Constant:

@@ -21,8 +21,8 @@ from bench import clients, devices
 from bench.measuring import compare, interleave
 from bench.releases import INPUT, MODEL, make_release, perceptron
 from bench.report import Aim, Found
-from shoal.agent.io.folder import MODELS, SOCKET
-from shoal.agent.io.session import ENVIRONMENT
+from shoal.agent.host.io.folder import MODELS, SOCKET
+from shoal.agent.serving.io.session import ENVIRONMENT
 
 RSS, COLD = (Aim(at_most=most, on_difference=True) for most in (40.0, 0.5))
 _BARE = "import onnxruntime, session, run"

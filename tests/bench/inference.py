@@ -22,11 +22,11 @@ from bench import clients, devices
 from bench.measuring import F64, compare, interleave, latencies, mean_us, quantile_us
 from bench.releases import INPUT, MODEL, OUTPUT, convolutional, install, make_release, perceptron
 from bench.report import Aim, Found, Row
-from shoal.agent.io.folder import SOCKET
-from shoal.agent.io.runtime import OrtLoader
-from shoal.agent.io.session import import_ort
-from shoal.agent.io.slots import DiskSlots
-from shoal.agent.serving import Serving
+from shoal.agent.host.io.folder import SOCKET
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.serving.io.runtime import OrtLoader
+from shoal.agent.serving.io.session import import_ort
+from shoal.agent.serving.served_model import Serving
 from shoal.profile import Profile, profile
 from shoal.sketch import F32
 from shoal.wire import Health

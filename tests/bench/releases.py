@@ -8,8 +8,8 @@ import numpy as np
 
 from shoal import bundle
 from shoal import manifest as manifests
-from shoal.agent.io.slots import DiskSlots
-from shoal.agent.update import Slot
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.installed.record import Slot
 from shoal.manifest import Feature, Manifest, Variant
 from shoal.profile import load_profiles
 from shoal.sketch import F32, References, reference_of
@@ -161,7 +161,7 @@ class _Graph:
 
 
 def _answers(graph: bytes, rows: F32) -> F32:
-    from shoal.agent.io.session import import_ort
+    from shoal.agent.serving.io.session import import_ort
 
     session = import_ort().InferenceSession(graph, providers=["CPUExecutionProvider"])
     said: F32 = session.run([OUTPUT], {INPUT: rows})[0]

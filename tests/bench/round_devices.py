@@ -19,21 +19,22 @@ from pathlib import Path
 import msgspec
 
 from shoal.agent import wiring
-from shoal.agent.io import config, lesson, train
-from shoal.agent.io.buffer import BUFFER
-from shoal.agent.io.neighbourhood import Neighbourhood
-from shoal.agent.io.sandbox import rounds_folder, task_folder
+from shoal.agent.federated.io import trainer_main, trainer_process
+from shoal.agent.federated.io.row_buffer import BUFFER
+from shoal.agent.federated.io.sandbox import rounds_folder, task_folder
+from shoal.agent.federated.ports import Made, Work
+from shoal.agent.host.io import config
 from shoal.agent.loop import Agent
-from shoal.agent.training import Made, Work
+from shoal.agent.peers.io.network import Neighbourhood
 from shoal.mqtt import Link
 
 #: Made before there are threads: see shoal.federated.config.
 _DECODER = msgspec.msgpack.Decoder(Work)
-_WORK = {"train": lesson.learn, "mask": lesson.mask, "measure": lesson.measure}
+_WORK = {"train": trainer_main.learn, "mask": trainer_main.mask, "measure": trainer_main.measure}
 
 
 class TrainerHere:
-    """shoal.agent.io.train.SubprocessTrainer without the process."""
+    """shoal.agent.federated.io.trainer_process.SubprocessTrainer without the process."""
 
     def __init__(self, folder: Path, environment: dict[str, str], **limits: float) -> None:
         self._folder = folder
@@ -41,7 +42,7 @@ class TrainerHere:
     def run(
         self, attempt: bytes, work: Work, hold: Callable[[], str], stop: Callable[[], bool]
     ) -> Made:
-        job = lesson.Job(
+        job = trainer_main.Job(
             work=_DECODER.decode(msgspec.msgpack.encode(work)),
             folder=str(rounds_folder(self._folder, attempt.hex()).absolute()),
             task=str(task_folder(self._folder, work.config.plan.task).absolute()),
@@ -52,7 +53,7 @@ class TrainerHere:
 
 def main(folders: list[Path]) -> None:
     """Until SIGTERM; prints "ready" once all are connected."""
-    train.SubprocessTrainer = TrainerHere  # type: ignore[assignment,misc]
+    trainer_process.SubprocessTrainer = TrainerHere  # type: ignore[assignment,misc]
     ended, news = threading.Event(), threading.Event()
     woken: set[Agent] = set()
 

@@ -23,10 +23,10 @@ from sqlalchemy import select
 from bench.controllers import add_devices, add_release, make_controller
 from bench.releases import CLASSES, MODEL, Release, install, make_release, perceptron
 from bench.round_tasks import TASK, add_task
-from shoal.agent.io import config
-from shoal.agent.io import folder as names
-from shoal.agent.io.buffer import BUFFER, Buffer, Limits
-from shoal.agent.io.enrol import key_pem, make_csr
+from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
+from shoal.agent.host.io import config
+from shoal.agent.host.io import folder as names
+from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.controller.federated.records import Round
 from shoal.controller.gradient.losses import Loss
 from shoal.controller.gradient.make import prepare, step_graph

@@ -13,10 +13,10 @@ from bench.devices import resident_mb
 from bench.releases import CLASSES, MODEL
 from bench.report import Aim, Row
 from bench.round_fleet import COLUMNS, INT8, ROWS, Lesson
-from shoal.agent.io.buffer import BUFFER, Buffer, Limits
-from shoal.agent.io.sandbox import rounds_folder
-from shoal.agent.io.train import SubprocessTrainer
-from shoal.agent.training import Made, Work
+from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
+from shoal.agent.federated.io.sandbox import rounds_folder
+from shoal.agent.federated.io.trainer_process import SubprocessTrainer
+from shoal.agent.federated.ports import Made, Work
 from shoal.federated.config import Config, Content
 from shoal.federated.plan import Learning, Plan
 

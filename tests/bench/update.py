@@ -30,8 +30,8 @@ from bench.measuring import compare, seconds
 from bench.releases import BIG, MODEL, SMALL, Release, make_release, perceptron
 from bench.report import Aim, Found, Row
 from shoal import topics, wire
-from shoal.agent.io import config
-from shoal.agent.io.folder import CA, MODELS, SETTINGS
+from shoal.agent.host.io import config
+from shoal.agent.host.io.folder import CA, MODELS, SETTINGS
 from shoal.controller import capability
 from shoal.controller.io.artifacts import read_key
 from shoal.controller.io.ca import Authority

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ports import answers, free_port
 from programs import mosquitto, nats_server
-from shoal.agent.io.enrol import key_pem, make_csr
+from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.controller.io.ca import Authority
 from shoal.controller.io.mosquitto import MosquittoFiles
 from shoal.controller.io.nats import NatsServer

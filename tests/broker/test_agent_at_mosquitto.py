@@ -12,8 +12,8 @@ from broker.real import Mosquitto
 from ports import free_port
 from real_agents import Process, enrol, put_in_service
 from shoal import topics, wire
-from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.outbox import RESEND_S
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.telemetry.outbox import RESEND_S
 from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

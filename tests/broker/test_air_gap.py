@@ -17,7 +17,7 @@ import pytest
 from broker.served import Api, Served, write_digits
 from ports import free_port
 from real_agents import Process
-from shoal.agent.io.outbox import SqliteOutbox
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(240)]

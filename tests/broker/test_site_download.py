@@ -15,8 +15,8 @@ from broker.served import Api, Served, write_digits
 from ports import free_port
 from real_agents import Process
 from shoal import bundle
-from shoal.agent.io.config import load
-from shoal.agent.io.neighbourly import SMALL
+from shoal.agent.host.io.config import load
+from shoal.agent.peers.io.downloader import SMALL
 from shoal.manifest import PIECE, File
 from waiting import eventually
 

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cli.conftest import Cli
 from shoal import parcel, wire
-from shoal.agent.io.enrol import make_csr
+from shoal.agent.identity.io.enrol import make_csr
 from shoal.cli.exits import ABSENT, FAILED, USAGE
 from shoal.controller.io.ca import Authority
 from shoal.controller.service import enrolment, joining

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from cli.conftest import Cli
-from shoal.agent.io.enrol import Wish, enrol
+from shoal.agent.identity.io.enrol import Wish, enrol
 from shoal.cli.__main__ import cli
 from shoal.cli.stages import parse
 from shoal.controller.records import StagePlan

@@ -28,10 +28,10 @@ import onnxruntime
 from broker.served import Api, Served, init
 from programs import nats_server
 from shoal import wire
-from shoal.agent.io import folder as names
-from shoal.agent.io.buffer import BUFFER, Buffer, Limits
-from shoal.agent.io.enrol import Wish, enrol
-from shoal.agent.io.facts import read_facts
+from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
+from shoal.agent.host.io import folder as names
+from shoal.agent.host.io.facts import read_facts
+from shoal.agent.identity.io.enrol import Wish, enrol
 from shoal.controller import settings
 from shoal.controller.gradient.weights import write_theta
 from shoal.controller.io.blobs import Blobs

@@ -10,7 +10,7 @@ import pytest
 
 from digits import Rows, homes_of
 from federated.real import Cohort, choices, holds_row, serving
-from shoal.agent.io.journal import SqliteJournal
+from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.controller.federated.accountant import Spent, epsilon
 from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.strategy import Strategy, strategy_of

@@ -12,8 +12,8 @@ import pytest
 
 from devices import MODEL
 from plant import Plant, prediction, running
-from shoal.agent.frames import Quality
-from shoal.agent.io.feeds.files import COLUMNS
+from shoal.agent.feeds.frames import Quality
+from shoal.agent.feeds.io.files import COLUMNS
 from shoal.errors import SettingError
 from shoal.pipeline import Image as Signed
 from waiting import eventually

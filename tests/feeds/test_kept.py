@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plant import prediction
-from shoal.agent.frames import Quality
-from shoal.agent.io.feeds import kept
-from shoal.agent.io.feeds.kept import Kept
+from shoal.agent.feeds.frames import Quality
+from shoal.agent.feeds.io import prediction_log
+from shoal.agent.feeds.io.prediction_log import Kept
 from shoal.errors import StorageError
 
 
@@ -68,8 +68,8 @@ def test_beyond_its_limit_the_oldest_goes(tmp_path: Path):
 
 
 def test_bytes_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kept, "LIMIT", 20_000)
-    monkeypatch.setattr(kept, "SEGMENT", 2_000)
+    monkeypatch.setattr(prediction_log, "LIMIT", 20_000)
+    monkeypatch.setattr(prediction_log, "SEGMENT", 2_000)
     filled(tmp_path, 1_000)
     assert 10_000 < sum(path.stat().st_size for path in segments(tmp_path)) <= 20_000
     assert left(tmp_path)[-1] == 999.0

@@ -15,8 +15,16 @@ from devices import MODEL, engine
 from feeds.mosquitto import Client, PlantBroker
 from plant import Plant, feeds_of, prediction, running, serving_of
 from ports import free_port
-from shoal.agent.frames import Quality
-from shoal.agent.sparkplug import BOOLEAN, DOUBLE, INT64, Metric, Payload, decode, encode
+from shoal.agent.feeds.frames import Quality
+from shoal.agent.feeds.sparkplug_payload import (
+    BOOLEAN,
+    DOUBLE,
+    INT64,
+    Metric,
+    Payload,
+    decode,
+    encode,
+)
 from shoal.errors import SettingError
 from waiting import eventually
 

@@ -8,7 +8,7 @@ import pytest
 
 from feeds.processes import Server, server_of
 from plant import Plant, prediction, running
-from shoal.agent.frames import Quality
+from shoal.agent.feeds.frames import Quality
 from shoal.errors import SettingError
 from waiting import eventually
 

@@ -14,11 +14,11 @@ import pytest
 
 from plant import Plant, feeds_of, running
 from shoal import pipeline
-from shoal.agent.frames import Quality
-from shoal.agent.io.config import Settings, Source, dump, load
-from shoal.agent.io.doctor import examine
-from shoal.agent.io.feeds import plugins
-from shoal.agent.io.feeds.feed import FeedSettings
+from shoal.agent.doctor import examine
+from shoal.agent.feeds.frames import Quality
+from shoal.agent.feeds.io import plugins
+from shoal.agent.feeds.io.interface import FeedSettings
+from shoal.agent.host.io.config import Settings, Source, dump, load
 from shoal.errors import SettingError
 from waiting import eventually
 
@@ -86,7 +86,7 @@ def test_the_plugin_in_the_manual_works_and_comes_back(
 
 def test_nothing_is_loaded_that_agent_toml_does_not_name() -> None:
     code = (
-        "import sys, shoal.agent.io.feeds.running, shoal.agent.io.feeds.plugins as p\n"
+        "import sys, shoal.agent.feeds.io.runner, shoal.agent.feeds.io.plugins as p\n"
         "p.load('shoal.sources', 'replay'); p.load('shoal.sources', 'mqtt')\n"
         "print([m for m in sys.argv[1:] if m in sys.modules])"
     )

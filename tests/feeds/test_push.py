@@ -11,10 +11,10 @@ import pytest
 
 from devices import MODEL, engine
 from plant import Plant, feeds_of, serving_of
-from shoal.agent.inference import Inference
-from shoal.agent.io.endpoint import Endpoint
-from shoal.agent.io.feeds.running import Feeds
-from shoal.agent.serving import Serving
+from shoal.agent.feeds.io.runner import Feeds
+from shoal.agent.serving.inference import Inference
+from shoal.agent.serving.io.endpoint import Endpoint
+from shoal.agent.serving.served_model import Serving
 from waiting import eventually
 
 Post = Callable[[str, object], tuple[int, dict[str, object]]]

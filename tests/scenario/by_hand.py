@@ -12,11 +12,11 @@ from tuf.api.metadata import Metadata, Root
 from devices import PROFILE, Cloud, Device
 from repositories import NOW
 from shoal import parcel, stick, wire
-from shoal.agent.io.bringing import Found, Station, bring
-from shoal.agent.io.carried import Brought, Carried
-from shoal.agent.io.enrol import key_pem, make_csr
-from shoal.agent.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT
-from shoal.agent.ports import Ports
+from shoal.agent.dependencies import Ports
+from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT
+from shoal.agent.identity.io.enrol import key_pem, make_csr
+from shoal.agent.offline.io.cache import Brought, Carried
+from shoal.agent.offline.io.import_ import Found, Station, bring
 from shoal.agent.wiring import exchange_of
 from shoal.controller.io.ca import Authority
 from shoal.parcel import Letter, Parcel

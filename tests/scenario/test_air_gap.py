@@ -13,7 +13,7 @@ from scenario.by_hand import NAME, Desk, Walled
 from scenario.power import How, Supply, live
 from scenario.test_power_cuts import SECONDS, STRIDE
 from shoal import stick, wire
-from shoal.agent.io.carried import Carried
+from shoal.agent.offline.io.cache import Carried
 from shoal.errors import (
     BundleError,
     MisdirectedError,
@@ -219,7 +219,7 @@ def other_controller(source: Stick, scene: Scene) -> None:
 def sealed_by_a_device(source: Stick, scene: Scene) -> None:
     folder = scene.folder / f"thief-{source.folder.name}"
     scene.desk.enrol(folder, "cam-9")
-    from shoal.agent.io.seal import seal
+    from shoal.agent.offline.io.seal import seal
     from shoal.parcel import Parcel
 
     made = Parcel(device=NAME, made_s=0.0, trip="0" * 8, letters=[scene.desk.letter(scene.order)])

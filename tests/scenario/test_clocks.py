@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from fleet import MODEL, Fleet
 from shoal import wire
-from shoal.agent.standing import text
+from shoal.agent.status import text
 from shoal.controller.io import tables
 from shoal.controller.service import alerts, clocks, devices, intake
 from shoal.controller.service.ingest import ingest

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from scenario.power import Disk, How, Supply
-from shoal.agent.io.database import open_database
-from shoal.agent.io.durable import write_durable
+from shoal.agent.host.io.database import open_database
+from shoal.agent.host.io.durable import write_durable
 from supply import PowerCut
 
 

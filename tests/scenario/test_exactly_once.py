@@ -24,9 +24,9 @@ from hypothesis.stateful import (
 
 from fleet import MODEL, Fleet
 from shoal import wire
-from shoal.agent.clock import DeviceClock
-from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.telling import Identity, Voice
+from shoal.agent.host.clock import DeviceClock
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.telemetry.reporter import Identity, Voice
 from shoal.controller.io import tables
 from shoal.controller.service import intake, monitoring
 from shoal.controller.service.ingest import ingest

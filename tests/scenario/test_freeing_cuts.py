@@ -11,8 +11,8 @@ from devices import MODEL, Cloud, Device
 from scenario.power import How, Supply, live
 from scenario.test_power_cuts import SECONDS, STRIDE
 from scenario.test_room import left_of, needed, trained, whole_slots
-from shoal.agent.effects import RESERVE
-from shoal.agent.io.slots import DiskSlots
+from shoal.agent.host.disk import RESERVE
+from shoal.agent.installed.io.slots import DiskSlots
 from shoal.errors import LinkError
 from shoal.trust import Order
 

@@ -13,7 +13,7 @@ import pytest
 from learners import Learner, School, attempt_of, some_rows
 from scenario.power import How, Supply, live
 from shoal import wire
-from shoal.agent.rounds import State
+from shoal.agent.installed.round_record import State
 from shoal.federated import speech
 from shoal.federated.plan import Privacy
 from shoal.federated.spending import Budget

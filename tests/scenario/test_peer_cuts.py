@@ -13,10 +13,10 @@ from devices import Cloud, Device
 from scenario.power import How, Supply
 from scenario.test_power_cuts import SECONDS, STRIDE, live_through_an_update
 from shoal import manifest
-from shoal.agent.io import neighbourly
-from shoal.agent.io.neighbourly import Neighbourly, Site
-from shoal.agent.io.sharing import Board
-from shoal.agent.ports import Ports
+from shoal.agent.dependencies import Ports
+from shoal.agent.peers.io import downloader
+from shoal.agent.peers.io.downloader import Neighbourly, Site
+from shoal.agent.peers.io.server import Board
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
@@ -46,7 +46,7 @@ def scene(disk: Path) -> Iterator[tuple[Cloud, Path, Any]]:
     """Releases of many small pieces, and a device that serves the first of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manifest, "PIECE", 512)
-        patch.setattr(neighbourly, "SMALL", 0)
+        patch.setattr(downloader, "SMALL", 0)
         cloud, before = Cloud(), disk / "before"
         device = Sociable(before, cloud)
         device.assign(cloud.release(1))

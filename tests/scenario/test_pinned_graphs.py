@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from pupils import LIMITS, Pupil, School
-from shoal.agent.willing import check_graph
+from shoal.agent.federated.eligibility import check_graph
 from shoal.controller.federated.records import Participation
 from shoal.controller.service.federated import rounds
 from shoal.federated.config import Config

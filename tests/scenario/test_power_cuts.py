@@ -17,7 +17,7 @@ import pytest
 
 from devices import MODEL, Cloud, Device
 from scenario.power import How, Supply, live
-from shoal.agent.orders import Floors
+from shoal.agent.installed.floors import Floors
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 

@@ -10,8 +10,8 @@ import pytest
 from devices import MODEL, PROFILE, Cloud, Device
 from shoal import bundle
 from shoal import manifest as manifests
-from shoal.agent.effects import RESERVE
-from shoal.agent.io.download import HttpsDownloads
+from shoal.agent.host.disk import RESERVE
+from shoal.agent.update.io.download import HttpsDownloads
 from shoal.errors import StorageError
 
 pytestmark = pytest.mark.scenario

@@ -11,7 +11,7 @@ import pytest
 from devices import MODEL, Cloud, Device
 from repositories import DAY
 from shoal import delta
-from shoal.agent.hours import parse
+from shoal.agent.host.hours import parse
 from shoal.errors import LinkError
 
 pytestmark = pytest.mark.scenario

@@ -12,12 +12,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shoal.agent.io.client import Client
-    from shoal.agent.io.embedded import Session
+    from shoal.agent.serving.io.client import Client
+    from shoal.agent.serving.io.embedded import Session
 
 __all__ = ["Client", "Session"]
 
-_HOME = {"Client": "shoal.agent.io.client", "Session": "shoal.agent.io.embedded"}
+_HOME = {"Client": "shoal.agent.serving.io.client", "Session": "shoal.agent.serving.io.embedded"}
 
 
 def __getattr__(name: str) -> Any:

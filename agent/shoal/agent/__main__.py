@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.agent.io.folder import FOLDER
+from shoal.agent.host.io.folder import FOLDER
 from shoal.errors import ShoalError
 
 if TYPE_CHECKING:
-    from shoal.agent.io.config import Settings, Source
+    from shoal.agent.host.io.config import Settings, Source
 
 #: Read by numpy's BLAS when it is loaded, which is before any adapter can say so.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -86,9 +86,9 @@ def enroll(
     source_label: str,
 ) -> None:
     """Join a fleet with a join token. Safe to run again: the key is kept."""
-    from shoal.agent.io.enrol import Wish, enrol
-    from shoal.agent.io.facts import read_facts
-    from shoal.agent.io.renewal import settle
+    from shoal.agent.host.io.facts import read_facts
+    from shoal.agent.identity.io.enrol import Wish, enrol
+    from shoal.agent.identity.io.renewal import settle
 
     settle(folder)
     wish = Wish(
@@ -123,8 +123,8 @@ def install(folder: Path, user: str, memory_mb: int, show: bool) -> None:
 
     Run it again after a change of sources or sinks: they may touch what agent.toml names, no more.
     """
-    from shoal.agent.io import install as service
-    from shoal.agent.unit import PATH
+    from shoal.agent.host.io import install as service
+    from shoal.agent.host.unit import PATH
 
     folder = folder.absolute()
     if show:
@@ -141,8 +141,8 @@ def run(folder: Path) -> None:
     """Serve, update and report until told to stop (SIGTERM, Ctrl-C)."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from shoal.agent.io.reserve import settle
-    from shoal.agent.io.runtime import limit_malloc
+    from shoal.agent.host.io.disk_reserve import settle
+    from shoal.agent.serving.io.runtime import limit_malloc
 
     limit_malloc()
     settle(folder)
@@ -154,8 +154,8 @@ def run(folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def status(folder: Path, as_json: bool) -> None:
     """What runs, since when, what is wrong, what to do. Exits with 1 when something is wrong."""
-    from shoal.agent.io.local import read_standing
-    from shoal.agent.standing import text
+    from shoal.agent.status import text
+    from shoal.agent.status_reader import read_standing
 
     standing = read_standing(folder)
     _print(standing, text(standing), as_json)
@@ -170,7 +170,7 @@ def import_(source: Path, folder: Path) -> None:
 
     All of SOURCE is verified first. Whether or not the agent runs.
     """
-    from shoal.agent.io.by_hand import bring_in
+    from shoal.agent.offline.io.cli import bring_in
 
     click.echo("\n".join(bring_in(folder, source)))
 
@@ -183,7 +183,7 @@ def export(target: Path, folder: Path) -> None:
 
     They stay in the outbox until the controller has them. Whether or not the agent runs.
     """
-    from shoal.agent.io.by_hand import hand_out
+    from shoal.agent.offline.io.cli import hand_out
 
     click.echo("\n".join(hand_out(folder, target, lambda: _say_stopped(folder))))
 
@@ -193,8 +193,8 @@ def export(target: Path, folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def doctor(folder: Path, as_json: bool) -> None:
     """Check clock, disk, certificate, network, runtime and model. Exits with 1 when one fails."""
-    from shoal.agent.io.config import load
-    from shoal.agent.io.doctor import examine
+    from shoal.agent.doctor import examine
+    from shoal.agent.host.io.config import load
 
     findings = examine(folder, load(folder))
     lines = [f"{'ok  ' if f.passed else 'FAIL'} {f.check:12} {f.detail}" for f in findings]
@@ -219,9 +219,9 @@ def labels_add(given: tuple[str, ...], folder: Path, column: str, model: str) ->
     A table has the columns that the model's sources have. The rows stay on this disk, within the
     limits under [learning] in agent.toml. Whether or not the agent runs.
     """
-    from shoal.agent.io import labelling
+    from shoal.agent.federated.io import label_import
 
-    click.echo(labelling.add(folder, given, column, model))
+    click.echo(label_import.add(folder, given, column, model))
 
 
 @labels.command("list")
@@ -229,10 +229,10 @@ def labels_add(given: tuple[str, ...], folder: Path, column: str, model: str) ->
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def labels_list(folder: Path, as_json: bool) -> None:
     """How many rows are kept here, by model and label."""
-    from shoal.agent.io import labelling
+    from shoal.agent.federated.io import label_import
 
-    found = labelling.held(folder)
-    _print(found, labelling.text_of(found), as_json)
+    found = label_import.held(folder)
+    _print(found, label_import.text_of(found), as_json)
 
 
 @labels.command("clear")
@@ -241,19 +241,19 @@ def labels_list(folder: Path, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def labels_clear(folder: Path, model: str, yes: bool) -> None:
     """Delete what is kept here to learn from, for good."""
-    from shoal.agent.io import labelling
+    from shoal.agent.federated.io import label_import
 
     if not yes:
         click.confirm(f"delete all rows of {model or 'every model'} here?", abort=True)
-    click.echo(f"{labelling.clear(folder, model)} rows deleted")
+    click.echo(f"{label_import.clear(folder, model)} rows deleted")
 
 
 def _say_stopped(folder: Path) -> bytes:
     """Number what waits in the outbox of an agent that does not run; its inventory, as sent."""
     from shoal import wire
     from shoal.agent import wiring
-    from shoal.agent.io import config
-    from shoal.agent.io.neighbourhood import Neighbourhood
+    from shoal.agent.host.io import config
+    from shoal.agent.peers.io.network import Neighbourhood
 
     settings = config.load(folder)
     agent, _ = wiring.build(folder, settings, lambda job: None, Neighbourhood(folder, settings))
@@ -268,7 +268,8 @@ def _run(folder: Path) -> int:
     import asyncio
     import logging
 
-    from shoal.agent.io import config, local, renewal
+    from shoal.agent.host.io import config, folder_lock
+    from shoal.agent.identity.io import renewal
 
     settings = config.load(folder)
     logging.basicConfig(
@@ -277,7 +278,7 @@ def _run(folder: Path) -> int:
         stream=sys.stderr,
     )
     logging.getLogger("shoal").setLevel(settings.log_level.upper())
-    held = local.lock(folder)
+    held = folder_lock.lock(folder)
     try:
         renewal.settle(folder)
         return asyncio.run(_serve(folder, settings))
@@ -291,17 +292,17 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     import signal
 
     from shoal.agent import wiring
-    from shoal.agent.faults import Fault
-    from shoal.agent.inference import Inference
-    from shoal.agent.io import examples
-    from shoal.agent.io.durable import write_durable
-    from shoal.agent.io.endpoint import Endpoint
-    from shoal.agent.io.folder import ADDRESS, SOCKET, SPOOL
-    from shoal.agent.io.neighbourhood import Neighbourhood
-    from shoal.agent.io.notify import Notifier
-    from shoal.agent.io.running import ControlThread, Jobs
-    from shoal.agent.io.spool import Spool
+    from shoal.agent.host.faults import Fault
+    from shoal.agent.host.io.durable import write_durable
+    from shoal.agent.host.io.folder import ADDRESS, SOCKET, SPOOL
+    from shoal.agent.host.io.notify import Notifier
+    from shoal.agent.host.io.threads import ControlThread, Jobs
     from shoal.agent.loop import Trouble
+    from shoal.agent.peers.io.network import Neighbourhood
+    from shoal.agent.serving.inference import Inference
+    from shoal.agent.serving.io import row_spool
+    from shoal.agent.serving.io.endpoint import Endpoint
+    from shoal.agent.serving.io.window_spool import Spool
 
     loop, stop, failed = asyncio.get_running_loop(), asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -346,7 +347,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
             agent.post(Trouble(Fault("link-died", "the broker link's thread ended; started anew")))
         if agent.voice.saved:
             spool.take(agent.voice.add, agent.voice.fault)
-        examples.take(folder / SPOOL, kept.given)
+        row_spool.take(folder / SPOOL, kept.given)
         exchange.turn()
         if agent.restart_asked:
             loop.call_soon_threadsafe(stop.set)
@@ -385,7 +386,7 @@ def _pairs(labels: tuple[str, ...]) -> dict[str, str]:
 
 
 def _source(text: str, label: str) -> "Source | None":
-    from shoal.agent.io.config import Source
+    from shoal.agent.host.io.config import Source
     from shoal.errors import SettingError
 
     if not text:
@@ -397,7 +398,7 @@ def _source(text: str, label: str) -> "Source | None":
     if not file.is_file():
         raise SettingError(f"source replay:{path}: there is no file {file}", "is the path right?")
     if label:
-        from shoal.agent.io.feeds.table import read_table
+        from shoal.agent.serving.io.row_table import read_table
 
         read_table(file, label)
     return Source(path=str(file), label=label)

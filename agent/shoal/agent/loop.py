@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shoal import wire
-from shoal.agent.clock import DeviceClock
-from shoal.agent.easing import Eased, Easing
-from shoal.agent.faults import Fault
-from shoal.agent.frames import FeedHealth
-from shoal.agent.hours import Pace
-from shoal.agent.learning import Learning
-from shoal.agent.learning import World as Surroundings
-from shoal.agent.ports import Ports
-from shoal.agent.serving import Serving
-from shoal.agent.standing import ModelStanding, Standing, model_standing
-from shoal.agent.studies import Done
-from shoal.agent.telling import Identity, Voice
-from shoal.agent.update import Record
-from shoal.agent.updating import Finished, Updates, World
+from shoal.agent.dependencies import Ports
+from shoal.agent.federated.client import Learning
+from shoal.agent.federated.client import World as Surroundings
+from shoal.agent.federated.round_jobs import Done
+from shoal.agent.feeds.frames import FeedHealth
+from shoal.agent.host.clock import DeviceClock
+from shoal.agent.host.faults import Fault
+from shoal.agent.installed.record import Record
+from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.throttling import Eased, Easing
+from shoal.agent.status import ModelStanding, Standing, model_standing
+from shoal.agent.telemetry.reporter import Identity, Voice
+from shoal.agent.update.download_window import Pace
+from shoal.agent.update.runner import Finished, Updates, World
 from shoal.errors import StorageError, TrustError, WireError
 from shoal.federated import speech
 from shoal.trust import director_expiry_s

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-    from shoal.agent.io.config import Settings
-    from shoal.agent.io.exchange import Exchange
-    from shoal.agent.io.feeds.running import Feeds
-    from shoal.agent.io.keeping import Keeping
-    from shoal.agent.io.neighbourhood import Neighbourhood
-    from shoal.agent.io.notify import Notifier, Watchdog
-    from shoal.agent.io.upkeep import Upkeep
+    from shoal.agent.federated.io.row_collection import Keeping
+    from shoal.agent.federated.ports import LearningPorts
+    from shoal.agent.feeds.io.runner import Feeds
+    from shoal.agent.host.io.config import Settings
+    from shoal.agent.host.io.notify import Notifier, Watchdog
     from shoal.agent.loop import Agent
-    from shoal.agent.training import LearningPorts
+    from shoal.agent.offline.io.exchange import Exchange
+    from shoal.agent.peers.io.network import Neighbourhood
+    from shoal.agent.upkeep import Upkeep
     from shoal.mqtt import Link
 
     Spawn = Callable[[Callable[[], None]], None]
@@ -30,7 +30,7 @@ def watchdog(notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventL
     """Fed when every model answers a row, the endpoint's loop turns, and the control loop calls."""
     import time
 
-    from shoal.agent.io.notify import Watchdog
+    from shoal.agent.host.io.notify import Watchdog
 
     turned = [True]
 
@@ -56,20 +56,25 @@ def build(
     import time
 
     from shoal import topics
-    from shoal.agent.hours import Pace, parse
-    from shoal.agent.io import carried, download, facts, health, journal, outbox, pressure, probe
-    from shoal.agent.io import folder as names
-    from shoal.agent.io.gateway import facts_of
-    from shoal.agent.io.optimised import Optimised
-    from shoal.agent.io.renewal import session_name
-    from shoal.agent.io.room import Room
-    from shoal.agent.io.runtime import OrtLoader
-    from shoal.agent.io.slots import DiskSlots
-    from shoal.agent.io.witness import Hearing
+    from shoal.agent.dependencies import Ports
+    from shoal.agent.federated.io.gateway import facts_of
+    from shoal.agent.federated.upload import AHEAD
+    from shoal.agent.host.hours import parse
+    from shoal.agent.host.io import facts, health, pressure
+    from shoal.agent.host.io import folder as names
+    from shoal.agent.host.io.memory_headroom import Room
+    from shoal.agent.identity.io.renewal import session_name
+    from shoal.agent.installed.io import journal
+    from shoal.agent.installed.io.slots import DiskSlots
     from shoal.agent.loop import Agent, Connection, Heard, Trouble
-    from shoal.agent.ports import Ports
-    from shoal.agent.sending import AHEAD
-    from shoal.agent.telling import Identity
+    from shoal.agent.offline.io import cache
+    from shoal.agent.serving.io.runtime import OrtLoader
+    from shoal.agent.serving.io.session_cache import Optimised
+    from shoal.agent.serving.io.session_reports import Hearing
+    from shoal.agent.telemetry.io import outbox_store as outbox
+    from shoal.agent.telemetry.reporter import Identity
+    from shoal.agent.update.download_window import Pace
+    from shoal.agent.update.io import download, probe
     from shoal.mqtt import Link
     from shoal.profile import detect, profile
     from shoal.trust import ImageRepository
@@ -98,8 +103,8 @@ def build(
         monotonic=time.monotonic,
         sleep=time.sleep,
     )
-    downloads = carried.Brought(
-        near.downloads(network, stage), carried.Carried(folder), stage, time.monotonic
+    downloads = cache.Brought(
+        near.downloads(network, stage), cache.Carried(folder), stage, time.monotonic
     )
     optimised = Optimised(folder / names.CACHE, facts.read_facts, slots.present)
     chance = random.SystemRandom()
@@ -164,15 +169,15 @@ def learning_of(folder: Path, settings: "Settings") -> "LearningPorts | None":
     import secrets
     import time
 
-    from shoal.agent.io import download
-    from shoal.agent.io import folder as names
-    from shoal.agent.io.buffer import open_buffer
-    from shoal.agent.io.credentials import credentials_of
-    from shoal.agent.io.gateway import SiteDoor, hand_over
-    from shoal.agent.io.power import on_mains
-    from shoal.agent.io.sandbox import DiskSandbox, rounds_folder
-    from shoal.agent.io.train import SubprocessTrainer
-    from shoal.agent.training import LearningPorts
+    from shoal.agent.federated.io.credentials import credentials_of
+    from shoal.agent.federated.io.gateway import SiteDoor, hand_over
+    from shoal.agent.federated.io.row_buffer import open_buffer
+    from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder
+    from shoal.agent.federated.io.trainer_process import SubprocessTrainer
+    from shoal.agent.federated.ports import LearningPorts
+    from shoal.agent.host.io import folder as names
+    from shoal.agent.host.io.power import on_mains
+    from shoal.agent.update.io import download
     from shoal.errors import StorageError
     from shoal.trust import ImageRepository
 
@@ -211,8 +216,8 @@ def learning_of(folder: Path, settings: "Settings") -> "LearningPorts | None":
 def exchange_of(folder: Path, agent: "Agent") -> "Exchange":
     """What takes up what people bring by hand."""
     from shoal import topics
-    from shoal.agent.io.exchange import Ears, Exchange
     from shoal.agent.loop import Heard, Rooted
+    from shoal.agent.offline.io.exchange import Ears, Exchange
 
     device = agent.identity.device
     ears = Ears(
@@ -233,7 +238,7 @@ def feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
 
     import msgspec
 
-    from shoal.agent.io.feeds.running import Feeds, World
+    from shoal.agent.feeds.io.runner import Feeds, World
     from shoal.agent.loop import Trouble
 
     short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
@@ -252,8 +257,8 @@ def feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
 
 def keeping(settings: "Settings", agent: "Agent") -> "Keeping":
     """What keeps rows to learn from, as far as the settings ask for it."""
-    from shoal.agent.io.buffer import Buffer
-    from shoal.agent.io.keeping import Keeping
+    from shoal.agent.federated.io.row_buffer import Buffer
+    from shoal.agent.federated.io.row_collection import Keeping
 
     own = agent.ports.learning
     rows = own.rows if own is not None and settings.learning.enabled else None
@@ -264,8 +269,8 @@ def upkeep_of(folder: Path, settings: "Settings", agent: "Agent") -> "Upkeep":
     """What renews the certificate, not started yet."""
     import random
 
-    from shoal.agent.io.upkeep import Upkeep
     from shoal.agent.loop import Rooted, Trouble
+    from shoal.agent.upkeep import Upkeep
 
     return Upkeep(
         folder,

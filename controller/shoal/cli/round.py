@@ -22,7 +22,7 @@ from shoal.errors import SettingError
 
 #: States in which a task does nothing more unless somebody acts.
 AT_REST = frozenset({"ready", "stopped", "failed"})
-#: Of a device that is not told otherwise: shoal.agent.willing.Limits.
+#: Of a device that is not told otherwise: shoal.agent.host.round_limits.Limits.
 COHORT = 3
 _timeout = click.option(
     "--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never."

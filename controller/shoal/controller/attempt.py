@@ -1,6 +1,7 @@
 """One device in one rollout: which of its states mean what to a gate.
 
-The states of shoal.agent.update by name, and the controller's own: WAITING for its stage, ASSIGNED
+The states of the agent's installed.record by name, and the controller's own: WAITING for its
+stage, ASSIGNED
 and not heard of since, SKIPPED because it cannot or need not take this release.
 """
 

@@ -369,7 +369,7 @@ class Rollout(Record, frozen=True, kw_only=True):
 
 
 class RolloutDevice(Record, frozen=True, kw_only=True):
-    """One device in one rollout. state: of shoal.agent.update.State, or "ASSIGNED", "WAITING",
+    """One device in one rollout. state: of installed.record.State, or "ASSIGNED", "WAITING",
     "SKIPPED" (its profile cannot carry this release: cause says why)."""
 
     rollout: str

@@ -115,7 +115,7 @@ class Join(Said, frozen=True, kw_only=True, tag="join"):
 
 
 class Refuse(Said, frozen=True, kw_only=True, tag="refuse"):
-    """reason: slug, as in shoal.agent.willing; detail: a sentence for a person."""
+    """reason: slug, as in shoal.agent.federated.eligibility; detail: a sentence for a person."""
 
     reason: Slug
     detail: Text = ""

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.agent.adaptation import FALL_S, LEVELS, RISE_S, SIGNS, Adaptation, Load
-from shoal.agent.easing import SAMPLE_S, Eased, Easing
-from shoal.agent.faults import Fault
-from shoal.agent.io.health import HealthSampler
-from shoal.agent.io.pressure import PressureSampler
-from shoal.agent.io.room import Room
-from shoal.agent.probation import Vitals
-from shoal.agent.serving import Serving
-from shoal.agent.update import Slot
+from shoal.agent.host.faults import Fault
+from shoal.agent.host.io.health import HealthSampler
+from shoal.agent.host.io.memory_headroom import Room
+from shoal.agent.host.io.pressure import PressureSampler
+from shoal.agent.host.load import Load
+from shoal.agent.installed.record import Slot
+from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.throttle_levels import FALL_S, LEVELS, RISE_S, SIGNS, Adaptation
+from shoal.agent.serving.throttling import SAMPLE_S, Eased, Easing
+from shoal.agent.serving.vitals import Vitals
 from shoal.errors import ModelError
 from shoal.profile import load_profiles
 from shoal.wire import Health

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.agent.io.buffer import Buffer, Limits, read_examples
+from shoal.agent.federated.io.row_buffer import Buffer, Limits, read_examples
 
 FEATURES = ("a", "b", "c")
 NOW = 1_800_000_000.0

@@ -9,9 +9,9 @@ import pytest
 
 from devices import FEATURES, LABELS, MODEL, engine, softmax
 from plant import Plant, feeds_of, serving_of
-from shoal.agent.flow import Flow
-from shoal.agent.frames import TAGS, Frame, Latest, Prediction, Quality, Value, frame_of
-from shoal.agent.serving import Serving
+from shoal.agent.feeds.flow import Flow
+from shoal.agent.feeds.frames import TAGS, Frame, Latest, Prediction, Quality, Value, frame_of
+from shoal.agent.serving.served_model import Serving
 from shoal.errors import InputError, SettingError
 from shoal.pipeline import Input, Pipeline, Stretch
 from shoal.wire import Health

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from learners import Learner, School, some_rows
-from shoal.agent.handover import AGAIN_S, TRIES
-from shoal.agent.rounds import Saved, State
-from shoal.agent.training import Gathered
+from shoal.agent.federated.gateway_upload import AGAIN_S, TRIES
+from shoal.agent.federated.ports import Gathered
+from shoal.agent.installed.round_record import Saved, State
 from shoal.errors import LinkError, SettingError, UntrustedError
 from shoal.federated import speech
 

@@ -5,7 +5,7 @@ import zoneinfo
 
 import pytest
 
-from shoal.agent.hours import parse
+from shoal.agent.host.hours import parse
 from shoal.errors import SettingError
 
 UTC = datetime.UTC

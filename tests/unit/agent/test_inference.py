@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from devices import MODEL, engine, softmax
-from shoal.agent.inference import LONG_JSON, Call, Inference, Request, is_slow
-from shoal.agent.serving import Serving
-from shoal.agent.standing import Standing
+from shoal.agent.serving.inference import LONG_JSON, Call, Inference, Request, is_slow
+from shoal.agent.serving.served_model import Serving
+from shoal.agent.status import Standing
 from shoal.wire import Health
 
 

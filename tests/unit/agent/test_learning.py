@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from learners import LABELS, TASK, Learner, School, norm, some_rows
-from shoal.agent.rounds import TRANSITIONS, Event, State
+from shoal.agent.federated.machine import TRANSITIONS, Event
+from shoal.agent.installed.round_record import State
 from shoal.controller.gradient.make import step_graph
 from shoal.errors import UntrustedError
 from shoal.federated import speech

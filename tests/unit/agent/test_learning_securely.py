@@ -9,8 +9,8 @@ import pytest
 from digits import homes_of
 from learners import NOW, Learner, School, some_rows
 from shoal import wire
-from shoal.agent.io.credentials import credentials_of
-from shoal.agent.rounds import State
+from shoal.agent.federated.io.credentials import credentials_of
+from shoal.agent.installed.round_record import State
 from shoal.controller.federated.unmasking import Unmasking
 from shoal.federated import speech
 from shoal.federated.config import secure_id, text_of

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices import MODEL, PROFILE, Cloud
-from shoal.agent.orders import (
-    Floors,
-    Runtime,
+from shoal.agent.installed.floors import Floors
+from shoal.agent.serving.runtime_version import Runtime
+from shoal.agent.update.orders import (
     UnsupportedError,
     check_fits,
     check_runtime,

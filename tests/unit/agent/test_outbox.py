@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal import wire
-from shoal.agent.io import salvage
-from shoal.agent.io.outbox import SqliteOutbox
-from shoal.agent.outbox import CatchUp, Courier, Drop, Merge, Row, relieve
+from shoal.agent.telemetry.io import salvage
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.telemetry.outbox import CatchUp, Courier, Drop, Merge, Row, relieve
 from shoal.wire import FaultEvent, UpdateEvent, WindowReport
 
 ALL = 10_000

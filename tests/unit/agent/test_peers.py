@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.agent.peers import Move, Word, decide, parse_address, ranked
+from shoal.agent.peers.policy import Move, Word, decide, parse_address, ranked
 
 NAMES = st.lists(st.from_regex(r"[a-z]{1,5}", fullmatch=True), min_size=1, max_size=9, unique=True)
 

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from shoal.agent.probation import Measured, Vitals, Watch, judge_observation, judge_probe
+from shoal.agent.serving.vitals import Vitals
+from shoal.agent.update.acceptance import Measured, Watch, judge_observation, judge_probe
 from shoal.profile import profile
 
 PROFILE = profile("x86-vnni")

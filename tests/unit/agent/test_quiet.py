@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from shoal.agent.adaptation import Load
-from shoal.agent.io.power import on_mains
-from shoal.agent.quiet import Quiet
-from shoal.agent.willing import Limits
+from shoal.agent.federated.idle import Quiet
+from shoal.agent.host.io.power import on_mains
+from shoal.agent.host.load import Load
+from shoal.agent.host.round_limits import Limits
 
 
 class Machine:

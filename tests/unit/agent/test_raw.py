@@ -10,8 +10,8 @@ import pytest
 from devices import MODEL, engine
 from endpoints import Running, served
 from shoal.agent import Client
-from shoal.agent.inference import Answer, Inference, Request
-from shoal.agent.serving import Engine
+from shoal.agent.serving.inference import Answer, Inference, Request
+from shoal.agent.serving.served_model import Engine
 from shoal.errors import InputError
 from shoal.pipeline import Input, Pipeline, Stretch
 from shoal.preparation import Preparation, convert

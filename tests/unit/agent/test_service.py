@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from shoal.agent.__main__ import main
-from shoal.agent.frames import FeedHealth
-from shoal.agent.inference import Inference, Request
-from shoal.agent.io.notify import Notifier, Watchdog
-from shoal.agent.io.outside import outside
-from shoal.agent.page import page
-from shoal.agent.standing import ModelStanding, Standing
-from shoal.agent.unit import Outside, unit
+from shoal.agent.feeds.frames import FeedHealth
+from shoal.agent.feeds.io.external_paths import outside
+from shoal.agent.host.io.notify import Notifier, Watchdog
+from shoal.agent.host.unit import Outside, unit
+from shoal.agent.serving.inference import Inference, Request
+from shoal.agent.status import ModelStanding, Standing
+from shoal.agent.status_page import page
 from shoal.errors import ModelError, SettingError
 
 SYSTEMD = shutil.which("systemd-analyze")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from devices import MODEL, engine, softmax
-from shoal.agent.serving import RECENT, Serving
+from shoal.agent.serving.served_model import RECENT, Serving
 from shoal.errors import AbsentError, InputError, ModelError
 from shoal.wire import Health
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.agent.io.config import Controller, Device, Settings, Source, Update, dump, load
+from shoal.agent.host.io.config import Controller, Device, Settings, Source, Update, dump, load
 from shoal.errors import SettingError
 
 KNOWN = "ab" * 32

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.agent.clock import AHEAD_S, DeviceClock
-from shoal.agent.skew import EVERY_S, SOON_S, ControllerTime, is_wrong, told
+from shoal.agent.host.clock import AHEAD_S, DeviceClock
+from shoal.agent.host.clock_skew import EVERY_S, SOON_S, ControllerTime, is_wrong, told
 from shoal.wire import Skew
 
 DELAY = st.floats(0, 30)

@@ -8,9 +8,9 @@ import pytest
 
 from devices import MODEL, engine
 from plant import Plant, feeds_of, running, serving_of
-from shoal.agent.flow import truth
-from shoal.agent.io.feeds.running import image_of
-from shoal.agent.io.feeds.table import read_table
+from shoal.agent.feeds.flow import truth
+from shoal.agent.feeds.io.runner import image_of
+from shoal.agent.serving.io.row_table import read_table
 from shoal.errors import DatasetError, SettingError
 from shoal.pipeline import Image, Pipeline
 from waiting import eventually

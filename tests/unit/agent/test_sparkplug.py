@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plant import prediction
-from shoal.agent import sparkplug
-from shoal.agent.frames import Quality
-from shoal.agent.sparkplug import (
+from shoal.agent.feeds import sparkplug_payload
+from shoal.agent.feeds.frames import Quality
+from shoal.agent.feeds.sparkplug_host import Host, host_online, parse_topic
+from shoal.agent.feeds.sparkplug_node import TOGETHER, EdgeNode
+from shoal.agent.feeds.sparkplug_payload import (
     BOOLEAN,
     DATETIME,
     DOUBLE,
@@ -29,8 +31,6 @@ from shoal.agent.sparkplug import (
     decode,
     encode,
 )
-from shoal.agent.sparkplug_host import Host, host_online, parse_topic
-from shoal.agent.sparkplug_node import TOGETHER, EdgeNode
 from shoal.errors import OversizeError, SettingError, WireError
 
 #: Field name, number, protobuf type, and whether it is in the oneof: of Tahu's sparkplug_b.proto.
@@ -120,7 +120,7 @@ def test_protobuf_reads_what_we_write_and_we_read_what_protobuf_writes(payload: 
         assert other.is_historical == metric.historical
         if metric.value is not None:
             raw = getattr(other, other.WhichOneof("value"))
-            assert sparkplug.typed(raw, metric.datatype) == metric.value
+            assert sparkplug_payload.typed(raw, metric.datatype) == metric.value
     assert decode(data) == payload
     assert decode(theirs.SerializeToString()) == payload
 
@@ -149,7 +149,7 @@ def test_fields_nobody_told_us_of_are_skipped() -> None:
 
 def test_a_payload_too_large_is_not_looked_at() -> None:
     with pytest.raises(OversizeError):
-        decode(b"\0" * (sparkplug.LIMIT + 1))
+        decode(b"\0" * (sparkplug_payload.LIMIT + 1))
 
 
 # ------------------------------------------------------------------------------------- a host

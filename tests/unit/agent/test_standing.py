@@ -2,8 +2,8 @@
 
 import msgspec
 
-from shoal.agent.page import page
-from shoal.agent.standing import ModelStanding, Standing, text
+from shoal.agent.status import ModelStanding, Standing, text
+from shoal.agent.status_page import page
 from shoal.wire import Skew
 
 

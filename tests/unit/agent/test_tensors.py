@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices import MODEL, engine, softmax
-from shoal.agent.inference import Answer
-from shoal.agent.tensors import read, write
+from shoal.agent.serving.inference import Answer
+from shoal.agent.serving.tensors import read, write
 from shoal.errors import InputError
 
 ROWS = np.array([[0.5, -0.5], [1, 2]], np.float32)

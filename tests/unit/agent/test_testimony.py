@@ -2,9 +2,11 @@
 
 import pytest
 
-from shoal.agent.probation import Vitals, Watch
-from shoal.agent.testimony import Account, judge_all
-from shoal.agent.update import Slot
+from shoal.agent.installed.record import Slot
+from shoal.agent.serving.session_reports import Account
+from shoal.agent.serving.vitals import Vitals
+from shoal.agent.update.acceptance import Watch
+from shoal.agent.update.session_health import judge_all
 
 TRIAL = Slot(
     slot="b", model="m", release="m@2", path="release/m/2/manifest.json", sha256="2" * 64,

@@ -5,7 +5,8 @@ import itertools
 import msgspec
 import pytest
 
-from shoal.agent.update import (
+from shoal.agent.installed.record import Record, Slot, State
+from shoal.agent.update.machine import (
     CANCELABLE,
     RESTING,
     TERMINAL,
@@ -14,9 +15,6 @@ from shoal.agent.update import (
     Effect,
     Event,
     Note,
-    Record,
-    Slot,
-    State,
     decide,
     on_start,
     step,

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from shoal.agent.willing import Condition, Limits, check_graph, judge
+from shoal.agent.federated.eligibility import Condition, check_graph, judge
+from shoal.agent.host.round_limits import Limits
 from shoal.errors import RefusedError
 from shoal.federated.distributed import scale_for
 from shoal.federated.fixed_point import FixedPoint

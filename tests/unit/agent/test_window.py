@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices import LABELS, MODEL, softmax
-from shoal.agent.window import Window, merge
+from shoal.agent.serving.window import Window, merge
 from shoal.errors import SketchError
 from shoal.sketch import References, Sketch, merge_bytes, reference_of
 from shoal.wire import Health, WindowReport

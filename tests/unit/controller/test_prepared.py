@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
-from shoal.agent.io.session import OrtSession
+from shoal.agent.serving.io.session import OrtSession
 from shoal.controller import frames
 from shoal.controller.io.learning import build
 from shoal.controller.learning import Built, Job

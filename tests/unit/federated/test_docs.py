@@ -37,8 +37,8 @@ def test_every_reason_to_refuse_or_to_leave_out_is_in_the_documents() -> None:
     root = FOLDER.parents[1]
     pages = (FOLDER / "rounds.md").read_text() + (FOLDER / "secure-aggregation.md").read_text()
     sources = (
-        "agent/shoal/agent/willing.py",
-        "agent/shoal/agent/secagg.py",
+        "agent/shoal/agent/federated/eligibility.py",
+        "agent/shoal/agent/federated/secagg.py",
         "controller/shoal/controller/federated/recruiting.py",
         "controller/shoal/controller/federated/rounds.py",
         "shared/shoal/federated/chunks.py",

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shoal.agent.io.enrol import make_csr
+from shoal.agent.identity.io.enrol import make_csr
 from shoal.controller.io.ca import Authority
 from shoal.errors import DeniedError, UntrustedError
 from shoal.federated.identity import LONGEST, check_signature

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from digits import Rows, forward, homes_of
-from shoal.agent import lessons
-from shoal.agent.lessons import Pull, Run
+from shoal.agent.federated import trainer
+from shoal.agent.federated.trainer import Pull, Run
 from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.controller.gradient.losses import Loss
@@ -26,8 +26,8 @@ LEARNING = Learning(lr=0.1, epochs=2, batch=16)
 class Site(NamedTuple):
     """A device at each, with rows to learn from and rows to be judged by."""
 
-    learn: lessons.Rows
-    test: lessons.Rows
+    learn: trainer.Rows
+    test: trainer.Rows
 
 
 class Task(NamedTuple):
@@ -59,14 +59,14 @@ def sites() -> list[Site]:
 def _site(rows: Rows, shift: int) -> Site:
     mixed = rows.only(np.random.default_rng(shift).permutation(len(rows.y)))
     x, y, cut = mixed.x, (mixed.y + shift) % 10, int(0.7 * len(mixed.y))
-    return Site(lessons.Rows(x[:cut], y[:cut]), lessons.Rows(x[cut:], y[cut:]))
+    return Site(trainer.Rows(x[:cut], y[:cut]), trainer.Rows(x[cut:], y[cut:]))
 
 
 def learned(task: Task, sites: list[Site], *, personal: bool = False, ditto: float = 0.0) -> float:
     """Accuracy on the sites' own test rows after the rounds, each by the model that it has."""
     order, strategy = np.random.default_rng(1), strategy_of("fedavg")
     server, own = Server(theta=task.theta), dict.fromkeys(range(SITES), task.theta)
-    learn = partial(lessons.learn, task.train, task.spec, learning=LEARNING, order=order)
+    learn = partial(trainer.learn, task.train, task.spec, learning=LEARNING, order=order)
     for _ in range(ROUNDS):
         updates = []
         for i, site in enumerate(sites):
@@ -84,7 +84,7 @@ def learned(task: Task, sites: list[Site], *, personal: bool = False, ditto: flo
         _mixed(task, server.theta, own[i]) if personal else own[i] if ditto else server.theta
         for i in range(SITES)
     ]
-    told = [lessons.measure(task.loss, t, s.test) for t, s in zip(serves, sites, strict=True)]
+    told = [trainer.measure(task.loss, t, s.test) for t, s in zip(serves, sites, strict=True)]
     return sum(one.correct for one in told) / sum(one.rows for one in told)
 
 

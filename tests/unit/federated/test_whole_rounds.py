@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from digits import Learner, Rows, homes_of
-from shoal.agent.secagg import Participant
-from shoal.agent.willing import Condition, Limits, judge
+from shoal.agent.federated.eligibility import Condition, judge
+from shoal.agent.federated.secagg import Participant
+from shoal.agent.host.round_limits import Limits
 from shoal.controller.federated.contradictions import check_plan
 from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.recruiting import Candidate, Demands, recruit

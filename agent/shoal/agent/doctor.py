@@ -1,0 +1,163 @@
+"""What may be wrong on site, checked one by one: clock, disk, certificate, network, runtime."""
+
+import datetime
+import random
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from shoal.agent.feeds.io.runner import Feeds, World
+from shoal.agent.host.io.config import Settings
+from shoal.agent.host.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
+from shoal.agent.installed.io.journal import read_records
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.peers.io.protocol import call
+from shoal.agent.serving.io.runtime import OrtLoader
+from shoal.errors import SettingError, ShoalError
+from shoal.profile import profile
+
+_TIMEOUT_S, _RESERVE_MB, _BUILT = 5.0, 200, 1_750_000_000
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One check. mend: what to do, "" when it passed."""
+
+    check: str
+    passed: bool
+    detail: str
+    mend: str = ""
+
+
+def examine(folder: Path, settings: Settings) -> list[Finding]:
+    """Every check; none of them changes anything."""
+    broker, artifacts = settings.controller.broker, settings.controller.artifacts
+    return [
+        _clock(),
+        _disk(folder),
+        _certificate(folder),
+        _reach("broker", broker, folder),
+        _reach("artifacts", artifacts, folder),
+        _tried("peers", lambda: _peers(folder, settings)),
+        _tried("feeds", lambda: _feeds(folder, settings)),
+        _tried("runtime", _runtime),
+        _tried("model", lambda: _self_inference(folder, settings)),
+    ]
+
+
+def _peers(folder: Path, settings: Settings) -> str:
+    """Whether the port for the neighbours is this device's, or to be had."""
+    peers = settings.peers
+    if not peers.enabled:
+        return "downloads are not shared: [peers] is not enabled"
+    try:
+        call((peers.host, peers.port), settings.device.name, folder, time.time()).close()
+        return f"this device answers on port {peers.port}"
+    except ConnectionRefusedError:
+        pass  # nobody has it
+    except (OSError, ShoalError) as error:
+        raise SettingError(
+            f"another program has port {peers.port}: {error}", "choose another [peers] port"
+        ) from error
+    try:
+        socket.create_server((peers.host, peers.port)).close()
+    except OSError as error:
+        raise SettingError(
+            f"{peers.host}:{peers.port}: {error.strerror}", "choose another [peers] port"
+        ) from error
+    return f"port {peers.port} is free"
+
+
+def _feeds(folder: Path, settings: Settings) -> str:
+    """Sources and sinks are built, libraries and all, and not started."""
+    world = World(
+        folder=folder,
+        serving=dict,
+        fault=lambda fault: None,
+        wall=time.time,
+        monotonic=time.monotonic,
+        random=random.Random(0),
+    )
+    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
+    feeds = Feeds(short | settings.sources, settings.sinks, world)
+    return f"{len(feeds.sources)} sources and {len(feeds.sinks)} sinks can be built"
+
+
+def _clock() -> Finding:
+    now = time.time()
+    shown = datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds")
+    mend = "" if now > _BUILT else "set the date, or enable time synchronisation"
+    return Finding(check="clock", passed=not mend, detail=shown, mend=mend)
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free / 2**20
+    mend = "" if free > _RESERVE_MB else f"free {_RESERVE_MB} MB: updates are refused without"
+    return Finding(check="disk", passed=not mend, detail=f"{free:.0f} MB free", mend=mend)
+
+
+def _certificate(folder: Path) -> Finding:
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
+    except (OSError, ValueError) as error:
+        return Finding(
+            check="certificate", passed=False, detail=str(error), mend="enrol this device again"
+        )
+    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    mend = "" if left.days >= 1 else "enrol this device again with a new join token"
+    detail = f"valid for {left.days} days, until {certificate.not_valid_after_utc:%Y-%m-%d}"
+    return Finding(check="certificate", passed=not mend, detail=detail, mend=mend)
+
+
+def _reach(name: str, url: str, folder: Path) -> Finding:
+    """Name, then TCP, then TLS with our certificate: the first that fails is what is wrong."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 8883
+    step, mend = "name", f"is {host!r} right, and does the DNS server answer?"
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        step, mend = "TCP", f"is anything listening on port {port}, and no firewall between?"
+        with socket.create_connection((host, port), timeout=_TIMEOUT_S) as plain:
+            step, mend = "TLS", "is the clock right, and was the controller made anew?"
+            context = ssl.create_default_context(cafile=str(folder / CA))
+            context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
+            with context.wrap_socket(plain, server_hostname=host) as wrapped:
+                return Finding(check=name, passed=True, detail=f"{url}, {wrapped.version()}")
+    except OSError as error:
+        return Finding(check=name, passed=False, detail=f"{url}: {step}: {error}", mend=mend)
+
+
+def _tried(check: str, work: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check=check, passed=True, detail=work())
+    except ShoalError as error:
+        return Finding(check=check, passed=False, detail=error.message, mend=error.mend)
+    except ImportError as error:
+        mend = "install the agent again: pip install 'shoal[agent]'"
+        return Finding(check=check, passed=False, detail=str(error), mend=mend)
+
+
+def _runtime() -> str:
+    found = OrtLoader(lambda model, slot: Path()).runtime
+    return f"onnxruntime {found.ort}, ONNX opset up to {found.newest()}"
+
+
+def _self_inference(folder: Path, settings: Settings) -> str:
+    """Load what serves, in this process, and let it answer once."""
+    if not (folder / JOURNAL).exists():
+        return "no release yet"
+    slots = DiskSlots(folder / MODELS)
+    loader, said = OrtLoader(slots.path), []
+    for record in read_records(folder / JOURNAL).values():
+        if record.active is not None:
+            slots.verify(record.active, settings.device.profile)
+            loader.load(record.active, profile(settings.device.profile))
+            said.append(f"{record.active.release} ({record.active.variant}) answers")
+    return ", ".join(said) or "no release yet"

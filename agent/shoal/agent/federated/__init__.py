@@ -1,0 +1,1 @@
+"""Federated rounds on a device: eligibility, training, secure aggregation, upload."""

@@ -1,0 +1,1 @@
+"""The trainer's process, the device's rows, the site's gateway."""

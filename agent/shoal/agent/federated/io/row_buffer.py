@@ -1,0 +1,287 @@
+"""The device's own rows to learn from: on its disk, bounded, and nowhere else.
+
+One SQLite file. What is added waits in memory for a few seconds, so that a slow card is not written
+a row at a time; what a power cut takes is that. A row has a checksum, because SQLite has none. A
+deleted row is overwritten, not only forgotten.
+"""
+
+import hashlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from shoal.agent.host.io.config import LearningSettings
+from shoal.agent.host.io.database import DamagedError, open_database, set_aside, translated
+from shoal.agent.telemetry.io.salvage import checksum
+from shoal.errors import StorageError
+from shoal.sketch import F32
+
+_T = TypeVar("_T")
+
+#: Rows that wait in memory at most, and seconds that they do; rows between two looks at the limits.
+WAITING, FLUSH_S, _TRIM = 256, 5.0, 256
+#: Bytes that a row takes beside its values.
+_AROUND = 120
+_DAY_S = 86_400.0
+BUFFER = "buffer.db"
+_FIELDS = "model, kind, key, at_s, label, size, crc, x"
+
+
+class Limits(NamedTuple):
+    """bytes: of all rows; rows: of one model; seconds: after which a row goes, 0 for never."""
+
+    bytes: int
+    rows: int
+    seconds: float
+
+
+class Held(msgspec.Struct, frozen=True):
+    """Rows of one model, of one kind of features. labels: label -> rows; without: rows with none.
+
+    since_s   Unix seconds of the oldest
+    """
+
+    model: str
+    kind: str
+    labels: dict[str, int]
+    without: int
+    bytes: int
+    since_s: float
+
+
+def open_buffer(folder: Path, settings: LearningSettings) -> "Buffer":
+    """The buffer in the folder of learning, with the limits of agent.toml."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error.strerror}") from error
+    most = int(settings.limit_mb * 2**20)
+    limits = Limits(most, settings.most_rows, settings.days * _DAY_S)
+    return Buffer(folder / BUFFER, limits, time.time)
+
+
+class Buffer:
+    """Rows of every model of this device. Safe to share between threads, and processes.
+
+    lost   why an earlier file was set aside, "" when none was; what could be read of it is here
+    """
+
+    def __init__(self, path: Path, limits: Limits, wall: Callable[[], float]) -> None:
+        self._path, self._limits, self._wall, self.lost = path, limits, wall, ""
+        self._lock, self._waiting = threading.Lock(), list[tuple]()
+        self._since_trim, self._flushed_s = _TRIM, wall()
+        try:
+            self._open()
+        except DamagedError as error:
+            self._restart(str(error))
+
+    def add(
+        self,
+        model: str,
+        features: Sequence[str],
+        rows: F32,
+        labels: Sequence[str | None],
+        keys: Sequence[str] = (),
+    ) -> None:
+        """Keep rows, float32 (n, F), soon; a label of None may come later, by its key."""
+        kind, now = kind_of(features), self._wall()
+        keys = keys or [""] * len(rows)
+        with self._lock:
+            for row, label, key in zip(rows, labels, keys, strict=True):
+                x = row.astype("<f4").tobytes()
+                size = len(x) + _AROUND
+                self._waiting.append((model, kind, key, now, label, size, checksum(x), x))
+            del self._waiting[: -4 * WAITING]  # the disk refuses for long: the oldest go
+
+    def due(self) -> bool:
+        """Whether it is time to `flush`."""
+        waits = len(self._waiting)
+        return waits >= WAITING or (waits > 0 and self._wall() - self._flushed_s >= FLUSH_S)
+
+    def flush(self) -> None:
+        """What waits is on the disk when this returns; StorageError: it waits on."""
+        with self._lock:
+            rows = list(self._waiting)
+        self._flushed_s = self._wall()
+        if rows:
+            self._surely(lambda: self._insert(rows))
+        with self._lock:
+            del self._waiting[: len(rows)]
+        self._since_trim += len(rows)
+        if self._since_trim >= _TRIM:
+            self.trim()
+
+    def trim(self) -> None:
+        """Let go of what is too old or too much, the oldest first."""
+        self._surely(self._trim)
+        self._since_trim = 0
+
+    def label(self, key: str, label: str) -> int:
+        """Say what the rows kept under `key` truly are; how many there are."""
+        self.flush()
+        sql = "UPDATE row SET label = ? WHERE key = ? AND key != ''"
+        return self._surely(lambda: self._changed(sql, [label, key]))
+
+    def clear(self, model: str = "") -> int:
+        """Delete the rows of a model, or all, for good; how many."""
+        self.flush()
+        where = "model = ?" if model else "1 OR ?"
+        return self._surely(
+            lambda: self._changed(f"DELETE FROM row WHERE {where}", [model])  # noqa: S608
+        )
+
+    def count(self, model: str, features: Sequence[str]) -> int:
+        """Labelled rows that a round could learn from."""
+        sql = "SELECT count(*) FROM row WHERE model = ? AND kind = ? AND label IS NOT NULL"
+        return self._surely(lambda: self._number(sql, [model, kind_of(features)]))
+
+    def held(self) -> list[Held]:
+        """What is here, by model and kind of features."""
+        sql = (
+            "SELECT model, kind, label, count(*), sum(size), min(at_s) FROM row "
+            "GROUP BY model, kind, label ORDER BY model, kind, label"
+        )
+        found: dict[tuple[str, str], Held] = {}
+        for model, kind, label, count, size, since in self._surely(lambda: self._all(sql)):
+            held = found.get((model, kind)) or Held(model, kind, {}, 0, 0, since)
+            labels = held.labels | ({label: count} if label is not None else {})
+            found[model, kind] = msgspec.structs.replace(
+                held,
+                labels=labels,
+                without=held.without + (count if label is None else 0),
+                bytes=held.bytes + size,
+                since_s=min(held.since_s, since),
+            )
+        return list(found.values())
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _insert(self, rows: Sequence[tuple]) -> None:
+        with translated(self._path), self._db.atomic():
+            marks = ", ".join("?" * 8)
+            for row in rows:
+                self._db.execute(f"INSERT INTO row ({_FIELDS}) VALUES ({marks})", row)  # noqa: S608
+
+    def _trim(self) -> None:
+        with translated(self._path), self._db.atomic():
+            if self._limits.seconds:
+                oldest = self._wall() - self._limits.seconds
+                self._db.execute("DELETE FROM row WHERE at_s < ?", [oldest])
+            self._db.execute(
+                "DELETE FROM row WHERE id IN (SELECT id FROM (SELECT id, row_number() OVER "
+                "(PARTITION BY model ORDER BY id DESC) AS place FROM row) WHERE place > ?)",
+                [self._limits.rows],
+            )
+            self._db.execute(
+                "DELETE FROM row WHERE id IN (SELECT id FROM (SELECT id, sum(size) OVER "
+                "(ORDER BY id DESC) AS total FROM row) WHERE total > ?)",
+                [self._limits.bytes],
+            )
+
+    def _changed(self, sql: str, given: list) -> int:
+        with translated(self._path), self._db.atomic():
+            return self._db.execute(sql, given).rowcount
+
+    def _number(self, sql: str, given: list) -> int:
+        with translated(self._path):
+            return int(self._db.execute(sql, given).fetchone()[0])
+
+    def _all(self, sql: str) -> list[tuple]:
+        with translated(self._path):
+            return self._db.execute(sql).fetchall()
+
+    def _surely(self, work: Callable[[], _T]) -> _T:
+        """Do it; once more on what could be saved, when the file turns out to be damaged."""
+        try:
+            return work()
+        except DamagedError as error:
+            self._db.close()
+            self._restart(str(error))
+            return work()
+
+    def _open(self) -> None:
+        self._db = open_database(self._path)
+        with translated(self._path):
+            self._db.execute("PRAGMA secure_delete=ON")
+            self._db.table("row").create(
+                {
+                    "id": int, "model": str, "kind": str, "key": str, "at_s": float,
+                    "label": str, "size": int, "crc": int, "x": bytes,
+                },
+                pk="id", if_not_exists=True,
+            )  # fmt: skip
+            self._db.execute("CREATE INDEX IF NOT EXISTS by_kind ON row (model, kind, label)")
+            self._db.execute("CREATE INDEX IF NOT EXISTS by_key ON row (key) WHERE key != ''")
+
+    def _restart(self, why: str) -> None:
+        """Begin a new file with what can be read of the damaged one, which is then deleted."""
+        kept = set_aside(self._path)
+        saved = list(_sound_rows(kept))
+        self._open()
+        self._insert(saved)
+        for suffix in ("", "-wal", "-shm"):
+            kept.with_name(kept.name + suffix).unlink(missing_ok=True)
+        self.lost = f"{why}; {len(saved)} rows of it could be read"
+
+
+def kind_of(features: Sequence[str]) -> str:
+    """Short name of what the columns of a row are: rows of other features are not learned from."""
+    return hashlib.sha256("\0".join(features).encode()).hexdigest()[:16]
+
+
+class Examples(NamedTuple):
+    """x float32 (n, F); labels as text."""
+
+    x: F32
+    labels: list[str]
+
+
+def read_examples(path: Path, model: str, features: Sequence[str]) -> Examples:
+    """The labelled rows of a model, for the trainer's process: read only, sound rows alone."""
+    wanted, width = (model, kind_of(features)), len(features)
+    found = [
+        (x, label)
+        for of, kind, _, _, label, _, _, x in _sound_rows(path)
+        if (of, kind) == wanted and label is not None and len(x) == 4 * width
+    ]
+    values = np.frombuffer(b"".join(x for x, _ in found), "<f4").reshape(-1, width)
+    return Examples(values.astype(np.float32, copy=False), [label for _, label in found])
+
+
+def _sound_rows(path: Path) -> Iterator[tuple]:
+    """Rows by _FIELDS, whose checksum holds; of a damaged file those that can be read."""
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA cache_size=-256")
+        for row in _each(connection):
+            if isinstance(row[-1], bytes) and checksum(row[-1]) == row[-2]:
+                yield row
+    except sqlite3.Error:
+        return
+    finally:
+        connection.close()
+
+
+def _each(connection: sqlite3.Connection) -> Iterator[tuple]:
+    """Row by row, without an index: a page that cannot be read costs what lies on it."""
+    sql = f"SELECT id, {_FIELDS} FROM row NOT INDEXED WHERE id > ? ORDER BY id"  # noqa: S608
+    at = failures = 0
+    while failures < WAITING:
+        try:
+            for row in connection.execute(sql, [at]):
+                if not isinstance(row[0], int) or row[0] <= at:
+                    break  # a damaged tree leads back
+                at, failures = row[0], 0
+                yield row[1:]
+            else:
+                return
+        except (sqlite3.Error, UnicodeDecodeError):
+            pass
+        at, failures = at + 1, failures + 1

@@ -1,0 +1,266 @@
+"""One piece of work in the trainer's process: learn, put masks on, or measure.
+
+Everything it reads is in the sandbox, in the task's folder beside it, or the device's own rows; all
+it writes is in the sandbox. It has no key, no address and no slot.
+"""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from shoal.agent.federated import trainer
+from shoal.agent.federated.io.row_buffer import read_examples
+from shoal.agent.federated.io.sandbox import NEXT, keep_vector, vector
+from shoal.agent.federated.ports import CONTRIBUTION, NUMBERS, Made, Work
+from shoal.agent.federated.trainer import Pull, Rows, Run, Tensor
+from shoal.agent.host.io.durable import write_durable
+from shoal.agent.installed.round_record import Saved
+from shoal.agent.serving.io.session import import_ort, translated
+from shoal.errors import ModelError, RefusedError
+from shoal.federated.clipping import clipped, norm_of
+from shoal.federated.compression import compress, with_feedback
+from shoal.federated.distributed import encode_privately
+from shoal.federated.local import privately
+from shoal.federated.masks import U32, add_mask
+from shoal.federated.noise import Draws
+from shoal.federated.scaffold import control_after, shift_of
+from shoal.federated.speech import Contribution, Measured
+from shoal.params import F32, TrainSpec, spec_of
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """Work, and where: folder of the attempt, of the task, and the file of rows."""
+
+    work: Work
+    folder: str
+    task: str
+    buffer: str
+
+
+class Lesson:
+    """The graph, the rows and the numbers of one job."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.config = job, job.work.config
+        self.folder, self._task = Path(job.folder), Path(job.task)
+        self.run, self.spec, x, y = _opened(self.folder / "graph.onnx")
+        self.size = self.config.theta.length // 4
+        if self.spec.size != self.size:
+            raise RefusedError(
+                f"theta has {self.size} numbers, {self.spec.size} in the graph", _BAD
+            )
+        self.theta = self._fetched("theta")
+        self.rows = self._rows(x, y)
+
+    def remembered(self, name: str) -> F32 | None:
+        """A vector that this round has made already, or an earlier one left; None for none."""
+        made = vector(self.folder / NEXT / name, self.size)
+        return made if made is not None else vector(self._task / name, self.size)
+
+    def recalled(self, name: str) -> F32 | None:
+        """A vector that an earlier round left; None for none."""
+        return vector(self._task / name, self.size)
+
+    def keep(self, name: str, values: F32) -> None:
+        keep_vector(self.folder / NEXT / name, values)
+
+    def control(self) -> F32:
+        return self._fetched("control")
+
+    def with_own(self, theta: F32, own: F32 | None) -> F32:
+        """theta with the device's personal numbers in it."""
+        if own is None or not self.config.personal:
+            return theta
+        mixed = theta.copy()
+        for start, stop in self.config.personal:
+            mixed[start:stop] = own[start:stop]
+        return mixed
+
+    def _fetched(self, name: str) -> F32:
+        found = vector(self.folder / name, self.size)
+        if found is None or not np.isfinite(found).all():
+            raise RefusedError(f"{name} of this round is not {self.size} numbers", _BAD)
+        return found
+
+    def _rows(self, x: Tensor, y: Tensor) -> Rows:
+        work, features = self.job.work, self.job.work.features
+        found = read_examples(Path(self.job.buffer), self.config.model, features)
+        rows = trainer.rows_of(found.x, found.labels, work.labels, self.spec, x, y)
+        if not len(rows.y):
+            raise RefusedError("none of its rows has a label that this model knows", "few-rows")
+        return rows
+
+
+_BAD = "bad-graph"
+_OTHER_FILES = "session.model_external_initializers_file_folder_path"
+
+
+def learn(job: Job) -> Made:
+    """Train, and write the contribution; securely the whole numbers, which still want masks."""
+    lesson = Lesson(job)
+    plan, began = lesson.config.plan, time.process_time()
+    order = np.random.default_rng(list(job.work.seed))
+    draws = Draws(hashlib.sha256(b"shoal/draws" + job.work.seed).digest())
+    told = plan.secure is None
+    loss = trainer.mean_loss(lesson.run, lesson.spec, lesson.theta, lesson.rows) if told else 0.0
+    delta, control, steps = _trained(lesson, order)
+    if not np.isfinite(delta).all() or not np.isfinite(loss):
+        raise RefusedError("training diverged: its numbers are not finite any more", "diverged")
+    made = Made(
+        rows=len(lesson.rows.y), loss=loss, steps=steps, norm=norm_of(delta),
+        seconds=time.process_time() - began, rss_mb=_peak_mb(),
+    )  # fmt: skip
+    if plan.secure is not None:
+        write_durable(lesson.folder / NUMBERS, _numbers(lesson, delta, draws, order).tobytes())
+        return made
+    said = Contribution(
+        update=_packed(lesson, delta, draws), examples=made.rows, loss=loss,
+        control=b"" if control is None else compress(control, plan.compression, draws),
+        steps=steps, seconds=made.seconds,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, contribution=_saved(lesson.folder, said))
+
+
+def mask(job: Job) -> Made:
+    """Put the masks on, and write the contribution. Nothing that is not masked is left behind."""
+    folder = Path(job.folder)
+    numbers = np.fromfile(folder / NUMBERS, "<u4").astype(np.uint32, copy=False)
+    for one in job.work.masks:
+        add_mask(numbers, one.seed, one.sign)
+    saved = _saved(folder, Contribution(update=numbers.astype("<u4", copy=False).tobytes()))
+    (folder / NUMBERS).unlink()
+    return Made(contribution=saved, rss_mb=_peak_mb())
+
+
+def measure(job: Job) -> Made:
+    """How theta does on this device's rows, whole and by class; and the device's own model."""
+    lesson = Lesson(job)
+
+    def did(theta: F32, rows: Rows) -> Any:
+        return trainer.measure(lesson.run, theta, rows)
+
+    classes = trainer.by_class(lesson.rows, job.work.labels)
+    own = lesson.remembered("ditto" if lesson.config.ditto else "personal")
+    personal = own if lesson.config.ditto else lesson.with_own(lesson.theta, own)
+    measured = Measured(
+        whole=did(lesson.theta, lesson.rows),
+        classes={name: did(lesson.theta, rows) for name, rows in list(classes.items())[:1024]},
+        personal=did(personal, lesson.rows) if own is not None and personal is not None else None,
+    )
+    return Made(measured=measured, rows=len(lesson.rows.y), rss_mb=_peak_mb())
+
+
+def _trained(lesson: Lesson, order: np.random.Generator) -> tuple[F32, F32 | None, int]:
+    """What moved, SCAFFOLD's change of c_i, and how many steps it took."""
+    plan, spec = lesson.config.plan, lesson.spec
+    terms = plan.learning.terms
+    shared = lesson.control() if terms.get("shift") else None
+    own = None if shared is None else lesson.recalled("control")
+    own = np.zeros_like(lesson.theta) if own is None else own
+    pull = Pull(
+        mu=float(terms.get("mu", 0.0)),
+        shift=None if shared is None else shift_of(shared, own),
+    )
+    start = lesson.with_own(lesson.theta, lesson.recalled("personal"))
+    learned = trainer.learn(lesson.run, spec, start, lesson.rows, plan.learning, pull, order)
+    delta = (learned.theta - start).astype(np.float32)
+    control = None
+    if shared is not None and np.isfinite(delta).all():
+        after = control_after(own, shared, delta, learned.steps, plan.learning.lr)
+        lesson.keep("control", after)
+        control = after - own
+    if lesson.config.personal:
+        lesson.keep("personal", learned.theta)
+        for first, stop in lesson.config.personal:
+            delta[first:stop] = 0
+    if lesson.config.ditto:
+        _train_ditto(lesson, order)
+    return delta, control, learned.steps
+
+
+def _train_ditto(lesson: Lesson, order: np.random.Generator) -> None:
+    """The device's own model, pulled towards the shared one. Li et al., "Ditto", 2021."""
+    own = lesson.recalled("ditto")
+    pull = Pull(mu=lesson.config.ditto, anchor=lesson.theta)
+    start = lesson.theta if own is None else own
+    learning = lesson.config.plan.learning
+    after = trainer.learn(lesson.run, lesson.spec, start, lesson.rows, learning, pull, order)
+    if np.isfinite(after.theta).all():
+        lesson.keep("ditto", after.theta)
+
+
+def _packed(lesson: Lesson, delta: F32, draws: Draws) -> bytes:
+    """The update as it goes up: clipped, with noise, made small."""
+    plan = lesson.config.plan
+    if plan.privacy is not None:
+        if plan.privacy.where == "local":
+            delta = privately(delta, plan.privacy, draws)
+        else:
+            delta = clipped(delta, plan.privacy.clip)
+        return compress(delta, plan.compression, draws)
+    if plan.compression.kind != "top-k":
+        return compress(delta, plan.compression, draws)
+    residual = lesson.recalled("residual")
+    residual = np.zeros_like(delta) if residual is None else residual
+    fed = with_feedback(delta, residual, plan.compression, draws)
+    lesson.keep("residual", fed.residual.astype(np.float32))
+    return fed.packed
+
+
+def _numbers(lesson: Lesson, delta: F32, draws: Draws, random: np.random.Generator) -> U32:
+    """The update as whole numbers, with its weight behind it."""
+    plan, privacy = lesson.config.plan, lesson.config.plan.privacy
+    assert plan.secure is not None
+    scale = plan.secure.scale
+    if privacy is not None and privacy.where == "distributed":
+        return encode_privately(delta, privacy, scale, plan.least, draws)
+    if privacy is not None:
+        local = privacy.where == "local"
+        delta = privately(delta, privacy, draws) if local else clipped(delta, privacy.clip)
+    return scale.encode(delta, min(len(lesson.rows.y), scale.weight), random)
+
+
+def _saved(folder: Path, said: Contribution) -> Saved:
+    data = msgspec.msgpack.encode(said)
+    write_durable(folder / CONTRIBUTION, data, 0o600)
+    return Saved(digest=hashlib.sha256(data).digest(), length=len(data))
+
+
+def _opened(path: Path) -> tuple[Run, TrainSpec, Tensor, Tensor]:
+    """The graph's `run`, what it says of itself, its x and y; ModelError: it cannot run here."""
+    ort = import_ort()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Its other files are in a folder that cannot be: no graph reads what lies beside it.
+    options.add_session_config_entry(_OTHER_FILES, str(path / "none"))
+    try:
+        data, where = path.read_bytes(), ["CPUExecutionProvider"]
+        session = ort.InferenceSession(data, options, providers=where)
+    except Exception as error:
+        raise translated(path.name, error) from error
+    spec = spec_of(session.get_modelmeta().custom_metadata_map)
+    inputs = {one.name: one for one in session.get_inputs()}
+    axes = 2 if spec.many else 1
+
+    def tensor(name: str) -> Tensor:
+        if name not in inputs or not all(isinstance(n, int) for n in inputs[name].shape[axes:]):
+            raise ModelError(f"{path.name}: no input {name!r} of a fixed shape", "make it anew")
+        return Tensor(inputs[name].type, tuple(inputs[name].shape[axes:]))
+
+    return session.run, spec, tensor("x"), tensor("y")
+
+
+def _peak_mb() -> float:
+    """The most memory that this process had resident, MB; 0 where /proc does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration, ValueError):
+        return 0.0

@@ -1,0 +1,1 @@
+"""Adapters of sources and sinks: files, MQTT, Modbus, OPC UA, Sparkplug, HTTP."""

@@ -1,0 +1,254 @@
+"""A plant's own MQTT broker: one connection on the caller's thread, without paho's traps.
+
+paho's thread is not used (DESIGN section 4): here the caller's thread selects on the socket and on
+a pipe that wakes it, so that what is queued goes out at once, and one thread alone calls paho.
+"""
+
+import os
+import selectors
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode
+
+from shoal.agent.feeds.io.interface import ServerSettings
+from shoal.dialect import Dialect, explain_reason, is_unsupported
+from shoal.errors import LinkError, SettingError
+from shoal.mqtt import explain
+
+CONNECT_S = 10.0
+#: Longest sleep of the loop, so that keep-alive and stopping are seen to.
+LOOK_S = 0.5
+_PORTS = {"mqtt": 1883, "mqtts": 8883}
+
+
+class BrokerSettings(ServerSettings, frozen=True, kw_only=True):
+    """A broker.
+
+    url                   mqtt://host:port, or mqtts://host:port for TLS
+    username, password    "" for none
+    ca, certificate, key  PEM files for TLS, seen from the agent's folder; ca "" for the system's
+    client_id             "" for one of the broker's choosing
+    keepalive_s           seconds without a word until a connection is taken for dead
+    """
+
+    url: str
+    username: str = ""
+    password: str = ""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    client_id: str = ""
+    keepalive_s: int = 30
+
+
+class Packet(NamedTuple):
+    """A message to publish."""
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+
+
+class Broker:
+    """Connects to one broker, again at every `serve`. Everything is called on serve's thread.
+
+    It speaks MQTT 3.1.1, or 5 to a broker that turns that away: at the next `serve`.
+
+    on_message        topic, payload
+    on_up             connected, and every subscription granted
+    on_acknowledged   the number that publish gave, for QoS 1
+    before_looking    called before every sleep: the place to publish what is queued
+    before_leaving    called before a clean goodbye
+    """
+
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        folder: Path,
+        *,
+        subscriptions: Sequence[tuple[str, int]] = (),
+        on_message: Callable[[str, bytes], None] = lambda topic, payload: None,
+        on_up: Callable[[], None] = lambda: None,
+        on_acknowledged: Callable[[int], None] = lambda number: None,
+        before_looking: Callable[[], None] = lambda: None,
+        before_leaving: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings, self._folder = settings, folder
+        self._scheme, self._host, self._port = parse_url(settings.url)
+        self._subscriptions = list(subscriptions)
+        self._on_message, self._on_up = on_message, on_up
+        self._on_acknowledged = on_acknowledged
+        self._before_looking, self._before_leaving = before_looking, before_leaving
+        self._client: paho.Client | None = None
+        self._fault = ""
+        self._dialect, self._greeted, self._is_known = Dialect.V3, False, False
+        self._wake_reads, self._wake_writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_is_due = False
+
+    def wake(self) -> None:
+        """From any thread: look at what is queued, now."""
+        if not self._wake_is_due:
+            self._wake_is_due = True
+            os.write(self._wake_writes, b"w")
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether something that was published has not left for the socket yet."""
+        return self._client is not None and self._client.want_write()
+
+    def publish(self, packet: Packet) -> int:
+        """Hand over a message; its number, of which on_acknowledged tells for QoS 1."""
+        if self._client is None:
+            raise LinkError("not connected")
+        info = self._client.publish(packet.topic, packet.payload, packet.qos, packet.retain)
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            raise LinkError(paho.error_string(info.rc))
+        return info.mid
+
+    def serve(self, stopping: threading.Event, will: Packet | None = None) -> None:
+        """One connection, until `stopping`; LinkError when it ends before."""
+        client = self._client = self._make(will)
+        self._fault, self._greeted = "", False
+        try:
+            self._connect(client)
+            self._converse(client, stopping)
+            self._before_leaving()
+            client.disconnect()
+        finally:
+            self._client = None
+            _close(client)
+
+    def end(self, why: str) -> None:
+        """Say goodbye, so that the will stays unsaid, and have serve raise `why`."""
+        self._fault = why
+        if self._client is not None:
+            self._client.disconnect()
+
+    # ------------------------------------------------------------------ one connection
+
+    def _make(self, will: Packet | None) -> paho.Client:
+        settings = self._settings
+        client = self._dialect.make_client(settings.client_id, clean=True)
+        client.connect_timeout = CONNECT_S
+        if settings.username:
+            client.username_pw_set(settings.username, settings.password)
+        if self._scheme == "mqtts":
+            client.tls_set_context(self._context())
+        if will is not None:
+            client.will_set(will.topic, will.payload, will.qos, will.retain)
+        client.on_connect, client.on_subscribe = self._connected, self._subscribed
+        client.on_message = self._received
+        client.on_publish = self._published
+        return client
+
+    def _context(self) -> ssl.SSLContext:
+        settings, folder = self._settings, self._folder
+        context = ssl.create_default_context(cafile=folder / settings.ca if settings.ca else None)
+        if settings.certificate:
+            context.load_cert_chain(folder / settings.certificate, folder / settings.key)
+        return context
+
+    def _connect(self, client: paho.Client) -> None:
+        options = self._dialect.connect_options(clean=True)
+        try:
+            client.connect(self._host, self._port, self._settings.keepalive_s, **options)
+        except (OSError, ValueError) as error:
+            raise LinkError(f"broker {self._host}:{self._port}: {explain(error)}") from error
+
+    def _converse(self, client: paho.Client, stopping: threading.Event) -> None:
+        try:
+            while not stopping.is_set():
+                self._look(client)
+        except LinkError:
+            if not (self._greeted or self._is_known):
+                self._dialect = self._dialect.other
+            raise
+
+    def _look(self, client: paho.Client) -> None:
+        """Sleep until something can be read, written or is queued; then do it."""
+        self._before_looking()
+        sock = client.socket()
+        if sock is None:
+            raise LinkError(self._fault or "the broker closed the connection")
+        wants = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.want_write() else 0)
+        with selectors.DefaultSelector() as selector:
+            selector.register(sock, wants)
+            selector.register(self._wake_reads, selectors.EVENT_READ)
+            ready = {key.fileobj: events for key, events in selector.select(LOOK_S)}
+        if self._wake_reads in ready:
+            self._wake_is_due = False
+            os.read(self._wake_reads, 4_096)
+        events = ready.get(sock, 0)
+        rc = MQTTErrorCode.MQTT_ERR_SUCCESS
+        if events & selectors.EVENT_READ:
+            rc = self._read(client, sock)
+        if rc == MQTTErrorCode.MQTT_ERR_SUCCESS and client.want_write():
+            rc = client.loop_write()
+        if rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            rc = client.loop_misc()
+        if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or self._fault:
+            raise LinkError(self._fault or f"the connection broke: {paho.error_string(rc)}")
+
+    def _read(self, client: paho.Client, sock: Any) -> MQTTErrorCode:
+        """Read, and again while TLS holds what it has decrypted already."""
+        rc = client.loop_read()
+        while rc == MQTTErrorCode.MQTT_ERR_SUCCESS and getattr(sock, "pending", int)():
+            rc = client.loop_read()
+        return rc
+
+    # ------------------------------------------------------------------ paho's callbacks
+
+    def _connected(self, client: paho.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
+        self._greeted = not is_unsupported(reason)
+        self._is_known |= not reason.is_failure
+        if reason.is_failure:
+            self._fault = f"broker {self._host}:{self._port} refused: {explain_reason(reason)}"
+        elif not self._subscriptions:
+            self._on_up()
+        else:
+            client.subscribe(self._subscriptions)
+
+    def _subscribed(self, _: paho.Client, __: Any, ___: int, reasons: Any, ____: Any) -> None:
+        asked = zip(self._subscriptions, reasons, strict=False)
+        refused = [topic for (topic, _), reason in asked if reason.is_failure]
+        if refused:
+            self._fault = f"broker refused subscription to {', '.join(refused)}; see its rules"
+        else:
+            self._on_up()
+
+    def _received(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
+        self._on_message(message.topic, bytes(message.payload))
+
+    def _published(self, _: paho.Client, __: Any, number: int, ___: Any, ____: Any) -> None:
+        self._on_acknowledged(number)
+
+
+def parse_url(url: str) -> tuple[str, str, int]:
+    """scheme, host and port of mqtt://host[:port]; SettingError if it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError as error:
+        raise SettingError(f"broker {url!r}: {error}", "write mqtt://HOST:PORT") from error
+    if parts.scheme not in _PORTS or not parts.hostname or parts.username:
+        raise SettingError(f"broker {url!r} is no address", "write mqtt://HOST:PORT")
+    return parts.scheme, parts.hostname, port
+
+
+def _close(client: paho.Client) -> None:
+    """Close the socket; what is still in it, a goodbye perhaps, goes first."""
+    deadline = time.monotonic() + 1.0
+    while client.want_write() and client.socket() is not None and time.monotonic() < deadline:
+        if client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            break
+    open_still = client.socket()
+    if open_still is not None:
+        open_still.close()

@@ -1,0 +1,260 @@
+"""MQTT as a source and as a sink: JSON payloads, and Sparkplug B payloads in."""
+
+import collections
+import json
+import math
+import threading
+from typing import Any, Literal
+
+import msgspec
+
+from shoal.agent.feeds.frames import FeedHealth, Frame, Latest, Prediction, Quality, Value
+from shoal.agent.feeds.io.broker import Broker, BrokerSettings, Packet
+from shoal.agent.feeds.io.connection import Connecting
+from shoal.agent.feeds.io.interface import Context, Emit
+from shoal.agent.feeds.sparkplug_host import Host
+from shoal.agent.host.faults import Fault
+from shoal.agent.serving.io.row_table import seconds
+from shoal.agent.serving.labels import number
+from shoal.errors import DatasetError, SettingError, ShoalError, WireError
+
+#: Largest message, and most assets that are told apart.
+LIMIT, ASSETS = 1 << 20, 1_024
+_WORDS = {"good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
+
+
+class MqttSourceSettings(BrokerSettings, frozen=True, kw_only=True):
+    """Readings from an MQTT broker.
+
+    topics   filters to subscribe to
+    format   "json": an object of names and numbers, objects in it by "outer.inner", or a bare
+             number, whose name is the last level of its topic; "sparkplug": Sparkplug B, where
+             metrics are values, and every node and device is an asset
+    asset    level of the topic that names the asset, from 0; -1 for none
+    time     name in the object of its time, Unix seconds or ISO 8601; "" for when it came
+    quality  name in the object of its quality: "good", "uncertain" or "bad"; "" for good
+    qos      0 or 1
+    """
+
+    topics: list[str]
+    format: Literal["json", "sparkplug"] = "json"
+    asset: int = -1
+    time: str = ""
+    quality: str = ""
+    qos: Literal[0, 1] = 1
+
+
+class MqttSource(Connecting):
+    """Every message is a frame: the latest values of its asset, those that came among them."""
+
+    Settings = MqttSourceSettings
+
+    def __init__(self, settings: MqttSourceSettings, context: Context, emit: Emit) -> None:
+        super().__init__(context, settings.retry_s)
+        if not settings.topics:
+            raise SettingError(f"agent.toml: sources.{context.name}.topics is empty")
+        self._settings, self._emit = settings, emit
+        self._latest: dict[str, Latest] = {}
+        self._host = Host()
+        self._broker = Broker(
+            settings,
+            context.folder,
+            subscriptions=[(topic, settings.qos) for topic in settings.topics],
+            on_message=self._hear,
+            on_up=self.tally.came_up,
+        )
+
+    def serve(self, stopping: threading.Event) -> None:
+        """One connection; when it ends, of nothing is known how it stands."""
+        try:
+            self._broker.serve(stopping)
+        finally:
+            self._latest.clear()
+            self._host.lost()
+
+    def _hear(self, topic: str, data: bytes) -> None:
+        try:
+            if self._settings.format == "sparkplug":
+                self._hear_sparkplug(topic, data)
+            else:
+                self._give(self._frame(topic, data))
+        except ShoalError as error:
+            self.tally.dropped += 1
+            self.context.fault(Fault(error.code, f"{self.context.name}, {topic}: {error}"))
+
+    def _hear_sparkplug(self, topic: str, data: bytes) -> None:
+        told = self._host.hear(topic, data, self.context.wall())
+        if told.rebirth is not None:
+            self._broker.publish(Packet(*told.rebirth))
+        self.tally.dropped += told.past
+        for frame in told.frames:
+            self._give(frame)
+
+    def _give(self, frame: Frame) -> None:
+        self.tally.gave(frame)
+        self.tally.bad += frame.quality is Quality.BAD
+        self._emit(frame)
+
+    def _frame(self, topic: str, data: bytes) -> Frame:
+        """The latest values of an asset, after this message."""
+        said = flat(topic, data)
+        settings, now = self._settings, self.context.wall()
+        time_s = _time(said.pop(settings.time, None), now) if settings.time else now
+        word = str(said.pop(settings.quality, "good")).lower() if settings.quality else "good"
+        quality = _WORDS.get(word, Quality.UNCERTAIN)
+        levels = topic.split("/")
+        asset = levels[settings.asset] if 0 <= settings.asset < len(levels) else ""
+        if asset not in self._latest and len(self._latest) >= ASSETS:
+            self._latest.pop(next(iter(self._latest)))
+        latest = self._latest.setdefault(asset, Latest())
+        for name, value in said.items():
+            latest.put(name, _value(value, time_s, quality))
+        return latest.frame(asset)
+
+
+class MqttSinkSettings(BrokerSettings, frozen=True, kw_only=True):
+    """Predictions to an MQTT broker, as JSON, QoS 1.
+
+    topic   with {asset}, {model} and {device} where these belong
+    retain  whether the broker keeps the last for who subscribes later
+    keep    predictions that wait while the broker is away; then the oldest go
+    """
+
+    topic: str = "predictions/{model}/{asset}"
+    retain: bool = False
+    keep: int = 10_000
+
+
+class MqttSink(Connecting):
+    """Publishes each prediction at least once, in order; what is not acknowledged is sent again."""
+
+    Settings = MqttSinkSettings
+
+    def __init__(self, settings: MqttSinkSettings, context: Context) -> None:
+        super().__init__(context, settings.retry_s)
+        self._settings = settings
+        try:
+            topic_of(settings.topic, "model", "asset")
+        except (KeyError, IndexError, ValueError) as error:
+            raise SettingError(
+                f"agent.toml: sinks.{context.name}.topic is {settings.topic!r}",
+                "use {asset} and {model} only",
+            ) from error
+        self._queue: collections.deque[Prediction] = collections.deque()
+        self._sent: collections.OrderedDict[int, Prediction] = collections.OrderedDict()
+        self._lock, self._up = threading.Lock(), False
+        self._broker = Broker(
+            settings,
+            context.folder,
+            on_up=self._came_up,
+            on_acknowledged=self._acknowledged,
+            before_looking=self._send,
+        )
+
+    def write(self, prediction: Prediction) -> None:
+        """Queue one; the oldest goes when there are too many."""
+        with self._lock:
+            self._queue.append(prediction)
+            if len(self._queue) > self._settings.keep:
+                self._queue.popleft()
+                self.tally.dropped += 1
+        self.tally.count += 1
+        self._broker.wake()
+
+    def health(self) -> FeedHealth:
+        """How it is doing; waiting: not acknowledged yet."""
+        self.tally.waiting = len(self._queue) + len(self._sent)
+        return super().health()
+
+    def serve(self, stopping: threading.Event) -> None:
+        """One connection; what it did not deliver is first in the next."""
+        try:
+            self._broker.serve(stopping)
+        finally:
+            self._up = False
+            with self._lock:
+                self._queue.extendleft(reversed(self._sent.values()))
+            self._sent.clear()
+
+    def _came_up(self) -> None:
+        self._up = True
+        self.tally.came_up()
+
+    def _send(self) -> None:
+        """Everything that waits, a few in flight at a time."""
+        while self._up and len(self._sent) < 100:
+            with self._lock:
+                if not self._queue:
+                    return
+                prediction = self._queue.popleft()
+            number_ = self._broker.publish(self._packet(prediction))
+            self._sent[number_] = prediction
+
+    def _acknowledged(self, number: int) -> None:
+        self._sent.pop(number, None)
+
+    def _packet(self, prediction: Prediction) -> Packet:
+        topic = topic_of(self._settings.topic, prediction.model, prediction.asset)
+        return Packet(topic, as_json(prediction), 1, self._settings.retain)
+
+
+def as_json(prediction: Prediction) -> bytes:
+    """A prediction as JSON: time_s, asset, model, release, quality, and its values."""
+    said: dict[str, Any] = {
+        "time_s": prediction.time_s,
+        "asset": prediction.asset,
+        "model": prediction.model,
+        "release": prediction.release,
+        "quality": prediction.quality.name.lower(),
+    }
+    return msgspec.json.encode(said | prediction.values)
+
+
+def topic_of(pattern: str, model: str, asset: str) -> str:
+    """
+    >>> topic_of("line/{asset}/{model}", "leaks", "pump/3+#")
+    'line/pump-3--/leaks'
+    """
+    safe = asset.translate({ord(c): "-" for c in "/+#"})
+    return pattern.format(model=model, asset=safe).replace("//", "/").strip("/")
+
+
+def flat(topic: str, data: bytes) -> dict[str, Any]:
+    """Names and values of a JSON message; WireError when it is none.
+
+    >>> flat("a/b", b'{"t": 1, "motor": {"rpm": 2}}'), flat("a/b", b"21.5")
+    ({'t': 1, 'motor.rpm': 2}, {'b': 21.5})
+    """
+    if len(data) > LIMIT:
+        raise WireError(f"message of {len(data)} bytes, {LIMIT} allowed")
+    try:
+        said = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"message is no JSON: {str(error)[:100]}") from error
+    if not isinstance(said, dict):
+        return {topic.rpartition("/")[2]: said}
+    found: dict[str, Any] = {}
+    _flatten("", said, found)
+    return found
+
+
+def _flatten(prefix: str, said: dict[str, Any], into: dict[str, Any]) -> None:
+    for name, value in said.items():
+        if isinstance(value, dict):
+            _flatten(f"{prefix}{name}.", value, into)
+        else:
+            into[prefix + name] = value
+
+
+def _time(said: Any, now: float) -> float:
+    if said is None:
+        return now
+    try:
+        return seconds(said)
+    except DatasetError as error:
+        raise WireError(error.message) from error
+
+
+def _value(said: Any, time_s: float, quality: Quality) -> Value:
+    found = number(said)
+    return Value(found, time_s, quality if math.isfinite(found) else Quality.BAD)

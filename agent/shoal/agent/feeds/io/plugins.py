@@ -1,0 +1,37 @@
+"""Finds a plugin by its name in agent.toml, and not before: nothing unused is loaded."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from shoal.agent.feeds.io.interface import FeedSettings
+from shoal.agent.host.optional_libraries import mend_of
+from shoal.errors import SettingError
+from shoal.misfit import unfit
+
+SOURCES, SINKS = "shoal.sources", "shoal.sinks"
+
+
+def load(group: str, kind: str) -> Any:
+    """The class of a plugin; SettingError says what there is, or what has to be installed."""
+    found = importlib.metadata.entry_points(group=group)
+    names = sorted({entry.name for entry in found})
+    if kind not in names:
+        raise SettingError(f"no {kind!r} among {group}", f"there are: {', '.join(names)}")
+    try:
+        return found[kind].load()
+    except ImportError as error:
+        raise SettingError(f"{kind}: {error}", mend_of(error)) from error
+
+
+def settings_of(where: str, kind: type[FeedSettings], table: Mapping[str, Any]) -> FeedSettings:
+    """A plugin's settings; SettingError names the one that is wrong.
+
+    where   of agent.toml: "sources.pump"
+    """
+    try:
+        return msgspec.convert(dict(table), kind)
+    except msgspec.ValidationError as error:
+        raise unfit("agent.toml", error, kind, where) from error

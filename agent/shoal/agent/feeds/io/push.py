@@ -1,0 +1,99 @@
+"""HTTP push: whoever has readings posts them to the local endpoint, POST /sources/NAME."""
+
+import queue
+import threading
+from typing import Annotated, Literal
+
+import msgspec
+
+from shoal.agent.feeds.frames import FeedHealth, Frame, Quality, frame_of
+from shoal.agent.feeds.io.interface import Context, Emit, FeedSettings, Tally
+from shoal.errors import ConflictError, InputError
+
+LOOK_S = 0.2
+_WORDS = {"good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
+
+
+class PushSettings(FeedSettings, frozen=True, kw_only=True):
+    """Readings that are posted to the agent's endpoint, at /sources/NAME.
+
+    queue  frames that may wait; beyond that the answer is 503
+    """
+
+    queue: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000
+
+
+class PushedFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One frame, as it is posted.
+
+    values     name -> number; null for what is missing
+    time_s     Unix seconds of the reading; when it came, where it is left out
+    asset      what was measured
+    qualities  name -> "good", "uncertain" or "bad"; good where it is left out
+    label      the true class or value, where it is known already
+    """
+
+    values: dict[str, float | bool | None]
+    time_s: Annotated[float, msgspec.Meta(ge=0, le=2**33)] | None = None
+    asset: str = ""
+    qualities: dict[str, Literal["good", "uncertain", "bad"]] = {}
+    label: str | None = None
+
+
+class Push:
+    """Takes frames from any thread, and emits them on its own."""
+
+    Settings = PushSettings
+
+    def __init__(self, settings: PushSettings, context: Context, emit: Emit) -> None:
+        self._context, self._emit, self._tally = context, emit, Tally(context)
+        self._queue: queue.Queue[Frame] = queue.Queue(settings.queue)
+        self._lock = threading.Lock()
+
+    def take(self, body: bytes) -> int:
+        """Queue the frames of a request's body, one object or a list; how many there were.
+
+        Raises InputError for what cannot be read, ConflictError when the queue is full: then none
+        was taken.
+        """
+        try:
+            said = msgspec.json.decode(body, type=PushedFrame | list[PushedFrame])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InputError(
+                f"source {self._context.name}: {error}", 'post {"values": {"NAME": 1.5}}'
+            ) from error
+        frames = [self._frame(one) for one in (said if isinstance(said, list) else [said])]
+        with self._lock:
+            if self._queue.qsize() + len(frames) > self._queue.maxsize:
+                self._tally.dropped += len(frames)
+                name = self._context.name
+                raise ConflictError(f"source {name} is behind", "try again, more slowly")
+            for frame in frames:
+                self._queue.put(frame)
+        return len(frames)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Emit what was taken, until `stopping`."""
+        self._tally.came_up()
+        while not stopping.is_set():
+            try:
+                frame = self._queue.get(timeout=LOOK_S)
+            except queue.Empty:
+                continue
+            self._tally.gave(frame)
+            self._emit(frame)
+        self._tally.went_down("stopped")
+
+    def health(self) -> FeedHealth:
+        """How it is doing."""
+        self._tally.waiting = self._queue.qsize()
+        return self._tally.health()
+
+    def _frame(self, said: PushedFrame) -> Frame:
+        values = {n: float("nan") if v is None else float(v) for n, v in said.values.items()}
+        qualities = {name: _WORDS[word] for name, word in said.qualities.items()}
+        qualities |= {name: Quality.BAD for name, v in said.values.items() if v is None}
+        self._tally.bad += sum(quality is Quality.BAD for quality in qualities.values())
+        time_s = self._context.wall() if said.time_s is None else said.time_s
+        frame = frame_of(time_s, values, asset=said.asset, qualities=qualities)
+        return frame._replace(labels=None if said.label is None else [said.label])

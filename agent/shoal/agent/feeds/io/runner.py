@@ -1,0 +1,134 @@
+"""Every source and sink of agent.toml, built, bound to its models, and run on threads."""
+
+import random
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shoal.agent.feeds.flow import Flow, Keep
+from shoal.agent.feeds.frames import FeedHealth, Prediction
+from shoal.agent.feeds.io.interface import Context, FeedSettings, Sink, Source
+from shoal.agent.feeds.io.plugins import SINKS, SOURCES, load, settings_of
+from shoal.agent.host.faults import Fault
+from shoal.agent.serving.served_model import Serving
+from shoal.errors import SettingError
+from shoal.pipeline import Image
+
+#: Seconds that a feed may take to end.
+PATIENCE_S = 5.0
+
+
+class World(NamedTuple):
+    """What feeds are given. serving: the models as they are now, by name; rate, keep: see Flow."""
+
+    folder: Path
+    serving: Callable[[], Mapping[str, Serving]]
+    fault: Callable[[Fault], None]
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+    random: random.Random
+    rate: Callable[[], float] = lambda: 1.0
+    keep: Keep | None = None
+
+
+class Feeds:
+    """Sources and sinks of one device.
+
+    sources, sinks   tables of agent.toml by name; SettingError names what is wrong in them
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Mapping[str, Any]],
+        sinks: Mapping[str, Mapping[str, Any]],
+        world: World,
+    ) -> None:
+        self._world, self._stopping = world, threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.sinks = {name: self._sink(name, table) for name, table in sinks.items()}
+        self.sources = {name: self._source(name, table) for name, table in sources.items()}
+
+    def start(self) -> None:
+        """Run each on a thread of its own: sinks first, so that no prediction is lost."""
+        for name, feed in [*self.sinks_by_name(), *self.sources.items()]:
+            thread = threading.Thread(
+                target=feed.run, args=(self._stopping,), name=f"feed-{name}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End soon, and wait for it."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+
+    def health(self) -> list[FeedHealth]:
+        """Every source, then every sink."""
+        feeds = [*self.sources.values(), *(sink for _, sink in self.sinks_by_name())]
+        return [feed.health() for feed in feeds]
+
+    @property
+    def pushes(self) -> dict[str, Callable[[bytes], int]]:
+        """Sources that take what is posted to the endpoint, by name."""
+        found = {name: getattr(source, "take", None) for name, source in self.sources.items()}
+        return {name: take for name, take in found.items() if take is not None}
+
+    def sinks_by_name(self) -> list[tuple[str, Sink]]:
+        return [(name, sink) for name, (_, sink) in self.sinks.items()]
+
+    def _sink(self, name: str, table: Mapping[str, Any]) -> tuple[str, Sink]:
+        kind, settings = self._settings(SINKS, f"sinks.{name}", table)
+        sink: Sink = kind(settings, self._context(name, settings))
+        return settings.model, sink
+
+    def _source(self, name: str, table: Mapping[str, Any]) -> Source:
+        kind, settings = self._settings(SOURCES, f"sources.{name}", table)
+        takes: list[tuple[str, Callable[[Prediction], None]]] = [
+            (model, sink.write) for model, sink in self.sinks.values()
+        ]
+        world = self._world
+        flow = Flow(
+            name,
+            settings.model,
+            serving=world.serving,
+            sinks=takes,
+            fault=world.fault,
+            rate=world.rate,
+            keep=world.keep,
+        )
+        source: Source = kind(settings, self._context(name, settings), flow)
+        return source
+
+    def _settings(
+        self, group: str, where: str, table: Mapping[str, Any]
+    ) -> tuple[Any, FeedSettings]:
+        kind = load(group, str(table.get("kind", "")))
+        return kind, settings_of(where, kind.Settings, table)
+
+    def _context(self, name: str, settings: FeedSettings) -> Context:
+        world = self._world
+        return Context(
+            name=name,
+            kind=settings.kind,
+            folder=world.folder,
+            fault=world.fault,
+            wall=world.wall,
+            monotonic=world.monotonic,
+            random=random.Random(world.random.random()),
+            image=lambda: image_of(world.serving(), settings.model),
+        )
+
+
+def image_of(served: Mapping[str, Serving], model: str) -> Image | None:
+    """What the releases that serve `model` ("" for all) say of images; None when they say nothing.
+
+    SettingError when they do not say the same.
+    """
+    engines = [one.engine for name, one in served.items() if model in ("", name)]
+    found = {e.manifest.pipeline.image for e in engines if e is not None} - {None}
+    if len(found) > 1:
+        told = ", ".join(sorted(map(str, found)))
+        raise SettingError(f"models with different images: {told}", "say which: model = ...")
+    return found.pop() if found else None

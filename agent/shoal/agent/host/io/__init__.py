@@ -1,0 +1,1 @@
+"""Adapters of the host: disk, /proc, systemd."""

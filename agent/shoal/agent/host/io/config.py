@@ -1,0 +1,332 @@
+"""agent.toml: every setting of the agent, each with a default. The docstrings are the manual."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shoal.agent.host.hours import parse as parse_hours
+from shoal.agent.host.io.folder import SETTINGS
+from shoal.errors import SettingError
+from shoal.misfit import unfit
+from shoal.topics import check_device
+
+if TYPE_CHECKING:
+    from shoal.agent.host.round_limits import Limits
+
+
+#: What `learning.keep` may be.
+KEPT = ("nothing", "labelled", "served")
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who this is. Written by enrolment.
+
+    name     as in the certificate
+    site     given by the join token
+    line     of the factory, yours to choose
+    labels   name -> value, yours to choose; a rollout's stage may select by them
+    ring     "stable" or "canary": whether candidates, signed by automation alone, are accepted.
+             Only this file decides; nobody can change it from afar
+    profile  firmware profile, such as "rpi4"; "" for the one that fits this machine
+    """
+
+    name: str = ""
+    site: str = ""
+    line: str = ""
+    ring: str = "stable"
+    profile: str = ""
+    labels: dict[str, str] = {}
+
+
+class Controller(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the controller is. Written by enrolment.
+
+    url        of the API, https://host:port
+    broker     mqtts://host:port
+    artifacts  https://host:port
+    """
+
+    url: str = ""
+    broker: str = ""
+    artifacts: str = ""
+
+
+class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Local inference, Open Inference Protocol v2.
+
+    host    address to listen on; anything but a loopback address lets the network in, unasked
+    port    0 for any free one: `shoal-agent status` says which
+    socket  whether to listen on agent.sock in the folder too
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    socket: bool = True
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file that feeds the models, beside the endpoint. Other sources are under [sources.NAME].
+
+    kind     "replay": a CSV or Parquet file, again and again, read anew when it changes
+    path     of the file, seen from the agent's folder
+    label    column with the true class or value, "" for none: answers are judged by it
+    rate_hz  requests a second; 0 for as fast as it goes
+    batch    rows in a request
+    seed     of the shuffling
+    """
+
+    kind: str = "replay"
+    path: str = ""
+    label: str = ""
+    rate_hz: float = 10.0
+    batch: int = 1
+    seed: int = 0
+
+
+class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How releases are taken in.
+
+    observe_s  seconds that a new release is watched in service before it is kept
+    max_kbps   kilobit a second for downloads; 0 for no limit
+    hours      local times of day for downloads, such as "22:00-05:00, 12:00-12:30"; "" for any
+    """
+
+    observe_s: float = 60.0
+    max_kbps: float = 0.0
+    hours: str = ""
+
+
+class Peers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Downloads shared by the devices of a site; see peer-cache.md.
+
+    enabled   whether this device asks the others first, and answers them
+    host      address to listen on
+    port      and port; the others must reach it
+    address   by which the others reach this device; "" for the one it reaches the controller by
+    max_kbps  kilobit a second for all that it gives; 0 for no limit
+    """
+
+    enabled: bool = False
+    host: str = "0.0.0.0"  # noqa: S104 (only devices of the same CA are answered)
+    port: int = 8455
+    address: str = ""
+    max_kbps: float = 0.0
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """This device sums its site's updates for federated rounds; see federated/gateways.md.
+
+    enabled   whether it does, in rounds whose plan names it; it listens in such rounds only
+    host      address to listen on
+    port      and port; the others must reach it
+    address   by which the others reach this device; "" for the one it reaches the controller by
+    """
+
+    enabled: bool = False
+    host: str = "0.0.0.0"  # noqa: S104 (only devices that the round's call names are answered)
+    port: int = 8456
+    address: str = ""
+
+
+class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept while the controller is out of reach.
+
+    limit_mb  beyond this, neighbouring windows merge, then the oldest go, and it is said
+    """
+
+    limit_mb: float = 64.0
+
+
+class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether and how this device learns in federated rounds. No row is sent, but what was learned.
+
+    Who signs rounds also chooses the graph: only the limits bound what an update may say of rows.
+
+    enabled    it answers rounds, as far as the limits below let it; a device without rows refuses
+    keep       rows that are kept on this disk to learn from: "nothing" but what `shoal-agent labels
+               add` puts there; "labelled": also rows that came with their true label or value;
+               "served": also rows that an answer was asked for under an id, to be labelled later
+    limit_mb   of the rows on disk; beyond it the oldest go
+    most_rows  of one model; likewise
+    days       after which a row goes
+    memory_mb  that the trainer's process may take
+    cpu_s      seconds of one CPU that it may take for a round
+    quiet_hz   with `idle`: requests a second beyond which it does not train; training rests
+               meanwhile
+    rows       of its own, below which it does not learn
+    cohort     devices that must be in a sum with it, at least
+    secure     it only answers under secure aggregation, and tells no loss
+    clip       longest update that it sends, as L2 norm; 0 for any
+    noise      least noise of differential privacy, in clips; above 0 a round without is refused
+    epsilon    of differential privacy that it spends over its life; 0: not counted
+    delta      that goes with it
+    trust_central  noise that only the controller adds counts for `noise` and `epsilon`; otherwise
+               a device with either refuses such rounds
+    graphs     SHA-256 of the graphs that it runs, as `shoal round plan` shows them; empty for any
+               that the role `rounds` signed
+    idle       it only trains while its models are asked little, see quiet_hz
+    mains      it only trains on mains power, where the machine tells
+    celsius    above which it does not train; 0 for any
+    """
+
+    enabled: bool = True
+    keep: str = "nothing"
+    limit_mb: float = 32.0
+    most_rows: int = 20_000
+    days: float = 30.0
+    memory_mb: int = 256
+    cpu_s: float = 900.0
+    quiet_hz: float = 20.0
+    rows: int = 10
+    cohort: int = 3
+    secure: bool = False
+    clip: float = 0.0
+    noise: float = 0.0
+    epsilon: float = 0.0
+    delta: float = 1e-6
+    trust_central: bool = False
+    graphs: list[str] = []
+    idle: bool = True
+    mains: bool = True
+    celsius: float = 75.0
+
+    def limits(self) -> "Limits":
+        """What this device will not go below, or above."""
+        from shoal.agent.host.round_limits import Limits
+        from shoal.federated.spending import Budget
+
+        return Limits(
+            enabled=self.enabled,
+            rows=self.rows,
+            cohort=self.cohort,
+            secure=self.secure,
+            clip=self.clip,
+            noise=self.noise,
+            budget=Budget(epsilon=self.epsilon, delta=self.delta) if self.epsilon else None,
+            trust_central=self.trust_central,
+            graphs=frozenset(self.graphs),
+            idle=self.idle,
+            mains=self.mains,
+            celsius=self.celsius,
+        )
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of agent.toml.
+
+    log_level   "DEBUG", "INFO", "WARNING" or "ERROR"
+    sources     name -> what feeds the models, a table [sources.NAME] each; their settings are in
+                sources-and-sinks.md
+    sinks       name -> what takes the answers, a table [sinks.NAME] each; likewise
+    """
+
+    device: Device = Device()
+    controller: Controller = Controller()
+    endpoint: EndpointSettings = EndpointSettings()
+    source: Source | None = None
+    update: Update = Update()
+    peers: Peers = Peers()
+    gateway: GatewaySettings = GatewaySettings()
+    outbox: OutboxSettings = OutboxSettings()
+    learning: LearningSettings = LearningSettings()
+    sources: dict[str, dict[str, Any]] = {}
+    sinks: dict[str, dict[str, Any]] = {}
+    log_level: str = "INFO"
+
+
+def load(folder: Path) -> Settings:
+    """Settings of the agent in `folder`; SettingError names the field that is wrong."""
+    path = folder / SETTINGS
+    try:
+        settings = msgspec.convert(tomllib.loads(path.read_text()), Settings)
+    except FileNotFoundError as error:
+        mend = "run: shoal-agent enroll --folder DIR --controller URL --token TOKEN --name NAME"
+        raise SettingError(f"no {path}", mend) from error
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"{path}: {error}") from error
+    except msgspec.ValidationError as error:
+        raise unfit(str(path), error, Settings) from error
+    _check(path, settings)
+    return settings
+
+
+def dump(settings: Settings) -> str:
+    """agent.toml of `settings`: what differs from the defaults, and who and where always."""
+    lines = []
+    if settings.log_level != "INFO":
+        lines += [f"log_level = {_toml(settings.log_level)}", ""]
+    for name in settings.__struct_fields__:
+        section = getattr(settings, name)
+        if isinstance(section, msgspec.Struct):
+            lines += _section(name, section)
+    for name in ("sources", "sinks"):
+        for each, table in getattr(settings, name).items():
+            pairs = [f"{_toml(key)} = {_toml(value)}" for key, value in table.items()]
+            lines += [f"[{name}.{_toml(each)}]", *pairs, ""]
+    return "\n".join(lines)
+
+
+def _section(name: str, section: msgspec.Struct) -> list[str]:
+    always = name in ("device", "controller", "source")
+    pairs = msgspec.structs.asdict(section).items()
+    plain = [f"{key} = {_toml(value)}" for key, value in pairs if always or _differs(section, key)]
+    return [f"[{name}]", *plain, ""] if plain else []
+
+
+def _differs(section: msgspec.Struct, key: str) -> bool:
+    return getattr(section, key) != getattr(type(section)(), key)
+
+
+def _toml(value: Any) -> str:
+    """A TOML value; JSON's strings and numbers are TOML's too."""
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(each) for each in value) + "]"
+    if isinstance(value, dict):
+        pairs = (f"{_toml(k)} = {_toml(v)}" for k, v in value.items())
+        return "{ " + ", ".join(pairs) + " }" if value else "{}"
+    return msgspec.json.encode(value).decode()
+
+
+def _check(path: Path, settings: Settings) -> None:
+    parse_hours(settings.update.hours)
+    check_device(settings.device.name)
+    if settings.device.ring not in ("stable", "canary"):
+        ring = settings.device.ring
+        raise SettingError(f'{path}: device.ring is {ring!r}, it is "stable" or "canary"')
+    if settings.source is not None and settings.source.kind != "replay":
+        raise SettingError(f'{path}: source.kind is {settings.source.kind!r}, there is "replay"')
+    if settings.source is not None and not settings.source.path:
+        raise SettingError(f"{path}: source.path is empty", "name a CSV file, or drop [source]")
+    if settings.learning.keep not in KEPT:
+        keep = settings.learning.keep
+        raise SettingError(f"{path}: learning.keep is {keep!r}", f"it is {', '.join(KEPT)}")
+    for graph in settings.learning.graphs:
+        if not re.fullmatch("[0-9a-f]{64}", graph):
+            mend = "64 lowercase hex digits each, as `shoal round plan` shows them"
+            raise SettingError(f"{path}: learning.graphs has {graph!r}", mend)
+    ports = {"peers.port": settings.peers.port, "gateway.port": settings.gateway.port}
+    for name, port in ports.items():
+        if not 0 < port < 65_536:
+            raise SettingError(f"{path}: {name} is {port}", "use 1 to 65535")
+    for name, number in (
+        ("update.observe_s", settings.update.observe_s),
+        ("update.max_kbps", settings.update.max_kbps),
+        ("peers.max_kbps", settings.peers.max_kbps),
+        ("outbox.limit_mb", settings.outbox.limit_mb - 0.25),
+        ("source.rate_hz", settings.source.rate_hz if settings.source else 0.0),
+        *_learning_numbers(settings.learning),
+    ):
+        if number < 0:
+            raise SettingError(f"{path}: {name} is too small")
+
+
+def _learning_numbers(learning: LearningSettings) -> list[tuple[str, float]]:
+    """Name and number, less the least that it may be."""
+    least = {
+        "limit_mb": 1, "most_rows": 1, "days": 0, "memory_mb": 64, "cpu_s": 1, "quiet_hz": 0,
+        "rows": 1, "cohort": 1, "clip": 0, "noise": 0, "epsilon": 0, "delta": 0, "celsius": 0,
+    }  # fmt: skip
+    return [(f"learning.{name}", getattr(learning, name) - low) for name, low in least.items()]

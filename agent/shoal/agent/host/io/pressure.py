@@ -1,0 +1,115 @@
+"""What presses on the agent: its service's stalls and memory limit, heat, the Pi's throttle word.
+
+Stalls (PSI) are those of the agent's own cgroup, which is its own only as a systemd service: there
+its tasks wait for whatever takes the machine away from them. Started by hand it would measure its
+neighbours in the session, so it measures none.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.agent.host.load import Load
+
+_SOME = re.compile(rb"some avg10=([0-9.]+)")
+_EVENTS = re.compile(rb"^(?:high|max|oom) (\d+)$", re.MULTILINE)
+#: Bits of the Raspberry Pi firmware's throttle word that mean "now": under-voltage, clock capped,
+#: throttled, at the soft limit of heat. raspberrypi.com/documentation, vcgencmd get_throttled.
+THROTTLED_NOW = 0xF
+_ASK_S, _PATIENCE_S = 30.0, 2.0
+
+
+class PressureSampler:
+    """One Load a call, from descriptors kept open.
+
+    proc, sys   where the kernel's files are
+    """
+
+    def __init__(
+        self,
+        monotonic: Callable[[], float],
+        proc: Path = Path("/proc"),
+        sys: Path = Path("/sys"),
+    ) -> None:
+        group = group_of(proc, sys)
+        self._cpu = opened(group / "cpu.pressure")
+        self._memory = opened(group / "memory.pressure")
+        self._events = opened(group / "memory.events")
+        self._zones = [opened(p) for p in sorted(sys.glob("class/thermal/thermal_zone*/temp"))]
+        self._word = opened(sys / "devices/platform/soc/soc:firmware/get_throttled")
+        self._tool = shutil.which("vcgencmd") if self._word < 0 else None
+        self._monotonic, self._asked_s, self._said = monotonic, float("-inf"), b""
+
+    def __call__(self) -> Load:
+        temperatures = [number(read(zone), 1e-3) for zone in self._zones]
+        return Load(
+            cpu_stall_pct=_share(read(self._cpu)),
+            memory_stall_pct=_share(read(self._memory)),
+            temp_c=max(temperatures, default=-1.0),
+            throttled=self.throttled(),
+            memory_events=sum(map(int, _EVENTS.findall(read(self._events)))),
+        )
+
+    def throttled(self) -> bool:
+        """Whether the firmware of a Pi slows it down now."""
+        said = read(self._word) or self._ask()
+        try:
+            return bool(int(said.rpartition(b"=")[2], 16) & THROTTLED_NOW)
+        except ValueError:
+            return False
+
+    def _ask(self) -> bytes:
+        """vcgencmd's word, where the kernel has no file for it: every half minute at most."""
+        now = self._monotonic()
+        if self._tool and now - self._asked_s >= _ASK_S:
+            self._asked_s = now
+            try:
+                ask = [self._tool, "get_throttled"]
+                self._said = subprocess.run(ask, capture_output=True, timeout=_PATIENCE_S).stdout
+            except (OSError, subprocess.SubprocessError):
+                self._tool = None
+        return self._said
+
+
+def number(text: bytes, scale: float) -> float:
+    """A number in a file of the kernel's; -1 for none."""
+    try:
+        return int(text) * scale
+    except ValueError:
+        return -1.0
+
+
+def read(descriptor: int) -> bytes:
+    """What a kept-open file of the kernel's says now; empty for none."""
+    if descriptor < 0:
+        return b""
+    try:
+        return os.pread(descriptor, 512, 0)
+    except OSError:
+        return b""
+
+
+def opened(path: Path) -> int:
+    """A descriptor to `read` from again and again; -1 where there is no such file."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+
+
+def group_of(proc: Path, sys: Path) -> Path:
+    """The service's cgroup (version 2); a folder that is not there for what is no service."""
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "")
+    return sys / "fs/cgroup" / own.strip("/") if own.endswith(".service") else sys / "none"
+
+
+def _share(text: bytes) -> float:
+    found = _SOME.search(text)
+    return float(found[1]) if found else -1.0

@@ -1,0 +1,1 @@
+"""Who the device is: enrolment and the renewal of its certificate."""

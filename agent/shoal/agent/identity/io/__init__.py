@@ -1,0 +1,1 @@
+"""Requests to the controller about the device's certificate."""

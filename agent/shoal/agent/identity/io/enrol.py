@@ -1,0 +1,187 @@
+"""Joining a fleet: a join token for a certificate. The private key never leaves this folder.
+
+The token carries the fingerprint of the root CA, so the first contact needs no trust in the
+network: /ca.pem is fetched unverified, believed only if it matches, and everything after that is
+verified against it. Running it again with the same name is safe: the key is kept.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from shoal.agent.host.io.config import Controller, Device, Settings, Source, dump, load
+from shoal.agent.host.io.durable import write_durable
+from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
+from shoal.agent.identity.io.requests import request as ask
+from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
+from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
+from shoal.issuer import is_issued_by
+from shoal.topics import check_device
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What the person at the machine wants."""
+
+    controller: str
+    token: str
+    name: str
+    ring: str = "stable"
+    profile: str = ""
+    line: str = ""
+    labels: dict[str, str] = {}
+    source: Source | None = None
+
+
+def enrol(folder: Path, wish: Wish, facts: dict[str, Any]) -> Settings:
+    """Join, and write agent.toml, the key, the certificates and the trusted roots into `folder`.
+
+    Raises SettingError for a wish that cannot be or a folder that is another device's already,
+    UntrustedError when the controller is not the one that the token names, DeniedError when it
+    refuses, LinkError out of reach.
+    """
+    check_device(wish.name)
+    secret = parse_token(wish.token)
+    if not wish.controller.startswith("https://"):
+        raise SettingError(f"controller {wish.controller!r}", "write it as https://host:port")
+    _check_whose(folder, wish.name)
+    url = wish.controller.rstrip("/")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ca = pinned(_fetch_ca(url), secret.ca_sha256)
+    write_durable(folder / CA, ca)
+    key = _key(folder / KEY)
+    request = EnrolRequest(
+        token=wish.token.strip(),
+        csr=make_csr(key, wish.name),
+        device=wish.name,
+        ring=wish.ring,
+        profile=wish.profile,
+        line=wish.line,
+        labels=wish.labels,
+        facts=facts,
+    )
+    response = _ask(url, folder / CA, request)
+    settings = _settings(url, wish, response)
+    _keep(folder, response, secret.ca_sha256, settings)
+    return settings
+
+
+def _check_whose(folder: Path, name: str) -> None:
+    """SettingError when `folder` has another device's key, models and messages."""
+    was = load(folder).device.name if (folder / SETTINGS).exists() else ""
+    if was not in ("", name):
+        raise SettingError(
+            f"{folder} is the device {was!r} already",
+            f"choose a folder of its own for {name!r} (--folder), or move this one away first",
+        )
+
+
+def pinned(bundle: bytes, sha256: str) -> bytes:
+    """The certificates of `bundle` that the root of fingerprint `sha256` vouches for, PEM.
+
+    Raises UntrustedError when that root is not among them.
+    """
+    try:
+        certificates = x509.load_pem_x509_certificates(bundle)
+    except ValueError as error:
+        raise UntrustedError(f"the controller's ca.pem cannot be read: {error}") from error
+    roots = [c for c in certificates if fingerprint(c.public_bytes(_DER)) == sha256]
+    if not roots:
+        raise UntrustedError(
+            "this is not the controller that made the join token: its CA is another",
+            "check the address, and that nobody sits in between",
+        )
+    known = roots[:1]
+    for certificate in certificates:
+        if certificate not in known and is_issued_by(certificate, known):
+            known.append(certificate)
+    return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in known)
+
+
+_DER = serialization.Encoding.DER
+
+
+def _fetch_ca(url: str) -> bytes:
+    """ca.pem from anybody who answers: it is believed by its fingerprint only."""
+    import urllib3
+
+    with urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False) as pool:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        try:
+            return ask(pool, "GET", f"{url}/ca.pem")
+        except DeniedError as error:
+            mend = "is this the controller's address, with the port of its console?"
+            raise LinkError(f"{url} has no /ca.pem", mend) from error
+
+
+def _ask(url: str, ca: Path, request: EnrolRequest) -> EnrolResponse:
+    import urllib3
+
+    with urllib3.PoolManager(ca_certs=str(ca)) as pool:
+        body = msgspec.json.encode(request)
+        said = ask(pool, "POST", f"{url}/api/v1/enrol", body)
+    try:
+        return msgspec.json.decode(said, type=EnrolResponse)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise LinkError(f"{url} answered what is no enrolment: {error}") from error
+
+
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """This device's key: made once, 0600."""
+    if path.exists():
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return key
+        raise SettingError(f"{path} is no EC key", "move it away and enrol again")
+    new = ec.generate_private_key(ec.SECP256R1())
+    write_durable(path, key_pem(new), 0o600)
+    return new
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as it lies in the folder."""
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+def make_csr(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    """A certificate request for `key`, PEM."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return csr.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _settings(url: str, wish: Wish, response: EnrolResponse) -> Settings:
+    return Settings(
+        device=Device(
+            name=response.device,
+            site=response.site,
+            line=wish.line,
+            ring=wish.ring,
+            profile=response.profile,
+            labels=wish.labels,
+        ),
+        controller=Controller(url=url, broker=response.broker, artifacts=response.artifacts),
+        source=wish.source,
+    )
+
+
+def _keep(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Settings) -> None:
+    """Everything durable; agent.toml last, because its being there means enrolled."""
+    write_durable(folder / CA, pinned(response.ca.encode(), ca_sha256))
+    write_durable(folder / CERTIFICATE, response.certificate.encode(), 0o600)
+    write_durable(folder / ROOT, response.root.encode())
+    write_durable(folder / DIRECTOR, response.director_root.encode())
+    old = load(folder) if (folder / SETTINGS).exists() else Settings()
+    merged = msgspec.structs.replace(
+        old,
+        device=settings.device,
+        controller=settings.controller,
+        source=settings.source or old.source,
+    )
+    if merged != old:
+        write_durable(folder / SETTINGS, dump(merged).encode())

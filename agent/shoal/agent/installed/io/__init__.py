@@ -1,0 +1,1 @@
+"""The slots and the journal on disk."""

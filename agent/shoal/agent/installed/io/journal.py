@@ -1,0 +1,118 @@
+"""The journal: records, floors and the assignment. What it says survives the power."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shoal.agent.host.io.database import DamagedError, open_database, set_aside, translated
+from shoal.agent.installed.floors import Floors
+from shoal.agent.installed.record import Record
+from shoal.agent.installed.round_record import Participation
+
+_T = TypeVar("_T")
+
+
+class SqliteJournal:
+    """Journal in one SQLite file.
+
+    lost   why an earlier file was set aside, "" when none was: floors went with it
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self.lost = path, ""
+        try:
+            self._open()
+            self.records()
+            self.floors()
+            self.participation()
+        except DamagedError as error:
+            self._restart(str(error))
+
+    def records(self) -> dict[str, Record]:
+        """Every model's record; DamagedError for one that cannot be read."""
+        with translated(self._path):
+            rows = self._db.execute("SELECT model, data FROM record").fetchall()
+        return {model: _read(self._path, data, Record) for model, data in rows}
+
+    def save(self, record: Record) -> None:
+        self._put("INSERT OR REPLACE INTO record VALUES (?, ?)", record.model, record)
+
+    def floors(self) -> Floors:
+        data = self._get("floors")
+        return _read(self._path, data, Floors) if data else Floors()
+
+    def save_floors(self, floors: Floors) -> None:
+        self._put("INSERT OR REPLACE INTO kept VALUES (?, ?)", "floors", floors)
+
+    def assignment(self) -> bytes:
+        return self._get("assignment")
+
+    def save_assignment(self, payload: bytes, floors: Floors) -> None:
+        """Both or neither: an assignment is never known without its floor."""
+        with translated(self._path), self._db.atomic():
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES ('assignment', ?)", [payload])
+            data = msgspec.json.encode(floors)
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES ('floors', ?)", [data])
+
+    def participation(self) -> Participation:
+        data = self._get("participation")
+        return _read(self._path, data, Participation) if data else Participation()
+
+    def save_participation(self, known: Participation) -> None:
+        """All of it or nothing: an update is never known as sent without what it cost."""
+        self._put("INSERT OR REPLACE INTO kept VALUES (?, ?)", "participation", known)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _get(self, name: str) -> bytes:
+        with translated(self._path):
+            found = self._db.execute("SELECT data FROM kept WHERE name = ?", [name]).fetchone()
+        return bytes(found[0]) if found else b""
+
+    def _put(self, sql: str, name: str, value: msgspec.Struct) -> None:
+        with translated(self._path), self._db.atomic():
+            self._db.execute(sql, [name, msgspec.json.encode(value)])
+
+    def _open(self) -> None:
+        self._db = open_database(self._path)
+        with translated(self._path):
+            self._db.table("record").create(
+                {"model": str, "data": bytes}, pk="model", if_not_exists=True
+            )
+            self._db.table("kept").create(
+                {"name": str, "data": bytes}, pk="name", if_not_exists=True
+            )
+
+    def _restart(self, why: str) -> None:
+        kept = set_aside(self._path)
+        self.lost = f"{why}; it is kept as {kept.name}"
+        self._open()
+
+
+def read_records(path: Path) -> dict[str, Record]:
+    """The records in a journal, without mending anything; StorageError when they cannot be read."""
+    db = open_database(path)
+    with translated(path):
+        rows = db.execute("SELECT model, data FROM record").fetchall()
+    db.close()
+    return {model: _read(path, data, Record) for model, data in rows}
+
+
+def read_floors(path: Path) -> Floors:
+    """The floors in a journal, likewise; those of a new device where there is none."""
+    if not path.exists():
+        return Floors()
+    db = open_database(path)
+    with translated(path):
+        found = db.execute("SELECT data FROM kept WHERE name = 'floors'").fetchone()
+    db.close()
+    return _read(path, found[0], Floors) if found else Floors()
+
+
+def _read(path: Path, data: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DamagedError(f"{path}: {kind.__name__}: {error}") from error

@@ -1,0 +1,245 @@
+"""The two slots of each model on disk, and the stage beside them.
+
+    models/<model>/a/ b/      a release's files each; one serves
+    models/<model>/current    link to the one that serves, for people and other programs
+    models/<model>/stage/     what is being fetched: <sha256>.part, then the file's name
+
+A slot comes to be by one rename of a stage that was verified and synced, so half a slot is never
+seen; the journal, not the link, decides what serves.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import msgspec
+
+from shoal import bundle
+from shoal.agent.host.io.durable import sync, translated, write_durable
+from shoal.agent.installed.record import Slot
+from shoal.errors import BundleError
+from shoal.manifest import File, Manifest, check_model, is_model
+from shoal.manifest import parse as parse_manifest
+
+_LINK, _CARD = "current", "slot.json"
+_MEND = "make room, or look at the disk"
+#: What a download may leave beside the whole files, named by their hash (io/download.py).
+_PARTS = (".part", ".delta", ".whole")
+
+
+class DiskSlots:
+    """Slots under one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._verified: dict[str, list[object]] = {}
+
+    def path(self, model: str, slot: str) -> Path:
+        """Folder of one slot, or of the "stage"."""
+        return self._folder / check_model(model) / slot
+
+    def read_manifest(self, model: str, slot: str) -> Manifest:
+        return bundle.read_manifest(self.path(model, slot))
+
+    def put_manifest(self, model: str, data: bytes) -> None:
+        """Begin a stage with a verified manifest; what is there of its files is kept, no more."""
+        stage = self.path(model, "stage")
+        files = {file.name: file for file in parse_manifest(data).files()}
+        parts = {file.sha256 + end for file in files.values() for end in _PARTS}
+        with translated(stage, _MEND):
+            stage.mkdir(parents=True, exist_ok=True)
+            for path in list(stage.iterdir()):
+                file = files.get(path.name)
+                if path.name not in parts and not (file and _is(path, file)):
+                    path.unlink()  # of an order that this one superseded
+            write_durable(stage / bundle.MANIFEST, data)
+
+    def staged(self, model: str, sha256: str) -> Manifest:
+        """The stage's manifest; BundleError unless it is the one of `sha256`."""
+        stage = self.path(model, "stage")
+        path = stage / bundle.MANIFEST
+        if not path.is_file() or bundle.sha256_of(path) != sha256:
+            raise BundleError(f"{path} is not the manifest that was ordered")
+        return bundle.read_manifest(stage)
+
+    def reuse(self, model: str, file: File) -> bool:
+        """Whether the stage has `file`, whole and true; copied from a slot that has it."""
+        target = self.path(model, "stage") / file.name
+        if _is(target, file):
+            return True
+        source = self.held(model).get(file.sha256)
+        if source is None:
+            return False
+        with translated(target, _MEND):
+            shutil.copyfile(source, target)
+        return _is(target, file)
+
+    def verify_stage(self, model: str, sha256: str, profile: str) -> None:
+        """BundleError unless the stage is the ordered release, whole; what is wrong is deleted."""
+        stage = self.path(model, "stage")
+        manifest = self.staged(model, sha256)
+        for file in manifest.files_for(profile):
+            try:
+                bundle.verify_file(stage / file.name, file)
+            except BundleError:
+                (stage / file.name).unlink(missing_ok=True)
+                raise
+        self._verified[model] = _look(stage)
+
+    def install(self, model: str, slot: str, sha256: str, profile: str) -> None:
+        """Stage -> slot, durable. Repeatable: a slot that holds the release already is left.
+
+        The stage is durable (`keep`). It is verified, unless this process has verified it and
+        nothing has touched it since; what serves is verified where it then lies (`verify`).
+        """
+        stage, target = self.path(model, "stage"), self.path(model, slot)
+        if not stage.exists() and self._holds(target, sha256, profile):
+            self._keep(target)  # it was killed between rename and sync
+            return
+        if not stage.is_dir() or self._verified.pop(model, None) != _look(stage):
+            self.verify_stage(model, sha256, profile)
+        names = {f.name for f in self.staged(model, sha256).files_for(profile)} | {bundle.MANIFEST}
+        with translated(target, _MEND):
+            for file in [path for path in stage.iterdir() if path.name not in names]:
+                file.unlink()  # of an order that this one superseded
+            if target.exists():
+                doomed = target.with_name(f"{slot}.old")
+                shutil.rmtree(doomed, ignore_errors=True)
+                target.rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+            stage.rename(target)
+            sync(target.parent)
+
+    def verify(self, slot: Slot, profile: str) -> None:
+        """BundleError unless the slot on disk is what the journal says it is, file by file."""
+        manifest = bundle.verify(self.path(slot.model, slot.slot), profile)
+        variant = manifest.variant(slot.variant)
+        if manifest.release != slot.release or variant.file.sha256 != slot.model_sha256:
+            raise BundleError(f"slot {slot.slot} of {slot.model} does not hold {slot.release}")
+
+    def point(self, model: str, slot: Slot | None) -> None:
+        """Switch the link, atomically, and say beside the files what they are; None: no link."""
+        link = self._folder / check_model(model) / _LINK
+        with translated(link, _MEND):
+            if slot is None:
+                link.unlink(missing_ok=True)
+            else:
+                write_durable(link.with_name(slot.slot) / _CARD, msgspec.json.encode(slot))
+                if not link.is_symlink() or str(link.readlink()) != slot.slot:
+                    new = link.with_name(f"{_LINK}.new")
+                    new.unlink(missing_ok=True)
+                    new.symlink_to(slot.slot)
+                    new.replace(link)
+            sync(link.parent)
+
+    def found(self) -> list[Slot]:
+        """What the links point at: for a device whose journal is lost."""
+        cards = sorted(self._folder.glob(f"*/{_LINK}/{_CARD}"))
+        found = []
+        for card in cards:
+            try:
+                found.append(msgspec.json.decode(card.read_bytes(), type=Slot))
+            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+        return [slot for slot in found if slot.slot == self.pointed(slot.model)]
+
+    def pointed(self, model: str) -> str:
+        """The slot that the link names, "" for none."""
+        link = self._folder / check_model(model) / _LINK
+        return str(link.readlink()) if link.is_symlink() else ""
+
+    def clean(self, model: str) -> None:
+        """Delete the stage, and what an interrupted install, or switch of the link, left."""
+        folder = self._folder / check_model(model)
+        for name in ("stage", "a.old", "b.old"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for path in (*folder.glob("*.new"), *folder.glob("[ab]/*.new")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+    def sweep(self, busy: Collection[str]) -> None:
+        """Clean every model that is not `busy` with an update, whether anybody knows it or not."""
+        for model in self._models():
+            if model not in busy:
+                self.clean(model)
+
+    def missing(self, model: str, files: Sequence[File]) -> int:
+        """Bytes that the stage still lacks of `files`: room that a download needs."""
+        stage = self.path(model, "stage")
+        lacking = [file for file in files if not _is(stage / file.name, file)]
+        have = (_size(stage / f"{file.sha256}.part") for file in lacking)
+        return sum(max(0, file.size - got) for file, got in zip(lacking, have, strict=True))
+
+    def size(self, model: str, slot: str) -> int:
+        """Bytes of a slot: room that `drop` makes."""
+        return sum(_size(path) for path in self.path(model, slot).glob("*"))
+
+    def drop(self, model: str, slot: str) -> None:
+        """Delete a slot that does not serve and that the update was to overwrite."""
+        shutil.rmtree(self.path(model, slot), ignore_errors=True)
+
+    def held(self, model: str) -> dict[str, Path]:
+        """sha256 -> path of every file in either slot, as their manifests say; not verified."""
+        found = {}
+        for slot in ("a", "b"):
+            folder = self.path(model, slot)
+            with contextlib.suppress(BundleError):
+                for file in bundle.read_manifest(folder).files():
+                    if (folder / file.name).is_file():
+                        found[file.sha256] = folder / file.name
+        return found
+
+    def present(self) -> set[str]:
+        """sha256 of every file in any slot of any model."""
+        return {sha256 for model in self._models() for sha256 in self.held(model)}
+
+    def free_bytes(self) -> int:
+        with translated(self._folder, _MEND):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(self._folder).free
+
+    def keep(self, model: str) -> None:
+        """What the stage holds is on the disk: no power cut takes a finished download back."""
+        stage = self.path(model, "stage")
+        with translated(stage, _MEND):
+            for file in stage.iterdir():
+                sync(file)
+            sync(stage)
+        self._keep(stage)
+
+    def _models(self) -> list[str]:
+        """Names of the models that have a folder."""
+        return sorted(path.name for path in self._folder.glob("*/") if is_model(path.name))
+
+    def _keep(self, slot: Path) -> None:
+        """The slot's name, and of the folders that it is in, survive a power cut from here on."""
+        with translated(slot, _MEND):
+            for folder in (slot.parent, self._folder, self._folder.parent):
+                sync(folder)
+
+    def _holds(self, folder: Path, sha256: str, profile: str) -> bool:
+        try:
+            bundle.verify(folder, profile)
+        except BundleError:
+            return False
+        return bundle.sha256_of(folder / bundle.MANIFEST) == sha256
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _is(path: Path, file: File) -> bool:
+    try:
+        bundle.verify_file(path, file)
+    except BundleError:
+        return False
+    return True
+
+
+def _look(folder: Path) -> list[object]:
+    """What is another one once any file in `folder` was written, or is another file."""
+    with translated(folder, _MEND):
+        seen = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    return [(name, it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for name, it in seen]

@@ -1,0 +1,101 @@
+"""One model on the device: its slots, and the state of its update."""
+
+import enum
+from typing import Any
+
+import msgspec
+
+from shoal.trust import Order
+
+
+class _Named(enum.StrEnum):
+    """Members whose value is their name: what the journal, the wire and the console say."""
+
+    @staticmethod
+    def _generate_next_value_(name: str, *_: object) -> str:
+        return name
+
+
+class State(_Named):
+    """Where an attempt stands, as UpdateEvent.state says it."""
+
+    IDLE = enum.auto()
+    QUEUED = enum.auto()
+    DOWNLOADING = enum.auto()
+    DOWNLOADED = enum.auto()
+    INSTALLING = enum.auto()
+    PROBING = enum.auto()
+    ACTIVATING = enum.auto()
+    OBSERVING = enum.auto()
+    COMMITTING = enum.auto()
+    ROLLING_BACK = enum.auto()
+    SUCCEEDED = enum.auto()
+    FAILED = enum.auto()
+    REJECTED = enum.auto()
+    TIMED_OUT = enum.auto()
+    CANCELED = enum.auto()
+    ALREADY_INSTALLED = enum.auto()
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies in one of a model's two slots, and serves or may serve.
+
+    slot       "a" or "b"
+    path       of the manifest in the image repository: its first part is the role
+    sha256     of the manifest; model_sha256 of the variant's file
+    counter    the release's security epoch
+    timings_us variant -> p50 of its timed runs here
+    """
+
+    slot: str
+    model: str
+    release: str
+    path: str
+    sha256: str
+    variant: str
+    model_sha256: str
+    counter: int
+    since_s: float = 0.0
+    timings_us: dict[str, float] = {}
+
+    @property
+    def role(self) -> str:
+        return self.path.partition("/")[0]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One model on this device: what serves, and the attempt to make it something else.
+
+    order     of the attempt; None before the first
+    since_s   when the state began
+    starts    of the agent since the state began: three in a risky one roll back
+    redone    how often damaged files were fetched again in this attempt
+    cause, detail, facts   why the attempt failed; empty while all is well
+    serving   the good slot: what serves when nothing else is being tried
+    trial     what the attempt is putting in its place; serves from ACTIVATING's end on
+    spare     the slot before `serving`, still on disk: what is left if `serving` is damaged
+    """
+
+    model: str
+    order: Order | None = None
+    state: State = State.IDLE
+    since_s: float = 0.0
+    starts: int = 0
+    redone: int = 0
+    cause: str = ""
+    detail: str = ""
+    facts: dict[str, Any] = {}
+    serving: Slot | None = None
+    trial: Slot | None = None
+    spare: Slot | None = None
+
+    @property
+    def active(self) -> Slot | None:
+        """What this state says should serve."""
+        trying = self.state in (State.OBSERVING, State.COMMITTING)
+        return self.trial if trying and self.trial else self.serving
+
+    @property
+    def inactive(self) -> str:
+        """The slot that may be overwritten."""
+        return "b" if self.serving and self.serving.slot == "a" else "a"

@@ -1,1 +1,0 @@
-"""Adapters: everything of the agent that touches disk, network, clock or onnxruntime."""

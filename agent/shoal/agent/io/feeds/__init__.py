@@ -1,1 +1,0 @@
-"""Sources and sinks: what a plant gives to the models on a device, and takes from them."""

@@ -1,0 +1,1 @@
+"""Updates and reports that are carried by hand."""

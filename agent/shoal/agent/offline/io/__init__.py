@@ -1,0 +1,1 @@
+"""Folders that are carried: import, export, cache, seal."""

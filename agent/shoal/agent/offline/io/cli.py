@@ -1,0 +1,94 @@
+"""`shoal-agent import` and `export`: what a person with a folder in hand does, in one line each."""
+
+import datetime
+import getpass
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.agent.host.io import folder_lock
+from shoal.agent.host.io.config import load
+from shoal.agent.host.io.facts import read_facts
+from shoal.agent.host.io.folder import JOURNAL, give
+from shoal.agent.installed.io.journal import read_floors
+from shoal.agent.offline.io.export import ask_agent, hand_over
+from shoal.agent.offline.io.import_ import Station, bring
+from shoal.errors import SettingError
+from shoal.profile import detect
+from shoal.stick import UP, Stick
+
+
+def bring_in(folder: Path, source: Path) -> list[str]:
+    """Take in what `source` holds for the agent in `folder`; what to tell the person."""
+    device = load(folder).device
+    station = Station(
+        folder=folder,
+        device=device.name,
+        profile=device.profile or detect(read_facts()).name,
+        user=os.environ.get("SUDO_USER") or getpass.getuser(),
+        now_s=time.time(),
+    )
+    found = bring(station, Stick(source))
+    made = datetime.datetime.fromtimestamp(found.made_s, datetime.UTC)
+    copied = _size(sum(file.size for file in found.files))
+    when = "now" if _is_running(folder) else "at its next start"
+    what = f"from {made:%Y-%m-%d %H:%M} UTC: {', '.join(found.releases) or 'no release'}"
+    return [
+        f"{what}, {copied} copied; {_count(found.acked, 'message')} arrived at the controller",
+        f"the agent takes it up {when}; {source} is not needed any more; see it with:",
+        f"shoal-agent status --folder {folder}",
+    ]
+
+
+def hand_out(folder: Path, target: Path, stopped: Callable[[], bytes]) -> list[str]:
+    """Write into `target` what the agent in `folder` has to say; what to tell the person.
+
+    stopped   numbers what waits, and says the inventory, where no agent runs
+    """
+    device = load(folder).device.name
+    if not target.is_dir():
+        raise SettingError(f"no folder {target}", "is the stick mounted?")
+    try:
+        held = folder_lock.lock(folder)
+    except SettingError:
+        inventory = ask_agent(folder, time.monotonic, time.sleep)
+    else:
+        try:
+            inventory = stopped()
+        finally:
+            give(folder, folder.iterdir())
+            os.close(held)
+    now_s = max(time.time(), read_floors(folder / JOURNAL).time_s)
+    handed = hand_over(folder, device, inventory, Stick(target), now_s)
+    files = f"{_count(handed.parcels, 'file')} of {target / UP / device}"
+    return [
+        f"{_count(handed.letters, 'message')} in {files}",
+        "they stay here too until the controller has them: shoal bundle import FOLDER",
+    ]
+
+
+def _count(number: int, one: str) -> str:
+    """
+    >>> _count(1, "file"), _count(0, "file")
+    ('1 file', '0 files')
+    """
+    return f"{number} {one}{'' if number == 1 else 's'}"
+
+
+def _size(count: int) -> str:
+    """
+    >>> _size(512), _size(20_480), _size(5 * 2**20)
+    ('512 B', '20.0 KiB', '5.0 MiB')
+    """
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 2**10:.1f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"
+
+
+def _is_running(folder: Path) -> bool:
+    try:
+        os.close(folder_lock.lock(folder))
+    except SettingError:
+        return True
+    return False

@@ -1,0 +1,86 @@
+"""Writing what this device has to say into a folder that is carried to the controller.
+
+Nothing leaves the outbox for that: a stick may be lost. It leaves when the controller's next
+folder says that it arrived, or when the broker does.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from shoal import parcel, stick
+from shoal.agent.host.io.durable import write_durable
+from shoal.agent.host.io.folder import OUTBOX, READY, WANTED
+from shoal.agent.offline.io.seal import root_fingerprint, seal
+from shoal.agent.telemetry.io.outbox_store import read_letters
+from shoal.errors import LinkError, MisdirectedError, SettingError
+from shoal.parcel import Letter, Parcel
+from shoal.stick import Stick
+
+_PATIENCE_S, _LOOK_S = 60.0, 0.1
+
+
+class Handed(NamedTuple):
+    """What was written: parcels, and messages in them."""
+
+    parcels: int
+    letters: int
+
+
+def ask_agent(
+    folder: Path, monotonic: Callable[[], float], sleep: Callable[[float], None]
+) -> bytes:
+    """Have the running agent number what waits; its inventory, as it goes over the wire.
+
+    LinkError when it does not answer.
+    """
+    ready, wanted = folder / READY, folder / WANTED
+    ready.unlink(missing_ok=True)
+    write_durable(wanted, b"")
+    end = monotonic() + _PATIENCE_S
+    while not ready.exists():
+        if monotonic() > end:
+            wanted.unlink(missing_ok=True)
+            raise LinkError("the agent does not answer", "see its log, or stop it and try again")
+        sleep(_LOOK_S)
+    data = ready.read_bytes()
+    ready.unlink()
+    return data
+
+
+def hand_over(folder: Path, device: str, inventory: bytes, target: Stick, now_s: float) -> Handed:
+    """Write `inventory` and every numbered message into `target`, sealed as this device.
+
+    Raises MisdirectedError for a folder of another controller, StorageError when a disk refuses.
+    """
+    try:
+        label = target.label()
+        if label.ca != root_fingerprint(folder):
+            raise MisdirectedError("this folder is of another controller than this device's")
+    except SettingError:
+        pass  # an empty stick will do
+    trip, written, letters = secrets.token_hex(4), 0, 0
+    portions = parcel.portions(_letters(folder, inventory))
+    some: list[Letter] | None = next(portions)
+    while some is not None:
+        following = next(portions, None)
+        written, letters = written + 1, letters + len(some)
+        made = Parcel(
+            device=device,
+            made_s=now_s,
+            trip=trip,
+            letters=some,
+            part=written,
+            parts=0 if following is not None else written,
+        )
+        target.write(f"{stick.UP}/{device}/{made.name}", seal(folder, made))
+        some = following
+    return Handed(written, letters)
+
+
+def _letters(folder: Path, inventory: bytes) -> Iterator[Letter]:
+    yield Letter("inventory", inventory)
+    if (folder / OUTBOX).exists():
+        for letter in read_letters(folder / OUTBOX):
+            yield Letter(letter.kind, letter.payload)

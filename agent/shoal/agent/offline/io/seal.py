@@ -1,0 +1,75 @@
+"""Sealing parcels as this device, and opening those that the controller has sealed."""
+
+import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from shoal import parcel
+from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY, read_trusted
+from shoal.enrolment import fingerprint
+from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
+from shoal.issuer import is_issued_by
+from shoal.parcel import DOWN, UP, Parcel, Sealed
+
+_CONTROLLER = "controller"
+_AGAIN = "export it again at the controller"
+
+
+def seal(folder: Path, made: Parcel) -> bytes:
+    """Seal `made` with the key of the device in `folder`; SettingError when that is gone."""
+    data = read_trusted(folder, KEY)
+    try:
+        key = serialization.load_pem_private_key(data, None)
+    except (ValueError, TypeError) as error:
+        raise SettingError(f"{folder / KEY}: {error}", "enrol this device again") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SettingError(f"{folder / KEY} is no EC key", "move it away and enrol again")
+    chain = read_trusted(folder, CERTIFICATE).decode()
+    return parcel.seal(made, UP, chain, lambda message: key.sign(message, _ECDSA))
+
+
+_ECDSA = ec.ECDSA(hashes.SHA256())
+
+
+def open_parcel(folder: Path, data: bytes, device: str, now_s: float) -> Parcel:
+    """What the controller tells `device`.
+
+    Raises BundleError for what is no whole parcel, UntrustedError for one that this device's
+    controller did not seal, StaleError for one sealed with an expired certificate, MisdirectedError
+    for another device's.
+    """
+    sealed = parcel.unseal(data)
+    _check_controller(sealed, x509.load_pem_x509_certificates(read_trusted(folder, CA)), now_s)
+    found = parcel.read(sealed.body)
+    if found.device != device:
+        what = f"this parcel is for {found.device!r:.80}, this is {device!r}"
+        raise MisdirectedError(what, _AGAIN)
+    return found
+
+
+def root_fingerprint(folder: Path) -> str:
+    """SHA-256, hex, of the root certificate that this device trusts."""
+    certificates = x509.load_pem_x509_certificates(read_trusted(folder, CA))
+    roots = [c for c in certificates if c.issuer == c.subject] or certificates[:1]
+    return fingerprint(roots[0].public_bytes(serialization.Encoding.DER))
+
+
+def _check_controller(sealed: Sealed, known: list[x509.Certificate], now_s: float) -> None:
+    try:
+        leaf = x509.load_pem_x509_certificate(sealed.certificate.encode())
+        names = [n.value for n in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        public = leaf.public_key()
+        if names != [_CONTROLLER] or not isinstance(public, ec.EllipticCurvePublicKey):
+            raise UntrustedError("this parcel was not sealed by a controller", _AGAIN)
+        if not is_issued_by(leaf, known):
+            raise UntrustedError("this parcel is of another controller than this device's", _AGAIN)
+        public.verify(sealed.signature, parcel.signed_bytes(DOWN, sealed.body), _ECDSA)
+    except (ValueError, InvalidSignature) as error:
+        raise UntrustedError("this parcel's seal is broken", _AGAIN) from error
+    if leaf.not_valid_after_utc <= datetime.datetime.fromtimestamp(now_s, datetime.UTC):
+        raise StaleError("this parcel's seal has expired", _AGAIN)

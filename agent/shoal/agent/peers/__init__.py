@@ -1,0 +1,1 @@
+"""Devices of one site that share downloads."""

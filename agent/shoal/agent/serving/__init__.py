@@ -1,0 +1,1 @@
+"""Models in service: sessions, requests, windows, labels, throttling."""

@@ -1,0 +1,1 @@
+"""onnxruntime, the local endpoint, and programs with a session of their own."""

@@ -1,0 +1,174 @@
+"""Releases loaded from their slots into onnxruntime, and memory given back."""
+
+import ctypes
+import gc
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from shoal import bundle
+from shoal.agent.installed.record import Slot
+from shoal.agent.serving.io.session import OrtSession, failures_of_ort, import_ort
+from shoal.agent.serving.io.session_cache import SMALLEST, Optimised
+from shoal.agent.serving.runtime_version import NEWEST_OPSET, OLDEST_OPSET, Runtime
+from shoal.agent.serving.served_model import Engine
+from shoal.errors import ModelError, ShoalError
+from shoal.manifest import Manifest
+from shoal.profile import Profile, SessionOptions
+
+_log = logging.getLogger(__name__)
+
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
+#: Blocks from this size on go back to the system when they are freed; glibc else keeps ever larger
+#: ones, once it has seen one.
+_LARGE = 1 << 20
+
+
+class OrtLoader:
+    """Loads releases from their slots.
+
+    folder      model, slot -> where its files are
+    optimised   keeps what onnxruntime made of them; None to do it again at every start
+    """
+
+    def __init__(
+        self, folder: Callable[[str, str], Path], optimised: Optimised | None = None
+    ) -> None:
+        self._folder, self._optimised = folder, optimised
+
+    @property
+    def runtime(self) -> Runtime:
+        """Version of onnxruntime, and whether it loads an opset: found out by trying."""
+        return Runtime(import_ort().__version__, loads_opset)
+
+    def load(self, slot: Slot, profile: Profile) -> Engine:
+        """The engine of a verified slot, warmed once; ModelError when it cannot be."""
+        folder = self._folder(slot.model, slot.slot)
+        manifest = bundle.read_manifest(folder)
+        features = len(manifest.features)
+        session = self._session(folder, manifest, slot.variant, profile.session)
+        warm = session.run(np.zeros((1, features), np.float32))
+        outputs = max(1, len(manifest.labels))
+        if warm.shape != (1, outputs):
+            raise ModelError(
+                f"{slot.release}: answers one row with shape {list(warm.shape)}, "
+                f"[1, {outputs}] was promised"
+            )
+        return Engine(
+            slot=slot,
+            manifest=manifest,
+            references=bundle.read_references(folder, manifest),
+            session=session,
+            slow_s=profile.budget.p99_ms / 1e3,
+        )
+
+    def settle(self, slot: Slot, profile: Profile) -> None:
+        """What waits until the slot serves: its model is kept as optimised, memory given back."""
+        try:
+            if self._optimised is not None:
+                self._keep(self._optimised, slot, profile.session)
+        except ShoalError as error:
+            _log.info("%s is not kept as optimised: %s", slot.release, error)
+        self.trim()
+
+    def trim(self) -> None:
+        """Give freed memory back to the system."""
+        trim()
+
+    def _session(
+        self, folder: Path, manifest: Manifest, variant: str, options: SessionOptions
+    ) -> OrtSession:
+        """The variant's session: of what the cache holds, or of the release's own file."""
+        file = manifest.variant(variant).file
+        path, names = folder / file.name, (manifest.input, manifest.output)
+        if self._optimised is None or file.size < SMALLEST:
+            return OrtSession(path, options, *names)
+        cache = self._optimised
+        key = cache.key(file.sha256, import_ort().__version__, options)
+        return self._found(cache, key, options, names) or OrtSession(path, options, *names)
+
+    def _keep(self, cache: Optimised, slot: Slot, options: SessionOptions) -> None:
+        """Have onnxruntime write what it makes of the slot's model, unless the cache has it.
+
+        For the next start: a session that has written its model holds the weights twice.
+        """
+        folder = self._folder(slot.model, slot.slot)
+        manifest = bundle.read_manifest(folder)
+        file, names = manifest.variant(slot.variant).file, (manifest.input, manifest.output)
+        key = cache.key(file.sha256, import_ort().__version__, options)
+        if file.size < SMALLEST or cache.find(key) or not (into := cache.begin(key)):
+            return
+        bundle.verify_file(folder / file.name, file)  # it will count as this file from now on
+        try:
+            OrtSession(folder / file.name, options, *names, keep=into)
+        except ModelError:  # the disk refused, for the model serves
+            cache.drop(key)
+            raise
+        cache.keep(key)
+
+    def _found(
+        self, cache: Optimised, key: str, options: SessionOptions, names: tuple[str, str]
+    ) -> OrtSession | None:
+        """A session of what the cache holds; None where it holds nothing that loads."""
+        found = cache.find(key)
+        if found is None:
+            return None
+        try:
+            return OrtSession(found, options, *names, optimised=True)
+        except ModelError as error:
+            _log.warning("the optimised model %s: %s", found.name, error)
+            cache.drop(key)
+            return None
+
+
+def limit_malloc() -> None:
+    """One malloc arena, so that threads that come and go do not each keep their own heap; and what
+    a model's file took is given back.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    except (OSError, AttributeError):
+        pass  # not glibc: nothing to limit
+
+
+def trim() -> None:
+    """Give freed memory back to the system, where the C library can."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass  # not glibc
+
+
+def loads_opset(opset: int) -> bool:
+    """Whether the installed onnxruntime loads a model of an ONNX opset."""
+    if opset <= OLDEST_OPSET:
+        return True
+    ort = import_ort()
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    model = _identity(min(opset, NEWEST_OPSET))
+    try:
+        ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+    except failures_of_ort():
+        return False
+    return True
+
+
+def _identity(opset: int) -> bytes:
+    """ONNX bytes of y = Identity(x), float32 (1,): protobuf by hand, so that onnx is not needed."""
+
+    def field(number: int, data: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    def value(name: bytes) -> bytes:
+        tensor = b"\x08\x01" + field(2, field(1, b"\x08\x01"))
+        return field(1, name) + field(2, field(1, tensor))
+
+    node = field(1, b"x") + field(2, b"y") + field(4, b"Identity")
+    graph = field(1, node) + field(2, b"g") + field(11, value(b"x")) + field(12, value(b"y"))
+    return b"\x08\x08" + field(7, graph) + field(8, bytes([0x10, opset]))

@@ -1,0 +1,77 @@
+"""How windows of a program's own session reach the agent's outbox: a file each, handed over once.
+
+    spool/<start, µs>-<random>.window    one WindowReport, MessagePack, durable before it is named
+
+The program writes; the agent takes a file in under its name, once however often it looks, and
+deletes it when the outbox has it on disk. Neither waits for the other, and either may be killed.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal import wire
+from shoal.agent.host.faults import Fault
+from shoal.agent.host.io.durable import write_durable
+from shoal.errors import StorageError, WireError
+
+_log = logging.getLogger(__name__)
+
+#: Windows that may wait for the agent: half a day of one a minute, of one program. Taken at once.
+KEPT, AT_ONCE = 720, 50
+_MODE = 0o640
+
+
+class Spool:
+    """One spool folder, for a program and for the agent."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def put(self, report: wire.WindowReport, name: str) -> None:
+        """Hand over one window; the oldest go when too many wait. StorageError: not handed over."""
+        path = self._folder / f"{int(report.window_start_s * 1e6):017d}-{name}.window"
+        try:
+            self._folder.mkdir(exist_ok=True)
+            write_durable(path, wire.encode(report), _MODE)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}") from error
+        for old in self._waiting()[:-KEPT]:
+            _log.warning("%s is dropped: the agent has taken none for long", old.name)
+            _forget(old)
+
+    def take(
+        self,
+        keep: Callable[[wire.WindowReport, str], bool],
+        fault: Callable[[Fault], None],
+    ) -> None:
+        """Hand what waits to `keep` (report, key), which says whether it is on disk there now."""
+        for path in self._waiting()[:AT_ONCE]:
+            try:
+                kept = keep(_read(path), path.name)
+            except WireError as error:
+                kept = True
+                fault(Fault(error.code, f"{path.name} of a program here: {error}"))
+            except OSError as error:
+                kept = False
+                _log.info("%s waits: %s", path, error)
+            if kept:
+                _forget(path)
+
+    def _waiting(self) -> list[Path]:
+        return sorted(self._folder.glob("*.window"))
+
+
+def _read(path: Path) -> wire.WindowReport:
+    with path.open("rb") as file:
+        data = file.read(wire.LIMIT["window"] + 1)
+    message = wire.decode_up("window", data)
+    assert isinstance(message, wire.WindowReport)
+    return message
+
+
+def _forget(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s stays: %s", path, error)

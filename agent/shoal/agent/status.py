@@ -1,0 +1,201 @@
+"""How the device stands: what runs, since when, what is wrong, what to do. One screen."""
+
+import datetime
+import re
+from typing import Any
+
+import msgspec
+
+from shoal.agent.feeds.frames import FeedHealth
+from shoal.agent.host.clock_skew import told
+from shoal.agent.installed.record import Record, Slot
+from shoal.wire import Skew
+
+#: What a technician on site can do about a cause.
+ADVICE = {
+    "golden-mismatch": "nothing on site: this CPU computes it differently; tell the operator",
+    "too-slow": "check for heat and other load here; else it needs a lighter variant",
+    "too-big": "close other programs or choose a smaller model",
+    "bad-signature": "somebody offered what is not signed by who may: tell security",
+    "stale": "check the date and that the controller is running",
+    "misdirected": "sign the release, or make this a test device: enrol it with --ring canary",
+    "download": "check the network to the artifact server: shoal-agent doctor",
+    "unreachable": "check the network: shoal-agent doctor",
+    "disk-full": "free space on this disk, then let the operator start a new attempt",
+    "unusable-model": "nothing on site: export the model for this device's onnxruntime",
+    "unsupported-profile": "nothing on site: this board's profile is not built for this release",
+    "unhealthy": "look at the inputs (sensor, camera); the old release serves",
+    "crash-loop": "see the log; the old release serves",
+    "deadline": "check the network, then let the operator start a new attempt",
+    "slot-damaged": "the storage card may be failing: replace it",
+}
+_COMMAND = re.compile(r"\bshoal-agent (?:run|doctor)\b")
+FEED_ADVICE = "it goes on trying; check its cable, server and settings in agent.toml"
+
+
+class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
+    """One model: what serves (release "" for nothing), and how the last attempt stands.
+
+    timings_us   variant -> median of its timed runs here; the fastest that passed serves
+    """
+
+    model: str
+    release: str
+    variant: str
+    since_s: float
+    state: str
+    wanted: str = ""
+    cause: str = ""
+    detail: str = ""
+    requests: int = 0
+    errors: int = 0
+    timings_us: dict[str, float] = {}
+
+
+def model_standing(
+    record: Record, slot: Slot | None, *, requests: int = 0, errors: int = 0
+) -> ModelStanding:
+    """How one model stands: what its journal says, and the `slot` that serves or would."""
+    return ModelStanding(
+        model=record.model,
+        release=slot.release if slot else "",
+        variant=slot.variant if slot else "",
+        since_s=slot.since_s if slot else 0.0,
+        state=record.state.name,
+        wanted=record.order.release if record.order else "",
+        cause=record.cause,
+        detail=record.detail,
+        requests=requests,
+        errors=errors,
+        timings_us=slot.timings_us if slot else {},
+    )
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """The device, whole.
+
+    running   whether the agent answered, or this was read from its files
+    folder    to name in commands; "" for the one that they take by themselves
+    """
+
+    device: str
+    site: str
+    profile: str
+    ring: str
+    agent: str
+    now_s: float
+    running: bool
+    connected: bool = False
+    connection_since_s: float = 0.0
+    clock_synced: bool = True
+    clock: Skew | None = None
+    endpoint: str = ""
+    waiting: int = 0
+    models: list[ModelStanding] = []
+    faults: list[str] = []
+    health: dict[str, Any] = {}
+    feeds: list[FeedHealth] = []
+    level: str = "full"
+    folder: str = ""
+    learning: str = ""
+    sharing: str = ""
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """(what is wrong, what to do), the gravest first."""
+        return [(what, self._typed(mend)) for what, mend in self._found]
+
+    def _typed(self, mend: str) -> str:
+        """With commands as they have to be typed here."""
+        where = f" --folder {self.folder}" if self.folder else ""
+        return _COMMAND.sub(lambda found: found[0] + where, mend)
+
+    @property
+    def _found(self) -> list[tuple[str, str]]:
+        found = []
+        if not self.running:
+            found.append(("the agent is not running", "start it: shoal-agent run"))
+        elif not self.connected:
+            found.append(
+                ("no connection to the broker", "it goes on serving; see shoal-agent doctor")
+            )
+        if not self.clock_synced:
+            how = f"{told(self.clock)} the controller's" if self.clock else "behind"
+            found.append((f"the clock is {how}", "set the date or enable time synchronisation"))
+        if not any(m.release for m in self.models):
+            found.append(("no release serves", "ask the operator to roll one out to this device"))
+        for m in self.models:
+            if m.cause and m.state != "CANCELED":
+                mend = ADVICE.get(m.cause, "tell the operator")
+                found.append((f"{m.wanted} {m.state}: {m.detail or m.cause}", mend))
+        if self.level != "full":
+            found.append(
+                (f"under pressure: level {self.level!r}", "look for heat, dust and other programs")
+            )
+        down = [feed for feed in self.feeds if not feed.up]
+        found += [(f"{feed.kind} {feed.name}: {feed.error}", FEED_ADVICE) for feed in down]
+        return found + [(fault, "") for fault in self.faults]
+
+
+def text(standing: Standing) -> str:
+    """The screen."""
+    who = [standing.device, f"site {standing.site or '-'}", standing.profile]
+    link = "connected" if standing.connected else "not connected"
+    run = "running" if standing.running else "NOT RUNNING"
+    lines = [
+        "  ".join([*who, f"ring {standing.ring}"]),
+        f"agent {standing.agent}, {run}, {link}, {standing.waiting} messages waiting",
+    ]
+    if standing.endpoint:
+        lines.append(f"endpoint {standing.endpoint}")
+    if standing.sharing:
+        lines.append(standing.sharing)
+    if standing.clock:
+        lines.append(f"clock {told(standing.clock)} the controller's")
+    lines += ["", *(_model(m, standing.now_s) for m in standing.models)]
+    lines += ["", *map(_feed, standing.feeds)] if standing.feeds else []
+    lines += ["", f"  {standing.learning}"] if standing.learning else []
+    problems = standing.problems
+    lines += ["", "nothing is wrong"] if not problems else ["", "wrong:"]
+    for what, mend in problems:
+        lines += [f"  - {what}", *([f"    do: {mend}"] if mend else [])]
+    return "\n".join(lines)
+
+
+def ago(seconds: float) -> str:
+    """
+    >>> ago(5), ago(600), ago(9000), ago(400000)
+    ('5 s', '10 min', '2 h', '4 d')
+    """
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(max(0.0, seconds))} s"
+
+
+def _model(m: ModelStanding, now_s: float) -> str:
+    if not m.release:
+        return f"  {m.model}: nothing serves; {m.wanted} {m.state}"
+    since = datetime.datetime.fromtimestamp(m.since_s, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    line = f"  {m.release} ({m.variant}) serves since {since} UTC, {ago(now_s - m.since_s)}"
+    line += f"; {m.requests} requests, {m.errors} errors"
+    if m.wanted not in ("", m.release):
+        line += f"; {m.wanted} {m.state}"
+    return f"{line}\n    {_timings(m)}" if len(m.timings_us) > 1 else line
+
+
+def _timings(m: ModelStanding) -> str:
+    times = ", ".join(f"{name} {us:.3g} µs" for name, us in m.timings_us.items())
+    return f"timed here: {times}; {m.variant} was chosen"
+
+
+def _feed(feed: FeedHealth) -> str:
+    line = f"  {feed.kind} {feed.name}: {'up' if feed.up else 'DOWN'}, {feed.count} so far"
+    for what, number in (
+        ("bad values", feed.bad),
+        ("dropped", feed.dropped),
+        ("waiting", feed.waiting),
+        ("reconnections", feed.reconnects),
+    ):
+        line += f", {number} {what}" if number else ""
+    return f"{line}, {feed.lag_s:.1f} s old on arrival" if feed.lag_s > 1 else line

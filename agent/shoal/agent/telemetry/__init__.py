@@ -1,0 +1,1 @@
+"""What goes to the controller: windows, events, inventory, and the outbox."""

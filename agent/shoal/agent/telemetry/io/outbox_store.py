@@ -1,0 +1,369 @@
+"""The outbox on SQLite: what the controller does not have yet, and the numbers it goes by."""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from shoal import wire
+from shoal.agent.host.faults import Fault
+from shoal.agent.host.io.database import (
+    DamagedError,
+    open_database,
+    set_aside,
+    translated,
+    unhurried,
+)
+from shoal.agent.serving.window import merge
+from shoal.agent.telemetry.io.salvage import Salvaged, checksum, salvage
+from shoal.agent.telemetry.outbox import Drop, Letter, Merge, Row, relieve
+from shoal.errors import SketchError, StorageError, WireError
+from shoal.sketch import merge_bytes
+
+_T = TypeVar("_T")
+
+#: Keys of reports that are remembered after they have left.
+_KEYS = 1_000
+#: Rows that are numbered in one transaction when all are.
+_AT_ONCE = 500
+
+
+class SqliteOutbox:
+    """Rows leave only when the controller's acknowledgement comes.
+
+    limit_bytes  of payload; beyond it windows merge, then the oldest go
+    boot_name    makes the random name of a new store's life
+
+    caught_up    how many windows of the backlog were numbered, ever
+    """
+
+    def __init__(self, path: Path, *, limit_bytes: int, boot_name: Callable[[], str]) -> None:
+        self._path, self._limit, self._boot_name = path, limit_bytes, boot_name
+        self._faults: list[Fault] = []
+        self._backlog = self.caught_up = 0
+        try:
+            self._open()
+        except DamagedError as error:
+            self._restart(error)
+
+    @property
+    def waiting(self) -> int:
+        """Messages in the store."""
+        return self._waiting
+
+    def faults(self) -> list[Fault]:
+        """What happened to the store since this was last asked."""
+        told, self._faults = self._faults, []
+        return told
+
+    def add(self, message: wire.Upward, key: str = "", number: bool = False) -> None:
+        """Keep `message` until it is acknowledged; durable when this returns.
+
+        key     a message with a key is added once, however often it is asked
+        number  give it its number now, which saves a write when it is sent at once
+        """
+        payload = wire.encode(message)
+        row = Row(0, 0, wire.UP_KIND[type(message)], _group(message), _merged(message), 0)
+        self._surely(lambda: self._add(row, payload, key, number))
+        if self._bytes > self._limit:
+            self._surely(self._relieve)
+
+    def connected(self) -> None:
+        """What waits now is the backlog: what comes from now on goes before it."""
+        found = self._surely(lambda: self._db.execute("SELECT max(id) FROM row").fetchone()[0])
+        self._backlog = found or 0
+
+    def after(self, seq: int, limit: int, backlog: int | None = None) -> list[Letter]:
+        """Letters numbered above `seq`, in order, at most `limit`; numbers the next rows for it.
+
+        backlog   how many of them at most may be windows of before the connection; None for any
+        """
+        most = limit if backlog is None else backlog
+        return self._surely(lambda: self._after(seq, limit, most))
+
+    def number_all(self) -> None:
+        """Give every row its number: somebody carries them away."""
+        while self._unnumbered:
+            self._surely(self._number_some)
+
+    def ack(self, boot: str, seqs: Sequence[int]) -> None:
+        """These are in the controller's database: let them go.
+
+        A power cut may bring them back: they are sent, and acknowledged, once more.
+        """
+        if boot == self.boot:
+            self._surely(lambda: self._arrived([s for s in seqs if s]))
+            self._look_for_another(boot, max(seqs, default=0))
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _open(self, found: Salvaged | None = None) -> None:
+        self._db = open_database(self._path)
+        with translated(self._path):
+            self._db.table("row").create(
+                {  # "group" is a word of SQL's
+                    "id": int,
+                    "seq": int,
+                    "kind": str,
+                    "grouping": str,
+                    "merged": int,
+                    "size": int,
+                    "payload": bytes,
+                    "crc": int,
+                },
+                pk="id",
+                if_not_exists=True,
+            )
+            self._check_columns()
+            self._db.table("row").create_index(["seq", "kind", "size"], if_not_exists=True)
+            self._db.table("told").create({"key": str, "at": int}, pk="key", if_not_exists=True)
+            self._db.table("life").create({"boot": str, "seq": int}, if_not_exists=True)
+            if not self._db.execute("SELECT count(*) FROM life").fetchone()[0]:
+                self._db.table("life").insert({"boot": self._boot_name(), "seq": 0})
+            if found is not None:
+                self._refill(found)
+            self.boot: str = self._db.execute("SELECT boot FROM life").fetchone()[0]
+            self._count()
+
+    def _surely(self, work: Callable[[], _T]) -> _T:
+        """Do `work`; in a new store if this one proves damaged."""
+        try:
+            with translated(self._path):
+                return work()
+        except DamagedError as error:
+            self._restart(error)
+            with translated(self._path):
+                return work()
+
+    def _check_columns(self) -> None:
+        """A store of before checksums: what is in it is believed."""
+        row = self._db.table("row")
+        if "crc" not in row.columns_dict:
+            row.add_column("crc", int)
+            for id_, payload in self._db.execute("SELECT id, payload FROM row").fetchall():
+                self._db.execute("UPDATE row SET crc = ? WHERE id = ?", [checksum(payload), id_])
+
+    def _restart(self, error: StorageError) -> None:
+        """A store that is damaged is kept aside; what can be read of it goes into a new one."""
+        kept = set_aside(self._path)
+        found = salvage(kept)
+        self._open(found)
+        lost = f"{found.lost} are lost" if found.boot else "what else was in it is lost"
+        detail = f"{error}; {len(found.rows)} messages were saved, {lost}; kept as {kept.name}"
+        facts = {"saved": len(found.rows), "lost": found.lost}
+        self._faults.append(Fault("outbox-damaged", detail, "critical", 1, facts))
+
+    def _refill(self, found: Salvaged) -> None:
+        with self._db.atomic():
+            if found.boot:
+                self._db.execute("UPDATE life SET boot = ?, seq = ?", [found.boot, found.seq])
+            for key in found.told[-_KEYS:]:
+                self._db.execute("INSERT OR IGNORE INTO told VALUES (?, 0)", [key])
+            for row in found.rows:
+                self._db.execute("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(row))
+
+    def _count(self) -> None:
+        self._waiting, self._bytes, self._unnumbered = self._db.execute(
+            "SELECT count(*), coalesce(sum(size), 0), coalesce(sum(seq = 0), 0) FROM row"
+        ).fetchone()
+
+    def _add(self, row: Row, payload: bytes, key: str, number: bool) -> None:
+        with self._db.atomic():
+            if key and not self._remember(key):
+                return
+            self._db.execute(
+                "INSERT INTO row (seq, kind, grouping, merged, size, payload, crc) "
+                "VALUES (0, ?, ?, ?, ?, ?, ?)",
+                [row.kind, row.group, row.merged, len(payload), payload, checksum(payload)],
+            )
+            numbered = self._number(1, 1) if number and not self._unnumbered else 0
+        self._waiting += 1
+        self._bytes += len(payload)
+        self._unnumbered += 1 - numbered
+
+    def _after(self, seq: int, limit: int, backlog: int) -> list[Letter]:
+        found = self._numbered(seq, limit)
+        if len(found) < limit and self._unnumbered:
+            with self._db.atomic():
+                self._number(limit - len(found), backlog)
+            self._count()
+            found = self._numbered(seq, limit)
+        return found
+
+    def _number_some(self) -> None:
+        with self._db.atomic():
+            self._number(_AT_ONCE, _AT_ONCE)
+        self._count()
+
+    def _arrived(self, seqs: Sequence[int]) -> None:
+        with unhurried(self._db):
+            self._let_go("seq", seqs)
+
+    def _let_go(self, column: str, keys: Sequence[int]) -> None:
+        with self._db.atomic():
+            for key in keys:
+                self._db.execute(f"DELETE FROM row WHERE {column} = ?", [key])  # noqa: S608
+        self._count()
+
+    def _look_for_another(self, boot: str, acked: int) -> None:
+        """Who acknowledges a number that was never given here had it from somebody else."""
+        last = self._surely(lambda: self._db.execute("SELECT seq FROM life").fetchone()[0])
+        if acked > last and boot == self.boot:
+            detail = (
+                f"the controller has message {acked} of this device, and this agent has sent "
+                f"{last}: another one runs from a copy of this folder; stop it and enrol it under "
+                "a name of its own"
+            )
+            self._faults.append(Fault("copied", detail, "critical"))
+
+    def _remember(self, key: str) -> bool:
+        new = self._db.execute("INSERT OR IGNORE INTO told VALUES (?, 0)", [key]).rowcount == 1
+        if new:
+            self._db.execute(
+                "DELETE FROM told WHERE rowid <= (SELECT max(rowid) FROM told) - ?", [_KEYS]
+            )
+        return new
+
+    def _number(self, limit: int, backlog: int) -> int:
+        """Give the next unnumbered rows their numbers, for ever; how many rows were taken."""
+        last = self._db.execute("SELECT seq FROM life").fetchone()[0]
+        rows = self._next(limit, backlog)
+        for id_, payload, crc in rows:
+            try:
+                if checksum(payload) != crc:
+                    raise TypeError("its checksum is wrong")
+                named = _named(payload, self.boot, last + 1)
+            except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
+                self._lose(id_, error)
+                continue
+            last += 1
+            self._db.execute(
+                "UPDATE row SET seq = ?, size = ?, payload = ?, crc = ? WHERE id = ?",
+                [last, len(named), named, checksum(named), id_],
+            )
+        self._db.execute("UPDATE life SET seq = ?", [last])
+        return len(rows)
+
+    def _next(self, limit: int, backlog: int) -> list[tuple[int, bytes, int]]:
+        """Events, then windows since the connection, then the backlog's, oldest first each."""
+        query = (
+            "SELECT id, CAST(payload AS BLOB), crc FROM row "
+            "WHERE seq = 0 AND kind {} ORDER BY id LIMIT ?"
+        )
+        rows = self._db.execute(query.format("!= 'window'"), [limit]).fetchall()
+        since, until = "= 'window' AND id > ?", "= 'window' AND id <= ?"
+        new = [self._backlog, limit - len(rows)]
+        rows += self._db.execute(query.format(since), new).fetchall()
+        old = [self._backlog, max(0, min(limit - len(rows), backlog))]
+        followed = self._db.execute(query.format(until), old).fetchall()
+        self.caught_up += len(followed)
+        return rows + followed
+
+    def _lose(self, id_: int, why: Exception) -> None:
+        """A row that cannot be believed goes, and it is said."""
+        self._db.execute("DELETE FROM row WHERE id = ?", [id_])
+        detail = f"a message in the outbox cannot be read and is lost: {why}"
+        self._faults.append(Fault("outbox-damaged", detail, "critical", 1, {"lost": 1}))
+
+    def _numbered(self, seq: int, limit: int) -> list[Letter]:
+        rows = self._db.execute(
+            "SELECT id, seq, kind, CAST(payload AS BLOB), crc FROM row "
+            "WHERE seq > ? ORDER BY seq LIMIT ?",
+            [seq, limit],
+        ).fetchall()
+        for row in rows:
+            if checksum(row[3]) != row[4]:
+                self._lose(row[0], TypeError(f"number {row[1]}: its checksum is wrong"))
+        return [Letter(*row[1:4]) for row in rows if checksum(row[3]) == row[4]]
+
+    def _relieve(self) -> None:
+        """Merge, then drop, until the store is within its limit."""
+        dropped = windows = merged = 0
+        while self._bytes > self._limit:
+            step = relieve(self._rows())
+            if isinstance(step, Merge) and self._merge(step):
+                merged += 1
+                continue
+            if step is None:
+                break
+            gone = step.id if isinstance(step, Drop) else step.older
+            windows += step.windows if isinstance(step, Drop) else 1
+            dropped += 1
+            self._let_go("id", [gone])
+        if merged:
+            detail = f"outbox full: {merged} windows merged with their neighbours"
+            self._faults.append(Fault("outbox-merged", detail, "info", merged))
+        if dropped:
+            detail = f"outbox full: {dropped} messages dropped, {windows} windows among them"
+            facts = {"messages": dropped, "windows": windows}
+            self._faults.append(Fault("outbox-full", detail, "warning", dropped, facts))
+
+    def _rows(self) -> list[Row]:
+        return [
+            Row(*row)
+            for row in self._db.execute(
+                "SELECT id, seq, kind, grouping, merged, size FROM row ORDER BY id"
+            )
+        ]
+
+    def _merge(self, step: Merge) -> bool:
+        try:
+            older, newer = self._window(step.older), self._window(step.newer)
+            together = merge(older, newer, merge_bytes)
+        except (SketchError, WireError):
+            return False
+        payload = wire.encode(together)
+        with self._db.atomic():
+            self._db.execute("DELETE FROM row WHERE id = ?", [step.older])
+            self._db.execute(
+                "UPDATE row SET merged = ?, size = ?, payload = ?, crc = ? WHERE id = ?",
+                [together.merged, len(payload), payload, checksum(payload), step.newer],
+            )
+        self._count()
+        return True
+
+    def _window(self, id_: int) -> wire.WindowReport:
+        query = "SELECT CAST(payload AS BLOB), crc FROM row WHERE id = ?"
+        payload, crc = self._db.execute(query, [id_]).fetchone()
+        if checksum(payload) != crc:
+            raise WireError("a damaged window")
+        message = wire.decode_up("window", payload)
+        if not isinstance(message, wire.WindowReport):
+            raise WireError("not a window")
+        return message
+
+
+def read_letters(path: Path) -> Iterator[Letter]:
+    """Numbered rows in order, of a store that another process may be using; damaged ones not.
+
+    StorageError when it cannot be read.
+    """
+    with translated(path), contextlib.closing(_read_only(path)) as db:
+        query = "SELECT seq, kind, CAST(payload AS BLOB), crc FROM row WHERE seq > 0 ORDER BY seq"
+        for seq, kind, payload, crc in db.execute(query):
+            if checksum(payload) == crc:
+                yield Letter(seq, kind, payload)
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
+def _named(payload: bytes, boot: str, seq: int) -> bytes:
+    """The same message, by its final name; the fields of any version are kept."""
+    fields = msgspec.msgpack.decode(payload)
+    return msgspec.msgpack.encode({**fields, "boot": boot, "seq": seq})
+
+
+def _group(message: wire.Upward) -> str:
+    if not isinstance(message, wire.WindowReport):
+        return ""
+    return f"{message.model}|{message.release}|{message.reference}"
+
+
+def _merged(message: wire.Upward) -> int:
+    return message.merged if isinstance(message, wire.WindowReport) else 1

@@ -1,0 +1,1 @@
+"""Model updates: orders, download, probe, acceptance, rollback."""

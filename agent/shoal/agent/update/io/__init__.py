@@ -1,0 +1,1 @@
+"""Downloads, and the probe's process."""

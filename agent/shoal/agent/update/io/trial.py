@@ -1,0 +1,221 @@
+"""What runs in the probe's own process: `python -m shoal.agent.update.io.trial`.
+
+It gets ready, and waits until a byte in standard input says that a Request (MessagePack) lies in
+the memory that it was given. Then it tries every variant that the profile prefers, and writes an
+Answer (JSON) to standard output. A crash, a hang or a greedy model takes this process down and
+nothing else. A device waits for it at every update: it imports what it needs and no more.
+"""
+
+import contextlib
+import ctypes
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from shoal import bundle
+from shoal.agent.serving.io.session import OrtSession, import_ort
+from shoal.agent.update.acceptance import RUNS, Measured
+from shoal.errors import ModelError, ShoalError
+from shoal.manifest import Manifest
+from shoal.profile import SessionOptions
+from shoal.sketch import F32
+
+#: Seconds of a CPU that a trial may take.
+CPU_S = 150
+#: Rounds of RUNS runs: another process only ever adds latency, so the best round is the model's.
+ROUNDS, _ENOUGH = 5, 10
+_ATOL_OF = 1.0
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What to try.
+
+    folder    slot of the release, verified; beside the slot that serves, "" for none
+    variants  of the profile, best first; beside_variant the one that serves
+    recent    float32 bytes of the last local inputs, row after row
+    """
+
+    folder: str
+    variants: list[str]
+    session: SessionOptions
+    p99_ms: float
+    beside: str = ""
+    beside_variant: str = ""
+    recent: bytes = b""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it: measurements, or why the model cannot be used at all."""
+
+    measured: list[Measured] = []
+    error: str = ""
+
+
+def main() -> None:
+    """Try what it is asked to, if it ever is; never raises, never returns."""
+    parent, data_mb, told = map(int, sys.argv[1:4])
+    _limit(data_mb)
+    _get_ready()
+    asked = sys.stdin.buffer.read(1)
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # not before: it is a thread's death
+    if not asked or os.getppid() != parent:
+        os._exit(0)
+    with os.fdopen(told, "rb") as file:
+        request = msgspec.msgpack.decode(file.read(), type=Request)
+    try:
+        answer = Answer(measured=_measure_all(request))
+    except MemoryError:
+        answer = Answer(error="memory")
+    except ShoalError as error:
+        memory = "alloc" in str(error).lower()
+        answer = Answer(error="memory" if memory else str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    sys.stdout.flush()
+    os._exit(0)  # all is said: the device does not wait for libraries to be taken apart
+
+
+def _get_ready() -> None:
+    """Load what every trial needs, while nobody waits for it yet."""
+    with contextlib.suppress(MemoryError):  # it is said when there is somebody to hear it
+        import zipfile  # noqa: F401 np.load needs it
+
+        import_ort()
+
+
+def _limit(data_mb: int) -> None:
+    """What a hostile or broken model may take: memory, CPU time, disk, and no core dump."""
+    resource.setrlimit(resource.RLIMIT_DATA, (data_mb << 20, data_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 5))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _measure_all(request: Request) -> list[Measured]:
+    import_ort()
+    folder = Path(request.folder)
+    manifest = bundle.read_manifest(folder)
+    golden = bundle.read_golden(folder, manifest)
+    recent = np.frombuffer(request.recent, np.float32).reshape(-1, len(manifest.features))
+    said_beside = _beside(request, recent) if len(recent) else None
+    return [
+        _measure(request, manifest, name, golden, recent, said_beside) for name in request.variants
+    ]
+
+
+def _measure(
+    request: Request,
+    manifest: Manifest,
+    name: str,
+    golden: bundle.Golden,
+    recent: F32,
+    said_beside: F32 | None,
+) -> Measured:
+    session, load_ms = _load(Path(request.folder), manifest, name, request.session)
+    said = session.run(golden.inputs)
+    want = golden.outputs.get(name)
+    if want is None or want.shape != said.shape:
+        raise ModelError(f"{name}: answers {list(said.shape)}, the bundle has no golden output so")
+    p50_ms, p99_ms = _timed(session, golden.inputs, request.p99_ms)
+    error = np.abs(said - want) / np.maximum(_ATOL_OF, np.abs(want))
+    regression = manifest.task == "regression"
+    disagree = _disagree(session, recent, said_beside, regression)
+    return Measured(
+        variant=name,
+        worst_error=float(np.max(error)) if np.isfinite(said).all() else 1e9,
+        labels_differ=0 if regression else _differ(said, want),
+        golden_rows=len(want),
+        p50_ms=p50_ms,
+        p99_ms=p99_ms,
+        rss_mb=rss_mb(),
+        load_ms=load_ms,
+        disagree=disagree,
+        compared=len(recent) if disagree >= 0 else 0,
+    )
+
+
+def _load(
+    folder: Path, manifest: Manifest, name: str, options: SessionOptions
+) -> tuple[OrtSession, float]:
+    start = time.perf_counter()
+    path = folder / manifest.variant(name).file.name
+    session = OrtSession(path, options, manifest.input, manifest.output)
+    return session, (time.perf_counter() - start) * 1e3
+
+
+def _timed(session: OrtSession, inputs: F32, p99_ms: float) -> tuple[float, float]:
+    """Median and 99th percentile of one-row runs, milliseconds, of the best round."""
+    best = (float("inf"), float("inf"))
+    session.run(inputs[:1])
+    for _ in range(ROUNDS):
+        took = sorted(_round(session, inputs, p99_ms))
+        best = min(best, (percentile(took, 99), percentile(took, 50)))
+        if best[0] <= p99_ms or best[1] > p99_ms:
+            break  # within the budget, or a median over it: more rounds change nothing
+    return best[1], best[0]
+
+
+def percentile(ordered: list[float], percent: float) -> float:
+    """As numpy's, which loads numpy.ma for it: more than all else that a trial loads of ours.
+
+    >>> percentile([1.0, 2.0, 4.0], 50), percentile([1.0, 2.0, 4.0], 75)
+    (2.0, 3.0)
+    """
+    at = percent / 100 * (len(ordered) - 1)
+    low, high = math.floor(at), math.ceil(at)
+    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def _round(session: OrtSession, inputs: F32, p99_ms: float) -> list[float]:
+    """Milliseconds of up to RUNS runs; fewer when even the quickest is over the budget."""
+    took: list[float] = []
+    for i in range(RUNS):
+        row = inputs[i % len(inputs)][None, :]
+        start = time.perf_counter()
+        session.run(row)
+        took.append((time.perf_counter() - start) * 1e3)
+        if len(took) == _ENOUGH and min(took) > p99_ms:
+            break
+    return took
+
+
+def _beside(request: Request, recent: F32) -> F32 | None:
+    """What the serving release says to the same rows; None when it cannot be asked."""
+    try:
+        folder = Path(request.beside)
+        manifest = bundle.read_manifest(folder)
+        session, _ = _load(folder, manifest, request.beside_variant, request.session)
+        return session.run(recent)
+    except ShoalError:
+        return None
+
+
+def _disagree(session: OrtSession, recent: F32, said_beside: F32 | None, regression: bool) -> float:
+    if said_beside is None or regression:
+        return -1.0
+    said = session.run(recent)
+    return _differ(said, said_beside) / len(recent) if said.shape == said_beside.shape else -1.0
+
+
+def _differ(a: F32, b: F32) -> int:
+    return int((a.argmax(1) != b.argmax(1)).sum())
+
+
+def rss_mb() -> float:
+    """Resident memory of this process, MB; 0 where /proc does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return pages * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What a verified order and a manifest mean on this device: floors, and whether it fits here."""
+
+import re
+
+from shoal.agent.installed.floors import Floors
+from shoal.agent.serving.runtime_version import Runtime
+from shoal.errors import BundleError, ModelError, ShoalError, StaleError
+from shoal.manifest import File, Manifest
+from shoal.profile import Profile
+from shoal.trust import Order
+
+
+def check_fits(
+    manifest: Manifest, order: Order, *, profile: Profile, runtime: Runtime, floors: Floors
+) -> list[File]:
+    """Files that this device needs of the release; raises when it must not, or cannot, run it.
+
+    Raises StaleError below the floor, BundleError for another release than ordered, ModelError
+    with cause "unsupported-profile" or "unusable-model" for one that this board cannot carry.
+    """
+    if (manifest.model, manifest.version) != (order.model, order.version):
+        raise BundleError(f"{order.path} holds {manifest.release}, {order.release} was ordered")
+    floor = floors.counters.get(order.model, 0)
+    if manifest.release_counter < floor:
+        raise StaleError(
+            f"{manifest.release} has release counter {manifest.release_counter}, "
+            f"this device does not go below {floor}"
+        )
+    if profile.unsupported:
+        raise UnsupportedError(f"{profile.name}: {profile.unsupported}")
+    try:
+        files = manifest.files_for(profile.name)
+    except BundleError as error:
+        raise UnsupportedError(error.message) from error
+    check_runtime(manifest, runtime)
+    _check_size(manifest, profile)
+    return files
+
+
+class UnsupportedError(ModelError):
+    """This board's profile cannot run the release."""
+
+    code = "unsupported-profile"
+
+
+def check_runtime(manifest: Manifest, runtime: Runtime) -> None:
+    """Raise ModelError unless the installed runtime can load this release."""
+    if not in_range(runtime.ort, manifest.ort):
+        raise ModelError(
+            f"{manifest.release} needs onnxruntime {manifest.ort}, this device has {runtime.ort}",
+            "update the agent's onnxruntime, or export for an older one",
+        )
+    if not runtime.loads(manifest.opset):
+        raise ModelError(
+            f"{manifest.release} uses ONNX opset {manifest.opset}, onnxruntime {runtime.ort} "
+            f"knows {runtime.newest()}",
+            "export it with an older opset, or update the agent's onnxruntime",
+        )
+
+
+def in_range(version: str, wanted: str) -> bool:
+    """Whether `version` fits every comma separated comparison of `wanted`; "" fits all.
+
+    >>> in_range("1.32.0", ">=1.31,<2"), in_range("1.30.1", ">=1.31"), in_range("1.32.0", "")
+    (True, False, True)
+    """
+    return all(_fits(_version(version), part.strip()) for part in wanted.split(",") if part.strip())
+
+
+def same_files(manifest: Manifest, serving: Manifest, profile: str) -> bool:
+    """Whether the release that serves is the ordered one, file by file: only the role changed."""
+    if manifest.release != serving.release:
+        return False
+    new, old = manifest.files_for(profile), serving.files_for(profile)
+    return {f.sha256 for f in new} == {f.sha256 for f in old}
+
+
+def cause_of(error: ShoalError) -> str:
+    """The slug that failures of this kind are grouped by.
+
+    >>> cause_of(StaleError("x")), cause_of(BundleError("x")), cause_of(UnsupportedError("x"))
+    ('stale', 'unusable-model', 'unsupported-profile')
+    """
+    if isinstance(error, BundleError):
+        return "unusable-model"
+    return {"untrusted": "bad-signature", "storage": "disk-full", "unreachable": "download"}.get(
+        error.code, error.code
+    )
+
+
+def _check_size(manifest: Manifest, profile: Profile) -> None:
+    for name in manifest.profiles[profile.name]:
+        size_mb = manifest.variant(name).file.size / 2**20
+        if size_mb > profile.budget.model_mb:
+            raise ModelError(
+                f"{manifest.release}: {name} is {size_mb:.1f} MB, profile {profile.name} carries "
+                f"{profile.budget.model_mb:g} MB",
+                "quantize it, or choose a smaller model",
+            )
+
+
+def _fits(version: tuple[int, ...], part: str) -> bool:
+    found = re.fullmatch(r"(>=|<=|==|!=|<|>)?\s*([0-9][0-9.]*)", part)
+    if not found:
+        return False
+    sign, other = found.group(1) or "==", _version(found.group(2))
+    width = max(len(version), len(other))
+    a = version + (0,) * (width - len(version))
+    b = other + (0,) * (width - len(other))
+    return {
+        ">=": a >= b,
+        "<=": a <= b,
+        "==": a == b,
+        "!=": a != b,
+        "<": a < b,
+        ">": a > b,
+    }[sign]
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])

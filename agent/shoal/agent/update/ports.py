@@ -1,0 +1,39 @@
+"""Ports: the image repository and the prober."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from shoal.agent.installed.record import Slot
+from shoal.agent.update.acceptance import Measured
+from shoal.profile import Profile
+from shoal.sketch import F32
+from shoal.trust import Order
+
+
+class Images(Protocol):
+    """shoal.trust.ImageRepository, or the like."""
+
+    def refresh(
+        self, now_s: float, floors: Mapping[str, float] | None = None
+    ) -> dict[str, int]: ...
+    def check(self, order: Order) -> None: ...
+
+
+class Prober(Protocol):
+    """Tries a slot's variants off the serving path; ModelError when the trial dies.
+
+    recent   local inputs (n, F) for the shadow, run through `beside` too
+    prepare  a probe is to come: what of it takes time may begin; dismiss  none is to come
+    """
+
+    def prepare(self, profile: Profile) -> None: ...
+    def dismiss(self) -> None: ...
+    def probe(
+        self,
+        model: str,
+        slot: str,
+        profile: Profile,
+        recent: F32 | None,
+        beside: Slot | None,
+        stop: Callable[[], bool],
+    ) -> list[Measured]: ...
