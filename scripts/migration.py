@@ -6,13 +6,13 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
 
-from shoal.controller.io import store
+from shoal.controller.store.io import database
 
 revision, message = sys.argv[1:]
 with create_engine("sqlite://").begin() as db:
     if revision != "0001":
-        store.migrate(db)
+        database.migrate(db)
     config = Config(attributes={"connection": db})
-    config.set_main_option("script_location", str(store._MIGRATIONS))
+    config.set_main_option("script_location", str(database._MIGRATIONS))
     config.set_main_option("file_template", "m%%(rev)s_%%(slug)s")
     command.revision(config, message, autogenerate=True, rev_id=revision)

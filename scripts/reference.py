@@ -206,7 +206,7 @@ REFERENCES: dict[str, Callable[[], str]] = {
     ),
     "exit-codes": exit_codes,
     "agent-settings": lambda: settings("shoal.agent.host.io.config", "Settings"),
-    "controller-settings": lambda: settings("shoal.controller.settings", "Settings"),
+    "controller-settings": lambda: settings("shoal.controller.host.settings", "Settings"),
     "routes": routes,
     "sources": lambda: feeds("shoal.sources", "sources"),
     "sinks": lambda: feeds("shoal.sinks", "sinks"),

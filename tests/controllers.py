@@ -10,13 +10,15 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
-from shoal.controller.io.blobs import Blobs
-from shoal.controller.io.signing import Signer
-from shoal.controller.io.store import Store
-from shoal.controller.records import DatasetVersion, Operation
-from shoal.controller.service import datasets, operations, training
-from shoal.controller.service.context import Context
-from shoal.controller.settings import Settings
+from shoal.controller.data import datasets
+from shoal.controller.host.context import Context
+from shoal.controller.host.settings import Settings
+from shoal.controller.operations import operations
+from shoal.controller.releases.io.blobs import Blobs
+from shoal.controller.releases.io.signing import Signer
+from shoal.controller.store.io.database import Store
+from shoal.controller.store.records import DatasetVersion, Operation
+from shoal.controller.training import training
 from shoal.controller.wiring import LateLearning
 from shoal.errors import AbsentError
 

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import prepare, step_graph
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import prepare, step_graph
 from shoal.params import F32
 
 LAYERS = {"w0": (64, 64), "b0": (64,), "w1": (64, 10), "b1": (10,)}

@@ -28,17 +28,17 @@ from shoal.agent.loop import Agent, Connection, Heard
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.reporter import Identity
 from shoal.agent.update.download_window import Pace
-from shoal.controller import capability
-from shoal.controller.io import tables
-from shoal.controller.io.blobs import Blobs
-from shoal.controller.io.engine import Engine
-from shoal.controller.io.signing import Signer
-from shoal.controller.io.store import Store
-from shoal.controller.records import Rollout, RolloutPlan, Selector, StagePlan
-from shoal.controller.service import models, releases, rollouts
-from shoal.controller.service.context import Context
-from shoal.controller.settings import Drift, Settings
-from shoal.controller.settings import Fleet as Telemetry
+from shoal.controller.engine import Engine
+from shoal.controller.host.context import Context
+from shoal.controller.host.settings import Drift, Settings
+from shoal.controller.host.settings import Fleet as Telemetry
+from shoal.controller.releases import capability, models, releases
+from shoal.controller.releases.io.blobs import Blobs
+from shoal.controller.releases.io.signing import Signer
+from shoal.controller.rollouts import rollouts
+from shoal.controller.store import tables
+from shoal.controller.store.io.database import Store
+from shoal.controller.store.records import Rollout, RolloutPlan, Selector, StagePlan
 from shoal.errors import AbsentError
 from shoal.manifest import Feature, Manifest, Variant
 from shoal.profile import load_profiles

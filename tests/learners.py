@@ -34,10 +34,10 @@ from shoal.agent.host.load import Load
 from shoal.agent.host.round_limits import Limits as Willing
 from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.agent.installed.io.journal import SqliteJournal
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import loss_graph, prepare, step_graph
-from shoal.controller.io.ca import Authority
-from shoal.controller.io.signing import Signer
+from shoal.controller.fleet.io.ca import Authority
+from shoal.controller.releases.io.signing import Signer
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import loss_graph, prepare, step_graph
 from shoal.errors import BundleError, LinkError
 from shoal.federated import speech
 from shoal.federated.chunks import Assembly

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.controller.io.nats import find_binary
+from shoal.controller.broker.io.nats import find_binary
 from shoal.errors import SettingError
 
 

@@ -24,7 +24,7 @@ from shoal.agent.host.io.config import Controller, Device, Peers, Settings, Sour
 from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.record import Record, Slot, State
-from shoal.controller.io.ca import Authority
+from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import AbsentError
 
 #: Seconds that a start may take; a soak runs for long, beside whatever else the machine does.

@@ -17,7 +17,7 @@ from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.serving.runtime_version import Runtime
 from shoal.agent.serving.served_model import Engine as Served
 from shoal.agent.update.acceptance import Measured
-from shoal.controller import capability
+from shoal.controller.releases import capability
 from shoal.errors import LinkError
 from shoal.manifest import File
 

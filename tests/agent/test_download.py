@@ -14,7 +14,7 @@ import pytest
 from shoal import bundle, delta
 from shoal.agent.update.io import download
 from shoal.agent.update.io.download import HttpsDownloads
-from shoal.controller.io.ca import Authority
+from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
 from shoal.manifest import File
 

@@ -17,7 +17,7 @@ from shoal.agent.host.io.config import Settings
 from shoal.agent.identity.io import renewal
 from shoal.agent.identity.io.enrol import Wish, enrol
 from shoal.agent.upkeep import LOOK_S, RETRY_S, Upkeep
-from shoal.controller.service import devices, enrolment
+from shoal.controller.fleet import devices, enrolment
 from shoal.errors import DeniedError, LinkError, SettingError, TrustError, UntrustedError
 
 DAY_S = 86_400.0

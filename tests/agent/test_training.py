@@ -17,9 +17,9 @@ from learners import FEATURES, LABELS, Learner, School, attempt_of, some_rows
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
 from shoal.agent.federated.ports import Made, Work
 from shoal.agent.installed.round_record import State
-from shoal.controller.gradient.make import step_graph
-from shoal.controller.gradient.many import many_steps
-from shoal.controller.gradient.optimisers import Adam, Momentum
+from shoal.controller.training.gradient.make import step_graph
+from shoal.controller.training.gradient.many import many_steps
+from shoal.controller.training.gradient.optimisers import Adam, Momentum
 from shoal.errors import LinkError, RefusedError
 from shoal.federated import speech
 from shoal.federated.compression import decompress

@@ -13,8 +13,8 @@ import msgspec
 import urllib3
 
 from ports import free_port
-from shoal.controller import settings
-from shoal.controller.io.initial import as_toml
+from shoal.controller.first_day import as_toml
+from shoal.controller.host import settings
 from waiting import PATIENCE_S
 
 

@@ -11,11 +11,12 @@ from sqlalchemy import insert, update
 from api.serving import Served
 from bench.controllers import ACTOR, add_release, make_controller
 from bench.releases import BIG, MODEL, make_release, perceptron
-from shoal.controller.io.ahead import Ahead
-from shoal.controller.io.tables import device
-from shoal.controller.records import RolloutPlan, StagePlan
-from shoal.controller.service import addresses, assignments, rollouts
-from shoal.controller.service.context import Context
+from shoal.controller.host.context import Context
+from shoal.controller.releases import addresses
+from shoal.controller.rollouts import assignments, rollouts
+from shoal.controller.rollouts.io.delta_prefetch import Ahead
+from shoal.controller.store.records import RolloutPlan, StagePlan
+from shoal.controller.store.tables import device
 
 FEATURES = 8
 

@@ -13,9 +13,9 @@ import pytest
 
 from api.serving import Served, give_ports
 from shoal import delta
-from shoal.controller import capability
-from shoal.controller.io.artifacts import read_key, span_of
-from shoal.controller.io.blobs import Blobs
+from shoal.controller.releases import capability
+from shoal.controller.releases.io.artifacts import read_key, span_of
+from shoal.controller.releases.io.blobs import Blobs
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 BIG = 32 << 20

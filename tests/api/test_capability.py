@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from shoal.controller import capability
+from shoal.controller.releases import capability
 from shoal.errors import DeniedError
 
 KEY, SHA, NOW = b"k" * 32, "ab" * 32, 1_700_000_000.0

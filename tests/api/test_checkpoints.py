@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from api.world import World, is_problem
+from shoal.controller.access import audit
 from shoal.controller.api.replay import HEADER
 from shoal.controller.federated.records import Prepared, TaskPlan
-from shoal.controller.io.tables import release
-from shoal.controller.service import audit, models
+from shoal.controller.releases import models
+from shoal.controller.store.tables import release
 from taught import DEVICES, add_round, add_task
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from api.world import World, is_problem
-from shoal.controller.io.tables import device, device_event, window
+from shoal.controller.store.tables import device, device_event, window
 from shoal.sketch import Latency
 
 

@@ -9,9 +9,9 @@ from cryptography import x509
 
 from api.world import World, is_problem, make_request
 from shoal import enrolment
-from shoal.controller.io.broker import Enrolled
-from shoal.controller.io.tables import assignment
-from shoal.controller.service import devices
+from shoal.controller.broker.io.process import Enrolled
+from shoal.controller.fleet import devices
+from shoal.controller.store.tables import assignment
 
 
 def test_a_device_with_a_token_gets_everything_it_needs(world: World) -> None:

@@ -15,8 +15,10 @@ from api.world import World
 from repositories import NOW
 from shoal import parcel, topics, wire
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.controller.service import devices, folders, monitoring
-from shoal.controller.service.ingest import ingest
+from shoal.controller.fleet import devices
+from shoal.controller.ingest.ingest import ingest
+from shoal.controller.monitoring import queries
+from shoal.controller.offline import folders
 from shoal.parcel import Letter
 
 _count = itertools.count(1)
@@ -94,7 +96,7 @@ class Way:
         told = [e.detail for e in devices.timeline(self.world.ctx, self.member.name, limit=500)]
         numbers = sorted(int(text[7:]) for text in told if text.startswith("number "))
         assert numbers == list(range(1, self.said + 1))
-        assert all(one.missing == 0 for one in monitoring.ledger(self.world.ctx, self.member.name))
+        assert all(one.missing == 0 for one in queries.ledger(self.world.ctx, self.member.name))
         self.outbox.close()
 
 

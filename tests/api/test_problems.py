@@ -8,7 +8,7 @@ import pytest
 
 from api.world import World, is_problem
 from shoal import errors
-from shoal.controller.service import devices
+from shoal.controller.fleet import devices
 
 CASES: list[tuple[Exception, int, str]] = [
     (errors.AbsentError("device", "x"), 404, "not-found"),

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from api.world import World, is_problem, make_request
-from shoal.controller.service import devices
+from shoal.controller.fleet import devices
 from shoal.enrolment import renewal_message
 from shoal.trust import director_version, follow_roots
 

@@ -3,9 +3,10 @@
 import threading
 
 from api.world import World, is_problem
+from shoal.controller.access import idempotency
 from shoal.controller.api.replay import HEADER, REPLAYED
-from shoal.controller.io.tables import join_token
-from shoal.controller.service import idempotency, joining
+from shoal.controller.fleet import join_tokens
+from shoal.controller.store.tables import join_token
 
 PATH, BODY = "/api/v1/join-tokens", {"site": "north"}
 
@@ -50,7 +51,7 @@ def test_a_failed_request_may_be_sent_again(world: World) -> None:
 
 def test_while_the_first_is_at_work_the_second_waits_outside(world: World, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     inside, go_on = threading.Event(), threading.Event()
-    real = joining.create_join_token
+    real = join_tokens.create_join_token
 
     def slow(*args, **kwargs):  # type: ignore[no-untyped-def]
         inside.set()
@@ -58,7 +59,7 @@ def test_while_the_first_is_at_work_the_second_waits_outside(world: World, monke
         return real(*args, **kwargs)
 
     bearer = world.bearer("admin")
-    monkeypatch.setattr(joining, "create_join_token", slow)
+    monkeypatch.setattr(join_tokens, "create_join_token", slow)
     headers = bearer | {HEADER: "k1"}
     first = threading.Thread(
         target=lambda: world.app.test_client().post(PATH, json=BODY, headers=headers)

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from api.world import World, is_problem
+from shoal.controller.access.roles import ROLES
 from shoal.controller.api import registry
-from shoal.controller.service.access import ROLES
 
 #: The least role for each route, or "" for everybody. A new route must be entered here.
 LEAST = {

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from api.world import ORIGIN, World
+from shoal.controller.access import audit
+from shoal.controller.federated import checkpoint_retention, poisoned_rounds
 from shoal.controller.federated.records import Prepared, TaskPlan
-from shoal.controller.service import audit, models
-from shoal.controller.service.federated import checkpoints, poison
-from shoal.controller.settings import Rounds, Settings
+from shoal.controller.host.settings import Rounds, Settings
+from shoal.controller.releases import models
 from taught import DEVICES, REFUSED, UPDATED, add_round, add_task
 
 
@@ -48,7 +49,9 @@ def test_an_admin_lifts_a_quarantine_on_the_page_of_the_round_that_was_put_into_
 ) -> None:
     for number in (1, 2):
         add_round(world.ctx, task, number, np.full(3, number, np.float32))
-    poison.quarantine_round(world.ctx, actor="ana", task="walk", number=1, why="press-1 lied")
+    poisoned_rounds.quarantine_round(
+        world.ctx, actor="ana", task="walk", number=1, why="press-1 lied"
+    )
     assert 'id="do-lift"' in page(world, "/rounds/walk/1")
     assert 'id="do-lift"' not in page(world, "/rounds/walk/2"), "it is lifted with round 1"
     assert "It was a mistake: press-1 lied" in page(world, "/rounds/walk/lift?round=1")
@@ -72,7 +75,7 @@ def test_a_round_whose_checkpoint_is_gone_says_so_on_both_pages(
     for number in (1, 2):
         add_round(world.ctx, task, number, np.full(3, number, np.float32))
     few = Settings(rounds=Rounds(checkpoints=1))
-    checkpoints.prune(world.ctx._replace(settings=few))
+    checkpoint_retention.prune(world.ctx._replace(settings=few))
     assert page(world, "/rounds/walk").count("checkpoint pruned") == 1
     assert "Its checkpoint is pruned" in page(world, "/rounds/walk/1")
     assert "Its checkpoint is pruned" not in page(world, "/rounds/walk/2")

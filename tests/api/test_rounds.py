@@ -5,10 +5,11 @@ import pytest
 from sqlalchemy import insert
 
 from api.world import World, is_problem
+from shoal.controller.access import audit
 from shoal.controller.api.replay import HEADER
 from shoal.controller.federated.records import Prepared, TaskPlan
-from shoal.controller.io.tables import federated_task
-from shoal.controller.service import audit, changes
+from shoal.controller.store import changes
+from shoal.controller.store.tables import federated_task
 
 PLAN = {
     "name": "walk", "release": "lot-codes@1", "learning": {"lr": 0.1},

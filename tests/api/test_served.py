@@ -14,12 +14,13 @@ import urllib3
 
 from api.serving import Served, give_ports
 from api.world import PASSWORD, make_request, open_folder
+from shoal.controller.access import tokens
+from shoal.controller.access.roles import Actor
 from shoal.controller.api.stream import LIFE_S, MOST
-from shoal.controller.io.patience import SILENCE_S
-from shoal.controller.io.web import THREADS
-from shoal.controller.service import changes, tokens
-from shoal.controller.service.access import Actor
-from shoal.controller.service.context import Context
+from shoal.controller.host.context import Context
+from shoal.controller.host.io.tls_timeouts import SILENCE_S
+from shoal.controller.host.io.web_server import THREADS
+from shoal.controller.store import changes
 from waiting import eventually
 
 

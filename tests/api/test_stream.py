@@ -6,7 +6,7 @@ from typing import Any
 
 from api.world import Clock, World, is_problem
 from shoal.controller.api.stream import LIFE_S, MOST, Streams
-from shoal.controller.service import changes
+from shoal.controller.store import changes
 
 
 def note(world: World, kind: str, subject: str) -> None:

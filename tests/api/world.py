@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flask import Flask
 from flask.testing import FlaskClient
 
+from shoal.controller.access import roles, tokens, users
+from shoal.controller.access.roles import Actor
 from shoal.controller.app import create_app
-from shoal.controller.io.initial import Wishes, make_folder
-from shoal.controller.service import access, tokens, users
-from shoal.controller.service.access import Actor
-from shoal.controller.service.context import Context
+from shoal.controller.first_day import Wishes, make_folder
+from shoal.controller.host.context import Context
 from shoal.controller.wiring import open_context
 
 PASSWORD = "correct horse battery"
@@ -41,7 +41,7 @@ def make_template(folder: Path) -> Path:
     """What `shoal-controller init` makes, and one user of each role, named after it."""
     make_folder(folder, Wishes(), time.time())
     ctx = open_folder(folder, time.time)
-    for role in access.ROLES:
+    for role in roles.ROLES:
         users.add_user(ctx, actor="test", name=role, role=role, password=PASSWORD)
     ctx.store.close()
     return folder

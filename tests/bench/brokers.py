@@ -15,7 +15,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from shoal.controller.io.nats import NatsServer, find_binary
+from shoal.controller.broker.io.nats import NatsServer, find_binary
 
 PATIENCE_S = 60.0
 HOST = "127.0.0.1"

@@ -9,10 +9,10 @@ from sqlalchemy import insert, select
 
 from bench import brokers
 from bench.releases import MODEL, Release
-from shoal.controller.io import tables
-from shoal.controller.io.initial import Wishes, make_folder
-from shoal.controller.service import models, releases
-from shoal.controller.service.context import Context
+from shoal.controller.first_day import Wishes, make_folder
+from shoal.controller.host.context import Context
+from shoal.controller.releases import models, releases
+from shoal.controller.store import tables
 from shoal.controller.wiring import open_context
 
 ACTOR = "bench"

@@ -4,7 +4,7 @@ import numpy as np
 
 from bench.measuring import compare, interleave, seconds
 from bench.report import Found, Row
-from shoal.controller import drift
+from shoal.controller.monitoring import drift
 
 BINS, ROWS, BASELINE, SCALES = 28, 900, 96, (1, 4, 16)
 

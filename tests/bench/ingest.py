@@ -25,10 +25,10 @@ from bench.measuring import compare, interleave, seconds
 from bench.releases import MODEL, Release, make_release, perceptron
 from bench.report import Found, Row
 from shoal import topics, wire
-from shoal.controller.service import watching
-from shoal.controller.service.context import Context
-from shoal.controller.service.ingest import ingest
-from shoal.controller.service.memory import Memory
+from shoal.controller.host.context import Context
+from shoal.controller.ingest.ingest import ingest
+from shoal.controller.monitoring import drift_monitor
+from shoal.controller.monitoring.cache import Memory
 from shoal.sketch import Latency, References, Sketch
 
 #: Windows of each device that are there before: its baseline is known, as in any day but the first.
@@ -47,7 +47,7 @@ def run(*, quick: bool) -> Found:
         with tempfile.TemporaryDirectory() as folder:
             made = Windows(release, fleet)
             ctx = _make(Path(folder), made)
-            watching.evaluate_all(ctx, Memory())
+            drift_monitor.evaluate_all(ctx, Memory())
             rows += _end_to_end(ctx, Path(folder), made, windows, repetitions)
         with tempfile.TemporaryDirectory() as folder:
             made = Windows(release, fleet)

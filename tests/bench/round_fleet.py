@@ -27,13 +27,13 @@ from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
 from shoal.agent.host.io import config
 from shoal.agent.host.io import folder as names
 from shoal.agent.identity.io.enrol import key_pem, make_csr
+from shoal.controller.federated import rounds
 from shoal.controller.federated.records import Round
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import prepare, step_graph
-from shoal.controller.io import tables
-from shoal.controller.io.ca import Authority
-from shoal.controller.service.context import Context
-from shoal.controller.service.federated import rounds
+from shoal.controller.fleet.io.ca import Authority
+from shoal.controller.host.context import Context
+from shoal.controller.store import tables
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import prepare, step_graph
 from shoal.federated.plan import Compression
 
 COLUMNS, HIDDEN, ROWS = 784, (128,), 320

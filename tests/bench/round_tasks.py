@@ -6,6 +6,7 @@ import msgspec
 from sqlalchemy import insert, update
 
 from bench.releases import MODEL
+from shoal.controller.federated import round_rows
 from shoal.controller.federated.records import (
     AskedCompression,
     AskedLearning,
@@ -13,9 +14,8 @@ from shoal.controller.federated.records import (
     Prepared,
     TaskPlan,
 )
-from shoal.controller.io import tables
-from shoal.controller.service.context import Context
-from shoal.controller.service.federated import rows
+from shoal.controller.host.context import Context
+from shoal.controller.store import tables
 from shoal.federated.plan import Compression
 from shoal.params import F32
 
@@ -56,7 +56,7 @@ def add_task(
         "name": TASK,
         "model": MODEL,
         "release": plan.release,
-        "state": rows.READY,
+        "state": round_rows.READY,
         "plan": msgspec.to_builtins(plan),
         "prepared": msgspec.to_builtins(prepared),
         "spent": [],

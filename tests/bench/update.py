@@ -32,12 +32,13 @@ from bench.report import Aim, Found, Row
 from shoal import topics, wire
 from shoal.agent.host.io import config
 from shoal.agent.host.io.folder import CA, MODELS, SETTINGS
-from shoal.controller import capability
-from shoal.controller.io.artifacts import read_key
-from shoal.controller.io.ca import Authority
-from shoal.controller.records import RolloutPlan, StagePlan
-from shoal.controller.service import joining, rollouts
-from shoal.controller.service.context import Context
+from shoal.controller.fleet import join_tokens
+from shoal.controller.fleet.io.ca import Authority
+from shoal.controller.host.context import Context
+from shoal.controller.releases import capability
+from shoal.controller.releases.io.artifacts import read_key
+from shoal.controller.rollouts import rollouts
+from shoal.controller.store.records import RolloutPlan, StagePlan
 
 DEVICE = "cam-1"
 FEATURES = 64
@@ -282,7 +283,7 @@ def _serving(ctx: Context, log: Path) -> Iterator[None]:
 
 def _enrol(ctx: Context, folder: Path) -> None:
     """Join by token, as an installer would; then no watch over new releases."""
-    token = joining.create_join_token(
+    token = join_tokens.create_join_token(
         ctx,
         actor=controllers.ACTOR,
         ca_sha256=Authority.open(ctx.folder / "pki").root_fingerprint,

@@ -10,7 +10,7 @@ import pytest
 from broker.real import Mosquitto, Nats, Site, running_site
 from broker.served import Served, init
 from programs import nats_server
-from shoal.controller.io.ca import Authority
+from shoal.controller.fleet.io.ca import Authority
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from broker.real import Mosquitto
 from ports import free_port
-from shoal.controller.certificate import read_common_name
-from shoal.controller.io.ca import CONTROLLER
+from shoal.controller.fleet.certificates import read_common_name
+from shoal.controller.fleet.io.ca import CONTROLLER
 
 #: What brokers of MQTT 5 say to 3.1.1: its own refusal, one that only 5 knows, or nothing.
 REFUSALS = {

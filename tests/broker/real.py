@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ports import answers, free_port
 from programs import mosquitto, nats_server
 from shoal.agent.identity.io.enrol import key_pem, make_csr
-from shoal.controller.io.ca import Authority
-from shoal.controller.io.mosquitto import MosquittoFiles
-from shoal.controller.io.nats import NatsServer
+from shoal.controller.broker.io.mosquitto import MosquittoFiles
+from shoal.controller.broker.io.nats import NatsServer
+from shoal.controller.fleet.io.ca import Authority
 from shoal.mqtt import Link
 from shoal.topics import ALL_UP, all_down, up
 from waiting import eventually

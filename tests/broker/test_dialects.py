@@ -8,7 +8,7 @@ import pytest
 
 from broker.five import REFUSALS, MosquittoOfFive
 from broker.real import Mosquitto, Nats, Site, running_site
-from shoal.controller.io.ca import Authority
+from shoal.controller.fleet.io.ca import Authority
 from shoal.dialect import Dialect, Limits, limits_of
 from shoal.errors import LinkError
 from shoal.topics import up

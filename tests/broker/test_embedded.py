@@ -11,11 +11,11 @@ from sqlalchemy import insert, update
 from broker.real import ENROLLED, Nats, Site
 from ports import free_port
 from programs import nats_server
-from shoal.controller.io.broker import Enrolled, Follower, run
-from shoal.controller.io.ca import Authority
-from shoal.controller.io.nats import NatsServer, configuration, find_binary
-from shoal.controller.io.store import Store
-from shoal.controller.io.tables import device
+from shoal.controller.broker.io.nats import NatsServer, configuration, find_binary
+from shoal.controller.broker.io.process import Enrolled, Follower, run
+from shoal.controller.fleet.io.ca import Authority
+from shoal.controller.store.io.database import Store
+from shoal.controller.store.tables import device
 from shoal.errors import LinkError, SettingError, StorageError
 from shoal.topics import up
 from waiting import eventually

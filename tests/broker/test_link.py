@@ -11,7 +11,7 @@ import pytest
 from broker.five import MosquittoOfFive
 from broker.real import Mosquitto, Nats, Party, Site, Wire, running_site
 from ports import free_port
-from shoal.controller.io.ca import Authority
+from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import LinkError
 from shoal.topics import all_down, down, up
 from waiting import eventually

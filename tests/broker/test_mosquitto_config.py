@@ -14,9 +14,9 @@ from broker.test_embedded import decommission, enrol
 from ports import free_port
 from programs import mosquitto
 from shoal.controller.__main__ import main
-from shoal.controller.io.ca import Authority
-from shoal.controller.io.mosquitto import access_list
-from shoal.controller.io.store import Store
+from shoal.controller.broker.io.mosquitto import access_list
+from shoal.controller.fleet.io.ca import Authority
+from shoal.controller.store.io.database import Store
 from shoal.errors import SettingError
 from shoal.topics import up
 from waiting import eventually

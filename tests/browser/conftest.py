@@ -19,9 +19,9 @@ from browser.chromium import Tab, launch
 from browser.seed import Past, Seeded, seed
 from browser.seed_rounds import seed_rounds
 from ports import free_port
-from shoal.controller.io.initial import Wishes, make_folder
-from shoal.controller.service import users
-from shoal.controller.service.context import Context
+from shoal.controller.access import users
+from shoal.controller.first_day import Wishes, make_folder
+from shoal.controller.host.context import Context
 from shoal.controller.wiring import open_context
 
 PASSWORD = "correct horse battery"

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from browser.chromium import launch
 from browser.conftest import PASSWORD, make, serve
-from shoal.controller.service import users
+from shoal.controller.access import users
 from shoal.controller.wiring import open_context
 from shoal.errors import ShoalError
 

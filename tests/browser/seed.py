@@ -15,26 +15,16 @@ import pandas as pd
 from sklearn.datasets import load_digits
 
 from shoal import bundle, manifest, outputs, topics, wire
-from shoal.controller.io import tables
-from shoal.controller.records import (
-    RolloutPlan,
-    Selector,
-    StagePlan,
-    VariantReport,
-    Verdict,
-)
-from shoal.controller.service import (
-    datasets,
-    ingest,
-    joining,
-    models,
-    operations,
-    releases,
-    rollouts,
-    stages,
-    watching,
-)
-from shoal.controller.service.context import Context
+from shoal.controller.data import datasets
+from shoal.controller.fleet import join_tokens
+from shoal.controller.host.context import Context
+from shoal.controller.ingest import ingest
+from shoal.controller.monitoring import drift_monitor
+from shoal.controller.operations import operations
+from shoal.controller.releases import models, releases
+from shoal.controller.rollouts import rollouts, stepper
+from shoal.controller.store import tables
+from shoal.controller.store.records import RolloutPlan, Selector, StagePlan, VariantReport, Verdict
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.sketch import Latency, References, Sketch, reference_of
 
@@ -331,7 +321,7 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     datasets.add_dataset(
         ctx, actor="admin", path=path, filename=path.name, name=MODEL, label="digit", site="site"
     )
-    joining.create_join_token(
+    join_tokens.create_join_token(
         ctx, actor="admin", ca_sha256="0" * 64, site="harbour", rings=["stable"], uses=20
     )
     enrol(ctx)
@@ -350,9 +340,9 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     for w, reports in enumerate(windows_of(teller, one, references, seen, start)):
         teller.tell(reports)
         if w % LOOK_EVERY == 0:
-            watching.evaluate(ctx)
+            drift_monitor.evaluate(ctx)
     clock.now = now
-    watching.evaluate(ctx)
+    drift_monitor.evaluate(ctx)
 
     clock.now = now - 900
     add_release(ctx, references, 2, "refused")
@@ -363,7 +353,7 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     for device in ("station-00", WRONG):
         _succeed(ctx, teller, device, better, running)
     _walk(ctx, teller, LAST, better, running, STEPS[:7])
-    stages.step_all(ctx)
+    stepper.step_all(ctx)
     clock.now = now - 60
     held = rollouts.start(ctx, actor="maria.schmidt-oppenheimer", plan=plan(seals)).id
     for device in ("station-00", LAST):
@@ -372,7 +362,7 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     detail = "worst error 0.84 on vector 3 of 8, 0.05 allowed; it serves what it did before"
     teller.update(WRONG, seals, held, "FAILED", "golden-mismatch", detail)
     clock.now = now
-    stages.step_all(ctx)
+    stepper.step_all(ctx)
     for i, name in enumerate(DEVICES[:18]):
         if name not in (GONE, "station-13"):
             serves = better if name in ("station-00", WRONG) else one
@@ -384,12 +374,12 @@ def _carry_out(ctx: Context, teller: Teller, ref: str, names: Sequence[str]) -> 
     """A whole rollout that nothing stands in the way of."""
     ident = rollouts.start(ctx, actor="admin", plan=plan(ref)).id
     for _ in range(4):
-        stages.step_all(ctx)
+        stepper.step_all(ctx)
         told, _page = rollouts.rollout_devices(ctx, ident, state="ASSIGNED")
         for one in told:
             if one.device in names:
                 _succeed(ctx, teller, one.device, ref, ident)
-    stages.step_all(ctx)
+    stepper.step_all(ctx)
     return ident
 
 

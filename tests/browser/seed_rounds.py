@@ -5,11 +5,10 @@ import numpy as np
 from sqlalchemy import select
 
 from browser.seed import DEVICES, MODEL, OTHER, SITES
-from shoal.controller.federated import rounds as machine
+from shoal.controller.federated import machine, poisoned_rounds, round_rows
 from shoal.controller.federated.records import Prepared
-from shoal.controller.io.tables import release
-from shoal.controller.service.context import Context
-from shoal.controller.service.federated import poison, rows
+from shoal.controller.host.context import Context
+from shoal.controller.store.tables import release
 from taught import LOST, REFUSED, UPDATED, add_round, add_task
 
 TASK, POISONED, NEW = "stamps", "stamps-night", "stamps-new"
@@ -39,13 +38,13 @@ def seed_rounds(ctx: Context) -> None:
             facts={name: _update(name, number, random) for name in names}, late=3,
         )  # fmt: skip
     with ctx.store.write() as db:
-        rows.set_task(db, ctx, TASK, epsilon=1.5)
+        round_rows.set_task(db, ctx, TASK, epsilon=1.5)
     _released(ctx, names, sites)
     other = add_task(ctx, POISONED, f"{MODEL}@1", prepared)
     for number in (1, 2, 3):
         theta = np.full(3, 10 + number, np.float32)
         add_round(ctx, other, number, theta, sites=sites, marks=dict.fromkeys(names, UPDATED))
-    poison.quarantine_round(
+    poisoned_rounds.quarantine_round(
         ctx, actor="admin", task=POISONED, number=2, why=f"{LIAR} was found with a second camera"
     )
     add_task(ctx, NEW, f"{MODEL}@1", prepared)

@@ -10,10 +10,11 @@ from playwright.sync_api import Page, expect
 from browser.chromium import Tab
 from browser.conftest import Console
 from browser.seed import LAST, STEPS, Teller
-from shoal.controller.io import tables
-from shoal.controller.records import Rollout
-from shoal.controller.service import changes, operations, rollouts, stages
-from shoal.controller.settings import Rollouts
+from shoal.controller.host.settings import Rollouts
+from shoal.controller.operations import operations
+from shoal.controller.rollouts import rollouts, stepper
+from shoal.controller.store import changes, tables
+from shoal.controller.store.records import Rollout
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_rollout_is_watched_held_resumed_and_aborted(
     tile(page, LAST).focus()
     for state in STEPS[7:]:
         teller.update(LAST, release, ident, state)
-    stages.step_all(console.ctx)
+    stepper.step_all(console.ctx)
     expect(tile(page, LAST)).to_contain_text("Succeeded")
     expect(page.locator("#stage-1")).to_contain_text("Successful")
     expect(page.locator("#stage-2")).to_contain_text("Running")

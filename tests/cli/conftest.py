@@ -14,11 +14,12 @@ from werkzeug.serving import make_server
 
 from shoal.cli.__main__ import cli
 from shoal.cli.verb import Session
+from shoal.controller.access.users import first_admin
 from shoal.controller.app import create_app
-from shoal.controller.io.initial import Wishes, make_folder
-from shoal.controller.service import operations, training
-from shoal.controller.service.context import Context
-from shoal.controller.service.users import first_admin
+from shoal.controller.first_day import Wishes, make_folder
+from shoal.controller.host.context import Context
+from shoal.controller.operations import operations
+from shoal.controller.training import training
 from shoal.controller.wiring import open_context
 
 
@@ -62,7 +63,7 @@ class Cli:
 
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
-    from shoal.controller.io.ca import Authority
+    from shoal.controller.fleet.io.ca import Authority
 
     folder = tmp_path_factory.mktemp("controller")
     make_folder(folder, Wishes(), time.time())

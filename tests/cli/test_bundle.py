@@ -10,8 +10,8 @@ from cli.conftest import Cli
 from shoal import parcel, wire
 from shoal.agent.identity.io.enrol import make_csr
 from shoal.cli.exits import ABSENT, FAILED, USAGE
-from shoal.controller.io.ca import Authority
-from shoal.controller.service import enrolment, joining
+from shoal.controller.fleet import enrolment, join_tokens
+from shoal.controller.fleet.io.ca import Authority
 from shoal.enrolment import EnrolRequest
 from shoal.parcel import UP, Letter, Parcel
 from shoal.stick import Stick
@@ -23,7 +23,7 @@ class Device:
     def __init__(self, shoal: Cli, name: str) -> None:
         ctx = shoal.controller.ctx
         authority = Authority.open(ctx.folder / "pki")
-        token = joining.create_join_token(
+        token = join_tokens.create_join_token(
             ctx, actor="ana", ca_sha256=authority.root_fingerprint, site="south",
             rings=["stable"], uses=1, ttl_s=60.0,
         )  # fmt: skip

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cli.conftest import Cli
-from shoal.controller.service import releases
-from shoal.controller.service.federated import checkpoints
-from shoal.controller.settings import Rounds, Settings
+from shoal.controller.federated import checkpoint_retention
+from shoal.controller.host.settings import Rounds, Settings
+from shoal.controller.releases import releases
 from taught import add_round, add_task, prepared_of
 
 
@@ -109,7 +109,7 @@ def test_a_quarantine_is_lifted_once_it_is_confirmed_and_says_what_may_go_out_ag
 
 def test_a_round_whose_checkpoint_is_gone_says_so(shoal: Cli, task: str) -> None:
     ctx = shoal.controller.ctx
-    checkpoints.prune(ctx._replace(settings=Settings(rounds=Rounds(checkpoints=2))))
+    checkpoint_retention.prune(ctx._replace(settings=Settings(rounds=Rounds(checkpoints=2))))
 
     listed = shoal("round", "list", task).stdout.splitlines()
     assert ["pruned" in line for line in listed if f"{task}." in line] == [False, False, True]

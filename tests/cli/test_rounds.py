@@ -12,9 +12,8 @@ import pytest
 
 from cli.conftest import Cli
 from shoal.cli import round as round_cli
-from shoal.controller.federated import plans
+from shoal.controller.federated import plans, round_planning, rounds, tasks
 from shoal.controller.federated.records import TaskPlan
-from shoal.controller.service.federated import planning, rounds, tasks
 from shoal.params import spec_of
 from taught import DEVICES, REFUSED, UPDATED, add_round
 
@@ -250,7 +249,7 @@ def test_a_watch_into_a_pipe_says_each_round_that_ended_once(
 def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, release: str) -> None:
     shoal.work(plan(shoal, "lonely", "--release", release)["operation"])
     shoal.json("round", "start", "lonely")
-    assert planning.begin_due(shoal.controller.ctx) == []
+    assert round_planning.begin_due(shoal.controller.ctx) == []
     assert "0 devices for a round of 2 to 3" in shoal("round", "show", "lonely").stdout
 
 

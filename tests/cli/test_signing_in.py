@@ -104,7 +104,7 @@ def test_with_json_a_misused_command_is_one_json_object_too(
 
 
 def test_another_ca_than_the_pinned_one_is_refused(shoal: Cli, tmp_path: Path) -> None:
-    from shoal.controller.io.ca import Authority
+    from shoal.controller.fleet.io.ca import Authority
 
     Authority.create(tmp_path / "other", names=["localhost"], now=1_800_000_000)
     shoal.environment |= {"SHOAL_CA": str(tmp_path / "other" / "ca.pem")}

@@ -54,7 +54,7 @@ def test_every_command_and_option_is_documented_and_says_what_it_does(
             assert option.help, f"{title} {option.opts[0]} does not say what it does"
 
 
-@pytest.mark.parametrize("name", ["shoal.agent.host.io.config", "shoal.controller.settings"])
+@pytest.mark.parametrize("name", ["shoal.agent.host.io.config", "shoal.controller.host.settings"])
 def test_every_setting_says_what_it_means(name: str) -> None:
     root = importlib.import_module(name).Settings
     for kind in (

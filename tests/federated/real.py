@@ -32,9 +32,9 @@ from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
 from shoal.agent.host.io import folder as names
 from shoal.agent.host.io.facts import read_facts
 from shoal.agent.identity.io.enrol import Wish, enrol
-from shoal.controller import settings
-from shoal.controller.gradient.weights import write_theta
-from shoal.controller.io.blobs import Blobs
+from shoal.controller.host import settings
+from shoal.controller.releases.io.blobs import Blobs
+from shoal.controller.training.gradient.weights import write_theta
 from shoal.federated.chunks import Assembly
 from shoal.federated.config import Config
 from shoal.federated.speech import Contribution, Invite, Piece

@@ -18,7 +18,7 @@ from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.agent.offline.io.cache import Brought, Carried
 from shoal.agent.offline.io.import_ import Found, Station, bring
 from shoal.agent.wiring import exchange_of
-from shoal.controller.io.ca import Authority
+from shoal.controller.fleet.io.ca import Authority
 from shoal.parcel import Letter, Parcel
 from shoal.stick import Label, Stick
 from shoal.trust import Order

@@ -7,9 +7,11 @@ from sqlalchemy import select
 from fleet import MODEL, Fleet
 from shoal import wire
 from shoal.agent.status import text
-from shoal.controller.io import tables
-from shoal.controller.service import alerts, clocks, devices, intake
-from shoal.controller.service.ingest import ingest
+from shoal.controller.alerts import alerts
+from shoal.controller.fleet import clock_skew_alerts, devices
+from shoal.controller.ingest.ingest import ingest
+from shoal.controller.monitoring import window_validation
+from shoal.controller.store import tables
 from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario
@@ -96,7 +98,7 @@ def test_an_agent_that_knows_nothing_of_it_is_not_answered(fleet):
 
 def window(fleet, start_s, **health):
     with fleet.ctx.store.read() as db:
-        reference = intake.references_of(db, f"{MODEL}@1").id
+        reference = window_validation.references_of(db, f"{MODEL}@1").id
     return wire.WindowReport(
         device="cam-1", boot="b1", seq=1, sent_s=0.0, model=MODEL, release=f"{MODEL}@1",
         reference=reference, window_start_s=start_s, window_s=10.0, rows=0,
@@ -138,10 +140,10 @@ def test_when_every_clock_of_a_site_is_off_the_controllers_own_is_suspected(flee
         fleet.station(name, start=False)
     with fleet.ctx.store.write() as db:
         db.execute(tables.device.update().values(clock_skew_s=400.0, clock_error_s=0.1))
-    clocks.watch(fleet.ctx)
+    clock_skew_alerts.watch(fleet.ctx)
     (alert,) = standing_alerts(fleet)
     assert "this controller's own clock" in alert.next_step
-    clocks.watch(fleet.ctx)
+    clock_skew_alerts.watch(fleet.ctx)
     (again,) = standing_alerts(fleet)
     assert again.findings == alert.findings, "what has not changed is not told again"
 

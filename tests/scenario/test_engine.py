@@ -7,10 +7,10 @@ import pytest
 
 from fleet import Fleet
 from shoal import topics, wire
-from shoal.controller.io import tables
-from shoal.controller.io.engine import Engine, Tick, forget
-from shoal.controller.io.operations import Operations
-from shoal.controller.service import operations
+from shoal.controller.engine import Engine, Tick, forget
+from shoal.controller.operations import operations
+from shoal.controller.operations.io.runner import Operations
+from shoal.controller.store import tables
 from shoal.errors import LinkError, StorageError
 from stand_ins import memory_folder
 from waiting import eventually

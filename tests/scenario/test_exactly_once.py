@@ -27,9 +27,9 @@ from shoal import wire
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.reporter import Identity, Voice
-from shoal.controller.io import tables
-from shoal.controller.service import intake, monitoring
-from shoal.controller.service.ingest import ingest
+from shoal.controller.ingest.ingest import ingest
+from shoal.controller.monitoring import queries, window_validation
+from shoal.controller.store import tables
 from shoal.errors import LinkError
 from shoal.profile import load_profiles
 from shoal.wire import WindowReport
@@ -199,7 +199,7 @@ class Journey(RuleBasedStateMachine):
         found = self.stored()
         assert sum(row.labelled for row in found) == self.made * (self.made + 1) // 2
         assert sum(row.merged for row in found) == self.made
-        assert sum(book.missing for book in monitoring.ledger(self.fleet.ctx, self.name)) == 0
+        assert sum(book.missing for book in queries.ledger(self.fleet.ctx, self.name)) == 0
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def journey() -> Iterator[type[Journey]]:
         Journey.fleet = Fleet(folder)
         Journey.fleet.release()
         with Journey.fleet.ctx.store.read() as db:
-            Journey.reference = intake.references_of(db, f"{MODEL}@1").id
+            Journey.reference = window_validation.references_of(db, f"{MODEL}@1").id
         yield Journey
 
 

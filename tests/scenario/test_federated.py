@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import update
 
 from pupils import MODEL
-from shoal.controller.service import alerts
-from shoal.controller.service.federated import memories, rounds
+from shoal.controller.alerts import alerts
+from shoal.controller.federated import rounds, strategy_state
 from shoal.federated import speech
 
 pytestmark = pytest.mark.scenario
@@ -245,8 +245,8 @@ def test_who_gave_an_update_and_does_not_measure_is_told_that_its_update_counts(
 
 def test_neither_web_nor_engine_loads_what_only_training_needs():
     code = (
-        "import sys, shoal.controller.app, shoal.controller.io.engine as e;"
-        "import shoal.controller.service.training;"
+        "import sys, shoal.controller.app, shoal.controller.engine as e;"
+        "import shoal.controller.training.training;"
         "print(*({'onnx', 'onnxruntime', 'sklearn', 'skl2onnx'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -269,7 +269,7 @@ def test_what_is_personal_stays_as_it_was_whatever_devices_send_of_it(school):
 def test_what_a_strategy_remembers_is_kept_of_the_newest_rounds_and_of_who_still_needs_it(
     school, monkeypatch
 ):
-    monkeypatch.setattr(memories, "KEPT", 2)
+    monkeypatch.setattr(strategy_state, "KEPT", 2)
     school.task(name="twin", evaluate=0)
     rounds.start(school.fleet.ctx, actor="ana", task="twin", rounds=1)
     school.run(30, until=lambda: rounds.get_task(school.fleet.ctx, "twin").rounds == 1)
@@ -280,7 +280,7 @@ def test_what_a_strategy_remembers_is_kept_of_the_newest_rounds_and_of_who_still
     assert [bool(found[number].memory) for number in range(1, 6)] == [False] * 3 + [True] * 2
     assert school.walk.memory == found[5].memory
     twin = rounds.get_task(school.fleet.ctx, "twin").memory
-    assert memories.load(school.fleet.ctx, twin).rounds == 1
+    assert strategy_state.load(school.fleet.ctx, twin).rounds == 1
     prepared, thetas, kept = 4, 5, 3
     blobs = list(school.fleet.ctx.blobs.folder.glob("??/*"))
     assert len(blobs) == prepared + thetas + kept

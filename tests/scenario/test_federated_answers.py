@@ -6,8 +6,8 @@ import pytest
 
 from pupils import SIZE, School
 from shoal import topics, wire
-from shoal.controller.io.rounds import LIMIT, OF_ONE, Rounds
-from shoal.controller.service.federated import memories, rounds
+from shoal.controller.federated import rounds, strategy_state
+from shoal.controller.federated.io.round_thread import LIMIT, OF_ONE, Rounds
 from shoal.federated import speech
 from shoal.federated.chunks import cut
 from shoal.federated.compression import compress
@@ -172,7 +172,7 @@ def test_scaffold_gives_devices_its_control_and_takes_theirs(school):
     start(school, strategy="scaffold", settings={"population": 4})
     ended(school)
     task = school.walk
-    c = memories.load(school.fleet.ctx, task.memory).vectors["c"]
+    c = strategy_state.load(school.fleet.ctx, task.memory).vectors["c"]
     assert c == pytest.approx(np.ones(SIZE))
     school.more()
     school.run(60, until=lambda: school.done(2))

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import select, update
 
 from pupils import MODEL, SIZE
-from shoal.controller.io.tables import federated_task
-from shoal.controller.service.federated import answers, rounds
+from shoal.controller.federated import device_messages, rounds
+from shoal.controller.store.tables import federated_task
 from shoal.federated import speech
 from shoal.federated.chunks import chunk_of, cut
 from shoal.federated.compression import compress
@@ -58,7 +58,7 @@ def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(sch
 
 
 def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(school, monkeypatch):
-    takers, real = answers._TAKERS, answers._TAKERS[speech.Join]
+    takers, real = device_messages._TAKERS, device_messages._TAKERS[speech.Join]
 
     def broken(live, device, *rest):
         if device == "d00":

@@ -8,11 +8,11 @@ import pytest
 
 from pupils import School
 from shoal import wire
-from shoal.controller.federated.rounds import Mark
-from shoal.controller.io.round_files import RoundFiles
-from shoal.controller.io.rounds import Rounds
-from shoal.controller.service.federated import aggregation, journal, rounds
-from shoal.controller.service.federated.course import Course
+from shoal.controller.federated import aggregation, round_journal, rounds
+from shoal.controller.federated.io.round_files import RoundFiles
+from shoal.controller.federated.io.round_thread import Rounds
+from shoal.controller.federated.machine import Mark
+from shoal.controller.federated.round_runner import Course
 from shoal.federated import speech
 from stand_ins import memory_folder
 
@@ -84,7 +84,7 @@ def school():
 
 def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
     """Around what reaches the disk or a device."""
-    put, write, aggregate = RoundFiles.put, journal.write, aggregation.aggregate
+    put, write, aggregate = RoundFiles.put, round_journal.write, aggregation.aggregate
 
     def put_(self, ident, kind, device, data):
         return kill.around("file", kind, lambda: put(self, ident, kind, device, data))
@@ -101,7 +101,7 @@ def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
         return kill.around("aggregate", "", lambda: found)
 
     monkeypatch.setattr(RoundFiles, "put", put_)
-    monkeypatch.setattr(journal, "write", write_)
+    monkeypatch.setattr(round_journal, "write", write_)
     monkeypatch.setattr(aggregation, "aggregate", aggregate_)
 
 

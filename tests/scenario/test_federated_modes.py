@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shoal.controller.service.federated import poison, rounds
+from shoal.controller.federated import poisoned_rounds, rounds
 from shoal.errors import ConflictError
 from shoal.federated import speech
 
@@ -56,7 +56,9 @@ def test_a_task_goes_on_from_its_last_clean_checkpoint_after_a_quarantine(school
     school.run(200, until=lambda: school.done(3))
     clean = rounds.get_round(school.fleet.ctx, "walk.1").checkpoint
 
-    poison.quarantine_round(school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied")
+    poisoned_rounds.quarantine_round(
+        school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied"
+    )
     school.more()
     school.run(200, until=lambda: school.done(4))
 
@@ -77,7 +79,9 @@ def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from
     running = rounds.list_rounds(school.fleet.ctx, task="walk")[0]
     assert (running.number, running.state) == (3, "TRAINING")
 
-    poison.quarantine_round(school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied")
+    poisoned_rounds.quarantine_round(
+        school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied"
+    )
     for one in school.pupils.values():
         one.quiet = set()
     school.run(200, until=lambda: school.done(3))

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from pupils import SIZE, School
-from shoal.controller.service.federated import rounds
+from shoal.controller.federated import rounds
 from shoal.federated import speech
 from shoal.federated.chunks import cut
 from shoal.federated.site_sum import Gateway

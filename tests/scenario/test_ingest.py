@@ -8,13 +8,14 @@ import pytest
 
 from fleet import FEATURES, MODEL, Fleet
 from shoal import topics, wire
-from shoal.controller import copies
-from shoal.controller.copies import Returns
-from shoal.controller.io import tables
-from shoal.controller.io.engine import forget
-from shoal.controller.service import alerts, enrolment, intake, monitoring
-from shoal.controller.service.copies import watch as watch_copies
-from shoal.controller.service.ingest import ingest
+from shoal.controller.alerts import alerts
+from shoal.controller.engine import forget
+from shoal.controller.fleet import duplicate_devices, enrolment
+from shoal.controller.fleet.duplicate_alerts import watch as watch_copies
+from shoal.controller.fleet.duplicate_devices import Returns
+from shoal.controller.ingest.ingest import ingest
+from shoal.controller.monitoring import queries, window_validation
+from shoal.controller.store import tables
 from shoal.errors import StorageError
 from shoal.sketch import Sketch
 from shoal.wire import FaultEvent, Health, Installed, Inventory, Status, UpdateEvent, WindowReport
@@ -36,7 +37,7 @@ def fleet():
 
 def references(fleet):
     with fleet.ctx.store.read() as db:
-        return intake.references_of(db, f"{MODEL}@1")
+        return window_validation.references_of(db, f"{MODEL}@1")
 
 
 def report(fleet, seq, device="cam-1", rows=50, **change):
@@ -85,13 +86,13 @@ def test_what_comes_twice_or_in_another_order_is_kept_once_and_acked_each_time(f
     assert acked(ingest(fleet.ctx, shuffled)) == list(range(1, 9))
     assert acked(ingest(fleet.ctx, batch[:2])) == [1, 2]
     assert len(fleet.rows_of(tables.window)) == 8
-    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    [book] = queries.ledger(fleet.ctx, "cam-1")
     assert (book.received, book.missing, book.rows) == (8, 0, 400)
 
 
 def test_a_hole_in_the_numbers_is_told(fleet):
     ingest(fleet.ctx, [sent(report(fleet, 1)), sent(report(fleet, 4))])
-    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    [book] = queries.ledger(fleet.ctx, "cam-1")
     assert (book.received, book.highest, book.missing) == (2, 4, 2)
 
 
@@ -151,7 +152,7 @@ def test_what_can_never_be_taken_is_acked_away_and_noted_on_the_device(fleet, ki
     assert (fault.kind, fault.seq) == ("fault", 7)
     assert fault.cause in {"sketch-mismatch", "not-found", "unreadable-message"}
     assert device(fleet).error.startswith("a message was refused")
-    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    [book] = queries.ledger(fleet.ctx, "cam-1")
     assert book.received == 1
 
 
@@ -276,7 +277,7 @@ def test_nothing_is_acked_that_is_not_durable(fleet, monkeypatch):
     def full(*_):
         raise StorageError("disk is full")
 
-    monkeypatch.setattr("shoal.controller.service.ingest.changes.note_all", full)
+    monkeypatch.setattr("shoal.controller.ingest.ingest.changes.note_all", full)
     with pytest.raises(StorageError):
         ingest(fleet.ctx, [sent(report(fleet, 1))])
     monkeypatch.undo()
@@ -285,14 +286,14 @@ def test_nothing_is_acked_that_is_not_durable(fleet, monkeypatch):
 
 
 def test_a_message_that_meets_a_bug_does_not_take_the_others_with_it(fleet, monkeypatch, caplog):
-    real = intake.Intake.check
+    real = window_validation.Intake.check
 
     def brittle(self, message):
         if message.seq == 2:
             raise ZeroDivisionError
         real(self, message)
 
-    monkeypatch.setattr(intake.Intake, "check", brittle)
+    monkeypatch.setattr(window_validation.Intake, "check", brittle)
     assert acked(ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 2, 3)])) == [1, 3]
     assert "one by one" in caplog.text
 
@@ -319,13 +320,13 @@ def test_a_device_may_step_back_to_stable_and_not_promote_itself(fleet):
 
 def test_a_number_that_no_outbox_gives_is_no_hole_of_quadrillions(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 3, 2**53)])
-    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    [book] = queries.ledger(fleet.ctx, "cam-1")
     assert (book.received, book.highest, book.missing, book.jumps) == (3, 2**53, 1, 1)
 
 
 def test_a_boot_that_begins_high_up_lacks_nothing_that_can_be_counted(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (2**53 - 1, 2**53)])
-    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    [book] = queries.ledger(fleet.ctx, "cam-1")
     assert (book.received, book.missing, book.jumps) == (2, 0, 1)
 
 
@@ -335,7 +336,7 @@ def test_what_was_dropped_for_its_age_is_not_missing(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (4, 6)])
     fleet.clock.now += 120.0
     forget(fleet.ctx)
-    [book] = monitoring.ledger(fleet.ctx, "cam-1")
+    [book] = queries.ledger(fleet.ctx, "cam-1")
     assert (book.received, book.highest, book.missing) == (2, 6, 1)
 
 
@@ -427,7 +428,7 @@ def test_the_same_message_again_is_no_second_agent_even_where_its_clock_was_put_
 
 def test_an_alert_of_two_agents_closes_when_one_was_alone_for_an_hour(fleet):
     ingest(fleet.ctx, [sent(fault(1)), sent(fault(1, "modbus"))])
-    fleet.clock.now += copies.CALM_S - 1
+    fleet.clock.now += duplicate_devices.CALM_S - 1
     watch_copies(fleet.ctx)
     assert standing(fleet)
     fleet.clock.now += 2

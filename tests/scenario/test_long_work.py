@@ -13,12 +13,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from controllers import add_digits
-from shoal.controller.io.initial import Wishes, make_folder
-from shoal.controller.io.operations import Operations
-from shoal.controller.records import Operation
-from shoal.controller.service import audit, operations, training
-from shoal.controller.service.context import Context
-from shoal.controller.settings import Operations as Limits
+from shoal.controller.access import audit
+from shoal.controller.first_day import Wishes, make_folder
+from shoal.controller.host.context import Context
+from shoal.controller.host.settings import Operations as Limits
+from shoal.controller.operations import operations
+from shoal.controller.operations.io.runner import Operations
+from shoal.controller.store.records import Operation
+from shoal.controller.training import training
 from shoal.controller.wiring import open_context
 from shoal.errors import AbsentError, ConflictError
 from stand_ins import memory_folder

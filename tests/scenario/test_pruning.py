@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from pupils import School
-from shoal.controller.service.federated import rounds
-from shoal.controller.settings import Rounds
+from shoal.controller.federated import rounds
+from shoal.controller.host.settings import Rounds
 
 pytestmark = pytest.mark.scenario
 

@@ -5,11 +5,13 @@ import pytest
 
 from fleet import CANARY_THEN_REST, MODEL, Fleet
 from shoal import wire
-from shoal.controller import attempt
-from shoal.controller.io import tables
-from shoal.controller.records import Selector, StagePlan
-from shoal.controller.service import alerts, assignments, enrolment, releases, rollouts
-from shoal.controller.settings import Rollouts
+from shoal.controller.alerts import alerts
+from shoal.controller.fleet import enrolment
+from shoal.controller.host.settings import Rollouts
+from shoal.controller.releases import releases
+from shoal.controller.rollouts import assignments, device_states, rollouts
+from shoal.controller.store import tables
+from shoal.controller.store.records import Selector, StagePlan
 from shoal.errors import ConflictError, DeniedError, InputError
 from stand_ins import memory_folder
 
@@ -411,7 +413,7 @@ def test_no_more_devices_are_at_it_at_once_than_the_plan_allows(fleet, most):
 
     def looked():
         states = fleet.states(one.id).values()
-        idle = {"WAITING", *attempt.ENDED}
+        idle = {"WAITING", *device_states.ENDED}
         at_once.append(sum(state not in idle for state in states))
         return fleet.rollout(one.id).state == "FINISHED"
 

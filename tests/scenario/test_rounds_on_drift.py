@@ -3,9 +3,11 @@
 import pytest
 
 from pupils import MODEL, School
-from shoal.controller.alerts import Draft
-from shoal.controller.service import alerts, audit, models
-from shoal.controller.service.federated import on_drift, rounds
+from shoal.controller.access import audit
+from shoal.controller.alerts import alerts
+from shoal.controller.alerts.text import Draft
+from shoal.controller.federated import drift_trigger, rounds
+from shoal.controller.releases import models
 from shoal.errors import AbsentError, ConflictError
 
 pytestmark = pytest.mark.scenario
@@ -70,8 +72,8 @@ def test_drift_in_two_places_asks_once(learning: School) -> None:
     other = {name: getattr(found, name) for name in Draft._fields if name != "key"}
     with ctx.store.write() as db:
         alerts.raise_alert(db, ctx, Draft(key="drift/north", **other))
-    assert on_drift.evaluate(ctx) == ["walk"]
-    assert on_drift.evaluate(ctx) == []
+    assert drift_trigger.evaluate(ctx) == ["walk"]
+    assert drift_trigger.evaluate(ctx) == []
     assert learning.walk.asked == 2
 
 
@@ -79,14 +81,14 @@ def test_a_task_that_somebody_aborted_is_not_woken_by_drift(learning: School) ->
     learning.more(5)
     rounds.abort(learning.fleet.ctx, actor="ana", task="walk")
     drift(learning)
-    assert on_drift.evaluate(learning.fleet.ctx) == []
+    assert drift_trigger.evaluate(learning.fleet.ctx) == []
     assert learning.walk.state == "stopped"
 
 
 def test_a_task_that_runs_is_left_alone_until_it_rests(learning: School) -> None:
     learning.more(1)
     drift(learning)
-    assert on_drift.evaluate(learning.fleet.ctx) == []
+    assert drift_trigger.evaluate(learning.fleet.ctx) == []
     learning.run(200, until=lambda: learning.done(3))
     assert learning.walk.asked == 3
 
@@ -94,7 +96,7 @@ def test_a_task_that_runs_is_left_alone_until_it_rests(learning: School) -> None
 def test_without_a_task_in_the_policy_drift_asks_for_no_round(learning: School) -> None:
     policy(learning, task="")
     drift(learning)
-    assert on_drift.evaluate(learning.fleet.ctx) == []
+    assert drift_trigger.evaluate(learning.fleet.ctx) == []
 
 
 def test_a_policy_names_a_task_of_its_own_model(learning: School) -> None:

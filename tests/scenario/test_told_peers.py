@@ -6,8 +6,9 @@ from sqlalchemy import select, update
 
 from fleet import Fleet
 from shoal import wire
-from shoal.controller.io import tables
-from shoal.controller.service import assignments, enrolment
+from shoal.controller.fleet import enrolment
+from shoal.controller.rollouts import assignments
+from shoal.controller.store import tables
 from stand_ins import memory_folder
 
 pytestmark = pytest.mark.scenario

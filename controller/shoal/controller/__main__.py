@@ -81,9 +81,9 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def init(folder: Path, as_json: bool, **wishes: Any) -> None:
     """Make a controller: settings, keys, certificates, database, and the first admin."""
-    from shoal.controller.io.ca import Authority
-    from shoal.controller.io.initial import Wishes, make_folder
-    from shoal.controller.service.users import first_admin
+    from shoal.controller.access.users import first_admin
+    from shoal.controller.first_day import Wishes, make_folder
+    from shoal.controller.fleet.io.ca import Authority
     from shoal.controller.wiring import open_context
 
     folder = folder.resolve()
@@ -114,8 +114,8 @@ def init(folder: Path, as_json: bool, **wishes: Any) -> None:
 @_folder
 def serve(folder: Path) -> None:
     """Run everything until Ctrl-C: broker, API and console, artifact server, engine."""
-    from shoal.controller import settings
-    from shoal.controller.io.supervisor import Supervisor
+    from shoal.controller.host import settings
+    from shoal.controller.supervisor import Supervisor
 
     configured = settings.load(folder)
     Supervisor(folder.resolve(), configured, say=lambda text: click.echo(text)).run()
@@ -125,11 +125,11 @@ def serve(folder: Path) -> None:
 @_folder
 def broker(folder: Path) -> None:
     """Run the embedded broker alone."""
-    from shoal.controller import settings
-    from shoal.controller.io.broker import Enrolled, run
-    from shoal.controller.io.lifetime import until_told
-    from shoal.controller.io.nats import NatsServer, find_binary
-    from shoal.controller.io.store import Store, url_of
+    from shoal.controller.broker.io.nats import NatsServer, find_binary
+    from shoal.controller.broker.io.process import Enrolled, run
+    from shoal.controller.host import settings
+    from shoal.controller.host.io.lifetime import until_told
+    from shoal.controller.store.io.database import Store, url_of
 
     _begin()
     configured = settings.load(folder)
@@ -148,8 +148,8 @@ def broker(folder: Path) -> None:
 @_folder
 def artifacts(folder: Path) -> None:
     """Run the artifact server alone."""
-    from shoal.controller import settings
-    from shoal.controller.io.artifacts import serve as serve_artifacts
+    from shoal.controller.host import settings
+    from shoal.controller.releases.io.artifacts import serve as serve_artifacts
 
     _begin()
     asyncio.run(_until_terminated(serve_artifacts(folder, settings.load(folder))))
@@ -159,8 +159,8 @@ def artifacts(folder: Path) -> None:
 @_folder
 def web(folder: Path) -> None:
     """Run API and console alone."""
-    from shoal.controller import settings
-    from shoal.controller.io.web import serve as serve_web
+    from shoal.controller.host import settings
+    from shoal.controller.host.io.web_server import serve as serve_web
 
     def make_app() -> Any:
         from shoal.controller.app import create_app
@@ -176,8 +176,8 @@ def web(folder: Path) -> None:
 @_folder
 def engine(folder: Path) -> None:
     """Run ingest, rollouts, monitoring and retraining alone."""
-    from shoal.controller.io.engine import run
-    from shoal.controller.io.lifetime import until_told
+    from shoal.controller.engine import run
+    from shoal.controller.host.io.lifetime import until_told
     from shoal.controller.wiring import open_context
 
     _begin()
@@ -189,7 +189,7 @@ def engine(folder: Path) -> None:
 @_folder
 def operation(id_: str, folder: Path) -> None:
     """Do one long piece of work that the engine has claimed."""
-    from shoal.controller.service.training import run_operation
+    from shoal.controller.training.training import run_operation
     from shoal.controller.wiring import open_context
 
     _begin()
@@ -217,11 +217,11 @@ def mosquitto_config(
     folder: Path, out: Path | None, listen: str, user: str, pid_file: Path | None, watch: bool
 ) -> None:
     """Write mosquitto.conf and its access list, for a broker of your own."""
-    from shoal.controller import settings
-    from shoal.controller.io.broker import Enrolled, follow
-    from shoal.controller.io.lifetime import until_told
-    from shoal.controller.io.mosquitto import MosquittoFiles
-    from shoal.controller.io.store import Store, url_of
+    from shoal.controller.broker.io.mosquitto import MosquittoFiles
+    from shoal.controller.broker.io.process import Enrolled, follow
+    from shoal.controller.host import settings
+    from shoal.controller.host.io.lifetime import until_told
+    from shoal.controller.store.io.database import Store, url_of
     from shoal.mqtt import parse_url
 
     configured = settings.load(folder)
@@ -246,7 +246,7 @@ def mosquitto_config(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(folder: Path, as_json: bool) -> None:
     """Look for what is wrong, and say the mend. Exit code 1 when something is."""
-    from shoal.controller.io.doctor import ERROR, examine, worst
+    from shoal.controller.doctor import ERROR, examine, worst
 
     checks = examine(folder.resolve(), time.time())
     if as_json:
@@ -262,8 +262,8 @@ def doctor(folder: Path, as_json: bool) -> None:
 
 def _begin() -> None:
     """What every child does first: log to stderr, and end with the supervisor that started it."""
-    from shoal.controller.io.lifetime import die_with_parent
-    from shoal.controller.io.processes import SUPERVISED
+    from shoal.controller.host.io.lifetime import die_with_parent
+    from shoal.controller.host.io.processes import SUPERVISED
 
     logging.basicConfig(level=os.environ.get("SHOAL_LOG", "INFO"), format=_FORMAT)
     logging.Formatter.converter = time.gmtime

@@ -9,13 +9,13 @@ from flask import Flask, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.api import binding, inputs, openapi, problems, registry, security
 from shoal.controller.api.declare import BODY_LIMIT, House
 from shoal.controller.api.stream import Streams
 from shoal.controller.api.traffic import Traffic
-from shoal.controller.io.ca import Authority
-from shoal.controller.service.attempts import Attempts
-from shoal.controller.service.context import Context
+from shoal.controller.fleet.io.ca import Authority
+from shoal.controller.host.context import Context
 from shoal.controller.web import screen, views
 
 

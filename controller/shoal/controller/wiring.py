@@ -4,12 +4,13 @@ import random
 import time
 from pathlib import Path
 
-from shoal.controller import settings
-from shoal.controller.io.blobs import Blobs
-from shoal.controller.io.signing import Signer
-from shoal.controller.io.store import Store, url_of
-from shoal.controller.learning import Built, Derivation, Derived, Job, Say
-from shoal.controller.service.context import Context
+from shoal.controller.host import settings
+from shoal.controller.host.context import Context
+from shoal.controller.releases.built import Built
+from shoal.controller.releases.io.blobs import Blobs
+from shoal.controller.releases.io.signing import Signer
+from shoal.controller.store.io.database import Store, url_of
+from shoal.controller.training.jobs import Derivation, Derived, Job, Say
 
 
 def open_context(folder: Path) -> Context:
@@ -31,17 +32,17 @@ def open_context(folder: Path) -> Context:
 
 
 class LateLearning:
-    """shoal.controller.learning.Learning whose libraries are loaded with the first job.
+    """shoal.controller.training.jobs.Learning whose libraries are loaded with the first job.
 
     scikit-learn and onnx are 200 MB that web and engine never need.
     """
 
     def build(self, job: Job, say: Say) -> Built:
-        from shoal.controller.io.learning.build import build
+        from shoal.controller.training.io.build import build
 
         return build(job, say)
 
     def derive(self, wish: Derivation) -> Derived:
-        from shoal.controller.io.learning.derive import derive
+        from shoal.controller.training.io.train_graph import derive
 
         return derive(wish)

@@ -10,7 +10,7 @@ import pytest
 from learners import LABELS, TASK, Learner, School, norm, some_rows
 from shoal.agent.federated.machine import TRANSITIONS, Event
 from shoal.agent.installed.round_record import State
-from shoal.controller.gradient.make import step_graph
+from shoal.controller.training.gradient.make import step_graph
 from shoal.errors import UntrustedError
 from shoal.federated import speech
 from shoal.federated.compression import decompress

@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from shoal.controller import alerts
-from shoal.controller.records import Finding
+from shoal.controller.alerts import text
+from shoal.controller.store.records import Finding
 
 FOUND = Finding(
     id=1, at=0.0, kind="drift", scope="device", subject="cam-3", model="lot-codes",
@@ -30,11 +30,11 @@ def found(**change):
 )
 def test_only_what_begins_to_alarm_is_a_new_finding(before, now, fresh):
     old = None if before is None else np.array(before, bool)
-    assert alerts.rising(old, np.array(now, bool)).tolist() == [bool(x) for x in fresh]
+    assert text.rising(old, np.array(now, bool)).tolist() == [bool(x) for x in fresh]
 
 
 def test_findings_of_one_site_are_one_alert_that_names_the_worst_first():
-    draft = alerts.drift(
+    draft = text.drift(
         "south",
         [
             found(feature="blur", log10_p=-9.0),
@@ -48,18 +48,18 @@ def test_findings_of_one_site_are_one_alert_that_names_the_worst_first():
     assert len(draft.features) == 11
     for fact in ("and 7 more", "(cam-3, cam-4)", "10^-31", "10^-8", "PSI against training 0.90"):
         assert fact in draft.detail
-    assert draft.key == alerts.drift_key("south", "lot-codes", "lot-codes@4")
+    assert draft.key == text.drift_key("south", "lot-codes", "lot-codes@4")
     assert "shoal model train lot-codes" in draft.next_step
 
 
 @pytest.mark.parametrize(("psi", "severity"), [(0.1, "warning"), (0.25, "critical")])
 def test_how_far_a_feature_moved_decides_how_loud_it_is(psi, severity):
-    assert alerts.drift("south", [found(psi=psi)]).severity == severity
+    assert text.drift("south", [found(psi=psi)]).severity == severity
 
 
 def test_another_site_model_or_release_is_another_alert():
     keys = {
-        alerts.drift(site, [found(model=model, release=f"{model}@{version}")]).key
+        text.drift(site, [found(model=model, release=f"{model}@{version}")]).key
         for site in ("north", "south")
         for model in ("lot-codes", "pumps")
         for version in (4, 5)
@@ -68,9 +68,9 @@ def test_another_site_model_or_release_is_another_alert():
 
 
 def test_a_rollout_that_stands_still_says_what_to_type():
-    failed = alerts.rollout("r-1", "lot-codes@4", "cam-2: golden-mismatch", failed=True)
+    failed = text.rollout("r-1", "lot-codes@4", "cam-2: golden-mismatch", failed=True)
     assert failed.severity == "critical"
     assert "shoal rollout abort r-1 --rollback" in failed.next_step
-    waits = alerts.rollout("r-1", "lot-codes@4", "needs a signature", failed=False)
+    waits = text.rollout("r-1", "lot-codes@4", "needs a signature", failed=False)
     assert waits.severity == "warning"
     assert "shoal rollout resume r-1" in waits.next_step

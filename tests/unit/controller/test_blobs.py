@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal.controller.io.blobs import Blobs
+from shoal.controller.releases.io.blobs import Blobs
 from shoal.errors import AbsentError, OversizeError
 
 

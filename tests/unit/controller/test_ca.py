@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shoal.controller.io.ca import Authority, load_certificate
+from shoal.controller.fleet.io.ca import Authority, load_certificate
 from shoal.errors import SettingError
 
 NOW = 1_800_000_000.0

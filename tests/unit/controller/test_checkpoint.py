@@ -8,13 +8,14 @@ import pytest
 from onnx import ModelProto
 
 from controllers import digits
-from shoal.controller import frames
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import Prepared, prepare, step_graph
-from shoal.controller.gradient.personal import personal_of
-from shoal.controller.io.learning import build, runtime
-from shoal.controller.learning import Built, Checkpoint, Job
-from shoal.controller.records import DatasetVersion
+from shoal.controller.data import frames
+from shoal.controller.releases.built import Built
+from shoal.controller.store.records import DatasetVersion
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import Prepared, prepare, step_graph
+from shoal.controller.training.gradient.personal import personal_of
+from shoal.controller.training.io import build, runtime
+from shoal.controller.training.jobs import Checkpoint, Job
 from shoal.errors import ModelError
 from shoal.params import F32
 

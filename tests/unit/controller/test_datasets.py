@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from controllers import OTHER_CONDITIONS, add_digits, csv, make_context, numbers, shared_data
-from shoal.controller import frames
-from shoal.controller.records import DatasetVersion
-from shoal.controller.service import audit, datasets
-from shoal.controller.service.context import Context
+from shoal.controller.access import audit
+from shoal.controller.data import datasets, frames
+from shoal.controller.host.context import Context
+from shoal.controller.store.records import DatasetVersion
 from shoal.errors import AbsentError, DatasetError, SettingError
 
 

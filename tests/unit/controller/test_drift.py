@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from scipy.signal import lfilter
 
-from shoal.controller import drift
-from shoal.controller.tail import KNOWN, log_tail
+from shoal.controller.monitoring import drift
+from shoal.controller.monitoring.saddlepoint import KNOWN, log_tail
 from shoal.errors import StorageError
 
 QUANTILES = (0.001, 0.01, *np.arange(0.05, 1, 0.05), 0.99, 0.999)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.controller.gate import Member, Outcome, judge, tally
+from shoal.controller.rollouts.gate import Member, Outcome, judge, tally
 
 
 def members(**states):

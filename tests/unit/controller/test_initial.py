@@ -6,10 +6,10 @@ import stat
 import pytest
 from click.testing import CliRunner
 
-from shoal.controller import settings
 from shoal.controller.__main__ import main
-from shoal.controller.io.doctor import examine, worst
-from shoal.controller.io.initial import Wishes, as_toml, make_folder
+from shoal.controller.doctor import examine, worst
+from shoal.controller.first_day import Wishes, as_toml, make_folder
+from shoal.controller.host import settings
 from shoal.errors import SettingError, StorageError
 
 NOW = 1_800_000_000.0

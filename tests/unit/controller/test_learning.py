@@ -11,10 +11,18 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
 from controllers import HYDRAULIC, OTHER_CONDITIONS, csv, digits, numbers, shared_data
-from shoal.controller import frames
-from shoal.controller.io.learning import build, graph, quantize, references, rows, runtime
-from shoal.controller.learning import Built, Job, read_params
-from shoal.controller.records import DatasetVersion
+from shoal.controller.data import frames
+from shoal.controller.releases.built import Built
+from shoal.controller.store.records import DatasetVersion
+from shoal.controller.training.io import (
+    build,
+    onnx_graph,
+    quantize,
+    reference_sketches,
+    rows,
+    runtime,
+)
+from shoal.controller.training.jobs import Job, read_params
 from shoal.errors import DatasetError, ModelError, SettingError
 from shoal.sketch import References
 
@@ -202,9 +210,9 @@ def test_references_describe_the_training_rows(digit_model: Built) -> None:
 
 
 def test_the_score_is_cut_exactly_at_an_odd_threshold() -> None:
-    assert 0.37 in references.score_edges(0.37)
-    assert references.prediction_edges(2) == [0.5]
-    assert len(references.prediction_edges(500)) <= 64
+    assert 0.37 in reference_sketches.score_edges(0.37)
+    assert reference_sketches.prediction_edges(2) == [0.5]
+    assert len(reference_sketches.prediction_edges(500)) <= 64
 
 
 def test_the_same_seed_gives_the_same_model(digit_job: Job, digit_model: Built) -> None:
@@ -326,7 +334,7 @@ def test_names_that_collide_with_ours_are_made_room_for() -> None:
     for node in model.graph.node:
         node.input[:] = [{"logits": "output"}.get(n, n) for n in node.input]
         node.output[:] = [{"logits": "output"}.get(n, n) for n in node.output]
-    own = graph.normalise(model, "probs", 64, 10)
+    own = onnx_graph.normalise(model, "probs", 64, 10)
     answers = runtime.outputs(own.SerializeToString(), np.ones((2, 64), np.float32), "m")
     np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 WAITS = """
-from shoal.controller.io.lifetime import until_told
+from shoal.controller.host.io.lifetime import until_told
 stopping = until_told()
 print("up", flush=True)
 while not stopping.wait(0.05): pass

@@ -6,14 +6,16 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from controllers import run
-from shoal.controller.federated import rounds as machine
+from shoal.controller.access import audit
+from shoal.controller.alerts import alerts
+from shoal.controller.federated import checkpoint_release, machine, poisoned_rounds, rounds
 from shoal.controller.federated.records import TaskPlan
-from shoal.controller.io.store import migrate
-from shoal.controller.io.tables import device, rollout_device
-from shoal.controller.records import Release, RolloutPlan, StagePlan
-from shoal.controller.service import alerts, assignments, audit, releases, rollouts
-from shoal.controller.service.context import Context
-from shoal.controller.service.federated import poison, releasing, rounds
+from shoal.controller.host.context import Context
+from shoal.controller.releases import releases
+from shoal.controller.rollouts import assignments, rollouts
+from shoal.controller.store.io.database import migrate
+from shoal.controller.store.records import Release, RolloutPlan, StagePlan
+from shoal.controller.store.tables import device, rollout_device
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32
 from taught import (
@@ -55,11 +57,13 @@ def theta(ctx: Context) -> F32:
 
 
 def quarantine(ctx: Context, plan: TaskPlan, number: int, why: str = "press-1 lied") -> None:
-    poison.quarantine_round(ctx, actor="ana", task=plan.name, number=number, why=why)
+    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=number, why=why)
 
 
-def lift(ctx: Context, plan: TaskPlan, number: int) -> poison.Lifted:
-    return poison.lift(ctx, actor="root", task=plan.name, number=number, why="it was press-9")
+def lift(ctx: Context, plan: TaskPlan, number: int) -> poisoned_rounds.Lifted:
+    return poisoned_rounds.lift(
+        ctx, actor="root", task=plan.name, number=number, why="it was press-9"
+    )
 
 
 def told(ctx: Context, plan: TaskPlan) -> dict[int, str]:
@@ -67,7 +71,7 @@ def told(ctx: Context, plan: TaskPlan) -> dict[int, str]:
 
 
 def released(ctx: Context, plan: TaskPlan, number: int) -> Release:
-    work = run(ctx, releasing.release(ctx, actor="ana", task=plan.name, number=number))
+    work = run(ctx, checkpoint_release.release(ctx, actor="ana", task=plan.name, number=number))
     return releases.publish(ctx, actor="ana", ref=work.result["release"])
 
 
@@ -186,7 +190,7 @@ def test_only_what_somebody_put_into_quarantine_can_be_lifted_and_with_a_reason(
     with pytest.raises(AbsentError):
         lift(ctx, plan, 9)
     with pytest.raises(InputError, match="say why"):
-        poison.lift(ctx, actor="root", task=plan.name, number=2, why=" ")
+        poisoned_rounds.lift(ctx, actor="root", task=plan.name, number=2, why=" ")
     assert told(ctx, plan)[2] == "press-1 lied"
 
 
@@ -197,7 +201,7 @@ def test_releases_may_be_published_again_and_so_may_those_of_tasks_that_began_wi
     prepared, theta = prepared_of(ctx, first)
     second = add_task(ctx, f"{plan.name}-b", first.ref, prepared)
     add_round(ctx, second, 1, walk(theta, 1)[0])
-    work = run(ctx, releasing.release(ctx, actor="ana", task=second.name))
+    work = run(ctx, checkpoint_release.release(ctx, actor="ana", task=second.name))
     child = work.result["release"]
     quarantine(ctx, plan, 2)
     with pytest.raises(ConflictError, match="is in quarantine"):

@@ -6,9 +6,11 @@ import pytest
 from sqlalchemy import delete, update
 
 from controllers import make_context
-from shoal.controller.io.tables import audit as audit_table
-from shoal.controller.service import audit, changes, operations
-from shoal.controller.service.context import Context
+from shoal.controller.access import audit
+from shoal.controller.host.context import Context
+from shoal.controller.operations import operations
+from shoal.controller.store import changes
+from shoal.controller.store.tables import audit as audit_table
 from shoal.errors import AbsentError, ConflictError, StorageError
 
 

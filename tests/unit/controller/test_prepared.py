@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from shoal.agent.serving.io.session import OrtSession
-from shoal.controller import frames
-from shoal.controller.io.learning import build
-from shoal.controller.learning import Built, Job
-from shoal.controller.records import DatasetVersion
+from shoal.controller.data import frames
+from shoal.controller.releases.built import Built
+from shoal.controller.store.records import DatasetVersion
+from shoal.controller.training.io import build
+from shoal.controller.training.jobs import Job
 from shoal.errors import DatasetError, SettingError
 from shoal.pipeline import Pipeline
 from shoal.preparation import Preparation

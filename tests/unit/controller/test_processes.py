@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from shoal.controller.io.processes import FIRST_PAUSE_S, LONGEST_PAUSE_S, Child, LogFile
+from shoal.controller.host.io.processes import FIRST_PAUSE_S, LONGEST_PAUSE_S, Child, LogFile
 from waiting import eventually
 
 
@@ -95,7 +95,7 @@ def test_one_that_does_not_end_is_killed_and_told_of(tmp_path, told):
 
 
 def test_a_full_log_is_turned_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("shoal.controller.io.processes.LOG_LIMIT", 100)
+    monkeypatch.setattr("shoal.controller.host.io.processes.LOG_LIMIT", 100)
     log = LogFile(tmp_path / "part.log")
     for number in range(30):
         log.write(b"line %03d\n" % number)

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 
 from controllers import run
+from shoal.controller.alerts import alerts
+from shoal.controller.federated import checkpoint_release, poisoned_rounds
 from shoal.controller.federated.records import Quarantined, TaskPlan
-from shoal.controller.io.tables import device, rollout, rollout_device
-from shoal.controller.records import Release, RolloutPlan, StagePlan
-from shoal.controller.service import alerts, assignments, recall, releases, rollouts
-from shoal.controller.service import quarantine as quarantines
-from shoal.controller.service.context import Context
-from shoal.controller.service.federated import poison, releasing
+from shoal.controller.host.context import Context
+from shoal.controller.releases import quarantine as quarantines
+from shoal.controller.releases import releases
+from shoal.controller.rollouts import assignments, quarantine_withdrawal, rollouts
+from shoal.controller.store.records import Release, RolloutPlan, StagePlan
+from shoal.controller.store.tables import device, rollout, rollout_device
 from shoal.errors import ConflictError
 from taught import (
     DEVICES,
@@ -45,7 +47,7 @@ def plan(ctx: Context) -> TaskPlan:
 
 
 def released(ctx: Context, number: int) -> Release:
-    work = run(ctx, releasing.release(ctx, actor="ana", task=TASK, number=number))
+    work = run(ctx, checkpoint_release.release(ctx, actor="ana", task=TASK, number=number))
     return releases.publish(ctx, actor="ana", ref=work.result["release"])
 
 
@@ -85,7 +87,9 @@ def ordered(ctx: Context, name: str) -> list[str]:
 
 
 def quarantine(ctx: Context, number: int = 2) -> Quarantined:
-    return poison.quarantine_round(ctx, actor="ana", task=TASK, number=number, why="press-1 lied")
+    return poisoned_rounds.quarantine_round(
+        ctx, actor="ana", task=TASK, number=number, why="press-1 lied"
+    )
 
 
 def test_a_device_that_comes_back_after_a_quarantine_is_not_told_to_install_the_release(
@@ -125,7 +129,9 @@ def test_an_order_that_names_a_quarantined_release_is_not_signed_again(
 ) -> None:
     bad = released(ctx, 2).ref
     roll_out(ctx, bad)
-    monkeypatch.setattr(recall, "_withdraw", lambda *_: [])  # as before there was such a thing
+    monkeypatch.setattr(
+        quarantine_withdrawal, "_withdraw", lambda *_: []
+    )  # as before there was such a thing
     quarantine(ctx)
     assert ordered(ctx, "press-1") == [bad]
 

@@ -9,9 +9,12 @@ from onnx import helper, numpy_helper
 
 from controllers import add_digits, make_context, repository_fetch, run
 from shoal import bundle
-from shoal.controller.records import Operation
-from shoal.controller.service import audit, models, operations, releases, training
-from shoal.controller.service.context import Context
+from shoal.controller.access import audit
+from shoal.controller.host.context import Context
+from shoal.controller.operations import operations
+from shoal.controller.releases import models, releases
+from shoal.controller.store.records import Operation
+from shoal.controller.training import training
 from shoal.errors import (
     AbsentError,
     BundleError,

@@ -4,10 +4,9 @@ from collections import Counter
 
 import pytest
 
-from shoal.controller import attempt, cohort
-from shoal.controller.cohort import Candidate
-from shoal.controller.records import Selector, StagePlan
-from shoal.controller.rollout import (
+from shoal.controller.rollouts import cohort, device_states
+from shoal.controller.rollouts.cohort import Candidate
+from shoal.controller.rollouts.machine import (
     ACTIVE,
     ENDED,
     STAGE_TRANSITIONS,
@@ -20,6 +19,7 @@ from shoal.controller.rollout import (
     stage_step,
     step,
 )
+from shoal.controller.store.records import Selector, StagePlan
 from shoal.errors import ConflictError
 
 STAGES = [
@@ -130,4 +130,4 @@ def test_who_comes_late_joins_the_last_stage_if_it_fits():
     ],
 )
 def test_an_end_gives_way_only_to_another_end(old, new, may):
-    assert attempt.follows(old, new) is may
+    assert device_states.follows(old, new) is may

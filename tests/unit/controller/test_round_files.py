@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.controller.io.files import write_atomic
-from shoal.controller.io.round_files import RoundFiles
+from shoal.controller.federated.io.round_files import RoundFiles
+from shoal.controller.host.io.files import write_atomic
 from shoal.errors import StorageError
 
 ROUND = "walk.1"

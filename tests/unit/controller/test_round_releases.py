@@ -8,14 +8,22 @@ from sqlalchemy import select
 
 from controllers import run
 from shoal import manifest as manifests
-from shoal.controller import verdicts
-from shoal.controller.federated import rounds as machine
+from shoal.controller.access import audit
+from shoal.controller.federated import (
+    candidate_releases,
+    checkpoint_release,
+    machine,
+    poisoned_rounds,
+    round_planning,
+    rounds,
+)
 from shoal.controller.federated.records import Prepared, TaskPlan
-from shoal.controller.io.tables import device, federated_round
-from shoal.controller.records import Release, RolloutPlan, StagePlan
-from shoal.controller.service import audit, operations, releases, rollouts
-from shoal.controller.service.context import Context
-from shoal.controller.service.federated import candidates, planning, poison, releasing, rounds
+from shoal.controller.host.context import Context
+from shoal.controller.operations import operations
+from shoal.controller.releases import releases, verdicts
+from shoal.controller.rollouts import rollouts
+from shoal.controller.store.records import Release, RolloutPlan, StagePlan
+from shoal.controller.store.tables import device, federated_round
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32
 from taught import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, trained, walk
@@ -45,7 +53,7 @@ def task(ctx: Context, request: pytest.FixtureRequest) -> tuple[TaskPlan, F32]:
 
 
 def released(ctx: Context, task: str, **more: object) -> Release:
-    operation = run(ctx, releasing.release(ctx, actor="ana", task=task, **more))  # type: ignore[arg-type]
+    operation = run(ctx, checkpoint_release.release(ctx, actor="ana", task=task, **more))  # type: ignore[arg-type]
     assert operation.error == ""
     return releases.get_release(ctx, operation.result["release"])
 
@@ -138,15 +146,15 @@ def test_a_task_asks_for_a_candidate_every_so_many_rounds_and_once(
     plan, theta = task
     asking = add_task(ctx, f"{plan.name}-c", "lot-codes@1", prepared_of_base(ctx), candidate=2)
     add_round(ctx, asking, 1, theta)
-    assert candidates.evaluate(ctx) == 0
+    assert candidate_releases.evaluate(ctx) == 0
     add_round(ctx, asking, 2, theta)
-    assert (candidates.evaluate(ctx), candidates.evaluate(ctx)) == (1, 0)
+    assert (candidate_releases.evaluate(ctx), candidate_releases.evaluate(ctx)) == (1, 0)
 
     begun = operations.list_operations(ctx, state="queued")[0]
     made = releases.get_release(ctx, run(ctx, begun).result["release"])
     assert (made.state, made.trigger, made.created_by) == ("candidate", "rounds:2", "automation")
     add_round(ctx, asking, 3, theta)
-    assert candidates.evaluate(ctx) == 0
+    assert candidate_releases.evaluate(ctx) == 0
 
 
 def prepared_of_base(ctx: Context) -> Prepared:
@@ -157,9 +165,9 @@ def test_a_task_that_learned_nothing_yet_has_nothing_to_release(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     with pytest.raises(ConflictError, match="has made no checkpoint"):
-        releasing.release(ctx, actor="ana", task=task[0].name, number=0)
+        checkpoint_release.release(ctx, actor="ana", task=task[0].name, number=0)
     with pytest.raises(AbsentError):
-        releasing.release(ctx, actor="ana", task=task[0].name, number=9)
+        checkpoint_release.release(ctx, actor="ana", task=task[0].name, number=9)
 
 
 def test_an_evaluation_made_no_checkpoint_and_the_refusal_says_that_it_was_one(
@@ -174,7 +182,7 @@ def test_an_evaluation_made_no_checkpoint_and_the_refusal_says_that_it_was_one(
         db.execute(federated_round.update().where(mine).values(**told))
 
     with pytest.raises(ConflictError, match="was an evaluation: it measured round 4's checkpoint"):
-        releasing.release(ctx, actor="ana", task=name, number=5)
+        checkpoint_release.release(ctx, actor="ana", task=name, number=5)
 
 
 # --- quarantine ---------------------------------------------------------------------------------
@@ -186,7 +194,9 @@ def test_what_came_of_a_poisoned_round_is_marked_and_the_task_goes_on_from_befor
     name = task[0].name
     before = {one.number: one for one in rounds.list_rounds(ctx, task=name)}
 
-    after = poison.quarantine_round(ctx, actor="ana", task=name, number=3, why="press-1 lied")
+    after = poisoned_rounds.quarantine_round(
+        ctx, actor="ana", task=name, number=3, why="press-1 lied"
+    )
 
     told = {one.number: one.poisoned for one in rounds.list_rounds(ctx, task=name)}
     assert told == {1: "", 2: "", 3: "press-1 lied", 4: "it came of round 3: press-1 lied"}
@@ -198,7 +208,9 @@ def test_what_came_of_a_poisoned_round_is_marked_and_the_task_goes_on_from_befor
 def test_a_task_whose_first_round_is_poisoned_goes_on_from_its_beginning(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
-    after = poison.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why="lies")
+    after = poisoned_rounds.quarantine_round(
+        ctx, actor="ana", task=task[0].name, number=1, why="lies"
+    )
 
     assert after.prepared is not None
     assert (after.parent, after.checkpoint) == (0, after.prepared.theta)
@@ -210,7 +222,7 @@ def test_a_try_that_runs_on_a_poisoned_checkpoint_is_marked_to_be_broken_off(
     plan, theta = task
     running = add_round(ctx, plan, 5, theta, state=machine.State.TRAINING)
 
-    poison.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
+    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
 
     assert rounds.get_round(ctx, running).poisoned == "it came of round 4: lies"
 
@@ -222,12 +234,12 @@ def test_who_trains_on_a_poisoned_checkpoint_is_not_waited_for_in_the_next_round
     marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-2": LOST}
     add_round(ctx, plan, 5, theta, marks=marks, late=3, still={"mill-2"})
     with ctx.store.read() as db:
-        assert planning.carried(db, plan.name).keys() == {"mill-2"}
+        assert round_planning.carried(db, plan.name).keys() == {"mill-2"}
 
-    poison.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
+    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
 
     with ctx.store.read() as db:
-        assert planning.carried(db, plan.name) == {}
+        assert round_planning.carried(db, plan.name) == {}
 
 
 def test_a_late_update_that_began_with_a_poisoned_checkpoint_spoils_its_round(
@@ -237,7 +249,7 @@ def test_a_late_update_that_began_with_a_poisoned_checkpoint_spoils_its_round(
     late = {"press-1": machine.Origin(number=4, attempt=(4).to_bytes(16))}
     add_round(ctx, plan, 5, theta, parent=2, carried=late)
 
-    poison.quarantine_round(ctx, actor="ana", task=plan.name, number=3, why="lies")
+    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=3, why="lies")
 
     assert rounds.get_round(ctx, f"{plan.name}.5").poisoned
 
@@ -247,9 +259,9 @@ def test_no_release_of_a_poisoned_round_is_built_published_or_signed_as_candidat
 ) -> None:
     name = task[0].name
     clean, bad = released(ctx, name, number=1), released(ctx, name, number=3)
-    begun = releasing.release(ctx, actor="ana", task=name, number=4, trigger="rounds:4")
+    begun = checkpoint_release.release(ctx, actor="ana", task=name, number=4, trigger="rounds:4")
 
-    poison.quarantine_round(ctx, actor="ana", task=name, number=2, why="press-1 lied")
+    poisoned_rounds.quarantine_round(ctx, actor="ana", task=name, number=2, why="press-1 lied")
 
     late = run(ctx, begun).result["release"]
     assert releases.get_release(ctx, late).state == "validated"
@@ -261,7 +273,7 @@ def test_no_release_of_a_poisoned_round_is_built_published_or_signed_as_candidat
         with pytest.raises(ConflictError, match="is in quarantine"):
             releases.sign_candidate(ctx, ref)
     with pytest.raises(ConflictError, match=r"round 2 of .* is poisoned"):
-        releasing.release(ctx, actor="ana", task=name, number=3)
+        checkpoint_release.release(ctx, actor="ana", task=name, number=3)
     assert releases.publish(ctx, actor="ana", ref=clean.ref).state == "released"
     assert releases.latest_of(ctx, "lot-codes") not in (bad.ref, late)
 
@@ -276,7 +288,7 @@ def test_a_task_that_began_with_what_is_poisoned_now_is_in_quarantine_too(
     grandchild = released(ctx, second.name)
     assert grandchild.quarantined == ""
 
-    poison.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why="lies")
+    poisoned_rounds.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why="lies")
 
     assert releases.get_release(ctx, grandchild.ref).quarantined
 
@@ -285,9 +297,9 @@ def test_a_quarantine_has_a_reason_and_a_round_that_made_something(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     with pytest.raises(InputError, match="say why"):
-        poison.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why=" ")
+        poisoned_rounds.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why=" ")
     with pytest.raises(AbsentError):
-        poison.quarantine_round(ctx, actor="ana", task=task[0].name, number=9, why="lies")
+        poisoned_rounds.quarantine_round(ctx, actor="ana", task=task[0].name, number=9, why="lies")
 
 
 def test_a_rollout_of_a_poisoned_release_pauses_says_why_and_does_not_go_on(
@@ -306,7 +318,9 @@ def test_a_rollout_of_a_poisoned_release_pauses_says_why_and_does_not_go_on(
     rollout = rollouts.start(ctx, actor="ana", plan=plan)
     assert rollout.state == "RUNNING"
 
-    poison.quarantine_round(ctx, actor="ana", task=task[0].name, number=4, why="mill-2 lied")
+    poisoned_rounds.quarantine_round(
+        ctx, actor="ana", task=task[0].name, number=4, why="mill-2 lied"
+    )
 
     held = rollouts.get_rollout(ctx, rollout.id)
     assert held.state == "PAUSED"

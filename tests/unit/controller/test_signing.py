@@ -10,7 +10,7 @@ import pytest
 from tuf.api.metadata import Metadata
 
 from controllers import NOW, Clock, repository_fetch
-from shoal.controller.io.signing import DAYS, Signer
+from shoal.controller.releases.io.signing import DAYS, Signer
 from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
 from shoal.trust import ImageRepository, Order, check_ring, verify_orders
 
@@ -204,7 +204,7 @@ def test_a_write_that_the_power_cut_short_is_done_anew(
 SIGN_MANY = """
 import sys
 from pathlib import Path
-from shoal.controller.io.signing import Signer
+from shoal.controller.releases.io.signing import Signer
 signer = Signer.open(Path(sys.argv[1]), lambda: float(sys.argv[3]))
 for version in range(1, 6):
     signer.add_target("release", sys.argv[2], version, b"{}")

@@ -9,7 +9,7 @@ import pytest
 from tuf.api.metadata import Metadata
 
 from controllers import NOW, Clock, repository_fetch
-from shoal.controller.io.signing import Signer
+from shoal.controller.releases.io.signing import Signer
 from shoal.errors import MisdirectedError, StaleError, TrustError, UntrustedError
 from shoal.federated.config import HOURS, Config, Content, verify_config
 from shoal.federated.plan import Learning, Plan

@@ -10,8 +10,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, select
 
-from shoal.controller.io.store import Store
-from shoal.controller.io.tables import change, metadata
+from shoal.controller.store.io.database import Store
+from shoal.controller.store.tables import change, metadata
 from shoal.errors import StorageError
 
 
@@ -83,8 +83,8 @@ def test_writers_wait_for_each_other_and_none_is_lost(url: str) -> None:
 
 KILLED = """
 import os, sys
-from shoal.controller.io.store import Store
-from shoal.controller.io.tables import change
+from shoal.controller.store.io.database import Store
+from shoal.controller.store.tables import change
 store = Store.open(sys.argv[1])
 with store.write() as db:
     db.execute(change.insert().values(at=1.0, kind="device", subject="kept"))

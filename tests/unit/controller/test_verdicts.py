@@ -2,8 +2,8 @@
 
 import pytest
 
-from shoal.controller import verdicts
-from shoal.controller.records import VariantReport
+from shoal.controller.releases import verdicts
+from shoal.controller.store.records import VariantReport
 from shoal.profile import load_profiles
 
 MAIN = "balanced_accuracy"

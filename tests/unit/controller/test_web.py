@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.controller import attempt
-from shoal.controller.drift_records import DriftCell, DriftMap, Histograms
-from shoal.controller.records import Stage
-from shoal.controller.rollout import StageState, State
-from shoal.controller.service.reach import Reach
+from shoal.controller.monitoring.drift_records import DriftCell, DriftMap, Histograms
+from shoal.controller.rollouts import device_states
+from shoal.controller.rollouts.affected_devices import Reach
+from shoal.controller.rollouts.machine import StageState, State
+from shoal.controller.store.records import Stage
 from shoal.controller.web import causes, charts, wording
 from shoal.errors import ShoalError
 
@@ -39,7 +39,9 @@ def test_a_cause_from_a_newer_agent_is_still_readable() -> None:
 
 @pytest.mark.parametrize(
     "state",
-    sorted({*State, *StageState, *attempt.ENDED, *attempt.WORKING, attempt.WAITING}),
+    sorted(
+        {*State, *StageState, *device_states.ENDED, *device_states.WORKING, device_states.WAITING}
+    ),
 )
 def test_every_state_has_a_sign_of_its_own(state: str) -> None:
     assert state in wording.SIGNS

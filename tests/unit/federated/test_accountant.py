@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from shoal.controller.federated.accountant import (
+from shoal.controller.federated.privacy_accountant import (
     Spent,
     check_budget,
     cost,

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from shoal.agent.identity.io.enrol import make_csr
-from shoal.controller.io.ca import Authority
+from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import DeniedError, UntrustedError
 from shoal.federated.identity import LONGEST, check_signature
 

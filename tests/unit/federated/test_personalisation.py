@@ -11,9 +11,9 @@ from shoal.agent.federated import trainer
 from shoal.agent.federated.trainer import Pull, Run
 from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import loss_graph, prepare, step_graph
-from shoal.controller.gradient.personal import personal_of
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import loss_graph, prepare, step_graph
+from shoal.controller.training.gradient.personal import personal_of
 from shoal.federated.plan import Learning
 from shoal.params import F32, TrainSpec, spec_of
 from unit.federated.updates import gathered

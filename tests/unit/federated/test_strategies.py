@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from shoal.controller.federated.gathering import MemoryShelf
+from shoal.controller.federated.io.shelf import FileShelf
 from shoal.controller.federated.strategy import Strategy, names, strategy_of
 from shoal.controller.federated.updates import Server, Update
-from shoal.controller.io.shelf import FileShelf
 from shoal.errors import ConflictError, InputError, SettingError, StorageError
 from shoal.federated.scaffold import control_after, shift_of
 from unit.federated.updates import gathered, some

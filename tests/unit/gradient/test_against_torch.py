@@ -14,9 +14,9 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import gradient_graph, prepare, step_graph
-from shoal.controller.gradient.optimisers import Adam, Momentum, Optimiser, Sgd
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import gradient_graph, prepare, step_graph
+from shoal.controller.training.gradient.optimisers import Adam, Momentum, Optimiser, Sgd
 from unit.gradient.running import Trainer, session
 
 torch = pytest.importorskip("torch", reason="torch is not installed: it is only an oracle here")

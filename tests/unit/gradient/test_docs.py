@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 
-from shoal.controller.gradient.registry import supported
+from shoal.controller.training.gradient.registry import supported
 from unit.gradient.models import classes, mlp
 
 PAGE = (Path(__file__).parents[3] / "docs/federated/train-graph.md").read_text()

@@ -5,8 +5,8 @@ import numpy.typing as npt
 import pytest
 from scipy.special import expit, log_softmax, xlogy
 
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import Prepared, gradient_graph, loss_graph, prepare
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import Prepared, gradient_graph, loss_graph, prepare
 from shoal.errors import ModelError
 from unit.gradient.models import classes, mlp, written
 from unit.gradient.running import session

@@ -14,11 +14,11 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import prepare, step_graph
-from shoal.controller.gradient.many import many_steps
-from shoal.controller.gradient.selection import last_layer, named
-from shoal.controller.gradient.weights import write_theta
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import prepare, step_graph
+from shoal.controller.training.gradient.many import many_steps
+from shoal.controller.training.gradient.selection import last_layer, named
+from shoal.controller.training.gradient.weights import write_theta
 from shoal.errors import ModelError
 from unit.gradient.models import written
 from unit.gradient.running import Trainer, session

@@ -7,11 +7,11 @@ from skl2onnx import to_onnx
 from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 
-from shoal.controller.gradient.forward import opset_of
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import prepare, step_graph
-from shoal.controller.gradient.reading import OPSET, read
-from shoal.controller.gradient.selection import last_layer, named
+from shoal.controller.training.gradient.forward import opset_of
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import prepare, step_graph
+from shoal.controller.training.gradient.reading import OPSET, read
+from shoal.controller.training.gradient.selection import last_layer, named
 from shoal.errors import ModelError
 from unit.gradient.models import classes, mlp, written
 from unit.gradient.running import Trainer, session

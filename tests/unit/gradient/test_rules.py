@@ -11,10 +11,10 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops import op_conv_transpose
 from scipy.special import erf
 
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import Prepared, gradient_graph, loss_graph, prepare
-from shoal.controller.gradient.registry import supported
-from shoal.controller.gradient.selection import named
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import Prepared, gradient_graph, loss_graph, prepare
+from shoal.controller.training.gradient.registry import supported
+from shoal.controller.training.gradient.selection import named
 from unit.gradient import cases
 from unit.gradient.cases import Case, model_of, rows_of
 from unit.gradient.running import session

@@ -13,12 +13,12 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import prepare, step_graph
-from shoal.controller.gradient.many import many_steps
-from shoal.controller.gradient.optimisers import Adam
-from shoal.controller.gradient.weights import write_theta
-from shoal.controller.io.learning.export import export
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import prepare, step_graph
+from shoal.controller.training.gradient.many import many_steps
+from shoal.controller.training.gradient.optimisers import Adam
+from shoal.controller.training.gradient.weights import write_theta
+from shoal.controller.training.io.export import export
 from shoal.params import Parameter
 from unit.gradient.running import Trainer, session
 

@@ -4,11 +4,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from shoal.controller.gradient.losses import Loss
-from shoal.controller.gradient.make import Prepared, gradient_graph, loss_graph, prepare, step_graph
-from shoal.controller.gradient.many import many_steps
-from shoal.controller.gradient.optimisers import Adam, Momentum, Optimiser, Sgd
-from shoal.controller.gradient.weights import read_theta, write_theta
+from shoal.controller.training.gradient.losses import Loss
+from shoal.controller.training.gradient.make import (
+    Prepared,
+    gradient_graph,
+    loss_graph,
+    prepare,
+    step_graph,
+)
+from shoal.controller.training.gradient.many import many_steps
+from shoal.controller.training.gradient.optimisers import Adam, Momentum, Optimiser, Sgd
+from shoal.controller.training.gradient.weights import read_theta, write_theta
 from shoal.errors import ModelError
 from shoal.params import spec_of
 from unit.gradient.models import classes, mlp

@@ -10,9 +10,9 @@ import msgspec
 from flask import Blueprint, Response, current_app, g, request
 from werkzeug.datastructures import Headers
 
+from shoal.controller.access import roles
 from shoal.controller.api import inputs, replay
 from shoal.controller.api.declare import JSON, Call, Route
-from shoal.controller.service import access
 
 _encode = msgspec.json.Encoder().encode
 
@@ -31,7 +31,7 @@ def blueprint(routes: Sequence[Route]) -> Blueprint:
 def _bind(route: Route) -> Callable[..., Response]:
     def answer(**path: Any) -> Response:
         if route.role:
-            access.require(g.actor, route.role)
+            roles.require(g.actor, route.role)
         given = inputs.read(route)
         if route.repeatable and (key := request.headers.get(replay.HEADER)):
             return replay.once(_call(), route, key, lambda: _answer(route, path, given))

@@ -20,14 +20,14 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from shoal.controller.access.login_attempts import Attempts
+from shoal.controller.access.roles import Actor
 from shoal.controller.api.stream import Streams
 from shoal.controller.api.traffic import Traffic
-from shoal.controller.records import Page
-from shoal.controller.service import cursors
-from shoal.controller.service.access import Actor
-from shoal.controller.service.attempts import Attempts
-from shoal.controller.service.context import Context
-from shoal.controller.service.folders import Sealing
+from shoal.controller.host.context import Context
+from shoal.controller.offline.folders import Sealing
+from shoal.controller.store import cursors
+from shoal.controller.store.records import Page
 
 T = TypeVar("T")
 View = TypeVar("View", bound=Callable[..., Any])

@@ -5,9 +5,10 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
-from shoal.controller.ledger import Ledger
-from shoal.controller.records import Device, DeviceEvent, JoinToken, Window
-from shoal.controller.service import devices, enrolment, joining, monitoring, renewal
+from shoal.controller.fleet import devices, enrolment, join_tokens, renewal
+from shoal.controller.fleet.ledger import Ledger
+from shoal.controller.monitoring import queries
+from shoal.controller.store.records import Device, DeviceEvent, JoinToken, Window
 from shoal.enrolment import (
     LIMIT,
     DirectorRoots,
@@ -103,14 +104,14 @@ def director_roots(call: Call, query: Newer) -> DirectorRoots:
 @route("GET", "/api/v1/join-tokens", role="operator", tag=TAG)
 def list_join_tokens(call: Call) -> Listing[JoinToken]:
     """Join tokens that have not expired."""
-    return all_of(joining.list_join_tokens(call.ctx))
+    return all_of(join_tokens.list_join_tokens(call.ctx))
 
 
 @route("POST", "/api/v1/join-tokens", role="operator", tag=TAG, status=201, repeatable=True,
        secret=("secret",))  # fmt: skip
 def create_join_token(call: Call, body: NewJoinToken) -> JoinToken:
     """Make a join token; `secret` is shown once, and empty when an Idempotency-Key is repeated."""
-    return joining.create_join_token(
+    return join_tokens.create_join_token(
         call.ctx, actor=call.by, ca_sha256=call.house.authority.root_fingerprint, site=body.site,
         rings=body.rings, uses=body.uses, ttl_s=body.ttl_s,
     )  # fmt: skip
@@ -119,7 +120,7 @@ def create_join_token(call: Call, body: NewJoinToken) -> JoinToken:
 @route("DELETE", "/api/v1/join-tokens/<id>", role="operator", tag=TAG, status=204)
 def revoke_join_token(call: Call, id: str) -> None:  # noqa: A002 - the API's word
     """Revoke a join token; devices that joined with it stay."""
-    joining.revoke_join_token(call.ctx, actor=call.by, id=id)
+    join_tokens.revoke_join_token(call.ctx, actor=call.by, id=id)
 
 
 @route("GET", "/api/v1/devices", role="viewer", tag=TAG)
@@ -155,7 +156,7 @@ def list_windows(call: Call, device: str, query: WindowQuery) -> Listing[Window]
 def get_ledger(call: Call, device: str) -> Listing[Ledger]:
     """What arrived of a device's outbox, by boot: whether anything is missing."""
     devices.get_device(call.ctx, device)
-    return all_of(monitoring.ledger(call.ctx, device))
+    return all_of(queries.ledger(call.ctx, device))
 
 
 @route("POST", "/api/v1/devices/<device>/decommission", role="operator", tag=TAG)

@@ -4,8 +4,8 @@ import msgspec
 
 from shoal import parcel
 from shoal.controller.api.declare import Asked, Call, Uploads, route
-from shoal.controller.folders import FolderPlan, ParcelReceipt
-from shoal.controller.service import folders
+from shoal.controller.offline import folders
+from shoal.controller.offline.folder_records import FolderPlan, ParcelReceipt
 
 TAG = "folders"
 

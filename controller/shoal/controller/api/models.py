@@ -14,8 +14,10 @@ from shoal.controller.api.declare import (
     all_of,
     route,
 )  # fmt: skip
-from shoal.controller.records import DatasetVersion, Model, Operation, Release
-from shoal.controller.service import datasets, models, releases, training
+from shoal.controller.data import datasets
+from shoal.controller.releases import models, releases
+from shoal.controller.store.records import DatasetVersion, Model, Operation, Release
+from shoal.controller.training import training
 
 TAG = "models"
 OPERATION = "/api/v1/operations/{id}"

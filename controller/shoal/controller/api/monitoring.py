@@ -4,15 +4,11 @@ from typing import Annotated
 
 import msgspec
 
+from shoal.controller.alerts import alerts
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
-from shoal.controller.drift_records import DriftMap, Histograms
-from shoal.controller.records import (
-    Alert,
-    Finding,
-    FleetHealth,
-    Performance,
-)  # fmt: skip
-from shoal.controller.service import alerts, monitoring
+from shoal.controller.monitoring import queries
+from shoal.controller.monitoring.drift_records import DriftMap, Histograms
+from shoal.controller.store.records import Alert, Finding, FleetHealth, Performance  # fmt: skip
 
 TAG = "monitoring"
 FOR_EVER = 2.0**33
@@ -86,33 +82,33 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 @route("GET", "/api/v1/fleet", role="viewer", tag=TAG)
 def get_fleet(call: Call) -> FleetHealth:
     """How the fleet is as a whole."""
-    return monitoring.fleet_health(call.ctx)
+    return queries.fleet_health(call.ctx)
 
 
 @route("GET", "/api/v1/drift", role="viewer", tag=TAG)
 def get_drift(call: Call, query: DriftQuery) -> DriftMap:
     """Drift of one subject: feature by time."""
-    return monitoring.drift_map(call.ctx, query.model, query.scope, query.subject, query.since)
+    return queries.drift_map(call.ctx, query.model, query.scope, query.subject, query.since)
 
 
 @route("GET", "/api/v1/drift/subjects", role="viewer", tag=TAG)
 def list_drift_subjects(call: Call, query: ModelQuery) -> Listing[Subject]:
     """Devices and sites whose drift is watched for a model."""
-    found = monitoring.drift_subjects(call.ctx, query.model)
+    found = queries.drift_subjects(call.ctx, query.model)
     return all_of([Subject(scope=scope, subject=subject) for scope, subject in found])
 
 
 @route("GET", "/api/v1/drift/histogram", role="viewer", tag=TAG)
 def get_histogram(call: Call, query: HistogramQuery) -> Histograms:
     """Training, baseline and current distribution of one feature."""
-    return monitoring.histograms(call.ctx, query.model, query.scope, query.subject, query.feature)
+    return queries.histograms(call.ctx, query.model, query.scope, query.subject, query.feature)
 
 
 @route("GET", "/api/v1/findings", role="viewer", tag=TAG)
 def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
     """Drift decisions, newest first."""
     return all_of(
-        monitoring.list_findings(
+        queries.list_findings(
             call.ctx, model=query.model, scope=query.scope, subject=query.subject,
             since=query.since, limit=query.limit,
         )
@@ -123,7 +119,7 @@ def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
 def get_performance(call: Call, query: PerformanceQuery) -> Listing[Performance]:
     """Accuracy from joined labels, and latency, over a span of time."""
     return all_of(
-        monitoring.performance(
+        queries.performance(
             call.ctx, model=query.model, site=query.site, device=query.device,
             release=query.release, since=query.since, until=query.until,
         )

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
+from shoal.controller.access import roles
 from shoal.controller.api.declare import JSON, Route
 from shoal.controller.api.inputs import FORM
 from shoal.controller.api.problems import MEDIA, Problem
 from shoal.controller.api.replay import HEADER
-from shoal.controller.service import access
 
 _REF = "#/components/schemas/{name}"
 _PLACE = re.compile(r"<(?:[^:>]+:)?([^>]+)>")
@@ -53,7 +53,7 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
             "schemas": components,
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "An API token"},
-                "session": {"type": "apiKey", "in": "cookie", "name": access.COOKIE},
+                "session": {"type": "apiKey", "in": "cookie", "name": roles.COOKIE},
             },
         },
     }

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import msgspec
 
+from shoal.controller.access import audit
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.api.traffic import fleet_text
-from shoal.controller.records import AuditEntry, Operation
-from shoal.controller.service import audit, changes, monitoring, operations
+from shoal.controller.monitoring import queries
+from shoal.controller.operations import operations
+from shoal.controller.store import changes
+from shoal.controller.store.records import AuditEntry, Operation
 from shoal.profile import Profile, load_profiles
 
 TAG = "controller"
@@ -94,7 +97,7 @@ def get_ca(call: Call) -> str:
 @route("GET", "/metrics", role="", tag=TAG, media=METRICS)
 def get_metrics(call: Call) -> str:
     """Numbers for Prometheus: the fleet's health and this process's requests."""
-    health = monitoring.fleet_health(call.ctx)
+    health = queries.fleet_health(call.ctx)
     return fleet_text(health) + call.house.traffic.text()
 
 

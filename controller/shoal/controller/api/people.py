@@ -5,10 +5,10 @@ from typing import Annotated
 import msgspec
 from werkzeug.http import dump_cookie
 
+from shoal.controller.access import roles, tokens, users
+from shoal.controller.access.roles import Actor
 from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
-from shoal.controller.records import ApiToken, User
-from shoal.controller.service import access, tokens, users
-from shoal.controller.service.access import Actor
+from shoal.controller.store.records import ApiToken, User
 
 TAG = "people"
 Short = Annotated[str, msgspec.Meta(max_length=100)]
@@ -61,31 +61,31 @@ class NewUser(Asked, frozen=True, kw_only=True):
 @route("POST", "/api/v1/session", role="", tag=TAG, status=201)
 def sign_in(call: Call, body: SignIn) -> Me:
     """Sign in: the answer sets the session's cookie."""
-    actor, secret = access.login(
+    actor, secret = roles.login(
         call.ctx, user_name=body.user, password=body.password, address=call.address,
         attempts=call.house.attempts,
     )  # fmt: skip
-    call.headers["Set-Cookie"] = _cookie(secret, int(access.SESSION_S))
+    call.headers["Set-Cookie"] = _cookie(secret, int(roles.SESSION_S))
     return _me(actor)
 
 
 @route("DELETE", "/api/v1/session", role="viewer", tag=TAG, status=204)
 def sign_out(call: Call) -> None:
     """Sign out: the session is over at once."""
-    access.logout(call.ctx, actor=access.require(call.actor, "viewer"))
+    roles.logout(call.ctx, actor=roles.require(call.actor, "viewer"))
     call.headers["Set-Cookie"] = _cookie("", 0)
 
 
 @route("GET", "/api/v1/me", role="viewer", tag=TAG)
 def get_me(call: Call) -> Me:
     """Who is signed in, and as what."""
-    return _me(access.require(call.actor, "viewer"))
+    return _me(roles.require(call.actor, "viewer"))
 
 
 @route("POST", "/api/v1/me/password", role="viewer", tag=TAG, status=204)
 def change_password(call: Call, body: NewPassword) -> None:
     """Change one's own password; one's other sessions end."""
-    actor = access.require(call.actor, "viewer")
+    actor = roles.require(call.actor, "viewer")
     users.change_password(
         call.ctx, actor=actor, old=body.old, new=body.new, address=call.address,
         attempts=call.house.attempts,
@@ -95,19 +95,19 @@ def change_password(call: Call, body: NewPassword) -> None:
 @route("GET", "/api/v1/tokens", role="viewer", tag=TAG)
 def list_tokens(call: Call) -> Listing[ApiToken]:
     """One's own tokens, everybody's for an admin."""
-    return all_of(tokens.list_tokens(call.ctx, actor=access.require(call.actor, "viewer")))
+    return all_of(tokens.list_tokens(call.ctx, actor=roles.require(call.actor, "viewer")))
 
 
 @route("POST", "/api/v1/tokens", role="", tag=TAG, status=201)
 def create_token(call: Call, body: NewToken) -> ApiToken:
     """Make a token, for who is signed in or who says user and password; `secret` is shown once."""
     if body.user:
-        actor = access.check_password(
+        actor = roles.check_password(
             call.ctx, user_name=body.user, password=body.password, address=call.address,
             attempts=call.house.attempts,
         )  # fmt: skip
     else:
-        actor = access.require(call.actor, "viewer")
+        actor = roles.require(call.actor, "viewer")
     return tokens.create_token(
         call.ctx, actor=actor, name=body.name, role=body.role, ttl_s=body.ttl_s
     )
@@ -116,7 +116,7 @@ def create_token(call: Call, body: NewToken) -> ApiToken:
 @route("DELETE", "/api/v1/tokens/<id>", role="viewer", tag=TAG, status=204)
 def revoke_token(call: Call, id: str) -> None:  # noqa: A002 - the API's word
     """Revoke a token: it ends at once."""
-    tokens.revoke_token(call.ctx, actor=access.require(call.actor, "viewer"), id=id)
+    tokens.revoke_token(call.ctx, actor=roles.require(call.actor, "viewer"), id=id)
 
 
 @route("GET", "/api/v1/users", role="admin", tag=TAG)
@@ -145,6 +145,6 @@ def _me(actor: Actor) -> Me:
 
 def _cookie(secret: str, max_age: int) -> str:
     return dump_cookie(
-        access.COOKIE, secret, max_age=max_age, path="/", secure=True, httponly=True,
+        roles.COOKIE, secret, max_age=max_age, path="/", secure=True, httponly=True,
         samesite="Strict",
     )  # fmt: skip

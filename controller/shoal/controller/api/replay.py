@@ -6,8 +6,8 @@ from collections.abc import Callable
 import msgspec
 from flask import Response, request
 
+from shoal.controller.access import idempotency
 from shoal.controller.api.declare import JSON, Call, Route
-from shoal.controller.service import idempotency
 from shoal.errors import InputError
 
 HEADER = "Idempotency-Key"

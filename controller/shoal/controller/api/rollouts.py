@@ -3,8 +3,8 @@
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
-from shoal.controller.records import Rollout, RolloutDevice, RolloutPlan
-from shoal.controller.service import rollouts
+from shoal.controller.rollouts import rollouts
+from shoal.controller.store.records import Rollout, RolloutDevice, RolloutPlan
 
 TAG = "rollouts"
 

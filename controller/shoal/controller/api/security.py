@@ -2,9 +2,9 @@
 
 from flask import Flask, Response, g, request
 
-from shoal.controller.service import access, tokens
-from shoal.controller.service.access import Actor
-from shoal.controller.service.context import Context
+from shoal.controller.access import roles, tokens
+from shoal.controller.access.roles import Actor
+from shoal.controller.host.context import Context
 from shoal.errors import DeniedError
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -57,8 +57,8 @@ def actor_of_request(ctx: Context) -> Actor | None:
                 "this token is unknown, expired or revoked", "make another", signed_in=False
             )
         return actor
-    cookie = request.cookies.get(access.COOKIE, "")
-    return access.actor_of_session(ctx, cookie) if cookie else None
+    cookie = request.cookies.get(roles.COOKIE, "")
+    return roles.actor_of_session(ctx, cookie) if cookie else None
 
 
 def refuse_forged(actor: Actor | None) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from shoal.controller.service import changes
-from shoal.controller.service.changes import Change
-from shoal.controller.service.context import Context
+from shoal.controller.host.context import Context
+from shoal.controller.store import changes
+from shoal.controller.store.changes import Change
 
 POLL_S = 0.3
 HEARTBEAT_S = 10.0

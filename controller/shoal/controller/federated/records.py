@@ -1,6 +1,6 @@
 """What the controller keeps and shows of federated learning: tasks, rounds, who took part.
 
-As in shoal.controller.records: the same structs in service, API and console; times are Unix
+As in shoal.controller.store.records: the same structs in service, API and console; times are Unix
 seconds, UTC (``_at``), 0 for never. Blobs are named by hex SHA-256, "" for none.
 """
 
@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from shoal.controller.federated.adaptive import AdaptiveClip
-from shoal.controller.federated.recruiting import Demands
-from shoal.controller.federated.rounds import Pace
+from shoal.controller.federated.adaptive_clip import AdaptiveClip
+from shoal.controller.federated.client_selection import Demands
+from shoal.controller.federated.machine import Pace
 from shoal.federated.plan import Compression, Learning, NotNegative, Positive, Privacy
 from shoal.federated.spending import Budget
 
@@ -50,15 +50,15 @@ class AskedBudget(Budget, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class AskedClip(AdaptiveClip, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """shoal.controller.federated.adaptive.AdaptiveClip."""
+    """shoal.controller.federated.adaptive_clip.AdaptiveClip."""
 
 
 class AskedPace(Pace, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """shoal.controller.federated.rounds.Pace."""
+    """shoal.controller.federated.machine.Pace."""
 
 
 class AskedDemands(Demands, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """shoal.controller.federated.recruiting.Demands; `model` is the task's."""
+    """shoal.controller.federated.client_selection.Demands; `model` is the task's."""
 
     model: str = ""
 
@@ -242,12 +242,12 @@ class Round(_Shown, frozen=True, kw_only=True):
 
     id          "task.number"; attempt: how many tries in a row it is
     purpose     "train", or "evaluate": devices measured `theta`, and learned nothing
-    state       see shoal.controller.federated.rounds.TRANSITIONS
+    state       see shoal.controller.federated.machine.TRANSITIONS
     reason      why it failed, a slug; detail: a sentence
     parent      the round whose checkpoint, `theta`, it started from; 0: the task's beginning
     checkpoint  theta after it; `memory` the strategy's
     loss        mean over the devices' rows before training; None where it is hidden
-    measured    the checkpoint on the devices' rows; slices: see shoal.controller.federated.measures
+    measured    the checkpoint on the devices' rows; slices: see federated.evaluation
     epsilon     of the task, after this round; clip: of its updates; 0 where there is none
     marks, reasons, ignored   mark, reason of who left, why answers were ignored -> how many
     bytes       of updates as they came; seconds from start to end
@@ -290,7 +290,7 @@ class Round(_Shown, frozen=True, kw_only=True):
 class Participation(_Shown, frozen=True, kw_only=True):
     """One device in one round.
 
-    mark       see shoal.controller.federated.rounds.Mark; reason why it refused or was lost
+    mark       see shoal.controller.federated.machine.Mark; reason why it refused or was lost
     loss, norm, cosine, suspect   of its update (federated.suspicion); None, "" where it is hidden
     seconds    of its training, as it says; bytes of its update as it came
     chosen     its update is in the aggregate

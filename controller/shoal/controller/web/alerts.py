@@ -3,8 +3,10 @@
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.records import Alert
-from shoal.controller.service import access, alerts, rollouts
+from shoal.controller.access import roles
+from shoal.controller.alerts import alerts
+from shoal.controller.rollouts import rollouts
+from shoal.controller.store.records import Alert
 from shoal.controller.web.screen import actor, blueprint, context, show
 
 STATES = ("open", "acknowledged", "closed")
@@ -30,6 +32,6 @@ def _urgency(alert: Alert) -> tuple[int, int, float]:
 @blueprint.post("/alerts/<int(max=9223372036854775807):id>/acknowledge")
 def alert_acknowledge(id: int) -> Response:  # noqa: A002 - the API's word
     """Say that a person has it in hand."""
-    who = access.require(actor(), "operator")
+    who = roles.require(actor(), "operator")
     alerts.acknowledge(context(), actor=who.name, id=id)
     return redirect(url_for("web.alert_list", state=request.form.get("state") or None), 303)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from shoal.controller.drift_records import DriftMap, Histograms
-from shoal.controller.records import Release, Stage, Window
+from shoal.controller.monitoring.drift_records import DriftMap, Histograms
+from shoal.controller.store.records import Release, Stage, Window
 
 
 class Part(NamedTuple):

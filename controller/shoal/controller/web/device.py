@@ -2,8 +2,9 @@
 
 from itertools import groupby
 
-from shoal.controller.service import devices, monitoring
-from shoal.controller.service.reports import error_of
+from shoal.controller.fleet import devices
+from shoal.controller.monitoring import queries
+from shoal.controller.rollouts.update_events import error_of
 from shoal.controller.web import charts
 from shoal.controller.web.screen import blueprint, context, day, show
 
@@ -25,5 +26,5 @@ def device(name: str) -> str:
         windows=windows[:20],
         days=[(d, list(es)) for d, es in groupby(events, key=lambda e: day(e.at))],
         last_fault=next((e for e in events if e.cause and found.error.endswith(error_of(e))), None),
-        ledger=monitoring.ledger(ctx, name),
+        ledger=queries.ledger(ctx, name),
     )

@@ -2,7 +2,8 @@
 
 from flask import request
 
-from shoal.controller.service import devices, facets, monitoring
+from shoal.controller.fleet import devices, facets
+from shoal.controller.monitoring import queries
 from shoal.controller.web.screen import blueprint, context, show
 
 #: Filters of the fleet's table, as the address holds them.
@@ -28,7 +29,7 @@ def fleet() -> str:
     )
     return show(
         "fleet.html",
-        health=monitoring.fleet_health(ctx),
+        health=queries.fleet_health(ctx),
         devices=found,
         page=page,
         chosen=chosen,

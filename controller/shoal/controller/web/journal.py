@@ -3,8 +3,10 @@
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.service import access, audit, datasets, operations
-from shoal.controller.service import joining as tokens
+from shoal.controller.access import audit, roles
+from shoal.controller.data import datasets
+from shoal.controller.fleet import join_tokens as tokens
+from shoal.controller.operations import operations
 from shoal.controller.web.screen import actor, authority, blueprint, context, show
 
 HOUR_S = 3600.0
@@ -32,7 +34,7 @@ def operation_confirm(id: str) -> str:  # noqa: A002
 @blueprint.post("/operations/<id>/cancel")
 def operation_cancel(id: str) -> Response:  # noqa: A002
     """Give up what waits or runs."""
-    who = access.require(actor(), "operator")
+    who = roles.require(actor(), "operator")
     operations.cancel(context(), actor=who.name, ident=id)
     return redirect(url_for("web.operation", id=id), 303)
 
@@ -66,7 +68,7 @@ def enrol() -> str:
 @blueprint.post("/enrol")
 def enrol_token() -> str:
     """Make a join token and show it, once, in the command that uses it."""
-    who = access.require(actor(), "operator")
+    who = roles.require(actor(), "operator")
     form = request.form
     token = tokens.create_join_token(
         context(),
@@ -83,6 +85,6 @@ def enrol_token() -> str:
 @blueprint.post("/settings/join-tokens/<id>/revoke")
 def token_revoke(id: str) -> Response:  # noqa: A002
     """End a join token at once."""
-    who = access.require(actor(), "operator")
+    who = roles.require(actor(), "operator")
     tokens.revoke_join_token(context(), actor=who.name, id=id)
     return redirect(url_for("web.settings"), 303)

@@ -3,15 +3,12 @@
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.service import (
-    access,
-    datasets,
-    models,
-    monitoring,
-    operations,
-    releases,
-    rollouts,
-)
+from shoal.controller.access import roles
+from shoal.controller.data import datasets
+from shoal.controller.monitoring import queries
+from shoal.controller.operations import operations
+from shoal.controller.releases import models, releases
+from shoal.controller.rollouts import rollouts
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import AbsentError
 
@@ -47,7 +44,7 @@ def release(ref: str) -> str:
         why_refused=releases.why_refused(ctx, ref),
         dataset=_if_there(datasets.get_dataset, found.dataset),
         operation=_if_there(operations.get_operation, found.operation),
-        service=monitoring.performance(
+        service=queries.performance(
             ctx, model=found.model, release=ref, since=ctx.clock() - IN_SERVICE_S
         ),
         rollouts=[r for r in rollouts.list_rollouts(ctx) if r.release == ref],
@@ -63,7 +60,7 @@ def release_confirm(ref: str) -> str:
 @blueprint.post("/releases/<ref>/publish")
 def release_publish(ref: str) -> Response:
     """Sign a release for the stable ring."""
-    who = access.require(actor(), "approver")
+    who = roles.require(actor(), "approver")
     override = request.form.get("override", "").strip()
     releases.publish(context(), actor=who.name, ref=ref, override=override)
     return redirect(url_for("web.release", ref=ref), 303)

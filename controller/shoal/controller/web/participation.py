@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from shoal.controller.federated import suspicion
+from shoal.controller.federated import outlier_scores
 from shoal.controller.federated.records import Participation, Round
 from shoal.controller.web.wording import SIGNS, Sign
 
@@ -104,7 +104,7 @@ def deviations(parts: Iterable[Participation]) -> dict[str, float]:
     """device -> robust deviations of its update's length from the round's; of who shows one."""
     seen = [one for one in parts if one.norm]
     logs = [math.log(one.norm) for one in seen if one.norm]
-    far = suspicion.robust_z(logs, suspicion.LEAST_SPREAD)
+    far = outlier_scores.robust_z(logs, outlier_scores.LEAST_SPREAD)
     return {one.device: float(z) for one, z in zip(seen, far, strict=True)}
 
 

@@ -3,16 +3,18 @@
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller import attempt
-from shoal.controller.records import RolloutPlan, Selector, StagePlan
-from shoal.controller.service import access, facets, reach, releases, rollouts
+from shoal.controller.access import roles
+from shoal.controller.fleet import facets
+from shoal.controller.releases import releases
+from shoal.controller.rollouts import affected_devices, device_states, rollouts
+from shoal.controller.store.records import RolloutPlan, Selector, StagePlan
 from shoal.controller.web import wording
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import AbsentError
 
 TILES = 120
 #: Causes for which a device is passed over, not failed.
-SKIPS = frozenset({attempt.UNSUPPORTED, "decommissioned", "skipped"})
+SKIPS = frozenset({device_states.UNSUPPORTED, "decommissioned", "skipped"})
 
 
 @blueprint.get("/rollouts")
@@ -36,7 +38,7 @@ def rollout_new() -> str:
 @blueprint.post("/rollouts/new")
 def rollout_start() -> Response:
     """Start the rollout that the form describes: canaries first, then a share of the rest."""
-    who = access.require(actor(), "operator")
+    who = roles.require(actor(), "operator")
     form = request.form
     where = Selector(site=form.get("site", ""), percent=form.get("percent", 100.0, type=float))
     plan = RolloutPlan(
@@ -66,7 +68,7 @@ def rollout(id: str) -> str:  # noqa: A002 - the API's word
         rollout=one,
         devices=found,
         page=page,
-        reach=reach.reach(ctx, id),
+        reach=affected_devices.reach(ctx, id),
         failed=[group for group in causes if group[0] not in SKIPS],
         skipped=[group for group in causes if group[0] in SKIPS],
         actions=wording.actions(one.state),
@@ -85,14 +87,14 @@ def rollout_confirm(id: str, action: str) -> str:  # noqa: A002
         "rollout_confirm.html",
         rollout=rollouts.get_rollout(ctx, id),
         action=action,
-        reach=reach.reach(ctx, id),
+        reach=affected_devices.reach(ctx, id),
     )
 
 
 @blueprint.post("/rollouts/<id>/<action>")
 def rollout_act(id: str, action: str) -> Response:  # noqa: A002
     """Approve, pause, resume or abort."""
-    who = access.require(actor(), "approver" if action == "approve" else "operator")
+    who = roles.require(actor(), "approver" if action == "approve" else "operator")
     ctx = context()
     if action == "abort":
         rollouts.abort(ctx, actor=who.name, id=id, rollback=request.form.get("rollback") == "1")

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
+from shoal.controller.access import roles
+from shoal.controller.federated import checkpoint_release, poisoned_rounds, rounds
 from shoal.controller.federated.records import Round, Task
-from shoal.controller.service import access
-from shoal.controller.service.context import Context
-from shoal.controller.service.federated import poison, releasing, rounds
+from shoal.controller.host.context import Context
 from shoal.controller.web import dropouts, participation
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import AbsentError
@@ -17,7 +17,7 @@ from shoal.errors import AbsentError
 IN_MATRIX, IN_CHARTS, IN_TABLE = 30, 300, 20
 #: What is done to one round, for a reason that a person gives.
 OF_A_ROUND: dict[str, Callable[..., Task]] = {
-    "quarantine": poison.quarantine_round, "lift": poison.lift
+    "quarantine": poisoned_rounds.quarantine_round, "lift": poisoned_rounds.lift
 }  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def round_one(task: str, number: int) -> str:
 @blueprint.post("/rounds/<task>/start")
 def round_start(task: str) -> Response:
     """Ask for further rounds."""
-    who = access.require(actor(), "operator")
+    who = roles.require(actor(), "operator")
     count = max(1, min(10_000, request.form.get("rounds", 1, type=int)))
     rounds.start(context(), actor=who.name, task=task, rounds=count)
     return redirect(url_for("web.round_task", task=task), 303)
@@ -99,7 +99,7 @@ def round_confirm(task: str, action: str) -> str:
 def round_act(task: str, action: str) -> Response:
     """Abort the rounds, measure the checkpoint, make a release of it; quarantine a round, or lift
     that."""
-    who = access.require(actor(), "admin" if action == "lift" else "operator")
+    who = roles.require(actor(), "admin" if action == "lift" else "operator")
     ctx = context()
     if action == "abort":
         rounds.abort(ctx, actor=who.name, task=task)
@@ -111,7 +111,7 @@ def round_act(task: str, action: str) -> Response:
         asked = rounds.evaluate(ctx, actor=who.name, task=task)
         return redirect(url_for("web.round_one", task=task, number=asked.number), 303)
     elif action == "release":
-        work = releasing.release(ctx, actor=who.name, task=task)
+        work = checkpoint_release.release(ctx, actor=who.name, task=task)
         return redirect(url_for("web.operation", id=work.id), 303)
     else:
         raise AbsentError("action", action)

@@ -18,11 +18,12 @@ from flask.blueprints import BlueprintSetupState
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from shoal.controller.records import Page
-from shoal.controller.service import access, alerts
-from shoal.controller.service.access import Actor
-from shoal.controller.service.context import Context
-from shoal.controller.service.enrolment import Authority
+from shoal.controller.access import roles
+from shoal.controller.access.roles import Actor
+from shoal.controller.alerts import alerts
+from shoal.controller.fleet.enrolment import Authority
+from shoal.controller.host.context import Context
+from shoal.controller.store.records import Page
 from shoal.controller.web import charts, wording
 from shoal.errors import AbsentError, ConflictError, DeniedError, ShoalError, StorageError
 
@@ -54,13 +55,13 @@ def authority() -> Authority:
 
 def actor() -> Actor:
     """Who is signed in; DeniedError for nobody."""
-    return access.require(g.get("actor"), "viewer")
+    return roles.require(g.get("actor"), "viewer")
 
 
 def may(role: str) -> bool:
     """Whether who is signed in may act as `role`: what a button is shown for."""
     who = g.get("actor")
-    return who is not None and access.ROLES.index(who.role) >= access.ROLES.index(role)
+    return who is not None and roles.ROLES.index(who.role) >= roles.ROLES.index(role)
 
 
 @blueprint.before_request

@@ -3,7 +3,7 @@
 from flask import current_app, redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.service import access
+from shoal.controller.access import roles
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import DeniedError
 
@@ -20,7 +20,7 @@ def sign_in_now() -> tuple[str, int] | Response:
     user = request.form.get("user", "").strip()
     after = _inside(request.form.get("next", ""))
     try:
-        _, secret = access.login(
+        _, secret = roles.login(
             context(),
             user_name=user,
             password=request.form.get("password", ""),
@@ -32,9 +32,9 @@ def sign_in_now() -> tuple[str, int] | Response:
         return show("sign_in.html", next=after, user=user, error=said + "."), 401
     answer = redirect(after or url_for("web.fleet"), 303)
     answer.set_cookie(
-        access.COOKIE,
+        roles.COOKIE,
         secret,
-        max_age=int(access.SESSION_S),
+        max_age=int(roles.SESSION_S),
         secure=True,
         httponly=True,
         samesite="Strict",
@@ -47,9 +47,9 @@ def sign_out() -> Response:
     """End the session, here and on the server."""
     who = actor()
     if who.via == "session":
-        access.logout(context(), actor=who)
+        roles.logout(context(), actor=who)
     answer = redirect(url_for("web.sign_in"), 303)
-    answer.delete_cookie(access.COOKIE, secure=True, httponly=True, samesite="Strict")
+    answer.delete_cookie(roles.COOKIE, secure=True, httponly=True, samesite="Strict")
     return answer
 
 

@@ -5,9 +5,9 @@ A tone is one of "ok", "warn", "bad", "info", "idle"; with an icon and a label, 
 
 from typing import Any, NamedTuple
 
-from shoal.controller.clocks import clock_words
-from shoal.controller.records import Device
-from shoal.controller.rollout import TRANSITIONS, Event, State
+from shoal.controller.fleet.clock_skew import clock_words
+from shoal.controller.rollouts.machine import TRANSITIONS, Event, State
+from shoal.controller.store.records import Device
 from shoal.controller.web.causes import cause, mend
 
 __all__ = ["cause", "clock_words", "mend"]  # so that templates find every word in one place

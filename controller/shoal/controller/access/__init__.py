@@ -1,0 +1,1 @@
+"""Who may do what: users, tokens, roles, the audit log, idempotency."""

@@ -1,0 +1,144 @@
+"""Who may do what: roles, sessions of people, and the Actor that every request has.
+
+A secret is stored as its hash only (argon2 for what people choose, SHA-256 for what we make of
+32 random bytes), is compared in constant time, and is never logged.
+"""
+
+import hashlib
+import logging
+import secrets
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Update, delete, insert, select, update
+
+from shoal.controller.access import audit
+from shoal.controller.access.login_attempts import Attempts, allowances
+from shoal.controller.access.passwords import hash_password, is_password, outdated
+from shoal.controller.host.context import Context
+from shoal.controller.store.tables import session, user
+from shoal.errors import DeniedError, StorageError
+
+log = logging.getLogger(__name__)
+
+ROLES = ("viewer", "operator", "approver", "admin")
+COOKIE = "__Host-shoal"
+SESSION_S = 12 * 3600.0
+#: `seen_at` and `last_used_at` are kept this coarse, so that reading does not write every time.
+SEEN_EVERY_S = 60.0
+
+
+class Actor(NamedTuple):
+    """Who asks. via: "session" or "token"; key: hash of the session or id of the token."""
+
+    name: str
+    role: str
+    via: str
+    key: str
+
+
+def require(actor: Actor | None, role: str) -> Actor:
+    """Return `actor` if it may act as `role`, else raise DeniedError."""
+    if actor is None:
+        raise DeniedError(
+            "not signed in", "sign in, or send a token as `Authorization: Bearer`", signed_in=False
+        )
+    if ROLES.index(actor.role) < ROLES.index(role):
+        raise DeniedError(
+            f"{actor.name} is signed in as {actor.role}, this needs {role}",
+            "ask an admin for that role",
+            signed_in=True,
+            role=actor.role,
+            needed=role,
+        )
+    return actor
+
+
+def lesser(one: str, other: str) -> str:
+    """The weaker of two roles: a token never does more than its user may now."""
+    return min(one, other, key=ROLES.index)
+
+
+def digest(secret: str) -> str:
+    """What is stored of a random secret of 32 bytes: its SHA-256, hex."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def check_password(
+    ctx: Context, *, user_name: str, password: str, address: str, attempts: Attempts
+) -> Actor:
+    """Actor of a user who knows the password; DeniedError, the same for either being wrong."""
+    keys = allowances(user_name[:64], address)
+    attempts.begin(keys, ctx.clock())
+    with ctx.store.read() as db:
+        row = db.execute(select(user).where(user.c.name == user_name[:64])).one_or_none()
+    if not is_password(row.password_hash if row else None, password) or row is None:
+        # Never what was typed as the name: people type passwords there.
+        log.warning("wrong password for %s, from %s", row.name if row else "nobody", address)
+        raise DeniedError("user or password is wrong", signed_in=False)
+    attempts.forget(keys)
+    if outdated(row.password_hash):
+        fresh = update(user).where(user.c.name == row.name)
+        with ctx.store.write() as db:
+            db.execute(fresh.values(password_hash=hash_password(password)))
+    return Actor(row.name, row.role, "password", "")
+
+
+def login(
+    ctx: Context, *, user_name: str, password: str, address: str, attempts: Attempts
+) -> tuple[Actor, str]:
+    """A new session: who, and the secret for the cookie COOKIE. DeniedError as check_password."""
+    actor = check_password(
+        ctx, user_name=user_name, password=password, address=address, attempts=attempts
+    )
+    secret, now = secrets.token_urlsafe(32), ctx.clock()
+    with ctx.store.write() as db:
+        db.execute(delete(session).where(session.c.expires_at <= now))
+        db.execute(
+            insert(session).values(
+                id_hash=digest(secret),
+                user=actor.name,
+                created_at=now,
+                expires_at=now + SESSION_S,
+                seen_at=now,
+            )
+        )
+        audit.record(db, ctx, actor.name, "user.sign-in", actor.name, address=address)
+    return actor._replace(via="session", key=digest(secret)), secret
+
+
+def actor_of_session(ctx: Context, secret: str) -> Actor | None:
+    """Who this cookie belongs to; None when it is unknown, expired or revoked."""
+    key, now = digest(secret), ctx.clock()
+    wanted = (
+        select(user.c.name, user.c.role, session.c.seen_at)
+        .join(session, session.c.user == user.c.name)
+        .where(session.c.id_hash == key, session.c.expires_at > now)
+    )
+    with ctx.store.read() as db:
+        row = db.execute(wanted).one_or_none()
+    if row is None:
+        return None
+    if row.seen_at < now - SEEN_EVERY_S:
+        touch(ctx, update(session).where(session.c.id_hash == key).values(seen_at=now))
+    return Actor(row.name, row.role, "session", key)
+
+
+def logout(ctx: Context, *, actor: Actor) -> None:
+    """End the session that `actor` came with, at once and everywhere."""
+    with ctx.store.write() as db:
+        db.execute(delete(session).where(session.c.id_hash == actor.key))
+        audit.record(db, ctx, actor.name, "user.sign-out", actor.name)
+
+
+def end_sessions(db: Connection, name: str, *, but: str = "") -> None:
+    """End every session of a user, `but` one."""
+    db.execute(delete(session).where(session.c.user == name, session.c.id_hash != but))
+
+
+def touch(ctx: Context, statement: Update) -> None:
+    """Note a use; that the database is busy is no reason to refuse a reader."""
+    try:
+        with ctx.store.write() as db:
+            db.execute(statement)
+    except StorageError:
+        return

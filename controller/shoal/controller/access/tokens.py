@@ -1,0 +1,113 @@
+"""API tokens for machines and the CLI: "shoal_<id>_<secret>", of which only a hash is kept."""
+
+import hmac
+import re
+import secrets
+
+import msgspec
+from sqlalchemy import Row, delete, insert, select, update
+
+from shoal.controller.access import audit, roles
+from shoal.controller.access.roles import Actor
+from shoal.controller.host.context import Context
+from shoal.controller.store.records import ApiToken
+from shoal.controller.store.tables import api_token, user
+from shoal.errors import AbsentError, SettingError
+
+LONGEST_S = 366 * 86_400.0
+_TOKEN = re.compile(r"shoal_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+
+
+def create_token(
+    ctx: Context, *, actor: Actor, name: str, role: str = "", ttl_s: float = 30 * 86_400.0
+) -> ApiToken:
+    """A token of `actor`, its secret shown here and never again.
+
+    role "" is the actor's own. DeniedError for more than the actor may, SettingError for a ttl_s
+    of none or over a year.
+    """
+    role = role or actor.role
+    if role not in roles.ROLES:
+        raise SettingError(f"role {role!r}", f"there are: {', '.join(roles.ROLES)}")
+    roles.require(actor, role)
+    if not 0 < ttl_s <= LONGEST_S:
+        raise SettingError(f"ttl_s {ttl_s:g}", f"use up to {LONGEST_S:.0f}")
+    secret, now = secrets.token_urlsafe(32), ctx.clock()
+    token = ApiToken(
+        id=secrets.token_hex(6),
+        name=name,
+        user=actor.name,
+        role=role,
+        created_at=now,
+        expires_at=now + ttl_s,
+    )
+    with ctx.store.write() as db:
+        db.execute(
+            insert(api_token).values(
+                id=token.id,
+                secret_hash=roles.digest(secret),
+                name=name,
+                user=actor.name,
+                role=role,
+                created_at=now,
+                expires_at=token.expires_at,
+            )
+        )
+        told = {"role": role, "expires_at": token.expires_at}
+        audit.record(db, ctx, actor.name, "token.create", token.id, **told)
+    return msgspec.structs.replace(token, secret=f"shoal_{token.id}_{secret}")
+
+
+def list_tokens(ctx: Context, *, actor: Actor) -> list[ApiToken]:
+    """One's own tokens, or everybody's for an admin; newest first, no secrets."""
+    wanted = select(api_token).order_by(api_token.c.created_at.desc(), api_token.c.id)
+    if actor.role != "admin":
+        wanted = wanted.where(api_token.c.user == actor.name)
+    with ctx.store.read() as db:
+        return [_token(row) for row in db.execute(wanted)]
+
+
+def revoke_token(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 - the API's word
+    """End a token at once. AbsentError if it is unknown, or another's and one is no admin."""
+    mine = delete(api_token).where(api_token.c.id == id)
+    if actor.role != "admin":
+        mine = mine.where(api_token.c.user == actor.name)
+    with ctx.store.write() as db:
+        if not db.execute(mine).rowcount:
+            raise AbsentError("token", id)
+        audit.record(db, ctx, actor.name, "token.revoke", id)
+
+
+def actor_of_token(ctx: Context, text: str) -> Actor | None:
+    """Who this token speaks for; None when it is malformed, unknown, expired or revoked."""
+    found, now = _TOKEN.fullmatch(text), ctx.clock()
+    if not found:
+        return None
+    id_, secret = found.groups()
+    wanted = (
+        select(api_token, user.c.role.label("user_role"))
+        .join(user, user.c.name == api_token.c.user)
+        .where(api_token.c.id == id_)
+    )
+    with ctx.store.read() as db:
+        row = db.execute(wanted).one_or_none()
+    stored = row.secret_hash if row else ""
+    if not hmac.compare_digest(roles.digest(secret), stored) or row is None:
+        return None
+    if row.expires_at <= now:
+        return None
+    if row.last_used_at < now - roles.SEEN_EVERY_S:
+        roles.touch(ctx, update(api_token).where(api_token.c.id == id_).values(last_used_at=now))
+    return Actor(row.user, roles.lesser(row.role, row.user_role), "token", id_)
+
+
+def _token(row: Row) -> ApiToken:
+    return ApiToken(
+        id=row.id,
+        name=row.name,
+        user=row.user,
+        role=row.role,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        last_used_at=row.last_used_at,
+    )

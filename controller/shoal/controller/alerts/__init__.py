@@ -1,0 +1,1 @@
+"""What a person should know of: kinds, texts, and the open ones."""

@@ -1,0 +1,166 @@
+"""What an alert says: one title, the facts, and the one next step, for each kind of cause.
+
+Findings of one model and release at one site belong together: a fouled camera moves sixty
+features on two devices, and is one thing to look after.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal.controller.store.records import Finding
+
+BOOL = npt.NDArray[np.bool_]
+#: From here on a shift is called critical: the usual reading of PSI.
+SEVERE_PSI = 0.25
+_NAMED = 4
+#: Begins the key of an alert of a task's quarantine.
+QUARANTINE = "quarantine/"
+
+
+class Draft(NamedTuple):
+    """An alert to open or to add to. key: alerts with the same key are one alert.
+
+    site, model, release, features   that it is about, as far as it is about such
+    """
+
+    key: str
+    kind: str
+    severity: str
+    title: str
+    detail: str
+    next_step: str
+    site: str = ""
+    model: str = ""
+    release: str = ""
+    features: Sequence[str] = ()
+
+
+def rising(before: BOOL | None, now: BOOL) -> BOOL:
+    """Features that alarm now and did not at the look before: what is worth a new finding.
+
+    >>> rising(np.array([True, False]), np.array([True, True])).tolist()
+    [False, True]
+    """
+    if before is None or before.shape != now.shape:
+        return now
+    return now & ~before
+
+
+def drift_key(site: str, model: str, release: str) -> str:
+    """Key of the drift alert of a site."""
+    return f"drift/{model}/{site}/{release}"
+
+
+def drift(site: str, findings: Sequence[Finding]) -> Draft:
+    """Alert of findings, one or more, that are of one site, model and release."""
+    worst = min(findings, key=lambda one: one.log10_p)
+    features = list(dict.fromkeys(one.feature for one in findings))
+    subjects = sorted({one.subject for one in findings if one.scope == "device"})
+    largest = max(one.psi for one in findings)
+    where = f" ({', '.join(subjects)})" if subjects else ""
+    return Draft(
+        key=drift_key(site, worst.model, worst.release),
+        kind="drift",
+        severity="critical" if largest >= SEVERE_PSI else "warning",
+        title=f"{worst.model}: inputs at {site} are not what they were",
+        detail=(
+            f"{_list(features)} moved away from {site}{where}'s own baseline with "
+            f"{worst.release}: {worst.feature} by {worst.hellinger:.2f} (Hellinger; 10^"
+            f"{worst.log10_p:.0f} by chance, the budget allows 10^{worst.log10_alpha:.0f}), "
+            f"PSI against training {worst.psi:.2f}."
+        ),
+        next_step=(
+            f"Look at sensors and light at {site}; if the change is here to stay, add newly "
+            f"labelled data and retrain: shoal model train {worst.model}"
+        ),
+        site=site,
+        model=worst.model,
+        release=worst.release,
+        features=features,
+    )
+
+
+def rollout_key(rollout: str) -> str:
+    """Key of the alert of a rollout."""
+    return f"rollout/{rollout}"
+
+
+def rollout(ident: str, release: str, reason: str, *, failed: bool) -> Draft:
+    """Alert of a rollout that does not go on by itself."""
+    step = (
+        f"Mend the cause and resume ({ident} tries the failed devices again), or go back: "
+        f"shoal rollout abort {ident} --rollback"
+        if failed
+        else f"Decide: shoal rollout resume {ident}, or shoal rollout abort {ident}"
+    )
+    return Draft(
+        key=rollout_key(ident),
+        kind="rollout",
+        severity="critical" if failed else "warning",
+        title=f"Rollout of {release} stands still",
+        detail=reason,
+        next_step=step,
+        model=release.partition("@")[0],
+        release=release,
+    )
+
+
+def task_key(task: str) -> str:
+    """Key of the alert of a federated task."""
+    return f"task/{task}"
+
+
+def task(name: str, model: str, reason: str) -> Draft:
+    """Alert of a federated task whose rounds do not go on by themselves."""
+    return Draft(
+        key=task_key(name),
+        kind="task",
+        severity="warning",
+        title=f"The rounds of {name} have stopped",
+        detail=reason,
+        next_step=(
+            f"See why: shoal round show {name}. Go on with: shoal round start {name}, or plan a "
+            "task anew: shoal round plan"
+        ),
+        model=model,
+    )
+
+
+def quarantine_key(task: str) -> str:
+    """Key of the alert of a task's quarantined releases that were rolled out."""
+    return f"{QUARANTINE}{task}"
+
+
+def quarantine(
+    task: str, model: str, serving: Mapping[str, Sequence[str]], next_step: str
+) -> Draft:
+    """Alert of releases in quarantine that went out. serving: release -> devices that have it."""
+    told = [f"{ref} is on {_list(devices)}" for ref, devices in serving.items()]
+    return Draft(
+        key=quarantine_key(task),
+        kind="task",
+        severity="critical" if serving else "warning",
+        title=f"{model}: a release that was rolled out is in quarantine",
+        detail=f"A round of {task} is poisoned. {'; '.join(told) or 'No device serves it'}.",
+        next_step=next_step,
+        model=model,
+        release=list(serving)[-1] if serving else "",
+    )
+
+
+def back_step(task: str, model: str, way_back: str) -> str:
+    """How devices get off a release in quarantine."""
+    if way_back:
+        return f"Put them back: shoal rollout start {way_back}"
+    return (
+        f"No clean release of {model} is signed for the whole fleet. Make one: shoal round release "
+        f"{task}, then publish it and roll it out"
+    )
+
+
+def _list(features: Sequence[str]) -> str:
+    more = f" and {len(features) - _NAMED} more" if len(features) > _NAMED else ""
+    return ", ".join(features[:_NAMED]) + more

@@ -1,0 +1,1 @@
+"""nats-server, Mosquitto, and the process that runs the former."""

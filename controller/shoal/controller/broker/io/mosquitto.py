@@ -1,0 +1,117 @@
+"""Configuration for a Mosquitto of the site's own, with the same rights as the embedded broker.
+
+The access list names every enrolled device; nothing is granted by pattern. Decommissioning takes
+the device's lines out, and SIGHUP makes Mosquitto read the list anew: its open connection turns
+deaf and mute at once, a new one can do nothing. A revocation list (``crlfile``) was not chosen:
+Mosquitto reads it for new connections only, and refuses *everybody* once the list has expired.
+
+A client without a certificate of ours never gets through the handshake. The certificate's CN is
+user name and client id, so no device can take over another's session. Source: mosquitto.conf(5).
+"""
+
+import os
+import signal
+from collections.abc import Iterable
+from pathlib import Path
+
+from shoal.controller.fleet.certificates import read_common_name
+from shoal.controller.fleet.io.ca import CONTROLLER
+from shoal.controller.host.io.files import PUBLIC, SECRET, private_folder, write_atomic
+from shoal.errors import SettingError
+from shoal.topics import ALL_UP, ROOT, all_down
+
+MAX_PAYLOAD = 2 * 2**20
+
+
+def configuration(folder: Path, *, host: str, port: int, user: str = "") -> str:
+    """Text of mosquitto.conf; all its files lie in `folder`.
+
+    host   address to bind, "" for all
+    user   whom Mosquitto becomes when started as root; "" for its own default
+    """
+    bind = f" {host}" if host else ""
+    return f"""# Written by shoal-controller mosquitto-config; changes are lost.
+per_listener_settings false
+listener {port}{bind}
+cafile {folder}/ca.pem
+certfile {folder}/server.crt
+keyfile {folder}/server.key
+tls_version tlsv1.2
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+allow_anonymous false
+acl_file {folder}/acl
+{f"user {user}" if user else "# user mosquitto"}
+
+set_tcp_nodelay true
+message_size_limit {MAX_PAYLOAD}
+max_inflight_messages 20
+max_queued_messages 10000
+max_queued_bytes 67108864
+persistent_client_expiration 30d
+
+# Sessions, queued and retained messages are written at every change: they survive kill -9.
+persistence true
+persistence_location {folder}/store/
+autosave_on_changes true
+autosave_interval 1
+
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+connection_messages true
+"""
+
+
+def access_list(devices: Iterable[str]) -> str:
+    """Text of the ACL file: the controller, and exactly these names in devices' certificates."""
+    blocks = [f"user {CONTROLLER}\ntopic readwrite {ROOT}/#"]
+    for name in sorted(devices):
+        device = read_common_name(name).device
+        up, down = ALL_UP.replace("+", device, 1), all_down(device)
+        blocks.append(
+            f"user {name}\ntopic write {up}\ntopic read {down}\ntopic read {ROOT}/fleet/+"
+        )
+    return "# Written by shoal-controller; changes are lost.\n" + "\n\n".join(blocks) + "\n"
+
+
+class MosquittoFiles:
+    """A folder with everything that Mosquitto needs: it can be carried to another machine.
+
+    folder     mosquitto.conf, acl, ca.pem, server.crt, server.key, store/
+    pid_file   of the running Mosquitto, when it runs here: it is told of changes by SIGHUP
+    """
+
+    def __init__(self, folder: Path, pid_file: Path | None = None) -> None:
+        self.folder, self._pid_file = folder, pid_file
+
+    def write(
+        self, pki: Path, devices: Iterable[str], *, host: str, port: int, user: str = ""
+    ) -> None:
+        """Write all files, with the server certificate that lies in `pki`. Raises StorageError."""
+        if any(character.isspace() for character in str(self.folder)):
+            raise SettingError(f"{self.folder} has a space", "mosquitto.conf cannot name it")
+        private_folder(self.folder)
+        private_folder(self.folder / "store")
+        for name, mode in (("ca.pem", PUBLIC), ("server.crt", PUBLIC), ("server.key", SECRET)):
+            write_atomic(self.folder / name, (pki / name).read_bytes(), mode)
+        text = configuration(self.folder, host=host, port=port, user=user)
+        write_atomic(self.folder / "mosquitto.conf", text.encode())
+        self.admit(devices)
+
+    def admit(self, devices: Iterable[str]) -> None:
+        """From now on exactly these devices, if Mosquitto can be told."""
+        write_atomic(self.folder / "acl", access_list(devices).encode(), SECRET)
+        if self._pid_file is not None:
+            self._hang_up(self._pid_file)
+
+    def _hang_up(self, pid_file: Path) -> None:
+        try:
+            os.kill(int(pid_file.read_text().strip()), signal.SIGHUP)
+        except (OSError, ValueError) as error:
+            raise SettingError(
+                f"cannot tell the Mosquitto of {pid_file} to read its access list: {error}",
+                "is it running, and may this user signal it?",
+            ) from error

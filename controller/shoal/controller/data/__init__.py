@@ -1,0 +1,1 @@
+"""Datasets and the tables that they are made of."""

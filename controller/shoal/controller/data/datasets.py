@@ -1,0 +1,131 @@
+"""Datasets: immutable tables with roles for their columns, by name and version, with lineage."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from sqlalchemy import Connection, Row, func, select
+
+from shoal import manifest
+from shoal.controller.access import audit
+from shoal.controller.data import frames
+from shoal.controller.host.context import Context
+from shoal.controller.store import changes
+from shoal.controller.store.records import DatasetVersion
+from shoal.controller.store.tables import dataset
+from shoal.errors import AbsentError, DatasetError, SettingError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LIMIT = 1 << 30  # bytes of an uploaded file
+
+
+def add_dataset(
+    ctx: Context,
+    *,
+    actor: str,
+    path: Path,
+    filename: str,
+    name: str,
+    label: str,
+    site: str = "",
+    split: str = "",
+    drop: Sequence[str] = (),
+    parents: Sequence[str] = (),
+    how: str = "uploaded",
+) -> DatasetVersion:
+    """Register the file at `path` as the next version of `name`.
+
+    filename   what its owner calls it: errors name it
+    site, split   columns; rows that share a `split` value are never torn apart
+    parents    "name@version" that it was made from, and `how`
+
+    The same bytes in the same roles are the same version, not a new one. DatasetError, with the
+    mend, for a file that cannot be a dataset.
+    """
+    _check_name(name)
+    frame = frames.read_frame(path, filename)
+    columns = frames.describe(frame, label=label, site=site, split=split, drop=drop)
+    lineage = [get_dataset(ctx, parent).ref for parent in parents]
+    blob = ctx.blobs.put_file(path, LIMIT)
+    with ctx.store.write() as db:
+        same = _same(db, name, blob.sha256, msgspec.to_builtins(columns))
+        if same is not None:
+            return same
+        version = _latest(db, name) + 1
+        db.execute(
+            dataset.insert().values(
+                name=name, version=version, sha256=blob.sha256, size=blob.size, rows=len(frame),
+                columns=msgspec.to_builtins(columns), label=label, site=site, split=split,
+                parents=lineage, how=how, sites=_sites(frame, site), created_at=ctx.clock(),
+                created_by=actor,
+            )
+        )  # fmt: skip
+        ref = f"{name}@{version}"
+        audit.record(db, ctx, actor, "dataset.add", ref, sha256=blob.sha256, parents=lineage)
+        changes.note(db, ctx, "dataset", ref)
+    return get_dataset(ctx, ref)
+
+
+def list_datasets(ctx: Context) -> list[DatasetVersion]:
+    """Every version, newest first."""
+    newest = select(dataset).order_by(dataset.c.created_at.desc(), dataset.c.version.desc())
+    with ctx.store.read() as db:
+        return [_record(row) for row in db.execute(newest)]
+
+
+def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
+    """ "name@version", or "name" for its newest version; AbsentError if there is none such."""
+    name, at, version = ref.partition("@")
+    query = select(dataset).where(dataset.c.name == name).order_by(dataset.c.version.desc())
+    if at:
+        if not manifest.is_version(version):
+            raise SettingError(
+                f"dataset {ref!r:.200}", "write it as name@version, such as stations@2"
+            )
+        query = query.where(dataset.c.version == int(version))
+    with ctx.store.read() as db:
+        row = db.execute(query.limit(1)).first()
+    if row is None:
+        raise AbsentError("dataset", ref, "shoal dataset list says which there are")
+    return _record(row)
+
+
+def load_frame(ctx: Context, ref: str) -> "pd.DataFrame":
+    """The table of a version, every column of it."""
+    found = get_dataset(ctx, ref)
+    return frames.read_frame(ctx.blobs.path(found.sha256), found.ref)
+
+
+def _check_name(name: str) -> None:
+    try:
+        manifest.check_model(name)
+    except SettingError as error:
+        raise SettingError(f"dataset name {name!r}", error.mend) from error
+
+
+def _sites(frame: "pd.DataFrame", site: str) -> dict[str, int]:
+    if not site:
+        return {}
+    names, counts = np.unique(frames.names_of(frame[site]), return_counts=True)
+    if len(names) > frames.MAX_COLUMNS:
+        raise DatasetError(f"site column {site!r} has {len(names)} values", "is it really a site?")
+    return {str(n): int(c) for n, c in zip(names, counts, strict=True)}
+
+
+def _latest(db: Connection, name: str) -> int:
+    return db.scalar(select(func.max(dataset.c.version)).where(dataset.c.name == name)) or 0
+
+
+def _same(db: Connection, name: str, sha256: str, columns: Any) -> DatasetVersion | None:
+    query = select(dataset).where(dataset.c.name == name, dataset.c.sha256 == sha256)
+    rows = db.execute(query)
+    return next((_record(row) for row in rows if row._mapping["columns"] == columns), None)
+
+
+def _record(row: Row[Any]) -> DatasetVersion:
+    columns = {str(name): value for name, value in row._mapping.items()}
+    return msgspec.convert(columns, DatasetVersion)

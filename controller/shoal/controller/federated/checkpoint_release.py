@@ -1,0 +1,126 @@
+"""From a task's checkpoint to a release: who taught it, and the operation that builds it.
+
+The task's inference graph gets the checkpoint's numbers and goes the way of every model: variants,
+golden vectors, references, gates on rows that the controller holds back. Rounds never make a
+release by themselves; nothing of a round is ever served.
+"""
+
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from shoal.controller.federated import rounds
+from shoal.controller.federated.records import Checkpoint, Task
+from shoal.controller.host.context import Context
+from shoal.controller.releases import releases
+from shoal.controller.store.origin import Contributor, Origin
+from shoal.controller.store.records import Operation
+from shoal.controller.store.tables import federated_round, participation
+from shoal.controller.training import training
+from shoal.errors import ConflictError
+
+DONE = "DONE"
+#: Trigger of a release that a person wants signed for the canary ring at once.
+ASKED_AS_CANDIDATE = f"{training.ROUNDS}asked"
+
+
+def release(
+    ctx: Context,
+    *,
+    actor: str,
+    task: str,
+    number: int | None = None,
+    dataset: str = "",
+    trigger: str = "manual",
+) -> Operation:
+    """Ask for a release of a task's checkpoint, the newest unless said otherwise.
+
+    number    of the round that made it
+    dataset   whose held-back rows judge it; "" for the one that the task's first release has
+    trigger   "rounds:..." and the release is signed as a candidate when no gate refuses it
+
+    AbsentError for a round without a checkpoint, ConflictError for a poisoned one and for what
+    the task began with, which is a release already.
+    """
+    whole = rounds.get_task(ctx, task)
+    found = rounds.checkpoint(ctx, task, number)
+    if found.number == 0:
+        raise ConflictError(
+            f"task {task} has made no checkpoint: it begins with {whole.release}",
+            f"let it learn first: shoal round start {task}",
+        )
+    origin = origin_of(ctx, whole, found)
+    base = releases.get_release(ctx, whole.release)
+    manifest, _ = releases.manifest_of(ctx, whole.release)
+    return training.start_checkpoint(
+        ctx, actor=actor, dataset=dataset or base.dataset, base=base, labels=manifest.labels,
+        pipeline=manifest.pipeline, onnx=found.prepared.inference, origin=origin, trigger=trigger,
+        checkpoint=_files(found, origin),
+    )  # fmt: skip
+
+
+def origin_of(ctx: Context, task: Task, found: Checkpoint) -> Origin:
+    """Who taught a checkpoint; ConflictError when a poisoned round is in it."""
+    mine = (federated_round.c.task == task.name) & (federated_round.c.state == DONE)
+    with ctx.store.read() as db:
+        done = {row.number: row for row in db.execute(select(federated_round).where(mine))}
+        devices = _contributors(db, [done[number].id for number in found.lineage])
+    for number in found.lineage:
+        if done[number].poisoned:
+            raise ConflictError(
+                f"round {number} of {task.name} is poisoned, and checkpoint {found.number} came of "
+                f"it: {done[number].poisoned}",
+                f"release an earlier one: shoal round list {task.name}",
+            )
+    privacy, last = task.plan.privacy, done[found.number]
+    return Origin(
+        task=task.name, number=found.number, rounds=found.lineage, release=task.release,
+        strategy=task.plan.strategy, devices=devices, secure=task.plan.secure is not None,
+        epsilon=last.result.get("epsilon", 0.0) if privacy else None,
+        delta=privacy.delta if privacy else 0.0,
+    )  # fmt: skip
+
+
+def _contributors(db: Connection, idents: list[str]) -> list[Contributor]:
+    """Devices whose updates are in these rounds, by name."""
+    taking_part = (
+        select(
+            participation.c.device,
+            func.max(participation.c.site).label("site"),
+            func.count().label("rounds"),
+            func.sum(participation.c.examples).label("examples"),
+        )
+        .where(participation.c.round.in_(idents), participation.c.chosen)
+        .group_by(participation.c.device)
+        .order_by(participation.c.device)
+    )
+    return [Contributor(**one) for one in db.execute(taking_part).mappings()]
+
+
+def _files(found: Checkpoint, origin: Origin) -> dict[str, Any]:
+    """learning.Checkpoint, its files by SHA-256."""
+    return {
+        "theta": found.theta,
+        "graph": found.prepared.graph,
+        "personal": found.prepared.personal,
+        "notes": _notes(origin),
+    }
+
+
+def _notes(origin: Origin) -> list[str]:
+    examples = sum(one.examples for one in origin.devices)
+    rows = f" with {examples} rows" if examples else ""
+    taught = (
+        f"taught by {len(origin.devices)} devices{rows} in {len(origin.rounds)} federated rounds "
+        f"(task {origin.task}, round {origin.number}, {origin.strategy}), which began with "
+        f"{origin.release}; the rows never left the devices"
+    )
+    told = [taught]
+    if origin.secure:
+        told.append("secure aggregation: no single update was seen, so that none could be judged")
+    if origin.epsilon is not None:
+        told.append(
+            f"differential privacy of each device: epsilon {origin.epsilon:.2f} at delta "
+            f"{origin.delta:g}"
+        )
+    return told

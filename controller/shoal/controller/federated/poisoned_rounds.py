@@ -1,0 +1,173 @@
+"""A poisoned round, what is done about all that came of it, and the way back from a mistake."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, select
+
+from shoal.controller.access import audit
+from shoal.controller.federated import round_rows
+from shoal.controller.federated.checkpoint_lineage import START, Grown, newest_clean, reason, roots
+from shoal.controller.federated.machine import ENDED, Mark
+from shoal.controller.federated.records import Lifted, Quarantined, Task
+from shoal.controller.host.context import Context
+from shoal.controller.releases import quarantine
+from shoal.controller.rollouts import quarantine_withdrawal
+from shoal.controller.store.tables import federated_round
+from shoal.errors import AbsentError, ConflictError, InputError
+
+DONE = "DONE"
+#: Reason of a round that ran on what was poisoned.
+BROKEN_OFF = "quarantined"
+_ENDED = frozenset(state.value for state in ENDED)
+#: Marks of devices whose update is in, or may still be.
+_COUNTS = (Mark.JOINED, Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)
+
+
+def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Quarantined:
+    """Mark a round as poisoned, and every checkpoint that came of it.
+
+    The task goes on from its newest clean checkpoint; a try that started from a poisoned one is
+    broken off by the engine. No release of them can be published or rolled out from now on, their
+    running rollouts are paused, and no order names one any more: who has not installed it does
+    not. Devices that serve one go on until somebody rolls another release out; an alert says so.
+
+    AbsentError for a round that made no checkpoint, InputError without a reason.
+    """
+    why = _checked(why)
+    with ctx.store.write() as db:
+        before = round_rows.task_of(round_rows.task_row(db, task))
+        tries = _tries(db, task)
+        if number not in {grown.number for grown in _line(tries)}:
+            raise AbsentError("checkpoint", f"{task}.{number}", f"see: shoal round list {task}")
+        charges = {number: why} | _charges(tries)
+        round_rows.set_round(db, ctx, round_rows.round_id(task, number), charge=charges[number])
+        bad, marked = _marked(db, ctx, before, tries, charges)
+        met = quarantine_withdrawal.call_back(db, ctx, task=task, model=before.model)
+        audit.record(
+            db, ctx, actor, "round.quarantine", f"{task}.{number}", why=why, rounds=bad,
+            marked=marked, rollouts=met.rollouts, releases=met.releases, withdrawn=met.withdrawn,
+        )  # fmt: skip
+        return Quarantined(**_task(db, task), **met._asdict())
+
+
+def lift(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Lifted:
+    """Take a round's quarantine back: it was a mistake.
+
+    What came of it is clean again, but for what another round in quarantine is in, and the task
+    goes on from its newest clean checkpoint. Releases of it may be published and rolled out;
+    nothing is rolled out by itself: rollouts that were paused wait, orders that were taken back
+    stay so, and devices keep what they have.
+
+    InputError without a reason; ConflictError for a round that nobody put into quarantine, which
+    names the one that it came of.
+    """
+    why = _checked(why)
+    with ctx.store.write() as db:
+        before = round_rows.task_of(round_rows.task_row(db, task))
+        tries = _tries(db, task)
+        charges = _charges(tries)
+        if charges.pop(number, None) is None:
+            raise _not_charged(task, number, tries)
+        held = quarantine.in_quarantine(db)
+        round_rows.set_round(db, ctx, round_rows.round_id(task, number), charge="")
+        bad, cleared = _marked(db, ctx, before, tries, charges)
+        freed = held.keys() - quarantine.in_quarantine(db).keys()
+        met = quarantine_withdrawal.let_go(
+            db, ctx, actor=actor, task=task, model=before.model, releases=freed
+        )
+        audit.record(
+            db, ctx, actor, "round.lift", f"{task}.{number}", why=why, cleared=cleared,
+            rounds_left=bad, releases=met.releases, rollouts=met.rollouts,
+        )  # fmt: skip
+        return Lifted(**_task(db, task), cleared=cleared, rounds_left=bad, **met._asdict())
+
+
+def _checked(why: str) -> str:
+    if not why.strip():
+        raise InputError("a quarantine without a reason", "say why: it is kept and shown")
+    return why.strip()
+
+
+def _not_charged(task: str, number: int, tries: Sequence[Row[Any]]) -> ConflictError:
+    """Or AbsentError where there is no such round."""
+    poisoned = {row.number: row.poisoned for row in tries}
+    ident = round_rows.round_id(task, number)
+    if number not in poisoned:
+        raise AbsentError("round", ident, f"see: shoal round list {task}")
+    if not poisoned[number]:
+        return ConflictError(f"round {ident} is not in quarantine", "nothing to do")
+    return ConflictError(
+        f"nobody put round {ident} into quarantine: {poisoned[number]}",
+        f"lift the round that it came of: shoal round lift {task} N",
+    )
+
+
+def _task(db: Connection, task: str) -> dict[str, Any]:
+    return msgspec.structs.asdict(round_rows.task_of(round_rows.task_row(db, task)))
+
+
+def _tries(db: Connection, task: str) -> Sequence[Row[Any]]:
+    return db.execute(select(federated_round).where(federated_round.c.task == task)).all()
+
+
+def _charges(tries: Sequence[Row[Any]]) -> dict[int, str]:
+    """Round -> why somebody put it into quarantine."""
+    return {row.number: row.charge for row in tries if row.charge}
+
+
+def _line(tries: Sequence[Row[Any]]) -> list[Grown]:
+    """Every round that made a checkpoint, and what single updates of it started from."""
+    parents = {row.number: row.parent for row in tries}
+    return [
+        Grown(number=row.number, parent=row.parent, older=_older(row, parents))
+        for row in tries
+        if row.state == DONE and row.checkpoint
+    ]
+
+
+def _older(row: Row[Any], parents: Mapping[int, int]) -> tuple[int, ...]:
+    """Of a round: the checkpoints that late updates in it started from."""
+    journal = round_rows.journal_of(row)
+    origins = (one for name, one in journal.carried.items() if journal.marks[name] in _COUNTS)
+    return tuple(sorted({parents.get(one.number, START) for one in origins}))
+
+
+def _marked(
+    db: Connection,
+    ctx: Context,
+    task: Task,
+    tries: Sequence[Row[Any]],
+    charges: Mapping[int, str],
+) -> tuple[list[int], list[str]]:
+    """Make the database say what follows from these charges: which rounds' checkpoints are
+    poisoned, and the tries of which another thing is said now.
+
+    Also said of a try that began with a poisoned checkpoint, whatever became of it, and of a
+    running one that may take such an update.
+    """
+    line, parents = _line(tries), {row.number: row.parent for row in tries}
+    bad, marked = roots(line, charges.keys()), []
+    pruned = {row.number for row in tries if row.pruned_at}
+    for row in tries:
+        late = row.state not in _ENDED or row.reason == BROKEN_OFF or row.number in bad
+        began = {row.parent, *(_older(row, parents) if late else ())}
+        told = charges.get(row.number) or reason(began, bad, charges)
+        if told != row.poisoned:
+            round_rows.set_round(db, ctx, row.id, poisoned=told)
+            marked.append(row.id)
+    _go_on(db, ctx, task, tries, newest_clean(line, charges.keys(), pruned))
+    return sorted(bad), marked
+
+
+def _go_on(db: Connection, ctx: Context, task: Task, tries: Sequence[Row[Any]], clean: int) -> None:
+    """The task's newest checkpoint is its newest clean one; the privacy that was spent stays so."""
+    if task.parent == clean or task.prepared is None:
+        return
+    found = next((row for row in tries if row.state == DONE and row.number == clean), None)
+    round_rows.set_task(
+        db, ctx, task.name, parent=clean,
+        checkpoint=found.checkpoint if found else task.prepared.theta,
+        memory=found.memory if found else "",
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""The first day: everything a controller's folder holds before anybody has signed in.
+
+Every step leaves what is already there as it is, so an `init` that was cut short is just run again.
+"""
+
+import ipaddress
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shoal.controller.fleet.io.ca import Authority
+from shoal.controller.host import settings
+from shoal.controller.host.io.files import SECRET, private_folder, write_atomic
+from shoal.controller.host.settings import Drift, Fleet, Network, Settings
+from shoal.controller.releases.capability import KEY_BYTES
+from shoal.controller.releases.io.signing import Signer
+from shoal.errors import SettingError
+from shoal.mqtt import parse_url
+
+LOOPBACK = ("localhost", "127.0.0.1")
+_DNS_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - only when a name was given that others reach it by
+
+
+class Wishes(NamedTuple):
+    """What was asked of `init`; None and empty for the default.
+
+    names    of this machine, for others; the first is what devices will use
+    host     to bind; without it: loopback, or all addresses when `names` has more than that
+    """
+
+    names: Sequence[str] = ()
+    host: str | None = None
+    port: int | None = None
+    artifacts: int | None = None
+    mqtt: int | None = None
+    broker: str = ""
+    window_s: float | None = None
+    baseline_windows: int | None = None
+
+
+def make_folder(folder: Path, wishes: Wishes, now: float) -> Settings:
+    """Settings file, device CA, signing keys and empty repositories in `folder`.
+
+    SettingError when a wish is not possible, StorageError when the disk refuses.
+    """
+    wanted = _settings(wishes)
+    private_folder(folder)
+    path = folder / "controller.toml"
+    if not path.exists():
+        write_atomic(path, as_toml(wanted).encode())
+    made = settings.load(folder)
+    if not (folder / "pki" / "controller.crt").exists():
+        Authority.create(folder / "pki", names=made.network.names, now=now)
+    capability = private_folder(folder / "keys") / "capability.key"
+    if not capability.exists():
+        write_atomic(capability, secrets.token_bytes(KEY_BYTES), SECRET)
+    Signer.create(folder)
+    for name in ("blobs", "broker", "log"):
+        private_folder(folder / name)
+    return made
+
+
+def as_toml(wanted: Settings) -> str:
+    """Text of controller.toml. Every setting is in it: what can be changed is seen."""
+    network, fleet, drift = wanted.network, wanted.fleet, wanted.drift
+    return f"""# Settings of this Shoal controller. Read when `serve` starts.
+
+[network]
+# address that all three listeners bind: 127.0.0.1 for this machine alone, 0.0.0.0 for all
+host = {_toml(network.host)}
+# names and addresses of this machine in its own certificate; devices use the first
+names = {_toml(network.names)}
+port = {network.port}        # API and console, HTTPS
+artifacts = {network.artifacts}   # artifact server, HTTPS
+mqtt = {network.mqtt}        # embedded broker, MQTT over TLS
+broker = {_toml(network.broker)}         # "" for the embedded one, else mqtts://host:port
+# PEM files for API and console, when their certificate is not from Shoal's own CA
+tls_certificate = {_toml(network.tls_certificate)}
+tls_key = {_toml(network.tls_key)}
+
+[fleet]
+window_s = {fleet.window_s}      # length of a telemetry window
+jitter_s = {fleet.jitter_s}      # windows end up to this much later
+offline_s = {fleet.offline_s}    # unheard of for this long is offline
+retention_days = {fleet.retention_days}
+clock_skew_s = {fleet.clock_skew_s}  # a device's clock that is off by more raises an alert
+
+[drift]
+false_alarms_per_day = {drift.false_alarms_per_day}  # for the whole fleet
+baseline_windows = {drift.baseline_windows}       # a device's own first windows of a release
+tolerance = {drift.tolerance}
+scales = {_toml(drift.scales)}
+
+[operations]
+limit_s = {wanted.operations.limit_s}      # that a training or an import may run; 0 for no limit
+
+[rollouts]
+# "stable": what reaches a stable device waits for an approver who did not start it; or "none"
+approval = {_toml(wanted.rollouts.approval)}
+
+[rounds]
+checkpoints = {wanted.rounds.checkpoints}  # newest of a federated task that are kept; 0 for all
+"""
+
+
+def _settings(wishes: Wishes) -> Settings:
+    default_network, default_fleet, default_drift = Network(), Fleet(), Drift()
+    if wishes.broker:
+        parse_url(wishes.broker)
+    names = list(dict.fromkeys([*map(_name, wishes.names), *LOOPBACK]))
+    network = Network(
+        host=wishes.host or (EVERYWHERE if _is_reached(wishes.names) else default_network.host),
+        names=names,
+        port=_port(wishes.port, default_network.port),
+        artifacts=_port(wishes.artifacts, default_network.artifacts),
+        mqtt=_port(wishes.mqtt, default_network.mqtt),
+        broker=wishes.broker,
+    )
+    _check_apart(network)
+    window_s = default_fleet.window_s if wishes.window_s is None else wishes.window_s
+    if not 1 <= window_s <= 86_400:  # agents take no faster pace
+        raise SettingError(f"window of {window_s:g} s", "choose 1 to 86400 seconds")
+    baseline = wishes.baseline_windows or default_drift.baseline_windows
+    if baseline < 2:
+        raise SettingError(f"baseline of {baseline} windows", "choose at least 2")
+    jitter_s = min(default_fleet.jitter_s, window_s / 10)
+    fleet = Fleet(window_s=window_s, jitter_s=jitter_s)
+    return Settings(network=network, fleet=fleet, drift=Drift(baseline_windows=baseline))
+
+
+def _port(wish: int | None, default: int) -> int:
+    port = default if wish is None else wish
+    if not 1 <= port <= 65_535:
+        raise SettingError(f"port {port}", "choose 1 to 65535")
+    return port
+
+
+def _check_apart(network: Network) -> None:
+    """SettingError when two listeners would share a port."""
+    ports = [network.port, network.artifacts] + ([] if network.broker else [network.mqtt])
+    twice = sorted({port for port in ports if ports.count(port) > 1})
+    if twice:
+        raise SettingError(
+            f"port {twice[0]} is asked for twice",
+            "--port, --artifacts-port and --mqtt-port must differ",
+        )
+
+
+def _name(wish: str) -> str:
+    """A DNS name or address, as it goes into a certificate."""
+    try:
+        return str(ipaddress.ip_address(wish))
+    except ValueError:
+        pass
+    if not _DNS_NAME.fullmatch(wish):
+        raise SettingError(
+            f"name {wish!r}",
+            "write a DNS name or an address alone, such as factory.example or 10.0.0.5",
+        )
+    return wish
+
+
+def _is_reached(names: Sequence[str]) -> bool:
+    """Whether one of the names is not this machine's own loopback."""
+    return any(not _is_loopback(name) for name in names)
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
+
+
+def _toml(value: str | list[str] | list[int]) -> str:
+    """TOML's strings and arrays of these are JSON's."""
+    return json.dumps(value)

@@ -1,0 +1,1 @@
+"""Devices: enrolment, certificates, inventory, clocks, duplicates."""

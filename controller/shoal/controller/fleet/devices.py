@@ -1,0 +1,177 @@
+"""Devices as the controller last heard of them: found fast among a hundred thousand."""
+
+import functools
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Text, and_, cast, func, not_, select
+
+from shoal.controller.host.context import Context
+from shoal.controller.store import cursors
+from shoal.controller.store.records import Device, DeviceEvent, Page, Window
+from shoal.controller.store.tables import audit, device, device_event, window
+from shoal.errors import AbsentError, InputError
+from shoal.sketch import Latency
+
+ENROLLED, DECOMMISSIONED = "enrolled", "decommissioned"
+STATES = (ENROLLED, DECOMMISSIONED, "online", "offline")
+_VERBS = {"device.enrol": "ENROLLED", "device.decommission": "DECOMMISSIONED"}
+
+
+def list_devices(
+    ctx: Context,
+    q: str = "",
+    site: str = "",
+    profile: str = "",
+    ring: str = "",
+    state: str = "",
+    release: str = "",
+    problem: bool = False,
+    cursor: str = "",
+    limit: int = 50,
+) -> tuple[list[Device], Page]:
+    """Devices by name, those that fit every filter given.
+
+    q        part of name, site, line or a label
+    state    "enrolled", "decommissioned", or of the enrolled ones "online" or "offline"
+    release  "model@version" that serves, or "model" for any version of it
+    problem  only those with an error
+    Raises InputError for a bad state, limit or cursor. The total is counted for the first page
+    and travels in the cursor.
+    """
+    limit = cursors.bounded(limit)
+    wanted = _filters(ctx, q, site, profile, ring, state, release, problem)
+    query = select(device).where(*wanted).order_by(device.c.name).limit(limit + 1)
+    total = -1
+    if cursor:
+        after, total = cursors.decode(cursor, str, int)
+        query = query.where(device.c.name > after)
+    with ctx.store.read() as db:
+        rows = db.execute(query).all()
+        if total < 0:  # a second scan only where the first did not see the end
+            count = select(func.count()).select_from(device).where(*wanted)
+            total = db.execute(count).scalar_one() if len(rows) > limit else len(rows)
+    more = cursors.encode(rows[limit - 1].name, total) if len(rows) > limit else ""
+    return [_device(ctx, row) for row in rows[:limit]], Page(next=more, total=total)
+
+
+def get_device(ctx: Context, name: str) -> Device:
+    """One device; AbsentError if there is none such."""
+    with ctx.store.read() as db:
+        row = db.execute(select(device).where(device.c.name == name)).one_or_none()
+    if row is None:
+        raise AbsentError("device", name, "shoal device list says which there are")
+    return _device(ctx, row)
+
+
+def timeline(ctx: Context, name: str, limit: int = 100) -> list[DeviceEvent]:
+    """What happened to a device, newest first: updates and faults as it told them, and its comings
+    and goings (kind "device") as the audit log has them. AbsentError."""
+    get_device(ctx, name)
+    limit = cursors.bounded(limit)
+    told = (
+        select(device_event)
+        .where(device_event.c.device == name)
+        .order_by(device_event.c.at.desc(), device_event.c.seq.desc())
+        .limit(limit)
+    )
+    done = (
+        select(audit)
+        .where(audit.c.subject == name, audit.c.verb.in_(_VERBS))
+        .order_by(audit.c.id.desc())
+        .limit(limit)
+    )
+    with ctx.store.read() as db:
+        events = [_event(row) for row in db.execute(told)]
+        events += [_coming(name, row) for row in db.execute(done)]
+    return sorted(events, key=lambda event: event.at, reverse=True)[:limit]
+
+
+def windows(ctx: Context, name: str, since: float = 0, limit: int = 200) -> list[Window]:
+    """Windows of a device that began at `since` or later, newest first. AbsentError."""
+    get_device(ctx, name)
+    query = (
+        select(window)
+        .where(window.c.device == name, window.c.start_at >= since)
+        .order_by(window.c.start_at.desc(), window.c.seq.desc())
+        .limit(cursors.bounded(limit))
+    )
+    with ctx.store.read() as db:
+        return [_window(row) for row in db.execute(query)]
+
+
+def _filters(
+    ctx: Context,
+    q: str,
+    site: str,
+    profile: str,
+    ring: str,
+    state: str,
+    release: str,
+    problem: bool,
+) -> list[ColumnElement[bool]]:
+    exact = {"site": site, "profile": profile, "ring": ring}
+    wanted = [device.c[name] == value for name, value in exact.items() if value]
+    if q:
+        wanted.append(_search(q))
+    if state:
+        wanted.append(_state(ctx, state))
+    if release:
+        wanted.append(_serves(release))
+    if problem:
+        wanted.append(device.c.error != "")
+    return wanted
+
+
+def _search(q: str) -> ColumnElement[bool]:
+    """One text and one LIKE a row: four of them took twice as long over 100 000 devices."""
+    words = (device.c.name, device.c.site, device.c.line, cast(device.c.labels, Text))
+    text = functools.reduce(lambda before, column: before + "\n" + column, words)
+    return func.lower(text).like(f"%{_escape(q.lower())}%", escape="\\")
+
+
+def _serves(release: str) -> ColumnElement[bool]:
+    """The JSON text holds {"model": "model@version"}: the quotes make the match exact."""
+    model, _, version = _escape(release).partition("@")
+    part = f'%"{model}@{version}"%' if version else f'%"{model}@%'
+    return cast(device.c.releases, Text).like(part, escape="\\")
+
+
+def _state(ctx: Context, state: str) -> ColumnElement[bool]:
+    if state not in STATES:
+        raise InputError(f"state {state!r:.40}", f"use one of: {', '.join(STATES)}")
+    if state in (ENROLLED, DECOMMISSIONED):
+        return device.c.state == state
+    online = and_(device.c.online, device.c.seen_at > ctx.clock() - ctx.settings.fleet.offline_s)
+    return and_(device.c.state == ENROLLED, online if state == "online" else not_(online))
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _device(ctx: Context, row: Row) -> Device:
+    values: dict[str, Any] = {name: getattr(row, name) for name in Device.__struct_fields__}
+    heard = row.seen_at > ctx.clock() - ctx.settings.fleet.offline_s
+    return Device(**values | {"online": bool(row.online) and heard})
+
+
+def _event(row: Row) -> DeviceEvent:
+    return DeviceEvent(**{name: getattr(row, name) for name in DeviceEvent.__struct_fields__})
+
+
+def _coming(name: str, row: Row) -> DeviceEvent:
+    detail = f"by {row.actor}"
+    return DeviceEvent(
+        device=name, at=row.at, kind="device", state=_VERBS[row.verb], cause="", detail=detail
+    )
+
+
+def _window(row: Row) -> Window:
+    latency = Latency(row.latency)
+    filled = any(latency.counts)
+    plain = {name: getattr(row, name) for name in Window.__struct_fields__ if name in row._fields}
+    return Window(
+        **plain,
+        p50_us=latency.quantile_us(0.5) if filled else 0.0,
+        p99_us=latency.quantile_us(0.99) if filled else 0.0,
+    )

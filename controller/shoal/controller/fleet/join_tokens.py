@@ -1,0 +1,119 @@
+"""Join tokens: what lets a few devices of one site enrol for a while."""
+
+import hmac
+import re
+import secrets
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from shoal.controller.access import audit
+from shoal.controller.access.roles import digest
+from shoal.controller.host.context import Context
+from shoal.controller.store.records import JoinToken
+from shoal.controller.store.tables import join_token
+from shoal.enrolment import JoinSecret
+from shoal.errors import AbsentError, DeniedError, SettingError
+
+RINGS = ("stable", "canary")
+MOST_USES, LONGEST_S, LONGEST_SITE = 100_000, 366 * 86_400.0, 63
+_SITE = re.compile(r"\w(?:[\w .,:/&+#'()-]*[\w)])?")
+_MEND = "make another with: shoal device token --site SITE"
+
+
+def create_join_token(
+    ctx: Context,
+    *,
+    actor: str,
+    ca_sha256: str,
+    site: str,
+    rings: list[str],
+    uses: int = 1,
+    ttl_s: float = 86_400.0,
+) -> JoinToken:
+    """A token for `uses` devices of `site`, its secret shown here and never again.
+
+    ca_sha256 pins the root CA for the device's first request. SettingError for a bad site, ring,
+    number or time.
+    """
+    _check(site, rings, uses, ttl_s)
+    id_, secret, now = secrets.token_hex(5), secrets.token_urlsafe(24), ctx.clock()
+    rings = sorted(set(rings), key=RINGS.index)
+    with ctx.store.write() as db:
+        db.execute(
+            insert(join_token).values(
+                id=id_, secret_hash=digest(secret), site=site, rings=rings, uses_left=uses,
+                created_at=now, expires_at=now + ttl_s,
+            )
+        )  # fmt: skip
+        audit.record(db, ctx, actor, "join-token.create", id_, site=site, rings=rings, uses=uses)
+    return JoinToken(
+        id=id_, site=site, rings=rings, uses_left=uses, created_at=now, expires_at=now + ttl_s,
+        secret=f"sj1.{id_}.{secret}.{ca_sha256}",
+    )  # fmt: skip
+
+
+def list_join_tokens(ctx: Context) -> list[JoinToken]:
+    """Tokens that are not expired, newest first, no secrets."""
+    wanted = select(join_token).where(join_token.c.expires_at > ctx.clock())
+    with ctx.store.read() as db:
+        rows = db.execute(wanted.order_by(join_token.c.created_at.desc(), join_token.c.id)).all()
+    return [_token(row) for row in rows]
+
+
+def revoke_join_token(ctx: Context, *, actor: str, id: str) -> None:  # noqa: A002 - the API's word
+    """End a token at once; AbsentError if there is none such."""
+    with ctx.store.write() as db:
+        if not db.execute(delete(join_token).where(join_token.c.id == id)).rowcount:
+            raise AbsentError("join token", id)
+        audit.record(db, ctx, actor, "join-token.revoke", id)
+
+
+def spend(
+    db: Connection, ctx: Context, joining: JoinSecret, ring: str, *, repeated: bool = False
+) -> JoinToken:
+    """Take one use of a token inside the transaction that enrols, so that a failure gives it back.
+
+    repeated   who asks took its use a moment ago: none more
+
+    DeniedError when it is unknown, expired, used up or not for `ring`; which of these is told
+    only to who knows the secret.
+    """
+    row = db.execute(select(join_token).where(join_token.c.id == joining.id)).one_or_none()
+    if not hmac.compare_digest(digest(joining.secret), row.secret_hash if row else "") or not row:
+        raise DeniedError("this join token is unknown or revoked", _MEND)
+    if row.expires_at <= ctx.clock():
+        raise DeniedError("this join token has expired", _MEND)
+    if ring not in row.rings:
+        raise DeniedError(
+            f"this join token is not for ring {ring!r}", f"it is for: {', '.join(row.rings)}"
+        )
+    if repeated:
+        return _token(row)
+    # The condition is in the statement: two devices cannot both take the last use.
+    left = join_token.c.uses_left
+    taken = update(join_token).where(join_token.c.id == row.id, left > 0).values(uses_left=left - 1)
+    if not db.execute(taken).rowcount:
+        raise DeniedError("this join token is used up", _MEND)
+    return _token(row)
+
+
+def _check(site: str, rings: list[str], uses: int, ttl_s: float) -> None:
+    if len(site) > LONGEST_SITE or not _SITE.fullmatch(site):
+        raise SettingError(
+            f"site {site!r:.80}",
+            f"use 1 to {LONGEST_SITE} letters and digits, and between them spaces and any of "
+            ". , : / & + # ' ( ) _ -",
+        )
+    if not rings or set(rings) - set(RINGS):
+        raise SettingError(f"rings {rings!r:.80}", f"choose of: {', '.join(RINGS)}")
+    if not 1 <= uses <= MOST_USES:
+        raise SettingError(f"uses {uses}", f"use 1 to {MOST_USES}")
+    if not 0 < ttl_s <= LONGEST_S:
+        raise SettingError(f"ttl_s {ttl_s:g}", f"use up to {LONGEST_S:.0f} seconds")
+
+
+def _token(row: Row) -> JoinToken:
+    return JoinToken(
+        id=row.id, site=row.site, rings=row.rings, uses_left=row.uses_left,
+        created_at=row.created_at, expires_at=row.expires_at,
+    )  # fmt: skip

@@ -1,0 +1,115 @@
+"""A device's next certificate, for who has the key of its present one.
+
+Proof of possession over a challenge, not TLS client authentication: it works behind any reverse
+proxy. A challenge is bound to the certificate that is current, so a renewal that was granted
+makes every copy of its request worthless. After an answer that was lost, the present
+certificate, still valid, asks anew.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import Protocol
+
+from sqlalchemy import Connection, Row, select, update
+
+from shoal.controller.access import audit
+from shoal.controller.fleet import devices
+from shoal.controller.fleet.enrolment import Authority
+from shoal.controller.host.context import Context
+from shoal.controller.store import changes
+from shoal.controller.store.tables import device
+from shoal.enrolment import RenewChallenge, RenewRequest, RenewResponse, renewal_message
+from shoal.errors import DeniedError
+
+#: Seconds that a challenge holds; a certificate begins so much before it was made.
+CHALLENGE_S, SKEW_S = 300, 3_600.0
+_AGAIN = "enrol the device again with a new join token"
+
+
+class Prover(Protocol):
+    """What is known of who asks, once it has proved that it has the key."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def begins_s(self) -> float: ...
+
+
+class Renewing(Authority, Protocol):
+    """The device CA. prove: DeniedError unless the certificate is ours and the proof its key's."""
+
+    def prove(self, certificate: str, proof: bytes, message: bytes, now: float) -> Prover: ...
+
+
+def challenge(ctx: Context, name: str) -> RenewChallenge:
+    """A challenge for `name`; one is given for a name that nobody has, too."""
+    with ctx.store.read() as db:
+        row = _row(db, name)
+    return RenewChallenge(challenge=_make(ctx, name, row, int(ctx.clock()) + CHALLENGE_S))
+
+
+def renew(ctx: Context, authority: Renewing, request: RenewRequest) -> RenewResponse:
+    """A certificate for the key in the request's CSR.
+
+    DeniedError unless the present certificate is valid and of an enrolled device, the proof is
+    by its key, and the challenge is fresh and unused.
+    """
+    now = ctx.clock()
+    message = renewal_message(request.challenge, request.csr)
+    who = authority.prove(request.certificate, _proof(request.proof), message, now)
+    issued = authority.issue_device(request.csr, who.device, now, who.generation)
+    with ctx.store.write() as db:
+        row = _row(db, who.device)
+        _check(ctx, request.challenge, who, row)
+        db.execute(
+            update(device)
+            .where(device.c.name == who.device)
+            .values(
+                certificate_serial=issued.serial,
+                certificate_expires_at=issued.expires_s,
+                key_sha256=issued.key_sha256,
+            )
+        )
+        audit.record(
+            db, ctx, f"device {who.device}", "device.renew", who.device, serial=issued.serial
+        )
+        changes.note(db, ctx, "device", who.device)
+    return RenewResponse(certificate=issued.certificate, ca=authority.bundle)
+
+
+def _check(ctx: Context, given: str, who: Prover, row: Row | None) -> None:
+    if row is None or row.state != devices.ENROLLED:
+        raise DeniedError(f"device {who.device} is not enrolled", _AGAIN)
+    if who.generation != row.generation or who.begins_s + SKEW_S < int(row.enrolled_at):
+        raise DeniedError("this certificate is of an earlier enrolment", _AGAIN)
+    until = given.partition(".")[0]
+    fresh = until.isdecimal() and len(until) < 12 and int(until) > ctx.clock()
+    if not fresh or not hmac.compare_digest(
+        _make(ctx, who.device, row, int(until)).encode(), given.encode()
+    ):
+        raise DeniedError("this challenge is used, expired or another's", "ask for a new one")
+
+
+def _make(ctx: Context, name: str, row: Row | None, until: int) -> str:
+    """Expiry and a MAC that binds it to the device's current certificate."""
+    key = (ctx.folder / "keys" / "capability.key").read_bytes()
+    serial = row.certificate_serial if row else ""
+    bound = f"shoal renewal challenge v1\n{name}\n{serial}\n{until}".encode()
+    return f"{until}.{hmac.new(key, bound, hashlib.sha256).hexdigest()}"
+
+
+def _row(db: Connection, name: str) -> Row | None:
+    columns = ("state", "enrolled_at", "certificate_serial", "generation")
+    query = select(*(device.c[column] for column in columns))
+    return db.execute(query.where(device.c.name == name)).one_or_none()
+
+
+def _proof(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DeniedError("the proof is not base64") from error

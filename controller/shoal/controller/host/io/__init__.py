@@ -1,0 +1,1 @@
+"""Files, keys, child processes, TLS servers."""

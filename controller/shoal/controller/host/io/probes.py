@@ -1,0 +1,120 @@
+"""Does a listener answer? For the supervisor's ready line and for doctor."""
+
+import contextlib
+import http.client
+import socket
+import ssl
+from pathlib import Path
+
+from shoal.controller.host.settings import Network
+from shoal.errors import LinkError, SettingError
+from shoal.mqtt import explain, parse_url
+
+TIMEOUT_S = 3.0
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound
+
+
+def reachable_host(host: str) -> str:
+    """Where to reach a listener that binds `host`."""
+    return _EVERYWHERE.get(host, host)
+
+
+def is_free(host: str, port: int) -> bool:
+    """Nothing listens there, and we may."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError as error:
+            raise SettingError(
+                f"port {port} on {host} needs more rights than this user has",
+                "choose one from 1024 on in controller.toml",
+            ) from error
+        except socket.gaierror as error:
+            raise SettingError(
+                f"host {host!r} is not known here", "set [network] host in controller.toml"
+            ) from error
+        except OSError as error:
+            if error.errno == 99:  # EADDRNOTAVAIL
+                raise SettingError(
+                    f"{host} is no address of this machine",
+                    "set [network] host in controller.toml",
+                ) from error
+            return False
+    return True
+
+
+def check_broker(network: Network, pki: Path) -> str:
+    """TLS handshake with the broker, as the controller; return where. LinkError if it fails.
+
+    No MQTT is spoken: on Mosquitto that would take over the engine's own session.
+    """
+    address = (
+        parse_url(network.broker)
+        if network.broker
+        else parse_url(f"mqtts://{_bracketed(reachable_host(network.host))}:{network.mqtt}")
+    )
+    context = _trusting(pki)
+    context.load_cert_chain(pki / "controller.crt", pki / "controller.key")
+    name = address.host if network.broker else network.names[0]
+    try:
+        with (
+            socket.create_connection(address, TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=name) as wrapped,
+        ):
+            wrapped.settimeout(0.2)  # a refusal of our certificate comes after the handshake
+            with contextlib.suppress(TimeoutError):
+                wrapped.recv(1)
+    except (OSError, ssl.SSLError) as error:
+        raise LinkError(f"{address.host}:{address.port}: {explain(error)}") from error
+    return f"{address.host}:{address.port}"
+
+
+def check_https(network: Network, port: int, pki: Path, *, own_certificate: bool = False) -> str:
+    """GET /healthz; return where. LinkError if it does not answer 200.
+
+    own_certificate   the operator's, not of our CA: only that it answers is looked at
+    """
+    context = _trusting(pki)
+    context.check_hostname = False  # asked for by address; the certificate names others too
+    if own_certificate:
+        context.verify_mode = ssl.CERT_NONE
+    return _ask(network, port, context, "GET", "/healthz")
+
+
+def ask_artifacts(network: Network, pki: Path, path: str, patience_s: float) -> None:
+    """HEAD `path` of the artifact server; LinkError if it does not answer 200 within that time."""
+    context = _trusting(pki)
+    context.check_hostname = False
+    _ask(network, network.artifacts, context, "HEAD", path, patience_s)
+
+
+def _ask(
+    network: Network, port: int, context: ssl.SSLContext, method: str, path: str,
+    patience_s: float = TIMEOUT_S,
+) -> str:  # fmt: skip
+    host = reachable_host(network.host)
+    where = f"https://{_bracketed(host)}:{port}"
+    connection = http.client.HTTPSConnection(host, port, timeout=patience_s, context=context)
+    try:
+        connection.request(method, path, headers={"Host": f"{network.names[0]}:{port}"})
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise LinkError(f"{where}: {explain(error)}") from error
+    finally:
+        connection.close()
+    if status != 200:
+        raise LinkError(f"{where}{path.partition('?')[0]} answered {status}")
+    return where
+
+
+def _trusting(pki: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(pki / "ca.pem"))
+    except OSError as error:
+        raise SettingError(f"no {pki / 'ca.pem'}", "run: shoal-controller init") from error
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,75 @@
+"""API and console under gunicorn: one worker, so that live streams and login limits are in one
+place, and threads for the people and programs that ask."""
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from shoal.controller.host.io.tls_timeouts import PatientSocket
+from shoal.controller.host.settings import Network
+from shoal.errors import SettingError
+
+THREADS = 16
+
+
+class _Served(BaseApplication):
+    """gunicorn, configured from here and from nowhere else."""
+
+    def __init__(self, make_app: Callable[[], Any], options: dict[str, Any]) -> None:
+        self._make_app, self._options = make_app, options
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return self._make_app()
+
+
+def serve(make_app: Callable[[], Any], network: Network, pki: Path) -> None:
+    """Serve until SIGTERM; `make_app` is called in the worker. SettingError: bad certificate."""
+    certificate = network.tls_certificate or str(pki / "server.crt")
+    key = network.tls_key or str(pki / "server.key")
+    _check_pair(certificate, key)
+    _Served(make_app, _options(network, certificate, key)).run()
+
+
+def _options(network: Network, certificate: str, key: str) -> dict[str, Any]:
+    host = f"[{network.host}]" if ":" in network.host else network.host
+    return {
+        "bind": f"{host}:{network.port}",
+        "worker_class": "gthread",
+        "workers": 1,
+        "threads": THREADS,
+        "keepalive": 75,
+        "timeout": 120,
+        "graceful_timeout": 5,
+        "certfile": certificate,
+        "keyfile": key,
+        "ssl_context": _modern,
+        "loglevel": "warning",
+        "control_socket_disable": True,
+        "forwarded_allow_ips": "",
+        "proc_name": "shoal-web",
+    }
+
+
+def _modern(_config: Any, make_default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    context = make_default()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.sslsocket_class = PatientSocket
+    return context
+
+
+def _check_pair(certificate: str, key: str) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingError(
+            f"certificate {certificate} with key {key}: {error.strerror or error}",
+            "see [network] tls_certificate and tls_key in controller.toml",
+        ) from error

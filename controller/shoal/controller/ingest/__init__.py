@@ -1,0 +1,1 @@
+"""What devices send, into the database: exactly once."""

@@ -1,0 +1,1 @@
+"""Telemetry judged: drift, histograms, performance, triggers."""

@@ -1,0 +1,1 @@
+"""Folders for devices without a network."""

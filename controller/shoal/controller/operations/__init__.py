@@ -1,0 +1,1 @@
+"""Long work as rows, done by a subprocess."""

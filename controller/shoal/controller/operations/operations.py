@@ -1,0 +1,127 @@
+"""Long work as rows: asked for by the API, done by a subprocess, watched by anyone."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from shoal.controller.access import audit
+from shoal.controller.host.context import Context
+from shoal.controller.store import changes
+from shoal.controller.store.records import Operation
+from shoal.controller.store.tables import operation
+from shoal.errors import AbsentError, ConflictError
+
+QUEUED, RUNNING, SUCCEEDED, FAILED = "queued", "running", "succeeded", "failed"
+CANCELED = "canceled"
+STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELED)
+ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
+_HOW = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELED: "was canceled"}
+
+
+def enqueue(
+    ctx: Context, *, actor: str, kind: str, subject: str, params: dict[str, Any]
+) -> Operation:
+    """Ask for work of `kind`, see records.Operation, on `subject`."""
+    ident = f"op-{ctx.random.getrandbits(48):012x}"
+    with ctx.store.write() as db:
+        db.execute(
+            operation.insert().values(
+                id=ident, kind=kind, state=QUEUED, step="waiting", subject=subject,
+                created_at=ctx.clock(), created_by=actor, params=params, result={},
+                limit_s=ctx.settings.operations.limit_s,
+            )
+        )  # fmt: skip
+        audit.record(db, ctx, actor, kind, subject, operation=ident, **params)
+        changes.note(db, ctx, "operation", ident)
+    return get_operation(ctx, ident)
+
+
+def claim_next(ctx: Context) -> Operation | None:
+    """Mark the oldest queued operation as running and return it; None when none waits."""
+    oldest = select(operation.c.id).where(operation.c.state == QUEUED)
+    with ctx.store.write() as db:
+        ident = db.scalar(oldest.order_by(operation.c.created_at, operation.c.id).limit(1))
+        if ident is None:
+            return None
+        _set(db, ctx, ident, state=RUNNING, step="starting", started_at=ctx.clock())
+    return get_operation(ctx, ident)
+
+
+def progress(ctx: Context, ident: str, fraction: float, step: str) -> None:
+    """Say how far a running operation is, 0 to 1, and what it does now."""
+    with ctx.store.write() as db:
+        _set(db, ctx, ident, progress=fraction, step=step)
+
+
+def finish(
+    ctx: Context, ident: str, result: dict[str, Any] | None = None, error: str = ""
+) -> Operation:
+    """End an operation: succeeded with `result`, or failed with `error`, which says the mend.
+
+    ConflictError if it has ended already.
+    """
+    with ctx.store.write() as db:
+        state = db.scalar(select(operation.c.state).where(operation.c.id == ident))
+        if state in ENDED:
+            raise ConflictError(f"operation {ident} {_HOW[state]} already")
+        done = {"state": FAILED, "error": error} if error else {"state": SUCCEEDED, "progress": 1.0}
+        _set(db, ctx, ident, finished_at=ctx.clock(), step="", result=result or {}, **done)
+    return get_operation(ctx, ident)
+
+
+def cancel(ctx: Context, *, actor: str, ident: str) -> Operation:
+    """Give up an operation. One that waits ends here; one that runs is killed by the engine.
+
+    Asking twice is the same as once. AbsentError; ConflictError if it has ended already.
+    """
+    with ctx.store.write() as db:
+        one = db.execute(select(operation).where(operation.c.id == ident)).first()
+        if one is None:
+            raise AbsentError("operation", ident)
+        if one.state in ENDED:
+            raise ConflictError(f"operation {ident} {_HOW[one.state]} already")
+        if not one.canceled_by:
+            _set(db, ctx, ident, canceled_by=actor)
+            audit.record(db, ctx, actor, f"{one.kind}.cancel", one.subject, operation=ident)
+        if one.state == QUEUED:
+            _cancel(db, ctx, ident, actor)
+    return get_operation(ctx, ident)
+
+
+def end_canceled(ctx: Context, ident: str) -> None:
+    """What was canceled while it ran has ended now."""
+    one = get_operation(ctx, ident)
+    with ctx.store.write() as db:
+        _cancel(db, ctx, ident, one.canceled_by)
+
+
+def _cancel(db: Connection, ctx: Context, ident: str, actor: str) -> None:
+    error = f"canceled by {actor}"
+    _set(db, ctx, ident, state=CANCELED, step="", finished_at=ctx.clock(), error=error)
+
+
+def get_operation(ctx: Context, ident: str) -> Operation:
+    """One operation; AbsentError if there is none such."""
+    with ctx.store.read() as db:
+        row = db.execute(select(operation).where(operation.c.id == ident)).first()
+    if row is None:
+        raise AbsentError("operation", ident)
+    return _record(row)
+
+
+def list_operations(ctx: Context, *, state: str = "", limit: int = 100) -> list[Operation]:
+    """Operations, newest first."""
+    query = select(operation).order_by(operation.c.created_at.desc(), operation.c.id).limit(limit)
+    if state:
+        query = query.where(operation.c.state == state)
+    with ctx.store.read() as db:
+        return [_record(row) for row in db.execute(query)]
+
+
+def _set(db: Connection, ctx: Context, ident: str, **values: Any) -> None:
+    db.execute(update(operation).where(operation.c.id == ident).values(**values))
+    changes.note(db, ctx, "operation", ident)
+
+
+def _record(row: Row[Any]) -> Operation:
+    return Operation(**{name: getattr(row, name) for name in Operation.__struct_fields__})

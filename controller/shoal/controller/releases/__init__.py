@@ -1,0 +1,1 @@
+"""Releases: models, gates, signing, quarantine, the artifact server."""

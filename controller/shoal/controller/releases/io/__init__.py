@@ -1,0 +1,1 @@
+"""TUF signing, blobs, artifacts and deltas."""

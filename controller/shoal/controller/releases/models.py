@@ -1,0 +1,99 @@
+"""Models: a name, its line of releases, and what happens when it drifts."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, select, update
+
+from shoal import manifest
+from shoal.controller.access import audit
+from shoal.controller.data import datasets
+from shoal.controller.federated import round_rows as rows
+from shoal.controller.host.context import Context
+from shoal.controller.store import changes
+from shoal.controller.store.records import Model
+from shoal.controller.store.tables import model, release
+from shoal.errors import AbsentError, ConflictError
+
+RELEASED = "released"
+
+
+def ensure_model(db: Connection, ctx: Context, *, actor: str, name: str) -> None:
+    """Begin the model's line if it is new; SettingError for a name that cannot be."""
+    manifest.check_model(name)
+    if db.scalar(select(model.c.name).where(model.c.name == name)) is None:
+        db.execute(model.insert().values(name=name, created_at=ctx.clock(), dataset=""))
+        audit.record(db, ctx, actor, "model.add", name)
+        changes.note(db, ctx, "model", name)
+
+
+def list_models(ctx: Context) -> list[Model]:
+    """Every model, by name."""
+    with ctx.store.read() as db:
+        rows = db.execute(select(model).order_by(model.c.name)).all()
+        return [_record(db, row) for row in rows]
+
+
+def get_model(ctx: Context, name: str) -> Model:
+    """One model; AbsentError if there is none such."""
+    with ctx.store.read() as db:
+        row = db.execute(select(model).where(model.c.name == name)).first()
+        if row is None:
+            raise AbsentError("model", name, "shoal model list says which there are")
+        return _record(db, row)
+
+
+def set_policy(
+    ctx: Context,
+    *,
+    actor: str,
+    model: str,
+    retrain_on_drift: bool,
+    dataset: str,
+    task: str = "",
+    rounds: int = 10,
+    cooldown_s: float = 86_400.0,
+) -> Model:
+    """Say whether a drift alert trains `model` again, from the newest version of `dataset`, and of
+    which federated task it asks for rounds: so many, and no sooner than cooldown_s seconds after
+    the last time.
+
+    AbsentError if there is no such model, dataset or task; ConflictError for another model's task.
+    """
+    get_model(ctx, model)
+    if dataset:
+        datasets.get_dataset(ctx, dataset)
+    values: dict[str, Any] = {
+        "retrain_on_drift": retrain_on_drift, "dataset": dataset, "task": task, "rounds": rounds,
+        "cooldown_s": cooldown_s,
+    }  # fmt: skip
+    with ctx.store.write() as db:
+        if task and (other := rows.task_row(db, task).model) != model:
+            raise ConflictError(
+                f"task {task} learns {other}", f"name one of {model}: shoal round tasks"
+            )
+        db.execute(update(_TABLE).where(_TABLE.c.name == model).values(**values))
+        audit.record(db, ctx, actor, "model.policy", model, **values)
+        changes.note(db, ctx, "model", model)
+    return get_model(ctx, model)
+
+
+_TABLE = model
+
+
+def _record(db: Connection, row: Row[Any]) -> Model:
+    newest = select(release.c.version, release.c.state).where(release.c.model == row.name)
+    releases = db.execute(newest.order_by(release.c.version.desc())).all()
+    signed = [version for version, state in releases if state == RELEASED]
+    return Model(
+        name=row.name,
+        created_at=row.created_at,
+        latest=f"{row.name}@{releases[0].version}" if releases else "",
+        released=f"{row.name}@{signed[0]}" if signed else "",
+        releases=len(releases),
+        retrain_on_drift=row.retrain_on_drift,
+        dataset=row.dataset,
+        task=row.task,
+        rounds=row.rounds,
+        cooldown_s=row.cooldown_s,
+        asked_at=row.asked_at,
+    )

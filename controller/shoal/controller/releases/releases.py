@@ -1,0 +1,265 @@
+"""Releases: packed once, never changed, and signed for canary or for the whole fleet."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, select, update
+
+from shoal import bundle
+from shoal import manifest as manifests
+from shoal.controller.access import audit
+from shoal.controller.host.context import Context
+from shoal.controller.releases import quarantine, verdicts
+from shoal.controller.releases.built import Built
+from shoal.controller.store import changes
+from shoal.controller.store.origin import Origin
+from shoal.controller.store.records import Operation, Release, Signature
+from shoal.controller.store.tables import release
+from shoal.errors import AbsentError, ConflictError
+from shoal.manifest import File, Manifest, Taught, Variant
+from shoal.profile import load_profiles
+from shoal.trust import CANDIDATE, RELEASE
+
+VALIDATED, REFUSED, SIGNED_CANDIDATE, RELEASED = "validated", "refused", "candidate", "released"
+#: A security epoch, not a version: raised by hand when older releases must never run again.
+RELEASE_COUNTER = 1
+_REPORT = (
+    "task", "estimator", "metrics", "by_site", "variants", "verdicts", "signatures", "labels",
+    "features", "params",
+)  # fmt: skip
+
+
+def list_releases(ctx: Context, model: str = "") -> list[Release]:
+    """Releases of one model or of all, newest first."""
+    query = select(release).order_by(release.c.created_at.desc(), release.c.version.desc())
+    if model:
+        query = query.where(release.c.model == model)
+    with ctx.store.read() as db:
+        return [_record(db, row) for row in db.execute(query).all()]
+
+
+def get_release(ctx: Context, ref: str) -> Release:
+    """One release, "model@version"; AbsentError if there is none such."""
+    with ctx.store.read() as db:
+        return _record(db, _row(db, ref))
+
+
+def manifest_of(ctx: Context, ref: str) -> tuple[Manifest, bytes]:
+    """The release's manifest and its bytes: what is signed, and what an order names by hash."""
+    with ctx.store.read() as db:
+        data = _row(db, ref).manifest
+    return manifests.parse(data), data
+
+
+def references_of(ctx: Context, ref: str) -> bytes:
+    """JSON bytes of the release's reference sketches: shoal.sketch.References."""
+    with ctx.store.read() as db:
+        return bytes(_row(db, ref).references)
+
+
+def pack(ctx: Context, operation: Operation, built: Built, parent: str) -> Release:
+    """Keep a built model as the next version of its line, unsigned.
+
+    The model's row must be there. State is "refused" where a gate wants a person's word.
+    """
+    model = operation.subject
+    files = _store_files(ctx, built)
+    with ctx.store.write() as db:
+        newest = select(release.c.version).where(release.c.model == model)
+        version = (db.scalar(newest.order_by(release.c.version.desc()).limit(1)) or 0) + 1
+        data = manifests.encode(_manifest(ctx, operation, built, files, version))
+        ctx.blobs.put_bytes(data)
+        ref = f"{model}@{version}"
+        db.execute(
+            release.insert().values(
+                model=model,
+                version=version,
+                state=REFUSED if built.why_refused else VALIDATED,
+                dataset=operation.params["dataset"],
+                dataset_sha256=operation.params["dataset_sha256"],
+                operation=operation.id,
+                trigger=operation.params["trigger"],
+                parent=parent,
+                created_at=ctx.clock(),
+                created_by=operation.created_by,
+                report=_report(operation, built),
+                manifest=data,
+                references=built.references,
+            )
+        )
+        audit.record(
+            db, ctx, operation.created_by, "release.build", ref,
+            manifest=bundle.describe("", data).sha256, refused=built.why_refused,
+        )  # fmt: skip
+        changes.note(db, ctx, "release", ref)
+    return get_release(ctx, ref)
+
+
+def publish(ctx: Context, *, actor: str, ref: str, override: str = "") -> Release:
+    """Sign a release for the whole fleet.
+
+    override   why, in spite of a gate's no: it is kept and audited, and then every variant that
+               exists is listed for every profile that would like it
+
+    ConflictError for a refused release without an override, and for one in quarantine whatever is
+    said. Publishing twice changes nothing.
+    """
+    found = get_release(ctx, ref)
+    quarantine.check(found)
+    if found.state == RELEASED:
+        return found
+    if found.state == REFUSED and not override:
+        raise ConflictError(
+            f"{ref} was refused: {why_refused(ctx, ref)}",
+            "train a better one, or publish with --override and the reason",
+        )
+    if override and found.state != SIGNED_CANDIDATE:
+        _list_everything(ctx, found)
+    return _sign(ctx, found, RELEASE, actor, state=RELEASED, override=override)
+
+
+def sign_candidate(ctx: Context, ref: str) -> Release:
+    """Sign a validated release with the automation key: only canary devices will take it.
+
+    ConflictError if a gate refused it: automation does not overrule gates.
+    """
+    found = get_release(ctx, ref)
+    quarantine.check(found)
+    if found.state in (SIGNED_CANDIDATE, RELEASED):
+        return found
+    if found.state == REFUSED:
+        raise ConflictError(f"{ref} was refused: {why_refused(ctx, ref)}", "train a better one")
+    return _sign(ctx, found, CANDIDATE, "automation", state=SIGNED_CANDIDATE)
+
+
+def why_refused(ctx: Context, ref: str) -> str:
+    """The gate's words; "" for a release that none refused."""
+    with ctx.store.read() as db:
+        return str(_row(db, ref).report.get("why_refused", ""))
+
+
+def latest_of(ctx: Context, model: str) -> str:
+    """The newest signed release, else the newest that no gate refused, else ""."""
+    order = {RELEASED: 0, SIGNED_CANDIDATE: 1, VALIDATED: 1}
+    found = [r for r in list_releases(ctx, model) if r.state in order and not r.quarantined]
+    best = min(found, key=lambda r: (order[r.state], -r.version), default=None)
+    return best.ref if best else ""
+
+
+def _sign(
+    ctx: Context, found: Release, role: str, actor: str, *, state: str, override: str = ""
+) -> Release:
+    """Row first as far as it can be undone, then the signature, which cannot."""
+    _, data = manifest_of(ctx, found.ref)
+    ctx.blobs.put_bytes(data)
+    ctx.signer.add_target(role, found.model, found.version, data)
+    made = Signature(role=role, key=ctx.signer.key_id(role, found.model), at=ctx.clock(), by=actor)
+    with ctx.store.write() as db:
+        report = dict(_row(db, found.ref).report)
+        report["signatures"] = [*report["signatures"], msgspec.to_builtins(made)]
+        _set(db, found, state=state, override=override, report=report)
+        facts = {"override": override} if override else {}
+        audit.record(db, ctx, actor, f"release.sign.{role}", found.ref, **facts)
+        changes.note(db, ctx, "release", found.ref)
+    return get_release(ctx, found.ref)
+
+
+def _list_everything(ctx: Context, found: Release) -> None:
+    """Let the manifest name every variant for every profile whose recipe it is."""
+    manifest, _ = manifest_of(ctx, found.ref)
+    built = [variant.name for variant in manifest.variants]
+    profiles, refused = verdicts.overridden(found.verdicts, built, load_profiles())
+    data = manifests.encode(msgspec.structs.replace(manifest, profiles=profiles, refused=refused))
+    with ctx.store.write() as db:
+        _set(db, found, manifest=data)
+
+
+def _set(db: Connection, found: Release, **values: Any) -> None:
+    mine = (release.c.model == found.model) & (release.c.version == found.version)
+    db.execute(update(release).where(mine).values(**values))
+
+
+def _store_files(ctx: Context, built: Built) -> dict[str, File]:
+    contents = {f"{name}.onnx": data for name, data in built.files.items()} | {
+        "reference.json": built.references,
+        "golden.npz": built.golden,
+        "card.md": built.card.encode(),
+    }
+    for data in contents.values():
+        ctx.blobs.put_bytes(data)
+    return {name: bundle.describe(name, data) for name, data in contents.items()}
+
+
+def _manifest(
+    ctx: Context, operation: Operation, built: Built, files: Mapping[str, File], version: int
+) -> Manifest:
+    profiles, refused = verdicts.served(built.verdicts, load_profiles())
+    return Manifest(
+        model=operation.subject,
+        version=version,
+        release_counter=RELEASE_COUNTER,
+        task=built.task,
+        input="input",
+        output="output",
+        features=built.features,
+        labels=built.labels,
+        variants=[
+            Variant(name=v.name, file=files[f"{v.name}.onnx"], metrics=v.metrics)
+            for v in built.variants
+        ],
+        profiles=profiles,
+        refused=refused,
+        reference=files["reference.json"],
+        golden=files["golden.npz"],
+        card=files["card.md"],
+        opset=built.opset,
+        ort=built.ort,
+        threshold=built.threshold,
+        pipeline=built.pipeline,
+        created_s=ctx.clock(),
+        dataset=operation.params["dataset"],
+        dataset_sha256=operation.params["dataset_sha256"],
+        taught=_taught(operation),
+    )
+
+
+def _taught(operation: Operation) -> Taught | None:
+    told = operation.params.get("origin")
+    if told is None:
+        return None
+    origin = msgspec.convert(told, Origin)
+    return Taught(
+        task=origin.task,
+        round=origin.number,
+        rounds=len(origin.rounds),
+        devices=len(origin.devices),
+        examples=sum(one.examples for one in origin.devices),
+        strategy=origin.strategy,
+        epsilon=origin.epsilon,
+    )
+
+
+def _report(operation: Operation, built: Built) -> dict[str, Any]:
+    facts = {name: getattr(built, name) for name in _REPORT if hasattr(built, name)}
+    facts |= {"estimator": operation.params["estimator"], "signatures": []}
+    facts |= {"features": [f.name for f in built.features], "why_refused": built.why_refused}
+    facts |= {"origin": operation.params.get("origin")}
+    return msgspec.to_builtins(facts)
+
+
+def _row(db: Connection, ref: str) -> Row[Any]:
+    model, version = manifests.parse_release(ref)
+    mine = (release.c.model == model) & (release.c.version == version)
+    row = db.execute(select(release).where(mine)).first()
+    if row is None:
+        raise AbsentError("release", ref, "shoal release list says which there are")
+    return row
+
+
+def _record(db: Connection, row: Row[Any]) -> Release:
+    columns = {str(k): v for k, v in row._mapping.items() if k not in ("report", "manifest")}
+    report = {name: row.report[name] for name in _REPORT}
+    origin = row.report.get("origin")
+    report |= {"origin": origin, "quarantined": quarantine.why(db, origin)}
+    return msgspec.convert(columns | report, Release)

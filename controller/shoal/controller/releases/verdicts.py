@@ -1,0 +1,120 @@
+"""Which variant may go to which profile: the gates that a release passes before it is signed.
+
+Quantization damage (metric and outputs against fp32 on held-back rows) and the file's size are
+judged here; latency and memory only the device itself can judge, in its probe.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from shoal.controller.store.records import VariantReport, Verdict
+from shoal.profile import Profile
+
+FP32 = "fp32"
+#: Of the main metric, that rounds may lose against what was there before, if chance is not more.
+WORSE = 0.02
+_MB = 1 << 20
+
+
+def judge(
+    reports: Mapping[str, VariantReport],
+    skipped: Mapping[str, str],
+    profiles: Mapping[str, Profile],
+    main: str,
+) -> list[Verdict]:
+    """One verdict for each variant that each profile would like.
+
+    reports   variant -> what was measured; fp32 must be among them
+    skipped   variant -> why it was not built
+    main      the metric that the gate looks at
+    """
+    verdicts = []
+    for profile in profiles.values():
+        for variant in profile.variants:
+            report = reports.get(variant)
+            if report is None:
+                why = skipped.get(variant, "it was not built")
+            else:
+                why = _fault(report, reports[FP32], profile, main)
+            verdicts.append(Verdict(profile=profile.name, variant=variant, passed=not why, why=why))
+    return verdicts
+
+
+def served(
+    verdicts: Sequence[Verdict], profiles: Mapping[str, Profile]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Profile -> variants that passed, best first; and profile -> why none did."""
+    lists, refused = {}, {}
+    for name, profile in profiles.items():
+        mine = [v for v in verdicts if v.profile == name]
+        passed = [v.variant for v in mine if v.passed]
+        if passed:
+            lists[name] = passed
+        else:
+            refused[name] = profile.unsupported or "; ".join(f"{v.variant}: {v.why}" for v in mine)
+    return lists, refused
+
+
+def overridden(
+    verdicts: Sequence[Verdict], built: Sequence[str], profiles: Mapping[str, Profile]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """As `served`, but every variant that exists counts: a person has taken it upon themselves."""
+    said = [
+        Verdict(profile=v.profile, variant=v.variant, passed=v.variant in built, why=v.why)
+        for v in verdicts
+    ]
+    return served(said, profiles)
+
+
+def no_better_than_guessing(task: str, metrics: Mapping[str, float], labels: int) -> str:
+    """Why the model as a whole is refused, "" if it is not."""
+    if task == "regression":
+        r2 = metrics["r2"]
+        return "" if r2 > 0 else f"R² {r2:.2f} on held-back rows: the mean guesses as well"
+    found, chance = metrics["balanced_accuracy"], 1 / max(labels, 1)
+    if found > chance * 1.05:
+        return ""
+    return f"balanced accuracy {found:.2f} on held-back rows: guessing gives {chance:.2f}"
+
+
+def worse_than(
+    before: str, then: Mapping[str, float], metrics: Mapping[str, float], main: str, rows: float
+) -> str:
+    """Why a model is refused that does worse than `before` on the same held-back rows; "" if it
+    does not, or if nothing can be compared.
+
+    then, metrics   of `before`, and of the model; main: of which more is better
+    rows            held back: of few, one more is a whole percent and says nothing
+    """
+    if main not in then or main not in metrics:
+        return ""
+    drop, allowed = then[main] - metrics[main], max(WORSE, _by_chance(then[main], rows))
+    if drop <= allowed:
+        return ""
+    return (
+        f"{main} {metrics[main]:.4f} against {then[main]:.4f} of {before} on the same held-back "
+        f"rows: {drop:.4f} lost, {allowed:.2g} allowed"
+    )
+
+
+def _by_chance(share: float, rows: float) -> float:
+    """Two standard deviations between two shares of so many rows; R² is taken for one."""
+    share = min(max(share, 0.0), 1.0)
+    return 2 * math.sqrt(2 * share * (1 - share) / max(rows, 1.0))
+
+
+def _fault(report: VariantReport, fp32: VariantReport, profile: Profile, main: str) -> str:
+    gate, budget = profile.gate, profile.budget
+    if report.size > budget.model_mb * _MB:
+        return f"{report.size / _MB:.1f} MB, the profile's budget is {budget.model_mb:g}"
+    if report.name == FP32:
+        return ""
+    drop = fp32.metrics[main] - report.metrics[main]
+    if drop > gate.max_metric_drop:
+        return (
+            f"{main} {report.metrics[main]:.3f} against {fp32.metrics[main]:.3f} of fp32: "
+            f"{drop:.3f} lost, {gate.max_metric_drop:g} allowed"
+        )
+    if report.cosine < gate.min_cosine:
+        return f"outputs' cosine to fp32's is {report.cosine:.4f}, {gate.min_cosine:g} needed"
+    return ""

@@ -1,0 +1,1 @@
+"""Rollouts: stages, gates, assignments, reverts."""

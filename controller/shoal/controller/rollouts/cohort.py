@@ -1,0 +1,74 @@
+"""Who is in which stage of a rollout: drawn once, by hash, and the same however often it is drawn.
+
+A percentage is taken within each (profile, site), so that a small canary share still holds every
+kind of board and every place; what rounding leaves over goes by largest remainder.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from shoal.controller.store.records import Selector, StagePlan
+
+
+class Candidate(NamedTuple):
+    """A device as a selector sees it."""
+
+    device: str
+    site: str
+    profile: str
+    ring: str
+    labels: Mapping[str, str]
+
+
+def rank(rollout: str, device: str) -> bytes:
+    """Order in which a rollout takes devices: without favourites, another one for each rollout."""
+    return hashlib.sha256(f"{rollout}/{device}".encode()).digest()
+
+
+def fits(selector: Selector, one: Candidate) -> bool:
+    """Whether a device has what the selector asks for. label: "key=value", or "key"."""
+    key, equals, value = selector.label.partition("=")
+    return (
+        selector.ring in ("", one.ring)
+        and selector.site in ("", one.site)
+        and selector.profile in ("", one.profile)
+        and (not key or (key in one.labels and (not equals or one.labels[key] == value)))
+    )
+
+
+def freeze(
+    rollout: str, stages: Sequence[StagePlan], devices: Iterable[Candidate]
+) -> dict[str, str]:
+    """Device -> name of its stage; a device that no stage takes is not in it."""
+    left = sorted(devices, key=lambda one: rank(rollout, one.device))
+    taken: dict[str, str] = {}
+    for stage in stages:
+        able = [one for one in left if fits(stage.select, one)]
+        for one in draw(able, stage.select.percent):
+            taken[one.device] = stage.name
+        left = [one for one in left if one.device not in taken]
+    return taken
+
+
+def draw(ordered: Sequence[Candidate], percent: float) -> list[Candidate]:
+    """`percent` of the devices, at least one of any, spread over profile and site."""
+    if not ordered:
+        return []
+    total = min(len(ordered), max(1, round(len(ordered) * percent / 100)))
+    strata: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
+    for one in ordered:
+        strata[one.profile, one.site].append(one)
+    share = total / len(ordered)
+    quota = {key: int(len(group) * share) for key, group in strata.items()}
+    over = sorted(strata, key=lambda key: quota[key] - len(strata[key]) * share)
+    for key in over[: total - sum(quota.values())]:
+        quota[key] += 1
+    return [one for key, group in strata.items() for one in group[: quota[key]]]
+
+
+def late(stages: Sequence[StagePlan], one: Candidate) -> str | None:
+    """Stage of a device that came after the freeze: the last one, if it would have fitted it."""
+    last = stages[-1]
+    return last.name if fits(last.select, one) else None

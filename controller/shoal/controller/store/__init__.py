@@ -1,0 +1,1 @@
+"""The database: tables, records, the change log, cursors."""

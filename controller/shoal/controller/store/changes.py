@@ -1,0 +1,57 @@
+"""What changed, in order: the console's live stream reads it across processes."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from sqlalchemy import Connection, delete, func, select
+
+from shoal.controller.host.context import Context
+from shoal.controller.store.tables import change
+
+KINDS = frozenset(
+    {
+        "alert", "dataset", "device", "event", "model", "operation", "release", "rollout", "round",
+        "task", "window",
+    }
+)  # fmt: skip
+
+
+class Change(NamedTuple):
+    """id rises by the order of commits; kind is one of KINDS; subject names the thing."""
+
+    id: int
+    at: float
+    kind: str
+    subject: str
+
+
+def note(db: Connection, ctx: Context, kind: str, subject: str) -> None:
+    """Say, inside the transaction that changes it, that `subject` is about to look different."""
+    note_all(db, ctx, kind, [subject])
+
+
+def note_all(db: Connection, ctx: Context, kind: str, subjects: Iterable[str]) -> None:
+    """The same of several, in order, in one statement."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of change {kind!r}")
+    rows = [{"at": ctx.clock(), "kind": kind, "subject": subject} for subject in subjects]
+    if rows:
+        db.execute(change.insert(), rows)
+
+
+def since(ctx: Context, after: int, limit: int = 500) -> list[Change]:
+    """Changes with a higher id than `after`, oldest first."""
+    query = select(change).where(change.c.id > after).order_by(change.c.id).limit(limit)
+    with ctx.store.read() as db:
+        return [Change(*row) for row in db.execute(query)]
+
+
+def newest(ctx: Context) -> int:
+    """Id of the last change, 0 when there was none."""
+    with ctx.store.read() as db:
+        return db.scalar(select(func.max(change.c.id))) or 0
+
+
+def forget(db: Connection, before_at: float) -> None:
+    """Drop changes older than `before_at`: nobody reconnects after so long."""
+    db.execute(delete(change).where(change.c.at < before_at))

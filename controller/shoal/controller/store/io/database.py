@@ -1,0 +1,118 @@
+"""The controller's database: SQLAlchemy Core, SQLite WAL by default, one engine a process."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+
+from shoal.controller.host.settings import Settings
+from shoal.errors import StorageError
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_BUSY_TIMEOUT_S = 15
+#: Said for every new SQLite connection. FULL: a device is acked when its row survives a power cut.
+_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+
+
+def url_of(folder: Path, settings: Settings) -> str:
+    """SQLAlchemy URL of the controller in `folder`."""
+    return settings.database or f"sqlite:///{folder / 'controller.db'}"
+
+
+class Store:
+    """Transactions on the database; every process of a controller opens its own.
+
+    Do not open a write inside another: on SQLite the inner would wait for the outer for ever.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._reader = engine
+        self._writer = engine.execution_options(shoal_write=True)
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Connect, and bring the schema up to date; StorageError says what the database said."""
+        engine = _engine(url)
+        try:
+            with engine.execution_options(shoal_write=True).begin() as db:
+                migrate(db)
+        except (SQLAlchemyError, OSError) as error:
+            raise StorageError(
+                f"database {engine.url.render_as_string()}: {_short(error)}",
+                "check that its folder exists, is writable and has space",
+            ) from error
+        return cls(engine)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view; nothing written in it is kept."""
+        with _translated(), self._reader.connect() as db:
+            yield db
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that holds SQLite's one write lock from its start; durable at exit.
+
+        An exception inside rolls everything back and goes on. StorageError when the disk is full,
+        or when another process held the lock for 15 s.
+        """
+        with _translated(), self._writer.begin() as db:
+            yield db
+
+    def close(self) -> None:
+        self._reader.dispose()
+
+
+def migrate(db: Connection, revision: str = "head") -> None:
+    """Run the Alembic migrations up to `revision` inside the transaction of `db`."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # every opening would tell its dialect
+    config = Config(attributes={"connection": db})
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    command.upgrade(config, revision)
+
+
+def _engine(url: str) -> Engine:
+    sqlite = url.startswith("sqlite")
+    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S} if sqlite else {})
+    if sqlite:
+        event.listen(engine, "connect", _prepare)
+        event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # BEGIN is ours: the driver's comes too late to read by
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin(db: Connection) -> None:
+    write = db.get_execution_options().get("shoal_write")
+    db.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what the disk or the lock refused into StorageError; a caller's bug stays what it is."""
+    try:
+        yield
+    except OperationalError as error:
+        raise StorageError(
+            f"database: {_short(error)}", "free some disk space, or look for a stuck process"
+        ) from error
+    except DatabaseError as error:
+        if "malformed" not in str(error.orig):
+            raise
+        raise StorageError(
+            f"database is damaged: {_short(error)}", "restore controller.db from a backup"
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error)

@@ -1,0 +1,13 @@
+"""Alembic runs this: inside the transaction that Store opened, never with a URL of its own."""
+
+from alembic import context
+
+from shoal.controller.store.tables import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,  # SQLite alters a table by copying it
+    compare_type=True,
+)
+context.run_migrations()

@@ -1,0 +1,198 @@
+"""`serve`: every part of the controller in a process of its own, started again when it ends."""
+
+import fcntl
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from shoal.controller.broker.io.nats import find_binary
+from shoal.controller.fleet.io.ca import Authority
+from shoal.controller.host.io.lifetime import until_told
+from shoal.controller.host.io.probes import check_broker, check_https, is_free
+from shoal.controller.host.io.processes import Child, tell_on_stderr
+from shoal.controller.host.settings import Settings
+from shoal.errors import ConflictError, LinkError, SettingError
+
+PATIENCE_S = 15.0
+#: A predecessor that was killed needs a moment until its children have let go of their ports.
+PORT_PATIENCE_S = 5.0
+_TICK_S, _DAY_S = 0.2, 86_400.0
+#: What shoal.mqtt logs when the engine is connected and subscribed: then all of it answers.
+_CONNECTED = re.compile(r"\bshoal\.mqtt broker \S+: connected$")
+
+
+class Part(NamedTuple):
+    """A child, and how to ask whether it answers: raises LinkError when it does not."""
+
+    child: Child
+    check: Callable[[], object]
+
+
+class Supervisor:
+    """Starts the parts of the controller in `folder`, keeps them running, ends them.
+
+    say    prints the ready line; tell prints warnings
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        *,
+        say: Callable[[str], None],
+        tell: Callable[[str], None] = tell_on_stderr,
+    ) -> None:
+        self._folder, self._settings, self._say, self._tell = folder, settings, say, tell
+        self._stopping = threading.Event()
+        self._parts = self._plan()
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. SettingError, ConflictError if it cannot begin."""
+        with serving(self._folder):
+            self._stopping = until_told()
+            if not self._settings.network.broker:
+                find_binary(os.environ)
+            self._renew()
+            self._wait_for_ports()
+            try:
+                self._supervise()
+            finally:
+                self._end()
+
+    def _plan(self) -> list[Part]:
+        network, pki = self._settings.network, self._folder / "pki"
+        own = bool(network.tls_certificate)
+        checks: dict[str, Callable[[], object]] = {
+            "broker": lambda: check_broker(network, pki),
+            "artifacts": lambda: check_https(network, network.artifacts, pki),
+            "web": lambda: check_https(network, network.port, pki, own_certificate=own),
+            "engine": self._check_engine,
+        }
+        if network.broker:
+            del checks["broker"]
+        return [Part(self._child(name), check) for name, check in checks.items()]
+
+    def _child(self, name: str) -> Child:
+        argv = [sys.executable, "-m", "shoal.controller", name, "--folder", str(self._folder)]
+        log = self._folder / "log" / f"{name}.log"
+        return Child(name, argv, log, self._tell, _CONNECTED if name == "engine" else None)
+
+    def _supervise(self) -> None:
+        (self._folder / "log").mkdir(exist_ok=True)
+        for part in self._parts:
+            part.child.start(time.monotonic())
+        waiting, renew_at = list(self._parts), time.monotonic() + _DAY_S
+        while not self._stopping.wait(_TICK_S):
+            if time.monotonic() > renew_at:
+                renew_at += _DAY_S
+                self._restart_if(self._renew())
+            for part in self._parts:
+                part.child.keep(time.monotonic())
+            if waiting:
+                waiting = [part for part in waiting if not _answers(part)]
+                if not waiting:
+                    self._say(self._ready())
+
+    def _renew(self) -> bool:
+        """New server and controller certificates in good time; whether there are any."""
+        authority = Authority.open(self._folder / "pki")
+        renewed = authority.renew_own(self._settings.network.names, time.time())
+        if renewed:
+            self._tell(f"new certificate: {', '.join(renewed)}")
+        return bool(renewed)
+
+    def _restart_if(self, renewed: bool) -> None:
+        """Children read their certificate at their start; the loop starts those that ended."""
+        if renewed:
+            for part in self._parts:
+                part.child.ask_to_end()
+
+    def _check_engine(self) -> None:
+        child = next(part.child for part in self._parts if part.child.name == "engine")
+        if not child.pid or not child.ready:
+            raise LinkError("engine is not connected to the broker yet")
+
+    def _ready(self) -> str:
+        network = self._settings.network
+        name = network.names[0]
+        broker = network.broker or f"mqtts://{name}:{network.mqtt}"
+        return (
+            f"ready: https://{name}:{network.port} "
+            f"(artifacts https://{name}:{network.artifacts}, broker {broker})"
+        )
+
+    def _wait_for_ports(self) -> None:
+        end = time.monotonic() + PORT_PATIENCE_S
+        while (taken := taken_ports(self._settings)) and time.monotonic() < end:
+            if self._stopping.wait(_TICK_S):
+                return
+        if taken:
+            where = self._folder / "controller.toml"
+            listing = ", ".join(
+                f"port {port} on {self._settings.network.host} ([network] {setting})"
+                for setting, port in taken.items()
+            )
+            raise SettingError(
+                f"taken by another program: {listing}",
+                f"end that program, or change the setting in {where}",
+            )
+
+    def _end(self) -> None:
+        """Engine first, broker last: what is on its way still finds its way."""
+        end = time.monotonic() + PATIENCE_S
+        for part in reversed(self._parts):
+            part.child.ask_to_end()
+            part.child.end(end - time.monotonic())
+
+
+def taken_ports(settings: Settings) -> dict[str, int]:
+    """Setting -> port, of those that somebody else listens on; SettingError if two are the same."""
+    network = settings.network
+    ports = {"port": network.port, "artifacts": network.artifacts}
+    if not network.broker:
+        ports["mqtt"] = network.mqtt
+    if len(set(ports.values())) < len(ports):
+        raise SettingError(f"[network] {', '.join(ports)} must differ", "change controller.toml")
+    return {name: port for name, port in ports.items() if not is_free(network.host, port)}
+
+
+class serving:  # noqa: N801 - reads as a word: `with serving(folder)`
+    """Holds the folder's lock; ConflictError when another `serve` has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "serve.lock"
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.seek(0)
+            pid = self._file.read().strip()
+            self._file.close()
+            raise ConflictError(
+                f"{self._path.parent} is being served already, by process {pid}",
+                f"end it first: kill {pid}",
+                pid=pid,
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n")
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _answers(part: Part) -> bool:
+    try:
+        part.check()
+    except LinkError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Training, import and quantization: from a job to what a release needs."""

@@ -1,0 +1,107 @@
+"""A forward graph as the sweep reads it."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy.typing as npt
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.shape_inference import InferenceError, infer_shapes
+
+from shoal.controller.training.gradient.graph import FORWARD, Dims, Node
+from shoal.errors import ModelError
+
+
+class Forward(NamedTuple):
+    """A forward graph as the sweep reads it.
+
+    nodes          in order; copies, free to be written to
+    initializers   stored tensors by name
+    constants      their values
+    shapes         of every tensor that inference could tell; axis 0 of the input is "N"
+    input, output  names
+    """
+
+    nodes: list[Node]
+    initializers: dict[str, TensorProto]
+    constants: dict[str, npt.NDArray]
+    shapes: dict[str, Dims]
+    input: str
+    output: str
+
+
+def analyse(model: ModelProto) -> Forward:
+    """What the sweep needs of a model; names are as in it."""
+    graph = with_shapes(model).graph
+    shapes = shapes_of(graph)
+    tensors = {t.name: t for t in graph.initializer}
+    return Forward(
+        [Node(proto) for proto in graph.node],
+        tensors,
+        {name: numpy_helper.to_array(t) for name, t in tensors.items()},
+        shapes,
+        graph.input[0].name,
+        graph.output[0].name,
+    )
+
+
+def with_shapes(model: ModelProto) -> ModelProto:
+    """A copy with every shape that onnx can infer; ModelError when the shapes contradict."""
+    try:
+        inferred: ModelProto = infer_shapes(copy_of(model), data_prop=True)
+    except InferenceError as error:
+        raise ModelError(f"its shapes contradict: {error!s:.300}", "export it again") from error
+    return inferred
+
+
+def shapes_of(graph: GraphProto) -> dict[str, Dims]:
+    """What a graph with inferred shapes says."""
+    shapes: dict[str, Dims] = {t.name: tuple(t.dims) for t in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = dims_of(value.type.tensor_type.shape.dim)
+    return shapes
+
+
+def within(model: ModelProto) -> ModelProto:
+    """A copy whose input is "x"; every other name starts with "forward/": none of ours is taken."""
+    copy = copy_of(model)
+    graph = copy.graph
+    source = graph.input[0].name
+
+    def inside(name: str) -> str:
+        return "x" if name == source else name and FORWARD + name
+
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [inside(name) for name in names]
+    for named in (*graph.initializer, *graph.input, *graph.output):
+        named.name = inside(named.name)
+    return copy
+
+
+def opset_of(model: ModelProto) -> int:
+    """Version of the standard operator set."""
+    return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+
+
+def copy_of(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def set_nodes(model: ModelProto, nodes: Iterable[NodeProto]) -> None:
+    """Replace a model's nodes; the new ones may be some of the old."""
+    kept = [proto_copy(proto) for proto in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def proto_copy(proto: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(proto)
+    return copy
+
+
+def dims_of(dims: Iterable) -> Dims:
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)

@@ -1,0 +1,81 @@
+"""Which operators have a gradient, which have none by nature, and what to do about the rest."""
+
+from collections.abc import Callable
+
+from shoal.controller.training.gradient import (
+    activation,
+    convolution,
+    elementwise,
+    linear,
+    movement,
+    normalisation,
+    pooling,
+    recurrent,
+)
+from shoal.controller.training.gradient.elementwise import Gradients
+from shoal.controller.training.gradient.graph import Builder, Node
+from shoal.errors import ModelError
+
+#: From (builder, forward node, gradient of its first output) to the gradients of its inputs, in
+#: order; None, or a shorter list, where an input has none.
+Rule = Callable[[Builder, Node, str], Gradients]
+
+RULES: dict[str, Rule] = {
+    **elementwise.RULES,
+    **linear.RULES,
+    **activation.RULES,
+    **movement.RULES,
+    **convolution.RULES,
+    **pooling.RULES,
+    **normalisation.RULES,
+}
+#: Operators with several outputs, each with a gradient of its own.
+SEVERAL = movement.SEVERAL
+#: Written out before the sweep.
+UNROLLED = frozenset(recurrent.KINDS)
+
+#: Constant almost everywhere: no gradient passes, and none is missed.
+FLAT = frozenset({
+    "And", "ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater",
+    "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "OneHot", "Or", "Range",
+    "Round", "Shape", "Sign", "Size", "Xor",
+})  # fmt: skip
+
+_BEHIND = "train only what lies behind it: name those initialisers, or choose the last layer"
+_MENDS = {
+    "QuantizeLinear": _BEHIND,
+    "DequantizeLinear": "keep the layers that are to be trained in float32",
+    "DynamicQuantizeLinear": _BEHIND,
+    "Einsum": "export it as MatMul and Transpose",
+    "Resize": "upsample with ConvTranspose",
+    "If": "export the model without control flow",
+    "Loop": "export the model without control flow",
+    "Scan": "export the model without control flow",
+    "TopK": "take the maximum instead",
+}
+
+
+def supported() -> list[str]:
+    """Every operator that can lie between a trainable parameter and the loss."""
+    return sorted({*RULES, *SEVERAL, *UNROLLED})
+
+
+def rule_for(node: Node) -> Rule | None:
+    """The node's gradient; None when it has several outputs. ModelError when there is none."""
+    if node.kind in SEVERAL:
+        return None
+    if node.kind not in RULES or node.proto.domain not in ("", "ai.onnx"):
+        raise unsupported(node)
+    return RULES[node.kind]
+
+
+def unsupported(node: Node) -> ModelError:
+    """Says which node cannot be trained through, and what to do."""
+    domain = node.proto.domain
+    kind = f"{domain}.{node.kind}" if domain else node.kind
+    return ModelError(
+        f"operator {kind} of node {node.name!r} has no gradient",
+        _MENDS.get(node.kind, _BEHIND),
+        op=kind,
+        node=node.name,
+    )

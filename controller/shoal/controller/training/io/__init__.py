@@ -1,0 +1,1 @@
+"""scikit-learn, skl2onnx and onnxruntime."""

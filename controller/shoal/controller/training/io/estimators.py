@@ -1,0 +1,53 @@
+"""The estimators that Shoal trains itself: scikit-learn pipelines that export to plain ONNX."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+from shoal.controller.training.io.rows import Rows
+from shoal.controller.training.jobs import Forest, Linear, Mlp, Params
+from shoal.errors import ModelError
+
+
+def fit(estimator: str, params: Params, rows: Rows) -> Pipeline:
+    """Train; ModelError when the numbers do not let it."""
+    pipeline = make_pipeline(*_steps(estimator, params))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the metrics tell, and the card
+            return pipeline.fit(rows.x, rows.y)
+    except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
+        raise ModelError(
+            f"{estimator} cannot learn from this: {error}", "look at the data"
+        ) from error
+
+
+def _steps(estimator: str, params: Params) -> list[Any]:
+    scalers = {"minmax": MinMaxScaler, "standard": StandardScaler}
+    seed = params.seed
+    if isinstance(params, Mlp):
+        kind = MLPClassifier if estimator == "mlp" else MLPRegressor
+        network = kind(
+            hidden_layer_sizes=tuple(params.hidden),
+            alpha=params.alpha,
+            max_iter=params.max_iter,
+            random_state=seed,
+        )
+        return [scalers[params.scaler](), network]
+    if isinstance(params, Linear):
+        if estimator == "ridge":
+            return [scalers[params.scaler](), Ridge(alpha=params.strength, random_state=seed)]
+        linear = LogisticRegression(
+            C=1 / params.strength, max_iter=params.max_iter, random_state=seed
+        )
+        return [scalers[params.scaler](), linear]
+    assert isinstance(params, Forest)
+    forest = RandomForestClassifier if estimator == "random-forest" else RandomForestRegressor
+    return [forest(params.trees, max_depth=params.depth or None, random_state=seed)]

@@ -1,0 +1,34 @@
+"""A trained scikit-learn pipeline as ONNX bytes with Shoal's input and output."""
+
+from onnx import ModelProto
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import FloatTensorType
+from sklearn.pipeline import Pipeline
+
+from shoal.controller.training.io.onnx_graph import normalise
+from shoal.errors import ModelError
+
+#: Written for every model: old enough for any onnxruntime an agent may have, new enough for
+#: per-channel QDQ. The exporter's own default would rise with its version.
+OPSET, OPSET_ML = 17, 3
+#: What the agent's wheel asks for anyway: pyproject.toml.
+ORT = ">=1.31"
+
+
+def export(pipeline: Pipeline, features: int, columns: int) -> ModelProto:
+    """ONNX model: input float32 (N, features), output float32 (N, columns).
+
+    columns   number of classes, or 1 for regression
+    """
+    classifier = hasattr(pipeline, "predict_proba")
+    try:
+        model = to_onnx(
+            pipeline,
+            initial_types=[("input", FloatTensorType([None, features]))],
+            options={"zipmap": False} if classifier else None,
+            target_opset={"": OPSET, "ai.onnx.ml": OPSET_ML},
+        )
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        raise ModelError(f"this estimator does not export to ONNX: {error}") from error
+    wanted = "probabilities" if classifier else model.graph.output[0].name
+    return normalise(model, wanted, features, columns)

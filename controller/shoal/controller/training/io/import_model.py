@@ -1,0 +1,121 @@
+"""A model that was trained elsewhere: hostile until checked, then made like our own."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from shoal.controller.training.io import onnx_graph, runtime
+from shoal.errors import ModelError
+
+LIMIT = 512 << 20
+_NAMES_OF_PROBABILITIES = ("output", "probabilities", "output_probability", "probs", "scores")
+
+
+def read(path: Path, name: str, features: int, columns: int) -> ModelProto:
+    """The model in `path`, checked and normalised.
+
+    features, columns   what the dataset has: input width, and labels (1 for regression)
+
+    ModelError says what is wrong with `name` and how to export it right.
+    """
+    model = _parsed(path, name)
+    _check_whole(model, name)
+    _check_input(model, name, features)
+    # Loaded as it came: onnxruntime says best which operator or opset it lacks.
+    runtime.open_session(path, name)
+    wanted = _wanted_output(model, name)
+    own = onnx_graph.normalise(model, wanted, features, columns)
+    data = np.zeros((3, features), np.float32)
+    found = runtime.outputs(own.SerializeToString(), data, name).shape
+    if found != (3, columns):
+        raise ModelError(
+            f"{name} answers 3 rows with shape {found}, (3, {columns}) is needed",
+            "give one label per output column, in order; a two-class model needs two columns",
+        )
+    return own
+
+
+def with_probabilities(model: ModelProto, x: runtime.F32, name: str) -> tuple[ModelProto, str]:
+    """The model itself, or with a softmax where it answers logits; and a note that says so."""
+    answers = runtime.outputs(model.SerializeToString(), x, name)
+    if not np.isfinite(answers).all():
+        raise ModelError(f"{name} answers NaN or infinity on the dataset's rows", "look at it")
+    sums = answers.sum(1)
+    if answers.min() >= -1e-4 and answers.max() <= 1 + 1e-4 and np.allclose(sums, 1, atol=1e-2):
+        return model, ""
+    return onnx_graph.append_softmax(model), "answers logits: a softmax was added"
+
+
+def _parsed(path: Path, name: str) -> ModelProto:
+    if path.stat().st_size > LIMIT:
+        raise ModelError(f"{name} is larger than {LIMIT >> 20} MiB", "use a smaller model")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except (DecodeError, ValueError) as error:
+        raise ModelError(f"{name} is not an ONNX file", "export it with torch.onnx or alike") from (
+            error
+        )
+    if not model.graph.node or not model.opset_import:
+        raise ModelError(f"{name} is not an ONNX model: it has no graph", "export it again")
+    return model
+
+
+def _check_whole(model: ModelProto, name: str) -> None:
+    for tensor in onnx_graph.tensors_of(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ModelError(
+                f"{name} keeps its weights in other files ({tensor.name})",
+                "save it as one file: onnx.save(model, path, save_as_external_data=False)",
+            )
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        if "No Op registered" in str(error) or "No opset import" in str(error):
+            return  # onnxruntime has more than the standard, and says better what it lacks
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{name} is not valid ONNX: {first[:300]}", "export it again") from error
+
+
+def _check_input(model: ModelProto, name: str, features: int) -> None:
+    inputs = onnx_graph.graph_inputs(model.graph)
+    if len(inputs) != 1:
+        listed = ", ".join(value.name for value in inputs) or "none"
+        raise ModelError(f"{name} has inputs {listed}", "export it with one: float32 (N, features)")
+    tensor = inputs[0].type.tensor_type
+    if tensor.elem_type != TensorProto.FLOAT:
+        kind = TensorProto.DataType.Name(tensor.elem_type)
+        raise ModelError(f"{name} takes {kind}", "export it with float32 input")
+    shape = _shape(inputs[0])
+    if len(shape) != 2 or shape[1] not in (features, None):
+        raise ModelError(
+            f"{name} takes shape {shape}, the dataset has {features} features",
+            "drop or add columns, or export it with input (N, features)",
+        )
+
+
+def _wanted_output(model: ModelProto, name: str) -> str:
+    """The one float output of rank 2; among several the one that is named like probabilities."""
+    outputs = [
+        value
+        for value in model.graph.output
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT and len(_shape(value)) in (0, 2)
+    ]
+    for wanted in _NAMES_OF_PROBABILITIES:
+        for value in outputs:
+            if value.name.lower() == wanted:
+                return str(value.name)
+    if len(outputs) != 1:
+        listed = ", ".join(value.name for value in model.graph.output)
+        raise ModelError(
+            f"{name} has outputs {listed}, none is float32 (N, classes)",
+            'export it with one output; for scikit-learn with options={"zipmap": False}',
+        )
+    return str(outputs[0].name)
+
+
+def _shape(value: ValueInfoProto) -> tuple[int | None, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)

@@ -1,0 +1,151 @@
+"""The rows that a model learns from and the rows that judge it, kept apart."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
+
+from shoal.controller.data.frames import features_of, in_order, names_of, read_frame
+from shoal.controller.training.jobs import Job, Params
+from shoal.errors import DatasetError
+
+#: Splits by group that are tried until each label of each site is on both sides.
+_TRIES = 40
+#: Distinct labels above which a classifier is surely not what was meant.
+_MAX_LABELS = 1_000
+
+
+class Rows(NamedTuple):
+    """n rows: x float32 (n, F); y (n,), class index or target value; site names (n,)."""
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray
+    site: npt.NDArray
+
+    def take(self, mask: npt.NDArray) -> "Rows":
+        return Rows(self.x[mask], self.y[mask], self.site[mask])
+
+
+class Data(NamedTuple):
+    """train   of the chosen sites; held, held-back rows of the same sites; elsewhere, held-back
+    rows of every site: what shows how far the model carries
+    incomplete   rows left out because a value was missing
+    """
+
+    features: list[str]
+    labels: list[str]
+    train: Rows
+    held: Rows
+    elsewhere: Rows
+    incomplete: int
+
+
+def prepare(job: Job, params: Params, task: str) -> Data:
+    """Read the job's table and split it, deterministically; DatasetError if that cannot be."""
+    frame = read_frame(job.table, job.dataset.ref)
+    features = features_of(job.dataset)
+    complete = np.isfinite(frame[features].to_numpy(np.float64)).all(1)
+    complete &= frame[job.dataset.label].notna().to_numpy()
+    if complete.sum() < max(20, len(frame) // 2):
+        raise DatasetError(
+            f"{job.dataset.ref}: only {complete.sum()} of {len(frame)} rows have every value",
+            f"drop the columns that lack most: {_emptiest(frame, features)}",
+        )
+    kept = frame[complete]
+    labels, y = _targets(kept[job.dataset.label], job, task)
+    site = names_of(kept[job.dataset.site]) if job.dataset.site else np.full(len(kept), "")
+    group = names_of(kept[job.dataset.split]) if job.dataset.split else None
+    rows = Rows(kept[features].to_numpy(np.float32), y, site)
+    chosen = np.isin(site, params.sites) if params.sites else np.full(len(y), True)
+    _check_sites(params.sites, site, job.dataset.site)
+    held = _held_back(rows, group, params, task)
+    data = Data(
+        features, labels, rows.take(chosen & ~held), rows.take(chosen & held), rows.take(held),
+        int((~complete).sum()),
+    )  # fmt: skip
+    _check_split(data, task)
+    return data
+
+
+def _targets(values: "pd.Series", job: Job, task: str) -> tuple[list[str], npt.NDArray]:
+    if task == "regression":
+        if not pd.api.types.is_numeric_dtype(values):
+            raise DatasetError(f"label {job.dataset.label!r} is not numeric", "use a classifier")
+        return [], values.to_numpy(np.float64)
+    names = names_of(values)
+    found = in_order(names)
+    labels = job.labels or found
+    if strangers := [name for name in found if name not in labels]:
+        raise DatasetError(
+            f"{job.dataset.ref} has labels the model does not know: {', '.join(strangers[:9])}",
+            f"the model's labels, by output column, are: {', '.join(labels[:40])}",
+        )
+    if len(labels) > min(_MAX_LABELS, len(values) // 2):
+        raise DatasetError(
+            f"label {job.dataset.label!r} has {len(labels)} distinct values",
+            "use an estimator for regression, such as ridge",
+        )
+    index = {name: i for i, name in enumerate(labels)}
+    return labels, np.array([index[name] for name in names])
+
+
+def _held_back(rows: Rows, group: npt.NDArray | None, params: Params, task: str) -> npt.NDArray:
+    """Mask of held-back rows; rows of one group are all in it or none is."""
+    n = len(rows.y)
+    strata = _strata(rows, task)
+    held = np.zeros(n, bool)
+    if group is None:
+        held[_free_split(n, strata, params)] = True
+        return held
+    if len(np.unique(group)) < 2:
+        raise DatasetError("the split column has one value only", "name another, or none")
+    splitter = GroupShuffleSplit(_TRIES, test_size=params.holdout, random_state=params.seed)
+    best = min(
+        (test for _, test in splitter.split(rows.x, groups=group)),
+        key=lambda test: _one_sided(strata, test),
+    )
+    held[best] = True
+    return held
+
+
+def _strata(rows: Rows, task: str) -> npt.NDArray:
+    """Label and site as one number each, or site alone for regression: shape (n,)."""
+    _, site = np.unique(rows.site, return_inverse=True)
+    return site if task == "regression" else site * (int(rows.y.max()) + 1) + rows.y
+
+
+def _one_sided(strata: npt.NDArray, test: npt.NDArray) -> int:
+    """How many strata are wholly in the test rows or wholly out of them."""
+    everything, inside = np.bincount(strata), np.bincount(strata[test], minlength=strata.max() + 1)
+    return int(((everything > 0) & ((inside == 0) | (inside == everything))).sum())
+
+
+def _free_split(n: int, strata: npt.NDArray, params: Params) -> npt.NDArray:
+    _, counts = np.unique(strata, return_counts=True)
+    small = counts.min() < 2 or len(counts) > min(n * params.holdout, n * (1 - params.holdout))
+    kind = ShuffleSplit if small else StratifiedShuffleSplit
+    splitter = kind(1, test_size=params.holdout, random_state=params.seed)
+    _, test = next(splitter.split(np.zeros(n), strata))
+    return test
+
+
+def _check_sites(wanted: list[str], site: npt.NDArray, column: str) -> None:
+    known = in_order(site) if column else []
+    if missing := [name for name in wanted if name not in known]:
+        raise DatasetError(f"no rows of site {missing[0]!r}", f"sites are: {', '.join(known)}")
+
+
+def _check_split(data: Data, task: str) -> None:
+    if len(data.train.y) < 10 or not len(data.held.y):
+        raise DatasetError(
+            f"{len(data.train.y)} rows to train on and {len(data.held.y)} held back", "add rows"
+        )
+    if task != "regression" and len(np.unique(data.train.y)) < 2:
+        raise DatasetError("the rows to train on have one label only", "add sites or groups")
+
+
+def _emptiest(frame: "pd.DataFrame", features: list[str]) -> str:
+    missing = frame[features].isna().sum().sort_values(ascending=False)
+    return ", ".join(map(str, missing[missing > 0].index[:8]))

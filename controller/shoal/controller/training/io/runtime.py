@@ -1,0 +1,59 @@
+"""Running a model on this host as a device would: onnxruntime, on the CPU, one thread."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from shoal.controller.training.io.onnx_graph import INPUT, OUTPUT
+from shoal.errors import ModelError
+
+F32 = npt.NDArray[np.float32]
+#: Rows given to one run: bounds the memory that a large table needs.
+BATCH = 4_096
+
+
+def open_session(model: bytes | Path, name: str) -> onnxruntime.InferenceSession:
+    """Load a model; ModelError, naming it, when this runtime cannot carry it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(
+            f"{name}: onnxruntime {onnxruntime.__version__} cannot load it: {_said(error)}",
+            "export it with standard operators and an opset that this onnxruntime has",
+        ) from error
+
+
+def run(session: onnxruntime.InferenceSession, x: F32, name: str) -> F32:
+    """Outputs float32 (n, C) of a normalised model; ModelError if it fails on real rows."""
+    try:
+        parts = [
+            session.run([OUTPUT], {INPUT: x[at : at + BATCH]})[0]
+            for at in range(0, max(len(x), 1), BATCH)
+        ]
+    except Exception as error:
+        raise ModelError(
+            f"{name} fails on the dataset's rows: {_said(error)}",
+            "export it with a free batch dimension and float32 input",
+        ) from error
+    return np.concatenate(parts).astype(np.float32, copy=False)
+
+
+def outputs(model: bytes, x: F32, name: str) -> F32:
+    """Load and run at once."""
+    return run(open_session(model, name), x, name)
+
+
+def _said(error: Exception) -> str:
+    """The part of an onnxruntime error that a person can use: no file, no C++."""
+    text = " ".join(str(error).split())
+    text = text.rpartition("[ONNXRuntimeError] : ")[2]
+    text = re.sub(r"^\d+ : [A-Z_]+ : ", "", text)
+    text = re.sub(r"Load model from \S* failed: ?", "", text)
+    return re.sub(r"/\S+\.(?:h|cc):\d+ .*?\) ", "", text)[:500]

@@ -1,0 +1,86 @@
+"""How good a model is: on held-back rows, per site, and when its inputs tremble.
+
+The main metric is balanced accuracy for classification (a model that always says "no fault" is
+not good) and R² for regression.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    mean_absolute_error,
+    r2_score,
+    root_mean_squared_error,
+)
+
+from shoal.controller.data.frames import in_order
+from shoal.controller.training.io.rows import Rows
+from shoal.controller.training.io.runtime import F32
+
+MAIN = {"classification": "balanced_accuracy", "regression": "r2"}
+#: Gaussian noise on each feature, in its own standard deviations.
+NOISE = (0.01, 0.05, 0.1)
+Predict = Callable[[F32], F32]
+
+
+def metrics_of(task: str, y: npt.NDArray, answers: F32) -> dict[str, float]:
+    """Metrics of `answers` (n, C) against y (n,)."""
+    if task == "regression":
+        guessed = answers[:, 0]
+        return {
+            "r2": float(r2_score(y, guessed)) if len(y) > 1 else 0.0,
+            "mae": float(mean_absolute_error(y, guessed)),
+            "rmse": float(root_mean_squared_error(y, guessed)),
+        }
+    guessed = answers.argmax(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a class that is guessed but not there
+        balanced = float(balanced_accuracy_score(y, guessed))
+    return {
+        "accuracy": float(accuracy_score(y, guessed)),
+        "balanced_accuracy": balanced,
+        "macro_f1": float(f1_score(y, guessed, average="macro", zero_division=0)),
+    }
+
+
+def by_site(task: str, rows: Rows, answers: F32) -> dict[str, float]:
+    """The main metric per site; empty for a dataset without sites."""
+    return {
+        site: metrics_of(task, rows.y[rows.site == site], answers[rows.site == site])[MAIN[task]]
+        for site in in_order(rows.site)
+        if site
+    }
+
+
+def robustness(task: str, rows: Rows, predict: Predict, seed: int) -> dict[str, float]:
+    """The main metric under noise of each scale: noise_1pct, noise_5pct, noise_10pct."""
+    spread = rows.x.std(0)
+    found = {}
+    for scale in NOISE:
+        noise = np.random.default_rng(seed).normal(size=rows.x.shape) * spread * scale
+        answers = predict((rows.x + noise).astype(np.float32))
+        found[f"noise_{scale:.0%}".replace("%", "pct")] = metrics_of(task, rows.y, answers)[
+            MAIN[task]
+        ]
+    return found
+
+
+def fairness(sites: dict[str, float]) -> dict[str, float]:
+    """Worst site, and its distance to the best; empty with fewer than two sites."""
+    if len(sites) < 2:
+        return {}
+    worst, best = min(sites.values()), max(sites.values())
+    return {"worst_site": worst, "site_gap": best - worst}
+
+
+def cosine(a: F32, b: F32) -> float:
+    """Mean cosine between the answers (n, C) of two variants; for one column, their correlation."""
+    if a.shape[1] == 1:
+        a, b = (a - a.mean()).T, (b - a.mean()).T
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / np.maximum(norms, 1e-12)).mean())
