@@ -22,9 +22,9 @@ test: setup  ## lint, types, contracts, then every test; real brokers and a real
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup  ## power cuts at every point with every disk, 500 kills of a real agent, 1000 swaps: half an hour
-	@SHOAL_SOAK=1 $(BIN)/python -m pytest -n 2 -s tests/scenario/test_power_cuts.py \
-		tests/scenario/test_air_gap.py tests/scenario/test_peer_cuts.py \
-		tests/agent/test_kills.py tests/agent/test_hot_swap.py $(ARGS)
+	@SHOAL_SOAK=1 $(BIN)/python -m pytest -n 2 -s tests/scenario/update/test_power_cuts.py \
+		tests/scenario/offline/test_air_gap.py tests/scenario/peers/test_power_cuts.py \
+		tests/adapters/update/test_kills.py tests/adapters/serving/test_hot_swap.py $(ARGS)
 
 check: setup  ## lint, types and layer contracts only: seconds
 	@$(BIN)/ruff check --quiet --no-cache .

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes .venv-clients with KServe's and Triton's clients (requirements/clients.txt, hashes checked),
-# for tests/agent/test_foreign_clients.py. Safe to run again: nothing is done twice.
+# for tests/adapters/serving/test_foreign_clients.py. Safe to run again: nothing is done twice.
 set -eu
 cd "$(dirname "$0")/.."
 

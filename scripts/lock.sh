@@ -22,7 +22,7 @@ compile agent --extra agent --constraint requirements/dev.txt "$@"
 compile controller --extra controller --extra cli --extra broker \
     --constraint requirements/dev.txt "$@"
 
-# Clients that tests/agent/test_foreign_clients.py runs: no part of Shoal, so no constraint of ours.
+# Clients that tests/adapters/serving/test_foreign_clients.py runs: no part of Shoal, so no constraint of ours.
 uv pip compile requirements/clients.in --quiet --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
     --output-file requirements/clients.txt "$@"

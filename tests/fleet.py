@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from sqlalchemy import insert, select
 
+from fakes import Broker, Capabilities, Clock, Idle, JsonModels, MemoryLink, Silent
 from shoal import bundle, topics, wire
 from shoal import manifest as manifests
 from shoal.agent.dependencies import Ports
@@ -45,7 +46,6 @@ from shoal.profile import load_profiles
 from shoal.sketch import References, reference_of
 from shoal.trust import ImageRepository
 from shoal.wire import Health
-from stand_ins import Broker, Capabilities, Clock, Idle, JsonModels, MemoryLink, Silent
 
 MODEL = "lot-codes"
 FEATURES = ("contrast", "blur", "edge")

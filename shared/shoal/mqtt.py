@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
-from shoal.dialect import Dialect, Limits, explain_reason, is_unsupported, limits_of
 from shoal.errors import LinkError, SettingError
+from shoal.mqtt_version import Dialect, Limits, explain_reason, is_unsupported, limits_of
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
 CONNECT_TIMEOUT_S = 10.0

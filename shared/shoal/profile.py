@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shoal.errors import AbsentError, SettingError
-from shoal.misfit import unfit
+from shoal.validation_errors import unfit
 
 _INSTALLED = Path(__file__).parent / "firmware_profiles"
 _CHECKOUT = Path(__file__).parents[2] / "firmware_profiles"

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import msgspec
 
 from shoal.errors import OversizeError, WireError
-from shoal.federated import speech
+from shoal.federated import messages
 
 #: Largest message in bytes, checked before parsing.
 LIMIT = {
@@ -212,7 +212,7 @@ class RoundAnswer(Upward, frozen=True, kw_only=True, tag="round-answer"):
     """
 
     attempt: RoundId
-    said: speech.Answer
+    said: messages.Answer
 
 
 class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
@@ -279,7 +279,7 @@ class RoundCall(Message, frozen=True, kw_only=True, tag="round"):
     """
 
     attempt: RoundId
-    said: speech.Call
+    said: messages.Call
 
 
 class Timestamp(Message, frozen=True, kw_only=True, tag="timestamp"):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from api.world import World, is_problem
+from recorded_rounds import DEVICES, add_round, add_task
 from shoal.controller.access import audit
 from shoal.controller.api.replay import HEADER
 from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.releases import models
 from shoal.controller.store.tables import release
-from taught import DEVICES, add_round, add_task
 
 
 @pytest.fixture

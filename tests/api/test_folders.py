@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from api.test_renewal import Member
 from api.world import World, is_problem, make_request
 from repositories import NOW
-from shoal import parcel, topics, wire
+from shoal import sealed_message, topics, wire
 from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY
 from shoal.agent.identity.io.enrol import key_pem
 from shoal.agent.offline.io.seal import open_parcel
@@ -21,7 +21,7 @@ from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import queries
 from shoal.errors import MisdirectedError, UntrustedError
-from shoal.parcel import DOWN, UP, Letter, Parcel
+from shoal.sealed_message import DOWN, UP, Letter, Parcel
 
 DAY_S = 86_400.0
 PARCELS = "/api/v1/folders/parcels"
@@ -53,7 +53,7 @@ def sealed(member: Member, *letters: Letter, **other: Any) -> bytes:
     certificate = other.pop("certificate", member.certificate)
     fields = {"device": member.name, "made_s": member.world.clock(), "trip": "0" * 8, **other}
     made = Parcel(letters=list(letters), **fields)
-    return parcel.seal(
+    return sealed_message.seal(
         made, way, certificate, lambda message: key.sign(message, ec.ECDSA(hashes.SHA256()))
     )
 
@@ -127,11 +127,11 @@ def no_parcel(world: World, member: Member) -> bytes:
 
 
 def endless(world: World, member: Member) -> bytes:
-    return b"\x00" * (parcel.LIMIT + 1)
+    return b"\x00" * (sealed_message.LIMIT + 1)
 
 
 def too_many(world: World, member: Member) -> bytes:
-    return sealed(member, *[fault(1)] * (parcel.LETTERS + 1))
+    return sealed(member, *[fault(1)] * (sealed_message.LETTERS + 1))
 
 
 def decommissioned(world: World, member: Member) -> bytes:

@@ -13,13 +13,13 @@ from api.test_folders import sealed
 from api.test_renewal import Member
 from api.world import World
 from repositories import NOW
-from shoal import parcel, topics, wire
+from shoal import sealed_message, topics, wire
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.controller.fleet import devices
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import queries
 from shoal.controller.offline import folders
-from shoal.parcel import Letter
+from shoal.sealed_message import Letter
 
 _count = itertools.count(1)
 STEPS = ("say", "say", "mqtt", "mqtt unheard", "export", "import", "lose", "bring")
@@ -81,7 +81,9 @@ class Way:
         authority = self.world.app.extensions["shoal-house"].authority
         name = self.member.name
         plan = folders.export(self.world.ctx, authority, actor="ana", names=[name], site="")
-        opened = parcel.read(parcel.unseal(base64.b64decode(plan.parcels[name])).body)
+        opened = sealed_message.read(
+            sealed_message.unseal(base64.b64decode(plan.parcels[name])).body
+        )
         for letter in opened.letters:
             ack = wire.decode_down(letter.kind, letter.payload)
             assert isinstance(ack, wire.Ack)

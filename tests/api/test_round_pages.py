@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from api.world import ORIGIN, World
+from recorded_rounds import DEVICES, REFUSED, UPDATED, add_round, add_task
 from shoal.controller.access import audit
 from shoal.controller.federated import checkpoint_retention, poisoned_rounds
 from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.host.settings import Rounds, Settings
 from shoal.controller.releases import models
-from taught import DEVICES, REFUSED, UPDATED, add_round, add_task
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from shoal.controller.federated.io.round_files import RoundFiles
 from shoal.controller.federated.round_runner import Course
 from shoal.federated.chunks import cut
 from shoal.federated.compression import compress
+from shoal.federated.messages import Contribution, Join, Piece
 from shoal.federated.noise import Draws
 from shoal.federated.plan import Compression
-from shoal.federated.speech import Contribution, Join, Piece
 
 INT8 = Compression(kind="int8")
 

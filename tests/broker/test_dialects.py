@@ -9,8 +9,8 @@ import pytest
 from broker.five import REFUSALS, MosquittoOfFive
 from broker.real import Mosquitto, Nats, Site, running_site
 from shoal.controller.fleet.io.ca import Authority
-from shoal.dialect import Dialect, Limits, limits_of
 from shoal.errors import LinkError
+from shoal.mqtt_version import Dialect, Limits, limits_of
 from shoal.topics import up
 from waiting import eventually
 

@@ -5,11 +5,11 @@ import numpy as np
 from sqlalchemy import select
 
 from browser.seed import DEVICES, MODEL, OTHER, SITES
+from recorded_rounds import LOST, REFUSED, UPDATED, add_round, add_task
 from shoal.controller.federated import machine, poisoned_rounds, round_rows
 from shoal.controller.federated.records import Prepared
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import release
-from taught import LOST, REFUSED, UPDATED, add_round, add_task
 
 TASK, POISONED, NEW = "stamps", "stamps-night", "stamps-new"
 #: From this round on it sends the others' opposite.

@@ -7,14 +7,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cli.conftest import Cli
-from shoal import parcel, wire
+from shoal import sealed_message, wire
 from shoal.agent.identity.io.enrol import make_csr
 from shoal.cli.exits import ABSENT, FAILED, USAGE
 from shoal.controller.fleet import enrolment, join_tokens
 from shoal.controller.fleet.io.ca import Authority
 from shoal.enrolment import EnrolRequest
-from shoal.parcel import UP, Letter, Parcel
-from shoal.stick import Stick
+from shoal.offline_bundle import Stick
+from shoal.sealed_message import UP, Letter, Parcel
 
 
 class Device:
@@ -38,7 +38,7 @@ class Device:
             device=self.name, made_s=1.8e9, trip="0badcafe", letters=letters, part=part, parts=parts
         )
         name = f"up/{self.name}/{made.name}"
-        stick.write(name, parcel.seal(made, UP, self.certificate, self.sign))
+        stick.write(name, sealed_message.seal(made, UP, self.certificate, self.sign))
         return name
 
     def fault(self, seq: int) -> wire.FaultEvent:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from cli.conftest import Cli
+from recorded_rounds import add_round, add_task, prepared_of
 from shoal.controller.federated import checkpoint_retention
 from shoal.controller.host.settings import Rounds, Settings
 from shoal.controller.releases import releases
-from taught import add_round, add_task, prepared_of
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 
 from cli.conftest import Cli
+from recorded_rounds import DEVICES, REFUSED, UPDATED, add_round
 from shoal.cli import round as round_cli
 from shoal.controller.federated import plans, round_planning, rounds, tasks
 from shoal.controller.federated.records import TaskPlan
 from shoal.params import spec_of
-from taught import DEVICES, REFUSED, UPDATED, add_round
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.training.gradient.weights import write_theta
 from shoal.federated.chunks import Assembly
 from shoal.federated.config import Config
-from shoal.federated.speech import Contribution, Invite, Piece
+from shoal.federated.messages import Contribution, Invite, Piece
 from shoal.mqtt import Link
 from shoal.params import F32, spec_of
 from waiting import eventually

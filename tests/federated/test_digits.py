@@ -16,7 +16,7 @@ from shoal.controller.federated.privacy_accountant import Spent, epsilon
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.federated.compression import decompress
-from shoal.federated.speech import Boxes, Contribution, Join, Piece
+from shoal.federated.messages import Boxes, Contribution, Join, Piece
 from shoal.params import F32
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]

@@ -17,7 +17,7 @@ from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.federated.compression import decompress
-from shoal.federated.speech import Contribution, Join, Piece
+from shoal.federated.messages import Contribution, Join, Piece
 from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]

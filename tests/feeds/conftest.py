@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from feed_doubles import Plant
 from feeds.mosquitto import Client, PlantBroker
-from plant import Plant
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from plant import Plant, prediction
+from feed_doubles import Plant, prediction
 
 folder, url, host, count = [*sys.argv[1:], "", "1"][:4]
 sink = Plant(Path(folder)).sink("sparkplug", url=url, group="plant", node="gateway", host=host)

@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from feed_doubles import Plant, prediction, running
 from feeds.mosquitto import PlantBroker
-from plant import Plant, prediction, running
 from programs import mosquitto
 from waiting import eventually
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from devices import MODEL
-from plant import Plant, prediction, running
+from feed_doubles import Plant, prediction, running
 from shoal.agent.feeds.frames import Quality
 from shoal.agent.feeds.io.files import COLUMNS
 from shoal.errors import SettingError

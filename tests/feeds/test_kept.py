@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from plant import prediction
+from feed_doubles import prediction
 from shoal.agent.feeds.frames import Quality
 from shoal.agent.feeds.io import prediction_log
 from shoal.agent.feeds.io.prediction_log import Kept

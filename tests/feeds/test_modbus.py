@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices import MODEL, engine
+from feed_doubles import Plant, feeds_of, running, serving_of
 from feeds.processes import Server, server_of
-from plant import Plant, feeds_of, running, serving_of
 from shoal.agent.feeds.frames import Quality
 from shoal.agent.feeds.registers import BITS, REGISTERS, TYPES, Tag, apart, blocks, value
 from shoal.errors import SettingError

@@ -12,8 +12,8 @@ import pytest
 
 from broker.five import REFUSALS, Gate
 from devices import MODEL, engine
+from feed_doubles import Plant, feeds_of, prediction, running, serving_of
 from feeds.mosquitto import Client, PlantBroker
-from plant import Plant, feeds_of, prediction, running, serving_of
 from ports import free_port
 from shoal.agent.feeds.frames import Quality
 from shoal.agent.feeds.sparkplug_payload import (

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from feed_doubles import Plant, prediction, running
 from feeds.processes import Server, server_of
-from plant import Plant, prediction, running
 from shoal.errors import SettingError
 from waiting import eventually
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plant import Plant, feeds_of, running
+from feed_doubles import Plant, feeds_of, running
 from shoal import pipeline
 from shoal.agent.doctor import examine
 from shoal.agent.feeds.frames import Quality

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devices import MODEL, engine
-from plant import Plant, feeds_of, serving_of
+from feed_doubles import Plant, feeds_of, serving_of
 from shoal.agent.feeds.io.runner import Feeds
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.endpoint import Endpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from shoal import wire
-from shoal.federated import speech
+from shoal.federated import messages
 from shoal.federated.chunks import cut
 from shoal.federated.secure import Advert, Ending, Roster
 
@@ -21,33 +21,33 @@ ADVERT = Advert(
     device="cam-1", box=b"b" * 32, mask=b"m" * 32, own=b"o" * 32, signature=b"s" * 64,
     certificate=b"c" * 8,
 )  # fmt: skip
-SLICE = speech.Slice(rows=120, loss=31.5, correct=110)
-WAY = speech.Way(
+SLICE = messages.Slice(rows=120, loss=31.5, correct=110)
+WAY = messages.Way(
     gateway="cam-2", address="10.0.0.7:8456", members=["cam-1", "cam-2"],
     close_s=1_800_000_300.0, most=1000,
 )  # fmt: skip
-CALLS: dict[str, speech.Call] = {
-    "invite": speech.Invite(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
-    "start": speech.Start(roster=Roster(digests={"cam-1": b"d" * 32}, neighbours=[ADVERT])),
-    "start.way": speech.Start(way=WAY),
-    "start.way.generations": speech.Start(
+CALLS: dict[str, messages.Call] = {
+    "invite": messages.Invite(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
+    "start": messages.Start(roster=Roster(digests={"cam-1": b"d" * 32}, neighbours=[ADVERT])),
+    "start.way": messages.Start(way=WAY),
+    "start.way.generations": messages.Start(
         way=msgspec.structs.replace(WAY, generations={"cam-1": 3})
     ),
-    "deal": speech.Deal(boxes={"cam-2": b"sealed"}),
-    "resend": speech.Resend(missing=[0, 7]),
-    "close": speech.Close(ending=Ending(alive=["cam-1"], dead=["cam-2"])),
-    "pass": speech.Pass(votes={"cam-2": b"signature"}),
-    "measure": speech.Measure(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
-    "dismiss": speech.Dismiss(reason="too-few-updates"),
+    "deal": messages.Deal(boxes={"cam-2": b"sealed"}),
+    "resend": messages.Resend(missing=[0, 7]),
+    "close": messages.Close(ending=Ending(alive=["cam-1"], dead=["cam-2"])),
+    "pass": messages.Pass(votes={"cam-2": b"signature"}),
+    "measure": messages.Measure(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
+    "dismiss": messages.Dismiss(reason="too-few-updates"),
 }
-ANSWERS: dict[str, speech.Answer] = {
-    "join": speech.Join(advert=ADVERT),
-    "refuse": speech.Refuse(reason="few-rows", detail="it has too few rows of its own"),
-    "boxes": speech.Boxes(boxes={"cam-2": b"sealed"}),
-    "piece": speech.Piece(chunk=cut(b"0123456789", 4)[1]),
-    "vote": speech.Vote(signature=b"signature"),
-    "shares": speech.Shares(shares={"cam-2": b"share"}),
-    "measured": speech.Measured(whole=SLICE, classes={"7": SLICE}, personal=SLICE),
+ANSWERS: dict[str, messages.Answer] = {
+    "join": messages.Join(advert=ADVERT),
+    "refuse": messages.Refuse(reason="few-rows", detail="it has too few rows of its own"),
+    "boxes": messages.Boxes(boxes={"cam-2": b"sealed"}),
+    "piece": messages.Piece(chunk=cut(b"0123456789", 4)[1]),
+    "vote": messages.Vote(signature=b"signature"),
+    "shares": messages.Shares(shares={"cam-2": b"share"}),
+    "measured": messages.Measured(whole=SLICE, classes={"7": SLICE}, personal=SLICE),
 }
 
 SKEW = wire.Skew(skew_s=92.75, error_s=0.125)

@@ -9,7 +9,7 @@ import pytest
 
 from shoal import wire
 from shoal.errors import OversizeError, WireError
-from shoal.federated import speech
+from shoal.federated import messages
 
 FOLDER = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("golden_messages", FOLDER / "messages.py")
@@ -34,8 +34,8 @@ def decode(message: wire.Message, payload: bytes) -> wire.Message:
 
 def test_every_message_has_golden_bytes() -> None:
     assert {type(m) for m in MESSAGES.values()} == set(wire.message_types())
-    assert {type(it) for it in golden.CALLS.values()} == set(get_args(speech.Call))
-    assert {type(it) for it in golden.ANSWERS.values()} == set(get_args(speech.Answer))
+    assert {type(it) for it in golden.CALLS.values()} == set(get_args(messages.Call))
+    assert {type(it) for it in golden.ANSWERS.values()} == set(get_args(messages.Answer))
     assert {path.stem for path in BYTES} == set(MESSAGES)
 
 

@@ -11,7 +11,7 @@ from tuf.api.metadata import Metadata, Root
 
 from devices import PROFILE, Cloud, Device
 from repositories import NOW
-from shoal import parcel, stick, wire
+from shoal import offline_bundle, sealed_message, wire
 from shoal.agent.dependencies import Ports
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT
 from shoal.agent.identity.io.enrol import key_pem, make_csr
@@ -19,8 +19,8 @@ from shoal.agent.offline.io.cache import Brought, Carried
 from shoal.agent.offline.io.import_ import Found, Station, bring
 from shoal.agent.wiring import exchange_of
 from shoal.controller.fleet.io.ca import Authority
-from shoal.parcel import Letter, Parcel
-from shoal.stick import Label, Stick
+from shoal.offline_bundle import Label, Stick
+from shoal.sealed_message import Letter, Parcel
 from shoal.trust import Order
 from supply import Power
 
@@ -59,15 +59,15 @@ class Desk:
         """A stick with everything, for one device."""
         written = Stick(target)
         for file, data in self.cloud.repository.files.items():
-            written.write(f"{stick.METADATA}/{file}", data)
+            written.write(f"{offline_bundle.METADATA}/{file}", data)
         for sha256, data in self.cloud.blobs.items():
-            written.write(f"{stick.BLOBS}/{sha256}", data)
+            written.write(f"{offline_bundle.BLOBS}/{sha256}", data)
         self.put_parcel(written, *letters, name=name)
         label = Label(
             ca=self.authority.root_fingerprint, made_s=NOW, valid_until_s=NOW + 86_400,
             devices=[name], releases=[],
         )  # fmt: skip
-        written.write(stick.LABEL, msgspec.json.encode(label))
+        written.write(offline_bundle.LABEL, msgspec.json.encode(label))
         return written
 
     def put_parcel(
@@ -77,10 +77,10 @@ class Desk:
             device=name, made_s=NOW, trip="0" * 8, letters=list(letters), roots=list(roots)
         )
         authority = self.authority
-        sealed = parcel.seal(
-            made, parcel.DOWN, authority.controller_chain, authority.sign_as_controller
+        sealed = sealed_message.seal(
+            made, sealed_message.DOWN, authority.controller_chain, authority.sign_as_controller
         )
-        written.write(f"{stick.DOWN}/{name}.parcel", sealed)
+        written.write(f"{offline_bundle.DOWN}/{name}.parcel", sealed)
 
     def next_director(self, signer: str = "root") -> bytes:
         """The director's root with another key for the assignments: its second version."""

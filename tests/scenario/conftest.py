@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from devices import Cloud
-from pupils import School
-from stand_ins import memory_folder
+from fake_clients import School
+from fakes import memory_folder
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from fakes import memory_folder
 from fleet import Fleet
 from shoal import topics, wire
 from shoal.controller.engine import Engine, Tick, forget
@@ -12,7 +13,6 @@ from shoal.controller.operations import operations
 from shoal.controller.operations.io.runner import Operations
 from shoal.controller.store import tables
 from shoal.errors import LinkError, StorageError
-from stand_ins import memory_folder
 from waiting import eventually
 
 pytestmark = pytest.mark.scenario

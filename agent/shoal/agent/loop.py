@@ -28,7 +28,7 @@ from shoal.agent.telemetry.reporter import Identity, Voice
 from shoal.agent.update.download_window import Pace
 from shoal.agent.update.runner import Finished, Updates, World
 from shoal.errors import StorageError, TrustError, WireError
-from shoal.federated import speech
+from shoal.federated import messages
 from shoal.trust import director_expiry_s
 
 _log = logging.getLogger(__name__)
@@ -235,8 +235,8 @@ class Agent:
         learning = self.learning
         if learning is not None:
             self._guarded(lambda: learning.hear(call))
-        elif not isinstance(call.said, speech.Dismiss):
-            self.voice.answer(call.attempt, speech.Refuse(reason="not-enabled"))
+        elif not isinstance(call.said, messages.Dismiss):
+            self.voice.answer(call.attempt, messages.Refuse(reason="not-enabled"))
 
     def _budget(self, budget: wire.Budget) -> None:
         if budget.window_s >= 1.0 and (budget.window_s, budget.jitter_s) != (

@@ -12,13 +12,13 @@ import click
 import httpx
 import msgspec
 
-from shoal import parcel
+from shoal import sealed_message
 from shoal.cli.api import at
 from shoal.cli.exits import FailedError, ProblemError
 from shoal.cli.show import Columns, Thing, instant, plain, size, table
 from shoal.cli.verb import Noun, Session
 from shoal.errors import AbsentError, BundleError, LinkError, SettingError
-from shoal.stick import BLOBS, DOWN, LABEL, METADATA, UP, Label, Stick
+from shoal.offline_bundle import BLOBS, DOWN, LABEL, METADATA, UP, Label, Stick
 from shoal.topics import check_device
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -169,7 +169,7 @@ def _parcels(stick: Stick) -> list[str]:
 
 
 def _send(session: Session, stick: Stick, name: str) -> Thing:
-    data = stick.read(name, parcel.LIMIT)
+    data = stick.read(name, sealed_message.LIMIT)
     sent: Thing = session.api.upload(at("folders", "parcels"), {"parcel": ("parcel", data)}, {})
     return sent
 

@@ -17,7 +17,7 @@ from shoal.controller.training.gradient.personal import personal_of
 from shoal.federated.plan import Learning
 from shoal.params import F32, TrainSpec, spec_of
 from unit.federated.updates import gathered
-from unit.gradient.running import session
+from unit.training.gradient.running import session
 
 SITES, ROUNDS = 6, 25
 LEARNING = Learning(lr=0.1, epochs=2, batch=16)

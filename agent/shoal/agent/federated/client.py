@@ -43,7 +43,7 @@ from shoal.errors import (
     StorageError,
     TrustError,
 )
-from shoal.federated import speech
+from shoal.federated import messages
 from shoal.federated.config import Config, text_of
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class World(NamedTuple):
     floors   versions of release metadata seen before
     """
 
-    say: Callable[[bytes, speech.Answer], bool]
+    say: Callable[[bytes, messages.Answer], bool]
     post: Callable[[Done], None]
     fault: Callable[[Fault], None]
     serving: Mapping[str, Serving]
@@ -89,7 +89,7 @@ class Learning:
         self._again_s, self._tries = 0.0, 0
         self._measuring = Measuring(self._studies, own.limits, self._condition)
         self._handover = Handover(device, own, clock, self._begin, world.fault)
-        self._ending: speech.Close | None = None
+        self._ending: messages.Close | None = None
         self._votes: dict[str, bytes] = {}
 
     # ------------------------------------------------------------------ life
@@ -172,14 +172,14 @@ class Learning:
     def hear(self, call: wire.RoundCall) -> None:
         """Something that the controller said; what is out of order changes nothing."""
         said, attempt = call.said, call.attempt
-        if isinstance(said, speech.Measure):
+        if isinstance(said, messages.Measure):
             self._asked_to_measure(attempt, said)
             return
         part = self._known.part
         if part is None or part.attempt != attempt:
-            if isinstance(said, speech.Invite):
+            if isinstance(said, messages.Invite):
                 self._invited(attempt, said)
-            elif isinstance(said, speech.Dismiss):
+            elif isinstance(said, messages.Dismiss):
                 self._let_go(attempt)
             return
         self._hear_of(part, said)
@@ -201,28 +201,28 @@ class Learning:
         else:
             self._worked(done)
 
-    def _hear_of(self, part: Part, said: speech.Call) -> None:
+    def _hear_of(self, part: Part, said: messages.Call) -> None:
         event = means(said)
         if event is None:
             return
-        if isinstance(said, speech.Deal) and self._hiding is not None:
+        if isinstance(said, messages.Deal) and self._hiding is not None:
             self._hiding.deal(said.boxes)
-        if isinstance(said, speech.Start) and part.secure and self._hiding is not None:
+        if isinstance(said, messages.Start) and part.secure and self._hiding is not None:
             try:
                 self._hiding.share(said.roster)
             except ShoalError as error:
                 self._refuse(part, error)
                 return
-        if isinstance(said, speech.Start):
+        if isinstance(said, messages.Start):
             self._handover.told(part, said.way or None)
-        if isinstance(said, speech.Close):
+        if isinstance(said, messages.Close):
             self._ending = said
-        if isinstance(said, speech.Pass):
+        if isinstance(said, messages.Pass):
             self._votes = said.votes
-        if isinstance(said, speech.Resend) and part.state is State.SENT:
+        if isinstance(said, messages.Resend) and part.state is State.SENT:
             self._send(part, said.missing)
             return
-        reason = said.reason if isinstance(said, speech.Dismiss) else ""
+        reason = said.reason if isinstance(said, messages.Dismiss) else ""
         try:
             self._advance(part, event, Note(self._clock(), reason))
         except ConflictError as error:
@@ -230,7 +230,7 @@ class Learning:
 
     # ------------------------------------------------------------------ invitations
 
-    def _invited(self, attempt: bytes, said: speech.Invite) -> None:
+    def _invited(self, attempt: bytes, said: messages.Invite) -> None:
         if self._checking is not None and self._checking.attempt == attempt:
             return
         job = self._checking = Job(Kind.CHECK, attempt, said)
@@ -245,7 +245,7 @@ class Learning:
             if done.error is not None:
                 raise done.error
             assert isinstance(found, Config)
-            assert isinstance(done.job.said, speech.Invite)
+            assert isinstance(done.job.said, messages.Invite)
             self._join(attempt, found, done.job.said)
         except ShoalError as error:
             if isinstance(error, TrustError) and not isinstance(error, RefusedError):
@@ -253,7 +253,7 @@ class Learning:
                 self._world.fault(Fault(error.code, said, "critical"))
             self._world.say(attempt, refusal_of(error))
 
-    def _join(self, attempt: bytes, config: Config, said: speech.Invite) -> None:
+    def _join(self, attempt: bytes, config: Config, said: messages.Invite) -> None:
         now, before = self._clock(), self._known.part
         plan = config.plan
         if config.purpose != "train" or plan.attempt != attempt:
@@ -322,11 +322,11 @@ class Learning:
 
     def _say_join(self, part: Part) -> None:
         advert = self._hiding.advert if self._hiding is not None else None
-        self._world.say(part.attempt, speech.Join(advert=advert))
+        self._world.say(part.attempt, messages.Join(advert=advert))
 
     def _say_boxes(self, part: Part) -> None:
         if self._hiding is not None and part.secure:
-            self._world.say(part.attempt, speech.Boxes(boxes=self._hiding.boxes))
+            self._world.say(part.attempt, messages.Boxes(boxes=self._hiding.boxes))
 
     def _train(self, part: Part) -> None:
         self._say_boxes(part)
@@ -355,7 +355,7 @@ class Learning:
                 up.saved,
                 lambda start, length: self._own.sandbox.piece(part.attempt, start, length, up.name),
                 self._own.room,
-                lambda chunk: self._world.say(part.attempt, speech.Piece(chunk=chunk)),
+                lambda chunk: self._world.say(part.attempt, messages.Piece(chunk=chunk)),
             )
         if missing or not self._sending.waits:
             self._sending.ask(missing or ())
@@ -374,18 +374,18 @@ class Learning:
     def _vote(self, part: Part) -> None:
         if self._hiding is not None and self._ending is not None:
             signature = self._hiding.vote(self._ending.ending)
-            self._world.say(part.attempt, speech.Vote(signature=signature))
+            self._world.say(part.attempt, messages.Vote(signature=signature))
 
     def _open(self, part: Part) -> None:
         if self._hiding is None:
-            self._world.say(part.attempt, speech.Refuse(reason="restarted"))
+            self._world.say(part.attempt, messages.Refuse(reason="restarted"))
             return
         shares = self._hiding.open(self._votes)
-        self._world.say(part.attempt, speech.Shares(shares=shares))
+        self._world.say(part.attempt, messages.Shares(shares=shares))
 
     def _say_refusal(self, part: Part) -> None:
         self._drop(part)
-        self._world.say(part.attempt, speech.Refuse(reason=part.reason, detail=part.detail))
+        self._world.say(part.attempt, messages.Refuse(reason=part.reason, detail=part.detail))
 
     def _keep(self, part: Part) -> None:
         self._forget()
@@ -450,7 +450,7 @@ class Learning:
         if part is not None and self._handover.ended(part, done):
             self._send(part)
 
-    def _asked_to_measure(self, attempt: bytes, said: speech.Measure) -> None:
+    def _asked_to_measure(self, attempt: bytes, said: messages.Measure) -> None:
         answer = self._measuring.answered(attempt, said)
         if answer is not None:
             self._world.say(attempt, answer)

@@ -8,7 +8,7 @@ from shoal.agent.federated.ports import Made
 from shoal.agent.federated.round_jobs import Done, Job, Studies
 from shoal.agent.host.round_limits import Limits
 from shoal.errors import LinkError, RefusedError, ShoalError
-from shoal.federated import speech
+from shoal.federated import messages
 from shoal.federated.config import Config
 
 _log = logging.getLogger(__name__)
@@ -24,15 +24,15 @@ class Measuring:
         self, studies: Studies, limits: Limits, condition: Callable[[Config], Condition]
     ) -> None:
         self._studies, self._limits, self._condition = studies, limits, condition
-        self._last: tuple[bytes, bytes, speech.Answer] | None = None
+        self._last: tuple[bytes, bytes, messages.Answer] | None = None
 
-    def answered(self, attempt: bytes, said: speech.Measure) -> speech.Answer | None:
+    def answered(self, attempt: bytes, said: messages.Measure) -> messages.Answer | None:
         """What was said to the same request before; None for nothing."""
         if self._last is not None and self._last[:2] == (attempt, said.signed):
             return self._last[2]
         return None
 
-    def work(self, job: Job, said: speech.Measure) -> Made:
+    def work(self, job: Job, said: messages.Measure) -> Made:
         """Verify, judge and measure; off the control loop."""
         config = self._studies.check(job, said.signed)
         plan = config.plan
@@ -43,12 +43,12 @@ class Measuring:
         judge_measuring(self._limits, self._condition(config))
         return self._studies.measure(job, config, said.urls)
 
-    def ended(self, done: Done) -> speech.Answer | None:
+    def ended(self, done: Done) -> messages.Answer | None:
         """What to say; None where the network was away, and the controller asks again."""
         if isinstance(done.error, LinkError):
             return None
         if done.error is not None:
-            answer: speech.Answer = refusal_of(done.error)
+            answer: messages.Answer = refusal_of(done.error)
         else:
             assert isinstance(done.result, Made)
             assert done.result.measured is not None
@@ -57,8 +57,8 @@ class Measuring:
         return answer
 
 
-def refusal_of(error: ShoalError) -> speech.Refuse:
+def refusal_of(error: ShoalError) -> messages.Refuse:
     """What the controller is told of an error; the device's own log has it, too."""
     reason = error.reason if isinstance(error, RefusedError) else error.code
     _log.info("stays out of a round: %s: %s", reason, error)
-    return speech.Refuse(reason=reason[:64], detail=str(error)[:500])
+    return messages.Refuse(reason=reason[:64], detail=str(error)[:500])

@@ -14,7 +14,7 @@ from shoal.agent.federated.round_jobs import Done, Job, Kind
 from shoal.agent.host.faults import Fault
 from shoal.agent.installed.round_record import Part, Saved, State
 from shoal.errors import LinkError, ShoalError, UntrustedError
-from shoal.federated.speech import Way
+from shoal.federated.messages import Way
 
 _log = logging.getLogger(__name__)
 

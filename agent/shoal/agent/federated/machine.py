@@ -17,7 +17,7 @@ import msgspec
 
 from shoal.agent.installed.round_record import Part, Participation, Saved, State, _Named
 from shoal.errors import ConflictError
-from shoal.federated import speech
+from shoal.federated import messages
 from shoal.federated.config import Config
 
 
@@ -88,13 +88,13 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, Effect | None]] = {
     (S.REFUSED, E.LATE): (S.OVER, F.DROP),
 }
 _MEANS: dict[type, Event] = {
-    speech.Invite: E.INVITED,
-    speech.Start: E.BEGUN,
-    speech.Deal: E.DEALT,
-    speech.Resend: E.ASKED,
-    speech.Close: E.CLOSED,
-    speech.Pass: E.PASSED,
-    speech.Dismiss: E.DISMISSED,
+    messages.Invite: E.INVITED,
+    messages.Start: E.BEGUN,
+    messages.Deal: E.DEALT,
+    messages.Resend: E.ASKED,
+    messages.Close: E.CLOSED,
+    messages.Pass: E.PASSED,
+    messages.Dismiss: E.DISMISSED,
 }
 
 
@@ -107,7 +107,7 @@ class Note(NamedTuple):
     contribution: Saved | None = None
 
 
-def means(said: speech.Call) -> Event | None:
+def means(said: messages.Call) -> Event | None:
     """What a call is to a part; None for Measure, which needs none."""
     return _MEANS.get(type(said))
 

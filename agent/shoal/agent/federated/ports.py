@@ -14,7 +14,7 @@ from shoal.agent.host.round_limits import Limits
 from shoal.agent.installed.round_record import Saved
 from shoal.errors import LinkError
 from shoal.federated.config import Config
-from shoal.federated.speech import Measured, Way
+from shoal.federated.messages import Measured, Way
 from shoal.federated.spending import Ledger
 
 if TYPE_CHECKING:

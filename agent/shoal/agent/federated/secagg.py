@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from shoal.errors import ConflictError, RefusedError
 from shoal.federated import shamir
+from shoal.federated.mask_graph import neighbours_of
 from shoal.federated.masks import U32, add_mask, agreed, derive, pair_seed, self_seed
-from shoal.federated.neighbours import neighbours_of
 from shoal.federated.secure import Advert, Ending, Roster, Terms
 from shoal.federated.shamir import SHARE, Entropy
 

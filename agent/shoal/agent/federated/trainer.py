@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from shoal.agent.serving.labels import class_indices, number
 from shoal.errors import RefusedError
+from shoal.federated.messages import Slice
 from shoal.federated.plan import Learning
-from shoal.federated.speech import Slice
 from shoal.params import F32, TrainSpec
 
 #: Batches in one call of a many-step graph; bytes of their x; rows of a batch when only measuring.

@@ -14,7 +14,7 @@ from shoal.agent.host.faults import Fault, Faults
 from shoal.agent.installed.record import Record, Slot, State
 from shoal.agent.telemetry.outbox import WINDOW, CatchUp, Courier
 from shoal.errors import LinkError, StorageError
-from shoal.federated import speech
+from shoal.federated import messages
 from shoal.profile import Profile
 
 _log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Voice:
         self._save()
         self._send()
 
-    def answer(self, attempt: bytes, said: speech.Answer) -> bool:
+    def answer(self, attempt: bytes, said: messages.Answer) -> bool:
         """Say something in a round, now or not at all: it is asked for again. Whether it went."""
         message = wire.RoundAnswer(**self._sender(), attempt=attempt, said=said)
         try:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from shoal import parcel
+from shoal import sealed_message
 from shoal.controller.api.declare import Asked, Call, Uploads, route
 from shoal.controller.offline import folders
 from shoal.controller.offline.folder_records import FolderPlan, ParcelReceipt
@@ -29,10 +29,10 @@ def export_folder(call: Call, body: NewFolder) -> FolderPlan:
     )
 
 
-@route("POST", "/api/v1/folders/parcels", role="operator", tag=TAG, limit=2 * parcel.LIMIT,
+@route("POST", "/api/v1/folders/parcels", role="operator", tag=TAG, limit=2 * sealed_message.LIMIT,
        files={"parcel": "one file of up/DEVICE/ in a folder"})  # fmt: skip
 def import_parcel(call: Call, form: Carried, files: Uploads) -> ParcelReceipt:
     """Take in what a device without a network has sealed; again is the same, never twice."""
     with files["parcel"].path.open("rb") as file:
-        data = file.read(parcel.LIMIT + 1)
+        data = file.read(sealed_message.LIMIT + 1)
     return folders.take_in(call.ctx, call.house.authority, actor=call.by, data=data)

@@ -6,7 +6,7 @@ import msgspec
 
 from shoal.controller.federated.records import NAME_PATTERN
 from shoal.errors import InputError
-from shoal.misfit import misfit
+from shoal.validation_errors import misfit
 
 #: Pattern -> what it asks for.
 _PATTERNS = {

@@ -12,9 +12,9 @@ from shoal.controller.federated import round_rows as rows
 from shoal.controller.federated.ports import Files
 from shoal.controller.federated.records import Task
 from shoal.controller.federated.secagg_session import Circle
+from shoal.federated.messages import Invite, Measure
 from shoal.federated.plan import Plan
 from shoal.federated.secure import Terms
-from shoal.federated.speech import Invite, Measure
 
 
 class Nudge(NamedTuple):

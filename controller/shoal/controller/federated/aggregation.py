@@ -24,9 +24,9 @@ from shoal.controller.federated.strategy import Strategy
 from shoal.controller.federated.updates import MOST_LOSS, Aggregate, Server, Update
 from shoal.controller.host.context import Context
 from shoal.errors import AbsentError
+from shoal.federated.messages import Contribution
 from shoal.federated.noise import Draws
 from shoal.federated.plan import Privacy
-from shoal.federated.speech import Contribution
 
 SEED = 32
 

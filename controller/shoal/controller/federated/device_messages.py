@@ -18,7 +18,7 @@ from shoal.controller.federated.row_claims import capped
 from shoal.controller.federated.secagg import check_keys
 from shoal.controller.federated.updates import MOST_LOSS, Update, check
 from shoal.errors import InputError, ShoalError, StorageError, WireError
-from shoal.federated import speech
+from shoal.federated import messages
 from shoal.federated.compression import decompress
 from shoal.federated.identity import check_signature
 from shoal.federated.sums import LARGEST
@@ -33,7 +33,7 @@ _IN_FILES = {State.TRAINING: "update", State.UNMASKING: "shares", State.EVALUATI
 _SLUG = re.compile(r"[a-z0-9-]{1,64}")
 
 
-def take(live: Live, device: str, attempt: bytes, said: speech.Answer, now_s: float) -> str:
+def take(live: Live, device: str, attempt: bytes, said: messages.Answer, now_s: float) -> str:
     """Why it was ignored, or "" when it is in. StorageError when the disk refuses to keep it."""
     able = heard(live.now, device, attempt, now_s)
     if able.ignored:
@@ -64,11 +64,11 @@ def put_out(live: Live, device: str, attempt: bytes, now_s: float) -> str:
     return BAD_ANSWER
 
 
-def contribution_of(live: Live, device: str, data: bytes) -> speech.Contribution:
+def contribution_of(live: Live, device: str, data: bytes) -> messages.Contribution:
     """Decoded and checked against the model's size and the range of a sum; InputError or WireError
     when it is unsound."""
     try:
-        found = msgspec.msgpack.decode(data, type=speech.Contribution)
+        found = msgspec.msgpack.decode(data, type=messages.Contribution)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise WireError(f"an update that is none: {error}") from error
     if found.site:
@@ -89,7 +89,7 @@ def _check_reach(live: Live, update: Update) -> None:
         raise InputError(f"an update that reaches {reach:g}", "its training diverged")
 
 
-def update_of(live: Live, device: str, found: speech.Contribution) -> Update:
+def update_of(live: Live, device: str, found: messages.Contribution) -> Update:
     """What a strategy takes. WireError when it cannot be unpacked."""
     wants_control = bool(live.plan.learning.terms.get("shift"))
     return Update(
@@ -102,7 +102,7 @@ def update_of(live: Live, device: str, found: speech.Contribution) -> Update:
     )
 
 
-def _join(live: Live, device: str, said: speech.Join, able: Heard, now_s: float) -> str:
+def _join(live: Live, device: str, said: messages.Join, able: Heard, now_s: float) -> str:
     if live.now.state is not State.RECRUITING:
         return "out-of-order"
     if live.plan.secure is not None:
@@ -117,13 +117,13 @@ def _join(live: Live, device: str, said: speech.Join, able: Heard, now_s: float)
     return ""
 
 
-def _refuse(live: Live, device: str, said: speech.Refuse, able: Heard, now_s: float) -> str:
+def _refuse(live: Live, device: str, said: messages.Refuse, able: Heard, now_s: float) -> str:
     reason = said.reason if _SLUG.fullmatch(said.reason) else "refused"
     live.now = heard(live.now, device, live.attempt_of(device), now_s, refused=reason).round
     return ""
 
 
-def _boxes(live: Live, device: str, said: speech.Boxes, able: Heard, now_s: float) -> str:
+def _boxes(live: Live, device: str, said: messages.Boxes, able: Heard, now_s: float) -> str:
     if live.now.state is not State.TRAINING or live.circle is None:
         return "out-of-order"
     if device in live.circle.shared:
@@ -134,7 +134,7 @@ def _boxes(live: Live, device: str, said: speech.Boxes, able: Heard, now_s: floa
     return ""
 
 
-def _piece(live: Live, device: str, said: speech.Piece, able: Heard, now_s: float) -> str:
+def _piece(live: Live, device: str, said: messages.Piece, able: Heard, now_s: float) -> str:
     circle = live.circle
     if live.now.state is not State.TRAINING:
         return "out-of-order"
@@ -160,7 +160,7 @@ def _piece(live: Live, device: str, said: speech.Piece, able: Heard, now_s: floa
     return ""
 
 
-def _vote(live: Live, device: str, said: speech.Vote, able: Heard, now_s: float) -> str:
+def _vote(live: Live, device: str, said: messages.Vote, able: Heard, now_s: float) -> str:
     circle = live.circle
     if live.now.state is not State.UNMASKING or circle is None:
         return "out-of-order"
@@ -175,7 +175,7 @@ def _vote(live: Live, device: str, said: speech.Vote, able: Heard, now_s: float)
     return ""
 
 
-def _shares(live: Live, device: str, said: speech.Shares, able: Heard, now_s: float) -> str:
+def _shares(live: Live, device: str, said: messages.Shares, able: Heard, now_s: float) -> str:
     circle = live.circle
     if live.now.state is not State.UNMASKING or circle is None:
         return "out-of-order"
@@ -186,7 +186,7 @@ def _shares(live: Live, device: str, said: speech.Shares, able: Heard, now_s: fl
     return ""
 
 
-def _measured(live: Live, device: str, said: speech.Measured, able: Heard, now_s: float) -> str:
+def _measured(live: Live, device: str, said: messages.Measured, able: Heard, now_s: float) -> str:
     if live.now.state is not State.EVALUATING:
         return "out-of-order"
     slices = [said.whole, *said.classes.values(), *([said.personal] if said.personal else [])]
@@ -197,7 +197,7 @@ def _measured(live: Live, device: str, said: speech.Measured, able: Heard, now_s
     if any(one.correct > one.rows for one in slices):
         return UNSOUND
     most = live.counted(device, 2**53, row_claims.UNTOLD)
-    kept = speech.Measured(
+    kept = messages.Measured(
         whole=capped(said.whole, most),
         classes={name: capped(one, most) for name, one in said.classes.items()},
         personal=capped(said.personal, most) if said.personal else None,
@@ -215,11 +215,11 @@ def _verify(
 
 _Taker = Callable[[Live, str, Any, Heard, float], str]
 _TAKERS: dict[type, _Taker] = {
-    speech.Join: _join,
-    speech.Refuse: _refuse,
-    speech.Boxes: _boxes,
-    speech.Piece: _piece,
-    speech.Vote: _vote,
-    speech.Shares: _shares,
-    speech.Measured: _measured,
+    messages.Join: _join,
+    messages.Refuse: _refuse,
+    messages.Boxes: _boxes,
+    messages.Piece: _piece,
+    messages.Vote: _vote,
+    messages.Shares: _shares,
+    messages.Measured: _measured,
 }

@@ -13,7 +13,7 @@ from shoal.controller.federated.ports import Files
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import federated_round, participation
 from shoal.errors import LinkError
-from shoal.federated.speech import Dismiss
+from shoal.federated.messages import Dismiss
 
 _log = logging.getLogger(__name__)
 _GAVE = (Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)

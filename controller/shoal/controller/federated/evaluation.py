@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from shoal.controller.federated.records import Measure
-from shoal.federated.speech import Measured, Slice
+from shoal.federated.messages import Measured, Slice
 
 #: Slices where all three meet: so many, and none of fewer rows.
 WORST, FEWEST = 12, 20

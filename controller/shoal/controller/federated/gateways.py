@@ -17,7 +17,7 @@ from shoal.controller.federated.machine import Mark
 from shoal.controller.federated.strategies.fedavg import FedAvg
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import device
-from shoal.federated.speech import Way
+from shoal.federated.messages import Way
 
 #: Shares of the time of training: until a gateway closes; until its sum is not waited for any more.
 CLOSES, GIVEN_UP = 0.5, 0.75

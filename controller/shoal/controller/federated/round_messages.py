@@ -14,7 +14,7 @@ from shoal.controller.federated.active_round import Live, Nudge
 from shoal.controller.federated.machine import Mark, State
 from shoal.controller.host.context import Context
 from shoal.controller.releases import addresses
-from shoal.federated import speech
+from shoal.federated import messages
 from shoal.federated.config import Config, Content, secure_id
 
 BACK_OFF_S = (2.0, 4.0, 8.0, 16.0, 30.0)
@@ -26,7 +26,7 @@ class Due(NamedTuple):
     """Something to say to a device, and what is remembered once it was said."""
 
     device: str
-    call: speech.Call
+    call: messages.Call
     nudge: Nudge
 
 
@@ -76,7 +76,7 @@ def bound(ctx: Context, live: Live) -> bytes:
     return secure_id(live.plan.attempt, config_of(ctx, live, "train").text())
 
 
-_Asked = tuple[str, Sequence[str], Callable[[str], speech.Call]]
+_Asked = tuple[str, Sequence[str], Callable[[str], messages.Call]]
 
 
 def _asked(ctx: Context, live: Live) -> list[_Asked]:
@@ -100,11 +100,11 @@ def _asked_to_train(ctx: Context, live: Live) -> list[_Asked]:
     """Directly, or by way of a gateway: whoever's way has changed is told at once."""
     ways = gateways.ways(ctx, live)
     alone = [name for name in live.now.having(Mark.JOINED) if name not in ways]
-    asked: list[_Asked] = [("start", alone, lambda d: _resend(live, d) or speech.Start())]
+    asked: list[_Asked] = [("start", alone, lambda d: _resend(live, d) or messages.Start())]
     for name, way in ways.items():
         anew = sum((way.generations or {}).values())
         what = f"start by {way.gateway} of {len(way.members)}, {anew} times enrolled anew"
-        asked.append((what, [name], lambda d: _resend(live, d) or speech.Start(way=ways[d])))
+        asked.append((what, [name], lambda d: _resend(live, d) or messages.Start(way=ways[d])))
     return asked
 
 
@@ -113,8 +113,10 @@ def _asked_to_hide(live: Live) -> list[_Asked]:
     assert circle is not None
     if circle.dealt is None:
         waiting = [name for name in joined if name not in circle.shared]
-        return [("start", waiting, lambda d: speech.Start(roster=circle.roster_for(d)))]
-    return [("deal", joined, lambda d: _resend(live, d) or speech.Deal(boxes=circle.boxes_for(d)))]
+        return [("start", waiting, lambda d: messages.Start(roster=circle.roster_for(d)))]
+    return [
+        ("deal", joined, lambda d: _resend(live, d) or messages.Deal(boxes=circle.boxes_for(d)))
+    ]
 
 
 def _asked_to_reveal(live: Live) -> list[_Asked]:
@@ -123,20 +125,20 @@ def _asked_to_reveal(live: Live) -> list[_Asked]:
     if circle.passed is None:
         ending = circle.ending
         silent = [name for name in waiting if name not in circle.voted]
-        return [("close", silent, lambda _: speech.Close(ending=ending))]
+        return [("close", silent, lambda _: messages.Close(ending=ending))]
     voted = [name for name in waiting if name in circle.passed]
-    return [("pass", voted, lambda d: speech.Pass(votes=circle.votes_for(d)))]
+    return [("pass", voted, lambda d: messages.Pass(votes=circle.votes_for(d)))]
 
 
-def _resend(live: Live, device: str) -> speech.Resend | None:
+def _resend(live: Live, device: str) -> messages.Resend | None:
     """None unless a part of its update is here."""
     missing = update_chunks.missing(live, device)
-    return speech.Resend(missing=missing) if missing else None
+    return messages.Resend(missing=missing) if missing else None
 
 
-def _signed(ctx: Context, live: Live, purpose: str) -> speech.Invite | speech.Measure:
+def _signed(ctx: Context, live: Live, purpose: str) -> messages.Invite | messages.Measure:
     if purpose not in live.signed:
-        kind = speech.Measure if purpose == "evaluate" else speech.Invite
+        kind = messages.Measure if purpose == "evaluate" else messages.Invite
         config = config_of(ctx, live, purpose)
         wanted = {content.sha256 for content in config.contents().values()}
         live.signed[purpose] = kind(

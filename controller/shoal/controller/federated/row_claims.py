@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from shoal.controller.store.tables import device
-from shoal.federated.speech import Slice
+from shoal.federated.messages import Slice
 
 #: Rows that every device may claim: inventories are told seldom, and rows come in between.
 FEW = 64

@@ -15,8 +15,8 @@ from shoal.controller.federated.ports import Files, named, names, put_names
 from shoal.controller.federated.secagg import Unmasking
 from shoal.errors import ConflictError
 from shoal.federated.masks import U32
+from shoal.federated.messages import Contribution
 from shoal.federated.secure import Advert, Ending, Roster, Terms
-from shoal.federated.speech import Contribution
 
 
 class Summed(NamedTuple):

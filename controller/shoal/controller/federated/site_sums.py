@@ -14,8 +14,8 @@ from shoal.controller.federated.active_round import Live
 from shoal.controller.federated.machine import Mark, heard
 from shoal.controller.federated.strategies.fedavg import FedAvg
 from shoal.errors import InputError
+from shoal.federated.messages import Contribution
 from shoal.federated.site_sum import SiteSum, decode
-from shoal.federated.speech import Contribution
 from shoal.federated.sums import LARGEST, ExactSum
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shoal.errors import SettingError
-from shoal.misfit import unfit
+from shoal.validation_errors import unfit
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

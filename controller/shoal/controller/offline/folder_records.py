@@ -12,7 +12,7 @@ class FolderBlob(Record, frozen=True, kw_only=True):
 
 
 class FolderPlan(Record, frozen=True, kw_only=True):
-    """Everything that a folder for these devices holds; shoal.stick says where.
+    """Everything that a folder for these devices holds; shoal.offline_bundle says where.
 
     ca              SHA-256 of the controller's root certificate, hex
     valid_until_at  until when what is in it may be installed

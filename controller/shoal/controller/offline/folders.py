@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 from sqlalchemy import Connection, Row, func, select
 
-from shoal import parcel, topics, wire
+from shoal import sealed_message, topics, wire
 from shoal.controller.access import audit
 from shoal.controller.fleet import devices
 from shoal.controller.fleet.renewal import Prover, Renewing
@@ -32,7 +32,7 @@ from shoal.errors import (
     InputError,
     OversizeError,
 )
-from shoal.parcel import DOWN, UP, Letter, Parcel
+from shoal.sealed_message import DOWN, UP, Letter, Parcel
 
 #: Devices of one folder; messages taken in one transaction.
 MOST, BATCH = 200, 500
@@ -164,7 +164,7 @@ def _parcel(
         roots=ctx.signer.director_roots(0),
     )
     chain = authority.controller_chain
-    sealed = parcel.seal(made, DOWN, chain, authority.sign_as_controller)
+    sealed = sealed_message.seal(made, DOWN, chain, authority.sign_as_controller)
     return base64.b64encode(sealed).decode()
 
 
@@ -215,8 +215,8 @@ def _expiry(metadata: bytes) -> float:
 
 def _open(authority: Sealing, data: bytes) -> tuple[Proven, Parcel]:
     """Who sealed it, and what is in it. A byte that went wrong on its way looks like a forgery."""
-    sealed = parcel.unseal(data)
-    message = parcel.signed_bytes(UP, sealed.body)
+    sealed = sealed_message.unseal(data)
+    message = sealed_message.signed_bytes(UP, sealed.body)
     try:
         who = authority.prove(sealed.certificate, sealed.signature, message, None)
     except DeniedError as error:
@@ -225,7 +225,7 @@ def _open(authority: Sealing, data: bytes) -> tuple[Proven, Parcel]:
             f"the parcel was damaged on its way, or is forged: {error.message}",
             f"{_AGAIN} first; if that is refused as well: {otherwise}",
         ) from error
-    return who, parcel.read(sealed.body)
+    return who, sealed_message.read(sealed.body)
 
 
 def _admit(

@@ -32,8 +32,8 @@ from shoal.agent.peers.io.protocol import CONNECT_S, SILENCE_S, asking_context, 
 from shoal.agent.peers.policy import parse_address
 from shoal.errors import InputError, LinkError, ShoalError
 from shoal.federated.compression import decompress
+from shoal.federated.messages import Contribution, Way
 from shoal.federated.site_sum import Gateway
-from shoal.federated.speech import Contribution, Way
 
 _log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from shoal.federated.compression import compress, with_feedback
 from shoal.federated.distributed import encode_privately
 from shoal.federated.local import privately
 from shoal.federated.masks import U32, add_mask
+from shoal.federated.messages import Contribution, Measured
 from shoal.federated.noise import Draws
 from shoal.federated.scaffold import control_after, shift_of
-from shoal.federated.speech import Contribution, Measured
 from shoal.params import F32, TrainSpec, spec_of
 
 

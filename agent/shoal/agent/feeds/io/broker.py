@@ -18,9 +18,9 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
 from shoal.agent.feeds.io.interface import ServerSettings
-from shoal.dialect import Dialect, explain_reason, is_unsupported
 from shoal.errors import LinkError, SettingError
 from shoal.mqtt import explain
+from shoal.mqtt_version import Dialect, explain_reason, is_unsupported
 
 CONNECT_S = 10.0
 #: Longest sleep of the loop, so that keep-alive and stopping are seen to.

@@ -9,7 +9,7 @@ import msgspec
 from shoal.agent.feeds.io.interface import FeedSettings
 from shoal.agent.host.optional_libraries import mend_of
 from shoal.errors import SettingError
-from shoal.misfit import unfit
+from shoal.validation_errors import unfit
 
 SOURCES, SINKS = "shoal.sources", "shoal.sinks"
 

@@ -10,8 +10,8 @@ import msgspec
 from shoal.agent.host.hours import parse as parse_hours
 from shoal.agent.host.io.folder import SETTINGS
 from shoal.errors import SettingError
-from shoal.misfit import unfit
 from shoal.topics import check_device
+from shoal.validation_errors import unfit
 
 if TYPE_CHECKING:
     from shoal.agent.host.round_limits import Limits

@@ -26,7 +26,7 @@ from shoal.agent.host.io.folder import CARRIED, give
 from shoal.agent.host.network import Network
 from shoal.errors import AbsentError, BundleError, ConflictError, LinkError, StorageError
 from shoal.manifest import File
-from shoal.parcel import LIMIT
+from shoal.sealed_message import LIMIT
 
 PARCEL, BY, REFUSED = "parcel", "by", "refused"
 BLOBS, METADATA = "blobs", "metadata"

@@ -15,8 +15,8 @@ from shoal.agent.installed.io.journal import read_floors
 from shoal.agent.offline.io.export import ask_agent, hand_over
 from shoal.agent.offline.io.import_ import Station, bring
 from shoal.errors import SettingError
+from shoal.offline_bundle import UP, Stick
 from shoal.profile import detect
-from shoal.stick import UP, Stick
 
 
 def bring_in(folder: Path, source: Path) -> list[str]:

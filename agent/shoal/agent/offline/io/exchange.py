@@ -19,7 +19,7 @@ from shoal.agent.offline.io.import_ import newest_director
 from shoal.agent.offline.io.seal import open_parcel
 from shoal.agent.telemetry.ports import Outbox
 from shoal.errors import ShoalError, StorageError
-from shoal.parcel import Letter, Parcel
+from shoal.sealed_message import Letter, Parcel
 from shoal.trust import verify_orders
 
 #: Seconds until an assignment that the journal does not have yet is said again.

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from shoal import parcel, stick
+from shoal import offline_bundle, sealed_message
 from shoal.agent.host.io.durable import write_durable
 from shoal.agent.host.io.folder import OUTBOX, READY, WANTED
 from shoal.agent.offline.io.seal import root_fingerprint, seal
 from shoal.agent.telemetry.io.outbox_store import read_letters
 from shoal.errors import LinkError, MisdirectedError, SettingError
-from shoal.parcel import Letter, Parcel
-from shoal.stick import Stick
+from shoal.offline_bundle import Stick
+from shoal.sealed_message import Letter, Parcel
 
 _PATIENCE_S, _LOOK_S = 60.0, 0.1
 
@@ -61,7 +61,7 @@ def hand_over(folder: Path, device: str, inventory: bytes, target: Stick, now_s:
     except SettingError:
         pass  # an empty stick will do
     trip, written, letters = secrets.token_hex(4), 0, 0
-    portions = parcel.portions(_letters(folder, inventory))
+    portions = sealed_message.portions(_letters(folder, inventory))
     some: list[Letter] | None = next(portions)
     while some is not None:
         following = next(portions, None)
@@ -74,7 +74,7 @@ def hand_over(folder: Path, device: str, inventory: bytes, target: Stick, now_s:
             part=written,
             parts=0 if following is not None else written,
         )
-        target.write(f"{stick.UP}/{device}/{made.name}", seal(folder, made))
+        target.write(f"{offline_bundle.UP}/{device}/{made.name}", seal(folder, made))
         some = following
     return Handed(written, letters)
 

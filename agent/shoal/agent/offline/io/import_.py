@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from shoal import bundle, parcel, stick, wire
+from shoal import bundle, offline_bundle, sealed_message, wire
 from shoal.agent.host.disk import RESERVE
 from shoal.agent.host.io.folder import DIRECTOR, JOURNAL, METADATA, MODELS, ROOT, read_trusted
 from shoal.agent.installed.floors import Floors
@@ -32,7 +32,7 @@ from shoal.errors import (
 )
 from shoal.manifest import File
 from shoal.manifest import parse as parse_manifest
-from shoal.stick import Stick
+from shoal.offline_bundle import Stick
 from shoal.trust import (
     ImageRepository,
     Order,
@@ -109,7 +109,7 @@ def _believe(station: Station, source: Stick) -> Found:
     floors = read_floors(station.folder / JOURNAL)
     now = max(station.now_s, floors.time_s)
     try:
-        sealed = source.read(f"{stick.DOWN}/{station.device}.parcel", parcel.LIMIT)
+        sealed = source.read(f"{offline_bundle.DOWN}/{station.device}.parcel", sealed_message.LIMIT)
     except AbsentError as error:
         whose = ", ".join(label.devices[:10]) or "nobody"
         raise MisdirectedError(f"this folder is for {whose}, not {station.device}") from error
@@ -130,7 +130,7 @@ def _believe(station: Station, source: Stick) -> Found:
 
 def _orders(
     station: Station,
-    found: parcel.Parcel,
+    found: sealed_message.Parcel,
     told: Sequence[wire.Message],
     floors: Floors,
     now: float,
@@ -159,13 +159,13 @@ def newest_director(trusted: bytes, roots: Sequence[bytes]) -> bytes:
 
 def _metadata(source: Stick) -> dict[str, bytes]:
     """File name -> its bytes; BundleError before more is read than this device has room for."""
-    found = [name.rpartition("/")[2] for name in source.names(stick.METADATA, ".json")]
+    found = [name.rpartition("/")[2] for name in source.names(offline_bundle.METADATA, ".json")]
     names = [name for name in found if _METADATA_NAME.fullmatch(name)]
     if len(names) > _MOST_FILES:
         raise BundleError(f"{len(names)} files of metadata, {_MOST_FILES} allowed", _AGAIN)
     read, left = dict[str, bytes](), _METADATA_LIMIT
     for name in names:
-        read[name] = source.read(f"{stick.METADATA}/{name}", left)
+        read[name] = source.read(f"{offline_bundle.METADATA}/{name}", left)
         left -= len(read[name])
     return read
 
@@ -193,14 +193,14 @@ def _check_images(
     except TrustError:
         raise
     except ShoalError as error:
-        raise BundleError(f"{stick.METADATA}: {error}", _AGAIN) from error
+        raise BundleError(f"{offline_bundle.METADATA}: {error}", _AGAIN) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _files(station: Station, source: Stick, order: Order) -> list[File]:
     """The manifest, and what it names for this profile; none where it does not serve it."""
-    name = f"{stick.BLOBS}/{order.sha256}"
+    name = f"{offline_bundle.BLOBS}/{order.sha256}"
     if not source.holds(name, order.length, order.sha256):
         raise BundleError(f"{name} is missing, or not what was signed", _AGAIN)
     own = File(name=bundle.MANIFEST, size=order.length, sha256=order.sha256)
@@ -232,7 +232,7 @@ def _copy(station: Station, source: Stick, carried: Carried, found: Found) -> No
         )
     carried.begin()
     for file in found.files:
-        name = f"{stick.BLOBS}/{file.sha256}"
+        name = f"{offline_bundle.BLOBS}/{file.sha256}"
         try:
             carried.keep_blob(file.sha256, source.pieces(name, file.size))
         except BundleError as error:

@@ -9,12 +9,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from shoal import parcel
+from shoal import sealed_message
 from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY, read_trusted
 from shoal.enrolment import fingerprint
 from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
 from shoal.issuer import is_issued_by
-from shoal.parcel import DOWN, UP, Parcel, Sealed
+from shoal.sealed_message import DOWN, UP, Parcel, Sealed
 
 _CONTROLLER = "controller"
 _AGAIN = "export it again at the controller"
@@ -30,7 +30,7 @@ def seal(folder: Path, made: Parcel) -> bytes:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SettingError(f"{folder / KEY} is no EC key", "move it away and enrol again")
     chain = read_trusted(folder, CERTIFICATE).decode()
-    return parcel.seal(made, UP, chain, lambda message: key.sign(message, _ECDSA))
+    return sealed_message.seal(made, UP, chain, lambda message: key.sign(message, _ECDSA))
 
 
 _ECDSA = ec.ECDSA(hashes.SHA256())
@@ -43,9 +43,9 @@ def open_parcel(folder: Path, data: bytes, device: str, now_s: float) -> Parcel:
     controller did not seal, StaleError for one sealed with an expired certificate, MisdirectedError
     for another device's.
     """
-    sealed = parcel.unseal(data)
+    sealed = sealed_message.unseal(data)
     _check_controller(sealed, x509.load_pem_x509_certificates(read_trusted(folder, CA)), now_s)
-    found = parcel.read(sealed.body)
+    found = sealed_message.read(sealed.body)
     if found.device != device:
         what = f"this parcel is for {found.device!r:.80}, this is {device!r}"
         raise MisdirectedError(what, _AGAIN)
@@ -68,7 +68,7 @@ def _check_controller(sealed: Sealed, known: list[x509.Certificate], now_s: floa
             raise UntrustedError("this parcel was not sealed by a controller", _AGAIN)
         if not is_issued_by(leaf, known):
             raise UntrustedError("this parcel is of another controller than this device's", _AGAIN)
-        public.verify(sealed.signature, parcel.signed_bytes(DOWN, sealed.body), _ECDSA)
+        public.verify(sealed.signature, sealed_message.signed_bytes(DOWN, sealed.body), _ECDSA)
     except (ValueError, InvalidSignature) as error:
         raise UntrustedError("this parcel's seal is broken", _AGAIN) from error
     if leaf.not_valid_after_utc <= datetime.datetime.fromtimestamp(now_s, datetime.UTC):

@@ -1,0 +1,62 @@
+"""Triton's and KServe's own clients work unchanged, JSON and binary.
+
+They live in an environment of their own, made once by scripts/clients.sh; where that cannot be (no
+package index in reach) the tests are skipped.
+"""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from devices import MODEL, softmax
+from endpoints import Running
+
+ROOT = Path(__file__).parents[3]
+PYTHON = ROOT / ".venv-clients/bin/python"
+ROWS = np.array([[0.5, -0.5], [1, 2]], np.float32)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(700)]
+
+
+@pytest.fixture(scope="module")
+def clients() -> Path:
+    made = subprocess.run(
+        [ROOT / "scripts/clients.sh"], capture_output=True, text=True, timeout=600, check=False
+    )
+    if made.returncode:
+        pytest.skip(f"the clients could not be installed: {made.stderr.strip()[-200:]}")
+    return PYTHON
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    running = Running(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.mark.parametrize("which", ["triton-json", "triton-binary", "kserve-json", "kserve-binary"])
+def test_a_client_works_unchanged(which: str, clients: Path, running: Running) -> None:
+    script = Path(__file__).with_name("oip_clients.py")
+    ran = subprocess.run(
+        [clients, script, which, running.endpoint.address, MODEL],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-2_000:]
+    said = json.loads(ran.stdout.splitlines()[-1])
+    assert said["live"] is said["ready"] is said["model_ready"] is True
+    assert (said["id"], said["release"]) == ("7", [MODEL, "3"])
+    for answer in said["answers"]:
+        np.testing.assert_allclose(answer, softmax(ROWS, 3), rtol=1e-5)
+    assert "takes the one input 'input', got ['nope']" in said["refused"]
+    if which.startswith("triton"):
+        assert (said["version_ready"], said["other_ready"]) == (True, False)
+        assert said["server"] == "shoal-agent"
+        assert said["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 2]}]

@@ -1,0 +1,191 @@
+"""The controller is killed, as by kill -9, at every line that matters of a round; it goes on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fake_clients import School
+from fakes import memory_folder
+from shoal import wire
+from shoal.controller.federated import aggregation, round_journal, rounds
+from shoal.controller.federated.io.round_files import RoundFiles
+from shoal.controller.federated.io.round_thread import Rounds
+from shoal.controller.federated.machine import Mark
+from shoal.controller.federated.round_runner import Course
+from shoal.federated import messages
+
+pytestmark = pytest.mark.scenario
+
+STATES = ("RECRUITING", "TRAINING", "UNMASKING", "AGGREGATING", "EVALUATING", "DONE")
+FILES = (
+    "begun", "advert", "roster", "boxes", "dealt", "head", "piece-1", "update", "ending", "vote",
+    "passed", "shares", "measured",
+)  # fmt: skip
+SAID = ("Invite", "Start", "Deal", "Close", "Pass", "Measure", "Dismiss")
+SECURE = {"secure": {"clip": 2.0}, "pace": {"goal": 4, "least": 3, "over": 1.0}}
+CENTRAL = {
+    "settings": {"most_examples": 1},
+    "privacy": {"where": "central", "clip": 5.0, "noise": 0.5},
+}
+#: (mode, what, which, when): the first time that it happens.
+POINTS = [
+    *(("secure", "journal", state, when) for state in STATES for when in ("before", "after")),
+    *(("secure", "file", kind, when) for kind in FILES for when in ("before", "after")),
+    *(("secure", "said", call, when) for call in SAID for when in ("before", "after")),
+    *(
+        ("central", "journal", s, w)
+        for s in STATES
+        if s != "UNMASKING"
+        for w in ("before", "after")
+    ),
+    *(
+        ("central", "file", kind, when)
+        for kind in ("update", "noise")
+        for when in ("before", "after")
+    ),
+    ("central", "aggregate", "", "after"),
+    ("central", "said", "Start", "after"),
+]
+
+
+class Killed(BaseException):
+    """The controller's process is gone."""
+
+
+class Kill:
+    """Kills once. made: checkpoints that a round's updates were aggregated to, all times."""
+
+    def __init__(self, what: str, which: str, when: str) -> None:
+        self._point, self._when = (what, which), when
+        self.happened = False
+        self.made: list[str] = []
+
+    def around(self, what: str, which: str, act: Callable[[], Any]) -> Any:
+        mine = (what, which) == self._point and not self.happened
+        if mine and self._when == "before":
+            self._strike()
+        result = act()
+        if mine and self._when == "after":
+            self._strike()
+        return result
+
+    def _strike(self) -> None:
+        self.happened = True
+        raise Killed
+
+
+@pytest.fixture
+def school():
+    with memory_folder() as folder:
+        yield School(folder, count=4)
+
+
+def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
+    """Around what reaches the disk or a device."""
+    put, write, aggregate = RoundFiles.put, round_journal.write, aggregation.aggregate
+
+    def put_(self, ident, kind, device, data):
+        return kill.around("file", kind, lambda: put(self, ident, kind, device, data))
+
+    def write_(db, ctx, live, after, **values):
+        moved = after.state is not live.now.state
+        write(db, ctx, live, after, **values)
+        if moved:
+            kill.around("journal", after.state.value, db.commit)  # before: nothing of it is kept
+
+    def aggregate_(ctx, live):
+        found = aggregate(ctx, live)
+        kill.made.append(found.checkpoint)
+        return kill.around("aggregate", "", lambda: found)
+
+    monkeypatch.setattr(RoundFiles, "put", put_)
+    monkeypatch.setattr(round_journal, "write", write_)
+    monkeypatch.setattr(aggregation, "aggregate", aggregate_)
+
+
+def post_through(school: School, kill: Kill) -> None:
+    """The engine, new or the first, speaks through the kill."""
+    engine = school.fleet.engine
+    engine._rounds.bell.set()
+    post = engine._post
+
+    def post_(device: str, call: wire.RoundCall) -> None:
+        kill.around("said", type(call.said).__name__, lambda: post(device, call))
+
+    engine._rounds = Rounds(school.fleet.ctx, post_)
+
+
+def run(school: School, kill: Kill) -> None:
+    """Until the round is done, starting the controller anew when it was killed."""
+    post_through(school, kill)
+    for _ in range(2):
+        try:
+            school.run(120, until=lambda: school.walk.state == "ready")
+            school.run(2)
+            return
+        except Killed:
+            school.fleet.engine._link.stop(rudely=True)
+            school.fleet._restart_engine()
+            post_through(school, kill)
+    raise AssertionError("killed twice")
+
+
+@pytest.mark.parametrize(("mode", "what", "which", "when"), POINTS, ids=str)
+def test_wherever_the_controller_is_killed_the_round_ends_with_the_same_sum(
+    school, monkeypatch, mode, what, which, when
+):
+    kill = Kill(what, which, when)
+    arm(monkeypatch, kill)
+    for pupil in school.pupils.values():
+        pupil.piece = 100
+    school.start(**SECURE if mode == "secure" else CENTRAL)
+    run(school, kill)
+
+    assert kill.happened
+    task = school.walk
+    assert (task.rounds, task.parent) == (1, 1)
+    assert [one.state for one in rounds.list_rounds(school.fleet.ctx)] == ["DONE"]
+    assert len(set(kill.made)) == 1, "the same updates were noised anew"
+    if mode == "secure":
+        mean = np.mean([pupil.target for pupil in school.pupils.values()], axis=0)
+        assert school.theta(task.checkpoint) == pytest.approx(mean / 2, abs=1e-6)
+    else:
+        spent = school.fleet.rows_of(rounds.federated_task)[0].spent
+        assert [one["rounds"] for one in spent] == [1]
+    assert {pupil.dismissed[-1] for pupil in school.pupils.values()} == {""}
+    assert not list((school.fleet.ctx.folder / "rounds").iterdir())
+
+
+def test_an_update_on_the_disk_counts_though_the_journal_had_not_come_to_say_so(
+    school, monkeypatch
+):
+    """Its device is gone when the controller is there again; all others answer only then."""
+    fast, *slow = school.pupils.values()
+    for pupil in slow:
+        pupil.quiet = {messages.Piece}
+    keep, killed = Course._keep, []
+
+    def keep_(course, live):
+        if live.now.having(Mark.UPDATED) and not killed:
+            killed.append(live.id)
+            raise Killed
+        keep(course, live)
+
+    monkeypatch.setattr(Course, "_keep", keep_)
+    school.task(evaluate=0)
+    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+    with pytest.raises(Killed):
+        school.run(30)
+    journal_says = rounds.get_round(school.fleet.ctx, "walk.1").marks
+    fast.quiet = {messages.Piece}
+    for pupil in slow:
+        pupil.quiet = set()
+    school.fleet.engine._link.stop(rudely=True)
+    school.fleet._restart_engine()
+    school.run(60, until=lambda: rounds.get_task(school.fleet.ctx, "walk").state == "ready")
+
+    assert journal_says == {"JOINED": 4}
+    found = rounds.participations(school.fleet.ctx, "walk.1")
+    assert [one.device for one in found if one.chosen] == list(school.pupils)

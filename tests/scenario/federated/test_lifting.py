@@ -1,0 +1,53 @@
+"""A quarantine is lifted while rounds of its task run, by the real engine."""
+
+import pytest
+
+from fake_clients import School
+from shoal.controller.federated import poisoned_rounds, rounds
+from shoal.federated import messages
+
+pytestmark = pytest.mark.scenario
+
+
+def test_a_task_that_runs_goes_on_from_what_is_clean_again_and_loses_one_try(
+    school: School,
+) -> None:
+    ctx, asked = school.fleet.ctx, {"task": "walk", "number": 2}
+    school.start(3)
+    school.run(200, until=lambda: school.done(3))
+    poisoned_rounds.quarantine_round(ctx, actor="ana", why="d03 lied", **asked)
+    for one in school.pupils.values():
+        one.quiet = {messages.Piece}
+    school.more()
+    school.run(5)
+    assert rounds.get_round(ctx, "walk.4").parent == 1
+
+    poisoned_rounds.lift(ctx, actor="root", why="it did not", **asked)
+    for one in school.pupils.values():
+        one.quiet = set()
+    school.run(200, until=lambda: school.done(4))
+
+    assert rounds.get_round(ctx, "walk.4").reason == "superseded"
+    assert rounds.checkpoint(ctx, "walk").lineage == [1, 2, 3, 5]
+    assert rounds.get_round(ctx, "walk.5").poisoned == ""
+
+
+def test_what_a_quarantine_has_broken_off_is_not_in_quarantine_after_it_is_lifted(
+    school: School,
+) -> None:
+    ctx, asked = school.fleet.ctx, {"task": "walk", "number": 2}
+    school.start(2)
+    school.run(200, until=lambda: school.done(2))
+    for one in school.pupils.values():
+        one.quiet = {messages.Piece}
+    school.more()
+    school.run(5)
+    poisoned_rounds.quarantine_round(ctx, actor="ana", why="d03 lied", **asked)
+    school.run(2)
+    broken = rounds.get_round(ctx, "walk.3")
+    assert (broken.reason, broken.poisoned) == ("quarantined", "it came of round 2: d03 lied")
+
+    poisoned_rounds.lift(ctx, actor="root", why="it did not", **asked)
+
+    broken = rounds.get_round(ctx, "walk.3")
+    assert (broken.state, broken.reason, broken.poisoned) == ("FAILED", "quarantined", "")

@@ -1,0 +1,179 @@
+"""Devices whose clocks are wrong: found, told to people, and no harm to what the others say."""
+
+import msgspec
+import pytest
+from sqlalchemy import select
+
+from fakes import memory_folder
+from fleet import MODEL, Fleet
+from shoal import wire
+from shoal.agent.status import text
+from shoal.controller.alerts import alerts
+from shoal.controller.fleet import clock_skew_alerts, devices
+from shoal.controller.ingest.ingest import ingest
+from shoal.controller.monitoring import window_validation
+from shoal.controller.store import tables
+
+pytestmark = pytest.mark.scenario
+
+
+@pytest.fixture
+def fleet():
+    with memory_folder() as folder:
+        yield Fleet(folder, window_s=10.0)
+
+
+def standing_alerts(fleet):
+    return [one for one in alerts.list_alerts(fleet.ctx, "open") if "Clocks" in one.title]
+
+
+def windows_of(fleet, name):
+    return [row for row in fleet.rows_of(tables.window) if row.device == name]
+
+
+@pytest.mark.parametrize(("off_s", "how"), [(93.0, "93 s ahead of"), (-7200.0, "7200 s behind")])
+def test_a_wrong_clock_is_known_on_both_sides_until_it_is_right(fleet, off_s, how):
+    wrong, right = fleet.station("cam-1", ring="canary"), fleet.station("cam-2", ring="canary")
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, lambda: fleet.rollout(one.id).state == "FINISHED")
+    wrong.clock_off_s = off_s
+    fleet.run(40)
+    known = devices.get_device(fleet.ctx, "cam-1")
+    assert known.clock_skew_s == pytest.approx(off_s, abs=1.5)
+    assert abs(known.clock_skew_s - off_s) <= known.clock_error_s + 0.01
+    assert abs(devices.get_device(fleet.ctx, "cam-2").clock_skew_s) < 1.5
+    problems = dict(wrong.agent.standing().problems)
+    assert "time synchronisation" in problems[f"the clock is {how} the controller's"]
+    assert f"clock {how}" in text(wrong.agent.standing())
+    assert right.agent.standing().clock is not None
+    assert not any("clock" in what for what, _ in right.agent.standing().problems)
+    (alert,) = standing_alerts(fleet)
+    assert "1 of 2 devices" in alert.detail
+    assert "cam-1 by" in alert.detail
+    assert "cam-2" not in alert.detail
+    assert "timedatectl" in alert.next_step
+
+    placed = windows_of(fleet, "cam-1")
+    assert placed
+    late = [row for row in placed if not row.health["clock_synced"]]
+    assert late, "once it knew, it said so"
+    for row in late:
+        assert row.start_at == pytest.approx(row.received_at - row.window_s, abs=4.0)
+    assert all(row.health["clock_synced"] for row in windows_of(fleet, "cam-2"))
+
+    wrong.clock_off_s = 0.0
+    fleet.run(40)
+    assert standing_alerts(fleet) == []
+    assert abs(devices.get_device(fleet.ctx, "cam-1").clock_skew_s) < 1.5
+    assert windows_of(fleet, "cam-1")[-1].health["clock_synced"]
+
+
+def test_clocks_that_are_right_are_asked_for_seldom(fleet):
+    fleet.station("cam-1")
+    fleet.run(1)
+    fleet.broker.log.clear()
+    fleet.run(3_000, step=10.0)
+    asked = [
+        message
+        for topic, payload in fleet.broker.log
+        if topic.endswith("/status")
+        and (message := wire.decode_up("status", payload)).asks_time is True
+    ]
+    answers = [topic for topic, _ in fleet.broker.log if topic.endswith("/down/time")]
+    assert len(asked) <= 1
+    assert len(answers) == len(asked)
+
+
+def test_an_agent_that_knows_nothing_of_it_is_not_answered(fleet):
+    fleet.station("cam-1", start=False)
+    status = wire.Status(
+        device="cam-1", boot="b1", seq=0, sent_s=fleet.clock(), online=True, since_s=1.0,
+        session="s1",
+    )  # fmt: skip
+    assert ingest(fleet.ctx, [("shoal/v1/cam-1/up/status", wire.encode(status))]) == {}
+    asking = msgspec.structs.replace(status, asks_time=True)
+    answers = ingest(fleet.ctx, [("shoal/v1/cam-1/up/status", wire.encode(asking))])
+    assert answers == {"cam-1": [wire.Time(asked_s=status.sent_s, now_s=fleet.clock())]}
+
+
+def window(fleet, start_s, **health):
+    with fleet.ctx.store.read() as db:
+        reference = window_validation.references_of(db, f"{MODEL}@1").id
+    return wire.WindowReport(
+        device="cam-1", boot="b1", seq=1, sent_s=0.0, model=MODEL, release=f"{MODEL}@1",
+        reference=reference, window_start_s=start_s, window_s=10.0, rows=0,
+        health=wire.Health(**health),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("claims_s", "health", "begins_s", "sure"),
+    [
+        (-10.0, {}, -10.0, True),
+        (20.0, {}, 20.0, True),  # within what a clock may be off
+        (3_600.0, {}, -10.0, False),  # from the future, of an agent that knows no better
+        (-1_700_000_000.0, {}, -10.0, False),  # 1973
+        (83.0, {"clock_synced": False, "clock": (93.0, 0.5)}, -10.0, False),
+        (-7_210.0, {"clock_synced": False, "clock": (-7_200.0, 0.5)}, -10.0, False),
+        (-10.0, {"clock": (0.2, 0.5)}, -10.0, True),
+        (-3_600.0, {}, -3_600.0, True),  # was offline for an hour
+    ],
+)
+def test_a_window_is_kept_where_it_can_best_be_said_to_belong(
+    fleet, claims_s, health, begins_s, sure
+):
+    fleet.station("cam-1", start=False)
+    fleet.release()
+    if "clock" in health:
+        skew_s, error_s = health["clock"]
+        health = health | {"clock": wire.Skew(skew_s=skew_s, error_s=error_s)}
+    said = window(fleet, fleet.clock() + claims_s, **health)
+    answers = ingest(fleet.ctx, [("shoal/v1/cam-1/up/window", wire.encode(said))])
+    assert [one.seqs for one in answers["cam-1"]] == [[1]]
+    (kept,) = windows_of(fleet, "cam-1")
+    assert kept.start_at == pytest.approx(fleet.clock() + begins_s, abs=0.01)
+    assert kept.health["clock_synced"] is sure
+
+
+def test_when_every_clock_of_a_site_is_off_the_controllers_own_is_suspected(fleet):
+    for name in ("cam-1", "cam-2"):
+        fleet.station(name, start=False)
+    with fleet.ctx.store.write() as db:
+        db.execute(tables.device.update().values(clock_skew_s=400.0, clock_error_s=0.1))
+    clock_skew_alerts.watch(fleet.ctx)
+    (alert,) = standing_alerts(fleet)
+    assert "this controller's own clock" in alert.next_step
+    clock_skew_alerts.watch(fleet.ctx)
+    (again,) = standing_alerts(fleet)
+    assert again.findings == alert.findings, "what has not changed is not told again"
+
+
+def test_one_clock_ahead_closes_no_bucket_of_its_site_early(fleet):
+    """The site's drift looks at a bucket when everybody has spoken; who is ahead is not asked."""
+    late = fleet.station("cam-1", ring="canary")
+    for name in ("cam-2", "cam-3"):
+        fleet.station(name, ring="canary")
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, lambda: fleet.rollout(one.id).state == "FINISHED")
+    late.clock_off_s = 3_600.0
+    fleet.run(250)
+    with fleet.ctx.store.read() as db:
+        points = db.execute(
+            select(tables.drift_point.c.at).where(tables.drift_point.c.scope == "site")
+        ).all()
+    assert points, "the site has a baseline of its own"
+    assert max(point.at for point in points) <= fleet.clock()
+
+
+@pytest.mark.parametrize("off_s", [7_200.0, -7_200.0])
+def test_a_clock_that_is_set_while_a_release_is_observed_neither_ends_the_watch_nor_prolongs_it(
+    fleet, off_s
+):
+    fleet.observe_s = 30.0
+    station = fleet.station("cam-1", ring="canary")
+    one = fleet.roll_out(fleet.release())
+    fleet.run(60, lambda: fleet.states(one.id)["cam-1"] == "OBSERVING")
+    station.clock_off_s = off_s
+    fleet.run(20)
+    assert fleet.states(one.id)["cam-1"] == "OBSERVING"
+    fleet.run(20, lambda: fleet.states(one.id)["cam-1"] == "SUCCEEDED")

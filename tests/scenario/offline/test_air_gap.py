@@ -1,0 +1,428 @@
+"""What a stick brings is an update like any other: verified, journalled, and safe from cuts."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from devices import MODEL, Cloud
+from scenario.by_hand import NAME, Desk, Walled
+from scenario.power import How, Supply, live
+from scenario.update.test_power_cuts import SECONDS, STRIDE
+from shoal import offline_bundle, wire
+from shoal.agent.offline.io.cache import Carried
+from shoal.errors import (
+    BundleError,
+    MisdirectedError,
+    SettingError,
+    ShoalError,
+    StaleError,
+    StorageError,
+    UntrustedError,
+)
+from shoal.offline_bundle import Stick
+from shoal.sealed_message import Letter
+
+pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def disk(disk: Path) -> Iterator[Path]:
+    """In memory, also for what is looked at and thrown away."""
+    before, scratch = tempfile.tempdir, disk / "scratch"
+    scratch.mkdir()
+    tempfile.tempdir = str(scratch)
+    yield disk
+    tempfile.tempdir = before
+
+
+class Scene:
+    """A device that serves release 1 and has lost the network, and a stick with release 2."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cloud, self.folder = Cloud(), folder
+        self.desk = Desk(folder, self.cloud)
+        self.before = folder / "before"
+        self.desk.enrol(self.before)
+        device = Walled(self.before, self.cloud)
+        for version in (7, 1):  # both slots are taken
+            device.assign(self.cloud.release(version))
+            device.run(SECONDS)
+        assert device.serves() == "lot-codes@1"
+        device.connect(up=False)
+        device.run(15)
+        device.stop()
+        self.cloud.reachable = False
+        self.order = self.cloud.release(2, counter=3)
+        self.stick = self.desk.write(folder / "stick", self.desk.letter(self.order))
+
+    def device(self, name: str) -> Walled:
+        """A copy of the device, switched off."""
+        folder = self.folder / name
+        shutil.copytree(self.before, folder, symlinks=True)
+        device = Walled.__new__(Walled)
+        device.__dict__["online"] = False
+        Walled.__init__(device, folder, self.cloud)
+        device.connect(up=False)
+        device.stop()
+        return device
+
+    def copy(self, name: str) -> Stick:
+        shutil.copytree(self.stick.folder, self.folder / name)
+        return Stick(self.folder / name)
+
+
+@pytest.fixture(scope="module")
+def scene(disk: Path) -> Scene:
+    return Scene(disk)
+
+
+@pytest.fixture
+def device(scene: Scene, request: pytest.FixtureRequest) -> Iterator[Walled]:
+    made = scene.device(f"device-{abs(hash(request.node.name))}")
+    made.start()
+    yield made
+    made.stop()
+    shutil.rmtree(made.folder, ignore_errors=True)
+
+
+def test_a_release_that_was_brought_is_tried_committed_and_reported_once(
+    scene: Scene, device: Walled
+) -> None:
+    device.bring(scene.stick)
+    device.run(SECONDS)
+    assert (device.state, device.serves()) == ("SUCCEEDED", "lot-codes@2")
+    assert not Carried(device.folder).there
+    device.bring(scene.stick)  # again
+    device.run(SECONDS)
+    device.report()
+    states = device.states("r-2")
+    assert states.count("SUCCEEDED") == 1
+    assert len(states) == len(set(states))
+    (told,) = [m for m in device.faults() if m.cause == "folder-imported"]
+    assert told.detail.startswith("ana brought a folder")
+
+
+def test_a_bad_release_that_was_brought_rolls_back(scene: Scene, device: Walled) -> None:
+    device.failing = {2}
+    device.bring(scene.stick)
+    device.run(SECONDS)
+    assert (device.state, device.serves()) == ("FAILED", "lot-codes@1")
+
+
+def test_acks_that_were_brought_let_messages_go_and_no_others(scene: Scene, device: Walled) -> None:
+    device.outbox.number_all()
+    boot, waiting = device.outbox.boot, device.outbox.waiting
+    seqs = [letter.seq for letter in device.outbox.after(0, 100)]
+    assert waiting == len(seqs) > 0
+    ack = wire.Ack(boot=boot, seqs=seqs[:1])
+    foreign = wire.Ack(boot="other", seqs=seqs)
+    letters = [Letter("ack", wire.encode(m)) for m in (ack, foreign)]
+    device.bring(scene.desk.write(device.folder.with_name("acks"), *letters))
+    device.requests_per_tick = 0
+    device.run(2)
+    left = {letter.seq for letter in device.outbox.after(0, 100)}
+    assert set(seqs) - left == set(seqs[:1])
+
+
+def test_a_new_root_of_the_director_comes_with_the_parcel_and_is_kept(
+    scene: Scene, device: Walled
+) -> None:
+    newer, source = scene.desk.next_director(), scene.copy("rooted")
+    letter = scene.desk.letter(scene.order, signer="director-2")
+    scene.desk.put_parcel(source, letter)
+    with pytest.raises(UntrustedError):  # signed by a key that this device has never heard of
+        device.bring(source)
+    scene.desk.put_parcel(source, letter, roots=[device_root(device), newer])
+    device.bring(source)
+    device.run(SECONDS)
+    assert device.serves() == "lot-codes@2"
+    assert device_root(device) == newer
+
+
+def device_root(device: Walled) -> bytes:
+    return (device.folder / "director.json").read_bytes()
+
+
+def test_a_root_that_the_one_before_did_not_sign_is_refused(scene: Scene, device: Walled) -> None:
+    forged_root, source = scene.desk.next_director(signer="intruder"), scene.copy("uprooted")
+    letter = scene.desk.letter(scene.order, signer="director-2")
+    scene.desk.put_parcel(source, letter, roots=[forged_root])
+    before = device_root(device)
+    with pytest.raises(UntrustedError):
+        device.bring(source)
+    assert device_root(device) == before
+
+
+def test_what_was_brought_gives_way_to_a_newer_order_that_the_network_brought_meanwhile(
+    scene: Scene, device: Walled
+) -> None:
+    device.bring(scene.stick)
+    third = scene.cloud.release(3, counter=3)
+    scene.cloud.reachable = True
+    device.assign(third, version=scene.desk.version + 50)
+    device.run(2 * SECONDS)
+    scene.cloud.reachable = False
+    assert device.serves() == "lot-codes@3"
+    assert not Carried(device.folder).there
+
+
+def test_a_clock_that_woke_in_1970_does_not_make_an_old_stick_fresh(
+    scene: Scene, device: Walled
+) -> None:
+    device.bring(scene.stick)
+    device.run(2)
+    old = scene.copy("old")
+    scene.desk.put_parcel(old, scene.desk.letter(scene.order, days=-1.0))
+    device.clock.now = 0.0
+    with pytest.raises(StaleError):
+        device.bring(old)
+
+
+def forged(source: Stick, scene: Scene) -> None:
+    path = source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
+    path.write_bytes(path.read_bytes().replace(b"lot-codes", b"lot-coded", 1))
+
+
+def cut_short(name: str) -> Callable[[Stick, Scene], None]:
+    def cut(source: Stick, scene: Scene) -> None:
+        path = next(iter(sorted((source.folder / name).rglob("*.*"), reverse=True)))
+        path.write_bytes(path.read_bytes()[:-7])
+
+    return cut
+
+
+def lost_blob(source: Stick, scene: Scene) -> None:
+    (source.folder / offline_bundle.BLOBS / scene.order.sha256).unlink()
+
+
+def changed_blob(source: Stick, scene: Scene) -> None:
+    model = next(sha for sha, data in scene.cloud.blobs.items() if data.startswith(b"lot-codes 2"))
+    path = source.folder / offline_bundle.BLOBS / model
+    path.write_bytes(path.read_bytes()[::-1])
+
+
+def short_blob(source: Stick, scene: Scene) -> None:
+    model = next(sha for sha, data in scene.cloud.blobs.items() if data.startswith(b"lot-codes 2"))
+    path = source.folder / offline_bundle.BLOBS / model
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def other_controller(source: Stick, scene: Scene) -> None:
+    other = Desk(scene.folder / f"other-{source.folder.name}", scene.cloud)
+    other.put_parcel(source, scene.desk.letter(scene.order))
+
+
+def sealed_by_a_device(source: Stick, scene: Scene) -> None:
+    folder = scene.folder / f"thief-{source.folder.name}"
+    scene.desk.enrol(folder, "cam-9")
+    from shoal.agent.offline.io.seal import seal
+    from shoal.sealed_message import Parcel
+
+    made = Parcel(device=NAME, made_s=0.0, trip="0" * 8, letters=[scene.desk.letter(scene.order)])
+    source.write(f"{offline_bundle.DOWN}/{NAME}.parcel", seal(folder, made))
+
+
+def no_label(source: Stick, scene: Scene) -> None:
+    source.delete(offline_bundle.LABEL)
+
+
+def for_another(source: Stick, scene: Scene) -> None:
+    parcel = source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
+    parcel.rename(parcel.with_name("cam-2.parcel"))
+
+
+def renamed_parcel(source: Stick, scene: Scene) -> None:
+    scene.desk.put_parcel(source, scene.desk.letter(scene.order, device="cam-2"), name="cam-2")
+    (source.folder / offline_bundle.DOWN / "cam-2.parcel").replace(
+        source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
+    )
+
+
+def another_label(source: Stick, scene: Scene) -> None:
+    path = source.folder / offline_bundle.LABEL
+    path.write_text(path.read_text().replace(scene.desk.authority.root_fingerprint, "0" * 64))
+
+
+def not_the_director(source: Stick, scene: Scene) -> None:
+    scene.desk.put_parcel(source, scene.desk.letter(scene.order, signer="intruder"))
+
+
+def an_old_order(source: Stick, scene: Scene) -> None:
+    scene.desk.put_parcel(source, scene.desk.letter(scene.order, version=1))
+
+
+def an_expired_order(source: Stick, scene: Scene) -> None:
+    scene.desk.put_parcel(source, scene.desk.letter(scene.order, days=-1.0))
+
+
+def a_release_that_nobody_signed(source: Stick, scene: Scene) -> None:
+    from msgspec.structs import replace
+
+    scene.desk.put_parcel(source, scene.desk.letter(replace(scene.order, sha256="0" * 64)))
+
+
+def a_link(source: Stick, scene: Scene) -> None:
+    path = source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def enormous(source: Stick, scene: Scene) -> None:
+    with (source.folder / offline_bundle.DOWN / f"{NAME}.parcel").open("wb") as file:
+        file.truncate(5 << 30)
+
+
+def a_linked_folder(source: Stick, scene: Scene) -> None:
+    path = source.folder / offline_bundle.METADATA
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+def much_metadata(source: Stick, scene: Scene) -> None:
+    for version in range(100, 104):
+        with (source.folder / offline_bundle.METADATA / f"{version}.targets.json").open(
+            "wb"
+        ) as file:
+            file.truncate(5 << 20)  # sparse: nothing on the stick, 20 MiB in memory
+
+
+HOSTILE: list[tuple[Callable[[Stick, Scene], None], type[ShoalError]]] = [
+    (forged, UntrustedError),
+    (cut_short(offline_bundle.DOWN), BundleError),
+    (cut_short(offline_bundle.METADATA), ShoalError),
+    (lost_blob, BundleError),
+    (changed_blob, BundleError),
+    (short_blob, BundleError),
+    (other_controller, UntrustedError),
+    (sealed_by_a_device, UntrustedError),
+    (no_label, SettingError),
+    (another_label, MisdirectedError),
+    (for_another, MisdirectedError),
+    (renamed_parcel, MisdirectedError),
+    (not_the_director, UntrustedError),
+    (an_old_order, StaleError),
+    (an_expired_order, StaleError),
+    (a_release_that_nobody_signed, UntrustedError),
+    (a_link, BundleError),
+    (enormous, BundleError),
+    (a_linked_folder, BundleError),
+    (much_metadata, BundleError),
+]
+
+
+@pytest.mark.parametrize(("spoil", "error"), HOSTILE, ids=lambda it: it.__name__)
+def test_a_folder_that_is_not_whole_fresh_and_ours_is_refused_and_nothing_of_it_is_used(
+    scene: Scene, device: Walled, spoil: Callable[..., None], error: type[ShoalError]
+) -> None:
+    source = scene.copy(f"spoilt-{spoil.__name__}-{device.folder.name}")
+    spoil(source, scene)
+    with pytest.raises(error) as told:
+        device.bring(source)
+    assert told.value.mend
+    device.run(SECONDS)
+    assert device.serves() == "lot-codes@1"
+    assert not Carried(device.folder).there
+    assert device.record.state.name == "SUCCEEDED"  # of release 1
+    device.report()
+    attack = issubclass(told.type, (UntrustedError, MisdirectedError, StaleError))
+    reported = [m for m in device.faults() if "brought a folder that was refused" in m.detail]
+    assert bool(reported) == (attack and told.type is not StaleError)
+    damaged = [m for m in device.faults() if m.cause == "folder-damaged"]
+    assert len(damaged) == issubclass(told.type, BundleError)
+    assert all(m.detail.startswith("ana brought a folder that is damaged: ") for m in damaged)
+
+
+def test_a_disk_without_room_for_it_is_said_before_anything_is_copied(
+    scene: Scene, device: Walled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10 << 20))
+    with pytest.raises(StorageError, match="make room"):
+        device.bring(scene.stick)
+    assert not Carried(device.folder).there
+
+
+def test_what_no_controller_publishes_is_not_taken_for_metadata(
+    scene: Scene, device: Walled
+) -> None:
+    source = scene.copy("droppings")
+    folder = source.folder / offline_bundle.METADATA
+    for name in ("._timestamp.json", "x0.json", "1.Root.json"):
+        with (folder / name).open("wb") as file:
+            file.truncate(20 << 20)
+    found = device.bring(source)
+    assert set(found.metadata) == {
+        path.name for path in (scene.stick.folder / offline_bundle.METADATA).iterdir()
+    }
+
+
+class Trip:
+    """The device as it was, and somebody who brings the stick until it was taken in whole."""
+
+    def __init__(self, scene: Scene, name: str) -> None:
+        self.scene, self.device, self.brought = scene, scene.device(name), False
+
+    def go(self, monkeypatch: pytest.MonkeyPatch, how: How = How.KEPT, cut: int = -1) -> Supply:
+        supply = live(self.device, self._bring, monkeypatch, how, cut)
+        self.device.clock.now += 5 * supply.dead
+        return supply
+
+    def _bring(self) -> None:
+        if not self.brought:
+            self.device.bring(self.scene.stick)
+            self.brought = True
+        self.device.run(SECONDS)
+
+    def check(self) -> None:
+        """It serves what was brought, said each step once, and keeps nothing of the stick."""
+        device = self.device
+        device.start()
+        assert (device.state, device.serves()) == ("SUCCEEDED", "lot-codes@2")
+        assert not Carried(device.folder).there
+        assert device.journal.floors().counters == {MODEL: 3}
+        device.report()
+        told = device.states("r-2")
+        assert len(told) == len(set(told)), f"reported twice: {told}"
+        assert told[-1] == "SUCCEEDED"
+        assert device.outbox.waiting == 0
+
+    def end(self) -> None:
+        self.device.stop()
+        shutil.rmtree(self.device.folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("how", How)
+def test_wherever_the_power_fails_what_was_brought_is_installed_in_the_end(
+    how: How, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Trip(scene, f"whole-{how.value}")
+    names = whole.go(monkeypatch).trace
+    whole.check()
+    whole.end()
+    for cut in range(0, len(names), STRIDE if STRIDE == 1 else 8):
+        trip = Trip(scene, f"cut-{how.value}-{cut}")
+        try:
+            trip.go(monkeypatch, how, cut)
+            trip.device.start()
+            assert trip.device.serves() in ("lot-codes@1", "lot-codes@2")
+            trip.device.stop()
+            trip.go(monkeypatch)
+            trip.check()
+        except Exception as error:
+            raise AssertionError(f"{how.value} at {cut}, {names[cut]!r}: {error}") from error
+        trip.end()
+
+
+def test_a_stick_brought_under_power_that_fails_again_and_again_is_survived(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(20 if STRIDE == 1 else 4):
+        chance, trip = random.Random(seed), Trip(scene, f"again-{seed}")
+        for _ in range(2):
+            trip.go(monkeypatch, chance.choice(list(How)), chance.randrange(400))
+        trip.go(monkeypatch)
+        trip.check()
+        trip.end()

@@ -1,0 +1,233 @@
+"""A contribution's way up: by way of the gateway, and directly as soon as that does not go."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from learning_devices import Learner, School, some_rows
+from shoal.agent.federated.gateway_upload import AGAIN_S, TRIES
+from shoal.agent.federated.ports import Gathered
+from shoal.agent.installed.round_record import Saved, State
+from shoal.errors import LinkError, SettingError, UntrustedError
+from shoal.federated import messages
+
+GATEWAYS = {"north": "cam-1"}
+
+
+class Door:
+    """Of a gateway whose site hands over what the test says. sums: who was in each; members: as it
+    was opened for."""
+
+    def __init__(self, school: School) -> None:
+        self.school, self.here, self.is_open = school, set[str](), False
+        self.members: Mapping[str, int] = {}
+        self.sums, self.refuses = list[set[str]](), False
+
+    def open(self, attempt: bytes, members: Mapping[str, int], most: int) -> None:
+        if self.refuses:
+            raise SettingError("gateway: port in use", "choose another")
+        self.is_open, self.members = True, members
+
+    def came(self) -> frozenset[str]:
+        return frozenset(self.here)
+
+    def gather(self, attempt: bytes, members: Collection[str], size: int, most: int) -> Gathered:
+        self.sums.append(set(members))
+        data = msgspec.msgpack.encode(messages.Contribution(update=b"", site=b"of some"))
+        path = self.school.folder.parent / "cam-1" / "learning" / "rounds" / attempt.hex()
+        (path / "site-sum").write_bytes(data)
+        return Gathered(frozenset(members), Saved(digest=_digest(data), length=len(data)))
+
+    def shut(self) -> None:
+        self.is_open = False
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+class Lan:
+    """says: what the gateway answers, a bool or an error, the last one again and again."""
+
+    def __init__(self, *says: Any) -> None:
+        self.says, self.given = list(says), list[bytes]()
+
+    def hand(self, way: messages.Way, attempt: bytes, data: bytes) -> bool:
+        self.given.append(data)
+        said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+
+@pytest.fixture
+def school(tmp_path: Path) -> School:
+    return School(tmp_path)
+
+
+def member(school: School, lan: Lan) -> Learner:
+    device = Learner(school, "cam-2", some_rows(30), more={"hand": lan.hand})
+    device.hear(school.invite(1, gateways=GATEWAYS))
+    return device
+
+
+def gateway(school: School) -> tuple[Learner, Door]:
+    door = Door(school)
+    device = Learner(school, "cam-1", some_rows(30), more={"door": door})
+    device.hear(school.invite(1, gateways=GATEWAYS))
+    return device, door
+
+
+def start(school: School, members: Collection[str] = (), **other: Any) -> messages.Start:
+    way = {
+        "gateway": "cam-1", "address": "localhost:8456", "members": sorted(members),
+        "close_s": school.now + 100, "most": 100,
+    }  # fmt: skip
+    return messages.Start(way=messages.Way(**way | other))
+
+
+def later(device: Learner, seconds: float = AGAIN_S) -> None:
+    device.school.now += seconds
+    device.settle()
+
+
+def test_a_member_hands_its_update_to_its_gateway_and_sends_nothing_up(school: School) -> None:
+    lan = Lan(True)
+    device = member(school, lan)
+    device.call(1, start(school))
+    assert device.state == State.SENT
+    assert device.said(messages.Piece) == []
+    [given] = lan.given
+    assert msgspec.msgpack.decode(given, type=messages.Contribution).examples == 30
+    later(device)
+    assert len(lan.given) == 1
+    device.call(1, start(school))  # asked again, it offers it again
+    assert len(lan.given) == 2
+
+
+def test_when_the_controller_names_no_way_any_more_it_goes_up_directly(school: School) -> None:
+    lan = Lan(True)
+    device = member(school, lan)
+    device.call(1, start(school))
+    device.call(1, messages.Start())
+    assert device.contribution().examples == 30
+
+
+def test_a_gateway_out_of_reach_is_tried_thrice_then_it_goes_up_directly(school: School) -> None:
+    lan = Lan(LinkError("away"))
+    device = member(school, lan)
+    device.call(1, start(school))
+    assert device.said(messages.Piece) == []
+    for _ in range(TRIES):
+        later(device)
+    assert len(lan.given) == TRIES
+    assert device.contribution().examples == 30
+    assert len(device.said(messages.Piece)) == 1
+
+
+def test_a_gateway_that_is_not_ready_is_asked_again(school: School) -> None:
+    lan = Lan(False, False, True)
+    device = member(school, lan)
+    device.call(1, start(school))
+    for _ in range(4):
+        later(device)
+    assert len(lan.given) == 3
+    assert device.said(messages.Piece) == []
+
+
+def test_another_at_the_gateways_address_is_reported_and_given_nothing(school: School) -> None:
+    device = member(school, Lan(UntrustedError("what answers as cam-1 is another")))
+    device.call(1, start(school))
+    assert [fault.cause for fault in device.faults] == ["peer-untrusted"]
+    assert device.contribution().examples == 30
+
+
+def test_a_gateway_that_the_signed_plan_does_not_name_is_given_nothing(school: School) -> None:
+    lan = Lan(True)
+    device = member(school, lan)
+    device.call(1, start(school, gateway="cam-9"))
+    assert lan.given == []
+    assert device.contribution().examples == 30
+
+
+def test_a_gateway_sends_the_sum_once_everybodys_update_is_there(school: School) -> None:
+    device, door = gateway(school)
+    device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
+    door.here = {"cam-2"}
+    later(device)
+    assert door.is_open
+    assert device.said(messages.Piece) == []
+    door.here = {"cam-2", "cam-3"}
+    later(device)
+    assert door.sums == [{"cam-1", "cam-2", "cam-3"}]
+    assert device.contribution().site == b"of some"
+    device.call(1, messages.Dismiss())
+    assert not door.is_open
+
+
+def test_a_gateway_hears_of_which_enrolment_its_members_certificates_are(school: School) -> None:
+    device, door = gateway(school)
+    device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
+    assert door.members == {"cam-1": 0, "cam-2": 0, "cam-3": 0}
+    device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}, generations={"cam-3": 2}))
+    assert door.members == {"cam-1": 0, "cam-2": 0, "cam-3": 2}
+
+
+def test_a_gateway_waits_for_nobody_after_it_closes(school: School) -> None:
+    device, door = gateway(school)
+    device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
+    door.here = {"cam-2"}
+    later(device, 101)
+    assert door.sums == [{"cam-1", "cam-2"}]
+
+
+def test_a_gateway_to_which_nobody_came_sends_its_own(school: School) -> None:
+    device, door = gateway(school)
+    device.call(1, start(school, {"cam-1", "cam-2"}))
+    later(device, 101)
+    assert door.sums == []
+    assert device.contribution().examples == 30
+
+
+def test_who_has_sent_directly_meanwhile_is_left_out_of_the_next_sum(school: School) -> None:
+    device, door = gateway(school)
+    door.here = {"cam-2", "cam-3"}
+    device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
+    device.call(1, start(school, {"cam-1", "cam-3"}))
+    assert door.sums == [{"cam-1", "cam-2", "cam-3"}, {"cam-1", "cam-3"}]
+
+
+def test_a_gateway_that_is_not_waited_for_any_more_sends_its_own(school: School) -> None:
+    device, door = gateway(school)
+    door.here = {"cam-2"}
+    device.call(1, start(school, {"cam-1", "cam-2"}))
+    device.heard.clear()
+    device.call(1, messages.Start())
+    assert device.contribution().examples == 30
+    assert not door.is_open
+
+
+def test_a_gateway_that_cannot_listen_says_so_and_sends_its_own(school: School) -> None:
+    device, door = gateway(school)
+    door.refuses = True
+    device.call(1, start(school, {"cam-1", "cam-2"}))
+    assert [fault.cause for fault in device.faults] == ["no-gateway"]
+    assert device.contribution().examples == 30
+
+
+def test_a_gateway_that_restarts_sums_anew_and_sends_the_sum_from_its_first_piece(
+    school: School,
+) -> None:
+    device, door = gateway(school)
+    device.call(1, start(school, {"cam-1", "cam-2"}))
+    device.restart()
+    device.call(1, messages.Resend(missing=[0]))
+    assert device.contribution().examples == 30
+    device.heard.clear()
+    door.here = {"cam-2"}
+    device.call(1, start(school, {"cam-1", "cam-2"}))
+    assert device.contribution().site == b"of some"
