@@ -28,7 +28,7 @@ soak: setup  ## power cuts at every point with every disk, 500 kills of a real a
 
 check: setup  ## lint, types and layer contracts only: seconds
 	@$(BIN)/ruff check --quiet --no-cache .
-	@$(BIN)/ruff format --quiet --no-cache --check . || { echo "  make format mends these"; exit 1; }
+	@$(BIN)/ruff format --quiet --no-cache --check . || { echo "  make format fixes these"; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 

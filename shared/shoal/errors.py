@@ -3,7 +3,7 @@
     ShoalError
     ├── WireError             a message that cannot be read
     │   └── OversizeError     ... because it is larger than its kind may be
-    ├── SettingError          a setting, flag or file the operator can mend
+    ├── SettingError          a setting, flag or file the operator can correct
     ├── InputError            data handed to a model does not fit its schema
     ├── DatasetError          a file that cannot be a dataset
     ├── ModelError            a model this runtime or profile cannot carry
@@ -20,7 +20,7 @@
     ├── AbsentError           no such device, model, release, rollout, ...
     └── DeniedError           not signed in, or not allowed
 
-An error carries facts, and its message names the thing and the mend.
+An error carries facts, and its message names the thing and what to do about it.
 """
 
 from typing import Any
@@ -30,14 +30,19 @@ class ShoalError(Exception):
     """Base of every error that Shoal raises on purpose.
 
     code   short slug: the last part of the problem+json ``type``, and the ``cause`` of an event
-    mend   what to do about it, one sentence; empty when the message already says so
+    hint   what to do about it, one sentence; empty when the message already says so
     """
 
     code = "error"
 
-    def __init__(self, message: str, mend: str = "", **facts: Any) -> None:
-        super().__init__(f"{message}; {mend}" if mend else message)
-        self.message, self.mend, self.facts = message, mend, facts
+    def __init__(self, message: str, hint: str = "", **facts: Any) -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message, self.hint, self.facts = message, hint, facts
+
+
+def hint_fields(hint: str) -> dict[str, str]:
+    """A hint as fields of a JSON object. `mend` is its old name: it goes in 0.2."""
+    return {"hint": hint, "mend": hint}
 
 
 class WireError(ShoalError):
@@ -58,7 +63,7 @@ class OversizeError(WireError):
 
 
 class SettingError(ShoalError):
-    """A setting, flag or file that the operator can mend."""
+    """A setting, flag or file that the operator can correct."""
 
     code = "bad-setting"
 
@@ -125,8 +130,8 @@ class RefusedError(TrustError):
 
     code = "round-refused"
 
-    def __init__(self, detail: str, reason: str, mend: str = "") -> None:
-        super().__init__(detail, mend, reason=reason)
+    def __init__(self, detail: str, reason: str, hint: str = "") -> None:
+        super().__init__(detail, hint, reason=reason)
         self.reason = reason
 
 
@@ -153,8 +158,8 @@ class AbsentError(ShoalError):
 
     code = "not-found"
 
-    def __init__(self, kind: str, name: object, mend: str = "") -> None:
-        super().__init__(f"no {kind} {name!r}", mend, kind=kind, name=str(name))
+    def __init__(self, kind: str, name: object, hint: str = "") -> None:
+        super().__init__(f"no {kind} {name!r}", hint, kind=kind, name=str(name))
 
 
 class DeniedError(ShoalError):

@@ -166,7 +166,7 @@ class Link:
 
     @property
     def fault(self) -> str:
-        """Why it is not connected, one sentence with the mend; "" while it is."""
+        """Why it is not connected, one sentence with a hint; "" while it is."""
         return "" if self.connected else self._fault
 
     @property
@@ -373,12 +373,12 @@ class Link:
 
 
 def explain(error: BaseException) -> str:
-    """One sentence on why a TLS connection to the broker could not be made, with the mend."""
+    """One sentence on why a TLS connection to the broker could not be made, with a hint."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == _NOT_YET_VALID:
             return "broker's certificate is not valid yet; is this machine's clock right?"
         if error.verify_code == _EXPIRED:
-            return "broker's certificate has expired; restart the controller, or mend the clock"
+            return "broker's certificate has expired; restart the controller, or set the clock"
         return f"broker's certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}; did the broker refuse this certificate?"

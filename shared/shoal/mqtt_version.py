@@ -86,14 +86,14 @@ def is_unsupported(reason: Any) -> bool:
 
 
 def explain_reason(reason: Any) -> str:
-    """An MQTT reason code in words, with the mend where there is one."""
-    mend = _MENDS.get(reason.value, "")
-    return f"{reason}{'; ' if mend else ''}{mend}"
+    """An MQTT reason code as text, with a hint where there is one."""
+    hint = _HINTS.get(reason.value, "")
+    return f"{reason}{'; ' if hint else ''}{hint}"
 
 
 _ENROLLED = "is this device enrolled, and not decommissioned?"
 #: By MQTT 5's numbers; paho translates those of 3.1.1 into them.
-_MENDS = {
+_HINTS = {
     132: "it speaks another version of MQTT",
     133: "see its limits for client ids",
     134: _ENROLLED,

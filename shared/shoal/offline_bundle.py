@@ -65,8 +65,8 @@ class Stick:
         try:
             return self._label()
         except AbsentError as error:
-            mend = "name the folder itself; one is made with: shoal bundle export FOLDER"
-            raise SettingError(f"{self.folder} is no folder of Shoal's", mend) from error
+            hint = "name the folder itself; one is made with: shoal bundle export FOLDER"
+            raise SettingError(f"{self.folder} is no folder of Shoal's", hint) from error
 
     def read(self, name: str, limit: int) -> bytes:
         """A file of at most `limit` bytes."""

@@ -174,7 +174,7 @@ class Preparation:
             missing = self._convert.names[int(np.argwhere(~np.isfinite(sample))[0][0])]
             raise InputError(
                 f"{missing!r} is missing: the stretch of {stretch.samples} samples begins anew",
-                "let the pipeline fill it, or mend the source",
+                "let the pipeline fill it, or correct the source",
             )
         self._ring[:-1] = self._ring[1:]
         self._ring[-1] = sample

@@ -16,11 +16,11 @@ _CHOICE = re.compile(r"Invalid enum value (.*)")
 
 
 class Misfit(NamedTuple):
-    """where: "device.ring", "" for the whole; mend: what there is instead, "" where unknown."""
+    """where: "device.ring", "" for the whole; hint: what there is instead, "" where unknown."""
 
     where: str
     what: str
-    mend: str = ""
+    hint: str = ""
 
 
 def misfit(error: msgspec.ValidationError, kind: Any) -> Misfit:
@@ -35,7 +35,7 @@ def misfit(error: msgspec.ValidationError, kind: Any) -> Misfit:
     ...     msgspec.convert({"pace": {"gaol": 3}}, Plan)
     ... except msgspec.ValidationError as error:
     ...     misfit(error, Plan)
-    Misfit(where='pace', what="unknown field 'gaol'", mend='there are: goal')
+    Misfit(where='pace', what="unknown field 'gaol'", hint='there are: goal')
     """
     found = _WHERE.fullmatch(str(error))
     what, where = found.groups() if found else (str(error), "")
@@ -53,7 +53,7 @@ def unfit(what: str, error: msgspec.ValidationError, kind: Any, within: str = ""
     """what: the file; within: the part of it that was to be of this kind, "sources.pump"."""
     found = misfit(error, kind)
     where = ".".join(filter(None, (within, found.where)))
-    return SettingError(": ".join(filter(None, (what, where, found.what))), found.mend)
+    return SettingError(": ".join(filter(None, (what, where, found.what))), found.hint)
 
 
 def _listing(names: tuple[str, ...]) -> str:

@@ -71,7 +71,7 @@ def test_a_poisoned_round_is_marked_and_what_came_of_it_cannot_be_published(
     assert world.get("/api/v1/releases/lot-codes@11").json["quarantined"] == ""
     refused = world.post("/api/v1/releases/lot-codes@13/publish", json={"override": "I insist"})
     assert is_problem(refused, 409)
-    assert "shoal round release" in refused.json["detail"] + refused.json.get("mend", "")
+    assert "shoal round release" in refused.json["detail"] + refused.json.get("hint", "")
     entries, _ = audit.list_audit(world.ctx, subject="walk.2")
     assert {one.verb for one in entries} == {"round.quarantine"}
 

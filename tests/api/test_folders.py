@@ -180,7 +180,7 @@ def test_a_parcel_with_a_changed_byte_is_to_be_exported_again_first(
 ) -> None:
     answer = send(world, changed(world, member))
     assert "damaged on its way" in answer.json["detail"]
-    assert answer.json["mend"].startswith("export it again on the device first; if that is refused")
+    assert answer.json["hint"].startswith("export it again on the device first; if that is refused")
 
 
 def test_a_folder_taken_in_ends_what_a_damaged_one_before_had_left(

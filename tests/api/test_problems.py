@@ -56,12 +56,12 @@ def test_each_error_is_the_problem_that_the_table_says(
     assert is_problem(world.get("/api/v1/devices/x"), status, code)
 
 
-def test_facts_and_mend_stand_in_the_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_and_hint_are_fields_of_the_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     error = errors.ConflictError("it runs", "stop it first", rollout="r1", status="hidden")
     monkeypatch.setattr(devices, "get_device", raising(error))
     body = world.get("/api/v1/devices/x").json
     assert body["detail"] == "it runs; stop it first"
-    assert body["mend"] == "stop it first"
+    assert body["hint"] == body["mend"] == "stop it first"
     assert body["rollout"] == "r1"
     assert body["status"] == 409
     assert body["instance"] == "/api/v1/devices/x"

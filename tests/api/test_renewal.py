@@ -113,7 +113,7 @@ def test_a_decommissioned_device_renews_no_more_not_even_once_its_name_is_taken_
     assert leaf.subject.rfc4514_string() == "CN=press-4.1,O=shoal"
 
 
-def test_an_expired_certificate_renews_nothing_and_the_mend_is_said(
+def test_an_expired_certificate_renews_nothing_and_gives_a_hint(
     world: World, member: Member
 ) -> None:
     world.clock.now += 91 * DAY_S

@@ -1,4 +1,4 @@
-"""Two real agents from copies of one folder, at a real broker: an alert names it, and the mend."""
+"""Two real agents from copies of one folder, at a real broker: an alert names it, with a hint."""
 
 import shutil
 import signal
@@ -16,7 +16,7 @@ AGENT = [sys.executable, "-m", "shoal.agent"]
 
 
 @pytest.mark.timeout(300)
-def test_two_agents_from_one_folder_raise_an_alert_that_names_the_mend(
+def test_two_agents_from_one_folder_raise_an_alert_with_a_hint(
     served: Served, tmp_path: Path
 ) -> None:
     served.start().ready()

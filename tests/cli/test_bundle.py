@@ -130,7 +130,7 @@ def test_an_export_deletes_nothing_behind_a_link_on_the_stick(
         (["import", "{}"], USAGE, "no folder of Shoal's"),
     ],
 )
-def test_mistakes_are_told_with_their_mend(
+def test_mistakes_are_reported_with_a_hint(
     shoal: Cli, stick: Stick, words: list[str], code: int, said: str
 ) -> None:
     result = shoal("bundle", *[word.format(stick.folder) for word in words])

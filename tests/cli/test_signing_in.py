@@ -66,19 +66,19 @@ def test_the_environment_wins_over_what_login_kept(shoal: Cli, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("url", "mend"),
+    ("url", "hint"),
     [
         ("https://127.0.0.1:9", "is shoal-controller serve running there?"),
         ("https://no-such-host.invalid:8443", "is its name right"),
         ("127.0.0.1:8443", "write it as https://HOST:8443"),
     ],
 )
-def test_a_controller_that_is_not_there_is_told_with_the_mend_that_fits(
-    stranger: Cli, url: str, mend: str
+def test_a_controller_that_is_not_there_is_reported_with_the_hint_that_fits(
+    stranger: Cli, url: str, hint: str
 ) -> None:
     result = stranger("login", url, "--yes", "--password", "x")
     assert result.exit_code == 6, result.stderr
-    assert mend in result.stderr
+    assert hint in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_with_json_a_misused_command_is_one_json_object_too(
     said = msgspec.json.decode(result.stderr)
     assert said["code"] == "usage" or arguments[1] == "token"
     assert said["detail"]
-    assert said["mend"]
+    assert said["hint"] == said["mend"] != ""
 
 
 def test_another_ca_than_the_pinned_one_is_refused(shoal: Cli, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_with_json_an_error_is_one_json_object_on_stderr(shoal: Cli) -> None:
     assert (result.exit_code, result.stdout) == (4, "")
     said = msgspec.json.decode(result.stderr)
     assert "nobody" in said["detail"]
-    assert {"code", "mend"} <= set(said)
+    assert {"code", "hint", "mend"} <= set(said)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ _folder = click.option(
 
 
 class _Told(click.Group):
-    """Prints a ShoalError as one sentence, with the mend, and exits with 1."""
+    """Prints a ShoalError as one sentence, with its hint, and exits with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -193,13 +193,17 @@ def export(target: Path, folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def doctor(folder: Path, as_json: bool) -> None:
     """Check clock, disk, certificate, network, runtime and model. Exits with 1 when one fails."""
+    import msgspec
+
     from shoal.agent.doctor import examine
     from shoal.agent.host.io.config import load
+    from shoal.errors import hint_fields
 
     findings = examine(folder, load(folder))
     lines = [f"{'ok  ' if f.passed else 'FAIL'} {f.check:12} {f.detail}" for f in findings]
-    mends = [f"     do: {f.check}: {f.mend}" for f in findings if f.mend]
-    _print(findings, "\n".join([*lines, *mends]), as_json)
+    hints = [f"     do: {f.check}: {f.hint}" for f in findings if f.hint]
+    fields = [msgspec.structs.asdict(f) | hint_fields(f.hint) for f in findings]
+    _print(fields, "\n".join([*lines, *hints]), as_json)
     sys.exit(0 if all(f.passed for f in findings) else 1)
 
 

@@ -26,12 +26,12 @@ _TIMEOUT_S, _RESERVE_MB, _BUILT = 5.0, 200, 1_750_000_000
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One check. mend: what to do, "" when it passed."""
+    """One check. hint: what to do, "" when it passed."""
 
     check: str
     passed: bool
     detail: str
-    mend: str = ""
+    hint: str = ""
 
 
 def examine(folder: Path, settings: Settings) -> list[Finding]:
@@ -91,14 +91,14 @@ def _feeds(folder: Path, settings: Settings) -> str:
 def _clock() -> Finding:
     now = time.time()
     shown = datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds")
-    mend = "" if now > _BUILT else "set the date, or enable time synchronisation"
-    return Finding(check="clock", passed=not mend, detail=shown, mend=mend)
+    hint = "" if now > _BUILT else "set the date, or enable time synchronisation"
+    return Finding(check="clock", passed=not hint, detail=shown, hint=hint)
 
 
 def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 2**20
-    mend = "" if free > _RESERVE_MB else f"free {_RESERVE_MB} MB: updates are refused without"
-    return Finding(check="disk", passed=not mend, detail=f"{free:.0f} MB free", mend=mend)
+    hint = "" if free > _RESERVE_MB else f"free {_RESERVE_MB} MB: updates are refused without"
+    return Finding(check="disk", passed=not hint, detail=f"{free:.0f} MB free", hint=hint)
 
 
 def _certificate(folder: Path) -> Finding:
@@ -108,40 +108,40 @@ def _certificate(folder: Path) -> Finding:
         certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
     except (OSError, ValueError) as error:
         return Finding(
-            check="certificate", passed=False, detail=str(error), mend="enrol this device again"
+            check="certificate", passed=False, detail=str(error), hint="enrol this device again"
         )
     left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    mend = "" if left.days >= 1 else "enrol this device again with a new join token"
+    hint = "" if left.days >= 1 else "enrol this device again with a new join token"
     detail = f"valid for {left.days} days, until {certificate.not_valid_after_utc:%Y-%m-%d}"
-    return Finding(check="certificate", passed=not mend, detail=detail, mend=mend)
+    return Finding(check="certificate", passed=not hint, detail=detail, hint=hint)
 
 
 def _reach(name: str, url: str, folder: Path) -> Finding:
     """Name, then TCP, then TLS with our certificate: the first that fails is what is wrong."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 8883
-    step, mend = "name", f"is {host!r} right, and does the DNS server answer?"
+    step, hint = "name", f"is {host!r} right, and does the DNS server answer?"
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        step, mend = "TCP", f"is anything listening on port {port}, and no firewall between?"
+        step, hint = "TCP", f"is anything listening on port {port}, and no firewall between?"
         with socket.create_connection((host, port), timeout=_TIMEOUT_S) as plain:
-            step, mend = "TLS", "is the clock right, and was the controller made anew?"
+            step, hint = "TLS", "is the clock right, and was the controller made anew?"
             context = ssl.create_default_context(cafile=str(folder / CA))
             context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
             with context.wrap_socket(plain, server_hostname=host) as wrapped:
                 return Finding(check=name, passed=True, detail=f"{url}, {wrapped.version()}")
     except OSError as error:
-        return Finding(check=name, passed=False, detail=f"{url}: {step}: {error}", mend=mend)
+        return Finding(check=name, passed=False, detail=f"{url}: {step}: {error}", hint=hint)
 
 
 def _tried(check: str, work: Callable[[], str]) -> Finding:
     try:
         return Finding(check=check, passed=True, detail=work())
     except ShoalError as error:
-        return Finding(check=check, passed=False, detail=error.message, mend=error.mend)
+        return Finding(check=check, passed=False, detail=error.message, hint=error.hint)
     except ImportError as error:
-        mend = "install the agent again: pip install 'shoal[agent]'"
-        return Finding(check=check, passed=False, detail=str(error), mend=mend)
+        hint = "install the agent again: pip install 'shoal[agent]'"
+        return Finding(check=check, passed=False, detail=str(error), hint=hint)
 
 
 def _runtime() -> str:

@@ -103,12 +103,12 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def problems(self) -> list[tuple[str, str]]:
         """(what is wrong, what to do), the gravest first."""
-        return [(what, self._typed(mend)) for what, mend in self._found]
+        return [(what, self._typed(hint)) for what, hint in self._found]
 
-    def _typed(self, mend: str) -> str:
+    def _typed(self, hint: str) -> str:
         """With commands as they have to be typed here."""
         where = f" --folder {self.folder}" if self.folder else ""
-        return _COMMAND.sub(lambda found: found[0] + where, mend)
+        return _COMMAND.sub(lambda found: found[0] + where, hint)
 
     @property
     def _found(self) -> list[tuple[str, str]]:
@@ -126,8 +126,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
             found.append(("no release serves", "ask the operator to roll one out to this device"))
         for m in self.models:
             if m.cause and m.state != "CANCELED":
-                mend = ADVICE.get(m.cause, "tell the operator")
-                found.append((f"{m.wanted} {m.state}: {m.detail or m.cause}", mend))
+                hint = ADVICE.get(m.cause, "tell the operator")
+                found.append((f"{m.wanted} {m.state}: {m.detail or m.cause}", hint))
         if self.level != "full":
             found.append(
                 (f"under pressure: level {self.level!r}", "look for heat, dust and other programs")
@@ -157,8 +157,8 @@ def text(standing: Standing) -> str:
     lines += ["", f"  {standing.learning}"] if standing.learning else []
     problems = standing.problems
     lines += ["", "nothing is wrong"] if not problems else ["", "wrong:"]
-    for what, mend in problems:
-        lines += [f"  - {what}", *([f"    do: {mend}"] if mend else [])]
+    for what, hint in problems:
+        lines += [f"  - {what}", *([f"    do: {hint}"] if hint else [])]
     return "\n".join(lines)
 
 

@@ -49,8 +49,8 @@ def _problems(standing: Standing) -> str:
     if not problems:
         return "<div class=good>Nothing is wrong.</div>"
     items = [
-        f"<li>{escape(what)}" + (f"<br><b>Do:</b> {escape(mend)}" if mend else "")
-        for what, mend in problems
+        f"<li>{escape(what)}" + (f"<br><b>Do:</b> {escape(hint)}" if hint else "")
+        for what, hint in problems
     ]
     return f"<div class=bad><b>Wrong:</b><ul>{''.join(items)}</ul></div>"
 

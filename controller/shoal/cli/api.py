@@ -137,7 +137,7 @@ def _problem(response: httpx.Response) -> Thing:
 
 
 def unreachable(url: str, error: httpx.TransportError) -> LinkError:
-    """Why a request did not get through, told so that the mend is the right one."""
+    """Why a request failed, with the hint that fits the cause."""
     if isinstance(error.__cause__, ssl.SSLCertVerificationError) or "CERTIFICATE" in str(error):
         return LinkError(
             f"{url} does not show a certificate of the CA that was pinned ({error})",

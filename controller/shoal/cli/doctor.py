@@ -12,24 +12,24 @@ from shoal.cli.api import Api, at
 from shoal.cli.exits import FailedError
 from shoal.cli.show import Columns, plain, table
 from shoal.cli.verb import Session, Verb
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, hint_fields
 
 _SKEW_S = 30
 
 
 class Finding(NamedTuple):
-    """One thing looked at. mend: what to do when it is not well."""
+    """One thing looked at. hint: what to do when it is not well."""
 
     what: str
     ok: bool
     detail: str
-    mend: str = ""
+    hint: str = ""
 
 
 @click.command(cls=Verb)
 @click.pass_obj
 def doctor(session: Session) -> None:
-    """Look at everything between this terminal and the fleet, and say what to mend.
+    """Look at everything between this terminal and the fleet, and print what to fix.
 
     Exit code 1 when something is not well.
 
@@ -42,9 +42,9 @@ def doctor(session: Session) -> None:
         "": lambda f: "[green]ok[/green]" if f["ok"] else "[red]not well[/red]",
         "what": "what",
         "seen": "detail",
-        "mend": "mend",
+        "hint": "hint",
     }
-    items = [finding._asdict() for finding in found]
+    items = [finding._asdict() | hint_fields(finding.hint) for finding in found]
     session.show(items, lambda: table(items, columns, empty=""))
     bad = [finding.what for finding in found if not finding.ok]
     if bad:
@@ -57,7 +57,7 @@ def _look(session: Session) -> Iterator[Finding]:
         kept = account.load(session.environment)
         account.trust(kept)
     except ShoalError as error:
-        yield Finding("account", False, error.message, error.mend)
+        yield Finding("account", False, error.message, error.hint)
         return
     who = f"{kept.user or 'a token'} at {kept.url}"
     yield Finding("account", bool(kept.token), who, "" if kept.token else SIGN_IN)
@@ -69,7 +69,7 @@ def _controller(session: Session, api: Api, kept: Account) -> Iterator[Finding]:
     try:
         ready = api.answer("/readyz")
     except ShoalError as error:
-        yield Finding("controller", False, error.message, error.mend)
+        yield Finding("controller", False, error.message, error.hint)
         return
     serve = "look at log/ in the controller's folder, or run: shoal-controller doctor --folder DIR"
     said = "ready" if ready.is_success else plain(ready.text[:200])
@@ -85,8 +85,8 @@ def _clock(session: Session, date: str) -> Iterator[Finding]:
         return
     skew = session.now() - email.utils.mktime_tz(told)
     well = abs(skew) < _SKEW_S
-    mend = "" if well else "set the clock on both machines (NTP)"
-    yield Finding("clock", well, f"{skew:+.0f} s to the controller", mend)
+    hint = "" if well else "set the clock on both machines (NTP)"
+    yield Finding("clock", well, f"{skew:+.0f} s to the controller", hint)
 
 
 def _signed_in(api: Api) -> Iterator[Finding]:
@@ -95,7 +95,7 @@ def _signed_in(api: Api) -> Iterator[Finding]:
         fleet = api.get(at("fleet"))
         alerts = list(api.items(at("alerts"), state="open"))
     except ShoalError as error:
-        yield Finding("token", False, error.message, error.mend or SIGN_IN)
+        yield Finding("token", False, error.message, error.hint or SIGN_IN)
         return
     yield Finding("token", True, f"{me.get('user', me.get('name', ''))} ({me.get('role', '')})")
     away = fleet["devices"] - fleet["online"]
@@ -106,5 +106,5 @@ def _signed_in(api: Api) -> Iterator[Finding]:
         "shoal device list --problem" if away or fleet["failing"] else "",
     )
     titles = "; ".join(alert["title"] for alert in alerts) or "none open"
-    mend = "shoal alert list --state open" if alerts else ""
-    yield Finding("alerts", not alerts, plain(titles), mend)
+    hint = "shoal alert list --state open" if alerts else ""
+    yield Finding("alerts", not alerts, plain(titles), hint)

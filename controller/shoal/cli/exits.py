@@ -8,6 +8,7 @@ from shoal.errors import (
     LinkError,
     SettingError,
     ShoalError,
+    hint_fields,
 )
 
 OK, FAILED, USAGE, DENIED, ABSENT, CONFLICT, UNREACHABLE, TIMED_OUT = range(8)
@@ -45,9 +46,9 @@ class ProblemError(ShoalError):
 
     def __init__(self, status: int, body: dict[str, object]) -> None:
         detail = str(body.get("detail") or body.get("title") or f"HTTP {status}")
-        mend = str(body.get("mend") or "")
-        super().__init__(detail, "" if mend in detail else mend)
-        self.status, self.body = status, body
+        hint = str(body.get("hint") or body.get("mend") or "")  # mend: of an older controller
+        super().__init__(detail, "" if hint in detail else hint)
+        self.status, self.body = status, hint_fields(hint) | body
         self.code = str(body.get("type", "")).rpartition("/")[2] or "error"
 
 

@@ -92,7 +92,7 @@ def _ask_for_trust() -> None:
     try:
         ask("Is it the right one?", without="--fingerprint HEX, or --yes to trust it unseen")
     except FailedError as error:
-        raise DeniedError("nothing was sent: the CA was not trusted", error.mend) from error
+        raise DeniedError("nothing was sent: the CA was not trusted", error.hint) from error
 
 
 def fetch_ca(url: str) -> str:

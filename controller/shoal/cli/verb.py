@@ -1,4 +1,4 @@
-"""How every command is built: --json everywhere, examples in --help, errors with their mend."""
+"""How every command is built: --json everywhere, examples in --help, errors with their hints."""
 
 import os
 import random
@@ -15,7 +15,7 @@ from rich.console import Console
 from shoal.cli import account
 from shoal.cli.api import Api
 from shoal.cli.exits import INTERRUPTED, ProblemError, exit_code
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, hint_fields
 
 _PIPE_WIDTH = 160
 
@@ -142,7 +142,7 @@ def _misused(error: click.UsageError, ctx: click.Context, args: list[str]) -> No
     said = {
         "code": "usage",
         "detail": error.format_message(),
-        "mend": f"see: {ctx.command_path} --help",
+        **hint_fields(f"see: {ctx.command_path} --help"),
     }
     click.echo(msgspec.json.encode(said).decode(), err=True)
     ctx.exit(error.exit_code)
@@ -152,10 +152,10 @@ def report(error: ShoalError, session: Session | None) -> None:
     """Say on stderr what went wrong and what to do about it."""
     if session is not None and session.json:
         body = error.body if isinstance(error, ProblemError) else {"detail": error.message}
-        said = {"code": error.code, "mend": error.mend, **body}
+        said = {"code": error.code, **hint_fields(error.hint), **body}
         click.echo(msgspec.json.encode(said).decode(), err=True)
         return
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(error.message, err=True)
-    if error.mend:
-        click.echo(f"  mend: {error.mend}", err=True)
+    if error.hint:
+        click.echo(f"  hint: {error.hint}", err=True)

@@ -22,7 +22,7 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def _plainly(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors of ours as one line with the mend, not as a traceback."""
+    """Errors of ours as one line with its hint, not as a traceback."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ def main() -> None:
     A server's first minutes:
       shoal-controller init --folder /var/lib/shoal --name HOST    prints the first password
       shoal-controller serve --folder /var/lib/shoal
-      shoal-controller doctor --folder /var/lib/shoal              what is wrong, and the mend
+      shoal-controller doctor --folder /var/lib/shoal              what is wrong, with hints
       shoal login https://HOST:8443                                then: shoal --help
     """
 
@@ -245,7 +245,7 @@ def mosquitto_config(
 @_folder
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(folder: Path, as_json: bool) -> None:
-    """Look for what is wrong, and say the mend. Exit code 1 when something is."""
+    """Look for what is wrong, and print hints. Exit code 1 when something is."""
     from shoal.controller.doctor import ERROR, examine, worst
 
     checks = examine(folder.resolve(), time.time())

@@ -1,4 +1,4 @@
-"""What is wrong with a controller on this machine, and the mend."""
+"""What is wrong with a controller on this machine, with a hint for each."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at. state: ok, warning or error; detail names the mend."""
+    """One thing that was looked at. state: ok, warning or error; detail ends with a hint."""
 
     name: str
     state: str
@@ -91,12 +91,12 @@ def _certificate(path: Path, now: float) -> Check:
     except ShoalError as error:
         return Check(name=name, state=ERROR, detail=str(error))
     if days <= 0:
-        return Check(name=name, state=ERROR, detail=f"expired {-days:.0f} days ago; {_mend(path)}")
+        return Check(name=name, state=ERROR, detail=f"expired {-days:.0f} days ago; {_hint(path)}")
     state = WARNING if days < EXPIRY_WARNING_DAYS else OK
     return Check(name=name, state=state, detail=f"{days:.0f} days left")
 
 
-def _mend(path: Path) -> str:
+def _hint(path: Path) -> str:
     if path.stem in ("server", "controller"):
         return "restart: shoal-controller serve makes a new one"
     return "make a new controller and enrol its devices anew"
@@ -110,8 +110,8 @@ def _signing(folder: Path) -> str:
 def _disk(folder: Path) -> Check:
     free_mb = shutil.disk_usage(folder).free >> 20
     state = OK if free_mb >= DISK_WARNING_MB else WARNING if free_mb >= DISK_ERROR_MB else ERROR
-    mend = "" if state == OK else "; free some, or move the folder"
-    return Check(name="disk", state=state, detail=f"{free_mb} MB free at {folder}{mend}")
+    hint = "" if state == OK else "; free some, or move the folder"
+    return Check(name="disk", state=state, detail=f"{free_mb} MB free at {folder}{hint}")
 
 
 def _database(folder: Path, configured: Settings) -> str:

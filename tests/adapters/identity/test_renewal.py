@@ -166,7 +166,7 @@ def test_a_folder_that_is_a_device_already_does_not_become_another_one(
     token = world.join_token()
     with pytest.raises(SettingError, match="is the device 'cam-1' already") as told:
         enrol(folder, Wish(controller=url, token=token, name="cam-2"), {})
-    assert "--folder" in told.value.mend
+    assert "--folder" in told.value.hint
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     enrol(folder.parent / "cam-2", Wish(controller=url, token=token, name="cam-2"), {})
 

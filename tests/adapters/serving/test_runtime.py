@@ -1,4 +1,4 @@
-"""What onnxruntime cannot run is refused with the name of the thing and the mend."""
+"""What onnxruntime cannot run is refused with the name of the thing and a hint."""
 
 import subprocess
 import sys

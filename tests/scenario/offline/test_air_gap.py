@@ -322,7 +322,7 @@ def test_a_folder_that_is_not_whole_fresh_and_ours_is_refused_and_nothing_of_it_
     spoil(source, scene)
     with pytest.raises(error) as told:
         device.bring(source)
-    assert told.value.mend
+    assert told.value.hint
     device.run(SECONDS)
     assert device.serves() == "lot-codes@1"
     assert not Carried(device.folder).there

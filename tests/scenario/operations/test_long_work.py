@@ -133,7 +133,7 @@ def test_a_model_that_never_ends_is_canceled_and_the_next_work_is_done(ctx: Cont
     assert list((ctx.folder / "work").iterdir()) == []
 
 
-def test_a_model_that_never_ends_is_ended_by_the_limit_which_says_the_mend(ctx: Context) -> None:
+def test_a_model_that_never_ends_is_ended_by_the_limit_with_a_hint(ctx: Context) -> None:
     settings = msgspec.structs.replace(ctx.settings, operations=Limits(limit_s=4.0))
     hasty = ctx._replace(settings=settings)
     endless_, work = import_endless(hasty), Operations(hasty)

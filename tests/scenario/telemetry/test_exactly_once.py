@@ -184,7 +184,7 @@ class Journey(RuleBasedStateMachine):
         return [row for row in self.fleet.rows_of(tables.window) if row.device == self.name]
 
     def all_is_well_again(self) -> None:
-        """The network mends for good: then everything arrives, once, and the outbox is empty."""
+        """The network recovers for good: then everything arrives, once, and the outbox is empty."""
         assert self.outbox is not None
         self.the_broker_is_killed()
         self.the_connection_comes()

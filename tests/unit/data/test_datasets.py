@@ -1,4 +1,4 @@
-"""Tables as people hand them in: what can be learned from is kept, the rest is named and mended."""
+"""Tables as people hand them in: what can be learned from is kept, the rest is reported with a hint."""
 
 import gzip
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_table_is_refused_by_name(
     path.write_bytes(data)
     with pytest.raises(DatasetError, match=words) as caught:
         add(ctx, path, site="", drop=[])
-    assert caught.value.mend
+    assert caught.value.hint
     assert datasets.list_datasets(ctx) == []
 
 

@@ -90,7 +90,7 @@ def test_what_is_pruned_is_neither_released_nor_measured_and_it_is_said_why(
     for asked in (checkpoint_release.release, rounds.evaluate):
         with pytest.raises(ConflictError, match=rf"{plan.name}.2 is pruned") as refused:
             asked(ctx, actor="ana", task=plan.name, number=2)
-        assert "checkpoints in controller.toml" in refused.value.mend
+        assert "checkpoints in controller.toml" in refused.value.hint
     assert rounds.checkpoint(ctx, plan.name, 0).theta
 
 

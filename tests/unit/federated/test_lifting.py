@@ -175,7 +175,7 @@ def test_only_what_somebody_put_into_quarantine_can_be_lifted_and_with_a_reason(
     quarantine(ctx, plan, 2)
     with pytest.raises(ConflictError, match="it came of round 2") as derived:
         lift(ctx, plan, 3)
-    assert f"shoal round lift {plan.name}" in derived.value.mend
+    assert f"shoal round lift {plan.name}" in derived.value.hint
     with pytest.raises(ConflictError, match="is not in quarantine"):
         lift(ctx, plan, 1)
     with pytest.raises(AbsentError):

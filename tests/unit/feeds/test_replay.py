@@ -84,7 +84,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_a_file_is_refused_with_its_line_and_the_mend(text: str, tmp_path: Path) -> None:
+def test_a_file_is_refused_with_its_line_and_a_hint(text: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=WRONG[text]):
         read_table(write(tmp_path, text), "grade")
 

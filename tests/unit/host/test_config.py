@@ -62,8 +62,8 @@ def test_what_is_wrong_is_named(text: str, tmp_path: Path) -> None:
 def test_a_graph_that_is_no_hash_says_where_the_hash_is_found(tmp_path: Path) -> None:
     with pytest.raises(SettingError) as wrong:
         settings_of(tmp_path, '[device]\nname = "a"\n[learning]\ngraphs = ["digits.onnx"]\n')
-    assert "64 lowercase hex digits" in wrong.value.mend
-    assert "shoal round plan" in wrong.value.mend
+    assert "64 lowercase hex digits" in wrong.value.hint
+    assert "shoal round plan" in wrong.value.hint
 
 
 def test_pinned_graphs_are_limits_of_the_device_and_without_any_every_signed_one_is_run(

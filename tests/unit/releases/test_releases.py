@@ -199,7 +199,7 @@ def test_what_cannot_be_trained_is_said_at_once(
     assert len(operations.list_operations(ctx)) == before
 
 
-def test_a_model_that_cannot_be_carried_fails_its_operation_with_the_mend(ctx: Context) -> None:
+def test_a_model_that_cannot_run_fails_its_operation_with_a_hint(ctx: Context) -> None:
     nonsense = ctx.blobs.put_bytes(b"not a model").sha256
     done = run(
         ctx,

@@ -168,7 +168,7 @@ def test_a_rollout_that_has_finished_says_how_its_devices_go_back(
     finish(ctx, ident)
     with pytest.raises(ConflictError, match="FINISHED: it cannot be reverted") as refused:
         rollouts.abort(ctx, actor="ana", id=ident, rollback=True)
-    assert f"shoal rollout start {GOOD}" in refused.value.mend
+    assert f"shoal rollout start {GOOD}" in refused.value.hint
 
 
 def test_no_device_is_rolled_back_onto_a_release_in_quarantine(

@@ -108,7 +108,7 @@ def test_what_is_no_plain_short_file_is_not_read(stick: Stick, what: str) -> Non
         path.write_bytes(b"four")
     with pytest.raises((BundleError, AbsentError)) as told:
         stick.read(f"blobs/{what}", 3)
-    assert told.value.mend
+    assert told.value.hint
 
 
 @pytest.mark.parametrize("linked", ["down", "up/press-4"])

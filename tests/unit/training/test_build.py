@@ -396,7 +396,7 @@ def test_a_model_that_cannot_serve_is_refused_with_what_to_change(
 ) -> None:
     with pytest.raises(ModelError, match=words) as caught:
         take_in(digit_job, tmp_path, make())
-    assert caught.value.mend
+    assert caught.value.hint
 
 
 def test_what_is_quantized_already_is_not_quantized_again(digit_model: Built) -> None:

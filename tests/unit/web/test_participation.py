@@ -110,10 +110,10 @@ def test_every_state_and_mark_of_a_round_has_a_sign_of_its_own(state: str) -> No
 @pytest.mark.parametrize("slug", sorted(dropouts.DROPOUTS))
 def test_every_reason_has_a_name_and_says_what_to_do(slug: str) -> None:
     assert dropouts.dropout(slug) != slug
-    assert dropouts.dropout_mend(slug).endswith(".")
+    assert dropouts.dropout_hint(slug).endswith(".")
 
 
-def test_every_reason_that_a_device_gives_by_the_docs_has_a_mend_in_the_console() -> None:
+def test_every_documented_refusal_reason_has_a_hint_in_the_console() -> None:
     said = []
     for page in ("agent.md", "federated/rounds.md", "federated/secure-aggregation.md"):
         text = (Path(__file__).parents[3] / "docs" / page).read_text()
@@ -121,4 +121,4 @@ def test_every_reason_that_a_device_gives_by_the_docs_has_a_mend_in_the_console(
             rows = [line.split("|")[1] for line in table.split("\n\n")[0].splitlines()[1:]]
             said += [slug for row in rows for slug in re.findall("`([a-z-]+)`", row)]
     assert len(said) > 30
-    assert {slug for slug in said if not dropouts.dropout_mend(slug).endswith(".")} == set()
+    assert {slug for slug in said if not dropouts.dropout_hint(slug).endswith(".")} == set()

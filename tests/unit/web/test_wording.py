@@ -1,4 +1,4 @@
-"""The console's words and drawings: every cause has a name and a mend, every number a place."""
+"""The console's words and drawings: every cause has a name and a hint, every number a place."""
 
 from collections.abc import Iterator
 
@@ -27,14 +27,14 @@ def family(kind: type[ShoalError]) -> Iterator[type[ShoalError]]:
 
 
 @pytest.mark.parametrize("slug", sorted({*AGENTS, *(kind.code for kind in family(ShoalError))}))
-def test_every_cause_that_can_be_reported_has_a_name_and_a_mend(slug: str) -> None:
+def test_every_cause_that_can_be_reported_has_a_name_and_a_hint(slug: str) -> None:
     assert causes.cause(slug) != slug
-    assert causes.mend(slug).endswith(".")
+    assert causes.hint(slug).endswith(".")
 
 
 def test_a_cause_from_a_newer_agent_is_still_readable() -> None:
     assert causes.cause("sensor-on-fire") == "Sensor on fire"
-    assert causes.mend("sensor-on-fire") == ""
+    assert causes.hint("sensor-on-fire") == ""
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ class Learning:
         try:
             _EFFECTS[effect](self, part)
         except StorageError:
-            raise  # the disk may be mended: what asked for the effect comes again
+            raise  # the disk may recover: the caller repeats the effect
         except ShoalError as error:
             self._refuse(part, error)
 
@@ -484,8 +484,8 @@ def _check_terms(config: Config) -> None:
     """RefusedError for terms of a strategy that this agent does not know."""
     terms = config.plan.learning.terms
     if unknown := sorted(set(terms) - {"mu", "shift"}):
-        mend = "update the agent"
-        raise RefusedError(f"terms {', '.join(unknown)} are unknown here", "other-terms", mend)
+        hint = "update the agent"
+        raise RefusedError(f"terms {', '.join(unknown)} are unknown here", "other-terms", hint)
     if terms.get("shift") and config.control is None:
         raise RefusedError("SCAFFOLD without the server's control variate", "other-terms")
 

@@ -55,8 +55,8 @@ def judge(
 def check_graph(sha256: str, limits: Limits) -> None:
     """RefusedError unless this device runs that graph: another may copy rows into what is sent."""
     if limits.graphs and sha256 not in limits.graphs:
-        mend = "if it is trusted, add it to learning.graphs in agent.toml"
-        raise RefusedError(f"graph {sha256} is not one that it runs", "unknown-graph", mend)
+        hint = "if it is trusted, add it to learning.graphs in agent.toml"
+        raise RefusedError(f"graph {sha256} is not one that it runs", "unknown-graph", hint)
 
 
 def judge_measuring(limits: Limits, condition: Condition) -> None:

@@ -14,9 +14,9 @@ def needs(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise SettingError(f"{module} is not installed", mend_of(error, module)) from error
+        raise SettingError(f"{module} is not installed", hint_of(error, module)) from error
 
 
-def mend_of(error: ImportError, module: str = "") -> str:
+def hint_of(error: ImportError, module: str = "") -> str:
     extra = _EXTRAS.get((error.name or module).partition(".")[0])
     return f"pip install 'shoal[agent-{extra}]'" if extra else "install what it needs"

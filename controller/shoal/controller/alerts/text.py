@@ -91,7 +91,7 @@ def rollout_key(rollout: str) -> str:
 def rollout(ident: str, release: str, reason: str, *, failed: bool) -> Draft:
     """Alert of a rollout that does not go on by itself."""
     step = (
-        f"Mend the cause and resume ({ident} tries the failed devices again), or go back: "
+        f"Fix the cause and resume ({ident} tries the failed devices again), or go back: "
         f"shoal rollout abort {ident} --rollback"
         if failed
         else f"Decide: shoal rollout resume {ident}, or shoal rollout abort {ident}"

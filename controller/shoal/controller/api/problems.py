@@ -4,14 +4,14 @@ import errno
 import logging
 import secrets
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from shoal import errors
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, hint_fields
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,7 @@ STATUS: tuple[tuple[type[ShoalError], int], ...] = (
     (errors.SketchError, 422),
     (errors.BundleError, 422),
 )
+_DEPRECATED = msgspec.Meta(extra_json_schema={"deprecated": True})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -42,7 +43,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     type      names the kind of problem; its last part is the error's code
     detail    what is wrong, and what to do about it
-    mend      the second half of detail alone, where there is one
+    hint      what to do about it: the second half of detail alone, where there is one
+    mend      deprecated, goes in 0.2: the same as hint
     instance  path that was asked for
     id        of an unexpected error: what to look for in the controller's log
     """
@@ -52,7 +54,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     detail: str
     instance: str = ""
-    mend: str = ""
+    hint: str = ""
+    mend: Annotated[str, _DEPRECATED] = ""
     id: str = ""
 
 
@@ -70,7 +73,7 @@ def of_error(error: ShoalError) -> Response:
     status = status_of(error)
     if status >= 500:
         log.error("%s %s: %s", request.method, request.path, error)
-    response = _respond(status, error.code, str(error), mend=error.mend, facts=error.facts)
+    response = _respond(status, error.code, str(error), hint=error.hint, facts=error.facts)
     if status == 401:
         response.headers["WWW-Authenticate"] = 'Bearer realm="shoal"'
     if status == 429:
@@ -118,7 +121,7 @@ def install(app: Flask) -> None:
 
 
 def _respond(
-    status: int, code: str, detail: str, *, mend: str = "", facts: dict[str, Any] | None = None
+    status: int, code: str, detail: str, *, hint: str = "", facts: dict[str, Any] | None = None
 ) -> Response:
     known = {
         "type": TYPE + code,
@@ -127,7 +130,7 @@ def _respond(
         "detail": detail,
         "instance": request.path[:200],
     }
-    body = {**(facts or {}), **({"mend": mend} if mend else {}), **known}
+    body = {**(facts or {}), **(hint_fields(hint) if hint else {}), **known}
     data = msgspec.json.encode(body, enc_hook=str)
     response = Response(data, status=status, content_type=MEDIA)
     response.headers["Cache-Control"] = "no-store"

@@ -21,4 +21,4 @@ def refused(what: str, error: msgspec.ValidationError, kind: Any) -> InputError:
     for pattern, asked in _PATTERNS.items():
         if repr(pattern) in found.what:
             return InputError(f"{where}: not a name", f"write it with {asked}")
-    return InputError(f"{where}: {found.what}", found.mend)
+    return InputError(f"{where}: {found.what}", found.hint)

@@ -44,7 +44,7 @@ def add_dataset(
     parents    "name@version" that it was made from, and `how`
 
     The same bytes in the same roles are the same version, not a new one. DatasetError, with the
-    mend, for a file that cannot be a dataset.
+    hint, for a file that cannot be a dataset.
     """
     _check_name(name)
     frame = frames.read_frame(path, filename)
@@ -104,7 +104,7 @@ def _check_name(name: str) -> None:
     try:
         manifest.check_model(name)
     except SettingError as error:
-        raise SettingError(f"dataset name {name!r}", error.mend) from error
+        raise SettingError(f"dataset name {name!r}", error.hint) from error
 
 
 def _sites(frame: "pd.DataFrame", site: str) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A table somebody handed in: bytes in, typed columns with roles out, or an error with the mend."""
+"""A table somebody handed in: bytes in, typed columns with roles out, or an error with a hint."""
 
 import gzip
 import io

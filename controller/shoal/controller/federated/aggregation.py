@@ -143,8 +143,8 @@ def _updates(live: Live) -> Iterator[Update]:
 def _contribution(live: Live, device: str) -> Contribution:
     data = live.files.get(live.id, "update", device)
     if data is None:
-        mend = "was the database restored without it? The next try asks the devices anew"
-        raise AbsentError("update", f"{device} in round {live.id}", mend)
+        hint = "was the database restored without it? The next try asks the devices anew"
+        raise AbsentError("update", f"{device} in round {live.id}", hint)
     return msgspec.msgpack.decode(data, type=Contribution)
 
 

@@ -11,7 +11,7 @@ import msgspec
 from shoal.controller.federated.machine import Pace
 
 #: Reason -> what a person can do about it, where there is something.
-MENDS = {
+HINTS = {
     "few-rows": "few-rows: on the device, shoal-agent labels add FILE --column NAME",
     "small-cohort": (
         "small-cohort: plan a task of another name with a higher --least, or lower cohort under "
@@ -63,9 +63,9 @@ class Recruits(NamedTuple):
     left_out: dict[str, str]
 
 
-def mends(reasons: Iterable[str]) -> str:
+def hints(reasons: Iterable[str]) -> str:
     """What to do about these reasons, each once; "" when nothing is known."""
-    return "; ".join(MENDS[reason] for reason in sorted({*reasons} & {*MENDS}))
+    return "; ".join(HINTS[reason] for reason in sorted({*reasons} & {*HINTS}))
 
 
 def tally(reasons: Iterable[str]) -> str:

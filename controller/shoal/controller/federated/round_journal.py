@@ -97,5 +97,5 @@ def _refusals(after: machine.Round) -> str:
     if after.reason not in ("too-few-joined", "too-few-updates"):
         return ""
     left = after.reasons.values()
-    mend = client_selection.mends(left)
-    return f" ({client_selection.tally(left)}{'; ' if mend else ''}{mend})" if left else ""
+    hint = client_selection.hints(left)
+    return f" ({client_selection.tally(left)}{'; ' if hint else ''}{hint})" if left else ""

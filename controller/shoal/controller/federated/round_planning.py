@@ -18,7 +18,7 @@ from shoal.controller.federated import (
     privacy_accountant,
     round_rows,
 )
-from shoal.controller.federated.client_selection import Candidate, Demands, mends, recruit, tally
+from shoal.controller.federated.client_selection import Candidate, Demands, hints, recruit, tally
 from shoal.controller.federated.machine import Mark, Pace
 from shoal.controller.federated.privacy_accountant import Spent
 from shoal.controller.federated.records import Task, TaskPlan
@@ -109,7 +109,7 @@ def check_budget(task: Task, plan: Plan, spent: list[dict[str, Any]]) -> None:
     try:
         privacy_accountant.check_budget(spent_of(spent), Spent(noise=noise), budget)
     except ConflictError as error:
-        raise SettingError(f"budget-spent: {error.message}", error.mend) from error
+        raise SettingError(f"budget-spent: {error.message}", error.hint) from error
 
 
 def spent_of(kept: list[dict[str, Any]]) -> list[Spent]:
@@ -277,4 +277,4 @@ def _too_few(error: ConflictError, left_out: dict[str, str]) -> ConflictError:
     """With who is missing and why, and what to do about that where it is known."""
     said = tally(left_out.values())
     message = f"{error.message} ({said})" if said else error.message
-    return ConflictError(message, mends(left_out.values()) or error.mend)
+    return ConflictError(message, hints(left_out.values()) or error.hint)

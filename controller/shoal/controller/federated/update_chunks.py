@@ -38,7 +38,7 @@ def keep(live: Live, device: str, chunk: Chunk) -> Kept:
         return _keep(live, device, chunk)
     except (InputError, ConflictError) as error:
         drop(live, device)
-        raise InputError(error.message, error.mend) from error
+        raise InputError(error.message, error.hint) from error
 
 
 def _keep(live: Live, device: str, chunk: Chunk) -> Kept:

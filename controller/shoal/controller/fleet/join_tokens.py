@@ -17,7 +17,7 @@ from shoal.errors import AbsentError, DeniedError, SettingError
 RINGS = ("stable", "canary")
 MOST_USES, LONGEST_S, LONGEST_SITE = 100_000, 366 * 86_400.0, 63
 _SITE = re.compile(r"\w(?:[\w .,:/&+#'()-]*[\w)])?")
-_MEND = "make another with: shoal device token --site SITE"
+_HINT = "make another with: shoal device token --site SITE"
 
 
 def create_join_token(
@@ -80,9 +80,9 @@ def spend(
     """
     row = db.execute(select(join_token).where(join_token.c.id == joining.id)).one_or_none()
     if not hmac.compare_digest(digest(joining.secret), row.secret_hash if row else "") or not row:
-        raise DeniedError("this join token is unknown or revoked", _MEND)
+        raise DeniedError("this join token is unknown or revoked", _HINT)
     if row.expires_at <= ctx.clock():
-        raise DeniedError("this join token has expired", _MEND)
+        raise DeniedError("this join token has expired", _HINT)
     if ring not in row.rings:
         raise DeniedError(
             f"this join token is not for ring {ring!r}", f"it is for: {', '.join(row.rings)}"
@@ -93,7 +93,7 @@ def spend(
     left = join_token.c.uses_left
     taken = update(join_token).where(join_token.c.id == row.id, left > 0).values(uses_left=left - 1)
     if not db.execute(taken).rowcount:
-        raise DeniedError("this join token is used up", _MEND)
+        raise DeniedError("this join token is used up", _HINT)
     return _token(row)
 
 

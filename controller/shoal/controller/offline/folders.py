@@ -220,7 +220,7 @@ def _open(authority: Sealing, data: bytes) -> tuple[Proven, Parcel]:
     try:
         who = authority.prove(sealed.certificate, sealed.signature, message, None)
     except DeniedError as error:
-        otherwise = error.mend or "find out who wrote it"
+        otherwise = error.hint or "find out who wrote it"
         raise DeniedError(
             f"the parcel was damaged on its way, or is forged: {error.message}",
             f"{_AGAIN} first; if that is refused as well: {otherwise}",

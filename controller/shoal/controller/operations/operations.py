@@ -56,7 +56,7 @@ def progress(ctx: Context, ident: str, fraction: float, step: str) -> None:
 def finish(
     ctx: Context, ident: str, result: dict[str, Any] | None = None, error: str = ""
 ) -> Operation:
-    """End an operation: succeeded with `result`, or failed with `error`, which says the mend.
+    """End an operation: succeeded with `result`, or failed with `error`, which includes the hint.
 
     ConflictError if it has ended already.
     """

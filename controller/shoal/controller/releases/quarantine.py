@@ -15,7 +15,7 @@ from shoal.controller.store.records import Release
 from shoal.controller.store.tables import device, federated_round, release
 from shoal.errors import ConflictError
 
-_MEND = "release an earlier checkpoint: shoal round release TASK --round N"
+_HINT = "release an earlier checkpoint: shoal round release TASK --round N"
 
 
 def why(db: Connection, origin: Mapping[str, Any] | None) -> str:
@@ -63,13 +63,13 @@ def origin_of(db: Connection, ref: str) -> dict[str, Any] | None:
 def check(found: Release) -> None:
     """ConflictError when it is in quarantine."""
     if found.quarantined:
-        raise ConflictError(f"{found.ref} is in quarantine: {found.quarantined}", _MEND)
+        raise ConflictError(f"{found.ref} is in quarantine: {found.quarantined}", _HINT)
 
 
 def check_release(db: Connection, ref: str) -> None:
     """As `check`, by name."""
     if reason := why_release(db, ref):
-        raise ConflictError(f"{ref} is in quarantine: {reason}", _MEND)
+        raise ConflictError(f"{ref} is in quarantine: {reason}", _HINT)
 
 
 def why_release(db: Connection, ref: str) -> str:

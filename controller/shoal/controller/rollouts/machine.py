@@ -100,7 +100,7 @@ class StageEvent(enum.StrEnum):
     SILENT = "SILENT"  # the gate will never have enough to say anything
     HELD = "HELD"  # until a person accepts it as it is
     ACCEPTED = "ACCEPTED"
-    RETRIED = "RETRIED"  # a person mended the cause: those who failed try again
+    RETRIED = "RETRIED"  # the cause was fixed: the failed devices try again
 
 
 T, V = StageState, StageEvent

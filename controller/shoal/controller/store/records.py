@@ -179,7 +179,7 @@ class Operation(Record, frozen=True, kw_only=True):
 
     state     queued, running, succeeded, failed, canceled
     progress  0 to 1, and `step` says what is being done
-    result    e.g. {"release": "lot-codes@2"}; `error` says why it failed and the mend
+    result    e.g. {"release": "lot-codes@2"}; `error` says why it failed, with the hint
     limit_s   seconds it may run before it is ended; 0 for no limit
     canceled_by  who gave it up; while it still runs, it is about to end
     """

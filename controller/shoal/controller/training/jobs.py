@@ -168,9 +168,9 @@ class Learning(Protocol):
     """Trains or takes in a model, measures it, quantizes it per profile and judges each variant."""
 
     def build(self, job: Job, say: Say) -> Built:
-        """DatasetError or ModelError say what cannot be, and the mend."""
+        """DatasetError or ModelError say what is impossible, with a hint."""
         ...
 
     def derive(self, wish: Derivation) -> Derived:
-        """A model's train graph; ModelError names what in it cannot be trained, and the mend."""
+        """A model's train graph; ModelError names what in it cannot be trained, with a hint."""
         ...

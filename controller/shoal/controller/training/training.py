@@ -107,7 +107,7 @@ def start_checkpoint(
 
 
 def run_operation(ctx: Context, ident: str) -> Operation:
-    """Do the work of a claimed operation to its end; a failure ends in it, with the mend."""
+    """Do the work of a claimed operation to its end; a failure is recorded in it, with its hint."""
     operation = operations.get_operation(ctx, ident)
     try:
         result = _result(ctx, operation)

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 
 class Cause(NamedTuple):
-    """name: what it is called; mend: what a person can do about it."""
+    """name: what it is called; hint: what a person can do about it."""
 
     name: str
-    mend: str
+    hint: str
 
 
 #: Cause slug -> what it is called and what to do about it.
@@ -117,7 +117,7 @@ CAUSES: dict[str, Cause] = {
     "unreachable": Cause(
         "Something is out of reach", "Check the device's network, broker and artifact server."
     ),
-    "bad-setting": Cause("A setting is wrong", "Mend agent.toml on the device and restart."),
+    "bad-setting": Cause("A setting is wrong", "Correct agent.toml on the device and restart."),
     "bad-dataset": Cause("Its data cannot be read", "Check the file that the source reads."),
     "sketch-mismatch": Cause(
         "Its window does not fit its release",
@@ -161,7 +161,7 @@ def cause(slug: str) -> str:
     return known.name if known else slug.replace("-", " ").capitalize()
 
 
-def mend(slug: str) -> str:
+def hint(slug: str) -> str:
     """What to do about a cause; "" when it is not known."""
     known = CAUSES.get(slug)
-    return known.mend if known else ""
+    return known.hint if known else ""

@@ -1,6 +1,6 @@
 """Why devices do not take part in rounds, and why rounds end badly: names, and what to do."""
 
-from shoal.controller.web.causes import Cause, cause, mend
+from shoal.controller.web.causes import Cause, cause, hint
 
 _ASKED_WRONG = "The controller asked for what no honest one does: find out who runs it."
 #: Reason slug -> what it is called and what to do about it.
@@ -108,6 +108,6 @@ def dropout(slug: str) -> str:
     return DROPOUTS[slug].name if slug in DROPOUTS else cause(slug)
 
 
-def dropout_mend(slug: str) -> str:
+def dropout_hint(slug: str) -> str:
     """What can be done about it; "" when that is not known."""
-    return DROPOUTS[slug].mend if slug in DROPOUTS else mend(slug)
+    return DROPOUTS[slug].hint if slug in DROPOUTS else hint(slug)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from shoal.controller.fleet.clock_skew import clock_words
 from shoal.controller.rollouts.machine import TRANSITIONS, Event, State
 from shoal.controller.store.records import Device
-from shoal.controller.web.causes import cause, mend
+from shoal.controller.web.causes import cause, hint
 
-__all__ = ["cause", "clock_words", "mend"]  # so that templates find every word in one place
+__all__ = ["cause", "clock_words", "hint"]  # so that templates find every word in one place
 
 
 class Sign(NamedTuple):

@@ -19,7 +19,7 @@ from unit.training.gradient.running import Trainer, session
 W = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
 
 
-def test_an_operator_without_a_gradient_is_named_with_its_node_and_the_mend() -> None:
+def test_an_operator_without_a_gradient_is_named_with_its_node_and_a_hint() -> None:
     model = written(
         "m (float[N,5] x) => (float[N,3] out) { a = MatMul(x, w)  out = Det2(a) }", {"w": W}
     )

@@ -30,8 +30,8 @@ def add(folder: Path, given: Sequence[str], column: str, model: str) -> str:
     pairs = [text for text in given if text not in tables]
     for text in pairs:
         if "=" not in text or text.startswith("="):
-            mend = "name a .csv or .parquet file, or write ID=LABEL"
-            raise SettingError(f"{text!r} is neither", mend)
+            hint = "name a .csv or .parquet file, or write ID=LABEL"
+            raise SettingError(f"{text!r} is neither", hint)
     buffer = _opened(folder)
     told = [_add_table(folder, buffer, Path(text), column, model) for text in tables]
     if pairs:
@@ -76,7 +76,7 @@ def _opened(folder: Path) -> Buffer:
 
 def _add_table(folder: Path, buffer: Buffer, path: Path, column: str, model: str) -> str:
     manifest = _manifest(folder, model)
-    table = read_table(path, column, mend="name the one with the true class: --column NAME")
+    table = read_table(path, column, hint="name the one with the true class: --column NAME")
     assert table.labels is not None
     _check(manifest, table.labels, str(path))
     features = [f.name for f in manifest.features]
@@ -106,8 +106,8 @@ def _add_pairs(folder: Path, buffer: Buffer, pairs: Sequence[str], model: str) -
     _check(manifest, [label for _, label in named], "the command line")
     unknown = [key for key, label in named if not buffer.label(key, label)]
     if unknown:
-        mend = 'set learning.keep = "served" in agent.toml, and ask with an "id"'
-        raise AbsentError("row served under id", ", ".join(unknown[:5]), mend)
+        hint = 'set learning.keep = "served" in agent.toml, and ask with an "id"'
+        raise AbsentError("row served under id", ", ".join(unknown[:5]), hint)
     return f"{len(named)} rows labelled"
 
 

@@ -117,8 +117,8 @@ def _understood(said: bytes, status: int, memory_mb: int, cpu_s: float) -> Made:
         ended = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
         raise RefusedError(f"the trainer {ended} and said nothing", "trainer-died") from error
     if answer.reason == "little-memory":
-        mend = "raise learning.memory_mb in agent.toml, or leave this model out"
-        raise RefusedError(f"out of memory at {memory_mb} MB", answer.reason, mend)
+        hint = "raise learning.memory_mb in agent.toml, or leave this model out"
+        raise RefusedError(f"out of memory at {memory_mb} MB", answer.reason, hint)
     if answer.made is None:
         raise RefusedError(answer.detail, answer.reason)
     return answer.made

@@ -104,8 +104,8 @@ class _Session(Connecting):
             await client.connect()
             await self._talk(client, stopping)
         except self._ua.UaError as error:
-            mend = "does it want other security?" if "No matching endpoints" in str(error) else ""
-            raise LinkError(f"{settings.url}: {type(error).__name__}: {error}", mend) from error
+            hint = "does it want other security?" if "No matching endpoints" in str(error) else ""
+            raise LinkError(f"{settings.url}: {type(error).__name__}: {error}", hint) from error
         except TimeoutError as error:
             if not settings.security:
                 raise

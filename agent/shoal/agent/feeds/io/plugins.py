@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from shoal.agent.feeds.io.interface import FeedSettings
-from shoal.agent.host.optional_libraries import mend_of
+from shoal.agent.host.optional_libraries import hint_of
 from shoal.errors import SettingError
 from shoal.validation_errors import unfit
 
@@ -23,7 +23,7 @@ def load(group: str, kind: str) -> Any:
     try:
         return found[kind].load()
     except ImportError as error:
-        raise SettingError(f"{kind}: {error}", mend_of(error)) from error
+        raise SettingError(f"{kind}: {error}", hint_of(error)) from error
 
 
 def settings_of(where: str, kind: type[FeedSettings], table: Mapping[str, Any]) -> FeedSettings:

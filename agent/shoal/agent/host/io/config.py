@@ -243,8 +243,8 @@ def load(folder: Path) -> Settings:
     try:
         settings = msgspec.convert(tomllib.loads(path.read_text()), Settings)
     except FileNotFoundError as error:
-        mend = "run: shoal-agent enroll --folder DIR --controller URL --token TOKEN --name NAME"
-        raise SettingError(f"no {path}", mend) from error
+        hint = "run: shoal-agent enroll --folder DIR --controller URL --token TOKEN --name NAME"
+        raise SettingError(f"no {path}", hint) from error
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise SettingError(f"{path}: {error}") from error
     except msgspec.ValidationError as error:
@@ -305,8 +305,8 @@ def _check(path: Path, settings: Settings) -> None:
         raise SettingError(f"{path}: learning.keep is {keep!r}", f"it is {', '.join(KEPT)}")
     for graph in settings.learning.graphs:
         if not re.fullmatch("[0-9a-f]{64}", graph):
-            mend = "64 lowercase hex digits each, as `shoal round plan` shows them"
-            raise SettingError(f"{path}: learning.graphs has {graph!r}", mend)
+            hint = "64 lowercase hex digits each, as `shoal round plan` shows them"
+            raise SettingError(f"{path}: learning.graphs has {graph!r}", hint)
     ports = {"peers.port": settings.peers.port, "gateway.port": settings.gateway.port}
     for name, port in ports.items():
         if not 0 < port < 65_536:

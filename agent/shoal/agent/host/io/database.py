@@ -69,8 +69,8 @@ def translated(path: Path) -> Iterator[None]:
         said = str(error)
         if any(word in said for word in _DAMAGED):
             raise DamagedError(f"{path}: {said}") from error
-        mend = "make room on the disk" if "full" in said else "is the folder writable?"
-        raise StorageError(f"{path}: {said}", mend) from error
+        hint = "make room on the disk" if "full" in said else "is the folder writable?"
+        raise StorageError(f"{path}: {said}", hint) from error
 
 
 def _sqlite_utils() -> "type[Database]":

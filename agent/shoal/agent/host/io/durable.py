@@ -31,9 +31,9 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def translated(what: Path | str, mend: str = "make room on the disk") -> Iterator[None]:
+def translated(what: Path | str, hint: str = "make room on the disk") -> Iterator[None]:
     """The disk's complaints about `what` as StorageError."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{what}: {error.strerror}", mend) from error
+        raise StorageError(f"{what}: {error.strerror}", hint) from error

@@ -114,8 +114,8 @@ def _fetch_ca(url: str) -> bytes:
         try:
             return ask(pool, "GET", f"{url}/ca.pem")
         except DeniedError as error:
-            mend = "is this the controller's address, with the port of its console?"
-            raise LinkError(f"{url} has no /ca.pem", mend) from error
+            hint = "is this the controller's address, with the port of its console?"
+            raise LinkError(f"{url} has no /ca.pem", hint) from error
 
 
 def _ask(url: str, ca: Path, request: EnrolRequest) -> EnrolResponse:

@@ -23,7 +23,7 @@ from shoal.manifest import File, Manifest, check_model, is_model
 from shoal.manifest import parse as parse_manifest
 
 _LINK, _CARD = "current", "slot.json"
-_MEND = "make room, or look at the disk"
+_HINT = "make room, or look at the disk"
 #: What a download may leave beside the whole files, named by their hash (io/download.py).
 _PARTS = (".part", ".delta", ".whole")
 
@@ -47,7 +47,7 @@ class DiskSlots:
         stage = self.path(model, "stage")
         files = {file.name: file for file in parse_manifest(data).files()}
         parts = {file.sha256 + end for file in files.values() for end in _PARTS}
-        with translated(stage, _MEND):
+        with translated(stage, _HINT):
             stage.mkdir(parents=True, exist_ok=True)
             for path in list(stage.iterdir()):
                 file = files.get(path.name)
@@ -71,7 +71,7 @@ class DiskSlots:
         source = self.held(model).get(file.sha256)
         if source is None:
             return False
-        with translated(target, _MEND):
+        with translated(target, _HINT):
             shutil.copyfile(source, target)
         return _is(target, file)
 
@@ -100,7 +100,7 @@ class DiskSlots:
         if not stage.is_dir() or self._verified.pop(model, None) != _look(stage):
             self.verify_stage(model, sha256, profile)
         names = {f.name for f in self.staged(model, sha256).files_for(profile)} | {bundle.MANIFEST}
-        with translated(target, _MEND):
+        with translated(target, _HINT):
             for file in [path for path in stage.iterdir() if path.name not in names]:
                 file.unlink()  # of an order that this one superseded
             if target.exists():
@@ -121,7 +121,7 @@ class DiskSlots:
     def point(self, model: str, slot: Slot | None) -> None:
         """Switch the link, atomically, and say beside the files what they are; None: no link."""
         link = self._folder / check_model(model) / _LINK
-        with translated(link, _MEND):
+        with translated(link, _HINT):
             if slot is None:
                 link.unlink(missing_ok=True)
             else:
@@ -195,14 +195,14 @@ class DiskSlots:
         return {sha256 for model in self._models() for sha256 in self.held(model)}
 
     def free_bytes(self) -> int:
-        with translated(self._folder, _MEND):
+        with translated(self._folder, _HINT):
             self._folder.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self._folder).free
 
     def keep(self, model: str) -> None:
         """What the stage holds is on the disk: no power cut takes a finished download back."""
         stage = self.path(model, "stage")
-        with translated(stage, _MEND):
+        with translated(stage, _HINT):
             for file in stage.iterdir():
                 sync(file)
             sync(stage)
@@ -214,7 +214,7 @@ class DiskSlots:
 
     def _keep(self, slot: Path) -> None:
         """The slot's name, and of the folders that it is in, survive a power cut from here on."""
-        with translated(slot, _MEND):
+        with translated(slot, _HINT):
             for folder in (slot.parent, self._folder, self._folder.parent):
                 sync(folder)
 
@@ -240,6 +240,6 @@ def _is(path: Path, file: File) -> bool:
 
 def _look(folder: Path) -> list[object]:
     """What is another one once any file in `folder` was written, or is another file."""
-    with translated(folder, _MEND):
+    with translated(folder, _HINT):
         seen = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
     return [(name, it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for name, it in seen]

@@ -94,7 +94,7 @@ def bring(station: Station, source: Stick) -> Found:
         except TrustError as error:
             detail = f"{station.user} brought a folder that was refused: {error}"
             carried.refuse(Refusal(cause=error.code, detail=detail, severity="critical"))
-            raise type(error)(error.message, error.mend or _AGAIN) from error
+            raise type(error)(error.message, error.hint or _AGAIN) from error
         except BundleError as error:
             detail = f"{station.user} brought a folder that is damaged: {error}"
             carried.refuse(Refusal(cause="folder-damaged", detail=detail, severity="warning"))

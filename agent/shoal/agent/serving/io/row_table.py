@@ -30,18 +30,18 @@ class Table(NamedTuple):
     times: list[float] | None = None
 
 
-def read_table(path: Path, label: str = "", time: str = "", *, mend: str = "") -> Table:
-    """A table from .csv, .csv.gz or .parquet; DatasetError names file, line and mend.
+def read_table(path: Path, label: str = "", time: str = "", *, hint: str = "") -> Table:
+    """A table from .csv, .csv.gz or .parquet; DatasetError names file and line, with a hint.
 
     label, time   columns that are no readings: the true class or value, and when it was; "" none
-    mend          where one of them is not there; "" says which setting of a source names it
+    hint          where one of them is not there; "" says which setting of a source names it
     """
     try:
         if path.suffix == ".parquet":
-            return _parquet(path, label, time, mend)
+            return _parquet(path, label, time, hint)
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", newline="", encoding="utf-8") as file:
-            return _csv(path, csv.reader(file), label, time, mend)
+            return _csv(path, csv.reader(file), label, time, hint)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}", "is the path right?") from error
     except (UnicodeDecodeError, csv.Error, EOFError) as error:
@@ -80,11 +80,11 @@ def stamp(path: Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def _csv(path: Path, lines: Iterator[list[str]], label: str, time: str, mend: str) -> Table:
+def _csv(path: Path, lines: Iterator[list[str]], label: str, time: str, hint: str) -> Table:
     head = [name.strip() for name in next(lines, [])]
     if not head:
         raise DatasetError(f"{path} is empty")
-    _check_columns(path, head, label, time, mend)
+    _check_columns(path, head, label, time, hint)
     apart = {head.index(name) for name in (label, time) if name}
     values = array.array("f")  # not a list: a float in a list is eight times as big
     labels, times = list[str](), list[float]()
@@ -104,14 +104,14 @@ def _csv(path: Path, lines: Iterator[list[str]], label: str, time: str, mend: st
     return _table(path, head, table, labels if label else None, times if time else None)
 
 
-def _parquet(path: Path, label: str, time: str, mend: str) -> Table:
+def _parquet(path: Path, label: str, time: str, hint: str) -> Table:
     pa, pq = needs("pyarrow"), needs("pyarrow.parquet")
     try:
         found = pq.ParquetFile(path)
         if found.metadata.num_rows > ROWS:
             raise DatasetError(f"{path} has more than {ROWS} rows", "split it")
         head = list(found.schema_arrow.names)
-        _check_columns(path, head, label, time, mend)
+        _check_columns(path, head, label, time, hint)
         read = found.read()
     except pa.ArrowException as error:
         raise DatasetError(f"{path} is no Parquet file: {str(error)[:200]}") from error
@@ -131,13 +131,13 @@ def _floats(pa: Any, column: Any) -> F32:
     return np.array([number(cell) for cell in column.to_pylist()], np.float32)
 
 
-def _check_columns(path: Path, head: list[str], label: str, time: str, mend: str) -> None:
+def _check_columns(path: Path, head: list[str], label: str, time: str, hint: str) -> None:
     for what, name in (("label", label), ("time", time)):
         if name and name not in head:
             raise DatasetError(
                 f"{path} has no {what} column {name!r}",
                 f"it has: {', '.join(head[:10])}; "
-                + (mend or f"set {what} of the source in agent.toml"),
+                + (hint or f"set {what} of the source in agent.toml"),
             )
 
 

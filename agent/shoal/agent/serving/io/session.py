@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 
-_MENDS = (
+_HINTS = (
     (r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
      "the model has IR version {0}, this onnxruntime reads up to {1}",
      "save it with ir_version {1}, or update onnxruntime"),
@@ -96,13 +96,13 @@ def import_ort() -> Any:
 
 
 def translated(name: str, error: Exception) -> ModelError:
-    """onnxruntime's complaint about a model as a ModelError that names the thing and the mend."""
+    """onnxruntime's complaint about a model as a ModelError that names the thing, with a hint."""
     said = str(error)
-    for pattern, what, mend in _MENDS:
+    for pattern, what, hint in _HINTS:
         found = re.search(pattern, said, re.DOTALL)
         if found:
             return ModelError(
-                f"{name}: {what.format(*found.groups())}", mend.format(*found.groups())
+                f"{name}: {what.format(*found.groups())}", hint.format(*found.groups())
             )
     return ModelError(f"{name}: {said[:300]}", "does it load with onnxruntime elsewhere?")
 

@@ -19,7 +19,7 @@ from shoal.errors import AbsentError, BundleError
 
 log = logging.getLogger(__name__)
 
-_MEND = "the whole file does as well"
+_HINT = "the whole file does as well"
 #: Deltas that are kept; the one made longest ago goes first.
 KEPT = 200
 
@@ -55,7 +55,7 @@ class Deltas:
             self._keep(path, made)
         except (OSError, MemoryError, ImportError) as error:
             log.warning("no delta %s: %s", path.name[:16], error)
-            raise AbsentError("delta", path.name, _MEND) from error
+            raise AbsentError("delta", path.name, _HINT) from error
         log.info("delta %s: %d bytes", path.name[:16], len(made))
         return _worth(path)
 
@@ -85,5 +85,5 @@ class Deltas:
 
 def _worth(path: Path) -> Path:
     if path.stat().st_size == 0:
-        raise AbsentError("delta", path.name, _MEND)
+        raise AbsentError("delta", path.name, _HINT)
     return path

@@ -105,7 +105,7 @@ def _gemm(b: Builder, node: Node, out: str, weights: npt.NDArray, bias: npt.NDAr
 
 _TREES = "trees have no gradient: train mlp or logistic instead"
 _KERNELS = "support vectors are not trained by gradient: use mlp or logistic"
-_MENDS = {
+_HINTS = {
     "TreeEnsemble": _TREES,
     "TreeEnsembleClassifier": _TREES,
     "TreeEnsembleRegressor": _TREES,
@@ -133,7 +133,7 @@ def lower(nodes: Sequence[NodeProto]) -> Builder:
             continue
         node = Node(proto)
         if node.kind not in LOWERED:
-            mend = _MENDS.get(node.kind, "export the model with plain operators")
-            raise node.refuse("it cannot be trained through", mend)
+            hint = _HINTS.get(node.kind, "export the model with plain operators")
+            raise node.refuse("it cannot be trained through", hint)
         LOWERED[node.kind](b, node)
     return b

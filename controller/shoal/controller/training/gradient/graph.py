@@ -55,9 +55,9 @@ class Node:
         """Input by position; "" when it was left out."""
         return self.inputs[index] if index < len(self.inputs) else ""
 
-    def refuse(self, why: str, mend: str) -> ModelError:
+    def refuse(self, why: str, hint: str) -> ModelError:
         """The error for a node that cannot be differentiated as it is."""
-        return ModelError(f"{self.title}: {why}", mend, op=self.kind, node=self.name)
+        return ModelError(f"{self.title}: {why}", hint, op=self.kind, node=self.name)
 
 
 class Builder:

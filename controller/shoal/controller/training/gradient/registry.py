@@ -42,7 +42,7 @@ FLAT = frozenset({
 })  # fmt: skip
 
 _BEHIND = "train only what lies behind it: name those initialisers, or choose the last layer"
-_MENDS = {
+_HINTS = {
     "QuantizeLinear": _BEHIND,
     "DequantizeLinear": "keep the layers that are to be trained in float32",
     "DynamicQuantizeLinear": _BEHIND,
@@ -75,7 +75,7 @@ def unsupported(node: Node) -> ModelError:
     kind = f"{domain}.{node.kind}" if domain else node.kind
     return ModelError(
         f"operator {kind} of node {node.name!r} has no gradient",
-        _MENDS.get(node.kind, _BEHIND),
+        _HINTS.get(node.kind, _BEHIND),
         op=kind,
         node=node.name,
     )

@@ -16,7 +16,7 @@ _OPTIMISERS: dict[str, type[Optimiser]] = {"sgd": Sgd, "momentum": Momentum, "ad
 
 
 def derive(wish: Derivation) -> Derived:
-    """Differentiate the model; ModelError names what in it cannot be trained, and the mend."""
+    """Differentiate the model; ModelError names what in it cannot be trained, with a hint."""
     try:
         model = onnx.load_model(wish.onnx)
     except (DecodeError, ValueError, OSError) as error:
