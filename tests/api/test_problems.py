@@ -56,7 +56,9 @@ def test_each_error_is_the_problem_that_the_table_says(
     assert is_problem(world.get("/api/v1/devices/x"), status, code)
 
 
-def test_facts_and_hint_are_fields_of_the_problem(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_and_hint_are_fields_of_the_problem(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     error = errors.ConflictError("it runs", "stop it first", rollout="r1", status="hidden")
     monkeypatch.setattr(devices, "get_device", raising(error))
     body = world.get("/api/v1/devices/x").json

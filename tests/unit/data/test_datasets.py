@@ -1,4 +1,4 @@
-"""Tables as people hand them in: what can be learned from is kept, the rest is reported with a hint."""
+"""Tables from users: rows fit to train on are kept, the rest is reported with a hint."""
 
 import gzip
 from pathlib import Path

@@ -92,7 +92,7 @@ class SqliteJournal:
 
 
 def read_records(path: Path) -> dict[str, Record]:
-    """The records in a journal, without repairing anything; StorageError when they cannot be read."""
+    """The records in a journal, unrepaired; StorageError when they cannot be read."""
     db = open_database(path)
     with translated(path):
         rows = db.execute("SELECT model, data FROM record").fetchall()
