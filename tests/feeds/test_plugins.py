@@ -1,5 +1,6 @@
 """The seam for plugins: loaded by name and not before, examples in the manual that are true."""
 
+import importlib
 import importlib.metadata
 import json
 import re
@@ -82,6 +83,44 @@ def test_the_plugin_in_the_manual_works_and_comes_back(
         eventually(lambda: plant.newest == {"t": 21.5} or len(plant.frames) > 1)
         assert plant.frames[0].rows.tolist() == [[21.5]]
         eventually(lambda: plant.frames[-1].quality is Quality.BAD, "nothing more comes")
+
+
+#: Module that plugins imported before the agent had a folder for each domain -> where it is now.
+OLD_NAMES = {
+    "shoal.agent.faults": "shoal.agent.host.faults",
+    "shoal.agent.frames": "shoal.agent.feeds.frames",
+    "shoal.agent.io.feeds.connecting": "shoal.agent.feeds.io.connection",
+    "shoal.agent.io.feeds.feed": "shoal.agent.feeds.io.interface",
+}
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_an_old_module_name_warns_and_names_the_new_one(
+    old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    with pytest.warns(DeprecationWarning, match=f"{old} .* import {OLD_NAMES[old]}$"):
+        module = importlib.import_module(old)
+    current = importlib.import_module(OLD_NAMES[old])
+    assert module.__all__
+    assert {id(getattr(module, name)) for name in module.__all__} <= set(
+        map(id, vars(current).values())
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_plugin_that_imports_the_old_names_still_works(plant: Plant) -> None:
+    text = blocks("python")[0].replace("wait(1.0)", "wait(0.01)")
+    for old, new in OLD_NAMES.items():
+        text = text.replace(f"from {new} import", f"from {old} import")
+    namespace: dict[str, Any] = {"__name__": "thermometer"}
+    exec(text, namespace)
+    (plant.folder / "tty").write_text("21.5\n")
+    settings = namespace["ThermometerSettings"](kind="thermometer", port=str(plant.folder / "tty"))
+    feed = namespace["Thermometer"](settings, plant.context("thermometer"), plant.take)
+    with running(feed):
+        eventually(lambda: plant.frames, "a reading")
+    assert plant.frames[0].rows.tolist() == [[21.5]]
 
 
 def test_nothing_is_loaded_that_agent_toml_does_not_name() -> None:

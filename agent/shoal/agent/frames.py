@@ -1,0 +1,13 @@
+"""Old name of shoal.agent.feeds.frames, kept for one version for plugins that import it."""
+
+import warnings
+
+from shoal.agent.feeds.frames import FeedHealth, Frame, Latest, Prediction, Quality, Value, frame_of
+
+__all__ = ["FeedHealth", "Frame", "Latest", "Prediction", "Quality", "Value", "frame_of"]
+
+warnings.warn(
+    f"{__name__} goes with the next version: import shoal.agent.feeds.frames",
+    DeprecationWarning,
+    stacklevel=2,
+)

@@ -1,0 +1,1 @@
+"""Old names of modules that plugins import, kept for one version."""

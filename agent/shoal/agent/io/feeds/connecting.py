@@ -1,0 +1,13 @@
+"""Old name of shoal.agent.feeds.io.connection, kept for one version for plugins that import it."""
+
+import warnings
+
+from shoal.agent.feeds.io.connection import Connecting, explain
+
+__all__ = ["Connecting", "explain"]
+
+warnings.warn(
+    f"{__name__} goes with the next version: import shoal.agent.feeds.io.connection",
+    DeprecationWarning,
+    stacklevel=2,
+)
