@@ -62,7 +62,7 @@ def _walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple
 
 
 def exit_codes() -> str:
-    from shoal.cli.exits import MEANING
+    from shoal.cli.exit_codes import MEANING
 
     rows = [f"| {code} | {text} |" for code, text in MEANING.items()]
     return "\n".join(["| code | meaning |", "|---|---|", *rows])

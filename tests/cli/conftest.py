@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from werkzeug.serving import make_server
 
 from shoal.cli.__main__ import cli
-from shoal.cli.verb import Session
+from shoal.cli.command import Session
 from shoal.controller.access.users import first_admin
 from shoal.controller.app import create_app
 from shoal.controller.first_day import Wishes, make_folder

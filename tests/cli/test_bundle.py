@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cli.conftest import Cli
 from shoal import sealed_message, wire
 from shoal.agent.identity.io.enrol import make_csr
-from shoal.cli.exits import ABSENT, FAILED, USAGE
+from shoal.cli.exit_codes import ABSENT, FAILED, USAGE
 from shoal.controller.fleet import enrolment, join_tokens
 from shoal.controller.fleet.io.ca import Authority
 from shoal.enrolment import EnrolRequest

@@ -20,7 +20,7 @@ from shoal.cli.demo.scenario import Scenario
 from shoal.cli.demo.setting_up import change_toml
 from shoal.cli.demo.story import Story
 from shoal.cli.demo.table import Table
-from shoal.cli.exits import FailedError
+from shoal.cli.exit_codes import FailedError
 from shoal.errors import DatasetError, LinkError
 
 

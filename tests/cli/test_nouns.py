@@ -9,7 +9,7 @@ import pytest
 from cli.conftest import Cli
 from shoal.agent.identity.io.enrol import Wish, enrol
 from shoal.cli.__main__ import cli
-from shoal.cli.stages import parse
+from shoal.cli.plan_options import stages
 from shoal.controller.store.records import StagePlan
 
 
@@ -149,6 +149,6 @@ def test_where_no_device_is_a_canary_a_rollout_has_one_stage_and_says_so(
 
 
 def test_a_stage_may_name_how_often_a_release_may_answer_otherwise() -> None:
-    (stage,) = parse(("canary:ring=canary,disagree=5",))
+    (stage,) = stages(("canary:ring=canary,disagree=5",))
     assert stage == {"name": "canary", "select": {"ring": "canary"}, "max_disagree_pct": 5.0}
     assert msgspec.convert(stage, StagePlan).max_disagree_pct == 5.0

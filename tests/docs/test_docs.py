@@ -95,7 +95,7 @@ def test_every_link_between_documents_leads_somewhere(document: Path) -> None:
 
 
 def test_every_exit_code_of_the_cli_is_documented() -> None:
-    from shoal.cli.exits import MEANING
+    from shoal.cli.exit_codes import MEANING
 
     text = (DOCS / "cli.md").read_text()
     assert [code for code in MEANING if f"| {code} |" not in text] == []

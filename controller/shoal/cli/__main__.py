@@ -8,24 +8,26 @@ import click
 from shoal.cli import checkpoint
 from shoal.cli.alert import alert
 from shoal.cli.bundle import bundle
+from shoal.cli.command import CommandGroup, Session, report
 from shoal.cli.dataset import dataset
 from shoal.cli.demo.command import demo
 from shoal.cli.device import device
 from shoal.cli.doctor import doctor
-from shoal.cli.exits import MEANING, exit_code
+from shoal.cli.exit_codes import MEANING, exit_code
 from shoal.cli.login import login
 from shoal.cli.model import model
 from shoal.cli.operation import operation
 from shoal.cli.release import release
 from shoal.cli.rollout import rollout
 from shoal.cli.round import round_
-from shoal.cli.verb import Noun, Session, report
 from shoal.errors import ShoalError
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {text}" for code, text in MEANING.items())
 
 
-@click.group(cls=Noun, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="shoal")
 def cli() -> None:
     """MLOps for fleets of small machines.

@@ -3,11 +3,11 @@
 import click
 
 from shoal.cli.api import at
-from shoal.cli.show import Columns, plain, state, table, when
-from shoal.cli.verb import Noun, Session
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.render import Columns, plain, state, table, when
 
 
-@click.group(cls=Noun)
+@click.group(cls=CommandGroup)
 def alert() -> None:
     """Alerts: drift, failed rollouts, devices in trouble."""
 

@@ -1,4 +1,4 @@
-"""The controller's HTTP API, as the CLI uses it: JSON in, JSON out, problems as errors."""
+"""HTTP client of the controller's API: JSON in, JSON out, problems as exceptions."""
 
 import ssl
 import uuid
@@ -10,19 +10,19 @@ import httpx
 import msgspec
 
 from shoal.cli.account import Account, trust
-from shoal.cli.exits import ProblemError
+from shoal.cli.exit_codes import ProblemError
 from shoal.closing import Closing
 from shoal.errors import LinkError
 
 PREFIX = "/api/v1"
-#: Reading may take long: the controller answers a train or publish only once it is durable.
+#: Long reads: the controller responds to train and publish only after it is durable.
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
-Thing = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
 def at(*parts: str) -> str:
-    """Path of a thing under the API's prefix.
+    """URL path of a resource under the API's prefix.
 
     >>> at("releases", "lot-codes@3", "publish")
     '/api/v1/releases/lot-codes@3/publish'
@@ -31,12 +31,12 @@ def at(*parts: str) -> str:
 
 
 class Api(Closing):
-    """A signed-in connection.
+    """An authenticated connection.
 
     >>> with Api(account) as api: api.get(at("fleet"))     # doctest: +SKIP
 
-    Every call raises exits.ProblemError when the controller says no, LinkError when it cannot be
-    reached or is another than was pinned.
+    Every call raises exit_codes.ProblemError when the controller refuses, LinkError when it cannot
+    be reached or its CA is not the pinned one.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Api(Closing):
         self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
-        """JSON of one answer; empty query values are left out."""
-        return self._send("GET", path, params=_said(query))
+        """Decoded JSON of a GET; empty query values are omitted."""
+        return self._send("GET", path, params=_non_empty(query))
 
-    def items(self, path: str, *, most: int = 0, **query: Any) -> Iterator[Thing]:
-        """Things of a list, page after page, `most` of them; 0 for all."""
+    def items(self, path: str, *, most: int = 0, **query: Any) -> Iterator[JsonObject]:
+        """Items of a paged list, `most` of them; 0 for all."""
         cursor, seen = "", 0
         while True:
             page = self.get(path, **query, cursor=cursor)
@@ -79,7 +79,7 @@ class Api(Closing):
                 return
 
     def post(self, path: str, body: Any = None) -> Any:
-        """JSON of the answer. Sent with a key of its own, so that it is never done twice."""
+        """Decoded JSON of a POST, sent with an Idempotency-Key."""
         content = msgspec.json.encode({} if body is None else body)
         headers = {"content-type": "application/json", "idempotency-key": uuid.uuid4().hex}
         return self._send("POST", path, content=content, headers=headers)
@@ -91,13 +91,13 @@ class Api(Closing):
     def upload(self, path: str, files: Mapping[str, Any], fields: Mapping[str, str]) -> Any:
         """Send files (field -> (name, open file)) and fields as multipart/form-data."""
         headers = {"idempotency-key": uuid.uuid4().hex}
-        return self._send("POST", path, files=files, data=_said(fields), headers=headers)
+        return self._send("POST", path, files=files, data=_non_empty(fields), headers=headers)
 
     def delete(self, path: str) -> Any:
         return self._send("DELETE", path)
 
-    def answer(self, path: str) -> httpx.Response:
-        """The plain answer of GET `path`, whatever its status: for doctor and /ca.pem."""
+    def response(self, path: str) -> httpx.Response:
+        """The raw response of GET `path`, whatever its status: for doctor and /ca.pem."""
         return self._request("GET", path)
 
     def _send(self, method: str, path: str, **more: Any) -> Any:
@@ -112,10 +112,10 @@ class Api(Closing):
         except httpx.TransportError as error:
             raise unreachable(self.url, error) from error
         except httpx.InvalidURL as error:
-            raise LinkError(f"{self.url!r} is no address of a controller: {error}") from error
+            raise LinkError(f"{self.url!r} is no controller URL: {error}") from error
 
 
-def _said(query: Mapping[str, Any]) -> dict[str, Any]:
+def _non_empty(query: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value not in ("", None, ())}
 
 
@@ -124,11 +124,11 @@ def _json(response: httpx.Response) -> Any:
         return msgspec.json.decode(response.content)
     except msgspec.DecodeError as error:
         raise LinkError(
-            f"{response.url} answered something else than JSON", "is this a Shoal controller?"
+            f"{response.url} did not return JSON", "is this a Shoal controller?"
         ) from error
 
 
-def _problem(response: httpx.Response) -> Thing:
+def _problem(response: httpx.Response) -> JsonObject:
     try:
         body = msgspec.json.decode(response.content, type=dict[str, Any])
     except (msgspec.DecodeError, msgspec.ValidationError):
@@ -140,12 +140,12 @@ def unreachable(url: str, error: httpx.TransportError) -> LinkError:
     """Why a request failed, with the hint that fits the cause."""
     if isinstance(error.__cause__, ssl.SSLCertVerificationError) or "CERTIFICATE" in str(error):
         return LinkError(
-            f"{url} does not show a certificate of the CA that was pinned ({error})",
-            "if the controller was set up anew: shoal login; otherwise somebody is in between",
+            f"{url} has no certificate of the pinned CA ({error})",
+            "if the controller was reinstalled: shoal login; otherwise suspect interception",
         )
     if isinstance(error, httpx.UnsupportedProtocol):
-        return LinkError(f"{url!r} is no address of a controller", "write it as https://HOST:8443")
+        return LinkError(f"{url!r} is no controller URL", "write it as https://HOST:8443")
     what = "no answer in time" if isinstance(error, httpx.TimeoutException) else str(error)
     if "Name or service not known" in what or "name resolution" in what:
-        return LinkError(f"{url}: nobody knows this host", "is its name right, and has it a DNS?")
+        return LinkError(f"{url}: unknown host", "is its name right, and does DNS resolve it?")
     return LinkError(f"{url}: {what}", "is shoal-controller serve running there?")

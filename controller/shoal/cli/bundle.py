@@ -14,9 +14,9 @@ import msgspec
 
 from shoal import sealed_message
 from shoal.cli.api import at
-from shoal.cli.exits import FailedError, ProblemError
-from shoal.cli.show import Columns, Thing, instant, plain, size, table
-from shoal.cli.verb import Noun, Session
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.exit_codes import FailedError, ProblemError
+from shoal.cli.render import Columns, JsonObject, instant, plain, size, table
 from shoal.errors import AbsentError, BundleError, LinkError, SettingError
 from shoal.offline_bundle import BLOBS, DOWN, LABEL, METADATA, UP, Label, Stick
 from shoal.topics import check_device
@@ -25,7 +25,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
 
-@click.group(cls=Noun)
+@click.group(cls=CommandGroup)
 def bundle() -> None:
     """Devices without a network: a folder, such as a USB stick, carries releases and reports."""
 
@@ -93,7 +93,9 @@ def import_(session: Session, folder: Path, keep: bool) -> None:
     empty = "nothing was taken in" if refused else f"nothing in {folder}/{UP}"
     session.show(whole, lambda: table(receipts, _COLUMNS, empty=empty))
     for one in lacking:
-        session.say(f"{one}: not every part of this export is here; export it again on the device")
+        session.print_line(
+            f"{one}: not every part of this export is here; export it again on the device"
+        )
     if refused:
         raise FailedError("; ".join(f"{one['file']}: {one['why']}" for one in refused))
 
@@ -107,7 +109,7 @@ _COLUMNS: Columns = {
 }
 
 
-def _clear(stick: Stick, plan: Thing) -> None:
+def _clear(stick: Stick, plan: JsonObject) -> None:
     """A folder holds one export: what it does not name is of another one."""
     stick.delete(LABEL)
     kept = {f"{DOWN}/{name}.parcel" for name in plan["parcels"]}
@@ -126,7 +128,7 @@ def _fetch_blobs(session: Session, stick: Stick, blobs: list[Any]) -> None:
     ]
     if not missing:
         return
-    ca = session.api.answer("/ca.pem").text
+    ca = session.api.response("/ca.pem").text
     try:
         context = ssl.create_default_context(cadata=ca)
     except ssl.SSLError as error:
@@ -136,7 +138,7 @@ def _fetch_blobs(session: Session, stick: Stick, blobs: list[Any]) -> None:
             stick.receive(f"{BLOBS}/{blob['sha256']}", _download(http, blob))
 
 
-def _download(http: httpx.Client, blob: Thing) -> Iterator[bytes]:
+def _download(http: httpx.Client, blob: JsonObject) -> Iterator[bytes]:
     """A blob's bytes; BundleError at their end when they are not what they should be."""
     shown, digest, got = blob["url"].partition("?")[0], hashlib.sha256(), 0
     with _reached(shown), http.stream("GET", blob["url"]) as response:
@@ -168,15 +170,17 @@ def _parcels(stick: Stick) -> list[str]:
     return found
 
 
-def _send(session: Session, stick: Stick, name: str) -> Thing:
+def _send(session: Session, stick: Stick, name: str) -> JsonObject:
     data = stick.read(name, sealed_message.LIMIT)
-    sent: Thing = session.api.upload(at("folders", "parcels"), {"parcel": ("parcel", data)}, {})
+    sent: JsonObject = session.api.upload(
+        at("folders", "parcels"), {"parcel": ("parcel", data)}, {}
+    )
     return sent
 
 
-def _incomplete(receipts: list[Thing]) -> list[str]:
+def _incomplete(receipts: list[JsonObject]) -> list[str]:
     """Exports of which a part is missing: the last one says how many there are."""
-    trips: dict[tuple[str, str], list[Thing]] = {}
+    trips: dict[tuple[str, str], list[JsonObject]] = {}
     for one in receipts:
         trips.setdefault((one["device"], one["trip"]), []).append(one)
     return [
@@ -186,7 +190,7 @@ def _incomplete(receipts: list[Thing]) -> list[str]:
     ]
 
 
-def _label(plan: Thing) -> bytes:
+def _label(plan: JsonObject) -> bytes:
     label = Label(
         ca=plan["ca"],
         made_s=plan["made_at"],
@@ -197,13 +201,13 @@ def _label(plan: Thing) -> bytes:
     return msgspec.json.format(msgspec.json.encode(label))
 
 
-def _told(plan: Thing, folder: Path) -> Thing:
+def _told(plan: JsonObject, folder: Path) -> JsonObject:
     names = ("devices", "releases", "made_at", "valid_until_at")
     told = {name: plan[name] for name in names}
     return told | {"folder": str(folder), "bytes": sum(b["size"] for b in plan["blobs"])}
 
 
-def _export_lines(plan: Thing, folder: Path) -> str:
+def _export_lines(plan: JsonObject, folder: Path) -> str:
     releases = plain(plan["releases"]) or "no release"
     bytes_ = size(sum(b["size"] for b in plan["blobs"]))
     return (

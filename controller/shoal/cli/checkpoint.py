@@ -6,16 +6,16 @@ import click
 from rich.console import Group
 
 from shoal.cli.api import at
-from shoal.cli.consent import ask
-from shoal.cli.exits import FailedError
+from shoal.cli.command import Command, Session
+from shoal.cli.confirm import confirm
+from shoal.cli.durations import DURATION
+from shoal.cli.exit_codes import FailedError
 from shoal.cli.release import release_card
-from shoal.cli.show import Columns, Thing, card, plain, state, table
-from shoal.cli.span import SPAN
-from shoal.cli.verb import Session, Verb
+from shoal.cli.render import Columns, JsonObject, card, plain, state, table
 from shoal.cli.waiting import follow, poll
 
 
-@click.command("release", cls=Verb)
+@click.command("release", cls=Command)
 @click.argument("task", metavar="TASK")
 @click.option("--round", "number", type=click.IntRange(1), help="Of this round, not the newest.")
 @click.option(
@@ -26,7 +26,7 @@ from shoal.cli.waiting import follow, poll
 )
 @click.option("--candidate", is_flag=True, help="Sign it for canaries when no gate refuses it.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Until it is built.")
-@click.option("--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never.")
+@click.option("--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never.")
 @click.pass_obj
 def release_checkpoint(
     session: Session,
@@ -55,7 +55,7 @@ def release_checkpoint(
     session.show(ended | {"release": made}, lambda: release_card(made))
 
 
-@click.command("quarantine", cls=Verb)
+@click.command("quarantine", cls=Command)
 @click.argument("task", metavar="TASK")
 @click.argument("number", metavar="N", type=click.IntRange(1))
 @click.option("--why", required=True, help="The reason: it is kept, shown and audited.")
@@ -73,12 +73,12 @@ def quarantine(session: Session, task: str, number: int, why: str, yes: bool) ->
       shoal round quarantine scratches 7 --why "press-3 was found to be tampered with"
     """
     if not yes:
-        ask(f"Quarantine round {number} of {task}?")
+        confirm(f"Quarantine round {number} of {task}?")
     after = session.api.post(at("tasks", task, "quarantine"), {"round": number, "why": why})
     session.show(after, lambda: _called_back(after))
 
 
-def _called_back(after: Thing) -> Group:
+def _called_back(after: JsonObject) -> Group:
     """A task after a quarantine: what was rolled out of it, who has it, and how to go back."""
     about: Columns = {
         "task": "name",
@@ -97,7 +97,7 @@ def _called_back(after: Thing) -> Group:
     )  # fmt: skip
 
 
-@click.command("lift", cls=Verb)
+@click.command("lift", cls=Command)
 @click.argument("task", metavar="TASK")
 @click.argument("number", metavar="N", type=click.IntRange(1))
 @click.option("--why", required=True, help="The reason: it is audited.")
@@ -115,13 +115,13 @@ def lift(session: Session, task: str, number: int, why: str, yes: bool) -> None:
       shoal round lift scratches 7 --why "it was press-4 that was tampered with"
     """
     if not yes:
-        ask(f"Lift the quarantine of round {number} of {task}?")
+        confirm(f"Lift the quarantine of round {number} of {task}?")
     body = {"round": number, "why": why}
     after = session.api.post(at("tasks", task, "quarantine", "lift"), body)
     session.show(after, lambda: _let_go(after))
 
 
-def _let_go(after: Thing) -> Group:
+def _let_go(after: JsonObject) -> Group:
     """A task after a quarantine was lifted, and what may be rolled out again."""
     about: Columns = {
         "task": "name",
@@ -137,12 +137,12 @@ def _let_go(after: Thing) -> Group:
     )
 
 
-@click.command("evaluate", cls=Verb)
+@click.command("evaluate", cls=Command)
 @click.argument("task", metavar="TASK")
 @click.option("--round", "number", type=click.IntRange(0),
               help="Of this round, not the newest; 0: what the task began with.")  # fmt: skip
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Until all measured.")
-@click.option("--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never.")
+@click.option("--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never.")
 @click.pass_obj
 def evaluate(session: Session, task: str, number: int | None, wait: bool, timeout: float) -> None:
     """Have every device that fits measure a checkpoint on its own rows. Nothing is learned.
@@ -152,7 +152,7 @@ def evaluate(session: Session, task: str, number: int | None, wait: bool, timeou
       shoal round evaluate scratches
       shoal round evaluate scratches --round 12
     """
-    begun: Thing = session.api.post(at("tasks", task, "evaluate"), {"round": number})
+    begun: JsonObject = session.api.post(at("tasks", task, "evaluate"), {"round": number})
     if not wait:
         session.show(begun, lambda: f"see what comes in: shoal round show {begun['id']}")
         return

@@ -6,12 +6,12 @@ import click
 from rich.console import Group
 
 from shoal.cli.api import at
-from shoal.cli.show import Columns, Thing, card, instant, plain, size, table
-from shoal.cli.verb import Noun, Session
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, table
 from shoal.errors import SettingError
 
 
-@click.group(cls=Noun)
+@click.group(cls=CommandGroup)
 def dataset() -> None:
     """Datasets: register a table, see its versions and where they came from."""
 
@@ -104,11 +104,11 @@ def show_dataset(session: Session, ref: str) -> None:
     session.show(found, lambda: _picture(found))
 
 
-def _ref(dataset: Thing) -> str:
+def _ref(dataset: JsonObject) -> str:
     return plain(f"{dataset['name']}@{dataset['version']}")
 
 
-def _picture(found: Thing) -> Group:
+def _picture(found: JsonObject) -> Group:
     about: Columns = {
         "dataset": _ref,
         "sha256": "sha256",

@@ -6,15 +6,26 @@ import click
 from rich.console import Group
 
 from shoal.cli.api import at
-from shoal.cli.consent import ask
-from shoal.cli.show import Columns, Thing, ago, card, cell, instant, plain, state, table, when
-from shoal.cli.span import SPAN
-from shoal.cli.verb import Noun, Session
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.confirm import confirm
+from shoal.cli.durations import DURATION
+from shoal.cli.render import (
+    Columns,
+    JsonObject,
+    ago,
+    card,
+    cell,
+    instant,
+    plain,
+    state,
+    table,
+    when,
+)
 
 _NONE = "no device; let one join with: shoal device token --site SITE"
 
 
-@click.group(cls=Noun)
+@click.group(cls=CommandGroup)
 def device() -> None:
     """Devices: see them, let one join, send one away."""
 
@@ -107,7 +118,9 @@ def show_device(session: Session, name: str, events: int) -> None:
     help="A ring it allows; may be given twice.",
 )
 @click.option("--uses", default=1, show_default=True, help="How many devices may use it.")
-@click.option("--ttl", type=SPAN, default="24h", show_default=True, help="How long it is valid.")
+@click.option(
+    "--ttl", type=DURATION, default="24h", show_default=True, help="How long it is valid."
+)
 @click.pass_obj
 def make_token(session: Session, site: str, rings: tuple[str, ...], uses: int, ttl: float) -> None:
     """Make a join token, and print the line to type on the device. It is shown this once.
@@ -139,24 +152,24 @@ def decommission(session: Session, name: str, yes: bool) -> None:
       shoal device decommission north-1
     """
     if not yes:
-        ask(f"Decommission {name} for good?")
+        confirm(f"Decommission {name} for good?")
     after = session.api.post(at("devices", name, "decommission"))
     session.show(after, lambda: f"{plain(name)} is decommissioned")
 
 
-def _link(device: Thing) -> str:
+def _link(device: JsonObject) -> str:
     if device["state"] != "enrolled":
         return cell(device, state())
     return "[green]online[/green]" if device["online"] else "[red]offline[/red]"
 
 
-def _serves(device: Thing) -> str:
+def _serves(device: JsonObject) -> str:
     variants = device.get("variants", {})
     served = device["releases"].items()
     return plain([f"{ref} {variants.get(model, '')}".strip() for model, ref in served])
 
 
-def _picture(session: Session, found: Thing, timeline: list[Any], ledger: list[Any]) -> Group:
+def _picture(session: Session, found: JsonObject, timeline: list[Any], ledger: list[Any]) -> Group:
     about: Columns = {
         "device": "name",
         "link": _link,

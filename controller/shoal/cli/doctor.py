@@ -9,9 +9,9 @@ import click
 from shoal.cli import account
 from shoal.cli.account import SIGN_IN, Account
 from shoal.cli.api import Api, at
-from shoal.cli.exits import FailedError
-from shoal.cli.show import Columns, plain, table
-from shoal.cli.verb import Session, Verb
+from shoal.cli.command import Command, Session
+from shoal.cli.exit_codes import FailedError
+from shoal.cli.render import Columns, plain, table
 from shoal.errors import ShoalError, hint_fields
 
 _SKEW_S = 30
@@ -26,7 +26,7 @@ class Finding(NamedTuple):
     hint: str = ""
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.pass_obj
 def doctor(session: Session) -> None:
     """Look at everything between this terminal and the fleet, and print what to fix.
@@ -67,7 +67,7 @@ def _look(session: Session) -> Iterator[Finding]:
 
 def _controller(session: Session, api: Api, kept: Account) -> Iterator[Finding]:
     try:
-        ready = api.answer("/readyz")
+        ready = api.response("/readyz")
     except ShoalError as error:
         yield Finding("controller", False, error.message, error.hint)
         return

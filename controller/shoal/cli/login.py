@@ -8,14 +8,14 @@ import click
 from shoal.cli import account
 from shoal.cli.account import Account
 from shoal.cli.api import Api, at, unreachable
-from shoal.cli.consent import ask
-from shoal.cli.exits import FailedError
-from shoal.cli.span import SPAN
-from shoal.cli.verb import Session, Verb
+from shoal.cli.command import Command, Session
+from shoal.cli.confirm import confirm
+from shoal.cli.durations import DURATION
+from shoal.cli.exit_codes import FailedError
 from shoal.errors import DeniedError, LinkError
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.argument("url")
 @click.option("--user", default="admin", show_default=True, help="Who signs in.")
 @click.option(
@@ -38,7 +38,9 @@ from shoal.errors import DeniedError, LinkError
     help="The controller's certificate is from a public CA: trust the system's list instead.",
 )
 @click.option("--role", default="", help="Ask for less than your own role: viewer, operator, ...")
-@click.option("--ttl", type=SPAN, default="30d", show_default=True, help="How long it stays valid.")
+@click.option(
+    "--ttl", type=DURATION, default="30d", show_default=True, help="How long it stays valid."
+)
 @click.pass_obj
 def login(
     session: Session,
@@ -90,7 +92,7 @@ def _pinned(session: Session, url: str, fingerprint: str, yes: bool) -> str:
 
 def _ask_for_trust() -> None:
     try:
-        ask("Is it the right one?", without="--fingerprint HEX, or --yes to trust it unseen")
+        confirm("Is it the right one?", without="--fingerprint HEX, or --yes to trust it unseen")
     except FailedError as error:
         raise DeniedError("nothing was sent: the CA was not trusted", error.hint) from error
 

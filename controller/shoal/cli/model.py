@@ -8,11 +8,11 @@ import click
 import msgspec
 
 from shoal.cli.api import at
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.durations import DURATION
 from shoal.cli.operation import picture
 from shoal.cli.release import release_card, taught
-from shoal.cli.show import Columns, Thing, ago, instant, span, table
-from shoal.cli.span import SPAN, pairs
-from shoal.cli.verb import Noun, Session
+from shoal.cli.render import Columns, JsonObject, ago, duration, instant, table
 from shoal.cli.waiting import follow
 from shoal.errors import SettingError
 
@@ -21,11 +21,11 @@ _wait = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Stay until it has ended."
 )
 _timeout = click.option(
-    "--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never."
+    "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
 )
 
 
-@click.group(cls=Noun)
+@click.group(cls=CommandGroup)
 def model() -> None:
     """Models: each a line of releases, from training or from your own ONNX file."""
 
@@ -177,7 +177,10 @@ def import_(
 )
 @click.option("--rounds", type=click.IntRange(1, 10_000), help="Of that task.  [default: 10]")
 @click.option(
-    "--cooldown", "cooldown_s", type=SPAN, help="Between two such times, at least.  [default: 1d]"
+    "--cooldown",
+    "cooldown_s",
+    type=DURATION,
+    help="Between two such times, at least.  [default: 1d]",
 )
 @click.pass_obj
 def policy(session: Session, /, name: str, **asked: Any) -> None:
@@ -196,15 +199,32 @@ def policy(session: Session, /, name: str, **asked: Any) -> None:
     session.show(now, lambda: _policy_line(now, session.now()))
 
 
-def _policy_line(model: Thing, now_s: float) -> str:
+def _policy_line(model: JsonObject, now_s: float) -> str:
     name, lines = model["name"], []
     if model["retrain_on_drift"]:
         lines += [f"{name} is trained again when it drifts and {model['dataset']} has newer data"]
     if model["task"]:
         rounds = f"{model['rounds']} rounds of {model['task']}"
-        often = f"every {span(model['cooldown_s'])} at most; last {ago(model['asked_at'], now_s)}"
+        often = (
+            f"every {duration(model['cooldown_s'])} at most; last {ago(model['asked_at'], now_s)}"
+        )
         lines += [f"{rounds} are run when {name} drifts, {often}"]
     return "\n".join(lines) or f"{name} is trained by hand only"
+
+
+def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
+    """Options of the form NAME=VALUE as a dictionary.
+
+    >>> pairs(("a=1", "b=x=y"), "--param")
+    {'a': '1', 'b': 'x=y'}
+    """
+    found = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise SettingError(f"{option} {text!r}", f"write it as {option} NAME=VALUE")
+        found[name] = value
+    return found
 
 
 def _typed(params: dict[str, str]) -> dict[str, Any]:
@@ -243,7 +263,7 @@ def _end(session: Session, started: dict[str, Any], wait: bool, timeout: float) 
     """Wait if asked to, and show what came of it."""
     if not wait:
         session.show(started, lambda: picture(started))
-        session.say(f"watch it with: shoal operation watch {started['id']}")
+        session.print_line(f"watch it with: shoal operation watch {started['id']}")
         return
     ended = follow(session, started, timeout)
     release = session.api.get(at("releases", ended["result"]["release"]))

@@ -3,13 +3,13 @@
 import click
 
 from shoal.cli.api import at
-from shoal.cli.show import Columns, Thing, card, instant, plain, state, table
-from shoal.cli.span import SPAN
-from shoal.cli.verb import Noun, Session
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.durations import DURATION
+from shoal.cli.render import Columns, JsonObject, card, instant, plain, state, table
 from shoal.cli.waiting import follow
 
 
-@click.group(cls=Noun)
+@click.group(cls=CommandGroup)
 def operation() -> None:
     """Operations: training and imports, running or done."""
 
@@ -56,7 +56,7 @@ def show_operation(session: Session, id_: str) -> None:
 
 @operation.command("watch")
 @click.argument("id_", metavar="ID")
-@click.option("--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never.")
+@click.option("--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never.")
 @click.pass_obj
 def watch(session: Session, id_: str, timeout: float) -> None:
     """Follow an operation to its end. Exit code 1 when it failed, 7 when --timeout was over.
@@ -83,7 +83,7 @@ def cancel_operation(session: Session, id_: str) -> None:
     session.show(found, lambda: picture(found))
 
 
-def picture(found: Thing) -> object:
+def picture(found: JsonObject) -> object:
     return card(
         found,
         {

@@ -4,11 +4,11 @@ import click
 from rich.console import Group
 
 from shoal.cli.api import at
-from shoal.cli.show import Columns, Thing, card, instant, plain, size, state, table
-from shoal.cli.verb import Noun, Session
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, state, table
 
 
-@click.group(cls=Noun)
+@click.group(cls=CommandGroup)
 def release() -> None:
     """Releases: signed versions of a model."""
 
@@ -73,11 +73,11 @@ def publish(session: Session, release_: str, override: str) -> None:
     session.show(made, lambda: Group(release_card(made), "", next_))
 
 
-def ref(release: Thing) -> str:
+def ref(release: JsonObject) -> str:
     return plain(f"{release['model']}@{release['version']}")
 
 
-def taught(release: Thing) -> str:
+def taught(release: JsonObject) -> str:
     """The federated rounds that it was made of; "" where none were."""
     origin = release.get("origin")
     if not origin:
@@ -93,7 +93,7 @@ def taught(release: Thing) -> str:
     return plain(said)
 
 
-def release_card(found: Thing) -> Group:
+def release_card(found: JsonObject) -> Group:
     """A release as a person reads it."""
     by_site = "balanced_accuracy" if found["task"] == "classification" else "r2"
     about: Columns = {

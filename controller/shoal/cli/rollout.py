@@ -7,13 +7,14 @@ import click
 from rich.console import Group
 from rich.live import Live
 
-from shoal.cli.api import Api, Thing, at
-from shoal.cli.consent import ask
-from shoal.cli.exits import FailedError
-from shoal.cli.show import Columns, card, instant, plain, state, table, when
-from shoal.cli.span import SPAN
-from shoal.cli.stages import DEFAULT, WITHOUT_CANARIES, parse
-from shoal.cli.verb import Noun, Session
+from shoal.cli.api import Api, JsonObject, at
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.confirm import confirm
+from shoal.cli.durations import DURATION
+from shoal.cli.exit_codes import FailedError
+from shoal.cli.plan_options import DEFAULT_STAGES, STAGES_WITHOUT_CANARIES
+from shoal.cli.plan_options import stages as stage_plans
+from shoal.cli.render import Columns, card, instant, plain, state, table, when
 from shoal.cli.waiting import poll
 
 #: States in which a rollout does nothing more unless somebody acts.
@@ -21,11 +22,11 @@ AT_REST = frozenset(
     {"FINISHED", "PAUSED", "STOPPED", "ROLLED_BACK", "WAITING_FOR_APPROVAL", "FAILED"}
 )
 _timeout = click.option(
-    "--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never."
+    "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
 )
 
 
-@click.group(cls=Noun)
+@click.group(cls=CommandGroup)
 def rollout() -> None:
     """Rollouts: a release, stage by stage, with a gate after each."""
 
@@ -50,7 +51,7 @@ def rollout() -> None:
     help="When a gate says no.",
 )
 @click.option(
-    "--deadline", type=SPAN, default="24h", show_default=True, help="For one device's attempt."
+    "--deadline", type=DURATION, default="24h", show_default=True, help="For one device's attempt."
 )
 @click.option("--attempts", default=1, show_default=True, help="Tries per device.")
 @click.option(
@@ -83,7 +84,7 @@ def start(
     """
     plan = {
         "release": release,
-        "stages": parse(stages or _default(session)),
+        "stages": stage_plans(stages or _default_stages(session)),
         "on_failure": on_failure,
         "deadline_s": deadline,
         "max_attempts": attempts,
@@ -200,11 +201,11 @@ def abort(session: Session, id_: str, rollback: bool, yes: bool) -> None:
       shoal rollout abort 01h9 --rollback
     """
     if not yes:
-        ask(f"Abort rollout {id_}?")
+        confirm(f"Abort rollout {id_}?")
     _act(session, id_, "abort", rollback=rollback)
 
 
-def whole(api: Api, id_: str) -> Thing:
+def whole(api: Api, id_: str) -> JsonObject:
     """A rollout with its devices and its failures by cause."""
     return {
         "rollout": api.get(at("rollouts", id_)),
@@ -213,7 +214,7 @@ def whole(api: Api, id_: str) -> Thing:
     }
 
 
-def picture(found: Thing) -> Group:
+def picture(found: JsonObject) -> Group:
     """A rollout and its stages."""
     about: Columns = {"rollout": "id", "release": "release", "state": state(), "reason": "reason"}
     columns: Columns = {
@@ -230,7 +231,7 @@ def picture(found: Thing) -> Group:
     return Group(card(found, about), "", table(found["stages"], columns, empty="no stage"))
 
 
-def _whole_picture(session: Session, found: Thing) -> Group:
+def _whole_picture(session: Session, found: JsonObject) -> Group:
     failures: Columns = {"cause": "cause", "devices": "count", "for example": "detail"}
     devices: Columns = {
         "device": "device",
@@ -260,17 +261,17 @@ def disagrees(found: Mapping[str, Any]) -> str:
     return f"{100 * found['disagree']:.2g} % of {rows}" if rows else ""
 
 
-def _default(session: Session) -> tuple[str, ...]:
+def _default_stages(session: Session) -> tuple[str, ...]:
     """The stages of a plan that names none: canaries first, where there are any."""
     canaries = session.api.get(at("devices"), ring="canary", state="enrolled", limit=1)
     if canaries["items"]:
-        return DEFAULT
+        return DEFAULT_STAGES
     session.err.print(
         "no device is a canary: it goes to everyone in one stage "
         "(make one with: shoal-agent enroll --ring canary)",
         soft_wrap=True,
     )
-    return WITHOUT_CANARIES
+    return STAGES_WITHOUT_CANARIES
 
 
 def _act(session: Session, id_: str, verb: str, **body: object) -> None:
@@ -278,7 +279,7 @@ def _act(session: Session, id_: str, verb: str, **body: object) -> None:
     session.show(after, lambda: picture(after))
 
 
-def _progress(found: Thing) -> str:
+def _progress(found: JsonObject) -> str:
     """Where a rollout is, in a line.
 
     >>> stage = {"name": "canary", "state": "RUNNING", "devices": 4, "succeeded": 1, "failed": 0}
@@ -300,9 +301,9 @@ def _watch(session: Session, id_: str, timeout_s: float) -> None:
     said = ""
     with Live(console=session.err, refresh_per_second=4, transient=True) as live:
 
-        def look() -> Thing:
+        def look() -> JsonObject:
             nonlocal said
-            seen: Thing = session.api.get(at("rollouts", id_))
+            seen: JsonObject = session.api.get(at("rollouts", id_))
             if session.err.is_terminal:
                 live.update(picture(seen))
             elif said != _progress(seen):

@@ -11,12 +11,12 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 
 from shoal.cli.api import at
-from shoal.cli.asked import over, pairs, read_plan
-from shoal.cli.consent import ask
-from shoal.cli.exits import FailedError
-from shoal.cli.show import Columns, Thing, card, plain, size, span, state, table, when
-from shoal.cli.span import SPAN
-from shoal.cli.verb import Noun, Session
+from shoal.cli.command import CommandGroup, Session
+from shoal.cli.confirm import confirm
+from shoal.cli.durations import DURATION
+from shoal.cli.exit_codes import FailedError
+from shoal.cli.plan_options import override, pairs, read_plan
+from shoal.cli.render import Columns, JsonObject, card, duration, plain, size, state, table, when
 from shoal.cli.waiting import follow, poll
 from shoal.errors import SettingError
 
@@ -25,11 +25,11 @@ AT_REST = frozenset({"ready", "stopped", "failed"})
 #: Of a device that is not told otherwise: shoal.agent.host.round_limits.Limits.
 COHORT = 3
 _timeout = click.option(
-    "--timeout", type=SPAN, default="0", help="Stop waiting after this; 0 for never."
+    "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
 )
 
 
-@click.group(cls=Noun, name="round")
+@click.group(cls=CommandGroup, name="round")
 def round_() -> None:
     """Federated rounds: devices train on their own rows and send what they learned, no row."""
 
@@ -199,7 +199,7 @@ def abort(session: Session, task: str, yes: bool) -> None:
       shoal round abort scratches
     """
     if not yes:
-        ask(f"Abort the rounds of {task}?")
+        confirm(f"Abort the rounds of {task}?")
     after = session.api.post(at("tasks", task, "abort"))
     session.show(after, lambda: _task_card(session, after))
 
@@ -209,12 +209,12 @@ def _plan(name: str, wishes: dict[str, Any]) -> dict[str, Any]:
     for one in ("release", "dataset", "model", "strategy"):
         if wishes[one]:
             plan[one] = wishes[one]
-    over(plan, "learning", {one: wishes[one] for one in ("lr", "epochs", "batch")})
-    over(plan, "pace", {one: wishes[one] for one in ("goal", "least", "over")})
-    over(plan, "settings", pairs("--set", wishes["settings"]))
-    over(plan, "privacy", pairs("--privacy", wishes["privacy"]))
-    over(plan, "compression", {"kind": wishes["compression"]})
-    over(plan, "budget", {"epsilon": wishes["budget"]})
+    override(plan, "learning", {one: wishes[one] for one in ("lr", "epochs", "batch")})
+    override(plan, "pace", {one: wishes[one] for one in ("goal", "least", "over")})
+    override(plan, "settings", pairs("--set", wishes["settings"]))
+    override(plan, "privacy", pairs("--privacy", wishes["privacy"]))
+    override(plan, "compression", {"kind": wishes["compression"]})
+    override(plan, "budget", {"epsilon": wishes["budget"]})
     if "pace" not in plan and wishes["path"] is None:
         raise SettingError("how many devices?", "say --goal and --least, or [pace] in --file")
     if wishes["secure"]:
@@ -222,7 +222,7 @@ def _plan(name: str, wishes: dict[str, Any]) -> dict[str, Any]:
     return plan
 
 
-def _warned(task: Thing) -> list[str]:
+def _warned(task: JsonObject) -> list[str]:
     """What may keep devices from taking part, as far as the plan says it."""
     least = task["plan"]["pace"]["least"]
     if least >= COHORT:
@@ -240,8 +240,8 @@ def _watch(session: Session, name: str, timeout_s: float) -> None:
     said: set[str] = set()
     with Live(console=session.err, refresh_per_second=4, transient=True) as live:
 
-        def look() -> Thing:
-            task: Thing = session.api.get(at("tasks", name))
+        def look() -> JsonObject:
+            task: JsonObject = session.api.get(at("tasks", name))
             newest = list(session.api.items(at("rounds"), most=5, task=name, limit=5))
             if session.err.is_terminal:
                 live.update(_task_picture(session, {"task": task, "rounds": newest}))
@@ -259,16 +259,16 @@ def _watch(session: Session, name: str, timeout_s: float) -> None:
         raise FailedError(f"task {name} is {ended['state']}: {ended['reason']}", _go_on(ended))
 
 
-def _say_ended(newest: Sequence[Thing], said: set[str]) -> None:
+def _say_ended(newest: Sequence[JsonObject], said: set[str]) -> None:
     """A line on stderr for each round that ended since, oldest first."""
     for one in reversed(newest):
         if one["state"] in ("DONE", "FAILED") and one["id"] not in said:
             said.add(one["id"])
-            parts = (one["state"], f"loss {_loss(one)}", span(one["seconds"]), one["reason"])
+            parts = (one["state"], f"loss {_loss(one)}", duration(one["seconds"]), one["reason"])
             click.echo(f"{one['id']}  {'  '.join(part for part in parts if part)}", err=True)
 
 
-def _say_waits(task: Thing, said: set[str]) -> None:
+def _say_waits(task: JsonObject, said: set[str]) -> None:
     """A line on stderr for what a running task waits for, once."""
     reason = task["reason"]
     if task["state"] not in AT_REST and reason and reason not in said:
@@ -276,7 +276,7 @@ def _say_waits(task: Thing, said: set[str]) -> None:
         click.echo(f"{task['name']}  {reason}", err=True)
 
 
-def _go_on(task: Thing) -> str:
+def _go_on(task: JsonObject) -> str:
     """How a task that stopped can go on; with a budget that is spent it cannot."""
     name = task["name"]
     if not task["reason"].startswith("budget-spent"):
@@ -287,14 +287,14 @@ def _go_on(task: Thing) -> str:
     )
 
 
-def _task_picture(session: Session, found: Thing) -> Group:
+def _task_picture(session: Session, found: JsonObject) -> Group:
     task = found["task"]
     bar = ProgressBar(total=max(1, task["asked"]), completed=task["rounds"], width=40)
     rounds = table(found["rounds"], _rounds(session), empty="no round yet")
     return Group(_task_card(session, task), bar, "", rounds)
 
 
-def _task_card(session: Session, task: Thing) -> Any:
+def _task_card(session: Session, task: JsonObject) -> Any:
     about: Columns = {
         "task": "name",
         "state": state(),
@@ -311,7 +311,7 @@ def _task_card(session: Session, task: Thing) -> Any:
     return card(task, about)
 
 
-def _graph(task: Thing, which: str) -> str:
+def _graph(task: JsonObject, which: str) -> str:
     """SHA-256, as `learning.graphs` of agent.toml takes it; "" before it is made."""
     return plain((task.get("prepared") or {}).get(which, ""))
 
@@ -326,13 +326,13 @@ def _rounds(session: Session) -> Columns:
         "accuracy": lambda r: plain((r.get("measured") or {}).get("accuracy")),
         "epsilon": _epsilon,
         "bytes": lambda r: size(r["bytes"]),
-        "took": lambda r: span(r["seconds"]) if r["seconds"] else "",
+        "took": lambda r: duration(r["seconds"]) if r["seconds"] else "",
         "started": when("started_at", session.now),
         "reason": lambda r: plain(r["reason"]) or plain(r["reasons"]),
     }
 
 
-def _round_picture(session: Session, found: Thing) -> Group:
+def _round_picture(session: Session, found: JsonObject) -> Group:
     about: Columns = {
         **_rounds(session),
         "detail": "detail",
@@ -347,7 +347,7 @@ def _round_picture(session: Session, found: Thing) -> Group:
     devices: Columns = {
         **{n: n for n in ("device", "site", "mark", "reason", "examples", "loss", "norm")},
         **{n: n for n in ("cosine", "suspect", "chosen")},
-        "trained": lambda d: span(d["seconds"]) if d["seconds"] else "",
+        "trained": lambda d: duration(d["seconds"]) if d["seconds"] else "",
         "bytes": lambda d: size(d["bytes"]) if d["bytes"] else "",
     }
     return Group(
@@ -357,21 +357,21 @@ def _round_picture(session: Session, found: Thing) -> Group:
     )  # fmt: skip
 
 
-def _progress(task: Thing) -> str:
+def _progress(task: JsonObject) -> str:
     return f"{task['rounds']} of {task['asked']}" if task["asked"] else str(task["rounds"])
 
 
-def _epsilon(thing: Thing) -> str:
+def _epsilon(thing: JsonObject) -> str:
     return plain(thing["epsilon"]) if thing["epsilon"] else ""
 
 
-def _state(one: Thing) -> str:
+def _state(one: JsonObject) -> str:
     """A round that is poisoned, or whose checkpoint is gone, says so beside its state."""
     poisoned = " [red]in quarantine[/red]" if one["poisoned"] else ""
     return state()(one) + poisoned + (" [dim]pruned[/dim]" if one["pruned_at"] else "")
 
 
-def _loss(one: Thing) -> str:
+def _loss(one: JsonObject) -> str:
     """Of the new checkpoint, where it was measured; else of the one before."""
     measured = one.get("measured")
     return plain(measured["loss"] if measured else one.get("loss"))

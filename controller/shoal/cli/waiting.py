@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from shoal.cli.api import Thing, at
-from shoal.cli.exits import FailedError, StillGoingError
-from shoal.cli.show import plain
-from shoal.cli.verb import Session
+from shoal.cli.api import JsonObject, at
+from shoal.cli.command import Session
+from shoal.cli.exit_codes import FailedError, StillGoingError
+from shoal.cli.render import plain
 from shoal.errors import LinkError
 
 _T = TypeVar("_T")
@@ -49,12 +49,12 @@ def poll(
         session.sleep(EVERY_S)
 
 
-def follow(session: Session, operation: Thing, timeout_s: float = 0.0) -> Thing:
+def follow(session: Session, operation: JsonObject, timeout_s: float = 0.0) -> JsonObject:
     """Show an operation's progress on stderr until it ends; FailedError unless it succeeded."""
     with session.err.status("") as line:
 
-        def look() -> Thing:
-            seen: Thing = session.api.get(at("operations", operation["id"]))
+        def look() -> JsonObject:
+            seen: JsonObject = session.api.get(at("operations", operation["id"]))
             line.update(progress_line(seen))
             return seen
 
@@ -65,16 +65,16 @@ def follow(session: Session, operation: Thing, timeout_s: float = 0.0) -> Thing:
     return ended
 
 
-def is_over(operation: Thing) -> bool:
+def is_over(operation: JsonObject) -> bool:
     return operation["state"] in ("succeeded", "failed", "canceled")
 
 
-def progress_line(operation: Thing) -> str:
+def progress_line(operation: JsonObject) -> str:
     share = f"{100 * operation['progress']:3.0f} %"
     step = plain(operation["step"]) or operation["state"]
     return f"{operation['kind']} {plain(operation['subject'])}  {share}  {step}"
 
 
-def finish(session: Session, operation: Thing, *, wait: bool, timeout_s: float) -> Any:
+def finish(session: Session, operation: JsonObject, *, wait: bool, timeout_s: float) -> Any:
     """Wait for `operation` or say how to; its last state."""
     return follow(session, operation, timeout_s) if wait else operation

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from shoal.cli.api import Thing, at
+from shoal.cli.api import JsonObject, at
 from shoal.cli.demo import graphs, rolling_out
 from shoal.cli.demo.training import publish, ref
 from shoal.cli.demo.world import World
@@ -24,7 +24,7 @@ class Bad(NamedTuple):
     """
 
     what: str
-    operation: Thing
+    operation: JsonObject
     causes: frozenset[str]
     override: str
 
@@ -74,8 +74,8 @@ def _one(world: World, bad: Bad) -> None:
     _undone(world, started["id"], name)
 
 
-def _paused(world: World, id_: str, bad: Bad) -> Thing:
-    def look() -> Thing | None:
+def _paused(world: World, id_: str, bad: Bad) -> JsonObject:
+    def look() -> JsonObject | None:
         now = world.rollout(id_)
         world.story.must(now["state"] != "FINISHED", f"{now['release']} went through the gate")
         return now if now["state"] == "PAUSED" else None
@@ -85,7 +85,7 @@ def _paused(world: World, id_: str, bad: Bad) -> Thing:
     )
 
 
-def _told_failures(world: World, paused: Thing, bad: Bad) -> None:
+def _told_failures(world: World, paused: JsonObject, bad: Bad) -> None:
     """The rollout says why, and each failing device is back on the good slot."""
     story = world.story
     story.must(bool(paused["reason"]), "the rollout paused without a reason")
@@ -132,7 +132,7 @@ def _undone(world: World, id_: str, release: str) -> None:
     world.story.tell(f"aborted and rolled back: all {len(names)} devices serve {world.good}")
 
 
-def _import(world: World, onnx: Path, variants: dict[str, Path]) -> Thing:
+def _import(world: World, onnx: Path, variants: dict[str, Path]) -> JsonObject:
     fields = {
         "dataset": f"{world.scenario.dataset}@2",
         "labels": ",".join(world.scenario.classes),
@@ -140,7 +140,7 @@ def _import(world: World, onnx: Path, variants: dict[str, Path]) -> Thing:
     files = {"onnx": (onnx.name, onnx.read_bytes())}
     files |= {f"variant:{name}": (path.name, path.read_bytes()) for name, path in variants.items()}
     model = world.scenario.model
-    started: Thing = world.api.upload(at("models", model, "import"), files, fields)
+    started: JsonObject = world.api.upload(at("models", model, "import"), files, fields)
     return started
 
 

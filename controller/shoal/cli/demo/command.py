@@ -12,14 +12,14 @@ from types import FrameType
 import click
 import msgspec
 
+from shoal.cli.command import Command, Session
 from shoal.cli.demo.scenario import Scenario
-from shoal.cli.verb import Session, Verb
 from shoal.errors import SettingError, ShoalError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command(cls=Verb)
+@click.command(cls=Command)
 @click.option("--exit", "leave", is_flag=True, help="Stop when the story is told; else Ctrl-C.")
 @click.option(
     "--folder",
@@ -88,7 +88,7 @@ def demo(
     if session.json:
         click.echo(msgspec.json.format((where / "demo.json").read_bytes(), indent=2).decode())
     if folder or keep:
-        session.say(f"kept: {where}  (numbers in demo.json, logs in log/)")
+        session.print_line(f"kept: {where}  (numbers in demo.json, logs in log/)")
     else:
         shutil.rmtree(where, ignore_errors=True)
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from shoal.cli.api import Thing, at
+from shoal.cli.api import JsonObject, at
 from shoal.cli.demo import bad_releases, power_cuts, rolling_out, table
 from shoal.cli.demo.bad_releases import Bad
 from shoal.cli.demo.streaming import accuracy_by_site, enough
@@ -61,11 +61,11 @@ def _worsen(world: World) -> float:
     return began + 1.0
 
 
-def _alerts(world: World, since: float) -> list[Thing]:
+def _alerts(world: World, since: float) -> list[JsonObject]:
     """One open drift alert for each drifting site."""
     wanted = world.scenario.drifting
 
-    def look() -> list[Thing] | None:
+    def look() -> list[JsonObject] | None:
         found = _drift_alerts(world)
         return found if wanted <= {alert["site"] for alert in found} else None
 
@@ -81,11 +81,11 @@ def _alerts(world: World, since: float) -> list[Thing]:
     return found
 
 
-def _drift_alerts(world: World) -> list[Thing]:
+def _drift_alerts(world: World) -> list[JsonObject]:
     return [a for a in world.api.items(at("alerts"), state="open") if a["kind"] == "drift"]
 
 
-def _only_there(world: World, alerts: list[Thing]) -> None:
+def _only_there(world: World, alerts: list[JsonObject]) -> None:
     """No alert and no finding at any other site, or device of another site."""
     wanted = world.scenario.drifting
     elsewhere = {a["site"] for a in _drift_alerts(world)} - wanted
@@ -103,7 +103,7 @@ def _only_there(world: World, alerts: list[Thing]) -> None:
     )
 
 
-def _findings(world: World, subject: str) -> list[Thing]:
+def _findings(world: World, subject: str) -> list[JsonObject]:
     """The newest findings about a device or site."""
     model = world.scenario.model
     return list(world.api.items(at("findings"), model=model, subject=subject, limit=500))
@@ -114,19 +114,19 @@ def _during(world: World, site: str, since: float) -> float:
     return float(seen["accuracy"])
 
 
-def _retrained(world: World) -> Thing:
+def _retrained(world: World) -> JsonObject:
     """Add the newly labelled rows; the controller's own policy does the rest."""
     scenario, story = world.scenario, world.story
     data = add_dataset(world, scenario.relabelled, "v2", parents=f"{scenario.dataset}@1")
     story.tell(f"newly labelled rows registered: {ref(data)}, {data['rows']} rows, from @1")
 
-    def started() -> Thing | None:
+    def started() -> JsonObject | None:
         found = world.api.items(at("operations"))
         return next((o for o in found if o["params"].get("dataset") == ref(data)), None)
 
     operation = story.until("the controller starts to retrain by itself", 60, started)
     ended = world.finish(operation)
-    release: Thing = world.api.get(at("releases", ended["result"]["release"]))
+    release: JsonObject = world.api.get(at("releases", ended["result"]["release"]))
     story.must(
         release["trigger"].startswith("alert:"),
         f"{ref(release)} was not triggered by an alert but by {release['trigger']!r}",
@@ -152,7 +152,7 @@ def _course(world: World, site: str, before: float, during: float, after: float)
     )
 
 
-def _alerts_close(world: World, alerts: list[Thing]) -> None:
+def _alerts_close(world: World, alerts: list[JsonObject]) -> None:
     """The alert's cause is gone with the release that it was about."""
     world.story.until(
         "drift alerts close by themselves", 60, lambda: not _drift_alerts(world),

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from shoal.cli.command import Session
 from shoal.cli.demo import summary
 from shoal.cli.demo.bad_releases import refused
 from shoal.cli.demo.drifting import drift_and_mend
@@ -16,7 +17,6 @@ from shoal.cli.demo.story import Story
 from shoal.cli.demo.streaming import stream
 from shoal.cli.demo.training import train
 from shoal.cli.demo.world import World
-from shoal.cli.verb import Session
 from shoal.errors import ShoalError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.bundle import MANIFEST
-from shoal.cli.api import Thing, at
+from shoal.cli.api import JsonObject, at
 from shoal.cli.demo.scenario import Station
 from shoal.cli.demo.world import World
 from shoal.errors import BundleError
@@ -112,7 +112,7 @@ def _came_back(world: World, name: str, facts: dict[str, Any]) -> None:
     )
 
 
-def _resumed(world: World, name: str, events: list[Thing], facts: dict[str, Any]) -> str:
+def _resumed(world: World, name: str, events: list[JsonObject], facts: dict[str, Any]) -> str:
     """What was on disk was not fetched again, by the device's own count."""
     fetched = next(e["facts"]["bytes"] for e in events if e["state"] == "DOWNLOADED")
     missing = facts["bytes_of"] - facts["bytes_on_disk"]
@@ -122,11 +122,11 @@ def _resumed(world: World, name: str, events: list[Thing], facts: dict[str, Any]
     return f"{facts['bytes_on_disk']} bytes were kept and {fetched} fetched after; "
 
 
-def _settled(world: World) -> dict[str, list[Thing]]:
+def _settled(world: World) -> dict[str, list[JsonObject]]:
     """Each device's ledger, once nothing is on its way; no two of its windows overlap."""
     names = [station.name for station in world.scenario.stations]
 
-    def ledger(name: str) -> list[Thing]:
+    def ledger(name: str) -> list[JsonObject]:
         return list(world.api.items(at("devices", name, "ledger")))
 
     def holes() -> dict[str, int]:
@@ -140,7 +140,7 @@ def _settled(world: World) -> dict[str, list[Thing]]:
     return {name: ledger(name) for name in names}
 
 
-def overlapping(windows: list[Thing]) -> list[tuple[float, float]]:
+def overlapping(windows: list[JsonObject]) -> list[tuple[float, float]]:
     """Starts of windows of one device and model that begin before the one before has ended."""
     spans = sorted((w["start_at"], w["start_at"] + w["window_s"]) for w in windows)
     return [

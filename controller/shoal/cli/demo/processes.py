@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from shoal.cli.exits import FailedError
+from shoal.cli.exit_codes import FailedError
 
 _GENTLE_S = 10.0
 _TAIL = 1500

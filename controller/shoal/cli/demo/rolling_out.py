@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from shoal.cli.api import Thing, at
+from shoal.cli.api import JsonObject, at
 from shoal.cli.demo.world import World
 
 _STAGES = [
@@ -18,17 +18,19 @@ def roll_out(world: World) -> None:
         finished(world, started)
 
 
-def start(world: World, release: str) -> Thing:
+def start(world: World, release: str) -> JsonObject:
     plan = {"release": release, "stages": _STAGES, "on_failure": "pause", "deadline_s": 300.0}
-    started: Thing = world.api.post(at("rollouts"), plan)
+    started: JsonObject = world.api.post(at("rollouts"), plan)
     return started
 
 
-def finished(world: World, started: Thing, meanwhile: Callable[[], object] = lambda: None) -> Thing:
+def finished(
+    world: World, started: JsonObject, meanwhile: Callable[[], object] = lambda: None
+) -> JsonObject:
     """Wait for a rollout's good end, and tell each stage and device."""
     id_ = started["id"]
 
-    def look() -> Thing | None:
+    def look() -> JsonObject | None:
         meanwhile()
         now = world.rollout(id_)
         bad = now["state"] in ("PAUSED", "STOPPED", "ROLLED_BACK", "FAILED")

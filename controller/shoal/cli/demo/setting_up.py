@@ -14,7 +14,7 @@ from shoal.cli.demo import table
 from shoal.cli.demo.processes import free_ports
 from shoal.cli.demo.scenario import Station
 from shoal.cli.demo.world import World
-from shoal.cli.exits import FailedError
+from shoal.cli.exit_codes import FailedError
 
 WINDOW_S = 1.0
 BASELINE_WINDOWS = 12
@@ -56,8 +56,8 @@ def _sign_in(world: World, first: dict[str, Any]) -> None:
     world.url, world.user, world.password = first["url"], "admin", first["admin_password"]
     anonymous = Api(Account(url=world.url, ca=ca), trust_environment=False)
     world.story.until(
-        "the controller starts", 60, lambda: anonymous.answer("/readyz").is_success,
-        lambda: anonymous.answer("/readyz").text,
+        "the controller starts", 60, lambda: anonymous.response("/readyz").is_success,
+        lambda: anonymous.response("/readyz").text,
     )  # fmt: skip
     asked = {
         "user": world.user, "password": world.password, "name": "shoal demo", "ttl_s": 86_400,

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 from rich.console import Console
 
-from shoal.cli.exits import FailedError, ProblemError
+from shoal.cli.exit_codes import FailedError, ProblemError
 from shoal.errors import LinkError
 
 _T = TypeVar("_T")

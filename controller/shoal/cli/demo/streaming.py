@@ -1,6 +1,6 @@
 """Step 4: stations stream, windows arrive, baselines fill; accuracy as it is while all is well."""
 
-from shoal.cli.api import Thing, at
+from shoal.cli.api import JsonObject, at
 from shoal.cli.demo.setting_up import BASELINE_WINDOWS
 from shoal.cli.demo.world import World
 
@@ -44,10 +44,10 @@ def accuracy_by_site(world: World, since: float, release: str = "") -> dict[str,
     return found
 
 
-def enough(world: World, site: str, since: float, release: str = "") -> Thing:
+def enough(world: World, site: str, since: float, release: str = "") -> JsonObject:
     """Performance of a site, once it stands on _ROWS labelled rows of every station."""
 
-    def look() -> Thing | None:
+    def look() -> JsonObject | None:
         seen = world.accuracy(site=site, since=since, release=release)
         return seen if seen["labelled"] >= 2 * _ROWS else None
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from shoal.cli.api import Thing, at
+from shoal.cli.api import JsonObject, at
 from shoal.cli.demo import table
 from shoal.cli.demo.table import Table
 from shoal.cli.demo.world import World
-from shoal.cli.show import size
+from shoal.cli.render import size
 
 
 def train(world: World) -> None:
@@ -27,7 +27,7 @@ def train(world: World) -> None:
         world.good = publish(world, release)
 
 
-def add_dataset(world: World, rows: Table, name: str, *, parents: str) -> Thing:
+def add_dataset(world: World, rows: Table, name: str, *, parents: str) -> JsonObject:
     """Register a table as the next version of the scenario's dataset."""
     scenario = world.scenario
     path = _written(world, rows, name)
@@ -36,7 +36,7 @@ def add_dataset(world: World, rows: Table, name: str, *, parents: str) -> Thing:
         "split": scenario.split, "parents": parents,
     }  # fmt: skip
     with path.open("rb") as file:
-        made: Thing = world.api.upload(at("datasets"), {"file": (path.name, file)}, fields)
+        made: JsonObject = world.api.upload(at("datasets"), {"file": (path.name, file)}, fields)
     return made
 
 
@@ -47,7 +47,7 @@ def _written(world: World, rows: Table, name: str) -> Path:
     return path
 
 
-def describe(world: World, release: Thing) -> None:
+def describe(world: World, release: JsonObject) -> None:
     """Tell a release's quality: per variant, and what the gates said."""
     metric, value = _main(release["metrics"])
     world.story.tell(
@@ -65,7 +65,7 @@ def describe(world: World, release: Thing) -> None:
     world.story.tell(f"gates per profile and variant: {passed} passed, {len(refused)} refused")
 
 
-def publish(world: World, release: Thing, override: str = "") -> str:
+def publish(world: World, release: JsonObject, override: str = "") -> str:
     """Sign it for the stable ring; its name."""
     made = world.api.post(at("releases", ref(release), "publish"), {"override": override})
     world.story.must(made["state"] == "released", f"{ref(made)} is {made['state']}, not released")
@@ -75,7 +75,7 @@ def publish(world: World, release: Thing, override: str = "") -> str:
     return ref(made)
 
 
-def ref(thing: Thing) -> str:
+def ref(thing: JsonObject) -> str:
     """ "name@version" of a dataset or release."""
     return f"{thing.get('model') or thing['name']}@{thing['version']}"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.cli.api import Api, Thing, at
+from shoal.cli.api import Api, JsonObject, at
 from shoal.cli.demo.processes import Processes
 from shoal.cli.demo.scenario import Scenario
 from shoal.cli.demo.story import Story
@@ -64,8 +64,8 @@ class World:
 
     # -- asking the controller
 
-    def device(self, station: str) -> Thing:
-        found: Thing = self.api.get(at("devices", station))
+    def device(self, station: str) -> JsonObject:
+        found: JsonObject = self.api.get(at("devices", station))
         return found
 
     def serving(self, station: str) -> str:
@@ -73,40 +73,40 @@ class World:
         release: str = self.device(station)["releases"].get(self.scenario.model, "")
         return release
 
-    def timeline(self, station: str) -> list[Thing]:
+    def timeline(self, station: str) -> list[JsonObject]:
         """Newest first."""
         return list(self.api.items(at("devices", station, "timeline"), limit=_MOST))
 
-    def rollout(self, id_: str) -> Thing:
-        found: Thing = self.api.get(at("rollouts", id_))
+    def rollout(self, id_: str) -> JsonObject:
+        found: JsonObject = self.api.get(at("rollouts", id_))
         return found
 
-    def rollout_devices(self, id_: str) -> dict[str, Thing]:
+    def rollout_devices(self, id_: str) -> dict[str, JsonObject]:
         found = self.api.items(at("rollouts", id_, "devices"))
         return {device["device"]: device for device in found}
 
-    def windows(self, station: str, since: float) -> list[Thing]:
+    def windows(self, station: str, since: float) -> list[JsonObject]:
         """Windows of a station that began after `since`."""
-        found: list[Thing] = list(
+        found: list[JsonObject] = list(
             self.api.items(at("devices", station, "windows"), since=since, limit=_MOST)
         )
         return found
 
-    def accuracy(self, *, since: float, **where: Any) -> Thing:
+    def accuracy(self, *, since: float, **where: Any) -> JsonObject:
         """Accuracy from labels, over the windows that began after `since`."""
         items = list(
             self.api.items(at("performance"), model=self.scenario.model, since=since, **where)
         )
-        found: Thing = items[0] if items else {"labelled": 0, "accuracy": None, "rows": 0}
+        found: JsonObject = items[0] if items else {"labelled": 0, "accuracy": None, "rows": 0}
         return found
 
     # -- waiting
 
-    def finish(self, operation: Thing, seconds: float = 120) -> Thing:
+    def finish(self, operation: JsonObject, seconds: float = 120) -> JsonObject:
         """An operation's end; FailedError tells its error."""
 
-        def look() -> Thing | None:
-            seen: Thing = self.api.get(at("operations", operation["id"]))
+        def look() -> JsonObject | None:
+            seen: JsonObject = self.api.get(at("operations", operation["id"]))
             return seen if is_over(seen) else None
 
         def seen() -> str:

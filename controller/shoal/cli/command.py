@@ -1,4 +1,4 @@
-"""How every command is built: --json everywhere, examples in --help, errors with their hints."""
+"""Base classes of all commands: --json, examples in --help, errors with hints, exit codes."""
 
 import os
 import random
@@ -14,14 +14,14 @@ from rich.console import Console
 
 from shoal.cli import account
 from shoal.cli.api import Api
-from shoal.cli.exits import INTERRUPTED, ProblemError, exit_code
+from shoal.cli.exit_codes import INTERRUPTED, ProblemError, exit_code
 from shoal.errors import ShoalError, hint_fields
 
 _PIPE_WIDTH = 160
 
 
 class Session:
-    """What one command run has: where to print, and the controller to ask.
+    """Context of one command run: output, clock and the API client.
 
     json   print machine output on stdout, progress on stderr
     """
@@ -44,24 +44,23 @@ class Session:
 
     @cached_property
     def api(self) -> Api:
-        """Signed in, or DeniedError."""
+        """API client of the signed-in account; DeniedError when not signed in."""
         return Api(account.load(self.environment))
 
-    def show(self, value: Any, picture: Callable[[], Any]) -> None:
-        """Print `value` as JSON, or the picture of it for a person."""
+    def show(self, value: Any, render: Callable[[], Any]) -> None:
+        """Print `value` as JSON, or rendered for a person."""
         if self.json:
             click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
         else:
-            _print(self.out, picture())
+            _print(self.out, render())
 
-    def say(self, text: str) -> None:
-        """A line for the person: on stdout, or on stderr beside machine output."""
+    def print_line(self, text: str) -> None:
+        """Print a line on stdout; with --json on stderr."""
         (self.err if self.json else self.out).print(text, soft_wrap=True)
 
 
 def _print(console: Console, drawn: Any) -> None:
-    """A plain line is never broken: it may be there to be copied. A pipe gets no blanks at the ends
-    of lines, with which a table is filled up to its width."""
+    """Print plain text unwrapped (it may be copied) and, in a pipe, without trailing blanks."""
     if isinstance(drawn, str) or console.is_terminal:
         console.print(drawn, soft_wrap=isinstance(drawn, str))
         return
@@ -71,15 +70,15 @@ def _print(console: Console, drawn: Any) -> None:
 
 
 def _console(*, stderr: bool) -> Console:
-    """As wide as the terminal; wide enough for whole rows where it is a pipe."""
+    """A console as wide as the terminal; in a pipe, wide enough for whole rows."""
     stream = sys.stderr if stderr else sys.stdout
     piped = not stream.isatty() and "COLUMNS" not in os.environ
     width = _PIPE_WIDTH if piped else None
     return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
 
 
-class Verb(click.Command):
-    """A command with --json, whose docstring ends in examples, and whose errors are told well."""
+class Command(click.Command):
+    """A command with --json that reports a ShoalError with its hint and exit code."""
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -114,10 +113,10 @@ class Verb(click.Command):
             ctx.exit(INTERRUPTED)
 
 
-class Noun(click.Group):
-    """A thing that commands act on."""
+class CommandGroup(click.Group):
+    """A group of commands on one kind of object."""
 
-    command_class = Verb
+    command_class = Command
     group_class = type
 
     def resolve_command(
@@ -136,24 +135,24 @@ def _set_json(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def _misused(error: click.UsageError, ctx: click.Context, args: list[str]) -> None:
-    """For a machine that asked for JSON, say so in JSON; a person gets click's own words."""
+    """Report a usage error as JSON when --json was given; otherwise click prints it."""
     if "--json" not in args:
         return
-    said = {
+    body = {
         "code": "usage",
         "detail": error.format_message(),
         **hint_fields(f"see: {ctx.command_path} --help"),
     }
-    click.echo(msgspec.json.encode(said).decode(), err=True)
+    click.echo(msgspec.json.encode(body).decode(), err=True)
     ctx.exit(error.exit_code)
 
 
 def report(error: ShoalError, session: Session | None) -> None:
-    """Say on stderr what went wrong and what to do about it."""
+    """Print an error with its hint on stderr."""
     if session is not None and session.json:
         body = error.body if isinstance(error, ProblemError) else {"detail": error.message}
-        said = {"code": error.code, **hint_fields(error.hint), **body}
-        click.echo(msgspec.json.encode(said).decode(), err=True)
+        fields = {"code": error.code, **hint_fields(error.hint), **body}
+        click.echo(msgspec.json.encode(fields).decode(), err=True)
         return
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(error.message, err=True)

@@ -1,4 +1,4 @@
-"""Records as tables and times as people read them. A state is its word; colour only repeats it."""
+"""Terminal rendering: tables, cards, states, times, sizes. Colour only repeats a state."""
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping
@@ -7,8 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-Thing = Mapping[str, Any]
-Cell = str | Callable[[Thing], str]
+JsonObject = Mapping[str, Any]
+Cell = str | Callable[[JsonObject], str]
 Columns = Mapping[str, Cell]
 
 _COLOUR = {
@@ -67,33 +67,33 @@ _COLOUR = {
 _STYLE = {word: colour for colour, words in _COLOUR.items() for word in words}
 
 
-def table(items: Iterable[Thing], columns: Columns, *, empty: str) -> Any:
-    """Items as a table, heading -> field or how to make the cell; `empty` says the next command."""
+def table(items: Iterable[JsonObject], columns: Columns, *, empty: str) -> Any:
+    """Items as a table: heading -> field or function of the row; `empty` when there are none."""
     rows = list(items)
     if not rows:
         return empty
     made = Table(box=None, header_style="bold", pad_edge=False)
-    for i, heading in enumerate(columns):  # the first is what the row is called by
+    for i, heading in enumerate(columns):  # the first column identifies the row
         made.add_column(heading, overflow="fold", no_wrap=i == 0)
     for row in rows:
-        made.add_row(*(cell(row, how) for how in columns.values()))
+        made.add_row(*(cell(row, column) for column in columns.values()))
     return made
 
 
-def card(thing: Thing, fields: Columns) -> Table:
-    """One thing as name and value, a line each; empty values are left out."""
+def card(thing: JsonObject, fields: Columns) -> Table:
+    """One object as a line per field; empty values are omitted."""
     made = Table(box=None, show_header=False, pad_edge=False)
     made.add_column(style="bold")
     made.add_column(overflow="fold")
-    for heading, how in fields.items():
-        if value := cell(thing, how):
+    for heading, column in fields.items():
+        if value := cell(thing, column):
             made.add_row(heading, value)
     return made
 
 
-def cell(thing: Thing, how: Cell) -> str:
-    """One value as text. Strings from the fleet are escaped: they are data, not markup."""
-    return how(thing) if callable(how) else plain(thing.get(how, ""))
+def cell(thing: JsonObject, column: Cell) -> str:
+    """One cell as text. Strings from the fleet are escaped: they are data, not markup."""
+    return column(thing) if callable(column) else plain(thing.get(column, ""))
 
 
 def plain(value: Any) -> str:
@@ -109,10 +109,10 @@ def plain(value: Any) -> str:
     return escape("" if value is None else str(value))
 
 
-def state(field: str = "state") -> Callable[[Thing], str]:
-    """A state word, coloured."""
+def state(field: str = "state") -> Callable[[JsonObject], str]:
+    """Column of coloured states."""
 
-    def draw(thing: Thing) -> str:
+    def draw(thing: JsonObject) -> str:
         word = str(thing.get(field, ""))
         colour = _STYLE.get(word)
         return f"[{colour}]{escape(word)}[/{colour}]" if colour else escape(word)
@@ -120,8 +120,8 @@ def state(field: str = "state") -> Callable[[Thing], str]:
     return draw
 
 
-def when(field: str, now: Callable[[], float]) -> Callable[[Thing], str]:
-    """How long ago, or from now; "never" for 0."""
+def when(field: str, now: Callable[[], float]) -> Callable[[JsonObject], str]:
+    """Column of times relative to now; "never" for 0."""
     return lambda thing: ago(float(thing.get(field) or 0), now())
 
 
@@ -133,13 +133,13 @@ def ago(at: float, now: float) -> str:
     if not at:
         return "never"
     seconds = abs(now - at)
-    text = span(seconds)
+    text = duration(seconds)
     return f"{text} ago" if at <= now else f"in {text}"
 
 
-def span(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """
-    >>> span(3), span(150), span(86400 * 3)
+    >>> duration(3), duration(150), duration(86400 * 3)
     ('3 s', '2 min', '3 d')
     """
     for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):

@@ -1,4 +1,4 @@
-"""What the exit code says, for scripts; docs/cli.md has the same table."""
+"""Exit codes of the CLI, and which error ends with which; docs/cli.md has the same table."""
 
 from shoal.errors import (
     AbsentError,
@@ -38,7 +38,7 @@ _BY_KIND: list[tuple[type[ShoalError], int]] = [
 
 
 class ProblemError(ShoalError):
-    """The controller said no, in its own words (RFC 9457 problem+json).
+    """The controller refused the request with an RFC 9457 problem.
 
     status   of the HTTP answer
     body     the whole problem
@@ -53,19 +53,19 @@ class ProblemError(ShoalError):
 
 
 class FailedError(ShoalError):
-    """What was waited for ended badly: an operation, a rollout, a step of the demo."""
+    """An operation, a rollout, a round or a step of the demo failed."""
 
     code = "failed"
 
 
 class StillGoingError(ShoalError):
-    """What was waited for had not ended when the time was over."""
+    """The operation was still running when --timeout expired."""
 
     code = "timed-out"
 
 
 def exit_code(error: ShoalError) -> int:
-    """The exit code that says what kind of error this was."""
+    """Exit code for an error."""
     if isinstance(error, ProblemError):
         if error.status in _BY_STATUS:
             return _BY_STATUS[error.status]
