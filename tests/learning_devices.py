@@ -11,7 +11,6 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,14 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from controllers import repository_fetch
 from digits import Rows, forward
 from shoal import wire
-from shoal.agent.federated.client import Learning, World
+from shoal.agent.federated.client import Callbacks, ClientPorts, RoundClient
 from shoal.agent.federated.io import trainer_main
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
 from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder, task_folder
-from shoal.agent.federated.io.trainer_main import Job
+from shoal.agent.federated.io.trainer_main import SandboxJob
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
-from shoal.agent.federated.ports import LearningPorts, Made, Work
+from shoal.agent.federated.ports import FederatedPorts
+from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.load import Load
@@ -113,7 +113,7 @@ class Learner:
     """One device. `start` after a power cut makes it anew from what is on the disk.
 
     trainer   "inside": in this process, for speed; "process": as on a device
-    more      further fields of LearningPorts
+    more      further fields of FederatedPorts
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Learner:
         images = ImageRepository(
             here / "metadata", self.school.signer.root, repository_fetch(self.school.folder)
         )
-        own = LearningPorts(
+        own = FederatedPorts(
             rows=self.rows, images=supply(images, "refresh"),
             sandbox=supply(self.sandbox, "fetch", "end", "clean"),
             trainer=supply(self._trainer(here), "run"),
@@ -156,16 +156,16 @@ class Learner:
             entropy=random.randbytes, mains=lambda: self.mains, limits=self.limits,
             quiet_hz=self.quiet_hz, **self.more,
         )  # fmt: skip
-        world = World(
-            say=self._say, post=self._posted.append, fault=self.faults.append,
-            serving=self.serving, eased=lambda: False, floors=dict,
+        callbacks = Callbacks(
+            answer=self._say, post=self._posted.append, fault=self.faults.append,
+            serving=self.serving, throttled=lambda: False, floors=dict,
         )  # fmt: skip
-        ports: Any = SimpleNamespace(
+        ports = ClientPorts(
             journal=supply(self.journal, "save_participation"), load=lambda: self.load,
             spawn=self._spawn, random=random.Random(1), monotonic=lambda: self.school.now,
         )  # fmt: skip
         clock = DeviceClock(wall=lambda: self.school.now, monotonic=lambda: self.school.now)
-        self.learning = Learning(self.name, ports, own, clock, world)
+        self.learning = RoundClient(self.name, ports, own, clock, callbacks)
         self.learning.start()
 
     def stop(self) -> None:
@@ -182,7 +182,7 @@ class Learner:
         before = len(self.heard)
         read = wire.decode_down("round", wire.encode(call))
         assert isinstance(read, wire.RoundCall)
-        self.learning.hear(read)
+        self.learning.on_call(read)
         self.settle()
         return [answer.said for answer in self.heard[before:]]
 
@@ -193,7 +193,7 @@ class Learner:
         """Everything that can be done without time passing."""
         while True:
             while self._posted:
-                self.learning.finished(self._posted.pop(0))
+                self.learning.on_finished(self._posted.pop(0))
             if self.learning.tick() > 1.0 and not self._posted:
                 return
 
@@ -262,20 +262,20 @@ class Inside:
         self._here = here
 
     def run(
-        self, attempt: bytes, work: Work, hold: Callable[[], str], stop: Callable[[], bool]
-    ) -> Made:
+        self, attempt: bytes, work: TrainingJob, hold: Callable[[], str], stop: Callable[[], bool]
+    ) -> TrainingResult:
         if stop():
             raise LinkError("training was taken back")
-        job = Job(
+        job = SandboxJob(
             work=work,
             folder=str(rounds_folder(self._here, attempt.hex())),
             task=str(task_folder(self._here, work.config.plan.task)),
             buffer=str(self._here / BUFFER),
         )
         does = {
-            "train": trainer_main.learn,
+            "train": trainer_main.train,
             "mask": trainer_main.mask,
-            "measure": trainer_main.measure,
+            "measure": trainer_main.evaluate,
         }
         return does[work.kind](job)
 

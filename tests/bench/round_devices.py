@@ -22,15 +22,15 @@ from shoal.agent import wiring
 from shoal.agent.federated.io import trainer_main, trainer_process
 from shoal.agent.federated.io.row_buffer import BUFFER
 from shoal.agent.federated.io.sandbox import rounds_folder, task_folder
-from shoal.agent.federated.ports import Made, Work
+from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.io import config
 from shoal.agent.loop import Agent
 from shoal.agent.peers.io.network import Neighbourhood
 from shoal.mqtt import Link
 
 #: Made before there are threads: see shoal.federated.config.
-_DECODER = msgspec.msgpack.Decoder(Work)
-_WORK = {"train": trainer_main.learn, "mask": trainer_main.mask, "measure": trainer_main.measure}
+_DECODER = msgspec.msgpack.Decoder(TrainingJob)
+_WORK = {"train": trainer_main.train, "mask": trainer_main.mask, "measure": trainer_main.evaluate}
 
 
 class TrainerHere:
@@ -40,9 +40,9 @@ class TrainerHere:
         self._folder = folder
 
     def run(
-        self, attempt: bytes, work: Work, hold: Callable[[], str], stop: Callable[[], bool]
-    ) -> Made:
-        job = trainer_main.Job(
+        self, attempt: bytes, work: TrainingJob, hold: Callable[[], str], stop: Callable[[], bool]
+    ) -> TrainingResult:
+        job = trainer_main.SandboxJob(
             work=_DECODER.decode(msgspec.msgpack.encode(work)),
             folder=str(rounds_folder(self._folder, attempt.hex()).absolute()),
             task=str(task_folder(self._folder, work.config.plan.task).absolute()),

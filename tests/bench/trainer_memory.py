@@ -16,7 +16,7 @@ from bench.round_fleet import COLUMNS, INT8, ROWS, Lesson
 from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
 from shoal.agent.federated.io.sandbox import rounds_folder
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
-from shoal.agent.federated.ports import Made, Work
+from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.federated.config import Config, Content
 from shoal.federated.plan import Learning, Plan
 
@@ -39,7 +39,7 @@ def trainer_row(lesson: Lesson, aim: Aim) -> Row:
 def _trained(folder: Path, lesson: Lesson) -> tuple[float, float]:
     work = _prepared(folder, lesson)
     trainer = SubprocessTrainer(folder, dict(os.environ), memory_mb=256, cpu_s=900)
-    made: list[Made] = []
+    made: list[TrainingResult] = []
     job = threading.Thread(
         target=lambda: made.append(trainer.run(_ATTEMPT, work, lambda: "", lambda: False))
     )
@@ -64,7 +64,7 @@ def _children() -> list[int]:
     return found
 
 
-def _prepared(folder: Path, lesson: Lesson) -> Work:
+def _prepared(folder: Path, lesson: Lesson) -> TrainingJob:
     """A sandbox with a round in it, and rows; many epochs, so that it can be looked at."""
     here = rounds_folder(folder, _ATTEMPT.hex())
     here.mkdir(parents=True)
@@ -84,7 +84,7 @@ def _prepared(folder: Path, lesson: Lesson) -> Work:
         plan=plan, model=MODEL, graph=_content(lesson.graph), theta=_content(lesson.theta.tobytes())
     )
     labels = tuple(map(str, range(CLASSES)))
-    return Work(
+    return TrainingJob(
         kind="train", config=config, labels=labels, features=tuple(features), seed=bytes(32)
     )
 

@@ -15,7 +15,7 @@ from shoal.agent.update.ports import Images, Prober
 from shoal.wire import Health
 
 if TYPE_CHECKING:
-    from shoal.agent.federated.ports import LearningPorts
+    from shoal.agent.federated.ports import FederatedPorts
 
 
 class Ports(NamedTuple):
@@ -45,6 +45,6 @@ class Ports(NamedTuple):
     timer: Callable[[], float]
     random: Random
     load: Callable[[], Load] = Load
-    learning: "LearningPorts | None" = None
+    learning: "FederatedPorts | None" = None
     sessions: Accounts = Nobody()
     disciplined: Callable[[], bool] = lambda: False

@@ -14,9 +14,8 @@ import msgspec
 
 from shoal import wire
 from shoal.agent.dependencies import Ports
-from shoal.agent.federated.client import Learning
-from shoal.agent.federated.client import World as Surroundings
-from shoal.agent.federated.round_jobs import Done
+from shoal.agent.federated.client import Callbacks, ClientPorts, RoundClient
+from shoal.agent.federated.round_jobs import JobResult
 from shoal.agent.feeds.frames import FeedHealth
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
@@ -121,7 +120,9 @@ class Agent:
 
     # ------------------------------------------------------------------ from other threads
 
-    def post(self, item: Heard | Connection | Trouble | Rooted | Eased | Finished | Done) -> None:
+    def post(
+        self, item: Heard | Connection | Trouble | Rooted | Eased | Finished | JobResult
+    ) -> None:
         """Say that something happened."""
         self._inbox.append(item)
         self.wake()
@@ -185,7 +186,7 @@ class Agent:
             health=msgspec.to_builtins(self._health()),
             feeds=self.feeds(),
             level=self.easing.adaptation.level.name,
-            learning=self.learning.line if self.learning is not None else "",
+            learning=self.learning.status_line if self.learning is not None else "",
         )
 
     # ------------------------------------------------------------------ what came in
@@ -203,7 +204,7 @@ class Agent:
                 self.updates.director_root = item.director_root
             elif isinstance(item, Eased):
                 self._eased(item)
-            elif isinstance(item, Done):
+            elif isinstance(item, JobResult):
                 self._of_learning(item)
             else:
                 self.updates.finished(item)
@@ -234,7 +235,7 @@ class Agent:
     def _call(self, call: wire.RoundCall) -> None:
         learning = self.learning
         if learning is not None:
-            self._guarded(lambda: learning.hear(call))
+            self._guarded(lambda: learning.on_call(call))
         elif not isinstance(call.said, messages.Dismiss):
             self.voice.answer(call.attempt, messages.Refuse(reason="not-enabled"))
 
@@ -341,20 +342,21 @@ class Agent:
             errors=vitals.errors if vitals else 0,
         )
 
-    def _learner(self) -> Learning | None:
-        if self.ports.learning is None:
+    def _learner(self) -> RoundClient | None:
+        ports = self.ports
+        if ports.learning is None:
             return None
-        return Learning(
+        return RoundClient(
             self.identity.device,
-            self.ports,
-            self.ports.learning,
+            ClientPorts(ports.journal, ports.spawn, ports.monotonic, ports.random, ports.load),
+            ports.learning,
             self.clock,
-            Surroundings(
-                say=self.voice.answer,
+            Callbacks(
+                answer=self.voice.answer,
                 post=self.post,
                 fault=self.voice.fault,
                 serving=self.serving,
-                eased=lambda: self.easing.eased,
+                throttled=lambda: self.easing.eased,
                 floors=lambda: self.updates.floors.metadata,
             ),
         )
@@ -368,10 +370,10 @@ class Agent:
         self._surely(lambda: due.append(learning.tick()))
         return min(due)
 
-    def _of_learning(self, done: Done) -> None:
+    def _of_learning(self, result: JobResult) -> None:
         learning = self.learning
         if learning is not None:
-            self._guarded(lambda: learning.finished(done))
+            self._guarded(lambda: learning.on_finished(result))
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """A bug, or a peer's trick that nobody thought of, costs the round and not the device."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from shoal.agent.federated.io.row_collection import Keeping
-    from shoal.agent.federated.ports import LearningPorts
+    from shoal.agent.federated.ports import FederatedPorts
     from shoal.agent.feeds.io.runner import Feeds
     from shoal.agent.host.io.config import Settings
     from shoal.agent.host.io.notify import Notifier, Watchdog
@@ -152,7 +152,7 @@ def build(
     )
     learning = learning_of(folder, settings)
     if learning is not None:
-        learning = learning._replace(room=lambda: link.unacked < AHEAD)
+        learning = learning._replace(link_ready=lambda: link.unacked < AHEAD)
     ports = ports._replace(learning=learning)
     pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
     director_root = names.read_trusted(folder, names.DIRECTOR)
@@ -164,17 +164,17 @@ def build(
     return agent, link
 
 
-def learning_of(folder: Path, settings: "Settings") -> "LearningPorts | None":
+def learning_of(folder: Path, settings: "Settings") -> "FederatedPorts | None":
     """What federated rounds need; None, and it is logged, where the disk does not let it be."""
     import secrets
     import time
 
     from shoal.agent.federated.io.credentials import credentials_of
-    from shoal.agent.federated.io.gateway import SiteDoor, hand_over
+    from shoal.agent.federated.io.gateway import SiteUpdateServer, hand_over
     from shoal.agent.federated.io.row_buffer import open_buffer
     from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder
     from shoal.agent.federated.io.trainer_process import SubprocessTrainer
-    from shoal.agent.federated.ports import LearningPorts
+    from shoal.agent.federated.ports import FederatedPorts
     from shoal.agent.host.io import folder as names
     from shoal.agent.host.io.power import on_mains
     from shoal.agent.update.io import download
@@ -196,7 +196,7 @@ def learning_of(folder: Path, settings: "Settings") -> "LearningPorts | None":
         logging.getLogger(__name__).warning("no part in rounds: %s", error)
         return None
     root = names.read_trusted(folder, names.ROOT)
-    return LearningPorts(
+    return FederatedPorts(
         rows=rows,
         images=ImageRepository(here / names.METADATA, root, downloads.metadata),
         sandbox=DiskSandbox(here, downloads),
@@ -208,8 +208,10 @@ def learning_of(folder: Path, settings: "Settings") -> "LearningPorts | None":
         mains=on_mains,
         limits=wanted.limits(),
         quiet_hz=wanted.quiet_hz,
-        door=SiteDoor(folder, here, settings.gateway) if settings.gateway.enabled else None,
-        hand=lambda way, attempt, data: hand_over(folder, way, attempt, data, time.time()),
+        collector=SiteUpdateServer(folder, here, settings.gateway)
+        if settings.gateway.enabled
+        else None,
+        hand_over=lambda way, attempt, data: hand_over(folder, way, attempt, data, time.time()),
     )
 
 

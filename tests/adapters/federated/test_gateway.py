@@ -17,7 +17,7 @@ from msgspec import UNSET
 from ports import free_port
 from real_agents import enrol
 from shoal.agent.federated.io import gateway
-from shoal.agent.federated.io.gateway import SiteDoor, hand_over
+from shoal.agent.federated.io.gateway import SiteUpdateServer, hand_over
 from shoal.agent.federated.io.sandbox import rounds_folder
 from shoal.agent.host.io.config import GatewaySettings
 from shoal.agent.peers.io.protocol import asking_context
@@ -41,7 +41,7 @@ class Site:
         self.folders = {it.folder.name: it.folder for it in (first, *others)}
         self.settings = GatewaySettings(enabled=True, host="127.0.0.1", port=free_port())
         self.here = parent / "cam-1" / "learning"
-        self.door = SiteDoor(self.folders["cam-1"], self.here, self.settings)
+        self.server = SiteUpdateServer(self.folders["cam-1"], self.here, self.settings)
         self.round = rounds_folder(self.here, ATTEMPT.hex())
         self.data = {name: update(i) for i, name in enumerate(NAMES)}
 
@@ -50,7 +50,7 @@ class Site:
     ) -> None:
         """anew: member -> how often its name was given away, of those that were."""
         told = dict.fromkeys(members or NAMES, 0) | (anew or {})
-        self.door.open(ATTEMPT, told, most)
+        self.server.open(ATTEMPT, told, most)
         (self.round / "contribution").write_bytes(self.data["cam-1"])
 
     def way(self, gateway: str = "cam-1", generation: int = 0) -> Way:
@@ -82,7 +82,7 @@ def update(seed: int, **changes) -> bytes:
 def site(tmp_path: Path):
     made = Site(tmp_path)
     yield made
-    made.door.shut()
+    made.server.close()
 
 
 def summed(site: Site, made) -> site_sum.SiteSum:
@@ -96,8 +96,8 @@ def test_the_gateway_sums_what_its_site_hands_over(site: Site) -> None:
     assert site.hand("cam-2")
     assert site.hand("cam-3")
     assert site.hand("cam-3")  # again: it has it
-    assert site.door.came() == {"cam-2", "cam-3"}
-    found = summed(site, site.door.gather(ATTEMPT, NAMES, SIZE, 40))
+    assert site.server.received() == {"cam-2", "cam-3"}
+    found = summed(site, site.server.sum(ATTEMPT, NAMES, SIZE, 40))
     assert {name: one.examples for name, one in found.members.items()} == {
         "cam-1": 30, "cam-2": 40, "cam-3": 50,
     }  # fmt: skip
@@ -107,7 +107,7 @@ def test_the_gateway_sums_what_its_site_hands_over(site: Site) -> None:
 def test_a_late_one_is_turned_away_and_sends_its_update_itself(site: Site) -> None:
     site.open()
     assert site.hand("cam-2")
-    assert site.door.gather(ATTEMPT, NAMES[:2], SIZE, 40).members == {"cam-1", "cam-2"}
+    assert site.server.sum(ATTEMPT, NAMES[:2], SIZE, 40).members == {"cam-1", "cam-2"}
     with pytest.raises(LinkError):
         site.hand("cam-3")
 
@@ -117,14 +117,14 @@ def test_who_is_not_named_is_not_heard_and_another_round_is_for_later(site: Site
     with pytest.raises(LinkError):
         site.hand("cam-3")
     assert not site.hand("cam-2", attempt=b"b" * 16)
-    assert site.door.came() == set()
+    assert site.server.received() == set()
 
 
 def test_a_certificate_of_before_its_name_was_enrolled_anew_is_not_heard(site: Site) -> None:
     site.open(anew={"cam-2": 2})
     with pytest.raises(LinkError):
         site.hand("cam-2")
-    assert site.door.came() == set()
+    assert site.server.received() == set()
     site.enrol_anew("cam-2", 1)  # given away once more meanwhile
     with pytest.raises(LinkError):
         site.hand("cam-2")
@@ -158,10 +158,10 @@ def test_a_gateways_certificate_of_before_its_name_was_enrolled_anew_is_given_no
     site.open()
     with pytest.raises(UntrustedError):
         site.hand("cam-2", generation=1)
-    assert site.door.came() == set()
-    site.door.shut()
+    assert site.server.received() == set()
+    site.server.close()
     site.enrol_anew("cam-1", 1)
-    site.door = SiteDoor(site.folders["cam-1"], site.here, site.settings)
+    site.server = SiteUpdateServer(site.folders["cam-1"], site.here, site.settings)
     site.open()
     assert site.hand("cam-2", generation=1)
 
@@ -170,7 +170,7 @@ def test_something_else_at_the_gateways_address_is_given_nothing(site: Site) -> 
     site.open()
     with pytest.raises(UntrustedError):
         site.hand("cam-2", gateway="cam-3")
-    assert site.door.came() == set()
+    assert site.server.received() == set()
 
 
 def test_a_gateway_that_is_not_there_is_said_to_be_out_of_reach(site: Site) -> None:
@@ -184,9 +184,9 @@ def test_what_is_too_large_or_broken_or_a_sum_itself_is_in_no_sum(site: Site) ->
     site.open()
     assert site.hand("cam-2")
     assert site.hand("cam-3")
-    assert site.door.gather(ATTEMPT, NAMES, SIZE, 40).members == {"cam-1"}
+    assert site.server.sum(ATTEMPT, NAMES, SIZE, 40).members == {"cam-1"}
 
-    site.door.shut()
+    site.server.close()
     site.data["cam-2"] = bytes(3000)
     (site.round / "site" / "cam-2").unlink()
     site.open(most=2000)
@@ -197,10 +197,10 @@ def test_what_is_too_large_or_broken_or_a_sum_itself_is_in_no_sum(site: Site) ->
 def test_what_was_handed_over_survives_a_restart_of_the_gateway(site: Site) -> None:
     site.open()
     assert site.hand("cam-2")
-    site.door.shut()
-    site.door = SiteDoor(site.folders["cam-1"], site.here, site.settings)
+    site.server.close()
+    site.server = SiteUpdateServer(site.folders["cam-1"], site.here, site.settings)
     site.open()
-    assert site.door.came() == {"cam-2"}
+    assert site.server.received() == {"cam-2"}
 
 
 def test_a_gateway_that_takes_in_others_is_asked_again_and_a_full_disk_takes_nothing(
@@ -208,7 +208,7 @@ def test_a_gateway_that_takes_in_others_is_asked_again_and_a_full_disk_takes_not
 ) -> None:
     monkeypatch.setattr(gateway, "TAKING", 1)
     site.open()
-    ears = site.door._listening
+    ears = site.server._listening
     with ears._taking:
         assert not site.hand("cam-2")
     monkeypatch.setattr(gateway, "RESERVE", 2**60)
@@ -229,4 +229,4 @@ def test_who_shows_no_certificate_of_the_site_is_not_heard(site: Site) -> None:
     ):
         connection.sendall(b"shoal-gateway/1 " + ATTEMPT.hex().encode() + b" 4\n")
         assert not connection.recv(5)
-    assert site.door.came() == set()
+    assert site.server.received() == set()

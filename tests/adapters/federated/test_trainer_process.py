@@ -15,8 +15,8 @@ import pytest
 
 from learning_devices import FEATURES, LABELS, Learner, School, attempt_of, some_rows
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
-from shoal.agent.federated.ports import Made, Work
-from shoal.agent.installed.round_record import State
+from shoal.agent.federated.trainer import TrainingJob, TrainingResult
+from shoal.agent.installed.round_record import RoundState
 from shoal.controller.training.gradient.make import step_graph
 from shoal.controller.training.gradient.many import many_steps
 from shoal.controller.training.gradient.optimisers import Adam, Momentum
@@ -43,11 +43,13 @@ def device(school: School) -> Iterator[Learner]:
     made.stop()
 
 
-def prepared(device: Learner, config: Config) -> Work:
+def prepared(device: Learner, config: Config) -> TrainingJob:
     """The round's files in the sandbox, and the work on them."""
     urls = device.school.urls()
     device.sandbox.fetch(config.plan.attempt, config, urls, lambda: False)
-    return Work(kind="train", config=config, labels=LABELS, features=FEATURES, seed=b"s" * 32)
+    return TrainingJob(
+        kind="train", config=config, labels=LABELS, features=FEATURES, seed=b"s" * 32
+    )
 
 
 class Training:
@@ -57,7 +59,7 @@ class Training:
         work = prepared(device, config)
         most = {"memory_mb": 256, "cpu_s": 60, **limits}
         self.held, self.stopped = "", False
-        self.made: Made | None = None
+        self.made: TrainingResult | None = None
         self.error: Exception | None = None
         here = device.folder / "learning"
         trainer = SubprocessTrainer(here, dict(os.environ), **most)  # type: ignore[arg-type]
@@ -220,8 +222,8 @@ def test_a_trainer_dies_with_the_agent(device: Learner) -> None:
     script = textwrap.dedent(f"""
         import os, pathlib, msgspec
         from shoal.agent.federated.io.trainer_process import SubprocessTrainer
-        from shoal.agent.federated.ports import Work
-        work = msgspec.msgpack.decode(pathlib.Path({str(packed)!r}).read_bytes(), type=Work)
+        from shoal.agent.federated.trainer import TrainingJob
+        work = msgspec.msgpack.decode(pathlib.Path({str(packed)!r}).read_bytes(), type=TrainingJob)
         folder = pathlib.Path({str(device.folder / "learning")!r})
         trainer = SubprocessTrainer(folder, dict(os.environ), memory_mb=256, cpu_s=60)
         trainer.run({attempt_of(1)!r}, work, str, lambda: False)
@@ -245,10 +247,10 @@ def test_killed_in_the_middle_of_training_a_device_trains_again_and_sends_one_up
     device.stop()
     device.start()
     device.call(1, messages.Start())
-    assert device.state == State.TRAINING  # killed here: the job never ended
+    assert device.state == RoundState.TRAINING  # killed here: the job never ended
     del device._spawn
     device.restart()
     device.settle()
-    assert device.state == State.SENT
+    assert device.state == RoundState.SENT
     assert len({piece.chunk.digest for piece in device.said(messages.Piece)}) == 1
     assert device.journal.participation().last

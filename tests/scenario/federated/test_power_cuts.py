@@ -13,7 +13,7 @@ import pytest
 from learning_devices import Learner, School, attempt_of, some_rows
 from scenario.power import How, Supply, live
 from shoal import wire
-from shoal.agent.installed.round_record import State
+from shoal.agent.installed.round_record import RoundState
 from shoal.federated import messages
 from shoal.federated.plan import Privacy
 from shoal.federated.spending import Budget
@@ -32,7 +32,7 @@ def lead(device: Learner, invites: Mapping[int, wire.RoundCall]) -> None:
             continue
         part = known.part
         mine = part is not None and part.attempt == attempt_of(number)
-        if mine and part is not None and part.state is State.OVER:
+        if mine and part is not None and part.state is RoundState.OVER:
             continue
         if not mine:
             device.hear(invites[number])

@@ -9,7 +9,7 @@ import pytest
 
 from learning_devices import LABELS, TASK, Learner, School, norm, some_rows
 from shoal.agent.federated.machine import TRANSITIONS, Event
-from shoal.agent.installed.round_record import State
+from shoal.agent.installed.round_record import RoundState
 from shoal.controller.training.gradient.make import step_graph
 from shoal.errors import UntrustedError
 from shoal.federated import messages
@@ -45,9 +45,9 @@ def test_a_device_joins_trains_sends_its_update_and_forgets_the_round(device: Le
     said = device.contribution()
     assert (said.examples, said.steps) == (60, 12)
     assert norm(delta_of(device)) > 0.1
-    assert device.state == State.SENT
+    assert device.state == RoundState.SENT
     device.call(1, messages.Dismiss())
-    assert device.state == State.OVER
+    assert device.state == RoundState.OVER
     assert not device.path(1).exists()
 
 
@@ -142,7 +142,7 @@ def test_a_round_is_answered_once_and_an_older_one_not_at_all(device: Learner) -
     device.hear(device.school.invite(2))
     assert refusals(device) == ["answered-before"] * 2
     device.hear(device.school.invite(4))
-    assert device.state == State.JOINED
+    assert device.state == RoundState.JOINED
 
 
 def test_a_round_of_another_task_waits_until_this_one_is_over(device: Learner) -> None:
@@ -157,7 +157,7 @@ def test_a_deadline_ends_the_part_and_leaves_nothing_behind(device: Learner) -> 
     device.hear(device.school.invite(1))
     device.school.now += 601
     device.settle()
-    assert device.state == State.OVER
+    assert device.state == RoundState.OVER
     assert device.call(1, messages.Start()) == []
 
 
@@ -166,7 +166,7 @@ def test_out_of_order_and_strangers_calls_change_nothing(device: Learner) -> Non
     for said in (messages.Resend(), messages.Deal(boxes={}), messages.Pass(votes={})):
         assert device.call(1, said) == []
         assert device.call(9, said) == []
-    assert device.state == State.JOINED
+    assert device.state == RoundState.JOINED
 
 
 def test_a_budget_is_spent_before_the_update_is_sent_and_never_twice(school: School) -> None:
@@ -340,18 +340,18 @@ def test_no_bytes_of_a_row_are_in_anything_that_is_said(school: School) -> None:
 
 
 def test_every_state_that_is_alive_can_be_refused_dismissed_and_late() -> None:
-    for state in State:
-        ends = {TRANSITIONS.get((state, e)) for e in (Event.DISMISSED, Event.LATE)}
-        if state is State.OVER:
+    for state in RoundState:
+        ends = {TRANSITIONS.get((state, e)) for e in (Event.DISMISSED, Event.EXPIRED)}
+        if state is RoundState.OVER:
             assert ends == {None}
         else:
-            assert all(end is not None and end[0] is State.OVER for end in ends)
+            assert all(end is not None and end[0] is RoundState.OVER for end in ends)
 
 
 def test_what_it_does_is_one_line_of_the_status(device: Learner) -> None:
-    assert device.learning.line == ""
+    assert device.learning.status_line == ""
     device.hear(device.school.invite(4))
-    assert device.learning.line == f"takes part in round 4 of {TASK}: joined"
+    assert device.learning.status_line == f"takes part in round 4 of {TASK}: joined"
     assert device.learning.facts()["enabled"] is True
 
 
@@ -365,7 +365,7 @@ def test_secure_terms_do_not_go_with_a_restart(school: School) -> None:
     device.restart()
     device.call(1, messages.Start())
     assert set(refusals(device)) == {"restarted"}
-    assert device.state == State.REFUSED
+    assert device.state == RoundState.REFUSED
 
 
 def test_who_loses_the_journal_gains_no_new_budget(school: School) -> None:

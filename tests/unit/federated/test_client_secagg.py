@@ -10,7 +10,7 @@ from digits import homes_of
 from learning_devices import NOW, Learner, School, some_rows
 from shoal import wire
 from shoal.agent.federated.io.credentials import credentials_of
-from shoal.agent.installed.round_record import State
+from shoal.agent.installed.round_record import RoundState
 from shoal.controller.federated.secagg import Unmasking
 from shoal.federated import messages
 from shoal.federated.config import secure_id, text_of
@@ -101,7 +101,7 @@ def test_the_sum_comes_out_and_no_update_does(tmp_path: Path, lost: str) -> None
         assert not (cohort.devices[name].path(1) / "numbers").exists()
         said = cohort.devices[name].contribution()
         assert (said.examples, said.loss) == (0, 0.0)
-        assert cohort.devices[name].state == State.OPENED
+        assert cohort.devices[name].state == RoundState.OPENED
 
 
 def test_noise_that_is_distributed_is_in_the_sum_and_in_every_ledger(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_neighbour_with_a_trap_for_a_key_costs_the_round_and_no_more(
     cohort.started("cam-0", {**adverts, "cam-1": signed})
     device = cohort.devices["cam-0"]
     assert isinstance(device.heard[-1].said, messages.Refuse)
-    assert device.state == State.REFUSED
+    assert device.state == RoundState.REFUSED
 
 
 def test_devices_that_were_asked_for_different_things_make_no_sum(tmp_path: Path) -> None:

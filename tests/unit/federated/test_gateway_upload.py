@@ -9,16 +9,16 @@ import msgspec
 import pytest
 
 from learning_devices import Learner, School, some_rows
-from shoal.agent.federated.gateway_upload import AGAIN_S, TRIES
-from shoal.agent.federated.ports import Gathered
-from shoal.agent.installed.round_record import Saved, State
+from shoal.agent.federated.ports import SiteSumFile
+from shoal.agent.federated.upload import AGAIN_S, TRIES
+from shoal.agent.installed.round_record import RoundState, SavedUpdate
 from shoal.errors import LinkError, SettingError, UntrustedError
 from shoal.federated import messages
 
 GATEWAYS = {"north": "cam-1"}
 
 
-class Door:
+class Collector:
     """Of a gateway whose site hands over what the test says. sums: who was in each; members: as it
     was opened for."""
 
@@ -27,22 +27,22 @@ class Door:
         self.members: Mapping[str, int] = {}
         self.sums, self.refuses = list[set[str]](), False
 
-    def open(self, attempt: bytes, members: Mapping[str, int], most: int) -> None:
+    def open(self, attempt: bytes, members: Mapping[str, int], limit: int) -> None:
         if self.refuses:
             raise SettingError("gateway: port in use", "choose another")
         self.is_open, self.members = True, members
 
-    def came(self) -> frozenset[str]:
+    def received(self) -> frozenset[str]:
         return frozenset(self.here)
 
-    def gather(self, attempt: bytes, members: Collection[str], size: int, most: int) -> Gathered:
+    def sum(self, attempt: bytes, members: Collection[str], size: int, most: int) -> SiteSumFile:
         self.sums.append(set(members))
         data = msgspec.msgpack.encode(messages.Contribution(update=b"", site=b"of some"))
         path = self.school.folder.parent / "cam-1" / "learning" / "rounds" / attempt.hex()
         (path / "site-sum").write_bytes(data)
-        return Gathered(frozenset(members), Saved(digest=_digest(data), length=len(data)))
+        return SiteSumFile(frozenset(members), SavedUpdate(digest=_digest(data), length=len(data)))
 
-    def shut(self) -> None:
+    def close(self) -> None:
         self.is_open = False
 
 
@@ -56,7 +56,7 @@ class Lan:
     def __init__(self, *says: Any) -> None:
         self.says, self.given = list(says), list[bytes]()
 
-    def hand(self, way: messages.Way, attempt: bytes, data: bytes) -> bool:
+    def hand_over(self, way: messages.Way, attempt: bytes, data: bytes) -> bool:
         self.given.append(data)
         said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
         if isinstance(said, Exception):
@@ -70,16 +70,16 @@ def school(tmp_path: Path) -> School:
 
 
 def member(school: School, lan: Lan) -> Learner:
-    device = Learner(school, "cam-2", some_rows(30), more={"hand": lan.hand})
+    device = Learner(school, "cam-2", some_rows(30), more={"hand_over": lan.hand_over})
     device.hear(school.invite(1, gateways=GATEWAYS))
     return device
 
 
-def gateway(school: School) -> tuple[Learner, Door]:
-    door = Door(school)
-    device = Learner(school, "cam-1", some_rows(30), more={"door": door})
+def gateway(school: School) -> tuple[Learner, Collector]:
+    collector = Collector(school)
+    device = Learner(school, "cam-1", some_rows(30), more={"collector": collector})
     device.hear(school.invite(1, gateways=GATEWAYS))
-    return device, door
+    return device, collector
 
 
 def start(school: School, members: Collection[str] = (), **other: Any) -> messages.Start:
@@ -99,7 +99,7 @@ def test_a_member_hands_its_update_to_its_gateway_and_sends_nothing_up(school: S
     lan = Lan(True)
     device = member(school, lan)
     device.call(1, start(school))
-    assert device.state == State.SENT
+    assert device.state == RoundState.SENT
     assert device.said(messages.Piece) == []
     [given] = lan.given
     assert msgspec.msgpack.decode(given, type=messages.Contribution).examples == 30
@@ -155,65 +155,65 @@ def test_a_gateway_that_the_signed_plan_does_not_name_is_given_nothing(school: S
 
 
 def test_a_gateway_sends_the_sum_once_everybodys_update_is_there(school: School) -> None:
-    device, door = gateway(school)
+    device, collector = gateway(school)
     device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
-    door.here = {"cam-2"}
+    collector.here = {"cam-2"}
     later(device)
-    assert door.is_open
+    assert collector.is_open
     assert device.said(messages.Piece) == []
-    door.here = {"cam-2", "cam-3"}
+    collector.here = {"cam-2", "cam-3"}
     later(device)
-    assert door.sums == [{"cam-1", "cam-2", "cam-3"}]
+    assert collector.sums == [{"cam-1", "cam-2", "cam-3"}]
     assert device.contribution().site == b"of some"
     device.call(1, messages.Dismiss())
-    assert not door.is_open
+    assert not collector.is_open
 
 
 def test_a_gateway_hears_of_which_enrolment_its_members_certificates_are(school: School) -> None:
-    device, door = gateway(school)
+    device, collector = gateway(school)
     device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
-    assert door.members == {"cam-1": 0, "cam-2": 0, "cam-3": 0}
+    assert collector.members == {"cam-1": 0, "cam-2": 0, "cam-3": 0}
     device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}, generations={"cam-3": 2}))
-    assert door.members == {"cam-1": 0, "cam-2": 0, "cam-3": 2}
+    assert collector.members == {"cam-1": 0, "cam-2": 0, "cam-3": 2}
 
 
 def test_a_gateway_waits_for_nobody_after_it_closes(school: School) -> None:
-    device, door = gateway(school)
+    device, collector = gateway(school)
     device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
-    door.here = {"cam-2"}
+    collector.here = {"cam-2"}
     later(device, 101)
-    assert door.sums == [{"cam-1", "cam-2"}]
+    assert collector.sums == [{"cam-1", "cam-2"}]
 
 
 def test_a_gateway_to_which_nobody_came_sends_its_own(school: School) -> None:
-    device, door = gateway(school)
+    device, collector = gateway(school)
     device.call(1, start(school, {"cam-1", "cam-2"}))
     later(device, 101)
-    assert door.sums == []
+    assert collector.sums == []
     assert device.contribution().examples == 30
 
 
 def test_who_has_sent_directly_meanwhile_is_left_out_of_the_next_sum(school: School) -> None:
-    device, door = gateway(school)
-    door.here = {"cam-2", "cam-3"}
+    device, collector = gateway(school)
+    collector.here = {"cam-2", "cam-3"}
     device.call(1, start(school, {"cam-1", "cam-2", "cam-3"}))
     device.call(1, start(school, {"cam-1", "cam-3"}))
-    assert door.sums == [{"cam-1", "cam-2", "cam-3"}, {"cam-1", "cam-3"}]
+    assert collector.sums == [{"cam-1", "cam-2", "cam-3"}, {"cam-1", "cam-3"}]
 
 
 def test_a_gateway_that_is_not_waited_for_any_more_sends_its_own(school: School) -> None:
-    device, door = gateway(school)
-    door.here = {"cam-2"}
+    device, collector = gateway(school)
+    collector.here = {"cam-2"}
     device.call(1, start(school, {"cam-1", "cam-2"}))
     device.heard.clear()
     device.call(1, messages.Start())
     assert device.contribution().examples == 30
-    assert not door.is_open
+    assert not collector.is_open
 
 
 def test_a_gateway_that_cannot_listen_says_so_and_sends_its_own(school: School) -> None:
-    device, door = gateway(school)
-    door.refuses = True
+    device, collector = gateway(school)
+    collector.refuses = True
     device.call(1, start(school, {"cam-1", "cam-2"}))
     assert [fault.cause for fault in device.faults] == ["no-gateway"]
     assert device.contribution().examples == 30
@@ -222,12 +222,12 @@ def test_a_gateway_that_cannot_listen_says_so_and_sends_its_own(school: School) 
 def test_a_gateway_that_restarts_sums_anew_and_sends_the_sum_from_its_first_piece(
     school: School,
 ) -> None:
-    device, door = gateway(school)
+    device, collector = gateway(school)
     device.call(1, start(school, {"cam-1", "cam-2"}))
     device.restart()
     device.call(1, messages.Resend(missing=[0]))
     assert device.contribution().examples == 30
     device.heard.clear()
-    door.here = {"cam-2"}
+    collector.here = {"cam-2"}
     device.call(1, start(school, {"cam-1", "cam-2"}))
     assert device.contribution().site == b"of some"

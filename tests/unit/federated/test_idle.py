@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shoal.agent.federated.idle import Quiet
+from shoal.agent.federated.eligibility import IdleMonitor
 from shoal.agent.host.io.power import on_mains
 from shoal.agent.host.load import Load
 from shoal.agent.host.round_limits import Limits
@@ -16,27 +16,27 @@ class Machine:
     """A device whose requests, heat and pressure are set by hand."""
 
     def __init__(self, **limits: Any) -> None:
-        self.now, self.requests, self.celsius, self.eased = 0.0, 0, -1.0, False
+        self.now, self.requests, self.celsius, self.throttled = 0.0, 0, -1.0, False
         served: Any = SimpleNamespace()
         self.vitals = served.vitals = SimpleNamespace(requests=0)
-        self.quiet = Quiet(
+        self.monitor = IdleMonitor(
             Limits(**limits), 20.0, serving={"m": served}, load=lambda: Load(temp_c=self.celsius),
-            eased=lambda: self.eased, monotonic=lambda: self.now,
+            throttled=lambda: self.throttled, monotonic=lambda: self.now,
         )  # fmt: skip
 
     def live(self, seconds: float, hz: float = 0.0) -> str:
         for _ in range(int(seconds)):
             self.now += 1
             self.vitals.requests += int(hz)
-            self.quiet.look()
-        return self.quiet.hold
+            self.monitor.sample()
+        return self.monitor.pause_reason
 
 
 def test_a_device_that_is_asked_much_is_busy_until_it_is_asked_little() -> None:
     machine = Machine()
     assert machine.live(10, hz=20) == ""
     assert machine.live(10, hz=30) == "busy"
-    assert machine.quiet.busy
+    assert machine.monitor.busy
     assert machine.live(10, hz=5) == ""
 
 
@@ -59,7 +59,7 @@ def test_a_hot_device_rests_until_it_is_cooler_by_some_degrees() -> None:
     assert machine.live(10) == "hot"
     machine.celsius = 66.0
     assert machine.live(10) == ""
-    assert machine.quiet.celsius == 66.0
+    assert machine.monitor.celsius == 66.0
 
 
 def test_no_limit_of_heat_and_no_thermometer_hold_nothing_up() -> None:
@@ -71,7 +71,7 @@ def test_no_limit_of_heat_and_no_thermometer_hold_nothing_up() -> None:
 
 def test_an_agent_that_gives_way_to_pressure_does_not_train() -> None:
     machine = Machine()
-    machine.eased = True
+    machine.throttled = True
     assert machine.live(1) == "under pressure"
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from digits import Rows, forward, homes_of
 from shoal.agent.federated import trainer
-from shoal.agent.federated.trainer import Pull, Run
+from shoal.agent.federated.trainer import GradientTerms, Run
 from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.controller.training.gradient.losses import Loss
@@ -66,26 +66,28 @@ def learned(task: Task, sites: list[Site], *, personal: bool = False, ditto: flo
     """Accuracy on the sites' own test rows after the rounds, each by the model that it has."""
     order, strategy = np.random.default_rng(1), strategy_of("fedavg")
     server, own = Server(theta=task.theta), dict.fromkeys(range(SITES), task.theta)
-    learn = partial(trainer.learn, task.train, task.spec, learning=LEARNING, order=order)
+    learn = partial(trainer.train, task.train, task.spec, learning=LEARNING, order=order)
     for _ in range(ROUNDS):
         updates = []
         for i, site in enumerate(sites):
             start = _mixed(task, server.theta, own[i]) if personal else server.theta
-            after = learn(start, site.learn, pull=Pull()).theta
+            after = learn(start, site.learn, terms=GradientTerms()).theta
             delta = after - start
             if personal:
                 own[i] = after
                 delta = _mixed(task, delta, 0 * delta)
             if ditto:
-                own[i] = learn(own[i], site.learn, pull=Pull(mu=ditto, anchor=server.theta)).theta
+                own[i] = learn(
+                    own[i], site.learn, terms=GradientTerms(mu=ditto, anchor=server.theta)
+                ).theta
             updates.append(Update(device=f"d{i}", delta=delta, examples=len(site.learn.y)))
         server = strategy.advance(server, gathered(strategy, updates))
     serves = [
         _mixed(task, server.theta, own[i]) if personal else own[i] if ditto else server.theta
         for i in range(SITES)
     ]
-    told = [trainer.measure(task.loss, t, s.test) for t, s in zip(serves, sites, strict=True)]
-    return sum(one.correct for one in told) / sum(one.rows for one in told)
+    found = [trainer.evaluate(task.loss, t, s.test) for t, s in zip(serves, sites, strict=True)]
+    return sum(one.correct for one in found) / sum(one.rows for one in found)
 
 
 def _mixed(task: Task, theta: F32, own: F32) -> F32:

@@ -1,8 +1,8 @@
-"""A device's side of secure aggregation: what it says, and what it refuses to say.
+"""Secure aggregation on a device: the protocol's client, and its session in one attempt.
 
 Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning", 2017, on
-the graph of Bell et al. 2020. Every method is for one stage, in this order, once. A refusal ends
-the device's part; nothing that it said before opens its update.
+the mask graph of Bell et al. 2020. A refusal ends the device's participation; nothing that it sent
+before reveals its update.
 """
 
 import enum
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from shoal.errors import ConflictError, RefusedError
 from shoal.federated import shamir
+from shoal.federated.config import Config, secure_id
 from shoal.federated.mask_graph import neighbours_of
 from shoal.federated.masks import U32, add_mask, agreed, derive, pair_seed, self_seed
 from shoal.federated.secure import Advert, Ending, Roster, Terms
@@ -33,8 +34,19 @@ class Mask(NamedTuple):
     sign: int
 
 
+class Credentials(NamedTuple):
+    """This device's identity in a securely aggregated round. certificate: DER, the current one.
+
+    verify   certificates of other devices, by name -> Verify
+    """
+
+    sign: Sign
+    certificate: Callable[[], bytes]
+    verify: Callable[[dict[str, bytes]], Verify]
+
+
 class Stage(enum.IntEnum):
-    """What the device does next."""
+    """The next message of the protocol."""
 
     ADVERT = 0
     BOXES = 1
@@ -45,9 +57,9 @@ class Stage(enum.IntEnum):
 
 
 class Participant:
-    """One device in one try of one round.
+    """One device in one attempt of one round. Each method is one stage, called once and in order.
 
-    least     devices in the sum below which this device stays out, whatever the plan says
+    least     devices in the sum below which this device refuses, whatever the plan says
     entropy   n -> n random bytes, from the system
     certificate   of the identity that signs, DER
     """
@@ -211,6 +223,84 @@ class Participant:
                 "a stage is answered once, and in order",
             )
         self._stage = Stage(stage + 1)
+
+
+class SecAggSession:
+    """The protocol in one attempt, repeatable: a repeated call gets the answer of the first.
+
+    Its secrets are in memory only. RefusedError: this device refuses the round.
+
+    text    of the config, as signed
+    least   devices in the sum that this device requires
+    """
+
+    def __init__(
+        self,
+        device: str,
+        config: Config,
+        text: str,
+        least: int,
+        credentials: Credentials,
+        entropy: Entropy,
+    ) -> None:
+        plan = config.plan
+        assert plan.secure is not None
+        terms = Terms(
+            round_id=secure_id(plan.attempt, text),
+            degree=plan.secure.degree,
+            threshold=plan.secure.threshold,
+            least=plan.least,
+        )
+        self._certificates: dict[str, bytes] = {}
+        self._participant = Participant(
+            device,
+            terms,
+            least,
+            sign=credentials.sign,
+            verify=lambda *signed: credentials.verify(self._certificates)(*signed),
+            entropy=entropy,
+            certificate=credentials.certificate(),
+        )
+        self.advert: Advert = self._participant.advert()
+        self.boxes: dict[str, bytes] = {}
+        self._received: Mapping[str, bytes] | None = None
+        self._vote: tuple[Ending, bytes] | None = None
+        self._shares: dict[str, bytes] | None = None
+        self._masked = False
+
+    def share(self, roster: Roster | None) -> None:
+        """Make `boxes`, the sealed shares for the neighbours; only the first roster counts."""
+        if roster is None:
+            raise RefusedError("a secure round without a roster", "neighbours")
+        if not self.boxes:
+            self._certificates = {one.device: one.certificate for one in roster.neighbours}
+            self.boxes = self._participant.boxes(roster)
+
+    def receive(self, boxes: Mapping[str, bytes]) -> None:
+        """Keep the neighbours' sealed shares; only the first ones count."""
+        if self._received is None:
+            self._received = dict(boxes)
+
+    def masks(self) -> list[Mask]:
+        """Masks for the update, once; empty before the neighbours' shares are received."""
+        if self._received is None or self._masked:
+            return []
+        self._masked = True
+        return self._participant.masks(self._received)
+
+    def vote(self, ending: Ending) -> bytes:
+        """Signature under an ending; RefusedError for a second, different one."""
+        if self._vote is None:
+            self._vote = ending, self._participant.vote(ending)
+        if self._vote[0] != ending:
+            raise RefusedError("a second ending, after one was signed", "second-ending")
+        return self._vote[1]
+
+    def open(self, votes: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Shares that open the sum; the first votes count."""
+        if self._shares is None:
+            self._shares = self._participant.shares(votes)
+        return self._shares
 
 
 def _refused(reason: str, detail: str) -> RefusedError:

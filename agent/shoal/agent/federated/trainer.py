@@ -1,28 +1,71 @@
-"""Training and measuring by a train graph: arrays in, arrays out. The session is passed in.
+"""Training and evaluation with an ONNX train graph: arrays in, arrays out.
 
-A device's own state of the optimiser begins at zero in every round: what was learned since belongs
-to other devices' rows. Shuffling comes from a generator that is passed in.
+The session is passed in, and so is the generator that shuffles. The optimiser's state starts at
+zero in every round: the updates since then come from other devices' rows.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from shoal.agent.federated.secagg import Mask
+from shoal.agent.installed.round_record import SavedUpdate
 from shoal.agent.serving.labels import class_indices, number
 from shoal.errors import RefusedError
-from shoal.federated.messages import Slice
+from shoal.federated.config import Config
+from shoal.federated.messages import Measured, Slice
 from shoal.federated.plan import Learning
 from shoal.params import F32, TrainSpec
 
-#: Batches in one call of a many-step graph; bytes of their x; rows of a batch when only measuring.
-TOGETHER, TOGETHER_BYTES, MEASURED = 64, 1 << 21, 256
+#: Batches in one call of a many-step graph; bytes of their x; rows of a batch when evaluating.
+TOGETHER, TOGETHER_BYTES, EVALUATED = 64, 1 << 21, 256
 
 Array = npt.NDArray[Any]
 #: (names of outputs, inputs by name) -> outputs: onnxruntime's `run`.
 Run = Callable[[list[str], dict[str, Any]], list[Any]]
+
+
+class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job for the trainer's process. It reads the device's rows and writes the result in its
+    sandbox, so that the agent's memory does not grow with the model.
+
+    kind      train: train, and write the contribution (secure: the integers without masks);
+              mask: add masks to the integers, and write the contribution;
+              measure: evaluate theta on the device's rows
+    labels    classes by index; empty for regression
+    features  of a row, in order: rows with other features are skipped
+    seed      32 random bytes for shuffling, rounding and noise, used for nothing else
+    """
+
+    kind: Literal["train", "mask", "measure"]
+    config: Config
+    labels: tuple[str, ...]
+    features: tuple[str, ...]
+    seed: bytes = b""
+    masks: list[Mask] = []
+
+
+class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of a training job.
+
+    contribution  on the disk; None for integers without masks, and for an evaluation
+    rows          trained on; loss: mean over them before training
+    steps         of training; seconds: of the process's CPU
+    norm          L2, of the update before compression and masks
+    """
+
+    contribution: SavedUpdate | None = None
+    rows: int = 0
+    loss: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+    norm: float = 0.0
+    rss_mb: float = 0.0
+    measured: Measured | None = None
 
 
 class Tensor(NamedTuple):
@@ -39,16 +82,16 @@ class Rows(NamedTuple):
     y: Array
 
 
-class Pull(NamedTuple):
-    """What joins the gradient. mu towards `anchor` (P,); shift (P,). None where there is none."""
+class GradientTerms(NamedTuple):
+    """GradientTerms added to the gradient: mu towards `anchor` (P,); shift (P,)."""
 
     mu: float = 0.0
     anchor: F32 | None = None
     shift: F32 | None = None
 
 
-class Learned(NamedTuple):
-    """theta (P,) after `steps` steps."""
+class Trained(NamedTuple):
+    """Parameters theta (P,) after `steps` steps."""
 
     theta: F32
     steps: int
@@ -64,16 +107,16 @@ def rows_of(
 ) -> Rows:
     """Rows with a label that the model knows. RefusedError when they do not fit the graph.
 
-    values   float32 (n, F), a row of the buffer each; classes: by index, empty for values
+    values   float32 (n, F), from the row buffer; classes: by index, empty for regression
     """
     if math.prod(x.shape) != values.shape[1]:
         detail = f"the train graph reads {x.shape} a row, this device's rows have {values.shape[1]}"
         raise RefusedError(detail, "other-rows")
     truth = _truth(values, labels, classes, spec, y)
-    sound = np.isfinite(values).all(axis=1)
-    sound &= np.isfinite(truth.reshape(len(truth), -1)).all(axis=1) & _known(truth, spec)
-    shaped = values[sound].reshape(-1, *x.shape).astype(_TYPES[x.type])
-    return Rows(shaped, truth[sound].reshape(-1, *y.shape).astype(_TYPES[y.type]))
+    valid = np.isfinite(values).all(axis=1)
+    valid &= np.isfinite(truth.reshape(len(truth), -1)).all(axis=1) & _known(truth, spec)
+    shaped = values[valid].reshape(-1, *x.shape).astype(_TYPES[x.type])
+    return Rows(shaped, truth[valid].reshape(-1, *y.shape).astype(_TYPES[y.type]))
 
 
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
@@ -82,14 +125,14 @@ _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int
 def _truth(
     values: F32, labels: Sequence[str], classes: Sequence[str], spec: TrainSpec, y: Tensor
 ) -> Array:
-    """float64 (n, ...); -1 for a class that the model does not know, NaN for no number."""
+    """Labels as float64 (n, ...); -1 for an unknown class, NaN for a label that is no number."""
     if spec.loss in ("cross-entropy", "bce") and classes:
         return np.array(class_indices(classes, labels), np.float64)
-    wide = math.prod(y.shape)
-    if wide == values.shape[1] and wide > 1:
+    width = math.prod(y.shape)
+    if width == values.shape[1] and width > 1:
         return values.astype(np.float64)  # an autoencoder: a row is its own label
-    if wide != 1:
-        detail = f"the train graph wants {wide} true values a row, this device has one"
+    if width != 1:
+        detail = f"the train graph wants {width} true values a row, this device has one"
         raise RefusedError(detail, "other-rows")
     return np.array([number(label) for label in labels], np.float64)
 
@@ -102,39 +145,39 @@ def _known(truth: Array, spec: TrainSpec) -> npt.NDArray[np.bool_]:
     return np.ones(len(truth), np.bool_)
 
 
-def learn(
+def train(
     run: Run,
     spec: TrainSpec,
     theta: F32,
     rows: Rows,
     learning: Learning,
-    pull: Pull,
+    terms: GradientTerms,
     order: np.random.Generator,
-) -> Learned:
-    """Epochs over the rows, shuffled anew each; the last batch of an epoch may be smaller."""
-    now, step = _Carried(theta, np.zeros(spec.state, np.float32)), 0
-    fixed = _terms(spec, theta, pull)
+) -> Trained:
+    """Train for the plan's epochs, shuffling in each; the last batch of an epoch may be smaller."""
+    now, step = _Parameters(theta, np.zeros(spec.state, np.float32)), 0
+    fixed = _terms(spec, theta, terms)
     for _ in range(learning.epochs):
         shuffled = order.permutation(len(rows.y))
-        for batches in _calls(shuffled, learning.batch, spec.many, rows.x[:1].nbytes):
+        for batches in _batches(shuffled, learning.batch, spec.many, rows.x[:1].nbytes):
             count = len(batches)
             scalars = (
                 spec.many_scalars(learning.lr, step + 1, count)
                 if spec.many
                 else spec.scalars(learning.lr, step + 1)
             )
-            places = np.stack(batches) if spec.many else batches[0]
-            now = _called(run, now, rows.x[places], rows.y[places], {**fixed, **scalars})
+            chosen = np.stack(batches) if spec.many else batches[0]
+            now = _step(run, now, rows.x[chosen], rows.y[chosen], {**fixed, **scalars})
             step += count
-    return Learned(now.theta, step)
+    return Trained(now.theta, step)
 
 
 def mean_loss(run: Run, spec: TrainSpec, theta: F32, rows: Rows) -> float:
-    """Of theta over all rows, by the train graph with a learning rate of zero."""
+    """Mean loss of theta over all rows, from the train graph at a learning rate of zero."""
     total, state = 0.0, np.zeros(spec.state, np.float32)
-    fixed = _terms(spec, theta, Pull())
-    for start in range(0, len(rows.y), MEASURED):
-        part = slice(start, start + MEASURED)
+    fixed = _terms(spec, theta, GradientTerms())
+    for start in range(0, len(rows.y), EVALUATED):
+        part = slice(start, start + EVALUATED)
         x, y = rows.x[part], rows.y[part]
         scalars = spec.many_scalars(0.0, 1, 1) if spec.many else spec.scalars(0.0, 1)
         feed = {"theta": theta, "x": x[None] if spec.many else x, "y": y[None] if spec.many else y}
@@ -144,15 +187,16 @@ def mean_loss(run: Run, spec: TrainSpec, theta: F32, rows: Rows) -> float:
     return total / max(1, len(rows.y))
 
 
-def measure(run: Run, theta: F32, rows: Rows) -> Slice:
-    """How theta does on some rows, by the loss graph."""
+def evaluate(run: Run, theta: F32, rows: Rows) -> Slice:
+    """Loss and correct answers of theta on some rows, from the loss graph."""
     total, correct = 0.0, -1
-    for start in range(0, len(rows.y), MEASURED):
-        part = slice(start, start + MEASURED)
-        loss, said = run(["loss", "answer"], {"theta": theta, "x": rows.x[part], "y": rows.y[part]})
+    for start in range(0, len(rows.y), EVALUATED):
+        part = slice(start, start + EVALUATED)
+        feed = {"theta": theta, "x": rows.x[part], "y": rows.y[part]}
+        loss, output = run(["loss", "answer"], feed)
         total += float(loss) * len(rows.y[part])
-        if rows.y.dtype == np.int64 and said.ndim == 2:
-            correct = max(correct, 0) + int((said.argmax(axis=1) == rows.y[part]).sum())
+        if rows.y.dtype == np.int64 and output.ndim == 2:
+            correct = max(correct, 0) + int((output.argmax(axis=1) == rows.y[part]).sum())
     return Slice(rows=len(rows.y), loss=total if math.isfinite(total) else 1e300, correct=correct)
 
 
@@ -164,23 +208,23 @@ def by_class(rows: Rows, classes: Sequence[str]) -> dict[str, Rows]:
     return {name: Rows(rows.x[of], rows.y[of]) for name, of in found.items() if of.any()}
 
 
-class _Carried(NamedTuple):
+class _Parameters(NamedTuple):
     theta: F32
     state: F32
 
 
-def _called(run: Run, now: _Carried, x: Array, y: Array, others: Mapping[str, Any]) -> _Carried:
+def _step(run: Run, now: _Parameters, x: Array, y: Array, others: Mapping[str, Any]) -> _Parameters:
     feed = {"theta": now.theta, "x": x, "y": y, **others}
     if not now.state.size:
         (theta,) = run(["theta_out"], feed)
-        return _Carried(theta, now.state)
-    return _Carried(*run(["theta_out", "state_out"], {**feed, "state": now.state}))
+        return _Parameters(theta, now.state)
+    return _Parameters(*run(["theta_out", "state_out"], {**feed, "state": now.state}))
 
 
-def _calls(
+def _batches(
     shuffled: npt.NDArray[np.intp], batch: int, many: bool, row_bytes: int
 ) -> Iterator[list[npt.NDArray[np.intp]]]:
-    """Batches, as many together as one call takes; all of a call are of one size."""
+    """Batches grouped by call of the graph; all batches of a call have one size."""
     whole = len(shuffled) // batch * batch
     each = [shuffled[i : i + batch] for i in range(0, whole, batch)]
     most = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, row_bytes * batch))) if many else 1
@@ -190,14 +234,14 @@ def _calls(
         yield [shuffled[whole:]]
 
 
-def _terms(spec: TrainSpec, theta: F32, pull: Pull) -> dict[str, Any]:
-    """Inputs that every step has alike; RefusedError for a term that the graph does not take."""
-    if (pull.mu and not spec.proximal) or (pull.shift is not None and not spec.shift):
+def _terms(spec: TrainSpec, theta: F32, terms: GradientTerms) -> dict[str, Any]:
+    """Inputs that are the same in every step; RefusedError for a term that the graph lacks."""
+    if (terms.mu and not spec.proximal) or (terms.shift is not None and not spec.shift):
         raise RefusedError("the train graph does not take the terms of this round", "other-terms")
     found: dict[str, Any] = {}
     if spec.proximal:
-        anchor = theta if pull.anchor is None else pull.anchor
-        found |= {"mu": np.array(pull.mu, np.float32), "theta0": anchor}
+        anchor = theta if terms.anchor is None else terms.anchor
+        found |= {"mu": np.array(terms.mu, np.float32), "theta0": anchor}
     if spec.shift:
-        found["shift"] = np.zeros_like(theta) if pull.shift is None else pull.shift
+        found["shift"] = np.zeros_like(theta) if terms.shift is None else terms.shift
     return found

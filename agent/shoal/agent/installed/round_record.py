@@ -1,4 +1,4 @@
-"""A device's part in federated rounds, as the journal keeps it."""
+"""A device's participation in federated rounds, as the journal keeps it."""
 
 import enum
 
@@ -9,43 +9,43 @@ from shoal.federated.spending import Ledger
 
 
 class _Named(enum.StrEnum):
-    """Members whose value is their name: what the journal and the screen say."""
+    """Members whose value is their name, as the journal and the screen show it."""
 
     @staticmethod
     def _generate_next_value_(name: str, *_: object) -> str:
         return name
 
 
-class State(_Named):
-    """Where the part stands."""
+class RoundState(_Named):
+    """State of an attempt on this device."""
 
     JOINED = enum.auto()
     TRAINING = enum.auto()
-    TRAINED = enum.auto()  # secure: the update is there as whole numbers, without its masks
-    SENT = enum.auto()  # the contribution is saved and spent for, and said whenever asked
+    TRAINED = enum.auto()  # secure: the update is saved as integers, without its masks
+    SENT = enum.auto()  # the contribution is saved and charged, and sent whenever asked for
     VOTED = enum.auto()  # secure: one ending is signed
-    OPENED = enum.auto()  # secure: the shares are out
+    OPENED = enum.auto()  # secure: the shares are sent
     REFUSED = enum.auto()
     OVER = enum.auto()
 
 
-class Saved(msgspec.Struct, frozen=True, kw_only=True):
+class SavedUpdate(msgspec.Struct, frozen=True, kw_only=True):
     """A contribution on this device's disk. digest: SHA-256; length: bytes."""
 
     digest: bytes
     length: int
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """One try of one round on this device: what the journal holds.
+class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of one round on this device.
 
-    config        verified when the invitation came
+    config        as verified on invitation
     urls          sha256 -> where to fetch it
     since_s       Unix seconds, of the state
-    spent         the device's ledger once the contribution is out
+    spent         the device's privacy ledger once the contribution is sent
     contribution  from SENT on
     reason        slug, why it refused or was dismissed; detail: a sentence
-    keeps         OVER: what it remembers for the task's next round holds
+    keeps         OVER: the state for the task's next round is kept
     """
 
     attempt: bytes
@@ -53,8 +53,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     urls: dict[str, str]
     since_s: float
     spent: Ledger
-    state: State = State.JOINED
-    contribution: Saved | None = None
+    state: RoundState = RoundState.JOINED
+    contribution: SavedUpdate | None = None
     reason: str = ""
     detail: str = ""
     keeps: bool = False
@@ -65,12 +65,13 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Participation(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the journal knows of rounds; it is written whole.
+    """All that the journal holds of rounds; it is written whole.
 
+    part     the current attempt, or the latest
     last     task -> number of the last round that was answered
-    ledger   what this device has spent, over its life
+    ledger   privacy budget that this device has spent, over its life
     """
 
-    part: Part | None = None
+    part: RoundRecord | None = None
     last: dict[str, int] = {}
     ledger: Ledger = Ledger()

@@ -10,8 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from shoal.agent.federated.ports import Credentials
-from shoal.agent.federated.secagg import Verify
+from shoal.agent.federated.secagg import Credentials, Verify
 from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY, read_trusted
 from shoal.errors import SettingError, UntrustedError
 from shoal.federated.identity import check_signature

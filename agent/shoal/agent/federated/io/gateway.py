@@ -22,10 +22,10 @@ from pathlib import Path
 import msgspec
 
 from shoal.agent.federated.io.sandbox import RESERVE, make_folder, rounds_folder
-from shoal.agent.federated.ports import CONTRIBUTION, SITE, Gathered
+from shoal.agent.federated.ports import CONTRIBUTION, SITE_SUM, SiteSumFile
 from shoal.agent.host.io.config import GatewaySettings, Settings
 from shoal.agent.host.io.durable import translated, write_durable
-from shoal.agent.installed.round_record import Saved
+from shoal.agent.installed.round_record import SavedUpdate
 from shoal.agent.peers.io.listener import Listening
 from shoal.agent.peers.io.network import own_address
 from shoal.agent.peers.io.protocol import CONNECT_S, SILENCE_S, asking_context, check, read_line
@@ -84,8 +84,8 @@ def _gives(connection: ssl.SSLSocket, attempt: bytes, data: bytes, gateway: str)
     return said == _KEPT
 
 
-class SiteDoor:
-    """See training.Door. It listens only while a round has named this device.
+class SiteUpdateServer:
+    """See ports.SiteCollector. It listens only while a round has named this device.
 
     folder   the agent's, with its certificate; here: that of learning
     """
@@ -94,17 +94,17 @@ class SiteDoor:
         self._folder, self._here, self._settings = folder, here, settings
         self._listening: _Ears | None = None
 
-    def open(self, attempt: bytes, members: Mapping[str, int], most: int) -> None:
+    def open(self, attempt: bytes, members: Mapping[str, int], limit: int) -> None:
         ears = self._listening
         if ears is not None and ears.attempt == attempt:
             ears.members = members
             return
-        self.shut()
+        self.close()
         here = rounds_folder(self._here, attempt.hex()) / _FOLDER
         with translated(here):
             make_folder(here)
         address = (self._settings.host, self._settings.port)
-        ears = self._listening = _Ears(self._folder, address, attempt, here, most)
+        ears = self._listening = _Ears(self._folder, address, attempt, here, limit)
         ears.members = members
         ears.start()
 
@@ -113,10 +113,10 @@ class SiteDoor:
         """That it listens on; 0 while it does not."""
         return self._listening.port if self._listening else 0
 
-    def came(self) -> frozenset[str]:
+    def received(self) -> frozenset[str]:
         return self._listening.came() if self._listening else frozenset()
 
-    def gather(self, attempt: bytes, members: Collection[str], size: int, most: int) -> Gathered:
+    def sum(self, attempt: bytes, members: Collection[str], size: int, most: int) -> SiteSumFile:
         if self._listening is not None:
             self._listening.close()
         round_ = rounds_folder(self._here, attempt.hex())
@@ -128,11 +128,11 @@ class SiteDoor:
         whole = Contribution(update=b"", site=gateway.to_bytes())
         data = msgspec.msgpack.encode(whole)
         with translated(round_):
-            write_durable(round_ / SITE, data, 0o600)
-        saved = Saved(digest=hashlib.sha256(data).digest(), length=len(data))
-        return Gathered(frozenset(summed), saved)
+            write_durable(round_ / SITE_SUM, data, 0o600)
+        saved = SavedUpdate(digest=hashlib.sha256(data).digest(), length=len(data))
+        return SiteSumFile(frozenset(summed), saved)
 
-    def shut(self) -> None:
+    def close(self) -> None:
         if self._listening is not None:
             self._listening.finish()
             self._listening.join()
@@ -140,7 +140,7 @@ class SiteDoor:
 
 
 class _Ears(Listening):
-    """Takes in the updates of one try. members: as SiteDoor was opened for, nobody at first."""
+    """Accepts the updates of one attempt. members: as passed to `open`, none at first."""
 
     def __init__(
         self, folder: Path, address: tuple[str, int], attempt: bytes, here: Path, most: int

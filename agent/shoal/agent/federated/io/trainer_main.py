@@ -15,10 +15,17 @@ import numpy as np
 from shoal.agent.federated import trainer
 from shoal.agent.federated.io.row_buffer import read_examples
 from shoal.agent.federated.io.sandbox import NEXT, keep_vector, vector
-from shoal.agent.federated.ports import CONTRIBUTION, NUMBERS, Made, Work
-from shoal.agent.federated.trainer import Pull, Rows, Run, Tensor
+from shoal.agent.federated.ports import CONTRIBUTION, NUMBERS
+from shoal.agent.federated.trainer import (
+    GradientTerms,
+    Rows,
+    Run,
+    Tensor,
+    TrainingJob,
+    TrainingResult,
+)
 from shoal.agent.host.io.durable import write_durable
-from shoal.agent.installed.round_record import Saved
+from shoal.agent.installed.round_record import SavedUpdate
 from shoal.agent.serving.io.session import import_ort, translated
 from shoal.errors import ModelError, RefusedError
 from shoal.federated.clipping import clipped, norm_of
@@ -32,19 +39,19 @@ from shoal.federated.scaffold import control_after, shift_of
 from shoal.params import F32, TrainSpec, spec_of
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class SandboxJob(msgspec.Struct, frozen=True, kw_only=True):
     """Work, and where: folder of the attempt, of the task, and the file of rows."""
 
-    work: Work
+    work: TrainingJob
     folder: str
     task: str
     buffer: str
 
 
-class Lesson:
+class TrainingContext:
     """The graph, the rows and the numbers of one job."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: SandboxJob) -> None:
         self.job, self.config = job, job.work.config
         self.folder, self._task = Path(job.folder), Path(job.task)
         self.run, self.spec, x, y = _opened(self.folder / "graph.onnx")
@@ -99,33 +106,35 @@ _BAD = "bad-graph"
 _OTHER_FILES = "session.model_external_initializers_file_folder_path"
 
 
-def learn(job: Job) -> Made:
+def train(job: SandboxJob) -> TrainingResult:
     """Train, and write the contribution; securely the whole numbers, which still want masks."""
-    lesson = Lesson(job)
-    plan, began = lesson.config.plan, time.process_time()
+    context = TrainingContext(job)
+    plan, began = context.config.plan, time.process_time()
     order = np.random.default_rng(list(job.work.seed))
     draws = Draws(hashlib.sha256(b"shoal/draws" + job.work.seed).digest())
     told = plan.secure is None
-    loss = trainer.mean_loss(lesson.run, lesson.spec, lesson.theta, lesson.rows) if told else 0.0
-    delta, control, steps = _trained(lesson, order)
+    loss = (
+        trainer.mean_loss(context.run, context.spec, context.theta, context.rows) if told else 0.0
+    )
+    delta, control, steps = _trained(context, order)
     if not np.isfinite(delta).all() or not np.isfinite(loss):
         raise RefusedError("training diverged: its numbers are not finite any more", "diverged")
-    made = Made(
-        rows=len(lesson.rows.y), loss=loss, steps=steps, norm=norm_of(delta),
+    made = TrainingResult(
+        rows=len(context.rows.y), loss=loss, steps=steps, norm=norm_of(delta),
         seconds=time.process_time() - began, rss_mb=_peak_mb(),
     )  # fmt: skip
     if plan.secure is not None:
-        write_durable(lesson.folder / NUMBERS, _numbers(lesson, delta, draws, order).tobytes())
+        write_durable(context.folder / NUMBERS, _numbers(context, delta, draws, order).tobytes())
         return made
     said = Contribution(
-        update=_packed(lesson, delta, draws), examples=made.rows, loss=loss,
+        update=_packed(context, delta, draws), examples=made.rows, loss=loss,
         control=b"" if control is None else compress(control, plan.compression, draws),
         steps=steps, seconds=made.seconds,
     )  # fmt: skip
-    return msgspec.structs.replace(made, contribution=_saved(lesson.folder, said))
+    return msgspec.structs.replace(made, contribution=_saved(context.folder, said))
 
 
-def mask(job: Job) -> Made:
+def mask(job: SandboxJob) -> TrainingResult:
     """Put the masks on, and write the contribution. Nothing that is not masked is left behind."""
     folder = Path(job.folder)
     numbers = np.fromfile(folder / NUMBERS, "<u4").astype(np.uint32, copy=False)
@@ -133,69 +142,69 @@ def mask(job: Job) -> Made:
         add_mask(numbers, one.seed, one.sign)
     saved = _saved(folder, Contribution(update=numbers.astype("<u4", copy=False).tobytes()))
     (folder / NUMBERS).unlink()
-    return Made(contribution=saved, rss_mb=_peak_mb())
+    return TrainingResult(contribution=saved, rss_mb=_peak_mb())
 
 
-def measure(job: Job) -> Made:
+def evaluate(job: SandboxJob) -> TrainingResult:
     """How theta does on this device's rows, whole and by class; and the device's own model."""
-    lesson = Lesson(job)
+    context = TrainingContext(job)
 
     def did(theta: F32, rows: Rows) -> Any:
-        return trainer.measure(lesson.run, theta, rows)
+        return trainer.evaluate(context.run, theta, rows)
 
-    classes = trainer.by_class(lesson.rows, job.work.labels)
-    own = lesson.remembered("ditto" if lesson.config.ditto else "personal")
-    personal = own if lesson.config.ditto else lesson.with_own(lesson.theta, own)
+    classes = trainer.by_class(context.rows, job.work.labels)
+    own = context.remembered("ditto" if context.config.ditto else "personal")
+    personal = own if context.config.ditto else context.with_own(context.theta, own)
     measured = Measured(
-        whole=did(lesson.theta, lesson.rows),
-        classes={name: did(lesson.theta, rows) for name, rows in list(classes.items())[:1024]},
-        personal=did(personal, lesson.rows) if own is not None and personal is not None else None,
+        whole=did(context.theta, context.rows),
+        classes={name: did(context.theta, rows) for name, rows in list(classes.items())[:1024]},
+        personal=did(personal, context.rows) if own is not None and personal is not None else None,
     )
-    return Made(measured=measured, rows=len(lesson.rows.y), rss_mb=_peak_mb())
+    return TrainingResult(measured=measured, rows=len(context.rows.y), rss_mb=_peak_mb())
 
 
-def _trained(lesson: Lesson, order: np.random.Generator) -> tuple[F32, F32 | None, int]:
+def _trained(context: TrainingContext, order: np.random.Generator) -> tuple[F32, F32 | None, int]:
     """What moved, SCAFFOLD's change of c_i, and how many steps it took."""
-    plan, spec = lesson.config.plan, lesson.spec
+    plan, spec = context.config.plan, context.spec
     terms = plan.learning.terms
-    shared = lesson.control() if terms.get("shift") else None
-    own = None if shared is None else lesson.recalled("control")
-    own = np.zeros_like(lesson.theta) if own is None else own
-    pull = Pull(
+    shared = context.control() if terms.get("shift") else None
+    own = None if shared is None else context.recalled("control")
+    own = np.zeros_like(context.theta) if own is None else own
+    term = GradientTerms(
         mu=float(terms.get("mu", 0.0)),
         shift=None if shared is None else shift_of(shared, own),
     )
-    start = lesson.with_own(lesson.theta, lesson.recalled("personal"))
-    learned = trainer.learn(lesson.run, spec, start, lesson.rows, plan.learning, pull, order)
+    start = context.with_own(context.theta, context.recalled("personal"))
+    learned = trainer.train(context.run, spec, start, context.rows, plan.learning, term, order)
     delta = (learned.theta - start).astype(np.float32)
     control = None
     if shared is not None and np.isfinite(delta).all():
         after = control_after(own, shared, delta, learned.steps, plan.learning.lr)
-        lesson.keep("control", after)
+        context.keep("control", after)
         control = after - own
-    if lesson.config.personal:
-        lesson.keep("personal", learned.theta)
-        for first, stop in lesson.config.personal:
+    if context.config.personal:
+        context.keep("personal", learned.theta)
+        for first, stop in context.config.personal:
             delta[first:stop] = 0
-    if lesson.config.ditto:
-        _train_ditto(lesson, order)
+    if context.config.ditto:
+        _train_ditto(context, order)
     return delta, control, learned.steps
 
 
-def _train_ditto(lesson: Lesson, order: np.random.Generator) -> None:
+def _train_ditto(context: TrainingContext, order: np.random.Generator) -> None:
     """The device's own model, pulled towards the shared one. Li et al., "Ditto", 2021."""
-    own = lesson.recalled("ditto")
-    pull = Pull(mu=lesson.config.ditto, anchor=lesson.theta)
-    start = lesson.theta if own is None else own
-    learning = lesson.config.plan.learning
-    after = trainer.learn(lesson.run, lesson.spec, start, lesson.rows, learning, pull, order)
+    own = context.recalled("ditto")
+    term = GradientTerms(mu=context.config.ditto, anchor=context.theta)
+    start = context.theta if own is None else own
+    learning = context.config.plan.learning
+    after = trainer.train(context.run, context.spec, start, context.rows, learning, term, order)
     if np.isfinite(after.theta).all():
-        lesson.keep("ditto", after.theta)
+        context.keep("ditto", after.theta)
 
 
-def _packed(lesson: Lesson, delta: F32, draws: Draws) -> bytes:
+def _packed(context: TrainingContext, delta: F32, draws: Draws) -> bytes:
     """The update as it goes up: clipped, with noise, made small."""
-    plan = lesson.config.plan
+    plan = context.config.plan
     if plan.privacy is not None:
         if plan.privacy.where == "local":
             delta = privately(delta, plan.privacy, draws)
@@ -204,16 +213,18 @@ def _packed(lesson: Lesson, delta: F32, draws: Draws) -> bytes:
         return compress(delta, plan.compression, draws)
     if plan.compression.kind != "top-k":
         return compress(delta, plan.compression, draws)
-    residual = lesson.recalled("residual")
+    residual = context.recalled("residual")
     residual = np.zeros_like(delta) if residual is None else residual
     fed = with_feedback(delta, residual, plan.compression, draws)
-    lesson.keep("residual", fed.residual.astype(np.float32))
+    context.keep("residual", fed.residual.astype(np.float32))
     return fed.packed
 
 
-def _numbers(lesson: Lesson, delta: F32, draws: Draws, random: np.random.Generator) -> U32:
+def _numbers(
+    context: TrainingContext, delta: F32, draws: Draws, random: np.random.Generator
+) -> U32:
     """The update as whole numbers, with its weight behind it."""
-    plan, privacy = lesson.config.plan, lesson.config.plan.privacy
+    plan, privacy = context.config.plan, context.config.plan.privacy
     assert plan.secure is not None
     scale = plan.secure.scale
     if privacy is not None and privacy.where == "distributed":
@@ -221,13 +232,13 @@ def _numbers(lesson: Lesson, delta: F32, draws: Draws, random: np.random.Generat
     if privacy is not None:
         local = privacy.where == "local"
         delta = privately(delta, privacy, draws) if local else clipped(delta, privacy.clip)
-    return scale.encode(delta, min(len(lesson.rows.y), scale.weight), random)
+    return scale.encode(delta, min(len(context.rows.y), scale.weight), random)
 
 
-def _saved(folder: Path, said: Contribution) -> Saved:
+def _saved(folder: Path, said: Contribution) -> SavedUpdate:
     data = msgspec.msgpack.encode(said)
     write_durable(folder / CONTRIBUTION, data, 0o600)
-    return Saved(digest=hashlib.sha256(data).digest(), length=len(data))
+    return SavedUpdate(digest=hashlib.sha256(data).digest(), length=len(data))
 
 
 def _opened(path: Path) -> tuple[Run, TrainSpec, Tensor, Tensor]:

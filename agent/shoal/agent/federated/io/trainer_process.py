@@ -20,7 +20,7 @@ import msgspec
 
 from shoal.agent.federated.io.row_buffer import BUFFER
 from shoal.agent.federated.io.sandbox import rounds_folder, task_folder
-from shoal.agent.federated.ports import Made, Work
+from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.io.memory_file import memory_file
 from shoal.agent.serving.io.session import ENVIRONMENT
 from shoal.errors import LinkError, RefusedError, ShoalError
@@ -36,7 +36,7 @@ _TIMES = 4
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it; or why nothing did, as a reason and a sentence."""
 
-    made: Made | None = None
+    made: TrainingResult | None = None
     reason: str = ""
     detail: str = ""
 
@@ -55,13 +55,13 @@ class SubprocessTrainer:
         self._memory_mb, self._cpu_s = memory_mb, cpu_s
 
     def run(
-        self, attempt: bytes, work: Work, hold: Callable[[], str], stop: Callable[[], bool]
-    ) -> Made:
+        self, attempt: bytes, work: TrainingJob, hold: Callable[[], str], stop: Callable[[], bool]
+    ) -> TrainingResult:
         """What came of the work; RefusedError: why nothing did; LinkError: it was taken back."""
-        from shoal.agent.federated.io.trainer_main import Job
+        from shoal.agent.federated.io.trainer_main import SandboxJob
 
         here = rounds_folder(self._folder, attempt.hex())
-        job = Job(
+        job = SandboxJob(
             work=work,
             folder=str(here.absolute()),
             task=str(task_folder(self._folder, work.config.plan.task).absolute()),
@@ -106,7 +106,7 @@ def _watched(
     raise LinkError("training was taken back")
 
 
-def _understood(said: bytes, status: int, memory_mb: int, cpu_s: float) -> Made:
+def _understood(said: bytes, status: int, memory_mb: int, cpu_s: float) -> TrainingResult:
     if status == -signal.SIGXCPU:
         raise RefusedError(f"training took more than {cpu_s:g} s of CPU", "too-slow")
     if status == -signal.SIGKILL:
@@ -142,11 +142,11 @@ def _answer(request: bytes) -> Answer:
     try:
         from shoal.agent.federated.io import trainer_main
 
-        job = msgspec.msgpack.decode(request, type=trainer_main.Job)
+        job = msgspec.msgpack.decode(request, type=trainer_main.SandboxJob)
         work = {
-            "train": trainer_main.learn,
+            "train": trainer_main.train,
             "mask": trainer_main.mask,
-            "measure": trainer_main.measure,
+            "measure": trainer_main.evaluate,
         }
         return Answer(made=work[job.work.kind](job))
     except MemoryError:
