@@ -18,8 +18,7 @@ from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.store.io.database import Store
 from shoal.controller.store.records import DatasetVersion, Operation
-from shoal.controller.training import training
-from shoal.controller.wiring import LateLearning
+from shoal.controller.wiring import operation_kinds
 from shoal.errors import AbsentError
 
 NOW = 1_800_000_000.0
@@ -52,7 +51,6 @@ def make_context(folder: Path, clock: Callable[[], float] | None = None) -> Cont
         signer=Signer.create(folder, clock),
         clock=clock,
         random=random.Random(7),
-        learning=LateLearning(),
     )
 
 
@@ -61,7 +59,7 @@ def run(ctx: Context, operation: Operation) -> Operation:
     claimed = operations.claim_next(ctx)
     assert claimed is not None
     assert claimed.id == operation.id
-    return training.run_operation(ctx, claimed.id)
+    return operations.run(ctx, claimed.id, operation_kinds())
 
 
 def digits(sites: int = 3) -> pd.DataFrame:

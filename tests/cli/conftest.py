@@ -19,8 +19,7 @@ from shoal.controller.app import create_app
 from shoal.controller.first_day import Wishes, make_folder
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
-from shoal.controller.training import training
-from shoal.controller.wiring import open_context
+from shoal.controller.wiring import open_context, operation_kinds
 
 
 class Controller(NamedTuple):
@@ -58,7 +57,7 @@ class Cli:
         ctx = self.controller.ctx
         while operations.claim_next(ctx).id != ident:
             pass  # what other tests left waiting
-        training.run_operation(ctx, ident)
+        operations.run(ctx, ident, operation_kinds())
 
 
 @pytest.fixture(scope="module")

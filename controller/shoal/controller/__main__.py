@@ -189,11 +189,11 @@ def engine(folder: Path) -> None:
 @_folder
 def operation(id_: str, folder: Path) -> None:
     """Do one long piece of work that the engine has claimed."""
-    from shoal.controller.training.training import run_operation
-    from shoal.controller.wiring import open_context
+    from shoal.controller.operations import operations
+    from shoal.controller.wiring import open_context, operation_kinds
 
     _begin()
-    run_operation(open_context(folder), id_)
+    operations.run(open_context(folder), id_, operation_kinds())
 
 
 @main.command("mosquitto-config")

@@ -27,7 +27,7 @@ from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import drift_monitor, triggers
 from shoal.controller.monitoring.cache import Memory
 from shoal.controller.operations.io.runner import Operations
-from shoal.controller.rollouts import assignments, stepper
+from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper
 from shoal.controller.rollouts.io.delta_prefetch import Ahead
 from shoal.controller.store import changes, tables
 from shoal.errors import LinkError, StorageError
@@ -142,6 +142,7 @@ class Engine:
             Tick("rounds", 0.5, self._rounds.work, apart=True, bell=self._rounds.bell),
             Tick("deltas", 0.25, self._ahead.look, apart=True),
             Tick("alerts", 2.0, lambda: alerts.sweep(ctx)),
+            Tick("quarantine alerts", 2.0, lambda: quarantine_withdrawal.close_alerts(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
             Tick("on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),
             Tick("candidates", 5.0, lambda: candidate_releases.evaluate(ctx)),

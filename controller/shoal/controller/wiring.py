@@ -2,14 +2,18 @@
 
 import random
 import time
+from functools import partial
 from pathlib import Path
 
+from shoal.controller.federated import tasks
 from shoal.controller.host import settings
 from shoal.controller.host.context import Context
+from shoal.controller.operations import operations
 from shoal.controller.releases.built import Built
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.store.io.database import Store, url_of
+from shoal.controller.training import training
 from shoal.controller.training.jobs import Derivation, Derived, Job, Say
 
 
@@ -27,11 +31,17 @@ def open_context(folder: Path) -> Context:
         signer=Signer.open(folder),
         clock=time.time,
         random=random.Random(),
-        learning=LateLearning(),
     )
 
 
-class LateLearning:
+def operation_kinds() -> dict[str, operations.Work]:
+    """Operation kind -> its work."""
+    learning = LazyLearning()
+    builds = dict.fromkeys(training.KINDS, partial(training.perform, learning))
+    return {**builds, tasks.FEDERATE: partial(tasks.perform, learning)}
+
+
+class LazyLearning:
     """shoal.controller.training.jobs.Learning whose libraries are loaded with the first job.
 
     scikit-learn and onnx are 200 MB that web and engine never need.

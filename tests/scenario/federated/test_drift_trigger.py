@@ -103,7 +103,7 @@ def test_a_policy_names_a_task_of_its_own_model(learning: School) -> None:
     ctx = learning.fleet.ctx
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor="ana", name="seals")
-    with pytest.raises(ConflictError, match=f"task walk learns {MODEL}"):
+    with pytest.raises(ConflictError, match=f"task walk trains {MODEL}"):
         models.set_policy(
             ctx, actor="ana", model="seals", retrain_on_drift=False, dataset="", task="walk"
         )

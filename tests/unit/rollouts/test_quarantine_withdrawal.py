@@ -152,11 +152,11 @@ def test_the_alert_closes_when_no_device_serves_what_is_in_quarantine(
 ) -> None:
     _, ident = served_by(ctx, "press-1")
     quarantine(ctx)
-    alerts.sweep(ctx)
+    quarantine_withdrawal.close_alerts(ctx)
     assert len(alerts.list_alerts(ctx, "open")) == 1
 
     install(ctx, ident, GOOD, "press-1")
-    alerts.sweep(ctx)
+    quarantine_withdrawal.close_alerts(ctx)
 
     assert alerts.list_alerts(ctx, "open") == []
 

@@ -1,13 +1,13 @@
 """Alerts: raised once for one cause, gathered while it lasts, closed when it is gone."""
 
+from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from shoal.controller.access import audit
-from shoal.controller.alerts.text import QUARANTINE, Draft
+from shoal.controller.alerts.text import Draft
 from shoal.controller.host.context import Context
-from shoal.controller.releases import quarantine
 from shoal.controller.store import changes
 from shoal.controller.store.records import Alert
 from shoal.controller.store.tables import alert, device
@@ -18,6 +18,8 @@ STATES = (OPEN, ACKNOWLEDGED, CLOSED)
 STANDING = (OPEN, ACKNOWLEDGED)
 #: A drift alert closes after so many times the largest scale without another alarm.
 CALM = 2
+#: Why the cause of an alert, a row of the table, is gone; "" while it lasts.
+Why = Callable[[Connection, Context, Row[Any]], str]
 
 
 def list_alerts(ctx: Context, state: str = "") -> list[Alert]:
@@ -83,27 +85,22 @@ def close(db: Connection, ctx: Context, key: str, why: str) -> None:
 
 
 def sweep(ctx: Context) -> None:
-    """Close drift alerts whose release no device of the site serves, or that fell silent, and those
-    of a quarantine when no device serves such a release any more.
-    """
+    """Close drift alerts of releases that no device of the site serves, and of drift that ended."""
+    close_resolved(ctx, alert.c.kind == "drift", _drift_resolved)
+
+
+def close_resolved(ctx: Context, which: ColumnElement[bool], why: Why) -> None:
+    """Close the standing alerts of `which` for which `why` gives a reason."""
     with ctx.store.read() as db:
-        standing = db.execute(
-            select(alert).where(
-                (alert.c.kind == "drift") | alert.c.key.startswith(QUARANTINE),
-                alert.c.state.in_(STANDING),
-            )
-        ).all()
-        gone = {row.key: why for row in standing if (why := _why_gone(db, ctx, row))}
-    if gone:
+        standing = db.execute(select(alert).where(which, alert.c.state.in_(STANDING))).all()
+        resolved = {row.key: reason for row in standing if (reason := why(db, ctx, row))}
+    if resolved:
         with ctx.store.write() as db:
-            for key, why in gone.items():
-                close(db, ctx, key, why)
+            for key, reason in resolved.items():
+                close(db, ctx, key, reason)
 
 
-def _why_gone(db: Connection, ctx: Context, row: Row[Any]) -> str:
-    if row.key.startswith(QUARANTINE):
-        left = quarantine.serving(db, quarantine.in_quarantine(db, row.model))
-        return "" if left else "no device serves a release in quarantine"
+def _drift_resolved(db: Connection, ctx: Context, row: Row[Any]) -> str:
     serving = db.scalars(
         select(device.c.releases).where(device.c.site == row.site, device.c.state == "enrolled")
     ).all()

@@ -14,7 +14,8 @@ from shoal.controller.operations import operations
 from shoal.controller.releases import models, quarantine, releases
 from shoal.controller.store.records import Operation
 from shoal.controller.store.tables import federated_task, operation
-from shoal.controller.training.jobs import Derivation, Say, read_params
+from shoal.controller.training import training
+from shoal.controller.training.jobs import Derivation, Learning, read_params
 from shoal.errors import ConflictError
 
 FEDERATE = "federate"
@@ -46,19 +47,28 @@ def plan(ctx: Context, *, actor: str, asked: TaskPlan) -> Task:
         return round_rows.task_of(round_rows.task_row(db, asked.name))
 
 
-def prepare(ctx: Context, work: Operation, release: str, say: Say) -> Prepared:
+def perform(
+    learning: Learning, ctx: Context, work: Operation, report: operations.Report
+) -> dict[str, Any]:
+    """Run a FEDERATE operation: train the base release if the task has none, then prepare it."""
+    release = work.params["release"] or training.build_release(learning, ctx, work, report)
+    prepare(learning, ctx, work, release, report)
+    return {"task": work.params["task"], "release": release}
+
+
+def prepare(
+    learning: Learning, ctx: Context, work: Operation, release: str, report: operations.Report
+) -> Prepared:
     """Make the train graph and what goes with it, in the operation's process.
 
     release   that the task begins with. ModelError says what in it cannot be trained.
     """
-    if ctx.learning is None:
-        raise ConflictError("this process cannot train", "run: shoal-controller operation")
     name = str(work.params["task"])
     with ctx.store.read() as db:
         asked = round_rows.task_of(round_rows.task_row(db, name)).plan
     manifest, _ = releases.manifest_of(ctx, release)
-    say(0.92, "differentiating the model")
-    derived = ctx.learning.derive(_derivation(ctx, asked, release))
+    report(0.92, "differentiating the model")
+    derived = learning.derive(_derivation(ctx, asked, release))
     put = {
         kind: ctx.blobs.put_bytes(getattr(derived, kind)).sha256
         for kind in ("graph", "loss_graph", "inference", "theta")

@@ -1,33 +1,78 @@
-"""What every use case is given: the adapters that __main__ built, the clock and the dice."""
+"""Context of a use case: settings, clock, randomness, and the ports to database, files and keys."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
+
+from sqlalchemy import Connection
 
 from shoal.controller.host.settings import Settings
+from shoal.federated.config import Config
+from shoal.trust import Order
 
-if TYPE_CHECKING:
-    from shoal.controller.releases.io.blobs import Blobs
-    from shoal.controller.releases.io.signing import Signer
-    from shoal.controller.store.io.database import Store
-    from shoal.controller.training.jobs import Learning
+
+class Store(Protocol):
+    """Transactions on the database: shoal.controller.store.io.database."""
+
+    def read(self) -> AbstractContextManager[Connection]: ...
+    def write(self) -> AbstractContextManager[Connection]: ...
+    def close(self) -> None: ...
+
+
+class Blob(NamedTuple):
+    """sha256 in hex, size in bytes."""
+
+    sha256: str
+    size: int
+
+
+class Blobs(Protocol):
+    """Artifacts by SHA-256: shoal.controller.releases.io.blobs."""
+
+    def put_bytes(self, data: bytes, limit: int = ...) -> Blob: ...
+    def put_file(self, path: Path, limit: int = ...) -> Blob: ...
+    def exists(self, sha256: str) -> bool: ...
+    def path(self, sha256: str) -> Path: ...
+    def read(self, sha256: str) -> bytes: ...
+    def remove(self, sha256: str) -> None: ...
+
+
+class Signer(Protocol):
+    """TUF metadata and the keys that sign it: shoal.controller.releases.io.signing."""
+
+    @property
+    def metadata_folder(self) -> Path: ...
+    @property
+    def root(self) -> bytes: ...
+    @property
+    def director_root(self) -> bytes: ...
+    @property
+    def timestamp(self) -> bytes: ...
+    def director_roots(self, after: int, limit: int = ...) -> list[bytes]: ...
+    def add_target(self, role: str, model: str, version: int, manifest: bytes) -> str: ...
+    def key_id(self, role: str, model: str) -> str: ...
+    def refresh_timestamps(self, now: float) -> list[str]: ...
+    def folder_metadata(self, models: Sequence[str], now: float) -> dict[str, bytes]: ...
+    def sign_orders(
+        self, device: str, version: int, orders: Sequence[Order], now: float
+    ) -> bytes: ...
+    def sign_round(self, config: Config, now: float) -> bytes: ...
 
 
 class Context(NamedTuple):
     """The first argument of every use case.
 
-    folder     the controller's folder
-    clock      Unix seconds, UTC
-    random     for what is drawn, never for secrets
-    learning   trains, quantizes and packs; None in processes that never do
+    folder   the controller's folder
+    clock    Unix seconds, UTC
+    random   for what is drawn, never for secrets
     """
 
     folder: Path
     settings: Settings
-    store: "Store"
-    blobs: "Blobs"
-    signer: "Signer"
+    store: Store
+    blobs: Blobs
+    signer: Signer
     clock: Callable[[], float]
     random: random.Random
-    learning: "Learning | None" = None

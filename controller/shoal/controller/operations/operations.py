@@ -1,5 +1,6 @@
 """Long work as rows: asked for by the API, done by a subprocess, watched by anyone."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
@@ -9,12 +10,16 @@ from shoal.controller.host.context import Context
 from shoal.controller.store import changes
 from shoal.controller.store.records import Operation
 from shoal.controller.store.tables import operation
-from shoal.errors import AbsentError, ConflictError
+from shoal.errors import AbsentError, ConflictError, ShoalError
 
 QUEUED, RUNNING, SUCCEEDED, FAILED = "queued", "running", "succeeded", "failed"
 CANCELED = "canceled"
 STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELED)
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
+#: Reports how far the work is, 0 to 1, and the current step.
+Report = Callable[[float, str], None]
+#: The work of one kind of operation; returns the operation's result.
+Work = Callable[[Context, Operation, Report], dict[str, Any]]
 _HOW = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELED: "was canceled"}
 
 
@@ -45,6 +50,22 @@ def claim_next(ctx: Context) -> Operation | None:
             return None
         _set(db, ctx, ident, state=RUNNING, step="starting", started_at=ctx.clock())
     return get_operation(ctx, ident)
+
+
+def run(ctx: Context, ident: str, kinds: Mapping[str, Work]) -> Operation:
+    """Run a claimed operation to its end; an error fails the operation and is stored in it.
+
+    kinds   operation kind -> its work
+    """
+    one = get_operation(ctx, ident)
+    try:
+        result = kinds[one.kind](ctx, one, lambda share, step: progress(ctx, ident, share, step))
+    except ShoalError as error:
+        return finish(ctx, ident, error=str(error))
+    except Exception as error:
+        finish(ctx, ident, error=f"{type(error).__name__}: {error!s:.500}")
+        raise  # a bug: its traceback belongs in the operation's log
+    return finish(ctx, ident, result=result)
 
 
 def progress(ctx: Context, ident: str, fraction: float, step: str) -> None:

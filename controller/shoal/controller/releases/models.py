@@ -7,11 +7,10 @@ from sqlalchemy import Connection, Row, select, update
 from shoal import manifest
 from shoal.controller.access import audit
 from shoal.controller.data import datasets
-from shoal.controller.federated import round_rows as rows
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
 from shoal.controller.store.records import Model
-from shoal.controller.store.tables import model, release
+from shoal.controller.store.tables import federated_task, model, release
 from shoal.errors import AbsentError, ConflictError
 
 RELEASED = "released"
@@ -67,10 +66,8 @@ def set_policy(
         "cooldown_s": cooldown_s,
     }  # fmt: skip
     with ctx.store.write() as db:
-        if task and (other := rows.task_row(db, task).model) != model:
-            raise ConflictError(
-                f"task {task} learns {other}", f"name one of {model}: shoal round tasks"
-            )
+        if task:
+            _check_task(db, task, model)
         db.execute(update(_TABLE).where(_TABLE.c.name == model).values(**values))
         audit.record(db, ctx, actor, "model.policy", model, **values)
         changes.note(db, ctx, "model", model)
@@ -78,6 +75,17 @@ def set_policy(
 
 
 _TABLE = model
+
+
+def _check_task(db: Connection, task: str, model: str) -> None:
+    of_task = select(federated_task.c.model).where(federated_task.c.name == task)
+    trains = db.scalar(of_task)
+    if trains is None:
+        raise AbsentError("federated task", task, "shoal round tasks says which there are")
+    if trains != model:
+        raise ConflictError(
+            f"task {task} trains {trains}", f"name one of {model}: shoal round tasks"
+        )
 
 
 def _record(db: Connection, row: Row[Any]) -> Model:

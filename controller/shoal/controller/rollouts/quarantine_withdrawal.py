@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from shoal import manifest
 from shoal.controller.alerts import alerts
@@ -16,7 +16,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
 from shoal.controller.rollouts import revert, rollouts
 from shoal.controller.store import changes
-from shoal.controller.store.tables import assignment, rollout
+from shoal.controller.store.tables import alert, assignment, rollout
 from shoal.trust import Order
 
 _LIFTED = "the quarantine was lifted by {}: it goes on when somebody resumes it"
@@ -98,6 +98,16 @@ def _next_step(free: Sequence[str], waiting: Mapping[str, str]) -> str:
     goes_on = [f"shoal rollout resume {ident}" for ident in waiting]
     steps = " or ".join([*goes_on, f"shoal rollout start {free[-1]}"])
     return f"Nothing is rolled out by itself: {steps}"
+
+
+def close_alerts(ctx: Context) -> None:
+    """Close alerts of quarantined releases that no device serves any more."""
+    alerts.close_resolved(ctx, alert.c.key.startswith(drafts.QUARANTINE), _resolved)
+
+
+def _resolved(db: Connection, _: Context, row: Row[Any]) -> str:
+    left = quarantine.serving(db, quarantine.in_quarantine(db, row.model))
+    return "" if left else "no device serves a release in quarantine"
 
 
 def _withdraw(db: Connection, ctx: Context, bad: Mapping[str, str]) -> list[str]:

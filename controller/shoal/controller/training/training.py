@@ -1,4 +1,4 @@
-"""Training and importing: asked for here, done in a subprocess by run_operation."""
+"""Training and importing: enqueued here, run in a subprocess by `perform`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,18 +7,17 @@ import msgspec
 
 from shoal import manifest
 from shoal.controller.data import datasets
-from shoal.controller.federated import tasks
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, releases, verdicts
 from shoal.controller.releases.built import Built
 from shoal.controller.store.origin import Origin
 from shoal.controller.store.records import DatasetVersion, Operation, Release
-from shoal.controller.training.jobs import IMPORTED, Checkpoint, Job, read_params
-from shoal.errors import ConflictError, DatasetError, ShoalError
+from shoal.controller.training.jobs import IMPORTED, Checkpoint, Job, Learning, read_params
+from shoal.errors import DatasetError
 from shoal.pipeline import Pipeline
 
-TRAIN, IMPORT, CHECKPOINT = "train", "import", "checkpoint"
+TRAIN, IMPORT, CHECKPOINT = KINDS = "train", "import", "checkpoint"
 #: What an operation's `trigger` begins with when automation asked for it.
 AUTOMATIC = "alert:"
 ROUNDS = "rounds:"
@@ -106,17 +105,29 @@ def start_checkpoint(
     return _start(ctx, actor, CHECKPOINT, base.model, version, IMPORTED, params, trigger, given)
 
 
-def run_operation(ctx: Context, ident: str) -> Operation:
-    """Do the work of a claimed operation to its end; a failure is recorded in it, with its hint."""
-    operation = operations.get_operation(ctx, ident)
-    try:
-        result = _result(ctx, operation)
-    except ShoalError as error:
-        return operations.finish(ctx, ident, error=str(error))
-    except Exception as error:
-        operations.finish(ctx, ident, error=f"{type(error).__name__}: {error!s:.500}")
-        raise  # a bug: its traceback belongs in the operation's log
-    return operations.finish(ctx, ident, result=result)
+def perform(
+    learning: Learning, ctx: Context, operation: Operation, report: operations.Report
+) -> dict[str, Any]:
+    """Run an operation of KINDS; its result names the release."""
+    return {"release": build_release(learning, ctx, operation, report)}
+
+
+def build_release(
+    learning: Learning, ctx: Context, operation: Operation, report: operations.Report
+) -> str:
+    """Build, pack, and sign as candidate what automation requested; the release's name."""
+    built = learning.build(_job(ctx, operation), report)
+    report(0.95, "packing")
+    parent = releases.latest_of(ctx, operation.subject)
+    if operation.kind == CHECKPOINT and not built.why_refused:
+        why = _why_worse(ctx, operation.params, built, parent)
+        built = msgspec.structs.replace(built, why_refused=why)
+    made = releases.pack(ctx, operation, built, parent)
+    automatic = operation.params["trigger"].startswith((AUTOMATIC, ROUNDS))
+    if automatic and not made.quarantined and made.state == releases.VALIDATED:
+        report(0.98, "signing as candidate")
+        releases.sign_candidate(ctx, made.ref)
+    return made.ref
 
 
 def _start(
@@ -141,40 +152,6 @@ def _start(
         "trigger": trigger,
     }
     return operations.enqueue(ctx, actor=actor, kind=kind, subject=model, params=whole | given)
-
-
-def _result(ctx: Context, operation: Operation) -> dict[str, Any]:
-    if operation.kind != tasks.FEDERATE:
-        return {"release": _release(ctx, operation)}
-
-    def say(fraction: float, step: str) -> None:
-        operations.progress(ctx, operation.id, fraction, step)
-
-    release = operation.params["release"] or _release(ctx, operation)
-    tasks.prepare(ctx, operation, release, say)
-    return {"task": operation.params["task"], "release": release}
-
-
-def _release(ctx: Context, operation: Operation) -> str:
-    """Build, pack, and sign as candidate what automation asked for; the release's name."""
-    if ctx.learning is None:
-        raise ConflictError("this process cannot train", "run: shoal-controller operation")
-
-    def say(fraction: float, step: str) -> None:
-        operations.progress(ctx, operation.id, fraction, step)
-
-    built = ctx.learning.build(_job(ctx, operation), say)
-    say(0.95, "packing")
-    parent = releases.latest_of(ctx, operation.subject)
-    if operation.kind == CHECKPOINT and not built.why_refused:
-        why = _why_worse(ctx, operation.params, built, parent)
-        built = msgspec.structs.replace(built, why_refused=why)
-    made = releases.pack(ctx, operation, built, parent)
-    automatic = operation.params["trigger"].startswith((AUTOMATIC, ROUNDS))
-    if automatic and not made.quarantined and made.state == releases.VALIDATED:
-        say(0.98, "signing as candidate")
-        releases.sign_candidate(ctx, made.ref)
-    return made.ref
 
 
 def _why_worse(ctx: Context, params: Mapping[str, Any], built: Built, parent: str) -> str:

@@ -11,21 +11,15 @@ import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
+from shoal.controller.host.context import Blob
 from shoal.controller.host.io.files import sync_folder
 from shoal.errors import AbsentError, OversizeError, StorageError
 
 _CHUNK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 LIMIT = 1 << 30
-
-
-class Blob(NamedTuple):
-    """sha256 in hex, size in bytes."""
-
-    sha256: str
-    size: int
 
 
 class Blobs:
