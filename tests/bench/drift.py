@@ -40,7 +40,7 @@ def _window(random: np.random.Generator, features: int) -> dict[str, np.ndarray]
 
 def _look(base: drift.Baseline, newest: list[dict[str, np.ndarray]], training: np.ndarray) -> None:
     for at, scale in enumerate(base.scales):
-        drift.look(base, newest[-scale:], at, 0.01)
+        drift.compare(base, newest[-scale:], at, 0.01)
         drift.psi(base, newest[-scale:], at, training)
 
 

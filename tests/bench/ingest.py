@@ -28,7 +28,6 @@ from shoal import topics, wire
 from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import drift_monitor
-from shoal.controller.monitoring.cache import Memory
 from shoal.sketch import Latency, References, Sketch
 
 #: Windows of each device that are there before: its baseline is known, as in any day but the first.
@@ -47,7 +46,7 @@ def run(*, quick: bool) -> Found:
         with tempfile.TemporaryDirectory() as folder:
             made = Windows(release, fleet)
             ctx = _make(Path(folder), made)
-            drift_monitor.evaluate_all(ctx, Memory())
+            drift_monitor.evaluate_all(ctx, drift_monitor.DriftCache())
             rows += _end_to_end(ctx, Path(folder), made, windows, repetitions)
         with tempfile.TemporaryDirectory() as folder:
             made = Windows(release, fleet)

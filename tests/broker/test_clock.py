@@ -16,7 +16,7 @@ from controllers import make_context
 from ports import free_port
 from real_agents import Process, enrol
 from shoal import topics, wire
-from shoal.controller.fleet import clock_skew_alerts, devices
+from shoal.controller.fleet import clock_skew, devices
 from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.store import tables
@@ -66,7 +66,7 @@ def test_a_clock_that_is_wrong_is_told_to_the_technician_and_to_the_operator(tmp
         assert "the clock is 93 s ahead of the controller's" in said.stdout
         told = json.loads(subprocess.run([*status, "--json"], capture_output=True).stdout)
         assert told["clock"]["skew_s"] == pytest.approx(BEHIND_S, abs=2)
-        clock_skew_alerts.watch(ctx)
+        clock_skew.update_alerts(ctx)
         with ctx.store.read() as db:
             (alert,) = db.execute(tables.alert.select()).all()
         assert "cam-1 by +93 s" in alert.detail

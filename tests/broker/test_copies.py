@@ -35,7 +35,7 @@ def test_two_agents_from_one_folder_raise_an_alert_with_a_hint(
         running.append(subprocess.Popen([*AGENT, "run", "--folder", tmp_path / "copy"]))
         eventually(lambda: api.get("alerts")["items"], "an alert", 200)
         (told,) = api.get("alerts")["items"]
-        assert (told["title"], told["severity"]) == ("cam-a is there twice", "critical")
+        assert (told["title"], told["severity"]) == ("cam-a runs twice", "critical")
         assert "shoal device decommission cam-a" in told["next_step"]
     finally:
         for process in running:

@@ -20,12 +20,10 @@ from shoal import topics, wire
 from shoal.controller.alerts import alerts
 from shoal.controller.federated import candidate_releases, checkpoint_retention, drift_trigger
 from shoal.controller.federated.io import round_thread
-from shoal.controller.fleet import clock_skew_alerts, duplicate_alerts
-from shoal.controller.fleet.duplicate_devices import Returns
+from shoal.controller.fleet import clock_skew, duplicate_devices
 from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import drift_monitor, triggers
-from shoal.controller.monitoring.cache import Memory
 from shoal.controller.operations.io.runner import Operations
 from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper
 from shoal.controller.rollouts.io.delta_prefetch import Ahead
@@ -90,10 +88,10 @@ class Engine:
         self._stamp = b""
         self._operations = operations or Operations(ctx)
         self._due: dict[str, float] = {}
-        self._memory = Memory()
+        self._drift_cache = drift_monitor.DriftCache()
         self._rounds = round_thread.Rounds(ctx, self._post)
         self._ahead = Ahead(ctx)
-        self._returns = Returns(monotonic)
+        self._returns = duplicate_devices.ReturnCounter(monotonic)
         pki, network = ctx.folder / "pki", ctx.settings.network
         host = "localhost" if "localhost" in network.names else network.names[0]
         self._link = link(
@@ -136,7 +134,7 @@ class Engine:
             Tick(
                 "monitoring",
                 min(5.0, max(0.25, window_s / 8)),
-                lambda: drift_monitor.evaluate_all(ctx, self._memory),
+                lambda: drift_monitor.evaluate_all(ctx, self._drift_cache),
                 apart=True,
             ),
             Tick("rounds", 0.5, self._rounds.work, apart=True, bell=self._rounds.bell),
@@ -147,8 +145,8 @@ class Engine:
             Tick("on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),
             Tick("candidates", 5.0, lambda: candidate_releases.evaluate(ctx)),
             Tick("offline", 5.0, lambda: offline(ctx)),
-            Tick("clocks", 15.0, lambda: clock_skew_alerts.watch(ctx)),
-            Tick("copies", 60.0, lambda: duplicate_alerts.watch(ctx)),
+            Tick("clocks", 15.0, lambda: clock_skew.update_alerts(ctx)),
+            Tick("copies", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
             Tick("timestamps", 60.0, self._refresh_timestamps),
             Tick("renewal", 600.0, lambda: assignments.renew(ctx)),
             Tick("retention", 3_600.0, lambda: forget(ctx)),

@@ -9,7 +9,7 @@ from fleet import MODEL, Fleet
 from shoal import wire
 from shoal.agent.status import text
 from shoal.controller.alerts import alerts
-from shoal.controller.fleet import clock_skew_alerts, devices
+from shoal.controller.fleet import clock_skew, devices
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import window_validation
 from shoal.controller.store import tables
@@ -140,10 +140,10 @@ def test_when_every_clock_of_a_site_is_off_the_controllers_own_is_suspected(flee
         fleet.station(name, start=False)
     with fleet.ctx.store.write() as db:
         db.execute(tables.device.update().values(clock_skew_s=400.0, clock_error_s=0.1))
-    clock_skew_alerts.watch(fleet.ctx)
+    clock_skew.update_alerts(fleet.ctx)
     (alert,) = standing_alerts(fleet)
     assert "this controller's own clock" in alert.next_step
-    clock_skew_alerts.watch(fleet.ctx)
+    clock_skew.update_alerts(fleet.ctx)
     (again,) = standing_alerts(fleet)
     assert again.findings == alert.findings, "what has not changed is not told again"
 

@@ -12,8 +12,7 @@ from shoal import topics, wire
 from shoal.controller.alerts import alerts
 from shoal.controller.engine import forget
 from shoal.controller.fleet import duplicate_devices, enrolment
-from shoal.controller.fleet.duplicate_alerts import watch as watch_copies
-from shoal.controller.fleet.duplicate_devices import Returns
+from shoal.controller.fleet.duplicate_devices import ReturnCounter
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import queries, window_validation
 from shoal.controller.store import tables
@@ -369,7 +368,7 @@ CONNECTIONS = [
 
 @pytest.mark.parametrize(("case", "said", "twice"), CONNECTIONS, ids=[c[0] for c in CONNECTIONS])
 def test_two_agents_that_take_turns_are_told_from_one_that_comes_back(fleet, case, said, twice):
-    returns = Returns(fleet.clock)
+    returns = ReturnCounter(fleet.clock)
     for process, before in said:
         ingest(fleet.ctx, [online(process, before)], returns)
         fleet.clock.now += 20.0
@@ -381,7 +380,7 @@ def test_two_agents_that_take_turns_are_told_from_one_that_comes_back(fleet, cas
 
 
 def test_returns_that_are_far_apart_are_no_second_agent(fleet):
-    returns = Returns(fleet.clock)
+    returns = ReturnCounter(fleet.clock)
     for process, before in [("a", 0), ("b", 0), ("a", 1), ("b", 1)]:
         ingest(fleet.ctx, [online(process, before)], returns)
         fleet.clock.now += 4_000.0
@@ -389,7 +388,7 @@ def test_returns_that_are_far_apart_are_no_second_agent(fleet):
 
 
 def test_an_older_agents_sessions_say_nothing(fleet):
-    returns = Returns(fleet.clock)
+    returns = ReturnCounter(fleet.clock)
     for session in ("0123456789abcdef", "fedcba9876543210", "0123456789abcdef"):
         status = Status(
             device="cam-1", boot="b1", seq=0, sent_s=1.0, online=True, since_s=1.0, session=session
@@ -429,8 +428,8 @@ def test_the_same_message_again_is_no_second_agent_even_where_its_clock_was_put_
 def test_an_alert_of_two_agents_closes_when_one_was_alone_for_an_hour(fleet):
     ingest(fleet.ctx, [sent(fault(1)), sent(fault(1, "modbus"))])
     fleet.clock.now += duplicate_devices.CALM_S - 1
-    watch_copies(fleet.ctx)
+    duplicate_devices.close_alerts(fleet.ctx)
     assert standing(fleet)
     fleet.clock.now += 2
-    watch_copies(fleet.ctx)
+    duplicate_devices.close_alerts(fleet.ctx)
     assert standing(fleet) == {}

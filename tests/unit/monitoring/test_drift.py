@@ -36,7 +36,7 @@ def looks(baseline, windows, at, tolerance=0.01):
     """log10 p (looks, F) of sliding looks."""
     s = baseline.scales[at]
     found = (
-        drift.look(baseline, windows[i - s + 1 : i + 1], at, tolerance)
+        drift.compare(baseline, windows[i - s + 1 : i + 1], at, tolerance)
         for i in range(s - 1, len(windows))
     )
     return np.stack([one.log10_p for one in found if one is not None])
@@ -115,7 +115,7 @@ def test_a_shift_is_found_within_a_few_windows(sigma, within):
     for i in range(within):
         for at, s in enumerate(SCALES):
             windows = (before + after[: i + 1])[-s:]
-            seen = drift.look(baseline, windows, at, 0.01)
+            seen = drift.compare(baseline, windows, at, 0.01)
             found |= seen.log10_p < level
     assert found.mean() > 0.9
 
@@ -126,8 +126,8 @@ def test_a_feature_that_never_moved_is_found_when_it_does():
     moved = still.copy()
     moved[0, 2:4] = 60, 40
     baseline = drift.fit(own([still] * 12), SCALES)
-    assert drift.look(baseline, own([still]), 0, 0.01).log10_p[0] > -1
-    assert drift.look(baseline, own([moved]), 0, 0.01).log10_p[0] < -6
+    assert drift.compare(baseline, own([still]), 0, 0.01).log10_p[0] > -1
+    assert drift.compare(baseline, own([moved]), 0, 0.01).log10_p[0] < -6
 
 
 def test_values_that_go_missing_are_drift():
@@ -137,16 +137,16 @@ def test_values_that_go_missing_are_drift():
     lost[0, -1] = lost[0, :-1].sum() // 2
     lost[0, :-1] -= lost[0, :-1] // 2
     baseline = drift.fit(own(known), SCALES)
-    assert drift.look(baseline, own([lost]), 0, 0.01).log10_p[0] < -9
+    assert drift.compare(baseline, own([lost]), 0, 0.01).log10_p[0] < -9
 
 
 def test_a_window_far_smaller_than_usual_is_not_looked_at_by_itself():
     rng = np.random.default_rng(4)
     baseline = drift.fit(own(rows(rng, 2, 12, 200)), SCALES)
     small = own(rows(rng, 2, 4, 80))
-    assert drift.look(baseline, small[:1], 0, 0.01) is None
+    assert drift.compare(baseline, small[:1], 0, 0.01) is None
     usual = own(rows(rng, 2, 3, 200))
-    assert drift.look(baseline, small[:1] + usual, 1, 0.01) is not None
+    assert drift.compare(baseline, small[:1] + usual, 1, 0.01) is not None
 
 
 def test_a_device_that_is_switched_off_is_no_drift_of_its_site():
@@ -165,7 +165,7 @@ def test_one_device_of_a_site_that_changes_is_found_in_the_merge():
     a, b = rows(rng, 1, 13, 900), rows(rng, 1, 12, 900)
     moved = rows(rng, 1, 1, 900, shift=1.0)
     baseline = drift.fit([{"a": x, "b": y} for x, y in zip(a, b, strict=False)], SCALES)
-    seen = drift.look(baseline, [{"a": a[12], "b": moved[0]}], 0, 0.01)
+    seen = drift.compare(baseline, [{"a": a[12], "b": moved[0]}], 0, 0.01)
     assert seen.log10_p[0] < -10
 
 
@@ -176,7 +176,8 @@ def test_a_baseline_survives_its_bytes_and_refuses_others():
     window = own(rows(rng, 3, 1, 200))
     assert again.members == baseline.members
     assert np.array_equal(
-        drift.look(again, window, 0, 0.01).log10_p, drift.look(baseline, window, 0, 0.01).log10_p
+        drift.compare(again, window, 0, 0.01).log10_p,
+        drift.compare(baseline, window, 0, 0.01).log10_p,
     )
     with pytest.raises(StorageError):
         drift.Baseline.from_bytes(b"PK nonsense")

@@ -1,20 +1,8 @@
-"""What an alert says: one title, the facts, and the one next step, for each kind of cause.
-
-Findings of one model and release at one site belong together: a fouled camera moves sixty
-features on two devices, and is one thing to look after.
-"""
+"""What an alert says: one title, the facts, and the one next step, for each kind of cause."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from shoal.controller.store.records import Finding
-
-BOOL = npt.NDArray[np.bool_]
-#: From here on a shift is called critical: the usual reading of PSI.
-SEVERE_PSI = 0.25
 _NAMED = 4
 #: Begins the key of an alert of a task's quarantine.
 QUARANTINE = "quarantine/"
@@ -36,51 +24,6 @@ class Draft(NamedTuple):
     model: str = ""
     release: str = ""
     features: Sequence[str] = ()
-
-
-def rising(before: BOOL | None, now: BOOL) -> BOOL:
-    """Features that alarm now and did not at the look before: what is worth a new finding.
-
-    >>> rising(np.array([True, False]), np.array([True, True])).tolist()
-    [False, True]
-    """
-    if before is None or before.shape != now.shape:
-        return now
-    return now & ~before
-
-
-def drift_key(site: str, model: str, release: str) -> str:
-    """Key of the drift alert of a site."""
-    return f"drift/{model}/{site}/{release}"
-
-
-def drift(site: str, findings: Sequence[Finding]) -> Draft:
-    """Alert of findings, one or more, that are of one site, model and release."""
-    worst = min(findings, key=lambda one: one.log10_p)
-    features = list(dict.fromkeys(one.feature for one in findings))
-    subjects = sorted({one.subject for one in findings if one.scope == "device"})
-    largest = max(one.psi for one in findings)
-    where = f" ({', '.join(subjects)})" if subjects else ""
-    return Draft(
-        key=drift_key(site, worst.model, worst.release),
-        kind="drift",
-        severity="critical" if largest >= SEVERE_PSI else "warning",
-        title=f"{worst.model}: inputs at {site} are not what they were",
-        detail=(
-            f"{_list(features)} moved away from {site}{where}'s own baseline with "
-            f"{worst.release}: {worst.feature} by {worst.hellinger:.2f} (Hellinger; 10^"
-            f"{worst.log10_p:.0f} by chance, the budget allows 10^{worst.log10_alpha:.0f}), "
-            f"PSI against training {worst.psi:.2f}."
-        ),
-        next_step=(
-            f"Look at sensors and light at {site}; if the change is here to stay, add newly "
-            f"labelled data and retrain: shoal model train {worst.model}"
-        ),
-        site=site,
-        model=worst.model,
-        release=worst.release,
-        features=features,
-    )
 
 
 def rollout_key(rollout: str) -> str:
@@ -138,7 +81,7 @@ def quarantine(
     task: str, model: str, serving: Mapping[str, Sequence[str]], next_step: str
 ) -> Draft:
     """Alert of releases in quarantine that went out. serving: release -> devices that have it."""
-    told = [f"{ref} is on {_list(devices)}" for ref, devices in serving.items()]
+    told = [f"{ref} is on {listed(devices)}" for ref, devices in serving.items()]
     return Draft(
         key=quarantine_key(task),
         kind="task",
@@ -161,6 +104,11 @@ def back_step(task: str, model: str, way_back: str) -> str:
     )
 
 
-def _list(features: Sequence[str]) -> str:
-    more = f" and {len(features) - _NAMED} more" if len(features) > _NAMED else ""
-    return ", ".join(features[:_NAMED]) + more
+def listed(names: Sequence[str]) -> str:
+    """The first names, and the number of the rest.
+
+    >>> listed(["a", "b", "c", "d", "e", "f"])
+    'a, b, c, d and 2 more'
+    """
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

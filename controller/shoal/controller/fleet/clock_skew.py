@@ -1,111 +1,152 @@
-"""Devices' clocks beside the controller's: when a window really began, and what to say of them.
+"""Clock skew of devices: the start of a window by the controller's clock, and alerts for a site.
 
-A device whose clock is wrong goes on measuring; its windows are kept, at the time that can best
-be said: put right by the difference that the device itself has measured, else at their arrival
-when they claim to come from the future or from another age. Such a window is not sure of its
-bucket, and is left out of its site's.
+A device with a wrong clock keeps measuring and its windows are kept. The start of a window is
+corrected by the skew that the device measured; a window that claims to come from the future or
+from years ago is placed at its arrival. The time bucket of such a window is uncertain, so it is
+left out of its site's.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from sqlalchemy import select
 
-from shoal.controller.alerts.text import Draft
+from shoal.controller.alerts import alerts
+from shoal.controller.alerts.text import Draft, listed
+from shoal.controller.host.context import Context
+from shoal.controller.store.tables import alert, device
 from shoal.wire import WindowReport
 
-#: A device's clock is believed this far from ours; else the time of arrival stands in.
-SANE_S = 400 * 86_400
-_NAMED = 4
+#: Largest plausible difference between a device's time and ours, seconds; beyond it, the time of
+#: arrival is used.
+PLAUSIBLE_S = 400 * 86_400
+_KEY = "clock/"
 
 
-class Began(NamedTuple):
-    """When a window began by the controller's clock, Unix seconds; whether that is sure."""
+class WindowStart(NamedTuple):
+    """Start of a window by the controller's clock, Unix seconds. synced: the time is certain."""
 
     at: float
-    sure: bool
+    synced: bool
 
 
-class Clock(NamedTuple):
-    """A device's clock: `skew_s` ahead, give or take `error_s`."""
+class DeviceClock(NamedTuple):
+    """A device's clock: `skew_s` ahead of the controller's, give or take `error_s`."""
 
     device: str
     skew_s: float
     error_s: float
 
 
-def place(report: WindowReport, now: float, limit_s: float) -> Began:
-    """When a window that arrived at `now` began. limit_s: how far ahead a clock may be."""
-    sure, at = report.health.clock_synced, report.window_start_s
-    if not sure and isinstance(report.health.clock, msgspec.Struct):
+def window_start(report: WindowReport, now: float, limit_s: float) -> WindowStart:
+    """Start of a window that arrived at `now`. limit_s: how far ahead a clock may be."""
+    synced, at = report.health.clock_synced, report.window_start_s
+    if not synced and isinstance(report.health.clock, msgspec.Struct):
         at -= report.health.clock.skew_s
-    if not now - SANE_S < at <= now + limit_s:
-        return Began(max(0.0, now - report.window_s), False)
-    return Began(min(at, now) if not sure else at, sure)
+    if not now - PLAUSIBLE_S < at <= now + limit_s:
+        return WindowStart(max(0.0, now - report.window_s), False)
+    return WindowStart(min(at, now) if not synced else at, synced)
 
 
-def columns(facts: Mapping[str, Any]) -> dict[str, float]:
-    """What an inventory's facts say of the clock, as columns; none where they say nothing."""
-    said = {name: facts.get(name) for name in ("clock_skew_s", "clock_error_s")}
-    numbers = {k: float(v) for k, v in said.items() if isinstance(v, int | float)}
-    fit = len(numbers) == 2 and all(abs(v) < 2**33 for v in numbers.values())
-    return numbers if fit and numbers["clock_error_s"] >= 0 else {}
+def skew_columns(facts: Mapping[str, Any]) -> dict[str, float]:
+    """Device columns for the clock in an inventory's facts; empty when absent or implausible."""
+    given = {name: facts.get(name) for name in ("clock_skew_s", "clock_error_s")}
+    numbers = {k: float(v) for k, v in given.items() if isinstance(v, int | float)}
+    complete = len(numbers) == 2 and all(abs(v) < 2**33 for v in numbers.values())
+    return numbers if complete and numbers["clock_error_s"] >= 0 else {}
 
 
-def is_off(clock: Clock, limit_s: float) -> bool:
-    """Whether it is off by more than `limit_s` beyond doubt.
+def is_wrong(clock: DeviceClock, limit_s: float) -> bool:
+    """Whether the clock is off by more than `limit_s`, measurement error deducted.
 
-    >>> is_off(Clock("cam-1", -93.0, 0.2), 30.0), is_off(Clock("cam-1", 31.0, 2.0), 30.0)
-    (True, False)
+    >>> is_wrong(DeviceClock("cam-1", -93.0, 0.2), limit_s=30.0)
+    True
+    >>> is_wrong(DeviceClock("cam-1", 31.0, 2.0), limit_s=30.0)
+    False
     """
     return clock.error_s >= 0 and abs(clock.skew_s) - clock.error_s > limit_s
 
 
-def key(site: str) -> str:
-    """Key of the alert of a site's clocks."""
-    return f"clock/{site}"
+def update_alerts(ctx: Context) -> None:
+    """Open, update and close clock alerts: one per site with at least one wrong clock."""
+    limit_s, sites = ctx.settings.fleet.clock_skew_s, _clocks_by_site(ctx)
+    with ctx.store.read() as db:
+        standing = {
+            row.key: row.detail
+            for row in db.execute(
+                select(alert.c.key, alert.c.detail).where(
+                    alert.c.key.startswith(_KEY), alert.c.state.in_(alerts.STANDING)
+                )
+            )
+        }
+    wrong = {}
+    for site, clocks in sites.items():
+        off = [one for one in clocks if is_wrong(one, limit_s)]
+        if off:
+            draft = alert_draft(site, off, len(clocks), limit_s)
+            wrong[draft.key] = draft
+    changed = [draft for key, draft in wrong.items() if standing.get(key) != draft.detail]
+    resolved = standing.keys() - wrong.keys()
+    if changed or resolved:
+        with ctx.store.write() as db:
+            for draft in changed:
+                alerts.raise_alert(db, ctx, draft, findings=draft.key not in standing)
+            for key in resolved:
+                alerts.close(db, ctx, key, "every clock of the site is right again")
 
 
-def draft(site: str, off: Sequence[Clock], of: int, limit_s: float) -> Draft:
-    """Alert of the clocks of a site that are off; `of` devices there have told of theirs."""
+def alert_draft(site: str, off: Sequence[DeviceClock], of: int, limit_s: float) -> Draft:
+    """Alert text for the wrong clocks `off` of a site; `of`: devices there that reported one."""
     worst = sorted(off, key=lambda one: (-abs(one.skew_s), one.device))
-    named = ", ".join(f"{one.device} by {_words(one.skew_s)}" for one in worst[:_NAMED])
-    more = f" and {len(off) - _NAMED} more" if len(off) > _NAMED else ""
-    everybody = len(off) == of > 1
+    named = listed([f"{one.device} by {_offset(one.skew_s)}" for one in worst])
     return Draft(
-        key=key(site),
+        key=f"{_KEY}{site}",
         kind="device",
         severity="warning",
         title=f"Clocks at {site or 'no site'} are wrong",
         detail=(
-            f"{len(off)} of {of} devices are off by more than {limit_s:g} s: {named}{more}. Their "
-            "windows are put right as far as that can be, and count for themselves, not for "
-            "their site."
+            f"{len(off)} of {of} devices are off by more than {limit_s:g} s: {named}. The "
+            "start times of their windows are corrected where possible; these windows count for "
+            "the device and not for the site."
         ),
         next_step=(
-            "All of them say so: look at this controller's own clock first (timedatectl)"
-            if everybody
+            "Every device reports it: check this controller's own clock first (timedatectl)"
+            if len(off) == of > 1
             else "Enable time synchronisation on the device (timedatectl set-ntp true), or set it"
         ),
         site=site,
     )
 
 
-def clock_words(skew_s: float, error_s: float) -> str:
-    """A device's clock, for a person.
+def describe_clock(skew_s: float, error_s: float) -> str:
+    """Text for a device's clock.
 
-    >>> clock_words(0.2, 0.3), clock_words(-93.4, 0.1)
+    >>> describe_clock(0.2, 0.3), describe_clock(-93.4, 0.1)
     ('right to 0.5 s', '-93 s from the controller')
     """
     if abs(skew_s) <= max(1.0, error_s):
         return f"right to {abs(skew_s) + error_s:.1f} s"
-    return f"{_words(skew_s)} from the controller"
+    return f"{_offset(skew_s)} from the controller"
 
 
-def _words(skew_s: float) -> str:
+def _clocks_by_site(ctx: Context) -> dict[str, list[DeviceClock]]:
+    """Site -> clocks of its enrolled devices that reported one."""
+    reported = select(
+        device.c.site, device.c.name, device.c.clock_skew_s, device.c.clock_error_s
+    ).where(device.c.state == "enrolled", device.c.clock_error_s >= 0)
+    sites: dict[str, list[DeviceClock]] = defaultdict(list)
+    with ctx.store.read() as db:
+        for row in db.execute(reported):
+            sites[row.site].append(DeviceClock(row.name, row.clock_skew_s, row.clock_error_s))
+    return sites
+
+
+def _offset(skew_s: float) -> str:
     """
-    >>> _words(93.4), _words(-7200.0), _words(-172800.0)
+    >>> _offset(93.4), _offset(-7200.0), _offset(-172800.0)
     ('+93 s', '-2 h', '-2 d')
     """
     size, unit = next(

@@ -1,20 +1,33 @@
 """Devices as the controller last heard of them: found fast among a hundred thousand."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Text, and_, cast, func, not_, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Text, and_, cast, func, not_, select
 
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
 from shoal.controller.store.records import Device, DeviceEvent, Page, Window
-from shoal.controller.store.tables import audit, device, device_event, window
+from shoal.controller.store.tables import audit, device, device_event, release, window
 from shoal.errors import AbsentError, InputError
 from shoal.sketch import Latency
 
 ENROLLED, DECOMMISSIONED = "enrolled", "decommissioned"
 STATES = (ENROLLED, DECOMMISSIONED, "online", "offline")
+#: Values of one facet, at most.
+MOST_VALUES = 200
 _VERBS = {"device.enrol": "ENROLLED", "device.decommission": "DECOMMISSIONED"}
+
+
+class Facets(NamedTuple):
+    """Values that the filters of the device list can take, in order, MOST_VALUES of each.
+
+    releases   "model@version", newest first
+    """
+
+    sites: list[str]
+    profiles: list[str]
+    releases: list[str]
 
 
 def list_devices(
@@ -97,6 +110,22 @@ def windows(ctx: Context, name: str, since: float = 0, limit: int = 200) -> list
     )
     with ctx.store.read() as db:
         return [_window(row) for row in db.execute(query)]
+
+
+def facets(ctx: Context) -> Facets:
+    """Sites and profiles of the devices, and all releases."""
+    ref = release.c.model + "@" + cast(release.c.version, Text)
+    newest = select(ref).order_by(release.c.created_at.desc()).limit(MOST_VALUES)
+    with ctx.store.read() as db:
+        return Facets(
+            _distinct(db, device.c.site), _distinct(db, device.c.profile), list(db.scalars(newest))
+        )
+
+
+def _distinct(db: Connection, column: Column[str]) -> list[str]:
+    """Distinct non-empty values in order; grouping uses an index where there is one."""
+    query = select(column).where(column != "").group_by(column).limit(MOST_VALUES)
+    return list(db.scalars(query))
 
 
 def _filters(

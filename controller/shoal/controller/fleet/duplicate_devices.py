@@ -1,60 +1,65 @@
-"""One device name that two agents use: a folder or an image of a disk was copied.
+"""Duplicate devices: two agents that run with one device name, from a copied folder or disk.
 
-They have one key, so the broker lets one of them in at a time and throws the other off; they have
-one outbox, so both number their messages alike, and of two messages with one number the second is
-taken for the first come again. Two things give them away:
+Both have the same key, so the broker admits one at a time and disconnects the other. Both number
+their messages from the same outbox, so the second message under a number is mistaken for a
+redelivery of the first and is lost. Two signs show it:
 
-    a process that was connected, and that another process took the place of, is back
-    a message has come under the number of another one
+    a process reconnects after another process had taken over its session
+    two different messages arrive under one number
 """
 
 import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shoal.controller.alerts.text import Draft
+from sqlalchemy import Connection, select
 
-#: So many returns within so many seconds are no chance: one may follow an outage of the controller.
-TWICE, WITHIN_S = 2, 3_600.0
-#: Seconds without a sign of the other one until the alert closes.
+from shoal.controller.alerts import alerts
+from shoal.controller.alerts.text import Draft
+from shoal.controller.host.context import Context
+from shoal.controller.store.tables import alert
+
+#: So many returns within so many seconds mean a duplicate; one alone may follow an outage.
+RETURNS, WITHIN_S = 2, 3_600.0
+#: The alert closes after so many seconds without another sign.
 CALM_S = 3_600.0
-KEY = "copies/"
+_KEY = "copies/"
 _SESSION = re.compile(r"([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}")
 
 
 class Session(NamedTuple):
-    """Of a connection: process it belongs to, how often that was connected before."""
+    """Parsed session name: the agent's process, and how often it was connected before."""
 
     process: str
-    before: int
+    connections_before: int
 
 
-def session(text: str) -> Session | None:
-    """Take a session's name apart; None for one of an older agent, which does not say.
+def parse_session(text: str) -> Session | None:
+    """Parse a session name; None for the format of older agents.
 
-    >>> session("00c0ffee-3-12345678"), session("0123456789abcdef")
-    (Session(process='00c0ffee', before=3), None)
+    >>> parse_session("00c0ffee-3-12345678"), parse_session("0123456789abcdef")
+    (Session(process='00c0ffee', connections_before=3), None)
     """
     found = _SESSION.fullmatch(text)
     return Session(found[1], int(found[2])) if found else None
 
 
-def is_back(now: str, before: str) -> bool:
-    """Whether a process is back that another one had taken the place of: names of two sessions.
+def is_return(session: str, previous: str) -> bool:
+    """Whether a process reconnects after another process had taken over its session.
 
-    >>> is_back("aaaaaaaa-1-00000000", "bbbbbbbb-0-00000000")      # it was there before, and left
+    >>> is_return("aaaaaaaa-1-00000000", "bbbbbbbb-0-00000000")      # was connected before
     True
-    >>> is_back("bbbbbbbb-0-00000000", "aaaaaaaa-7-00000000")      # an agent that was started anew
+    >>> is_return("bbbbbbbb-0-00000000", "aaaaaaaa-7-00000000")      # a restarted agent
     False
-    >>> is_back("aaaaaaaa-8-00000000", "aaaaaaaa-7-00000000")      # a network that breaks off
+    >>> is_return("aaaaaaaa-8-00000000", "aaaaaaaa-7-00000000")      # a network interruption
     False
     """
-    here, there = session(now), session(before)
-    return bool(here and there and here.process != there.process and here.before)
+    now, before = parse_session(session), parse_session(previous)
+    return bool(now and before and now.process != before.process and now.connections_before)
 
 
-class Returns:
-    """Counts returns, device by device. A message that comes twice is one return.
+class ReturnCounter:
+    """Counts returns per device; a session counts once, however often its message is delivered.
 
     monotonic   seconds
     """
@@ -63,39 +68,51 @@ class Returns:
         self._monotonic = monotonic
         self._seen: dict[str, dict[str, float]] = {}
 
-    def note(self, device: str, now: str, before: str) -> bool:
-        """The session `now` followed `before`: whether these are two agents by now."""
-        if not is_back(now, before):
+    def is_duplicate(self, device: str, session: str, previous: str) -> bool:
+        """Count `session`, which followed `previous`; whether two agents share the name."""
+        if not is_return(session, previous):
             return False
-        at = self._monotonic()
+        now = self._monotonic()
         seen = self._seen.setdefault(device, {})
-        seen[now] = at
-        for old in [name for name, when in seen.items() if at - when > WITHIN_S]:
+        seen[session] = now
+        for old in [name for name, at in seen.items() if now - at > WITHIN_S]:
             del seen[old]
-        return len(seen) >= TWICE
+        return len(seen) >= RETURNS
 
 
-def key(device: str) -> str:
-    """Key of the alert of a device."""
-    return f"{KEY}{device}"
-
-
-def draft(device: str, site: str, sign: str) -> Draft:
-    """Alert of a device that is there twice. sign: what gave it away, one sentence."""
-    return Draft(
-        key=key(device),
+def raise_alert(db: Connection, ctx: Context, device: str, site: str, sign: str) -> None:
+    """Alert on a duplicate device. sign: what showed it, one sentence."""
+    draft = Draft(
+        key=f"{_KEY}{device}",
         kind="device",
         severity="critical",
-        title=f"{device} is there twice",
+        title=f"{device} runs twice",
         detail=(
             f"{sign} Two agents run with this name and key, from copies of one folder or disk: "
-            "they throw each other off the broker, and part of what they report is lost."
+            "they disconnect each other from the broker, and part of their reports is lost."
         ),
         next_step=(
             "Stop one of them and enrol it under a name of its own, in an empty folder: "
-            "shoal-agent enroll --name NEW. Nobody knows where it is? shoal device decommission "
-            f"{device}, then enrol the one that you have. There is only one, put back from a copy? "
-            "Stop it and delete its outbox.db"
+            "shoal-agent enroll --name NEW. If it cannot be found: shoal device decommission "
+            f"{device}, then enrol the one at hand. If there is only one, restored from a copy: "
+            "stop it and delete its outbox.db"
         ),
         site=site,
     )
+    alerts.raise_alert(db, ctx, draft)
+
+
+def close_alerts(ctx: Context) -> None:
+    """Close alerts of duplicate devices without a sign in the last CALM_S seconds."""
+    calm = (
+        alert.c.key.startswith(_KEY),
+        alert.c.state.in_(alerts.STANDING),
+        alert.c.updated_at < ctx.clock() - CALM_S,
+    )
+    with ctx.store.read() as db:
+        keys = db.scalars(select(alert.c.key).where(*calm)).all()
+    if keys:
+        with ctx.store.write() as db:
+            for key in keys:
+                why = f"no sign of a second agent for {CALM_S / 60:.0f} minutes"
+                alerts.close(db, ctx, key, why)

@@ -14,8 +14,8 @@ import msgspec
 from sqlalchemy import Connection, Table, func, select, tuple_, update
 
 from shoal import topics, wire
-from shoal.controller.fleet import clock_skew, duplicate_alerts, join_tokens
-from shoal.controller.fleet.duplicate_devices import Returns
+from shoal.controller.fleet import clock_skew, duplicate_devices, join_tokens
+from shoal.controller.fleet.duplicate_devices import ReturnCounter
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring.window_validation import Intake, plain
 from shoal.controller.rollouts import assignments, update_events
@@ -56,7 +56,7 @@ class Refused(NamedTuple):
 
 
 def ingest(
-    ctx: Context, batch: Sequence[tuple[str, bytes]], returns: Returns | None = None
+    ctx: Context, batch: Sequence[tuple[str, bytes]], returns: ReturnCounter | None = None
 ) -> Answers:
     """Take a batch of (topic, payload); device -> what to say to it now that it is durable.
 
@@ -77,7 +77,9 @@ def ingest(
     return _join(ingest(ctx, [one], returns) for one in batch)
 
 
-def _take(ctx: Context, batch: Sequence[tuple[str, bytes]], returns: Returns | None) -> Answers:
+def _take(
+    ctx: Context, batch: Sequence[tuple[str, bytes]], returns: ReturnCounter | None
+) -> Answers:
     read = [_read(topic, payload) for topic, payload in batch]
     with ctx.store.write() as db:
         return _Batch(db, ctx, read, returns).take()
@@ -118,7 +120,7 @@ class _Batch:
         db: Connection,
         ctx: Context,
         read: Sequence[wire.AnyUp | Refused],
-        returns: Returns | None,
+        returns: ReturnCounter | None,
     ) -> None:
         self.db, self.ctx, self.read, self.returns = db, ctx, read, returns
         self.twice: dict[str, str] = {}
@@ -154,7 +156,7 @@ class _Batch:
             elif key in self.errors:
                 update_events.note_error(self.db, self.ctx, key[0], self.errors[key])
         for name, sign in self.twice.items():
-            duplicate_alerts.tell(self.db, self.ctx, name, self.devices[name].site, sign)
+            duplicate_devices.raise_alert(self.db, self.ctx, name, self.devices[name].site, sign)
         self._write_devices(new)
         for (name, boot), seqs in self.seqs.items():
             self.answers[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
@@ -195,7 +197,7 @@ class _Batch:
             self.changed[message.device] |= {"online": False, "session": _ENDED + message.session}
 
     def _look_for_another(self, message: Status, before: str) -> None:
-        if self.returns and self.returns.note(message.device, message.session, before):
+        if self.returns and self.returns.is_duplicate(message.device, message.session, before):
             self.twice[message.device] = "A process is back that another one had replaced."
 
     def _inventory(self, message: Inventory) -> None:
@@ -213,7 +215,7 @@ class _Batch:
             "endpoint": message.endpoint[:200],
             "releases": {one.model: one.release for one in message.installed},
             "variants": {one.model: one.variant for one in message.installed},
-            **clock_skew.columns(message.facts),
+            **clock_skew.skew_columns(message.facts),
         }
         if not self.devices[message.device].site:
             self.changed[message.device]["site"] = message.site
@@ -236,7 +238,7 @@ class _Batch:
 
     def _window(self, message: WindowReport) -> None:
         self.intake.check(message)
-        began = clock_skew.place(message, self.now, self.ctx.settings.fleet.clock_skew_s)
+        began = clock_skew.window_start(message, self.now, self.ctx.settings.fleet.clock_skew_s)
         self._keep(
             window,
             message,
@@ -254,7 +256,7 @@ class _Batch:
             correct=message.correct,
             merged=message.merged,
             latency=message.latency,
-            health=msgspec.to_builtins(message.health) | {"clock_synced": began.sure},
+            health=msgspec.to_builtins(message.health) | {"clock_synced": began.synced},
             inputs=message.inputs,
             outputs=message.outputs,
         )
@@ -298,7 +300,7 @@ class _Batch:
     # --- rows ---------------------------------------------------------------------------------
 
     def _keep_event(self, message: UpdateEvent | FaultEvent, **values: Any) -> tuple[str, str, int]:
-        sane = abs(message.sent_s - self.now) < clock_skew.SANE_S
+        sane = abs(message.sent_s - self.now) < clock_skew.PLAUSIBLE_S
         at = message.sent_s if sane else self.now
         blank = _blank_event((message.device, message.boot, message.seq), self.now)
         return self._keep(device_event, message, **blank | {"at": at} | values)

@@ -106,7 +106,7 @@ class Baseline(NamedTuple):
             raise StorageError(f"baseline cannot be read: {error}") from error
 
 
-class Look(NamedTuple):
+class Comparison(NamedTuple):
     """One comparison with the baseline, all features at once.
 
     log10_p    float64 (F,): of the tolerance test
@@ -132,7 +132,9 @@ def fit(windows: Sequence[Counts], scales: Sequence[int]) -> Baseline:
     return shell._replace(shape=np.stack(shapes, axis=1))
 
 
-def look(baseline: Baseline, windows: Sequence[Counts], at: int, tolerance: float) -> Look | None:
+def compare(
+    baseline: Baseline, windows: Sequence[Counts], at: int, tolerance: float
+) -> Comparison | None:
     """Compare `windows`, merged, with the baseline at its scale number `at`.
 
     Devices that the baseline does not know are left out. None when what is left has less than
@@ -148,7 +150,7 @@ def look(baseline: Baseline, windows: Sequence[Counts], at: int, tolerance: floa
     a, h, b, known_with = baseline.shape[:, at]
     statistic = np.maximum(4 * n_h * squared - b, 0) / a
     log_p = log_tail(statistic, h, n_h * tolerance / a, known_with)
-    return Look(log_p / np.log(10), np.sqrt(squared / 2), rows)
+    return Comparison(log_p / np.log(10), np.sqrt(squared / 2), rows)
 
 
 def log10_level(

@@ -1,4 +1,8 @@
-"""Writes down what a look found: the heatmap, findings where something begins, and alerts."""
+"""Findings: store the results of drift tests, and raise or update the site's drift alert.
+
+Findings of one model and release at one site share one alert: a fouled camera moves sixty
+features on two devices, and is one incident.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,7 +13,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, select
 
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts import text as drafts
+from shoal.controller.alerts.text import Draft, listed
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring import histograms, window_validation
 from shoal.controller.monitoring.drift import Baseline
@@ -19,10 +23,16 @@ from shoal.controller.store.tables import baseline, drift_point, finding
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+BOOL = npt.NDArray[np.bool_]
+#: PSI from which a shift is critical: the usual reading of the index.
+CRITICAL_PSI = 0.25
 
 
 class Subject(NamedTuple):
-    """Whose distribution is watched. scope: "device" or "site"."""
+    """A device or a site whose distributions are monitored, for one release.
+
+    scope   "device" or "site"; name: the device's or the site's
+    """
 
     scope: str
     name: str
@@ -30,17 +40,22 @@ class Subject(NamedTuple):
     release: str
 
 
-class Fitted(NamedTuple):
-    """A baseline that is complete. until: where the windows go on that are compared with it."""
+class BaselineFit(NamedTuple):
+    """A fitted baseline of `windows` windows. until: windows after this time are tested."""
 
     subject: Subject
-    made: Baseline
+    baseline: Baseline
     until: float
     windows: int
 
 
-class Seen(NamedTuple):
-    """One look's outcome, arrays of all features (F,). level: log10 of the one that was kept to."""
+class DriftTest(NamedTuple):
+    """Result of the drift test of one window, arrays over all features (F,).
+
+    at      start of the window; site: the subject's site
+    scale   merged windows of each feature's most significant test; rows: rows in them
+    level   log10 of the significance level; alarmed: features below it
+    """
 
     subject: Subject
     site: str
@@ -50,80 +65,127 @@ class Seen(NamedTuple):
     hellinger: F64
     scale: I64
     rows: I64
-    alarmed: npt.NDArray[np.bool_]
+    alarmed: BOOL
     level: float
 
 
-def keep(db: Connection, ctx: Context, fitted: Sequence[Fitted], looks: Sequence[Seen]) -> None:
-    """Write everything. A look that was written before is passed over."""
-    for subject, made, until, windows in fitted:
-        values = {"windows": windows, "until_at": until, "state": made.to_bytes()}
+def save(
+    db: Connection, ctx: Context, fits: Sequence[BaselineFit], tests: Sequence[DriftTest]
+) -> None:
+    """Store baselines, heatmap columns, findings and alerts. A test stored before is skipped."""
+    for subject, fitted, until, windows in fits:
+        values = {"windows": windows, "until_at": until, "state": fitted.to_bytes()}
         db.execute(baseline.insert().values(**columns(subject), **values))
         changes.note(db, ctx, "window", subject.name)
-    fresh: dict[str, list[Finding]] = defaultdict(list)
+    found: dict[str, list[Finding]] = defaultdict(list)
     sites: dict[str, str] = {}
-    for seen in looks:
-        key = drafts.drift_key(seen.site, seen.subject.model, seen.subject.release)
-        fresh[key] += _keep_look(db, seen)
-        if seen.alarmed.any():
-            sites[key] = seen.site
+    for test in tests:
+        key = alert_key(test.site, test.subject.model, test.subject.release)
+        found[key] += _save_test(db, test)
+        if test.alarmed.any():
+            sites[key] = test.site
     for key, site in sites.items():
-        if fresh[key]:
-            alerts.raise_alert(db, ctx, drafts.drift(site, fresh[key]), len(fresh[key]))
+        if found[key]:
+            alerts.raise_alert(db, ctx, alert_draft(site, found[key]), len(found[key]))
         else:
             alerts.touch(db, ctx, key, ctx.settings.fleet.window_s)
 
 
-def same(table: Any, subject: Subject) -> list[Any]:
-    """Which rows of `table` are the subject's; of a baseline also: its release's."""
+def rows_of(table: Any, subject: Subject) -> list[Any]:
+    """Conditions for the rows of a subject in `table`; of a baseline, of its release too."""
     names = ("scope", "subject", "model", *(("release",) if table is baseline else ()))
     return [table.c[name] == value for name, value in columns(subject).items() if name in names]
 
 
 def columns(subject: Subject) -> dict[str, str]:
-    """The subject as tables name it."""
+    """Column values of a subject."""
     scope, name, model, release = subject
     return {"scope": scope, "subject": name, "model": model, "release": release}
 
 
-def _keep_look(db: Connection, seen: Seen) -> list[Finding]:
-    """The heatmap's column, and a finding for each feature that began to alarm."""
-    mine = same(drift_point, seen.subject)
-    of_release = drift_point.c.release == seen.subject.release
-    if db.scalar(select(drift_point.c.at).where(*mine, drift_point.c.at == seen.at)) is not None:
+def newly_alarmed(before: BOOL | None, now: BOOL) -> BOOL:
+    """Features that alarm now and did not at the previous test: each is a new finding.
+
+    >>> newly_alarmed(np.array([True, False]), np.array([True, True])).tolist()
+    [False, True]
+    """
+    if before is None or before.shape != now.shape:
+        return now
+    return now & ~before
+
+
+def alert_key(site: str, model: str, release: str) -> str:
+    """Key of the drift alert of a site."""
+    return f"drift/{model}/{site}/{release}"
+
+
+def alert_draft(site: str, findings: Sequence[Finding]) -> Draft:
+    """Alert text for one or more findings of one site, model and release."""
+    worst = min(findings, key=lambda one: one.log10_p)
+    features = list(dict.fromkeys(one.feature for one in findings))
+    devices = sorted({one.subject for one in findings if one.scope == "device"})
+    largest_psi = max(one.psi for one in findings)
+    where = f" ({', '.join(devices)})" if devices else ""
+    return Draft(
+        key=alert_key(site, worst.model, worst.release),
+        kind="drift",
+        severity="critical" if largest_psi >= CRITICAL_PSI else "warning",
+        title=f"{worst.model}: inputs at {site} have drifted",
+        detail=(
+            f"{listed(features)} moved away from {site}{where}'s own baseline with "
+            f"{worst.release}: {worst.feature} by {worst.hellinger:.2f} (Hellinger; 10^"
+            f"{worst.log10_p:.0f} by chance, the budget allows 10^{worst.log10_alpha:.0f}), "
+            f"PSI against training {worst.psi:.2f}."
+        ),
+        next_step=(
+            f"Check sensors and light at {site}; if the change is permanent, add newly "
+            f"labelled data and retrain: shoal model train {worst.model}"
+        ),
+        site=site,
+        model=worst.model,
+        release=worst.release,
+        features=features,
+    )
+
+
+def _save_test(db: Connection, test: DriftTest) -> list[Finding]:
+    """Store the heatmap column, and a finding for each feature that newly alarms."""
+    mine = rows_of(drift_point, test.subject)
+    of_release = drift_point.c.release == test.subject.release
+    if db.scalar(select(drift_point.c.at).where(*mine, drift_point.c.at == test.at)) is not None:
         return []
-    before = select(drift_point.c.alarmed).where(*mine, of_release, drift_point.c.at < seen.at)
+    before = select(drift_point.c.alarmed).where(*mine, of_release, drift_point.c.at < test.at)
     last = db.scalar(before.order_by(drift_point.c.at.desc()).limit(1))
     db.execute(
         drift_point.insert().values(
-            **columns(seen.subject),
-            at=seen.at,
-            log10_p=seen.log10_p.astype("<f4").tobytes(),
-            psi=seen.psi.astype("<f4").tobytes(),
-            alarmed=seen.alarmed.astype(np.uint8).tobytes(),
+            **columns(test.subject),
+            at=test.at,
+            log10_p=test.log10_p.astype("<f4").tobytes(),
+            psi=test.psi.astype("<f4").tobytes(),
+            alarmed=test.alarmed.astype(np.uint8).tobytes(),
         )
     )
-    if not seen.alarmed.any():
+    if not test.alarmed.any():
         return []
     old = None if last is None else np.frombuffer(last, np.uint8).astype(bool)
-    names = histograms.names_of(window_validation.references_of(db, seen.subject.release))
-    fresh = np.flatnonzero(drafts.rising(old, seen.alarmed))
-    return [_keep_finding(db, seen, int(i), names[i]) for i in fresh]
+    names = histograms.names_of(window_validation.references_of(db, test.subject.release))
+    new = np.flatnonzero(newly_alarmed(old, test.alarmed))
+    return [_save_finding(db, test, int(i), names[i]) for i in new]
 
 
-def _keep_finding(db: Connection, seen: Seen, i: int, feature: str) -> Finding:
+def _save_finding(db: Connection, test: DriftTest, i: int, feature: str) -> Finding:
     values: dict[str, Any] = {
-        "at": seen.at,
+        "at": test.at,
         "kind": "drift",
-        **columns(seen.subject),
+        **columns(test.subject),
         "feature": feature,
-        "scale": int(seen.scale[i]),
-        "log10_p": float(seen.log10_p[i]),
-        "log10_alpha": seen.level,
-        "hellinger": float(seen.hellinger[i]),
-        "psi": float(seen.psi[i]),
-        "rows": int(seen.rows[i]),
+        "scale": int(test.scale[i]),
+        "log10_p": float(test.log10_p[i]),
+        "log10_alpha": test.level,
+        "hellinger": float(test.hellinger[i]),
+        "psi": float(test.psi[i]),
+        "rows": int(test.rows[i]),
     }
-    made = db.execute(finding.insert().values(**values))
-    ident = int(made.inserted_primary_key[0])  # type: ignore[index]
+    inserted = db.execute(finding.insert().values(**values))
+    ident = int(inserted.inserted_primary_key[0])  # type: ignore[index]
     return Finding(id=ident, **values)

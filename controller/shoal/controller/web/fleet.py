@@ -2,7 +2,7 @@
 
 from flask import request
 
-from shoal.controller.fleet import devices, facets
+from shoal.controller.fleet import devices
 from shoal.controller.monitoring import queries
 from shoal.controller.web.screen import blueprint, context, show
 
@@ -35,5 +35,5 @@ def fleet() -> str:
         chosen=chosen,
         problem=problem,
         filtered=problem or any(chosen.values()),
-        facets=facets.facets(ctx),
+        facets=devices.facets(ctx),
     )

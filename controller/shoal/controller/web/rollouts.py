@@ -4,7 +4,7 @@ from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from shoal.controller.access import roles
-from shoal.controller.fleet import facets
+from shoal.controller.fleet import devices
 from shoal.controller.releases import releases
 from shoal.controller.rollouts import affected_devices, device_states, rollouts
 from shoal.controller.store.records import RolloutPlan, Selector, StagePlan
@@ -29,7 +29,7 @@ def rollout_new() -> str:
     ctx = context()
     return show(
         "rollout_new.html",
-        facets=facets.facets(ctx),
+        facets=devices.facets(ctx),
         releases=[r for r in releases.list_releases(ctx) if r.state in ("released", "candidate")],
         chosen=request.args.get("release", ""),
     )

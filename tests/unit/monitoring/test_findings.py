@@ -1,0 +1,67 @@
+"""Which test results are findings, and what a drift alert says of them."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from shoal.controller.monitoring import findings
+from shoal.controller.store.records import Finding
+
+FOUND = Finding(
+    id=1, at=0.0, kind="drift", scope="device", subject="cam-3", model="lot-codes",
+    release="lot-codes@4", feature="contrast", scale=4, log10_p=-31.4, log10_alpha=-8.2,
+    hellinger=0.31, psi=0.9, rows=120,
+)  # fmt: skip
+
+
+def found(**change):
+    return msgspec.structs.replace(FOUND, **change)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "fresh"),
+    [
+        (None, [1, 0], [1, 0]),
+        ([1, 0], [1, 1], [0, 1]),
+        ([1, 1], [0, 1], [0, 0]),
+        ([0, 0], [0, 0], [0, 0]),
+        ([1, 1, 1], [1, 0], [1, 0]),
+    ],
+)
+def test_only_what_begins_to_alarm_is_a_new_finding(before, now, fresh):
+    old = None if before is None else np.array(before, bool)
+    assert findings.newly_alarmed(old, np.array(now, bool)).tolist() == [bool(x) for x in fresh]
+
+
+def test_findings_of_one_site_are_one_alert_that_names_the_worst_first():
+    draft = findings.alert_draft(
+        "south",
+        [
+            found(feature="blur", log10_p=-9.0),
+            found(),
+            found(subject="cam-4"),
+            found(scope="site", subject="south"),
+            *(found(feature=f"p{i}") for i in range(9)),
+        ],
+    )
+    assert draft.features[:2] == ["blur", "contrast"]
+    assert len(draft.features) == 11
+    for fact in ("and 7 more", "(cam-3, cam-4)", "10^-31", "10^-8", "PSI against training 0.90"):
+        assert fact in draft.detail
+    assert draft.key == findings.alert_key("south", "lot-codes", "lot-codes@4")
+    assert "shoal model train lot-codes" in draft.next_step
+
+
+@pytest.mark.parametrize(("psi", "severity"), [(0.1, "warning"), (0.25, "critical")])
+def test_how_far_a_feature_moved_decides_how_loud_it_is(psi, severity):
+    assert findings.alert_draft("south", [found(psi=psi)]).severity == severity
+
+
+def test_another_site_model_or_release_is_another_alert():
+    keys = {
+        findings.alert_draft(site, [found(model=model, release=f"{model}@{version}")]).key
+        for site in ("north", "south")
+        for model in ("lot-codes", "pumps")
+        for version in (4, 5)
+    }
+    assert len(keys) == 8
