@@ -11,7 +11,7 @@ import pytest
 
 from scenario.power import Disk, How, Supply
 from shoal.agent.host.io.database import open_database
-from shoal.agent.host.io.durable import write_durable
+from shoal.durable import write_durable
 from supply import PowerCut
 
 

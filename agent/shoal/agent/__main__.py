@@ -297,7 +297,6 @@ async def _serve(folder: Path, settings: "Settings") -> int:
 
     from shoal.agent import wiring
     from shoal.agent.host.faults import Fault
-    from shoal.agent.host.io.durable import write_durable
     from shoal.agent.host.io.folder import ADDRESS, SOCKET, SPOOL
     from shoal.agent.host.io.notify import Notifier
     from shoal.agent.host.io.threads import ControlThread, Jobs
@@ -307,6 +306,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     from shoal.agent.serving.io import row_spool
     from shoal.agent.serving.io.endpoint import Endpoint
     from shoal.agent.serving.io.window_spool import Spool
+    from shoal.durable import write_durable
 
     loop, stop, failed = asyncio.get_running_loop(), asyncio.Event(), []
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,7 +3,7 @@
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import httpx
@@ -11,7 +11,6 @@ import msgspec
 
 from shoal.cli.account import Account, trust
 from shoal.cli.exit_codes import ProblemError
-from shoal.closing import Closing
 from shoal.errors import LinkError
 
 PREFIX = "/api/v1"
@@ -30,7 +29,7 @@ def at(*parts: str) -> str:
     return "/".join([PREFIX, *(quote(part, safe="@:") for part in parts)])
 
 
-class Api(Closing):
+class Api:
     """An authenticated connection.
 
     >>> with Api(account) as api: api.get(at("fleet"))     # doctest: +SKIP
@@ -56,6 +55,12 @@ class Api(Closing):
             trust_env=trust_environment,
             transport=transport,
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._http.close()

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host import settings
-from shoal.controller.host.io.files import SECRET, private_folder, write_atomic
+from shoal.controller.host.io.files import private_folder
 from shoal.controller.host.settings import Drift, Fleet, Network, Settings
 from shoal.controller.releases.capability import KEY_BYTES
 from shoal.controller.releases.io.signing import Signer
+from shoal.durable import SECRET, write_durable
 from shoal.errors import SettingError
 from shoal.mqtt import parse_url
 
@@ -51,13 +52,13 @@ def make_folder(folder: Path, wishes: Wishes, now: float) -> Settings:
     private_folder(folder)
     path = folder / "controller.toml"
     if not path.exists():
-        write_atomic(path, as_toml(wanted).encode())
+        write_durable(path, as_toml(wanted).encode())
     made = settings.load(folder)
     if not (folder / "pki" / "controller.crt").exists():
         Authority.create(folder / "pki", names=made.network.names, now=now)
     capability = private_folder(folder / "keys") / "capability.key"
     if not capability.exists():
-        write_atomic(capability, secrets.token_bytes(KEY_BYTES), SECRET)
+        write_durable(capability, secrets.token_bytes(KEY_BYTES), SECRET)
     Signer.create(folder)
     for name in ("blobs", "broker", "log"):
         private_folder(folder / name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shoal.controller.federated.io.round_files import RoundFiles
-from shoal.controller.host.io.files import write_atomic
+from shoal.durable import write_durable
 from shoal.errors import StorageError
 
 ROUND = "walk.1"
@@ -81,7 +81,7 @@ def test_a_damaged_batch_is_as_if_it_were_not_there(tmp_path: Path) -> None:
 
 def test_files_of_a_version_that_kept_each_by_itself_are_read(tmp_path: Path) -> None:
     (tmp_path / ROUND).mkdir()
-    write_atomic(tmp_path / ROUND / "update.d0", b"of before")
+    write_durable(tmp_path / ROUND / "update.d0", b"of before")
     files = RoundFiles(tmp_path)
     files.put(ROUND, "update", "d1", b"of now")
     assert files.devices(ROUND, "update") == ["d0", "d1"]

@@ -20,14 +20,13 @@ from shoal.agent.installed.round_record import (
     RoundRecord,
     RoundState,
     SavedUpdate,
-    _Named,
 )
-from shoal.errors import ConflictError
 from shoal.federated import messages
 from shoal.federated.config import Config
+from shoal.machine import NamedEnum, transition
 
 
-class Event(_Named):
+class Event(NamedEnum):
     """A call of the controller, the end of a job, or the clock."""
 
     INVITED = enum.auto()  # again, to the attempt that it takes part in
@@ -45,7 +44,7 @@ class Event(_Named):
     RESUMED = enum.auto()  # the agent restarted with this record in its journal
 
 
-class Effect(_Named):
+class Effect(NamedEnum):
     """What `session.RoundSession` does on entering a state. Each can be repeated."""
 
     JOIN = enum.auto()
@@ -132,12 +131,7 @@ def step(record: RoundRecord, event: Event, note: Note) -> tuple[RoundRecord, Ef
     The state for the task's next round is discarded when this round failed: the update that it
     follows from is in no checkpoint.
     """
-    try:
-        state, effect = TRANSITIONS[record.state, event]
-    except KeyError:
-        raise ConflictError(
-            f"an attempt in {record.state} cannot take {event}", "out of order: it is ignored"
-        ) from None
+    state, effect = transition(TRANSITIONS, record.state, event, "this round")
     if event is E.DISMISSED and note.reason:
         effect = F.DISCARD
     if state is record.state:

@@ -5,18 +5,11 @@ from typing import Any
 
 import msgspec
 
+from shoal.machine import NamedEnum
 from shoal.trust import Order
 
 
-class _Named(enum.StrEnum):
-    """Members whose value is their name: what the journal, the wire and the console say."""
-
-    @staticmethod
-    def _generate_next_value_(name: str, *_: object) -> str:
-        return name
-
-
-class State(_Named):
+class State(NamedEnum):
     """Where an attempt stands, as UpdateEvent.state says it."""
 
     IDLE = enum.auto()

@@ -6,17 +6,10 @@ import msgspec
 
 from shoal.federated.config import Config
 from shoal.federated.spending import Ledger
+from shoal.machine import NamedEnum
 
 
-class _Named(enum.StrEnum):
-    """Members whose value is their name, as the journal and the screen show it."""
-
-    @staticmethod
-    def _generate_next_value_(name: str, *_: object) -> str:
-        return name
-
-
-class RoundState(_Named):
+class RoundState(NamedEnum):
     """State of an attempt on this device."""
 
     JOINED = enum.auto()

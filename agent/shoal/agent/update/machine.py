@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from shoal.agent.installed.record import Record, Slot, State, _Named
-from shoal.errors import ConflictError
+from shoal.agent.installed.record import Record, Slot, State
+from shoal.machine import NamedEnum, transition
 from shoal.trust import Order
 
 #: Starts of the agent within one state after which the release is blamed for them.
@@ -19,7 +19,7 @@ MAX_STARTS = 3
 MAX_REDONE = 2
 
 
-class Event(_Named):
+class Event(NamedEnum):
     """What happened: an order, the outcome of an effect, or a start of the agent."""
 
     ASSIGNED = enum.auto()  # a verified order that is not the record's own
@@ -44,7 +44,7 @@ class Event(_Named):
     STARTED = enum.auto()  # the agent started and found this record
 
 
-class Effect(_Named):
+class Effect(NamedEnum):
     """What to do next. Every one may be done again."""
 
     CHECK = enum.auto()
@@ -128,14 +128,7 @@ def step(record: Record, event: Event, note: Note | None = None) -> tuple[Record
     Raises ConflictError for an event that cannot happen in the record's state; nothing changes.
     """
     note = note or Note()
-    try:
-        state, effect = TRANSITIONS[record.state, event]
-    except KeyError:
-        raise ConflictError(
-            f"{record.model}: {event.name} cannot happen in {record.state.name}",
-            state=record.state.name,
-            event=event.name,
-        ) from None
+    state, effect = transition(TRANSITIONS, record.state, event, record.model)
     if event is Event.STARTED:
         return msgspec.structs.replace(record, starts=record.starts + 1), effect
     if event is Event.ASSIGNED:

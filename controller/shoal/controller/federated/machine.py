@@ -17,17 +17,10 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from shoal.errors import ConflictError
+from shoal.machine import NamedEnum, transition
 
 
-class _Named(enum.StrEnum):
-    """Members whose value is their name: what the journal, the wire and the console say."""
-
-    @staticmethod
-    def _generate_next_value_(name: str, *_: object) -> str:
-        return name
-
-
-class State(_Named):
+class State(NamedEnum):
     """Where a round stands."""
 
     PLANNED = enum.auto()
@@ -40,7 +33,7 @@ class State(_Named):
     FAILED = enum.auto()
 
 
-class Event(_Named):
+class Event(NamedEnum):
     """What happened to a round."""
 
     OPENED = enum.auto()  # its time came
@@ -56,7 +49,7 @@ class Event(_Named):
     STARTED = enum.auto()  # the controller started and found this round
 
 
-class Effect(_Named):
+class Effect(NamedEnum):
     """What a new state asks for. Every one may be done again."""
 
     INVITE = enum.auto()
@@ -68,7 +61,7 @@ class Effect(_Named):
     DISMISS = enum.auto()  # tell everybody that it is over
 
 
-class Mark(_Named):
+class Mark(NamedEnum):
     """How far a device came, in this order; REFUSED and LOST are ends."""
 
     INVITED = enum.auto()
@@ -249,14 +242,7 @@ def step(now: Round, event: Event, now_s: float, reason: str = "") -> tuple[Roun
 
     A start keeps the state's deadline: who was waiting is not asked to wait anew.
     """
-    try:
-        state, effect = TRANSITIONS[now.state, event]
-    except KeyError:
-        raise ConflictError(
-            f"round {now.number} is {now.state}: it cannot be {event.lower()}",
-            state=now.state,
-            event=event,
-        ) from None
+    state, effect = transition(TRANSITIONS, now.state, event, f"round {now.number}")
     if state is now.state:
         return now, effect
     window = now.pace.window_s(state)

@@ -5,49 +5,48 @@ event that the table does not know in a state raises ConflictError and changes n
 """
 
 import enum
-from typing import TypeVar
 
-from shoal.errors import ConflictError
+from shoal.machine import NamedEnum, transition
 
 
-class State(enum.StrEnum):
+class State(NamedEnum):
     """Where a rollout stands."""
 
-    CREATING = "CREATING"
-    WAITING_FOR_APPROVAL = "WAITING_FOR_APPROVAL"
-    READY = "READY"
-    SCHEDULED = "SCHEDULED"
-    RUNNING = "RUNNING"
-    PAUSED = "PAUSED"
-    STOPPING = "STOPPING"
-    ROLLING_BACK = "ROLLING_BACK"
-    FINISHED = "FINISHED"
-    STOPPED = "STOPPED"
-    ROLLED_BACK = "ROLLED_BACK"
+    CREATING = enum.auto()
+    WAITING_FOR_APPROVAL = enum.auto()
+    READY = enum.auto()
+    SCHEDULED = enum.auto()
+    RUNNING = enum.auto()
+    PAUSED = enum.auto()
+    STOPPING = enum.auto()
+    ROLLING_BACK = enum.auto()
+    FINISHED = enum.auto()
+    STOPPED = enum.auto()
+    ROLLED_BACK = enum.auto()
 
 
-class Event(enum.StrEnum):
+class Event(NamedEnum):
     """What happened to a rollout."""
 
-    SUBMITTED = "SUBMITTED"  # frozen, and somebody else has to say yes
-    FROZEN = "FROZEN"  # frozen, and nobody has to
-    APPROVED = "APPROVED"
-    SCHEDULED = "SCHEDULED"  # its time is set, and has not come
-    DUE = "DUE"
-    HELD = "HELD"  # by a person, or by a gate
-    RESUMED = "RESUMED"
-    EXHAUSTED = "EXHAUSTED"  # the last stage succeeded
-    ABORTED = "ABORTED"
-    REVERTED = "REVERTED"  # aborted, and everybody goes back to what they had
-    SETTLED = "SETTLED"  # nobody is in the middle of anything any more
+    SUBMITTED = enum.auto()  # frozen, and somebody else has to say yes
+    FROZEN = enum.auto()  # frozen, and nobody has to
+    APPROVED = enum.auto()
+    SCHEDULED = enum.auto()  # its time is set, and has not come
+    DUE = enum.auto()
+    HELD = enum.auto()  # by a person, or by a gate
+    RESUMED = enum.auto()
+    EXHAUSTED = enum.auto()  # the last stage succeeded
+    ABORTED = enum.auto()
+    REVERTED = enum.auto()  # aborted, and everybody goes back to what they had
+    SETTLED = enum.auto()  # nobody is in the middle of anything any more
 
 
-class Effect(enum.StrEnum):
+class Effect(NamedEnum):
     """What a new state asks for. Every one may be done again."""
 
-    ASSIGN = "ASSIGN"  # the devices of the running stage
-    CANCEL = "CANCEL"  # take the order back from who has not finished
-    REVERT = "REVERT"  # ... and give everybody the previous release
+    ASSIGN = enum.auto()  # the devices of the running stage
+    CANCEL = enum.auto()  # take the order back from who has not finished
+    REVERT = enum.auto()  # ... and give everybody the previous release
 
 
 S, E, F = State, Event, Effect
@@ -77,30 +76,30 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, Effect | None]] = {
 }
 
 
-class StageState(enum.StrEnum):
+class StageState(NamedEnum):
     """Where a stage stands. PAUSED: inconclusive, and a person has to say."""
 
-    SCHEDULED = "SCHEDULED"
-    RUNNING = "RUNNING"
-    ANALYSING = "ANALYSING"
-    SUCCESSFUL = "SUCCESSFUL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    PAUSED = "PAUSED"
-    FAILED = "FAILED"
+    SCHEDULED = enum.auto()
+    RUNNING = enum.auto()
+    ANALYSING = enum.auto()
+    SUCCESSFUL = enum.auto()
+    INCONCLUSIVE = enum.auto()
+    PAUSED = enum.auto()
+    FAILED = enum.auto()
 
 
-class StageEvent(enum.StrEnum):
+class StageEvent(NamedEnum):
     """What happened to a stage."""
 
-    BEGAN = "BEGAN"
-    REPORTED = "REPORTED"  # somebody finished, or time passed: ask the gate
-    UNDECIDED = "UNDECIDED"  # the gate waits for more
-    PASSED = "PASSED"
-    REFUSED = "REFUSED"
-    SILENT = "SILENT"  # the gate will never have enough to say anything
-    HELD = "HELD"  # until a person accepts it as it is
-    ACCEPTED = "ACCEPTED"
-    RETRIED = "RETRIED"  # the cause was fixed: the failed devices try again
+    BEGAN = enum.auto()
+    REPORTED = enum.auto()  # somebody finished, or time passed: ask the gate
+    UNDECIDED = enum.auto()  # the gate waits for more
+    PASSED = enum.auto()
+    REFUSED = enum.auto()
+    SILENT = enum.auto()  # the gate will never have enough to say anything
+    HELD = enum.auto()  # until a person accepts it as it is
+    ACCEPTED = enum.auto()
+    RETRIED = enum.auto()  # the cause was fixed: the failed devices try again
 
 
 T, V = StageState, StageEvent
@@ -117,9 +116,8 @@ STAGE_TRANSITIONS: dict[tuple[StageState, StageEvent], tuple[StageState, None]] 
     (T.FAILED, V.RETRIED): (T.RUNNING, None),
 }
 
-_State = TypeVar("_State", State, StageState)
-_Event = TypeVar("_Event", Event, StageEvent)
-_Does = TypeVar("_Does")
+#: What the API calls an event that has another name here.
+_VERBS = {"HELD": "paused"}
 
 
 def step(state: State, event: Event) -> tuple[State, Effect | None]:
@@ -128,29 +126,9 @@ def step(state: State, event: Event) -> tuple[State, Effect | None]:
     >>> step(State.RUNNING, Event.ABORTED)
     (<State.STOPPING: 'STOPPING'>, <Effect.CANCEL: 'CANCEL'>)
     """
-    return _look_up(TRANSITIONS, state, event, "rollout")
+    return transition(TRANSITIONS, state, event, "rollout", _VERBS.get(event.value, ""))
 
 
 def stage_step(state: StageState, event: StageEvent) -> StageState:
     """Stage's state after `event`; ConflictError where the table has none."""
-    return _look_up(STAGE_TRANSITIONS, state, event, "stage")[0]
-
-
-#: What people call an event that has another name here.
-_WORDS = {"HELD": "paused"}
-
-
-def _look_up(
-    table: dict[tuple[_State, _Event], tuple[_State, _Does]],
-    state: _State,
-    event: _Event,
-    what: str,
-) -> tuple[_State, _Does]:
-    try:
-        return table[state, event]
-    except KeyError:
-        raise ConflictError(
-            f"{what} is {state.value}: it cannot be {_WORDS.get(event.value, event.value.lower())}",
-            state=state.value,
-            event=event.value,
-        ) from None
+    return transition(STAGE_TRANSITIONS, state, event, "stage", _VERBS.get(event.value, ""))[0]

@@ -24,12 +24,12 @@ import msgspec
 from shoal.agent.federated.io.sandbox import RESERVE, make_folder, rounds_folder
 from shoal.agent.federated.ports import CONTRIBUTION, SITE_SUM, SiteSumFile
 from shoal.agent.host.io.config import GatewaySettings, Settings
-from shoal.agent.host.io.durable import translated, write_durable
 from shoal.agent.installed.round_record import SavedUpdate
 from shoal.agent.peers.io.listener import Listening
 from shoal.agent.peers.io.network import own_address
 from shoal.agent.peers.io.protocol import CONNECT_S, SILENCE_S, asking_context, check, read_line
 from shoal.agent.peers.policy import parse_address
+from shoal.durable import translated, write_durable
 from shoal.errors import InputError, LinkError, ShoalError
 from shoal.federated.compression import decompress
 from shoal.federated.messages import Contribution, Way

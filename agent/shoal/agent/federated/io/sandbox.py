@@ -20,7 +20,7 @@ import numpy as np
 
 from shoal import bundle
 from shoal.agent.federated.ports import CONTRIBUTION
-from shoal.agent.host.io.durable import sync, translated, write_durable
+from shoal.durable import sync, translated, write_durable
 from shoal.errors import AbsentError, RefusedError
 from shoal.federated.config import Config, Content
 from shoal.federated.spending import Ledger

@@ -24,9 +24,9 @@ from shoal.agent.federated.trainer import (
     TrainingJob,
     TrainingResult,
 )
-from shoal.agent.host.io.durable import write_durable
 from shoal.agent.installed.round_record import SavedUpdate
 from shoal.agent.serving.io.session import import_ort, translated
+from shoal.durable import write_durable
 from shoal.errors import ModelError, RefusedError
 from shoal.federated.clipping import clipped, norm_of
 from shoal.federated.compression import compress, with_feedback

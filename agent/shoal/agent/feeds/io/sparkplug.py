@@ -14,7 +14,7 @@ from shoal.agent.feeds.io.interface import Context
 from shoal.agent.feeds.io.prediction_log import Kept
 from shoal.agent.feeds.sparkplug_node import EdgeNode, Packet
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.io.durable import write_durable
+from shoal.durable import write_durable
 from shoal.errors import StorageError, WireError
 
 
@@ -89,8 +89,8 @@ class SparkplugSink(Connecting):
         will = self._node.connecting()
         try:
             write_durable(self._numbered, str((self._node.bd_seq + 1) % 256).encode())
-        except OSError as error:  # the number may repeat after a restart; that is no reason to stop
-            self.context.fault(Fault("storage", f"{self._numbered}: {error.strerror}"))
+        except StorageError as error:  # the number may repeat after a restart: no reason to stop
+            self.context.fault(Fault("storage", error.message))
         try:
             self._broker.serve(stopping, _message(will, 1))
         finally:

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from shoal.agent.host.io.config import Controller, Device, Settings, Source, dump, load
-from shoal.agent.host.io.durable import write_durable
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
 from shoal.agent.identity.io.requests import request as ask
+from shoal.durable import write_durable
 from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
 from shoal.issuer import is_issued_by

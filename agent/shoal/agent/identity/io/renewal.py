@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from shoal.agent.host.io.durable import sync, write_durable
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, RENEWED, SESSION
 from shoal.agent.identity.io.enrol import key_pem, make_csr, pinned
 from shoal.agent.identity.io.requests import request
+from shoal.durable import sync, write_durable
 from shoal.enrolment import (
     DirectorRoots,
     RenewChallenge,

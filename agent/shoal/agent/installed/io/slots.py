@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 
 from shoal import bundle
-from shoal.agent.host.io.durable import sync, translated, write_durable
 from shoal.agent.installed.record import Slot
+from shoal.durable import sync, translated, write_durable
 from shoal.errors import BundleError
 from shoal.manifest import File, Manifest, check_model, is_model
 from shoal.manifest import parse as parse_manifest

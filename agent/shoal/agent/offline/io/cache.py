@@ -21,9 +21,9 @@ from typing import TypeVar
 import msgspec
 
 from shoal import bundle
-from shoal.agent.host.io.durable import sync, write_durable
 from shoal.agent.host.io.folder import CARRIED, give
 from shoal.agent.host.network import Network
+from shoal.durable import sync, write_durable
 from shoal.errors import AbsentError, BundleError, ConflictError, LinkError, StorageError
 from shoal.manifest import File
 from shoal.sealed_message import LIMIT

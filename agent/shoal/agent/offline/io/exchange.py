@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 from shoal import wire
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.io.durable import write_durable
 from shoal.agent.host.io.folder import DIRECTOR, READY, WANTED, read_trusted
 from shoal.agent.installed.ports import Journal
 from shoal.agent.offline.io.cache import Carried
 from shoal.agent.offline.io.import_ import newest_director
 from shoal.agent.offline.io.seal import open_parcel
 from shoal.agent.telemetry.ports import Outbox
+from shoal.durable import write_durable
 from shoal.errors import ShoalError, StorageError
 from shoal.sealed_message import Letter, Parcel
 from shoal.trust import verify_orders

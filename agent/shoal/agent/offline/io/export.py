@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shoal import offline_bundle, sealed_message
-from shoal.agent.host.io.durable import write_durable
 from shoal.agent.host.io.folder import OUTBOX, READY, WANTED
 from shoal.agent.offline.io.seal import root_fingerprint, seal
 from shoal.agent.telemetry.io.outbox_store import read_letters
+from shoal.durable import write_durable
 from shoal.errors import LinkError, MisdirectedError, SettingError
 from shoal.offline_bundle import Stick
 from shoal.sealed_message import Letter, Parcel

@@ -14,12 +14,12 @@ from typing import NamedTuple, Protocol
 
 from shoal import bundle
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.io.durable import sync, translated
 from shoal.agent.host.network import Network
 from shoal.agent.host.randomness import Random
 from shoal.agent.peers.io.protocol import LONGEST, SILENCE_S, Line, Patience, SlowError, Wish, call
 from shoal.agent.peers.io.server import Board
 from shoal.agent.peers.policy import ASKED, Move, Word, decide, parse_address, ranked
+from shoal.durable import sync, translated
 from shoal.errors import AbsentError, BundleError, LinkError, UntrustedError
 from shoal.manifest import File
 

@@ -3,14 +3,13 @@
 import socket
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from shoal.agent.host.io.folder import FOLDER, SOCKET
-from shoal.closing import Closing
 from shoal.errors import (
     AbsentError,
     InputError,
@@ -40,7 +39,7 @@ class Description(NamedTuple):
     labels: list[str]
 
 
-class Client(Closing):
+class Client:
     """Asks the agent that runs on this machine. Safe to share between threads.
 
     model      which; "" for the only one that serves
@@ -99,6 +98,12 @@ class Client(Closing):
         except ShoalError:
             return False
         return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Hang up; the next call connects anew."""

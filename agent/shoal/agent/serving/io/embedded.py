@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from pathlib import Path
+from typing import Self
 
 from shoal.agent.host.io.facts import read_facts
 from shoal.agent.host.io.folder import FOLDER, MODELS, SPOOL
@@ -23,7 +24,6 @@ from shoal.agent.serving.io.window_spool import Spool
 from shoal.agent.serving.ports import Loader
 from shoal.agent.serving.served_model import Serving
 from shoal.agent.serving.session_reports import Account
-from shoal.closing import Closing
 from shoal.errors import AbsentError, ShoalError
 from shoal.profile import Profile, detect, profile
 from shoal.sketch import F32
@@ -32,7 +32,7 @@ from shoal.wire import Health, WindowReport
 _log = logging.getLogger(__name__)
 
 
-class Session(Closing):
+class Session:
     """One model in this process. Safe to share between threads.
 
     model      which; "" for the only one on the device
@@ -97,6 +97,12 @@ class Session(Closing):
             ready = engine.raw.table(rows) if raw and engine.raw is not None else rows
             self._giving.add(engine, ready, truth)
         return said
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Hand over the open window and let go of the model; at the program's end at the latest."""

@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from shoal.agent.host.io.durable import write_durable
 from shoal.agent.serving.served_model import Engine
+from shoal.durable import write_durable
+from shoal.errors import StorageError
 from shoal.sketch import F32
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Giving:
             self._folder.mkdir(exist_ok=True)
             path = self._folder / f"{name}.rows"
             write_durable(path, msgspec.msgpack.encode(examples), _MODE)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             _log.warning("%s: %s", self._folder, error)
 
 

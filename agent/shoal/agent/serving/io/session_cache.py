@@ -19,8 +19,9 @@ from typing import Any
 
 import msgspec
 
-from shoal.agent.host.io.durable import sync, write_durable
 from shoal.bundle import sha256_of
+from shoal.durable import sync, write_durable
+from shoal.errors import StorageError
 from shoal.profile import SessionOptions
 
 _log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Optimised:
             new.replace(path)
             write_durable(path.with_suffix(".sha256"), sha256.encode())
             self._prune()
-        except OSError as error:
+        except (OSError, StorageError) as error:
             _log.info("%s is not kept: %s", path, error)
             self.drop(key)
 

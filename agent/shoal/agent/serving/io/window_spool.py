@@ -12,8 +12,8 @@ from pathlib import Path
 
 from shoal import wire
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.io.durable import write_durable
-from shoal.errors import StorageError, WireError
+from shoal.durable import translated, write_durable
+from shoal.errors import WireError
 
 _log = logging.getLogger(__name__)
 
@@ -31,11 +31,9 @@ class Spool:
     def put(self, report: wire.WindowReport, name: str) -> None:
         """Hand over one window; the oldest go when too many wait. StorageError: not handed over."""
         path = self._folder / f"{int(report.window_start_s * 1e6):017d}-{name}.window"
-        try:
+        with translated(path):
             self._folder.mkdir(exist_ok=True)
             write_durable(path, wire.encode(report), _MODE)
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from error
         for old in self._waiting()[:-KEPT]:
             _log.warning("%s is dropped: the agent has taken none for long", old.name)
             _forget(old)

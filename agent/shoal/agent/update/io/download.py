@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal import bundle, delta
-from shoal.agent.host.io.durable import sync, translated
+from shoal.durable import sync, translated
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError
 from shoal.manifest import File
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from shoal.controller.fleet.certificates import read_common_name
 from shoal.controller.fleet.io.ca import CONTROLLER
-from shoal.controller.host.io.files import PUBLIC, SECRET, private_folder, write_atomic
+from shoal.controller.host.io.files import private_folder
+from shoal.durable import PUBLIC, SECRET, write_durable
 from shoal.errors import SettingError
 from shoal.topics import ALL_UP, ROOT, all_down
 
@@ -96,14 +97,14 @@ class MosquittoFiles:
         private_folder(self.folder)
         private_folder(self.folder / "store")
         for name, mode in (("ca.pem", PUBLIC), ("server.crt", PUBLIC), ("server.key", SECRET)):
-            write_atomic(self.folder / name, (pki / name).read_bytes(), mode)
+            write_durable(self.folder / name, (pki / name).read_bytes(), mode)
         text = configuration(self.folder, host=host, port=port, user=user)
-        write_atomic(self.folder / "mosquitto.conf", text.encode())
+        write_durable(self.folder / "mosquitto.conf", text.encode())
         self.admit(devices)
 
     def admit(self, devices: Iterable[str]) -> None:
         """From now on exactly these devices, if Mosquitto can be told."""
-        write_atomic(self.folder / "acl", access_list(devices).encode(), SECRET)
+        write_durable(self.folder / "acl", access_list(devices).encode(), SECRET)
         if self._pid_file is not None:
             self._hang_up(self._pid_file)
 

@@ -17,9 +17,10 @@ from pathlib import Path
 
 from shoal.controller.fleet.certificates import read_common_name
 from shoal.controller.fleet.io.ca import CONTROLLER, ORGANISATION
-from shoal.controller.host.io.files import SECRET, private_folder, write_atomic
+from shoal.controller.host.io.files import private_folder
 from shoal.controller.host.io.lifetime import die_with_parent
 from shoal.controller.host.io.processes import how_it_ended
+from shoal.durable import SECRET, write_durable
 from shoal.errors import LinkError, SettingError
 from shoal.topics import ROOT
 
@@ -201,7 +202,7 @@ class NatsServer:
             devices=devices,
             inner_port=self._inner_port,
         )
-        write_atomic(self._folder / "nats.conf", text.encode(), SECRET)
+        write_durable(self._folder / "nats.conf", text.encode(), SECRET)
 
 
 def _free_port() -> int:

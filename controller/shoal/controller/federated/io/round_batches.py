@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.controller.host.io.files import SECRET, write_atomic
+from shoal.durable import SECRET, write_durable
 from shoal.errors import StorageError
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 
 def write(folder: Path, parts: Mapping[Key, bytes]) -> dict[Key, Place]:
-    """A new file with all the parts, whole or not there at all; its name wants `sync_folder`.
+    """A new file with all the parts, whole or not there at all; its name wants `sync`.
 
     StorageError when the disk refuses.
     """
@@ -46,7 +46,7 @@ def write(folder: Path, parts: Mapping[Key, bytes]) -> dict[Key, Place]:
     path = folder / _NAME.format(number)
     head = msgspec.msgpack.encode([(*key, len(data)) for key, data in parts.items()])
     whole = b"".join([len(head).to_bytes(_LENGTH, "little"), head, *parts.values()])
-    write_atomic(path, whole, SECRET, listed=False)
+    write_durable(path, whole, SECRET, sync_parent=False)
     return _places(path, head)
 
 

@@ -19,7 +19,8 @@ import numpy as np
 
 from shoal.controller.federated.io import round_batches
 from shoal.controller.federated.io.round_batches import Key, Place
-from shoal.controller.host.io.files import SECRET, private_folder, sync_folder, write_atomic
+from shoal.controller.host.io.files import private_folder
+from shoal.durable import SECRET, sync, write_durable
 from shoal.errors import StorageError
 from shoal.params import F32
 
@@ -77,7 +78,7 @@ class RoundFiles:
             self._waiting.setdefault(ident, {})[key] = data
             self._weight += len(data)
         else:
-            write_atomic(self._loose(ident, kind, device), data, SECRET, listed=False)
+            write_durable(self._loose(ident, kind, device), data, SECRET, sync_parent=False)
             self._unlisted.add(folder)
         if self._weight > _MOST:
             self._write_down()
@@ -104,7 +105,7 @@ class RoundFiles:
 
     def _sync(self, folder: Path) -> None:
         try:
-            sync_folder(folder)
+            sync(folder)
         except OSError as error:
             raise _refused(folder, error) from error
 

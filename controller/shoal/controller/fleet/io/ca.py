@@ -26,7 +26,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shoal.controller.fleet.certificates import common_name
 from shoal.controller.fleet.io.proof_of_possession import Proven, key_sha256, prove
-from shoal.controller.host.io.files import SECRET, private_folder, write_atomic
+from shoal.controller.host.io.files import private_folder
+from shoal.durable import SECRET, write_durable
 from shoal.enrolment import fingerprint
 from shoal.errors import SettingError
 
@@ -77,9 +78,9 @@ class Authority:
         )
         _save_key(folder / "root.key", root_key)
         _save_key(folder / "intermediate.key", key)
-        write_atomic(folder / "root.crt", _pem(root))
-        write_atomic(folder / "intermediate.crt", _pem(certificate))
-        write_atomic(folder / "ca.pem", _pem(root) + _pem(certificate))
+        write_durable(folder / "root.crt", _pem(root))
+        write_durable(folder / "intermediate.crt", _pem(certificate))
+        write_durable(folder / "ca.pem", _pem(root) + _pem(certificate))
         made = cls(folder, root, certificate, key)
         made.issue_server(names, now)
         made.issue_controller(now)
@@ -172,7 +173,7 @@ class Authority:
 
     def _store(self, name: str, key: ec.EllipticCurvePrivateKey, made: x509.Certificate) -> None:
         _save_key(self.folder / f"{name}.key", key)
-        write_atomic(self.folder / f"{name}.crt", self._chain(made))
+        write_durable(self.folder / f"{name}.crt", self._chain(made))
 
     def _chain(self, certificate: x509.Certificate) -> bytes:
         return _pem(certificate) + _pem(self._certificate)
@@ -345,7 +346,7 @@ def _save_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    write_atomic(path, data, SECRET)
+    write_durable(path, data, SECRET)
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -6,7 +6,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.exceptions import Error as SecuresystemslibError
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-from shoal.controller.host.io.files import SECRET, private_folder, write_atomic
+from shoal.controller.host.io.files import private_folder
+from shoal.durable import SECRET, write_durable
 from shoal.errors import SettingError
 
 
@@ -24,7 +25,7 @@ class KeyFolder:
             return found
         private_folder(self.folder)
         signer = CryptoSigner.generate_ed25519()
-        write_atomic(self._path(name), signer.private_bytes, SECRET)
+        write_durable(self._path(name), signer.private_bytes, SECRET)
         self._loaded[name] = signer
         return signer
 

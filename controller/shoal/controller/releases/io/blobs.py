@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shoal.controller.host.context import Blob
-from shoal.controller.host.io.files import sync_folder
+from shoal.durable import sync
 from shoal.errors import AbsentError, OversizeError, StorageError
 
 _CHUNK = 1 << 20
@@ -43,7 +43,7 @@ class Blobs:
                     with suppress(OSError):
                         Path(file.name).unlink(missing_ok=True)
                     raise
-            sync_folder(target.parent)
+            sync(target.parent)
         except OSError as error:
             raise StorageError(
                 f"{self.folder}: {error.strerror or error}", "free some disk space"

@@ -37,8 +37,8 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization import DeserializationError
 
-from shoal.controller.host.io.files import write_atomic
 from shoal.controller.host.io.keys import KeyFolder
+from shoal.durable import write_durable
 from shoal.errors import SettingError, StorageError
 from shoal.federated import config as federated
 from shoal.trust import CANDIDATE, RELEASE, Order, target_path
@@ -381,7 +381,7 @@ def _order_target(order: Order) -> TargetFile:
 
 
 def _write(path: Path, metadata: Metadata[_S]) -> None:
-    write_atomic(path, metadata.to_bytes())
+    write_durable(path, metadata.to_bytes())
 
 
 def _versions(folder: Path, name: str) -> list[int]:

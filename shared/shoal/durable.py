@@ -1,0 +1,53 @@
+"""Durable files: after a power cut a file has the old content or the new, never half of it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from shoal.errors import StorageError
+
+#: File modes.
+SECRET, PUBLIC = 0o600, 0o644
+
+
+def write_durable(path: Path, data: bytes, mode: int = PUBLIC, *, sync_parent: bool = True) -> None:
+    """Replace the file at `path` atomically: write a draft, fsync, rename, fsync the folder.
+
+    mode          of the file; it never exists with wider rights
+    sync_parent   False: the caller syncs the folder, once for many files
+
+    One writer at a time for a path. Raises StorageError.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with translated(path):
+        try:
+            with os.fdopen(os.open(draft, flags, mode), "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+        if sync_parent:
+            sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def translated(what: Path | str, hint: str = "make room on the disk") -> Iterator[None]:
+    """Translate OSError into StorageError about `what`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror or error}", hint) from error
