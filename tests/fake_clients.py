@@ -22,8 +22,8 @@ from shoal.agent.federated.eligibility import Condition, judge
 from shoal.agent.federated.secagg import Participant
 from shoal.agent.host.round_limits import Limits
 from shoal.agent.identity.io.enrol import make_csr
-from shoal.controller.federated import round_rows, rounds
 from shoal.controller.federated.records import Participation, Prepared, Task, TaskPlan
+from shoal.controller.federated.rounds import rounds, rows
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.store.tables import device, federated_task
 from shoal.errors import RefusedError
@@ -279,7 +279,7 @@ class School:
         with self.fleet.ctx.store.write() as db:
             db.execute(
                 insert(federated_task).values(
-                    name=plan.name, model=MODEL, release=plan.release, state=round_rows.READY,
+                    name=plan.name, model=MODEL, release=plan.release, state=rows.READY,
                     plan=msgspec.to_builtins(plan), prepared=msgspec.to_builtins(prepared),
                     spent=[], created_at=self.fleet.clock(), checkpoint=prepared.theta,
                 )

@@ -8,8 +8,7 @@ import numpy as np
 from onnx import ModelProto
 
 from controllers import add_digits, make_context, run
-from shoal.controller.federated import machine, round_rows
-from shoal.controller.federated.plans import plan_of
+from shoal.controller.federated.planning.plans import plan_of
 from shoal.controller.federated.records import (
     AskedBudget,
     AskedLearning,
@@ -19,6 +18,7 @@ from shoal.controller.federated.records import (
     Prepared,
     TaskPlan,
 )
+from shoal.controller.federated.rounds import machine, rows
 from shoal.controller.host.context import Context
 from shoal.controller.releases import releases
 from shoal.controller.store.records import Release
@@ -91,7 +91,7 @@ def add_task(
     with ctx.store.write() as db:
         db.execute(
             federated_task.insert().values(
-                name=name, model=release.partition("@")[0], release=release, state=round_rows.READY,
+                name=name, model=release.partition("@")[0], release=release, state=rows.READY,
                 plan=msgspec.to_builtins(plan), prepared=msgspec.to_builtins(prepared), spent=[],
                 created_at=ctx.clock(), created_by="ana", checkpoint=prepared.theta,
             )
@@ -135,7 +135,7 @@ def add_round(
     )  # fmt: skip
     ident = f"{plan.name}.{number}"
     with ctx.store.write() as db:
-        task = round_rows.task_of(round_rows.task_row(db, plan.name))
+        task = rows.task_of(rows.task_row(db, plan.name))
         db.execute(
             federated_round.insert().values(
                 id=ident, task=plan.name, number=number, attempt=1, state=state.value,
@@ -146,9 +146,9 @@ def add_round(
             )
         )  # fmt: skip
         parts = _participations(journal, ident, facts or {}, sites)
-        round_rows.keep_participations(db, ident, parts)
+        rows.keep_participations(db, ident, parts)
         if done:
-            round_rows.set_task(
+            rows.set_task(
                 db, ctx, plan.name, checkpoint=sha256, parent=number, rounds=task.rounds + 1
             )
     return ident

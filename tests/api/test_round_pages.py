@@ -6,7 +6,7 @@ import pytest
 from api.world import ORIGIN, World
 from recorded_rounds import DEVICES, REFUSED, UPDATED, add_round, add_task
 from shoal.controller.access import audit
-from shoal.controller.federated import checkpoint_retention, poisoned_rounds
+from shoal.controller.federated.checkpoints import retention, round_quarantine
 from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.host.settings import Rounds, Settings
 from shoal.controller.releases import models
@@ -49,7 +49,7 @@ def test_an_admin_lifts_a_quarantine_on_the_page_of_the_round_that_was_put_into_
 ) -> None:
     for number in (1, 2):
         add_round(world.ctx, task, number, np.full(3, number, np.float32))
-    poisoned_rounds.quarantine_round(
+    round_quarantine.quarantine_round(
         world.ctx, actor="ana", task="walk", number=1, why="press-1 lied"
     )
     assert 'id="do-lift"' in page(world, "/rounds/walk/1")
@@ -75,7 +75,7 @@ def test_a_round_whose_checkpoint_is_gone_says_so_on_both_pages(
     for number in (1, 2):
         add_round(world.ctx, task, number, np.full(3, number, np.float32))
     few = Settings(rounds=Rounds(checkpoints=1))
-    checkpoint_retention.prune(world.ctx._replace(settings=few))
+    retention.prune(world.ctx._replace(settings=few))
     assert page(world, "/rounds/walk").count("checkpoint pruned") == 1
     assert "Its checkpoint is pruned" in page(world, "/rounds/walk/1")
     assert "Its checkpoint is pruned" not in page(world, "/rounds/walk/2")

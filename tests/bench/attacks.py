@@ -4,8 +4,8 @@ import numpy as np
 
 from bench.report import Found, Row
 from digits import Learner, Rows, homes_of
+from shoal.controller.federated.aggregation.outlier_scores import compare
 from shoal.controller.federated.gathering import MemoryShelf
-from shoal.controller.federated.outlier_scores import compare
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.params import F32

@@ -27,8 +27,8 @@ from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
 from shoal.agent.host.io import config
 from shoal.agent.host.io import folder as names
 from shoal.agent.identity.io.enrol import key_pem, make_csr
-from shoal.controller.federated import rounds
 from shoal.controller.federated.records import Round
+from shoal.controller.federated.rounds import rounds
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
 from shoal.controller.store import tables

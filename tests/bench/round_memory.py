@@ -18,9 +18,9 @@ import numpy as np
 from bench.controllers import add_devices, make_controller
 from bench.round_tasks import TASK, add_task, set_online
 from shoal import topics, wire
-from shoal.controller.federated import rounds
 from shoal.controller.federated.io.round_files import RoundFiles
-from shoal.controller.federated.round_runner import Course
+from shoal.controller.federated.rounds import rounds
+from shoal.controller.federated.rounds.runner import Course
 from shoal.federated.chunks import cut
 from shoal.federated.compression import compress
 from shoal.federated.messages import Contribution, Join, Piece

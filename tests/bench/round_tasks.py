@@ -6,7 +6,6 @@ import msgspec
 from sqlalchemy import insert, update
 
 from bench.releases import MODEL
-from shoal.controller.federated import round_rows
 from shoal.controller.federated.records import (
     AskedCompression,
     AskedLearning,
@@ -14,6 +13,7 @@ from shoal.controller.federated.records import (
     Prepared,
     TaskPlan,
 )
+from shoal.controller.federated.rounds import rows
 from shoal.controller.host.context import Context
 from shoal.controller.store import tables
 from shoal.federated.plan import Compression
@@ -56,7 +56,7 @@ def add_task(
         "name": TASK,
         "model": MODEL,
         "release": plan.release,
-        "state": round_rows.READY,
+        "state": rows.READY,
         "plan": msgspec.to_builtins(plan),
         "prepared": msgspec.to_builtins(prepared),
         "spent": [],

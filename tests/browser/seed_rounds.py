@@ -6,8 +6,9 @@ from sqlalchemy import select
 
 from browser.seed import DEVICES, MODEL, OTHER, SITES
 from recorded_rounds import LOST, REFUSED, UPDATED, add_round, add_task
-from shoal.controller.federated import machine, poisoned_rounds, round_rows
+from shoal.controller.federated.checkpoints import round_quarantine
 from shoal.controller.federated.records import Prepared
+from shoal.controller.federated.rounds import machine, rows
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import release
 
@@ -38,13 +39,13 @@ def seed_rounds(ctx: Context) -> None:
             facts={name: _update(name, number, random) for name in names}, late=3,
         )  # fmt: skip
     with ctx.store.write() as db:
-        round_rows.set_task(db, ctx, TASK, epsilon=1.5)
+        rows.set_task(db, ctx, TASK, epsilon=1.5)
     _released(ctx, names, sites)
     other = add_task(ctx, POISONED, f"{MODEL}@1", prepared)
     for number in (1, 2, 3):
         theta = np.full(3, 10 + number, np.float32)
         add_round(ctx, other, number, theta, sites=sites, marks=dict.fromkeys(names, UPDATED))
-    poisoned_rounds.quarantine_round(
+    round_quarantine.quarantine_round(
         ctx, actor="admin", task=POISONED, number=2, why=f"{LIAR} was found with a second camera"
     )
     add_task(ctx, NEW, f"{MODEL}@1", prepared)

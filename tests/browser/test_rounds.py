@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, expect
 from browser.chromium import Tab
 from browser.conftest import Console, check_that_everybody_can_use_it, sign_in
 from browser.seed_rounds import LIAR, LIES_FROM, NEW, POISONED, ROUNDS, TASK
-from shoal.controller.federated import round_rows, rounds
+from shoal.controller.federated.rounds import rounds, rows
 
 SCREENS = {
     "rounds": "/rounds",
@@ -63,9 +63,7 @@ def test_a_round_that_goes_on_is_shown_without_a_reload(tab: Tab, console: Conso
     page.locator("[data-live-sign][data-state=on]").wait_for()
     page.evaluate("window.same = true")
     with console.ctx.store.write() as db:
-        round_rows.set_task(
-            db, console.ctx, TASK, reason="2 devices for a round of 2 to 3 (5 offline)"
-        )
+        rows.set_task(db, console.ctx, TASK, reason="2 devices for a round of 2 to 3 (5 offline)")
     expect(page.get_by_text("5 offline")).to_be_visible()
     assert page.evaluate("window.same") is True
 

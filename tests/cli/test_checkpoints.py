@@ -7,7 +7,7 @@ import pytest
 
 from cli.conftest import Cli
 from recorded_rounds import add_round, add_task, prepared_of
-from shoal.controller.federated import checkpoint_retention
+from shoal.controller.federated.checkpoints import retention
 from shoal.controller.host.settings import Rounds, Settings
 from shoal.controller.releases import releases
 
@@ -109,7 +109,7 @@ def test_a_quarantine_is_lifted_once_it_is_confirmed_and_says_what_may_go_out_ag
 
 def test_a_round_whose_checkpoint_is_gone_says_so(shoal: Cli, task: str) -> None:
     ctx = shoal.controller.ctx
-    checkpoint_retention.prune(ctx._replace(settings=Settings(rounds=Rounds(checkpoints=2))))
+    retention.prune(ctx._replace(settings=Settings(rounds=Rounds(checkpoints=2))))
 
     listed = shoal("round", "list", task).stdout.splitlines()
     assert ["pruned" in line for line in listed if f"{task}." in line] == [False, False, True]

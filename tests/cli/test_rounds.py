@@ -13,8 +13,9 @@ import pytest
 from cli.conftest import Cli
 from recorded_rounds import DEVICES, REFUSED, UPDATED, add_round
 from shoal.cli import round as round_cli
-from shoal.controller.federated import plans, round_planning, rounds, tasks
+from shoal.controller.federated.planning import plans, scheduling, tasks
 from shoal.controller.federated.records import TaskPlan
+from shoal.controller.federated.rounds import rounds
 from shoal.params import spec_of
 
 
@@ -249,7 +250,7 @@ def test_a_watch_into_a_pipe_says_each_round_that_ended_once(
 def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, release: str) -> None:
     shoal.work(plan(shoal, "lonely", "--release", release)["operation"])
     shoal.json("round", "start", "lonely")
-    assert round_planning.begin_due(shoal.controller.ctx) == []
+    assert scheduling.begin_due(shoal.controller.ctx) == []
     assert "0 devices for a round of 2 to 3" in shoal("round", "show", "lonely").stdout
 
 

@@ -12,7 +12,7 @@ from digits import Rows, homes_of
 from federated.real import Cohort, choices, holds_row, serving
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.controller.federated.gathering import MemoryShelf
-from shoal.controller.federated.privacy_accountant import Spent, epsilon
+from shoal.controller.federated.privacy.accountant import Spent, epsilon
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.federated.compression import decompress

@@ -18,8 +18,9 @@ from sqlalchemy import delete, update
 
 from shoal import topics, wire
 from shoal.controller.alerts import alerts
-from shoal.controller.federated import candidate_releases, checkpoint_retention, drift_trigger
+from shoal.controller.federated.checkpoints import candidates, retention
 from shoal.controller.federated.io import round_thread
+from shoal.controller.federated.planning import drift_trigger
 from shoal.controller.fleet import clock_skew, duplicate_devices
 from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
@@ -143,14 +144,14 @@ class Engine:
             Tick("quarantine alerts", 2.0, lambda: quarantine_withdrawal.close_alerts(ctx)),
             Tick("triggers", 1.0, lambda: triggers.evaluate(ctx)),
             Tick("on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),
-            Tick("candidates", 5.0, lambda: candidate_releases.evaluate(ctx)),
+            Tick("candidates", 5.0, lambda: candidates.evaluate(ctx)),
             Tick("offline", 5.0, lambda: offline(ctx)),
             Tick("clocks", 15.0, lambda: clock_skew.update_alerts(ctx)),
             Tick("copies", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
             Tick("timestamps", 60.0, self._refresh_timestamps),
             Tick("renewal", 600.0, lambda: assignments.renew(ctx)),
             Tick("retention", 3_600.0, lambda: forget(ctx)),
-            Tick("checkpoints", 3_600.0, lambda: checkpoint_retention.prune(ctx)),
+            Tick("checkpoints", 3_600.0, lambda: retention.prune(ctx)),
         ]
 
     # --- messages -----------------------------------------------------------------------------

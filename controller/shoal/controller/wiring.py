@@ -5,7 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from shoal.controller.federated import tasks
+from shoal.controller.federated.planning import tasks
 from shoal.controller.host import settings
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations

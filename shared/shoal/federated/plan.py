@@ -1,6 +1,6 @@
 """What one round asks of a device: signed by the role `rounds`, judged by the device itself.
 
-Whether the parts go together is said in shoal.controller.federated.plan_conflicts.
+Whether the parts go together is said in shoal.controller.federated.planning.conflicts.
 """
 
 from typing import Annotated, Literal
@@ -46,7 +46,7 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Secure(msgspec.Struct, frozen=True, kw_only=True):
-    """Secure aggregation; see shoal.controller.federated.secagg_parameters.
+    """Secure aggregation; see shoal.controller.federated.secagg.parameters.
 
     degree      neighbours of each device
     threshold   shares that open a secret

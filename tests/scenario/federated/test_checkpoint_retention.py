@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from fake_clients import School
-from shoal.controller.federated import rounds
+from shoal.controller.federated.rounds import rounds
 from shoal.controller.host.settings import Rounds
 
 pytestmark = pytest.mark.scenario

@@ -7,8 +7,9 @@ import pytest
 from fake_clients import SIZE, School
 from fakes import memory_folder
 from shoal import topics, wire
-from shoal.controller.federated import rounds, strategy_state
+from shoal.controller.federated.aggregation import strategy_state
 from shoal.controller.federated.io.round_thread import LIMIT, OF_ONE, Rounds
+from shoal.controller.federated.rounds import rounds
 from shoal.federated import messages
 from shoal.federated.chunks import cut
 from shoal.federated.compression import compress

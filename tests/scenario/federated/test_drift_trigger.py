@@ -6,7 +6,8 @@ from fake_clients import MODEL, School
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.text import Draft
-from shoal.controller.federated import drift_trigger, rounds
+from shoal.controller.federated.planning import drift_trigger
+from shoal.controller.federated.rounds import rounds
 from shoal.controller.releases import models
 from shoal.errors import AbsentError, ConflictError
 

@@ -5,7 +5,7 @@ import pytest
 
 from fake_clients import SIZE, School
 from fakes import memory_folder
-from shoal.controller.federated import rounds
+from shoal.controller.federated.rounds import rounds
 from shoal.federated import messages
 from shoal.federated.chunks import cut
 from shoal.federated.site_sum import Gateway

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from fake_clients import MODEL, SIZE
-from shoal.controller.federated import device_messages, rounds
+from shoal.controller.federated.rounds import device_messages, rounds
 from shoal.controller.store.tables import federated_task
 from shoal.federated import messages
 from shoal.federated.chunks import chunk_of, cut

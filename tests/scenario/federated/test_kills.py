@@ -9,11 +9,12 @@ import pytest
 from fake_clients import School
 from fakes import memory_folder
 from shoal import wire
-from shoal.controller.federated import aggregation, round_journal, rounds
+from shoal.controller.federated.aggregation import aggregation
 from shoal.controller.federated.io.round_files import RoundFiles
 from shoal.controller.federated.io.round_thread import Rounds
-from shoal.controller.federated.machine import Mark
-from shoal.controller.federated.round_runner import Course
+from shoal.controller.federated.rounds import journal, rounds
+from shoal.controller.federated.rounds.machine import Mark
+from shoal.controller.federated.rounds.runner import Course
 from shoal.federated import messages
 
 pytestmark = pytest.mark.scenario
@@ -84,7 +85,7 @@ def school():
 
 def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
     """Around what reaches the disk or a device."""
-    put, write, aggregate = RoundFiles.put, round_journal.write, aggregation.aggregate
+    put, write, aggregate = RoundFiles.put, journal.write, aggregation.aggregate
 
     def put_(self, ident, kind, device, data):
         return kill.around("file", kind, lambda: put(self, ident, kind, device, data))
@@ -101,7 +102,7 @@ def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
         return kill.around("aggregate", "", lambda: found)
 
     monkeypatch.setattr(RoundFiles, "put", put_)
-    monkeypatch.setattr(round_journal, "write", write_)
+    monkeypatch.setattr(journal, "write", write_)
     monkeypatch.setattr(aggregation, "aggregate", aggregate_)
 
 

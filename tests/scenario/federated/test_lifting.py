@@ -3,7 +3,8 @@
 import pytest
 
 from fake_clients import School
-from shoal.controller.federated import poisoned_rounds, rounds
+from shoal.controller.federated.checkpoints import round_quarantine
+from shoal.controller.federated.rounds import rounds
 from shoal.federated import messages
 
 pytestmark = pytest.mark.scenario
@@ -15,14 +16,14 @@ def test_a_task_that_runs_goes_on_from_what_is_clean_again_and_loses_one_try(
     ctx, asked = school.fleet.ctx, {"task": "walk", "number": 2}
     school.start(3)
     school.run(200, until=lambda: school.done(3))
-    poisoned_rounds.quarantine_round(ctx, actor="ana", why="d03 lied", **asked)
+    round_quarantine.quarantine_round(ctx, actor="ana", why="d03 lied", **asked)
     for one in school.pupils.values():
         one.quiet = {messages.Piece}
     school.more()
     school.run(5)
     assert rounds.get_round(ctx, "walk.4").parent == 1
 
-    poisoned_rounds.lift(ctx, actor="root", why="it did not", **asked)
+    round_quarantine.lift(ctx, actor="root", why="it did not", **asked)
     for one in school.pupils.values():
         one.quiet = set()
     school.run(200, until=lambda: school.done(4))
@@ -42,12 +43,12 @@ def test_what_a_quarantine_has_broken_off_is_not_in_quarantine_after_it_is_lifte
         one.quiet = {messages.Piece}
     school.more()
     school.run(5)
-    poisoned_rounds.quarantine_round(ctx, actor="ana", why="d03 lied", **asked)
+    round_quarantine.quarantine_round(ctx, actor="ana", why="d03 lied", **asked)
     school.run(2)
     broken = rounds.get_round(ctx, "walk.3")
     assert (broken.reason, broken.poisoned) == ("quarantined", "it came of round 2: d03 lied")
 
-    poisoned_rounds.lift(ctx, actor="root", why="it did not", **asked)
+    round_quarantine.lift(ctx, actor="root", why="it did not", **asked)
 
     broken = rounds.get_round(ctx, "walk.3")
     assert (broken.state, broken.reason, broken.poisoned) == ("FAILED", "quarantined", "")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from shoal.controller.federated import poisoned_rounds, rounds
+from shoal.controller.federated.checkpoints import round_quarantine
+from shoal.controller.federated.rounds import rounds
 from shoal.errors import ConflictError
 from shoal.federated import messages
 
@@ -56,7 +57,7 @@ def test_a_task_goes_on_from_its_last_clean_checkpoint_after_a_quarantine(school
     school.run(200, until=lambda: school.done(3))
     clean = rounds.get_round(school.fleet.ctx, "walk.1").checkpoint
 
-    poisoned_rounds.quarantine_round(
+    round_quarantine.quarantine_round(
         school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied"
     )
     school.more()
@@ -79,7 +80,7 @@ def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from
     running = rounds.list_rounds(school.fleet.ctx, task="walk")[0]
     assert (running.number, running.state) == (3, "TRAINING")
 
-    poisoned_rounds.quarantine_round(
+    round_quarantine.quarantine_round(
         school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied"
     )
     for one in school.pupils.values():

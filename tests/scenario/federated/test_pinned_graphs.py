@@ -5,8 +5,8 @@ import pytest
 
 from fake_clients import LIMITS, Pupil, School
 from shoal.agent.federated.eligibility import check_graph
-from shoal.controller.federated import rounds
 from shoal.controller.federated.records import Participation
+from shoal.controller.federated.rounds import rounds
 from shoal.federated.config import Config
 
 pytestmark = pytest.mark.scenario

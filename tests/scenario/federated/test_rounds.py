@@ -10,7 +10,8 @@ from sqlalchemy import update
 
 from fake_clients import MODEL
 from shoal.controller.alerts import alerts
-from shoal.controller.federated import rounds, strategy_state
+from shoal.controller.federated.aggregation import strategy_state
+from shoal.controller.federated.rounds import rounds
 from shoal.federated import messages
 
 pytestmark = pytest.mark.scenario

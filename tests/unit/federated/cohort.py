@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.agent.federated.secagg import Participant
-from shoal.controller.federated.secagg import Unmasking
+from shoal.controller.federated.secagg.server import Unmasking
 from shoal.errors import RefusedError, UntrustedError
 from shoal.federated.masks import U32
 from shoal.federated.secure import Terms

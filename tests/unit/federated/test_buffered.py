@@ -8,7 +8,7 @@ import pytest
 
 from digits import Learner, homes_of
 from shoal.controller.federated.gathering import MemoryShelf
-from shoal.controller.federated.machine import (
+from shoal.controller.federated.rounds.machine import (
     STILL_TRAINING,
     Event,
     Mark,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.controller.federated.checkpoint_lineage import Grown, newest_clean, spoiled
+from shoal.controller.federated.checkpoints.lineage import Grown, newest_clean, spoiled
 
 #: 1 ─ 2 ─ 3 ─ 4, and 5 ─ 6 from 2 after a quarantine of 3.
 LINE = [

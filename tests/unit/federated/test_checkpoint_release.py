@@ -10,15 +10,10 @@ from controllers import run
 from recorded_rounds import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, trained, walk
 from shoal import manifest as manifests
 from shoal.controller.access import audit
-from shoal.controller.federated import (
-    candidate_releases,
-    checkpoint_release,
-    machine,
-    poisoned_rounds,
-    round_planning,
-    rounds,
-)
+from shoal.controller.federated.checkpoints import candidates, promotion, round_quarantine
+from shoal.controller.federated.planning import scheduling
 from shoal.controller.federated.records import Prepared, TaskPlan
+from shoal.controller.federated.rounds import machine, rounds
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
 from shoal.controller.releases import releases, verdicts
@@ -53,7 +48,7 @@ def task(ctx: Context, request: pytest.FixtureRequest) -> tuple[TaskPlan, F32]:
 
 
 def released(ctx: Context, task: str, **more: object) -> Release:
-    operation = run(ctx, checkpoint_release.release(ctx, actor="ana", task=task, **more))  # type: ignore[arg-type]
+    operation = run(ctx, promotion.release(ctx, actor="ana", task=task, **more))  # type: ignore[arg-type]
     assert operation.error == ""
     return releases.get_release(ctx, operation.result["release"])
 
@@ -146,15 +141,15 @@ def test_a_task_asks_for_a_candidate_every_so_many_rounds_and_once(
     plan, theta = task
     asking = add_task(ctx, f"{plan.name}-c", "lot-codes@1", prepared_of_base(ctx), candidate=2)
     add_round(ctx, asking, 1, theta)
-    assert candidate_releases.evaluate(ctx) == 0
+    assert candidates.evaluate(ctx) == 0
     add_round(ctx, asking, 2, theta)
-    assert (candidate_releases.evaluate(ctx), candidate_releases.evaluate(ctx)) == (1, 0)
+    assert (candidates.evaluate(ctx), candidates.evaluate(ctx)) == (1, 0)
 
     begun = operations.list_operations(ctx, state="queued")[0]
     made = releases.get_release(ctx, run(ctx, begun).result["release"])
     assert (made.state, made.trigger, made.created_by) == ("candidate", "rounds:2", "automation")
     add_round(ctx, asking, 3, theta)
-    assert candidate_releases.evaluate(ctx) == 0
+    assert candidates.evaluate(ctx) == 0
 
 
 def prepared_of_base(ctx: Context) -> Prepared:
@@ -165,9 +160,9 @@ def test_a_task_that_learned_nothing_yet_has_nothing_to_release(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     with pytest.raises(ConflictError, match="has made no checkpoint"):
-        checkpoint_release.release(ctx, actor="ana", task=task[0].name, number=0)
+        promotion.release(ctx, actor="ana", task=task[0].name, number=0)
     with pytest.raises(AbsentError):
-        checkpoint_release.release(ctx, actor="ana", task=task[0].name, number=9)
+        promotion.release(ctx, actor="ana", task=task[0].name, number=9)
 
 
 def test_an_evaluation_made_no_checkpoint_and_the_refusal_says_that_it_was_one(
@@ -182,7 +177,7 @@ def test_an_evaluation_made_no_checkpoint_and_the_refusal_says_that_it_was_one(
         db.execute(federated_round.update().where(mine).values(**told))
 
     with pytest.raises(ConflictError, match="was an evaluation: it measured round 4's checkpoint"):
-        checkpoint_release.release(ctx, actor="ana", task=name, number=5)
+        promotion.release(ctx, actor="ana", task=name, number=5)
 
 
 # --- quarantine ---------------------------------------------------------------------------------
@@ -194,7 +189,7 @@ def test_what_came_of_a_poisoned_round_is_marked_and_the_task_goes_on_from_befor
     name = task[0].name
     before = {one.number: one for one in rounds.list_rounds(ctx, task=name)}
 
-    after = poisoned_rounds.quarantine_round(
+    after = round_quarantine.quarantine_round(
         ctx, actor="ana", task=name, number=3, why="press-1 lied"
     )
 
@@ -208,7 +203,7 @@ def test_what_came_of_a_poisoned_round_is_marked_and_the_task_goes_on_from_befor
 def test_a_task_whose_first_round_is_poisoned_goes_on_from_its_beginning(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
-    after = poisoned_rounds.quarantine_round(
+    after = round_quarantine.quarantine_round(
         ctx, actor="ana", task=task[0].name, number=1, why="lies"
     )
 
@@ -222,7 +217,7 @@ def test_a_try_that_runs_on_a_poisoned_checkpoint_is_marked_to_be_broken_off(
     plan, theta = task
     running = add_round(ctx, plan, 5, theta, state=machine.State.TRAINING)
 
-    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
+    round_quarantine.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
 
     assert rounds.get_round(ctx, running).poisoned == "it came of round 4: lies"
 
@@ -234,12 +229,12 @@ def test_who_trains_on_a_poisoned_checkpoint_is_not_waited_for_in_the_next_round
     marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-2": LOST}
     add_round(ctx, plan, 5, theta, marks=marks, late=3, still={"mill-2"})
     with ctx.store.read() as db:
-        assert round_planning.carried(db, plan.name).keys() == {"mill-2"}
+        assert scheduling.carried(db, plan.name).keys() == {"mill-2"}
 
-    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
+    round_quarantine.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
 
     with ctx.store.read() as db:
-        assert round_planning.carried(db, plan.name) == {}
+        assert scheduling.carried(db, plan.name) == {}
 
 
 def test_a_late_update_that_began_with_a_poisoned_checkpoint_spoils_its_round(
@@ -249,7 +244,7 @@ def test_a_late_update_that_began_with_a_poisoned_checkpoint_spoils_its_round(
     late = {"press-1": machine.Origin(number=4, attempt=(4).to_bytes(16))}
     add_round(ctx, plan, 5, theta, parent=2, carried=late)
 
-    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=3, why="lies")
+    round_quarantine.quarantine_round(ctx, actor="ana", task=plan.name, number=3, why="lies")
 
     assert rounds.get_round(ctx, f"{plan.name}.5").poisoned
 
@@ -259,9 +254,9 @@ def test_no_release_of_a_poisoned_round_is_built_published_or_signed_as_candidat
 ) -> None:
     name = task[0].name
     clean, bad = released(ctx, name, number=1), released(ctx, name, number=3)
-    begun = checkpoint_release.release(ctx, actor="ana", task=name, number=4, trigger="rounds:4")
+    begun = promotion.release(ctx, actor="ana", task=name, number=4, trigger="rounds:4")
 
-    poisoned_rounds.quarantine_round(ctx, actor="ana", task=name, number=2, why="press-1 lied")
+    round_quarantine.quarantine_round(ctx, actor="ana", task=name, number=2, why="press-1 lied")
 
     late = run(ctx, begun).result["release"]
     assert releases.get_release(ctx, late).state == "validated"
@@ -273,7 +268,7 @@ def test_no_release_of_a_poisoned_round_is_built_published_or_signed_as_candidat
         with pytest.raises(ConflictError, match="is in quarantine"):
             releases.sign_candidate(ctx, ref)
     with pytest.raises(ConflictError, match=r"round 2 of .* is poisoned"):
-        checkpoint_release.release(ctx, actor="ana", task=name, number=3)
+        promotion.release(ctx, actor="ana", task=name, number=3)
     assert releases.publish(ctx, actor="ana", ref=clean.ref).state == "released"
     assert releases.latest_of(ctx, "lot-codes") not in (bad.ref, late)
 
@@ -288,7 +283,7 @@ def test_a_task_that_began_with_what_is_poisoned_now_is_in_quarantine_too(
     grandchild = released(ctx, second.name)
     assert grandchild.quarantined == ""
 
-    poisoned_rounds.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why="lies")
+    round_quarantine.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why="lies")
 
     assert releases.get_release(ctx, grandchild.ref).quarantined
 
@@ -297,9 +292,9 @@ def test_a_quarantine_has_a_reason_and_a_round_that_made_something(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     with pytest.raises(InputError, match="say why"):
-        poisoned_rounds.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why=" ")
+        round_quarantine.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why=" ")
     with pytest.raises(AbsentError):
-        poisoned_rounds.quarantine_round(ctx, actor="ana", task=task[0].name, number=9, why="lies")
+        round_quarantine.quarantine_round(ctx, actor="ana", task=task[0].name, number=9, why="lies")
 
 
 def test_a_rollout_of_a_poisoned_release_pauses_says_why_and_does_not_go_on(
@@ -318,7 +313,7 @@ def test_a_rollout_of_a_poisoned_release_pauses_says_why_and_does_not_go_on(
     rollout = rollouts.start(ctx, actor="ana", plan=plan)
     assert rollout.state == "RUNNING"
 
-    poisoned_rounds.quarantine_round(
+    round_quarantine.quarantine_round(
         ctx, actor="ana", task=task[0].name, number=4, why="mill-2 lied"
     )
 

@@ -9,15 +9,9 @@ import pytest
 
 from controllers import run
 from recorded_rounds import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, trained, walk
-from shoal.controller.federated import (
-    checkpoint_release,
-    checkpoint_retention,
-    machine,
-    poisoned_rounds,
-    round_rows,
-    rounds,
-)
+from shoal.controller.federated.checkpoints import promotion, retention, round_quarantine
 from shoal.controller.federated.records import Round, TaskPlan
+from shoal.controller.federated.rounds import machine, rounds, rows
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Rounds, Settings, load
 from shoal.controller.releases import releases
@@ -70,7 +64,7 @@ def test_the_newest_stay_and_the_rows_of_the_others_say_that_they_are_pruned(
 ) -> None:
     before = made(ctx, plan)
 
-    assert checkpoint_retention.prune(ctx) == 5
+    assert retention.prune(ctx) == 5
 
     assert left(ctx, plan) == [6, 7, 8]
     after = made(ctx, plan)
@@ -80,14 +74,14 @@ def test_the_newest_stay_and_the_rows_of_the_others_say_that_they_are_pruned(
     }
     assert rounds.checkpoint(ctx, plan.name).lineage == list(range(1, MADE + 1))
     assert len(rounds.participations(ctx, f"{plan.name}.1")) == len(DEVICES)
-    assert checkpoint_retention.prune(ctx) == 0
+    assert retention.prune(ctx) == 0
 
 
 def test_what_is_pruned_is_neither_released_nor_measured_and_it_is_said_why(
     ctx: Context, plan: TaskPlan
 ) -> None:
-    checkpoint_retention.prune(ctx)
-    for asked in (checkpoint_release.release, rounds.evaluate):
+    retention.prune(ctx)
+    for asked in (promotion.release, rounds.evaluate):
         with pytest.raises(ConflictError, match=rf"{plan.name}.2 is pruned") as refused:
             asked(ctx, actor="ana", task=plan.name, number=2)
         assert "checkpoints in controller.toml" in refused.value.hint
@@ -97,15 +91,15 @@ def test_what_is_pruned_is_neither_released_nor_measured_and_it_is_said_why(
 def test_what_a_release_was_made_of_stays_also_of_one_that_is_being_made_or_was_refused(
     ctx: Context, plan: TaskPlan
 ) -> None:
-    run(ctx, checkpoint_release.release(ctx, actor="ana", task=plan.name, number=1))
+    run(ctx, promotion.release(ctx, actor="ana", task=plan.name, number=1))
     candidate = run(
         ctx,
-        checkpoint_release.release(ctx, actor="ana", task=plan.name, number=2, trigger="rounds:2"),
+        promotion.release(ctx, actor="ana", task=plan.name, number=2, trigger="rounds:2"),
     )
     assert releases.get_release(ctx, candidate.result["release"]).state == "candidate"
-    waiting = checkpoint_release.release(ctx, actor="ana", task=plan.name, number=3)
+    waiting = promotion.release(ctx, actor="ana", task=plan.name, number=3)
 
-    checkpoint_retention.prune(ctx)
+    retention.prune(ctx)
 
     assert left(ctx, plan) == [1, 2, 3, 6, 7, 8]
     assert run(ctx, waiting).error == ""
@@ -120,7 +114,7 @@ def test_what_a_round_that_runs_began_with_stays_and_what_a_straggler_still_trai
     add_round(ctx, plan, 10, thetas[8] + 1, marks=marks, late=20, still={"mill-1", "mill-2"},
               carried=late)  # fmt: skip
 
-    checkpoint_retention.prune(ctx)
+    retention.prune(ctx)
 
     assert left(ctx, plan) == [3, 5, 7, 8, 10], "4 began with 3, 9 with 5, 10 is the newest"
 
@@ -128,29 +122,35 @@ def test_what_a_round_that_runs_began_with_stays_and_what_a_straggler_still_trai
 def test_the_newest_clean_ones_stay_beside_those_in_quarantine(
     ctx: Context, plan: TaskPlan, thetas: list[F32]
 ) -> None:
-    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=5, why="press-1 lied")
+    round_quarantine.quarantine_round(
+        ctx, actor="ana", task=plan.name, number=5, why="press-1 lied"
+    )
 
-    checkpoint_retention.prune(ctx)
+    retention.prune(ctx)
 
     assert left(ctx, plan) == [2, 3, 4, 6, 7, 8]
-    lifted = poisoned_rounds.lift(ctx, actor="root", task=plan.name, number=5, why="it did not")
+    lifted = round_quarantine.lift(ctx, actor="root", task=plan.name, number=5, why="it did not")
     assert (lifted.parent, made(ctx, plan)[5].poisoned) == (8, "")
 
 
 def test_a_quarantine_that_goes_back_further_goes_on_from_what_is_left(
     ctx: Context, plan: TaskPlan
 ) -> None:
-    run(ctx, checkpoint_release.release(ctx, actor="ana", task=plan.name, number=2))
-    checkpoint_retention.prune(ctx)
+    run(ctx, promotion.release(ctx, actor="ana", task=plan.name, number=2))
+    retention.prune(ctx)
 
-    after = poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
+    after = round_quarantine.quarantine_round(
+        ctx, actor="ana", task=plan.name, number=4, why="lies"
+    )
     assert (after.parent, after.checkpoint) == (2, made(ctx, plan)[2].checkpoint)
 
-    after = poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=2, why="lies")
+    after = round_quarantine.quarantine_round(
+        ctx, actor="ana", task=plan.name, number=2, why="lies"
+    )
     assert after.prepared is not None
     assert (after.parent, after.checkpoint) == (0, after.prepared.theta)
-    assert poisoned_rounds.lift(ctx, actor="root", task=plan.name, number=4, why="no").parent == 0
-    assert poisoned_rounds.lift(ctx, actor="root", task=plan.name, number=2, why="no").parent == 8
+    assert round_quarantine.lift(ctx, actor="root", task=plan.name, number=4, why="no").parent == 0
+    assert round_quarantine.lift(ctx, actor="root", task=plan.name, number=2, why="no").parent == 8
 
 
 def test_a_file_that_something_else_needs_stays(
@@ -164,9 +164,9 @@ def test_a_file_that_something_else_needs_stays(
     begun = made(ctx, plan)[2].checkpoint
     with ctx.store.write() as db:
         prepared = msgspec.to_builtins(task.prepared) | {"theta": begun}
-        round_rows.set_task(db, ctx, other.name, prepared=prepared)
+        rows.set_task(db, ctx, other.name, prepared=prepared)
 
-    checkpoint_retention.prune(ctx)
+    retention.prune(ctx)
 
     found = made(ctx, plan)
     assert [n for n, one in found.items() if ctx.blobs.exists(one.checkpoint)] == [8, 7, 6, 2, 1]
@@ -197,14 +197,14 @@ def test_wherever_the_power_fails_nothing_that_is_needed_is_lost_and_the_rest_go
 ) -> None:
     cut = ctx._replace(blobs=Failing(ctx.blobs.folder, at, after))
     with pytest.raises(SystemExit):
-        checkpoint_retention.prune(cut)
+        retention.prune(cut)
     found = made(ctx, plan)
     for number, one in found.items():
         assert one.pruned_at or ctx.blobs.exists(one.checkpoint), number
     with pytest.raises(ConflictError, match="is pruned"):
         rounds.checkpoint(ctx, plan.name, 1)
 
-    assert checkpoint_retention.prune(ctx) == 5 - at - after
+    assert retention.prune(ctx) == 5 - at - after
     assert left(ctx, plan) == [6, 7, 8]
 
 
@@ -212,7 +212,7 @@ def test_a_controller_that_keeps_all_prunes_none_and_keeps_what_is_pruned_pruned
     ctx: Context, plan: TaskPlan, thetas: list[F32]
 ) -> None:
     everything = ctx._replace(settings=Settings(rounds=Rounds(checkpoints=0)))
-    assert checkpoint_retention.prune(everything) == 0
+    assert retention.prune(everything) == 0
     assert left(ctx, plan) == list(range(1, MADE + 1))
 
 

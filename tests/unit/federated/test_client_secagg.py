@@ -11,7 +11,7 @@ from learning_devices import NOW, Learner, School, some_rows
 from shoal import wire
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.installed.round_record import RoundState
-from shoal.controller.federated.secagg import Unmasking
+from shoal.controller.federated.secagg.server import Unmasking
 from shoal.federated import messages
 from shoal.federated.config import secure_id, text_of
 from shoal.federated.distributed import scale_for

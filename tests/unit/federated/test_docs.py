@@ -39,8 +39,8 @@ def test_every_reason_to_refuse_or_to_leave_out_is_in_the_documents() -> None:
     sources = (
         "agent/shoal/agent/federated/eligibility.py",
         "agent/shoal/agent/federated/secagg.py",
-        "controller/shoal/controller/federated/client_selection.py",
-        "controller/shoal/controller/federated/machine.py",
+        "controller/shoal/controller/federated/planning/client_selection.py",
+        "controller/shoal/controller/federated/rounds/machine.py",
         "shared/shoal/federated/chunks.py",
     )
     slugs = {

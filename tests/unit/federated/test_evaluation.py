@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shoal.controller.federated.evaluation import FEWEST, WORST, Place, interval, merged
+from shoal.controller.federated.aggregation.evaluation import FEWEST, WORST, Place, interval, merged
 from shoal.federated.messages import Measured, Slice
 
 

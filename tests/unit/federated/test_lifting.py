@@ -9,8 +9,9 @@ from controllers import run
 from recorded_rounds import DEVICES, UPDATED, add_round, add_task, equip, prepared_of, trained, walk
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
-from shoal.controller.federated import checkpoint_release, machine, poisoned_rounds, rounds
+from shoal.controller.federated.checkpoints import promotion, round_quarantine
 from shoal.controller.federated.records import TaskPlan
+from shoal.controller.federated.rounds import machine, rounds
 from shoal.controller.host.context import Context
 from shoal.controller.releases import releases
 from shoal.controller.rollouts import assignments, rollouts
@@ -48,11 +49,11 @@ def theta(ctx: Context) -> F32:
 
 
 def quarantine(ctx: Context, plan: TaskPlan, number: int, why: str = "press-1 lied") -> None:
-    poisoned_rounds.quarantine_round(ctx, actor="ana", task=plan.name, number=number, why=why)
+    round_quarantine.quarantine_round(ctx, actor="ana", task=plan.name, number=number, why=why)
 
 
-def lift(ctx: Context, plan: TaskPlan, number: int) -> poisoned_rounds.Lifted:
-    return poisoned_rounds.lift(
+def lift(ctx: Context, plan: TaskPlan, number: int) -> round_quarantine.Lifted:
+    return round_quarantine.lift(
         ctx, actor="root", task=plan.name, number=number, why="it was press-9"
     )
 
@@ -62,7 +63,7 @@ def told(ctx: Context, plan: TaskPlan) -> dict[int, str]:
 
 
 def released(ctx: Context, plan: TaskPlan, number: int) -> Release:
-    work = run(ctx, checkpoint_release.release(ctx, actor="ana", task=plan.name, number=number))
+    work = run(ctx, promotion.release(ctx, actor="ana", task=plan.name, number=number))
     return releases.publish(ctx, actor="ana", ref=work.result["release"])
 
 
@@ -181,7 +182,7 @@ def test_only_what_somebody_put_into_quarantine_can_be_lifted_and_with_a_reason(
     with pytest.raises(AbsentError):
         lift(ctx, plan, 9)
     with pytest.raises(InputError, match="say why"):
-        poisoned_rounds.lift(ctx, actor="root", task=plan.name, number=2, why=" ")
+        round_quarantine.lift(ctx, actor="root", task=plan.name, number=2, why=" ")
     assert told(ctx, plan)[2] == "press-1 lied"
 
 
@@ -192,7 +193,7 @@ def test_releases_may_be_published_again_and_so_may_those_of_tasks_that_began_wi
     prepared, theta = prepared_of(ctx, first)
     second = add_task(ctx, f"{plan.name}-b", first.ref, prepared)
     add_round(ctx, second, 1, walk(theta, 1)[0])
-    work = run(ctx, checkpoint_release.release(ctx, actor="ana", task=second.name))
+    work = run(ctx, promotion.release(ctx, actor="ana", task=second.name))
     child = work.result["release"]
     quarantine(ctx, plan, 2)
     with pytest.raises(ConflictError, match="is in quarantine"):

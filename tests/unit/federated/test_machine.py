@@ -6,8 +6,8 @@ import random
 import msgspec
 import pytest
 
-from shoal.controller.federated.client_selection import Candidate, Demands, recruit
-from shoal.controller.federated.machine import (
+from shoal.controller.federated.planning.client_selection import Candidate, Demands, recruit
+from shoal.controller.federated.rounds.machine import (
     ENDED,
     TRANSITIONS,
     Effect,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from digits import Learner, homes_of
-from shoal.controller.federated.outlier_scores import FEWEST, compare
+from shoal.controller.federated.aggregation.outlier_scores import FEWEST, compare
 from shoal.controller.federated.updates import Update
 
 #: What a liar multiplies its update by, and what is said of it.

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shoal.controller.federated.plan_conflicts import check_plan
+from shoal.controller.federated.planning.conflicts import check_plan
 from shoal.controller.federated.strategy import strategy_of
 from shoal.errors import SettingError
 from shoal.federated.distributed import scale_for

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from shoal.controller.federated.adaptive_clip import AdaptiveClip
-from shoal.controller.federated.central_privacy import PrivateMean, central_noise
+from shoal.controller.federated.privacy.adaptive_clip import AdaptiveClip
+from shoal.controller.federated.privacy.central import PrivateMean, central_noise
 from shoal.controller.federated.updates import Update
 from shoal.errors import ConflictError, InputError, SettingError
 from shoal.federated.clipping import clipped, norm_of

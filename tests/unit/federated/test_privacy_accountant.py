@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from shoal.controller.federated.privacy_accountant import (
+from shoal.controller.federated.privacy.accountant import (
     Spent,
     check_budget,
     cost,
@@ -18,7 +18,7 @@ from shoal.controller.federated.privacy_accountant import (
     noise_for,
     renyi,
 )
-from shoal.controller.federated.privacy_loss import Rounds, epsilon_of_losses
+from shoal.controller.federated.privacy.loss_distribution import Rounds, epsilon_of_losses
 from shoal.errors import ConflictError, RefusedError, SettingError
 from shoal.federated.spending import Budget, Ledger
 from unit.federated.peers import python_with

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import hypergeom
 
-from shoal.controller.federated.secagg_parameters import assess, choose
+from shoal.controller.federated.secagg.parameters import assess, choose
 from shoal.errors import SettingError
 
 

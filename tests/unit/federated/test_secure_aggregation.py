@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shoal.controller.federated.secagg import Unmasking
+from shoal.controller.federated.secagg.server import Unmasking
 from shoal.errors import ConflictError, InputError, RefusedError, UntrustedError
 from shoal.federated.masks import add_mask, derive, pair_seed, self_seed
 from shoal.federated.secure import Ending

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from shoal.controller.federated.gathering import Weighed
-from shoal.controller.federated.plans import check_task
+from shoal.controller.federated.planning.plans import check_task
 from shoal.controller.federated.records import TaskPlan
 from shoal.controller.federated.updates import Update
 from shoal.errors import ConflictError, InputError, SettingError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shoal.controller.federated.gathering import MemoryShelf
-from shoal.controller.federated.io.shelf import FileShelf
+from shoal.controller.federated.io.round_files import FileShelf, RoundFiles
 from shoal.controller.federated.strategy import Strategy, names, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.errors import ConflictError, InputError, SettingError, StorageError
@@ -92,16 +92,19 @@ def test_a_round_without_updates_has_no_result(name: str) -> None:
 @pytest.mark.parametrize("name", ROBUST)
 def test_updates_in_a_file_give_the_bits_that_updates_in_memory_give(name, tmp_path) -> None:
     updates = some(13, size=300)
-    gathering = strategy(name).gather(300, FileShelf(tmp_path / "round", 300))
-    for update in updates:
-        gathering.add(update)
-    assert np.array_equal(gathering.result().delta, gathered(strategy(name), updates).delta)
+    with (tmp_path / "shelf").open("w+b") as file:
+        gathering = strategy(name).gather(300, FileShelf(file, 300))
+        for update in updates:
+            gathering.add(update)
+        found = gathering.result().delta
+    assert np.array_equal(found, gathered(strategy(name), updates).delta)
 
 
-def test_a_shelf_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    shelf = FileShelf(tmp_path / "round", 3)
-    (tmp_path / "round").unlink()
-    with pytest.raises(StorageError, match="disk"):
+def test_a_shelf_on_a_full_disk_names_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "digits.1").mkdir()
+    (tmp_path / "digits.1" / "shelf").symlink_to("/dev/full")
+    files = RoundFiles(tmp_path)
+    with pytest.raises(StorageError, match="disk"), files.shelf("digits.1", 3) as shelf:
         shelf.put(np.zeros(3, np.float32))
 
 

@@ -9,9 +9,10 @@ from digits import Learner, Rows, homes_of
 from shoal.agent.federated.eligibility import Condition, judge
 from shoal.agent.federated.secagg import Participant
 from shoal.agent.host.round_limits import Limits
-from shoal.controller.federated.client_selection import Candidate, Demands, recruit
 from shoal.controller.federated.gathering import MemoryShelf
-from shoal.controller.federated.machine import (
+from shoal.controller.federated.planning.client_selection import Candidate, Demands, recruit
+from shoal.controller.federated.planning.conflicts import check_plan
+from shoal.controller.federated.rounds.machine import (
     Event,
     Pace,
     Round,
@@ -21,8 +22,7 @@ from shoal.controller.federated.machine import (
     planned,
     step,
 )
-from shoal.controller.federated.plan_conflicts import check_plan
-from shoal.controller.federated.secagg import Unmasking
+from shoal.controller.federated.secagg.server import Unmasking
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Aggregate, Server, Update
 from shoal.errors import RefusedError

@@ -7,7 +7,7 @@ import pytest
 from controllers import run
 from recorded_rounds import DEVICES, UPDATED, add_round, add_task, equip, prepared_of, trained, walk
 from shoal.controller.alerts import alerts
-from shoal.controller.federated import checkpoint_release, poisoned_rounds
+from shoal.controller.federated.checkpoints import promotion, round_quarantine
 from shoal.controller.federated.records import Quarantined, TaskPlan
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine as quarantines
@@ -38,7 +38,7 @@ def plan(ctx: Context) -> TaskPlan:
 
 
 def released(ctx: Context, number: int) -> Release:
-    work = run(ctx, checkpoint_release.release(ctx, actor="ana", task=TASK, number=number))
+    work = run(ctx, promotion.release(ctx, actor="ana", task=TASK, number=number))
     return releases.publish(ctx, actor="ana", ref=work.result["release"])
 
 
@@ -78,7 +78,7 @@ def ordered(ctx: Context, name: str) -> list[str]:
 
 
 def quarantine(ctx: Context, number: int = 2) -> Quarantined:
-    return poisoned_rounds.quarantine_round(
+    return round_quarantine.quarantine_round(
         ctx, actor="ana", task=TASK, number=number, why="press-1 lied"
     )
 

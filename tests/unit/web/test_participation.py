@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from shoal.controller.federated.machine import Mark, State
 from shoal.controller.federated.records import Measure, Participation, Round
+from shoal.controller.federated.rounds.machine import Mark, State
 from shoal.controller.web import dropouts, participation, wording
 
 

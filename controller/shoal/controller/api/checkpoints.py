@@ -5,8 +5,9 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, route
-from shoal.controller.federated import checkpoint_release, poisoned_rounds, rounds
+from shoal.controller.federated.checkpoints import promotion, round_quarantine
 from shoal.controller.federated.records import Lifted, Quarantined, Round
+from shoal.controller.federated.rounds import rounds
 from shoal.controller.store.records import Operation
 
 TAG = "rounds"
@@ -46,9 +47,9 @@ class Quarantine(Asked, frozen=True, kw_only=True):
        repeatable=True, location="/api/v1/operations/{id}")  # fmt: skip
 def release_checkpoint(call: Call, task: str, body: ReleaseOf) -> Operation:
     """Build a release of what rounds learned: variants, golden vectors, gates."""
-    return checkpoint_release.release(
+    return promotion.release(
         call.ctx, actor=call.by, task=task, number=body.round, dataset=body.dataset,
-        trigger=checkpoint_release.ASKED_AS_CANDIDATE if body.candidate else "manual",
+        trigger=promotion.ASKED_AS_CANDIDATE if body.candidate else "manual",
     )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def evaluate_checkpoint(call: Call, task: str, body: Evaluation) -> Round:
 @route("POST", "/api/v1/tasks/<task>/quarantine", role="operator", tag=TAG)
 def quarantine_round(call: Call, task: str, body: Quarantine) -> Quarantined:
     """Mark a round as poisoned, and all that came of it; the task goes on without."""
-    return poisoned_rounds.quarantine_round(
+    return round_quarantine.quarantine_round(
         call.ctx, actor=call.by, task=task, number=body.round, why=body.why
     )
 
@@ -70,4 +71,6 @@ def quarantine_round(call: Call, task: str, body: Quarantine) -> Quarantined:
 @route("POST", "/api/v1/tasks/<task>/quarantine/lift", role="admin", tag=TAG)
 def lift_quarantine(call: Call, task: str, body: Quarantine) -> Lifted:
     """Take a quarantine back that was a mistake; nothing is rolled out by itself."""
-    return poisoned_rounds.lift(call.ctx, actor=call.by, task=task, number=body.round, why=body.why)
+    return round_quarantine.lift(
+        call.ctx, actor=call.by, task=task, number=body.round, why=body.why
+    )

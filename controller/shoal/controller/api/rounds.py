@@ -5,8 +5,9 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
-from shoal.controller.federated import rounds, tasks
+from shoal.controller.federated.planning import tasks
 from shoal.controller.federated.records import Participation, Round, Task, TaskPlan
+from shoal.controller.federated.rounds import rounds
 
 TAG = "rounds"
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from shoal.controller.federated.adaptive_clip import AdaptiveClip
-from shoal.controller.federated.client_selection import Demands
-from shoal.controller.federated.machine import Pace
+from shoal.controller.federated.planning.client_selection import Demands
+from shoal.controller.federated.privacy.adaptive_clip import AdaptiveClip
+from shoal.controller.federated.rounds.machine import Pace
 from shoal.federated.plan import Compression, Learning, NotNegative, Positive, Privacy
 from shoal.federated.spending import Budget
 
@@ -50,15 +50,15 @@ class AskedBudget(Budget, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class AskedClip(AdaptiveClip, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """shoal.controller.federated.adaptive_clip.AdaptiveClip."""
+    """shoal.controller.federated.privacy.adaptive_clip.AdaptiveClip."""
 
 
 class AskedPace(Pace, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """shoal.controller.federated.machine.Pace."""
+    """shoal.controller.federated.rounds.machine.Pace."""
 
 
 class AskedDemands(Demands, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """shoal.controller.federated.client_selection.Demands; `model` is the task's."""
+    """shoal.controller.federated.planning.client_selection.Demands; `model` is the task's."""
 
     model: str = ""
 
@@ -242,7 +242,7 @@ class Round(_Shown, frozen=True, kw_only=True):
 
     id          "task.number"; attempt: how many tries in a row it is
     purpose     "train", or "evaluate": devices measured `theta`, and learned nothing
-    state       see shoal.controller.federated.machine.TRANSITIONS
+    state       see shoal.controller.federated.rounds.machine.TRANSITIONS
     reason      why it failed, a slug; detail: a sentence
     parent      the round whose checkpoint, `theta`, it started from; 0: the task's beginning
     checkpoint  theta after it; `memory` the strategy's
@@ -290,7 +290,7 @@ class Round(_Shown, frozen=True, kw_only=True):
 class Participation(_Shown, frozen=True, kw_only=True):
     """One device in one round.
 
-    mark       see shoal.controller.federated.machine.Mark; reason why it refused or was lost
+    mark       see shoal.controller.federated.rounds.machine.Mark; reason why it refused or was lost
     loss, norm, cosine, suspect   of its update (federated.suspicion); None, "" where it is hidden
     seconds    of its training, as it says; bytes of its update as it came
     chosen     its update is in the aggregate

@@ -403,11 +403,11 @@ federated_task = Table(
     _text("checkpoint"),
     _text("memory"),
     _count("parent"),
-    Column("spent", JSON, nullable=False),  # of shoal.controller.federated.privacy_accountant.Spent
+    Column("spent", JSON, nullable=False),  # of shoal.controller.federated.privacy.accountant.Spent
     _number("epsilon"),
     _number("next_at"),  # no round is begun before
 )
-federated_round = Table(  # one try; journal: shoal.controller.federated.machine.Round
+federated_round = Table(  # one try; journal: shoal.controller.federated.rounds.machine.Round
     "federated_round",
     metadata,
     Column("id", String(80), primary_key=True),

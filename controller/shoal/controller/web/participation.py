@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from shoal.controller.federated import outlier_scores
+from shoal.controller.federated.aggregation import outlier_scores
 from shoal.controller.federated.records import Participation, Round
 from shoal.controller.web.wording import SIGNS, Sign
 

@@ -6,8 +6,9 @@ from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from shoal.controller.access import roles
-from shoal.controller.federated import checkpoint_release, poisoned_rounds, rounds
+from shoal.controller.federated.checkpoints import promotion, round_quarantine
 from shoal.controller.federated.records import Round, Task
+from shoal.controller.federated.rounds import rounds
 from shoal.controller.host.context import Context
 from shoal.controller.web import dropouts, participation
 from shoal.controller.web.screen import actor, blueprint, context, show
@@ -17,7 +18,7 @@ from shoal.errors import AbsentError
 IN_MATRIX, IN_CHARTS, IN_TABLE = 30, 300, 20
 #: What is done to one round, for a reason that a person gives.
 OF_A_ROUND: dict[str, Callable[..., Task]] = {
-    "quarantine": poisoned_rounds.quarantine_round, "lift": poisoned_rounds.lift
+    "quarantine": round_quarantine.quarantine_round, "lift": round_quarantine.lift
 }  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def round_act(task: str, action: str) -> Response:
         asked = rounds.evaluate(ctx, actor=who.name, task=task)
         return redirect(url_for("web.round_one", task=task, number=asked.number), 303)
     elif action == "release":
-        work = checkpoint_release.release(ctx, actor=who.name, task=task)
+        work = promotion.release(ctx, actor=who.name, task=task)
         return redirect(url_for("web.operation", id=work.id), 303)
     else:
         raise AbsentError("action", action)

@@ -10,7 +10,7 @@ import threading
 
 from shoal import topics, wire
 from shoal.controller.federated.io.round_files import RoundFiles
-from shoal.controller.federated.round_runner import Course, Post
+from shoal.controller.federated.rounds.runner import Course, Post
 from shoal.controller.host.context import Context
 
 _log = logging.getLogger(__name__)

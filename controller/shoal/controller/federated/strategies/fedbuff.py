@@ -2,8 +2,8 @@
 
 Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", 2022. An update that
 started from an older theta weighs less, by the root of the steps that were made since. The buffer
-is a round's goal (`Pace.goal`): shoal.controller.federated.machine says how a round takes updates
-that were begun in an earlier one.
+is a round's goal (`Pace.goal`); shoal.controller.federated.rounds.machine has how a round takes
+updates that were begun in an earlier one.
 """
 
 from typing import Annotated

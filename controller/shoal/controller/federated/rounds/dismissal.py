@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from shoal import wire
-from shoal.controller.federated import machine, round_rows, strategy_state
-from shoal.controller.federated.machine import STILL_TRAINING, Mark, State
+from shoal.controller.federated.aggregation import strategy_state
 from shoal.controller.federated.ports import Files
+from shoal.controller.federated.rounds import machine, rows
+from shoal.controller.federated.rounds.machine import STILL_TRAINING, Mark, State
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import federated_round, participation
 from shoal.errors import LinkError
@@ -43,7 +44,7 @@ def dismiss(
 
 def _said(db: Connection, row: Row[Any]) -> Iterator[tuple[str, wire.RoundCall]]:
     """To everybody who was invited but who trains on for a later round."""
-    journal = round_rows.journal_of(row)
+    journal = rows.journal_of(row)
     in_it = select(participation.c.device).where(
         participation.c.round == row.id, participation.c.chosen
     )

@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, select
 
-from shoal.controller.federated.machine import State
+from shoal.controller.federated.rounds.machine import State
 from shoal.controller.store.tables import federated_round
 from shoal.errors import ShoalError
 

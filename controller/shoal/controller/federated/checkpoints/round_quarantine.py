@@ -7,10 +7,10 @@ import msgspec
 from sqlalchemy import Connection, Row, select
 
 from shoal.controller.access import audit
-from shoal.controller.federated import round_rows
-from shoal.controller.federated.checkpoint_lineage import START, Grown, newest_clean, reason, roots
-from shoal.controller.federated.machine import ENDED, Mark
+from shoal.controller.federated.checkpoints.lineage import START, Grown, newest_clean, reason, roots
 from shoal.controller.federated.records import Lifted, Quarantined, Task
+from shoal.controller.federated.rounds import rows
+from shoal.controller.federated.rounds.machine import ENDED, Mark
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
 from shoal.controller.rollouts import quarantine_withdrawal
@@ -37,12 +37,12 @@ def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: s
     """
     why = _checked(why)
     with ctx.store.write() as db:
-        before = round_rows.task_of(round_rows.task_row(db, task))
+        before = rows.task_of(rows.task_row(db, task))
         tries = _tries(db, task)
         if number not in {grown.number for grown in _line(tries)}:
             raise AbsentError("checkpoint", f"{task}.{number}", f"see: shoal round list {task}")
         charges = {number: why} | _charges(tries)
-        round_rows.set_round(db, ctx, round_rows.round_id(task, number), charge=charges[number])
+        rows.set_round(db, ctx, rows.round_id(task, number), charge=charges[number])
         bad, marked = _marked(db, ctx, before, tries, charges)
         met = quarantine_withdrawal.call_back(db, ctx, task=task, model=before.model)
         audit.record(
@@ -65,13 +65,13 @@ def lift(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Lifte
     """
     why = _checked(why)
     with ctx.store.write() as db:
-        before = round_rows.task_of(round_rows.task_row(db, task))
+        before = rows.task_of(rows.task_row(db, task))
         tries = _tries(db, task)
         charges = _charges(tries)
         if charges.pop(number, None) is None:
             raise _not_charged(task, number, tries)
         held = quarantine.in_quarantine(db)
-        round_rows.set_round(db, ctx, round_rows.round_id(task, number), charge="")
+        rows.set_round(db, ctx, rows.round_id(task, number), charge="")
         bad, cleared = _marked(db, ctx, before, tries, charges)
         freed = held.keys() - quarantine.in_quarantine(db).keys()
         met = quarantine_withdrawal.let_go(
@@ -93,7 +93,7 @@ def _checked(why: str) -> str:
 def _not_charged(task: str, number: int, tries: Sequence[Row[Any]]) -> ConflictError:
     """Or AbsentError where there is no such round."""
     poisoned = {row.number: row.poisoned for row in tries}
-    ident = round_rows.round_id(task, number)
+    ident = rows.round_id(task, number)
     if number not in poisoned:
         raise AbsentError("round", ident, f"see: shoal round list {task}")
     if not poisoned[number]:
@@ -105,7 +105,7 @@ def _not_charged(task: str, number: int, tries: Sequence[Row[Any]]) -> ConflictE
 
 
 def _task(db: Connection, task: str) -> dict[str, Any]:
-    return msgspec.structs.asdict(round_rows.task_of(round_rows.task_row(db, task)))
+    return msgspec.structs.asdict(rows.task_of(rows.task_row(db, task)))
 
 
 def _tries(db: Connection, task: str) -> Sequence[Row[Any]]:
@@ -129,7 +129,7 @@ def _line(tries: Sequence[Row[Any]]) -> list[Grown]:
 
 def _older(row: Row[Any], parents: Mapping[int, int]) -> tuple[int, ...]:
     """Of a round: the checkpoints that late updates in it started from."""
-    journal = round_rows.journal_of(row)
+    journal = rows.journal_of(row)
     origins = (one for name, one in journal.carried.items() if journal.marks[name] in _COUNTS)
     return tuple(sorted({parents.get(one.number, START) for one in origins}))
 
@@ -155,7 +155,7 @@ def _marked(
         began = {row.parent, *(_older(row, parents) if late else ())}
         told = charges.get(row.number) or reason(began, bad, charges)
         if told != row.poisoned:
-            round_rows.set_round(db, ctx, row.id, poisoned=told)
+            rows.set_round(db, ctx, row.id, poisoned=told)
             marked.append(row.id)
     _go_on(db, ctx, task, tries, newest_clean(line, charges.keys(), pruned))
     return sorted(bad), marked
@@ -166,7 +166,7 @@ def _go_on(db: Connection, ctx: Context, task: Task, tries: Sequence[Row[Any]], 
     if task.parent == clean or task.prepared is None:
         return
     found = next((row for row in tries if row.state == DONE and row.number == clean), None)
-    round_rows.set_task(
+    rows.set_task(
         db, ctx, task.name, parent=clean,
         checkpoint=found.checkpoint if found else task.prepared.theta,
         memory=found.memory if found else "",

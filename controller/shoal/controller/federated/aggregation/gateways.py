@@ -11,9 +11,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from sqlalchemy import select
 
-from shoal.controller.federated import plans
-from shoal.controller.federated.active_round import Live
-from shoal.controller.federated.machine import Mark
+from shoal.controller.federated.planning import plans
+from shoal.controller.federated.rounds.active_round import Live
+from shoal.controller.federated.rounds.machine import Mark
 from shoal.controller.federated.strategies.fedavg import FedAvg
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import device

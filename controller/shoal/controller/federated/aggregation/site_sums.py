@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from shoal.controller.federated import plans
-from shoal.controller.federated.active_round import Live
-from shoal.controller.federated.machine import Mark, heard
+from shoal.controller.federated.planning import plans
+from shoal.controller.federated.rounds.active_round import Live
+from shoal.controller.federated.rounds.machine import Mark, heard
 from shoal.controller.federated.strategies.fedavg import FedAvg
 from shoal.errors import InputError
 from shoal.federated.messages import Contribution

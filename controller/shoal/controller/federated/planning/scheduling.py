@@ -11,17 +11,19 @@ from sqlalchemy import Connection, Row, func, select
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts import text as drafts
-from shoal.controller.federated import (
-    excluded_devices,
-    machine,
-    plans,
-    privacy_accountant,
-    round_rows,
+from shoal.controller.federated.planning import excluded_devices, plans
+from shoal.controller.federated.planning.client_selection import (
+    Candidate,
+    Demands,
+    hints,
+    recruit,
+    tally,
 )
-from shoal.controller.federated.client_selection import Candidate, Demands, hints, recruit, tally
-from shoal.controller.federated.machine import Mark, Pace
-from shoal.controller.federated.privacy_accountant import Spent
+from shoal.controller.federated.privacy import accountant
+from shoal.controller.federated.privacy.accountant import Spent
 from shoal.controller.federated.records import Task, TaskPlan
+from shoal.controller.federated.rounds import machine, rows
+from shoal.controller.federated.rounds.machine import Mark, Pace
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
 from shoal.controller.store.tables import device, federated_round, federated_task, participation
@@ -43,7 +45,7 @@ def begin_due(ctx: Context) -> list[str]:
     begun = []
     running = select(federated_round.c.task).where(federated_round.c.ended_at == 0)
     waiting = select(federated_task.c.name).where(
-        federated_task.c.state == round_rows.RUNNING,
+        federated_task.c.state == rows.RUNNING,
         federated_task.c.next_at <= ctx.clock(),
         federated_task.c.name.not_in(running),
     )
@@ -51,15 +53,15 @@ def begin_due(ctx: Context) -> list[str]:
         names = list(db.scalars(waiting.order_by(federated_task.c.name)))
     for name in names:
         with ctx.store.write() as db:
-            begun += _begin(db, ctx, round_rows.task_row(db, name))
+            begun += _begin(db, ctx, rows.task_row(db, name))
     return begun
 
 
 def _begin(db: Connection, ctx: Context, row: Row[Any]) -> list[str]:
     """The round's id; none when the task is done, stops, or waits, and the task says why."""
-    task = round_rows.task_of(row)
+    task = rows.task_of(row)
     if task.rounds >= task.asked:
-        round_rows.set_task(db, ctx, task.name, state=round_rows.READY, reason="")
+        rows.set_task(db, ctx, task.name, state=rows.READY, reason="")
         return []
     try:
         return [_planned(db, ctx, task, row)]
@@ -95,7 +97,7 @@ def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
 
 def stop(db: Connection, ctx: Context, task: str, model: str, reason: str) -> None:
     """No further round by itself, and somebody should know."""
-    round_rows.set_task(db, ctx, task, state=round_rows.STOPPED, reason=reason)
+    rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason)
     alerts.raise_alert(db, ctx, drafts.task(task, model, reason))
 
 
@@ -107,7 +109,7 @@ def check_budget(task: Task, plan: Plan, spent: list[dict[str, Any]]) -> None:
         return
     budget = Budget(epsilon=task.plan.budget.epsilon, delta=task.plan.budget.delta)
     try:
-        privacy_accountant.check_budget(spent_of(spent), Spent(noise=noise), budget)
+        accountant.check_budget(spent_of(spent), Spent(noise=noise), budget)
     except ConflictError as error:
         raise SettingError(f"budget-spent: {error.message}", error.hint) from error
 
@@ -130,14 +132,14 @@ def after_spending(task: TaskPlan, kept: list[dict[str, Any]], noise: float) -> 
     delta = task.budget.delta if task.budget else task.privacy.delta
     return {
         "spent": msgspec.to_builtins(spent),
-        "epsilon": privacy_accountant.epsilon(spent, delta),
+        "epsilon": accountant.epsilon(spent, delta),
     }
 
 
 def _write(
     db: Connection, ctx: Context, task: Task, planned: machine.Round, plan: Plan, attempt: int
 ) -> str:
-    ident = round_rows.round_id(task.name, planned.number)
+    ident = rows.round_id(task.name, planned.number)
     db.execute(
         federated_round.insert().values(
             id=ident, task=task.name, number=planned.number, attempt=attempt,
@@ -148,7 +150,7 @@ def _write(
     )  # fmt: skip
     changes.note(db, ctx, "round", ident)
     if task.reason:
-        round_rows.set_task(db, ctx, task.name, reason="")
+        rows.set_task(db, ctx, task.name, reason="")
     return ident
 
 
@@ -158,7 +160,7 @@ def _wait(db: Connection, ctx: Context, task: Task, reason: str) -> None:
         query = federated_task.update().where(federated_task.c.name == task.name)
         db.execute(query.values(next_at=later))
     else:
-        round_rows.set_task(db, ctx, task.name, reason=reason, next_at=later)
+        rows.set_task(db, ctx, task.name, reason=reason, next_at=later)
 
 
 def measure(db: Connection, ctx: Context, task: Task, number: int, theta: str) -> str:
@@ -186,9 +188,9 @@ def carried(db: Connection, task: str) -> dict[str, machine.Origin]:
     """Who still trains for an earlier round of the task, and not on what is poisoned."""
     query = select(federated_round).where(federated_round.c.task == task)
     tries = db.execute(query.order_by(federated_round.c.number.desc()).limit(_LOOK_BACK)).all()
-    trained = (row for row in tries if round_rows.journal_of(row).purpose == "train")
+    trained = (row for row in tries if rows.journal_of(row).purpose == "train")
     before = next(trained, None)
-    found = machine.carry(round_rows.journal_of(before), tries[0].number + 1) if before else {}
+    found = machine.carry(rows.journal_of(before), tries[0].number + 1) if before else {}
     poisoned = {row.number for row in tries if row.poisoned}
     return {name: one for name, one in found.items() if one.number not in poisoned}
 
@@ -201,7 +203,7 @@ def _last(db: Connection, task: str) -> Row[Any] | None:
 
 def _clip(db: Connection, task: Task) -> float:
     """What the round that the task goes on from has made of an adaptive clip; 0 for nothing."""
-    parent = round_rows.round_id(task.name, task.parent)
+    parent = rows.round_id(task.name, task.parent)
     found = db.scalar(select(federated_round.c.result).where(federated_round.c.id == parent))
     return float((found or {}).get("next_clip", 0.0))
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from shoal.controller.federated import plans, row_claims, site_sums, update_chunks
-from shoal.controller.federated.active_round import Live
-from shoal.controller.federated.machine import Heard, State, heard
-from shoal.controller.federated.row_claims import capped
-from shoal.controller.federated.secagg import check_keys
+from shoal.controller.federated.aggregation import row_claims, site_sums, update_chunks
+from shoal.controller.federated.aggregation.row_claims import capped
+from shoal.controller.federated.planning import plans
+from shoal.controller.federated.rounds.active_round import Live
+from shoal.controller.federated.rounds.machine import Heard, State, heard
+from shoal.controller.federated.secagg.server import check_keys
 from shoal.controller.federated.updates import MOST_LOSS, Update, check
 from shoal.errors import InputError, ShoalError, StorageError, WireError
 from shoal.federated import messages

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shoal.controller.federated import gateways, strategy_state, update_chunks
-from shoal.controller.federated.active_round import Live, Nudge
-from shoal.controller.federated.machine import Mark, State
+from shoal.controller.federated.aggregation import gateways, strategy_state, update_chunks
+from shoal.controller.federated.rounds.active_round import Live, Nudge
+from shoal.controller.federated.rounds.machine import Mark, State
 from shoal.controller.host.context import Context
 from shoal.controller.releases import addresses
 from shoal.federated import messages

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, func, select, update
 
-from shoal.controller.federated import round_planning, round_rows
+from shoal.controller.federated.planning import scheduling
+from shoal.controller.federated.rounds import rows
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
 from shoal.controller.store import changes
@@ -59,7 +60,7 @@ def _needed(db: Connection, task: str, made: Mapping[int, str], most: int) -> se
     """
     newest = {*list(made)[:most]}
     clean = [number for number, poisoned in made.items() if not poisoned][:most]
-    whole = round_rows.task_row(db, task)
+    whole = rows.task_row(db, task)
     in_use = _released(db, task, whole.model) | _running(db, task)
     return newest | {*clean, whole.parent} | in_use
 
@@ -79,7 +80,7 @@ def _released(db: Connection, task: str, model: str) -> set[int]:
 def _running(db: Connection, task: str) -> set[int]:
     """Rounds whose checkpoint somebody trains on or measures."""
     table = federated_round
-    late = [one.number for one in round_planning.carried(db, task).values()]
+    late = [one.number for one in scheduling.carried(db, task).values()]
     runs = (table.c.ended_at == 0) | table.c.number.in_(late)
     return set(db.scalars(select(table.c.parent).where(table.c.task == task, runs)))
 

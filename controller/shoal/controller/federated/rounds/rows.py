@@ -6,8 +6,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, delete, select, update
 
-from shoal.controller.federated import machine
 from shoal.controller.federated.records import Participation, Prepared, Round, Task, TaskPlan
+from shoal.controller.federated.rounds import machine
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
 from shoal.controller.store.tables import device, federated_round, federated_task, participation

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from shoal.controller.federated import outlier_scores, plans, site_sums, strategy_state
-from shoal.controller.federated.active_round import Live
-from shoal.controller.federated.central_privacy import PrivateMean
-from shoal.controller.federated.device_messages import update_of
+from shoal.controller.federated.aggregation import outlier_scores, site_sums, strategy_state
+from shoal.controller.federated.aggregation.row_claims import UNTOLD
 from shoal.controller.federated.gathering import Weighed, too_few
-from shoal.controller.federated.machine import Mark
-from shoal.controller.federated.row_claims import UNTOLD
-from shoal.controller.federated.secagg_session import summed
+from shoal.controller.federated.planning import plans
+from shoal.controller.federated.privacy.central import PrivateMean
+from shoal.controller.federated.rounds.active_round import Live
+from shoal.controller.federated.rounds.device_messages import update_of
+from shoal.controller.federated.rounds.machine import Mark
+from shoal.controller.federated.secagg.session import summed
 from shoal.controller.federated.strategy import Strategy
 from shoal.controller.federated.updates import MOST_LOSS, Aggregate, Server, Update
 from shoal.controller.host.context import Context

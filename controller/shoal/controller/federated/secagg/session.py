@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from shoal.controller.federated.ports import Files, named, names, put_names
-from shoal.controller.federated.secagg import Unmasking
+from shoal.controller.federated.secagg.server import Unmasking
 from shoal.errors import ConflictError
 from shoal.federated.masks import U32
 from shoal.federated.messages import Contribution

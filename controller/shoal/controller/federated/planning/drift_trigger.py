@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Select, func, select, update
 
 from shoal.controller.alerts import alerts
-from shoal.controller.federated import round_rows, rounds
+from shoal.controller.federated.rounds import rounds, rows
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring import triggers
 from shoal.controller.store import changes
@@ -47,7 +47,7 @@ def _due(now_s: float) -> Select[Any]:
         .where(
             alert.c.kind == "drift",
             alert.c.state.in_(alerts.STANDING),
-            federated_task.c.state == round_rows.READY,
+            federated_task.c.state == rows.READY,
             model.c.asked_at + model.c.cooldown_s <= now_s,
         )
         .group_by(model.c.name, model.c.task, model.c.rounds)

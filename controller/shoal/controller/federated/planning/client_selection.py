@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.controller.federated.machine import Pace
+from shoal.controller.federated.rounds.machine import Pace
 
 #: Reason -> what a person can do about it, where there is something.
 HINTS = {

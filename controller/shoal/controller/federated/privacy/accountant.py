@@ -2,11 +2,11 @@
 
 Rounds in which every device takes part with the same probability, independently, cost less than
 rounds with everybody: the Poisson-subsampled Gaussian. Losses are added up as distributions
-(`privacy_loss`), to within a few hundredths. Where their grid cannot tell (a delta below what the
-transform's rounding hides, an epsilon that protects nobody), Rényi privacy answers, which is never
-too low either: Mironov, Talwar and Zhang, "Rényi Differential Privacy of the Sampled Gaussian
-Mechanism", 2019. Its moment is integrated numerically, so any order can be asked; trapezoids are
-exact here to rounding.
+(`loss_distribution`), to within a few hundredths. Where their grid cannot tell (a delta below what
+the transform's rounding hides, an epsilon that protects nobody), Rényi privacy gives the bound,
+which is never too low either: Mironov, Talwar and Zhang, "Rényi Differential Privacy of the Sampled
+Gaussian Mechanism", 2019. Its moment is integrated numerically, so any order can be asked;
+trapezoids are exact here to rounding.
 """
 
 import math
@@ -16,7 +16,7 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
-from shoal.controller.federated.privacy_loss import Rounds, epsilon_of_losses
+from shoal.controller.federated.privacy.loss_distribution import Rounds, epsilon_of_losses
 from shoal.errors import ConflictError, SettingError
 from shoal.federated.spending import Budget, epsilon_of
 

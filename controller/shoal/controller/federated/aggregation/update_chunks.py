@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.controller.federated.active_round import Live
+from shoal.controller.federated.rounds.active_round import Live
 from shoal.errors import ConflictError, InputError
 from shoal.federated.chunks import Assembly, Chunk
 

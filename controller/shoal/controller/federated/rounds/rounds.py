@@ -5,8 +5,9 @@ from sqlalchemy import Connection, select
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.text import task_key
-from shoal.controller.federated import round_planning, round_rows
+from shoal.controller.federated.planning import scheduling
 from shoal.controller.federated.records import Checkpoint, Participation, Round, Task
+from shoal.controller.federated.rounds import rows
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import federated_round, federated_task, participation
 from shoal.errors import AbsentError, ConflictError
@@ -23,32 +24,28 @@ def start(ctx: Context, *, actor: str, task: str, rounds: int) -> Task:
 
 def ask(db: Connection, ctx: Context, *, actor: str, task: str, rounds: int, **why: object) -> Task:
     """As `start`, in somebody's transaction. why: for the audit log."""
-    row = round_rows.task_row(db, task)
-    if row.state in (round_rows.PREPARING, round_rows.FAILED):
+    row = rows.task_row(db, task)
+    if row.state in (rows.PREPARING, rows.FAILED):
         raise ConflictError(
             f"task {task} is {row.state}" + (f": {row.reason}" if row.reason else ""),
             f"follow it with: shoal operation show {row.operation}",
         )
-    begun = row.asked if row.state == round_rows.RUNNING else row.rounds
-    round_rows.set_task(
-        db, ctx, task, state=round_rows.RUNNING, reason="", asked=begun + rounds, next_at=0.0
-    )
+    begun = row.asked if row.state == rows.RUNNING else row.rounds
+    rows.set_task(db, ctx, task, state=rows.RUNNING, reason="", asked=begun + rounds, next_at=0.0)
     alerts.close(db, ctx, task_key(task), f"{actor} asked for more rounds")
     audit.record(db, ctx, actor, "round.start", task, rounds=rounds, **why)
-    return round_rows.task_of(round_rows.task_row(db, task))
+    return rows.task_of(rows.task_row(db, task))
 
 
 def abort(ctx: Context, *, actor: str, task: str) -> Task:
     """No further round of it; the engine breaks off the one that runs, and tells its devices."""
     with ctx.store.write() as db:
-        row = round_rows.task_row(db, task)
-        if row.state == round_rows.RUNNING:
+        row = rows.task_row(db, task)
+        if row.state == rows.RUNNING:
             reason = f"aborted by {actor}"
-            round_rows.set_task(
-                db, ctx, task, state=round_rows.STOPPED, reason=reason, asked=row.rounds
-            )
+            rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason, asked=row.rounds)
             audit.record(db, ctx, actor, "round.abort", task)
-        return round_rows.task_of(round_rows.task_row(db, task))
+        return rows.task_of(rows.task_row(db, task))
 
 
 def evaluate(ctx: Context, *, actor: str, task: str, number: int | None = None) -> Round:
@@ -61,15 +58,15 @@ def evaluate(ctx: Context, *, actor: str, task: str, number: int | None = None) 
     """
     found = checkpoint(ctx, task, number)
     with ctx.store.write() as db:
-        whole = round_rows.task_of(round_rows.task_row(db, task))
+        whole = rows.task_of(rows.task_row(db, task))
         going = select(federated_round.c.id).where(
             federated_round.c.task == task, federated_round.c.ended_at == 0
         )
-        if whole.state == round_rows.RUNNING or db.scalar(going):
+        if whole.state == rows.RUNNING or db.scalar(going):
             raise ConflictError(
                 f"rounds of task {task} run", f"wait for them, or: shoal round abort {task}"
             )
-        ident = round_planning.measure(db, ctx, whole, found.number, found.theta)
+        ident = scheduling.measure(db, ctx, whole, found.number, found.theta)
         audit.record(db, ctx, actor, "round.evaluate", task, checkpoint=found.number)
     return get_round(ctx, ident)
 
@@ -82,27 +79,27 @@ def list_rounds(ctx: Context, *, task: str = "", limit: int = 100) -> list[Round
     )  # fmt: skip
     with ctx.store.read() as db:
         if task:
-            round_rows.task_row(db, task)
+            rows.task_row(db, task)
             query = query.where(federated_round.c.task == task)
-        return [round_rows.round_of(row) for row in db.execute(query.limit(limit))]
+        return [rows.round_of(row) for row in db.execute(query.limit(limit))]
 
 
 def get_round(ctx: Context, ident: str) -> Round:
     """One round, "task.number"; AbsentError if there is none such."""
     with ctx.store.read() as db:
-        return round_rows.round_of(round_rows.round_row(db, ident))
+        return rows.round_of(rows.round_row(db, ident))
 
 
 def participations(ctx: Context, ident: str) -> list[Participation]:
     """Every device of one try; of a running round as far as it has come."""
     with ctx.store.read() as db:
-        row = round_rows.round_row(db, ident)
+        row = rows.round_row(db, ident)
         kept = select(participation).where(participation.c.round == ident)
         found = list(db.execute(kept.order_by(participation.c.device)).mappings())
         if row.ended_at and found:
             return [Participation(**one) for one in found]
-        facts = {one["device"]: {n: one[n] for n in round_rows.OF_UPDATE} for one in found}
-        return round_rows.participations_of(db, row, facts)
+        facts = {one["device"]: {n: one[n] for n in rows.OF_UPDATE} for one in found}
+        return rows.participations_of(db, row, facts)
 
 
 def matrix(ctx: Context, task: str, *, last: int = 50) -> list[Participation]:
@@ -115,7 +112,7 @@ def matrix(ctx: Context, task: str, *, last: int = 50) -> list[Participation]:
     )
     order = (participation.c.number, participation.c.round, participation.c.device)
     with ctx.store.read() as db:
-        round_rows.task_row(db, task)
+        rows.task_row(db, task)
         query = select(participation).where(participation.c.round.in_(newest)).order_by(*order)
         return [Participation(**one) for one in db.execute(query).mappings()]
 
@@ -124,7 +121,7 @@ def _measured_by(db: Connection, task: str, number: int) -> int | None:
     """Of an evaluation: the round whose checkpoint it measured, 0: the beginning; else None."""
     mine = (federated_round.c.task == task) & (federated_round.c.number == number)
     row = db.execute(select(federated_round).where(mine)).first()
-    evaluates = row is not None and round_rows.journal_of(row).purpose == "evaluate"
+    evaluates = row is not None and rows.journal_of(row).purpose == "evaluate"
     return int(row.parent) if row is not None and evaluates else None
 
 
@@ -135,7 +132,7 @@ def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint
              for one that was an evaluation: it measured another's, and for one that was pruned.
     """
     with ctx.store.read() as db:
-        found = round_rows.task_of(round_rows.task_row(db, task))
+        found = rows.task_of(rows.task_row(db, task))
         if found.prepared is None:
             raise ConflictError(f"task {task} is {found.state}: it has no theta yet")
         done = select(federated_round).where(
@@ -174,10 +171,10 @@ def list_tasks(ctx: Context) -> list[Task]:
     """Newest first."""
     query = select(federated_task).order_by(federated_task.c.created_at.desc())
     with ctx.store.read() as db:
-        return [round_rows.task_of(row) for row in db.execute(query)]
+        return [rows.task_of(row) for row in db.execute(query)]
 
 
 def get_task(ctx: Context, name: str) -> Task:
     """AbsentError if there is none such."""
     with ctx.store.read() as db:
-        return round_rows.task_of(round_rows.task_row(db, name))
+        return rows.task_of(rows.task_row(db, name))

@@ -7,11 +7,10 @@ import msgspec
 from cryptography import x509
 from sqlalchemy import Row
 
-from shoal.controller.federated import machine
-from shoal.controller.federated import round_rows as rows
 from shoal.controller.federated.ports import Files
 from shoal.controller.federated.records import Task
-from shoal.controller.federated.secagg_session import Circle
+from shoal.controller.federated.rounds import machine, rows
+from shoal.controller.federated.secagg.session import Circle
 from shoal.federated.messages import Invite, Measure
 from shoal.federated.plan import Plan
 from shoal.federated.secure import Terms

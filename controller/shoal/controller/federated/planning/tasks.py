@@ -7,8 +7,9 @@ from sqlalchemy import Connection, select
 
 from shoal.controller.access import audit
 from shoal.controller.data import datasets
-from shoal.controller.federated import plans, round_rows
+from shoal.controller.federated.planning import plans
 from shoal.controller.federated.records import Prepared, Task, TaskPlan
+from shoal.controller.federated.rounds import rows
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, quarantine, releases
@@ -43,8 +44,8 @@ def plan(ctx: Context, *, actor: str, asked: TaskPlan) -> Task:
         ctx, actor=actor, kind=FEDERATE, subject=model, params=params | _trained(ctx, asked)
     )
     with ctx.store.write() as db:
-        round_rows.set_task(db, ctx, asked.name, operation=work.id)
-        return round_rows.task_of(round_rows.task_row(db, asked.name))
+        rows.set_task(db, ctx, asked.name, operation=work.id)
+        return rows.task_of(rows.task_row(db, asked.name))
 
 
 def perform(
@@ -65,7 +66,7 @@ def prepare(
     """
     name = str(work.params["task"])
     with ctx.store.read() as db:
-        asked = round_rows.task_of(round_rows.task_row(db, name)).plan
+        asked = rows.task_of(rows.task_row(db, name)).plan
     manifest, _ = releases.manifest_of(ctx, release)
     report(0.92, "differentiating the model")
     derived = learning.derive(_derivation(ctx, asked, release))
@@ -81,8 +82,8 @@ def prepare(
         features=[feature.name for feature in manifest.features],
     )
     with ctx.store.write() as db:
-        round_rows.set_task(
-            db, ctx, name, state=round_rows.READY, release=release,
+        rows.set_task(
+            db, ctx, name, state=rows.READY, release=release,
             prepared=msgspec.to_builtins(made),
             checkpoint=made.theta,
         )  # fmt: skip
@@ -96,16 +97,14 @@ def sweep(ctx: Context) -> None:
         select(federated_task.c.name, operation.c.error)
         .outerjoin(operation, operation.c.id == federated_task.c.operation)
         .where(
-            federated_task.c.state == round_rows.PREPARING, operation.c.state.in_(_LOST) | unasked
+            federated_task.c.state == rows.PREPARING, operation.c.state.in_(_LOST) | unasked
         )
     )  # fmt: skip
     with ctx.store.read() as db:
         found = list(db.execute(lost))
     for one in found:
         with ctx.store.write() as db:
-            round_rows.set_task(
-                db, ctx, one.name, state=round_rows.FAILED, reason=one.error or _UNASKED
-            )
+            rows.set_task(db, ctx, one.name, state=rows.FAILED, reason=one.error or _UNASKED)
 
 
 def _known(ctx: Context, asked: TaskPlan) -> TaskPlan:
@@ -130,7 +129,7 @@ def _add(db: Connection, ctx: Context, asked: TaskPlan, model: str, actor: str) 
         raise ConflictError(f"there is a federated task {asked.name!r}", "give it another name")
     db.execute(
         federated_task.insert().values(
-            name=asked.name, model=model, release=asked.release, state=round_rows.PREPARING,
+            name=asked.name, model=model, release=asked.release, state=rows.PREPARING,
             plan=msgspec.to_builtins(asked), prepared={}, created_at=ctx.clock(),
             created_by=actor, spent=[],
         )

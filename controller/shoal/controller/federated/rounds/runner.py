@@ -16,25 +16,21 @@ from cryptography import x509
 from sqlalchemy import select
 
 from shoal import topics, wire
-from shoal.controller.federated import (
-    aggregation,
+from shoal.controller.federated.aggregation import aggregation, evaluation, row_claims
+from shoal.controller.federated.checkpoints import round_quarantine
+from shoal.controller.federated.planning import excluded_devices, scheduling, tasks
+from shoal.controller.federated.ports import Files
+from shoal.controller.federated.rounds import (
+    controller_messages,
     device_messages,
     dismissal,
-    evaluation,
-    excluded_devices,
+    journal,
     machine,
-    poisoned_rounds,
-    round_journal,
-    round_messages,
-    round_planning,
-    round_rows,
-    row_claims,
-    tasks,
+    rows,
 )
-from shoal.controller.federated.active_round import Live
-from shoal.controller.federated.machine import Event, Mark, State
-from shoal.controller.federated.ports import Files
-from shoal.controller.federated.secagg_session import Circle
+from shoal.controller.federated.rounds.active_round import Live
+from shoal.controller.federated.rounds.machine import Event, Mark, State
+from shoal.controller.federated.secagg.session import Circle
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import device, federated_round, federated_task
 from shoal.errors import LinkError, ShoalError, StorageError
@@ -92,7 +88,7 @@ class Course:
             self._go_on(live)
         for ident in self._unwritten & set(self._lives):
             self._keep(self._lives[ident])
-        if round_planning.begin_due(self._ctx):
+        if scheduling.begin_due(self._ctx):
             self._look()
             for live in [one for one in self._lives.values() if one.now.state is State.PLANNED]:
                 self._go_on(live)
@@ -121,7 +117,7 @@ class Course:
         if ignored:
             live.ignored[ignored] += 1
         else:
-            round_messages.answered(live, answer.device, now_s)
+            controller_messages.answered(live, answer.device, now_s)
 
     # --- going on -----------------------------------------------------------------------------
 
@@ -130,8 +126,8 @@ class Course:
         running = federated_round.c.ended_at == 0
         with self._ctx.store.read() as db:
             found = list(db.scalars(select(federated_round.c.id).where(running)))
-            new = [round_rows.round_row(db, ident) for ident in found if ident not in self._lives]
-            their = {row.task: round_rows.task_of(round_rows.task_row(db, row.task)) for row in new}
+            new = [rows.round_row(db, ident) for ident in found if ident not in self._lives]
+            their = {row.task: rows.task_of(rows.task_row(db, row.task)) for row in new}
         self._lives = {ident: one for ident, one in self._lives.items() if ident in found}
         for row in new:
             live = Live(row, their[row.task], self._files, self._authorities)
@@ -140,7 +136,7 @@ class Course:
                 live.claims = row_claims.known(db, live.task.model, live.now.marks)
             device_messages.recall(live)
             try:
-                live.bound = round_messages.bound(self._ctx, live)
+                live.bound = controller_messages.bound(self._ctx, live)
                 self._act(live)
             except OSError as error:
                 live.broken = f"{type(error).__name__}: {error!s:.300}"
@@ -204,10 +200,10 @@ class Course:
         with self._ctx.store.read() as db:
             found = db.execute(joined.where(table.c.id == live.id)).one()
         if found.poisoned:
-            return poisoned_rounds.BROKEN_OFF
+            return round_quarantine.BROKEN_OFF
         if live.now.purpose == "evaluate":
             return ""
-        if found.state == round_rows.STOPPED:
+        if found.state == rows.STOPPED:
             return "aborted"
         return "superseded" if found.checkpoint != live.theta else ""
 
@@ -267,8 +263,8 @@ class Course:
         with self._ctx.store.write() as db:
             made: dict[str, Any] = {"checkpoint": live.checkpoint, "memory": live.memory}
             if live.facts is not None:
-                round_journal.keep_participations(db, live.id, live.facts)
-            round_journal.write(db, self._ctx, live, after, **made)
+                journal.keep_participations(db, live.id, live.facts)
+            journal.write(db, self._ctx, live, after, **made)
         live.now, live.facts = after, None
         self._unwritten.discard(live.id)
         _log.info("round %s is %s %s", live.id, after.state, reason)
@@ -276,7 +272,7 @@ class Course:
 
     def _keep(self, live: Live) -> None:
         with self._ctx.store.write() as db:
-            round_journal.write(db, self._ctx, live, live.now)
+            journal.write(db, self._ctx, live, live.now)
         self._unwritten.discard(live.id)
 
     def _act(self, live: Live) -> None:
@@ -305,7 +301,7 @@ class Course:
 
     def _tell(self, live: Live) -> None:
         """LinkError when the link does not take it: it is said the next time."""
-        for due in round_messages.due(self._ctx, live):
+        for due in controller_messages.due(self._ctx, live):
             call = wire.RoundCall(attempt=live.attempt_of(due.device), said=due.call)
             self._post(due.device, call)
             live.nudges[due.device] = due.nudge

@@ -6,29 +6,30 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Row, select
 
-from shoal.controller.federated import client_selection, machine, plans, round_planning, round_rows
-from shoal.controller.federated.active_round import Live
-from shoal.controller.federated.machine import State
+from shoal.controller.federated.planning import client_selection, plans, scheduling
 from shoal.controller.federated.records import Participation
+from shoal.controller.federated.rounds import machine, rows
+from shoal.controller.federated.rounds.active_round import Live
+from shoal.controller.federated.rounds.machine import State
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import participation
 
 
 def write(db: Connection, ctx: Context, live: Live, after: machine.Round, **values: Any) -> None:
     """`after` in the place of live.now; values: further columns of the round."""
-    task = round_rows.task_row(db, live.task.name)
+    task = rows.task_row(db, live.task.name)
     if _spends(live, after.state):
         noise = plans.noise_of(live.plan, live.size)
         assert noise is not None
-        round_rows.set_task(
-            db, ctx, task.name, **round_planning.after_spending(live.task.plan, task.spent, noise)
+        rows.set_task(
+            db, ctx, task.name, **scheduling.after_spending(live.task.plan, task.spent, noise)
         )
-        task = round_rows.task_row(db, task.name)
+        task = rows.task_row(db, task.name)
     live.result |= {"ignored": dict(sorted(live.ignored.items())), "epsilon": task.epsilon}
     if after.state in machine.ENDED:
         values["ended_at"] = ctx.clock()
         live.result["seconds"] = ctx.clock() - live.started_at
-    round_rows.set_round(
+    rows.set_round(
         db, ctx, live.id, journal=msgspec.to_builtins(after), state=after.state.value,
         reason=after.reason, result=live.result, **values,
     )  # fmt: skip
@@ -44,15 +45,15 @@ def write(db: Connection, ctx: Context, live: Live, after: machine.Round, **valu
 
 def keep_participations(db: Connection, ident: str, facts: dict[str, dict[str, Any]]) -> None:
     """Everybody who was invited; facts: device -> what is known of its update."""
-    row = round_rows.round_row(db, ident)
-    round_rows.keep_participations(db, ident, round_rows.participations_of(db, row, facts))
+    row = rows.round_row(db, ident)
+    rows.keep_participations(db, ident, rows.participations_of(db, row, facts))
 
 
 def facts_of(db: Connection, ident: str) -> dict[str, dict[str, Any]]:
     """device -> what was kept of its update when the round was aggregated."""
     query = select(participation).where(participation.c.round == ident)
     kept = [Participation(**row) for row in db.execute(query).mappings()]
-    return {one.device: {name: getattr(one, name) for name in round_rows.OF_UPDATE} for one in kept}
+    return {one.device: {name: getattr(one, name) for name in rows.OF_UPDATE} for one in kept}
 
 
 def _spends(live: Live, state: State) -> bool:
@@ -66,11 +67,11 @@ def _spends(live: Live, state: State) -> bool:
 
 def _publish(db: Connection, ctx: Context, live: Live, task: Row[Any]) -> None:
     done = task.rounds + 1
-    going_on = task.state == round_rows.RUNNING
-    round_rows.set_task(
+    going_on = task.state == rows.RUNNING
+    rows.set_task(
         db, ctx, task.name, checkpoint=live.checkpoint, memory=live.memory,
         parent=live.now.number, rounds=done, next_at=0.0,
-        state=round_rows.READY if going_on and done >= task.asked else task.state,
+        state=rows.READY if going_on and done >= task.asked else task.state,
     )  # fmt: skip
 
 
@@ -78,17 +79,15 @@ def _try_again(
     db: Connection, ctx: Context, live: Live, task: Row[Any], after: machine.Round
 ) -> None:
     """Later, unless it was tried often enough or nobody wants it any more."""
-    if task.state != round_rows.RUNNING:
+    if task.state != rows.RUNNING:
         return
     why = f"round {live.id} failed: {after.reason}{_refusals(after)}"
     if live.attempt >= live.task.plan.attempts:
         stopped = f"{why}, the {live.attempt}. time in a row; shoal round show {live.id} has more"
-        round_planning.stop(db, ctx, task.name, task.model, stopped)
+        scheduling.stop(db, ctx, task.name, task.model, stopped)
         return
-    wait_s = min(
-        round_planning.FIRST_RETRY_S * 2 ** (live.attempt - 1), round_planning.LONGEST_RETRY_S
-    )
-    round_rows.set_task(db, ctx, task.name, reason=f"{why}; it is tried again",
+    wait_s = min(scheduling.FIRST_RETRY_S * 2 ** (live.attempt - 1), scheduling.LONGEST_RETRY_S)
+    rows.set_task(db, ctx, task.name, reason=f"{why}; it is tried again",
                   next_at=ctx.clock() + wait_s)  # fmt: skip
 
 

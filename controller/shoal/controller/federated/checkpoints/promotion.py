@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from shoal.controller.federated import rounds
 from shoal.controller.federated.records import Checkpoint, Task
+from shoal.controller.federated.rounds import rounds
 from shoal.controller.host.context import Context
 from shoal.controller.releases import releases
 from shoal.controller.store.origin import Contributor, Origin

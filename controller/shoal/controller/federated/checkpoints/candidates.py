@@ -8,8 +8,9 @@ import logging
 
 from sqlalchemy import Connection, select
 
-from shoal.controller.federated import checkpoint_release, round_rows
+from shoal.controller.federated.checkpoints import promotion
 from shoal.controller.federated.records import Task
+from shoal.controller.federated.rounds import rows
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import federated_task, operation
 from shoal.controller.training import training
@@ -26,11 +27,11 @@ def evaluate(ctx: Context) -> int:
     not tried again before the next.
     """
     with ctx.store.read() as db:
-        tasks = [round_rows.task_of(row) for row in db.execute(select(federated_task))]
+        tasks = [rows.task_of(row) for row in db.execute(select(federated_task))]
         due = [task for task in tasks if task.parent and _due(db, task)]
     for task in due:
         try:
-            checkpoint_release.release(
+            promotion.release(
                 ctx, actor=ACTOR, task=task.name, trigger=f"{training.ROUNDS}{task.rounds}"
             )
         except ShoalError as error:

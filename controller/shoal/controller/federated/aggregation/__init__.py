@@ -1,0 +1,1 @@
+"""From client updates on disk to the next checkpoint: checks, scores, sums."""

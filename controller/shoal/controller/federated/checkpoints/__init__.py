@@ -1,0 +1,1 @@
+"""Checkpoints of a task: lineage, quarantine, releases of them, retention."""

@@ -1,0 +1,1 @@
+"""Differential privacy: noise of the controller, and the accountant."""

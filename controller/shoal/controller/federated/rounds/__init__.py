@@ -1,0 +1,1 @@
+"""Running rounds: state machine, journal, messages from and to devices."""

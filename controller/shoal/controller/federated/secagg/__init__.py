@@ -1,0 +1,1 @@
+"""Secure aggregation, the controller's side (Bell et al. 2020)."""
