@@ -20,6 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("shared", "agent", "controller")
+#: Folders with modules of which docstring examples are run.
+IMPORTED = (*SOURCES, "examples")
 LONGEST_MODULE = 500
 NOT_ON_A_DEVICE = ("flask", "sklearn", "sqlalchemy", "pandas")
 
@@ -255,7 +257,7 @@ def test_a_library_that_the_agent_does_load_would_be_seen() -> None:
 
 
 def modules_with_examples() -> Iterator[str]:
-    for source in SOURCES:
+    for source in IMPORTED:
         for path in sorted((ROOT / source).rglob("*.py")):
             if re.search(r"^ *>>> (?!.*# doctest: \+SKIP)", text_of(path), re.MULTILINE):
                 yield ".".join(path.relative_to(ROOT / source).with_suffix("").parts)

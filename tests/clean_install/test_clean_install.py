@@ -4,6 +4,7 @@ The environment is made by venv and pip, as on a Raspberry Pi, from requirements
 its hashes checked; the wheel itself is then installed without looking for anything more.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -69,6 +70,18 @@ def test_the_wheel_carries_all_three_folders_the_profiles_and_the_browser_files(
     ):
         assert needed in names
     assert "shoal/__init__.py" not in names
+    assert not [name for name in names if name.startswith(("demo/", "examples/"))]
+
+
+def test_the_demo_of_an_installed_wheel_names_the_source(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "shoal.cli", "demo", "--exit"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "make demo" in done.stderr
 
 
 def test_nothing_is_missing_and_nothing_disagrees(device: Path) -> None:

@@ -10,7 +10,7 @@ from shoal.cli.alert import alert
 from shoal.cli.bundle import bundle
 from shoal.cli.command import CommandGroup, Session, report
 from shoal.cli.dataset import dataset
-from shoal.cli.demo.command import demo
+from shoal.cli.demo import demo_command
 from shoal.cli.device import device
 from shoal.cli.doctor import doctor
 from shoal.cli.exit_codes import MEANING, exit_code
@@ -48,7 +48,8 @@ def cli() -> None:
 
 
 for _command in (
-    login, device, dataset, model, release, rollout, round_, bundle, alert, operation, doctor, demo,
+    login, device, dataset, model, release, rollout, round_, bundle, alert, operation, doctor,
+    demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)
 for _verb in checkpoint.COMMANDS:

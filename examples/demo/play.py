@@ -4,19 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from demo import summary
+from demo.bad_releases import refused
+from demo.drifting import drift_and_mend
+from demo.power_cuts import check_ledger
+from demo.processes import Processes
+from demo.rolling_out import roll_out
+from demo.scenario import Scenario
+from demo.setting_up import set_up
+from demo.story import Story
+from demo.streaming import stream
+from demo.training import train
+from demo.world import World
 from shoal.cli.command import Session
-from shoal.cli.demo import summary
-from shoal.cli.demo.bad_releases import refused
-from shoal.cli.demo.drifting import drift_and_mend
-from shoal.cli.demo.power_cuts import check_ledger
-from shoal.cli.demo.processes import Processes
-from shoal.cli.demo.rolling_out import roll_out
-from shoal.cli.demo.scenario import Scenario
-from shoal.cli.demo.setting_up import set_up
-from shoal.cli.demo.story import Story
-from shoal.cli.demo.streaming import stream
-from shoal.cli.demo.training import train
-from shoal.cli.demo.world import World
 from shoal.errors import ShoalError
 
 

@@ -1,8 +1,8 @@
 """Step 4: stations stream, windows arrive, baselines fill; accuracy as it is while all is well."""
 
+from demo.setting_up import BASELINE_WINDOWS
+from demo.world import World
 from shoal.cli.api import JsonObject, at
-from shoal.cli.demo.setting_up import BASELINE_WINDOWS
-from shoal.cli.demo.world import World
 
 _ROWS = 100
 

@@ -12,8 +12,8 @@ from types import FrameType
 import click
 import msgspec
 
+from demo.scenario import Scenario
 from shoal.cli.command import Command, Session
-from shoal.cli.demo.scenario import Scenario
 from shoal.errors import SettingError, ShoalError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -71,7 +71,7 @@ def demo(
     # Before numpy is loaded: small matrices on a busy machine are fastest on one thread.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Here, not above: `shoal --help` needs none of it.
-    from shoal.cli.demo.play import Wish, play
+    from demo.play import Wish, play
 
     _check_installed()
     dropped = tuple(name for names in drop for name in names.split(",") if name)
@@ -105,14 +105,14 @@ def _scenario(
     if data is None:
         if label or site or split or drop or train_sites:
             raise SettingError("--label and the like describe a table", "name it with --data FILE")
-        from shoal.cli.demo.digits import lot_codes
+        from demo.digits import lot_codes
 
         return lot_codes
     if not label:
         raise SettingError("--data needs --label", "name the column that a model shall predict")
     if train_sites and not site:
         raise SettingError("--train-site needs --site", "name the column that holds the site")
-    from shoal.cli.demo.own_data import Choice, own_data
+    from demo.own_data import Choice, own_data
 
     choice = Choice(data, label, site, split, drop, train_sites)
     return lambda: own_data(choice)

@@ -2,9 +2,9 @@
 
 from rich.table import Table as Picture
 
+from demo.drifting import Course
+from demo.world import World
 from shoal.cli.api import at
-from shoal.cli.demo.drifting import Course
-from shoal.cli.demo.world import World
 
 
 def picture(world: World, course: Course) -> Picture:

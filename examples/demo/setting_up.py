@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
+from demo import table
+from demo.processes import free_ports
+from demo.scenario import Station
+from demo.world import World
 from shoal.cli import account
 from shoal.cli.account import Account
 from shoal.cli.api import Api, at
-from shoal.cli.demo import table
-from shoal.cli.demo.processes import free_ports
-from shoal.cli.demo.scenario import Station
-from shoal.cli.demo.world import World
 from shoal.cli.exit_codes import FailedError
 
 WINDOW_S = 1.0

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
+from demo.processes import Processes
+from demo.scenario import Scenario
+from demo.story import Story
 from shoal.cli.api import Api, JsonObject, at
-from shoal.cli.demo.processes import Processes
-from shoal.cli.demo.scenario import Scenario
-from shoal.cli.demo.story import Story
 from shoal.cli.waiting import is_over, progress_line
 
 #: The most that the API tells at once; a demo's device has fewer events, and fewer windows.

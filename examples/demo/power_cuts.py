@@ -8,10 +8,10 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from demo.scenario import Station
+from demo.world import World
 from shoal.bundle import MANIFEST
 from shoal.cli.api import JsonObject, at
-from shoal.cli.demo.scenario import Station
-from shoal.cli.demo.world import World
 from shoal.errors import BundleError
 from shoal.manifest import parse
 

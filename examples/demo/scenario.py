@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from shoal.cli.demo.table import Table
+from demo.table import Table
 
 
 class Station(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shoal.cli.demo.scenario import Scenario
+from demo.scenario import Scenario
 
 F32 = npt.NDArray[np.float32]
 OPSET = 17

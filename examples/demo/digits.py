@@ -6,9 +6,9 @@ Data: scikit-learn's load_digits, 1797 real 8x8 images with values 0 to 16 (Alpa
 import numpy as np
 import numpy.typing as npt
 
-from shoal.cli.demo.partition import unequal
-from shoal.cli.demo.scenario import Scenario, stations
-from shoal.cli.demo.table import Table
+from demo.partition import unequal
+from demo.scenario import Scenario, stations
+from demo.table import Table
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from demo import graphs, rolling_out
+from demo.training import publish, ref
+from demo.world import World
 from shoal.cli.api import JsonObject, at
-from shoal.cli.demo import graphs, rolling_out
-from shoal.cli.demo.training import publish, ref
-from shoal.cli.demo.world import World
 
 #: The only profile that runs this variant: a release can be bad there and nowhere else.
 _VARIANT, _PROFILE = "int8-u8s8-pc-rr", "x86-avx2"

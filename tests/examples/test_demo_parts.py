@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from shoal.cli.demo import graphs, table
-from shoal.cli.demo.digits import foul, lot_codes
-from shoal.cli.demo.own_data import Choice, own_data
-from shoal.cli.demo.partition import held_back, unequal
-from shoal.cli.demo.power_cuts import overlapping
-from shoal.cli.demo.processes import Processes, free_ports
-from shoal.cli.demo.scenario import Scenario
-from shoal.cli.demo.setting_up import change_toml
-from shoal.cli.demo.story import Story
-from shoal.cli.demo.table import Table
+from demo import graphs, table
+from demo.digits import foul, lot_codes
+from demo.own_data import Choice, own_data
+from demo.partition import held_back, unequal
+from demo.power_cuts import overlapping
+from demo.processes import Processes, free_ports
+from demo.scenario import Scenario
+from demo.setting_up import change_toml
+from demo.story import Story
+from demo.table import Table
 from shoal.cli.exit_codes import FailedError
 from shoal.errors import DatasetError, LinkError
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shoal.cli.demo import table as tables
-from shoal.cli.demo.partition import held_back, unequal
-from shoal.cli.demo.scenario import Scenario, Station, stations
-from shoal.cli.demo.table import Table
+from demo import table as tables
+from demo.partition import held_back, unequal
+from demo.scenario import Scenario, Station, stations
+from demo.table import Table
 from shoal.errors import DatasetError
 
 _STREAMED = 0.5

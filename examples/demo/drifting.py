@@ -2,12 +2,12 @@
 
 from typing import NamedTuple
 
+from demo import bad_releases, power_cuts, rolling_out, table
+from demo.bad_releases import Bad
+from demo.streaming import accuracy_by_site, enough
+from demo.training import add_dataset, describe, publish, ref
+from demo.world import World
 from shoal.cli.api import JsonObject, at
-from shoal.cli.demo import bad_releases, power_cuts, rolling_out, table
-from shoal.cli.demo.bad_releases import Bad
-from shoal.cli.demo.streaming import accuracy_by_site, enough
-from shoal.cli.demo.training import add_dataset, describe, publish, ref
-from shoal.cli.demo.world import World
 
 #: A loss of accuracy below this is none: inputs may move without harm, on a user's own table.
 _MATTERS = 0.05

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from demo.world import World
 from shoal.cli.api import JsonObject, at
-from shoal.cli.demo.world import World
 
 _STAGES = [
     {"name": "canary", "select": {"ring": "canary"}, "min_executed": 2},

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from demo import table
+from demo.table import Table
+from demo.world import World
 from shoal.cli.api import JsonObject, at
-from shoal.cli.demo import table
-from shoal.cli.demo.table import Table
-from shoal.cli.demo.world import World
 from shoal.cli.render import size
 
 
