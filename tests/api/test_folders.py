@@ -15,7 +15,7 @@ from repositories import NOW
 from shoal import sealed_message, topics, wire
 from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY
 from shoal.agent.identity.io.enrol import key_pem
-from shoal.agent.offline.io.seal import open_parcel
+from shoal.agent.offline.io.seal import open_sealed
 from shoal.controller.access import audit
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.ingest.ingest import ingest
@@ -247,14 +247,14 @@ def test_the_parcel_for_a_device_is_for_it_alone_and_tells_what_has_arrived(
     (folder / CERTIFICATE).write_text(member.certificate)
     (folder / CA).write_text((world.ctx.folder / "pki" / "ca.pem").read_text())
     mine, other = (base64.b64decode(plan["parcels"][name]) for name in plan["devices"])
-    opened = open_parcel(folder, mine, "press-4", world.clock())
+    opened = open_sealed(folder, mine, "press-4", world.clock())
     (ack,) = [wire.decode_down(one.kind, one.payload) for one in opened.letters]
     assert ack == wire.Ack(boot="b1", seqs=[1, 2])
     assert opened.roots
     with pytest.raises(MisdirectedError):
-        open_parcel(folder, other, "press-4", world.clock())
+        open_sealed(folder, other, "press-4", world.clock())
     with pytest.raises(UntrustedError):
-        open_parcel(folder, sealed(member, way=DOWN), "press-4", world.clock())
+        open_sealed(folder, sealed(member, way=DOWN), "press-4", world.clock())
     signed = msgspec.json.decode(plan["metadata"]["timestamp.json"])["signed"]
     assert signed["expires"] > "2"
     entry = world.get("/api/v1/audit").json["items"][0]

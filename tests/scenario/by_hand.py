@@ -1,4 +1,4 @@
-"""A device that no network reaches, a controller's key, and the stick between them."""
+"""A device without a network, a controller's keys, and the offline bundle between them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from shoal import offline_bundle, sealed_message, wire
 from shoal.agent.dependencies import Ports
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT
 from shoal.agent.identity.io.enrol import key_pem, make_csr
-from shoal.agent.offline.io.cache import Brought, Carried
-from shoal.agent.offline.io.import_ import Found, Station, bring
+from shoal.agent.offline.io.cache import CachedDownloads, OfflineCache
+from shoal.agent.offline.io.import_ import ImportTarget, VerifiedBundle, import_bundle
 from shoal.agent.wiring import exchange_of
 from shoal.controller.fleet.io.ca import Authority
 from shoal.offline_bundle import Label, Stick
@@ -27,8 +27,8 @@ from supply import Power
 NAME = "cam-1"
 
 
-class Desk:
-    """The controller's end: signs, seals and writes sticks."""
+class BundleWriter:
+    """The controller's end: signs, seals and writes offline bundles."""
 
     def __init__(self, folder: Path, cloud: Cloud) -> None:
         self.cloud = cloud
@@ -56,7 +56,7 @@ class Desk:
         return Letter("assignment", wire.encode(message))
 
     def write(self, target: Path, *letters: Letter, name: str = NAME) -> Stick:
-        """A stick with everything, for one device."""
+        """A complete bundle, for one device."""
         written = Stick(target)
         for file, data in self.cloud.repository.files.items():
             written.write(f"{offline_bundle.METADATA}/{file}", data)
@@ -94,8 +94,8 @@ class Desk:
         return self.cloud.repository.signed(root, signer)
 
 
-class Walled(Device):
-    """A Device that nothing reaches but what is brought by hand."""
+class OfflineDevice(Device):
+    """A Device that only offline bundles reach."""
 
     def start(self, power: Power | None = None) -> None:
         super().start(power)
@@ -105,20 +105,20 @@ class Walled(Device):
         end = self.clock.now + seconds
         while self.clock.now < end:
             super().run(1.0)
-            self.exchange.turn()
+            self.exchange.tick()
 
-    def bring(self, source: Stick) -> Found:
+    def import_bundle(self, source: Stick) -> VerifiedBundle:
         """`shoal-agent import`, typed by ana."""
-        station = Station(self.folder, NAME, PROFILE, "ana", self.clock.now)
-        return bring(station, source)
+        target = ImportTarget(self.folder, NAME, PROFILE, "ana", self.clock.now)
+        return import_bundle(target, source)
 
     def report(self) -> None:
-        """The network is back, for once: everything is said."""
+        """Connect, so that everything is sent."""
         self.connect()
         self.run(20)
 
     def _ports(self) -> Ports:
         network = self.downloads
         stage = lambda model: self.slots.path(model, "stage")  # noqa: E731
-        self.downloads = Brought(network, Carried(self.folder), stage, self.clock)
+        self.downloads = CachedDownloads(network, OfflineCache(self.folder), stage, self.clock)
         return super()._ports()

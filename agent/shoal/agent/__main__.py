@@ -166,26 +166,26 @@ def status(folder: Path, as_json: bool) -> None:
 @click.argument("source", metavar="SOURCE", type=click.Path(path_type=Path, file_okay=False))
 @_folder
 def import_(source: Path, folder: Path) -> None:
-    """Take in what a stick has brought (shoal bundle export): orders, releases, receipts.
+    """Import an offline bundle (shoal bundle export): assignments, releases, acks.
 
-    All of SOURCE is verified first. Whether or not the agent runs.
+    All of SOURCE is verified first. The agent may run or not.
     """
-    from shoal.agent.offline.io.cli import bring_in
+    from shoal.agent.offline.io.cli import import_folder
 
-    click.echo("\n".join(bring_in(folder, source)))
+    click.echo("\n".join(import_folder(folder, source)))
 
 
 @main.command()
 @click.argument("target", metavar="TARGET", type=click.Path(path_type=Path, file_okay=False))
 @_folder
 def export(target: Path, folder: Path) -> None:
-    """Write windows, events and inventory onto a stick, for shoal bundle import.
+    """Export windows, events and inventory to a folder, for shoal bundle import.
 
-    They stay in the outbox until the controller has them. Whether or not the agent runs.
+    They stay in the outbox until the controller acknowledges them. The agent may run or not.
     """
-    from shoal.agent.offline.io.cli import hand_out
+    from shoal.agent.offline.io.cli import export_folder
 
-    click.echo("\n".join(hand_out(folder, target, lambda: _say_stopped(folder))))
+    click.echo("\n".join(export_folder(folder, target, lambda: _say_stopped(folder))))
 
 
 @main.command()
@@ -352,7 +352,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         if agent.voice.saved:
             spool.take(agent.voice.add, agent.voice.fault)
         row_spool.take(folder / SPOOL, kept.given)
-        exchange.turn()
+        exchange.tick()
         if agent.restart_asked:
             loop.call_soon_threadsafe(stop.set)
         return idle

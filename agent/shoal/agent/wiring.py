@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shoal.agent.host.io.config import Settings
     from shoal.agent.host.io.notify import Notifier, Watchdog
     from shoal.agent.loop import Agent
-    from shoal.agent.offline.io.exchange import Exchange
+    from shoal.agent.offline.io.exchange import OfflineExchange
     from shoal.agent.peers.io.network import Neighbourhood
     from shoal.agent.upkeep import Upkeep
     from shoal.mqtt import Link
@@ -103,8 +103,8 @@ def build(
         monotonic=time.monotonic,
         sleep=time.sleep,
     )
-    downloads = cache.Brought(
-        near.downloads(network, stage), cache.Carried(folder), stage, time.monotonic
+    downloads = cache.CachedDownloads(
+        near.downloads(network, stage), cache.OfflineCache(folder), stage, time.monotonic
     )
     optimised = Optimised(folder / names.CACHE, facts.read_facts, slots.present)
     chance = random.SystemRandom()
@@ -215,22 +215,24 @@ def learning_of(folder: Path, settings: "Settings") -> "FederatedPorts | None":
     )
 
 
-def exchange_of(folder: Path, agent: "Agent") -> "Exchange":
-    """What takes up what people bring by hand."""
+def exchange_of(folder: Path, agent: "Agent") -> "OfflineExchange":
+    """Imports and exports of offline bundles."""
     from shoal import topics
     from shoal.agent.loop import Heard, Rooted
-    from shoal.agent.offline.io.exchange import Ears, Exchange
+    from shoal.agent.offline.io.exchange import Callbacks, OfflineExchange
 
     device = agent.identity.device
-    ears = Ears(
-        hear=lambda it: agent.post(Heard(topics.down(device, it.kind), it.payload)),
-        rooted=lambda root: agent.post(Rooted(root)),
+    callbacks = Callbacks(
+        on_message=lambda it: agent.post(Heard(topics.down(device, it.kind), it.payload)),
+        on_root=lambda root: agent.post(Rooted(root)),
         fault=agent.voice.fault,
         settled=lambda: agent.updates.settled,
         inventory=agent.inventory,
     )
     journal, outbox = agent.ports.journal, agent.ports.outbox
-    return Exchange(folder, device, journal=journal, outbox=outbox, ears=ears, clock=agent.clock)
+    return OfflineExchange(
+        folder, device, journal=journal, outbox=outbox, callbacks=callbacks, clock=agent.clock
+    )
 
 
 def feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":

@@ -1,4 +1,4 @@
-"""What a stick brings is an update like any other: verified, journalled, and safe from cuts."""
+"""An imported release is an update like any other: verified, journalled, safe from power cuts."""
 
 import random
 import shutil
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from devices import MODEL, Cloud
-from scenario.by_hand import NAME, Desk, Walled
+from scenario.by_hand import NAME, BundleWriter, OfflineDevice
 from scenario.power import How, Supply, live
 from scenario.update.test_power_cuts import SECONDS, STRIDE
 from shoal import offline_bundle, wire
-from shoal.agent.offline.io.cache import Carried
+from shoal.agent.offline.io.cache import OfflineCache
 from shoal.errors import (
     BundleError,
     MisdirectedError,
@@ -40,14 +40,14 @@ def disk(disk: Path) -> Iterator[Path]:
 
 
 class Scene:
-    """A device that serves release 1 and has lost the network, and a stick with release 2."""
+    """A device that serves release 1 and has lost the network, and a bundle with release 2."""
 
     def __init__(self, folder: Path) -> None:
         self.cloud, self.folder = Cloud(), folder
-        self.desk = Desk(folder, self.cloud)
+        self.writer = BundleWriter(folder, self.cloud)
         self.before = folder / "before"
-        self.desk.enrol(self.before)
-        device = Walled(self.before, self.cloud)
+        self.writer.enrol(self.before)
+        device = OfflineDevice(self.before, self.cloud)
         for version in (7, 1):  # both slots are taken
             device.assign(self.cloud.release(version))
             device.run(SECONDS)
@@ -57,21 +57,21 @@ class Scene:
         device.stop()
         self.cloud.reachable = False
         self.order = self.cloud.release(2, counter=3)
-        self.stick = self.desk.write(folder / "stick", self.desk.letter(self.order))
+        self.bundle = self.writer.write(folder / "stick", self.writer.letter(self.order))
 
-    def device(self, name: str) -> Walled:
+    def device(self, name: str) -> OfflineDevice:
         """A copy of the device, switched off."""
         folder = self.folder / name
         shutil.copytree(self.before, folder, symlinks=True)
-        device = Walled.__new__(Walled)
+        device = OfflineDevice.__new__(OfflineDevice)
         device.__dict__["online"] = False
-        Walled.__init__(device, folder, self.cloud)
+        OfflineDevice.__init__(device, folder, self.cloud)
         device.connect(up=False)
         device.stop()
         return device
 
     def copy(self, name: str) -> Stick:
-        shutil.copytree(self.stick.folder, self.folder / name)
+        shutil.copytree(self.bundle.folder, self.folder / name)
         return Stick(self.folder / name)
 
 
@@ -81,7 +81,7 @@ def scene(disk: Path) -> Scene:
 
 
 @pytest.fixture
-def device(scene: Scene, request: pytest.FixtureRequest) -> Iterator[Walled]:
+def device(scene: Scene, request: pytest.FixtureRequest) -> Iterator[OfflineDevice]:
     made = scene.device(f"device-{abs(hash(request.node.name))}")
     made.start()
     yield made
@@ -89,31 +89,33 @@ def device(scene: Scene, request: pytest.FixtureRequest) -> Iterator[Walled]:
     shutil.rmtree(made.folder, ignore_errors=True)
 
 
-def test_a_release_that_was_brought_is_tried_committed_and_reported_once(
-    scene: Scene, device: Walled
+def test_a_release_that_was_imported_is_tried_committed_and_reported_once(
+    scene: Scene, device: OfflineDevice
 ) -> None:
-    device.bring(scene.stick)
+    device.import_bundle(scene.bundle)
     device.run(SECONDS)
     assert (device.state, device.serves()) == ("SUCCEEDED", "lot-codes@2")
-    assert not Carried(device.folder).there
-    device.bring(scene.stick)  # again
+    assert not OfflineCache(device.folder).exists
+    device.import_bundle(scene.bundle)  # again
     device.run(SECONDS)
     device.report()
     states = device.states("r-2")
     assert states.count("SUCCEEDED") == 1
     assert len(states) == len(set(states))
     (told,) = [m for m in device.faults() if m.cause == "folder-imported"]
-    assert told.detail.startswith("ana brought a folder")
+    assert told.detail.startswith("ana imported a bundle")
 
 
-def test_a_bad_release_that_was_brought_rolls_back(scene: Scene, device: Walled) -> None:
+def test_a_bad_release_that_was_imported_rolls_back(scene: Scene, device: OfflineDevice) -> None:
     device.failing = {2}
-    device.bring(scene.stick)
+    device.import_bundle(scene.bundle)
     device.run(SECONDS)
     assert (device.state, device.serves()) == ("FAILED", "lot-codes@1")
 
 
-def test_acks_that_were_brought_let_messages_go_and_no_others(scene: Scene, device: Walled) -> None:
+def test_acks_that_were_imported_remove_their_messages_and_no_others(
+    scene: Scene, device: OfflineDevice
+) -> None:
     device.outbox.number_all()
     boot, waiting = device.outbox.boot, device.outbox.waiting
     seqs = [letter.seq for letter in device.outbox.after(0, 100)]
@@ -121,65 +123,67 @@ def test_acks_that_were_brought_let_messages_go_and_no_others(scene: Scene, devi
     ack = wire.Ack(boot=boot, seqs=seqs[:1])
     foreign = wire.Ack(boot="other", seqs=seqs)
     letters = [Letter("ack", wire.encode(m)) for m in (ack, foreign)]
-    device.bring(scene.desk.write(device.folder.with_name("acks"), *letters))
+    device.import_bundle(scene.writer.write(device.folder.with_name("acks"), *letters))
     device.requests_per_tick = 0
     device.run(2)
     left = {letter.seq for letter in device.outbox.after(0, 100)}
     assert set(seqs) - left == set(seqs[:1])
 
 
-def test_a_new_root_of_the_director_comes_with_the_parcel_and_is_kept(
-    scene: Scene, device: Walled
+def test_a_new_root_of_the_director_comes_with_the_bundle_and_is_kept(
+    scene: Scene, device: OfflineDevice
 ) -> None:
-    newer, source = scene.desk.next_director(), scene.copy("rooted")
-    letter = scene.desk.letter(scene.order, signer="director-2")
-    scene.desk.put_parcel(source, letter)
+    newer, source = scene.writer.next_director(), scene.copy("rooted")
+    letter = scene.writer.letter(scene.order, signer="director-2")
+    scene.writer.put_parcel(source, letter)
     with pytest.raises(UntrustedError):  # signed by a key that this device has never heard of
-        device.bring(source)
-    scene.desk.put_parcel(source, letter, roots=[device_root(device), newer])
-    device.bring(source)
+        device.import_bundle(source)
+    scene.writer.put_parcel(source, letter, roots=[device_root(device), newer])
+    device.import_bundle(source)
     device.run(SECONDS)
     assert device.serves() == "lot-codes@2"
     assert device_root(device) == newer
 
 
-def device_root(device: Walled) -> bytes:
+def device_root(device: OfflineDevice) -> bytes:
     return (device.folder / "director.json").read_bytes()
 
 
-def test_a_root_that_the_one_before_did_not_sign_is_refused(scene: Scene, device: Walled) -> None:
-    forged_root, source = scene.desk.next_director(signer="intruder"), scene.copy("uprooted")
-    letter = scene.desk.letter(scene.order, signer="director-2")
-    scene.desk.put_parcel(source, letter, roots=[forged_root])
+def test_a_root_that_the_one_before_did_not_sign_is_refused(
+    scene: Scene, device: OfflineDevice
+) -> None:
+    forged_root, source = scene.writer.next_director(signer="intruder"), scene.copy("uprooted")
+    letter = scene.writer.letter(scene.order, signer="director-2")
+    scene.writer.put_parcel(source, letter, roots=[forged_root])
     before = device_root(device)
     with pytest.raises(UntrustedError):
-        device.bring(source)
+        device.import_bundle(source)
     assert device_root(device) == before
 
 
-def test_what_was_brought_gives_way_to_a_newer_order_that_the_network_brought_meanwhile(
-    scene: Scene, device: Walled
+def test_what_was_imported_gives_way_to_a_newer_order_that_the_network_delivered_meanwhile(
+    scene: Scene, device: OfflineDevice
 ) -> None:
-    device.bring(scene.stick)
+    device.import_bundle(scene.bundle)
     third = scene.cloud.release(3, counter=3)
     scene.cloud.reachable = True
-    device.assign(third, version=scene.desk.version + 50)
+    device.assign(third, version=scene.writer.version + 50)
     device.run(2 * SECONDS)
     scene.cloud.reachable = False
     assert device.serves() == "lot-codes@3"
-    assert not Carried(device.folder).there
+    assert not OfflineCache(device.folder).exists
 
 
-def test_a_clock_that_woke_in_1970_does_not_make_an_old_stick_fresh(
-    scene: Scene, device: Walled
+def test_a_clock_that_woke_in_1970_does_not_make_an_old_bundle_fresh(
+    scene: Scene, device: OfflineDevice
 ) -> None:
-    device.bring(scene.stick)
+    device.import_bundle(scene.bundle)
     device.run(2)
     old = scene.copy("old")
-    scene.desk.put_parcel(old, scene.desk.letter(scene.order, days=-1.0))
+    scene.writer.put_parcel(old, scene.writer.letter(scene.order, days=-1.0))
     device.clock.now = 0.0
     with pytest.raises(StaleError):
-        device.bring(old)
+        device.import_bundle(old)
 
 
 def forged(source: Stick, scene: Scene) -> None:
@@ -212,17 +216,17 @@ def short_blob(source: Stick, scene: Scene) -> None:
 
 
 def other_controller(source: Stick, scene: Scene) -> None:
-    other = Desk(scene.folder / f"other-{source.folder.name}", scene.cloud)
-    other.put_parcel(source, scene.desk.letter(scene.order))
+    other = BundleWriter(scene.folder / f"other-{source.folder.name}", scene.cloud)
+    other.put_parcel(source, scene.writer.letter(scene.order))
 
 
 def sealed_by_a_device(source: Stick, scene: Scene) -> None:
     folder = scene.folder / f"thief-{source.folder.name}"
-    scene.desk.enrol(folder, "cam-9")
+    scene.writer.enrol(folder, "cam-9")
     from shoal.agent.offline.io.seal import seal
     from shoal.sealed_message import Parcel
 
-    made = Parcel(device=NAME, made_s=0.0, trip="0" * 8, letters=[scene.desk.letter(scene.order)])
+    made = Parcel(device=NAME, made_s=0.0, trip="0" * 8, letters=[scene.writer.letter(scene.order)])
     source.write(f"{offline_bundle.DOWN}/{NAME}.parcel", seal(folder, made))
 
 
@@ -236,7 +240,7 @@ def for_another(source: Stick, scene: Scene) -> None:
 
 
 def renamed_parcel(source: Stick, scene: Scene) -> None:
-    scene.desk.put_parcel(source, scene.desk.letter(scene.order, device="cam-2"), name="cam-2")
+    scene.writer.put_parcel(source, scene.writer.letter(scene.order, device="cam-2"), name="cam-2")
     (source.folder / offline_bundle.DOWN / "cam-2.parcel").replace(
         source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
     )
@@ -244,25 +248,25 @@ def renamed_parcel(source: Stick, scene: Scene) -> None:
 
 def another_label(source: Stick, scene: Scene) -> None:
     path = source.folder / offline_bundle.LABEL
-    path.write_text(path.read_text().replace(scene.desk.authority.root_fingerprint, "0" * 64))
+    path.write_text(path.read_text().replace(scene.writer.authority.root_fingerprint, "0" * 64))
 
 
 def not_the_director(source: Stick, scene: Scene) -> None:
-    scene.desk.put_parcel(source, scene.desk.letter(scene.order, signer="intruder"))
+    scene.writer.put_parcel(source, scene.writer.letter(scene.order, signer="intruder"))
 
 
 def an_old_order(source: Stick, scene: Scene) -> None:
-    scene.desk.put_parcel(source, scene.desk.letter(scene.order, version=1))
+    scene.writer.put_parcel(source, scene.writer.letter(scene.order, version=1))
 
 
 def an_expired_order(source: Stick, scene: Scene) -> None:
-    scene.desk.put_parcel(source, scene.desk.letter(scene.order, days=-1.0))
+    scene.writer.put_parcel(source, scene.writer.letter(scene.order, days=-1.0))
 
 
 def a_release_that_nobody_signed(source: Stick, scene: Scene) -> None:
     from msgspec.structs import replace
 
-    scene.desk.put_parcel(source, scene.desk.letter(replace(scene.order, sha256="0" * 64)))
+    scene.writer.put_parcel(source, scene.writer.letter(replace(scene.order, sha256="0" * 64)))
 
 
 def a_link(source: Stick, scene: Scene) -> None:
@@ -287,7 +291,7 @@ def much_metadata(source: Stick, scene: Scene) -> None:
         with (source.folder / offline_bundle.METADATA / f"{version}.targets.json").open(
             "wb"
         ) as file:
-            file.truncate(5 << 20)  # sparse: nothing on the stick, 20 MiB in memory
+            file.truncate(5 << 20)  # sparse: nothing on the disk, 20 MiB in memory
 
 
 HOSTILE: list[tuple[Callable[[Stick, Scene], None], type[ShoalError]]] = [
@@ -315,73 +319,73 @@ HOSTILE: list[tuple[Callable[[Stick, Scene], None], type[ShoalError]]] = [
 
 
 @pytest.mark.parametrize(("spoil", "error"), HOSTILE, ids=lambda it: it.__name__)
-def test_a_folder_that_is_not_whole_fresh_and_ours_is_refused_and_nothing_of_it_is_used(
-    scene: Scene, device: Walled, spoil: Callable[..., None], error: type[ShoalError]
+def test_a_bundle_that_is_not_whole_fresh_and_ours_is_refused_and_nothing_of_it_is_used(
+    scene: Scene, device: OfflineDevice, spoil: Callable[..., None], error: type[ShoalError]
 ) -> None:
     source = scene.copy(f"spoilt-{spoil.__name__}-{device.folder.name}")
     spoil(source, scene)
-    with pytest.raises(error) as told:
-        device.bring(source)
-    assert told.value.hint
+    with pytest.raises(error) as caught:
+        device.import_bundle(source)
+    assert caught.value.hint
     device.run(SECONDS)
     assert device.serves() == "lot-codes@1"
-    assert not Carried(device.folder).there
+    assert not OfflineCache(device.folder).exists
     assert device.record.state.name == "SUCCEEDED"  # of release 1
     device.report()
-    attack = issubclass(told.type, (UntrustedError, MisdirectedError, StaleError))
-    reported = [m for m in device.faults() if "brought a folder that was refused" in m.detail]
-    assert bool(reported) == (attack and told.type is not StaleError)
+    attack = issubclass(caught.type, (UntrustedError, MisdirectedError, StaleError))
+    reported = [m for m in device.faults() if "imported a bundle that was refused" in m.detail]
+    assert bool(reported) == (attack and caught.type is not StaleError)
     damaged = [m for m in device.faults() if m.cause == "folder-damaged"]
-    assert len(damaged) == issubclass(told.type, BundleError)
-    assert all(m.detail.startswith("ana brought a folder that is damaged: ") for m in damaged)
+    assert len(damaged) == issubclass(caught.type, BundleError)
+    assert all(m.detail.startswith("ana imported a bundle that is damaged: ") for m in damaged)
 
 
-def test_a_disk_without_room_for_it_is_said_before_anything_is_copied(
-    scene: Scene, device: Walled, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_without_room_for_it_is_reported_before_anything_is_copied(
+    scene: Scene, device: OfflineDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 10 << 20))
     with pytest.raises(StorageError, match="make room"):
-        device.bring(scene.stick)
-    assert not Carried(device.folder).there
+        device.import_bundle(scene.bundle)
+    assert not OfflineCache(device.folder).exists
 
 
-def test_what_no_controller_publishes_is_not_taken_for_metadata(
-    scene: Scene, device: Walled
+def test_files_that_no_controller_publishes_are_no_metadata(
+    scene: Scene, device: OfflineDevice
 ) -> None:
     source = scene.copy("droppings")
     folder = source.folder / offline_bundle.METADATA
     for name in ("._timestamp.json", "x0.json", "1.Root.json"):
         with (folder / name).open("wb") as file:
             file.truncate(20 << 20)
-    found = device.bring(source)
+    found = device.import_bundle(source)
     assert set(found.metadata) == {
-        path.name for path in (scene.stick.folder / offline_bundle.METADATA).iterdir()
+        path.name for path in (scene.bundle.folder / offline_bundle.METADATA).iterdir()
     }
 
 
 class Trip:
-    """The device as it was, and somebody who brings the stick until it was taken in whole."""
+    """A copy of the device, and the import, repeated until it succeeded."""
 
     def __init__(self, scene: Scene, name: str) -> None:
-        self.scene, self.device, self.brought = scene, scene.device(name), False
+        self.scene, self.device, self.imported = scene, scene.device(name), False
 
     def go(self, monkeypatch: pytest.MonkeyPatch, how: How = How.KEPT, cut: int = -1) -> Supply:
-        supply = live(self.device, self._bring, monkeypatch, how, cut)
+        supply = live(self.device, self._import, monkeypatch, how, cut)
         self.device.clock.now += 5 * supply.dead
         return supply
 
-    def _bring(self) -> None:
-        if not self.brought:
-            self.device.bring(self.scene.stick)
-            self.brought = True
+    def _import(self) -> None:
+        if not self.imported:
+            self.device.import_bundle(self.scene.bundle)
+            self.imported = True
         self.device.run(SECONDS)
 
     def check(self) -> None:
-        """It serves what was brought, said each step once, and keeps nothing of the stick."""
+        """It serves the release, has reported each state once, and its cache is empty."""
         device = self.device
         device.start()
         assert (device.state, device.serves()) == ("SUCCEEDED", "lot-codes@2")
-        assert not Carried(device.folder).there
+        assert not OfflineCache(device.folder).exists
         assert device.journal.floors().counters == {MODEL: 3}
         device.report()
         told = device.states("r-2")
@@ -395,7 +399,7 @@ class Trip:
 
 
 @pytest.mark.parametrize("how", How)
-def test_wherever_the_power_fails_what_was_brought_is_installed_in_the_end(
+def test_wherever_the_power_fails_what_was_imported_is_installed_in_the_end(
     how: How, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Trip(scene, f"whole-{how.value}")
@@ -416,7 +420,7 @@ def test_wherever_the_power_fails_what_was_brought_is_installed_in_the_end(
         trip.end()
 
 
-def test_a_stick_brought_under_power_that_fails_again_and_again_is_survived(
+def test_an_import_under_power_that_fails_again_and_again_is_survived(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for seed in range(20 if STRIDE == 1 else 4):

@@ -1,12 +1,12 @@
-"""What a stick has brought: in the agent's own folder until the agent has made use of it.
+"""Cache of an imported offline bundle, in the agent's folder until the agent has processed it.
 
-    carried/blobs/<sha256>      files of releases, each true to its name
+    carried/blobs/<sha256>      verified files of releases
     carried/metadata/<name>     TUF metadata
-    carried/parcel              what the device is told: there last, so that all else is there too
-    carried/by                  who brought it
-    carried/refused             what was brought and not believed, for the agent to report
+    carried/parcel              sealed message for the device: written last, once all else is
+    carried/by                  who imported it
+    carried/refused             a rejected import, for the agent to report
 
-Everything is durable before the parcel is. Who brings and who clears away hold the lock.
+Everything is durable before the sealed message is. Importing and clearing hold the lock.
 """
 
 import contextlib
@@ -28,81 +28,81 @@ from shoal.errors import AbsentError, BundleError, ConflictError, LinkError, Sto
 from shoal.manifest import File
 from shoal.sealed_message import LIMIT
 
-PARCEL, BY, REFUSED = "parcel", "by", "refused"
+MESSAGE, BY, REJECTED = "parcel", "by", "refused"
 BLOBS, METADATA = "blobs", "metadata"
-#: Seconds without asking the network for metadata, once it was found to be away.
+#: Seconds before the network is asked for metadata again after it was unreachable.
 AWAY_S = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,120}\.json")
 _SMALL = 65_536
 _T = TypeVar("_T")
 
 
-class Bearer(msgspec.Struct, frozen=True, kw_only=True):
-    """Who brought it, when it was made and brought: Unix seconds."""
+class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Who imported a bundle; when it was exported and imported: Unix seconds."""
 
     user: str
     made_s: float
     brought_s: float
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """What was not believed, and why: cause and detail of a fault."""
+class Rejection(msgspec.Struct, frozen=True, kw_only=True):
+    """A rejected import: cause, detail and severity of the fault to report."""
 
     cause: str
     detail: str
     severity: str
 
 
-class Carried:
-    """What was brought to the agent in `folder`. StorageError when the disk refuses."""
+class OfflineCache:
+    """The imported bundle of the agent in `folder`. StorageError when the disk refuses."""
 
     def __init__(self, folder: Path) -> None:
         self._home, self._folder = folder, folder / CARRIED
 
     @property
-    def there(self) -> bool:
-        """Whether anything is."""
+    def exists(self) -> bool:
+        """Whether anything was imported and not cleared."""
         return self._folder.exists()
 
-    def parcel(self) -> bytes:
-        """The sealed parcel; b"" where none was brought whole."""
-        return self._small(PARCEL, LIMIT)
+    def message(self) -> bytes:
+        """The sealed message; b"" unless an import is complete."""
+        return self._small(MESSAGE, LIMIT)
 
-    def bearer(self) -> Bearer | None:
-        return _decoded(self._small(BY, _SMALL), Bearer)
+    def record(self) -> ImportRecord | None:
+        return _decoded(self._small(BY, _SMALL), ImportRecord)
 
-    def refusal(self) -> Refusal | None:
-        """What is to be reported, once: it is forgotten by `reported`."""
-        return _decoded(self._small(REFUSED, _SMALL), Refusal)
+    def rejection(self) -> Rejection | None:
+        """A rejected import to report, until `delete_rejection`."""
+        return _decoded(self._small(REJECTED, _SMALL), Rejection)
 
     def blob(self, sha256: str) -> Path | None:
-        """Where a file lies, if it was brought."""
+        """Path of an imported file; None if it was not imported."""
         path = self._folder / BLOBS / sha256
         return path if path.is_file() else None
 
     def metadata(self, name: str) -> bytes:
-        """A file of TUF's metadata; AbsentError if it was not brought."""
+        """A file of TUF metadata; AbsentError if it was not imported."""
         path = self._folder / METADATA / name
         if not _NAME.fullmatch(name) or not path.is_file():
             raise AbsentError("metadata", name)
         return path.read_bytes()
 
-    def taken(self) -> None:
-        """The parcel is in the journal: it is not taken twice."""
-        self._forget(PARCEL)
+    def delete_message(self) -> None:
+        """Delete the sealed message once it is processed."""
+        self._delete(MESSAGE)
 
-    def reported(self) -> None:
-        self._forget(REFUSED)
+    def delete_rejection(self) -> None:
+        self._delete(REJECTED)
 
     def clear(self) -> None:
-        """Away with it all, unless somebody is bringing something or a parcel waits."""
-        with contextlib.suppress(ConflictError), self.bringing():
-            if not (self._folder / PARCEL).exists() and not (self._folder / REFUSED).exists():
+        """Delete everything, unless an import runs or something is still to be processed."""
+        with contextlib.suppress(ConflictError), self.lock():
+            if not (self._folder / MESSAGE).exists() and not (self._folder / REJECTED).exists():
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     @contextlib.contextmanager
-    def bringing(self) -> Iterator[None]:
-        """Nobody else brings or clears away meanwhile; ConflictError when somebody does."""
+    def lock(self) -> Iterator[None]:
+        """Exclude other imports and `clear`; ConflictError while one of them runs."""
         with _translated(self._home):
             lock = os.open(self._home, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -113,19 +113,19 @@ class Carried:
         finally:
             os.close(lock)
 
-    # --- for who brings ------------------------------------------------------------------------
+    # ------------------------------------------------------------------ importing
 
     def begin(self) -> None:
-        """What was brought before and is not taken yet makes place."""
+        """Discard an import that is not processed yet, and make the folders."""
         with _translated(self._folder):
-            self._forget(PARCEL)
+            self._delete(MESSAGE)
             for name in (BLOBS, METADATA):
                 (self._folder / name).mkdir(parents=True, exist_ok=True)
             sync(self._home)
             self._give()
 
-    def keep_blob(self, sha256: str, pieces: Iterable[bytes]) -> None:
-        """Keep a file whose content is known; BundleError for any other. Again is no work."""
+    def add_blob(self, sha256: str, pieces: Iterable[bytes]) -> None:
+        """Save and verify a file, unless it is there; BundleError for other content."""
         path = self._folder / BLOBS / sha256
         with _translated(path):
             if path.exists() and bundle.sha256_of(path) == sha256:
@@ -140,8 +140,8 @@ class Carried:
             bundle.verify_file(new, File(name=f"blobs/{sha256}", size=size, sha256=sha256))
             new.replace(path)
 
-    def keep_metadata(self, files: dict[str, bytes]) -> None:
-        """Exactly these; timestamp.json, which says what is current, comes last."""
+    def replace_metadata(self, files: dict[str, bytes]) -> None:
+        """Save exactly these files; timestamp.json, which names the current ones, last."""
         folder = self._folder / METADATA
         with _translated(folder):
             for path in folder.iterdir():
@@ -150,21 +150,21 @@ class Carried:
             for name in sorted(files, key=lambda name: (name == "timestamp.json", name)):
                 write_durable(folder / name, files[name])
 
-    def complete(self, sealed: bytes, bearer: Bearer) -> None:
-        """All is there: the agent may take it."""
+    def commit(self, sealed: bytes, record: ImportRecord) -> None:
+        """Complete the import: the agent may process it."""
         with _translated(self._folder):
             sync(self._folder / BLOBS)
-            write_durable(self._folder / BY, msgspec.json.encode(bearer))
+            write_durable(self._folder / BY, msgspec.json.encode(record))
             sync(self._folder)
             self._give()
-            write_durable(self._folder / PARCEL, sealed)
+            write_durable(self._folder / MESSAGE, sealed)
             self._give()
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Leave word for the agent, which tells the controller."""
+    def reject(self, rejection: Rejection) -> None:
+        """Save a rejected import, which the agent reports to the controller."""
         with _translated(self._folder):
             self._folder.mkdir(exist_ok=True)
-            write_durable(self._folder / REFUSED, msgspec.json.encode(refusal))
+            write_durable(self._folder / REJECTED, msgspec.json.encode(rejection))
             self._give()
 
     def _give(self) -> None:
@@ -179,7 +179,7 @@ class Carried:
         except OSError as error:
             raise StorageError(f"{self._folder / name}: {error.strerror}") from error
 
-    def _forget(self, name: str) -> None:
+    def _delete(self, name: str) -> None:
         with _translated(self._folder):
             path = self._folder / name
             if path.exists():
@@ -187,54 +187,53 @@ class Carried:
                 sync(self._folder)
 
 
-class Brought:
-    """Downloads, from what was brought where it was; else from the network. See ports.Downloads.
+class CachedDownloads:
+    """Downloads from the offline cache; from the network what is not in it. See ports.Downloads.
 
-    network   what to fetch from otherwise
     stage     model -> folder of its stage
     """
 
     def __init__(
         self,
         network: Network,
-        carried: Carried,
+        cache: OfflineCache,
         stage: Callable[[str], Path],
         monotonic: Callable[[], float],
     ) -> None:
-        self._network, self._carried, self._stage = network, carried, stage
-        self._monotonic, self._away_until = monotonic, float("-inf")
+        self._network, self._cache, self._stage = network, cache, stage
+        self._monotonic, self._offline_until = monotonic, float("-inf")
 
     def metadata(self, name: str) -> bytes:
-        """From the network, which is newer; from what was brought where it is away."""
-        if not self._carried.there:
+        """From the network, which is newer; from the cache when the network is unreachable."""
+        if not self._cache.exists:
             return self._network.metadata(name)
-        if self._monotonic() >= self._away_until:
+        if self._monotonic() >= self._offline_until:
             try:
                 return self._network.metadata(name)
             except LinkError:
-                self._away_until = self._monotonic() + AWAY_S
-        return self._carried.metadata(name)
+                self._offline_until = self._monotonic() + AWAY_S
+        return self._cache.metadata(name)
 
     def small(self, url: str, size: int, sha256: str) -> bytes:
-        path = self._carried.blob(sha256)
+        path = self._cache.blob(sha256)
         if path is not None and path.stat().st_size == size and bundle.sha256_of(path) == sha256:
             return path.read_bytes()
         return self._network.small(url, size, sha256)
 
     def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
-        """Bytes that came over the network: none for what was brought."""
-        path = self._carried.blob(file.sha256)
+        """Fetch a file; bytes that came over the network: 0 from the cache."""
+        path = self._cache.blob(file.sha256)
         if path is None or not self._copy(path, self._stage(model), file):
             return self._network.file(url, model, file, stop)
         return 0
 
     def delta(self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]) -> int:
-        if self._carried.blob(file.sha256) is not None:
+        if self._cache.blob(file.sha256) is not None:
             raise AbsentError("need of a delta for", file.name, "the whole file is here")
         return self._network.delta(url, model, file, base, stop)
 
     def _copy(self, path: Path, stage: Path, file: File) -> bool:
-        """Whether what was brought is in the stage now; False when it is damaged."""
+        """Copy a cached file to the stage; False when it is damaged."""
         part = stage / f"{file.sha256}.part"
         with _translated(part):
             stage.mkdir(parents=True, exist_ok=True)

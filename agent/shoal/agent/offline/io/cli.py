@@ -1,4 +1,4 @@
-"""`shoal-agent import` and `export`: what a person with a folder in hand does, in one line each."""
+"""`shoal-agent import` and `export`."""
 
 import datetime
 import getpass
@@ -12,59 +12,59 @@ from shoal.agent.host.io.config import load
 from shoal.agent.host.io.facts import read_facts
 from shoal.agent.host.io.folder import JOURNAL, give
 from shoal.agent.installed.io.journal import read_floors
-from shoal.agent.offline.io.export import ask_agent, hand_over
-from shoal.agent.offline.io.import_ import Station, bring
+from shoal.agent.offline.io.export import export_messages, request_inventory
+from shoal.agent.offline.io.import_ import ImportTarget, import_bundle
 from shoal.errors import SettingError
 from shoal.offline_bundle import UP, Stick
 from shoal.profile import detect
 
 
-def bring_in(folder: Path, source: Path) -> list[str]:
-    """Take in what `source` holds for the agent in `folder`; what to tell the person."""
+def import_folder(folder: Path, source: Path) -> list[str]:
+    """Import the bundle in `source` for the agent in `folder`; lines for the user."""
     device = load(folder).device
-    station = Station(
+    target = ImportTarget(
         folder=folder,
         device=device.name,
         profile=device.profile or detect(read_facts()).name,
         user=os.environ.get("SUDO_USER") or getpass.getuser(),
         now_s=time.time(),
     )
-    found = bring(station, Stick(source))
+    found = import_bundle(target, Stick(source))
     made = datetime.datetime.fromtimestamp(found.made_s, datetime.UTC)
     copied = _size(sum(file.size for file in found.files))
     when = "now" if _is_running(folder) else "at its next start"
     what = f"from {made:%Y-%m-%d %H:%M} UTC: {', '.join(found.releases) or 'no release'}"
     return [
-        f"{what}, {copied} copied; {_count(found.acked, 'message')} arrived at the controller",
-        f"the agent takes it up {when}; {source} is not needed any more; see it with:",
+        f"{what}, {copied} copied; {_count(found.acked, 'message')} acknowledged",
+        f"the agent processes it {when}; {source} is no longer needed; see:",
         f"shoal-agent status --folder {folder}",
     ]
 
 
-def hand_out(folder: Path, target: Path, stopped: Callable[[], bytes]) -> list[str]:
-    """Write into `target` what the agent in `folder` has to say; what to tell the person.
+def export_folder(folder: Path, target: Path, prepare: Callable[[], bytes]) -> list[str]:
+    """Export the messages of the agent in `folder` into `target`; lines for the user.
 
-    stopped   numbers what waits, and says the inventory, where no agent runs
+    prepare   where no agent runs: numbers the outbox; the encoded inventory
     """
     device = load(folder).device.name
     if not target.is_dir():
-        raise SettingError(f"no folder {target}", "is the stick mounted?")
+        raise SettingError(f"no folder {target}", "is the medium mounted?")
     try:
         held = folder_lock.lock(folder)
     except SettingError:
-        inventory = ask_agent(folder, time.monotonic, time.sleep)
+        inventory = request_inventory(folder, time.monotonic, time.sleep)
     else:
         try:
-            inventory = stopped()
+            inventory = prepare()
         finally:
             give(folder, folder.iterdir())
             os.close(held)
     now_s = max(time.time(), read_floors(folder / JOURNAL).time_s)
-    handed = hand_over(folder, device, inventory, Stick(target), now_s)
-    files = f"{_count(handed.parcels, 'file')} of {target / UP / device}"
+    exported = export_messages(folder, device, inventory, Stick(target), now_s)
+    files = f"{_count(exported.files, 'file')} of {target / UP / device}"
     return [
-        f"{_count(handed.letters, 'message')} in {files}",
-        "they stay here too until the controller has them: shoal bundle import FOLDER",
+        f"{_count(exported.messages, 'message')} in {files}",
+        "they stay here until the controller acknowledges them: shoal bundle import FOLDER",
     ]
 
 

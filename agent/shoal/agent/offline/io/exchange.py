@@ -1,8 +1,9 @@
-"""The running agent's side of what people carry: looked after on every tick of its loop.
+"""The running agent's side of offline bundles: processed on every tick of the agent's loop.
 
-A parcel in carried/ is heard as if the broker had said it: its assignment goes through the same
-verification, journal and table, and its acks let messages go from the outbox. It is forgotten
-when the journal has the assignment; wherever the power fails, it is heard again.
+The messages of an imported bundle are processed as if the broker had delivered them: an assignment
+goes through the same verification, journal and table, and acks remove messages from the outbox. The
+sealed message is deleted once the journal has the assignment; after a power cut it is processed
+again.
 """
 
 from collections.abc import Callable
@@ -13,38 +14,38 @@ from shoal import wire
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.folder import DIRECTOR, READY, WANTED, read_trusted
 from shoal.agent.installed.ports import Journal
-from shoal.agent.offline.io.cache import Carried
+from shoal.agent.offline.io.cache import OfflineCache
 from shoal.agent.offline.io.import_ import newest_director
-from shoal.agent.offline.io.seal import open_parcel
+from shoal.agent.offline.io.seal import open_sealed
 from shoal.agent.telemetry.ports import Outbox
 from shoal.durable import write_durable
 from shoal.errors import ShoalError, StorageError
 from shoal.sealed_message import Letter, Parcel
 from shoal.trust import verify_orders
 
-#: Seconds until an assignment that the journal does not have yet is said again.
-AGAIN_S = 5.0
+#: Seconds until an assignment that is not in the journal yet is passed to the agent again.
+RETRY_S = 5.0
 
 
-class Ears(NamedTuple):
-    """How the agent is told, and asked; all on its own loop.
+class Callbacks(NamedTuple):
+    """The agent around the exchange; all on its own loop.
 
-    hear       a message, by kind, as the broker would bring it
-    rooted     the director has a new root
-    fault      something to report
-    settled    whether no update is under way
-    inventory  what is on the device
+    on_message  a message, by kind, as from the broker
+    on_root     a new root of the director
+    fault       reports a fault
+    settled     whether no update is in flight
+    inventory   what is on the device
     """
 
-    hear: Callable[[Letter], None]
-    rooted: Callable[[bytes], None]
+    on_message: Callable[[Letter], None]
+    on_root: Callable[[bytes], None]
     fault: Callable[[Fault], None]
     settled: Callable[[], bool]
     inventory: Callable[[], wire.Inventory]
 
 
-class Exchange:
-    """What was brought, and what is to be carried away, of the agent in `folder`."""
+class OfflineExchange:
+    """Imported bundles and requested exports of the agent in `folder`."""
 
     def __init__(
         self,
@@ -53,59 +54,60 @@ class Exchange:
         *,
         journal: Journal,
         outbox: Outbox,
-        ears: Ears,
+        callbacks: Callbacks,
         clock: Callable[[], float],
     ) -> None:
         self._folder, self._device, self._clock = folder, device, clock
-        self._journal, self._outbox, self._ears = journal, outbox, ears
-        self._carried = Carried(folder)
-        self._said_at = 0.0
+        self._journal, self._outbox, self._callbacks = journal, outbox, callbacks
+        self._cache = OfflineCache(folder)
+        self._passed_at = 0.0
 
-    def turn(self) -> None:
-        """Do what is due; a disk that refuses is asked again the next time."""
+    def tick(self) -> None:
+        """Do what is due; what the disk refuses is retried the next time."""
         try:
-            if self._carried.there:
-                self._take()
+            if self._cache.exists:
+                self._process()
             if (self._folder / WANTED).exists():
-                self._answer()
+                self._prepare_export()
         except (StorageError, OSError) as error:
-            self._ears.fault(Fault("storage", f"what is carried by hand waits: {error}"))
+            self._callbacks.fault(Fault("storage", f"offline import or export waits: {error}"))
 
-    def _take(self) -> None:
-        refused = self._carried.refusal()
-        if refused is not None:
-            self._ears.fault(Fault(refused.cause, refused.detail, refused.severity))
-            self._carried.reported()
-        sealed = self._carried.parcel()
+    def _process(self) -> None:
+        rejected = self._cache.rejection()
+        if rejected is not None:
+            self._callbacks.fault(Fault(rejected.cause, rejected.detail, rejected.severity))
+            self._cache.delete_rejection()
+        sealed = self._cache.message()
         if not sealed:
-            if self._ears.settled():
-                self._carried.clear()
+            if self._callbacks.settled():
+                self._cache.clear()
             return
         try:
-            self._hear(open_parcel(self._folder, sealed, self._device, self._clock()))
+            self._deliver(open_sealed(self._folder, sealed, self._device, self._clock()))
         except StorageError:
             raise
         except ShoalError as error:
-            self._ears.fault(Fault(error.code, f"what was brought is refused: {error}", "warning"))
-            self._carried.taken()
+            detail = f"imported bundle refused: {error}"
+            self._callbacks.fault(Fault(error.code, detail, "warning"))
+            self._cache.delete_message()
 
-    def _hear(self, parcel: Parcel) -> None:
+    def _deliver(self, parcel: Parcel) -> None:
+        """Deliver the assignment until it is in the journal, then the acks; then report."""
         for letter in parcel.letters:
-            if letter.kind == "assignment" and not self._holds(letter, parcel):
+            if letter.kind == "assignment" and not self._journaled(letter, parcel):
                 return
         for letter in parcel.letters:
             if letter.kind == "ack":
-                self._ears.hear(letter)
-        bearer = self._carried.bearer()
-        who = bearer.user if bearer else "somebody"
-        made_s = parcel.made_s
-        facts = {"user": who, "made_s": made_s, "trip": parcel.trip}
-        detail = f"{who} brought a folder: {_what(parcel)}"
-        self._carried.taken()
-        self._ears.fault(Fault("folder-imported", detail, "info", 1, facts))
+                self._callbacks.on_message(letter)
+        record = self._cache.record()
+        user = record.user if record else "unknown user"
+        facts = {"user": user, "made_s": parcel.made_s, "trip": parcel.trip}
+        detail = f"{user} imported a bundle: {_summary(parcel)}"
+        self._cache.delete_message()
+        self._callbacks.fault(Fault("folder-imported", detail, "info", 1, facts))
 
-    def _holds(self, letter: Letter, parcel: Parcel) -> bool:
-        """Whether the journal has this assignment; it is said to the agent if not."""
+    def _journaled(self, letter: Letter, parcel: Parcel) -> bool:
+        """Whether the journal has this assignment; else it is verified and passed to the agent."""
         if self._journal.assignment() == letter.payload:
             return True
         root = self._root(parcel)
@@ -118,26 +120,27 @@ class Exchange:
             floor=self._journal.floors().assignment,
             now_s=self._clock(),
         )
-        if self._clock() >= self._said_at + AGAIN_S:
-            self._said_at = self._clock()
-            self._ears.hear(letter)
+        if self._clock() >= self._passed_at + RETRY_S:
+            self._passed_at = self._clock()
+            self._callbacks.on_message(letter)
         return False
 
     def _root(self, parcel: Parcel) -> bytes:
+        """The director's newest root, saved if the bundle brings a newer one."""
         trusted = read_trusted(self._folder, DIRECTOR)
         newest = newest_director(trusted, parcel.roots)
         if newest != trusted:
             write_durable(self._folder / DIRECTOR, newest)
-            self._ears.rooted(newest)
+            self._callbacks.on_root(newest)
         return newest
 
-    def _answer(self) -> None:
-        """Number what waits and say what is here: another process carries it away."""
+    def _prepare_export(self) -> None:
+        """Number the messages in the outbox and write the inventory, for the exporting process."""
         self._outbox.number_all()
-        write_durable(self._folder / READY, wire.encode(self._ears.inventory()))
+        write_durable(self._folder / READY, wire.encode(self._callbacks.inventory()))
         (self._folder / WANTED).unlink(missing_ok=True)
 
 
-def _what(parcel: Parcel) -> str:
+def _summary(parcel: Parcel) -> str:
     kinds = [letter.kind for letter in parcel.letters]
     return f"{kinds.count('assignment')} assignment, {kinds.count('ack')} acknowledgements"

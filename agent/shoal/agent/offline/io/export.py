@@ -1,7 +1,7 @@
-"""Writing what this device has to say into a folder that is carried to the controller.
+"""Export of this device's messages into an offline bundle, to be imported at the controller.
 
-Nothing leaves the outbox for that: a stick may be lost. It leaves when the controller's next
-folder says that it arrived, or when the broker does.
+Exported messages stay in the outbox, since a bundle may be lost. They leave it when the controller
+acknowledges them, in its next bundle or through the broker.
 """
 
 import secrets
@@ -18,38 +18,40 @@ from shoal.errors import LinkError, MisdirectedError, SettingError
 from shoal.offline_bundle import Stick
 from shoal.sealed_message import Letter, Parcel
 
-_PATIENCE_S, _LOOK_S = 60.0, 0.1
+_TIMEOUT_S, _POLL_S = 60.0, 0.1
 
 
-class Handed(NamedTuple):
-    """What was written: parcels, and messages in them."""
+class Exported(NamedTuple):
+    """Number of files written, and of messages in them."""
 
-    parcels: int
-    letters: int
+    files: int
+    messages: int
 
 
-def ask_agent(
+def request_inventory(
     folder: Path, monotonic: Callable[[], float], sleep: Callable[[float], None]
 ) -> bytes:
-    """Have the running agent number what waits; its inventory, as it goes over the wire.
+    """Have the running agent number its outbox; its inventory, encoded for the wire.
 
-    LinkError when it does not answer.
+    LinkError when it does not respond.
     """
     ready, wanted = folder / READY, folder / WANTED
     ready.unlink(missing_ok=True)
     write_durable(wanted, b"")
-    end = monotonic() + _PATIENCE_S
+    end = monotonic() + _TIMEOUT_S
     while not ready.exists():
         if monotonic() > end:
             wanted.unlink(missing_ok=True)
-            raise LinkError("the agent does not answer", "see its log, or stop it and try again")
-        sleep(_LOOK_S)
+            raise LinkError("the agent does not respond", "see its log, or stop it and try again")
+        sleep(_POLL_S)
     data = ready.read_bytes()
     ready.unlink()
     return data
 
 
-def hand_over(folder: Path, device: str, inventory: bytes, target: Stick, now_s: float) -> Handed:
+def export_messages(
+    folder: Path, device: str, inventory: bytes, target: Stick, now_s: float
+) -> Exported:
     """Write `inventory` and every numbered message into `target`, sealed as this device.
 
     Raises MisdirectedError for a folder of another controller, StorageError when a disk refuses.
@@ -57,9 +59,9 @@ def hand_over(folder: Path, device: str, inventory: bytes, target: Stick, now_s:
     try:
         label = target.label()
         if label.ca != root_fingerprint(folder):
-            raise MisdirectedError("this folder is of another controller than this device's")
+            raise MisdirectedError("this bundle is of another controller than this device's")
     except SettingError:
-        pass  # an empty stick will do
+        pass  # an empty folder
     trip, written, letters = secrets.token_hex(4), 0, 0
     portions = sealed_message.portions(_letters(folder, inventory))
     some: list[Letter] | None = next(portions)
@@ -76,7 +78,7 @@ def hand_over(folder: Path, device: str, inventory: bytes, target: Stick, now_s:
         )
         target.write(f"{offline_bundle.UP}/{device}/{made.name}", seal(folder, made))
         some = following
-    return Handed(written, letters)
+    return Exported(written, letters)
 
 
 def _letters(folder: Path, inventory: bytes) -> Iterator[Letter]:

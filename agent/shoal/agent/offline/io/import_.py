@@ -1,8 +1,8 @@
-"""Taking in a folder that was carried here: verified as a whole, then copied, then handed over.
+"""Import of an offline bundle: verified as a whole, then copied to the cache for the agent.
 
-Nothing of a folder that is stale, foreign, tampered with or cut short is kept. What is believed
-here is verified once more by the agent, against the same roots and floors, when it makes use of
-it; whether the release fits this board is the agent's to say, and to report.
+Nothing is kept of a bundle that is stale, of another controller, tampered with or incomplete. The
+agent verifies the assignment again, against the same roots and floors, when it processes it; it
+also decides, and reports, whether the release fits this device.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from shoal.agent.host.io.folder import DIRECTOR, JOURNAL, METADATA, MODELS, ROOT
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.io.journal import read_floors
 from shoal.agent.installed.io.slots import DiskSlots
-from shoal.agent.offline.io.cache import Bearer, Carried, Refusal
-from shoal.agent.offline.io.seal import open_parcel, root_fingerprint
+from shoal.agent.offline.io.cache import ImportRecord, OfflineCache, Rejection
+from shoal.agent.offline.io.seal import open_sealed, root_fingerprint
 from shoal.errors import (
     AbsentError,
     BundleError,
@@ -42,17 +42,17 @@ from shoal.trust import (
     verify_orders,
 )
 
-#: Bytes of metadata, all together: it is in memory while it is looked at. Files of it.
+#: Total bytes of metadata, which is verified in memory; files of it.
 _METADATA_LIMIT, _MOST_FILES = 16 << 20, 500
-#: What a controller publishes (TUF, consistent snapshots); what else lies there is passed over.
+#: Names that a controller publishes (TUF, consistent snapshots); other files are ignored.
 _METADATA_NAME = re.compile(
     r"timestamp\.json|[0-9]{1,10}\.(root|snapshot|targets|(release|candidate)-[a-z0-9-]{1,63})\.json"
 )
 _AGAIN = "export it again: shoal bundle export"
 
 
-class Station(NamedTuple):
-    """Whom a folder is for. now_s: Unix seconds of this machine; user: who carries it."""
+class ImportTarget(NamedTuple):
+    """The device that imports. now_s: Unix seconds of this machine; user: who runs the import."""
 
     folder: Path
     device: str
@@ -61,11 +61,11 @@ class Station(NamedTuple):
     now_s: float
 
 
-class Found(NamedTuple):
-    """A folder that is believed.
+class VerifiedBundle(NamedTuple):
+    """A verified offline bundle.
 
-    acked   messages that it says have arrived
-    files   that this device needs of it
+    acked   messages that it acknowledges
+    files   that this device needs from it
     """
 
     sealed: bytes
@@ -76,76 +76,76 @@ class Found(NamedTuple):
     metadata: dict[str, bytes]
 
 
-def bring(station: Station, source: Stick) -> Found:
-    """Verify `source` and copy what this device needs of it into the agent's folder.
+def import_bundle(target: ImportTarget, source: Stick) -> VerifiedBundle:
+    """Verify an offline bundle and copy the files that this device needs into the agent's folder.
 
-    Raises SettingError for no folder of Shoal's, MisdirectedError for another device's or
-    controller's, StaleError, UntrustedError, BundleError for what was tampered with or is not
-    whole, ConflictError while another import runs, StorageError when a disk refuses. Nothing of
-    it is used then; a folder that was not to be trusted is reported to the controller.
+    Raises SettingError for a folder that is no bundle, MisdirectedError for another device's or
+    controller's, StaleError, UntrustedError, BundleError for a tampered or incomplete one,
+    ConflictError while another import runs, StorageError when a disk refuses. Nothing of it is
+    used then; an untrusted or damaged bundle is reported to the controller.
     """
-    carried = Carried(station.folder)
-    with carried.bringing():
+    cache = OfflineCache(target.folder)
+    with cache.lock():
         try:
-            found = _believe(station, source)
-            _copy(station, source, carried, found)
+            found = _verify(target, source)
+            _copy(target, source, cache, found)
         except StaleError as error:
-            raise StaleError(f"this folder is too old: {error.message}", _AGAIN) from error
+            raise StaleError(f"this bundle is too old: {error.message}", _AGAIN) from error
         except TrustError as error:
-            detail = f"{station.user} brought a folder that was refused: {error}"
-            carried.refuse(Refusal(cause=error.code, detail=detail, severity="critical"))
+            detail = f"{target.user} imported a bundle that was refused: {error}"
+            cache.reject(Rejection(cause=error.code, detail=detail, severity="critical"))
             raise type(error)(error.message, error.hint or _AGAIN) from error
         except BundleError as error:
-            detail = f"{station.user} brought a folder that is damaged: {error}"
-            carried.refuse(Refusal(cause="folder-damaged", detail=detail, severity="warning"))
+            detail = f"{target.user} imported a bundle that is damaged: {error}"
+            cache.reject(Rejection(cause="folder-damaged", detail=detail, severity="warning"))
             raise
     return found
 
 
-def _believe(station: Station, source: Stick) -> Found:
+def _verify(target: ImportTarget, source: Stick) -> VerifiedBundle:
     label = source.label()
-    if label.ca != root_fingerprint(station.folder):
-        raise MisdirectedError("this folder is of another controller than this device's")
-    floors = read_floors(station.folder / JOURNAL)
-    now = max(station.now_s, floors.time_s)
+    if label.ca != root_fingerprint(target.folder):
+        raise MisdirectedError("this bundle is of another controller than this device's")
+    floors = read_floors(target.folder / JOURNAL)
+    now = max(target.now_s, floors.time_s)
     try:
-        sealed = source.read(f"{offline_bundle.DOWN}/{station.device}.parcel", sealed_message.LIMIT)
+        sealed = source.read(f"{offline_bundle.DOWN}/{target.device}.parcel", sealed_message.LIMIT)
     except AbsentError as error:
-        whose = ", ".join(label.devices[:10]) or "nobody"
-        raise MisdirectedError(f"this folder is for {whose}, not {station.device}") from error
-    found = open_parcel(station.folder, sealed, station.device, now)
-    told = [wire.decode_down(letter.kind, letter.payload) for letter in found.letters]
-    orders = _orders(station, found, told, floors, now)
+        devices = ", ".join(label.devices[:10]) or "no device"
+        raise MisdirectedError(f"this bundle is for {devices}, not {target.device}") from error
+    found = open_sealed(target.folder, sealed, target.device, now)
+    received = [wire.decode_down(letter.kind, letter.payload) for letter in found.letters]
+    orders = _orders(target, found, received, floors, now)
     metadata = _metadata(source)
-    _check_images(station.folder, orders, metadata, floors, now)
-    return Found(
+    _check_images(target.folder, orders, metadata, floors, now)
+    return VerifiedBundle(
         sealed=sealed,
         made_s=found.made_s,
         releases=[order.release for order in orders],
-        acked=sum(len(m.seqs) for m in told if isinstance(m, wire.Ack)),
-        files=[file for order in orders for file in _files(station, source, order)],
+        acked=sum(len(m.seqs) for m in received if isinstance(m, wire.Ack)),
+        files=[file for order in orders for file in _files(target, source, order)],
         metadata=metadata,
     )
 
 
 def _orders(
-    station: Station,
+    target: ImportTarget,
     found: sealed_message.Parcel,
-    told: Sequence[wire.Message],
+    received: Sequence[wire.Message],
     floors: Floors,
     now: float,
 ) -> list[Order]:
-    """Of the assignment in it: the same verification that the agent does."""
-    root = newest_director(read_trusted(station.folder, DIRECTOR), found.roots)
+    """Orders of the assignment in it, verified as the agent does."""
+    root = newest_director(read_trusted(target.folder, DIRECTOR), found.roots)
     read: list[Orders] = [
         verify_orders(
             message.signed,
             director_root=root,
-            device=station.device,
+            device=target.device,
             floor=floors.assignment,
             now_s=now,
         )
-        for message in told
+        for message in received
         if isinstance(message, wire.Assignment)
     ]
     return read[-1].orders if read else []
@@ -158,7 +158,7 @@ def newest_director(trusted: bytes, roots: Sequence[bytes]) -> bytes:
 
 
 def _metadata(source: Stick) -> dict[str, bytes]:
-    """File name -> its bytes; BundleError before more is read than this device has room for."""
+    """Metadata files by name; BundleError above the limits of number and size."""
     found = [name.rpartition("/")[2] for name in source.names(offline_bundle.METADATA, ".json")]
     names = [name for name in found if _METADATA_NAME.fullmatch(name)]
     if len(names) > _MOST_FILES:
@@ -173,7 +173,7 @@ def _metadata(source: Stick) -> dict[str, bytes]:
 def _check_images(
     folder: Path, orders: Sequence[Order], metadata: dict[str, bytes], floors: Floors, now: float
 ) -> None:
-    """TUF's own verification, on a copy of the agent's cache: nothing is learnt by looking."""
+    """TUF verification on a copy of the agent's metadata cache, which stays as it is."""
 
     def fetch(name: str) -> bytes:
         try:
@@ -183,10 +183,10 @@ def _check_images(
 
     scratch = Path(tempfile.mkdtemp(prefix="shoal-"))
     try:
-        cache = scratch / METADATA
+        copied = scratch / METADATA
         with contextlib.suppress(FileNotFoundError):
-            shutil.copytree(folder / METADATA, cache)
-        images = ImageRepository(cache, read_trusted(folder, ROOT), fetch)
+            shutil.copytree(folder / METADATA, copied)
+        images = ImageRepository(copied, read_trusted(folder, ROOT), fetch)
         images.refresh(now, floors.metadata)
         for order in orders:
             images.check(order)
@@ -198,21 +198,21 @@ def _check_images(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _files(station: Station, source: Stick, order: Order) -> list[File]:
-    """The manifest, and what it names for this profile; none where it does not serve it."""
+def _files(target: ImportTarget, source: Stick, order: Order) -> list[File]:
+    """The manifest, and the files for this profile that the device lacks."""
     name = f"{offline_bundle.BLOBS}/{order.sha256}"
     if not source.holds(name, order.length, order.sha256):
         raise BundleError(f"{name} is missing, or not what was signed", _AGAIN)
     own = File(name=bundle.MANIFEST, size=order.length, sha256=order.sha256)
     manifest = parse_manifest(source.read(name, order.length))
     try:
-        files = manifest.files_for(station.profile)
+        files = manifest.files_for(target.profile)
     except BundleError:
-        return [own]  # the agent says why, and tells the controller
-    return [own, *(file for file in files if not _is_here(station.folder, order.model, file))]
+        return [own]  # it does not fit this profile: the agent reports why
+    return [own, *(file for file in files if not _is_installed(target.folder, order.model, file))]
 
 
-def _is_here(folder: Path, model: str, file: File) -> bool:
+def _is_installed(folder: Path, model: str, file: File) -> bool:
     path = DiskSlots(folder / MODELS).held(model).get(file.sha256)
     if path is None:
         return False
@@ -223,20 +223,20 @@ def _is_here(folder: Path, model: str, file: File) -> bool:
     return True
 
 
-def _copy(station: Station, source: Stick, carried: Carried, found: Found) -> None:
+def _copy(target: ImportTarget, source: Stick, cache: OfflineCache, found: VerifiedBundle) -> None:
     need = 2 * sum([*(file.size for file in found.files), *map(len, found.metadata.values())])
-    free = shutil.disk_usage(station.folder).free
+    free = shutil.disk_usage(target.folder).free
     if need + RESERVE > free:
         raise StorageError(
             f"{need / 2**20:.0f} MB needed, {free / 2**20:.0f} MB free", "make room on this disk"
         )
-    carried.begin()
+    cache.begin()
     for file in found.files:
         name = f"{offline_bundle.BLOBS}/{file.sha256}"
         try:
-            carried.keep_blob(file.sha256, source.pieces(name, file.size))
+            cache.add_blob(file.sha256, source.pieces(name, file.size))
         except BundleError as error:
             raise BundleError(f"{file.name}: {error.message}", _AGAIN) from error
-    carried.keep_metadata(found.metadata)
-    bearer = Bearer(user=station.user, made_s=found.made_s, brought_s=station.now_s)
-    carried.complete(found.sealed, bearer)
+    cache.replace_metadata(found.metadata)
+    record = ImportRecord(user=target.user, made_s=found.made_s, brought_s=target.now_s)
+    cache.commit(found.sealed, record)

@@ -1,4 +1,4 @@
-"""Sealing parcels as this device, and opening those that the controller has sealed."""
+"""Sealed messages: sealed with this device's key, opened when the controller sealed them."""
 
 import datetime
 from pathlib import Path
@@ -36,18 +36,18 @@ def seal(folder: Path, made: Parcel) -> bytes:
 _ECDSA = ec.ECDSA(hashes.SHA256())
 
 
-def open_parcel(folder: Path, data: bytes, device: str, now_s: float) -> Parcel:
-    """What the controller tells `device`.
+def open_sealed(folder: Path, data: bytes, device: str, now_s: float) -> Parcel:
+    """Verify and read a sealed message from the controller to `device`.
 
-    Raises BundleError for what is no whole parcel, UntrustedError for one that this device's
-    controller did not seal, StaleError for one sealed with an expired certificate, MisdirectedError
-    for another device's.
+    Raises BundleError for an incomplete one, UntrustedError for one that this device's controller
+    did not seal, StaleError for one sealed with an expired certificate, MisdirectedError for
+    another device's.
     """
     sealed = sealed_message.unseal(data)
     _check_controller(sealed, x509.load_pem_x509_certificates(read_trusted(folder, CA)), now_s)
     found = sealed_message.read(sealed.body)
     if found.device != device:
-        what = f"this parcel is for {found.device!r:.80}, this is {device!r}"
+        what = f"this sealed message is for {found.device!r:.80}, this is {device!r}"
         raise MisdirectedError(what, _AGAIN)
     return found
 
@@ -65,11 +65,13 @@ def _check_controller(sealed: Sealed, known: list[x509.Certificate], now_s: floa
         names = [n.value for n in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         public = leaf.public_key()
         if names != [_CONTROLLER] or not isinstance(public, ec.EllipticCurvePublicKey):
-            raise UntrustedError("this parcel was not sealed by a controller", _AGAIN)
+            raise UntrustedError("this message was not sealed by a controller", _AGAIN)
         if not is_issued_by(leaf, known):
-            raise UntrustedError("this parcel is of another controller than this device's", _AGAIN)
+            raise UntrustedError(
+                "this message was sealed by another controller than this device's", _AGAIN
+            )
         public.verify(sealed.signature, sealed_message.signed_bytes(DOWN, sealed.body), _ECDSA)
     except (ValueError, InvalidSignature) as error:
-        raise UntrustedError("this parcel's seal is broken", _AGAIN) from error
+        raise UntrustedError("the seal of this message is broken", _AGAIN) from error
     if leaf.not_valid_after_utc <= datetime.datetime.fromtimestamp(now_s, datetime.UTC):
-        raise StaleError("this parcel's seal has expired", _AGAIN)
+        raise StaleError("the seal of this message has expired", _AGAIN)
