@@ -3,6 +3,7 @@
 import http.client
 import http.server
 import json
+import math
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.record import Record, Slot, State
 from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import AbsentError
+from shoal.profile import FURTHER
 
 #: Seconds that a start may take; a soak runs for long, beside whatever else the machine does.
 PATIENCE_S = 600.0 if os.environ.get("SHOAL_SOAK") else 60.0
@@ -103,6 +105,7 @@ class Process:
             [sys.executable, "-m", "shoal.agent", "run", "--folder", str(folder)],
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | {FURTHER: str(Path(__file__).parent / "firmware_profiles")},
         )
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -144,12 +147,16 @@ class Artifacts:
 
     fetch   metadata's name -> bytes; blobs by sha256
     sent    bytes of blobs
-    asked   sha256 -> bytes of it that were asked for
+    asked   sha256 -> bytes of it that were sent
+    held    sha256 -> bytes of it that are sent before the next request waits for `resume`
+    resume  set: nothing is held back any more
     """
 
     def __init__(self, fetch: Callable[[str], bytes] | None = None) -> None:
         self.fetch, self.blobs, self.sent = fetch, dict[str, bytes](), 0
         self.asked: dict[str, int] = {}
+        self.held: dict[str, int] = {}
+        self.resume = threading.Event()
         outer = self
 
         class Answer(http.server.BaseHTTPRequestHandler):
@@ -190,6 +197,8 @@ class Artifacts:
         wanted = request.headers.get("Range", "")
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         start, end = int(first or 0), int(last) + 1 if last else len(data)
+        if self.asked.get(name, 0) >= self.held.get(name, math.inf):
+            self.resume.wait(PATIENCE_S)
         request.send_response(206 if wanted else 200)
         request.send_header("Content-Length", str(end - start))
         if wanted:

@@ -1,6 +1,7 @@
 """Firmware profiles: what each class of board can carry, read from firmware_profiles/*.toml."""
 
 import functools
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from shoal.validation_errors import unfit
 _INSTALLED = Path(__file__).parent / "firmware_profiles"
 _CHECKOUT = Path(__file__).parents[2] / "firmware_profiles"
 _NOT_PROFILES = frozenset({"defaults", "variants"})
+#: Names a folder of further profiles; one with the name of a built-in profile replaces it.
+FURTHER = "SHOAL_FIRMWARE_PROFILES"
 GENERIC = "generic"
 
 
@@ -116,9 +119,14 @@ def folder() -> Path:
 def load_profiles() -> dict[str, Profile]:
     """Every profile by name; SettingError names the file that cannot be read."""
     defaults = _toml(folder() / "defaults.toml")
+    further = Path(os.environ[FURTHER]) if os.environ.get(FURTHER) else None
+    if further is not None and not further.is_dir():
+        raise SettingError(f"{FURTHER}: there is no folder {further}")
     profiles = {}
-    for path in sorted(folder().glob("*.toml")):
-        if path.stem not in _NOT_PROFILES:
+    for where in filter(None, (folder(), further)):
+        for path in sorted(where.glob("*.toml")):
+            if path.stem in _NOT_PROFILES:
+                continue
             merged = _merge(defaults, _toml(path) | {"name": path.stem})
             profiles[path.stem] = _convert(merged, Profile, path)
     return profiles
