@@ -17,9 +17,9 @@ from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY
 from shoal.agent.identity.io.enrol import key_pem
 from shoal.agent.offline.io.seal import open_sealed
 from shoal.controller.access import audit
+from shoal.controller.fleet import ledger
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.ingest.ingest import ingest
-from shoal.controller.monitoring import queries
 from shoal.errors import MisdirectedError, UntrustedError
 from shoal.sealed_message import DOWN, UP, Letter, Parcel
 
@@ -63,7 +63,7 @@ def send(world: World, data: bytes, role: str = "operator") -> Any:
 
 
 def received(world: World) -> int:
-    return sum(one.received for one in queries.ledger(world.ctx, "press-4"))
+    return sum(one.received for one in ledger.ledgers(world.ctx, "press-4"))
 
 
 def test_a_parcel_counts_once_however_often_and_whichever_way_its_messages_come(
@@ -76,8 +76,8 @@ def test_a_parcel_counts_once_however_often_and_whichever_way_its_messages_come(
     assert (answer.json["letters"], answer.json["fresh"]) == (3, 2)
     assert send(world, data).json["fresh"] == 0
     ingest(world.ctx, [(topic, fault(n).payload) for n in (2, 3, 4)])
-    (ledger,) = queries.ledger(world.ctx, "press-4")
-    assert (ledger.received, ledger.highest, ledger.missing) == (4, 4, 0)
+    (one,) = ledger.ledgers(world.ctx, "press-4")
+    assert (one.received, one.highest, one.missing) == (4, 4, 0)
     entries = world.get("/api/v1/audit").json["items"]
     carried = [e for e in entries if e["verb"] == "folder.import"]
     assert [(e["actor"], e["subject"]) for e in carried] == [("operator", "press-4")] * 2
@@ -88,7 +88,7 @@ def test_a_device_speaks_for_nobody_else(world: World, member: Member) -> None:
     other = Member(world, "press-5")
     assert is_problem(send(world, sealed(other, fault(1), device="press-4")), 403, "denied")
     assert send(world, sealed(other, fault(1))).json["fresh"] == 0
-    assert queries.ledger(world.ctx, "press-4") == []
+    assert ledger.ledgers(world.ctx, "press-4") == []
     said = world.get("/api/v1/devices/press-5").json["error"]
     assert "event of 'press-4' on the topic of press-5" in said
 

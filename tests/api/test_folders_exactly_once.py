@@ -15,9 +15,8 @@ from api.world import World
 from repositories import NOW
 from shoal import sealed_message, topics, wire
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.controller.fleet import devices
+from shoal.controller.fleet import devices, ledger
 from shoal.controller.ingest.ingest import ingest
-from shoal.controller.monitoring import queries
 from shoal.controller.offline import folders
 from shoal.sealed_message import Letter
 
@@ -98,7 +97,7 @@ class Way:
         told = [e.detail for e in devices.timeline(self.world.ctx, self.member.name, limit=500)]
         numbers = sorted(int(text[7:]) for text in told if text.startswith("number "))
         assert numbers == list(range(1, self.said + 1))
-        assert all(one.missing == 0 for one in queries.ledger(self.world.ctx, self.member.name))
+        assert all(one.missing == 0 for one in ledger.ledgers(self.world.ctx, self.member.name))
         self.outbox.close()
 
 

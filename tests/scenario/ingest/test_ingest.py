@@ -11,10 +11,10 @@ from fleet import FEATURES, MODEL, Fleet
 from shoal import topics, wire
 from shoal.controller.alerts import alerts
 from shoal.controller.engine import forget
-from shoal.controller.fleet import duplicate_devices, enrolment
+from shoal.controller.fleet import duplicate_devices, enrolment, ledger
 from shoal.controller.fleet.duplicate_devices import ReturnCounter
 from shoal.controller.ingest.ingest import ingest
-from shoal.controller.monitoring import queries, window_validation
+from shoal.controller.monitoring import window_validation
 from shoal.controller.store import tables
 from shoal.errors import StorageError
 from shoal.sketch import Sketch
@@ -85,13 +85,13 @@ def test_what_comes_twice_or_in_another_order_is_kept_once_and_acked_each_time(f
     assert acked(ingest(fleet.ctx, shuffled)) == list(range(1, 9))
     assert acked(ingest(fleet.ctx, batch[:2])) == [1, 2]
     assert len(fleet.rows_of(tables.window)) == 8
-    [book] = queries.ledger(fleet.ctx, "cam-1")
+    [book] = ledger.ledgers(fleet.ctx, "cam-1")
     assert (book.received, book.missing, book.rows) == (8, 0, 400)
 
 
 def test_a_hole_in_the_numbers_is_told(fleet):
     ingest(fleet.ctx, [sent(report(fleet, 1)), sent(report(fleet, 4))])
-    [book] = queries.ledger(fleet.ctx, "cam-1")
+    [book] = ledger.ledgers(fleet.ctx, "cam-1")
     assert (book.received, book.highest, book.missing) == (2, 4, 2)
 
 
@@ -151,7 +151,7 @@ def test_what_can_never_be_taken_is_acked_away_and_noted_on_the_device(fleet, ki
     assert (fault.kind, fault.seq) == ("fault", 7)
     assert fault.cause in {"sketch-mismatch", "not-found", "unreadable-message"}
     assert device(fleet).error.startswith("a message was refused")
-    [book] = queries.ledger(fleet.ctx, "cam-1")
+    [book] = ledger.ledgers(fleet.ctx, "cam-1")
     assert book.received == 1
 
 
@@ -319,13 +319,13 @@ def test_a_device_may_step_back_to_stable_and_not_promote_itself(fleet):
 
 def test_a_number_that_no_outbox_gives_is_no_hole_of_quadrillions(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 3, 2**53)])
-    [book] = queries.ledger(fleet.ctx, "cam-1")
+    [book] = ledger.ledgers(fleet.ctx, "cam-1")
     assert (book.received, book.highest, book.missing, book.jumps) == (3, 2**53, 1, 1)
 
 
 def test_a_boot_that_begins_high_up_lacks_nothing_that_can_be_counted(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (2**53 - 1, 2**53)])
-    [book] = queries.ledger(fleet.ctx, "cam-1")
+    [book] = ledger.ledgers(fleet.ctx, "cam-1")
     assert (book.received, book.missing, book.jumps) == (2, 0, 1)
 
 
@@ -335,7 +335,7 @@ def test_what_was_dropped_for_its_age_is_not_missing(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (4, 6)])
     fleet.clock.now += 120.0
     forget(fleet.ctx)
-    [book] = queries.ledger(fleet.ctx, "cam-1")
+    [book] = ledger.ledgers(fleet.ctx, "cam-1")
     assert (book.received, book.highest, book.missing) == (2, 6, 1)
 
 

@@ -8,7 +8,8 @@ from fakes import memory_folder
 from fleet import MODEL, Fleet
 from shoal.controller.alerts import alerts
 from shoal.controller.data import datasets
-from shoal.controller.monitoring import queries
+from shoal.controller.fleet import ledger
+from shoal.controller.monitoring import drift_history, performance
 from shoal.controller.operations import operations
 from shoal.controller.releases import models
 from shoal.controller.store import tables
@@ -66,14 +67,14 @@ def test_drift_is_found_at_one_site_and_only_there(fleet):
     foul(fleet, "south")
     fleet.run(120, drifted(fleet))
     fleet.run(60)
-    subjects = {(f.scope, f.subject) for f in queries.list_findings(fleet.ctx)}
+    subjects = {(f.scope, f.subject) for f in drift_history.list_findings(fleet.ctx)}
     assert ("site", "south") in subjects
     assert subjects <= {("site", "south"), ("device", "cam-3"), ("device", "cam-4")}
     [alert] = alerts.list_alerts(fleet.ctx)
     assert (alert.site, alert.model, alert.release) == ("south", MODEL, f"{MODEL}@1")
     assert alert.features[0] == "contrast"
     assert "edge" not in alert.features
-    assert alert.findings == len(queries.list_findings(fleet.ctx))
+    assert alert.findings == len(drift_history.list_findings(fleet.ctx))
     assert f"shoal model train {MODEL}" in alert.next_step
 
 
@@ -81,7 +82,7 @@ def test_lasting_drift_is_one_finding_per_subject_and_feature_not_one_per_window
     baseline(fleet)
     foul(fleet, "south", contrast=2.0)
     fleet.run(300)
-    found = [f for f in queries.list_findings(fleet.ctx) if f.feature == "contrast"]
+    found = [f for f in drift_history.list_findings(fleet.ctx) if f.feature == "contrast"]
     assert len(found) == len({(f.scope, f.subject) for f in found}) == 3
 
 
@@ -146,7 +147,7 @@ def test_a_device_whose_clock_is_wrong_is_watched_by_itself_and_not_with_its_sit
     fleet.run(120)
     windows = [w for w in fleet.rows_of(tables.window) if w.device == "cam-3"]
     assert any(not w.health["clock_synced"] for w in windows)
-    found = {(f.scope, f.subject) for f in queries.list_findings(fleet.ctx)}
+    found = {(f.scope, f.subject) for f in drift_history.list_findings(fleet.ctx)}
     assert found == {("device", "cam-3")}
 
 
@@ -155,36 +156,39 @@ def test_one_camera_that_falls_silent_is_no_drift_of_its_site(fleet):
     baseline(fleet)
     fleet.stations["cam-4"].crash()
     fleet.run(300)
-    assert [f for f in queries.list_findings(fleet.ctx) if f.scope == "site"] == []
+    assert [f for f in drift_history.list_findings(fleet.ctx) if f.scope == "site"] == []
     at = max(p.at for p in fleet.rows_of(tables.drift_point) if p.subject == "south")
     assert at > fleet.clock() - 60
 
 
 def test_the_heatmap_and_the_histograms_tell_the_same_story(fleet):
     fleet.run(60)
-    early = queries.drift_map(fleet.ctx, MODEL, "site", "south")
+    early = drift_history.drift_map(fleet.ctx, MODEL, "site", "south")
     assert not early.ready
     assert 0 < early.baseline_windows < early.baseline_needed == 12
     baseline(fleet)
     foul(fleet, "south", contrast=1.5)
     fleet.run(120)
-    assert queries.drift_subjects(fleet.ctx, MODEL)[:2] == [("site", "north"), ("site", "south")]
-    shown = queries.drift_map(fleet.ctx, MODEL, "site", "south")
+    assert drift_history.drift_subjects(fleet.ctx, MODEL)[:2] == [
+        ("site", "north"),
+        ("site", "south"),
+    ]
+    shown = drift_history.drift_map(fleet.ctx, MODEL, "site", "south")
     assert shown.ready
     assert shown.features == ["contrast", "blur", "edge", "score", "prediction"]
     hot = {cell.feature for cell in shown.cells if cell.alarmed}
     assert "contrast" in hot
     assert "blur" not in hot
-    one = queries.histograms(fleet.ctx, MODEL, "site", "south", "contrast")
+    one = drift_history.histograms(fleet.ctx, MODEL, "site", "south", "contrast")
     for shares in (one.training, one.baseline, one.current):
         assert len(shares) == len(one.edges) + 2
         assert sum(shares) == pytest.approx(1)
     assert one.psi > 0.25
     assert one.hellinger > 0.3
     with pytest.raises(AbsentError, match="colour"):
-        queries.histograms(fleet.ctx, MODEL, "site", "south", "colour")
+        drift_history.histograms(fleet.ctx, MODEL, "site", "south", "colour")
     with pytest.raises(AbsentError):
-        queries.drift_map(fleet.ctx, MODEL, "site", "moon")
+        drift_history.drift_map(fleet.ctx, MODEL, "site", "moon")
 
 
 def test_accuracy_before_and_after_comes_from_the_labels(fleet):
@@ -193,20 +197,20 @@ def test_accuracy_before_and_after_comes_from_the_labels(fleet):
     for name in ("cam-3", "cam-4"):
         fleet.stations[name].spread[:] = 0.1
     fleet.run(60)
-    north, south = queries.performance(fleet.ctx, model=MODEL, since=since)
+    north, south = performance.performance(fleet.ctx, model=MODEL, since=since)
     assert (north.subject, south.subject) == ("north", "south")
     assert north.accuracy == 1.0
     assert north.rows == north.labelled > 1_000
-    [one] = queries.performance(fleet.ctx, model=MODEL, device="cam-3", since=since)
+    [one] = performance.performance(fleet.ctx, model=MODEL, device="cam-3", since=since)
     assert (one.scope, one.subject) == ("device", "cam-3")
-    assert queries.performance(fleet.ctx, model=MODEL, site="moon") == []
+    assert performance.performance(fleet.ctx, model=MODEL, site="moon") == []
 
 
 def test_fleet_health_counts_what_is_there(fleet):
     fleet.run(60)
     fleet.stations["cam-4"].crash()
     fleet.run(5)
-    health = queries.fleet_health(fleet.ctx)
+    health = performance.fleet_health(fleet.ctx)
     assert (health.devices, health.online) == (4, 3)
     assert health.releases == {f"{MODEL}@1": 4}
     assert health.rows_per_s == pytest.approx(120, rel=0.3)
@@ -221,13 +225,13 @@ def test_the_ledger_misses_nothing_after_crashes_of_both_sides(fleet):
         fleet.run(40)
     fleet.run(60)
     for name in SITES:
-        [book] = queries.ledger(fleet.ctx, name)
+        [book] = ledger.ledgers(fleet.ctx, name)
         assert book.missing == 0
         assert book.windows >= 10
         rows = [w.rows for w in fleet.rows_of(tables.window) if w.device == name]
         assert book.rows == sum(rows)
     with pytest.raises(AbsentError):
-        queries.ledger(fleet.ctx, "nobody")
+        ledger.ledgers(fleet.ctx, "nobody")
 
 
 def test_monitoring_goes_on_where_it_stopped_and_looks_at_nothing_twice(fleet):

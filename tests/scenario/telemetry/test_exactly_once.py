@@ -28,8 +28,9 @@ from shoal import wire
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.reporter import Identity, Voice
+from shoal.controller.fleet import ledger
 from shoal.controller.ingest.ingest import ingest
-from shoal.controller.monitoring import queries, window_validation
+from shoal.controller.monitoring import window_validation
 from shoal.controller.store import tables
 from shoal.errors import LinkError
 from shoal.profile import load_profiles
@@ -199,7 +200,7 @@ class Journey(RuleBasedStateMachine):
         found = self.stored()
         assert sum(row.labelled for row in found) == self.made * (self.made + 1) // 2
         assert sum(row.merged for row in found) == self.made
-        assert sum(book.missing for book in queries.ledger(self.fleet.ctx, self.name)) == 0
+        assert sum(book.missing for book in ledger.ledgers(self.fleet.ctx, self.name)) == 0
 
 
 @pytest.fixture

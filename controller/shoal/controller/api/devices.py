@@ -5,9 +5,8 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
-from shoal.controller.fleet import devices, enrolment, join_tokens, renewal
+from shoal.controller.fleet import devices, enrolment, join_tokens, ledger, renewal
 from shoal.controller.fleet.ledger import Ledger
-from shoal.controller.monitoring import queries
 from shoal.controller.store.records import Device, DeviceEvent, JoinToken, Window
 from shoal.enrolment import (
     LIMIT,
@@ -156,7 +155,7 @@ def list_windows(call: Call, device: str, query: WindowQuery) -> Listing[Window]
 def get_ledger(call: Call, device: str) -> Listing[Ledger]:
     """What arrived of a device's outbox, by boot: whether anything is missing."""
     devices.get_device(call.ctx, device)
-    return all_of(queries.ledger(call.ctx, device))
+    return all_of(ledger.ledgers(call.ctx, device))
 
 
 @route("POST", "/api/v1/devices/<device>/decommission", role="operator", tag=TAG)

@@ -6,7 +6,7 @@ import msgspec
 
 from shoal.controller.alerts import alerts
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
-from shoal.controller.monitoring import queries
+from shoal.controller.monitoring import drift_history, performance
 from shoal.controller.monitoring.drift_records import DriftMap, Histograms
 from shoal.controller.store.records import Alert, Finding, FleetHealth, Performance  # fmt: skip
 
@@ -82,33 +82,35 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 @route("GET", "/api/v1/fleet", role="viewer", tag=TAG)
 def get_fleet(call: Call) -> FleetHealth:
     """How the fleet is as a whole."""
-    return queries.fleet_health(call.ctx)
+    return performance.fleet_health(call.ctx)
 
 
 @route("GET", "/api/v1/drift", role="viewer", tag=TAG)
 def get_drift(call: Call, query: DriftQuery) -> DriftMap:
     """Drift of one subject: feature by time."""
-    return queries.drift_map(call.ctx, query.model, query.scope, query.subject, query.since)
+    return drift_history.drift_map(call.ctx, query.model, query.scope, query.subject, query.since)
 
 
 @route("GET", "/api/v1/drift/subjects", role="viewer", tag=TAG)
 def list_drift_subjects(call: Call, query: ModelQuery) -> Listing[Subject]:
     """Devices and sites whose drift is watched for a model."""
-    found = queries.drift_subjects(call.ctx, query.model)
+    found = drift_history.drift_subjects(call.ctx, query.model)
     return all_of([Subject(scope=scope, subject=subject) for scope, subject in found])
 
 
 @route("GET", "/api/v1/drift/histogram", role="viewer", tag=TAG)
 def get_histogram(call: Call, query: HistogramQuery) -> Histograms:
     """Training, baseline and current distribution of one feature."""
-    return queries.histograms(call.ctx, query.model, query.scope, query.subject, query.feature)
+    return drift_history.histograms(
+        call.ctx, query.model, query.scope, query.subject, query.feature
+    )
 
 
 @route("GET", "/api/v1/findings", role="viewer", tag=TAG)
 def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
     """Drift decisions, newest first."""
     return all_of(
-        queries.list_findings(
+        drift_history.list_findings(
             call.ctx, model=query.model, scope=query.scope, subject=query.subject,
             since=query.since, limit=query.limit,
         )
@@ -119,7 +121,7 @@ def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
 def get_performance(call: Call, query: PerformanceQuery) -> Listing[Performance]:
     """Accuracy from joined labels, and latency, over a span of time."""
     return all_of(
-        queries.performance(
+        performance.performance(
             call.ctx, model=query.model, site=query.site, device=query.device,
             release=query.release, since=query.since, until=query.until,
         )

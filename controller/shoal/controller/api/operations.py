@@ -8,7 +8,7 @@ import msgspec
 from shoal.controller.access import audit
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.api.traffic import fleet_text
-from shoal.controller.monitoring import queries
+from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
 from shoal.controller.store import changes
 from shoal.controller.store.records import AuditEntry, Operation
@@ -97,7 +97,7 @@ def get_ca(call: Call) -> str:
 @route("GET", "/metrics", role="", tag=TAG, media=METRICS)
 def get_metrics(call: Call) -> str:
     """Numbers for Prometheus: the fleet's health and this process's requests."""
-    health = queries.fleet_health(call.ctx)
+    health = performance.fleet_health(call.ctx)
     return fleet_text(health) + call.house.traffic.text()
 
 

@@ -19,7 +19,13 @@ from sqlalchemy import Connection, Row, func, select, update
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring import drift, findings, histograms, window_validation
 from shoal.controller.monitoring.drift import I64, Baseline, Counts
-from shoal.controller.monitoring.findings import BaselineFit, DriftTest, Subject, rows_of
+from shoal.controller.monitoring.findings import (
+    BaselineFit,
+    DriftTest,
+    Subject,
+    rows_of,
+    windows_of,
+)
 from shoal.controller.store.tables import baseline, device, drift_point, setting, window
 from shoal.sketch import References
 
@@ -132,30 +138,28 @@ class _Evaluation:
     def device(self, subject: Subject, new: Sequence[Row[Any]]) -> None:
         """Test a device's new windows, each merged with those before it; or fit the baseline."""
         known = self._baseline(subject)
-        mine = window.c.device == subject.name
         if known is None:
-            if self._number(mine, subject) >= self.needed:
-                rows = self._rows(mine, subject, self.needed * 3)
+            if self._number(subject) >= self.needed:
+                rows = self._rows(subject, self.needed * 3)
                 self._fit(subject, self._windows(subject, rows), rows)
             return
         fitted, until = known
         count = len(new) + max(self.scales) - 1
-        rows = self._rows(mine & (window.c.received_at > until), subject, count, newest=True)
+        rows = self._rows(subject, count, window.c.received_at > until, newest=True)
         fresh = {row.start_at for row in new}
         self._test(subject, new[-1].site, fitted, self._windows(subject, rows), fresh)
 
     def site(self, subject: Subject) -> None:
         """Test a site's complete buckets that were not tested yet; or fit the baseline."""
         known = self._baseline(subject)
-        mine = window.c.site == subject.name
-        closed = self._closed(self._starts(mine, subject, self._next_bucket(subject, known)))
+        closed = self._closed(self._starts(subject, self._next_bucket(subject, known)))
         if not closed or (known is None and len(closed) < self.needed):
             return
         first = min(closed)
         if known is not None:
             first = max(known[1], first - (max(self.scales) - 1) * self.width)
-        since = (window.c.start_at >= first) & (window.c.start_at < max(closed) + self.width)
-        rows = self._rows(mine & since, subject, MOST_OF_A_SITE)
+        span = (window.c.start_at >= first) & (window.c.start_at < max(closed) + self.width)
+        rows = self._rows(subject, MOST_OF_A_SITE, span)
         buckets = self._buckets(subject, rows)
         if known is None:
             self._fit(subject, buckets, rows)
@@ -250,28 +254,28 @@ class _Evaluation:
         return found
 
     def _rows(
-        self, mine: Any, subject: Subject, limit: int, newest: bool = False
+        self, subject: Subject, limit: int, *wanted: Any, newest: bool = False
     ) -> list[Row[Any]]:
         """Usable windows in order of arrival: the first, or the newest, `limit` of them."""
         order = (window.c.received_at, window.c.start_at, window.c.seq)
         query = (
             select(*_COLUMNS)
-            .where(mine, *_of(subject))
+            .where(*windows_of(subject), *wanted)
             .order_by(*(c.desc() for c in order) if newest else order)
             .limit(limit)
         )
         rows: list[Any] = [row for row in self.db.execute(query) if usable(row)]
         return rows[::-1] if newest else rows
 
-    def _starts(self, mine: Any, subject: Subject, since: float) -> list[Row[Any]]:
+    def _starts(self, subject: Subject, since: float) -> list[Row[Any]]:
         """Device and start of windows, without sketches; only those of a synchronised clock."""
         query = select(window.c.device, window.c.start_at, window.c.health)
-        late = window.c.start_at >= since
-        rows: list[Any] = list(self.db.execute(query.where(mine, late, *_of(subject))))
+        query = query.where(*windows_of(subject), window.c.start_at >= since)
+        rows: list[Any] = list(self.db.execute(query))
         return [row for row in rows if row.health.get("clock_synced", True)]
 
-    def _number(self, mine: Any, subject: Subject) -> int:
-        return self.db.scalar(select(func.count()).where(mine, *_of(subject))) or 0
+    def _number(self, subject: Subject) -> int:
+        return self.db.scalar(select(func.count()).where(*windows_of(subject))) or 0
 
     def _next_bucket(self, subject: Subject, known: tuple[Baseline, float] | None) -> float:
         """Start of the first bucket that was not tested yet."""
@@ -371,15 +375,6 @@ def _active_sites(db: Connection, ctx: Context) -> list[Subject]:
         .distinct()
     )
     return [Subject("site", row.site, row.model, row.release) for row in db.execute(query)]
-
-
-def _of(subject: Subject) -> tuple[Any, ...]:
-    """Conditions for windows with rows of a subject's model and release."""
-    return (
-        window.c.model == subject.model,
-        window.c.release == subject.release,
-        window.c.rows > 0,
-    )
 
 
 def _size(counts: Counts) -> int:

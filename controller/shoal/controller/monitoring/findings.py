@@ -19,7 +19,7 @@ from shoal.controller.monitoring import histograms, window_validation
 from shoal.controller.monitoring.drift import Baseline
 from shoal.controller.store import changes
 from shoal.controller.store.records import Finding
-from shoal.controller.store.tables import baseline, drift_point, finding
+from shoal.controller.store.tables import baseline, drift_point, finding, window
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -95,6 +95,16 @@ def rows_of(table: Any, subject: Subject) -> list[Any]:
     """Conditions for the rows of a subject in `table`; of a baseline, of its release too."""
     names = ("scope", "subject", "model", *(("release",) if table is baseline else ()))
     return [table.c[name] == value for name, value in columns(subject).items() if name in names]
+
+
+def windows_of(subject: Subject) -> tuple[Any, ...]:
+    """Conditions for the windows of a subject and its release that hold rows."""
+    return (
+        (window.c.site if subject.scope == "site" else window.c.device) == subject.name,
+        window.c.model == subject.model,
+        window.c.release == subject.release,
+        window.c.rows > 0,
+    )
 
 
 def columns(subject: Subject) -> dict[str, str]:

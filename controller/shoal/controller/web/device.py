@@ -2,8 +2,7 @@
 
 from itertools import groupby
 
-from shoal.controller.fleet import devices
-from shoal.controller.monitoring import queries
+from shoal.controller.fleet import devices, ledger
 from shoal.controller.rollouts.update_events import error_of
 from shoal.controller.web import charts
 from shoal.controller.web.screen import blueprint, context, day, show
@@ -26,5 +25,5 @@ def device(name: str) -> str:
         windows=windows[:20],
         days=[(d, list(es)) for d, es in groupby(events, key=lambda e: day(e.at))],
         last_fault=next((e for e in events if e.cause and found.error.endswith(error_of(e))), None),
-        ledger=queries.ledger(ctx, name),
+        ledger=ledger.ledgers(ctx, name),
     )

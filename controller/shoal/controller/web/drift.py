@@ -4,7 +4,7 @@ from flask import request
 
 from shoal.controller.alerts import alerts
 from shoal.controller.host.context import Context
-from shoal.controller.monitoring import queries
+from shoal.controller.monitoring import drift_history
 from shoal.controller.releases import models
 from shoal.controller.web import charts
 from shoal.controller.web.screen import blueprint, context, show
@@ -19,11 +19,11 @@ def drift() -> str:
     ctx = context()
     names = [m.name for m in models.list_models(ctx)]
     model = request.args.get("model") or (names[0] if names else "")
-    subjects = queries.drift_subjects(ctx, model) if model else []
+    subjects = drift_history.drift_subjects(ctx, model) if model else []
     scope, subject = _chosen(subjects) or _worth_a_look(ctx, model, subjects)
     span = request.args.get("span", "24h")
     since = ctx.clock() - SPANS.get(span, SPANS["24h"])
-    found = queries.drift_map(ctx, model, scope, subject, since) if subject else None
+    found = drift_history.drift_map(ctx, model, scope, subject, since) if subject else None
     lines = charts.feature_lines(found) if found else []
     feature = request.args.get("feature") or (lines[0].name if lines else "")
     return show(
@@ -39,7 +39,7 @@ def drift() -> str:
         grid=charts.grid(found) if found else None,
         lines=lines,
         feature=feature,
-        histograms=queries.histograms(ctx, model, scope, subject, feature)
+        histograms=drift_history.histograms(ctx, model, scope, subject, feature)
         if subject and feature
         else None,
     )

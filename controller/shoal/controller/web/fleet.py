@@ -3,7 +3,7 @@
 from flask import request
 
 from shoal.controller.fleet import devices
-from shoal.controller.monitoring import queries
+from shoal.controller.monitoring import performance
 from shoal.controller.web.screen import blueprint, context, show
 
 #: Filters of the fleet's table, as the address holds them.
@@ -29,7 +29,7 @@ def fleet() -> str:
     )
     return show(
         "fleet.html",
-        health=queries.fleet_health(ctx),
+        health=performance.fleet_health(ctx),
         devices=found,
         page=page,
         chosen=chosen,

@@ -5,7 +5,7 @@ from werkzeug.wrappers import Response
 
 from shoal.controller.access import roles
 from shoal.controller.data import datasets
-from shoal.controller.monitoring import queries
+from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, releases
 from shoal.controller.rollouts import rollouts
@@ -44,7 +44,7 @@ def release(ref: str) -> str:
         why_refused=releases.why_refused(ctx, ref),
         dataset=_if_there(datasets.get_dataset, found.dataset),
         operation=_if_there(operations.get_operation, found.operation),
-        service=queries.performance(
+        service=performance.performance(
             ctx, model=found.model, release=ref, since=ctx.clock() - IN_SERVICE_S
         ),
         rollouts=[r for r in rollouts.list_rollouts(ctx) if r.release == ref],
