@@ -97,7 +97,7 @@ class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of controller.toml.
 
-    database   SQLAlchemy URL; "" is SQLite in the folder
+    database   SQLAlchemy URL of a SQLite database; "" is controller.db in the folder
     """
 
     network: Network = Network()
