@@ -24,9 +24,8 @@ from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import Slot
 from shoal.agent.loop import Agent, Connection, Heard
-from shoal.agent.serving.io.session_reports import Hearing
-from shoal.agent.serving.runtime_version import Runtime
-from shoal.agent.serving.served_model import Engine
+from shoal.agent.serving.engine import Engine, Runtime
+from shoal.agent.serving.io.session_reports import SessionReportReader
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.reporter import Identity
 from shoal.agent.update.acceptance import Measured
@@ -460,7 +459,7 @@ class Device:
             monotonic=self.clock,
             timer=lambda: 0.0,
             random=random.Random(7),
-            sessions=Hearing(self.folder / "spool"),
+            sessions=SessionReportReader(self.folder / "spool"),
         )
 
 

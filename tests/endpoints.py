@@ -5,16 +5,17 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from devices import MODEL, engine
+from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.endpoint import Endpoint
-from shoal.agent.serving.served_model import Engine, Serving
-from shoal.agent.status import Standing
+from shoal.agent.serving.served_model import Serving
 from shoal.wire import Health
 
 
@@ -28,10 +29,11 @@ class Running:
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
-        inference = Inference(self.servings, standing=standing, version="0.1")
-        self.endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=self.path)
-        asyncio.run_coroutine_threadsafe(self.endpoint.start(), self.loop).result(10)
-        host, _, port = self.endpoint.address.removeprefix("http://").partition(":")
+        self.endpoint = Endpoint(
+            inference_of(self.servings), host="127.0.0.1", port=0, socket=self.path
+        )
+        self.url = asyncio.run_coroutine_threadsafe(self.endpoint.start(), self.loop).result(10)
+        host, _, port = self.url.removeprefix("http://").partition(":")
         self.tcp = (host, int(port))
 
     def stop(self) -> None:
@@ -60,10 +62,10 @@ def served(one: Engine) -> Serving:
     return serving
 
 
-def standing() -> Standing:
-    return Standing(
-        device="cam-1", site="", profile="rpi4", ring="stable", agent="1", now_s=0, running=True
-    )
+def inference_of(models: Mapping[str, Serving], **more: Any) -> Inference:
+    """The endpoint's requests, without sockets; the device's status is a stand-in."""
+    status = {"status": lambda: b'{"device":"cam-1"}', "page": str, "version": "0.1"}
+    return Inference(models, **status | more)
 
 
 def connect(address: tuple[str, int] | Path) -> socket.socket:
@@ -77,7 +79,7 @@ def connect(address: tuple[str, int] | Path) -> socket.socket:
 
 
 def request(body: bytes, *headers: str, model: str = MODEL) -> bytes:
-    """A request to infer, whole."""
+    """An inference request with its body."""
     lines = [f"POST /v2/models/{model}/infer HTTP/1.1", "Host: x", *headers]
     head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
     return head.encode() + body
@@ -90,13 +92,13 @@ def infer(number: float = 0.5, model: str = MODEL) -> bytes:
 
 
 def read(client: socket.socket) -> tuple[int, dict[str, Any]]:
-    """One answer: its status and JSON."""
+    """One response: its status and JSON."""
     status, _, body = read_whole(client)
     return status, json.loads(body)
 
 
 def read_whole(client: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """One answer: status, headers by their lower-case names, body."""
+    """One response: status, headers by their lower-case names, body."""
     file = client.makefile("rb")
     status, headers = int(file.readline().split()[1]), dict[str, str]()
     while (line := file.readline().strip().decode()) != "":

@@ -14,8 +14,8 @@ import numpy as np
 
 from shoal import bundle, delta
 from shoal.agent.installed.io.slots import DiskSlots
-from shoal.agent.serving.runtime_version import Runtime
-from shoal.agent.serving.served_model import Engine as Served
+from shoal.agent.serving.engine import Engine as Served
+from shoal.agent.serving.engine import Runtime
 from shoal.agent.update.acceptance import Measured
 from shoal.controller.releases import capability
 from shoal.errors import LinkError

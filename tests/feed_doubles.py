@@ -16,7 +16,8 @@ from shoal.agent.feeds.io.interface import Context, Source
 from shoal.agent.feeds.io.plugins import SINKS, SOURCES, load, settings_of
 from shoal.agent.feeds.io.runner import Feeds, World
 from shoal.agent.host.faults import Fault
-from shoal.agent.serving.served_model import Engine, Serving
+from shoal.agent.serving.engine import Engine
+from shoal.agent.serving.served_model import Serving
 from shoal.pipeline import Image
 from shoal.wire import Health
 from waiting import PATIENCE_S

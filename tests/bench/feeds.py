@@ -19,7 +19,8 @@ from bench.releases import CLASSES, MODEL, install, make_release, perceptron
 from bench.report import Found, Row
 from shoal.agent.feeds.flow import Flow
 from shoal.agent.feeds.frames import frame_of
-from shoal.agent.serving.served_model import Engine, Serving
+from shoal.agent.serving.engine import Engine
+from shoal.agent.serving.served_model import Serving
 from shoal.pipeline import Input, Pipeline
 from shoal.sketch import F32, References
 from shoal.wire import Health

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from devices import MODEL, engine
+from endpoints import inference_of
 from feed_doubles import Plant, feeds_of, serving_of
 from shoal.agent.feeds.io.runner import Feeds
-from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.endpoint import Endpoint
 from shoal.agent.serving.served_model import Serving
 from waiting import eventually
@@ -33,16 +33,16 @@ def feeds(plant: Plant, serving: Serving) -> Feeds:
 
 @pytest.fixture
 def post(feeds: Feeds, serving: Serving, tmp_path: Path) -> Iterator[Post]:
-    """The endpoint in a loop of its own; posts to it, and says what it answered."""
-    inference = Inference({MODEL: serving}, standing=dict, version="1", pushes=feeds.pushes)
+    """The endpoint in a loop of its own; posts to it and returns status and JSON."""
+    inference = inference_of({MODEL: serving}, pushes=feeds.pushes)
     endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=None)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    asyncio.run_coroutine_threadsafe(endpoint.start(), loop).result(20)
+    address = asyncio.run_coroutine_threadsafe(endpoint.start(), loop).result(20)
 
     def ask(path: str, said: object) -> tuple[int, dict[str, object]]:
-        connection = http.client.HTTPConnection(endpoint.address.removeprefix("http://"))
+        connection = http.client.HTTPConnection(address.removeprefix("http://"))
         body = said if isinstance(said, bytes) else json.dumps(said).encode()
         connection.request("POST", path, body)
         response = connection.getresponse()

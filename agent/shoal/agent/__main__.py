@@ -295,6 +295,8 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     import asyncio
     import signal
 
+    import msgspec
+
     from shoal.agent import wiring
     from shoal.agent.host.faults import Fault
     from shoal.agent.host.io.folder import ADDRESS, SOCKET, SPOOL
@@ -312,6 +314,11 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
 
+    def page() -> str:
+        from shoal.agent.status_page import page  # loaded when somebody opens it
+
+        return page(agent.standing())
+
     def fail() -> None:
         failed.append(1)
         loop.call_soon_threadsafe(stop.set)
@@ -325,7 +332,8 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     agent.feeds = feeds.health
     inference = Inference(
         agent.serving,
-        standing=agent.standing,
+        status=lambda: msgspec.json.encode(agent.standing()),
+        page=page,
         version=agent.identity.version,
         pushes=feeds.pushes,
         keep=kept.served,
@@ -336,9 +344,9 @@ async def _serve(folder: Path, settings: "Settings") -> int:
         port=settings.endpoint.port,
         socket=folder / SOCKET if settings.endpoint.socket else None,
     )
-    await endpoint.start()
-    agent.endpoint, agent.sharing = endpoint.address, near.line
-    write_durable(folder / ADDRESS, endpoint.address.encode())
+    address = await endpoint.start()
+    agent.endpoint, agent.sharing = address, near.line
+    write_durable(folder / ADDRESS, address.encode())
 
     spool, exchange = Spool(folder / SPOOL), wiring.exchange_of(folder, agent)
     notifier = Notifier(os.environ)
@@ -365,8 +373,8 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     link.start()
     feeds.start()
     upkeep.start()
-    click.echo(f"{settings.device.name} serves at {endpoint.address}", err=True)
-    notifier.tell(READY="1", STATUS=f"serves at {endpoint.address}")
+    click.echo(f"{settings.device.name} serves at {address}", err=True)
+    notifier.tell(READY="1", STATUS=f"serves at {address}")
     await stop.wait()
     notifier.tell(STOPPING="1")
     upkeep.finish()

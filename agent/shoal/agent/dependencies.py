@@ -8,8 +8,8 @@ from shoal.agent.host.downloads import Downloads
 from shoal.agent.host.load import Load
 from shoal.agent.host.randomness import Random
 from shoal.agent.installed.ports import Journal, Slots
-from shoal.agent.serving.ports import Loader
-from shoal.agent.serving.session_reports import Accounts, Nobody
+from shoal.agent.serving.engine import Loader
+from shoal.agent.serving.session_reports import NoSessionReports, SessionReports
 from shoal.agent.telemetry.ports import Link, Outbox
 from shoal.agent.update.ports import Images, Prober
 from shoal.wire import Health
@@ -46,5 +46,5 @@ class Ports(NamedTuple):
     random: Random
     load: Callable[[], Load] = Load
     learning: "FederatedPorts | None" = None
-    sessions: Accounts = Nobody()
+    sessions: SessionReports = NoSessionReports()
     disciplined: Callable[[], bool] = lambda: False

@@ -21,7 +21,7 @@ from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
 from shoal.agent.installed.record import Record
 from shoal.agent.serving.served_model import Serving
-from shoal.agent.serving.throttling import Eased, Easing
+from shoal.agent.serving.throttling import ThrottledEngine, Throttling, ThrottlingPorts
 from shoal.agent.status import ModelStanding, Standing, model_standing
 from shoal.agent.telemetry.reporter import Identity, Voice
 from shoal.agent.update.download_window import Pace
@@ -110,8 +110,11 @@ class Agent:
         )
         self._window_s, self._jitter = pace.window_s, ports.random.random()
         self.voice.window_s = pace.window_s
-        self.easing = Easing(
-            ports, identity.profile, fault=lambda it: self.post(Trouble(it)), post=self.post
+        self.throttling = Throttling(
+            ThrottlingPorts(ports.loader, ports.load, self._health, ports.monotonic, ports.spawn),
+            identity.profile,
+            fault=lambda it: self.post(Trouble(it)),
+            post=self.post,
         )
         self.learning = self._learner()
         self._learning_told: dict[str, Any] = {}
@@ -121,7 +124,7 @@ class Agent:
     # ------------------------------------------------------------------ from other threads
 
     def post(
-        self, item: Heard | Connection | Trouble | Rooted | Eased | Finished | JobResult
+        self, item: Heard | Connection | Trouble | Rooted | ThrottledEngine | Finished | JobResult
     ) -> None:
         """Say that something happened."""
         self._inbox.append(item)
@@ -148,7 +151,7 @@ class Agent:
             self._take(item)
         self._later = [(at, item) for at, item in self._later if at > now]
         self.updates.tick()
-        self.easing.tick(self.serving, self.updates.rests)
+        self.throttling.tick(self.serving, self.updates.rests)
         self._close_windows()
         self.voice.due()
         idle = min(LONGEST_S, self._window_end - self.clock(), self._learn())
@@ -185,7 +188,7 @@ class Agent:
             faults=list(self.voice.told),
             health=msgspec.to_builtins(self._health()),
             feeds=self.feeds(),
-            level=self.easing.adaptation.level.name,
+            level=self.throttling.level.current.name,
             learning=self.learning.status_line if self.learning is not None else "",
         )
 
@@ -202,8 +205,8 @@ class Agent:
                 self.voice.fault(item.fault)
             elif isinstance(item, Rooted):
                 self.updates.director_root = item.director_root
-            elif isinstance(item, Eased):
-                self._eased(item)
+            elif isinstance(item, ThrottledEngine):
+                self._swap_throttled(item)
             elif isinstance(item, JobResult):
                 self._of_learning(item)
             else:
@@ -323,11 +326,11 @@ class Agent:
             found,
             clock_synced=self.clock.synced,
             clock=self.clock.skew or msgspec.UNSET,
-            throttled=found.throttled or self.easing.eased,
+            throttled=found.throttled or self.throttling.is_active,
         )
 
-    def _eased(self, item: Eased) -> None:
-        report = self.easing.finish(item, self._serving(item.model))
+    def _swap_throttled(self, item: ThrottledEngine) -> None:
+        report = self.throttling.finish(item, self._serving(item.model))
         if report is not None:
             self.voice.add(report)
 
@@ -356,7 +359,7 @@ class Agent:
                 post=self.post,
                 fault=self.voice.fault,
                 serving=self.serving,
-                throttled=lambda: self.easing.eased,
+                throttled=lambda: self.throttling.is_active,
                 floors=lambda: self.updates.floors.metadata,
             ),
         )

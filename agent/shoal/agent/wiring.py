@@ -36,7 +36,7 @@ def watchdog(notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventL
 
     def infer() -> None:
         for serving in list(agent.serving.values()):
-            serving.try_out()
+            serving.self_test()
 
     def answers() -> bool:
         answered, turned[0] = turned[0], False
@@ -69,8 +69,8 @@ def build(
     from shoal.agent.loop import Agent, Connection, Heard, Trouble
     from shoal.agent.offline.io import cache
     from shoal.agent.serving.io.runtime import OrtLoader
-    from shoal.agent.serving.io.session_cache import Optimised
-    from shoal.agent.serving.io.session_reports import Hearing
+    from shoal.agent.serving.io.session_cache import SessionCache
+    from shoal.agent.serving.io.session_reports import SessionReportReader
     from shoal.agent.telemetry.io import outbox_store as outbox
     from shoal.agent.telemetry.reporter import Identity
     from shoal.agent.update.download_window import Pace
@@ -106,7 +106,7 @@ def build(
     downloads = cache.CachedDownloads(
         near.downloads(network, stage), cache.OfflineCache(folder), stage, time.monotonic
     )
-    optimised = Optimised(folder / names.CACHE, facts.read_facts, slots.present)
+    session_cache = SessionCache(folder / names.CACHE, facts.read_facts, slots.present)
     chance = random.SystemRandom()
     load = pressure.PressureSampler(time.monotonic)
     # The link and the agent know each other: the link is made first and speaks through `box`.
@@ -136,7 +136,7 @@ def build(
         images=ImageRepository(
             folder / names.METADATA, names.read_trusted(folder, names.ROOT), downloads.metadata
         ),
-        loader=OrtLoader(slots.path, optimised),
+        loader=OrtLoader(slots.path, session_cache),
         prober=probe.SubprocessProber(slots.path, dict(os.environ), Room()),
         link=link,
         health=health.HealthSampler(folder, time.monotonic, load),
@@ -147,7 +147,7 @@ def build(
         monotonic=time.monotonic,
         timer=time.perf_counter,
         random=chance,
-        sessions=Hearing(folder / names.SPOOL),
+        sessions=SessionReportReader(folder / names.SPOOL),
         disciplined=_TIMESYNC.exists,
     )
     learning = learning_of(folder, settings)
@@ -253,7 +253,7 @@ def feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
         wall=time.time,
         monotonic=time.monotonic,
         random=random.SystemRandom(),
-        rate=lambda: agent.easing.rate,
+        rate=lambda: agent.throttling.rate,
         keep=keeping(settings, agent).labelled,
     )
     return Feeds(short | settings.sources, settings.sinks, world)

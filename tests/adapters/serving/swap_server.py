@@ -60,10 +60,10 @@ async def main(folder: Path) -> None:
     limit_malloc()
     swapper, loop = Swapper(folder), asyncio.get_running_loop()
     swapper.swap()
-    inference = Inference({MODEL: swapper.serving}, standing=dict, version="0")
+    inference = Inference({MODEL: swapper.serving}, status=bytes, page=str, version="0")
     endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=None)
-    await endpoint.start()
-    print(endpoint.address.rpartition(":")[2], flush=True)
+    address = await endpoint.start()
+    print(address.rpartition(":")[2], flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         for _ in range(int(line)):
             await loop.run_in_executor(None, swapper.swap)

@@ -10,8 +10,8 @@ import pytest
 
 from devices import MODEL, engine, softmax
 from endpoints import Running, connect, infer, named, read, read_whole, request
-from shoal.agent.serving.inference import LONG_JSON
 from shoal.agent.serving.io.batching import QUEUE
+from shoal.agent.serving.routes import LONG_JSON
 from shoal.errors import ModelError
 from shoal.wire import Health
 
@@ -44,8 +44,8 @@ class Slow(Running):
 
     def waiting(self) -> int:
         """Requests in the model's queue."""
-        lane = self.endpoint._clients.batches._lanes.get(MODEL)
-        return len(lane._waiting) if lane else 0
+        queue = self.endpoint._shared.batcher._queues.get(MODEL)
+        return len(queue._waiting) if queue else 0
 
     def until_waiting(self, count: int) -> None:
         """Requests arrive when they arrive: look until so many have."""

@@ -11,9 +11,9 @@ import pytest
 
 from devices import MODEL, engine, softmax
 from endpoints import Running, connect, infer, named, read, read_whole, request
-from shoal.agent.serving.inference import BODY
 from shoal.agent.serving.io import endpoint
 from shoal.agent.serving.io.endpoint import CONNECTIONS, HEAD, WAITING
+from shoal.agent.serving.routes import BODY
 
 ROW = [0.5, -0.5]
 
@@ -207,7 +207,7 @@ def test_several_models_serve_side_by_side(tmp_path: Path) -> None:
 def test_what_all_clients_have_sent_unanswered_is_bounded(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endpoint, "HELD", 3_000)
+    monkeypatch.setattr(endpoint, "PENDING", 3_000)
     with connect(running.tcp) as one, connect(running.tcp) as other:
         half = request(b" " * 4_000)[:-2_000]
         one.sendall(half)

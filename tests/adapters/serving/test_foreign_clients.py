@@ -43,7 +43,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 def test_a_client_works_unchanged(which: str, clients: Path, running: Running) -> None:
     script = Path(__file__).with_name("oip_clients.py")
     ran = subprocess.run(
-        [clients, script, which, running.endpoint.address, MODEL],
+        [clients, script, which, running.url, MODEL],
         capture_output=True,
         text=True,
         timeout=60,

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from endpoints import Running, connect, infer, read
-from shoal.agent.serving.io.header_cache import HEAD, KEPT, Head, Heads
+from shoal.agent.serving.io.endpoint import (
+    CACHED_HEAD,
+    CACHED_HEADERS,
+    HeaderCache,
+    ParsedHeader,
+)
 
 PATH = "/v2/models/lot-codes/infer"
 
@@ -17,17 +22,17 @@ def post(body: bytes, *headers: str, version: str = "1.1") -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def learnt(*requests: bytes) -> Heads:
-    heads = Heads()
+def cache_of(*requests: bytes) -> HeaderCache:
+    cache = HeaderCache()
     for request in requests:
         length = len(request.partition(b"\r\n\r\n")[2])
-        heads.learn(memoryview(request), Head(PATH, length, -1))
-    return heads
+        cache.add(memoryview(request), ParsedHeader(PATH, length, -1))
+    return cache
 
 
 def test_a_whole_request_with_a_known_head_is_taken_apart():
-    heads = learnt(post(b"first"))
-    assert heads.read(memoryview(post(b"other"))) == (Head(PATH, 5, -1), b"other")
+    cache = cache_of(post(b"first"))
+    assert cache.find(memoryview(post(b"other"))) == (ParsedHeader(PATH, 5, -1), b"other")
 
 
 @pytest.mark.parametrize(
@@ -44,20 +49,20 @@ def test_a_whole_request_with_a_known_head_is_taken_apart():
     ],
 )
 def test_whatever_else_is_read_is_left_to_the_parser(data: bytes):
-    assert learnt(post(b"first")).read(memoryview(data)) is None
+    assert cache_of(post(b"first")).find(memoryview(data)) is None
 
 
 def test_more_than_one_request_teaches_nothing():
-    heads = Heads()
-    heads.learn(memoryview(post(b"first") * 2), Head(PATH, 5, -1))
-    assert heads.read(memoryview(post(b"first"))) is None
+    cache = HeaderCache()
+    cache.add(memoryview(post(b"first") * 2), ParsedHeader(PATH, 5, -1))
+    assert cache.find(memoryview(post(b"first"))) is None
 
 
 def test_what_is_known_is_bounded():
-    heads = learnt(*(post(b"body", f"X-Number: {n}") for n in range(3 * KEPT)))
-    assert len(heads._known) <= KEPT
-    long = post(b"body", "X: " + "y" * HEAD)
-    assert learnt(long).read(memoryview(long)) is None
+    cache = cache_of(*(post(b"body", f"X-Number: {n}") for n in range(3 * CACHED_HEADERS)))
+    assert len(cache._known) <= CACHED_HEADERS
+    long = post(b"body", "X: " + "y" * CACHED_HEAD)
+    assert cache_of(long).find(memoryview(long)) is None
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def body(number: float) -> bytes:
 
 
 def known(running: Running) -> int:
-    return len(running.endpoint._clients.heads._known)
+    return len(running.endpoint._shared.headers._known)
 
 
 def answered(client: socket.socket, data: bytes) -> tuple[int, object]:

@@ -8,7 +8,7 @@ import pytest
 
 from real_models import FEATURES, answers, mlp, put_release, slot_of
 from shoal.agent.serving.io.runtime import OrtLoader
-from shoal.agent.serving.io.session_cache import KEPT, Optimised
+from shoal.agent.serving.io.session_cache import KEPT, SessionCache
 from shoal.profile import SessionOptions, profile
 
 FACTS = {"arch": "x86_64", "cpu": "cpu 1", "flags": ["avx2"]}
@@ -18,7 +18,9 @@ LARGE = mlp(hidden=600, layers=2).SerializeToString()
 
 
 def loader(folder: Path) -> OrtLoader:
-    return OrtLoader(lambda model, slot: folder / slot, Optimised(folder / "cache", lambda: FACTS))
+    return OrtLoader(
+        lambda model, slot: folder / slot, SessionCache(folder / "cache", lambda: FACTS)
+    )
 
 
 def answered(folder: Path) -> np.ndarray:
@@ -91,7 +93,7 @@ def test_a_damaged_entry_costs_nothing_but_time(kind: str, folder: Path) -> None
 
 def test_an_entry_that_onnxruntime_refuses_is_made_anew(folder: Path) -> None:
     first = answered(folder)
-    cache = Optimised(folder / "cache", lambda: FACTS)
+    cache = SessionCache(folder / "cache", lambda: FACTS)
     (entry,) = (folder / "cache").glob("*.onnx")
     entry.with_name(f"{entry.stem}.new.onnx").write_bytes(b"whole, and no model")
     cache.keep(entry.stem)
@@ -108,10 +110,10 @@ OTHER = {
     "model": lambda cache: cache.key("b" * 64, "1.31.0", SessionOptions()),
     "onnxruntime": lambda cache: cache.key("a" * 64, "1.32.0", SessionOptions()),
     "threads": lambda cache: cache.key("a" * 64, "1.31.0", SessionOptions(intra_op_num_threads=2)),
-    "CPU": lambda cache: Optimised(Path(), lambda: FACTS | {"cpu": "cpu 2"}).key(
+    "CPU": lambda cache: SessionCache(Path(), lambda: FACTS | {"cpu": "cpu 2"}).key(
         "a" * 64, "1.31.0", SessionOptions()
     ),
-    "flags": lambda cache: Optimised(Path(), lambda: FACTS | {"flags": []}).key(
+    "flags": lambda cache: SessionCache(Path(), lambda: FACTS | {"flags": []}).key(
         "a" * 64, "1.31.0", SessionOptions()
     ),
 }
@@ -119,7 +121,7 @@ OTHER = {
 
 @pytest.mark.parametrize("kind", OTHER)
 def test_an_entry_is_never_met_by_another(kind: str) -> None:
-    cache = Optimised(Path(), lambda: FACTS)
+    cache = SessionCache(Path(), lambda: FACTS)
     assert OTHER[kind](cache) != cache.key("a" * 64, "1.31.0", SessionOptions())
 
 
@@ -130,7 +132,7 @@ def test_small_models_are_not_worth_keeping(tmp_path: Path) -> None:
 
 
 def test_the_oldest_entries_go(tmp_path: Path) -> None:
-    cache = Optimised(tmp_path, lambda: FACTS)
+    cache = SessionCache(tmp_path, lambda: FACTS)
     for i in range(KEPT + 3):
         begun = cache.begin(f"key{i}")
         assert begun is not None
@@ -141,14 +143,14 @@ def test_the_oldest_entries_go(tmp_path: Path) -> None:
 
 
 def test_the_key_is_the_same_at_every_start() -> None:
-    one, other = (Optimised(Path(), lambda: dict(FACTS)) for _ in range(2))
+    one, other = (SessionCache(Path(), lambda: dict(FACTS)) for _ in range(2))
     options = msgspec.structs.replace(PROFILE.session)
     assert one.key("a" * 64, "1.31.0", options) == other.key("a" * 64, "1.31.0", PROFILE.session)
 
 
 def test_entries_of_releases_that_are_gone_go_too(tmp_path: Path) -> None:
     here = {"a" * 64, "b" * 64}
-    cache = Optimised(tmp_path, lambda: FACTS, lambda: here)
+    cache = SessionCache(tmp_path, lambda: FACTS, lambda: here)
     keys = [cache.key(digit * 64, "1.31.0", SessionOptions()) for digit in "abc"]
     here.add("c" * 64)
     for key in keys[:2]:
@@ -159,7 +161,7 @@ def test_entries_of_releases_that_are_gone_go_too(tmp_path: Path) -> None:
     assert [bool(cache.find(key)) for key in keys] == [False, True, True]
 
 
-def keep(cache: Optimised, key: str) -> None:
+def keep(cache: SessionCache, key: str) -> None:
     into = cache.begin(key)
     assert into
     into.write_bytes(b"optimised")

@@ -13,12 +13,12 @@ import pytest
 from adapters.update.test_kills import Site, state_of
 from real_agents import Process
 from shoal.agent import Session
-from shoal.agent.serving.io.session_reports import Hearing, Witness
-from shoal.agent.serving.session_reports import Account
-from shoal.agent.serving.vitals import Vitals
+from shoal.agent.serving.io.session_reports import SessionReportReader, SessionReportWriter
+from shoal.agent.serving.served_model import Vitals
+from shoal.agent.serving.session_reports import SessionReport
 from shoal.errors import InputError
 
-SAID = Account(model="parts", sha256="2" * 64, vitals=Vitals(requests=3, rows=9))
+SAID = SessionReport(model="parts", sha256="2" * 64, vitals=Vitals(requests=3, rows=9))
 PROGRAM = """
 import os, signal, sys
 from shoal.agent import Session
@@ -39,7 +39,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_nobody_writes_a_byte_unless_he_is_asked(tmp_path: Path) -> None:
-    witness, hearing = Witness(tmp_path), Hearing(tmp_path)
+    witness, hearing = SessionReportWriter(tmp_path), SessionReportReader(tmp_path)
     witness.tell(SAID)
     assert list(tmp_path.iterdir()) == []
     assert hearing.read() == []
@@ -51,10 +51,10 @@ def test_nobody_writes_a_byte_unless_he_is_asked(tmp_path: Path) -> None:
 
 
 def test_the_last_word_counts_however_long_the_one_before(tmp_path: Path) -> None:
-    witness, hearing = Witness(tmp_path), Hearing(tmp_path)
+    witness, hearing = SessionReportWriter(tmp_path), SessionReportReader(tmp_path)
     hearing.read()
     for why in ("x" * 9_999, "short"):
-        witness.tell(Account(model="parts", refused="2", why=why))
+        witness.tell(SessionReport(model="parts", refused="2", why=why))
         (said,) = hearing.read()
         assert said.why == why[:500]
 
@@ -62,12 +62,12 @@ def test_the_last_word_counts_however_long_the_one_before(tmp_path: Path) -> Non
 def test_a_session_that_closes_is_gone_and_one_that_crashed_stays_until_the_end(
     tmp_path: Path,
 ) -> None:
-    closed, crashed, other = (Witness(tmp_path) for _ in range(3))
-    hearing = Hearing(tmp_path)
+    closed, crashed, other = (SessionReportWriter(tmp_path) for _ in range(3))
+    hearing = SessionReportReader(tmp_path)
     hearing.read()
     closed.tell(SAID)
     crashed.tell(SAID)
-    other.tell(Account(model="other"))
+    other.tell(SessionReport(model="other"))
     closed.close()
     os.close(crashed._file)  # as the kernel does
     os.close(other._file)
@@ -80,7 +80,7 @@ def test_a_session_that_closes_is_gone_and_one_that_crashed_stays_until_the_end(
 
 
 def test_what_cannot_be_believed_is_not_heard(tmp_path: Path) -> None:
-    hearing, witness = Hearing(tmp_path), Witness(tmp_path)
+    hearing, witness = SessionReportReader(tmp_path), SessionReportWriter(tmp_path)
     hearing.read()
     witness.tell(SAID)
     (path,) = tmp_path.glob("*.account")
@@ -94,7 +94,7 @@ def test_what_cannot_be_believed_is_not_heard(tmp_path: Path) -> None:
 
 
 def test_an_agent_whose_folder_has_no_spool_hears_nobody(tmp_path: Path) -> None:
-    hearing = Hearing(tmp_path / "absent")
+    hearing = SessionReportReader(tmp_path / "absent")
     assert hearing.read() == []
     hearing.end("parts")
     assert list(tmp_path.iterdir()) == []

@@ -11,12 +11,13 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from endpoints import inference_of
 from shoal.agent.__main__ import main
 from shoal.agent.feeds.frames import FeedHealth
 from shoal.agent.feeds.io.external_paths import outside
 from shoal.agent.host.io.notify import Notifier, Watchdog
 from shoal.agent.host.unit import Outside, unit
-from shoal.agent.serving.inference import Inference, Request
+from shoal.agent.serving.routes import Request
 from shoal.agent.status import ModelStanding, Standing
 from shoal.agent.status_page import page
 from shoal.errors import ModelError, SettingError
@@ -199,8 +200,8 @@ def test_the_page_tells_what_is_wrong_and_what_to_do() -> None:
 
 
 def test_the_endpoint_shows_the_page_to_a_browser() -> None:
-    inference = Inference({}, standing=lambda: STANDING, version="1")
-    answer = inference.answer(Request("GET", "/", b""))
+    inference = inference_of({}, page=lambda: page(STANDING))
+    answer = inference.respond(Request("GET", "/", b""))
     assert (answer.status, answer.html) == (200, True)
     assert answer.body.startswith(b"<!doctype html>")
 

@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 
 from devices import MODEL, engine, softmax
-from shoal.agent.serving.inference import LONG_JSON, Call, Inference, Request, is_slow
+from endpoints import inference_of
+from shoal.agent.serving.inference import Call, Inference, is_slow
+from shoal.agent.serving.routes import LONG_JSON, Request
 from shoal.agent.serving.served_model import Serving
-from shoal.agent.status import Standing
 from shoal.wire import Health
-
-
-def standing() -> Standing:
-    return Standing(
-        device="cam-1", site="", profile="rpi4", ring="stable", agent="1", now_s=0, running=True
-    )
 
 
 @pytest.fixture
@@ -29,7 +24,7 @@ def serving() -> Serving:
 
 @pytest.fixture
 def inference(serving: Serving) -> Inference:
-    return Inference({MODEL: serving}, standing=standing, version="0.1")
+    return inference_of({MODEL: serving})
 
 
 GOOD: dict[str, Any] = {
@@ -43,12 +38,12 @@ INFER = f"/v2/models/{MODEL}/infer"
 
 def ask(inference: Inference, body: Any, path: str = INFER) -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = inference.answer(Request("POST", path, data))
+    answer = inference.respond(Request("POST", path, data))
     return answer.status, json.loads(answer.body)
 
 
 def get(inference: Inference, path: str) -> tuple[int, Any]:
-    answer = inference.answer(Request("GET", path, b""))
+    answer = inference.respond(Request("GET", path, b""))
     return answer.status, json.loads(answer.body)
 
 
@@ -121,7 +116,7 @@ def test_the_server_and_its_models_describe_themselves(inference: Inference) -> 
 
 
 def test_before_the_first_release_it_is_alive_but_not_ready() -> None:
-    empty = Inference({}, standing=standing, version="0.1")
+    empty = inference_of({})
     assert get(empty, "/v2/health/live")[0] == 200
     assert get(empty, "/v2/health/ready")[0] == 400
     assert get(empty, f"/v2/models/{MODEL}/ready")[0] == 400
@@ -141,7 +136,7 @@ def test_before_the_first_release_it_is_alive_but_not_ready() -> None:
 def test_other_paths_and_methods_are_refused(
     inference: Inference, method: str, path: str, status: int
 ) -> None:
-    assert inference.answer(Request(method, path, b"")).status == status
+    assert inference.respond(Request(method, path, b"")).status == status
 
 
 def test_a_bug_answers_one_request_with_500(inference: Inference, serving: Serving) -> None:
@@ -157,7 +152,7 @@ def test_a_bug_answers_one_request_with_500(inference: Inference, serving: Servi
 
 def call(inference: Inference, rows: int) -> Call:
     tensor = GOOD | {"shape": [rows, 2], "data": [[0.5, -0.5]] * rows}
-    taken = inference.take(Request("POST", INFER, json.dumps({"inputs": [tensor]}).encode()))
+    taken = inference.accept(Request("POST", INFER, json.dumps({"inputs": [tensor]}).encode()))
     assert isinstance(taken, Call)
     return taken
 

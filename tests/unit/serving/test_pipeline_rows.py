@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from devices import MODEL, engine
-from endpoints import Running, served
+from endpoints import Running, inference_of, served
 from shoal.agent import Client
-from shoal.agent.serving.inference import Answer, Inference, Request
-from shoal.agent.serving.served_model import Engine
+from shoal.agent.serving.engine import Engine
+from shoal.agent.serving.routes import Request
 from shoal.errors import InputError
 from shoal.pipeline import Input, Pipeline, Stretch
 from shoal.preparation import Preparation, convert
@@ -31,8 +31,9 @@ READY = np.array([[1.0, 2.0], [0.2, 1.5]], np.float32)
 def asked(one: Engine, name: str, rows: Any, shape: list[int] | None = None) -> Any:
     tensor = {"name": name, "shape": shape or [len(rows), 2], "datatype": "FP32", "data": rows}
     body = json.dumps({"inputs": [tensor]}).encode()
-    inference = Inference({MODEL: served(one)}, standing=lambda: None, version="1")
-    answer = inference.answer(Request("POST", f"/v2/models/{MODEL}/infer", body))
+    answer = inference_of({MODEL: served(one)}).respond(
+        Request("POST", f"/v2/models/{MODEL}/infer", body)
+    )
     said = json.loads(answer.body)
     return said["outputs"][0]["data"] if answer.status == 200 else (answer.status, said["error"])
 
@@ -75,9 +76,7 @@ def test_without_a_pipeline_raw_is_what_the_model_reads():
 
 
 def described(one: Engine) -> dict[str, Any]:
-    inference = Inference({MODEL: served(one)}, standing=lambda: None, version="1")
-    answer = inference.answer(Request("GET", f"/v2/models/{MODEL}", b""))
-    assert isinstance(answer, Answer)
+    answer = inference_of({MODEL: served(one)}).respond(Request("GET", f"/v2/models/{MODEL}", b""))
     return json.loads(answer.body)["parameters"]
 
 

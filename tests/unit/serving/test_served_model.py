@@ -149,7 +149,7 @@ def test_a_request_that_is_not_answered_is_known_while_it_runs() -> None:
     assert serving.vitals.longest_s == 0.0
     with pytest.raises(ModelError):
         serving.infer(ROW)
-    serving.infer_together(loaded, [ROW, ROW])
+    serving.infer_batch(loaded, [ROW, ROW])
     assert stuck.seen == [20.0] * 4
     assert serving.vitals.longest_s == 0.0
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices import MODEL, engine, softmax
-from shoal.agent.serving.inference import Answer
-from shoal.agent.serving.tensors import read, write
+from shoal.agent.serving.inference import read, write
+from shoal.agent.serving.routes import Response
 from shoal.errors import InputError
 
 ROWS = np.array([[0.5, -0.5], [1, 2]], np.float32)
@@ -49,15 +49,15 @@ def test_every_mix_of_binary_and_json_is_understood(sent: str, wanted: str) -> N
         data, length = body(BYTES, ROWS.tobytes(), **request)
     else:
         data, length = body(NUMBERS, **request)
-    asked = read(data, -1 if sent == "JSON" else length, RELEASE)
-    np.testing.assert_array_equal(asked.rows, ROWS)
-    assert (asked.id, asked.binary) == ("7", bool(binary))
+    found = read(data, -1 if sent == "JSON" else length, RELEASE)
+    np.testing.assert_array_equal(found.rows, ROWS)
+    assert (found.id, found.binary) == ("7", bool(binary))
 
 
 def test_a_body_of_nothing_but_the_tensor_is_understood() -> None:
-    asked = read(ROWS.tobytes(), 0, RELEASE)
-    np.testing.assert_array_equal(asked.rows, ROWS)
-    assert asked.binary
+    found = read(ROWS.tobytes(), 0, RELEASE)
+    np.testing.assert_array_equal(found.rows, ROWS)
+    assert found.binary
 
 
 @pytest.mark.parametrize("padding", range(4))
@@ -71,8 +71,8 @@ def test_values_are_read_wherever_they_lie_in_memory(padding: int) -> None:
 @pytest.mark.parametrize("binary", [True, False])
 def test_an_answer_says_whose_it_is_and_repeats_the_id(binary: bool) -> None:
     said = softmax(ROWS, 3).astype(np.float32)
-    asked = read(*body(NUMBERS, parameters={"binary_data_output": binary}), RELEASE)
-    answer = Answer(200, *write(RELEASE, asked, said))
+    found = read(*body(NUMBERS, parameters={"binary_data_output": binary}), RELEASE)
+    answer = Response(200, *write(RELEASE, found, said))
     head = json.loads(answer.body[: answer.json_bytes] if binary else answer.body)
     assert (head["id"], head["model_name"], head["model_version"]) == ("7", MODEL, "3")
     (output,) = head["outputs"]

@@ -18,11 +18,19 @@ from shoal.agent.host.io.pressure import PressureSampler
 from shoal.agent.host.load import Load
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.served_model import Serving
-from shoal.agent.serving.throttle_levels import FALL_S, LEVELS, RISE_S, SIGNS, Adaptation
-from shoal.agent.serving.throttling import SAMPLE_S, Eased, Easing
-from shoal.agent.serving.vitals import Vitals
+from shoal.agent.serving.throttling import (
+    FALL_S,
+    LEVELS,
+    RISE_S,
+    SAMPLE_S,
+    SIGNALS,
+    ThrottledEngine,
+    ThrottleLevel,
+    Throttling,
+)
 from shoal.errors import ModelError
 from shoal.profile import load_profiles
+from shoal.sketch import References, reference_of
 from shoal.wire import Health
 
 PRESSED = {
@@ -35,29 +43,29 @@ PRESSED = {
 
 @pytest.mark.parametrize("sign", PRESSED)
 def test_each_sign_alone_leads_down_to_the_last_level(sign: str) -> None:
-    now = Adaptation()
+    now = ThrottleLevel()
     seen = [now.step(PRESSED[sign], 5.0 * n).name for n in range(20)]
     assert list(dict.fromkeys(seen)) == [level.name for level in LEVELS]
-    assert now.why == [sign]
+    assert now.reasons == [sign]
 
 
 def test_a_machine_that_tells_nothing_is_left_alone() -> None:
-    now = Adaptation()
+    now = ThrottleLevel()
     assert {now.step(Load(), 5.0 * n).name for n in range(200)} == {"full"}
 
 
 def test_the_services_own_memory_limit_is_a_sign_when_it_is_met_again() -> None:
-    now = Adaptation()
+    now = ThrottleLevel()
     assert now.step(Load(memory_events=7), 0.0).name == "full"
-    assert now.why == [], "what was before the start counts for nothing"
+    assert now.reasons == [], "what was before the start counts for nothing"
     now.step(Load(memory_events=8), 5.0)
-    assert now.why == ["at its memory limit"]
+    assert now.reasons == ["at its memory limit"]
 
 
-@pytest.mark.parametrize("sign", [s for s in SIGNS if s.begins > s.ends], ids=lambda s: s.name)
+@pytest.mark.parametrize("sign", [s for s in SIGNALS if s.begins > s.ends], ids=lambda s: s.name)
 def test_between_the_two_thresholds_it_stays_as_it_is(sign) -> None:
     between = Load(**{sign.field: (sign.begins + sign.ends) / 2})
-    calm, pressed = Adaptation(), Adaptation()
+    calm, pressed = ThrottleLevel(), ThrottleLevel()
     pressed.step(Load(**{sign.field: sign.begins}), 0.0)
     for n in range(1, 4):
         calm.step(between, 5.0 * n)
@@ -67,7 +75,7 @@ def test_between_the_two_thresholds_it_stays_as_it_is(sign) -> None:
 
 @given(st.lists(st.booleans(), min_size=10, max_size=400))
 def test_it_never_moves_faster_than_it_may_whatever_comes(hot: list[bool]) -> None:
-    now, moved, before = Adaptation(), -RISE_S, 0
+    now, moved, before = ThrottleLevel(), -RISE_S, 0
     for n, high in enumerate(hot):
         at = 5.0 * n
         now.step(Load(temp_c=90.0 if high else 40.0), at)
@@ -85,6 +93,10 @@ TWO_THREADS = "rpi5"
 class Session:
     def run(self, rows: Any) -> Any:
         return np.zeros((len(rows), 2), np.float32)
+
+
+COLUMN = {"x": np.arange(9.0)}
+REFERENCES = References(inputs=reference_of(COLUMN), outputs=reference_of({"score": COLUMN["x"]}))
 
 
 class Engines:
@@ -105,16 +117,22 @@ class Engines:
 
 
 def engine(slot: Slot) -> Any:
-    """What Easing and Serving look at of an engine."""
+    """The part of an engine that Throttling and Serving use."""
     return SimpleNamespace(
         slot=slot,
         features=3,
         session=Session(),
         manifest=SimpleNamespace(
+            model=slot.model,
             release=slot.release,
+            labels=[],
+            threshold=None,
             variant=lambda name: SimpleNamespace(file=SimpleNamespace(sha256=f"of {name}")),
         ),
-        window=lambda now_s: SimpleNamespace(requests=0, vitals=Vitals()),
+        references=REFERENCES,
+        outputs=2,
+        regression=False,
+        slow_s=1.0,
     )
 
 
@@ -130,7 +148,7 @@ class Device:
     def __init__(self, profile: str = TWO_THREADS, threads: int = 2) -> None:
         self.now, self.load, self.loader = 0.0, Load(temp_c=50.0), Engines()
         self.faults: list[Fault] = []
-        self.posted: list[Eased] = []
+        self.posted: list[ThrottledEngine] = []
         self.resting = True
         board = load_profiles()[profile]
         session = msgspec.structs.replace(board.session, intra_op_num_threads=threads)
@@ -138,7 +156,7 @@ class Device:
             monotonic=lambda: self.now, load=lambda: self.load, loader=self.loader,
             health=Health, spawn=lambda job: job(),
         )  # fmt: skip
-        self.easing = Easing(
+        self.throttling = Throttling(
             ports, msgspec.structs.replace(board, session=session),
             fault=self.faults.append, post=self.posted.append,
         )  # fmt: skip
@@ -150,23 +168,23 @@ class Device:
         end = self.now + seconds
         while self.now < end:
             self.now += SAMPLE_S
-            self.easing.tick({"m": self.serving}, lambda model: self.resting)
+            self.throttling.tick({"m": self.serving}, lambda model: self.resting)
             while self.posted:
-                self.easing.finish(self.posted.pop(0), self.serving)
+                self.throttling.finish(self.posted.pop(0), self.serving)
 
     @property
     def way(self) -> tuple[float, str]:
         assert self.serving.engine is not None
-        return self.easing.rate, self.serving.engine.slot.variant
+        return self.throttling.rate, self.serving.engine.slot.variant
 
 
 def test_it_slows_down_then_takes_one_thread_then_the_cheaper_variant_and_comes_back() -> None:
     device = Device()
     device.runs(60)
-    assert (device.way, device.easing.eased) == ((1.0, "fp32"), False)
+    assert (device.way, device.throttling.is_active) == ((1.0, "fp32"), False)
     device.load = Load(temp_c=85.0)
     device.runs(20)
-    assert (device.way, device.easing.eased) == ((0.5, "fp32"), True)
+    assert (device.way, device.throttling.is_active) == ((0.5, "fp32"), True)
     assert device.loader.asked == []
     device.runs(15)
     assert device.loader.asked == [("fp32", 1)]
@@ -197,9 +215,9 @@ def test_a_release_that_came_meanwhile_is_not_replaced_by_the_old_one() -> None:
     new = engine(msgspec.structs.replace(SLOT, release="m@2", sha256="9"))
     device.runs(20)
     device.now += RISE_S
-    device.easing.tick({"m": device.serving}, lambda model: True)
+    device.throttling.tick({"m": device.serving}, lambda model: True)
     device.serving._engine = new
-    assert device.easing.finish(device.posted.pop(), device.serving) is None
+    assert device.throttling.finish(device.posted.pop(), device.serving) is None
     assert device.serving.engine is new
 
 

@@ -1,12 +1,15 @@
 """A window counts what a plain loop would count; merged windows are as one long window."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from devices import LABELS, MODEL, softmax
-from shoal.agent.serving.window import Window, merge
+from devices import engine, softmax
+from shoal.agent.serving.served_model import Window
+from shoal.agent.telemetry.outbox import merge_windows
 from shoal.errors import SketchError
 from shoal.sketch import References, Sketch, merge_bytes, reference_of
 from shoal.wire import Health, WindowReport
@@ -26,16 +29,10 @@ def references() -> References:
 REFERENCES = references()
 
 
-def window(**fields: object) -> Window:
-    base: dict[str, object] = {
-        "model": MODEL,
-        "release": "lot-codes@1",
-        "references": REFERENCES,
-        "outputs": len(LABELS),
-        "start_s": NOW,
-        "slow_s": 0.02,
-    }
-    return Window(**{**base, **fields})  # type: ignore[arg-type]
+def window(version: int = 1, start_s: float = NOW, **manifest: Any) -> Window:
+    loaded = engine(version, **manifest)
+    loaded.references = REFERENCES
+    return Window(loaded, start_s)
 
 
 def rows(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +60,7 @@ def test_errors_slow_requests_and_odd_answers_are_counted() -> None:
     open_.record(given_, said, 0.5)
     open_.record(given_, said * np.nan, 0.001)
     open_.record(given_, said * 7, 0.001)
-    open_.fail()
+    open_.record_error()
     vitals = open_.vitals
     assert (vitals.requests, vitals.errors, vitals.slow) == (4, 1, 1)
     assert vitals.rows == 12
@@ -74,23 +71,23 @@ def test_labels_are_compared_where_they_are_known() -> None:
     open_, (_, said) = window(), rows(10)
     truth = said.argmax(1).astype(np.float32)
     truth[:3] = -1
-    open_.judge(said, truth)
+    open_.record_labels(said, truth)
     report = open_.close(NOW + 1, Health())
     assert (report.labelled, report.correct) == (10, 7)
 
 
 def test_two_classes_are_split_at_the_threshold() -> None:
-    open_ = window(outputs=2, threshold=0.3)
+    open_ = window(labels=["good", "bad"], threshold=0.3)
     said = np.array([[0.65, 0.35], [0.8, 0.2]], np.float32)
-    open_.judge(said, np.array([1, 0], np.float32))
+    open_.record_labels(said, np.array([1, 0], np.float32))
     assert open_.correct == 2
 
 
 def test_a_regression_has_no_right_and_wrong_and_no_bounds() -> None:
-    open_ = window(regression=True, outputs=1)
+    open_ = window(task="regression", labels=[])
     said = np.array([[512.0], [-3.0]], np.float32)
     open_.record(rows(2)[0], said, 0.001)
-    open_.judge(said, np.array([500.0, 0.0], np.float32))
+    open_.record_labels(said, np.array([500.0, 0.0], np.float32))
     assert (open_.labelled, open_.correct, open_.vitals.odd) == (2, 0, 0)
 
 
@@ -113,7 +110,7 @@ def test_merged_windows_are_one_long_window(sizes: list[int]) -> None:
     reports = [reported(n, i, NOW + 60 * i) for i, n in enumerate(sizes)]
     together = reports[0]
     for report in reports[1:]:
-        together = merge(together, report, merge_bytes)
+        together = merge_windows(together, report, merge_bytes)
     assert together.rows == sum(sizes)
     assert together.merged == len(sizes)
     assert sum(together.latency) == sum(n > 0 for n in sizes)
@@ -124,6 +121,6 @@ def test_merged_windows_are_one_long_window(sizes: list[int]) -> None:
 
 
 def test_windows_of_two_releases_do_not_merge() -> None:
-    older, newer = reported(3, 0, NOW), window(release="lot-codes@2").close(NOW + 60, Health())
+    older, newer = reported(3, 0, NOW), window(2).close(NOW + 60, Health())
     with pytest.raises(SketchError):
-        merge(older, newer, merge_bytes)
+        merge_windows(older, newer, merge_bytes)

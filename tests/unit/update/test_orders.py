@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from devices import MODEL, PROFILE, Cloud
 from shoal.agent.installed.floors import Floors
-from shoal.agent.serving.runtime_version import Runtime
+from shoal.agent.serving.engine import Runtime
 from shoal.agent.update.orders import (
     UnsupportedError,
     check_fits,

@@ -3,8 +3,8 @@
 import pytest
 
 from shoal.agent.installed.record import Slot
-from shoal.agent.serving.session_reports import Account
-from shoal.agent.serving.vitals import Vitals
+from shoal.agent.serving.served_model import Vitals
+from shoal.agent.serving.session_reports import SessionReport
 from shoal.agent.update.acceptance import Watch
 from shoal.agent.update.session_health import judge_all
 
@@ -18,8 +18,8 @@ FAILED = Vitals(requests=600, errors=500, rows=100)
 SLOW, ODD = Vitals(requests=60, slow=40, rows=60), Vitals(requests=60, rows=60, odd=30)
 
 
-def of(**fields: object) -> Account:
-    return Account(**{"model": "m", "sha256": TRIAL.sha256, **fields})
+def of(**fields: object) -> SessionReport:
+    return SessionReport(**{"model": "m", "sha256": TRIAL.sha256, **fields})
 
 
 DEAD = of(lives=False)
@@ -43,7 +43,7 @@ CASES = [
 
 @pytest.mark.parametrize(("case", "said", "now_s", "cause"), CASES, ids=[c[0] for c in CASES])
 def test_sessions_are_heard(
-    case: str, said: list[Account], now_s: float, cause: str | None
+    case: str, said: list[SessionReport], now_s: float, cause: str | None
 ) -> None:
     verdict = judge_all(WATCH, Vitals(), said, TRIAL, now_s)
     assert (verdict.cause if verdict else None) == cause

@@ -6,8 +6,9 @@ import numpy as np
 
 from shoal.agent.feeds.frames import Frame, Prediction, Quality
 from shoal.agent.host.faults import Fault
+from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.labels import class_indices, number
-from shoal.agent.serving.served_model import Engine, Serving
+from shoal.agent.serving.served_model import Serving
 from shoal.errors import InputError, ShoalError
 from shoal.outputs import predicted
 from shoal.preparation import Preparation, Ready
@@ -66,7 +67,7 @@ class Flow:
         try:
             ready = self._prepare(engine, frame)
         except ShoalError as error:
-            serving.refuse()
+            serving.count_error()
             self._fault(Fault(error.code, f"source {self._source}: {error}"))
             return 0
         if not len(ready.values) or not self._has_its_turn():

@@ -1,19 +1,21 @@
-"""What programs with a session of their own report of a release on trial."""
+"""Reports of programs that run their own session, on a release that the agent observes."""
 
 from typing import Protocol
 
 import msgspec
 
-from shoal.agent.serving.vitals import Vitals
+from shoal.agent.serving.served_model import Vitals
 
 
-class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """One session's word.
+class SessionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one session.
 
-    sha256    of the manifest that it serves; "" for none
-    vitals    since it serves that; before  what the release before had done there
-    refused   sha256 of a manifest that it could not load, and why; "" when it can
-    lives     whether the session is still open: one that ended is gone, one that crashed is not
+    sha256    of the manifest of the release that it serves; "" for none
+    vitals    since it serves that release; before  those of the previous release there
+    refused   sha256 of the manifest of a release that it failed to load; "" for none
+    why       it failed
+    lives     whether the session is still open; a closed one deletes its report, a crashed one
+              does not
     """
 
     model: str
@@ -25,21 +27,21 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     lives: bool = True
 
 
-class Accounts(Protocol):
-    """Asks the sessions on this machine; a session answers within a second. Never raises.
+class SessionReports(Protocol):
+    """Reports of the sessions on this machine, each renewed about every second. Never raises.
 
-    read   what they have said by now; from the first time on they are asked
-    end    the model is not observed any more: nobody is asked, who crashed is forgotten
+    read   the reports so far; the first call starts the reporting
+    end    stop observing the model: stop the reporting, delete reports of crashed sessions
     """
 
-    def read(self) -> list[Account]: ...
+    def read(self) -> list[SessionReport]: ...
     def end(self, model: str) -> None: ...
 
 
-class Nobody:
-    """Accounts where no program can have a session."""
+class NoSessionReports:
+    """SessionReports where no program can have a session."""
 
-    def read(self) -> list[Account]:
+    def read(self) -> list[SessionReport]:
         return []
 
     def end(self, model: str) -> None:

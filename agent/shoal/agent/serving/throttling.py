@@ -1,98 +1,203 @@
-"""Doing what the level asks: sources at a lower rate, sessions with fewer threads or cheaper."""
+"""Throttling under pressure: lower source rate, then fewer threads, then the cheapest variant.
+
+A table of signals, each with a threshold to begin and a lower one to end (hysteresis), and a table
+of levels. The level rises after RISE_S with a signal and falls after FALL_S without any, so that
+the device does not swing between two. Sources of the thresholds: a Raspberry Pi caps its clock at
+80 degrees; PSI, Documentation/accounting/psi.rst.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
 
-from shoal.agent.dependencies import Ports
 from shoal.agent.host.faults import Fault
+from shoal.agent.host.load import Load
 from shoal.agent.installed.record import Slot
-from shoal.agent.serving.served_model import Engine, Serving
-from shoal.agent.serving.throttle_levels import Adaptation, Level
+from shoal.agent.serving.engine import Engine, Loader
+from shoal.agent.serving.served_model import Serving
 from shoal.errors import ShoalError
 from shoal.profile import Profile
-from shoal.wire import WindowReport
+from shoal.wire import Health, WindowReport
 
-#: Seconds between two measurements.
-SAMPLE_S = 5.0
+#: Seconds with a signal until the next level, without any until the previous; between samples.
+RISE_S, FALL_S, SAMPLE_S = 15.0, 120.0, 5.0
 
 
-class Eased(NamedTuple):
-    """An engine that was loaded for another level; None when it could not be."""
+class Signal(NamedTuple):
+    """A measurement, the value from which it is pressure, and the value below which it ends."""
+
+    name: str
+    field: str
+    begins: float
+    ends: float
+
+
+SIGNALS = (
+    Signal("hot", "temp_c", 80.0, 75.0),
+    Signal("throttled by the firmware", "throttled", 1.0, 1.0),
+    Signal("waiting for the CPU", "cpu_stall_pct", 40.0, 20.0),
+    Signal("waiting for memory", "memory_stall_pct", 10.0, 5.0),
+)
+
+
+class Level(NamedTuple):
+    """Limits at one level.
+
+    rate     share of source frames that are inferred; the endpoint serves everything
+    threads  most threads of a run; 0 for the profile's
+    cheapest the fastest variant here, instead of the preferred one
+    """
+
+    name: str
+    rate: float
+    threads: int
+    cheapest: bool
+
+
+LEVELS = (
+    Level("full", 1.0, 0, False),
+    Level("slower", 0.5, 0, False),
+    Level("fewer threads", 0.5, 1, False),
+    Level("cheaper variant", 0.25, 1, True),
+)
+
+
+class ThrottleLevel:
+    """The current level and its reasons.
+
+    >>> hot, level = Load(temp_c=82.0), ThrottleLevel()
+    >>> [level.step(hot, second).name for second in (0.0, 10.0, 16.0, 32.0)]
+    ['full', 'full', 'slower', 'fewer threads']
+    >>> level.reasons, level.step(Load(temp_c=70.0), 40.0).name
+    (['hot'], 'fewer threads')
+    >>> level.step(Load(temp_c=70.0), 161.0).name
+    'slower'
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._signals: set[str] = set()
+        self._events: int | None = None
+        self._since: float | None = None
+
+    @property
+    def current(self) -> Level:
+        return LEVELS[self.number]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Names of the active signals."""
+        return sorted(self._signals)
+
+    def step(self, load: Load, now_s: float) -> Level:
+        """Take one measurement into account; the level from now on. now_s: monotonic."""
+        before = bool(self._signals)
+        self._signals = {signal.name for signal in SIGNALS if self._is_active(signal, load)}
+        if self._events is not None and load.memory_events > self._events:
+            self._signals.add("at its memory limit")
+        self._events = load.memory_events
+        if self._since is None or before != bool(self._signals):
+            self._since = now_s
+        if self._signals and now_s - self._since >= RISE_S:
+            self._move(1, now_s)
+        elif not self._signals and now_s - self._since >= FALL_S:
+            self._move(-1, now_s)
+        return self.current
+
+    def _is_active(self, signal: Signal, load: Load) -> bool:
+        value = float(getattr(load, signal.field))
+        return value >= (signal.ends if signal.name in self._signals else signal.begins)
+
+    def _move(self, by: int, now_s: float) -> None:
+        self.number = min(max(self.number + by, 0), len(LEVELS) - 1)
+        self._since = now_s
+
+
+class ThrottledEngine(NamedTuple):
+    """An engine loaded for another level; None when loading failed."""
 
     model: str
     instead_of: Engine
     engine: Engine | None
 
 
-class Easing:
-    """One device's adaptation at work. Everything but loading happens on the control loop.
+class ThrottlingPorts(NamedTuple):
+    """What Throttling uses of the device. spawn: run a job now or on a thread of its own."""
 
-    post   hands an Eased over to the control loop
+    loader: Loader
+    load: Callable[[], Load]
+    health: Callable[[], Health]
+    monotonic: Callable[[], float]
+    spawn: Callable[[Callable[[], None]], None]
+
+
+class Throttling:
+    """Applies one device's level. Everything but loading happens on the control loop.
+
+    post   passes a ThrottledEngine to the control loop
     """
 
     def __init__(
         self,
-        ports: Ports,
+        ports: ThrottlingPorts,
         profile: Profile,
         *,
         fault: Callable[[Fault], None],
-        post: Callable[[Eased], None],
+        post: Callable[[ThrottledEngine], None],
     ) -> None:
-        self.adaptation = Adaptation()
+        self.level = ThrottleLevel()
         self._ports, self._profile, self._fault, self._post = ports, profile, fault, post
-        self._own: dict[str, Slot] = {}
-        self._ways: dict[str, tuple[str, str, int]] = {}
+        self._installed: dict[str, Slot] = {}
+        self._applied: dict[str, tuple[str, str, int]] = {}
         self._loading: set[str] = set()
         self._due_s = 0.0
 
     @property
     def rate(self) -> float:
-        """Share of what sources give that is answered."""
-        return self.adaptation.level.rate
+        """Share of source frames that are inferred."""
+        return self.level.current.rate
 
     @property
-    def eased(self) -> bool:
-        """Whether windows are to be tagged: what is seen now is not how it usually is."""
-        return self.adaptation.number > 0
+    def is_active(self) -> bool:
+        """Whether windows are tagged as throttled: they are not typical of the release."""
+        return self.level.number > 0
 
-    def tick(self, serving: Mapping[str, Serving], rests: Callable[[str], bool]) -> None:
-        """Measure when it is time, and change what has to be. rests: no update is under way."""
+    def tick(self, serving: Mapping[str, Serving], is_idle: Callable[[str], bool]) -> None:
+        """Sample when due and apply the level. is_idle: whether no update of a model runs."""
         now = self._ports.monotonic()
         if now < self._due_s:
             return
         self._due_s = now + SAMPLE_S
-        before = self.adaptation.number
-        level = self.adaptation.step(self._ports.load(), now)
-        if self.adaptation.number > before:
-            why = ", ".join(self.adaptation.why)
-            self._fault(Fault("pressure", f"this device is {why}: now at level {level.name!r}"))
+        before = self.level.number
+        level = self.level.step(self._ports.load(), now)
+        if self.level.number > before:
+            reasons = ", ".join(self.level.reasons)
+            self._fault(Fault("pressure", f"this device is {reasons}: now at level {level.name!r}"))
         for model, served in serving.items():
-            if served.engine is not None and model not in self._loading and rests(model):
-                self._ease(model, served.engine, level)
+            if served.engine is not None and model not in self._loading and is_idle(model):
+                self._apply(model, served.engine, level)
 
-    def finish(self, eased: Eased, serving: Serving) -> WindowReport | None:
-        """Let the engine serve, unless something else does by now; the report of its window."""
-        self._loading.discard(eased.model)
-        if eased.engine is None or serving.engine is not eased.instead_of:
+    def finish(self, loaded: ThrottledEngine, serving: Serving) -> WindowReport | None:
+        """Swap to the loaded engine unless another one serves by now; the closed window."""
+        self._loading.discard(loaded.model)
+        if loaded.engine is None or serving.engine is not loaded.instead_of:
             return None
-        closed = serving.swap(eased.engine, self._ports.health())
+        closed = serving.swap(loaded.engine, self._ports.health())
         serving.retire()
         return closed
 
-    def _ease(self, model: str, engine: Engine, level: Level) -> None:
-        own = self._own.get(model)
+    def _apply(self, model: str, engine: Engine, level: Level) -> None:
+        own = self._installed.get(model)
         if own is None or (own.release, own.sha256) != (engine.slot.release, engine.slot.sha256):
-            own = self._own[model] = engine.slot
-            self._ways.pop(model, None)
-        slot, profile = wanted(engine, own, level, self._profile)
-        threads = profile.session.intra_op_num_threads
-        way = (slot.sha256, slot.variant, threads)
+            own = self._installed[model] = engine.slot
+            self._applied.pop(model, None)
+        slot, profile = throttled(engine, own, level, self._profile)
+        wanted = (slot.sha256, slot.variant, profile.session.intra_op_num_threads)
         usual = (own.sha256, own.variant, self._profile.session.intra_op_num_threads)
-        if way == self._ways.get(model, usual):
+        if wanted == self._applied.get(model, usual):
             return
-        self._ways[model] = way
+        self._applied[model] = wanted
         self._loading.add(model)
         self._ports.spawn(lambda: self._load(model, engine, slot, profile))
 
@@ -102,13 +207,13 @@ class Easing:
             loaded = loader.load(slot, profile)
         except ShoalError as error:
             self._fault(Fault("pressure", f"{slot.release} as {slot.variant}: {error}"))
-        self._post(Eased(model, engine, loaded))
+        self._post(ThrottledEngine(model, engine, loaded))
         if loaded is not None:
             loader.settle(slot, profile)
 
 
-def wanted(engine: Engine, own: Slot, level: Level, profile: Profile) -> tuple[Slot, Profile]:
-    """The slot as it should serve at `level`, and the profile to load it with."""
+def throttled(engine: Engine, own: Slot, level: Level, profile: Profile) -> tuple[Slot, Profile]:
+    """The slot as it serves at `level`, and the profile to load it with."""
     slot, session = own, profile.session
     if level.cheapest and own.timings_us:
         variant = min(own.timings_us, key=lambda name: own.timings_us[name])

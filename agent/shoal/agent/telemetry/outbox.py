@@ -4,8 +4,12 @@ A row leaves the outbox only when the controller says that its database has it. 
 when a row is first sent, so that rows still unnumbered may merge without leaving a hole.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
+
+from shoal.errors import SketchError
+from shoal.sketch import Latency
+from shoal.wire import WindowReport
 
 #: Messages under way at once, and seconds until an unanswered one is sent again.
 WINDOW, RESEND_S = 64, 30.0
@@ -156,3 +160,41 @@ class Courier:
     def acked(self, seqs: Iterable[int]) -> None:
         for seq in seqs:
             self._under_way.pop(seq, None)
+
+
+def merge_windows(
+    older: WindowReport, newer: WindowReport, sketches: Callable[[bytes, bytes], bytes]
+) -> WindowReport:
+    """One report for two adjacent windows of the same release.
+
+    sketches   merges the bytes of two sketches of one reference
+
+    Raises SketchError when they are not of one model, release and reference.
+    """
+    same = ("model", "release", "reference")
+    if any(getattr(older, field) != getattr(newer, field) for field in same):
+        raise SketchError(f"windows of {older.release} and {newer.release} do not merge")
+    latency = Latency(older.latency)
+    latency.merge(newer.latency)
+    end_s = newer.window_start_s + newer.window_s
+    counts = ("rows", "errors", "slow", "labelled", "correct", "merged")
+    return WindowReport(
+        device=newer.device,
+        boot=newer.boot,
+        seq=newer.seq,
+        sent_s=newer.sent_s,
+        model=newer.model,
+        release=newer.release,
+        reference=newer.reference,
+        window_start_s=older.window_start_s,
+        window_s=max(0.0, end_s - older.window_start_s),
+        latency=latency.trimmed(),
+        inputs=_either(older.inputs, newer.inputs, sketches),
+        outputs=_either(older.outputs, newer.outputs, sketches),
+        health=newer.health,
+        **{field: getattr(older, field) + getattr(newer, field) for field in counts},
+    )
+
+
+def _either(older: bytes, newer: bytes, sketches: Callable[[bytes, bytes], bytes]) -> bytes:
+    return sketches(older, newer) if older and newer else older or newer

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.agent.serving.vitals import Vitals
+from shoal.agent.serving.served_model import Vitals
 from shoal.profile import Profile
 
 #: Interference only ever adds latency, so the best of a few rounds is judged (io/trial.py).

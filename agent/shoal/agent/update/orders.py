@@ -3,7 +3,7 @@
 import re
 
 from shoal.agent.installed.floors import Floors
-from shoal.agent.serving.runtime_version import Runtime
+from shoal.agent.serving.engine import Runtime
 from shoal.errors import BundleError, ModelError, ShoalError, StaleError
 from shoal.manifest import File, Manifest
 from shoal.profile import Profile

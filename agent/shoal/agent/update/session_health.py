@@ -9,20 +9,20 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from shoal.agent.installed.record import Slot
-from shoal.agent.serving.session_reports import Account
-from shoal.agent.serving.vitals import Vitals
+from shoal.agent.serving.served_model import Vitals
+from shoal.agent.serving.session_reports import SessionReport
 from shoal.agent.update.acceptance import Verdict, Watch, judge_observation
 from shoal.agent.update.machine import MAX_STARTS
 
 
 def judge_all(
-    watch: Watch, own: Vitals, said: Iterable[Account], trial: Slot, now_s: float
+    watch: Watch, own: Vitals, said: Iterable[SessionReport], trial: Slot, now_s: float
 ) -> Verdict | None:
     """The verdict on `trial`, by what the agent saw itself and what sessions said; None: not yet.
 
     >>> trial = Slot(slot="a", model="m", release="m@2", path="", sha256="2", variant="",
     ...              model_sha256="", counter=1)
-    >>> bad = Account(model="m", sha256="2", vitals=Vitals(requests=60, errors=60))
+    >>> bad = SessionReport(model="m", sha256="2", vitals=Vitals(requests=60, errors=60))
     >>> judge_all(Watch(since_s=0, until_s=60), Vitals(requests=9), [bad], trial, 5.0).detail
     '60 of 69 requests failed while observed'
     """
@@ -37,7 +37,7 @@ def judge_all(
     )
 
 
-def _crashed(serving: Sequence[Account]) -> Verdict | None:
+def _crashed(serving: Sequence[SessionReport]) -> Verdict | None:
     dead = sum(not one.lives for one in serving)
     if dead < MAX_STARTS:
         return None
@@ -45,7 +45,7 @@ def _crashed(serving: Sequence[Account]) -> Verdict | None:
     return Verdict(cause="crash-loop", detail=detail, facts={"starts": dead})
 
 
-def _refused(refusing: Sequence[Account]) -> Verdict | None:
+def _refused(refusing: Sequence[SessionReport]) -> Verdict | None:
     if not refusing:
         return None
     detail = f"a program on this device cannot load it in its session: {refusing[0].why}"

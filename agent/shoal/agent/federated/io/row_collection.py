@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from shoal.agent.federated.io.row_buffer import Buffer
-from shoal.agent.serving.served_model import Engine
+from shoal.agent.serving.engine import Engine
 from shoal.sketch import F32
 
 

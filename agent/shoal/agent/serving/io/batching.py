@@ -1,8 +1,8 @@
-"""Requests that wait together are run together; nothing waits for company.
+"""Adaptive batching: requests that are waiting run as one batch; no request waits for a timer.
 
-A request that comes alone is run at once. What comes while a model runs, or in the same turn of
-the event loop, is one batch when its turn comes. (A timer of 1 ms cost ten times the throughput.)
-What waits is bounded: beyond that a client is told to come back later.
+A single request runs at once. Requests that arrive while a model runs, or in the same turn of the
+event loop, are the next batch. (A timer of 1 ms cost ten times the throughput.) The queue is
+bounded: beyond it a client gets 503.
 """
 
 import asyncio
@@ -11,79 +11,73 @@ import functools
 from collections.abc import Callable
 from typing import TypeVar
 
-from shoal.agent.serving.inference import (
-    Answer,
-    Call,
-    Inference,
-    Request,
-    answer_together,
-    failure,
-    is_slow,
-)
+from shoal.agent.serving.inference import Call, Inference, is_slow, run_batch
+from shoal.agent.serving.routes import Request, Response, error_response
 
 T = TypeVar("T")
-Done = Callable[[Answer], None]
+Done = Callable[[Response], None]
 
-#: Requests that may wait for one model; long bodies read at once; rows that share a run.
-QUEUE, READING, TOGETHER = 128, 4, 256
+#: Requests that may wait for one model; long bodies parsed at once; rows in one batch.
+QUEUE, PARSING, BATCH_ROWS = 128, 4, 256
 
 
-class Batches:
-    """Answers requests on the event loop's thread, slow ones on other threads. One loop's own."""
+class AdaptiveBatcher:
+    """Runs requests on the event loop's thread, slow ones on other threads. One for each loop."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._lanes: dict[str, _Lane] = {}
-        self._reading = 0
+        self._queues: dict[str, _ModelQueue] = {}
+        self._parsing = 0
 
-    def ask(self, request: Request, done: Done, *, alone: bool) -> None:
-        """Answer `request`: `done` is called once, now or later, on the loop's thread.
+    def submit(self, request: Request, done: Done, *, is_only_client: bool) -> None:
+        """Run `request`; `done` is called once, now or later, on the loop's thread.
 
-        alone   nobody else can be asking, so there is nothing to wait a turn for
+        is_only_client   no other connection is open, so it runs in this turn of the event loop
         """
         if not request.is_long:
-            self._taken(self._inference.take(request), done, alone)
-        elif self._reading >= READING:
-            done(failure(503, f"{READING} long bodies are being read; try again, or send bytes"))
+            self._enqueue(self._inference.accept(request), done, is_only_client)
+        elif self._parsing >= PARSING:
+            message = f"{PARSING} long bodies are being parsed; try again, or send bytes"
+            done(error_response(503, message))
         else:
-            self._reading += 1
+            self._parsing += 1
             _on_thread(
-                functools.partial(self._inference.take, request),
-                functools.partial(self._read, done),
+                functools.partial(self._inference.accept, request),
+                functools.partial(self._parsed, done),
             )
 
-    def _read(self, done: Done, taken: Answer | Call) -> None:
-        self._reading -= 1
-        self._taken(taken, done, alone=False)
+    def _parsed(self, done: Done, accepted: Response | Call) -> None:
+        self._parsing -= 1
+        self._enqueue(accepted, done, is_only_client=False)
 
-    def _taken(self, taken: Answer | Call, done: Done, alone: bool) -> None:
-        if isinstance(taken, Answer):
-            done(taken)
+    def _enqueue(self, accepted: Response | Call, done: Done, is_only_client: bool) -> None:
+        if isinstance(accepted, Response):
+            done(accepted)
             return
-        model = taken.serving.model
-        lane = self._lanes.get(model)
-        if lane is None:
-            lane = self._lanes[model] = _Lane()
-        lane.add(taken, done, alone)
+        model = accepted.serving.model
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = _ModelQueue()
+        queue.add(accepted, done, is_only_client)
 
 
-class _Lane:
-    """What waits for one model. One batch runs at a time: the next gathers meanwhile."""
+class _ModelQueue:
+    """Requests waiting for one model. One batch runs at a time; the next is collected meanwhile."""
 
     def __init__(self) -> None:
         self._waiting: collections.deque[tuple[Call, Done]] = collections.deque()
         self._busy = False
 
-    def add(self, call: Call, done: Done, alone: bool) -> None:
+    def add(self, call: Call, done: Done, is_only_client: bool) -> None:
         if len(self._waiting) >= QUEUE:
             model = call.serving.model
-            done(failure(503, f"{QUEUE} requests wait for {model!r} already; try again"))
+            done(error_response(503, f"{QUEUE} requests wait for {model!r} already; try again"))
             return
         self._waiting.append((call, done))
         if self._busy:
             return
         self._busy = True
-        if alone:
+        if is_only_client:
             self._run()
         else:
             asyncio.get_running_loop().call_soon(self._run)
@@ -92,30 +86,28 @@ class _Lane:
         batch = self._next()
         calls = [call for call, _ in batch]
         if is_slow(calls):
-            _on_thread(
-                functools.partial(answer_together, calls), functools.partial(self._end, batch)
-            )
+            _on_thread(functools.partial(run_batch, calls), functools.partial(self._end, batch))
         else:
-            self._end(batch, answer_together(calls))
+            self._end(batch, run_batch(calls))
 
     def _next(self) -> list[tuple[Call, Done]]:
-        """The oldest requests that may share a run: of one engine, of TOGETHER rows at most."""
+        """The next batch: the oldest requests, of one engine, with BATCH_ROWS rows at most."""
         batch = [self._waiting.popleft()]
-        engine, rows = batch[0][0].engine, len(batch[0][0].asked.rows)
+        engine, rows = batch[0][0].engine, len(batch[0][0].input.rows)
         while self._waiting:
             call = self._waiting[0][0]
-            rows += len(call.asked.rows)
-            if call.engine is not engine or rows > TOGETHER:
+            rows += len(call.input.rows)
+            if call.engine is not engine or rows > BATCH_ROWS:
                 break
             batch.append(self._waiting.popleft())
         return batch
 
-    def _end(self, batch: list[tuple[Call, Done]], answers: list[Answer]) -> None:
+    def _end(self, batch: list[tuple[Call, Done]], responses: list[Response]) -> None:
         self._busy = bool(self._waiting)
         if self._busy:
             asyncio.get_running_loop().call_soon(self._run)
-        for (_, done), answer in zip(batch, answers, strict=True):
-            done(answer)
+        for (_, done), response in zip(batch, responses, strict=True):
+            done(response)
 
 
 def _on_thread(job: Callable[[], T], then: Callable[[T], None]) -> None:

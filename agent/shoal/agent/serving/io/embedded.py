@@ -17,13 +17,13 @@ from shoal.agent.host.io.folder import FOLDER, MODELS, SPOOL
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.ports import Slots
 from shoal.agent.installed.record import Slot
+from shoal.agent.serving.engine import Loader
 from shoal.agent.serving.io.row_spool import Giving
 from shoal.agent.serving.io.runtime import OrtLoader
-from shoal.agent.serving.io.session_reports import Witness
+from shoal.agent.serving.io.session_reports import SessionReportWriter
 from shoal.agent.serving.io.window_spool import Spool
-from shoal.agent.serving.ports import Loader
 from shoal.agent.serving.served_model import Serving
-from shoal.agent.serving.session_reports import Account
+from shoal.agent.serving.session_reports import SessionReport
 from shoal.errors import AbsentError, ShoalError
 from shoal.profile import Profile, detect, profile
 from shoal.sketch import F32
@@ -66,7 +66,7 @@ class Session:
             self._serving, slots=slots, loader=OrtLoader(slots.path), profile=board
         )
         self._spool, self._window_s, self._look_s = Spool(folder / SPOOL), window_s, look_s
-        self._witness = Witness(folder / SPOOL)
+        self._witness = SessionReportWriter(folder / SPOOL)
         self._giving = Giving(folder / SPOOL) if _keeps(folder) else None
         try:
             self._hand_over(self._follower.look())
@@ -171,10 +171,10 @@ class Follower:
         self._loader.trim()
         return closed
 
-    def account(self) -> Account:
+    def account(self) -> SessionReport:
         """What was seen of the release that serves, for the agent that observes it."""
         engine = self._serving.engine
-        return Account(
+        return SessionReport(
             model=self._serving.model,
             sha256=engine.slot.sha256 if engine else "",
             vitals=self._serving.vitals,

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from shoal.agent.serving.served_model import Engine
+from shoal.agent.serving.engine import Engine
 from shoal.durable import write_durable
 from shoal.errors import StorageError
 from shoal.sketch import F32

@@ -10,10 +10,9 @@ import numpy as np
 
 from shoal import bundle
 from shoal.agent.installed.record import Slot
+from shoal.agent.serving.engine import NEWEST_OPSET, OLDEST_OPSET, Engine, Runtime
 from shoal.agent.serving.io.session import OrtSession, failures_of_ort, import_ort
-from shoal.agent.serving.io.session_cache import SMALLEST, Optimised
-from shoal.agent.serving.runtime_version import NEWEST_OPSET, OLDEST_OPSET, Runtime
-from shoal.agent.serving.served_model import Engine
+from shoal.agent.serving.io.session_cache import SMALLEST, SessionCache
 from shoal.errors import ModelError, ShoalError
 from shoal.manifest import Manifest
 from shoal.profile import Profile, SessionOptions
@@ -34,7 +33,7 @@ class OrtLoader:
     """
 
     def __init__(
-        self, folder: Callable[[str, str], Path], optimised: Optimised | None = None
+        self, folder: Callable[[str, str], Path], optimised: SessionCache | None = None
     ) -> None:
         self._folder, self._optimised = folder, optimised
 
@@ -89,7 +88,7 @@ class OrtLoader:
         key = cache.key(file.sha256, import_ort().__version__, options)
         return self._found(cache, key, options, names) or OrtSession(path, options, *names)
 
-    def _keep(self, cache: Optimised, slot: Slot, options: SessionOptions) -> None:
+    def _keep(self, cache: SessionCache, slot: Slot, options: SessionOptions) -> None:
         """Have onnxruntime write what it makes of the slot's model, unless the cache has it.
 
         For the next start: a session that has written its model holds the weights twice.
@@ -109,7 +108,7 @@ class OrtLoader:
         cache.keep(key)
 
     def _found(
-        self, cache: Optimised, key: str, options: SessionOptions, names: tuple[str, str]
+        self, cache: SessionCache, key: str, options: SessionOptions, names: tuple[str, str]
     ) -> OrtSession | None:
         """A session of what the cache holds; None where it holds nothing that loads."""
         found = cache.find(key)

@@ -33,7 +33,7 @@ _FORMAT = 1
 _OF = 16
 
 
-class Optimised:
+class SessionCache:
     """The cache in one folder.
 
     facts    of this machine: shoal.agent.host.io.facts

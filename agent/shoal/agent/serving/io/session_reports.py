@@ -1,7 +1,7 @@
 """How sessions in other programs testify while the agent observes a release: a file each.
 
     spool/observed               is there while the agent asks: nobody writes a byte without it
-    spool/<random>.account       length and CRC-32 (little-endian), then a Account as JSON
+    spool/<random>.account       length and CRC-32 (little-endian), then a SessionReport as JSON
 
 A session keeps its file locked (flock) and writes it anew about every second; it deletes it when
 it closes. A file that nobody locks is of a program that crashed.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.agent.serving.session_reports import Account
+from shoal.agent.serving.session_reports import SessionReport
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _MOST, _LONGEST = 64, 4096
 _WHY = 500
 
 
-class Witness:
+class SessionReportWriter:
     """One session's side."""
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +39,7 @@ class Witness:
         with contextlib.suppress(OSError):  # the agent asks where there is a folder
             folder.mkdir(exist_ok=True)
 
-    def tell(self, account: Account) -> None:
+    def tell(self, account: SessionReport) -> None:
         """Say it if the agent asks; never raises: a program's answers come first."""
         try:
             if not (self._folder / _ASKED).exists():
@@ -62,13 +62,13 @@ class Witness:
             self._file = -1
 
 
-class Hearing:
-    """The agent's side: Accounts."""
+class SessionReportReader:
+    """The agent's side: SessionReports."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self) -> list[Account]:
+    def read(self) -> list[SessionReport]:
         if not self._folder.is_dir():
             return []
         try:
@@ -98,7 +98,7 @@ def _open_locked(path: Path) -> int:
     return file
 
 
-def _heard(path: Path) -> Account | None:
+def _heard(path: Path) -> SessionReport | None:
     """What the file says; None for one that cannot be believed, or is not written yet."""
     try:
         with path.open("rb") as file:
@@ -108,7 +108,7 @@ def _heard(path: Path) -> Account | None:
         said = data[_HEAD.size : _HEAD.size + length]
         if zlib.crc32(said) != crc:
             return None
-        return msgspec.structs.replace(msgspec.json.decode(said, type=Account), lives=lives)
+        return msgspec.structs.replace(msgspec.json.decode(said, type=SessionReport), lives=lives)
     except (OSError, struct.error, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

@@ -17,9 +17,8 @@ from shoal.agent.host.io.database import (
     translated,
     unhurried,
 )
-from shoal.agent.serving.window import merge
 from shoal.agent.telemetry.io.salvage import Salvaged, checksum, salvage
-from shoal.agent.telemetry.outbox import Drop, Letter, Merge, Row, relieve
+from shoal.agent.telemetry.outbox import Drop, Letter, Merge, Row, merge_windows, relieve
 from shoal.errors import SketchError, StorageError, WireError
 from shoal.sketch import merge_bytes
 
@@ -313,7 +312,7 @@ class SqliteOutbox:
     def _merge(self, step: Merge) -> bool:
         try:
             older, newer = self._window(step.older), self._window(step.newer)
-            together = merge(older, newer, merge_bytes)
+            together = merge_windows(older, newer, merge_bytes)
         except (SketchError, WireError):
             return False
         payload = wire.encode(together)
