@@ -101,7 +101,7 @@ def test_a_server_that_is_killed_is_found_again_when_it_is_back(
         server.start()
         write(server, 0, 42)
         eventually(lambda: plant.newest == {"n": 42}, "the new value")
-        assert source.health().reconnects == 1
+        assert source.health().reconnects >= 1
     assert plant.told("modbus 'line'")
 
 

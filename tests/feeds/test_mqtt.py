@@ -109,7 +109,7 @@ def test_a_source_outlives_its_broker_and_says_that_it_was_away(
         eventually(lambda: source.health().up, "it is back")
         client().say("t", "1")
         eventually(lambda: plant.newest == {"t": 1.0}, "and hears")
-    assert source.health().reconnects == 1
+    assert source.health().reconnects >= 1
 
 
 def test_what_the_broker_did_not_take_is_sent_when_it_is_back(
@@ -256,7 +256,7 @@ def test_without_its_primary_host_a_node_keeps_and_then_tells_as_historical(
         assert times == {0, 1_000, 2_000, 3_000, 4_000}
         scada.online(False, 20)
         eventually(lambda: scada.kinds()[-1] == "NDEATH", "the node leaves")
-        eventually(lambda: sink.health().reconnects == 1, "and is back to wait")
+        eventually(lambda: sink.health().reconnects >= 1, "and is back to wait")
         sink.write(prediction(5.0))
         eventually(lambda: sink.health().waiting == 1)
         scada.online(True, 30)

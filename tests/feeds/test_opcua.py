@@ -117,7 +117,7 @@ def test_a_server_that_is_killed_is_found_again_and_subscribed_to_anew(
         server.start()
         put(server, "T", 55.0)
         eventually(lambda: plant.newest == {"t": 55.0, "p": 1.0}, "the new value")
-    assert feed.health().reconnects == 1
+    assert feed.health().reconnects >= 1
     assert len(plant.frames) > count
     assert plant.told("opcua 'line'")
 

@@ -184,8 +184,8 @@ class Broker:
             selector.register(self._wake_reads, selectors.EVENT_READ)
             ready = {key.fileobj: events for key, events in selector.select(LOOK_S)}
         if self._wake_reads in ready:
-            self._wake_is_due = False
             os.read(self._wake_reads, 4_096)
+            self._wake_is_due = False  # after the read, or a byte written between is lost
         events = ready.get(sock, 0)
         rc = MQTTErrorCode.MQTT_ERR_SUCCESS
         if events & selectors.EVENT_READ:

@@ -106,6 +106,7 @@ class SparkplugSink(Connecting):
         self._publish(self._node.connected(self.context.wall()))
 
     def _hear(self, topic: str, data: bytes) -> None:
+        self._tell()  # in order: what was written before the host came online is historical
         try:
             self._publish(self._node.heard(topic, data, self.context.wall()))
         except WireError as error:
