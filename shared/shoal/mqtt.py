@@ -126,7 +126,7 @@ class Link:
         self._fault = "not started"
         self._subscribing = 0
         self._unacked = 0
-        self._waiting_since = self._heard = self._up_since = 0.0
+        self._waiting_since = self._up_since = 0.0
 
     # --- for everybody ------------------------------------------------------------------------
 
@@ -168,11 +168,6 @@ class Link:
     def fault(self) -> str:
         """Why it is not connected, one sentence with a hint; "" while it is."""
         return "" if self.connected else self._fault
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the broker last said anything but a ping's answer; inf if it never did."""
-        return time.monotonic() - self._heard if self._heard else float("inf")
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Hand a message to the broker, QoS 1. Returns before it is acknowledged.
@@ -302,7 +297,6 @@ class Link:
         return client
 
     def _connected_to(self, client: paho.Client, _: Any, __: Any, reason: Any, said: Any) -> None:
-        self._heard = time.monotonic()
         self._greeted = not is_unsupported(reason)
         if reason.is_failure:
             self._fault = f"broker refused: {explain_reason(reason)}"
@@ -334,7 +328,6 @@ class Link:
             self._fault = f"broker ended the connection: {explain_reason(reason)}"
 
     def _subscribed(self, client: paho.Client, _: Any, mid: int, reasons: Any, __: Any) -> None:
-        self._heard = time.monotonic()
         if mid != self._subscribing:
             return
         asked = zip(self._subscriptions, reasons, strict=False)
@@ -354,16 +347,14 @@ class Link:
         self._tell(self._on_connection, True)
 
     def _received(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
-        self._heard = time.monotonic()
         self._tell(self._on_message, message.topic, message.payload)
 
     def _acknowledged(self, _: paho.Client, __: Any, ___: int, reason: Any, ____: Any) -> None:
-        self._heard = time.monotonic()
         if reason.is_failure:  # only MQTT 5 says so; the outbox says it again in any case
             _log.warning("broker did not take a message: %s", explain_reason(reason))
         with self._lock:
             self._unacked = max(0, self._unacked - 1)
-            self._waiting_since = self._heard
+            self._waiting_since = time.monotonic()
 
     def _tell(self, callback: Callable[..., None], *args: Any) -> None:
         try:

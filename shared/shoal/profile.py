@@ -17,7 +17,6 @@ _CHECKOUT = Path(__file__).parents[2] / "firmware_profiles"
 _NOT_PROFILES = frozenset({"defaults", "variants"})
 #: Names a folder of further profiles; one with the name of a built-in profile replaces it.
 FURTHER = "SHOAL_FIRMWARE_PROFILES"
-GENERIC = "generic"
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

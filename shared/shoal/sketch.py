@@ -221,11 +221,6 @@ class Sketch:
         self._flush()
         return self._high
 
-    def histogram(self, feature: int) -> I64:
-        """Counts of one feature, missing last: int64 (len(edges) + 2,), as in its reference."""
-        bins = len(self._edges[feature]) + 1
-        return np.append(self.counts[feature, :bins], self._missing[feature])
-
     def to_bytes(self) -> bytes:
         """Compact form: header, varint counts, then five moments a feature as float32."""
         self._flush()

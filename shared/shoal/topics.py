@@ -11,8 +11,6 @@ TIMESTAMP = f"{ROOT}/fleet/timestamp"
 ALL_UP = f"{ROOT}/+/up/+"
 
 UP_KINDS = ("status", "inventory", "window", "event", "round")
-DOWN_KINDS = ("assignment", "ack", "time", "command", "round")
-RETAINED = frozenset({"status", "inventory", "assignment"})
 
 #: No dot, slash, ``+`` or ``#``: the name is one topic level on MQTT, one subject token on NATS,
 #: one file name and one certificate CN.

@@ -8,7 +8,7 @@ Units are in the names: ``_s`` seconds (Unix time, UTC, where it is an instant),
 microseconds, ``_mb`` 2**20 bytes.
 """
 
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -348,8 +348,3 @@ def _read(decoder: "msgspec.msgpack.Decoder[_T]", kind: str, payload: bytes) -> 
         return decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"{kind}: {error}", "is the peer a newer or a foreign version?") from error
-
-
-def message_types() -> tuple[type, ...]:
-    """Every message type, for documents and golden bytes."""
-    return (*get_args(AnyUp), *get_args(AnyDown))

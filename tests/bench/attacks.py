@@ -4,8 +4,8 @@ import numpy as np
 
 from bench.report import Found, Row
 from digits import Learner, Rows, homes_of
+from shelves import file_shelf
 from shoal.controller.federated.aggregation.outlier_scores import compare
-from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.params import F32
@@ -69,7 +69,7 @@ def _federated(
     server, stood_out = Server(theta=learner.theta), np.zeros(DEVICES)
     for _ in range(rounds):
         updates = []
-        gathering = strategy.gather(server.theta.size, MemoryShelf())
+        gathering = strategy.gather(server.theta.size, file_shelf(server.theta.size))
         for i, home in enumerate(homes):
             lies = i < LIARS and attack != "none"
             rows = _poisoned(home, attack, random) if lies else home

@@ -10,8 +10,8 @@ import pytest
 
 from digits import Rows, homes_of
 from federated.real import Cohort, choices, holds_row, serving
+from shelves import file_shelf
 from shoal.agent.installed.io.journal import SqliteJournal
-from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.privacy.accountant import Spent, epsilon
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
@@ -127,7 +127,7 @@ def assert_sum_of_what_was_sent(cohort: Cohort, found: dict) -> None:
     attempt = cohort.attempts()[found["task"], found["number"]]
     made = []
     for said in choices(cohort.contributions(), attempt, devices):
-        gathering = strategy.gather(theta.size, MemoryShelf())
+        gathering = strategy.gather(theta.size, file_shelf(theta.size))
         for name, one in zip(devices, said, strict=True):
             delta = decompress(one.update, theta.size)
             gathering.add(Update(device=name, delta=delta, examples=one.examples, loss=one.loss))
@@ -231,7 +231,7 @@ def stepped(
     strategy: Strategy, theta: F32, ages: dict[str, int], said: Sequence[Contribution]
 ) -> bytes:
     """The checkpoint after one contribution of each device, in the order of `ages`."""
-    gathering = strategy.gather(theta.size, MemoryShelf())
+    gathering = strategy.gather(theta.size, file_shelf(theta.size))
     for (name, age), its in zip(ages.items(), said, strict=True):
         delta = decompress(its.update, theta.size)
         gathering.add(Update(device=name, delta=delta, examples=1, behind=age))

@@ -12,8 +12,8 @@ from digits import homes_of
 from federated.real import Cohort, serving
 from federated.test_digits import FEATURES, MODEL, as_pixels, write_table
 from ports import free_port
+from shelves import file_shelf
 from shoal import wire
-from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.federated.compression import decompress
@@ -90,7 +90,7 @@ def sent(cohort: Cohort, since: int) -> dict[str, int]:
 def flat(cohort: Cohort, one: dict, found: dict[str, Contribution]) -> bytes:
     """The checkpoint that every device's own update gives."""
     strategy, theta = strategy_of("fedavg", {}), cohort.theta(one["theta"])
-    gathering = strategy.gather(theta.size, MemoryShelf())
+    gathering = strategy.gather(theta.size, file_shelf(theta.size))
     for name, said in found.items():
         delta = decompress(said.update, theta.size)
         gathering.add(Update(device=name, delta=delta, examples=said.examples, loss=said.loss))

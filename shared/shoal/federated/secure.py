@@ -15,8 +15,6 @@ import hashlib
 
 import msgspec
 
-ROUND_ID = 16
-
 
 class Advert(msgspec.Struct, frozen=True, kw_only=True):
     """A device's keys for one round.

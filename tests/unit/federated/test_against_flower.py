@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.controller.federated.gathering import MemoryShelf
+from shelves import file_shelf
 from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
 from unit.federated.peers import python_with
@@ -66,7 +66,7 @@ def test_the_same_updates_give_the_model_that_flower_gives(
 ) -> None:
     strategy, server = strategy_of(name, SETTINGS[name]), Server(theta=given["theta"])
     for number, updates in enumerate(given["updates"]):
-        gathering = strategy.gather(SIZE, MemoryShelf())
+        gathering = strategy.gather(SIZE, file_shelf(SIZE))
         for i, delta in enumerate(updates):
             rows = int(given["examples"][i])
             gathering.add(Update(device=f"d{i:02}", delta=delta, examples=rows, loss=LOSS))

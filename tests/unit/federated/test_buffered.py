@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from digits import Learner, homes_of
-from shoal.controller.federated.gathering import MemoryShelf
+from shelves import file_shelf
 from shoal.controller.federated.rounds.machine import (
     STILL_TRAINING,
     Event,
@@ -135,7 +135,7 @@ def test_digits_are_learned_although_a_third_of_the_devices_is_ten_times_slower(
             delta = learner.train(server.theta, rows[name], 2, random) - server.theta
             took = pace[name] * float(random.uniform(0.5, 1.5))
             heapq.heappush(way, Sent(now_s + took, name, now.attempt, delta))
-        gathering = strategy.gather(server.theta.size, MemoryShelf())
+        gathering = strategy.gather(server.theta.size, file_shelf(server.theta.size))
         while now.state is State.TRAINING:
             sent = heapq.heappop(way)
             now_s = sent.at_s

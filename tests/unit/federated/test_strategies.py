@@ -7,12 +7,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from shoal.controller.federated.gathering import MemoryShelf
-from shoal.controller.federated.io.round_files import FileShelf, RoundFiles
+from shelves import file_shelf
+from shoal.controller.federated.io.round_files import RoundFiles
 from shoal.controller.federated.strategy import Strategy, names, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.errors import ConflictError, InputError, SettingError, StorageError
 from shoal.federated.scaffold import control_after, shift_of
+from shoal.params import F32
 from unit.federated.updates import gathered, some
 
 ROOT = Path(__file__).parents[3]
@@ -54,7 +55,7 @@ def test_in_whatever_order_updates_arrive_the_model_has_the_same_bits(name: str)
 @pytest.mark.parametrize("name", names())
 def test_a_second_update_of_a_device_is_refused_and_the_first_one_counts(name: str) -> None:
     updates = some(13, control=name == "scaffold")
-    gathering = strategy(name).gather(50, MemoryShelf())
+    gathering = strategy(name).gather(50, file_shelf(50))
     for update in updates:
         gathering.add(update)
     again = msgspec.structs.replace(updates[3], delta=updates[3].delta * 100)
@@ -78,7 +79,7 @@ def test_a_second_update_of_a_device_is_refused_and_the_first_one_counts(name: s
 )
 def test_what_cannot_be_an_update_is_refused_by_the_name_of_its_device(name, spoiled) -> None:
     [update] = some(1, control=name == "scaffold")
-    gathering = strategy(name).gather(50, MemoryShelf())
+    gathering = strategy(name).gather(50, file_shelf(50))
     with pytest.raises(InputError, match="d00"):
         gathering.add(msgspec.structs.replace(update, **spoiled))
 
@@ -86,18 +87,24 @@ def test_what_cannot_be_an_update_is_refused_by_the_name_of_its_device(name, spo
 @pytest.mark.parametrize("name", names())
 def test_a_round_without_updates_has_no_result(name: str) -> None:
     with pytest.raises(ConflictError, match="needs"):
-        strategy(name).gather(50, MemoryShelf()).result()
+        strategy(name).gather(50, file_shelf(50)).result()
 
 
 @pytest.mark.parametrize("name", ROBUST)
-def test_updates_in_a_file_give_the_bits_that_updates_in_memory_give(name, tmp_path) -> None:
+def test_updates_in_a_file_give_the_bits_that_updates_in_memory_give(name) -> None:
+    class Stacked:
+        def __init__(self) -> None:
+            self.rows: list[F32] = []
+            self.put = self.rows.append
+
+        def columns(self, start: int, stop: int) -> F32:
+            return np.stack([row[start:stop] for row in self.rows])
+
     updates = some(13, size=300)
-    with (tmp_path / "shelf").open("w+b") as file:
-        gathering = strategy(name).gather(300, FileShelf(file, 300))
-        for update in updates:
-            gathering.add(update)
-        found = gathering.result().delta
-    assert np.array_equal(found, gathered(strategy(name), updates).delta)
+    gathering = strategy(name).gather(300, Stacked())
+    for update in updates:
+        gathering.add(update)
+    assert np.array_equal(gathering.result().delta, gathered(strategy(name), updates).delta)
 
 
 def test_a_shelf_on_a_full_disk_names_the_disk(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from digits import Learner, Rows, homes_of
+from shelves import file_shelf
 from shoal.agent.federated.eligibility import Condition, judge
 from shoal.agent.federated.secagg import Participant
 from shoal.agent.host.round_limits import Limits
-from shoal.controller.federated.gathering import MemoryShelf
 from shoal.controller.federated.planning.client_selection import Candidate, Demands, recruit
 from shoal.controller.federated.planning.conflicts import check_plan
 from shoal.controller.federated.rounds.machine import (
@@ -121,7 +121,7 @@ def following(now: Round, now_s: float) -> Round:
 
 def plain(fleet, server, strategy, plan, now, joined, now_s) -> tuple[Round, Aggregate]:  # type: ignore[no-untyped-def]
     size = server.theta.size
-    gathering = strategy.gather(size, MemoryShelf())
+    gathering = strategy.gather(size, file_shelf(size))
     for name in joined:
         draws = Draws(fleet.random.bytes(32))
         packed = compress(fleet.delta(name, server.theta, plan), plan.compression, draws)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from shoal.controller.federated.gathering import MemoryShelf
+from shelves import file_shelf
 from shoal.controller.federated.strategy import Strategy
 from shoal.controller.federated.updates import Aggregate, Update
 
@@ -26,7 +26,8 @@ def some(count: int, size: int = 50, seed: int = 0, control: bool = False) -> li
 
 def gathered(strategy: Strategy, updates: Iterable[Update]) -> Aggregate:
     updates = list(updates)
-    gathering = strategy.gather(updates[0].delta.size if updates else 50, MemoryShelf())
+    size = updates[0].delta.size if updates else 50
+    gathering = strategy.gather(size, file_shelf(size))
     for update in updates:
         gathering.add(update)
     return gathering.result()

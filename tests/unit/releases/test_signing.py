@@ -84,8 +84,8 @@ def test_the_key_for_candidates_cannot_sign_a_release(
 
 
 def test_one_models_key_signs_no_other_models_release(signer: Signer) -> None:
-    signer.add_model("lot-codes")
-    signer.add_model("pump")
+    signer.add_target("release", "lot-codes", 1, MANIFEST)
+    signer.add_target("release", "pump", 1, MANIFEST)
     version = Metadata.from_bytes(signer.timestamp).signed.snapshot_meta.version
     snapshot = Metadata.from_file(str(signer.metadata_folder / f"{version}.snapshot.json"))
     at = snapshot.signed.meta["targets.json"].version
@@ -134,7 +134,7 @@ def test_a_stable_device_takes_no_candidate() -> None:
 
 
 def test_keys_are_the_owners_alone(tmp_path: Path, signer: Signer) -> None:
-    signer.add_model("lot-codes")
+    signer.add_target("release", "lot-codes", 1, MANIFEST)
     folder = tmp_path / "keys"
     names = {path.stem for path in folder.iterdir()}
     assert names == {
@@ -189,7 +189,7 @@ def test_a_write_that_the_power_cut_short_is_done_anew(
     tmp_path: Path, signer: Signer, device: ImageRepository
 ) -> None:
     """The role's file was written and timestamp.json was not: the old repository is whole."""
-    signer.add_model("lot-codes")
+    signer.add_target("release", "lot-codes", 1, MANIFEST)
     before = signer.timestamp
     signer.add_target("release", "lot-codes", 3, MANIFEST)
     (signer.metadata_folder / "timestamp.json").write_bytes(before)

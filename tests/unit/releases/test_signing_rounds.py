@@ -54,7 +54,7 @@ def test_a_changed_config_is_refused(signer: Signer, device: ImageRepository) ->
 
 
 def test_no_other_online_key_signs_a_round(signer: Signer, device: ImageRepository) -> None:
-    signer.add_model("lot-codes")
+    signer.add_target("release", "lot-codes", 1, b"{}")
     metadata = Metadata.from_bytes(signer.sign_round(CONFIG, NOW))
     for name in ("director", "timestamp", "candidate-lot-codes"):
         metadata.signatures.clear()

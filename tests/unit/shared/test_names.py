@@ -6,7 +6,7 @@ import pytest
 from shoal import manifest, topics
 from shoal.enrolment import parse_token
 from shoal.errors import AbsentError, SettingError, WireError
-from shoal.profile import GENERIC, detect, load_profiles, load_recipes, profile
+from shoal.profile import detect, load_profiles, load_recipes, profile
 
 
 @pytest.mark.parametrize("name", ["a", "cam-1", "0", "x" * 63, "a--b"])
@@ -85,7 +85,7 @@ BOARDS = {
     "jetson-orin": {"arch": "aarch64", "soc": "tegra234", "cpu_part": "0xd42"},
     "x86-vnni": {"arch": "x86_64", "flags": ["avx2", "avx512_vnni"]},
     "x86-avx2": {"arch": "x86_64", "flags": ["avx2"]},
-    GENERIC: {"arch": "riscv64"},
+    "generic": {"arch": "riscv64"},
 }
 
 

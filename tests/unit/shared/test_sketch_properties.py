@@ -136,7 +136,7 @@ def test_a_value_that_many_rows_share_has_a_bin_of_its_own() -> None:
     found = reference_of({"zeros": np.array([0.0] * 90 + [1.0] * 10)}).features[0]
     sketch = Sketch(Reference(features=[found]))
     sketch.update(np.array([[0.0], [0.5], [1.0]], np.float32))
-    assert sorted(sketch.histogram(0).tolist(), reverse=True)[:3] == [1, 1, 1]
+    assert sorted(sketch.counts[0].tolist(), reverse=True)[:3] == [1, 1, 1]
 
 
 def test_the_reference_is_named_by_its_content() -> None:

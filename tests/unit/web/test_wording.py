@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from shoal.agent.update.machine import WORK
 from shoal.controller.monitoring.drift_records import DriftCell, DriftMap, Histograms
 from shoal.controller.rollouts import device_states
 from shoal.controller.rollouts.affected_devices import Reach
@@ -39,9 +40,7 @@ def test_a_cause_from_a_newer_agent_is_still_readable() -> None:
 
 @pytest.mark.parametrize(
     "state",
-    sorted(
-        {*State, *StageState, *device_states.ENDED, *device_states.WORKING, device_states.WAITING}
-    ),
+    sorted({*State, *StageState, *device_states.ENDED, device_states.WAITING, *WORK}),
 )
 def test_every_state_has_a_sign_of_its_own(state: str) -> None:
     assert state in wording.SIGNS

@@ -94,12 +94,6 @@ def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
     return _record(row)
 
 
-def load_frame(ctx: Context, ref: str) -> "pd.DataFrame":
-    """The table of a version, every column of it."""
-    found = get_dataset(ctx, ref)
-    return frames.read_frame(ctx.blobs.path(found.sha256), found.ref)
-
-
 def _check_name(name: str) -> None:
     try:
         manifest.check_model(name)

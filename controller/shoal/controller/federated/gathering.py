@@ -43,19 +43,6 @@ class Shelf(Protocol):
         ...
 
 
-class MemoryShelf:
-    """A shelf in memory: for tests and small models."""
-
-    def __init__(self) -> None:
-        self._rows: list[F32] = []
-
-    def put(self, row: F32) -> None:
-        self._rows.append(row)
-
-    def columns(self, start: int, stop: int) -> F32:
-        return np.stack([row[start:stop] for row in self._rows])
-
-
 class Weighed:
     """Σ weight·delta / Σ weight.
 

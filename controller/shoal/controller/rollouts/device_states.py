@@ -16,13 +16,6 @@ OUT = frozenset({SKIPPED, CANCELED})
 ENDED = WON | LOST | OUT
 #: Worth another attempt; a device that refuses will refuse again.
 RETRIED = frozenset({FAILED, TIMED_OUT})
-#: What a device may say in an update event; anything else is a newer agent's word for working.
-WORKING = frozenset(
-    {
-        "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING", "ACTIVATING", "OBSERVING",
-        "COMMITTING", "ROLLING_BACK",
-    }
-)  # fmt: skip
 #: A device that says so is no failure of the release: this board was never meant to carry it.
 UNSUPPORTED = "unsupported-profile"
 

@@ -85,18 +85,6 @@ def check_budget(spent: Iterable[Spent], following: Spent, budget: Budget) -> fl
     return needed
 
 
-def noise_for(budget: Budget, rounds: int, rate: float = 1.0) -> float:
-    """The least noise with which so many rounds stay within the budget, to a thousandth."""
-    low, high = 1e-2, 1e4
-    if epsilon([Spent(noise=high, rate=rate, rounds=rounds)], budget.delta) > budget.epsilon:
-        raise SettingError(f"no noise keeps epsilon below {budget.epsilon:g}", "plan fewer rounds")
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        over = epsilon([Spent(noise=middle, rate=rate, rounds=rounds)], budget.delta)
-        low, high = (middle, high) if over > budget.epsilon else (low, middle)
-    return high
-
-
 @lru_cache(maxsize=65_536)
 def cost(noise: float, rate: float, order: float) -> float:
     """Rényi divergence of one round at an order above 1."""

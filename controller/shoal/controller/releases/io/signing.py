@@ -114,11 +114,6 @@ class Signer:
         """Current timestamp.json: the hint that travels over MQTT."""
         return (self.metadata_folder / "timestamp.json").read_bytes()
 
-    def add_model(self, model: str) -> None:
-        """Delegate ``release-<model>`` and ``candidate-<model>``, each with a key of its own."""
-        with self._guarded():
-            self._delegate(model)
-
     def add_target(self, role: str, model: str, version: int, manifest: bytes) -> str:
         """List a release's manifest under `role`, "release" or "candidate"; its target path."""
         path = target_path(role, model, version)
