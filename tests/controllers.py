@@ -11,13 +11,14 @@ import pytest
 from sklearn.datasets import load_digits
 
 from shoal.controller.data import datasets
+from shoal.controller.data.records import DatasetVersion
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Settings
 from shoal.controller.operations import operations
+from shoal.controller.operations.operations import Operation
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.store.io.database import Store
-from shoal.controller.store.records import DatasetVersion, Operation
 from shoal.controller.wiring import operation_kinds
 from shoal.errors import AbsentError
 

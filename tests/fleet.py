@@ -37,9 +37,9 @@ from shoal.controller.releases import capability, models, releases
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.rollouts import rollouts
+from shoal.controller.rollouts.records import Rollout, RolloutPlan, Selector, StagePlan
 from shoal.controller.store import tables
 from shoal.controller.store.io.database import Store
-from shoal.controller.store.records import Rollout, RolloutPlan, Selector, StagePlan
 from shoal.errors import AbsentError
 from shoal.manifest import Feature, Manifest, Variant
 from shoal.profile import load_profiles

@@ -21,7 +21,7 @@ from shoal.controller.federated.records import (
 from shoal.controller.federated.rounds import machine, rows
 from shoal.controller.host.context import Context
 from shoal.controller.releases import releases
-from shoal.controller.store.records import Release
+from shoal.controller.releases.records import Release
 from shoal.controller.store.tables import device, federated_round, federated_task
 from shoal.controller.training import training
 from shoal.controller.training.gradient.losses import Loss

@@ -15,7 +15,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.releases import addresses
 from shoal.controller.rollouts import assignments, rollouts
 from shoal.controller.rollouts.io.delta_prefetch import Ahead
-from shoal.controller.store.records import RolloutPlan, StagePlan
+from shoal.controller.rollouts.records import RolloutPlan, StagePlan
 from shoal.controller.store.tables import device
 
 FEATURES = 8

@@ -4,7 +4,7 @@ import re
 
 from api.world import World
 from shoal.controller.api.traffic import Traffic, fleet_text
-from shoal.controller.store.records import FleetHealth
+from shoal.controller.monitoring.records import FleetHealth
 
 LABEL = r'[a-z]+="(?:[^"\\\n]|\\.)*"'
 LINE = re.compile(rf"[a-z_]+(?:{{{LABEL}(?:,{LABEL})*}})? [-+0-9.e]+")

@@ -38,7 +38,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.releases import capability
 from shoal.controller.releases.io.artifacts import read_key
 from shoal.controller.rollouts import rollouts
-from shoal.controller.store.records import RolloutPlan, StagePlan
+from shoal.controller.rollouts.records import RolloutPlan, StagePlan
 
 DEVICE = "cam-1"
 FEATURES = 64

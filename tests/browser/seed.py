@@ -22,9 +22,10 @@ from shoal.controller.ingest import ingest
 from shoal.controller.monitoring import drift_monitor
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, releases
+from shoal.controller.releases.records import VariantReport, Verdict
 from shoal.controller.rollouts import rollouts, stepper
+from shoal.controller.rollouts.records import RolloutPlan, Selector, StagePlan
 from shoal.controller.store import tables
-from shoal.controller.store.records import RolloutPlan, Selector, StagePlan, VariantReport, Verdict
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.sketch import Latency, References, Sketch, reference_of
 

@@ -13,8 +13,8 @@ from browser.seed import LAST, STEPS, Teller
 from shoal.controller.host.settings import Rollouts
 from shoal.controller.operations import operations
 from shoal.controller.rollouts import rollouts, stepper
+from shoal.controller.rollouts.records import Rollout
 from shoal.controller.store import changes, tables
-from shoal.controller.store.records import Rollout
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from cli.conftest import Cli
 from shoal.agent.identity.io.enrol import Wish, enrol
 from shoal.cli.__main__ import cli
 from shoal.cli.plan_options import stages
-from shoal.controller.store.records import StagePlan
+from shoal.controller.rollouts.records import StagePlan
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

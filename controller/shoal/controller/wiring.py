@@ -9,9 +9,9 @@ from shoal.controller.federated.planning import tasks
 from shoal.controller.host import settings
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
-from shoal.controller.releases.built import Built
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
+from shoal.controller.releases.records import Built
 from shoal.controller.store.io.database import Store, url_of
 from shoal.controller.training import training
 from shoal.controller.training.jobs import Derivation, Derived, Job, Say

@@ -5,7 +5,7 @@ import pytest
 from fake_clients import MODEL, School
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts.text import Draft
+from shoal.controller.alerts.records import Draft
 from shoal.controller.federated.planning import drift_trigger
 from shoal.controller.federated.rounds import rounds
 from shoal.controller.releases import models

@@ -8,12 +8,12 @@ from fakes import memory_folder
 from fleet import MODEL, Fleet
 from shoal.controller.alerts import alerts
 from shoal.controller.data import datasets
+from shoal.controller.data.records import DatasetVersion
 from shoal.controller.fleet import ledger
 from shoal.controller.monitoring import drift_history, performance
 from shoal.controller.operations import operations
 from shoal.controller.releases import models
 from shoal.controller.store import tables
-from shoal.controller.store.records import DatasetVersion
 from shoal.errors import AbsentError, ConflictError
 from shoal.wire import Health
 

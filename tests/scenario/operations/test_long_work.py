@@ -20,7 +20,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Operations as Limits
 from shoal.controller.operations import operations
 from shoal.controller.operations.io.runner import Operations
-from shoal.controller.store.records import Operation
+from shoal.controller.operations.operations import Operation
 from shoal.controller.training import training
 from shoal.controller.wiring import open_context
 from shoal.errors import AbsentError, ConflictError

@@ -11,8 +11,8 @@ from shoal.controller.fleet import enrolment
 from shoal.controller.host.settings import Rollouts
 from shoal.controller.releases import releases
 from shoal.controller.rollouts import assignments, device_states, rollouts
+from shoal.controller.rollouts.records import Selector, StagePlan
 from shoal.controller.store import tables
-from shoal.controller.store.records import Selector, StagePlan
 from shoal.errors import ConflictError, DeniedError, InputError
 
 pytestmark = pytest.mark.scenario

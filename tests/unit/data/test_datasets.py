@@ -8,8 +8,8 @@ import pytest
 from controllers import OTHER_CONDITIONS, add_digits, csv, make_context, numbers, shared_data
 from shoal.controller.access import audit
 from shoal.controller.data import datasets, frames
+from shoal.controller.data.records import DatasetVersion
 from shoal.controller.host.context import Context
-from shoal.controller.store.records import DatasetVersion
 from shoal.errors import AbsentError, DatasetError, SettingError
 
 

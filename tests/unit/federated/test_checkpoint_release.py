@@ -17,8 +17,9 @@ from shoal.controller.federated.rounds import machine, rounds
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
 from shoal.controller.releases import releases, verdicts
+from shoal.controller.releases.records import Release
 from shoal.controller.rollouts import rollouts
-from shoal.controller.store.records import Release, RolloutPlan, StagePlan
+from shoal.controller.rollouts.records import RolloutPlan, StagePlan
 from shoal.controller.store.tables import device, federated_round
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32

@@ -14,9 +14,10 @@ from shoal.controller.federated.records import TaskPlan
 from shoal.controller.federated.rounds import machine, rounds
 from shoal.controller.host.context import Context
 from shoal.controller.releases import releases
+from shoal.controller.releases.records import Release
 from shoal.controller.rollouts import assignments, rollouts
+from shoal.controller.rollouts.records import RolloutPlan, StagePlan
 from shoal.controller.store.io.database import migrate
-from shoal.controller.store.records import Release, RolloutPlan, StagePlan
 from shoal.controller.store.tables import device, rollout_device
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32

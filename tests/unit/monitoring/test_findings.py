@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from shoal.controller.monitoring import findings
-from shoal.controller.store.records import Finding
+from shoal.controller.monitoring.records import Finding
 
 FOUND = Finding(
     id=1, at=0.0, kind="drift", scope="device", subject="cam-3", model="lot-codes",

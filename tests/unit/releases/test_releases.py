@@ -12,8 +12,8 @@ from shoal import bundle
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
+from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases
-from shoal.controller.store.records import Operation
 from shoal.controller.training import training
 from shoal.errors import (
     AbsentError,

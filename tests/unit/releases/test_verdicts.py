@@ -3,7 +3,7 @@
 import pytest
 
 from shoal.controller.releases import verdicts
-from shoal.controller.store.records import VariantReport
+from shoal.controller.releases.records import VariantReport
 from shoal.profile import load_profiles
 
 MAIN = "balanced_accuracy"

@@ -19,7 +19,7 @@ from shoal.controller.rollouts.machine import (
     stage_step,
     step,
 )
-from shoal.controller.store.records import Selector, StagePlan
+from shoal.controller.rollouts.records import Selector, StagePlan
 from shoal.errors import ConflictError
 
 STAGES = [

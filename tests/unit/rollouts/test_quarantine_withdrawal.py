@@ -12,8 +12,9 @@ from shoal.controller.federated.records import Quarantined, TaskPlan
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine as quarantines
 from shoal.controller.releases import releases
+from shoal.controller.releases.records import Release
 from shoal.controller.rollouts import assignments, quarantine_withdrawal, rollouts
-from shoal.controller.store.records import Release, RolloutPlan, StagePlan
+from shoal.controller.rollouts.records import RolloutPlan, StagePlan
 from shoal.controller.store.tables import device, rollout, rollout_device
 from shoal.errors import ConflictError
 

@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 
 from controllers import HYDRAULIC, OTHER_CONDITIONS, csv, digits, numbers, shared_data
 from shoal.controller.data import frames
-from shoal.controller.releases.built import Built
-from shoal.controller.store.records import DatasetVersion
+from shoal.controller.data.records import DatasetVersion
+from shoal.controller.releases.records import Built
 from shoal.controller.training.io import (
     build,
     onnx_graph,

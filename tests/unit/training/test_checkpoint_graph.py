@@ -9,8 +9,8 @@ from onnx import ModelProto
 
 from controllers import digits
 from shoal.controller.data import frames
-from shoal.controller.releases.built import Built
-from shoal.controller.store.records import DatasetVersion
+from shoal.controller.data.records import DatasetVersion
+from shoal.controller.releases.records import Built
 from shoal.controller.training.gradient.losses import Loss
 from shoal.controller.training.gradient.make import Prepared, prepare, step_graph
 from shoal.controller.training.gradient.personal import personal_of

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shoal.agent.serving.io.session import OrtSession
 from shoal.controller.data import frames
-from shoal.controller.releases.built import Built
-from shoal.controller.store.records import DatasetVersion
+from shoal.controller.data.records import DatasetVersion
+from shoal.controller.releases.records import Built
 from shoal.controller.training.io import build
 from shoal.controller.training.jobs import Job
 from shoal.errors import DatasetError, SettingError

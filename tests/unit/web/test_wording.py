@@ -9,7 +9,7 @@ from shoal.controller.monitoring.drift_records import DriftCell, DriftMap, Histo
 from shoal.controller.rollouts import device_states
 from shoal.controller.rollouts.affected_devices import Reach
 from shoal.controller.rollouts.machine import StageState, State
-from shoal.controller.store.records import Stage
+from shoal.controller.rollouts.records import Stage
 from shoal.controller.web import causes, charts, wording
 from shoal.errors import ShoalError
 

@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, select
 
+from shoal.controller.access.records import AuditEntry
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
-from shoal.controller.store.records import AuditEntry, Page
+from shoal.controller.store.records import Page
 from shoal.controller.store.tables import audit
 from shoal.errors import StorageError
 

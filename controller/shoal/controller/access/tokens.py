@@ -8,9 +8,9 @@ import msgspec
 from sqlalchemy import Row, delete, insert, select, update
 
 from shoal.controller.access import audit, roles
+from shoal.controller.access.records import ApiToken
 from shoal.controller.access.roles import Actor
 from shoal.controller.host.context import Context
-from shoal.controller.store.records import ApiToken
 from shoal.controller.store.tables import api_token, user
 from shoal.errors import AbsentError, SettingError
 

@@ -9,9 +9,9 @@ from sqlalchemy.exc import IntegrityError
 from shoal.controller.access import audit, roles
 from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.access.passwords import hash_password
+from shoal.controller.access.records import User
 from shoal.controller.access.roles import Actor
 from shoal.controller.host.context import Context
-from shoal.controller.store.records import User
 from shoal.controller.store.tables import api_token, user
 from shoal.errors import AbsentError, ConflictError, SettingError
 

@@ -6,10 +6,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from shoal.controller.access import audit
-from shoal.controller.alerts.text import Draft
+from shoal.controller.alerts.records import Alert, Draft
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
-from shoal.controller.store.records import Alert
 from shoal.controller.store.tables import alert, device
 from shoal.errors import AbsentError, ConflictError, InputError
 

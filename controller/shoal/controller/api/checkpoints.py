@@ -8,7 +8,7 @@ from shoal.controller.api.declare import Asked, Call, route
 from shoal.controller.federated.checkpoints import promotion, round_quarantine
 from shoal.controller.federated.records import Lifted, Quarantined, Round
 from shoal.controller.federated.rounds import rounds
-from shoal.controller.store.records import Operation
+from shoal.controller.operations.operations import Operation
 
 TAG = "rounds"
 Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]

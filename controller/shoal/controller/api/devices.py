@@ -7,7 +7,7 @@ import msgspec
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.fleet import devices, enrolment, join_tokens, ledger, renewal
 from shoal.controller.fleet.ledger import Ledger
-from shoal.controller.store.records import Device, DeviceEvent, JoinToken, Window
+from shoal.controller.fleet.records import Device, DeviceEvent, JoinToken, Window
 from shoal.enrolment import (
     LIMIT,
     DirectorRoots,

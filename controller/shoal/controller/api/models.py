@@ -15,8 +15,10 @@ from shoal.controller.api.declare import (
     route,
 )  # fmt: skip
 from shoal.controller.data import datasets
+from shoal.controller.data.records import DatasetVersion
+from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases
-from shoal.controller.store.records import DatasetVersion, Model, Operation, Release
+from shoal.controller.releases.records import Model, Release
 from shoal.controller.training import training
 
 TAG = "models"

@@ -5,10 +5,11 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.alerts import alerts
+from shoal.controller.alerts.records import Alert
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.monitoring import drift_history, performance
 from shoal.controller.monitoring.drift_records import DriftMap, Histograms
-from shoal.controller.store.records import Alert, Finding, FleetHealth, Performance  # fmt: skip
+from shoal.controller.monitoring.records import Finding, FleetHealth, Performance  # fmt: skip
 
 TAG = "monitoring"
 FOR_EVER = 2.0**33

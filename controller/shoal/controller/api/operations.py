@@ -6,12 +6,13 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.access import audit
+from shoal.controller.access.records import AuditEntry
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.api.traffic import fleet_text
 from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
+from shoal.controller.operations.operations import Operation
 from shoal.controller.store import changes
-from shoal.controller.store.records import AuditEntry, Operation
 from shoal.profile import Profile, load_profiles
 
 TAG = "controller"

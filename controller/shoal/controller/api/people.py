@@ -6,9 +6,9 @@ import msgspec
 from werkzeug.http import dump_cookie
 
 from shoal.controller.access import roles, tokens, users
+from shoal.controller.access.records import ApiToken, User
 from shoal.controller.access.roles import Actor
 from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
-from shoal.controller.store.records import ApiToken, User
 
 TAG = "people"
 Short = Annotated[str, msgspec.Meta(max_length=100)]

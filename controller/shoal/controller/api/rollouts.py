@@ -4,7 +4,7 @@ import msgspec
 
 from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
 from shoal.controller.rollouts import rollouts
-from shoal.controller.store.records import Rollout, RolloutDevice, RolloutPlan
+from shoal.controller.rollouts.records import Rollout, RolloutDevice, RolloutPlan
 
 TAG = "rollouts"
 

@@ -4,7 +4,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from shoal.controller.store.records import FleetHealth
+from shoal.controller.monitoring.records import FleetHealth
 
 #: Upper bounds of the duration histogram, seconds.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

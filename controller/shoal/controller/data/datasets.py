@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Row, func, select
 from shoal import manifest
 from shoal.controller.access import audit
 from shoal.controller.data import frames
+from shoal.controller.data.records import DatasetVersion
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
-from shoal.controller.store.records import DatasetVersion
 from shoal.controller.store.tables import dataset
 from shoal.errors import AbsentError, DatasetError, SettingError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from shoal.controller.store.records import Column, DatasetVersion
+from shoal.controller.data.records import Column, DatasetVersion
 from shoal.errors import DatasetError
 
 if TYPE_CHECKING:

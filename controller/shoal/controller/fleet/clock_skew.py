@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import select
 
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts.text import Draft, listed
+from shoal.controller.alerts.records import Draft, listed
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import alert, device
 from shoal.wire import WindowReport

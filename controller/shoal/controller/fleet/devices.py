@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Text, and_, cast, func, not_, select
 
+from shoal.controller.fleet.records import Device, DeviceEvent, Window
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
-from shoal.controller.store.records import Device, DeviceEvent, Page, Window
+from shoal.controller.store.records import Page
 from shoal.controller.store.tables import audit, device, device_event, release, window
 from shoal.errors import AbsentError, InputError
 from shoal.sketch import Latency

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, select
 
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts.text import Draft
+from shoal.controller.alerts.records import Draft
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import alert
 

@@ -7,9 +7,9 @@ from sqlalchemy import Connection, insert, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.fleet import devices, join_tokens
+from shoal.controller.fleet.records import Device
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
-from shoal.controller.store.records import Device
 from shoal.controller.store.tables import assignment, device
 from shoal.enrolment import EnrolRequest, EnrolResponse, parse_token
 from shoal.errors import AbsentError, ConflictError, DeniedError, SettingError

@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.access.roles import digest
+from shoal.controller.fleet.records import JoinToken
 from shoal.controller.host.context import Context
-from shoal.controller.store.records import JoinToken
 from shoal.controller.store.tables import join_token
 from shoal.enrolment import JoinSecret
 from shoal.errors import AbsentError, DeniedError, SettingError

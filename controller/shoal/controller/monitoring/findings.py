@@ -13,12 +13,12 @@ import numpy.typing as npt
 from sqlalchemy import Connection, select
 
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts.text import Draft, listed
+from shoal.controller.alerts.records import Draft, listed
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring import histograms, window_validation
 from shoal.controller.monitoring.drift import Baseline
+from shoal.controller.monitoring.records import Finding
 from shoal.controller.store import changes
-from shoal.controller.store.records import Finding
 from shoal.controller.store.tables import baseline, drift_point, finding, window
 
 F64 = npt.NDArray[np.float64]

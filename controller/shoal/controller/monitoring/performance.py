@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Connection, Text, cast, func, select
 
 from shoal.controller.host.context import Context
-from shoal.controller.store.records import FleetHealth, Performance
+from shoal.controller.monitoring.records import FleetHealth, Performance
 from shoal.controller.store.tables import alert, device, rollout, window
 from shoal.sketch import Latency
 

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
-from shoal.controller.store.records import Operation
+from shoal.controller.store.records import Record
 from shoal.controller.store.tables import operation
 from shoal.errors import AbsentError, ConflictError, ShoalError
 
@@ -16,11 +17,40 @@ QUEUED, RUNNING, SUCCEEDED, FAILED = "queued", "running", "succeeded", "failed"
 CANCELED = "canceled"
 STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELED)
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
+_HOW = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELED: "was canceled"}
+
+
+class Operation(Record, frozen=True, kw_only=True):
+    """Long work: "train", "import", "checkpoint" or "federate" (prepare a federated task).
+
+    state     queued, running, succeeded, failed, canceled
+    progress  0 to 1, and `step` says what is being done
+    result    e.g. {"release": "lot-codes@2"}; `error` says why it failed, with the hint
+    limit_s   seconds it may run before it is ended; 0 for no limit
+    canceled_by  who gave it up; while it still runs, it is about to end
+    """
+
+    id: str
+    kind: str
+    state: str
+    progress: float
+    step: str
+    subject: str
+    created_at: float
+    created_by: str
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    params: dict[str, Any] = msgspec.field(default_factory=dict)
+    result: dict[str, Any] = msgspec.field(default_factory=dict)
+    error: str = ""
+    limit_s: float = 0.0
+    canceled_by: str = ""
+
+
 #: Reports how far the work is, 0 to 1, and the current step.
 Report = Callable[[float, str], None]
 #: The work of one kind of operation; returns the operation's result.
 Work = Callable[[Context, Operation, Report], dict[str, Any]]
-_HOW = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELED: "was canceled"}
 
 
 def enqueue(

@@ -8,8 +8,8 @@ from shoal import manifest
 from shoal.controller.access import audit
 from shoal.controller.data import datasets
 from shoal.controller.host.context import Context
+from shoal.controller.releases.records import Model
 from shoal.controller.store import changes
-from shoal.controller.store.records import Model
 from shoal.controller.store.tables import federated_task, model, release
 from shoal.errors import AbsentError, ConflictError
 

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from shoal import manifest
-from shoal.controller.store.records import Release
+from shoal.controller.releases.records import Release
 from shoal.controller.store.tables import device, federated_round, release
 from shoal.errors import ConflictError
 
@@ -21,7 +21,7 @@ _HINT = "release an earlier checkpoint: shoal round release TASK --round N"
 def why(db: Connection, origin: Mapping[str, Any] | None) -> str:
     """The first poisoned round that is in it, and why; "" when there is none.
 
-    origin   store.origin.Origin as builtins; None for a release that no federated round
+    origin   releases.records.Origin as builtins; None for a release that no federated round
              made. What its task began with is looked at as well.
     """
     if origin is None:

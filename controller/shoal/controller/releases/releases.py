@@ -10,11 +10,10 @@ from shoal import bundle
 from shoal import manifest as manifests
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
+from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import quarantine, verdicts
-from shoal.controller.releases.built import Built
+from shoal.controller.releases.records import Built, Origin, Release, Signature
 from shoal.controller.store import changes
-from shoal.controller.store.origin import Origin
-from shoal.controller.store.records import Operation, Release, Signature
 from shoal.controller.store.tables import release
 from shoal.errors import AbsentError, ConflictError
 from shoal.manifest import File, Manifest, Taught, Variant

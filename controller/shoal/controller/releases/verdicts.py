@@ -7,7 +7,7 @@ judged here; latency and memory only the device itself can judge, in its probe.
 import math
 from collections.abc import Mapping, Sequence
 
-from shoal.controller.store.records import VariantReport, Verdict
+from shoal.controller.releases.records import VariantReport, Verdict
 from shoal.profile import Profile
 
 FP32 = "fp32"

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from shoal.controller.store.records import Selector, StagePlan
+from shoal.controller.rollouts.records import Selector, StagePlan
 
 
 class Candidate(NamedTuple):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, select
 
 from shoal import manifest
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts import text as drafts
+from shoal.controller.alerts.records import Draft, listed
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
 from shoal.controller.rollouts import revert, rollouts
@@ -19,6 +19,8 @@ from shoal.controller.store import changes
 from shoal.controller.store.tables import alert, assignment, rollout
 from shoal.trust import Order
 
+#: Begins the key of the alert of a task's quarantine.
+QUARANTINE = "quarantine/"
 _LIFTED = "the quarantine was lifted by {}: it goes on when somebody resumes it"
 
 
@@ -52,9 +54,39 @@ def call_back(db: Connection, ctx: Context, *, task: str, model: str) -> Recalle
     serving = quarantine.serving(db, refs)
     step = ""
     if went_out or serving:
-        step = drafts.back_step(task, model, quarantine.way_back(db, refs[0]))
-        alerts.raise_alert(db, ctx, drafts.quarantine(task, model, serving, step))
+        step = _back_step(task, model, quarantine.way_back(db, refs[0]))
+        alerts.raise_alert(db, ctx, _draft(task, model, serving, step))
     return Recalled(refs, went_out, withdrawn, serving, step)
+
+
+def quarantine_key(task: str) -> str:
+    """Key of the alert of a task's quarantined releases that were rolled out."""
+    return f"{QUARANTINE}{task}"
+
+
+def _draft(task: str, model: str, serving: Mapping[str, Sequence[str]], next_step: str) -> Draft:
+    """Alert of releases in quarantine that went out. serving: release -> devices that have it."""
+    told = [f"{ref} is on {listed(devices)}" for ref, devices in serving.items()]
+    return Draft(
+        key=quarantine_key(task),
+        kind="task",
+        severity="critical" if serving else "warning",
+        title=f"{model}: a release that was rolled out is in quarantine",
+        detail=f"A round of {task} is poisoned. {'; '.join(told) or 'No device serves it'}.",
+        next_step=next_step,
+        model=model,
+        release=list(serving)[-1] if serving else "",
+    )
+
+
+def _back_step(task: str, model: str, way_back: str) -> str:
+    """How devices get off a release in quarantine."""
+    if way_back:
+        return f"Put them back: shoal rollout start {way_back}"
+    return (
+        f"No clean release of {model} is signed for the whole fleet. Make one: shoal round release "
+        f"{task}, then publish it and roll it out"
+    )
 
 
 class LetGo(NamedTuple):
@@ -86,10 +118,10 @@ def _tell_again(db: Connection, ctx: Context, actor: str, task: str, model: str)
     bad = quarantine.in_quarantine(db, model)
     refs = [ref for ref, reason in bad.items() if quarantine.blames(reason, task)]
     if serving := quarantine.serving(db, refs):
-        step = drafts.back_step(task, model, quarantine.way_back(db, refs[0]))
-        alerts.say_again(db, ctx, drafts.quarantine(task, model, serving, step))
+        step = _back_step(task, model, quarantine.way_back(db, refs[0]))
+        alerts.say_again(db, ctx, _draft(task, model, serving, step))
     else:
-        alerts.close(db, ctx, drafts.quarantine_key(task), f"{actor} lifted the quarantine")
+        alerts.close(db, ctx, quarantine_key(task), f"{actor} lifted the quarantine")
 
 
 def _next_step(free: Sequence[str], waiting: Mapping[str, str]) -> str:
@@ -102,7 +134,7 @@ def _next_step(free: Sequence[str], waiting: Mapping[str, str]) -> str:
 
 def close_alerts(ctx: Context) -> None:
     """Close alerts of quarantined releases that no device serves any more."""
-    alerts.close_resolved(ctx, alert.c.key.startswith(drafts.QUARANTINE), _resolved)
+    alerts.close_resolved(ctx, alert.c.key.startswith(QUARANTINE), _resolved)
 
 
 def _resolved(db: Connection, _: Context, row: Row[Any]) -> str:

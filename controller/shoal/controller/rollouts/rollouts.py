@@ -9,15 +9,15 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts.text import rollout_key
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
 from shoal.controller.rollouts import assignments, cohort, device_states, revert, stepper
 from shoal.controller.rollouts.machine import ENDED, Effect, Event, StageEvent, StageState, State
 from shoal.controller.rollouts.machine import stage_step as stage_step_of
 from shoal.controller.rollouts.machine import step as step_of
+from shoal.controller.rollouts.records import Rollout, RolloutDevice, RolloutPlan, Stage
 from shoal.controller.store import changes, cursors
-from shoal.controller.store.records import Page, Rollout, RolloutDevice, RolloutPlan, Stage
+from shoal.controller.store.records import Page
 from shoal.controller.store.tables import device, rollout, rollout_device
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError
 
@@ -134,7 +134,7 @@ def resume(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
         quarantine.check_release(db, row.release)
         _move(db, ctx, row, Event.RESUMED, "")
         _reopen(db, ctx, row)
-        alerts.close(db, ctx, rollout_key(id), f"resumed by {actor}")
+        alerts.close(db, ctx, stepper.rollout_key(id), f"resumed by {actor}")
         audit.record(db, ctx, actor, "rollout.resume", id)
         stepper.advance(db, ctx, id)
     return get_rollout(ctx, id)
@@ -204,7 +204,7 @@ def _abort(db: Connection, ctx: Context, row: Row[Any], rollback: bool, reason: 
     if effect is not None:
         revert.carry_out(db, ctx, row, revert=effect is Effect.REVERT)
         stepper.advance(db, ctx, row.id)
-    alerts.close(db, ctx, rollout_key(row.id), reason)
+    alerts.close(db, ctx, stepper.rollout_key(row.id), reason)
 
 
 def _check_goes_on(db: Connection, row: Row[Any], rollback: bool) -> None:

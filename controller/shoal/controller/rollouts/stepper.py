@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, Row, select, update
 
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts import text as drafts
+from shoal.controller.alerts.records import Draft
 from shoal.controller.host.context import Context
 from shoal.controller.rollouts import assignments, cohort, device_states, gate, revert
 from shoal.controller.rollouts.assignments import Signed
@@ -24,8 +24,8 @@ from shoal.controller.rollouts.machine import (
     stage_step,
     step,
 )
+from shoal.controller.rollouts.records import RolloutPlan, Stage, StagePlan
 from shoal.controller.store import changes
-from shoal.controller.store.records import RolloutPlan, Stage, StagePlan
 from shoal.controller.store.tables import device, rollout, rollout_device
 from shoal.errors import BundleError, ShoalError
 from shoal.profile import load_profiles
@@ -43,6 +43,31 @@ _VERDICTS = {
     Outcome.INCONCLUSIVE: StageEvent.SILENT,
 }
 _ON_FAILURE = {"pause": Event.HELD, "stop": Event.ABORTED, "rollback": Event.REVERTED}
+
+
+def rollout_key(rollout: str) -> str:
+    """Key of the alert of a rollout."""
+    return f"rollout/{rollout}"
+
+
+def stalled_draft(ident: str, release: str, reason: str, *, failed: bool) -> Draft:
+    """Alert of a rollout that does not go on by itself."""
+    step = (
+        f"Fix the cause and resume ({ident} tries the failed devices again), or go back: "
+        f"shoal rollout abort {ident} --rollback"
+        if failed
+        else f"Decide: shoal rollout resume {ident}, or shoal rollout abort {ident}"
+    )
+    return Draft(
+        key=rollout_key(ident),
+        kind="rollout",
+        severity="critical" if failed else "warning",
+        title=f"Rollout of {release} stands still",
+        detail=reason,
+        next_step=step,
+        model=release.partition("@")[0],
+        release=release,
+    )
 
 
 def step_all(ctx: Context) -> None:
@@ -256,7 +281,7 @@ class _Board:
         self._alert(reason, failed=True)
 
     def _alert(self, reason: str, *, failed: bool) -> None:
-        draft = drafts.rollout(self.ident, self.plan.release, reason, failed=failed)
+        draft = stalled_draft(self.ident, self.plan.release, reason, failed=failed)
         alerts.raise_alert(self.db, self.ctx, draft)
 
     def _settle(self) -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select, update
 
+from shoal.controller.fleet.records import DeviceEvent
 from shoal.controller.host.context import Context
 from shoal.controller.rollouts import device_states
 from shoal.controller.rollouts.machine import State
 from shoal.controller.store import changes
-from shoal.controller.store.records import DeviceEvent
 from shoal.controller.store.tables import device, device_event, rollout, rollout_device
 from shoal.wire import UpdateEvent
 

@@ -1,6 +1,7 @@
 """The controller's tables: SQLAlchemy Core, SQLite WAL by default, PostgreSQL when outgrown.
 
-Times are Unix seconds (Float). JSON columns hold msgspec builtins. Column words are records.py's.
+Times are Unix seconds (Float). JSON columns hold msgspec builtins. Columns have the names of the
+records' fields.
 """
 
 from sqlalchemy import (

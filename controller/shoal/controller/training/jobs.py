@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from shoal.controller.releases.built import Built
-from shoal.controller.store.records import DatasetVersion
+from shoal.controller.data.records import DatasetVersion
+from shoal.controller.releases.records import Built
 from shoal.errors import SettingError
 from shoal.pipeline import Pipeline
 

@@ -7,12 +7,12 @@ import msgspec
 
 from shoal import manifest
 from shoal.controller.data import datasets
+from shoal.controller.data.records import DatasetVersion
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
+from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, verdicts
-from shoal.controller.releases.built import Built
-from shoal.controller.store.origin import Origin
-from shoal.controller.store.records import DatasetVersion, Operation, Release
+from shoal.controller.releases.records import Built, Origin, Release
 from shoal.controller.training.jobs import IMPORTED, Checkpoint, Job, Learning, read_params
 from shoal.errors import DatasetError
 from shoal.pipeline import Pipeline

@@ -5,8 +5,8 @@ from werkzeug.wrappers import Response
 
 from shoal.controller.access import roles
 from shoal.controller.alerts import alerts
+from shoal.controller.alerts.records import Alert
 from shoal.controller.rollouts import rollouts
-from shoal.controller.store.records import Alert
 from shoal.controller.web.screen import actor, blueprint, context, show
 
 STATES = ("open", "acknowledged", "closed")

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from shoal.controller.fleet.records import Window
 from shoal.controller.monitoring.drift_records import DriftMap, Histograms
-from shoal.controller.store.records import Release, Stage, Window
+from shoal.controller.releases.records import Release
+from shoal.controller.rollouts.records import Stage
 
 
 class Part(NamedTuple):

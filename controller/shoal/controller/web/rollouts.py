@@ -7,7 +7,7 @@ from shoal.controller.access import roles
 from shoal.controller.fleet import devices
 from shoal.controller.releases import releases
 from shoal.controller.rollouts import affected_devices, device_states, rollouts
-from shoal.controller.store.records import RolloutPlan, Selector, StagePlan
+from shoal.controller.rollouts.records import RolloutPlan, Selector, StagePlan
 from shoal.controller.web import wording
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import AbsentError

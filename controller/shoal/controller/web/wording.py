@@ -6,8 +6,8 @@ A tone is one of "ok", "warn", "bad", "info", "idle"; with an icon and a label, 
 from typing import Any, NamedTuple
 
 from shoal.controller.fleet.clock_skew import describe_clock
+from shoal.controller.fleet.records import Device
 from shoal.controller.rollouts.machine import TRANSITIONS, Event, State
-from shoal.controller.store.records import Device
 from shoal.controller.web.causes import cause, hint
 
 __all__ = ["cause", "describe_clock", "hint"]  # so that templates find every word in one place

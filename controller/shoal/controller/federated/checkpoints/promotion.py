@@ -12,9 +12,9 @@ from sqlalchemy import Connection, func, select
 from shoal.controller.federated.records import Checkpoint, Task
 from shoal.controller.federated.rounds import rounds
 from shoal.controller.host.context import Context
+from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import releases
-from shoal.controller.store.origin import Contributor, Origin
-from shoal.controller.store.records import Operation
+from shoal.controller.releases.records import Contributor, Origin
 from shoal.controller.store.tables import federated_round, participation
 from shoal.controller.training import training
 from shoal.errors import ConflictError

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Row, func, select
 
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts import text as drafts
+from shoal.controller.alerts.records import Draft
 from shoal.controller.federated.planning import excluded_devices, plans
 from shoal.controller.federated.planning.client_selection import (
     Candidate,
@@ -95,10 +95,31 @@ def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
     return _write(db, ctx, task, planned, plan, _try(before, row.next_at))
 
 
+def task_key(task: str) -> str:
+    """Key of the alert of a federated task."""
+    return f"task/{task}"
+
+
+def _task_draft(name: str, model: str, reason: str) -> Draft:
+    """Alert of a federated task whose rounds do not go on by themselves."""
+    return Draft(
+        key=task_key(name),
+        kind="task",
+        severity="warning",
+        title=f"The rounds of {name} have stopped",
+        detail=reason,
+        next_step=(
+            f"See why: shoal round show {name}. Go on with: shoal round start {name}, or plan a "
+            "task anew: shoal round plan"
+        ),
+        model=model,
+    )
+
+
 def stop(db: Connection, ctx: Context, task: str, model: str, reason: str) -> None:
     """No further round by itself, and somebody should know."""
     rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason)
-    alerts.raise_alert(db, ctx, drafts.task(task, model, reason))
+    alerts.raise_alert(db, ctx, _task_draft(task, model, reason))
 
 
 def check_budget(task: Task, plan: Plan, spent: list[dict[str, Any]]) -> None:

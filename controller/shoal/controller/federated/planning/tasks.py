@@ -12,8 +12,8 @@ from shoal.controller.federated.records import Prepared, Task, TaskPlan
 from shoal.controller.federated.rounds import rows
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
+from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, quarantine, releases
-from shoal.controller.store.records import Operation
 from shoal.controller.store.tables import federated_task, operation
 from shoal.controller.training import training
 from shoal.controller.training.jobs import Derivation, Learning, read_params

@@ -4,7 +4,6 @@ from sqlalchemy import Connection, select
 
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
-from shoal.controller.alerts.text import task_key
 from shoal.controller.federated.planning import scheduling
 from shoal.controller.federated.records import Checkpoint, Participation, Round, Task
 from shoal.controller.federated.rounds import rows
@@ -32,7 +31,7 @@ def ask(db: Connection, ctx: Context, *, actor: str, task: str, rounds: int, **w
         )
     begun = row.asked if row.state == rows.RUNNING else row.rounds
     rows.set_task(db, ctx, task, state=rows.RUNNING, reason="", asked=begun + rounds, next_at=0.0)
-    alerts.close(db, ctx, task_key(task), f"{actor} asked for more rounds")
+    alerts.close(db, ctx, scheduling.task_key(task), f"{actor} asked for more rounds")
     audit.record(db, ctx, actor, "round.start", task, rounds=rounds, **why)
     return rows.task_of(rows.task_row(db, task))
 

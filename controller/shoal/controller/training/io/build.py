@@ -8,9 +8,8 @@ from onnx import ModelProto
 
 from shoal import bundle
 from shoal.controller.releases import verdicts
-from shoal.controller.releases.built import Built
+from shoal.controller.releases.records import Built, VariantReport, Verdict
 from shoal.controller.releases.verdicts import FP32
-from shoal.controller.store.records import VariantReport, Verdict
 from shoal.controller.training.io import (
     card,
     export,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from shoal.controller.store.records import VariantReport
+from shoal.controller.releases.records import VariantReport
 from shoal.controller.training.jobs import Job
 
 CARD = """\

@@ -1,0 +1,62 @@
+"""Alerts as stored, and as drafted by the domain that raises one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shoal.controller.store.records import Record
+
+_NAMED = 4
+
+
+class Alert(Record, frozen=True, kw_only=True):
+    """Findings or failures that a person should know of, grouped.
+
+    kind      "drift", "rollout", "device", "task" (federated: its rounds, or a quarantine)
+    state     open, acknowledged, closed
+    next_step what to do, one sentence
+    """
+
+    id: int
+    kind: str
+    severity: str
+    state: str
+    title: str
+    detail: str
+    next_step: str
+    site: str
+    model: str
+    release: str
+    features: list[str]
+    findings: int
+    opened_at: float
+    updated_at: float
+    acknowledged_by: str = ""
+    closed_at: float = 0.0
+
+
+class Draft(NamedTuple):
+    """An alert to open or to add to. key: alerts with the same key are one alert.
+
+    site, model, release, features   that it is about, as far as it is about such
+    """
+
+    key: str
+    kind: str
+    severity: str
+    title: str
+    detail: str
+    next_step: str
+    site: str = ""
+    model: str = ""
+    release: str = ""
+    features: Sequence[str] = ()
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and the number of the rest.
+
+    >>> listed(["a", "b", "c", "d", "e", "f"])
+    'a, b, c, d and 2 more'
+    """
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

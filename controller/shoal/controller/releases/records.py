@@ -1,0 +1,159 @@
+"""Records of models and releases, and what a release is packed from."""
+
+from typing import Any
+
+import msgspec
+
+from shoal.controller.store.records import Record
+from shoal.manifest import Feature
+from shoal.pipeline import Pipeline
+
+
+class Contributor(msgspec.Struct, frozen=True, kw_only=True):
+    """A device whose updates are in a checkpoint. examples: rows over its rounds, as it says."""
+
+    device: str
+    site: str
+    rounds: int
+    examples: int
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """The federated rounds that a release was made of.
+
+    number     of the round whose checkpoint it is; rounds: all that are in it, oldest first
+    release    "model@version" that the task began with
+    epsilon    of the task's privacy when that round was done; None without privacy
+    secure     no single update was seen
+    """
+
+    task: str
+    number: int
+    rounds: list[int]
+    release: str
+    strategy: str
+    devices: list[Contributor]
+    epsilon: float | None = None
+    delta: float = 0.0
+    secure: bool = False
+
+
+class VariantReport(Record, frozen=True, kw_only=True):
+    """One variant as the controller built and measured it."""
+
+    name: str
+    sha256: str
+    size: int
+    metrics: dict[str, float]
+    cosine: float
+    detail: str = ""
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """Whether a variant may go to a profile, and why not."""
+
+    profile: str
+    variant: str
+    passed: bool
+    why: str = ""
+
+
+class Signature(Record, frozen=True, kw_only=True):
+    role: str
+    key: str
+    at: float
+    by: str
+
+
+class Release(Record, frozen=True, kw_only=True):
+    """One version of a model, from training to the fleet.
+
+    state      "validated" (built, not signed), "refused" (a gate said no), "candidate" (signed by
+               the automation key: canary ring only), "released" (signed for stable)
+    trigger    what made it: "manual", or "alert:<id>"
+    metrics    of the fp32 model on held-back data; worst_site, site_gap, and by_site, per site:
+               balanced accuracy of a classification, R2 of a regression
+    origin     who taught it, where federated rounds did
+    quarantined  why nobody may publish or roll it out: a round in it is poisoned
+    """
+
+    model: str
+    version: int
+    state: str
+    dataset: str
+    dataset_sha256: str
+    operation: str
+    trigger: str
+    created_at: float
+    created_by: str
+    task: str
+    estimator: str
+    metrics: dict[str, float]
+    by_site: dict[str, float]
+    variants: list[VariantReport]
+    verdicts: list[Verdict]
+    signatures: list[Signature]
+    labels: list[str]
+    features: list[str]
+    params: dict[str, Any] = {}
+    parent: str = ""
+    override: str = ""
+    origin: Origin | None = None
+    quarantined: str = ""
+
+    @property
+    def ref(self) -> str:
+        return f"{self.model}@{self.version}"
+
+
+class Model(Record, frozen=True, kw_only=True):
+    """A model's line of releases.
+
+    retrain_on_drift   when a drift alert opens and a newer dataset version comes, train again
+    task               federated task of which drift asks for `rounds`; "" for none
+    cooldown_s         seconds between two such times, at least; asked_at: the last one, 0: never
+    """
+
+    name: str
+    created_at: float
+    latest: str
+    released: str
+    releases: int
+    retrain_on_drift: bool
+    dataset: str
+    task: str = ""
+    rounds: int = 10
+    cooldown_s: float = 86_400.0
+    asked_at: float = 0.0
+
+
+class Built(msgspec.Struct, frozen=True, kw_only=True):
+    """A model with everything that a release needs.
+
+    metrics     of fp32 on held-back rows; by_site the task's main metric per site
+    main        name of the main metric
+    files       variant name -> ONNX bytes
+    why_refused why the release as a whole needs a person's word, "" when it does not
+    references, golden, card   contents of the bundle's files
+    pipeline    how a device makes the model's rows
+    params      as used, defaults included
+    """
+
+    task: str
+    main: str
+    metrics: dict[str, float]
+    by_site: dict[str, float]
+    features: list[Feature]
+    labels: list[str]
+    files: dict[str, bytes]
+    variants: list[VariantReport]
+    verdicts: list[Verdict]
+    why_refused: str
+    references: bytes
+    golden: bytes
+    card: str
+    opset: int
+    ort: str
+    threshold: float
+    params: dict[str, Any]
+    pipeline: Pipeline
