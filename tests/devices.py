@@ -19,7 +19,7 @@ import numpy as np
 from repositories import NOW, Repository
 from shoal import bundle, delta, topics, wire
 from shoal import manifest as manifests
-from shoal.agent.dependencies import Ports
+from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import Slot
@@ -27,10 +27,12 @@ from shoal.agent.loop import Agent, Connection, Heard
 from shoal.agent.serving.engine import Engine, Runtime
 from shoal.agent.serving.io.session_reports import SessionReportReader
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity
 from shoal.agent.update.acceptance import Measured
 from shoal.agent.update.download_window import Pace
 from shoal.agent.update.io.download import HttpsDownloads
+from shoal.agent.update.ports import UpdatePorts
 from shoal.errors import AbsentError, InputError, LinkError, ModelError
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.profile import Profile, profile
@@ -337,9 +339,15 @@ class Device:
             limit_bytes=self.limit_bytes,
             boot_name=lambda: f"{random.getrandbits(64):016x}",
         )
+        host = HostPorts(
+            wall=self.clock, monotonic=self.clock, timer=lambda: 0.0, random=random.Random(7),
+            spawn=lambda job: job(), lock=threading.Lock, health=Health,
+        )  # fmt: skip
         self.agent = Agent(
             Identity(device="cam-1", site="north", ring=self.ring, profile=profile(PROFILE)),
-            self._ports(),
+            host,
+            updates=self._update_ports(),
+            reporter=self._reporter_ports(),
             director_root=self.cloud.repository.director_root,
             pace=self.pace,
         )
@@ -429,35 +437,25 @@ class Device:
         numbered = {(m.boot, m.seq): m for m in self.heard if m.seq}
         return list(numbered.values())
 
-    def _ports(self) -> Ports:
-        images = ImageRepository(
-            self.folder / "metadata", self.cloud.repository.root, self.downloads.metadata
-        )
+    def _reporter_ports(self) -> ReporterPorts:
         supply = self.power.supply
-        return Ports(
+        outbox = supply(self.outbox, "add", "after", "ack")
+        return ReporterPorts(supply(Link(self), "publish"), outbox, random.Random(7))
+
+    def _update_ports(self) -> UpdatePorts:
+        cloud, supply = self.cloud.repository, self.power.supply
+        images = ImageRepository(self.folder / "metadata", cloud.root, self.downloads.metadata)
+        slots = (
+            "put_manifest", "reuse", "keep", "verify_stage", "install", "point", "clean",
+        )  # fmt: skip
+        return UpdatePorts(
             journal=supply(self.journal, "save", "save_floors", "save_assignment"),
-            outbox=supply(self.outbox, "add", "after", "ack"),
-            slots=supply(
-                self.slots,
-                "put_manifest",
-                "reuse",
-                "keep",
-                "verify_stage",
-                "install",
-                "point",
-                "clean",
-            ),
+            slots=supply(self.slots, *slots),
             downloads=supply(self.downloads, "small", "file", "delta"),
             images=supply(images, "refresh", "check"),
             loader=supply(Loader(self.slots, self), "load"),
             prober=supply(Prober(self), "probe"),
-            link=supply(Link(self), "publish"),
-            health=Health,
             spawn=lambda job: job(),
-            lock=threading.Lock,
-            wall=self.clock,
-            monotonic=self.clock,
-            timer=lambda: 0.0,
             random=random.Random(7),
             sessions=SessionReportReader(self.folder / "spool"),
         )

@@ -22,13 +22,15 @@ from sqlalchemy import insert, select
 from fakes import Broker, Capabilities, Clock, Idle, JsonModels, MemoryLink, Silent
 from shoal import bundle, topics, wire
 from shoal import manifest as manifests
-from shoal.agent.dependencies import Ports
+from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.loop import Agent, Connection, Heard
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity
 from shoal.agent.update.download_window import Pace
+from shoal.agent.update.ports import UpdatePorts
 from shoal.controller.engine import Engine
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Drift, Settings
@@ -90,13 +92,15 @@ class Station:
             limit_bytes=2**22,
             boot_name=lambda: f"{dice.getrandbits(64):x}",
         )
-        ports = Ports(
-            journal=self._journal, outbox=self._outbox, slots=slots, downloads=downloads,
+        updates = UpdatePorts(
+            journal=self._journal, slots=slots, downloads=downloads,
             images=ImageRepository(
                 self.folder / "metadata", self.fleet.ctx.signer.root, self.fleet.metadata
             ),
-            loader=carried, prober=carried, link=self.link, health=lambda: self.health,
-            spawn=lambda job: job(), lock=threading.Lock,
+            loader=carried, prober=carried, spawn=lambda job: job(), random=dice,
+        )  # fmt: skip
+        host = HostPorts(
+            health=lambda: self.health, spawn=lambda job: job(), lock=threading.Lock,
             wall=lambda: self.fleet.clock() + self.clock_off_s,
             monotonic=self.fleet.clock, timer=self.fleet.clock, random=dice,
         )  # fmt: skip
@@ -104,7 +108,9 @@ class Station:
             self.name, self.site, self._ring, load_profiles()[self._profile], version="0.1.0"
         )
         self.agent = Agent(
-            identity, ports, director_root=self.fleet.ctx.signer.director_root,
+            identity, host, updates=updates,
+            reporter=ReporterPorts(self.link, self._outbox, dice),
+            director_root=self.fleet.ctx.signer.director_root,
             pace=Pace(observe_s=self.fleet.observe_s, window_s=self.fleet.window_s),
         )  # fmt: skip
         box.append(self.agent)

@@ -67,7 +67,8 @@ def main(folders: list[Path]) -> None:
         for folder in folders:
             settings = config.load(folder)
             near = Neighbourhood(folder, settings)
-            agent, link = wiring.build(folder, settings, lambda job: _submit(pool, job), near)
+            core = wiring.build(folder, settings, lambda job: _submit(pool, job), near)
+            agent, link = core.agent, core.link
             agent.wake = functools.partial(_wake, agent, woken, news)
             agent.start()
             link.start()

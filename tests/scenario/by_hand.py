@@ -12,11 +12,11 @@ from tuf.api.metadata import Metadata, Root
 from devices import PROFILE, Cloud, Device
 from repositories import NOW
 from shoal import offline_bundle, sealed_message, wire
-from shoal.agent.dependencies import Ports
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT
 from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.agent.offline.io.cache import CachedDownloads, OfflineCache
 from shoal.agent.offline.io.import_ import ImportTarget, VerifiedBundle, import_bundle
+from shoal.agent.update.ports import UpdatePorts
 from shoal.agent.wiring import exchange_of
 from shoal.controller.fleet.io.ca import Authority
 from shoal.offline_bundle import Label, Stick
@@ -99,7 +99,7 @@ class OfflineDevice(Device):
 
     def start(self, power: Power | None = None) -> None:
         super().start(power)
-        self.exchange = exchange_of(self.folder, self.agent)
+        self.exchange = exchange_of(self.folder, self.agent, self.journal, self.outbox)
 
     def run(self, seconds: float = 60.0) -> None:
         end = self.clock.now + seconds
@@ -117,8 +117,8 @@ class OfflineDevice(Device):
         self.connect()
         self.run(20)
 
-    def _ports(self) -> Ports:
+    def _update_ports(self) -> UpdatePorts:
         network = self.downloads
         stage = lambda model: self.slots.path(model, "stage")  # noqa: E731
         self.downloads = CachedDownloads(network, OfflineCache(self.folder), stage, self.clock)
-        return super()._ports()
+        return super()._update_ports()

@@ -200,7 +200,7 @@ class Supply(Power):
 
         But for an acknowledgement: it gets there with the next commit.
         """
-        if type(thing).__module__.endswith((".journal", ".outbox")):
+        if type(thing).__module__.endswith((".journal", ".outbox_store")):
             self.point(f"during {name}")
             if name != "ack":
                 self.disk.committed()

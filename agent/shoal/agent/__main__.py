@@ -260,9 +260,10 @@ def _say_stopped(folder: Path) -> bytes:
     from shoal.agent.peers.io.network import Neighbourhood
 
     settings = config.load(folder)
-    agent, _ = wiring.build(folder, settings, lambda job: None, Neighbourhood(folder, settings))
-    agent.ports.outbox.number_all()
-    records = agent.ports.journal.records().values()
+    core = wiring.build(folder, settings, lambda job: None, Neighbourhood(folder, settings))
+    agent = core.agent
+    core.outbox.number_all()
+    records = core.journal.records().values()
     slots = [record.active for record in records if record.active]
     return wire.encode(agent.voice.inventory(slots, agent.updates.floors.flat(), ""))
 
@@ -325,10 +326,11 @@ async def _serve(folder: Path, settings: "Settings") -> int:
 
     jobs, near = Jobs(), Neighbourhood(folder, settings)
     near.start()  # first: the inventory says whether it shares
-    agent, link = wiring.build(folder, settings, jobs.spawn, near)
+    core = wiring.build(folder, settings, jobs.spawn, near)
+    agent, link = core.agent, core.link
     near.report()
-    feeds = wiring.feeds_of(folder, settings, agent)
-    kept = wiring.keeping(settings, agent)
+    feeds = wiring.feeds_of(folder, settings, agent, core.rounds)
+    kept = wiring.keeping(settings, core.rounds)
     agent.feeds = feeds.health
     inference = Inference(
         agent.serving,
@@ -348,7 +350,10 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     agent.endpoint, agent.sharing = address, near.line
     write_durable(folder / ADDRESS, address.encode())
 
-    spool, exchange = Spool(folder / SPOOL), wiring.exchange_of(folder, agent)
+    spool, exchange = (
+        Spool(folder / SPOOL),
+        wiring.exchange_of(folder, agent, core.journal, core.outbox),
+    )
     notifier = Notifier(os.environ)
     watchdog = wiring.watchdog(notifier, agent, loop)
 

@@ -13,18 +13,21 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shoal import wire
-from shoal.agent.dependencies import Ports
 from shoal.agent.federated.client import Callbacks, ClientPorts, RoundClient
+from shoal.agent.federated.ports import FederatedPorts
 from shoal.agent.federated.round_jobs import JobResult
 from shoal.agent.feeds.frames import FeedHealth
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
+from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.record import Record
 from shoal.agent.serving.served_model import Serving
 from shoal.agent.serving.throttling import ThrottledEngine, Throttling, ThrottlingPorts
 from shoal.agent.status import ModelStanding, Standing, model_standing
+from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity, Voice
 from shoal.agent.update.download_window import Pace
+from shoal.agent.update.ports import UpdatePorts
 from shoal.agent.update.runner import Finished, Updates, World
 from shoal.errors import StorageError, TrustError, WireError
 from shoal.federated import messages
@@ -71,6 +74,8 @@ def _latest_s(director_root: bytes) -> float:
 class Agent:
     """One device.
 
+    host, updates, reporter   what each domain is built from
+    rounds          None where this device takes no part in federated rounds
     director_root   whom assignments must be signed by: TUF root.json
     wake            called after every post, so that a sleeping loop ticks
     """
@@ -78,29 +83,33 @@ class Agent:
     def __init__(
         self,
         identity: Identity,
-        ports: Ports,
+        host: HostPorts,
         *,
+        updates: UpdatePorts,
+        reporter: ReporterPorts,
+        rounds: tuple[ClientPorts, FederatedPorts] | None = None,
         director_root: bytes,
         pace: Pace = Pace(),  # noqa: B008 (immutable)
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        self.identity, self._machine = identity, ports.health
-        self.ports = ports = ports._replace(health=self._health)
+        self.identity, self._host = identity, host
+        self._journal, self._outbox = updates.journal, reporter.outbox
+        self._loader = updates.loader
         self.endpoint, self.sharing = "", ""
         self.restart_asked = False
         self.serving: dict[str, Serving] = {}
         self.feeds: Callable[[], list[FeedHealth]] = list
         self.wake = wake
         self._inbox: collections.deque[Any] = collections.deque()
-        floors = ports.journal.floors().until(_latest_s(director_root))
+        floors = updates.journal.floors().until(_latest_s(director_root))
         self.clock = DeviceClock(
-            wall=ports.wall, monotonic=ports.monotonic, floor_s=floors.time_s,
-            disciplined=ports.disciplined,
+            wall=host.wall, monotonic=host.monotonic, floor_s=floors.time_s,
+            disciplined=host.disciplined,
         )  # fmt: skip
-        self.voice = Voice(identity, ports, self.clock)
+        self.voice = Voice(identity, reporter, self.clock)
         self.updates = Updates(
             identity,
-            ports,
+            updates,
             self.voice,
             self.clock,
             pace,
@@ -108,15 +117,15 @@ class Agent:
             floors=floors,
             director_root=director_root,
         )
-        self._window_s, self._jitter = pace.window_s, ports.random.random()
+        self._window_s, self._jitter = pace.window_s, host.random.random()
         self.voice.window_s = pace.window_s
         self.throttling = Throttling(
-            ThrottlingPorts(ports.loader, ports.load, self._health, ports.monotonic, ports.spawn),
+            ThrottlingPorts(updates.loader, host.load, self._health, host.monotonic, host.spawn),
             identity.profile,
             fault=lambda it: self.post(Trouble(it)),
             post=self.post,
         )
-        self.learning = self._learner()
+        self.learning = self._learner(rounds)
         self._learning_told: dict[str, Any] = {}
         self._jitter_s = self._window_end = 0.0
         self._later: list[tuple[float, Any]] = []
@@ -134,19 +143,19 @@ class Agent:
 
     def start(self) -> None:
         """Serve at once what the journal says is good, then take up what was under way."""
-        if self.ports.journal.lost:
-            self.voice.fault(Fault("journal-lost", self.ports.journal.lost, "critical"))
+        if self._journal.lost:
+            self.voice.fault(Fault("journal-lost", self._journal.lost, "critical"))
         self.updates.start()
         if self.learning is not None:
             self._surely(self.learning.start)
         self._schedule_window()
-        self.ports.loader.trim()
+        self._loader.trim()
 
     def tick(self) -> float:
         """Work off what happened and what is due; seconds until it wants to be called again."""
         while self._inbox:
             self._take(self._inbox.popleft())
-        now = self.ports.monotonic()
+        now = self._host.monotonic()
         for item in [item for at, item in self._later if at <= now]:
             self._take(item)
         self._later = [(at, item) for at, item in self._later if at > now]
@@ -183,7 +192,7 @@ class Agent:
             clock=self.clock.skew,
             endpoint=self.endpoint,
             sharing=self.sharing,
-            waiting=self.ports.outbox.waiting,
+            waiting=self._outbox.waiting,
             models=[self._model_standing(record) for record in self.updates.records.values()],
             faults=list(self.voice.told),
             health=msgspec.to_builtins(self._health()),
@@ -215,7 +224,7 @@ class Agent:
             severity = "critical" if isinstance(error, TrustError) else "warning"
             self.voice.fault(Fault(error.code, str(error), severity))
         except StorageError as error:
-            self._later.append((self.ports.monotonic() + RETRY_S, item))
+            self._later.append((self._host.monotonic() + RETRY_S, item))
             self.voice.fault(Fault("disk-full", str(error), "critical"))
 
     def _hear(self, heard: Heard) -> None:
@@ -287,7 +296,7 @@ class Agent:
         self._tell_clock()
         self._tell_learning()
         self.voice.heartbeat()
-        self.ports.loader.trim()
+        self._loader.trim()
 
     def inventory(self) -> wire.Inventory:
         """What is on the device, told to the controller."""
@@ -321,7 +330,7 @@ class Agent:
 
     def _health(self) -> wire.Health:
         """How the machine does, and what its agent knows of it."""
-        found = self._machine()
+        found = self._host.health()
         return msgspec.structs.replace(
             found,
             clock_synced=self.clock.synced,
@@ -345,14 +354,12 @@ class Agent:
             errors=vitals.errors if vitals else 0,
         )
 
-    def _learner(self) -> RoundClient | None:
-        ports = self.ports
-        if ports.learning is None:
+    def _learner(self, ports: tuple[ClientPorts, FederatedPorts] | None) -> RoundClient | None:
+        if ports is None:
             return None
         return RoundClient(
             self.identity.device,
-            ClientPorts(ports.journal, ports.spawn, ports.monotonic, ports.random, ports.load),
-            ports.learning,
+            *ports,
             self.clock,
             Callbacks(
                 answer=self.voice.answer,
@@ -398,6 +405,6 @@ class Agent:
     def _serving(self, model: str) -> Serving:
         if model not in self.serving:
             self.serving[model] = Serving(
-                model, clock=self.clock, timer=self.ports.timer, lock=self.ports.lock()
+                model, clock=self.clock, timer=self._host.timer, lock=self._host.lock()
             )
         return self.serving[model]

@@ -4,19 +4,23 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
 
+    from shoal.agent.federated.client import ClientPorts, RoundJournal
     from shoal.agent.federated.io.row_collection import Keeping
     from shoal.agent.federated.ports import FederatedPorts
     from shoal.agent.feeds.io.runner import Feeds
     from shoal.agent.host.io.config import Settings
     from shoal.agent.host.io.notify import Notifier, Watchdog
+    from shoal.agent.host.ports import HostPorts
+    from shoal.agent.installed.ports import UpdateJournal
     from shoal.agent.loop import Agent
     from shoal.agent.offline.io.exchange import OfflineExchange
     from shoal.agent.peers.io.network import Neighbourhood
+    from shoal.agent.telemetry.ports import Outbox
     from shoal.agent.upkeep import Upkeep
     from shoal.mqtt import Link
 
@@ -24,6 +28,16 @@ if TYPE_CHECKING:
 
 #: Is there once systemd-timesyncd has set the clock, in this boot.
 _TIMESYNC = Path("/run/systemd/timesync/synchronized")
+
+
+class Core(NamedTuple):
+    """The agent with its real adapters, and those that other parts of the process use as well."""
+
+    agent: "Agent"
+    link: "Link"
+    journal: "UpdateJournal"
+    outbox: "Outbox"
+    rounds: "FederatedPorts | None"
 
 
 def watchdog(notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventLoop") -> "Watchdog":
@@ -46,9 +60,7 @@ def watchdog(notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventL
     return Watchdog(notifier, monotonic=time.monotonic, infer=infer, answers=answers)
 
 
-def build(
-    folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourhood"
-) -> "tuple[Agent, Link]":
+def build(folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourhood") -> Core:
     """The agent's core with its real adapters, and the link that feeds it."""
     import random
     import secrets
@@ -56,25 +68,27 @@ def build(
     import time
 
     from shoal import topics
-    from shoal.agent.dependencies import Ports
     from shoal.agent.federated.io.gateway import facts_of
     from shoal.agent.federated.upload import AHEAD
     from shoal.agent.host.hours import parse
     from shoal.agent.host.io import facts, health, pressure
     from shoal.agent.host.io import folder as names
     from shoal.agent.host.io.memory_headroom import Room
+    from shoal.agent.host.ports import HostPorts
     from shoal.agent.identity.io.renewal import session_name
-    from shoal.agent.installed.io import journal
+    from shoal.agent.installed.io.journal import SqliteJournal
     from shoal.agent.installed.io.slots import DiskSlots
     from shoal.agent.loop import Agent, Connection, Heard, Trouble
     from shoal.agent.offline.io import cache
     from shoal.agent.serving.io.runtime import OrtLoader
     from shoal.agent.serving.io.session_cache import SessionCache
     from shoal.agent.serving.io.session_reports import SessionReportReader
-    from shoal.agent.telemetry.io import outbox_store as outbox
+    from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+    from shoal.agent.telemetry.ports import ReporterPorts
     from shoal.agent.telemetry.reporter import Identity
     from shoal.agent.update.download_window import Pace
     from shoal.agent.update.io import download, probe
+    from shoal.agent.update.ports import UpdatePorts
     from shoal.mqtt import Link
     from shoal.profile import detect, profile
     from shoal.trust import ImageRepository
@@ -124,13 +138,25 @@ def build(
         will=lambda: box[0].voice.will(),
         random=chance,
     )
-    ports = Ports(
-        journal=journal.SqliteJournal(folder / names.JOURNAL),
-        outbox=outbox.SqliteOutbox(
-            folder / names.OUTBOX,
-            limit_bytes=int(settings.outbox.limit_mb * 2**20),
-            boot_name=lambda: secrets.token_hex(8),
-        ),
+    host = HostPorts(
+        wall=time.time,
+        monotonic=time.monotonic,
+        timer=time.perf_counter,
+        random=chance,
+        spawn=spawn,
+        lock=threading.Lock,
+        health=health.HealthSampler(folder, time.monotonic, load),
+        load=load,
+        disciplined=_TIMESYNC.exists,
+    )
+    journal = SqliteJournal(folder / names.JOURNAL)
+    outbox = SqliteOutbox(
+        folder / names.OUTBOX,
+        limit_bytes=int(settings.outbox.limit_mb * 2**20),
+        boot_name=lambda: secrets.token_hex(8),
+    )
+    updates = UpdatePorts(
+        journal=journal,
         slots=slots,
         downloads=downloads,
         images=ImageRepository(
@@ -138,33 +164,36 @@ def build(
         ),
         loader=OrtLoader(slots.path, session_cache),
         prober=probe.SubprocessProber(slots.path, dict(os.environ), Room()),
-        link=link,
-        health=health.HealthSampler(folder, time.monotonic, load),
-        load=load,
         spawn=spawn,
-        lock=threading.Lock,
-        wall=time.time,
-        monotonic=time.monotonic,
-        timer=time.perf_counter,
         random=chance,
         sessions=SessionReportReader(folder / names.SPOOL),
-        disciplined=_TIMESYNC.exists,
     )
-    learning = learning_of(folder, settings)
-    if learning is not None:
-        learning = learning._replace(link_ready=lambda: link.unacked < AHEAD)
-    ports = ports._replace(learning=learning)
+    rounds = learning_of(folder, settings, host, journal, lambda: link.unacked < AHEAD)
     pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
     director_root = names.read_trusted(folder, names.DIRECTOR)
-    agent = Agent(identity, ports, director_root=director_root, pace=pace)
+    agent = Agent(
+        identity,
+        host,
+        updates=updates,
+        reporter=ReporterPorts(link, outbox, chance),
+        rounds=rounds,
+        director_root=director_root,
+        pace=pace,
+    )
     box.append(agent)
     near.named = lambda: agent.updates.peers
     near.generations = lambda: agent.updates.generations
     near.fault = lambda fault: agent.post(Trouble(fault))
-    return agent, link
+    return Core(agent, link, journal, outbox, rounds[1] if rounds else None)
 
 
-def learning_of(folder: Path, settings: "Settings") -> "FederatedPorts | None":
+def learning_of(
+    folder: Path,
+    settings: "Settings",
+    host: "HostPorts",
+    journal: "RoundJournal",
+    room: "Callable[[], bool]",
+) -> "tuple[ClientPorts, FederatedPorts] | None":
     """What federated rounds need; None, and it is logged, where the disk does not let it be."""
     import secrets
     import time
@@ -196,7 +225,8 @@ def learning_of(folder: Path, settings: "Settings") -> "FederatedPorts | None":
         logging.getLogger(__name__).warning("no part in rounds: %s", error)
         return None
     root = names.read_trusted(folder, names.ROOT)
-    return FederatedPorts(
+    shared = ClientPorts(journal, host.spawn, host.monotonic, host.random, host.load)
+    return shared, FederatedPorts(
         rows=rows,
         images=ImageRepository(here / names.METADATA, root, downloads.metadata),
         sandbox=DiskSandbox(here, downloads),
@@ -208,6 +238,7 @@ def learning_of(folder: Path, settings: "Settings") -> "FederatedPorts | None":
         mains=on_mains,
         limits=wanted.limits(),
         quiet_hz=wanted.quiet_hz,
+        link_ready=room,
         collector=SiteUpdateServer(folder, here, settings.gateway)
         if settings.gateway.enabled
         else None,
@@ -215,7 +246,9 @@ def learning_of(folder: Path, settings: "Settings") -> "FederatedPorts | None":
     )
 
 
-def exchange_of(folder: Path, agent: "Agent") -> "OfflineExchange":
+def exchange_of(
+    folder: Path, agent: "Agent", journal: "UpdateJournal", outbox: "Outbox"
+) -> "OfflineExchange":
     """Imports and exports of offline bundles."""
     from shoal import topics
     from shoal.agent.loop import Heard, Rooted
@@ -229,13 +262,14 @@ def exchange_of(folder: Path, agent: "Agent") -> "OfflineExchange":
         settled=lambda: agent.updates.settled,
         inventory=agent.inventory,
     )
-    journal, outbox = agent.ports.journal, agent.ports.outbox
     return OfflineExchange(
         folder, device, journal=journal, outbox=outbox, callbacks=callbacks, clock=agent.clock
     )
 
 
-def feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
+def feeds_of(
+    folder: Path, settings: "Settings", agent: "Agent", rounds: "FederatedPorts | None"
+) -> "Feeds":
     """The sources and sinks that agent.toml names, not started yet."""
     import random
     import time
@@ -254,17 +288,16 @@ def feeds_of(folder: Path, settings: "Settings", agent: "Agent") -> "Feeds":
         monotonic=time.monotonic,
         random=random.SystemRandom(),
         rate=lambda: agent.throttling.rate,
-        keep=keeping(settings, agent).labelled,
+        keep=keeping(settings, rounds).labelled,
     )
     return Feeds(short | settings.sources, settings.sinks, world)
 
 
-def keeping(settings: "Settings", agent: "Agent") -> "Keeping":
+def keeping(settings: "Settings", own: "FederatedPorts | None") -> "Keeping":
     """What keeps rows to learn from, as far as the settings ask for it."""
     from shoal.agent.federated.io.row_buffer import Buffer
     from shoal.agent.federated.io.row_collection import Keeping
 
-    own = agent.ports.learning
     rows = own.rows if own is not None and settings.learning.enabled else None
     return Keeping(rows if isinstance(rows, Buffer) else None, settings.learning.keep)
 

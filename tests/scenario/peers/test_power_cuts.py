@@ -13,10 +13,10 @@ from devices import Cloud, Device
 from scenario.power import How, Supply
 from scenario.update.test_power_cuts import SECONDS, STRIDE, live_through_an_update
 from shoal import manifest
-from shoal.agent.dependencies import Ports
 from shoal.agent.peers.io import downloader
 from shoal.agent.peers.io.downloader import Neighbourly, Site
 from shoal.agent.peers.io.server import Board
+from shoal.agent.update.ports import UpdatePorts
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 class Sociable(Device):
     """A Device whose one neighbour is never there; the artifact server gives piece by piece."""
 
-    def _ports(self) -> Ports:
+    def _update_ports(self) -> UpdatePorts:
         self._slept = 0.0
         site = Site(
             folder=self.folder, me="cam-1", named=lambda: {"cam-2": "127.0.0.1:1"},
@@ -35,7 +35,7 @@ class Sociable(Device):
         self.downloads: Any = Neighbourly(
             self.network, site, Board(), lambda model: self.slots.path(model, "stage")
         )
-        return super()._ports()
+        return super()._update_ports()
 
     def _sleep(self, seconds: float) -> None:
         self._slept += seconds

@@ -1,4 +1,4 @@
-"""Ports: the journal and the slots."""
+"""Ports: the journal, for each domain that writes it, and the slots."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -6,12 +6,21 @@ from typing import Protocol
 
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Record, Slot
-from shoal.agent.installed.round_record import Participation
 from shoal.manifest import File, Manifest
 
 
-class Journal(Protocol):
-    """Durable when a call returns. StorageError when the disk refuses; then nothing changed.
+class FloorJournal(Protocol):
+    """Floors of versions, counters and time. Durable when a call returns, like all of the journal.
+
+    StorageError when the disk refuses; then nothing changed.
+    """
+
+    def floors(self) -> Floors: ...
+    def save_floors(self, floors: Floors) -> None: ...
+
+
+class UpdateJournal(FloorJournal, Protocol):
+    """Update records by model, and the newest assignment.
 
     lost   why an earlier journal is gone, "" when none is
     """
@@ -20,12 +29,8 @@ class Journal(Protocol):
 
     def records(self) -> dict[str, Record]: ...
     def save(self, record: Record) -> None: ...
-    def floors(self) -> Floors: ...
-    def save_floors(self, floors: Floors) -> None: ...
     def assignment(self) -> bytes: ...
     def save_assignment(self, payload: bytes, floors: Floors) -> None: ...
-    def participation(self) -> Participation: ...
-    def save_participation(self, known: Participation) -> None: ...
 
 
 class Slots(Protocol):

@@ -1,9 +1,10 @@
-"""Ports: the outbox and the link to the broker."""
+"""Ports of the reporter: the outbox and the link to the broker."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shoal.agent.host.faults import Fault
+from shoal.agent.host.randomness import Random
 from shoal.agent.telemetry.outbox import Letter
 from shoal.wire import Upward
 
@@ -38,3 +39,11 @@ class Link(Protocol):
     """To the broker. publish raises LinkError when not connected."""
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None: ...
+
+
+class ReporterPorts(NamedTuple):
+    """What the reporter is built from. random: names of processes and sessions."""
+
+    link: Link
+    outbox: Outbox
+    random: Random

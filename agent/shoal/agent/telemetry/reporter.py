@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shoal import topics, wire
-from shoal.agent.dependencies import Ports
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault, Faults
 from shoal.agent.installed.record import Record, Slot, State
 from shoal.agent.telemetry.outbox import WINDOW, CatchUp, Courier
+from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.errors import LinkError, StorageError
 from shoal.federated import messages
 from shoal.profile import Profile
@@ -43,7 +43,7 @@ class Voice:
     What is due after a while is timed by a clock that nobody sets.
     """
 
-    def __init__(self, identity: Identity, ports: Ports, clock: DeviceClock) -> None:
+    def __init__(self, identity: Identity, ports: ReporterPorts, clock: DeviceClock) -> None:
         self._identity, self._ports, self._clock = identity, ports, clock
         self.connected, self.since_s, self._session = False, clock(), ""
         self._process, self._ups = f"{ports.random.getrandbits(32):08x}", 0

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.agent.dependencies import Ports
 from shoal.agent.host.disk import RESERVE
 from shoal.agent.host.faults import Fault
 from shoal.agent.installed.floors import Floors
@@ -19,6 +18,7 @@ from shoal.agent.serving.served_model import Serving
 from shoal.agent.update.acceptance import judge_probe
 from shoal.agent.update.machine import MAX_REDONE, Effect, Event, Note
 from shoal.agent.update.orders import cause_of, check_fits, same_files
+from shoal.agent.update.ports import UpdatePorts
 from shoal.errors import (
     AbsentError,
     BundleError,
@@ -32,7 +32,7 @@ from shoal.manifest import File, Manifest
 from shoal.manifest import parse as parse_manifest
 from shoal.profile import Profile
 from shoal.trust import Order, check_ring
-from shoal.wire import WindowReport
+from shoal.wire import Health, WindowReport
 
 #: Bytes to fetch with which the probe's process starts beside them: it holds memory while it waits.
 SOON = 16 << 20
@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 class Desk(NamedTuple):
     """What an effect may use.
 
+    health          of the machine, now
     ring, profile   of this device
     floors          as they are now
     url             sha256 -> where to fetch it; AbsentError when nobody said
@@ -53,7 +54,8 @@ class Desk(NamedTuple):
     tries           how often it was tried before
     """
 
-    ports: Ports
+    ports: UpdatePorts
+    health: Callable[[], Health]
     ring: str
     profile: Profile
     floors: Floors
@@ -292,12 +294,12 @@ def _serve(slot: Slot | None, desk: Desk) -> WindowReport | None:
     if (serving.engine.slot if serving.engine else None) == slot:
         return None
     if slot is None:
-        return serving.swap(None, desk.ports.health())
+        return serving.swap(None, desk.health())
     warm = serving.warm
     if warm is None or warm.slot != slot:
         desk.ports.slots.verify(slot, desk.profile.name)
         warm = desk.ports.loader.load(slot, desk.profile)
-    return serving.swap(warm, desk.ports.health())
+    return serving.swap(warm, desk.health())
 
 
 def _fetch_manifest(record: Record, desk: Desk) -> Manifest:

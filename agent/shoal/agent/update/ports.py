@@ -1,9 +1,14 @@
-"""Ports: the image repository and the prober."""
+"""Ports of updates: the image repository, the prober, and all that the runner is built from."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from shoal.agent.host.downloads import Downloads
+from shoal.agent.host.randomness import Random
+from shoal.agent.installed.ports import Slots, UpdateJournal
 from shoal.agent.installed.record import Slot
+from shoal.agent.serving.engine import Loader
+from shoal.agent.serving.session_reports import NoSessionReports, SessionReports
 from shoal.agent.update.acceptance import Measured
 from shoal.profile import Profile
 from shoal.sketch import F32
@@ -37,3 +42,21 @@ class Prober(Protocol):
         beside: Slot | None,
         stop: Callable[[], bool],
     ) -> list[Measured]: ...
+
+
+class UpdatePorts(NamedTuple):
+    """What updates are built from.
+
+    spawn     runs a job now or on a thread of its own; the job never raises
+    sessions  reports of programs with a session of their own on a release on trial
+    """
+
+    journal: UpdateJournal
+    slots: Slots
+    downloads: Downloads
+    images: Images
+    loader: Loader
+    prober: Prober
+    spawn: Callable[[Callable[[], None]], None]
+    random: Random
+    sessions: SessionReports = NoSessionReports()

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import msgspec
 
 from shoal import wire
-from shoal.agent.dependencies import Ports
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
 from shoal.agent.installed.floors import Floors
@@ -24,6 +23,7 @@ from shoal.agent.update.download_window import Pace
 from shoal.agent.update.effects import Desk, Outcome
 from shoal.agent.update.in_flight import Job, Lane
 from shoal.agent.update.machine import Effect, Event, Note
+from shoal.agent.update.ports import UpdatePorts
 from shoal.agent.update.session_health import judge_all
 from shoal.errors import AbsentError, ShoalError, StorageError, TrustError, WireError
 from shoal.manifest import check_model
@@ -71,7 +71,7 @@ class Updates:
     def __init__(
         self,
         identity: Identity,
-        ports: Ports,
+        ports: UpdatePorts,
         voice: Voice,
         clock: DeviceClock,
         pace: Pace,
@@ -325,6 +325,7 @@ class Updates:
     def _desk(self, model: str, job: Job) -> Desk:
         return Desk(
             ports=self._ports,
+            health=self._world.health,
             ring=self._identity.ring,
             profile=self._identity.profile,
             floors=self.floors,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from shoal import wire
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.folder import DIRECTOR, READY, WANTED, read_trusted
-from shoal.agent.installed.ports import Journal
+from shoal.agent.installed.ports import UpdateJournal
 from shoal.agent.offline.io.cache import OfflineCache
 from shoal.agent.offline.io.import_ import newest_director
 from shoal.agent.offline.io.seal import open_sealed
@@ -52,7 +52,7 @@ class OfflineExchange:
         folder: Path,
         device: str,
         *,
-        journal: Journal,
+        journal: UpdateJournal,
         outbox: Outbox,
         callbacks: Callbacks,
         clock: Callable[[], float],
