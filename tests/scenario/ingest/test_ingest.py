@@ -150,7 +150,7 @@ def test_what_can_never_be_taken_is_acked_away_and_noted_on_the_device(fleet, ki
     [fault] = fleet.rows_of(tables.device_event)
     assert (fault.kind, fault.seq) == ("fault", 7)
     assert fault.cause in {"sketch-mismatch", "not-found", "unreadable-message"}
-    assert device(fleet).error.startswith("a message was refused")
+    assert device(fleet).error.startswith("a message was rejected")
     [book] = ledger.ledgers(fleet.ctx, "cam-1")
     assert book.received == 1
 
@@ -229,14 +229,14 @@ def test_a_floor_that_is_no_version_costs_its_inventory_and_no_bug(fleet, caplog
     assert acked(ingest(fleet.ctx, [sent(inventory), sent(report(fleet, 1))])) == [1]
     assert "assignment floor" in device(fleet).error
     assert device(fleet).agent != "0.2"
-    assert "cannot be taken" not in caplog.text
+    assert "cannot ingest" not in caplog.text
 
 
 def test_a_version_that_no_database_holds_is_a_refused_window_and_no_bug(fleet, caplog):
     odd = report(fleet, 1, release=f"{MODEL}@{'9' * 23}")
     assert acked(ingest(fleet.ctx, [sent(odd), sent(report(fleet, 2))])) == [1, 2]
     assert windows(fleet)
-    assert "cannot be taken" not in caplog.text
+    assert "cannot ingest" not in caplog.text
 
 
 def test_a_fault_is_the_devices_last_error_unless_it_is_only_information(fleet):
@@ -285,14 +285,14 @@ def test_nothing_is_acked_that_is_not_durable(fleet, monkeypatch):
 
 
 def test_a_message_that_meets_a_bug_does_not_take_the_others_with_it(fleet, monkeypatch, caplog):
-    real = window_validation.Intake.check
+    real = window_validation.WindowValidator.check
 
     def brittle(self, message):
         if message.seq == 2:
             raise ZeroDivisionError
         real(self, message)
 
-    monkeypatch.setattr(window_validation.Intake, "check", brittle)
+    monkeypatch.setattr(window_validation.WindowValidator, "check", brittle)
     assert acked(ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 2, 3)])) == [1, 3]
     assert "one by one" in caplog.text
 
@@ -412,7 +412,7 @@ def test_two_messages_under_one_number_are_of_two_agents(fleet, kind, together):
     for batch in [[one, one, two]] if together else [[one], [one], [two]]:
         assert acked(ingest(fleet.ctx, [sent(each) for each in batch])) == [1]
     told = standing(fleet)["copies/cam-1"]
-    assert "under one number, 1" in told.detail
+    assert "sequence number 1" in told.detail
     assert "outbox.db" in told.next_step
 
 

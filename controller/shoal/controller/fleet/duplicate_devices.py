@@ -5,7 +5,7 @@ their messages from the same outbox, so the second message under a number is mis
 redelivery of the first and is lost. Two signs show it:
 
     a process reconnects after another process had taken over its session
-    two different messages arrive under one number
+    two different messages have one sequence number
 """
 
 import re

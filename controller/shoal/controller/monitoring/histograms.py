@@ -1,4 +1,4 @@
-"""A window's sketches as one table of counts, and the reference's in the same shape."""
+"""Histograms: the sketches of a window as one table of counts, and the training data's likewise."""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,9 @@ def names_of(references: References) -> list[str]:
 
 
 def counts_of(references: References, inputs: bytes, outputs: bytes) -> I64:
-    """int64 (F, W) of sketch bytes: bins in order, zero padded, missing in the last column.
+    """Counts int64 (F, W) of sketch bytes: bins in order, zero padded, missing in the last column.
 
-    Raises SketchError for bytes that are not of these references.
+    Raises SketchError for bytes that do not match the references.
     """
     pieces = [
         _table(read(reference, data))
@@ -30,25 +30,25 @@ def counts_of(references: References, inputs: bytes, outputs: bytes) -> I64:
 
 
 def training_of(references: References) -> I64:
-    """The training rows' counts in the same shape."""
+    """Counts of the training rows in the same shape."""
     return _stack([_training(references.inputs), _training(references.outputs)])
 
 
 def edges_of(references: References, feature: int) -> list[float]:
-    """Edges of a feature by its place in names_of."""
+    """Bin edges of a feature, by its index in names_of."""
     both = [*references.inputs.features, *references.outputs.features]
     return both[feature].edges
 
 
 def read(reference: Reference, data: bytes) -> Sketch:
-    """A sketch that can be trusted to be one: SketchError for damage, NaN or inconsistency."""
+    """Decode and validate a sketch; SketchError for damage, NaN or inconsistent counts."""
     sketch = Sketch.from_bytes(reference, data)
     known = sketch.n > 0
     moments = np.stack([sketch.mean, sketch.m2, sketch.low, sketch.high])
     if not np.isfinite(moments[:, known]).all() or (sketch.m2[known] < 0).any():
-        raise SketchError("sketch holds moments that are no numbers")
+        raise SketchError("sketch holds moments that are not finite")
     if (sketch.n + sketch.missing != sketch.rows).any():
-        raise SketchError("sketch's rows are not those of its features")
+        raise SketchError("sketch's row count differs from its features'")
     return sketch
 
 
@@ -66,7 +66,7 @@ def _training(reference: Reference) -> I64:
 
 
 def _stack(pieces: list[I64]) -> I64:
-    """Pieces (F_i, W_i) under one another, padded before the last column."""
+    """Stack pieces (F_i, W_i) by rows, padded before the last column."""
     width = max(piece.shape[1] for piece in pieces)
     table = np.zeros((sum(len(piece) for piece in pieces), width), np.int64)
     at = 0

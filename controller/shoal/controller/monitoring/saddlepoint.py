@@ -1,10 +1,10 @@
-"""How unlikely a large quadratic statistic is, in logarithms, however far out.
+"""Log tail probability of a quadratic statistic, accurate far into the tail.
 
 scipy's ``ncx2.logsf`` is minus infinity from about p = 1e-16 on and its noncentral F has no log
-tail at all, while a fleet's budget asks for p = 1e-9 and a heatmap for an order among worse ones.
-The saddlepoint formula of Lugannani and Rice has the far tail in closed form. Against scipy,
-where scipy has an answer (p from 0.1 to 1e-9, 1 to 20 degrees of freedom, noncentrality 0 to 500),
-it is 0 to 9 % too large, which is the safe side; 3 % below two degrees of freedom near p = 1e-3.
+tail at all, while a fleet's budget needs p = 1e-9 and a heatmap orders values far below it.
+The saddlepoint formula of Lugannani and Rice has the far tail in closed form. Where scipy
+gives a value (p from 0.1 to 1e-9, 1 to 20 degrees of freedom, noncentrality 0 to 500),
+this is 0 to 9 % larger, the conservative side; 3 % below two degrees of freedom near p = 1e-3.
 
 Source: Lugannani & Rice (1980), Adv. Appl. Prob. 12; Butler (2007), Saddlepoint Approximations.
 """
@@ -15,7 +15,7 @@ from scipy import special
 
 F64 = npt.NDArray[np.float64]
 
-#: From here on a chi-squared over its degrees of freedom is 1 to float64.
+#: Degrees of freedom from which a chi-squared over them is 1 in float64.
 KNOWN = 1e7
 
 
@@ -23,10 +23,10 @@ def log_tail(x: F64, freedom: F64, noncentral: F64, spread: F64) -> F64:
     """Natural log of P(X > x · Y / spread): X noncentral chi-squared, Y chi-squared, independent.
 
     x           the statistic, on X's scale; zero or more
-    freedom     degrees of freedom of X, above 0; they need not be whole
+    freedom     degrees of freedom of X, above 0, not necessarily whole
     noncentral  of X, zero or more
-    spread      degrees of freedom of Y: how well the statistic's scale is known. ``KNOWN`` makes
-                this the noncentral chi-squared, less makes it the noncentral F
+    spread      degrees of freedom of Y, the estimate of the statistic's scale. ``KNOWN`` gives the
+                noncentral chi-squared, less the noncentral F
 
     All broadcast against one another. The probability is that of a sum, X - c·Y > 0 with
     c = x / spread, whose saddlepoint is the root of a quadratic.
@@ -54,8 +54,8 @@ def _saddlepoint(c: F64, freedom: F64, noncentral: F64, d: F64) -> F64:
 
 
 def _lugannani_rice(w: F64, u: F64) -> F64:
-    # One common factor, the normal density at w, is taken out: nothing left can underflow above
-    # the mean. Below the mean p is above a half, and plain arithmetic does.
+    # Above the mean, the normal density at w is factored out so that nothing underflows. Below the
+    # mean p is above 0.5, and direct arithmetic suffices.
     mills = np.sqrt(np.pi / 2) * special.erfcx(np.maximum(w, -5) / np.sqrt(2))
     log_density = -(w**2) / 2 - np.log(2 * np.pi) / 2
     above = log_density + np.log(np.maximum(mills + 1 / u - 1 / w, 1e-300))

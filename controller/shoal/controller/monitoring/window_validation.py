@@ -1,4 +1,4 @@
-"""Is this window what it says it is? Checked against the release's references."""
+"""Window validation: a window report against the references of its release."""
 
 import functools
 import math
@@ -14,14 +14,14 @@ from shoal.errors import AbsentError, SettingError, SketchError, WireError
 from shoal.sketch import Latency, References
 from shoal.wire import WindowReport
 
-#: Longest span that a window may claim: a year of one device that was alone.
+#: Longest window: a year of windows that an offline device merged.
 LONGEST_S = 366 * 86_400
-_DEEP, _MANY, _LONG = 6, 200, 2_000
+_MAX_DEPTH, _MAX_ITEMS, _MAX_TEXT = 6, 200, 2_000
 
 
 @functools.lru_cache(maxsize=64)
 def parse_references(data: bytes) -> References:
-    """References of a release's bytes; kept, for every window of the release needs them."""
+    """Decode a release's references; cached, because every window of the release needs them."""
     return msgspec.json.decode(data, type=References)
 
 
@@ -38,55 +38,57 @@ def references_of(db: Connection, ref: str) -> References:
     return parse_references(bytes(data))
 
 
-class Intake:
-    """Checks the windows of one batch; asks the database once a release."""
+class WindowValidator:
+    """Validates the windows of one batch, with one database query per release.
+
+    Checks, in this order: the release exists and is of the window's model; the sketches were made
+    with the release's own references; counts and lengths are possible; health values are finite;
+    the sketches are intact and hold no more rows than the window.
+    """
 
     def __init__(self, db: Connection) -> None:
         self._db = db
-        self._known: dict[str, References] = {}
+        self._references: dict[str, References] = {}
 
     def check(self, report: WindowReport) -> None:
-        """Raise WireError, SketchError or AbsentError, naming what is wrong with the window."""
-        references = self._references(report.release)
+        """Raise AbsentError, WireError or SketchError with the rule that is violated."""
+        if report.release not in self._references:
+            self._references[report.release] = references_of(self._db, report.release)
+        references = self._references[report.release]
         if report.release.partition("@")[0] != report.model:
-            raise WireError(f"window of {report.model!r:.80} says release {report.release!r:.80}")
+            raise WireError(f"window of {report.model!r:.80} names release {report.release!r:.80}")
         if report.reference != references.id:
             raise SketchError(
                 f"window of {report.release} is sketched by reference {report.reference[:32]}, "
                 f"the release's own is {references.id}"
             )
         if report.correct > report.labelled:
-            raise WireError(f"window with {report.correct} of {report.labelled} labels right")
+            raise WireError(f"window with {report.correct} correct of {report.labelled} labelled")
         if len(report.latency) > Latency.BINS or not report.window_s <= LONGEST_S:
             raise WireError(f"window of {report.window_s:g} s, {len(report.latency)} latency bins")
         _check_health(report)
         _check_sketches(report, references)
 
-    def _references(self, ref: str) -> References:
-        if ref not in self._known:
-            self._known[ref] = references_of(self._db, ref)
-        return self._known[ref]
-
 
 def _check_health(report: WindowReport) -> None:
     values = msgspec.structs.astuple(report.health)
     if not all(math.isfinite(value) for value in values if isinstance(value, float | int)):
-        raise WireError("window whose health holds a number that is none")
+        raise WireError("window with a health value that is not finite")
 
 
 def _check_sketches(report: WindowReport, references: References) -> None:
     if report.rows == 0 and not report.inputs and not report.outputs:
         return
-    seen = histograms.read(references.inputs, report.inputs).rows
-    said = histograms.read(references.outputs, report.outputs).rows
-    if max(seen, said) > report.rows:
-        raise SketchError(f"sketches of {seen} and {said} rows in a window of {report.rows}")
+    inputs = histograms.read(references.inputs, report.inputs).rows
+    outputs = histograms.read(references.outputs, report.outputs).rows
+    if max(inputs, outputs) > report.rows:
+        raise SketchError(f"sketches of {inputs} and {outputs} rows in a window of {report.rows}")
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """Facts as JSON can hold them: bounded, and a number that is none becomes text.
+def json_facts(value: Any, depth: int = 0) -> Any:
+    """Facts of a device as JSON can hold them: bounded in size, non-finite numbers as text.
 
-    >>> plain({"p99": float("inf"), "raw": b"x", "ok": [1, None]})
+    >>> json_facts({"p99": float("inf"), "raw": b"x", "ok": [1, None]})
     {'p99': 'inf', 'raw': "b'x'", 'ok': [1, None]}
     """
     if value is None or isinstance(value, (bool, int)):
@@ -94,9 +96,10 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):
-        return value[:_LONG]
-    if depth < _DEEP and isinstance(value, dict):
-        return {str(k)[:80]: plain(v, depth + 1) for k, v in list(value.items())[:_MANY]}
-    if depth < _DEEP and isinstance(value, (list, tuple)):
-        return [plain(v, depth + 1) for v in value[:_MANY]]
+        return value[:_MAX_TEXT]
+    if depth < _MAX_DEPTH and isinstance(value, dict):
+        items = list(value.items())[:_MAX_ITEMS]
+        return {str(k)[:80]: json_facts(v, depth + 1) for k, v in items}
+    if depth < _MAX_DEPTH and isinstance(value, (list, tuple)):
+        return [json_facts(v, depth + 1) for v in value[:_MAX_ITEMS]]
     return str(value)[:80]
