@@ -6,7 +6,7 @@ import pytest
 from api.world import World, is_problem
 from recorded_rounds import DEVICES, add_round, add_task
 from shoal.controller.access import audit
-from shoal.controller.api.replay import HEADER
+from shoal.controller.api.dispatch import IDEMPOTENCY_KEY
 from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.releases import models
 from shoal.controller.store.tables import release
@@ -114,6 +114,8 @@ def test_a_release_of_a_checkpoint_is_refused_where_there_is_none_or_it_is_poiso
     assert is_problem(world.post("/api/v1/tasks/walk/release", json={"round": 9}), 404)
     assert is_problem(world.post("/api/v1/tasks/nobodys/release", json={}), 404)
     world.post("/api/v1/tasks/walk/quarantine", json={"round": 2, "why": "lies"})
-    answer = world.post("/api/v1/tasks/walk/release", json={"round": 3}, headers={HEADER: "k"})
+    answer = world.post(
+        "/api/v1/tasks/walk/release", json={"round": 3}, headers={IDEMPOTENCY_KEY: "k"}
+    )
     assert is_problem(answer, 409)
     assert "round 2 of walk is poisoned" in answer.json["detail"]

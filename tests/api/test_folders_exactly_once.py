@@ -72,12 +72,12 @@ class Way:
         return iter(self.outbox.after(0, 10_000))
 
     def take_in(self, stick: bytes) -> None:
-        authority = self.world.app.extensions["shoal-house"].authority
+        authority = self.world.app.extensions["shoal-services"].authority
         folders.take_in(self.world.ctx, authority, actor="ana", data=stick)
 
     def bring(self) -> None:
         """What the controller says has arrived, by a stick that does arrive."""
-        authority = self.world.app.extensions["shoal-house"].authority
+        authority = self.world.app.extensions["shoal-services"].authority
         name = self.member.name
         plan = folders.export(self.world.ctx, authority, actor="ana", names=[name], site="")
         opened = sealed_message.read(

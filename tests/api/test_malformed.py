@@ -7,7 +7,7 @@ import pytest
 
 from api.world import World, is_problem
 from shoal.controller.api import registry
-from shoal.controller.api.declare import Route
+from shoal.controller.api.routing import Route
 
 BODIES = [
     b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff\xfe\x00", b"{}" * 3, b"[" * 5000,

@@ -4,7 +4,7 @@ import threading
 
 from api.world import World, is_problem
 from shoal.controller.access import idempotency
-from shoal.controller.api.replay import HEADER, REPLAYED
+from shoal.controller.api.dispatch import IDEMPOTENCY_KEY, REPLAYED
 from shoal.controller.fleet import join_tokens
 from shoal.controller.store.tables import join_token
 
@@ -16,8 +16,8 @@ def tokens(world: World) -> int:
 
 
 def test_the_second_is_answered_like_the_first_but_tells_no_secret(world: World) -> None:
-    first = world.post(PATH, json=BODY, headers={HEADER: "k1"})
-    second = world.post(PATH, json=BODY, headers={HEADER: "k1"})
+    first = world.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k1"})
+    second = world.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k1"})
     assert first.status_code == second.status_code == 201
     assert REPLAYED not in first.headers
     assert second.headers[REPLAYED] == "true"
@@ -27,7 +27,7 @@ def test_the_second_is_answered_like_the_first_but_tells_no_secret(world: World)
 
 
 def test_the_kept_answer_holds_no_secret(world: World) -> None:
-    secret = world.post(PATH, json=BODY, headers={HEADER: "k1"}).json["secret"]
+    secret = world.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k1"}).json["secret"]
     with world.ctx.store.read() as db:
         kept = db.exec_driver_sql("select * from idempotency").all()
         assert len(kept) == 1
@@ -36,17 +36,19 @@ def test_the_kept_answer_holds_no_secret(world: World) -> None:
 
 
 def test_another_body_or_another_asker_is_another_request(world: World) -> None:
-    world.post(PATH, json=BODY, headers={HEADER: "k1"})
-    other = world.post(PATH, json={"site": "south"}, headers={HEADER: "k1"})
+    world.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k1"})
+    other = world.post(PATH, json={"site": "south"}, headers={IDEMPOTENCY_KEY: "k1"})
     assert is_problem(other, 409, "conflict")
-    assert world.post(PATH, "operator", json=BODY, headers={HEADER: "k1"}).status_code == 201
+    assert (
+        world.post(PATH, "operator", json=BODY, headers={IDEMPOTENCY_KEY: "k1"}).status_code == 201
+    )
     assert tokens(world) == 2
 
 
 def test_a_failed_request_may_be_sent_again(world: World) -> None:
     bad = {"site": "north", "uses": 0}
-    assert is_problem(world.post(PATH, json=bad, headers={HEADER: "k1"}), 422)
-    assert world.post(PATH, json=BODY, headers={HEADER: "k1"}).status_code == 201
+    assert is_problem(world.post(PATH, json=bad, headers={IDEMPOTENCY_KEY: "k1"}), 422)
+    assert world.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k1"}).status_code == 201
 
 
 def test_while_the_first_is_at_work_the_second_waits_outside(world: World, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -60,16 +62,16 @@ def test_while_the_first_is_at_work_the_second_waits_outside(world: World, monke
 
     bearer = world.bearer("admin")
     monkeypatch.setattr(join_tokens, "create_join_token", slow)
-    headers = bearer | {HEADER: "k1"}
+    headers = bearer | {IDEMPOTENCY_KEY: "k1"}
     first = threading.Thread(
         target=lambda: world.app.test_client().post(PATH, json=BODY, headers=headers)
     )
     first.start()
     assert inside.wait(10)
-    assert is_problem(world.post(PATH, json=BODY, headers={HEADER: "k1"}), 409)
+    assert is_problem(world.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k1"}), 409)
     go_on.set()
     first.join()
-    assert world.post(PATH, json=BODY, headers={HEADER: "k1"}).headers[REPLAYED] == "true"
+    assert world.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k1"}).headers[REPLAYED] == "true"
     assert tokens(world) == 1
 
 
@@ -80,4 +82,4 @@ def test_a_request_whose_process_died_may_be_sent_again_soon(world: World) -> No
 
 
 def test_a_key_of_unreasonable_length_is_refused(world: World) -> None:
-    assert is_problem(world.post(PATH, json=BODY, headers={HEADER: "k" * 300}), 422)
+    assert is_problem(world.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k" * 300}), 422)

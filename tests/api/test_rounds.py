@@ -6,7 +6,7 @@ from sqlalchemy import insert
 
 from api.world import World, is_problem
 from shoal.controller.access import audit
-from shoal.controller.api.replay import HEADER
+from shoal.controller.api.dispatch import IDEMPOTENCY_KEY
 from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.store import changes
 from shoal.controller.store.tables import federated_task
@@ -34,7 +34,7 @@ def task(world: World) -> str:
 def test_rounds_are_asked_for_once_and_it_is_written_down_by_whom(world: World, task: str) -> None:
     before = changes.newest(world.ctx)
     for _ in range(2):
-        answer = world.post(f"{task}/start", json={"rounds": 5}, headers={HEADER: "k1"})
+        answer = world.post(f"{task}/start", json={"rounds": 5}, headers={IDEMPOTENCY_KEY: "k1"})
         assert (answer.status_code, answer.json["asked"]) == (200, 5)
     entries, _ = audit.list_audit(world.ctx, subject="walk")
     assert [(one.verb, one.actor, one.detail) for one in entries] == [

@@ -1,4 +1,4 @@
-"""The web process's Flask app: API and console on one context."""
+"""Flask application of the web process: API and console."""
 
 import importlib.metadata
 import importlib.util
@@ -10,8 +10,15 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from shoal.controller.access.login_attempts import Attempts
-from shoal.controller.api import binding, inputs, openapi, problems, registry, security
-from shoal.controller.api.declare import BODY_LIMIT, House
+from shoal.controller.api import (
+    dispatch,
+    openapi,
+    problems,
+    registry,
+    request_parsing,
+    security,
+)
+from shoal.controller.api.routing import BODY_LIMIT, AppServices
 from shoal.controller.api.stream import Streams
 from shoal.controller.api.traffic import Traffic
 from shoal.controller.fleet.io.ca import Authority
@@ -20,10 +27,10 @@ from shoal.controller.web import screen, views
 
 
 def create_app(ctx: Context) -> Flask:
-    """API and console over `ctx`; SettingError when the device CA cannot be opened."""
+    """Build the application; SettingError when the device CA cannot be opened."""
     routes = registry.all_routes()
     document = openapi.document(routes, importlib.metadata.version("shoal"))
-    house = House(
+    services = AppServices(
         authority=Authority.open(ctx.folder / "pki"),
         attempts=Attempts(),
         traffic=Traffic(),
@@ -31,26 +38,30 @@ def create_app(ctx: Context) -> Flask:
         document=msgspec.json.encode(document),
     )
     app = Flask(__name__, static_folder=None, template_folder=None)
-    app.request_class = inputs.SpooledRequest
+    app.request_class = request_parsing.SpooledRequest
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions |= {"shoal": ctx, "shoal-house": house, "shoal-attempts": house.attempts}
-    inputs.clear_uploads(ctx.folder)
-    _measure(app, house.traffic)
+    app.extensions |= {
+        "shoal": ctx,
+        "shoal-services": services,
+        "shoal-attempts": services.attempts,
+    }
+    request_parsing.clear_uploads(ctx.folder)
+    _measure(app, services.traffic)
     security.install(app, ctx)
     problems.install(app)
-    app.register_error_handler(404, _nowhere)
-    app.register_blueprint(binding.blueprint(routes))
+    app.register_error_handler(404, _not_found)
+    app.register_blueprint(dispatch.blueprint(routes))
     app.register_blueprint(views.blueprint)
     return app
 
 
-def _nowhere(error: HTTPException) -> Response:
-    return screen.nowhere() if screen.is_wanted() else problems.of_http(error)
+def _not_found(error: HTTPException) -> Response:
+    return screen.not_found() if screen.is_wanted() else problems.of_http(error)
 
 
 def _measure(app: Flask, traffic: Traffic) -> None:
-    """Count every answer by its declared path."""
+    """Count and time every response by its declared path."""
 
     def begin() -> None:
         g.began = time.perf_counter()

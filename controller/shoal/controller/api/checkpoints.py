@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from shoal.controller.api.declare import Asked, Call, route
+from shoal.controller.api.routing import Call, RequestModel, route
 from shoal.controller.federated.checkpoints import promotion, round_quarantine
 from shoal.controller.federated.records import Lifted, Quarantined, Round
 from shoal.controller.federated.rounds import rounds
@@ -14,7 +14,7 @@ TAG = "rounds"
 Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 
 
-class ReleaseOf(Asked, frozen=True, kw_only=True):
+class ReleaseOf(RequestModel, frozen=True, kw_only=True):
     """Which checkpoint becomes a release.
 
     round      that made it; null for the newest clean one
@@ -27,7 +27,7 @@ class ReleaseOf(Asked, frozen=True, kw_only=True):
     candidate: bool = False
 
 
-class Evaluation(Asked, frozen=True, kw_only=True):
+class Evaluation(RequestModel, frozen=True, kw_only=True):
     """Which checkpoint is measured.
 
     round   that made it; null for the newest; 0 for what the task began with
@@ -36,7 +36,7 @@ class Evaluation(Asked, frozen=True, kw_only=True):
     round: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
 
 
-class Quarantine(Asked, frozen=True, kw_only=True):
+class Quarantine(RequestModel, frozen=True, kw_only=True):
     """The round that is poisoned, or is not after all, and why: the reason is kept."""
 
     round: Number

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
+from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.fleet import devices, enrolment, join_tokens, ledger, renewal
 from shoal.controller.fleet.ledger import Ledger
 from shoal.controller.fleet.records import Device, DeviceEvent, JoinToken, Window
@@ -21,7 +21,7 @@ from shoal.enrolment import (
 TAG = "devices"
 
 
-class DeviceQuery(Asked, frozen=True, kw_only=True):
+class DeviceQuery(RequestModel, frozen=True, kw_only=True):
     """Filters of the list of devices; empty ones take all.
 
     q        part of name, site, line or a label
@@ -41,20 +41,20 @@ class DeviceQuery(Asked, frozen=True, kw_only=True):
     limit: Limit = 50
 
 
-class Newest(Asked, frozen=True, kw_only=True):
+class NewestQuery(RequestModel, frozen=True, kw_only=True):
     """How many of the newest."""
 
     limit: Limit = 100
 
 
-class WindowQuery(Asked, frozen=True, kw_only=True):
+class WindowQuery(RequestModel, frozen=True, kw_only=True):
     """Windows that began at `since` (Unix seconds) or later, the newest `limit` of them."""
 
     since: float = 0
     limit: Limit = 200
 
 
-class NewJoinToken(Asked, frozen=True, kw_only=True):
+class NewJoinToken(RequestModel, frozen=True, kw_only=True):
     """Who may join with it: `uses` devices of `site`, of one of `rings`, for `ttl_s` seconds."""
 
     site: str
@@ -66,23 +66,23 @@ class NewJoinToken(Asked, frozen=True, kw_only=True):
 @route("POST", "/api/v1/enrol", role="", tag=TAG, status=201, limit=LIMIT)
 def enrol(call: Call, body: EnrolRequest) -> EnrolResponse:
     """Enrol a device: its join token and certificate request for a certificate."""
-    return enrolment.enrol(call.ctx, call.house.authority, body)
+    return enrolment.enrol(call.ctx, call.services.authority, body)
 
 
-class WhoRenews(Asked, frozen=True, kw_only=True):
+class RenewalQuery(RequestModel, frozen=True, kw_only=True):
     """Name of the device that is about to renew."""
 
     device: str
 
 
-class Newer(Asked, frozen=True, kw_only=True):
+class NewerQuery(RequestModel, frozen=True, kw_only=True):
     """The version that is known already."""
 
     after: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] = 0
 
 
 @route("GET", "/api/v1/renew", role="", tag=TAG)
-def renewal_challenge(call: Call, query: WhoRenews) -> RenewChallenge:
+def renewal_challenge(call: Call, query: RenewalQuery) -> RenewChallenge:
     """A challenge for a device to sign: good for one renewal and for five minutes."""
     return renewal.challenge(call.ctx, query.device)
 
@@ -90,11 +90,11 @@ def renewal_challenge(call: Call, query: WhoRenews) -> RenewChallenge:
 @route("POST", "/api/v1/renew", role="", tag=TAG, status=201, limit=LIMIT)
 def renew(call: Call, body: RenewRequest) -> RenewResponse:
     """Renew a device's certificate: proof that it has the present key, for the next certificate."""
-    return renewal.renew(call.ctx, call.house.authority, body)
+    return renewal.renew(call.ctx, call.services.authority, body)
 
 
 @route("GET", "/api/v1/director-roots", role="", tag=TAG)
-def director_roots(call: Call, query: Newer) -> DirectorRoots:
+def director_roots(call: Call, query: NewerQuery) -> DirectorRoots:
     """Root metadata of the director newer than version `after`, each signed by the one before."""
     found = call.ctx.signer.director_roots(query.after)
     return DirectorRoots(roots=[root.decode() for root in found])
@@ -111,7 +111,7 @@ def list_join_tokens(call: Call) -> Listing[JoinToken]:
 def create_join_token(call: Call, body: NewJoinToken) -> JoinToken:
     """Make a join token; `secret` is shown once, and empty when an Idempotency-Key is repeated."""
     return join_tokens.create_join_token(
-        call.ctx, actor=call.by, ca_sha256=call.house.authority.root_fingerprint, site=body.site,
+        call.ctx, actor=call.by, ca_sha256=call.services.authority.root_fingerprint, site=body.site,
         rings=body.rings, uses=body.uses, ttl_s=body.ttl_s,
     )  # fmt: skip
 
@@ -140,7 +140,7 @@ def get_device(call: Call, device: str) -> Device:
 
 
 @route("GET", "/api/v1/devices/<device>/timeline", role="viewer", tag=TAG)
-def get_timeline(call: Call, device: str, query: Newest) -> Listing[DeviceEvent]:
+def get_timeline(call: Call, device: str, query: NewestQuery) -> Listing[DeviceEvent]:
     """What happened to a device, newest first."""
     return all_of(devices.timeline(call.ctx, device, limit=query.limit))
 

@@ -3,21 +3,21 @@
 import msgspec
 
 from shoal import sealed_message
-from shoal.controller.api.declare import Asked, Call, Uploads, route
+from shoal.controller.api.routing import Call, RequestModel, Uploads, route
 from shoal.controller.offline import folders
 from shoal.controller.offline.folder_records import FolderPlan, ParcelReceipt
 
 TAG = "folders"
 
 
-class NewFolder(Asked, frozen=True, kw_only=True):
+class NewFolder(RequestModel, frozen=True, kw_only=True):
     """For whom: devices by name, and all of a site."""
 
     devices: list[str] = msgspec.field(default_factory=list)
     site: str = ""
 
 
-class Carried(Asked, frozen=True, kw_only=True):
+class ParcelForm(RequestModel, frozen=True, kw_only=True):
     """Nothing is said beside the parcel: it says itself whose it is."""
 
 
@@ -25,14 +25,14 @@ class Carried(Asked, frozen=True, kw_only=True):
 def export_folder(call: Call, body: NewFolder) -> FolderPlan:
     """What a folder for these devices holds; their assignments are signed anew."""
     return folders.export(
-        call.ctx, call.house.authority, actor=call.by, names=body.devices, site=body.site
+        call.ctx, call.services.authority, actor=call.by, names=body.devices, site=body.site
     )
 
 
 @route("POST", "/api/v1/folders/parcels", role="operator", tag=TAG, limit=2 * sealed_message.LIMIT,
        files={"parcel": "one file of up/DEVICE/ in a folder"})  # fmt: skip
-def import_parcel(call: Call, form: Carried, files: Uploads) -> ParcelReceipt:
+def import_parcel(call: Call, form: ParcelForm, files: Uploads) -> ParcelReceipt:
     """Take in what a device without a network has sealed; again is the same, never twice."""
     with files["parcel"].path.open("rb") as file:
         data = file.read(sealed_message.LIMIT + 1)
-    return folders.take_in(call.ctx, call.house.authority, actor=call.by, data=data)
+    return folders.take_in(call.ctx, call.services.authority, actor=call.by, data=data)

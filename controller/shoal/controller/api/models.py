@@ -5,11 +5,11 @@ from typing import Annotated, Any
 import msgspec
 
 from shoal import pipeline
-from shoal.controller.api.declare import (
+from shoal.controller.api.routing import (
     UPLOAD_LIMIT,
-    Asked,
     Call,
     Listing,
+    RequestModel,
     Uploads,
     all_of,
     route,
@@ -25,7 +25,7 @@ TAG = "models"
 OPERATION = "/api/v1/operations/{id}"
 
 
-class NewDataset(Asked, frozen=True, kw_only=True):
+class NewDataset(RequestModel, frozen=True, kw_only=True):
     """What the columns of the file are. drop, parents: separated by commas."""
 
     name: str
@@ -36,7 +36,7 @@ class NewDataset(Asked, frozen=True, kw_only=True):
     parents: str = ""
 
 
-class Training(Asked, frozen=True, kw_only=True):
+class Training(RequestModel, frozen=True, kw_only=True):
     """What to learn from, and how.
 
     dataset  "name@version", or "name" for its newest version
@@ -50,7 +50,7 @@ class Training(Asked, frozen=True, kw_only=True):
     sites: list[str] = msgspec.field(default_factory=list)
 
 
-class Import(Asked, frozen=True, kw_only=True):
+class Import(RequestModel, frozen=True, kw_only=True):
     """What to measure the files on. labels: class names by output column, separated by commas.
 
     pipeline: JSON, what the model reads of the dataset's columns; docs/sources-and-sinks.md.
@@ -61,7 +61,7 @@ class Import(Asked, frozen=True, kw_only=True):
     pipeline: str = ""
 
 
-class Policy(Asked, frozen=True, kw_only=True):
+class Policy(RequestModel, frozen=True, kw_only=True):
     """When to train again by itself, and on the newest version of which dataset.
 
     task         federated task of this model that a drift alert asks for `rounds`; "" for none
@@ -75,13 +75,13 @@ class Policy(Asked, frozen=True, kw_only=True):
     cooldown_s: Annotated[float, msgspec.Meta(ge=0, le=366 * 86_400)] = 86_400.0
 
 
-class ReleaseQuery(Asked, frozen=True, kw_only=True):
+class ReleaseQuery(RequestModel, frozen=True, kw_only=True):
     """Releases of one model, "" for all."""
 
     model: str = ""
 
 
-class Publishing(Asked, frozen=True, kw_only=True):
+class Publishing(RequestModel, frozen=True, kw_only=True):
     """override: why a release that a gate refused is published all the same; audited."""
 
     override: str = ""

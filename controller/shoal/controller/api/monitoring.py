@@ -6,7 +6,7 @@ import msgspec
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Alert
-from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
+from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.monitoring import drift_history, performance
 from shoal.controller.monitoring.drift_records import DriftMap, Histograms
 from shoal.controller.monitoring.records import Finding, FleetHealth, Performance  # fmt: skip
@@ -18,7 +18,7 @@ ROW = "<int(max=9223372036854775807):id>"
 Scope = Annotated[str, msgspec.Meta(pattern="^(device|site)$")]
 
 
-class DriftQuery(Asked, frozen=True, kw_only=True):
+class DriftQuery(RequestModel, frozen=True, kw_only=True):
     """Which heatmap. scope: device or site; since: Unix seconds."""
 
     model: str
@@ -27,13 +27,13 @@ class DriftQuery(Asked, frozen=True, kw_only=True):
     since: float = 0
 
 
-class ModelQuery(Asked, frozen=True, kw_only=True):
+class ModelQuery(RequestModel, frozen=True, kw_only=True):
     """Which model."""
 
     model: str
 
 
-class HistogramQuery(Asked, frozen=True, kw_only=True):
+class HistogramQuery(RequestModel, frozen=True, kw_only=True):
     """Which feature of which subject."""
 
     model: str
@@ -42,7 +42,7 @@ class HistogramQuery(Asked, frozen=True, kw_only=True):
     scope: Scope = "site"
 
 
-class FindingQuery(Asked, frozen=True, kw_only=True):
+class FindingQuery(RequestModel, frozen=True, kw_only=True):
     """Which findings; empty fields take all."""
 
     model: str = ""
@@ -52,7 +52,7 @@ class FindingQuery(Asked, frozen=True, kw_only=True):
     limit: Limit = 100
 
 
-class PerformanceQuery(Asked, frozen=True, kw_only=True):
+class PerformanceQuery(RequestModel, frozen=True, kw_only=True):
     """Whose performance, from when to when (Unix seconds).
 
     by   "site" for one line per site, where neither site nor device is given
@@ -67,7 +67,7 @@ class PerformanceQuery(Asked, frozen=True, kw_only=True):
     by: Annotated[str, msgspec.Meta(pattern="^(|site)$")] = ""
 
 
-class AlertQuery(Asked, frozen=True, kw_only=True):
+class AlertQuery(RequestModel, frozen=True, kw_only=True):
     """state: open, acknowledged, closed, or "" for all."""
 
     state: Annotated[str, msgspec.Meta(pattern="^(|open|acknowledged|closed)$")] = ""

@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 
 from shoal.controller.access import roles
-from shoal.controller.api.declare import JSON, Route
-from shoal.controller.api.inputs import FORM
+from shoal.controller.api.dispatch import IDEMPOTENCY_KEY
 from shoal.controller.api.problems import MEDIA, Problem
-from shoal.controller.api.replay import HEADER
+from shoal.controller.api.routing import FORM, JSON, Route
 
 _REF = "#/components/schemas/{name}"
 _PLACE = re.compile(r"<(?:[^:>]+:)?([^>]+)>")
@@ -65,8 +64,8 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
     for route in routes:
         if "body" in route.inputs:
             types.append(route.inputs["body"])
-        if route.media == JSON and route.answer is not type(None):
-            types.append(route.answer)
+        if route.media == JSON and route.result is not type(None):
+            types.append(route.result)
     found, components = msgspec.json.schema_components(types, ref_template=_REF)
     return dict(zip(types, found, strict=True)), components
 
@@ -104,7 +103,7 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
     if route.repeatable:
         schema = {"type": "string", "maxLength": 255}
         yield {
-            "name": HEADER, "in": "header", "required": False, "schema": schema,
+            "name": IDEMPOTENCY_KEY, "in": "header", "required": False, "schema": schema,
             "description": "The same key and body again are answered alike, and done once",
         }  # fmt: skip
 
@@ -131,8 +130,8 @@ def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "Done"}
     if route.media != JSON:
         good["content"] = {route.media: {"schema": {"type": "string"}}}
-    elif route.answer is not type(None):
-        good["content"] = {JSON: {"schema": schemas[route.answer]}}
+    elif route.result is not type(None):
+        good["content"] = {JSON: {"schema": schemas[route.result]}}
     if route.location:
         schema = {"type": "string", "format": "uri-reference"}
         good["headers"] = {"Location": {"schema": schema, "description": "Where it is"}}

@@ -7,7 +7,7 @@ import msgspec
 
 from shoal.controller.access import audit
 from shoal.controller.access.records import AuditEntry
-from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
+from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.api.traffic import fleet_text
 from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
@@ -21,13 +21,13 @@ _STATE = f"^(|{'|'.join(operations.STATES)})$"
 PEM, METRICS = "application/x-pem-file", "text/plain; version=0.0.4; charset=utf-8"
 
 
-class OperationQuery(Asked, frozen=True, kw_only=True):
+class OperationQuery(RequestModel, frozen=True, kw_only=True):
     """state: queued, running, succeeded, failed, canceled, or "" for all."""
 
     state: Annotated[str, msgspec.Meta(pattern=_STATE)] = ""
 
 
-class AuditQuery(Asked, frozen=True, kw_only=True):
+class AuditQuery(RequestModel, frozen=True, kw_only=True):
     """Entries about one subject, such as a device's name; "" for all."""
 
     subject: str = ""
@@ -84,7 +84,7 @@ def healthz(call: Call) -> Liveness:
 def readyz(call: Call) -> Liveness:
     """Whether it can do its work: the database answers, the keys are there."""
     changes.newest(call.ctx)
-    if not call.house.authority.bundle or not call.ctx.signer.root:
+    if not call.services.authority.bundle or not call.ctx.signer.root:
         raise RuntimeError("a key store without a root")
     return Liveness()
 
@@ -92,21 +92,21 @@ def readyz(call: Call) -> Liveness:
 @route("GET", "/ca.pem", role="", tag=TAG, media=PEM)
 def get_ca(call: Call) -> str:
     """The CA that signs this controller, its broker and its devices; join tokens pin it."""
-    return call.house.authority.bundle
+    return call.services.authority.bundle
 
 
 @route("GET", "/metrics", role="", tag=TAG, media=METRICS)
 def get_metrics(call: Call) -> str:
     """Numbers for Prometheus: the fleet's health and this process's requests."""
     health = performance.fleet_health(call.ctx)
-    return fleet_text(health) + call.house.traffic.text()
+    return fleet_text(health) + call.services.traffic.text()
 
 
 @route("GET", "/openapi.json", role="", tag=TAG, media=JSON_DOCUMENT)
 def get_document(call: Call) -> bytes:
     """This document."""
     call.headers["Cache-Control"] = "no-cache"
-    return call.house.document
+    return call.services.document
 
 
 @route("GET", "/api/v1/stream", role="viewer", tag=TAG, media=EVENTS)
@@ -117,4 +117,4 @@ def get_stream(call: Call) -> Iterator[bytes]:
     """
     call.headers["Cache-Control"] = "no-store"
     call.headers["X-Accel-Buffering"] = "no"
-    return call.house.streams.follow(call.ctx, call.resume, call.gone)
+    return call.services.streams.follow(call.ctx, call.resume, call.gone)

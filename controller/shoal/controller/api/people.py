@@ -8,13 +8,13 @@ from werkzeug.http import dump_cookie
 from shoal.controller.access import roles, tokens, users
 from shoal.controller.access.records import ApiToken, User
 from shoal.controller.access.roles import Actor
-from shoal.controller.api.declare import Asked, Call, Listing, all_of, route
+from shoal.controller.api.routing import Call, Listing, RequestModel, all_of, route
 
 TAG = "people"
 Short = Annotated[str, msgspec.Meta(max_length=100)]
 
 
-class SignIn(Asked, frozen=True, kw_only=True):
+class SignIn(RequestModel, frozen=True, kw_only=True):
     """Who signs in to the console."""
 
     user: Short
@@ -29,7 +29,7 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     via: str
 
 
-class NewToken(Asked, frozen=True, kw_only=True):
+class NewToken(RequestModel, frozen=True, kw_only=True):
     """A token for oneself. Without user and password, for who is signed in.
 
     role    "" for one's own
@@ -43,14 +43,14 @@ class NewToken(Asked, frozen=True, kw_only=True):
     password: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
-class NewPassword(Asked, frozen=True, kw_only=True):
+class NewPassword(RequestModel, frozen=True, kw_only=True):
     """A change of one's own password."""
 
     old: Annotated[str, msgspec.Meta(max_length=1000)]
     new: str
 
 
-class NewUser(Asked, frozen=True, kw_only=True):
+class NewUser(RequestModel, frozen=True, kw_only=True):
     """Somebody who may sign in. role: viewer, operator, approver or admin."""
 
     name: Short
@@ -63,7 +63,7 @@ def sign_in(call: Call, body: SignIn) -> Me:
     """Sign in: the answer sets the session's cookie."""
     actor, secret = roles.login(
         call.ctx, user_name=body.user, password=body.password, address=call.address,
-        attempts=call.house.attempts,
+        attempts=call.services.attempts,
     )  # fmt: skip
     call.headers["Set-Cookie"] = _cookie(secret, int(roles.SESSION_S))
     return _me(actor)
@@ -88,7 +88,7 @@ def change_password(call: Call, body: NewPassword) -> None:
     actor = roles.require(call.actor, "viewer")
     users.change_password(
         call.ctx, actor=actor, old=body.old, new=body.new, address=call.address,
-        attempts=call.house.attempts,
+        attempts=call.services.attempts,
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def create_token(call: Call, body: NewToken) -> ApiToken:
     if body.user:
         actor = roles.check_password(
             call.ctx, user_name=body.user, password=body.password, address=call.address,
-            attempts=call.house.attempts,
+            attempts=call.services.attempts,
         )  # fmt: skip
     else:
         actor = roles.require(call.actor, "viewer")

@@ -11,7 +11,7 @@ from shoal.controller.api import (
     rollouts,
     rounds,
 )
-from shoal.controller.api.declare import Route, routes_of
+from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
     people, devices, folders, models, rollouts, rounds, checkpoints, monitoring, operations,

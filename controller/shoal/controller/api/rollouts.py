@@ -2,14 +2,14 @@
 
 import msgspec
 
-from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
+from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.rollouts import rollouts
 from shoal.controller.rollouts.records import Rollout, RolloutDevice, RolloutPlan
 
 TAG = "rollouts"
 
 
-class RolloutDeviceQuery(Asked, frozen=True, kw_only=True):
+class RolloutDeviceQuery(RequestModel, frozen=True, kw_only=True):
     """Devices of a rollout in one state, or that failed of one cause."""
 
     state: str = ""
@@ -18,7 +18,7 @@ class RolloutDeviceQuery(Asked, frozen=True, kw_only=True):
     limit: Limit = 100
 
 
-class Abort(Asked, frozen=True, kw_only=True):
+class Abort(RequestModel, frozen=True, kw_only=True):
     """rollback: bring every device back to the release that it had."""
 
     rollback: bool = False

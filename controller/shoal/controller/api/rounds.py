@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from shoal.controller.api.declare import Asked, Call, Limit, Listing, all_of, route
+from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.federated.planning import tasks
 from shoal.controller.federated.records import Participation, Round, Task, TaskPlan
 from shoal.controller.federated.rounds import rounds
@@ -12,20 +12,20 @@ from shoal.controller.federated.rounds import rounds
 TAG = "rounds"
 
 
-class Start(Asked, frozen=True, kw_only=True):
+class Start(RequestModel, frozen=True, kw_only=True):
     """How many rounds more."""
 
     rounds: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
 
 
-class RoundQuery(Asked, frozen=True, kw_only=True):
+class RoundQuery(RequestModel, frozen=True, kw_only=True):
     """Rounds of one task, "" for all; the newest ones."""
 
     task: str = ""
     limit: Limit = 100
 
 
-class Span(Asked, frozen=True, kw_only=True):
+class NewestRoundsQuery(RequestModel, frozen=True, kw_only=True):
     """The newest rounds, so many."""
 
     limit: Limit = 50
@@ -51,7 +51,9 @@ def get_task(call: Call, task: str) -> Task:
 
 
 @route("GET", "/api/v1/tasks/<task>/participations", role="viewer", tag=TAG)
-def list_task_participations(call: Call, task: str, query: Span) -> Listing[Participation]:
+def list_task_participations(
+    call: Call, task: str, query: NewestRoundsQuery
+) -> Listing[Participation]:
     """Who took part in the newest rounds of a task, round by round."""
     return all_of(rounds.matrix(call.ctx, task, last=query.limit))
 

@@ -50,7 +50,7 @@ def context() -> Context:
 
 def authority() -> Authority:
     """The device CA, whose fingerprint join tokens carry."""
-    return current_app.extensions["shoal-house"].authority
+    return current_app.extensions["shoal-services"].authority
 
 
 def actor() -> Actor:
@@ -189,8 +189,8 @@ def is_wanted() -> bool:
     return wanted and not request.path.startswith("/api/")
 
 
-def nowhere() -> Response:
-    """For an address that no screen has."""
+def not_found() -> Response:
+    """The error screen for an unknown address."""
     error = AbsentError("screen at", request.path[:200], "the menu has all that there are")
     response = only_signed_in() or make_response(show("error.html", error=error), 404)
     return keep_or_not(response)

@@ -1,4 +1,4 @@
-"""Requests into structs: bounded, typed, nothing ignored."""
+"""Parse and validate a request into the parameters of a view: bounded, typed, nothing ignored."""
 
 import tempfile
 from pathlib import Path
@@ -8,11 +8,15 @@ import msgspec
 from flask import Request, current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from shoal.controller.api.declare import Route, Upload
-from shoal.controller.api.refusals import refused
+from shoal.controller.api.routing import FORM, Route, Upload
+from shoal.controller.federated.records import NAME_PATTERN
 from shoal.errors import InputError, WireError
+from shoal.validation_errors import misfit
 
-FORM = "multipart/form-data"
+#: Pattern -> its description in an error.
+_PATTERNS = {
+    NAME_PATTERN: "lower-case letters, digits and hyphens, 63 at most, no hyphen at either end"
+}
 
 
 class SpooledRequest(Request):
@@ -24,35 +28,35 @@ class SpooledRequest(Request):
 
 
 def uploads_folder(folder: Path) -> Path:
-    """Where files lie while their request lasts."""
+    """Folder of uploaded files while their request lasts."""
     uploads = folder / "uploads"
     uploads.mkdir(mode=0o700, exist_ok=True)
     return uploads
 
 
 def clear_uploads(folder: Path) -> None:
-    """Remove what a process that was killed left behind."""
+    """Delete uploads left over from a killed process."""
     for path in uploads_folder(folder).iterdir():
         path.unlink(missing_ok=True)
 
 
-def read(route: Route) -> dict[str, Any]:
-    """What the view of `route` wants of the request in hand, by parameter name.
+def parse(route: Route) -> dict[str, Any]:
+    """Query, body, form and files of the current request, by parameter name of the view.
 
-    Raises WireError for a body that is no JSON, InputError for one that does not fit.
+    Raises WireError for a body that is not JSON, InputError for one that does not validate.
     """
     request.max_content_length = route.limit
-    wanted, given = route.inputs, {}
+    wanted, found = route.inputs, {}
     if "query" in wanted:
-        given["query"] = _convert(request.args.to_dict(), wanted["query"], "query")
+        found["query"] = _convert(request.args.to_dict(), wanted["query"], "query")
     elif request.args:
         raise InputError(f"query: {route.path} takes no parameters")
     if "body" in wanted:
-        given["body"] = _json(wanted["body"])
+        found["body"] = _json(wanted["body"])
     if "form" in wanted:
-        given["files"] = _files(route)
-        given["form"] = _convert(request.form.to_dict(), wanted["form"], "form")
-    return given
+        found["files"] = _files(route)
+        found["form"] = _convert(request.form.to_dict(), wanted["form"], "form")
+    return found
 
 
 def _json(kind: Any) -> Any:
@@ -64,7 +68,7 @@ def _json(kind: Any) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise refused("body", error, kind) from error
+        raise _input_error("body", error, kind) from error
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise WireError(f"body is not JSON: {error}") from error
 
@@ -72,24 +76,34 @@ def _json(kind: Any) -> Any:
 def _files(route: Route) -> dict[str, Upload]:
     if request.mimetype != FORM:
         raise UnsupportedMediaType(f"send a form as Content-Type: {FORM}")
-    sent = {}
+    uploads = {}
     for name, file in request.files.items():
-        if not any(_names(pattern, name) for pattern in route.files):
+        if not any(_matches(pattern, name) for pattern in route.files):
             raise InputError(f"form: unexpected file {name[:80]!r}")
         file.stream.flush()
-        sent[name] = Upload(Path(file.stream.name), file.filename or "")
-    missing = [name for name in route.files if not name.endswith("*") and name not in sent]
+        uploads[name] = Upload(Path(file.stream.name), file.filename or "")
+    missing = [name for name in route.files if not name.endswith("*") and name not in uploads]
     if missing:
         raise InputError(f"form: no file {missing[0]!r}")
-    return sent
+    return uploads
 
 
-def _names(pattern: str, name: str) -> bool:
+def _matches(pattern: str, name: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-def _convert(values: dict[str, str], kind: Any, what: str) -> Any:
+def _convert(values: dict[str, str], kind: Any, part: str) -> Any:
     try:
         return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise refused(what, error, kind) from error
+        raise _input_error(part, error, kind) from error
+
+
+def _input_error(part: str, error: msgspec.ValidationError, kind: Any) -> InputError:
+    """A validation error with field and hint. part: "body", "query" or "form"; kind: its struct."""
+    found = misfit(error, kind)
+    where = ": ".join(filter(None, (part, found.where)))
+    for pattern, description in _PATTERNS.items():
+        if repr(pattern) in found.what:
+            return InputError(f"{where}: not a name", f"write it with {description}")
+    return InputError(f"{where}: {found.what}", found.hint)

@@ -1,14 +1,14 @@
-"""How a route is declared: once, and the URL map, the checks and the OpenAPI document follow.
+"""Route declarations: the URL map, the checks and the OpenAPI document are derived from them.
 
-A view is a plain function. Its parameters and what it returns are its contract:
+A view is a plain function. Its parameters and its return type are its contract:
 
     @route("POST", "/api/v1/rollouts", role="operator", status=201, tag="rollouts", repeatable=True)
     def start_rollout(call: Call, body: RolloutPlan) -> Rollout:
         \"\"\"Start a rollout.\"\"\"
 
 ``body`` is a JSON struct, ``query`` and ``form`` structs of the query string and of a multipart
-form, ``files`` its files; every other parameter stands in the path. Structs that refuse unknown
-fields refuse them with a message.
+form, ``files`` its files; every other parameter is part of the path. A RequestModel rejects unknown
+fields.
 """
 
 import inspect
@@ -33,18 +33,20 @@ T = TypeVar("T")
 View = TypeVar("View", bound=Callable[..., Any])
 
 JSON = "application/json"
+FORM = "multipart/form-data"
 BODY_LIMIT = 1 << 20
 UPLOAD_LIMIT = 1 << 30
-PLAIN = frozenset({"query", "body", "form", "files"})
+#: View parameters that do not come from the path.
+RESERVED = frozenset({"query", "body", "form", "files"})
 _MARK = "__route__"
 
 
-#: How many of a list to give at once.
+#: Page size of a list.
 Limit = Annotated[int, msgspec.Meta(ge=1, le=cursors.MOST)]
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of bodies, queries and forms: a misspelt field is an error, never ignored."""
+class RequestModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of bodies, queries and forms: an unknown field is an error, never ignored."""
 
 
 class Listing(msgspec.Struct, Generic[T], frozen=True):
@@ -55,12 +57,12 @@ class Listing(msgspec.Struct, Generic[T], frozen=True):
 
 
 def all_of(items: list[T]) -> Listing[T]:
-    """A list that is short enough to be one page."""
+    """A list short enough for a single page."""
     return Listing(items, Page(total=len(items)))
 
 
 class Upload(NamedTuple):
-    """A file that was sent: where it lies until the request ends, and what its sender calls it."""
+    """An uploaded file: its path until the request ends, and the client's name for it."""
 
     path: Path
     filename: str
@@ -69,8 +71,8 @@ class Upload(NamedTuple):
 Uploads = Mapping[str, Upload]
 
 
-class House(NamedTuple):
-    """What `create_app` built once for all requests.
+class AppServices(NamedTuple):
+    """Services that `create_app` builds once for all requests.
 
     document   OpenAPI, JSON bytes
     """
@@ -83,16 +85,16 @@ class House(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a view is given beside its own parameters.
+    """Context of one request, passed to the view beside its own parameters.
 
-    by        name of who asks; "" where no role is needed and nobody is signed in
-    headers   of the answer: a view may add some
-    resume    the Last-Event-ID of a stream that goes on
-    gone      whether who asked has hung up meanwhile
+    by        name of the authenticated user; "" for an anonymous request
+    headers   of the response: a view may add some
+    resume    the Last-Event-ID of a resumed stream
+    gone      whether the client has closed the connection
     """
 
     ctx: Context
-    house: House
+    services: AppServices
     actor: Actor | None
     address: str
     headers: dict[str, str]
@@ -107,13 +109,13 @@ class Call(NamedTuple):
 class Route(NamedTuple):
     """A declared route.
 
-    role        least role that may; "" for everybody
-    answer      type of the JSON answer, None for none
-    media       of the answer; other than JSON the view returns text, bytes or an iterator of bytes
-    location    template of the Location header, filled from the answer's fields
+    role        lowest role allowed; "" for everybody
+    result      type of the JSON response, None for none
+    media       of the response; if not JSON, the view returns text, bytes or an iterator of bytes
+    location    template of the Location header, filled from the response's fields
     files       names of files in a form and what they are; a name that ends with ``*`` is a prefix
     repeatable  honours Idempotency-Key
-    secret      fields of the answer that are shown once and never again to a repeated request
+    secret      response fields shown once: never again to a repeated request
     """
 
     method: str
@@ -129,7 +131,7 @@ class Route(NamedTuple):
     secret: tuple[str, ...]
     limit: int
     inputs: Mapping[str, Any]
-    answer: Any
+    result: Any
 
     @property
     def name(self) -> str:
@@ -138,7 +140,7 @@ class Route(NamedTuple):
     @property
     def parameters(self) -> dict[str, Any]:
         """Path parameters and their types."""
-        return {name: kind for name, kind in self.inputs.items() if name not in PLAIN}
+        return {name: kind for name, kind in self.inputs.items() if name not in RESERVED}
 
 
 def route(
@@ -155,24 +157,24 @@ def route(
     secret: tuple[str, ...] = (),
     limit: int = BODY_LIMIT,
 ) -> Callable[[View], View]:
-    """Declare the function below as the view of a route. See Route and the top of this module."""
+    """Declare the decorated function as the view of a route; parameters as in Route."""
 
     def declare(view: View) -> View:
         hints = typing.get_type_hints(view)
-        answer = hints.pop("return")
+        result = hints.pop("return")
         hints.pop("call")
         if not inspect.getdoc(view):
             raise TypeError(f"{view.__name__} has no docstring, and so no documentation")
-        made = Route(
+        declared = Route(
             method, path, view, role, status, tag, media, location, files, repeatable, secret,
-            limit, hints, answer,
+            limit, hints, result,
         )  # fmt: skip
-        setattr(view, _MARK, made)
+        setattr(view, _MARK, declared)
         return view
 
     return declare
 
 
 def routes_of(module: object) -> list[Route]:
-    """The routes declared in a module, in the order of its text."""
+    """Routes declared in a module, in source order."""
     return [getattr(value, _MARK) for value in vars(module).values() if hasattr(value, _MARK)]
