@@ -50,7 +50,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     classes       y is below it, for cross-entropy: the graph does not check; otherwise 0
     proximal      takes mu and theta0: FedProx's term
     shift         takes shift, a vector that is added to every gradient (SCAFFOLD's correction)
-    many          many steps a call: x, y, lr and correction have a leading axis of steps
+    many          reserved, always false
     """
 
     parameters: tuple[Parameter, ...]
@@ -80,11 +80,6 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
             "lr": np.array(lr / (1 - first**step), np.float32),
             "correction": np.array((1 - second**step) ** -0.5, np.float32),
         }
-
-    def many_scalars(self, lr: float, step: int, steps: int) -> dict[str, F32]:
-        """The same for `steps` steps in one call, the first of them being `step`."""
-        each = [self.scalars(lr, step + i) for i in range(steps)]
-        return {name: np.stack([one[name] for one in each]) for name in each[0]}
 
     def split(self, theta: F32) -> dict[str, F32]:
         """Views of theta by parameter; ModelError when its length is another model's."""

@@ -18,8 +18,7 @@ from shoal.agent.federated.io.trainer_process import SubprocessTrainer
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.installed.round_record import RoundState
 from shoal.controller.training.gradient.make import step_graph
-from shoal.controller.training.gradient.many import many_steps
-from shoal.controller.training.gradient.optimisers import Adam, Momentum
+from shoal.controller.training.gradient.optimisers import Adam, Momentum, Optimiser
 from shoal.errors import LinkError, RefusedError
 from shoal.federated import messages
 from shoal.federated.compression import decompress
@@ -122,26 +121,21 @@ def test_a_device_learns_digits_in_a_process_of_its_own(device: Learner) -> None
 
 
 @pytest.mark.parametrize("optimiser", [None, Momentum(), Adam()], ids=["sgd", "momentum", "adam"])
-def test_many_steps_a_call_give_what_single_steps_give_bit_by_bit(
-    school: School, optimiser: object
+def test_the_process_trains_every_epoch_with_each_optimiser(
+    school: School, optimiser: Optimiser | None
 ) -> None:
-    deltas = []
-    single = step_graph(school.prepared, optimiser)  # type: ignore[arg-type]
-    for graph in (single, many_steps(single)):
-        device = Learner(school, f"cam-{len(deltas)}", some_rows(67), trainer="process")
-        config = school.config(
-            1,
-            graph=school.put(graph.SerializeToString()),
-            learning=Learning(lr=0.01, epochs=3, batch=10),
-        )
-        training = Training(device, config)
-        training.thread.join(60)
-        assert training.error is None
-        data = (device.path(1) / "contribution").read_bytes()
-        said = msgspec.msgpack.decode(data, type=Contribution)
-        assert said.steps == 21
-        deltas.append(decompress(said.update, school.theta.size))
-    assert np.array_equal(*deltas)
+    device = Learner(school, "cam-0", some_rows(67), trainer="process")
+    graph = step_graph(school.prepared, optimiser).SerializeToString()
+    config = school.config(
+        1, graph=school.put(graph), learning=Learning(lr=0.01, epochs=3, batch=10)
+    )
+    training = Training(device, config)
+    training.thread.join(60)
+    assert training.error is None
+    data = (device.path(1) / "contribution").read_bytes()
+    said = msgspec.msgpack.decode(data, type=Contribution)
+    assert said.steps == 21
+    assert np.abs(decompress(said.update, school.theta.size)).max() > 0
 
 
 def test_training_rests_while_inference_is_busy_and_goes_on_after(device: Learner) -> None:

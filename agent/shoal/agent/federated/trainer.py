@@ -5,7 +5,7 @@ zero in every round: the updates since then come from other devices' rows.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -21,8 +21,8 @@ from shoal.federated.messages import Measured, Slice
 from shoal.federated.plan import Learning
 from shoal.params import F32, TrainSpec
 
-#: Batches in one call of a many-step graph; bytes of their x; rows of a batch when evaluating.
-TOGETHER, TOGETHER_BYTES, EVALUATED = 64, 1 << 21, 256
+#: Rows of a batch when evaluating.
+EVALUATED = 256
 
 Array = npt.NDArray[Any]
 #: (names of outputs, inputs by name) -> outputs: onnxruntime's `run`.
@@ -69,7 +69,7 @@ class TrainingResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tensor(NamedTuple):
-    """An input of the graph: ONNX type, and shape without the axes of batch and steps."""
+    """An input of the graph: ONNX type, and shape without the batch axis."""
 
     type: str
     shape: tuple[int, ...]
@@ -159,16 +159,11 @@ def train(
     fixed = _terms(spec, theta, terms)
     for _ in range(learning.epochs):
         shuffled = order.permutation(len(rows.y))
-        for batches in _batches(shuffled, learning.batch, spec.many, rows.x[:1].nbytes):
-            count = len(batches)
-            scalars = (
-                spec.many_scalars(learning.lr, step + 1, count)
-                if spec.many
-                else spec.scalars(learning.lr, step + 1)
-            )
-            chosen = np.stack(batches) if spec.many else batches[0]
-            now = _step(run, now, rows.x[chosen], rows.y[chosen], {**fixed, **scalars})
-            step += count
+        for start in range(0, len(shuffled), learning.batch):
+            batch = shuffled[start : start + learning.batch]
+            step += 1
+            inputs = {**fixed, **spec.scalars(learning.lr, step)}
+            now = _step(run, now, rows.x[batch], rows.y[batch], inputs)
     return Trained(now.theta, step)
 
 
@@ -179,11 +174,10 @@ def mean_loss(run: Run, spec: TrainSpec, theta: F32, rows: Rows) -> float:
     for start in range(0, len(rows.y), EVALUATED):
         part = slice(start, start + EVALUATED)
         x, y = rows.x[part], rows.y[part]
-        scalars = spec.many_scalars(0.0, 1, 1) if spec.many else spec.scalars(0.0, 1)
-        feed = {"theta": theta, "x": x[None] if spec.many else x, "y": y[None] if spec.many else y}
+        feed = {"theta": theta, "x": x, "y": y}
         feed |= {"state": state} if spec.state else {}
-        (loss,) = run(["loss"], {**feed, **fixed, **scalars})
-        total += float(np.mean(loss)) * len(y)
+        (loss,) = run(["loss"], {**feed, **fixed, **spec.scalars(0.0, 1)})
+        total += float(loss) * len(y)
     return total / max(1, len(rows.y))
 
 
@@ -219,19 +213,6 @@ def _step(run: Run, now: _Parameters, x: Array, y: Array, others: Mapping[str, A
         (theta,) = run(["theta_out"], feed)
         return _Parameters(theta, now.state)
     return _Parameters(*run(["theta_out", "state_out"], {**feed, "state": now.state}))
-
-
-def _batches(
-    shuffled: npt.NDArray[np.intp], batch: int, many: bool, row_bytes: int
-) -> Iterator[list[npt.NDArray[np.intp]]]:
-    """Batches grouped by call of the graph; all batches of a call have one size."""
-    whole = len(shuffled) // batch * batch
-    each = [shuffled[i : i + batch] for i in range(0, whole, batch)]
-    most = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, row_bytes * batch))) if many else 1
-    for first in range(0, len(each), most):
-        yield each[first : first + most]
-    if whole < len(shuffled):
-        yield [shuffled[whole:]]
 
 
 def _terms(spec: TrainSpec, theta: F32, terms: GradientTerms) -> dict[str, Any]:

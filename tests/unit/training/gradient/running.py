@@ -7,7 +7,13 @@ import numpy.typing as npt
 import onnxruntime
 from onnx import ModelProto
 
+from shoal.controller.training.gradient.make import Prepared, step_graph
+from shoal.controller.training.gradient.optimisers import Momentum
+from shoal.controller.training.gradient.registry import RULES, SEVERAL, UNROLLED
 from shoal.params import F32, TrainSpec, spec_of
+
+#: Every operator that has a gradient.
+OPERATORS = sorted({*RULES, *SEVERAL, *UNROLLED})
 
 
 def session(model: ModelProto) -> onnxruntime.InferenceSession:
@@ -17,6 +23,22 @@ def session(model: ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+
+
+class Gradient:
+    """Gradient and loss of the graph that devices run: momentum's state after a step from zero."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.session = session(step_graph(prepared, Momentum(0.0)))
+
+    def __call__(
+        self, theta: npt.NDArray, x: npt.NDArray, y: npt.NDArray
+    ) -> tuple[npt.NDArray, float]:
+        feed = {"theta": theta, "state": np.zeros_like(theta), "x": x, "y": y}
+        gradient, loss = self.session.run(
+            ["state_out", "loss"], feed | {"lr": np.array(0, theta.dtype)}
+        )
+        return gradient, float(loss)
 
 
 class Trainer:
@@ -33,22 +55,17 @@ class Trainer:
         """One step; the loss before it."""
         feed = {"theta": self.theta, "x": x, "y": y, **self.spec.scalars(lr, self.steps + 1)}
         feed |= {name: np.asarray(value, np.float32) for name, value in terms.items()}
-        return float(self._run(feed, 1))
-
-    def steps_at_once(self, x: npt.NDArray, y: npt.NDArray, lr: float) -> F32:
-        """x (K, N, ...), y (K, N): K steps in one call; their losses."""
-        scalars = self.spec.many_scalars(lr, self.steps + 1, len(x))
-        return self._run({"theta": self.theta, "x": x, "y": y, **scalars}, len(x))
+        return float(self._run(feed))
 
     def train(self, batches: Iterable[tuple[npt.NDArray, npt.NDArray]], lr: float) -> list[float]:
         return [self.step(x, y, lr) for x, y in batches]
 
-    def _run(self, feed: dict[str, npt.NDArray], steps: int) -> F32:
+    def _run(self, feed: dict[str, npt.NDArray]) -> F32:
         names = ["loss", "theta_out"]
         if self.spec.state:
             feed["state"] = self.state
             names.append("state_out")
         loss, self.theta, *state = self.session.run(names, feed)
         self.state = state[0] if state else self.state
-        self.steps += steps
+        self.steps += 1
         return loss

@@ -15,9 +15,9 @@ import onnx
 import pytest
 
 from shoal.controller.training.gradient.losses import Loss
-from shoal.controller.training.gradient.make import gradient_graph, prepare, step_graph
+from shoal.controller.training.gradient.make import prepare, step_graph
 from shoal.controller.training.gradient.optimisers import Adam, Momentum, Optimiser, Sgd
-from unit.training.gradient.running import Trainer, session
+from unit.training.gradient.running import Gradient, Trainer
 
 torch = pytest.importorskip("torch", reason="torch is not installed: it is only an oracle here")
 pytest.importorskip("onnxscript", reason="torch's exporter needs onnxscript")
@@ -160,11 +160,11 @@ def test_two_hundred_steps_are_torchs_own(twin: "Twin", optimiser: Any) -> None:
 def test_two_hundred_gradients_are_those_that_torch_has_in_float64(twin: "Twin") -> None:
     """Torch's own float32 gradients of depthwise convolutions are 25 times further from them."""
     twin.reset()
-    running, rng, found = session(gradient_graph(twin.prepared)), np.random.default_rng(2), []
+    gradient, rng, found = Gradient(twin.prepared), np.random.default_rng(2), []
     for _ in range(STEPS):
         x, y = batch(twin.net, rng)
         theta = twin.theta()
-        own = running.run(["gradient"], {"theta": theta, "x": x, "y": y})[0]
+        own, _ = gradient(theta, x, y)
         right = twin.exact_gradient(x, y)
         found.append(np.abs(own - right).max() / np.abs(right).max())
         twin.descend(right, 0.05)

@@ -6,10 +6,10 @@ import pytest
 from scipy.special import expit, log_softmax, xlogy
 
 from shoal.controller.training.gradient.losses import Loss
-from shoal.controller.training.gradient.make import Prepared, gradient_graph, loss_graph, prepare
+from shoal.controller.training.gradient.make import Prepared, loss_graph, prepare
 from shoal.errors import ModelError
 from unit.training.gradient.models import classes, mlp, written
-from unit.training.gradient.running import session
+from unit.training.gradient.running import Gradient, session
 
 PAIR = """pair (float[N,5] x) => (float[N,2] out) {
     z = Gemm(x, w, b)  yes = Sigmoid(z)  no = Sub(one, yes)
@@ -85,9 +85,8 @@ def test_the_gradient_of_a_loss_on_probabilities_is_its_slope() -> None:
 
 def assert_slope(prepared: Prepared, y: npt.NDArray) -> None:
     """Central differences in float32, so a long step and a loose comparison."""
-    loss, gradient = session(loss_graph(prepared)), session(gradient_graph(prepared))
-    feed = {"x": X, "y": y}
-    own = gradient.run(["gradient"], feed | {"theta": prepared.theta})[0]
+    loss, feed = session(loss_graph(prepared)), {"x": X, "y": y}
+    own, _ = Gradient(prepared)(prepared.theta, X, y)
     for direction in np.random.default_rng(0).standard_normal((4, prepared.theta.size)):
         step = (0.02 * direction / np.linalg.norm(direction)).astype(np.float32)
         up, down = (
@@ -101,8 +100,7 @@ def assert_slope(prepared: Prepared, y: npt.NDArray) -> None:
 @pytest.mark.parametrize(("loss", "y"), [("cross-entropy", Y), ("bce", BITS)])
 def test_huge_logits_neither_overflow_nor_lose_the_gradient(loss: str, y: npt.NDArray) -> None:
     prepared = prepare(mlp("Softmax" if loss == "cross-entropy" else "Sigmoid"), Loss(loss))
-    feed = {"theta": prepared.theta * 1000, "x": X * 100, "y": y}
-    gradient, value = session(gradient_graph(prepared)).run(["gradient", "loss"], feed)
+    gradient, value = Gradient(prepared)(prepared.theta * 1000, X * 100, y)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 0

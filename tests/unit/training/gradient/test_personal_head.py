@@ -16,7 +16,6 @@ from onnxruntime.quantization import (
 
 from shoal.controller.training.gradient.losses import Loss
 from shoal.controller.training.gradient.make import prepare, step_graph
-from shoal.controller.training.gradient.many import many_steps
 from shoal.controller.training.gradient.selection import last_layer, named
 from shoal.controller.training.gradient.weights import write_theta
 from shoal.errors import ModelError
@@ -108,15 +107,6 @@ def test_the_head_learns_from_exactly_the_features_that_inference_sees(
         p = (p / p.sum(1, keepdims=True) - np.eye(4)[LABELS]) / len(LABELS)
         w, b = w - 0.1 * p.T @ features, b - 0.1 * p.sum(0)
     np.testing.assert_allclose(trainer.theta, np.concatenate([w.ravel(), b]), atol=1e-5)
-
-
-def test_many_steps_on_an_int8_backbone_are_the_same_steps(quantized: ModelProto) -> None:
-    prepared = prepare(quantized, Loss("cross-entropy"), last_layer)
-    graph = step_graph(prepared)
-    single, many = (Trainer(g, prepared.theta) for g in (graph, many_steps(graph)))
-    x, y = ROWS.reshape(4, 16, 1, 32), LABELS.reshape(4, 16)
-    assert single.train(zip(x, y, strict=True), 0.1) == [*many.steps_at_once(x, y, 0.1)]
-    np.testing.assert_array_equal(many.theta, single.theta)
 
 
 def test_a_quantized_layer_cannot_be_trained_and_says_what_can(quantized: ModelProto) -> None:

@@ -12,12 +12,11 @@ from onnx.reference.ops import op_conv_transpose
 from scipy.special import erf
 
 from shoal.controller.training.gradient.losses import Loss
-from shoal.controller.training.gradient.make import Prepared, gradient_graph, loss_graph, prepare
-from shoal.controller.training.gradient.registry import supported
+from shoal.controller.training.gradient.make import Prepared, loss_graph, prepare
 from shoal.controller.training.gradient.selection import named
 from unit.training.gradient import cases
 from unit.training.gradient.cases import Case, model_of, rows_of
-from unit.training.gradient.running import session
+from unit.training.gradient.running import OPERATORS, Gradient, session
 
 #: Directions in which the slope is measured, each way by this much.
 DIRECTIONS, STEP = 5, 1e-5
@@ -94,7 +93,7 @@ def test_a_recurrent_layer_written_out_answers_as_the_fused_operator_does(case: 
 
 def test_every_supported_operator_is_in_a_table() -> None:
     used = {n.op_type for case in ALL for n in model_of(case, np.float32).graph.node}
-    assert sorted(set(supported()) - used) == []
+    assert sorted(set(OPERATORS) - used) == []
 
 
 def assert_slope(case: Case) -> None:
@@ -102,13 +101,12 @@ def assert_slope(case: Case) -> None:
     exact, x, y = prepared_of(case, np.float64, rows=3)
     measured, directions = slopes(exact, x, y)
     try:
-        running, close = session(gradient_graph(exact)), 1e-6
-        feed = {"theta": exact.theta, "x": x, "y": y}
+        gradient, _ = Gradient(exact)(exact.theta, x, y)
+        close = 1e-6
     except onnxruntime.capi.onnxruntime_pybind11_state.NotImplemented:
         single, x, y = prepared_of(case, np.float32, rows=3)
-        running, close = session(gradient_graph(single)), 2e-5
-        feed = {"theta": single.theta, "x": x, "y": y}
-    gradient = running.run(["gradient"], feed)[0]
+        gradient, _ = Gradient(single)(single.theta, x, y)
+        close = 2e-5
     scale = max(1.0, np.abs(measured).max())
     np.testing.assert_allclose(directions @ gradient, measured, atol=close * scale)
 

@@ -15,7 +15,6 @@ from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 
 from shoal.controller.training.gradient.losses import Loss
 from shoal.controller.training.gradient.make import prepare, step_graph
-from shoal.controller.training.gradient.many import many_steps
 from shoal.controller.training.gradient.optimisers import Adam
 from shoal.controller.training.gradient.weights import write_theta
 from shoal.controller.training.io.export import export
@@ -70,10 +69,10 @@ def test_an_mlp_for_digits_that_learns_only_this_way_is_right_on_95_of_100() -> 
         pipeline.fit(known, right)
     prepared = prepare(export(pipeline, 64, 10), Loss("cross-entropy"))
     rng = np.random.default_rng(0)
-    trainer = Trainer(many_steps(step_graph(prepared, Adam())), fresh(prepared.parameters, rng))
+    trainer = Trainer(step_graph(prepared, Adam()), fresh(prepared.parameters, rng))
     for _ in range(15):
         order = rng.permutation(len(known))[: len(known) // 32 * 32].reshape(-1, 32)
-        trainer.steps_at_once(known[order], right[order], 0.003)
+        trainer.train(((known[rows], right[rows]) for rows in order), 0.003)
     trained = write_theta(prepared.inference, trainer.spec, trainer.theta)
     answers = session(trained).run(None, {"input": held})[0]
     assert (answers.argmax(1) == truth).mean() >= 0.95

@@ -1,24 +1,23 @@
-"""What a train graph does in a step, in many, and at any batch size."""
+"""What a train graph does in a step, and at any batch size."""
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from onnx import ModelProto, numpy_helper
 
 from shoal.controller.training.gradient.losses import Loss
 from shoal.controller.training.gradient.make import (
     Prepared,
-    gradient_graph,
     loss_graph,
     prepare,
     step_graph,
 )
-from shoal.controller.training.gradient.many import many_steps
 from shoal.controller.training.gradient.optimisers import Adam, Momentum, Optimiser, Sgd
-from shoal.controller.training.gradient.weights import read_theta, write_theta
+from shoal.controller.training.gradient.weights import write_theta
 from shoal.errors import ModelError
-from shoal.params import spec_of
+from shoal.params import TrainSpec, spec_of
 from unit.training.gradient.models import classes, mlp
-from unit.training.gradient.running import Trainer, session
+from unit.training.gradient.running import Gradient, Trainer, session
 
 OPTIMISERS: list[Optimiser] = [Sgd(), Momentum(0.8), Adam(0.8, 0.95)]
 by_optimiser = pytest.mark.parametrize("optimiser", OPTIMISERS, ids=lambda o: o.name)
@@ -30,21 +29,21 @@ def prepared() -> Prepared:
 
 
 def gradient_of(prepared: Prepared, theta: npt.NDArray, x: npt.NDArray, y: npt.NDArray):
-    feed = {"theta": theta, "x": x, "y": y}
-    return session(gradient_graph(prepared)).run(["gradient"], feed)[0]
+    return Gradient(prepared)(theta, x, y)[0]
+
+
+def theta_of(model: ModelProto, spec: TrainSpec) -> npt.NDArray:
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return np.concatenate([stored[p.name].ravel() for p in spec.parameters])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 32, 257])
 def test_one_graph_takes_any_batch_and_its_gradient_is_the_mean_over_rows(
     prepared: Prepared, rows: int
 ) -> None:
-    running, (x, y) = session(gradient_graph(prepared)), classes(rows)
-    theta = {"theta": prepared.theta}
-    whole = running.run(["gradient"], theta | {"x": x, "y": y})[0]
-    each = [
-        running.run(["gradient"], theta | {"x": x[i : i + 1], "y": y[i : i + 1]})[0]
-        for i in range(rows)
-    ]
+    gradient, (x, y) = Gradient(prepared), classes(rows)
+    whole, _ = gradient(prepared.theta, x, y)
+    each = [gradient(prepared.theta, x[i : i + 1], y[i : i + 1])[0] for i in range(rows)]
     np.testing.assert_allclose(whole, np.mean(each, 0), atol=1e-6)
 
 
@@ -68,36 +67,6 @@ def test_a_step_is_what_the_optimisers_textbook_says(
             theta = theta - 0.1 * mean / (np.sqrt(spread) + 1e-8)
         trainer.step(x, y, lr=0.1)
     np.testing.assert_allclose(trainer.theta, theta, atol=2e-5)
-
-
-@by_optimiser
-def test_many_steps_in_one_call_are_the_same_steps_bit_by_bit(
-    prepared: Prepared, optimiser: Optimiser
-) -> None:
-    graph = step_graph(prepared, optimiser)
-    single = Trainer(graph, prepared.theta)
-    many = Trainer(many_steps(graph), prepared.theta)
-    batches = [classes(16, seed=seed) for seed in range(12)]
-    losses = single.train(batches, lr=0.1)
-    x, y = (np.stack(parts) for parts in zip(*batches, strict=True))
-    again = [*many.steps_at_once(x[:5], y[:5], 0.1), *many.steps_at_once(x[5:], y[5:], 0.1)]
-    assert losses == again
-    np.testing.assert_array_equal(many.theta, single.theta)
-    np.testing.assert_array_equal(many.state, single.state)
-
-
-def test_many_steps_take_the_round_terms_once_for_all_of_them(prepared: Prepared) -> None:
-    graph = step_graph(prepared, Momentum(), proximal=True, shift=True)
-    single, many = Trainer(graph, prepared.theta), session(many_steps(graph))
-    terms = {"mu": 0.3, "theta0": prepared.theta, "shift": np.full_like(prepared.theta, 0.01)}
-    batches = [classes(16, seed=seed) for seed in range(4)]
-    for x, y in batches:
-        single.step(x, y, 0.1, **terms)
-    feed = {name: np.asarray(value, np.float32) for name, value in terms.items()}
-    feed |= {"theta": prepared.theta, "state": np.zeros_like(prepared.theta)}
-    feed |= {"x": np.stack([x for x, _ in batches]), "y": np.stack([y for _, y in batches])}
-    feed |= single.spec.many_scalars(0.1, 1, len(batches))
-    np.testing.assert_array_equal(many.run(["theta_out"], feed)[0], single.theta)
 
 
 def test_fedprox_pulls_towards_where_the_round_began_and_leaves_the_loss_alone(
@@ -159,10 +128,10 @@ def test_the_loss_graph_gives_the_loss_of_a_step_and_the_models_own_answer(
 def test_theta_goes_into_the_inference_graph_and_comes_out_of_it(prepared: Prepared) -> None:
     graph = step_graph(prepared)
     trainer = Trainer(graph, prepared.theta)
-    np.testing.assert_array_equal(read_theta(prepared.inference, trainer.spec), prepared.theta)
+    np.testing.assert_array_equal(theta_of(prepared.inference, trainer.spec), prepared.theta)
     trainer.step(*classes(16), 0.1)
     trained = write_theta(prepared.inference, trainer.spec, trainer.theta)
-    np.testing.assert_array_equal(read_theta(trained, trainer.spec), trainer.theta)
+    np.testing.assert_array_equal(theta_of(trained, trainer.spec), trainer.theta)
     x, y = classes(4)
     feed = {"theta": trainer.theta, "x": x, "y": y}
     right = session(loss_graph(prepared)).run(["answer"], feed)[0]
@@ -174,7 +143,7 @@ def test_theta_of_another_model_is_refused(prepared: Prepared) -> None:
     with pytest.raises(ModelError, match=r"theta has shape \(5,\)"):
         write_theta(prepared.inference, spec, np.zeros(5, np.float32))
     with pytest.raises(ModelError, match="no initialiser 'w1'"):
-        read_theta(mlp(sizes=(4, 8, 3)), spec)
+        write_theta(mlp(sizes=(4, 8, 3)), spec, prepared.theta)
 
 
 def test_a_graph_says_itself_how_it_trains_and_another_is_not_believed(

@@ -258,12 +258,11 @@ def _opened(path: Path) -> tuple[Run, TrainSpec, Tensor, Tensor]:
         raise translated(path.name, error) from error
     spec = spec_of(session.get_modelmeta().custom_metadata_map)
     inputs = {one.name: one for one in session.get_inputs()}
-    axes = 2 if spec.many else 1
 
     def tensor(name: str) -> Tensor:
-        if name not in inputs or not all(isinstance(n, int) for n in inputs[name].shape[axes:]):
+        if name not in inputs or not all(isinstance(n, int) for n in inputs[name].shape[1:]):
             raise ModelError(f"{path.name}: no input {name!r} of a fixed shape", "make it anew")
-        return Tensor(inputs[name].type, tuple(inputs[name].shape[axes:]))
+        return Tensor(inputs[name].type, tuple(inputs[name].shape[1:]))
 
     return session.run, spec, tensor("x"), tensor("y")
 

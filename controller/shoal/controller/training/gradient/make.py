@@ -106,15 +106,6 @@ def step_graph(
     )  # fmt: skip
 
 
-def gradient_graph(prepared: Prepared) -> ModelProto:
-    """theta, x, y -> gradient (P,), loss."""
-    b, forward = _builder(prepared)
-    b.into("gradient", "Identity", _flat_gradient(b, prepared, forward))
-    spec = _spec(prepared, Sgd())
-    outputs = _floats({"gradient": spec.size, "loss": None}, b)
-    return assemble(b, forward, spec, prepared.inference, _inputs(prepared, 0), outputs)
-
-
 def loss_graph(prepared: Prepared) -> ModelProto:
     """theta, x, y -> loss, and answer: the model's output, which metrics are made of."""
     b, forward = _builder(prepared)

@@ -55,11 +55,6 @@ _HINTS = {
 }
 
 
-def supported() -> list[str]:
-    """Every operator that can lie between a trainable parameter and the loss."""
-    return sorted({*RULES, *SEVERAL, *UNROLLED})
-
-
 def rule_for(node: Node) -> Rule | None:
     """The node's gradient; None when it has several outputs. ModelError when there is none."""
     if node.kind in SEVERAL:

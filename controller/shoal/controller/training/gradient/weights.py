@@ -1,6 +1,5 @@
 """Theta out of an inference graph, and back into it."""
 
-import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from shoal.errors import ModelError
@@ -14,13 +13,6 @@ def layout_of(tensors: list[TensorProto]) -> tuple[Parameter, ...]:
         found.append(Parameter(name=tensor.name, shape=tuple(tensor.dims), offset=offset))
         offset += found[-1].size
     return tuple(found)
-
-
-def read_theta(model: ModelProto, spec: TrainSpec) -> F32:
-    """The model's present numbers as theta; ModelError when it lacks one."""
-    stored = _stored(model, spec)
-    parts = [numpy_helper.to_array(stored[p.name]).ravel() for p in spec.parameters]
-    return np.concatenate(parts)
 
 
 def write_theta(model: ModelProto, spec: TrainSpec, theta: F32) -> ModelProto:
