@@ -166,9 +166,13 @@ def test_a_trainer_has_the_lowest_priority_and_its_limits(device: Learner) -> No
     training = Training(device, device.school.config(1, learning=LONG))
     pid = training.child()
     eventually(lambda: stat(pid)[16] == "19")
-    limits = Path(f"/proc/{pid}/limits").read_text()
-    assert f"{256 << 20}" in next(line for line in limits.splitlines() if "data size" in line)
-    assert " 60 " in next(line for line in limits.splitlines() if "cpu time" in line)
+
+    def limit(name: str) -> str:
+        lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        return next(line for line in lines if name in line)
+
+    eventually(lambda: f"{256 << 20}" in limit("data size"))
+    eventually(lambda: " 60 " in limit("cpu time"))
     training.end()
 
 
