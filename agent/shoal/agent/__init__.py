@@ -1,7 +1,7 @@
-"""The agent: what runs on a device. Pure modules here, adapters in io/, built in __main__.
+"""Shoal's agent on a device, and the SDK for programs on the same machine (docs/agent.md).
 
-For programs on the same machine there are two doors (docs/agent.md): `Client` asks the running
-agent over its Unix socket; `Session` runs the device's model in the program's own process.
+The SDK is two classes: `Client` uses the running agent over its Unix socket; `Session` runs the
+device's model in the program's own process. A folder a domain: pure modules, adapters in its io/.
 
     from shoal.agent import Client, Session
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "Session"]
 
-_HOME = {"Client": "shoal.agent.serving.io.client", "Session": "shoal.agent.serving.io.embedded"}
+_MODULES = {"Client": "shoal.agent.serving.io.client", "Session": "shoal.agent.serving.io.embedded"}
 
 
 def __getattr__(name: str) -> Any:
-    """The SDK's classes, loaded when they are first asked for."""
-    if name not in _HOME:
+    """The SDK's classes, imported on first use."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

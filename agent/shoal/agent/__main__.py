@@ -308,7 +308,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     from shoal.agent.serving.inference import Inference
     from shoal.agent.serving.io import row_spool
     from shoal.agent.serving.io.endpoint import Endpoint
-    from shoal.agent.serving.io.window_spool import Spool
+    from shoal.agent.serving.io.window_spool import WindowSpool
     from shoal.durable import write_durable
 
     loop, stop, failed = asyncio.get_running_loop(), asyncio.Event(), []
@@ -351,7 +351,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     write_durable(folder / ADDRESS, address.encode())
 
     spool, exchange = (
-        Spool(folder / SPOOL),
+        WindowSpool(folder / SPOOL),
         wiring.exchange_of(folder, agent, core.journal, core.outbox),
     )
     notifier = Notifier(os.environ)

@@ -1,6 +1,6 @@
-"""Other people's clients, run by .venv-clients/bin/python: `oip_clients.py WHICH URL MODEL`.
+"""Third-party clients, run by .venv-clients/bin/python: `oip_clients.py WHICH URL MODEL`.
 
-Asks the agent everything the protocol has, and prints what came as one JSON object.
+Uses every call of the protocol, and prints the results as one JSON object.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ def triton(url: str, model: str, *, binary: bool) -> dict[str, Any]:
         "inputs": client.get_model_metadata(model, "3")["inputs"],
         "id": found.get_response()["id"],
         "release": [found.get_response()["model_name"], found.get_response()["model_version"]],
-        "answers": [r.as_numpy("output").tolist() for r in (found, everything, later)],
+        "outputs": [r.as_numpy("output").tolist() for r in (found, everything, later)],
         "refused": refused,
     }
 
@@ -55,8 +55,8 @@ async def kserve(url: str, model: str, *, binary: bool) -> dict[str, Any]:
     given = InferInput("input", list(ROWS.shape), "FP32")
     given.set_data_from_numpy(ROWS, binary_data=binary)
     wanted = RequestedOutput("output", parameters={"binary_data": binary})
-    asked = InferRequest(model, [given], request_id="7", request_outputs=[wanted])
-    found = await client.infer(url, asked, model_name=model)
+    request = InferRequest(model, [given], request_id="7", request_outputs=[wanted])
+    found = await client.infer(url, request, model_name=model)
     everything = await client.infer(
         url,
         InferRequest(model, [given], parameters={"binary_data_output": binary}),
@@ -74,8 +74,8 @@ async def kserve(url: str, model: str, *, binary: bool) -> dict[str, Any]:
         "ready": await client.is_server_ready(url),
         "model_ready": await client.is_model_ready(url, model),
         "id": found.id,
-        "release": [found.model_name, "3"],  # kserve 0.21 drops the version that it is told
-        "answers": [r.outputs[0].as_numpy().tolist() for r in (found, everything)],
+        "release": [found.model_name, "3"],  # kserve 0.21 drops the version of the response
+        "outputs": [r.outputs[0].as_numpy().tolist() for r in (found, everything)],
         "refused": refused,
     }
 
@@ -84,10 +84,10 @@ def main(which: str, url: str, model: str) -> None:
     name, _, mode = which.partition("-")
     binary = mode == "binary"
     if name == "triton":
-        said = triton(url, model, binary=binary)
+        found = triton(url, model, binary=binary)
     else:
-        said = asyncio.run(kserve(url, model, binary=binary))
-    print(json.dumps(said))
+        found = asyncio.run(kserve(url, model, binary=binary))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Requests that wait together are run together; a queue that is full says so."""
+"""Waiting requests run as one batch; a full queue responds with 503."""
 
 import json
 import threading
@@ -16,8 +16,8 @@ from shoal.errors import ModelError
 from shoal.wire import Health
 
 
-class Held:
-    """A model that stands still until it is let go, and remembers how many rows came at once."""
+class BlockedModel:
+    """A model that blocks until `go` is set, and records the rows of each run."""
 
     def __init__(self, version: int) -> None:
         self.version, self.runs = version, list[int]()
@@ -34,12 +34,12 @@ class Held:
 
 
 class Slow(Running):
-    """An endpoint whose model takes long, as its probe has found out."""
+    """An endpoint whose model is slow by its probe's timings."""
 
     def __init__(self, folder: Path) -> None:
         release = engine(3)
         release.slot.timings_us["fp32"] = 5_000.0
-        release.session = self.model = Held(3)
+        release.session = self.model = BlockedModel(3)
         super().__init__(folder, release)
 
     def waiting(self) -> int:
@@ -48,7 +48,7 @@ class Slow(Running):
         return len(queue._waiting) if queue else 0
 
     def until_waiting(self, count: int) -> None:
-        """Requests arrive when they arrive: look until so many have."""
+        """Wait until so many requests have arrived."""
         for _ in range(10_000):
             if self.waiting() == count:
                 return
@@ -64,7 +64,7 @@ def slow(tmp_path: Path) -> Iterator[Slow]:
     running.stop()
 
 
-def test_what_comes_while_a_model_runs_is_its_next_run(slow: Slow) -> None:
+def test_requests_that_arrive_while_a_model_runs_are_its_next_batch(slow: Slow) -> None:
     clients = [connect(slow.tcp) for _ in range(9)]
     clients[0].sendall(infer(0.0))
     assert slow.model.started.wait(10)
@@ -73,16 +73,16 @@ def test_what_comes_while_a_model_runs_is_its_next_run(slow: Slow) -> None:
     slow.until_waiting(8)
     slow.model.go.set()
     for i, client in enumerate(clients):
-        status, said = read(client)
-        assert (status, said["id"]) == (200, str(i / 10))
+        status, found = read(client)
+        assert (status, found["id"]) == (200, str(i / 10))
         want = softmax(np.array([[i / 10, -0.5]]), 3)[0]
-        np.testing.assert_allclose(said["outputs"][0]["data"], want, rtol=1e-5)
+        np.testing.assert_allclose(found["outputs"][0]["data"], want, rtol=1e-5)
         client.close()
     assert slow.model.runs == [1, 8]
     assert (slow.serving.vitals.requests, slow.serving.vitals.rows) == (9, 9)
 
 
-def test_one_bad_request_does_not_spoil_its_neighbours(slow: Slow) -> None:
+def test_one_bad_request_fails_no_other_of_its_batch(slow: Slow) -> None:
     slow.model.odd = 0.25
     clients = [connect(slow.tcp) for _ in range(4)]
     clients[0].sendall(infer(0.0))
@@ -97,7 +97,7 @@ def test_one_bad_request_does_not_spoil_its_neighbours(slow: Slow) -> None:
     assert slow.serving.vitals.errors == 1
 
 
-def test_a_missing_value_is_refused_and_its_neighbours_are_answered(slow: Slow) -> None:
+def test_a_missing_value_is_refused_and_the_rest_of_the_batch_runs(slow: Slow) -> None:
     clients = [connect(slow.tcp) for _ in range(3)]
     clients[0].sendall(infer(0.0))
     assert slow.model.started.wait(10)
@@ -110,7 +110,7 @@ def test_a_missing_value_is_refused_and_its_neighbours_are_answered(slow: Slow) 
         client.close()
 
 
-def test_a_full_queue_tells_when_to_come_back_and_empties(slow: Slow) -> None:
+def test_a_full_queue_responds_with_503_and_retry_after_and_empties(slow: Slow) -> None:
     clients = [connect(slow.tcp) for _ in range(QUEUE + 2)]
     clients[0].sendall(infer())
     assert slow.model.started.wait(10)
@@ -129,7 +129,7 @@ def test_a_full_queue_tells_when_to_come_back_and_empties(slow: Slow) -> None:
         client.close()
 
 
-def test_a_request_is_answered_by_the_release_it_began_with(slow: Slow) -> None:
+def test_a_request_is_run_by_the_release_that_served_when_it_arrived(slow: Slow) -> None:
     with connect(slow.tcp) as one, connect(slow.tcp) as other:
         one.sendall(infer())
         assert slow.model.started.wait(10)
@@ -140,15 +140,15 @@ def test_a_request_is_answered_by_the_release_it_began_with(slow: Slow) -> None:
             late.sendall(infer())
             slow.until_waiting(2)
             slow.model.go.set()
-            answers = [read(client)[1]["model_version"] for client in (one, other, late)]
-    assert answers == ["3", "3", "4"]
+            versions = [read(client)[1]["model_version"] for client in (one, other, late)]
+    assert versions == ["3", "3", "4"]
     assert slow.model.runs == [1, 1]
 
 
-def test_a_quick_model_answers_while_a_slow_one_runs(tmp_path: Path) -> None:
+def test_a_quick_model_responds_while_a_slow_one_runs(tmp_path: Path) -> None:
     release = engine(3)
     release.slot.timings_us["fp32"] = 5_000.0
-    release.session = model = Held(3)
+    release.session = model = BlockedModel(3)
     running = Running(tmp_path, release, named("gaskets", engine(4)))
     with connect(running.tcp) as one, connect(running.tcp) as other:
         one.sendall(infer())
@@ -160,7 +160,7 @@ def test_a_quick_model_answers_while_a_slow_one_runs(tmp_path: Path) -> None:
     running.stop()
 
 
-def test_long_json_is_read_beside_the_loop_and_answered(tmp_path: Path) -> None:
+def test_long_json_is_parsed_on_a_thread(tmp_path: Path) -> None:
     running = Running(tmp_path)
     rows = np.random.default_rng(0).normal(size=(4_000, 2)).astype(np.float32)
     tensor = {"name": "input", "shape": [4_000, 2], "datatype": "FP32", "data": rows.tolist()}
@@ -168,9 +168,9 @@ def test_long_json_is_read_beside_the_loop_and_answered(tmp_path: Path) -> None:
     assert len(body) > LONG_JSON
     with connect(running.tcp) as client:
         client.sendall(request(body))
-        status, said = read(client)
+        status, found = read(client)
     assert status == 200
     np.testing.assert_allclose(
-        np.reshape(said["outputs"][0]["data"], (4_000, 3)), softmax(rows, 3), rtol=1e-4
+        np.reshape(found["outputs"][0]["data"], (4_000, 3)), softmax(rows, 3), rtol=1e-4
     )
     running.stop()

@@ -1,4 +1,4 @@
-"""The local endpoint on real sockets: right answers in order, and patience with no one."""
+"""The local endpoint on real sockets: right responses in order, and limits for every client."""
 
 import contextlib
 import json
@@ -26,18 +26,18 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("where", ["tcp", "path"])
-def test_a_request_is_answered_on_both_sockets(running: Running, where: str) -> None:
+def test_a_request_gets_its_response_on_both_sockets(running: Running, where: str) -> None:
     with connect(getattr(running, where)) as client:
         for _ in range(3):
             client.sendall(infer())
-            status, said = read(client)
+            status, found = read(client)
             assert status == 200
             np.testing.assert_allclose(
-                said["outputs"][0]["data"], softmax(np.array([ROW]), 3)[0], rtol=1e-5
+                found["outputs"][0]["data"], softmax(np.array([ROW]), 3)[0], rtol=1e-5
             )
 
 
-def test_a_request_in_single_bytes_is_answered(running: Running) -> None:
+def test_a_request_sent_byte_by_byte_gets_its_response(running: Running) -> None:
     with connect(running.tcp) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in infer():
@@ -45,7 +45,7 @@ def test_a_request_in_single_bytes_is_answered(running: Running) -> None:
         assert read(client)[0] == 200
 
 
-def test_requests_sent_at_once_are_answered_in_order_even_when_some_are_slow(
+def test_responses_to_requests_sent_at_once_are_in_order_even_when_some_are_slow(
     running: Running,
 ) -> None:
     assert running.serving.engine is not None
@@ -73,13 +73,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_client_is_told_and_hung_up_on_that_sends(kind: str, running: Running) -> None:
+def test_a_client_gets_an_error_and_is_disconnected_that_sends(kind: str, running: Running) -> None:
     data, wanted = REFUSED[kind]
     with connect(running.tcp) as client:
         client.sendall(data)
-        status, said = read(client)
+        status, found = read(client)
         assert status == wanted
-        assert said["error"]
+        assert found["error"]
         assert client.recv(1) == b""
     with connect(running.tcp) as client:
         client.sendall(infer())
@@ -121,22 +121,22 @@ def test_connections_are_bounded_and_come_free_again(running: Running) -> None:
     pytest.fail("no connection came free")
 
 
-def test_a_client_that_asks_for_another_protocol_is_answered_in_this_one(running: Running) -> None:
-    asked = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x00\x01\x02"
+def test_a_request_to_upgrade_the_protocol_gets_an_http_response(running: Running) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x00\x01\x02"
     with connect(running.tcp) as client:
-        client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n" + asked)
+        client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n" + upgrade)
         assert read(client) == (200, {"live": True})
         assert client.recv(1) == b""
 
 
-def test_an_old_client_is_answered_and_hung_up_on(running: Running) -> None:
+def test_a_client_of_http_1_0_gets_its_response_and_is_disconnected(running: Running) -> None:
     with connect(running.tcp) as client:
         client.sendall(b"GET /v2/health/live HTTP/1.0\r\n\r\n")
         assert read(client) == (200, {"live": True})
         assert client.recv(1) == b""
 
 
-def test_a_client_that_waits_for_leave_to_send_gets_it(running: Running) -> None:
+def test_a_client_that_expects_100_continue_gets_it(running: Running) -> None:
     head, _, body = infer().partition(b"\r\n\r\n")
     with connect(running.tcp) as client:
         client.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
@@ -155,7 +155,7 @@ def test_a_path_too_long_for_a_socket_costs_only_that_socket(tmp_path: Path) -> 
     running.stop()
 
 
-def test_bytes_are_answered_with_bytes(running: Running) -> None:
+def test_a_binary_request_can_get_a_binary_response(running: Running) -> None:
     rows = np.array([ROW, [1, 2]], np.float32)
     tensor = {"name": "input", "shape": [2, 2], "datatype": "FP32"}
     tensor |= {"parameters": {"binary_data_size": 16}}
@@ -167,23 +167,23 @@ def test_bytes_are_answered_with_bytes(running: Running) -> None:
     assert (status, headers["content-type"]) == (200, "application/octet-stream")
     at = int(headers["inference-header-content-length"])
     assert json.loads(body[:at])["outputs"][0]["shape"] == [2, 3]
-    said = np.frombuffer(body[at:], "<f4").reshape(2, 3)
-    np.testing.assert_allclose(said, softmax(rows, 3), rtol=1e-5)
+    outputs = np.frombuffer(body[at:], "<f4").reshape(2, 3)
+    np.testing.assert_allclose(outputs, softmax(rows, 3), rtol=1e-5)
 
 
 @pytest.mark.parametrize("length", ["-1", "ten", "1e3", str(1 << 60)])
 def test_a_length_of_json_that_is_none_is_refused(running: Running, length: str) -> None:
     with connect(running.tcp) as client:
         client.sendall(request(b"{}", f"Inference-Header-Content-Length: {length}"))
-        status, said = read(client)
-    assert (status, "Inference-Header-Content-Length" in said["error"]) == (400, True)
+        status, found = read(client)
+    assert (status, "Inference-Header-Content-Length" in found["error"]) == (400, True)
 
 
 def test_a_compressed_body_is_refused_by_name(running: Running) -> None:
     with connect(running.tcp) as client:
         client.sendall(request(b"\x1f\x8b", "Content-Encoding: gzip"))
-        status, said = read(client)
-    assert (status, "compressed" in said["error"]) == (415, True)
+        status, found = read(client)
+    assert (status, "compressed" in found["error"]) == (415, True)
 
 
 def test_several_models_serve_side_by_side(tmp_path: Path) -> None:
@@ -192,19 +192,19 @@ def test_several_models_serve_side_by_side(tmp_path: Path) -> None:
         with connect(running.tcp) as client:
             for model, version in ((MODEL, 3), ("gaskets", 4), (MODEL, 3)):
                 client.sendall(infer(model=model))
-                status, said = read(client)
-                assert (status, said["model_name"], said["model_version"]) == (
+                status, found = read(client)
+                assert (status, found["model_name"], found["model_version"]) == (
                     200,
                     model,
                     str(version),
                 )
                 want = softmax(np.array([ROW]), version)[0]
-                np.testing.assert_allclose(said["outputs"][0]["data"], want, rtol=1e-5)
+                np.testing.assert_allclose(found["outputs"][0]["data"], want, rtol=1e-5)
     finally:
         running.stop()
 
 
-def test_what_all_clients_have_sent_unanswered_is_bounded(
+def test_bytes_of_requests_without_a_response_are_bounded_over_all_clients(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint, "PENDING", 3_000)

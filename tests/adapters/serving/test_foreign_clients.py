@@ -1,7 +1,7 @@
 """Triton's and KServe's own clients work unchanged, JSON and binary.
 
-They live in an environment of their own, made once by scripts/clients.sh; where that cannot be (no
-package index in reach) the tests are skipped.
+They are installed in an environment of their own by scripts/clients.sh; without a package index
+the tests are skipped.
 """
 
 import json
@@ -50,13 +50,13 @@ def test_a_client_works_unchanged(which: str, clients: Path, running: Running) -
         check=False,
     )
     assert ran.returncode == 0, ran.stderr[-2_000:]
-    said = json.loads(ran.stdout.splitlines()[-1])
-    assert said["live"] is said["ready"] is said["model_ready"] is True
-    assert (said["id"], said["release"]) == ("7", [MODEL, "3"])
-    for answer in said["answers"]:
-        np.testing.assert_allclose(answer, softmax(ROWS, 3), rtol=1e-5)
-    assert "takes the one input 'input', got ['nope']" in said["refused"]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["live"] is found["ready"] is found["model_ready"] is True
+    assert (found["id"], found["release"]) == ("7", [MODEL, "3"])
+    for outputs in found["outputs"]:
+        np.testing.assert_allclose(outputs, softmax(ROWS, 3), rtol=1e-5)
+    assert "takes the one input 'input', got ['nope']" in found["refused"]
     if which.startswith("triton"):
-        assert (said["version_ready"], said["other_ready"]) == (True, False)
-        assert said["server"] == "shoal-agent"
-        assert said["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 2]}]
+        assert (found["version_ready"], found["other_ready"]) == (True, False)
+        assert found["server"] == "shoal-agent"
+        assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 2]}]

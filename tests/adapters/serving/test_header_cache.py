@@ -1,4 +1,4 @@
-"""A head that is known is not parsed again, and no answer is another one for it."""
+"""A cached header is not parsed again, and the response is the same as without the cache."""
 
 import socket
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def cache_of(*requests: bytes) -> HeaderCache:
     return cache
 
 
-def test_a_whole_request_with_a_known_head_is_taken_apart():
+def test_a_whole_request_with_a_cached_header_is_split():
     cache = cache_of(post(b"first"))
     assert cache.find(memoryview(post(b"other"))) == (ParsedHeader(PATH, 5, -1), b"other")
 
@@ -48,17 +48,17 @@ def test_a_whole_request_with_a_known_head_is_taken_apart():
         b"\r\n\r\n",
     ],
 )
-def test_whatever_else_is_read_is_left_to_the_parser(data: bytes):
+def test_anything_else_is_left_to_the_parser(data: bytes):
     assert cache_of(post(b"first")).find(memoryview(data)) is None
 
 
-def test_more_than_one_request_teaches_nothing():
+def test_a_read_of_more_than_one_request_is_not_cached():
     cache = HeaderCache()
     cache.add(memoryview(post(b"first") * 2), ParsedHeader(PATH, 5, -1))
     assert cache.find(memoryview(post(b"first"))) is None
 
 
-def test_what_is_known_is_bounded():
+def test_the_cache_is_bounded():
     cache = cache_of(*(post(b"body", f"X-Number: {n}") for n in range(3 * CACHED_HEADERS)))
     assert len(cache._known) <= CACHED_HEADERS
     long = post(b"body", "X: " + "y" * CACHED_HEAD)
@@ -76,21 +76,21 @@ def body(number: float) -> bytes:
     return infer(number).partition(b"\r\n\r\n")[2]
 
 
-def known(running: Running) -> int:
+def cached(running: Running) -> int:
     return len(running.endpoint._shared.headers._known)
 
 
-def answered(client: socket.socket, data: bytes) -> tuple[int, object]:
+def exchange(client: socket.socket, data: bytes) -> tuple[int, object]:
     client.sendall(data)
     return read(client)
 
 
-def test_the_same_head_again_brings_the_answer_to_the_new_body(running: Running) -> None:
+def test_the_same_header_again_gets_the_response_to_the_new_body(running: Running) -> None:
     with connect(running.tcp) as one, connect(running.tcp) as two:
         for client, number in ((one, 0.1), (one, 0.2), (two, 0.3), (two, 0.4)):
-            status, said = answered(client, post(body(number)))
-            assert (status, said["id"]) == (200, str(number))
-    assert known(running) == 1
+            status, found = exchange(client, post(body(number)))
+            assert (status, found["id"]) == (200, str(number))
+    assert cached(running) == 1
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,16 @@ def test_the_same_head_again_brings_the_answer_to_the_new_body(running: Running)
     ],
     ids=["close", "expect", "1.0", "PUT", "upgrade", "chunked"],
 )
-def test_a_head_that_says_more_than_a_length_is_always_parsed(running: Running, data: bytes):
+def test_a_header_with_more_than_a_length_is_always_parsed(running: Running, data: bytes):
     with connect(running.tcp) as client:
         client.sendall(data)
         assert client.recv(1)
-    assert known(running) == 0
+    assert cached(running) == 0
 
 
-def test_a_refused_body_under_a_known_head_is_refused_and_the_next_is_answered(running: Running):
+def test_after_a_refused_body_with_a_cached_header_the_next_request_is_served(running: Running):
     good = body(0.1)
     with connect(running.tcp) as client:
-        assert answered(client, post(good))[0] == 200
-        assert answered(client, post(b"x" * len(good)))[0] == 400
-        assert answered(client, post(good))[0] == 200
+        assert exchange(client, post(good))[0] == 200
+        assert exchange(client, post(b"x" * len(good)))[0] == 400
+        assert exchange(client, post(good))[0] == 200

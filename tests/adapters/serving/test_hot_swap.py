@@ -1,4 +1,4 @@
-"""Releases swap under load: no request fails, none gets another release's answer, no memory stays.
+"""Releases swap under load: no request fails, each response is of one release, no memory leaks.
 
 `make soak` swaps 1 000 times.
 """
@@ -19,7 +19,7 @@ from real_models import FEATURES, answers, mlp, put_release
 
 SOAK = bool(os.environ.get("SHOAL_SOAK"))
 SWAPS, CLIENTS = 1_000 if SOAK else 60, 8
-#: MB that the allocator may keep for itself, whatever the number of swaps.
+#: MB that the allocator may retain, whatever the number of swaps.
 SLACK_MB = 8.0
 ROWS = np.random.default_rng(5).normal(size=(2, FEATURES)).astype(np.float32)
 
@@ -38,18 +38,18 @@ def server(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def model(version: int) -> bytes:
-    """1.5 MB: what stays behind of it would show."""
+    """1.5 MB, so that a leak shows."""
     return mlp(hidden=600, layers=2, seed=version).SerializeToString()
 
 
 class Client(threading.Thread):
-    """Asks as fast as it can; counts what it got, by release, and what was wrong."""
+    """Sends requests as fast as it can; counts responses by release, and records wrong ones."""
 
     def __init__(self, port: int, ended: threading.Event) -> None:
         super().__init__(daemon=True)
         self._port, self._ended = port, ended
         self._want = {str(version): answers(model(version), ROWS) for version in (1, 2)}
-        self.answered = {"1": 0, "2": 0}
+        self.responses = {"1": 0, "2": 0}
         self.wrong: list[str] = []
 
     def run(self) -> None:
@@ -59,19 +59,19 @@ class Client(threading.Thread):
             with connect(("127.0.0.1", self._port)) as connection:
                 while not self._ended.is_set():
                     connection.sendall(request(body, model="parts"))
-                    self._judge(*read(connection))
+                    self._check(*read(connection))
         except OSError as error:
             self.wrong.append(repr(error))
 
-    def _judge(self, status: int, said: dict) -> None:
+    def _check(self, status: int, found: dict) -> None:
         if status != 200:
-            self.wrong.append(f"{status} {said}")
+            self.wrong.append(f"{status} {found}")
             return
-        version, output = said["model_version"], said["outputs"][0]
-        self.answered[version] += 1
+        version, output = found["model_version"], found["outputs"][0]
+        self.responses[version] += 1
         got = np.reshape(output["data"], output["shape"])
         if not np.allclose(got, self._want[version], atol=1e-6):
-            self.wrong.append(f"release {version} with another's answer")
+            self.wrong.append(f"release {version} with another's output")
 
 
 @pytest.mark.slow
@@ -90,13 +90,13 @@ def test_swaps_under_load_fail_no_request_and_leave_no_memory(
         print(times, file=server.stdin, flush=True)
         return float(server.stdout.readline())
 
-    before = swap(20)  # what the first sessions and connections take once
+    before = swap(20)  # memory of the first sessions and connections
     after = swap(SWAPS)
     ended.set()
     for client in clients:
         client.join(10)
-    total = sum(sum(client.answered.values()) for client in clients)
+    total = sum(sum(client.responses.values()) for client in clients)
     print(f"{SWAPS} swaps, {total} requests, {before:.1f} MB before, {after:.1f} MB after")
     assert [client.wrong for client in clients] == [[]] * CLIENTS
-    assert all(min(client.answered.values()) > 0 for client in clients)
+    assert all(min(client.responses.values()) > 0 for client in clients)
     assert after - before < SLACK_MB

@@ -1,4 +1,4 @@
-"""What onnxruntime cannot run is refused with the name of the thing and a hint."""
+"""A model that onnxruntime cannot run is refused with the reason and a hint."""
 
 import subprocess
 import sys
@@ -61,12 +61,12 @@ BROKEN = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_model_is_refused_by_name(kind: str, tmp_path: Path) -> None:
-    data, said = BROKEN[kind]
-    with pytest.raises(ModelError, match=said):
+    data, message = BROKEN[kind]
+    with pytest.raises(ModelError, match=message):
         session(tmp_path, data)
 
 
-def test_tensors_that_the_manifest_names_wrongly_are_named(tmp_path: Path) -> None:
+def test_a_wrong_tensor_name_in_the_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(mlp().SerializeToString())
     with pytest.raises(ModelError, match="no input 'x'; it has: input"):
         OrtSession(tmp_path / "model.onnx", SessionOptions(), "x", "output")
@@ -82,14 +82,14 @@ def test_rows_of_another_shape_or_type_are_an_input_error(tmp_path: Path, rows: 
         session(tmp_path, mlp().SerializeToString()).run(rows)
 
 
-def test_the_newest_opset_is_found_out_and_true(tmp_path: Path) -> None:
+def test_the_newest_opset_is_detected(tmp_path: Path) -> None:
     newest = OrtLoader(lambda model, slot: tmp_path).runtime.newest()
     session(tmp_path, mlp(opset=newest).SerializeToString()).run(ROWS)
     with pytest.raises(ModelError):
         session(tmp_path, mlp(opset=newest + 1).SerializeToString())
 
 
-def test_a_slot_is_loaded_and_answers_as_the_model_does(tmp_path: Path) -> None:
+def test_a_loaded_slot_has_the_outputs_of_its_model(tmp_path: Path) -> None:
     put_release(tmp_path)
     engine = OrtLoader(lambda model, name: tmp_path).load(slot_of(1), profile("x86-vnni"))
     want = answers((tmp_path / "fp32.onnx").read_bytes(), ROWS)
@@ -97,7 +97,7 @@ def test_a_slot_is_loaded_and_answers_as_the_model_does(tmp_path: Path) -> None:
     assert engine.slow_s == pytest.approx(0.02)
 
 
-def test_a_model_that_answers_other_than_promised_is_not_loaded(tmp_path: Path) -> None:
+def test_a_model_with_other_outputs_than_its_manifest_says_is_not_loaded(tmp_path: Path) -> None:
     put_release(tmp_path, labels=["a", "b"])
     with pytest.raises(ModelError, match=r"\[1, 3\].*\[1, 2\]"):
         OrtLoader(lambda model, name: tmp_path).load(slot_of(1), profile("x86-vnni"))

@@ -23,7 +23,7 @@ from shoal.agent.host.io.folder import MODELS, SETTINGS, SOCKET, SPOOL
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.io import window_spool
-from shoal.agent.serving.io.window_spool import Spool
+from shoal.agent.serving.io.window_spool import WindowSpool
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.errors import AbsentError, BundleError, InputError, LinkError
 from shoal.sketch import Sketch
@@ -39,7 +39,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
     running.stop()
 
 
-def test_importing_the_doors_loads_nothing_heavy() -> None:
+def test_importing_the_sdk_loads_nothing_heavy() -> None:
     script = (
         "import sys, shoal.agent;"
         "assert not {'numpy', 'onnxruntime', 'msgspec'} & set(sys.modules);"
@@ -48,11 +48,11 @@ def test_importing_the_doors_loads_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_name_that_is_no_door_is_an_attribute_error() -> None:
+def test_a_name_that_the_sdk_does_not_have_is_an_attribute_error() -> None:
     import shoal.agent
 
-    with pytest.raises(AttributeError, match="Door"):
-        shoal.agent.Door  # noqa: B018
+    with pytest.raises(AttributeError, match="Server"):
+        shoal.agent.Server  # noqa: B018
 
 
 # ---------------------------------------------------------------------------- Client
@@ -66,19 +66,19 @@ def test_a_client_gets_arrays_and_follows_a_swap(running: Running) -> None:
         running.serving.swap(engine(4), Health())
         np.testing.assert_allclose(client.infer(ROWS.tolist()), softmax(ROWS, 4), rtol=1e-5)
         assert client.release == "lot-codes@4"
-        told = client.describe()
-        assert (told.release, told.labels) == ("lot-codes@4", ["good", "bad", "odd"])
-        assert told.features == ["contrast", "blur"]
+        found = client.describe()
+        assert (found.release, found.labels) == ("lot-codes@4", ["good", "bad", "odd"])
+        assert found.features == ["contrast", "blur"]
 
 
-def test_a_client_says_what_is_wrong_and_goes_on(running: Running) -> None:
+def test_a_client_raises_what_is_wrong_and_stays_usable(running: Running) -> None:
     client = Client(MODEL, running.path.parent)
-    for rows, said in (
+    for rows, message in (
         (np.zeros((1, 3)), "whole rows of 8 bytes"),
         (np.zeros(2), "send .rows, features"),
         ([[np.nan, 0]], "'contrast' is missing"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             client.infer(rows)
     with pytest.raises(AbsentError, match=MODEL):
         Client("other", running.path.parent).infer(ROWS)
@@ -101,13 +101,13 @@ def test_a_client_survives_an_agent_that_starts_again(tmp_path: Path) -> None:
 def test_a_client_is_shared_by_threads(running: Running) -> None:
     client, wrong = Client(MODEL, running.path.parent), list[int]()
 
-    def ask(seed: int) -> None:
+    def infer(seed: int) -> None:
         rows = np.random.default_rng(seed).normal(size=(1, 2)).astype(np.float32)
         for _ in range(30):
             if not np.allclose(client.infer(rows), softmax(rows, 3), rtol=1e-4):
                 wrong.append(seed)
 
-    threads = [threading.Thread(target=ask, args=(i,)) for i in range(4)]
+    threads = [threading.Thread(target=infer, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -115,31 +115,31 @@ def test_a_client_is_shared_by_threads(running: Running) -> None:
     assert wrong == []
 
 
-NONSENSE = {
+BROKEN_RESPONSES = {
     "nothing": b"",
-    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
+    "half a response": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
     "no length": b"HTTP/1.1 200 OK\r\n\r\n",
     "another protocol": b"\x16\x03\x01\r\n\r\n",
 }
 
 
-@pytest.mark.parametrize("kind", NONSENSE)
-def test_a_client_that_is_answered_nonsense_says_so(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", BROKEN_RESPONSES)
+def test_a_broken_response_is_a_link_error(kind: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / SOCKET))
         listening.listen()
 
-        def answer() -> None:
+        def respond() -> None:
             peer, _ = listening.accept()
             with peer:
                 peer.recv(1 << 16)
-                peer.sendall(NONSENSE[kind])
+                peer.sendall(BROKEN_RESPONSES[kind])
 
-        answering = threading.Thread(target=answer)
-        answering.start()
+        responding = threading.Thread(target=respond)
+        responding.start()
         with pytest.raises(LinkError):
             Client(MODEL, tmp_path, timeout_s=5).infer(ROWS)
-        answering.join()
+        responding.join()
 
 
 # ---------------------------------------------------------------------------- Session
@@ -149,7 +149,7 @@ GIVEN = np.random.default_rng(4).normal(size=(3, FEATURES)).astype(np.float32)
 
 
 class Folder:
-    """An agent's folder, in which releases lie installed."""
+    """An agent's folder with installed releases."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.slots = path, DiskSlots(path / MODELS)
@@ -182,9 +182,9 @@ class Folder:
         return answers(mlp(seed=version).SerializeToString(), GIVEN)
 
     def windows(self) -> list[wire.WindowReport]:
-        """What a session has handed over, as the agent takes it."""
+        """Windows that sessions have written, read as the agent reads them."""
         found: list[wire.WindowReport] = []
-        Spool(self.path / SPOOL).take(lambda report, key: not found.append(report), _no_fault)
+        WindowSpool(self.path / SPOOL).take(lambda report, key: not found.append(report), _no_fault)
         return found
 
 
@@ -197,7 +197,7 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
-def test_a_session_answers_in_process_and_its_windows_reach_the_agent(folder: Folder) -> None:
+def test_a_session_infers_in_process_and_its_windows_reach_the_agent(folder: Folder) -> None:
     with Session(folder=folder.path) as session:
         np.testing.assert_array_equal(session.infer(GIVEN), folder.want(1))
         session.infer(GIVEN, np.zeros(3, np.float32))
@@ -239,18 +239,18 @@ def test_a_session_keeps_serving_when_the_new_release_is_damaged(folder: Folder)
         loader=OrtLoader(folder.slots.path),
         profile=profile("x86-vnni"),
     )
-    follower.look()
+    follower.refresh()
     folder.install(2, "b", damage=True)
     with pytest.raises(BundleError):
-        follower.look()
-    assert follower.look() is None
+        follower.refresh()
+    assert follower.refresh() is None
     np.testing.assert_array_equal(serving.infer(GIVEN), folder.want(1))
     folder.install(3, "b")
-    follower.look()
+    follower.refresh()
     np.testing.assert_array_equal(serving.infer(GIVEN), folder.want(3))
 
 
-def test_a_device_without_the_model_says_so(folder: Folder) -> None:
+def test_a_session_of_a_model_that_the_device_does_not_have_is_refused(folder: Folder) -> None:
     with Session("other", folder.path) as session, pytest.raises(AbsentError, match="roll one out"):
         session.infer(GIVEN)
     folder.slots.point("parts", None)
@@ -274,7 +274,7 @@ def report(start_s: float = 1_000.0) -> wire.WindowReport:
 
 
 def test_a_window_stays_until_the_outbox_has_it(tmp_path: Path) -> None:
-    waiting = Spool(tmp_path / "spool")
+    waiting = WindowSpool(tmp_path / "spool")
     waiting.put(report(), "1")
     keys: list[str] = []
     waiting.take(lambda report, key: bool(keys.append(key)), _no_fault)
@@ -283,22 +283,22 @@ def test_a_window_stays_until_the_outbox_has_it(tmp_path: Path) -> None:
     assert keys == ["00000001000000000-1.window"] * 2
 
 
-def test_what_is_no_window_is_told_once_and_goes(tmp_path: Path) -> None:
+def test_a_file_that_is_no_window_is_reported_once_and_deleted(tmp_path: Path) -> None:
     (tmp_path / "x.window").write_bytes(b"no message")
     (tmp_path / "y.window").write_bytes(b"\0" * (wire.LIMIT["window"] + 1))
     (tmp_path / "z.window.new").write_bytes(b"half written")
-    told: list[Fault] = []
+    faults: list[Fault] = []
     for _ in range(2):
-        Spool(tmp_path).take(lambda report, key: True, told.append)
-    assert len(told) == 2
+        WindowSpool(tmp_path).take(lambda report, key: True, faults.append)
+    assert len(faults) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["z.window.new"]
 
 
-def test_a_spool_that_nobody_empties_is_bounded(
+def test_a_spool_that_the_agent_does_not_read_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window_spool, "KEPT", 3)
-    waiting = Spool(tmp_path)
+    waiting = WindowSpool(tmp_path)
     for i in range(6):
         waiting.put(report(float(i)), "p")
     starts: list[float] = []
@@ -306,12 +306,12 @@ def test_a_spool_that_nobody_empties_is_bounded(
     assert starts == [3.0, 4.0, 5.0]
 
 
-def test_a_window_is_in_the_outbox_once_however_often_it_is_handed_over(tmp_path: Path) -> None:
+def test_a_window_is_in_the_outbox_once_however_often_it_is_read(tmp_path: Path) -> None:
     from devices import Cloud, Device
 
     device = Device(tmp_path / "device", Cloud())
     device.answers = False
-    waiting = Spool(tmp_path / "spool")
+    waiting = WindowSpool(tmp_path / "spool")
     waiting.put(report(), "1")
     for _ in range(2):  # the power fails between the outbox and the deletion
         waiting.take(lambda r, key: not device.agent.voice.add(r, key), _no_fault)
@@ -340,5 +340,5 @@ def test_windows_of_a_session_reach_the_outbox_of_a_real_agent(tmp_path: Path) -
     outbox = SqliteOutbox(device / "outbox.db", limit_bytes=1 << 20, boot_name=lambda: "x")
     kept = [wire.decode_up(x.kind, x.payload) for x in outbox.after(0, 99)]
     rows = [m.rows for m in kept if isinstance(m, wire.WindowReport) and m.rows]
-    assert rows == [3, 3, 3]  # two sessions, and the endpoint that the client asked
+    assert rows == [3, 3, 3]  # two sessions, and the endpoint that the client used
     outbox.close()

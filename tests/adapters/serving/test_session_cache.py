@@ -23,12 +23,12 @@ def loader(folder: Path) -> OrtLoader:
     )
 
 
-def answered(folder: Path) -> np.ndarray:
-    """By a start of the agent, after which all is done that waits until it serves."""
+def started(folder: Path) -> np.ndarray:
+    """Outputs after a start of the agent, with the deferred work done."""
     one = loader(folder)
-    said = one.load(slot_of(), PROFILE).session.run(ROWS)
+    outputs = one.load(slot_of(), PROFILE).session.run(ROWS)
     one.settle(slot_of(), PROFILE)
-    return said
+    return outputs
 
 
 @pytest.fixture
@@ -41,15 +41,15 @@ def entries(folder: Path) -> list[str]:
     return sorted(path.suffix for path in (folder / "cache").iterdir())
 
 
-def test_the_second_start_answers_with_what_the_first_one_kept(folder: Path) -> None:
-    first = answered(folder)
+def test_the_second_start_serves_the_model_that_the_first_one_cached(folder: Path) -> None:
+    first = started(folder)
     assert entries(folder) == [".onnx", ".sha256"]
     (folder / "a/fp32.onnx").write_bytes(b"not read any more")
-    np.testing.assert_array_equal(answered(folder), first)
+    np.testing.assert_array_equal(started(folder), first)
     np.testing.assert_array_equal(first, answers(LARGE, ROWS))
 
 
-def test_to_serve_waits_for_no_entry(folder: Path) -> None:
+def test_serving_does_not_wait_for_the_cache(folder: Path) -> None:
     one = loader(folder)
     one.load(slot_of(), PROFILE)
     assert not (folder / "cache").exists()
@@ -57,7 +57,7 @@ def test_to_serve_waits_for_no_entry(folder: Path) -> None:
     assert entries(folder) == [".onnx", ".sha256"]
 
 
-def test_a_model_that_is_damaged_by_now_is_not_kept(folder: Path) -> None:
+def test_a_model_that_is_damaged_meanwhile_is_not_cached(folder: Path) -> None:
     one = loader(folder)
     one.load(slot_of(), PROFILE)
     damage(folder / "a/fp32.onnx")
@@ -85,25 +85,25 @@ DAMAGES = {
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_entry_costs_nothing_but_time(kind: str, folder: Path) -> None:
-    first = answered(folder)
+    first = started(folder)
     (entry,) = (folder / "cache").glob("*.onnx")
     DAMAGES[kind](entry)
-    np.testing.assert_array_equal(answered(folder), first)
+    np.testing.assert_array_equal(started(folder), first)
 
 
-def test_an_entry_that_onnxruntime_refuses_is_made_anew(folder: Path) -> None:
-    first = answered(folder)
+def test_an_entry_that_onnxruntime_refuses_is_written_again(folder: Path) -> None:
+    first = started(folder)
     cache = SessionCache(folder / "cache", lambda: FACTS)
     (entry,) = (folder / "cache").glob("*.onnx")
     entry.with_name(f"{entry.stem}.new.onnx").write_bytes(b"whole, and no model")
-    cache.keep(entry.stem)
-    np.testing.assert_array_equal(answered(folder), first)
+    cache.commit(entry.stem)
+    np.testing.assert_array_equal(started(folder), first)
     assert entry.stat().st_size > 1 << 20
 
 
 def test_a_disk_that_refuses_costs_nothing_but_time(folder: Path) -> None:
     (folder / "cache").write_text("a file where the folder should be")
-    np.testing.assert_array_equal(answered(folder), answers(LARGE, ROWS))
+    np.testing.assert_array_equal(started(folder), answers(LARGE, ROWS))
 
 
 OTHER = {
@@ -120,24 +120,24 @@ OTHER = {
 
 
 @pytest.mark.parametrize("kind", OTHER)
-def test_an_entry_is_never_met_by_another(kind: str) -> None:
+def test_each_part_of_the_key_makes_another_entry(kind: str) -> None:
     cache = SessionCache(Path(), lambda: FACTS)
     assert OTHER[kind](cache) != cache.key("a" * 64, "1.31.0", SessionOptions())
 
 
-def test_small_models_are_not_worth_keeping(tmp_path: Path) -> None:
+def test_small_models_are_not_cached(tmp_path: Path) -> None:
     put_release(tmp_path / "a")
-    answered(tmp_path)
+    started(tmp_path)
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_oldest_entries_go(tmp_path: Path) -> None:
+def test_the_oldest_entries_are_deleted(tmp_path: Path) -> None:
     cache = SessionCache(tmp_path, lambda: FACTS)
     for i in range(KEPT + 3):
-        begun = cache.begin(f"key{i}")
-        assert begun is not None
-        begun.write_bytes(b"model")
-        cache.keep(f"key{i}")
+        path = cache.begin(f"key{i}")
+        assert path is not None
+        path.write_bytes(b"model")
+        cache.commit(f"key{i}")
     assert cache.find(f"key{KEPT + 2}") is not None
     assert len(list(tmp_path.glob("*.onnx"))) == KEPT
 
@@ -148,21 +148,21 @@ def test_the_key_is_the_same_at_every_start() -> None:
     assert one.key("a" * 64, "1.31.0", options) == other.key("a" * 64, "1.31.0", PROFILE.session)
 
 
-def test_entries_of_releases_that_are_gone_go_too(tmp_path: Path) -> None:
+def test_entries_of_deleted_releases_are_deleted(tmp_path: Path) -> None:
     here = {"a" * 64, "b" * 64}
     cache = SessionCache(tmp_path, lambda: FACTS, lambda: here)
     keys = [cache.key(digit * 64, "1.31.0", SessionOptions()) for digit in "abc"]
     here.add("c" * 64)
     for key in keys[:2]:
-        keep(cache, key)
+        put(cache, key)
     assert all(cache.find(key) for key in keys[:2])
     here.remove("a" * 64)
-    keep(cache, keys[2])
+    put(cache, keys[2])
     assert [bool(cache.find(key)) for key in keys] == [False, True, True]
 
 
-def keep(cache: SessionCache, key: str) -> None:
+def put(cache: SessionCache, key: str) -> None:
     into = cache.begin(key)
     assert into
     into.write_bytes(b"optimised")
-    cache.keep(key)
+    cache.commit(key)

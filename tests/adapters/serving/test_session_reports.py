@@ -18,7 +18,7 @@ from shoal.agent.serving.served_model import Vitals
 from shoal.agent.serving.session_reports import SessionReport
 from shoal.errors import InputError
 
-SAID = SessionReport(model="parts", sha256="2" * 64, vitals=Vitals(requests=3, rows=9))
+REPORT = SessionReport(model="parts", sha256="2" * 64, vitals=Vitals(requests=3, rows=9))
 PROGRAM = """
 import os, signal, sys
 from shoal.agent import Session
@@ -38,65 +38,65 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.artifacts.stop()
 
 
-def test_nobody_writes_a_byte_unless_he_is_asked(tmp_path: Path) -> None:
-    witness, hearing = SessionReportWriter(tmp_path), SessionReportReader(tmp_path)
-    witness.tell(SAID)
+def test_sessions_write_reports_only_while_the_agent_observes(tmp_path: Path) -> None:
+    writer, reader = SessionReportWriter(tmp_path), SessionReportReader(tmp_path)
+    writer.write(REPORT)
     assert list(tmp_path.iterdir()) == []
-    assert hearing.read() == []
-    witness.tell(SAID)
-    assert hearing.read() == [SAID]
-    hearing.end("parts")
-    witness.tell(SAID)
+    assert reader.read() == []
+    writer.write(REPORT)
+    assert reader.read() == [REPORT]
+    reader.end("parts")
+    writer.write(REPORT)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_last_word_counts_however_long_the_one_before(tmp_path: Path) -> None:
-    witness, hearing = SessionReportWriter(tmp_path), SessionReportReader(tmp_path)
-    hearing.read()
+def test_the_last_report_counts_however_long_the_one_before(tmp_path: Path) -> None:
+    writer, reader = SessionReportWriter(tmp_path), SessionReportReader(tmp_path)
+    reader.read()
     for why in ("x" * 9_999, "short"):
-        witness.tell(SessionReport(model="parts", refused="2", why=why))
-        (said,) = hearing.read()
-        assert said.why == why[:500]
+        writer.write(SessionReport(model="parts", refused="2", why=why))
+        (report,) = reader.read()
+        assert report.why == why[:500]
 
 
-def test_a_session_that_closes_is_gone_and_one_that_crashed_stays_until_the_end(
+def test_a_closed_session_deletes_its_report_and_a_crashed_one_leaves_it_until_the_end(
     tmp_path: Path,
 ) -> None:
     closed, crashed, other = (SessionReportWriter(tmp_path) for _ in range(3))
-    hearing = SessionReportReader(tmp_path)
-    hearing.read()
-    closed.tell(SAID)
-    crashed.tell(SAID)
-    other.tell(SessionReport(model="other"))
+    reader = SessionReportReader(tmp_path)
+    reader.read()
+    closed.write(REPORT)
+    crashed.write(REPORT)
+    other.write(SessionReport(model="other"))
     closed.close()
     os.close(crashed._file)  # as the kernel does
     os.close(other._file)
-    assert sorted((said.model, said.lives) for said in hearing.read()) == [
+    assert sorted((report.model, report.lives) for report in reader.read()) == [
         ("other", False),
         ("parts", False),
     ]
-    hearing.end("parts")
-    assert [(said.model, said.lives) for said in hearing.read()] == [("other", False)]
+    reader.end("parts")
+    assert [(report.model, report.lives) for report in reader.read()] == [("other", False)]
 
 
-def test_what_cannot_be_believed_is_not_heard(tmp_path: Path) -> None:
-    hearing, witness = SessionReportReader(tmp_path), SessionReportWriter(tmp_path)
-    hearing.read()
-    witness.tell(SAID)
+def test_damaged_reports_are_ignored(tmp_path: Path) -> None:
+    reader, writer = SessionReportReader(tmp_path), SessionReportWriter(tmp_path)
+    reader.read()
+    writer.write(REPORT)
     (path,) = tmp_path.glob("*.account")
     data = path.read_bytes()
     (tmp_path / "torn.account").write_bytes(data[:-3])
     (tmp_path / "empty.account").write_bytes(b"")
-    (tmp_path / "lie.account").write_bytes(data.replace(b'"rows":9', b'"rows":8'))
-    assert hearing.read() == [SAID]
-    hearing.end("parts")
-    assert list(tmp_path.iterdir()) == [path]  # of the one that lives
+    (tmp_path / "changed.account").write_bytes(data.replace(b'"rows":9', b'"rows":8'))
+    assert reader.read() == [REPORT]
+    reader.end("parts")
+    assert list(tmp_path.iterdir()) == [path]  # of the open session
 
 
-def test_an_agent_whose_folder_has_no_spool_hears_nobody(tmp_path: Path) -> None:
-    hearing = SessionReportReader(tmp_path / "absent")
-    assert hearing.read() == []
-    hearing.end("parts")
+def test_an_agent_without_a_spool_folder_has_no_reports(tmp_path: Path) -> None:
+    reader = SessionReportReader(tmp_path / "absent")
+    assert reader.read() == []
+    reader.end("parts")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +139,7 @@ def test_a_release_with_which_a_program_crashes_three_times_goes_back(site: Site
 
 
 @pytest.mark.slow
-def test_a_release_that_does_well_in_a_session_is_kept(tmp_path: Path) -> None:
+def test_a_release_that_works_in_a_session_is_committed(tmp_path: Path) -> None:
     site = Site(tmp_path, observe_s=2.0, max_kbps=0)
     try:
         site.serve_first()
@@ -153,5 +153,5 @@ def test_a_release_that_does_well_in_a_session_is_kept(tmp_path: Path) -> None:
             process.end()
     finally:
         site.artifacts.stop()
-    (told,) = (u.facts for u in site.updates() if u.state == "SUCCEEDED")
-    assert told["requests"] >= 60
+    (facts,) = (u.facts for u in site.updates() if u.state == "SUCCEEDED")
+    assert facts["requests"] >= 60

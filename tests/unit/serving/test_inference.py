@@ -1,4 +1,4 @@
-"""The Open Inference Protocol: right answers, and wrong questions told what is wrong with them."""
+"""The Open Inference Protocol: right responses, and errors that say what is wrong."""
 
 import contextlib
 import json
@@ -36,31 +36,31 @@ GOOD: dict[str, Any] = {
 INFER = f"/v2/models/{MODEL}/infer"
 
 
-def ask(inference: Inference, body: Any, path: str = INFER) -> tuple[int, Any]:
+def post(inference: Inference, body: Any, path: str = INFER) -> tuple[int, Any]:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = inference.respond(Request("POST", path, data))
-    return answer.status, json.loads(answer.body)
+    response = inference.respond(Request("POST", path, data))
+    return response.status, json.loads(response.body)
 
 
 def get(inference: Inference, path: str) -> tuple[int, Any]:
-    answer = inference.respond(Request("GET", path, b""))
-    return answer.status, json.loads(answer.body)
+    response = inference.respond(Request("GET", path, b""))
+    return response.status, json.loads(response.body)
 
 
 @pytest.mark.parametrize("data", [[0.5, -0.5, 1, 2], [[0.5, -0.5], [1, 2]]])
 @pytest.mark.parametrize("version", ["", "/versions/3"])
-def test_rows_flat_or_nested_are_answered(inference: Inference, data: Any, version: str) -> None:
+def test_rows_may_be_flat_or_nested(inference: Inference, data: Any, version: str) -> None:
     body = {"id": "7", "inputs": [GOOD | {"data": data}]}
-    status, said = ask(inference, body, f"/v2/models/{MODEL}{version}/infer")
+    status, found = post(inference, body, f"/v2/models/{MODEL}{version}/infer")
     assert status == 200
-    assert (said["id"], said["model_name"], said["model_version"]) == ("7", MODEL, "3")
-    (output,) = said["outputs"]
+    assert (found["id"], found["model_name"], found["model_version"]) == ("7", MODEL, "3")
+    (output,) = found["outputs"]
     assert (output["name"], output["shape"], output["datatype"]) == ("output", [2, 3], "FP32")
     want = softmax(np.array([[0.5, -0.5], [1, 2]]), 3)
     np.testing.assert_allclose(np.reshape(output["data"], (2, 3)), want, rtol=1e-5)
 
 
-QUESTIONS = {
+BAD_REQUESTS = {
     "not JSON": (b"{", "not JSON"),
     "not UTF-8": (b'{"a":"\xff"}', "not JSON"),
     "no inputs": ({}, "inputs"),
@@ -89,19 +89,19 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize("kind", QUESTIONS)
-def test_a_question_is_refused_that_is(kind: str, inference: Inference) -> None:
-    body, said = QUESTIONS[kind]
-    status, answer = ask(inference, body)
+@pytest.mark.parametrize("kind", BAD_REQUESTS)
+def test_a_request_is_refused_that_is(kind: str, inference: Inference) -> None:
+    body, message = BAD_REQUESTS[kind]
+    status, found = post(inference, body)
     assert status == 400
-    assert said in answer["error"]
+    assert message in found["error"]
 
 
-def test_other_models_and_versions_are_not_there(inference: Inference) -> None:
-    status, said = ask(inference, {"inputs": [GOOD]}, "/v2/models/other/infer")
+def test_other_models_and_versions_are_not_found(inference: Inference) -> None:
+    status, found = post(inference, {"inputs": [GOOD]}, "/v2/models/other/infer")
     assert status == 404
-    assert MODEL in said["error"]
-    assert ask(inference, {"inputs": [GOOD]}, f"/v2/models/{MODEL}/versions/9/infer")[0] == 404
+    assert MODEL in found["error"]
+    assert post(inference, {"inputs": [GOOD]}, f"/v2/models/{MODEL}/versions/9/infer")[0] == 404
 
 
 def test_the_server_and_its_models_describe_themselves(inference: Inference) -> None:
@@ -139,25 +139,25 @@ def test_other_paths_and_methods_are_refused(
     assert inference.respond(Request(method, path, b"")).status == status
 
 
-def test_a_bug_answers_one_request_with_500(inference: Inference, serving: Serving) -> None:
+def test_a_bug_fails_one_request_with_500(inference: Inference, serving: Serving) -> None:
     def bug(rows: np.ndarray) -> np.ndarray:
         raise RuntimeError("boom")
 
     assert serving.engine is not None
     serving.engine.session.run = bug  # type: ignore[method-assign]
-    status, said = ask(inference, {"inputs": [GOOD]})
+    status, found = post(inference, {"inputs": [GOOD]})
     assert status == 500
-    assert "bug" in said["error"]
+    assert "bug" in found["error"]
 
 
 def call(inference: Inference, rows: int) -> Call:
     tensor = GOOD | {"shape": [rows, 2], "data": [[0.5, -0.5]] * rows}
-    taken = inference.accept(Request("POST", INFER, json.dumps({"inputs": [tensor]}).encode()))
-    assert isinstance(taken, Call)
-    return taken
+    accepted = inference.accept(Request("POST", INFER, json.dumps({"inputs": [tensor]}).encode()))
+    assert isinstance(accepted, Call)
+    return accepted
 
 
-def test_a_run_that_takes_long_is_worth_a_thread(inference: Inference, serving: Serving) -> None:
+def test_a_long_run_uses_a_thread(inference: Inference, serving: Serving) -> None:
     assert serving.engine is not None
     assert not is_slow([call(inference, 2)])
     assert is_slow([call(inference, LONG_JSON)])
@@ -166,13 +166,15 @@ def test_a_run_that_takes_long_is_worth_a_thread(inference: Inference, serving: 
     assert is_slow([call(inference, 2), call(inference, 2)])
 
 
-def test_long_json_is_worth_a_thread_and_many_bytes_are_not() -> None:
+def test_parsing_long_json_uses_a_thread_and_many_bytes_do_not() -> None:
     long = b" " * (LONG_JSON + 1)
     assert not Request("POST", INFER, b"{}").is_long
     assert Request("POST", INFER, long).is_long
     assert not Request("POST", INFER, long, json_bytes=100).is_long
 
 
-def test_what_could_not_be_read_counts_as_an_error(inference: Inference, serving: Serving) -> None:
-    ask(inference, b"{")
+def test_a_request_that_cannot_be_parsed_counts_as_an_error(
+    inference: Inference, serving: Serving
+) -> None:
+    post(inference, b"{")
     assert (serving.vitals.requests, serving.vitals.errors) == (1, 1)

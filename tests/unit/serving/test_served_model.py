@@ -1,4 +1,4 @@
-"""Requests are answered while releases come and go."""
+"""A model in service: requests while releases swap, errors, counters, recent rows."""
 
 import contextlib
 import threading
@@ -27,7 +27,7 @@ def test_nothing_serves_before_the_first_release(serving: Serving) -> None:
     assert serving.recent() is None
 
 
-def test_a_swap_answers_with_the_new_release_and_closes_the_window(serving: Serving) -> None:
+def test_a_swap_serves_the_new_release_and_closes_the_window(serving: Serving) -> None:
     serving.swap(engine(1), Health())
     serving.infer(ROW)
     closed = serving.swap(engine(2), Health())
@@ -40,7 +40,7 @@ def test_a_swap_answers_with_the_new_release_and_closes_the_window(serving: Serv
     assert serving.warm is None
 
 
-MISFITS = {
+BAD_ROWS = {
     "too wide": (np.zeros((1, 3), np.float32), "contrast, blur"),
     "flat": (np.zeros(2, np.float32), "rows, 2"),
     "NaN": (np.array([[0, np.nan]], np.float32), "'blur' is missing"),
@@ -48,22 +48,22 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize("kind", MISFITS)
+@pytest.mark.parametrize("kind", BAD_ROWS)
 def test_rows_that_do_not_fit_are_refused_by_name_and_counted(kind: str, serving: Serving) -> None:
-    rows, said = MISFITS[kind]
+    rows, message = BAD_ROWS[kind]
     serving.swap(engine(1), Health())
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         serving.infer(rows)
     assert (serving.vitals.requests, serving.vitals.errors) == (1, 1)
 
 
-def test_large_but_finite_numbers_are_no_missing_values(serving: Serving) -> None:
+def test_large_finite_numbers_are_not_missing_values(serving: Serving) -> None:
     serving.swap(engine(1), Health())
     with np.errstate(over="ignore", invalid="ignore"):
         serving.infer(np.full((1, 2), 3e38, np.float32))
 
 
-def test_a_failing_model_is_counted_and_told(serving: Serving) -> None:
+def test_a_failing_model_raises_and_is_counted(serving: Serving) -> None:
     broken = engine(1)
     broken.session.fails = True  # type: ignore[attr-defined]
     serving.swap(broken, Health())
@@ -72,7 +72,7 @@ def test_a_failing_model_is_counted_and_told(serving: Serving) -> None:
     assert serving.vitals.errors == 1
 
 
-def test_vitals_count_across_windows_and_start_anew_at_a_swap(serving: Serving) -> None:
+def test_vitals_count_across_windows_and_reset_at_a_swap(serving: Serving) -> None:
     serving.swap(engine(1), Health())
     for _ in range(3):
         serving.infer(ROW)
@@ -82,7 +82,7 @@ def test_vitals_count_across_windows_and_start_anew_at_a_swap(serving: Serving) 
     assert serving.vitals.requests == 0
 
 
-def test_the_last_rows_are_kept_for_the_shadow(serving: Serving) -> None:
+def test_the_last_rows_are_kept_for_the_shadow_probe(serving: Serving) -> None:
     serving.swap(engine(1), Health())
     for i in range(RECENT + 3):
         serving.infer(np.array([[i, 0]], np.float32))
@@ -93,7 +93,7 @@ def test_the_last_rows_are_kept_for_the_shadow(serving: Serving) -> None:
     assert serving.recent() is not None
 
 
-def test_rows_of_another_width_are_forgotten(serving: Serving) -> None:
+def test_rows_of_another_width_are_discarded(serving: Serving) -> None:
     serving.swap(engine(1), Health())
     serving.infer(ROW)
     wide = engine(2).manifest.features[:1]
@@ -108,26 +108,26 @@ def test_no_request_is_dropped_while_releases_swap() -> None:
     wanted = [softmax(ROW, v).astype(np.float32) for v in (1, 2)]
     failures, ended = [], threading.Event()
 
-    def ask() -> None:
+    def infer() -> None:
         while not ended.is_set():
-            said = serving.infer(ROW)
-            if not any(np.allclose(said, want) for want in wanted):
-                failures.append(said)
+            outputs = serving.infer(ROW)
+            if not any(np.allclose(outputs, want) for want in wanted):
+                failures.append(outputs)
 
-    askers = [threading.Thread(target=ask) for _ in range(4)]
-    for asker in askers:
-        asker.start()
+    threads = [threading.Thread(target=infer) for _ in range(4)]
+    for thread in threads:
+        thread.start()
     for i in range(300):
         serving.swap(engines[i % 2], Health())
     ended.set()
-    for asker in askers:
-        asker.join()
+    for thread in threads:
+        thread.join()
     assert failures == []
     assert serving.vitals.errors == serving.before.errors == 0
 
 
-class Stuck:
-    """A session that says, while it runs, what the agent knows of it."""
+class HangingSession:
+    """A session that takes 20 s; records the serving's `longest_s` while it runs."""
 
     def __init__(self, serving: Serving, clock: list[float]) -> None:
         self.serving, self.clock, self.seen = serving, clock, list[float]()
@@ -138,23 +138,23 @@ class Stuck:
         raise ModelError("gave up", "try another model")
 
 
-def test_a_request_that_is_not_answered_is_known_while_it_runs() -> None:
+def test_an_unfinished_request_shows_in_the_vitals_while_it_runs() -> None:
     clock = [0.0]
     serving = Serving(
         MODEL, clock=lambda: 1.0, timer=lambda: clock[0], lock=contextlib.nullcontext()
     )
     loaded = engine(1)
-    stuck = loaded.session = Stuck(serving, clock)
+    session = loaded.session = HangingSession(serving, clock)
     serving.swap(loaded, Health())
     assert serving.vitals.longest_s == 0.0
     with pytest.raises(ModelError):
         serving.infer(ROW)
     serving.infer_batch(loaded, [ROW, ROW])
-    assert stuck.seen == [20.0] * 4
+    assert session.seen == [20.0] * 4
     assert serving.vitals.longest_s == 0.0
 
 
-def test_what_the_old_release_still_works_on_is_not_the_new_ones_fault() -> None:
+def test_unfinished_requests_of_the_old_release_do_not_count_for_the_new_one() -> None:
     clock = [0.0]
     serving = Serving(
         MODEL, clock=lambda: 1.0, timer=lambda: clock[0], lock=contextlib.nullcontext()

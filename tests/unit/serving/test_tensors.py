@@ -43,7 +43,7 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("wanted", OUTPUTS)
 @pytest.mark.parametrize("sent", ["JSON", "bytes", "JSON and no bytes behind it"])
-def test_every_mix_of_binary_and_json_is_understood(sent: str, wanted: str) -> None:
+def test_every_mix_of_binary_and_json_is_parsed(sent: str, wanted: str) -> None:
     request, binary = OUTPUTS[wanted]
     if sent == "bytes":
         data, length = body(BYTES, ROWS.tobytes(), **request)
@@ -54,14 +54,14 @@ def test_every_mix_of_binary_and_json_is_understood(sent: str, wanted: str) -> N
     assert (found.id, found.binary) == ("7", bool(binary))
 
 
-def test_a_body_of_nothing_but_the_tensor_is_understood() -> None:
+def test_a_body_of_nothing_but_the_tensor_is_parsed() -> None:
     found = read(ROWS.tobytes(), 0, RELEASE)
     np.testing.assert_array_equal(found.rows, ROWS)
     assert found.binary
 
 
 @pytest.mark.parametrize("padding", range(4))
-def test_values_are_read_wherever_they_lie_in_memory(padding: int) -> None:
+def test_values_are_read_at_any_alignment(padding: int) -> None:
     data, length = body(BYTES, ROWS.tobytes(), pad=" " * padding)
     rows = read(data, length, RELEASE).rows
     assert rows.flags.aligned
@@ -69,21 +69,21 @@ def test_values_are_read_wherever_they_lie_in_memory(padding: int) -> None:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_an_answer_says_whose_it_is_and_repeats_the_id(binary: bool) -> None:
-    said = softmax(ROWS, 3).astype(np.float32)
+def test_a_response_names_its_release_and_repeats_the_id(binary: bool) -> None:
+    outputs = softmax(ROWS, 3).astype(np.float32)
     found = read(*body(NUMBERS, parameters={"binary_data_output": binary}), RELEASE)
-    answer = Response(200, *write(RELEASE, found, said))
-    head = json.loads(answer.body[: answer.json_bytes] if binary else answer.body)
+    response = Response(200, *write(RELEASE, found, outputs))
+    head = json.loads(response.body[: response.json_bytes] if binary else response.body)
     assert (head["id"], head["model_name"], head["model_version"]) == ("7", MODEL, "3")
     (output,) = head["outputs"]
     assert (output["name"], output["shape"], output["datatype"]) == ("output", [2, 3], "FP32")
     if binary:
         assert output["parameters"] == {"binary_data_size": 24}
-        values = np.frombuffer(answer.body[answer.json_bytes :], "<f4")
+        values = np.frombuffer(response.body[response.json_bytes :], "<f4")
     else:
-        assert answer.json_bytes == -1
+        assert response.json_bytes == -1
         values = np.array(output["data"], np.float32)
-    np.testing.assert_array_equal(values.reshape(2, 3), said)
+    np.testing.assert_array_equal(values.reshape(2, 3), outputs)
 
 
 def sized(size: Any) -> dict[str, Any]:
@@ -94,7 +94,7 @@ WRONG = {
     "too few bytes": (body(BYTES, b"\0" * 12), "12 bytes follow"),
     "too many bytes": (body(BYTES, b"\0" * 20), "20 bytes follow"),
     "no bytes": (body(BYTES), "0 bytes follow"),
-    "bytes nobody claims": (body(NUMBERS, b"\0" * 16), "no input claims"),
+    "bytes of no input": (body(NUMBERS, b"\0" * 16), "no input claims"),
     "no whole values": (body(sized(15), b"\0" * 15), "no whole number of FP32"),
     "another shape": (body(sized(8), b"\0" * 8), "2 values in 8 bytes"),
     "a size that is none": (body(sized("16"), b"\0" * 16), "a number of bytes"),
@@ -116,7 +116,7 @@ WRONG = {
     "an output twice": (body(NUMBERS, outputs=[{"name": "output"}] * 2), "one output"),
     "an output that is none": (body(NUMBERS, outputs=[3]), "one output"),
     "outputs that are none": (body(NUMBERS, outputs="output"), "one output"),
-    "a wish that is no wish": (
+    "a flag that is no boolean": (
         body(NUMBERS, parameters={"binary_data_output": "yes"}),
         "true or false",
     ),
@@ -130,8 +130,8 @@ WRONG = {
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_request_is_refused_with(kind: str) -> None:
-    (data, length), said = WRONG[kind]
-    with pytest.raises(InputError, match=said):
+    (data, length), message = WRONG[kind]
+    with pytest.raises(InputError, match=message):
         read(data, length, RELEASE)
 
 
@@ -158,17 +158,17 @@ REQUEST = st.fixed_dictionaries(
 
 @settings(max_examples=400, deadline=None)
 @given(
-    asked=REQUEST | JSON,
+    request=REQUEST | JSON,
     tail=st.binary(max_size=20),
     cut=st.integers(-1, 400),
-    honest=st.booleans(),
+    right_length=st.booleans(),
 )
-def test_whatever_comes_is_rows_that_fit_or_an_input_error(
-    asked: Any, tail: bytes, cut: int, honest: bool
+def test_any_body_is_parsed_into_rows_that_fit_or_an_input_error(
+    request: Any, tail: bytes, cut: int, right_length: bool
 ) -> None:
-    head = json.dumps(asked).encode()
+    head = json.dumps(request).encode()
     try:
-        found = read(head + tail, len(head) if honest else cut, RELEASE)
+        found = read(head + tail, len(head) if right_length else cut, RELEASE)
     except InputError:
         return
     assert found.rows.ndim == 2

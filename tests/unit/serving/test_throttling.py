@@ -1,4 +1,4 @@
-"""Under pressure the device gives way step by step, comes back slowly, and says so."""
+"""Throttling under pressure: step by step, slowly back, reported; the kernel pressure files."""
 
 import threading
 from pathlib import Path
@@ -41,32 +41,32 @@ PRESSED = {
 }
 
 
-@pytest.mark.parametrize("sign", PRESSED)
-def test_each_sign_alone_leads_down_to_the_last_level(sign: str) -> None:
-    now = ThrottleLevel()
-    seen = [now.step(PRESSED[sign], 5.0 * n).name for n in range(20)]
+@pytest.mark.parametrize("signal", PRESSED)
+def test_each_signal_alone_leads_to_the_last_level(signal: str) -> None:
+    level = ThrottleLevel()
+    seen = [level.step(PRESSED[signal], 5.0 * n).name for n in range(20)]
     assert list(dict.fromkeys(seen)) == [level.name for level in LEVELS]
-    assert now.reasons == [sign]
+    assert level.reasons == [signal]
 
 
-def test_a_machine_that_tells_nothing_is_left_alone() -> None:
-    now = ThrottleLevel()
-    assert {now.step(Load(), 5.0 * n).name for n in range(200)} == {"full"}
+def test_without_measurements_nothing_is_throttled() -> None:
+    level = ThrottleLevel()
+    assert {level.step(Load(), 5.0 * n).name for n in range(200)} == {"full"}
 
 
-def test_the_services_own_memory_limit_is_a_sign_when_it_is_met_again() -> None:
-    now = ThrottleLevel()
-    assert now.step(Load(memory_events=7), 0.0).name == "full"
-    assert now.reasons == [], "what was before the start counts for nothing"
-    now.step(Load(memory_events=8), 5.0)
-    assert now.reasons == ["at its memory limit"]
+def test_reaching_the_services_own_memory_limit_is_a_signal() -> None:
+    level = ThrottleLevel()
+    assert level.step(Load(memory_events=7), 0.0).name == "full"
+    assert level.reasons == [], "events before the start do not count"
+    level.step(Load(memory_events=8), 5.0)
+    assert level.reasons == ["at its memory limit"]
 
 
-@pytest.mark.parametrize("sign", [s for s in SIGNALS if s.begins > s.ends], ids=lambda s: s.name)
-def test_between_the_two_thresholds_it_stays_as_it_is(sign) -> None:
-    between = Load(**{sign.field: (sign.begins + sign.ends) / 2})
+@pytest.mark.parametrize("signal", [s for s in SIGNALS if s.begins > s.ends], ids=lambda s: s.name)
+def test_between_the_two_thresholds_the_level_stays(signal) -> None:
+    between = Load(**{signal.field: (signal.begins + signal.ends) / 2})
     calm, pressed = ThrottleLevel(), ThrottleLevel()
-    pressed.step(Load(**{sign.field: sign.begins}), 0.0)
+    pressed.step(Load(**{signal.field: signal.begins}), 0.0)
     for n in range(1, 4):
         calm.step(between, 5.0 * n)
         pressed.step(between, 5.0 * n)
@@ -74,18 +74,18 @@ def test_between_the_two_thresholds_it_stays_as_it_is(sign) -> None:
 
 
 @given(st.lists(st.booleans(), min_size=10, max_size=400))
-def test_it_never_moves_faster_than_it_may_whatever_comes(hot: list[bool]) -> None:
-    now, moved, before = ThrottleLevel(), -RISE_S, 0
+def test_the_level_never_moves_faster_than_its_times_allow(hot: list[bool]) -> None:
+    level, moved, before = ThrottleLevel(), -RISE_S, 0
     for n, high in enumerate(hot):
         at = 5.0 * n
-        now.step(Load(temp_c=90.0 if high else 40.0), at)
-        if now.number != before:
-            assert abs(now.number - before) == 1
-            assert at - moved >= (RISE_S if now.number > before else FALL_S)
-            moved, before = at, now.number
+        level.step(Load(temp_c=90.0 if high else 40.0), at)
+        if level.number != before:
+            assert abs(level.number - before) == 1
+            assert at - moved >= (RISE_S if level.number > before else FALL_S)
+            moved, before = at, level.number
 
 
-# ------------------------------------------------------------------ at work
+# ------------------------------------------------------------------ Throttling
 
 TWO_THREADS = "rpi5"
 
@@ -100,16 +100,16 @@ REFERENCES = References(inputs=reference_of(COLUMN), outputs=reference_of({"scor
 
 
 class Engines:
-    """A loader that remembers what it was asked for."""
+    """A loader that records the variants and threads that it loaded."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, int]] = []
+        self.loaded: list[tuple[str, int]] = []
         self.broken = False
 
     def load(self, slot: Slot, profile: Any) -> Any:
         if self.broken:
             raise ModelError("no memory left")
-        self.asked.append((slot.variant, profile.session.intra_op_num_threads))
+        self.loaded.append((slot.variant, profile.session.intra_op_num_threads))
         return engine(slot)
 
     def settle(self, slot: Slot, profile: Any) -> None:
@@ -143,13 +143,13 @@ SLOT = Slot(
 
 
 class Device:
-    """One model, a load that the test sets, and a clock."""
+    """One model, with a load and a clock that the test sets."""
 
     def __init__(self, profile: str = TWO_THREADS, threads: int = 2) -> None:
         self.now, self.load, self.loader = 0.0, Load(temp_c=50.0), Engines()
         self.faults: list[Fault] = []
         self.posted: list[ThrottledEngine] = []
-        self.resting = True
+        self.idle = True
         board = load_profiles()[profile]
         session = msgspec.structs.replace(board.session, intra_op_num_threads=threads)
         ports: Any = SimpleNamespace(
@@ -168,48 +168,48 @@ class Device:
         end = self.now + seconds
         while self.now < end:
             self.now += SAMPLE_S
-            self.throttling.tick({"m": self.serving}, lambda model: self.resting)
+            self.throttling.tick({"m": self.serving}, lambda model: self.idle)
             while self.posted:
                 self.throttling.finish(self.posted.pop(0), self.serving)
 
     @property
-    def way(self) -> tuple[float, str]:
+    def applied(self) -> tuple[float, str]:
         assert self.serving.engine is not None
         return self.throttling.rate, self.serving.engine.slot.variant
 
 
-def test_it_slows_down_then_takes_one_thread_then_the_cheaper_variant_and_comes_back() -> None:
+def test_sources_slow_down_then_runs_take_one_thread_then_the_cheaper_variant_and_back() -> None:
     device = Device()
     device.runs(60)
-    assert (device.way, device.throttling.is_active) == ((1.0, "fp32"), False)
+    assert (device.applied, device.throttling.is_active) == ((1.0, "fp32"), False)
     device.load = Load(temp_c=85.0)
     device.runs(20)
-    assert (device.way, device.throttling.is_active) == ((0.5, "fp32"), True)
-    assert device.loader.asked == []
+    assert (device.applied, device.throttling.is_active) == ((0.5, "fp32"), True)
+    assert device.loader.loaded == []
     device.runs(15)
-    assert device.loader.asked == [("fp32", 1)]
+    assert device.loader.loaded == [("fp32", 1)]
     device.runs(15)
-    assert device.way == (0.25, "int8")
-    assert device.loader.asked == [("fp32", 1), ("int8", 1)]
+    assert device.applied == (0.25, "int8")
+    assert device.loader.loaded == [("fp32", 1), ("int8", 1)]
     device.load = Load(temp_c=50.0)
     device.runs(4 * FALL_S)
-    assert device.way == (1.0, "fp32")
-    assert device.loader.asked[2:] == [("fp32", 1), ("fp32", 2)]
+    assert device.applied == (1.0, "fp32")
+    assert device.loader.loaded[2:] == [("fp32", 1), ("fp32", 2)]
     assert [f.cause for f in device.faults] == ["pressure"] * 3
     assert "hot" in device.faults[0].detail
 
 
-def test_during_an_update_no_session_is_exchanged() -> None:
+def test_no_engine_is_replaced_during_an_update() -> None:
     device = Device()
-    device.load, device.resting = Load(temp_c=85.0), False
+    device.load, device.idle = Load(temp_c=85.0), False
     device.runs(120)
-    assert (device.way, device.loader.asked) == ((0.25, "fp32"), [])
-    device.resting = True
+    assert (device.applied, device.loader.loaded) == ((0.25, "fp32"), [])
+    device.idle = True
     device.runs(5)
-    assert device.way == (0.25, "int8")
+    assert device.applied == (0.25, "int8")
 
 
-def test_a_release_that_came_meanwhile_is_not_replaced_by_the_old_one() -> None:
+def test_a_release_installed_meanwhile_is_not_replaced_by_the_old_one() -> None:
     device = Device()
     device.load = Load(temp_c=85.0)
     new = engine(msgspec.structs.replace(SLOT, release="m@2", sha256="9"))
@@ -221,15 +221,15 @@ def test_a_release_that_came_meanwhile_is_not_replaced_by_the_old_one() -> None:
     assert device.serving.engine is new
 
 
-def test_what_cannot_be_loaded_is_said_and_the_old_session_goes_on() -> None:
+def test_an_engine_that_fails_to_load_is_reported_and_the_old_one_serves_on() -> None:
     device = Device()
     device.load, device.loader.broken = Load(temp_c=85.0), True
     device.runs(120)
-    assert device.way == (0.25, "fp32")
+    assert device.applied == (0.25, "fp32")
     assert any("no memory left" in f.detail for f in device.faults)
 
 
-# ------------------------------------------------------------------ what the kernel says
+# ------------------------------------------------------------------ the kernel's files
 
 
 def machine(folder: Path) -> tuple[Path, Path]:
@@ -256,16 +256,16 @@ def test_the_kernels_files_are_read(tmp_path: Path) -> None:
     assert load == Load(12.5, 3.0, pytest.approx(61.2), True, 20)
 
 
-def test_throttling_that_is_over_is_no_sign_and_nonsense_is_none(tmp_path: Path) -> None:
+def test_past_throttling_is_no_signal_and_garbage_is_none(tmp_path: Path) -> None:
     proc, sys = machine(tmp_path)
     sampler = PressureSampler(lambda: 0.0, proc, sys)
-    word = sys / "devices/platform/soc/soc:firmware/get_throttled"
+    flags = sys / "devices/platform/soc/soc:firmware/get_throttled"
     for text, now in (("50000", False), ("0x1", True), ("", False), ("zzz", False)):
-        word.write_text(text)
+        flags.write_text(text)
         assert sampler.throttled() is now, text
 
 
-def test_started_by_hand_it_does_not_measure_its_neighbours(tmp_path: Path) -> None:
+def test_outside_of_its_service_it_does_not_measure_other_processes(tmp_path: Path) -> None:
     proc, sys = machine(tmp_path)
     (proc / "self/cgroup").write_text("0::/user.slice/session-1.scope\n")
     load = PressureSampler(lambda: 0.0, proc, sys)()
@@ -273,7 +273,7 @@ def test_started_by_hand_it_does_not_measure_its_neighbours(tmp_path: Path) -> N
     assert load.temp_c > 0
 
 
-def test_room_is_what_the_machine_has_and_the_service_may_still_take(tmp_path: Path) -> None:
+def test_headroom_is_the_least_of_machine_and_service(tmp_path: Path) -> None:
     proc, sys = machine(tmp_path)
     own = sys / "fs/cgroup/system.slice/shoal-agent.service"
     (proc / "meminfo").write_text("MemTotal: 926000 kB\nMemFree: 9 kB\nMemAvailable: 512000 kB\n")
@@ -287,7 +287,9 @@ def test_room_is_what_the_machine_has_and_the_service_may_still_take(tmp_path: P
     assert room() == 44
 
 
-def test_room_without_a_limit_is_the_machines_and_without_a_word_none(tmp_path: Path) -> None:
+def test_headroom_without_a_limit_is_the_machines_and_without_measurements_zero(
+    tmp_path: Path,
+) -> None:
     proc, sys = machine(tmp_path)
     assert Room(proc, sys)() == 0
     (proc / "meminfo").write_text("MemTotal: 1 kB\nMemFree: 1 kB\nMemAvailable: 102400 kB\n")
@@ -298,12 +300,12 @@ def test_room_without_a_limit_is_the_machines_and_without_a_word_none(tmp_path: 
     assert Room(proc, sys)() == 100
 
 
-def test_a_machine_without_any_of_it_tells_nothing(tmp_path: Path) -> None:
+def test_a_machine_without_these_files_has_no_measurements(tmp_path: Path) -> None:
     sampler = PressureSampler(lambda: 0.0, tmp_path / "proc", tmp_path / "sys")
     assert sampler() == Load()
 
 
-def test_vcgencmd_is_asked_where_the_kernel_has_no_file_and_not_too_often(
+def test_vcgencmd_is_run_where_the_kernel_has_no_file_and_not_too_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool, clock = tmp_path / "bin" / "vcgencmd", [0.0]
@@ -317,7 +319,7 @@ def test_vcgencmd_is_asked_where_the_kernel_has_no_file_and_not_too_often(
     assert (tmp_path / "log").read_text().count("asked") == 2
 
 
-def test_health_tells_what_this_process_uses(tmp_path: Path) -> None:
+def test_health_has_the_memory_of_this_process(tmp_path: Path) -> None:
     health = HealthSampler(tmp_path, lambda: 1.0, lambda: Load(temp_c=51.26, throttled=True))()
     assert health.rss_mb > 10
     assert (health.temp_c, health.throttled) == (51.3, True)

@@ -1,4 +1,4 @@
-"""A window counts what a plain loop would count; merged windows are as one long window."""
+"""A window counts rows, errors and labels; merged windows equal one long window."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ NOW = 1_000.0
 
 def references() -> References:
     rows = np.random.default_rng(0).normal(size=(400, 2))
-    said = softmax(rows, 1)
+    outputs = softmax(rows, 1)
     return References(
         inputs=reference_of({"a": rows[:, 0], "b": rows[:, 1]}),
-        outputs=reference_of({"score": said.max(1), "prediction": said.argmax(1) * 1.0}),
+        outputs=reference_of({"score": outputs.max(1), "prediction": outputs.argmax(1) * 1.0}),
     )
 
 
@@ -36,30 +36,30 @@ def window(version: int = 1, start_s: float = NOW, **manifest: Any) -> Window:
 
 
 def rows(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    given_ = np.random.default_rng(seed).normal(size=(n, 2)).astype(np.float32)
-    return given_, softmax(given_, 1).astype(np.float32)
+    inputs = np.random.default_rng(seed).normal(size=(n, 2)).astype(np.float32)
+    return inputs, softmax(inputs, 1).astype(np.float32)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 255, 256, 257, 1000])
-def test_a_window_counts_every_row_however_they_come(batch: int) -> None:
-    open_, (given_, said) = window(), rows(1000)
+def test_a_window_counts_every_row_whatever_the_batches(batch: int) -> None:
+    open_, (inputs, outputs) = window(), rows(1000)
     for i in range(0, 1000, batch):
-        open_.record(given_[i : i + batch], said[i : i + batch], 0.001)
+        open_.record(inputs[i : i + batch], outputs[i : i + batch], 0.001)
     report = open_.close(NOW + 60, Health())
-    outputs = Sketch.from_bytes(REFERENCES.outputs, report.outputs)
+    sketch = Sketch.from_bytes(REFERENCES.outputs, report.outputs)
     want = Sketch(REFERENCES.outputs)
-    want.update(np.stack([said.max(1), said.argmax(1)], axis=1).astype(np.float32))
-    np.testing.assert_array_equal(outputs.counts, want.counts)
+    want.update(np.stack([outputs.max(1), outputs.argmax(1)], axis=1).astype(np.float32))
+    np.testing.assert_array_equal(sketch.counts, want.counts)
     assert report.rows == Sketch.from_bytes(REFERENCES.inputs, report.inputs).rows == 1000
     assert sum(report.latency) == open_.requests
     assert (report.window_start_s, report.window_s) == (NOW, 60.0)
 
 
-def test_errors_slow_requests_and_odd_answers_are_counted() -> None:
-    open_, (given_, said) = window(), rows(4)
-    open_.record(given_, said, 0.5)
-    open_.record(given_, said * np.nan, 0.001)
-    open_.record(given_, said * 7, 0.001)
+def test_errors_slow_requests_and_odd_outputs_are_counted() -> None:
+    open_, (inputs, outputs) = window(), rows(4)
+    open_.record(inputs, outputs, 0.5)
+    open_.record(inputs, outputs * np.nan, 0.001)
+    open_.record(inputs, outputs * 7, 0.001)
     open_.record_error()
     vitals = open_.vitals
     assert (vitals.requests, vitals.errors, vitals.slow) == (4, 1, 1)
@@ -67,40 +67,40 @@ def test_errors_slow_requests_and_odd_answers_are_counted() -> None:
     assert vitals.odd >= 8
 
 
-def test_labels_are_compared_where_they_are_known() -> None:
-    open_, (_, said) = window(), rows(10)
-    truth = said.argmax(1).astype(np.float32)
+def test_labels_are_compared_with_the_predictions() -> None:
+    open_, (_, outputs) = window(), rows(10)
+    truth = outputs.argmax(1).astype(np.float32)
     truth[:3] = -1
-    open_.record_labels(said, truth)
+    open_.record_labels(outputs, truth)
     report = open_.close(NOW + 1, Health())
     assert (report.labelled, report.correct) == (10, 7)
 
 
 def test_two_classes_are_split_at_the_threshold() -> None:
     open_ = window(labels=["good", "bad"], threshold=0.3)
-    said = np.array([[0.65, 0.35], [0.8, 0.2]], np.float32)
-    open_.record_labels(said, np.array([1, 0], np.float32))
+    outputs = np.array([[0.65, 0.35], [0.8, 0.2]], np.float32)
+    open_.record_labels(outputs, np.array([1, 0], np.float32))
     assert open_.correct == 2
 
 
-def test_a_regression_has_no_right_and_wrong_and_no_bounds() -> None:
+def test_labels_of_a_regression_are_counted_and_its_outputs_have_no_bounds() -> None:
     open_ = window(task="regression", labels=[])
-    said = np.array([[512.0], [-3.0]], np.float32)
-    open_.record(rows(2)[0], said, 0.001)
-    open_.record_labels(said, np.array([500.0, 0.0], np.float32))
+    outputs = np.array([[512.0], [-3.0]], np.float32)
+    open_.record(rows(2)[0], outputs, 0.001)
+    open_.record_labels(outputs, np.array([500.0, 0.0], np.float32))
     assert (open_.labelled, open_.correct, open_.vitals.odd) == (2, 0, 0)
 
 
-def test_a_window_without_rows_carries_no_sketch() -> None:
+def test_a_window_without_rows_has_no_sketch() -> None:
     report = window().close(NOW + 60, Health(rss_mb=70))
     assert (report.rows, report.inputs, report.outputs) == (0, b"", b"")
     assert report.health.rss_mb == 70
 
 
 def reported(n: int, seed: int, start: float) -> WindowReport:
-    open_, (given_, said) = window(start_s=start), rows(n, seed)
+    open_, (inputs, outputs) = window(start_s=start), rows(n, seed)
     if n:
-        open_.record(given_, said, 0.001 * (1 + seed))
+        open_.record(inputs, outputs, 0.001 * (1 + seed))
     return open_.close(start + 60, Health())
 
 

@@ -1,1 +1,1 @@
-"""Models in service: sessions, requests, windows, labels, throttling."""
+"""Model serving: sessions, the inference endpoint, windows, labels, throttling."""

@@ -1,11 +1,11 @@
-"""What a label says: a class by its name, or a value."""
+"""Labels as text to class indices or numbers."""
 
 import math
 from collections.abc import Sequence
 
 
 def class_indices(classes: Sequence[str], labels: Sequence[str]) -> list[int]:
-    """Where each label is among the classes; -1 for one that is none.
+    """Index of each label in `classes`; -1 for a label that is no class.
 
     >>> class_indices(["0", "1"], ["1.0", " 0", "2"])
     [1, 0, -1]
@@ -15,7 +15,7 @@ def class_indices(classes: Sequence[str], labels: Sequence[str]) -> list[int]:
 
 
 def number(cell: object) -> float:
-    """A cell of a table as a number; NaN for what is none."""
+    """A table's cell as a number; NaN when it is none."""
     try:
         return float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):

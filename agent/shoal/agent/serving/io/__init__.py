@@ -1,1 +1,1 @@
-"""onnxruntime, the local endpoint, and programs with a session of their own."""
+"""Adapters: onnxruntime, the local endpoint, the SDK (Client, Session) and its spools."""

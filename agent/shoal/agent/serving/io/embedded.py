@@ -1,7 +1,8 @@
-"""The device's model in a program's own process: onnxruntime's speed, and sketches all the same.
+"""SDK `Session`: the device's model in a program's own process, still with sketches.
 
-The program reads what the agent has verified and installed (`models/<model>/current`), follows its
-swaps, and counts what it sees in windows, which reach the controller through the agent (spool.py).
+The program loads the release that the agent has verified and installed (`models/<model>/current`),
+follows its swaps, and writes windows to the spool, which the agent sends to the controller
+(window_spool.py).
 """
 
 import atexit
@@ -18,10 +19,10 @@ from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.ports import Slots
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.engine import Loader
-from shoal.agent.serving.io.row_spool import Giving
+from shoal.agent.serving.io.row_spool import LabelledRowWriter
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.io.session_reports import SessionReportWriter
-from shoal.agent.serving.io.window_spool import Spool
+from shoal.agent.serving.io.window_spool import WindowSpool
 from shoal.agent.serving.served_model import Serving
 from shoal.agent.serving.session_reports import SessionReport
 from shoal.errors import AbsentError, ShoalError
@@ -35,10 +36,10 @@ _log = logging.getLogger(__name__)
 class Session:
     """One model in this process. Safe to share between threads.
 
-    model      which; "" for the only one on the device
+    model      name; "" for the only one on the device
     folder     the agent's; its files must be readable, its spool/ writable
     window_s   length of a window
-    look_s     seconds between two looks for a new release
+    look_s     seconds between two checks for a new release
 
     >>> with Session("lot-codes") as session:                           # doctest: +SKIP
     ...     probabilities = session.infer(rows)
@@ -55,7 +56,7 @@ class Session:
         look_s: float = 1.0,
     ) -> None:
         folder = Path(folder)
-        slots, board = DiskSlots(folder / MODELS), _profile(folder)
+        slots, device_profile = DiskSlots(folder / MODELS), _profile(folder)
         self._serving = Serving(
             model or _only(slots),
             clock=time.time,
@@ -63,15 +64,15 @@ class Session:
             lock=threading.Lock(),
         )
         self._follower = Follower(
-            self._serving, slots=slots, loader=OrtLoader(slots.path), profile=board
+            self._serving, slots=slots, loader=OrtLoader(slots.path), profile=device_profile
         )
-        self._spool, self._window_s, self._look_s = Spool(folder / SPOOL), window_s, look_s
-        self._witness = SessionReportWriter(folder / SPOOL)
-        self._giving = Giving(folder / SPOOL) if _keeps(folder) else None
+        self._spool, self._window_s, self._look_s = WindowSpool(folder / SPOOL), window_s, look_s
+        self._reports = SessionReportWriter(folder / SPOOL)
+        self._labelled = LabelledRowWriter(folder / SPOOL) if _collects_rows(folder) else None
         try:
-            self._hand_over(self._follower.look())
+            self._write_window(self._follower.refresh())
         finally:
-            self._witness.tell(self._follower.account())
+            self._reports.write(self._follower.report())
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="shoal-session", daemon=True)
         self._thread.start()
@@ -79,24 +80,24 @@ class Session:
 
     @property
     def release(self) -> str:
-        """Whose answers the next ones are."""
+        """The release that serves."""
         engine = self._serving.engine
         return engine.manifest.release if engine else ""
 
     def infer(self, rows: F32, truth: F32 | None = None, *, raw: bool = False) -> F32:
-        """Answer float32 (n, F) with float32 (n, C): probabilities, or one value each.
+        """Outputs float32 (n, C) of rows float32 (n, F): probabilities, or one value each.
 
-        truth   (n,) true class index or value, where it is known already: it makes accuracy
-        raw     rows are in the plant's units: the release's pipeline makes the model's of them
+        truth   (n,) true class index or value, where it is known already; for the accuracy
+        raw     rows are in the plant's units and go through the release's pipeline first
 
         Raises InputError for rows that do not fit, ModelError when the runtime fails.
         """
         engine = self._serving.engine
-        said = self._serving.infer(rows, truth, raw=raw)
-        if self._giving is not None and engine is not None and truth is not None:
+        outputs = self._serving.infer(rows, truth, raw=raw)
+        if self._labelled is not None and engine is not None and truth is not None:
             ready = engine.raw.table(rows) if raw and engine.raw is not None else rows
-            self._giving.add(engine, ready, truth)
-        return said
+            self._labelled.add(engine, ready, truth)
+        return outputs
 
     def __enter__(self) -> Self:
         return self
@@ -105,35 +106,35 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Hand over the open window and let go of the model; at the program's end at the latest."""
+        """Write the open window and unload the model; called at program exit at the latest."""
         if self._ended.is_set():
             return
         self._ended.set()
         self._thread.join()
         atexit.unregister(self.close)
-        self._witness.close()
-        self._hand_over(self._serving.swap(None, Health()))
-        self._give()
+        self._reports.close()
+        self._write_window(self._serving.swap(None, Health()))
+        self._write_rows()
         self._serving.retire()
 
     def _watch(self) -> None:
         end = time.monotonic() + self._window_s
         while not self._ended.wait(self._look_s):
             try:
-                self._hand_over(self._follower.look())
+                self._write_window(self._follower.refresh())
                 if time.monotonic() >= end:
                     end += self._window_s
-                    self._hand_over(self._serving.collect(Health()))
+                    self._write_window(self._serving.collect(Health()))
             except ShoalError as error:
                 _log.warning("%s", error)
-            self._witness.tell(self._follower.account())
-            self._give()
+            self._reports.write(self._follower.report())
+            self._write_rows()
 
-    def _give(self) -> None:
-        if self._giving is not None:
-            self._giving.hand_over(f"{time.time_ns() // 1000:017d}-{secrets.token_hex(8)}")
+    def _write_rows(self) -> None:
+        if self._labelled is not None:
+            self._labelled.write(f"{time.time_ns() // 1000:017d}-{secrets.token_hex(8)}")
 
-    def _hand_over(self, report: WindowReport | None) -> None:
+    def _write_window(self, report: WindowReport | None) -> None:
         if report is None or not (report.rows or report.errors):
             return
         try:
@@ -143,7 +144,7 @@ class Session:
 
 
 class Follower:
-    """Makes a Serving serve what the device's link points at; `look` when it may have changed."""
+    """Makes a Serving serve the release that the device's `current` link points at."""
 
     def __init__(self, serving: Serving, *, slots: Slots, loader: Loader, profile: Profile) -> None:
         self._serving, self._slots, self._loader = serving, slots, loader
@@ -151,28 +152,28 @@ class Follower:
         self._refused: Slot | None = None
         self._why = ""
 
-    def look(self) -> WindowReport | None:
+    def refresh(self) -> WindowReport | None:
         """Swap if the link has moved; the window that this closed.
 
-        Raises ShoalError, once, when the new release cannot be loaded: the old one serves on.
+        Raises ShoalError, once, when the new release fails to load: the old one still serves.
         """
-        there = next((s for s in self._slots.found() if s.model == self._serving.model), None)
+        current = next((s for s in self._slots.found() if s.model == self._serving.model), None)
         engine = self._serving.engine
-        if there is None or there == self._refused or (engine and _same(engine.slot, there)):
+        if current is None or current == self._refused or (engine and _same(engine.slot, current)):
             return None
         try:
-            self._slots.verify(there, self._profile.name)
-            closed = self._serving.swap(self._loader.load(there, self._profile), Health())
+            self._slots.verify(current, self._profile.name)
+            closed = self._serving.swap(self._loader.load(current, self._profile), Health())
         except ShoalError as error:
-            self._refused, self._why = there, str(error)
+            self._refused, self._why = current, str(error)
             raise
         self._refused, self._why = None, ""
-        self._serving.retire()  # the agent keeps the old one warm; a program need not
+        self._serving.retire()  # unlike the agent, a program never rolls back to the old engine
         self._loader.trim()
         return closed
 
-    def account(self) -> SessionReport:
-        """What was seen of the release that serves, for the agent that observes it."""
+    def report(self) -> SessionReport:
+        """The state of this session, for the agent that observes the release."""
         engine = self._serving.engine
         return SessionReport(
             model=self._serving.model,
@@ -184,9 +185,9 @@ class Follower:
         )
 
 
-def _same(mine: Slot, there: Slot) -> bool:
-    """Whether a slot holds the same bytes in the same place as before."""
-    return (mine.slot, mine.sha256, mine.variant) == (there.slot, there.sha256, there.variant)
+def _same(one: Slot, other: Slot) -> bool:
+    """Whether two slots are the same bytes in the same place."""
+    return (one.slot, one.sha256, one.variant) == (other.slot, other.sha256, other.variant)
 
 
 def _only(slots: DiskSlots) -> str:
@@ -196,8 +197,8 @@ def _only(slots: DiskSlots) -> str:
     return names[0]
 
 
-def _keeps(folder: Path) -> bool:
-    """Whether the agent learns from rows that come with their truth."""
+def _collects_rows(folder: Path) -> bool:
+    """Whether the agent collects labelled rows for federated learning."""
     from shoal.agent.host.io.config import load
 
     learning = load(folder).learning
@@ -205,7 +206,7 @@ def _keeps(folder: Path) -> bool:
 
 
 def _profile(folder: Path) -> Profile:
-    """As the agent's settings say, or found out."""
+    """The profile in the agent's settings, else the detected one."""
     from shoal.agent.host.io.config import load
 
     named = load(folder).device.profile

@@ -1,4 +1,4 @@
-"""A CSV or Parquet file in memory, as replay needs it."""
+"""Reads a CSV or Parquet file of rows, labels and times into memory."""
 
 import array
 import csv
@@ -33,8 +33,8 @@ class Table(NamedTuple):
 def read_table(path: Path, label: str = "", time: str = "", *, hint: str = "") -> Table:
     """A table from .csv, .csv.gz or .parquet; DatasetError names file and line, with a hint.
 
-    label, time   columns that are no readings: the true class or value, and when it was; "" none
-    hint          where one of them is not there; "" says which setting of a source names it
+    label, time   columns of the true class or value, and of the time; "" for none
+    hint          of the error for a missing column; "" names the setting of the source
     """
     try:
         if path.suffix == ".parquet":
@@ -49,7 +49,7 @@ def read_table(path: Path, label: str = "", time: str = "", *, hint: str = "") -
 
 
 def seconds(cell: Any, where: str = "") -> float:
-    """Unix seconds of a number, a date or ISO 8601 text (UTC unless it says otherwise).
+    """Unix seconds of a number, a date or ISO 8601 text (UTC without a zone).
 
     >>> seconds("1970-01-01T01:00:00+01:00"), seconds("1970-01-01 00:00:10"), seconds("12.5")
     (0.0, 10.0, 12.5)
@@ -72,7 +72,7 @@ def seconds(cell: Any, where: str = "") -> float:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Changes when the file does; (0, 0) when it is not there."""
+    """Modification time and size of a file; (0, 0) when it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -86,7 +86,7 @@ def _csv(path: Path, lines: Iterator[list[str]], label: str, time: str, hint: st
         raise DatasetError(f"{path} is empty")
     _check_columns(path, head, label, time, hint)
     apart = {head.index(name) for name in (label, time) if name}
-    values = array.array("f")  # not a list: a float in a list is eight times as big
+    values = array.array("f")  # a list of floats is eight times as large
     labels, times = list[str](), list[float]()
     for line_number, line in enumerate(lines, 2):
         if len(line) != len(head):
@@ -123,7 +123,7 @@ def _parquet(path: Path, label: str, time: str, hint: str) -> Table:
 
 
 def _floats(pa: Any, column: Any) -> F32:
-    """A column as float32, NaN for null and for what is no number."""
+    """A column as float32; NaN for null and for text that is no number."""
     kind = column.type
     if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         floats: F32 = column.cast(pa.float64()).to_numpy().astype(np.float32)

@@ -1,4 +1,4 @@
-"""Releases loaded from their slots into onnxruntime, and memory given back."""
+"""Loads releases from their slots into onnxruntime; returns freed memory to the system."""
 
 import ctypes
 import gc
@@ -20,30 +20,30 @@ from shoal.profile import Profile, SessionOptions
 _log = logging.getLogger(__name__)
 
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
-#: Blocks from this size on go back to the system when they are freed; glibc else keeps ever larger
-#: ones, once it has seen one.
+#: Blocks of at least this size return to the system when freed; glibc otherwise raises that limit
+#: to the largest block that it has freed.
 _LARGE = 1 << 20
 
 
 class OrtLoader:
     """Loads releases from their slots.
 
-    folder      model, slot -> where its files are
-    optimised   keeps what onnxruntime made of them; None to do it again at every start
+    folder   model, slot -> the slot's folder
+    cache    of optimised models; None to optimise at every start
     """
 
     def __init__(
-        self, folder: Callable[[str, str], Path], optimised: SessionCache | None = None
+        self, folder: Callable[[str, str], Path], cache: SessionCache | None = None
     ) -> None:
-        self._folder, self._optimised = folder, optimised
+        self._folder, self._cache = folder, cache
 
     @property
     def runtime(self) -> Runtime:
-        """Version of onnxruntime, and whether it loads an opset: found out by trying."""
+        """Version of onnxruntime, and a test for whether it loads an opset, by trying."""
         return Runtime(import_ort().__version__, loads_opset)
 
     def load(self, slot: Slot, profile: Profile) -> Engine:
-        """The engine of a verified slot, warmed once; ModelError when it cannot be."""
+        """The engine of a verified slot, after one warm-up run; ModelError when it fails."""
         folder = self._folder(slot.model, slot.slot)
         manifest = bundle.read_manifest(folder)
         features = len(manifest.features)
@@ -52,8 +52,8 @@ class OrtLoader:
         outputs = max(1, len(manifest.labels))
         if warm.shape != (1, outputs):
             raise ModelError(
-                f"{slot.release}: answers one row with shape {list(warm.shape)}, "
-                f"[1, {outputs}] was promised"
+                f"{slot.release}: output of shape {list(warm.shape)} for one row, "
+                f"the manifest says [1, {outputs}]"
             )
         return Engine(
             slot=slot,
@@ -64,34 +64,34 @@ class OrtLoader:
         )
 
     def settle(self, slot: Slot, profile: Profile) -> None:
-        """What waits until the slot serves: its model is kept as optimised, memory given back."""
+        """Work deferred until the slot serves: cache its optimised model, free memory."""
         try:
-            if self._optimised is not None:
-                self._keep(self._optimised, slot, profile.session)
+            if self._cache is not None:
+                self._fill(self._cache, slot, profile.session)
         except ShoalError as error:
-            _log.info("%s is not kept as optimised: %s", slot.release, error)
+            _log.info("%s is not in the session cache: %s", slot.release, error)
         self.trim()
 
     def trim(self) -> None:
-        """Give freed memory back to the system."""
+        """Return freed memory to the system."""
         trim()
 
     def _session(
         self, folder: Path, manifest: Manifest, variant: str, options: SessionOptions
     ) -> OrtSession:
-        """The variant's session: of what the cache holds, or of the release's own file."""
+        """The variant's session, from the cache or from the release's own file."""
         file = manifest.variant(variant).file
         path, names = folder / file.name, (manifest.input, manifest.output)
-        if self._optimised is None or file.size < SMALLEST:
+        if self._cache is None or file.size < SMALLEST:
             return OrtSession(path, options, *names)
-        cache = self._optimised
+        cache = self._cache
         key = cache.key(file.sha256, import_ort().__version__, options)
-        return self._found(cache, key, options, names) or OrtSession(path, options, *names)
+        return self._cached(cache, key, options, names) or OrtSession(path, options, *names)
 
-    def _keep(self, cache: SessionCache, slot: Slot, options: SessionOptions) -> None:
-        """Have onnxruntime write what it makes of the slot's model, unless the cache has it.
+    def _fill(self, cache: SessionCache, slot: Slot, options: SessionOptions) -> None:
+        """Have onnxruntime write the slot's optimised model, unless the cache has it.
 
-        For the next start: a session that has written its model holds the weights twice.
+        By a session of its own: one that has written its model holds the weights twice.
         """
         folder = self._folder(slot.model, slot.slot)
         manifest = bundle.read_manifest(folder)
@@ -99,32 +99,34 @@ class OrtLoader:
         key = cache.key(file.sha256, import_ort().__version__, options)
         if file.size < SMALLEST or cache.find(key) or not (into := cache.begin(key)):
             return
-        bundle.verify_file(folder / file.name, file)  # it will count as this file from now on
+        bundle.verify_file(
+            folder / file.name, file
+        )  # from now on the cache entry stands for this file
         try:
-            OrtSession(folder / file.name, options, *names, keep=into)
-        except ModelError:  # the disk refused, for the model serves
-            cache.drop(key)
+            OrtSession(folder / file.name, options, *names, save_to=into)
+        except ModelError:  # the disk refused: the model itself serves
+            cache.delete(key)
             raise
-        cache.keep(key)
+        cache.commit(key)
 
-    def _found(
+    def _cached(
         self, cache: SessionCache, key: str, options: SessionOptions, names: tuple[str, str]
     ) -> OrtSession | None:
-        """A session of what the cache holds; None where it holds nothing that loads."""
+        """A session of the cached model; None when there is none that loads."""
         found = cache.find(key)
         if found is None:
             return None
         try:
-            return OrtSession(found, options, *names, optimised=True)
+            return OrtSession(found, options, *names, is_optimised=True)
         except ModelError as error:
             _log.warning("the optimised model %s: %s", found.name, error)
-            cache.drop(key)
+            cache.delete(key)
             return None
 
 
 def limit_malloc() -> None:
-    """One malloc arena, so that threads that come and go do not each keep their own heap; and what
-    a model's file took is given back.
+    """Use one malloc arena, so that short-lived threads leave no heaps of their own, and return the
+    memory of large blocks (a model's file) when they are freed.
     """
     try:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
@@ -134,7 +136,7 @@ def limit_malloc() -> None:
 
 
 def trim() -> None:
-    """Give freed memory back to the system, where the C library can."""
+    """Return freed memory to the system, where the C library can."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
-"""A loaded ONNX file, and onnxruntime as a device wants it: DESIGN section 6b.
+"""onnxruntime session of an ONNX file, with the settings for a device: DESIGN section 6b.
 
 onnxruntime is loaded on first use, never at import. The probe's process imports this and little
-else: every module here is one more that a trial waits for.
+else: each import here delays a probe.
 """
 
 import os
@@ -20,7 +20,7 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 
-_HINTS = (
+_EXPLANATIONS = (
     (r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
      "the model has IR version {0}, this onnxruntime reads up to {1}",
      "save it with ir_version {1}, or update onnxruntime"),
@@ -40,8 +40,8 @@ _HINTS = (
 class OrtSession:
     """One loaded ONNX file: float32 (n, F) -> float32 (n, C).
 
-    optimised   the file is what onnxruntime wrote itself: nothing is left to optimise
-    keep        where it shall write that, None for nowhere
+    is_optimised   the file was written by onnxruntime after its optimisations
+    save_to        path to write the optimised model to, None for none
 
     Raises ModelError, naming the operator, opset or type that this runtime lacks.
     """
@@ -50,11 +50,11 @@ class OrtSession:
         self,
         path: Path,
         options: SessionOptions,
-        given: str,
-        wanted: str,
+        input_name: str,
+        output_name: str,
         *,
-        optimised: bool = False,
-        keep: Path | None = None,
+        is_optimised: bool = False,
+        save_to: Path | None = None,
     ) -> None:
         ort = import_ort()
         settings = ort.SessionOptions()
@@ -64,30 +64,30 @@ class OrtSession:
         spin = "1" if options.spinning else "0"
         settings.add_session_config_entry("session.intra_op.allow_spinning", spin)
         settings.add_session_config_entry("session.inter_op.allow_spinning", spin)
-        if optimised:
+        if is_optimised:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if keep is not None:
-            settings.optimized_model_filepath = str(keep)
+        if save_to is not None:
+            settings.optimized_model_filepath = str(save_to)
         self._failures = failures = failures_of_ort()
         try:
             session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         except failures as error:
             raise translated(path.name, error) from error
-        self._given, self._wanted, self._name = given, [wanted], path.name
+        self._input, self._outputs, self._name = input_name, [output_name], path.name
         self._run = session.run
-        _check_tensors(path.name, session, given, wanted)
+        _check_tensors(path.name, session, input_name, output_name)
 
     def run(self, rows: F32) -> F32:
-        """Answer `rows`; InputError when they are of another shape or type than the model's."""
+        """Outputs of `rows`; InputError when their shape or type is not the model's."""
         try:
-            said: F32 = self._run(self._wanted, {self._given: rows})[0]
+            outputs: F32 = self._run(self._outputs, {self._input: rows})[0]
         except self._failures as error:
-            raise _refused(self._name, rows, error) from error
-        return said
+            raise _run_error(self._name, rows, error) from error
+        return outputs
 
 
 def import_ort() -> Any:
-    """The onnxruntime module, its environment set first."""
+    """The onnxruntime module, with its environment set before the import."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import onnxruntime
@@ -96,28 +96,28 @@ def import_ort() -> Any:
 
 
 def translated(name: str, error: Exception) -> ModelError:
-    """onnxruntime's complaint about a model as a ModelError that names the thing, with a hint."""
-    said = str(error)
-    for pattern, what, hint in _HINTS:
-        found = re.search(pattern, said, re.DOTALL)
+    """A ModelError that explains onnxruntime's error, with a hint."""
+    text = str(error)
+    for pattern, what, hint in _EXPLANATIONS:
+        found = re.search(pattern, text, re.DOTALL)
         if found:
             return ModelError(
                 f"{name}: {what.format(*found.groups())}", hint.format(*found.groups())
             )
-    return ModelError(f"{name}: {said[:300]}", "does it load with onnxruntime elsewhere?")
+    return ModelError(f"{name}: {text[:300]}", "does it load with onnxruntime elsewhere?")
 
 
-def _refused(name: str, rows: F32, error: Exception) -> InputError | ModelError:
-    said = str(error)
-    if "INVALID_ARGUMENT" in said or "Invalid" in type(error).__name__:
-        return InputError(f"{name}: input {rows.dtype} {list(rows.shape)}: {said[:300]}")
-    return ModelError(f"{name}: {said[:300]}", "roll the release back")
+def _run_error(name: str, rows: F32, error: Exception) -> InputError | ModelError:
+    text = str(error)
+    if "INVALID_ARGUMENT" in text or "Invalid" in type(error).__name__:
+        return InputError(f"{name}: input {rows.dtype} {list(rows.shape)}: {text[:300]}")
+    return ModelError(f"{name}: {text[:300]}", "roll the release back")
 
 
-def _check_tensors(name: str, session: Any, given: str, wanted: str) -> None:
+def _check_tensors(name: str, session: Any, input_name: str, output_name: str) -> None:
     inputs = {i.name: i.type for i in session.get_inputs()}
     outputs = {o.name: o.type for o in session.get_outputs()}
-    for what, have, want in (("input", inputs, given), ("output", outputs, wanted)):
+    for what, have, want in (("input", inputs, input_name), ("output", outputs, output_name)):
         if want not in have:
             raise ModelError(f"{name} has no {what} {want!r}; it has: {', '.join(have)}")
         if have[want] != "tensor(float)":
@@ -127,7 +127,7 @@ def _check_tensors(name: str, session: Any, given: str, wanted: str) -> None:
 
 
 def failures_of_ort() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises; its classes share no base of their own."""
+    """The exceptions that onnxruntime raises; they share no base class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     names = (

@@ -1,13 +1,12 @@
-"""Models as onnxruntime has optimised them, kept so that the next start need not do it again.
+"""Session cache: models as onnxruntime optimised them, so that the next start is quick.
 
     cache/<model>-<key>.onnx    what onnxruntime wrote
-    cache/<model>-<key>.sha256  its hash: without it, or with another, the file does not count
+    cache/<model>-<key>.sha256  its hash: a file without it, or with another, is deleted
 
 The key is the hash of everything that the result depends on: the model's own hash, the version of
-onnxruntime, the CPU's architecture and flags, the session's options. So another board, an update
-of onnxruntime or another model never meet a file that is not theirs; what a power cut or a bad
-card did to a file shows in its hash. Nothing here is needed: whatever fails, the model of the
-release is loaded, as if there were no cache.
+onnxruntime, the CPU's architecture and flags, the session's options. So a file is never used on
+another board, by another onnxruntime or for another model; the hash shows damage by a power cut or
+a bad card. The cache is optional: when anything fails, the release's own model is loaded.
 """
 
 import hashlib
@@ -29,15 +28,15 @@ _log = logging.getLogger(__name__)
 #: Models smaller than this (bytes) load in a few milliseconds; entries kept, the newest.
 SMALLEST, KEPT = 1 << 20, 8
 _FORMAT = 1
-#: Digits of the model's own hash that an entry's name begins with.
-_OF = 16
+#: Digits of the model's own hash at the beginning of an entry's name.
+_MODEL_DIGITS = 16
 
 
 class SessionCache:
     """The cache in one folder.
 
     facts    of this machine: shoal.agent.host.io.facts
-    present  sha256 of the models on the device: entries of any other go
+    present  sha256 of the models on the device: entries of other models are deleted
     """
 
     def __init__(
@@ -53,10 +52,11 @@ class SessionCache:
         facts = self._facts()
         cpu = [facts.get("arch"), facts.get("cpu"), sorted(facts.get("flags", ()))]
         whole = [_FORMAT, sha256, runtime, cpu, msgspec.structs.asdict(options)]
-        return f"{sha256[:_OF]}-{hashlib.sha256(msgspec.json.encode(whole)).hexdigest()[:32]}"
+        digest = hashlib.sha256(msgspec.json.encode(whole)).hexdigest()
+        return f"{sha256[:_MODEL_DIGITS]}-{digest[:32]}"
 
     def find(self, key: str) -> Path | None:
-        """The entry, whole; None when there is none. A damaged one is deleted."""
+        """The entry's file; None when there is none. A damaged one is deleted."""
         path, wanted = self._folder / f"{key}.onnx", self._folder / f"{key}.sha256"
         try:
             if path.is_file() and sha256_of(path) == wanted.read_text().strip():
@@ -64,11 +64,11 @@ class SessionCache:
                 return path
         except (OSError, UnicodeDecodeError):
             pass
-        self.drop(key)
+        self.delete(key)
         return None
 
     def begin(self, key: str) -> Path | None:
-        """Where onnxruntime shall write the entry; None when the disk refuses."""
+        """The path for onnxruntime to write the entry to; None when the disk refuses."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             return self._folder / f"{key}.new.onnx"
@@ -76,8 +76,8 @@ class SessionCache:
             _log.info("no cache of optimised models: %s", error)
             return None
 
-    def keep(self, key: str) -> None:
-        """What was begun is whole now: durable, then counted. Older entries go."""
+    def commit(self, key: str) -> None:
+        """Make the entry that `begin` started durable, then valid. Delete older ones."""
         new, path = self._folder / f"{key}.new.onnx", self._folder / f"{key}.onnx"
         try:
             sync(new)
@@ -87,10 +87,10 @@ class SessionCache:
             self._prune()
         except (OSError, StorageError) as error:
             _log.info("%s is not kept: %s", path, error)
-            self.drop(key)
+            self.delete(key)
 
-    def drop(self, key: str) -> None:
-        """Forget an entry, whole or not."""
+    def delete(self, key: str) -> None:
+        """Delete an entry, complete or not."""
         for name in (f"{key}.onnx", f"{key}.sha256", f"{key}.new.onnx"):
             try:
                 (self._folder / name).unlink(missing_ok=True)
@@ -101,8 +101,8 @@ class SessionCache:
         used = sorted(self._folder.glob("*.sha256"), key=lambda path: path.stat().st_mtime)
         kept = {path.stem for path in used[-KEPT:]}
         if self._present is not None:
-            models = {sha256[:_OF] for sha256 in self._present()}
-            kept = {name for name in kept if name[:_OF] in models}
+            models = {sha256[:_MODEL_DIGITS] for sha256 in self._present()}
+            kept = {name for name in kept if name[:_MODEL_DIGITS] in models}
         for path in self._folder.iterdir():
             if path.name.partition(".")[0] not in kept:
                 path.unlink(missing_ok=True)

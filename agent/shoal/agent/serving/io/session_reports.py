@@ -1,10 +1,10 @@
-"""How sessions in other programs testify while the agent observes a release: a file each.
+"""Session reports of other programs while the agent observes a release: a file for each session.
 
-    spool/observed               is there while the agent asks: nobody writes a byte without it
+    spool/observed               exists while the agent observes; reports are written only then
     spool/<random>.account       length and CRC-32 (little-endian), then a SessionReport as JSON
 
-A session keeps its file locked (flock) and writes it anew about every second; it deletes it when
-it closes. A file that nobody locks is of a program that crashed.
+A session keeps its file locked (flock), rewrites it about every second, and deletes it when it
+closes. An unlocked file is of a program that crashed.
 """
 
 import contextlib
@@ -22,39 +22,39 @@ from shoal.agent.serving.session_reports import SessionReport
 
 _log = logging.getLogger(__name__)
 
-_ASKED, _MODE, _HEAD = "observed", 0o640, struct.Struct("<II")
-#: Files looked at; bytes of one.
+_OBSERVED, _MODE, _HEAD = "observed", 0o640, struct.Struct("<II")
+#: Files read; bytes of one.
 _MOST, _LONGEST = 64, 4096
-#: A reason is cut, so that an account fits.
+#: Characters of a reason; the rest is cut, so that a report fits.
 _WHY = 500
 
 
 class SessionReportWriter:
-    """One session's side."""
+    """Writes the report of one session."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / f"{secrets.token_hex(8)}.account"
         self._file = -1
-        with contextlib.suppress(OSError):  # the agent asks where there is a folder
+        with contextlib.suppress(OSError):  # the agent observes only where there is a folder
             folder.mkdir(exist_ok=True)
 
-    def tell(self, account: SessionReport) -> None:
-        """Say it if the agent asks; never raises: a program's answers come first."""
+    def write(self, report: SessionReport) -> None:
+        """Write the report if the agent observes; never raises into the program."""
         try:
-            if not (self._folder / _ASKED).exists():
+            if not (self._folder / _OBSERVED).exists():
                 self.close()
                 return
             if self._file < 0:
                 self._file = _open_locked(self._path)
-            short = msgspec.structs.replace(account, why=account.why[:_WHY])
+            short = msgspec.structs.replace(report, why=report.why[:_WHY])
             data = msgspec.json.encode(short)
             os.pwrite(self._file, _HEAD.pack(len(data), zlib.crc32(data)) + data, 0)
         except OSError as error:
             _log.info("%s: %s", self._path, error)
 
     def close(self) -> None:
-        """This session has no more to say, and has not crashed."""
+        """Delete the report: the session has ended, not crashed."""
         if self._file >= 0:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ class SessionReportWriter:
 
 
 class SessionReportReader:
-    """The agent's side: SessionReports."""
+    """SessionReports read from the spool by the agent."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -72,18 +72,18 @@ class SessionReportReader:
         if not self._folder.is_dir():
             return []
         try:
-            (self._folder / _ASKED).touch(_MODE)
+            (self._folder / _OBSERVED).touch(_MODE)
         except OSError as error:
-            _log.info("sessions are not asked: %s", error)
-        found = (_heard(path) for path in self._files())
+            _log.info("sessions do not report: %s", error)
+        found = (_read(path) for path in self._files())
         return [one for one in found if one is not None]
 
     def end(self, model: str) -> None:
         try:
-            (self._folder / _ASKED).unlink(missing_ok=True)
+            (self._folder / _OBSERVED).unlink(missing_ok=True)
             for path in self._files():
-                said = _heard(path)
-                if said is None or (said.model == model and not said.lives):
+                report = _read(path)
+                if report is None or (report.model == model and not report.lives):
                     path.unlink(missing_ok=True)
         except OSError as error:
             _log.info("%s: %s", self._folder, error)
@@ -98,17 +98,17 @@ def _open_locked(path: Path) -> int:
     return file
 
 
-def _heard(path: Path) -> SessionReport | None:
-    """What the file says; None for one that cannot be believed, or is not written yet."""
+def _read(path: Path) -> SessionReport | None:
+    """The report in a file; None for a damaged one, or one that is not written yet."""
     try:
         with path.open("rb") as file:
             lives = _locked(file.fileno())
             data = file.read(_LONGEST)
         length, crc = _HEAD.unpack_from(data)
-        said = data[_HEAD.size : _HEAD.size + length]
-        if zlib.crc32(said) != crc:
+        body = data[_HEAD.size : _HEAD.size + length]
+        if zlib.crc32(body) != crc:
             return None
-        return msgspec.structs.replace(msgspec.json.decode(said, type=SessionReport), lives=lives)
+        return msgspec.structs.replace(msgspec.json.decode(body, type=SessionReport), lives=lives)
     except (OSError, struct.error, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
