@@ -1,4 +1,4 @@
-"""A device joins: token and certificate request in, certificate and roots of trust out."""
+"""Enrolment: a join token and a certificate request for a certificate and the roots of trust."""
 
 import hmac
 from typing import Any, Protocol
@@ -17,12 +17,12 @@ from shoal.profile import Profile, detect, profile
 from shoal.topics import check_device
 
 _MOST_LABELS, _LONGEST = 32, 63
-#: Seconds in which a device whose answer was lost asks again.
-_LOST_ANSWER_S = 3_600.0
+#: A repeated request within so many seconds is a retry after a lost response.
+_RETRY_S = 3_600.0
 
 
 class Issued(Protocol):
-    """A certificate just made: PEM chain, serial in hex, Unix seconds, SHA-256 of its key."""
+    """Issued certificate: PEM chain, serial in hex, expiry in Unix seconds, SHA-256 of its key."""
 
     @property
     def certificate(self) -> str: ...
@@ -35,7 +35,7 @@ class Issued(Protocol):
 
 
 class Authority(Protocol):
-    """The device CA. `bundle`: PEM that all trust; `root_fingerprint`: SHA-256 that tokens pin."""
+    """The device CA. `bundle`: PEM trust anchors; `root_fingerprint`: SHA-256 that tokens pin."""
 
     @property
     def bundle(self) -> str: ...
@@ -45,50 +45,52 @@ class Authority(Protocol):
 
 
 def enrol(ctx: Context, authority: Authority, request: EnrolRequest) -> EnrolResponse:
-    """Enrol one device and take one use of its token; all or nothing.
+    """Enrol one device and count one use of its token, in one transaction.
 
-    The same key may enrol again under its name: its answer may have been lost, or its certificate
-    have expired. Soon after the first time that takes no further use.
+    A device may enrol again under its name with the same key: the response may have been lost, or
+    its certificate may have expired. A retry within _RETRY_S does not count as a use.
 
-    A name that was decommissioned gets a certificate of the next generation: the broker lets in
-    that one and none of before.
+    A name that was decommissioned gets a certificate of the next generation: the broker admits
+    that one and no earlier one.
 
-    SettingError for what cannot be read or named so, DeniedError for the token, ConflictError when
-    a device of that name is enrolled with another key.
+    SettingError for an invalid request, DeniedError for the token, ConflictError when a device of
+    that name is enrolled with another key.
     """
-    joining_secret = parse_token(request.token)
-    if not hmac.compare_digest(joining_secret.ca_sha256, authority.root_fingerprint):
-        raise DeniedError("this join token is of another controller", "use that one's address")
-    board = _check(request)
+    secret = parse_token(request.token)
+    if not hmac.compare_digest(secret.ca_sha256, authority.root_fingerprint):
+        raise DeniedError(
+            "this join token is from another controller", "enrol at that controller's address"
+        )
+    matched = _check(request)
     now = ctx.clock()
     with ctx.store.write() as db:
         generation = _generation(db, request.device)
         issued = authority.issue_device(request.csr, request.device, now, generation)
-        again = _enrolled(db, request.device, issued)
-        repeated = again is not None and now - again < _LOST_ANSWER_S
-        token = join_tokens.spend(db, ctx, joining_secret, request.ring, repeated=repeated)
-        values = _row(request, board, token.site, issued, now) | {"generation": generation}
-        if again is not None:
-            values["enrolled_at"] = again
-        _keep(db, request.device, values)
+        enrolled_at = _enrolled_at(db, request.device, issued)
+        retry = enrolled_at is not None and now - enrolled_at < _RETRY_S
+        token = join_tokens.use(db, ctx, secret, request.ring, retry=retry)
+        values = _row(request, matched, token.site, issued, now) | {"generation": generation}
+        if enrolled_at is not None:
+            values["enrolled_at"] = enrolled_at
+        _save(db, request.device, values)
         audit.record(
             db, ctx, f"join-token {token.id}", "device.enrol", request.device,
-            site=token.site, ring=request.ring, profile=board.name, serial=issued.serial,
+            site=token.site, ring=request.ring, profile=matched.name, serial=issued.serial,
         )  # fmt: skip
         changes.note(db, ctx, "device", request.device)
-    return _response(ctx, authority, request.device, token.site, board, issued)
+    return _response(ctx, authority, request.device, token.site, matched, issued)
 
 
 def decommission(ctx: Context, *, actor: str, device: str) -> Device:
-    """Take a device out for good: no more assignments, and the broker lets it in no more.
+    """Decommission a device: it gets no more assignments, and the broker refuses it.
 
-    AbsentError when there is none such, ConflictError when it is out already.
+    AbsentError for an unknown device, ConflictError when it is decommissioned already.
     """
     found = devices.get_device(ctx, device)
     if found.state != devices.ENROLLED:
         raise ConflictError(f"device {device} is {found.state} already")
     with ctx.store.write() as db:
-        _end(db, device)
+        _decommission(db, device)
         audit.record(db, ctx, actor, "device.decommission", device, site=found.site)
         changes.note(db, ctx, "device", device)
     return devices.get_device(ctx, device)
@@ -108,25 +110,25 @@ def _check(request: EnrolRequest) -> Profile:
     except AbsentError as error:
         raise SettingError(str(error)) from error
     except (TypeError, ValueError) as error:
-        raise SettingError("facts are not of the kind that profiles match on") from error
+        raise SettingError("facts have the wrong type for profile matching") from error
 
 
 def _row(
-    request: EnrolRequest, board: Profile, site: str, issued: Issued, now: float
+    request: EnrolRequest, matched: Profile, site: str, issued: Issued, now: float
 ) -> dict[str, Any]:
     return {
         "name": request.device, "site": site, "line": request.line, "labels": request.labels,
-        "ring": request.ring, "profile": board.name, "state": devices.ENROLLED,
+        "ring": request.ring, "profile": matched.name, "state": devices.ENROLLED,
         "online": False, "session": "", "enrolled_at": now, "seen_at": 0.0,
         "certificate_serial": issued.serial, "certificate_expires_at": issued.expires_s,
         "key_sha256": issued.key_sha256,
         "agent": "", "endpoint": "", "releases": {}, "variants": {}, "facts": request.facts,
-        "error": board.unsupported, "error_at": now if board.unsupported else 0.0,
+        "error": matched.unsupported, "error_at": now if matched.unsupported else 0.0,
     }  # fmt: skip
 
 
 def _generation(db: Connection, name: str) -> int:
-    """Of the certificate to be made: how often this name was decommissioned."""
+    """Generation of the next certificate: how often this name was decommissioned."""
     query = select(device.c.state, device.c.generation).where(device.c.name == name)
     row = db.execute(query).one_or_none()
     if row is None:
@@ -134,8 +136,8 @@ def _generation(db: Connection, name: str) -> int:
     return int(row.generation) + (row.state != devices.ENROLLED)
 
 
-def _enrolled(db: Connection, name: str, issued: Issued) -> float | None:
-    """When the device of this name and key was enrolled; None when it is not."""
+def _enrolled_at(db: Connection, name: str, issued: Issued) -> float | None:
+    """Time of enrolment of the device with this name and key; None when it is not enrolled."""
     columns = (device.c.state, device.c.key_sha256, device.c.enrolled_at)
     row = db.execute(select(*columns).where(device.c.name == name)).one_or_none()
     if row is None or row.state != devices.ENROLLED:
@@ -143,12 +145,12 @@ def _enrolled(db: Connection, name: str, issued: Issued) -> float | None:
     if row.key_sha256 != issued.key_sha256:
         raise ConflictError(
             f"a device {name!r} is enrolled already",
-            f"choose another name, or first: shoal device decommission {name}",
+            f"choose another name, or first run: shoal device decommission {name}",
         )
     return float(row.enrolled_at)
 
 
-def _keep(db: Connection, name: str, values: dict[str, Any]) -> None:
+def _save(db: Connection, name: str, values: dict[str, Any]) -> None:
     state = db.scalar(select(device.c.state).where(device.c.name == name))
     if state is None:
         db.execute(insert(device).values(values))
@@ -156,10 +158,10 @@ def _keep(db: Connection, name: str, values: dict[str, Any]) -> None:
         db.execute(update(device).where(device.c.name == name).values(values))
 
 
-def _end(db: Connection, name: str) -> None:
-    gone = update(device).where(device.c.name == name)
-    db.execute(gone.values(state=devices.DECOMMISSIONED, online=False))
-    # The version stays: a device enrolled anew must not be sent a lower one than it has seen.
+def _decommission(db: Connection, name: str) -> None:
+    row = update(device).where(device.c.name == name)
+    db.execute(row.values(state=devices.DECOMMISSIONED, online=False))
+    # The version stays: a device that enrols again must not get a lower one than before.
     db.execute(
         update(assignment)
         .where(assignment.c.device == name)
@@ -168,19 +170,19 @@ def _end(db: Connection, name: str) -> None:
 
 
 def _response(
-    ctx: Context, authority: Authority, name: str, site: str, board: Profile, issued: Issued
+    ctx: Context, authority: Authority, name: str, site: str, matched: Profile, issued: Issued
 ) -> EnrolResponse:
     network = ctx.settings.network
     host = network.names[0] if network.names else network.host
     return EnrolResponse(
         device=name,
         site=site,
-        profile=board.name,
+        profile=matched.name,
         certificate=issued.certificate,
         ca=authority.bundle,
         broker=network.broker or f"mqtts://{host}:{network.mqtt}",
         artifacts=f"https://{host}:{network.artifacts}",
         root=ctx.signer.root.decode(),
         director_root=ctx.signer.director_root.decode(),
-        notice=f"no model can run here: {board.unsupported}" if board.unsupported else "",
+        notice=f"no model can run here: {matched.unsupported}" if matched.unsupported else "",
     )

@@ -1,4 +1,4 @@
-"""Join tokens: what lets a few devices of one site enrol for a while."""
+"""Join tokens: each allows a number of devices of one site to enrol until it expires."""
 
 import hmac
 import re
@@ -30,10 +30,10 @@ def create_join_token(
     uses: int = 1,
     ttl_s: float = 86_400.0,
 ) -> JoinToken:
-    """A token for `uses` devices of `site`, its secret shown here and never again.
+    """Create a token for `uses` devices of `site`; its secret is returned only here.
 
-    ca_sha256 pins the root CA for the device's first request. SettingError for a bad site, ring,
-    number or time.
+    ca_sha256 pins the root CA for the device's first request. SettingError for an invalid site,
+    ring, number or time.
     """
     _check(site, rings, uses, ttl_s)
     id_, secret, now = secrets.token_hex(5), secrets.token_urlsafe(24), ctx.clock()
@@ -53,7 +53,7 @@ def create_join_token(
 
 
 def list_join_tokens(ctx: Context) -> list[JoinToken]:
-    """Tokens that are not expired, newest first, no secrets."""
+    """Unexpired tokens, newest first, without secrets."""
     wanted = select(join_token).where(join_token.c.expires_at > ctx.clock())
     with ctx.store.read() as db:
         rows = db.execute(wanted.order_by(join_token.c.created_at.desc(), join_token.c.id)).all()
@@ -61,25 +61,25 @@ def list_join_tokens(ctx: Context) -> list[JoinToken]:
 
 
 def revoke_join_token(ctx: Context, *, actor: str, id: str) -> None:  # noqa: A002 - the API's word
-    """End a token at once; AbsentError if there is none such."""
+    """Revoke a token; AbsentError if it does not exist."""
     with ctx.store.write() as db:
         if not db.execute(delete(join_token).where(join_token.c.id == id)).rowcount:
             raise AbsentError("join token", id)
         audit.record(db, ctx, actor, "join-token.revoke", id)
 
 
-def spend(
-    db: Connection, ctx: Context, joining: JoinSecret, ring: str, *, repeated: bool = False
+def use(
+    db: Connection, ctx: Context, given: JoinSecret, ring: str, *, retry: bool = False
 ) -> JoinToken:
-    """Take one use of a token inside the transaction that enrols, so that a failure gives it back.
+    """Count one use of a token, in the enrolment's transaction, which rolls it back on failure.
 
-    repeated   who asks took its use a moment ago: none more
+    retry   the same device was counted a moment ago: count no further use
 
-    DeniedError when it is unknown, expired, used up or not for `ring`; which of these is told
-    only to who knows the secret.
+    DeniedError when it is unknown, expired, used up or not for `ring`; which of these is revealed
+    only to a sender of the right secret.
     """
-    row = db.execute(select(join_token).where(join_token.c.id == joining.id)).one_or_none()
-    if not hmac.compare_digest(digest(joining.secret), row.secret_hash if row else "") or not row:
+    row = db.execute(select(join_token).where(join_token.c.id == given.id)).one_or_none()
+    if not hmac.compare_digest(digest(given.secret), row.secret_hash if row else "") or not row:
         raise DeniedError("this join token is unknown or revoked", _HINT)
     if row.expires_at <= ctx.clock():
         raise DeniedError("this join token has expired", _HINT)
@@ -87,9 +87,9 @@ def spend(
         raise DeniedError(
             f"this join token is not for ring {ring!r}", f"it is for: {', '.join(row.rings)}"
         )
-    if repeated:
+    if retry:
         return _token(row)
-    # The condition is in the statement: two devices cannot both take the last use.
+    # The condition is part of the statement: two devices cannot both take the last use.
     left = join_token.c.uses_left
     taken = update(join_token).where(join_token.c.id == row.id, left > 0).values(uses_left=left - 1)
     if not db.execute(taken).rowcount:

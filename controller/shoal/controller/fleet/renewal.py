@@ -1,9 +1,8 @@
-"""A device's next certificate, for who has the key of its present one.
+"""Certificate renewal: a device proves possession of its current key and gets a new certificate.
 
-Proof of possession over a challenge, not TLS client authentication: it works behind any reverse
-proxy. A challenge is bound to the certificate that is current, so a renewal that was granted
-makes every copy of its request worthless. After an answer that was lost, the present
-certificate, still valid, asks anew.
+The device signs a challenge; TLS client authentication is not used, because it does not pass a
+reverse proxy. A challenge is bound to the current certificate, so a request cannot be replayed
+after its renewal. After a lost response the current certificate, still valid, requests again.
 """
 
 import base64
@@ -23,13 +22,13 @@ from shoal.controller.store.tables import device
 from shoal.enrolment import RenewChallenge, RenewRequest, RenewResponse, renewal_message
 from shoal.errors import DeniedError
 
-#: Seconds that a challenge holds; a certificate begins so much before it was made.
+#: Lifetime of a challenge, and how long before its issue a certificate becomes valid, seconds.
 CHALLENGE_S, SKEW_S = 300, 3_600.0
 _AGAIN = "enrol the device again with a new join token"
 
 
 class Prover(Protocol):
-    """What is known of who asks, once it has proved that it has the key."""
+    """Device that proved possession of its certificate's key. begins_s: start of validity."""
 
     @property
     def device(self) -> str: ...
@@ -40,34 +39,34 @@ class Prover(Protocol):
 
 
 class Renewing(Authority, Protocol):
-    """The device CA. prove: DeniedError unless the certificate is ours and the proof its key's."""
+    """The device CA. prove: DeniedError unless it issued the certificate and the proof is valid."""
 
     def prove(self, certificate: str, proof: bytes, message: bytes, now: float) -> Prover: ...
 
 
 def challenge(ctx: Context, name: str) -> RenewChallenge:
-    """A challenge for `name`; one is given for a name that nobody has, too."""
+    """Issue a challenge for `name`; for an unknown name too, so that names cannot be probed."""
     with ctx.store.read() as db:
         row = _row(db, name)
     return RenewChallenge(challenge=_make(ctx, name, row, int(ctx.clock()) + CHALLENGE_S))
 
 
 def renew(ctx: Context, authority: Renewing, request: RenewRequest) -> RenewResponse:
-    """A certificate for the key in the request's CSR.
+    """Issue a certificate for the key in the request's CSR.
 
-    DeniedError unless the present certificate is valid and of an enrolled device, the proof is
-    by its key, and the challenge is fresh and unused.
+    DeniedError unless the current certificate is valid and of an enrolled device, the proof is
+    signed by its key, and the challenge is unexpired and unused.
     """
     now = ctx.clock()
     message = renewal_message(request.challenge, request.csr)
-    who = authority.prove(request.certificate, _proof(request.proof), message, now)
-    issued = authority.issue_device(request.csr, who.device, now, who.generation)
+    prover = authority.prove(request.certificate, _proof(request.proof), message, now)
+    issued = authority.issue_device(request.csr, prover.device, now, prover.generation)
     with ctx.store.write() as db:
-        row = _row(db, who.device)
-        _check(ctx, request.challenge, who, row)
+        row = _row(db, prover.device)
+        _check(ctx, request.challenge, prover, row)
         db.execute(
             update(device)
-            .where(device.c.name == who.device)
+            .where(device.c.name == prover.device)
             .values(
                 certificate_serial=issued.serial,
                 certificate_expires_at=issued.expires_s,
@@ -75,23 +74,25 @@ def renew(ctx: Context, authority: Renewing, request: RenewRequest) -> RenewResp
             )
         )
         audit.record(
-            db, ctx, f"device {who.device}", "device.renew", who.device, serial=issued.serial
+            db, ctx, f"device {prover.device}", "device.renew", prover.device, serial=issued.serial
         )
-        changes.note(db, ctx, "device", who.device)
+        changes.note(db, ctx, "device", prover.device)
     return RenewResponse(certificate=issued.certificate, ca=authority.bundle)
 
 
-def _check(ctx: Context, given: str, who: Prover, row: Row | None) -> None:
+def _check(ctx: Context, given: str, prover: Prover, row: Row | None) -> None:
     if row is None or row.state != devices.ENROLLED:
-        raise DeniedError(f"device {who.device} is not enrolled", _AGAIN)
-    if who.generation != row.generation or who.begins_s + SKEW_S < int(row.enrolled_at):
-        raise DeniedError("this certificate is of an earlier enrolment", _AGAIN)
+        raise DeniedError(f"device {prover.device} is not enrolled", _AGAIN)
+    if prover.generation != row.generation or prover.begins_s + SKEW_S < int(row.enrolled_at):
+        raise DeniedError("this certificate is from an earlier enrolment", _AGAIN)
     until = given.partition(".")[0]
     fresh = until.isdecimal() and len(until) < 12 and int(until) > ctx.clock()
     if not fresh or not hmac.compare_digest(
-        _make(ctx, who.device, row, int(until)).encode(), given.encode()
+        _make(ctx, prover.device, row, int(until)).encode(), given.encode()
     ):
-        raise DeniedError("this challenge is used, expired or another's", "ask for a new one")
+        raise DeniedError(
+            "this challenge is used, expired or for another device", "request a new one"
+        )
 
 
 def _make(ctx: Context, name: str, row: Row | None, until: int) -> str:

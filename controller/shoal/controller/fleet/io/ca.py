@@ -1,13 +1,13 @@
-"""The device CA: a root that may go offline, an intermediate that signs, and what it signs.
+"""Device CA: a root that may be kept offline, an intermediate that signs, and its certificates.
 
-ECDSA P-256 throughout: nats-server, Mosquitto, OpenSSL and Go all speak it, and a Pi signs with
-it in under a millisecond. Files, PEM, under ``pki/`` of the controller's folder:
+ECDSA P-256 throughout: nats-server, Mosquitto, OpenSSL and Go all support it, and a Pi signs
+with it in under a millisecond. Files, PEM, under ``pki/`` of the controller's folder:
 
     root.crt root.key                 20 years; the key may be moved away after ``init``
     intermediate.crt intermediate.key 5 years; signs everything below
     server.crt server.key             chain for broker, API and artifact server
-    controller.crt controller.key     chain by which the controller is known to the broker
-    ca.pem                            root and intermediate: what everybody trusts
+    controller.crt controller.key     client certificate of the controller at the broker
+    ca.pem                            root and intermediate: the trust anchors
 
 Source: RFC 5280; DESIGN section 5, "device CA".
 """
@@ -19,13 +19,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shoal.controller.fleet.certificates import common_name
-from shoal.controller.fleet.io.proof_of_possession import Proven, key_sha256, prove
+from shoal.controller.fleet.io.proof_of_possession import (
+    Proven,
+    PublicKey,
+    key_sha256,
+    prove,
+    translated,
+)
 from shoal.controller.host.io.files import private_folder
 from shoal.durable import SECRET, write_durable
 from shoal.enrolment import fingerprint
@@ -35,13 +40,12 @@ ORGANISATION = "shoal"
 CONTROLLER = "controller"
 DEVICE_DAYS, OWN_DAYS, INTERMEDIATE_DAYS, ROOT_DAYS = 90, 365, 5 * 365, 20 * 365
 CSR_LIMIT = 16_384
-_SKEW = datetime.timedelta(hours=1)  # a device's clock may be a little behind
+_SKEW = datetime.timedelta(hours=1)  # certificates are valid for clocks that are a little behind
 _CLIENT, _SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
-_PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
 
 class Issued(NamedTuple):
-    """A certificate just made.
+    """Issued certificate.
 
     certificate   PEM, the leaf and then the intermediate
     serial        hex
@@ -69,7 +73,7 @@ class Authority:
 
     @classmethod
     def create(cls, folder: Path, *, names: Sequence[str], now: float) -> "Authority":
-        """Make `folder` (``pki/``) with root, intermediate, server and controller certificates."""
+        """Create `folder` (``pki/``) with root, intermediate, server, controller certificates."""
         private_folder(folder)
         root_key, key = _new_key(), _new_key()
         root = _authority_certificate("Shoal root CA", root_key.public_key(), None, root_key, now)
@@ -81,10 +85,10 @@ class Authority:
         write_durable(folder / "root.crt", _pem(root))
         write_durable(folder / "intermediate.crt", _pem(certificate))
         write_durable(folder / "ca.pem", _pem(root) + _pem(certificate))
-        made = cls(folder, root, certificate, key)
-        made.issue_server(names, now)
-        made.issue_controller(now)
-        return made
+        authority = cls(folder, root, certificate, key)
+        authority.issue_server(names, now)
+        authority.issue_controller(now)
+        return authority
 
     @classmethod
     def open(cls, folder: Path) -> "Authority":
@@ -95,7 +99,7 @@ class Authority:
 
     @property
     def bundle(self) -> str:
-        """PEM of root and intermediate: what devices and people trust."""
+        """PEM of root and intermediate: the trust anchors of devices and browsers."""
         return (_pem(self._root) + _pem(self._certificate)).decode()
 
     @property
@@ -104,10 +108,10 @@ class Authority:
         return fingerprint(self._root.public_bytes(serialization.Encoding.DER))
 
     def issue_device(self, csr: str, device: str, now: float, generation: int = 0) -> Issued:
-        """Certificate for `device` over the key in `csr`, valid 90 days.
+        """Issue a certificate for `device` with the key in `csr`, valid 90 days.
 
-        Its CN says the `generation` too (fleet.certificates), its DNS name does not.
-        Whatever else the request asks for is ignored. Raises SettingError on a bad name or CSR.
+        Its CN includes the `generation` (fleet.certificates), its DNS name does not. Other fields
+        of the request are ignored. Raises SettingError for an invalid name or CSR.
         """
         name = common_name(device, generation)
         public = read_csr(csr)
@@ -121,12 +125,12 @@ class Authority:
         )
 
     def prove(self, certificate: str, proof: bytes, message: bytes, now: float | None) -> Proven:
-        """Whose certificate this is, when `proof` is its key's signature over `message`.
+        """Verify `proof`, the signature by the certificate's key over `message`; its device.
 
-        now   Unix seconds; None for who judges by itself what an expired one is good for
+        now   Unix seconds; None skips the expiry check, for callers with a rule of their own
 
-        Raises DeniedError for one that is expired, not ours or not a device's, and for a proof
-        by another key.
+        Raises DeniedError for a certificate that is expired, of another CA or not a device's, and
+        for a proof by another key.
         """
         return prove(self._certificate, certificate, proof, message, now)
 
@@ -137,7 +141,7 @@ class Authority:
 
     @property
     def controller_chain(self) -> str:
-        """PEM of the certificate by which the controller is known, and of who signed it."""
+        """PEM of the controller's client certificate and of its issuer."""
         return (self.folder / f"{CONTROLLER}.crt").read_text()
 
     def issue_server(self, names: Sequence[str], now: float) -> None:
@@ -159,8 +163,8 @@ class Authority:
         self._store(CONTROLLER, key, made)
 
     def renew_own(self, names: Sequence[str], now: float) -> list[str]:
-        """Replace server and controller certificates past two thirds of their life, or for other
-        names; return which."""
+        """Renew server and controller certificates past two thirds of their life, and the server's
+        when `names` changed; return which."""
         renewed = []
         server = load_certificate(self.folder / "server.crt")
         if _is_old(server, now) or set(_names_of(server)) != set(names):
@@ -181,7 +185,7 @@ class Authority:
     def _sign(
         self,
         common_name: str,
-        public: _PublicKey,
+        public: PublicKey,
         names: Sequence[x509.GeneralName],
         usage: x509.ObjectIdentifier,
         days: int,
@@ -212,18 +216,16 @@ class Authority:
         )
 
 
-def read_csr(pem: str) -> _PublicKey:
-    """Public key of a certificate request whose signature proves that the sender has the key.
+def read_csr(pem: str) -> PublicKey:
+    """Verify a certificate request, which is signed by its own key, and return this public key.
 
-    Raises SettingError when it is oversized, unreadable, wrongly signed or of a weak key.
+    Raises SettingError when it is oversized, unreadable, wrongly signed or has a weak key.
     """
     if len(pem) > CSR_LIMIT:
         raise SettingError(f"CSR of {len(pem)} characters, {CSR_LIMIT} allowed")
-    try:
+    with translated(SettingError("CSR is not a readable PEM certificate request")):
         request = x509.load_pem_x509_csr(pem.encode())
         valid, public = request.is_signature_valid, request.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise SettingError("CSR is not a readable PEM certificate request") from error
     if not valid:
         raise SettingError("CSR is not signed by its own key")
     return _check_key(public)
@@ -231,15 +233,19 @@ def read_csr(pem: str) -> _PublicKey:
 
 def load_certificate(path: Path) -> x509.Certificate:
     """First certificate of a PEM file; SettingError when there is none."""
+    data = _read(path, "run: shoal-controller init")
+    with translated(SettingError(f"{path} is not a PEM certificate")):
+        return x509.load_pem_x509_certificate(data)
+
+
+def _read(path: Path, hint: str) -> bytes:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError as error:
-        raise SettingError(f"no {path}", "run: shoal-controller init") from error
-    except ValueError as error:
-        raise SettingError(f"{path} is not a PEM certificate") from error
+        raise SettingError(f"no {path}", hint) from error
 
 
-def _check_key(public: object) -> _PublicKey:
+def _check_key(public: object) -> PublicKey:
     if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name in (
         "secp256r1",
         "secp384r1",
@@ -249,7 +255,7 @@ def _check_key(public: object) -> _PublicKey:
         return public
     if isinstance(public, ed25519.Ed25519PublicKey):
         return public
-    raise SettingError("CSR has a key of an unfit kind", "use ECDSA P-256, or RSA of 2048 bits")
+    raise SettingError("CSR has an unsupported kind of key", "use ECDSA P-256, or RSA of 2048 bits")
 
 
 def _authority_certificate(
@@ -350,12 +356,9 @@ def _save_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
 
 
 def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except FileNotFoundError as error:
-        raise SettingError(f"no {path}", "the device CA cannot sign without it") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SettingError(f"{path} is not a PEM private key") from error
+    data = _read(path, "the device CA cannot sign without it")
+    with translated(SettingError(f"{path} is not a PEM private key")):
+        key = serialization.load_pem_private_key(data, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise SettingError(f"{path} is not an ECDSA key")
     return key

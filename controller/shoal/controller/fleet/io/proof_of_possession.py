@@ -1,27 +1,32 @@
-"""Proof that somebody has the key of a device's certificate: what a renewal rests on."""
+"""Proof of possession: the sender has the private key of a device's certificate."""
 
 import datetime
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from shoal.controller.fleet.certificates import read_common_name
-from shoal.errors import DeniedError, SettingError
+from shoal.errors import DeniedError, SettingError, ShoalError
 
 _LIMIT = 16_384
 _AGAIN = "enrol the device again with a new join token"
+PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
 
 class Proven(NamedTuple):
-    """A device that has the key of its certificate. begins_s, ends_s: of its life, Unix.
+    """A device that proved possession of its certificate's key.
 
-    generation   which enrolment of the name the certificate is of
-    key_sha256   of the public key in it, hex
+    generation       of the enrolment, see fleet.certificates
+    begins_s, ends_s validity, Unix seconds
+    key_sha256       of the public key, hex
     """
 
     device: str
@@ -43,56 +48,58 @@ def prove(
     try:
         named = read_common_name(str(names[0].value) if names else "")
     except SettingError as error:
-        raise DeniedError("this certificate names no device") from error
+        raise DeniedError("this certificate does not name a device") from error
     return Proven(
         named.device,
         named.generation,
         format(leaf.serial_number, "x"),
         leaf.not_valid_before_utc.timestamp(),
         leaf.not_valid_after_utc.timestamp(),
-        _key_sha256(leaf),
+        key_sha256(leaf.public_key()),
     )
 
 
-def key_sha256(
-    public: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey,
-) -> str:
+@contextmanager
+def translated(error: ShoalError) -> Iterator[None]:
+    """Raise `error` for what cryptography raises for unreadable, forged or unsupported data."""
+    try:
+        yield
+    except (
+        ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion,
+        x509.ExtensionNotFound,
+    ) as cause:  # fmt: skip
+        raise error from cause
+
+
+def key_sha256(public: PublicKeyTypes) -> str:
     """SHA-256 of a public key (SubjectPublicKeyInfo, DER), hex."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return hashlib.sha256(public.public_bytes(serialization.Encoding.DER, form)).hexdigest()
 
 
-def _key_sha256(leaf: x509.Certificate) -> str:
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    der = leaf.public_key().public_bytes(serialization.Encoding.DER, form)
-    return hashlib.sha256(der).hexdigest()
-
-
 def _read(certificate: str) -> x509.Certificate:
-    try:
+    with translated(DeniedError("not a certificate in PEM", _AGAIN)):
         if len(certificate) > _LIMIT:
             raise ValueError("too long")
         return x509.load_pem_x509_certificate(certificate.encode())
-    except (ValueError, x509.InvalidVersion) as error:
-        raise DeniedError("this is no certificate in PEM", _AGAIN) from error
 
 
 def _check_issued(leaf: x509.Certificate, issuer: x509.Certificate, now: float) -> None:
-    try:
+    with translated(DeniedError("this certificate was not issued by this controller's CA", _AGAIN)):
         leaf.verify_directly_issued_by(issuer)
         usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
-        raise DeniedError("this certificate is not of this controller's CA", _AGAIN) from error
     if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
-        raise DeniedError("this is no device's certificate")
+        raise DeniedError("this is not a device certificate")
     at = datetime.datetime.fromtimestamp(now, datetime.UTC)
     if not leaf.not_valid_before_utc <= at < leaf.not_valid_after_utc:
-        raise DeniedError(f"this certificate ended {leaf.not_valid_after_utc:%Y-%m-%d}", _AGAIN)
+        raise DeniedError(
+            f"this certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d}", _AGAIN
+        )
 
 
 def _check_proof(leaf: x509.Certificate, proof: bytes, message: bytes) -> None:
-    try:
-        public = leaf.public_key()
+    public = leaf.public_key()
+    with translated(DeniedError("the proof is not signed by this certificate's key", _AGAIN)):
         if isinstance(public, ec.EllipticCurvePublicKey):
             public.verify(proof, message, ec.ECDSA(hashes.SHA256()))
         elif isinstance(public, rsa.RSAPublicKey):
@@ -100,6 +107,4 @@ def _check_proof(leaf: x509.Certificate, proof: bytes, message: bytes) -> None:
         elif isinstance(public, ed25519.Ed25519PublicKey):
             public.verify(proof, message)
         else:
-            raise DeniedError("this certificate has a key of an unfit kind")
-    except (InvalidSignature, UnsupportedAlgorithm) as error:
-        raise DeniedError("the proof is not by the key of this certificate", _AGAIN) from error
+            raise DeniedError("this certificate has an unsupported kind of key")
