@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from shoal.agent.update.machine import WORK
-from shoal.controller.monitoring.drift_records import DriftCell, DriftMap, Histograms
+from shoal.controller.monitoring.records import DriftCell, DriftMap, Histograms
 from shoal.controller.rollouts import device_states
 from shoal.controller.rollouts.affected_devices import Reach
 from shoal.controller.rollouts.machine import StageState, State

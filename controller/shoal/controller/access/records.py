@@ -14,7 +14,7 @@ class User(Record, frozen=True, kw_only=True):
 
 
 class ApiToken(Record, frozen=True, kw_only=True):
-    """A token for a machine or the CLI; `secret` is shown once, at its making."""
+    """A token for a machine or the CLI; `secret` is returned once, on creation."""
 
     id: str
     name: str
@@ -27,7 +27,7 @@ class ApiToken(Record, frozen=True, kw_only=True):
 
 
 class AuditEntry(Record, frozen=True, kw_only=True):
-    """Who did what, chained: hash = SHA-256(previous hash + this entry)."""
+    """Audit log entry, chained: hash = SHA-256(previous hash + this entry)."""
 
     id: int
     at: float

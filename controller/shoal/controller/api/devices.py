@@ -6,8 +6,7 @@ import msgspec
 
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.fleet import devices, enrolment, join_tokens, ledger, renewal
-from shoal.controller.fleet.ledger import Ledger
-from shoal.controller.fleet.records import Device, DeviceEvent, JoinToken, Window
+from shoal.controller.fleet.records import Device, DeviceEvent, JoinToken, Ledger, Window
 from shoal.enrolment import (
     LIMIT,
     DirectorRoots,

@@ -5,7 +5,7 @@ import msgspec
 from shoal import sealed_message
 from shoal.controller.api.routing import Call, RequestModel, Uploads, route
 from shoal.controller.offline import folders
-from shoal.controller.offline.folder_records import FolderPlan, ParcelReceipt
+from shoal.controller.offline.records import FolderPlan, ParcelReceipt
 
 TAG = "folders"
 

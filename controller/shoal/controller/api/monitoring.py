@@ -8,8 +8,13 @@ from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Alert
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.monitoring import drift_history, performance
-from shoal.controller.monitoring.drift_records import DriftMap, Histograms
-from shoal.controller.monitoring.records import Finding, FleetHealth, Performance  # fmt: skip
+from shoal.controller.monitoring.records import (  # fmt: skip
+    DriftMap,
+    Finding,
+    FleetHealth,
+    Histograms,
+    Performance,
+)
 
 TAG = "monitoring"
 FOR_EVER = 2.0**33

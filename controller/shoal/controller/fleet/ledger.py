@@ -6,34 +6,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, case, func, select, union
 
+from shoal.controller.fleet.records import Ledger
 from shoal.controller.host.context import Context
-from shoal.controller.store.records import Record
 from shoal.controller.store.tables import device, device_event, window
 from shoal.errors import AbsentError
 
 #: No outbox leaves out more numbers than this in one place.
 WIDEST_GAP = 100_000
-
-
-class Ledger(Record, frozen=True, kw_only=True):
-    """What arrived of one device's outbox in one boot: missing is 0 when nothing is on its way.
-
-    received   distinct sequence numbers in the database; highest the largest of them
-    missing    numbers between them, and below them where nothing has passed its retention yet
-    jumps      gaps wider than any outbox can leave: not missing messages, but a fault of the
-               device or a forgery
-    """
-
-    device: str
-    boot: str
-    received: int
-    highest: int
-    missing: int
-    windows: int
-    rows: int
-    first_at: float
-    last_at: float
-    jumps: int = 0
 
 
 class Numbers(NamedTuple):

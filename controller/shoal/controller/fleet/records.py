@@ -1,4 +1,4 @@
-"""Records of devices, their events and windows, and the join tokens that enrol them."""
+"""Records of devices, their events, windows and ledgers, and of join tokens."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from shoal.controller.store.records import Record
 
 
 class JoinToken(Record, frozen=True, kw_only=True):
-    """Lets `uses_left` devices of `site` in `rings` enrol until `expires_at`.
+    """Allows `uses_left` devices of `site` in `rings` to enrol until `expires_at`.
 
     secret   the whole token, shown once: "sj1.<id>.<secret>.<sha256 of the CA>"
     """
@@ -21,13 +21,13 @@ class JoinToken(Record, frozen=True, kw_only=True):
 
 
 class Device(Record, frozen=True, kw_only=True):
-    """One device as the controller last heard of it.
+    """One device, from its last messages.
 
     state      "enrolled" or "decommissioned"
-    releases   model -> "model@version" that serves
-    variants   model -> variant that serves
-    error      the last thing that went wrong, "" when nothing is
-    clock_skew_s  its clock is so far ahead, give or take clock_error_s (-1: it has not told)
+    releases   model -> "model@version" that is served
+    variants   model -> variant that is served
+    error      the last error, "" when there is none
+    clock_skew_s  seconds its clock is ahead, give or take clock_error_s (-1: not reported)
     """
 
     name: str
@@ -87,3 +87,24 @@ class Window(Record, frozen=True, kw_only=True):
     labelled: int
     correct: int
     merged: int
+
+
+class Ledger(Record, frozen=True, kw_only=True):
+    """What arrived of one device's outbox in one boot: missing is 0 when nothing is on its way.
+
+    received   distinct sequence numbers in the database; highest the largest of them
+    missing    numbers between them, and below them where nothing has passed its retention yet
+    jumps      gaps wider than any outbox can leave: not missing messages, but a fault of the
+               device or a forgery
+    """
+
+    device: str
+    boot: str
+    received: int
+    highest: int
+    missing: int
+    windows: int
+    rows: int
+    first_at: float
+    last_at: float
+    jumps: int = 0

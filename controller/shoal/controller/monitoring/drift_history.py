@@ -12,9 +12,8 @@ from shoal.controller.monitoring import drift, window_validation
 from shoal.controller.monitoring import histograms as tables_of
 from shoal.controller.monitoring.drift import I64, Baseline
 from shoal.controller.monitoring.drift_monitor import usable
-from shoal.controller.monitoring.drift_records import DriftCell, DriftMap, Histograms
 from shoal.controller.monitoring.findings import Subject, rows_of, windows_of
-from shoal.controller.monitoring.records import Finding
+from shoal.controller.monitoring.records import DriftCell, DriftMap, Finding, Histograms
 from shoal.controller.store.tables import baseline, drift_point, finding, window
 from shoal.errors import AbsentError
 

@@ -1,14 +1,14 @@
-"""Records of drift findings, accuracy and fleet health."""
+"""Records of drift (findings, heatmap, histograms), accuracy and fleet health."""
 
 from shoal.controller.store.records import Record
 
 
 class Finding(Record, frozen=True, kw_only=True):
-    """One decision that a distribution moved: DESIGN section 8.
+    """A feature whose drift test newly alarmed: DESIGN section 8.
 
     scope      "device" or "site", and `subject` its name
     scale      windows merged: 1, 4 or 16
-    log10_p    of the tolerance test against the subject's own baseline; alpha its level
+    log10_p    of the tolerance test against the subject's own baseline; log10_alpha: its level
     psi        against training: an effect size, never the alarm
     """
 
@@ -26,6 +26,48 @@ class Finding(Record, frozen=True, kw_only=True):
     hellinger: float
     psi: float
     rows: int
+
+
+class DriftCell(Record, frozen=True, kw_only=True):
+    """One cell of the heatmap: worst log10 p over the bucket, alarmed or not."""
+
+    feature: str
+    at: float
+    log10_p: float
+    psi: float
+    alarmed: bool
+
+
+class DriftMap(Record, frozen=True, kw_only=True):
+    """Heatmap, feature x time, of one subject.
+
+    ready   the baseline is complete; it has `baseline_windows` of `baseline_needed` windows
+    """
+
+    model: str
+    scope: str
+    subject: str
+    release: str
+    ready: bool
+    baseline_windows: int
+    baseline_needed: int
+    features: list[str]
+    cells: list[DriftCell]
+
+
+class Histograms(Record, frozen=True, kw_only=True):
+    """Training, baseline and current shares per bin of one feature; each sums to 1."""
+
+    model: str
+    subject: str
+    feature: str
+    edges: list[float]
+    training: list[float]
+    baseline: list[float]
+    current: list[float]
+    rows: int
+    psi: float
+    hellinger: float
 
 
 class Performance(Record, frozen=True, kw_only=True):
@@ -47,7 +89,7 @@ class Performance(Record, frozen=True, kw_only=True):
 
 
 class FleetHealth(Record, frozen=True, kw_only=True):
-    """The strip on top of the console."""
+    """Counts over the whole fleet, as in the console's top strip."""
 
     devices: int
     online: int

@@ -20,7 +20,7 @@ from shoal.controller.fleet import devices
 from shoal.controller.fleet.renewal import Prover, Renewing
 from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
-from shoal.controller.offline.folder_records import FolderBlob, FolderPlan, ParcelReceipt
+from shoal.controller.offline.records import FolderBlob, FolderPlan, ParcelReceipt
 from shoal.controller.rollouts import assignments
 from shoal.controller.store.tables import audit as audit_table
 from shoal.controller.store.tables import device, device_event, window

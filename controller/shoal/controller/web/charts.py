@@ -5,7 +5,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from shoal.controller.fleet.records import Window
-from shoal.controller.monitoring.drift_records import DriftMap, Histograms
+from shoal.controller.monitoring.records import DriftMap, Histograms
 from shoal.controller.releases.records import Release
 from shoal.controller.rollouts.records import Stage
 
