@@ -66,10 +66,8 @@ class Pupil:
         self.dismissed: list[str] = []
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.certificate = school.certificate(name, self.key)
-        self.link = MemoryLink(
-            school.fleet.broker, [topics.down(name, "round")], self._told, lambda up: None
-        )
-        self.link.start()
+        self.link = MemoryLink(school.fleet.broker, [topics.down(name, "round")])
+        self.link.start(self._told, lambda up: None)
 
     def say(self, attempt: bytes, said: Any) -> None:
         if type(said) in self.quiet:

@@ -91,21 +91,25 @@ class MemoryLink:
         self,
         broker: Broker,
         subscriptions: Sequence[str],
-        on_message: Callable[[str, bytes], None],
-        on_connection: Callable[[bool], None],
-        will: Callable[[], tuple[str, bytes]] | None = None,
     ) -> None:
-        self._broker, self._will = broker, will
+        self._broker = broker
         self._filters = [re.compile(re.escape(f).replace(r"\+", "[^/]+")) for f in subscriptions]
-        self.on_message, self._on_connection = on_message, on_connection
+        self.on_message: Callable[[str, bytes], None] = lambda topic, payload: None
+        self._on_connection: Callable[[bool], None] = lambda up: None
         self.testament: tuple[str, bytes] | None = None
         self.connected = False
 
     def wants(self, topic: str) -> bool:
         return any(f.fullmatch(topic) for f in self._filters)
 
-    def start(self) -> None:
-        self.testament = self._will() if self._will else None
+    def start(
+        self,
+        on_message: Callable[[str, bytes], None],
+        on_connection: Callable[[bool], None],
+        will: Callable[[], tuple[str, bytes]] | None = None,
+    ) -> None:
+        self.on_message, self._on_connection = on_message, on_connection
+        self.testament = will() if will else None
         self.connected = True
         self._on_connection(True)
         self._broker.join(self)

@@ -25,7 +25,7 @@ from shoal import manifest as manifests
 from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
-from shoal.agent.loop import Agent, Connection, Heard
+from shoal.agent.loop import Agent
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity
@@ -76,14 +76,7 @@ class Station:
     def start(self) -> None:
         """Power on, and connect."""
         slots, dice = DiskSlots(self.folder / "models"), random.Random(self.name)
-        box: list[Agent] = []
-        self.link = MemoryLink(
-            self.fleet.broker,
-            [topics.all_down(self.name), topics.BUDGET],
-            on_message=lambda topic, payload: box[0].post(Heard(topic, payload)),
-            on_connection=lambda up: box[0].post(Connection(up)),
-            will=lambda: box[0].voice.will(),
-        )
+        self.link = MemoryLink(self.fleet.broker, [topics.all_down(self.name), topics.BUDGET])
         downloads = Capabilities(self.fleet, lambda model: slots.path(model, "stage"))
         carried = JsonModels(slots, self.name)
         self._journal = SqliteJournal(self.folder / "journal.db")
@@ -113,9 +106,9 @@ class Station:
             director_root=self.fleet.ctx.signer.director_root,
             pace=Pace(observe_s=self.fleet.observe_s, window_s=self.fleet.window_s),
         )  # fmt: skip
-        box.append(self.agent)
-        self.agent.start()
-        self.link.start()
+        agent = self.agent
+        agent.start()
+        self.link.start(agent.on_message, agent.on_connection, agent.voice.will)
 
     def crash(self) -> None:
         """Power off, without a word."""
@@ -184,11 +177,10 @@ class Fleet:
         self.engine = Engine(
             self.ctx, threading.Event(), link=self._link, operations=Idle(), monotonic=self.clock
         )
-        self.engine._link.start()
+        self.engine.connect()
 
     def _link(self, **given: Any) -> MemoryLink:
-        wanted = ("subscriptions", "on_message", "on_connection")
-        return MemoryLink(self.broker, **{name: given[name] for name in wanted})
+        return MemoryLink(self.broker, given["subscriptions"])
 
     @contextlib.contextmanager
     def controller_away(self) -> Iterator[None]:
@@ -196,11 +188,9 @@ class Fleet:
         kept: list[tuple[str, bytes]] = []
         self.engine._link.stop()
         self.engine._link._on_connection = lambda up: None
-        keeper = MemoryLink(
-            self.broker, [topics.ALL_UP], lambda *m: kept.append(m), lambda up: None
-        )
+        keeper = MemoryLink(self.broker, [topics.ALL_UP])
         self.engine = Silent()
-        keeper.start()
+        keeper.start(lambda *m: kept.append(m), lambda up: None)
         yield
         keeper.stop()
         self._restart_engine()

@@ -75,9 +75,6 @@ class Link:
     session        what the broker sees instead: a session that outlives its first key
     ca, certificate, key   PEM files, read anew at each connection: renewal needs no restart
     subscriptions  filters, QoS 1, subscribed anew at each connection
-    on_message     topic, payload; on_connection: up or down. Both run on the link's thread and
-                   may only enqueue
-    will           topic and payload of the retained last will, asked for at each connection
     random         draws the delays between attempts: full jitter, up to 60 s
     dialect        the version of MQTT to begin with. A broker that refuses it, or hangs up on it
                    before it ever took one of them, is spoken to in the other at the next attempt
@@ -96,9 +93,6 @@ class Link:
         certificate: Path,
         key: Path,
         subscriptions: Sequence[str],
-        on_message: Callable[[str, bytes], None],
-        on_connection: Callable[[bool], None],
-        will: Callable[[], tuple[str, bytes]] | None,
         random: random.Random,
         clean_session: bool = False,
         keepalive_s: int = 30,
@@ -110,7 +104,9 @@ class Link:
         self._session = session
         self._ca, self._certificate, self._key = ca, certificate, key
         self._subscriptions = list(subscriptions)
-        self._on_message, self._on_connection, self._will = on_message, on_connection, will
+        self._on_message: Callable[[str, bytes], None] = lambda topic, payload: None
+        self._on_connection: Callable[[bool], None] = lambda up: None
+        self._will: Callable[[], tuple[str, bytes]] | None = None
         self._random = random
         # Not create_default_context: without a cafile it believes the system's CAs as well.
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -130,8 +126,22 @@ class Link:
 
     # --- for everybody ------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Connect and stay so, in a thread; never blocks, never fails."""
+    def start(
+        self,
+        on_message: Callable[[str, bytes], None],
+        on_connection: Callable[[bool], None],
+        will: Callable[[], tuple[str, bytes]] | None = None,
+    ) -> None:
+        """Connect and stay connected, in a thread; never blocks, never fails.
+
+        on_message     topic, payload; on_connection: up or down. Both run on the link's thread and
+                       may only enqueue
+        will           topic and payload of the retained last will, called at each connection
+        """
+        self._on_message, self._on_connection, self._will = on_message, on_connection, will
+        self._start_thread()
+
+    def _start_thread(self) -> None:
         self._stopping.clear()
         thread = threading.Thread(target=self._keep, name="shoal-mqtt", daemon=True)
         thread.start()
@@ -142,7 +152,7 @@ class Link:
         if self._thread is None or self._thread.is_alive() or self._stopping.is_set():
             return False
         self._went_down()
-        self.start()
+        self._start_thread()
         return True
 
     def stop(self) -> None:

@@ -71,7 +71,7 @@ def main(folders: list[Path]) -> None:
             agent, link = core.agent, core.link
             agent.wake = functools.partial(_wake, agent, woken, news)
             agent.start()
-            link.start()
+            link.start(agent.on_message, agent.on_connection, agent.voice.will)
             _until_connected(link)  # one after the other: a process has one GIL for 100 handshakes
             made.append((agent, link))
         print("ready", flush=True)

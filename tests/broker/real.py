@@ -134,7 +134,8 @@ class Party:
     def __init__(self, broker: Broker, name: str, certificate: Path, **choices: Any) -> None:
         self.name, self.heard, self.ups = name, [], 0
         self.news = threading.Event()
-        will = choices.pop("will", None)
+        self._will = choices.pop("will", None)
+        self._on_message = choices.pop("on_message", self._hear)
         self.link = Link(
             url=f"mqtts://127.0.0.1:{broker.port}",
             client_id=choices.pop("client_id", name),
@@ -142,9 +143,6 @@ class Party:
             certificate=certificate,
             key=certificate.with_suffix(".key"),
             subscriptions=choices.pop("subscriptions"),
-            on_message=choices.pop("on_message", self._hear),
-            on_connection=self._change,
-            will=will,
             random=random.Random(name),
             **choices,
         )
@@ -156,7 +154,7 @@ class Party:
         self.ups += is_up
 
     def start(self) -> "Party":
-        self.link.start()
+        self.link.start(self._on_message, self._change, self._will)
         return self
 
     def connect(self) -> "Party":

@@ -122,12 +122,9 @@ class Cohort:
             certificate=pki / "controller.crt",
             key=pki / "controller.key",
             subscriptions=["shoal/v1/#"],
-            on_message=self._hear,
-            on_connection=lambda up: None,
-            will=None,
             random=random.Random(0),
         )
-        link.start()
+        link.start(self._hear, lambda up: None)
         eventually(lambda: link.connected, "the ear is at the broker")
         return link
 

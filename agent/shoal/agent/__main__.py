@@ -375,7 +375,7 @@ async def _serve(folder: Path, settings: "Settings") -> int:
     agent.wake = control.wake
     control.start()
     await loop.run_in_executor(None, control.begun.wait)
-    link.start()
+    link.start(agent.on_message, agent.on_connection, agent.voice.will)
     feeds.start()
     upkeep.start()
     click.echo(f"{settings.device.name} serves at {address}", err=True)

@@ -139,6 +139,14 @@ class Agent:
         self._inbox.append(item)
         self.wake()
 
+    def on_message(self, topic: str, payload: bytes) -> None:
+        """A message from the broker arrived."""
+        self.post(Heard(topic, payload))
+
+    def on_connection(self, up: bool) -> None:
+        """The connection to the broker was made or lost."""
+        self.post(Connection(up))
+
     # ------------------------------------------------------------------ life
 
     def start(self) -> None:

@@ -78,7 +78,7 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourho
     from shoal.agent.identity.io.renewal import session_name
     from shoal.agent.installed.io.journal import SqliteJournal
     from shoal.agent.installed.io.slots import DiskSlots
-    from shoal.agent.loop import Agent, Connection, Heard, Trouble
+    from shoal.agent.loop import Agent, Trouble
     from shoal.agent.offline.io import cache
     from shoal.agent.serving.io.runtime import OrtLoader
     from shoal.agent.serving.io.session_cache import SessionCache
@@ -123,8 +123,6 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourho
     session_cache = SessionCache(folder / names.CACHE, facts.read_facts, slots.present)
     chance = random.SystemRandom()
     load = pressure.PressureSampler(time.monotonic)
-    # The link and the agent know each other: the link is made first and speaks through `box`.
-    box: list[Agent] = []
     link = Link(
         url=settings.controller.broker,
         client_id=device.name,
@@ -133,9 +131,6 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourho
         certificate=folder / names.CERTIFICATE,
         key=folder / names.KEY,
         subscriptions=[topics.all_down(device.name), topics.BUDGET],
-        on_message=lambda topic, payload: box[0].post(Heard(topic, payload)),
-        on_connection=lambda up: box[0].post(Connection(up)),
-        will=lambda: box[0].voice.will(),
         random=chance,
     )
     host = HostPorts(
@@ -180,7 +175,6 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourho
         director_root=director_root,
         pace=pace,
     )
-    box.append(agent)
     near.named = lambda: agent.updates.peers
     near.generations = lambda: agent.updates.generations
     near.fault = lambda fault: agent.post(Trouble(fault))

@@ -102,18 +102,19 @@ class Engine:
             certificate=pki / "controller.crt",
             key=pki / "controller.key",
             subscriptions=[topics.ALL_UP],
-            on_message=self._heard,
-            on_connection=self._connected,
-            will=None,
             random=ctx.random,
         )
+
+    def connect(self) -> None:
+        """Start the link to the broker."""
+        self._link.start(self._heard, self._connected)
 
     def run(self) -> None:
         """Run until told to stop."""
         apart = [functools.partial(self._repeat, tick) for tick in self.ticks() if tick.apart]
         loops: list[Callable[[], None]] = [self._take, *apart]
         threads = [threading.Thread(target=loop, name="engine", daemon=True) for loop in loops]
-        self._link.start()
+        self.connect()
         for thread in threads:
             thread.start()
         _log.info("engine runs")

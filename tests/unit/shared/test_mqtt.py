@@ -19,9 +19,6 @@ def make(tmp_path: Path, url: str = "mqtts://127.0.0.1:1") -> Link:
         certificate=tmp_path / "cam-a.crt",
         key=tmp_path / "cam-a.key",
         subscriptions=[],
-        on_message=lambda *_: None,
-        on_connection=lambda _: None,
-        will=None,
         random=random.Random(7),
     )
 
@@ -72,7 +69,7 @@ def test_publishing_before_there_is_a_connection_is_a_link_error(tmp_path):
 def test_a_missing_certificate_is_named_and_the_link_keeps_trying(tmp_path):
     link = make(tmp_path)
     assert "ca.pem" in explain(FileNotFoundError(2, "No such file", str(tmp_path / "ca.pem")))
-    link.start()
+    link.start(lambda *_: None, lambda _: None)
     link.stop()
     assert not link.connected
 
@@ -91,5 +88,5 @@ def test_a_thread_that_has_yet_to_begin_is_not_taken_for_one_that_died(
     link = make(tmp_path)
     revived: list[bool] = []
     monkeypatch.setattr(threading.Thread, "start", lambda _: revived.append(link.revive()))
-    link.start()
+    link.start(lambda *_: None, lambda _: None)
     assert revived == [False]
