@@ -192,6 +192,7 @@ def learning_of(
     import secrets
     import time
 
+    from shoal.agent.federated.client import ClientPorts
     from shoal.agent.federated.io.credentials import credentials_of
     from shoal.agent.federated.io.gateway import SiteUpdateServer, hand_over
     from shoal.agent.federated.io.row_buffer import open_buffer
