@@ -92,7 +92,7 @@ class Pupil:
                 call.attempt, messages.Refuse(reason=refusal.reason, detail=str(refusal)[:400])
             )
 
-    def _answers(self, attempt: bytes, said: messages.Call) -> Iterable[Any]:
+    def _answers(self, attempt: bytes, said: messages.ControllerMessage) -> Iterable[Any]:
         if isinstance(said, messages.Invite):
             return self._join(attempt, said)
         if isinstance(said, messages.Measure):
@@ -135,7 +135,7 @@ class Pupil:
             if urls[content.sha256]
         }
 
-    def _made(self, said: messages.Call) -> Iterable[Any]:
+    def _made(self, said: messages.ControllerMessage) -> Iterable[Any]:
         if isinstance(said, messages.Start) and self.secagg is None:
             yield from self._pieces(self._contribution())
         elif isinstance(said, messages.Start) and said.roster and self.secagg:

@@ -53,7 +53,7 @@ from supply import Power
 MODEL, TASK = "digits", "digits-at-home"
 FEATURES, LABELS = tuple(f"p{i}" for i in range(64)), tuple(map(str, range(10)))
 NOW = 1_800_000_000.0
-T = TypeVar("T", bound=messages.Said)
+T = TypeVar("T", bound=messages.RoundMessage)
 
 
 class School:
@@ -177,7 +177,7 @@ class Learner:
         self.stop()
         self.start()
 
-    def hear(self, call: wire.RoundCall) -> list[messages.Answer]:
+    def hear(self, call: wire.RoundCall) -> list[messages.DeviceMessage]:
         """What it says to a call, once all that follows from it is done."""
         before = len(self.heard)
         read = wire.decode_down("round", wire.encode(call))
@@ -186,7 +186,7 @@ class Learner:
         self.settle()
         return [answer.said for answer in self.heard[before:]]
 
-    def call(self, number: int, said: messages.Call) -> list[messages.Answer]:
+    def call(self, number: int, said: messages.ControllerMessage) -> list[messages.DeviceMessage]:
         return self.hear(wire.RoundCall(attempt=attempt_of(number), said=said))
 
     def settle(self) -> None:
@@ -220,7 +220,7 @@ class Learner:
     def kept(self) -> Path:
         return task_folder(self.folder / "learning", TASK)
 
-    def _say(self, attempt: bytes, said: messages.Answer) -> bool:
+    def _say(self, attempt: bytes, said: messages.DeviceMessage) -> bool:
         self.power.point("before say")
         if not self.connected:
             return False

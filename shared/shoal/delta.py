@@ -34,7 +34,7 @@ _WORD = 4
 _QUICK, _FAST, _STRONGEST = 1, 12, 19
 #: Share of the whole file beyond which no delta is worth making: to compress what a quick look puts
 #: there takes ten times as long as the look, and devices fetch none longer than 0.8 of it.
-HOPELESS = 0.85
+WORST_RATIO = 0.85
 #: Up to this length the smallest way is looked for at full strength.
 _SMALL = 1 << 17
 #: Of longer files of one length, so many pieces of this length are looked at, from end to end.
@@ -42,7 +42,7 @@ _PIECES, _PIECE = 8, 1 << 17
 _U8 = npt.NDArray[np.uint8]
 
 
-class Way(enum.IntEnum):
+class DeltaFormat(enum.IntEnum):
     """How a delta says what differs."""
 
     DICTIONARY, BYTES, WORDS = 0, 1, 2
@@ -68,14 +68,14 @@ def make(old: bytes, new: bytes, most: float = math.inf) -> bytes:
     if min(cost, keyed) > most:
         raise BundleError(f"a delta of about {min(cost, keyed):.0f} bytes spares too little")
     if keyed < cost:
-        return _head(Way.DICTIONARY, 0, 0) + _keyed(old, len(new), _STRONGEST).compress(new)
+        return _head(DeltaFormat.DICTIONARY, 0, 0) + _keyed(old, len(new), _STRONGEST).compress(new)
     level = _STRONGEST if cost < len(new) / 4 or len(new) <= _SMALL else _FAST
     return _head(*best) + _plain(level).compress(_difference(old, new, *best))
 
 
-def _smallest(old: bytes, new: bytes, level: int) -> tuple[tuple[Way, int, int], float]:
+def _smallest(old: bytes, new: bytes, level: int) -> tuple[tuple[DeltaFormat, int, int], float]:
     """The difference that is shortest, (way, shift, end), and about how long it is."""
-    ways = [(Way.BYTES, 0), *((Way.WORDS, shift) for shift in range(_WORD))]
+    ways = [(DeltaFormat.BYTES, 0), *((DeltaFormat.WORDS, shift) for shift in range(_WORD))]
     ends = (0, 1) if len(old) != len(new) else (0,)
     whole = len(new)
     if len(old) == whole > _PIECES * _PIECE:
@@ -101,24 +101,29 @@ def apply(old: bytes, delta: bytes, size: int) -> bytes:
     import zstandard
 
     _check_length(len(old), size)
-    if len(delta) < _HEAD or delta[:4] != _MAGIC or delta[4] not in list(Way) or delta[5] >= _WORD:
+    if (
+        len(delta) < _HEAD
+        or delta[:4] != _MAGIC
+        or delta[4] not in list(DeltaFormat)
+        or delta[5] >= _WORD
+    ):
         raise BundleError("the delta is of no known kind")
-    way, shift, end = Way(delta[4]), delta[5], delta[6]
-    keyed = old if way is Way.DICTIONARY else None
+    way, shift, end = DeltaFormat(delta[4]), delta[5], delta[6]
+    keyed = old if way is DeltaFormat.DICTIONARY else None
     try:
         if zstandard.frame_content_size(delta[_HEAD:]) != size:
             raise BundleError(f"the delta makes no file of {size} bytes")
         said = _opener(keyed, size).decompress(delta[_HEAD:], max_output_size=size)
     except (zstandard.ZstdError, MemoryError) as error:
         raise BundleError(f"the delta cannot be read: {error}") from error
-    if way is Way.DICTIONARY:
+    if way is DeltaFormat.DICTIONARY:
         return said
     return _undo(old, np.frombuffer(said, np.uint8), way, shift, end).tobytes()
 
 
-def _difference(old: bytes, new: bytes, way: Way, shift: int, end: int) -> bytes:
+def _difference(old: bytes, new: bytes, way: DeltaFormat, shift: int, end: int) -> bytes:
     base, wanted = _fit(old, len(new), end), np.frombuffer(new, np.uint8)
-    if way is Way.BYTES:
+    if way is DeltaFormat.BYTES:
         return (wanted - base).tobytes()
     first, last = _words(len(new), shift)
     difference = wanted[first:last].view("<u4") - base[first:last].view("<u4")
@@ -128,9 +133,9 @@ def _difference(old: bytes, new: bytes, way: Way, shift: int, end: int) -> bytes
     return planes.tobytes() + edge[:first].tobytes() + edge[last:].tobytes()
 
 
-def _undo(old: bytes, said: _U8, way: Way, shift: int, end: int) -> _U8:
+def _undo(old: bytes, said: _U8, way: DeltaFormat, shift: int, end: int) -> _U8:
     base = _fit(old, len(said), end)
-    if way is Way.BYTES:
+    if way is DeltaFormat.BYTES:
         return base + said
     first, last = _words(len(said), shift)
     folded = np.ascontiguousarray(said[: last - first].reshape(_WORD, -1).T).view("<u4").ravel()
@@ -161,7 +166,7 @@ def _words(size: int, shift: int) -> tuple[int, int]:
     return first, first + (size - first) // _WORD * _WORD
 
 
-def _head(way: Way, shift: int, end: int) -> bytes:
+def _head(way: DeltaFormat, shift: int, end: int) -> bytes:
     return _MAGIC + bytes([way, shift, end])
 
 

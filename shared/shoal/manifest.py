@@ -88,7 +88,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
 
 
-class Taught(msgspec.Struct, frozen=True, kw_only=True):
+class FederatedOrigin(msgspec.Struct, frozen=True, kw_only=True):
     """The federated rounds that a release was made of; who took part, the controller knows.
 
     rounds, devices, examples   that are in it, together
@@ -147,7 +147,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     refused: dict[str, str] = {}
     card: File | None = None
     pipeline: Pipeline = IDENTITY
-    taught: Taught | None = None
+    taught: FederatedOrigin | None = None
 
     @property
     def release(self) -> str:

@@ -22,7 +22,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
 from shoal.errors import LinkError, SettingError
-from shoal.mqtt_version import Dialect, Limits, explain_reason, is_unsupported, limits_of
+from shoal.mqtt_version import Limits, MqttVersion, explain_reason, is_unsupported, limits_of
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
 CONNECT_TIMEOUT_S = 10.0
@@ -97,7 +97,7 @@ class Link:
         clean_session: bool = False,
         keepalive_s: int = 30,
         session: str = "",
-        dialect: Dialect = Dialect.V3,
+        version: MqttVersion = MqttVersion.V3,
     ) -> None:
         self.address = parse_url(url)
         self._client_id, self._keepalive_s = client_id, keepalive_s
@@ -112,7 +112,7 @@ class Link:
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._clean_session = clean_session
-        self._dialect, self._is_known = dialect, False
+        self._version, self._is_known = version, False
         self._greeted, self._limits = False, Limits()
         self._client: paho.Client | None = None
         self._stopping = threading.Event()
@@ -265,10 +265,10 @@ class Link:
 
     def _speak_the_other(self, rc: MQTTErrorCode) -> str:
         """The broker does not answer in this version of MQTT, or not at all."""
-        spoken, self._dialect, self._is_known = self._dialect, self._dialect.other, False
+        spoken, self._version, self._is_known = self._version, self._version.other, False
         self._begin_anew(Limits())
         why = paho.error_string(rc).rstrip(".")
-        return f"no answer to MQTT {spoken.value} ({why}); trying MQTT {self._dialect.value}"
+        return f"no answer to MQTT {spoken.value} ({why}); trying MQTT {self._version.value}"
 
     def _begin_anew(self, limits: Limits) -> None:
         """With another of paho's clients: it cannot change what it was made for."""
@@ -288,7 +288,7 @@ class Link:
 
     def _make_client(self) -> paho.Client:
         name = self._session or session_id(self._client_id, self._key)
-        client = self._dialect.make_client(name, clean=self._clean_session)
+        client = self._version.make_client(name, clean=self._clean_session)
         client.tls_set_context(self._context)
         client.suppress_exceptions = True
         client.connect_timeout = CONNECT_TIMEOUT_S
@@ -302,7 +302,7 @@ class Link:
         client.on_socket_open = _without_nagle
         # With this set, publish() only wakes the loop: one thread alone writes to the socket.
         client.on_socket_register_write = _leave_writing_to_the_loop
-        options = self._dialect.connect_options(clean=self._clean_session)
+        options = self._version.connect_options(clean=self._clean_session)
         client.connect_async(*self.address, keepalive=self._keepalive_s, **options)
         return client
 

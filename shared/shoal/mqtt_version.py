@@ -19,29 +19,29 @@ _FOR_EVER = 0xFFFF_FFFF
 _UNSUPPORTED = 132
 
 
-class Dialect(enum.Enum):
+class MqttVersion(enum.Enum):
     """A version of MQTT."""
 
     V3 = "3.1.1"
     V5 = "5"
 
     @property
-    def other(self) -> "Dialect":
-        return Dialect.V5 if self is Dialect.V3 else Dialect.V3
+    def other(self) -> "MqttVersion":
+        return MqttVersion.V5 if self is MqttVersion.V3 else MqttVersion.V3
 
     def make_client(self, name: str, *, clean: bool) -> paho.Client:
         """A paho client that is called `name` and connects in this version alone."""
         return paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=name,
-            clean_session=clean if self is Dialect.V3 else None,
-            protocol=paho.MQTTv311 if self is Dialect.V3 else paho.MQTTv5,
+            clean_session=clean if self is MqttVersion.V3 else None,
+            protocol=paho.MQTTv311 if self is MqttVersion.V3 else paho.MQTTv5,
             reconnect_on_failure=False,  # else it falls back to MQTT 3.1 by itself
         )
 
     def connect_options(self, *, clean: bool) -> dict[str, Any]:
         """What paho's connect takes beside the address; `clean`: the session is not kept."""
-        if self is Dialect.V3:
+        if self is MqttVersion.V3:
             return {}
         asked: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         asked.SessionExpiryInterval = 0 if clean else _FOR_EVER

@@ -50,7 +50,7 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
 
 
-class Stick:
+class OfflineBundle:
     """One such folder. Reading is bounded; what is written is whole under its name, or not there.
 
     AbsentError for a file that is not there, BundleError for one that cannot be right, StorageError

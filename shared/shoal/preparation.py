@@ -84,7 +84,7 @@ def convert(pipeline: Pipeline, features: Sequence[str], rows: npt.NDArray) -> F
     return Conversion(pipeline, features).table(rows)
 
 
-class Ready(NamedTuple):
+class PreparedRows(NamedTuple):
     """Rows for the model, float32 (m, F), and which row of the frame each stands for."""
 
     values: F32
@@ -108,7 +108,7 @@ class Preparation:
         self._slot: int | None = None
         self._asked: tuple[tuple[str, ...], Any] = ((), None)
 
-    def rows(self, time_s: float, names: tuple[str, ...], rows: npt.NDArray) -> Ready:
+    def rows(self, time_s: float, names: tuple[str, ...], rows: npt.NDArray) -> PreparedRows:
         """What the model reads of rows (n, len(names)).
 
         names   of the columns; () for rows that have the model's columns in the model's order
@@ -122,7 +122,7 @@ class Preparation:
             return self._stretches(self._pipeline.stretch, time_s, values)
         if self._convert.keeps.any():
             values = self._kept(time_s, values)
-        return Ready(self._convert.scaled(values), list(range(len(values))))
+        return PreparedRows(self._convert.scaled(values), list(range(len(values))))
 
     def _picked(self, names: tuple[str, ...], rows: npt.NDArray) -> npt.NDArray:
         """The model's columns, in order; NaN for those that are not in the frame."""
@@ -156,7 +156,7 @@ class Preparation:
             row[repeat] = self._last[repeat]
         return made
 
-    def _stretches(self, stretch: Stretch, time_s: float, values: F64) -> Ready:
+    def _stretches(self, stretch: Stretch, time_s: float, values: F64) -> PreparedRows:
         """Every stretch that these samples complete, (m, samples · inputs)."""
         made, stands = [np.empty((0, self._ring.size), np.float32)], list[int]()
         for row, sample in enumerate(values):
@@ -166,7 +166,7 @@ class Preparation:
                 self._since = 0
                 made.append(self._convert.scaled(self._ring).reshape(1, -1))
                 stands.append(row)
-        return Ready(np.concatenate(made), stands)
+        return PreparedRows(np.concatenate(made), stands)
 
     def _take(self, stretch: Stretch, sample: F64) -> None:
         if not np.isfinite(sample).all():

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from shoal.errors import AbsentError, SettingError
-from shoal.validation_errors import unfit
+from shoal.validation_errors import setting_error
 
 _INSTALLED = Path(__file__).parent / "firmware_profiles"
 _CHECKOUT = Path(__file__).parents[2] / "firmware_profiles"
@@ -181,4 +181,4 @@ def _convert(data: Any, kind: type[Any], path: Path) -> Any:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise unfit(f"firmware profile {path}", error, kind) from error
+        raise setting_error(f"firmware profile {path}", error, kind) from error

@@ -4,7 +4,7 @@ A parcel holds the very messages that would have gone over MQTT, and who sealed 
 connection's certificate: the device for what goes up, the controller for what comes down. What a
 message must be signed with besides (an assignment, by the director) it still must.
 
-    body       MessagePack of a Parcel
+    body       MessagePack of a MessageBatch
     signature  ECDSA over SHA-256 of `signed_bytes`, by the key of `certificate`
 """
 
@@ -17,19 +17,19 @@ from shoal.errors import BundleError, OversizeError
 
 UP, DOWN = "up", "down"
 #: Bytes of one sealed parcel; letters in it; bytes of letters from which the next one is begun.
-LIMIT, LETTERS, FULL = 8 << 20, 2_000, 4 << 20
+LIMIT, MAX_MESSAGES, BATCH_BYTES = 8 << 20, 2_000, 4 << 20
 _PEM_LIMIT, _SIGNATURE_LIMIT, _ROOTS = 16_384, 1_024, 64
 _T = TypeVar("_T")
 
 
-class Letter(msgspec.Struct, frozen=True, array_like=True):
+class BatchMessage(msgspec.Struct, frozen=True, array_like=True):
     """One message: kind of its topic ("window", "assignment", ...), and its bytes on the wire."""
 
     kind: str
     payload: bytes
 
 
-class Parcel(msgspec.Struct, frozen=True, kw_only=True, tag="parcel"):
+class MessageBatch(msgspec.Struct, frozen=True, kw_only=True, tag="parcel"):
     """What one device says, or is told.
 
     device        whom it is from, going up; whom it is for, coming down
@@ -43,7 +43,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True, tag="parcel"):
     device: str
     made_s: Annotated[float, msgspec.Meta(ge=0, le=2**33)]
     trip: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]
-    letters: Annotated[list[Letter], msgspec.Meta(max_length=LETTERS)]
+    letters: Annotated[list[BatchMessage], msgspec.Meta(max_length=MAX_MESSAGES)]
     part: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1
     parts: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 1
     roots: Annotated[list[bytes], msgspec.Meta(max_length=_ROOTS)] = []
@@ -54,7 +54,7 @@ class Parcel(msgspec.Struct, frozen=True, kw_only=True, tag="parcel"):
         return f"{int(self.made_s):011d}-{self.trip}-{self.part:05d}.parcel"
 
 
-class Sealed(msgspec.Struct, frozen=True, kw_only=True, tag="sealed-parcel"):
+class SealedMessage(msgspec.Struct, frozen=True, kw_only=True, tag="sealed-parcel"):
     """A parcel as it travels. certificate: PEM, the chain of who sealed it."""
 
     body: bytes
@@ -67,38 +67,40 @@ def signed_bytes(way: str, body: bytes) -> bytes:
     return f"shoal parcel v1 {way}\n".encode() + body
 
 
-def seal(parcel: Parcel, way: str, certificate: str, sign: Callable[[bytes], bytes]) -> bytes:
+def seal(parcel: MessageBatch, way: str, certificate: str, sign: Callable[[bytes], bytes]) -> bytes:
     """The bytes that travel. sign: message -> signature, by the certificate's key."""
     body = msgspec.msgpack.encode(parcel)
-    sealed = Sealed(body=body, certificate=certificate, signature=sign(signed_bytes(way, body)))
+    sealed = SealedMessage(
+        body=body, certificate=certificate, signature=sign(signed_bytes(way, body))
+    )
     return msgspec.msgpack.encode(sealed)
 
 
-def unseal(data: bytes) -> Sealed:
+def unseal(data: bytes) -> SealedMessage:
     """Take a sealed parcel apart; whose it is has still to be proved. BundleError if none."""
     if len(data) > LIMIT:
         raise OversizeError("parcel", len(data), LIMIT)
-    sealed = _decode(data, Sealed)
+    sealed = _decode(data, SealedMessage)
     if len(sealed.certificate) > _PEM_LIMIT or len(sealed.signature) > _SIGNATURE_LIMIT:
         raise BundleError("parcel: its seal is too long")
     return sealed
 
 
-def read(body: bytes) -> Parcel:
+def decode_batch(body: bytes) -> MessageBatch:
     """The parcel in a body whose seal was verified; BundleError if it is none."""
-    return _decode(body, Parcel)
+    return _decode(body, MessageBatch)
 
 
-def portions(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
-    """Letters, in order, in portions that fit a parcel each; one empty portion for none.
+def batches(letters: Iterable[BatchMessage]) -> Iterator[list[BatchMessage]]:
+    """Letters, in order, in batches that fit a parcel each; one empty portion for none.
 
-    >>> [len(some) for some in portions([Letter("window", b"x" * (FULL // 2))] * 5)]
+    >>> [len(some) for some in batches([BatchMessage("window", b"x" * (BATCH_BYTES // 2))] * 5)]
     [2, 2, 1]
     """
-    some: list[Letter] = []
+    some: list[BatchMessage] = []
     size, given = 0, False
     for letter in letters:
-        if some and (size + len(letter.payload) > FULL or len(some) == LETTERS):
+        if some and (size + len(letter.payload) > BATCH_BYTES or len(some) == MAX_MESSAGES):
             yield some
             some, size, given = [], 0, True
         some.append(letter)

@@ -15,7 +15,7 @@ _MISSING = re.compile(r"Object missing required field `(.*)`")
 _CHOICE = re.compile(r"Invalid enum value (.*)")
 
 
-class Misfit(NamedTuple):
+class FieldError(NamedTuple):
     """where: "device.ring", "" for the whole; hint: what there is instead, "" where unknown."""
 
     where: str
@@ -23,7 +23,7 @@ class Misfit(NamedTuple):
     hint: str = ""
 
 
-def misfit(error: msgspec.ValidationError, kind: Any) -> Misfit:
+def field_error(error: msgspec.ValidationError, kind: Any) -> FieldError:
     """
     kind   the struct that it was to be
 
@@ -34,24 +34,26 @@ def misfit(error: msgspec.ValidationError, kind: Any) -> Misfit:
     >>> try:
     ...     msgspec.convert({"pace": {"gaol": 3}}, Plan)
     ... except msgspec.ValidationError as error:
-    ...     misfit(error, Plan)
-    Misfit(where='pace', what="unknown field 'gaol'", hint='there are: goal')
+    ...     field_error(error, Plan)
+    FieldError(where='pace', what="unknown field 'gaol'", hint='there are: goal')
     """
     found = _WHERE.fullmatch(str(error))
     what, where = found.groups() if found else (str(error), "")
     wanted = _at(kind, where.split(".") if where else [])
     if unknown := _UNKNOWN.fullmatch(what):
-        return Misfit(where, f"unknown field {unknown[1]!r}", _listing(_fields(wanted)))
+        return FieldError(where, f"unknown field {unknown[1]!r}", _listing(_fields(wanted)))
     if missing := _MISSING.fullmatch(what):
-        return Misfit(where, f"no {missing[1]!r}, which is needed")
+        return FieldError(where, f"no {missing[1]!r}, which is needed")
     if choice := _CHOICE.fullmatch(what):
-        return Misfit(where, f"no {choice[1]}", _listing(_choices(wanted)))
-    return Misfit(where, what)
+        return FieldError(where, f"no {choice[1]}", _listing(_choices(wanted)))
+    return FieldError(where, what)
 
 
-def unfit(what: str, error: msgspec.ValidationError, kind: Any, within: str = "") -> SettingError:
+def setting_error(
+    what: str, error: msgspec.ValidationError, kind: Any, within: str = ""
+) -> SettingError:
     """what: the file; within: the part of it that was to be of this kind, "sources.pump"."""
-    found = misfit(error, kind)
+    found = field_error(error, kind)
     where = ".".join(filter(None, (within, found.where)))
     return SettingError(": ".join(filter(None, (what, where, found.what))), found.hint)
 

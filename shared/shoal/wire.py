@@ -212,7 +212,7 @@ class RoundAnswer(Upward, frozen=True, kw_only=True, tag="round-answer"):
     """
 
     attempt: RoundId
-    said: messages.Answer
+    said: messages.DeviceMessage
 
 
 class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
@@ -279,7 +279,7 @@ class RoundCall(Message, frozen=True, kw_only=True, tag="round"):
     """
 
     attempt: RoundId
-    said: messages.Call
+    said: messages.ControllerMessage
 
 
 class Timestamp(Message, frozen=True, kw_only=True, tag="timestamp"):

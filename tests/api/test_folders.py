@@ -21,7 +21,7 @@ from shoal.controller.fleet import ledger
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.ingest.ingest import ingest
 from shoal.errors import MisdirectedError, UntrustedError
-from shoal.sealed_message import DOWN, UP, Letter, Parcel
+from shoal.sealed_message import DOWN, UP, BatchMessage, MessageBatch
 
 DAY_S = 86_400.0
 PARCELS = "/api/v1/folders/parcels"
@@ -32,27 +32,27 @@ def member(world: World) -> Member:
     return Member(world)
 
 
-def fault(seq: int, device: str = "press-4") -> Letter:
+def fault(seq: int, device: str = "press-4") -> BatchMessage:
     message = wire.FaultEvent(
         device=device, boot="b1", seq=seq, sent_s=NOW, cause="source", detail="gone"
     )
-    return Letter("event", wire.encode(message))
+    return BatchMessage("event", wire.encode(message))
 
 
-def inventory(agent: str, device: str = "press-4") -> Letter:
+def inventory(agent: str, device: str = "press-4") -> BatchMessage:
     message = wire.Inventory(
         device=device, boot="b1", seq=0, sent_s=NOW, agent=agent, profile="generic", ring="stable",
         site="north", line="", labels={}, facts={}, installed=[], floors={},
     )  # fmt: skip
-    return Letter("inventory", wire.encode(message))
+    return BatchMessage("inventory", wire.encode(message))
 
 
-def sealed(member: Member, *letters: Letter, **other: Any) -> bytes:
+def sealed(member: Member, *letters: BatchMessage, **other: Any) -> bytes:
     """A parcel as the device seals it; way, key and certificate, or fields of it, otherwise."""
     way, key = other.pop("way", UP), other.pop("key", member.key)
     certificate = other.pop("certificate", member.certificate)
     fields = {"device": member.name, "made_s": member.world.clock(), "trip": "0" * 8, **other}
-    made = Parcel(letters=list(letters), **fields)
+    made = MessageBatch(letters=list(letters), **fields)
     return sealed_message.seal(
         made, way, certificate, lambda message: key.sign(message, ec.ECDSA(hashes.SHA256()))
     )
@@ -131,7 +131,7 @@ def endless(world: World, member: Member) -> bytes:
 
 
 def too_many(world: World, member: Member) -> bytes:
-    return sealed(member, *[fault(1)] * (sealed_message.LETTERS + 1))
+    return sealed(member, *[fault(1)] * (sealed_message.MAX_MESSAGES + 1))
 
 
 def decommissioned(world: World, member: Member) -> bytes:
@@ -186,12 +186,12 @@ def test_a_parcel_with_a_changed_byte_is_to_be_exported_again_first(
 def test_a_folder_taken_in_ends_what_a_damaged_one_before_had_left(
     world: World, member: Member
 ) -> None:
-    def said(seq: int, cause: str, severity: str) -> Letter:
+    def said(seq: int, cause: str, severity: str) -> BatchMessage:
         message = wire.FaultEvent(
             device="press-4", boot="b1", seq=seq, sent_s=NOW, cause=cause, detail=f"{cause}!",
             severity=severity,
         )  # fmt: skip
-        return Letter("event", wire.encode(message))
+        return BatchMessage("event", wire.encode(message))
 
     damaged, good = said(1, "folder-damaged", "warning"), said(2, "folder-imported", "info")
     send(world, sealed(member, damaged))
@@ -229,7 +229,7 @@ def test_kinds_that_do_not_wait_in_an_outbox_are_left_aside(world: World, member
     online = wire.Status(
         device="press-4", boot="", seq=0, sent_s=NOW, online=True, since_s=NOW, session="s1"
     )
-    send(world, sealed(member, Letter("status", wire.encode(online))))
+    send(world, sealed(member, BatchMessage("status", wire.encode(online))))
     assert world.get("/api/v1/devices/press-4").json["online"] is False
 
 

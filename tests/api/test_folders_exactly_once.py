@@ -18,7 +18,7 @@ from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.controller.fleet import devices, ledger
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.offline import folders
-from shoal.sealed_message import Letter
+from shoal.sealed_message import BatchMessage
 
 _count = itertools.count(1)
 STEPS = ("say", "say", "mqtt", "mqtt unheard", "export", "import", "lose", "bring")
@@ -65,7 +65,7 @@ class Way:
 
     def export(self) -> None:
         self.outbox.number_all()
-        letters = [Letter(it.kind, it.payload) for it in self.letters()]
+        letters = [BatchMessage(it.kind, it.payload) for it in self.letters()]
         self.sticks.append(sealed(self.member, *letters))
 
     def letters(self) -> Iterator:
@@ -80,7 +80,7 @@ class Way:
         authority = self.world.app.extensions["shoal-services"].authority
         name = self.member.name
         plan = folders.export(self.world.ctx, authority, actor="ana", names=[name], site="")
-        opened = sealed_message.read(
+        opened = sealed_message.decode_batch(
             sealed_message.unseal(base64.b64decode(plan.parcels[name])).body
         )
         for letter in opened.letters:

@@ -10,7 +10,7 @@ from broker.five import REFUSALS, MosquittoOfFive
 from broker.real import Mosquitto, Nats, Site, running_site
 from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import LinkError
-from shoal.mqtt_version import Dialect, Limits, limits_of
+from shoal.mqtt_version import Limits, MqttVersion, limits_of
 from shoal.topics import up
 from waiting import eventually
 
@@ -38,26 +38,26 @@ def refusing(how: str) -> Any:
     return lambda folder, pki, port: MosquittoOfFive(folder, pki, port, how)
 
 
-def spoken(site: Site, **choices: Any) -> Dialect:
-    return site.device("cam-a", **choices).connect().link._dialect
+def spoken(site: Site, **choices: Any) -> MqttVersion:
+    return site.device("cam-a", **choices).connect().link._version
 
 
 @pytest.mark.parametrize(
     "at", [refusing(how) for how in REFUSALS], ids=list(REFUSALS), indirect=True
 )
 def test_a_broker_of_mqtt_5_is_found_out_however_it_turns_3_1_1_away(at: Site):
-    assert spoken(at) is Dialect.V5
+    assert spoken(at) is MqttVersion.V5
 
 
 @pytest.mark.parametrize("at", [Nats], indirect=True)
 def test_a_broker_of_3_1_1_is_found_out_by_who_begins_with_mqtt_5(at: Site):
-    assert spoken(at, dialect=Dialect.V5) is Dialect.V3
+    assert spoken(at, version=MqttVersion.V5) is MqttVersion.V3
 
 
 @pytest.mark.parametrize("at", [Mosquitto], indirect=True)
-@pytest.mark.parametrize("first", Dialect)
-def test_a_broker_of_both_is_spoken_to_in_the_first(at: Site, first: Dialect):
-    assert spoken(at, dialect=first) is first
+@pytest.mark.parametrize("first", MqttVersion)
+def test_a_broker_of_both_is_spoken_to_in_the_first(at: Site, first: MqttVersion):
+    assert spoken(at, version=first) is first
 
 
 @pytest.mark.parametrize("at", [MosquittoOfFive], indirect=True)
@@ -74,21 +74,21 @@ def test_what_a_broker_speaks_is_remembered_over_cuts_and_its_death(at: Site):
 @pytest.mark.parametrize("at", [Mosquitto], indirect=True)
 @pytest.mark.parametrize(("before", "after"), [("3.1.1", "5"), ("5", "3.1.1")])
 def test_a_session_outlives_a_change_of_version(at: Site, before: str, after: str):
-    device = at.device("cam-a", dialect=Dialect(before)).connect()
+    device = at.device("cam-a", version=MqttVersion(before)).connect()
     device.link.stop()
     at.controller().connect().link.publish("shoal/v1/cam-a/down/command", b"while you were away")
-    again = at.device("cam-a", dialect=Dialect(after)).connect()
+    again = at.device("cam-a", version=MqttVersion(after)).connect()
     eventually(lambda: b"while you were away" in again.payloads(), "what waited for it")
 
 
 @pytest.mark.parametrize("at", [Mosquitto], indirect=True)
 def test_a_clean_session_of_mqtt_5_leaves_nothing_behind(at: Site):
-    device = at.device("cam-a", dialect=Dialect.V5, clean_session=True).connect()
+    device = at.device("cam-a", version=MqttVersion.V5, clean_session=True).connect()
     device.link.stop()
     controller = at.controller().connect()
     controller.link.publish("shoal/v1/cam-a/down/command", b"for nobody")
     eventually(lambda: controller.link._unacked == 0, "the broker has it")
-    again = at.device("cam-a", dialect=Dialect.V5).connect()
+    again = at.device("cam-a", version=MqttVersion.V5).connect()
     controller.link.publish("shoal/v1/cam-a/down/command", b"for you")
     eventually(lambda: b"for you" in again.payloads(), "what came later")
     assert b"for nobody" not in again.payloads()
@@ -96,8 +96,8 @@ def test_a_clean_session_of_mqtt_5_leaves_nothing_behind(at: Site):
 
 @pytest.mark.parametrize("at", [Narrow], indirect=True)
 def test_what_an_mqtt_5_broker_takes_at_once_is_kept_to(at: Site):
-    controller = at.controller(dialect=Dialect.V5).connect()
-    device = at.device("cam-a", dialect=Dialect.V5).connect()
+    controller = at.controller(version=MqttVersion.V5).connect()
+    device = at.device("cam-a", version=MqttVersion.V5).connect()
     assert device.link._client.max_inflight_messages == 3
     with pytest.raises(LinkError, match=r"the broker takes 4000; raise its limit"):
         device.link.publish(up("cam-a", "window"), b"x" * 5_000)
@@ -109,7 +109,7 @@ def test_what_an_mqtt_5_broker_takes_at_once_is_kept_to(at: Site):
 
 @pytest.mark.parametrize("at", [Narrow], indirect=True)
 def test_mqtt_5_says_why_a_connection_ended_and_what_to_do(at: Site, caplog):
-    device = at.device("cam-a", dialect=Dialect.V5).connect()
+    device = at.device("cam-a", version=MqttVersion.V5).connect()
     device.link._limits = Limits()
     device.link.publish(up("cam-a", "window"), b"x" * 5_000)
     eventually(lambda: "broker ended the connection: Packet too large" in caplog.text, "the end")

@@ -13,8 +13,8 @@ from shoal.cli.exit_codes import ABSENT, FAILED, USAGE
 from shoal.controller.fleet import enrolment, join_tokens
 from shoal.controller.fleet.io.ca import Authority
 from shoal.enrolment import EnrolRequest
-from shoal.offline_bundle import Stick
-from shoal.sealed_message import UP, Letter, Parcel
+from shoal.offline_bundle import OfflineBundle
+from shoal.sealed_message import UP, BatchMessage, MessageBatch
 
 
 class Device:
@@ -31,10 +31,10 @@ class Device:
         asked = EnrolRequest(token=token.secret, csr=make_csr(self.key, name), device=name)
         self.certificate = enrolment.enrol(ctx, authority, asked).certificate
 
-    def write(self, stick: Stick, *seqs: int, part: int = 1, parts: int = 1) -> str:
+    def write(self, stick: OfflineBundle, *seqs: int, part: int = 1, parts: int = 1) -> str:
         """A parcel of so many faults on the stick; its name there."""
-        letters = [Letter("event", wire.encode(self.fault(seq))) for seq in seqs]
-        made = Parcel(
+        letters = [BatchMessage("event", wire.encode(self.fault(seq))) for seq in seqs]
+        made = MessageBatch(
             device=self.name, made_s=1.8e9, trip="0badcafe", letters=letters, part=part, parts=parts
         )
         name = f"up/{self.name}/{made.name}"
@@ -51,9 +51,9 @@ class Device:
 
 
 @pytest.fixture
-def stick(tmp_path: Path) -> Stick:
+def stick(tmp_path: Path) -> OfflineBundle:
     (tmp_path / "stick").mkdir()
-    return Stick(tmp_path / "stick")
+    return OfflineBundle(tmp_path / "stick")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def press(shoal: Cli, request: pytest.FixtureRequest) -> Device:
 
 
 def test_what_was_taken_in_is_deleted_and_what_was_refused_stays(
-    shoal: Cli, stick: Stick, press: Device
+    shoal: Cli, stick: OfflineBundle, press: Device
 ) -> None:
     good, bad = press.write(stick, 1, 2), f"up/{press.name}/bad.parcel"
     stick.write(bad, b"half of a parc")
@@ -76,7 +76,9 @@ def test_what_was_taken_in_is_deleted_and_what_was_refused_stays(
     assert (stick.folder / bad).exists()
 
 
-def test_keep_keeps_and_again_is_nothing_new(shoal: Cli, stick: Stick, press: Device) -> None:
+def test_keep_keeps_and_again_is_nothing_new(
+    shoal: Cli, stick: OfflineBundle, press: Device
+) -> None:
     name = press.write(stick, 1, 2)
     folder = str(stick.folder)
     assert shoal.json("bundle", "import", folder, "--keep")["parcels"][0]["fresh"] == 2
@@ -85,7 +87,7 @@ def test_keep_keeps_and_again_is_nothing_new(shoal: Cli, stick: Stick, press: De
 
 
 def test_an_export_of_which_a_part_is_missing_is_said(
-    shoal: Cli, stick: Stick, press: Device
+    shoal: Cli, stick: OfflineBundle, press: Device
 ) -> None:
     press.write(stick, 1, part=1, parts=0)
     press.write(stick, 3, part=3, parts=3)
@@ -94,7 +96,7 @@ def test_an_export_of_which_a_part_is_missing_is_said(
 
 
 def test_a_stick_holds_one_export_and_what_devices_wrote(
-    shoal: Cli, stick: Stick, press: Device
+    shoal: Cli, stick: OfflineBundle, press: Device
 ) -> None:
     written = press.write(stick, 1)
     stick.write("down/of-before.parcel", b"x")
@@ -111,7 +113,7 @@ def test_a_stick_holds_one_export_and_what_devices_wrote(
 
 
 def test_an_export_deletes_nothing_behind_a_link_on_the_stick(
-    shoal: Cli, stick: Stick, press: Device, tmp_path: Path
+    shoal: Cli, stick: OfflineBundle, press: Device, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     (stick.folder / "blobs").symlink_to(tmp_path)
@@ -131,7 +133,7 @@ def test_an_export_deletes_nothing_behind_a_link_on_the_stick(
     ],
 )
 def test_mistakes_are_reported_with_a_hint(
-    shoal: Cli, stick: Stick, words: list[str], code: int, said: str
+    shoal: Cli, stick: OfflineBundle, words: list[str], code: int, said: str
 ) -> None:
     result = shoal("bundle", *[word.format(stick.folder) for word in words])
     assert result.exit_code == code, result.output

@@ -22,11 +22,11 @@ ADVERT = Advert(
     certificate=b"c" * 8,
 )  # fmt: skip
 SLICE = messages.Slice(rows=120, loss=31.5, correct=110)
-WAY = messages.Way(
+WAY = messages.GatewayRoute(
     gateway="cam-2", address="10.0.0.7:8456", members=["cam-1", "cam-2"],
     close_s=1_800_000_300.0, most=1000,
 )  # fmt: skip
-CALLS: dict[str, messages.Call] = {
+CALLS: dict[str, messages.ControllerMessage] = {
     "invite": messages.Invite(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
     "start": messages.Start(roster=Roster(digests={"cam-1": b"d" * 32}, neighbours=[ADVERT])),
     "start.way": messages.Start(way=WAY),
@@ -40,7 +40,7 @@ CALLS: dict[str, messages.Call] = {
     "measure": messages.Measure(signed=b'{"signed":{}}', urls={"ab" * 32: "https://a/b"}),
     "dismiss": messages.Dismiss(reason="too-few-updates"),
 }
-ANSWERS: dict[str, messages.Answer] = {
+ANSWERS: dict[str, messages.DeviceMessage] = {
     "join": messages.Join(advert=ADVERT),
     "refuse": messages.Refuse(reason="few-rows", detail="it has too few rows of its own"),
     "boxes": messages.Boxes(boxes={"cam-2": b"sealed"}),

@@ -34,8 +34,8 @@ def decode(message: wire.Message, payload: bytes) -> wire.Message:
 
 def test_every_message_has_golden_bytes() -> None:
     assert {type(m) for m in MESSAGES.values()} == {*get_args(wire.AnyUp), *get_args(wire.AnyDown)}
-    assert {type(it) for it in golden.CALLS.values()} == set(get_args(messages.Call))
-    assert {type(it) for it in golden.ANSWERS.values()} == set(get_args(messages.Answer))
+    assert {type(it) for it in golden.CALLS.values()} == set(get_args(messages.ControllerMessage))
+    assert {type(it) for it in golden.ANSWERS.values()} == set(get_args(messages.DeviceMessage))
     assert {path.stem for path in BYTES} == set(MESSAGES)
 
 

@@ -19,8 +19,8 @@ from shoal.agent.offline.io.import_ import ImportTarget, VerifiedBundle, import_
 from shoal.agent.update.ports import UpdatePorts
 from shoal.agent.wiring import exchange_of
 from shoal.controller.fleet.io.ca import Authority
-from shoal.offline_bundle import Label, Stick
-from shoal.sealed_message import Letter, Parcel
+from shoal.offline_bundle import Label, OfflineBundle
+from shoal.sealed_message import BatchMessage, MessageBatch
 from shoal.trust import Order
 from supply import Power
 
@@ -46,18 +46,18 @@ class BundleWriter:
         (folder / ROOT).write_bytes(self.cloud.repository.root)
         (folder / DIRECTOR).write_bytes(self.cloud.repository.director_root)
 
-    def letter(self, *orders: Order, **signing: Any) -> Letter:
+    def letter(self, *orders: Order, **signing: Any) -> BatchMessage:
         """The next assignment of these orders."""
         self.version += 1
         version = signing.pop("version", self.version)
         name = signing.pop("device", NAME)
         signed = self.cloud.repository.orders(name, version, orders, **signing)
         message = wire.Assignment(signed=signed, urls=self.cloud.urls())
-        return Letter("assignment", wire.encode(message))
+        return BatchMessage("assignment", wire.encode(message))
 
-    def write(self, target: Path, *letters: Letter, name: str = NAME) -> Stick:
+    def write(self, target: Path, *letters: BatchMessage, name: str = NAME) -> OfflineBundle:
         """A complete bundle, for one device."""
-        written = Stick(target)
+        written = OfflineBundle(target)
         for file, data in self.cloud.repository.files.items():
             written.write(f"{offline_bundle.METADATA}/{file}", data)
         for sha256, data in self.cloud.blobs.items():
@@ -71,9 +71,13 @@ class BundleWriter:
         return written
 
     def put_parcel(
-        self, written: Stick, *letters: Letter, name: str = NAME, roots: Sequence[bytes] = ()
+        self,
+        written: OfflineBundle,
+        *letters: BatchMessage,
+        name: str = NAME,
+        roots: Sequence[bytes] = (),
     ) -> None:
-        made = Parcel(
+        made = MessageBatch(
             device=name, made_s=NOW, trip="0" * 8, letters=list(letters), roots=list(roots)
         )
         authority = self.authority
@@ -107,7 +111,7 @@ class OfflineDevice(Device):
             super().run(1.0)
             self.exchange.tick()
 
-    def import_bundle(self, source: Stick) -> VerifiedBundle:
+    def import_bundle(self, source: OfflineBundle) -> VerifiedBundle:
         """`shoal-agent import`, typed by ana."""
         target = ImportTarget(self.folder, NAME, PROFILE, "ana", self.clock.now)
         return import_bundle(target, source)

@@ -18,7 +18,7 @@ from shoal.cli.command import CommandGroup, Session
 from shoal.cli.exit_codes import FailedError, ProblemError
 from shoal.cli.render import Columns, JsonObject, instant, plain, size, table
 from shoal.errors import AbsentError, BundleError, LinkError, SettingError
-from shoal.offline_bundle import BLOBS, DOWN, LABEL, METADATA, UP, Label, Stick
+from shoal.offline_bundle import BLOBS, DOWN, LABEL, METADATA, UP, Label, OfflineBundle
 from shoal.topics import check_device
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -51,7 +51,7 @@ def export(session: Session, folder: Path, devices: tuple[str, ...], site: str) 
     if not folder.is_dir():
         raise SettingError(f"no folder {folder}", "is the stick mounted?")
     plan = session.api.post(at("folders"), {"devices": list(devices), "site": site})
-    stick = Stick(folder)
+    stick = OfflineBundle(folder)
     _clear(stick, plan)
     for name, text in plan["metadata"].items():
         stick.write(f"{METADATA}/{name}", text.encode())
@@ -76,7 +76,7 @@ def import_(session: Session, folder: Path, keep: bool) -> None:
     Example:
       shoal bundle import /media/stick
     """
-    stick = Stick(folder)
+    stick = OfflineBundle(folder)
     if not (folder / UP).is_dir():
         stick.label()  # says what is wrong where it is no folder of ours at all
     receipts, refused = [], []
@@ -109,7 +109,7 @@ _COLUMNS: Columns = {
 }
 
 
-def _clear(stick: Stick, plan: JsonObject) -> None:
+def _clear(stick: OfflineBundle, plan: JsonObject) -> None:
     """A folder holds one export: what it does not name is of another one."""
     stick.delete(LABEL)
     kept = {f"{DOWN}/{name}.parcel" for name in plan["parcels"]}
@@ -121,7 +121,7 @@ def _clear(stick: Stick, plan: JsonObject) -> None:
                 stick.delete(name)
 
 
-def _fetch_blobs(session: Session, stick: Stick, blobs: list[Any]) -> None:
+def _fetch_blobs(session: Session, stick: OfflineBundle, blobs: list[Any]) -> None:
     """From the artifact server, whose certificate is of Shoal's own CA, whatever the API's is."""
     missing = [
         b for b in blobs if not stick.holds(f"{BLOBS}/{b['sha256']}", b["size"], b["sha256"])
@@ -162,7 +162,7 @@ def _reached(url: str) -> Iterator[None]:
         raise LinkError(f"{url}: {error}", "is the artifact server in reach?") from error
 
 
-def _parcels(stick: Stick) -> list[str]:
+def _parcels(stick: OfflineBundle) -> list[str]:
     found = []
     for device in stick.folders(UP):
         with contextlib.suppress(SettingError):  # what else lies on a stick is not ours
@@ -170,7 +170,7 @@ def _parcels(stick: Stick) -> list[str]:
     return found
 
 
-def _send(session: Session, stick: Stick, name: str) -> JsonObject:
+def _send(session: Session, stick: OfflineBundle, name: str) -> JsonObject:
     data = stick.read(name, sealed_message.LIMIT)
     sent: JsonObject = session.api.upload(
         at("folders", "parcels"), {"parcel": ("parcel", data)}, {}

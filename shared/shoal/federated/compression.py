@@ -31,7 +31,7 @@ _MOST = {"int8": 127, "int4": 7, "top-k": 127}
 _LEVEL = 3
 
 
-class Fed(NamedTuple):
+class Compressed(NamedTuple):
     """What goes up, and what stays for the next round: float32 (P,)."""
 
     packed: bytes
@@ -59,11 +59,11 @@ def compress(delta: F32, how: Compression, draws: Draws) -> bytes:
     return head + body
 
 
-def with_feedback(delta: F32, residual: F32, how: Compression, draws: Draws) -> Fed:
+def with_feedback(delta: F32, residual: F32, how: Compression, draws: Draws) -> Compressed:
     """Compress delta and what was left behind before; what is left now stays."""
     whole = delta + residual
     packed = compress(whole, how, draws)
-    return Fed(packed, whole - decompress(packed, delta.size))
+    return Compressed(packed, whole - decompress(packed, delta.size))
 
 
 def decompress(packed: bytes, size: int) -> F32:

@@ -30,18 +30,18 @@ Address = Annotated[str, msgspec.Meta(max_length=300)]
 Generations = Annotated[dict[Slug, Count], msgspec.Meta(max_length=4096)]
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True, tag_field="say"):
+class RoundMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="say"):
     """Base of both directions."""
 
 
-class Invite(Said, frozen=True, kw_only=True, tag="invite"):
+class Invite(RoundMessage, frozen=True, kw_only=True, tag="invite"):
     """signed: shoal.federated.config; urls: sha256 -> where to fetch it, of every content."""
 
     signed: bytes
     urls: dict[str, str]
 
 
-class Way(msgspec.Struct, frozen=True, kw_only=True):
+class GatewayRoute(msgspec.Struct, frozen=True, kw_only=True):
     """By way of whom a site's contributions go up.
 
     gateway   device that sums them, one that the signed plan names
@@ -66,78 +66,78 @@ class Way(msgspec.Struct, frozen=True, kw_only=True):
         return (self.generations or {}).get(device, 0)
 
 
-class Start(Said, frozen=True, kw_only=True, tag="start"):
+class Start(RoundMessage, frozen=True, kw_only=True, tag="start"):
     """roster: None without secure aggregation; way: left out where the update goes up directly."""
 
     roster: Roster | None = None
-    way: Way | msgspec.UnsetType = msgspec.UNSET
+    way: GatewayRoute | msgspec.UnsetType = msgspec.UNSET
 
 
-class Deal(Said, frozen=True, kw_only=True, tag="deal"):
+class Deal(RoundMessage, frozen=True, kw_only=True, tag="deal"):
     """boxes: sealed for this device, by its sender."""
 
     boxes: Named
 
 
-class Resend(Said, frozen=True, kw_only=True, tag="resend"):
+class Resend(RoundMessage, frozen=True, kw_only=True, tag="resend"):
     """missing: indexes of pieces; empty for all of them."""
 
     missing: list[Count] = []
 
 
-class Close(Said, frozen=True, kw_only=True, tag="close"):
+class Close(RoundMessage, frozen=True, kw_only=True, tag="close"):
     ending: Ending
 
 
-class Pass(Said, frozen=True, kw_only=True, tag="pass"):
+class Pass(RoundMessage, frozen=True, kw_only=True, tag="pass"):
     """votes: signatures by their device."""
 
     votes: Named
 
 
-class Measure(Said, frozen=True, kw_only=True, tag="measure"):
+class Measure(RoundMessage, frozen=True, kw_only=True, tag="measure"):
     """As Invite, with a config whose purpose is "evaluate"."""
 
     signed: bytes
     urls: dict[str, str]
 
 
-class Dismiss(Said, frozen=True, kw_only=True, tag="dismiss"):
+class Dismiss(RoundMessage, frozen=True, kw_only=True, tag="dismiss"):
     """reason: slug, "" when the round ended well."""
 
     reason: Slug = ""
 
 
-class Join(Said, frozen=True, kw_only=True, tag="join"):
+class Join(RoundMessage, frozen=True, kw_only=True, tag="join"):
     """advert: None without secure aggregation."""
 
     advert: Advert | None = None
 
 
-class Refuse(Said, frozen=True, kw_only=True, tag="refuse"):
+class Refuse(RoundMessage, frozen=True, kw_only=True, tag="refuse"):
     """reason: slug, as in shoal.agent.federated.eligibility; detail: a sentence for a person."""
 
     reason: Slug
     detail: Text = ""
 
 
-class Boxes(Said, frozen=True, kw_only=True, tag="boxes"):
+class Boxes(RoundMessage, frozen=True, kw_only=True, tag="boxes"):
     """boxes: one for every neighbour, by its name."""
 
     boxes: Named
 
 
-class Piece(Said, frozen=True, kw_only=True, tag="piece"):
+class Piece(RoundMessage, frozen=True, kw_only=True, tag="piece"):
     """chunk: of an encoded Contribution."""
 
     chunk: Chunk
 
 
-class Vote(Said, frozen=True, kw_only=True, tag="vote"):
+class Vote(RoundMessage, frozen=True, kw_only=True, tag="vote"):
     signature: bytes
 
 
-class Shares(Said, frozen=True, kw_only=True, tag="shares"):
+class Shares(RoundMessage, frozen=True, kw_only=True, tag="shares"):
     """shares: by the neighbour that they are of."""
 
     shares: Named
@@ -151,7 +151,7 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     correct: Annotated[int, msgspec.Meta(ge=-1, le=2**53)] = -1
 
 
-class Measured(Said, frozen=True, kw_only=True, tag="measured"):
+class Measured(RoundMessage, frozen=True, kw_only=True, tag="measured"):
     """whole: all rows; classes: by true class; personal: the device's own model, if it has one."""
 
     whole: Slice
@@ -179,5 +179,5 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     site: bytes = b""
 
 
-Call = Invite | Start | Deal | Resend | Close | Pass | Measure | Dismiss
-Answer = Join | Refuse | Boxes | Piece | Vote | Shares | Measured
+ControllerMessage = Invite | Start | Deal | Resend | Close | Pass | Measure | Dismiss
+DeviceMessage = Join | Refuse | Boxes | Piece | Vote | Shares | Measured

@@ -24,7 +24,7 @@ from shoal.agent.peers.io.protocol import asking_context
 from shoal.errors import LinkError, UntrustedError
 from shoal.federated import site_sum
 from shoal.federated.compression import compress
-from shoal.federated.messages import Contribution, Way
+from shoal.federated.messages import Contribution, GatewayRoute
 from shoal.federated.noise import Draws
 from shoal.federated.plan import Compression
 from shoal.federated.sums import ExactSum
@@ -53,9 +53,9 @@ class Site:
         self.server.open(ATTEMPT, told, most)
         (self.round / "contribution").write_bytes(self.data["cam-1"])
 
-    def way(self, gateway: str = "cam-1", generation: int = 0) -> Way:
+    def way(self, gateway: str = "cam-1", generation: int = 0) -> GatewayRoute:
         address = f"127.0.0.1:{self.settings.port}"
-        return Way(
+        return GatewayRoute(
             gateway=gateway, address=address, close_s=0.0, most=40,
             generations={gateway: generation} if generation else UNSET,
         )  # fmt: skip

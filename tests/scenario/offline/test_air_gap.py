@@ -23,8 +23,8 @@ from shoal.errors import (
     StorageError,
     UntrustedError,
 )
-from shoal.offline_bundle import Stick
-from shoal.sealed_message import Letter
+from shoal.offline_bundle import OfflineBundle
+from shoal.sealed_message import BatchMessage
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
@@ -70,9 +70,9 @@ class Scene:
         device.stop()
         return device
 
-    def copy(self, name: str) -> Stick:
+    def copy(self, name: str) -> OfflineBundle:
         shutil.copytree(self.bundle.folder, self.folder / name)
-        return Stick(self.folder / name)
+        return OfflineBundle(self.folder / name)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_acks_that_were_imported_remove_their_messages_and_no_others(
     assert waiting == len(seqs) > 0
     ack = wire.Ack(boot=boot, seqs=seqs[:1])
     foreign = wire.Ack(boot="other", seqs=seqs)
-    letters = [Letter("ack", wire.encode(m)) for m in (ack, foreign)]
+    letters = [BatchMessage("ack", wire.encode(m)) for m in (ack, foreign)]
     device.import_bundle(scene.writer.write(device.folder.with_name("acks"), *letters))
     device.requests_per_tick = 0
     device.run(2)
@@ -186,107 +186,109 @@ def test_a_clock_that_woke_in_1970_does_not_make_an_old_bundle_fresh(
         device.import_bundle(old)
 
 
-def forged(source: Stick, scene: Scene) -> None:
+def forged(source: OfflineBundle, scene: Scene) -> None:
     path = source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
     path.write_bytes(path.read_bytes().replace(b"lot-codes", b"lot-coded", 1))
 
 
-def cut_short(name: str) -> Callable[[Stick, Scene], None]:
-    def cut(source: Stick, scene: Scene) -> None:
+def cut_short(name: str) -> Callable[[OfflineBundle, Scene], None]:
+    def cut(source: OfflineBundle, scene: Scene) -> None:
         path = next(iter(sorted((source.folder / name).rglob("*.*"), reverse=True)))
         path.write_bytes(path.read_bytes()[:-7])
 
     return cut
 
 
-def lost_blob(source: Stick, scene: Scene) -> None:
+def lost_blob(source: OfflineBundle, scene: Scene) -> None:
     (source.folder / offline_bundle.BLOBS / scene.order.sha256).unlink()
 
 
-def changed_blob(source: Stick, scene: Scene) -> None:
+def changed_blob(source: OfflineBundle, scene: Scene) -> None:
     model = next(sha for sha, data in scene.cloud.blobs.items() if data.startswith(b"lot-codes 2"))
     path = source.folder / offline_bundle.BLOBS / model
     path.write_bytes(path.read_bytes()[::-1])
 
 
-def short_blob(source: Stick, scene: Scene) -> None:
+def short_blob(source: OfflineBundle, scene: Scene) -> None:
     model = next(sha for sha, data in scene.cloud.blobs.items() if data.startswith(b"lot-codes 2"))
     path = source.folder / offline_bundle.BLOBS / model
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def other_controller(source: Stick, scene: Scene) -> None:
+def other_controller(source: OfflineBundle, scene: Scene) -> None:
     other = BundleWriter(scene.folder / f"other-{source.folder.name}", scene.cloud)
     other.put_parcel(source, scene.writer.letter(scene.order))
 
 
-def sealed_by_a_device(source: Stick, scene: Scene) -> None:
+def sealed_by_a_device(source: OfflineBundle, scene: Scene) -> None:
     folder = scene.folder / f"thief-{source.folder.name}"
     scene.writer.enrol(folder, "cam-9")
     from shoal.agent.offline.io.seal import seal
-    from shoal.sealed_message import Parcel
+    from shoal.sealed_message import MessageBatch
 
-    made = Parcel(device=NAME, made_s=0.0, trip="0" * 8, letters=[scene.writer.letter(scene.order)])
+    made = MessageBatch(
+        device=NAME, made_s=0.0, trip="0" * 8, letters=[scene.writer.letter(scene.order)]
+    )
     source.write(f"{offline_bundle.DOWN}/{NAME}.parcel", seal(folder, made))
 
 
-def no_label(source: Stick, scene: Scene) -> None:
+def no_label(source: OfflineBundle, scene: Scene) -> None:
     source.delete(offline_bundle.LABEL)
 
 
-def for_another(source: Stick, scene: Scene) -> None:
+def for_another(source: OfflineBundle, scene: Scene) -> None:
     parcel = source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
     parcel.rename(parcel.with_name("cam-2.parcel"))
 
 
-def renamed_parcel(source: Stick, scene: Scene) -> None:
+def renamed_parcel(source: OfflineBundle, scene: Scene) -> None:
     scene.writer.put_parcel(source, scene.writer.letter(scene.order, device="cam-2"), name="cam-2")
     (source.folder / offline_bundle.DOWN / "cam-2.parcel").replace(
         source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
     )
 
 
-def another_label(source: Stick, scene: Scene) -> None:
+def another_label(source: OfflineBundle, scene: Scene) -> None:
     path = source.folder / offline_bundle.LABEL
     path.write_text(path.read_text().replace(scene.writer.authority.root_fingerprint, "0" * 64))
 
 
-def not_the_director(source: Stick, scene: Scene) -> None:
+def not_the_director(source: OfflineBundle, scene: Scene) -> None:
     scene.writer.put_parcel(source, scene.writer.letter(scene.order, signer="intruder"))
 
 
-def an_old_order(source: Stick, scene: Scene) -> None:
+def an_old_order(source: OfflineBundle, scene: Scene) -> None:
     scene.writer.put_parcel(source, scene.writer.letter(scene.order, version=1))
 
 
-def an_expired_order(source: Stick, scene: Scene) -> None:
+def an_expired_order(source: OfflineBundle, scene: Scene) -> None:
     scene.writer.put_parcel(source, scene.writer.letter(scene.order, days=-1.0))
 
 
-def a_release_that_nobody_signed(source: Stick, scene: Scene) -> None:
+def a_release_that_nobody_signed(source: OfflineBundle, scene: Scene) -> None:
     from msgspec.structs import replace
 
     scene.writer.put_parcel(source, scene.writer.letter(replace(scene.order, sha256="0" * 64)))
 
 
-def a_link(source: Stick, scene: Scene) -> None:
+def a_link(source: OfflineBundle, scene: Scene) -> None:
     path = source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
     path.unlink()
     path.symlink_to("/dev/zero")
 
 
-def enormous(source: Stick, scene: Scene) -> None:
+def enormous(source: OfflineBundle, scene: Scene) -> None:
     with (source.folder / offline_bundle.DOWN / f"{NAME}.parcel").open("wb") as file:
         file.truncate(5 << 30)
 
 
-def a_linked_folder(source: Stick, scene: Scene) -> None:
+def a_linked_folder(source: OfflineBundle, scene: Scene) -> None:
     path = source.folder / offline_bundle.METADATA
     path.rename(path.with_name("elsewhere"))
     path.symlink_to("elsewhere")
 
 
-def much_metadata(source: Stick, scene: Scene) -> None:
+def much_metadata(source: OfflineBundle, scene: Scene) -> None:
     for version in range(100, 104):
         with (source.folder / offline_bundle.METADATA / f"{version}.targets.json").open(
             "wb"
@@ -294,7 +296,7 @@ def much_metadata(source: Stick, scene: Scene) -> None:
             file.truncate(5 << 20)  # sparse: nothing on the disk, 20 MiB in memory
 
 
-HOSTILE: list[tuple[Callable[[Stick, Scene], None], type[ShoalError]]] = [
+HOSTILE: list[tuple[Callable[[OfflineBundle, Scene], None], type[ShoalError]]] = [
     (forged, UntrustedError),
     (cut_short(offline_bundle.DOWN), BundleError),
     (cut_short(offline_bundle.METADATA), ShoalError),

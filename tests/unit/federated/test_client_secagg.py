@@ -55,7 +55,7 @@ class Class:
                 told.take_masked(name, numbers_of(device))
         return told
 
-    def started(self, name: str, adverts: dict[str, Advert]) -> list[messages.Answer]:
+    def started(self, name: str, adverts: dict[str, Advert]) -> list[messages.DeviceMessage]:
         """What a device answers when the controller hands these on."""
         told = Unmasking(self.terms, adverts, 8)
         return self.devices[name].call(1, messages.Start(roster=told.roster_for(name)))
@@ -76,7 +76,7 @@ def terms_of(invite: wire.RoundCall) -> Terms:
     return Terms(round_id=round_id, degree=4, threshold=3, least=3)
 
 
-def refusal(answers: list[messages.Answer]) -> str:
+def refusal(answers: list[messages.DeviceMessage]) -> str:
     """Its reason, where nothing else was answered."""
     (said,) = answers
     assert isinstance(said, messages.Refuse)

@@ -56,7 +56,7 @@ class Lan:
     def __init__(self, *says: Any) -> None:
         self.says, self.given = list(says), list[bytes]()
 
-    def hand_over(self, way: messages.Way, attempt: bytes, data: bytes) -> bool:
+    def hand_over(self, way: messages.GatewayRoute, attempt: bytes, data: bytes) -> bool:
         self.given.append(data)
         said = self.says.pop(0) if len(self.says) > 1 else self.says[0]
         if isinstance(said, Exception):
@@ -87,7 +87,7 @@ def start(school: School, members: Collection[str] = (), **other: Any) -> messag
         "gateway": "cam-1", "address": "localhost:8456", "members": sorted(members),
         "close_s": school.now + 100, "most": 100,
     }  # fmt: skip
-    return messages.Start(way=messages.Way(**way | other))
+    return messages.Start(way=messages.GatewayRoute(**way | other))
 
 
 def later(device: Learner, seconds: float = AGAIN_S) -> None:

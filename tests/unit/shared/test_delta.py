@@ -85,10 +85,10 @@ def test_what_would_not_fit_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_what_would_spare_too_little_is_not_made() -> None:
     for name in ("float32 weights, trained on", "only the last layer", "pieces that moved"):
         old, new, _ = CASES[name]
-        assert delta.make(old, new, delta.HOPELESS * len(new)) == delta.make(old, new)
+        assert delta.make(old, new, delta.WORST_RATIO * len(new)) == delta.make(old, new)
     old, new, _ = CASES["nothing in common"]
     with pytest.raises(BundleError, match="spares too little"):
-        delta.make(old, new, delta.HOPELESS * len(new))
+        delta.make(old, new, delta.WORST_RATIO * len(new))
 
 
 @settings(max_examples=100, deadline=None)

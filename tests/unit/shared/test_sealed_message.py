@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from shoal import sealed_message
 from shoal.errors import AbsentError, BundleError, OversizeError, SettingError, ShoalError
-from shoal.offline_bundle import LABEL, Label, Stick
-from shoal.sealed_message import UP, Letter, Parcel
+from shoal.offline_bundle import LABEL, Label, OfflineBundle
+from shoal.sealed_message import UP, BatchMessage, MessageBatch
 
-MADE = Parcel(device="cam-1", made_s=1.5, trip="00c0ffee", letters=[Letter("event", b"x")])
+MADE = MessageBatch(
+    device="cam-1", made_s=1.5, trip="00c0ffee", letters=[BatchMessage("event", b"x")]
+)
 #: What a stick that was written today must be read as for ever.
 GOLDEN = bytes.fromhex(
     "84a474797065ad7365616c65642d70617263656ca4626f6479c45f88a474797065a670617263656ca6646576696365"
@@ -26,7 +28,7 @@ GOLDEN = bytes.fromhex(
 
 def test_a_sealed_parcel_has_its_golden_bytes() -> None:
     assert sealed_message.seal(MADE, UP, "PEM", lambda _: b"sig") == GOLDEN
-    assert sealed_message.read(sealed_message.unseal(GOLDEN).body) == MADE
+    assert sealed_message.decode_batch(sealed_message.unseal(GOLDEN).body) == MADE
     assert MADE.name == "00000000001-00c0ffee-00001.parcel"
 
 
@@ -38,12 +40,12 @@ def test_a_seal_is_good_for_one_way_only() -> None:
 
 def test_a_field_that_a_newer_side_adds_is_ignored() -> None:
     body = msgspec.msgpack.encode(msgspec.msgpack.decode(msgspec.msgpack.encode(MADE)) | {"new": 1})
-    assert sealed_message.read(body) == MADE
+    assert sealed_message.decode_batch(body) == MADE
 
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_parcel_or_an_error_of_ours(data: bytes) -> None:
-    for read in (sealed_message.unseal, sealed_message.read):
+    for read in (sealed_message.unseal, sealed_message.decode_batch):
         with contextlib.suppress(ShoalError):
             read(data)
 
@@ -59,24 +61,27 @@ def test_what_is_too_long_is_not_parsed() -> None:
         sealed_message.unseal(bytes(sealed_message.LIMIT + 1))
 
 
-@given(st.lists(st.integers(0, 2 * sealed_message.FULL), max_size=12))
+@given(st.lists(st.integers(0, 2 * sealed_message.BATCH_BYTES), max_size=12))
 def test_portions_hold_every_letter_in_order_and_fit_a_parcel(sizes: list[int]) -> None:
-    some = bytes(2 * sealed_message.FULL)
-    letters = [Letter("window", some[:size]) for size in sizes]
-    portions = list(sealed_message.portions(letters))
-    assert [one for portion in portions for one in portion] == letters
-    for portion in portions:
-        assert len(portion) == 1 or sum(len(one.payload) for one in portion) <= sealed_message.FULL
+    some = bytes(2 * sealed_message.BATCH_BYTES)
+    letters = [BatchMessage("window", some[:size]) for size in sizes]
+    batches = list(sealed_message.batches(letters))
+    assert [one for portion in batches for one in portion] == letters
+    for portion in batches:
+        assert (
+            len(portion) == 1
+            or sum(len(one.payload) for one in portion) <= sealed_message.BATCH_BYTES
+        )
 
 
 @pytest.fixture
-def stick(tmp_path: Path) -> Stick:
-    made = Stick(tmp_path)
+def stick(tmp_path: Path) -> OfflineBundle:
+    made = OfflineBundle(tmp_path)
     made.write("blobs/a", b"abc")
     return made
 
 
-def test_a_stick_gives_back_what_was_written(stick: Stick) -> None:
+def test_a_stick_gives_back_what_was_written(stick: OfflineBundle) -> None:
     assert stick.read("blobs/a", 3) == b"abc"
     assert b"".join(stick.pieces("blobs/a", 3)) == b"abc"
     assert stick.names("blobs", "") == ["blobs/a"]
@@ -85,7 +90,7 @@ def test_a_stick_gives_back_what_was_written(stick: Stick) -> None:
     assert stick.names("blobs", "") == stick.names("nothing", "") == []
 
 
-def test_what_ends_early_leaves_no_file(stick: Stick) -> None:
+def test_what_ends_early_leaves_no_file(stick: OfflineBundle) -> None:
     def pieces() -> object:
         yield b"half"
         raise BundleError("not what was signed")
@@ -96,7 +101,7 @@ def test_what_ends_early_leaves_no_file(stick: Stick) -> None:
 
 
 @pytest.mark.parametrize("what", ["link", "folder", "pipe", "long", "absent"])
-def test_what_is_no_plain_short_file_is_not_read(stick: Stick, what: str) -> None:
+def test_what_is_no_plain_short_file_is_not_read(stick: OfflineBundle, what: str) -> None:
     path = stick.folder / "blobs" / what
     if what == "link":
         path.symlink_to("a")
@@ -113,7 +118,7 @@ def test_what_is_no_plain_short_file_is_not_read(stick: Stick, what: str) -> Non
 
 @pytest.mark.parametrize("linked", ["down", "up/press-4"])
 def test_a_folder_of_a_stick_that_is_a_link_is_neither_read_written_nor_emptied(
-    stick: Stick, tmp_path_factory: pytest.TempPathFactory, linked: str
+    stick: OfflineBundle, tmp_path_factory: pytest.TempPathFactory, linked: str
 ) -> None:
     home = tmp_path_factory.mktemp("home")
     (home / "thesis.parcel").write_text("mine")
@@ -134,7 +139,7 @@ def test_a_folder_of_a_stick_that_is_a_link_is_neither_read_written_nor_emptied(
 
 
 def test_a_link_where_a_file_shall_be_written_is_replaced_and_not_followed(
-    stick: Stick, tmp_path_factory: pytest.TempPathFactory
+    stick: OfflineBundle, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     shell = tmp_path_factory.mktemp("home") / ".bashrc"
     shell.write_text("mine")
@@ -148,13 +153,13 @@ def test_a_link_where_a_file_shall_be_written_is_replaced_and_not_followed(
 
 
 @pytest.mark.parametrize("name", ["../x", "metadata/../../x", "/x", "blobs//x", "blobs/.", ""])
-def test_a_name_that_leads_out_of_a_stick_is_none(stick: Stick, name: str) -> None:
+def test_a_name_that_leads_out_of_a_stick_is_none(stick: OfflineBundle, name: str) -> None:
     for touch in (lambda: stick.write(name, b""), lambda: stick.delete(name)):
         with pytest.raises(BundleError, match="no name on a stick"):
             touch()
 
 
-def test_a_folder_that_is_none_of_ours_says_what_would_be(stick: Stick) -> None:
+def test_a_folder_that_is_none_of_ours_says_what_would_be(stick: OfflineBundle) -> None:
     with pytest.raises(SettingError, match="shoal bundle export"):
         stick.label()
     label = Label(ca="0" * 64, made_s=1.0, valid_until_s=2.0, devices=["cam-1"], releases=[])

@@ -87,7 +87,7 @@ class Callbacks(NamedTuple):
     floors     versions of release metadata accepted so far
     """
 
-    answer: Callable[[bytes, messages.Answer], bool]
+    answer: Callable[[bytes, messages.DeviceMessage], bool]
     post: Callable[[JobResult], None]
     fault: Callable[[Fault], None]
     serving: Mapping[str, Serving]
@@ -212,7 +212,7 @@ class RoundClient:
         """Process the result of a job."""
         self._jobs.finished(result)
 
-    def _on_session_call(self, record: RoundRecord, call: messages.Call) -> None:
+    def _on_session_call(self, record: RoundRecord, call: messages.ControllerMessage) -> None:
         event = event_of(call)
         if event is None:
             return

@@ -25,11 +25,11 @@ class Evaluation:
         *,
         condition: Callable[[Config], Condition],
         finished: Callable[[bytes], None],
-        answer: Callable[[bytes, messages.Answer], object],
+        answer: Callable[[bytes, messages.DeviceMessage], object],
     ) -> None:
         self._jobs, self._limits, self._condition = jobs, limits, condition
         self._finished, self._answer = finished, answer
-        self._last: tuple[bytes, bytes, messages.Answer] | None = None
+        self._last: tuple[bytes, bytes, messages.DeviceMessage] | None = None
 
     def on_request(self, attempt: bytes, request: messages.Measure) -> None:
         """Answer a repeated request at once; else start a job unless another runs."""
@@ -60,7 +60,7 @@ class Evaluation:
         if isinstance(result.error, LinkError):
             return
         if result.error is not None:
-            answer: messages.Answer = refusal(result.error)
+            answer: messages.DeviceMessage = refusal(result.error)
         else:
             answer = result.value.measured
         self._last = result.job.attempt, request.signed, answer

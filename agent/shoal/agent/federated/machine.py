@@ -112,7 +112,7 @@ class Note(NamedTuple):
     contribution: SavedUpdate | None = None
 
 
-def event_of(call: messages.Call) -> Event | None:
+def event_of(call: messages.ControllerMessage) -> Event | None:
     """The event that a call is; None for Measure, which is no part of an attempt."""
     return _EVENTS.get(type(call))
 

@@ -9,7 +9,7 @@ from shoal.agent.host.round_limits import Limits
 from shoal.agent.installed.round_record import SavedUpdate
 from shoal.errors import LinkError
 from shoal.federated.config import Config
-from shoal.federated.messages import Way
+from shoal.federated.messages import GatewayRoute
 from shoal.federated.spending import Ledger
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class SiteCollector(Protocol):
     def close(self) -> None: ...
 
 
-def no_gateway(route: Way, attempt: bytes, data: bytes) -> bool:
+def no_gateway(route: GatewayRoute, attempt: bytes, data: bytes) -> bool:
     """`hand_over` of a device that reaches no gateway."""
     raise LinkError(f"{route.gateway} is out of reach")
 
@@ -139,4 +139,4 @@ class FederatedPorts(NamedTuple):
     quiet_hz: float = 20.0
     link_ready: Callable[[], bool] = lambda: True
     collector: SiteCollector | None = None
-    hand_over: Callable[[Way, bytes, bytes], bool] = no_gateway
+    hand_over: Callable[[GatewayRoute, bytes, bytes], bool] = no_gateway

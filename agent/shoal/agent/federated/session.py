@@ -42,7 +42,7 @@ class RoundSession:
         secagg: SecAggSession | None,
         clock: Callable[[], float],
         random: Random,
-        answer: Callable[[messages.Answer], bool],
+        answer: Callable[[messages.DeviceMessage], bool],
         fault: Callable[[Fault], None],
         event: Callable[[Event, Note], None],
     ) -> None:
@@ -57,7 +57,7 @@ class RoundSession:
         self._votes: dict[str, bytes] = {}
         self._retry_s, self._tries = 0.0, 0
 
-    def receive(self, call: messages.Call) -> None:
+    def receive(self, call: messages.ControllerMessage) -> None:
         """Keep the content of a call; ShoalError: this device refuses the round."""
         if isinstance(call, messages.Start):
             if self._secagg is not None:

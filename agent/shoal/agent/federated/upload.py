@@ -85,18 +85,18 @@ class Upload:
         jobs: RoundJobs,
         *,
         record: Callable[[], RoundRecord],
-        answer: Callable[[messages.Answer], bool],
+        answer: Callable[[messages.DeviceMessage], bool],
         fault: Callable[[Fault], None],
     ) -> None:
         self._device, self._ports, self._clock, self._jobs = device, ports, clock, jobs
         self._record, self._answer, self._fault = record, answer, fault
         self._pieces: PieceUpload | None = None
-        self._route: messages.Way | None = None
+        self._route: messages.GatewayRoute | None = None
         self._site_sum: SiteSumFile | None = None
         self._delivered = self._direct = self._waiting = False
         self._retry_s, self._tries = 0.0, 1
 
-    def set_route(self, route: messages.Way | None) -> None:
+    def set_route(self, route: messages.GatewayRoute | None) -> None:
         """Use the gateway of the latest Start, if the signed plan names it; None: directly."""
         record = self._record()
         if route is not None and route.gateway not in record.config.plan.gateways.values():
@@ -191,7 +191,7 @@ class Upload:
             self._retry_s = self._clock() + AGAIN_S
         self.start()
 
-    def _collect(self, record: RoundRecord, route: messages.Way) -> None:
+    def _collect(self, record: RoundRecord, route: messages.GatewayRoute) -> None:
         collector = self._ports.collector
         try:
             if collector is None:
@@ -208,7 +208,7 @@ class Upload:
         valid = made and self._route and made.members <= {*self._route.members}
         return made if valid else None
 
-    def _sum_site(self, route: messages.Way) -> bool:
+    def _sum_site(self, route: messages.GatewayRoute) -> bool:
         """Wait for the site's members, then sum; False when none came and this device is alone."""
         collector = self._ports.collector
         assert collector is not None  # else self._direct
@@ -227,7 +227,7 @@ class Upload:
         )
         return True
 
-    def _hand_over(self, record: RoundRecord, route: messages.Way) -> bool:
+    def _hand_over(self, record: RoundRecord, route: messages.GatewayRoute) -> bool:
         assert record.contribution is not None
         data = self._ports.sandbox.piece(record.attempt, 0, record.contribution.length)
         return self._ports.hand_over(route, record.attempt, data)

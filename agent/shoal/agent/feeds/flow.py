@@ -11,7 +11,7 @@ from shoal.agent.serving.labels import class_indices, number
 from shoal.agent.serving.served_model import Serving
 from shoal.errors import InputError, ShoalError
 from shoal.outputs import predicted
-from shoal.preparation import Preparation, Ready
+from shoal.preparation import Preparation, PreparedRows
 from shoal.sketch import F32
 
 #: Assets whose last values and stretches one source remembers.
@@ -90,7 +90,7 @@ class Flow:
         self._credit -= 1.0
         return True
 
-    def _prepare(self, engine: Engine, frame: Frame) -> Ready:
+    def _prepare(self, engine: Engine, frame: Frame) -> PreparedRows:
         """What the model reads of the frame; InputError when a value it must have is not there."""
         self._check_names(engine, frame)
         work = self._preparation(engine, frame.asset)

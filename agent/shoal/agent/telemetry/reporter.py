@@ -120,7 +120,7 @@ class Voice:
         self._save()
         self._send()
 
-    def answer(self, attempt: bytes, said: messages.Answer) -> bool:
+    def answer(self, attempt: bytes, said: messages.DeviceMessage) -> bool:
         """Say something in a round, now or not at all: it is asked for again. Whether it went."""
         message = wire.RoundAnswer(**self._sender(), attempt=attempt, said=said)
         try:

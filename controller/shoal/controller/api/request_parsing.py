@@ -11,7 +11,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 from shoal.controller.api.routing import FORM, Route, Upload
 from shoal.controller.federated.records import NAME_PATTERN
 from shoal.errors import InputError, WireError
-from shoal.validation_errors import misfit
+from shoal.validation_errors import field_error
 
 #: Pattern -> its description in an error.
 _PATTERNS = {
@@ -101,7 +101,7 @@ def _convert(values: dict[str, str], kind: Any, part: str) -> Any:
 
 def _input_error(part: str, error: msgspec.ValidationError, kind: Any) -> InputError:
     """A validation error with field and hint. part: "body", "query" or "form"; kind: its struct."""
-    found = misfit(error, kind)
+    found = field_error(error, kind)
     where = ": ".join(filter(None, (part, found.where)))
     for pattern, description in _PATTERNS.items():
         if repr(pattern) in found.what:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shoal.errors import SettingError
-from shoal.validation_errors import unfit
+from shoal.validation_errors import setting_error
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,4 +119,4 @@ def load(folder: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path}: {error}") from error
     except msgspec.ValidationError as error:
-        raise unfit(str(path), error, Settings) from error
+        raise setting_error(str(path), error, Settings) from error

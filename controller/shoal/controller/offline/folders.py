@@ -32,7 +32,7 @@ from shoal.errors import (
     InputError,
     OversizeError,
 )
-from shoal.sealed_message import DOWN, UP, Letter, Parcel
+from shoal.sealed_message import DOWN, UP, BatchMessage, MessageBatch
 
 #: Devices of one folder; messages taken in one transaction.
 MOST, BATCH = 200, 500
@@ -156,11 +156,11 @@ def _parcel(
     acks: Sequence[wire.Ack],
 ) -> str:
     messages: list[wire.Message] = [*([told] if told else []), *acks]
-    made = Parcel(
+    made = MessageBatch(
         device=name,
         made_s=ctx.clock(),
         trip=f"{ctx.random.getrandbits(32):08x}",
-        letters=[Letter(wire.DOWN_KIND[type(one)], wire.encode(one)) for one in messages],
+        letters=[BatchMessage(wire.DOWN_KIND[type(one)], wire.encode(one)) for one in messages],
         roots=ctx.signer.director_roots(0),
     )
     chain = authority.controller_chain
@@ -213,7 +213,7 @@ def _expiry(metadata: bytes) -> float:
 # --- in -------------------------------------------------------------------------------------------
 
 
-def _open(authority: Sealing, data: bytes) -> tuple[Proven, Parcel]:
+def _open(authority: Sealing, data: bytes) -> tuple[Proven, MessageBatch]:
     """Who sealed it, and what is in it. A byte that went wrong on its way looks like a forgery."""
     sealed = sealed_message.unseal(data)
     message = sealed_message.signed_bytes(UP, sealed.body)
@@ -225,12 +225,12 @@ def _open(authority: Sealing, data: bytes) -> tuple[Proven, Parcel]:
             f"the parcel was damaged on its way, or is forged: {error.message}",
             f"{_AGAIN} first; if that is refused as well: {otherwise}",
         ) from error
-    return who, sealed_message.read(sealed.body)
+    return who, sealed_message.decode_batch(sealed.body)
 
 
 def _admit(
-    ctx: Context, who: Proven, taken: Parcel, actor: str, data: bytes
-) -> tuple[list[Letter], int]:
+    ctx: Context, who: Proven, taken: MessageBatch, actor: str, data: bytes
+) -> tuple[list[BatchMessage], int]:
     """What of a parcel is taken in, and how many messages there are of its device before that.
 
     It is written down who brings it, before anything of it counts.
@@ -248,7 +248,7 @@ def _admit(
         return letters, _count(db, taken.device)
 
 
-def _check(db: Connection, ctx: Context, who: Proven, taken: Parcel) -> Row[Any]:
+def _check(db: Connection, ctx: Context, who: Proven, taken: MessageBatch) -> Row[Any]:
     """The device's row, when it may speak; an expired certificate is good while its key is ours.
 
     A device without a network cannot renew, and what it saw must not be lost for that.
@@ -268,7 +268,7 @@ def _check(db: Connection, ctx: Context, who: Proven, taken: Parcel) -> Row[Any]
     return row
 
 
-def _newest(db: Connection, row: Row[Any], taken: Parcel) -> bool:
+def _newest(db: Connection, row: Row[Any], taken: MessageBatch) -> bool:
     """Whether nothing newer is known of the device: an old inventory must not undo a new one."""
     query = (
         select(audit_table.c.detail)

@@ -16,7 +16,7 @@ from shoal.controller.releases.records import Built, Origin, Release, Signature
 from shoal.controller.store import changes
 from shoal.controller.store.tables import release
 from shoal.errors import AbsentError, ConflictError
-from shoal.manifest import File, Manifest, Taught, Variant
+from shoal.manifest import FederatedOrigin, File, Manifest, Variant
 from shoal.profile import load_profiles
 from shoal.trust import CANDIDATE, RELEASE
 
@@ -223,12 +223,12 @@ def _manifest(
     )
 
 
-def _taught(operation: Operation) -> Taught | None:
+def _taught(operation: Operation) -> FederatedOrigin | None:
     told = operation.params.get("origin")
     if told is None:
         return None
     origin = msgspec.convert(told, Origin)
-    return Taught(
+    return FederatedOrigin(
         task=origin.task,
         round=origin.number,
         rounds=len(origin.rounds),

@@ -32,7 +32,7 @@ from shoal.agent.peers.policy import parse_address
 from shoal.durable import translated, write_durable
 from shoal.errors import InputError, LinkError, ShoalError
 from shoal.federated.compression import decompress
-from shoal.federated.messages import Contribution, Way
+from shoal.federated.messages import Contribution, GatewayRoute
 from shoal.federated.site_sum import Gateway
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def facts_of(settings: Settings) -> dict[str, str]:
     return {"gateway": f"[{address}]:{own.port}" if ":" in address else f"{address}:{own.port}"}
 
 
-def hand_over(folder: Path, way: Way, attempt: bytes, data: bytes, now_s: float) -> bool:
+def hand_over(folder: Path, way: GatewayRoute, attempt: bytes, data: bytes, now_s: float) -> bool:
     """Give the gateway this device's update; whether it has it now, or is to be asked again.
 
     LinkError when it cannot be had, UntrustedError when something else answers.

@@ -20,7 +20,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from shoal.agent.feeds.io.interface import ServerSettings
 from shoal.errors import LinkError, SettingError
 from shoal.mqtt import explain
-from shoal.mqtt_version import Dialect, explain_reason, is_unsupported
+from shoal.mqtt_version import MqttVersion, explain_reason, is_unsupported
 
 CONNECT_S = 10.0
 #: Longest sleep of the loop, so that keep-alive and stopping are seen to.
@@ -89,7 +89,7 @@ class Broker:
         self._before_looking, self._before_leaving = before_looking, before_leaving
         self._client: paho.Client | None = None
         self._fault = ""
-        self._dialect, self._greeted, self._is_known = Dialect.V3, False, False
+        self._version, self._greeted, self._is_known = MqttVersion.V3, False, False
         self._wake_reads, self._wake_writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake_is_due = False
 
@@ -136,7 +136,7 @@ class Broker:
 
     def _make(self, will: Packet | None) -> paho.Client:
         settings = self._settings
-        client = self._dialect.make_client(settings.client_id, clean=True)
+        client = self._version.make_client(settings.client_id, clean=True)
         client.connect_timeout = CONNECT_S
         if settings.username:
             client.username_pw_set(settings.username, settings.password)
@@ -157,7 +157,7 @@ class Broker:
         return context
 
     def _connect(self, client: paho.Client) -> None:
-        options = self._dialect.connect_options(clean=True)
+        options = self._version.connect_options(clean=True)
         try:
             client.connect(self._host, self._port, self._settings.keepalive_s, **options)
         except (OSError, ValueError) as error:
@@ -169,7 +169,7 @@ class Broker:
                 self._look(client)
         except LinkError:
             if not (self._greeted or self._is_known):
-                self._dialect = self._dialect.other
+                self._version = self._version.other
             raise
 
     def _look(self, client: paho.Client) -> None:

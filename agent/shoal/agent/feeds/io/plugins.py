@@ -9,7 +9,7 @@ import msgspec
 from shoal.agent.feeds.io.interface import FeedSettings
 from shoal.agent.host.optional_libraries import hint_of
 from shoal.errors import SettingError
-from shoal.validation_errors import unfit
+from shoal.validation_errors import setting_error
 
 SOURCES, SINKS = "shoal.sources", "shoal.sinks"
 
@@ -34,4 +34,4 @@ def settings_of(where: str, kind: type[FeedSettings], table: Mapping[str, Any]) 
     try:
         return msgspec.convert(dict(table), kind)
     except msgspec.ValidationError as error:
-        raise unfit("agent.toml", error, kind, where) from error
+        raise setting_error("agent.toml", error, kind, where) from error

@@ -11,7 +11,7 @@ from shoal.agent.host.hours import parse as parse_hours
 from shoal.agent.host.io.folder import SETTINGS
 from shoal.errors import SettingError
 from shoal.topics import check_device
-from shoal.validation_errors import unfit
+from shoal.validation_errors import setting_error
 
 if TYPE_CHECKING:
     from shoal.agent.host.round_limits import Limits
@@ -248,7 +248,7 @@ def load(folder: Path) -> Settings:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise SettingError(f"{path}: {error}") from error
     except msgspec.ValidationError as error:
-        raise unfit(str(path), error, Settings) from error
+        raise setting_error(str(path), error, Settings) from error
     _check(path, settings)
     return settings
 

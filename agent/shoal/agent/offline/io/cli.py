@@ -15,7 +15,7 @@ from shoal.agent.installed.io.journal import read_floors
 from shoal.agent.offline.io.export import export_messages, request_inventory
 from shoal.agent.offline.io.import_ import ImportTarget, import_bundle
 from shoal.errors import SettingError
-from shoal.offline_bundle import UP, Stick
+from shoal.offline_bundle import UP, OfflineBundle
 from shoal.profile import detect
 
 
@@ -29,7 +29,7 @@ def import_folder(folder: Path, source: Path) -> list[str]:
         user=os.environ.get("SUDO_USER") or getpass.getuser(),
         now_s=time.time(),
     )
-    found = import_bundle(target, Stick(source))
+    found = import_bundle(target, OfflineBundle(source))
     made = datetime.datetime.fromtimestamp(found.made_s, datetime.UTC)
     copied = _size(sum(file.size for file in found.files))
     when = "now" if _is_running(folder) else "at its next start"
@@ -60,7 +60,7 @@ def export_folder(folder: Path, target: Path, prepare: Callable[[], bytes]) -> l
             give(folder, folder.iterdir())
             os.close(held)
     now_s = max(time.time(), read_floors(folder / JOURNAL).time_s)
-    exported = export_messages(folder, device, inventory, Stick(target), now_s)
+    exported = export_messages(folder, device, inventory, OfflineBundle(target), now_s)
     files = f"{_count(exported.files, 'file')} of {target / UP / device}"
     return [
         f"{_count(exported.messages, 'message')} in {files}",

@@ -20,7 +20,7 @@ from shoal.agent.offline.io.seal import open_sealed
 from shoal.agent.telemetry.ports import Outbox
 from shoal.durable import write_durable
 from shoal.errors import ShoalError, StorageError
-from shoal.sealed_message import Letter, Parcel
+from shoal.sealed_message import BatchMessage, MessageBatch
 from shoal.trust import verify_orders
 
 #: Seconds until an assignment that is not in the journal yet is passed to the agent again.
@@ -37,7 +37,7 @@ class Callbacks(NamedTuple):
     inventory   what is on the device
     """
 
-    on_message: Callable[[Letter], None]
+    on_message: Callable[[BatchMessage], None]
     on_root: Callable[[bytes], None]
     fault: Callable[[Fault], None]
     settled: Callable[[], bool]
@@ -91,7 +91,7 @@ class OfflineExchange:
             self._callbacks.fault(Fault(error.code, detail, "warning"))
             self._cache.delete_message()
 
-    def _deliver(self, parcel: Parcel) -> None:
+    def _deliver(self, parcel: MessageBatch) -> None:
         """Deliver the assignment until it is in the journal, then the acks; then report."""
         for letter in parcel.letters:
             if letter.kind == "assignment" and not self._journaled(letter, parcel):
@@ -106,7 +106,7 @@ class OfflineExchange:
         self._cache.delete_message()
         self._callbacks.fault(Fault("folder-imported", detail, "info", 1, facts))
 
-    def _journaled(self, letter: Letter, parcel: Parcel) -> bool:
+    def _journaled(self, letter: BatchMessage, parcel: MessageBatch) -> bool:
         """Whether the journal has this assignment; else it is verified and passed to the agent."""
         if self._journal.assignment() == letter.payload:
             return True
@@ -125,7 +125,7 @@ class OfflineExchange:
             self._callbacks.on_message(letter)
         return False
 
-    def _root(self, parcel: Parcel) -> bytes:
+    def _root(self, parcel: MessageBatch) -> bytes:
         """The director's newest root, saved if the bundle brings a newer one."""
         trusted = read_trusted(self._folder, DIRECTOR)
         newest = newest_director(trusted, parcel.roots)
@@ -141,6 +141,6 @@ class OfflineExchange:
         (self._folder / WANTED).unlink(missing_ok=True)
 
 
-def _summary(parcel: Parcel) -> str:
+def _summary(parcel: MessageBatch) -> str:
     kinds = [letter.kind for letter in parcel.letters]
     return f"{kinds.count('assignment')} assignment, {kinds.count('ack')} acknowledgements"

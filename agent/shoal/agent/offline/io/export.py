@@ -15,8 +15,8 @@ from shoal.agent.offline.io.seal import root_fingerprint, seal
 from shoal.agent.telemetry.io.outbox_store import read_letters
 from shoal.durable import write_durable
 from shoal.errors import LinkError, MisdirectedError, SettingError
-from shoal.offline_bundle import Stick
-from shoal.sealed_message import Letter, Parcel
+from shoal.offline_bundle import OfflineBundle
+from shoal.sealed_message import BatchMessage, MessageBatch
 
 _TIMEOUT_S, _POLL_S = 60.0, 0.1
 
@@ -50,7 +50,7 @@ def request_inventory(
 
 
 def export_messages(
-    folder: Path, device: str, inventory: bytes, target: Stick, now_s: float
+    folder: Path, device: str, inventory: bytes, target: OfflineBundle, now_s: float
 ) -> Exported:
     """Write `inventory` and every numbered message into `target`, sealed as this device.
 
@@ -63,12 +63,12 @@ def export_messages(
     except SettingError:
         pass  # an empty folder
     trip, written, letters = secrets.token_hex(4), 0, 0
-    portions = sealed_message.portions(_letters(folder, inventory))
-    some: list[Letter] | None = next(portions)
+    portions = sealed_message.batches(_letters(folder, inventory))
+    some: list[BatchMessage] | None = next(portions)
     while some is not None:
         following = next(portions, None)
         written, letters = written + 1, letters + len(some)
-        made = Parcel(
+        made = MessageBatch(
             device=device,
             made_s=now_s,
             trip=trip,
@@ -81,8 +81,8 @@ def export_messages(
     return Exported(written, letters)
 
 
-def _letters(folder: Path, inventory: bytes) -> Iterator[Letter]:
-    yield Letter("inventory", inventory)
+def _letters(folder: Path, inventory: bytes) -> Iterator[BatchMessage]:
+    yield BatchMessage("inventory", inventory)
     if (folder / OUTBOX).exists():
         for letter in read_letters(folder / OUTBOX):
-            yield Letter(letter.kind, letter.payload)
+            yield BatchMessage(letter.kind, letter.payload)

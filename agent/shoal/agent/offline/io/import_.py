@@ -32,7 +32,7 @@ from shoal.errors import (
 )
 from shoal.manifest import File
 from shoal.manifest import parse as parse_manifest
-from shoal.offline_bundle import Stick
+from shoal.offline_bundle import OfflineBundle
 from shoal.trust import (
     ImageRepository,
     Order,
@@ -76,7 +76,7 @@ class VerifiedBundle(NamedTuple):
     metadata: dict[str, bytes]
 
 
-def import_bundle(target: ImportTarget, source: Stick) -> VerifiedBundle:
+def import_bundle(target: ImportTarget, source: OfflineBundle) -> VerifiedBundle:
     """Verify an offline bundle and copy the files that this device needs into the agent's folder.
 
     Raises SettingError for a folder that is no bundle, MisdirectedError for another device's or
@@ -102,7 +102,7 @@ def import_bundle(target: ImportTarget, source: Stick) -> VerifiedBundle:
     return found
 
 
-def _verify(target: ImportTarget, source: Stick) -> VerifiedBundle:
+def _verify(target: ImportTarget, source: OfflineBundle) -> VerifiedBundle:
     label = source.label()
     if label.ca != root_fingerprint(target.folder):
         raise MisdirectedError("this bundle is of another controller than this device's")
@@ -130,7 +130,7 @@ def _verify(target: ImportTarget, source: Stick) -> VerifiedBundle:
 
 def _orders(
     target: ImportTarget,
-    found: sealed_message.Parcel,
+    found: sealed_message.MessageBatch,
     received: Sequence[wire.Message],
     floors: Floors,
     now: float,
@@ -157,7 +157,7 @@ def newest_director(trusted: bytes, roots: Sequence[bytes]) -> bytes:
     return follow_roots(trusted, [root for root in roots if director_version(root) > have])
 
 
-def _metadata(source: Stick) -> dict[str, bytes]:
+def _metadata(source: OfflineBundle) -> dict[str, bytes]:
     """Metadata files by name; BundleError above the limits of number and size."""
     found = [name.rpartition("/")[2] for name in source.names(offline_bundle.METADATA, ".json")]
     names = [name for name in found if _METADATA_NAME.fullmatch(name)]
@@ -198,7 +198,7 @@ def _check_images(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _files(target: ImportTarget, source: Stick, order: Order) -> list[File]:
+def _files(target: ImportTarget, source: OfflineBundle, order: Order) -> list[File]:
     """The manifest, and the files for this profile that the device lacks."""
     name = f"{offline_bundle.BLOBS}/{order.sha256}"
     if not source.holds(name, order.length, order.sha256):
@@ -223,7 +223,9 @@ def _is_installed(folder: Path, model: str, file: File) -> bool:
     return True
 
 
-def _copy(target: ImportTarget, source: Stick, cache: OfflineCache, found: VerifiedBundle) -> None:
+def _copy(
+    target: ImportTarget, source: OfflineBundle, cache: OfflineCache, found: VerifiedBundle
+) -> None:
     need = 2 * sum([*(file.size for file in found.files), *map(len, found.metadata.values())])
     free = shutil.disk_usage(target.folder).free
     if need + RESERVE > free:

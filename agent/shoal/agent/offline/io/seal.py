@@ -1,4 +1,4 @@
-"""Sealed messages: sealed with this device's key, opened when the controller sealed them."""
+"""SealedMessage messages: sealed with this device's key, opened when the controller sealed them."""
 
 import datetime
 from pathlib import Path
@@ -14,13 +14,13 @@ from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY, read_trusted
 from shoal.enrolment import fingerprint
 from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
 from shoal.issuer import is_issued_by
-from shoal.sealed_message import DOWN, UP, Parcel, Sealed
+from shoal.sealed_message import DOWN, UP, MessageBatch, SealedMessage
 
 _CONTROLLER = "controller"
 _AGAIN = "export it again at the controller"
 
 
-def seal(folder: Path, made: Parcel) -> bytes:
+def seal(folder: Path, made: MessageBatch) -> bytes:
     """Seal `made` with the key of the device in `folder`; SettingError when that is gone."""
     data = read_trusted(folder, KEY)
     try:
@@ -36,7 +36,7 @@ def seal(folder: Path, made: Parcel) -> bytes:
 _ECDSA = ec.ECDSA(hashes.SHA256())
 
 
-def open_sealed(folder: Path, data: bytes, device: str, now_s: float) -> Parcel:
+def open_sealed(folder: Path, data: bytes, device: str, now_s: float) -> MessageBatch:
     """Verify and read a sealed message from the controller to `device`.
 
     Raises BundleError for an incomplete one, UntrustedError for one that this device's controller
@@ -45,7 +45,7 @@ def open_sealed(folder: Path, data: bytes, device: str, now_s: float) -> Parcel:
     """
     sealed = sealed_message.unseal(data)
     _check_controller(sealed, x509.load_pem_x509_certificates(read_trusted(folder, CA)), now_s)
-    found = sealed_message.read(sealed.body)
+    found = sealed_message.decode_batch(sealed.body)
     if found.device != device:
         what = f"this sealed message is for {found.device!r:.80}, this is {device!r}"
         raise MisdirectedError(what, _AGAIN)
@@ -59,7 +59,7 @@ def root_fingerprint(folder: Path) -> str:
     return fingerprint(roots[0].public_bytes(serialization.Encoding.DER))
 
 
-def _check_controller(sealed: Sealed, known: list[x509.Certificate], now_s: float) -> None:
+def _check_controller(sealed: SealedMessage, known: list[x509.Certificate], now_s: float) -> None:
     try:
         leaf = x509.load_pem_x509_certificate(sealed.certificate.encode())
         names = [n.value for n in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]

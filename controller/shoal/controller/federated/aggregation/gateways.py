@@ -17,14 +17,14 @@ from shoal.controller.federated.rounds.machine import Mark
 from shoal.controller.federated.strategies.fedavg import FedAvg
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import device
-from shoal.federated.messages import Way
+from shoal.federated.messages import GatewayRoute
 
 #: Shares of the time of training: until a gateway closes; until its sum is not waited for any more.
 CLOSES, GIVEN_UP = 0.5, 0.75
 _LONGEST_ADDRESS = 300
 
 
-def ways(ctx: Context, live: Live) -> dict[str, Way]:
+def ways(ctx: Context, live: Live) -> dict[str, GatewayRoute]:
     """Device -> its way, of those that train and are not to send directly."""
     now, named = live.now, live.task.plan.gateways
     began_s = now.deadline_s - now.pace.train_s
@@ -33,11 +33,11 @@ def ways(ctx: Context, live: Live) -> dict[str, Way]:
     joined = now.having(Mark.JOINED)
     addresses = _addresses(ctx, set(named.values()).intersection(joined))
     generations = _generations(ctx, joined) if addresses else {}
-    found: dict[str, Way] = {}
+    found: dict[str, GatewayRoute] = {}
     for site, gateway in named.items():
         members = [name for name in joined if live.sites.get(name) == site]
         if gateway in members and gateway in addresses and len(members) > 1:
-            way = Way(
+            way = GatewayRoute(
                 gateway=gateway, address=addresses[gateway],
                 close_s=began_s + CLOSES * now.pace.train_s, most=_most(live),
                 generations=_of(generations, [gateway]),
@@ -50,7 +50,7 @@ def ways(ctx: Context, live: Live) -> dict[str, Way]:
 
 
 def _of(generations: Mapping[str, int], names: Iterable[str]) -> dict[str, int] | UnsetType:
-    """Those of `names`, as Way has it."""
+    """Those of `names`, as GatewayRoute has it."""
     return {name: generations[name] for name in names if name in generations} or UNSET
 
 

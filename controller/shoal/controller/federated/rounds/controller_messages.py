@@ -26,7 +26,7 @@ class Due(NamedTuple):
     """Something to say to a device, and what is remembered once it was said."""
 
     device: str
-    call: messages.Call
+    call: messages.ControllerMessage
     nudge: Nudge
 
 
@@ -76,7 +76,7 @@ def bound(ctx: Context, live: Live) -> bytes:
     return secure_id(live.plan.attempt, config_of(ctx, live, "train").text())
 
 
-_Asked = tuple[str, Sequence[str], Callable[[str], messages.Call]]
+_Asked = tuple[str, Sequence[str], Callable[[str], messages.ControllerMessage]]
 
 
 def _asked(ctx: Context, live: Live) -> list[_Asked]:

@@ -34,7 +34,9 @@ _IN_FILES = {State.TRAINING: "update", State.UNMASKING: "shares", State.EVALUATI
 _SLUG = re.compile(r"[a-z0-9-]{1,64}")
 
 
-def take(live: Live, device: str, attempt: bytes, said: messages.Answer, now_s: float) -> str:
+def take(
+    live: Live, device: str, attempt: bytes, said: messages.DeviceMessage, now_s: float
+) -> str:
     """Why it was ignored, or "" when it is in. StorageError when the disk refuses to keep it."""
     able = heard(live.now, device, attempt, now_s)
     if able.ignored:

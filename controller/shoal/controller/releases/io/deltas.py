@@ -65,7 +65,7 @@ class Deltas:
         try:
             if max(old.stat().st_size, size) > delta.LIMIT:
                 return b""
-            return delta.make(old.read_bytes(), new.read_bytes(), delta.HOPELESS * size)
+            return delta.make(old.read_bytes(), new.read_bytes(), delta.WORST_RATIO * size)
         except BundleError:
             return b""
 
