@@ -31,7 +31,7 @@ from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity
 from shoal.agent.update.download_window import Pace
 from shoal.agent.update.ports import UpdatePorts
-from shoal.controller.engine import Engine
+from shoal.controller.engine_jobs import build_engine
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Drift, Settings
 from shoal.controller.host.settings import Fleet as Telemetry
@@ -174,8 +174,8 @@ class Fleet:
         self._restart_engine()
 
     def _restart_engine(self) -> None:
-        self.engine = Engine(
-            self.ctx, threading.Event(), link=self._link, operations=Idle(), monotonic=self.clock
+        self.engine = build_engine(
+            self.ctx, threading.Event(), Idle(), link=self._link, monotonic=self.clock
         )
         self.engine.connect()
 
@@ -195,7 +195,7 @@ class Fleet:
         keeper.stop()
         self._restart_engine()
         for topic, payload in kept:
-            self.engine._heard(topic, payload)
+            self.engine._on_message(topic, payload)
 
     def metadata(self, name: str) -> bytes:
         """TUF metadata by file name, as the artifact server gives it."""

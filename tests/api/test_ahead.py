@@ -14,7 +14,7 @@ from bench.releases import BIG, MODEL, make_release, perceptron
 from shoal.controller.host.context import Context
 from shoal.controller.releases import addresses
 from shoal.controller.rollouts import assignments, rollouts
-from shoal.controller.rollouts.io.delta_prefetch import Ahead
+from shoal.controller.rollouts.io.delta_prefetch import DeltaPrefetcher
 from shoal.controller.rollouts.records import RolloutPlan, StagePlan
 from shoal.controller.store.tables import device
 
@@ -63,12 +63,12 @@ def test_a_release_that_is_signed_has_its_deltas_made_for_what_devices_have(
     first, other = release(ctx, 1), release(ctx, 2)
     for number, serves in enumerate((first, other, first)):
         station(ctx, f"cam-{number}", serves)
-    ahead = Ahead(ctx)
-    ahead.look()
+    prefetcher = DeltaPrefetcher(ctx)
+    prefetcher.poll()
     assert made(ctx) == {}
-    ahead.look()
+    prefetcher.poll()
     newest = release(ctx, 3)
-    ahead.look()
+    prefetcher.poll()
     assert sorted(made(ctx)) == assignments.deltas_of(ctx, newest)
     assert len(made(ctx)) == 2
     assert all(0 < size < 2_000 for size in made(ctx).values())
@@ -77,12 +77,12 @@ def test_a_release_that_is_signed_has_its_deltas_made_for_what_devices_have(
 def test_a_rollout_has_them_made_for_what_devices_have_by_now(ctx: Context, server: Served) -> None:
     first, second = release(ctx, 1), release(ctx, 2)
     station(ctx, "cam-1", "")
-    ahead = Ahead(ctx)
+    prefetcher = DeltaPrefetcher(ctx)
     with ctx.store.write() as db:
         db.execute(update(device).values(releases={MODEL: first}))
     plan = RolloutPlan(release=second, stages=[StagePlan(name="all")])
     rollouts.start(ctx, actor=ACTOR, plan=plan)
-    ahead.look()
+    prefetcher.poll()
     assert len(made(ctx)) == 1
 
 
@@ -91,11 +91,11 @@ def test_one_that_would_spare_nothing_is_looked_at_once_and_never_made(
 ) -> None:
     station(ctx, "cam-1", release(ctx, 1, hidden=BIG))
     newest = release(ctx, 2, seed=2, hidden=BIG)
-    ahead = Ahead(ctx)
+    prefetcher = DeltaPrefetcher(ctx)
     rollouts.start(
         ctx, actor=ACTOR, plan=RolloutPlan(release=newest, stages=[StagePlan(name="all")])
     )
-    ahead.look()
+    prefetcher.poll()
     (name,) = assignments.deltas_of(ctx, newest)
     assert made(ctx) == {name: 0}
     written = (ctx.folder / "deltas" / name).stat().st_mtime_ns
@@ -106,10 +106,10 @@ def test_one_that_would_spare_nothing_is_looked_at_once_and_never_made(
 
 
 def test_an_artifact_server_that_is_away_is_nobodys_trouble(ctx: Context) -> None:
-    ahead = Ahead(ctx)
+    prefetcher = DeltaPrefetcher(ctx)
     station(ctx, "cam-1", release(ctx, 1))
     release(ctx, 2)
-    ahead.look()
+    prefetcher.poll()
     assert made(ctx) == {}
 
 

@@ -8,10 +8,12 @@ import pytest
 from fakes import memory_folder
 from fleet import Fleet
 from shoal import topics, wire
-from shoal.controller.engine import Engine, Tick, forget
+from shoal.controller.engine import Periodic
+from shoal.controller.engine_jobs import build_engine
 from shoal.controller.operations import operations
-from shoal.controller.operations.io.runner import Operations
+from shoal.controller.operations.io.runner import OperationRunner
 from shoal.controller.store import tables
+from shoal.controller.store.telemetry_retention import delete_expired
 from shoal.errors import LinkError, StorageError
 from waiting import eventually
 
@@ -24,14 +26,14 @@ def fleet():
         yield Fleet(folder)
 
 
-def test_one_tick_that_fails_stops_no_other(fleet, monkeypatch, caplog):
+def test_one_job_that_fails_stops_no_other(fleet, caplog):
     done = []
-    ticks = [
-        Tick("broken", 1.0, lambda: 1 / 0),
-        Tick("full", 1.0, lambda: (_ for _ in ()).throw(StorageError("disk is full"))),
-        Tick("fine", 1.0, lambda: done.append(1)),
+    jobs = [
+        Periodic("broken", 1.0, lambda: 1 / 0),
+        Periodic("full", 1.0, lambda: (_ for _ in ()).throw(StorageError("disk is full"))),
+        Periodic("fine", 1.0, lambda: done.append(1)),
     ]
-    monkeypatch.setattr(fleet.engine, "ticks", lambda: ticks)
+    fleet.engine.jobs = jobs
     for _ in range(3):
         fleet.engine.work()
         fleet.clock.now += 1
@@ -46,7 +48,7 @@ def test_its_threads_take_messages_and_move_a_rollout_in_real_time(fleet):
     fleet.run(1)
     fleet.engine._link.stop()
     stopping = threading.Event()
-    engine = Engine(fleet.ctx, stopping, link=fleet._link, operations=Quiet())
+    engine = build_engine(fleet.ctx, stopping, Quiet(), link=fleet._link)
     fleet.engine = engine
     running = threading.Thread(target=engine.run)
     running.start()
@@ -88,7 +90,7 @@ def enqueue(fleet):
 
 
 def test_work_that_dies_is_told_of_with_the_end_of_its_log(fleet):
-    asked, work = enqueue(fleet), Operations(fleet.ctx)  # the folder has no controller.toml
+    asked, work = enqueue(fleet), OperationRunner(fleet.ctx)  # the folder has no controller.toml
 
     def ended():
         work.step()
@@ -103,7 +105,7 @@ def test_work_that_dies_is_told_of_with_the_end_of_its_log(fleet):
 def test_work_that_was_under_way_when_the_controller_went_away_is_told_of(fleet):
     asked = enqueue(fleet)
     operations.claim_next(fleet.ctx)
-    Operations(fleet.ctx).step()
+    OperationRunner(fleet.ctx).step()
     ended = operations.get_operation(fleet.ctx, asked.id)
     assert ended.state == operations.FAILED
     assert "start it again" in ended.error
@@ -157,6 +159,6 @@ def test_telemetry_past_its_retention_is_dropped(fleet):
     fleet.run(30)
     assert fleet.rows_of(tables.window)
     fleet.clock.now += 91 * 86_400
-    forget(fleet.ctx)
+    delete_expired(fleet.ctx)
     for table in (tables.window, tables.device_event, tables.change):
         assert fleet.rows_of(table) == []

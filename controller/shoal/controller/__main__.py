@@ -176,7 +176,7 @@ def web(folder: Path) -> None:
 @_folder
 def engine(folder: Path) -> None:
     """Run ingest, rollouts, monitoring and retraining alone."""
-    from shoal.controller.engine import run
+    from shoal.controller.engine_jobs import run
     from shoal.controller.host.io.lifetime import until_told
     from shoal.controller.wiring import open_context
 

@@ -246,7 +246,7 @@ def test_who_gave_an_update_and_does_not_measure_is_told_that_its_update_counts(
 
 def test_neither_web_nor_engine_loads_what_only_training_needs():
     code = (
-        "import sys, shoal.controller.app, shoal.controller.engine as e;"
+        "import sys, shoal.controller.app, shoal.controller.engine_jobs;"
         "import shoal.controller.training.training;"
         "print(*({'onnx', 'onnxruntime', 'sklearn', 'skl2onnx'} & set(sys.modules)))"
     )

@@ -10,12 +10,12 @@ from fakes import memory_folder
 from fleet import FEATURES, MODEL, Fleet
 from shoal import topics, wire
 from shoal.controller.alerts import alerts
-from shoal.controller.engine import forget
 from shoal.controller.fleet import duplicate_devices, enrolment, ledger
 from shoal.controller.fleet.duplicate_devices import ReturnCounter
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import window_validation
 from shoal.controller.store import tables
+from shoal.controller.store.telemetry_retention import delete_expired
 from shoal.errors import StorageError
 from shoal.sketch import Sketch
 from shoal.wire import FaultEvent, Health, Installed, Inventory, Status, UpdateEvent, WindowReport
@@ -334,7 +334,7 @@ def test_what_was_dropped_for_its_age_is_not_missing(fleet):
     fleet.clock.now += fleet.ctx.settings.fleet.retention_days * 86_400 - 60.0
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (4, 6)])
     fleet.clock.now += 120.0
-    forget(fleet.ctx)
+    delete_expired(fleet.ctx)
     [book] = ledger.ledgers(fleet.ctx, "cam-1")
     assert (book.received, book.highest, book.missing) == (2, 6, 1)
 

@@ -19,7 +19,7 @@ from shoal.controller.first_day import Wishes, make_folder
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Operations as Limits
 from shoal.controller.operations import operations
-from shoal.controller.operations.io.runner import Operations
+from shoal.controller.operations.io.runner import OperationRunner
 from shoal.controller.operations.operations import Operation
 from shoal.controller.training import training
 from shoal.controller.wiring import open_context
@@ -88,7 +88,7 @@ def train(ctx: Context) -> str:
     return asked.id
 
 
-def until(work: Operations, true: Callable[[], Any], seconds: float = 120.0) -> None:
+def until(work: OperationRunner, true: Callable[[], Any], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "not in time"
@@ -100,7 +100,7 @@ def state(ctx: Context, ident: str) -> Operation:
     return operations.get_operation(ctx, ident)
 
 
-def burning(work: Operations) -> Callable[[], bool]:
+def burning(work: OperationRunner) -> Callable[[], bool]:
     """Whether the process is at work in native code for two seconds of CPU: in the loop."""
     begun: list[float] = []
 
@@ -116,7 +116,7 @@ def burning(work: Operations) -> Callable[[], bool]:
 
 
 def test_a_model_that_never_ends_is_canceled_and_the_next_work_is_done(ctx: Context) -> None:
-    endless_, work = import_endless(ctx), Operations(ctx)
+    endless_, work = import_endless(ctx), OperationRunner(ctx)
     waiting = train(ctx)
     try:
         until(work, lambda: state(ctx, endless_).step not in ("waiting", "starting", ""))
@@ -136,7 +136,7 @@ def test_a_model_that_never_ends_is_canceled_and_the_next_work_is_done(ctx: Cont
 def test_a_model_that_never_ends_is_ended_by_the_limit_with_a_hint(ctx: Context) -> None:
     settings = msgspec.structs.replace(ctx.settings, operations=Limits(limit_s=4.0))
     hasty = ctx._replace(settings=settings)
-    endless_, work = import_endless(hasty), Operations(hasty)
+    endless_, work = import_endless(hasty), OperationRunner(hasty)
     try:
         until(work, lambda: state(ctx, endless_).state in operations.ENDED)
     finally:
@@ -152,7 +152,7 @@ def test_what_was_canceled_when_the_controller_went_away_stays_canceled(ctx: Con
     ident = train(ctx)
     operations.claim_next(ctx)
     operations.cancel(ctx, actor="ana", ident=ident)
-    Operations(ctx).step()
+    OperationRunner(ctx).step()
     assert state(ctx, ident).state == operations.CANCELED
 
 

@@ -83,9 +83,9 @@ def close(db: Connection, ctx: Context, key: str, why: str) -> None:
         _set(db, ctx, standing.id, state=CLOSED, closed_at=ctx.clock(), detail=detail)
 
 
-def sweep(ctx: Context) -> None:
+def close_ended_drift(ctx: Context) -> None:
     """Close drift alerts of releases that no device of the site serves, and of drift that ended."""
-    close_resolved(ctx, alert.c.kind == "drift", _drift_resolved)
+    close_resolved(ctx, alert.c.kind == "drift", _drift_ended)
 
 
 def close_resolved(ctx: Context, which: ColumnElement[bool], why: Why) -> None:
@@ -99,7 +99,7 @@ def close_resolved(ctx: Context, which: ColumnElement[bool], why: Why) -> None:
                 close(db, ctx, key, reason)
 
 
-def _drift_resolved(db: Connection, ctx: Context, row: Row[Any]) -> str:
+def _drift_ended(db: Connection, ctx: Context, row: Row[Any]) -> str:
     serving = db.scalars(
         select(device.c.releases).where(device.c.site == row.site, device.c.state == "enrolled")
     ).all()

@@ -3,11 +3,23 @@
 import functools
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Text, and_, cast, func, not_, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    and_,
+    cast,
+    func,
+    not_,
+    select,
+    update,
+)
 
 from shoal.controller.fleet.records import Device, DeviceEvent, Window
 from shoal.controller.host.context import Context
-from shoal.controller.store import cursors
+from shoal.controller.store import changes, cursors
 from shoal.controller.store.records import Page
 from shoal.controller.store.tables import audit, device, device_event, release, window
 from shoal.errors import AbsentError, InputError
@@ -121,6 +133,24 @@ def facets(ctx: Context) -> Facets:
         return Facets(
             _distinct(db, device.c.site), _distinct(db, device.c.profile), list(db.scalars(newest))
         )
+
+
+def mark_offline(ctx: Context) -> int:
+    """Mark devices as offline that sent nothing for too long; their next status undoes it."""
+    silent = (
+        update(device)
+        .where(
+            device.c.online,
+            device.c.seen_at < ctx.clock() - ctx.settings.fleet.offline_s,
+        )
+        .values(online=False)
+        .returning(device.c.name)
+    )
+    with ctx.store.write() as db:
+        names = list(db.scalars(silent))
+        for name in names:
+            changes.note(db, ctx, "device", name)
+    return len(names)
 
 
 def _distinct(db: Connection, column: Column[str]) -> list[str]:

@@ -26,7 +26,7 @@ TAIL_BYTES = 1_500
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-class Operations:
+class OperationRunner:
     """Does what waits, one after the other; one that dies is told of, with its log."""
 
     def __init__(self, ctx: Context, monotonic: Callable[[], float] = time.monotonic) -> None:

@@ -20,14 +20,14 @@ _log = logging.getLogger(__name__)
 _PATIENCE_S, _LIFE_S = 15.0, 60.0
 
 
-class Ahead:
+class DeltaPrefetcher:
     """Follows a controller's changes: `look` as often as news should be noticed."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx, self._seen = ctx, changes.newest(ctx)
         self._known: set[str] = set()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Ask for what devices will ask for after the changes since the last look."""
         while news := changes.since(self._ctx, self._seen):
             self._seen = news[-1].id

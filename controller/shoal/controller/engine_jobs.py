@@ -1,0 +1,63 @@
+"""The engine of a controller: its periodic jobs, domain by domain."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from shoal.controller.alerts import alerts
+from shoal.controller.engine import Engine, Periodic
+from shoal.controller.federated.checkpoints import candidates, retention
+from shoal.controller.federated.planning import drift_trigger
+from shoal.controller.fleet import clock_skew, devices, duplicate_devices
+from shoal.controller.host.context import Context
+from shoal.controller.monitoring import drift_monitor, triggers
+from shoal.controller.operations.io.runner import OperationRunner
+from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper
+from shoal.controller.rollouts.io.delta_prefetch import DeltaPrefetcher
+from shoal.controller.store import telemetry_retention
+from shoal.mqtt import Link
+
+
+def run(ctx: Context, stopping: threading.Event) -> None:
+    """Run the engine until `stopping` is set."""
+    operations = OperationRunner(ctx)
+    build_engine(ctx, stopping, operations).run()
+    operations.stop()
+
+
+def build_engine(
+    ctx: Context,
+    stopping: threading.Event,
+    operations: OperationRunner,
+    link: Callable[..., Link] = Link,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Engine:
+    """The engine with all of its jobs. link, monotonic: replaced by a fleet in memory."""
+    return Engine(ctx, stopping, periodic_jobs(ctx, operations), link, monotonic)
+
+
+def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
+    """Jobs of every domain, in the order in which they run."""
+    drift_s = min(5.0, max(0.25, ctx.settings.fleet.window_s / 8))
+    drift_cache = drift_monitor.DriftCache()
+
+    def evaluate_drift() -> None:
+        drift_monitor.evaluate_all(ctx, drift_cache)
+
+    return [
+        Periodic("rollouts", 0.25, lambda: stepper.step_all(ctx), on_message=True),
+        Periodic("operations", 0.25, operations.step),
+        Periodic("drift", drift_s, evaluate_drift, own_thread=True),
+        Periodic("delta prefetch", 0.25, DeltaPrefetcher(ctx).poll, own_thread=True),
+        Periodic("drift alerts", 2.0, lambda: alerts.close_ended_drift(ctx)),
+        Periodic("quarantine alerts", 2.0, lambda: quarantine_withdrawal.close_alerts(ctx)),
+        Periodic("retraining", 1.0, lambda: triggers.evaluate(ctx)),
+        Periodic("rounds on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),
+        Periodic("candidate releases", 5.0, lambda: candidates.evaluate(ctx)),
+        Periodic("offline devices", 5.0, lambda: devices.mark_offline(ctx)),
+        Periodic("clock skew", 15.0, lambda: clock_skew.update_alerts(ctx)),
+        Periodic("duplicate devices", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
+        Periodic("assignment renewal", 600.0, lambda: assignments.renew(ctx)),
+        Periodic("telemetry retention", 3_600.0, lambda: telemetry_retention.delete_expired(ctx)),
+        Periodic("checkpoint retention", 3_600.0, lambda: retention.prune(ctx)),
+    ]
