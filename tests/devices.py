@@ -23,7 +23,8 @@ from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import Slot
-from shoal.agent.loop import Agent, Connection, Heard
+from shoal.agent.loop import Agent, Connection, Received
+from shoal.agent.peers.policy import PeerDirectory
 from shoal.agent.serving.engine import Engine, Runtime
 from shoal.agent.serving.io.session_reports import SessionReportReader
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
@@ -371,7 +372,7 @@ class Device:
         self.agent.post(Connection(up))
 
     def tell(self, kind: str, payload: bytes) -> None:
-        self.agent.post(Heard(topics.down("cam-1", kind), payload))
+        self.agent.post(Received(topics.down("cam-1", kind), payload))
 
     def assign(self, *orders: Order, version: int = 0, urls: dict[str, str] | None = None) -> bytes:
         """Send an assignment of these orders, the next version; its bytes."""
@@ -458,6 +459,7 @@ class Device:
             spawn=lambda job: job(),
             random=random.Random(7),
             sessions=SessionReportReader(self.folder / "spool"),
+            peers=PeerDirectory(),
         )
 
 

@@ -26,6 +26,8 @@ from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.loop import Agent
+from shoal.agent.peers.policy import PeerDirectory
+from shoal.agent.serving.session_reports import NoSessionReports
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity
@@ -91,6 +93,7 @@ class Station:
                 self.folder / "metadata", self.fleet.ctx.signer.root, self.fleet.metadata
             ),
             loader=carried, prober=carried, spawn=lambda job: job(), random=dice,
+            sessions=NoSessionReports(), peers=PeerDirectory(),
         )  # fmt: skip
         host = HostPorts(
             health=lambda: self.health, spawn=lambda job: job(), lock=threading.Lock,

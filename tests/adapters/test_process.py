@@ -155,7 +155,7 @@ def test_a_port_for_neighbours_that_is_taken_stops_no_inference(tmp_path: Path) 
         put_in_service(folder)
         agent = Process(folder)
         try:
-            agent.wait_until()
+            agent.wait_for(lambda: "peers-off" in str(agent.ask("GET", "/status")[1]["faults"]))
             said = run("status", "--folder", folder).stdout
             assert said.count("downloads are not shared: peers: 127.0.0.1:") == 2
             assert "peers-off" in said

@@ -24,8 +24,6 @@ from shoal.agent.federated.io.row_buffer import BUFFER
 from shoal.agent.federated.io.sandbox import rounds_folder, task_folder
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.io import config
-from shoal.agent.loop import Agent
-from shoal.agent.peers.io.network import Neighbourhood
 from shoal.mqtt import Link
 
 #: Made before there are threads: see shoal.federated.config.
@@ -55,7 +53,7 @@ def main(folders: list[Path]) -> None:
     """Until SIGTERM; prints "ready" once all are connected."""
     trainer_process.SubprocessTrainer = TrainerHere  # type: ignore[assignment,misc]
     ended, news = threading.Event(), threading.Event()
-    woken: set[Agent] = set()
+    woken: set[Path] = set()
 
     def end(*_: object) -> None:
         ended.set()
@@ -63,34 +61,37 @@ def main(folders: list[Path]) -> None:
 
     signal.signal(signal.SIGTERM, end)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        made = []
+        made: dict[Path, wiring.Core] = {}
         for folder in folders:
             settings = config.load(folder)
-            near = Neighbourhood(folder, settings)
-            core = wiring.build(folder, settings, lambda job: _submit(pool, job), near)
+            core = wiring.build_core(
+                folder,
+                settings,
+                lambda job: _submit(pool, job),
+                functools.partial(_wake, folder, woken, news),
+            )
             agent, link = core.agent, core.link
-            agent.wake = functools.partial(_wake, agent, woken, news)
             agent.start()
             link.start(agent.on_message, agent.on_connection, agent.voice.will)
             _until_connected(link)  # one after the other: a process has one GIL for 100 handshakes
-            made.append((agent, link))
+            made[folder] = core
         print("ready", flush=True)
-        due = {agent: 0.0 for agent, _ in made}
+        due = dict.fromkeys(made, 0.0)
         while not ended.is_set():
             news.clear()
             now = time.monotonic()
-            for agent in [one for one, at in due.items() if at <= now or one in woken]:
-                woken.discard(agent)
-                due[agent] = now + agent.tick()
+            for folder in [one for one, at in due.items() if at <= now or one in woken]:
+                woken.discard(folder)
+                due[folder] = now + made[folder].agent.tick()
             if not woken:
                 news.wait(max(0.0, min(due.values()) - time.monotonic()))
-        for _, link in made:
-            link.stop()
+        for core in made.values():
+            core.link.stop()
     os._exit(0)
 
 
-def _wake(agent: Agent, woken: set[Agent], news: threading.Event) -> None:
-    woken.add(agent)
+def _wake(folder: Path, woken: set[Path], news: threading.Event) -> None:
+    woken.add(folder)
     news.set()
 
 

@@ -17,7 +17,7 @@ from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.agent.offline.io.cache import CachedDownloads, OfflineCache
 from shoal.agent.offline.io.import_ import ImportTarget, VerifiedBundle, import_bundle
 from shoal.agent.update.ports import UpdatePorts
-from shoal.agent.wiring import exchange_of
+from shoal.agent.wiring import build_offline
 from shoal.controller.fleet.io.ca import Authority
 from shoal.offline_bundle import Label, OfflineBundle
 from shoal.sealed_message import BatchMessage, MessageBatch
@@ -103,7 +103,7 @@ class OfflineDevice(Device):
 
     def start(self, power: Power | None = None) -> None:
         super().start(power)
-        self.exchange = exchange_of(self.folder, self.agent, self.journal, self.outbox)
+        self.exchange = build_offline(self.folder, self.agent, self.journal, self.outbox)
 
     def run(self, seconds: float = 60.0) -> None:
         end = self.clock.now + seconds

@@ -7,7 +7,7 @@ memory runs the very same core on a virtual clock.
 import collections
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 LONGEST_S, RETRY_S = 1.0, 2.0
 
 
-class Heard(NamedTuple):
+class Received(NamedTuple):
     """A message from the broker."""
 
     topic: str
@@ -47,19 +47,47 @@ class Heard(NamedTuple):
 
 
 class Connection(NamedTuple):
+    """The connection to the broker was made or lost."""
+
     up: bool
 
 
-class Trouble(NamedTuple):
-    """A fault that another thread met."""
+class FaultFound(NamedTuple):
+    """A fault on another thread."""
 
     fault: Fault
 
 
-class Rooted(NamedTuple):
-    """The director has a new root, signed by the one before."""
+class RootChanged(NamedTuple):
+    """A new root of the director, signed by its predecessor."""
 
     director_root: bytes
+
+
+Item = Received | Connection | FaultFound | RootChanged | ThrottledEngine | Finished | JobResult
+
+
+class Inbox:
+    """Queue of the control loop, for any thread. wake: called after each item."""
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+        self._items: collections.deque[Item] = collections.deque()
+        self._wake = wake
+
+    def post(self, item: Item) -> None:
+        self._items.append(item)
+        self._wake()
+
+    def on_fault(self, fault: Fault) -> None:
+        """Report a fault of another thread."""
+        self.post(FaultFound(fault))
+
+    def pop(self) -> Item | None:
+        """The oldest item; None when there is none."""
+        return self._items.popleft() if self._items else None
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
 
 
 def _latest_s(director_root: bytes) -> float:
@@ -77,7 +105,7 @@ class Agent:
     host, updates, reporter   what each domain is built from
     rounds          None where this device takes no part in federated rounds
     director_root   whom assignments must be signed by: TUF root.json
-    wake            called after every post, so that a sleeping loop ticks
+    facts           facts of the inventory that may change while it runs
     """
 
     def __init__(
@@ -90,17 +118,17 @@ class Agent:
         rounds: tuple[ClientPorts, FederatedPorts] | None = None,
         director_root: bytes,
         pace: Pace = Pace(),  # noqa: B008 (immutable)
-        wake: Callable[[], None] = lambda: None,
+        inbox: Inbox | None = None,
+        facts: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.identity, self._host = identity, host
         self._journal, self._outbox = updates.journal, reporter.outbox
         self._loader = updates.loader
-        self.endpoint, self.sharing = "", ""
+        self._endpoint, self._facts = "", facts
         self.restart_asked = False
         self.serving: dict[str, Serving] = {}
-        self.feeds: Callable[[], list[FeedHealth]] = list
-        self.wake = wake
-        self._inbox: collections.deque[Any] = collections.deque()
+        self._inbox = inbox or Inbox()
+        self.post, self.on_fault = self._inbox.post, self._inbox.on_fault
         floors = updates.journal.floors().until(_latest_s(director_root))
         self.clock = DeviceClock(
             wall=host.wall, monotonic=host.monotonic, floor_s=floors.time_s,
@@ -122,7 +150,7 @@ class Agent:
         self.throttling = Throttling(
             ThrottlingPorts(updates.loader, host.load, self._health, host.monotonic, host.spawn),
             identity.profile,
-            fault=lambda it: self.post(Trouble(it)),
+            fault=self.on_fault,
             post=self.post,
         )
         self.learning = self._learner(rounds)
@@ -132,16 +160,9 @@ class Agent:
 
     # ------------------------------------------------------------------ from other threads
 
-    def post(
-        self, item: Heard | Connection | Trouble | Rooted | ThrottledEngine | Finished | JobResult
-    ) -> None:
-        """Say that something happened."""
-        self._inbox.append(item)
-        self.wake()
-
     def on_message(self, topic: str, payload: bytes) -> None:
         """A message from the broker arrived."""
-        self.post(Heard(topic, payload))
+        self.post(Received(topic, payload))
 
     def on_connection(self, up: bool) -> None:
         """The connection to the broker was made or lost."""
@@ -149,8 +170,12 @@ class Agent:
 
     # ------------------------------------------------------------------ life
 
-    def start(self) -> None:
-        """Serve at once what the journal says is good, then take up what was under way."""
+    def start(self, endpoint: str = "") -> None:
+        """Load the committed release of each model and resume interrupted updates.
+
+        endpoint   address of the local endpoint, for the inventory
+        """
+        self._endpoint = endpoint
         if self._journal.lost:
             self.voice.fault(Fault("journal-lost", self._journal.lost, "critical"))
         self.updates.start()
@@ -161,8 +186,8 @@ class Agent:
 
     def tick(self) -> float:
         """Work off what happened and what is due; seconds until it wants to be called again."""
-        while self._inbox:
-            self._take(self._inbox.popleft())
+        while (item := self._inbox.pop()) is not None:
+            self._take(item)
         now = self._host.monotonic()
         for item in [item for at, item in self._later if at <= now]:
             self._take(item)
@@ -184,8 +209,8 @@ class Agent:
         self.voice.due()
         self.voice.status(online=False)
 
-    def standing(self) -> Standing:
-        """How the device stands, for a person."""
+    def status(self, feeds: Sequence[FeedHealth] = (), peers: str = "") -> Standing:
+        """Everything on the status page. peers: a line on sharing downloads."""
         return Standing(
             device=self.identity.device,
             site=self.identity.site,
@@ -198,13 +223,13 @@ class Agent:
             connection_since_s=self.voice.since_s,
             clock_synced=self.clock.synced,
             clock=self.clock.skew,
-            endpoint=self.endpoint,
-            sharing=self.sharing,
+            endpoint=self._endpoint,
+            sharing=peers,
             waiting=self._outbox.waiting,
             models=[self._model_standing(record) for record in self.updates.records.values()],
             faults=list(self.voice.told),
             health=msgspec.to_builtins(self._health()),
-            feeds=self.feeds(),
+            feeds=list(feeds),
             level=self.throttling.level.current.name,
             learning=self.learning.status_line if self.learning is not None else "",
         )
@@ -213,14 +238,14 @@ class Agent:
 
     def _take(self, item: Any) -> None:
         try:
-            if isinstance(item, Heard):
+            if isinstance(item, Received):
                 self._hear(item)
             elif isinstance(item, Connection):
                 self.voice.connection(item.up)
                 self.inventory()
-            elif isinstance(item, Trouble):
+            elif isinstance(item, FaultFound):
                 self.voice.fault(item.fault)
-            elif isinstance(item, Rooted):
+            elif isinstance(item, RootChanged):
                 self.updates.director_root = item.director_root
             elif isinstance(item, ThrottledEngine):
                 self._swap_throttled(item)
@@ -235,7 +260,7 @@ class Agent:
             self._later.append((self._host.monotonic() + RETRY_S, item))
             self.voice.fault(Fault("disk-full", str(error), "critical"))
 
-    def _hear(self, heard: Heard) -> None:
+    def _hear(self, heard: Received) -> None:
         kind = heard.topic.rpartition("/")[2]
         message = wire.decode_down(kind, heard.payload)
         if isinstance(message, wire.Assignment):
@@ -307,11 +332,13 @@ class Agent:
         self._loader.trim()
 
     def inventory(self) -> wire.Inventory:
-        """What is on the device, told to the controller."""
+        """Report what is on the device."""
         engines = [serving.engine for serving in self.serving.values()]
-        slots = [engine.slot for engine in engines if engine is not None]
         return self.voice.inventory(
-            slots, self.updates.floors.flat(), self.endpoint, self._learning_facts()
+            [engine.slot for engine in engines if engine is not None],
+            self.updates.floors.flat(),
+            self._endpoint,
+            self._facts() | self._learning_facts(),
         )
 
     def _learning_facts(self) -> dict[str, Any]:

@@ -1,115 +1,203 @@
-"""Builds the adapters of the agent's process: the only module besides __main__ that may."""
+"""Build the agent with its real adapters: a builder per domain, put together by `build`."""
 
+import asyncio
 import logging
 import os
+import random
+import secrets
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import asyncio
+import msgspec
 
-    from shoal.agent.federated.client import ClientPorts, RoundJournal
-    from shoal.agent.federated.io.row_collection import Keeping
-    from shoal.agent.federated.ports import FederatedPorts
-    from shoal.agent.feeds.io.runner import Feeds
-    from shoal.agent.host.io.config import Settings
-    from shoal.agent.host.io.notify import Notifier, Watchdog
-    from shoal.agent.host.ports import HostPorts
-    from shoal.agent.installed.ports import UpdateJournal
-    from shoal.agent.loop import Agent
-    from shoal.agent.offline.io.exchange import OfflineExchange
-    from shoal.agent.peers.io.network import Neighbourhood
-    from shoal.agent.telemetry.ports import Outbox
-    from shoal.agent.upkeep import Upkeep
-    from shoal.mqtt import Link
+from shoal import topics
+from shoal.agent.federated.client import ClientPorts, RoundJournal
+from shoal.agent.federated.io.credentials import credentials_of
+from shoal.agent.federated.io.gateway import SiteUpdateServer, facts_of, hand_over
+from shoal.agent.federated.io.row_buffer import Buffer, open_buffer
+from shoal.agent.federated.io.row_collection import Keeping
+from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder
+from shoal.agent.federated.io.trainer_process import SubprocessTrainer
+from shoal.agent.federated.ports import FederatedPorts
+from shoal.agent.federated.upload import AHEAD
+from shoal.agent.feeds.io.runner import Feeds
+from shoal.agent.feeds.io.runner import World as FeedsWorld
+from shoal.agent.host.hours import parse
+from shoal.agent.host.io import facts, health, pressure
+from shoal.agent.host.io import folder as names
+from shoal.agent.host.io.config import Settings
+from shoal.agent.host.io.memory_headroom import Room
+from shoal.agent.host.io.notify import Notifier, Watchdog
+from shoal.agent.host.io.power import on_mains
+from shoal.agent.host.ports import HostPorts
+from shoal.agent.identity.io.renewal import session_name
+from shoal.agent.installed.io.journal import SqliteJournal
+from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.installed.ports import UpdateJournal
+from shoal.agent.loop import Agent, Inbox, Received, RootChanged
+from shoal.agent.offline.io.cache import CachedDownloads, OfflineCache
+from shoal.agent.offline.io.exchange import Callbacks, OfflineExchange
+from shoal.agent.peers.io.network import Neighbourhood
+from shoal.agent.peers.policy import PeerDirectory
+from shoal.agent.serving.inference import Inference
+from shoal.agent.serving.io.endpoint import Endpoint
+from shoal.agent.serving.io.runtime import OrtLoader
+from shoal.agent.serving.io.session_cache import SessionCache
+from shoal.agent.serving.io.session_reports import SessionReportReader
+from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
+from shoal.agent.telemetry.ports import Outbox, ReporterPorts
+from shoal.agent.telemetry.reporter import Identity
+from shoal.agent.update.download_window import Pace
+from shoal.agent.update.io.download import HttpsDownloads
+from shoal.agent.update.io.probe import SubprocessProber
+from shoal.agent.update.ports import UpdatePorts
+from shoal.agent.upkeep import Upkeep
+from shoal.errors import StorageError
+from shoal.mqtt import Link
+from shoal.profile import detect, profile
+from shoal.trust import ImageRepository
 
-    Spawn = Callable[[Callable[[], None]], None]
+_log = logging.getLogger(__name__)
 
-#: Is there once systemd-timesyncd has set the clock, in this boot.
+#: Exists once systemd-timesyncd has set the clock, in this boot.
 _TIMESYNC = Path("/run/systemd/timesync/synchronized")
 
 
 class Core(NamedTuple):
-    """The agent with its real adapters, and those that other parts of the process use as well."""
+    """The agent, and what the rest of the process shares with it."""
 
-    agent: "Agent"
-    link: "Link"
-    journal: "UpdateJournal"
-    outbox: "Outbox"
-    rounds: "FederatedPorts | None"
-
-
-def watchdog(notifier: "Notifier", agent: "Agent", loop: "asyncio.AbstractEventLoop") -> "Watchdog":
-    """Fed when every model answers a row, the endpoint's loop turns, and the control loop calls."""
-    import time
-
-    from shoal.agent.host.io.notify import Watchdog
-
-    turned = [True]
-
-    def infer() -> None:
-        for serving in list(agent.serving.values()):
-            serving.self_test()
-
-    def answers() -> bool:
-        answered, turned[0] = turned[0], False
-        loop.call_soon_threadsafe(turned.__setitem__, 0, True)
-        return answered
-
-    return Watchdog(notifier, monotonic=time.monotonic, infer=infer, answers=answers)
+    agent: Agent
+    journal: UpdateJournal
+    outbox: Outbox
+    link: Link
+    peers: Neighbourhood
+    rounds: tuple[ClientPorts, FederatedPorts] | None
 
 
-def build(folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourhood") -> Core:
-    """The agent's core with its real adapters, and the link that feeds it."""
-    import random
-    import secrets
-    import threading
-    import time
+class Process(NamedTuple):
+    """All that runs in the agent's process, built and not started."""
 
-    from shoal import topics
-    from shoal.agent.federated.io.gateway import facts_of
-    from shoal.agent.federated.upload import AHEAD
-    from shoal.agent.host.hours import parse
-    from shoal.agent.host.io import facts, health, pressure
-    from shoal.agent.host.io import folder as names
-    from shoal.agent.host.io.memory_headroom import Room
-    from shoal.agent.host.ports import HostPorts
-    from shoal.agent.identity.io.renewal import session_name
-    from shoal.agent.installed.io.journal import SqliteJournal
-    from shoal.agent.installed.io.slots import DiskSlots
-    from shoal.agent.loop import Agent, Trouble
-    from shoal.agent.offline.io import cache
-    from shoal.agent.serving.io.runtime import OrtLoader
-    from shoal.agent.serving.io.session_cache import SessionCache
-    from shoal.agent.serving.io.session_reports import SessionReportReader
-    from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-    from shoal.agent.telemetry.ports import ReporterPorts
-    from shoal.agent.telemetry.reporter import Identity
-    from shoal.agent.update.download_window import Pace
-    from shoal.agent.update.io import download, probe
-    from shoal.agent.update.ports import UpdatePorts
-    from shoal.mqtt import Link
-    from shoal.profile import detect, profile
-    from shoal.trust import ImageRepository
+    core: Core
+    feeds: Feeds
+    rows: Keeping
+    endpoint: Endpoint
+    offline: OfflineExchange
+    upkeep: Upkeep
 
-    device, known = settings.device, facts.read_facts()
-    identity = Identity(
+
+def build(
+    folder: Path,
+    settings: Settings,
+    spawn: Callable[[Callable[[], None]], None],
+    wake: Callable[[], None],
+) -> Process:
+    """Every part of the agent in `folder`.
+
+    spawn   runs a job on a thread of its own
+    wake    called when the control loop has work
+    """
+    core = build_core(folder, settings, spawn, wake)
+    agent, rows = core.agent, build_row_collection(settings, core.rounds)
+    feeds = build_feeds(folder, settings, agent, rows)
+    return Process(
+        core=core,
+        feeds=feeds,
+        rows=rows,
+        endpoint=build_serving(folder, settings, agent, feeds, rows, core.peers),
+        offline=build_offline(folder, agent, core.journal, core.outbox),
+        upkeep=build_upkeep(folder, settings, agent),
+    )
+
+
+def build_core(
+    folder: Path,
+    settings: Settings,
+    spawn: Callable[[Callable[[], None]], None],
+    wake: Callable[[], None] = lambda: None,
+) -> Core:
+    """The agent itself: updates, telemetry, rounds, peers."""
+    inbox, host = Inbox(wake), build_host(folder, spawn)
+    link, journal = build_link(folder, settings), SqliteJournal(folder / names.JOURNAL)
+    outbox = build_outbox(folder, settings)
+    peers = Neighbourhood(folder, settings, PeerDirectory(), inbox.on_fault)
+    rounds = build_federated(folder, settings, host, journal, link)
+    agent = Agent(
+        identity_of(settings),
+        host,
+        updates=build_update(folder, settings, host, journal, peers),
+        reporter=ReporterPorts(link, outbox, host.random),
+        rounds=rounds,
+        director_root=names.read_trusted(folder, names.DIRECTOR),
+        pace=Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours)),
+        inbox=inbox,
+        facts=lambda: peers.facts,
+    )
+    return Core(agent, journal, outbox, link, peers, rounds)
+
+
+def identity_of(settings: Settings) -> Identity:
+    """What the device reports of itself."""
+    device, found = settings.device, facts.read_facts()
+    return Identity(
         device=device.name,
         site=device.site,
         ring=device.ring,
-        profile=profile(device.profile) if device.profile else detect(known),
+        profile=profile(device.profile) if device.profile else detect(found),
         line=device.line,
         labels=device.labels,
-        facts=known | near.facts | facts_of(settings),
+        facts=found | facts_of(settings),
         version=facts.version_of("shoal"),
     )
-    slots = DiskSlots(folder / names.MODELS)
 
-    def stage(model: str) -> Path:
-        return slots.path(model, "stage")
 
-    network = download.HttpsDownloads(
+def build_host(folder: Path, spawn: Callable[[Callable[[], None]], None]) -> HostPorts:
+    """Clocks, randomness, threads and sensors of this machine."""
+    load = pressure.PressureSampler(time.monotonic)
+    return HostPorts(
+        wall=time.time,
+        monotonic=time.monotonic,
+        timer=time.perf_counter,
+        random=random.SystemRandom(),
+        spawn=spawn,
+        lock=threading.Lock,
+        health=health.HealthSampler(folder, time.monotonic, load),
+        load=load,
+        disciplined=_TIMESYNC.exists,
+    )
+
+
+def build_link(folder: Path, settings: Settings) -> Link:
+    """The connection to the broker."""
+    name = settings.device.name
+    return Link(
+        url=settings.controller.broker,
+        client_id=name,
+        session=session_name(folder, name),
+        ca=folder / names.CA,
+        certificate=folder / names.CERTIFICATE,
+        key=folder / names.KEY,
+        subscriptions=[topics.all_down(name), topics.BUDGET],
+        random=random.SystemRandom(),
+    )
+
+
+def build_outbox(folder: Path, settings: Settings) -> SqliteOutbox:
+    """The durable queue of messages to the controller."""
+    return SqliteOutbox(
+        folder / names.OUTBOX,
+        limit_bytes=int(settings.outbox.limit_mb * 2**20),
+        boot_name=lambda: secrets.token_hex(8),
+    )
+
+
+def build_downloads(
+    folder: Path, settings: Settings, stage: Callable[[str], Path]
+) -> HttpsDownloads:
+    """Downloads from the artifact server into the folders that `stage` names."""
+    return HttpsDownloads(
         ca=folder / names.CA,
         artifacts=settings.controller.artifacts,
         stage=stage,
@@ -117,109 +205,52 @@ def build(folder: Path, settings: "Settings", spawn: "Spawn", near: "Neighbourho
         monotonic=time.monotonic,
         sleep=time.sleep,
     )
-    downloads = cache.CachedDownloads(
-        near.downloads(network, stage), cache.OfflineCache(folder), stage, time.monotonic
-    )
-    session_cache = SessionCache(folder / names.CACHE, facts.read_facts, slots.present)
-    chance = random.SystemRandom()
-    load = pressure.PressureSampler(time.monotonic)
-    link = Link(
-        url=settings.controller.broker,
-        client_id=device.name,
-        session=session_name(folder, device.name),
-        ca=folder / names.CA,
-        certificate=folder / names.CERTIFICATE,
-        key=folder / names.KEY,
-        subscriptions=[topics.all_down(device.name), topics.BUDGET],
-        random=chance,
-    )
-    host = HostPorts(
-        wall=time.time,
-        monotonic=time.monotonic,
-        timer=time.perf_counter,
-        random=chance,
-        spawn=spawn,
-        lock=threading.Lock,
-        health=health.HealthSampler(folder, time.monotonic, load),
-        load=load,
-        disciplined=_TIMESYNC.exists,
-    )
-    journal = SqliteJournal(folder / names.JOURNAL)
-    outbox = SqliteOutbox(
-        folder / names.OUTBOX,
-        limit_bytes=int(settings.outbox.limit_mb * 2**20),
-        boot_name=lambda: secrets.token_hex(8),
-    )
-    updates = UpdatePorts(
+
+
+def build_update(
+    folder: Path,
+    settings: Settings,
+    host: HostPorts,
+    journal: UpdateJournal,
+    peers: Neighbourhood,
+) -> UpdatePorts:
+    """Updates: files come from the offline cache, else a peer, else the artifact server."""
+    slots = DiskSlots(folder / names.MODELS)
+
+    def stage(model: str) -> Path:
+        return slots.path(model, "stage")
+
+    network = peers.downloads(build_downloads(folder, settings, stage), stage)
+    downloads = CachedDownloads(network, OfflineCache(folder), stage, time.monotonic)
+    root = names.read_trusted(folder, names.ROOT)
+    cache = SessionCache(folder / names.CACHE, facts.read_facts, slots.present)
+    return UpdatePorts(
         journal=journal,
         slots=slots,
         downloads=downloads,
-        images=ImageRepository(
-            folder / names.METADATA, names.read_trusted(folder, names.ROOT), downloads.metadata
-        ),
-        loader=OrtLoader(slots.path, session_cache),
-        prober=probe.SubprocessProber(slots.path, dict(os.environ), Room()),
-        spawn=spawn,
-        random=chance,
+        images=ImageRepository(folder / names.METADATA, root, downloads.metadata),
+        loader=OrtLoader(slots.path, cache),
+        prober=SubprocessProber(slots.path, dict(os.environ), Room()),
+        spawn=host.spawn,
+        random=host.random,
         sessions=SessionReportReader(folder / names.SPOOL),
+        peers=peers.directory,
     )
-    rounds = learning_of(folder, settings, host, journal, lambda: link.unacked < AHEAD)
-    pace = Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours))
-    director_root = names.read_trusted(folder, names.DIRECTOR)
-    agent = Agent(
-        identity,
-        host,
-        updates=updates,
-        reporter=ReporterPorts(link, outbox, chance),
-        rounds=rounds,
-        director_root=director_root,
-        pace=pace,
-    )
-    near.named = lambda: agent.updates.peers
-    near.generations = lambda: agent.updates.generations
-    near.fault = lambda fault: agent.post(Trouble(fault))
-    return Core(agent, link, journal, outbox, rounds[1] if rounds else None)
 
 
-def learning_of(
-    folder: Path,
-    settings: "Settings",
-    host: "HostPorts",
-    journal: "RoundJournal",
-    room: "Callable[[], bool]",
-) -> "tuple[ClientPorts, FederatedPorts] | None":
-    """What federated rounds need; None, and it is logged, where the disk does not let it be."""
-    import secrets
-    import time
-
-    from shoal.agent.federated.client import ClientPorts
-    from shoal.agent.federated.io.credentials import credentials_of
-    from shoal.agent.federated.io.gateway import SiteUpdateServer, hand_over
-    from shoal.agent.federated.io.row_buffer import open_buffer
-    from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder
-    from shoal.agent.federated.io.trainer_process import SubprocessTrainer
-    from shoal.agent.federated.ports import FederatedPorts
-    from shoal.agent.host.io import folder as names
-    from shoal.agent.host.io.power import on_mains
-    from shoal.agent.update.io import download
-    from shoal.errors import StorageError
-    from shoal.trust import ImageRepository
-
+def build_federated(
+    folder: Path, settings: Settings, host: HostPorts, journal: RoundJournal, link: Link
+) -> tuple[ClientPorts, FederatedPorts] | None:
+    """Federated rounds; None, and a warning in the log, where the disk refuses the row buffer."""
     here, wanted = folder / names.LEARNING, settings.learning
-    downloads = download.HttpsDownloads(
-        ca=folder / names.CA,
-        artifacts=settings.controller.artifacts,
-        stage=lambda attempt: rounds_folder(here, attempt),
-        max_kbps=settings.update.max_kbps,
-        monotonic=time.monotonic,
-        sleep=time.sleep,
-    )
+    downloads = build_downloads(folder, settings, lambda attempt: rounds_folder(here, attempt))
     try:
         rows = open_buffer(here, wanted)
     except StorageError as error:
-        logging.getLogger(__name__).warning("no part in rounds: %s", error)
+        _log.warning("no part in rounds: %s", error)
         return None
     root = names.read_trusted(folder, names.ROOT)
+    server = SiteUpdateServer(folder, here, settings.gateway) if settings.gateway.enabled else None
     shared = ClientPorts(journal, host.spawn, host.monotonic, host.random, host.load)
     return shared, FederatedPorts(
         rows=rows,
@@ -233,26 +264,75 @@ def learning_of(
         mains=on_mains,
         limits=wanted.limits(),
         quiet_hz=wanted.quiet_hz,
-        link_ready=room,
-        collector=SiteUpdateServer(folder, here, settings.gateway)
-        if settings.gateway.enabled
-        else None,
+        link_ready=lambda: link.unacked < AHEAD,
+        collector=server,
         hand_over=lambda way, attempt, data: hand_over(folder, way, attempt, data, time.time()),
     )
 
 
-def exchange_of(
-    folder: Path, agent: "Agent", journal: "UpdateJournal", outbox: "Outbox"
-) -> "OfflineExchange":
-    """Imports and exports of offline bundles."""
-    from shoal import topics
-    from shoal.agent.loop import Heard, Rooted
-    from shoal.agent.offline.io.exchange import Callbacks, OfflineExchange
+def build_row_collection(
+    settings: Settings, rounds: tuple[ClientPorts, FederatedPorts] | None
+) -> Keeping:
+    """Collection of rows to train on, as far as agent.toml allows it."""
+    rows = rounds[1].rows if rounds is not None and settings.learning.enabled else None
+    return Keeping(rows if isinstance(rows, Buffer) else None, settings.learning.keep)
 
+
+def build_feeds(folder: Path, settings: Settings, agent: Agent, rows: Keeping) -> Feeds:
+    """The sources and sinks of agent.toml."""
+    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
+    world = FeedsWorld(
+        folder=folder,
+        serving=lambda: agent.serving,
+        fault=agent.on_fault,
+        wall=time.time,
+        monotonic=time.monotonic,
+        random=random.SystemRandom(),
+        rate=lambda: agent.throttling.rate,
+        keep=rows.labelled,
+    )
+    return Feeds(short | settings.sources, settings.sinks, world)
+
+
+def build_serving(
+    folder: Path,
+    settings: Settings,
+    agent: Agent,
+    feeds: Feeds,
+    rows: Keeping,
+    peers: Neighbourhood,
+) -> Endpoint:
+    """The local inference endpoint, with the status page."""
+
+    def page() -> str:
+        from shoal.agent.status_page import page  # loaded when the page is first opened
+
+        return page(agent.status(feeds.health(), peers.line))
+
+    inference = Inference(
+        agent.serving,
+        status=lambda: msgspec.json.encode(agent.status(feeds.health(), peers.line)),
+        page=page,
+        version=agent.identity.version,
+        pushes=feeds.pushes,
+        keep=rows.served,
+    )
+    return Endpoint(
+        inference,
+        host=settings.endpoint.host,
+        port=settings.endpoint.port,
+        socket=folder / names.SOCKET if settings.endpoint.socket else None,
+    )
+
+
+def build_offline(
+    folder: Path, agent: Agent, journal: UpdateJournal, outbox: Outbox
+) -> OfflineExchange:
+    """Imports and exports of offline bundles."""
     device = agent.identity.device
     callbacks = Callbacks(
-        on_message=lambda it: agent.post(Heard(topics.down(device, it.kind), it.payload)),
-        on_root=lambda root: agent.post(Rooted(root)),
+        on_message=lambda it: agent.post(Received(topics.down(device, it.kind), it.payload)),
+        on_root=lambda root: agent.post(RootChanged(root)),
         fault=agent.voice.fault,
         settled=lambda: agent.updates.settled,
         inventory=agent.inventory,
@@ -262,54 +342,32 @@ def exchange_of(
     )
 
 
-def feeds_of(
-    folder: Path, settings: "Settings", agent: "Agent", rounds: "FederatedPorts | None"
-) -> "Feeds":
-    """The sources and sinks that agent.toml names, not started yet."""
-    import random
-    import time
-
-    import msgspec
-
-    from shoal.agent.feeds.io.runner import Feeds, World
-    from shoal.agent.loop import Trouble
-
-    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
-    world = World(
-        folder=folder,
-        serving=lambda: agent.serving,
-        fault=lambda fault: agent.post(Trouble(fault)),
-        wall=time.time,
-        monotonic=time.monotonic,
-        random=random.SystemRandom(),
-        rate=lambda: agent.throttling.rate,
-        keep=keeping(settings, rounds).labelled,
-    )
-    return Feeds(short | settings.sources, settings.sinks, world)
-
-
-def keeping(settings: "Settings", own: "FederatedPorts | None") -> "Keeping":
-    """What keeps rows to learn from, as far as the settings ask for it."""
-    from shoal.agent.federated.io.row_buffer import Buffer
-    from shoal.agent.federated.io.row_collection import Keeping
-
-    rows = own.rows if own is not None and settings.learning.enabled else None
-    return Keeping(rows if isinstance(rows, Buffer) else None, settings.learning.keep)
-
-
-def upkeep_of(folder: Path, settings: "Settings", agent: "Agent") -> "Upkeep":
-    """What renews the certificate, not started yet."""
-    import random
-
-    from shoal.agent.loop import Rooted, Trouble
-    from shoal.agent.upkeep import Upkeep
-
+def build_upkeep(folder: Path, settings: Settings, agent: Agent) -> Upkeep:
+    """Renewal of the certificate and of the director's root."""
     return Upkeep(
         folder,
         settings.controller.url,
         settings.device.name,
         clock=agent.clock,
         random=random.SystemRandom(),
-        fault=lambda fault: agent.post(Trouble(fault)),
-        rooted=lambda root: agent.post(Rooted(root)),
+        fault=agent.on_fault,
+        rooted=lambda root: agent.post(RootChanged(root)),
     )
+
+
+def watchdog(notifier: Notifier, agent: Agent, loop: asyncio.AbstractEventLoop) -> Watchdog:
+    """systemd's watchdog: notified while every model infers and both loops turn."""
+    turned = threading.Event()
+    turned.set()
+
+    def infer() -> None:
+        for serving in list(agent.serving.values()):
+            serving.self_test()
+
+    def answers() -> bool:
+        answered = turned.is_set()
+        turned.clear()
+        loop.call_soon_threadsafe(turned.set)
+        return answered
+
+    return Watchdog(notifier, monotonic=time.monotonic, infer=infer, answers=answers)

@@ -42,11 +42,11 @@ def test_a_wrong_clock_is_known_on_both_sides_until_it_is_right(fleet, off_s, ho
     assert known.clock_skew_s == pytest.approx(off_s, abs=1.5)
     assert abs(known.clock_skew_s - off_s) <= known.clock_error_s + 0.01
     assert abs(devices.get_device(fleet.ctx, "cam-2").clock_skew_s) < 1.5
-    problems = dict(wrong.agent.standing().problems)
+    problems = dict(wrong.agent.status().problems)
     assert "time synchronisation" in problems[f"the clock is {how} the controller's"]
-    assert f"clock {how}" in text(wrong.agent.standing())
-    assert right.agent.standing().clock is not None
-    assert not any("clock" in what for what, _ in right.agent.standing().problems)
+    assert f"clock {how}" in text(wrong.agent.status())
+    assert right.agent.status().clock is not None
+    assert not any("clock" in what for what, _ in right.agent.status().problems)
     (alert,) = standing_alerts(fleet)
     assert "1 of 2 devices" in alert.detail
     assert "cam-1 by" in alert.detail

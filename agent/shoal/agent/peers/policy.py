@@ -20,6 +20,22 @@ ASKED = 32
 _ADDRESS = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
 
 
+class PeerDirectory:
+    """Peers of this site, as the newest assignment lists them.
+
+    addresses     device -> host:port
+    generations   device -> how often its name was given to another device
+    """
+
+    def __init__(self) -> None:
+        self.addresses: Mapping[str, str] = {}
+        self.generations: Mapping[str, int] = {}
+
+    def update(self, addresses: Mapping[str, str], generations: Mapping[str, int]) -> None:
+        """Replace both."""
+        self.addresses, self.generations = addresses, generations
+
+
 class Word(enum.StrEnum):
     """What a neighbour says of one piece."""
 

@@ -7,8 +7,9 @@ from shoal.agent.host.downloads import Downloads
 from shoal.agent.host.randomness import Random
 from shoal.agent.installed.ports import Slots, UpdateJournal
 from shoal.agent.installed.record import Slot
+from shoal.agent.peers.policy import PeerDirectory
 from shoal.agent.serving.engine import Loader
-from shoal.agent.serving.session_reports import NoSessionReports, SessionReports
+from shoal.agent.serving.session_reports import SessionReports
 from shoal.agent.update.acceptance import Measured
 from shoal.profile import Profile
 from shoal.sketch import F32
@@ -49,6 +50,7 @@ class UpdatePorts(NamedTuple):
 
     spawn     runs a job now or on a thread of its own; the job never raises
     sessions  reports of programs with a session of their own on a release on trial
+    peers     updated by each assignment
     """
 
     journal: UpdateJournal
@@ -59,4 +61,5 @@ class UpdatePorts(NamedTuple):
     prober: Prober
     spawn: Callable[[Callable[[], None]], None]
     random: Random
-    sessions: SessionReports = NoSessionReports()
+    sessions: SessionReports
+    peers: PeerDirectory

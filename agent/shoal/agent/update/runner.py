@@ -64,8 +64,6 @@ class Updates:
     director_root   whom assignments must be signed by: TUF root.json
     records         model -> where it stands
     floors          below which nothing is accepted any more
-    peers           device -> host:port of who shares files here, as the newest assignment says
-    generations     of these, how often a name was given away; none where it never was
     """
 
     def __init__(
@@ -87,8 +85,6 @@ class Updates:
         self._lanes: dict[str, Lane] = {}
         self._desired: dict[str, Order] | None = None
         self._payload, self._urls = b"", dict[str, str]()
-        self.peers: dict[str, str] = {}
-        self.generations: dict[str, int] = {}
 
     # ------------------------------------------------------------------ life
 
@@ -148,14 +144,11 @@ class Updates:
         if payload != self._payload:
             self._ports.journal.save_assignment(payload, floors)
         self.floors, self._payload, self._urls = floors, payload, message.urls
-        self._know_peers(message)
+        self._ports.peers.update(message.peers or {}, message.generations or {})
         self._clock.vouch(signed_s)
         self._desired = {check_model(order.model): order for order in orders.orders}
         for lane in self._lanes.values():
             lane.not_before = float("-inf")  # it may carry new addresses
-
-    def _know_peers(self, message: wire.Assignment) -> None:
-        self.peers, self.generations = message.peers or {}, message.generations or {}
 
     def finished(self, finished: Finished) -> None:
         """An effect has ended: what it came to is journalled, and acted on."""
@@ -213,7 +206,7 @@ class Updates:
             message = wire.decode_down("assignment", payload)
             if isinstance(message, wire.Assignment):
                 self._payload, self._urls = payload, message.urls
-                self._know_peers(message)
+                self._ports.peers.update(message.peers or {}, message.generations or {})
                 self.assigned(message, payload)
         except (WireError, TrustError) as error:
             _log.info("the assignment of before the start does not hold: %s", error)

@@ -7,8 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shoal.agent.feeds.io.external_paths import outside
-from shoal.agent.host.unit import unit
+from shoal.agent.host.unit import Outside, unit
 from shoal.errors import SettingError, StorageError
 
 
@@ -21,32 +20,31 @@ def program() -> str:
     return str(Path(found).absolute())
 
 
-def text_of(folder: Path, user: str, memory_mb: int) -> str:
-    """The unit for the agent in `folder`, as its agent.toml is now."""
+def text_of(folder: Path, user: str, memory_mb: int, outside: Outside) -> str:
+    """The unit for the agent in `folder`. outside: paths that its sources and sinks use."""
     where = folder.absolute()
     return unit(
         program=program(),
         folder=str(where),
         user=user,
         memory_mb=memory_mb,
-        outside=outside(where),
+        outside=outside,
     )
 
 
-def install(path: Path, folder: Path, user: str, memory_mb: int) -> list[str]:
+def install(path: Path, folder: Path, user: str, memory_mb: int, outside: Outside) -> list[str]:
     """Make user and folder, write the unit, tell systemd; what was done, a line each.
 
     Safe to run again. Raises SettingError without root, StorageError when the disk refuses.
     """
-    text = text_of(folder, user, memory_mb)
+    text = text_of(folder, user, memory_mb, outside)
     if os.geteuid() != 0:
         raise SettingError("only root may install a service", "put sudo before it, or use --show")
     done = [_make_user(user, folder)]
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _give(folder, user)
-        writes = outside(folder.absolute()).writes
-        done += [_make_writable(Path(other), user) for other in writes]
+        done += [_make_writable(Path(other), user) for other in outside.writes]
         path.write_text(text)
     except OSError as error:
         raise StorageError(f"{path}: {error}") from error

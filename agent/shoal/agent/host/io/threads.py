@@ -11,7 +11,8 @@ _PATIENCE_S = 5.0
 class ControlThread(threading.Thread):
     """Runs the agent's core: `start`, then `tick` for ever, then `stop`.
 
-    failed   told when the core raises: a bug, after which only a new process is safe
+    awake        set by whoever has work for the next tick
+    on_failure   called when the core raises: a bug, after which only a new process is safe
     """
 
     def __init__(
@@ -20,16 +21,13 @@ class ControlThread(threading.Thread):
         begin: Callable[[], None],
         tick: Callable[[], float],
         end: Callable[[], None],
-        failed: Callable[[], None],
+        on_failure: Callable[[], None],
+        awake: threading.Event,
     ) -> None:
         super().__init__(name="control", daemon=True)
-        self._begin, self._tick, self._end, self._failed = begin, tick, end, failed
-        self._awake, self._ending = threading.Event(), threading.Event()
-        self.begun = threading.Event()
-
-    def wake(self) -> None:
-        """Tick soon."""
-        self._awake.set()
+        self._begin, self._tick, self._end, self._on_failure = begin, tick, end, on_failure
+        self._awake, self._ending = awake, threading.Event()
+        self.begun, self.failed = threading.Event(), False
 
     def finish(self) -> None:
         """End cleanly, and wait for it."""
@@ -50,8 +48,9 @@ class ControlThread(threading.Thread):
             self._end()
         except Exception:  # noqa: BLE001 a thread's last word: the process ends with it
             _log.exception("the control loop failed")
+            self.failed = True
             self.begun.set()
-            self._failed()
+            self._on_failure()
 
 
 class Jobs:

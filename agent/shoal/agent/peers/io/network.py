@@ -1,9 +1,10 @@
 """The devices of this site as far as they share downloads: none unless [peers] is enabled."""
 
+import functools
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from shoal.agent.host.io.config import Settings
 from shoal.agent.host.io.folder import MODELS
 from shoal.agent.peers.io.downloader import Neighbourly, Site, Wan
 from shoal.agent.peers.io.server import Board, Sharing, Shelf
+from shoal.agent.peers.policy import PeerDirectory
 from shoal.errors import SettingError
 
 _DISCARD = 9
@@ -20,16 +22,19 @@ _DISCARD = 9
 class Neighbourhood:
     """Both halves, asking and answering.
 
-    named   device -> host:port of who else shares here, as the controller says now
-    generations   device -> how often its name was given away before, as far as it is known
-    fault   told of a neighbour that lies
+    directory   peers that the newest assignment lists
+    fault       reports a peer that sent wrong data, or why nothing is shared
     """
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        directory: PeerDirectory,
+        fault: Callable[[Fault], None],
+    ) -> None:
         self._folder, self._settings, self._board = folder, settings, Board()
-        self.named: Callable[[], Mapping[str, str]] = dict
-        self.generations: Callable[[], Mapping[str, int]] = dict
-        self.fault: Callable[[Fault], None] = lambda fault: None
+        self.directory, self._fault = directory, fault
         self._sharing: Sharing | None = None
         self._unshared = ""
 
@@ -40,7 +45,7 @@ class Neighbourhood:
             return f"downloads are not shared: {self._unshared}"
         return f"downloads are shared at {self.facts['peer']}" if self.facts else ""
 
-    @property
+    @functools.cached_property
     def facts(self) -> dict[str, str]:
         """What the inventory tells, for the controller to tell the neighbours."""
         peers = self._settings.peers
@@ -58,13 +63,13 @@ class Neighbourhood:
         site = Site(
             folder=self._folder,
             me=self._settings.device.name,
-            named=lambda: self.named(),
-            fault=lambda fault: self.fault(fault),
+            named=lambda: self.directory.addresses,
+            fault=self._fault,
             wall=time.time,
             monotonic=time.monotonic,
             sleep=time.sleep,
             random=random.SystemRandom(),
-            generations=lambda: self.generations(),
+            generations=lambda: self.directory.generations,
         )
         return Neighbourly(wan, site, self._board, stage)
 
@@ -76,13 +81,9 @@ class Neighbourhood:
             self._sharing = self._listen()
         except SettingError as error:
             self._unshared = str(error)
+            self._fault(Fault("peers-off", f"downloads are not shared: {self._unshared}"))
             return
         self._sharing.start()
-
-    def report(self) -> None:
-        """Tell, as a fault, why nothing is shared."""
-        if self._unshared:
-            self.fault(Fault("peers-off", f"downloads are not shared: {self._unshared}"))
 
     def _listen(self) -> Sharing:
         peers = self._settings.peers
@@ -91,10 +92,10 @@ class Neighbourhood:
             (peers.host, peers.port),
             shelf=Shelf(self._folder / MODELS, time.monotonic),
             board=self._board,
-            allowed=lambda: self.named().keys(),
+            allowed=lambda: self.directory.addresses.keys(),
             max_kbps=peers.max_kbps,
             sleep=time.sleep,
-            generations=lambda: self.generations(),
+            generations=lambda: self.directory.generations,
         )
 
     def finish(self) -> None:

@@ -1,0 +1,119 @@
+"""The running agent: built by wiring, its threads started, and stopped in order."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from shoal import wire
+from shoal.agent import wiring
+from shoal.agent.host.faults import Fault
+from shoal.agent.host.io import config, folder_lock
+from shoal.agent.host.io.folder import ADDRESS, SPOOL
+from shoal.agent.host.io.notify import Notifier, Watchdog
+from shoal.agent.host.io.threads import ControlThread, Jobs
+from shoal.agent.identity.io import renewal
+from shoal.agent.serving.io import row_spool
+from shoal.agent.serving.io.window_spool import WindowSpool
+from shoal.durable import write_durable
+
+
+def run(folder: Path) -> int:
+    """Run the agent in `folder` until SIGTERM or Ctrl-C; exit code."""
+    settings = config.load(folder)
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("shoal").setLevel(settings.log_level.upper())
+    lock = folder_lock.lock(folder)
+    try:
+        renewal.settle(folder)
+        return asyncio.run(_serve(folder, settings))
+    finally:
+        os.close(lock)
+
+
+def number_outbox(folder: Path) -> bytes:
+    """Number the outbox of an agent that does not run; its inventory, encoded."""
+    core = wiring.build_core(folder, config.load(folder), spawn=lambda job: None)
+    core.outbox.number_all()
+    slots = [found.active for found in core.journal.records().values() if found.active]
+    floors = core.agent.updates.floors.flat()
+    return wire.encode(core.agent.voice.inventory(slots, floors, "", core.peers.facts))
+
+
+async def _serve(folder: Path, settings: config.Settings) -> int:
+    """Start every part; stop them at a signal, or when the control loop fails."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    jobs, notifier, awake = Jobs(), Notifier(os.environ), threading.Event()
+    parts = wiring.build(folder, settings, jobs.spawn, awake.set)
+    core, agent = parts.core, parts.core.agent
+    core.peers.start()  # before the first inventory, which lists the address of the peer server
+    address = await parts.endpoint.start()
+    write_durable(folder / ADDRESS, address.encode())
+
+    def quit_process() -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    control = ControlThread(
+        begin=lambda: agent.start(address),
+        tick=_control_tick(folder, parts, wiring.watchdog(notifier, agent, loop), quit_process),
+        end=agent.stop,
+        on_failure=quit_process,
+        awake=awake,
+    )
+    control.start()
+    await loop.run_in_executor(None, control.begun.wait)
+    core.link.start(agent.on_message, agent.on_connection, agent.voice.will)
+    parts.feeds.start()
+    parts.upkeep.start()
+    click.echo(f"{settings.device.name} serves at {address}", err=True)
+    notifier.tell(READY="1", STATUS=f"serves at {address}")
+    await stop.wait()
+
+    notifier.tell(STOPPING="1")
+    parts.upkeep.finish()
+    core.peers.finish()
+    await loop.run_in_executor(None, parts.feeds.stop)
+    await loop.run_in_executor(None, control.finish)
+    await loop.run_in_executor(None, core.link.stop)
+    jobs.finish()
+    await parts.endpoint.stop()
+    (folder / ADDRESS).unlink(missing_ok=True)
+    return 1 if control.failed else 0
+
+
+def _control_tick(
+    folder: Path,
+    parts: wiring.Process,
+    watchdog: Watchdog,
+    quit_process: Callable[[], None],
+) -> Callable[[], float]:
+    """One turn of the control loop: the agent, and what is polled beside it."""
+    core, spool = parts.core, WindowSpool(folder / SPOOL)
+    agent = core.agent
+
+    def tick() -> float:
+        idle = agent.tick()
+        watchdog.tick()
+        if core.link.revive():
+            agent.on_fault(Fault("link-died", "the broker link's thread ended; started anew"))
+        if agent.voice.saved:
+            spool.take(agent.voice.add, agent.voice.fault)
+        row_spool.take(folder / SPOOL, parts.rows.given)
+        parts.offline.tick()
+        if agent.restart_asked:
+            quit_process()
+        return idle
+
+    return tick
