@@ -33,7 +33,7 @@ def test_a_graph_that_a_device_has_not_pinned_is_named_with_what_to_do(
     marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-1": REFUSED}
     add_round(world.ctx, task, 1, np.zeros(3, np.float32), marks=marks, refusal="unknown-graph")
     shown = page(world, "/rounds/walk/1")
-    assert "It does not run this graph" in shown
+    assert "It does not allow this graph" in shown
     assert "add its SHA-256 to graphs on the device" in shown
     assert "/devices/mill-1" in shown
 
@@ -82,13 +82,13 @@ def test_a_round_whose_checkpoint_is_gone_says_so_on_both_pages(
     assert world.get("/api/v1/rounds/walk.1").json["pruned_at"] > 0
 
 
-def test_a_model_says_which_task_learns_on_when_it_drifts(world: World, task: TaskPlan) -> None:
+def test_a_model_shows_the_task_that_runs_when_it_drifts(world: World, task: TaskPlan) -> None:
     with world.ctx.store.write() as db:
         models.ensure_model(db, world.ctx, actor="ana", name="lot-codes")
     body = {"retrain_on_drift": False, "task": "walk", "rounds": 5, "cooldown_s": 7200}
     assert world.ask("PUT", "/api/v1/models/lot-codes/policy", json=body).status_code == 200
     shown = " ".join(page(world, "/models/lot-codes").split())
-    assert 'When drift is found, 5 rounds of <a href="/rounds/walk">walk</a> are run' in shown
-    assert "every 2 h at most" in shown
+    assert 'When drift is detected, 5 rounds of <a href="/rounds/walk">walk</a> are run' in shown
+    assert "at most every 2 h" in shown
     refused = world.ask("PUT", "/api/v1/models/lot-codes/policy", json=body | {"rounds": 0})
     assert refused.status_code == 422

@@ -49,7 +49,7 @@ class Camera:
 
     def take(self, name: str, path: str) -> None:
         self.page.goto(self.url + path)
-        self.page.locator("[data-live-sign][data-state=on]").wait_for()
+        self.page.locator("[data-live-status][data-state=on]").wait_for()
         self.page.wait_for_timeout(400)
         self.page.screenshot(path=self.out / f"{name}.png")
         if name in IN_THE_DARK:

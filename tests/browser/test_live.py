@@ -87,8 +87,8 @@ def test_a_rollout_is_watched_held_resumed_and_aborted(
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text(f"Abort {release}?")
     expect(dialog.get_by_label("Keep it")).to_be_checked()
-    expect(dialog).to_contain_text("Keep it: 16 devices touched")
-    expect(dialog).to_contain_text("Roll back to what each served before: 19 devices touched")
+    expect(dialog).to_contain_text("Keep it: 16 devices affected")
+    expect(dialog).to_contain_text("Roll back to what each served before: 19 devices affected")
     assert tab.violations() == []
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
@@ -106,7 +106,7 @@ def test_a_held_rollout_says_why_and_groups_its_failures(tab: Tab, console: Cons
     page = tab.go(f"/rollouts/{console.seeded.held}")
     expect(page.get_by_role("status").filter(has_text="Paused")).to_contain_text("golden-mismatch")
     row = page.locator("section", has_text="Why devices").locator("tbody tr").first
-    expect(row).to_contain_text("Wrong answers on its golden vectors")
+    expect(row).to_contain_text("Wrong outputs on its golden vectors")
     expect(row).to_contain_text("worst error 0.84")
     expect(row).to_contain_text("rebuild its variant")
     row.get_by_role("link").click()
@@ -117,7 +117,7 @@ def test_drift_is_found_on_one_site_and_every_square_leads_to_its_histogram(
     tab: Tab, console: Console
 ) -> None:
     page = tab.go("/drift?model=lot-codes&scope=site&subject=north-annex")
-    expect(page.locator("#drift-said")).to_contain_text("drifted from what was normal")
+    expect(page.locator("#drift-summary")).to_contain_text("drifted from the baseline")
     heat = page.locator("#heat")
     heat.focus()
     page.keyboard.press("End")
@@ -129,7 +129,7 @@ def test_drift_is_found_on_one_site_and_every_square_leads_to_its_histogram(
     page.keyboard.press("Enter")
     expect(page.locator("#histogram h2")).to_have_text(feature)
     assert f"feature={feature}" in page.url
-    expect(page.locator("#voice")).to_contain_text(f"{feature}: PSI")
+    expect(page.locator("#announcer")).to_contain_text(f"{feature}: PSI")
 
     # A new window refreshes the map and leaves what one looks at.
     with (
@@ -144,7 +144,7 @@ def test_drift_is_found_on_one_site_and_every_square_leads_to_its_histogram(
     page.mouse.click(box["x"] + box["width"] - 20, box["y"] + 30)
     expect(page.locator("#histogram h2")).not_to_have_text(feature)
     page.get_by_label("Subject").select_option("site:harbour")
-    expect(page.locator("#drift-said")).to_contain_text("No feature of site harbour drifts")
+    expect(page.locator("#drift-summary")).to_contain_text("No feature of site harbour is drifting")
 
 
 def test_an_alert_leads_to_its_drift_and_can_be_taken_in_hand(tab: Tab) -> None:
@@ -155,9 +155,9 @@ def test_an_alert_leads_to_its_drift_and_can_be_taken_in_hand(tab: Tab) -> None:
     before = int(page.locator("#alert-badge").inner_text().split()[0])
     first.get_by_role("button", name="Acknowledge").focus()
     page.keyboard.press("Enter")
-    expect(first).to_contain_text("in hand with admin")
+    expect(first).to_contain_text("acknowledged by admin")
     expect(page.locator("#alert-badge")).to_contain_text(str(before - 1) if before > 1 else "")
-    first.get_by_role("link", name="See the drift").click()
+    first.get_by_role("link", name="Show the drift").click()
     expect(page.get_by_label("Subject")).to_have_value("site:north-annex")
 
 
@@ -183,7 +183,7 @@ def test_work_that_takes_too_long_is_given_up_on_its_page(tab: Tab, console: Con
     expect(page.get_by_text("30 %, validating")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("what it has done so far is lost")
+    expect(dialog).to_contain_text("its work so far is lost")
     assert tab.violations() == []
     dialog.get_by_role("button", name="Cancel it").click()
     expect(page.get_by_text("canceled by admin, about to end")).to_be_visible()

@@ -36,31 +36,31 @@ def test_a_controller_without_tasks_teaches_how_to_begin(fresh_tab: Tab) -> None
     expect(page.get_by_role("heading", name="No task yet")).to_be_visible()
 
 
-def test_a_release_says_which_rounds_and_devices_taught_it(tab: Tab) -> None:
+def test_a_release_names_the_rounds_and_devices_that_trained_it(tab: Tab) -> None:
     page = tab.go("/releases/seal-check@1")
     expect(page.get_by_role("link", name=f"{TASK}, round {ROUNDS - 1}")).to_be_visible()
-    expect(page.get_by_role("region", name="Devices that taught it")).to_contain_text(LIAR)
+    expect(page.get_by_role("region", name="Devices that trained it")).to_contain_text(LIAR)
     page = tab.go("/models/seal-check")
-    expect(page.get_by_role("link", name="taught by 12 devices")).to_be_visible()
+    expect(page.get_by_role("link", name="trained by 12 devices")).to_be_visible()
 
 
-def test_who_stands_out_comes_first_and_it_is_said_without_colour(tab: Tab) -> None:
+def test_outliers_come_first_and_are_marked_without_colour(tab: Tab) -> None:
     page = tab.go(f"/rounds/{TASK}")
     first = page.locator("table.matrix tbody tr").first
     expect(first).to_contain_text(LIAR)
-    stands_out = "Update in, and it stands out: against-the-others"
-    assert first.get_by_role("img", name=stands_out).count() == ROUNDS - LIES_FROM + 1
+    outlier = "Update received, outlier: against-the-others"
+    assert first.get_by_role("img", name=outlier).count() == ROUNDS - LIES_FROM + 1
     expect(page.locator("figure[data-x=round] .uplot")).to_have_count(3)
     expect(page.get_by_role("heading", name="Differential privacy")).to_be_visible()
     page.get_by_role("link", name=f"Round {ROUNDS - 1}", exact=True).click()
     row = page.locator(f"#d-{LIAR}")
-    expect(row).to_contain_text("Pulls against the others")
+    expect(row).to_contain_text("Points against the others")
     expect(row).to_contain_text("−0.55" if "−" in row.inner_text() else "-0.55")
 
 
 def test_a_round_that_goes_on_is_shown_without_a_reload(tab: Tab, console: Console) -> None:
     page = tab.go(f"/rounds/{TASK}")
-    page.locator("[data-live-sign][data-state=on]").wait_for()
+    page.locator("[data-live-status][data-state=on]").wait_for()
     page.evaluate("window.same = true")
     with console.ctx.store.write() as db:
         rows.set_task(db, console.ctx, TASK, reason="2 devices for a round of 2 to 3 (5 offline)")
@@ -87,10 +87,10 @@ def test_a_checkpoint_is_measured_by_who_fits_and_the_task_stays_where_it_is(
 ) -> None:
     before = rounds.get_task(console.ctx, POISONED)
     page = tab.go(f"/rounds/{POISONED}")
-    page.get_by_role("button", name="Measure…").click()
-    page.get_by_role("dialog").get_by_role("button", name="Measure").click()
+    page.get_by_role("button", name="Evaluate…").click()
+    page.get_by_role("dialog").get_by_role("button", name="Evaluate").click()
     page.wait_for_url(f"**/rounds/{POISONED}/4")
-    expect(page.get_by_text("measures only")).to_be_visible()
+    expect(page.get_by_text("evaluation")).to_be_visible()
     assert rounds.get_task(console.ctx, POISONED).checkpoint == before.checkpoint
 
 

@@ -52,7 +52,7 @@ def test_a_fault_in_a_page_would_be_found(tab: Tab) -> None:
     assert "Content Security Policy" in tab.complaints.pop()
 
 
-def test_the_door_says_what_was_wrong_and_leads_where_one_wanted_to_go(
+def test_sign_in_reports_a_wrong_password_and_returns_to_the_requested_page(
     chromium: Browser, console: Console
 ) -> None:
     context = chromium.new_context(ignore_https_errors=True)
@@ -117,7 +117,7 @@ def test_the_fleet_is_searched_without_a_reload_and_the_address_holds_the_filter
     assert "q=packaging-hall" in page.url
     assert page.evaluate("window.same") is True
     expect(page.get_by_role("searchbox")).to_be_focused()
-    expect(page.locator("#voice")).to_have_text("1 device")
+    expect(page.locator("#announcer")).to_have_text("1 device")
     page.goto(f"{tab.url}/?site=mill-road")
     expect(page.get_by_label("Site")).to_have_value("mill-road")
     page.get_by_label("Failing only").check()
@@ -129,7 +129,7 @@ def test_the_fleet_is_searched_without_a_reload_and_the_address_holds_the_filter
 def test_a_failing_device_says_why_and_what_to_do(tab: Tab) -> None:
     page = tab.go(f"/devices/{WRONG}")
     notice = page.locator(".notice").first
-    expect(notice).to_contain_text("Wrong answers on its golden vectors")
+    expect(notice).to_contain_text("Wrong outputs on its golden vectors")
     expect(notice).to_contain_text("worst error 0.84")
     expect(notice).to_contain_text("rebuild its variant")
     for figure in page.locator("figure[data-chart]").all():
@@ -168,15 +168,15 @@ def test_a_join_token_is_shown_once_in_the_command_that_uses_it(fresh_tab: Tab) 
     assert "sj1." not in page.content()
 
 
-def test_a_rollout_tells_how_often_the_new_release_answers_otherwise(
+def test_a_rollout_shows_how_often_outputs_of_the_new_release_differ(
     tab: Tab, console: Console
 ) -> None:
     where = address(console, "rollout, running")
     page = tab.go(where)
-    expect(page.locator("#stage-1")).to_contain_text("answered otherwise2.0 % of")
-    expect(page.locator(f"#t-{LAST}")).to_contain_text("2.0 % otherwise")
+    expect(page.locator("#stage-1")).to_contain_text("outputs differ2.0 % of")
+    expect(page.locator(f"#t-{LAST}")).to_contain_text("2.0 % differ")
     title = page.locator(f"#t-{LAST}").get_attribute("title") or ""
-    assert "answers 2.0 % of 256 recent inputs otherwise" in title
+    assert "outputs differ on 2.0 % of 256 recent inputs" in title
     told = page.request.get(f"{console.url}/api/v1{where}").json()["stages"][0]
     assert told["disagree"] == pytest.approx(0.02)
     assert told["compared"] % 256 == 0

@@ -35,7 +35,7 @@ def task(shoal: Cli, parts: Path, made: set[str], request: pytest.FixtureRequest
     return name
 
 
-def test_what_rounds_learned_becomes_a_candidate_and_both_model_and_release_say_who_taught_it(
+def test_what_rounds_learned_becomes_a_candidate_and_both_model_and_release_name_who_trained_it(
     shoal: Cli, task: str
 ) -> None:
     started = shoal.json("round", "release", task, "--round", "2", "--candidate", "--no-wait")

@@ -11,7 +11,7 @@ from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.durations import DURATION
 from shoal.cli.operation import picture
-from shoal.cli.release import release_card, taught
+from shoal.cli.release import release_card, trained_by
 from shoal.cli.render import Columns, JsonObject, ago, duration, instant, table
 from shoal.cli.waiting import follow
 from shoal.errors import SettingError
@@ -72,7 +72,7 @@ def show_model(session: Session, name: str) -> None:
         "dataset": "dataset",
         "metrics": "metrics",
         "trigger": "trigger",
-        "taught by": taught,
+        "trained by": trained_by,
         "quarantined": "quarantined",
         "when": lambda r: instant(r["created_at"]),
     }

@@ -1,4 +1,4 @@
-"""`shoal release`: what was built, how good it is per variant, and whose signature it bears."""
+"""`shoal release`: releases with their metrics per variant, gates and signatures."""
 
 import click
 from rich.console import Group
@@ -77,24 +77,24 @@ def ref(release: JsonObject) -> str:
     return plain(f"{release['model']}@{release['version']}")
 
 
-def taught(release: JsonObject) -> str:
-    """The federated rounds that it was made of; "" where none were."""
+def trained_by(release: JsonObject) -> str:
+    """The federated rounds that trained a release; "" for none."""
     origin = release.get("origin")
     if not origin:
         return ""
     examples = sum(one["examples"] for one in origin["devices"])
-    said = (
+    summary = (
         f"round {origin['number']} of {origin['task']} ({origin['strategy']}): "
         f"{len(origin['devices'])} devices, {len(origin['rounds'])} rounds"
     )
-    said += f", {examples} rows" if examples else ""
+    summary += f", {examples} rows" if examples else ""
     if origin["epsilon"] is not None:
-        said += f", epsilon {origin['epsilon']:.2f} at delta {origin['delta']:g}"
-    return plain(said)
+        summary += f", epsilon {origin['epsilon']:.2f} at delta {origin['delta']:g}"
+    return plain(summary)
 
 
 def release_card(found: JsonObject) -> Group:
-    """A release as a person reads it."""
+    """Summary of a release for the terminal."""
     by_site = "balanced_accuracy" if found["task"] == "classification" else "r2"
     about: Columns = {
         "release": ref,
@@ -106,7 +106,7 @@ def release_card(found: JsonObject) -> Group:
         "params": "params",
         "metrics": "metrics",
         f"{by_site} per site": "by_site",
-        "taught by": taught,
+        "trained by": trained_by,
         "quarantined": "quarantined",
         "parent": "parent",
         "trigger": "trigger",
@@ -133,13 +133,13 @@ def release_card(found: JsonObject) -> Group:
         "by": "by",
         "when": lambda s: instant(s["at"]),
     }
-    teachers: Columns = {name: name for name in ("device", "site", "rounds", "examples")}
+    trainers: Columns = {name: name for name in ("device", "site", "rounds", "examples")}
     devices = (found.get("origin") or {}).get("devices", [])
     publish_ = f"not signed; sign it with: shoal release publish {ref(found)}"
     return Group(
         card(found, about),
         "", table(found["variants"], variants, empty="no variant"),
-        "", table(found["verdicts"], verdicts, empty="no gate has spoken"),
+        "", table(found["verdicts"], verdicts, empty="no gate has run"),
         "", table(found["signatures"], signatures, empty=publish_),
-        *(["", table(devices, teachers, empty="")] if devices else []),
+        *(["", table(devices, trainers, empty="")] if devices else []),
     )  # fmt: skip

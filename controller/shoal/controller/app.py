@@ -57,7 +57,7 @@ def create_app(ctx: Context) -> Flask:
 
 
 def _not_found(error: HTTPException) -> Response:
-    return screen.not_found() if screen.is_wanted() else problems.of_http(error)
+    return screen.not_found() if screen.wants_html() else problems.of_http(error)
 
 
 def _measure(app: Flask, traffic: Traffic) -> None:

@@ -1,4 +1,4 @@
-"""What rounds learned becomes a release, says who taught it, and is stopped when it is poisoned."""
+"""What rounds learned becomes a release, names who trained it, and is stopped when it is poisoned."""
 
 import itertools
 
@@ -54,7 +54,7 @@ def released(ctx: Context, task: str, **more: object) -> Release:
     return releases.get_release(ctx, operation.result["release"])
 
 
-def test_a_checkpoint_ends_in_a_validated_release_that_says_who_taught_it(
+def test_a_checkpoint_ends_in_a_validated_release_that_names_who_trained_it(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     made = released(ctx, task[0].name)
@@ -71,7 +71,7 @@ def test_a_checkpoint_ends_in_a_validated_release_that_says_who_taught_it(
     assert (origin.strategy, origin.epsilon) == ("fedavg", None)
 
 
-def test_its_manifest_tells_devices_how_many_taught_it_and_not_who(
+def test_its_manifest_tells_devices_how_many_trained_it_and_not_who(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     made = released(ctx, task[0].name, number=2)
@@ -84,13 +84,13 @@ def test_its_manifest_tells_devices_how_many_taught_it_and_not_who(
     assert manifests.parse(data) == manifest
 
 
-def test_the_card_tells_epsilon_and_who_taught(ctx: Context, task: tuple[TaskPlan, F32]) -> None:
+def test_the_card_tells_epsilon_and_who_trained(ctx: Context, task: tuple[TaskPlan, F32]) -> None:
     made = released(ctx, task[0].name)
 
     manifest, _ = releases.manifest_of(ctx, made.ref)
     assert manifest.card is not None
     card = ctx.blobs.read(manifest.card.sha256).decode()
-    assert "taught by 4 devices with 150 rows in 4 federated rounds" in card
+    assert "trained by 4 devices with 150 rows in 4 federated rounds" in card
     assert "epsilon 2.00 at delta 1e-06" in card
 
 

@@ -57,7 +57,7 @@ def released(
         (folder / name).write_bytes(data)
     checkpoint = Checkpoint(
         theta=folder / "theta", graph=folder / "graph", personal=personal,
-        notes=("taught by 20 devices in 40 rounds",),
+        notes=("trained by 20 devices in 40 rounds",),
     )  # fmt: skip
     job = msgspec.structs.replace(
         table, estimator="imported", onnx=folder / "inference", checkpoint=checkpoint
@@ -73,7 +73,7 @@ def test_a_checkpoint_answers_by_its_own_numbers_and_passes_the_same_gates(
     assert made.metrics == base.metrics
     assert list(made.files) == list(base.files)
     assert made.why_refused == ""
-    assert "taught by 20 devices in 40 rounds" in made.card
+    assert "trained by 20 devices in 40 rounds" in made.card
 
 
 def test_a_checkpoint_that_unlearned_everything_is_refused(

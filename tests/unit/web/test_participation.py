@@ -1,4 +1,4 @@
-"""What the pages of rounds show of who took part, and who stands out."""
+"""The participation matrix, training curves and outliers of the federated screens."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from shoal.controller.web import dropouts, participation, wording
 
 
 def part(device: str, number: int, mark: str = "MEASURED", **more: Any) -> Participation:
-    """Its update is in, unless a reason says why it is not."""
+    """A participation with an update, unless a reason is given."""
     told = {"examples": 10, "chosen": True, "norm": 1.0, "cosine": 0.5, "bytes": 9}
     return Participation(
         round=f"t.{number}", device=device, site="north", task="t", number=number, mark=mark,
@@ -27,7 +27,7 @@ def done(number: int, **more: Any) -> Round:
     )  # fmt: skip
 
 
-def test_a_matrix_has_a_sign_for_each_device_and_round_and_who_stands_out_comes_first() -> None:
+def test_a_matrix_has_a_badge_for_each_device_and_round_and_outliers_come_first() -> None:
     found = participation.matrix(
         [
             part("a", 1), part("a", 2, "LOST", reason="no-answer"),
@@ -37,32 +37,32 @@ def test_a_matrix_has_a_sign_for_each_device_and_round_and_who_stands_out_comes_
     )  # fmt: skip
 
     assert found.numbers == [1, 2]
-    assert [line.device for line in found.lines] == ["b", "a", "c"]
-    assert [[sign.icon for sign in line.signs] for line in found.lines] == [
+    assert [line.device for line in found.rows] == ["b", "a", "c"]
+    assert [[sign.icon for sign in line.badges] for line in found.rows] == [
         ["", "warn"], ["check", "off"], ["wait", "check"],
     ]  # fmt: skip
-    assert [(line.rounds, line.suspects) for line in found.lines] == [(1, 1), (1, 0), (1, 0)]
+    assert [(line.rounds, line.suspects) for line in found.rows] == [(1, 1), (1, 0), (1, 0)]
 
 
 @pytest.mark.parametrize(
     ("more", "label"),
     [
-        ({}, "Update in, and measured"),
-        ({"chosen": False}, "Update came"),
-        ({"mark": "REFUSED"}, "Update in"),  # it refused to measure: its update counts
+        ({}, "Update received, evaluated"),
+        ({"chosen": False}, "Update not used"),
+        ({"mark": "REFUSED"}, "Update received"),  # it refused to measure: its update counts
         ({"mark": "REFUSED", "chosen": False, "bytes": 0}, "Refused"),
-        ({"chosen": False, "bytes": 0}, "Measured"),  # a round of nothing else
-        ({"mark": "LOST", "reason": "still-training"}, "Still trains: counts later"),
+        ({"chosen": False, "bytes": 0}, "Evaluated"),  # a round of nothing else
+        ({"mark": "LOST", "reason": "still-training"}, "Still training: counts later"),
     ],
 )
-def test_a_part_is_called_what_it_was(more: dict[str, Any], label: str) -> None:
-    assert participation.sign_of(part("a", 1, **more)).label == label
+def test_a_participation_is_labelled_by_its_outcome(more: dict[str, Any], label: str) -> None:
+    assert participation.badge_of(part("a", 1, **more)).label == label
 
 
-def test_of_thousands_of_devices_the_matrix_says_how_many_it_leaves_out() -> None:
+def test_of_thousands_of_devices_the_matrix_counts_those_it_leaves_out() -> None:
     found = participation.matrix(part(f"d{i:04}", 1) for i in range(1_000))
 
-    assert len(found.lines) == participation.MOST_DEVICES
+    assert len(found.rows) == participation.MOST_DEVICES
     assert found.hidden == 1_000 - participation.MOST_DEVICES
 
 
@@ -85,7 +85,7 @@ def test_an_evaluation_is_no_step_of_the_learning_curve() -> None:
     assert [point.number for point in participation.points(rounds, [])] == [1]
 
 
-def test_reasons_are_counted_most_first_and_only_of_who_did_not_take_part() -> None:
+def test_reasons_are_counted_most_first_and_only_of_devices_that_dropped_out() -> None:
     parts = [
         part("a", 1, "REFUSED", reason="busy"), part("b", 1, "LOST", reason="no-answer"),
         part("c", 1, "LOST", reason="no-answer"), part("d", 1),
@@ -103,14 +103,14 @@ def test_deviations_are_of_the_length_and_only_of_updates_that_are_shown() -> No
 
 
 @pytest.mark.parametrize("state", sorted({*State, *Mark}))
-def test_every_state_and_mark_of_a_round_has_a_sign_of_its_own(state: str) -> None:
-    assert str(state) in wording.SIGNS
+def test_every_state_and_mark_of_a_round_has_a_badge(state: str) -> None:
+    assert str(state) in wording.BADGES
 
 
 @pytest.mark.parametrize("slug", sorted(dropouts.DROPOUTS))
 def test_every_reason_has_a_name_and_says_what_to_do(slug: str) -> None:
-    assert dropouts.dropout(slug) != slug
-    assert dropouts.dropout_hint(slug).endswith(".")
+    assert dropouts.name_of(slug) != slug
+    assert dropouts.hint_of(slug).endswith(".")
 
 
 def test_every_documented_refusal_reason_has_a_hint_in_the_console() -> None:
@@ -121,4 +121,4 @@ def test_every_documented_refusal_reason_has_a_hint_in_the_console() -> None:
             rows = [line.split("|")[1] for line in table.split("\n\n")[0].splitlines()[1:]]
             said += [slug for row in rows for slug in re.findall("`([a-z-]+)`", row)]
     assert len(said) > 30
-    assert {slug for slug in said if not dropouts.dropout_hint(slug).endswith(".")} == set()
+    assert {slug for slug in said if not dropouts.hint_of(slug).endswith(".")} == set()

@@ -1,4 +1,4 @@
-"""The console's words and drawings: every cause has a name and a hint, every number a place."""
+"""Texts and charts of the console: every cause has a name and a hint, every state a badge."""
 
 from collections.abc import Iterator
 
@@ -29,12 +29,12 @@ def family(kind: type[ShoalError]) -> Iterator[type[ShoalError]]:
 
 @pytest.mark.parametrize("slug", sorted({*AGENTS, *(kind.code for kind in family(ShoalError))}))
 def test_every_cause_that_can_be_reported_has_a_name_and_a_hint(slug: str) -> None:
-    assert causes.cause(slug) != slug
+    assert causes.cause_name(slug) != slug
     assert causes.hint(slug).endswith(".")
 
 
 def test_a_cause_from_a_newer_agent_is_still_readable() -> None:
-    assert causes.cause("sensor-on-fire") == "Sensor on fire"
+    assert causes.cause_name("sensor-on-fire") == "Sensor on fire"
     assert causes.hint("sensor-on-fire") == ""
 
 
@@ -42,11 +42,11 @@ def test_a_cause_from_a_newer_agent_is_still_readable() -> None:
     "state",
     sorted({*State, *StageState, *device_states.ENDED, device_states.WAITING, *WORK}),
 )
-def test_every_state_has_a_sign_of_its_own(state: str) -> None:
-    assert state in wording.SIGNS
+def test_every_state_has_a_badge(state: str) -> None:
+    assert state in wording.BADGES
 
 
-def test_an_action_says_how_many_devices_it_touches() -> None:
+def test_an_action_shows_how_many_devices_it_affects() -> None:
     reach = Reach(
         waiting=11, updating=3, swapping=1, serving=4, failed=2, out=5, states={"any": 26}
     )
@@ -65,7 +65,7 @@ def stage(**counts: int) -> Stage:
 def test_a_stages_bar_is_full_and_in_order() -> None:
     pieces = charts.stage_parts(stage(devices=10, succeeded=4, failed=1, skipped=2, unseen=1))
     assert [(p.name, p.devices) for p in pieces] == [
-        ("succeeded", 4), ("failed", 1), ("skipped", 2), ("on the way", 2), ("not heard of", 1)
+        ("succeeded", 4), ("failed", 1), ("skipped", 2), ("in progress", 2), ("never seen", 1)
     ]  # fmt: skip
     assert pieces[-1].x + pieces[-1].width == pytest.approx(100)
     assert charts.stage_parts(stage()) == []
@@ -98,5 +98,5 @@ def test_the_map_leaves_room_where_there_is_no_data_and_lists_what_drifts_first(
     grid = charts.grid(found)
     assert grid["times"] == [1, 2]
     assert grid["log10_p"] == [[-1, -1], [None, -9]]
-    first = charts.feature_lines(found)[0]
+    first = charts.feature_rows(found)[0]
     assert (first.name, first.now, first.alarms, first.first_alarm_at) == ("b", True, 1, 2)

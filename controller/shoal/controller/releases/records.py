@@ -73,7 +73,7 @@ class Release(Record, frozen=True, kw_only=True):
     trigger    what made it: "manual", or "alert:<id>"
     metrics    of the fp32 model on held-back data; worst_site, site_gap, and by_site, per site:
                balanced accuracy of a classification, R2 of a regression
-    origin     who taught it, where federated rounds did
+    origin     the federated rounds and devices that trained it, if any
     quarantined  why nobody may publish or roll it out: a round in it is poisoned
     """
 

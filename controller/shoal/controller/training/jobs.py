@@ -102,7 +102,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     theta      file of float32 little-endian (P,)
     graph      the train graph, which says where theta's numbers belong in the job's onnx
     personal   [start, stop) of theta that never left the devices (FedPer's head)
-    notes      for the card: who taught it, a sentence each
+    notes      for the card: who trained it, a sentence each
     """
 
     theta: Path

@@ -1,4 +1,4 @@
-"""Alerts: what a person should know of, open ones first, each with its next step."""
+"""Alerts screen: open alerts first, each with its next step."""
 
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
@@ -15,7 +15,7 @@ SEVERITIES = ("critical", "warning", "info")
 
 @blueprint.get("/alerts")
 def alert_list() -> str:
-    """All alerts, or those of one state."""
+    """All alerts, or those in one state."""
     state = request.args.get("state", "")
     found = alerts.list_alerts(context(), state=state)
     found = sorted(found, key=_urgency)
@@ -31,7 +31,7 @@ def _urgency(alert: Alert) -> tuple[int, int, float]:
 
 @blueprint.post("/alerts/<int(max=9223372036854775807):id>/acknowledge")
 def alert_acknowledge(id: int) -> Response:  # noqa: A002 - the API's word
-    """Say that a person has it in hand."""
+    """Acknowledge an alert."""
     who = roles.require(actor(), "operator")
     alerts.acknowledge(context(), actor=who.name, id=id)
     return redirect(url_for("web.alert_list", state=request.form.get("state") or None), 303)

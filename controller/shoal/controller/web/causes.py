@@ -1,23 +1,23 @@
-"""Why things fail, by the slug that agent, API and console share: a name, and what to do."""
+"""Causes of failures by slug, as agent, API and console share it: display name and hint."""
 
 from typing import NamedTuple
 
 
 class Cause(NamedTuple):
-    """name: what it is called; hint: what a person can do about it."""
+    """name: shown for the slug; hint: what a person can do about it."""
 
     name: str
     hint: str
 
 
-#: Cause slug -> what it is called and what to do about it.
+#: Cause slug -> display name and hint.
 CAUSES: dict[str, Cause] = {
     "golden-mismatch": Cause(
-        "Wrong answers on its golden vectors",
+        "Wrong outputs on its golden vectors",
         (
-            "The model answers differently on this board than where it was built. Leave the "
-            "release where it is, rebuild its variant for this profile, and roll out the new "
-            "version."
+            "The model computes differently on this board than where it was built. Do not roll "
+            "the release out further, rebuild its variant for this profile, and roll out the "
+            "new version."
         ),
     ),
     "too-slow": Cause(
@@ -49,12 +49,12 @@ CAUSES: dict[str, Cause] = {
     "download": Cause(
         "Download did not finish",
         (
-            "Check the way from the device to the artifact server; the next attempt resumes where "
-            "this one ended."
+            "Check the network from the device to the artifact server; the next attempt resumes "
+            "where this one ended."
         ),
     ),
     "disk-full": Cause(
-        "Disk is full", "Free space on the device; nothing that it served was touched."
+        "Disk is full", "Free space on the device; the release that it serves is unchanged."
     ),
     "unusable-model": Cause(
         "This runtime cannot load the model",
@@ -62,10 +62,10 @@ CAUSES: dict[str, Cause] = {
     ),
     "unsupported-profile": Cause(
         "The release has no variant for this profile",
-        ("That is no fault of the device. Build a variant for the profile if it should have one."),
+        ("The device is not at fault. Build a variant for the profile if it should have one."),
     ),
     "unhealthy": Cause(
-        "Misbehaved in service",
+        "Unhealthy in service",
         "The device went back to its previous release. Compare its windows before and after.",
     ),
     "crash-loop": Cause(
@@ -76,92 +76,94 @@ CAUSES: dict[str, Cause] = {
         "Did not finish in time",
         ("See whether the device is reachable, then start a rollout for the devices that remain."),
     ),
-    "canceled": Cause("Canceled by the controller", "Nothing to do; the device kept what it had."),
+    "canceled": Cause("Canceled by the controller", "Nothing to do; the device keeps its release."),
     "bad-input": Cause(
         "Input does not fit the model",
-        "See which column the source sends wrongly; rows that fit were still answered.",
+        "See which column the source sends wrongly; valid rows were still served.",
     ),
     "unsigned-image": Cause(
         "Image size from agent.toml",
         "Import the model with a pipeline that has an image; see docs/sources-and-sinks.md.",
     ),
-    "source": Cause("The data source is gone", "Check the sensor or file that feeds the device."),
+    "source": Cause(
+        "The data source is unavailable", "Check the sensor or file that feeds the device."
+    ),
     "unreadable-message": Cause(
         "Sent a message that cannot be read",
-        "Update the agent: it may be of another version. The message was dropped.",
+        "Update the agent: its version may differ. The message was dropped.",
     ),
     "oversize-message": Cause(
         "Sent a message that is too large",
         "Lower the number of features or the window's length.",
     ),
-    "decommissioned": Cause(
-        "Decommissioned meanwhile", "Nothing to do; enrol it anew to bring it back."
-    ),
-    "skipped": Cause("Passed over", "See the example for the reason."),
-    "aborted": Cause("The rollout was aborted", "Nothing to do; the device keeps what it served."),
+    "decommissioned": Cause("Decommissioned", "Nothing to do; enrol it again to bring it back."),
+    "skipped": Cause("Skipped", "See the example for the reason."),
+    "aborted": Cause("The rollout was aborted", "Nothing to do; the device keeps its release."),
     "rollback": Cause(
-        "Brought back to its previous release", "Nothing to do: the rollout was rolled back."
+        "Rolled back to its previous release", "Nothing to do: the rollout was rolled back."
     ),
     "untrusted": Cause(
         "Not trusted",
         (
-            "Nothing was installed. Run: shoal-agent doctor on the device; it says which role or "
-            "time is in question."
+            "Nothing was installed. Run shoal-agent doctor on the device: it reports the role or "
+            "time that fails."
         ),
     ),
     "bad-bundle": Cause(
         "The release's files are damaged",
         "Nothing was installed. Check the artifact server's disk, then build the release again.",
     ),
-    "storage": Cause("Its disk refused", "Check the device's disk: full, read-only or worn out."),
+    "storage": Cause("Disk error", "Check the device's disk: full, read-only or worn out."),
     "unreachable": Cause(
-        "Something is out of reach", "Check the device's network, broker and artifact server."
+        "A server is unreachable", "Check the device's network, broker and artifact server."
     ),
     "bad-setting": Cause("A setting is wrong", "Correct agent.toml on the device and restart."),
     "bad-dataset": Cause("Its data cannot be read", "Check the file that the source reads."),
     "sketch-mismatch": Cause(
         "Its window does not fit its release",
-        "Update the agent; if it is new already, see the controller's log.",
+        "Update the agent; if it is up to date, see the controller's log.",
     ),
-    "conflict": Cause("Not in a state that allows this", "Look again: something else came first."),
-    "not-found": Cause("Something is gone", "See the detail for what is missing."),
+    "conflict": Cause(
+        "Not in a state that allows this", "Reload: something else changed it first."
+    ),
+    "not-found": Cause("Not found", "The detail names what is missing."),
     "denied": Cause("Not allowed", "Check the device's certificate with: shoal-agent doctor."),
     "round-refused": Cause(
         "Took no part in a federated round",
-        "The device's own minimums say no: compare the round's plan with them, in its detail.",
+        "The plan does not meet the device's own limits: the detail names them.",
     ),
     "peer-lied": Cause(
-        "A neighbour shared what is not true",
-        "Nothing of it was used. Look at that device: its disk may be failing, or it is not ours.",
+        "A peer sent wrong data",
+        "None of it was used. Check that device: its disk may be failing, or it is not ours.",
     ),
     "peer-untrusted": Cause(
-        "Another answers at a neighbour's address",
-        "Check [peers] address of that device, and who has its address on the plant's network.",
+        "Another device answers at a peer's address",
+        "Check [peers] address of that device, and which device has its address on the network.",
     ),
     "peers-off": Cause(
         "It cannot share downloads",
-        "It serves, and downloads for itself. Choose another [peers] port in its agent.toml, and "
+        "It serves and downloads by itself. Choose another [peers] port in its agent.toml, and "
         "restart it.",
     ),
     "folder-damaged": Cause(
-        "A folder that was brought to it was damaged",
-        "Nothing of it was used. Export it again: shoal bundle export; if it happens again, take "
-        "another stick.",
+        "An imported offline bundle was damaged",
+        "None of it was used. Export it again: shoal bundle export; if it happens again, use "
+        "another USB stick.",
     ),
     "folder-imported": Cause(
-        "A folder was brought to it", "Nothing to do: the detail says who brought what."
+        "An offline bundle was imported", "Nothing to do: the detail names user and contents."
     ),
     "error": Cause("Something went wrong", "See the agent's log around this time."),
 }
 
 
-def cause(slug: str) -> str:
-    """What a cause is called."""
+def cause_name(slug: str) -> str:
+    """Display name of a cause."""
     known = CAUSES.get(slug)
     return known.name if known else slug.replace("-", " ").capitalize()
 
 
 def hint(slug: str) -> str:
-    """What to do about a cause; "" when it is not known."""
+    """What to do about a cause; "" for an unknown one."""
     known = CAUSES.get(slug)
     return known.hint if known else ""

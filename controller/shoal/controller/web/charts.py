@@ -1,4 +1,4 @@
-"""Geometry of the console's drawn-on-the-server charts: numbers in, numbers out, no markup."""
+"""Geometry of charts rendered on the server: numbers in, numbers out, no markup."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -11,7 +11,7 @@ from shoal.controller.rollouts.records import Stage
 
 
 class Part(NamedTuple):
-    """One piece of a stacked bar, in percent of its width."""
+    """One segment of a stacked bar, in percent of its width."""
 
     name: str
     devices: int
@@ -21,7 +21,7 @@ class Part(NamedTuple):
 
 
 def parts(counts: Sequence[tuple[str, int, str]]) -> list[Part]:
-    """(name, count, tone) each as a piece of one bar; pieces of nothing are left out.
+    """Segments of a stacked bar from (name, count, tone); empty ones are omitted.
 
     >>> [p.width for p in parts([("a", 1, "ok"), ("b", 0, "bad"), ("c", 3, "idle")])]
     [25.0, 75.0]
@@ -36,24 +36,24 @@ def parts(counts: Sequence[tuple[str, int, str]]) -> list[Part]:
 
 
 def stage_parts(stage: Stage) -> list[Part]:
-    """How a stage's devices stand."""
+    """Segments of a stage's devices by outcome."""
     ended = stage.succeeded + stage.failed + stage.skipped
     left = max(0, stage.devices - ended - stage.unseen)
-    begun = stage.state != "SCHEDULED"
+    started = stage.state != "SCHEDULED"
     return parts(
         [
             ("succeeded", stage.succeeded, "ok"),
             ("failed", stage.failed, "bad"),
             ("skipped", stage.skipped, "skip"),
-            ("on the way", left if begun else 0, "info"),
-            ("not begun", 0 if begun else left, "idle"),
-            ("not heard of", stage.unseen, "idle"),
+            ("in progress", left if started else 0, "info"),
+            ("not started", 0 if started else left, "idle"),
+            ("never seen", stage.unseen, "idle"),
         ]
     )
 
 
 class Outline(NamedTuple):
-    """A histogram as paths: a filled one and two stepped lines, in the box given."""
+    """SVG paths of a histogram: a filled one and two stepped lines."""
 
     width: float
     height: float
@@ -69,8 +69,8 @@ LEFT, FOOT, HEAD = 44.0, 26.0, 8.0
 
 
 def outline(h: Histograms, width: float = 460.0, height: float = 190.0) -> Outline:
-    """Where the shares of `h` lie: bins are drawn equally wide, since they hold equal shares of
-    the training data, and their edges are written below."""
+    """Outline of a histogram. Bins are drawn equally wide, since they hold equal shares of the
+    training data; their edges are the ticks."""
     bins = max(1, len(h.current))
     top = max([0.01, *h.training, *h.baseline, *h.current]) * 1.06
     step = (width - LEFT) / bins
@@ -97,7 +97,7 @@ def outline(h: Histograms, width: float = 460.0, height: float = 190.0) -> Outli
 
 
 def bin_names(h: Histograms) -> list[str]:
-    """What each bin holds, in words; a last share that no edge accounts for is what was missing."""
+    """Label of each bin; the last one, beyond the edges, counts missing values."""
     if not h.edges:
         return [f"bin {i + 1}" for i in range(len(h.current))]
     inner = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(h.edges)]
@@ -106,7 +106,7 @@ def bin_names(h: Histograms) -> list[str]:
 
 
 def grid(drift: DriftMap) -> dict[str, list]:
-    """The heatmap's squares as rows of columns, None where there is no data."""
+    """Heatmap cells as rows of columns, None where there is no data."""
     times = sorted({cell.at for cell in drift.cells})
     column = {at: i for i, at in enumerate(times)}
     row = {name: i for i, name in enumerate(drift.features)}
@@ -122,8 +122,8 @@ def grid(drift: DriftMap) -> dict[str, list]:
     return {"features": list(drift.features), "times": times, **shape}
 
 
-class FeatureLine(NamedTuple):
-    """One feature of a heatmap in words: its latest square, and how often it alarmed."""
+class FeatureRow(NamedTuple):
+    """One feature of a heatmap as a table row: its latest cell, and its number of alarms."""
 
     name: str
     log10_p: float
@@ -133,8 +133,8 @@ class FeatureLine(NamedTuple):
     now: bool
 
 
-def feature_lines(drift: DriftMap) -> list[FeatureLine]:
-    """Features of the map, those that alarm now first, then by how far they moved."""
+def feature_rows(drift: DriftMap) -> list[FeatureRow]:
+    """Features of the map: drifting ones first, then by number of alarms and evidence."""
     by_name: dict[str, list] = {name: [] for name in drift.features}
     for cell in sorted(drift.cells, key=lambda cell: cell.at):
         by_name.setdefault(cell.feature, []).append(cell)
@@ -143,7 +143,7 @@ def feature_lines(drift: DriftMap) -> list[FeatureLine]:
         alarmed = [cell for cell in cells if cell.alarmed]
         last = cells[-1] if cells else None
         lines.append(
-            FeatureLine(
+            FeatureRow(
                 name,
                 last.log10_p if last else 0.0,
                 last.psi if last else 0.0,
@@ -156,7 +156,7 @@ def feature_lines(drift: DriftMap) -> list[FeatureLine]:
 
 
 class Point(NamedTuple):
-    """One window as the device's charts show it; None where it says nothing."""
+    """One window as a point of the device's charts; None where it has no value."""
 
     at: float
     release: str
@@ -167,7 +167,7 @@ class Point(NamedTuple):
 
 
 def points(windows: Sequence[Window]) -> list[Point]:
-    """Windows, oldest first, as chart points."""
+    """Chart points of windows, oldest first."""
     return [
         Point(
             w.start_at,
@@ -182,12 +182,12 @@ def points(windows: Sequence[Window]) -> list[Point]:
 
 
 def site_metric(release: Release) -> str:
-    """The number that sites are compared by: classes count alike, however rare they are there."""
+    """Metric for comparing sites: each class has equal weight, however rare it is."""
     return "balanced_accuracy" if release.task == "classification" else "r2"
 
 
 def main_metric(release: Release) -> str:
-    """The number a release is judged by."""
+    """The main metric of a release."""
     for name in ("accuracy", "balanced_accuracy", "r2", "mae", "rmse"):
         if name in release.metrics:
             return name
@@ -195,14 +195,14 @@ def main_metric(release: Release) -> str:
 
 
 def metric(metrics: dict[str, float], name: str) -> str:
-    """A metric to four digits; a dash when it was not measured."""
+    """A metric with four digits; a dash when it was not measured."""
     return f"{metrics[name]:.4f}" if name in metrics else "–"
 
 
-def against(metrics: dict[str, float], other: dict[str, float], name: str) -> str:
-    """How far a metric lies from another's, with its sign.
+def difference(metrics: dict[str, float], other: dict[str, float], name: str) -> str:
+    """Signed difference of a metric from another release's.
 
-    >>> against({"accuracy": 0.91}, {"accuracy": 0.92}, "accuracy")
+    >>> difference({"accuracy": 0.91}, {"accuracy": 0.92}, "accuracy")
     '−0.0100'
     """
     if name not in metrics or name not in other:

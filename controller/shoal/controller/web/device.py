@@ -1,4 +1,4 @@
-"""One device: what it serves, how it does, what happened to it, and what to do about it."""
+"""Device screen: releases served, windows, timeline and outbox ledger."""
 
 from itertools import groupby
 

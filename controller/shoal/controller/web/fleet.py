@@ -1,4 +1,4 @@
-"""The fleet: how it is as a whole, and every device in it, found by filters in the address."""
+"""Fleet screen: health of the fleet, and its devices with filters from the URL."""
 
 from flask import request
 
@@ -6,13 +6,13 @@ from shoal.controller.fleet import devices
 from shoal.controller.monitoring import performance
 from shoal.controller.web.screen import blueprint, context, show
 
-#: Filters of the fleet's table, as the address holds them.
+#: Filters of the device table, as URL arguments.
 FILTERS = ("q", "site", "profile", "ring", "state", "release")
 
 
 @blueprint.get("/")
 def fleet() -> str:
-    """Health strip and the table of devices."""
+    """Health summary and the table of devices."""
     ctx = context()
     chosen = {name: request.args.get(name, "").strip() for name in FILTERS}
     problem = request.args.get("problem") == "1"

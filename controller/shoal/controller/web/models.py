@@ -1,4 +1,4 @@
-"""Models and their releases: where each came from, how good it is, who signed it, where it went."""
+"""Model and release screens: lineage, metrics, gates, signatures, service."""
 
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
@@ -12,7 +12,7 @@ from shoal.controller.rollouts import rollouts
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import AbsentError
 
-#: How far back a release's page looks at what it does in service.
+#: Period of a release's in-service metrics.
 IN_SERVICE_S = 86_400.0
 
 
@@ -42,8 +42,8 @@ def release(ref: str) -> str:
         "release.html",
         release=found,
         why_refused=releases.why_refused(ctx, ref),
-        dataset=_if_there(datasets.get_dataset, found.dataset),
-        operation=_if_there(operations.get_operation, found.operation),
+        dataset=_find(datasets.get_dataset, found.dataset),
+        operation=_find(operations.get_operation, found.operation),
         service=performance.performance(
             ctx, model=found.model, release=ref, since=ctx.clock() - IN_SERVICE_S
         ),
@@ -53,7 +53,7 @@ def release(ref: str) -> str:
 
 @blueprint.get("/releases/<ref>/publish")
 def release_confirm(ref: str) -> str:
-    """Ask before signing."""
+    """Confirmation dialog for publishing."""
     return show("release_confirm.html", release=releases.get_release(context(), ref))
 
 
@@ -66,8 +66,8 @@ def release_publish(ref: str) -> Response:
     return redirect(url_for("web.release", ref=ref), 303)
 
 
-def _if_there(get, name: str):  # type: ignore[no-untyped-def]
-    """A record that lineage names; None when it is gone or was never ours."""
+def _find(get, name: str):  # type: ignore[no-untyped-def]
+    """A record named by the lineage; None when it does not exist."""
     if not name:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What the pages of rounds show: who took part when, who pulls where, how a task goes on."""
+"""Data of the federated screens: participation matrix, training curves, outliers, dropouts."""
 
 import math
 from collections import Counter, defaultdict
@@ -8,24 +8,24 @@ from typing import NamedTuple
 
 from shoal.controller.federated.aggregation import outlier_scores
 from shoal.controller.federated.records import Participation, Round
-from shoal.controller.web.wording import SIGNS, Sign
+from shoal.controller.web.wording import BADGES, Badge
 
-#: Devices in one matrix; a task of thousands shows those that need looking at first.
+#: Devices in one matrix; of thousands, outliers are shown first.
 MOST_DEVICES = 80
 _IN = frozenset({"UPDATED", "REVEALED", "MEASURED"})
-NOTHING = Sign("idle", "", "Not invited")
+NOT_INVITED = Badge("idle", "", "Not invited")
 
 
-class Line(NamedTuple):
-    """One device of a matrix: a sign a round, and what its updates were like.
+class DeviceRow(NamedTuple):
+    """One device of a matrix: a badge per round, and statistics of its updates.
 
-    rounds     that its update is in; norm: median; cosine: mean; None where hidden
-    suspects   rounds in which its update stood out
+    rounds     with its update; norm: median; cosine: mean; None where hidden
+    suspects   rounds in which its update was an outlier
     """
 
     device: str
     site: str
-    signs: list[Sign]
+    badges: list[Badge]
     rounds: int
     examples: int
     norm: float | None
@@ -34,15 +34,15 @@ class Line(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """numbers: rounds, oldest first; lines: a device each, suspect ones first; hidden: the rest."""
+    """numbers: rounds, oldest first; rows: devices, outliers first; hidden: devices not shown."""
 
     numbers: list[int]
-    lines: list[Line]
+    rows: list[DeviceRow]
     hidden: int
 
 
 class Point(NamedTuple):
-    """One finished round as the charts have it; None where it says nothing."""
+    """One finished round as a point of the charts; None where it has no value."""
 
     number: int
     loss: float | None
@@ -52,36 +52,34 @@ class Point(NamedTuple):
     epsilon: float
 
 
-def sign_of(part: Participation) -> Sign:
-    """How one device's part in one round is shown."""
+def badge_of(part: Participation) -> Badge:
+    """Badge of one device's participation in one round."""
     if part.mark == "MEASURED" and not part.bytes:
-        return Sign("info", "check", "Measured")
+        return Badge("info", "check", "Evaluated")
     if part.chosen or part.mark in _IN:
         if part.suspect:
-            return Sign("warn", "warn", f"Update in, and it stands out: {part.suspect}")
+            return Badge("warn", "warn", f"Update received, outlier: {part.suspect}")
         if not part.chosen:
-            return Sign("info", "check", "Update came")
-        return SIGNS[part.mark if part.mark in _IN else "UPDATED"]
+            return Badge("info", "check", "Update not used")
+        return BADGES[part.mark if part.mark in _IN else "UPDATED"]
     if part.reason == "still-training":
-        return SIGNS["still-training"]
-    return SIGNS.get(part.mark, NOTHING)
+        return BADGES["still-training"]
+    return BADGES.get(part.mark, NOT_INVITED)
 
 
 def matrix(parts: Iterable[Participation]) -> Matrix:
-    """Devices by rounds: who stands out first, then by site and name."""
+    """Participation matrix, devices by rounds: outliers first, then by site and name."""
     by_device: dict[str, dict[int, Participation]] = defaultdict(dict)
     for part in parts:
         by_device[part.device][part.number] = part
     numbers = sorted({number for row in by_device.values() for number in row})
-    lines = [_line(name, row, numbers) for name, row in by_device.items()]
-    lines.sort(key=lambda line: (-line.suspects, line.site, line.device))
-    return Matrix(numbers, lines[:MOST_DEVICES], max(0, len(lines) - MOST_DEVICES))
+    rows = [_device_row(name, row, numbers) for name, row in by_device.items()]
+    rows.sort(key=lambda row: (-row.suspects, row.site, row.device))
+    return Matrix(numbers, rows[:MOST_DEVICES], max(0, len(rows) - MOST_DEVICES))
 
 
 def points(rounds: Sequence[Round], parts: Iterable[Participation]) -> list[Point]:
-    """Rounds that are done and learned, oldest first: an evaluation measures what one of them
-    made, and is no step of the curve.
-    """
+    """Points of finished training rounds, oldest first; evaluations are not part of the curve."""
     norms: dict[str, list[float]] = defaultdict(list)
     for part in parts:
         if part.norm is not None:
@@ -101,7 +99,7 @@ def points(rounds: Sequence[Round], parts: Iterable[Participation]) -> list[Poin
 
 
 def deviations(parts: Iterable[Participation]) -> dict[str, float]:
-    """device -> robust deviations of its update's length from the round's; of who shows one."""
+    """device -> robust deviations of its update's norm from the round's, where it is visible."""
     seen = [one for one in parts if one.norm]
     logs = [math.log(one.norm) for one in seen if one.norm]
     far = outlier_scores.robust_z(logs, outlier_scores.LEAST_SPREAD)
@@ -109,7 +107,7 @@ def deviations(parts: Iterable[Participation]) -> dict[str, float]:
 
 
 def reasons(parts: Iterable[Participation]) -> list[tuple[str, int, str]]:
-    """(reason, times, a device for example) of who did not take part, most first."""
+    """(reason, count, example device) of dropouts, most frequent first."""
     counts: Counter[str] = Counter()
     example: dict[str, str] = {}
     for part in parts:
@@ -119,17 +117,17 @@ def reasons(parts: Iterable[Participation]) -> list[tuple[str, int, str]]:
     return [(reason, n, example[reason]) for reason, n in counts.most_common()]
 
 
-def _line(name: str, row: dict[int, Participation], numbers: Sequence[int]) -> Line:
-    told = [one for one in row.values() if one.mark in _IN or one.chosen]
-    norms = [one.norm for one in told if one.norm is not None]
-    cosines = [one.cosine for one in told if one.cosine is not None]
-    return Line(
+def _device_row(name: str, row: dict[int, Participation], numbers: Sequence[int]) -> DeviceRow:
+    received = [one for one in row.values() if one.mark in _IN or one.chosen]
+    norms = [one.norm for one in received if one.norm is not None]
+    cosines = [one.cosine for one in received if one.cosine is not None]
+    return DeviceRow(
         device=name,
         site=next(iter(row.values())).site,
-        signs=[sign_of(row[n]) if n in row else NOTHING for n in numbers],
-        rounds=sum(one.chosen for one in told),
-        examples=sum(one.examples for one in told),
+        badges=[badge_of(row[n]) if n in row else NOT_INVITED for n in numbers],
+        rounds=sum(one.chosen for one in received),
+        examples=sum(one.examples for one in received),
         norm=median(norms) if norms else None,
         cosine=sum(cosines) / len(cosines) if cosines else None,
-        suspects=sum(bool(one.suspect) for one in told),
+        suspects=sum(bool(one.suspect) for one in received),
     )

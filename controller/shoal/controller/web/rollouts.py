@@ -1,4 +1,4 @@
-"""Rollouts: what goes on, and the buttons that say whom they touch before anything happens."""
+"""Rollout screens: list, progress, and actions that show the affected devices first."""
 
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
@@ -13,7 +13,7 @@ from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import AbsentError
 
 TILES = 120
-#: Causes for which a device is passed over, not failed.
+#: Causes for which a device is skipped, not failed.
 SKIPS = frozenset({device_states.UNSUPPORTED, "decommissioned", "skipped"})
 
 
@@ -55,7 +55,7 @@ def rollout_start() -> Response:
 
 @blueprint.get("/rollouts/<id>")
 def rollout(id: str) -> str:  # noqa: A002 - the API's word
-    """One rollout, live."""
+    """One rollout: stages, failures and devices."""
     ctx = context()
     state, cause = request.args.get("state", ""), request.args.get("cause", "")
     found, page = rollouts.rollout_devices(
@@ -79,7 +79,7 @@ def rollout(id: str) -> str:  # noqa: A002 - the API's word
 
 @blueprint.get("/rollouts/<id>/<action>")
 def rollout_confirm(id: str, action: str) -> str:  # noqa: A002
-    """Ask before acting, naming how many devices it touches."""
+    """Confirmation dialog with the number of affected devices."""
     ctx = context()
     if action not in wording.ACTIONS:
         raise AbsentError("action", action)

@@ -1,4 +1,4 @@
-"""Federated rounds: what is learned together, who takes part, and who does not, and why."""
+"""Federated screens: tasks, rounds, participation and dropouts."""
 
 from collections.abc import Callable
 
@@ -16,27 +16,27 @@ from shoal.errors import AbsentError
 
 #: Rounds in a matrix and in the charts; rounds in a table.
 IN_MATRIX, IN_CHARTS, IN_TABLE = 30, 300, 20
-#: What is done to one round, for a reason that a person gives.
-OF_A_ROUND: dict[str, Callable[..., Task]] = {
+#: Actions on one round that need a reason.
+ROUND_ACTIONS: dict[str, Callable[..., Task]] = {
     "quarantine": round_quarantine.quarantine_round, "lift": round_quarantine.lift
 }  # fmt: skip
 
 
 @blueprint.get("/rounds")
 def round_list() -> str:
-    """Tasks, and the newest rounds of all of them."""
+    """All tasks, and their newest rounds."""
     ctx = context()
     return show(
         "rounds.html",
         tasks=rounds.list_tasks(ctx),
         rounds=rounds.list_rounds(ctx, limit=IN_TABLE),
-        why=dropouts,
+        dropouts=dropouts,
     )
 
 
 @blueprint.get("/rounds/<task>")
 def round_task(task: str) -> str:
-    """One task: who took part, how it learns, who stands out."""
+    """One task: training progress, participation and outliers."""
     ctx = context()
     newest = rounds.list_rounds(ctx, task=task, limit=IN_CHARTS)
     ended = rounds.matrix(ctx, task, last=IN_CHARTS)
@@ -52,13 +52,13 @@ def round_task(task: str) -> str:
         matrix=participation.matrix(shown),
         points=participation.points(newest, ended),
         reasons=participation.reasons(shown),
-        why=dropouts,
+        dropouts=dropouts,
     )
 
 
 @blueprint.get("/rounds/<task>/<int:number>")
 def round_one(task: str, number: int) -> str:
-    """One round: every device, and what its update was like beside the others'."""
+    """One round: every device, and its update compared with the others."""
     ctx = context()
     found = rounds.get_round(ctx, f"{task}.{number}")
     parts = rounds.participations(ctx, found.id)
@@ -67,15 +67,15 @@ def round_one(task: str, number: int) -> str:
         round=found,
         parts=sorted(parts, key=lambda one: (not one.suspect, one.device)),
         z=participation.deviations(parts),
-        sign_of=participation.sign_of,
+        badge_of=participation.badge_of,
         reasons=participation.reasons(parts),
-        why=dropouts,
+        dropouts=dropouts,
     )
 
 
 @blueprint.post("/rounds/<task>/start")
 def round_start(task: str) -> Response:
-    """Ask for further rounds."""
+    """Request further rounds."""
     who = roles.require(actor(), "operator")
     count = max(1, min(10_000, request.form.get("rounds", 1, type=int)))
     rounds.start(context(), actor=who.name, task=task, rounds=count)
@@ -84,33 +84,36 @@ def round_start(task: str) -> Response:
 
 @blueprint.get("/rounds/<task>/<action>")
 def round_confirm(task: str, action: str) -> str:
-    """Ask before acting: abort, evaluate, release; quarantine of ?round=N, or its lifting."""
+    """Confirmation dialog: abort, evaluate, release; quarantine of ?round=N, or lifting it."""
     ctx = context()
-    if action not in ("abort", "evaluate", "release", *OF_A_ROUND):
+    if action not in ("abort", "evaluate", "release", *ROUND_ACTIONS):
         raise AbsentError("action", action)
     number = request.args.get("round", 0, type=int)
     found = rounds.get_task(ctx, task)
-    one = rounds.get_round(ctx, f"{task}.{number}") if action in OF_A_ROUND else None
+    one = rounds.get_round(ctx, f"{task}.{number}") if action in ROUND_ACTIONS else None
     return show(
-        "round_confirm.html", task=found, action=action, round=one, derived=_after(ctx, task, one)
+        "round_confirm.html",
+        task=found,
+        action=action,
+        round=one,
+        derived=_later_rounds(ctx, task, one),
     )
 
 
 @blueprint.post("/rounds/<task>/<action>")
 def round_act(task: str, action: str) -> Response:
-    """Abort the rounds, measure the checkpoint, make a release of it; quarantine a round, or lift
-    that."""
+    """Abort the rounds, evaluate or release the checkpoint, quarantine a round or lift that."""
     who = roles.require(actor(), "admin" if action == "lift" else "operator")
     ctx = context()
     if action == "abort":
         rounds.abort(ctx, actor=who.name, task=task)
-    elif action in OF_A_ROUND:
+    elif action in ROUND_ACTIONS:
         number = request.form.get("round", 0, type=int)
         why = request.form.get("why", "")
-        OF_A_ROUND[action](ctx, actor=who.name, task=task, number=number, why=why)
+        ROUND_ACTIONS[action](ctx, actor=who.name, task=task, number=number, why=why)
     elif action == "evaluate":
-        asked = rounds.evaluate(ctx, actor=who.name, task=task)
-        return redirect(url_for("web.round_one", task=task, number=asked.number), 303)
+        started = rounds.evaluate(ctx, actor=who.name, task=task)
+        return redirect(url_for("web.round_one", task=task, number=started.number), 303)
     elif action == "release":
         work = promotion.release(ctx, actor=who.name, task=task)
         return redirect(url_for("web.operation", id=work.id), 303)
@@ -119,8 +122,8 @@ def round_act(task: str, action: str) -> Response:
     return redirect(url_for("web.round_task", task=task), 303)
 
 
-def _after(ctx: Context, task: str, one: Round | None) -> int:
-    """Rounds that are done and began later, which may have come of this one."""
+def _later_rounds(ctx: Context, task: str, one: Round | None) -> int:
+    """Number of finished rounds started later, which may derive from this one."""
     if one is None:
         return 0
     later = rounds.list_rounds(ctx, task=task, limit=IN_CHARTS)

@@ -1,4 +1,4 @@
-"""What all screens share: the blueprint, who is signed in, how a template is rendered."""
+"""Shared by all screens: blueprint, authentication, rendering, template globals, errors."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,12 +39,12 @@ STATUS: tuple[tuple[type[ShoalError], int], ...] = (
     (StorageError, 507),
 )
 
-#: Screens that need nobody to be signed in.
-OPEN = frozenset({"web.static", "web.sign_in", "web.sign_in_now"})
+#: Endpoints that need no authentication.
+PUBLIC = frozenset({"web.static", "web.sign_in", "web.sign_in_now"})
 
 
 def context() -> Context:
-    """The use cases' first argument, of the app that serves this request."""
+    """Context of the application that serves this request."""
     return current_app.extensions["shoal"]
 
 
@@ -54,68 +54,68 @@ def authority() -> Authority:
 
 
 def actor() -> Actor:
-    """Who is signed in; DeniedError for nobody."""
+    """The signed-in user; DeniedError without one."""
     return roles.require(g.get("actor"), "viewer")
 
 
 def may(role: str) -> bool:
-    """Whether who is signed in may act as `role`: what a button is shown for."""
+    """Whether the signed-in user has `role`: for showing buttons."""
     who = g.get("actor")
     return who is not None and roles.ROLES.index(who.role) >= roles.ROLES.index(role)
 
 
 @blueprint.before_request
-def only_signed_in() -> Response | None:
-    """Send strangers to the door, and back to where they wanted to go afterwards."""
-    if request.endpoint in OPEN:
+def require_sign_in() -> Response | None:
+    """Redirect an unauthenticated request to the sign-in form, with the page to return to."""
+    if request.endpoint in PUBLIC:
         return None
     if g.get("actor"):
         return None
-    door = url_for("web.sign_in", next=request.full_path.rstrip("?"))
+    target = url_for("web.sign_in", next=request.full_path.rstrip("?"))
     if "HX-Request" not in request.headers:
-        return redirect(door)
-    answer = Response(status=401)
-    answer.headers["HX-Redirect"] = url_for("web.sign_in")
-    return answer
+        return redirect(target)
+    response = Response(status=401)
+    response.headers["HX-Redirect"] = url_for("web.sign_in")
+    return response
 
 
 @blueprint.after_request
-def keep_or_not(response: Response) -> Response:
-    """Files named by their age are kept for good, screens never: the back button after signing
-    out must not show a fleet."""
-    lasting = request.endpoint == "web.static" and "v" in request.args
+def set_cache_control(response: Response) -> Response:
+    """Versioned static files are cached permanently, screens never: the back button after
+    signing out must not show a fleet."""
+    immutable = request.endpoint == "web.static" and "v" in request.args
     response.headers["Cache-Control"] = (
-        "public, max-age=31536000, immutable" if lasting else "no-store"
+        "public, max-age=31536000, immutable" if immutable else "no-store"
     )
     return response
 
 
 def show(template: str, **values: Any) -> str:
-    """A screen, whole; a dialog's bare inside when the console's script asked for that."""
+    """Render a screen; without its frame for a dialog (header X-Dialog)."""
     bare = request.headers.get("X-Dialog") == "1"
     return render_template(template, bare=bare, me=g.get("actor"), **values)
 
 
 def next_page(page: Page) -> str:
-    """Address of this list's next page with its filters; "" at the end."""
+    """URL of the next page with its filters; "" on the last one."""
     if not page.next:
         return ""
-    return url_for(str(request.endpoint), **_here() | {"cursor": page.next})
+    return url_for(str(request.endpoint), **_current_args() | {"cursor": page.next})
 
 
 def first_page() -> str:
-    """Address of this list's beginning; "" when already there."""
-    here = _here()
+    """URL of the first page; "" when already there."""
+    here = _current_args()
     return url_for(str(request.endpoint), **here) if "cursor" in request.args else ""
 
 
 def with_args(**values: str) -> str:
-    """This screen's address with some arguments set, or taken away where empty."""
-    here = {**_here(), **values}
+    """URL of this screen with some arguments set, or removed where empty."""
+    here = {**_current_args(), **values}
     return url_for(str(request.endpoint), **{k: v for k, v in here.items() if v})
 
 
-def _here() -> dict[str, Any]:
+def _current_args() -> dict[str, Any]:
     return {
         **{k: v for k, v in request.args.items() if v and k != "cursor"},
         **(request.view_args or {}),
@@ -123,44 +123,44 @@ def _here() -> dict[str, Any]:
 
 
 def clock(at: float, *, relative: bool = True) -> Markup:
-    """A moment as <time>: how long ago, or the clock; the whole of it on hover, in UTC."""
+    """A time as <time>: relative, or the time of day; the full UTC time as its title."""
     if not at:
         return Markup('<span class="muted">never</span>')
     moment = datetime.fromtimestamp(at, UTC)
-    whole = moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+    full = moment.strftime("%Y-%m-%d %H:%M:%S UTC")
     iso = moment.isoformat(timespec="seconds")
     if not relative:
         mark = Markup('<time datetime="{}" title="{}">{}</time>')
-        return mark.format(iso, whole, moment.strftime("%H:%M:%S"))
+        return mark.format(iso, full, moment.strftime("%H:%M:%S"))
     mark = Markup('<time datetime="{}" title="{}" data-ago="{:.0f}">{}</time>')
-    return mark.format(iso, whole, at, wording.ago(context().clock() - at))
+    return mark.format(iso, full, at, wording.ago(context().clock() - at))
 
 
 def day(at: float) -> str:
-    """The day of a moment, in UTC."""
+    """The day of a time, in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%A, %d %B %Y")
 
 
 def open_alerts() -> int:
-    """For the badge in the navigation."""
+    """Number of open alerts, for the navigation."""
     return len(alerts.list_alerts(context(), state="open"))
 
 
 def asset(name: str) -> str:
-    """Address of a static file that changes with its bytes' age, so that browsers may keep it."""
+    """URL of a static file with its modification time, so that browsers can cache it."""
     path = Path(str(blueprint.static_folder)) / name
     mark = int(path.stat().st_mtime) if path.is_file() else 0
     return url_for("web.static", filename=name, v=mark)
 
 
 @blueprint.record_once
-def _words(state: BlueprintSetupState) -> None:
-    """What every template and macro may say."""
+def _set_globals(state: BlueprintSetupState) -> None:
+    """Globals and filters of all templates."""
     jinja = state.app.jinja_env
     jinja.trim_blocks = jinja.lstrip_blocks = True
     jinja.filters["lower_first"] = lambda text: text[:1].lower() + text[1:]
     jinja.globals.update(
-        say=wording,
+        text=wording,
         chart=charts,
         may=may,
         clock=clock,
@@ -174,16 +174,16 @@ def _words(state: BlueprintSetupState) -> None:
 
 
 @blueprint.errorhandler(ShoalError)
-def went_wrong(error: ShoalError) -> Any:
-    """What Shoal refused, as a screen that says why and what to do."""
+def show_error(error: ShoalError) -> Any:
+    """An error as a screen with its message and hint."""
     if error.facts.get("signed_in") is False:
         return redirect(url_for("web.sign_in"))
     status = next((code for kind, code in STATUS if isinstance(error, kind)), 422)
     return show("error.html", error=error), status
 
 
-def is_wanted() -> bool:
-    """Whether who asks is a browser that shows a screen, not a program that reads a problem."""
+def wants_html() -> bool:
+    """Whether the client is a browser, not an API client that reads a problem."""
     kinds = ("application/json", "text/html")
     wanted = request.accept_mimetypes.best_match(kinds) == "text/html"
     return wanted and not request.path.startswith("/api/")
@@ -192,5 +192,5 @@ def is_wanted() -> bool:
 def not_found() -> Response:
     """The error screen for an unknown address."""
     error = AbsentError("screen at", request.path[:200], "the menu has all that there are")
-    response = only_signed_in() or make_response(show("error.html", error=error), 404)
-    return keep_or_not(response)
+    response = require_sign_in() or make_response(show("error.html", error=error), 404)
+    return set_cache_control(response)

@@ -1,4 +1,4 @@
-"""The door: signing in and out."""
+"""Sign-in and sign-out."""
 
 from flask import current_app, redirect, request, url_for
 from werkzeug.wrappers import Response
@@ -10,15 +10,15 @@ from shoal.errors import DeniedError
 
 @blueprint.get("/sign-in")
 def sign_in() -> str:
-    """The form."""
-    return show("sign_in.html", next=_inside(request.args.get("next", "")), user="", error="")
+    """The sign-in form."""
+    return show("sign_in.html", next=_local_path(request.args.get("next", "")), user="", error="")
 
 
 @blueprint.post("/sign-in")
 def sign_in_now() -> tuple[str, int] | Response:
-    """Check the password, set the cookie, go on to where one wanted to go."""
+    """Check the password, set the session cookie, redirect to the requested page."""
     user = request.form.get("user", "").strip()
-    after = _inside(request.form.get("next", ""))
+    after = _local_path(request.form.get("next", ""))
     try:
         _, secret = roles.login(
             context(),
@@ -28,10 +28,10 @@ def sign_in_now() -> tuple[str, int] | Response:
             attempts=current_app.extensions["shoal-attempts"],
         )
     except DeniedError as error:
-        said = str(error)[:1].upper() + str(error)[1:]
-        return show("sign_in.html", next=after, user=user, error=said + "."), 401
-    answer = redirect(after or url_for("web.fleet"), 303)
-    answer.set_cookie(
+        message = str(error)[:1].upper() + str(error)[1:]
+        return show("sign_in.html", next=after, user=user, error=message + "."), 401
+    response = redirect(after or url_for("web.fleet"), 303)
+    response.set_cookie(
         roles.COOKIE,
         secret,
         max_age=int(roles.SESSION_S),
@@ -39,21 +39,21 @@ def sign_in_now() -> tuple[str, int] | Response:
         httponly=True,
         samesite="Strict",
     )
-    return answer
+    return response
 
 
 @blueprint.post("/sign-out")
 def sign_out() -> Response:
-    """End the session, here and on the server."""
+    """End the session: delete the cookie and revoke it on the server."""
     who = actor()
     if who.via == "session":
         roles.logout(context(), actor=who)
-    answer = redirect(url_for("web.sign_in"), 303)
-    answer.delete_cookie(roles.COOKIE, secure=True, httponly=True, samesite="Strict")
-    return answer
+    response = redirect(url_for("web.sign_in"), 303)
+    response.delete_cookie(roles.COOKIE, secure=True, httponly=True, samesite="Strict")
+    return response
 
 
-def _inside(address: str) -> str:
-    """`address` if it is one of our own pages, else "": nobody is sent elsewhere from here."""
+def _local_path(address: str) -> str:
+    """`address` if it is a local path, else "": no open redirect."""
     ours = address.startswith("/") and not address.startswith(("//", "/\\"))
     return address if ours and address.isprintable() else ""

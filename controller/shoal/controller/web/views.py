@@ -1,11 +1,11 @@
-"""The console: every screen registers itself on one blueprint."""
+"""The console's blueprint; importing the screens registers their routes."""
 
 from shoal.controller.web import (
+    administration,
     alerts,
     device,
     drift,
     fleet,
-    journal,
     models,
     rollouts,
     rounds,
@@ -16,4 +16,4 @@ from shoal.controller.web.screen import blueprint
 __all__ = ["SCREENS", "blueprint"]
 
 #: Modules that hold the screens.
-SCREENS = (alerts, device, drift, fleet, journal, models, rollouts, rounds, session)
+SCREENS = (administration, alerts, device, drift, fleet, models, rollouts, rounds, session)

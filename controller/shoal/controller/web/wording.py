@@ -1,4 +1,4 @@
-"""The console's words: what a state or a cause is called, how it looks, and what to do about it.
+"""Display texts of the console: labels and badges of states, numbers, sizes and times.
 
 A tone is one of "ok", "warn", "bad", "info", "idle"; with an icon and a label, never colour alone.
 """
@@ -8,117 +8,121 @@ from typing import Any, NamedTuple
 from shoal.controller.fleet.clock_skew import describe_clock
 from shoal.controller.fleet.records import Device
 from shoal.controller.rollouts.machine import TRANSITIONS, Event, State
-from shoal.controller.web.causes import cause, hint
+from shoal.controller.web.causes import cause_name, hint
 
-__all__ = ["cause", "describe_clock", "hint"]  # so that templates find every word in one place
+__all__ = ["cause_name", "describe_clock", "hint"]  # templates use them as text.cause_name, ...
 
 
-class Sign(NamedTuple):
-    """How a state is shown."""
+class Badge(NamedTuple):
+    """Tone, icon and label of a state."""
 
     tone: str
     icon: str
     label: str
 
 
-SIGNS: dict[str, Sign] = {
+BADGES: dict[str, Badge] = {
     # devices
-    "online": Sign("ok", "check", "Online"),
-    "offline": Sign("idle", "off", "Offline"),
-    "failing": Sign("bad", "cross", "Failing"),
-    "unseen": Sign("info", "wait", "Never heard of"),
-    "ENROLLED": Sign("info", "plus", "Enrolled"),
-    "DECOMMISSIONED": Sign("idle", "stop", "Decommissioned"),
-    "decommissioned": Sign("idle", "stop", "Decommissioned"),
+    "online": Badge("ok", "check", "Online"),
+    "offline": Badge("idle", "off", "Offline"),
+    "failing": Badge("bad", "cross", "Failing"),
+    "unseen": Badge("info", "wait", "Never connected"),
+    "ENROLLED": Badge("info", "plus", "Enrolled"),
+    "DECOMMISSIONED": Badge("idle", "stop", "Decommissioned"),
+    "decommissioned": Badge("idle", "stop", "Decommissioned"),
     # an update on a device
-    "IDLE": Sign("idle", "wait", "Idle"),
-    "WAITING": Sign("idle", "wait", "Waiting"),
-    "ASSIGNED": Sign("info", "wait", "Assigned"),
-    "QUEUED": Sign("info", "run", "Queued"),
-    "DOWNLOADING": Sign("info", "run", "Downloading"),
-    "DOWNLOADED": Sign("info", "run", "Downloaded"),
-    "INSTALLING": Sign("info", "run", "Installing"),
-    "PROBING": Sign("info", "run", "Probing"),
-    "ACTIVATING": Sign("info", "run", "Activating"),
-    "OBSERVING": Sign("info", "run", "Observing"),
-    "COMMITTING": Sign("info", "run", "Committing"),
-    "SUCCEEDED": Sign("ok", "check", "Succeeded"),
-    "ALREADY_INSTALLED": Sign("ok", "check", "Already installed"),
-    "ROLLING_BACK": Sign("warn", "back", "Rolling back"),
-    "FAILED": Sign("bad", "cross", "Failed"),
-    "REJECTED": Sign("bad", "cross", "Rejected"),
-    "TIMED_OUT": Sign("bad", "wait", "Timed out"),
-    "CANCELED": Sign("idle", "stop", "Canceled"),
-    "SKIPPED": Sign("idle", "skip", "Skipped"),
+    "IDLE": Badge("idle", "wait", "Idle"),
+    "WAITING": Badge("idle", "wait", "Waiting"),
+    "ASSIGNED": Badge("info", "wait", "Assigned"),
+    "QUEUED": Badge("info", "run", "Queued"),
+    "DOWNLOADING": Badge("info", "run", "Downloading"),
+    "DOWNLOADED": Badge("info", "run", "Downloaded"),
+    "INSTALLING": Badge("info", "run", "Installing"),
+    "PROBING": Badge("info", "run", "Probing"),
+    "ACTIVATING": Badge("info", "run", "Activating"),
+    "OBSERVING": Badge("info", "run", "Observing"),
+    "COMMITTING": Badge("info", "run", "Committing"),
+    "SUCCEEDED": Badge("ok", "check", "Succeeded"),
+    "ALREADY_INSTALLED": Badge("ok", "check", "Already installed"),
+    "ROLLING_BACK": Badge("warn", "back", "Rolling back"),
+    "FAILED": Badge("bad", "cross", "Failed"),
+    "REJECTED": Badge("bad", "cross", "Rejected"),
+    "TIMED_OUT": Badge("bad", "wait", "Timed out"),
+    "CANCELED": Badge("idle", "stop", "Canceled"),
+    "SKIPPED": Badge("idle", "skip", "Skipped"),
     # rollouts and stages
-    "CREATING": Sign("info", "run", "Creating"),
-    "WAITING_FOR_APPROVAL": Sign("warn", "key", "Waiting for approval"),
-    "READY": Sign("info", "wait", "Ready"),
-    "SCHEDULED": Sign("idle", "wait", "Scheduled"),
-    "RUNNING": Sign("info", "run", "Running"),
-    "ANALYSING": Sign("info", "run", "Analysing"),
-    "SUCCESSFUL": Sign("ok", "check", "Successful"),
-    "INCONCLUSIVE": Sign("warn", "warn", "Inconclusive"),
-    "PAUSED": Sign("warn", "pause", "Paused"),
-    "FINISHED": Sign("ok", "check", "Finished"),
-    "STOPPING": Sign("warn", "stop", "Stopping"),
-    "STOPPED": Sign("idle", "stop", "Stopped"),
-    "ROLLED_BACK": Sign("warn", "back", "Rolled back"),
+    "CREATING": Badge("info", "run", "Creating"),
+    "WAITING_FOR_APPROVAL": Badge("warn", "key", "Waiting for approval"),
+    "READY": Badge("info", "wait", "Ready"),
+    "SCHEDULED": Badge("idle", "wait", "Scheduled"),
+    "RUNNING": Badge("info", "run", "Running"),
+    "ANALYSING": Badge("info", "run", "Analysing"),
+    "SUCCESSFUL": Badge("ok", "check", "Successful"),
+    "INCONCLUSIVE": Badge("warn", "warn", "Inconclusive"),
+    "PAUSED": Badge("warn", "pause", "Paused"),
+    "FINISHED": Badge("ok", "check", "Finished"),
+    "STOPPING": Badge("warn", "stop", "Stopping"),
+    "STOPPED": Badge("idle", "stop", "Stopped"),
+    "ROLLED_BACK": Badge("warn", "back", "Rolled back"),
     # releases
-    "validated": Sign("info", "check", "Validated, not signed"),
-    "refused": Sign("bad", "cross", "Refused by a gate"),
-    "candidate": Sign("warn", "key", "Candidate: canary ring only"),
-    "released": Sign("ok", "key", "Released"),
+    "validated": Badge("info", "check", "Validated, not signed"),
+    "refused": Badge("bad", "cross", "Refused by a gate"),
+    "candidate": Badge("warn", "key", "Candidate: canary ring only"),
+    "released": Badge("ok", "key", "Released"),
     # operations
-    "queued": Sign("idle", "wait", "Queued"),
-    "running": Sign("info", "run", "Running"),
-    "succeeded": Sign("ok", "check", "Succeeded"),
-    "failed": Sign("bad", "cross", "Failed"),
-    "canceled": Sign("idle", "stop", "Canceled"),
+    "queued": Badge("idle", "wait", "Queued"),
+    "running": Badge("info", "run", "Running"),
+    "succeeded": Badge("ok", "check", "Succeeded"),
+    "failed": Badge("bad", "cross", "Failed"),
+    "canceled": Badge("idle", "stop", "Canceled"),
     # alerts
-    "open": Sign("bad", "bell", "Open"),
-    "acknowledged": Sign("warn", "check", "Acknowledged"),
-    "closed": Sign("idle", "check", "Closed"),
-    "critical": Sign("bad", "cross", "Critical"),
-    "warning": Sign("warn", "warn", "Warning"),
-    "info": Sign("info", "info", "Info"),
-    "fault": Sign("warn", "warn", "Fault"),
+    "open": Badge("bad", "bell", "Open"),
+    "acknowledged": Badge("warn", "check", "Acknowledged"),
+    "closed": Badge("idle", "check", "Closed"),
+    "critical": Badge("bad", "cross", "Critical"),
+    "warning": Badge("warn", "warn", "Warning"),
+    "info": Badge("info", "info", "Info"),
+    "fault": Badge("warn", "warn", "Fault"),
     # federated tasks and rounds
-    "preparing": Sign("info", "run", "Being prepared"),
-    "ready": Sign("ok", "check", "Ready"),
-    "stopped": Sign("warn", "stop", "Stopped"),
-    "PLANNED": Sign("idle", "wait", "Planned"),
-    "RECRUITING": Sign("info", "run", "Recruiting"),
-    "TRAINING": Sign("info", "run", "Training"),
-    "UNMASKING": Sign("info", "run", "Unmasking"),
-    "AGGREGATING": Sign("info", "run", "Aggregating"),
-    "EVALUATING": Sign("info", "run", "Evaluating"),
-    "DONE": Sign("ok", "check", "Done"),
-    "poisoned": Sign("bad", "stop", "In quarantine"),
+    "preparing": Badge("info", "run", "Preparing"),
+    "ready": Badge("ok", "check", "Ready"),
+    "stopped": Badge("warn", "stop", "Stopped"),
+    "PLANNED": Badge("idle", "wait", "Planned"),
+    "RECRUITING": Badge("info", "run", "Recruiting"),
+    "TRAINING": Badge("info", "run", "Training"),
+    "UNMASKING": Badge("info", "run", "Unmasking"),
+    "AGGREGATING": Badge("info", "run", "Aggregating"),
+    "EVALUATING": Badge("info", "run", "Evaluating"),
+    "DONE": Badge("ok", "check", "Done"),
+    "poisoned": Badge("bad", "stop", "In quarantine"),
     # a device's part in a round
-    "INVITED": Sign("idle", "wait", "Invited"),
-    "JOINED": Sign("info", "run", "Joined"),
-    "UPDATED": Sign("ok", "check", "Update in"),
-    "REVEALED": Sign("ok", "check", "Update in"),
-    "MEASURED": Sign("ok", "check", "Update in, and measured"),
-    "REFUSED": Sign("idle", "skip", "Refused"),
-    "LOST": Sign("bad", "off", "Lost"),
-    "still-training": Sign("info", "wait", "Still trains: counts later"),
+    "INVITED": Badge("idle", "wait", "Invited"),
+    "JOINED": Badge("info", "run", "Joined"),
+    "UPDATED": Badge("ok", "check", "Update received"),
+    "REVEALED": Badge("ok", "check", "Update received"),
+    "MEASURED": Badge("ok", "check", "Update received, evaluated"),
+    "REFUSED": Badge("idle", "skip", "Refused"),
+    "LOST": Badge("bad", "off", "Lost"),
+    "still-training": Badge("info", "wait", "Still training: counts later"),
 }
 
-#: Rollout action -> (its button, what it does, icon).
+#: Rollout action -> (button label, description, icon).
 ACTIONS: dict[str, tuple[str, str, str]] = {
-    "approve": ("Approve", "You say yes to what somebody else has started: it begins.", "check"),
-    "pause": ("Pause", "No further device is told to update until you resume.", "pause"),
+    "approve": ("Approve", "You approve a rollout that somebody else started: it begins.", "check"),
+    "pause": ("Pause", "No further device is updated until you resume.", "pause"),
     "resume": (
         "Resume",
-        "The rollout goes on where it stopped; devices that failed try again.",
+        "The rollout continues where it stopped; failed devices try again.",
         "play",
     ),
-    "abort": ("Abort", "The rollout ends for good, also for devices in the middle of it.", "stop"),
+    "abort": (
+        "Abort",
+        "The rollout ends permanently, also for devices in the middle of an update.",
+        "stop",
+    ),
 }
 
-#: Rollout action -> the event it stands for.
+#: Rollout action -> event of the rollout machine.
 _EVENTS = {
     "approve": Event.APPROVED,
     "pause": Event.HELD,
@@ -127,13 +131,13 @@ _EVENTS = {
 }
 
 
-def sign(state: str) -> Sign:
-    """How to show a state; one this console does not know is shown by its own name."""
-    return SIGNS.get(state) or Sign("idle", "info", state.replace("_", " ").capitalize())
+def badge(state: str) -> Badge:
+    """Badge of a state; an unknown state is shown by its own name."""
+    return BADGES.get(state) or Badge("idle", "info", state.replace("_", " ").capitalize())
 
 
 def actions(state: str) -> list[str]:
-    """What a person may do to a rollout in this state.
+    """Actions that a rollout in this state allows.
 
     >>> actions("RUNNING"), actions("FINISHED")
     (['pause', 'abort'], [])
@@ -141,19 +145,19 @@ def actions(state: str) -> list[str]:
     return [name for name, event in _EVENTS.items() if (State(state), event) in TRANSITIONS]
 
 
-def device_sign(device: Device) -> Sign:
-    """How a device is shown: the worst that is true of it."""
+def device_badge(device: Device) -> Badge:
+    """Badge of a device: the most severe of its states."""
     if device.state == "decommissioned":
-        return SIGNS["decommissioned"]
+        return BADGES["decommissioned"]
     if device.error:
-        return SIGNS["failing"]
+        return BADGES["failing"]
     if not device.seen_at:
-        return SIGNS["unseen"]
-    return SIGNS["online" if device.online else "offline"]
+        return BADGES["unseen"]
+    return BADGES["online" if device.online else "offline"]
 
 
 def count(value: float) -> str:
-    """Groups of three: 12 345 (a narrow space that does not break)."""
+    """Integer in groups of three digits: 12 345 (narrow no-break space)."""
     return f"{value:,.0f}".replace(",", "\u202f")
 
 
@@ -166,7 +170,7 @@ def plural(number: int, one: str, many: str = "") -> str:
 
 
 def short(value: Any) -> str:
-    """A detail in one line; of a long hash its beginning.
+    """A value on one line; a long hash is shortened.
 
     >>> short("ab" * 32), short(["stable", "canary"]), short(0.5)
     ('abababababab…', 'stable, canary', '0.5')
@@ -184,7 +188,7 @@ def short(value: Any) -> str:
 
 
 def pct(share: float | None, digits: int = 1) -> str:
-    """A share of 1 as percent; a dash for none."""
+    """A fraction as percent; a dash for None."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
@@ -221,12 +225,12 @@ def ago(age_s: float) -> str:
     if -5 < age_s < 5:
         return "just now"
     unit, name = next((u, n) for until, u, n in _STEPS if abs(age_s) < until)
-    said = f"{abs(age_s) // unit:.0f} {name}"
-    return f"{said} ago" if age_s > 0 else f"in {said}"
+    amount = f"{abs(age_s) // unit:.0f} {name}"
+    return f"{amount} ago" if age_s > 0 else f"in {amount}"
 
 
 def verdict_of_psi(psi: float) -> str:
-    """An effect size in plain words, by the bounds that the trade has settled on."""
+    """Label of a population stability index, by its usual bounds 0.1 and 0.25."""
     if psi < 0.1:
-        return "much as in training"
+        return "similar to training"
     return "noticeably different from training" if psi < 0.25 else "very different from training"

@@ -1,4 +1,4 @@
-"""From a task's checkpoint to a release: who taught it, and the operation that builds it.
+"""From a task's checkpoint to a release: its contributors, and the operation that builds it.
 
 The task's inference graph gets the checkpoint's numbers and goes the way of every model: variants,
 golden vectors, references, gates on rows that the controller holds back. Rounds never make a
@@ -60,7 +60,7 @@ def release(
 
 
 def origin_of(ctx: Context, task: Task, found: Checkpoint) -> Origin:
-    """Who taught a checkpoint; ConflictError when a poisoned round is in it."""
+    """Rounds and devices behind a checkpoint; ConflictError when a poisoned round is in it."""
     mine = (federated_round.c.task == task.name) & (federated_round.c.state == DONE)
     with ctx.store.read() as db:
         done = {row.number: row for row in db.execute(select(federated_round).where(mine))}
@@ -110,17 +110,19 @@ def _files(found: Checkpoint, origin: Origin) -> dict[str, Any]:
 def _notes(origin: Origin) -> list[str]:
     examples = sum(one.examples for one in origin.devices)
     rows = f" with {examples} rows" if examples else ""
-    taught = (
-        f"taught by {len(origin.devices)} devices{rows} in {len(origin.rounds)} federated rounds "
-        f"(task {origin.task}, round {origin.number}, {origin.strategy}), which began with "
+    trained = (
+        f"trained by {len(origin.devices)} devices{rows} in {len(origin.rounds)} federated rounds "
+        f"(task {origin.task}, round {origin.number}, {origin.strategy}), which started from "
         f"{origin.release}; the rows never left the devices"
     )
-    told = [taught]
+    notes = [trained]
     if origin.secure:
-        told.append("secure aggregation: no single update was seen, so that none could be judged")
+        notes.append(
+            "secure aggregation: single updates were not visible, so they were not checked"
+        )
     if origin.epsilon is not None:
-        told.append(
+        notes.append(
             f"differential privacy of each device: epsilon {origin.epsilon:.2f} at delta "
             f"{origin.delta:g}"
         )
-    return told
+    return notes

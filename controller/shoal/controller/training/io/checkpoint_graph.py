@@ -1,7 +1,7 @@
 """What federated rounds learned, put into the graph that devices serve.
 
 A task may leave the model's head on the devices (FedPer: Arivazhagan et al., "Federated Learning
-with Personalization Layers", 2019). Then the rounds taught a backbone only, and the head that the
+with Personalization Layers", 2019). Then the rounds trained a backbone only, and the head that the
 task began with no longer fits it. A release gets a head that is learned anew here, above the
 backbone as it is, from the rows of the dataset that are not held back; the gates then judge the
 whole. The heads of the devices stay theirs: nobody signed them, so none is ever served.
@@ -52,7 +52,7 @@ def with_head(
     head = TrainSpec(parameters=prepared.parameters, state=0, optimiser="adam", loss=spec.loss)
     note = (
         f"its head ({', '.join(names)}) never left the devices; this one was learned from "
-        f"{len(data.train.y)} rows of the dataset, above what the rounds taught"
+        f"{len(data.train.y)} rows of the dataset, above the layers trained in the rounds"
     )
     return write_theta(model, head, theta), [note]
 

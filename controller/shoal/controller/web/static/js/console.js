@@ -51,9 +51,9 @@
 
   document.addEventListener("htmx:afterSwap", (event) => {
     const rows = event.target.closest?.("[data-announce]") ?? document.querySelector("[data-announce]");
-    const voice = document.getElementById("voice");
-    if (rows && voice && event.detail.requestConfig?.triggeringEvent?.type !== "live") {
-      voice.textContent = rows.dataset.announce;
+    const announcer = document.getElementById("announcer");
+    if (rows && announcer && event.detail.requestConfig?.triggeringEvent?.type !== "live") {
+      announcer.textContent = rows.dataset.announce;
     }
   });
 })();

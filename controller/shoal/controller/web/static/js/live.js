@@ -1,14 +1,13 @@
-// Live screens. One event stream a page says what changed; each element with
+// Live screens. One event stream per page reports changes; each element with
 //   data-live="rollout event"       kinds of change it shows
-//   data-live-subject="r-1"         only changes of this thing (optional)
+//   data-live-subject="r-1"         only changes of this subject (optional)
 //   data-live-every="2"             seconds between refreshes at most
-// then asks the server for itself again (htmx, trigger "live") and is morphed in place, so focus,
-// scroll, open dialogs and open <details> stay as they are. A burst ends in one refresh, never in
-// none. A hidden tab closes its stream, since each costs the server a connection.
+// then fetches itself again (htmx, trigger "live") and is morphed in place, so focus,
+// scroll, open dialogs and open <details> stay as they are. A burst causes one refresh. A hidden tab closes its stream, since each costs the server a connection.
 (() => {
   const KINDS = ["device", "event", "rollout", "alert", "operation", "release", "dataset", "model", "window", "round", "task"];
   const REST_MS = 5000;   // after the server refused the stream
-  const PATIENCE_MS = 6000; // a stream ends by itself now and then, and is back at once: no alarm
+  const PATIENCE_MS = 6000; // a stream ends now and then and reconnects at once: no alarm
   const timers = new Map();   // element id -> timer of its next refresh
   const asked = new Map();    // element id -> when it was last refreshed
   let stream = null;
@@ -20,11 +19,11 @@
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>
     !(name === "open" && node instanceof HTMLDetailsElement);
 
-  function say(state) {
-    for (const sign of document.querySelectorAll("[data-live-sign]")) {
-      if (sign.dataset.state === state) continue;
-      sign.dataset.state = state;
-      sign.textContent = { on: "Live", off: "Reconnecting" }[state];
+  function showStatus(state) {
+    for (const badge of document.querySelectorAll("[data-live-status]")) {
+      if (badge.dataset.state === state) continue;
+      badge.dataset.state = state;
+      badge.textContent = { on: "Live", off: "Reconnecting" }[state];
     }
   }
 
@@ -62,12 +61,12 @@
     stream.onopen = () => {
       clearTimeout(worry);
       worry = 0;
-      say("on");
+      showStatus("on");
       if (lost) all();
       lost = false;
     };
     stream.onerror = () => {
-      worry ||= setTimeout(() => { say("off"); lost = true; }, PATIENCE_MS);
+      worry ||= setTimeout(() => { showStatus("off"); lost = true; }, PATIENCE_MS);
       if (stream.readyState !== EventSource.CLOSED) return;
       stream = null;
       setTimeout(open, REST_MS);
@@ -89,7 +88,7 @@
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
 
-  // "3 min ago" must not stand still between changes.
+  // Relative times advance between changes.
   const STEPS = [[60, 1, "s"], [3600, 60, "min"], [86400, 3600, "h"], [Infinity, 86400, "d"]];
   setInterval(() => {
     for (const time of document.querySelectorAll("time[data-ago]")) {

@@ -1,4 +1,4 @@
-"""What the controller did and does: operations, the audit log, and how it is set."""
+"""Administration screens: operations, datasets, audit log, settings, join tokens."""
 
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
@@ -20,20 +20,20 @@ def operation_list() -> str:
 
 @blueprint.get("/operations/<id>")
 def operation(id: str) -> str:  # noqa: A002 - the API's word
-    """One job: how far it is, or why it failed."""
+    """One job: its progress, result or error."""
     return show("operation.html", operation=operations.get_operation(context(), id))
 
 
 @blueprint.get("/operations/<id>/cancel")
 def operation_confirm(id: str) -> str:  # noqa: A002
-    """Ask before giving it up."""
+    """Confirmation dialog for canceling an operation."""
     found = operations.get_operation(context(), id)
     return show("operation_confirm.html", operation=found)
 
 
 @blueprint.post("/operations/<id>/cancel")
 def operation_cancel(id: str) -> Response:  # noqa: A002
-    """Give up what waits or runs."""
+    """Cancel a queued or running operation."""
     who = roles.require(actor(), "operator")
     operations.cancel(context(), actor=who.name, ident=id)
     return redirect(url_for("web.operation", id=id), 303)
@@ -47,14 +47,14 @@ def dataset_list() -> str:
 
 @blueprint.get("/audit")
 def audit_list() -> str:
-    """Who did what."""
+    """The audit log."""
     entries, page = audit.list_audit(context(), cursor=request.args.get("cursor", ""))
     return show("audit.html", entries=entries, page=page)
 
 
 @blueprint.get("/settings")
 def settings() -> str:
-    """How this controller is set, and the join tokens that are out."""
+    """Settings of this controller, and valid join tokens."""
     ctx = context()
     return show("settings.html", settings=ctx.settings, tokens=tokens.list_join_tokens(ctx))
 
@@ -67,7 +67,7 @@ def enrol() -> str:
 
 @blueprint.post("/enrol")
 def enrol_token() -> str:
-    """Make a join token and show it, once, in the command that uses it."""
+    """Create a join token and show it, once, in the enrol command."""
     who = roles.require(actor(), "operator")
     form = request.form
     token = tokens.create_join_token(
@@ -84,7 +84,7 @@ def enrol_token() -> str:
 
 @blueprint.post("/settings/join-tokens/<id>/revoke")
 def token_revoke(id: str) -> Response:  # noqa: A002
-    """End a join token at once."""
+    """Revoke a join token."""
     who = roles.require(actor(), "operator")
     tokens.revoke_join_token(context(), actor=who.name, id=id)
     return redirect(url_for("web.settings"), 303)
