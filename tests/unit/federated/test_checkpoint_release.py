@@ -1,4 +1,4 @@
-"""What rounds learned becomes a release, names who trained it, and is stopped when it is poisoned."""
+"""A checkpoint becomes a release that names who trained it; a poisoned one does not."""
 
 import itertools
 
