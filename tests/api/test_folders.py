@@ -179,7 +179,7 @@ def test_a_parcel_with_a_changed_byte_is_to_be_exported_again_first(
     world: World, member: Member
 ) -> None:
     answer = send(world, changed(world, member))
-    assert "damaged on its way" in answer.json["detail"]
+    assert "damaged or forged" in answer.json["detail"]
     assert answer.json["hint"].startswith("export it again on the device first; if that is refused")
 
 

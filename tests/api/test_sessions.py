@@ -200,7 +200,7 @@ def test_a_user_who_cannot_be_is_refused(world: World, name: str, role: str, pas
 
 
 def test_the_first_admin_is_made_once(world: World) -> None:
-    with pytest.raises(ConflictError, match="already is a user"):
+    with pytest.raises(ConflictError, match="user exists already"):
         users.first_admin(world.ctx)
 
 

@@ -1,1 +1,1 @@
-"""Who may do what: users, tokens, roles, the audit log, idempotency."""
+"""Access control: users, tokens, roles, the audit log, idempotency keys."""

@@ -1,4 +1,4 @@
-"""Who did what, as a chain: each entry's hash covers the one before, so none can be lost unseen."""
+"""Audit log as a hash chain: each hash covers the previous entry, so a removal is detected."""
 
 import hashlib
 from typing import Any
@@ -17,7 +17,7 @@ from shoal.errors import StorageError
 def record(
     db: Connection, ctx: Context, actor: str, verb: str, subject: str, **detail: Any
 ) -> None:
-    """Add an entry inside the transaction that does the deed: both are kept, or neither."""
+    """Append an entry in the transaction of the audited change: both are stored, or neither."""
     before = db.scalar(select(audit.c.hash).order_by(audit.c.id.desc()).limit(1)) or ""
     entry = {
         "at": ctx.clock(),
@@ -32,7 +32,7 @@ def record(
 def list_audit(
     ctx: Context, *, subject: str = "", cursor: str = "", limit: int = 100
 ) -> tuple[list[AuditEntry], Page]:
-    """Entries, newest first; InputError for a bad cursor."""
+    """Entries, newest first; InputError for an invalid cursor."""
     query = select(audit).order_by(audit.c.id.desc()).limit(limit + 1)
     if subject:
         query = query.where(audit.c.subject == subject)
@@ -47,7 +47,7 @@ def list_audit(
 
 
 def verify(ctx: Context) -> int:
-    """Check the whole chain, return its length; StorageError names the first changed entry."""
+    """Verify the chain and return its length; StorageError names the first changed entry."""
     before, count = "", 0
     with ctx.store.read() as db:
         for row in db.execute(select(audit).order_by(audit.c.id)).mappings():

@@ -1,48 +1,53 @@
-"""Answers kept for a day by Idempotency-Key."""
+"""Idempotency keys: the response to a request is stored for a day and returned to its retries."""
 
 from typing import NamedTuple
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import IntegrityError
 
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import idempotency
 from shoal.errors import ConflictError
 
 KEPT_S = 86_400.0
-#: A request that began so long ago and never ended died with its process.
+#: An unfinished request of this age was lost with its process.
 ABANDONED_S = 120.0
 
 
-class Kept(NamedTuple):
-    """What was answered."""
+class StoredResponse(NamedTuple):
+    """Response to the first request with a key."""
 
     status: int
     location: str
     body: bytes
 
 
-def begin(ctx: Context, key: str, body_hash: str) -> Kept | None:
-    """What was answered to this request before, or None: then it is the caller's to answer.
+def begin(ctx: Context, key: str, body_hash: str) -> StoredResponse | None:
+    """Register a request; the stored response when it is a retry, None for a new one.
 
-    ConflictError when the first is still being answered, or had another body.
+    ConflictError when the first request is still in progress, or had another body.
     """
     now = ctx.clock()
     row = {"key": key, "body_hash": body_hash, "body": b"", "created_at": now}
     stale = (idempotency.c.created_at < now - KEPT_S) | (
         (idempotency.c.status == 0) & (idempotency.c.created_at < now - ABANDONED_S)
     )
-    try:
-        with ctx.store.write() as db:
-            db.execute(delete(idempotency).where(stale))
+    with ctx.store.write() as db:
+        db.execute(delete(idempotency).where(stale))
+        first = db.execute(select(idempotency).where(idempotency.c.key == key)).one_or_none()
+        if first is None:
             db.execute(idempotency.insert().values(row))
-    except IntegrityError:
-        return _earlier(ctx, key, body_hash)
-    return None
+            return None
+    if first.status == 0:
+        raise ConflictError("the first request with this Idempotency-Key is still in progress")
+    if first.body_hash != body_hash:
+        raise ConflictError(
+            "this Idempotency-Key was used for another request", "use a new key for a new request"
+        )
+    return StoredResponse(first.status, first.location, first.body)
 
 
 def keep(ctx: Context, key: str, status: int, location: str, body: bytes) -> None:
-    """Keep the answer to a request that was begun."""
+    """Store the response to a registered request."""
     with ctx.store.write() as db:
         db.execute(
             update(idempotency)
@@ -52,18 +57,6 @@ def keep(ctx: Context, key: str, status: int, location: str, body: bytes) -> Non
 
 
 def forget(ctx: Context, key: str) -> None:
-    """The request failed: it may be tried again."""
+    """Remove a request that failed, so that it may be retried."""
     with ctx.store.write() as db:
         db.execute(delete(idempotency).where(idempotency.c.key == key))
-
-
-def _earlier(ctx: Context, key: str, body_hash: str) -> Kept:
-    with ctx.store.read() as db:
-        row = db.execute(select(idempotency).where(idempotency.c.key == key)).one_or_none()
-    if row is None or row.status == 0:
-        raise ConflictError("the first request with this Idempotency-Key is still at work")
-    if row.body_hash != body_hash:
-        raise ConflictError(
-            "this Idempotency-Key was used for another request", "use a new key for a new request"
-        )
-    return Kept(row.status, row.location, row.body)

@@ -1,4 +1,4 @@
-"""Guesses at passwords, counted: after a few wrong ones, a wait."""
+"""Rate limit of sign-in attempts, per user, address and pair of both."""
 
 import threading
 from collections import OrderedDict, deque
@@ -11,14 +11,14 @@ _KEYS = 10_000
 
 
 class Allowance(NamedTuple):
-    """`limit` attempts in a minute for whoever shares `key`."""
+    """At most `limit` attempts per minute under `key`."""
 
     key: str
     limit: int
 
 
 def allowances(user: str, address: str) -> tuple[Allowance, ...]:
-    """Who shares what: one person's typing slips, one machine, and one name from everywhere."""
+    """Limits for a user at an address, for an address, and for a user from any address."""
     return (
         Allowance(f"{user}@{address}", 5),
         Allowance(f"@{address}", 30),
@@ -27,9 +27,10 @@ def allowances(user: str, address: str) -> tuple[Allowance, ...]:
 
 
 class Attempts:
-    """Attempts of the last minute by key, in memory and bounded: one web process, one count.
+    """Attempts of the last minute by key, bounded in memory, for one web process.
 
-    Counted before the password is looked at, so that sixteen threads cannot try sixteen at once.
+    An attempt is counted before its password is verified, so parallel requests cannot exceed the
+    limit.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class Attempts:
         self._lock = threading.Lock()
 
     def begin(self, keys: tuple[Allowance, ...], now: float) -> None:
-        """Count one attempt; DeniedError with `retry_after_s` when one of the keys had too many."""
+        """Count one attempt; DeniedError with `retry_after_s` when a limit is exceeded."""
         with self._lock:
             waits = [self._wait(key, limit, now) for key, limit in keys]
             if (wait := max(waits)) > 0:
@@ -54,7 +55,7 @@ class Attempts:
                 self._times.popitem(last=False)
 
     def forget(self, keys: tuple[Allowance, ...]) -> None:
-        """It was the right password: what came before were slips."""
+        """Reset the counts after a correct password."""
         with self._lock:
             for key, _ in keys:
                 self._times.pop(key, None)

@@ -1,7 +1,7 @@
-"""Who may do what: roles, sessions of people, and the Actor that every request has.
+"""Roles, sessions of the console, and the Actor of a request.
 
-A secret is stored as its hash only (argon2 for what people choose, SHA-256 for what we make of
-32 random bytes), is compared in constant time, and is never logged.
+A secret is stored only as a hash (argon2 for passwords, SHA-256 for secrets of 32 random bytes),
+compared in constant time, and never logged.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from shoal.controller.host.context import Context
 from shoal.controller.store.tables import session, user
 from shoal.errors import DeniedError, StorageError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 ROLES = ("viewer", "operator", "approver", "admin")
 COOKIE = "__Host-shoal"
 SESSION_S = 12 * 3600.0
-#: `seen_at` and `last_used_at` are kept this coarse, so that reading does not write every time.
+#: Resolution of `seen_at` and `last_used_at`, seconds: most reads do not write.
 SEEN_EVERY_S = 60.0
 
 
 class Actor(NamedTuple):
-    """Who asks. via: "session" or "token"; key: hash of the session or id of the token."""
+    """Authenticated caller. via: "session" or "token"; key: hash of the session or token id."""
 
     name: str
     role: str
@@ -37,7 +37,7 @@ class Actor(NamedTuple):
 
 
 def require(actor: Actor | None, role: str) -> Actor:
-    """Return `actor` if it may act as `role`, else raise DeniedError."""
+    """Return `actor` if it has `role` or a higher one, else raise DeniedError."""
     if actor is None:
         raise DeniedError(
             "not signed in", "sign in, or send a token as `Authorization: Bearer`", signed_in=False
@@ -54,26 +54,28 @@ def require(actor: Actor | None, role: str) -> Actor:
 
 
 def lesser(one: str, other: str) -> str:
-    """The weaker of two roles: a token never does more than its user may now."""
+    """The lower of two roles: a token never has more rights than its user has now."""
     return min(one, other, key=ROLES.index)
 
 
 def digest(secret: str) -> str:
-    """What is stored of a random secret of 32 bytes: its SHA-256, hex."""
+    """SHA-256 of a random secret of 32 bytes, hex: the form that is stored."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def check_password(
     ctx: Context, *, user_name: str, password: str, address: str, attempts: Attempts
 ) -> Actor:
-    """Actor of a user who knows the password; DeniedError, the same for either being wrong."""
+    """Verify user and password; the same DeniedError whichever is wrong."""
     keys = allowances(user_name[:64], address)
     attempts.begin(keys, ctx.clock())
     with ctx.store.read() as db:
         row = db.execute(select(user).where(user.c.name == user_name[:64])).one_or_none()
     if not is_password(row.password_hash if row else None, password) or row is None:
-        # Never what was typed as the name: people type passwords there.
-        log.warning("wrong password for %s, from %s", row.name if row else "nobody", address)
+        # Never log the given name: users type passwords into that field.
+        _log.warning(
+            "wrong password for %s, from %s", row.name if row else "an unknown user", address
+        )
         raise DeniedError("user or password is wrong", signed_in=False)
     attempts.forget(keys)
     if outdated(row.password_hash):
@@ -86,7 +88,7 @@ def check_password(
 def login(
     ctx: Context, *, user_name: str, password: str, address: str, attempts: Attempts
 ) -> tuple[Actor, str]:
-    """A new session: who, and the secret for the cookie COOKIE. DeniedError as check_password."""
+    """Create a session: the actor, and the secret for COOKIE. DeniedError as check_password."""
     actor = check_password(
         ctx, user_name=user_name, password=password, address=address, attempts=attempts
     )
@@ -107,7 +109,7 @@ def login(
 
 
 def actor_of_session(ctx: Context, secret: str) -> Actor | None:
-    """Who this cookie belongs to; None when it is unknown, expired or revoked."""
+    """Actor of a session cookie; None when it is unknown, expired or revoked."""
     key, now = digest(secret), ctx.clock()
     wanted = (
         select(user.c.name, user.c.role, session.c.seen_at)
@@ -124,19 +126,19 @@ def actor_of_session(ctx: Context, secret: str) -> Actor | None:
 
 
 def logout(ctx: Context, *, actor: Actor) -> None:
-    """End the session that `actor` came with, at once and everywhere."""
+    """End the session of `actor`."""
     with ctx.store.write() as db:
         db.execute(delete(session).where(session.c.id_hash == actor.key))
         audit.record(db, ctx, actor.name, "user.sign-out", actor.name)
 
 
 def end_sessions(db: Connection, name: str, *, but: str = "") -> None:
-    """End every session of a user, `but` one."""
+    """End every session of a user, except `but`."""
     db.execute(delete(session).where(session.c.user == name, session.c.id_hash != but))
 
 
 def touch(ctx: Context, statement: Update) -> None:
-    """Note a use; that the database is busy is no reason to refuse a reader."""
+    """Store the time of use; a busy database must not refuse the request."""
     try:
         with ctx.store.write() as db:
             db.execute(statement)

@@ -1,4 +1,4 @@
-"""API tokens for machines and the CLI: "shoal_<id>_<secret>", of which only a hash is kept."""
+"""API tokens for machines and the CLI: "shoal_<id>_<secret>", stored as a hash."""
 
 import hmac
 import re
@@ -21,14 +21,14 @@ _TOKEN = re.compile(r"shoal_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 def create_token(
     ctx: Context, *, actor: Actor, name: str, role: str = "", ttl_s: float = 30 * 86_400.0
 ) -> ApiToken:
-    """A token of `actor`, its secret shown here and never again.
+    """Create a token for `actor`; its secret is returned only here.
 
-    role "" is the actor's own. DeniedError for more than the actor may, SettingError for a ttl_s
-    of none or over a year.
+    role "" is the actor's own. DeniedError for a role above the actor's, SettingError for a ttl_s
+    of zero or above a year.
     """
     role = role or actor.role
     if role not in roles.ROLES:
-        raise SettingError(f"role {role!r}", f"there are: {', '.join(roles.ROLES)}")
+        raise SettingError(f"role {role!r}", f"use one of: {', '.join(roles.ROLES)}")
     roles.require(actor, role)
     if not 0 < ttl_s <= LONGEST_S:
         raise SettingError(f"ttl_s {ttl_s:g}", f"use up to {LONGEST_S:.0f}")
@@ -53,13 +53,13 @@ def create_token(
                 expires_at=token.expires_at,
             )
         )
-        told = {"role": role, "expires_at": token.expires_at}
-        audit.record(db, ctx, actor.name, "token.create", token.id, **told)
+        detail = {"role": role, "expires_at": token.expires_at}
+        audit.record(db, ctx, actor.name, "token.create", token.id, **detail)
     return msgspec.structs.replace(token, secret=f"shoal_{token.id}_{secret}")
 
 
 def list_tokens(ctx: Context, *, actor: Actor) -> list[ApiToken]:
-    """One's own tokens, or everybody's for an admin; newest first, no secrets."""
+    """The actor's tokens, or all for an admin; newest first, without secrets."""
     wanted = select(api_token).order_by(api_token.c.created_at.desc(), api_token.c.id)
     if actor.role != "admin":
         wanted = wanted.where(api_token.c.user == actor.name)
@@ -68,7 +68,7 @@ def list_tokens(ctx: Context, *, actor: Actor) -> list[ApiToken]:
 
 
 def revoke_token(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 - the API's word
-    """End a token at once. AbsentError if it is unknown, or another's and one is no admin."""
+    """Revoke a token. AbsentError if it is unknown, or of another user and the actor no admin."""
     mine = delete(api_token).where(api_token.c.id == id)
     if actor.role != "admin":
         mine = mine.where(api_token.c.user == actor.name)
@@ -79,7 +79,7 @@ def revoke_token(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 
 
 
 def actor_of_token(ctx: Context, text: str) -> Actor | None:
-    """Who this token speaks for; None when it is malformed, unknown, expired or revoked."""
+    """Actor of a token; None when it is malformed, unknown, expired or revoked."""
     found, now = _TOKEN.fullmatch(text), ctx.clock()
     if not found:
         return None

@@ -1,10 +1,9 @@
-"""The people who sign in."""
+"""User accounts."""
 
 import re
 import secrets
 
 from sqlalchemy import delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
 from shoal.controller.access import audit, roles
 from shoal.controller.access.login_attempts import Attempts
@@ -20,35 +19,34 @@ FIRST = "admin"
 
 
 def first_admin(ctx: Context) -> str:
-    """Make the admin of the first day; returns its password, which is kept nowhere.
+    """Create the first admin and return its password, which is stored only as a hash.
 
-    ConflictError when there already is a user.
+    ConflictError when a user exists.
     """
     with ctx.store.read() as db:
         if db.execute(select(user.c.name).limit(1)).first():
-            raise ConflictError("there already is a user", "sign in as an admin to make another")
+            raise ConflictError("a user exists already", "sign in as an admin to add another")
     password = secrets.token_urlsafe(15)
     add_user(ctx, actor="init", name=FIRST, role="admin", password=password)
     return password
 
 
 def add_user(ctx: Context, *, actor: str, name: str, role: str, password: str) -> User:
-    """A new user; ConflictError if the name is taken, SettingError for what cannot be."""
+    """Add a user; ConflictError if the name is taken, SettingError for invalid values."""
     if not _NAME.fullmatch(name):
         raise SettingError(f"user name {name!r}", "use 1 to 63 of a-z, 0-9, and inner . _ -")
     _check_role(role)
     created = User(name=name, role=role, created_at=ctx.clock())
     password_hash = hash_password(password)
-    try:
-        with ctx.store.write() as db:
-            db.execute(
-                insert(user).values(
-                    name=name, role=role, password_hash=password_hash, created_at=created.created_at
-                )
+    with ctx.store.write() as db:
+        if db.scalar(select(user.c.name).where(user.c.name == name)) is not None:
+            raise ConflictError(f"user {name!r} exists already", "choose another name")
+        db.execute(
+            insert(user).values(
+                name=name, role=role, password_hash=password_hash, created_at=created.created_at
             )
-            audit.record(db, ctx, actor, "user.add", name, role=role)
-    except IntegrityError as error:
-        raise ConflictError(f"user {name!r} is already there", "choose another name") from error
+        )
+        audit.record(db, ctx, actor, "user.add", name, role=role)
     return created
 
 
@@ -60,14 +58,14 @@ def list_users(ctx: Context) -> list[User]:
 
 
 def remove_user(ctx: Context, *, actor: str, name: str) -> None:
-    """Take a user away with all sessions and tokens; the last admin stays."""
+    """Remove a user with all sessions and tokens; ConflictError for the last admin."""
     with ctx.store.write() as db:
         row = db.execute(select(user).where(user.c.name == name)).one_or_none()
         if row is None:
             raise AbsentError("user", name)
         admins = db.execute(select(func.count()).where(user.c.role == "admin")).scalar_one()
         if row.role == "admin" and admins == 1:
-            raise ConflictError(f"{name} is the last admin", "make another admin first")
+            raise ConflictError(f"{name} is the last admin", "add another admin first")
         roles.end_sessions(db, name)
         db.execute(delete(api_token).where(api_token.c.user == name))
         db.execute(delete(user).where(user.c.name == name))
@@ -77,7 +75,7 @@ def remove_user(ctx: Context, *, actor: str, name: str) -> None:
 def change_password(
     ctx: Context, *, actor: Actor, old: str, new: str, address: str, attempts: Attempts
 ) -> None:
-    """Change one's own password; every other session of the user ends.
+    """Change the actor's own password and end the user's other sessions.
 
     DeniedError if `old` is wrong or was tried too often, SettingError if `new` is too short.
     """
@@ -95,4 +93,4 @@ def change_password(
 
 def _check_role(role: str) -> None:
     if role not in roles.ROLES:
-        raise SettingError(f"role {role!r}", f"there are: {', '.join(roles.ROLES)}")
+        raise SettingError(f"role {role!r}", f"use one of: {', '.join(roles.ROLES)}")

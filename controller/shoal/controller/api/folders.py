@@ -35,4 +35,4 @@ def import_parcel(call: Call, form: ParcelForm, files: Uploads) -> ParcelReceipt
     """Take in what a device without a network has sealed; again is the same, never twice."""
     with files["parcel"].path.open("rb") as file:
         data = file.read(sealed_message.LIMIT + 1)
-    return folders.take_in(call.ctx, call.services.authority, actor=call.by, data=data)
+    return folders.import_parcel(call.ctx, call.services.authority, actor=call.by, data=data)

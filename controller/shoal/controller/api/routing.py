@@ -42,7 +42,7 @@ _MARK = "__route__"
 
 
 #: Page size of a list.
-Limit = Annotated[int, msgspec.Meta(ge=1, le=cursors.MOST)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=cursors.MAX_LIMIT)]
 
 
 class RequestModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

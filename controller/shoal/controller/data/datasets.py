@@ -1,4 +1,4 @@
-"""Datasets: immutable tables with roles for their columns, by name and version, with lineage."""
+"""Datasets: immutable, versioned tables with column roles and lineage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,12 +39,12 @@ def add_dataset(
 ) -> DatasetVersion:
     """Register the file at `path` as the next version of `name`.
 
-    filename   what its owner calls it: errors name it
-    site, split   columns; rows that share a `split` value are never torn apart
-    parents    "name@version" that it was made from, and `how`
+    filename   original name, for error messages
+    site, split   columns; rows with the same `split` value stay in the same part of a split
+    parents    "name@version" of the datasets it was derived from, and `how`
 
-    The same bytes in the same roles are the same version, not a new one. DatasetError, with the
-    hint, for a file that cannot be a dataset.
+    The same bytes with the same roles are the existing version, not a new one. DatasetError, with
+    a hint, for a file that cannot be a dataset.
     """
     _check_name(name)
     frame = frames.read_frame(path, filename)
@@ -78,7 +78,7 @@ def list_datasets(ctx: Context) -> list[DatasetVersion]:
 
 
 def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
-    """ "name@version", or "name" for its newest version; AbsentError if there is none such."""
+    """ "name@version", or "name" for its newest version; AbsentError if it does not exist."""
     name, at, version = ref.partition("@")
     query = select(dataset).where(dataset.c.name == name).order_by(dataset.c.version.desc())
     if at:

@@ -1,4 +1,4 @@
-"""A table somebody handed in: bytes in, typed columns with roles out, or an error with a hint."""
+"""Uploaded tables: parsed from CSV or Parquet, with typed columns and roles, and validated."""
 
 import gzip
 import io
@@ -14,7 +14,7 @@ from shoal.errors import DatasetError
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_BYTES = 2 << 30  # after decompression: a small gzip can hold a very large table
+MAX_BYTES = 2 << 30  # after decompression: a small gzip may expand to a very large table
 MAX_ROWS, MAX_COLUMNS = 5_000_000, 4_096
 #: Distinct values that a column's description lists.
 MAX_VALUES = 100
@@ -23,7 +23,7 @@ _DELIMITERS = ",;\t|"
 
 
 def read_frame(path: Path, name: str = "") -> "pd.DataFrame":
-    """The table in a CSV, gzipped CSV or Parquet file, told apart by content.
+    """Read a CSV, gzipped CSV or Parquet file; the format is detected from the content.
 
     DatasetError, naming `name`, when it cannot be read, is empty or too large.
     """
@@ -39,15 +39,15 @@ def read_frame(path: Path, name: str = "") -> "pd.DataFrame":
             else:
                 frame = _read_csv(_unpacked(file, head))
     except ImportError as error:
-        raise DatasetError(f"{name} is Parquet", "pip install pyarrow, or hand in CSV") from error
+        raise DatasetError(f"{name} is Parquet", "pip install pyarrow, or upload CSV") from error
     except pd.errors.EmptyDataError as error:
-        raise DatasetError(f"{name} is empty", "hand in a CSV with a header line") from error
+        raise DatasetError(f"{name} is empty", "upload a CSV with a header line") from error
     except (ValueError, OSError, EOFError) as error:  # ParserError, UnicodeDecodeError, BadGzipFile
         raise DatasetError(
             f"{name} cannot be read as a table: {_first_line(error)}",
-            "hand in UTF-8 CSV with one header line, CSV.gz or Parquet",
+            "upload UTF-8 CSV with one header line, CSV.gz or Parquet",
         ) from error
-    return _checked(frame, name)
+    return _validated(frame, name)
 
 
 def describe(
@@ -63,7 +63,7 @@ def describe(
                 )
     if not label:
         raise DatasetError("which column is the label?", f"there are: {_listed(known)}")
-    # A column may be named as both; what has a role of its own is never a feature.
+    # A column with another role is never a feature, even when it is listed twice.
     roles = dict.fromkeys(drop, "dropped") | {split: "split", site: "site", label: "label"}
     columns = [_column(c, frame[c], roles.get(c, "feature")) for c in known]
     _check_features(columns)
@@ -72,7 +72,7 @@ def describe(
 
 
 def names_of(values: "pd.Series") -> np.ndarray:
-    """Values as names, shape (n,): 100, 100.0 and "100" are one name; missing is ""."""
+    """Values as names, shape (n,): 100, 100.0 and "100" are the same name; missing is ""."""
     import pandas as pd
 
     if pd.api.types.is_float_dtype(values):
@@ -89,7 +89,7 @@ def features_of(dataset: DatasetVersion) -> list[str]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Distinct names, as numbers if they all are: "2" comes before "10"."""
+    """Distinct names, sorted as numbers if all are: "2" before "10"."""
     distinct = {str(name) for name in names}
     try:
         return sorted(distinct, key=float)
@@ -98,7 +98,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that ends in an error instead of filling the memory."""
+    """Stream that raises an error after MAX_BYTES, instead of filling the memory."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._left = stream, MAX_BYTES
@@ -130,14 +130,14 @@ def _read_csv(stream: io.BufferedReader) -> "pd.DataFrame":
     return pd.read_csv(stream, sep=delimiter, nrows=MAX_ROWS + 1, encoding="utf-8-sig")
 
 
-def _checked(frame: "pd.DataFrame", name: str) -> "pd.DataFrame":
+def _validated(frame: "pd.DataFrame", name: str) -> "pd.DataFrame":
     frame.columns = [str(c).strip() for c in frame.columns]
     if not len(frame):
         raise DatasetError(f"{name} has a header and no rows", "add rows")
     if len(frame) > MAX_ROWS or len(frame.columns) > MAX_COLUMNS:
         raise DatasetError(
             f"{name} is larger than {MAX_ROWS} rows of {MAX_COLUMNS} columns",
-            "hand in a part of it",
+            "upload a part of it",
         )
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]

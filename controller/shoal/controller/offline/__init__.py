@@ -1,1 +1,1 @@
-"""Folders for devices without a network."""
+"""Offline bundles: exported for devices without a network, and the bundles they return."""

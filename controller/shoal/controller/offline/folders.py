@@ -1,14 +1,14 @@
-"""A folder for devices without a network, and the parcels that come back: air gap.
+"""Offline bundles for air-gapped devices: export, and import of the sealed messages they return.
 
-What goes out are the very messages that MQTT would carry, and the metadata and files that the
-artifact server would give. What comes in goes through the very intake of what MQTT brings: the
-same checks, the same numbers, so that nothing counts twice, whichever way it comes and how often.
+An export holds the messages that MQTT would deliver, and the metadata and files of the artifact
+server. An import goes through the same ingest as messages from MQTT, with the same validation and
+deduplication, so a message counts once, whichever way and however often it arrives.
 """
 
 import base64
 import datetime
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -34,18 +34,18 @@ from shoal.errors import (
 )
 from shoal.sealed_message import DOWN, UP, BatchMessage, MessageBatch
 
-#: Devices of one folder; messages taken in one transaction.
-MOST, BATCH = 200, 500
-#: Newest messages of a device that are told to have arrived, and how many in one letter.
+#: Devices in one bundle, at most; messages ingested in one transaction.
+MOST_DEVICES, BATCH = 200, 500
+#: Newest messages of a device that are acked, and how many in one Ack.
 ACKED, ACKS = 50_000, 7_000
 EXPORT, IMPORT, REFUSE = "folder.export", "folder.import", "folder.refuse"
-#: Kinds of message that wait in an outbox, and the inventory. A status would lie by arriving late.
+#: Kinds that are imported: those of an outbox, and the inventory. A late status would be wrong.
 _KINDS = ("window", "event", "inventory")
 _AGAIN = "export it again on the device"
 
 
 class Proven(Prover, Protocol):
-    """Who sealed a parcel. ends_s: of its certificate; key_sha256: of the key in it."""
+    """Sender of a sealed message. ends_s: expiry of its certificate; key_sha256: of its key."""
 
     @property
     def ends_s(self) -> float: ...
@@ -54,7 +54,7 @@ class Proven(Prover, Protocol):
 
 
 class Sealing(Renewing, Protocol):
-    """The device CA. prove: with None for the time, an expired certificate proves as well."""
+    """The device CA. prove: `now` None accepts an expired certificate."""
 
     @property
     def controller_chain(self) -> str: ...
@@ -67,18 +67,18 @@ class Sealing(Renewing, Protocol):
 def export(
     ctx: Context, authority: Sealing, *, actor: str, names: Sequence[str], site: str
 ) -> FolderPlan:
-    """What a folder for these devices, and all of `site`, holds.
+    """Contents of an offline bundle for these devices and all of `site`.
 
-    Raises InputError for none or too many, AbsentError for a device that is none, ConflictError
-    for one that was decommissioned.
+    Raises InputError for none or too many, AbsentError for an unknown device, ConflictError for a
+    decommissioned one.
     """
     now = ctx.clock()
-    wanted = _named(ctx, names, site)
-    told: dict[str, wire.Assignment | None] = {}
+    wanted = _resolve(ctx, names, site)
+    signed: dict[str, wire.Assignment | None] = {}
     acks: dict[str, list[wire.Ack]] = {}
     with ctx.store.write() as db:
         for name in wanted:
-            told[name] = assignments.sign_anew(db, ctx, name)
+            signed[name] = assignments.sign_anew(db, ctx, name)
             acks[name] = _acks(db, name)
         orders = [order for name in wanted for order in assignments.orders_of(db, name)]
         releases = sorted({order.release for order in orders})
@@ -91,72 +91,74 @@ def export(
         devices=wanted,
         releases=releases,
         metadata={name: data.decode() for name, data in metadata.items()},
-        parcels={name: _parcel(ctx, authority, name, told[name], acks[name]) for name in wanted},
-        blobs=_blobs(ctx, told.values()),
+        parcels={name: _seal(ctx, authority, name, signed[name], acks[name]) for name in wanted},
+        blobs=_blobs(ctx, signed.values()),
     )
 
 
-def take_in(ctx: Context, authority: Sealing, *, actor: str, data: bytes) -> ParcelReceipt:
-    """Take a parcel that a device sealed: what is in it counts once, however often it comes.
+def import_parcel(ctx: Context, authority: Sealing, *, actor: str, data: bytes) -> ParcelReceipt:
+    """Import a message that a device sealed; repeated imports have no further effect.
 
-    Raises BundleError or OversizeError for what is no whole parcel, DeniedError for one that is
-    not sealed by the key of a device that is enrolled now. Who brought that is written down, too.
+    Raises BundleError or OversizeError for incomplete or damaged data, DeniedError unless it is
+    sealed by the key of a device that is enrolled now. Refusals are audited too.
     """
     try:
-        who, taken = _open(authority, data)
-        letters, before = _admit(ctx, who, taken, actor, data)
+        sender, parcel = _open(authority, data)
+        letters, before = _admit(ctx, sender, parcel, actor, data)
     except (BundleError, OversizeError, DeniedError) as error:
         sha256 = hashlib.sha256(data).hexdigest()
         with ctx.store.write() as db:
             audit.record(db, ctx, actor, REFUSE, "parcel", sha256=sha256, why=error.message)
         raise
-    batch = [(topics.up(taken.device, one.kind), one.payload) for one in letters]
+    batch = [(topics.up(parcel.device, one.kind), one.payload) for one in letters]
     for start in range(0, len(batch), BATCH):
         ingest(ctx, batch[start : start + BATCH])
     with ctx.store.read() as db:
-        fresh = _count(db, taken.device) - before
+        fresh = _count(db, parcel.device) - before
     return ParcelReceipt(
-        device=taken.device,
-        made_at=taken.made_s,
-        trip=taken.trip,
-        part=taken.part,
-        parts=taken.parts,
-        letters=len(taken.letters),
+        device=parcel.device,
+        made_at=parcel.made_s,
+        trip=parcel.trip,
+        part=parcel.part,
+        parts=parcel.parts,
+        letters=len(parcel.letters),
         fresh=fresh,
     )
 
 
-# --- out ------------------------------------------------------------------------------------------
+# --- export ---------------------------------------------------------------------------------------
 
 
-def _named(ctx: Context, names: Sequence[str], site: str) -> list[str]:
+def _resolve(ctx: Context, names: Sequence[str], site: str) -> list[str]:
     for name in names:
         if devices.get_device(ctx, name).state != devices.ENROLLED:
-            raise ConflictError(f"device {name} was decommissioned", "enrol it anew first")
+            raise ConflictError(f"device {name} was decommissioned", "enrol it again first")
     found = set(names)
     if site:
         query = select(device.c.name).where(
             device.c.site == site, device.c.state == devices.ENROLLED
         )
         with ctx.store.read() as db:
-            of_site = set(db.scalars(query.limit(MOST + 1)))
+            of_site = set(db.scalars(query.limit(MOST_DEVICES + 1)))
         if not of_site:
-            raise AbsentError("site", site, "shoal device list says which there are")
+            raise AbsentError("site", site, "list them: shoal device list")
         found |= of_site
-    if not 0 < len(found) <= MOST:
-        raise InputError(f"{len(found)} devices", f"name 1 to {MOST} devices, or a site of so many")
+    if not 0 < len(found) <= MOST_DEVICES:
+        raise InputError(
+            f"{len(found)} devices", f"name 1 to {MOST_DEVICES} devices, or a site of as many"
+        )
     return sorted(found)
 
 
-def _parcel(
+def _seal(
     ctx: Context,
     authority: Sealing,
     name: str,
-    told: wire.Assignment | None,
+    assignment: wire.Assignment | None,
     acks: Sequence[wire.Ack],
 ) -> str:
-    messages: list[wire.Message] = [*([told] if told else []), *acks]
-    made = MessageBatch(
+    messages: list[wire.Message] = [*([assignment] if assignment else []), *acks]
+    parcel = MessageBatch(
         device=name,
         made_s=ctx.clock(),
         trip=f"{ctx.random.getrandbits(32):08x}",
@@ -164,12 +166,12 @@ def _parcel(
         roots=ctx.signer.director_roots(0),
     )
     chain = authority.controller_chain
-    sealed = sealed_message.seal(made, DOWN, chain, authority.sign_as_controller)
+    sealed = sealed_message.seal(parcel, DOWN, chain, authority.sign_as_controller)
     return base64.b64encode(sealed).decode()
 
 
 def _acks(db: Connection, name: str) -> list[wire.Ack]:
-    """Numbers that are in the database, of each boot: the newest ACKED to have arrived."""
+    """Acks for the newest ACKED messages in the database, by boot."""
     seqs: dict[str, list[int]] = {}
     for table in (window, device_event):
         query = (
@@ -191,10 +193,10 @@ def _chunks(seqs: list[int]) -> list[list[int]]:
     return [seqs[start : start + ACKS] for start in range(0, len(seqs), ACKS)]
 
 
-def _blobs(ctx: Context, told: Any) -> list[FolderBlob]:
+def _blobs(ctx: Context, signed: Iterable[wire.Assignment | None]) -> list[FolderBlob]:
     urls = {
         sha256: url
-        for one in told
+        for one in signed
         if one is not None
         for sha256, url in one.urls.items()
         if ">" not in sha256
@@ -210,76 +212,77 @@ def _expiry(metadata: bytes) -> float:
     return datetime.datetime.fromisoformat(text).timestamp()
 
 
-# --- in -------------------------------------------------------------------------------------------
+# --- import ---------------------------------------------------------------------------------------
 
 
 def _open(authority: Sealing, data: bytes) -> tuple[Proven, MessageBatch]:
-    """Who sealed it, and what is in it. A byte that went wrong on its way looks like a forgery."""
+    """Sender and content. Damage in transport cannot be told from a forgery."""
     sealed = sealed_message.unseal(data)
     message = sealed_message.signed_bytes(UP, sealed.body)
     try:
-        who = authority.prove(sealed.certificate, sealed.signature, message, None)
+        sender = authority.prove(sealed.certificate, sealed.signature, message, None)
     except DeniedError as error:
         otherwise = error.hint or "find out who wrote it"
         raise DeniedError(
-            f"the parcel was damaged on its way, or is forged: {error.message}",
+            f"the sealed message is damaged or forged: {error.message}",
             f"{_AGAIN} first; if that is refused as well: {otherwise}",
         ) from error
-    return who, sealed_message.decode_batch(sealed.body)
+    return sender, sealed_message.decode_batch(sealed.body)
 
 
 def _admit(
-    ctx: Context, who: Proven, taken: MessageBatch, actor: str, data: bytes
+    ctx: Context, sender: Proven, parcel: MessageBatch, actor: str, data: bytes
 ) -> tuple[list[BatchMessage], int]:
-    """What of a parcel is taken in, and how many messages there are of its device before that.
+    """Messages to ingest, and the number of the device's messages stored before.
 
-    It is written down who brings it, before anything of it counts.
+    The import is audited before any message is ingested.
     """
     with ctx.store.write() as db:
-        row = _check(db, ctx, who, taken)
-        letters = [one for one in taken.letters if one.kind in _KINDS]
-        if not _newest(db, row, taken):
+        row = _check(db, ctx, sender, parcel)
+        letters = [one for one in parcel.letters if one.kind in _KINDS]
+        if not _is_newest(db, row, parcel):
             letters = [one for one in letters if one.kind != "inventory"]
         audit.record(
-            db, ctx, actor, IMPORT, taken.device, trip=taken.trip, part=taken.part,
-            parts=taken.parts, made_s=taken.made_s, letters=len(taken.letters),
+            db, ctx, actor, IMPORT, parcel.device, trip=parcel.trip, part=parcel.part,
+            parts=parcel.parts, made_s=parcel.made_s, letters=len(parcel.letters),
             sha256=hashlib.sha256(data).hexdigest(), session=row.session,
         )  # fmt: skip
-        return letters, _count(db, taken.device)
+        return letters, _count(db, parcel.device)
 
 
-def _check(db: Connection, ctx: Context, who: Proven, taken: MessageBatch) -> Row[Any]:
-    """The device's row, when it may speak; an expired certificate is good while its key is ours.
+def _check(db: Connection, ctx: Context, sender: Proven, parcel: MessageBatch) -> Row[Any]:
+    """The sender's row; DeniedError unless it is enrolled with this certificate or its key.
 
-    A device without a network cannot renew, and what it saw must not be lost for that.
+    An expired certificate is accepted while its key is the enrolled one: a device without a
+    network cannot renew, and its data must not be lost for that.
     """
-    if taken.device != who.device:
-        raise DeniedError(f"device {who.device} cannot speak for {taken.device}")
+    if parcel.device != sender.device:
+        raise DeniedError(f"device {sender.device} cannot send messages of {parcel.device}")
     columns = ("state", "generation", "key_sha256", "session", "seen_at")
     query = select(*(device.c[column] for column in columns))
-    row = db.execute(query.where(device.c.name == who.device)).one_or_none()
-    if row is None or row.state != devices.ENROLLED or row.generation != who.generation:
+    row = db.execute(query.where(device.c.name == sender.device)).one_or_none()
+    if row is None or row.state != devices.ENROLLED or row.generation != sender.generation:
         raise DeniedError(
-            f"the parcel's certificate is of no device {who.device} that is enrolled now",
+            f"the certificate is of no device {sender.device} that is enrolled now",
             f"enrol it again, then {_AGAIN}",
         )
-    if who.ends_s < ctx.clock() and who.key_sha256 != row.key_sha256:
-        raise DeniedError("the parcel is sealed by a key of before a renewal", _AGAIN)
+    if sender.ends_s < ctx.clock() and sender.key_sha256 != row.key_sha256:
+        raise DeniedError("sealed with a key from before a renewal", _AGAIN)
     return row
 
 
-def _newest(db: Connection, row: Row[Any], taken: MessageBatch) -> bool:
-    """Whether nothing newer is known of the device: an old inventory must not undo a new one."""
+def _is_newest(db: Connection, row: Row[Any], parcel: MessageBatch) -> bool:
+    """Whether nothing newer of the device is stored: an old inventory must not undo a new one."""
     query = (
         select(audit_table.c.detail)
-        .where(audit_table.c.subject == taken.device, audit_table.c.verb == IMPORT)
+        .where(audit_table.c.subject == parcel.device, audit_table.c.verb == IMPORT)
         .order_by(audit_table.c.id.desc())
         .limit(100)
     )
     before = list(db.scalars(query))
-    unheard = row.session == (before[0]["session"] if before else "")
-    since = 0.0 if unheard else row.seen_at
-    return taken.made_s >= max([since, *(detail["made_s"] for detail in before)])
+    offline_since = row.session == (before[0]["session"] if before else "")
+    since = 0.0 if offline_since else row.seen_at
+    return parcel.made_s >= max([since, *(detail["made_s"] for detail in before)])
 
 
 def _count(db: Connection, name: str) -> int:

@@ -1,10 +1,10 @@
-"""What goes to devices without a network by hand, and what comes back: words of the API."""
+"""Records of offline bundles."""
 
 from shoal.controller.store.records import Record
 
 
 class FolderBlob(Record, frozen=True, kw_only=True):
-    """One file of a release. size in bytes; url: of the artifact server, good for some days."""
+    """One file of a release. size in bytes; url: of the artifact server, valid for some days."""
 
     sha256: str
     size: int
@@ -12,12 +12,12 @@ class FolderBlob(Record, frozen=True, kw_only=True):
 
 
 class FolderPlan(Record, frozen=True, kw_only=True):
-    """Everything that a folder for these devices holds; shoal.offline_bundle says where.
+    """Contents of an offline bundle for these devices; shoal.offline_bundle has the layout.
 
     ca              SHA-256 of the controller's root certificate, hex
-    valid_until_at  until when what is in it may be installed
-    metadata        file name -> its text
-    parcels         device -> sealed parcel, base64
+    valid_until_at  the releases in it may be installed until then
+    metadata        file name -> text
+    parcels         device -> sealed message, base64
     """
 
     ca: str
@@ -31,10 +31,10 @@ class FolderPlan(Record, frozen=True, kw_only=True):
 
 
 class ParcelReceipt(Record, frozen=True, kw_only=True):
-    """What came of one parcel from a device.
+    """Result of the import of one sealed message from a device.
 
-    trip, part   which part it is of which export; the last one says how many `parts` there are
-    letters   messages in it, of which `fresh` were not here before
+    trip, part   the export and its part; the last part has the number of `parts`
+    letters   messages in it, of which `fresh` were not stored before
     """
 
     device: str

@@ -1,4 +1,4 @@
-"""What changed, in order: the console's live stream reads it across processes."""
+"""Change log in commit order: other processes read it for the console's live stream."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -17,7 +17,7 @@ KINDS = frozenset(
 
 
 class Change(NamedTuple):
-    """id rises by the order of commits; kind is one of KINDS; subject names the thing."""
+    """id rises in commit order; kind is one of KINDS; subject: name or id of the changed object."""
 
     id: int
     at: float
@@ -26,12 +26,12 @@ class Change(NamedTuple):
 
 
 def note(db: Connection, ctx: Context, kind: str, subject: str) -> None:
-    """Say, inside the transaction that changes it, that `subject` is about to look different."""
+    """Log the change of one subject, in the transaction that makes it."""
     note_all(db, ctx, kind, [subject])
 
 
 def note_all(db: Connection, ctx: Context, kind: str, subjects: Iterable[str]) -> None:
-    """The same of several, in order, in one statement."""
+    """Log the change of several subjects, in order, in one statement."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind of change {kind!r}")
     rows = [{"at": ctx.clock(), "kind": kind, "subject": subject} for subject in subjects]
@@ -53,5 +53,5 @@ def newest(ctx: Context) -> int:
 
 
 def forget(db: Connection, before_at: float) -> None:
-    """Drop changes older than `before_at`: nobody reconnects after so long."""
+    """Delete changes older than `before_at`; a stream that reconnects later starts anew."""
     db.execute(delete(change).where(change.c.at < before_at))

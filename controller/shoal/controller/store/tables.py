@@ -1,4 +1,4 @@
-"""The controller's tables: SQLAlchemy Core, SQLite WAL by default, PostgreSQL when outgrown.
+"""Tables of the controller's database, for SQLAlchemy Core on SQLite; one section per domain.
 
 Times are Unix seconds (Float). JSON columns hold msgspec builtins. Columns have the names of the
 records' fields.
@@ -42,7 +42,7 @@ def _count(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False, server_default="0")
 
 
-# --- people -----------------------------------------------------------------------------------
+# --- access -----------------------------------------------------------------------------------
 
 user = Table(
     "user",
@@ -52,7 +52,7 @@ user = Table(
     Column("role", String(16), nullable=False),
     _number("created_at"),
 )
-session = Table(  # id_hash: SHA-256 of the cookie, which is itself never stored
+session = Table(  # id_hash: SHA-256 of the cookie; the cookie itself is never stored
     "session",
     metadata,
     Column("id_hash", String(64), primary_key=True),
@@ -84,10 +84,10 @@ audit = Table(
     Column("detail", JSON, nullable=False),
     _text("hash"),
 )
-idempotency = Table(  # what was answered to a POST with an Idempotency-Key; status 0: at work on it
+idempotency = Table(  # response to a POST with an Idempotency-Key; status 0: in progress
     "idempotency",
     metadata,
-    Column("key", String(64), primary_key=True),  # SHA-256 of who asked, route and key
+    Column("key", String(64), primary_key=True),  # SHA-256 of actor, route and key
     Column("body_hash", String(64), nullable=False),
     _count("status"),
     _text("location"),
@@ -95,14 +95,14 @@ idempotency = Table(  # what was answered to a POST with an Idempotency-Key; sta
     _number("created_at"),
     Index("ix_idempotency_created", "created_at"),
 )
-setting = Table(  # one JSON value a name: shoal.controller.host.settings names them
+setting = Table(  # one JSON value per name
     "setting",
     metadata,
     Column("name", String(64), primary_key=True),
     Column("value", JSON, nullable=False),
 )
 
-# --- devices ----------------------------------------------------------------------------------
+# --- fleet ----------------------------------------------------------------------------------
 
 join_token = Table(
     "join_token",
@@ -164,7 +164,7 @@ device_event = Table(
     Column("facts", JSON, nullable=False),
     Index("ix_device_event_at", "device", "at"),
 )
-window = Table(  # sketches stay as they came: Sketch bytes of the release's reference
+window = Table(  # inputs, outputs: Sketch bytes as received, by the release's reference
     "window",
     metadata,
     Column("device", String(63), primary_key=True),
@@ -259,7 +259,7 @@ release = Table(
     _text("override"),
     _number("created_at"),
     _text("created_by"),
-    Column("report", JSON, nullable=False),  # what records.Release adds to these columns
+    Column("report", JSON, nullable=False),  # fields of records.Release beyond these columns
     Column("manifest", LargeBinary, nullable=False),
     Column("references", LargeBinary, nullable=False),
 )
@@ -310,7 +310,7 @@ assignment = Table(  # desired state of a device; published when sent_version < 
 
 # --- monitoring -------------------------------------------------------------------------------
 
-baseline = Table(  # of one subject and release: q and its Rao-Scott terms, see drift.py
+baseline = Table(  # of one subject and release; state: monitoring.drift.Baseline
     "baseline",
     metadata,
     Column("scope", String(8), primary_key=True),
@@ -341,7 +341,7 @@ finding = Table(
     UniqueConstraint("kind", "scope", "subject", "model", "release", "feature", "scale", "at"),
     Index("ix_finding_at", "at"),
 )
-drift_point = Table(  # the heatmap: one per subject, feature and window, alarmed or not
+drift_point = Table(  # heatmap column: one row per subject and window, alarmed or not
     "drift_point",
     metadata,
     Column("scope", String(8), primary_key=True),
@@ -375,7 +375,7 @@ alert = Table(
     _number("closed_at"),
     Index("ix_alert_key", "key", "state"),
 )
-change = Table(  # one row a change that the console should see: SSE reads from here
+change = Table(  # change log, read by the console's event stream
     "change",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
@@ -424,7 +424,7 @@ federated_round = Table(  # one try; journal: shoal.controller.federated.rounds.
     _text("old_memory"),
     _text("checkpoint"),
     _text("memory"),
-    Column("result", JSON, nullable=False),  # what records.Round adds to these columns
+    Column("result", JSON, nullable=False),  # fields of records.Round beyond these columns
     _number("started_at"),
     _number("ended_at"),
     _text("poisoned"),

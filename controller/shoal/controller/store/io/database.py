@@ -1,4 +1,4 @@
-"""The controller's database: SQLAlchemy Core, SQLite WAL by default, one engine a process."""
+"""Database: SQLAlchemy Core on SQLite in WAL mode, one engine per process."""
 
 import logging
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from shoal.errors import StorageError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 15
-#: Said for every new SQLite connection. FULL: a device is acked when its row survives a power cut.
+#: For every new SQLite connection. FULL: a device is acked when its row survives a power cut.
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
 
@@ -26,9 +26,9 @@ def url_of(folder: Path, settings: Settings) -> str:
 
 
 class Store:
-    """Transactions on the database; every process of a controller opens its own.
+    """Transactions on the database; every process of a controller opens its own Store.
 
-    Do not open a write inside another: on SQLite the inner would wait for the outer for ever.
+    Do not open a write inside another: the inner would wait for the outer.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -37,7 +37,7 @@ class Store:
 
     @classmethod
     def open(cls, url: str) -> Self:
-        """Connect, and bring the schema up to date; StorageError says what the database said."""
+        """Connect and migrate the schema; StorageError with the database's message."""
         engine = _engine(url)
         try:
             with engine.execution_options(shoal_write=True).begin() as db:
@@ -51,16 +51,16 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A consistent view; nothing written in it is kept."""
+        """Open a read transaction: a consistent view."""
         with _translated(), self._reader.connect() as db:
             yield db
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that holds SQLite's one write lock from its start; durable at exit.
+        """Open a transaction that holds SQLite's one write lock from its start; durable at exit.
 
-        An exception inside rolls everything back and goes on. StorageError when the disk is full,
-        or when another process held the lock for 15 s.
+        An exception inside rolls back and propagates. StorageError when the disk is full, or when
+        another process held the lock for 15 s.
         """
         with _translated(), self._writer.begin() as db:
             yield db
@@ -71,7 +71,7 @@ class Store:
 
 def migrate(db: Connection, revision: str = "head") -> None:
     """Run the Alembic migrations up to `revision` inside the transaction of `db`."""
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # every opening would tell its dialect
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs its dialect at every start
     config = Config(attributes={"connection": db})
     config.set_main_option("script_location", str(_MIGRATIONS))
     command.upgrade(config, revision)
@@ -87,7 +87,7 @@ def _engine(url: str) -> Engine:
 
 
 def _prepare(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # BEGIN is ours: the driver's comes too late to read by
+    connection.isolation_level = None  # _begin sends BEGIN: the driver would send it too late
     for pragma in _PRAGMAS:
         connection.execute(f"PRAGMA {pragma}").close()
 
@@ -99,7 +99,7 @@ def _begin(db: Connection) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what the disk or the lock refused into StorageError; a caller's bug stays what it is."""
+    """Translate errors of disk and lock into StorageError; errors of a wrong statement pass."""
     try:
         yield
     except OperationalError as error:
