@@ -28,7 +28,7 @@ BEHIND_S = 93.0
 
 
 class Taking(Desk):
-    """The controller's end: what arrives goes into a real database, and what that says back."""
+    """The controller's end: ingests into a real database and publishes the replies."""
 
     def __init__(self, port: int, pki: Path, ctx: Context) -> None:
         super().__init__(port, pki, paho.MQTTv311)
@@ -61,11 +61,11 @@ def test_a_clock_that_is_wrong_is_told_to_the_technician_and_to_the_operator(tmp
         assert abs(known.clock_skew_s - BEHIND_S) <= known.clock_error_s + 0.05
         assert known.clock_error_s < 2
         status = [sys.executable, "-m", "shoal.agent", "status", "--folder", str(folder)]
-        said = subprocess.run(status, capture_output=True, text=True)
-        assert said.returncode == 1
-        assert "the clock is 93 s ahead of the controller's" in said.stdout
-        told = json.loads(subprocess.run([*status, "--json"], capture_output=True).stdout)
-        assert told["clock"]["skew_s"] == pytest.approx(BEHIND_S, abs=2)
+        shown = subprocess.run(status, capture_output=True, text=True)
+        assert shown.returncode == 1
+        assert "the clock is 93 s ahead of the controller's" in shown.stdout
+        data = json.loads(subprocess.run([*status, "--json"], capture_output=True).stdout)
+        assert data["clock"]["skew_s"] == pytest.approx(BEHIND_S, abs=2)
         clock_skew.update_alerts(ctx)
         with ctx.store.read() as db:
             (alert,) = db.execute(tables.alert.select()).all()

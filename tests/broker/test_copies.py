@@ -34,9 +34,9 @@ def test_two_agents_from_one_folder_raise_an_alert_with_a_hint(
         shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("agent.sock"))
         running.append(subprocess.Popen([*AGENT, "run", "--folder", tmp_path / "copy"]))
         eventually(lambda: api.get("alerts")["items"], "an alert", 200)
-        (told,) = api.get("alerts")["items"]
-        assert (told["title"], told["severity"]) == ("cam-a runs twice", "critical")
-        assert "shoal device decommission cam-a" in told["next_step"]
+        (alert,) = api.get("alerts")["items"]
+        assert (alert["title"], alert["severity"]) == ("cam-a runs twice", "critical")
+        assert "shoal device decommission cam-a" in alert["next_step"]
     finally:
         for process in running:
             process.send_signal(signal.SIGTERM)

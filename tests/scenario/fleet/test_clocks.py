@@ -1,4 +1,4 @@
-"""Devices whose clocks are wrong: found, told to people, and no harm to what the others say."""
+"""Devices with wrong clocks: detected and reported, without harm to other devices' data."""
 
 import msgspec
 import pytest
@@ -56,7 +56,7 @@ def test_a_wrong_clock_is_known_on_both_sides_until_it_is_right(fleet, off_s, ho
     placed = windows_of(fleet, "cam-1")
     assert placed
     late = [row for row in placed if not row.health["clock_synced"]]
-    assert late, "once it knew, it said so"
+    assert late, "windows sent after the skew was measured are marked"
     for row in late:
         assert row.start_at == pytest.approx(row.received_at - row.window_s, abs=4.0)
     assert all(row.health["clock_synced"] for row in windows_of(fleet, "cam-2"))
@@ -68,7 +68,7 @@ def test_a_wrong_clock_is_known_on_both_sides_until_it_is_right(fleet, off_s, ho
     assert windows_of(fleet, "cam-1")[-1].health["clock_synced"]
 
 
-def test_clocks_that_are_right_are_asked_for_seldom(fleet):
+def test_a_right_clock_asks_for_the_time_seldom(fleet):
     fleet.station("cam-1")
     fleet.run(1)
     fleet.broker.log.clear()
@@ -84,7 +84,7 @@ def test_clocks_that_are_right_are_asked_for_seldom(fleet):
     assert len(answers) == len(asked)
 
 
-def test_an_agent_that_knows_nothing_of_it_is_not_answered(fleet):
+def test_an_older_agent_that_does_not_ask_gets_no_time(fleet):
     fleet.station("cam-1", start=False)
     status = wire.Status(
         device="cam-1", boot="b1", seq=0, sent_s=fleet.clock(), online=True, since_s=1.0,
@@ -119,7 +119,7 @@ def window(fleet, start_s, **health):
         (-3_600.0, {}, -3_600.0, True),  # was offline for an hour
     ],
 )
-def test_a_window_is_kept_where_it_can_best_be_said_to_belong(
+def test_a_window_of_a_wrong_clock_is_stored_at_its_most_plausible_time(
     fleet, claims_s, health, begins_s, sure
 ):
     fleet.station("cam-1", start=False)
@@ -127,8 +127,8 @@ def test_a_window_is_kept_where_it_can_best_be_said_to_belong(
     if "clock" in health:
         skew_s, error_s = health["clock"]
         health = health | {"clock": wire.Skew(skew_s=skew_s, error_s=error_s)}
-    said = window(fleet, fleet.clock() + claims_s, **health)
-    answers = ingest(fleet.ctx, [("shoal/v1/cam-1/up/window", wire.encode(said))])
+    report = window(fleet, fleet.clock() + claims_s, **health)
+    answers = ingest(fleet.ctx, [("shoal/v1/cam-1/up/window", wire.encode(report))])
     assert [one.seqs for one in answers["cam-1"]] == [[1]]
     (kept,) = windows_of(fleet, "cam-1")
     assert kept.start_at == pytest.approx(fleet.clock() + begins_s, abs=0.01)
@@ -145,11 +145,11 @@ def test_when_every_clock_of_a_site_is_off_the_controllers_own_is_suspected(flee
     assert "this controller's own clock" in alert.next_step
     clock_skew.update_alerts(fleet.ctx)
     (again,) = standing_alerts(fleet)
-    assert again.findings == alert.findings, "what has not changed is not told again"
+    assert again.findings == alert.findings, "an unchanged alert is not raised again"
 
 
 def test_one_clock_ahead_closes_no_bucket_of_its_site_early(fleet):
-    """The site's drift looks at a bucket when everybody has spoken; who is ahead is not asked."""
+    """A site's bucket closes when all its devices have sent later windows, without the one ahead."""
     late = fleet.station("cam-1", ring="canary")
     for name in ("cam-2", "cam-3"):
         fleet.station(name, ring="canary")

@@ -1,4 +1,4 @@
-"""What arrives on the wire: twice, late, damaged, forged, from nobody. A bad one costs itself."""
+"""Ingest: repeated, late, damaged, forged and foreign messages; a bad one costs itself alone."""
 
 import random
 
@@ -85,14 +85,14 @@ def test_what_comes_twice_or_in_another_order_is_kept_once_and_acked_each_time(f
     assert acked(ingest(fleet.ctx, shuffled)) == list(range(1, 9))
     assert acked(ingest(fleet.ctx, batch[:2])) == [1, 2]
     assert len(fleet.rows_of(tables.window)) == 8
-    [book] = ledger.ledgers(fleet.ctx, "cam-1")
-    assert (book.received, book.missing, book.rows) == (8, 0, 400)
+    [found] = ledger.ledgers(fleet.ctx, "cam-1")
+    assert (found.received, found.missing, found.rows) == (8, 0, 400)
 
 
-def test_a_hole_in_the_numbers_is_told(fleet):
+def test_a_gap_in_the_sequence_numbers_is_in_the_ledger(fleet):
     ingest(fleet.ctx, [sent(report(fleet, 1)), sent(report(fleet, 4))])
-    [book] = ledger.ledgers(fleet.ctx, "cam-1")
-    assert (book.received, book.highest, book.missing) == (2, 4, 2)
+    [found] = ledger.ledgers(fleet.ctx, "cam-1")
+    assert (found.received, found.highest, found.missing) == (2, 4, 2)
 
 
 def test_a_new_outbox_begins_at_one_again_and_collides_with_nothing(fleet):
@@ -110,7 +110,7 @@ BAD = {
     "foreign topic": lambda f: ("other/v1/cam-1/up/window", wire.encode(report(f, 7))),
     "unknown kind of topic": lambda f: ("shoal/v1/cam-1/up/gossip", b"x"),
     "another's name": lambda f: sent(report(f, 7, device="cam-2"), device="cam-1"),
-    "unknown device": lambda f: sent(report(f, 7, device="nobody")),
+    "unknown device": lambda f: sent(report(f, 7, device="stranger")),
     "NaN seconds": lambda f: sent(report(f, 7, window_s=float("nan"))),
     "infinite health": lambda f: sent(report(f, 7, health=Health(temp_c=float("inf")))),
     "cut sketch": lambda f: sent(report(f, 7, inputs=report(f, 7).inputs[:-3])),
@@ -139,23 +139,23 @@ def test_a_bad_message_costs_itself_alone(fleet, kind, caplog):
     assert windows(fleet) == {("cam-1", 1), ("cam-2", 2)}
     assert 1 in acked(acks)
     assert acked(acks, "cam-2") == [2]
-    assert "nobody" not in acks
+    assert "stranger" not in acks
     assert caplog.messages
 
 
 @pytest.mark.parametrize("kind", ["cut sketch", "unknown release", "NaN seconds", "wrong kind"])
-def test_what_can_never_be_taken_is_acked_away_and_noted_on_the_device(fleet, kind):
-    """Else the device would send it for ever."""
+def test_a_message_that_can_never_be_stored_is_acked_and_shown_as_an_error(fleet, kind):
+    """Otherwise the device would send it for ever."""
     assert acked(ingest(fleet.ctx, [BAD[kind](fleet)])) == [7]
     [fault] = fleet.rows_of(tables.device_event)
     assert (fault.kind, fault.seq) == ("fault", 7)
     assert fault.cause in {"sketch-mismatch", "not-found", "unreadable-message"}
     assert device(fleet).error.startswith("a message was rejected")
-    [book] = ledger.ledgers(fleet.ctx, "cam-1")
-    assert book.received == 1
+    [found] = ledger.ledgers(fleet.ctx, "cam-1")
+    assert found.received == 1
 
 
-def test_a_decommissioned_device_is_heard_no_more(fleet):
+def test_messages_of_a_decommissioned_device_are_dropped(fleet):
     enrolment.decommission(fleet.ctx, actor="ana", device="cam-1")
     assert ingest(
         fleet.ctx, [sent(report(fleet, 1)), sent(report(fleet, 1, device="cam-2"))]
@@ -173,7 +173,7 @@ def status(fleet, online, session):
 
 
 @pytest.mark.parametrize(
-    ("told", "online"),
+    ("statuses", "online"),
     [
         ([(True, "s1")], True),
         ([(True, "s1"), (False, "s1")], False),
@@ -184,14 +184,14 @@ def status(fleet, online, session):
     ],
 )
 @pytest.mark.parametrize("together", [True, False])
-def test_a_late_will_of_an_old_session_is_not_believed(fleet, told, online, together):
-    batch = [status(fleet, *one) for one in told]
+def test_a_late_will_of_an_old_session_is_ignored(fleet, statuses, online, together):
+    batch = [status(fleet, *one) for one in statuses]
     for part in [batch] if together else [[one] for one in batch]:
         assert ingest(fleet.ctx, part) == {}
     assert device(fleet).online is online
 
 
-def test_who_is_not_heard_of_for_long_is_offline_and_its_next_word_brings_it_back(fleet):
+def test_a_device_without_messages_for_long_is_offline_until_its_next_message(fleet):
     fleet.clock.now += 1_000
     fleet.stations["cam-1"].start()
     fleet.run(5)
@@ -202,7 +202,7 @@ def test_who_is_not_heard_of_for_long_is_offline_and_its_next_word_brings_it_bac
     assert not device(fleet).online
 
 
-def test_an_inventory_says_what_is_on_the_device_but_not_where_it_stands(fleet):
+def test_an_inventory_updates_the_device_but_not_its_site(fleet):
     installed = Installed(
         model=MODEL, release=f"{MODEL}@1", variant="fp32", sha256="0" * 64, slot="a",
         role="release", since_s=1.0,
@@ -250,9 +250,11 @@ def test_a_fault_is_the_devices_last_error_unless_it_is_only_information(fleet):
     assert device(fleet).error == ""
     assert acked(ingest(fleet.ctx, [sent(fault(2, "warning"))])) == [2]
     assert device(fleet).error == "the camera is gone"
-    told = fleet.rows_of(tables.device_event)
-    assert all(one.at == pytest.approx(fleet.clock(), abs=1) for one in told), "it said 1970"
-    assert told[0].facts["bus"] == "nan"
+    events = fleet.rows_of(tables.device_event)
+    assert all(one.at == pytest.approx(fleet.clock(), abs=1) for one in events), (
+        "its clock showed 1970"
+    )
+    assert events[0].facts["bus"] == "nan"
 
 
 def test_an_update_event_that_was_overtaken_changes_no_state_back(fleet):
@@ -300,7 +302,7 @@ def test_a_message_that_meets_a_bug_does_not_take_the_others_with_it(fleet, monk
 def test_a_device_may_step_back_to_stable_and_not_promote_itself(fleet):
     fleet.station("cam-3", ring="canary", start=False)
 
-    def says(name, ring):
+    def reports(name, ring):
         inventory = Inventory(
             device=name, boot="b1", seq=0, sent_s=fleet.clock(), agent="0.1.0", profile="generic",
             ring=ring, site="north", line="", labels={}, facts={}, installed=[], floors={},
@@ -308,35 +310,35 @@ def test_a_device_may_step_back_to_stable_and_not_promote_itself(fleet):
         ingest(fleet.ctx, [sent(inventory)])
         return device(fleet, name)
 
-    promoted = says("cam-1", "canary")
+    promoted = reports("cam-1", "canary")
     assert promoted.ring == "stable"
     assert "enrol it again with a join token for that ring" in promoted.error
-    assert says("cam-2", "gold").ring == "stable"
-    back = says("cam-3", "stable")
+    assert reports("cam-2", "gold").ring == "stable"
+    back = reports("cam-3", "stable")
     assert (back.ring, back.error) == ("stable", "")
-    assert says("cam-3", "canary").ring == "stable", "and it stays so until it is enrolled again"
+    assert reports("cam-3", "canary").ring == "stable", "and it stays so until it is enrolled again"
 
 
-def test_a_number_that_no_outbox_gives_is_no_hole_of_quadrillions(fleet):
+def test_a_number_that_no_outbox_gives_is_a_jump_and_not_a_gap(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 3, 2**53)])
-    [book] = ledger.ledgers(fleet.ctx, "cam-1")
-    assert (book.received, book.highest, book.missing, book.jumps) == (3, 2**53, 1, 1)
+    [found] = ledger.ledgers(fleet.ctx, "cam-1")
+    assert (found.received, found.highest, found.missing, found.jumps) == (3, 2**53, 1, 1)
 
 
-def test_a_boot_that_begins_high_up_lacks_nothing_that_can_be_counted(fleet):
+def test_a_boot_that_begins_at_a_high_number_misses_nothing(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (2**53 - 1, 2**53)])
-    [book] = ledger.ledgers(fleet.ctx, "cam-1")
-    assert (book.received, book.missing, book.jumps) == (2, 0, 1)
+    [found] = ledger.ledgers(fleet.ctx, "cam-1")
+    assert (found.received, found.missing, found.jumps) == (2, 0, 1)
 
 
-def test_what_was_dropped_for_its_age_is_not_missing(fleet):
+def test_messages_deleted_by_retention_are_not_missing(fleet):
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (1, 2, 3)])
     fleet.clock.now += fleet.ctx.settings.fleet.retention_days * 86_400 - 60.0
     ingest(fleet.ctx, [sent(report(fleet, seq)) for seq in (4, 6)])
     fleet.clock.now += 120.0
     delete_expired(fleet.ctx)
-    [book] = ledger.ledgers(fleet.ctx, "cam-1")
-    assert (book.received, book.highest, book.missing) == (2, 6, 1)
+    [found] = ledger.ledgers(fleet.ctx, "cam-1")
+    assert (found.received, found.highest, found.missing) == (2, 6, 1)
 
 
 # --- two agents under one name -------------------------------------------------------------------
@@ -359,27 +361,31 @@ CONNECTIONS = [
     ("one agent on a bad line", [("a", n) for n in range(9)], False),
     ("one that is started again and again", [("a", 0), ("b", 0), ("c", 0), ("d", 0)], False),
     ("... on a bad line", [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0), ("c", 1)], False),
-    ("one that connected while nobody heard", [("a", 0), ("b", 1), ("b", 2)], False),
+    ("one that connected while the controller was down", [("a", 0), ("b", 1), ("b", 2)], False),
     ("a message that comes again and again", [("a", 1), ("b", 0), ("a", 1), ("b", 0)] * 3, False),
     ("two that take turns", [("a", 0), ("b", 0), ("a", 1), ("b", 1)], True),
     ("two, of which one starts later", [("a", 5), ("b", 0), ("a", 6), ("b", 1)], True),
 ]
 
 
-@pytest.mark.parametrize(("case", "said", "twice"), CONNECTIONS, ids=[c[0] for c in CONNECTIONS])
-def test_two_agents_that_take_turns_are_told_from_one_that_comes_back(fleet, case, said, twice):
+@pytest.mark.parametrize(
+    ("case", "connections", "duplicate"), CONNECTIONS, ids=[c[0] for c in CONNECTIONS]
+)
+def test_two_agents_that_take_turns_differ_from_one_that_reconnects(
+    fleet, case, connections, duplicate
+):
     returns = ReturnCounter(fleet.clock)
-    for process, before in said:
+    for process, before in connections:
         ingest(fleet.ctx, [online(process, before)], returns)
         fleet.clock.now += 20.0
-    assert set(standing(fleet)) == ({"copies/cam-1"} if twice else set())
-    if twice:
-        told = standing(fleet)["copies/cam-1"]
-        assert (told.severity, told.kind) == ("critical", "device")
-        assert "decommission cam-1" in told.next_step
+    assert set(standing(fleet)) == ({"copies/cam-1"} if duplicate else set())
+    if duplicate:
+        alert = standing(fleet)["copies/cam-1"]
+        assert (alert.severity, alert.kind) == ("critical", "device")
+        assert "decommission cam-1" in alert.next_step
 
 
-def test_returns_that_are_far_apart_are_no_second_agent(fleet):
+def test_returns_that_are_far_apart_are_no_duplicate(fleet):
     returns = ReturnCounter(fleet.clock)
     for process, before in [("a", 0), ("b", 0), ("a", 1), ("b", 1)]:
         ingest(fleet.ctx, [online(process, before)], returns)
@@ -387,7 +393,7 @@ def test_returns_that_are_far_apart_are_no_second_agent(fleet):
     assert standing(fleet) == {}
 
 
-def test_an_older_agents_sessions_say_nothing(fleet):
+def test_sessions_of_older_agents_raise_no_alert(fleet):
     returns = ReturnCounter(fleet.clock)
     for session in ("0123456789abcdef", "fedcba9876543210", "0123456789abcdef"):
         status = Status(
@@ -411,9 +417,9 @@ def test_two_messages_under_one_number_are_of_two_agents(fleet, kind, together):
     )
     for batch in [[one, one, two]] if together else [[one], [one], [two]]:
         assert acked(ingest(fleet.ctx, [sent(each) for each in batch])) == [1]
-    told = standing(fleet)["copies/cam-1"]
-    assert "sequence number 1" in told.detail
-    assert "outbox.db" in told.next_step
+    alert = standing(fleet)["copies/cam-1"]
+    assert "sequence number 1" in alert.detail
+    assert "outbox.db" in alert.next_step
 
 
 def test_the_same_message_again_is_no_second_agent_even_where_its_clock_was_put_right(fleet):

@@ -231,7 +231,7 @@ def test_the_ledger_misses_nothing_after_crashes_of_both_sides(fleet):
         rows = [w.rows for w in fleet.rows_of(tables.window) if w.device == name]
         assert book.rows == sum(rows)
     with pytest.raises(AbsentError):
-        ledger.ledgers(fleet.ctx, "nobody")
+        ledger.ledgers(fleet.ctx, "unknown")
 
 
 def test_monitoring_goes_on_where_it_stopped_and_looks_at_nothing_twice(fleet):

@@ -25,7 +25,7 @@ def authority(tmp_path_factory) -> Authority:
     return Authority.create(folder, names=["shoal.example", "127.0.0.1"], now=NOW)
 
 
-def request(key, common_name: str = "whatever-it-says") -> str:
+def request(key, common_name: str = "any-name") -> str:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject)

@@ -1,4 +1,4 @@
-"""Which test results are findings, and what a drift alert says of them."""
+"""Which test results are findings, and the drift alert made of them."""
 
 import msgspec
 import numpy as np
@@ -53,7 +53,7 @@ def test_findings_of_one_site_are_one_alert_that_names_the_worst_first():
 
 
 @pytest.mark.parametrize(("psi", "severity"), [(0.1, "warning"), (0.25, "critical")])
-def test_how_far_a_feature_moved_decides_how_loud_it_is(psi, severity):
+def test_the_severity_follows_the_effect_size(psi, severity):
     assert findings.alert_draft("south", [found(psi=psi)]).severity == severity
 
 

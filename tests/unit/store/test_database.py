@@ -1,4 +1,4 @@
-"""The controller's database keeps what it said it kept."""
+"""The database: migrations, durability and the translation of its errors."""
 
 import subprocess
 import sys

@@ -67,7 +67,7 @@ def list_tokens(ctx: Context, *, actor: Actor) -> list[ApiToken]:
         return [_token(row) for row in db.execute(wanted)]
 
 
-def revoke_token(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 - the API's word
+def revoke_token(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 - name of the API field
     """Revoke a token. AbsentError if it is unknown, or of another user and the actor no admin."""
     mine = delete(api_token).where(api_token.c.id == id)
     if actor.role != "admin":

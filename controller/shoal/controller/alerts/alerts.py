@@ -124,7 +124,7 @@ def _set(db: Connection, ctx: Context, ident: int, **values: Any) -> None:
 def _row(db: Connection, ident: int) -> Row[Any]:
     row = db.execute(select(alert).where(alert.c.id == ident)).first()
     if row is None:
-        raise AbsentError("alert", ident, "shoal alert list says which there are")
+        raise AbsentError("alert", ident, "list them: shoal alert list")
     return row
 
 

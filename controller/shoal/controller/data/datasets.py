@@ -90,7 +90,7 @@ def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
     with ctx.store.read() as db:
         row = db.execute(query.limit(1)).first()
     if row is None:
-        raise AbsentError("dataset", ref, "shoal dataset list says which there are")
+        raise AbsentError("dataset", ref, "list them: shoal dataset list")
     return _record(row)
 
 

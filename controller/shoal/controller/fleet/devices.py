@@ -85,7 +85,7 @@ def get_device(ctx: Context, name: str) -> Device:
     with ctx.store.read() as db:
         row = db.execute(select(device).where(device.c.name == name)).one_or_none()
     if row is None:
-        raise AbsentError("device", name, "shoal device list says which there are")
+        raise AbsentError("device", name, "list them: shoal device list")
     return _device(ctx, row)
 
 

@@ -60,7 +60,7 @@ def list_join_tokens(ctx: Context) -> list[JoinToken]:
     return [_token(row) for row in rows]
 
 
-def revoke_join_token(ctx: Context, *, actor: str, id: str) -> None:  # noqa: A002 - the API's word
+def revoke_join_token(ctx: Context, *, actor: str, id: str) -> None:  # noqa: A002 - name of the API field
     """Revoke a token; AbsentError if it does not exist."""
     with ctx.store.write() as db:
         if not db.execute(delete(join_token).where(join_token.c.id == id)).rowcount:

@@ -33,14 +33,14 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Pace of telemetry, and when a device counts as offline.
+    """Telemetry interval, retention, and when a device counts as offline.
 
     window_s        length of a telemetry window
-    jitter_s        windows end up to this much later
-    offline_s       unheard of for this long is offline, whatever its last will said; an agent
-                    that has nothing to say speaks every 120 s, so choose more
-    retention_days  windows older than this are dropped
-    clock_skew_s    a device's clock that is off by more raises an alert
+    jitter_s        random delay of a window's end, at most
+    offline_s       a device is offline after so many seconds without a message; an idle agent
+                    sends a status every 120 s, so choose more
+    retention_days  telemetry older than this is deleted
+    clock_skew_s    a device clock that is off by more raises an alert
     """
 
     window_s: float = 60.0
@@ -51,12 +51,12 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The drift decision and its false-alarm budget: DESIGN section 8.
+    """Drift test and its budget of false alarms: DESIGN section 8.
 
     false_alarms_per_day   for the whole fleet, over all features, windows, scales and scopes
-    baseline_windows       a device's own first windows of a release
-    tolerance              Hellinger psi0: what is too small to matter
-    scales                 how many windows are merged for one look
+    baseline_windows       first windows of a release that make up the baseline
+    tolerance              Hellinger psi0: smaller distances never alarm
+    scales                 numbers of windows merged for a test
     """
 
     false_alarms_per_day: float = 1.0

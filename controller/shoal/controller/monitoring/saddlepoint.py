@@ -15,8 +15,8 @@ from scipy import special
 
 F64 = npt.NDArray[np.float64]
 
-#: Degrees of freedom from which a chi-squared over them is 1 in float64.
-KNOWN = 1e7
+#: Degrees of freedom of an exactly known scale: a chi-squared over them is 1 in float64.
+EXACT = 1e7
 
 
 def log_tail(x: F64, freedom: F64, noncentral: F64, spread: F64) -> F64:
@@ -25,17 +25,17 @@ def log_tail(x: F64, freedom: F64, noncentral: F64, spread: F64) -> F64:
     x           the statistic, on X's scale; zero or more
     freedom     degrees of freedom of X, above 0, not necessarily whole
     noncentral  of X, zero or more
-    spread      degrees of freedom of Y, the estimate of the statistic's scale. ``KNOWN`` gives the
+    spread      degrees of freedom of Y, the estimate of the statistic's scale. ``EXACT`` gives the
                 noncentral chi-squared, less the noncentral F
 
     All broadcast against one another. The probability is that of a sum, X - c·Y > 0 with
     c = x / spread, whose saddlepoint is the root of a quadratic.
 
-    >>> two_sided = log_tail(np.array([1.96**2]), np.array(1.0), np.array(0.0), np.array(KNOWN))
+    >>> two_sided = log_tail(np.array([1.96**2]), np.array(1.0), np.array(0.0), np.array(EXACT))
     >>> round(float(np.exp(two_sided[0])), 3)
     0.05
     """
-    d = np.minimum(spread, KNOWN)
+    d = np.minimum(spread, EXACT)
     c = np.maximum(x, 1e-9) / d
     y = _saddlepoint(c, freedom, noncentral, d)
     s, g = (1 - y) / 2, 1 + (1 - y) * c

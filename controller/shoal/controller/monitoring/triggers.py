@@ -1,4 +1,4 @@
-"""Drift, and newly labelled data: train again, once for each alert, and once for the same data."""
+"""Retraining triggers: a drift alert with newer labelled data starts one training."""
 
 import logging
 from typing import Any
@@ -17,34 +17,34 @@ ACTOR = "automation"
 
 
 def evaluate(ctx: Context) -> int:
-    """Start what policies ask for; how many trainings were started.
+    """Start the trainings that are due; their number.
 
-    A standing drift alert of a model with `retrain_on_drift`, and a version of the model's dataset
-    that is newer than the alert and than what the drifting release was trained on. Training gets
-    the release's own estimator and parameters, and its release is signed as a candidate only.
+    One is due when a drift alert is open for a model with `retrain_on_drift`, and the model's
+    dataset has a version newer than the alert and than the drifted release's training data. It
+    uses the release's estimator and parameters; the new release is signed as a candidate only.
     """
     with ctx.store.read() as db:
-        due = {  # several sites that drifted ask for one training, not for one each
+        due = {  # several drifted sites start one training, not one each
             (row.model, wanted): row.id
-            for row in db.execute(_standing()).all()
-            if (wanted := _dataset(db, row.policy_dataset, row.release, row.opened_at))
-            and not _fired(db, row.model, row.id, wanted)
+            for row in db.execute(_open_alerts()).all()
+            if (wanted := _newer_dataset(db, row.policy_dataset, row.release, row.opened_at))
+            and not _triggered(db, row.model, row.id, wanted)
         }
-        kinds = {name: _kind(db, name) for name, _ in due}
+        recipes = {name: _recipe(db, name) for name, _ in due}
     for (name, wanted), ident in due.items():
-        estimator, params = kinds[name]
+        estimator, params = recipes[name]
         try:
             training.start_training(
                 ctx, actor=ACTOR, model=name, dataset=wanted, estimator=estimator, params=params,
                 trigger=f"{training.AUTOMATIC}{ident}",
             )  # fmt: skip
         except ShoalError as error:
-            _log.warning("alert %d cannot train %s anew: %s", ident, name, error)
+            _log.warning("alert %d cannot retrain %s: %s", ident, name, error)
     return len(due)
 
 
-def _standing() -> Select[Any]:
-    """Drift alerts that stand, of models that want to be retrained."""
+def _open_alerts() -> Select[Any]:
+    """Open drift alerts of models with `retrain_on_drift`."""
     return (
         select(
             alert.c.id,
@@ -63,8 +63,8 @@ def _standing() -> Select[Any]:
     )
 
 
-def _dataset(db: Connection, policy: str, ref: str, opened_at: float) -> str:
-    """The newest version of the policy's dataset if it is new enough, else ""."""
+def _newer_dataset(db: Connection, policy: str, ref: str, opened_at: float) -> str:
+    """The newest version of the policy's dataset if it is newer than the alert, else ""."""
     name = policy.partition("@")[0]
     newest = db.execute(
         select(dataset.c.version, dataset.c.created_at)
@@ -86,28 +86,28 @@ def _dataset(db: Connection, policy: str, ref: str, opened_at: float) -> str:
     return f"{name}@{newest.version}"
 
 
-def _fired(db: Connection, name: str, ident: int, wanted: str) -> bool:
-    """Whether this alert has asked already; of newer data it may ask again where it failed."""
-    asked = db.execute(
+def _triggered(db: Connection, name: str, ident: int, wanted: str) -> bool:
+    """Whether the alert has triggered already; with newer data a failed training is retried."""
+    trainings = db.execute(
         select(operation.c.params, operation.c.state).where(
             operation.c.kind == training.TRAIN, operation.c.subject == name
         )
     )
-    return any(_same_cause(row, f"{training.AUTOMATIC}{ident}", wanted) for row in asked)
+    return any(_same_cause(row, f"{training.AUTOMATIC}{ident}", wanted) for row in trainings)
 
 
-def _same_cause(asked: Any, trigger: str, wanted: str) -> bool:
-    """Whether a training answers the alert already: its own, or another site's on these data."""
-    mine, same = asked.params.get("trigger") == trigger, asked.params.get("dataset") == wanted
-    automatic = str(asked.params.get("trigger", "")).startswith(training.AUTOMATIC)
-    vain = asked.state in ("failed", "canceled")
-    return (mine and (same or not vain)) or (automatic and same)
+def _same_cause(trained: Any, trigger: str, wanted: str) -> bool:
+    """Whether a training covers the alert: its own, or another site's on the same data."""
+    mine, same = trained.params.get("trigger") == trigger, trained.params.get("dataset") == wanted
+    automatic = str(trained.params.get("trigger", "")).startswith(training.AUTOMATIC)
+    unsuccessful = trained.state in ("failed", "canceled")
+    return (mine and (same or not unsuccessful)) or (automatic and same)
 
 
-def _kind(db: Connection, name: str) -> tuple[str, dict[str, Any]]:
+def _recipe(db: Connection, name: str) -> tuple[str, dict[str, Any]]:
     """Estimator and parameters of the model's newest trained release.
 
-    Not its choice of sites: what drifted is what has to be learnt now.
+    Without its restriction to sites: the drifted site's rows must be in the training data.
     """
     reports = db.scalars(
         select(release.c.report).where(release.c.model == name).order_by(release.c.version.desc())

@@ -216,7 +216,7 @@ def _expiry(metadata: bytes) -> float:
 
 
 def _open(authority: Sealing, data: bytes) -> tuple[Proven, MessageBatch]:
-    """Sender and content. Damage in transport cannot be told from a forgery."""
+    """Sender and content. Damage in transport looks like a forgery."""
     sealed = sealed_message.unseal(data)
     message = sealed_message.signed_bytes(UP, sealed.body)
     try:

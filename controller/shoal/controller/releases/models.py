@@ -37,7 +37,7 @@ def get_model(ctx: Context, name: str) -> Model:
     with ctx.store.read() as db:
         row = db.execute(select(model).where(model.c.name == name)).first()
         if row is None:
-            raise AbsentError("model", name, "shoal model list says which there are")
+            raise AbsentError("model", name, "list them: shoal model list")
         return _record(db, row)
 
 

@@ -252,7 +252,7 @@ def _row(db: Connection, ref: str) -> Row[Any]:
     mine = (release.c.model == model) & (release.c.version == version)
     row = db.execute(select(release).where(mine)).first()
     if row is None:
-        raise AbsentError("release", ref, "shoal release list says which there are")
+        raise AbsentError("release", ref, "list them: shoal release list")
     return row
 
 

@@ -57,7 +57,7 @@ def signed_release(db: Connection, ref: str) -> Signed:
         )
     ).first()
     if row is None:
-        raise AbsentError("release", ref, "shoal release list says which there are")
+        raise AbsentError("release", ref, "list them: shoal release list")
     if row.state not in ROLES:
         raise ConflictError(
             f"{ref} is {row.state}, not signed", f"sign it: shoal release publish {ref}"

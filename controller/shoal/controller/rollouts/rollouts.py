@@ -369,5 +369,5 @@ def _member(row: Row[Any]) -> RolloutDevice:
 def _row(db: Connection, ident: str) -> Row[Any]:
     row = db.execute(select(rollout).where(rollout.c.id == ident)).first()
     if row is None:
-        raise AbsentError("rollout", ident, "shoal rollout list says which there are")
+        raise AbsentError("rollout", ident, "list them: shoal rollout list")
     return row

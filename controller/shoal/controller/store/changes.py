@@ -53,5 +53,5 @@ def newest(ctx: Context) -> int:
 
 
 def forget(db: Connection, before_at: float) -> None:
-    """Delete changes older than `before_at`; a stream that reconnects later starts anew."""
+    """Delete changes older than `before_at`; a stream that reconnects later reloads everything."""
     db.execute(delete(change).where(change.c.at < before_at))

@@ -51,7 +51,7 @@ def round_row(db: Connection, ident: str) -> Row[Any]:
     """AbsentError if there is none such."""
     row = db.execute(select(federated_round).where(federated_round.c.id == ident)).first()
     if row is None:
-        raise AbsentError("round", ident, "shoal round list says which there are")
+        raise AbsentError("round", ident, "list them: shoal round list")
     return row
 
 
