@@ -4,13 +4,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from shoal.controller.alerts import alerts
 from shoal.controller.engine import Engine, Periodic
 from shoal.controller.federated.checkpoints import candidates, retention
 from shoal.controller.federated.planning import drift_trigger
 from shoal.controller.fleet import clock_skew, devices, duplicate_devices
 from shoal.controller.host.context import Context
-from shoal.controller.monitoring import drift_monitor, triggers
+from shoal.controller.monitoring import drift_monitor, findings, triggers
 from shoal.controller.operations.io.runner import OperationRunner
 from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper
 from shoal.controller.rollouts.io.delta_prefetch import DeltaPrefetcher
@@ -49,7 +48,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("operations", 0.25, operations.step),
         Periodic("drift", drift_s, evaluate_drift, own_thread=True),
         Periodic("delta prefetch", 0.25, DeltaPrefetcher(ctx).poll, own_thread=True),
-        Periodic("drift alerts", 2.0, lambda: alerts.close_ended_drift(ctx)),
+        Periodic("drift alerts", 2.0, lambda: findings.close_alerts(ctx)),
         Periodic("quarantine alerts", 2.0, lambda: quarantine_withdrawal.close_alerts(ctx)),
         Periodic("retraining", 1.0, lambda: triggers.evaluate(ctx)),
         Periodic("rounds on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),

@@ -9,14 +9,12 @@ from shoal.controller.access import audit
 from shoal.controller.alerts.records import Alert, Draft
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
-from shoal.controller.store.tables import alert, device
+from shoal.controller.store.tables import alert
 from shoal.errors import AbsentError, ConflictError, InputError
 
 OPEN, ACKNOWLEDGED, CLOSED = "open", "acknowledged", "closed"
 STATES = (OPEN, ACKNOWLEDGED, CLOSED)
 STANDING = (OPEN, ACKNOWLEDGED)
-#: A drift alert closes after so many times the largest scale without another alarm.
-CALM = 2
 #: Why the cause of an alert, a row of the table, is gone; "" while it lasts.
 Why = Callable[[Connection, Context, Row[Any]], str]
 
@@ -83,11 +81,6 @@ def close(db: Connection, ctx: Context, key: str, why: str) -> None:
         _set(db, ctx, standing.id, state=CLOSED, closed_at=ctx.clock(), detail=detail)
 
 
-def close_ended_drift(ctx: Context) -> None:
-    """Close drift alerts of releases that no device of the site serves, and of drift that ended."""
-    close_resolved(ctx, alert.c.kind == "drift", _drift_ended)
-
-
 def close_resolved(ctx: Context, which: ColumnElement[bool], why: Why) -> None:
     """Close the standing alerts of `which` for which `why` gives a reason."""
     with ctx.store.read() as db:
@@ -97,19 +90,6 @@ def close_resolved(ctx: Context, which: ColumnElement[bool], why: Why) -> None:
         with ctx.store.write() as db:
             for key, reason in resolved.items():
                 close(db, ctx, key, reason)
-
-
-def _drift_ended(db: Connection, ctx: Context, row: Row[Any]) -> str:
-    serving = db.scalars(
-        select(device.c.releases).where(device.c.site == row.site, device.c.state == "enrolled")
-    ).all()
-    now = {releases.get(row.model, "") for releases in serving} - {""}
-    if now and row.release not in now:
-        return f"{row.site} serves {', '.join(sorted(now))} now"
-    windows = CALM * max(ctx.settings.drift.scales, default=1)
-    if ctx.clock() - row.updated_at > windows * ctx.settings.fleet.window_s:
-        return f"no alarm in the last {windows} windows"
-    return ""
 
 
 def _standing(db: Connection, key: str) -> Row[Any] | None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft
@@ -104,15 +104,6 @@ def raise_alert(db: Connection, ctx: Context, device: str, site: str, sign: str)
 
 def close_alerts(ctx: Context) -> None:
     """Close alerts of duplicate devices without a sign in the last CALM_S seconds."""
-    calm = (
-        alert.c.key.startswith(_KEY),
-        alert.c.state.in_(alerts.STANDING),
-        alert.c.updated_at < ctx.clock() - CALM_S,
-    )
-    with ctx.store.read() as db:
-        keys = db.scalars(select(alert.c.key).where(*calm)).all()
-    if keys:
-        with ctx.store.write() as db:
-            for key in keys:
-                why = f"no sign of a second agent for {CALM_S / 60:.0f} minutes"
-                alerts.close(db, ctx, key, why)
+    calm = alert.c.key.startswith(_KEY) & (alert.c.updated_at < ctx.clock() - CALM_S)
+    why = f"no sign of a second agent for {CALM_S / 60:.0f} minutes"
+    alerts.close_resolved(ctx, calm, lambda *_: why)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft, listed
@@ -19,13 +19,15 @@ from shoal.controller.monitoring import histograms, window_validation
 from shoal.controller.monitoring.drift import Baseline
 from shoal.controller.monitoring.records import Finding
 from shoal.controller.store import changes
-from shoal.controller.store.tables import baseline, drift_point, finding, window
+from shoal.controller.store.tables import alert, baseline, device, drift_point, finding, window
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 BOOL = npt.NDArray[np.bool_]
 #: PSI from which a shift is critical: the usual reading of the index.
 CRITICAL_PSI = 0.25
+#: A drift alert closes after so many times the largest scale without another alarm.
+CALM = 2
 
 
 class Subject(NamedTuple):
@@ -89,6 +91,11 @@ def save(
             alerts.raise_alert(db, ctx, alert_draft(site, found[key]), len(found[key]))
         else:
             alerts.touch(db, ctx, key, ctx.settings.fleet.window_s)
+
+
+def close_alerts(ctx: Context) -> None:
+    """Close drift alerts whose release the site does not serve any more, or without new alarms."""
+    alerts.close_resolved(ctx, alert.c.kind == "drift", _resolved)
 
 
 def rows_of(table: Any, subject: Subject) -> list[Any]:
@@ -156,6 +163,20 @@ def alert_draft(site: str, findings: Sequence[Finding]) -> Draft:
         release=worst.release,
         features=features,
     )
+
+
+def _resolved(db: Connection, ctx: Context, row: Row[Any]) -> str:
+    """Why a drift alert is resolved; "" while it is not."""
+    serving = db.scalars(
+        select(device.c.releases).where(device.c.site == row.site, device.c.state == "enrolled")
+    ).all()
+    now = {releases.get(row.model, "") for releases in serving} - {""}
+    if now and row.release not in now:
+        return f"{row.site} serves {', '.join(sorted(now))} now"
+    windows = CALM * max(ctx.settings.drift.scales, default=1)
+    if ctx.clock() - row.updated_at > windows * ctx.settings.fleet.window_s:
+        return f"no alarm in the last {windows} windows"
+    return ""
 
 
 def _save_test(db: Connection, test: DriftTest) -> list[Finding]:
