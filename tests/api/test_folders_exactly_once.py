@@ -73,7 +73,7 @@ class Way:
 
     def take_in(self, stick: bytes) -> None:
         authority = self.world.app.extensions["shoal-services"].authority
-        folders.import_parcel(self.world.ctx, authority, actor="ana", data=stick)
+        folders.import_batch(self.world.ctx, authority, actor="ana", data=stick)
 
     def bring(self) -> None:
         """What the controller says has arrived, by a stick that does arrive."""

@@ -31,8 +31,8 @@ def export_folder(call: Call, body: NewFolder) -> FolderPlan:
 
 @route("POST", "/api/v1/folders/parcels", role="operator", tag=TAG, limit=2 * sealed_message.LIMIT,
        files={"parcel": "one file of up/DEVICE/ in a folder"})  # fmt: skip
-def import_parcel(call: Call, form: ParcelForm, files: Uploads) -> ParcelReceipt:
+def import_batch(call: Call, form: ParcelForm, files: Uploads) -> ParcelReceipt:
     """Take in what a device without a network has sealed; again is the same, never twice."""
     with files["parcel"].path.open("rb") as file:
         data = file.read(sealed_message.LIMIT + 1)
-    return folders.import_parcel(call.ctx, call.services.authority, actor=call.by, data=data)
+    return folders.import_batch(call.ctx, call.services.authority, actor=call.by, data=data)

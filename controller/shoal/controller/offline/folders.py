@@ -96,32 +96,32 @@ def export(
     )
 
 
-def import_parcel(ctx: Context, authority: Sealing, *, actor: str, data: bytes) -> ParcelReceipt:
+def import_batch(ctx: Context, authority: Sealing, *, actor: str, data: bytes) -> ParcelReceipt:
     """Import a message that a device sealed; repeated imports have no further effect.
 
     Raises BundleError or OversizeError for incomplete or damaged data, DeniedError unless it is
     sealed by the key of a device that is enrolled now. Refusals are audited too.
     """
     try:
-        sender, parcel = _open(authority, data)
-        letters, before = _admit(ctx, sender, parcel, actor, data)
+        sender, received = _open(authority, data)
+        letters, before = _admit(ctx, sender, received, actor, data)
     except (BundleError, OversizeError, DeniedError) as error:
         sha256 = hashlib.sha256(data).hexdigest()
         with ctx.store.write() as db:
             audit.record(db, ctx, actor, REFUSE, "parcel", sha256=sha256, why=error.message)
         raise
-    batch = [(topics.up(parcel.device, one.kind), one.payload) for one in letters]
+    batch = [(topics.up(received.device, one.kind), one.payload) for one in letters]
     for start in range(0, len(batch), BATCH):
         ingest(ctx, batch[start : start + BATCH])
     with ctx.store.read() as db:
-        fresh = _count(db, parcel.device) - before
+        fresh = _count(db, received.device) - before
     return ParcelReceipt(
-        device=parcel.device,
-        made_at=parcel.made_s,
-        trip=parcel.trip,
-        part=parcel.part,
-        parts=parcel.parts,
-        letters=len(parcel.letters),
+        device=received.device,
+        made_at=received.made_s,
+        trip=received.trip,
+        part=received.part,
+        parts=received.parts,
+        letters=len(received.letters),
         fresh=fresh,
     )
 
@@ -158,7 +158,7 @@ def _seal(
     acks: Sequence[wire.Ack],
 ) -> str:
     messages: list[wire.Message] = [*([assignment] if assignment else []), *acks]
-    parcel = MessageBatch(
+    content = MessageBatch(
         device=name,
         made_s=ctx.clock(),
         trip=f"{ctx.random.getrandbits(32):08x}",
@@ -166,7 +166,7 @@ def _seal(
         roots=ctx.signer.director_roots(0),
     )
     chain = authority.controller_chain
-    sealed = sealed_message.seal(parcel, DOWN, chain, authority.sign_as_controller)
+    sealed = sealed_message.seal(content, DOWN, chain, authority.sign_as_controller)
     return base64.b64encode(sealed).decode()
 
 
@@ -231,33 +231,33 @@ def _open(authority: Sealing, data: bytes) -> tuple[Proven, MessageBatch]:
 
 
 def _admit(
-    ctx: Context, sender: Proven, parcel: MessageBatch, actor: str, data: bytes
+    ctx: Context, sender: Proven, received: MessageBatch, actor: str, data: bytes
 ) -> tuple[list[BatchMessage], int]:
     """Messages to ingest, and the number of the device's messages stored before.
 
     The import is audited before any message is ingested.
     """
     with ctx.store.write() as db:
-        row = _check(db, ctx, sender, parcel)
-        letters = [one for one in parcel.letters if one.kind in _KINDS]
-        if not _is_newest(db, row, parcel):
+        row = _check(db, ctx, sender, received)
+        letters = [one for one in received.letters if one.kind in _KINDS]
+        if not _is_newest(db, row, received):
             letters = [one for one in letters if one.kind != "inventory"]
         audit.record(
-            db, ctx, actor, IMPORT, parcel.device, trip=parcel.trip, part=parcel.part,
-            parts=parcel.parts, made_s=parcel.made_s, letters=len(parcel.letters),
+            db, ctx, actor, IMPORT, received.device, trip=received.trip, part=received.part,
+            parts=received.parts, made_s=received.made_s, letters=len(received.letters),
             sha256=hashlib.sha256(data).hexdigest(), session=row.session,
         )  # fmt: skip
-        return letters, _count(db, parcel.device)
+        return letters, _count(db, received.device)
 
 
-def _check(db: Connection, ctx: Context, sender: Proven, parcel: MessageBatch) -> Row[Any]:
+def _check(db: Connection, ctx: Context, sender: Proven, received: MessageBatch) -> Row[Any]:
     """The sender's row; DeniedError unless it is enrolled with this certificate or its key.
 
     An expired certificate is accepted while its key is the enrolled one: a device without a
     network cannot renew, and its data must not be lost for that.
     """
-    if parcel.device != sender.device:
-        raise DeniedError(f"device {sender.device} cannot send messages of {parcel.device}")
+    if received.device != sender.device:
+        raise DeniedError(f"device {sender.device} cannot send messages of {received.device}")
     columns = ("state", "generation", "key_sha256", "session", "seen_at")
     query = select(*(device.c[column] for column in columns))
     row = db.execute(query.where(device.c.name == sender.device)).one_or_none()
@@ -271,18 +271,18 @@ def _check(db: Connection, ctx: Context, sender: Proven, parcel: MessageBatch) -
     return row
 
 
-def _is_newest(db: Connection, row: Row[Any], parcel: MessageBatch) -> bool:
+def _is_newest(db: Connection, row: Row[Any], received: MessageBatch) -> bool:
     """Whether nothing newer of the device is stored: an old inventory must not undo a new one."""
     query = (
         select(audit_table.c.detail)
-        .where(audit_table.c.subject == parcel.device, audit_table.c.verb == IMPORT)
+        .where(audit_table.c.subject == received.device, audit_table.c.verb == IMPORT)
         .order_by(audit_table.c.id.desc())
         .limit(100)
     )
     before = list(db.scalars(query))
     offline_since = row.session == (before[0]["session"] if before else "")
     since = 0.0 if offline_since else row.seen_at
-    return parcel.made_s >= max([since, *(detail["made_s"] for detail in before)])
+    return received.made_s >= max([since, *(detail["made_s"] for detail in before)])
 
 
 def _count(db: Connection, name: str) -> int:
