@@ -86,8 +86,9 @@ class Inbox:
         """The oldest item; None when there is none."""
         return self._items.popleft() if self._items else None
 
-    def __bool__(self) -> bool:
-        return bool(self._items)
+    @property
+    def waiting(self) -> int:
+        return len(self._items)
 
 
 def _latest_s(director_root: bytes) -> float:
@@ -127,7 +128,7 @@ class Agent:
         self._endpoint, self._facts = "", facts
         self.restart_asked = False
         self.serving: dict[str, Serving] = {}
-        self._inbox = inbox or Inbox()
+        self._inbox = inbox if inbox is not None else Inbox()
         self.post, self.on_fault = self._inbox.post, self._inbox.on_fault
         floors = updates.journal.floors().until(_latest_s(director_root))
         self.clock = DeviceClock(
@@ -197,7 +198,7 @@ class Agent:
         self._close_windows()
         self.voice.due()
         idle = min(LONGEST_S, self._window_end - self.clock(), self._learn())
-        return 0.0 if self._inbox else max(0.0, idle)
+        return 0.0 if self._inbox.waiting else max(0.0, idle)
 
     def stop(self) -> None:
         """Hand over what is in memory, and say goodbye: for a clean stop."""
