@@ -17,7 +17,7 @@ from shoal.agent.host.io.config import Settings
 from shoal.agent.host.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
 from shoal.agent.installed.io.journal import read_records
 from shoal.agent.installed.io.slots import DiskSlots
-from shoal.agent.peers.io.protocol import call
+from shoal.agent.peers.io.protocol import connect
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.errors import SettingError, ShoalError
 from shoal.profile import profile
@@ -56,7 +56,7 @@ def _peers(folder: Path, settings: Settings) -> str:
     if not peers.enabled:
         return "downloads are not shared: [peers] is not enabled"
     try:
-        call((peers.host, peers.port), settings.device.name, folder, time.time()).close()
+        connect((peers.host, peers.port), settings.device.name, folder, time.time()).close()
         return f"this device answers on port {peers.port}"
     except ConnectionRefusedError:
         pass  # nobody has it

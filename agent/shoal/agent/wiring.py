@@ -40,7 +40,7 @@ from shoal.agent.installed.ports import UpdateJournal
 from shoal.agent.loop import Agent, Inbox, Received, RootChanged
 from shoal.agent.offline.io.cache import CachedDownloads, OfflineCache
 from shoal.agent.offline.io.exchange import Callbacks, OfflineExchange
-from shoal.agent.peers.io.network import Neighbourhood
+from shoal.agent.peers.io.network import PeerNetwork
 from shoal.agent.peers.policy import PeerDirectory
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.endpoint import Endpoint
@@ -73,7 +73,7 @@ class Core(NamedTuple):
     journal: UpdateJournal
     outbox: Outbox
     link: Link
-    peers: Neighbourhood
+    peers: PeerNetwork
     rounds: tuple[ClientPorts, FederatedPorts] | None
 
 
@@ -122,7 +122,7 @@ def build_core(
     inbox, host = Inbox(wake), build_host(folder, spawn)
     link, journal = build_link(folder, settings), SqliteJournal(folder / names.JOURNAL)
     outbox = build_outbox(folder, settings)
-    peers = Neighbourhood(folder, settings, PeerDirectory(), inbox.on_fault)
+    peers = PeerNetwork(folder, settings, PeerDirectory(), inbox.on_fault)
     rounds = build_federated(folder, settings, host, journal, link)
     agent = Agent(
         identity_of(settings),
@@ -212,7 +212,7 @@ def build_update(
     settings: Settings,
     host: HostPorts,
     journal: UpdateJournal,
-    peers: Neighbourhood,
+    peers: PeerNetwork,
 ) -> UpdatePorts:
     """Updates: files come from the offline cache, else a peer, else the artifact server."""
     slots = DiskSlots(folder / names.MODELS)
@@ -300,18 +300,18 @@ def build_serving(
     agent: Agent,
     feeds: Feeds,
     rows: Keeping,
-    peers: Neighbourhood,
+    peers: PeerNetwork,
 ) -> Endpoint:
     """The local inference endpoint, with the status page."""
 
     def page() -> str:
         from shoal.agent.status_page import page  # loaded when the page is first opened
 
-        return page(agent.status(feeds.health(), peers.line))
+        return page(agent.status(feeds.health(), peers.status_line))
 
     inference = Inference(
         agent.serving,
-        status=lambda: msgspec.json.encode(agent.status(feeds.health(), peers.line)),
+        status=lambda: msgspec.json.encode(agent.status(feeds.health(), peers.status_line)),
         page=page,
         version=agent.identity.version,
         pushes=feeds.pushes,

@@ -20,7 +20,7 @@ from shoal.agent.federated.io import gateway
 from shoal.agent.federated.io.gateway import SiteUpdateServer, hand_over
 from shoal.agent.federated.io.sandbox import rounds_folder
 from shoal.agent.host.io.config import GatewaySettings
-from shoal.agent.peers.io.protocol import asking_context
+from shoal.agent.peers.io.protocol import client_context
 from shoal.errors import LinkError, UntrustedError
 from shoal.federated import site_sum
 from shoal.federated.compression import compress
@@ -139,7 +139,7 @@ def test_a_name_that_is_enrolled_anew_within_a_try_is_heard_by_its_new_certifica
     site.open()
     with (
         socket.create_connection(("127.0.0.1", site.settings.port)) as plain,
-        asking_context(site.folders["cam-2"]).wrap_socket(plain) as connection,
+        client_context(site.folders["cam-2"]).wrap_socket(plain) as connection,
     ):
         connection.sendall(b"shoal-gateway/1 %s 9\n" % (b"b" * 32))
         assert connection.recv(6) == b"later\n"
@@ -206,10 +206,10 @@ def test_what_was_handed_over_survives_a_restart_of_the_gateway(site: Site) -> N
 def test_a_gateway_that_takes_in_others_is_asked_again_and_a_full_disk_takes_nothing(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway, "TAKING", 1)
+    monkeypatch.setattr(gateway, "RECEIVING", 1)
     site.open()
-    ears = site.server._listening
-    with ears._taking:
+    listener = site.server._listener
+    with listener._receiving:
         assert not site.hand("cam-2")
     monkeypatch.setattr(gateway, "RESERVE", 2**60)
     with pytest.raises(LinkError):

@@ -1,6 +1,6 @@
-"""What neighbours may ask, what they are believed, and what they cost at worst.
+"""What peers may request, what is accepted from them, and what they cost at worst.
 
-The real asking and answering code over real TLS with devices' certificates; the artifact server
+The real client and server over real TLS with devices' certificates; the artifact server
 is a function that counts.
 """
 
@@ -24,10 +24,10 @@ from shoal import manifest as manifests
 from shoal.agent.host.faults import Fault
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.peers.io import downloader, listener, protocol
-from shoal.agent.peers.io.downloader import Neighbourly, Site
-from shoal.agent.peers.io.protocol import Line, Wish, asking_context, call
-from shoal.agent.peers.io.server import Board, Sharing, Shelf
-from shoal.agent.peers.policy import Word
+from shoal.agent.peers.io.downloader import PeerContext, PeerDownloads
+from shoal.agent.peers.io.protocol import PeerConnection, PieceRequest, client_context, connect
+from shoal.agent.peers.io.server import DownloadState, PeerServer, PieceStore
+from shoal.agent.peers.policy import PieceStatus
 from shoal.errors import BundleError, LinkError, UntrustedError
 from shoal.manifest import PIECE, File
 
@@ -36,7 +36,7 @@ DATA = np.random.default_rng(3).bytes(5 * PIECE + 77)
 FILE = bundle.describe("model.onnx", DATA)
 
 
-class Wan:
+class ArtifactServer:
     """The artifact server. away: it cannot be reached."""
 
     def __init__(self) -> None:
@@ -60,24 +60,24 @@ class Wan:
     small = delta = None
 
 
-class House:
+class SiteDevice:
     """One device: its folder, what it downloads by, and what it shares by."""
 
-    def __init__(self, town: "Town", name: str, folder: Path) -> None:
-        self.town, self.name, self.folder, self.faults = town, name, folder, list[Fault]()
-        self.slots, board, self.told = DiskSlots(folder / "models"), Board(), True
-        self.sharing = Sharing(
-            folder, ("127.0.0.1", 0), shelf=Shelf(folder / "models", time.monotonic),
-            board=board, max_kbps=0, sleep=time.sleep,
-            allowed=lambda: town.allowed if self.told else (),
-            generations=lambda: town.generations,
+    def __init__(self, site: "Site", name: str, folder: Path) -> None:
+        self.site, self.name, self.folder, self.faults = site, name, folder, list[Fault]()
+        self.slots, state, self.told = DiskSlots(folder / "models"), DownloadState(), True
+        self.server = PeerServer(
+            folder, ("127.0.0.1", 0), store=PieceStore(folder / "models", time.monotonic),
+            state=state, max_kbps=0, sleep=time.sleep,
+            allowed=lambda: site.allowed if self.told else (),
+            generations=lambda: site.generations,
         )  # fmt: skip
-        site = Site(
-            folder=folder, me=name, named=lambda: town.addresses(name), fault=self.faults.append,
+        context = PeerContext(
+            folder=folder, me=name, peers=lambda: site.addresses(name), fault=self.faults.append,
             wall=time.time, monotonic=time.monotonic, sleep=time.sleep,
             random=random.Random(name),
         )  # fmt: skip
-        self.downloads = Neighbourly(town.wan, site, board, self.stage)
+        self.downloads = PeerDownloads(site.wan, context, state, self.stage)
         self.came, self.error = -1, None
 
     def stage(self, model: str) -> Path:
@@ -85,7 +85,7 @@ class House:
 
     def begin(self, file: File = FILE) -> None:
         """A stage with the manifest that names the file, as an update leaves it."""
-        self.slots.put_manifest(MODEL, self.town.manifest)
+        self.slots.put_manifest(MODEL, self.site.manifest)
 
     def download(self, file: File = FILE) -> None:
         self.begin(file)
@@ -99,39 +99,39 @@ class House:
         return path.is_file() and path.read_bytes() == DATA
 
 
-class Town:
+class Site:
     """Devices of one site; `extra` are addresses that nobody of ours is at."""
 
     def __init__(self, parent: Path, count: int) -> None:
-        self.wan, self.houses, self.extra = Wan(), list[House](), dict[str, str]()
+        self.wan, self.devices, self.extra = ArtifactServer(), list[SiteDevice](), dict[str, str]()
         self.manifest = manifest_of(FILE)
         first = None
         for n in range(1, count + 1):
             made = enrol(parent, name=f"cam-{n}", beside=first)
             first = first or made
-            self.houses.append(House(self, f"cam-{n}", made.folder))
-            self.houses[-1].sharing.start()
+            self.devices.append(SiteDevice(self, f"cam-{n}", made.folder))
+            self.devices[-1].server.start()
         self.parent, self.first = parent, first
-        self.allowed = {house.name for house in self.houses}
+        self.allowed = {device.name for device in self.devices}
         self.generations = dict[str, int]()
 
     def addresses(self, me: str) -> dict[str, str]:
-        ports = {house.name: house.sharing.port for house in self.houses}
+        ports = {device.name: device.server.port for device in self.devices}
         return {n: f"127.0.0.1:{p}" for n, p in ports.items() if n != me} | self.extra
 
     def all_download(self) -> None:
-        threads = [threading.Thread(target=house.download) for house in self.houses]
+        threads = [threading.Thread(target=device.download) for device in self.devices]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-        for house in self.houses:
-            assert house.error is None, house.error
-            assert house.whole()
+        for device in self.devices:
+            assert device.error is None, device.error
+            assert device.whole()
 
     def end(self) -> None:
-        for house in self.houses:
-            house.sharing.finish()
+        for device in self.devices:
+            device.server.finish()
 
 
 def manifest_of(file: File) -> bytes:
@@ -144,187 +144,181 @@ def manifest_of(file: File) -> bytes:
 
 
 @pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    made = Town(tmp_path, 4)
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path, 4)
     yield made
     made.end()
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Town]:
-    made = Town(tmp_path, 2)
+def pair(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path, 2)
     yield made
     made.end()
 
 
 def test_every_byte_comes_over_the_wide_network_once(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CONNECT_S", "SILENCE_S"):  # a busy machine must not look like a dead neighbour
+    for name in ("CONNECT_S", "READ_S"):  # a busy machine must not look like a dead peer
         monkeypatch.setattr(protocol, name, 30.0)
-    town.all_download()
-    assert town.wan.sent == len(DATA)
-    assert sum(house.came for house in town.houses) == len(DATA)
-    assert not any(house.faults for house in town.houses)
+    site.all_download()
+    assert site.wan.sent == len(DATA)
+    assert sum(device.came for device in site.devices) == len(DATA)
+    assert not any(device.faults for device in site.devices)
 
 
 def test_of_devices_that_begin_together_one_fetches_a_file_of_one_piece(
-    town: Town, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CONNECT_S", "SILENCE_S"):  # a busy machine must not look like a dead neighbour
+    for name in ("CONNECT_S", "READ_S"):  # a busy machine must not look like a dead peer
         monkeypatch.setattr(protocol, name, 30.0)
     for head_start_s in (0.0, downloader.HEAD_START_S):  # without one the claims alone decide
         monkeypatch.setattr(downloader, "HEAD_START_S", head_start_s)
         for size in range(370_000, 370_006):  # another ranking each
-            assert together(town, bundle.describe("model.onnx", DATA[:size])) == size
+            assert together(site, bundle.describe("model.onnx", DATA[:size])) == size
 
 
-def together(town: Town, file: File) -> int:
+def together(site: Site, file: File) -> int:
     """Bytes sent for `file` when all hear of it, and of each other, within 30 ms."""
-    town.wan.sent, town.manifest, chance = 0, manifest_of(file), random.Random(file.sha256)
-    for house in town.houses:
-        house.told, house.begun_s = False, chance.uniform(0.0, 0.03)
+    site.wan.sent, site.manifest, chance = 0, manifest_of(file), random.Random(file.sha256)
+    for device in site.devices:
+        device.told, device.begun_s = False, chance.uniform(0.0, 0.03)
 
-    def begin(house: House) -> None:
-        time.sleep(house.begun_s)
-        house.told = True
-        house.download(file)
+    def begin(device: SiteDevice) -> None:
+        time.sleep(device.begun_s)
+        device.told = True
+        device.download(file)
 
-    threads = [threading.Thread(target=begin, args=(house,)) for house in town.houses]
+    threads = [threading.Thread(target=begin, args=(device,)) for device in site.devices]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert [house.error for house in town.houses] == [None] * len(town.houses)
-    return town.wan.sent
+    assert [device.error for device in site.devices] == [None] * len(site.devices)
+    return site.wan.sent
 
 
-def test_a_file_that_moves_into_its_slot_can_be_had_all_the_time(pair: Town) -> None:
-    asker, asked = pair.houses
+def test_a_file_that_moves_into_its_slot_can_be_had_all_the_time(pair: Site) -> None:
+    asker, asked = pair.devices
     asked.download()
     line = line_to(asker, asked)
-    assert line.ask(Wish(FILE.sha256, 0), PIECE)[0] is Word.HAVE
+    assert line.request(PieceRequest(FILE.sha256, 0), PIECE)[0] is PieceStatus.HAVE
     stage = asked.stage(MODEL)
     stage.rename(stage.with_name("a"))
-    assert line.ask(Wish(FILE.sha256, 0), PIECE)[0] is Word.HAVE
+    assert line.request(PieceRequest(FILE.sha256, 0), PIECE)[0] is PieceStatus.HAVE
 
 
-def test_who_comes_later_needs_the_wide_network_no_more(pair: Town) -> None:
-    early, late = pair.houses
+def test_a_later_device_needs_the_wide_network_no_more(pair: Site) -> None:
+    early, late = pair.devices
     early.download()
     pair.wan.away = True
     late.download()
     assert (late.error, late.came, late.whole()) == (None, 0, True)
 
 
-def test_without_neighbours_or_pieces_a_file_comes_as_ever(pair: Town) -> None:
-    lone = pair.houses[0]
+def test_without_peers_or_pieces_the_whole_file_is_downloaded(pair: Site) -> None:
+    lone = pair.devices[0]
     plain = File(name="model.onnx", size=len(DATA), sha256=FILE.sha256)
     lone.download(plain)
-    pair.houses[:] = [lone]
+    pair.devices[:] = [lone]
     lone.download()
     assert pair.wan.whole == 2
 
 
-def test_a_download_that_was_cut_goes_on_at_the_piece_where_it_stopped(pair: Town) -> None:
-    house = pair.houses[0]
-    house.begin()
-    (house.stage(MODEL) / f"{FILE.sha256}.part").write_bytes(DATA[: 2 * PIECE + 5])
-    house.download()
-    assert (house.came, house.whole()) == (len(DATA) - 2 * PIECE, True)
+def test_a_download_that_was_cut_goes_on_at_the_piece_where_it_stopped(pair: Site) -> None:
+    device = pair.devices[0]
+    device.begin()
+    (device.stage(MODEL) / f"{FILE.sha256}.part").write_bytes(DATA[: 2 * PIECE + 5])
+    device.download()
+    assert (device.came, device.whole()) == (len(DATA) - 2 * PIECE, True)
 
 
-def test_an_old_part_that_is_wrong_is_thrown_away_and_said(pair: Town) -> None:
-    house = pair.houses[0]
-    house.begin()
-    part = house.stage(MODEL) / f"{FILE.sha256}.part"
+def test_an_old_part_that_is_wrong_is_deleted_and_reported(pair: Site) -> None:
+    device = pair.devices[0]
+    device.begin()
+    part = device.stage(MODEL) / f"{FILE.sha256}.part"
     part.write_bytes(bytes(2 * PIECE))
-    house.download()
-    assert isinstance(house.error, BundleError)
+    device.download()
+    assert isinstance(device.error, BundleError)
     assert not part.exists()
 
 
-class Liar(Shelf):
-    def piece(self, wish: Wish) -> bytes:
-        return bytes(FILE.pieces()[wish.number].stop - FILE.pieces()[wish.number].start)
+class CorruptStore(PieceStore):
+    def read(self, piece: PieceRequest) -> bytes:
+        part = FILE.pieces()[piece.number]
+        return bytes(part.stop - part.start)
 
 
-class Staller(Shelf):
-    """Never has anything; its board says that it is about to."""
-
-    def piece(self, wish: Wish) -> None:
-        return None
+class AlwaysFetching(DownloadState):
+    def status(self, piece: PieceRequest) -> PieceStatus:
+        return PieceStatus.FETCHING
 
 
-class Eternal(Board):
-    def word(self, wish: Wish) -> Word:
-        return Word.FETCHING
-
-
-def test_a_neighbour_that_lies_is_asked_once(pair: Town) -> None:
-    honest, liar = pair.houses
-    liar.sharing._shelf = Liar(liar.folder, time.monotonic)
+def test_a_peer_that_sends_wrong_pieces_is_asked_once(pair: Site) -> None:
+    honest, liar = pair.devices
+    liar.server._store = CorruptStore(liar.folder, time.monotonic)
     honest.download()
     assert (honest.came, honest.whole()) == (len(DATA), True)
     assert [fault.cause for fault in honest.faults] == ["peer-lied"]
-    assert "cam-2 gave a piece of model.onnx" in honest.faults[0].detail
+    assert "cam-2 sent a piece of model.onnx" in honest.faults[0].detail
 
 
-def test_a_neighbour_that_only_says_that_it_fetches_costs_patience_once(
-    pair: Town, monkeypatch: pytest.MonkeyPatch
+def test_a_peer_that_only_claims_to_fetch_costs_one_wait(
+    pair: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloader, "PATIENCE_S", 1.5)
-    honest, staller = pair.houses
-    staller.sharing._board = Eternal()
+    monkeypatch.setattr(downloader, "MAX_WAIT_S", 1.5)
+    honest, staller = pair.devices
+    staller.server._state = AlwaysFetching()
     began = time.monotonic()
     honest.download()
     assert honest.whole()
     assert time.monotonic() - began >= 1.5
-    assert honest.downloads.quiet["cam-2"] > time.monotonic() + 60
+    assert honest.downloads.avoided["cam-2"] > time.monotonic() + 60
 
 
-class Dribbler(Sharing):
-    """Has every piece, and gives a byte of it now and then; `wish` tells when it was asked."""
+class SlowServer(PeerServer):
+    """Has every piece, and sends a byte of it every 50 ms. requests: number of them."""
 
-    def _answer(self, connection: ssl.SSLSocket, wish: Wish) -> None:
-        piece = FILE.pieces()[wish.number]
-        connection.sendall(b"have %d\n" % (piece.stop - piece.start))
-        self.asked = getattr(self, "asked", 0) + 1
-        while not self._ending.is_set():
+    def _answer(self, connection: ssl.SSLSocket, piece: PieceRequest) -> None:
+        part = FILE.pieces()[piece.number]
+        connection.sendall(b"have %d\n" % (part.stop - part.start))
+        self.requests = getattr(self, "requests", 0) + 1
+        while not self._finished.is_set():
             connection.sendall(b"x")
             time.sleep(0.05)
 
 
-def test_a_neighbour_that_gives_a_byte_now_and_then_costs_one_deadline(
-    pair: Town, monkeypatch: pytest.MonkeyPatch
+def test_a_peer_that_sends_a_byte_now_and_then_costs_one_deadline(
+    pair: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "SLOWEST_BPS", 1e9)
-    monkeypatch.setattr(protocol, "SILENCE_S", 2.0)
-    honest, dribbler = pair.houses
-    dribbler.sharing.__class__ = Dribbler
+    monkeypatch.setattr(protocol, "READ_S", 2.0)
+    honest, slow = pair.devices
+    slow.server.__class__ = SlowServer
     honest.download()
     assert (honest.error, honest.came, honest.whole()) == (None, len(DATA), True)
-    assert dribbler.sharing.asked == 1
-    assert honest.downloads.quiet["cam-2"] > time.monotonic() + 60
+    assert slow.server.requests == 1
+    assert honest.downloads.avoided["cam-2"] > time.monotonic() + 60
 
 
-def test_a_download_that_is_taken_back_does_not_wait_for_a_piece_that_dribbles_in(
-    pair: Town,
+def test_a_cancelled_download_does_not_wait_for_a_slow_piece(
+    pair: Site,
 ) -> None:
-    honest, dribbler = pair.houses
-    dribbler.sharing.__class__ = Dribbler
+    honest, slow = pair.devices
+    slow.server.__class__ = SlowServer
     honest.begin()
-    with pytest.raises(LinkError, match="taken back"):
-        honest.downloads.file("url", MODEL, FILE, lambda: getattr(dribbler.sharing, "asked", 0) > 0)
-    assert (pair.wan.sent, honest.downloads.quiet) == (0, {})
+    with pytest.raises(LinkError, match="cancelled"):
+        honest.downloads.file("url", MODEL, FILE, lambda: getattr(slow.server, "requests", 0) > 0)
+    assert (pair.wan.sent, honest.downloads.avoided) == (0, {})
 
 
 def test_a_certificate_that_nobody_can_read_costs_a_download_nothing(
-    pair: Town, tmp_path: Path
+    pair: Site, tmp_path: Path
 ) -> None:
-    """Anybody at a neighbour's address may show one of "X.509 v10": an error of its own."""
-    lone = pair.houses[0]
-    pair.houses[1].sharing.finish()
+    """A stranger at a peer's address may show one of "X.509 v10": an error of its own."""
+    lone = pair.devices[0]
+    pair.devices[1].server.finish()
     pem = (lone.folder / "device.crt").read_text().partition("-----END CERTIFICATE-----")[0]
     der = base64.b64decode(pem.partition("-----BEGIN CERTIFICATE-----")[2])
     odd = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020109"), 1)
@@ -346,31 +340,31 @@ def show(context: ssl.SSLContext, server: socket.socket) -> None:
         connection.recv(1)
 
 
-def test_addresses_where_nobody_or_somebody_else_is_cost_no_download(pair: Town) -> None:
+def test_addresses_where_nobody_or_somebody_else_is_cost_no_download(pair: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         pair.extra = {"cam-7": "127.0.0.1:1", "cam-8": "no address", "cam-6": f"127.0.0.1:{port}"}
-        pair.extra["cam-9"] = f"127.0.0.1:{pair.houses[1].sharing.port}"  # it is cam-2 there
-        pair.houses[0].download()
-    assert pair.houses[0].whole()
-    assert [fault.cause for fault in pair.houses[0].faults] == ["peer-untrusted"]
+        pair.extra["cam-9"] = f"127.0.0.1:{pair.devices[1].server.port}"  # it is cam-2 there
+        pair.devices[0].download()
+    assert pair.devices[0].whole()
+    assert [fault.cause for fault in pair.devices[0].faults] == ["peer-untrusted"]
 
 
-def test_a_wrong_answer_of_the_artifact_server_is_refused(pair: Town) -> None:
+def test_a_wrong_answer_of_the_artifact_server_is_refused(pair: Site) -> None:
     pair.wan.span = lambda *_: bytes(PIECE)
-    pair.houses[0].download()
-    assert isinstance(pair.houses[0].error, BundleError)
+    pair.devices[0].download()
+    assert isinstance(pair.devices[0].error, BundleError)
 
 
-def test_an_order_that_is_taken_back_ends_the_download(pair: Town) -> None:
-    house = pair.houses[0]
-    house.begin()
-    with pytest.raises(LinkError, match="taken back"):
-        house.downloads.file("url", MODEL, FILE, lambda: True)
+def test_a_withdrawn_assignment_ends_the_download(pair: Site) -> None:
+    device = pair.devices[0]
+    device.begin()
+    with pytest.raises(LinkError, match="cancelled"):
+        device.downloads.file("url", MODEL, FILE, lambda: True)
 
 
-def line_to(asker: House, asked: House) -> Line:
-    return call(("127.0.0.1", asked.sharing.port), asked.name, asker.folder, time.time())
+def line_to(asker: SiteDevice, asked: SiteDevice) -> PeerConnection:
+    return connect(("127.0.0.1", asked.server.port), asked.name, asker.folder, time.time())
 
 
 def answered(connection: ssl.SSLSocket, line: bytes) -> bytes:
@@ -384,40 +378,42 @@ def answered(connection: ssl.SSLSocket, line: bytes) -> bytes:
         connection.close()
 
 
-def test_a_device_that_the_controller_does_not_name_hears_nothing(pair: Town) -> None:
-    asker, asked = pair.houses
+def test_a_device_that_the_controller_does_not_name_hears_nothing(pair: Site) -> None:
+    asker, asked = pair.devices
     asked.download()
     pair.allowed = {"cam-2"}
     line = line_to(asker, asked)
     with pytest.raises((OSError, ValueError)):
-        line.ask(Wish(FILE.sha256, 0), PIECE)
+        line.request(PieceRequest(FILE.sha256, 0), PIECE)
 
 
 def test_a_certificate_of_before_the_name_was_given_away_is_neither_served_nor_believed(
-    pair: Town,
+    pair: Site,
 ) -> None:
-    old, asked = pair.houses
+    old, asked = pair.devices
     asked.download()
     pair.generations = {"cam-1": 1, "cam-2": 0}
     with pytest.raises((OSError, ValueError)):
-        line_to(old, asked).ask(Wish(FILE.sha256, 0), PIECE)
+        line_to(old, asked).request(PieceRequest(FILE.sha256, 0), PIECE)
     with pytest.raises(UntrustedError):
-        call(("127.0.0.1", old.sharing.port), "cam-1", asked.folder, time.time(), 1)
+        connect(("127.0.0.1", old.server.port), "cam-1", asked.folder, time.time(), 1)
     (pair.parent / "cam-1").rename(pair.parent / "before")
     anew = enrol(pair.parent, name="cam-1", beside=pair.first, generation=2).folder
-    line = call(("127.0.0.1", asked.sharing.port), "cam-2", anew, time.time(), 0)
-    assert line.ask(Wish(FILE.sha256, 0), PIECE) == (Word.HAVE, DATA[:PIECE])
+    line = connect(("127.0.0.1", asked.server.port), "cam-2", anew, time.time(), 0)
+    assert line.request(PieceRequest(FILE.sha256, 0), PIECE) == (PieceStatus.HAVE, DATA[:PIECE])
 
 
-def test_who_is_of_another_ca_is_neither_answered_nor_believed(pair: Town, tmp_path: Path) -> None:
+def test_who_is_of_another_ca_is_neither_answered_nor_believed(pair: Site, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     stranger = enrol(tmp_path / "elsewhere", name="cam-1").folder
-    asked = pair.houses[1]
+    asked = pair.devices[1]
     asked.download()
     with pytest.raises(UntrustedError):
-        call(("127.0.0.1", asked.sharing.port), "cam-2", stranger, time.time())
-    plain = socket.create_connection(("127.0.0.1", asked.sharing.port))
-    assert not answered(asking_context(stranger).wrap_socket(plain), Wish(FILE.sha256, 0).line())
+        connect(("127.0.0.1", asked.server.port), "cam-2", stranger, time.time())
+    plain = socket.create_connection(("127.0.0.1", asked.server.port))
+    assert not answered(
+        client_context(stranger).wrap_socket(plain), PieceRequest(FILE.sha256, 0).encode()
+    )
 
 
 @pytest.mark.parametrize(
@@ -431,55 +427,58 @@ def test_who_is_of_another_ca_is_neither_answered_nor_believed(pair: Town, tmp_p
         b"\xff\xfe\n",
     ],
 )
-def test_what_is_no_question_ends_the_conversation(pair: Town, line: bytes) -> None:
-    asker, asked = pair.houses
+def test_what_is_no_question_ends_the_conversation(pair: Site, line: bytes) -> None:
+    asker, asked = pair.devices
     connection = line_to(asker, asked)._connection
     assert not answered(connection, line)
-    assert line_to(asker, asked).ask(Wish("0" * 64, 0), 1) == (Word.NONE, b"")
+    assert line_to(asker, asked).request(PieceRequest("0" * 64, 0), 1) == (PieceStatus.NONE, b"")
 
 
-def test_only_what_a_manifest_names_is_given_and_only_when_it_is_true(pair: Town) -> None:
-    asker, asked = pair.houses
+def test_only_what_a_manifest_names_is_given_and_only_when_it_is_true(pair: Site) -> None:
+    asker, asked = pair.devices
     asked.download()
     line = line_to(asker, asked)
-    assert line.ask(Wish(FILE.sha256, 0), PIECE) == (Word.HAVE, DATA[:PIECE])
+    assert line.request(PieceRequest(FILE.sha256, 0), PIECE) == (PieceStatus.HAVE, DATA[:PIECE])
     key = bundle.sha256_of(asked.folder / "device.key")
-    assert line.ask(Wish(key, 0), PIECE) == (Word.NONE, b"")
-    assert line.ask(Wish(FILE.sha256, 9), PIECE) == (Word.NONE, b"")
+    assert line.request(PieceRequest(key, 0), PIECE) == (PieceStatus.NONE, b"")
+    assert line.request(PieceRequest(FILE.sha256, 9), PIECE) == (PieceStatus.NONE, b"")
     path = asked.stage(MODEL) / FILE.name
     path.write_bytes(bytes(len(DATA)))  # the disk has gone bad
-    assert line.ask(Wish(FILE.sha256, 1), PIECE) == (Word.NONE, b"")
+    assert line.request(PieceRequest(FILE.sha256, 1), PIECE) == (PieceStatus.NONE, b"")
 
 
 def test_connections_are_bounded_and_room_comes_back(
-    pair: Town, monkeypatch: pytest.MonkeyPatch
+    pair: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asker, asked = pair.houses
+    asker, asked = pair.devices
     asked.download()
     lines = [line_to(asker, asked) for _ in range(listener.CONNECTIONS)]
     for line in lines:
-        assert line.ask(Wish(FILE.sha256, 0), PIECE)[0] is Word.HAVE
+        assert line.request(PieceRequest(FILE.sha256, 0), PIECE)[0] is PieceStatus.HAVE
     with pytest.raises((OSError, UntrustedError)):
-        line_to(asker, asked).ask(Wish(FILE.sha256, 0), PIECE)
+        line_to(asker, asked).request(PieceRequest(FILE.sha256, 0), PIECE)
     for line in lines:
         line.close()
     end = time.monotonic() + 20
     while True:
         try:
-            assert line_to(asker, asked).ask(Wish(FILE.sha256, 0), PIECE)[0] is Word.HAVE
+            assert (
+                line_to(asker, asked).request(PieceRequest(FILE.sha256, 0), PIECE)[0]
+                is PieceStatus.HAVE
+            )
             break
         except OSError:
             assert time.monotonic() < end
             time.sleep(0.05)
 
 
-def test_who_is_told_to_finish_waits_for_nobody(
+def test_a_server_that_finishes_waits_for_no_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "_ACCEPT_S", 600.0)
-    town = Town(tmp_path, 1)
-    town.end()
-    town.houses[0].sharing.join(60)
-    assert not town.houses[0].sharing.is_alive()
+    site = Site(tmp_path, 1)
+    site.end()
+    site.devices[0].server.join(60)
+    assert not site.devices[0].server.is_alive()
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", town.houses[0].sharing.port))
+        socket.create_connection(("127.0.0.1", site.devices[0].server.port))

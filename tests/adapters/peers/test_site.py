@@ -1,4 +1,4 @@
-"""A site downloads a release once: real agents, one of them killed, and a neighbour that lies."""
+"""A site downloads a release once: real agents, one of them killed, and a malicious peer."""
 
 import hashlib
 import signal
@@ -17,7 +17,7 @@ from shoal.agent.host.io.config import Peers
 from shoal.agent.installed.io.journal import SqliteJournal, read_records
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import State
-from shoal.agent.peers.io.server import Board, Sharing, Shelf
+from shoal.agent.peers.io.server import DownloadState, PeerServer, PieceStore
 from shoal.agent.peers.policy import ranked
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.manifest import PIECE
@@ -25,38 +25,38 @@ from shoal.manifest import PIECE
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 NAMES, LIAR = [f"cam-{n}" for n in range(1, 6)], "cam-9"
-PATIENCE_S = 150.0
+TIMEOUT_S = 150.0
 
 
-class LyingShelf(Shelf):
+class CorruptStore(PieceStore):
     """Has every piece, and none of it right."""
 
-    def piece(self, wish):
-        data = super().piece(wish)
+    def read(self, piece):
+        data = super().read(piece)
         return None if data is None else data[::-1]
 
 
-class Plant:
-    """Five devices of one site, an artifact server far away, and somebody who lies."""
+class Site:
+    """Five devices of one site, an artifact server far away, and a malicious device."""
 
     def __init__(self, parent: Path) -> None:
         self.artifacts, self.parent = Artifacts(), parent
         self.ports = {name: free_port() for name in [*NAMES, LIAR]}
-        self.houses: dict[str, Enrolled] = {}
+        self.devices: dict[str, Enrolled] = {}
         for name in [*NAMES, LIAR]:
-            self.houses[name] = enrol(
-                parent, name=name, beside=next(iter(self.houses.values()), None),
+            self.devices[name] = enrol(
+                parent, name=name, beside=next(iter(self.devices.values()), None),
                 artifacts=self.artifacts.url, observe_s=0.5, max_kbps=24_000,
                 peers=Peers(enabled=True, host="127.0.0.1", port=self.ports[name]),
             )  # fmt: skip
-        first = self.houses[NAMES[0]]
+        first = self.devices[NAMES[0]]
         self.repository = first.repository
         self.artifacts.fetch = self.repository.fetch
         self.artifacts.start(first.pki)
         self.release(parent / "release")
-        self.liar = Sharing(
-            self.houses[LIAR].folder, ("127.0.0.1", self.ports[LIAR]),
-            shelf=LyingShelf(self.stock(parent), time.monotonic), board=Board(),
+        self.liar = PeerServer(
+            self.devices[LIAR].folder, ("127.0.0.1", self.ports[LIAR]),
+            store=CorruptStore(self.stock(parent), time.monotonic), state=DownloadState(),
             allowed=lambda: NAMES, max_kbps=0, sleep=time.sleep,
         )  # fmt: skip
         self.processes: dict[str, Process] = {}
@@ -92,7 +92,7 @@ class Plant:
             journal.close()
 
     def folder(self, name: str) -> Path:
-        return self.houses[name].folder
+        return self.devices[name].folder
 
     def start(self, name: str) -> None:
         self.processes[name] = Process(self.folder(name))
@@ -108,7 +108,7 @@ class Plant:
         return record.state if record else State.IDLE
 
     def wait(self, what, name: str = "") -> None:
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + TIMEOUT_S
         while not what():
             assert time.monotonic() < end, f"{name}: {[self.state(n) for n in NAMES]}"
             time.sleep(0.02)
@@ -128,38 +128,38 @@ class Plant:
 
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Iterator[Plant]:
-    made = Plant(tmp_path)
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
     yield made
     made.end()
 
 
 def test_a_site_of_five_downloads_a_release_once_though_one_is_killed_and_one_lies(
-    plant: Plant,
+    site: Site,
 ) -> None:
-    plant.liar.start()
-    plant.assign()
-    order = [name for name in ranked(plant.file.sha256, [*NAMES, LIAR]) if name != LIAR]
-    victim, sha256 = order[0], plant.file.sha256
-    plant.artifacts.held[sha256] = 2 * PIECE
-    plant.start(victim)
-    plant.wait(lambda: plant.artifacts.asked.get(sha256, 0) >= 2 * PIECE, "a beginning")
+    site.liar.start()
+    site.assign()
+    order = [name for name in ranked(site.file.sha256, [*NAMES, LIAR]) if name != LIAR]
+    victim, sha256 = order[0], site.file.sha256
+    site.artifacts.held[sha256] = 2 * PIECE
+    site.start(victim)
+    site.wait(lambda: site.artifacts.asked.get(sha256, 0) >= 2 * PIECE, "a beginning")
     for name in order[1:]:
-        plant.start(name)
-        plant.processes[name].wait_until("/v2/health/live")
-    plant.processes[victim].end(signal.SIGKILL)
-    plant.artifacts.resume.set()
+        site.start(name)
+        site.processes[name].wait_until("/v2/health/live")
+    site.processes[victim].end(signal.SIGKILL)
+    site.artifacts.resume.set()
     for name in order[1:]:
-        plant.wait(lambda n=name: plant.state(n) is State.SUCCEEDED, name)
-    plant.start(victim)
-    plant.wait(lambda: plant.state(victim) is State.SUCCEEDED, victim)
+        site.wait(lambda n=name: site.state(n) is State.SUCCEEDED, name)
+    site.start(victim)
+    site.wait(lambda: site.state(victim) is State.SUCCEEDED, victim)
     for name in NAMES:
-        plant.processes[name].end()
+        site.processes[name].end()
 
-    size, asked = plant.file.size, plant.artifacts.asked
-    assert len(plant.file.chunks) >= 6
+    size, asked = site.file.size, site.artifacts.asked
+    assert len(site.file.chunks) >= 6
     # Without sharing it would be five times. Two pieces died with the device that had fetched them;
     # and a peer that is too busy to answer within its five seconds costs a piece.
     assert size <= asked[sha256] < 2 * size, asked[sha256] / size
-    assert any("peer-lied" in plant.faults(name) for name in NAMES)
-    assert all("peer-untrusted" not in plant.faults(name) for name in NAMES)
+    assert any("peer-lied" in site.faults(name) for name in NAMES)
+    assert all("peer-untrusted" not in site.faults(name) for name in NAMES)

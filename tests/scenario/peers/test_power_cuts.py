@@ -1,4 +1,4 @@
-"""A download by way of the neighbours survives the power like any other."""
+"""A download from peers survives power cuts like any other."""
 
 import random
 import shutil
@@ -14,26 +14,26 @@ from scenario.power import How, Supply
 from scenario.update.test_power_cuts import SECONDS, STRIDE, live_through_an_update
 from shoal import manifest
 from shoal.agent.peers.io import downloader
-from shoal.agent.peers.io.downloader import Neighbourly, Site
-from shoal.agent.peers.io.server import Board
+from shoal.agent.peers.io.downloader import PeerContext, PeerDownloads
+from shoal.agent.peers.io.server import DownloadState
 from shoal.agent.update.ports import UpdatePorts
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
 
-class Sociable(Device):
-    """A Device whose one neighbour is never there; the artifact server gives piece by piece."""
+class PeerDevice(Device):
+    """A Device with one peer, which is unreachable; the artifact server sends piece by piece."""
 
     def _update_ports(self) -> UpdatePorts:
         self._slept = 0.0
-        site = Site(
-            folder=self.folder, me="cam-1", named=lambda: {"cam-2": "127.0.0.1:1"},
+        context = PeerContext(
+            folder=self.folder, me="cam-1", peers=lambda: {"cam-2": "127.0.0.1:1"},
             fault=lambda fault: None, wall=time.time, monotonic=lambda: self._slept,
             sleep=self._sleep, random=random.Random(1),
         )  # fmt: skip
         self.network = self.downloads
-        self.downloads: Any = Neighbourly(
-            self.network, site, Board(), lambda model: self.slots.path(model, "stage")
+        self.downloads: Any = PeerDownloads(
+            self.network, context, DownloadState(), lambda model: self.slots.path(model, "stage")
         )
         return super()._update_ports()
 
@@ -48,7 +48,7 @@ def scene(disk: Path) -> Iterator[tuple[Cloud, Path, Any]]:
         patch.setattr(manifest, "PIECE", 512)
         patch.setattr(downloader, "SMALL", 0)
         cloud, before = Cloud(), disk / "before"
-        device = Sociable(before, cloud)
+        device = PeerDevice(before, cloud)
         device.assign(cloud.release(1))
         device.run(SECONDS)
         assert device.serves() == "lot-codes@1"
@@ -65,7 +65,7 @@ def lives(
     cloud, before, order = scene
     folder = before.with_name(name)
     shutil.copytree(before, folder, symlinks=True)
-    device = Sociable(folder, cloud)
+    device = PeerDevice(folder, cloud)
     device.stop()
     first = live_through_an_update(device, [order], patch, how, cut)
     live_through_an_update(device, [order], patch, how)

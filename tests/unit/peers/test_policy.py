@@ -3,16 +3,20 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.agent.peers.policy import Move, Word, decide, parse_address, ranked
+from shoal.agent.peers.policy import Decision, PieceStatus, decide, parse_address, ranked
 
 NAMES = st.lists(st.from_regex(r"[a-z]{1,5}", fullmatch=True), min_size=1, max_size=9, unique=True)
 
 
-@given(NAMES, st.text(max_size=8), st.sampled_from([Word.WANTED, Word.CLAIMED]))
-def test_of_all_that_want_a_piece_one_fetches_it(names: list[str], sha256: str, word: Word) -> None:
+@given(NAMES, st.text(max_size=8), st.sampled_from([PieceStatus.WANTED, PieceStatus.CLAIMED]))
+def test_of_all_that_want_a_piece_one_fetches_it(
+    names: list[str], sha256: str, status: PieceStatus
+) -> None:
     order = ranked(sha256, names)
-    moves = [decide(me, order, {other: word for other in names if other != me}) for me in names]
-    assert moves.count(Move.FETCH) == 1
+    decisions = [
+        decide(me, order, {other: status for other in names if other != me}) for me in names
+    ]
+    assert decisions.count(Decision.FETCH) == 1
 
 
 @given(NAMES, st.text(max_size=8))
@@ -21,20 +25,20 @@ def test_every_device_ranks_alike(names: list[str], sha256: str) -> None:
 
 
 @given(NAMES, st.text(max_size=8), st.data())
-def test_whoever_dies_somebody_who_is_left_fetches(
+def test_when_devices_fail_one_of_the_others_fetches(
     names: list[str], sha256: str, data: st.DataObject
 ) -> None:
     order = ranked(sha256, names)
     left = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
-    moves = [decide(me, order, {o: Word.WANTED for o in left if o != me}) for me in left]
-    assert moves.count(Move.FETCH) == 1
+    decisions = [decide(me, order, {o: PieceStatus.WANTED for o in left if o != me}) for me in left]
+    assert decisions.count(Decision.FETCH) == 1
 
 
 @given(NAMES, st.text(max_size=8))
-def test_nobody_fetches_what_comes_already(names: list[str], sha256: str) -> None:
+def test_no_device_fetches_what_is_being_fetched(names: list[str], sha256: str) -> None:
     order = ranked(sha256, [*names, "someone-else"])
     for me in names:
-        assert decide(me, order, {"someone-else": Word.FETCHING}) is Move.WAIT
+        assert decide(me, order, {"someone-else": PieceStatus.FETCHING}) is Decision.WAIT
 
 
 @given(st.text(max_size=30))

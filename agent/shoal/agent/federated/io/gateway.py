@@ -1,11 +1,11 @@
-"""The way from a device to its site's gateway: TLS with the devices' own certificates.
+"""Hand-over of updates to the site's gateway: TLS with the devices' own certificates.
 
-    asked      shoal-gateway/1 <attempt> <bytes>\\n
-    answered   send\\n, and then kept\\n once the bytes are on the disk; kept\\n when it has them;
-               later\\n when it does not know of the round yet; no\\n
+    request    shoal-gateway/1 <attempt> <bytes>\\n
+    response   send\\n, and then kept\\n once the bytes are on the disk; kept\\n when they are there
+               already; later\\n before the round has started at the gateway; no\\n
 
-The gateway keeps what it is given on its disk, in the round's folder, and sums it when everybody's
-is there: memory O(P), however many they are.
+The gateway saves the updates in the round's folder and sums them when all are there: memory O(P),
+whatever the number of devices.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ from shoal.agent.federated.io.sandbox import RESERVE, make_folder, rounds_folder
 from shoal.agent.federated.ports import CONTRIBUTION, SITE_SUM, SiteSumFile
 from shoal.agent.host.io.config import GatewaySettings, Settings
 from shoal.agent.installed.round_record import SavedUpdate
-from shoal.agent.peers.io.listener import Listening
+from shoal.agent.peers.io.listener import TlsListener
 from shoal.agent.peers.io.network import own_address
-from shoal.agent.peers.io.protocol import CONNECT_S, SILENCE_S, asking_context, check, read_line
+from shoal.agent.peers.io.protocol import CONNECT_S, READ_S, check, client_context, read_line
 from shoal.agent.peers.policy import parse_address
 from shoal.durable import translated, write_durable
 from shoal.errors import InputError, LinkError, ShoalError
@@ -37,15 +37,15 @@ from shoal.federated.site_sum import Gateway
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that the gateway may take for a device's bytes; devices whose bytes it takes at once.
-PATIENCE_S, TAKING = 60.0, 2
-_ASKED = re.compile(rb"shoal-gateway/1 ([0-9a-f]{32}) ([0-9]{1,10})\n")
+#: Seconds to wait for the gateway; updates that it receives at once.
+TIMEOUT_S, RECEIVING = 60.0, 2
+_REQUEST = re.compile(rb"shoal-gateway/1 ([0-9a-f]{32}) ([0-9]{1,10})\n")
 _SEND, _KEPT, _LATER, _NO = b"send\n", b"kept\n", b"later\n", b"no\n"
 _FOLDER, _PIECE = "site", 1 << 16
 
 
 def facts_of(settings: Settings) -> dict[str, str]:
-    """What the inventory tells, for the controller to tell the site."""
+    """Facts for the inventory, which the controller sends to the site."""
     own = settings.gateway
     if not own.enabled:
         return {}
@@ -53,77 +53,77 @@ def facts_of(settings: Settings) -> dict[str, str]:
     return {"gateway": f"[{address}]:{own.port}" if ":" in address else f"{address}:{own.port}"}
 
 
-def hand_over(folder: Path, way: GatewayRoute, attempt: bytes, data: bytes, now_s: float) -> bool:
-    """Give the gateway this device's update; whether it has it now, or is to be asked again.
+def hand_over(folder: Path, route: GatewayRoute, attempt: bytes, data: bytes, now_s: float) -> bool:
+    """Send this device's update to the gateway; False when it has to be tried again later.
 
-    LinkError when it cannot be had, UntrustedError when something else answers.
+    LinkError when it is unreachable, UntrustedError for another device at its address.
     """
-    address = parse_address(way.address)
+    address = parse_address(route.address)
     if address is None:
-        raise LinkError(f"{way.address!r:.80} is no address of {way.gateway}")
+        raise LinkError(f"{route.address!r:.80} is no address of {route.gateway}")
     try:
         with (
             socket.create_connection(address, CONNECT_S) as plain,
-            asking_context(folder).wrap_socket(plain) as connection,
+            client_context(folder).wrap_socket(plain) as connection,
         ):
-            check(connection, way.gateway, folder, now_s, way.generation_of(way.gateway))
-            return _gives(connection, attempt, data, way.gateway)
+            check(connection, route.gateway, folder, now_s, route.generation_of(route.gateway))
+            return _send(connection, attempt, data, route.gateway)
     except OSError as error:
-        raise LinkError(f"gateway {way.gateway} at {way.address}: {error}") from error
+        raise LinkError(f"gateway {route.gateway} at {route.address}: {error}") from error
 
 
-def _gives(connection: ssl.SSLSocket, attempt: bytes, data: bytes, gateway: str) -> bool:
-    connection.settimeout(PATIENCE_S)
+def _send(connection: ssl.SSLSocket, attempt: bytes, data: bytes, gateway: str) -> bool:
+    connection.settimeout(TIMEOUT_S)
     connection.sendall(f"shoal-gateway/1 {attempt.hex()} {len(data)}\n".encode())
-    said = read_line(connection)
-    if said == _SEND:
+    response = read_line(connection)
+    if response == _SEND:
         connection.sendall(data)
-        said = read_line(connection)
-    if said not in (_KEPT, _LATER):
-        raise LinkError(f"gateway {gateway} takes nothing")
-    return said == _KEPT
+        response = read_line(connection)
+    if response not in (_KEPT, _LATER):
+        raise LinkError(f"gateway {gateway} accepts no update")
+    return response == _KEPT
 
 
 class SiteUpdateServer:
-    """See ports.SiteCollector. It listens only while a round has named this device.
+    """See ports.SiteCollector. It listens only while a round names this device as its gateway.
 
-    folder   the agent's, with its certificate; here: that of learning
+    folder   the agent's, with its certificate; here: the learning folder
     """
 
     def __init__(self, folder: Path, here: Path, settings: GatewaySettings) -> None:
         self._folder, self._here, self._settings = folder, here, settings
-        self._listening: _Ears | None = None
+        self._listener: _UpdateListener | None = None
 
     def open(self, attempt: bytes, members: Mapping[str, int], limit: int) -> None:
-        ears = self._listening
-        if ears is not None and ears.attempt == attempt:
-            ears.members = members
+        listener = self._listener
+        if listener is not None and listener.attempt == attempt:
+            listener.members = members
             return
         self.close()
         here = rounds_folder(self._here, attempt.hex()) / _FOLDER
         with translated(here):
             make_folder(here)
         address = (self._settings.host, self._settings.port)
-        ears = self._listening = _Ears(self._folder, address, attempt, here, limit)
-        ears.members = members
-        ears.start()
+        listener = _UpdateListener(self._folder, address, attempt, here, limit)
+        self._listener, listener.members = listener, members
+        listener.start()
 
     @property
     def port(self) -> int:
-        """That it listens on; 0 while it does not."""
-        return self._listening.port if self._listening else 0
+        """Port that it listens on; 0 while it does not."""
+        return self._listener.port if self._listener else 0
 
     def received(self) -> frozenset[str]:
-        return self._listening.came() if self._listening else frozenset()
+        return self._listener.received() if self._listener else frozenset()
 
     def sum(self, attempt: bytes, members: Collection[str], size: int, most: int) -> SiteSumFile:
-        if self._listening is not None:
-            self._listening.close()
+        if self._listener is not None:
+            self._listener.close()
         round_ = rounds_folder(self._here, attempt.hex())
         gateway, summed = Gateway(size, most), set()
         for name in sorted(members):
             path = round_ / _FOLDER / name
-            if _added(gateway, name, path if path.exists() else round_ / CONTRIBUTION, size):
+            if _add(gateway, name, path if path.exists() else round_ / CONTRIBUTION, size):
                 summed.add(name)
         whole = Contribution(update=b"", site=gateway.to_bytes())
         data = msgspec.msgpack.encode(whole)
@@ -133,13 +133,13 @@ class SiteUpdateServer:
         return SiteSumFile(frozenset(summed), saved)
 
     def close(self) -> None:
-        if self._listening is not None:
-            self._listening.finish()
-            self._listening.join()
-            self._listening = None
+        if self._listener is not None:
+            self._listener.finish()
+            self._listener.join()
+            self._listener = None
 
 
-class _Ears(Listening):
+class _UpdateListener(TlsListener):
     """Accepts the updates of one attempt. members: as passed to `open`, none at first."""
 
     def __init__(
@@ -149,53 +149,53 @@ class _Ears(Listening):
         super().__init__("gateway", folder, address, lambda: self.members, lambda: self.members)
         self.attempt, self.closed = attempt, False
         self._here, self._most, self._writing = here, most, threading.Lock()
-        self._taking = threading.BoundedSemaphore(TAKING)
+        self._receiving = threading.BoundedSemaphore(RECEIVING)
 
     def close(self) -> None:
-        """Nobody is let in any more; who is in is on the disk."""
+        """Accept no more updates."""
         with self._writing:
             self.closed = True
 
-    def came(self) -> frozenset[str]:
+    def received(self) -> frozenset[str]:
         found = (path.name for path in self._here.glob("*"))
         return frozenset(found) & self.members.keys()
 
-    def attend(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
-        asked = _ASKED.fullmatch(line)
-        if asked is None:
+    def on_request(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
+        request = _REQUEST.fullmatch(line)
+        if request is None:
             return False
-        length = int(asked[2])
-        if asked[1].decode() != self.attempt.hex():
+        length = int(request[2])
+        if request[1].decode() != self.attempt.hex():
             connection.sendall(_LATER)
-        elif name in self.came():
+        elif name in self.received():
             connection.sendall(_KEPT)
-        elif self.closed or length > self._most or not self._has_room(length):
+        elif self.closed or length > self._most or not self._fits(length):
             connection.sendall(_NO)
         else:
-            self._take(connection, name, length)
+            self._receive(connection, name, length)
         return True
 
-    def _take(self, connection: ssl.SSLSocket, name: str, length: int) -> None:
-        """Memory for few at a time; the others come again."""
-        if not self._taking.acquire(blocking=False):
+    def _receive(self, connection: ssl.SSLSocket, name: str, length: int) -> None:
+        """Receive an update; while RECEIVING others are, the device has to try again."""
+        if not self._receiving.acquire(blocking=False):
             connection.sendall(_LATER)
             return
         try:
-            connection.settimeout(SILENCE_S)
+            connection.settimeout(READ_S)
             connection.sendall(_SEND)
-            self._keep(name, _exactly(connection, length))
+            self._save(name, _exactly(connection, length))
             connection.sendall(_KEPT)
         finally:
-            self._taking.release()
+            self._receiving.release()
 
-    def _has_room(self, length: int) -> bool:
+    def _fits(self, length: int) -> bool:
         return shutil.disk_usage(self._here).free > length + RESERVE
 
-    def _keep(self, name: str, data: bytes) -> None:
-        """StorageError, and nothing is kept, when the disk refuses or the sum is being made."""
+    def _save(self, name: str, data: bytes) -> None:
+        """Save an update; StorageError when the disk refuses, LinkError once the sum is made."""
         with self._writing, translated(self._here):
             if self.closed:
-                raise LinkError("it came too late")
+                raise LinkError("the sum is being made")
             write_durable(self._here / name, data, 0o600)
 
 
@@ -204,21 +204,21 @@ def _exactly(connection: ssl.SSLSocket, size: int) -> bytes:
     while len(data) < size:
         some = connection.recv(min(_PIECE, size - len(data)))
         if not some:
-            raise ConnectionError("it hung up")
+            raise ConnectionError("connection closed")
         data += some
     return bytes(data)
 
 
-def _added(gateway: Gateway, name: str, path: Path, size: int) -> bool:
-    """Whether this one is sound; one that is not is left to the controller's judgement."""
+def _add(gateway: Gateway, name: str, path: Path, size: int) -> bool:
+    """Add an update to the sum; False for an invalid one, which its device uploads itself."""
     try:
         with translated(path):
             found = msgspec.msgpack.decode(path.read_bytes(), type=Contribution)
         if found.site or not (0 <= found.loss < math.inf and 0 <= found.seconds < math.inf):
-            raise InputError("numbers that no update has")
+            raise InputError("loss or seconds out of range")
         delta = decompress(found.update, size)
         gateway.add(name, delta, found.examples, found.loss, found.seconds)
     except (ShoalError, msgspec.MsgspecError) as error:
-        _log.warning("update of %s is left out: %s", name, error)
+        _log.warning("update of %s left out of the sum: %s", name, error)
         return False
     return True

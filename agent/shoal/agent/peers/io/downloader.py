@@ -1,14 +1,14 @@
-"""Downloads that ask the site's other devices first: one of them fetches a file for all.
+"""Downloads from the site's other devices first: one of them fetches a file for all.
 
-Each piece is verified against the hash that the signed manifest has of it, so a neighbour that
-lies costs one piece; one that is slow, or only says that it is about to, costs its patience once.
-Whatever neighbours do, the artifact server is the way that is left.
+Each piece is verified against its hash in the signed manifest, so a malicious peer costs one piece;
+a slow peer, or one that claims a piece and never has it, costs one MAX_WAIT_S. Whatever peers do,
+the artifact server remains.
 """
 
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,27 +16,35 @@ from shoal import bundle
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.network import Network
 from shoal.agent.host.randomness import Random
-from shoal.agent.peers.io.protocol import LONGEST, SILENCE_S, Line, Patience, SlowError, Wish, call
-from shoal.agent.peers.io.server import Board
-from shoal.agent.peers.policy import ASKED, Move, Word, decide, parse_address, ranked
+from shoal.agent.peers.io.protocol import (
+    LONGEST,
+    READ_S,
+    Deadline,
+    PeerConnection,
+    PieceRequest,
+    SlowError,
+    connect,
+)
+from shoal.agent.peers.io.server import DownloadState
+from shoal.agent.peers.policy import ASKED, Decision, PieceStatus, decide, parse_address, ranked
 from shoal.durable import sync, translated
 from shoal.errors import AbsentError, BundleError, LinkError, UntrustedError
 from shoal.manifest import File
 
 _log = logging.getLogger(__name__)
 
-#: Seconds: between two looks; that who does not answer is not asked, twice as long each time; that
-#: a piece may take others; that who is too slow is not asked; that a liar is not asked.
-LOOK_S, SILENT_S, PATIENCE_S, SLOW_S, BANNED_S = 0.2, 2.0, 120.0, 600.0, 3_600.0
-#: Seconds that each place in rank gives those before it to begin, and the most of it: they may not
-#: have heard of the release yet.
+#: Seconds: between two queries; before a peer that failed is asked again, doubled each time; that a
+#: piece is waited for; before a slow peer is asked again; before a malicious one is.
+POLL_S, RETRY_S, MAX_WAIT_S, SLOW_S, BANNED_S = 0.2, 2.0, 120.0, 600.0, 3_600.0
+#: Seconds that a device waits for each device before it in rank, and at most: they may not have
+#: received the assignment yet.
 HEAD_START_S, _LONGEST_START_S = 0.5, 3.0
-#: Bytes of a file that is not worth asking for.
+#: Bytes of a file below which peers are not asked.
 SMALL = 1 << 16
 
 
-class Wan(Network, Protocol):
-    """The artifact server, of which a part of a file may be had.
+class ArtifactServer(Network, Protocol):
+    """The artifact server, with range requests.
 
     span   bytes start..end of a file of `size` bytes; LinkError, AbsentError, DeniedError
     """
@@ -46,16 +54,17 @@ class Wan(Network, Protocol):
     ) -> bytes: ...
 
 
-class Site(NamedTuple):
-    """The neighbourhood. named: device -> host:port, as the controller says now.
+class PeerContext(NamedTuple):
+    """This device and its peers.
 
-    fault   told of a neighbour that lies
-    generations   device -> how often its name was given away before, as far as it is known
+    peers        device -> host:port, from the controller's latest message
+    fault        reports a malicious peer
+    generations  device -> least generation of its certificate
     """
 
     folder: Path
     me: str
-    named: Callable[[], Mapping[str, str]]
+    peers: Callable[[], Mapping[str, str]]
     fault: Callable[[Fault], None]
     wall: Callable[[], float]
     monotonic: Callable[[], float]
@@ -64,228 +73,240 @@ class Site(NamedTuple):
     generations: Callable[[], Mapping[str, int]] = dict
 
 
-class Neighbourly:
-    """Downloads by way of the neighbours. See ports.Downloads, and io.download for the rest."""
+class PeerDownloads:
+    """Downloads from peers, and from the artifact server. See host.downloads.Downloads."""
 
-    def __init__(self, wan: Wan, site: Site, board: Board, stage: Callable[[str], Path]) -> None:
-        self._wan, self._site, self._board, self._stage = wan, site, board, stage
-        self.quiet: dict[str, float] = {}  # neighbour -> until when it is not asked
-        self.silences: dict[str, int] = {}  # how often in a row it did not answer
-        self.hung_up: set[str] = set()  # of those: who is there, and does not know us yet
+    def __init__(
+        self,
+        server: ArtifactServer,
+        context: PeerContext,
+        state: DownloadState,
+        stage: Callable[[str], Path],
+    ) -> None:
+        self._server, self._context, self._state, self._stage = server, context, state, stage
+        self.avoided: dict[str, float] = {}  # peer -> until when it is not asked
+        self.failures: dict[str, int] = {}  # peer -> failed requests in a row
+        self.refused: set[str] = set()  # peers that closed the connection: they may not know us yet
 
     def metadata(self, name: str) -> bytes:
-        return self._wan.metadata(name)
+        return self._server.metadata(name)
 
     def small(self, url: str, size: int, sha256: str) -> bytes:
-        return self._wan.small(url, size, sha256)
+        return self._server.small(url, size, sha256)
 
     def delta(self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]) -> int:
-        """Not where neighbours are: the whole file once costs a site less than a delta each."""
-        if self._site.named():
-            raise AbsentError("need of a delta for", file.name, "neighbours share the whole file")
-        return self._wan.delta(url, model, file, base, stop)
+        """AbsentError with peers: one whole file costs a site less than a delta a device."""
+        if self._context.peers():
+            raise AbsentError("need of a delta for", file.name, "peers share the whole file")
+        return self._server.delta(url, model, file, base, stop)
 
     def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
-        """Into the model's stage; bytes that came from the artifact server.
+        """Download into the model's stage; bytes that came from the artifact server.
 
-        A piece that was begun when the power failed is fetched again, whole ones are not.
+        After a power cut only the incomplete piece is downloaded again.
         """
         long = any(piece.stop - piece.start > LONGEST for piece in file.pieces())
-        if long or file.size < SMALL or not self._site.named():
-            return self._wan.file(url, model, file, stop)
+        if long or file.size < SMALL or not self._context.peers():
+            return self._server.file(url, model, file, stop)
         stage = self._stage(model)
         part = stage / f"{file.sha256}.part"
-        with translated(part.name), self._board.wanting(file.sha256):
+        with translated(part.name), self._state.want(file.sha256):
             stage.mkdir(parents=True, exist_ok=True)
-            got = self._gather(url, part, file, stop)
+            fetched = self._download(url, part, file, stop)
             try:
                 bundle.verify_file(part, file)
             except BundleError:
                 part.unlink()
                 raise
             part.replace(stage / file.name)
-        return got
+        return fetched
 
-    def _gather(self, url: str, part: Path, file: File, stop: Callable[[], bool]) -> int:
-        pieces, got = file.pieces(), 0
+    def _download(self, url: str, part: Path, file: File, stop: Callable[[], bool]) -> int:
+        pieces, fetched = file.pieces(), 0
         have = part.stat().st_size if part.exists() else 0
         whole = sum(piece.stop <= have for piece in pieces)
-        with part.open("r+b" if have else "wb") as out, _Round(self, file, stop) as asking:
+        with part.open("r+b" if have else "wb") as out, _PeerSession(self, file, stop) as peers:
             sync(part.parent)
             out.truncate(pieces[whole].start if whole < len(pieces) else file.size)
             out.seek(0, os.SEEK_END)
 
             def keep(data: bytes) -> None:
                 out.write(data)
-                out.flush()  # the neighbours read it from here on
+                out.flush()  # peers can read it from now on
 
             for number in range(whole, len(pieces)):
-                got += self._piece(_Job(url, file, asking, keep, stop), number)
+                fetched += self._piece(_FileDownload(url, file, peers, keep, stop), number)
             os.fsync(out.fileno())
-        return got
+        return fetched
 
-    def _piece(self, job: "_Job", number: int) -> int:
-        """Keep a piece; how many bytes of it came from the artifact server."""
-        wish, began, asking = Wish(job.file.sha256, number), self._site.monotonic(), job.asking
-        asking.until = began + PATIENCE_S + SILENCE_S  # the last look may end, and blame
+    def _piece(self, job: "_FileDownload", number: int) -> int:
+        """Download a piece; bytes that came from the artifact server."""
+        piece, began, peers = (
+            PieceRequest(job.file.sha256, number),
+            self._context.monotonic(),
+            job.peers,
+        )
+        peers.until = began + MAX_WAIT_S + READ_S  # so that the last query can end
         while True:
             if job.stop():
-                raise LinkError("download was taken back")
-            words, data = asking.ask_all(wish)
+                raise LinkError("download was cancelled")
+            statuses, data = peers.query(piece)
             if data is not None:
                 job.keep(data)
                 return 0
-            if self._site.monotonic() - began > PATIENCE_S:
-                asking.blame(words)
-                job.keep(self._fetch(job, wish))
+            if self._context.monotonic() - began > MAX_WAIT_S:
+                peers.mark_slow(statuses)
+                job.keep(self._fetch(job, piece))
                 return _size(job.file, number)
-            if not asking.early and asking.decide(words) is Move.FETCH:
-                came = self._claim(job, wish, began + PATIENCE_S)
-                if came is not None:
-                    return came
-            self._site.sleep(LOOK_S * (0.5 + self._site.random.random()))
+            if not peers.early and peers.decide(statuses) is Decision.FETCH:
+                size = self._claim(job, piece, began + MAX_WAIT_S)
+                if size is not None:
+                    return size
+            self._context.sleep(POLL_S * (0.5 + self._context.random.random()))
 
-    def _claim(self, job: "_Job", wish: Wish, until: float) -> int | None:
-        """Say so, look once more, and fetch; None when another one was first.
+    def _claim(self, job: "_FileDownload", piece: PieceRequest, until: float) -> int | None:
+        """Claim a piece, query once more, and fetch it; None when another device is first.
 
-        Who claims as well sees this claim and gives way, or began to look before it and fetches:
-        what it does is waited for. Others hear of the claim until the piece can be had here.
+        A device that claims it too sees this claim and gives way, or queried before it and fetches:
+        then this one waits. Peers see the claim until the piece is on this device's disk.
         """
-        with self._board.claiming(wish):
+        with self._state.claim(piece):
             while True:
-                words, data = job.asking.ask_all(wish, surely=True)
+                statuses, data = job.peers.query(piece, refused=True)
                 if data is not None:
                     job.keep(data)
                     return 0
-                late = self._site.monotonic() > until or job.stop()
-                if late or job.asking.decide(words) is Move.WAIT:
+                late = self._context.monotonic() > until or job.stop()
+                if late or job.peers.decide(statuses) is Decision.WAIT:
                     return None
-                if Word.CLAIMED not in words.values():
+                if PieceStatus.CLAIMED not in statuses.values():
                     break
-                self._site.sleep(LOOK_S * self._site.random.random())
-            self._board.fetching(wish)
-            job.keep(self._fetch(job, wish))
-            return _size(job.file, wish.number)
+                self._context.sleep(POLL_S * self._context.random.random())
+            self._state.fetching(piece)
+            job.keep(self._fetch(job, piece))
+            return _size(job.file, piece.number)
 
-    def _fetch(self, job: "_Job", wish: Wish) -> bytes:
-        piece = job.file.pieces()[wish.number]
-        data = self._wan.span(job.url, piece.start, piece.stop, job.file.size, job.stop)
-        if hashlib.sha256(data).hexdigest() != piece.sha256:
+    def _fetch(self, job: "_FileDownload", piece: PieceRequest) -> bytes:
+        part = job.file.pieces()[piece.number]
+        data = self._server.span(job.url, part.start, part.stop, job.file.size, job.stop)
+        if hashlib.sha256(data).hexdigest() != part.sha256:
             raise BundleError(f"{job.file.name} as downloaded does not match its signed hash")
         return data
 
 
-class _Job(NamedTuple):
-    """The download of one file. keep: writes the next piece, for the neighbours to have, too."""
+class _FileDownload(NamedTuple):
+    """The download of one file. keep: writes the next piece, which peers can then read."""
 
     url: str
     file: File
-    asking: "_Round"
+    peers: "_PeerSession"
     keep: Callable[[bytes], None]
     stop: Callable[[], bool]
 
 
-class _Round:
-    """Connections to the neighbours for the time of one file."""
+class _PeerSession:
+    """Connections to the peers during the download of one file."""
 
-    def __init__(self, owner: Neighbourly, file: File, stop: Callable[[], bool]) -> None:
-        self._site, self._owner, self._file, self._stop = owner._site, owner, file, stop
-        self.until = 0.0  # when the piece in hand is not asked for any more
-        named = self._site.named()
-        names = ranked(file.sha256, {*named, self._site.me})
-        self._order = [name for name in names if name != self._site.me][:ASKED]
-        self._named, self._lines = named, dict[str, Line]()
+    def __init__(self, owner: PeerDownloads, file: File, stop: Callable[[], bool]) -> None:
+        self._context, self._owner, self._file, self._stop = owner._context, owner, file, stop
+        self.until = 0.0  # end of the queries for the current piece
+        peers = self._context.peers()
+        names = ranked(file.sha256, {*peers, self._context.me})
+        self._order = [name for name in names if name != self._context.me][:ASKED]
+        self._addresses, self._connections = peers, dict[str, PeerConnection]()
         self._ranks = names
-        place = names.index(self._site.me)
+        place = names.index(self._context.me)
         head_start = min(_LONGEST_START_S, HEAD_START_S * place)
-        self._begin_at = self._site.monotonic() + head_start
+        self._begin_at = self._context.monotonic() + head_start
 
-    def __enter__(self) -> "_Round":
+    def __enter__(self) -> "_PeerSession":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for line in self._lines.values():
-            line.close()
+        for connection in self._connections.values():
+            connection.close()
 
     @property
     def early(self) -> bool:
-        """Whether those before this device in rank may still be about to begin."""
-        return self._site.monotonic() < self._begin_at
+        """Whether devices before this one in rank may not have started yet."""
+        return self._context.monotonic() < self._begin_at
 
-    def decide(self, words: Mapping[str, Word]) -> Move:
-        return decide(self._site.me, self._ranks, words)
+    def decide(self, statuses: Mapping[str, PieceStatus]) -> Decision:
+        return decide(self._context.me, self._ranks, statuses)
 
-    def ask_all(self, wish: Wish, *, surely: bool = False) -> tuple[dict[str, Word], bytes | None]:
-        """What everybody says, until one gives the piece, in an order of its own each time.
+    def query(
+        self, piece: PieceRequest, *, refused: bool = False
+    ) -> tuple[dict[str, PieceStatus], bytes | None]:
+        """Ask the peers, in random order, until one sends the piece; else their statuses.
 
-        surely   also those that hung up a moment ago: they may have begun since
+        refused   ask peers again that closed the connection: they may have started since
         """
-        words: dict[str, Word] = {}
-        now, quiet = self._site.monotonic(), self._owner.quiet
-        again = self._owner.hung_up if surely else set[str]()
-        due = [name for name in self._order if quiet.get(name, 0.0) <= now or name in again]
-        for name in sorted(due, key=lambda _: self._site.random.random()):
-            if self._site.monotonic() >= self.until:
+        statuses: dict[str, PieceStatus] = {}
+        now, avoided = self._context.monotonic(), self._owner.avoided
+        again = self._owner.refused if refused else set[str]()
+        due = [name for name in self._order if avoided.get(name, 0.0) <= now or name in again]
+        for name in sorted(due, key=lambda _: self._context.random.random()):
+            if self._context.monotonic() >= self.until:
                 break
-            word, data = self._ask(name, wish)
+            status, data = self._request(name, piece)
             if data is not None:
-                return words, data
-            if word is not None and word is not Word.NONE:
-                words[name] = word
-        return words, None
+                return statuses, data
+            if status is not None and status is not PieceStatus.NONE:
+                statuses[name] = status
+        return statuses, None
 
-    def blame(self, words: Mapping[str, Word]) -> None:
-        """Those that were waited for in vain are not waited for again."""
-        for name in words:
-            self._ignore(name, SLOW_S)
+    def mark_slow(self, names: Iterable[str]) -> None:
+        """Avoid peers that never had the piece that they announced."""
+        for name in names:
+            self._avoid(name, SLOW_S)
 
-    def _ask(self, name: str, wish: Wish) -> tuple[Word | None, bytes | None]:
-        piece = self._file.pieces()[wish.number]
+    def _request(self, name: str, piece: PieceRequest) -> tuple[PieceStatus | None, bytes | None]:
+        part = self._file.pieces()[piece.number]
         try:
-            line = self._lines.get(name) or self._call(name)
-            patience = Patience(self.until, self._stop, self._site.monotonic)
-            word, data = line.ask(wish, piece.stop - piece.start, patience)
+            connection = self._connections.get(name) or self._connect(name)
+            deadline = Deadline(self.until, self._stop, self._context.monotonic)
+            status, data = connection.request(piece, part.stop - part.start, deadline)
         except UntrustedError as error:
-            self._ignore(name, BANNED_S)
-            self._site.fault(Fault("peer-untrusted", str(error)))
+            self._avoid(name, BANNED_S)
+            self._context.fault(Fault("peer-untrusted", str(error)))
             return None, None
         except SlowError as error:
             _log.info("%s: %s", name, error)
-            self._ignore(name, SLOW_S)
+            self._avoid(name, SLOW_S)
             return None, None
         except (OSError, ValueError) as error:
             _log.debug("%s: %s", name, error)
-            silences = self._owner.silences.get(name, 0)
-            self._owner.silences[name] = silences + 1
-            self._ignore(name, min(SLOW_S, SILENT_S * 2**silences))
+            failures = self._owner.failures.get(name, 0)
+            self._owner.failures[name] = failures + 1
+            self._avoid(name, min(SLOW_S, RETRY_S * 2**failures))
             if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-                self._owner.hung_up.add(name)
+                self._owner.refused.add(name)
             return None, None
-        if word is not Word.HAVE:
-            return word, None
-        if hashlib.sha256(data).hexdigest() != piece.sha256:
-            self._ignore(name, BANNED_S)
-            detail = f"{name} gave a piece of {self._file.name} that is not what was signed"
-            self._site.fault(Fault("peer-lied", detail))
+        if status is not PieceStatus.HAVE:
+            return status, None
+        if hashlib.sha256(data).hexdigest() != part.sha256:
+            self._avoid(name, BANNED_S)
+            detail = f"{name} sent a piece of {self._file.name} that is not what was signed"
+            self._context.fault(Fault("peer-lied", detail))
             return None, None
-        self._owner.silences.pop(name, None)  # words alone make nobody's silences good
-        return word, data
+        self._owner.failures.pop(name, None)  # only a piece resets them
+        return status, data
 
-    def _call(self, name: str) -> Line:
-        address = parse_address(self._named[name])
+    def _connect(self, name: str) -> PeerConnection:
+        address = parse_address(self._addresses[name])
         if address is None:
-            raise ValueError(f"{self._named[name]!r:.80} is no address")
-        generation = self._site.generations().get(name, 0)
-        line = call(address, name, self._site.folder, self._site.wall(), generation)
-        self._lines[name] = line
-        return line
+            raise ValueError(f"{self._addresses[name]!r:.80} is no address")
+        context, generation = self._context, self._context.generations().get(name, 0)
+        connection = connect(address, name, context.folder, context.wall(), generation)
+        self._connections[name] = connection
+        return connection
 
-    def _ignore(self, name: str, seconds: float) -> None:
-        self._owner.quiet[name] = self._site.monotonic() + seconds
-        self._owner.hung_up.discard(name)
-        line = self._lines.pop(name, None)
-        if line is not None:
-            line.close()
+    def _avoid(self, name: str, seconds: float) -> None:
+        self._owner.avoided[name] = self._context.monotonic() + seconds
+        self._owner.refused.discard(name)
+        connection = self._connections.pop(name, None)
+        if connection is not None:
+            connection.close()
 
 
 def _size(file: File, number: int) -> int:

@@ -1,4 +1,4 @@
-"""Listens to the other devices of the site: mutual TLS, and only who is allowed is heard."""
+"""Listener for the other devices of the site: mutual TLS, and only allowed devices are served."""
 
 import contextlib
 import logging
@@ -9,7 +9,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from shoal.agent.peers.io.protocol import SILENCE_S, Peer, peer_of, read_line, serving_context
+from shoal.agent.peers.io.protocol import (
+    READ_S,
+    PeerIdentity,
+    identity_of,
+    read_line,
+    server_context,
+)
 from shoal.errors import SettingError, ShoalError
 
 _log = logging.getLogger(__name__)
@@ -19,14 +25,14 @@ CONNECTIONS = 32
 _IDLE_S, _ACCEPT_S = 60.0, 0.5
 
 
-class Listening(threading.Thread):
-    """Attends neighbours until it is told to finish.
+class TlsListener(threading.Thread):
+    """Serves the site's devices until `finish`.
 
-    section   of agent.toml, for what is wrong with the address: SettingError
-    allowed   names of the devices that are heard, as the controller says now
-    generations   device -> how often its name was given away before, as far as it is known: a
-                  certificate of before is another's, or a thief's
-    port      that it listens on
+    section      of agent.toml, named when the address cannot be used: SettingError
+    allowed      names of the devices that are served, from the controller's latest message
+    generations  device -> least generation of its certificate: an older one was issued before its
+                 name was enrolled again, and may be stolen
+    port         that it listens on
     """
 
     def __init__(
@@ -39,8 +45,8 @@ class Listening(threading.Thread):
     ) -> None:
         super().__init__(name=section, daemon=True)
         self._folder, self._allowed, self._generations = folder, allowed, generations
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
-        self._ending = threading.Event()
+        self._connections = threading.BoundedSemaphore(CONNECTIONS)
+        self._finished = threading.Event()
         try:
             self._listener = socket.create_server(address, backlog=CONNECTIONS)
         except OSError as error:
@@ -52,52 +58,52 @@ class Listening(threading.Thread):
         self.port = int(self._listener.getsockname()[1])
 
     @abstractmethod
-    def attend(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
-        """Answer `line` of the device `name`; whether it may ask on."""
+    def on_request(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
+        """Answer one request `line` of the device `name`; False closes the connection."""
 
     def finish(self) -> None:
-        self._ending.set()
+        self._finished.set()
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes up `accept`
 
     def run(self) -> None:
         with self._listener:
-            while not self._ending.is_set():
+            while not self._finished.is_set():
                 with contextlib.suppress(OSError):
                     plain, _ = self._listener.accept()
                     self._begin(plain)
 
     def _begin(self, plain: socket.socket) -> None:
-        if not self._room.acquire(blocking=False):
+        if not self._connections.acquire(blocking=False):
             plain.close()
             return
-        threading.Thread(target=self._attend, args=(plain,), name="attends", daemon=True).start()
+        threading.Thread(target=self._serve, args=(plain,), name="peer", daemon=True).start()
 
-    def _attend(self, plain: socket.socket) -> None:
-        """One neighbour, until it hangs up or says something odd."""
+    def _serve(self, plain: socket.socket) -> None:
+        """One connection, until it is closed or sends something invalid."""
         try:
-            plain.settimeout(SILENCE_S)
+            plain.settimeout(READ_S)
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with serving_context(self._folder).wrap_socket(plain, server_side=True) as connection:
-                peer = peer_of(connection)
+            with server_context(self._folder).wrap_socket(plain, server_side=True) as connection:
+                peer = identity_of(connection)
                 if peer is not None:
-                    self._hear(connection, peer)
+                    self._answer_all(connection, peer)
         except (OSError, ShoalError) as error:
-            _log.debug("a neighbour has gone: %s", error)
+            _log.debug("connection of a peer ended: %s", error)
         finally:
             plain.close()
-            self._room.release()
+            self._connections.release()
 
-    def _hear(self, connection: ssl.SSLSocket, peer: Peer) -> None:
-        """Line after line; who is heard may change while one is waited for."""
+    def _answer_all(self, connection: ssl.SSLSocket, peer: PeerIdentity) -> None:
+        """Answer request after request; a peer may become disallowed between two."""
         connection.settimeout(_IDLE_S)
-        going_on = self._is_heard(peer)
-        while going_on:
+        open_ = self._is_allowed(peer)
+        while open_:
             line = read_line(connection)
-            going_on = self._is_heard(peer) and self.attend(connection, peer.name, line)
+            open_ = self._is_allowed(peer) and self.on_request(connection, peer.name, line)
 
-    def _is_heard(self, peer: Peer) -> bool:
-        """Whether it was named, and shows no certificate of before its name was enrolled anew."""
-        if self._ending.is_set() or peer.name not in self._allowed():
+    def _is_allowed(self, peer: PeerIdentity) -> bool:
+        """Whether the controller names it, and its certificate is not of an older generation."""
+        if self._finished.is_set() or peer.name not in self._allowed():
             return False
         return peer.generation >= self._generations().get(peer.name, 0)

@@ -1,4 +1,4 @@
-"""The devices of this site as far as they share downloads: none unless [peers] is enabled."""
+"""Shared downloads of a site: none unless [peers] is enabled."""
 
 import functools
 import random
@@ -11,16 +11,16 @@ from urllib.parse import urlsplit
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.config import Settings
 from shoal.agent.host.io.folder import MODELS
-from shoal.agent.peers.io.downloader import Neighbourly, Site, Wan
-from shoal.agent.peers.io.server import Board, Sharing, Shelf
+from shoal.agent.peers.io.downloader import ArtifactServer, PeerContext, PeerDownloads
+from shoal.agent.peers.io.server import DownloadState, PeerServer, PieceStore
 from shoal.agent.peers.policy import PeerDirectory
 from shoal.errors import SettingError
 
 _DISCARD = 9
 
 
-class Neighbourhood:
-    """Both halves, asking and answering.
+class PeerNetwork:
+    """Downloads from the site's devices, and the server for them.
 
     directory   peers that the newest assignment lists
     fault       reports a peer that sent wrong data, or why nothing is shared
@@ -33,21 +33,21 @@ class Neighbourhood:
         directory: PeerDirectory,
         fault: Callable[[Fault], None],
     ) -> None:
-        self._folder, self._settings, self._board = folder, settings, Board()
+        self._folder, self._settings, self._state = folder, settings, DownloadState()
         self.directory, self._fault = directory, fault
-        self._sharing: Sharing | None = None
+        self._server: PeerServer | None = None
         self._unshared = ""
 
     @property
-    def line(self) -> str:
-        """How it stands, for a person; "" where sharing is not enabled."""
+    def status_line(self) -> str:
+        """Status for a person; "" where sharing is not enabled."""
         if self._unshared:
             return f"downloads are not shared: {self._unshared}"
         return f"downloads are shared at {self.facts['peer']}" if self.facts else ""
 
     @functools.cached_property
     def facts(self) -> dict[str, str]:
-        """What the inventory tells, for the controller to tell the neighbours."""
+        """Facts for the inventory, which the controller sends to the peers."""
         peers = self._settings.peers
         if not peers.enabled or self._unshared:
             return {}
@@ -56,14 +56,16 @@ class Neighbourhood:
             "peer": f"[{address}]:{peers.port}" if ":" in address else f"{address}:{peers.port}"
         }
 
-    def downloads(self, wan: Wan, stage: Callable[[str], Path]) -> Wan | Neighbourly:
-        """`wan`, by way of the neighbours where that is enabled."""
+    def downloads(
+        self, server: ArtifactServer, stage: Callable[[str], Path]
+    ) -> ArtifactServer | PeerDownloads:
+        """Downloads from peers where that is enabled, else from `server` alone."""
         if not self._settings.peers.enabled:
-            return wan
-        site = Site(
+            return server
+        context = PeerContext(
             folder=self._folder,
             me=self._settings.device.name,
-            named=lambda: self.directory.addresses,
+            peers=lambda: self.directory.addresses,
             fault=self._fault,
             wall=time.time,
             monotonic=time.monotonic,
@@ -71,27 +73,27 @@ class Neighbourhood:
             random=random.SystemRandom(),
             generations=lambda: self.directory.generations,
         )
-        return Neighbourly(wan, site, self._board, stage)
+        return PeerDownloads(server, context, self._state, stage)
 
     def start(self) -> None:
-        """Listen to the neighbours; what is in the way of it is no reason not to serve."""
+        """Start the server; when it cannot listen, the agent runs without it."""
         if not self._settings.peers.enabled:
             return
         try:
-            self._sharing = self._listen()
+            self._server = self._listen()
         except SettingError as error:
             self._unshared = str(error)
             self._fault(Fault("peers-off", f"downloads are not shared: {self._unshared}"))
             return
-        self._sharing.start()
+        self._server.start()
 
-    def _listen(self) -> Sharing:
+    def _listen(self) -> PeerServer:
         peers = self._settings.peers
-        return Sharing(
+        return PeerServer(
             self._folder,
             (peers.host, peers.port),
-            shelf=Shelf(self._folder / MODELS, time.monotonic),
-            board=self._board,
+            store=PieceStore(self._folder / MODELS, time.monotonic),
+            state=self._state,
             allowed=lambda: self.directory.addresses.keys(),
             max_kbps=peers.max_kbps,
             sleep=time.sleep,
@@ -99,12 +101,12 @@ class Neighbourhood:
         )
 
     def finish(self) -> None:
-        if self._sharing is not None:
-            self._sharing.finish()
+        if self._server is not None:
+            self._server.finish()
 
 
 def own_address(controller: str) -> str:
-    """The address of this machine on the way to the controller; nothing is sent for that."""
+    """Address of this machine on its route to the controller; nothing is sent."""
     host = urlsplit(controller).hostname or "localhost"
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, _DISCARD, type=socket.SOCK_DGRAM)[0]

@@ -1,7 +1,7 @@
-"""What this device shares with its neighbours: pieces of files that a signed manifest names.
+"""Server of pieces to the site's devices: of files that a signed manifest names.
 
-A request names a hash and a number, never a path. Each piece is held against its hash before it
-leaves, so that a damaged disk spoils nobody else's download.
+A request names a hash and a number, never a path. Each piece is verified against its hash before it
+is sent, so that a damaged disk does not damage another device's download.
 """
 
 import contextlib
@@ -12,25 +12,25 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from shoal import bundle
-from shoal.agent.peers.io.listener import Listening
-from shoal.agent.peers.io.protocol import LONGEST, Wish, read_wish
-from shoal.agent.peers.policy import Word
+from shoal.agent.peers.io.listener import TlsListener
+from shoal.agent.peers.io.protocol import LONGEST, PieceRequest, parse_request
+from shoal.agent.peers.policy import PieceStatus
 from shoal.errors import BundleError
 from shoal.manifest import File, Piece
 
-#: Pieces that are on their way at once; seconds that a look at the disk holds.
-SENDING, LOOK_S = 4, 1.0
+#: Pieces sent at once; seconds that the list of files on the disk is cached.
+SENDING, SCAN_S = 4, 1.0
 
 
-class Board:
-    """What this device is after: asked by the server's threads, written by its downloads."""
+class DownloadState:
+    """Status of the pieces that this device downloads: set by downloads, read by the server."""
 
     def __init__(self) -> None:
         self._wanted: set[str] = set()
-        self._at: dict[Wish, Word] = {}
+        self._statuses: dict[PieceRequest, PieceStatus] = {}
 
     @contextlib.contextmanager
-    def wanting(self, sha256: str) -> Iterator[None]:
+    def want(self, sha256: str) -> Iterator[None]:
         self._wanted.add(sha256)
         try:
             yield
@@ -38,68 +38,69 @@ class Board:
             self._wanted.discard(sha256)
 
     @contextlib.contextmanager
-    def claiming(self, wish: Wish) -> Iterator[None]:
-        """CLAIMED, or FETCHING from `fetching` on, until the end."""
-        self._at[wish] = Word.CLAIMED
+    def claim(self, piece: PieceRequest) -> Iterator[None]:
+        """CLAIMED, and FETCHING after `fetching`, until the context ends."""
+        self._statuses[piece] = PieceStatus.CLAIMED
         try:
             yield
         finally:
-            self._at.pop(wish, None)
+            self._statuses.pop(piece, None)
 
-    def fetching(self, wish: Wish) -> None:
-        self._at[wish] = Word.FETCHING
+    def fetching(self, piece: PieceRequest) -> None:
+        self._statuses[piece] = PieceStatus.FETCHING
 
-    def word(self, wish: Wish) -> Word:
-        """Of a piece that is not here."""
-        return self._at.get(wish) or (Word.WANTED if wish.sha256 in self._wanted else Word.NONE)
+    def status(self, piece: PieceRequest) -> PieceStatus:
+        """Status of a piece that is not on the disk."""
+        wanted = PieceStatus.WANTED if piece.sha256 in self._wanted else PieceStatus.NONE
+        return self._statuses.get(piece, wanted)
 
 
-class Shelf:
-    """Files below `models` by their hash: of both slots and of the stage, whole or growing."""
+class PieceStore:
+    """Files below `models` by their hash: in both slots and the stage, complete or partial."""
 
     def __init__(self, models: Path, monotonic: Callable[[], float]) -> None:
         self._models, self._monotonic = models, monotonic
         self._known: dict[str, tuple[File, list[Path]]] = {}
-        self._looked = float("-inf")
+        self._scanned_s = float("-inf")
 
-    def piece(self, wish: Wish) -> bytes | None:
-        """The bytes of a piece, true to their hash; None when they are not here."""
-        if wish.sha256 not in self._known or self._monotonic() > self._looked + LOOK_S:
-            self._look()
-        data = self._read(wish)
-        if data is None and self._moved(wish):  # from its stage into a slot, a moment ago
-            self._look()
-            data = self._read(wish)
+    def read(self, piece: PieceRequest) -> bytes | None:
+        """The verified bytes of a piece; None when they are not on the disk."""
+        if piece.sha256 not in self._known or self._monotonic() > self._scanned_s + SCAN_S:
+            self._scan()
+        data = self._read(piece)
+        if data is None and self._moved(piece):  # from its stage into a slot, a moment ago
+            self._scan()
+            data = self._read(piece)
         return data
 
-    def _read(self, wish: Wish) -> bytes | None:
-        file, paths = self._known.get(wish.sha256, (None, []))
+    def _read(self, piece: PieceRequest) -> bytes | None:
+        file, paths = self._known.get(piece.sha256, (None, []))
         pieces = file.pieces() if file else []
-        if wish.number >= len(pieces):
+        if piece.number >= len(pieces):
             return None
-        found = (_read(path, pieces[wish.number]) for path in paths)
+        found = (_read(path, pieces[piece.number]) for path in paths)
         return next((data for data in found if data is not None), None)
 
-    def _moved(self, wish: Wish) -> bool:
-        _, paths = self._known.get(wish.sha256, (None, []))
+    def _moved(self, piece: PieceRequest) -> bool:
+        _, paths = self._known.get(piece.sha256, (None, []))
         return bool(paths) and not any(path.exists() for path in paths)
 
-    def _look(self) -> None:
+    def _scan(self) -> None:
         known: dict[str, tuple[File, list[Path]]] = {}
         for folder in self._models.glob("*/*/"):
             with contextlib.suppress(BundleError, OSError):
                 for file in bundle.read_manifest(folder).files():
-                    # the part first: once it is not there any more the whole file is
+                    # the part first: once it is gone, the complete file exists
                     paths = [folder / f"{file.sha256}.part", folder / file.name]
                     known.setdefault(file.sha256, (file, []))[1].extend(paths)
-        self._known, self._looked = known, self._monotonic()
+        self._known, self._scanned_s = known, self._monotonic()
 
 
-class Sharing(Listening):
-    """Answers neighbours until it is told to finish. See Listening.
+class PeerServer(TlsListener):
+    """Sends pieces to peers until `finish`. See TlsListener.
 
     max_kbps  kilobit a second for all of them together, 0 for no limit
-    shared    bytes that it gave away
+    sent      bytes of pieces
     """
 
     def __init__(
@@ -107,40 +108,40 @@ class Sharing(Listening):
         folder: Path,
         address: tuple[str, int],
         *,
-        shelf: Shelf,
-        board: Board,
+        store: PieceStore,
+        state: DownloadState,
         allowed: Callable[[], Collection[str]],
         max_kbps: float,
         sleep: Callable[[float], None],
         generations: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         super().__init__("peers", folder, address, allowed, generations)
-        self._shelf, self._board = shelf, board
+        self._store, self._state = store, state
         self._rate, self._sleep = max_kbps * 125, sleep
         self._sending = threading.BoundedSemaphore(SENDING)
-        self.shared = 0
+        self.sent = 0
 
-    def attend(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
-        wish = read_wish(line)
-        if wish is None:
+    def on_request(self, connection: ssl.SSLSocket, name: str, line: bytes) -> bool:
+        piece = parse_request(line)
+        if piece is None:
             return False
-        self._answer(connection, wish)
+        self._answer(connection, piece)
         return True
 
-    def _answer(self, connection: ssl.SSLSocket, wish: Wish) -> None:
+    def _answer(self, connection: ssl.SSLSocket, piece: PieceRequest) -> None:
         if not self._sending.acquire(blocking=False):
-            connection.sendall(f"{Word.BUSY}\n".encode())
+            connection.sendall(f"{PieceStatus.BUSY}\n".encode())
             return
         try:
-            word = self._board.word(wish)  # before the look: what comes in between is found
-            data = self._shelf.piece(wish)
+            status = self._state.status(piece)  # before the read: it may be completed in between
+            data = self._store.read(piece)
             if data is None:
-                connection.sendall(f"{word}\n".encode())
+                connection.sendall(f"{status}\n".encode())
                 return
             if self._rate:
                 self._sleep(len(data) * SENDING / self._rate)
-            connection.sendall(f"{Word.HAVE} {len(data)}\n".encode() + data)
-            self.shared += len(data)
+            connection.sendall(f"{PieceStatus.HAVE} {len(data)}\n".encode() + data)
+            self.sent += len(data)
         finally:
             self._sending.release()
 

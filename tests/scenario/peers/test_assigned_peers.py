@@ -1,4 +1,4 @@
-"""Which neighbours an assignment names: those of the site that share, and that are enrolled."""
+"""Peers in an assignment: the enrolled devices of the site that share downloads."""
 
 import msgspec
 import pytest
@@ -39,24 +39,28 @@ def assigned(fleet, name):
         return wire.decode_down("assignment", db.scalar(query))
 
 
-def told(fleet, name):
+def peers_of(fleet, name):
     return assigned(fleet, name).peers
 
 
-def test_a_device_that_shares_is_told_of_those_of_its_site_that_do(fleet):
+def test_a_device_that_shares_receives_the_peers_of_its_site(fleet):
     shares(fleet, a="10.0.0.1:8455", b="10.0.0.2:8455", d="10.9.9.9:8455")
-    assert told(fleet, "a") == {"b": "10.0.0.2:8455"}
-    assert told(fleet, "d") == {}
-    assert told(fleet, "c") is msgspec.UNSET  # it does not share: nothing is added to its message
+    assert peers_of(fleet, "a") == {"b": "10.0.0.2:8455"}
+    assert peers_of(fleet, "d") == {}
+    assert (
+        peers_of(fleet, "c") is msgspec.UNSET
+    )  # it does not share: nothing is added to its message
 
 
-def test_who_was_decommissioned_is_not_named_any_more(fleet):
+def test_a_decommissioned_device_is_no_peer_any_more(fleet):
     shares(fleet, a="10.0.0.1:8455", b="10.0.0.2:8455", c="10.0.0.3:8455")
     enrolment.decommission(fleet.ctx, actor="ana", device="b")
-    assert told(fleet, "a") == {"c": "10.0.0.3:8455"}
+    assert peers_of(fleet, "a") == {"c": "10.0.0.3:8455"}
 
 
-def test_of_a_name_that_was_given_away_the_neighbours_hear_which_enrolment_holds(fleet):
+def test_of_a_name_that_was_given_away_the_peers_receive_the_generation_of_the_current_enrolment(
+    fleet,
+):
     shares(fleet, a="10.0.0.1:8455", b="10.0.0.2:8455", c="10.0.0.3:8455")
     assert assigned(fleet, "a").generations is msgspec.UNSET  # as before the field was there
     with fleet.ctx.store.write() as db:
@@ -68,5 +72,5 @@ def test_of_a_name_that_was_given_away_the_neighbours_hear_which_enrolment_holds
 @pytest.mark.parametrize("odd", ["x" * 5_000, {"host": 1}, 7, [], ""])
 def test_an_odd_address_makes_no_message_too_long(fleet, odd):
     shares(fleet, a="10.0.0.1:8455", b=odd)
-    found = told(fleet, "a")
+    found = peers_of(fleet, "a")
     assert all(isinstance(where, str) and len(where) <= 64 for where in found.values())
