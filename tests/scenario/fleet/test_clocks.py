@@ -166,7 +166,7 @@ def test_one_clock_ahead_closes_no_bucket_of_its_site_early(fleet):
 
 
 @pytest.mark.parametrize("off_s", [7_200.0, -7_200.0])
-def test_a_clock_that_is_set_while_a_release_is_observed_neither_ends_the_watch_nor_prolongs_it(
+def test_setting_the_clock_while_a_release_is_observed_neither_ends_nor_prolongs_the_observation(
     fleet, off_s
 ):
     fleet.observe_s = 30.0

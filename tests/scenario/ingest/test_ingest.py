@@ -71,14 +71,14 @@ def device(fleet, name="cam-1"):
     return next(row for row in fleet.rows_of(tables.device) if row.name == name)
 
 
-def test_a_batch_is_kept_and_every_number_acked(fleet):
+def test_a_batch_is_stored_and_every_sequence_number_acked(fleet):
     batch = [sent(report(fleet, seq)) for seq in range(1, 6)]
     assert acked(ingest(fleet.ctx, batch)) == [1, 2, 3, 4, 5]
     assert windows(fleet) == {("cam-1", seq) for seq in range(1, 6)}
     assert device(fleet).seen_at >= fleet.clock()
 
 
-def test_what_comes_twice_or_in_another_order_is_kept_once_and_acked_each_time(fleet):
+def test_redelivered_and_reordered_messages_are_stored_once_and_acked_each_time(fleet):
     batch = [sent(report(fleet, seq)) for seq in range(1, 9)]
     shuffled = batch * 3
     random.Random(1).shuffle(shuffled)
@@ -95,7 +95,7 @@ def test_a_gap_in_the_sequence_numbers_is_in_the_ledger(fleet):
     assert (found.received, found.highest, found.missing) == (2, 4, 2)
 
 
-def test_a_new_outbox_begins_at_one_again_and_collides_with_nothing(fleet):
+def test_the_numbers_of_a_new_outbox_do_not_collide_with_the_old_ones(fleet):
     ingest(fleet.ctx, [sent(report(fleet, 1)), sent(report(fleet, 1, boot="b2"))])
     assert len(fleet.rows_of(tables.window)) == 2
 
@@ -220,7 +220,7 @@ def test_an_inventory_updates_the_device_but_not_its_site(fleet):
 
 
 @pytest.mark.parametrize("floor", [float("nan"), float("inf"), 1e300, -5.0])
-def test_a_floor_that_is_no_version_costs_its_inventory_and_no_bug(fleet, caplog, floor):
+def test_an_assignment_floor_that_is_no_version_rejects_its_inventory(fleet, caplog, floor):
     inventory = Inventory(
         device="cam-1", boot="b1", seq=0, sent_s=fleet.clock(), agent="0.2", profile="rpi5",
         ring="stable", site="s1", line="", labels={}, facts={}, installed=[],
@@ -232,14 +232,14 @@ def test_a_floor_that_is_no_version_costs_its_inventory_and_no_bug(fleet, caplog
     assert "cannot ingest" not in caplog.text
 
 
-def test_a_version_that_no_database_holds_is_a_refused_window_and_no_bug(fleet, caplog):
+def test_a_release_version_too_large_for_the_database_rejects_its_window(fleet, caplog):
     odd = report(fleet, 1, release=f"{MODEL}@{'9' * 23}")
     assert acked(ingest(fleet.ctx, [sent(odd), sent(report(fleet, 2))])) == [1, 2]
     assert windows(fleet)
     assert "cannot ingest" not in caplog.text
 
 
-def test_a_fault_is_the_devices_last_error_unless_it_is_only_information(fleet):
+def test_a_fault_sets_the_devices_last_error_unless_its_severity_is_info(fleet):
     def fault(seq, severity):
         return FaultEvent(
             device="cam-1", boot="b1", seq=seq, sent_s=0.0, cause="source-gone",
@@ -257,7 +257,7 @@ def test_a_fault_is_the_devices_last_error_unless_it_is_only_information(fleet):
     assert events[0].facts["bus"] == "nan"
 
 
-def test_an_update_event_that_was_overtaken_changes_no_state_back(fleet):
+def test_an_overtaken_update_event_does_not_change_the_state_back(fleet):
     fleet.run(1)
     one = fleet.roll_out(f"{MODEL}@1")
 
@@ -274,7 +274,7 @@ def test_an_update_event_that_was_overtaken_changes_no_state_back(fleet):
     assert fleet.states(one.id)["cam-1"] in ("PROBING", "WAITING")
 
 
-def test_nothing_is_acked_that_is_not_durable(fleet, monkeypatch):
+def test_only_durable_messages_are_acked(fleet, monkeypatch):
     def full(*_):
         raise StorageError("disk is full")
 
@@ -286,7 +286,7 @@ def test_nothing_is_acked_that_is_not_durable(fleet, monkeypatch):
     assert acked(ingest(fleet.ctx, [sent(report(fleet, 1))])) == [1]
 
 
-def test_a_message_that_meets_a_bug_does_not_take_the_others_with_it(fleet, monkeypatch, caplog):
+def test_a_message_that_meets_a_bug_does_not_stop_the_others(fleet, monkeypatch, caplog):
     real = window_validation.WindowValidator.check
 
     def brittle(self, message):
@@ -409,7 +409,7 @@ def fault(seq, cause="nan"):
 
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("kind", ["window", "event"])
-def test_two_messages_under_one_number_are_of_two_agents(fleet, kind, together):
+def test_two_different_messages_with_one_number_raise_the_alert(fleet, kind, together):
     one, two = (
         (report(fleet, 1), report(fleet, 1, rows=51))
         if kind == "window"
@@ -422,7 +422,7 @@ def test_two_messages_under_one_number_are_of_two_agents(fleet, kind, together):
     assert "outbox.db" in alert.next_step
 
 
-def test_the_same_message_again_is_no_second_agent_even_where_its_clock_was_put_right(fleet):
+def test_a_redelivery_raises_no_alert_even_when_the_clock_was_corrected_in_between(fleet):
     first = report(fleet, 1)
     ingest(fleet.ctx, [sent(first), sent(fault(2))])
     fleet.clock.now += 900.0
@@ -431,7 +431,7 @@ def test_the_same_message_again_is_no_second_agent_even_where_its_clock_was_put_
     assert standing(fleet) == {}
 
 
-def test_an_alert_of_two_agents_closes_when_one_was_alone_for_an_hour(fleet):
+def test_the_alert_closes_after_an_hour_without_a_second_agent(fleet):
     ingest(fleet.ctx, [sent(fault(1)), sent(fault(1, "modbus"))])
     fleet.clock.now += duplicate_devices.CALM_S - 1
     duplicate_devices.close_alerts(fleet.ctx)

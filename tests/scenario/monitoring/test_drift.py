@@ -1,4 +1,4 @@
-"""From what a camera sees to a training that was asked for."""
+"""Drift monitoring: from rows of a camera to the training that drift triggers."""
 
 import msgspec
 import pytest
@@ -136,7 +136,7 @@ def test_throttled_windows_are_kept_and_raise_no_alarm(fleet):
     assert sum(w.health["throttled"] for w in windows) >= 12
 
 
-def test_a_device_whose_clock_is_wrong_is_watched_by_itself_and_not_with_its_site(fleet):
+def test_a_device_with_a_wrong_clock_is_monitored_by_itself_and_not_with_its_site(fleet):
     baseline(fleet)
     fleet.run(20)
     wrong = fleet.stations["cam-3"]
@@ -151,7 +151,7 @@ def test_a_device_whose_clock_is_wrong_is_watched_by_itself_and_not_with_its_sit
     assert found == {("device", "cam-3")}
 
 
-def test_one_camera_that_falls_silent_is_no_drift_of_its_site(fleet):
+def test_one_camera_that_stops_sending_is_no_drift_of_its_site(fleet):
     fleet.stations["cam-4"].shift += 1.5  # as it always was
     baseline(fleet)
     fleet.stations["cam-4"].crash()
@@ -161,7 +161,7 @@ def test_one_camera_that_falls_silent_is_no_drift_of_its_site(fleet):
     assert at > fleet.clock() - 60
 
 
-def test_the_heatmap_and_the_histograms_tell_the_same_story(fleet):
+def test_the_heatmap_and_the_histograms_agree(fleet):
     fleet.run(60)
     early = drift_history.drift_map(fleet.ctx, MODEL, "site", "south")
     assert not early.ready
@@ -206,7 +206,7 @@ def test_accuracy_before_and_after_comes_from_the_labels(fleet):
     assert performance.performance(fleet.ctx, model=MODEL, site="moon") == []
 
 
-def test_fleet_health_counts_what_is_there(fleet):
+def test_fleet_health_counts_devices_alerts_and_rows(fleet):
     fleet.run(60)
     fleet.stations["cam-4"].crash()
     fleet.run(5)
@@ -234,7 +234,7 @@ def test_the_ledger_misses_nothing_after_crashes_of_both_sides(fleet):
         ledger.ledgers(fleet.ctx, "unknown")
 
 
-def test_monitoring_goes_on_where_it_stopped_and_looks_at_nothing_twice(fleet):
+def test_monitoring_resumes_where_it_stopped_and_tests_nothing_twice(fleet):
     baseline(fleet)
     foul(fleet, "south")
     fleet.run(120, drifted(fleet))
@@ -276,7 +276,7 @@ def test_a_drift_alert_and_newer_labels_train_again_exactly_once(fleet):
     assert asked.created_by == "automation"
 
 
-def test_without_the_policy_nothing_trains_by_itself(fleet):
+def test_without_the_policy_drift_starts_no_training(fleet):
     add_dataset(fleet, 1)
     baseline(fleet)
     foul(fleet, "south")

@@ -65,7 +65,7 @@ def test_other_roles_or_other_bytes_are_a_new_version(ctx: Context, table: Path)
     assert datasets.get_dataset(ctx, "rig@1").version == 1
 
 
-def test_what_a_version_was_made_from_is_kept(ctx: Context, table: Path) -> None:
+def test_the_lineage_of_a_version_is_stored(ctx: Context, table: Path) -> None:
     add(ctx, table)
     table.write_text(table.read_text() + "1,2,y,20.0,0\n")
     assert add(ctx, table, parents=["rig@1"], how="labelled on site").parents == ["rig@1"]
@@ -73,7 +73,7 @@ def test_what_a_version_was_made_from_is_kept(ctx: Context, table: Path) -> None
         add(ctx, table, parents=["rig@9"])
 
 
-def test_the_table_comes_back_as_it_went_in(ctx: Context) -> None:
+def test_a_stored_table_is_read_back_unchanged(ctx: Context) -> None:
     made = add_digits(ctx)
     table = frames.read_frame(ctx.blobs.path(made.sha256), made.ref)
     assert len(table) == made.rows == 1797
@@ -125,14 +125,14 @@ BAD_ROLES = {
 
 
 @pytest.mark.parametrize(("roles", "words"), BAD_ROLES.values(), ids=BAD_ROLES.keys())
-def test_roles_that_do_not_fit_are_named_with_what_there_is(
+def test_an_error_names_the_wrong_role_and_the_columns_there_are(
     ctx: Context, table: Path, roles: dict[str, object], words: str
 ) -> None:
     with pytest.raises(DatasetError, match=words):
         add(ctx, table, **roles)
 
 
-def test_a_label_with_one_value_teaches_nothing(ctx: Context, tmp_path: Path) -> None:
+def test_a_label_with_one_value_cannot_be_trained_on(ctx: Context, tmp_path: Path) -> None:
     path = csv(tmp_path / "t.csv", {"heat": numbers(), "leak": [0] * 60})
     with pytest.raises(DatasetError, match="1 distinct value"):
         add(ctx, path, site="", drop=[])
@@ -148,12 +148,12 @@ def test_a_gzip_bomb_is_stopped(
         add(ctx, path, site="", drop=[])
 
 
-def test_a_name_that_cannot_be_is_refused(ctx: Context, table: Path) -> None:
+def test_an_invalid_name_is_refused(ctx: Context, table: Path) -> None:
     with pytest.raises(SettingError, match="dataset name 'Rig 1'"):
         add(ctx, table, name="Rig 1")
 
 
-def test_the_hydraulic_rig_is_read_as_its_owners_describe_it(ctx: Context) -> None:
+def test_the_hydraulic_rig_is_read_as_its_documentation_describes_it(ctx: Context) -> None:
     made = add(
         ctx, shared_data("demo/hydraulic_uci447_features.csv.gz"), label="pump_leak",
         site="cooler_pct", split="group", drop=OTHER_CONDITIONS,

@@ -38,7 +38,7 @@ def issued(authority: Authority, csr: str, device: str = "cam-a") -> x509.Certif
     )
 
 
-def test_a_device_certificate_names_the_device_whatever_the_request_said(authority):
+def test_a_device_certificate_names_the_device_whatever_the_request_names(authority):
     made = issued(authority, request(ec.generate_private_key(ec.SECP256R1()), "controller"))
     assert made.subject.rfc4514_string() == "CN=cam-a,O=shoal"
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -47,7 +47,7 @@ def test_a_device_certificate_names_the_device_whatever_the_request_said(authori
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
 
 
-def test_a_device_certificate_lives_ninety_days_and_never_longer_than_its_issuer(authority):
+def test_a_device_certificate_is_valid_for_ninety_days_and_never_longer_than_its_issuer(authority):
     csr = request(ec.generate_private_key(ec.SECP256R1()))
     made = authority.issue_device(csr, "cam-a", NOW)
     assert made.expires_s == NOW + 90 * DAY_S
@@ -82,7 +82,7 @@ def verifies(pki: Path, certificate: Path, purpose: str) -> bool:
     ],
     ids=["p256", "p384", "ed25519", "rsa2048"],
 )
-def test_keys_that_a_secure_element_may_have_are_taken(authority, key):
+def test_keys_that_a_secure_element_may_have_are_accepted(authority, key):
     assert issued(authority, request(key)).public_key() == key.public_key()
 
 
@@ -111,7 +111,7 @@ def tampered(csr: str) -> str:
     ],
     ids=["empty", "text", "cut", "oversized", "tampered", "curve", "weak"],
 )
-def test_a_bad_request_is_refused_and_says_so(authority, csr):
+def test_a_bad_request_is_refused_with_an_error(authority, csr):
     with pytest.raises(SettingError, match="CSR"):
         authority.issue_device(csr, "cam-a", NOW)
 

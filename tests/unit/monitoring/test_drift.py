@@ -1,4 +1,4 @@
-"""The drift decision: calibrated under the null, awake to a real shift, sane at the edges."""
+"""The drift test: calibrated under the null, sensitive to a real shift, robust at the edges."""
 
 import numpy as np
 import pytest
@@ -32,8 +32,8 @@ def own(counts):
     return [{"press-1": c} for c in counts]
 
 
-def looks(baseline, windows, at, tolerance=0.01):
-    """log10 p (looks, F) of sliding looks."""
+def p_values(baseline, windows, at, tolerance=0.01):
+    """log10 p (tests, F) of sliding windows."""
     s = baseline.scales[at]
     found = (
         drift.compare(baseline, windows[i - s + 1 : i + 1], at, tolerance)
@@ -53,7 +53,7 @@ def test_the_far_tail_agrees_with_scipy_where_scipy_has_one(freedom, noncentral,
         assert 0.99 < ours / p < 1.05
 
 
-def test_the_far_tail_still_orders_what_scipy_calls_impossible():
+def test_the_far_tail_still_orders_values_beyond_the_range_of_scipy():
     x = np.array([1e3, 1e4, 1e6])
     log_p = log_tail(x, np.full(3, 9.0), np.full(3, 8.0), np.full(3, EXACT))
     assert np.isfinite(log_p).all()
@@ -67,7 +67,7 @@ def test_rows_that_did_not_change_keep_the_level_even_without_tolerance(baseline
     windows = own(rows(rng, 400, baseline_windows + 16, n))
     baseline = drift.fit(windows[:baseline_windows], SCALES)
     for at in range(2):
-        p = looks(baseline, windows[baseline_windows:], at, tolerance=0.0)
+        p = p_values(baseline, windows[baseline_windows:], at, tolerance=0.0)
         assert (p < -2).mean() < 1.5e-2
         assert (p < -3).mean() < 3e-3
 
@@ -79,7 +79,7 @@ def test_a_fleet_that_did_not_change_raises_no_alarm_in_a_day_of_its_budget():
     for k in (12, 96):
         windows = own(rows(rng, 600, k + 24, 200))
         baseline = drift.fit(windows[:k], SCALES)
-        worst = min(looks(baseline, windows[k:], at).min() for at in range(3))
+        worst = min(p_values(baseline, windows[k:], at).min() for at in range(3))
         assert worst > level
 
 
@@ -90,18 +90,18 @@ def test_rows_that_resemble_the_row_before_them_do_not_alarm(n):
     level = drift.log10_level(1, subjects=100, features=8, window_s=900, scales=3)
     windows = own(rows(rng, 200, 96 + 16, n, rho=0.9))
     baseline = drift.fit(windows[:96], SCALES)
-    assert min(looks(baseline, windows[96:], at).min() for at in range(3)) > level
+    assert min(p_values(baseline, windows[96:], at).min() for at in range(3)) > level
 
 
 @pytest.mark.parametrize("pool", [100, 300])
-def test_a_small_pool_that_is_replayed_again_and_again_does_not_alarm(pool):
+def test_a_small_pool_of_rows_that_is_replayed_does_not_alarm(pool):
     rng = np.random.default_rng(pool)
     n, k, after = 100, 12, 24
     values = rng.standard_normal((100, pool))
     order = np.concatenate([rng.permutation(pool) for _ in range((k + after) * n // pool + 1)])
     windows = own(binned(values[:, order[: (k + after) * n]].reshape(100, k + after, n)))
     baseline = drift.fit(windows[:k], SCALES)
-    assert min(looks(baseline, windows[k:], at).min() for at in range(3)) > -4
+    assert min(p_values(baseline, windows[k:], at).min() for at in range(3)) > -4
 
 
 @pytest.mark.parametrize(("sigma", "within"), [(0.25, 4), (0.5, 1)])
@@ -140,7 +140,7 @@ def test_values_that_go_missing_are_drift():
     assert drift.compare(baseline, own([lost]), 0, 0.01).log10_p[0] < -9
 
 
-def test_a_window_far_smaller_than_usual_is_not_looked_at_by_itself():
+def test_a_window_far_smaller_than_usual_is_not_tested_by_itself():
     rng = np.random.default_rng(4)
     baseline = drift.fit(own(rows(rng, 2, 12, 200)), SCALES)
     small = own(rows(rng, 2, 4, 80))
@@ -156,8 +156,8 @@ def test_a_device_that_is_switched_off_is_no_drift_of_its_site():
     baseline = drift.fit(site[:12], SCALES)
     alone = [{"press-1": x} for x in a[12:]]
     stranger = [{"press-1": x, "press-9": y} for x, y in zip(a[12:], b[12:], strict=True)]
-    assert looks(baseline, alone, 0).min() > -4
-    assert looks(baseline, stranger, 0).min() > -4
+    assert p_values(baseline, alone, 0).min() > -4
+    assert p_values(baseline, stranger, 0).min() > -4
 
 
 def test_one_device_of_a_site_that_changes_is_found_in_the_merge():
@@ -169,7 +169,7 @@ def test_one_device_of_a_site_that_changes_is_found_in_the_merge():
     assert seen.log10_p[0] < -10
 
 
-def test_a_baseline_survives_its_bytes_and_refuses_others():
+def test_a_baseline_is_read_back_from_its_bytes_and_from_no_others():
     rng = np.random.default_rng(8)
     baseline = drift.fit(own(rows(rng, 3, 12, 200)), SCALES)
     again = drift.Baseline.from_bytes(baseline.to_bytes())
@@ -183,7 +183,7 @@ def test_a_baseline_survives_its_bytes_and_refuses_others():
         drift.Baseline.from_bytes(b"PK nonsense")
 
 
-def test_the_effect_size_is_near_zero_for_equals_and_grows_with_the_shift():
+def test_the_effect_size_is_near_zero_without_a_shift_and_grows_with_the_shift():
     rng = np.random.default_rng(10)
     baseline = drift.fit(own(rows(rng, 1, 12, 900)), SCALES)
     training = rows(rng, 1, 1, 50_000)[0]

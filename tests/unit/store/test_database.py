@@ -56,7 +56,7 @@ def test_a_failed_write_leaves_nothing_behind(url: str) -> None:
     assert subjects(store) == []
 
 
-def test_a_reader_sees_one_moment_while_somebody_writes(url: str) -> None:
+def test_a_reader_sees_a_consistent_view_during_a_write(url: str) -> None:
     store, other = Store.open(url), Store.open(url)
     with store.read() as db:
         before = db.scalar(select(func.count()).select_from(change))
@@ -99,7 +99,7 @@ def test_kill_9_keeps_what_was_committed_and_nothing_else(url: str) -> None:
     assert subjects(Store.open(url)) == ["kept"]
 
 
-def test_a_write_is_synced_to_the_disk_before_it_counts(url: str) -> None:
+def test_a_write_is_synced_to_the_disk_before_it_returns(url: str) -> None:
     with Store.open(url).read() as db:
         full = db.exec_driver_sql("PRAGMA synchronous").scalar()
         assert (full, db.exec_driver_sql("PRAGMA journal_mode").scalar()) == (2, "wal")
@@ -115,12 +115,12 @@ def test_a_full_disk_is_a_storage_error_and_keeps_what_was_there(url: str) -> No
     assert subjects(store) == ["cam-1"]
 
 
-def test_a_database_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="nowhere"):
         Store.open(f"sqlite:///{tmp_path / 'nowhere' / 'controller.db'}")
 
 
-def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path) -> None:
     path = tmp_path / "controller.db"
     path.write_bytes(b"not a database at all" * 100)
     with pytest.raises(StorageError, match="not a database"):

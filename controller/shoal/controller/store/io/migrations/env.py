@@ -1,4 +1,4 @@
-"""Alembic runs this: inside the transaction that Store opened, never with a URL of its own."""
+"""Alembic environment: runs migrations in the transaction that Store opened."""
 
 from alembic import context
 

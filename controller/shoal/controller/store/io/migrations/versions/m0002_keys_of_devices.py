@@ -1,4 +1,4 @@
-"""Which key a device's certificate is for: the same key may enrol again, and renew"""
+"""Hash of a device's key, for repeated enrolment and renewal"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which enrolment of a name a certificate is of, how wrong clocks are, how long work may take"""
+"""Generation of enrolments, clock skew of devices, time limit of operations"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Federated tasks, their rounds, and who took part in each"""
+"""Federated tasks, rounds and participations"""
 
 import sqlalchemy as sa
 from alembic import op

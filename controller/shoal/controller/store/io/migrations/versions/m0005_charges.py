@@ -1,4 +1,4 @@
-"""Which rounds people put into quarantine, told from those that came of one"""
+"""Quarantined rounds: set by a user, or derived from another round"""
 
 import sqlalchemy as sa
 from alembic import op

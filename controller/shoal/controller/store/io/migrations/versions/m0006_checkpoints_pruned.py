@@ -1,4 +1,4 @@
-"""When the file of a round's checkpoint went"""
+"""Time at which a round's checkpoint file was deleted"""
 
 import sqlalchemy as sa
 from alembic import op

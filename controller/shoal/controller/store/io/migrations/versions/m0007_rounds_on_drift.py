@@ -1,4 +1,4 @@
-"""Which federated task learns on when a model drifts, and how often"""
+"""Federated task that drift of a model triggers, and its cooldown"""
 
 import sqlalchemy as sa
 from alembic import op
