@@ -12,6 +12,7 @@ from shoal import manifest as manifests
 from shoal.errors import BundleError
 from shoal.manifest import File, Manifest
 from shoal.sketch import MAX_EDGES, MAX_FEATURES, References
+from shoal.validation_errors import decode_errors_as
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
@@ -85,10 +86,8 @@ def read_manifest(folder: Path) -> Manifest:
 def read_references(folder: Path, manifest: Manifest) -> References:
     """The reference sketches of a verified bundle."""
     data = _bounded(folder / manifest.reference.name, _REFERENCE_LIMIT)
-    try:
+    with decode_errors_as(lambda cause: BundleError(f"{manifest.reference.name}: {cause}")):
         references = msgspec.json.decode(data, type=References)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{manifest.reference.name}: {error}") from error
     for features in (references.inputs.features, references.outputs.features):
         if len(features) > MAX_FEATURES or any(len(f.edges) > MAX_EDGES for f in features):
             raise BundleError(f"{manifest.reference.name}: too many features or edges")

@@ -7,6 +7,7 @@ import msgspec
 
 from shoal.errors import BundleError, SettingError
 from shoal.pipeline import IDENTITY, Pipeline, check
+from shoal.validation_errors import decode_errors_as
 
 SCHEMA = 1
 LIMIT = 262_144
@@ -182,10 +183,8 @@ def parse(data: bytes) -> Manifest:
     """Read a manifest's JSON bytes; BundleError if it is hostile, damaged or of another schema."""
     if len(data) > LIMIT:
         raise BundleError(f"manifest of {len(data)} bytes, {LIMIT} allowed")
-    try:
+    with decode_errors_as(lambda cause: BundleError(f"manifest: {cause}")):
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"manifest: {error}") from error
     if manifest.schema != SCHEMA:
         raise BundleError(
             f"manifest of schema {manifest.schema}, this agent reads {SCHEMA}", "update the agent"

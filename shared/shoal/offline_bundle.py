@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from shoal.errors import AbsentError, BundleError, SettingError, StorageError
+from shoal.validation_errors import decode_errors_as
 
 LABEL, METADATA, BLOBS, DOWN, UP = "shoal-folder.json", "metadata", "blobs", "down", "up"
 SCHEMA = 1
@@ -147,10 +148,8 @@ class OfflineBundle:
 
     def _label(self) -> Label:
         data = self.read(LABEL, _LABEL_LIMIT)
-        try:
+        with decode_errors_as(lambda cause: BundleError(f"{LABEL}: {cause}", "export it again")):
             label = msgspec.json.decode(data, type=Label)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise BundleError(f"{LABEL}: {error}", "export it again") from error
         if label.schema != SCHEMA:
             raise BundleError(
                 f"{LABEL}: of schema {label.schema}, this is for {SCHEMA}", "update the older side"

@@ -19,6 +19,7 @@ import msgspec
 
 from shoal.errors import SettingError
 from shoal.units import conversion
+from shoal.validation_errors import decode_errors_as
 
 #: What a value that is missing becomes: nothing, so that the row is refused; the last one that was
 #: there; the mean or the constant in `fill`.
@@ -116,10 +117,9 @@ IDENTITY = Pipeline()
 
 def parse(data: bytes) -> Pipeline:
     """Read a pipeline's JSON; SettingError names the field that is wrong."""
-    try:
+    hint = "see docs/sources-and-sinks.md"
+    with decode_errors_as(lambda cause: SettingError(f"pipeline: {cause}", hint)):
         return msgspec.json.decode(data, type=Pipeline)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SettingError(f"pipeline: {error}", "see docs/sources-and-sinks.md") from error
 
 
 def check(pipeline: Pipeline, features: Sequence[str]) -> None:

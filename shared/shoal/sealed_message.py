@@ -14,6 +14,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from shoal.errors import BundleError, OversizeError
+from shoal.validation_errors import decode_errors_as
 
 UP, DOWN = "up", "down"
 #: Bytes of one sealed parcel; letters in it; bytes of letters from which the next one is begun.
@@ -110,9 +111,10 @@ def batches(letters: Iterable[BatchMessage]) -> Iterator[list[BatchMessage]]:
 
 
 def _decode(data: bytes, kind: type[_T]) -> _T:
-    try:
+    def damaged(cause: Exception) -> BundleError:
+        return BundleError(
+            f"parcel: {cause}", "it was not copied whole, or is none: export it again"
+        )
+
+    with decode_errors_as(damaged):
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(
-            f"parcel: {error}", "it was not copied whole, or is none: export it again"
-        ) from error

@@ -1,13 +1,14 @@
 """What does not fit its struct, said by the field's name as a person writes it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
-from shoal.errors import SettingError
+from shoal.errors import SettingError, ShoalError
 
 _WHERE = re.compile(r"(.*) - at `(?:key in )?\$\.?(.*)`", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
@@ -21,6 +22,23 @@ class FieldError(NamedTuple):
     where: str
     what: str
     hint: str = ""
+
+
+@contextmanager
+def decode_errors_as(error: Callable[[Exception], ShoalError]) -> Iterator[None]:
+    """Translate the errors of msgspec for damaged or hostile bytes.
+
+    error   makes the error to raise of msgspec's
+
+    >>> with decode_errors_as(lambda cause: SettingError(f"pipeline: {cause}")):
+    ...     msgspec.json.decode(b"[", type=dict)
+    Traceback (most recent call last):
+    shoal.errors.SettingError: pipeline: Input data was truncated
+    """
+    try:
+        yield
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+        raise error(cause) from cause
 
 
 def field_error(error: msgspec.ValidationError, kind: Any) -> FieldError:

@@ -14,6 +14,7 @@ import msgspec
 
 from shoal.errors import OversizeError, WireError
 from shoal.federated import messages
+from shoal.validation_errors import decode_errors_as
 
 #: Largest message in bytes, checked before parsing.
 LIMIT = {
@@ -344,7 +345,6 @@ def _read(decoder: "msgspec.msgpack.Decoder[_T]", kind: str, payload: bytes) -> 
         raise WireError(f"unknown kind of message {kind[:40]!r}")
     if len(payload) > limit:
         raise OversizeError(kind, len(payload), limit)
-    try:
+    hint = "is the peer a newer or a foreign version?"
+    with decode_errors_as(lambda cause: WireError(f"{kind}: {cause}", hint)):
         return decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(f"{kind}: {error}", "is the peer a newer or a foreign version?") from error

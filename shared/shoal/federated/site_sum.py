@@ -21,6 +21,7 @@ import numpy as np
 from shoal.errors import ConflictError, InputError
 from shoal.federated.sums import ExactSum
 from shoal.params import F32
+from shoal.validation_errors import decode_errors_as
 
 #: Devices that one gateway may speak for.
 MOST_MEMBERS = 4_096
@@ -82,7 +83,5 @@ class Gateway:
 
 def decode(data: bytes) -> SiteSum:
     """InputError when it is no site sum."""
-    try:
+    with decode_errors_as(lambda cause: InputError(f"no sum of a site: {cause}", "send it again")):
         return msgspec.msgpack.decode(data, type=SiteSum)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise InputError(f"no sum of a site: {error}", "send it again") from error
