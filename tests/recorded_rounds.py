@@ -22,7 +22,7 @@ from shoal.controller.federated.rounds import machine, rows
 from shoal.controller.host.context import Context
 from shoal.controller.releases import releases
 from shoal.controller.releases.records import Release
-from shoal.controller.store.tables import device, federated_round, federated_task
+from shoal.controller.store.tables import device, federated_round, federated_task, participation
 from shoal.controller.training import training
 from shoal.controller.training.gradient.losses import Loss
 from shoal.controller.training.gradient.make import loss_graph, prepare, step_graph
@@ -128,7 +128,7 @@ def add_round(
         for n, m in marks.items()
         if m in (REFUSED, LOST)
     }
-    journal = machine.Round(
+    journal = machine.RoundRecord(
         task=plan.name, number=number, attempt=attempt, pace=plan.pace, state=state,
         marks=dict(marks), carried=dict(carried or {}), late=late,
         reasons=reasons | dict.fromkeys(still, machine.STILL_TRAINING),
@@ -146,7 +146,7 @@ def add_round(
             )
         )  # fmt: skip
         parts = _participations(journal, ident, facts or {}, sites)
-        rows.keep_participations(db, ident, parts)
+        db.execute(participation.insert(), [msgspec.to_builtins(one) for one in parts])
         if done:
             rows.set_task(
                 db, ctx, plan.name, checkpoint=sha256, parent=number, rounds=task.rounds + 1
@@ -164,7 +164,7 @@ def walk(theta: F32, steps: int, seed: int = 0) -> Sequence[F32]:
 
 
 def _participations(
-    journal: machine.Round,
+    journal: machine.RoundRecord,
     ident: str,
     facts: Mapping[str, Mapping[str, object]],
     sites: Mapping[str, str],

@@ -5,7 +5,7 @@ import numpy as np
 from bench.report import Found, Row
 from digits import Learner, Rows, homes_of
 from shelves import file_shelf
-from shoal.controller.federated.aggregation.outlier_scores import compare
+from shoal.controller.federated.aggregation.outlier_scores import score
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.params import F32
@@ -88,7 +88,7 @@ def _federated(
 
 def _stand_out(updates: list[Update], size: int) -> np.ndarray:
     """1 or 0 by device."""
-    return np.array([bool(one.suspect) for one in compare(lambda: updates, size)], float)
+    return np.array([bool(one.suspect) for one in score(lambda: updates, size)], float)
 
 
 def _poisoned(home: Rows, attack: str, random: np.random.Generator) -> Rows:

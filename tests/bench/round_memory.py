@@ -1,7 +1,7 @@
 """`python -m bench.round_memory DEVICES SIZE STRATEGY`: one whole round at a controller that is
 alone in this process, and how much memory it took at most. Prints JSON.
 
-The real course of a round, its database and its files; devices are their messages, made one at a
+The real runner of a round, its database and its files; devices are their messages, made one at a
 time. Needs Linux: the peak of resident memory is reset when the round begins.
 """
 
@@ -20,7 +20,7 @@ from bench.round_tasks import TASK, add_task, set_online
 from shoal import topics, wire
 from shoal.controller.federated.io.round_files import RoundFiles
 from shoal.controller.federated.rounds import rounds
-from shoal.controller.federated.rounds.runner import Course
+from shoal.controller.federated.rounds.runner import RoundRunner
 from shoal.federated.chunks import cut
 from shoal.federated.compression import compress
 from shoal.federated.messages import Contribution, Join, Piece
@@ -39,20 +39,20 @@ def main(devices: int, size: int, strategy: str) -> None:
         add_task(ctx, b"graph", np.zeros(size, np.float32), names, strategy, INT8)
         calls: list[tuple[str, wire.RoundCall]] = []
         post = lambda device, call: calls.append((device, call))  # noqa: E731
-        course = Course(ctx, RoundFiles(Path(name) / "rounds"), post)
+        runner = RoundRunner(ctx, RoundFiles(Path(name) / "rounds"), post)
         rounds.start(ctx, actor="bench", task=TASK, rounds=1)
         base = np.random.default_rng(0).normal(size=size).astype(np.float32) * 1e-3
         base = base[: 1 << 16]  # the devices' own memory is not what is measured
-        course.step()
+        runner.step()
         attempt = calls[0][1].attempt
-        course.take([_said(device, attempt, Join()) for device in names])
+        runner.receive([_said(device, attempt, Join()) for device in names])
         Path("/proc/self/clear_refs").write_text("5")
         before, began = _status("VmRSS"), time.perf_counter()
-        course.step()
+        runner.step()
         for number, device in enumerate(names):
             for piece in _pieces(base, size, number):
-                course.take([_said(device, attempt, Piece(chunk=piece))])
-        course.step()
+                runner.receive([_said(device, attempt, Piece(chunk=piece))])
+        runner.step()
         found = rounds.list_rounds(ctx, task=TASK)[0]
         print(
             json.dumps(

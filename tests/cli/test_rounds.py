@@ -250,7 +250,7 @@ def test_a_watch_into_a_pipe_says_each_round_that_ended_once(
 def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, release: str) -> None:
     shoal.work(plan(shoal, "lonely", "--release", release)["operation"])
     shoal.json("round", "start", "lonely")
-    assert scheduling.begin_due(shoal.controller.ctx) == []
+    assert scheduling.start_due(shoal.controller.ctx) == []
     assert "0 devices for a round of 2 to 3" in shoal("round", "show", "lonely").stdout
 
 

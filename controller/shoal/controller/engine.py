@@ -74,7 +74,7 @@ class Engine:
         self._is_new_connection = False
         self._published_timestamp = b""
         self._due: dict[str, float] = {}
-        self._rounds = round_thread.Rounds(ctx, self._publish_call)
+        self._rounds = round_thread.RoundThread(ctx, self._publish_call)
         self._returns = duplicate_devices.ReturnCounter(monotonic)
         rounds = self._rounds
         self.jobs = [
@@ -119,7 +119,7 @@ class Engine:
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         """On the link's thread: only enqueue."""
-        if round_thread.is_answer(topic):
+        if round_thread.is_round_message(topic):
             self._rounds.put(topic, payload)
             return
         try:
@@ -220,7 +220,7 @@ class Engine:
         """LinkError when there is no connection: it is said again."""
         if not self._link.connected:
             raise LinkError("not connected")
-        self._link.publish(round_thread.topic_of(device), wire.encode(call))
+        self._link.publish(round_thread.call_topic(device), wire.encode(call))
 
     def _publish_retained(self) -> None:
         """After each connection: what every device should find on the broker."""

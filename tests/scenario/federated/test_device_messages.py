@@ -7,8 +7,12 @@ import pytest
 from fake_clients import SIZE, School
 from fakes import memory_folder
 from shoal import topics, wire
-from shoal.controller.federated.aggregation import strategy_state
-from shoal.controller.federated.io.round_thread import LIMIT, OF_ONE, Rounds
+from shoal.controller.federated.aggregation import aggregation
+from shoal.controller.federated.io.round_thread import (
+    MAX_BYTES,
+    MAX_BYTES_PER_DEVICE,
+    RoundThread,
+)
 from shoal.controller.federated.rounds import rounds
 from shoal.federated import messages
 from shoal.federated.chunks import cut
@@ -162,15 +166,15 @@ def test_a_join_whose_advert_another_device_signed_is_not_believed(school):
 
 
 def test_answers_beyond_the_room_for_them_are_dropped_and_asked_for_again(school, caplog):
-    made = Rounds(school.fleet.ctx, lambda device, call: None)
-    assert LIMIT == 4 * OF_ONE
+    made = RoundThread(school.fleet.ctx, lambda device, call: None)
+    assert MAX_BYTES == 4 * MAX_BYTES_PER_DEVICE
     for name in ("d00", "d01", "d02"):
-        made.put(f"shoal/v1/{name}/up/round", bytes(OF_ONE))
+        made.put(f"shoal/v1/{name}/up/round", bytes(MAX_BYTES_PER_DEVICE))
         made.put(f"shoal/v1/{name}/up/round", bytes(1))  # more than one device's share
-    made.put("shoal/v1/d03/up/round", bytes(OF_ONE - 1))
+    made.put("shoal/v1/d03/up/round", bytes(MAX_BYTES_PER_DEVICE - 1))
     made.put("shoal/v1/d04/up/round", bytes(2))  # more than all have together
     made.work()
-    assert "4 round answers dropped" in caplog.text
+    assert "4 round messages dropped" in caplog.text
     assert not made.bell.is_set()
 
 
@@ -178,7 +182,7 @@ def test_scaffold_gives_devices_its_control_and_takes_theirs(school):
     start(school, strategy="scaffold", settings={"population": 4})
     ended(school)
     task = school.walk
-    c = strategy_state.load(school.fleet.ctx, task.memory).vectors["c"]
+    c = aggregation.load_state(school.fleet.ctx, task.memory).vectors["c"]
     assert c == pytest.approx(np.ones(SIZE))
     school.more()
     school.run(60, until=lambda: school.done(2))

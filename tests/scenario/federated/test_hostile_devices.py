@@ -58,14 +58,14 @@ def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(sch
 
 
 def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(school, monkeypatch):
-    takers, real = device_messages._TAKERS, device_messages._TAKERS[messages.Join]
+    receivers, real = device_messages._RECEIVERS, device_messages._RECEIVERS[messages.Join]
 
     def broken(live, device, *rest):
         if device == "d00":
             raise ZeroDivisionError
         return real(live, device, *rest)
 
-    monkeypatch.setitem(takers, messages.Join, broken)
+    monkeypatch.setitem(receivers, messages.Join, broken)
     start(school)
     assert ended(school).rounds == 1
     assert (school.parts()["d00"].mark, school.parts()["d00"].reason) == ("REFUSED", "bad-answer")

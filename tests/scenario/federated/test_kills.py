@@ -11,10 +11,10 @@ from fakes import memory_folder
 from shoal import wire
 from shoal.controller.federated.aggregation import aggregation
 from shoal.controller.federated.io.round_files import RoundFiles
-from shoal.controller.federated.io.round_thread import Rounds
-from shoal.controller.federated.rounds import journal, rounds
+from shoal.controller.federated.io.round_thread import RoundThread
+from shoal.controller.federated.rounds import active_round, rounds
 from shoal.controller.federated.rounds.machine import Mark
-from shoal.controller.federated.rounds.runner import Course
+from shoal.controller.federated.rounds.runner import RoundRunner
 from shoal.federated import messages
 
 pytestmark = pytest.mark.scenario
@@ -85,24 +85,24 @@ def school():
 
 def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
     """Around what reaches the disk or a device."""
-    put, write, aggregate = RoundFiles.put, journal.write, aggregation.aggregate
+    put, write, aggregate = RoundFiles.put, active_round.write_journal, aggregation.aggregate
 
     def put_(self, ident, kind, device, data):
         return kill.around("file", kind, lambda: put(self, ident, kind, device, data))
 
-    def write_(db, ctx, live, after, **values):
-        moved = after.state is not live.now.state
-        write(db, ctx, live, after, **values)
+    def write_(db, ctx, active, after):
+        moved = after.state is not active.record.state
+        write(db, ctx, active, after)
         if moved:
             kill.around("journal", after.state.value, db.commit)  # before: nothing of it is kept
 
-    def aggregate_(ctx, live):
-        found = aggregate(ctx, live)
+    def aggregate_(ctx, active):
+        found = aggregate(ctx, active)
         kill.made.append(found.checkpoint)
         return kill.around("aggregate", "", lambda: found)
 
     monkeypatch.setattr(RoundFiles, "put", put_)
-    monkeypatch.setattr(journal, "write", write_)
+    monkeypatch.setattr(active_round, "write_journal", write_)
     monkeypatch.setattr(aggregation, "aggregate", aggregate_)
 
 
@@ -115,7 +115,7 @@ def post_through(school: School, kill: Kill) -> None:
     def post_(device: str, call: wire.RoundCall) -> None:
         kill.around("said", type(call.said).__name__, lambda: post(device, call))
 
-    engine._rounds = Rounds(school.fleet.ctx, post_)
+    engine._rounds = RoundThread(school.fleet.ctx, post_)
 
 
 def run(school: School, kill: Kill) -> None:
@@ -166,15 +166,15 @@ def test_an_update_on_the_disk_counts_though_the_journal_had_not_come_to_say_so(
     fast, *slow = school.pupils.values()
     for pupil in slow:
         pupil.quiet = {messages.Piece}
-    keep, killed = Course._keep, []
+    save, killed = RoundRunner._save, []
 
-    def keep_(course, live):
-        if live.now.having(Mark.UPDATED) and not killed:
-            killed.append(live.id)
+    def save_(runner, active, after=None):
+        if after is None and active.record.with_mark(Mark.UPDATED) and not killed:
+            killed.append(active.id)
             raise Killed
-        keep(course, live)
+        save(runner, active, after)
 
-    monkeypatch.setattr(Course, "_keep", keep_)
+    monkeypatch.setattr(RoundRunner, "_save", save_)
     school.task(evaluate=0)
     rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
     with pytest.raises(Killed):

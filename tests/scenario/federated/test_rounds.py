@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from fake_clients import MODEL
 from shoal.controller.alerts import alerts
-from shoal.controller.federated.aggregation import strategy_state
+from shoal.controller.federated.aggregation import aggregation
 from shoal.controller.federated.rounds import rounds
 from shoal.federated import messages
 
@@ -270,7 +270,7 @@ def test_what_is_personal_stays_as_it_was_whatever_devices_send_of_it(school):
 def test_what_a_strategy_remembers_is_kept_of_the_newest_rounds_and_of_who_still_needs_it(
     school, monkeypatch
 ):
-    monkeypatch.setattr(strategy_state, "KEPT", 2)
+    monkeypatch.setattr(aggregation, "KEPT_STATES", 2)
     school.task(name="twin", evaluate=0)
     rounds.start(school.fleet.ctx, actor="ana", task="twin", rounds=1)
     school.run(30, until=lambda: rounds.get_task(school.fleet.ctx, "twin").rounds == 1)
@@ -281,7 +281,7 @@ def test_what_a_strategy_remembers_is_kept_of_the_newest_rounds_and_of_who_still
     assert [bool(found[number].memory) for number in range(1, 6)] == [False] * 3 + [True] * 2
     assert school.walk.memory == found[5].memory
     twin = rounds.get_task(school.fleet.ctx, "twin").memory
-    assert strategy_state.load(school.fleet.ctx, twin).rounds == 1
+    assert aggregation.load_state(school.fleet.ctx, twin).rounds == 1
     prepared, thetas, kept = 4, 5, 3
     blobs = list(school.fleet.ctx.blobs.folder.glob("??/*"))
     assert len(blobs) == prepared + thetas + kept

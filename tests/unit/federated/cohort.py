@@ -8,7 +8,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from shoal.agent.federated.secagg import Participant
-from shoal.controller.federated.secagg.server import Unmasking
+from shoal.controller.federated.secagg.server import SecAggServer
 from shoal.errors import RefusedError, UntrustedError
 from shoal.federated.masks import U32
 from shoal.federated.secure import Terms
@@ -53,13 +53,13 @@ class Cohort:
     def numbers(self, size: int) -> dict[str, U32]:
         return {n: np.frombuffer(self.draw(4 * size), np.uint32).copy() for n in self.names}
 
-    def begun(self, size: int, lost: Mapping[str, str] = {}) -> Unmasking:
+    def begun(self, size: int, lost: Mapping[str, str] = {}) -> SecAggServer:
         """Up to the boxes; who is lost before sharing sends none."""
-        server = Unmasking(self.terms, {n: d.advert() for n, d in self.devices.items()}, size)
+        server = SecAggServer(self.terms, {n: d.advert() for n, d in self.devices.items()}, size)
         for name, device in self.devices.items():
             boxes = device.boxes(server.roster_for(name))
             if lost.get(name) != STAGES[0]:
-                server.take_boxes(name, boxes)
+                server.add_boxes(name, boxes)
         return server
 
     def run(self, numbers: Mapping[str, U32], lost: Mapping[str, str]) -> tuple[U32, list[str]]:
@@ -69,15 +69,15 @@ class Cohort:
             if lost.get(name) in STAGES[:2]:
                 continue
             try:
-                server.take_masked(name, device.masked(numbers[name], server.boxes_for(name)))
+                server.add_masked(name, device.masked(numbers[name], server.boxes_for(name)))
             except RefusedError:
                 continue
         ending = server.end()
         speaking = [n for n in ending.alive if lost.get(n) != STAGES[2]]
         for name in speaking:
-            server.take_vote(name, self.devices[name].vote(ending))
+            server.add_vote(name, self.devices[name].vote(ending))
         for name in speaking:
-            server.take_shares(name, self.devices[name].shares(server.votes_for(name)))
+            server.add_shares(name, self.devices[name].shares(server.votes_for(name)))
         return server.value(), ending.alive
 
 

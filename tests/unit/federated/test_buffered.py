@@ -13,12 +13,12 @@ from shoal.controller.federated.rounds.machine import (
     Event,
     Mark,
     Pace,
-    Round,
+    RoundRecord,
     State,
-    carry,
+    carry_over,
     decide,
-    heard,
-    planned,
+    new_round,
+    receive,
     step,
 )
 from shoal.controller.federated.strategy import strategy_of
@@ -40,23 +40,23 @@ class Sent(NamedTuple):
 
 
 def opened(
-    number: int, names: list[str], before: Round | None, now_s: float, late: int = 5
-) -> Round:
+    number: int, names: list[str], before: RoundRecord | None, now_s: float, late: int = 5
+) -> RoundRecord:
     """A round in training, with everybody asked who does not train already."""
-    carried = carry(before, number) if before else {}
+    carried = carry_over(before, number) if before else {}
     attempt = number.to_bytes(16)
-    made = planned(
+    made = new_round(
         "t", number, attempt, PACE, set(names) - set(carried), secure=False, late=late,
         carried=carried,
     )  # fmt: skip
-    now, _ = step(made, Event.OPENED, now_s)
-    for name in now.having(Mark.INVITED):
-        now = heard(now, name, attempt, now_s).round
-    return step(now, *decided(now, now_s))[0]
+    record, _ = step(made, Event.OPENED, now_s)
+    for name in record.with_mark(Mark.INVITED):
+        record = receive(record, name, attempt, now_s).record
+    return step(record, *decided(record, now_s))[0]
 
 
-def decided(now: Round, now_s: float) -> tuple[Event, float]:
-    found = decide(now, now_s)
+def decided(record: RoundRecord, now_s: float) -> tuple[Event, float]:
+    found = decide(record, now_s)
     assert found is not None
     return found[0], now_s
 
@@ -65,43 +65,43 @@ def test_a_round_ends_with_its_goal_and_who_still_trains_counts_in_a_later_one()
     names = [f"d{i}" for i in range(6)]
     first = opened(1, names, None, 0)
     for name in names[:4]:
-        first = heard(first, name, first.attempt, 1).round
+        first = receive(first, name, first.attempt, 1).record
     first = step(first, *decided(first, 1))[0]
 
     assert first.state is State.AGGREGATING
     assert first.reasons == dict.fromkeys(names[4:], STILL_TRAINING)
 
     second = opened(2, names, step(first, Event.FINISHED, 1)[0], 2)
-    second = heard(second, "d4", first.attempt, 3).round
+    second = receive(second, "d4", first.attempt, 3).record
 
     assert second.marks["d4"] is Mark.UPDATED
     assert (second.behind("d4"), second.behind("d0")) == (1, 0)
-    assert heard(second, "d5", second.attempt, 3).ignored == "another-attempt"
+    assert receive(second, "d5", second.attempt, 3).ignored == "another-attempt"
 
 
 def test_who_is_too_far_behind_is_not_carried_on() -> None:
     names = [f"d{i}" for i in range(6)]
-    now = opened(1, names, None, 0)
+    record = opened(1, names, None, 0)
     for number in range(2, 8):
         for name in names[:4]:
-            now = heard(now, name, now.attempt, number).round
-        now = step(step(now, *decided(now, number))[0], Event.FINISHED, number)[0]
-        assert ("d5" in carry(now, number)) is (number - 1 <= now.late), number
-        now = opened(number, names, now, number)
+            record = receive(record, name, record.attempt, number).record
+        record = step(step(record, *decided(record, number))[0], Event.FINISHED, number)[0]
+        assert ("d5" in carry_over(record, number)) is (number - 1 <= record.late), number
+        record = opened(number, names, record, number)
 
 
 def test_nobody_is_carried_on_where_devices_are_waited_for() -> None:
-    made = planned("t", 1, bytes(16), PACE, [f"d{i}" for i in range(5)], secure=False)
-    now, _ = step(made, Event.OPENED, 0)
-    for name in list(now.marks):
-        now = heard(now, name, now.attempt, 0).round
-    now = step(now, *decided(now, 0))[0]
-    for name in list(now.marks)[:4]:
-        now = heard(now, name, now.attempt, 1).round
-    now = step(now, *decided(now, 1))[0]
+    made = new_round("t", 1, bytes(16), PACE, [f"d{i}" for i in range(5)], secure=False)
+    record, _ = step(made, Event.OPENED, 0)
+    for name in list(record.marks):
+        record = receive(record, name, record.attempt, 0).record
+    record = step(record, *decided(record, 0))[0]
+    for name in list(record.marks)[:4]:
+        record = receive(record, name, record.attempt, 1).record
+    record = step(record, *decided(record, 1))[0]
 
-    assert now.reasons == {"d4": "no-answer"}
-    assert carry(now, 2) == {}
+    assert record.reasons == {"d4": "no-answer"}
+    assert carry_over(record, 2) == {}
 
 
 @pytest.mark.parametrize("behind", [0, 3])
@@ -128,26 +128,26 @@ def test_digits_are_learned_although_a_third_of_the_devices_is_ten_times_slower(
     pace = {name: 10.0 if i % 3 == 0 else 1.0 for i, name in enumerate(rows)}
     strategy = strategy_of("fedbuff", {"behind": 40})
     server, way, now_s, oldest = Server(theta=learner.theta), list[Sent](), 0.0, 0
-    now: Round | None = None
+    record: RoundRecord | None = None
     for number in range(1, 61):
-        now = opened(number, list(rows), now, now_s, late=40)
-        for name in set(now.having(Mark.JOINED)) - set(now.carried):
+        record = opened(number, list(rows), record, now_s, late=40)
+        for name in set(record.with_mark(Mark.JOINED)) - set(record.carried):
             delta = learner.train(server.theta, rows[name], 2, random) - server.theta
             took = pace[name] * float(random.uniform(0.5, 1.5))
-            heapq.heappush(way, Sent(now_s + took, name, now.attempt, delta))
+            heapq.heappush(way, Sent(now_s + took, name, record.attempt, delta))
         gathering = strategy.gather(server.theta.size, file_shelf(server.theta.size))
-        while now.state is State.TRAINING:
+        while record.state is State.TRAINING:
             sent = heapq.heappop(way)
             now_s = sent.at_s
-            now, ignored = heard(now, sent.device, sent.attempt, now_s)
+            record, ignored = receive(record, sent.device, sent.attempt, now_s)
             assert not ignored
-            behind = now.behind(sent.device)
+            behind = record.behind(sent.device)
             oldest = max(oldest, behind)
             gathering.add(Update(device=sent.device, delta=sent.delta, examples=1, behind=behind))
-            if decide(now, now_s):
-                now = step(now, *decided(now, now_s))[0]
+            if decide(record, now_s):
+                record = step(record, *decided(record, now_s))[0]
         server = strategy.advance(server, gathering.result())
-        now = step(now, Event.FINISHED, now_s)[0]
+        record = step(record, Event.FINISHED, now_s)[0]
 
     assert oldest >= 5
     assert learner.accuracy(server.theta, test) > 0.9

@@ -230,12 +230,12 @@ def test_who_trains_on_a_poisoned_checkpoint_is_not_waited_for_in_the_next_round
     marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-2": LOST}
     add_round(ctx, plan, 5, theta, marks=marks, late=3, still={"mill-2"})
     with ctx.store.read() as db:
-        assert scheduling.carried(db, plan.name).keys() == {"mill-2"}
+        assert scheduling.carried_over(db, plan.name).keys() == {"mill-2"}
 
     round_quarantine.quarantine_round(ctx, actor="ana", task=plan.name, number=4, why="lies")
 
     with ctx.store.read() as db:
-        assert scheduling.carried(db, plan.name) == {}
+        assert scheduling.carried_over(db, plan.name) == {}
 
 
 def test_a_late_update_that_began_with_a_poisoned_checkpoint_spoils_its_round(

@@ -11,7 +11,7 @@ from learning_devices import NOW, Learner, School, some_rows
 from shoal import wire
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.installed.round_record import RoundState
-from shoal.controller.federated.secagg.server import Unmasking
+from shoal.controller.federated.secagg.server import SecAggServer
 from shoal.federated import messages
 from shoal.federated.config import secure_id, text_of
 from shoal.federated.distributed import scale_for
@@ -42,31 +42,31 @@ class Class:
         adverts = {n: d.said(messages.Join)[0].advert for n, d in self.devices.items()}
         return {name: advert for name, advert in adverts.items() if advert is not None}
 
-    def dealt(self, lost: str = "") -> Unmasking:
+    def dealt(self, lost: str = "") -> SecAggServer:
         """Up to the masked updates; `lost` sends none."""
         adverts = self.joined()
-        told = Unmasking(self.terms, adverts, self.school.theta.size + 1)
+        told = SecAggServer(self.terms, adverts, self.school.theta.size + 1)
         for name, device in self.devices.items():
             device.call(1, messages.Start(roster=told.roster_for(name)))
-            told.take_boxes(name, device.said(messages.Boxes)[0].boxes)
+            told.add_boxes(name, device.said(messages.Boxes)[0].boxes)
         for name, device in self.devices.items():
             if name != lost:
                 device.call(1, messages.Deal(boxes=told.boxes_for(name)))
-                told.take_masked(name, numbers_of(device))
+                told.add_masked(name, numbers_of(device))
         return told
 
     def started(self, name: str, adverts: dict[str, Advert]) -> list[messages.DeviceMessage]:
         """What a device answers when the controller hands these on."""
-        told = Unmasking(self.terms, adverts, 8)
+        told = SecAggServer(self.terms, adverts, 8)
         return self.devices[name].call(1, messages.Start(roster=told.roster_for(name)))
 
-    def close(self, told: Unmasking, ending: Ending) -> None:
+    def close(self, told: SecAggServer, ending: Ending) -> None:
         for name in ending.alive:
             self.devices[name].call(1, messages.Close(ending=ending))
-            told.take_vote(name, self.devices[name].said(messages.Vote)[0].signature)
+            told.add_vote(name, self.devices[name].said(messages.Vote)[0].signature)
         for name in ending.alive:
             self.devices[name].call(1, messages.Pass(votes=told.votes_for(name)))
-            told.take_shares(name, self.devices[name].said(messages.Shares)[0].shares)
+            told.add_shares(name, self.devices[name].said(messages.Shares)[0].shares)
 
 
 def terms_of(invite: wire.RoundCall) -> Terms:

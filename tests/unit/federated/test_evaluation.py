@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from shoal.controller.federated.aggregation.evaluation import FEWEST, WORST, Place, interval, merged
+from shoal.controller.federated.aggregation.evaluation import FEWEST, WORST, Place, interval, merge
 from shoal.federated.messages import Measured, Slice
 
 
@@ -15,7 +15,7 @@ def said(rows: int, correct: int, loss: float = 1.0, **classes: tuple[int, int])
 
 
 def test_rows_are_summed_and_not_averaged_over_devices() -> None:
-    found = merged({"a": said(90, 90, 9.0), "b": said(10, 0, 11.0)}, {}).whole
+    found = merge({"a": said(90, 90, 9.0), "b": said(10, 0, 11.0)}, {}).whole
 
     assert found is not None
     assert (found.rows, found.devices, found.accuracy, found.loss) == (100, 2, 0.9, 0.2)
@@ -32,7 +32,7 @@ def test_a_bad_meeting_of_class_site_and_profile_is_found_though_each_alone_look
         for name in places
     }
 
-    slices = merged(told, places).slices
+    slices = merge(told, places).slices
 
     worst = slices["class:crack site:north profile:rpi4"]
     assert (worst.rows, worst.accuracy) == (150, 0.1)
@@ -45,17 +45,17 @@ def test_a_bad_meeting_of_class_site_and_profile_is_found_though_each_alone_look
 def test_a_slice_of_a_few_rows_is_not_named() -> None:
     told = {"a": said(FEWEST, 1, crack=(FEWEST - 1, 0), ok=(1, 1))}
 
-    assert not [name for name in merged(told, {}).slices if " " in name]
+    assert not [name for name in merge(told, {}).slices if " " in name]
 
 
 def test_nobody_measured_is_nothing_and_no_zero() -> None:
-    assert merged({}, {}) == (None, {})
-    assert merged({"a": said(0, 0)}, {}).whole is None
+    assert merge({}, {}) == (None, {})
+    assert merge({"a": said(0, 0)}, {}).whole is None
 
 
 def test_without_classes_there_is_a_loss_and_no_accuracy() -> None:
     one = Measured(whole=Slice(rows=4, loss=2.0))
-    found = merged({"a": one}, {}).whole
+    found = merge({"a": one}, {}).whole
 
     assert found is not None
     assert (found.loss, found.accuracy, found.low) == (0.5, None, None)

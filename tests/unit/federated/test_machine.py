@@ -6,7 +6,7 @@ import random
 import msgspec
 import pytest
 
-from shoal.controller.federated.planning.client_selection import Candidate, Demands, recruit
+from shoal.controller.federated.planning.client_selection import Candidate, Demands, select_clients
 from shoal.controller.federated.rounds.machine import (
     ENDED,
     TRANSITIONS,
@@ -14,11 +14,11 @@ from shoal.controller.federated.rounds.machine import (
     Event,
     Mark,
     Pace,
-    Round,
+    RoundRecord,
     State,
     decide,
-    heard,
-    planned,
+    new_round,
+    receive,
     step,
 )
 from shoal.errors import ConflictError
@@ -28,78 +28,80 @@ PACE = Pace(goal=4, least=3, recruit_s=10, train_s=100, unmask_s=20, evaluate_s=
 NAMES = [f"d{i}" for i in range(6)]
 
 
-def opened(*, secure: bool = False, pace: Pace = PACE) -> Round:
-    made = planned("t", 1, ATTEMPT, pace, NAMES, secure=secure)
+def opened(*, secure: bool = False, pace: Pace = PACE) -> RoundRecord:
+    made = new_round("t", 1, ATTEMPT, pace, NAMES, secure=secure)
     return step(made, Event.OPENED, 0.0)[0]
 
 
-def said(now: Round, devices: list[str], now_s: float) -> Round:
+def said(record: RoundRecord, devices: list[str], now_s: float) -> RoundRecord:
     for device in devices:
-        now, ignored = heard(now, device, ATTEMPT, now_s)
+        record, ignored = receive(record, device, ATTEMPT, now_s)
         assert not ignored, ignored
-    return now
+    return record
 
 
-def moved(now: Round, now_s: float) -> tuple[Round, Effect | None]:
-    found = decide(now, now_s)
+def moved(record: RoundRecord, now_s: float) -> tuple[RoundRecord, Effect | None]:
+    found = decide(record, now_s)
     assert found is not None
     event, reason = found
-    return step(now, event, now_s, reason)
+    return step(record, event, now_s, reason)
 
 
-def training(*, secure: bool = False) -> Round:
+def training(*, secure: bool = False) -> RoundRecord:
     return moved(said(opened(secure=secure), NAMES, 1.0), 1.0)[0]
 
 
 def test_a_round_goes_from_its_plan_to_a_published_checkpoint() -> None:
-    now = planned("t", 1, ATTEMPT, PACE, NAMES, secure=True)
-    now, effect = step(now, Event.OPENED, 0.0)
-    assert (now.state, effect, now.deadline_s) == (State.RECRUITING, Effect.INVITE, 10.0)
-    now, effect = moved(said(now, NAMES, 1.0), 1.0)
-    assert (now.state, effect, now.deadline_s) == (State.TRAINING, Effect.TRAIN, 101.0)
-    now, effect = moved(said(now, NAMES[:4], 9.0), 9.0)
-    assert (now.state, effect, now.deadline_s) == (State.UNMASKING, Effect.UNMASK, 29.0)
-    assert now.having(Mark.LOST) == NAMES[4:]
-    now, effect = moved(said(now, NAMES[:4], 10.0), 10.0)
-    assert (now.state, effect) == (State.AGGREGATING, Effect.AGGREGATE)
-    assert decide(now, 1e9) is None
-    now, effect = step(now, Event.AGGREGATED, 11.0)
-    assert (now.state, effect, now.deadline_s) == (State.EVALUATING, Effect.EVALUATE, 41.0)
-    now, effect = moved(said(now, NAMES[:4], 12.0), 12.0)
-    assert (now.state, effect) == (State.DONE, Effect.PUBLISH)
+    record = new_round("t", 1, ATTEMPT, PACE, NAMES, secure=True)
+    record, effect = step(record, Event.OPENED, 0.0)
+    assert (record.state, effect, record.deadline_s) == (State.RECRUITING, Effect.INVITE, 10.0)
+    record, effect = moved(said(record, NAMES, 1.0), 1.0)
+    assert (record.state, effect, record.deadline_s) == (State.TRAINING, Effect.TRAIN, 101.0)
+    record, effect = moved(said(record, NAMES[:4], 9.0), 9.0)
+    assert (record.state, effect, record.deadline_s) == (State.UNMASKING, Effect.UNMASK, 29.0)
+    assert record.with_mark(Mark.LOST) == NAMES[4:]
+    record, effect = moved(said(record, NAMES[:4], 10.0), 10.0)
+    assert (record.state, effect) == (State.AGGREGATING, Effect.AGGREGATE)
+    assert decide(record, 1e9) is None
+    record, effect = step(record, Event.AGGREGATED, 11.0)
+    assert (record.state, effect, record.deadline_s) == (State.EVALUATING, Effect.EVALUATE, 41.0)
+    record, effect = moved(said(record, NAMES[:4], 12.0), 12.0)
+    assert (record.state, effect) == (State.DONE, Effect.PUBLISH)
 
 
 def test_without_secure_aggregation_nothing_is_unmasked() -> None:
-    now, effect = moved(said(training(), NAMES[:4], 2.0), 2.0)
-    assert (now.state, effect) == (State.AGGREGATING, Effect.AGGREGATE)
-    assert step(now, Event.FINISHED, 3.0) == (
-        msgspec.structs.replace(now, state=State.DONE, deadline_s=0.0), Effect.PUBLISH,
+    record, effect = moved(said(training(), NAMES[:4], 2.0), 2.0)
+    assert (record.state, effect) == (State.AGGREGATING, Effect.AGGREGATE)
+    assert step(record, Event.FINISHED, 3.0) == (
+        msgspec.structs.replace(record, state=State.DONE, deadline_s=0.0), Effect.PUBLISH,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
 def test_what_the_table_does_not_know_changes_nothing(state: State, event: Event) -> None:
-    now = msgspec.structs.replace(opened(), state=state)
+    record = msgspec.structs.replace(opened(), state=state)
     if (state, event) in TRANSITIONS:
-        after, effect = step(now, event, 5.0)
+        after, effect = step(record, event, 5.0)
         assert (after.state, effect) == TRANSITIONS[state, event]
     else:
         with pytest.raises(ConflictError, match=state.value):
-            step(now, event, 5.0)
+            step(record, event, 5.0)
 
 
 @pytest.mark.parametrize("state", State)
 def test_after_a_start_the_effect_of_the_state_is_done_again_and_nobody_waits_anew(state) -> None:
-    now = msgspec.structs.replace(opened(), state=state, deadline_s=7.0)
-    after, effect = step(now, Event.STARTED, 1000.0)
-    assert after == now
-    entered = {e for (_, event), (s, e) in TRANSITIONS.items() if s is state and event != "STARTED"}
+    record = msgspec.structs.replace(opened(), state=state, deadline_s=7.0)
+    after, effect = step(record, Event.RESTARTED, 1000.0)
+    assert after == record
+    entered = {
+        e for (_, event), (s, e) in TRANSITIONS.items() if s is state and event != "RESTARTED"
+    }
     assert effect in (entered or {None})
 
 
 def test_the_journal_holds_all_of_a_round() -> None:
-    now = heard(training(secure=True), "d0", ATTEMPT, 3.0, refused="busy").round
-    assert msgspec.json.decode(msgspec.json.encode(now), type=Round) == now
+    record = receive(training(secure=True), "d0", ATTEMPT, 3.0, refused="busy").record
+    assert msgspec.json.decode(msgspec.json.encode(record), type=RoundRecord) == record
 
 
 @pytest.mark.parametrize(
@@ -113,54 +115,54 @@ def test_the_journal_holds_all_of_a_round() -> None:
     ],
 )
 def test_late_double_and_foreign_answers_change_nothing(device, attempt, now_s, ignored) -> None:
-    now = heard(said(training(), ["d0"], 2.0), "d5", ATTEMPT, 2.0, refused="hot").round
-    assert now.reasons["d5"] == "hot"
-    after, why = heard(now, device, attempt, now_s)
-    assert (after, why) == (now, ignored)
+    record = receive(said(training(), ["d0"], 2.0), "d5", ATTEMPT, 2.0, refused="hot").record
+    assert record.reasons["d5"] == "hot"
+    after, why = receive(record, device, attempt, now_s)
+    assert (after, why) == (record, ignored)
 
 
 def test_an_answer_after_the_round_moved_on_is_late() -> None:
-    now, _ = moved(said(training(secure=True), NAMES[:4], 2.0), 2.0)
-    assert heard(now, "d5", ATTEMPT, 3.0).ignored == "left-before"
-    done = msgspec.structs.replace(now, state=State.DONE)
-    assert heard(done, "d0", ATTEMPT, 3.0).ignored == "late"
+    record, _ = moved(said(training(secure=True), NAMES[:4], 2.0), 2.0)
+    assert receive(record, "d5", ATTEMPT, 3.0).ignored == "left-before"
+    done = msgspec.structs.replace(record, state=State.DONE)
+    assert receive(done, "d0", ATTEMPT, 3.0).ignored == "late"
 
 
 def test_the_goal_ends_training_at_once_and_the_deadline_ends_it_with_the_least() -> None:
-    now = said(training(), NAMES[:3], 2.0)
-    assert decide(now, 3.0) is None
-    assert decide(said(now, ["d3"], 3.0), 3.0) == (Event.GATHERED, "")
-    assert decide(now, 101.1) == (Event.GATHERED, "")
+    record = said(training(), NAMES[:3], 2.0)
+    assert decide(record, 3.0) is None
+    assert decide(said(record, ["d3"], 3.0), 3.0) == (Event.COLLECTED, "")
+    assert decide(record, 101.1) == (Event.COLLECTED, "")
 
 
 @pytest.mark.parametrize(("state", "reason"), [("r", "too-few-joined"), ("t", "too-few-updates")])
 def test_a_round_that_cannot_reach_its_least_fails_with_the_reason(state, reason) -> None:
-    now = opened() if state == "r" else training()
-    few = said(now, NAMES[:2], 2.0)
+    record = opened() if state == "r" else training()
+    few = said(record, NAMES[:2], 2.0)
     assert decide(few, 2.0) is None
-    assert decide(few, 1e6) == (Event.BROKE, reason)
+    assert decide(few, 1e6) == (Event.FAILED, reason)
     for device in NAMES[2:]:
-        few = heard(few, device, ATTEMPT, 2.0, refused="busy").round
+        few = receive(few, device, ATTEMPT, 2.0, refused="busy").record
     failed, effect = moved(few, 2.0)
     assert (failed.state, failed.reason, effect) == (State.FAILED, reason, Effect.DISMISS)
 
 
 def test_who_sent_a_masked_update_and_no_shares_stays_in_the_sum() -> None:
-    now, _ = moved(said(training(secure=True), NAMES[:4], 2.0), 2.0)
-    now = said(now, NAMES[:3], 3.0)
-    assert decide(now, 3.0) is None
-    now, _ = moved(now, 1e6)
-    assert now.state is State.AGGREGATING
-    assert now.marks["d3"] is Mark.UPDATED
+    record, _ = moved(said(training(secure=True), NAMES[:4], 2.0), 2.0)
+    record = said(record, NAMES[:3], 3.0)
+    assert decide(record, 3.0) is None
+    record, _ = moved(record, 1e6)
+    assert record.state is State.AGGREGATING
+    assert record.marks["d3"] is Mark.UPDATED
 
 
 def test_recruiting_ends_when_all_answered_or_at_its_deadline() -> None:
-    now = said(opened(), NAMES[:4], 1.0)
-    assert decide(now, 1.0) is None
-    assert decide(now, 10.1) == (Event.RECRUITED, "")
+    record = said(opened(), NAMES[:4], 1.0)
+    assert decide(record, 1.0) is None
+    assert decide(record, 10.1) == (Event.RECRUITED, "")
     for device in NAMES[4:]:
-        now = heard(now, device, ATTEMPT, 1.0, refused="hot").round
-    assert decide(now, 1.0) == (Event.RECRUITED, "")
+        record = receive(record, device, ATTEMPT, 1.0, refused="hot").record
+    assert decide(record, 1.0) == (Event.RECRUITED, "")
 
 
 def test_a_round_whose_goal_has_joined_does_not_wait_long_for_who_is_silent() -> None:
@@ -168,36 +170,38 @@ def test_a_round_whose_goal_has_joined_does_not_wait_long_for_who_is_silent() ->
     assert decide(enough, 2.4) is None
     assert decide(enough, 2.6) == (Event.RECRUITED, "")
     assert decide(few, 2.6) is None
-    now, _ = moved(enough, 2.6)
-    assert now.having(Mark.LOST) == NAMES[4:]
+    record, _ = moved(enough, 2.6)
+    assert record.with_mark(Mark.LOST) == NAMES[4:]
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_whatever_devices_do_and_wherever_power_fails_a_round_ends(seed: int) -> None:
     draw = random.Random(seed)
-    now, now_s = opened(secure=bool(seed % 2)), 0.0
+    record, now_s = opened(secure=bool(seed % 2)), 0.0
     for _ in range(200):
         now_s += draw.expovariate(0.2)
         for device in [*NAMES, "stranger"]:
             if draw.random() < 0.4:
                 refused = draw.choice(["", "", "", "hot"])
                 attempt = draw.choice([ATTEMPT, ATTEMPT, b"b" * 16])
-                now = heard(now, device, attempt, now_s, refused=refused).round
+                record = receive(record, device, attempt, now_s, refused=refused).record
         if draw.random() < 0.2:
-            now = msgspec.json.decode(msgspec.json.encode(now), type=Round)
-            now, _ = step(now, Event.STARTED, now_s)
-        if now.state is State.AGGREGATING:
-            now, _ = step(now, draw.choice([Event.AGGREGATED, Event.FINISHED, Event.BROKE]), now_s)
-        elif found := decide(now, now_s):
-            now, _ = step(now, found[0], now_s, found[1])
-        if now.state in ENDED:
+            record = msgspec.json.decode(msgspec.json.encode(record), type=RoundRecord)
+            record, _ = step(record, Event.RESTARTED, now_s)
+        if record.state is State.AGGREGATING:
+            record, _ = step(
+                record, draw.choice([Event.AGGREGATED, Event.FINISHED, Event.FAILED]), now_s
+            )
+        elif found := decide(record, now_s):
+            record, _ = step(record, found[0], now_s, found[1])
+        if record.state in ENDED:
             break
-    assert now.state in ENDED
+    assert record.state in ENDED
 
 
 def test_a_round_without_enough_devices_is_not_planned() -> None:
     with pytest.raises(ConflictError, match="2 devices"):
-        planned("t", 1, ATTEMPT, PACE, NAMES[:2], secure=False)
+        new_round("t", 1, ATTEMPT, PACE, NAMES[:2], secure=False)
 
 
 # ---------------------------------------------------------------- whom it invites
@@ -228,7 +232,7 @@ def test_who_cannot_take_part_is_left_out_with_the_reason(facts: dict, reason: s
     demands = Demands(
         model="lot-codes", rings=("stable",), sites=("north",), ram_mb=1000, rows=10, rest=2
     )
-    found = recruit([candidate("good"), candidate("bad", **facts)], demands, PACE, b"s")
+    found = select_clients([candidate("good"), candidate("bad", **facts)], demands, PACE, b"s")
     assert found.invited == ["good"]
     assert found.left_out == {"bad": reason}
 
@@ -236,8 +240,10 @@ def test_who_cannot_take_part_is_left_out_with_the_reason(facts: dict, reason: s
 def test_more_are_invited_than_needed_by_a_lot_that_order_does_not_change() -> None:
     fleet = [candidate(f"d{i:03}") for i in range(100)]
     pace = Pace(goal=10, least=5, over=1.3)
-    found = recruit(fleet, Demands(model="lot-codes"), pace, b"seed")
+    found = select_clients(fleet, Demands(model="lot-codes"), pace, b"seed")
     assert len(found.invited) == 13
     assert set(found.left_out.values()) == {"not-drawn"}
-    assert recruit(fleet[::-1], Demands(model="lot-codes"), pace, b"seed") == found
-    assert recruit(fleet, Demands(model="lot-codes"), pace, b"other").invited != found.invited
+    assert select_clients(fleet[::-1], Demands(model="lot-codes"), pace, b"seed") == found
+    assert (
+        select_clients(fleet, Demands(model="lot-codes"), pace, b"other").invited != found.invited
+    )

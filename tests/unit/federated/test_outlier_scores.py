@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from digits import Learner, homes_of
-from shoal.controller.federated.aggregation.outlier_scores import FEWEST, compare
+from shoal.controller.federated.aggregation.outlier_scores import FEWEST, score
 from shoal.controller.federated.updates import Update
 
 #: What a liar multiplies its update by, and what is said of it.
@@ -47,25 +47,25 @@ def test_two_of_twenty_that_lie_are_suspect_and_it_is_said_how(name: str) -> Non
     liars = {update.device for update in largest}
     updates = [lied(u, lie) if u.device in liars else u for u in HONEST]
 
-    found = {one.device: one.suspect for one in compare(lambda: updates, SIZE)}
+    found = {one.device: one.suspect for one in score(lambda: updates, SIZE)}
 
     assert {device for device, reason in found.items() if reason == why} >= liars
 
 
 def test_devices_whose_data_differ_honestly_are_hardly_suspect() -> None:
-    found = [one for one in compare(lambda: HONEST, SIZE) if one.suspect]
+    found = [one for one in score(lambda: HONEST, SIZE) if one.suspect]
 
     assert len(found) <= 2, found
 
 
 def test_the_order_in_which_updates_are_read_changes_nothing() -> None:
-    assert compare(lambda: HONEST, SIZE) == compare(lambda: HONEST[::-1], SIZE)
+    assert score(lambda: HONEST, SIZE) == score(lambda: HONEST[::-1], SIZE)
 
 
 def test_a_liar_who_shouts_does_not_say_where_the_others_point() -> None:
     updates = [lied(HONEST[0], -1000), *HONEST[1:]]
 
-    found = compare(lambda: updates, SIZE)
+    found = score(lambda: updates, SIZE)
 
     assert found[0].cosine < 0 < np.median([one.cosine for one in found[1:]])
 
@@ -73,7 +73,7 @@ def test_a_liar_who_shouts_does_not_say_where_the_others_point() -> None:
 def test_an_update_of_nothing_has_no_direction_and_breaks_nothing() -> None:
     updates = [lied(u, 0) for u in HONEST]
 
-    found = compare(lambda: updates, SIZE)
+    found = score(lambda: updates, SIZE)
 
     assert {(one.norm, one.cosine, one.suspect) for one in found} == {(0.0, 0.0, "")}
 
@@ -81,4 +81,4 @@ def test_an_update_of_nothing_has_no_direction_and_breaks_nothing() -> None:
 def test_of_few_updates_none_is_suspect_for_a_spread_says_nothing_then() -> None:
     few = [lied(HONEST[0], 1000), *HONEST[1 : FEWEST - 1]]
 
-    assert not [one.suspect for one in compare(lambda: few, SIZE) if one.suspect]
+    assert not [one.suspect for one in score(lambda: few, SIZE) if one.suspect]

@@ -153,8 +153,8 @@ def test_the_clip_finds_the_median_of_the_norms() -> None:
     adaptive, draws = AdaptiveClip(spread=2.0), seeded(7)
     for _ in range(150):
         norms = random.lognormal(0.0, 0.5, 100)
-        share = adaptive.counted(int((norms <= clip).sum()), 100, draws)
-        clip = adaptive.following(clip, share)
+        share = adaptive.noisy_share(int((norms <= clip).sum()), 100, draws)
+        clip = adaptive.next_clip(clip, share)
     assert 0.8 < clip < 1.25
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from shoal.controller.federated.secagg.server import Unmasking
+from shoal.controller.federated.secagg.server import SecAggServer
 from shoal.errors import ConflictError, InputError, RefusedError, UntrustedError
 from shoal.federated.masks import add_mask, derive, pair_seed, self_seed
 from shoal.federated.secure import Ending
@@ -70,15 +70,15 @@ def test_one_share_too_few_and_the_sum_stays_hidden() -> None:
     numbers = cohort.numbers(50)
     server = cohort.begun(50)
     for name, device in cohort.devices.items():
-        server.take_masked(name, device.masked(numbers[name], server.boxes_for(name)))
+        server.add_masked(name, device.masked(numbers[name], server.boxes_for(name)))
     ending = server.end()
     for name, device in cohort.devices.items():
-        server.take_vote(name, device.vote(ending))
+        server.add_vote(name, device.vote(ending))
     for i, (name, device) in enumerate(cohort.devices.items()):
         if i == 4:  # d000's own mask has three shares
             with pytest.raises(ConflictError, match="own mask of d000: 3 shares, 4 needed"):
                 server.value()
-        server.take_shares(name, device.shares(server.votes_for(name)))
+        server.add_shares(name, device.shares(server.votes_for(name)))
     assert np.array_equal(server.value(), total(numbers, cohort.names))
 
 
@@ -139,11 +139,11 @@ def test_a_mask_that_is_put_on_and_taken_off_leaves_every_number() -> None:
 # ---------------------------------------------------------------- what a device refuses
 
 
-def voting(cohort: Cohort) -> tuple[Unmasking, Ending]:
+def voting(cohort: Cohort) -> tuple[SecAggServer, Ending]:
     server = cohort.begun(5)
     for name, device in cohort.devices.items():
         numbers = np.zeros(5, np.uint32)
-        server.take_masked(name, device.masked(numbers, server.boxes_for(name)))
+        server.add_masked(name, device.masked(numbers, server.boxes_for(name)))
     return server, server.end()
 
 
@@ -173,7 +173,7 @@ def test_a_device_votes_once_and_opens_once() -> None:
     cohort = Cohort(6)
     server, ending = voting(cohort)
     for name, device in cohort.devices.items():
-        server.take_vote(name, device.vote(ending))
+        server.add_vote(name, device.vote(ending))
     device = cohort.devices["d000"]
     with pytest.raises(ConflictError, match="once"):
         device.vote(ending)
@@ -189,7 +189,7 @@ def test_neighbours_who_signed_another_ending_open_nothing() -> None:
     other = Ending(alive=ending.alive[:-1], dead=[*ending.dead, "d005"])
     for i, (name, device) in enumerate(cohort.devices.items()):
         if name != "d005":
-            server.take_vote(name, device.vote(ending if i % 2 else other))
+            server.add_vote(name, device.vote(ending if i % 2 else other))
     for name in cohort.names[:5]:
         with pytest.raises((UntrustedError, RefusedError)):
             cohort.devices[name].shares(server.votes_for(name))
@@ -199,17 +199,17 @@ def test_too_few_votes_open_nothing() -> None:
     cohort = Cohort(6)
     server, ending = voting(cohort)
     for name, device in cohort.devices.items():
-        server.take_vote(name, device.vote(ending))
+        server.add_vote(name, device.vote(ending))
     votes = dict(list(server.votes_for("d000").items())[: cohort.terms.threshold - 1])
     with pytest.raises(RefusedError, match="votes"):
         cohort.devices["d000"].shares(votes)
 
 
 def test_a_roster_that_is_not_what_it_says_is_refused() -> None:
-    def fresh() -> tuple[Cohort, Unmasking]:
+    def fresh() -> tuple[Cohort, SecAggServer]:
         cohort = Cohort(8, degree=4, threshold=3)
         adverts = {n: d.advert() for n, d in cohort.devices.items()}
-        return cohort, Unmasking(cohort.terms, adverts, 5)
+        return cohort, SecAggServer(cohort.terms, adverts, 5)
 
     cohort, server = fresh()
     roster = server.roster_for("d000")
@@ -222,7 +222,7 @@ def test_a_roster_that_is_not_what_it_says_is_refused() -> None:
     roster = server.roster_for("d000")
     forged = msgspec.structs.replace(roster.neighbours[0], signature=bytes(64))
     digests = roster.digests | {forged.device: forged.digest()}
-    order_kept = Unmasking(  # whoever forges also recomputes the graph
+    order_kept = SecAggServer(  # whoever forges also recomputes the graph
         cohort.terms,
         {a.device: a for a in [*map(server._adverts.get, cohort.names)]} | {forged.device: forged},
         5,
@@ -259,10 +259,10 @@ def test_a_box_that_was_changed_on_its_way_is_not_opened_and_the_others_are() ->
         boxes = server.boxes_for(name)
         if name == "d000":
             boxes["d001"] = boxes["d001"][:-1] + bytes([boxes["d001"][-1] ^ 1])
-        server.take_masked(name, device.masked(np.zeros(5, np.uint32), boxes))
+        server.add_masked(name, device.masked(np.zeros(5, np.uint32), boxes))
     ending = server.end()
     for name, device in cohort.devices.items():
-        server.take_vote(name, device.vote(ending))
+        server.add_vote(name, device.vote(ending))
     shares = cohort.devices["d000"].shares(server.votes_for("d000"))
     assert sorted(shares) == ["d002", "d003"]
 
@@ -272,34 +272,34 @@ def test_one_liar_among_enough_shares_is_named_and_the_sum_is_exact(stage: str) 
     cohort = Cohort(6, threshold=3)
     lost = {"d000": STAGES[1]} if stage == "lost" else {}
     numbers = cohort.numbers(9)
-    server = opened(cohort, numbers, lost, liars=["d002"])
+    server = opened(cohort, numbers, lost, faulty=["d002"])
     assert np.array_equal(server.value(), total(numbers, sorted({*cohort.names} - {*lost})))
-    assert server.liars == {"d002"}
+    assert server.faulty == {"d002"}
 
 
 def test_more_wrong_shares_than_can_be_told_apart_are_found_out() -> None:
-    for liars, threshold in ((["d002"], 5), (["d002", "d003"], 4)):
+    for faulty, threshold in ((["d002"], 5), (["d002", "d003"], 4)):
         cohort = Cohort(6, threshold=threshold)
-        server = opened(cohort, cohort.numbers(9), {}, liars=liars)
+        server = opened(cohort, cohort.numbers(9), {}, faulty=faulty)
         with pytest.raises(InputError, match="do not give its own mask"):
             server.value()
 
 
-def opened(cohort: Cohort, numbers: dict, lost: dict, liars: list[str]) -> Unmasking:
-    """Up to the shares, with those of the liars made up."""
+def opened(cohort: Cohort, numbers: dict, lost: dict, faulty: list[str]) -> SecAggServer:
+    """Up to the shares, with those of the faulty made up."""
     server = cohort.begun(9)
     for name in cohort.names:
         if name not in lost:
             device = cohort.devices[name]
-            server.take_masked(name, device.masked(numbers[name], server.boxes_for(name)))
+            server.add_masked(name, device.masked(numbers[name], server.boxes_for(name)))
     ending = server.end()
     for name in ending.alive:
-        server.take_vote(name, cohort.devices[name].vote(ending))
+        server.add_vote(name, cohort.devices[name].vote(ending))
     for name in ending.alive:
         shares = cohort.devices[name].shares(server.votes_for(name))
-        if name in liars:
+        if name in faulty:
             shares["d000"] = bytes(33)
-        server.take_shares(name, shares)
+        server.add_shares(name, shares)
     return server
 
 
@@ -316,46 +316,46 @@ def test_late_second_and_foreign_messages_change_nothing() -> None:
     server = cohort.begun(5)
     hidden = {n: d.masked(numbers[n], server.boxes_for(n)) for n, d in cohort.devices.items()}
     for name in cohort.names[:3]:
-        server.take_masked(name, hidden[name])
+        server.add_masked(name, hidden[name])
     for spoiled in (hidden["d003"][:4], hidden["d003"].astype(np.float32)):
         with pytest.raises(InputError):
-            server.take_masked("d003", spoiled)
+            server.add_masked("d003", spoiled)
     with pytest.raises(ConflictError):
-        server.take_masked("d000", hidden["d000"])
+        server.add_masked("d000", hidden["d000"])
     with pytest.raises(ConflictError):
-        server.take_masked("stranger", hidden["d000"])
+        server.add_masked("stranger", hidden["d000"])
     with pytest.raises(ConflictError):
-        server.take_boxes("d000", {})
-    server.take_masked("d003", hidden["d003"])
+        server.add_boxes("d000", {})
+    server.add_masked("d003", hidden["d003"])
     ending = server.end()
     with pytest.raises(ConflictError):
-        server.take_masked("d003", hidden["d003"])
+        server.add_masked("d003", hidden["d003"])
     for name, device in cohort.devices.items():
-        server.take_vote(name, device.vote(ending))
+        server.add_vote(name, device.vote(ending))
     for name, device in cohort.devices.items():
-        server.take_shares(name, device.shares(server.votes_for(name)))
+        server.add_shares(name, device.shares(server.votes_for(name)))
     with pytest.raises(ConflictError):
-        server.take_shares("d000", {})
+        server.add_shares("d000", {})
     assert np.array_equal(server.value(), total(numbers, cohort.names))
 
 
 def test_boxes_that_come_after_the_first_went_out_are_late_and_the_sum_stays_exact() -> None:
     cohort = Cohort(5)
     numbers = cohort.numbers(20)
-    server = Unmasking(cohort.terms, {n: d.advert() for n, d in cohort.devices.items()}, 20)
+    server = SecAggServer(cohort.terms, {n: d.advert() for n, d in cohort.devices.items()}, 20)
     boxes = {name: d.boxes(server.roster_for(name)) for name, d in cohort.devices.items()}
     for name in cohort.names[:4]:
-        server.take_boxes(name, boxes[name])
+        server.add_boxes(name, boxes[name])
     hidden = {n: cohort.devices[n].masked(numbers[n], server.boxes_for(n)) for n in cohort.names}
     with pytest.raises(ConflictError, match="late"):
-        server.take_boxes("d004", boxes["d004"])
+        server.add_boxes("d004", boxes["d004"])
     with pytest.raises(ConflictError):
-        server.take_masked("d004", hidden["d004"])
+        server.add_masked("d004", hidden["d004"])
     for name in cohort.names[:4]:
-        server.take_masked(name, hidden[name])
+        server.add_masked(name, hidden[name])
     ending = server.end()
     for name in ending.alive:
-        server.take_vote(name, cohort.devices[name].vote(ending))
+        server.add_vote(name, cohort.devices[name].vote(ending))
     for name in ending.alive:
-        server.take_shares(name, cohort.devices[name].shares(server.votes_for(name)))
+        server.add_shares(name, cohort.devices[name].shares(server.votes_for(name)))
     assert np.array_equal(server.value(), total(numbers, cohort.names[:4]))

@@ -10,19 +10,19 @@ from shelves import file_shelf
 from shoal.agent.federated.eligibility import Condition, judge
 from shoal.agent.federated.secagg import Participant
 from shoal.agent.host.round_limits import Limits
-from shoal.controller.federated.planning.client_selection import Candidate, Demands, recruit
+from shoal.controller.federated.planning.client_selection import Candidate, Demands, select_clients
 from shoal.controller.federated.planning.conflicts import check_plan
 from shoal.controller.federated.rounds.machine import (
     Event,
     Pace,
-    Round,
+    RoundRecord,
     State,
     decide,
-    heard,
-    planned,
+    new_round,
+    receive,
     step,
 )
-from shoal.controller.federated.secagg.server import Unmasking
+from shoal.controller.federated.secagg.server import SecAggServer
 from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Aggregate, Server, Update
 from shoal.errors import RefusedError
@@ -53,7 +53,7 @@ PARTS: dict[str, dict[str, Any]] = {
 
 
 class Fleet:
-    """Twenty devices with their rows, ledgers and a busy moment now and then."""
+    """Twenty devices with their rows, ledgers and a busy moment record and then."""
 
     def __init__(self, seed: int) -> None:
         self.homes, self.test = homes_of(DEVICES, np.random.default_rng(seed))
@@ -97,29 +97,31 @@ def one_round(fleet: Fleet, server: Server, strategy: Strategy, number: int, par
                   rows=len(r.y))
         for n, r in fleet.rows.items()
     ]  # fmt: skip
-    invited = recruit(able, Demands(model="digits"), PACE, plan.attempt).invited
-    made = planned("digits", number, plan.attempt, PACE, invited, secure=plan.secure is not None)
-    now, _ = step(made, Event.OPENED, now_s)
+    invited = select_clients(able, Demands(model="digits"), PACE, plan.attempt).invited
+    made = new_round("digits", number, plan.attempt, PACE, invited, secure=plan.secure is not None)
+    record, _ = step(made, Event.OPENED, now_s)
     for name in invited:
-        now = heard(now, name, plan.attempt, now_s, refused=fleet.willing(name, plan, now_s)).round
-    now = following(now, now_s)
-    joined = now.having("JOINED")  # type: ignore[arg-type]
+        record = receive(
+            record, name, plan.attempt, now_s, refused=fleet.willing(name, plan, now_s)
+        ).record
+    record = following(record, now_s)
+    joined = record.with_mark("JOINED")  # type: ignore[arg-type]
     gather = plain if plan.secure is None else hidden
-    now, found = gather(fleet, server, strategy, plan, now, joined, now_s)
-    assert now.state is State.AGGREGATING
-    now, _ = step(now, Event.FINISHED, now_s)
-    assert now.state is State.DONE
+    record, found = gather(fleet, server, strategy, plan, record, joined, now_s)
+    assert record.state is State.AGGREGATING
+    record, _ = step(record, Event.FINISHED, now_s)
+    assert record.state is State.DONE
     return strategy.advance(server, found)
 
 
-def following(now: Round, now_s: float) -> Round:
-    decided = decide(now, now_s)
+def following(record: RoundRecord, now_s: float) -> RoundRecord:
+    decided = decide(record, now_s)
     assert decided is not None
-    assert decided[0] is not Event.BROKE, decided
-    return step(now, decided[0], now_s, decided[1])[0]
+    assert decided[0] is not Event.FAILED, decided
+    return step(record, decided[0], now_s, decided[1])[0]
 
 
-def plain(fleet, server, strategy, plan, now, joined, now_s) -> tuple[Round, Aggregate]:  # type: ignore[no-untyped-def]
+def plain(fleet, server, strategy, plan, record, joined, now_s) -> tuple[RoundRecord, Aggregate]:  # type: ignore[no-untyped-def]
     size = server.theta.size
     gathering = strategy.gather(size, file_shelf(size))
     for name in joined:
@@ -128,16 +130,16 @@ def plain(fleet, server, strategy, plan, now, joined, now_s) -> tuple[Round, Agg
         whole = Assembly(most=5 * size)
         for piece in cut(packed, 1_500)[::-1]:
             assert whole.take(piece) == ""
-        now, ignored = heard(now, name, plan.attempt, now_s)
+        record, ignored = receive(record, name, plan.attempt, now_s)
         assert not ignored
         delta = decompress(whole.payload(), size)
         gathering.add(Update(device=name, delta=delta, examples=len(fleet.rows[name].y)))
-        if decide(now, now_s):
+        if decide(record, now_s):
             break
-    return following(now, now_s), gathering.result()
+    return following(record, now_s), gathering.result()
 
 
-def hidden(fleet, server, strategy, plan, now, joined, now_s) -> tuple[Round, Aggregate]:  # type: ignore[no-untyped-def]
+def hidden(fleet, server, strategy, plan, record, joined, now_s) -> tuple[RoundRecord, Aggregate]:  # type: ignore[no-untyped-def]
     terms = Terms(
         round_id=plan.attempt, degree=plan.secure.degree, threshold=plan.secure.threshold,
         least=plan.least,
@@ -149,24 +151,24 @@ def hidden(fleet, server, strategy, plan, now, joined, now_s) -> tuple[Round, Ag
         for name in joined
     }  # fmt: skip
     adverts = {name: device.advert() for name, device in devices.items()}
-    unmasking = Unmasking(terms, adverts, server.theta.size + 1)
+    unmasking = SecAggServer(terms, adverts, server.theta.size + 1)
     for name, device in devices.items():
-        unmasking.take_boxes(name, device.boxes(unmasking.roster_for(name)))
+        unmasking.add_boxes(name, device.boxes(unmasking.roster_for(name)))
     for name, device in devices.items():
         numbers = encoded(fleet, name, server.theta, plan)
-        unmasking.take_masked(name, device.masked(numbers, unmasking.boxes_for(name)))
-        now = heard(now, name, plan.attempt, now_s).round
-        if decide(now, now_s):
+        unmasking.add_masked(name, device.masked(numbers, unmasking.boxes_for(name)))
+        record = receive(record, name, plan.attempt, now_s).record
+        if decide(record, now_s):
             break  # the goal is reached: the others are late, and taken out
-    now, ending = following(now, now_s), unmasking.end()
+    record, ending = following(record, now_s), unmasking.end()
     for name in ending.alive:
-        unmasking.take_vote(name, devices[name].vote(ending))
+        unmasking.add_vote(name, devices[name].vote(ending))
     for name in ending.alive:
-        unmasking.take_shares(name, devices[name].shares(unmasking.votes_for(name)))
-        now = heard(now, name, plan.attempt, now_s).round
+        unmasking.add_shares(name, devices[name].shares(unmasking.votes_for(name)))
+        record = receive(record, name, plan.attempt, now_s).record
     mean, _ = plan.secure.scale.decode(unmasking.value(), len(ending.alive))
     names = tuple(ending.alive)
-    return following(now, now_s), Aggregate(delta=mean, devices=names, chosen=names)
+    return following(record, now_s), Aggregate(delta=mean, devices=names, chosen=names)
 
 
 def encoded(fleet: Fleet, name: str, theta: np.ndarray, plan: Plan) -> np.ndarray:

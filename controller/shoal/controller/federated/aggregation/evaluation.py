@@ -41,11 +41,11 @@ class Evaluated(NamedTuple):
     slices: dict[str, Measure]
 
 
-def merged(said: Mapping[str, Measured], places: Mapping[str, Place]) -> Evaluated:
+def merge(said: Mapping[str, Measured], places: Mapping[str, Place]) -> Evaluated:
     """said: device -> what it measured.
 
     >>> one = Measured(whole=Slice(rows=10, loss=5.0, correct=8))
-    >>> merged({"a": one, "b": one}, {}).whole.accuracy
+    >>> merge({"a": one, "b": one}, {}).whole.accuracy
     0.8
     """
     parts: dict[str, list[Slice]] = defaultdict(list)

@@ -44,7 +44,7 @@ _NORMAL = 1.4826
 LEAST_SPREAD = 0.05
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class OutlierScore(msgspec.Struct, frozen=True, kw_only=True):
     """One update beside the others of its round.
 
     loss       mean before training, as the device says
@@ -61,7 +61,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     suspect: str = ""
 
 
-def compare(updates: Callable[[], Iterable[Update]], size: int) -> list[Standing]:
+def score(updates: Callable[[], Iterable[Update]], size: int) -> list[OutlierScore]:
     """Every update's standing, sorted by device.
 
     updates   called twice; each time it yields all of the round's updates, deltas float32 (P,)
@@ -73,7 +73,7 @@ def compare(updates: Callable[[], Iterable[Update]], size: int) -> list[Standing
     total = directions.value()
     square = float(np.einsum("i,i->", total, total))
     seen = [
-        Standing(
+        OutlierScore(
             device=update.device, examples=update.examples, loss=update.loss, z=0.0,
             norm=norm_of(update.delta), cosine=_cosine(update.delta, total, square),
         )
@@ -109,7 +109,7 @@ def _cosine(delta: F32, total: F64, square: float) -> float:
     return max(-1.0, min(1.0, (along - 1) / math.sqrt(others)))
 
 
-def _judged(seen: list[Standing], chance: float) -> list[Standing]:
+def _judged(seen: list[OutlierScore], chance: float) -> list[OutlierScore]:
     logs = [math.log(max(one.norm, 1e-30)) for one in seen]
     lengths = robust_z(logs, LEAST_SPREAD)
     turns = robust_z([one.cosine for one in seen], LEAST_SPREAD)
@@ -120,7 +120,7 @@ def _judged(seen: list[Standing], chance: float) -> list[Standing]:
     ]
 
 
-def _why(one: Standing, away: float, z: float, turn: float, chance: float) -> str:
+def _why(one: OutlierScore, away: float, z: float, turn: float, chance: float) -> str:
     """away: of the logarithm of its norm from the median's."""
     if one.cosine < -chance and turn <= -TURNED:
         return "against-the-others"

@@ -80,7 +80,7 @@ def _released(db: Connection, task: str, model: str) -> set[int]:
 def _running(db: Connection, task: str) -> set[int]:
     """Rounds whose checkpoint somebody trains on or measures."""
     table = federated_round
-    late = [one.number for one in scheduling.carried(db, task).values()]
+    late = [one.number for one in scheduling.carried_over(db, task).values()]
     runs = (table.c.ended_at == 0) | table.c.number.in_(late)
     return set(db.scalars(select(table.c.parent).where(table.c.task == task, runs)))
 

@@ -1,4 +1,4 @@
-"""A poisoned round, what is done about all that came of it, and the way back from a mistake."""
+"""Quarantine of a poisoned round and of everything derived from it, and its reversal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,8 +18,8 @@ from shoal.controller.store.tables import federated_round
 from shoal.errors import AbsentError, ConflictError, InputError
 
 DONE = "DONE"
-#: Reason of a round that ran on what was poisoned.
-BROKEN_OFF = "quarantined"
+#: Reason of a round that was running on a poisoned checkpoint.
+CANCELLED = "quarantined"
 _ENDED = frozenset(state.value for state in ENDED)
 #: Marks of devices whose update is in, or may still be.
 _COUNTS = (Mark.JOINED, Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)
@@ -129,7 +129,7 @@ def _line(tries: Sequence[Row[Any]]) -> list[Grown]:
 
 def _older(row: Row[Any], parents: Mapping[int, int]) -> tuple[int, ...]:
     """Of a round: the checkpoints that late updates in it started from."""
-    journal = rows.journal_of(row)
+    journal = rows.record_of(row)
     origins = (one for name, one in journal.carried.items() if journal.marks[name] in _COUNTS)
     return tuple(sorted({parents.get(one.number, START) for one in origins}))
 
@@ -151,7 +151,7 @@ def _marked(
     bad, marked = roots(line, charges.keys()), []
     pruned = {row.number for row in tries if row.pruned_at}
     for row in tries:
-        late = row.state not in _ENDED or row.reason == BROKEN_OFF or row.number in bad
+        late = row.state not in _ENDED or row.reason == CANCELLED or row.number in bad
         began = {row.parent, *(_older(row, parents) if late else ())}
         told = charges.get(row.number) or reason(began, bad, charges)
         if told != row.poisoned:

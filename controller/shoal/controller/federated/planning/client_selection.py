@@ -1,4 +1,4 @@
-"""Whom a round invites: of those who can take part, some, by lot, and why not the others."""
+"""Client selection: a random sample of the eligible devices, and why the others are left out."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ import msgspec
 
 from shoal.controller.federated.rounds.machine import Pace
 
-#: Reason -> what a person can do about it, where there is something.
+#: Reason -> hint for the operator, where there is one.
 HINTS = {
     "few-rows": "few-rows: on the device, shoal-agent labels add FILE --column NAME",
     "small-cohort": (
@@ -24,8 +24,9 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """What the controller knows of a device.
 
     release   "model@version" that it serves
-    ram_mb    of the board; rows of labelled data that it last said it has
-    cohort    devices that it wants in a sum with it; 0: it has not said
+    ram_mb    memory of the board
+    rows      labelled rows, by its last inventory
+    cohort    smallest number of devices in a sum that it accepts; 0: unknown
     resting   rounds since it last took part; None if it never did
     """
 
@@ -41,11 +42,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Demands(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task asks of devices.
+    """Eligibility criteria of a task.
 
-    model     whose release they have to serve
-    rings     that may take part; sites likewise, all if empty
-    rest      rounds between two of one device
+    model     devices have to serve a release of it
+    rings     of eligible devices; sites likewise, all if empty
+    rest      rounds that a device pauses after each of its own
     """
 
     model: str
@@ -56,7 +57,7 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True):
     rest: int = 0
 
 
-class Recruits(NamedTuple):
+class Selection(NamedTuple):
     """invited: sorted; left_out: device -> reason."""
 
     invited: list[str]
@@ -64,12 +65,12 @@ class Recruits(NamedTuple):
 
 
 def hints(reasons: Iterable[str]) -> str:
-    """What to do about these reasons, each once; "" when nothing is known."""
+    """Hints for these reasons, each once; "" without any."""
     return "; ".join(HINTS[reason] for reason in sorted({*reasons} & {*HINTS}))
 
 
 def tally(reasons: Iterable[str]) -> str:
-    """Each reason with how often it is there.
+    """Reasons with their counts.
 
     >>> tally(["offline", "few-rows", "offline"])
     '1 few-rows, 2 offline'
@@ -78,14 +79,16 @@ def tally(reasons: Iterable[str]) -> str:
     return ", ".join(f"{counts[reason]} {reason}" for reason in sorted(counts))
 
 
-def recruit(candidates: Iterable[Candidate], demands: Demands, pace: Pace, seed: bytes) -> Recruits:
-    """Goal times over devices by lot; the same ones for the same seed, in whatever order.
+def select_clients(
+    candidates: Iterable[Candidate], demands: Demands, pace: Pace, seed: bytes
+) -> Selection:
+    """Random sample of goal times over devices; the same for a seed, in any order of candidates.
 
-    seed   random, of this try: nobody can choose who is drawn
+    seed   random, of this attempt, so that the sample cannot be chosen
     """
     left_out, able = {}, []
     for candidate in candidates:
-        reason = why_not(candidate, demands, pace.least)
+        reason = ineligible(candidate, demands, pace.least)
         if reason:
             left_out[candidate.device] = reason
         else:
@@ -93,11 +96,11 @@ def recruit(candidates: Iterable[Candidate], demands: Demands, pace: Pace, seed:
     drawn = sorted(able, key=lambda name: hashlib.sha256(seed + name.encode()).digest())
     wanted = math.ceil(pace.goal * pace.over - 1e-9)
     left_out |= dict.fromkeys(drawn[wanted:], "not-drawn")
-    return Recruits(sorted(drawn[:wanted]), left_out)
+    return Selection(sorted(drawn[:wanted]), left_out)
 
 
-def why_not(candidate: Candidate, demands: Demands, least: int) -> str:
-    """A slug; "" for a device that can take part in a sum of `least` or more."""
+def ineligible(candidate: Candidate, demands: Demands, least: int) -> str:
+    """Reason, a slug; "" for a device that is eligible for a sum of `least` or more."""
     checks = (
         ("offline", candidate.online),
         ("other-ring", candidate.ring in demands.rings),

@@ -14,7 +14,7 @@ from shoal import wire
 from shoal.controller.federated.planning.conflicts import check_plan
 from shoal.controller.federated.privacy.central import central_noise
 from shoal.controller.federated.records import Hiding, TaskPlan
-from shoal.controller.federated.secagg import parameters
+from shoal.controller.federated.secagg.parameters import Graph, choose
 from shoal.controller.federated.strategies.fedavg import FedAvg
 from shoal.controller.federated.strategy import ByExamples, Strategy, strategy_of
 from shoal.errors import SettingError
@@ -165,10 +165,10 @@ def _secure(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) ->
     return Secure(degree=degree, threshold=threshold, scale=_scale(task, hiding, strategy, invited))
 
 
-def _chosen(hiding: Hiding, invited: int, least: int) -> parameters.Graph:
+def _chosen(hiding: Hiding, invited: int, least: int) -> Graph:
     """Whoever is invited may drop out, down to `least`."""
     try:
-        return parameters.choose(invited, hiding.corrupt, max(0.0, 1 - least / invited))
+        return choose(invited, hiding.corrupt, max(0.0, 1 - least / invited))
     except SettingError as error:
         raise SettingError(
             error.message,

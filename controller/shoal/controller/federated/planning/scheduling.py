@@ -1,5 +1,4 @@
-"""The next round of a task: whether there may be one, who is invited, and its first line in the
-journal. Nothing is said to anybody here."""
+"""Schedule the next round of each task: budget check, client selection, first journal line."""
 
 import math
 import secrets
@@ -11,12 +10,12 @@ from sqlalchemy import Connection, Row, func, select
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft
-from shoal.controller.federated.planning import excluded_devices, plans
+from shoal.controller.federated.planning import plans
 from shoal.controller.federated.planning.client_selection import (
     Candidate,
     Demands,
     hints,
-    recruit,
+    select_clients,
     tally,
 )
 from shoal.controller.federated.privacy import accountant
@@ -27,22 +26,26 @@ from shoal.controller.federated.rounds.machine import Mark, Pace
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
 from shoal.controller.store.tables import device, federated_round, federated_task, participation
-from shoal.errors import ConflictError, SettingError
+from shoal.errors import ConflictError, SettingError, ShoalError
 from shoal.federated.plan import Learning, Plan
 from shoal.federated.spending import Budget
 
-#: Until devices are looked for again, where there were too few.
-LOOK_AGAIN_S = 5.0
-#: After a round that failed: doubled each time, up to the longest.
+#: Delay before the next attempt when too few devices are eligible.
+RESCHEDULE_S = 5.0
+#: Delay after a failed round: doubled each time, up to the longest.
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 60.0
-#: Rounds among which the last one that was for learning is looked for.
+#: Newest rounds searched for the last training round.
 _LOOK_BACK = 50
+#: Reason of devices that are left out after they failed a round.
+FAILED_BEFORE = "failed-before"
+_TO_BLAME = "to_blame"
+_EXCLUDED_S = 86_400.0
 _TOOK_PART = (Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)
 
 
-def begin_due(ctx: Context) -> list[str]:
-    """Write down a round for every task that is to have one; their ids."""
-    begun = []
+def start_due(ctx: Context) -> list[str]:
+    """Plan a round for every running task that is due; ids of these rounds."""
+    started = []
     running = select(federated_round.c.task).where(federated_round.c.ended_at == 0)
     waiting = select(federated_task.c.name).where(
         federated_task.c.state == rows.RUNNING,
@@ -53,18 +56,18 @@ def begin_due(ctx: Context) -> list[str]:
         names = list(db.scalars(waiting.order_by(federated_task.c.name)))
     for name in names:
         with ctx.store.write() as db:
-            begun += _begin(db, ctx, rows.task_row(db, name))
-    return begun
+            started += _start(db, ctx, rows.task_row(db, name))
+    return started
 
 
-def _begin(db: Connection, ctx: Context, row: Row[Any]) -> list[str]:
-    """The round's id; none when the task is done, stops, or waits, and the task says why."""
+def _start(db: Connection, ctx: Context, row: Row[Any]) -> list[str]:
+    """The round's id; empty when the task is done, stops or waits, with the reason in its row."""
     task = rows.task_of(row)
     if task.rounds >= task.asked:
         rows.set_task(db, ctx, task.name, state=rows.READY, reason="")
         return []
     try:
-        return [_planned(db, ctx, task, row)]
+        return [_plan_round(db, ctx, task, row)]
     except SettingError as error:
         stop(db, ctx, task.name, task.model, str(error))
     except ConflictError as error:
@@ -72,27 +75,28 @@ def _begin(db: Connection, ctx: Context, row: Row[Any]) -> list[str]:
     return []
 
 
-def _planned(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
-    """ConflictError when there are too few devices, SettingError when there must be no round."""
+def _plan_round(db: Connection, ctx: Context, task: Task, row: Row[Any]) -> str:
+    """ConflictError for too few eligible devices, SettingError when the plan forbids a round."""
     attempt, before = secrets.token_bytes(16), _last(db, task.name)
-    waiting = carried(db, task.name)
-    out = excluded_devices.devices(db, task.name, ctx.clock())
-    free = (one for one in _candidates(db, task, before) if one.device not in {*waiting, *out})
-    found = recruit(free, _demands(task), _pace(task), attempt)
+    carried = carried_over(db, task.name)
+    excluded = _excluded(db, task.name, ctx.clock())
+    unavailable = {*carried, *excluded}
+    free = (one for one in _candidates(db, task, before) if one.device not in unavailable)
+    found = select_clients(free, _demands(task), _pace(task), attempt)
     try:
-        planned = machine.planned(
+        record = machine.new_round(
             task.name, _number(before), attempt, _pace(task), found.invited,
-            secure=task.plan.secure is not None, carried=waiting,
+            secure=task.plan.secure is not None, carried=carried,
             late=plans.strategy_for(task.plan).late(),
         )  # fmt: skip
     except ConflictError as error:
-        raise _too_few(error, found.left_out | out) from error
+        raise _too_few(error, found.left_out | excluded) from error
     plan = plans.plan_of(
-        task.plan, number=planned.number, attempt=attempt, invited=len(planned.marks),
+        task.plan, number=record.number, attempt=attempt, invited=len(record.marks),
         now_s=ctx.clock(), clip=_clip(db, task),
     )  # fmt: skip
     check_budget(task, plan, row.spent)
-    return _write(db, ctx, task, planned, plan, _try(before, row.next_at))
+    return _insert(db, ctx, task, record, plan, _attempt(before, row.next_at))
 
 
 def task_key(task: str) -> str:
@@ -117,13 +121,13 @@ def _task_draft(name: str, model: str, reason: str) -> Draft:
 
 
 def stop(db: Connection, ctx: Context, task: str, model: str, reason: str) -> None:
-    """No further round by itself, and somebody should know."""
+    """Stop a task's rounds and raise an alert."""
     rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason)
     alerts.raise_alert(db, ctx, _task_draft(task, model, reason))
 
 
 def check_budget(task: Task, plan: Plan, spent: list[dict[str, Any]]) -> None:
-    """SettingError when one round more would be over the task's budget of privacy."""
+    """SettingError when another round would exceed the task's privacy budget."""
     assert task.prepared is not None
     noise = plans.noise_of(plan, task.prepared.size)
     if noise is None or task.plan.budget is None:
@@ -136,15 +140,15 @@ def check_budget(task: Task, plan: Plan, spent: list[dict[str, Any]]) -> None:
 
 
 def spent_of(kept: list[dict[str, Any]]) -> list[Spent]:
-    """As the task's row has it."""
+    """Decode the `spent` column of a task."""
     return msgspec.convert(kept, list[Spent])
 
 
 def after_spending(task: TaskPlan, kept: list[dict[str, Any]], noise: float) -> dict[str, Any]:
-    """Columns of the task after one round more of this noise.
+    """Columns of the task after another round of this noise.
 
     Devices are drawn without replacement and answer when they can: neither is the independent
-    draw that amplification by sampling needs, so the rate is taken as 1.
+    sampling that privacy amplification needs, so the rate is taken as 1.
     """
     kinds = {(one.noise, one.rate): one.rounds for one in spent_of(kept)}
     kinds[noise, 1.0] = kinds.get((noise, 1.0), 0) + 1
@@ -157,14 +161,14 @@ def after_spending(task: TaskPlan, kept: list[dict[str, Any]], noise: float) -> 
     }
 
 
-def _write(
-    db: Connection, ctx: Context, task: Task, planned: machine.Round, plan: Plan, attempt: int
+def _insert(
+    db: Connection, ctx: Context, task: Task, record: machine.RoundRecord, plan: Plan, attempt: int
 ) -> str:
-    ident = rows.round_id(task.name, planned.number)
+    ident = rows.round_id(task.name, record.number)
     db.execute(
         federated_round.insert().values(
-            id=ident, task=task.name, number=planned.number, attempt=attempt,
-            state=planned.state.value, journal=msgspec.to_builtins(planned),
+            id=ident, task=task.name, number=record.number, attempt=attempt,
+            state=record.state.value, journal=msgspec.to_builtins(record),
             plan=msgspec.to_builtins(plan), parent=task.parent, theta=task.checkpoint,
             old_memory=task.memory, result={}, started_at=ctx.clock(),
         )
@@ -176,44 +180,59 @@ def _write(
 
 
 def _wait(db: Connection, ctx: Context, task: Task, reason: str) -> None:
-    later = ctx.clock() + LOOK_AGAIN_S
-    if reason == task.reason:  # nobody has to look again
+    later = ctx.clock() + RESCHEDULE_S
+    if reason == task.reason:  # unchanged: not announced as a change
         query = federated_task.update().where(federated_task.c.name == task.name)
         db.execute(query.values(next_at=later))
     else:
         rows.set_task(db, ctx, task.name, reason=reason, next_at=later)
 
 
-def measure(db: Connection, ctx: Context, task: Task, number: int, theta: str) -> str:
-    """Write down a round in which whoever fits measures `theta`, round number's; its id.
+def start_evaluation(db: Connection, ctx: Context, task: Task, number: int, theta: str) -> str:
+    """Plan a round in which all eligible devices measure `theta` of round `number`; its id.
 
-    ConflictError when nobody fits.
+    ConflictError when no device is eligible.
     """
     before, attempt = _last(db, task.name), secrets.token_bytes(16)
     everybody = Pace(goal=1, least=1, over=1e9, evaluate_s=task.plan.pace.evaluate_s)
-    found = recruit(_candidates(db, task, before), _demands(task), everybody, attempt)
+    found = select_clients(_candidates(db, task, before), _demands(task), everybody, attempt)
     pace = msgspec.structs.replace(everybody, over=1.0)
     try:
-        asked = machine.measuring(task.name, _number(before), attempt, pace, found.invited)
+        record = machine.new_evaluation(task.name, _number(before), attempt, pace, found.invited)
     except ConflictError as error:
         raise _too_few(error, found.left_out) from error
     plan = Plan(
-        task=task.name, round=asked.number, attempt=attempt, strategy=task.plan.strategy, least=1,
+        task=task.name, round=record.number, attempt=attempt, strategy=task.plan.strategy, least=1,
         deadline_s=ctx.clock() + pace.evaluate_s, learning=Learning(lr=task.plan.learning.lr),
     )  # fmt: skip
     measured = msgspec.structs.replace(task, parent=number, checkpoint=theta)
-    return _write(db, ctx, measured, asked, plan, 1)
+    return _insert(db, ctx, measured, record, plan, 1)
 
 
-def carried(db: Connection, task: str) -> dict[str, machine.Origin]:
-    """Who still trains for an earlier round of the task, and not on what is poisoned."""
+def carried_over(db: Connection, task: str) -> dict[str, machine.Origin]:
+    """Devices that still train for an earlier round of the task, unless that is poisoned."""
     query = select(federated_round).where(federated_round.c.task == task)
     tries = db.execute(query.order_by(federated_round.c.number.desc()).limit(_LOOK_BACK)).all()
-    trained = (row for row in tries if rows.journal_of(row).purpose == "train")
+    trained = (row for row in tries if rows.record_of(row).purpose == "train")
     before = next(trained, None)
-    found = machine.carry(rows.journal_of(before), tries[0].number + 1) if before else {}
+    found = machine.carry_over(rows.record_of(before), tries[0].number + 1) if before else {}
     poisoned = {row.number for row in tries if row.poisoned}
     return {name: one for name, one in found.items() if one.number not in poisoned}
+
+
+def excluded_by(error: ShoalError) -> dict[str, str]:
+    """Fields of a failed round's result that name the device which caused it, if one did."""
+    device = error.facts.get(_TO_BLAME, "")
+    return {_TO_BLAME: str(device)} if device else {}
+
+
+def _excluded(db: Connection, task: str, now_s: float) -> dict[str, str]:
+    """Devices excluded from a task for a day because a round failed on them -> the reason."""
+    recent = federated_round.c.ended_at > now_s - _EXCLUDED_S
+    failed = federated_round.c.state == machine.State.FAILED.value
+    query = select(federated_round.c.result).where(federated_round.c.task == task, failed, recent)
+    found = {(result or {}).get(_TO_BLAME, "") for result in db.scalars(query)}
+    return dict.fromkeys(sorted(found - {""}), FAILED_BEFORE)
 
 
 def _last(db: Connection, task: str) -> Row[Any] | None:
@@ -223,19 +242,19 @@ def _last(db: Connection, task: str) -> Row[Any] | None:
 
 
 def _clip(db: Connection, task: Task) -> float:
-    """What the round that the task goes on from has made of an adaptive clip; 0 for nothing."""
+    """Adaptive clip after the round of the task's newest checkpoint; 0 for none."""
     parent = rows.round_id(task.name, task.parent)
     found = db.scalar(select(federated_round.c.result).where(federated_round.c.id == parent))
     return float((found or {}).get("next_clip", 0.0))
 
 
 def _number(before: Row[Any] | None) -> int:
-    """Every try has its own: a device answers a number once."""
+    """Each attempt has its own number: a device answers a number once."""
     return before.number + 1 if before else 1
 
 
-def _try(before: Row[Any] | None, next_at: float) -> int:
-    """How many tries in a row this is; from 1 again when a person asked for more rounds."""
+def _attempt(before: Row[Any] | None, next_at: float) -> int:
+    """Number of attempts in a row; from 1 again when a person asked for more rounds."""
     failed = before is not None and before.state == machine.State.FAILED and next_at > 0
     return before.attempt + 1 if failed and before is not None else 1
 
@@ -245,19 +264,18 @@ def _demands(task: Task) -> Demands:
 
 
 def _pace(task: Task) -> Pace:
-    """As the journal reads it back."""
+    """Plain Pace of a task, as the journal decodes it."""
     return msgspec.convert(msgspec.to_builtins(task.plan.pace), Pace)
 
 
 def _candidates(db: Connection, task: Task, before: Row[Any] | None) -> Iterator[Candidate]:
-    """Every enrolled device. Rows that it does not tell of are taken to be enough: it judges
-    itself."""
+    """Every enrolled device. Unknown row counts are taken as enough: the device decides itself."""
     parts = (
         select(participation.c.device, func.max(participation.c.number).label("number"))
         .where(
             participation.c.task == task.name,
             participation.c.mark.in_(_TOOK_PART),
-            participation.c.bytes > 0,  # who only measured has not learned
+            participation.c.bytes > 0,  # not those that only measured
         )
         .group_by(participation.c.device)
     )
@@ -278,9 +296,9 @@ def _candidates(db: Connection, task: Task, before: Row[Any] | None) -> Iterator
 
 
 def _rows(facts: dict[str, Any], model: str, *, default: float) -> float:
-    """Labelled rows: facts of an inventory, {"learning": {"rows": {model: count}}}."""
-    told = _learning(facts).get("rows")
-    return _number_in(told if isinstance(told, dict) else {}, model, default=default)
+    """Labelled rows in an inventory: {"learning": {"rows": {model: count}}}."""
+    counts = _learning(facts).get("rows")
+    return _number_in(counts if isinstance(counts, dict) else {}, model, default=default)
 
 
 def _learning(facts: dict[str, Any]) -> dict[str, Any]:
@@ -289,7 +307,7 @@ def _learning(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number_in(facts: dict[str, Any], name: str, *, default: float) -> float:
-    """What a device says may be anything."""
+    """A number of a device's inventory, which may contain anything."""
     value = facts.get(name)
     if isinstance(value, int | float) and math.isfinite(value):
         return float(value)
@@ -297,7 +315,7 @@ def _number_in(facts: dict[str, Any], name: str, *, default: float) -> float:
 
 
 def _too_few(error: ConflictError, left_out: dict[str, str]) -> ConflictError:
-    """With who is missing and why, and what to do about that where it is known."""
-    said = tally(left_out.values())
-    message = f"{error.message} ({said})" if said else error.message
+    """Add counted reasons of left-out devices, and hints for them."""
+    reasons = tally(left_out.values())
+    message = f"{error.message} ({reasons})" if reasons else error.message
     return ConflictError(message, hints(left_out.values()) or error.hint)

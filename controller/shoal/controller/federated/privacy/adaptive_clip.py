@@ -40,13 +40,13 @@ class AdaptiveClip(msgspec.Struct, frozen=True, kw_only=True):
             )
         return 1 / math.sqrt(left)
 
-    def counted(self, within: int, devices: int, draws: Draws) -> float:
+    def noisy_share(self, within: int, devices: int, draws: Draws) -> float:
         """Share of the devices within the clip, with noise."""
         centred = 2 * within - devices
         noise = int(discrete_gaussian(1, 2 * self.spread, draws)[0])
         return (centred + noise + devices) / (2 * devices)
 
-    def following(self, clip: float, noisy_share: float) -> float:
+    def next_clip(self, clip: float, share: float) -> float:
         """The next round's clip."""
-        moved = self.rate * (float(np.clip(noisy_share, 0, 1)) - self.share)
+        moved = self.rate * (float(np.clip(share, 0, 1)) - self.share)
         return clip * math.exp(-moved)

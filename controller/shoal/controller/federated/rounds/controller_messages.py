@@ -1,67 +1,72 @@
-"""What the controller says in a round, to whom, and when again.
+"""Messages from the controller to a round's devices, and when they are repeated.
 
-Whoever has not answered what the state asks for is told again after 2, 4, 8 ... 30 s. An update
-whose pieces are on their way is not asked for: only when they stop coming.
+A device that has not answered is asked again after 2, 4, 8 ... 30 s. While an update's chunks keep
+arriving it is not requested again; when they stop, only the missing ones are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any, NamedTuple
 
 import numpy as np
+from sqlalchemy import Connection, Row, select
 
-from shoal.controller.federated.aggregation import gateways, strategy_state, update_chunks
-from shoal.controller.federated.rounds.active_round import Live, Nudge
-from shoal.controller.federated.rounds.machine import Mark, State
+from shoal import wire
+from shoal.controller.federated.aggregation import aggregation, client_updates, gateways
+from shoal.controller.federated.rounds import rows
+from shoal.controller.federated.rounds.active_round import ActiveRound, Request
+from shoal.controller.federated.rounds.machine import STILL_TRAINING, Mark, RoundRecord, State
 from shoal.controller.host.context import Context
 from shoal.controller.releases import addresses
+from shoal.controller.store.tables import participation
 from shoal.federated import messages
 from shoal.federated.config import Config, Content, secure_id
 
 BACK_OFF_S = (2.0, 4.0, 8.0, 16.0, 30.0)
-#: Addresses outlive the round by so much: a download that began may end.
-_LATER_S = 3_600.0
+#: Addresses outlive the round by so much: a download in progress may end.
+_GRACE_S = 3_600.0
+_HAVE_SENT = (Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)
 
 
 class Due(NamedTuple):
-    """Something to say to a device, and what is remembered once it was said."""
+    """A message to send to a device now, and what to remember once it is sent."""
 
     device: str
     call: messages.ControllerMessage
-    nudge: Nudge
+    request: Request
 
 
-def due(ctx: Context, live: Live) -> Iterator[Due]:
-    """What is to be said now."""
+def due(ctx: Context, active: ActiveRound) -> Iterator[Due]:
+    """Messages that the round's state requires now."""
     now_s = ctx.clock()
-    for what, waiting, say in _asked(ctx, live):
+    for kind, waiting, message_for in _pending(ctx, active):
         for device in waiting:
-            before = live.nudges.get(device)
-            same = before is not None and before.what == what
-            if same and before is not None and before.next_s > now_s:
+            last = active.requests.get(device)
+            repeated = last is not None and last.kind == kind
+            if repeated and last is not None and last.repeat_at_s > now_s:
                 continue
-            times = before.times + 1 if same and before is not None else 1
-            again_s = now_s + BACK_OFF_S[min(times, len(BACK_OFF_S)) - 1]
-            yield Due(device, say(device), Nudge(what, times, again_s))
+            times = last.times + 1 if repeated and last is not None else 1
+            repeat_at_s = now_s + BACK_OFF_S[min(times, len(BACK_OFF_S)) - 1]
+            yield Due(device, message_for(device), Request(kind, times, repeat_at_s))
 
 
-def answered(live: Live, device: str, now_s: float) -> None:
-    """It is at it: not to be asked again soon."""
-    nudge = live.nudges.get(device)
-    if nudge is not None:
-        live.nudges[device] = nudge._replace(next_s=now_s + BACK_OFF_S[1])
+def postpone(active: ActiveRound, device: str, now_s: float) -> None:
+    """A device has just sent a message: do not repeat its request yet."""
+    request = active.requests.get(device)
+    if request is not None:
+        active.requests[device] = request._replace(repeat_at_s=now_s + BACK_OFF_S[1])
 
 
-def config_of(ctx: Context, live: Live, purpose: str) -> Config:
-    """What is signed. purpose: "train", or "evaluate": the new checkpoint is measured."""
-    prepared, graph = live.prepared, live.task.plan.graph
+def config_of(ctx: Context, active: ActiveRound, purpose: str) -> Config:
+    """Config to sign. purpose: "train", or "evaluate" to measure the newest checkpoint."""
+    prepared, graph = active.prepared, active.task.plan.graph
     evaluating = purpose == "evaluate"
     return Config(
-        plan=live.plan,
-        model=live.task.model,
+        plan=active.plan,
+        model=active.task.model,
         purpose="evaluate" if evaluating else "train",
         graph=_content(ctx, prepared.loss_graph if evaluating else prepared.graph),
-        theta=_content(ctx, (live.checkpoint or live.theta) if evaluating else live.theta),
-        control=None if evaluating else _control(ctx, live),
+        theta=_content(ctx, (active.checkpoint or active.theta) if evaluating else active.theta),
+        control=None if evaluating else _control(ctx, active),
         personal=tuple(prepared.personal),
         ditto=graph.ditto,
         labels=tuple(prepared.labels),
@@ -69,94 +74,126 @@ def config_of(ctx: Context, live: Live, purpose: str) -> Config:
     )
 
 
-def bound(ctx: Context, live: Live) -> bytes:
-    """What the devices of a securely aggregated round know it by; b"" for other rounds."""
-    if live.plan.secure is None or live.now.purpose != "train":
+def secagg_id(ctx: Context, active: ActiveRound) -> bytes:
+    """Identity of a securely aggregated round in its devices' signatures; b"" for other rounds."""
+    if active.plan.secure is None or active.record.purpose != "train":
         return b""
-    return secure_id(live.plan.attempt, config_of(ctx, live, "train").text())
+    return secure_id(active.plan.attempt, config_of(ctx, active, "train").text())
 
 
-_Asked = tuple[str, Sequence[str], Callable[[str], messages.ControllerMessage]]
+#: (kind, devices whose answer is missing, message for each)
+_Pending = tuple[str, Sequence[str], Callable[[str], messages.ControllerMessage]]
 
 
-def _asked(ctx: Context, live: Live) -> list[_Asked]:
-    """What the state asks for, of whom it is missing, and how it is said."""
-    now, circle = live.now, live.circle
-    if now.state is State.RECRUITING:
-        return [("invite", now.having(Mark.INVITED), lambda _: _signed(ctx, live, "train"))]
-    if now.state is State.TRAINING and circle is None:
-        return _asked_to_train(ctx, live)
-    if now.state is State.TRAINING:
-        return _asked_to_hide(live)
-    if now.state is State.UNMASKING and circle is not None:
-        return _asked_to_reveal(live)
-    if now.state is State.EVALUATING:
-        waiting = now.having(Mark.JOINED, Mark.UPDATED, Mark.REVEALED)
-        return [("measure", waiting, lambda _: _signed(ctx, live, "evaluate"))]
+def _pending(ctx: Context, active: ActiveRound) -> list[_Pending]:
+    record, secagg = active.record, active.secagg
+    if record.state is State.RECRUITING:
+        return [("invite", record.with_mark(Mark.INVITED), lambda _: _signed(ctx, active, "train"))]
+    if record.state is State.TRAINING and secagg is None:
+        return _to_train(ctx, active)
+    if record.state is State.TRAINING:
+        return _to_train_masked(active)
+    if record.state is State.UNMASKING and secagg is not None:
+        return _to_unmask(active)
+    if record.state is State.EVALUATING:
+        waiting = record.with_mark(Mark.JOINED, Mark.UPDATED, Mark.REVEALED)
+        return [("measure", waiting, lambda _: _signed(ctx, active, "evaluate"))]
     return []
 
 
-def _asked_to_train(ctx: Context, live: Live) -> list[_Asked]:
-    """Directly, or by way of a gateway: whoever's way has changed is told at once."""
-    ways = gateways.ways(ctx, live)
-    alone = [name for name in live.now.having(Mark.JOINED) if name not in ways]
-    asked: list[_Asked] = [("start", alone, lambda d: _resend(live, d) or messages.Start())]
+def _to_train(ctx: Context, active: ActiveRound) -> list[_Pending]:
+    """Send directly, or by way of a gateway; a device whose way has changed is told at once."""
+    ways = gateways.ways(ctx, active)
+    direct = [name for name in active.record.with_mark(Mark.JOINED) if name not in ways]
+    pending: list[_Pending] = [("start", direct, lambda d: _resend(active, d) or messages.Start())]
     for name, way in ways.items():
-        anew = sum((way.generations or {}).values())
-        what = f"start by {way.gateway} of {len(way.members)}, {anew} times enrolled anew"
-        asked.append((what, [name], lambda d: _resend(live, d) or messages.Start(way=ways[d])))
-    return asked
+        generations = sum((way.generations or {}).values())
+        kind = f"start by {way.gateway} of {len(way.members)}, generations {generations}"
+        pending.append((kind, [name], lambda d: _resend(active, d) or messages.Start(way=ways[d])))
+    return pending
 
 
-def _asked_to_hide(live: Live) -> list[_Asked]:
-    circle, joined = live.circle, live.now.having(Mark.JOINED)
-    assert circle is not None
-    if circle.dealt is None:
-        waiting = [name for name in joined if name not in circle.shared]
-        return [("start", waiting, lambda d: messages.Start(roster=circle.roster_for(d)))]
+def _to_train_masked(active: ActiveRound) -> list[_Pending]:
+    """Key sharing first, then masked updates."""
+    secagg, joined = active.secagg, active.record.with_mark(Mark.JOINED)
+    assert secagg is not None
+    if secagg.sharers is None:
+        waiting = [name for name in joined if name not in secagg.shared]
+        return [("start", waiting, lambda d: messages.Start(roster=secagg.roster_for(d)))]
     return [
-        ("deal", joined, lambda d: _resend(live, d) or messages.Deal(boxes=circle.boxes_for(d)))
+        (
+            "deal",
+            joined,
+            lambda d: _resend(active, d) or messages.Deal(boxes=secagg.boxes_for(d)),
+        )
     ]
 
 
-def _asked_to_reveal(live: Live) -> list[_Asked]:
-    circle, waiting = live.circle, live.now.having(Mark.UPDATED)
-    assert circle is not None
-    if circle.passed is None:
-        ending = circle.ending
-        silent = [name for name in waiting if name not in circle.voted]
+def _to_unmask(active: ActiveRound) -> list[_Pending]:
+    """Votes first, then shares."""
+    secagg, waiting = active.secagg, active.record.with_mark(Mark.UPDATED)
+    assert secagg is not None
+    if secagg.voters is None:
+        ending = secagg.ending
+        silent = [name for name in waiting if name not in secagg.voted]
         return [("close", silent, lambda _: messages.Close(ending=ending))]
-    voted = [name for name in waiting if name in circle.passed]
-    return [("pass", voted, lambda d: messages.Pass(votes=circle.votes_for(d)))]
+    voters = [name for name in waiting if name in secagg.voters]
+    return [("pass", voters, lambda d: messages.Pass(votes=secagg.votes_for(d)))]
 
 
-def _resend(live: Live, device: str) -> messages.Resend | None:
-    """None unless a part of its update is here."""
-    missing = update_chunks.missing(live, device)
+def _resend(active: ActiveRound, device: str) -> messages.Resend | None:
+    """None unless some chunks of its update have arrived."""
+    missing = client_updates.missing_chunks(active, device)
     return messages.Resend(missing=missing) if missing else None
 
 
-def _signed(ctx: Context, live: Live, purpose: str) -> messages.Invite | messages.Measure:
-    if purpose not in live.signed:
+def _signed(ctx: Context, active: ActiveRound, purpose: str) -> messages.Invite | messages.Measure:
+    if purpose not in active.signed:
         kind = messages.Measure if purpose == "evaluate" else messages.Invite
-        config = config_of(ctx, live, purpose)
-        wanted = {content.sha256 for content in config.contents().values()}
-        live.signed[purpose] = kind(
+        config = config_of(ctx, active, purpose)
+        files = {content.sha256 for content in config.contents().values()}
+        active.signed[purpose] = kind(
             signed=ctx.signer.sign_round(config, ctx.clock()),
-            urls=addresses.urls_of(ctx, wanted, live.plan.deadline_s + _LATER_S),
+            urls=addresses.urls_of(ctx, files, active.plan.deadline_s + _GRACE_S),
         )
-    return live.signed[purpose]
+    return active.signed[purpose]
 
 
 def _content(ctx: Context, sha256: str) -> Content:
     return Content(sha256=sha256, length=ctx.blobs.path(sha256).stat().st_size)
 
 
-def _control(ctx: Context, live: Live) -> Content | None:
-    """SCAFFOLD's c, float32, as a blob."""
-    if not live.plan.learning.terms.get("shift"):
+def _control(ctx: Context, active: ActiveRound) -> Content | None:
+    """SCAFFOLD's control variate c, float32, as a blob."""
+    if not active.plan.learning.terms.get("shift"):
         return None
-    memory = strategy_state.load(ctx, live.old_memory)
-    c = memory.vectors.get("c", np.zeros(live.size))
+    state = aggregation.load_state(ctx, active.old_memory)
+    c = state.vectors.get("c", np.zeros(active.size))
     blob = ctx.blobs.put_bytes(c.astype("<f4").tobytes())
     return Content(sha256=blob.sha256, length=blob.size)
+
+
+def dismissals(db: Connection, row: Row[Any]) -> Iterator[tuple[str, wire.RoundCall]]:
+    """Dismiss an ended round's devices, except those that still train for a later round."""
+    record = rows.record_of(row)
+    query = select(participation.c.device).where(
+        participation.c.round == row.id, participation.c.chosen
+    )
+    chosen = set(db.scalars(query))
+    for device in sorted(record.marks):
+        if record.reasons.get(device) == STILL_TRAINING:
+            continue
+        origin = record.carried.get(device)
+        attempt = origin.attempt if origin else record.attempt
+        call = messages.Dismiss(reason=_dismissal_reason(record, device, chosen))
+        yield device, wire.RoundCall(attempt=attempt, said=call)
+
+
+def _dismissal_reason(record: RoundRecord, device: str, chosen: Set[str]) -> str:
+    """ "" when the device's update is in the checkpoint: it keeps its state of this round."""
+    if record.state is not State.DONE:
+        return record.reason or "failed"
+    if device in chosen:
+        return ""
+    has_sent = record.marks[device] in _HAVE_SENT
+    return "not-chosen" if has_sent else record.reasons.get(device, "not-needed")

@@ -1,7 +1,7 @@
-"""What a device says in a round: looked at, kept in a file, and then marked; or ignored, and why.
+"""Messages from a round's devices: validated, kept in a file, then marked; or ignored.
 
-A device may say anything at any time: only what its state allows, and what is sound, changes
-anything. An answer is in its file before the journal says that it is there.
+A message changes something only if the round's state allows it and its content is valid. Its
+content is in a file before the journal records it.
 """
 
 import logging
@@ -11,217 +11,186 @@ from typing import Any
 
 import msgspec
 
-from shoal.controller.federated.aggregation import row_claims, site_sums, update_chunks
-from shoal.controller.federated.aggregation.row_claims import capped
-from shoal.controller.federated.planning import plans
-from shoal.controller.federated.rounds.active_round import Live
-from shoal.controller.federated.rounds.machine import Heard, State, heard
+from shoal.controller.federated.aggregation import client_updates, gateways
+from shoal.controller.federated.rounds.active_round import DEFAULT_ROW_LIMIT, ActiveRound
+from shoal.controller.federated.rounds.machine import Received, State
+from shoal.controller.federated.rounds.machine import receive as mark_received
 from shoal.controller.federated.secagg.server import check_keys
-from shoal.controller.federated.updates import MOST_LOSS, Update, check
+from shoal.controller.federated.updates import MOST_LOSS
 from shoal.errors import InputError, ShoalError, StorageError, WireError
 from shoal.federated import messages
-from shoal.federated.compression import decompress
 from shoal.federated.identity import check_signature
-from shoal.federated.sums import LARGEST
 
 _log = logging.getLogger(__name__)
-#: An answer that is sound in form and wrong in content.
+#: Reason of a well-formed message with invalid content.
 UNSOUND = "unsound"
-#: One that could not even be looked at.
+#: Reason of a message that made its parser fail.
 BAD_ANSWER = "bad-answer"
-#: What a device has answered in a state, once a file of this kind is there.
-_IN_FILES = {State.TRAINING: "update", State.UNMASKING: "shares", State.EVALUATING: "measured"}
+#: Kind of file that completes a device's part of a state.
+_FILE_OF_STATE = {State.TRAINING: "update", State.UNMASKING: "shares", State.EVALUATING: "measured"}
 _SLUG = re.compile(r"[a-z0-9-]{1,64}")
 
 
-def take(
-    live: Live, device: str, attempt: bytes, said: messages.DeviceMessage, now_s: float
+def receive(
+    active: ActiveRound, device: str, attempt: bytes, message: messages.DeviceMessage, now_s: float
 ) -> str:
-    """Why it was ignored, or "" when it is in. StorageError when the disk refuses to keep it."""
-    able = heard(live.now, device, attempt, now_s)
+    """Take a message; why it is ignored, or "". StorageError when the disk refuses to keep it."""
+    able = mark_received(active.record, device, attempt, now_s)
     if able.ignored:
         return able.ignored
     try:
-        return _TAKERS[type(said)](live, device, said, able, now_s)
+        return _RECEIVERS[type(message)](active, device, message, able, now_s)
     except StorageError:
         raise
     except (ShoalError, msgspec.MsgspecError) as error:
-        _log.warning("round %s: %s of %s: %s", live.id, type(said).__name__, device, error)
+        _log.warning("round %s: %s of %s: %s", active.id, type(message).__name__, device, error)
         return UNSOUND
 
 
-def recall(live: Live) -> None:
-    """Mark whose answers are on the disk, where the journal had not come to say so yet: they came
-    in time."""
-    kind = _IN_FILES.get(live.now.state)
-    for name in live.files.devices(live.id, kind) if kind else ():
-        said_for = site_sums.members(live, name) if kind == "update" else []
-        for device in said_for or [name]:
-            attempt = live.attempt_of(device)
-            live.now = heard(live.now, device, attempt, live.now.deadline_s).round
+def restore_marks(active: ActiveRound) -> None:
+    """Mark the devices whose answers are on disk though the journal does not have them yet."""
+    kind = _FILE_OF_STATE.get(active.record.state)
+    for name in active.files.devices(active.id, kind) if kind else ():
+        members = gateways.members(active, name) if kind == "update" else []
+        for device in members or [name]:
+            attempt, deadline_s = active.attempt_of(device), active.record.deadline_s
+            active.record = mark_received(active.record, device, attempt, deadline_s).record
 
 
-def put_out(live: Live, device: str, attempt: bytes, now_s: float) -> str:
-    """A device whose answer broke what read it is out of the round; why it was ignored."""
-    live.now = heard(live.now, device, attempt, now_s, refused=BAD_ANSWER).round
-    return BAD_ANSWER
+def refuse(active: ActiveRound, device: str, now_s: float, reason: str) -> None:
+    """Take a device out of the round."""
+    attempt = active.attempt_of(device)
+    active.record = mark_received(active.record, device, attempt, now_s, refused=reason).record
 
 
-def contribution_of(live: Live, device: str, data: bytes) -> messages.Contribution:
-    """Decoded and checked against the model's size and the range of a sum; InputError or WireError
-    when it is unsound."""
-    try:
-        found = msgspec.msgpack.decode(data, type=messages.Contribution)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise WireError(f"an update that is none: {error}") from error
-    if found.site:
-        return found  # looked at in site_sums
-    if live.plan.secure is None:
-        update = update_of(live, device, found)
-        check(update, live.size)
-        _check_reach(live, update)
-    elif len(found.update) != 4 * (live.size + 1):
-        raise InputError(f"a masked update of {len(found.update)} bytes", "another model's?")
-    return found
-
-
-def _check_reach(live: Live, update: Update) -> None:
-    """InputError when it would take more than its part of the range in which sums are exact."""
-    reach = plans.strategy_for(live.task.plan).reach(update)
-    if not reach <= LARGEST / len(live.now.marks) - 1:
-        raise InputError(f"an update that reaches {reach:g}", "its training diverged")
-
-
-def update_of(live: Live, device: str, found: messages.Contribution) -> Update:
-    """What a strategy takes. WireError when it cannot be unpacked."""
-    wants_control = bool(live.plan.learning.terms.get("shift"))
-    return Update(
-        device=device,
-        delta=decompress(found.update, live.size),
-        examples=live.counted(device, found.examples),
-        loss=found.loss,
-        control=decompress(found.control, live.size) if wants_control else None,
-        behind=live.now.behind(device),
-    )
-
-
-def _join(live: Live, device: str, said: messages.Join, able: Heard, now_s: float) -> str:
-    if live.now.state is not State.RECRUITING:
+def _join(
+    active: ActiveRound, device: str, message: messages.Join, able: Received, now_s: float
+) -> str:
+    if active.record.state is not State.RECRUITING:
         return "out-of-order"
-    if live.plan.secure is not None:
-        advert = said.advert
+    if active.plan.secure is not None:
+        advert = message.advert
         if advert is None or advert.device != device:
             return UNSOUND
         check_keys(advert)
-        message = advert.signed(live.bound)
-        _verify(live, advert.certificate, device, advert.signature, message, now_s)
-        live.files.put(live.id, "advert", device, msgspec.msgpack.encode(advert))
-    live.now = able.round
+        signed = advert.signed(active.secagg_id)
+        check_signature(
+            advert.certificate, active.authorities, device, advert.signature, signed, now_s
+        )
+        active.files.put(active.id, "advert", device, msgspec.msgpack.encode(advert))
+    active.record = able.record
     return ""
 
 
-def _refuse(live: Live, device: str, said: messages.Refuse, able: Heard, now_s: float) -> str:
-    reason = said.reason if _SLUG.fullmatch(said.reason) else "refused"
-    live.now = heard(live.now, device, live.attempt_of(device), now_s, refused=reason).round
+def _refuse(
+    active: ActiveRound, device: str, message: messages.Refuse, able: Received, now_s: float
+) -> str:
+    reason = message.reason if _SLUG.fullmatch(message.reason) else "refused"
+    refuse(active, device, now_s, reason)
     return ""
 
 
-def _boxes(live: Live, device: str, said: messages.Boxes, able: Heard, now_s: float) -> str:
-    if live.now.state is not State.TRAINING or live.circle is None:
+def _boxes(
+    active: ActiveRound, device: str, message: messages.Boxes, able: Received, now_s: float
+) -> str:
+    if active.record.state is not State.TRAINING or active.secagg is None:
         return "out-of-order"
-    if device in live.circle.shared:
-        return "said-before"
-    if live.circle.dealt is not None:
-        return "late"
-    live.circle.take_boxes(device, said.boxes)
-    return ""
+    return active.secagg.add_boxes(device, message.boxes)
 
 
-def _piece(live: Live, device: str, said: messages.Piece, able: Heard, now_s: float) -> str:
-    circle = live.circle
-    if live.now.state is not State.TRAINING:
+def _chunk(
+    active: ActiveRound, device: str, message: messages.Piece, able: Received, now_s: float
+) -> str:
+    secagg = active.secagg
+    if active.record.state is not State.TRAINING:
         return "out-of-order"
-    if circle is not None and device not in (circle.dealt or ()):
+    if secagg is not None and device not in (secagg.sharers or ()):
         return "out-of-order"
-    kept = update_chunks.keep(live, device, said.chunk)
+    kept = client_updates.keep_chunk(active, device, message.chunk)
     if kept.payload is None:
         return kept.ignored
     try:
-        found = contribution_of(live, device, kept.payload)
+        found = client_updates.decode(active, device, kept.payload)
     except (InputError, WireError) as error:
-        _log.warning("round %s: update of %s left out: %s", live.id, device, error)
-        update_chunks.drop(live, device)
-        attempt = live.attempt_of(device)
-        live.now = heard(live.now, device, attempt, now_s, refused="bad-update").round
+        _log.warning("round %s: update of %s left out: %s", active.id, device, error)
+        client_updates.drop_chunks(active, device)
+        refuse(active, device, now_s, "bad-update")
         return UNSOUND
     if found.site:
-        update_chunks.drop(live, device)
-        return site_sums.take(live, device, kept.payload, found.site, now_s)
-    live.files.put(live.id, "update", device, kept.payload)
-    update_chunks.drop(live, device)
-    live.now = able.round
+        client_updates.drop_chunks(active, device)
+        return gateways.keep_sum(active, device, kept.payload, found.site, now_s)
+    active.files.put(active.id, "update", device, kept.payload)
+    client_updates.drop_chunks(active, device)
+    active.record = able.record
     return ""
 
 
-def _vote(live: Live, device: str, said: messages.Vote, able: Heard, now_s: float) -> str:
-    circle = live.circle
-    if live.now.state is not State.UNMASKING or circle is None:
+def _vote(
+    active: ActiveRound, device: str, message: messages.Vote, able: Received, now_s: float
+) -> str:
+    if active.record.state is not State.UNMASKING or active.secagg is None:
         return "out-of-order"
-    if device in circle.voted:
-        return "said-before"
-    if circle.passed is not None:
-        return "late"
-    message = circle.ending.signed(live.bound)
-    certificate = circle.adverts[device].certificate
-    _verify(live, certificate, device, said.signature, message, now_s)
-    circle.take_vote(device, said.signature)
-    return ""
+    return active.secagg.add_vote(device, message.signature, active.authorities, now_s)
 
 
-def _shares(live: Live, device: str, said: messages.Shares, able: Heard, now_s: float) -> str:
-    circle = live.circle
-    if live.now.state is not State.UNMASKING or circle is None:
+def _shares(
+    active: ActiveRound, device: str, message: messages.Shares, able: Received, now_s: float
+) -> str:
+    secagg = active.secagg
+    if active.record.state is not State.UNMASKING or secagg is None:
         return "out-of-order"
-    if device not in (circle.passed or ()) or not set(said.shares) <= circle.near(device):
+    if device not in (secagg.voters or ()):
         return UNSOUND
-    live.files.put(live.id, "shares", device, msgspec.msgpack.encode(said.shares))
-    live.now = able.round
+    if not set(message.shares) <= secagg.neighbours(device):
+        return UNSOUND
+    active.files.put(active.id, "shares", device, msgspec.msgpack.encode(message.shares))
+    active.record = able.record
     return ""
 
 
-def _measured(live: Live, device: str, said: messages.Measured, able: Heard, now_s: float) -> str:
-    if live.now.state is not State.EVALUATING:
+def _measured(
+    active: ActiveRound, device: str, message: messages.Measured, able: Received, now_s: float
+) -> str:
+    if active.record.state is not State.EVALUATING:
         return "out-of-order"
-    slices = [said.whole, *said.classes.values(), *([said.personal] if said.personal else [])]
-    if set(said.classes) - {label[:64] for label in live.prepared.labels}:
+    personal = [message.personal] if message.personal else []
+    slices = [message.whole, *message.classes.values(), *personal]
+    if set(message.classes) - {label[:64] for label in active.prepared.labels}:
         return UNSOUND
     if not all(0 <= one.loss <= MOST_LOSS * one.rows for one in slices):
         return UNSOUND
     if any(one.correct > one.rows for one in slices):
         return UNSOUND
-    most = live.counted(device, 2**53, row_claims.UNTOLD)
+    most = active.limit_rows(device, 2**53, DEFAULT_ROW_LIMIT)
     kept = messages.Measured(
-        whole=capped(said.whole, most),
-        classes={name: capped(one, most) for name, one in said.classes.items()},
-        personal=capped(said.personal, most) if said.personal else None,
+        whole=_limited(message.whole, most),
+        classes={name: _limited(one, most) for name, one in message.classes.items()},
+        personal=_limited(message.personal, most) if message.personal else None,
     )
-    live.files.put(live.id, "measured", device, msgspec.msgpack.encode(kept))
-    live.now = able.round
+    active.files.put(active.id, "measured", device, msgspec.msgpack.encode(kept))
+    active.record = able.record
     return ""
 
 
-def _verify(
-    live: Live, certificate: bytes, device: str, signature: bytes, message: bytes, now_s: float
-) -> None:
-    check_signature(certificate, live.authorities, device, signature, message, now_s)
+def _limited(one: messages.Slice, most: int) -> messages.Slice:
+    """Scale a slice of more than `most` rows down to `most`, with the same averages.
+
+    >>> _limited(messages.Slice(rows=1000, loss=500.0, correct=800), 100)
+    Slice(rows=100, loss=50.0, correct=80)
+    """
+    if one.rows <= most:
+        return one
+    share = most / one.rows
+    correct = one.correct if one.correct < 0 else int(one.correct * share)
+    return messages.Slice(rows=most, loss=one.loss * share, correct=correct)
 
 
-_Taker = Callable[[Live, str, Any, Heard, float], str]
-_TAKERS: dict[type, _Taker] = {
+_Receiver = Callable[[ActiveRound, str, Any, Received, float], str]
+_RECEIVERS: dict[type, _Receiver] = {
     messages.Join: _join,
     messages.Refuse: _refuse,
     messages.Boxes: _boxes,
-    messages.Piece: _piece,
+    messages.Piece: _chunk,
     messages.Vote: _vote,
     messages.Shares: _shares,
     messages.Measured: _measured,

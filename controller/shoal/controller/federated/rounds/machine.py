@@ -1,13 +1,13 @@
-"""A federated round, as one table and pure steps: DESIGN section 9.
+"""State machine of a federated round: one transition table and pure functions.
 
-The shell writes the round down, then acts; every effect may be done again, because power fails
-between any two lines: after a start, STARTED asks for the effect of the state once more.
+The runner writes each new state to the journal, then performs its effect. Effects are idempotent,
+because power may fail between any two lines: after a restart, RESTARTED returns the effect again.
 
     PLANNED → RECRUITING → TRAINING → UNMASKING → AGGREGATING → EVALUATING → DONE
                                    └─ without secure aggregation ─┘
-    and from everywhere FAILED, with a reason
+    and from every state FAILED, with a reason
 
-`heard` takes what a device says, `decide` what the clock and the numbers say, `step` moves.
+`receive` applies a device's message, `decide` applies clock and counts, `step` moves to a state.
 """
 
 import enum
@@ -21,7 +21,7 @@ from shoal.machine import NamedEnum, transition
 
 
 class State(NamedEnum):
-    """Where a round stands."""
+    """State of a round."""
 
     PLANNED = enum.auto()
     RECRUITING = enum.auto()
@@ -34,35 +34,35 @@ class State(NamedEnum):
 
 
 class Event(NamedEnum):
-    """What happened to a round."""
+    """Input of the transition table."""
 
-    OPENED = enum.auto()  # its time came
+    OPENED = enum.auto()  # its devices are selected: invite them
+    EVALUATION_OPENED = enum.auto()  # likewise, to evaluate a checkpoint without training
     RECRUITED = enum.auto()  # enough devices joined
-    GATHERED = enum.auto()  # enough updates are in, as they are
-    HIDDEN = enum.auto()  # ... and masked
-    REVEALED = enum.auto()  # whoever will send shares has sent them
-    AGGREGATED = enum.auto()  # there is a new checkpoint, and devices are to measure it
-    FINISHED = enum.auto()  # ... and nobody is
-    MEASURED = enum.auto()
-    BROKE = enum.auto()  # the round cannot end well, and why
-    ASKED = enum.auto()  # devices are to measure a checkpoint, and nothing is learned
-    STARTED = enum.auto()  # the controller started and found this round
+    COLLECTED = enum.auto()  # enough plain updates arrived
+    MASKED_COLLECTED = enum.auto()  # enough masked updates arrived
+    REVEALED = enum.auto()  # the shares that open the sum arrived, or their deadline passed
+    AGGREGATED = enum.auto()  # a new checkpoint exists, and devices evaluate it
+    FINISHED = enum.auto()  # a new checkpoint exists, and is not evaluated
+    MEASURED = enum.auto()  # evaluation results arrived, or their deadline passed
+    FAILED = enum.auto()  # with a reason
+    RESTARTED = enum.auto()  # the controller restarted during the round
 
 
 class Effect(NamedEnum):
-    """What a new state asks for. Every one may be done again."""
+    """Work of a state, done after the journal line. Every one is idempotent."""
 
     INVITE = enum.auto()
-    TRAIN = enum.auto()  # send the plan to who joined
-    UNMASK = enum.auto()  # say who is in the sum, and ask for votes, then for shares
+    TRAIN = enum.auto()  # send the plan to the devices that joined
+    UNMASK = enum.auto()  # fix the survivors, then collect votes and shares
     AGGREGATE = enum.auto()
     EVALUATE = enum.auto()  # send the checkpoint to be measured
-    PUBLISH = enum.auto()  # the checkpoint is the task's newest
-    DISMISS = enum.auto()  # tell everybody that it is over
+    PUBLISH = enum.auto()  # the checkpoint becomes the task's newest
+    DISMISS = enum.auto()  # tell every device that the round is over
 
 
 class Mark(NamedEnum):
-    """How far a device came, in this order; REFUSED and LOST are ends."""
+    """Progress of a device in a round, in this order; REFUSED and LOST are final."""
 
     INVITED = enum.auto()
     JOINED = enum.auto()
@@ -76,8 +76,8 @@ class Mark(NamedEnum):
 S, E, F, M = State, Event, Effect, Mark
 
 ENDED = frozenset({S.DONE, S.FAILED})
-#: Share of recruit_s after which a round begins once its goal has joined.
-PATIENCE = 0.25
+#: Share of recruit_s after which training begins once `goal` devices have joined.
+RECRUITING_SHARE = 0.25
 NO_ANSWER, STILL_TRAINING = "no-answer", "still-training"
 _EFFECT_OF = {
     S.RECRUITING: F.INVITE,
@@ -90,19 +90,19 @@ _EFFECT_OF = {
 }
 TRANSITIONS: dict[tuple[State, Event], tuple[State, Effect | None]] = {
     (S.PLANNED, E.OPENED): (S.RECRUITING, F.INVITE),
-    (S.PLANNED, E.ASKED): (S.EVALUATING, F.EVALUATE),
+    (S.PLANNED, E.EVALUATION_OPENED): (S.EVALUATING, F.EVALUATE),
     (S.RECRUITING, E.RECRUITED): (S.TRAINING, F.TRAIN),
-    (S.TRAINING, E.GATHERED): (S.AGGREGATING, F.AGGREGATE),
-    (S.TRAINING, E.HIDDEN): (S.UNMASKING, F.UNMASK),
+    (S.TRAINING, E.COLLECTED): (S.AGGREGATING, F.AGGREGATE),
+    (S.TRAINING, E.MASKED_COLLECTED): (S.UNMASKING, F.UNMASK),
     (S.UNMASKING, E.REVEALED): (S.AGGREGATING, F.AGGREGATE),
     (S.AGGREGATING, E.AGGREGATED): (S.EVALUATING, F.EVALUATE),
     (S.AGGREGATING, E.FINISHED): (S.DONE, F.PUBLISH),
     (S.EVALUATING, E.MEASURED): (S.DONE, F.PUBLISH),
-    **{(s, E.BROKE): (S.FAILED, F.DISMISS) for s in S if s not in ENDED},
-    **{(s, E.STARTED): (s, _EFFECT_OF.get(s)) for s in S},
+    **{(s, E.FAILED): (S.FAILED, F.DISMISS) for s in S if s not in ENDED},
+    **{(s, E.RESTARTED): (s, _EFFECT_OF.get(s)) for s in S},
 }
-#: What a device may say in a state: a mark that it has, and the one that it gets.
-_SAID: dict[State, tuple[frozenset[Mark], Mark]] = {
+#: Marks from which a device may answer in a state, and the mark that its answer gives it.
+_ANSWERS: dict[State, tuple[frozenset[Mark], Mark]] = {
     S.RECRUITING: (frozenset({M.INVITED}), M.JOINED),
     S.TRAINING: (frozenset({M.JOINED}), M.UPDATED),
     S.UNMASKING: (frozenset({M.UPDATED}), M.REVEALED),
@@ -111,11 +111,11 @@ _SAID: dict[State, tuple[frozenset[Mark], Mark]] = {
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a round waits, in seconds, at each stage, and for whom.
+    """Sizes of a round, and the length of each of its stages in seconds.
 
-    goal     updates that end training at once
-    least    updates without which the round fails
-    over     devices invited for one of the goal: 1.3 invites 13 for 10, as some will not answer
+    goal     number of updates that ends training at once
+    least    fewer updates fail the round
+    over     over-selection: 1.3 invites 13 devices for a goal of 10
     """
 
     goal: int
@@ -127,7 +127,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     evaluate_s: float = 120.0
 
     def window_s(self, state: State) -> float:
-        """Of a state; 0 where nobody is waited for."""
+        """Length of a state; 0 for a state without a deadline."""
         return {
             S.RECRUITING: self.recruit_s,
             S.TRAINING: self.train_s,
@@ -137,22 +137,22 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """The try of a round in which a device began to train."""
+    """The attempt in which a device began to train."""
 
     number: int
     attempt: bytes
 
 
-class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One try of one round: what the journal holds.
+class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt of one round, as the journal stores it.
 
-    marks        device -> how far it came
+    marks        device -> its progress
     reasons      device -> why it refused or was lost
-    deadline_s   Unix seconds, UTC, of the state; 0 where it has none
-    reason       why it failed, a slug; "" otherwise
-    late         rounds that an update may be behind, in an asynchronous task (FedBuff)
-    purpose      "evaluate": devices only measure, and JOINED is who is asked to
-    carried      device -> the earlier round that it still trains for; its update counts in this
+    deadline_s   Unix seconds, UTC, of the state; 0 without a deadline
+    reason       why the round failed, a slug; "" otherwise
+    late         rounds that an update may lag behind, in an asynchronous task (FedBuff)
+    purpose      "evaluate": devices only measure, and JOINED marks the selected ones
+    carried      device -> the earlier round that it still trains for; its update counts in this one
     """
 
     task: str
@@ -170,28 +170,27 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     carried: dict[str, Origin] = {}
 
     def attempt_of(self, device: str) -> bytes:
-        """Of the try that a device knows this round by: until its update is in, an earlier one's
-        where it is carried on."""
+        """Attempt id in a device's messages: of an earlier round while it still trains for that."""
         trains = self.state in (S.PLANNED, S.RECRUITING, S.TRAINING)
         return self.carried[device].attempt if trains and device in self.carried else self.attempt
 
     def behind(self, device: str) -> int:
-        """Rounds since the one for which it trained."""
+        """Staleness of a device's update, in rounds."""
         return self.number - self.carried[device].number if device in self.carried else 0
 
-    def having(self, *marks: Mark) -> list[str]:
+    def with_mark(self, *marks: Mark) -> list[str]:
         """Devices with one of these marks, sorted."""
         return sorted(name for name, mark in self.marks.items() if mark in marks)
 
 
-class Heard(NamedTuple):
-    """The round after a message, and why the message was ignored ("" when it was taken)."""
+class Received(NamedTuple):
+    """Record after a message, and why the message was ignored ("" when it was accepted)."""
 
-    round: Round
+    record: RoundRecord
     ignored: str
 
 
-def planned(
+def new_round(
     task: str,
     number: int,
     attempt: bytes,
@@ -201,10 +200,10 @@ def planned(
     secure: bool,
     late: int = 0,
     carried: Mapping[str, Origin] | None = None,
-) -> Round:
-    """A round before it is opened; ConflictError when it cannot reach its least.
+) -> RoundRecord:
+    """Record of a new training round; ConflictError when `pace.least` is out of reach.
 
-    late, carried   of an asynchronous task: who trains already (`carry`) is not asked to join
+    late, carried   of an asynchronous task: carried devices train already and are not invited
     """
     carried = dict(carried or {})
     marks = {n: M.JOINED if n in carried else M.INVITED for n in sorted({*invited, *carried})}
@@ -213,116 +212,122 @@ def planned(
             f"{len(marks)} devices for a round of {pace.least} to {pace.goal}",
             "wait for more eligible devices, or ask for fewer",
         )
-    return Round(
+    return RoundRecord(
         task=task, number=number, attempt=attempt, pace=pace, secure=secure, marks=marks,
         late=late, carried=carried,
     )  # fmt: skip
 
 
-def measuring(task: str, number: int, attempt: bytes, pace: Pace, asked: Iterable[str]) -> Round:
-    """A round in which these devices measure a checkpoint; ConflictError when there are none."""
-    marks = dict.fromkeys(sorted(asked), M.JOINED)
+def new_evaluation(
+    task: str, number: int, attempt: bytes, pace: Pace, devices: Iterable[str]
+) -> RoundRecord:
+    """Record of a round in which `devices` only evaluate; ConflictError when there are none."""
+    marks = dict.fromkeys(sorted(devices), M.JOINED)
     if not marks:
-        raise ConflictError("no device can measure it", "see who fits the task's demands")
-    return Round(
+        raise ConflictError("no device can measure it", "see which devices meet the task's demands")
+    return RoundRecord(
         task=task, number=number, attempt=attempt, pace=pace, purpose="evaluate", marks=marks
     )
 
 
-def carry(ended: Round, number: int) -> dict[str, Origin]:
-    """Who still trains when a round has ended, and whose update may count in round `number`."""
+def carry_over(ended: RoundRecord, number: int) -> dict[str, Origin]:
+    """Devices that still train after `ended`, and whose update may count in round `number`."""
     mine = Origin(number=ended.number, attempt=ended.attempt)
     training = [n for n, why in ended.reasons.items() if why == STILL_TRAINING]
     found = {name: ended.carried.get(name, mine) for name in training}
     return {name: one for name, one in found.items() if number - one.number <= ended.late}
 
 
-def step(now: Round, event: Event, now_s: float, reason: str = "") -> tuple[Round, Effect | None]:
-    """Round and effect after `event`; ConflictError, and nothing changes, where there is none.
+def step(
+    record: RoundRecord, event: Event, now_s: float, reason: str = ""
+) -> tuple[RoundRecord, Effect | None]:
+    """Record and effect after `event`; ConflictError, and no change, if the table has none.
 
-    A start keeps the state's deadline: who was waiting is not asked to wait anew.
+    RESTARTED keeps the deadline: a restart does not extend a state.
     """
-    state, effect = transition(TRANSITIONS, now.state, event, f"round {now.number}")
-    if state is now.state:
-        return now, effect
-    window = now.pace.window_s(state)
+    state, effect = transition(TRANSITIONS, record.state, event, f"round {record.number}")
+    if state is record.state:
+        return record, effect
+    window = record.pace.window_s(state)
     after = msgspec.structs.replace(
-        now, state=state, deadline_s=now_s + window if window else 0.0, reason=reason
+        record, state=state, deadline_s=now_s + window if window else 0.0, reason=reason
     )
-    return _left_behind(after), effect
+    return _mark_lost(after), effect
 
 
-def heard(now: Round, device: str, attempt: bytes, now_s: float, refused: str = "") -> Heard:
-    """What a device says in the state that the round is in: its answer, or its refusal's reason.
+def receive(
+    record: RoundRecord, device: str, attempt: bytes, now_s: float, refused: str = ""
+) -> Received:
+    """Apply a device's answer to the current state, or its refusal with the reason.
 
-    Of another try, late, from a stranger, or said before: ignored, and nothing changes. Whether
-    the answer itself is sound was looked at before; one that was not is not heard.
+    Answers of another attempt, of an uninvited device, late or repeated ones are ignored and change
+    nothing. The caller has validated the content.
     """
-    have, get = _SAID.get(now.state, (frozenset(), None))
-    mark = now.marks.get(device)
-    if attempt != now.attempt_of(device):
-        return Heard(now, "another-attempt")
+    have, get = _ANSWERS.get(record.state, (frozenset(), None))
+    mark = record.marks.get(device)
+    if attempt != record.attempt_of(device):
+        return Received(record, "another-attempt")
     if mark is None:
-        return Heard(now, "not-invited")
+        return Received(record, "not-invited")
     if mark in (M.REFUSED, M.LOST):
-        return Heard(now, "left-before")
-    if get is None or now_s > now.deadline_s:
-        return Heard(now, "late")
+        return Received(record, "left-before")
+    if get is None or now_s > record.deadline_s:
+        return Received(record, "late")
     if mark not in have:
-        return Heard(now, "said-before" if mark is get else "out-of-order")
-    reasons = {**now.reasons, device: refused} if refused else now.reasons
-    marks = {**now.marks, device: M.REFUSED if refused else get}
-    return Heard(msgspec.structs.replace(now, marks=marks, reasons=reasons), "")
+        return Received(record, "said-before" if mark is get else "out-of-order")
+    reasons = {**record.reasons, device: refused} if refused else record.reasons
+    marks = {**record.marks, device: M.REFUSED if refused else get}
+    return Received(msgspec.structs.replace(record, marks=marks, reasons=reasons), "")
 
 
-def decide(now: Round, now_s: float) -> tuple[Event, str] | None:
-    """What follows from the numbers and the clock: an event and a reason, or None: wait."""
-    over = now_s > now.deadline_s
-    if now.state is S.RECRUITING:
-        waited = now_s > now.deadline_s - (1 - PATIENCE) * now.pace.recruit_s
-        return _recruited(now, over, waited)
-    if now.state is S.TRAINING:
-        return _gathered(now, over)
-    if now.state is S.UNMASKING and (over or not now.having(M.UPDATED)):
+def decide(record: RoundRecord, now_s: float) -> tuple[Event, str] | None:
+    """Event and reason that end the state, from counts and clock; None to wait."""
+    over = now_s > record.deadline_s
+    if record.state is S.RECRUITING:
+        waited = now_s > record.deadline_s - (1 - RECRUITING_SHARE) * record.pace.recruit_s
+        return _recruited(record, over, waited)
+    if record.state is S.TRAINING:
+        return _collected(record, over)
+    if record.state is S.UNMASKING and (over or not record.with_mark(M.UPDATED)):
         return E.REVEALED, ""
-    if now.state is S.EVALUATING:
-        return _measured(now, over)
+    if record.state is S.EVALUATING:
+        return _measured(record, over)
     return None
 
 
-def _measured(now: Round, over: bool) -> tuple[Event, str] | None:
-    if not over and now.having(M.JOINED, M.UPDATED, M.REVEALED):
-        return None
-    if now.purpose == "evaluate" and not now.having(M.MEASURED):
-        return E.BROKE, "nobody-measured"
-    return E.MEASURED, ""
-
-
-def _recruited(now: Round, over: bool, waited: bool) -> tuple[Event, str] | None:
-    """Who has not answered soon is likely to be gone: a full goal does not wait for it."""
-    joined, open_ = len(now.having(M.JOINED)), len(now.having(M.INVITED))
-    if joined + open_ < now.pace.least or (over and joined < now.pace.least):
-        return E.BROKE, "too-few-joined"
-    enough = waited and joined >= now.pace.goal
+def _recruited(record: RoundRecord, over: bool, waited: bool) -> tuple[Event, str] | None:
+    """Silent devices are likely offline: once `goal` devices joined, do not wait for the rest."""
+    joined, open_ = len(record.with_mark(M.JOINED)), len(record.with_mark(M.INVITED))
+    if joined + open_ < record.pace.least or (over and joined < record.pace.least):
+        return E.FAILED, "too-few-joined"
+    enough = waited and joined >= record.pace.goal
     return (E.RECRUITED, "") if over or enough or open_ == 0 else None
 
 
-def _gathered(now: Round, over: bool) -> tuple[Event, str] | None:
-    updated, open_ = len(now.having(M.UPDATED)), len(now.having(M.JOINED))
-    if updated + open_ < now.pace.least or (over and updated < now.pace.least):
-        return E.BROKE, "too-few-updates"
-    if updated >= now.pace.goal or over or open_ == 0:
-        return E.HIDDEN if now.secure else E.GATHERED, ""
+def _collected(record: RoundRecord, over: bool) -> tuple[Event, str] | None:
+    updated, open_ = len(record.with_mark(M.UPDATED)), len(record.with_mark(M.JOINED))
+    if updated + open_ < record.pace.least or (over and updated < record.pace.least):
+        return E.FAILED, "too-few-updates"
+    if updated >= record.pace.goal or over or open_ == 0:
+        return E.MASKED_COLLECTED if record.secure else E.COLLECTED, ""
     return None
 
 
-def _left_behind(after: Round) -> Round:
-    """Who did not answer the state before is lost, and it is said why.
+def _measured(record: RoundRecord, over: bool) -> tuple[Event, str] | None:
+    if not over and record.with_mark(M.JOINED, M.UPDATED, M.REVEALED):
+        return None
+    if record.purpose == "evaluate" and not record.with_mark(M.MEASURED):
+        return E.FAILED, "nobody-measured"
+    return E.MEASURED, ""
 
-    Whose masked update is in stays in, though it sent no shares: its neighbours' are enough.
+
+def _mark_lost(after: RoundRecord) -> RoundRecord:
+    """Mark devices that did not answer in the previous state as lost, with the reason.
+
+    A device that sent a masked update but no shares stays: its neighbours' shares are enough.
     """
     awaited = {S.TRAINING: M.INVITED, S.UNMASKING: M.JOINED, S.AGGREGATING: M.JOINED}
-    late = after.having(awaited[after.state]) if after.state in awaited else []
+    late = after.with_mark(awaited[after.state]) if after.state in awaited else []
     trains = after.late and after.state is S.AGGREGATING
     return msgspec.structs.replace(
         after,

@@ -65,7 +65,7 @@ def evaluate(ctx: Context, *, actor: str, task: str, number: int | None = None) 
             raise ConflictError(
                 f"rounds of task {task} run", f"wait for them, or: shoal round abort {task}"
             )
-        ident = scheduling.measure(db, ctx, whole, found.number, found.theta)
+        ident = scheduling.start_evaluation(db, ctx, whole, found.number, found.theta)
         audit.record(db, ctx, actor, "round.evaluate", task, checkpoint=found.number)
     return get_round(ctx, ident)
 
@@ -97,8 +97,7 @@ def participations(ctx: Context, ident: str) -> list[Participation]:
         found = list(db.execute(kept.order_by(participation.c.device)).mappings())
         if row.ended_at and found:
             return [Participation(**one) for one in found]
-        facts = {one["device"]: {n: one[n] for n in rows.OF_UPDATE} for one in found}
-        return rows.participations_of(db, row, facts)
+        return rows.participations_of(db, row, rows.update_facts(db, ident))
 
 
 def matrix(ctx: Context, task: str, *, last: int = 50) -> list[Participation]:
@@ -120,7 +119,7 @@ def _measured_by(db: Connection, task: str, number: int) -> int | None:
     """Of an evaluation: the round whose checkpoint it measured, 0: the beginning; else None."""
     mine = (federated_round.c.task == task) & (federated_round.c.number == number)
     row = db.execute(select(federated_round).where(mine)).first()
-    evaluates = row is not None and rows.journal_of(row).purpose == "evaluate"
+    evaluates = row is not None and rows.record_of(row).purpose == "evaluate"
     return int(row.parent) if row is not None and evaluates else None
 
 

@@ -1,4 +1,4 @@
-"""Tasks and rounds between the database and their structs."""
+"""Database rows of tasks, rounds and participations, and their structs."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,14 +24,14 @@ _OF_ROUND = (
     "ended_at", "checkpoint", "memory", "poisoned", "charge",
     "pruned_at",
 )  # fmt: skip
-#: What an integer of a database holds.
+#: Largest integer of a database column.
 _MOST = 2**31 - 1
-#: Of a participation: what its update was like.
-OF_UPDATE = ("examples", "loss", "norm", "cosine", "suspect", "seconds", "bytes", "chosen")
+#: Fields of a participation that describe its update.
+_OF_UPDATE = ("examples", "loss", "norm", "cosine", "suspect", "seconds", "bytes", "chosen")
 
 
 def round_id(task: str, number: int) -> str:
-    """What a round is called.
+    """Id of a round.
 
     >>> round_id("digits", 3)
     'digits.3'
@@ -40,15 +40,15 @@ def round_id(task: str, number: int) -> str:
 
 
 def task_row(db: Connection, name: str) -> Row[Any]:
-    """AbsentError if there is none such."""
+    """AbsentError if there is none."""
     row = db.execute(select(federated_task).where(federated_task.c.name == name)).first()
     if row is None:
-        raise AbsentError("federated task", name, "shoal round tasks says which there are")
+        raise AbsentError("federated task", name, "shoal round tasks lists them")
     return row
 
 
 def round_row(db: Connection, ident: str) -> Row[Any]:
-    """AbsentError if there is none such."""
+    """AbsentError if there is none."""
     row = db.execute(select(federated_round).where(federated_round.c.id == ident)).first()
     if row is None:
         raise AbsentError("round", ident, "list them: shoal round list")
@@ -64,22 +64,22 @@ def task_of(row: Row[Any]) -> Task:
 
 
 def round_of(row: Row[Any]) -> Round:
-    """The record; what a running round has so far."""
-    journal, plan = journal_of(row), plan_of(row)
+    """Record of a round; of a running one, so far."""
+    record, plan = record_of(row), plan_of(row)
     made = {name: getattr(row, name) for name in _OF_ROUND}
     made |= {
-        "purpose": journal.purpose,
+        "purpose": record.purpose,
         "secure": plan.secure is not None,
-        "deadline_at": journal.deadline_s,
+        "deadline_at": record.deadline_s,
     }
     made |= {"clip": plan.privacy.clip if plan.privacy else 0.0}
-    made |= {"marks": _counted(journal.marks.values())}
-    made |= {"reasons": _counted(journal.reasons.values())}
+    made |= {"marks": _counted(record.marks.values())}
+    made |= {"reasons": _counted(record.reasons.values())}
     return msgspec.convert(row.result | made, Round)
 
 
-def journal_of(row: Row[Any]) -> machine.Round:
-    return msgspec.convert(row.journal, machine.Round)
+def record_of(row: Row[Any]) -> machine.RoundRecord:
+    return msgspec.convert(row.journal, machine.RoundRecord)
 
 
 def plan_of(row: Row[Any]) -> Plan:
@@ -99,23 +99,31 @@ def set_round(db: Connection, ctx: Context, ident: str, **values: Any) -> None:
 def participations_of(
     db: Connection, row: Row[Any], facts: dict[str, dict[str, Any]]
 ) -> list[Participation]:
-    """Everybody that was invited; facts: device -> what is known of its update."""
-    journal = journal_of(row)
-    names = sorted(journal.marks)
+    """Every invited device of a round; facts: device -> facts of its update."""
+    record = record_of(row)
+    names = sorted(record.marks)
     found = db.execute(select(device.c.name, device.c.site).where(device.c.name.in_(names)))
     sites = {one.name: one.site for one in found}
     return [
         Participation(
             round=row.id, device=name, site=sites.get(name, ""), task=row.task, number=row.number,
-            mark=journal.marks[name].value, reason=journal.reasons.get(name, ""),
+            mark=record.marks[name].value, reason=record.reasons.get(name, ""),
             **facts.get(name, {}),
         )
         for name in names
     ]  # fmt: skip
 
 
-def keep_participations(db: Connection, ident: str, found: Iterable[Participation]) -> None:
-    """In the place of what was kept of this round before."""
+def update_facts(db: Connection, ident: str) -> dict[str, dict[str, Any]]:
+    """Device -> facts of its update that were saved when the round was aggregated."""
+    query = select(participation).where(participation.c.round == ident)
+    saved = db.execute(query).mappings()
+    return {one["device"]: {name: one[name] for name in _OF_UPDATE} for one in saved}
+
+
+def save_participations(db: Connection, ident: str, facts: dict[str, dict[str, Any]]) -> None:
+    """Replace a round's participations."""
+    found = participations_of(db, round_row(db, ident), facts)
     db.execute(delete(participation).where(participation.c.round == ident))
     values = [msgspec.to_builtins(one) | _bounded(one) for one in found]
     if values:
@@ -123,7 +131,7 @@ def keep_participations(db: Connection, ident: str, found: Iterable[Participatio
 
 
 def _bounded(one: Participation) -> dict[str, float]:
-    """What a device said of itself, as a column can hold it."""
+    """Numbers reported by a device, limited to what a column holds."""
     return {"examples": min(one.examples, _MOST), "seconds": min(max(0.0, one.seconds), _MOST)}
 
 

@@ -1,320 +1,364 @@
-"""What the engine does about rounds: journal first, then act, and everything may be done again.
+"""Runs federated rounds: journal first, then act; everything may be repeated after a restart.
 
-`take` is given what devices say, `step` does what is due. What devices send is on the disk before
-anything follows from it; the marks are written down with the next state, or by the next step. A new
-Course on the same folder goes on where the last one was killed: journal and files say all that
-matters, and what was said to devices and not answered is said again.
+What devices send is on disk before anything follows from it. Marks are journaled with the next
+state, or by the next `step`. A new RoundRunner on the same folder resumes every round from journal
+and files, and sends again what devices have not answered.
 """
 
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import msgspec
 from cryptography import x509
 from sqlalchemy import select
 
 from shoal import topics, wire
-from shoal.controller.federated.aggregation import aggregation, evaluation, row_claims
+from shoal.controller.federated.aggregation import aggregation, evaluation
 from shoal.controller.federated.checkpoints import round_quarantine
-from shoal.controller.federated.planning import excluded_devices, scheduling, tasks
+from shoal.controller.federated.planning import scheduling, tasks
 from shoal.controller.federated.ports import Files
 from shoal.controller.federated.rounds import (
+    active_round,
     controller_messages,
     device_messages,
-    dismissal,
-    journal,
     machine,
     rows,
 )
-from shoal.controller.federated.rounds.active_round import Live
-from shoal.controller.federated.rounds.machine import Event, Mark, State
-from shoal.controller.federated.secagg.session import Circle
+from shoal.controller.federated.rounds.active_round import ActiveRound
+from shoal.controller.federated.rounds.machine import Effect, Event, Mark, State
+from shoal.controller.federated.secagg.session import SecAggSession
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import device, federated_round, federated_task
 from shoal.errors import LinkError, ShoalError, StorageError
 
 _log = logging.getLogger(__name__)
 
-#: (device, message): LinkError when it cannot be taken now.
+#: (device, message): LinkError when it cannot be sent now.
 Post = Callable[[str, wire.RoundCall], None]
+#: Event that ends a state, and its reason.
+Outcome = tuple[Event, str]
 
 
-class Course:
-    """All rounds that run. One thread at a time.
+class RoundRunner:
+    """Runs every active round, on one thread. A round from its first state to its last:
 
-    strays   answers to no round that runs, since the engine started
+        PLANNED        invite          its devices
+        RECRUITING     collect         devices that join
+        TRAINING       collect         updates; under secure aggregation, key shares first
+        UNMASKING      close_secagg    votes, then the shares that open the sum
+        AGGREGATING    aggregate       updates to the next checkpoint
+        EVALUATING     evaluate        the checkpoint on the devices
+        DONE, FAILED   finish          dismiss the devices, delete the files
+
+    `receive` takes device messages, `step` everything that is due by the clock; both call `run`.
+
+    unmatched   messages of no active round, since the process started
     """
 
     def __init__(self, ctx: Context, files: Files, post: Post) -> None:
         self._ctx, self._files, self._post = ctx, files, post
-        self._lives: dict[str, Live] = {}
+        self._active: dict[str, ActiveRound] = {}
         self._unwritten: set[str] = set()
-        self.strays = 0
+        self.unmatched = 0
+        self._stages: dict[State, Callable[[ActiveRound], Outcome | None]] = {
+            State.PLANNED: self.invite,
+            State.RECRUITING: self.collect,
+            State.TRAINING: self.collect,
+            State.UNMASKING: self.close_secagg,
+            State.AGGREGATING: self.aggregate,
+            State.EVALUATING: self.evaluate,
+        }
 
-    def take(self, messages: Iterable[tuple[str, bytes]]) -> bool:
-        """(topic, payload) of round answers, as they came; one that is wrong harms no other.
+    def receive(self, received: Iterable[tuple[str, bytes]]) -> bool:
+        """Take (topic, payload) of round messages; an invalid one affects its own device only.
 
-        Whether a round has ended with them: then a step is due. StorageError when the disk refuses
-        to keep them: none of them has been heard.
+        Whether a round ended, so that a step is due. StorageError when the disk refuses to keep
+        them: then none of them counts.
         """
-        self._look()
-        touched: dict[str, machine.Round] = {}
+        self._load()
+        before: dict[str, machine.RoundRecord] = {}
         try:
             with self._files.together():
-                for answer in _readable(messages):
-                    live = self._asked_by(answer)
-                    if live is None:
-                        self.strays += 1
+                for message in _decoded(received):
+                    active = self._round_of(message)
+                    if active is None:
+                        self.unmatched += 1
                         continue
-                    touched.setdefault(live.id, live.now)
-                    self._hear(live, answer)
+                    before.setdefault(active.id, active.record)
+                    self._receive(active, message)
         except StorageError:
-            for ident in touched:  # in memory is more than on the disk: they are taken up anew
-                del self._lives[ident]
+            for ident in before:  # memory is ahead of the disk: load these rounds again
+                del self._active[ident]
             raise
-        lives = [self._lives[ident] for ident in touched]
-        self._unwritten |= {one.id for one in lives if one.now is not touched[one.id]}
-        for live in lives:
-            self._go_on(live)
-        return any(live.now.state in machine.ENDED for live in lives)
+        found = [self._active[ident] for ident in before]
+        self._unwritten |= {one.id for one in found if one.record is not before[one.id]}
+        for active in found:
+            self.run(active)
+        return any(active.record.state in machine.ENDED for active in found)
 
     def step(self) -> None:
-        """Everything that is due: decisions, rounds to begin, what is to be said."""
+        """Do everything that is due: decisions, new rounds, repeated requests, dismissals."""
         tasks.sweep(self._ctx)
-        self._look()
-        for live in list(self._lives.values()):
-            self._go_on(live)
-        for ident in self._unwritten & set(self._lives):
-            self._keep(self._lives[ident])
-        if scheduling.begin_due(self._ctx):
-            self._look()
-            for live in [one for one in self._lives.values() if one.now.state is State.PLANNED]:
-                self._go_on(live)
-        dismissal.dismiss(self._ctx, self._files, self._post, running=set(self._lives))
+        self._load()
+        for active in list(self._active.values()):
+            self.run(active)
+        for ident in self._unwritten & set(self._active):
+            self._save(self._active[ident])
+        if scheduling.start_due(self._ctx):
+            self._load()
+            for active in list(self._active.values()):
+                if active.record.state is State.PLANNED:
+                    self.run(active)
+        self.finish()
 
-    # --- what devices say ---------------------------------------------------------------------
+    # --- one round, from top to bottom --------------------------------------------------------
 
-    def _asked_by(self, answer: wire.RoundAnswer) -> Live | None:
-        """The round that an answer is to."""
-        for live in self._lives.values():
-            if answer.device in live.now.marks and (
-                live.attempt_of(answer.device) == answer.attempt
-            ):
-                return live
-        return None
+    def run(self, active: ActiveRound) -> None:
+        """Advance a round until it has to wait, then send what is due to its devices.
 
-    def _hear(self, live: Live, answer: wire.RoundAnswer) -> None:
-        now_s = self._ctx.clock()
+        An error fails this round at its next run, and no other round.
+        """
         try:
-            ignored = device_messages.take(live, answer.device, answer.attempt, answer.said, now_s)
-        except StorageError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever a device may make a parser do, it does to itself
-            _log.exception("round %s: an answer of %s", live.id, answer.device)
-            ignored = device_messages.put_out(live, answer.device, answer.attempt, now_s)
-        if ignored:
-            live.ignored[ignored] += 1
-        else:
-            controller_messages.answered(live, answer.device, now_s)
-
-    # --- going on -----------------------------------------------------------------------------
-
-    def _look(self) -> None:
-        """Which rounds run: new ones are taken up as the journal has them."""
-        running = federated_round.c.ended_at == 0
-        with self._ctx.store.read() as db:
-            found = list(db.scalars(select(federated_round.c.id).where(running)))
-            new = [rows.round_row(db, ident) for ident in found if ident not in self._lives]
-            their = {row.task: rows.task_of(rows.task_row(db, row.task)) for row in new}
-        self._lives = {ident: one for ident, one in self._lives.items() if ident in found}
-        for row in new:
-            live = Live(row, their[row.task], self._files, self._authorities)
-            live.sites = self._sites(live)
-            with self._ctx.store.read() as db:
-                live.claims = row_claims.known(db, live.task.model, live.now.marks)
-            device_messages.recall(live)
-            try:
-                live.bound = controller_messages.bound(self._ctx, live)
-                self._act(live)
-            except OSError as error:
-                live.broken = f"{type(error).__name__}: {error!s:.300}"
-            self._lives[live.id] = live
-
-    def _sites(self, live: Live) -> dict[str, str]:
-        """Of the devices of a round, where a gateway may speak for others of its site."""
-        if not live.task.plan.gateways:
-            return {}
-        query = select(device.c.name, device.c.site).where(device.c.name.in_(live.now.marks))
-        with self._ctx.store.read() as db:
-            return {row.name: row.site for row in db.execute(query)}
-
-    @functools.cached_property
-    def _authorities(self) -> list[x509.Certificate]:
-        """Of the device CA; empty where there is none: then nobody's advert is believed."""
-        path = self._ctx.folder / "pki" / "ca.pem"
-        return x509.load_pem_x509_certificates(path.read_bytes()) if path.exists() else []
-
-    def _go_on(self, live: Live) -> None:
-        """A round that cannot go on ends the next time, and stops no other."""
-        try:
-            while (following := self._following(live)) is not None:
-                event, reason = following
-                self._move(live, event, reason)
-            self._tell(live)
+            while (outcome := self._outcome(active)) is not None:
+                self._move(active, *outcome)
+            self._send(active)
         except LinkError as error:
-            _log.debug("round %s: %s", live.id, error)
+            _log.debug("round %s: %s", active.id, error)
         except StorageError:
             raise
         except Exception as error:  # noqa: BLE001 - a bug, or a blob that is gone
-            _log.exception("round %s cannot go on", live.id)
-            live.broken = f"{type(error).__name__}: {error!s:.300}"
+            _log.exception("round %s cannot continue", active.id)
+            active.error = f"{type(error).__name__}: {error!s:.300}"
 
-    def _following(self, live: Live) -> tuple[Event, str] | None:
-        """What comes next: an event and a reason; None: wait."""
-        if live.now.state in machine.ENDED:
+    def _outcome(self, active: ActiveRound) -> Outcome | None:
+        """Event that ends the round's state now; None to wait."""
+        if active.record.state in machine.ENDED:
             return None
-        if live.broken:
-            live.result["detail"] = live.broken
-            return Event.BROKE, "cannot-go-on"
-        if why := self._why_not(live):
-            return Event.BROKE, why
-        if live.now.state is State.PLANNED:
-            return (Event.ASKED if live.now.purpose == "evaluate" else Event.OPENED), ""
-        if live.now.state is State.AGGREGATING:
-            return self._aggregate(live)
-        if live.circle is not None and self._circle_closes(live, live.circle):
-            return Event.REVEALED, ""
-        decided = machine.decide(live.now, self._ctx.clock())
-        if decided is not None and live.now.state in (State.RECRUITING, State.TRAINING):
-            self._without_decommissioned(live)
-            decided = machine.decide(live.now, self._ctx.clock())
-        return decided
+        if active.error:
+            active.result["detail"] = active.error
+            return Event.FAILED, "cannot-go-on"
+        if reason := self._cancelled(active):
+            return Event.FAILED, reason
+        return self._stages[active.record.state](active)
 
-    def _why_not(self, live: Live) -> str:
-        """Why a round that runs is not wanted any more."""
+    def invite(self, active: ActiveRound) -> Outcome:
+        """Open the round: its devices are invited, or asked to evaluate only."""
+        trains = active.record.purpose == "train"
+        return (Event.OPENED if trains else Event.EVALUATION_OPENED), ""
+
+    def collect(self, active: ActiveRound) -> Outcome | None:
+        """Wait for joins, then for updates; leave out devices that left the fleet."""
+        if active.secagg is not None and active.secagg.sharers is None:
+            self._close_sharing(active, active.secagg)
+        if machine.decide(active.record, self._ctx.clock()) is None:
+            return None
+        self._drop_decommissioned(active)
+        return machine.decide(active.record, self._ctx.clock())
+
+    def close_secagg(self, active: ActiveRound) -> Outcome | None:
+        """Collect votes for half of the time, send them on, then wait for the voters' shares."""
+        record, secagg = active.record, active.secagg
+        assert secagg is not None
+        waiting = set(record.with_mark(Mark.UPDATED))
+        half_s = record.deadline_s - record.pace.unmask_s / 2
+        if secagg.voters is None and (waiting <= secagg.voted or self._ctx.clock() > half_s):
+            secagg.close_voting()
+        if secagg.voters is not None and not waiting & set(secagg.voters):
+            return Event.REVEALED, ""
+        return machine.decide(record, self._ctx.clock())
+
+    def aggregate(self, active: ActiveRound) -> Outcome:
+        """Make the next checkpoint of the collected updates."""
+        try:
+            result = aggregation.aggregate(self._ctx, active)
+        except StorageError:
+            raise
+        except ShoalError as error:
+            active.result |= {"detail": str(error)} | scheduling.excluded_by(error)
+            return Event.FAILED, "cannot-aggregate"
+        except Exception as error:  # noqa: BLE001 - a strategy may be a plugin
+            _log.exception("round %s: %s failed", active.id, active.plan.strategy)
+            cause = f"{type(error).__name__}: {error!s:.300}"
+            active.result["detail"] = f"{active.plan.strategy}: {cause}"
+            return Event.FAILED, "strategy-failed"
+        active.checkpoint, active.memory, active.facts = (
+            result.checkpoint, result.memory, result.facts
+        )  # fmt: skip
+        active.result |= {
+            "loss": result.loss, "bytes": result.bytes, "next_clip": result.next_clip
+        }  # fmt: skip
+        every = active.task.plan.evaluate
+        evaluates = every and active.record.number % every == 0
+        return (Event.AGGREGATED if evaluates else Event.FINISHED), ""
+
+    def evaluate(self, active: ActiveRound) -> Outcome | None:
+        """Wait for the devices' measurements, then merge them."""
+        outcome = machine.decide(active.record, self._ctx.clock())
+        if outcome is None or outcome[0] is not Event.MEASURED:
+            return outcome
+        measured = {
+            name: evaluation.decode(active.files.get(active.id, "measured", name) or b"")
+            for name in active.record.with_mark(Mark.MEASURED)
+        }
+        query = select(device.c.name, device.c.site, device.c.profile)
+        with self._ctx.store.read() as db:
+            found = db.execute(query.where(device.c.name.in_(measured)))
+            places = {row.name: evaluation.Place(row.site, row.profile) for row in found}
+        merged = evaluation.merge(measured, places)
+        active.result |= msgspec.to_builtins({"measured": merged.whole, "slices": merged.slices})
+        return outcome
+
+    def finish(self) -> None:
+        """Dismiss the devices of every ended round, then delete its files; retried without link."""
+        for ident in self._files.rounds():
+            if ident in self._active:
+                continue
+            with self._ctx.store.read() as db:
+                query = select(federated_round).where(federated_round.c.id == ident)
+                row = db.execute(query).first()
+                calls = list(controller_messages.dismissals(db, row)) if row is not None else []
+            try:
+                for name, call in calls:
+                    self._post(name, call)
+            except LinkError as error:
+                _log.debug("round %s is over, its devices are told later: %s", ident, error)
+                continue
+            self._files.forget(ident)
+            if row is not None:
+                aggregation.forget_old_states(self._ctx, row.task, row.number)
+
+    # --- journal, then effects ----------------------------------------------------------------
+
+    def _move(self, active: ActiveRound, event: Event, reason: str) -> None:
+        after, effect = machine.step(active.record, event, self._ctx.clock(), reason)
+        self._save(active, after)
+        active.record, active.facts = after, None
+        _log.info("round %s is %s %s", active.id, after.state, reason)
+        self._act(active, effect)
+
+    def _save(self, active: ActiveRound, after: machine.RoundRecord | None = None) -> None:
+        with self._ctx.store.write() as db:
+            active_round.write_journal(db, self._ctx, active, after or active.record)
+        self._unwritten.discard(active.id)
+
+    def _act(self, active: ActiveRound, effect: Effect | None) -> None:
+        """Effects on the round's files; those of other states are in the methods above."""
+        if effect is Effect.INVITE and not active.files.has(active.id, "begun"):
+            active.files.put(active.id, "begun", "", b"")
+        if active.plan.secure is None or effect not in (Effect.TRAIN, Effect.UNMASK):
+            return
+        if active.secagg is None:
+            joined = active.record.with_mark(Mark.JOINED)
+            active.secagg = SecAggSession.open(active.id, active.terms, active.files, joined)
+        if effect is Effect.UNMASK:
+            active.secagg.fix_survivors(active.record.with_mark(Mark.UPDATED))
+
+    def _send(self, active: ActiveRound) -> None:
+        """LinkError when the link refuses a message: it is sent by the next run."""
+        for due in controller_messages.due(self._ctx, active):
+            attempt = active.attempt_of(due.device)
+            self._post(due.device, wire.RoundCall(attempt=attempt, said=due.call))
+            active.requests[due.device] = due.request
+
+    # --- what interrupts a state --------------------------------------------------------------
+
+    def _cancelled(self, active: ActiveRound) -> str:
+        """Why a round must not continue; "" mostly."""
         table, task = federated_round, federated_task
         query = select(table.c.poisoned, task.c.state, task.c.checkpoint)
         joined = query.join_from(table, task, task.c.name == table.c.task)
         with self._ctx.store.read() as db:
-            found = db.execute(joined.where(table.c.id == live.id)).one()
+            found = db.execute(joined.where(table.c.id == active.id)).one()
         if found.poisoned:
-            return round_quarantine.BROKEN_OFF
-        if live.now.purpose == "evaluate":
+            return round_quarantine.CANCELLED
+        if active.record.purpose == "evaluate":
             return ""
         if found.state == rows.STOPPED:
             return "aborted"
-        return "superseded" if found.checkpoint != live.theta else ""
+        return "superseded" if found.checkpoint != active.theta else ""
 
-    def _circle_closes(self, live: Live, circle: Circle) -> bool:
-        """Deal boxes or pass votes on when it is time; whether all shares that will come are in."""
-        pace, now_s = live.now.pace, self._ctx.clock()
-        if live.now.state is State.TRAINING and circle.dealt is None:
-            joined = set(live.now.having(Mark.JOINED))
-            if (
-                joined <= circle.shared
-                or now_s > live.now.deadline_s - pace.train_s + pace.unmask_s
-            ):
-                silent = set(circle.deal())
-                live.left(sorted(silent & joined), "no-boxes")
-                self._keep(live)
-        elif live.now.state is State.UNMASKING:
-            waiting = set(live.now.having(Mark.UPDATED))
-            half_s = live.now.deadline_s - pace.unmask_s / 2
-            if circle.passed is None and (waiting <= circle.voted or now_s > half_s):
-                circle.pass_on()
-            return circle.passed is not None and not waiting & set(circle.passed)
-        return False
+    def _close_sharing(self, active: ActiveRound, secagg: SecAggSession) -> None:
+        """Close key sharing when every device has shared, or its time is over."""
+        record = active.record
+        joined = set(record.with_mark(Mark.JOINED))
+        over_s = record.deadline_s - record.pace.train_s + record.pace.unmask_s
+        if joined <= secagg.shared or self._ctx.clock() > over_s:
+            silent = set(secagg.close_sharing())
+            active.mark_lost(sorted(silent & joined), "no-boxes")
+            self._save(active)
 
-    def _without_decommissioned(self, live: Live) -> None:
-        """Who left the fleet is out, with its update where that can be seen."""
-        names = live.now.having(Mark.INVITED, Mark.JOINED)
-        names += [] if live.plan.secure else live.now.having(Mark.UPDATED)
-        gone = select(device.c.name).where(device.c.name.in_(names), device.c.state != "enrolled")
+    def _drop_decommissioned(self, active: ActiveRound) -> None:
+        """Leave out devices that left the fleet, with their updates unless these are masked."""
+        names = active.record.with_mark(Mark.INVITED, Mark.JOINED)
+        names += [] if active.plan.secure else active.record.with_mark(Mark.UPDATED)
+        query = select(device.c.name).where(device.c.name.in_(names), device.c.state != "enrolled")
         with self._ctx.store.read() as db:
-            left = list(db.scalars(gone))
-        if left:
-            live.left(left, "decommissioned")
+            gone = list(db.scalars(query))
+        if gone:
+            active.mark_lost(gone, "decommissioned")
 
-    def _aggregate(self, live: Live) -> tuple[Event, str]:
+    # --- active rounds, and the one that a message belongs to ---------------------------------
+
+    def _load(self) -> None:
+        """Drop rounds that have ended; load those that are new, and repeat their state's effect."""
+        running = federated_round.c.ended_at == 0
+        with self._ctx.store.read() as db:
+            found = list(db.scalars(select(federated_round.c.id).where(running)))
+            new = [
+                ActiveRound(db, rows.round_row(db, ident), self._files, self._authorities)
+                for ident in found
+                if ident not in self._active
+            ]
+        self._active = {ident: one for ident, one in self._active.items() if ident in found}
+        for active in new:
+            device_messages.restore_marks(active)
+            try:
+                active.secagg_id = controller_messages.secagg_id(self._ctx, active)
+                _, effect = machine.step(active.record, Event.RESTARTED, self._ctx.clock())
+                self._act(active, effect)
+            except OSError as error:
+                active.error = f"{type(error).__name__}: {error!s:.300}"
+            self._active[active.id] = active
+
+    @functools.cached_property
+    def _authorities(self) -> list[x509.Certificate]:
+        """Certificates of the device CA; empty without one, so that no advert verifies."""
+        path = self._ctx.folder / "pki" / "ca.pem"
+        return x509.load_pem_x509_certificates(path.read_bytes()) if path.exists() else []
+
+    def _round_of(self, message: wire.RoundAnswer) -> ActiveRound | None:
+        for active in self._active.values():
+            if message.device in active.record.marks and (
+                active.attempt_of(message.device) == message.attempt
+            ):
+                return active
+        return None
+
+    def _receive(self, active: ActiveRound, message: wire.RoundAnswer) -> None:
+        name, now_s = message.device, self._ctx.clock()
         try:
-            made = aggregation.aggregate(self._ctx, live)
+            ignored = device_messages.receive(active, name, message.attempt, message.said, now_s)
         except StorageError:
             raise
-        except ShoalError as error:
-            live.result |= {"detail": str(error)} | excluded_devices.of(error)
-            return Event.BROKE, "cannot-aggregate"
-        except Exception as error:  # noqa: BLE001 - a strategy may be anybody's
-            _log.exception("round %s: %s failed", live.id, live.plan.strategy)
-            live.result["detail"] = f"{live.plan.strategy}: {type(error).__name__}: {error!s:.300}"
-            return Event.BROKE, "strategy-failed"
-        live.checkpoint, live.memory, live.facts = made.checkpoint, made.memory, made.facts
-        live.result |= {"loss": made.loss, "bytes": made.bytes, "next_clip": made.next_clip}
-        every = live.task.plan.evaluate
-        return (Event.AGGREGATED if every and live.now.number % every == 0 else Event.FINISHED), ""
-
-    # --- journal, then effects ----------------------------------------------------------------
-
-    def _move(self, live: Live, event: Event, reason: str = "") -> None:
-        after, _ = machine.step(live.now, event, self._ctx.clock(), reason)
-        if event is Event.MEASURED:
-            self._merge_measures(live)
-        with self._ctx.store.write() as db:
-            made: dict[str, Any] = {"checkpoint": live.checkpoint, "memory": live.memory}
-            if live.facts is not None:
-                journal.keep_participations(db, live.id, live.facts)
-            journal.write(db, self._ctx, live, after, **made)
-        live.now, live.facts = after, None
-        self._unwritten.discard(live.id)
-        _log.info("round %s is %s %s", live.id, after.state, reason)
-        self._act(live)
-
-    def _keep(self, live: Live) -> None:
-        with self._ctx.store.write() as db:
-            journal.write(db, self._ctx, live, live.now)
-        self._unwritten.discard(live.id)
-
-    def _act(self, live: Live) -> None:
-        """What the state asks for beside words; done again after a start."""
-        if live.now.state is State.RECRUITING and not live.files.has(live.id, "begun"):
-            live.files.put(live.id, "begun", "", b"")
-        if live.plan.secure is None or live.now.state not in (State.TRAINING, State.UNMASKING):
-            return
-        if live.circle is None:
-            joined = live.now.having(Mark.JOINED)
-            live.circle = Circle.open(live.id, live.terms, live.files, joined)
-        if live.now.state is State.UNMASKING:
-            live.circle.end(live.now.having(Mark.UPDATED))
-
-    def _merge_measures(self, live: Live) -> None:
-        said = {
-            name: evaluation.decode(live.files.get(live.id, "measured", name) or b"")
-            for name in live.now.having(Mark.MEASURED)
-        }
-        query = select(device.c.name, device.c.site, device.c.profile)
-        with self._ctx.store.read() as db:
-            there = db.execute(query.where(device.c.name.in_(said)))
-            places = {row.name: evaluation.Place(row.site, row.profile) for row in there}
-        found = evaluation.merged(said, places)
-        live.result |= msgspec.to_builtins({"measured": found.whole, "slices": found.slices})
-
-    def _tell(self, live: Live) -> None:
-        """LinkError when the link does not take it: it is said the next time."""
-        for due in controller_messages.due(self._ctx, live):
-            call = wire.RoundCall(attempt=live.attempt_of(due.device), said=due.call)
-            self._post(due.device, call)
-            live.nudges[due.device] = due.nudge
+        except Exception:  # noqa: BLE001 - contain a parser's failure to the device that caused it
+            _log.exception("round %s: a message of %s", active.id, name)
+            device_messages.refuse(active, name, now_s, device_messages.BAD_ANSWER)
+            ignored = device_messages.BAD_ANSWER
+        if ignored:
+            active.ignored[ignored] += 1
+        else:
+            controller_messages.postpone(active, name, now_s)
 
 
-def _readable(messages: Iterable[tuple[str, bytes]]) -> Iterator[wire.RoundAnswer]:
-    """Those that are what their topic says."""
-    for topic, payload in messages:
+def _decoded(received: Iterable[tuple[str, bytes]]) -> Iterator[wire.RoundAnswer]:
+    """Messages whose sender is the device of their topic."""
+    for topic, payload in received:
         try:
             name, kind = topics.parse_up(topic)
             message = wire.decode_up(kind, payload)
         except ShoalError as error:
-            _log.warning("round answer on %s: %s", topic[:200], error)
+            _log.warning("round message on %s: %s", topic[:200], error)
             continue
         if isinstance(message, wire.RoundAnswer) and message.device == name:
             yield message

@@ -1,8 +1,8 @@
-"""The controller's side of secure aggregation: it passes messages on and learns one sum.
+"""Controller side of secure aggregation: relays messages between devices and learns one sum.
 
-Memory is the sum and small things per device, however many masked updates come. Whoever falls
-silent at a stage is out from there on: before its boxes it was never in, after them its masks
-are taken out with its neighbours' shares. `value` ends the round, or says why it cannot.
+Memory is the sum plus a few numbers per device, however many masked updates arrive. A device that
+stops answering drops out: before its boxes it was never in the sum; after them its masks are
+removed with its neighbours' shares. `value` returns the sum, or raises why it cannot be opened.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from shoal.federated.mask_graph import around, ring
 from shoal.federated.masks import U32, add_mask, agreed, pair_seed, self_seed
 from shoal.federated.secure import Advert, Ending, Roster, Terms
 
-#: Bytes of a box: two shares, sealed.
+#: Bytes of a box: two sealed shares.
 BOX = 2 * shamir.SHARE + 16
 
 
 def check_keys(advert: Advert) -> None:
-    """InputError for keys that are none, or with which anybody knows what two devices agree on."""
+    """InputError for invalid keys, and for low-order ones whose key agreement is public."""
     if len(advert.own) != hashlib.sha256().digest_size:
         raise InputError(f"{advert.device}: a digest of {len(advert.own)} bytes", "ignore it")
     mine = X25519PrivateKey.generate()
@@ -30,11 +30,11 @@ def check_keys(advert: Advert) -> None:
         agreed(mine, key)
 
 
-class Unmasking:
-    """One try of one round of `size` numbers each.
+class SecAggServer:
+    """Secure aggregation of one attempt of one round, over `size` numbers of each device.
 
-    adverts   of the devices that answered in time
-    liars     devices whose shares were found to be wrong, once the sum is known
+    adverts   of the devices that joined in time
+    faulty    devices that sent wrong shares, once the sum is known
     """
 
     def __init__(self, terms: Terms, adverts: Mapping[str, Advert], size: int) -> None:
@@ -43,24 +43,24 @@ class Unmasking:
         order = ring(self._digests, terms.round_id)
         self._neighbours = around(order, terms.degree)
         self._boxes: dict[str, dict[str, bytes]] = {}
-        self._shared = False
+        self._sharing_closed = False
         self._sum, self._alive = np.zeros(size, np.uint32), set[str]()
         self._ending: Ending | None = None
         self._votes: dict[str, bytes] = {}
         self._shares: dict[str, dict[int, bytes]] = {}
         self._opened: set[str] = set()
-        self.liars: set[str] = set()
+        self.faulty: set[str] = set()
 
     def roster_for(self, device: str) -> Roster:
         neighbours = [self._adverts[name] for name in self._neighbours[device]]
         return Roster(digests=self._digests, neighbours=neighbours)
 
-    def take_boxes(self, device: str, boxes: Mapping[str, bytes]) -> None:
+    def add_boxes(self, device: str, boxes: Mapping[str, bytes]) -> None:
         """InputError unless there is one for every neighbour; ConflictError once it is late.
 
-        The first boxes that go out close the stage: later ones would be masks on one side only.
+        The first boxes sent out close the stage: later ones would add masks on one side only.
         """
-        self._known(device)
+        self._check_sharing(device)
         if set(boxes) != set(self._neighbours[device]):
             raise InputError(f"{device} sent boxes for others than its neighbours", "ignore it")
         if any(len(box) != BOX for box in boxes.values()):
@@ -68,13 +68,13 @@ class Unmasking:
         self._boxes[device] = dict(boxes)
 
     def boxes_for(self, device: str) -> dict[str, bytes]:
-        """What its neighbours, those that shared in time, sealed for it; nobody shares after."""
-        self._shared = True
+        """Boxes sealed for a device by neighbours that shared in time; closes key sharing."""
+        self._sharing_closed = True
         sharing = [name for name in self._neighbours[device] if name in self._boxes]
         return {name: self._boxes[name][device] for name in sharing}
 
-    def take_masked(self, device: str, numbers: U32) -> None:
-        """Into the sum; ConflictError when it is late or a second one."""
+    def add_masked(self, device: str, numbers: U32) -> None:
+        """Add a masked update to the sum; ConflictError when it is late or a repeat."""
         if self._ending is not None or device not in self._boxes or device in self._alive:
             raise ConflictError(f"a masked update of {device} is late, or not its first")
         if numbers.shape != self._sum.shape or numbers.dtype != np.uint32:
@@ -83,7 +83,7 @@ class Unmasking:
         self._alive.add(device)
 
     def end(self) -> Ending:
-        """No more updates: who is in the sum. ConflictError when they are too few."""
+        """Close the sum and return its devices. ConflictError when they are too few."""
         if len(self._alive) < self._terms.least:
             raise ConflictError(
                 f"{len(self._alive)} masked updates, {self._terms.least} needed",
@@ -93,16 +93,16 @@ class Unmasking:
         self._ending = Ending(alive=sorted(self._alive), dead=lost)
         return self._ending
 
-    def take_vote(self, device: str, vote: bytes) -> None:
+    def add_vote(self, device: str, vote: bytes) -> None:
         if device in self._alive:
             self._votes[device] = vote
 
     def votes_for(self, device: str) -> dict[str, bytes]:
-        """What its neighbours signed."""
+        """Signatures of a device's neighbours."""
         return {name: self._votes[name] for name in self._neighbours[device] if name in self._votes}
 
-    def take_shares(self, device: str, shares: Mapping[str, bytes]) -> None:
-        """One device's shares, once; InputError when they are for others than its neighbours."""
+    def add_shares(self, device: str, shares: Mapping[str, bytes]) -> None:
+        """Keep a device's shares; InputError when one is of no neighbour, ConflictError late."""
         if device not in self._alive or device in self._opened:
             raise ConflictError(f"shares of {device} are late, or not its first")
         if not set(shares) <= set(self._neighbours[device]):
@@ -113,7 +113,7 @@ class Unmasking:
             self._shares.setdefault(name, {})[point] = share
 
     def value(self) -> U32:
-        """The sum of the living devices' numbers.
+        """Sum of the surviving devices' numbers.
 
         ConflictError when a secret has too few shares, InputError when shares are wrong.
         """
@@ -124,11 +124,11 @@ class Unmasking:
             secret = self._secret(name, "own mask", _is_own_mask)
             add_mask(total, self_seed(secret, self._terms.round_id, name), -1)
         for name in self._ending.dead:
-            self._take_out(total, name)
+            self._remove_masks(total, name)
         return total
 
-    def _take_out(self, total: U32, lost: str) -> None:
-        """What the living put on with a lost device."""
+    def _remove_masks(self, total: U32, lost: str) -> None:
+        """Remove the pairwise masks that survivors added with a lost device."""
         living = [name for name in self.boxes_for(lost) if name in self._alive]
         if not living:
             return
@@ -138,7 +138,7 @@ class Unmasking:
             add_mask(total, seed, -1 if name < lost else +1)
 
     def _secret(self, name: str, what: str, fits: Callable[[bytes, Advert], bool]) -> bytes:
-        """From the shares; if they do not fit, without one of them, whose sender is then known."""
+        """Secret from its shares; on a mismatch one is left out, which identifies its sender."""
         shares, need = self._shares.get(name, {}), self._terms.threshold
         if len(shares) < need:
             raise ConflictError(
@@ -147,25 +147,25 @@ class Unmasking:
                 device=name,
                 have=len(shares),
                 need=need,
-                to_blame=name if self._is_to_blame(name) else "",
+                to_blame=name if self._sealed_wrong_boxes(name) else "",
             )
         for left_out in [0, *(shares if len(shares) > need else ())]:
             secret = _combined({p: s for p, s in shares.items() if p != left_out}, need)
             if secret is not None and fits(secret, self._adverts[name]):
                 if left_out:
-                    self.liars.add(self._neighbours[name][left_out - 1])
+                    self.faulty.add(self._neighbours[name][left_out - 1])
                 return secret
         raise InputError(
             f"shares for {name} do not give its {what}",
             "neighbours sent wrong ones: run the round again without them",
         )
 
-    def _is_to_blame(self, name: str) -> bool:
-        """Enough neighbours opened shares, and could not open what this device had sealed."""
+    def _sealed_wrong_boxes(self, name: str) -> bool:
+        """Whether enough neighbours sent shares, and could not open what this device had sealed."""
         return len(self._opened & set(self._neighbours[name])) >= self._terms.threshold
 
-    def _known(self, device: str) -> None:
-        if self._shared or device not in self._adverts or device in self._boxes:
+    def _check_sharing(self, device: str) -> None:
+        if self._sharing_closed or device not in self._adverts or device in self._boxes:
             raise ConflictError(f"boxes of {device} are late, not its first, or of a stranger")
 
 

@@ -1,0 +1,173 @@
+"""Client updates of a round, on disk: assembled from chunks, validated, decoded.
+
+Chunks may arrive twice, late, corrupt, or for another payload.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from shoal.controller.federated.planning import plans
+from shoal.controller.federated.rounds.active_round import ActiveRound
+from shoal.controller.federated.updates import Update, check
+from shoal.errors import AbsentError, ConflictError, InputError, WireError
+from shoal.federated.chunks import Assembly, Chunk
+from shoal.federated.compression import decompress
+from shoal.federated.messages import Contribution
+from shoal.federated.sums import LARGEST
+
+#: Largest number of chunks of one update.
+MAX_CHUNKS = 4_096
+#: Bytes of a payload beside its numbers, at most.
+_OVERHEAD = 65_536
+#: Bytes of a chunk's file beside its data, at most.
+_CHUNK_OVERHEAD = 192
+
+
+class Head(NamedTuple):
+    """Identity of the payload that the kept chunks belong to."""
+
+    digest: bytes
+    total: int
+    length: int
+
+
+class Kept(NamedTuple):
+    """ignored: why a chunk was not kept; payload: all of it, after the last chunk."""
+
+    ignored: str
+    payload: bytes | None = None
+
+
+def keep_chunk(active: ActiveRound, device: str, chunk: Chunk) -> Kept:
+    """Keep one chunk. InputError, and all of the device's chunks are dropped, if its payload cannot
+    be an update of this model or the chunks exceed the payload."""
+    try:
+        return _keep(active, device, chunk)
+    except (InputError, ConflictError) as error:
+        drop_chunks(active, device)
+        raise InputError(error.message, error.hint) from error
+
+
+def missing_chunks(active: ActiveRound, device: str) -> list[int]:
+    """Indexes of the chunks to request again; empty before the first one and when all arrived."""
+    head = _head(active, device)
+    total = head.total if head else 0
+    return [i for i in range(total) if not active.files.has(active.id, _kind(i), device)]
+
+
+def drop_chunks(active: ActiveRound, device: str) -> None:
+    """Delete a device's chunks: the whole is kept elsewhere, or void."""
+    head = _head(active, device)
+    for index in range(head.total if head else 0):
+        active.files.drop(active.id, _kind(index), device)
+    active.files.drop(active.id, "head", device)
+
+
+def decode(active: ActiveRound, device: str, payload: bytes) -> Contribution:
+    """Decode an update and check it against the model's size and the range of a sum.
+
+    A gateway's site sum is checked in `gateways`. InputError or WireError for an invalid one.
+    """
+    try:
+        found = msgspec.msgpack.decode(payload, type=Contribution)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise WireError(f"an undecodable update: {error}") from error
+    if found.site:
+        return found
+    if active.plan.secure is None:
+        update = update_of(active, device, found)
+        check(update, active.size)
+        _check_reach(active, update)
+    elif len(found.update) != 4 * (active.size + 1):
+        raise InputError(f"a masked update of {len(found.update)} bytes", "another model's?")
+    return found
+
+
+def load(active: ActiveRound, device: str) -> Contribution:
+    """A kept update; AbsentError when its file is gone."""
+    data = active.files.get(active.id, "update", device)
+    if data is None:
+        hint = "was the database restored without it? The next attempt asks the devices again"
+        raise AbsentError("update", f"{device} in round {active.id}", hint)
+    return msgspec.msgpack.decode(data, type=Contribution)
+
+
+def update_of(active: ActiveRound, device: str, found: Contribution) -> Update:
+    """Input of a strategy. WireError when it cannot be decompressed."""
+    wants_control = bool(active.plan.learning.terms.get("shift"))
+    return Update(
+        device=device,
+        delta=decompress(found.update, active.size),
+        examples=active.limit_rows(device, found.examples),
+        loss=found.loss,
+        control=decompress(found.control, active.size) if wants_control else None,
+        behind=active.record.behind(device),
+    )
+
+
+def _check_reach(active: ActiveRound, update: Update) -> None:
+    """InputError when an update exceeds its share of the range in which sums are exact."""
+    reach = plans.strategy_for(active.task.plan).reach(update)
+    if not reach <= LARGEST / len(active.record.marks) - 1:
+        raise InputError(f"an update that reaches {reach:g}", "its training diverged")
+
+
+def _keep(active: ActiveRound, device: str, chunk: Chunk) -> Kept:
+    alone = Assembly(_max_bytes(active))
+    if chunk.total > MAX_CHUNKS:
+        raise InputError(f"an update in {chunk.total} pieces, {MAX_CHUNKS} allowed")
+    ignored = alone.take(chunk)
+    if ignored or chunk.total == 1:
+        return Kept(ignored, None if ignored else alone.payload())
+    head = Head(chunk.digest, chunk.total, chunk.length)
+    before = _head(active, device)
+    if before != head:
+        if before is not None and chunk.index:
+            return Kept("foreign")
+        drop_chunks(active, device)  # the device trained again: its earlier chunks are void
+        active.files.put(active.id, "head", device, msgspec.msgpack.encode(head))
+    kind, missing = _kind(chunk.index), missing_chunks(active, device)
+    if chunk.index in missing:
+        _check_space(active, device, head, chunk)
+        active.files.put(active.id, kind, device, msgspec.msgpack.encode(chunk))
+        missing.remove(chunk.index)
+    elif missing:
+        return Kept("twice")
+    # All chunks may be here without the whole update: the controller was killed in between.
+    return Kept("", None if missing else _assemble(active, device, head))
+
+
+def _assemble(active: ActiveRound, device: str, head: Head) -> bytes:
+    whole = Assembly(_max_bytes(active))
+    for index in range(head.total):
+        data = active.files.get(active.id, _kind(index), device) or b""
+        whole.take(msgspec.msgpack.decode(data, type=Chunk))
+    return whole.payload()
+
+
+def _check_space(active: ActiveRound, device: str, head: Head, chunk: Chunk) -> None:
+    """InputError when the kept chunks and this one would exceed the payload's length."""
+    held = sum(active.files.size(active.id, _kind(i), device) for i in range(head.total))
+    if held + len(chunk.data) > head.length + _CHUNK_OVERHEAD * head.total:
+        raise InputError(f"pieces of more than the {head.length} bytes that they say")
+
+
+def _head(active: ActiveRound, device: str) -> Head | None:
+    data = active.files.get(active.id, "head", device)
+    return None if data is None else msgspec.msgpack.decode(data, type=Head)
+
+
+def _kind(index: int) -> str:
+    return f"piece-{index}"
+
+
+def _max_bytes(active: ActiveRound) -> int:
+    """Largest payload of this model under the round's plan, however it is compressed: masked
+    numbers, or top-k of everything; twice with control variates; of any site's sum with gateways.
+    """
+    if active.task.plan.gateways:
+        return 16 * active.size + 4 * _OVERHEAD
+    if active.plan.secure is not None:
+        return 4 * active.size + _OVERHEAD
+    return (12 if active.plan.learning.terms.get("shift") else 6) * active.size + _OVERHEAD
