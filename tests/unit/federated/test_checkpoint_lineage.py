@@ -2,16 +2,16 @@
 
 import pytest
 
-from shoal.controller.federated.checkpoints.lineage import Grown, newest_clean, spoiled
+from shoal.controller.federated.checkpoints.lineage import LineageNode, newest_clean, tainted
 
 #: 1 ─ 2 ─ 3 ─ 4, and 5 ─ 6 from 2 after a quarantine of 3.
 LINE = [
-    Grown(number=1),
-    Grown(number=2, parent=1),
-    Grown(number=3, parent=2),
-    Grown(number=4, parent=3),
-    Grown(number=5, parent=2),
-    Grown(number=6, parent=5),
+    LineageNode(number=1),
+    LineageNode(number=2, parent=1),
+    LineageNode(number=3, parent=2),
+    LineageNode(number=4, parent=3),
+    LineageNode(number=5, parent=2),
+    LineageNode(number=6, parent=5),
 ]
 
 
@@ -30,14 +30,18 @@ def test_what_grew_from_a_poisoned_round_is_spoiled_and_nothing_else_is(
     poisoned: set[int], bad: set[int], newest: int
 ) -> None:
     for line in (LINE, LINE[::-1]):
-        assert spoiled(line, poisoned) == bad
+        assert tainted(line, poisoned) == bad
         assert newest_clean(line, poisoned) == newest
 
 
 def test_one_late_update_that_started_from_a_poisoned_checkpoint_spoils_its_round() -> None:
-    line = [Grown(number=1), Grown(number=2, parent=1), Grown(number=3, parent=1, older=(2,))]
+    line = [
+        LineageNode(number=1),
+        LineageNode(number=2, parent=1),
+        LineageNode(number=3, parent=1, older=(2,)),
+    ]
 
-    assert spoiled(line, {2}) == {2, 3}
+    assert tainted(line, {2}) == {2, 3}
 
 
 def test_a_task_without_rounds_goes_on_from_its_beginning() -> None:

@@ -10,15 +10,15 @@ from shoal.controller.federated.secagg.parameters import assess, choose
 from shoal.errors import SettingError
 
 
-@pytest.mark.parametrize("lying", [False, True])
+@pytest.mark.parametrize("malicious", [False, True])
 @pytest.mark.parametrize(("devices", "corrupt", "lost"), [
     (50, 0.05, 0.1), (200, 0.1, 0.1), (500, 0.2, 0.1), (1000, 0.1, 0.2),
 ])  # fmt: skip
 def test_what_is_chosen_is_safe_by_the_tails_that_scipy_computes(
-    devices: int, corrupt: float, lost: float, lying: bool
+    devices: int, corrupt: float, lost: float, malicious: bool
 ) -> None:
-    found = choose(devices, corrupt, lost, lying=lying)
-    opens = 2 * found.threshold - found.degree if lying else found.threshold
+    found = choose(devices, corrupt, lost, malicious=malicious)
+    opens = 2 * found.threshold - found.degree if malicious else found.threshold
     bad, gone = round(corrupt * devices + 0.49), round(lost * devices + 0.49)
     private = devices * hypergeom.sf(opens - 1, devices - 1, bad, found.degree)
     short = devices * hypergeom.sf(found.degree - found.threshold, devices - 1, gone, found.degree)
@@ -28,7 +28,10 @@ def test_what_is_chosen_is_safe_by_the_tails_that_scipy_computes(
 
 
 def test_a_controller_that_lies_needs_more_neighbours_than_one_that_listens() -> None:
-    assert choose(1000, 0.1, 0.1, lying=True).degree > choose(1000, 0.1, 0.1, lying=False).degree
+    assert (
+        choose(1000, 0.1, 0.1, malicious=True).degree
+        > choose(1000, 0.1, 0.1, malicious=False).degree
+    )
 
 
 def test_the_degree_hardly_grows_with_the_fleet() -> None:
@@ -61,9 +64,9 @@ def test_the_table_in_the_documents_is_what_is_chosen() -> None:
     for devices, cells in rows:
         said = cells.split(" | ")
         cases = [(0.05, 0.05, True), (0.1, 0.1, True), (0.2, 0.1, True), (0.1, 0.1, False)]
-        for (corrupt, lost, lying), cell in zip(cases, said, strict=True):
+        for (corrupt, lost, malicious), cell in zip(cases, said, strict=True):
             try:
-                found = choose(int(devices), corrupt, lost, lying=lying)
+                found = choose(int(devices), corrupt, lost, malicious=malicious)
             except SettingError:
                 assert cell == "none"
             else:

@@ -1,8 +1,7 @@
-"""How updates are taken in, one at a time: as a running sum, or side by side on a shelf.
+"""Accumulators of client updates: a running sum, or all updates side by side on a shelf.
 
-A sum needs O(P) memory and is all that secure aggregation can give. Whoever compares updates has
-to keep them: on a shelf, which the shell may lay out in a file, and which is read in blocks of
-columns, so that memory is again O(P).
+A sum needs O(P) memory and is all that secure aggregation can provide. A strategy that compares
+updates keeps them on a shelf, a file that is read in blocks of columns, so that memory is O(P) too.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -15,38 +14,38 @@ from shoal.errors import ConflictError
 from shoal.federated.sums import F64, ExactSum
 from shoal.params import F32
 
-#: Numbers of a block: 8 MB in float64.
+#: Elements of a block: 8 MB in float64.
 _BLOCK = 1 << 20
 
 
 class Gathering(Protocol):
-    """Takes updates in any order; the result does not depend on it."""
+    """Accumulator of updates; the result does not depend on their order."""
 
     def add(self, update: Update) -> None:
-        """InputError when it cannot be one, ConflictError for a device's second; neither is in."""
+        """Add an update. InputError for an invalid one, ConflictError for a device's second."""
         ...
 
     def result(self) -> Aggregate:
-        """ConflictError when there are too few."""
+        """ConflictError for too few updates."""
         ...
 
 
 class Shelf(Protocol):
-    """Where updates lie side by side until the last one came."""
+    """Storage of a round's updates, side by side."""
 
     def put(self, row: F32) -> None:
-        """Keep one update, float32 (P,)."""
+        """Append one update, float32 (P,)."""
         ...
 
     def columns(self, start: int, stop: int) -> F32:
-        """Those elements of every update, float32 (N, stop - start), in the order of `put`."""
+        """These elements of every update, float32 (N, stop - start), in the order of `put`."""
         ...
 
 
 class Weighed:
-    """Σ weight·delta / Σ weight.
+    """Weighted mean: Σ weight·delta / Σ weight.
 
-    weigh    weight of an update, from its own numbers alone
+    weigh    weight of an update, a function of this update only
     scale    factor on its delta beside the weight: norm clipping
     """
 
@@ -74,7 +73,7 @@ class Weighed:
         self._devices.add(update.device)
 
     def merge(self, devices: Iterable[str], deltas: ExactSum, weights: ExactSum) -> None:
-        """Add what a site's gateway has summed: bit by bit what its devices would have added.
+        """Add a site's sum: bit for bit the same as its devices' single updates.
 
         ConflictError, and nothing is added, when one of them is in already.
         """
@@ -96,7 +95,7 @@ class Weighed:
 
 
 class Row:
-    """Which row of the shelf is whose, and how many examples it stands for."""
+    """Row of the shelf: its device and number of examples."""
 
     __slots__ = ("device", "examples", "place")
 
@@ -105,7 +104,7 @@ class Row:
 
 
 class Blocks:
-    """Updates in the order of their devices' names, block of columns by block.
+    """Updates sorted by device, in blocks of columns.
 
     rows    one of each update, sorted by device
     """
@@ -114,7 +113,7 @@ class Blocks:
         self.rows, self.size, self._shelf = rows, size, shelf
 
     def __iter__(self) -> Iterator[tuple[slice, F64]]:
-        """(columns, float64 (N, columns)) one after the other."""
+        """(columns, float64 (N, columns)), one block at a time."""
         width = max(1, _BLOCK // max(1, len(self.rows)))
         order = [row.place for row in self.rows]
         for start in range(0, self.size, width):
@@ -135,9 +134,9 @@ class Blocks:
 
 
 class Compared:
-    """Updates kept side by side; `combine` gives the delta and the places of whom it kept.
+    """Updates kept side by side; `combine` returns the delta and the indexes of chosen updates.
 
-    least   updates below which the strategy says nothing
+    least   smallest number of updates that the strategy needs
     """
 
     def __init__(
@@ -169,7 +168,7 @@ class Compared:
 
 
 def check_new(device: str, known: Container[str]) -> None:
-    """ConflictError when its update is in already."""
+    """ConflictError when the device's update is in already."""
     if device in known:
         raise ConflictError(f"{device} has an update in this round", "the first one counts")
 

@@ -1,6 +1,6 @@
-"""What the controller keeps and shows of federated learning: tasks, rounds, who took part.
+"""Records of federated learning: task plans, tasks, rounds, participations, checkpoints.
 
-As in shoal.controller.store.records: the same structs in service, API and console; times are Unix
+As in shoal.controller.store.records: the same structs in use cases, API and console; times are Unix
 seconds, UTC (``_at``), 0 for never. Blobs are named by hex SHA-256, "" for none.
 """
 
@@ -22,11 +22,11 @@ Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
 class _Shown(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of what the controller shows."""
+    """Base of records that the controller shows."""
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what a person writes: a misspelt field is an error."""
+    """Base of a person's input: an unknown field is an error."""
 
 
 class AskedLearning(Learning, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,13 +66,13 @@ class AskedDemands(Demands, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Graph(_Asked, frozen=True, kw_only=True):
     """The train graph: docs/federated/train-graph.md.
 
-    loss        "" for what the model's task calls for: cross-entropy, or mse
+    loss        "" for the default of the model's task: cross-entropy, or mse
     delta       Huber's
     answers     whether the model's output is logits or probabilities
     trained     initialisers by name, with * and ?; empty for all layers
-    personal    of those, what stays on each device: FedPer's head
-    ditto       pull of a personal model towards the common one; 0: none is trained
-    clip_norm   longest gradient of a step; 0 for no limit
+    personal    of those, the ones that stay on each device: FedPer's head
+    ditto       pull of a personal model towards the global one; 0: none is trained
+    clip_norm   largest norm of a step's gradient; 0 for no limit
     variant     file of the release that is trained
     """
 
@@ -88,12 +88,12 @@ class Graph(_Asked, frozen=True, kw_only=True):
 
 
 class Hiding(_Asked, frozen=True, kw_only=True):
-    """Secure aggregation: what plan.Secure is worked out from for the devices of a round.
+    """Secure aggregation: input of plan.Secure, which depends on the devices of a round.
 
-    corrupt     share of the devices that may work together against one
+    corrupt     share of the devices that may collude against one
     clip        of single elements of an update
-    weight      most examples that a device counts for
-    degree      neighbours of each device; 0: the smallest that is safe, likewise threshold
+    weight      largest number of examples that a device counts for
+    degree      neighbours of each device; 0: the smallest safe number; threshold likewise
     """
 
     corrupt: Share = 0.0
@@ -104,19 +104,19 @@ class Hiding(_Asked, frozen=True, kw_only=True):
 
 
 class TaskPlan(_Asked, frozen=True, kw_only=True):
-    """What is to be learned together, from whom and how.
+    """Plan of a federated task: initial model, strategy, privacy, eligible devices.
 
-    release     "model@version" that it begins with; or else
+    release     "model@version" of the initial model; or else
     dataset     "name@version", on which `estimator` is trained first, as the model's next release
-    model       of the dataset's; with a release, its own
+    model       name for the model of a dataset; with a release, its own
     settings    of the strategy
-    adaptive    the clip follows the updates, from privacy.clip on; central privacy only
-    evaluate    every so many rounds devices measure the new checkpoint; 0: never
+    adaptive    adaptive clipping, starting at privacy.clip; central privacy only
+    evaluate    every so many rounds devices evaluate the new checkpoint; 0: never
     candidate   every so many rounds the checkpoint becomes a release, and a candidate for the
-                canary ring when no gate refuses it; 0: only when a person asks
+                canary ring if it passes every gate; 0: only on request
     gateways    site -> the device there that may send the sum of its site's updates
-    attempts    tries of one round until the task stops
-    budget      of privacy, over all rounds; None: not counted
+    attempts    attempts of one round until the task stops
+    budget      privacy budget over all rounds; None: unlimited
     """
 
     name: Name
@@ -143,11 +143,11 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
 
 
 class Prepared(_Shown, frozen=True, kw_only=True):
-    """What devices are given, made once when the task is planned.
+    """Files of a task for its devices, made once when it is planned.
 
-    graph, loss_graph   ONNX: one step; the loss and the answer
+    graph, loss_graph   ONNX: one training step; the loss and the output
     inference           ONNX that theta is written into (gradient.weights.write_theta)
-    theta               float32 little-endian (size,): what the first round begins with
+    theta               float32 little-endian (size,): the initial model
     personal            [start, stop) of theta that stay on each device
     labels, features    classes by index, columns of a row: as the release has them
     """
@@ -165,11 +165,12 @@ class Prepared(_Shown, frozen=True, kw_only=True):
 class Task(_Shown, frozen=True, kw_only=True):
     """A federated task.
 
-    state         "preparing", "failed" (it could not be prepared), "ready" (no round is asked
-                  for), "running", "stopped"
+    state         "preparing", "failed" (preparation failed), "ready" (no round is requested),
+                  "running", "stopped"
     reason        why it is stopped or failed, or what it waits for
-    rounds, asked rounds that are done, and that shall be
-    checkpoint    newest theta; `memory` the strategy's; `parent` the round that made them, 0: none
+    rounds, asked completed rounds, and requested ones
+    checkpoint    newest theta; `memory` the strategy's state; `parent` the round that made them,
+                  0: none
     epsilon       spent, at the plan's delta; 0 without privacy
     """
 
@@ -192,12 +193,12 @@ class Task(_Shown, frozen=True, kw_only=True):
 
 
 class Quarantined(Task, frozen=True, kw_only=True):
-    """A task after a quarantine, and what that met, of its model.
+    """A task after a quarantine, with the affected releases, rollouts and devices of its model.
 
     releases    in quarantine now, oldest first; rollouts of them -> state
-    withdrawn   devices whose order named such a release, and does not any more
-    serving     release -> devices that serve it, as they last said, until somebody decides
-    next_step   how to put these devices back, a sentence; "" when no such release went out
+    withdrawn   devices whose assignment of such a release was withdrawn
+    serving     release -> devices that serve it, by their last report
+    next_step   how to roll these devices back, a sentence; "" when no device has such a release
     """
 
     releases: list[str] = []
@@ -208,10 +209,11 @@ class Quarantined(Task, frozen=True, kw_only=True):
 
 
 class Lifted(Task, frozen=True, kw_only=True):
-    """A task after a round's quarantine was taken back, and what may be rolled out again.
+    """A task after a round's quarantine was lifted, and what may be rolled out again.
 
-    cleared     tries of which another thing is said now; rounds that stay in quarantine, for others
-    releases    out of quarantine, oldest first; rollouts of them that wait -> state
+    cleared     attempts whose status changed
+    rounds_left rounds that stay in quarantine because of other rounds
+    releases    out of quarantine, oldest first; paused rollouts of them -> state
     next_step   a sentence: nothing is rolled out by itself; "" when there is no such release
     """
 
@@ -223,10 +225,10 @@ class Lifted(Task, frozen=True, kw_only=True):
 
 
 class Measure(_Shown, frozen=True, kw_only=True):
-    """How a checkpoint did on some rows.
+    """Metrics of a checkpoint on some rows.
 
     loss       mean
-    accuracy   None where nothing is classified; with 95 % confidence between low and high
+    accuracy   None for a regression; low, high: its 95 % confidence interval
     """
 
     rows: int
@@ -238,22 +240,24 @@ class Measure(_Shown, frozen=True, kw_only=True):
 
 
 class Round(_Shown, frozen=True, kw_only=True):
-    """One round; one that failed is tried again under the next number.
+    """One round; a failed one is tried again under the next number.
 
-    id          "task.number"; attempt: how many tries in a row it is
-    purpose     "train", or "evaluate": devices measured `theta`, and learned nothing
+    id          "task.number"; attempt: number of attempts in a row
+    purpose     "train", or "evaluate": devices measured `theta` without training
     state       see shoal.controller.federated.rounds.machine.TRANSITIONS
     reason      why it failed, a slug; detail: a sentence
-    parent      the round whose checkpoint, `theta`, it started from; 0: the task's beginning
-    checkpoint  theta after it; `memory` the strategy's
+    parent      the round whose checkpoint, `theta`, it started from; 0: the initial model
+    checkpoint  theta after it; `memory` the strategy's state
     loss        mean over the devices' rows before training; None where it is hidden
-    measured    the checkpoint on the devices' rows; slices: see federated.evaluation
+    measured    the checkpoint on the devices' rows; slices: see aggregation.evaluation
     epsilon     of the task, after this round; clip: of its updates; 0 where there is none
-    marks, reasons, ignored   mark, reason of who left, why answers were ignored -> how many
-    bytes       of updates as they came; seconds from start to end
-    poisoned    why everything that comes of it is quarantined; "" when nothing is known
-    charge      why somebody put it into quarantine; "" where it came of a round that was
-    pruned_at   its checkpoint's file is gone, since then: [rounds] checkpoints in controller.toml
+    marks       mark -> number of devices
+    reasons     reason of a refusal or loss -> number of devices
+    ignored     reason -> number of ignored messages
+    bytes       of received updates; seconds from start to end
+    poisoned    why it and everything derived from it is in quarantine; "" if it is not
+    charge      reason that a person gave for its quarantine; "" if it is inherited
+    pruned_at   when its checkpoint's file was deleted: [rounds] checkpoints in controller.toml
     """
 
     id: str
@@ -290,9 +294,10 @@ class Round(_Shown, frozen=True, kw_only=True):
 class Participation(_Shown, frozen=True, kw_only=True):
     """One device in one round.
 
-    mark       see shoal.controller.federated.rounds.machine.Mark; reason why it refused or was lost
-    loss, norm, cosine, suspect   of its update (federated.suspicion); None, "" where it is hidden
-    seconds    of its training, as it says; bytes of its update as it came
+    mark       see shoal.controller.federated.rounds.machine.Mark
+    reason     why it refused or was lost
+    loss, norm, cosine, suspect   of its update (aggregation.outlier_scores); None, "" if hidden
+    seconds    of its training, as reported; bytes of its update as received
     chosen     its update is in the aggregate
     """
 
@@ -314,10 +319,10 @@ class Participation(_Shown, frozen=True, kw_only=True):
 
 
 class Checkpoint(_Shown, frozen=True, kw_only=True):
-    """A task's theta with what is needed to make a model of it.
+    """A task's theta, with what a model of it needs.
 
-    number     of the round that made it; 0: what the task began with
-    lineage    rounds that are in it, oldest first
+    number     of the round that made it; 0: the initial model
+    lineage    rounds whose updates are in it, oldest first
     """
 
     task: str

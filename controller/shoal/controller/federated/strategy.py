@@ -1,9 +1,9 @@
-"""What a strategy is: a frozen struct of settings, one file, found by its entry point.
+"""Aggregation strategies: the base class for plugins, found by their entry points.
 
     [project.entry-points."shoal.strategies"]
     mine = "my_package.mine:Mine"
 
-It says how updates are gathered, and how the server moves by what was gathered.
+A strategy is a frozen struct of settings. It defines how updates are gathered, and the server step.
 """
 
 import functools
@@ -19,7 +19,7 @@ from shoal.controller.federated.updates import Aggregate, Server, Update
 from shoal.errors import SettingError
 
 GROUP = "shoal.strategies"
-#: Rows that a device keeps unless its owner says otherwise.
+#: Rows that a device keeps by default.
 MOST_EXAMPLES = 20_000
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -29,44 +29,44 @@ Counted = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of a strategy, and what it does; FedAvg's step unless it says otherwise.
+    """Base of strategies: its fields are the settings, its server step is FedAvg's by default.
 
-    sums   it needs no more than sums over devices: it never sees two updates side by side
+    sums   it needs sums over devices only, and never compares updates
     """
 
     sums: ClassVar[bool] = True
 
     def gather(self, size: int, shelf: Shelf) -> Gathering:
-        """Takes in the updates of one round; shelf is empty, and only for who compares them."""
+        """Accumulator of a round's updates; shelf: empty, for strategies that compare them."""
         raise NotImplementedError
 
     def advance(self, server: Server, found: Aggregate) -> Server:
-        """The server after the round. InputError, and nothing changes, if it is not finite."""
+        """Server state after the round. InputError, and no change, if it is not finite."""
         return server.moved(found.delta)
 
     def reach(self, update: Update) -> float:
-        """The largest number that an update brings into a sum: `weight` times its own, mostly."""
+        """Largest number that an update adds to a sum: `weight` times its largest element."""
         vectors = [update.delta] if update.control is None else [update.delta, update.control]
         largest = max(float(np.abs(vector).max(initial=1)) for vector in vectors)
         return self.weight(update) * largest
 
     def weight(self, update: Update) -> float:
-        """Of an update in a sum."""
+        """Weight of an update in a sum."""
         return 1.0
 
     def late(self) -> int:
-        """Rounds that an update may be behind: 0 where devices are waited for."""
+        """Rounds that an update may lag behind; 0 for synchronous strategies."""
         return 0
 
     def terms(self) -> dict[str, float | bool]:
-        """What devices have to know: inputs of the train graph beside theta, x, y and lr."""
+        """Inputs of the train graph beside theta, x, y and lr, for the devices."""
         return {}
 
 
 class ByExamples(Strategy, frozen=True, kw_only=True):
-    """A strategy whose updates weigh what they learned from.
+    """Base of strategies that weigh updates by their number of examples.
 
-    most_examples   a device's claim counts up to this: nobody can check it
+    most_examples   upper bound on a device's reported number, which cannot be verified
     """
 
     most_examples: Counted = MOST_EXAMPLES
@@ -76,12 +76,12 @@ class ByExamples(Strategy, frozen=True, kw_only=True):
 
 
 def names() -> list[str]:
-    """Every strategy that is installed."""
+    """Names of the installed strategies."""
     return sorted({entry.name for entry in importlib.metadata.entry_points(group=GROUP)})
 
 
 def strategy_of(name: str, settings: Mapping[str, Any] | None = None) -> Strategy:
-    """A strategy by name; SettingError says what there is, or which setting is wrong."""
+    """Strategy by name; SettingError lists the names, or names the wrong setting."""
     try:
         return msgspec.convert(dict(settings or {}), _class_of(name))
     except msgspec.ValidationError as error:
@@ -92,8 +92,8 @@ def strategy_of(name: str, settings: Mapping[str, Any] | None = None) -> Strateg
 
 @functools.cache
 def _class_of(name: str) -> type[Strategy]:
-    """Found once in the life of a process: to look through all that is installed takes 3 ms, and a
-    round asks for every update. What is not found is looked for again."""
+    """Cached: searching the installed entry points takes 3 ms, and a round does it per update.
+    An unknown name is not cached."""
     found = importlib.metadata.entry_points(group=GROUP)
     if name not in found.names:
         raise SettingError(f"no strategy {name!r}", f"there are: {', '.join(names())}")

@@ -1,4 +1,4 @@
-"""What comes into a round's aggregation and what goes out of it."""
+"""Input and output of aggregation: client updates, server state, aggregates."""
 
 import msgspec
 import numpy as np
@@ -10,18 +10,18 @@ from shoal.params import F32
 F64 = npt.NDArray[np.float64]
 
 
-#: Mean over rows: what is more has diverged, and would drown the losses of all others.
+#: Largest mean loss: a larger one has diverged, and would dominate all others.
 MOST_LOSS = 1e12
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """What one device learned in one round.
+    """Update of one device in one round.
 
-    delta      float32 (P,): its theta after training less the theta it was given
-    examples   rows it trained on, as it says
-    loss       mean over its rows before training; what q-FedAvg weighs by
+    delta      float32 (P,): theta after training minus theta before
+    examples   rows it trained on, as reported
+    loss       mean over its rows before training; weight of q-FedAvg
     control    float32 (P,): change of its control variate (SCAFFOLD), else None
-    behind     rounds that were aggregated since the theta that it started from (FedBuff)
+    behind     staleness: rounds aggregated since its starting theta (FedBuff)
     """
 
     device: str
@@ -33,11 +33,11 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controller carries from round to round.
+    """Server state between rounds.
 
-    theta     float32 (P,): the checkpoint, exactly as devices are given it
-    rounds    that were aggregated into it
-    memory    the strategy's own vectors, float64 (P,), by name; empty at first
+    theta     float32 (P,): the checkpoint, exactly as sent to devices
+    rounds    aggregated into it
+    memory    vectors of the strategy's state, float64 (P,), by name; empty at first
     """
 
     theta: F32
@@ -45,11 +45,11 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     memory: dict[str, F64] = {}
 
     def recall(self, name: str) -> F64:
-        """A vector of the strategy's memory; zeros before it was first kept."""
+        """A vector of the strategy's state; zeros before it was first stored."""
         return self.memory.get(name, np.zeros(self.theta.size))
 
     def moved(self, by: F64, **memory: F64) -> "Server":
-        """One round further: theta + by, taken in float64 and rounded once."""
+        """State after a round: theta + by, computed in float64 and rounded once."""
         with np.errstate(over="ignore"):
             theta = (self.theta + by).astype(np.float32)
         if not np.isfinite(theta).all():
@@ -61,11 +61,11 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
-    """One round's updates as one.
+    """Aggregate of a round's updates.
 
     delta     float64 (P,)
-    devices   whose updates are in it, sorted
-    chosen    of those, who was kept by a strategy that leaves some out; else all
+    devices   devices that sent an update, sorted
+    chosen    those of them that the strategy kept; mostly all
     control   float64 (P,): mean change of the control variates (SCAFFOLD), else None
     """
 
@@ -76,7 +76,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(update: Update, size: int) -> None:
-    """InputError when an update cannot belong to this round."""
+    """InputError for an update with wrong shape, type, or values."""
     vectors = [update.delta] if update.control is None else [update.delta, update.control]
     for vector in vectors:
         if vector.shape != (size,) or vector.dtype != np.float32:
@@ -92,5 +92,5 @@ def check(update: Update, size: int) -> None:
     if update.examples < 1 or not 0 <= update.loss <= MOST_LOSS:
         raise InputError(
             f"update of {update.device}: {update.examples} examples, loss {update.loss}",
-            "a device without rows sends nothing",
+            "a device without rows sends no update",
         )

@@ -1,1 +1,1 @@
-"""From client updates on disk to the next checkpoint: checks, scores, sums."""
+"""From client updates on disk to the next checkpoint: checks, outlier scores, aggregation."""

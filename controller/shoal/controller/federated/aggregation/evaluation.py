@@ -1,13 +1,13 @@
-"""What devices measured of a new checkpoint, as one: sums over their rows, and by slice.
+"""Federated evaluation: devices' metrics of a checkpoint, merged over all rows and by slice.
 
 slice                                 rows
 class:scratched                       of a true class
-site:north, profile:rpi4              of devices there, on such boards
-class:.. site:.. profile:..           where all three meet: the worst of these, by the upper end
-personal                              by what devices make of the checkpoint for themselves
+site:north, profile:rpi4              of devices at a site, of a profile
+class:.. site:.. profile:..           intersections: the worst of these, by upper confidence bound
+personal                              with each device's personal model
 
-No row leaves a device, and no row is counted twice. Rows of one device are alike, so that they tell
-less than as many rows of many devices: confidence is Wilson's interval (Wilson, "Probable
+Rows stay on the devices, and count once. Rows of one device are correlated, so they carry less
+information than as many rows of many devices: confidence is Wilson's interval (Wilson, "Probable
 Inference", 1927) with the rows divided by Pearson's dispersion between devices.
 """
 
@@ -21,28 +21,28 @@ import msgspec
 from shoal.controller.federated.records import Measure
 from shoal.federated.messages import Measured, Slice
 
-#: Slices where all three meet: so many, and none of fewer rows.
+#: Number of intersection slices, and the fewest rows of one.
 WORST, FEWEST = 12, 20
-#: Of a normal distribution, for 95 %.
+#: Quantile of the normal distribution for 95 %.
 _Z = 1.959964
 
 
 class Place(NamedTuple):
-    """Where a device is, and what it is."""
+    """Site and profile of a device."""
 
     site: str
     profile: str
 
 
 class Evaluated(NamedTuple):
-    """whole: None when nobody measured."""
+    """whole: None without measurements."""
 
     whole: Measure | None
     slices: dict[str, Measure]
 
 
-def merge(said: Mapping[str, Measured], places: Mapping[str, Place]) -> Evaluated:
-    """said: device -> what it measured.
+def merge(measured: Mapping[str, Measured], places: Mapping[str, Place]) -> Evaluated:
+    """Merge measurements by device.
 
     >>> one = Measured(whole=Slice(rows=10, loss=5.0, correct=8))
     >>> merge({"a": one, "b": one}, {}).whole.accuracy
@@ -50,22 +50,22 @@ def merge(said: Mapping[str, Measured], places: Mapping[str, Place]) -> Evaluate
     """
     parts: dict[str, list[Slice]] = defaultdict(list)
     crossed: dict[str, list[Slice]] = defaultdict(list)
-    for device in sorted(said):
-        measured, place = said[device], places.get(device, Place("", ""))
+    for device in sorted(measured):
+        found, place = measured[device], places.get(device, Place("", ""))
         for name in ("", f"site:{place.site}", f"profile:{place.profile}"):
-            parts[name].append(measured.whole)
-        for name, one in measured.classes.items():
+            parts[name].append(found.whole)
+        for name, one in found.classes.items():
             parts[f"class:{name}"].append(one)
             crossed[f"class:{name} site:{place.site} profile:{place.profile}"].append(one)
-        if measured.personal is not None:
-            parts["personal"].append(measured.personal)
-    found = _sums(parts)
-    whole = found.pop("", None)
-    return Evaluated(whole, dict(sorted((found | _worst(_sums(crossed))).items())))
+        if found.personal is not None:
+            parts["personal"].append(found.personal)
+    slices = _sums(parts)
+    whole = slices.pop("", None)
+    return Evaluated(whole, dict(sorted((slices | _worst(_sums(crossed))).items())))
 
 
 def interval(correct: Iterable[int], rows: Iterable[int]) -> tuple[float, float]:
-    """Between what the accuracy lies; correct and rows by device, of all of them at least one row.
+    """95 % confidence interval of an accuracy; correct and rows by device, with a row in all.
 
     >>> tuple(round(end, 2) for end in interval([80], [100]))
     (0.71, 0.87)
@@ -82,7 +82,7 @@ def interval(correct: Iterable[int], rows: Iterable[int]) -> tuple[float, float]
 
 
 def _dispersion(found: Iterable[tuple[int, int]], p: float) -> float:
-    """How many times more devices differ than their rows by chance: 1 at least."""
+    """Overdispersion: how many times more devices differ than by chance; at least 1."""
     seen = [(c, r) for c, r in found if r]
     if len(seen) < 2 or not 0 < p < 1:
         return 1.0
@@ -95,7 +95,7 @@ def _sums(parts: Mapping[str, list[Slice]]) -> dict[str, Measure]:
 
 
 def _worst(crossed: Mapping[str, Measure]) -> dict[str, Measure]:
-    """Those that are surely bad first: by the upper end of their accuracy, else by loss."""
+    """Worst slices first: by the upper bound of their accuracy, else by loss."""
     enough = [(name, one) for name, one in crossed.items() if one.rows >= FEWEST]
     enough.sort(key=lambda item: (1 if item[1].high is None else item[1].high, -item[1].loss))
     return dict(enough[:WORST])

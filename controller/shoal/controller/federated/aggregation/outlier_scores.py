@@ -1,18 +1,18 @@
-"""How a round's updates lie to one another: which device pulled how far, and against the others.
+"""Outlier scores of a round's updates: how long each is, and how far it points from the others.
 
-Three numbers say it, for every strategy alike:
+Three numbers, the same for every strategy:
 
-norm     L2 of the update: who shouts
+norm     L2 of the update
 z        of the norm's logarithm, in robust standard deviations (median and MAD) of the round
-cosine   to the mean direction of all the others, each of them at length 1, so that nobody who
-         shouts says where the others point
+cosine   to the mean direction of the others, each at length 1, so that long updates do not
+         dominate it
 
 A norm is suspect beyond 3.5 deviations (Iglewicz and Hoaglin, "How to Detect and Handle
 Outliers", 1993) when it also stands out by a factor: rounds whose devices are all alike have a
-spread of nothing. A direction is when it points away from the others further than chance lets
-vectors of P elements, and 2 deviations further than the round's median. Being suspect proves
-nothing: rare data looks the same. It decides nothing either; a person does (quarantine), or a
-strategy that bears liars.
+spread of nothing. A direction is suspect when it points away from the others further than random
+vectors of P elements do, and 2 deviations further than the round's median. A suspect update may
+just come from rare data, so nothing follows by itself: a person decides (quarantine), or a robust
+strategy.
 
 Two passes over the updates, which lie in files: memory is O(P), and the order does not matter.
 """
@@ -28,27 +28,27 @@ from shoal.federated.clipping import norm_of
 from shoal.federated.sums import F64, ExactSum
 from shoal.params import F32
 
-#: Robust standard deviations beyond which an update stands out.
+#: Robust standard deviations beyond which a norm is suspect.
 FAR = 3.5
-#: ... if its norm is also so many times the round's median, or its inverse.
+#: ... if it is also so many times the round's median, or its inverse.
 FACTOR = 2.0
-#: Of its cosine, for who points away from the others.
+#: Robust standard deviations beyond which a cosine is suspect.
 TURNED = 2.0
-#: Cosines between vectors of P random elements are within so many 1/√P.
+#: Cosines between random vectors of P elements are within so many 1/√P.
 CHANCE = 4.0
-#: Updates below which a spread says nothing.
+#: Smallest number of updates for which a spread is estimated.
 FEWEST = 5
 #: MAD to standard deviation, of a normal distribution.
 _NORMAL = 1.4826
-#: Deviations of the logarithm below this are taken for this: alike is not exact.
+#: Lower bound on the deviation of the logarithm.
 LEAST_SPREAD = 0.05
 
 
 class OutlierScore(msgspec.Struct, frozen=True, kw_only=True):
-    """One update beside the others of its round.
+    """Scores of one update among the others of its round.
 
-    loss       mean before training, as the device says
-    cosine     -1 to 1; 0 for an update of nothing, and where there are no others
+    loss       mean before training, as reported
+    cosine     -1 to 1; 0 for an update of zeros, and without others
     suspect    "" or a slug: "far-longer", "far-shorter", "against-the-others"
     """
 
@@ -62,9 +62,9 @@ class OutlierScore(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score(updates: Callable[[], Iterable[Update]], size: int) -> list[OutlierScore]:
-    """Every update's standing, sorted by device.
+    """Score every update; sorted by device.
 
-    updates   called twice; each time it yields all of the round's updates, deltas float32 (P,)
+    updates   called twice; yields all of the round's updates, deltas float32 (P,)
     size      P
     """
     directions = ExactSum(size)
@@ -79,11 +79,13 @@ def score(updates: Callable[[], Iterable[Update]], size: int) -> list[OutlierSco
         )
         for update in updates()
     ]  # fmt: skip
-    return _judged(sorted(seen, key=lambda one: one.device), CHANCE / math.sqrt(max(1, size)))
+    return _with_suspects(
+        sorted(seen, key=lambda one: one.device), CHANCE / math.sqrt(max(1, size))
+    )
 
 
 def robust_z(values: Sequence[float], least_spread: float) -> F64:
-    """Deviations from the median, float64 (N,); zeros for too few values.
+    """Robust standard deviations from the median, float64 (N,); zeros for too few values.
 
     >>> robust_z([1.0, 1.1, 0.9, 1.0, 1.05, 4.0], 0.05).round(0).tolist()[-1]
     40.0
@@ -100,7 +102,7 @@ def _inverse(norm: float) -> float:
 
 
 def _cosine(delta: F32, total: F64, square: float) -> float:
-    """Between delta and the sum of all directions less its own; square: ‖total‖²."""
+    """Cosine between delta and the sum of all directions minus its own; square: ‖total‖²."""
     unit = _inverse(norm_of(delta))
     along = float(np.einsum("i,i->", delta, total, dtype=np.float64)) * unit
     others = square - 2 * along + 1
@@ -109,19 +111,21 @@ def _cosine(delta: F32, total: F64, square: float) -> float:
     return max(-1.0, min(1.0, (along - 1) / math.sqrt(others)))
 
 
-def _judged(seen: list[OutlierScore], chance: float) -> list[OutlierScore]:
+def _with_suspects(seen: list[OutlierScore], chance: float) -> list[OutlierScore]:
     logs = [math.log(max(one.norm, 1e-30)) for one in seen]
     lengths = robust_z(logs, LEAST_SPREAD)
     turns = robust_z([one.cosine for one in seen], LEAST_SPREAD)
     middle = float(np.median(logs)) if logs else 0.0
     return [
-        msgspec.structs.replace(one, z=float(z), suspect=_why(one, log - middle, z, turn, chance))
+        msgspec.structs.replace(
+            one, z=float(z), suspect=_suspicion(one, log - middle, z, turn, chance)
+        )
         for one, log, z, turn in zip(seen, logs, lengths, turns, strict=True)
     ]
 
 
-def _why(one: OutlierScore, away: float, z: float, turn: float, chance: float) -> str:
-    """away: of the logarithm of its norm from the median's."""
+def _suspicion(one: OutlierScore, away: float, z: float, turn: float, chance: float) -> str:
+    """Slug of a suspect update; away: log of its norm minus the median's."""
     if one.cosine < -chance and turn <= -TURNED:
         return "against-the-others"
     if abs(z) < FAR or abs(away) < math.log(FACTOR):

@@ -1,1 +1,1 @@
-"""Checkpoints of a task: lineage, quarantine, releases of them, retention."""
+"""Checkpoints of a task: lineage, quarantine, promotion to releases, retention."""

@@ -1,7 +1,7 @@
-"""Tasks that ask for candidates: every so many rounds their checkpoint becomes a release.
+"""Candidate releases: every so many rounds a task's checkpoint becomes a release.
 
-It is signed with the automation key when no gate refuses it, so that canary devices may have it,
-and a person decides about the rest of the fleet.
+It is signed with the automation key if it passes every gate, so that canary devices may install it;
+a person decides about the rest of the fleet.
 """
 
 import logging
@@ -21,10 +21,10 @@ ACTOR = "automation"
 
 
 def evaluate(ctx: Context) -> int:
-    """Ask for the candidates that are due; how many operations were begun.
+    """Enqueue the candidates that are due; number of operations.
 
-    Once for each multiple of the plan's `candidate`: one that fails, or that a gate refuses, is
-    not tried again before the next.
+    Once for each multiple of the plan's `candidate`: after a failure, or a refusal by a gate, not
+    again before the next multiple.
     """
     with ctx.store.read() as db:
         tasks = [rows.task_of(row) for row in db.execute(select(federated_task))]
@@ -43,11 +43,11 @@ def evaluate(ctx: Context) -> int:
 
 def _due(db: Connection, task: Task) -> bool:
     every = task.plan.candidate
-    return bool(every) and task.rounds // every > _asked(db, task) // every
+    return bool(every) and task.rounds // every > _last_candidate(db, task) // every
 
 
-def _asked(db: Connection, task: Task) -> int:
-    """Rounds that were done when a candidate was last asked for."""
+def _last_candidate(db: Connection, task: Task) -> int:
+    """Number of completed rounds when a candidate was last requested."""
     query = select(operation.c.params).where(
         operation.c.kind == training.CHECKPOINT, operation.c.subject == task.model
     )

@@ -1,8 +1,8 @@
-"""From a task's checkpoint to a release: its contributors, and the operation that builds it.
+"""Promote a task's checkpoint to a release: its origin, and the operation that builds it.
 
-The task's inference graph gets the checkpoint's numbers and goes the way of every model: variants,
-golden vectors, references, gates on rows that the controller holds back. Rounds never make a
-release by themselves; nothing of a round is ever served.
+The task's inference graph gets the checkpoint's weights and is built like every model: variants,
+golden vectors, reference statistics, gates on held-back rows. A round never makes a release by
+itself; devices serve releases only.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from shoal.controller.training import training
 from shoal.errors import ConflictError
 
 DONE = "DONE"
-#: Trigger of a release that a person wants signed for the canary ring at once.
+#: Trigger of a release that a person requests as a candidate for the canary ring.
 ASKED_AS_CANDIDATE = f"{training.ROUNDS}asked"
 
 
@@ -33,21 +33,21 @@ def release(
     dataset: str = "",
     trigger: str = "manual",
 ) -> Operation:
-    """Ask for a release of a task's checkpoint, the newest unless said otherwise.
+    """Enqueue a release of a task's checkpoint, by default the newest.
 
     number    of the round that made it
-    dataset   whose held-back rows judge it; "" for the one that the task's first release has
-    trigger   "rounds:..." and the release is signed as a candidate when no gate refuses it
+    dataset   with held-back rows for the gates; "" for that of the task's base release
+    trigger   "rounds:..." signs the release as a candidate if it passes every gate
 
-    AbsentError for a round without a checkpoint, ConflictError for a poisoned one and for what
-    the task began with, which is a release already.
+    AbsentError for a round without a checkpoint, ConflictError for a poisoned one and for the
+    initial model, which is a release already.
     """
     whole = rounds.get_task(ctx, task)
     found = rounds.checkpoint(ctx, task, number)
     if found.number == 0:
         raise ConflictError(
             f"task {task} has made no checkpoint: it begins with {whole.release}",
-            f"let it learn first: shoal round start {task}",
+            f"start some rounds first: shoal round start {task}",
         )
     origin = origin_of(ctx, whole, found)
     base = releases.get_release(ctx, whole.release)
@@ -60,7 +60,7 @@ def release(
 
 
 def origin_of(ctx: Context, task: Task, found: Checkpoint) -> Origin:
-    """Rounds and devices behind a checkpoint; ConflictError when a poisoned round is in it."""
+    """Origin of a checkpoint: its rounds and devices; ConflictError if one round is poisoned."""
     mine = (federated_round.c.task == task.name) & (federated_round.c.state == DONE)
     with ctx.store.read() as db:
         done = {row.number: row for row in db.execute(select(federated_round).where(mine))}
@@ -68,8 +68,8 @@ def origin_of(ctx: Context, task: Task, found: Checkpoint) -> Origin:
     for number in found.lineage:
         if done[number].poisoned:
             raise ConflictError(
-                f"round {number} of {task.name} is poisoned, and checkpoint {found.number} came of "
-                f"it: {done[number].poisoned}",
+                f"round {number} of {task.name} is poisoned, and checkpoint {found.number} is "
+                f"derived from it: {done[number].poisoned}",
                 f"release an earlier one: shoal round list {task.name}",
             )
     privacy, last = task.plan.privacy, done[found.number]
@@ -82,7 +82,7 @@ def origin_of(ctx: Context, task: Task, found: Checkpoint) -> Origin:
 
 
 def _contributors(db: Connection, idents: list[str]) -> list[Contributor]:
-    """Devices whose updates are in these rounds, by name."""
+    """Devices with updates in these rounds, by name."""
     taking_part = (
         select(
             participation.c.device,
@@ -98,7 +98,7 @@ def _contributors(db: Connection, idents: list[str]) -> list[Contributor]:
 
 
 def _files(found: Checkpoint, origin: Origin) -> dict[str, Any]:
-    """learning.Checkpoint, its files by SHA-256."""
+    """Fields of training.jobs.Checkpoint, its files by SHA-256."""
     return {
         "theta": found.theta,
         "graph": found.prepared.graph,

@@ -1,7 +1,7 @@
-"""Checkpoints that nobody needs any more: their files go, what is known of their rounds stays.
+"""Retention of checkpoints: delete the files of old ones, keep the records of their rounds.
 
-Written down first, then done: a round is said to be pruned before its file goes, so that nothing
-begins with a file that is about to. Cut between the two, the next time drops what was left.
+A round is marked as pruned before its file is deleted, so that nothing starts from a file that is
+about to go. After an interruption between the two, the next run deletes what was left.
 """
 
 import logging
@@ -20,14 +20,14 @@ from shoal.controller.training import training
 _log = logging.getLogger(__name__)
 
 DONE = "DONE"
-#: Files that go in one transaction: nothing else is written meanwhile.
+#: Files deleted in one transaction, which blocks other writes.
 _AT_ONCE = 50
 _made = (federated_round.c.state == DONE) & (federated_round.c.checkpoint != "")
 _kept = _made & (federated_round.c.pruned_at == 0)
 
 
 def prune(ctx: Context) -> int:
-    """Of every task, all checkpoints but those that are needed; how many files went."""
+    """Prune every task's checkpoints that are not needed; number of deleted files."""
     most = ctx.settings.rounds.checkpoints
     if most:
         many = select(federated_round.c.task).where(_kept).group_by(federated_round.c.task)
@@ -53,10 +53,10 @@ def _mark(db: Connection, ctx: Context, task: str, most: int) -> None:
 
 
 def _needed(db: Connection, task: str, made: Mapping[int, str], most: int) -> set[int]:
-    """Rounds whose checkpoints stay: the newest, the newest that are clean, the one that the task
-    goes on from, and whatever a release, an operation or a round that runs began with.
+    """Rounds whose checkpoints stay: the newest, the newest clean ones, the one that the task
+    resumes from, and those of releases, operations and running rounds.
 
-    made   rounds that have theirs, newest first -> why they are poisoned
+    made   rounds with a checkpoint file, newest first -> why they are poisoned
     """
     newest = {*list(made)[:most]}
     clean = [number for number, poisoned in made.items() if not poisoned][:most]
@@ -66,7 +66,7 @@ def _needed(db: Connection, task: str, made: Mapping[int, str], most: int) -> se
 
 
 def _released(db: Connection, task: str, model: str) -> set[int]:
-    """Rounds whose checkpoint is a release, whatever became of that, or is about to be."""
+    """Rounds whose checkpoint is a release, in any state, or is being built as one."""
     reports = db.scalars(select(release.c.report).where(release.c.model == model))
     asked = db.scalars(
         select(operation.c.params).where(
@@ -78,7 +78,7 @@ def _released(db: Connection, task: str, model: str) -> set[int]:
 
 
 def _running(db: Connection, task: str) -> set[int]:
-    """Rounds whose checkpoint somebody trains on or measures."""
+    """Rounds whose checkpoint devices train on or evaluate."""
     table = federated_round
     late = [one.number for one in scheduling.carried_over(db, task).values()]
     runs = (table.c.ended_at == 0) | table.c.number.in_(late)
@@ -86,20 +86,20 @@ def _running(db: Connection, task: str) -> set[int]:
 
 
 def _drop(ctx: Context) -> int:
-    """Remove the files of pruned rounds that are there yet."""
+    """Delete the remaining files of pruned rounds."""
     gone = select(federated_round.c.checkpoint).where(_made, federated_round.c.pruned_at > 0)
     with ctx.store.read() as db:
         left = [one for one in db.scalars(gone.distinct()) if ctx.blobs.exists(one)]
     for start in range(0, len(left), _AT_ONCE):
-        with ctx.store.write() as db:  # nobody else names one of them meanwhile
+        with ctx.store.write() as db:  # no new reference to one of them meanwhile
             some = left[start : start + _AT_ONCE]
-            for sha256 in set(some) - _named(db, some):
+            for sha256 in set(some) - _referenced(db, some):
                 ctx.blobs.remove(sha256)
     return sum(not ctx.blobs.exists(one) for one in left)
 
 
-def _named(db: Connection, files: Sequence[str]) -> set[str]:
-    """Of these files, those with the same numbers as something that is needed."""
+def _referenced(db: Connection, files: Sequence[str]) -> set[str]:
+    """Files of these that are needed elsewhere, as they have the same content."""
     table = federated_round
     named = set(db.scalars(select(table.c.checkpoint).where(_kept | (table.c.ended_at == 0))))
     named |= set(db.scalars(select(table.c.theta).where(table.c.ended_at == 0)))

@@ -7,7 +7,13 @@ import msgspec
 from sqlalchemy import Connection, Row, select
 
 from shoal.controller.access import audit
-from shoal.controller.federated.checkpoints.lineage import START, Grown, newest_clean, reason, roots
+from shoal.controller.federated.checkpoints.lineage import (
+    START,
+    LineageNode,
+    newest_clean,
+    reason,
+    roots,
+)
 from shoal.controller.federated.records import Lifted, Quarantined, Task
 from shoal.controller.federated.rounds import rows
 from shoal.controller.federated.rounds.machine import ENDED, Mark
@@ -21,17 +27,17 @@ DONE = "DONE"
 #: Reason of a round that was running on a poisoned checkpoint.
 CANCELLED = "quarantined"
 _ENDED = frozenset(state.value for state in ENDED)
-#: Marks of devices whose update is in, or may still be.
+#: Marks of devices with an update in the round, or still to come.
 _COUNTS = (Mark.JOINED, Mark.UPDATED, Mark.REVEALED, Mark.MEASURED)
 
 
 def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Quarantined:
-    """Mark a round as poisoned, and every checkpoint that came of it.
+    """Mark a round as poisoned, and every checkpoint derived from it.
 
-    The task goes on from its newest clean checkpoint; a try that started from a poisoned one is
-    broken off by the engine. No release of them can be published or rolled out from now on, their
-    running rollouts are paused, and no order names one any more: who has not installed it does
-    not. Devices that serve one go on until somebody rolls another release out; an alert says so.
+    The task resumes from its newest clean checkpoint; the engine aborts a round that started from a
+    poisoned one. Releases of them can no longer be published or rolled out, their running rollouts
+    are paused, and their assignments are withdrawn, so that no further device installs one. Devices
+    that serve one continue until another release is rolled out; an alert says so.
 
     AbsentError for a round that made no checkpoint, InputError without a reason.
     """
@@ -39,11 +45,11 @@ def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: s
     with ctx.store.write() as db:
         before = rows.task_of(rows.task_row(db, task))
         tries = _tries(db, task)
-        if number not in {grown.number for grown in _line(tries)}:
+        if number not in {made.number for made in _line(tries)}:
             raise AbsentError("checkpoint", f"{task}.{number}", f"see: shoal round list {task}")
         charges = {number: why} | _charges(tries)
         rows.set_round(db, ctx, rows.round_id(task, number), charge=charges[number])
-        bad, marked = _marked(db, ctx, before, tries, charges)
+        bad, marked = _mark_poisoned(db, ctx, before, tries, charges)
         met = quarantine_withdrawal.call_back(db, ctx, task=task, model=before.model)
         audit.record(
             db, ctx, actor, "round.quarantine", f"{task}.{number}", why=why, rounds=bad,
@@ -53,15 +59,15 @@ def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: s
 
 
 def lift(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Lifted:
-    """Take a round's quarantine back: it was a mistake.
+    """Lift a round's quarantine: it was a mistake.
 
-    What came of it is clean again, but for what another round in quarantine is in, and the task
-    goes on from its newest clean checkpoint. Releases of it may be published and rolled out;
-    nothing is rolled out by itself: rollouts that were paused wait, orders that were taken back
-    stay so, and devices keep what they have.
+    Checkpoints derived from it are clean again, unless they are derived from another round in
+    quarantine, and the task resumes from its newest clean checkpoint. Releases of them may be
+    published and rolled out; nothing is rolled out by itself: paused rollouts stay paused,
+    withdrawn assignments stay withdrawn, and devices keep what they have.
 
-    InputError without a reason; ConflictError for a round that nobody put into quarantine, which
-    names the one that it came of.
+    InputError without a reason; ConflictError for a round that is in quarantine only because of
+    another one, which is named.
     """
     why = _checked(why)
     with ctx.store.write() as db:
@@ -72,7 +78,7 @@ def lift(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Lifte
             raise _not_charged(task, number, tries)
         held = quarantine.in_quarantine(db)
         rows.set_round(db, ctx, rows.round_id(task, number), charge="")
-        bad, cleared = _marked(db, ctx, before, tries, charges)
+        bad, cleared = _mark_poisoned(db, ctx, before, tries, charges)
         freed = held.keys() - quarantine.in_quarantine(db).keys()
         met = quarantine_withdrawal.let_go(
             db, ctx, actor=actor, task=task, model=before.model, releases=freed
@@ -91,7 +97,7 @@ def _checked(why: str) -> str:
 
 
 def _not_charged(task: str, number: int, tries: Sequence[Row[Any]]) -> ConflictError:
-    """Or AbsentError where there is no such round."""
+    """Why a round cannot be lifted; AbsentError for an unknown round."""
     poisoned = {row.number: row.poisoned for row in tries}
     ident = rows.round_id(task, number)
     if number not in poisoned:
@@ -100,7 +106,7 @@ def _not_charged(task: str, number: int, tries: Sequence[Row[Any]]) -> ConflictE
         return ConflictError(f"round {ident} is not in quarantine", "nothing to do")
     return ConflictError(
         f"nobody put round {ident} into quarantine: {poisoned[number]}",
-        f"lift the round that it came of: shoal round lift {task} N",
+        f"lift the round that it is derived from: shoal round lift {task} N",
     )
 
 
@@ -113,56 +119,57 @@ def _tries(db: Connection, task: str) -> Sequence[Row[Any]]:
 
 
 def _charges(tries: Sequence[Row[Any]]) -> dict[int, str]:
-    """Round -> why somebody put it into quarantine."""
+    """Round -> reason that a person gave for its quarantine."""
     return {row.number: row.charge for row in tries if row.charge}
 
 
-def _line(tries: Sequence[Row[Any]]) -> list[Grown]:
-    """Every round that made a checkpoint, and what single updates of it started from."""
+def _line(tries: Sequence[Row[Any]]) -> list[LineageNode]:
+    """Every round that made a checkpoint, with its parents."""
     parents = {row.number: row.parent for row in tries}
     return [
-        Grown(number=row.number, parent=row.parent, older=_older(row, parents))
+        LineageNode(number=row.number, parent=row.parent, older=_older(row, parents))
         for row in tries
         if row.state == DONE and row.checkpoint
     ]
 
 
 def _older(row: Row[Any], parents: Mapping[int, int]) -> tuple[int, ...]:
-    """Of a round: the checkpoints that late updates in it started from."""
-    journal = rows.record_of(row)
-    origins = (one for name, one in journal.carried.items() if journal.marks[name] in _COUNTS)
+    """Parents of a round's late updates."""
+    record = rows.record_of(row)
+    origins = (one for name, one in record.carried.items() if record.marks[name] in _COUNTS)
     return tuple(sorted({parents.get(one.number, START) for one in origins}))
 
 
-def _marked(
+def _mark_poisoned(
     db: Connection,
     ctx: Context,
     task: Task,
     tries: Sequence[Row[Any]],
     charges: Mapping[int, str],
 ) -> tuple[list[int], list[str]]:
-    """Make the database say what follows from these charges: which rounds' checkpoints are
-    poisoned, and the tries of which another thing is said now.
+    """Write which rounds are poisoned by these charges; (numbers of them, changed attempts).
 
-    Also said of a try that began with a poisoned checkpoint, whatever became of it, and of a
-    running one that may take such an update.
+    Includes failed attempts that started from a poisoned checkpoint, and running ones that may take
+    an update of one.
     """
     line, parents = _line(tries), {row.number: row.parent for row in tries}
     bad, marked = roots(line, charges.keys()), []
     pruned = {row.number for row in tries if row.pruned_at}
     for row in tries:
         late = row.state not in _ENDED or row.reason == CANCELLED or row.number in bad
-        began = {row.parent, *(_older(row, parents) if late else ())}
-        told = charges.get(row.number) or reason(began, bad, charges)
-        if told != row.poisoned:
-            rows.set_round(db, ctx, row.id, poisoned=told)
+        parents_of = {row.parent, *(_older(row, parents) if late else ())}
+        poisoned = charges.get(row.number) or reason(parents_of, bad, charges)
+        if poisoned != row.poisoned:
+            rows.set_round(db, ctx, row.id, poisoned=poisoned)
             marked.append(row.id)
-    _go_on(db, ctx, task, tries, newest_clean(line, charges.keys(), pruned))
+    _resume_from(db, ctx, task, tries, newest_clean(line, charges.keys(), pruned))
     return sorted(bad), marked
 
 
-def _go_on(db: Connection, ctx: Context, task: Task, tries: Sequence[Row[Any]], clean: int) -> None:
-    """The task's newest checkpoint is its newest clean one; the privacy that was spent stays so."""
+def _resume_from(
+    db: Connection, ctx: Context, task: Task, tries: Sequence[Row[Any]], clean: int
+) -> None:
+    """Set the task's checkpoint to its newest clean one; spent privacy stays spent."""
     if task.parent == clean or task.prepared is None:
         return
     found = next((row for row in tries if row.state == DONE and row.number == clean), None)

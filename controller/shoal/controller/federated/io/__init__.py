@@ -1,1 +1,1 @@
-"""Files and thread of federated rounds."""
+"""Files, message queue and thread of federated rounds."""

@@ -1,68 +1,139 @@
-"""What devices sent in rounds, as files, until the round has ended: rounds/<round>/...
+"""Files of running rounds: what devices sent, until the round has ended; rounds/<round>/...
 
     <kind>.              of the round itself
-    <kind>.<device>      head and pieces of an update that is not whole yet
-    batch.<number>       everything else of devices, as many together as came together
+    <kind>.<device>      head and chunks of an incomplete update
+    batch.<number>       other messages of devices, one file for all that arrived together
 
-Kept as it came and synced before it counts, so that a controller that was killed reads on where it
-was, and aggregates with memory for one update, however many there are. Nobody but the controller
-may read them, and nothing of a round stays when it has ended.
+A message is kept as received and synced before it counts, so that a restarted controller resumes
+where it was, and aggregates with memory for one update. Only the controller may read them, and
+they are deleted when the round has ended.
+
+A batch is synced once for all its parts:
+
+    4 bytes    length of the head, little-endian
+    head       msgpack: [kind, device, length] of every part, in order
+    parts      one after the other
 """
 
+import itertools
+import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
+import msgspec
 import numpy as np
 
-from shoal.controller.federated.io import round_batches
-from shoal.controller.federated.io.round_batches import Key, Place
 from shoal.controller.host.io.files import private_folder
 from shoal.durable import SECRET, sync, write_durable
 from shoal.errors import StorageError
 from shoal.params import F32
 
+_log = logging.getLogger(__name__)
+#: (kind, device)
+Key = tuple[str, str]
 _SHELF = "shelf"
-#: Kinds that are dropped one by one while the round runs.
+#: Kinds that are deleted one by one while the round runs.
 _LOOSE = ("head", "piece-")
-#: Bytes that wait for the others of their batch, at most.
-_MOST = 8 << 20
+#: Largest number of bytes that wait for their batch.
+_MAX_WAITING = 8 << 20
+_LENGTH = 4
+_BATCH_NAME = "batch.{:08}"
+
+
+class _Place(NamedTuple):
+    """Position of a part: bytes `start` to `start + length` of a file."""
+
+    path: Path
+    start: int
+    length: int
+
+    def read(self) -> bytes:
+        """OSError if the file is gone."""
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.length)
+
+
+def _write_batch(folder: Path, parts: Mapping[Key, bytes]) -> dict[Key, _Place]:
+    """A new file with all the parts, whole or not there at all; its name wants `sync`.
+
+    StorageError when the disk refuses.
+    """
+    number = int(_batch_files(folder)[-1].suffix[1:]) + 1 if _batch_files(folder) else 0
+    path = folder / _BATCH_NAME.format(number)
+    head = msgspec.msgpack.encode([(*key, len(data)) for key, data in parts.items()])
+    whole = b"".join([len(head).to_bytes(_LENGTH, "little"), head, *parts.values()])
+    write_durable(path, whole, SECRET, sync_parent=False)
+    return _places(path, head)
+
+
+def _read_batches(folder: Path) -> dict[Key, _Place]:
+    """Positions of all parts in a folder's batches; the newest of each.
+
+    A damaged batch is skipped: its messages are requested again. StorageError if the disk refuses.
+    """
+    found: dict[Key, _Place] = {}
+    for path in _batch_files(folder):
+        try:
+            with path.open("rb") as file:
+                head = file.read(int.from_bytes(file.read(_LENGTH), "little"))
+            found |= _places(path, head)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}", "look at the disk") from error
+        except msgspec.MsgspecError as error:
+            _log.error("%s is damaged and skipped: %s", path, error)
+    return found
+
+
+def _places(path: Path, head: bytes) -> dict[Key, _Place]:
+    parts = msgspec.msgpack.decode(head, type=list[tuple[str, str, int]])
+    starts = itertools.accumulate((one[2] for one in parts), initial=_LENGTH + len(head))
+    return {
+        (kind, device): _Place(path, start, length)
+        for (kind, device, length), start in zip(parts, starts, strict=False)
+    }
+
+
+def _batch_files(folder: Path) -> list[Path]:
+    """Oldest first."""
+    return sorted(folder.glob("batch.*"))
 
 
 class RoundFiles:
     """The files below `folder`. Every method raises StorageError when the disk refuses.
 
-    ident    "task.number"; kind: a slug; device: a checked name, or "" for what is everybody's
+    ident    "task.number"; kind: a slug; device: a checked name, or "" for files of the round
 
-    There must be no second one for the same folder: this one knows what is in which batch.
+    Only one instance per folder: it caches which part is in which batch.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._known: dict[str, dict[Key, Place]] = {}
+        self._known: dict[str, dict[Key, _Place]] = {}
         self._waiting: dict[str, dict[Key, bytes]] = {}
-        self._gathers, self._weight = False, 0
+        self._batching, self._waiting_bytes = False, 0
         self._unlisted: set[Path] = set()
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Many puts, durable when this ends well: one file for all, and two syncs.
+        """Batch of puts, durable when the block ends without an error: one file and two syncs.
 
-        When it does not end well they may be lost, and nobody may go by them.
+        After an error they may be lost, and must not be used.
         """
-        self._gathers = True
+        self._batching = True
         try:
             yield
-            self._write_down()
+            self._flush()
         finally:
-            self._gathers = False
-            self._forget_waiting()
+            self._batching = False
+            self._clear_waiting()
 
     def put(self, ident: str, kind: str, device: str, data: bytes) -> None:
-        """Durable when it returns, or `together` does; in the place of what was there."""
-        if not self._gathers:
+        """Write or replace a file; durable when this returns, or the enclosing `together`."""
+        if not self._batching:
             with self.together():
                 self._put(ident, (kind, device), data)
         else:
@@ -76,31 +147,31 @@ class RoundFiles:
             self._unlisted.add(self.folder)
         if device and not kind.startswith(_LOOSE):
             self._waiting.setdefault(ident, {})[key] = data
-            self._weight += len(data)
+            self._waiting_bytes += len(data)
         else:
             write_durable(self._loose(ident, kind, device), data, SECRET, sync_parent=False)
             self._unlisted.add(folder)
-        if self._weight > _MOST:
-            self._write_down()
+        if self._waiting_bytes > _MAX_WAITING:
+            self._flush()
 
-    def _write_down(self) -> None:
-        """What waits, onto the disk."""
+    def _flush(self) -> None:
+        """Write the waiting parts to disk."""
         for ident, parts in self._waiting.items():
             known, folder = self._placed(ident), self.folder / ident
-            known |= round_batches.write(folder, parts)
+            known |= _write_batch(folder, parts)
             self._unlisted.add(folder)
         for folder in self._unlisted:
             self._sync(folder)
-        self._forget_waiting()
+        self._clear_waiting()
 
-    def _forget_waiting(self) -> None:
+    def _clear_waiting(self) -> None:
         self._waiting.clear()
         self._unlisted.clear()
-        self._weight = 0
+        self._waiting_bytes = 0
 
-    def _placed(self, ident: str) -> dict[Key, Place]:
+    def _placed(self, ident: str) -> dict[Key, _Place]:
         if ident not in self._known:
-            self._known[ident] = round_batches.places(self.folder / ident)
+            self._known[ident] = _read_batches(self.folder / ident)
         return self._known[ident]
 
     def _sync(self, folder: Path) -> None:
@@ -138,14 +209,14 @@ class RoundFiles:
         return path.stat().st_size if path.is_file() else 0
 
     def devices(self, ident: str, kind: str) -> list[str]:
-        """Who has a file of this kind, sorted."""
+        """Devices with a file of this kind, sorted."""
         keys = {*self._placed(ident), *self._waiting.get(ident, {})}
         loose = (self.folder / ident).glob(f"{kind}.*")
         found = {device for one, device in keys if one == kind}
         return sorted(found | {path.name.partition(".")[2] for path in loose})
 
     def drop(self, ident: str, kind: str, device: str) -> None:
-        """Of heads and pieces; what is not there is not missed."""
+        """Delete a head or a chunk, if it exists."""
         try:
             self._loose(ident, kind, device).unlink(missing_ok=True)
         except OSError as error:
@@ -155,13 +226,13 @@ class RoundFiles:
         return self.folder / ident / f"{kind}.{device}"
 
     def rounds(self) -> list[str]:
-        """Of which there are files."""
+        """Ids of rounds with files."""
         if not self.folder.is_dir():
             return []
         return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
 
     def forget(self, ident: str) -> None:
-        """Remove everything of a round."""
+        """Delete everything of a round."""
         self._known.pop(ident, None)
         try:
             shutil.rmtree(self.folder / ident)
@@ -172,7 +243,7 @@ class RoundFiles:
 
     @contextmanager
     def shelf(self, ident: str, size: int) -> Iterator["FileShelf"]:
-        """An empty shelf for updates of `size` elements, gone afterwards."""
+        """Temporary shelf for updates of `size` elements."""
         path = self.folder / ident / _SHELF
         try:
             with path.open("w+b") as file:
@@ -184,7 +255,7 @@ class RoundFiles:
 
 
 class FileShelf:
-    """shoal.controller.federated.gathering.Shelf in a file: float32, one update after the other."""
+    """gathering.Shelf in a file: float32, one update after the other."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size, self._rows = file, size, 0

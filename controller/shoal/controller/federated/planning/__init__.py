@@ -1,1 +1,1 @@
-"""Tasks, their round plans, and when the next round of a task starts with which devices."""
+"""Tasks, plans of their rounds, scheduling and client selection."""

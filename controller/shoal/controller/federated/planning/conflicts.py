@@ -1,4 +1,4 @@
-"""Plans whose parts do not go together are refused when they are made, each with its reason."""
+"""Contradictions between the parts of a round's plan; such a plan is refused when it is made."""
 
 from collections.abc import Iterator
 
@@ -21,10 +21,10 @@ def check_plan(plan: Plan, strategy: Strategy) -> Plan:
 
 
 def contradictions(plan: Plan, strategy: Strategy) -> Iterator[str]:
-    """A sentence each."""
-    yield from _of_secure(plan, strategy)
+    """Contradictions, a sentence each."""
+    yield from _secure_conflicts(plan, strategy)
     if plan.privacy is not None:
-        yield from _of_privacy(plan, plan.privacy, strategy)
+        yield from _privacy_conflicts(plan, plan.privacy, strategy)
     if plan.compression.kind == "top-k" and plan.learning.terms.get("shift"):
         yield (
             "top-k compression would leave most of SCAFFOLD's control variates at the device: "
@@ -32,7 +32,7 @@ def contradictions(plan: Plan, strategy: Strategy) -> Iterator[str]:
         )
 
 
-def _of_secure(plan: Plan, strategy: Strategy) -> Iterator[str]:
+def _secure_conflicts(plan: Plan, strategy: Strategy) -> Iterator[str]:
     secure = plan.secure
     if secure is None:
         return
@@ -62,7 +62,7 @@ def _of_secure(plan: Plan, strategy: Strategy) -> Iterator[str]:
         yield "a secure sum over one device is that device's update: let least be 2 or more"
 
 
-def _of_privacy(plan: Plan, privacy: Privacy, strategy: Strategy) -> Iterator[str]:
+def _privacy_conflicts(plan: Plan, privacy: Privacy, strategy: Strategy) -> Iterator[str]:
     if not strategy.sums or not isinstance(strategy, FedAvg | NormClipping):
         yield (
             f"{plan.strategy} and differential privacy: the noise is measured by what one device "

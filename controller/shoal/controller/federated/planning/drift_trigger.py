@@ -1,7 +1,7 @@
-"""Drift asks for rounds: the devices that see what is new learn it, where the rows are.
+"""Start rounds on drift: devices retrain the model on their new rows.
 
-Of a task that rests, and not again before the model's cool-down is over. A task that somebody
-aborted, or that stopped by itself, stays so: a person decides.
+For a task that is ready, and not again before the model's cool-down is over. A task that was
+aborted, or stopped by itself, stays stopped until a person starts it.
 """
 
 from typing import Any
@@ -17,14 +17,14 @@ from shoal.controller.store.tables import alert, federated_task, model
 
 
 def evaluate(ctx: Context) -> list[str]:
-    """Ask for the rounds that policies want of standing drift alerts; of which tasks."""
+    """Start the rounds that policies request for open drift alerts; names of their tasks."""
     with ctx.store.read() as db:
         due = [row.name for row in db.execute(_due(ctx.clock()))]
-    return [task for name in due if (task := _ask(ctx, name))]
+    return [task for name in due if (task := _start(ctx, name))]
 
 
-def _ask(ctx: Context, name: str) -> str:
-    """The task of a model; "" where it is not due any more."""
+def _start(ctx: Context, name: str) -> str:
+    """Start a model's task; its name, or "" when it is no longer due."""
     with ctx.store.write() as db:
         found = db.execute(_due(ctx.clock()).where(model.c.name == name)).first()
         if found is None:
@@ -39,7 +39,7 @@ def _ask(ctx: Context, name: str) -> str:
 
 
 def _due(now_s: float) -> Select[Any]:
-    """Models with a drift alert that stands, their cool-down over, and a task that rests."""
+    """Models with an open drift alert, an expired cool-down and a ready task."""
     return (
         select(model.c.name, model.c.task, model.c.rounds, func.min(alert.c.id).label("alert"))
         .join(federated_task, federated_task.c.name == model.c.task)

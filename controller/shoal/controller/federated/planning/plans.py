@@ -1,7 +1,7 @@
-"""From what a person asked for to what one round asks of its devices, and what does not fit.
+"""From a task's plan to the signed plan of one round, with checks for contradictions.
 
-A plan is made anew for every round, from the devices that are invited to it: how many neighbours
-they need to hide among, and how coarse whole numbers must be, depends on how many they are.
+Every round has its own plan, because the parameters of secure aggregation (neighbours, threshold,
+fixed-point scale) depend on the number of invited devices.
 """
 
 import math
@@ -23,25 +23,25 @@ from shoal.federated.fixed_point import FixedPoint
 from shoal.federated.local import local_noise
 from shoal.federated.plan import Compression, Learning, Plan, Privacy, Secure
 
-#: Bytes of a neighbour's advert, with its certificate, and of anybody's digest, with its name.
+#: Bytes of a neighbour's advert, with its certificate, and of a device's digest, with its name.
 _ADVERT, _DIGEST = 1_200, 100
-#: Of a plan that is only looked at.
-_NOBODYS = bytes(16)
+#: Attempt id of a plan that is only checked.
+_NO_ATTEMPT = bytes(16)
 
 
 def strategy_for(task: TaskPlan) -> Strategy:
-    """SettingError names what there is, or the setting that is wrong."""
+    """SettingError lists the strategies, or names the wrong setting."""
     return strategy_of(task.strategy, task.settings)
 
 
 def check_task(task: TaskPlan) -> TaskPlan:
-    """The task, its budget at privacy's delta unless it says one; SettingError names every
+    """The task, its budget's delta filled in from its privacy; SettingError names every
     contradiction in it."""
-    found = list(_of_task(task))
+    found = list(_task_conflicts(task))
     if found:
         raise SettingError(f"task {task.name}: {'; '.join(found)}")
     task = _with_delta(task)
-    plan_of(task, number=1, attempt=_NOBODYS, invited=wanted(task), now_s=0.0)
+    plan_of(task, number=1, attempt=_NO_ATTEMPT, invited=invitations(task), now_s=0.0)
     return task
 
 
@@ -52,17 +52,17 @@ def _with_delta(task: TaskPlan) -> TaskPlan:
     return msgspec.structs.replace(task, budget=budget)
 
 
-def wanted(task: TaskPlan) -> int:
-    """Devices to invite: goal times over."""
+def invitations(task: TaskPlan) -> int:
+    """Number of devices to invite: goal times over."""
     return math.ceil(task.pace.goal * task.pace.over - 1e-9)
 
 
 def plan_of(
     task: TaskPlan, *, number: int, attempt: bytes, invited: int, now_s: float, clip: float = 0.0
 ) -> Plan:
-    """One round's plan for so many devices; SettingError when its parts do not go together.
+    """Plan of one round for so many devices; SettingError when its parts contradict each other.
 
-    clip   that an adaptive clip has come to; 0: the task's own
+    clip   current value of an adaptive clip; 0: the task's own
     """
     strategy = strategy_for(task)
     plan = Plan(
@@ -82,8 +82,8 @@ def plan_of(
 
 
 def longest_s(task: TaskPlan) -> float:
-    """From a round's invitations to its end, at most; to that of the last one that an update may
-    count in, where nobody is waited for."""
+    """Longest time from invitations to the end of a round; in an asynchronous task, to the end of
+    the last round in which an update may count."""
     pace = task.pace
     secure = 2 * pace.unmask_s if task.secure else 0.0
     once = pace.recruit_s + pace.train_s + secure + pace.evaluate_s
@@ -91,7 +91,7 @@ def longest_s(task: TaskPlan) -> float:
 
 
 def noise_of(plan: Plan, size: int) -> float | None:
-    """Noise over sensitivity of a round, for the accountant; None without privacy."""
+    """Noise multiplier of a round (noise over sensitivity); None without privacy."""
     privacy = plan.privacy
     if privacy is None:
         return None
@@ -100,8 +100,8 @@ def noise_of(plan: Plan, size: int) -> float | None:
     return (local_noise if privacy.where == "local" else central_noise)(privacy, size)
 
 
-def _of_task(task: TaskPlan) -> Iterator[str]:
-    """A sentence each, of what is not in a round's plan."""
+def _task_conflicts(task: TaskPlan) -> Iterator[str]:
+    """Contradictions in what a round's plan does not contain, a sentence each."""
     if bool(task.release) == bool(task.dataset):
         yield "it begins with a release, or with a dataset: name one of the two"
     if task.dataset and not task.model:
@@ -111,17 +111,15 @@ def _of_task(task: TaskPlan) -> Iterator[str]:
     if task.budget is not None and task.privacy is None:
         yield "a budget of privacy, and no noise: add privacy, or leave the budget out"
     if task.adaptive is not None and (task.privacy is None or task.privacy.where != "central"):
-        yield (
-            "an adaptive clip needs central privacy: nobody else knows how many updates were within"
-        )
+        yield ("an adaptive clip needs central privacy: only there are updates within it counted")
     elif task.adaptive is not None and task.privacy is not None:
         task.adaptive.noise_on_updates(task.privacy.noise)
     if task.graph.optimiser != "sgd" and "shift" in strategy_for(task).terms():
         yield f"{task.strategy} corrects the steps of plain SGD: let the optimiser be sgd"
     if task.gateways:
-        yield from _of_gateways(task)
+        yield from _gateway_conflicts(task)
     if task.secure is not None and bool(task.secure.degree) != bool(task.secure.threshold):
-        yield "secure: say both degree and threshold, or neither"
+        yield "secure: set both degree and threshold, or neither"
 
 
 def _privacy(task: TaskPlan, clip: float) -> Privacy | None:
@@ -130,11 +128,11 @@ def _privacy(task: TaskPlan, clip: float) -> Privacy | None:
     return Privacy(**_fields(task.privacy) | ({"clip": clip} if task.adaptive and clip else {}))
 
 
-def _of_gateways(task: TaskPlan) -> Iterator[str]:
+def _gateway_conflicts(task: TaskPlan) -> Iterator[str]:
     if not isinstance(strategy_for(task), FedAvg):
         yield (
-            f"{task.strategy} looks at single updates or needs more than their weighted sum, and a "
-            "gateway sends a sum: take fedavg or one that is built on it"
+            f"{task.strategy} needs single updates or more than their weighted sum, and a gateway "
+            "sends a sum: take fedavg or one that is built on it"
         )
     if task.secure is not None:
         yield "a gateway cannot sum what is masked: leave out gateways, or secure aggregation"
@@ -149,7 +147,7 @@ def _secure(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) ->
     least = task.pace.least
     degree, threshold = hiding.degree, hiding.threshold
     if not degree:
-        graph = _chosen(hiding, invited, least)
+        graph = _graph(hiding, invited, least)
         degree, threshold = graph.degree, graph.threshold
     if threshold > least - 1:
         raise SettingError(
@@ -160,13 +158,13 @@ def _secure(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) ->
     if degree * _ADVERT + invited * _DIGEST > wire.LIMIT["round"]:
         raise SettingError(
             f"{degree} neighbours of each of {invited} devices do not fit into one message",
-            "let pace.least be nearer to who is invited, or invite fewer",
+            "let pace.least be nearer to the number of invited devices, or invite fewer",
         )
     return Secure(degree=degree, threshold=threshold, scale=_scale(task, hiding, strategy, invited))
 
 
-def _chosen(hiding: Hiding, invited: int, least: int) -> Graph:
-    """Whoever is invited may drop out, down to `least`."""
+def _graph(hiding: Hiding, invited: int, least: int) -> Graph:
+    """Graph for which invited devices may drop out, down to `least`."""
     try:
         return choose(invited, hiding.corrupt, max(0.0, 1 - least / invited))
     except SettingError as error:

@@ -1,4 +1,4 @@
-"""A federated task: planned by a person, prepared by an operation, then ready for rounds."""
+"""Federated tasks: plan one, prepare its graphs in an operation, then it is ready for rounds."""
 
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from shoal.controller.training.jobs import Derivation, Learning, read_params
 from shoal.errors import ConflictError
 
 FEDERATE = "federate"
-_UNASKED_S, _UNASKED = 60.0, "the controller was killed while it was planned; plan it anew"
+_ORPHANED_S, _ORPHANED = 60.0, "the controller was killed while it was planned; plan it again"
 _LOST = (operations.FAILED, operations.CANCELED)
 _LOSSES: dict[str, Literal["cross-entropy", "mse"]] = {
     "classification": "cross-entropy", "regression": "mse"
@@ -28,12 +28,12 @@ _LOSSES: dict[str, Literal["cross-entropy", "mse"]] = {
 
 
 def plan(ctx: Context, *, actor: str, asked: TaskPlan) -> Task:
-    """Write a task down and have it prepared; the operation tells how far that is.
+    """Create a task and enqueue the operation that prepares it.
 
-    SettingError names what contradicts itself; ConflictError for a name that is taken, AbsentError
-    for a release or dataset that is not there.
+    SettingError names contradictions in the plan; ConflictError for a name that is taken,
+    AbsentError for a missing release or dataset.
     """
-    asked = _known(ctx, plans.check_task(asked))
+    asked = _resolve(ctx, plans.check_task(asked))
     model = asked.model or asked.release.partition("@")[0]
     params = {"task": asked.name, "dataset": asked.dataset, "release": asked.release}
     with ctx.store.write() as db:
@@ -41,7 +41,7 @@ def plan(ctx: Context, *, actor: str, asked: TaskPlan) -> Task:
         _add(db, ctx, asked, model, actor)
         audit.record(db, ctx, actor, "round.plan", asked.name, model=model)
     work = operations.enqueue(
-        ctx, actor=actor, kind=FEDERATE, subject=model, params=params | _trained(ctx, asked)
+        ctx, actor=actor, kind=FEDERATE, subject=model, params=params | _training_params(ctx, asked)
     )
     with ctx.store.write() as db:
         rows.set_task(db, ctx, asked.name, operation=work.id)
@@ -60,9 +60,9 @@ def perform(
 def prepare(
     learning: Learning, ctx: Context, work: Operation, release: str, report: operations.Report
 ) -> Prepared:
-    """Make the train graph and what goes with it, in the operation's process.
+    """Derive the train graph, loss graph and theta, in the operation's process.
 
-    release   that the task begins with. ModelError says what in it cannot be trained.
+    release   of the task's first checkpoint. ModelError names what cannot be trained in it.
     """
     name = str(work.params["task"])
     with ctx.store.read() as db:
@@ -91,24 +91,24 @@ def prepare(
 
 
 def sweep(ctx: Context) -> None:
-    """A task whose operation ended badly, or was never asked for, has failed with it."""
-    unasked = operation.c.id.is_(None) & (federated_task.c.created_at < ctx.clock() - _UNASKED_S)
+    """Fail tasks whose operation failed, or was never enqueued."""
+    orphaned = operation.c.id.is_(None) & (federated_task.c.created_at < ctx.clock() - _ORPHANED_S)
     lost = (
         select(federated_task.c.name, operation.c.error)
         .outerjoin(operation, operation.c.id == federated_task.c.operation)
         .where(
-            federated_task.c.state == rows.PREPARING, operation.c.state.in_(_LOST) | unasked
+            federated_task.c.state == rows.PREPARING, operation.c.state.in_(_LOST) | orphaned
         )
     )  # fmt: skip
     with ctx.store.read() as db:
         found = list(db.execute(lost))
     for one in found:
         with ctx.store.write() as db:
-            rows.set_task(db, ctx, one.name, state=rows.FAILED, reason=one.error or _UNASKED)
+            rows.set_task(db, ctx, one.name, state=rows.FAILED, reason=one.error or _ORPHANED)
 
 
-def _known(ctx: Context, asked: TaskPlan) -> TaskPlan:
-    """With what it begins with by its full name."""
+def _resolve(ctx: Context, asked: TaskPlan) -> TaskPlan:
+    """The plan with its release or dataset checked, and the dataset's version."""
     if asked.release:
         release = releases.get_release(ctx, asked.release)
         quarantine.check(release)
@@ -123,7 +123,7 @@ def _known(ctx: Context, asked: TaskPlan) -> TaskPlan:
 
 
 def _add(db: Connection, ctx: Context, asked: TaskPlan, model: str, actor: str) -> None:
-    """ConflictError for a name that is taken."""
+    """Insert the task's row; ConflictError for a name that is taken."""
     taken = select(federated_task.c.name).where(federated_task.c.name == asked.name)
     if db.scalar(taken) is not None:
         raise ConflictError(f"there is a federated task {asked.name!r}", "give it another name")
@@ -136,8 +136,8 @@ def _add(db: Connection, ctx: Context, asked: TaskPlan, model: str, actor: str) 
     )  # fmt: skip
 
 
-def _trained(ctx: Context, asked: TaskPlan) -> dict[str, Any]:
-    """What an operation of kind "train" is told, where a dataset is trained on first."""
+def _training_params(ctx: Context, asked: TaskPlan) -> dict[str, Any]:
+    """Parameters of an operation of kind "train", for a task that starts from a dataset."""
     if not asked.dataset:
         return {}
     return {

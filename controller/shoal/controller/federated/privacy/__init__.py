@@ -1,1 +1,1 @@
-"""Differential privacy: noise of the controller, and the accountant."""
+"""Differential privacy: central noise, adaptive clipping, the privacy accountant."""

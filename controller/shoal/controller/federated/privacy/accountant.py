@@ -1,4 +1,4 @@
-"""What a task has spent of its privacy budget, and what it may still spend.
+"""Privacy accountant: epsilon of a task's rounds, and the check against its budget.
 
 Rounds in which every device takes part with the same probability, independently, cost less than
 rounds with everybody: the Poisson-subsampled Gaussian. Losses are added up as distributions
@@ -20,18 +20,18 @@ from shoal.controller.federated.privacy.loss_distribution import Rounds, epsilon
 from shoal.errors import ConflictError, SettingError
 from shoal.federated.spending import Budget, epsilon_of
 
-#: Added to every cost: numerical error must not make privacy look better.
+#: Factor on every cost: numerical error must not make privacy look better.
 _SLACK = 1 + 1e-9
-#: Above this epsilon nobody is protected, and how little is not worth knowing.
-_SENSELESS = 100.0
+#: An epsilon above this protects nothing, and need not be computed tightly.
+_MEANINGLESS = 100.0
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):
-    """Rounds of one kind.
+    """Rounds with the same noise and sampling rate.
 
-    noise    standard deviation over sensitivity
-    rate     probability that a device was in a round; 1 where devices were not drawn at random
-    rounds   of that kind
+    noise    noise multiplier: standard deviation over sensitivity
+    rate     sampling rate: probability that a device is in a round; 1 without random sampling
+    rounds   number of them
     """
 
     noise: float
@@ -40,17 +40,17 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def epsilon(spent: Iterable[Spent], delta: float) -> float:
-    """Of all rounds together, in any order."""
+    """Epsilon of all rounds together, in any order."""
     kinds = _kinds(spent)
     by_moments = renyi(kinds, delta)
-    if by_moments > _SENSELESS:
+    if by_moments > _MEANINGLESS:
         return by_moments
     losses = epsilon_of_losses([Rounds(k.noise, k.rate, k.rounds) for k in kinds], delta)
     return losses if math.isfinite(losses) else by_moments
 
 
 def renyi(spent: Iterable[Spent], delta: float) -> float:
-    """Likewise by Rényi privacy alone: what devices count with."""
+    """Epsilon by Rényi privacy alone, as the devices compute it."""
     kinds = _kinds(spent)
     return epsilon_of(
         lambda order: sum(k.rounds * cost(k.noise, k.rate, order) for k in kinds), delta
@@ -58,7 +58,7 @@ def renyi(spent: Iterable[Spent], delta: float) -> float:
 
 
 def _kinds(spent: Iterable[Spent]) -> list[Spent]:
-    """One of each noise and rate; SettingError for what cannot be."""
+    """Rounds summed by noise and rate; SettingError for invalid values."""
     rounds: dict[tuple[float, float], int] = {}
     for kind in spent:
         if not (kind.noise > 0 and 0 < kind.rate <= 1 and kind.rounds >= 0):
@@ -72,13 +72,13 @@ def _kinds(spent: Iterable[Spent]) -> list[Spent]:
 
 
 def check_budget(spent: Iterable[Spent], following: Spent, budget: Budget) -> float:
-    """Epsilon after the following round; ConflictError, and no round, if it is over the budget."""
+    """Epsilon after the following round; ConflictError if it exceeds the budget."""
     needed = epsilon([*spent, following], budget.delta)
     if needed > budget.epsilon:
         raise ConflictError(
             f"another round would bring epsilon to {needed:.3g} at delta {budget.delta:g}; "
             f"{budget.epsilon:g} is the task's budget",
-            "stop here, or plan the task anew with more noise",
+            "stop here, or plan another task with more noise",
             epsilon=needed,
             budget=budget.epsilon,
         )
@@ -87,7 +87,7 @@ def check_budget(spent: Iterable[Spent], following: Spent, budget: Budget) -> fl
 
 @lru_cache(maxsize=65_536)
 def cost(noise: float, rate: float, order: float) -> float:
-    """Rényi divergence of one round at an order above 1."""
+    """Rényi divergence of one round, for an order above 1."""
     if rate == 1:
         return order / (2 * noise**2)
     return max(0.0, _log_moment(noise, rate, order)) / (order - 1) * _SLACK

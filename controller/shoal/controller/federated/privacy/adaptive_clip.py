@@ -1,8 +1,8 @@
-"""A clip that follows the updates: a chosen share of them is to be within it.
+"""Adaptive clipping: the clip tracks a quantile of the update norms.
 
-Andrew et al., "Differentially Private Learning with Adaptive Clipping", 2021. How many were within
-is private too, and gets noise of its own; the update's noise is raised so that both together
-cost what was planned.
+Andrew et al., "Differentially Private Learning with Adaptive Clipping", 2021. The number of
+updates within the clip is private too and gets its own noise; the updates' noise is raised so that
+both together cost what was planned.
 """
 
 import math
@@ -16,11 +16,11 @@ from shoal.federated.noise import Draws, discrete_gaussian
 
 
 class AdaptiveClip(msgspec.Struct, frozen=True, kw_only=True):
-    """How the clip moves from round to round.
+    """Update rule of the clip.
 
-    share    of the updates that should be within the clip
-    rate     how fast it moves, on its logarithm
-    spread   noise on twice the number of devices within: its standard deviation, in devices
+    share    target quantile: share of the updates within the clip
+    rate     learning rate of the clip's logarithm
+    spread   standard deviation, in devices, of the noise on twice the number within
     """
 
     share: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
@@ -28,9 +28,9 @@ class AdaptiveClip(msgspec.Struct, frozen=True, kw_only=True):
     spread: Annotated[float, msgspec.Meta(gt=0)] = 5.0
 
     def noise_on_updates(self, noise: float) -> float:
-        """What is left for updates of a planned `noise`: more, as the count costs too.
+        """Noise multiplier for the updates, so that with the count both cost `noise`.
 
-        A device moves twice the centred count by 1. SettingError when the count alone costs more.
+        A device changes twice the centred count by 1. SettingError when the count alone costs more.
         """
         left = noise**-2 - (2 * self.spread) ** -2
         if left <= 0:
@@ -41,12 +41,12 @@ class AdaptiveClip(msgspec.Struct, frozen=True, kw_only=True):
         return 1 / math.sqrt(left)
 
     def noisy_share(self, within: int, devices: int, draws: Draws) -> float:
-        """Share of the devices within the clip, with noise."""
+        """Share of the updates within the clip, with noise."""
         centred = 2 * within - devices
         noise = int(discrete_gaussian(1, 2 * self.spread, draws)[0])
         return (centred + noise + devices) / (2 * devices)
 
     def next_clip(self, clip: float, share: float) -> float:
-        """The next round's clip."""
+        """Clip of the next round."""
         moved = self.rate * (float(np.clip(share, 0, 1)) - self.share)
         return clip * math.exp(-moved)

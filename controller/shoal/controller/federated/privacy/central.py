@@ -1,7 +1,7 @@
-"""Central differential privacy: a mean of clipped updates with noise, and no update by itself.
+"""Central differential privacy: a mean of clipped updates with noise.
 
 McMahan et al., "Learning Differentially Private Recurrent Language Models", 2018. The divisor is
-fixed beforehand: how many took part is private too where devices are drawn at random.
+fixed beforehand, because the number of participants is private too under random sampling.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ class PrivateMean:
     """(Σ delta clipped + noise) / divisor; a Gathering.
 
     divisor   expected number of updates, from the plan
-    within    updates that the clip left as they were; for the adaptive clip, and for nobody else
+    within    number of updates within the clip; private, for the adaptive clip only
     """
 
     def __init__(self, size: int, privacy: Privacy, divisor: float, draws: Draws) -> None:
@@ -38,7 +38,7 @@ class PrivateMean:
         self.within += norm_of(update.delta) <= self._privacy.clip
 
     def result(self) -> Aggregate:
-        """Draws noise anew: ask once a round."""
+        """Mean with new noise: call it once a round."""
         if not self._devices:
             raise too_few(0, 1)
         sigma = self._privacy.noise * self._privacy.clip
@@ -48,6 +48,6 @@ class PrivateMean:
 
 
 def central_noise(privacy: Privacy, size: int) -> float:
-    """Noise over sensitivity, the grid's share included: what the accountant is told."""
+    """Noise multiplier for the accountant, with the grid's rounding in the sensitivity."""
     sigma = privacy.noise * privacy.clip
     return sigma / sensitivity(privacy.clip, sigma, size)

@@ -1,8 +1,8 @@
-"""Privacy loss of many rounds together, added up as a distribution: as tight as it gets.
+"""Privacy loss distribution (PLD) of many rounds: a tight epsilon.
 
-Rényi privacy bounds moments, and is loose where few devices are drawn (`accountant`). Here the loss
-log(P/Q) of one round, with a device and without it, is cut onto a grid, and rounds are convolved.
-Whatever is not exact makes privacy look worse, never better:
+Rényi privacy (`accountant`) bounds moments, and is loose for small sampling rates. Here the loss
+log(P/Q) of one round, with a device and without it, is discretised on a grid, and rounds are
+convolved. Whatever is not exact makes privacy look worse, never better:
 
 - a cell's mass goes to both its ends so that its mass under P and under Q stays: on a curve of
   delta over e^epsilon, which is convex, these are chords (Doroshenko, Ghazi, Kamath, Kumar and
@@ -25,25 +25,25 @@ import numpy.typing as npt
 from scipy.special import ndtr
 
 F64 = npt.NDArray[np.float64]
-#: Standard deviations of a round's loss to a cell; more cells cost time, fewer cost tightness.
+#: Cells per standard deviation of a round's loss; more cost time, fewer cost tightness.
 _CELLS = 12
-#: The least cell: with finer ones only an epsilon that is tiny anyway becomes smaller.
+#: Smallest cell: finer ones only improve an epsilon that is tiny anyway.
 _FINEST = 1e-4
-#: Cells of the sum's grid, at most: a wider one is cut more coarsely.
+#: Largest number of cells of the sum's grid; a wider range has larger cells.
 _MOST = 2**20
-#: Standard deviations of the noise beyond which a round's own tail counts as infinite loss.
+#: Standard deviations of the noise beyond which a round's tail counts as infinite loss.
 _REACH = 12.0
-#: Of a cell's mass that moves to its upper end for rounding's sake.
+#: Share of a cell's mass that moves to its upper end, against rounding.
 _UPWARD = 1e-4
-#: Rounding of the transform there and back, a step of it, a round; generously.
+#: Upper bound on the rounding of the FFT and its inverse, per step and round.
 _ROUNDING = 16 * 2.0**-53
 _TILTS = np.geomspace(1e-2, 3e3, 28)
-#: A loss beyond this counts as infinite: e to it is a number.
+#: A loss beyond this counts as infinite, so that e to the loss is finite.
 _LARGEST = 700.0
 
 
 class Rounds(NamedTuple):
-    """Rounds of one kind: standard deviation over sensitivity; each device drawn at `rate`."""
+    """Rounds with the same noise multiplier and sampling rate."""
 
     noise: float
     rate: float
@@ -51,7 +51,7 @@ class Rounds(NamedTuple):
 
 
 class _Losses(NamedTuple):
-    """Mass at (first + i)·step, and at infinity; together 1. `rounds` of it are to be added."""
+    """Mass at (first + i)·step, and at infinity, together 1; to be convolved `rounds` times."""
 
     first: int
     mass: F64
@@ -60,7 +60,7 @@ class _Losses(NamedTuple):
 
 
 def epsilon_of_losses(kinds: Iterable[Rounds], delta: float) -> float:
-    """Of all rounds together; infinity where the grid cannot tell."""
+    """Epsilon of all rounds together; infinity where the grid is too coarse."""
     many = [kind for kind in kinds if kind.rounds]
     if not many:
         return 0.0
@@ -68,10 +68,10 @@ def epsilon_of_losses(kinds: Iterable[Rounds], delta: float) -> float:
 
 
 def _one_way(kinds: Sequence[Rounds], delta: float, joins: bool) -> float:
-    """For neighbours of whom one has the device and the other not, this way round."""
+    """Epsilon in one direction: adding a device (`joins`), or removing it."""
     step = _step(kinds)
     while True:
-        parts = [_cut(kind, step, joins) for kind in kinds]
+        parts = [_discretise(kind, step, joins) for kind in kinds]
         low, high = _window(parts, step, delta * 1e-3)
         if high - low < _MOST:
             break
@@ -89,12 +89,12 @@ def _step(kinds: Sequence[Rounds]) -> float:
 
 
 def _variance(kind: Rounds) -> float:
-    """Of one round's loss, roughly."""
+    """Approximate variance of one round's loss."""
     gaussian = kind.noise**-2
     return min(gaussian, kind.rate**2 * math.expm1(min(gaussian, 600.0)))
 
 
-def _cut(kind: Rounds, step: float, joins: bool) -> _Losses:
+def _discretise(kind: Rounds, step: float, joins: bool) -> _Losses:
     """One round's loss on the grid. With `joins`, P is the Gaussian and Q the mixture."""
     noise, rate = kind.noise, kind.rate
     ends = sorted(_loss(noise, rate, x) for x in (-_REACH * noise, 1 + _REACH * noise))
@@ -132,7 +132,7 @@ def _loss(noise: float, rate: float, x: float) -> float:
 
 
 def _place(noise: float, rate: float, losses: F64) -> F64:
-    """x at which the loss is so much; -inf below the least that there is."""
+    """x with these losses; -inf below the smallest loss."""
     with np.errstate(divide="ignore", invalid="ignore"):
         # log(e^loss - (1 - rate)), whatever the loss's size
         over = np.where(
@@ -151,7 +151,7 @@ def _between(z: F64) -> F64:
 
 
 def _window(parts: Sequence[_Losses], step: float, tail: float) -> tuple[int, int]:
-    """Cells between which the sum lies but for `tail`, by Chernoff on either side."""
+    """Cells that contain the sum except for `tail`, by Chernoff bounds on either side."""
     return -_reach(parts, step, tail / 2, -1), _reach(parts, step, tail / 2, +1)
 
 
@@ -170,7 +170,7 @@ def _log_moment(part: _Losses, step: float, tilt: float) -> float:
 
 
 def _summed(parts: Sequence[_Losses], low: int, high: int) -> tuple[F64, float]:
-    """(mass of the sum on cells low, low + 1, ..., what rounding may have hidden of it)."""
+    """(mass of the sum on cells low, low + 1, ..., bound on its rounding error)."""
     size = 1 << (high - low).bit_length()
     spectrum = np.ones(size // 2 + 1, np.complex128)
     rounds = 0
@@ -185,13 +185,13 @@ def _summed(parts: Sequence[_Losses], low: int, high: int) -> tuple[F64, float]:
 
 
 def _crossing(mass: F64, low: int, step: float, delta: float) -> float:
-    """Least epsilon >= 0 with Σ mass·(1 - e^(epsilon - loss)) <= delta over losses above it."""
+    """Smallest epsilon >= 0 with Σ mass·(1 - e^(epsilon - loss)) <= delta over losses above it."""
     losses = (low + np.arange(mass.size)) * step
     delta -= float(mass[losses > _LARGEST].sum())
     if delta <= 0:
         return math.inf
-    told = (losses > 0) & (losses <= _LARGEST)
-    mass, losses = mass[told], losses[told]
+    finite = (losses > 0) & (losses <= _LARGEST)
+    mass, losses = mass[finite], losses[finite]
     heavy = np.cumsum(mass[::-1])[::-1]
     light = np.cumsum((mass * np.exp(-losses))[::-1])[::-1]
     deltas = np.append(heavy[1:] - np.exp(losses[:-1]) * light[1:], 0.0)  # at each loss

@@ -1,1 +1,1 @@
-"""Running rounds: state machine, journal, messages from and to devices."""
+"""Running rounds: state machine, runner, journal, messages to and from devices."""

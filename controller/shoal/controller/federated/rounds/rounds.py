@@ -1,4 +1,4 @@
-"""Rounds as people and the loop see them: ask for some, look at them, take the checkpoint."""
+"""Use cases of rounds: start, abort, evaluate, list, participations, checkpoints."""
 
 from sqlalchemy import Connection, select
 
@@ -13,16 +13,16 @@ from shoal.errors import AbsentError, ConflictError
 
 
 def start(ctx: Context, *, actor: str, task: str, rounds: int) -> Task:
-    """Ask for so many rounds more; the engine runs them one after the other.
+    """Request more rounds; the engine runs them one after the other.
 
-    ConflictError while the task is being prepared, or when it could not be.
+    ConflictError while the task is being prepared, or when preparation failed.
     """
     with ctx.store.write() as db:
         return ask(db, ctx, actor=actor, task=task, rounds=rounds)
 
 
 def ask(db: Connection, ctx: Context, *, actor: str, task: str, rounds: int, **why: object) -> Task:
-    """As `start`, in somebody's transaction. why: for the audit log."""
+    """`start` within the caller's transaction. why: for the audit log."""
     row = rows.task_row(db, task)
     if row.state in (rows.PREPARING, rows.FAILED):
         raise ConflictError(
@@ -37,7 +37,7 @@ def ask(db: Connection, ctx: Context, *, actor: str, task: str, rounds: int, **w
 
 
 def abort(ctx: Context, *, actor: str, task: str) -> Task:
-    """No further round of it; the engine breaks off the one that runs, and tells its devices."""
+    """Stop a task; the engine aborts its running round and dismisses the devices."""
     with ctx.store.write() as db:
         row = rows.task_row(db, task)
         if row.state == rows.RUNNING:
@@ -48,12 +48,11 @@ def abort(ctx: Context, *, actor: str, task: str) -> Task:
 
 
 def evaluate(ctx: Context, *, actor: str, task: str, number: int | None = None) -> Round:
-    """Ask every device that fits to measure a checkpoint; nothing is learned, and nothing moves.
+    """Let every eligible device evaluate a checkpoint, without training.
 
-    number   of the round that made it, the newest unless said otherwise; 0: what the task began
-             with
+    number   of the round that made it, by default the newest; 0: the initial model
 
-    ConflictError while rounds of the task run, and when no device fits.
+    ConflictError while rounds of the task run, and when no device is eligible.
     """
     found = checkpoint(ctx, task, number)
     with ctx.store.write() as db:
@@ -71,7 +70,7 @@ def evaluate(ctx: Context, *, actor: str, task: str, number: int | None = None) 
 
 
 def list_rounds(ctx: Context, *, task: str = "", limit: int = 100) -> list[Round]:
-    """Tries of rounds, newest first; AbsentError for a task that is not there."""
+    """Attempts of rounds, newest first; AbsentError for an unknown task."""
     query = select(federated_round).order_by(
         federated_round.c.started_at.desc(), federated_round.c.number.desc(),
         federated_round.c.attempt.desc(),
@@ -84,13 +83,13 @@ def list_rounds(ctx: Context, *, task: str = "", limit: int = 100) -> list[Round
 
 
 def get_round(ctx: Context, ident: str) -> Round:
-    """One round, "task.number"; AbsentError if there is none such."""
+    """One round, "task.number"; AbsentError if there is none."""
     with ctx.store.read() as db:
         return rows.round_of(rows.round_row(db, ident))
 
 
 def participations(ctx: Context, ident: str) -> list[Participation]:
-    """Every device of one try; of a running round as far as it has come."""
+    """Every device of one attempt; of a running round, so far."""
     with ctx.store.read() as db:
         row = rows.round_row(db, ident)
         kept = select(participation).where(participation.c.round == ident)
@@ -101,7 +100,7 @@ def participations(ctx: Context, ident: str) -> list[Participation]:
 
 
 def matrix(ctx: Context, task: str, *, last: int = 50) -> list[Participation]:
-    """Who took part in the newest `last` tries that have ended, round by round."""
+    """Participations in the newest `last` attempts, round by round."""
     newest = (
         select(federated_round.c.id)
         .where(federated_round.c.task == task)
@@ -115,8 +114,8 @@ def matrix(ctx: Context, task: str, *, last: int = 50) -> list[Participation]:
         return [Participation(**one) for one in db.execute(query).mappings()]
 
 
-def _measured_by(db: Connection, task: str, number: int) -> int | None:
-    """Of an evaluation: the round whose checkpoint it measured, 0: the beginning; else None."""
+def _evaluated_by(db: Connection, task: str, number: int) -> int | None:
+    """Round whose checkpoint an evaluation measured, 0: the initial model; None if it trained."""
     mine = (federated_round.c.task == task) & (federated_round.c.number == number)
     row = db.execute(select(federated_round).where(mine)).first()
     evaluates = row is not None and rows.record_of(row).purpose == "evaluate"
@@ -124,10 +123,10 @@ def _measured_by(db: Connection, task: str, number: int) -> int | None:
 
 
 def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint:
-    """Theta after a round of a task, the newest unless said otherwise, and what is in it.
+    """Theta after a round of a task, by default the newest, and its lineage.
 
-    number   0: what the task began with. AbsentError for a round that made none, ConflictError
-             for one that was an evaluation: it measured another's, and for one that was pruned.
+    number   0: the initial model. AbsentError for a round without a checkpoint, ConflictError for
+             an evaluation, which measured another round's, and for a pruned one.
     """
     with ctx.store.read() as db:
         found = rows.task_of(rows.task_row(db, task))
@@ -140,20 +139,22 @@ def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint
         )
         made = {row.number: row for row in db.execute(done)}
         wanted = found.parent if number is None else number
-        evaluated = _measured_by(db, task, wanted) if wanted not in made else None
+        evaluated = _evaluated_by(db, task, wanted) if wanted not in made else None
     if evaluated is not None:
-        made_by = f"round {evaluated}'s checkpoint" if evaluated else "what the task began with"
+        made_by = (
+            f"round {evaluated}'s checkpoint" if evaluated else "the model that the task began with"
+        )
         raise ConflictError(
             f"round {wanted} of {task} was an evaluation: it measured {made_by}, no more",
-            f"name a round that learned: shoal round list {task} says which are training",
+            f"name a round that learned: shoal round list {task} lists the training rounds",
         )
     if wanted and wanted not in made:
-        raise AbsentError("checkpoint", f"{task}.{wanted}", "shoal round list says which are DONE")
+        raise AbsentError("checkpoint", f"{task}.{wanted}", "shoal round list shows which are DONE")
     if wanted and made[wanted].pruned_at:
         raise ConflictError(
             f"the checkpoint of round {task}.{wanted} is pruned: its numbers are gone",
-            f"name a newer one: shoal round list {task} says which are pruned; [rounds] "
-            "checkpoints in controller.toml says how many are kept",
+            f"name a newer one: shoal round list {task} shows which are pruned; [rounds] "
+            "checkpoints in controller.toml sets how many are kept",
         )
     line, at = [], wanted
     while at:
@@ -173,6 +174,6 @@ def list_tasks(ctx: Context) -> list[Task]:
 
 
 def get_task(ctx: Context, name: str) -> Task:
-    """AbsentError if there is none such."""
+    """AbsentError if there is none."""
     with ctx.store.read() as db:
         return rows.task_of(rows.task_row(db, name))

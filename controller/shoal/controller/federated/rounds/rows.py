@@ -43,7 +43,7 @@ def task_row(db: Connection, name: str) -> Row[Any]:
     """AbsentError if there is none."""
     row = db.execute(select(federated_task).where(federated_task.c.name == name)).first()
     if row is None:
-        raise AbsentError("federated task", name, "shoal round tasks lists them")
+        raise AbsentError("federated task", name, "list them: shoal round tasks")
     return row
 
 

@@ -1,16 +1,17 @@
-"""How many neighbours and shares secure aggregation needs, from who may be corrupt and who is lost.
+"""Parameters of secure aggregation: neighbours and threshold for given corruption and dropout.
 
 Bell et al. 2020, section 3, with exact tails of the hypergeometric distribution. Of n devices a
-fraction is corrupt (with the controller) and another is lost while the round runs; then
+fraction is corrupt (colludes with the controller) and another drops out during the round; then
 
-    privacy        no honest device has so many corrupt neighbours that its secrets open  2**-40
-    connected      the honest survivors' graph hangs together: only the whole sum shows   2**-40
-    correctness    every device keeps `threshold` living neighbours: the sum can be had   2**-20
+    privacy        no honest device has enough corrupt neighbours to open its secrets     2**-40
+    connected      the honest survivors' graph is connected: only the whole sum shows     2**-40
+    correctness    every device keeps `threshold` surviving neighbours: the sum opens     2**-20
 
-each as a union bound over devices. Against a controller that only listens, secrets open with
-`threshold` corrupt neighbours. Against one that lies about who lives, an honest device opens one
-share of the two, so both secrets open once honest + 2·corrupt >= 2·threshold: that is, with
-2·threshold - degree corrupt neighbours. `choose` takes the second, unless told otherwise.
+are the allowed failure probabilities, each as a union bound over devices. A semi-honest controller
+opens a secret with `threshold` corrupt neighbours. A malicious one claims different survivors to
+different devices; an honest device then opens one share of the two, so both secrets open once
+honest + 2·corrupt >= 2·threshold: with 2·threshold - degree corrupt neighbours. `choose` assumes a
+malicious controller by default.
 """
 
 import itertools
@@ -25,9 +26,9 @@ _NEVER = -math.inf
 
 
 class Graph(NamedTuple):
-    """What a round's terms say, and how safe that is, as powers of two.
+    """Neighbours and threshold of a round, and their failure probabilities.
 
-    privacy, connected, failure   log2 of the probability that the round is bad in that way
+    privacy, connected, failure   log2 of the probability of each failure
     """
 
     degree: int
@@ -41,22 +42,22 @@ class Graph(NamedTuple):
         return hidden and self.failure <= -CORRECTNESS_BITS
 
 
-def choose(devices: int, corrupt: float, lost: float, *, lying: bool = True) -> Graph:
-    """The smallest degree that is safe; SettingError, with the bound, when none is.
+def choose(devices: int, corrupt: float, lost: float, *, malicious: bool = True) -> Graph:
+    """Smallest safe degree; SettingError, with the bound, when none is safe.
 
-    corrupt   fraction of the devices that work with whoever runs the controller
-    lost      fraction that may drop out after it shared its keys
-    lying     whether the controller may say different things to different devices
+    corrupt   fraction of the devices that collude with the controller
+    lost      fraction that may drop out after key sharing
+    malicious whether the controller may send different survivors to different devices
     """
     if devices < 3 or not 0 <= corrupt < 1 or not 0 <= lost < 1 or corrupt + lost >= 1:
         raise SettingError(
             f"{devices} devices, {corrupt:.0%} corrupt, {lost:.0%} lost",
-            "three devices or more, and somebody honest has to be left",
+            "three devices or more, and some of them honest, are needed",
         )
     best: Graph | None = None
     for degree in [*range(4, devices - 1, 2), devices - 1]:
         for threshold in range(degree // 2 + 1, degree + 1):
-            found = assess(devices, degree, threshold, corrupt, lost, lying=lying)
+            found = assess(devices, degree, threshold, corrupt, lost, malicious=malicious)
             if max(found.privacy, found.connected) > -PRIVACY_BITS:
                 continue
             if found.safe():
@@ -72,7 +73,7 @@ def choose(devices: int, corrupt: float, lost: float, *, lying: bool = True) -> 
 
 
 def _shortfall(best: Graph | None) -> str:
-    """In words; the bound is a sum over devices, and above 1 it bounds nothing."""
+    """The bound in words; as a sum over devices it may exceed 1, and then bounds nothing."""
     if best is None:
         return "nowhere private"
     if best.failure >= 0:
@@ -81,11 +82,17 @@ def _shortfall(best: Graph | None) -> str:
 
 
 def assess(
-    devices: int, degree: int, threshold: int, corrupt: float, lost: float, *, lying: bool = True
+    devices: int,
+    degree: int,
+    threshold: int,
+    corrupt: float,
+    lost: float,
+    *,
+    malicious: bool = True,
 ) -> Graph:
-    """How safe one choice is."""
+    """Failure probabilities of one choice."""
     bad, gone = (math.ceil(part * devices - 1e-9) for part in (corrupt, lost))
-    opens = 2 * threshold - degree if lying else threshold
+    opens = 2 * threshold - degree if malicious else threshold
     everybody = degree >= devices - 1
     union = math.log2(devices)
     return Graph(

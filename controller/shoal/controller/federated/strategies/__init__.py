@@ -1,1 +1,1 @@
-"""Strategies that Shoal brings: one file each, named by entry points of `shoal.strategies`."""
+"""Built-in strategies: one file each, named by entry points of `shoal.strategies`."""

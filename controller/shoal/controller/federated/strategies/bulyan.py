@@ -1,7 +1,7 @@
-"""Bulyan: Krum chooses whom to listen to, then every element is a mean around the median.
+"""Bulyan: Krum selects updates, then every element is a trimmed mean around the median.
 
 El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium",
-2018. A single element cannot carry an attack that hides in a vector's length.
+2018. A single element cannot carry an attack that is small in the L2 norm.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from shoal.federated.sums import F64
 class Bulyan(Strategy, frozen=True, kw_only=True):
     """Of N updates N - 2f by Krum, then of each element the N - 4f nearest their median.
 
-    malicious   f, devices that may lie; at least 4·f + 3 updates are needed
+    malicious   f, number of malicious devices; at least 4·f + 3 updates are needed
     """
 
     sums: ClassVar[bool] = False
@@ -34,7 +34,7 @@ class Bulyan(Strategy, frozen=True, kw_only=True):
 
 
 def _one_by_one(squared: F64, malicious: int) -> list[int]:
-    """N - 2f places: Krum's choice among those left, again and again; sorted."""
+    """N - 2f indexes, sorted: repeatedly Krum's choice among the remaining updates."""
     left, chosen = list(range(len(squared))), []
     for _ in range(len(squared) - 2 * malicious):
         best = int(np.argmin(scores(squared[np.ix_(left, left)], malicious)))
@@ -43,7 +43,7 @@ def _one_by_one(squared: F64, malicious: int) -> list[int]:
 
 
 def _around_median(block: F64, keep: int) -> F64:
-    """Of every column the mean of the `keep` values nearest its median."""
+    """Mean of the `keep` values nearest the median, by column."""
     away = np.abs(block - np.median(block, axis=0))
     nearest = np.argsort(away, axis=0, kind="stable")[:keep]
     return np.take_along_axis(block, np.sort(nearest, axis=0), axis=0).mean(axis=0)

@@ -1,4 +1,4 @@
-"""FedAdagrad: every element's steps shrink with all that it has moved.
+"""FedAdagrad: Adagrad on the server; an element's steps shrink with its past updates.
 
 Reddi et al., "Adaptive Federated Optimization", 2021.
 """

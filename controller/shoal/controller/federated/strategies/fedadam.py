@@ -1,4 +1,4 @@
-"""FedAdam: Adam on the server, the mean update in the gradient's place.
+"""FedAdam: Adam on the server, with the mean update as the gradient.
 
 Reddi et al., "Adaptive Federated Optimization", 2021. As Flower does, and Reddi does not, the
 learning rate is corrected for the moments' start at zero, with the power of the next round.
@@ -17,7 +17,7 @@ class FedAdam(FedAvg, frozen=True, kw_only=True):
     """m, v: running means of delta and delta²; theta + lr·m/(√v + tau).
 
     lr     the server's learning rate
-    tau    keeps elements that hardly move from moving much
+    tau    adaptivity: limits the steps of elements with small updates
     """
 
     lr: Positive = 0.1

@@ -1,4 +1,4 @@
-"""FedAvg: the mean of what devices learned, by the rows they learned from.
+"""FedAvg: the mean of the updates, weighted by examples.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", 2017.
 """

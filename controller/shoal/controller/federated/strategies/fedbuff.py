@@ -1,9 +1,9 @@
-"""FedBuff: the server steps with every so many updates, whoever they are from.
+"""FedBuff: asynchronous; the server steps with every so many updates of any devices.
 
 Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", 2022. An update that
-started from an older theta weighs less, by the root of the steps that were made since. The buffer
-is a round's goal (`Pace.goal`); shoal.controller.federated.rounds.machine has how a round takes
-updates that were begun in an earlier one.
+started from an older theta weighs less, by the root of its staleness. The buffer
+is a round's goal (`Pace.goal`); in shoal.controller.federated.rounds.machine a round takes
+updates that started in an earlier one.
 """
 
 from typing import Annotated
@@ -20,7 +20,7 @@ class FedBuff(Strategy, frozen=True, kw_only=True):
     """theta + lr·Σ delta/√(1 + behind) / K, with K the updates in the buffer.
 
     lr          the server's learning rate
-    behind      rounds that an update may be behind; older ones are not taken
+    behind      largest staleness of an update, in rounds; older ones are refused
     """
 
     lr: Positive = 1.0

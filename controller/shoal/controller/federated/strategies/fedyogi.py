@@ -1,4 +1,4 @@
-"""FedYogi: as FedAdam, but the second moment forgets at a rate that does not grow with it.
+"""FedYogi: as FedAdam, with a second moment whose decay does not grow with its size.
 
 Reddi et al., "Adaptive Federated Optimization", 2021.
 """

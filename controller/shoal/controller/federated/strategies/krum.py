@@ -1,9 +1,9 @@
-"""Krum: the update that lies closest to its neighbours; Multi-Krum: the mean of the best few.
+"""Krum: the update closest to its nearest neighbours; Multi-Krum: the mean of the best few.
 
 Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent", 2017.
 
 Distances are taken in float64 between deltas. Between float32 parameters, or as
-‖a‖² + ‖b‖² - 2ab, they drown in rounding once updates are small beside theta.
+‖a‖² + ‖b‖² - 2ab, they are dominated by rounding once updates are small beside theta.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from shoal.federated.sums import F64
 
 
 class Krum(Strategy, frozen=True, kw_only=True):
-    """One update moves theta; at least 2·malicious + 3 are needed for what the paper proves.
+    """Applies one update; the paper's guarantee needs at least 2·malicious + 3.
 
-    malicious   devices that may lie
+    malicious   number of malicious devices
     """
 
     sums: ClassVar[bool] = False
@@ -69,6 +69,6 @@ def distances(updates: Blocks) -> F64:
 
 
 def scores(squared: F64, malicious: int) -> F64:
-    """Of each, the sum of the squared distances to its N - malicious - 2 nearest; float64 (N,)."""
+    """Sum of the squared distances to the N - malicious - 2 nearest updates; float64 (N,)."""
     nearest = max(1, len(squared) - malicious - 2)
     return np.sort(squared, axis=1)[:, 1 : nearest + 1].sum(axis=1)

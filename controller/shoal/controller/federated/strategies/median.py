@@ -1,4 +1,4 @@
-"""Coordinate median: of every element, what the middle device says.
+"""Coordinate-wise median of the updates.
 
 Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", 2018.
 """

@@ -1,7 +1,7 @@
-"""Norm clipping: no update moves theta further than a bound, so none can shout.
+"""Norm clipping: the L2 norm of every update is limited to a bound.
 
 Sun et al., "Can You Really Backdoor Federated Learning?", 2019. Weighs every device the same by
-default, as a claim of many examples is a way around the bound.
+default, because a large reported number of examples would circumvent the bound.
 """
 
 import math

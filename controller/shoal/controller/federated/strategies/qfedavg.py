@@ -1,7 +1,7 @@
-"""q-FedAvg: devices on which the model does badly count more.
+"""q-FedAvg: devices with a larger loss weigh more.
 
 Li et al., "Fair Resource Allocation in Federated Learning", 2020, algorithm 2. Each device's own
-loss is its weight; Flower puts one loss of the whole model in that place.
+loss is its weight; Flower uses one loss of the whole model instead.
 """
 
 import numpy as np
@@ -11,14 +11,14 @@ from shoal.controller.federated.strategy import Positive, Strategy
 from shoal.controller.federated.updates import Aggregate, Update, check
 from shoal.federated.sums import ExactSum
 
-#: Added to every loss, as in the paper's code: 0 to a negative power is no number.
+#: Added to every loss, as in the paper's code: 0 has no negative power.
 _ABOVE_ZERO = 1e-10
 
 
 class QFedAvg(Strategy, frozen=True, kw_only=True):
     """theta + Σ F^q·L·delta / Σ (q·F^(q-1)·‖L·delta‖² + L·F^q), with L = 1/lr.
 
-    q    0 treats all alike, 1 and more evens losses out
+    q    fairness: 0 weighs all the same, 1 and more equalises losses
     lr   the devices' learning rate
     """
 
@@ -34,7 +34,7 @@ class QFedAvg(Strategy, frozen=True, kw_only=True):
 
 
 class _Fair:
-    """The two sums of q-FedAvg."""
+    """Numerator and denominator of q-FedAvg."""
 
     def __init__(self, size: int, q: float, steepness: float) -> None:
         self._size, self._q, self._steepness = size, q, steepness
@@ -59,7 +59,7 @@ class _Fair:
 
 
 def _weighed(update: Update, q: float, steepness: float) -> tuple[float, float]:
-    """What an update weighs above, and what it adds below."""
+    """Weight of an update in the numerator, and its addend to the denominator."""
     loss = update.loss + _ABOVE_ZERO
     # einsum: its order of additions does not depend on the number of threads
     square = float(np.einsum("i,i->", update.delta, update.delta, dtype=np.float64)) * steepness**2

@@ -1,4 +1,4 @@
-"""SCAFFOLD: control variates take the devices' differences out of their steps.
+"""SCAFFOLD: control variates correct the client drift of local steps.
 
 Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", 2020,
 option II. The device's half is `shoal.federated.scaffold`; `shift` is in the train graph.
@@ -15,7 +15,7 @@ class Scaffold(Strategy, frozen=True, kw_only=True):
 
     Every device weighs the same, as in the paper: c is a mean over devices.
 
-    population   devices that could take part
+    population   number of devices that may take part
     """
 
     population: Counted

@@ -1,4 +1,4 @@
-"""Trimmed mean: of every element, the mean without the largest and the smallest.
+"""Coordinate-wise trimmed mean: without the largest and the smallest values.
 
 Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates", 2018.
 """
@@ -15,7 +15,7 @@ from shoal.federated.sums import F64
 
 
 class TrimmedMean(Strategy, frozen=True, kw_only=True):
-    """cut   fraction of the updates, rounded down, that is left out at either end."""
+    """cut   fraction of the updates, rounded down, that is trimmed at either end."""
 
     sums: ClassVar[bool] = False
     cut: Annotated[float, msgspec.Meta(ge=0, lt=0.5)] = 0.2
