@@ -57,7 +57,7 @@ def test_a_certificate_of_an_unknown_version_is_refused_by_name(authority: Autho
     with pytest.raises(UntrustedError, match="certificate of cam-a cannot be read"):
         check(authority, device)
     pem = ssl.DER_cert_to_PEM_cert(device.certificate)
-    with pytest.raises(DeniedError, match="no certificate in PEM"):
+    with pytest.raises(DeniedError, match="not a certificate in PEM"):
         authority.prove(pem, device.sign(MESSAGE), MESSAGE, NOW)
 
 
