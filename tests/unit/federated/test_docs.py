@@ -16,7 +16,7 @@ def test_the_code_on_the_page_runs_as_it_stands(page: str) -> None:
     random = np.random.default_rng(0)
     there: dict = {
         "os": os,
-        "file": tempfile.TemporaryFile(),
+        "file": tempfile.TemporaryFile(),  # noqa: SIM115
         "delta": random.normal(size=2_000).astype(np.float32),
         "residual": np.zeros(2_000, np.float32),
         "theta": np.zeros(9, np.float32),
