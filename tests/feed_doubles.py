@@ -1,4 +1,4 @@
-"""What a source or a sink is given in a test, and what came of it."""
+"""Test doubles for sources and sinks: their context, and a recorder of frames and faults."""
 
 import contextlib
 import random
@@ -14,7 +14,7 @@ from devices import LABELS, MODEL
 from shoal.agent.feeds.frames import Frame, Prediction, Quality
 from shoal.agent.feeds.io.interface import Context, Source
 from shoal.agent.feeds.io.plugins import SINKS, SOURCES, load, settings_of
-from shoal.agent.feeds.io.runner import Feeds, World
+from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.faults import Fault
 from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.served_model import Serving
@@ -23,14 +23,14 @@ from shoal.wire import Health
 from waiting import PATIENCE_S
 
 
-class Plant:
-    """Records what a feed emits and complains of. Pauses between attempts are short."""
+class Recorder:
+    """Builds feeds, and records the frames and faults that they emit."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.frames: list[Frame] = []
         self.faults: list[Fault] = []
-        self.image: Image | None = None  # as the releases that serve have signed it
+        self.image: Image | None = None  # in the signed releases
 
     def context(self, kind: str, name: str = "line") -> Context:
         return Context(
@@ -48,14 +48,14 @@ class Plant:
         """A source by its name in agent.toml, as the agent builds it."""
         made = load(SOURCES, kind)
         table = settings_of("sources.line", made.Settings, {"kind": kind} | settings)
-        return made(table, self.context(kind), self.take)
+        return made(table, self.context(kind), self.emit)
 
     def sink(self, kind: str, **settings: Any) -> Any:
         made = load(SINKS, kind)
         table = settings_of("sinks.line", made.Settings, {"kind": kind} | settings)
         return made(table, self.context(kind))
 
-    def take(self, frame: Frame) -> int:
+    def emit(self, frame: Frame) -> int:
         self.frames.append(frame)
         return 1
 
@@ -67,7 +67,7 @@ class Plant:
         frame = self.frames[-1]
         return dict(zip(frame.names, frame.rows[-1].tolist(), strict=True))
 
-    def told(self, what: str) -> bool:
+    def reported(self, what: str) -> bool:
         return any(what in fault.detail for fault in self.faults)
 
 
@@ -92,20 +92,20 @@ def serving_of(loaded: Engine, model: str = MODEL) -> Serving:
 
 
 def feeds_of(
-    plant: Plant,
+    recorder: Recorder,
     served: Mapping[str, Serving],
     sources: Mapping[str, Mapping[str, Any]],
     sinks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Feeds:
-    world = World(
-        folder=plant.folder,
+    ports = FeedPorts(
+        folder=recorder.folder,
         serving=lambda: served,
-        fault=plant.faults.append,
+        fault=recorder.faults.append,
         wall=time.time,
         monotonic=time.monotonic,
         random=random.Random(1),
     )
-    return Feeds(sources, sinks or {}, world)
+    return Feeds(sources, sinks or {}, ports)
 
 
 def prediction(time_s: float = 1_000.0, **changes: Any) -> Prediction:

@@ -1,4 +1,4 @@
-"""A plant, its broker, and clients at it."""
+"""A recorder for feeds, a plant's broker, and clients of it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from feed_doubles import Plant
+from feed_doubles import Recorder
 from feeds.mosquitto import Client, PlantBroker
 
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Plant:
-    return Plant(tmp_path)
+def recorder(tmp_path: Path) -> Recorder:
+    return Recorder(tmp_path)
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
-"""An agent's Sparkplug edge node alone, that says predictions and waits: for being killed.
+"""A Sparkplug edge node in a process of its own, for tests that kill it.
 
-`edge_node.py FOLDER URL [HOST COUNT]` says "written" when COUNT are; it waits for HOST.
+`edge_node.py FOLDER URL [HOST COUNT]` writes COUNT predictions, prints "written", then runs.
 """
 
 import sys
 import threading
 from pathlib import Path
 
-from feed_doubles import Plant, prediction
+from feed_doubles import Recorder, prediction
 
 folder, url, host, count = [*sys.argv[1:], "", "1"][:4]
-sink = Plant(Path(folder)).sink("sparkplug", url=url, group="plant", node="gateway", host=host)
+sink = Recorder(Path(folder)).sink("sparkplug", url=url, group="plant", node="gateway", host=host)
 for number in range(int(count)):
     sink.write(prediction(float(number) if host else 1_000.0))
 print("written", flush=True)

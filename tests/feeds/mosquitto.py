@@ -1,4 +1,4 @@
-"""A plant's own Mosquitto on a free loopback port, and a client at it that is not ours."""
+"""A plant's Mosquitto on a free loopback port, and a plain paho client of it."""
 
 import threading
 from pathlib import Path
@@ -12,7 +12,7 @@ from programs import mosquitto
 
 
 class PlantBroker(Server):
-    """A Mosquitto that lets everybody in."""
+    """A Mosquitto without authentication."""
 
     def __init__(self, folder: Path) -> None:
         conf = folder / "plant.conf"
@@ -25,16 +25,16 @@ class PlantBroker(Server):
 
 
 class Client:
-    """Plain paho: publishes, and records what it hears; back again by itself after a kill."""
+    """Plain paho: publishes, and records messages; reconnects by itself after a kill."""
 
     def __init__(self, broker: PlantBroker, *topics: str, will: tuple[str, bytes] | None = None):
-        self.heard: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
         self._ready, self._topics = threading.Event(), topics
         self.client = paho.Client(paho.CallbackAPIVersion.VERSION2)
         self.client.reconnect_delay_set(1, 1)
         self.client.on_connect = self._connected
         self.client.on_subscribe = lambda *_: self._ready.set()
-        self.client.on_message = lambda _, __, m: self.heard.append((m.topic, m.payload))
+        self.client.on_message = lambda _, __, m: self.received.append((m.topic, m.payload))
         if will is not None:
             self.client.will_set(*will)
         self.client.connect("127.0.0.1", broker.port)
@@ -47,11 +47,11 @@ class Client:
         else:
             self._ready.set()
 
-    def say(self, topic: str, payload: bytes | str, *, retain: bool = False) -> None:
+    def publish(self, topic: str, payload: bytes | str, *, retain: bool = False) -> None:
         self.client.publish(topic, payload, qos=1, retain=retain).wait_for_publish(20)
 
-    def vanish(self) -> None:
-        """The socket breaks without a goodbye: the broker says the will."""
+    def drop(self) -> None:
+        """Close the socket without a DISCONNECT: the broker publishes the will."""
         self.client.loop_stop()
         self.client.socket().close()
 

@@ -1,7 +1,7 @@
-"""An OPC UA server with a press on it: run with a port. Clients may write every value.
+"""An OPC UA server with a press: run with a port. Clients may write every value.
 
-With a folder behind the port it speaks to nobody unencrypted, and only to the client whose
-certificate lies there: server.pem, server.key, client.pem.
+With a folder after the port it requires encryption, and accepts only the client with the
+certificate in that folder: server.pem, server.key, client.pem.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Real servers as processes of their own, killed and started again on the same port."""
+"""Servers in processes of their own, to be killed and restarted on the same port."""
 
 import subprocess
 import sys

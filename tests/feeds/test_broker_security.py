@@ -1,4 +1,4 @@
-"""A plant's broker with TLS and passwords, for real."""
+"""A Mosquitto with TLS and passwords."""
 
 import datetime
 import ipaddress
@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from feed_doubles import Plant, prediction, running
+from feed_doubles import Recorder, prediction, running
 from feeds.mosquitto import PlantBroker
 from programs import mosquitto
 from waiting import eventually
@@ -45,9 +45,9 @@ def certify(folder: Path) -> None:
 
 
 @pytest.fixture
-def secured(plant: Plant) -> Iterator[PlantBroker]:
+def secured(recorder: Recorder) -> Iterator[PlantBroker]:
     """TLS, and one user: press with the password "oil"."""
-    broker, folder = PlantBroker(plant.folder), plant.folder
+    broker, folder = PlantBroker(recorder.folder), recorder.folder
     tool = mosquitto("mosquitto_passwd")
     certify(folder)
     subprocess.run([tool, "-c", "-b", str(folder / "users"), "press", "oil"], check=True)
@@ -61,13 +61,13 @@ def secured(plant: Plant) -> Iterator[PlantBroker]:
     broker.stop()
 
 
-def test_readings_and_predictions_pass_by_tls_also_such_as_are_longer_than_a_tls_record(
-    plant: Plant, secured: PlantBroker
+def test_messages_longer_than_a_tls_record_pass_over_tls_in_both_directions(
+    recorder: Recorder, secured: PlantBroker
 ) -> None:
     who = {"url": f"mqtts://127.0.0.1:{secured.port}", "ca": "cert.pem", "username": "press",
            "password": "oil", "retry_s": 0.1}  # fmt: skip
-    source = plant.source("mqtt", topics=["said/#"], **who)
-    sink = plant.sink("mqtt", topic="said/{asset}", **who)
+    source = recorder.source("mqtt", topics=["predictions/#"], **who)
+    sink = recorder.sink("mqtt", topic="predictions/{asset}", **who)
     with running(source), running(sink):
         eventually(lambda: source.health().up and sink.health().up)
         labels = tuple(f"class-{n}" for n in range(3_000))
@@ -75,8 +75,8 @@ def test_readings_and_predictions_pass_by_tls_also_such_as_are_longer_than_a_tls
         for asset in ("a", "b"):
             sink.write(prediction(asset=asset))
         sink.write(wide)
-        eventually(lambda: len(plant.frames) == 3 and not sink.health().waiting)
-    assert len(plant.frames[-1].names) > 3_000
+        eventually(lambda: len(recorder.frames) == 3 and not sink.health().waiting)
+    assert len(recorder.frames[-1].names) > 3_000
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_readings_and_predictions_pass_by_tls_also_such_as_are_longer_than_a_tls
     [({"password": "water"}, "Not authorized"), ({"ca": ""}, "not trusted"),
      ({"ca": "nowhere.pem"}, "No such file")],
 )  # fmt: skip
-def test_who_is_not_let_in_is_told_why_and_goes_on_trying(
-    plant: Plant, secured: PlantBroker, changes: dict[str, str], why: str
+def test_a_refused_client_reports_why_and_keeps_trying(
+    recorder: Recorder, secured: PlantBroker, changes: dict[str, str], why: str
 ) -> None:
     who = {"url": f"mqtts://127.0.0.1:{secured.port}", "ca": "cert.pem", "username": "press",
            "password": "oil", "retry_s": 0.1}  # fmt: skip
-    source = plant.source("mqtt", topics=["said/#"], **(who | changes))
+    source = recorder.source("mqtt", topics=["predictions/#"], **(who | changes))
     with running(source):
-        eventually(lambda: plant.faults)
-        assert plant.told(why), plant.faults
+        eventually(lambda: recorder.faults)
+        assert recorder.reported(why), recorder.faults
         assert not source.health().up

@@ -1,4 +1,4 @@
-"""A folder of images in, and files of predictions out."""
+"""The images source and the files sink."""
 
 import csv
 import datetime
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from devices import MODEL
-from feed_doubles import Plant, prediction, running
+from feed_doubles import Recorder, prediction, running
 from shoal.agent.feeds.frames import Quality
 from shoal.agent.feeds.io.files import COLUMNS
 from shoal.errors import SettingError
@@ -22,8 +22,8 @@ Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture
-def camera(plant: Plant) -> Path:
-    folder = plant.folder / "camera"
+def camera(recorder: Recorder) -> Path:
+    folder = recorder.folder / "camera"
     folder.mkdir()
     return folder
 
@@ -36,150 +36,148 @@ def shoot(folder: Path, name: str, colour: tuple[int, int, int] = (255, 0, 10)) 
     return part.rename(path)
 
 
-def images(plant: Plant, **more: Any) -> Any:
+def images(recorder: Recorder, **more: Any) -> Any:
     wanted = {"path": "camera", "width": 4, "height": 3, "every_s": 0.02, "settle_s": 0.0,
               "retry_s": 0.1, "pattern": "*.*"}  # fmt: skip
-    return plant.source("images", **(wanted | more))
+    return recorder.source("images", **(wanted | more))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp"])
-def test_an_image_is_a_tensor_of_pixels_in_the_size_and_order_the_model_reads(
-    plant: Plant, camera: Path, name: str
+def test_an_image_is_a_tensor_of_pixels_in_the_models_size_and_order(
+    recorder: Recorder, camera: Path, name: str
 ) -> None:
-    feed = images(plant, asset="line-1")
+    feed = images(recorder, asset="line-1")
     with running(feed):
         eventually(lambda: feed.health().up)
         path = shoot(camera, name)
-        eventually(lambda: plant.frames)
-    (frame,) = plant.frames
+        eventually(lambda: recorder.frames)
+    (frame,) = recorder.frames
     assert (frame.names, frame.rows.shape, frame.asset) == ((), (1, 36), "line-1")
     assert frame.time_s == path.stat().st_mtime_ns / 1e9
     planes = frame.rows.reshape(3, 3, 4).mean((1, 2))
     np.testing.assert_allclose(planes, [255, 0, 10], atol=3)
 
 
-def test_channels_may_come_last_and_grey_has_one(plant: Plant, camera: Path) -> None:
+def test_channels_may_come_last_and_grey_has_one(recorder: Recorder, camera: Path) -> None:
     shoot(camera, "a.png")
-    with running(images(plant, layout="hwc", existing=True)):
-        eventually(lambda: plant.frames)
-    assert plant.frames[0].rows.reshape(3, 4, 3)[0, 0].tolist() == [255, 0, 10]
-    grey = Plant(plant.folder)
+    with running(images(recorder, layout="hwc", existing=True)):
+        eventually(lambda: recorder.frames)
+    assert recorder.frames[0].rows.reshape(3, 4, 3)[0, 0].tolist() == [255, 0, 10]
+    grey = Recorder(recorder.folder)
     with running(images(grey, mode="L", existing=True)):
         eventually(lambda: grey.frames)
     assert grey.frames[0].rows.shape == (1, 12)
 
 
-def test_each_file_is_read_once_and_again_when_it_is_written_anew(
-    plant: Plant, camera: Path
-) -> None:
+def test_each_file_is_read_once_and_again_when_it_changes(recorder: Recorder, camera: Path) -> None:
     shoot(camera, "old.png")
-    feed = images(plant)
+    feed = images(recorder)
     with running(feed):
         eventually(lambda: feed.health().up)
         shoot(camera, "a.png")
         shoot(camera, "b.png")
-        eventually(lambda: len(plant.frames) == 2)
+        eventually(lambda: len(recorder.frames) == 2)
         path = shoot(camera, "a.png", (1, 2, 3))
         os.utime(path, (2_000_000_000, 2_000_000_000))
-        eventually(lambda: len(plant.frames) == 3)
-    assert plant.frames[2].rows.reshape(3, 12)[:, 0].tolist() == [1, 2, 3]
+        eventually(lambda: len(recorder.frames) == 3)
+    assert recorder.frames[2].rows.reshape(3, 12)[:, 0].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("after", "left"), [("delete", []), ("move", ["done"])])
-def test_what_was_read_is_put_away(plant: Plant, camera: Path, after: str, left: list[str]) -> None:
+def test_a_file_is_kept_moved_or_deleted_after_reading(
+    recorder: Recorder, camera: Path, after: str, left: list[str]
+) -> None:
     shoot(camera, "a.png")
-    with running(images(plant, after=after)):
-        eventually(lambda: plant.frames and sorted(p.name for p in camera.iterdir()) == left)
+    with running(images(recorder, after=after)):
+        eventually(lambda: recorder.frames and sorted(p.name for p in camera.iterdir()) == left)
     if left:
         assert [p.name for p in (camera / "done").iterdir()] == ["a.png"]
 
 
-def test_what_is_no_image_is_a_bad_frame_and_a_half_written_one_is_waited_for(
-    plant: Plant, camera: Path
+def test_an_unreadable_image_is_a_bad_frame_and_a_half_written_one_is_tried_again(
+    recorder: Recorder, camera: Path
 ) -> None:
-    whole = shoot(plant.folder, "whole.png").read_bytes()
-    feed = images(plant, existing=True, settle_s=3600.0)
+    whole = shoot(recorder.folder, "whole.png").read_bytes()
+    feed = images(recorder, existing=True, settle_s=3600.0)
     half = camera / "half.png"
     half.write_bytes(whole[:30])
     broken = camera / "broken.png"
     broken.write_bytes(b"no image")
     os.utime(broken, (1_000_000_000, 1_000_000_000))
     with running(feed):
-        eventually(lambda: plant.frames)
-        assert plant.frames[0].quality is Quality.BAD
+        eventually(lambda: recorder.frames)
+        assert recorder.frames[0].quality is Quality.BAD
         half.write_bytes(whole)
-        eventually(lambda: len(plant.frames) == 2)
-    assert plant.frames[1].quality is Quality.GOOD
-    assert plant.told("line: broken.png")
+        eventually(lambda: len(recorder.frames) == 2)
+    assert recorder.frames[1].quality is Quality.GOOD
+    assert recorder.reported("line: broken.png")
     assert feed.health().bad == 1
 
 
-def test_a_name_with_a_dot_in_front_is_a_file_that_is_being_written(
-    plant: Plant, camera: Path
-) -> None:
+def test_a_name_that_begins_with_a_dot_is_ignored(recorder: Recorder, camera: Path) -> None:
     (camera / ".a.png.new").write_bytes(b"half")
     shoot(camera, "b.png")
-    with running(images(plant, existing=True)):
-        eventually(lambda: plant.frames)
-    assert [frame.quality for frame in plant.frames] == [Quality.GOOD]
+    with running(images(recorder, existing=True)):
+        eventually(lambda: recorder.frames)
+    assert [frame.quality for frame in recorder.frames] == [Quality.GOOD]
 
 
-def test_a_folder_that_goes_away_is_waited_for(plant: Plant, camera: Path) -> None:
-    feed = images(plant)
+def test_a_missing_folder_is_tried_again_until_it_is_back(recorder: Recorder, camera: Path) -> None:
+    feed = images(recorder)
     with running(feed):
         eventually(lambda: feed.health().up)
-        camera.rename(plant.folder / "unmounted")
+        camera.rename(recorder.folder / "unmounted")
         eventually(lambda: not feed.health().up)
-        assert plant.told("is no folder; is the share mounted?")
-        (plant.folder / "unmounted").rename(camera)
+        assert recorder.reported("is no folder; is the share mounted?")
+        (recorder.folder / "unmounted").rename(camera)
         eventually(lambda: feed.health().up)
         shoot(camera, "a.png")
-        eventually(lambda: plant.frames)
+        eventually(lambda: recorder.frames)
 
 
-def test_the_release_that_serves_says_how_large_images_are(plant: Plant, camera: Path) -> None:
-    plant.image = Signed(width=2, height=5, mode="L")
-    feed = images(plant, width=0, height=0, existing=True)
+def test_images_have_the_size_in_the_signed_release(recorder: Recorder, camera: Path) -> None:
+    recorder.image = Signed(width=2, height=5, mode="L")
+    feed = images(recorder, width=0, height=0, existing=True)
     shoot(camera, "a.png")
     with running(feed):
-        eventually(lambda: plant.frames)
-        plant.image = Signed(width=4, height=3, layout="hwc")  # the next release
+        eventually(lambda: recorder.frames)
+        recorder.image = Signed(width=4, height=3, layout="hwc")  # the next release
         shoot(camera, "b.png")
-        eventually(lambda: len(plant.frames) == 2)
-    assert [frame.rows.shape for frame in plant.frames] == [(1, 10), (1, 36)]
-    assert plant.faults == []
+        eventually(lambda: len(recorder.frames) == 2)
+    assert [frame.rows.shape for frame in recorder.frames] == [(1, 10), (1, 36)]
+    assert recorder.faults == []
 
 
-def test_what_agent_toml_says_of_images_is_used_where_the_release_says_nothing(
-    plant: Plant, camera: Path
+def test_image_settings_in_agent_toml_are_used_for_a_release_without_them(
+    recorder: Recorder, camera: Path
 ) -> None:
     shoot(camera, "a.png")
-    with running(images(plant, existing=True)):
-        eventually(lambda: plant.frames)
-        plant.image = Signed(width=2, height=5)
+    with running(images(recorder, existing=True)):
+        eventually(lambda: recorder.frames)
+        recorder.image = Signed(width=2, height=5)
         shoot(camera, "b.png")
-        eventually(lambda: len(plant.frames) == 2)
-    assert [frame.rows.shape for frame in plant.frames] == [(1, 36), (1, 30)]
-    told = [fault for fault in plant.faults if fault.cause == "unsigned-image"]
-    assert [fault.severity for fault in told] == ["info", "info"]
-    assert "4x3 RGB chw, and nobody has signed that" in told[0].detail
-    assert "the release 2x5 RGB chw, which is signed and holds" in told[1].detail
+        eventually(lambda: len(recorder.frames) == 2)
+    assert [frame.rows.shape for frame in recorder.frames] == [(1, 36), (1, 30)]
+    reports = [fault for fault in recorder.faults if fault.cause == "unsigned-image"]
+    assert [fault.severity for fault in reports] == ["info", "info"]
+    assert "4x3 RGB chw, which is not signed" in reports[0].detail
+    assert "the signed release 2x5 RGB chw, which is used" in reports[1].detail
 
 
-def test_until_somebody_says_how_large_images_are_they_wait(plant: Plant, camera: Path) -> None:
+def test_images_wait_until_their_size_is_known(recorder: Recorder, camera: Path) -> None:
     shoot(camera, "a.png")
-    feed = images(plant, width=0, height=0, existing=True)
+    feed = images(recorder, width=0, height=0, existing=True)
     with running(feed):
-        eventually(lambda: plant.told("nobody says how large images are"))
+        eventually(lambda: recorder.reported("the size of the images is unknown"))
         assert not feed.health().up
-        plant.image = Signed(width=2, height=2)
-        eventually(lambda: plant.frames)
-    assert plant.frames[0].rows.shape == (1, 12)
+        recorder.image = Signed(width=2, height=2)
+        eventually(lambda: recorder.frames)
+    assert recorder.frames[0].rows.shape == (1, 12)
 
 
-def test_a_folder_of_no_size_is_refused(plant: Plant) -> None:
+def test_a_width_without_a_height_is_refused(recorder: Recorder) -> None:
     with pytest.raises(SettingError, match=r"sources\.line.*width"):
-        images(plant, width=0)
+        images(recorder, width=0)
 
 
 # ------------------------------------------------------------------------------------- sink
@@ -190,15 +188,15 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def sink(plant: Plant, **more: Any) -> Any:
-    wanted = {"path": "said", "every_s": 0.02, "retry_s": 0.05}
-    return plant.sink("files", **(wanted | more))
+def sink(recorder: Recorder, **more: Any) -> Any:
+    wanted = {"path": "predictions", "every_s": 0.02, "retry_s": 0.05}
+    return recorder.sink("files", **(wanted | more))
 
 
-def test_predictions_are_lines_of_the_days_file_with_one_header(plant: Plant) -> None:
-    path = plant.folder / "said" / "line-1970-01-01.csv"
+def test_predictions_are_lines_of_the_days_file_with_one_header(recorder: Recorder) -> None:
+    path = recorder.folder / "predictions" / "line-1970-01-01.csv"
     for number in range(2):  # the agent starts twice
-        feed = sink(plant)
+        feed = sink(recorder)
         with running(feed):
             feed.write(prediction(1_000.5, asset='p, "3"'))
             eventually(lambda n=number: path.exists() and len(rows_of(path)) == n + 1)
@@ -208,62 +206,62 @@ def test_predictions_are_lines_of_the_days_file_with_one_header(plant: Plant) ->
     assert json.loads(first["scores"]) == {"good": 0.7, "bad": 0.2, "odd": 0.1}
 
 
-def test_what_waits_at_the_end_is_written_too(plant: Plant) -> None:
-    feed = sink(plant, every_s=3600.0)
+def test_queued_predictions_are_written_at_the_end(recorder: Recorder) -> None:
+    feed = sink(recorder, every_s=3600.0)
     with running(feed):
         for number in range(5):
             feed.write(prediction(float(number)))
-    assert len(rows_of(plant.folder / "said" / "line-1970-01-01.csv")) == 5
+    assert len(rows_of(recorder.folder / "predictions" / "line-1970-01-01.csv")) == 5
 
 
-def test_a_line_that_a_power_cut_tore_is_dropped_and_the_rest_stays(plant: Plant) -> None:
-    with running(feed := sink(plant)):
+def test_a_line_truncated_by_a_power_cut_is_removed_and_the_rest_stays(recorder: Recorder) -> None:
+    with running(feed := sink(recorder)):
         feed.write(prediction(1.0))
-    path = plant.folder / "said" / "line-1970-01-01.csv"
+    path = recorder.folder / "predictions" / "line-1970-01-01.csv"
     with path.open("ab") as file:
         file.write(b"2.0,pump-3,lot-co")
-    with running(feed := sink(plant)):
+    with running(feed := sink(recorder)):
         feed.write(prediction(3.0))
     assert [row["time_s"] for row in rows_of(path)] == ["1.0", "3.0"]
 
 
-def test_a_disk_that_refuses_loses_nothing_until_it_takes_again(plant: Plant) -> None:
-    (plant.folder / "said").write_text("in the way")
-    feed = sink(plant, keep=10)
+def test_predictions_are_queued_while_the_disk_refuses(recorder: Recorder) -> None:
+    (recorder.folder / "predictions").write_text("in the way")
+    feed = sink(recorder, keep=10)
     with running(feed):
         for number in range(12):
             feed.write(prediction(float(number)))
-        eventually(lambda: plant.faults)
+        eventually(lambda: recorder.faults)
         assert (feed.health().up, feed.health().waiting) == (False, 10)
-        (plant.folder / "said").unlink()
+        (recorder.folder / "predictions").unlink()
         eventually(lambda: feed.health().up and not feed.health().waiting)
-    rows = rows_of(plant.folder / "said" / "line-1970-01-01.csv")
+    rows = rows_of(recorder.folder / "predictions" / "line-1970-01-01.csv")
     assert [row["time_s"] for row in rows] == [f"{n}.0" for n in range(2, 12)]
     assert feed.health().dropped == 2
 
 
-def test_the_oldest_files_go_when_all_are_too_large(plant: Plant) -> None:
-    feed = sink(plant, limit_mb=0.01)
+def test_beyond_the_total_size_the_oldest_files_are_deleted(recorder: Recorder) -> None:
+    feed = sink(recorder, limit_mb=0.01)
     day = 86_400.0
     with running(feed):
         for number in range(6):
             for _ in range(40):
                 feed.write(prediction(number * day))
             eventually(lambda: not feed.health().waiting)
-    names = sorted(p.name for p in (plant.folder / "said").iterdir())
+    names = sorted(p.name for p in (recorder.folder / "predictions").iterdir())
     newest = datetime.datetime.fromtimestamp(5 * day, datetime.UTC)
     assert names[-1] == f"line-{newest:%Y-%m-%d}.csv"
     assert len(names) < 6
 
 
-def test_parquet_files_hold_the_same_and_are_whole(plant: Plant) -> None:
+def test_parquet_files_have_the_same_rows_and_are_complete(recorder: Recorder) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    feed = sink(plant, format="parquet")
+    feed = sink(recorder, format="parquet")
     with running(feed):
         for number in range(5):
             feed.write(prediction(float(number)))
         eventually(lambda: not feed.health().waiting)
-    files = sorted((plant.folder / "said").iterdir())
+    files = sorted((recorder.folder / "predictions").iterdir())
     assert {path.suffix for path in files} == {".parquet"}
     rows = [row for path in files for row in pq.read_table(path).to_pylist()]
     assert [row["time_s"] for row in rows] == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Modbus TCP at a real pymodbus server: values, exceptions, a server that dies and comes back."""
+"""The modbus source with a pymodbus server: values, exceptions, reconnects."""
 
 import struct
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from devices import MODEL, engine
-from feed_doubles import Plant, feeds_of, running, serving_of
+from feed_doubles import Recorder, feeds_of, running, serving_of
 from feeds.processes import Server, server_of
 from shoal.agent.feeds.frames import Quality
-from shoal.agent.feeds.registers import BITS, REGISTERS, TYPES, Tag, apart, blocks, value
+from shoal.agent.feeds.registers import BITS, REGISTERS, TYPES, Tag, blocks, split, value
 from shoal.errors import SettingError
 from waiting import eventually
 
@@ -36,19 +36,19 @@ def words(kind: str, number: float) -> list[int]:
     return [int.from_bytes(raw[i : i + 2], "big") for i in range(0, len(raw), 2)]
 
 
-def plc(plant: Plant, server: Server, *tags: dict[str, object], **more: object):  # type: ignore[no-untyped-def]
-    return plant.source("modbus", host="127.0.0.1", port=server.port, tags=list(tags),
+def plc(recorder: Recorder, server: Server, *tags: dict[str, object], **more: object):  # type: ignore[no-untyped-def]
+    return recorder.source("modbus", host="127.0.0.1", port=server.port, tags=list(tags),
                         every_s=0.02, timeout_s=1.0, retry_s=0.1, **more)  # fmt: skip
 
 
 def test_registers_and_bits_of_every_kind_are_read_in_one_frame(
-    plant: Plant, server: Server
+    recorder: Recorder, server: Server
 ) -> None:
     write(server, 0, 65_533, *words("float32", 21.5), *reversed(words("int32", -70_000)), 0b100)
     with client_of("127.0.0.1", port=server.port) as client:
         client.write_coil(5, True, device_id=1)
     source = plc(
-        plant, server,
+        recorder, server,
         {"name": "n", "address": 0},
         {"name": "t", "address": 1, "type": "float32"},
         {"name": "count", "address": 3, "type": "int32", "words": "little"},
@@ -60,66 +60,66 @@ def test_registers_and_bits_of_every_kind_are_read_in_one_frame(
         asset="press",
     )  # fmt: skip
     with running(source):
-        eventually(lambda: plant.frames)
-    assert plant.newest == {"n": -3, "t": 21.5, "count": -70_000, "alarm": 1, "door": 1, "shut": 0,
-                            "input": 0, "switch": 0}  # fmt: skip
-    assert (plant.frames[0].asset, plant.frames[0].quality) == ("press", Quality.GOOD)
+        eventually(lambda: recorder.frames)
+    assert recorder.newest == {
+        "n": -3, "t": 21.5, "count": -70_000, "alarm": 1, "door": 1, "shut": 0, "input": 0,
+        "switch": 0,
+    }  # fmt: skip
+    assert (recorder.frames[0].asset, recorder.frames[0].quality) == ("press", Quality.GOOD)
 
 
-def test_an_address_that_is_not_there_costs_nobody_else_its_value(
-    plant: Plant, server: Server
+def test_an_illegal_address_costs_no_other_tag_its_value(
+    recorder: Recorder, server: Server
 ) -> None:
     write(server, 38, 7, 8)
-    source = plc(plant, server, {"name": "good", "address": 38}, {"name": "gone", "address": 45},
+    source = plc(recorder, server, {"name": "good", "address": 38}, {"name": "gone", "address": 45},
                  {"name": "also", "address": 39})  # fmt: skip
     with running(source):
-        eventually(lambda: len(plant.frames) > 3)
+        eventually(lambda: len(recorder.frames) > 3)
         assert source.health().up
-    assert (plant.newest["good"], plant.newest["also"]) == (7, 8)
-    assert plant.newest["gone"] != plant.newest["gone"]
-    assert plant.frames[-1].quality is Quality.UNCERTAIN
-    assert plant.told("line: gone (holding 45): there is no such address")
+    assert (recorder.newest["good"], recorder.newest["also"]) == (7, 8)
+    assert recorder.newest["gone"] != recorder.newest["gone"]
+    assert recorder.frames[-1].quality is Quality.UNCERTAIN
+    assert recorder.reported("line: gone (holding 45): there is no such address")
     assert source.health().bad == source.health().count
 
 
-def test_a_device_of_which_nothing_can_be_read_gives_bad_frames_not_an_end(
-    plant: Plant, server: Server
+def test_a_device_that_refuses_every_address_gives_bad_frames(
+    recorder: Recorder, server: Server
 ) -> None:
-    with running(plc(plant, server, {"name": "gone", "address": 300})):
-        eventually(lambda: len(plant.frames) > 2)
-    assert {frame.quality for frame in plant.frames} == {Quality.BAD}
+    with running(plc(recorder, server, {"name": "gone", "address": 300})):
+        eventually(lambda: len(recorder.frames) > 2)
+    assert {frame.quality for frame in recorder.frames} == {Quality.BAD}
 
 
-def test_a_server_that_is_killed_is_found_again_when_it_is_back(
-    plant: Plant, server: Server
-) -> None:
-    source = plc(plant, server, {"name": "n", "address": 0})
+def test_a_source_reconnects_when_its_server_is_back(recorder: Recorder, server: Server) -> None:
+    source = plc(recorder, server, {"name": "n", "address": 0})
     with running(source):
-        eventually(lambda: plant.frames)
+        eventually(lambda: recorder.frames)
         server.kill()
         eventually(lambda: not source.health().up, "the loss is seen")
         server.start()
         write(server, 0, 42)
-        eventually(lambda: plant.newest == {"n": 42}, "the new value")
+        eventually(lambda: recorder.newest == {"n": 42}, "the new value")
         assert source.health().reconnects >= 1
-    assert plant.told("modbus 'line'")
+    assert recorder.reported("modbus 'line'")
 
 
-def test_a_server_that_is_not_there_is_said_and_tried_again(plant: Plant, server: Server) -> None:
+def test_a_missing_server_is_reported_and_tried_again(recorder: Recorder, server: Server) -> None:
     server.kill()
-    source = plc(plant, server, {"name": "n", "address": 0})
+    source = plc(recorder, server, {"name": "n", "address": 0})
     with running(source):
-        eventually(lambda: len(plant.faults) > 2)
-    assert plant.told("does not answer")
+        eventually(lambda: len(recorder.faults) > 2)
+    assert recorder.reported("does not respond")
     assert source.health().error == "stopped"
 
 
-def test_a_model_is_fed_by_the_plc_in_the_plcs_units(plant: Plant, server: Server) -> None:
+def test_a_model_is_fed_by_the_plc_in_the_plcs_units(recorder: Recorder, server: Server) -> None:
     serving = serving_of(engine(1))
     tags = [{"name": "contrast", "address": 0}, {"name": "blur", "address": 1}]
     table = {"kind": "modbus", "host": "127.0.0.1", "port": server.port, "tags": tags,
              "every_s": 0.02, "model": MODEL}  # fmt: skip
-    feeds = feeds_of(plant, {MODEL: serving}, {"plc": table})
+    feeds = feeds_of(recorder, {MODEL: serving}, {"plc": table})
     feeds.start()
     eventually(lambda: serving.vitals.rows > 3)
     feeds.stop()
@@ -133,9 +133,9 @@ def test_a_model_is_fed_by_the_plc_in_the_plcs_units(plant: Plant, server: Serve
      ([{"name": "a", "address": 1, "type": "real"}], r"tags\[0\].type"),
      ([{"name": "a", "address": 1}, {"name": "a", "address": 2}], "has a name twice")],
 )  # fmt: skip
-def test_tags_that_cannot_be_are_refused(plant: Plant, tags: object, why: str) -> None:
+def test_invalid_tags_are_refused(recorder: Recorder, tags: object, why: str) -> None:
     with pytest.raises(SettingError, match=why):
-        plant.source("modbus", host="h", tags=tags)
+        recorder.source("modbus", host="h", tags=tags)
 
 
 # ------------------------------------------------------------------------------------- registers
@@ -151,7 +151,7 @@ tags = st.builds(
 
 
 @given(st.lists(tags, max_size=40))
-def test_every_tag_is_asked_for_once_and_no_request_is_longer_than_the_protocol_allows(
+def test_every_tag_is_in_one_request_and_no_request_exceeds_the_protocols_limit(
     wanted: list[Tag],
 ) -> None:
     found = blocks(wanted)
@@ -161,13 +161,13 @@ def test_every_tag_is_asked_for_once_and_no_request_is_longer_than_the_protocol_
         for tag in block.tags:
             assert block.address <= tag.address
             assert tag.address + tag.size <= block.address + block.length
-    assert [b.tags[0] for block in found for b in apart(block)] == [
+    assert [b.tags[0] for block in found for b in split(block)] == [
         t for block in found for t in block.tags
     ]
 
 
 @given(st.sampled_from(sorted(TYPES)), st.integers(-30_000, 30_000), st.booleans())
-def test_a_number_comes_back_from_its_registers_in_either_order(
+def test_a_number_is_decoded_from_its_registers_in_either_word_order(
     kind: str, number: int, little: bool
 ) -> None:
     number = (

@@ -1,4 +1,4 @@
-"""OPC UA at a real asyncua server: one subscription, status codes, writes, a server that dies."""
+"""OPC UA source and sink with an asyncua server: subscription, status codes, writes, reconnects."""
 
 import datetime
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from feed_doubles import Plant, prediction, running
+from feed_doubles import Recorder, prediction, running
 from feeds.processes import Server, server_of
 from shoal.agent.feeds.frames import Quality
 from shoal.errors import SettingError
@@ -37,47 +37,45 @@ def at(server: Server, do: Callable[[Client], Any]) -> Any:
 
 
 def put(server: Server, name: str, value: Any, code: int = 0, kind: Any = None) -> None:
-    said = ua.DataValue(
+    value = ua.DataValue(
         Value=ua.Variant(value, kind),
         StatusCode=ua.StatusCode(code),
         SourceTimestamp=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     )
-    at(server, lambda client: client.get_node(f"ns=2;s=Press.{name}").write_value(said))
+    at(server, lambda client: client.get_node(f"ns=2;s=Press.{name}").write_value(value))
 
 
 def read(server: Server, name: str) -> Any:
     return at(server, lambda client: client.get_node(f"ns=2;s=Press.{name}").read_data_value(False))
 
 
-def source(plant: Plant, server: Server, **more: object) -> Any:
+def source(recorder: Recorder, server: Server, **more: object) -> Any:
     wanted: dict[str, object] = {"tags": TAGS, "period_ms": 20.0, "every_s": 0.05, "asset": "press"}
-    return plant.source("opcua", url=url(server), retry_s=0.1, **(wanted | more))
+    return recorder.source("opcua", url=url(server), retry_s=0.1, **(wanted | more))
 
 
-def test_values_come_by_subscription_as_frames_at_a_steady_pace(
-    plant: Plant, server: Server
-) -> None:
-    feed = source(plant, server)
+def test_subscribed_values_are_frames_at_a_steady_rate(recorder: Recorder, server: Server) -> None:
+    feed = source(recorder, server)
     with running(feed):
-        eventually(lambda: plant.newest == {"t": 20.0, "p": 1.0}, "the first values")
+        eventually(lambda: recorder.newest == {"t": 20.0, "p": 1.0}, "the first values")
         put(server, "T", 77.5)
-        eventually(lambda: plant.newest == {"t": 77.5, "p": 1.0}, "the change")
-        count = len(plant.frames)
-        eventually(lambda: len(plant.frames) > count + 3, "frames without a change")
-    assert plant.frames[-1].asset == "press"
-    assert plant.frames[-1].quality is Quality.GOOD
+        eventually(lambda: recorder.newest == {"t": 77.5, "p": 1.0}, "the change")
+        count = len(recorder.frames)
+        eventually(lambda: len(recorder.frames) > count + 3, "frames without a change")
+    assert recorder.frames[-1].asset == "press"
+    assert recorder.frames[-1].quality is Quality.GOOD
 
 
-def test_a_change_alone_makes_a_frame_at_the_sources_own_time_if_one_wants(
-    plant: Plant, server: Server
+def test_with_every_s_of_0_a_change_makes_a_frame_with_the_sources_time(
+    recorder: Recorder, server: Server
 ) -> None:
-    feed = source(plant, server, every_s=0.0, tags=TAGS[:1])
+    feed = source(recorder, server, every_s=0.0, tags=TAGS[:1])
     with running(feed):
-        eventually(lambda: plant.newest == {"t": 20.0})
+        eventually(lambda: recorder.newest == {"t": 20.0})
         put(server, "T", 30.0)
-        eventually(lambda: plant.newest == {"t": 30.0})
+        eventually(lambda: recorder.newest == {"t": 30.0})
     new_year = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
-    assert plant.frames[-1].time_s == new_year
+    assert recorder.frames[-1].time_s == new_year
 
 
 @pytest.mark.parametrize(
@@ -86,40 +84,40 @@ def test_a_change_alone_makes_a_frame_at_the_sources_own_time_if_one_wants(
      (ua.StatusCodes.UncertainLastUsableValue, Quality.UNCERTAIN)],
 )  # fmt: skip
 def test_a_status_code_is_a_quality(
-    plant: Plant, server: Server, code: int, quality: Quality
+    recorder: Recorder, server: Server, code: int, quality: Quality
 ) -> None:
-    with running(source(plant, server)):
-        eventually(lambda: plant.newest == {"t": 20.0, "p": 1.0})
+    with running(source(recorder, server)):
+        eventually(lambda: recorder.newest == {"t": 20.0, "p": 1.0})
         put(server, "T", 99.0, code)
-        eventually(lambda: plant.frames[-1].quality is quality)
+        eventually(lambda: recorder.frames[-1].quality is quality)
         bad = code == ua.StatusCodes.BadSensorFailure
-        assert (plant.newest["t"] == 99.0) != bad
-        assert plant.newest["p"] == 1.0
+        assert (recorder.newest["t"] == 99.0) != bad
+        assert recorder.newest["p"] == 1.0
 
 
-def test_a_node_that_is_not_there_is_a_bad_value_and_said(plant: Plant, server: Server) -> None:
+def test_a_missing_node_is_a_bad_value_and_reported(recorder: Recorder, server: Server) -> None:
     tags = [*TAGS, {"name": "gone", "node": "ns=2;s=Press.Gone"}]
-    with running(source(plant, server, tags=tags)):
-        eventually(lambda: plant.newest.get("t") == 20.0)
-    assert plant.frames[-1].quality is Quality.UNCERTAIN
-    assert plant.told("gone (ns=2;s=Press.Gone): BadNodeIdUnknown")
+    with running(source(recorder, server, tags=tags)):
+        eventually(lambda: recorder.newest.get("t") == 20.0)
+    assert recorder.frames[-1].quality is Quality.UNCERTAIN
+    assert recorder.reported("gone (ns=2;s=Press.Gone): BadNodeIdUnknown")
 
 
-def test_a_server_that_is_killed_is_found_again_and_subscribed_to_anew(
-    plant: Plant, server: Server
+def test_a_source_reconnects_and_subscribes_again_when_its_server_is_back(
+    recorder: Recorder, server: Server
 ) -> None:
-    feed = source(plant, server)
+    feed = source(recorder, server)
     with running(feed):
-        eventually(lambda: plant.frames)
+        eventually(lambda: recorder.frames)
         server.kill()
         eventually(lambda: not feed.health().up, "the loss is seen")
-        count = len(plant.frames)
+        count = len(recorder.frames)
         server.start()
         put(server, "T", 55.0)
-        eventually(lambda: plant.newest == {"t": 55.0, "p": 1.0}, "the new value")
+        eventually(lambda: recorder.newest == {"t": 55.0, "p": 1.0}, "the new value")
     assert feed.health().reconnects >= 1
-    assert len(plant.frames) > count
-    assert plant.told("opcua 'line'")
+    assert len(recorder.frames) > count
+    assert recorder.reported("opcua 'line'")
 
 
 @pytest.mark.parametrize(
@@ -127,15 +125,15 @@ def test_a_server_that_is_killed_is_found_again_and_subscribed_to_anew(
     [({"url": "http://h", "tags": TAGS}, "no address"), ({"url": "opc.tcp://h", "tags": []},
      "tags"), ({"url": "opc.tcp://h", "tags": [TAGS[0], TAGS[0]]}, "a name twice")],
 )  # fmt: skip
-def test_wrong_settings_are_refused(plant: Plant, settings: dict[str, Any], why: str) -> None:
+def test_wrong_settings_are_refused(recorder: Recorder, settings: dict[str, Any], why: str) -> None:
     with pytest.raises(SettingError, match=why):
-        plant.source("opcua", **settings)
+        recorder.source("opcua", **settings)
 
 
-def test_an_id_that_is_none_is_named(plant: Plant, server: Server) -> None:
+def test_an_invalid_node_id_is_named(recorder: Recorder, server: Server) -> None:
     tags = [{"name": "t", "node": "Press.T"}]
-    with running(source(plant, server, tags=tags)):
-        eventually(lambda: plant.told("t has the node 'Press.T'"))
+    with running(source(recorder, server, tags=tags)):
+        eventually(lambda: recorder.reported("t has the node 'Press.T'"))
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -143,45 +141,47 @@ def test_an_id_that_is_none_is_named(plant: Plant, server: Server) -> None:
 NODES = {"score": "ns=2;s=Press.Score", "label": "ns=2;s=Press.Label"}
 
 
-def sink(plant: Plant, server: Server, **more: object) -> Any:
+def sink(recorder: Recorder, server: Server, **more: object) -> Any:
     wanted: dict[str, object] = {"nodes": NODES}
-    return plant.sink("opcua", url=url(server), retry_s=0.1, **(wanted | more))
+    return recorder.sink("opcua", url=url(server), retry_s=0.1, **(wanted | more))
 
 
-def test_a_prediction_is_written_with_its_time_and_quality(plant: Plant, server: Server) -> None:
-    feed = sink(plant, server, asset="pump-3")
+def test_a_prediction_is_written_with_its_time_and_quality(
+    recorder: Recorder, server: Server
+) -> None:
+    feed = sink(recorder, server, asset="pump-3")
     with running(feed):
         feed.write(prediction(asset="another"))
         feed.write(prediction(1_000.0, quality=Quality.UNCERTAIN))
         eventually(lambda: feed.health().up and not feed.health().waiting)
         eventually(lambda: read(server, "Label").Value.Value == "good")
-        said = read(server, "Score")
-    assert said.Value.Value == pytest.approx(0.7)
-    assert said.StatusCode.is_uncertain()
-    assert said.SourceTimestamp.replace(tzinfo=datetime.UTC).timestamp() == 1_000.0
+        written = read(server, "Score")
+    assert written.Value.Value == pytest.approx(0.7)
+    assert written.StatusCode.is_uncertain()
+    assert written.SourceTimestamp.replace(tzinfo=datetime.UTC).timestamp() == 1_000.0
     assert feed.health().count == 1
 
 
-def test_a_node_that_refuses_is_said_and_the_others_are_written(
-    plant: Plant, server: Server
+def test_a_node_that_refuses_is_reported_and_the_others_are_written(
+    recorder: Recorder, server: Server
 ) -> None:
     nodes = NODES | {"score/bad": "ns=2;s=Press.Fixed", "score/odd": "ns=2;s=Press.Gone",
                      "score/good": "ns=2;s=Press.Count",
                      "release": "ns=2;s=Press.T"}  # fmt: skip
-    feed = sink(plant, server, nodes=nodes)
+    feed = sink(recorder, server, nodes=nodes)
     with running(feed):
         feed.write(prediction())
         eventually(lambda: read(server, "Score").Value.Value == pytest.approx(0.7))
-    assert plant.told("score/bad (ns=2;s=Press.Fixed): Bad")
-    assert plant.told("score/odd (ns=2;s=Press.Gone)")
-    assert plant.told("release (ns=2;s=Press.T): 'lot-codes@1' is no Double")
+    assert recorder.reported("score/bad (ns=2;s=Press.Fixed): Bad")
+    assert recorder.reported("score/odd (ns=2;s=Press.Gone)")
+    assert recorder.reported("release (ns=2;s=Press.T): 'lot-codes@1' is no Double")
     assert read(server, "Count").Value.Value == 1  # 0.7 for a whole number
 
 
-def test_what_waits_is_written_in_order_when_the_server_is_back(
-    plant: Plant, server: Server
+def test_queued_predictions_are_written_in_order_when_the_server_is_back(
+    recorder: Recorder, server: Server
 ) -> None:
-    feed = sink(plant, server, keep=5)
+    feed = sink(recorder, server, keep=5)
     with running(feed):
         eventually(lambda: feed.health().up)
         server.kill()

@@ -1,4 +1,4 @@
-"""OPC UA signed and encrypted, at a real asyncua server that speaks to nobody otherwise."""
+"""OPC UA signed and encrypted, with an asyncua server that requires it."""
 
 import datetime
 import subprocess
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from feed_doubles import Plant, prediction, running
+from feed_doubles import Recorder, prediction, running
 from feeds.processes import Server, server_of
 from shoal.errors import SettingError
 from waiting import eventually
@@ -21,7 +21,7 @@ TAGS = [{"name": "t", "node": "ns=2;s=Press.T"}]
 def make_certificate(
     folder: Path, name: str, uri: str, *more: str, use: str = "clientAuth"
 ) -> None:
-    """As docs/sources-and-sinks.md says."""
+    """A key and certificate made as in docs/sources-and-sinks.md."""
     folder.mkdir(exist_ok=True)
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650",
@@ -35,7 +35,7 @@ def make_certificate(
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the server, of cam-1, which the server trusts, and of a stranger, whom it does not."""
+    """Keys of the server, of cam-1, which the server trusts, and of an untrusted client."""
     folder = tmp_path_factory.mktemp("keys")
     make_certificate(folder, "server", "urn:plant:press", use="serverAuth")
     make_certificate(folder, "cam-1", "urn:shoal:cam-1")
@@ -65,91 +65,93 @@ def settings(keys: Path, server: Server, **more: Any) -> dict[str, Any]:
     return found | more
 
 
-def source(plant: Plant, keys: Path, server: Server, **more: Any) -> Any:
+def source(recorder: Recorder, keys: Path, server: Server, **more: Any) -> Any:
     wanted = {"tags": TAGS, "period_ms": 20.0, "every_s": 0.05}
-    return plant.source("opcua", **settings(keys, server, **(wanted | more)))
+    return recorder.source("opcua", **settings(keys, server, **(wanted | more)))
 
 
 @pytest.mark.parametrize("policy", ["Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"])
-def test_values_come_over_a_secured_connection(
-    plant: Plant, keys: Path, server: Server, policy: str
+def test_values_are_read_over_a_secured_connection(
+    recorder: Recorder, keys: Path, server: Server, policy: str
 ) -> None:
-    with running(source(plant, keys, server, security=policy)):
-        eventually(lambda: plant.newest == {"t": 20.0}, "the value")
+    with running(source(recorder, keys, server, security=policy)):
+        eventually(lambda: recorder.newest == {"t": 20.0}, "the value")
 
 
 def test_predictions_are_written_over_a_secured_connection(
-    plant: Plant, keys: Path, server: Server
+    recorder: Recorder, keys: Path, server: Server
 ) -> None:
-    sink = plant.sink("opcua", **settings(keys, server, nodes={"score": "ns=2;s=Press.Score"}))
-    back = source(plant, keys, server, tags=[{"name": "s", "node": "ns=2;s=Press.Score"}])
+    sink = recorder.sink("opcua", **settings(keys, server, nodes={"score": "ns=2;s=Press.Score"}))
+    back = source(recorder, keys, server, tags=[{"name": "s", "node": "ns=2;s=Press.Score"}])
     with running(sink), running(back):
         sink.write(prediction(5.0))
-        eventually(lambda: plant.newest.get("s") == pytest.approx(0.7), "the score, read back")
+        eventually(lambda: recorder.newest.get("s") == pytest.approx(0.7), "the score, read back")
 
 
-def test_files_are_seen_from_the_agents_folder_and_may_be_der(
-    plant: Plant, keys: Path, server: Server
+def test_files_are_relative_to_the_agents_folder_and_may_be_der(
+    recorder: Recorder, keys: Path, server: Server
 ) -> None:
     for name in ("cam-1", "server"):
         subprocess.run(
             ["openssl", "x509", "-in", keys / f"{name}.pem", "-outform", "der",
-             "-out", plant.folder / f"{name}.der"],
+             "-out", recorder.folder / f"{name}.der"],
             check=True,
         )  # fmt: skip
     der = {"certificate": "cam-1.der", "server_certificate": "server.der"}
-    with running(source(plant, keys, server, **der)):
-        eventually(lambda: plant.newest == {"t": 20.0}, "the value")
+    with running(source(recorder, keys, server, **der)):
+        eventually(lambda: recorder.newest == {"t": 20.0}, "the value")
 
 
-def refused(plant: Plant, feed: Any) -> str:
+def refused(recorder: Recorder, feed: Any) -> str:
     with running(feed):
         eventually(lambda: "starting" not in feed.health().error, "an error")
         assert not feed.health().up
         return feed.health().error
 
 
-def test_without_security_a_secured_server_is_not_spoken_to(
-    plant: Plant, keys: Path, server: Server
+def test_without_security_a_secured_server_refuses_the_connection(
+    recorder: Recorder, keys: Path, server: Server
 ) -> None:
-    assert "does it want other security?" in refused(
-        plant, source(plant, keys, server, security="")
+    assert "does it require other security?" in refused(
+        recorder, source(recorder, keys, server, security="")
     )
-    assert plant.frames == []
+    assert recorder.frames == []
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"certificate": "stranger.pem", "key": "stranger.key"}, "BadCertificateUntrusted"),
         ({"server_certificate": "stranger.pem"}, "server_certificate its own?"),
     ],
     ids=["the server does not know us", "we do not know the server"],
 )
-def test_who_is_not_trusted_is_not_spoken_to(
-    plant: Plant, keys: Path, server: Server, more: dict[str, str], said: str
+def test_untrusted_certificates_are_refused(
+    recorder: Recorder, keys: Path, server: Server, more: dict[str, str], message: str
 ) -> None:
     full = {name: str(keys / file) for name, file in more.items()}
-    assert said in refused(plant, source(plant, keys, server, **full))
-    assert plant.frames == []
+    assert message in refused(recorder, source(recorder, keys, server, **full))
+    assert recorder.frames == []
 
 
 def test_a_certificate_without_an_application_uri_or_out_of_date_is_named(
-    plant: Plant, keys: Path, server: Server
+    recorder: Recorder, keys: Path, server: Server
 ) -> None:
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=bare",
          "-keyout", "bare.key", "-out", "bare.pem"],
-        cwd=plant.folder, check=True, capture_output=True,
+        cwd=recorder.folder, check=True, capture_output=True,
     )  # fmt: skip
     bare = {"certificate": "bare.pem", "key": "bare.key"}
-    assert "bare.pem has no application URI" in refused(plant, source(plant, keys, server, **bare))
-    missing = source(plant, keys, server, certificate="nowhere.pem")
-    assert "nowhere.pem: No such file" in refused(plant, missing)
-    feed = source(plant, keys, server)
+    assert "bare.pem has no application URI" in refused(
+        recorder, source(recorder, keys, server, **bare)
+    )
+    missing = source(recorder, keys, server, certificate="nowhere.pem")
+    assert "nowhere.pem: No such file" in refused(recorder, missing)
+    feed = source(recorder, keys, server)
     late = datetime.datetime(2050, 1, 1, tzinfo=datetime.UTC).timestamp()
     feed.context = feed.context._replace(wall=lambda: late)
-    assert "cam-1.pem expired at 20" in refused(plant, feed)
+    assert "cam-1.pem expired at 20" in refused(recorder, feed)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +163,8 @@ def test_a_certificate_without_an_application_uri_or_out_of_date_is_named(
         ({"server_certificate": ""}, "server_certificate is missing"),
     ],
 )
-def test_half_a_security_is_refused(
-    plant: Plant, keys: Path, server: Server, more: dict[str, str], wanted: str
+def test_incomplete_security_settings_are_refused(
+    recorder: Recorder, keys: Path, server: Server, more: dict[str, str], wanted: str
 ) -> None:
     with pytest.raises(SettingError, match=wanted):
-        source(plant, keys, server, **more)
+        source(recorder, keys, server, **more)

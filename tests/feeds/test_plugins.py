@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from feed_doubles import Plant, feeds_of, running
+from feed_doubles import Recorder, feeds_of, running
 from shoal import pipeline
 from shoal.agent.doctor import examine
 from shoal.agent.feeds.frames import Quality
@@ -42,20 +42,20 @@ def every_example() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("where", every_example())
-def test_every_example_of_settings_is_one_that_the_agent_takes(where: str) -> None:
+def test_every_example_of_settings_in_the_manual_is_valid(where: str) -> None:
     table = every_example()[where]
     kind = plugins.load(f"shoal.{where.partition('.')[0]}", table["kind"])
     assert isinstance(plugins.settings_of(where, kind.Settings, table), FeedSettings)
 
 
 @pytest.mark.parametrize("group", ["sources", "sinks"])
-def test_every_plugin_of_ours_has_an_example(group: str) -> None:
+def test_every_built_in_plugin_has_an_example(group: str) -> None:
     shown = {t["kind"] for where, t in every_example().items() if where.startswith(group)}
     there = {entry.name for entry in importlib.metadata.entry_points(group=f"shoal.{group}")}
     assert there <= shown
 
 
-def test_the_pipelines_in_the_manual_are_such() -> None:
+def test_the_pipelines_in_the_manual_are_valid() -> None:
     text, image = blocks("json")
     line = pipeline.parse(text.encode())
     pipeline.check(line, [f"x{i}" for i in range(128 * 2)])
@@ -63,8 +63,8 @@ def test_the_pipelines_in_the_manual_are_such() -> None:
     pipeline.check(pipeline.parse(image.encode()), [f"x{i}" for i in range(224 * 224 * 3)])
 
 
-def test_the_plugin_in_the_manual_works_and_comes_back(
-    plant: Plant, monkeypatch: pytest.MonkeyPatch
+def test_the_plugin_in_the_manual_works_and_reconnects(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     namespace: dict[str, Any] = {"__name__": "thermometer"}
     exec(blocks("python")[0].replace("wait(1.0)", "wait(0.01)"), namespace)
@@ -75,14 +75,14 @@ def test_the_plugin_in_the_manual_works_and_comes_back(
             return entry
 
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: Found([entry]))
-    port = plant.folder / "tty"
-    feed = plant.source("thermometer", port=str(port), retry_s=0.05)
+    port = recorder.folder / "tty"
+    feed = recorder.source("thermometer", port=str(port), retry_s=0.05)
     with running(feed):
-        eventually(lambda: plant.told("No such file"), "the port is missed")
+        eventually(lambda: recorder.reported("No such file"), "the port is missed")
         port.write_text("21.5\n")
-        eventually(lambda: plant.newest == {"t": 21.5} or len(plant.frames) > 1)
-        assert plant.frames[0].rows.tolist() == [[21.5]]
-        eventually(lambda: plant.frames[-1].quality is Quality.BAD, "nothing more comes")
+        eventually(lambda: recorder.newest == {"t": 21.5} or len(recorder.frames) > 1)
+        assert recorder.frames[0].rows.tolist() == [[21.5]]
+        eventually(lambda: recorder.frames[-1].quality is Quality.BAD, "nothing more comes")
 
 
 #: Module that plugins imported before the agent had a folder for each domain -> where it is now.
@@ -109,21 +109,24 @@ def test_an_old_module_name_warns_and_names_the_new_one(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_plugin_that_imports_the_old_names_still_works(plant: Plant) -> None:
+def test_a_plugin_that_imports_the_old_names_still_works(recorder: Recorder) -> None:
     text = blocks("python")[0].replace("wait(1.0)", "wait(0.01)")
+    text = text.replace("ReconnectingFeed", "Connecting")
     for old, new in OLD_NAMES.items():
         text = text.replace(f"from {new} import", f"from {old} import")
     namespace: dict[str, Any] = {"__name__": "thermometer"}
     exec(text, namespace)
-    (plant.folder / "tty").write_text("21.5\n")
-    settings = namespace["ThermometerSettings"](kind="thermometer", port=str(plant.folder / "tty"))
-    feed = namespace["Thermometer"](settings, plant.context("thermometer"), plant.take)
+    (recorder.folder / "tty").write_text("21.5\n")
+    settings = namespace["ThermometerSettings"](
+        kind="thermometer", port=str(recorder.folder / "tty")
+    )
+    feed = namespace["Thermometer"](settings, recorder.context("thermometer"), recorder.emit)
     with running(feed):
-        eventually(lambda: plant.frames, "a reading")
-    assert plant.frames[0].rows.tolist() == [[21.5]]
+        eventually(lambda: recorder.frames, "a reading")
+    assert recorder.frames[0].rows.tolist() == [[21.5]]
 
 
-def test_nothing_is_loaded_that_agent_toml_does_not_name() -> None:
+def test_no_library_is_loaded_for_a_plugin_that_agent_toml_does_not_name() -> None:
     code = (
         "import sys, shoal.agent.feeds.io.runner, shoal.agent.feeds.io.plugins as p\n"
         "p.load('shoal.sources', 'replay'); p.load('shoal.sources', 'mqtt')\n"
@@ -141,8 +144,8 @@ def test_nothing_is_loaded_that_agent_toml_does_not_name() -> None:
      ("opcua", "asyncua", "opcua", {"url": "opc.tcp://h", "tags": [{"name": "a", "node": "i=1"}]}),
      ("images", "PIL", "images", {"path": "x", "width": 1, "height": 1})],
 )  # fmt: skip
-def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(
-    plant: Plant, monkeypatch: pytest.MonkeyPatch, kind: str, library: str, extra: str,
+def test_a_missing_library_is_named_with_the_extra_to_install(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, kind: str, library: str, extra: str,
     table: dict[str, Any],
 ) -> None:  # fmt: skip
     def absent(module: str) -> Any:
@@ -150,18 +153,18 @@ def test_a_library_that_is_missing_is_named_with_the_extra_that_brings_it(
 
     monkeypatch.setattr(plugins.importlib, "import_module", absent)
     with pytest.raises(SettingError, match=rf"{library}.*not installed.*agent-{extra}"):
-        plant.source(kind, **table)
+        recorder.source(kind, **table)
 
 
-def test_a_broken_setting_stops_the_agent_at_its_start_and_not_later(plant: Plant) -> None:
+def test_a_wrong_setting_is_refused_at_the_start(recorder: Recorder) -> None:
     tables: dict[str, Any] = {"plc": {"kind": "mqtt", "url": "mqtt://h", "topic": "t"}}
     with pytest.raises(SettingError, match=r"agent.toml: sources\.plc.*topic"):
-        feeds_of(plant, {}, tables)
+        feeds_of(recorder, {}, tables)
     with pytest.raises(SettingError, match=r"no '' among shoal.sinks"):
-        feeds_of(plant, {}, {}, {"out": {}})
+        feeds_of(recorder, {}, {}, {"out": {}})
 
 
-def test_the_doctor_builds_every_feed_and_says_what_is_wrong(tmp_path: Path) -> None:
+def test_the_doctor_builds_every_feed_and_reports_what_is_wrong(tmp_path: Path) -> None:
     def found(**tables: Any) -> Any:
         settings = Settings(source=Source(path="rows.csv"), **tables)
         return next(f for f in examine(tmp_path, settings) if f.check == "feeds")
@@ -173,7 +176,7 @@ def test_the_doctor_builds_every_feed_and_says_what_is_wrong(tmp_path: Path) -> 
     assert "sources.plc" in bad.detail
 
 
-def test_sources_and_sinks_survive_enrolling_again(tmp_path: Path) -> None:
+def test_enrolling_again_keeps_sources_and_sinks(tmp_path: Path) -> None:
     settings = Settings(
         sources={"plc 1": {"kind": "modbus", "tags": [{"name": "a", "bit": 1}], "unit": 7}},
         sinks={"out": {"kind": "opcua", "nodes": {"label": "ns=2;s=L"}, "keep": 5}},

@@ -1,4 +1,4 @@
-"""HTTP push, at the real endpoint."""
+"""The push source at a real endpoint."""
 
 import asyncio
 import http.client
@@ -11,7 +11,7 @@ import pytest
 
 from devices import MODEL, engine
 from endpoints import inference_of
-from feed_doubles import Plant, feeds_of, serving_of
+from feed_doubles import Recorder, feeds_of, serving_of
 from shoal.agent.feeds.io.runner import Feeds
 from shoal.agent.serving.io.endpoint import Endpoint
 from shoal.agent.serving.served_model import Serving
@@ -26,9 +26,9 @@ def serving() -> Serving:
 
 
 @pytest.fixture
-def feeds(plant: Plant, serving: Serving) -> Feeds:
+def feeds(recorder: Recorder, serving: Serving) -> Feeds:
     sources = {"line": {"kind": "push", "queue": 3}, "file": {"kind": "replay", "path": "x.csv"}}
-    return feeds_of(plant, {MODEL: serving}, sources)
+    return feeds_of(recorder, {MODEL: serving}, sources)
 
 
 @pytest.fixture
@@ -41,16 +41,16 @@ def post(feeds: Feeds, serving: Serving, tmp_path: Path) -> Iterator[Post]:
     thread.start()
     address = asyncio.run_coroutine_threadsafe(endpoint.start(), loop).result(20)
 
-    def ask(path: str, said: object) -> tuple[int, dict[str, object]]:
+    def post(path: str, body: object) -> tuple[int, dict[str, object]]:
         connection = http.client.HTTPConnection(address.removeprefix("http://"))
-        body = said if isinstance(said, bytes) else json.dumps(said).encode()
-        connection.request("POST", path, body)
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        connection.request("POST", path, data)
         response = connection.getresponse()
-        answer = response.status, json.loads(response.read())
+        found = response.status, json.loads(response.read())
         connection.close()
-        return answer
+        return found
 
-    yield ask
+    yield post
     asyncio.run_coroutine_threadsafe(endpoint.stop(), loop).result(20)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
@@ -60,7 +60,7 @@ def post(feeds: Feeds, serving: Serving, tmp_path: Path) -> Iterator[Post]:
 FRAME = {"values": {"contrast": 0.5, "blur": -1}, "asset": "press", "label": "good"}
 
 
-def test_what_is_posted_is_answered_by_the_model_and_judged_by_its_label(
+def test_a_posted_frame_is_run_by_the_model_and_compared_with_its_label(
     feeds: Feeds, serving: Serving, post: Post
 ) -> None:
     feeds.start()
@@ -71,8 +71,8 @@ def test_what_is_posted_is_answered_by_the_model_and_judged_by_its_label(
     assert feeds.health()[0].count == 3
 
 
-def test_a_missing_value_is_null_and_its_quality_may_be_said(
-    plant: Plant, feeds: Feeds, serving: Serving, post: Post
+def test_a_missing_value_is_null_and_a_quality_may_be_posted(
+    recorder: Recorder, feeds: Feeds, serving: Serving, post: Post
 ) -> None:
     feeds.start()
     post("/sources/line", {"values": {"contrast": None, "blur": 1.0}})
@@ -80,14 +80,14 @@ def test_a_missing_value_is_null_and_its_quality_may_be_said(
     eventually(lambda: serving.vitals.errors == 2)
     feeds.stop()
     assert feeds.health()[0].bad == 2
-    assert plant.told("'contrast' is missing")
+    assert recorder.reported("'contrast' is missing")
 
 
-def test_a_source_that_is_behind_takes_nothing_and_says_come_back(feeds: Feeds, post: Post) -> None:
+def test_a_full_queue_takes_no_frame_and_responds_with_503(feeds: Feeds, post: Post) -> None:
     assert post("/sources/line", [FRAME, FRAME]) == (200, {"frames": 2})
-    status, said = post("/sources/line", [FRAME, FRAME])
+    status, found = post("/sources/line", [FRAME, FRAME])
     assert (status, feeds.health()[0].waiting, feeds.health()[0].dropped) == (503, 2, 2)
-    assert "line is behind" in str(said["error"])
+    assert "line is behind" in str(found["error"])
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_a_source_that_is_behind_takes_nothing_and_says_come_back(feeds: Feeds, 
      ("/sources/line", b"\xff", 400, "line"),
      ("/sources/file", FRAME, 404, "there are: line"), ("/sources/x", FRAME, 404, "line")],
 )  # fmt: skip
-def test_what_cannot_be_taken_is_refused(
+def test_an_invalid_body_is_refused(
     post: Post, path: str, body: object, status: int, why: str
 ) -> None:
-    answered, said = post(path, body)
-    assert answered == status
-    assert why in str(said["error"])
+    responded, found = post(path, body)
+    assert responded == status
+    assert why in str(found["error"])

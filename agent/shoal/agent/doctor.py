@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from shoal.agent.feeds.io.runner import Feeds, World
+from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.io.config import Settings
 from shoal.agent.host.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
 from shoal.agent.installed.io.journal import read_records
@@ -75,7 +75,7 @@ def _peers(folder: Path, settings: Settings) -> str:
 
 def _feeds(folder: Path, settings: Settings) -> str:
     """Sources and sinks are built, libraries and all, and not started."""
-    world = World(
+    ports = FeedPorts(
         folder=folder,
         serving=dict,
         fault=lambda fault: None,
@@ -84,7 +84,7 @@ def _feeds(folder: Path, settings: Settings) -> str:
         random=random.Random(0),
     )
     short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
-    feeds = Feeds(short | settings.sources, settings.sinks, world)
+    feeds = Feeds(short | settings.sources, settings.sinks, ports)
     return f"{len(feeds.sources)} sources and {len(feeds.sinks)} sinks can be built"
 
 

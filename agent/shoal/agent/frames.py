@@ -2,7 +2,8 @@
 
 import warnings
 
-from shoal.agent.feeds.frames import FeedHealth, Frame, Latest, Prediction, Quality, Value, frame_of
+from shoal.agent.feeds.frames import FeedHealth, Frame, Prediction, Quality, Value, frame_of
+from shoal.agent.feeds.frames import LatestValues as Latest
 
 __all__ = ["FeedHealth", "Frame", "Latest", "Prediction", "Quality", "Value", "frame_of"]
 

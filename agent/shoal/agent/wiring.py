@@ -23,8 +23,7 @@ from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
 from shoal.agent.federated.ports import FederatedPorts
 from shoal.agent.federated.upload import AHEAD
-from shoal.agent.feeds.io.runner import Feeds
-from shoal.agent.feeds.io.runner import World as FeedsWorld
+from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.hours import parse
 from shoal.agent.host.io import facts, health, pressure
 from shoal.agent.host.io import folder as names
@@ -281,7 +280,7 @@ def build_row_collection(
 def build_feeds(folder: Path, settings: Settings, agent: Agent, rows: Keeping) -> Feeds:
     """The sources and sinks of agent.toml."""
     short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
-    world = FeedsWorld(
+    ports = FeedPorts(
         folder=folder,
         serving=lambda: agent.serving,
         fault=agent.on_fault,
@@ -289,9 +288,9 @@ def build_feeds(folder: Path, settings: Settings, agent: Agent, rows: Keeping) -
         monotonic=time.monotonic,
         random=random.SystemRandom(),
         rate=lambda: agent.throttling.rate,
-        keep=rows.labelled,
+        collect=rows.labelled,
     )
-    return Feeds(short | settings.sources, settings.sinks, world)
+    return Feeds(short | settings.sources, settings.sinks, ports)
 
 
 def build_serving(

@@ -12,7 +12,7 @@ from feed_doubles import prediction
 from shoal.agent.feeds import sparkplug_payload
 from shoal.agent.feeds.frames import Quality
 from shoal.agent.feeds.sparkplug_host import Host, host_online, parse_topic
-from shoal.agent.feeds.sparkplug_node import TOGETHER, EdgeNode
+from shoal.agent.feeds.sparkplug_node import BATCH, EdgeNode
 from shoal.agent.feeds.sparkplug_payload import (
     BOOLEAN,
     DATETIME,
@@ -147,7 +147,7 @@ def test_fields_nobody_told_us_of_are_skipped() -> None:
     assert decode(theirs.SerializeToString()) == Payload(1, [Metric("x", datatype=17)], 2)
 
 
-def test_a_payload_too_large_is_not_looked_at() -> None:
+def test_a_payload_too_large_is_not_decoded() -> None:
     with pytest.raises(OversizeError):
         decode(b"\0" * (sparkplug_payload.LIMIT + 1))
 
@@ -155,8 +155,8 @@ def test_a_payload_too_large_is_not_looked_at() -> None:
 # ------------------------------------------------------------------------------------- a host
 
 
-def message(seq: int | None, *given_metrics: Metric, time_ms: int = 5_000) -> bytes:
-    return encode(Payload(time_ms, list(given_metrics), seq))
+def message(seq: int | None, *metrics: Metric, time_ms: int = 5_000) -> bytes:
+    return encode(Payload(time_ms, list(metrics), seq))
 
 
 BIRTH = message(
@@ -171,7 +171,7 @@ TOPIC = "spBv1.0/plant/{}/press"
 
 def born() -> Host:
     host = Host()
-    host.hear(TOPIC.format("NBIRTH"), BIRTH, 0.0)
+    host.receive(TOPIC.format("NBIRTH"), BIRTH, 0.0)
     return host
 
 
@@ -179,78 +179,78 @@ def values_of(frame: Any) -> dict[str, float]:
     return dict(zip(frame.names, frame.rows[0].tolist(), strict=True))
 
 
-def test_a_birth_tells_every_metric_and_data_by_alias_what_changed() -> None:
+def test_a_birth_has_every_metric_and_data_the_changes_by_alias() -> None:
     host = Host()
-    (frame,) = host.hear(TOPIC.format("NBIRTH"), BIRTH, 0.0).frames
+    (frame,) = host.receive(TOPIC.format("NBIRTH"), BIRTH, 0.0).frames
     assert values_of(frame) == {"t": 20.0, "n": -3.0}
     assert (frame.asset, frame.time_s, frame.quality) == ("press", 5.0, Quality.GOOD)
     changed = message(1, Metric(alias=2, value=65_535, datatype=INT16), time_ms=6_000)
-    (frame,) = host.hear(TOPIC.format("NDATA"), changed, 0.0).frames
+    (frame,) = host.receive(TOPIC.format("NDATA"), changed, 0.0).frames
     assert values_of(frame) == {"t": 20.0, "n": -1.0}
 
 
 def test_a_devices_metrics_are_an_asset_of_their_own() -> None:
     host = born()
     birth = message(1, Metric("t", alias=9, datatype=FLOAT, value=1.5))
-    (frame,) = host.hear(TOPIC.format("DBIRTH") + "/drive", birth, 0.0).frames
+    (frame,) = host.receive(TOPIC.format("DBIRTH") + "/drive", birth, 0.0).frames
     assert (frame.asset, values_of(frame)) == ("press/drive", {"t": 1.5})
-    (gone,) = host.hear(TOPIC.format("DDEATH") + "/drive", message(2), 0.0).frames
+    (gone,) = host.receive(TOPIC.format("DDEATH") + "/drive", message(2), 0.0).frames
     assert (gone.asset, gone.quality) == ("press/drive", Quality.BAD)
-    assert host.hear(TOPIC.format("NDATA"), message(3, Metric(alias=1, value=1.0, datatype=DOUBLE)),
-                     0.0).frames  # fmt: skip
+    data = message(3, Metric(alias=1, value=1.0, datatype=DOUBLE))
+    assert host.receive(TOPIC.format("NDATA"), data, 0.0).frames
 
 
 @pytest.mark.parametrize("seq", [3, 0, None])
-def test_a_number_missing_asks_for_a_rebirth_once_and_says_nothing_until_it_comes(
+def test_a_missing_number_requests_a_rebirth_once_and_emits_nothing_until_it_arrives(
     seq: int | None,
 ) -> None:
     host, data = born(), Metric(alias=1, value=1.0, datatype=DOUBLE)
-    told = host.hear(TOPIC.format("NDATA"), message(seq, data), 100.0)
-    assert told.frames == []
-    topic, asked = told.rebirth
+    received = host.receive(TOPIC.format("NDATA"), message(seq, data), 100.0)
+    assert received.frames == []
+    topic, request = received.rebirth
     assert topic == "spBv1.0/plant/NCMD/press"
-    assert decode(asked).metrics[0][:1] == ("Node Control/Rebirth",)
-    assert host.hear(TOPIC.format("NDATA"), message(4, data), 101.0).rebirth is None
-    assert host.hear(TOPIC.format("NBIRTH"), BIRTH, 102.0).frames
-    assert host.hear(TOPIC.format("NDATA"), message(1, data), 103.0).frames
+    assert decode(request).metrics[0][:1] == ("Node Control/Rebirth",)
+    assert host.receive(TOPIC.format("NDATA"), message(4, data), 101.0).rebirth is None
+    assert host.receive(TOPIC.format("NBIRTH"), BIRTH, 102.0).frames
+    assert host.receive(TOPIC.format("NDATA"), message(1, data), 103.0).frames
 
 
-def test_numbers_go_round_at_256() -> None:
+def test_sequence_numbers_wrap_at_256() -> None:
     host, data = born(), Metric(alias=1, value=1.0, datatype=DOUBLE)
     for number in range(1, 600):
-        assert host.hear(TOPIC.format("NDATA"), message(number % 256, data), 0.0).frames
+        assert host.receive(TOPIC.format("NDATA"), message(number % 256, data), 0.0).frames
 
 
-def test_a_death_of_this_birth_spoils_every_value_and_a_late_one_of_another_nothing() -> None:
+def test_a_death_of_this_birth_makes_every_value_bad_and_one_of_another_birth_none() -> None:
     host = born()
     old = message(None, Metric("bdSeq", datatype=INT64, value=6))
-    assert host.hear(TOPIC.format("NDEATH"), old, 0.0).frames == []
+    assert host.receive(TOPIC.format("NDEATH"), old, 0.0).frames == []
     mine = message(None, Metric("bdSeq", datatype=INT64, value=7))
-    (frame,) = host.hear(TOPIC.format("NDEATH"), mine, 0.0).frames
+    (frame,) = host.receive(TOPIC.format("NDEATH"), mine, 0.0).frames
     assert frame.quality is Quality.BAD
 
 
-def test_null_and_qualities_are_qualities_and_what_is_past_is_no_reading_of_now() -> None:
+def test_null_is_bad_quality_and_historical_metrics_are_no_readings() -> None:
     host = born()
     odd = message(
         1,
         Metric(alias=1, datatype=DOUBLE, value=None),
         Metric(alias=2, datatype=INT16, value=5, quality=500),
     )
-    (frame,) = host.hear(TOPIC.format("NDATA"), odd, 0.0).frames
+    (frame,) = host.receive(TOPIC.format("NDATA"), odd, 0.0).frames
     assert frame.quality is Quality.UNCERTAIN
     assert frame.rows[0, 0] != frame.rows[0, 0]
     past = message(2, Metric(alias=1, datatype=DOUBLE, value=9.0, historical=True))
-    assert host.hear(TOPIC.format("NDATA"), past, 0.0) == ([], None, 1)
+    assert host.receive(TOPIC.format("NDATA"), past, 0.0) == ([], None, 1)
 
 
 @pytest.mark.parametrize(
     "topic", ["spBv1.0/g/NDATA", "spAv1.0/g/NDATA/n", "spBv1.0/g/NDATA/n/d", "spBv1.0/g/DDATA/n",
               "spBv1.0/STATE/scada", "spBv1.0/g/NCMD/n"]
 )  # fmt: skip
-def test_topics_that_are_no_readings_are_let_go(topic: str) -> None:
+def test_other_topics_are_ignored(topic: str) -> None:
     assert parse_topic(topic) is None
-    assert Host().hear(topic, b"\xff", 0.0) == ([], None, 0)
+    assert Host().receive(topic, b"\xff", 0.0) == ([], None, 0)
 
 
 def test_the_state_of_a_host_is_read_in_both_versions() -> None:
@@ -266,9 +266,9 @@ def test_the_devices_of_a_node_are_bounded() -> None:
     birth = Metric("t", datatype=FLOAT, value=1.5)
     topic = TOPIC.format("DBIRTH") + "/drive-{}"
     for number in range(1, 1_024):
-        host.hear(topic.format(number), message(number % 256, birth), 0.0)
+        host.receive(topic.format(number), message(number % 256, birth), 0.0)
     with pytest.raises(WireError, match="more than 1024 devices"):
-        host.hear(topic.format("more"), message(0, birth), 0.0)
+        host.receive(topic.format("more"), message(0, birth), 0.0)
 
 
 # ------------------------------------------------------------------------------------- a node
@@ -279,8 +279,8 @@ def node(host: str = "", limit: int = 1_000, bd_seq: int = 0) -> EdgeNode:
 
 
 def state(online: bool, timestamp: int) -> tuple[str, bytes]:
-    said = {"online": online, "timestamp": timestamp}
-    return "spBv1.0/STATE/scada", json.dumps(said).encode()
+    found = {"online": online, "timestamp": timestamp}
+    return "spBv1.0/STATE/scada", json.dumps(found).encode()
 
 
 def kinds(packets: list[Any]) -> list[str]:
@@ -301,106 +301,106 @@ def test_the_will_and_the_birth_carry_one_bdseq_and_the_next_connection_the_next
         edge.disconnected()
 
 
-def test_a_new_metric_is_born_and_then_told_by_its_alias_in_turn() -> None:
+def test_a_new_metric_is_in_a_birth_and_then_published_by_its_alias() -> None:
     edge = node()
     edge.connecting()
     edge.connected(1.0)
-    (birth,) = edge.tell(prediction(2.0), 2.0)
+    (birth,) = edge.publish(prediction(2.0), 2.0)
     named = {m.name: m for m in decode(birth.payload).metrics}
     label = named["pump-3/lot-codes/label"]
     assert (label.value, label.datatype) == ("good", STRING)
     assert named["pump-3/lot-codes/release"].value == "lot-codes@1"
-    (data,) = edge.tell(prediction(3.0, label="bad"), 3.0)
+    (data,) = edge.publish(prediction(3.0, label="bad"), 3.0)
     read = decode(data.payload)
     assert read.seq == 1
     by_alias = {m.alias: m for m in read.metrics}
     assert (by_alias[label.alias].name, by_alias[label.alias].value) == ("", "bad")
     assert by_alias[label.alias].time_ms == 3_000
-    last = [decode(edge.tell(prediction(t), t)[0].payload).seq for t in range(4, 600)][-1]
+    last = [decode(edge.publish(prediction(t), t)[0].payload).seq for t in range(4, 600)][-1]
     assert last == (1 + 596) % 256
 
 
-def test_a_host_of_ours_understands_every_word_of_a_node_of_ours() -> None:
+def test_our_host_decodes_every_message_of_our_node() -> None:
     edge, host = node(), Host()
     edge.connecting()
     packets = edge.connected(1.0)
     for time_s in range(2, 400):
-        packets += edge.tell(prediction(float(time_s), asset=f"pump-{time_s % 3}"), time_s)
+        packets += edge.publish(prediction(float(time_s), asset=f"pump-{time_s % 3}"), time_s)
     frames = []
     for packet in packets:
-        told = host.hear(packet.topic, packet.payload, 0.0)
-        assert told.rebirth is None
-        frames += told.frames
+        received = host.receive(packet.topic, packet.payload, 0.0)
+        assert received.rebirth is None
+        frames += received.frames
     assert values_of(frames[-1])["pump-0/lot-codes/score"] == pytest.approx(0.7)
 
 
-def test_while_the_primary_host_is_away_predictions_are_kept_and_told_as_historical() -> None:
+def test_while_the_primary_host_is_away_predictions_are_stored_and_then_historical() -> None:
     edge = node(host="scada")
     assert "spBv1.0/STATE/scada" in edge.subscriptions
     edge.connecting()
     assert edge.connected(1.0) == []
-    assert edge.heard(*state(False, 10), 1.0) == []
-    assert not edge.forsaken
-    for time_s in range(TOGETHER + 50):
-        assert edge.tell(prediction(float(time_s)), 1.0) == []
-    assert edge.waiting == TOGETHER + 50
-    packets = edge.heard(*state(True, 20), 2.0)
+    assert edge.received(*state(False, 10), 1.0) == []
+    assert not edge.host_lost
+    for time_s in range(BATCH + 50):
+        assert edge.publish(prediction(float(time_s)), 1.0) == []
+    assert edge.waiting == BATCH + 50
+    packets = edge.received(*state(True, 20), 2.0)
     assert kinds(packets) == ["NBIRTH", "NDATA", "NDATA"]
     for packet in packets[1:]:
         assert all(metric.historical for metric in decode(packet.payload).metrics)
     assert [decode(p.payload).seq for p in packets] == [0, 1, 2]
     assert edge.waiting == 0
-    assert not decode(edge.tell(prediction(9.0), 9.0)[0].payload).metrics[0].historical
+    assert not decode(edge.publish(prediction(9.0), 9.0)[0].payload).metrics[0].historical
 
 
-def test_what_was_kept_is_told_at_every_birth_until_it_is_known_to_have_gone_out() -> None:
+def test_stored_predictions_are_published_at_every_birth_until_they_are_sent() -> None:
     edge = node(host="scada", limit=3)
     for time_s in range(3):
-        edge.keep(prediction(float(time_s)))
+        edge.store(prediction(float(time_s)))
     for number in (1, 2):
         edge.connecting()
         edge.connected(1.0)
-        assert kinds(edge.heard(*state(True, 10 * number), 1.0)) == ["NBIRTH", "NDATA"]
+        assert kinds(edge.received(*state(True, 10 * number), 1.0)) == ["NBIRTH", "NDATA"]
         assert edge.waiting == 0
         edge.disconnected()
         assert edge.waiting == 3
     edge.connecting()
-    edge.heard(*state(True, 30), 1.0)
-    edge.forget()
+    edge.received(*state(True, 30), 1.0)
+    edge.discard_published()
     edge.disconnected()
     assert (edge.waiting, edge.dropped) == (0, 0)
 
 
-def test_a_primary_host_that_goes_ends_the_connection_with_a_death() -> None:
+def test_a_primary_host_that_goes_offline_ends_the_connection_with_a_death() -> None:
     edge = node(host="scada")
     edge.connecting()
     edge.connected(1.0)
-    edge.heard(*state(True, 20), 2.0)
-    assert edge.heard(*state(False, 10), 3.0) == []  # older: it comes late
-    assert kinds(edge.heard(*state(False, 30), 3.0)) == ["NDEATH"]
-    assert edge.forsaken
+    edge.received(*state(True, 20), 2.0)
+    assert edge.received(*state(False, 10), 3.0) == []  # older: it arrives late
+    assert kinds(edge.received(*state(False, 30), 3.0)) == ["NDEATH"]
+    assert edge.host_lost
     edge.disconnected()
     edge.connecting()
-    assert not edge.forsaken
+    assert not edge.host_lost
 
 
-def test_a_rebirth_is_given_when_it_is_asked_for() -> None:
+def test_a_rebirth_request_is_followed_by_a_birth() -> None:
     edge = node()
     edge.connecting()
     edge.connected(1.0)
-    edge.tell(prediction(), 1.0)
+    edge.publish(prediction(), 1.0)
     ask = message(None, Metric("Node Control/Rebirth", datatype=BOOLEAN, value=True))
-    (birth,) = edge.heard("spBv1.0/plant/NCMD/gateway", ask, 2.0)
+    (birth,) = edge.received("spBv1.0/plant/NCMD/gateway", ask, 2.0)
     assert kinds([birth]) == ["NBIRTH"]
     assert "pump-3/lot-codes/score" in [m.name for m in decode(birth.payload).metrics]
     no = message(None, Metric("Node Control/Rebirth", datatype=BOOLEAN, value=False))
-    assert edge.heard("spBv1.0/plant/NCMD/gateway", no, 2.0) == []
+    assert edge.received("spBv1.0/plant/NCMD/gateway", no, 2.0) == []
 
 
-def test_beyond_its_limit_the_oldest_goes_and_is_counted() -> None:
+def test_beyond_its_limit_the_oldest_is_dropped_and_counted() -> None:
     edge = node(limit=10)
     for time_s in range(25):
-        edge.tell(prediction(float(time_s)), 1.0)
+        edge.publish(prediction(float(time_s)), 1.0)
     assert (edge.waiting, edge.dropped) == (10, 15)
 
 

@@ -1,1 +1,1 @@
-"""Sources and sinks: a plant's values to the models, and predictions back."""
+"""Sources and sinks: readings from the plant to the models, and predictions back."""

@@ -1,4 +1,4 @@
-"""A frame's way: source, pipeline of the release that serves, model, sinks."""
+"""Frames of one source: through the release's pipeline and the model, to the sinks."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,24 +14,22 @@ from shoal.outputs import predicted
 from shoal.preparation import Preparation, PreparedRows
 from shoal.sketch import F32
 
-#: Assets whose last values and stretches one source remembers.
+#: Assets of one source with pipeline state (last values, stretches); the oldest is dropped.
 ASSETS = 1_024
-
-
-#: Takes rows that a model was given, float32 (n, F), and what each truly is.
-Keep = Callable[[Engine, F32, Sequence[str]], None]
+#: Collects labelled rows: the engine, rows float32 (n, F) as the model reads them, n labels.
+RowCollector = Callable[[Engine, F32, Sequence[str]], None]
 
 
 class Flow:
-    """Takes the frames of one source; never raises. One thread calls it.
+    """Runs the frames of one source; never raises. One thread calls it.
 
     source   its name, for faults
     model    that the source feeds; "" for every one that serves
-    serving  models as they are now, by name
-    sinks    take the predictions: called with each, they neither block nor raise
-    fault    told what could not be answered; the model's window counts it too
-    rate     share of the rows that is answered now: less than 1 while the machine is under pressure
-    keep     takes rows (n, F) that came with their labels, to learn from
+    serving  the served models by name
+    sinks    (model or "", write) of each sink; write neither blocks nor raises
+    fault    reports a frame that failed; the model's window counts it too
+    rate     share of the frames to run: less than 1 while the device is throttled
+    collect  takes labelled rows for federated learning
     """
 
     def __init__(
@@ -43,24 +41,24 @@ class Flow:
         sinks: Sequence[tuple[str, Callable[[Prediction], None]]],
         fault: Callable[[Fault], None],
         rate: Callable[[], float] = lambda: 1.0,
-        keep: Keep | None = None,
+        collect: RowCollector | None = None,
     ) -> None:
         self._rate, self._credit = rate, 1.0
-        self._keep = keep
+        self._collect = collect
         self._source, self._model = source, model
         self._serving, self._sinks, self._fault = serving, sinks, fault
         self._prepared: dict[tuple[str, str], tuple[str, Preparation]] = {}
         self._checked: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     def __call__(self, frame: Frame) -> int:
-        """Answer one frame; how many of its rows were answered."""
+        """Run one frame; the number of rows that were run."""
         if frame.quality is Quality.BAD:
             return 0
         served = self._serving()
         models = [self._model] if self._model else list(served)
-        return sum(self._feed(served[name], frame) for name in models if name in served)
+        return sum(self._run(served[name], frame) for name in models if name in served)
 
-    def _feed(self, serving: Serving, frame: Frame) -> int:
+    def _run(self, serving: Serving, frame: Frame) -> int:
         engine = serving.engine
         if engine is None:
             return 0
@@ -70,20 +68,20 @@ class Flow:
             serving.count_error()
             self._fault(Fault(error.code, f"source {self._source}: {error}"))
             return 0
-        if not len(ready.values) or not self._has_its_turn():
+        if not len(ready.values) or not self._is_sampled():
             return 0
         try:
-            said = serving.infer(ready.values, truth(engine, frame.labels, ready.stands_for))
+            outputs = serving.infer(ready.values, truth(engine, frame.labels, ready.stands_for))
         except ShoalError as error:
             self._fault(Fault(error.code, f"source {self._source}: {error}"))
             return 0
-        if self._keep is not None and frame.labels is not None:
-            self._keep(engine, ready.values, [frame.labels[i] for i in ready.stands_for])
-        self._tell(engine, frame, said)
-        return len(said)
+        if self._collect is not None and frame.labels is not None:
+            self._collect(engine, ready.values, [frame.labels[i] for i in ready.stands_for])
+        self._write_sinks(engine, frame, outputs)
+        return len(outputs)
 
-    def _has_its_turn(self) -> bool:
-        """Whether this is one of the share that is answered; the pipeline has seen it anyhow."""
+    def _is_sampled(self) -> bool:
+        """Whether this frame is in the share to run; the pipeline has seen it in any case."""
         self._credit = min(1.0, self._credit + self._rate())
         if self._credit < 1.0:
             return False
@@ -91,13 +89,13 @@ class Flow:
         return True
 
     def _prepare(self, engine: Engine, frame: Frame) -> PreparedRows:
-        """What the model reads of the frame; InputError when a value it must have is not there."""
+        """The model's rows of a frame; InputError when a required value is missing."""
         self._check_names(engine, frame)
-        work = self._preparation(engine, frame.asset)
-        return work.rows(frame.time_s, frame.names, frame.rows)
+        preparation = self._preparation(engine, frame.asset)
+        return preparation.rows(frame.time_s, frame.names, frame.rows)
 
     def _preparation(self, engine: Engine, asset: str) -> Preparation:
-        """The pipeline at work for this asset; a new release begins with nothing remembered."""
+        """The pipeline's state for an asset; a new release starts with an empty one."""
         manifest = engine.manifest
         known = self._prepared.get((manifest.model, asset))
         if known is not None and known[0] == manifest.release:
@@ -109,7 +107,7 @@ class Flow:
         return made
 
     def _check_names(self, engine: Engine, frame: Frame) -> None:
-        """InputError when columns that the model reads are not there: a wrong file or tag."""
+        """InputError when the frame lacks columns of the model: a wrong file or tag."""
         release = engine.manifest.release
         if not frame.names or self._checked.get(engine.manifest.model) == (release, frame.names):
             return
@@ -124,14 +122,14 @@ class Flow:
             )
         self._checked[engine.manifest.model] = (release, frame.names)
 
-    def _tell(self, engine: Engine, frame: Frame, said: F32) -> None:
+    def _write_sinks(self, engine: Engine, frame: Frame, outputs: F32) -> None:
         manifest = engine.manifest
         sinks = [sink for model, sink in self._sinks if model in ("", manifest.model)]
         if not sinks:
             return
         two = manifest.threshold if len(manifest.labels) == 2 else None
-        winners = predicted(said, two).astype(int) if not engine.regression else None
-        for row, scores in enumerate(said):
+        winners = predicted(outputs, two).astype(int) if not engine.regression else None
+        for row, scores in enumerate(outputs):
             prediction = Prediction(
                 time_s=frame.time_s,
                 asset=frame.asset,
@@ -147,9 +145,9 @@ class Flow:
 
 
 def truth(engine: Engine, labels: Sequence[str] | None, rows: Sequence[int]) -> F32 | None:
-    """True class index, or value, of some rows; None where nobody knows.
+    """True class index, or value, of some rows; None without labels.
 
-    A label that the model does not know counts as no class: no answer can be right.
+    A label that is no class of the model is -1: every prediction counts as wrong.
     """
     if labels is None:
         return None

@@ -1,4 +1,4 @@
-"""What a source gives and what a sink takes: readings with their time, quality and asset."""
+"""Frames (readings from a source) and predictions (for a sink), with time, quality and asset."""
 
 import enum
 from collections.abc import Mapping, Sequence
@@ -11,12 +11,12 @@ import numpy.typing as npt
 from shoal.errors import InputError
 from shoal.sketch import F32
 
-#: Tags of one asset: who publishes ever new names does not fill the memory.
+#: Most tags of one asset: bounds the memory when names keep changing.
 TAGS = 16_384
 
 
 class Quality(enum.IntEnum):
-    """How far a value can be believed; the worst of several is their max()."""
+    """Quality of a value; the worst of several is their max()."""
 
     GOOD = 0
     UNCERTAIN = 1
@@ -29,9 +29,9 @@ class Frame(NamedTuple):
     time_s   Unix seconds, UTC, of the source's clock
     names    of the columns; () when `rows` is a tensor with the model's columns in its order
     rows     float (n, len(names)), NaN for what is missing or bad; for a tensor (n, F)
-    quality  of the whole; BAD when nothing in it can be used
-    asset    what was measured: "pump-3"; "" where the source watches only one
-    labels   true class or value of each row, as text; None where nobody knows
+    quality  of the whole frame; BAD when no value is usable
+    asset    what was measured: "pump-3"; "" where the source has only one
+    labels   true class or value of each row, as text; None when unknown
     """
 
     time_s: float
@@ -43,12 +43,12 @@ class Frame(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """One answer of a model, for sinks.
+    """One prediction of a model, for sinks.
 
-    time_s   of the frame it answers; asset and quality are the frame's too
+    time_s   of the frame; asset and quality are the frame's too
     labels   names of the classes; ("value",) for regression
     scores   float32 (C,): probabilities by class, or the one value
-    label    the class that was predicted, "" for regression
+    label    the predicted class, "" for regression
     """
 
     time_s: float
@@ -62,7 +62,7 @@ class Prediction(NamedTuple):
 
     @property
     def values(self) -> dict[str, float | str]:
-        """Name -> value, as sinks write it: "value", or "label", "score" and each class's own."""
+        """Name -> value, as sinks write it: "value", or "label", "score" and each "score/CLASS"."""
         if not self.label:
             return {"value": float(self.scores[0])}
         each = {f"score/{name}": float(p) for name, p in zip(self.labels, self.scores, strict=True)}
@@ -70,16 +70,16 @@ class Prediction(NamedTuple):
 
 
 class FeedHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """How one source or sink is doing.
+    """State and counters of one source or sink.
 
     kind        name of the plugin
-    up          whether it is connected, or its file or folder is there
-    count       frames given, or predictions taken, since the start
-    dropped     that were lost: a queue was full, or nothing could be made of them
-    bad         values whose quality was bad
+    up          whether it is connected, or its file or folder exists
+    count       frames emitted, or predictions written, since the start
+    dropped     frames or predictions lost: a full queue, or unreadable
+    bad         values of bad quality
     reconnects  connections after the first
-    lag_s       age of the newest frame when it came, by the source's clock; -1 before the first
-    waiting     predictions kept until the server is back
+    lag_s       age of the newest frame on arrival, by the source's clock; -1 before the first
+    waiting     predictions stored until the server is back
     error       why it is not up, "" while it is
     """
 
@@ -96,22 +96,22 @@ class FeedHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Value(NamedTuple):
-    """One tag as it was last seen. value: NaN where it is no number."""
+    """The last value of one tag. value: NaN where it is no number."""
 
     value: float
     time_s: float
     quality: Quality = Quality.GOOD
 
 
-class Latest:
-    """The latest value of each tag, where a source tells only what changed.
+class LatestValues:
+    """The latest value of each tag, for a source that sends only changes.
 
-    >>> latest = Latest()
+    >>> latest = LatestValues()
     >>> latest.put("t", Value(21.5, 100.0)); latest.put("p", Value(1.0, 101.0, Quality.BAD))
     >>> frame = latest.frame("pump-3"); frame.names, frame.rows.tolist(), frame.quality.name
     (('t', 'p'), [[21.5, nan]], 'UNCERTAIN')
 
-    names   tags that every frame has, missing until they are heard; more come as they come
+    names   tags that every frame has, missing until their first value; others are added
     """
 
     def __init__(self, names: Sequence[str] = ()) -> None:
@@ -119,20 +119,20 @@ class Latest:
         self._names = tuple(self._values)
 
     def put(self, name: str, value: Value) -> None:
-        """Take in what a tag says now; InputError for one tag too many."""
+        """Set the value of a tag; InputError beyond TAGS tags."""
         if len(self._values) >= TAGS and name not in self._values:
             raise InputError(f"more than {TAGS} tags of one asset; the next is {name[:100]!r}")
         self._values[name] = value
         if len(self._values) != len(self._names):
             self._names = tuple(self._values)
 
-    def spoil(self, quality: Quality) -> None:
-        """Nothing is known any more: the connection, or the device behind it, is gone."""
+    def degrade(self, quality: Quality) -> None:
+        """Set every quality to `quality` or worse: the connection, or the device, is gone."""
         self._values = {k: v._replace(quality=max(v.quality, quality)) for k, v in
                         self._values.items()}  # fmt: skip
 
     def frame(self, asset: str) -> Frame:
-        """Every tag as it is now, at the time of the newest."""
+        """A frame of the latest value of every tag, at the time of the newest."""
         newest = max((value.time_s for value in self._values.values()), default=0.0)
         return _frame(newest, self._names, list(self._values.values()), asset)
 
@@ -144,7 +144,7 @@ def frame_of(
     asset: str = "",
     qualities: Mapping[str, Quality] | None = None,
 ) -> Frame:
-    """One row of named values; those that `qualities` calls bad are missing.
+    """A frame of one row of named values; those of bad quality are missing.
 
     >>> frame_of(1.0, {"a": 1, "b": 2}, qualities={"b": Quality.BAD}).rows.tolist()
     [[1.0, nan]]

@@ -1,6 +1,6 @@
-"""Modbus registers: which to ask for together, and what they mean; no socket anywhere near.
+"""Modbus registers: grouped into requests, and decoded into values. Pure.
 
-Source: MODBUS Application Protocol 1.1b3: at most 125 registers, or 2 000 bits, in one answer.
+Source: MODBUS Application Protocol 1.1b3: at most 125 registers, or 2 000 bits, in one response.
 """
 
 import struct
@@ -22,7 +22,7 @@ TYPES = {
     "uint64": (4, ">Q"),
     "float64": (4, ">d"),
 }
-#: Most registers, and bits, in one request; registers nobody wants that are read along.
+#: Most registers, and bits, in one request; longest gap of unused registers inside one.
 REGISTERS, BITS, GAP = 125, 2_000, 8
 
 
@@ -56,7 +56,7 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Block(NamedTuple):
-    """Neighbours that one request reads. length: registers, or bits."""
+    """Adjacent tags read by one request. length: registers, or bits."""
 
     table: Table
     address: int
@@ -65,11 +65,11 @@ class Block(NamedTuple):
 
 
 def blocks(tags: Sequence[Tag]) -> list[Block]:
-    """The fewest requests for all tags, as far as gaps of up to GAP and the protocol allow."""
+    """Requests that read all tags: few, with gaps of at most GAP and the protocol's limits."""
     found: list[Block] = []
     for tag in sorted(tags, key=lambda tag: (tag.table, tag.address, tag.size)):
         last = found[-1] if found else None
-        joined = joined_to(last, tag) if last else None
+        joined = extended(last, tag) if last else None
         if joined is None:
             found.append(Block(tag.table, tag.address, tag.size, (tag,)))
         else:
@@ -77,8 +77,8 @@ def blocks(tags: Sequence[Tag]) -> list[Block]:
     return found
 
 
-def joined_to(block: Block, tag: Tag) -> Block | None:
-    """The block with one tag more; None when they do not belong together."""
+def extended(block: Block, tag: Tag) -> Block | None:
+    """The block with one tag more; None when one request cannot read both."""
     end = block.address + block.length
     count = max(end, tag.address + tag.size) - block.address
     limit, gap = (BITS, BITS) if tag.is_bit else (REGISTERS, GAP)
@@ -87,20 +87,20 @@ def joined_to(block: Block, tag: Tag) -> Block | None:
     return Block(block.table, block.address, count, (*block.tags, tag))
 
 
-def apart(block: Block) -> list[Block]:
-    """A block for each of its tags: where one address is refused, the others still answer."""
+def split(block: Block) -> list[Block]:
+    """A block for each tag: one address that the device refuses then costs no other tag."""
     return [Block(tag.table, tag.address, tag.size, (tag,)) for tag in block.tags]
 
 
-def value(tag: Tag, block: Block, answer: Sequence[int]) -> float:
-    """What a tag is in the answer to its block: registers 0 to 65535, or bits.
+def value(tag: Tag, block: Block, response: Sequence[int]) -> float:
+    """A tag's value in the response to its block: registers 0 to 65535, or bits.
 
     >>> tag = Tag(name="t", address=7, type="int32")
     >>> value(tag, Block("holding", 6, 3, (tag,)), [1, 65535, 65534])
     -2.0
     """
     at = tag.address - block.address
-    words = list(answer[at : at + tag.size])
+    words = list(response[at : at + tag.size])
     if tag.is_bit:
         return float(bool(words[0]))
     if tag.bit >= 0:

@@ -1,8 +1,8 @@
-"""What a Sparkplug B host keeps in mind of the edge nodes that it hears; no socket anywhere near.
+"""Sparkplug B host: the state of the edge nodes, from their messages to frames. Pure.
 
-A birth declares a node's metrics and their aliases; data then tells what changed, numbered 0 to 255
-in turn. Data without its birth, or with a number missing, cannot be understood: the node is asked
-for a rebirth. Source: Eclipse Sparkplug 3.0.0, sections 5.4 to 5.13 and 6.4.
+A birth declares a node's metrics and their aliases; data messages then have the changes, with
+sequence numbers 0 to 255. After a missed birth or number the host requests a rebirth.
+Source: Eclipse Sparkplug 3.0.0, sections 5.4 to 5.13 and 6.4.
 """
 
 import json
@@ -10,14 +10,14 @@ import math
 from typing import NamedTuple
 
 from shoal.agent.feeds import sparkplug_payload
-from shoal.agent.feeds.frames import Frame, Latest, Quality, Value
+from shoal.agent.feeds.frames import Frame, LatestValues, Quality, Value
 from shoal.agent.feeds.sparkplug_payload import BOOLEAN, Metric, Payload
 from shoal.errors import WireError
 
 NAMESPACE = "spBv1.0"
 REBIRTH, BD_SEQ = "Node Control/Rebirth", "bdSeq"
-#: Seconds between two requests for a rebirth of one node; most nodes, and devices of each.
-PATIENCE_S, NODES, DEVICES = 10.0, 1_024, 1_024
+#: Seconds between two rebirth requests to one node; most nodes, and devices of each.
+REBIRTH_S, NODES, DEVICES = 10.0, 1_024, 1_024
 _QUALITY = {
     0: Quality.BAD,
     sparkplug_payload.GOOD: Quality.GOOD,
@@ -26,7 +26,7 @@ _QUALITY = {
 
 
 class Topic(NamedTuple):
-    """spBv1.0/group/kind/node[/device], taken apart."""
+    """The parts of spBv1.0/group/kind/node[/device]."""
 
     group: str
     kind: str
@@ -38,17 +38,17 @@ class Topic(NamedTuple):
         return f"{self.node}/{self.device}" if self.device else self.node
 
 
-class Told(NamedTuple):
-    """What a message came to.
+class Received(NamedTuple):
+    """Result of one message.
 
-    frames    one for each asset of which something changed
-    rebirth   topic and payload of the request for a rebirth; None when there is no need
-    past      metrics that were historical, and not made frames of
+    frames      one for each asset with a change
+    rebirth     topic and payload of the rebirth request to publish; None for none
+    historical  number of historical metrics, which make no frames
     """
 
     frames: list[Frame] = []  # noqa: RUF012 (a NamedTuple's default is never written to)
     rebirth: tuple[str, bytes] | None = None
-    past: int = 0
+    historical: int = 0
 
 
 class _Node:
@@ -56,23 +56,23 @@ class _Node:
 
     def __init__(self) -> None:
         self.born, self.seq, self.bd_seq = False, -1, -1
-        self.asked_at = -math.inf
-        self.assets: dict[str, Latest] = {}
+        self.requested_s = -math.inf
+        self.assets: dict[str, LatestValues] = {}
         self.names: dict[int, tuple[str, int]] = {}
         self.kinds: dict[tuple[str, str], int] = {}
 
 
 class Host:
-    """Follows edge nodes. hear() takes every message of their topics, in order."""
+    """Tracks edge nodes. `receive` takes every message of their topics, in order."""
 
     def __init__(self) -> None:
         self._nodes: dict[tuple[str, str], _Node] = {}
 
-    def hear(self, topic: str, data: bytes, now_s: float) -> Told:
-        """What a message means; WireError when it cannot be read."""
+    def receive(self, topic: str, data: bytes, now_s: float) -> Received:
+        """Process a message; WireError when it cannot be decoded."""
         parsed = parse_topic(topic)
         if parsed is None:
-            return Told()
+            return Received()
         payload = sparkplug_payload.decode(data)
         if len(self._nodes) >= NODES and (parsed.group, parsed.node) not in self._nodes:
             raise WireError(f"more than {NODES} edge nodes; subscribe to fewer groups")
@@ -83,37 +83,37 @@ class Host:
             _begin(node, payload)
         elif not node.born or payload.seq != (node.seq + 1) % 256:
             node.born = False
-            return self._ask(parsed, node, now_s)
+            return self._request_rebirth(parsed, node, now_s)
         node.seq = payload.seq or 0
         return _changed(parsed, node, payload, now_s)
 
-    def lost(self) -> list[Frame]:
-        """The connection is gone: of nothing is known how it stands."""
+    def disconnected(self) -> list[Frame]:
+        """The connection is lost: a frame of bad quality for every asset."""
         frames = []
         for (_, name), node in self._nodes.items():
             node.born = False
-            frames += _spoilt(name, node)
+            frames += _bad_frames(name, node)
         return frames
 
-    def _died(self, topic: Topic, node: _Node, payload: Payload) -> Told:
-        """A death counts when it is of the birth that was heard: its bdSeq is the same."""
+    def _died(self, topic: Topic, node: _Node, payload: Payload) -> Received:
+        """A death counts if its bdSeq is that of the last birth."""
         number = next((m.value for m in payload.metrics if m.name == BD_SEQ), None)
         if not node.born or number != node.bd_seq:
-            return Told()
+            return Received()
         node.born = False
-        return Told(_spoilt(topic.node, node))
+        return Received(_bad_frames(topic.node, node))
 
-    def _ask(self, topic: Topic, node: _Node, now_s: float) -> Told:
-        if now_s - node.asked_at < PATIENCE_S:
-            return Told()
-        node.asked_at = now_s
+    def _request_rebirth(self, topic: Topic, node: _Node, now_s: float) -> Received:
+        if now_s - node.requested_s < REBIRTH_S:
+            return Received()
+        node.requested_s = now_s
         metric = Metric(REBIRTH, time_ms=int(now_s * 1e3), datatype=BOOLEAN, value=True)
         data = sparkplug_payload.encode(Payload(int(now_s * 1e3), [metric]))
-        return Told(rebirth=(f"{NAMESPACE}/{topic.group}/NCMD/{topic.node}", data))
+        return Received(rebirth=(f"{NAMESPACE}/{topic.group}/NCMD/{topic.node}", data))
 
 
 def parse_topic(topic: str) -> Topic | None:
-    """A topic's parts; None when it is not of an edge node's births, data and deaths."""
+    """A topic's parts; None for any but an edge node's births, data and deaths."""
     parts = topic.split("/")
     if not 4 <= len(parts) <= 5 or parts[0] != NAMESPACE:
         return None
@@ -123,44 +123,44 @@ def parse_topic(topic: str) -> Topic | None:
 
 
 def host_online(topic: str, data: bytes) -> tuple[bool, int] | None:
-    """(online, since ms) of a primary host's STATE, of Sparkplug 3 or 2; None when it is none."""
+    """(online, since ms) of a primary host's STATE, of Sparkplug 3 or 2; None for anything else."""
     if topic.startswith("STATE/"):
-        said = data.strip().upper()
-        return (said == b"ONLINE", 0) if said in (b"ONLINE", b"OFFLINE") else None
+        state = data.strip().upper()
+        return (state == b"ONLINE", 0) if state in (b"ONLINE", b"OFFLINE") else None
     try:
-        state = json.loads(data)
-        return bool(state["online"]), int(state["timestamp"])
+        found = json.loads(data)
+        return bool(found["online"]), int(found["timestamp"])
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def _begin(node: _Node, payload: Payload) -> None:
-    """A birth: everything known before is of an earlier life."""
+    """Start a node's session with its birth; earlier state is discarded."""
     node.born, node.assets, node.names, node.kinds = True, {}, {}, {}
     number = next((m.value for m in payload.metrics if m.name == BD_SEQ), None)
     node.bd_seq = number if isinstance(number, int) else -1
 
 
-def _changed(topic: Topic, node: _Node, payload: Payload, now_s: float) -> Told:
+def _changed(topic: Topic, node: _Node, payload: Payload, now_s: float) -> Received:
     if topic.kind == "DDEATH":
         latest = node.assets.get(topic.device)
-        return Told([_bad(latest, topic.asset)] if latest else [])
+        return Received([_bad(latest, topic.asset)] if latest else [])
     if len(node.assets) >= DEVICES and topic.device not in node.assets:
         raise WireError(f"more than {DEVICES} devices of one edge node")
-    latest = node.assets.setdefault(topic.device, Latest())
-    changed = past = 0
+    latest = node.assets.setdefault(topic.device, LatestValues())
+    changed = historical = 0
     for metric in payload.metrics:
         name = _named(topic, node, metric)
         if metric.historical:
-            past += 1
+            historical += 1
         elif name and not name.startswith(("Node Control/", "Device Control/", BD_SEQ)):
             latest.put(name, _value(topic, node, name, metric, payload, now_s))
             changed += 1
-    return Told([latest.frame(topic.asset)] if changed else [], past=past)
+    return Received([latest.frame(topic.asset)] if changed else [], historical=historical)
 
 
 def _named(topic: Topic, node: _Node, metric: Metric) -> str:
-    """The metric's name, from its alias where that is all it has; "" when nobody declared it."""
+    """The metric's name, or that of its alias; "" for an alias that no birth declared."""
     if not metric.name:
         known = node.names.get(-1 if metric.alias is None else metric.alias)
         return known[0] if known else ""
@@ -184,13 +184,13 @@ def _value(
     return Value(number, now_s if time_ms is None else time_ms / 1e3, quality)
 
 
-def _spoilt(name: str, node: _Node) -> list[Frame]:
+def _bad_frames(name: str, node: _Node) -> list[Frame]:
     return [
         _bad(latest, f"{name}/{device}" if device else name)
         for device, latest in node.assets.items()
     ]
 
 
-def _bad(latest: Latest, asset: str) -> Frame:
-    latest.spoil(Quality.BAD)
+def _bad(latest: LatestValues, asset: str) -> Frame:
+    latest.degrade(Quality.BAD)
     return latest.frame(asset)

@@ -1,10 +1,10 @@
-"""A Sparkplug B edge node that tells predictions as metrics; no socket anywhere near.
+"""Sparkplug B edge node: publishes predictions as metrics. Pure.
 
-The table of what it says when (Eclipse Sparkplug 3.0.0, sections 5.4 to 5.8):
+Messages that it publishes (Eclipse Sparkplug 3.0.0, sections 5.4 to 5.8):
 
     connect       the will is an NDEATH with the next bdSeq
     host online   NBIRTH, seq 0: bdSeq, Node Control/Rebirth, every metric with alias, type, value;
-                  then what was kept meanwhile, as NDATA that are historical
+                  then the stored predictions, as historical NDATA
     prediction    NDATA by alias, seq 1, 2, ... 255, 0, ...; an NBIRTH for a metric not yet born
     NCMD rebirth  NBIRTH
     host offline  NDEATH, and the connection ends
@@ -24,8 +24,8 @@ _QUALITY = {
     Quality.UNCERTAIN: sparkplug_payload.STALE,
     Quality.BAD: 0,
 }
-#: Kept predictions in one historical NDATA.
-TOGETHER = 100
+#: Stored predictions in one historical NDATA.
+BATCH = 100
 #: Classes up to which each has a metric of its own.
 CLASSES = 32
 
@@ -40,12 +40,13 @@ class Packet(NamedTuple):
 class EdgeNode:
     """One edge node of one group.
 
-    bd_seq   of the connection that is next: 0 to 255, kept by the caller over restarts
+    bd_seq   of the next connection: 0 to 255, persisted by the caller over restarts
     host     id of the primary host that must be online; "" for none
-    limit    predictions that are kept while nobody is there; then the oldest go
+    limit    predictions stored while the host is offline; beyond it the oldest are dropped
 
-    forsaken says that the primary host went away after a birth: the connection has to end. What was
-    kept is told at every birth until `forget` says that it went out.
+    host_lost   the primary host went offline after a birth: the caller has to disconnect
+
+    Stored predictions are published at each birth until `discard_published`.
     """
 
     def __init__(self, group: str, node: str, *, bd_seq: int, host: str, limit: int) -> None:
@@ -56,9 +57,9 @@ class EdgeNode:
         self.bd_seq = bd_seq % 256
         self._seq, self._born, self._host_up, self._host_since = 0, False, not host, -1
         self._metrics: dict[str, Metric] = {}
-        self.forsaken = False
-        self._kept: collections.deque[Prediction] = collections.deque(maxlen=limit)
-        self._told = self.dropped = 0
+        self.host_lost = False
+        self._stored: collections.deque[Prediction] = collections.deque(maxlen=limit)
+        self._published = self.dropped = 0
 
     # ------------------------------------------------------------------ connection
 
@@ -69,37 +70,37 @@ class EdgeNode:
         return [self._topic("NCMD"), *states]
 
     def connecting(self) -> Packet:
-        """The will of the connection that is about to be made."""
+        """The will of the next connection."""
         self._born, self._host_up, self._host_since = False, not self._host, -1
-        self.forsaken = False
+        self.host_lost = False
         return Packet(self._topic("NDEATH"), self._death())
 
     def connected(self, now_s: float) -> list[Packet]:
-        """The subscriptions stand."""
-        return self._live(now_s) if self._host_up else []
+        """Messages after the broker granted the subscriptions."""
+        return self._birth_and_history(now_s) if self._host_up else []
 
-    def goodbye(self) -> list[Packet]:
-        """What to say before a clean end: the broker says a will only when a client vanishes."""
+    def disconnecting(self) -> list[Packet]:
+        """Messages before a clean disconnect, after which the broker publishes no will."""
         born, self._born = self._born, False
         return [Packet(self._topic("NDEATH"), self._death())] if born else []
 
     def disconnected(self) -> None:
-        """The connection is over; the next one has the next bdSeq."""
-        self._born, self._told = False, 0
+        """The connection has ended; the next one has the next bdSeq."""
+        self._born, self._published = False, 0
         self.bd_seq = (self.bd_seq + 1) % 256
 
-    def heard(self, topic: str, data: bytes, now_s: float) -> list[Packet]:
-        """What to say to a message that came; WireError when it cannot be read."""
+    def received(self, topic: str, data: bytes, now_s: float) -> list[Packet]:
+        """Messages in response to one that arrived; WireError when it cannot be decoded."""
         if topic == self._topic("NCMD"):
             return self._command(sparkplug_payload.decode(data), now_s)
         state = host_online(topic, data)
         if not self._host or state is None or state[1] < self._host_since:
-            return []  # another's, no state, or an older one that comes late
+            return []  # of another host, no state, or an older one that arrives late
         was, (self._host_up, self._host_since) = self._host_up, state
         if self._host_up and not was:
-            return self._live(now_s)
+            return self._birth_and_history(now_s)
         if was and not self._host_up and self._born:
-            self._born, self.forsaken = False, True
+            self._born, self.host_lost = False, True
             return [Packet(self._topic("NDEATH"), self._death())]
         return []
 
@@ -107,50 +108,50 @@ class EdgeNode:
 
     @property
     def born(self) -> bool:
-        """Whether predictions are told at once."""
+        """Whether predictions are published at once."""
         return self._born
 
     @property
     def waiting(self) -> int:
-        """Predictions that are kept and were not told yet."""
-        return len(self._kept) - self._told
+        """Stored predictions that are not published yet."""
+        return len(self._stored) - self._published
 
-    def tell(self, prediction: Prediction, now_s: float) -> list[Packet]:
-        """Say a prediction, or keep it until somebody is there."""
+    def publish(self, prediction: Prediction, now_s: float) -> list[Packet]:
+        """Messages for a prediction; before the birth it is stored instead."""
         if not self._born:
-            self.keep(prediction)
+            self.store(prediction)
             return []
         metrics = self._metrics_of(prediction)
         if any(metric.name not in self._metrics for metric in metrics):
-            self._remember(metrics)
-            return [self._birth(now_s)]  # a birth tells the values too
-        self._remember(metrics)
+            self._update(metrics)
+            return [self._birth(now_s)]  # a birth has the values too
+        self._update(metrics)
         return [self._data(metrics, now_s)]
 
-    def keep(self, prediction: Prediction) -> None:
-        """Store for later; the oldest goes when there is no room."""
-        if len(self._kept) == self._kept.maxlen:
-            self.dropped += not self._told
-            self._told = max(0, self._told - 1)
-        self._kept.append(prediction)
+    def store(self, prediction: Prediction) -> None:
+        """Store for the next birth; beyond the limit the oldest is dropped."""
+        if len(self._stored) == self._stored.maxlen:
+            self.dropped += not self._published
+            self._published = max(0, self._published - 1)
+        self._stored.append(prediction)
 
-    def forget(self) -> None:
-        """What was told of the past has gone out."""
-        while self._told:
-            self._kept.popleft()
-            self._told -= 1
+    def discard_published(self) -> None:
+        """Drop stored predictions that are published: the broker has them."""
+        while self._published:
+            self._stored.popleft()
+            self._published -= 1
 
     # ------------------------------------------------------------------ messages
 
-    def _live(self, now_s: float) -> list[Packet]:
-        """The birth, and everything that was kept."""
-        for prediction in self._kept:
-            self._remember(self._metrics_of(prediction))
+    def _birth_and_history(self, now_s: float) -> list[Packet]:
+        """The birth, then every stored prediction as historical data."""
+        for prediction in self._stored:
+            self._update(self._metrics_of(prediction))
         packets = [self._birth(now_s)]
-        for some in _cut(list(self._kept)):
-            past = [m for p in some for m in self._metrics_of(p)]
+        for batch in _batches(list(self._stored)):
+            past = [m for p in batch for m in self._metrics_of(p)]
             packets.append(self._data([m._replace(historical=True) for m in past], now_s))
-        self._told = len(self._kept)
+        self._published = len(self._stored)
         return packets
 
     def _birth(self, now_s: float) -> Packet:
@@ -177,8 +178,8 @@ class EdgeNode:
         )
 
     def _command(self, payload: Payload, now_s: float) -> list[Packet]:
-        asked = any(metric.name == REBIRTH and metric.value is True for metric in payload.metrics)
-        return [self._birth(now_s)] if asked and self._born else []
+        wanted = any(metric.name == REBIRTH and metric.value is True for metric in payload.metrics)
+        return [self._birth(now_s)] if wanted and self._born else []
 
     def _metrics_of(self, prediction: Prediction) -> list[Metric]:
         """asset/model/label, .../score, .../score/CLASS and .../release of one prediction."""
@@ -197,7 +198,7 @@ class EdgeNode:
             for name, value in values.items()
         ]
 
-    def _remember(self, metrics: list[Metric]) -> None:
+    def _update(self, metrics: list[Metric]) -> None:
         for metric in metrics:
             known = self._metrics.get(metric.name)
             alias = known.alias if known else len(self._metrics) + 1
@@ -207,5 +208,5 @@ class EdgeNode:
         return f"{NAMESPACE}/{self._group}/{kind}/{self._node}"
 
 
-def _cut(kept: list[Prediction]) -> list[list[Prediction]]:
-    return [kept[at : at + TOGETHER] for at in range(0, len(kept), TOGETHER)]
+def _batches(stored: list[Prediction]) -> list[list[Prediction]]:
+    return [stored[at : at + BATCH] for at in range(0, len(stored), BATCH)]

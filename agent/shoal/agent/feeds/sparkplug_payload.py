@@ -1,4 +1,4 @@
-"""Sparkplug B payloads: the few protobuf fields of them that readings and predictions need.
+"""Sparkplug B payloads: encoder and decoder of the protobuf fields that Shoal uses.
 
 A protobuf runtime would be 2 to 3 MB more of memory and a compiled wheel on the device, for a dozen
 fields of plain wire format (docs/adr/0006-sparkplug.md). Unknown fields are skipped, as
@@ -32,9 +32,9 @@ class Metric(NamedTuple):
 
     name, alias   an alias stands for the name after the birth that declares both
     time_ms       since 1970, None where only the payload has one
-    datatype      0 where the birth alone says
+    datatype      0 where only the birth has it
     value         None for null; int, float, bool or str
-    quality       property "Quality": 192 good, 0 bad, 500 stale; None where nothing is said
+    quality       property "Quality": 192 good, 0 bad, 500 stale; None without it
     """
 
     name: str = ""
@@ -118,7 +118,7 @@ def _varint(value: int) -> bytes:
 
 
 def decode(data: bytes) -> Payload:
-    """Read a payload; WireError for what is none. Values are as `typed` makes them."""
+    """Decode a payload; WireError for any other bytes. Values are converted by `typed`."""
     if len(data) > LIMIT:
         raise OversizeError("sparkplug", len(data), LIMIT)
     time_ms = seq = None
@@ -136,7 +136,7 @@ def decode(data: bytes) -> Payload:
 
 
 def typed(value: Any, datatype: int) -> Any:
-    """An unsigned value off the wire as its datatype has it.
+    """An unsigned value from the wire converted to its datatype.
 
     >>> typed(2**32 - 1, INT32), typed(255, INT8), typed(7, UINT8)
     (-1, -1, 7)
@@ -149,7 +149,7 @@ def typed(value: Any, datatype: int) -> Any:
 
 
 def _read_metric(data: bytes) -> Metric:
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     value: Any = None
     for field, found in _fields(data):
         name, kind = _METRIC.get(field, ("", object))
@@ -158,12 +158,12 @@ def _read_metric(data: bytes) -> Metric:
         if name == "value":
             value = _read_value(field, found)
         elif isinstance(found, bytes):
-            said[name] = _text(found) if field == 1 else _read_quality(found)
+            fields[name] = _text(found) if field == 1 else _read_quality(found)
         else:
-            said[name] = found
-    null = said.pop("null", 0)
-    said["historical"] = bool(said.get("historical", 0))
-    return Metric(**said, value=None if null else typed(value, said.get("datatype", 0)))
+            fields[name] = found
+    null = fields.pop("null", 0)
+    fields["historical"] = bool(fields.get("historical", 0))
+    return Metric(**fields, value=None if null else typed(value, fields.get("datatype", 0)))
 
 
 _METRIC: dict[int, tuple[str, type]] = {
@@ -192,7 +192,7 @@ def _read_value(field: int, found: Any) -> Any:
 
 
 def _read_quality(data: bytes) -> int | None:
-    """The property "Quality" of a property set; None when it has none."""
+    """The property "Quality" of a property set; None without it."""
     keys, values = list[bytes](), list[bytes]()
     for field, found in _fields(data):
         if isinstance(found, bytes):
@@ -211,7 +211,7 @@ def _text(data: bytes) -> str:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """(field number, value) in order; WireError when the bytes end too early or mean nothing."""
+    """(field number, value) in order; WireError for truncated or invalid bytes."""
     at = 0
     while at < len(data):
         key, at = _read_varint(data, at)

@@ -1,1 +1,1 @@
-"""Adapters of sources and sinks: files, MQTT, Modbus, OPC UA, Sparkplug, HTTP."""
+"""Source and sink plugins: files, images, MQTT, Modbus, OPC UA, Sparkplug B, HTTP push, replay."""

@@ -1,7 +1,7 @@
-"""A plant's own MQTT broker: one connection on the caller's thread, without paho's traps.
+"""Connection to a plant's MQTT broker, on the caller's thread.
 
-paho's thread is not used (DESIGN section 4): here the caller's thread selects on the socket and on
-a pipe that wakes it, so that what is queued goes out at once, and one thread alone calls paho.
+paho's own thread is not used (DESIGN section 4): the caller's thread selects on the socket and on a
+pipe that wakes it, so that queued messages are sent at once and only one thread calls paho.
 """
 
 import os
@@ -23,19 +23,19 @@ from shoal.mqtt import explain
 from shoal.mqtt_version import MqttVersion, explain_reason, is_unsupported
 
 CONNECT_S = 10.0
-#: Longest sleep of the loop, so that keep-alive and stopping are seen to.
-LOOK_S = 0.5
+#: Longest wait of the loop: keep-alive and stopping are checked in between.
+POLL_S = 0.5
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 class BrokerSettings(ServerSettings, frozen=True, kw_only=True):
-    """A broker.
+    """Settings of a broker.
 
     url                   mqtt://host:port, or mqtts://host:port for TLS
     username, password    "" for none
-    ca, certificate, key  PEM files for TLS, seen from the agent's folder; ca "" for the system's
-    client_id             "" for one of the broker's choosing
-    keepalive_s           seconds without a word until a connection is taken for dead
+    ca, certificate, key  PEM files for TLS, relative to the agent's folder; ca "" for the system's
+    client_id             "" for one that the broker chooses
+    keepalive_s           MQTT keep-alive, in seconds
     """
 
     url: str
@@ -58,15 +58,15 @@ class Packet(NamedTuple):
 
 
 class Broker:
-    """Connects to one broker, again at every `serve`. Everything is called on serve's thread.
+    """One broker; each `serve` is one connection. All callbacks run on serve's thread.
 
-    It speaks MQTT 3.1.1, or 5 to a broker that turns that away: at the next `serve`.
+    It uses MQTT 3.1.1; for a broker that refuses that, MQTT 5 from the next `serve` on.
 
-    on_message        topic, payload
-    on_up             connected, and every subscription granted
-    on_acknowledged   the number that publish gave, for QoS 1
-    before_looking    called before every sleep: the place to publish what is queued
-    before_leaving    called before a clean goodbye
+    on_message          topic, payload
+    on_connected        connected, and every subscription granted
+    on_acknowledged     the number that publish returned, for QoS 1
+    before_poll         called before every wait, to publish queued messages
+    before_disconnect   called before a clean disconnect
     """
 
     def __init__(
@@ -76,36 +76,36 @@ class Broker:
         *,
         subscriptions: Sequence[tuple[str, int]] = (),
         on_message: Callable[[str, bytes], None] = lambda topic, payload: None,
-        on_up: Callable[[], None] = lambda: None,
+        on_connected: Callable[[], None] = lambda: None,
         on_acknowledged: Callable[[int], None] = lambda number: None,
-        before_looking: Callable[[], None] = lambda: None,
-        before_leaving: Callable[[], None] = lambda: None,
+        before_poll: Callable[[], None] = lambda: None,
+        before_disconnect: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._folder = settings, folder
         self._scheme, self._host, self._port = parse_url(settings.url)
         self._subscriptions = list(subscriptions)
-        self._on_message, self._on_up = on_message, on_up
+        self._on_message, self._on_connected = on_message, on_connected
         self._on_acknowledged = on_acknowledged
-        self._before_looking, self._before_leaving = before_looking, before_leaving
+        self._before_poll, self._before_disconnect = before_poll, before_disconnect
         self._client: paho.Client | None = None
         self._fault = ""
-        self._version, self._greeted, self._is_known = MqttVersion.V3, False, False
+        self._version, self._is_version_supported, self._is_known = MqttVersion.V3, False, False
         self._wake_reads, self._wake_writes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wake_is_due = False
 
     def wake(self) -> None:
-        """From any thread: look at what is queued, now."""
+        """End the wait, so that queued messages are published now; from any thread."""
         if not self._wake_is_due:
             self._wake_is_due = True
             os.write(self._wake_writes, b"w")
 
     @property
     def is_unsent(self) -> bool:
-        """Whether something that was published has not left for the socket yet."""
+        """Whether a published message is not written to the socket yet."""
         return self._client is not None and self._client.want_write()
 
     def publish(self, packet: Packet) -> int:
-        """Hand over a message; its number, of which on_acknowledged tells for QoS 1."""
+        """Publish a message; its number, which on_acknowledged gets for QoS 1."""
         if self._client is None:
             raise LinkError("not connected")
         info = self._client.publish(packet.topic, packet.payload, packet.qos, packet.retain)
@@ -116,18 +116,18 @@ class Broker:
     def serve(self, stopping: threading.Event, will: Packet | None = None) -> None:
         """One connection, until `stopping`; LinkError when it ends before."""
         client = self._client = self._make(will)
-        self._fault, self._greeted = "", False
+        self._fault, self._is_version_supported = "", False
         try:
             self._connect(client)
-            self._converse(client, stopping)
-            self._before_leaving()
+            self._loop(client, stopping)
+            self._before_disconnect()
             client.disconnect()
         finally:
             self._client = None
             _close(client)
 
-    def end(self, why: str) -> None:
-        """Say goodbye, so that the will stays unsaid, and have serve raise `why`."""
+    def disconnect(self, why: str) -> None:
+        """Disconnect cleanly, without the will, and have serve raise `why`."""
         self._fault = why
         if self._client is not None:
             self._client.disconnect()
@@ -163,18 +163,18 @@ class Broker:
         except (OSError, ValueError) as error:
             raise LinkError(f"broker {self._host}:{self._port}: {explain(error)}") from error
 
-    def _converse(self, client: paho.Client, stopping: threading.Event) -> None:
+    def _loop(self, client: paho.Client, stopping: threading.Event) -> None:
         try:
             while not stopping.is_set():
-                self._look(client)
+                self._poll(client)
         except LinkError:
-            if not (self._greeted or self._is_known):
+            if not (self._is_version_supported or self._is_known):
                 self._version = self._version.other
             raise
 
-    def _look(self, client: paho.Client) -> None:
-        """Sleep until something can be read, written or is queued; then do it."""
-        self._before_looking()
+    def _poll(self, client: paho.Client) -> None:
+        """Wait until the socket is ready or `wake` is called; then read, write and keep alive."""
+        self._before_poll()
         sock = client.socket()
         if sock is None:
             raise LinkError(self._fault or "the broker closed the connection")
@@ -182,7 +182,7 @@ class Broker:
         with selectors.DefaultSelector() as selector:
             selector.register(sock, wants)
             selector.register(self._wake_reads, selectors.EVENT_READ)
-            ready = {key.fileobj: events for key, events in selector.select(LOOK_S)}
+            ready = {key.fileobj: events for key, events in selector.select(POLL_S)}
         if self._wake_reads in ready:
             os.read(self._wake_reads, 4_096)
             self._wake_is_due = False  # after the read, or a byte written between is lost
@@ -198,7 +198,7 @@ class Broker:
             raise LinkError(self._fault or f"the connection broke: {paho.error_string(rc)}")
 
     def _read(self, client: paho.Client, sock: Any) -> MQTTErrorCode:
-        """Read, and again while TLS holds what it has decrypted already."""
+        """Read, and again while TLS has decrypted bytes left."""
         rc = client.loop_read()
         while rc == MQTTErrorCode.MQTT_ERR_SUCCESS and getattr(sock, "pending", int)():
             rc = client.loop_read()
@@ -207,22 +207,24 @@ class Broker:
     # ------------------------------------------------------------------ paho's callbacks
 
     def _connected(self, client: paho.Client, _: Any, __: Any, reason: Any, ___: Any) -> None:
-        self._greeted = not is_unsupported(reason)
+        self._is_version_supported = not is_unsupported(reason)
         self._is_known |= not reason.is_failure
         if reason.is_failure:
             self._fault = f"broker {self._host}:{self._port} refused: {explain_reason(reason)}"
         elif not self._subscriptions:
-            self._on_up()
+            self._on_connected()
         else:
             client.subscribe(self._subscriptions)
 
     def _subscribed(self, _: paho.Client, __: Any, ___: int, reasons: Any, ____: Any) -> None:
-        asked = zip(self._subscriptions, reasons, strict=False)
-        refused = [topic for (topic, _), reason in asked if reason.is_failure]
+        granted = zip(self._subscriptions, reasons, strict=False)
+        refused = [topic for (topic, _), reason in granted if reason.is_failure]
         if refused:
-            self._fault = f"broker refused subscription to {', '.join(refused)}; see its rules"
+            self._fault = (
+                f"broker refused subscription to {', '.join(refused)}; see its access rules"
+            )
         else:
-            self._on_up()
+            self._on_connected()
 
     def _received(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
         self._on_message(message.topic, bytes(message.payload))
@@ -232,7 +234,7 @@ class Broker:
 
 
 def parse_url(url: str) -> tuple[str, str, int]:
-    """scheme, host and port of mqtt://host[:port]; SettingError if it is none."""
+    """Scheme, host and port of mqtt://host[:port]; SettingError for any other text."""
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme, 0)
@@ -244,7 +246,7 @@ def parse_url(url: str) -> tuple[str, str, int]:
 
 
 def _close(client: paho.Client) -> None:
-    """Close the socket; what is still in it, a goodbye perhaps, goes first."""
+    """Close the socket, after writing what is queued (a DISCONNECT perhaps)."""
     deadline = time.monotonic() + 1.0
     while client.want_write() and client.socket() is not None and time.monotonic() < deadline:
         if client.loop_write() != MQTTErrorCode.MQTT_ERR_SUCCESS:

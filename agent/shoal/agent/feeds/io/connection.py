@@ -1,4 +1,4 @@
-"""What every source and sink with a server shares: connect, serve, break, wait, connect again."""
+"""Base class of sources and sinks with a server: connect, serve, reconnect after a pause."""
 
 import abc
 import logging
@@ -10,15 +10,15 @@ from shoal.agent.host.faults import Fault
 from shoal.errors import ShoalError
 
 FIRST_S = 1.0
-#: A connection that lasted so long was a good one: the next pause starts small again.
-SETTLED_S = 10.0
+#: Seconds after which a connection counts as stable: the next pause starts from FIRST_S again.
+STABLE_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Connecting(abc.ABC):
-    """Runs `serve` again and again, with pauses of full jitter: uniform(0, min(retry_s, 2^n)).
+class ReconnectingFeed(abc.ABC):
+    """Runs `serve` repeatedly, with pauses of full jitter: uniform(0, min(retry_s, 2^n)).
 
-    tally   counts; `serve` calls tally.came_up() once it is connected
+    tally   counters; `serve` calls tally.came_up() once it is connected
     """
 
     def __init__(self, context: Context, retry_s: float) -> None:
@@ -27,10 +27,10 @@ class Connecting(abc.ABC):
 
     @abc.abstractmethod
     def serve(self, stopping: threading.Event) -> None:
-        """One connection, from its beginning until `stopping`; raise whatever ends it earlier."""
+        """Run one connection until `stopping`; raise any error that ends it earlier."""
 
     def health(self) -> FeedHealth:
-        """How it is doing."""
+        """State and counters."""
         return self.tally.health()
 
     def run(self, stopping: threading.Event) -> None:
@@ -42,9 +42,9 @@ class Connecting(abc.ABC):
             if stopping.is_set():
                 break
             lasted = self.context.monotonic() - self.tally.up_since
-            settled = self.tally.up_since >= began and lasted > SETTLED_S
-            attempt = 0 if settled else attempt + 1
-            self._complain(why)
+            is_stable = self.tally.up_since >= began and lasted > STABLE_S
+            attempt = 0 if is_stable else attempt + 1
+            self._report_failure(why)
             longest = min(self._retry_s, FIRST_S * 2 ** min(attempt, 16))
             stopping.wait(self.context.random.uniform(0, longest))
         self.tally.went_down("stopped")
@@ -52,11 +52,11 @@ class Connecting(abc.ABC):
     def _once(self, stopping: threading.Event) -> str:
         try:
             self.serve(stopping)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the feed must come back
+        except Exception as error:  # noqa: BLE001 - whatever it is, the feed reconnects
             return explain(error)
         return "the connection ended"
 
-    def _complain(self, why: str) -> None:
+    def _report_failure(self, why: str) -> None:
         self.tally.went_down(why)
         context = self.context
         _log.warning("%s %s: %s", context.kind, context.name, why)
@@ -64,11 +64,11 @@ class Connecting(abc.ABC):
 
 
 def explain(error: BaseException) -> str:
-    """One sentence on why a connection could not be made, or ended."""
+    """One sentence on why a connection failed or ended."""
     if isinstance(error, ShoalError):
         return str(error)
     if isinstance(error, TimeoutError):
-        return "no answer in time; is the server running, and the address right?"
+        return "no response in time; is the server running, and the address right?"
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
     return f"{type(error).__name__}: {error}"

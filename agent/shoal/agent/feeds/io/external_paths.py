@@ -1,4 +1,4 @@
-"""What sources and sinks of agent.toml touch outside of the agent's folder."""
+"""Paths outside of the agent's folder that sources and sinks of agent.toml use."""
 
 import os
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ from shoal.agent.host.unit import Outside
 
 
 def outside(folder: Path) -> Outside:
-    """Of the agent in `folder`, which is absolute; nothing where there is no agent.toml yet.
+    """The paths, for the agent in `folder` (absolute); none without an agent.toml.
 
-    Raises SettingError for a source or sink that cannot be.
+    Raises SettingError for a source or sink with impossible settings.
     """
     if not (folder / SETTINGS).exists():
         return Outside()
@@ -39,6 +39,6 @@ def _touched(group: str, name: str, table: Mapping[str, Any]) -> Any:
 
 
 def _absolute(folder: Path, paths: tuple[str, ...]) -> set[str]:
-    """Those that are not in `folder` anyway."""
-    seen = {os.path.normpath(folder / path) for path in paths if path}
-    return {path for path in seen if not Path(path).is_relative_to(folder)}
+    """Absolute forms of `paths`, without those in `folder`."""
+    found = {os.path.normpath(folder / path) for path in paths if path}
+    return {path for path in found if not Path(path).is_relative_to(folder)}

@@ -1,4 +1,4 @@
-"""Predictions into files of a folder, CSV or Parquet, bounded in all by a size."""
+"""Sink `files`: predictions to CSV or Parquet files of a folder, up to a total size."""
 
 import collections
 import csv
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from shoal.agent.feeds.frames import FeedHealth, Prediction
-from shoal.agent.feeds.io.connection import Connecting
+from shoal.agent.feeds.io.connection import ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context, ServerSettings, Touched
 from shoal.agent.host.optional_libraries import needs
 
@@ -21,11 +21,11 @@ COLUMNS = ("time_s", "asset", "model", "release", "quality", "label", "score", "
 class FilesSettings(ServerSettings, frozen=True, kw_only=True):
     """Predictions into a folder: a CSV file a day, or a Parquet file every `every_s`.
 
-    path      of the folder, seen from the agent's folder
+    path      of the folder, relative to the agent's folder
     format    "csv" or "parquet", which needs shoal[agent-parquet]
-    every_s   seconds until what waits is written
-    limit_mb  of the folder's files of this sink in all: beyond that the oldest go
-    keep      predictions that wait while the disk refuses; then the oldest go
+    every_s   seconds between two writes
+    limit_mb  total size of this sink's files; beyond it the oldest are deleted
+    keep      predictions queued while the disk refuses; beyond it the oldest are dropped
     """
 
     path: str
@@ -35,12 +35,12 @@ class FilesSettings(ServerSettings, frozen=True, kw_only=True):
     keep: Annotated[int, msgspec.Meta(ge=1)] = 100_000
 
     def touches(self) -> Touched:
-        """It makes files in its folder."""
+        """Its folder, written."""
         return Touched(writes=(self.path,))
 
 
-class Files(Connecting):
-    """Gathers predictions and writes them every now and then, and at the end."""
+class Files(ReconnectingFeed):
+    """Queues predictions and writes them every `every_s`, and at the end."""
 
     Settings = FilesSettings
 
@@ -53,18 +53,18 @@ class Files(Connecting):
         self._pq = needs("pyarrow.parquet") if settings.format == "parquet" else None
 
     def write(self, prediction: Prediction) -> None:
-        """Gather one; the oldest goes when there are too many."""
+        """Queue one; the oldest is dropped beyond the limit."""
         self.tally.dropped += len(self._queue) == self._queue.maxlen
         self._queue.append(prediction)
         self.tally.count += 1
 
     def health(self) -> FeedHealth:
-        """How it is doing."""
+        """State and counters."""
         self.tally.waiting = len(self._queue)
         return super().health()
 
     def serve(self, stopping: threading.Event) -> None:
-        """Write every `every_s`, and what is left at the end; OSError when the disk refuses."""
+        """Write every `every_s`, and the rest at the end; OSError when the disk refuses."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self.tally.came_up()
         while not stopping.wait(self._settings.every_s):
@@ -72,26 +72,26 @@ class Files(Connecting):
         self._store()
 
     def _store(self) -> None:
-        """Write what waits; it still waits when that fails."""
-        some = [self._queue.popleft() for _ in range(len(self._queue))]
-        if not some:
+        """Write the queue; it is kept when that fails."""
+        batch = [self._queue.popleft() for _ in range(len(self._queue))]
+        if not batch:
             return
         try:
             if self._settings.format == "csv":
-                self._append(some)
+                self._append_csv(batch)
             else:
-                self._whole(some)
+                self._write_parquet(batch)
         except OSError:
-            room = (self._queue.maxlen or 0) - len(self._queue)
-            self.tally.dropped += max(0, len(some) - room)
-            self._queue.extendleft(reversed(some[-room:] if room else []))
+            free = (self._queue.maxlen or 0) - len(self._queue)
+            self.tally.dropped += max(0, len(batch) - free)
+            self._queue.extendleft(reversed(batch[-free:] if free else []))
             raise
-        self._make_room()
+        self._delete_oldest()
 
-    def _append(self, some: list[Prediction]) -> None:
-        """To each day's file its rows; a line that a power cut tore is dropped first."""
+    def _append_csv(self, batch: list[Prediction]) -> None:
+        """Append to each day's file, after cutting a last line that a power cut truncated."""
         days: dict[str, list[Prediction]] = {}
-        for prediction in some:
+        for prediction in batch:
             days.setdefault(_day(prediction.time_s), []).append(prediction)
         for day, each in days.items():
             path = self._folder / f"{self.context.name}-{day}.csv"
@@ -101,22 +101,22 @@ class Files(Connecting):
                 writer.writerow(COLUMNS)
             writer.writerows(_row(prediction) for prediction in each)
             with path.open("ab+") as file:
-                file.truncate(_whole_lines(file))
+                file.truncate(_length_of_lines(file))
                 file.write(lines.getvalue().encode())
 
-    def _whole(self, some: list[Prediction]) -> None:
-        """One Parquet file, under its name once it is whole."""
+    def _write_parquet(self, batch: list[Prediction]) -> None:
+        """Write one Parquet file, renamed to its name when it is complete."""
         assert self._pa is not None
         assert self._pq is not None
         name = datetime.datetime.fromtimestamp(self.context.wall(), datetime.UTC)
         stem = f"{self.context.name}-{name:%Y-%m-%dT%H%M%S.%f}"
-        columns = list(zip(*map(_row, some), strict=True))
+        columns = list(zip(*map(_row, batch), strict=True))
         table = self._pa.table(dict(zip(COLUMNS, columns, strict=True)))
         part = self._folder / f"{stem}.part"
         self._pq.write_table(table, part)
         part.replace(self._folder / f"{stem}.parquet")
 
-    def _make_room(self) -> None:
+    def _delete_oldest(self) -> None:
         files = sorted(self._folder.glob(f"{self.context.name}-*.{self._settings.format}"))
         sizes = {path: path.stat().st_size for path in files}
         while sum(sizes.values()) > self._settings.limit_mb * 2**20 and len(sizes) > 1:
@@ -141,8 +141,8 @@ def _day(time_s: float) -> str:
     return f"{datetime.datetime.fromtimestamp(time_s, datetime.UTC):%Y-%m-%d}"
 
 
-def _whole_lines(file: Any) -> int:
-    """Length of a file up to and with its last line's end."""
+def _length_of_lines(file: Any) -> int:
+    """Length of a file up to the end of its last complete line."""
     end: int = file.seek(0, io.SEEK_END)
     while end > 0:
         start = max(0, end - 4_096)

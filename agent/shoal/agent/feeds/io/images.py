@@ -1,4 +1,4 @@
-"""A folder of images: what a camera or an inspection machine drops there is a frame each."""
+"""Source `images`: each image file in a folder, from a camera for example, is a frame."""
 
 import logging
 import threading
@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from shoal.agent.feeds.frames import Frame, Quality
-from shoal.agent.feeds.io.connection import Connecting
+from shoal.agent.feeds.io.connection import ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context, Emit, ServerSettings, Touched
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.optional_libraries import needs
@@ -17,7 +17,7 @@ from shoal.agent.serving.io.row_table import stamp
 from shoal.errors import InputError, LinkError, SettingError
 from shoal.pipeline import Image
 
-#: Files whose stamps are remembered.
+#: Most files whose stamps are kept.
 SEEN = 100_000
 _log = logging.getLogger(__name__)
 Stamp = tuple[int, int]
@@ -26,19 +26,17 @@ Stamp = tuple[int, int]
 class ImagesSettings(ServerSettings, frozen=True, kw_only=True):
     """Images in a folder, each a tensor of pixels 0 to 255. Needs shoal[agent-images].
 
-    path           of the folder, seen from the agent's folder
-    pattern        of the names that are images; never one that begins with a dot, as a file does
-                   that is being written
-    width, height  to which they are resized, for a release whose pipeline does not say; 0 where
-                   it does
+    path           of the folder, relative to the agent's folder
+    pattern        of image file names; names that begin with a dot are ignored: files being
+                   written
+    width, height  size to resize to, for a release whose pipeline has none; 0 where it has one
     mode           likewise: "L" for grey, "RGB" for colour
     layout         likewise: "hwc" or "chw", the order of height, width and channel in the tensor
-    every_s        seconds between two looks
-    settle_s       seconds since its last change after which a file that cannot be read is bad
-    after          what becomes of a file that was read: "keep", "delete" or "move", to the folder
-                   "done" in it
-    existing       with "keep", whether files that are there at the start are read too
-    asset          what the camera watches
+    every_s        seconds between two scans of the folder
+    settle_s       seconds after its last change until an unreadable file counts as bad
+    after          action after reading: "keep", "delete" or "move" to the subfolder "done"
+    existing       with "keep", whether files present at the start are read too
+    asset          name of what the camera observes
     """
 
     path: str
@@ -54,12 +52,12 @@ class ImagesSettings(ServerSettings, frozen=True, kw_only=True):
     asset: str = ""
 
     def touches(self) -> Touched:
-        """It looks into its folder, and changes it when images do not stay there."""
+        """Its folder: read, and written unless images are kept."""
         return Touched(reads=(self.path,), writes=() if self.after == "keep" else (self.path,))
 
 
-class Images(Connecting):
-    """Looks into the folder again and again; a polled folder may also be a share on a network."""
+class Images(ReconnectingFeed):
+    """Scans the folder periodically, so that it may be a network share."""
 
     Settings = ImagesSettings
 
@@ -74,14 +72,14 @@ class Images(Connecting):
             raise SettingError(
                 f"agent.toml: sources.{context.name} has one of width and height", "give both"
             )
-        self._own, self._told = _own(settings), ""
+        self._own, self._warned = _own(settings), ""
         self._seen: dict[str, Stamp] = {}
         self._begun = False
 
     def serve(self, stopping: threading.Event) -> None:
-        """Look until `stopping`; LinkError when the folder is not there."""
+        """Scan until `stopping`; LinkError when the folder does not exist."""
         found = self._found()
-        self._image_now()
+        self._image_spec()
         if not self._begun and self._settings.after == "keep" and not self._settings.existing:
             self._seen = {path.name: known for known, path in found}
         self._begun = True
@@ -90,7 +88,7 @@ class Images(Connecting):
             for known, path in self._found():
                 if stopping.is_set():
                     return
-                self._take(path, known)
+                self._read(path, known)
             stopping.wait(self._settings.every_s)
 
     def _found(self) -> list[tuple[Stamp, Path]]:
@@ -105,53 +103,53 @@ class Images(Connecting):
             self._seen = {name: known for name, known in self._seen.items() if name in names}
         return sorted(x for x in stamped if x[0] != (0, 0) and self._seen.get(x[1].name) != x[0])
 
-    def _image_now(self) -> Image:
-        """What the release that serves says, which is signed; else what agent.toml says."""
+    def _image_spec(self) -> Image:
+        """Size and layout in the signed release; else those in agent.toml."""
         signed = self.context.image()
-        made = signed or self._own
-        if made is None:
+        image = signed or self._own
+        if image is None:
             raise LinkError(
-                "nobody says how large images are",
+                "the size of the images is unknown",
                 "roll out a release whose pipeline has an image, or set width and height",
             )
         self._compare(signed)
-        return made
+        return image
 
     def _compare(self, signed: Image | None) -> None:
-        """Say, once, that agent.toml says what belongs to the release."""
+        """Report, once, image settings in agent.toml that belong to the release."""
         text = ""
         if self._own is not None and signed is None:
             text = (
-                f"agent.toml makes images {self._own}, and nobody has signed that; "
+                f"agent.toml sets images of {self._own}, which is not signed; "
                 "declare it with the model: shoal model import --pipeline"
             )
         elif self._own not in (None, signed):
             text = (
-                f"agent.toml says {self._own}, the release {signed}, which is signed and holds; "
-                "take width, height, mode and layout out of agent.toml"
+                f"agent.toml sets {self._own}, the signed release {signed}, which is used; "
+                "remove width, height, mode and layout from agent.toml"
             )
-        if text and text != self._told:
+        if text and text != self._warned:
             self.context.fault(Fault("unsigned-image", f"{self.context.name}: {text}", "info"))
-        self._told = text
+        self._warned = text
 
-    def _take(self, path: Path, known: Stamp) -> None:
+    def _read(self, path: Path, known: Stamp) -> None:
         time_s = known[0] / 1e9
         try:
             frame = Frame(time_s, (), self._pixels(path), asset=self._settings.asset)
         except (OSError, ValueError, SyntaxError, InputError) as error:
             if self.context.wall() - time_s < self._settings.settle_s:
-                return  # perhaps it is still being written: the next look tells
+                return  # perhaps it is still being written: tried again at the next scan
             self.tally.bad += 1
             self.context.fault(Fault("bad-image", f"{self.context.name}: {path.name}: {error}"))
             frame = Frame(time_s, (), np.empty((0, 0)), Quality.BAD, self._settings.asset)
         self._seen[path.name] = known
         self.tally.gave(frame)
         self._emit(frame)
-        self._put_away(path)
+        self._finish(path)
 
     def _pixels(self, path: Path) -> Any:
-        """The image as uint8 (1, height · width · channels), in the layout that was asked for."""
-        wanted = self._image_now()
+        """The image as uint8 (1, height · width · channels), in the configured layout."""
+        wanted = self._image_spec()
         size = (wanted.width, wanted.height)
         try:
             with self._image.open(path) as image:
@@ -164,7 +162,7 @@ class Images(Connecting):
             pixels = pixels.transpose(2, 0, 1)
         return pixels.reshape(1, -1)
 
-    def _put_away(self, path: Path) -> None:
+    def _finish(self, path: Path) -> None:
         try:
             if self._settings.after == "delete":
                 path.unlink()
@@ -173,12 +171,12 @@ class Images(Connecting):
                 done.mkdir(exist_ok=True)
                 path.replace(done / path.name)
         except OSError as error:
-            what = f"{self.context.name}: {path.name} stays: {error.strerror}"
+            what = f"{self.context.name}: {path.name} cannot be moved or deleted: {error.strerror}"
             self.context.fault(Fault("storage", what))
 
 
 def _own(settings: ImagesSettings) -> Image | None:
-    """What agent.toml says; None when it leaves it to the release."""
+    """Size and layout in agent.toml; None without them."""
     if not settings.width:
         return None
     return Image(

@@ -1,4 +1,4 @@
-"""The seam: what a source and a sink are, and what they are given. docs/sources-and-sinks.md."""
+"""Plugin interface of sources and sinks (docs/sources-and-sinks.md)."""
 
 import random
 import threading
@@ -12,19 +12,19 @@ from shoal.agent.feeds.frames import FeedHealth, Frame, Prediction
 from shoal.agent.host.faults import Fault
 from shoal.pipeline import Image
 
-#: Takes a frame: answers it with the models that serve. Never raises; called on one thread.
+#: Runs a frame through the served models; returns the rows run. Never raises; one thread calls it.
 Emit = Callable[[Frame], int]
 
 
 class Touched(NamedTuple):
-    """Paths as they stand in the settings, seen from the agent's folder; "" says nothing."""
+    """Paths of a plugin's settings, relative to the agent's folder; "" for none."""
 
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
 
 
 class FeedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every source and sink may be told.
+    """Settings of every source and sink.
 
     kind   name of the plugin
     model  the model it belongs to, "" for every one that serves
@@ -34,12 +34,12 @@ class FeedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model: str = ""
 
     def touches(self) -> Touched:
-        """What of the machine it reads and writes: for the sandbox of the service."""
+        """Paths that it reads and writes, which the service's sandbox allows."""
         return Touched()
 
 
 class ServerSettings(FeedSettings, frozen=True, kw_only=True):
-    """What speaks to a server.
+    """Settings of a feed with a server.
 
     retry_s  longest pause between two attempts to connect, in seconds; it is drawn at random
     """
@@ -48,12 +48,12 @@ class ServerSettings(FeedSettings, frozen=True, kw_only=True):
 
 
 class Context(NamedTuple):
-    """What a plugin is given of the world.
+    """What a plugin gets from the agent.
 
     name       as in agent.toml: [sources.NAME]
-    folder     the agent's; paths in settings are seen from there
-    image      what the releases that it feeds say of images, signed; None where they say nothing
-    fault      told what a person should know; the same again and again is collapsed
+    folder     the agent's; paths in settings are relative to it
+    image      image size and layout in the signed manifest of the release; None without one
+    fault      reports a fault to the operator; repetitions are collapsed
     wall       Unix seconds; monotonic  seconds
     """
 
@@ -68,9 +68,9 @@ class Context(NamedTuple):
 
 
 class Source(Protocol):
-    """Gives frames. Built with (settings, context, emit); SettingError for what cannot be.
+    """Emits frames. Built with (settings, context, emit); SettingError for impossible settings.
 
-    Settings  a FeedSettings of its own: agent.toml is read into it, unknown names are refused
+    Settings  its FeedSettings: agent.toml is read into it, unknown names are refused
     """
 
     Settings: ClassVar[type[FeedSettings]]
@@ -87,8 +87,8 @@ class Source(Protocol):
 class Sink(Protocol):
     """Takes predictions. Built with (settings, context).
 
-    write   never blocks and never raises: what cannot be sent now is kept, bounded, or dropped
-            and counted
+    write   never blocks and never raises: what cannot be sent now is stored up to a limit, or
+            dropped and counted
     """
 
     Settings: ClassVar[type[FeedSettings]]
@@ -99,7 +99,7 @@ class Sink(Protocol):
 
 
 class Tally:
-    """Counts what FeedHealth tells. Numbers only ever set by one thread, read by any."""
+    """Counters behind FeedHealth. Written by one thread, read by any."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -108,7 +108,7 @@ class Tally:
         self.lag_s, self.up_since = -1.0, 0.0
 
     def came_up(self) -> None:
-        """Connected, or the file is there."""
+        """Record that it is connected, or that the file exists."""
         self.up, self.error, self.up_since = True, "", self._context.monotonic()
         self.connections += 1
 

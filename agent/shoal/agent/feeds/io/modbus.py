@@ -1,4 +1,4 @@
-"""Modbus TCP: registers of a PLC, a drive or a meter, asked for in turn."""
+"""Source `modbus`: registers of a Modbus TCP server (PLC, drive, meter), polled."""
 
 import logging
 import threading
@@ -7,25 +7,25 @@ from typing import Annotated, Any
 import msgspec
 
 from shoal.agent.feeds.frames import Quality, frame_of
-from shoal.agent.feeds.io.connection import Connecting
+from shoal.agent.feeds.io.connection import ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context, Emit, ServerSettings
-from shoal.agent.feeds.registers import Block, Tag, apart, blocks, value
+from shoal.agent.feeds.registers import Block, Tag, blocks, split, value
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.optional_libraries import needs
 from shoal.errors import LinkError, SettingError
 
 
 class ModbusSettings(ServerSettings, frozen=True, kw_only=True):
-    """Registers of a Modbus TCP server, read in turn. Needs shoal[agent-modbus].
+    """Registers of a Modbus TCP server, polled. Needs shoal[agent-modbus].
 
     host, port  of the server
-    unit        id of the device behind it, 0 to 255
-    every_s     seconds from one reading to the next
-    timeout_s   seconds until a request has failed
+    unit        unit id of the device, 0 to 255
+    every_s     seconds between two polls
+    timeout_s   timeout of a request, in seconds
     tags        tables of name, address (from 0), table ("holding", "input", "coil", "discrete"),
                 type ("int16", "uint16", "int32", ..., "float64", "bool"), words ("big" or
                 "little") and bit (0 to 15; -1 for the whole)
-    asset       what the server watches
+    asset       name of what the server measures
     """
 
     host: str
@@ -37,11 +37,11 @@ class ModbusSettings(ServerSettings, frozen=True, kw_only=True):
     asset: str = ""
 
 
-class Modbus(Connecting):
-    """Reads every tag, at once where they are neighbours; one frame a round.
+class Modbus(ReconnectingFeed):
+    """Polls every tag, adjacent ones in one request; one frame a poll.
 
-    An exception of the device (an address that is not there, busy) is bad quality for the tags it
-    concerns, and the next round asks again. No answer at all ends the connection.
+    An exception response (illegal address, busy) is bad quality for its tags until the next poll.
+    No response ends the connection.
     """
 
     Settings = ModbusSettings
@@ -52,7 +52,7 @@ class Modbus(Connecting):
         if len(set(names)) < len(names):
             raise SettingError(f"agent.toml: sources.{context.name}.tags has a name twice")
         self._settings, self._emit = settings, emit
-        # Each failed attempt is told by us: once, with the name of the source.
+        # A failed attempt is logged by ReconnectingFeed, with the name of the source.
         logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
         self._library, self._failures = needs("pymodbus.client"), needs("pymodbus.exceptions")
 
@@ -64,29 +64,29 @@ class Modbus(Connecting):
         )
         try:
             if not client.connect():
-                raise LinkError(f"{settings.host}:{settings.port} does not answer")
+                raise LinkError(f"{settings.host}:{settings.port} does not respond")
             self.tally.came_up()
-            asked, due = blocks(settings.tags), clock()
+            wanted, due = blocks(settings.tags), clock()
             while not stopping.wait(max(0.0, due - clock())):
                 due = max(due + settings.every_s, clock())
-                asked = self._round(client, asked)
+                wanted = self._poll(client, wanted)
         finally:
             client.close()
 
-    def _round(self, client: Any, asked: list[Block]) -> list[Block]:
-        """Ask for every block and emit what came; the blocks to ask for next time."""
+    def _poll(self, client: Any, wanted: list[Block]) -> list[Block]:
+        """Read every block and emit a frame; the blocks to read next time."""
         values = {tag.name: float("nan") for tag in self._settings.tags}
         bad = dict.fromkeys(values, Quality.BAD)
         begun, after = self.context.wall(), list[Block]()
-        while asked:
-            block, asked = asked[0], asked[1:]
-            answer = self._ask(client, block)
-            if answer is None and len(block.tags) > 1:
-                asked = apart(block) + asked  # one address that is not there must not cost them all
+        while wanted:
+            block, wanted = wanted[0], wanted[1:]
+            response = self._read_block(client, block)
+            if response is None and len(block.tags) > 1:
+                wanted = split(block) + wanted  # one illegal address must not cost the others
                 continue
             after.append(block)
-            for tag in block.tags if answer is not None else ():
-                values[tag.name] = value(tag, block, answer)
+            for tag in block.tags if response is not None else ():
+                values[tag.name] = value(tag, block, response)
                 del bad[tag.name]
         frame = frame_of(begun, values, asset=self._settings.asset, qualities=bad)
         self.tally.bad += len(bad)
@@ -94,8 +94,8 @@ class Modbus(Connecting):
         self._emit(frame)
         return after
 
-    def _ask(self, client: Any, block: Block) -> Any:
-        """Registers or bits; None for an exception of the device. LinkError for no answer."""
+    def _read_block(self, client: Any, block: Block) -> Any:
+        """Registers or bits; None for an exception response. LinkError for no response."""
         read = {
             "holding": client.read_holding_registers,
             "input": client.read_input_registers,
@@ -103,19 +103,20 @@ class Modbus(Connecting):
             "discrete": client.read_discrete_inputs,
         }[block.table]
         try:
-            said = read(block.address, count=block.length, device_id=self._settings.unit)
+            response = read(block.address, count=block.length, device_id=self._settings.unit)
         except self._failures.ModbusException as error:
-            raise LinkError(f"no answer from unit {self._settings.unit}: {error}") from error
+            raise LinkError(f"no response from unit {self._settings.unit}: {error}") from error
         bits = block.table in ("coil", "discrete")
-        answer = None if said.isError() else (said.bits if bits else said.registers)
-        if answer is not None and len(answer) >= block.length:
-            return answer
+        if not response.isError():
+            found = response.bits if bits else response.registers
+            if len(found) >= block.length:
+                return found
         if len(block.tags) == 1:
-            self._refused(block.tags[0], getattr(said, "exception_code", 0))
+            self._report_tag(block.tags[0], getattr(response, "exception_code", 0))
         return None
 
-    def _refused(self, tag: Tag, code: int) -> None:
-        why = {1: "this table cannot be read", 2: "there is no such address", 6: "it is busy"}
-        said = why.get(code, f"exception {code}")
+    def _report_tag(self, tag: Tag, code: int) -> None:
+        known = {1: "this table cannot be read", 2: "there is no such address", 6: "it is busy"}
+        why = known.get(code, f"exception {code}")
         where = f"{self.context.name}: {tag.name} ({tag.table} {tag.address})"
-        self.context.fault(Fault("bad-tag", f"{where}: {said}"))
+        self.context.fault(Fault("bad-tag", f"{where}: {why}"))

@@ -1,4 +1,4 @@
-"""MQTT as a source and as a sink: JSON payloads, and Sparkplug B payloads in."""
+"""Source and sink `mqtt`: JSON payloads; the source also reads Sparkplug B."""
 
 import collections
 import json
@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from shoal.agent.feeds.frames import FeedHealth, Frame, Latest, Prediction, Quality, Value
+from shoal.agent.feeds.frames import FeedHealth, Frame, LatestValues, Prediction, Quality, Value
 from shoal.agent.feeds.io.broker import Broker, BrokerSettings, Packet
-from shoal.agent.feeds.io.connection import Connecting
+from shoal.agent.feeds.io.connection import ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context, Emit
 from shoal.agent.feeds.sparkplug_host import Host
 from shoal.agent.host.faults import Fault
@@ -18,21 +18,22 @@ from shoal.agent.serving.io.row_table import seconds
 from shoal.agent.serving.labels import number
 from shoal.errors import DatasetError, SettingError, ShoalError, WireError
 
-#: Largest message, and most assets that are told apart.
+#: Bytes of the largest message; most assets.
 LIMIT, ASSETS = 1 << 20, 1_024
-_WORDS = {"good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
+_QUALITIES = {"good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
 
 
 class MqttSourceSettings(BrokerSettings, frozen=True, kw_only=True):
     """Readings from an MQTT broker.
 
     topics   filters to subscribe to
-    format   "json": an object of names and numbers, objects in it by "outer.inner", or a bare
-             number, whose name is the last level of its topic; "sparkplug": Sparkplug B, where
-             metrics are values, and every node and device is an asset
+    format   "json": an object of names and numbers, nested ones named "outer.inner", or a bare
+             number, named by the last level of its topic; "sparkplug": Sparkplug B, where metrics
+             are values, and each node and device is an asset
     asset    level of the topic that names the asset, from 0; -1 for none
-    time     name in the object of its time, Unix seconds or ISO 8601; "" for when it came
-    quality  name in the object of its quality: "good", "uncertain" or "bad"; "" for good
+    time     name of the object's field with its time, Unix seconds or ISO 8601; "" for the time
+             of arrival
+    quality  name of the field with its quality: "good", "uncertain" or "bad"; "" for good
     qos      0 or 1
     """
 
@@ -44,8 +45,8 @@ class MqttSourceSettings(BrokerSettings, frozen=True, kw_only=True):
     qos: Literal[0, 1] = 1
 
 
-class MqttSource(Connecting):
-    """Every message is a frame: the latest values of its asset, those that came among them."""
+class MqttSource(ReconnectingFeed):
+    """Each message is a frame: the latest values of its asset, updated by the message."""
 
     Settings = MqttSourceSettings
 
@@ -54,60 +55,60 @@ class MqttSource(Connecting):
         if not settings.topics:
             raise SettingError(f"agent.toml: sources.{context.name}.topics is empty")
         self._settings, self._emit = settings, emit
-        self._latest: dict[str, Latest] = {}
+        self._latest: dict[str, LatestValues] = {}
         self._host = Host()
         self._broker = Broker(
             settings,
             context.folder,
             subscriptions=[(topic, settings.qos) for topic in settings.topics],
-            on_message=self._hear,
-            on_up=self.tally.came_up,
+            on_message=self._on_message,
+            on_connected=self.tally.came_up,
         )
 
     def serve(self, stopping: threading.Event) -> None:
-        """One connection; when it ends, of nothing is known how it stands."""
+        """One connection; when it ends, the latest values are discarded."""
         try:
             self._broker.serve(stopping)
         finally:
             self._latest.clear()
-            self._host.lost()
+            self._host.disconnected()
 
-    def _hear(self, topic: str, data: bytes) -> None:
+    def _on_message(self, topic: str, data: bytes) -> None:
         try:
             if self._settings.format == "sparkplug":
-                self._hear_sparkplug(topic, data)
+                self._on_sparkplug(topic, data)
             else:
-                self._give(self._frame(topic, data))
+                self._emit_frame(self._frame(topic, data))
         except ShoalError as error:
             self.tally.dropped += 1
             self.context.fault(Fault(error.code, f"{self.context.name}, {topic}: {error}"))
 
-    def _hear_sparkplug(self, topic: str, data: bytes) -> None:
-        told = self._host.hear(topic, data, self.context.wall())
-        if told.rebirth is not None:
-            self._broker.publish(Packet(*told.rebirth))
-        self.tally.dropped += told.past
-        for frame in told.frames:
-            self._give(frame)
+    def _on_sparkplug(self, topic: str, data: bytes) -> None:
+        received = self._host.receive(topic, data, self.context.wall())
+        if received.rebirth is not None:
+            self._broker.publish(Packet(*received.rebirth))
+        self.tally.dropped += received.historical
+        for frame in received.frames:
+            self._emit_frame(frame)
 
-    def _give(self, frame: Frame) -> None:
+    def _emit_frame(self, frame: Frame) -> None:
         self.tally.gave(frame)
         self.tally.bad += frame.quality is Quality.BAD
         self._emit(frame)
 
     def _frame(self, topic: str, data: bytes) -> Frame:
-        """The latest values of an asset, after this message."""
-        said = flat(topic, data)
+        """The latest values of the message's asset, updated by it."""
+        values = flat(topic, data)
         settings, now = self._settings, self.context.wall()
-        time_s = _time(said.pop(settings.time, None), now) if settings.time else now
-        word = str(said.pop(settings.quality, "good")).lower() if settings.quality else "good"
-        quality = _WORDS.get(word, Quality.UNCERTAIN)
+        time_s = _time(values.pop(settings.time, None), now) if settings.time else now
+        word = str(values.pop(settings.quality, "good")).lower() if settings.quality else "good"
+        quality = _QUALITIES.get(word, Quality.UNCERTAIN)
         levels = topic.split("/")
         asset = levels[settings.asset] if 0 <= settings.asset < len(levels) else ""
         if asset not in self._latest and len(self._latest) >= ASSETS:
             self._latest.pop(next(iter(self._latest)))
-        latest = self._latest.setdefault(asset, Latest())
-        for name, value in said.items():
+        latest = self._latest.setdefault(asset, LatestValues())
+        for name, value in values.items():
             latest.put(name, _value(value, time_s, quality))
         return latest.frame(asset)
 
@@ -115,9 +116,9 @@ class MqttSource(Connecting):
 class MqttSinkSettings(BrokerSettings, frozen=True, kw_only=True):
     """Predictions to an MQTT broker, as JSON, QoS 1.
 
-    topic   with {asset}, {model} and {device} where these belong
-    retain  whether the broker keeps the last for who subscribes later
-    keep    predictions that wait while the broker is away; then the oldest go
+    topic   may contain {asset} and {model}
+    retain  whether the broker retains the last prediction for later subscribers
+    keep    predictions queued while the broker is away; beyond it the oldest are dropped
     """
 
     topic: str = "predictions/{model}/{asset}"
@@ -125,8 +126,8 @@ class MqttSinkSettings(BrokerSettings, frozen=True, kw_only=True):
     keep: int = 10_000
 
 
-class MqttSink(Connecting):
-    """Publishes each prediction at least once, in order; what is not acknowledged is sent again."""
+class MqttSink(ReconnectingFeed):
+    """Publishes each prediction at least once, in order; unacknowledged ones are sent again."""
 
     Settings = MqttSinkSettings
 
@@ -146,13 +147,13 @@ class MqttSink(Connecting):
         self._broker = Broker(
             settings,
             context.folder,
-            on_up=self._came_up,
+            on_connected=self._connected,
             on_acknowledged=self._acknowledged,
-            before_looking=self._send,
+            before_poll=self._send,
         )
 
     def write(self, prediction: Prediction) -> None:
-        """Queue one; the oldest goes when there are too many."""
+        """Queue one; the oldest is dropped beyond the limit."""
         with self._lock:
             self._queue.append(prediction)
             if len(self._queue) > self._settings.keep:
@@ -162,12 +163,12 @@ class MqttSink(Connecting):
         self._broker.wake()
 
     def health(self) -> FeedHealth:
-        """How it is doing; waiting: not acknowledged yet."""
+        """State and counters; waiting: not acknowledged yet."""
         self.tally.waiting = len(self._queue) + len(self._sent)
         return super().health()
 
     def serve(self, stopping: threading.Event) -> None:
-        """One connection; what it did not deliver is first in the next."""
+        """One connection; predictions that it did not deliver are first in the next one."""
         try:
             self._broker.serve(stopping)
         finally:
@@ -176,12 +177,12 @@ class MqttSink(Connecting):
                 self._queue.extendleft(reversed(self._sent.values()))
             self._sent.clear()
 
-    def _came_up(self) -> None:
+    def _connected(self) -> None:
         self._up = True
         self.tally.came_up()
 
     def _send(self) -> None:
-        """Everything that waits, a few in flight at a time."""
+        """Publish queued predictions, at most 100 in flight."""
         while self._up and len(self._sent) < 100:
             with self._lock:
                 if not self._queue:
@@ -200,18 +201,19 @@ class MqttSink(Connecting):
 
 def as_json(prediction: Prediction) -> bytes:
     """A prediction as JSON: time_s, asset, model, release, quality, and its values."""
-    said: dict[str, Any] = {
+    common: dict[str, Any] = {
         "time_s": prediction.time_s,
         "asset": prediction.asset,
         "model": prediction.model,
         "release": prediction.release,
         "quality": prediction.quality.name.lower(),
     }
-    return msgspec.json.encode(said | prediction.values)
+    return msgspec.json.encode(common | prediction.values)
 
 
 def topic_of(pattern: str, model: str, asset: str) -> str:
-    """
+    """The topic of a prediction; wildcards in the asset become "-".
+
     >>> topic_of("line/{asset}/{model}", "leaks", "pump/3+#")
     'line/pump-3--/leaks'
     """
@@ -220,7 +222,7 @@ def topic_of(pattern: str, model: str, asset: str) -> str:
 
 
 def flat(topic: str, data: bytes) -> dict[str, Any]:
-    """Names and values of a JSON message; WireError when it is none.
+    """Names and values of a JSON message; WireError for anything else.
 
     >>> flat("a/b", b'{"t": 1, "motor": {"rpm": 2}}'), flat("a/b", b"21.5")
     ({'t': 1, 'motor.rpm': 2}, {'b': 21.5})
@@ -228,33 +230,33 @@ def flat(topic: str, data: bytes) -> dict[str, Any]:
     if len(data) > LIMIT:
         raise WireError(f"message of {len(data)} bytes, {LIMIT} allowed")
     try:
-        said = json.loads(data)
+        found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise WireError(f"message is no JSON: {str(error)[:100]}") from error
-    if not isinstance(said, dict):
-        return {topic.rpartition("/")[2]: said}
-    found: dict[str, Any] = {}
-    _flatten("", said, found)
-    return found
+    if not isinstance(found, dict):
+        return {topic.rpartition("/")[2]: found}
+    values: dict[str, Any] = {}
+    _flatten("", found, values)
+    return values
 
 
-def _flatten(prefix: str, said: dict[str, Any], into: dict[str, Any]) -> None:
-    for name, value in said.items():
+def _flatten(prefix: str, values: dict[str, Any], into: dict[str, Any]) -> None:
+    for name, value in values.items():
         if isinstance(value, dict):
             _flatten(f"{prefix}{name}.", value, into)
         else:
             into[prefix + name] = value
 
 
-def _time(said: Any, now: float) -> float:
-    if said is None:
+def _time(cell: Any, now: float) -> float:
+    if cell is None:
         return now
     try:
-        return seconds(said)
+        return seconds(cell)
     except DatasetError as error:
         raise WireError(error.message) from error
 
 
-def _value(said: Any, time_s: float, quality: Quality) -> Value:
-    found = number(said)
+def _value(cell: Any, time_s: float, quality: Quality) -> Value:
+    found = number(cell)
     return Value(found, time_s, quality if math.isfinite(found) else Quality.BAD)

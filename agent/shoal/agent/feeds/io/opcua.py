@@ -1,4 +1,4 @@
-"""OPC UA: values of a server by one subscription a connection, and predictions written to nodes."""
+"""Source and sink `opcua`: nodes of a server, subscribed to; predictions written to nodes."""
 
 import asyncio
 import collections
@@ -10,31 +10,32 @@ from typing import Annotated, Any
 
 import msgspec
 
-from shoal.agent.feeds.frames import FeedHealth, Latest, Prediction, Quality, Value
+from shoal.agent.feeds.frames import FeedHealth, LatestValues, Prediction, Quality, Value
 from shoal.agent.feeds.io import opcua_security
-from shoal.agent.feeds.io.connection import Connecting
+from shoal.agent.feeds.io.connection import ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context, Emit, ServerSettings, Touched
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.optional_libraries import needs
 from shoal.agent.serving.labels import number
 from shoal.errors import LinkError, SettingError
 
-#: Seconds between two looks at whether the connection stands, and at whether to stop.
-CHECK_S, LOOK_S = 1.0, 0.1
-#: Library's loggers that tell again what we tell.
-_TALKATIVE = ("asyncua.client", "asyncua.uaprotocol", "asyncua.common", "asyncua.crypto")
+#: Seconds between two checks of the connection, and of `stopping`.
+CHECK_S, POLL_S = 1.0, 0.1
+#: The library's loggers that repeat our log lines.
+_NOISY_LOGGERS = ("asyncua.client", "asyncua.uaprotocol", "asyncua.common", "asyncua.crypto")
 
 
 class OpcUaSettings(ServerSettings, frozen=True, kw_only=True):
-    """An OPC UA server. Needs shoal[agent-opcua].
+    """Settings of an OPC UA server. Needs shoal[agent-opcua].
 
     url                 opc.tcp://host:port/path
     username, password  "" for an anonymous session
     security            "Basic256Sha256", "Aes128Sha256RsaOaep" or "Aes256Sha256RsaPss": signed and
                         encrypted; "" for neither
-    certificate, key    with security: this client's, RSA, PEM or DER, seen from the agent's folder
-    server_certificate  with security: the server's own, or nobody's word for it is believed
-    timeout_s           seconds until a request has failed
+    certificate, key    with security: this client's, RSA, PEM or DER, relative to the agent's
+                        folder
+    server_certificate  with security: the server's certificate, the only one that is trusted
+    timeout_s           timeout of a request, in seconds
     """
 
     url: str
@@ -47,12 +48,12 @@ class OpcUaSettings(ServerSettings, frozen=True, kw_only=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 4.0
 
     def touches(self) -> Touched:
-        """It reads its certificates."""
+        """Its certificates and key, read."""
         return Touched(reads=(self.certificate, self.key, self.server_certificate))
 
 
 class NodeTag(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One value. node: such as "ns=2;s=Press.Temperature"."""
+    """One value. node: its id, such as "ns=2;s=Press.Temperature"."""
 
     name: str
     node: str
@@ -62,10 +63,9 @@ class OpcUaSourceSettings(OpcUaSettings, frozen=True, kw_only=True):
     """Values of an OPC UA server, subscribed to. Needs shoal[agent-opcua].
 
     tags       tables of name and node, such as "ns=2;s=Press.Temperature"
-    every_s    seconds from one frame to the next; 0 for one whenever something changed, at the
-               source's time
-    period_ms  of the subscription: how often the server looks and tells
-    asset      what the server watches
+    every_s    seconds between two frames; 0 for a frame at each change, with the source's time
+    period_ms  sampling and publishing interval of the subscription
+    asset      name of what the server measures
     """
 
     tags: Annotated[list[NodeTag], msgspec.Meta(min_length=1, max_length=10_000)]
@@ -74,25 +74,25 @@ class OpcUaSourceSettings(OpcUaSettings, frozen=True, kw_only=True):
     asset: str = ""
 
 
-class _Session(Connecting):
-    """A connection to a server, each on an event loop of its own."""
+class _OpcUaFeed(ReconnectingFeed):
+    """Base of source and sink: each connection runs on an event loop of its own."""
 
     def __init__(self, settings: OpcUaSettings, context: Context) -> None:
         super().__init__(context, settings.retry_s)
-        self._about, self._library = settings, needs("asyncua")
+        self._server, self._library = settings, needs("asyncua")
         self._ua = self._library.ua
-        for name in _TALKATIVE:
+        for name in _NOISY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if not settings.url.startswith("opc.tcp://"):
             raise SettingError(f"{settings.url!r} is no address", "write opc.tcp://HOST:PORT")
         opcua_security.check(settings, f"agent.toml: {context.name}")
 
     def serve(self, stopping: threading.Event) -> None:
-        """One connection, from its beginning to its end."""
+        """Run one connection."""
         asyncio.run(self._connection(stopping))
 
     async def _connection(self, stopping: threading.Event) -> None:
-        settings = self._about
+        settings = self._server
         client = self._library.Client(settings.url, timeout=settings.timeout_s)
         if settings.username:
             client.set_user(settings.username)
@@ -102,26 +102,28 @@ class _Session(Connecting):
             await opcua_security.secure(client, settings, self.context.folder, now)
         try:
             await client.connect()
-            await self._talk(client, stopping)
+            await self._run(client, stopping)
         except self._ua.UaError as error:
-            hint = "does it want other security?" if "No matching endpoints" in str(error) else ""
+            hint = (
+                "does it require other security?" if "No matching endpoints" in str(error) else ""
+            )
             raise LinkError(f"{settings.url}: {type(error).__name__}: {error}", hint) from error
         except TimeoutError as error:
             if not settings.security:
                 raise
             raise LinkError(
-                f"{settings.url}: no answer in time",
+                f"{settings.url}: no response in time",
                 "is the server running, and server_certificate its own?",
             ) from error
         finally:
-            await _hang_up(client)
+            await _disconnect(client)
 
-    async def _talk(self, client: Any, stopping: threading.Event) -> None:
-        """What to do with a connection, until `stopping`."""
+    async def _run(self, client: Any, stopping: threading.Event) -> None:
+        """Use a connection, until `stopping`."""
         raise NotImplementedError
 
     def _nodes(self, client: Any, names: dict[str, str]) -> dict[str, Any]:
-        """Name -> node; SettingError for an id that is none."""
+        """Name -> node; SettingError for an invalid id."""
         found = {}
         for name, node in names.items():
             try:
@@ -133,7 +135,7 @@ class _Session(Connecting):
         return found
 
 
-class OpcUaSource(_Session):
+class OpcUaSource(_OpcUaFeed):
     """One subscription with every tag; a tag's StatusCode is its quality."""
 
     Settings = OpcUaSourceSettings
@@ -145,26 +147,26 @@ class OpcUaSource(_Session):
         if len(self._names) < len(settings.tags):
             raise SettingError(f"agent.toml: sources.{context.name}.tags has a name twice")
         self._by_node: dict[Any, str] = {}
-        self._latest, self._changed = Latest(), False
+        self._latest, self._changed = LatestValues(), False
 
     def datachange_notification(self, node: Any, _: Any, data: Any) -> None:
-        """The subscription's word: asyncua calls it by this name, on our event loop."""
-        said = data.monitored_item.Value
+        """A value of the subscription; asyncua calls it by this name, on our event loop."""
+        item = data.monitored_item.Value
         name = self._by_node[node.nodeid]
-        stamp = said.SourceTimestamp or said.ServerTimestamp
+        stamp = item.SourceTimestamp or item.ServerTimestamp
         time_s = stamp.replace(tzinfo=datetime.UTC).timestamp() if stamp else self.context.wall()
-        raw = said.Value.Value if said.Value is not None else None
+        raw = item.Value.Value if item.Value is not None else None
         found = number(raw)
-        quality = self._quality(said.StatusCode)
+        quality = self._quality(item.StatusCode)
         if not math.isfinite(found):
             quality = Quality.BAD
         self._latest.put(name, Value(found, time_s, quality))
         self.tally.bad += quality is Quality.BAD
         self._changed = True
 
-    async def _talk(self, client: Any, stopping: threading.Event) -> None:
+    async def _run(self, client: Any, stopping: threading.Event) -> None:
         settings, clock = self._settings, self.context.monotonic
-        self._latest, self._changed = Latest(list(self._names)), False
+        self._latest, self._changed = LatestValues(list(self._names)), False
         await self._subscribe(client)
         self.tally.came_up()
         due = checked = clock()
@@ -174,26 +176,26 @@ class OpcUaSource(_Session):
                 await client.check_connection()
             if settings.every_s and clock() >= due:
                 due = max(due + settings.every_s, clock())
-                self._give(self.context.wall())
+                self._emit_frame(self.context.wall())
             elif not settings.every_s and self._changed:
-                self._give(None)
-            pause = due - clock() if settings.every_s else LOOK_S / 10
-            await asyncio.sleep(min(LOOK_S, max(0.0, pause)))
+                self._emit_frame(None)
+            pause = due - clock() if settings.every_s else POLL_S / 10
+            await asyncio.sleep(min(POLL_S, max(0.0, pause)))
 
     async def _subscribe(self, client: Any) -> None:
         nodes = self._nodes(client, self._names)
         self._by_node = {node.nodeid: name for name, node in nodes.items()}
         subscription = await client.create_subscription(self._settings.period_ms, self)
-        said = await subscription.subscribe_data_change(
+        results = await subscription.subscribe_data_change(
             list(nodes.values()), sampling_interval=self._settings.period_ms
         )
-        for (name, node), answer in zip(self._names.items(), said, strict=True):
-            if isinstance(answer, self._ua.StatusCode) and not answer.is_good():
-                what = f"{self.context.name}: {name} ({node}): {answer.name}"
+        for (name, node), result in zip(self._names.items(), results, strict=True):
+            if isinstance(result, self._ua.StatusCode) and not result.is_good():
+                what = f"{self.context.name}: {name} ({node}): {result.name}"
                 self.context.fault(Fault("bad-tag", what))
                 self.tally.bad += 1
 
-    def _give(self, time_s: float | None) -> None:
+    def _emit_frame(self, time_s: float | None) -> None:
         self._changed = False
         frame = self._latest.frame(self._settings.asset)
         frame = frame if time_s is None else frame._replace(time_s=time_s)
@@ -210,8 +212,8 @@ class OpcUaSinkSettings(OpcUaSettings, frozen=True, kw_only=True):
     """Predictions written to nodes of an OPC UA server. Needs shoal[agent-opcua].
 
     nodes  value ("label", "score", "score/CLASS", "value", "release") -> node id
-    asset  whose predictions are written; "" for every one
-    keep   predictions that wait while the server is away; then the oldest go
+    asset  asset with predictions to write; "" for every one
+    keep   predictions queued while the server is away; beyond it the oldest are dropped
     """
 
     nodes: dict[str, str]
@@ -219,8 +221,8 @@ class OpcUaSinkSettings(OpcUaSettings, frozen=True, kw_only=True):
     keep: int = 1_000
 
 
-class OpcUaSink(_Session):
-    """Writes each prediction with its time and quality. A node that refuses is said and skipped."""
+class OpcUaSink(_OpcUaFeed):
+    """Writes each prediction with its time and quality; reports and skips a node that refuses."""
 
     Settings = OpcUaSinkSettings
 
@@ -233,18 +235,18 @@ class OpcUaSink(_Session):
         self._types: dict[str, Any] = {}
 
     def write(self, prediction: Prediction) -> None:
-        """Queue one; the oldest goes when there are too many."""
+        """Queue one; the oldest is dropped beyond the limit."""
         if self._settings.asset in ("", prediction.asset):
             self.tally.dropped += len(self._queue) == self._queue.maxlen
             self._queue.append(prediction)
             self.tally.count += 1
 
     def health(self) -> FeedHealth:
-        """How it is doing."""
+        """State and counters."""
         self.tally.waiting = len(self._queue)
         return super().health()
 
-    async def _talk(self, client: Any, stopping: threading.Event) -> None:
+    async def _run(self, client: Any, stopping: threading.Event) -> None:
         nodes = self._nodes(client, self._settings.nodes)
         self._types = {name: await self._type_of(name, node) for name, node in nodes.items()}
         self.tally.came_up()
@@ -256,10 +258,10 @@ class OpcUaSink(_Session):
             if self.context.monotonic() >= checked + CHECK_S:
                 checked = self.context.monotonic()
                 await client.check_connection()
-            await asyncio.sleep(LOOK_S / 5)
+            await asyncio.sleep(POLL_S / 5)
 
     async def _deliver(self, client: Any, nodes: dict[str, Any], prediction: Prediction) -> None:
-        """Write one; it is first in the next connection when this one breaks meanwhile."""
+        """Write one; if the connection breaks meanwhile, it is first in the next one."""
         try:
             await self._write(client, nodes, prediction)
         except (OSError, TimeoutError, self._ua.UaError):
@@ -267,11 +269,11 @@ class OpcUaSink(_Session):
             raise
 
     async def _type_of(self, name: str, node: Any) -> Any:
-        """The type that the node wants; None for a node that is not there, said once."""
+        """The node's type; None for a node that does not exist, reported once."""
         try:
             return await node.read_data_type_as_variant_type()
         except self._ua.UaStatusCodeError as error:
-            self._refused(name, str(error))
+            self._report_tag(name, str(error))
             return None
 
     async def _write(self, client: Any, nodes: dict[str, Any], prediction: Prediction) -> None:
@@ -281,28 +283,28 @@ class OpcUaSink(_Session):
             try:
                 wanted[name] = self._value(self._types[name], values[name], prediction)
             except ValueError as error:
-                self._refused(name, str(error))
+                self._report_tag(name, str(error))
         if not wanted:
             return
-        said = await client.uaclient.write_attributes(
+        codes = await client.uaclient.write_attributes(
             [nodes[n].nodeid for n in wanted], list(wanted.values()), self._ua.AttributeIds.Value
         )
-        for name, code in zip(wanted, said, strict=True):
+        for name, code in zip(wanted, codes, strict=True):
             if not code.is_good():
-                self._refused(name, code.name)
+                self._report_tag(name, code.name)
 
-    def _refused(self, name: str, why: str) -> None:
+    def _report_tag(self, name: str, why: str) -> None:
         self.tally.bad += 1
         where = f"{self.context.name}: {name} ({self._settings.nodes[name]})"
         self.context.fault(Fault("bad-tag", f"{where}: {why}"))
 
     def _value(self, kind: Any, value: float | str, prediction: Prediction) -> Any:
-        """The value as the node's type has it, with time and quality."""
+        """The value converted to the node's type, with time and quality."""
         ua = self._ua
-        good, doubt, bad = (
+        good, uncertain, bad = (
             ua.StatusCodes.Good, ua.StatusCodes.UncertainLastUsableValue, ua.StatusCodes.Bad,
         )  # fmt: skip
-        codes = {Quality.GOOD: good, Quality.UNCERTAIN: doubt, Quality.BAD: bad}
+        codes = {Quality.GOOD: good, Quality.UNCERTAIN: uncertain, Quality.BAD: bad}
         return ua.DataValue(
             Value=ua.Variant(_cast(ua, kind, value), kind),
             StatusCode=ua.StatusCode(codes[prediction.quality]),
@@ -311,7 +313,7 @@ class OpcUaSink(_Session):
 
 
 def _cast(ua: Any, kind: Any, value: float | str) -> Any:
-    """A value as a variant of this kind has it; ValueError for text where a number is wanted."""
+    """A value converted to a variant type; ValueError for text where a number is needed."""
     if kind == ua.VariantType.String:
         return str(value)
     found = number(value)
@@ -322,9 +324,9 @@ def _cast(ua: Any, kind: Any, value: float | str) -> Any:
     return found if kind in (ua.VariantType.Float, ua.VariantType.Double) else round(found)
 
 
-async def _hang_up(client: Any) -> None:
-    """Say goodbye as far as the other side still listens."""
+async def _disconnect(client: Any) -> None:
+    """Close the session cleanly if the server still responds."""
     try:
         await asyncio.wait_for(client.disconnect(), 2.0)
-    except Exception as error:  # noqa: BLE001 - it is over in any case
-        logging.getLogger(__name__).debug("goodbye to an OPC UA server: %s", error)
+    except Exception as error:  # noqa: BLE001 - the connection is closed in any case
+        logging.getLogger(__name__).debug("closing an OPC UA session: %s", error)

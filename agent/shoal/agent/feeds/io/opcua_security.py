@@ -1,8 +1,8 @@
-"""A secured OPC UA channel: signed and encrypted, between two certificates that know each other.
+"""Secured OPC UA channel: signed and encrypted, with mutually trusted certificates.
 
-OPC UA has certificates of its own kind: RSA, with the application's URI in it, and each side is
-told which of the other's to trust. So a device's certificate of ours is none, and this one is made
-once (docs/sources-and-sinks.md). The files are read at every connection: renewal needs no restart.
+OPC UA needs RSA certificates with the application's URI, and each side is configured with the
+other's. So the device's own certificate does not fit, and this one is made once
+(docs/sources-and-sinks.md). The files are read at every connection: renewal needs no restart.
 Source: OPC 10000-4, 6.1; OPC 10000-6, 6.2.
 """
 
@@ -14,7 +14,7 @@ from cryptography import x509
 
 from shoal.errors import SettingError
 
-#: Names in agent.toml -> asyncua's classes. Those with SHA-1 are not offered: they are broken.
+#: Names in agent.toml -> asyncua's classes. SHA-1 policies are insecure and not offered.
 POLICIES = {
     "Basic256Sha256": "SecurityPolicyBasic256Sha256",
     "Aes128Sha256RsaOaep": "SecurityPolicyAes128Sha256RsaOaep",
@@ -23,8 +23,8 @@ POLICIES = {
 _PEM = b"-----BEGIN"
 
 
-class Secured(Protocol):
-    """What the settings of a secured connection say."""
+class SecuritySettings(Protocol):
+    """Settings of a secured connection."""
 
     @property
     def security(self) -> str: ...
@@ -36,8 +36,8 @@ class Secured(Protocol):
     def server_certificate(self) -> str: ...
 
 
-def check(settings: Secured, where: str) -> None:
-    """SettingError unless the settings are of one piece; `where` names them."""
+def check(settings: SecuritySettings, where: str) -> None:
+    """SettingError for an unknown policy or a missing file; `where` names the settings."""
     if not settings.security:
         return
     if settings.security not in POLICIES:
@@ -50,10 +50,12 @@ def check(settings: Secured, where: str) -> None:
             raise SettingError(f"{where}.{name} is missing", "a secured connection needs all three")
 
 
-async def secure(client: Any, settings: Secured, folder: Path, now: datetime.datetime) -> None:
-    """Have asyncua's `client` connect as `settings` say; SettingError for a file that is no good.
+async def secure(
+    client: Any, settings: SecuritySettings, folder: Path, now: datetime.datetime
+) -> None:
+    """Configure asyncua's `client` with `settings`; SettingError for an unusable file.
 
-    folder  from which the files are seen
+    folder  that the files are relative to
     """
     from asyncua.crypto import security_policies
     from asyncua.crypto.uacrypto import CertProperties
@@ -76,7 +78,7 @@ async def secure(client: Any, settings: Secured, folder: Path, now: datetime.dat
 
 
 def application_uri(data: bytes, name: str) -> str:
-    """The URI that a certificate is of; the server holds the client's word for it against this."""
+    """The application URI in a certificate; the server compares the client's with it."""
     try:
         names = _load(data, name).extensions.get_extension_for_class(x509.SubjectAlternativeName)
         return names.value.get_values_for_type(x509.UniformResourceIdentifier)[0]

@@ -1,4 +1,4 @@
-"""Finds a plugin by its name in agent.toml, and not before: nothing unused is loaded."""
+"""Loads a plugin by its name in agent.toml; nothing unused is imported."""
 
 import importlib.metadata
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ SOURCES, SINKS = "shoal.sources", "shoal.sinks"
 
 
 def load(group: str, kind: str) -> Any:
-    """The class of a plugin; SettingError says what there is, or what has to be installed."""
+    """The class of a plugin; SettingError lists the plugins, or names the missing library."""
     found = importlib.metadata.entry_points(group=group)
     names = sorted({entry.name for entry in found})
     if kind not in names:
@@ -27,9 +27,9 @@ def load(group: str, kind: str) -> Any:
 
 
 def settings_of(where: str, kind: type[FeedSettings], table: Mapping[str, Any]) -> FeedSettings:
-    """A plugin's settings; SettingError names the one that is wrong.
+    """A plugin's settings from its table; SettingError names a wrong one.
 
-    where   of agent.toml: "sources.pump"
+    where   the table in agent.toml: "sources.pump"
     """
     try:
         return msgspec.convert(dict(table), kind)

@@ -1,12 +1,11 @@
-"""Predictions that wait until somebody is there to be told: a log on disk, cut into segments.
+"""Log on disk of predictions that are not published yet, in segments.
 
     <name>.kept/<number of its first>.log    records, one after the other, each with its length
                                              and CRC-32 before it
 
-A record is the kernel's as soon as `put` returns, so that kill -9 takes none; a power cut takes
-what the kernel has not written yet, half a minute at most. Nothing waits for the disk. What is
-damaged ends its segment, the others are read all the same. The oldest segment goes when there are
-too many records or bytes.
+A record is in the kernel when `append` returns, so that kill -9 loses none; a power cut loses what
+the kernel has not written yet, half a minute at most. Nothing waits for the disk. A damaged record
+ends its segment; the others are still read. The oldest segment is deleted beyond the limits.
 """
 
 import errno
@@ -23,13 +22,13 @@ from shoal.errors import StorageError
 
 #: Bytes of all segments; of one.
 LIMIT, SEGMENT = 32 << 20, 1 << 20
-#: Into how many segments the records that are kept are cut, at least.
+#: Least number of segments of a full log.
 _PARTS = 8
 _HEAD = struct.Struct("<II")
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
-    """A prediction as it is written. scores: float32 bytes, little-endian."""
+    """A prediction on disk. scores: float32 bytes, little-endian."""
 
     time_s: float
     asset: str
@@ -41,11 +40,11 @@ class _Record(msgspec.Struct, frozen=True, array_like=True):
     label: str
 
 
-class Kept:
-    """The log in one folder. Not safe to share: its owner has a lock.
+class PredictionLog:
+    """The log in one folder. Not thread-safe: its owner has a lock.
 
-    limit  records; the oldest segment goes beyond that
-    last   number of the record that was put last, 0 before the first
+    limit  records; beyond it the oldest segment is deleted
+    last   number of the last record, 0 before the first
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -56,7 +55,7 @@ class Kept:
         self.last = 0
 
     def load(self) -> list[Prediction]:
-        """What an earlier process left, oldest first; StorageError."""
+        """Records of an earlier process, oldest first; StorageError."""
         found: list[Prediction] = []
         try:
             for path in sorted(self._folder.glob("*.log")):
@@ -66,11 +65,11 @@ class Kept:
                 self.last = max(self.last, first + len(records) - 1)
                 found += records
         except (OSError, ValueError) as error:
-            raise StorageError(f"{self._folder}: {error}", "look at the disk") from error
+            raise StorageError(f"{self._folder}: {error}", "check the disk") from error
         return found
 
-    def put(self, prediction: Prediction) -> None:
-        """Keep one more; StorageError when the disk refuses it."""
+    def append(self, prediction: Prediction) -> None:
+        """Append a record; StorageError when the disk refuses it."""
         data = msgspec.msgpack.encode(_record(prediction))
         whole = _HEAD.pack(len(data), zlib.crc32(data)) + data
         try:
@@ -79,16 +78,16 @@ class Kept:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.close()
-            raise StorageError(f"{self._folder}: {error.strerror}", "make room") from error
+            raise StorageError(f"{self._folder}: {error.strerror}", "free disk space") from error
         self.last += 1
         self._counts[first] += 1
         self._sizes[first] += len(whole)
         self._bound()
 
-    def forget(self, number: int) -> None:
-        """Every record up to this one was told. Segments go whole."""
+    def discard(self, number: int) -> None:
+        """Delete segments with records up to this number only: they are published."""
         for first in [f for f, count in self._counts.items() if f + count - 1 <= number]:
-            self._drop(first)
+            self._delete(first)
 
     def close(self) -> None:
         if self._open is not None:
@@ -96,7 +95,7 @@ class Kept:
         self._open = None
 
     def _segment(self, size: int) -> int:
-        """The first number of the segment to write to: a new one when the newest is full."""
+        """Number of the segment to append to: a new one when the newest is full."""
         newest = max(self._counts, default=0)
         most = max(1, self._limit // _PARTS)
         full = not newest or self._counts[newest] >= most or self._sizes[newest] + size > SEGMENT
@@ -119,9 +118,9 @@ class Kept:
             sum(self._counts.values()) > self._limit + self._limit // _PARTS
             or sum(self._sizes.values()) > LIMIT
         ):
-            self._drop(min(self._counts))
+            self._delete(min(self._counts))
 
-    def _drop(self, first: int) -> None:
+    def _delete(self, first: int) -> None:
         if first == max(self._counts):
             self.close()
         del self._counts[first], self._sizes[first]
@@ -132,7 +131,7 @@ class Kept:
 
 
 def _read(data: bytes) -> list[Prediction]:
-    """The records of a segment, up to the first that is cut short or damaged."""
+    """The records of a segment, up to the first truncated or damaged one."""
     found, at = [], 0
     while at + _HEAD.size <= len(data):
         size, checksum = _HEAD.unpack_from(data, at)

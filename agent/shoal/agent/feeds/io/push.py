@@ -1,4 +1,4 @@
-"""HTTP push: whoever has readings posts them to the local endpoint, POST /sources/NAME."""
+"""Source `push`: readings posted to the local endpoint, POST /sources/NAME."""
 
 import queue
 import threading
@@ -10,26 +10,26 @@ from shoal.agent.feeds.frames import FeedHealth, Frame, Quality, frame_of
 from shoal.agent.feeds.io.interface import Context, Emit, FeedSettings, Tally
 from shoal.errors import ConflictError, InputError
 
-LOOK_S = 0.2
-_WORDS = {"good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
+POLL_S = 0.2
+_QUALITIES = {"good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
 
 
 class PushSettings(FeedSettings, frozen=True, kw_only=True):
-    """Readings that are posted to the agent's endpoint, at /sources/NAME.
+    """Readings posted to the agent's endpoint, at /sources/NAME.
 
-    queue  frames that may wait; beyond that the answer is 503
+    queue  frames that may wait; beyond it the response is 503
     """
 
     queue: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000
 
 
 class PushedFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One frame, as it is posted.
+    """One frame of a request's body.
 
-    values     name -> number; null for what is missing
-    time_s     Unix seconds of the reading; when it came, where it is left out
+    values     name -> number; null for a missing value
+    time_s     Unix seconds of the reading; by default the time of arrival
     asset      what was measured
-    qualities  name -> "good", "uncertain" or "bad"; good where it is left out
+    qualities  name -> "good", "uncertain" or "bad"; by default good
     label      the true class or value, where it is known already
     """
 
@@ -41,7 +41,7 @@ class PushedFrame(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Push:
-    """Takes frames from any thread, and emits them on its own."""
+    """Takes frames on any thread, and emits them on its own."""
 
     Settings = PushSettings
 
@@ -51,18 +51,17 @@ class Push:
         self._lock = threading.Lock()
 
     def take(self, body: bytes) -> int:
-        """Queue the frames of a request's body, one object or a list; how many there were.
+        """Queue the frames of a request's body, one object or a list; their number.
 
-        Raises InputError for what cannot be read, ConflictError when the queue is full: then none
-        was taken.
+        Raises InputError for an unreadable body, ConflictError for a full queue: nothing is queued.
         """
         try:
-            said = msgspec.json.decode(body, type=PushedFrame | list[PushedFrame])
+            posted = msgspec.json.decode(body, type=PushedFrame | list[PushedFrame])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(
                 f"source {self._context.name}: {error}", 'post {"values": {"NAME": 1.5}}'
             ) from error
-        frames = [self._frame(one) for one in (said if isinstance(said, list) else [said])]
+        frames = [self._frame(one) for one in (posted if isinstance(posted, list) else [posted])]
         with self._lock:
             if self._queue.qsize() + len(frames) > self._queue.maxsize:
                 self._tally.dropped += len(frames)
@@ -73,11 +72,11 @@ class Push:
         return len(frames)
 
     def run(self, stopping: threading.Event) -> None:
-        """Emit what was taken, until `stopping`."""
+        """Emit queued frames, until `stopping`."""
         self._tally.came_up()
         while not stopping.is_set():
             try:
-                frame = self._queue.get(timeout=LOOK_S)
+                frame = self._queue.get(timeout=POLL_S)
             except queue.Empty:
                 continue
             self._tally.gave(frame)
@@ -85,15 +84,15 @@ class Push:
         self._tally.went_down("stopped")
 
     def health(self) -> FeedHealth:
-        """How it is doing."""
+        """State and counters."""
         self._tally.waiting = self._queue.qsize()
         return self._tally.health()
 
-    def _frame(self, said: PushedFrame) -> Frame:
-        values = {n: float("nan") if v is None else float(v) for n, v in said.values.items()}
-        qualities = {name: _WORDS[word] for name, word in said.qualities.items()}
-        qualities |= {name: Quality.BAD for name, v in said.values.items() if v is None}
+    def _frame(self, posted: PushedFrame) -> Frame:
+        values = {n: float("nan") if v is None else float(v) for n, v in posted.values.items()}
+        qualities = {name: _QUALITIES[word] for name, word in posted.qualities.items()}
+        qualities |= {name: Quality.BAD for name, v in posted.values.items() if v is None}
         self._tally.bad += sum(quality is Quality.BAD for quality in qualities.values())
-        time_s = self._context.wall() if said.time_s is None else said.time_s
-        frame = frame_of(time_s, values, asset=said.asset, qualities=qualities)
-        return frame._replace(labels=None if said.label is None else [said.label])
+        time_s = self._context.wall() if posted.time_s is None else posted.time_s
+        frame = frame_of(time_s, values, asset=posted.asset, qualities=qualities)
+        return frame._replace(labels=None if posted.label is None else [posted.label])

@@ -1,4 +1,4 @@
-"""Replays a CSV or Parquet file: at a rate, or in the time in which it was recorded."""
+"""Source `replay`: rows of a CSV or Parquet file, at a rate or at their recorded times."""
 
 import random
 import threading
@@ -10,23 +10,23 @@ from shoal.agent.host.faults import Fault
 from shoal.agent.serving.io.row_table import Table, read_table, stamp
 from shoal.errors import SettingError, ShoalError
 
-#: Seconds until a file that could not be used is tried again.
+#: Seconds until an unusable file is tried again.
 RETRY_S = 2.0
 
 
 class ReplaySettings(FeedSettings, frozen=True, kw_only=True):
-    """A CSV or Parquet file, again and again, read anew when it changes.
+    """A CSV or Parquet file, repeated, and read again when it changes.
 
-    path     of the file (.csv, .csv.gz, .parquet), seen from the agent's folder
-    label    column with the true class or value, "" for none: answers are judged by it
-    rate_hz  requests a second; 0 for as fast as it goes
+    path     of the file (.csv, .csv.gz, .parquet), relative to the agent's folder
+    label    column with the true class or value, for the accuracy; "" for none
+    rate_hz  requests a second; 0 for as fast as possible
     batch    rows in a request
     seed     of the shuffling
-    time     column with the time (Unix seconds or ISO 8601): rows come in order and in the
-             pauses in which they were recorded, and rate_hz, batch and seed say nothing
+    time     column with the time (Unix seconds or ISO 8601): rows are emitted in order with their
+             recorded pauses, and rate_hz, batch and seed are ignored
     speed    of the time: 60 for a minute in a second
     once     whether to end after one pass
-    asset    what the file is of
+    asset    name of what was measured
     """
 
     path: str
@@ -40,12 +40,12 @@ class ReplaySettings(FeedSettings, frozen=True, kw_only=True):
     asset: str = ""
 
     def touches(self) -> Touched:
-        """It reads its file."""
+        """Its file, read."""
         return Touched(reads=(self.path,))
 
 
 class Replay:
-    """Emits the rows of a file, pass after pass, until it is told to stop."""
+    """Emits the rows of a file, pass after pass."""
 
     Settings = ReplaySettings
 
@@ -58,11 +58,11 @@ class Replay:
         self._done = False
 
     def health(self) -> FeedHealth:
-        """How it is doing; up while the file can be read."""
+        """State and counters; up while the file can be read."""
         return self._tally.health()
 
     def run(self, stopping: threading.Event) -> None:
-        """Replay until `stopping` is set, or for one pass; what is wrong is said, then retried."""
+        """Replay until `stopping` is set, or for one pass; errors are reported, then retried."""
         while not stopping.is_set() and not self._done:
             try:
                 self._replay(stopping)
@@ -72,7 +72,7 @@ class Replay:
                 stopping.wait(RETRY_S)
 
     def _replay(self, stopping: threading.Event) -> None:
-        """Pass after pass over the file, until it changes or cannot be used."""
+        """Replay the file, pass after pass, until it changes."""
         known = stamp(self._path)
         table = read_table(self._path, self._settings.label, self._settings.time)
         self._tally.came_up()
@@ -89,7 +89,7 @@ class Replay:
     def _shuffled(
         self, table: Table, known: tuple[int, int], stopping: threading.Event, _: int
     ) -> bool:
-        """One pass in an order of its own at `rate_hz`; False when it was broken off."""
+        """One pass in random order at `rate_hz`; False when it was interrupted."""
         clock, batch = self._context.monotonic, self._settings.batch
         pause = 1.0 / self._settings.rate_hz if self._settings.rate_hz > 0 else 0.0
         order, due = list(range(len(table.values))), clock()
@@ -100,17 +100,17 @@ class Replay:
                 return False
             if first % 1_000 < batch and stamp(self._path) != known:
                 return False
-            self._give(table, order[first : first + batch], self._context.wall())
+            self._emit_rows(table, order[first : first + batch], self._context.wall())
         return True
 
     def _timed(
         self, table: Table, known: tuple[int, int], stopping: threading.Event, passes: int
     ) -> bool:
-        """One pass in the pauses of the recording; its time goes on where the last pass ended."""
+        """One pass with the recorded pauses; times continue from the last pass."""
         times = table.times or []
         span = times[-1] - times[0]
         step = span / (len(times) - 1) if len(times) > 1 and span else 1.0
-        later, clock = passes * (span + step), self._context.monotonic
+        offset, clock = passes * (span + step), self._context.monotonic
         begun = clock()
         for row, time_s in enumerate(times):
             due = begun + (time_s - times[0]) / self._settings.speed
@@ -118,10 +118,10 @@ class Replay:
                 return False
             if row % 1_000 == 0 and stamp(self._path) != known:
                 return False
-            self._give(table, [row], time_s + later)
+            self._emit_rows(table, [row], time_s + offset)
         return not stopping.wait(step / self._settings.speed)
 
-    def _give(self, table: Table, rows: list[int], time_s: float) -> None:
+    def _emit_rows(self, table: Table, rows: list[int], time_s: float) -> None:
         labels = [table.labels[i] for i in rows] if table.labels is not None else None
         frame = Frame(
             time_s, table.columns, table.values[rows], asset=self._settings.asset, labels=labels

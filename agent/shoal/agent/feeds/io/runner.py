@@ -1,4 +1,4 @@
-"""Every source and sink of agent.toml, built, bound to its models, and run on threads."""
+"""Builds the sources and sinks of agent.toml, connects them to the models, runs their threads."""
 
 import random
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shoal.agent.feeds.flow import Flow, Keep
+from shoal.agent.feeds.flow import Flow, RowCollector
 from shoal.agent.feeds.frames import FeedHealth, Prediction
 from shoal.agent.feeds.io.interface import Context, FeedSettings, Sink, Source
 from shoal.agent.feeds.io.plugins import SINKS, SOURCES, load, settings_of
@@ -15,12 +15,12 @@ from shoal.agent.serving.served_model import Serving
 from shoal.errors import SettingError
 from shoal.pipeline import Image
 
-#: Seconds that a feed may take to end.
-PATIENCE_S = 5.0
+#: Seconds that a feed may take to stop.
+STOP_S = 5.0
 
 
-class World(NamedTuple):
-    """What feeds are given. serving: the models as they are now, by name; rate, keep: see Flow."""
+class FeedPorts(NamedTuple):
+    """What feeds use of the agent. serving: the served models by name; rate, collect: see Flow."""
 
     folder: Path
     serving: Callable[[], Mapping[str, Serving]]
@@ -29,7 +29,7 @@ class World(NamedTuple):
     monotonic: Callable[[], float]
     random: random.Random
     rate: Callable[[], float] = lambda: 1.0
-    keep: Keep | None = None
+    collect: RowCollector | None = None
 
 
 class Feeds:
@@ -42,15 +42,15 @@ class Feeds:
         self,
         sources: Mapping[str, Mapping[str, Any]],
         sinks: Mapping[str, Mapping[str, Any]],
-        world: World,
+        ports: FeedPorts,
     ) -> None:
-        self._world, self._stopping = world, threading.Event()
+        self._ports, self._stopping = ports, threading.Event()
         self._threads: list[threading.Thread] = []
         self.sinks = {name: self._sink(name, table) for name, table in sinks.items()}
         self.sources = {name: self._source(name, table) for name, table in sources.items()}
 
     def start(self) -> None:
-        """Run each on a thread of its own: sinks first, so that no prediction is lost."""
+        """Start a thread for each: sinks first, so that no prediction is lost."""
         for name, feed in [*self.sinks_by_name(), *self.sources.items()]:
             thread = threading.Thread(
                 target=feed.run, args=(self._stopping,), name=f"feed-{name}", daemon=True
@@ -59,10 +59,10 @@ class Feeds:
             thread.start()
 
     def stop(self) -> None:
-        """End soon, and wait for it."""
+        """Stop every feed, and wait for it."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(PATIENCE_S)
+            thread.join(STOP_S)
 
     def health(self) -> list[FeedHealth]:
         """Every source, then every sink."""
@@ -71,7 +71,7 @@ class Feeds:
 
     @property
     def pushes(self) -> dict[str, Callable[[bytes], int]]:
-        """Sources that take what is posted to the endpoint, by name."""
+        """Push sources by name: each takes a body posted to the endpoint."""
         found = {name: getattr(source, "take", None) for name, source in self.sources.items()}
         return {name: take for name, take in found.items() if take is not None}
 
@@ -88,15 +88,15 @@ class Feeds:
         takes: list[tuple[str, Callable[[Prediction], None]]] = [
             (model, sink.write) for model, sink in self.sinks.values()
         ]
-        world = self._world
+        ports = self._ports
         flow = Flow(
             name,
             settings.model,
-            serving=world.serving,
+            serving=ports.serving,
             sinks=takes,
-            fault=world.fault,
-            rate=world.rate,
-            keep=world.keep,
+            fault=ports.fault,
+            rate=ports.rate,
+            collect=ports.collect,
         )
         source: Source = kind(settings, self._context(name, settings), flow)
         return source
@@ -108,27 +108,27 @@ class Feeds:
         return kind, settings_of(where, kind.Settings, table)
 
     def _context(self, name: str, settings: FeedSettings) -> Context:
-        world = self._world
+        ports = self._ports
         return Context(
             name=name,
             kind=settings.kind,
-            folder=world.folder,
-            fault=world.fault,
-            wall=world.wall,
-            monotonic=world.monotonic,
-            random=random.Random(world.random.random()),
-            image=lambda: image_of(world.serving(), settings.model),
+            folder=ports.folder,
+            fault=ports.fault,
+            wall=ports.wall,
+            monotonic=ports.monotonic,
+            random=random.Random(ports.random.random()),
+            image=lambda: image_of(ports.serving(), settings.model),
         )
 
 
 def image_of(served: Mapping[str, Serving], model: str) -> Image | None:
-    """What the releases that serve `model` ("" for all) say of images; None when they say nothing.
+    """The image spec in the releases that serve `model` ("" for all); None when there is none.
 
-    SettingError when they do not say the same.
+    SettingError when they differ.
     """
     engines = [one.engine for name, one in served.items() if model in ("", name)]
     found = {e.manifest.pipeline.image for e in engines if e is not None} - {None}
     if len(found) > 1:
-        told = ", ".join(sorted(map(str, found)))
-        raise SettingError(f"models with different images: {told}", "say which: model = ...")
+        specs = ", ".join(sorted(map(str, found)))
+        raise SettingError(f"models with different images: {specs}", "name one: model = ...")
     return found.pop() if found else None

@@ -1,4 +1,4 @@
-"""The Sparkplug B edge node as a sink: a SCADA host sees predictions as it sees any other tag."""
+"""Sink `sparkplug`: a Sparkplug B edge node; a SCADA host sees predictions as tags."""
 
 import collections
 import threading
@@ -9,9 +9,9 @@ import msgspec
 from shoal.agent.feeds.frames import FeedHealth, Prediction
 from shoal.agent.feeds.io.broker import Broker, BrokerSettings
 from shoal.agent.feeds.io.broker import Packet as Message
-from shoal.agent.feeds.io.connection import Connecting
+from shoal.agent.feeds.io.connection import ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context
-from shoal.agent.feeds.io.prediction_log import Kept
+from shoal.agent.feeds.io.prediction_log import PredictionLog
 from shoal.agent.feeds.sparkplug_node import EdgeNode, Packet
 from shoal.agent.host.faults import Fault
 from shoal.durable import write_durable
@@ -23,9 +23,9 @@ class SparkplugSettings(BrokerSettings, frozen=True, kw_only=True):
 
     group  of the edge node
     node   its name
-    host   id of the primary host, without which predictions are kept; "" for none
-    keep   predictions that are kept while broker or host is away, on disk, to be told as
-           historical, by the next process too; then the oldest go
+    host   id of the primary host, without which predictions are stored; "" for none
+    keep   predictions stored on disk while broker or host is away, and published as historical,
+           after a restart too; beyond it the oldest are dropped
     """
 
     group: str
@@ -34,22 +34,22 @@ class SparkplugSettings(BrokerSettings, frozen=True, kw_only=True):
     keep: int = 10_000
 
 
-class SparkplugSink(Connecting):
-    """Keeps an EdgeNode connected. The node's state is touched by the feed's thread alone.
+class SparkplugSink(ReconnectingFeed):
+    """Connects an EdgeNode. Only the feed's thread uses the node's state.
 
-    What cannot be told at once is on disk before `write` returns, until it has gone out: whoever is
-    killed meanwhile tells it when it is back, some of it perhaps twice.
+    A prediction that cannot be published at once is on disk before `write` returns, until it is
+    published: after a kill the next process publishes it, some perhaps twice.
     """
 
     Settings = SparkplugSettings
 
     def __init__(self, settings: SparkplugSettings, context: Context) -> None:
         super().__init__(context, settings.retry_s)
-        self._numbered = context.folder / f"{context.name}.bdseq"
+        self._bd_seq_file = context.folder / f"{context.name}.bdseq"
         self._node = EdgeNode(
             settings.group,
             settings.node,
-            bd_seq=_read(self._numbered),
+            bd_seq=_read(self._bd_seq_file),
             host=settings.host,
             limit=max(1, settings.keep),
         )
@@ -57,101 +57,101 @@ class SparkplugSink(Connecting):
         self._inbox = collections.deque[tuple[Prediction, bool]](maxlen=max(1, settings.keep))
         self._lock = threading.Lock()
         folder = context.folder / f"{context.name}.kept"
-        self._kept = Kept(folder, max(1, settings.keep))
-        self._recall()
+        self._log = PredictionLog(folder, max(1, settings.keep))
+        self._load()
         self._broker = Broker(
             settings,
             context.folder,
             subscriptions=[(topic, 1) for topic in self._node.subscriptions],
-            on_message=self._hear,
-            on_up=self._came_up,
-            before_looking=self._tell,
-            before_leaving=self._goodbye,
+            on_message=self._on_message,
+            on_connected=self._connected,
+            before_poll=self._publish_queued,
+            before_disconnect=self._disconnecting,
         )
 
     def write(self, prediction: Prediction) -> None:
-        """Queue one for the feed's thread; the oldest goes when there are too many."""
+        """Queue one for the feed's thread; the oldest is dropped beyond the limit."""
         with self._lock:
             self.tally.dropped += len(self._inbox) == self._inbox.maxlen
-            stored = not self._node.born and self._put(prediction)
+            stored = not self._node.born and self._append(prediction)
             self._inbox.append((prediction, stored))
         self.tally.count += 1
         self._broker.wake()
 
     def health(self) -> FeedHealth:
-        """How it is doing; waiting: for broker or host."""
+        """State and counters; waiting: for broker or host."""
         self.tally.waiting = self._node.waiting + len(self._inbox)
-        told = super().health()
-        return msgspec.structs.replace(told, dropped=told.dropped + self._node.dropped)
+        health = super().health()
+        return msgspec.structs.replace(health, dropped=health.dropped + self._node.dropped)
 
     def serve(self, stopping: threading.Event) -> None:
         """One connection, with a bdSeq of its own."""
         will = self._node.connecting()
         try:
-            write_durable(self._numbered, str((self._node.bd_seq + 1) % 256).encode())
-        except StorageError as error:  # the number may repeat after a restart: no reason to stop
+            write_durable(self._bd_seq_file, str((self._node.bd_seq + 1) % 256).encode())
+        except StorageError as error:  # the number may repeat after a restart: tolerable
             self.context.fault(Fault("storage", error.message))
         try:
             self._broker.serve(stopping, _message(will, 1))
         finally:
             self._node.disconnected()
-            self._keep()
+            self._store_queued()
 
-    def _goodbye(self) -> None:
-        """A clean end says its own death: the broker says a will only when a client vanishes."""
-        self._publish(self._node.goodbye())
+    def _disconnecting(self) -> None:
+        """Publish the death: after a clean disconnect the broker publishes no will."""
+        self._publish(self._node.disconnecting())
 
-    def _came_up(self) -> None:
+    def _connected(self) -> None:
         self.tally.came_up()
         self._publish(self._node.connected(self.context.wall()))
 
-    def _hear(self, topic: str, data: bytes) -> None:
-        self._tell()  # in order: what was written before the host came online is historical
+    def _on_message(self, topic: str, data: bytes) -> None:
+        self._publish_queued()  # predictions from before the host is online are historical
         try:
-            self._publish(self._node.heard(topic, data, self.context.wall()))
+            self._publish(self._node.received(topic, data, self.context.wall()))
         except WireError as error:
             self.context.fault(Fault(error.code, f"{self.context.name}, {topic}: {error}"))
-        if self._node.forsaken:
-            self._broker.end("the primary host went offline")
+        if self._node.host_lost:
+            self._broker.disconnect("the primary host went offline")
 
-    def _tell(self) -> None:
-        """Every prediction that waits in the inbox; what is on disk is forgotten once it is out."""
+    def _publish_queued(self) -> None:
+        """Publish queued predictions; delete them from disk once they are sent."""
         with self._lock:
-            waiting, stored = len(self._inbox), self._kept.last
+            waiting, stored = len(self._inbox), self._log.last
         for _ in range(waiting):
             prediction, is_stored = self._inbox.popleft()
-            packets = self._node.tell(prediction, self.context.wall())
+            packets = self._node.publish(prediction, self.context.wall())
             if not packets and not is_stored:
                 self._store(prediction)
             self._publish(packets)
         if self._node.born and not self._broker.is_unsent:
-            self._node.forget()
+            self._node.discard_published()
             with self._lock:
-                self._kept.forget(stored)
+                self._log.discard(stored)
 
-    def _keep(self) -> None:
+    def _store_queued(self) -> None:
         while self._inbox:
             prediction, is_stored = self._inbox.popleft()
-            self._node.keep(prediction)
+            self._node.store(prediction)
             if not is_stored:
                 self._store(prediction)
 
-    def _recall(self) -> None:
-        """What the process before could not tell."""
+    def _load(self) -> None:
+        """Load predictions that the previous process did not publish."""
         try:
-            for prediction in self._kept.load():
-                self._node.keep(prediction)
+            for prediction in self._log.load():
+                self._node.store(prediction)
         except StorageError as error:
             self.context.fault(Fault(error.code, f"{self.context.name}: {error}"))
 
     def _store(self, prediction: Prediction) -> None:
         with self._lock:
-            self._put(prediction)
+            self._append(prediction)
 
-    def _put(self, prediction: Prediction) -> bool:
-        """Whether it is on disk now: a disk that refuses costs what a kill would take, no more."""
+    def _append(self, prediction: Prediction) -> bool:
+        """Append to the log; False when the disk refuses: a kill would then lose the prediction."""
         try:
-            self._kept.put(prediction)
+            self._log.append(prediction)
         except StorageError as error:
             self.context.fault(Fault(error.code, f"{self.context.name}: {error}"))
             return False
@@ -167,7 +167,7 @@ def _message(packet: Packet, qos: int) -> Message:
 
 
 def _read(path: Path) -> int:
-    """The bdSeq that is next; 0 where none was kept."""
+    """The next bdSeq; 0 without a file."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

@@ -2,7 +2,8 @@
 
 import warnings
 
-from shoal.agent.feeds.io.connection import Connecting, explain
+from shoal.agent.feeds.io.connection import ReconnectingFeed as Connecting
+from shoal.agent.feeds.io.connection import explain
 
 __all__ = ["Connecting", "explain"]
 
