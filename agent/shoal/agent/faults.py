@@ -7,7 +7,7 @@ from shoal.agent.host.faults import Fault
 __all__ = ["Fault"]
 
 warnings.warn(
-    f"{__name__} goes with the next version: import shoal.agent.host.faults",
+    f"{__name__} is removed in the next version: import shoal.agent.host.faults",
     DeprecationWarning,
     stacklevel=2,
 )

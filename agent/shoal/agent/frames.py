@@ -8,7 +8,7 @@ from shoal.agent.feeds.frames import LatestValues as Latest
 __all__ = ["FeedHealth", "Frame", "Latest", "Prediction", "Quality", "Value", "frame_of"]
 
 warnings.warn(
-    f"{__name__} goes with the next version: import shoal.agent.feeds.frames",
+    f"{__name__} is removed in the next version: import shoal.agent.feeds.frames",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -314,7 +314,7 @@ def build_serving(
         page=page,
         version=agent.identity.version,
         pushes=feeds.pushes,
-        keep=rows.served,
+        collect=rows.served,
     )
     return Endpoint(
         inference,

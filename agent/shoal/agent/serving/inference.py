@@ -59,7 +59,7 @@ class Call(NamedTuple):
 class Inference:
     """Accepts requests for the models that serve; those that are no inference go to `Routes`.
 
-    keep     takes rows (n, F) of requests with an id, for labels that arrive later
+    collect  takes rows (n, F) of requests with an id, for labels that arrive later
     status, page, version, pushes   see Routes
     """
 
@@ -71,9 +71,9 @@ class Inference:
         page: Callable[[], str],
         version: str,
         pushes: Mapping[str, Callable[[bytes], int]] | None = None,
-        keep: Callable[[Engine, F32, str], None] | None = None,
+        collect: Callable[[Engine, F32, str], None] | None = None,
     ) -> None:
-        self._models, self._keep = models, keep
+        self._models, self._collect = models, collect
         self._routes = Routes(
             models, status=status, page=page, version=version, pushes=pushes or {}
         )
@@ -90,8 +90,8 @@ class Inference:
             if found is None or found[2] != "/infer" or request.method != "POST":
                 return self._routes.respond(request)
             call = _call(*served(self._models, found[0], found[1]), request)
-            if self._keep is not None and call.input.id:
-                self._keep(call.engine, call.input.rows, call.input.id)
+            if self._collect is not None and call.input.id:
+                self._collect(call.engine, call.input.rows, call.input.id)
             return call
         except Exception as error:  # noqa: BLE001 a bug fails one request with 500, no more
             return response_to(error, f"{request.method} {request.path}")

@@ -8,7 +8,7 @@ from shoal.agent.feeds.io.connection import explain
 __all__ = ["Connecting", "explain"]
 
 warnings.warn(
-    f"{__name__} goes with the next version: import shoal.agent.feeds.io.connection",
+    f"{__name__} is removed in the next version: import shoal.agent.feeds.io.connection",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 warnings.warn(
-    f"{__name__} goes with the next version: import shoal.agent.feeds.io.interface",
+    f"{__name__} is removed in the next version: import shoal.agent.feeds.io.interface",
     DeprecationWarning,
     stacklevel=2,
 )
