@@ -202,7 +202,7 @@ def test_a_rollout_that_waits_for_somebody_else_is_approved_on_its_page(
     one = rollouts.start(careful, actor="ana", plan=seeded.plan)
     page = tab.go(f"/rollouts/{one.id}")
     expect(page.locator("h1 + .state")).to_have_text("Waiting for approval")
-    expect(page.get_by_text("an approver other than ana has to say yes")).to_be_visible()
+    expect(page.get_by_text("an approver other than ana has to approve")).to_be_visible()
     page.get_by_role("button", name="Approve").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text(f"Approve {one.release}?")

@@ -203,7 +203,7 @@ def test_a_device_that_is_switched_off_holds_nobody_up_and_catches_up_later(flee
     fleet.run(60, finished(fleet, one.id))
     stage = fleet.rollout(one.id).stages[1]
     assert (stage.succeeded, stage.unseen) == (2, 1)
-    assert "1 not heard of" in stage.verdict
+    assert "1 not seen yet" in stage.verdict
     fleet.stations["cam-4"].start()
     fleet.run(30)
     assert fleet.states(one.id)["cam-4"] == "SUCCEEDED"
@@ -373,7 +373,7 @@ def test_a_release_that_answers_otherwise_than_before_stops_at_the_canaries(flee
     two = fleet.roll_out(other, stages, on_failure="rollback")
     fleet.run(60, lambda: fleet.rollout(two.id).state == "ROLLED_BACK")
     told = fleet.rollout(two.id)
-    assert "recent inputs otherwise than what serves (gate 5 %)" in told.reason
+    assert "recent inputs otherwise than the serving release (gate 5 %)" in told.reason
     assert 0.1 < told.stages[0].disagree < 0.6
     assert told.stages[0].compared > 20
     assert told.stages[1].compared == 0
@@ -439,7 +439,7 @@ def test_what_reaches_stable_devices_waits_for_somebody_else_where_that_is_asked
     ref = careful(fleet).release()
     one = fleet.roll_out(ref)
     assert one.state == "WAITING_FOR_APPROVAL"
-    assert "an approver other than ana has to say yes" in one.reason
+    assert "an approver other than ana has to approve" in one.reason
     fleet.run(10)
     assert set(fleet.states(one.id).values()) == {"WAITING"}
     with pytest.raises(DeniedError, match="somebody else"):

@@ -220,7 +220,7 @@ def test_nothing_that_was_called_back_is_rolled_out_by_itself(ctx: Context, plan
     assert ordered(ctx) == before
     waiting = rollouts.get_rollout(ctx, ident)
     assert (waiting.state, waiting.reason) == (
-        "PAUSED", "the quarantine was lifted by root: it goes on when somebody resumes it"
+        "PAUSED", "the quarantine was lifted by root: resume it to go on"
     )  # fmt: skip
     assert after.rollouts == {ident: "PAUSED"}
     assert f"shoal rollout resume {ident} or shoal rollout start {ref}" in after.next_step

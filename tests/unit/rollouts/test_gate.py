@@ -73,7 +73,7 @@ def test_the_unseen_are_listed_and_are_no_success():
     assert (count.succeeded, count.unseen, count.taking) == (2, 3, 5)
     why = judge(members(ok=2, offline=3), threshold_pct=10, min_executed=1, expired=True).why
     assert "2 of 5 devices run it" in why
-    assert "3 not heard of" in why
+    assert "3 not seen yet" in why
 
 
 def test_silence_is_inconclusive_and_names_the_silent():
@@ -111,7 +111,7 @@ def test_a_release_that_answers_otherwise_too_often_is_stopped_before_all_serve_
     )  # fmt: skip
     assert verdict.outcome is outcome
     if outcome is Outcome.FAILED:
-        assert "recent inputs otherwise than what serves" in verdict.why
+        assert "recent inputs otherwise than the serving release" in verdict.why
 
 
 def test_a_release_that_could_not_be_compared_is_judged_by_its_installs_alone():

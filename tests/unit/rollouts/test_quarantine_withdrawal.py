@@ -122,7 +122,7 @@ def test_an_order_that_names_a_quarantined_release_is_not_signed_again(
     bad = released(ctx, 2).ref
     roll_out(ctx, bad)
     monkeypatch.setattr(
-        quarantine_withdrawal, "_withdraw", lambda *_: []
+        quarantine_withdrawal, "_withdraw_orders", lambda *_: []
     )  # as before there was such a thing
     quarantine(ctx)
     assert ordered(ctx, "press-1") == [bad]

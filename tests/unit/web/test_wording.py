@@ -7,7 +7,7 @@ import pytest
 from shoal.agent.update.machine import WORK
 from shoal.controller.monitoring.records import DriftCell, DriftMap, Histograms
 from shoal.controller.rollouts import device_states
-from shoal.controller.rollouts.affected_devices import Reach
+from shoal.controller.rollouts.affected_devices import AffectedDevices
 from shoal.controller.rollouts.machine import StageState, State
 from shoal.controller.rollouts.records import Stage
 from shoal.controller.web import causes, charts, wording
@@ -47,14 +47,14 @@ def test_every_state_has_a_badge(state: str) -> None:
 
 
 def test_an_action_shows_how_many_devices_it_affects() -> None:
-    reach = Reach(
+    affected = AffectedDevices(
         waiting=11, updating=3, swapping=1, serving=4, failed=2, out=5, states={"any": 26}
     )
-    assert reach.all == 26
-    assert reach.touched("pause") == 11
-    assert reach.touched("resume") == 13
-    assert reach.touched("abort") == 14
-    assert reach.touched("abort", rollback=True) == 19
+    assert affected.all == 26
+    assert affected.count("pause") == 11
+    assert affected.count("resume") == 13
+    assert affected.count("abort") == 14
+    assert affected.count("abort", rollback=True) == 19
 
 
 def stage(**counts: int) -> Stage:

@@ -60,7 +60,7 @@ def raise_alert(db: Connection, ctx: Context, draft: Draft, findings: int = 1) -
     return int(standing.id)
 
 
-def say_again(db: Connection, ctx: Context, draft: Draft) -> None:
+def update_open(db: Connection, ctx: Context, draft: Draft) -> None:
     """Of the alert that stands for this cause, what is so now. Nothing where none stands."""
     if _standing(db, draft.key) is not None:
         raise_alert(db, ctx, draft, findings=0)

@@ -294,7 +294,7 @@ class _Batch:
         key = self._add_event(message, kind="fault", state=message.severity, facts=facts)
         if message.severity != "info":
             self.errors.setdefault(key, message.detail or message.cause)
-        elif message.cause == update_events.BROUGHT:
+        elif message.cause == update_events.IMPORTED:
             self.errors.setdefault(key, "")  # clears the error of an import that was refused before
 
     def _reject(self, rejected: Rejected) -> None:

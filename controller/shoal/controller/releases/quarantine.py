@@ -41,10 +41,10 @@ def why(db: Connection, origin: Mapping[str, Any] | None) -> str:
     return why(db, origin_of(db, origin["release"]))
 
 
-def blames(reason: str, task: str) -> bool:
+def names_task(reason: str, task: str) -> bool:
     """Whether a reason, as `why` gives it, is a round of this task.
 
-    >>> blames("round 2 of walk is poisoned: press-1 lied", "walk")
+    >>> names_task("round 2 of walk is poisoned: press-1 lied", "walk")
     True
     """
     return reason.partition(" is poisoned: ")[0].endswith(f" of {task}")

@@ -1,4 +1,4 @@
-"""Whom an action on a rollout would touch: what a person should know before deciding."""
+"""Devices that an action on a rollout would affect, shown before it is confirmed."""
 
 from collections.abc import Set
 from typing import NamedTuple
@@ -9,18 +9,12 @@ from shoal.controller.host.context import Context
 from shoal.controller.rollouts import device_states
 from shoal.controller.store.tables import rollout_device
 
-#: Told to update, and not yet at the swap: cancel still reaches them.
-CANCELABLE = frozenset(
-    {device_states.ASSIGNED, "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING"}
-)
-SWAPPING = frozenset({"ACTIVATING", "OBSERVING", "COMMITTING"})
 
+class AffectedDevices(NamedTuple):
+    """Counts of a rollout's devices, by what an action means for them.
 
-class Reach(NamedTuple):
-    """Devices of one rollout by what an action means for them.
-
-    waiting    have not been told to update
-    updating   told, and can still be canceled
+    waiting    not assigned yet
+    updating   assigned, and can still be canceled
     swapping   activating or observing: too late to cancel, not too late to roll back
     serving    run the release
     failed     failed, rejected or timed out
@@ -40,8 +34,8 @@ class Reach(NamedTuple):
     def all(self) -> int:
         return sum(self.states.values())
 
-    def touched(self, action: str, rollback: bool = False) -> int:
-        """How many devices "approve", "pause", "resume" or "abort" makes a difference to."""
+    def count(self, action: str, rollback: bool = False) -> int:
+        """How many devices "approve", "pause", "resume" or "abort" affects."""
         if action in ("approve", "pause"):
             return self.waiting
         if action == "resume":
@@ -50,7 +44,7 @@ class Reach(NamedTuple):
         return self.waiting + self.updating + self.swapping + self.serving - kept
 
 
-def reach(ctx: Context, rollout: str) -> Reach:
+def affected_devices(ctx: Context, rollout: str) -> AffectedDevices:
     """Count the devices of a rollout; all zero when it has none."""
     state = rollout_device.c.state
     query = (
@@ -60,13 +54,13 @@ def reach(ctx: Context, rollout: str) -> Reach:
     )
     with ctx.store.read() as db:
         states = {row.state: row.devices for row in db.execute(query)}
-    return Reach(
+    return AffectedDevices(
         waiting=_sum(states, {device_states.WAITING}),
-        updating=_sum(states, CANCELABLE),
-        swapping=_sum(states, SWAPPING),
-        serving=_sum(states, device_states.WON),
-        failed=_sum(states, device_states.LOST),
-        out=_sum(states, device_states.OUT),
+        updating=_sum(states, device_states.CANCELABLE),
+        swapping=_sum(states, device_states.SWAPPING),
+        serving=_sum(states, device_states.SUCCESSES),
+        failed=_sum(states, device_states.FAILURES),
+        out=_sum(states, device_states.EXCLUDED),
         states=states,
     )
 

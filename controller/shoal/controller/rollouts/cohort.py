@@ -1,7 +1,7 @@
-"""Who is in which stage of a rollout: drawn once, by hash, and the same however often it is drawn.
+"""Cohorts: assigns devices to the stages of a rollout, by hash, so that a repeat gives the same.
 
 A percentage is taken within each (profile, site), so that a small canary share still holds every
-kind of board and every place; what rounding leaves over goes by largest remainder.
+profile and every site; the rest is distributed by largest remainder.
 """
 
 import hashlib
@@ -23,12 +23,12 @@ class Candidate(NamedTuple):
 
 
 def rank(rollout: str, device: str) -> bytes:
-    """Order in which a rollout takes devices: without favourites, another one for each rollout."""
+    """Pseudorandom order of devices, different for each rollout."""
     return hashlib.sha256(f"{rollout}/{device}".encode()).digest()
 
 
 def fits(selector: Selector, one: Candidate) -> bool:
-    """Whether a device has what the selector asks for. label: "key=value", or "key"."""
+    """Whether a device matches the selector. label: "key=value", or "key"."""
     key, equals, value = selector.label.partition("=")
     return (
         selector.ring in ("", one.ring)
@@ -45,8 +45,8 @@ def freeze(
     left = sorted(devices, key=lambda one: rank(rollout, one.device))
     taken: dict[str, str] = {}
     for stage in stages:
-        able = [one for one in left if fits(stage.select, one)]
-        for one in draw(able, stage.select.percent):
+        matching = [one for one in left if fits(stage.select, one)]
+        for one in draw(matching, stage.select.percent):
             taken[one.device] = stage.name
         left = [one for one in left if one.device not in taken]
     return taken
@@ -69,6 +69,6 @@ def draw(ordered: Sequence[Candidate], percent: float) -> list[Candidate]:
 
 
 def late(stages: Sequence[StagePlan], one: Candidate) -> str | None:
-    """Stage of a device that came after the freeze: the last one, if it would have fitted it."""
+    """Stage of a device that enrolled after the freeze: the last one, if its selector matches."""
     last = stages[-1]
     return last.name if fits(last.select, one) else None

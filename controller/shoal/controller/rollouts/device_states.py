@@ -1,27 +1,30 @@
-"""One device in one rollout: which of its states mean what to a gate.
+"""States of a device in a rollout, and their groups as the gate counts them.
 
-The states of the agent's installed.record by name, and the controller's own: WAITING for its
-stage, ASSIGNED
-and not heard of since, SKIPPED because it cannot or need not take this release.
+The update states of the agent (shoal.agent.installed.record) by name, and the controller's own:
+WAITING for its stage, ASSIGNED but not reported since, SKIPPED because it cannot or need not run
+this release.
 """
 
 WAITING, ASSIGNED, SKIPPED = "WAITING", "ASSIGNED", "SKIPPED"
 SUCCEEDED, ALREADY_INSTALLED = "SUCCEEDED", "ALREADY_INSTALLED"
 FAILED, REJECTED, TIMED_OUT, CANCELED = "FAILED", "REJECTED", "TIMED_OUT", "CANCELED"
 
-WON = frozenset({SUCCEEDED, ALREADY_INSTALLED})
-LOST = frozenset({FAILED, REJECTED, TIMED_OUT})
-#: Neither for nor against the release.
-OUT = frozenset({SKIPPED, CANCELED})
-ENDED = WON | LOST | OUT
-#: Worth another attempt; a device that refuses will refuse again.
+SUCCESSES = frozenset({SUCCEEDED, ALREADY_INSTALLED})
+FAILURES = frozenset({FAILED, REJECTED, TIMED_OUT})
+#: Counts neither for nor against the release.
+EXCLUDED = frozenset({SKIPPED, CANCELED})
+ENDED = SUCCESSES | FAILURES | EXCLUDED
+#: Worth another attempt; a device that rejects it will reject it again.
 RETRIED = frozenset({FAILED, TIMED_OUT})
-#: A device that says so is no failure of the release: this board was never meant to carry it.
+#: Cause that does not count as a failure: the release has no files for this profile.
 UNSUPPORTED = "unsupported-profile"
+#: Assigned, and still before the swap.
+CANCELABLE = frozenset({ASSIGNED, "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING"})
+SWAPPING = frozenset({"ACTIVATING", "OBSERVING", "COMMITTING"})
 
 
 def reported(state: str, cause: str) -> str:
-    """State to keep for what a device said.
+    """State to store for a reported one.
 
     >>> reported("REJECTED", "unsupported-profile"), reported("FAILED", "too-slow")
     ('SKIPPED', 'FAILED')
@@ -30,10 +33,10 @@ def reported(state: str, cause: str) -> str:
 
 
 def follows(old: str, new: str) -> bool:
-    """Whether `new`, said of the same attempt, may replace `old`.
+    """Whether `new`, reported of the same attempt, may replace `old`.
 
-    The end that the controller wrote down itself (deadline, abort) gives way to what the device
-    says became of it in truth; no end gives way to a step before it.
+    A final state that the controller set itself (deadline, abort) is replaced by the one that the
+    device reports; no final state is replaced by an earlier step.
 
     >>> follows("TIMED_OUT", "SUCCEEDED"), follows("SUCCEEDED", "OBSERVING")
     (True, False)

@@ -1,7 +1,7 @@
-"""The install gate of a stage: go on, go no further, wait, or say that it cannot be known.
+"""The install gate of a stage: passed, failed, wait, or inconclusive.
 
 Thresholds as in AWS IoT Jobs (failure type, threshold percentage, minimum executed). The
-denominator is the devices that were heard of since the stage began: a device that is switched off
+denominator is the devices that reported since the stage began: a device that is switched off
 is listed and is no success. No data is INCONCLUSIVE, never a pass.
 """
 
@@ -26,10 +26,10 @@ class Outcome(enum.StrEnum):
 class Member(NamedTuple):
     """One device of a stage.
 
-    seen      it said something since the stage began
-    online    it is believed to be reachable: worth waiting for
-    disagree  share of its `compared` recent inputs that the release answers otherwise than what
-              it served: the shadow probe's word
+    seen      it sent a message since the stage began
+    online    it counts as reachable: the gate waits for it
+    disagree  share of its `compared` recent inputs for which the release predicts otherwise than
+              the one that serves: from the shadow probe
     """
 
     device: str
@@ -43,7 +43,7 @@ class Member(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Counts of a stage. working: on their way, heard of; unseen: not heard of, not finished."""
+    """Counts of a stage. working: in progress and seen; unseen: neither seen nor finished."""
 
     devices: int
     succeeded: int
@@ -66,12 +66,12 @@ class Tally(NamedTuple):
 
     @property
     def taking(self) -> int:
-        """Devices that the release is for."""
+        """Devices that the release is meant for."""
         return self.devices - self.skipped
 
 
 class Verdict(NamedTuple):
-    """What the gate says, and why, in one sentence for a person."""
+    """Outcome of the gate, and the reason in one sentence for a person."""
 
     outcome: Outcome
     why: str
@@ -83,9 +83,9 @@ def tally(members: Sequence[Member]) -> Tally:
     unseen = [m for m in left if not m.seen]
     return Tally(
         devices=len(members),
-        succeeded=sum(m.state in device_states.WON for m in members),
-        failed=sum(m.state in device_states.LOST for m in members),
-        skipped=sum(m.state in device_states.OUT for m in members),
+        succeeded=sum(m.state in device_states.SUCCESSES for m in members),
+        failed=sum(m.state in device_states.FAILURES for m in members),
+        skipped=sum(m.state in device_states.EXCLUDED for m in members),
         working=len(left) - len(unseen),
         unseen=len(unseen),
         awaited=sum(m.seen or m.online or m.state == device_states.WAITING for m in left),
@@ -106,16 +106,16 @@ def judge(
     """Verdict on a stage as it stands.
 
     threshold_pct  failed share of finished devices, in percent, from which the stage fails
-    min_executed   finished devices before the gate speaks; of a smaller stage: all of them
-    expired        the stage has had its time: what is missing now will stay missing
-    proven         devices of an earlier stage run it: a stage with nobody to ask is then done
-    max_disagree_pct  of recent inputs answered otherwise than before, from which on it fails; said
-                   as soon as so many devices as the gate needs have compared, before they serve it
+    min_executed   finished devices before the gate decides; of a smaller stage: all of them
+    expired        the deadline of the stage has passed
+    proven         devices of an earlier stage run it: an empty stage then passes
+    max_disagree_pct  share of recent inputs predicted otherwise than before, above which the stage
+                   fails; checked once as many devices as the gate needs have compared
     """
     count = tally(members)
     need = min(max(min_executed, 1), count.taking)
     if count.taking == 0:
-        return Verdict(Outcome.PASSED if proven else Outcome.INCONCLUSIVE, _nobody(members))
+        return Verdict(Outcome.PASSED if proven else Outcome.INCONCLUSIVE, _none_executed(members))
     share = 100 * count.failed / max(count.executed, 1)
     if count.failed and count.executed >= need and share >= threshold_pct:
         return Verdict(
@@ -135,15 +135,15 @@ def judge(
     return Verdict(
         Outcome.INCONCLUSIVE,
         f"{count.executed} of the {need} devices that the gate needs have finished, "
-        f"{count.unseen} were not heard of: {_names(m.device for m in members if not m.seen)}",
+        f"{count.unseen} did not report: {_names(m.device for m in members if not m.seen)}",
     )
 
 
 def explain(members: Iterable[Member]) -> str:
-    """Who failed, grouped by cause: "golden-mismatch on cam-1, cam-2 (worst error 0.3)"."""
+    """Failed devices by cause: "golden-mismatch on cam-1, cam-2 (worst error 0.3)"."""
     causes: dict[str, list[Member]] = defaultdict(list)
     for member in members:
-        if member.state in device_states.LOST:
+        if member.state in device_states.FAILURES:
             causes[member.cause or member.state.lower()].append(member)
     ordered = sorted(causes.items(), key=lambda item: (-len(item[1]), item[0]))
     return "; ".join(
@@ -156,8 +156,9 @@ def explain(members: Iterable[Member]) -> str:
 def _disagreement(compared: Sequence[Member], count: Tally, limit_pct: float) -> str:
     worst = max(compared, key=lambda m: m.disagree)
     return (
-        f"it answers {100 * count.disagree:.3g} % of {count.compared} recent inputs otherwise than "
-        f"what serves (gate {limit_pct:g} %), {100 * worst.disagree:.3g} % on {worst.device}"
+        f"it predicts {100 * count.disagree:.3g} % of {count.compared} recent inputs otherwise "
+        f"than the serving release (gate {limit_pct:g} %), "
+        f"{100 * worst.disagree:.3g} % on {worst.device}"
     )
 
 
@@ -166,11 +167,11 @@ def _passed(count: Tally) -> str:
     if count.failed:
         parts.append(f"{count.failed} failed, below the gate")
     if count.unseen:
-        parts.append(f"{count.unseen} not heard of yet")
+        parts.append(f"{count.unseen} not seen yet")
     return ", ".join(parts)
 
 
-def _nobody(members: Sequence[Member]) -> str:
+def _none_executed(members: Sequence[Member]) -> str:
     if not members:
         return "no device fits this stage"
     return f"none of {len(members)} devices can take it: {members[0].device}: {members[0].detail}"

@@ -28,7 +28,7 @@ class State(NamedEnum):
 class Event(NamedEnum):
     """What happened to a rollout."""
 
-    SUBMITTED = enum.auto()  # frozen, and somebody else has to say yes
+    SUBMITTED = enum.auto()  # frozen, and needs approval
     FROZEN = enum.auto()  # frozen, and nobody has to
     APPROVED = enum.auto()
     SCHEDULED = enum.auto()  # its time is set, and has not come

@@ -1,37 +1,40 @@
-"""Releases in quarantine are called back: no order names one, and a person is told what is left.
+"""Withdrawal of quarantined releases: rollouts pause, orders are withdrawn, an alert is raised.
 
-And let go again, when the quarantine was a mistake: then nothing happens by itself.
+Lifting a quarantine changes reasons and alerts only: no rollout resumes by itself.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, update
 
 from shoal import manifest
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft, listed
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
-from shoal.controller.rollouts import revert, rollouts
+from shoal.controller.rollouts import revert, stepper
+from shoal.controller.rollouts.machine import Event, State
 from shoal.controller.store import changes
 from shoal.controller.store.tables import alert, assignment, rollout
 from shoal.trust import Order
 
 #: Begins the key of the alert of a task's quarantine.
 QUARANTINE = "quarantine/"
-_LIFTED = "the quarantine was lifted by {}: it goes on when somebody resumes it"
+#: Begins the reason of a rollout that a quarantine paused.
+_PAUSED = "quarantine: "
+_LIFTED = "the quarantine was lifted by {}: resume it to go on"
 
 
-class Recalled(NamedTuple):
-    """What a quarantine met.
+class Withdrawal(NamedTuple):
+    """Effects of a quarantine.
 
     releases    in quarantine now, oldest first
-    rollouts    of them, whatever became of them -> state
-    withdrawn   devices whose order named one: it does not any more
-    serving     release -> devices that serve it, as they last said
-    next_step   how to put these devices back, a sentence; "" when none of them went out
+    rollouts    of these releases, ended ones too -> state
+    withdrawn   devices from which an order was withdrawn
+    serving     release -> devices that serve it by their last report
+    next_step   how to put these devices back, a sentence; "" if no release was rolled out
     """
 
     releases: list[str]
@@ -41,13 +44,14 @@ class Recalled(NamedTuple):
     next_step: str
 
 
-def call_back(db: Connection, ctx: Context, *, task: str, model: str) -> Recalled:
-    """Pause their rollouts, take their orders back, and raise an alert where one went out."""
+def withdraw(db: Connection, ctx: Context, *, task: str, model: str) -> Withdrawal:
+    """Pause rollouts of quarantined releases, withdraw their orders, and raise an alert if one
+    was rolled out."""
     bad = quarantine.in_quarantine(db)
     for ref, reason in bad.items():
-        rollouts.hold(db, ctx, release=ref, reason=reason)
+        _pause_rollouts(db, ctx, ref, reason)
         changes.note(db, ctx, "release", ref)
-    withdrawn = _withdraw(db, ctx, bad)
+    withdrawn = _withdraw_orders(db, ctx, bad)
     refs = list(quarantine.in_quarantine(db, model))
     query = select(rollout.c.id, rollout.c.state).where(rollout.c.release.in_(refs))
     went_out = {row.id: row.state for row in db.execute(query.order_by(rollout.c.created_at))}
@@ -56,7 +60,7 @@ def call_back(db: Connection, ctx: Context, *, task: str, model: str) -> Recalle
     if went_out or serving:
         step = _back_step(task, model, quarantine.way_back(db, refs[0]))
         alerts.raise_alert(db, ctx, _draft(task, model, serving, step))
-    return Recalled(refs, went_out, withdrawn, serving, step)
+    return Withdrawal(refs, went_out, withdrawn, serving, step)
 
 
 def quarantine_key(task: str) -> str:
@@ -65,14 +69,14 @@ def quarantine_key(task: str) -> str:
 
 
 def _draft(task: str, model: str, serving: Mapping[str, Sequence[str]], next_step: str) -> Draft:
-    """Alert of releases in quarantine that went out. serving: release -> devices that have it."""
-    told = [f"{ref} is on {listed(devices)}" for ref, devices in serving.items()]
+    """Alert of quarantined releases that were rolled out. serving: release -> its devices."""
+    lines = [f"{ref} is on {listed(devices)}" for ref, devices in serving.items()]
     return Draft(
         key=quarantine_key(task),
         kind="task",
         severity="critical" if serving else "warning",
         title=f"{model}: a release that was rolled out is in quarantine",
-        detail=f"A round of {task} is poisoned. {'; '.join(told) or 'No device serves it'}.",
+        detail=f"A round of {task} is poisoned. {'; '.join(lines) or 'No device serves it'}.",
         next_step=next_step,
         model=model,
         release=list(serving)[-1] if serving else "",
@@ -80,7 +84,7 @@ def _draft(task: str, model: str, serving: Mapping[str, Sequence[str]], next_ste
 
 
 def _back_step(task: str, model: str, way_back: str) -> str:
-    """How devices get off a release in quarantine."""
+    """How to put devices back onto a clean release."""
     if way_back:
         return f"Put them back: shoal rollout start {way_back}"
     return (
@@ -89,39 +93,62 @@ def _back_step(task: str, model: str, way_back: str) -> str:
     )
 
 
-class LetGo(NamedTuple):
-    """What is out of quarantine: see federated.records.Lifted."""
+class LiftedQuarantine(NamedTuple):
+    """Releases out of quarantine, their rollouts and the next step: federated.records.Lifted."""
 
     releases: list[str]
     rollouts: dict[str, str]
     next_step: str
 
 
-def let_go(
+def lift(
     db: Connection, ctx: Context, *, actor: str, task: str, model: str, releases: Collection[str]
-) -> LetGo:
-    """Say of rollouts that wait that they may go on, and close the alert or say what it is about
-    now. No rollout goes on and no order is given.
+) -> LiftedQuarantine:
+    """Change the reason of rollouts that the quarantine paused, and update or close its alert.
 
-    releases   that are not in quarantine any more
+    releases   not in quarantine any more
     """
     free = sorted(releases, key=manifest.parse_release)
     for ref in free:
         changes.note(db, ctx, "release", ref)
-    waiting = rollouts.let_go(db, ctx, releases=free, reason=_LIFTED.format(actor))
-    _tell_again(db, ctx, actor, task, model)
-    return LetGo(free, waiting, _next_step(free, waiting))
+    waiting = _change_reasons(db, ctx, free, _LIFTED.format(actor))
+    _update_alert(db, ctx, actor, task, model)
+    return LiftedQuarantine(free, waiting, _next_step(free, waiting))
 
 
-def _tell_again(db: Connection, ctx: Context, actor: str, task: str, model: str) -> None:
-    """The alert of a task's quarantine, where it stands: of what is in quarantine still."""
+def _update_alert(db: Connection, ctx: Context, actor: str, task: str, model: str) -> None:
+    """Update the open alert of a task to what is still in quarantine, or close it."""
     bad = quarantine.in_quarantine(db, model)
-    refs = [ref for ref, reason in bad.items() if quarantine.blames(reason, task)]
+    refs = [ref for ref, reason in bad.items() if quarantine.names_task(reason, task)]
     if serving := quarantine.serving(db, refs):
         step = _back_step(task, model, quarantine.way_back(db, refs[0]))
-        alerts.say_again(db, ctx, _draft(task, model, serving, step))
+        alerts.update_open(db, ctx, _draft(task, model, serving, step))
     else:
         alerts.close(db, ctx, quarantine_key(task), f"{actor} lifted the quarantine")
+
+
+def _pause_rollouts(db: Connection, ctx: Context, release: str, reason: str) -> None:
+    running = select(rollout.c.id).where(
+        rollout.c.release == release, rollout.c.state == State.RUNNING.value
+    )
+    for ident in db.scalars(running).all():
+        stepper.move(db, ctx, ident, Event.HELD, f"{_PAUSED}{reason}")
+
+
+def _change_reasons(
+    db: Connection, ctx: Context, releases: Collection[str], reason: str
+) -> dict[str, str]:
+    """Set the reason of rollouts that a quarantine paused; they stay paused. Rollout -> state."""
+    waiting = select(rollout).where(
+        rollout.c.release.in_(releases),
+        rollout.c.state == State.PAUSED.value,
+        rollout.c.reason.startswith(_PAUSED),
+    )
+    held = db.execute(waiting.order_by(rollout.c.created_at)).all()
+    for row in held:
+        db.execute(update(rollout).where(rollout.c.id == row.id).values(reason=reason))
+        changes.note(db, ctx, "rollout", row.id)
+    return {row.id: row.state for row in held}
 
 
 def _next_step(free: Sequence[str], waiting: Mapping[str, str]) -> str:
@@ -142,17 +169,19 @@ def _resolved(db: Connection, _: Context, row: Row[Any]) -> str:
     return "" if left else "no device serves a release in quarantine"
 
 
-def _withdraw(db: Connection, ctx: Context, bad: Mapping[str, str]) -> list[str]:
-    """Take every order back that names one of `bad`; of which devices, by name."""
+def _withdraw_orders(db: Connection, ctx: Context, bad: Mapping[str, str]) -> list[str]:
+    """Withdraw every order of a release in `bad`; the devices, by name."""
     query = select(assignment.c.device, assignment.c.orders).order_by(assignment.c.device)
     taken = []
     for row in db.execute(query).all():
         for order in _orders(row.orders):
             if order.release in bad:
-                revert.take_back(db, ctx, device=row.device, order=order, why=bad[order.release])
+                revert.withdraw_order(
+                    db, ctx, device=row.device, order=order, why=bad[order.release]
+                )
                 taken.append(row.device)
     return taken
 
 
-def _orders(told: Any) -> list[Order]:
-    return list(msgspec.convert(told, dict[str, Order]).values())
+def _orders(stored: Any) -> list[Order]:
+    return list(msgspec.convert(stored, dict[str, Order]).values())

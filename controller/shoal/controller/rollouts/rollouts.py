@@ -1,18 +1,18 @@
-"""Rollouts as people see and steer them; shoal.controller.rollouts.stepper moves them on."""
+"""Rollouts: start, list, pause, resume, approve and abort; the stepper advances them."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, func, select
 
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
-from shoal.controller.rollouts import assignments, cohort, device_states, revert, stepper
-from shoal.controller.rollouts.machine import ENDED, Effect, Event, StageEvent, StageState, State
+from shoal.controller.rollouts import assignments, cohort, device_states, stepper
+from shoal.controller.rollouts.machine import ENDED, Event, StageEvent, StageState, State
 from shoal.controller.rollouts.machine import stage_step as stage_step_of
 from shoal.controller.rollouts.machine import step as step_of
 from shoal.controller.rollouts.records import Rollout, RolloutDevice, RolloutPlan, Stage
@@ -22,37 +22,35 @@ from shoal.controller.store.tables import device, rollout, rollout_device
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError
 
 ON_FAILURE = ("pause", "stop", "rollback")
-#: Begins the reason of a rollout that a quarantine has paused.
-QUARANTINE = "quarantine: "
 
 
 def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
     """Freeze the plan's cohorts and begin its first stage.
 
-    A rollout of the same model that stands still is aborted by this one. Raises InputError for a
-    plan that makes no sense or fits no device, ConflictError while another one of the model runs
-    or when the release is not signed, AbsentError when there is no such release.
+    A paused rollout of the same model is aborted. InputError for an invalid plan or one that fits
+    no device; ConflictError while another rollout of the model runs or if the release is not
+    signed; AbsentError if there is no such release.
     """
     _check(plan)
     ident = f"r-{ctx.random.getrandbits(32):08x}"
     with ctx.store.write() as db:
         model = assignments.signed_release(db, plan.release).manifest.model
-        _make_room(db, ctx, actor, model, ident)
-        taken = cohort.freeze(ident, plan.stages, _candidates(db))
-        if not taken:
+        _supersede_paused(db, ctx, actor, model, ident)
+        stages = cohort.freeze(ident, plan.stages, _candidates(db))
+        if not stages:
             raise InputError("no device fits any stage", "see: shoal device list")
         why = _needs_approval(ctx, actor, plan)
         state, _ = step_of(State.CREATING, Event.SUBMITTED if why else Event.FROZEN)
         db.execute(
             rollout.insert().values(
                 id=ident, release=plan.release, model=model, plan=msgspec.to_builtins(plan),
-                state=state.value, reason=why, stages=_stages(plan, taken),
+                state=state.value, reason=why, stages=_stages(plan, stages),
                 created_at=ctx.clock(), created_by=actor,
             )
         )  # fmt: skip
-        stepper.enlist(db, ctx, ident, taken)
+        stepper.add_devices(db, ctx, ident, stages)
         audit.record(
-            db, ctx, actor, "rollout.start", ident, release=plan.release, devices=len(taken)
+            db, ctx, actor, "rollout.start", ident, release=plan.release, devices=len(stages)
         )
         changes.note(db, ctx, "rollout", ident)
         stepper.advance(db, ctx, ident)
@@ -106,7 +104,7 @@ def failures(ctx: Context, id: str) -> list[tuple[str, int, str]]:  # noqa: A002
     """(cause, devices, an example's detail) of those that failed or were skipped, most first."""
     query = select(rollout_device).where(
         rollout_device.c.rollout == id,
-        rollout_device.c.state.in_(sorted(device_states.LOST | {device_states.SKIPPED})),
+        rollout_device.c.state.in_(sorted(device_states.FAILURES | {device_states.SKIPPED})),
     )
     groups: dict[str, list[Row[Any]]] = defaultdict(list)
     with ctx.store.read() as db:
@@ -120,19 +118,20 @@ def failures(ctx: Context, id: str) -> list[tuple[str, int, str]]:  # noqa: A002
 
 
 def pause(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
-    """Assign nobody any more; who is updating goes on. ConflictError unless it runs."""
+    """Assign no further device; updates in progress go on. ConflictError unless it runs."""
     with ctx.store.write() as db:
-        _move(db, ctx, _row(db, id), Event.HELD, f"paused by {actor}")
+        _row(db, id)
+        stepper.move(db, ctx, id, Event.HELD, f"paused by {actor}")
         audit.record(db, ctx, actor, "rollout.pause", id)
     return get_rollout(ctx, id)
 
 
 def resume(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
-    """Go on. A failed stage tries its failed devices again, an inconclusive one is accepted."""
+    """Resume. A failed stage retries its failed devices, an inconclusive one is accepted."""
     with ctx.store.write() as db:
         row = _row(db, id)
         quarantine.check_release(db, row.release)
-        _move(db, ctx, row, Event.RESUMED, "")
+        stepper.move(db, ctx, id, Event.RESUMED)
         _reopen(db, ctx, row)
         alerts.close(db, ctx, stepper.rollout_key(id), f"resumed by {actor}")
         audit.record(db, ctx, actor, "rollout.resume", id)
@@ -141,56 +140,28 @@ def resume(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
 
 
 def approve(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
-    """Say yes to what somebody else has started. ConflictError unless it waits for that,
-    DeniedError for who started it."""
+    """Approve a rollout that another user started. ConflictError unless it waits for approval,
+    DeniedError for the user that started it."""
     with ctx.store.write() as db:
         row = _row(db, id)
         if row.created_by == actor and row.state == State.WAITING_FOR_APPROVAL:
             raise DeniedError(f"{actor} started {id}", "somebody else has to approve it")
         quarantine.check_release(db, row.release)
-        _move(db, ctx, row, Event.APPROVED, "")
+        stepper.move(db, ctx, id, Event.APPROVED)
         audit.record(db, ctx, actor, "rollout.approve", id, release=row.release)
         stepper.advance(db, ctx, id)
     return get_rollout(ctx, id)
 
 
-def hold(db: Connection, ctx: Context, *, release: str, reason: str) -> list[str]:
-    """Pause every rollout of a release that runs, for its quarantine; which they were."""
-    running = select(rollout).where(
-        rollout.c.release == release, rollout.c.state == State.RUNNING.value
-    )
-    held = db.execute(running).all()
-    for row in held:
-        _move(db, ctx, row, Event.HELD, f"{QUARANTINE}{reason}")
-    return [row.id for row in held]
-
-
-def let_go(
-    db: Connection, ctx: Context, *, releases: Collection[str], reason: str
-) -> dict[str, str]:
-    """Say another reason of rollouts of these releases that a quarantine has paused: they stay so.
-    Rollout -> state.
-    """
-    waiting = select(rollout).where(
-        rollout.c.release.in_(releases),
-        rollout.c.state == State.PAUSED.value,
-        rollout.c.reason.startswith(QUARANTINE),
-    )
-    held = db.execute(waiting.order_by(rollout.c.created_at)).all()
-    for row in held:
-        db.execute(update(rollout).where(rollout.c.id == row.id).values(reason=reason))
-        changes.note(db, ctx, "rollout", row.id)
-    return {row.id: row.state for row in held}
-
-
 def abort(ctx: Context, *, actor: str, id: str, rollback: bool = False) -> Rollout:  # noqa: A002
-    """End it. Who is updating is told to stop, before the swap; with `rollback` every device that
-    has the release, or is on its way, is given back what it had, unless that is in quarantine.
-    ConflictError when it has ended.
+    """End a rollout: cancel updates that are before the swap. With `rollback` every device that has
+    the release or swaps to it is ordered its previous one, unless that is in quarantine.
+
+    ConflictError if it has ended.
     """
     with ctx.store.write() as db:
         row = _row(db, id)
-        _check_goes_on(db, row, rollback)
+        _check_active(db, row, rollback)
         _abort(db, ctx, row, rollback, f"aborted by {actor}")
         audit.record(db, ctx, actor, "rollout.abort", id, rollback=rollback)
     return get_rollout(ctx, id)
@@ -200,15 +171,14 @@ def abort(ctx: Context, *, actor: str, id: str, rollback: bool = False) -> Rollo
 
 
 def _abort(db: Connection, ctx: Context, row: Row[Any], rollback: bool, reason: str) -> None:
-    effect = _move(db, ctx, row, Event.REVERTED if rollback else Event.ABORTED, reason)
-    if effect is not None:
-        revert.carry_out(db, ctx, row, revert=effect is Effect.REVERT)
+    event = Event.REVERTED if rollback else Event.ABORTED
+    if stepper.move(db, ctx, row.id, event, reason) not in ENDED:
         stepper.advance(db, ctx, row.id)
     alerts.close(db, ctx, stepper.rollout_key(row.id), reason)
 
 
-def _check_goes_on(db: Connection, row: Row[Any], rollback: bool) -> None:
-    """ConflictError for one that has ended: devices go back by another rollout."""
+def _check_active(db: Connection, row: Row[Any], rollback: bool) -> None:
+    """ConflictError for a rollout that has ended: devices go back by another one."""
     if State(row.state) not in ENDED:
         return
     back = quarantine.way_back(db, row.release)
@@ -222,38 +192,26 @@ def _check_goes_on(db: Connection, row: Row[Any], rollback: bool) -> None:
     )
 
 
-def _move(db: Connection, ctx: Context, row: Row[Any], event: Event, reason: str) -> Effect | None:
-    after, effect = step_of(State(row.state), event)
-    ended = {"finished_at": ctx.clock()} if after in ENDED else {}
-    db.execute(
-        update(rollout)
-        .where(rollout.c.id == row.id)
-        .values(state=after.value, reason=reason, **ended)
-    )
-    changes.note(db, ctx, "rollout", row.id)
-    return effect
-
-
 def _reopen(db: Connection, ctx: Context, row: Row[Any]) -> None:
-    """Take the stage that held it up again."""
-    told = msgspec.convert(row.stages, list[Stage])
-    for i, stage in enumerate(told):
+    """Retry the failed stage, or accept the inconclusive one."""
+    stages = msgspec.convert(row.stages, list[Stage])
+    for i, stage in enumerate(stages):
         if stage.state == StageState.FAILED:
             again = stage_step_of(StageState.FAILED, StageEvent.RETRIED)
-            stepper.try_again(db, ctx, row.id, stage.name)
+            stepper.retry_failed(db, ctx, row.id, stage.name)
         elif stage.state == StageState.PAUSED:
             again = stage_step_of(StageState.PAUSED, StageEvent.ACCEPTED)
         else:
             continue
         begun = {"started_at": ctx.clock()} if again is StageState.RUNNING else {}
-        told[i] = msgspec.structs.replace(
+        stages[i] = msgspec.structs.replace(
             stage, state=again.value, verdict="", accepted_pct=100 * stage.disagree, **begun
         )
-    stepper.write(db, row.id, told)
+    stepper.save_stages(db, row.id, stages)
 
 
-def _make_room(db: Connection, ctx: Context, actor: str, model: str, ident: str) -> None:
-    """One rollout of a model at a time: a standing one gives way, a moving one does not."""
+def _supersede_paused(db: Connection, ctx: Context, actor: str, model: str, ident: str) -> None:
+    """Abort paused rollouts of the model; ConflictError if one is active."""
     ended = [state.value for state in ENDED]
     others = select(rollout).where(rollout.c.model == model, rollout.c.state.not_in(ended))
     for row in db.execute(others).all():
@@ -273,7 +231,7 @@ def _check(plan: RolloutPlan) -> None:
     if plan.on_failure not in ON_FAILURE:
         raise InputError(f"on_failure {plan.on_failure!r:.40}", f"use {', '.join(ON_FAILURE)}")
     if plan.max_concurrent < 0:
-        raise InputError("max_concurrent is 0 for all devices at once, or how many")
+        raise InputError("max_concurrent is a number of devices, or 0 for no limit")
     if not plan.deadline_s > 0 or not 1 <= plan.max_attempts <= 10:
         raise InputError("deadline_s must be above 0 and max_attempts 1 to 10")
     for stage in plan.stages:
@@ -285,9 +243,9 @@ def _check(plan: RolloutPlan) -> None:
 
 
 def _needs_approval(ctx: Context, actor: str, plan: RolloutPlan) -> str:
-    """Why somebody else has to say yes first; "" when nobody has to.
+    """Why the rollout needs another user's approval; "" if it does not.
 
-    By what its stages select, not by who is there now: a device may join it late.
+    Depends on what its stages select, not on the devices of today: a device may join late.
     """
     if ctx.settings.rollouts.approval == "none":
         return ""
@@ -296,7 +254,7 @@ def _needs_approval(ctx: Context, actor: str, plan: RolloutPlan) -> str:
         return ""
     return (
         f"stage {reaching[0]} reaches devices that are not canaries: an approver other than "
-        f"{actor} has to say yes"
+        f"{actor} has to approve"
     )
 
 
@@ -305,12 +263,12 @@ def _candidates(db: Connection) -> list[cohort.Candidate]:
     return [stepper.candidate(row) for row in rows]
 
 
-def _stages(plan: RolloutPlan, taken: Mapping[str, str]) -> list[dict[str, Any]]:
-    counts = _count(taken.values())
+def _stages(plan: RolloutPlan, stages: Mapping[str, str]) -> list[dict[str, Any]]:
+    counts = Counter(stages.values())
     return [
         msgspec.to_builtins(
             Stage(
-                name=one.name, state=StageState.SCHEDULED.value, devices=counts.get(one.name, 0),
+                name=one.name, state=StageState.SCHEDULED.value, devices=counts[one.name],
                 succeeded=0, failed=0, skipped=0, unseen=0, started_at=0.0, finished_at=0.0,
             )
         )
@@ -318,18 +276,11 @@ def _stages(plan: RolloutPlan, taken: Mapping[str, str]) -> list[dict[str, Any]]
     ]  # fmt: skip
 
 
-def _count(names: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = defaultdict(int)
-    for name in names:
-        counts[name] += 1
-    return counts
-
-
 # --- records ------------------------------------------------------------------------------------
 
 
 def _record(db: Connection, row: Row[Any]) -> Rollout:
-    """Counts are as of now: devices still report after a rollout has paused or ended."""
+    """The record, its counts as of now: devices report after a rollout was paused or ended."""
     query = (
         select(rollout_device.c.stage, rollout_device.c.state, func.count())
         .where(rollout_device.c.rollout == row.id)
@@ -338,18 +289,21 @@ def _record(db: Connection, row: Row[Any]) -> Rollout:
     states: dict[str, dict[str, int]] = defaultdict(dict)
     for stage, state, number in db.execute(query):
         states[stage][state] = number
-    told = [_with(stage, states[stage.name]) for stage in msgspec.convert(row.stages, list[Stage])]
+    stages = [
+        _with_counts(stage, states[stage.name])
+        for stage in msgspec.convert(row.stages, list[Stage])
+    ]
     plain = {k: v for k, v in row._mapping.items() if k not in ("plan", "stages")}
-    return Rollout(**plain, plan=msgspec.convert(row.plan, RolloutPlan), stages=told)
+    return Rollout(**plain, plan=msgspec.convert(row.plan, RolloutPlan), stages=stages)
 
 
-def _with(stage: Stage, states: Mapping[str, int]) -> Stage:
+def _with_counts(stage: Stage, states: Mapping[str, int]) -> Stage:
     def total(group: frozenset[str]) -> int:
         return sum(number for state, number in states.items() if state in group)
 
     devices, ended = (
         sum(states.values()),
-        [device_states.WON, device_states.LOST, device_states.OUT],
+        [device_states.SUCCESSES, device_states.FAILURES, device_states.EXCLUDED],
     )
     succeeded, failed, skipped = map(total, ended)
     return msgspec.structs.replace(

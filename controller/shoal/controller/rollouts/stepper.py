@@ -1,4 +1,4 @@
-"""Moves rollouts on: assigns the running stage, asks the gate, goes to the next or stands still."""
+"""Advances rollouts: assigns the running stage, evaluates its gate, starts the next or pauses."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ from shoal.profile import load_profiles
 from shoal.trust import RINGS
 
 _log = logging.getLogger(__name__)
-#: Devices that are ordered in one transaction: the write lock is not held for ever.
-AT_ONCE = 200
-#: A canceled device that says nothing for so long is believed to be away.
+#: Devices assigned in one transaction, which holds the write lock.
+BATCH = 200
+#: Seconds without a report after which a canceled device counts as unreachable.
 PATIENCE_S = 60.0
 _VERDICTS = {
     Outcome.WAIT: StageEvent.UNDECIDED,
@@ -51,7 +51,7 @@ def rollout_key(rollout: str) -> str:
 
 
 def stalled_draft(ident: str, release: str, reason: str, *, failed: bool) -> Draft:
-    """Alert of a rollout that does not go on by itself."""
+    """Alert of a rollout that waits for a person."""
     step = (
         f"Fix the cause and resume ({ident} tries the failed devices again), or go back: "
         f"shoal rollout abort {ident} --rollback"
@@ -62,7 +62,7 @@ def stalled_draft(ident: str, release: str, reason: str, *, failed: bool) -> Dra
         key=rollout_key(ident),
         kind="rollout",
         severity="critical" if failed else "warning",
-        title=f"Rollout of {release} stands still",
+        title=f"Rollout of {release} has stopped",
         detail=reason,
         next_step=step,
         model=release.partition("@")[0],
@@ -71,7 +71,7 @@ def stalled_draft(ident: str, release: str, reason: str, *, failed: bool) -> Dra
 
 
 def step_all(ctx: Context) -> None:
-    """Move every active rollout as far as it goes; one that cannot does not stop the others."""
+    """Advance every active rollout; one that raises an error does not stop the others."""
     states = [state.value for state in ACTIVE]
     with ctx.store.read() as db:
         idents = list(db.scalars(select(rollout.c.id).where(rollout.c.state.in_(states))))
@@ -80,49 +80,65 @@ def step_all(ctx: Context) -> None:
             with ctx.store.write() as db:
                 advance(db, ctx, ident)
         except ShoalError:
-            _log.exception("rollout %s cannot go on", ident)
+            _log.exception("rollout %s cannot advance", ident)
 
 
 def advance(db: Connection, ctx: Context, ident: str) -> None:
-    """Move one rollout inside a transaction."""
-    _Board(db, ctx, ident).advance()
+    """Advance one rollout as far as it goes, inside a transaction."""
+    RolloutStepper(db, ctx, ident).advance()
 
 
-def enlist(db: Connection, ctx: Context, ident: str, taken: Mapping[str, str]) -> None:
-    """Add devices to a rollout: device -> stage."""
+def move(db: Connection, ctx: Context, ident: str, event: Event, reason: str = "") -> State:
+    """Apply `event` to a rollout: new state, reason, and its effect on orders; the new state.
+
+    ConflictError if the rollout's state has no such transition.
+    """
+    row = db.execute(select(rollout).where(rollout.c.id == ident)).one()
+    state, effect = step(State(row.state), event)
+    ended = {"finished_at": ctx.clock()} if state in ENDED else {}
+    changed = update(rollout).where(rollout.c.id == ident)
+    db.execute(changed.values(state=state.value, reason=reason, **ended))
+    changes.note(db, ctx, "rollout", ident)
+    if effect in (Effect.CANCEL, Effect.REVERT):
+        revert.withdraw_orders(db, ctx, row, revert=effect is Effect.REVERT)
+    return state
+
+
+def add_devices(db: Connection, ctx: Context, ident: str, stages: Mapping[str, str]) -> None:
+    """Add devices to a rollout. stages: device -> stage."""
     rows = [
         {
             "rollout": ident, "device": name, "stage": stage, "state": device_states.WAITING,
             "attempt": 0, "updated_at": ctx.clock(), "facts": {},
         }
-        for name, stage in taken.items()
+        for name, stage in stages.items()
     ]  # fmt: skip
     if rows:
         db.execute(rollout_device.insert(), rows)
 
 
-def try_again(db: Connection, ctx: Context, ident: str, stage: str) -> None:
-    """Let the failed devices of a stage wait for another attempt."""
-    lost = rollout_device.c.state.in_(sorted(device_states.LOST))
+def retry_failed(db: Connection, ctx: Context, ident: str, stage: str) -> None:
+    """Set the failed devices of a stage back to waiting for another attempt."""
+    lost = rollout_device.c.state.in_(sorted(device_states.FAILURES))
     mine = (rollout_device.c.rollout == ident) & (rollout_device.c.stage == stage) & lost
     fresh = {"state": device_states.WAITING, "cause": "", "detail": "", "updated_at": ctx.clock()}
     db.execute(update(rollout_device).where(mine).values(**fresh))
 
 
-def write(db: Connection, ident: str, told: Sequence[Stage]) -> None:
-    """Keep the stages."""
+def save_stages(db: Connection, ident: str, stages: Sequence[Stage]) -> None:
+    """Save the stages of a rollout."""
     db.execute(
-        update(rollout).where(rollout.c.id == ident).values(stages=msgspec.to_builtins(told))
+        update(rollout).where(rollout.c.id == ident).values(stages=msgspec.to_builtins(stages))
     )
 
 
 def candidate(row: Row[Any]) -> cohort.Candidate:
-    """A device's row as a selector sees it."""
+    """A row of the device table as a candidate."""
     return cohort.Candidate(row.name, row.site, row.profile, row.ring, row.labels)
 
 
-class _Seat(NamedTuple):
-    """A member of the rollout and its device, as one row has them."""
+class MemberRow(NamedTuple):
+    """A rollout_device row joined with its device. seen: it reported since the stage began."""
 
     row: Row[Any]
     seen: bool
@@ -136,8 +152,8 @@ class _Seat(NamedTuple):
         )
 
 
-class _Board:
-    """One rollout in one transaction: what is on the table, and the moves."""
+class RolloutStepper:
+    """Advances one rollout in one transaction."""
 
     def __init__(self, db: Connection, ctx: Context, ident: str) -> None:
         self.db, self.ctx, self.ident = db, ctx, ident
@@ -148,29 +164,30 @@ class _Board:
         self.state = State(self.row.state)
 
     def advance(self) -> None:
+        """Start it if due, run its stages, settle it if it is ending."""
         before = list(self.stages)
         if self.state in (State.READY, State.SCHEDULED):
             self._move(Event.DUE)
         if self.state is State.RUNNING:
-            self._late_joiners()
+            self._add_late_joiners()
             while self._run_stage():
                 pass
         if self.state in (State.STOPPING, State.ROLLING_BACK):
             self._settle()
         if self.stages != before:
-            write(self.db, self.ident, self.stages)
+            save_stages(self.db, self.ident, self.stages)
             changes.note(self.db, self.ctx, "rollout", self.ident)
 
     # --- one stage ----------------------------------------------------------------------------
 
     def _run_stage(self) -> bool:
-        """Work at the first stage that is not done; True when it is done now."""
+        """Run the first stage that is not successful; True if it is now."""
         at = next((i for i, s in enumerate(self.stages) if s.state != StageState.SUCCESSFUL), None)
         if at is None:
             self._move(Event.EXHAUSTED)
             return False
         if self.stages[at].state == StageState.SCHEDULED:
-            self._stage(at, StageEvent.BEGAN, started_at=self.now)
+            self._move_stage(at, StageEvent.BEGAN, started_at=self.now)
         stage, plan = self.stages[at], self.plan.stages[at]
         release = assignments.signed_release(self.db, self.plan.release)
         self._assign(stage, release)
@@ -178,12 +195,14 @@ class _Board:
         return self._judge(at, plan, release)
 
     def _assign(self, stage: Stage, release: Signed) -> None:
-        seats = self._seats(stage)
-        waiting = [seat.row for seat in seats if self._is_due(seat.row)]
-        for row in [row for row in waiting if row.ring in _rings(release)][: self._room(seats)]:
-            why = _unfit(row, release)
+        members = self._members(stage)
+        waiting = [member.row for member in members if self._is_due(member.row)]
+        for row in [row for row in waiting if row.ring in _rings(release)][
+            : self._capacity(members)
+        ]:
+            why = _why_skipped(row, release)
             if why:
-                self._say(row, state=device_states.SKIPPED, cause=why[0], detail=why[1])
+                self._update(row, state=device_states.SKIPPED, cause=why[0], detail=why[1])
                 continue
             number = row.attempt + 1
             assignments.assign(
@@ -191,57 +210,57 @@ class _Board:
                 attempt=number, deadline_at=self.now + self.plan.deadline_s,
             )  # fmt: skip
             before = row.releases.get(self.row.model, "")
-            self._say(
+            self._update(
                 row, state=device_states.ASSIGNED, attempt=number, cause="", detail="",
                 previous=row.previous or (before if before != self.plan.release else ""),
                 facts=row.facts | {"assigned_at": self.now},
             )  # fmt: skip
 
-    def _room(self, seats: Sequence[_Seat]) -> int:
-        """How many devices may be ordered now; who is at it and away holds nobody up."""
+    def _capacity(self, members: Sequence[MemberRow]) -> int:
+        """How many devices may be assigned now; a working device that is offline takes no place."""
         if not self.plan.max_concurrent:
-            return AT_ONCE
+            return BATCH
         idle = {device_states.WAITING, *device_states.ENDED}
-        working = sum(seat.row.state not in idle and seat.row.online for seat in seats)
-        return max(0, min(AT_ONCE, self.plan.max_concurrent - working))
+        working = sum(one.row.state not in idle and one.row.online for one in members)
+        return max(0, min(BATCH, self.plan.max_concurrent - working))
 
     def _is_due(self, row: Row[Any]) -> bool:
         again = row.state in device_states.RETRIED and row.attempt < self.plan.max_attempts
         return row.state == device_states.WAITING or again
 
     def _expire(self, stage: Stage) -> None:
-        """Write down who had its time, and who is not there any more."""
-        for row, seen in self._seats(stage):
+        """Time out devices past their deadline; cancel decommissioned ones."""
+        for row, seen in self._members(stage):
             if row.state in device_states.ENDED or row.state == device_states.WAITING:
                 continue
             late = self.now > row.facts.get("assigned_at", 0) + self.plan.deadline_s
             if row.enrolled != "enrolled":
-                self._say(row, state=device_states.CANCELED, cause="decommissioned", detail="")
+                self._update(row, state=device_states.CANCELED, cause="decommissioned", detail="")
             elif late and seen:
                 detail = f"still {row.state} after {self.plan.deadline_s:g} s"
-                self._say(row, state=device_states.TIMED_OUT, cause="deadline", detail=detail)
+                self._update(row, state=device_states.TIMED_OUT, cause="deadline", detail=detail)
 
     def _judge(self, at: int, plan: StagePlan, release: Signed) -> bool:
         stage = self.stages[at]
-        seats = self._seats(stage)
+        members = self._members(stage)
         held = [
-            seat
-            for seat in seats
-            if seat.row.state == device_states.WAITING and seat.row.ring not in _rings(release)
+            one
+            for one in members
+            if one.row.state == device_states.WAITING and one.row.ring not in _rings(release)
         ]
-        members = [seat.member for seat in seats if seat not in held]
+        judged = [one.member for one in members if one not in held]
         expired = self.now > stage.started_at + self.plan.deadline_s
         verdict = gate.judge(
-            members,
+            judged,
             threshold_pct=plan.threshold_pct,
             min_executed=plan.min_executed,
             expired=expired,
             proven=any(earlier.succeeded for earlier in self.stages[:at]),
             max_disagree_pct=max(plan.max_disagree_pct, stage.accepted_pct),
         )
-        self._count(at, [seat.member for seat in seats])
+        self._save_counts(at, [one.member for one in members])
         if held and verdict.outcome is not Outcome.FAILED:
-            if not members or verdict.outcome is not Outcome.WAIT:
+            if not judged or verdict.outcome is not Outcome.WAIT:
                 self._hold(self._unsigned(stage, len(held)))
             return False
         return self._decide(at, verdict)
@@ -249,15 +268,15 @@ class _Board:
     def _decide(self, at: int, verdict: gate.Verdict) -> bool:
         if verdict.outcome is Outcome.WAIT:
             return False
-        self._stage(at, StageEvent.REPORTED)
-        self._stage(at, _VERDICTS[verdict.outcome], verdict=verdict.why, finished_at=self.now)
+        self._move_stage(at, StageEvent.REPORTED)
+        self._move_stage(at, _VERDICTS[verdict.outcome], verdict=verdict.why, finished_at=self.now)
         if verdict.outcome is Outcome.PASSED:
             return True
         reason = f"stage {self.stages[at].name}: {verdict.why}"
         if verdict.outcome is Outcome.FAILED:
             self._fail(reason)
         else:
-            self._stage(at, StageEvent.HELD)
+            self._move_stage(at, StageEvent.HELD)
             self._hold(reason)
         return False
 
@@ -268,16 +287,14 @@ class _Board:
             f"it needs a release signature: shoal release publish {ref}"
         )
 
-    # --- moves --------------------------------------------------------------------------------
+    # --- transitions ---------------------------------------------------------------------
 
     def _hold(self, reason: str) -> None:
         self._move(Event.HELD, reason)
         self._alert(reason, failed=False)
 
     def _fail(self, reason: str) -> None:
-        effect = self._move(_ON_FAILURE[self.plan.on_failure], reason)
-        if effect is not None:
-            revert.carry_out(self.db, self.ctx, self.row, revert=effect is Effect.REVERT)
+        self._move(_ON_FAILURE[self.plan.on_failure], reason)
         self._alert(reason, failed=True)
 
     def _alert(self, reason: str, *, failed: bool) -> None:
@@ -285,21 +302,25 @@ class _Board:
         alerts.raise_alert(self.db, self.ctx, draft)
 
     def _settle(self) -> None:
-        """End when nobody is in the middle of anything, or those who are cannot be reached."""
-        for row, _ in self._seats(None):
-            quiet = not row.online or self.now - row.updated_at > PATIENCE_S
-            if row.state not in device_states.ENDED and self.state is State.STOPPING and quiet:
-                detail = "told to stop, not confirmed"
-                self._say(row, state=device_states.CANCELED, cause="aborted", detail=detail)
-        left = [row for row, _ in self._seats(None) if row.state not in device_states.ENDED]
+        """End once every device has finished or cannot be reached."""
+        for row, _ in self._members(None):
+            unreachable = not row.online or self.now - row.updated_at > PATIENCE_S
+            if (
+                row.state not in device_states.ENDED
+                and self.state is State.STOPPING
+                and unreachable
+            ):
+                detail = "cancel sent, not confirmed"
+                self._update(row, state=device_states.CANCELED, cause="aborted", detail=detail)
+        left = [row for row, _ in self._members(None) if row.state not in device_states.ENDED]
         if not any(row.online and self.now - row.updated_at <= self._patience() for row in left):
             self._move(Event.SETTLED, self.row.reason)
 
     def _patience(self) -> float:
         return max(PATIENCE_S, self.plan.deadline_s)
 
-    def _late_joiners(self) -> None:
-        """Who enrolled since, and would have fitted the last stage, joins it."""
+    def _add_late_joiners(self) -> None:
+        """Add devices that enrolled since the start and fit the last stage."""
         mine = select(rollout_device.c.device).where(rollout_device.c.rollout == self.ident)
         fresh = select(device).where(
             device.c.enrolled_at > self.row.created_at,
@@ -311,25 +332,17 @@ class _Board:
             for row in self.db.execute(fresh)
             if (stage := cohort.late(self.plan.stages, candidate(row)))
         }
-        enlist(self.db, self.ctx, self.ident, fitting)
+        add_devices(self.db, self.ctx, self.ident, fitting)
 
-    def _move(self, event: Event, reason: str = "") -> Effect | None:
-        self.state, effect = step(self.state, event)
-        ended = {"finished_at": self.now} if self.state in ENDED else {}
-        self.db.execute(
-            update(rollout)
-            .where(rollout.c.id == self.ident)
-            .values(state=self.state.value, reason=reason, **ended)
-        )
-        changes.note(self.db, self.ctx, "rollout", self.ident)
-        return effect
+    def _move(self, event: Event, reason: str = "") -> None:
+        self.state = move(self.db, self.ctx, self.ident, event, reason)
 
-    def _stage(self, at: int, event: StageEvent, **values: Any) -> None:
+    def _move_stage(self, at: int, event: StageEvent, **values: Any) -> None:
         stage = self.stages[at]
         after = stage_step(StageState(stage.state), event)
         self.stages[at] = msgspec.structs.replace(stage, state=after.value, **values)
 
-    def _count(self, at: int, members: Sequence[gate.Member]) -> None:
+    def _save_counts(self, at: int, members: Sequence[gate.Member]) -> None:
         count = gate.tally(members)
         self.stages[at] = msgspec.structs.replace(
             self.stages[at],
@@ -342,7 +355,7 @@ class _Board:
             compared=count.compared,
         )
 
-    def _seats(self, stage: Stage | None) -> list[_Seat]:
+    def _members(self, stage: Stage | None) -> list[MemberRow]:
         wanted = [rollout_device.c.rollout == self.ident]
         if stage is not None:
             wanted.append(rollout_device.c.stage == stage.name)
@@ -361,25 +374,25 @@ class _Board:
             .order_by(rollout_device.c.device)
         )
         since = stage.started_at if stage is not None else 0.0
-        return [_Seat(row, row.seen_at >= since) for row in self.db.execute(query)]
+        return [MemberRow(row, row.seen_at >= since) for row in self.db.execute(query)]
 
-    def _say(self, row: Row[Any], **values: Any) -> None:
+    def _update(self, row: Row[Any], **values: Any) -> None:
         mine = (rollout_device.c.rollout == self.ident) & (rollout_device.c.device == row.device)
         self.db.execute(update(rollout_device).where(mine).values(**values, updated_at=self.now))
 
 
 def _rings(release: Signed) -> list[str]:
-    """Rings whose devices take a release of this role."""
+    """Rings whose devices accept a release signed by its role."""
     return [ring for ring, roles in RINGS.items() if release.role in roles]
 
 
-def _unfit(row: Row[Any], release: Signed) -> tuple[str, str] | None:
-    """(cause, why) a device is passed over rather than ordered; None when it can take it."""
+def _why_skipped(row: Row[Any], release: Signed) -> tuple[str, str] | None:
+    """(cause, detail) why a device is skipped; None if it can run the release."""
     if row.enrolled != "enrolled":
         return "decommissioned", "it was decommissioned"
-    board = load_profiles().get(row.profile)
-    if board is not None and board.unsupported:
-        return device_states.UNSUPPORTED, f"{row.profile}: {board.unsupported}"
+    profile = load_profiles().get(row.profile)
+    if profile is not None and profile.unsupported:
+        return device_states.UNSUPPORTED, f"{row.profile}: {profile.unsupported}"
     try:
         release.manifest.files_for(row.profile)
     except BundleError as error:

@@ -1,4 +1,4 @@
-"""What a device says of its update, written beside what the rollout thinks of it."""
+"""Update events of devices: applied to the device's state in its rollout."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from shoal.controller.store import changes
 from shoal.controller.store.tables import device, device_event, rollout, rollout_device
 from shoal.wire import UpdateEvent
 
-#: Cause of the fault that says that a folder was taken in: like an update that went well, it ends
-#: what was wrong before.
-BROUGHT = "folder-imported"
+#: Cause of the event that an offline bundle was imported: clears the device's error, as a
+#: successful update does.
+IMPORTED = "folder-imported"
 _LONGEST = 500
 _BACK = frozenset({State.ROLLING_BACK.value, State.ROLLED_BACK.value})
 
 
 def apply(db: Connection, ctx: Context, event: UpdateEvent) -> None:
-    """Take an event that is in the database since just now.
+    """Apply an event that was just stored.
 
-    It counts when the rollout's attempt is the event's, and when no later event of the same
-    outbox is known: messages overtake one another.
+    Ignored if it is of another attempt, or if a later event of the same outbox is known: messages
+    may arrive out of order.
     """
-    if _overtaken(db, event):
+    if _is_outdated(db, event):
         return
     _note_on_device(db, ctx, event)
     mine = (rollout_device.c.rollout == event.rollout) & (rollout_device.c.device == event.device)
@@ -48,7 +48,7 @@ def apply(db: Connection, ctx: Context, event: UpdateEvent) -> None:
 
 def _values(row: Row[Any], event: UpdateEvent) -> dict[str, Any]:
     state = device_states.reported(event.state, event.cause)
-    if row.whole in _BACK and state in device_states.WON:
+    if row.whole in _BACK and state in device_states.SUCCESSES:
         return {
             "state": device_states.CANCELED,
             "cause": "rollback",
@@ -58,15 +58,15 @@ def _values(row: Row[Any], event: UpdateEvent) -> dict[str, Any]:
 
 
 def _shadow(facts: dict[str, Any]) -> dict[str, float]:
-    """What the shadow probe found: kept, for later steps report other things."""
+    """Result of the shadow probe: kept, since later events do not repeat it."""
     share, rows = facts.get("disagree", -1), facts.get("compared", 0)
-    honest = isinstance(share, int | float) and isinstance(rows, int)
-    if not honest or not 0 <= share <= 1 or not 0 < rows <= 10**6:
+    valid = isinstance(share, int | float) and isinstance(rows, int)
+    if not valid or not 0 <= share <= 1 or not 0 < rows <= 10**6:
         return {}
     return {"disagree": float(share), "compared": rows}
 
 
-def _overtaken(db: Connection, event: UpdateEvent) -> bool:
+def _is_outdated(db: Connection, event: UpdateEvent) -> bool:
     later = select(func.count()).where(
         device_event.c.device == event.device,
         device_event.c.boot == event.boot,
@@ -80,9 +80,9 @@ def _overtaken(db: Connection, event: UpdateEvent) -> bool:
 
 def _note_on_device(db: Connection, ctx: Context, event: UpdateEvent) -> None:
     """The device's last error: set by an update that failed, cleared by one that did not."""
-    if event.state in device_states.LOST and event.cause != device_states.UNSUPPORTED:
+    if event.state in device_states.FAILURES and event.cause != device_states.UNSUPPORTED:
         error = error_of(event)
-    elif event.state in device_states.WON:
+    elif event.state in device_states.SUCCESSES:
         error = ""
     else:
         return
@@ -90,7 +90,7 @@ def _note_on_device(db: Connection, ctx: Context, event: UpdateEvent) -> None:
 
 
 def note_error(db: Connection, ctx: Context, name: str, error: str) -> None:
-    """What is wrong with a device since now; "" for nothing."""
+    """Set the device's current error; "" for none."""
     at = ctx.clock() if error else 0.0
     mine = device.c.name == name
     db.execute(update(device).where(mine).values(error=error[:_LONGEST], error_at=at))
@@ -98,7 +98,7 @@ def note_error(db: Connection, ctx: Context, name: str, error: str) -> None:
 
 
 def error_of(event: UpdateEvent | DeviceEvent) -> str:
-    """What an update that failed, or a fault, leaves as its device's error."""
+    """Error text of a failed update or a fault."""
     update_failed = isinstance(event, UpdateEvent) or event.kind == "update"
     text = f"{event.release}: {event.cause}: {event.detail}" if update_failed else event.detail
     return (text or event.cause)[:_LONGEST]

@@ -68,7 +68,7 @@ def rollout(id: str) -> str:  # noqa: A002 - the API's word
         rollout=one,
         devices=found,
         page=page,
-        reach=affected_devices.reach(ctx, id),
+        affected=affected_devices.affected_devices(ctx, id),
         failed=[group for group in causes if group[0] not in SKIPS],
         skipped=[group for group in causes if group[0] in SKIPS],
         actions=wording.actions(one.state),
@@ -87,7 +87,7 @@ def rollout_confirm(id: str, action: str) -> str:  # noqa: A002
         "rollout_confirm.html",
         rollout=rollouts.get_rollout(ctx, id),
         action=action,
-        reach=affected_devices.reach(ctx, id),
+        affected=affected_devices.affected_devices(ctx, id),
     )
 
 

@@ -50,7 +50,7 @@ def quarantine_round(ctx: Context, *, actor: str, task: str, number: int, why: s
         charges = {number: why} | _charges(tries)
         rows.set_round(db, ctx, rows.round_id(task, number), charge=charges[number])
         bad, marked = _mark_poisoned(db, ctx, before, tries, charges)
-        met = quarantine_withdrawal.call_back(db, ctx, task=task, model=before.model)
+        met = quarantine_withdrawal.withdraw(db, ctx, task=task, model=before.model)
         audit.record(
             db, ctx, actor, "round.quarantine", f"{task}.{number}", why=why, rounds=bad,
             marked=marked, rollouts=met.rollouts, releases=met.releases, withdrawn=met.withdrawn,
@@ -80,7 +80,7 @@ def lift(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Lifte
         rows.set_round(db, ctx, rows.round_id(task, number), charge="")
         bad, cleared = _mark_poisoned(db, ctx, before, tries, charges)
         freed = held.keys() - quarantine.in_quarantine(db).keys()
-        met = quarantine_withdrawal.let_go(
+        met = quarantine_withdrawal.lift(
             db, ctx, actor=actor, task=task, model=before.model, releases=freed
         )
         audit.record(
