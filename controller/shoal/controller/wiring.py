@@ -14,7 +14,7 @@ from shoal.controller.releases.io.signing import Signer
 from shoal.controller.releases.records import Built
 from shoal.controller.store.io.database import Store, url_of
 from shoal.controller.training import training
-from shoal.controller.training.jobs import Derivation, Derived, Job, Say
+from shoal.controller.training.jobs import Job, ReportProgress, TrainGraph, TrainGraphJob
 
 
 def open_context(folder: Path) -> Context:
@@ -36,23 +36,23 @@ def open_context(folder: Path) -> Context:
 
 def operation_kinds() -> dict[str, operations.Work]:
     """Operation kind -> its work."""
-    learning = LazyLearning()
-    builds = dict.fromkeys(training.KINDS, partial(training.perform, learning))
-    return {**builds, tasks.FEDERATE: partial(tasks.perform, learning)}
+    builder = LazyModelBuilder()
+    builds = dict.fromkeys(training.KINDS, partial(training.perform, builder))
+    return {**builds, tasks.FEDERATE: partial(tasks.perform, builder)}
 
 
-class LazyLearning:
-    """shoal.controller.training.jobs.Learning whose libraries are loaded with the first job.
+class LazyModelBuilder:
+    """shoal.controller.training.jobs.ModelBuilder whose libraries are loaded with the first job.
 
     scikit-learn and onnx are 200 MB that web and engine never need.
     """
 
-    def build(self, job: Job, say: Say) -> Built:
+    def build(self, job: Job, progress: ReportProgress) -> Built:
         from shoal.controller.training.io.build import build
 
-        return build(job, say)
+        return build(job, progress)
 
-    def derive(self, wish: Derivation) -> Derived:
+    def derive(self, job: TrainGraphJob) -> TrainGraph:
         from shoal.controller.training.io.train_graph import derive
 
-        return derive(wish)
+        return derive(job)

@@ -151,14 +151,12 @@ def broken(ctx: Context, trained: Operation) -> str:
     return str(done.result["release"])
 
 
-def test_a_broken_variant_that_was_handed_in_is_refused_by_the_controller(
-    ctx: Context, broken: str
-) -> None:
+def test_a_broken_imported_variant_is_refused_by_the_controller(ctx: Context, broken: str) -> None:
     found = releases.get_release(ctx, broken)
     assert found.state == "refused"
     bad = {(v.profile, v.variant) for v in found.verdicts if not v.passed}
     assert bad == {(p, "int8-u8s8-pc") for p in ("rpi3-aarch64", "rpi4", "rpi5", "x86-vnni")}
-    with pytest.raises(ConflictError, match=r"int8-u8s8-pc, which came with the model: .* lost"):
+    with pytest.raises(ConflictError, match=r"imported variant int8-u8s8-pc: .* lost"):
         releases.publish(ctx, actor="boss", ref=broken)
     with pytest.raises(ConflictError, match="refused"):
         releases.sign_candidate(ctx, broken)

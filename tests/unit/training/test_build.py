@@ -307,7 +307,7 @@ def linear(width: int = 64, columns: int = 10, *, softmax: bool = True) -> onnx.
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def take_in(digit_job: Job, folder: Path, model: onnx.ModelProto | bytes) -> Built:
+def import_onnx(digit_job: Job, folder: Path, model: onnx.ModelProto | bytes) -> Built:
     path = folder / "own.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     imported = msgspec.structs.replace(digit_job, estimator="imported", onnx=path)
@@ -317,13 +317,13 @@ def take_in(digit_job: Job, folder: Path, model: onnx.ModelProto | bytes) -> Bui
 def test_a_trained_model_from_elsewhere_gets_variants_and_golden_vectors(
     digit_job: Job, digit_model: Built, tmp_path: Path
 ) -> None:
-    made = take_in(digit_job, tmp_path, digit_model.files["fp32"])
+    made = import_onnx(digit_job, tmp_path, digit_model.files["fp32"])
     assert made.metrics == digit_model.metrics
     assert list(made.files) == ["fp32", *INT8]
 
 
 def test_logits_get_their_softmax_and_the_card_says_so(digit_job: Job, tmp_path: Path) -> None:
-    made = take_in(digit_job, tmp_path, linear(softmax=False))
+    made = import_onnx(digit_job, tmp_path, linear(softmax=False))
     assert "softmax was added" in made.card
     answers = runtime.outputs(made.files["fp32"], np.ones((1, 64), np.float32), "m")
     assert answers.sum() == pytest.approx(1, abs=1e-5)
@@ -373,7 +373,7 @@ def with_fixed_batch() -> onnx.ModelProto:
     return model
 
 
-FOREIGN: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
+BROKEN: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
     "no ONNX": (lambda: b"hello, I am a model", "not an ONNX"),
     "empty": (lambda: b"", "not an ONNX"),
     "an opset of the future": (lambda: with_opset(999), "Opset 999"),
@@ -381,7 +381,7 @@ FOREIGN: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
     "somebody's own operator": (lambda: with_operator("Foo", "com.acme"), "com.acme"),
     "weights in other files": (with_external_data, "other files.*save_as_external_data=False"),
     "too few inputs": (lambda: linear(width=63), "63.*64 features"),
-    "too few classes": (lambda: linear(columns=9), r"\(3, 9\), \(3, 10\) is needed"),
+    "too few classes": (lambda: linear(columns=9), r"\(3, 9\) for 3 rows, \(3, 10\) is needed"),
     "double precision": (
         lambda: with_input(TensorProto.DOUBLE),
         "takes DOUBLE; export it",
@@ -390,18 +390,18 @@ FOREIGN: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize(("make", "words"), FOREIGN.values(), ids=FOREIGN.keys())
+@pytest.mark.parametrize(("make", "words"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_model_that_cannot_serve_is_refused_with_what_to_change(
     digit_job: Job, tmp_path: Path, make: Callable[[], onnx.ModelProto | bytes], words: str
 ) -> None:
     with pytest.raises(ModelError, match=words) as caught:
-        take_in(digit_job, tmp_path, make())
+        import_onnx(digit_job, tmp_path, make())
     assert caught.value.hint
 
 
 def test_what_is_quantized_already_is_not_quantized_again(digit_model: Built) -> None:
     model = onnx.load_from_string(digit_model.files["int8-u8s8-pc"])
-    assert quantize.why_not(model) == "it is quantized already"
+    assert quantize.not_quantizable(model) == "it is already quantized"
 
 
 def test_labels_that_the_imported_model_does_not_know_are_named(

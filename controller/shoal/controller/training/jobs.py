@@ -1,4 +1,4 @@
-"""What training is asked for and what it gives: the seam between use cases and the libraries."""
+"""Training jobs and their results: the interface between use cases and the ML libraries."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +11,8 @@ from shoal.controller.releases.records import Built
 from shoal.errors import SettingError
 from shoal.pipeline import Pipeline
 
-#: Told how far the work is, 0 to 1, and what it does now.
-Say = Callable[[float, str], None]
+#: Reports progress: fraction 0 to 1, and the current step.
+ReportProgress = Callable[[float, str], None]
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=10_000)]
 Share = Annotated[float, msgspec.Meta(gt=0, lt=0.9)]
@@ -20,13 +20,13 @@ Scaler = Literal["minmax", "standard"]
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every training takes.
+    """Parameters common to all training jobs.
 
-    seed      of everything drawn: the same seed gives the same model
+    seed      of all random numbers: the same seed gives the same model
     holdout   share of rows (of groups, where the dataset has a split column) held back
     sites     train on these sites only; empty for all
-    missing   what a device makes of a missing value: "refuse" the row, take the "last" one, or
-              the "mean" of the training rows
+    missing   handling of a missing value on the device: "refuse" the row, take the "last" value,
+              or the "mean" of the training rows
     """
 
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
@@ -55,24 +55,24 @@ class Linear(Params, frozen=True, kw_only=True):
 
 
 class Forest(Params, frozen=True, kw_only=True):
-    """A random forest: fp32 only, trees do not quantize. depth: 0 for as deep as they grow."""
+    """A random forest: fp32 only, trees do not quantize. depth: 0 for unlimited."""
 
     trees: Positive = 100
     depth: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
-class Foreign(Params, frozen=True, kw_only=True):
-    """A model trained elsewhere: only the split of the data is ours.
+class ImportParams(Params, frozen=True, kw_only=True):
+    """An imported model: only the split of the data is configured.
 
-    pipeline   what it reads of the dataset's columns, which are as the plant measures them;
-               None for the columns themselves
+    pipeline   from the dataset's columns, as measured in the plant, to the model's inputs;
+               None when the columns are the inputs
     """
 
     pipeline: Pipeline | None = None
 
 
 IMPORTED = "imported"
-#: Estimator -> the task it is for, and its parameters.
+#: Estimator -> its task, and its parameters.
 ESTIMATORS: dict[str, tuple[str, type[Params]]] = {
     "mlp": ("classification", Mlp),
     "logistic": ("classification", Linear),
@@ -80,12 +80,12 @@ ESTIMATORS: dict[str, tuple[str, type[Params]]] = {
     "mlp-regressor": ("regression", Mlp),
     "ridge": ("regression", Linear),
     "random-forest-regressor": ("regression", Forest),
-    IMPORTED: ("", Foreign),
+    IMPORTED: ("", ImportParams),
 }
 
 
 def read_params(estimator: str, params: Mapping[str, Any]) -> Params:
-    """The parameters of `estimator`, checked; SettingError says what is wrong and what there is."""
+    """Validated parameters of `estimator`; SettingError names what is wrong and what is allowed."""
     if estimator not in ESTIMATORS:
         raise SettingError(f"no estimator {estimator!r}", f"there are: {', '.join(ESTIMATORS)}")
     kind = ESTIMATORS[estimator][1]
@@ -97,12 +97,12 @@ def read_params(estimator: str, params: Mapping[str, Any]) -> Params:
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What federated rounds learned.
+    """A checkpoint of federated rounds, for a release.
 
     theta      file of float32 little-endian (P,)
-    graph      the train graph, which says where theta's numbers belong in the job's onnx
+    graph      the train graph, which maps theta to the initialisers of the job's onnx
     personal   [start, stop) of theta that never left the devices (FedPer's head)
-    notes      for the card: who trained it, a sentence each
+    notes      for the model card, a sentence each
     """
 
     theta: Path
@@ -112,14 +112,14 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One model to be made.
+    """A job that builds one release of a model.
 
-    table       the dataset's file; `dataset` says what its columns are
+    table       the dataset's file; `dataset` describes its columns
     estimator   of ESTIMATORS; params as read_params takes them
-    onnx        a model that was trained elsewhere; None to train one
-    variants    further variants that came with it, by name; measured, not trusted
-    labels      class names by output column, for a model that came from elsewhere
-    checkpoint  what takes the place of the numbers in `onnx`; None to leave them
+    onnx        an imported model; None to train one
+    variants    further imported variants by name; measured, not trusted
+    labels      class names by output column, for an imported model
+    checkpoint  replaces the parameters in `onnx`; None to keep them
     """
 
     model: str
@@ -133,11 +133,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint | None = None
 
 
-class Derivation(msgspec.Struct, frozen=True, kw_only=True):
-    """A model that is to be trained on devices: shoal.controller.federated.records.Graph.
+class TrainGraphJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that builds the train graph of a model: shoal.controller.federated.records.Graph.
 
-    onnx        the file; output: the one that is learned
-    proximal, shift   terms of a step that the strategy needs
+    onnx        the file; output: the output that is trained
+    proximal, shift   gradient terms that the strategy needs
     """
 
     onnx: Path
@@ -153,8 +153,8 @@ class Derivation(msgspec.Struct, frozen=True, kw_only=True):
     shift: bool = False
 
 
-class Derived(msgspec.Struct, frozen=True, kw_only=True):
-    """What devices are given: ONNX graphs, and theta, float32 little-endian (size,)."""
+class TrainGraph(msgspec.Struct, frozen=True, kw_only=True):
+    """ONNX graphs for devices, and the initial theta, float32 little-endian (size,)."""
 
     graph: bytes
     loss_graph: bytes
@@ -164,13 +164,13 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True):
     personal: tuple[tuple[int, int], ...]
 
 
-class Learning(Protocol):
-    """Trains or takes in a model, measures it, quantizes it per profile and judges each variant."""
+class ModelBuilder(Protocol):
+    """Trains or imports a model, evaluates it, quantizes it per profile and gates each variant."""
 
-    def build(self, job: Job, say: Say) -> Built:
-        """DatasetError or ModelError say what is impossible, with a hint."""
+    def build(self, job: Job, progress: ReportProgress) -> Built:
+        """Build a release; DatasetError or ModelError when that is impossible."""
         ...
 
-    def derive(self, wish: Derivation) -> Derived:
-        """A model's train graph; ModelError names what in it cannot be trained, with a hint."""
+    def derive(self, job: TrainGraphJob) -> TrainGraph:
+        """Build a train graph; ModelError names the part of the model that cannot be trained."""
         ...

@@ -13,7 +13,7 @@ from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, verdicts
 from shoal.controller.releases.records import Built, Origin, Release
-from shoal.controller.training.jobs import IMPORTED, Checkpoint, Job, Learning, read_params
+from shoal.controller.training.jobs import IMPORTED, Checkpoint, Job, ModelBuilder, read_params
 from shoal.errors import DatasetError
 from shoal.pipeline import Pipeline
 
@@ -92,7 +92,7 @@ def start_checkpoint(
 
     dataset      real rows to measure, calibrate and take golden vectors from; held back are the
                  same ones as for the base, where it was trained on them
-    onnx         SHA-256 of the inference graph; checkpoint: learning.Checkpoint, its files as
+    onnx         SHA-256 of the inference graph; checkpoint: jobs.Checkpoint, its files as
                  SHA-256
     """
     version = datasets.get_dataset(ctx, dataset)
@@ -106,17 +106,17 @@ def start_checkpoint(
 
 
 def perform(
-    learning: Learning, ctx: Context, operation: Operation, report: operations.Report
+    builder: ModelBuilder, ctx: Context, operation: Operation, report: operations.Report
 ) -> dict[str, Any]:
     """Run an operation of KINDS; its result names the release."""
-    return {"release": build_release(learning, ctx, operation, report)}
+    return {"release": build_release(builder, ctx, operation, report)}
 
 
 def build_release(
-    learning: Learning, ctx: Context, operation: Operation, report: operations.Report
+    builder: ModelBuilder, ctx: Context, operation: Operation, report: operations.Report
 ) -> str:
     """Build, pack, and sign as candidate what automation requested; the release's name."""
-    built = learning.build(_job(ctx, operation), report)
+    built = builder.build(_job(ctx, operation), report)
     report(0.95, "packing")
     parent = releases.latest_of(ctx, operation.subject)
     if operation.kind == CHECKPOINT and not built.why_refused:

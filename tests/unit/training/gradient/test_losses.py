@@ -42,7 +42,7 @@ def test_cross_entropy_is_the_same_whether_the_model_ends_in_a_softmax_or_not(ta
 
 def test_cross_entropy_of_two_classes_from_one_logit_is_the_same() -> None:
     prepared = prepare(written(PAIR, PAIR_TENSORS), Loss("cross-entropy"))
-    assert prepared.answer.kind == "pair"
+    assert prepared.output.kind == "pair"
     right = -np.log(answers(prepared))[np.arange(16), Y % 2].mean()
     assert loss_of(prepared, Y % 2) == pytest.approx(right, rel=1e-5)
 
@@ -118,9 +118,9 @@ def test_a_sequence_has_one_label_a_step() -> None:
 
 
 def test_an_output_that_could_be_either_is_asked_about() -> None:
-    with pytest.raises(ModelError, match='say which: answers="logits"'):
+    with pytest.raises(ModelError, match='declare it: answers="logits"'):
         prepare(mlp("Exp"), Loss("cross-entropy"))
-    assert prepare(mlp("Exp"), Loss("cross-entropy"), answers="logits").answer.kind == "logits"
+    assert prepare(mlp("Exp"), Loss("cross-entropy"), answers="logits").output.kind == "logits"
 
 
 def test_cross_entropy_of_one_column_is_refused_with_what_to_use() -> None:

@@ -92,8 +92,8 @@ def two_outputs() -> ModelProto:
     )
 
 
-def test_of_several_outputs_one_has_to_be_named_and_the_rest_is_cut_away() -> None:
-    with pytest.raises(ModelError, match="name the one that is learned, of: left, right"):
+def test_of_several_outputs_one_has_to_be_named_and_the_rest_is_removed() -> None:
+    with pytest.raises(ModelError, match="name the one that is trained, of: left, right"):
         prepare(two_outputs(), Loss("mse"))
     prepared = prepare(two_outputs(), Loss("mse"), output="right")
     assert [p.name for p in prepared.parameters] == ["v"]

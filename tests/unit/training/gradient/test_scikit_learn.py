@@ -50,7 +50,7 @@ def test_an_exported_pipeline_answers_the_same_and_learns_on(
     classifies = loss in ("cross-entropy", "pair")
     exported = export(pipeline, x.shape[1], len(np.unique(y)) if classifies else 1)
     prepared = prepare(exported, Loss("cross-entropy" if classifies else loss))  # type: ignore[arg-type]
-    assert prepared.answer.kind == {"cross-entropy": "logits", "pair": "pair"}.get(loss, "values")
+    assert prepared.output.kind == {"cross-entropy": "logits", "pair": "pair"}.get(loss, "values")
     same = [session(m).run(None, {"input": x})[0] for m in (exported, prepared.inference)]
     np.testing.assert_allclose(*same, atol=1e-5, rtol=1e-6)
     trainer = Trainer(step_graph(prepared, Adam()), prepared.theta)

@@ -16,7 +16,7 @@ from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, quarantine, releases
 from shoal.controller.store.tables import federated_task, operation
 from shoal.controller.training import training
-from shoal.controller.training.jobs import Derivation, Learning, read_params
+from shoal.controller.training.jobs import ModelBuilder, TrainGraphJob, read_params
 from shoal.errors import ConflictError
 
 FEDERATE = "federate"
@@ -49,16 +49,16 @@ def plan(ctx: Context, *, actor: str, asked: TaskPlan) -> Task:
 
 
 def perform(
-    learning: Learning, ctx: Context, work: Operation, report: operations.Report
+    builder: ModelBuilder, ctx: Context, work: Operation, report: operations.Report
 ) -> dict[str, Any]:
     """Run a FEDERATE operation: train the base release if the task has none, then prepare it."""
-    release = work.params["release"] or training.build_release(learning, ctx, work, report)
-    prepare(learning, ctx, work, release, report)
+    release = work.params["release"] or training.build_release(builder, ctx, work, report)
+    prepare(builder, ctx, work, release, report)
     return {"task": work.params["task"], "release": release}
 
 
 def prepare(
-    learning: Learning, ctx: Context, work: Operation, release: str, report: operations.Report
+    builder: ModelBuilder, ctx: Context, work: Operation, release: str, report: operations.Report
 ) -> Prepared:
     """Derive the train graph, loss graph and theta, in the operation's process.
 
@@ -69,7 +69,7 @@ def prepare(
         asked = rows.task_of(rows.task_row(db, name)).plan
     manifest, _ = releases.manifest_of(ctx, release)
     report(0.92, "differentiating the model")
-    derived = learning.derive(_derivation(ctx, asked, release))
+    derived = builder.derive(_derivation(ctx, asked, release))
     put = {
         kind: ctx.blobs.put_bytes(getattr(derived, kind)).sha256
         for kind in ("graph", "loss_graph", "inference", "theta")
@@ -148,10 +148,10 @@ def _training_params(ctx: Context, asked: TaskPlan) -> dict[str, Any]:
     }
 
 
-def _derivation(ctx: Context, asked: TaskPlan, release: str) -> Derivation:
+def _derivation(ctx: Context, asked: TaskPlan, release: str) -> TrainGraphJob:
     manifest, _ = releases.manifest_of(ctx, release)
     graph, terms = asked.graph, plans.strategy_for(asked).terms()
-    return Derivation(
+    return TrainGraphJob(
         onnx=ctx.blobs.path(manifest.variant(graph.variant).file.sha256),
         loss=graph.loss or _LOSSES[manifest.task],
         delta=graph.delta,

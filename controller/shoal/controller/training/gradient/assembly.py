@@ -1,4 +1,4 @@
-"""Putting a training graph together: theta unpacked, the forward graph, what was appended."""
+"""Assemble a train graph: unpacking of theta, the forward graph, loss, gradients and update."""
 
 from collections.abc import Sequence
 
@@ -22,23 +22,23 @@ def assemble(
     inputs: Sequence[ValueInfoProto],
     outputs: Sequence[ValueInfoProto],
 ) -> ModelProto:
-    """The model; what leads to no output is left out.
+    """The train graph as a model; nodes that lead to no output are dropped.
 
-    base   whose operator sets and file format are kept
+    base   model with the operator sets and file format to use
     """
     first = Builder({}, {}, b.dtype, prefix=f"{OWN}theta/")
-    unpack(first, spec.parameters)
+    _unpack(first, spec.parameters)
     trained = {FORWARD + parameter.name for parameter in spec.parameters}
     stored = [t for name, t in forward.initializers.items() if name not in trained]
     nodes = [*first.nodes, *(node.proto for node in forward.nodes), *b.nodes]
     tensors = [*first.tensors, *stored, *b.tensors]
-    kept, used = _alive(nodes, tensors, {value.name for value in outputs})
+    kept, used = _reachable(nodes, tensors, {value.name for value in outputs})
     graph = helper.make_graph(kept, "train", list(inputs), list(outputs), used)
-    return finished(graph, base, spec)
+    return _finished(graph, base, spec)
 
 
-def finished(graph: onnx.GraphProto, base: ModelProto, spec: TrainSpec) -> ModelProto:
-    """A checked model of `graph` that says how it trains."""
+def _finished(graph: onnx.GraphProto, base: ModelProto, spec: TrainSpec) -> ModelProto:
+    """A checked model of `graph` with the training metadata."""
     model = helper.make_model(graph, producer_name="shoal", opset_imports=base.opset_import)
     model.ir_version = min(max(base.ir_version, 8), _NEWEST_IR)
     helper.set_model_props(model, {METADATA: msgspec.json.encode(spec).decode()})
@@ -46,8 +46,8 @@ def finished(graph: onnx.GraphProto, base: ModelProto, spec: TrainSpec) -> Model
     return model
 
 
-def unpack(b: Builder, parameters: Sequence[Parameter]) -> None:
-    """Append theta's parts, under the names that the forward graph knows them by."""
+def _unpack(b: Builder, parameters: Sequence[Parameter]) -> None:
+    """Split theta into the parameters of the forward graph."""
     parts = ["theta"]
     if len(parameters) > 1:
         sizes = b.ints([p.size for p in parameters])
@@ -56,16 +56,16 @@ def unpack(b: Builder, parameters: Sequence[Parameter]) -> None:
         b.into(FORWARD + parameter.name, "Reshape", part, b.ints(parameter.shape))
 
 
-def flat(b: Builder, gradients: Sequence[str]) -> str:
-    """Gradients back to back, as theta is."""
+def flatten(b: Builder, gradients: Sequence[str]) -> str:
+    """Concatenate gradients in the layout of theta."""
     vectors = [b.op("Reshape", gradient, b.ints(-1)) for gradient in gradients]
     return b.op("Concat", *vectors, axis=0) if len(vectors) > 1 else vectors[0]
 
 
-def _alive(
+def _reachable(
     nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], wanted: set[str]
 ) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Nodes and stored tensors that lead to what is wanted."""
+    """Nodes and stored tensors that lead to the outputs."""
     needed, kept = set(wanted), []
     for node in reversed(nodes):
         if needed.intersection(node.output):

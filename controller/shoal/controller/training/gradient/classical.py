@@ -1,7 +1,7 @@
-"""scikit-learn's operators (ai.onnx.ml) in plain ones, so that their numbers can be trained.
+"""Lower scikit-learn's operators (ai.onnx.ml) to plain ones, so that they can be trained.
 
-A model's answers stay the same to rounding. Operators that no gradient can pass, such as trees,
-are named with what to train instead.
+Outputs stay the same to rounding. Operators without a gradient, such as trees, are refused with
+an alternative.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def scaler(b: Builder, node: Node) -> None:
 
 
 def normalizer(b: Builder, node: Node) -> None:
-    """Rows of norm 1; of a softmax, whose rows have it, nothing is left to do."""
+    """Rows of norm 1; nothing to do for a softmax, whose rows have it."""
     x, out = node.inputs[0], node.outputs[0]
     producer = next((n for n in b.nodes if x in n.output), None)
     norm = node.get("norm", "MAX")
@@ -53,7 +53,7 @@ def linear_regressor(b: Builder, node: Node) -> None:
 
 
 def linear_classifier(b: Builder, node: Node) -> None:
-    """The scores only: the label's branch was cut away before."""
+    """The scores only: the label branch was removed before."""
     transform = node.get("post_transform", "NONE")
     intercepts: list[float] = list(node.get("intercepts", None) or [0.0])
     classes = max(
@@ -81,7 +81,7 @@ def _two_classes(b: Builder, node: Node, scores: str, intercepts: list[float]) -
     if len(rows) == 2 and not (
         np.allclose(rows[0], -rows[1]) and np.allclose(intercepts[0], -intercepts[1])
     ):
-        raise node.refuse("its two classes have weights of their own", "use logistic regression")
+        raise node.refuse("its two classes have separate weights", "use logistic regression")
     logit = b.name("logit")
     _gemm(b, node, logit, rows[-1:], np.asarray(intercepts[-1:]))
     yes = b.op("Sigmoid", logit)
@@ -95,7 +95,7 @@ def _linear(b: Builder, node: Node, out: str, rows: int, intercepts: list[float]
 
 
 def _gemm(b: Builder, node: Node, out: str, weights: npt.NDArray, bias: npt.NDArray) -> None:
-    """x·Wᵀ + b, its initialisers named so that a person knows them in the layout."""
+    """x·Wᵀ + b, its initialisers named after the node, for the layout."""
     title = node.proto.name or node.kind
     names = [f"{title}.coefficients", f"{title}.intercepts"]
     for name, value in zip(names, (weights, bias), strict=True):
@@ -125,7 +125,7 @@ LOWERED: dict[str, Lower] = {
 
 
 def lower(nodes: Sequence[NodeProto]) -> Builder:
-    """The nodes with plain operators for scikit-learn's; ModelError names one that has none."""
+    """Nodes with scikit-learn's operators lowered; ModelError names one that cannot be."""
     b = Builder({}, {}, prefix=f"{OWN}plain/")
     for proto in nodes:
         if proto.domain != DOMAIN:

@@ -13,7 +13,7 @@ from shoal.controller.training.gradient.graph import Builder, Node
 
 
 class Window(NamedTuple):
-    """Where a kernel is laid: one number per spatial axis; pads are all begins, then all ends."""
+    """Kernel window: one number per spatial axis; pads are all begins, then all ends."""
 
     kernel: list[int]
     strides: list[int]
@@ -21,7 +21,7 @@ class Window(NamedTuple):
     pads: list[int]
 
     def left_over(self, large: Sequence[int], small: Sequence[int]) -> list[int]:
-        """Elements of the large side, per axis, that no window reaches at its end."""
+        """Elements of the large side, per axis, after the last window."""
         rank = len(self.kernel)
         return [
             large[i] + self.pads[i] + self.pads[rank + i]
@@ -32,7 +32,7 @@ class Window(NamedTuple):
 
 
 def window_of(node: Node, large: Sequence[int], kernel: Sequence[int]) -> Window:
-    """The node's window with its pads as numbers, whatever way they were given."""
+    """The node's window, with automatic pads as numbers."""
     rank = len(large)
     strides = list(node.get("strides", None) or [1] * rank)
     dilations = list(node.get("dilations", None) or [1] * rank)
@@ -112,7 +112,7 @@ def weight_gradient(
         "Conv", image, b.op("Transpose", small, perm=swap), group=groups,
         strides=window.dilations, dilations=window.strides, pads=window.pads,
     )  # fmt: skip
-    if any(window.left_over(large_size[1:], small_size)):  # it slid on over what no window reaches
+    if any(window.left_over(large_size[1:], small_size)):  # it slid on beyond the last window
         axes = list(range(2, 2 + rank))
         out = b.op("Slice", out, b.ints([0] * rank), b.ints(window.kernel), b.ints(axes))
     return b.op("Transpose", out, perm=swap)

@@ -1,4 +1,4 @@
-"""Gradients of arithmetic element by element, with broadcasting."""
+"""Gradients of elementwise arithmetic, with broadcasting."""
 
 from collections.abc import Sequence
 
@@ -75,7 +75,7 @@ def power(b: Builder, node: Node, dy: str) -> Gradients:
     if exponent not in b.constants:
         raise node.refuse("its exponent is computed", "write it as Exp and Log")
     p = np.asarray(b.constants[exponent], b.dtype)
-    if (p == 2).all():  # x² of a negative x must not meet a power that is not a number
+    if (p == 2).all():  # for negative x the general power would be NaN
         slope = b.op("Mul", x, b.floats(p))
     else:
         slope = b.op("Mul", b.op("Pow", x, b.floats(p - 1)), b.floats(p))
@@ -84,28 +84,28 @@ def power(b: Builder, node: Node, dy: str) -> Gradients:
 
 def where(b: Builder, node: Node, dy: str) -> Gradients:
     condition, yes, no = node.inputs
-    return [None, *_either(b, node.outputs[0], dy, condition, yes, no)]
+    return [None, *_select(b, node.outputs[0], dy, condition, yes, no)]
 
 
 def maximum(b: Builder, node: Node, dy: str) -> Gradients:
-    return _winner(b, node, dy, "Greater")
+    return _extremum(b, node, dy, "Greater")
 
 
 def minimum(b: Builder, node: Node, dy: str) -> Gradients:
-    return _winner(b, node, dy, "Less")
+    return _extremum(b, node, dy, "Less")
 
 
-def _winner(b: Builder, node: Node, dy: str, wins: str) -> Gradients:
-    """The gradient goes to the operand that won; a tie goes to the second, as Relu's 0 does."""
+def _extremum(b: Builder, node: Node, dy: str, compare: str) -> Gradients:
+    """The gradient goes to the selected operand; in a tie to the second, as Relu's 0 does."""
     if len(node.inputs) == 1:
         return [dy]
     if len(node.inputs) != 2:
-        raise node.refuse(f"it has {len(node.inputs)} operands", "nest it: two operands a node")
+        raise node.refuse(f"it has {len(node.inputs)} operands", "nest it: two operands per node")
     left, right = node.inputs
-    return _either(b, node.outputs[0], dy, b.op(wins, left, right), left, right)
+    return _select(b, node.outputs[0], dy, b.op(compare, left, right), left, right)
 
 
-def _either(b: Builder, out: str, dy: str, condition: str, yes: str, no: str) -> list[str]:
+def _select(b: Builder, out: str, dy: str, condition: str, yes: str, no: str) -> list[str]:
     return [
         b.unbroadcast(b.masked(dy, condition), out, yes),
         b.unbroadcast(b.masked(dy, b.op("Not", condition)), out, no),

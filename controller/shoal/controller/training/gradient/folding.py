@@ -1,7 +1,7 @@
-"""Arithmetic on fixed whole numbers, which is how exporters write shapes, done once and for all.
+"""Constant folding of integer arithmetic, which exporters use for shapes.
 
-The batch stays open: of the shape of an activation only the entries that are fixed become
-numbers, and those are what reshapes, slices and splits are mostly made of.
+The batch size stays unknown: only the fixed entries of a shape become constants, which is what
+reshapes, slices and splits mostly use.
 """
 
 import numpy as np
@@ -12,14 +12,14 @@ from onnx.reference import ReferenceEvaluator
 from shoal.controller.training.gradient.forward import opset_of, set_nodes, shapes_of, with_shapes
 from shoal.controller.training.gradient.graph import Dims, Node
 
-_WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
-#: A shape that becomes known can make another one known; more rounds than this are not seen.
-_ROUNDS = 8
+_INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+#: Passes over the graph: a folded shape can make another one foldable.
+_PASSES = 8
 
 
 def fold(model: ModelProto) -> None:
-    """Replace what can be computed now by initialisers, in place."""
-    for _ in range(_ROUNDS):
+    """Replace nodes with constant results by initialisers, in place."""
+    for _ in range(_PASSES):
         before = len(model.graph.node)
         _fold_once(model, shapes_of(with_shapes(model).graph))
         if len(model.graph.node) == before:
@@ -27,7 +27,7 @@ def fold(model: ModelProto) -> None:
 
 
 def evaluate(proto: NodeProto, tensors: list[TensorProto], opset: int) -> list[npt.NDArray]:
-    """What a node gives for these inputs."""
+    """Outputs of a node for these inputs."""
     outputs = [helper.make_empty_tensor_value_info(name) for name in proto.output if name]
     graph = helper.make_graph([proto], "alone", [], outputs, tensors)
     alone = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
@@ -35,8 +35,8 @@ def evaluate(proto: NodeProto, tensors: list[TensorProto], opset: int) -> list[n
 
 
 def _fold_once(model: ModelProto, shapes: dict[str, Dims]) -> None:
-    known = {t.name: t for t in model.graph.initializer if t.data_type in _WHOLE}
-    partly: dict[str, Dims] = {}  # results of Shape with an open entry
+    known = {t.name: t for t in model.graph.initializer if t.data_type in _INTEGERS}
+    partly: dict[str, Dims] = {}  # results of Shape with an unknown entry
     kept = []
     for proto in model.graph.node:
         values = _values(proto, known, partly, shapes, opset_of(model))
@@ -46,7 +46,7 @@ def _fold_once(model: ModelProto, shapes: dict[str, Dims]) -> None:
         for name, value in zip(filter(None, proto.output), values, strict=True):
             tensor = numpy_helper.from_array(value, name)
             model.graph.initializer.append(tensor)
-            if tensor.data_type in _WHOLE:
+            if tensor.data_type in _INTEGERS:
                 known[name] = tensor
     set_nodes(model, kept)
 
@@ -58,7 +58,7 @@ def _values(
     shapes: dict[str, Dims],
     opset: int,
 ) -> list[npt.NDArray] | None:
-    """The node's results, if they are fixed; notes a partly fixed shape."""
+    """The node's results if they are constant; records a partly fixed shape in `partly`."""
     node = Node(proto)
     inputs = [name for name in node.inputs if name]
     if proto.domain or not inputs:
@@ -68,16 +68,16 @@ def _values(
     if node.kind == "Shape" and inputs[0] in shapes:
         dims = shapes[inputs[0]][node.get("start", 0) : node.get("end", None)]
         partly[node.outputs[0]] = dims
-        return None if _open(dims) else [np.array(dims, np.int64)]
+        return None if _has_unknown(dims) else [np.array(dims, np.int64)]
     if node.kind in ("Gather", "Slice") and inputs[0] in partly:
-        return _picked(node, partly[inputs[0]], [known.get(name) for name in inputs[1:]], opset)
+        return _selected(node, partly[inputs[0]], [known.get(name) for name in inputs[1:]], opset)
     return None
 
 
-def _picked(
+def _selected(
     node: Node, dims: Dims, others: list[TensorProto | None], opset: int
 ) -> list[npt.NDArray] | None:
-    """Entries of a partly fixed shape, if none of those taken is open (written as -1)."""
+    """Selected entries of a partly fixed shape, if none is unknown (written as -1)."""
     if any(tensor is None for tensor in others):
         return None
     marked = np.array([-1 if isinstance(size, str) else size for size in dims], np.int64)
@@ -87,5 +87,5 @@ def _picked(
     return None if (values[0] < 0).any() else values
 
 
-def _open(dims: Dims) -> bool:
+def _has_unknown(dims: Dims) -> bool:
     return any(isinstance(size, str) for size in dims)

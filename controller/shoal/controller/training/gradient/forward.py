@@ -1,4 +1,4 @@
-"""A forward graph as the sweep reads it."""
+"""The forward graph of a model, with inferred shapes."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from shoal.errors import ModelError
 
 
 class Forward(NamedTuple):
-    """A forward graph as the sweep reads it.
+    """A forward graph prepared for differentiation.
 
-    nodes          in order; copies, free to be written to
+    nodes          in order; copies that may be modified
     initializers   stored tensors by name
     constants      their values
-    shapes         of every tensor that inference could tell; axis 0 of the input is "N"
+    shapes         of every tensor that could be inferred; axis 0 of the input is "N"
     input, output  names
     """
 
@@ -30,7 +30,7 @@ class Forward(NamedTuple):
 
 
 def analyse(model: ModelProto) -> Forward:
-    """What the sweep needs of a model; names are as in it."""
+    """Analyse a model for differentiation; names are unchanged."""
     graph = with_shapes(model).graph
     shapes = shapes_of(graph)
     tensors = {t.name: t for t in graph.initializer}
@@ -54,7 +54,7 @@ def with_shapes(model: ModelProto) -> ModelProto:
 
 
 def shapes_of(graph: GraphProto) -> dict[str, Dims]:
-    """What a graph with inferred shapes says."""
+    """Shapes by tensor of a graph with inferred shapes."""
     shapes: dict[str, Dims] = {t.name: tuple(t.dims) for t in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.HasField("shape"):
@@ -62,20 +62,20 @@ def shapes_of(graph: GraphProto) -> dict[str, Dims]:
     return shapes
 
 
-def within(model: ModelProto) -> ModelProto:
-    """A copy whose input is "x"; every other name starts with "forward/": none of ours is taken."""
+def with_prefix(model: ModelProto) -> ModelProto:
+    """A copy whose input is "x" and whose other names start with "forward/": no collisions."""
     copy = copy_of(model)
     graph = copy.graph
     source = graph.input[0].name
 
-    def inside(name: str) -> str:
+    def renamed(name: str) -> str:
         return "x" if name == source else name and FORWARD + name
 
     for node in graph.node:
         for names in (node.input, node.output):
-            names[:] = [inside(name) for name in names]
+            names[:] = [renamed(name) for name in names]
     for named in (*graph.initializer, *graph.input, *graph.output):
-        named.name = inside(named.name)
+        named.name = renamed(named.name)
     return copy
 
 

@@ -1,4 +1,4 @@
-"""Writing a graph: nodes, constants and the shapes of what is already there."""
+"""Graph builder: nodes, constants, and shapes of the forward graph."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,23 +9,23 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from shoal.errors import ModelError
 
-#: A tensor's size by dimension: a number, or a name for what only a run knows (the batch is "N").
+#: A tensor's size by dimension: a number, or a name for an unknown one (the batch is "N").
 Dims = tuple[int | str, ...]
-#: What every name that Shoal writes into a graph starts with.
+#: Prefix of every name that Shoal writes into a graph.
 OWN = "shoal/"
-#: What the forward graph's names start with inside a training graph: theirs are not ours.
+#: Prefix of the forward graph's names inside a train graph.
 FORWARD = "forward/"
 
 ONNX_TYPE = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float64): TensorProto.DOUBLE}
 
 
 def own(name: str) -> str:
-    """A forward tensor's name as its owner knows it."""
+    """A forward tensor's name in the original model."""
     return name.removeprefix(FORWARD)
 
 
 class Node:
-    """A forward node, read comfortably. `attributes` are by name, text as str."""
+    """A forward node. `attributes` are by name, text as str."""
 
     def __init__(self, proto: NodeProto) -> None:
         self.proto = proto
@@ -39,20 +39,20 @@ class Node:
 
     @property
     def title(self) -> str:
-        """What a person finds it by: `Conv 'features.0'`."""
+        """Description for errors: `Conv 'features.0'`."""
         return f"{self.kind} {self.name!r}"
 
     @property
     def name(self) -> str:
-        """Its own, or that of what it gives."""
+        """Its own name, or that of its first output."""
         return self.proto.name or own(self.proto.output[0])
 
     def get(self, name: str, default: Any) -> Any:
-        """Attribute, or what ONNX takes when it is absent."""
+        """Attribute, or ONNX's default."""
         return self.attributes.get(name, default)
 
     def optional(self, index: int) -> str:
-        """Input by position; "" when it was left out."""
+        """Input by position; "" when it is omitted."""
         return self.inputs[index] if index < len(self.inputs) else ""
 
     def refuse(self, why: str, hint: str) -> ModelError:
@@ -61,7 +61,7 @@ class Node:
 
 
 class Builder:
-    """Nodes and constants that are being written, in order; no name is given twice.
+    """Builds nodes and constants, in order, with unique names.
 
     shapes     of every forward tensor
     constants  values of the forward graph's initialisers
@@ -104,7 +104,7 @@ class Builder:
         return names
 
     def into(self, output: str, kind: str, *inputs: str, **attributes: Any) -> None:
-        """Append a node whose output has a name already."""
+        """Append a node with a given output name."""
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
 
     def floats(self, value: npt.ArrayLike) -> str:
@@ -112,7 +112,7 @@ class Builder:
         return self.constant(np.asarray(value, self.dtype))
 
     def ints(self, values: Sequence[int] | int) -> str:
-        """A constant int64 vector, as axes and shapes are written; () is an empty one."""
+        """A constant int64 vector, for axes and shapes; () is an empty one."""
         return self.constant(np.atleast_1d(np.asarray(values, np.int64)))
 
     def constant(self, value: npt.NDArray) -> str:
@@ -124,11 +124,11 @@ class Builder:
         return self._known[key]
 
     def named(self, name: str, value: npt.NDArray) -> None:
-        """An initialiser with a name of its own."""
+        """An initialiser with a given name."""
         self.tensors.append(numpy_helper.from_array(value, name))
 
     def shape(self, name: str) -> Dims:
-        """Shape of a forward tensor; ModelError when inference could not tell its rank."""
+        """Shape of a forward tensor; ModelError when it could not be inferred."""
         if name not in self._shapes:
             raise ModelError(
                 f"tensor {own(name)!r} has no shape before the model runs",
@@ -154,7 +154,7 @@ class Builder:
         return self.op("ReduceSum", x, self.ints(list(axes)), keepdims=int(keep))
 
     def reshape(self, x: str, dims: Dims, like: str = "") -> str:
-        """x with shape dims; `like` is a tensor of that shape, needed when two sizes are open."""
+        """x with shape dims; `like` has that shape, needed when two sizes are unknown."""
         if sum(isinstance(size, str) for size in dims) > 1:
             return self.op("Reshape", x, self.op("Shape", like))
         return self.op("Reshape", x, self.ints([-1 if isinstance(d, str) else d for d in dims]))

@@ -39,7 +39,7 @@ def matmul(b: Builder, node: Node, dy: str) -> Gradients:
 
 
 def _rows_product(b: Builder, node: Node, dy: str) -> str:
-    """dB of A·B for a matrix B: Aᵀ·dY with all leading axes of A taken as rows."""
+    """dB of A·B for a matrix B: Aᵀ·dY with all leading axes of A as rows."""
     A, B = node.inputs
     if len(b.shape(A)) > 2:
         inner, width = b.sizes(B, [0, 1])
@@ -69,7 +69,7 @@ def reduced_axes(b: Builder, node: Node) -> list[int]:
 
 
 def stretched(b: Builder, node: Node, y: str) -> str:
-    """A reduction's result, or its gradient, with the reduced axes back as 1."""
+    """A reduction's result, or its gradient, with the reduced axes restored as 1."""
     if node.get("keepdims", 1):
         return y
     return b.op("Unsqueeze", y, b.ints(reduced_axes(b, node)))
@@ -87,7 +87,7 @@ def reduce_mean(b: Builder, node: Node, dy: str) -> Gradients:
 
 
 def reduce_extreme(b: Builder, node: Node, dy: str) -> Gradients:
-    """ReduceMax and ReduceMin: the elements that reached it share the gradient."""
+    """ReduceMax and ReduceMin: elements equal to the extreme share the gradient."""
     x = node.inputs[0]
     hit = b.op("Equal", x, stretched(b, node, node.outputs[0]))
     share = b.op("Cast", hit, to=b.onnx_type)

@@ -7,39 +7,39 @@ import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
 from shoal.controller.training.gradient.graph import Builder, Dims
-from shoal.controller.training.gradient.tail import Answer
+from shoal.controller.training.gradient.model_output import ModelOutput
 
 Kind = Literal["cross-entropy", "bce", "mse", "huber"]
-#: Probabilities below this are taken for it: the logarithm of 0 teaches nothing.
-_LEAST = 1e-7
+#: Probabilities are clipped to at least this: the logarithm of 0 has no gradient.
+_MIN_PROBABILITY = 1e-7
 
 
 class Loss(NamedTuple):
-    """What is made small.
+    """The loss that training minimises.
 
     kind    cross-entropy: y is the class index, int64, of each row
             bce, mse, huber: y is float, shaped like the output
-    delta   where Huber's loss turns from square to straight
+    delta   where Huber's loss turns from quadratic to linear
     """
 
     kind: Kind
     delta: float = 1.0
 
 
-class Lossy(NamedTuple):
-    """Names of the mean loss (a scalar, written as "loss") and of its gradient by the answer."""
+class WrittenLoss(NamedTuple):
+    """Names of the mean loss (scalar "loss") and of its gradient with respect to the output."""
 
     loss: str
     gradient: str
 
 
-def write_loss(b: Builder, loss: Loss, answer: Answer) -> Lossy:
-    """Append the loss of `answer` against input "y"."""
+def write_loss(b: Builder, loss: Loss, output: ModelOutput) -> WrittenLoss:
+    """Append the loss of `output` against input "y"."""
     if loss.kind == "cross-entropy":
-        return _CLASSES[answer.kind](b, answer.tensor)
+        return _CLASSES[output.kind](b, output.tensor)
     if loss.kind == "bce":
-        return _logistic(b, answer.tensor, "y")
-    return _distance(b, answer.tensor, loss)
+        return _logistic(b, output.tensor, "y")
+    return _distance(b, output.tensor, loss)
 
 
 def labels_of(loss: Loss, dims: Dims, float_type: int) -> ValueInfoProto:
@@ -50,35 +50,35 @@ def labels_of(loss: Loss, dims: Dims, float_type: int) -> ValueInfoProto:
     return helper.make_tensor_value_info("y", float_type, ["N", *sizes])
 
 
-def _softmax(b: Builder, logits: str) -> Lossy:
+def _softmax(b: Builder, logits: str) -> WrittenLoss:
     """-log softmax(z)[y]: gradient (softmax(z) - onehot(y))/rows."""
-    right, count = _one_hot(b, b.shape(logits)), _count(b, "y")
+    right, count = _one_hot(b, b.shape(logits)), _element_count(b, "y")
     log = b.op("LogSoftmax", logits, axis=-1)
     total = b.op("ReduceSum", b.op("Mul", log, right), keepdims=0)
     b.into("loss", "Div", b.op("Neg", total), count)
-    return Lossy("loss", b.op("Div", b.op("Sub", b.op("Exp", log), right), count))
+    return WrittenLoss("loss", b.op("Div", b.op("Sub", b.op("Exp", log), right), count))
 
 
-def _pair(b: Builder, logit: str) -> Lossy:
-    """[1 - σ(z), σ(z)] of one logit: the same loss, without the detour over probabilities."""
+def _pair(b: Builder, logit: str) -> WrittenLoss:
+    """[1 - σ(z), σ(z)] of one logit: the same loss, computed on the logit."""
     dims = b.shape(logit)
     return _logistic(b, logit, b.reshape(b.op("Cast", "y", to=b.onnx_type), dims, like=logit))
 
 
-def _probabilities(b: Builder, p: str) -> Lossy:
-    right, count = _one_hot(b, b.shape(p)), _count(b, "y")
-    safe = b.op("Max", p, b.floats(_LEAST))
+def _probabilities(b: Builder, p: str) -> WrittenLoss:
+    right, count = _one_hot(b, b.shape(p)), _element_count(b, "y")
+    safe = b.op("Max", p, b.floats(_MIN_PROBABILITY))
     total = b.op("ReduceSum", b.op("Mul", b.op("Log", safe), right), keepdims=0)
     b.into("loss", "Div", b.op("Neg", total), count)
-    return Lossy("loss", b.op("Neg", b.op("Div", b.op("Div", right, safe), count)))
+    return WrittenLoss("loss", b.op("Neg", b.op("Div", b.op("Div", right, safe), count)))
 
 
-def _logistic(b: Builder, logit: str, y: str) -> Lossy:
+def _logistic(b: Builder, logit: str, y: str) -> WrittenLoss:
     """log(1 + eᶻ) - y·z: gradient (σ(z) - y)/elements."""
-    count = _count(b, logit)
+    count = _element_count(b, logit)
     each = b.op("Sub", _softplus(b, logit), b.op("Mul", y, logit))
     b.into("loss", "Div", b.op("ReduceSum", each, keepdims=0), count)
-    return Lossy("loss", b.op("Div", b.op("Sub", b.op("Sigmoid", logit), y), count))
+    return WrittenLoss("loss", b.op("Div", b.op("Sub", b.op("Sigmoid", logit), y), count))
 
 
 def _softplus(b: Builder, x: str) -> str:
@@ -87,9 +87,9 @@ def _softplus(b: Builder, x: str) -> str:
     return b.op("Add", b.op("Relu", x), b.op("Log", b.op("Add", small, b.floats(1.0))))
 
 
-def _distance(b: Builder, answer: str, loss: Loss) -> Lossy:
-    count = _count(b, answer)
-    off = b.op("Sub", answer, "y")
+def _distance(b: Builder, output: str, loss: Loss) -> WrittenLoss:
+    count = _element_count(b, output)
+    off = b.op("Sub", output, "y")
     if loss.kind == "huber":  # c·(d - c/2) with c = clip(d, -δ, δ)
         inside = b.op("Clip", off, b.floats(-loss.delta), b.floats(loss.delta))
         half = b.op("Mul", inside, b.floats(0.5))
@@ -97,7 +97,7 @@ def _distance(b: Builder, answer: str, loss: Loss) -> Lossy:
     else:
         each, slope = b.op("Mul", off, off), b.op("Mul", off, b.floats(2.0))
     b.into("loss", "Div", b.op("ReduceSum", each, keepdims=0), count)
-    return Lossy("loss", b.op("Div", slope, count))
+    return WrittenLoss("loss", b.op("Div", slope, count))
 
 
 def _one_hot(b: Builder, dims: Dims) -> str:
@@ -108,11 +108,11 @@ def _one_hot(b: Builder, dims: Dims) -> str:
     return hot if b.onnx_type == TensorProto.FLOAT else b.op("Cast", hot, to=b.onnx_type)
 
 
-def _count(b: Builder, x: str) -> str:
+def _element_count(b: Builder, x: str) -> str:
     return b.op("Cast", b.op("Size", x), to=b.onnx_type)
 
 
-_CLASSES: dict[str, Callable[[Builder, str], Lossy]] = {
+_CLASSES: dict[str, Callable[[Builder, str], WrittenLoss]] = {
     "logits": _softmax,
     "pair": _pair,
     "probabilities": _probabilities,

@@ -1,4 +1,4 @@
-"""A train graph from a model: `theta, state, x, y, lr -> theta_out, state_out, loss`."""
+"""Build a train graph from a model: `theta, state, x, y, lr -> theta_out, state_out, loss`."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,41 +6,45 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
-from shoal.controller.training.gradient.assembly import assemble, flat
+from shoal.controller.training.gradient.assembly import assemble, flatten
 from shoal.controller.training.gradient.forward import (
     Forward,
     analyse,
     proto_copy,
     set_nodes,
-    within,
+    with_prefix,
 )
 from shoal.controller.training.gradient.graph import FORWARD, ONNX_TYPE, OWN, Builder, Node
 from shoal.controller.training.gradient.losses import Loss, labels_of, write_loss
+from shoal.controller.training.gradient.model_output import Declared, ModelOutput, output_of
 from shoal.controller.training.gradient.optimisers import Optimiser, Sgd
 from shoal.controller.training.gradient.reading import read
-from shoal.controller.training.gradient.reverse import sweep, to_unroll, unrolled
+from shoal.controller.training.gradient.reverse import (
+    backpropagate,
+    needs_unrolling,
+    unroll_recurrent,
+)
 from shoal.controller.training.gradient.selection import Choice, everything
-from shoal.controller.training.gradient.tail import Answer, Says, answer_of
 from shoal.controller.training.gradient.weights import layout_of
 from shoal.errors import ModelError
 from shoal.params import F32, Parameter, TrainSpec
 
 
 class Prepared(NamedTuple):
-    """A model that training graphs can be made of.
+    """A model ready for building train graphs.
 
-    inference    what devices serve: plain operators; takes theta by weights.write_theta
+    inference    the graph that devices serve: plain operators; takes theta by weights.write_theta
     parameters   layout of theta
-    theta        float32 (P,): the model's numbers as they are
-    forward      the model inside the training graph, recurrent layers written out
-    answer       what the loss is of
+    theta        float32 (P,): the model's current parameters
+    forward      the model inside the train graph, recurrent layers unrolled
+    output       tensor that the loss is computed from
     """
 
     inference: ModelProto
     parameters: tuple[Parameter, ...]
     theta: F32
     forward: Forward
-    answer: Answer
+    output: ModelOutput
     loss: Loss
 
 
@@ -50,23 +54,25 @@ def prepare(
     choose: Choice = everything,
     *,
     output: str = "",
-    answers: Says = "auto",
+    answers: Declared = "auto",
 ) -> Prepared:
-    """Read a model; ModelError says what stands in the way of training it.
+    """Prepare a model for training; ModelError says why it cannot be trained.
 
-    choose    which initialisers are trained: see selection
-    output    the output that is learned, where there are several
-    answers   whether the output is logits or probabilities, where that cannot be seen
+    choose    selects the initialisers that are trained: see selection
+    output    the output that is trained, where there are several
+    answers   whether the output is logits or probabilities, where that cannot be inferred
     """
     inference = read(model, output)
     plain = analyse(inference)
     names = choose(plain)
     _check_choice(plain, names)
     theta = np.concatenate([plain.constants[name].ravel() for name in names])
-    forward = _written_out(within(inference), [FORWARD + name for name in names], theta.dtype)
-    answer = answer_of(forward, loss.kind, answers)
+    forward = _with_unrolled_recurrence(
+        with_prefix(inference), [FORWARD + name for name in names], theta.dtype
+    )
+    loss_input = output_of(forward, loss.kind, answers)
     layout = layout_of([plain.initializers[name] for name in names])
-    return Prepared(inference, layout, theta, forward, answer, loss)
+    return Prepared(inference, layout, theta, forward, loss_input, loss)
 
 
 def step_graph(
@@ -77,13 +83,13 @@ def step_graph(
     shift: bool = False,
     clip_norm: float = 0.0,
 ) -> ModelProto:
-    """One optimiser step. Inputs theta, state (none for SGD), x, y, lr, and as asked for:
+    """Graph of one optimiser step. Inputs theta, state (none for SGD), x, y, lr, and optionally:
 
     correction    Adam's, computed by the host: TrainSpec.scalars
-    mu, theta0    proximal: mu·(theta - theta0) joins the gradient (FedProx)
-    shift         a vector that joins the gradient (SCAFFOLD's c - c_i)
+    mu, theta0    proximal: mu·(theta - theta0) is added to the gradient (FedProx)
+    shift         a vector that is added to the gradient (SCAFFOLD's c - c_i)
 
-    clip_norm     longest gradient, all terms together; 0 for no limit
+    clip_norm     maximum norm of the gradient with all terms; 0 for no limit
     Outputs theta_out, state_out, and loss: of this batch before the step, without added terms.
     """
     optimiser = optimiser or Sgd()
@@ -107,9 +113,9 @@ def step_graph(
 
 
 def loss_graph(prepared: Prepared) -> ModelProto:
-    """theta, x, y -> loss, and answer: the model's output, which metrics are made of."""
+    """Loss graph: theta, x, y -> loss, and answer: the model's output, for metrics."""
     b, forward = _builder(prepared)
-    write_loss(b, prepared.loss, prepared.answer)
+    write_loss(b, prepared.loss, prepared.output)
     b.into("answer", "Identity", forward.output)
     answer = ValueInfoProto()
     answer.CopyFrom(prepared.inference.graph.output[0])
@@ -127,45 +133,49 @@ def _check_choice(forward: Forward, names: Sequence[str]) -> None:
         )
     for name in names:
         if forward.constants[name].dtype != forward.constants[names[0]].dtype:
-            raise ModelError(f"{name!r} has another float type", "export all of it as float32")
+            raise ModelError(
+                f"{name!r} has another float type", "export the whole model as float32"
+            )
 
 
-def _written_out(model: ModelProto, trained: Sequence[str], dtype: np.dtype) -> Forward:
+def _with_unrolled_recurrence(
+    model: ModelProto, trained: Sequence[str], dtype: np.dtype
+) -> Forward:
     """The graph with recurrent operators unrolled where a gradient passes."""
     forward = analyse(model)
-    if not to_unroll(forward, trained):
+    if not needs_unrolling(forward, trained):
         return forward
     b = Builder(forward.shapes, forward.constants, dtype, prefix=f"{OWN}step/")
-    unrolled(b, forward, trained)
+    unroll_recurrent(b, forward, trained)
     set_nodes(model, b.nodes)
     model.graph.initializer.extend(b.tensors)
     return analyse(model)
 
 
 def _builder(prepared: Prepared) -> tuple[Builder, Forward]:
-    """A builder for one graph, and the forward graph with nodes that it may write to."""
+    """A builder for one graph, and the forward graph with copies of its nodes."""
     nodes = [Node(proto_copy(node.proto)) for node in prepared.forward.nodes]
     forward = prepared.forward._replace(nodes=nodes)
     return Builder(forward.shapes, forward.constants, prepared.theta.dtype), forward
 
 
 def _flat_gradient(b: Builder, prepared: Prepared, forward: Forward) -> str:
-    lossy = write_loss(b, prepared.loss, prepared.answer)
+    written = write_loss(b, prepared.loss, prepared.output)
     names = [FORWARD + parameter.name for parameter in prepared.parameters]
-    gradients = sweep(b, forward, names, prepared.answer.tensor, lossy.gradient)
-    return flat(b, [gradients[name] for name in names])
+    gradients = backpropagate(b, forward, names, prepared.output.tensor, written.gradient)
+    return flatten(b, [gradients[name] for name in names])
 
 
 def _with_terms(b: Builder, gradient: str, proximal: bool, shift: bool, clip_norm: float) -> str:
     if proximal:
-        away = b.op("Sub", "theta", "theta0")
-        gradient = b.op("Add", gradient, b.op("Mul", "mu", away))
+        distance = b.op("Sub", "theta", "theta0")
+        gradient = b.op("Add", gradient, b.op("Mul", "mu", distance))
     if shift:
         gradient = b.op("Add", gradient, "shift")
     if clip_norm:
-        length = b.op("Sqrt", b.op("ReduceSumSquare", gradient, keepdims=0))
-        longer = b.op("Max", b.op("Div", length, b.floats(clip_norm)), b.floats(1.0))
-        gradient = b.op("Div", gradient, longer)
+        norm = b.op("Sqrt", b.op("ReduceSumSquare", gradient, keepdims=0))
+        excess = b.op("Max", b.op("Div", norm, b.floats(clip_norm)), b.floats(1.0))
+        gradient = b.op("Div", gradient, excess)
     return gradient
 
 

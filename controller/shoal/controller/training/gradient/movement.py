@@ -1,4 +1,4 @@
-"""Gradients of operators that move values and compute nothing."""
+"""Gradients of operators that move values: reshape, transpose, slice, gather, pad."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from shoal.controller.training.gradient.graph import Builder, Node
 
 #: ONNX's "to the end" of a slice.
 _END = int(np.iinfo(np.int64).max)
-#: What no axis is as long as: exporters write "all" with numbers from here on.
+#: Longer than any axis: exporters write "all" as a number from here on.
 _FAR = 2**31 - 1
 
 
@@ -33,7 +33,7 @@ def expand(b: Builder, node: Node, dy: str) -> Gradients:
 
 
 def cast(b: Builder, node: Node, dy: str) -> Gradients:
-    """Between float types only: one to whole numbers is flat."""
+    """Between float types only: a cast to integers has no gradient."""
     return [b.op("CastLike", dy, node.inputs[0])]
 
 
@@ -46,7 +46,7 @@ def concat(b: Builder, node: Node, dy: str) -> Gradients:
 
 
 def split(b: Builder, node: Node, dys: Sequence[str | None]) -> Gradients:
-    """The one operator with several outputs: those that nobody used give zeros."""
+    """The only operator with several outputs: unused ones give zeros."""
     parts = [dy or b.zeros_like(out) for dy, out in zip(dys, node.outputs, strict=True)]
     return [b.op("Concat", *parts, axis=node.get("axis", 0)), None]
 
@@ -58,14 +58,14 @@ def pad(b: Builder, node: Node, dy: str) -> Gradients:
     pads = _fixed(b, node, 1, None)
     axes = [axis % rank for axis in _fixed(b, node, 3, range(rank))]
     if min(pads) < 0:
-        raise node.refuse("it cuts: a negative pad", "cut with Slice")
+        raise node.refuse("a pad is negative", "use Slice")
     starts, cut = pads[: len(axes)], pads[len(axes) :]
     ends = [-n if n else _END for n in cut]
     return [b.op("Slice", dy, b.ints(starts), b.ints(ends), b.ints(axes)), None]
 
 
 def slice_(b: Builder, node: Node, dy: str) -> Gradients:
-    """Put the piece back among zeros, one axis after the other."""
+    """Insert the gradient into zeros, one axis after the other."""
     x = node.inputs[0]
     rank = len(b.shape(x))
     starts, ends = _fixed(b, node, 1, None), _fixed(b, node, 2, None)
@@ -73,7 +73,7 @@ def slice_(b: Builder, node: Node, dy: str) -> Gradients:
     steps = _fixed(b, node, 4, [1] * len(starts))
     pads = [0] * (2 * rank)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        if start == 0 and step == 1 and end >= _FAR:  # all of it: even of the batch
+        if start == 0 and step == 1 and end >= _FAR:  # the whole axis, also of the batch
             continue
         [size] = b.sizes(x, [axis])
         taken = range(size)[_bound(start, step) : _bound(end, step) : step]
@@ -85,7 +85,7 @@ def slice_(b: Builder, node: Node, dy: str) -> Gradients:
 
 
 def gather(b: Builder, node: Node, dy: str) -> Gradients:
-    """Rows taken are rows added to: an embedding's gradient, or one step of a sequence."""
+    """Add gradients at the gathered rows: an embedding, or one step of a sequence."""
     x, index = node.inputs
     dims = b.shape(x)
     axis = node.get("axis", 0) % len(dims)
@@ -103,7 +103,7 @@ def gather(b: Builder, node: Node, dy: str) -> Gradients:
 
 
 def _size(b: Builder, x: str, axis: int) -> str:
-    """A vector of one number: x's size along axis, even if only a run knows it."""
+    """A vector of one number: x's size along axis, computed at run time where unknown."""
     size = b.shape(x)[axis]
     if isinstance(size, int):
         return b.ints(size)
@@ -127,12 +127,12 @@ def _fixed(b: Builder, node: Node, index: int, default: Sequence[int] | None) ->
     if not name and default is not None:
         return list(default)
     if name not in b.constants:
-        raise node.refuse("where it cuts is computed", "export the model with fixed bounds")
+        raise node.refuse("its bounds are computed", "export the model with fixed bounds")
     return [int(value) for value in b.constants[name].ravel()]
 
 
 def _bound(value: int, step: int) -> int | None:
-    """ONNX says "to the beginning" of a backward slice by a number far below 0."""
+    """None for the start of a backward slice, which ONNX writes as a large negative number."""
     return None if step < 0 and value <= -_FAR else value
 
 

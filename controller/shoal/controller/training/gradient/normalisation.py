@@ -1,7 +1,7 @@
 """Gradients of normalisation layers.
 
-Batch normalisation is frozen: its mean and variance are constants of the model. A device's own
-batches are few and unlike other devices', and federated averages of their statistics mislead
+Batch normalisation is frozen: its mean and variance are constants of the model. A device has few
+batches, unlike other devices', and federated averages of their statistics are misleading
 (Hsieh et al. 2020); scale and bias are trained.
 """
 

@@ -8,7 +8,7 @@ from shoal.controller.training.gradient.graph import Builder
 
 
 class Optimiser(Protocol):
-    """slots: vectors of theta's length that its state holds; scalars: inputs beside lr."""
+    """slots: state vectors of theta's length; scalars: inputs besides lr."""
 
     @property
     def name(self) -> str: ...
@@ -20,7 +20,7 @@ class Optimiser(Protocol):
     def betas(self) -> tuple[float, float]: ...
 
     def step(self, b: Builder, gradient: str, state: Sequence[str]) -> tuple[str, list[str]]:
-        """What lr is multiplied with, and the new state."""
+        """The direction, to be multiplied by lr, and the new state."""
         ...
 
 

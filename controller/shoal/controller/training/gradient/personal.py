@@ -1,4 +1,4 @@
-"""Which part of theta stays on each device (FedPer): whole parameters, as ranges.
+"""Personal parameters: the ranges of theta that stay on each device (FedPer).
 
 >>> layout = [Parameter(name="w0", shape=(4, 2), offset=0), Parameter(name="b0", shape=(2,),
 ...           offset=8), Parameter(name="w1", shape=(2, 3), offset=10)]
@@ -15,13 +15,13 @@ from shoal.params import Parameter
 
 
 def personal_of(prepared: Prepared, choose: Choice = last_layer) -> tuple[tuple[int, int], ...]:
-    """[start, stop) of theta that `choose` picks; of the last layer, unless it says otherwise."""
+    """[start, stop) ranges of theta of the chosen parameters; by default of the last layer."""
     names = {name.removeprefix(FORWARD) for name in choose(prepared.forward)}
     return ranges_of(prepared.parameters, names)
 
 
 def ranges_of(parameters: Iterable[Parameter], names: Set[str]) -> tuple[tuple[int, int], ...]:
-    """Of the parameters with these names; neighbours are one range."""
+    """Ranges of the parameters with these names; adjacent ones are merged."""
     found: list[tuple[int, int]] = []
     for one in parameters:
         if one.name not in names:

@@ -9,15 +9,15 @@ from shoal.controller.training.gradient.graph import Builder, Node
 
 
 def max_pool(b: Builder, node: Node, dy: str) -> Gradients:
-    """Back to the places that won: the forward node is asked for their indices."""
+    """Gradient to the maxima: the forward node gets an output with their indices."""
     x = node.inputs[0]
     if len(node.outputs) < 2:
         node.proto.output.append(b.name("indices"))
     flat = b.ints(-1)
     zeros = b.op("Reshape", b.zeros_like(x), flat)
     index, values = b.op("Reshape", node.outputs[1], flat), b.op("Reshape", dy, flat)
-    won = b.op("ScatterElements", zeros, index, values, axis=0, reduction="add")
-    return [b.reshape(won, b.shape(x), like=x)]
+    gradient = b.op("ScatterElements", zeros, index, values, axis=0, reduction="add")
+    return [b.reshape(gradient, b.shape(x), like=x)]
 
 
 def average_pool(b: Builder, node: Node, dy: str) -> Gradients:
@@ -60,7 +60,7 @@ def global_average_pool(b: Builder, node: Node, dy: str) -> Gradients:
 
 
 def global_max_pool(b: Builder, node: Node, dy: str) -> Gradients:
-    """Elements that tie share it."""
+    """Tied maxima share the gradient."""
     x = node.inputs[0]
     share = b.op("Cast", b.op("Equal", x, node.outputs[0]), to=b.onnx_type)
     ties = b.sum(share, range(2, len(b.shape(x))), keep=True)

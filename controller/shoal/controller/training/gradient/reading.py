@@ -1,4 +1,4 @@
-"""A user's model made ready: one input, one output, plain operators, a free batch."""
+"""Canonicalize a user's model: one input, one output, plain operators, a free batch dimension."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -19,19 +19,19 @@ from shoal.controller.training.gradient.forward import (
 from shoal.controller.training.gradient.graph import ONNX_TYPE, Node
 from shoal.errors import ModelError
 
-#: Oldest operator set that is differentiated, the one that Shoal's own exporter writes; a newer
-#: model keeps its own. Any onnxruntime that an agent may have knows it.
+#: Minimum operator set, as Shoal's exporter writes it; a newer model keeps its own. Every
+#: supported onnxruntime has it.
 OPSET = 17
-#: Version of the file format that goes with it.
+#: Matching version of the file format.
 _IR = 8
-#: Outputs, by name, that are scores beside a label.
+#: Names of score outputs beside a label output.
 _SCORES = ("output", "probabilities", "output_probability", "probs", "scores")
 
 
 def read(model: ModelProto, output: str = "") -> ModelProto:
-    """A copy that answers the same and can be trained; ModelError names what stands in the way.
+    """A trainable copy with the same outputs; ModelError names what cannot be trained.
 
-    output   name of the output that is learned, where the model has several
+    output   name of the output that is trained, where the model has several
     """
     copy = inline_local_functions(model) if model.functions else copy_of(model)
     _refuse_control_flow(copy.graph.node)
@@ -54,7 +54,7 @@ def _refuse_control_flow(nodes: Iterable[NodeProto]) -> None:
 
 
 def _lift_constants(model: ModelProto) -> None:
-    """Constant nodes become initialisers, Dropout becomes Identity: nothing drops on a device."""
+    """Turn Constant nodes into initialisers and Dropout into Identity."""
     graph, kept = model.graph, []
     for proto in graph.node:
         if proto.op_type == "Constant":
@@ -79,13 +79,13 @@ def _wanted_output(model: ModelProto, output: str) -> str:
     if output or not candidates:
         raise ModelError(
             f"the model has no output {output!r}" if output else "the model has several outputs",
-            f"name the one that is learned, of: {', '.join(names)}",
+            f"name the one that is trained, of: {', '.join(names)}",
         )
     return candidates[0]
 
 
 def _cut(model: ModelProto, wanted: str) -> None:
-    """Only what leads to `wanted` stays; the one input that is fed, too."""
+    """Remove everything that does not lead to `wanted`."""
     graph, needed = model.graph, {wanted}
     kept: list[NodeProto] = []
     for proto in reversed(graph.node):
@@ -103,7 +103,7 @@ def _cut(model: ModelProto, wanted: str) -> None:
 
 
 def _keep(repeated: Any, wanted: Callable[[Any], bool]) -> None:
-    """Leave in a protobuf list what `wanted` says."""
+    """Filter a protobuf list in place."""
     kept = [item for item in repeated if wanted(item)]
     del repeated[:]
     repeated.extend(kept)
@@ -113,10 +113,10 @@ def _lower(model: ModelProto) -> None:
     plain = classical.lower(list(model.graph.node))
     set_nodes(model, plain.nodes)
     model.graph.initializer.extend(plain.tensors)
-    strangers = [p for p in model.graph.node if p.domain not in ("", "ai.onnx")]
+    custom = [p for p in model.graph.node if p.domain not in ("", "ai.onnx")]
     kept = {o.domain: o.version for o in model.opset_import if o.domain != "ai.onnx"}
     kept[""] = opset_of(model)
-    used = {"", *(p.domain for p in strangers)}
+    used = {"", *(p.domain for p in custom)}
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(d, v) for d, v in kept.items() if d in used)
 
@@ -136,7 +136,7 @@ def _at_least(model: ModelProto, opset: int) -> ModelProto:
 
 
 def _free_batch(model: ModelProto) -> None:
-    """Axis 0 of the input is any number of rows."""
+    """Make axis 0 of the input a free batch dimension."""
     graph = model.graph
     del graph.value_info[:]
     shape = graph.input[0].type.tensor_type.shape
@@ -147,12 +147,12 @@ def _free_batch(model: ModelProto) -> None:
 
 
 def _type_output(model: ModelProto) -> None:
-    """The output's shape as inferred; ModelError when it does not follow the batch."""
+    """Set the output's inferred shape; ModelError when its first axis is not the batch."""
     output = model.graph.output[0]
     found = with_shapes(model).graph.output[0].type.tensor_type
     dims = dims_of(found.shape.dim)
     if found.elem_type not in ONNX_TYPE.values():
-        raise ModelError(f"output {output.name!r} is not float32", "learn a float32 output")
+        raise ModelError(f"output {output.name!r} is not float32", "train a float32 output")
     if not dims or not isinstance(dims[0], str):
         raise ModelError(
             f"output {output.name!r} has shape {dims}: it does not follow the batch",

@@ -1,4 +1,4 @@
-"""GRU, LSTM and simple RNN written out step by step, in operators that have a gradient.
+"""Unroll GRU, LSTM and simple RNN into operators that have a gradient.
 
 The device's inference keeps the fused operator; only the training graph is unrolled, so its size
 grows with the length of the sequence, which has to be fixed. Equations: the ONNX operators' own.
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from shoal.controller.training.gradient.graph import Builder, Node
 
-#: Steps above which the unrolled graph is larger than a small machine should be asked to load.
+#: Maximum number of steps: bounds the size of the unrolled graph.
 MOST_STEPS = 512
 
 
 class Cell(NamedTuple):
-    """One direction's weights and what the steps need of them.
+    """Weights of one direction.
 
-    inputs     Σ over features, x·Wᵀ + bias, per step in the order they are walked: (N, gates·H)
+    inputs     x·Wᵀ + bias, per step in processing order: (N, gates·H)
     recurrent  R, (gates·H, H)
     bias       the recurrent bias (gates·H,) that is not yet in `inputs`, or ""
     hidden     H
@@ -35,11 +35,13 @@ Step = Callable[[Builder, Cell, str, str, str], tuple[str, str]]
 
 
 def unroll(b: Builder, node: Node) -> None:
-    """Append what `node` computes to b, under the node's own output names."""
+    """Append the unrolled `node` to b, under the node's own output names."""
     _check(b, node)
     directions = 2 if node.get("direction", "forward") == "bidirectional" else 1
-    walked = [_walk(b, node, i, directions) for i in range(directions)]
-    outputs = [[*zip(*states, strict=True)] for states in walked]  # per direction: all h, all c
+    directions_ = [_run_direction(b, node, i, directions) for i in range(directions)]
+    outputs = [
+        [*zip(*states, strict=True)] for states in directions_
+    ]  # per direction: all h, all c
     names = [*node.outputs, "", "", ""]
     if names[0]:
         _write_sequence(b, names[0], [hs for hs, _ in outputs], node)
@@ -50,7 +52,7 @@ def unroll(b: Builder, node: Node) -> None:
 
 
 def _write_sequence(b: Builder, name: str, hidden: Sequence[Sequence[str]], node: Node) -> None:
-    """Y, shape (T, directions, N, H): each direction's states back in the order of time."""
+    """Y, shape (T, directions, N, H): each direction's states in time order."""
     both = []
     for i, states in enumerate(hidden):
         ordered = states[::-1] if _backward(node, i) else states
@@ -59,8 +61,8 @@ def _write_sequence(b: Builder, name: str, hidden: Sequence[Sequence[str]], node
     b.into(name, "Concat", *both, axis=1)
 
 
-def _walk(b: Builder, node: Node, index: int, directions: int) -> list[tuple[str, str]]:
-    """States (h, c) after each step of one direction, as walked."""
+def _run_direction(b: Builder, node: Node, index: int, directions: int) -> list[tuple[str, str]]:
+    """States (h, c) after each step of one direction, in processing order."""
     gates, step = KINDS[node.kind]
     cell = _cell(b, node, index, directions, gates)
     h = _initial(b, node.optional(5), index, directions)
@@ -88,9 +90,9 @@ def _cell(b: Builder, node: Node, index: int, directions: int, gates: int) -> Ce
             projected, late = b.op("Add", projected, late), ""
     steps = b.ops("Split", projected, b.ints([1] * length), outputs=length, axis=0)
     inputs = [b.op("Squeeze", one, b.ints(0)) for one in steps]
-    walked = inputs[::-1] if _backward(node, index) else inputs
+    ordered = inputs[::-1] if _backward(node, index) else inputs
     activation = (node.get("activations", None) or ["Tanh"])[0] if node.kind == "RNN" else "Tanh"
-    return Cell(walked, R, late, hidden, before_reset, activation.capitalize())
+    return Cell(ordered, R, late, hidden, before_reset, activation.capitalize())
 
 
 def _direction(b: Builder, name: str, index: int, directions: int) -> str:
@@ -141,7 +143,7 @@ def gru_step(b: Builder, cell: Cell, gate_inputs: str, h: str, c: str) -> tuple[
 def _gates_after_product(
     b: Builder, cell: Cell, parts: tuple[str, str, str], h: str
 ) -> tuple[str, str, str]:
-    """n = Wx + r·(R·h + bias): torch's way. One product for all three gates."""
+    """n = Wx + r·(R·h + bias): as in torch. One product for all three gates."""
     own = [cell.bias] if cell.bias else []
     past = b.op("Gemm", h, cell.recurrent, *own, transB=1) if h else cell.bias
     if not past:
@@ -186,7 +188,7 @@ def _check(b: Builder, node: Node) -> None:
             raise node.refuse(f"activation {name}", f"use {' or '.join(usual)}")
 
 
-#: Operator -> gates, and how it steps.
+#: Operator -> number of gates, and its step function.
 KINDS: dict[str, tuple[int, Step]] = {
     "LSTM": (4, lstm_step),
     "GRU": (3, gru_step),

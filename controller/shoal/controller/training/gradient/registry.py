@@ -1,4 +1,4 @@
-"""Which operators have a gradient, which have none by nature, and what to do about the rest."""
+"""Registry of gradients by operator, of operators without one, and of hints for the rest."""
 
 from collections.abc import Callable
 
@@ -31,10 +31,10 @@ RULES: dict[str, Rule] = {
 }
 #: Operators with several outputs, each with a gradient of its own.
 SEVERAL = movement.SEVERAL
-#: Written out before the sweep.
+#: Unrolled before differentiation.
 UNROLLED = frozenset(recurrent.KINDS)
 
-#: Constant almost everywhere: no gradient passes, and none is missed.
+#: Piecewise constant operators: their gradient is 0.
 FLAT = frozenset({
     "And", "ArgMax", "ArgMin", "Ceil", "ConstantOfShape", "Equal", "Floor", "Greater",
     "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "OneHot", "Or", "Range",
@@ -56,7 +56,7 @@ _HINTS = {
 
 
 def rule_for(node: Node) -> Rule | None:
-    """The node's gradient; None when it has several outputs. ModelError when there is none."""
+    """Gradient rule of a node; None when it has several outputs. ModelError without a rule."""
     if node.kind in SEVERAL:
         return None
     if node.kind not in RULES or node.proto.domain not in ("", "ai.onnx"):
@@ -65,7 +65,7 @@ def rule_for(node: Node) -> Rule | None:
 
 
 def unsupported(node: Node) -> ModelError:
-    """Says which node cannot be trained through, and what to do."""
+    """The error for a node without a gradient, with a hint."""
     domain = node.proto.domain
     kind = f"{domain}.{node.kind}" if domain else node.kind
     return ModelError(

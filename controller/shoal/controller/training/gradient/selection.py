@@ -1,4 +1,4 @@
-"""Which of a model's numbers are trained."""
+"""Selection of the parameters that are trained."""
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -27,14 +27,14 @@ _WEIGHTS = {
 }
 _LAYERS = frozenset({"Gemm", "MatMul", "Conv", "ConvTranspose", "GRU", "LSTM", "RNN"})
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
-#: A weight that comes through these is no number that could be trained.
+#: A weight that passes through these cannot be trained.
 _FROZEN = frozenset({"DequantizeLinear", "QuantizeLinear"})
 
 
 def everything(forward: Forward) -> list[str]:
     """Weights and biases of layers, and vectors added or multiplied behind the first layer.
 
-    What comes before the first layer scales the data, and is left alone.
+    Operators before the first layer scale the data, and are not trained.
     """
     return list(_found(forward))
 

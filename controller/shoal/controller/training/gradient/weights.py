@@ -1,4 +1,4 @@
-"""Theta out of an inference graph, and back into it."""
+"""Write theta into an inference graph."""
 
 from onnx import ModelProto, TensorProto, numpy_helper
 
@@ -7,7 +7,7 @@ from shoal.params import F32, Parameter, TrainSpec
 
 
 def layout_of(tensors: list[TensorProto]) -> tuple[Parameter, ...]:
-    """These initialisers back to back."""
+    """Layout of these initialisers back to back in theta."""
     found, offset = [], 0
     for tensor in tensors:
         found.append(Parameter(name=tensor.name, shape=tuple(tensor.dims), offset=offset))
@@ -16,7 +16,7 @@ def layout_of(tensors: list[TensorProto]) -> tuple[Parameter, ...]:
 
 
 def write_theta(model: ModelProto, spec: TrainSpec, theta: F32) -> ModelProto:
-    """A copy of the model that answers by theta; what is not trained stays, bit by bit."""
+    """A copy of the model with the parameters of theta; the others are unchanged, bit by bit."""
     copy = ModelProto()
     copy.CopyFrom(model)
     stored = _stored(copy, spec)

@@ -1,4 +1,4 @@
-"""From a job to everything a release needs: make the variants, measure, judge, describe."""
+"""Build a release from a job: make the variants, evaluate, gate, and write card and references."""
 
 from collections.abc import Sequence
 
@@ -29,8 +29,8 @@ from shoal.controller.training.io.validate import (
     metrics_of,
     robustness,
 )
-from shoal.controller.training.io.variants import Made, make
-from shoal.controller.training.jobs import ESTIMATORS, Job, Params, Say, read_params
+from shoal.controller.training.io.variants import Variants, build_variants
+from shoal.controller.training.jobs import ESTIMATORS, Job, Params, ReportProgress, read_params
 from shoal.errors import ModelError
 from shoal.manifest import Feature
 from shoal.pipeline import Pipeline
@@ -38,59 +38,59 @@ from shoal.profile import load_profiles
 
 #: Decision threshold of two-class models.
 THRESHOLD = 0.5
-#: Labels above which an imported model's integer target is taken for a quantity.
-_MOST_CLASSES = 50
+#: Distinct labels above which an imported model's integer target is a quantity.
+_MAX_CLASSES = 50
 
 
-def build(job: Job, say: Say) -> Built:
-    """Do the whole job; DatasetError, ModelError or SettingError say what cannot be."""
+def build(job: Job, progress: ReportProgress) -> Built:
+    """Run the job; DatasetError, ModelError or SettingError when it is impossible."""
     params = read_params(job.estimator, job.params)
     task = ESTIMATORS[job.estimator][0] or _task_of_import(job)
-    say(0.02, f"reading {job.dataset.ref}")
+    progress(0.02, f"reading {job.dataset.ref}")
     data = rows.prepare(job, params, task)
-    line = prepared_rows.pipeline_of(params, data)
-    data = prepared_rows.as_the_model_reads(data, line)
-    made = make(job, params, data, task, say)
-    say(0.70, "measuring every variant on held-back rows")
-    reports = _reports(made, data, task)
-    metrics, sites = _whole(made, data, task, params)
-    say(0.85, "judging each variant for each profile")
-    judged = verdicts.judge(reports, made.skipped, load_profiles(), MAIN[task])
-    say(0.90, "golden vectors and references")
-    return _packed(job, params, data, task, made, reports, metrics, sites, judged, line)
+    steps = prepared_rows.pipeline_of(params, data)
+    data = prepared_rows.apply_pipeline(data, steps)
+    built = build_variants(job, params, data, task, progress)
+    progress(0.70, "measuring every variant on held-back rows")
+    reports = _reports(built, data, task)
+    metrics, sites = _evaluate(built, data, task, params)
+    progress(0.85, "gating each variant for each profile")
+    gated = verdicts.judge(reports, built.skipped, load_profiles(), MAIN[task])
+    progress(0.90, "golden vectors and references")
+    return _assemble(job, params, data, task, built, reports, metrics, sites, gated, steps)
 
 
 def _task_of_import(job: Job) -> str:
-    """A model from elsewhere is a classifier if it came with labels or the column has few names."""
+    """An imported model is a classifier if it has labels or the label column has few values."""
     label = next(c for c in job.dataset.columns if c.role == "label")
-    named = 0 < len(label.values) <= _MOST_CLASSES and "float" not in label.dtype
-    return "classification" if job.labels or named else "regression"
+    categorical = 0 < len(label.values) <= _MAX_CLASSES and "float" not in label.dtype
+    return "classification" if job.labels or categorical else "regression"
 
 
-def _reports(made: Made, data: Data, task: str) -> dict[str, VariantReport]:
-    right = runtime.outputs(made.files[FP32], data.held.x, FP32)
-    if not np.isfinite(right).all():
-        raise ModelError(f"{FP32} answers NaN or infinity on held-back rows", "look at the data")
+def _reports(built: Variants, data: Data, task: str) -> dict[str, VariantReport]:
+    reference = runtime.outputs(built.files[FP32], data.held.x, FP32)
+    if not np.isfinite(reference).all():
+        raise ModelError(f"{FP32} outputs NaN or infinity on held-back rows", "look at the data")
     found = {}
-    for name, model in made.files.items():
-        answers = np.nan_to_num(runtime.outputs(model, data.held.x, name))
-        larger = name != FP32 and len(model) > len(made.files[FP32])
+    for name, model in built.files.items():
+        outputs = np.nan_to_num(runtime.outputs(model, data.held.x, name))
+        larger = name != FP32 and len(model) > len(built.files[FP32])
         found[name] = VariantReport(
             name=name,
             sha256=bundle.describe(name, model).sha256,
             size=len(model),
-            metrics=metrics_of(task, data.held.y, answers),
-            cosine=cosine(answers, right),
-            detail="larger than fp32: it saves time at best" if larger else "",
+            metrics=metrics_of(task, data.held.y, outputs),
+            cosine=cosine(outputs, reference),
+            detail="larger than fp32" if larger else "",
         )
     return found
 
 
-def _whole(
-    made: Made, data: Data, task: str, params: Params
+def _evaluate(
+    built: Variants, data: Data, task: str, params: Params
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Metrics of fp32 on held-back rows of the training sites, and the main one at every site."""
-    session = runtime.open_session(made.files[FP32], FP32)
+    """Metrics of fp32 on held-back rows of the training sites, and the main metric per site."""
+    session = runtime.open_session(built.files[FP32], FP32)
 
     def predict(x: runtime.F32) -> runtime.F32:
         return runtime.run(session, x, FP32)
@@ -101,21 +101,21 @@ def _whole(
     return metrics, by_site(task, data.elsewhere, predict(data.elsewhere.x))
 
 
-def _packed(
+def _assemble(
     job: Job,
     params: Params,
     data: Data,
     task: str,
-    made: Made,
+    built: Variants,
     reports: dict[str, VariantReport],
     metrics: dict[str, float],
     sites: dict[str, float],
-    judged: list[Verdict],
-    line: Pipeline,
+    gated: list[Verdict],
+    steps: Pipeline,
 ) -> Built:
-    answers = runtime.outputs(made.files[FP32], data.train.x, FP32)
-    sketched = reference_sketches.references_of(data.features, data.train, answers, task, THRESHOLD)
-    doubtful = {v.variant for v in judged if not v.passed} & set(job.variants)
+    outputs = runtime.outputs(built.files[FP32], data.train.x, FP32)
+    sketches = reference_sketches.references_of(data.features, data.train, outputs, task, THRESHOLD)
+    failed = {v.variant for v in gated if not v.passed} & set(job.variants)
     variants = list(reports.values())
     return Built(
         task=task,
@@ -124,12 +124,12 @@ def _packed(
         by_site=sites,
         features=_features(data),
         labels=data.labels,
-        files=made.files,
+        files=built.files,
         variants=variants,
-        verdicts=judged,
-        why_refused=_why_refused(task, metrics, data, sorted(doubtful), judged),
-        references=reference_sketches.to_bytes(sketched),
-        golden=golden.golden_of(made.files, data.held, task, doubtful).to_bytes(),
+        verdicts=gated,
+        why_refused=_why_refused(task, metrics, data, sorted(failed), gated),
+        references=reference_sketches.to_bytes(sketches),
+        golden=golden.golden_of(built.files, data.held, task, failed).to_bytes(),
         card=card.card_of(
             job,
             rows=len(data.train.y),
@@ -137,13 +137,13 @@ def _packed(
             sites=sites,
             variants=variants,
             features=len(data.features),
-            notes=_notes(params, data, made),
+            notes=_notes(params, data, built),
         ),
-        opset=onnx_graph.opset_of(ModelProto.FromString(made.files[FP32])),
+        opset=onnx_graph.opset_of(ModelProto.FromString(built.files[FP32])),
         ort=export.ORT,
         threshold=THRESHOLD,
         params=msgspec.to_builtins(params),
-        pipeline=line,
+        pipeline=steps,
     )
 
 
@@ -159,26 +159,26 @@ def _why_refused(
     task: str,
     metrics: dict[str, float],
     data: Data,
-    doubtful: Sequence[str],
-    judged: Sequence[Verdict],
+    failed: Sequence[str],
+    gated: Sequence[Verdict],
 ) -> str:
-    """Why a person has to take this release upon themselves; "" when nobody needs to."""
+    """Why the release needs an override by a person; "" when it passes."""
     if why := verdicts.no_better_than_guessing(task, metrics, len(data.labels)):
         return why
-    for name in doubtful:
-        first = next(v for v in judged if v.variant == name and not v.passed)
-        return f"{name}, which came with the model: {first.why}"
-    return "" if any(v.passed for v in judged) else "no profile can carry any of its variants"
+    for name in failed:
+        first = next(v for v in gated if v.variant == name and not v.passed)
+        return f"imported variant {name}: {first.why}"
+    return "" if any(v.passed for v in gated) else "no profile can run any of its variants"
 
 
-def _notes(params: Params, data: Data, made: Made) -> list[str]:
-    notes = [*made.notes]
+def _notes(params: Params, data: Data, built: Variants) -> list[str]:
+    notes = [*built.notes]
     if params.sites:
         notes.append(f"trained on site {', '.join(params.sites)} only")
     if data.incomplete:
-        notes.append(f"{data.incomplete} rows with a missing value were left out")
+        notes.append(f"{data.incomplete} rows with a missing value were excluded")
     by_reason: dict[str, list[str]] = {}
-    for name, why in made.skipped.items():
+    for name, why in built.skipped.items():
         by_reason.setdefault(why, []).append(name)
     notes += [f"not built: {', '.join(names)}: {why}" for why, names in by_reason.items()]
     return notes

@@ -1,4 +1,4 @@
-"""The model card: what a person on site should know of a release, as short markdown."""
+"""The model card of a release, as markdown."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from shoal.controller.training.jobs import Job
 CARD = """\
 # {model}
 
-{what}, trained on dataset {dataset} ({rows} rows) to tell `{label}` from {features} features.
+{what}, trained on dataset {dataset} ({rows} rows) to predict `{label}` from {features} features.
 
 {table}
 
@@ -32,7 +32,7 @@ def card_of(
     features: int,
     notes: Sequence[str],
 ) -> str:
-    """Markdown of the card. sites: the main metric per site."""
+    """Markdown of the model card. sites: the main metric per site."""
     measured = {**metrics, **{f"site {name}": value for name, value in sites.items()}}
     return CARD.format(
         model=job.model,

@@ -1,10 +1,10 @@
-"""What federated rounds learned, put into the graph that devices serve.
+"""Write a federated checkpoint into the inference graph that devices serve.
 
 A task may leave the model's head on the devices (FedPer: Arivazhagan et al., "Federated Learning
 with Personalization Layers", 2019). Then the rounds trained a backbone only, and the head that the
-task began with no longer fits it. A release gets a head that is learned anew here, above the
-backbone as it is, from the rows of the dataset that are not held back; the gates then judge the
-whole. The heads of the devices stay theirs: nobody signed them, so none is ever served.
+task started with no longer fits it. A release gets a new head, trained here on top of the
+unchanged backbone with the rows of the dataset that are not held back; the gates then evaluate the
+whole model. The heads of the devices are not signed, so none is ever served by Shoal.
 """
 
 from pathlib import Path
@@ -24,12 +24,12 @@ from shoal.controller.training.jobs import Checkpoint
 from shoal.errors import ModelError
 from shoal.params import F32, TrainSpec, spec_of
 
-#: How a head is learned: Adam, over the rows so many times, so many rows a step.
+#: Training of a head with Adam.
 LR, EPOCHS, BATCH = 0.01, 30, 32
 
 
-def written(model: ModelProto, checkpoint: Checkpoint) -> ModelProto:
-    """The model with the checkpoint's numbers; ModelError when they are another model's."""
+def with_parameters(model: ModelProto, checkpoint: Checkpoint) -> ModelProto:
+    """The model with the checkpoint's parameters; ModelError when they do not fit."""
     theta = np.frombuffer(checkpoint.theta.read_bytes(), "<f4")
     if not np.isfinite(theta).all():
         raise ModelError("the checkpoint holds NaN or infinity", "release an earlier round")
@@ -39,19 +39,19 @@ def written(model: ModelProto, checkpoint: Checkpoint) -> ModelProto:
 def with_head(
     model: ModelProto, checkpoint: Checkpoint, data: Data, seed: int
 ) -> tuple[ModelProto, list[str]]:
-    """The model with a head learned from data.train, and a note; as it is without personal parts.
+    """The model with a head trained on data.train, and a note; unchanged without personal parts.
 
-    ModelError when a personal range cuts through a layer's numbers.
+    ModelError when a personal range covers only a part of a parameter.
     """
     if not checkpoint.personal:
         return model, []
     spec = _spec(checkpoint.graph)
-    names = _within(spec, checkpoint.personal)
+    names = _names_in(spec, checkpoint.personal)
     prepared = prepare(model, Loss(msgspec.convert(spec.loss, Kind)), named(names))
-    theta = _learned(prepared, data.train, spec.loss, np.random.default_rng(seed))
+    theta = _train_head(prepared, data.train, spec.loss, np.random.default_rng(seed))
     head = TrainSpec(parameters=prepared.parameters, state=0, optimiser="adam", loss=spec.loss)
     note = (
-        f"its head ({', '.join(names)}) never left the devices; this one was learned from "
+        f"its head ({', '.join(names)}) never left the devices; this one was trained on "
         f"{len(data.train.y)} rows of the dataset, above the layers trained in the rounds"
     )
     return write_theta(model, head, theta), [note]
@@ -62,7 +62,7 @@ def _spec(graph: Path) -> TrainSpec:
     return spec_of({entry.key: entry.value for entry in model.metadata_props})
 
 
-def _within(spec: TrainSpec, ranges: tuple[tuple[int, int], ...]) -> list[str]:
+def _names_in(spec: TrainSpec, ranges: tuple[tuple[int, int], ...]) -> list[str]:
     """Names of the parameters in these ranges of theta."""
     inside = np.zeros(spec.size, bool)
     for start, stop in ranges:
@@ -71,12 +71,14 @@ def _within(spec: TrainSpec, ranges: tuple[tuple[int, int], ...]) -> list[str]:
     for one in spec.parameters:
         share = inside[one.offset : one.offset + one.size].mean()
         if share not in (0, 1):
-            raise ModelError(f"a part of {one.name!r} is personal", "let all of it be, or none")
+            raise ModelError(
+                f"a part of {one.name!r} is personal", "make all of it personal, or none"
+            )
         names += [one.name] * bool(share)
     return names
 
 
-def _learned(prepared: Prepared, rows: Rows, loss: str, random: np.random.Generator) -> F32:
+def _train_head(prepared: Prepared, rows: Rows, loss: str, random: np.random.Generator) -> F32:
     graph = step_graph(prepared, Adam())
     spec = spec_of({entry.key: entry.value for entry in graph.metadata_props})
     session = runtime.open_session(graph.SerializeToString(), "the train graph of the head")
@@ -85,7 +87,7 @@ def _learned(prepared: Prepared, rows: Rows, loss: str, random: np.random.Genera
     for _ in range(EPOCHS):
         order = random.permutation(len(y))
         for start in range(0, len(order), BATCH):
-            some, step = order[start : start + BATCH], step + 1
-            feed = {"theta": theta, "state": state, "x": rows.x[some], "y": y[some]}
+            batch, step = order[start : start + BATCH], step + 1
+            feed = {"theta": theta, "state": state, "x": rows.x[batch], "y": y[batch]}
             theta, state = session.run(["theta_out", "state_out"], feed | spec.scalars(LR, step))
     return theta

@@ -1,4 +1,4 @@
-"""The estimators that Shoal trains itself: scikit-learn pipelines that export to plain ONNX."""
+"""Built-in estimators: scikit-learn pipelines that export to plain ONNX."""
 
 import warnings
 from typing import Any
@@ -17,15 +17,15 @@ from shoal.errors import ModelError
 
 
 def fit(estimator: str, params: Params, rows: Rows) -> Pipeline:
-    """Train; ModelError when the numbers do not let it."""
+    """Fit an estimator; ModelError when that fails."""
     pipeline = make_pipeline(*_steps(estimator, params))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the metrics tell, and the card
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the metrics and the card show it
             return pipeline.fit(rows.x, rows.y)
     except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
         raise ModelError(
-            f"{estimator} cannot learn from this: {error}", "look at the data"
+            f"{estimator} cannot be fitted to this data: {error}", "look at the data"
         ) from error
 
 

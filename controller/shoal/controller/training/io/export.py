@@ -1,4 +1,4 @@
-"""A trained scikit-learn pipeline as ONNX bytes with Shoal's input and output."""
+"""Export a scikit-learn pipeline to ONNX with Shoal's input and output."""
 
 from onnx import ModelProto
 from skl2onnx import to_onnx
@@ -8,10 +8,10 @@ from sklearn.pipeline import Pipeline
 from shoal.controller.training.io.onnx_graph import normalise
 from shoal.errors import ModelError
 
-#: Written for every model: old enough for any onnxruntime an agent may have, new enough for
-#: per-channel QDQ. The exporter's own default would rise with its version.
+#: Opset of every exported model: old enough for any supported onnxruntime, new enough for
+#: per-channel QDQ. The exporter's default would change with its version.
 OPSET, OPSET_ML = 17, 3
-#: What the agent's wheel asks for anyway: pyproject.toml.
+#: As the agent's wheel requires: pyproject.toml.
 ORT = ">=1.31"
 
 

@@ -1,4 +1,4 @@
-"""Golden vectors: real rows, and what each variant must answer to them on any CPU."""
+"""Golden vectors: real rows, and the outputs that each variant must give on any CPU."""
 
 from collections.abc import Collection, Mapping
 
@@ -13,23 +13,23 @@ COUNT = 32
 
 
 def golden_of(
-    files: Mapping[str, bytes], rows: Rows, task: str, doubtful: Collection[str] = ()
+    files: Mapping[str, bytes], rows: Rows, task: str, failed: Collection[str] = ()
 ) -> Golden:
-    """About 32 held-back rows, one of every class first, through every variant on this host.
+    """Outputs of every variant on this host for about 32 held-back rows, one of each class first.
 
-    doubtful   variants that failed their gate: they must answer as fp32 does, so that the device
-               finds them out even when a person has overridden the controller
+    failed   variants that failed their gate: fp32's outputs are expected of them, so that the
+             device refuses them even when a person has overridden the controller
     """
-    inputs = rows.x[_chosen(rows, task)]
-    right = runtime.outputs(files[FP32], inputs, FP32)
-    answers = {
-        name: right if name in doubtful else runtime.outputs(model, inputs, name)
+    inputs = rows.x[_select(rows, task)]
+    reference = runtime.outputs(files[FP32], inputs, FP32)
+    outputs = {
+        name: reference if name in failed else runtime.outputs(model, inputs, name)
         for name, model in files.items()
     }
-    return Golden(inputs, answers)
+    return Golden(inputs, outputs)
 
 
-def _chosen(rows: Rows, task: str) -> np.ndarray:
+def _select(rows: Rows, task: str) -> np.ndarray:
     n = len(rows.y)
     spread = np.linspace(0, n - 1, min(n, COUNT)).astype(int)
     if task == "regression":

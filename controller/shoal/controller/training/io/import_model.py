@@ -1,4 +1,4 @@
-"""A model that was trained elsewhere: hostile until checked, then made like our own."""
+"""Import an ONNX file: untrusted until checked, then normalised like Shoal's own exports."""
 
 from pathlib import Path
 
@@ -19,12 +19,12 @@ def read(path: Path, name: str, features: int, columns: int) -> ModelProto:
 
     features, columns   what the dataset has: input width, and labels (1 for regression)
 
-    ModelError says what is wrong with `name` and how to export it right.
+    ModelError says what is wrong with `name` and how to export it.
     """
     model = _parsed(path, name)
     _check_whole(model, name)
     _check_input(model, name, features)
-    # Loaded as it came: onnxruntime says best which operator or opset it lacks.
+    # Loaded unchanged: onnxruntime names the operator or opset that it lacks.
     runtime.open_session(path, name)
     wanted = _wanted_output(model, name)
     own = onnx_graph.normalise(model, wanted, features, columns)
@@ -32,21 +32,21 @@ def read(path: Path, name: str, features: int, columns: int) -> ModelProto:
     found = runtime.outputs(own.SerializeToString(), data, name).shape
     if found != (3, columns):
         raise ModelError(
-            f"{name} answers 3 rows with shape {found}, (3, {columns}) is needed",
+            f"{name} returns shape {found} for 3 rows, (3, {columns}) is needed",
             "give one label per output column, in order; a two-class model needs two columns",
         )
     return own
 
 
 def with_probabilities(model: ModelProto, x: runtime.F32, name: str) -> tuple[ModelProto, str]:
-    """The model itself, or with a softmax where it answers logits; and a note that says so."""
-    answers = runtime.outputs(model.SerializeToString(), x, name)
-    if not np.isfinite(answers).all():
-        raise ModelError(f"{name} answers NaN or infinity on the dataset's rows", "look at it")
-    sums = answers.sum(1)
-    if answers.min() >= -1e-4 and answers.max() <= 1 + 1e-4 and np.allclose(sums, 1, atol=1e-2):
+    """The model, with a softmax appended where it outputs logits, and a note about that."""
+    outputs = runtime.outputs(model.SerializeToString(), x, name)
+    if not np.isfinite(outputs).all():
+        raise ModelError(f"{name} outputs NaN or infinity on the dataset's rows", "check the model")
+    sums = outputs.sum(1)
+    if outputs.min() >= -1e-4 and outputs.max() <= 1 + 1e-4 and np.allclose(sums, 1, atol=1e-2):
         return model, ""
-    return onnx_graph.append_softmax(model), "answers logits: a softmax was added"
+    return onnx_graph.append_softmax(model), "outputs logits: a softmax was added"
 
 
 def _parsed(path: Path, name: str) -> ModelProto:
@@ -55,9 +55,9 @@ def _parsed(path: Path, name: str) -> ModelProto:
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except (DecodeError, ValueError) as error:
-        raise ModelError(f"{name} is not an ONNX file", "export it with torch.onnx or alike") from (
-            error
-        )
+        raise ModelError(
+            f"{name} is not an ONNX file", "export it with torch.onnx or similar"
+        ) from (error)
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{name} is not an ONNX model: it has no graph", "export it again")
     return model
@@ -74,7 +74,7 @@ def _check_whole(model: ModelProto, name: str) -> None:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         if "No Op registered" in str(error) or "No opset import" in str(error):
-            return  # onnxruntime has more than the standard, and says better what it lacks
+            return  # onnxruntime has more than the standard, and names what it lacks
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"{name} is not valid ONNX: {first[:300]}", "export it again") from error
 
@@ -97,7 +97,7 @@ def _check_input(model: ModelProto, name: str, features: int) -> None:
 
 
 def _wanted_output(model: ModelProto, name: str) -> str:
-    """The one float output of rank 2; among several the one that is named like probabilities."""
+    """The only float output of rank 2; of several, the one named like probabilities."""
     outputs = [
         value
         for value in model.graph.output

@@ -1,4 +1,4 @@
-"""ONNX graphs, made alike: one input float32 (N, F), one output float32 (N, C), by these names."""
+"""Normalised ONNX graphs: one input float32 (N, F), one output float32 (N, C), fixed names."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ INPUT, OUTPUT = "input", "output"
 
 
 def nodes_of(graph: GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those in the bodies of If, Loop and Scan too."""
+    """Every node, including those in the bodies of If, Loop and Scan."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -18,7 +18,7 @@ def nodes_of(graph: GraphProto) -> Iterator[onnx.NodeProto]:
 
 
 def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every stored tensor, those in the bodies of If, Loop and Scan too."""
+    """Every stored tensor, including those in the bodies of If, Loop and Scan."""
     yield from graph.initializer
     for node in graph.node:
         for attribute in node.attribute:
@@ -29,9 +29,9 @@ def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
 
 
 def normalise(model: ModelProto, wanted: str, features: int, columns: int) -> ModelProto:
-    """Copy of `model` that ends at tensor `wanted`, with Shoal's names and a free batch dimension.
+    """Copy of `model` that outputs tensor `wanted`, with Shoal's names and a free batch dimension.
 
-    What does not lead to `wanted` is cut away, such as the label branch of a classifier.
+    Nodes that do not lead to `wanted` are removed, such as the label branch of a classifier.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -39,7 +39,7 @@ def normalise(model: ModelProto, wanted: str, features: int, columns: int) -> Mo
     source = graph_inputs(graph)[0].name
     _cut(graph, wanted)
     _rename(graph, source, INPUT)
-    if wanted == source:  # a model that answers its input: odd, but then through a node
+    if wanted == source:  # a model that returns its input: through an Identity node
         wanted = INPUT
     _rename(graph, wanted, OUTPUT) if wanted != INPUT else _pass_through(graph)
     del graph.input[:], graph.output[:], graph.value_info[:]
@@ -87,7 +87,7 @@ def _cut(graph: GraphProto, wanted: str) -> None:
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:
-    """Names a node reads, those that its bodies take from outside included."""
+    """Names that a node reads, including those read by its bodies from outside."""
     names = set(node.input)
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
@@ -98,7 +98,7 @@ def _read_by(node: onnx.NodeProto) -> set[str]:
 def _rename(graph: GraphProto, old: str, new: str) -> None:
     if old == new:
         return
-    _rename_one(graph, new, f"{new}_was_taken")  # somebody else's tensor of that name steps aside
+    _rename_one(graph, new, f"{new}_was_taken")  # rename the other tensor of that name
     _rename_one(graph, old, new)
 
 

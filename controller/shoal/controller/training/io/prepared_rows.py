@@ -1,21 +1,21 @@
-"""The pipeline of a release, and the rows of its dataset after it: as a device will make them."""
+"""Apply the feature pipeline of a release to its dataset, as a device will apply it to rows."""
 
 import numpy as np
 
 from shoal import pipeline
 from shoal.controller.training.io.rows import Data, Rows
-from shoal.controller.training.jobs import Foreign, Params
+from shoal.controller.training.jobs import ImportParams, Params
 from shoal.errors import DatasetError
 from shoal.pipeline import Input, Pipeline
 from shoal.preparation import convert
 
 
 def pipeline_of(params: Params, data: Data) -> Pipeline:
-    """What came with the model; else its columns as they are, and what becomes of missing ones.
+    """The imported pipeline; else the columns unchanged, with the handling of missing values.
 
-    SettingError when it does not make the columns of the dataset.
+    SettingError when it does not fit the columns of the dataset.
     """
-    if isinstance(params, Foreign) and params.pipeline is not None:
+    if isinstance(params, ImportParams) and params.pipeline is not None:
         pipeline.check(params.pipeline, data.features)
         return params.pipeline
     if params.missing != "mean":
@@ -27,25 +27,25 @@ def pipeline_of(params: Params, data: Data) -> Pipeline:
     return Pipeline(missing="mean", inputs=inputs)
 
 
-def as_the_model_reads(data: Data, line: Pipeline) -> Data:
-    """The rows after the pipeline; those in which it leaves a value missing are left out.
+def apply_pipeline(data: Data, steps: Pipeline) -> Data:
+    """The rows after the pipeline, without those with a missing value.
 
-    DatasetError when that leaves too few.
+    DatasetError when too few rows remain.
     """
     train, held, elsewhere = (
-        _converted(rows, line, data.features) for rows in (data.train, data.held, data.elsewhere)
+        _converted(rows, steps, data.features) for rows in (data.train, data.held, data.elsewhere)
     )
     if len(train.y) < 10 or not len(held.y):
         raise DatasetError(
             f"the pipeline leaves {len(train.y)} rows to train on and {len(held.y)} held back",
             "the others have a value outside of its range: see low, high and given of its inputs",
         )
-    lost = len(data.train.y) + len(data.elsewhere.y) - len(train.y) - len(elsewhere.y)
+    dropped = len(data.train.y) + len(data.elsewhere.y) - len(train.y) - len(elsewhere.y)
     return data._replace(
-        train=train, held=held, elsewhere=elsewhere, incomplete=data.incomplete + lost
+        train=train, held=held, elsewhere=elsewhere, incomplete=data.incomplete + dropped
     )
 
 
-def _converted(rows: Rows, line: Pipeline, features: list[str]) -> Rows:
-    read = rows._replace(x=convert(line, features, rows.x))
-    return read.take(np.logical_and.reduce(np.isfinite(read.x), axis=1))
+def _converted(rows: Rows, steps: Pipeline, features: list[str]) -> Rows:
+    converted = rows._replace(x=convert(steps, features, rows.x))
+    return converted.take(np.logical_and.reduce(np.isfinite(converted.x), axis=1))

@@ -1,4 +1,4 @@
-"""Static QDQ quantization by a recipe of firmware_profiles/variants.toml, with real rows.
+"""Static QDQ quantization by a recipe of firmware_profiles/variants.toml.
 
 Activations are calibrated on training rows; only operators that multiply by weights are
 quantized, which is where bytes and time are.
@@ -31,15 +31,15 @@ CALIBRATION_ROWS, _BATCH = 512, 64
 _TREES = ("TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor")
 
 
-def why_not(model: ModelProto) -> str:
-    """Why this model cannot be quantized, "" if it can."""
+def not_quantizable(model: ModelProto) -> str:
+    """Why this model cannot be quantized; "" if it can."""
     found = {node.op_type for node in nodes_of(model.graph)}
     if found & set(_TREES):
         return "tree ensembles do not quantize"
     if "QuantizeLinear" in found or "DequantizeLinear" in found:
-        return "it is quantized already"
+        return "it is already quantized"
     if not found & set(OPERATORS):
-        return "there is nothing in it to quantize"
+        return "it has no operator to quantize"
     return ""
 
 
@@ -53,7 +53,7 @@ def quantize(model: ModelProto, recipe: Recipe, rows: F32, name: str) -> bytes:
         onnx.save(model, before)
         level = logging.root.level
         try:
-            logging.root.setLevel(logging.ERROR)  # it warns of what was just done
+            logging.root.setLevel(logging.ERROR)  # it warns about its own preprocessing
             quant_pre_process(str(before), str(before), skip_symbolic_shape=True)
             onnx.save(_flat_biases(onnx.load(before)), before)
             _quantize_file(before, after, recipe, rows)
@@ -93,7 +93,7 @@ class _Calibration(CalibrationDataReader):
 
 
 def _flat_biases(model: ModelProto) -> ModelProto:
-    """Biases of Gemm as (n,) instead of (1, n): the per-channel quantizer trips over the latter."""
+    """Biases of Gemm as (n,) instead of (1, n): the per-channel quantizer fails on the latter."""
     biases = {
         node.input[2]
         for node in model.graph.node
@@ -107,7 +107,7 @@ def _flat_biases(model: ModelProto) -> ModelProto:
 
 
 def _only_used_domains(model: ModelProto) -> ModelProto:
-    """Without the imports that optimisation left behind: an older runtime may not know them."""
+    """Without unused opset imports left by optimisation: an older runtime may not know them."""
     used = {node.domain for node in nodes_of(model.graph)} | {""}
     kept = [opset for opset in model.opset_import if opset.domain in used]
     del model.opset_import[:]

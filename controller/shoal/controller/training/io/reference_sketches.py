@@ -1,4 +1,4 @@
-"""Reference sketches: how inputs and outputs were distributed where the model learned."""
+"""Reference sketches: the distribution of inputs and outputs in the training data."""
 
 import msgspec
 import numpy as np
@@ -12,15 +12,15 @@ SCORE_BINS = 20
 
 
 def references_of(
-    features: list[str], rows: Rows, answers: F32, task: str, threshold: float
+    features: list[str], rows: Rows, predictions: F32, task: str, threshold: float
 ) -> References:
-    """References of training rows and of the fp32 model's `answers` (n, C) to them."""
+    """References of training rows and of the fp32 model's outputs (n, C) for them."""
     inputs = {name: rows.x[:, i].astype(np.float64) for i, name in enumerate(features)}
-    outputs = {SCORE: score(answers).astype(np.float64)}
+    outputs = {SCORE: score(predictions).astype(np.float64)}
     if task == "regression":
         return References(inputs=reference_of(inputs), outputs=reference_of(outputs))
-    outputs[PREDICTION] = predicted(answers, threshold).astype(np.float64)
-    edges = {SCORE: score_edges(threshold), PREDICTION: prediction_edges(answers.shape[1])}
+    outputs[PREDICTION] = predicted(predictions, threshold).astype(np.float64)
+    edges = {SCORE: score_edges(threshold), PREDICTION: prediction_edges(predictions.shape[1])}
     return References(inputs=reference_of(inputs), outputs=reference_of(outputs, edges))
 
 

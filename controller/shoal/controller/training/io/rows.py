@@ -1,4 +1,4 @@
-"""The rows that a model learns from and the rows that judge it, kept apart."""
+"""Split a dataset into training rows and held-back rows."""
 
 from typing import NamedTuple
 
@@ -11,9 +11,9 @@ from shoal.controller.data.frames import features_of, in_order, names_of, read_f
 from shoal.controller.training.jobs import Job, Params
 from shoal.errors import DatasetError
 
-#: Splits by group that are tried until each label of each site is on both sides.
+#: Random group splits tried to get each label of each site on both sides.
 _TRIES = 40
-#: Distinct labels above which a classifier is surely not what was meant.
+#: Distinct labels above which a classifier is refused.
 _MAX_LABELS = 1_000
 
 
@@ -29,9 +29,11 @@ class Rows(NamedTuple):
 
 
 class Data(NamedTuple):
-    """train   of the chosen sites; held, held-back rows of the same sites; elsewhere, held-back
-    rows of every site: what shows how far the model carries
-    incomplete   rows left out because a value was missing
+    """Split rows of a dataset.
+
+    train        rows of the chosen sites; held: held-back rows of the same sites
+    elsewhere    held-back rows of every site, for evaluation per site
+    incomplete   number of rows excluded because a value was missing
     """
 
     features: list[str]
@@ -43,7 +45,7 @@ class Data(NamedTuple):
 
 
 def prepare(job: Job, params: Params, task: str) -> Data:
-    """Read the job's table and split it, deterministically; DatasetError if that cannot be."""
+    """Read the job's table and split it deterministically; DatasetError when that is impossible."""
     frame = read_frame(job.table, job.dataset.ref)
     features = features_of(job.dataset)
     complete = np.isfinite(frame[features].to_numpy(np.float64)).all(1)
@@ -51,7 +53,7 @@ def prepare(job: Job, params: Params, task: str) -> Data:
     if complete.sum() < max(20, len(frame) // 2):
         raise DatasetError(
             f"{job.dataset.ref}: only {complete.sum()} of {len(frame)} rows have every value",
-            f"drop the columns that lack most: {_emptiest(frame, features)}",
+            f"drop the columns with most missing values: {_emptiest(frame, features)}",
         )
     kept = frame[complete]
     labels, y = _targets(kept[job.dataset.label], job, task)
@@ -92,7 +94,7 @@ def _targets(values: "pd.Series", job: Job, task: str) -> tuple[list[str], npt.N
 
 
 def _held_back(rows: Rows, group: npt.NDArray | None, params: Params, task: str) -> npt.NDArray:
-    """Mask of held-back rows; rows of one group are all in it or none is."""
+    """Mask of held-back rows; a group is held back as a whole or not at all."""
     n = len(rows.y)
     strata = _strata(rows, task)
     held = np.zeros(n, bool)
@@ -104,7 +106,7 @@ def _held_back(rows: Rows, group: npt.NDArray | None, params: Params, task: str)
     splitter = GroupShuffleSplit(_TRIES, test_size=params.holdout, random_state=params.seed)
     best = min(
         (test for _, test in splitter.split(rows.x, groups=group)),
-        key=lambda test: _one_sided(strata, test),
+        key=lambda test: _unbalanced_strata(strata, test),
     )
     held[best] = True
     return held
@@ -116,8 +118,8 @@ def _strata(rows: Rows, task: str) -> npt.NDArray:
     return site if task == "regression" else site * (int(rows.y.max()) + 1) + rows.y
 
 
-def _one_sided(strata: npt.NDArray, test: npt.NDArray) -> int:
-    """How many strata are wholly in the test rows or wholly out of them."""
+def _unbalanced_strata(strata: npt.NDArray, test: npt.NDArray) -> int:
+    """Number of strata that are entirely in the test rows or entirely out of them."""
     everything, inside = np.bincount(strata), np.bincount(strata[test], minlength=strata.max() + 1)
     return int(((everything > 0) & ((inside == 0) | (inside == everything))).sum())
 

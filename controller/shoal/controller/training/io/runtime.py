@@ -1,4 +1,4 @@
-"""Running a model on this host as a device would: onnxruntime, on the CPU, one thread."""
+"""Run a model as a device does: onnxruntime on the CPU, one thread."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ from shoal.controller.training.io.onnx_graph import INPUT, OUTPUT
 from shoal.errors import ModelError
 
 F32 = npt.NDArray[np.float32]
-#: Rows given to one run: bounds the memory that a large table needs.
+#: Rows per run: bounds memory for a large table.
 BATCH = 4_096
 
 
 def open_session(model: bytes | Path, name: str) -> onnxruntime.InferenceSession:
-    """Load a model; ModelError, naming it, when this runtime cannot carry it."""
+    """Load a model; ModelError when this runtime cannot run it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -25,7 +25,7 @@ def open_session(model: bytes | Path, name: str) -> onnxruntime.InferenceSession
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelError(
-            f"{name}: onnxruntime {onnxruntime.__version__} cannot load it: {_said(error)}",
+            f"{name}: onnxruntime {onnxruntime.__version__} cannot load it: {_message(error)}",
             "export it with standard operators and an opset that this onnxruntime has",
         ) from error
 
@@ -39,19 +39,19 @@ def run(session: onnxruntime.InferenceSession, x: F32, name: str) -> F32:
         ]
     except Exception as error:
         raise ModelError(
-            f"{name} fails on the dataset's rows: {_said(error)}",
+            f"{name} fails on the dataset's rows: {_message(error)}",
             "export it with a free batch dimension and float32 input",
         ) from error
     return np.concatenate(parts).astype(np.float32, copy=False)
 
 
 def outputs(model: bytes, x: F32, name: str) -> F32:
-    """Load and run at once."""
+    """Load and run a model."""
     return run(open_session(model, name), x, name)
 
 
-def _said(error: Exception) -> str:
-    """The part of an onnxruntime error that a person can use: no file, no C++."""
+def _message(error: Exception) -> str:
+    """The readable part of an onnxruntime error, without files and C++ expressions."""
     text = " ".join(str(error).split())
     text = text.rpartition("[ONNXRuntimeError] : ")[2]
     text = re.sub(r"^\d+ : [A-Z_]+ : ", "", text)

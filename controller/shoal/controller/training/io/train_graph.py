@@ -1,4 +1,4 @@
-"""A model's train graph and what goes with it: what a federated task gives to its devices."""
+"""Build the train graph, loss graph and inference graph of a federated task from a model."""
 
 import numpy as np
 import onnx
@@ -9,31 +9,31 @@ from shoal.controller.training.gradient.make import loss_graph, prepare, step_gr
 from shoal.controller.training.gradient.optimisers import Adam, Momentum, Optimiser, Sgd
 from shoal.controller.training.gradient.personal import personal_of
 from shoal.controller.training.gradient.selection import everything, named
-from shoal.controller.training.jobs import Derivation, Derived
+from shoal.controller.training.jobs import TrainGraph, TrainGraphJob
 from shoal.errors import ModelError
 
 _OPTIMISERS: dict[str, type[Optimiser]] = {"sgd": Sgd, "momentum": Momentum, "adam": Adam}
 
 
-def derive(wish: Derivation) -> Derived:
-    """Differentiate the model; ModelError names what in it cannot be trained, with a hint."""
+def derive(job: TrainGraphJob) -> TrainGraph:
+    """Differentiate the model; ModelError names the part that cannot be trained, with a hint."""
     try:
-        model = onnx.load_model(wish.onnx)
+        model = onnx.load_model(job.onnx)
     except (DecodeError, ValueError, OSError) as error:
-        raise ModelError(f"{wish.onnx.name} cannot be read: {error}", "import it again") from error
-    choose = named(wish.trained) if wish.trained else everything
-    loss = Loss(wish.loss, wish.delta)
-    prepared = prepare(model, loss, choose, output=wish.output, answers=wish.answers)
+        raise ModelError(f"{job.onnx.name} cannot be read: {error}", "import it again") from error
+    choose = named(job.trained) if job.trained else everything
+    loss = Loss(job.loss, job.delta)
+    prepared = prepare(model, loss, choose, output=job.output, answers=job.answers)
     graph = step_graph(
-        prepared, _OPTIMISERS[wish.optimiser](), proximal=wish.proximal, shift=wish.shift,
-        clip_norm=wish.clip_norm,
+        prepared, _OPTIMISERS[job.optimiser](), proximal=job.proximal, shift=job.shift,
+        clip_norm=job.clip_norm,
     )  # fmt: skip
     theta = prepared.theta.astype(np.float32)
-    return Derived(
+    return TrainGraph(
         graph=graph.SerializeToString(),
         loss_graph=loss_graph(prepared).SerializeToString(),
         inference=prepared.inference.SerializeToString(),
         theta=theta.astype("<f4").tobytes(),
         size=theta.size,
-        personal=personal_of(prepared, named(wish.personal)) if wish.personal else (),
+        personal=personal_of(prepared, named(job.personal)) if job.personal else (),
     )

@@ -1,7 +1,7 @@
-"""How good a model is: on held-back rows, per site, and when its inputs tremble.
+"""Evaluation metrics: on held-back rows, per site, and with noise on the inputs.
 
-The main metric is balanced accuracy for classification (a model that always says "no fault" is
-not good) and R² for regression.
+The main metric is balanced accuracy for classification (accuracy flatters a model that always
+predicts "no fault") and R² for regression.
 """
 
 import warnings
@@ -28,30 +28,30 @@ NOISE = (0.01, 0.05, 0.1)
 Predict = Callable[[F32], F32]
 
 
-def metrics_of(task: str, y: npt.NDArray, answers: F32) -> dict[str, float]:
-    """Metrics of `answers` (n, C) against y (n,)."""
+def metrics_of(task: str, y: npt.NDArray, outputs: F32) -> dict[str, float]:
+    """Metrics of `outputs` (n, C) against y (n,)."""
     if task == "regression":
-        guessed = answers[:, 0]
+        predicted = outputs[:, 0]
         return {
-            "r2": float(r2_score(y, guessed)) if len(y) > 1 else 0.0,
-            "mae": float(mean_absolute_error(y, guessed)),
-            "rmse": float(root_mean_squared_error(y, guessed)),
+            "r2": float(r2_score(y, predicted)) if len(y) > 1 else 0.0,
+            "mae": float(mean_absolute_error(y, predicted)),
+            "rmse": float(root_mean_squared_error(y, predicted)),
         }
-    guessed = answers.argmax(1)
+    predicted = outputs.argmax(1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class that is guessed but not there
-        balanced = float(balanced_accuracy_score(y, guessed))
+        warnings.simplefilter("ignore", UserWarning)  # a class that is predicted but absent
+        balanced = float(balanced_accuracy_score(y, predicted))
     return {
-        "accuracy": float(accuracy_score(y, guessed)),
+        "accuracy": float(accuracy_score(y, predicted)),
         "balanced_accuracy": balanced,
-        "macro_f1": float(f1_score(y, guessed, average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(y, predicted, average="macro", zero_division=0)),
     }
 
 
-def by_site(task: str, rows: Rows, answers: F32) -> dict[str, float]:
+def by_site(task: str, rows: Rows, outputs: F32) -> dict[str, float]:
     """The main metric per site; empty for a dataset without sites."""
     return {
-        site: metrics_of(task, rows.y[rows.site == site], answers[rows.site == site])[MAIN[task]]
+        site: metrics_of(task, rows.y[rows.site == site], outputs[rows.site == site])[MAIN[task]]
         for site in in_order(rows.site)
         if site
     }
@@ -63,15 +63,15 @@ def robustness(task: str, rows: Rows, predict: Predict, seed: int) -> dict[str, 
     found = {}
     for scale in NOISE:
         noise = np.random.default_rng(seed).normal(size=rows.x.shape) * spread * scale
-        answers = predict((rows.x + noise).astype(np.float32))
-        found[f"noise_{scale:.0%}".replace("%", "pct")] = metrics_of(task, rows.y, answers)[
+        outputs = predict((rows.x + noise).astype(np.float32))
+        found[f"noise_{scale:.0%}".replace("%", "pct")] = metrics_of(task, rows.y, outputs)[
             MAIN[task]
         ]
     return found
 
 
 def fairness(sites: dict[str, float]) -> dict[str, float]:
-    """Worst site, and its distance to the best; empty with fewer than two sites."""
+    """Metric of the worst site, and its gap to the best; empty with fewer than two sites."""
     if len(sites) < 2:
         return {}
     worst, best = min(sites.values()), max(sites.values())
@@ -79,7 +79,7 @@ def fairness(sites: dict[str, float]) -> dict[str, float]:
 
 
 def cosine(a: F32, b: F32) -> float:
-    """Mean cosine between the answers (n, C) of two variants; for one column, their correlation."""
+    """Mean cosine between the outputs (n, C) of two variants; for one column, their correlation."""
     if a.shape[1] == 1:
         a, b = (a - a.mean()).T, (b - a.mean()).T
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)

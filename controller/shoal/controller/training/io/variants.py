@@ -1,4 +1,4 @@
-"""The variants of a model: trained here or handed in, then quantized by every recipe there is."""
+"""Build the variants of a model: train or import it, then quantize it by every recipe."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,67 +14,69 @@ from shoal.controller.training.io import (
     quantize,
 )
 from shoal.controller.training.io.rows import Data
-from shoal.controller.training.jobs import Job, Params, Say
+from shoal.controller.training.jobs import Job, Params, ReportProgress
 from shoal.errors import ModelError
 from shoal.profile import load_recipes
 
 
-class Made(NamedTuple):
-    """Variants by name: their bytes, why others were not built, and what a person should know."""
+class Variants(NamedTuple):
+    """Variants by name: their bytes, reasons for those not built, and notes for the model card."""
 
     files: dict[str, bytes]
     skipped: dict[str, str]
     notes: list[str]
 
 
-def make(job: Job, params: Params, data: Data, task: str, say: Say) -> Made:
-    """Every variant of the job's model; ModelError when there can be none."""
+def build_variants(
+    job: Job, params: Params, data: Data, task: str, progress: ReportProgress
+) -> Variants:
+    """Build every variant of the job's model; ModelError when the model cannot be built."""
     columns = len(data.labels) if task == "classification" else 1
     if job.onnx is None:
-        say(0.10, f"training {job.estimator} on {len(data.train.y)} rows")
+        progress(0.10, f"training {job.estimator} on {len(data.train.y)} rows")
         pipeline = estimators.fit(job.estimator, params, data.train)
-        say(0.40, "exporting to ONNX")
+        progress(0.40, "exporting to ONNX")
         model = export.export(pipeline, len(data.features), columns)
-        made = Made({FP32: model.SerializeToString()}, {}, [])
+        built = Variants({FP32: model.SerializeToString()}, {}, [])
     else:
-        say(0.10, "checking the model that was handed in")
-        made = _take_in(job, job.onnx, params, data, columns, task)
-    _quantize_missing(made, data, say)
-    return made
+        progress(0.10, "checking the imported model")
+        built = _import(job, job.onnx, params, data, columns, task)
+    _quantize_missing(built, data, progress)
+    return built
 
 
-def _take_in(job: Job, onnx: Path, params: Params, data: Data, columns: int, task: str) -> Made:
+def _import(job: Job, onnx: Path, params: Params, data: Data, columns: int, task: str) -> Variants:
     recipes = load_recipes()
-    if strangers := sorted(set(job.variants) - set(recipes)):
-        raise ModelError(f"no variant {strangers[0]!r}", f"there are: {', '.join(recipes)}")
-    made = Made({}, {}, [])
+    if unknown := sorted(set(job.variants) - set(recipes)):
+        raise ModelError(f"no variant {unknown[0]!r}", f"there are: {', '.join(recipes)}")
+    built = Variants({}, {}, [])
     for name, path in ({FP32: onnx} | job.variants).items():
         model = import_model.read(path, f"{name} of {job.model}", len(data.features), columns)
         if job.checkpoint is not None:
-            model = checkpoint_graph.written(model, job.checkpoint)
+            model = checkpoint_graph.with_parameters(model, job.checkpoint)
         if task == "classification":
             model, note = import_model.with_probabilities(model, data.held.x, name)
-            made.notes.extend([f"{name} {note}"] if note else [])
+            built.notes.extend([f"{name} {note}"] if note else [])
         if job.checkpoint is not None:
             model, notes = checkpoint_graph.with_head(model, job.checkpoint, data, params.seed)
-            made.notes.extend([*job.checkpoint.notes, *notes])
-        made.files[name] = model.SerializeToString()
-    return made
+            built.notes.extend([*job.checkpoint.notes, *notes])
+        built.files[name] = model.SerializeToString()
+    return built
 
 
-def _quantize_missing(made: Made, data: Data, say: Say) -> None:
-    """Add every variant that a recipe says how to build and that did not come with the model."""
-    model = ModelProto.FromString(made.files[FP32])
-    impossible = quantize.why_not(model)
+def _quantize_missing(built: Variants, data: Data, progress: ReportProgress) -> None:
+    """Quantize every variant that has a recipe and was not imported."""
+    model = ModelProto.FromString(built.files[FP32])
+    impossible = quantize.not_quantizable(model)
     wanted = [(name, r) for name, r in load_recipes().items() if r.quantizer != "none"]
     for at, (name, recipe) in enumerate(wanted):
-        if name in made.files:
+        if name in built.files:
             continue
         if impossible:
-            made.skipped[name] = impossible
+            built.skipped[name] = impossible
             continue
-        say(0.45 + 0.2 * at / len(wanted), f"quantizing {name}")
+        progress(0.45 + 0.2 * at / len(wanted), f"quantizing {name}")
         try:
-            made.files[name] = quantize.quantize(model, recipe, data.train.x, name)
+            built.files[name] = quantize.quantize(model, recipe, data.train.x, name)
         except ModelError as error:
-            made.skipped[name] = error.message
+            built.skipped[name] = error.message
