@@ -24,8 +24,8 @@ from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.access.roles import Actor
 from shoal.controller.api.stream import Streams
 from shoal.controller.api.traffic import Traffic
+from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
-from shoal.controller.offline.folders import Sealing
 from shoal.controller.store import cursors
 from shoal.controller.store.records import Page
 
@@ -77,7 +77,7 @@ class AppServices(NamedTuple):
     document   OpenAPI, JSON bytes
     """
 
-    authority: Sealing
+    authority: DeviceCA
     attempts: Attempts
     traffic: Traffic
     streams: Streams

@@ -1,4 +1,4 @@
-"""Common name (CN) of a device certificate: the device's name and its enrolment's generation.
+"""Device certificates: the interface of the device CA, and the common name (CN).
 
 A broker identifies a device by its certificate's CN alone. A decommissioned name may be enrolled
 again while the earlier certificate is valid for weeks; with the same CN the broker would admit
@@ -11,7 +11,7 @@ CertificateName(device='cam-a', generation=2)
 """
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from shoal.errors import SettingError
 from shoal.topics import check_device
@@ -19,6 +19,57 @@ from shoal.topics import check_device
 #: Limit of X.509.
 LONGEST = 64
 _GENERATION = re.compile(r"[1-9][0-9]{0,5}")
+
+
+class Issued(NamedTuple):
+    """Issued certificate.
+
+    certificate   PEM, the leaf and then the intermediate
+    serial        hex
+    expires_s     Unix seconds
+    key_sha256    of the public key, hex
+    """
+
+    certificate: str
+    serial: str
+    expires_s: float
+    key_sha256: str
+
+
+class Proven(NamedTuple):
+    """A device that proved possession of its certificate's key.
+
+    generation       of the enrolment
+    begins_s, ends_s validity, Unix seconds
+    key_sha256       of the public key, hex
+    """
+
+    device: str
+    generation: int
+    serial: str
+    begins_s: float
+    ends_s: float
+    key_sha256: str
+
+
+class DeviceCA(Protocol):
+    """The device CA; its methods are documented in fleet.io.ca.Authority.
+
+    bundle             PEM trust anchors
+    root_fingerprint   SHA-256 of the root certificate, which join tokens pin
+    """
+
+    @property
+    def bundle(self) -> str: ...
+    @property
+    def root_fingerprint(self) -> str: ...
+    @property
+    def controller_chain(self) -> str: ...
+    def issue_device(self, csr: str, device: str, now: float, generation: int) -> Issued: ...
+    def sign_as_controller(self, message: bytes) -> bytes: ...
+    def prove(
+        self, certificate: str, proof: bytes, message: bytes, now: float | None
+    ) -> Proven: ...
 
 
 class CertificateName(NamedTuple):

@@ -1,12 +1,13 @@
 """Enrolment: a join token and a certificate request for a certificate and the roots of trust."""
 
 import hmac
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.fleet import devices, join_tokens
+from shoal.controller.fleet.certificates import DeviceCA, Issued
 from shoal.controller.fleet.records import Device
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
@@ -21,30 +22,7 @@ _MOST_LABELS, _LONGEST = 32, 63
 _RETRY_S = 3_600.0
 
 
-class Issued(Protocol):
-    """Issued certificate: PEM chain, serial in hex, expiry in Unix seconds, SHA-256 of its key."""
-
-    @property
-    def certificate(self) -> str: ...
-    @property
-    def serial(self) -> str: ...
-    @property
-    def expires_s(self) -> float: ...
-    @property
-    def key_sha256(self) -> str: ...
-
-
-class Authority(Protocol):
-    """The device CA. `bundle`: PEM trust anchors; `root_fingerprint`: SHA-256 that tokens pin."""
-
-    @property
-    def bundle(self) -> str: ...
-    @property
-    def root_fingerprint(self) -> str: ...
-    def issue_device(self, csr: str, device: str, now: float, generation: int) -> Issued: ...
-
-
-def enrol(ctx: Context, authority: Authority, request: EnrolRequest) -> EnrolResponse:
+def enrol(ctx: Context, authority: DeviceCA, request: EnrolRequest) -> EnrolResponse:
     """Enrol one device and count one use of its token, in one transaction.
 
     A device may enrol again under its name with the same key: the response may have been lost, or
@@ -170,7 +148,7 @@ def _decommission(db: Connection, name: str) -> None:
 
 
 def _response(
-    ctx: Context, authority: Authority, name: str, site: str, matched: Profile, issued: Issued
+    ctx: Context, authority: DeviceCA, name: str, site: str, matched: Profile, issued: Issued
 ) -> EnrolResponse:
     network = ctx.settings.network
     host = network.names[0] if network.names else network.host

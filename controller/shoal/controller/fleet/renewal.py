@@ -9,13 +9,12 @@ import base64
 import binascii
 import hashlib
 import hmac
-from typing import Protocol
 
 from sqlalchemy import Connection, Row, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.fleet import devices
-from shoal.controller.fleet.enrolment import Authority
+from shoal.controller.fleet.certificates import DeviceCA, Proven
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
 from shoal.controller.store.tables import device
@@ -27,23 +26,6 @@ CHALLENGE_S, SKEW_S = 300, 3_600.0
 _AGAIN = "enrol the device again with a new join token"
 
 
-class Prover(Protocol):
-    """Device that proved possession of its certificate's key. begins_s: start of validity."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def generation(self) -> int: ...
-    @property
-    def begins_s(self) -> float: ...
-
-
-class Renewing(Authority, Protocol):
-    """The device CA. prove: DeniedError unless it issued the certificate and the proof is valid."""
-
-    def prove(self, certificate: str, proof: bytes, message: bytes, now: float) -> Prover: ...
-
-
 def challenge(ctx: Context, name: str) -> RenewChallenge:
     """Issue a challenge for `name`; for an unknown name too, so that names cannot be probed."""
     with ctx.store.read() as db:
@@ -51,7 +33,7 @@ def challenge(ctx: Context, name: str) -> RenewChallenge:
     return RenewChallenge(challenge=_make(ctx, name, row, int(ctx.clock()) + CHALLENGE_S))
 
 
-def renew(ctx: Context, authority: Renewing, request: RenewRequest) -> RenewResponse:
+def renew(ctx: Context, authority: DeviceCA, request: RenewRequest) -> RenewResponse:
     """Issue a certificate for the key in the request's CSR.
 
     DeniedError unless the current certificate is valid and of an enrolled device, the proof is
@@ -80,7 +62,7 @@ def renew(ctx: Context, authority: Renewing, request: RenewRequest) -> RenewResp
     return RenewResponse(certificate=issued.certificate, ca=authority.bundle)
 
 
-def _check(ctx: Context, given: str, prover: Prover, row: Row | None) -> None:
+def _check(ctx: Context, given: str, prover: Proven, row: Row | None) -> None:
     if row is None or row.state != devices.ENROLLED:
         raise DeniedError(f"device {prover.device} is not enrolled", _AGAIN)
     if prover.generation != row.generation or prover.begins_s + SKEW_S < int(row.enrolled_at):

@@ -9,7 +9,7 @@ import base64
 import datetime
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, func, select
@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row, func, select
 from shoal import sealed_message, topics, wire
 from shoal.controller.access import audit
 from shoal.controller.fleet import devices
-from shoal.controller.fleet.renewal import Prover, Renewing
+from shoal.controller.fleet.certificates import DeviceCA, Proven
 from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.offline.records import FolderBlob, FolderPlan, ParcelReceipt
@@ -44,28 +44,8 @@ _KINDS = ("window", "event", "inventory")
 _AGAIN = "export it again on the device"
 
 
-class Proven(Prover, Protocol):
-    """Sender of a sealed message. ends_s: expiry of its certificate; key_sha256: of its key."""
-
-    @property
-    def ends_s(self) -> float: ...
-    @property
-    def key_sha256(self) -> str: ...
-
-
-class Sealing(Renewing, Protocol):
-    """The device CA. prove: `now` None accepts an expired certificate."""
-
-    @property
-    def controller_chain(self) -> str: ...
-    def sign_as_controller(self, message: bytes) -> bytes: ...
-    def prove(
-        self, certificate: str, proof: bytes, message: bytes, now: float | None
-    ) -> Proven: ...
-
-
 def export(
-    ctx: Context, authority: Sealing, *, actor: str, names: Sequence[str], site: str
+    ctx: Context, authority: DeviceCA, *, actor: str, names: Sequence[str], site: str
 ) -> FolderPlan:
     """Contents of an offline bundle for these devices and all of `site`.
 
@@ -96,7 +76,7 @@ def export(
     )
 
 
-def import_batch(ctx: Context, authority: Sealing, *, actor: str, data: bytes) -> ParcelReceipt:
+def import_batch(ctx: Context, authority: DeviceCA, *, actor: str, data: bytes) -> ParcelReceipt:
     """Import a message that a device sealed; repeated imports have no further effect.
 
     Raises BundleError or OversizeError for incomplete or damaged data, DeniedError unless it is
@@ -152,7 +132,7 @@ def _resolve(ctx: Context, names: Sequence[str], site: str) -> list[str]:
 
 def _seal(
     ctx: Context,
-    authority: Sealing,
+    authority: DeviceCA,
     name: str,
     assignment: wire.Assignment | None,
     acks: Sequence[wire.Ack],
@@ -215,7 +195,7 @@ def _expiry(metadata: bytes) -> float:
 # --- import ---------------------------------------------------------------------------------------
 
 
-def _open(authority: Sealing, data: bytes) -> tuple[Proven, MessageBatch]:
+def _open(authority: DeviceCA, data: bytes) -> tuple[Proven, MessageBatch]:
     """Sender and content. Damage in transport looks like a forgery."""
     sealed = sealed_message.unseal(data)
     message = sealed_message.signed_bytes(UP, sealed.body)

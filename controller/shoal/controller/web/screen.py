@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response
 from shoal.controller.access import roles
 from shoal.controller.access.roles import Actor
 from shoal.controller.alerts import alerts
-from shoal.controller.fleet.enrolment import Authority
+from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
 from shoal.controller.store.records import Page
 from shoal.controller.web import charts, wording
@@ -48,7 +48,7 @@ def context() -> Context:
     return current_app.extensions["shoal"]
 
 
-def authority() -> Authority:
+def authority() -> DeviceCA:
     """The device CA, whose fingerprint join tokens carry."""
     return current_app.extensions["shoal-services"].authority
 

@@ -16,16 +16,14 @@ import datetime
 import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shoal.controller.fleet.certificates import common_name
+from shoal.controller.fleet.certificates import Issued, Proven, common_name
 from shoal.controller.fleet.io.proof_of_possession import (
-    Proven,
     PublicKey,
     key_sha256,
     prove,
@@ -42,21 +40,6 @@ DEVICE_DAYS, OWN_DAYS, INTERMEDIATE_DAYS, ROOT_DAYS = 90, 365, 5 * 365, 20 * 365
 CSR_LIMIT = 16_384
 _SKEW = datetime.timedelta(hours=1)  # certificates are valid for clocks that are a little behind
 _CLIENT, _SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
-
-
-class Issued(NamedTuple):
-    """Issued certificate.
-
-    certificate   PEM, the leaf and then the intermediate
-    serial        hex
-    expires_s     Unix seconds
-    key_sha256    of the public key in it, hex
-    """
-
-    certificate: str
-    serial: str
-    expires_s: float
-    key_sha256: str
 
 
 class Authority:

@@ -4,7 +4,6 @@ import datetime
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -13,28 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shoal.controller.fleet.certificates import read_common_name
+from shoal.controller.fleet.certificates import Proven, read_common_name
 from shoal.errors import DeniedError, SettingError, ShoalError
 
 _LIMIT = 16_384
 _AGAIN = "enrol the device again with a new join token"
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
-
-
-class Proven(NamedTuple):
-    """A device that proved possession of its certificate's key.
-
-    generation       of the enrolment, see fleet.certificates
-    begins_s, ends_s validity, Unix seconds
-    key_sha256       of the public key, hex
-    """
-
-    device: str
-    generation: int
-    serial: str
-    begins_s: float
-    ends_s: float
-    key_sha256: str
 
 
 def prove(
