@@ -1,4 +1,4 @@
-"""A release's files in one folder, verified against the signed manifest before anything is read."""
+"""Files of a release in one folder, verified against the signed manifest before they are read."""
 
 import hashlib
 import io
@@ -20,7 +20,7 @@ _GOLDEN_LIMIT, _REFERENCE_LIMIT = 8 << 20, 16 << 20
 
 
 class Golden(msgspec.Struct, frozen=True):
-    """Inputs and what each variant must answer to them on any CPU.
+    """Golden vectors: inputs, and the expected outputs of each variant on any CPU.
 
     inputs    float32 (n, F)
     outputs   variant name -> float32 (n, C)
@@ -54,7 +54,7 @@ def describe(name: str, data: bytes) -> File:
 
 
 def verify_file(path: Path, file: File) -> None:
-    """Raise BundleError unless the file at `path` is there and is what the manifest says."""
+    """Raise BundleError unless the file at `path` has the size and hash in the manifest."""
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -64,9 +64,9 @@ def verify_file(path: Path, file: File) -> None:
 
 
 def verify(folder: Path, profile: str) -> Manifest:
-    """Manifest of the bundle in `folder`, every file for `profile` there and true to its hash.
+    """Verify every file for `profile` in `folder` by hash; return the manifest.
 
-    The manifest itself must have been verified against TUF's hash before it was put there.
+    The manifest itself was verified against TUF's hash before it was written there.
     """
     manifest = read_manifest(folder)
     for file in manifest.files_for(profile):
@@ -75,7 +75,7 @@ def verify(folder: Path, profile: str) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest in `folder`; BundleError if there is none that can be read."""
+    """Read the manifest in `folder`; BundleError if it is missing or invalid."""
     try:
         data = (folder / MANIFEST).read_bytes()
     except OSError as error:
@@ -95,7 +95,7 @@ def read_references(folder: Path, manifest: Manifest) -> References:
 
 
 def read_golden(folder: Path, manifest: Manifest) -> Golden:
-    """The golden vectors of a verified bundle; BundleError if they are not what they should be."""
+    """The golden vectors of a verified bundle; BundleError if they are invalid."""
     data = _bounded(folder / manifest.golden.name, _GOLDEN_LIMIT)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:

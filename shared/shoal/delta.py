@@ -1,16 +1,16 @@
-"""What a file differs by from an older one that the other side has: made once, applied anywhere.
+"""Binary deltas: the difference between a file and an older version that the receiver has.
 
-Three ways, whichever is smallest, each then compressed by zstd:
+Three formats, whichever is smallest, each compressed by zstd:
 
-    DICTIONARY   zstd with the old file as dictionary, as `zstd --patch-from`: pieces that moved
-    BYTES        byte minus byte: quantized weights, trained on
-    WORDS        32-bit word minus word, the sign in the lowest bit, the four bytes of all words
-                 each together: float32 weights, trained on; every one of them changed a little
+    DICTIONARY   zstd with the old file as dictionary, as `zstd --patch-from`: moved pieces
+    BYTES        byte minus byte: quantized weights after more training
+    WORDS        32-bit word minus word, zigzag coded, transposed into byte planes: float32 weights
+                 after more training; every one of them changed a little
 
-Weights that are trained on change everywhere and hardly: no dictionary finds equal bytes there, but
-the upper bytes of the differences are nearly all zero. tests/bench/delta.py measures it.
+More training changes every weight slightly: a dictionary finds no equal bytes, but the upper bytes
+of the differences are nearly all zero. Measured by tests/bench/delta.py.
 
-A delta is a hint, never trusted: what comes of it is held against the file's signed hash.
+A delta is not trusted: its result is verified against the signed hash of the file.
 """
 
 import enum
@@ -25,35 +25,35 @@ from shoal.errors import BundleError
 if TYPE_CHECKING:
     from zstandard import ZstdCompressionDict, ZstdCompressor, ZstdDecompressor
 
-#: Longest file, old or new, that a delta is made of or applied to: both are held in memory.
+#: Longest file, old or new, in bytes: both are held in memory.
 LIMIT = 64 << 20
 _MAGIC, _HEAD = b"shd1", 7
 _WORD = 4
-#: Levels of zstd: to find the smallest way; for differences that hardly shrink, where the strongest
-#: takes twenty times as long for one byte in a hundred less; and the strongest.
+#: zstd levels: to compare formats; for differences that hardly compress, where the strongest level
+#: takes twenty times as long for 1 % less; and the strongest.
 _QUICK, _FAST, _STRONGEST = 1, 12, 19
-#: Share of the whole file beyond which no delta is worth making: to compress what a quick look puts
-#: there takes ten times as long as the look, and devices fetch none longer than 0.8 of it.
+#: Estimated share of the whole file beyond which no delta is made: to compress it takes ten times
+#: as long as the estimate, and devices fetch no delta longer than 0.8 of the file.
 WORST_RATIO = 0.85
-#: Up to this length the smallest way is looked for at full strength.
+#: Up to this length, formats are compared at the strongest level.
 _SMALL = 1 << 17
-#: Of longer files of one length, so many pieces of this length are looked at, from end to end.
+#: Longer files of equal length are sampled: so many pieces of this length, evenly spaced.
 _PIECES, _PIECE = 8, 1 << 17
 _U8 = npt.NDArray[np.uint8]
 
 
 class DeltaFormat(enum.IntEnum):
-    """How a delta says what differs."""
+    """Encoding of the difference."""
 
     DICTIONARY, BYTES, WORDS = 0, 1, 2
 
 
 def make(old: bytes, new: bytes, most: float = math.inf) -> bytes:
-    """The delta that makes `new` of `old`; its length is what it costs.
+    """Make the delta from `old` to `new`.
 
-    most   bytes: what a quick look puts beyond them is not made
+    most   longest delta in bytes, by an estimate
 
-    Raises BundleError for that, and for a file longer than LIMIT.
+    Raises BundleError beyond it, and for a file longer than LIMIT.
 
     >>> old = bytes(range(256)) * 40
     >>> new = old[:5000] + b"!" + old[5001:]
@@ -62,19 +62,21 @@ def make(old: bytes, new: bytes, most: float = math.inf) -> bytes:
     (True, True)
     """
     _check_length(len(old), len(new))
-    looking = _QUICK if len(new) > _SMALL else _STRONGEST
-    best, cost = _smallest(old, new, looking)
-    keyed = len(_keyed(old, len(new), looking).compress(new))
-    if min(cost, keyed) > most:
-        raise BundleError(f"a delta of about {min(cost, keyed):.0f} bytes spares too little")
-    if keyed < cost:
-        return _head(DeltaFormat.DICTIONARY, 0, 0) + _keyed(old, len(new), _STRONGEST).compress(new)
+    level = _QUICK if len(new) > _SMALL else _STRONGEST
+    best, cost = _smallest(old, new, level)
+    dictionary_cost = len(_with_dictionary(old, len(new), level).compress(new))
+    if min(cost, dictionary_cost) > most:
+        least = min(cost, dictionary_cost)
+        raise BundleError(f"a delta of about {least:.0f} bytes saves too little")
+    if dictionary_cost < cost:
+        packed = _with_dictionary(old, len(new), _STRONGEST).compress(new)
+        return _head(DeltaFormat.DICTIONARY, 0, 0) + packed
     level = _STRONGEST if cost < len(new) / 4 or len(new) <= _SMALL else _FAST
     return _head(*best) + _plain(level).compress(_difference(old, new, *best))
 
 
 def _smallest(old: bytes, new: bytes, level: int) -> tuple[tuple[DeltaFormat, int, int], float]:
-    """The difference that is shortest, (way, shift, end), and about how long it is."""
+    """The format with the shortest delta, (format, shift, end), and its estimated length."""
     ways = [(DeltaFormat.BYTES, 0), *((DeltaFormat.WORDS, shift) for shift in range(_WORD))]
     ends = (0, 1) if len(old) != len(new) else (0,)
     whole = len(new)
@@ -90,14 +92,14 @@ def _smallest(old: bytes, new: bytes, level: int) -> tuple[tuple[DeltaFormat, in
 
 
 def _sample(whole: bytes) -> bytes:
-    """Pieces from end to end, each from the beginning of a word on."""
+    """Evenly spaced pieces, aligned to words."""
     last = len(whole) - _PIECE
     starts = [last * i // (_PIECES - 1) // _WORD * _WORD for i in range(_PIECES)]
     return b"".join(whole[at : at + _PIECE] for at in starts)
 
 
 def apply(old: bytes, delta: bytes, size: int) -> bytes:
-    """The new file, of exactly `size` bytes; BundleError for a delta that does not make it."""
+    """Apply a delta: the new file of exactly `size` bytes. Raises BundleError if it is invalid."""
     import zstandard
 
     _check_length(len(old), size)
@@ -107,18 +109,18 @@ def apply(old: bytes, delta: bytes, size: int) -> bytes:
         or delta[4] not in list(DeltaFormat)
         or delta[5] >= _WORD
     ):
-        raise BundleError("the delta is of no known kind")
+        raise BundleError("the delta has an unknown format")
     way, shift, end = DeltaFormat(delta[4]), delta[5], delta[6]
-    keyed = old if way is DeltaFormat.DICTIONARY else None
+    dictionary = old if way is DeltaFormat.DICTIONARY else None
     try:
         if zstandard.frame_content_size(delta[_HEAD:]) != size:
             raise BundleError(f"the delta makes no file of {size} bytes")
-        said = _opener(keyed, size).decompress(delta[_HEAD:], max_output_size=size)
+        decoded = _decompressor(dictionary, size).decompress(delta[_HEAD:], max_output_size=size)
     except (zstandard.ZstdError, MemoryError) as error:
         raise BundleError(f"the delta cannot be read: {error}") from error
     if way is DeltaFormat.DICTIONARY:
-        return said
-    return _undo(old, np.frombuffer(said, np.uint8), way, shift, end).tobytes()
+        return decoded
+    return _undo(old, np.frombuffer(decoded, np.uint8), way, shift, end).tobytes()
 
 
 def _difference(old: bytes, new: bytes, way: DeltaFormat, shift: int, end: int) -> bytes:
@@ -133,14 +135,14 @@ def _difference(old: bytes, new: bytes, way: DeltaFormat, shift: int, end: int) 
     return planes.tobytes() + edge[:first].tobytes() + edge[last:].tobytes()
 
 
-def _undo(old: bytes, said: _U8, way: DeltaFormat, shift: int, end: int) -> _U8:
-    base = _fit(old, len(said), end)
+def _undo(old: bytes, coded: _U8, way: DeltaFormat, shift: int, end: int) -> _U8:
+    base = _fit(old, len(coded), end)
     if way is DeltaFormat.BYTES:
-        return base + said
-    first, last = _words(len(said), shift)
-    folded = np.ascontiguousarray(said[: last - first].reshape(_WORD, -1).T).view("<u4").ravel()
+        return base + coded
+    first, last = _words(len(coded), shift)
+    folded = np.ascontiguousarray(coded[: last - first].reshape(_WORD, -1).T).view("<u4").ravel()
     difference = (folded >> np.uint32(1)) ^ (np.uint32(0) - (folded & np.uint32(1)))
-    edge = said[last - first :]
+    edge = coded[last - first :]
     made = base.copy()
     made[:first] += edge[:first]
     made[first:last] = (base[first:last].view("<u4") + difference).astype("<u4").view(np.uint8)
@@ -149,7 +151,7 @@ def _undo(old: bytes, said: _U8, way: DeltaFormat, shift: int, end: int) -> _U8:
 
 
 def _fit(old: bytes, size: int, end: int) -> _U8:
-    """The old file at the new one's length: cut or filled up, at its end or (end=1) beginning."""
+    """The old file cut or zero-padded to the new length, at its end or (end=1) beginning."""
     have = np.frombuffer(old, np.uint8)
     made = np.zeros(size, np.uint8)
     both = min(size, len(have))
@@ -161,7 +163,7 @@ def _fit(old: bytes, size: int, end: int) -> _U8:
 
 
 def _words(size: int, shift: int) -> tuple[int, int]:
-    """From where to where there are whole words, when the first begins at `shift`."""
+    """Range of the whole words, the first of them at `shift`."""
     first = min(shift, size)
     return first, first + (size - first) // _WORD * _WORD
 
@@ -172,7 +174,7 @@ def _head(way: DeltaFormat, shift: int, end: int) -> bytes:
 
 def _check_length(old: int, new: int) -> None:
     if max(old, new) > LIMIT:
-        raise BundleError(f"a delta of {max(old, new)} bytes, {LIMIT} are allowed")
+        raise BundleError(f"a delta of a file of {max(old, new)} bytes, {LIMIT} allowed")
 
 
 def _plain(level: int) -> "ZstdCompressor":
@@ -181,8 +183,8 @@ def _plain(level: int) -> "ZstdCompressor":
     return zstandard.ZstdCompressor(level=level)
 
 
-def _keyed(old: bytes, size: int, level: int) -> "ZstdCompressor":
-    """Compresses with `old` as dictionary, which stays in sight to the end of the new file."""
+def _with_dictionary(old: bytes, size: int, level: int) -> "ZstdCompressor":
+    """Compressor with `old` as dictionary and a window over both files."""
     import zstandard
 
     parameters = zstandard.ZstdCompressionParameters.from_level(
@@ -195,11 +197,11 @@ def _keyed(old: bytes, size: int, level: int) -> "ZstdCompressor":
     return zstandard.ZstdCompressor(dict_data=_dictionary(old), compression_params=parameters)
 
 
-def _opener(keyed: bytes | None, size: int) -> "ZstdDecompressor":
+def _decompressor(old: bytes | None, size: int) -> "ZstdDecompressor":
     import zstandard
 
-    window = max(1024, 4 * (size + len(keyed or b"")))
-    dictionary = None if keyed is None else _dictionary(keyed)
+    window = max(1024, 4 * (size + len(old or b"")))
+    dictionary = None if old is None else _dictionary(old)
     return zstandard.ZstdDecompressor(
         dict_data=dictionary, max_window_size=1 << window.bit_length()
     )

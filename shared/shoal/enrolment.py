@@ -1,4 +1,4 @@
-"""How a device joins: a token for a certificate, once, over HTTPS."""
+"""Messages of device enrolment and certificate renewal over HTTPS."""
 
 import hashlib
 import re
@@ -13,12 +13,12 @@ _TOKEN = re.compile(r"sj1\.([a-z0-9]{8,16})\.([A-Za-z0-9_-]{20,64})\.([0-9a-f]{6
 
 
 class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a new device asks for.
+    """Request of a new device for its certificate.
 
-    token    the join token, whole
+    token    the whole join token
     csr      PEM; its key never leaves the device. The subject is ignored: the name is `device`
-    ring     as the device's own configuration says; the token must allow it
-    profile  "" for the one that `facts` fit
+    ring     from the device's configuration; the token must allow it
+    profile  "" for the one that `facts` match
     """
 
     token: str
@@ -32,14 +32,14 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EnrolResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What it gets.
+    """Certificate and trust anchors for a new device.
 
     certificate    PEM chain, CN = device, O = shoal
     ca             PEM bundle that signs broker, controller and artifact server
     broker         mqtts://host:port
     artifacts      https://host:port
     root, director_root   trusted TUF root.json of the image repository and of the director
-    notice         what the installer should read now, e.g. that no model can run on this board
+    notice         text for the installer, e.g. that no model can run on this board
     """
 
     device: str
@@ -55,16 +55,16 @@ class EnrolResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RenewChallenge(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device signs to show that it has the key of its certificate.
+    """Nonce that a device signs with its present key.
 
-    challenge    good for one renewal of this device, and for some minutes
+    challenge    valid for one renewal of this device, for some minutes
     """
 
     challenge: str
 
 
 class RenewRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A device asks for its next certificate.
+    """Request for the next certificate.
 
     certificate  the present one, PEM; not expired
     csr          PEM, of the next key
@@ -79,25 +79,25 @@ class RenewRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RenewResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The next certificate, PEM chain, and the bundle that signs broker and controller by now."""
+    """The next certificate (PEM chain), and the present CA bundle of broker and controller."""
 
     certificate: str
     ca: str
 
 
 class DirectorRoots(msgspec.Struct, frozen=True, kw_only=True):
-    """Root metadata of the director, each signed by the one before; JSON texts, oldest first."""
+    """Root metadata of the director as JSON texts, oldest first, each signed by its predecessor."""
 
     roots: list[str]
 
 
 def renewal_message(challenge: str, csr: str) -> bytes:
-    """What the present key signs."""
+    """Bytes that the present key signs."""
     return b"shoal renewal v1\n" + challenge.encode() + b"\n" + csr.encode()
 
 
 class JoinSecret(NamedTuple):
-    """A join token taken apart."""
+    """Parts of a join token."""
 
     id: str
     secret: str
@@ -105,7 +105,7 @@ class JoinSecret(NamedTuple):
 
 
 def parse_token(text: str) -> JoinSecret:
-    """Take "sj1.<id>.<secret>.<fingerprint>" apart; SettingError (no secret in it) if none."""
+    """Parse "sj1.<id>.<secret>.<fingerprint>"; SettingError, without the secret, if invalid."""
     found = _TOKEN.fullmatch(text.strip())
     if not found:
         raise SettingError("join token is not one", "make one with: shoal device token --site SITE")
@@ -113,5 +113,5 @@ def parse_token(text: str) -> JoinSecret:
 
 
 def fingerprint(der: bytes) -> str:
-    """SHA-256 of a certificate's DER bytes, hex: what the join token pins the root CA by."""
+    """SHA-256 of a certificate's DER bytes, hex: the join token pins the root CA with it."""
     return hashlib.sha256(der).hexdigest()

@@ -1,26 +1,26 @@
-"""Everything that can go wrong in Shoal, as one tree.
+"""The error tree of Shoal.
 
     ShoalError
     ├── WireError             a message that cannot be read
     │   └── OversizeError     ... because it is larger than its kind may be
     ├── SettingError          a setting, flag or file the operator can correct
-    ├── InputError            data handed to a model does not fit its schema
-    ├── DatasetError          a file that cannot be a dataset
-    ├── ModelError            a model this runtime or profile cannot carry
-    ├── SketchError           sketches that do not belong together
+    ├── InputError            data for a model does not match its schema
+    ├── DatasetError          a file that is not a valid dataset
+    ├── ModelError            a model that this runtime or profile cannot run
+    ├── SketchError           sketches of different references
     ├── BundleError           a release's files are missing, damaged or hostile
-    ├── TrustError            a release or an order that must not be followed
-    │   ├── UntrustedError    too few known keys signed it
-    │   ├── StaleError        expired, or older than what was already seen
-    │   ├── MisdirectedError  meant for another device, ring or path
-    │   └── RefusedError      a federated round that asks more than this device gives
+    ├── TrustError            a release or an order that must be rejected
+    │   ├── UntrustedError    too few valid signatures
+    │   ├── StaleError        expired, or older than a version already seen
+    │   ├── MisdirectedError  signed for another device, ring or path
+    │   └── RefusedError      a federated round beyond the device's limits
     ├── StorageError          the disk refused: full, read-only, damaged
     ├── LinkError             broker, controller or artifact server out of reach
-    ├── ConflictError         the thing is not in a state that allows this
+    ├── ConflictError         the state of the resource does not allow this
     ├── AbsentError           no such device, model, release, rollout, ...
     └── DeniedError           not signed in, or not allowed
 
-An error carries facts, and its message names the thing and what to do about it.
+An error carries facts, and its message names the resource and a hint.
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ class WireError(ShoalError):
 
 
 class OversizeError(WireError):
-    """A message larger than its kind may be; it was not parsed."""
+    """A message over the size limit of its kind; it was not parsed."""
 
     code = "oversize-message"
 
@@ -69,19 +69,19 @@ class SettingError(ShoalError):
 
 
 class InputError(ShoalError):
-    """Data handed to a model does not fit its schema."""
+    """Data for a model does not match its schema."""
 
     code = "bad-input"
 
 
 class DatasetError(ShoalError):
-    """A file that cannot be a dataset."""
+    """A file that is not a valid dataset."""
 
     code = "bad-dataset"
 
 
 class ModelError(ShoalError):
-    """A model that this runtime or this profile cannot carry."""
+    """A model that this runtime or this profile cannot run."""
 
     code = "unusable-model"
 
@@ -99,33 +99,33 @@ class BundleError(ShoalError):
 
 
 class TrustError(ShoalError):
-    """A release or an order that must not be followed."""
+    """A release or an order that must be rejected."""
 
     code = "untrusted"
 
 
 class UntrustedError(TrustError):
-    """Too few known keys signed this."""
+    """Too few valid signatures."""
 
     code = "bad-signature"
 
 
 class StaleError(TrustError):
-    """Expired, or older than what this device has already seen."""
+    """Expired, or older than a version that this device has already seen."""
 
     code = "stale"
 
 
 class MisdirectedError(TrustError):
-    """Validly signed, but for another device, ring or path."""
+    """Validly signed, for another device, ring or path."""
 
     code = "misdirected"
 
 
 class RefusedError(TrustError):
-    """A federated round that asks more than this device gives; it stays out of it.
+    """A federated round beyond the device's limits; the device does not join.
 
-    reason   slug: what the console groups refusals by
+    reason   slug by which the console groups refusals
     """
 
     code = "round-refused"
@@ -148,13 +148,13 @@ class LinkError(ShoalError):
 
 
 class ConflictError(ShoalError):
-    """The thing is not in a state that allows this."""
+    """The state of the resource does not allow this."""
 
     code = "conflict"
 
 
 class AbsentError(ShoalError):
-    """There is no such thing."""
+    """No resource of this kind and name."""
 
     code = "not-found"
 

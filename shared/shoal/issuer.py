@@ -1,4 +1,4 @@
-"""Who issued a certificate."""
+"""Issuer check of X.509 certificates."""
 
 from collections.abc import Iterable
 
@@ -7,9 +7,9 @@ from cryptography.exceptions import InvalidSignature
 
 
 def is_issued_by(leaf: x509.Certificate, authorities: Iterable[x509.Certificate]) -> bool:
-    """Whether one of `authorities` signed `leaf`, which names it as its issuer.
+    """Whether one of `authorities` issued and signed `leaf`.
 
-    Neither time nor what the certificate is for is looked at.
+    Checks neither validity times nor key usage.
     """
     return any(_signed(leaf, one) for one in authorities)
 

@@ -1,4 +1,4 @@
-"""What a release consists of: the one file that TUF signs, and that names every other by hash."""
+"""Manifest of a release: the file that TUF signs, with the hash of every other file."""
 
 import re
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from shoal.validation_errors import decode_errors_as
 
 SCHEMA = 1
 LIMIT = 262_144
-#: Least bytes of a piece; most pieces of a file.
+#: Smallest piece in bytes; largest number of pieces of a file.
 PIECE, _MOST_PIECES = 1 << 20, 256
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -20,7 +20,7 @@ _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Piece(NamedTuple):
-    """Bytes start..stop (exclusive) of a file; sha256 of these, hex."""
+    """Bytes start to stop (exclusive) of a file, and their SHA-256, hex."""
 
     start: int
     stop: int
@@ -30,8 +30,8 @@ class Piece(NamedTuple):
 class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file of the bundle: `name` is flat (no folder), `size` in bytes, `sha256` in hex.
 
-    chunks   SHA-256 of each `piece_size` bytes, where there is more than one such: what came from
-             a neighbour can be told right from wrong before the file is whole
+    chunks   SHA-256 of each piece of `piece_size` bytes, where there is more than one: pieces from
+             peers are verified before the file is complete
     """
 
     name: str
@@ -40,7 +40,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chunks: list[str] = []
 
     def pieces(self) -> list[Piece]:
-        """The file in pieces that can be verified each; one, where no more is known.
+        """Pieces that can be verified one by one; the whole file where there are no chunks.
 
         >>> File(name="a", size=3, sha256="x").pieces()
         [Piece(start=0, stop=3, sha256='x')]
@@ -56,7 +56,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def piece_size(size: int) -> int:
-    """Bytes of a piece: 1 MiB, doubled until there are no more than 256 of them.
+    """Bytes of a piece: 1 MiB, doubled until there are at most 256.
 
     >>> piece_size(5 << 20) >> 20, piece_size(1 << 30) >> 20
     (1, 4)
@@ -68,7 +68,7 @@ def piece_size(size: int) -> int:
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True):
-    """One named input. low and high are the training range; outside is odd, not forbidden."""
+    """One named input. low and high are the training range; values outside of it are allowed."""
 
     name: str
     low: float
@@ -77,11 +77,11 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """The model as one profile or several can run it.
+    """One file of the model, for one profile or several.
 
     name      "fp32", "int8-u8s8-pc", ...: see firmware_profiles/variants.toml
     file      the ONNX file
-    metrics   of the held-back data, e.g. {"accuracy": 0.97}
+    metrics   on the held-out data, e.g. {"accuracy": 0.97}
     """
 
     name: str
@@ -90,10 +90,10 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FederatedOrigin(msgspec.Struct, frozen=True, kw_only=True):
-    """The federated rounds that a release was made of; who took part, the controller knows.
+    """Federated rounds that trained a release.
 
-    rounds, devices, examples   that are in it, together
-    epsilon                     of its differential privacy; None without
+    rounds, devices, examples   totals over its lineage
+    epsilon                     of differential privacy; None without
     """
 
     task: str
@@ -106,24 +106,24 @@ class FederatedOrigin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """A release, whole.
+    """A release.
 
     model, version    "lot-codes", 3: together the release "lot-codes@3"
-    release_counter   security epoch: a device never goes below the highest it has served
+    release_counter   security epoch: a device rejects releases below the highest it has served
     task              "classification" or "regression"
     input, output     tensor names in every variant; input is float32 (rows, len(features)),
                       output float32 (rows, len(labels)) of probabilities, or (rows, 1)
     labels            class names by output column; empty for regression
     threshold         decision threshold of a two-class model
-    profiles          profile -> variants that passed its gate, best first; a profile that is
-                      absent is not served by this release, see `refused`
-    refused           profile -> why it is not served
+    profiles          profile -> variants that passed its gate, best first; for an absent profile
+                      see `refused`
+    refused           profile -> why the release does not support it
     reference, golden files "reference.json" (shoal.sketch.References) and "golden.npz"
                       (inputs float32 (n, F), and per variant its outputs float32 (n, C))
-    opset, ort        ONNX opset, and the onnxruntime versions that can run it
-    dataset           "name@version" it was trained on, and its hash
-    pipeline          how a device makes the model's rows of what its sources measure
-    taught            by federated rounds, where they did
+    opset, ort        ONNX opset, and the supported onnxruntime versions
+    dataset           "name@version" of the training data, and its hash
+    pipeline          how a device makes rows for the model from its sources' measurements
+    taught            federated rounds that trained it; None without
     """
 
     schema: int = SCHEMA
@@ -155,21 +155,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.model}@{self.version}"
 
     def variant(self, name: str) -> Variant:
-        """Variant by name; BundleError if the release has none such."""
+        """Variant by name; BundleError if the release does not have it."""
         for variant in self.variants:
             if variant.name == name:
                 return variant
         raise BundleError(f"{self.release} has no variant {name!r}")
 
     def files(self) -> list[File]:
-        """Every file that the release may have on any device."""
+        """All files of the release, for any profile."""
         card = [self.card] if self.card else []
         return [*(v.file for v in self.variants), self.reference, self.golden, *card]
 
     def files_for(self, profile: str) -> list[File]:
-        """Files that a device of `profile` needs; BundleError, with the reason, if none serve it.
+        """Files for a device of `profile`; BundleError, with the reason, if it is unsupported.
 
-        Variants in order of preference first, then what every device needs.
+        Variants in order of preference first, then the files that every device needs.
         """
         names = self.profiles.get(profile)
         if not names:
@@ -180,7 +180,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(data: bytes) -> Manifest:
-    """Read a manifest's JSON bytes; BundleError if it is hostile, damaged or of another schema."""
+    """Read a manifest's JSON bytes; BundleError if it is invalid or of another schema."""
     if len(data) > LIMIT:
         raise BundleError(f"manifest of {len(data)} bytes, {LIMIT} allowed")
     with decode_errors_as(lambda cause: BundleError(f"manifest: {cause}")):
@@ -211,7 +211,7 @@ def parse(data: bytes) -> Manifest:
 
 
 def encode(manifest: Manifest) -> bytes:
-    """JSON bytes, the same for the same manifest."""
+    """Canonical JSON bytes."""
     return msgspec.json.encode(manifest, order="sorted")
 
 
@@ -234,7 +234,7 @@ def is_model(name: str) -> bool:
 
 
 def is_version(text: str) -> bool:
-    """Whether `text` may be a version: digits, and few enough for any database.
+    """Whether `text` may be a version: 1 to 15 digits.
 
     >>> is_version("3"), is_version("9" * 16), is_version("-1")
     (True, False, False)
@@ -243,7 +243,7 @@ def is_version(text: str) -> bool:
 
 
 def parse_release(text: str) -> tuple[str, int]:
-    """Take "model@version" apart; SettingError if it is not one."""
+    """Parse "model@version"; SettingError if it is invalid."""
     model, _, version = text.rpartition("@")
     if not is_version(version):
         raise SettingError(

@@ -1,9 +1,9 @@
-"""An MQTT connection that comes back: paho with its traps closed (DESIGN section 4).
+"""MQTT client that reconnects: a hardened wrapper of paho (DESIGN section 4).
 
-It speaks 3.1.1, or MQTT 5 to a broker that knows no other. One thread of our own connects, reads,
-writes and waits between attempts. paho's thread is not used: it has no jitter, dies of an exception
-in a callback while ``is_connected()`` stays true, and what it writes from a publisher's thread may
-tear what it writes from its own.
+It uses MQTT 3.1.1, or MQTT 5 where the broker supports no other. One thread of its own connects,
+reads, writes and waits between attempts. paho's thread is not used: it has no jitter, ends on an
+exception in a callback while ``is_connected()`` stays true, and its writes may interleave with
+those of a publisher's thread.
 """
 
 import hashlib
@@ -26,61 +26,61 @@ from shoal.mqtt_version import Limits, MqttVersion, explain_reason, is_unsupport
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
 CONNECT_TIMEOUT_S = 10.0
-#: PUBACKs stay away for so long, though pings are answered: the broker is stuck, connect anew.
+#: Seconds without a PUBACK, while pings are answered, after which to reconnect.
 STUCK_S = 60.0
-#: A connection that lasted so long was a good one: the next delay starts small again.
+#: Seconds of a connection after which the reconnection delay is reset.
 SETTLED_S = 10.0
 QUEUE = 1_000
 #: Bytes of a PUBLISH beside its topic and payload, at most.
 _HEAD = 10
-#: An answer that is none in this version of MQTT.
-_FOREIGN = (MQTTErrorCode.MQTT_ERR_PROTOCOL, MQTTErrorCode.MQTT_ERR_CONN_REFUSED)
+#: Errors on a reply in another version of MQTT.
+_WRONG_VERSION = (MQTTErrorCode.MQTT_ERR_PROTOCOL, MQTTErrorCode.MQTT_ERR_CONN_REFUSED)
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_* of OpenSSL
 _log = logging.getLogger("shoal.mqtt")
 
 
 class Address(NamedTuple):
-    """Where a broker listens."""
+    """Host and port of a broker."""
 
     host: str
     port: int
 
 
 def parse_url(url: str) -> Address:
-    """Take mqtts://host[:port] apart; SettingError if it is none."""
+    """Parse mqtts://host[:port]; SettingError if it is invalid."""
     try:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port or 8883
     except ValueError as error:
         raise SettingError(f"broker {url!r}: {error}", "write mqtts://HOST:PORT") from error
     if parts.scheme != "mqtts" or not host or parts.path not in ("", "/"):
-        raise SettingError(f"broker {url!r} is no address", "write mqtts://HOST:PORT")
+        raise SettingError(f"broker {url!r} is not an address", "write mqtts://HOST:PORT")
     return Address(host, port)
 
 
 def session_id(name: str, key: Path) -> str:
-    """Client id that nobody but the owner of the key file can tell: `name` and a hash of the key.
+    """Client id that cannot be guessed without the key file: `name` and a hash of the key.
 
-    nats-server does not tie client ids to certificates: who knows another's id can throw it off
-    and drop its session (docs/adr/0005-broker.md). Raises OSError.
+    nats-server does not bind client ids to certificates: with another client's id one could
+    disconnect it and drop its session (docs/adr/0005-broker.md). Raises OSError.
     """
     return f"{name}-{hashlib.sha256(b'shoal session' + key.read_bytes()).hexdigest()[:32]}"
 
 
 class Link:
-    """One client's connection to the broker, kept up for ever.
+    """A client's connection to the broker, reconnected until `stop`.
 
     url            mqtts://host:port
-    client_id      the client's name; the broker sees `session_id` of it
-    session        what the broker sees instead: a session that outlives its first key
-    ca, certificate, key   PEM files, read anew at each connection: renewal needs no restart
-    subscriptions  filters, QoS 1, subscribed anew at each connection
-    random         draws the delays between attempts: full jitter, up to 60 s
-    dialect        the version of MQTT to begin with. A broker that refuses it, or hangs up on it
-                   before it ever took one of them, is spoken to in the other at the next attempt
+    client_id      the client's name; the broker gets its `session_id`
+    session        client id for the broker instead, so that a session survives a new key
+    ca, certificate, key   PEM files, read at each connection: a renewal needs no restart
+    subscriptions  filters, QoS 1, subscribed at each connection
+    random         for the delays between attempts: full jitter, up to 60 s
+    version        first version of MQTT to try; the other one is tried when the broker refuses it, or
+                   disconnects before any connection succeeded
 
-    What `publish` took is sent again after a reconnection until the broker has acknowledged it,
-    but it is only in memory, and only while the dialect stays: what must not be lost is in an
+    Published messages are sent again after a reconnection until the broker has acknowledged them,
+    but from memory, and only with the same version: messages that must not be lost stay in an
     outbox until the controller's ack.
     """
 
@@ -108,7 +108,7 @@ class Link:
         self._on_connection: Callable[[bool], None] = lambda up: None
         self._will: Callable[[], tuple[str, bytes]] | None = None
         self._random = random
-        # Not create_default_context: without a cafile it believes the system's CAs as well.
+        # Not create_default_context: without a cafile it trusts the system's CAs as well.
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._clean_session = clean_session
@@ -124,7 +124,7 @@ class Link:
         self._unacked = 0
         self._waiting_since = self._up_since = 0.0
 
-    # --- for everybody ------------------------------------------------------------------------
+    # --- public ------------------------------------------------------------------------
 
     def start(
         self,
@@ -145,10 +145,10 @@ class Link:
         self._stopping.clear()
         thread = threading.Thread(target=self._keep, name="shoal-mqtt", daemon=True)
         thread.start()
-        self._thread = thread  # now: one that has yet to start is not one that died
+        self._thread = thread  # after start: until then it counts as not started, not as dead
 
     def revive(self) -> bool:
-        """Start the thread anew if it died unasked; whether it had. For whoever watches over it."""
+        """Restart the thread if it died unexpectedly; return whether it had. For a watchdog."""
         if self._thread is None or self._thread.is_alive() or self._stopping.is_set():
             return False
         self._went_down()
@@ -156,7 +156,7 @@ class Link:
         return True
 
     def stop(self) -> None:
-        """Say goodbye (the last will stays unsaid) and end the thread."""
+        """Disconnect, without the last will, and end the thread."""
         self._stopping.set()
         if self._client is not None:
             self._client.disconnect()  # only queued, and the loop woken
@@ -166,12 +166,12 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """The broker took us in and granted every subscription, and the thread is alive."""
+        """Whether the broker accepted the connection and all subscriptions, and the thread is alive."""
         return self._up and self._thread is not None and self._thread.is_alive()
 
     @property
     def unacked(self) -> int:
-        """Messages that the broker has yet to acknowledge: for who has many large ones to send."""
+        """Messages that the broker has yet to acknowledge, for flow control of large messages."""
         return self._unacked
 
     @property
@@ -180,10 +180,10 @@ class Link:
         return "" if self.connected else self._fault
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Hand a message to the broker, QoS 1. Returns before it is acknowledged.
+        """Publish a message with QoS 1. Returns before it is acknowledged.
 
-        Raises LinkError when not connected, when too many are unacknowledged already, or when the
-        broker takes no message of that size.
+        Raises LinkError when not connected, with too many unacknowledged messages, or for a message
+        over the broker's size limit.
         """
         client = self._client
         if client is None or not self.connected:
@@ -203,7 +203,7 @@ class Link:
         size, most = len(topic.encode()) + len(payload) + _HEAD, self._limits.packet
         if most and size > most:
             raise LinkError(
-                f"message of {size} bytes, the broker takes {most}",
+                f"message of {size} bytes, the broker accepts {most}",
                 "raise its limit of packet size",
             )
 
@@ -215,7 +215,7 @@ class Link:
             began = time.monotonic()
             try:
                 self._fault = self._connect_and_serve()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the link must come back
+            except Exception as error:  # noqa: BLE001 - whatever it is, reconnect
                 self._fault = explain(error)
             self._went_down()
             if self._stopping.is_set():
@@ -227,19 +227,19 @@ class Link:
             self._stopping.wait(delay)
 
     def _connect_and_serve(self) -> str:
-        """One connection, from the look-up of the name to its end; return why it ended."""
+        """Connect and run one connection to its end; return why it ended."""
         self._fault, self._greeted = "connecting", False
         self._context.load_verify_locations(self._ca)
         self._context.load_cert_chain(self._certificate, self._key)
         if self._client and self._client.max_inflight_messages > self._limits.in_flight:
-            self._begin_anew(self._limits)
+            self._discard_client(self._limits)
         client = self._client = self._client or self._make_client()
         if self._will is not None:
             topic, payload = self._will()
             client.will_set(topic, payload, qos=1, retain=True)
         client.reconnect()
-        goodbyes = 0
-        while goodbyes < 3:
+        disconnects = 0
+        while disconnects < 3:
             rc = client.loop(1.0)
             if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return self._why(rc)
@@ -247,7 +247,7 @@ class Link:
                 return f"broker acknowledged nothing for {STUCK_S:.0f} s"
             if self._stopping.is_set():
                 client.disconnect()
-                goodbyes += 1
+                disconnects += 1
         return "stopped"
 
     def _went_down(self) -> None:
@@ -256,22 +256,22 @@ class Link:
         if open_still is not None:
             open_still.close()
         if was_up:
-            self._tell(self._on_connection, False)
+            self._call(self._on_connection, False)
 
     def _why(self, rc: MQTTErrorCode) -> str:
-        if not self._greeted and (rc in _FOREIGN or not self._is_known):
-            return self._speak_the_other(rc)
+        if not self._greeted and (rc in _WRONG_VERSION or not self._is_known):
+            return self._switch_version(rc)
         return self._fault if self._fault not in ("", "connecting") else paho.error_string(rc)
 
-    def _speak_the_other(self, rc: MQTTErrorCode) -> str:
-        """The broker does not answer in this version of MQTT, or not at all."""
-        spoken, self._version, self._is_known = self._version, self._version.other, False
-        self._begin_anew(Limits())
+    def _switch_version(self, rc: MQTTErrorCode) -> str:
+        """Switch to the other version after no reply in this one; return the reason."""
+        tried, self._version, self._is_known = self._version, self._version.other, False
+        self._discard_client(Limits())
         why = paho.error_string(rc).rstrip(".")
-        return f"no answer to MQTT {spoken.value} ({why}); trying MQTT {self._version.value}"
+        return f"no answer to MQTT {tried.value} ({why}); trying MQTT {self._version.value}"
 
-    def _begin_anew(self, limits: Limits) -> None:
-        """With another of paho's clients: it cannot change what it was made for."""
+    def _discard_client(self, limits: Limits) -> None:
+        """Make a new paho client for the next connection: version and limits are fixed in one."""
         with self._lock:
             self._unacked = 0
         self._client, self._limits = None, limits
@@ -306,16 +306,18 @@ class Link:
         client.connect_async(*self.address, keepalive=self._keepalive_s, **options)
         return client
 
-    def _connected_to(self, client: paho.Client, _: Any, __: Any, reason: Any, said: Any) -> None:
+    def _connected_to(
+        self, client: paho.Client, _: Any, __: Any, reason: Any, properties: Any
+    ) -> None:
         self._greeted = not is_unsupported(reason)
         if reason.is_failure:
             self._fault = f"broker refused: {explain_reason(reason)}"
             return
         self._is_known = True
-        if not self._agree(limits_of(said, clean=self._clean_session)):
+        if not self._agree(limits_of(properties, clean=self._clean_session)):
             client.disconnect()
             return
-        with self._lock:  # what is unacknowledged goes out again now, and its clock starts anew
+        with self._lock:  # unacknowledged messages are sent again now, and their timeout restarts
             self._waiting_since = time.monotonic()
         if not self._subscriptions:
             self._came_up()
@@ -324,12 +326,12 @@ class Link:
         self._subscribing = mid or 0
 
     def _agree(self, limits: Limits) -> bool:
-        """Whether this connection can keep to what the broker takes; the next one will."""
+        """Whether this connection is within the broker's limits; the next one will be."""
         most = min(self._limits.in_flight, limits.in_flight)
         if limits.faults:
             self._fault = f"broker {' and '.join(limits.faults)}; use one that does"
         elif most < self._limits.in_flight:
-            self._fault = f"broker takes {most} messages at once; connecting anew"
+            self._fault = f"broker accepts {most} messages in flight; reconnecting"
         self._limits = limits._replace(in_flight=most)
         return self._fault == "connecting"
 
@@ -340,8 +342,8 @@ class Link:
     def _subscribed(self, client: paho.Client, _: Any, mid: int, reasons: Any, __: Any) -> None:
         if mid != self._subscribing:
             return
-        asked = zip(self._subscriptions, reasons, strict=False)
-        refused = [topic for topic, reason in asked if reason.is_failure]
+        results = zip(self._subscriptions, reasons, strict=False)
+        refused = [topic for topic, reason in results if reason.is_failure]
         if refused:
             self._fault = (
                 f"broker refused subscription to {', '.join(refused)}; "
@@ -354,27 +356,27 @@ class Link:
     def _came_up(self) -> None:
         self._up, self._fault, self._up_since = True, "", time.monotonic()
         _log.info("broker %s:%d: connected", *self.address)
-        self._tell(self._on_connection, True)
+        self._call(self._on_connection, True)
 
     def _received(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
-        self._tell(self._on_message, message.topic, message.payload)
+        self._call(self._on_message, message.topic, message.payload)
 
     def _acknowledged(self, _: paho.Client, __: Any, ___: int, reason: Any, ____: Any) -> None:
-        if reason.is_failure:  # only MQTT 5 says so; the outbox says it again in any case
-            _log.warning("broker did not take a message: %s", explain_reason(reason))
+        if reason.is_failure:  # only in MQTT 5; the outbox sends it again in any case
+            _log.warning("broker rejected a message: %s", explain_reason(reason))
         with self._lock:
             self._unacked = max(0, self._unacked - 1)
             self._waiting_since = time.monotonic()
 
-    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+    def _call(self, callback: Callable[..., None], *args: Any) -> None:
         try:
             callback(*args)
-        except Exception:  # noqa: BLE001 - one bad message must not end the link
+        except Exception:  # noqa: BLE001 - one bad message must not end the connection
             _log.exception("callback of the link failed; the link goes on")
 
 
 def explain(error: BaseException) -> str:
-    """One sentence on why a TLS connection to the broker could not be made, with a hint."""
+    """Why a TLS connection to the broker failed, one sentence with a hint."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == _NOT_YET_VALID:
             return "broker's certificate is not valid yet; is this machine's clock right?"
@@ -384,7 +386,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error.reason or error}; did the broker refuse this certificate?"
     if isinstance(error, FileNotFoundError):
-        return f"no file {error.filename}; enrol anew" if error.filename else str(error)
+        return f"no file {error.filename}; enrol again" if error.filename else str(error)
     if isinstance(error, OSError):
         return error.strerror or str(error) or type(error).__name__
     return f"{type(error).__name__}: {error}"
@@ -395,4 +397,4 @@ def _without_nagle(_: paho.Client, __: Any, sock: Any) -> None:
 
 
 def _leave_writing_to_the_loop(_: paho.Client, __: Any, ___: Any) -> None:
-    """Nothing to do: that it is set is what matters."""
+    """Empty on purpose: paho changes its behaviour when the callback is set."""

@@ -1,6 +1,6 @@
-"""MQTT 3.1.1 and MQTT 5: what differs between them on one connection.
+"""Differences between MQTT 3.1.1 and MQTT 5 on one connection.
 
-A persistent session means the same in both: 3.1.1's clean session off is 5's clean start off with
+A persistent session is the same in both: clean session off in 3.1.1 is clean start off in 5, with
 a session that never expires. Sources: OASIS MQTT 3.1.1, 3.1.2.4; OASIS MQTT 5.0, 3.1.2.11, 3.2.2.3.
 """
 
@@ -12,10 +12,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-#: Messages of QoS 1 that may be under way at once: ours to the broker, the broker's to us.
-IN_FLIGHT, TAKEN_AT_ONCE = 20, 100
-_FOR_EVER = 0xFFFF_FFFF
-#: The broker speaks the other version: of MQTT 5; of 3.1.1 paho tells by an error of its own.
+#: Receive maximum of QoS 1 messages in flight: towards the broker, towards the client.
+IN_FLIGHT, RECEIVE_MAXIMUM = 20, 100
+_NEVER_EXPIRES = 0xFFFF_FFFF
+#: Reason code "unsupported protocol version" of MQTT 5; for 3.1.1 paho has an error of its own.
 _UNSUPPORTED = 132
 
 
@@ -30,7 +30,7 @@ class MqttVersion(enum.Enum):
         return MqttVersion.V5 if self is MqttVersion.V3 else MqttVersion.V3
 
     def make_client(self, name: str, *, clean: bool) -> paho.Client:
-        """A paho client that is called `name` and connects in this version alone."""
+        """A paho client with the id `name` that connects with this version only."""
         return paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id=name,
@@ -40,21 +40,21 @@ class MqttVersion(enum.Enum):
         )
 
     def connect_options(self, *, clean: bool) -> dict[str, Any]:
-        """What paho's connect takes beside the address; `clean`: the session is not kept."""
+        """Arguments of paho's connect beside the address. clean: do not keep the session."""
         if self is MqttVersion.V3:
             return {}
-        asked: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        asked.SessionExpiryInterval = 0 if clean else _FOR_EVER
-        asked.ReceiveMaximum = TAKEN_AT_ONCE
-        return {"clean_start": clean, "properties": asked}
+        properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        properties.SessionExpiryInterval = 0 if clean else _NEVER_EXPIRES
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        return {"clean_start": clean, "properties": properties}
 
 
 class Limits(NamedTuple):
-    """What an MQTT 5 broker says at the greeting that it takes; 3.1.1 knows no such limits.
+    """Limits that an MQTT 5 broker announces in its CONNACK; 3.1.1 has none.
 
-    in_flight   messages of QoS 1 under way at once
-    packet      bytes of one message with its topic; 0 for any
-    faults      what we need and it does not do, in words; () when it does all of it
+    in_flight   QoS 1 messages in flight
+    packet      bytes of one message with its topic; 0 for unlimited
+    faults      required features that the broker lacks, as text
     """
 
     in_flight: int = IN_FLIGHT
@@ -62,26 +62,26 @@ class Limits(NamedTuple):
     faults: tuple[str, ...] = ()
 
 
-def limits_of(said: Any, *, clean: bool) -> Limits:
+def limits_of(properties: Any, *, clean: bool) -> Limits:
     """Read the properties of a CONNACK."""
     faults = []
-    if getattr(said, "MaximumQoS", 2) < 1:
+    if getattr(properties, "MaximumQoS", 2) < 1:
         faults.append("acknowledges no message (its maximum QoS is 0)")
-    if not getattr(said, "RetainAvailable", 1):
+    if not getattr(properties, "RetainAvailable", 1):
         faults.append("retains no messages")
-    if not getattr(said, "WildcardSubscriptionAvailable", 1):
+    if not getattr(properties, "WildcardSubscriptionAvailable", 1):
         faults.append("takes no subscriptions with wildcards")
-    if not clean and getattr(said, "SessionExpiryInterval", _FOR_EVER) == 0:
+    if not clean and getattr(properties, "SessionExpiryInterval", _NEVER_EXPIRES) == 0:
         faults.append("keeps no sessions")
     return Limits(
-        in_flight=min(IN_FLIGHT, getattr(said, "ReceiveMaximum", IN_FLIGHT)),
-        packet=getattr(said, "MaximumPacketSize", 0),
+        in_flight=min(IN_FLIGHT, getattr(properties, "ReceiveMaximum", IN_FLIGHT)),
+        packet=getattr(properties, "MaximumPacketSize", 0),
         faults=tuple(faults),
     )
 
 
 def is_unsupported(reason: Any) -> bool:
-    """Whether the broker refused for the version that was spoken."""
+    """Whether the broker refused the protocol version."""
     return bool(reason.value == _UNSUPPORTED)
 
 
@@ -92,9 +92,9 @@ def explain_reason(reason: Any) -> str:
 
 
 _ENROLLED = "is this device enrolled, and not decommissioned?"
-#: By MQTT 5's numbers; paho translates those of 3.1.1 into them.
+#: By reason code of MQTT 5; paho translates the codes of 3.1.1.
 _HINTS = {
-    132: "it speaks another version of MQTT",
+    132: "it supports another version of MQTT",
     133: "see its limits for client ids",
     134: _ENROLLED,
     135: _ENROLLED,
@@ -103,7 +103,7 @@ _HINTS = {
     138: "see its list of banned clients",
     139: "it will be tried again",
     141: "the line is too slow, or this machine slept",
-    142: "somebody else connected by this client's name: is the agent's folder in use twice?",
+    142: "another client connected with this client id: is the agent's folder in use twice?",
     149: "raise its limit of message size",
     150: "raise its limit of messages a second",
     151: "raise its quota, or let fewer devices share it",

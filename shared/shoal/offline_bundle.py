@@ -1,14 +1,14 @@
-"""The folder that carries releases to devices without a network, and their reports back.
+"""Offline bundle: the folder with releases for devices without a network, and with their reports.
 
-    shoal-folder.json             what this is: for people and for a first look, nobody trusts it
+    shoal-folder.json             label: for people and for a first look; never trusted
     metadata/<name>.json          TUF metadata of the image repository
-    blobs/<sha256>                files of releases, by their content
-    down/<device>.parcel          what the device is told
-    up/<device>/<name>.parcel     what it says
+    blobs/<sha256>                files of releases, by hash
+    down/<device>.parcel          sealed messages for the device
+    up/<device>/<name>.parcel     sealed messages of the device
 
-Names are lower case and flat, there are no links and no permissions, and no file is longer than
-1 GiB: it may lie on FAT. Nothing in it is believed for lying there, and no link in it is followed,
-neither to read nor to write nor to delete: a stick of another file system may have been given some.
+It fits FAT: lower-case flat names, no links, no permissions, no file longer than 1 GiB. Its content
+is verified before use, and no link in it is followed, neither to read nor to write nor to delete:
+a drive with another file system may hold some.
 """
 
 import contextlib
@@ -28,19 +28,19 @@ from shoal.validation_errors import decode_errors_as
 LABEL, METADATA, BLOBS, DOWN, UP = "shoal-folder.json", "metadata", "blobs", "down", "up"
 SCHEMA = 1
 _AGAIN = "it was not copied whole, or was changed: export it again"
-_FOREIGN = "take it away by hand, or use another stick"
+_FOREIGN = "remove it by hand, or use another drive"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _LABEL_LIMIT, _PIECE, _MOST_FILES = 1 << 20, 1 << 20, 100_000
-#: File systems of sticks that cannot sync a folder say so with these.
+#: Errors of file systems that cannot sync a folder.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 
 
 class Label(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in a folder.
+    """Content of a bundle.
 
-    ca              SHA-256 of the controller's root certificate, hex: whose folder it is
-    made_s          when it was last exported to, and
-    valid_until_s   until when what is in it may be installed: Unix seconds
+    ca              SHA-256 of the controller's root certificate, hex
+    made_s          Unix seconds of the last export
+    valid_until_s   Unix seconds until which its releases may be installed
     """
 
     ca: str
@@ -52,22 +52,22 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OfflineBundle:
-    """One such folder. Reading is bounded; what is written is whole under its name, or not there.
+    """Files of one bundle. Reads are bounded; a written file is complete under its name, or absent.
 
-    AbsentError for a file that is not there, BundleError for one that cannot be right, StorageError
-    when the stick refuses.
+    Raises AbsentError for a missing file, BundleError for an invalid one, StorageError when the
+    drive refuses.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def label(self) -> Label:
-        """What the folder says of itself; SettingError when it is none of Shoal's."""
+        """The bundle's label; SettingError when the folder is not a bundle."""
         try:
             return self._label()
         except AbsentError as error:
             hint = "name the folder itself; one is made with: shoal bundle export FOLDER"
-            raise SettingError(f"{self.folder} is no folder of Shoal's", hint) from error
+            raise SettingError(f"{self.folder} is not an offline bundle", hint) from error
 
     def read(self, name: str, limit: int) -> bytes:
         """A file of at most `limit` bytes."""
@@ -86,7 +86,7 @@ class OfflineBundle:
             yield from _pieces(descriptor, size)
 
     def holds(self, name: str, size: int, sha256: str) -> bool:
-        """Whether a file is there, of this length and content."""
+        """Whether a file is there with this length and hash."""
         digest = hashlib.sha256()
         try:
             for piece in self.pieces(name, size):
@@ -96,7 +96,7 @@ class OfflineBundle:
         return digest.hexdigest() == sha256
 
     def names(self, below: str, suffix: str) -> list[str]:
-        """Files of one folder in it, by their end, sorted; none where it is not there."""
+        """Files of a subfolder with this suffix, sorted; none where there is no such folder."""
         try:
             with self._translated(below), self._folder(below) as folder, os.scandir(folder) as all_:
                 found = sorted(e.name for e in itertools.islice(all_, _MOST_FILES + 1))
@@ -107,7 +107,7 @@ class OfflineBundle:
         return [f"{below}/{name}" for name in found if name.endswith(suffix)]
 
     def folders(self, below: str) -> list[str]:
-        """Names of the folders in one folder in it, sorted; none where it is not there."""
+        """Folders in a subfolder, sorted; none where there is no such folder."""
         try:
             with self._translated(below), self._folder(below) as folder, os.scandir(folder) as all_:
                 return sorted(e.name for e in all_ if e.is_dir(follow_symlinks=False))
@@ -119,12 +119,12 @@ class OfflineBundle:
         self.receive(name, pieces)
 
     def receive(self, name: str, pieces: Iterable[bytes]) -> None:
-        """Write a file as it comes, durable; nothing of it is there when `pieces` raises."""
+        """Write a file from a stream, durable; no part of it stays when `pieces` raises."""
         below, last = _split(name)
         new = f"{last}.new"
         with self._translated(name), self._folder(below, make=True) as folder:
             try:
-                _remove(new, folder)  # what a pulled stick left, or a link that somebody put there
+                _remove(new, folder)  # left by an unplugged drive, or a planted link
                 with os.fdopen(_create(new, folder), "wb") as file:
                     for piece in pieces:
                         file.write(piece)
@@ -158,7 +158,7 @@ class OfflineBundle:
 
     @contextlib.contextmanager
     def _open(self, name: str) -> Iterator[int]:
-        """A plain file: no link, no device, no pipe that would never end."""
+        """Open a regular file; BundleError for a link, device or pipe."""
         below, last = _split(name)
         with self._translated(name), self._folder(below) as folder:
             flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -172,10 +172,10 @@ class OfflineBundle:
 
     @contextlib.contextmanager
     def _folder(self, below: str, *, make: bool = False) -> Iterator[int]:
-        """A descriptor of a folder in it; each step on the way there is a folder, and no link."""
+        """Open a subfolder; each part of its path must be a folder and not a link."""
         if make:
             self.folder.mkdir(parents=True, exist_ok=True)
-        here = os.open(self.folder, _FOLDER)  # a person named this one: it may be a link
+        here = os.open(self.folder, _FOLDER)  # the user named this one: it may be a link
         try:
             for part in PurePosixPath(below).parts:
                 if make:
@@ -198,26 +198,26 @@ class OfflineBundle:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 what = f"{self.folder}/{name} is a link, or behind one"
                 raise BundleError(what, _FOREIGN) from error
-            said = f"{self.folder}/{name}: {error.strerror}"
-            raise StorageError(said, "is the stick full, read-only or gone?") from error
+            what = f"{self.folder}/{name}: {error.strerror}"
+            raise StorageError(what, "is the drive full, read-only or unplugged?") from error
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Folder and last part of a name; BundleError for one that leads out of the stick."""
+    """Folder and last part of a name; BundleError for a name that leaves the bundle."""
     *below, last = name.split("/")
     if {"", ".", ".."} & {*below, last}:
-        raise BundleError(f"{name!r:.200} is no name on a stick", _AGAIN)
+        raise BundleError(f"{name!r:.200} is not a name in an offline bundle", _AGAIN)
     return "/".join(below), last
 
 
 def _create(name: str, folder: int) -> int:
-    """A file that was not there: nobody's link is opened in its place."""
+    """Create a new file; never through a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, 0o666, dir_fd=folder)
 
 
 def _remove(name: str, folder: int) -> None:
-    """The file or the link itself, if there is one."""
+    """Delete the file or the link itself, if there is one."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
 

@@ -1,7 +1,7 @@
-"""A model's trained numbers as one flat vector, and what a device must know of a train graph.
+"""Model parameters as one flat vector (theta), and the description of a train graph.
 
-The description travels inside the graph, as its metadata, so a device needs no other file and no
-onnx package: onnxruntime reads it.
+The description is in the graph's metadata, which onnxruntime reads: a device needs no other file
+and no onnx package.
 
     >>> spec = TrainSpec(
     ...     parameters=(Parameter(name="w", shape=(2, 3), offset=0),
@@ -40,16 +40,16 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a train graph takes and gives.
+    """Inputs and outputs of a train graph.
 
     parameters    back to back, in order: together theta
     state         elements of the optimiser's state; zeros before the first step
     optimiser     "sgd", "momentum" or "adam"
-    betas         Adam's, for the corrections that the host computes
+    betas         of Adam, for the bias corrections that the host computes
     loss          "cross-entropy" (y: class index, int64), "bce", "mse" or "huber" (y: float)
-    classes       y is below it, for cross-entropy: the graph does not check; otherwise 0
-    proximal      takes mu and theta0: FedProx's term
-    shift         takes shift, a vector that is added to every gradient (SCAFFOLD's correction)
+    classes       number of classes for cross-entropy (the graph does not check y); otherwise 0
+    proximal      has inputs mu and theta0: the proximal term of FedProx
+    shift         has input shift, a vector added to every gradient (correction of SCAFFOLD)
     many          reserved, always false
     """
 
@@ -69,9 +69,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
         return sum(parameter.size for parameter in self.parameters)
 
     def scalars(self, lr: float, step: int) -> dict[str, F32]:
-        """The numbers that the host computes for a step, counted from 1.
+        """Scalar inputs of a step, counted from 1.
 
-        Adam's powers of beta are taken in float64 here: in the graph they would drift.
+        Powers of Adam's betas are computed here in float64: in float32 they would drift.
         """
         if self.optimiser != "adam":
             return {"lr": np.array(lr, np.float32)}
@@ -82,7 +82,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def split(self, theta: F32) -> dict[str, F32]:
-        """Views of theta by parameter; ModelError when its length is another model's."""
+        """Views of theta by parameter; ModelError when its length does not match."""
         if theta.shape != (self.size,):
             raise ModelError(
                 f"theta has shape {theta.shape}, ({self.size},) is needed",
@@ -94,10 +94,11 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spec_of(metadata: Mapping[str, str]) -> TrainSpec:
-    """The description in a graph's metadata; ModelError when it is no train graph."""
+    """Read the description from a graph's metadata; ModelError when it is not a train graph."""
     try:
         return msgspec.json.decode(metadata[METADATA].encode(), type=TrainSpec)
     except (KeyError, msgspec.DecodeError) as error:
         raise ModelError(
-            "this graph does not say how it trains", "make it with Shoal's controller"
+            "this is no train graph: it has no training metadata",
+            "make it with Shoal's controller",
         ) from error

@@ -1,9 +1,8 @@
-"""From what a plant measures to what a model reads: declared, never code, signed with the model.
+"""Declarative preprocessing pipeline: from measurements to a model's inputs. Part of the manifest.
 
-A pipeline is part of the signed manifest. For each input of the model it says the name and unit
-in which the plant has it, the range in which it can be true, what to do when it is missing, and
-how it is scaled; for a model that reads a stretch of time, how many samples at which rate. The
-controller and the device compute it with the very same functions (preparation.py).
+For each input it declares the source's name and unit, the valid range, the handling of missing
+values, and the scaling; for a model over a time series, the number of samples and their rate.
+Controller and device compute it with the same functions (preparation.py).
 
     >>> parse(b'{"missing": "last", "stale_s": 5}').stale_s
     5.0
@@ -21,14 +20,14 @@ from shoal.errors import SettingError
 from shoal.units import conversion
 from shoal.validation_errors import decode_errors_as
 
-#: What a value that is missing becomes: nothing, so that the row is refused; the last one that was
-#: there; the mean or the constant in `fill`.
+#: Handling of a missing value: refuse the row, repeat the last value, or use the mean or constant
+#: in `fill`.
 Missing = Literal["refuse", "last", "mean", "constant"]
-#: What a value outside of its range becomes.
+#: Handling of a value outside of its range.
 Outside = Literal["keep", "missing", "clip"]
 Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
 MAX_INPUTS, MAX_SAMPLES = 262_144, 65_536
-#: Name of the endpoint's input that takes rows in the plant's units and puts them through this.
+#: Name of the endpoint's input for raw rows, which go through the pipeline.
 RAW = "raw"
 
 
@@ -36,10 +35,10 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One input of the model.
 
     name           as in the manifest's features
-    source         its name in the plant's frames; "" for the same
-    given, unit    unit in the frames, and that of low, high and fill; shoal.units knows them
-    low, high      range in which a value can be true, in `unit`; None for no bound
-    outside        what a value outside of it becomes: "keep", "missing" or "clip"
+    source         its name in the source's frames; "" for the same
+    given, unit    unit in the frames, and of low, high and fill; see shoal.units
+    low, high      valid range, in `unit`; None for no bound
+    outside        handling of a value outside of it: "keep", "missing" or "clip"
     missing        "refuse", "last", "mean" or "constant"; None for the pipeline's
     fill           the mean or constant, in `unit`
     scale, offset  the model reads value · scale + offset
@@ -59,12 +58,12 @@ class Input(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Stretch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The last samples, for a model that reads a stretch of time, such as a 1-D CNN.
+    """Sliding window of samples, for a model over a time series, such as a 1-D CNN.
 
-    samples  how many; the model reads them oldest first, each with every input: (samples · inputs)
-    rate_hz  of the samples: of several readings in one period the first counts, and a period
-             without one is a missing value; 0 for every reading as it comes
-    every    samples from one answer to the next
+    samples  window length; the model reads (samples · inputs) values, oldest first
+    rate_hz  sampling rate: the first reading of a period counts, and a period without one is a
+             missing value; 0 takes every reading
+    every    samples from one inference to the next
     """
 
     samples: Annotated[int, msgspec.Meta(ge=1, le=MAX_SAMPLES)]
@@ -73,7 +72,7 @@ class Stretch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How an image becomes the model's row: resized (bilinear), values 0 to 255, one after another.
+    """How an image becomes a row: bilinear resize, values 0 to 255, flattened.
 
     mode    "L" for grey, "RGB" for colour
     layout  "chw" or "hwc": the order of channel, height and width
@@ -86,7 +85,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def values(self) -> int:
-        """How many values an image is."""
+        """Values of an image."""
         return self.width * self.height * (3 if self.mode == "RGB" else 1)
 
     def __str__(self) -> str:
@@ -94,13 +93,13 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a model's rows are made. Without inputs: the manifest's features, as they come.
+    """Preprocessing of a model's rows. Without inputs: the manifest's features, unchanged.
 
-    missing        for every input that does not say otherwise
+    missing        default of all inputs
     scale, offset  without inputs, for every value: 0.00392156862745098 for pixels from 0 to 255
-    stale_s        oldest value that "last" may repeat, in seconds of the source's clock
-    stretch        None for a model that reads one moment
-    image          None for a model that reads no images; then neither inputs nor a stretch
+    stale_s        age limit of a value that "last" repeats, in seconds of the source's clock
+    stretch        None for a model over single rows
+    image          None for a model without images; with an image, neither inputs nor a stretch
     """
 
     inputs: Annotated[list[Input], msgspec.Meta(max_length=MAX_INPUTS)] = []
@@ -116,14 +115,14 @@ IDENTITY = Pipeline()
 
 
 def parse(data: bytes) -> Pipeline:
-    """Read a pipeline's JSON; SettingError names the field that is wrong."""
+    """Decode a pipeline's JSON; SettingError names the invalid field."""
     hint = "see docs/sources-and-sinks.md"
     with decode_errors_as(lambda cause: SettingError(f"pipeline: {cause}", hint)):
         return msgspec.json.decode(data, type=Pipeline)
 
 
 def check(pipeline: Pipeline, features: Sequence[str]) -> None:
-    """Raise SettingError unless `pipeline` makes the rows of these features."""
+    """Raise SettingError unless `pipeline` produces rows of these features."""
     names = [i.name for i in pipeline.inputs]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -1,4 +1,4 @@
-"""A declared pipeline at work: the same functions on the controller and on a device.
+"""Preprocessing by a declared pipeline: the same functions on the controller and on a device.
 
 >>> line = Pipeline(inputs=[Input(name="t", source="TT-101", given="°F", unit="°C", low=-40)])
 >>> reading = np.array([[212.0]])
@@ -22,7 +22,7 @@ F64 = npt.NDArray[np.float64]
 
 
 class Conversion:
-    """The part without memory: unit, range, fill; then scale and offset. Arrays (..., inputs)."""
+    """Stateless steps: unit, range, fill; then scale and offset. Arrays (..., inputs)."""
 
     def __init__(self, pipeline: Pipeline, features: Sequence[str]) -> None:
         inputs = pipeline.inputs or [
@@ -44,8 +44,8 @@ class Conversion:
         self.plain = not pipeline.inputs and (pipeline.scale, pipeline.offset) == (1.0, 0.0)
         self._samples = pipeline.stretch.samples if pipeline.stretch else 1
 
-    def understood(self, rows: npt.NDArray) -> F64:
-        """Values in the model's units, NaN where there is none: float64, the shape of `rows`."""
+    def in_model_units(self, rows: npt.NDArray) -> F64:
+        """Values in the model's units, NaN where missing: float64, the shape of `rows`."""
         values = np.asarray(rows, np.float64)
         if self.plain:
             return np.where(np.isfinite(values), values, np.nan)
@@ -58,20 +58,20 @@ class Conversion:
         return np.where(np.isnan(values), self._fill, values)
 
     def scaled(self, values: F64) -> F32:
-        """What the model reads: float32."""
+        """Scaled values, as the model reads them: float32."""
         with np.errstate(over="ignore"):
             return (values if self.plain else values * self._scale + self._offset).astype(
                 np.float32
             )
 
     def table(self, rows: npt.NDArray) -> F32:
-        """Rows of a table (n, F), in the plant's units, as the model reads them: float32 (n, F).
+        """Rows of a table (n, F), in the source's units, as the model reads them: float32 (n, F).
 
-        With a stretch a row of the table is one whole stretch, oldest sample first. A value that is
-        missing and not filled stays NaN: a table knows no "last".
+        With a stretch, a row of the table is one whole window, oldest sample first. A missing value
+        without a fill stays NaN: "last" does not apply to tables.
         """
         n, wide = np.shape(rows)
-        values = self.understood(np.reshape(rows, (n, self._samples, wide // self._samples)))
+        values = self.in_model_units(np.reshape(rows, (n, self._samples, wide // self._samples)))
         return self.scaled(values).reshape(n, wide)
 
 
@@ -80,19 +80,19 @@ def _column(values: list[float]) -> F64:
 
 
 def convert(pipeline: Pipeline, features: Sequence[str], rows: npt.NDArray) -> F32:
-    """A table (n, F) as the model reads it, float32 (n, F): `Conversion.table`, once."""
+    """Convert a table (n, F) to the model's inputs, float32 (n, F)."""
     return Conversion(pipeline, features).table(rows)
 
 
 class PreparedRows(NamedTuple):
-    """Rows for the model, float32 (m, F), and which row of the frame each stands for."""
+    """Rows for the model, float32 (m, F), and the frame's row of each."""
 
     values: F32
-    stands_for: list[int]
+    source_rows: list[int]
 
 
 class Preparation:
-    """A pipeline at work on the frames of one asset: what it must remember is in here.
+    """Stateful preprocessing of the frames of one asset.
 
     features   of the manifest, in order
     """
@@ -109,15 +109,15 @@ class Preparation:
         self._asked: tuple[tuple[str, ...], Any] = ((), None)
 
     def rows(self, time_s: float, names: tuple[str, ...], rows: npt.NDArray) -> PreparedRows:
-        """What the model reads of rows (n, len(names)).
+        """Prepare rows (n, len(names)) for the model.
 
-        names   of the columns; () for rows that have the model's columns in the model's order
-        time_s  the source's clock
+        names   of the columns; () for the model's columns in the model's order
+        time_s  by the source's clock
 
-        A value that is missing and may not be filled is NaN: the model refuses the row by name.
-        InputError when it breaks a stretch, which then begins anew.
+        A missing value without a fill is NaN: the model then refuses the row. Raises InputError
+        when it interrupts a stretch, which then restarts.
         """
-        values = self._convert.understood(self._picked(names, rows))
+        values = self._convert.in_model_units(self._picked(names, rows))
         if self._pipeline.stretch is not None:
             return self._stretches(self._pipeline.stretch, time_s, values)
         if self._convert.keeps.any():
@@ -125,7 +125,7 @@ class Preparation:
         return PreparedRows(self._convert.scaled(values), list(range(len(values))))
 
     def _picked(self, names: tuple[str, ...], rows: npt.NDArray) -> npt.NDArray:
-        """The model's columns, in order; NaN for those that are not in the frame."""
+        """The model's columns, in order; NaN for columns that the frame lacks."""
         wanted = self._convert.names
         if names in ((), wanted):
             self._check_width(rows)
@@ -146,7 +146,7 @@ class Preparation:
             )
 
     def _kept(self, time_s: float, values: F64) -> F64:
-        """Missing values of inputs that keep the last one are repeated, while it is not stale."""
+        """Repeat the last value of inputs with missing = "last", unless it is stale."""
         keeps, made = self._convert.keeps, values.copy()
         for row in made:
             known = np.isfinite(row)
@@ -157,7 +157,7 @@ class Preparation:
         return made
 
     def _stretches(self, stretch: Stretch, time_s: float, values: F64) -> PreparedRows:
-        """Every stretch that these samples complete, (m, samples · inputs)."""
+        """Windows that these samples complete, (m, samples · inputs)."""
         made, stands = [np.empty((0, self._ring.size), np.float32)], list[int]()
         for row, sample in enumerate(values):
             for one in self._in_time(stretch, time_s, sample):
@@ -173,7 +173,7 @@ class Preparation:
             self._filled = self._since = 0
             missing = self._convert.names[int(np.argwhere(~np.isfinite(sample))[0][0])]
             raise InputError(
-                f"{missing!r} is missing: the stretch of {stretch.samples} samples begins anew",
+                f"{missing!r} is missing: the stretch of {stretch.samples} samples restarts",
                 "let the pipeline fill it, or correct the source",
             )
         self._ring[:-1] = self._ring[1:]
@@ -181,7 +181,7 @@ class Preparation:
         self._filled, self._since = self._filled + 1, self._since + 1
 
     def _in_time(self, stretch: Stretch, time_s: float, sample: F64) -> list[F64]:
-        """The samples that this reading stands for: none when its period has one already."""
+        """Samples of this reading and of skipped periods; none when its period has one already."""
         gap = 0
         if stretch.rate_hz:
             slot, before = math.floor(time_s * stretch.rate_hz + 1e-6), self._slot
@@ -189,10 +189,10 @@ class Preparation:
                 return []
             gap = min(slot - before - 1, stretch.samples) if before is not None else 0
             self._slot = slot
-        unseen = [self._unseen(time_s) for _ in range(gap)]
-        return [*unseen, self._kept(time_s, sample[None])[0]]
+        skipped = [self._missing_sample(time_s) for _ in range(gap)]
+        return [*skipped, self._kept(time_s, sample[None])[0]]
 
-    def _unseen(self, time_s: float) -> F64:
-        """A sample that nobody took: what the pipeline makes of every value missing."""
-        nothing = self._convert.understood(np.full((1, len(self._last)), np.nan))
+    def _missing_sample(self, time_s: float) -> F64:
+        """A sample in which every value is missing."""
+        nothing = self._convert.in_model_units(np.full((1, len(self._last)), np.nan))
         return self._kept(time_s, nothing)[0]

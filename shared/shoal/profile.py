@@ -1,4 +1,4 @@
-"""Firmware profiles: what each class of board can carry, read from firmware_profiles/*.toml."""
+"""Firmware profiles: limits and variants of each class of board, from firmware_profiles/*.toml."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ FURTHER = "SHOAL_FIRMWARE_PROFILES"
 
 
 class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Facts that a board of this class has; None or empty asks nothing."""
+    """Facts that a board of this class has; None or empty matches any."""
 
     arch: str | None = None
     cpu_part: str | None = None
@@ -34,7 +34,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def strictness(self) -> int:
         return sum(bool(getattr(self, f)) for f in self.__struct_fields__)
 
-    def fits(self, facts: Mapping[str, Any]) -> bool:
+    def matches(self, facts: Mapping[str, Any]) -> bool:
         """Whether a device with `facts` (Inventory.facts) is of this class."""
         flags = set(facts.get("flags", ()))
         return (
@@ -72,7 +72,7 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class QuantizationGate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a variant may lose: see firmware_profiles/defaults.toml."""
+    """Accepted loss of a variant: see firmware_profiles/defaults.toml."""
 
     max_metric_drop: float
     min_cosine: float
@@ -83,8 +83,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A class of board.
 
     variants      in order of preference
-    unsupported   why no model can run here, "" where it can: such a device is told so and
-                  listed, and never fails a rollout
+    unsupported   why no model can run here, "" where it can: the device is enrolled and listed,
+                  and does not count in rollouts
     """
 
     name: str
@@ -110,7 +110,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def folder() -> Path:
-    """Where the TOML files are: inside the wheel, or in the checkout."""
+    """Folder of the TOML files: in the wheel, or in the checkout."""
     return _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 
@@ -139,7 +139,7 @@ def load_recipes() -> dict[str, Recipe]:
 
 
 def profile(name: str) -> Profile:
-    """One profile by name; AbsentError if there is none such."""
+    """One profile by name; AbsentError if unknown."""
     try:
         return load_profiles()[name]
     except KeyError:
@@ -148,14 +148,14 @@ def profile(name: str) -> Profile:
 
 
 def detect(facts: Mapping[str, Any]) -> Profile:
-    """The strictest profile that `facts` fit; generic when none does.
+    """The strictest profile that matches `facts`; generic when none does.
 
     >>> detect({"arch": "aarch64", "cpu_part": "0xd0b"}).name
     'rpi5'
     >>> detect({"arch": "riscv64"}).name
     'generic'
     """
-    fitting = [p for p in load_profiles().values() if p.match.fits(facts)]
+    fitting = [p for p in load_profiles().values() if p.match.matches(facts)]
     return max(fitting, key=lambda p: p.match.strictness)
 
 

@@ -1,8 +1,8 @@
-"""Messages that go by hand where no broker is in reach: sealed parcels in a folder, on a stick.
+"""Sealed messages: batches of MQTT messages in signed files, for devices without a network.
 
-A parcel holds the very messages that would have gone over MQTT, and who sealed it stands for the
-connection's certificate: the device for what goes up, the controller for what comes down. What a
-message must be signed with besides (an assignment, by the director) it still must.
+A batch holds the same messages that MQTT would carry. Its signature replaces the TLS client
+certificate of the connection: the device signs upward batches, the controller downward ones.
+Signatures inside of messages (the director's, on an assignment) are required as ever.
 
     body       MessagePack of a MessageBatch
     signature  ECDSA over SHA-256 of `signed_bytes`, by the key of `certificate`
@@ -17,28 +17,29 @@ from shoal.errors import BundleError, OversizeError
 from shoal.validation_errors import decode_errors_as
 
 UP, DOWN = "up", "down"
-#: Bytes of one sealed parcel; letters in it; bytes of letters from which the next one is begun.
+#: Bytes of a sealed batch; messages in it; payload bytes after which the next batch begins.
 LIMIT, MAX_MESSAGES, BATCH_BYTES = 8 << 20, 2_000, 4 << 20
 _PEM_LIMIT, _SIGNATURE_LIMIT, _ROOTS = 16_384, 1_024, 64
 _T = TypeVar("_T")
 
 
 class BatchMessage(msgspec.Struct, frozen=True, array_like=True):
-    """One message: kind of its topic ("window", "assignment", ...), and its bytes on the wire."""
+    """One message: kind of its topic ("window", "assignment", ...) and its encoded bytes."""
 
     kind: str
     payload: bytes
 
 
 class MessageBatch(msgspec.Struct, frozen=True, kw_only=True, tag="parcel"):
-    """What one device says, or is told.
+    """Messages from one device (upward) or to it (downward).
 
-    device        whom it is from, going up; whom it is for, coming down
-    made_s        Unix seconds, by the clock of who sealed it
-    trip          random name of the export that it belongs to
-    part          1, 2, 3, ... of the trip
-    parts         in the last part, how many there are; 0 before
-    roots         coming down: the director's root metadata, each signed by the one before
+    device        sender of an upward batch, receiver of a downward one
+    made_s        Unix seconds, by the sender's clock
+    trip          random id of the export
+    letters       the messages, in order
+    part          1, 2, 3, ... within the export
+    parts         number of parts, in the last one; 0 in the others
+    roots         downward: root metadata of the director, each signed by its predecessor
     """
 
     device: str
@@ -51,69 +52,71 @@ class MessageBatch(msgspec.Struct, frozen=True, kw_only=True, tag="parcel"):
 
     @property
     def name(self) -> str:
-        """File name, different for every parcel, that every file system takes."""
+        """Unique file name, valid on FAT."""
         return f"{int(self.made_s):011d}-{self.trip}-{self.part:05d}.parcel"
 
 
 class SealedMessage(msgspec.Struct, frozen=True, kw_only=True, tag="sealed-parcel"):
-    """A parcel as it travels. certificate: PEM, the chain of who sealed it."""
+    """An encoded batch and its signature. certificate: PEM chain of the signer."""
 
     body: bytes
     certificate: str
     signature: bytes
 
 
-def signed_bytes(way: str, body: bytes) -> bytes:
-    """What the seal is over: a parcel that goes up is none that comes down."""
-    return f"shoal parcel v1 {way}\n".encode() + body
+def signed_bytes(direction: str, body: bytes) -> bytes:
+    """The signed bytes: they name the direction, so an upward batch is never valid downward."""
+    return f"shoal parcel v1 {direction}\n".encode() + body
 
 
-def seal(parcel: MessageBatch, way: str, certificate: str, sign: Callable[[bytes], bytes]) -> bytes:
-    """The bytes that travel. sign: message -> signature, by the certificate's key."""
-    body = msgspec.msgpack.encode(parcel)
+def seal(
+    batch: MessageBatch, direction: str, certificate: str, sign: Callable[[bytes], bytes]
+) -> bytes:
+    """Encode and sign a batch. sign: message -> signature, by the certificate's key."""
+    body = msgspec.msgpack.encode(batch)
     sealed = SealedMessage(
-        body=body, certificate=certificate, signature=sign(signed_bytes(way, body))
+        body=body, certificate=certificate, signature=sign(signed_bytes(direction, body))
     )
     return msgspec.msgpack.encode(sealed)
 
 
 def unseal(data: bytes) -> SealedMessage:
-    """Take a sealed parcel apart; whose it is has still to be proved. BundleError if none."""
+    """Decode a sealed batch without verifying its signature. Raises BundleError."""
     if len(data) > LIMIT:
-        raise OversizeError("parcel", len(data), LIMIT)
+        raise OversizeError("sealed messages", len(data), LIMIT)
     sealed = _decode(data, SealedMessage)
     if len(sealed.certificate) > _PEM_LIMIT or len(sealed.signature) > _SIGNATURE_LIMIT:
-        raise BundleError("parcel: its seal is too long")
+        raise BundleError("sealed messages: certificate or signature is too long")
     return sealed
 
 
 def decode_batch(body: bytes) -> MessageBatch:
-    """The parcel in a body whose seal was verified; BundleError if it is none."""
+    """Decode the body of a verified sealed batch. Raises BundleError."""
     return _decode(body, MessageBatch)
 
 
-def batches(letters: Iterable[BatchMessage]) -> Iterator[list[BatchMessage]]:
-    """Letters, in order, in batches that fit a parcel each; one empty portion for none.
+def batches(messages: Iterable[BatchMessage]) -> Iterator[list[BatchMessage]]:
+    """Split messages, in order, into lists that fit a batch each; one empty list for none.
 
-    >>> [len(some) for some in batches([BatchMessage("window", b"x" * (BATCH_BYTES // 2))] * 5)]
+    >>> [len(batch) for batch in batches([BatchMessage("window", b"x" * (BATCH_BYTES // 2))] * 5)]
     [2, 2, 1]
     """
-    some: list[BatchMessage] = []
-    size, given = 0, False
-    for letter in letters:
-        if some and (size + len(letter.payload) > BATCH_BYTES or len(some) == MAX_MESSAGES):
-            yield some
-            some, size, given = [], 0, True
-        some.append(letter)
-        size += len(letter.payload)
-    if some or not given:
-        yield some
+    batch: list[BatchMessage] = []
+    size, yielded = 0, False
+    for message in messages:
+        if batch and (size + len(message.payload) > BATCH_BYTES or len(batch) == MAX_MESSAGES):
+            yield batch
+            batch, size, yielded = [], 0, True
+        batch.append(message)
+        size += len(message.payload)
+    if batch or not yielded:
+        yield batch
 
 
 def _decode(data: bytes, kind: type[_T]) -> _T:
     def damaged(cause: Exception) -> BundleError:
         return BundleError(
-            f"parcel: {cause}", "it was not copied whole, or is none: export it again"
+            f"sealed messages: {cause}", "the file was not copied whole: export it again"
         )
 
     with decode_errors_as(damaged):

@@ -1,9 +1,8 @@
-"""Mergeable sketches of what a model saw and said: numpy only, tens of bytes a feature.
+"""Mergeable sketches (histograms) of a model's inputs and outputs: tens of bytes a feature.
 
-A feature's values are counted in bins that its reference fixed beforehand (quantiles of the
-training data), so two sketches of one reference merge by addition, exactly, in any order, and
-carry no raw value. Count, min, max, mean and M2 ride along (Chan, Golub & LeVeque 1983 for the
-merge). Not KLL: below about 200 rows a KLL blob *is* the raw data (DESIGN section 8).
+A feature's values are counted in the fixed bins of its reference (quantiles of the training data),
+so two sketches of one reference merge exactly, by addition, in any order, and hold no raw value.
+They also hold count, min, max, mean and M2 (merged by Chan, Golub & LeVeque 1983). Not KLL: below about 200 rows a KLL blob *is* the raw data (DESIGN section 8).
 """
 
 import functools
@@ -22,9 +21,9 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
-#: Quantiles that become edges: deciles nested in twentieths, and the tails.
+#: Quantiles of the edges: deciles nested in twentieths, and the tails.
 QUANTILES = (0.001, 0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99, 0.999)
-#: Rows gathered before they are counted in one vectorised pass.
+#: Rows buffered for one vectorised pass.
 BUFFER_ROWS = 256
 MAX_FEATURES, MAX_EDGES = 4_096, 64
 
@@ -33,10 +32,10 @@ _MAGIC = b"SHS1"
 
 
 class FeatureReference(msgspec.Struct, frozen=True, kw_only=True):
-    """One feature as the training data had it.
+    """Training distribution of one feature.
 
-    edges    rising; bin i holds edges[i-1] <= x < edges[i]; the first and last bin are out of range
-    counts   training rows per bin, then training rows that were missing: len(edges) + 2
+    edges    ascending; bin i holds edges[i-1] <= x < edges[i]; the first and last bin are out of range
+    counts   training rows per bin, then rows with a missing value: len(edges) + 2
     """
 
     name: str
@@ -51,18 +50,18 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @functools.cached_property
     def id(self) -> str:
-        """Name by content: the first 16 hex digits of the SHA-256 of names and edges."""
+        """Content id: the first 16 hex digits of the SHA-256 of names and edges."""
         edges = [(f.name, f.edges) for f in self.features]
         return hashlib.sha256(msgspec.json.encode(edges)).hexdigest()[:16]
 
     @functools.cached_property
     def edges(self) -> list[F32]:
-        """Edges of each feature, as sketches compare with them."""
+        """Edges of each feature as float32."""
         return [np.asarray(f.edges, np.float32) for f in self.features]
 
     @functools.cached_property
     def table(self) -> F32:
-        """The same, shape (F, longest): short lists end in NaN, which no value is below."""
+        """Edges as one table, shape (F, longest): short lists are padded with NaN."""
         table = np.full((len(self.edges), max(map(len, self.edges), default=0)), np.nan, np.float32)
         for row, edges in zip(table, self.edges, strict=True):
             row[: len(edges)] = edges
@@ -70,7 +69,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
 
 class References(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """What a bundle carries as reference.json: one reference for inputs, one for outputs."""
+    """Content of reference.json in a bundle: a reference for inputs and one for outputs."""
 
     inputs: Reference
     outputs: Reference
@@ -83,8 +82,8 @@ class References(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 def edges_of(values: F64) -> list[float]:
     """Edges for one numeric feature, from its training `values` of shape (n,), NaN allowed.
 
-    A value that many rows share (a quantile that repeats) gets a bin of its own, and the last edge
-    lies just above the maximum, so that out-of-range is a bin and not a guess.
+    A value shared by many rows (a repeated quantile) gets its own bin, and the last edge lies just
+    above the maximum: values above the training range have a bin of their own.
     """
     known = values[np.isfinite(values)].astype(np.float32)
     if not len(known):
@@ -99,7 +98,7 @@ def edges_of(values: F64) -> list[float]:
 
 
 def reference_of(columns: dict[str, F64], edges: dict[str, list[float]] | None = None) -> Reference:
-    """Reference of named training columns, each of shape (n,); given `edges` win over quantiles."""
+    """Reference of named training columns, each of shape (n,); `edges` replace the quantiles."""
     features = []
     for name, values in columns.items():
         cut = (edges or {}).get(name) or edges_of(values)
@@ -115,7 +114,7 @@ def reference_of(columns: dict[str, F64], edges: dict[str, list[float]] | None =
 
 
 class Sketch:
-    """Counts and moments of rows, in a reference's bins.
+    """Counts and moments of rows in the bins of a reference.
 
     >>> ref = reference_of({"t": np.arange(1000.0)})
     >>> a, b = Sketch(ref), Sketch(ref)
@@ -124,9 +123,9 @@ class Sketch:
     (4, [1])
 
     counts   int64 (F, W): per feature the bins in order, zero padded, W = longest edge list + 1
-    missing  int64 (F,): NaN or infinite
-    n        int64 (F,): rows that were not missing; mean, m2, low, high: float64 (F,) over these
-    rows     rows seen
+    missing  int64 (F,): NaN or infinite values
+    n        int64 (F,): finite values; mean, m2, low, high: float64 (F,) over these
+    rows     all rows
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -222,7 +221,7 @@ class Sketch:
         return self._high
 
     def to_bytes(self) -> bytes:
-        """Compact form: header, varint counts, then five moments a feature as float32."""
+        """Serialize: header, varint counts, then four moments a feature as float32."""
         self._flush()
         counted = np.concatenate([self._counts, self._missing[:, None], self._n[:, None]], axis=1)
         moments = np.stack([self._mean, self._m2, self._low, self._high], axis=1)
@@ -232,7 +231,7 @@ class Sketch:
 
     @classmethod
     def from_bytes(cls, reference: Reference, data: bytes) -> "Sketch":
-        """Read `data` made with the same reference; SketchError for anything else."""
+        """Deserialize a sketch of `reference`; SketchError for anything else."""
         sketch = cls(reference)
         features, width = sketch._counts.shape
         if len(data) < _HEAD.size + 4:
@@ -291,15 +290,15 @@ class Sketch:
         self._fold(n, mean, _sums(x), low, high)
 
     def _bin(self, ordered: F32, n: I64) -> None:
-        """Count `ordered` (F, rows), each feature rising, its first n[j] finite.
+        """Count `ordered` (F, rows), each feature ascending, its first n[j] finite.
 
-        numpy sorts float32 with SIMD; to look up the few edges in the sorted values is then four
-        times faster than to look up each value among the edges.
+        numpy sorts float32 with SIMD; looking up the few edges in the sorted values is four times
+        faster than looking up each value among the edges.
         """
         below = np.empty((len(n), self._counts.shape[1] + 1), np.int64)
         below[:, 0], below[:, -1] = 0, n
-        looked_up = below[:, 1:-1]
-        for row, edges, values in zip(looked_up, self.reference.table, ordered, strict=True):
+        positions = below[:, 1:-1]
+        for row, edges, values in zip(positions, self.reference.table, ordered, strict=True):
             row[:] = values.searchsorted(edges)
         self._counts += below[:, 1:] - below[:, :-1]
 
@@ -315,10 +314,10 @@ class Sketch:
 
 
 def merge_bytes(older: bytes, newer: bytes) -> bytes:
-    """Merge the bytes of two sketches of one reference, without having the reference.
+    """Merge two serialized sketches of one reference, without the reference.
 
-    Bins add up whatever their edges are; that both are of one reference, the caller knows.
-    Raises SketchError when they cannot be.
+    The caller ensures that both have the same reference. Raises SketchError when the shapes
+    differ.
     """
     if len(older) < _HEAD.size:
         raise SketchError(f"sketch of {len(older)} bytes is cut short")
@@ -333,13 +332,13 @@ def merge_bytes(older: bytes, newer: bytes) -> bytes:
 
 
 def _by_feature(rows: F32) -> F32:
-    """A copy of rows (n, F) as (F, n), read in pieces of 32 kB that a first cache holds."""
+    """A copy of rows (n, F) as (F, n), read in pieces of 32 kB that fit an L1 cache."""
     n, features = rows.shape
-    turned = np.empty((features, n), np.float32)
+    transposed = np.empty((features, n), np.float32)
     step = max(64, 8_192 // max(1, features))
     for i in range(0, n, step):
-        turned[:, i : i + step] = rows[i : i + step].T
-    return turned
+        transposed[:, i : i + step] = rows[i : i + step].T
+    return transposed
 
 
 def _sums(x: F64) -> F64:
@@ -378,9 +377,9 @@ def _unvarint(data: bytes, expected: int) -> I64:
 
 
 class Latency:
-    """Histogram of latencies, four bins an octave: each bin is 19 % wide.
+    """Histogram of latencies, four bins per octave: each bin is 19 % wide.
 
-    Bin i holds 2**(i/4) <= microseconds < 2**((i+1)/4); the last bin everything from 14 s on.
+    Bin i holds 2**(i/4) <= microseconds < 2**((i+1)/4); the last bin holds everything from 14 s on.
 
     >>> h = Latency(); h.add(100e-6); h.add(100e-6); round(h.quantile_us(0.5))
     99
@@ -413,6 +412,6 @@ class Latency:
         return math.nan
 
     def trimmed(self) -> list[int]:
-        """Counts without the zeros at the end: what travels."""
+        """Counts without trailing zeros, for the wire."""
         last = max((i for i, c in enumerate(self.counts) if c), default=-1)
         return self.counts[: last + 1]

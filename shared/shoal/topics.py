@@ -1,4 +1,4 @@
-"""MQTT topics: DESIGN section 4. One place builds them, one place takes them apart."""
+"""MQTT topics: build and parse them (DESIGN section 4)."""
 
 import re
 from typing import NamedTuple
@@ -19,7 +19,7 @@ _RESERVED = frozenset({"fleet", "controller"})
 
 
 class Upward(NamedTuple):
-    """A topic that a device publishes on, taken apart."""
+    """Parts of a topic that a device publishes on."""
 
     device: str
     kind: str
@@ -42,17 +42,17 @@ def up(device: str, kind: str) -> str:
 
 
 def down(device: str, kind: str) -> str:
-    """Topic on which the controller speaks to `device`."""
+    """Topic on which the controller publishes messages of `kind` for `device`."""
     return f"{ROOT}/{device}/down/{kind}"
 
 
 def all_down(device: str) -> str:
-    """Subscription filter for everything said to `device`."""
+    """Subscription filter for every message to `device`."""
     return f"{ROOT}/{device}/down/+"
 
 
 def parse_up(topic: str) -> Upward:
-    """Take an upward topic apart; WireError if it is none of ours."""
+    """Parse an upward topic; WireError if it is invalid."""
     parts = topic.split("/")
     if len(parts) != 5 or f"{parts[0]}/{parts[1]}" != ROOT or parts[3] != "up":
         raise WireError(f"topic {topic[:120]!r} is not {ROOT}/<device>/up/<kind>")

@@ -1,10 +1,10 @@
-"""What may be installed, and who said so: the device's side of TUF, behind one adapter.
+"""Verification of releases and assignments on the device: the client side of TUF and Uptane.
 
-Two repositories. The *image* repository (python-tuf) says which releases exist: a target
-``release/<model>/<version>/manifest.json`` is delegated to role ``release-<model>`` alone, and
-``candidate/<model>/...`` to ``candidate-<model>`` alone, so the path tells the role and the
-offline targets key guards it. The *director* signs one TUF Metadata[Targets] per device: the
-assignment. A device follows an order only when both agree (DESIGN section 5, after Uptane).
+Two repositories. The *image* repository (python-tuf) lists all releases: a target
+``release/<model>/<version>/manifest.json`` is delegated to role ``release-<model>`` only, and
+``candidate/<model>/...`` to ``candidate-<model>`` only, by the offline targets key; so the path
+determines the role. The *director* signs one TUF Metadata[Targets] per device: the assignment. A
+device accepts an order only when both agree (DESIGN section 5, after Uptane).
 
 Sources: TUF specification 1.0.33; Uptane Standard 2.1, section 5.4.
 """
@@ -36,17 +36,17 @@ from shoal.errors import (
 )
 
 RELEASE, CANDIDATE = "release", "candidate"
-#: Which roles' releases a ring accepts.
+#: Roles that a ring accepts releases of.
 RINGS = {"stable": frozenset({RELEASE}), "canary": frozenset({RELEASE, CANDIDATE})}
 _LIMIT = 262_144
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of an assignment: this device shall run this release.
+    """One target of an assignment: the release of a model that the device must run.
 
     path            of the manifest in the image repository; its first part is the role
     length, sha256  of the manifest
-    rollout, attempt   what the device reports against; a new attempt is a new try
+    rollout, attempt   ids for the device's reports; a new attempt repeats the update
     not_before_s, deadline_s   0 for none
     """
 
@@ -70,11 +70,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified assignment: everything one device shall run, from now on.
+    """A verified assignment: all orders of one device.
 
-    version    of the assignment, strictly rising per device
-    signed_s   when the director signed it, by its clock, but not later than its root expires:
-               raises the device's time floor
+    version    of the assignment, strictly increasing per device
+    signed_s   signing time by the director's clock, at most its root's expiry: raises the device's
+               time floor
     """
 
     device: str
@@ -97,16 +97,16 @@ def director_version(director_root: bytes) -> int:
 def director_expiry_s(director_root: bytes) -> float:
     """Unix seconds at which root metadata expires; TrustError when it cannot be read.
 
-    Offline keys said so: no time that the director's online key vouches for goes beyond it.
+    It is signed by offline keys and bounds the signing times of the director's online key.
     """
     return _root(director_root).signed.expires.replace(tzinfo=datetime.UTC).timestamp()
 
 
 def follow_roots(trusted: bytes, newer: Sequence[bytes]) -> bytes:
-    """The last of `newer`, reached from `trusted` one version at a time (TUF 1.0.33, 5.3).
+    """Verify the chain of root metadata from `trusted` to the last of `newer` (TUF 1.0.33, 5.3).
 
-    Each must be signed by a threshold of the keys of the one before, and of its own. Raises
-    UntrustedError or TrustError at the first that is not; whoever asked then keeps `trusted`.
+    Each version must be signed by a threshold of its predecessor's keys, and of its own. Raises
+    UntrustedError or TrustError otherwise; the caller then keeps `trusted`.
     """
     for data in newer:
         before, after = _root(trusted), _root(data)
@@ -138,11 +138,11 @@ def _root(data: bytes) -> Metadata[Root]:
 def verify_orders(
     signed: bytes, *, director_root: bytes, device: str, floor: int, now_s: float
 ) -> Orders:
-    """Read an assignment, or raise a TrustError and change nothing.
+    """Verify and decode an assignment; raise a TrustError otherwise.
 
     director_root  TUF root metadata whose targets role holds the director's keys
-    floor          version of the newest assignment seen before; older ones raise StaleError, and
-                   the same one is allowed: the message is retained and comes again
+    floor          newest version seen before; older ones raise StaleError, and the same one is
+                   allowed: the message is retained and delivered again
     now_s          Unix seconds; expired orders raise StaleError
     """
     if len(signed) > _LIMIT:
@@ -181,7 +181,7 @@ def verify_orders(
     except (msgspec.ValidationError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise TrustError(f"assignment cannot be read: {error}") from error
     if not math.isfinite(signed_s):
-        raise TrustError(f"assignment was signed at {signed_s} s, which is no time")
+        raise TrustError(f"assignment has an invalid signing time: {signed_s} s")
     for order in orders:
         if order.path != target_path(order.role, order.model, order.version):
             raise MisdirectedError(f"{order.path!r} is not the path of {order.release}")
@@ -195,7 +195,7 @@ def verify_orders(
 
 
 def check_ring(order: Order, ring: str) -> None:
-    """Raise MisdirectedError unless a device of `ring` may serve a release of the order's role."""
+    """Raise MisdirectedError unless `ring` accepts releases of the order's role."""
     if order.role not in RINGS.get(ring, frozenset()):
         raise MisdirectedError(
             f"{order.release} is signed as {order.role}, ring {ring!r} does not accept that",
@@ -204,15 +204,15 @@ def check_ring(order: Order, ring: str) -> None:
 
 
 class ImageRepository:
-    """The releases that exist, as this device knows them.
+    """Client of the image repository, which lists all releases.
 
     >>> repository = ImageRepository(cache, root, fetch)     # doctest: +SKIP
     >>> repository.refresh(now_s); repository.check(order)   # doctest: +SKIP
 
-    cache   folder of its own for TUF's metadata; losing it costs a download, not safety
-    root    the trusted root.json that enrolment gave
-    fetch   metadata file name -> its bytes; raises AbsentError where there is none such and
-            LinkError where the server is out of reach
+    cache   folder for TUF metadata only; it can be deleted safely, at the cost of a download
+    root    trusted root.json, from enrolment
+    fetch   metadata file name -> its bytes; raises AbsentError for a missing file and LinkError
+            when the server is unreachable
     """
 
     def __init__(self, cache: Path, root: bytes, fetch: Callable[[str], bytes]) -> None:
@@ -222,11 +222,11 @@ class ImageRepository:
     def refresh(self, now_s: float, floors: Mapping[str, float] | None = None) -> dict[str, int]:
         """Fetch and verify the newest metadata; return its versions, to be kept as floors.
 
-        floors   versions seen before, kept elsewhere than in the cache: a wiped cache alone must
-                 not re-open rollback
+        floors   versions seen before, stored outside of the cache: deleting the cache must not
+                 allow a rollback attack
 
-        Raises LinkError out of reach, StaleError expired or rolled back, UntrustedError badly
-        signed. None of them stops inference: they mean no *new* install.
+        Raises LinkError if unreachable, StaleError if expired or rolled back, UntrustedError if
+        badly signed. Inference goes on: only new installations are blocked.
         """
         self._cache.mkdir(parents=True, exist_ok=True)
         try:
@@ -238,7 +238,7 @@ class ImageRepository:
                 bootstrap=self._root,
             )
             when = datetime.datetime.fromtimestamp(now_s, datetime.UTC)
-            updater._trusted_set.reference_time = when  # the clock is ours: max(RTC, floor)
+            updater._trusted_set.reference_time = when  # the device's clock: max(RTC, floor)
             updater.refresh()
         except DownloadError as error:
             raise LinkError(f"release metadata: {error}") from error
@@ -258,7 +258,7 @@ class ImageRepository:
         return versions
 
     def check(self, order: Order) -> None:
-        """Raise UntrustedError unless the image repository lists exactly what the order names."""
+        """Raise UntrustedError unless the image repository lists the order's manifest exactly."""
         if self._updater is None:
             raise TrustError("release metadata was not refreshed")
         try:
@@ -276,7 +276,7 @@ class ImageRepository:
 
     @property
     def targets(self) -> Targets:
-        """The verified top-level targets: who may sign what. TrustError before a refresh."""
+        """The verified top-level targets, with all delegations. TrustError before a refresh."""
         if self._updater is None:
             raise TrustError("release metadata was not refreshed")
         return self._updater._trusted_set.targets

@@ -1,4 +1,4 @@
-"""Units of measurement, as far as sensors and models disagree about them: linear conversions.
+"""Units of measurement and linear conversions between them.
 
     >>> gain, bias = conversion("°F", "°C")
     >>> round(212 * gain + bias, 9)
@@ -73,9 +73,9 @@ SPELLINGS = {
 
 
 def conversion(given: str, wanted: str) -> tuple[float, float]:
-    """gain and bias that take a value in `given` to `wanted`; (1, 0) when either says nothing.
+    """gain and bias that take a value in `given` to `wanted`; (1, 0) when either is empty.
 
-    SettingError for a unit that is not known, or of another dimension, unless both are the same.
+    Raises SettingError for an unknown unit or another dimension, unless both are the same text.
     """
     if given == wanted or not given or not wanted:
         return 1.0, 0.0

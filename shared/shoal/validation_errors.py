@@ -1,4 +1,4 @@
-"""What does not fit its struct, said by the field's name as a person writes it."""
+"""Validation errors of msgspec as a field path, a message and a hint."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,7 +17,11 @@ _CHOICE = re.compile(r"Invalid enum value (.*)")
 
 
 class FieldError(NamedTuple):
-    """where: "device.ring", "" for the whole; hint: what there is instead, "" where unknown."""
+    """One invalid field.
+
+    where   path such as "device.ring"; "" for the whole document
+    hint    the names that exist instead; "" where unknown
+    """
 
     where: str
     what: str
@@ -42,8 +46,9 @@ def decode_errors_as(error: Callable[[Exception], ShoalError]) -> Iterator[None]
 
 
 def field_error(error: msgspec.ValidationError, kind: Any) -> FieldError:
-    """
-    kind   the struct that it was to be
+    """Explain a validation error.
+
+    kind   the struct that was decoded
 
     >>> class Pace(msgspec.Struct, forbid_unknown_fields=True):
     ...     goal: int
@@ -70,7 +75,11 @@ def field_error(error: msgspec.ValidationError, kind: Any) -> FieldError:
 def setting_error(
     what: str, error: msgspec.ValidationError, kind: Any, within: str = ""
 ) -> SettingError:
-    """what: the file; within: the part of it that was to be of this kind, "sources.pump"."""
+    """SettingError for an invalid file.
+
+    what     the file
+    within   path of the part that was decoded as `kind`, such as "sources.pump"
+    """
     found = field_error(error, kind)
     where = ".".join(filter(None, (within, found.where)))
     return SettingError(": ".join(filter(None, (what, where, found.what))), found.hint)
@@ -94,14 +103,14 @@ def _fields(kind: Any) -> tuple[str, ...]:
 
 
 def _structs(kind: Any) -> Iterator[type[msgspec.Struct]]:
-    """The type itself, or those of a union, that are structs."""
+    """Structs of a type: itself, or the members of a union."""
     for one in (kind, *get_args(kind)):
         if isinstance(one, type) and issubclass(one, msgspec.Struct):
             yield one
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """Of a Literal or an Enum, or of those in a union."""
+    """Values of a Literal or an Enum, or of those in a union."""
     if isinstance(kind, type) and issubclass(kind, Enum):
         return tuple(str(one.value) for one in kind)
     within = get_args(kind)

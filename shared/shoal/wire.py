@@ -1,8 +1,8 @@
 """Messages between agent and controller: DESIGN section 4.
 
-Every message is a frozen msgspec struct, MessagePack on the wire, told apart by its ``type`` tag.
-Fields may be added with a default (old peers ignore what they do not know); a field is never
-removed, renamed or retyped within ``v1``. tests/golden holds the bytes of every version.
+Every message is a frozen msgspec struct, MessagePack on the wire, tagged by ``type``. Fields may be
+added with a default (old peers ignore unknown ones); a field is never removed, renamed or retyped
+within ``v1``. tests/golden holds the bytes of every version.
 
 Units are in the names: ``_s`` seconds (Unix time, UTC, where it is an instant), ``_us``
 microseconds, ``_mb`` 2**20 bytes.
@@ -39,16 +39,16 @@ RoundId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """Base of everything on the wire."""
+    """Base of all messages."""
 
 
 class Upward(Message, frozen=True, kw_only=True):
-    """What a device says. (device, boot, seq) names it once and for all.
+    """Base of messages from a device; (device, boot, seq) identifies one.
 
-    device   name in the certificate's CN; the topic must say the same
-    boot     random name of the outbox's life: a lost outbox starts a new one, seq from 1
-    seq      1, 2, 3, ... within a boot; 0 for what is never in the outbox (Status)
-    sent_s   the device's clock when the message was made
+    device   name in the certificate's CN; the same as in the topic
+    boot     random id of the outbox: a lost outbox gets a new one, with seq from 1
+    seq      1, 2, 3, ... within a boot; 0 for messages outside of the outbox (Status)
+    sent_s   creation time by the device's clock
     """
 
     device: str
@@ -58,12 +58,12 @@ class Upward(Message, frozen=True, kw_only=True):
 
 
 class Status(Upward, frozen=True, kw_only=True, tag="status"):
-    """Online or gone; the broker publishes the last will for a device that vanished.
+    """Online or offline; the broker publishes the last will for a lost connection.
 
-    since_s  when this state began
-    asks_time  set to have the controller's Time; older peers know nothing of it
+    since_s  start of this state
+    asks_time  requests the controller's Time; unknown to older peers
     session  new for every connection: a late will of an old session is ignored. PROCESS-N-RANDOM,
-             with N the times that this process was connected before (hex, decimal, hex)
+             where N counts the earlier connections of this process (hex, decimal, hex)
     """
 
     online: bool
@@ -75,7 +75,7 @@ class Status(Upward, frozen=True, kw_only=True, tag="status"):
 class Skew(msgspec.Struct, frozen=True, kw_only=True):
     """How far a device's clock is ahead of the controller's (behind: negative).
 
-    error_s  it is within so many seconds of `skew_s`
+    error_s  uncertainty of `skew_s`, seconds
     """
 
     skew_s: Difference
@@ -86,11 +86,11 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     """One model on one device.
 
     release    "model@version"
-    variant    file that serves, e.g. "int8-u8s8-pc"
+    variant    serving file, e.g. "int8-u8s8-pc"
     sha256     of the serving model file, hex
     slot       "a" or "b"
     role       "release" or "candidate"
-    timings_us variant -> p50 of its timed runs, where the device timed several
+    timings_us variant -> p50 of its timed runs, where several were timed
     """
 
     model: str
@@ -104,11 +104,12 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inventory(Upward, frozen=True, kw_only=True, tag="inventory"):
-    """What is on the device. Retained, and sent again after every change.
+    """State of a device. Retained, and sent again after every change.
 
-    facts   arch, cpu, flags, ram_mb, python, ort, os ...: what profiles match on; and, once it
-            is known, clock_skew_s and clock_error_s, as in Skew
-    floors  what the device will not go below: assignment version, release counter per model, time
+    facts   arch, cpu, flags, ram_mb, python, ort, os ..., matched by profiles; and, once known,
+            clock_skew_s and clock_error_s, as in Skew
+    floors  minimum values that the device accepts: assignment version, release counter per model,
+            time
     """
 
     agent: str
@@ -124,10 +125,10 @@ class Inventory(Upward, frozen=True, kw_only=True, tag="inventory"):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine under the agent, over one window; -1 where the machine does not tell.
+    """Health of the machine over one window; -1 where unknown.
 
-    clock_synced  False when the clock is known to be wrong: behind what was signed, or off
-    clock         when the window ended, where it is known
+    clock_synced  False when the clock is known to be wrong: behind signed times, or skewed
+    clock         skew at the end of the window, where known
     """
 
     rss_mb: float = -1
@@ -140,20 +141,20 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowReport(Upward, frozen=True, kw_only=True, tag="window"):
-    """What one device saw of one model in one window of time.
+    """Telemetry of one model on one device in one window of time.
 
     release         "model@version" that served; a swap closes the window
-    reference       id of the reference whose bins the sketches use
+    reference       id of the reference of the sketches
     window_start_s  of the first row
     window_s        length in seconds
-    rows            rows the model was given
-    errors          requests that failed, by the model's or the caller's fault
+    rows            input rows
+    errors          failed requests, by the model's or the caller's fault
     slow            requests over the profile's p99 budget
     latency         counts of shoal.sketch.Latency, trailing zeros cut
     inputs, outputs shoal.sketch.Sketch bytes; empty when rows is 0
-    labelled        rows whose true label is known by now
-    correct         of these, predicted right
-    merged          how many windows this one stands for: more than 1 after the outbox was full
+    labelled        rows with a known label
+    correct         correctly predicted rows of these
+    merged          windows merged into this one: more than 1 after the outbox was full
     """
 
     model: str
@@ -174,11 +175,11 @@ class WindowReport(Upward, frozen=True, kw_only=True, tag="window"):
 
 
 class UpdateEvent(Upward, frozen=True, kw_only=True, tag="update"):
-    """One step of an update, as it happened on the device.
+    """One state change of an update on a device.
 
     state    of shoal.agent.installed.record.State, by name
-    cause    slug of what failed, "" while all is well; what failures are grouped by
-    detail   one sentence for a person
+    cause    slug of the failure, by which failures are grouped; "" without one
+    detail   one sentence for people
     facts    numbers: bytes, seconds, worst golden error, latency against budget ...
     """
 
@@ -193,10 +194,10 @@ class UpdateEvent(Upward, frozen=True, kw_only=True, tag="update"):
 
 
 class FaultEvent(Upward, frozen=True, kw_only=True, tag="fault"):
-    """Something wrong on the device outside an update: bad input, source gone, disk full, attack.
+    """Fault on a device outside of an update: bad input, source lost, disk full, attack.
 
     severity   "info", "warning" or "critical"
-    count      how often since the last such event: faults are collapsed, not streamed
+    count      occurrences since the last such event: faults are aggregated
     """
 
     cause: str
@@ -207,9 +208,9 @@ class FaultEvent(Upward, frozen=True, kw_only=True, tag="fault"):
 
 
 class RoundAnswer(Upward, frozen=True, kw_only=True, tag="round-answer"):
-    """What a device says in a federated round. Not in the outbox: a round does not wait.
+    """Message of a device in a federated round. Not in the outbox: a round has deadlines.
 
-    attempt   round_id of the try that it belongs to
+    attempt   id of the round's attempt
     """
 
     attempt: RoundId
@@ -219,12 +220,12 @@ class RoundAnswer(Upward, frozen=True, kw_only=True, tag="round-answer"):
 class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
     """Desired state of one device. Retained.
 
-    signed   TUF Metadata[Targets] of the director, JSON bytes: the only part that is trusted
-    urls     sha256 -> where to fetch it; a wrong one costs a retry, never safety. "OLD>NEW", two
-             of them, -> where to fetch what NEW differs by from OLD (shoal.delta)
-    peers    device of the same site -> host:port where it shares files; a wrong one costs a try
-    generations   of these, device -> how often its name was given away: its certificate is of this
-                  enrolment or a later one. Those that never were are not in it
+    signed   TUF Metadata[Targets] of the director, JSON bytes: the only trusted part
+    urls     sha256 -> URL; a wrong one costs a retry, never safety. "OLD>NEW", two hashes, -> URL of
+             the delta from OLD to NEW (shoal.delta)
+    peers    device of the same site -> host:port of its file sharing; a wrong one costs a retry
+    generations   peer -> enrolments of its name so far, for names enrolled more than once: its
+                  certificate is of this enrolment or a later one
     """
 
     signed: bytes
@@ -234,14 +235,14 @@ class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
 
 
 class Ack(Message, frozen=True, kw_only=True, tag="ack"):
-    """Sequence numbers now durable in the controller's database."""
+    """Sequence numbers that are durable in the controller's database."""
 
     boot: str
     seqs: list[Count]
 
 
 class Time(Message, frozen=True, kw_only=True, tag="time"):
-    """What the controller's clock showed when it read a Status that asked for it.
+    """Controller time, in reply to a Status with `asks_time`.
 
     asked_s   sent_s of that Status
     """
@@ -251,7 +252,7 @@ class Time(Message, frozen=True, kw_only=True, tag="time"):
 
 
 class Command(Message, frozen=True, kw_only=True, tag="command"):
-    """Something to do now, or never: what is past `expires_at_s` is dropped.
+    """Command to a device; dropped after `expires_at_s`.
 
     verb   "report" (send the inventory again), "log-level", "restart"
     """
@@ -263,10 +264,10 @@ class Command(Message, frozen=True, kw_only=True, tag="command"):
 
 
 class Budget(Message, frozen=True, kw_only=True, tag="budget"):
-    """Fleet-wide pace of telemetry. Retained.
+    """Fleet-wide telemetry settings. Retained.
 
     window_s     length of a window
-    jitter_s     windows end up to this much later, each device its own
+    jitter_s     largest random delay of a window's end, per device
     """
 
     window_s: Seconds
@@ -274,9 +275,9 @@ class Budget(Message, frozen=True, kw_only=True, tag="budget"):
 
 
 class RoundCall(Message, frozen=True, kw_only=True, tag="round"):
-    """What the controller says to one device in a federated round.
+    """Message of the controller to a device in a federated round.
 
-    attempt   round_id of the try
+    attempt   id of the round's attempt
     """
 
     attempt: RoundId
@@ -284,7 +285,7 @@ class RoundCall(Message, frozen=True, kw_only=True, tag="round"):
 
 
 class Timestamp(Message, frozen=True, kw_only=True, tag="timestamp"):
-    """The newest TUF timestamp.json. Retained: a hint to refresh, verified like any other."""
+    """The newest TUF timestamp.json. Retained: a hint to refresh, verified as usual."""
 
     signed: bytes
 
@@ -292,7 +293,7 @@ class Timestamp(Message, frozen=True, kw_only=True, tag="timestamp"):
 AnyUp = Status | Inventory | WindowReport | UpdateEvent | FaultEvent | RoundAnswer
 AnyDown = Assignment | Ack | Time | Command | Budget | Timestamp | RoundCall
 
-#: Kind of topic that each upward message travels on.
+#: Topic kind of each upward message.
 UP_KIND: dict[type, str] = {
     Status: "status",
     Inventory: "inventory",
@@ -301,7 +302,7 @@ UP_KIND: dict[type, str] = {
     FaultEvent: "event",
     RoundAnswer: "round",
 }
-#: Kind of topic that each downward and fleet message travels on.
+#: Topic kind of each downward and fleet message.
 DOWN_KIND: dict[type, str] = {
     Assignment: "assignment",
     Ack: "ack",
@@ -324,7 +325,7 @@ def encode(message: Message) -> bytes:
 
 
 def decode_up(kind: str, payload: bytes) -> AnyUp:
-    """Read an upward message that came on a topic of `kind`; WireError if it is not one."""
+    """Decode an upward message from a topic of `kind`; WireError if invalid."""
     message = _read(_up, kind, payload)
     if UP_KIND[type(message)] != kind:
         raise WireError(f"a {type(message).__name__} on a topic for {kind}")
@@ -332,7 +333,7 @@ def decode_up(kind: str, payload: bytes) -> AnyUp:
 
 
 def decode_down(kind: str, payload: bytes) -> AnyDown:
-    """Read a downward or fleet message that came on a topic of `kind`; WireError if not one."""
+    """Decode a downward or fleet message from a topic of `kind`; WireError if invalid."""
     message = _read(_down, kind, payload)
     if DOWN_KIND[type(message)] != kind:
         raise WireError(f"a {type(message).__name__} on a topic for {kind}")

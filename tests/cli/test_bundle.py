@@ -129,7 +129,7 @@ def test_an_export_deletes_nothing_behind_a_link_on_the_stick(
         (["export", "{}", "--device", "nobody"], ABSENT, "nobody"),
         (["export", "{}"], USAGE, "--device NAME, or --site SITE"),
         (["export", "{}/nope", "--site", "south"], USAGE, "is the stick mounted?"),
-        (["import", "{}"], USAGE, "no folder of Shoal's"),
+        (["import", "{}"], USAGE, "not an offline bundle"),
     ],
 )
 def test_mistakes_are_reported_with_a_hint(

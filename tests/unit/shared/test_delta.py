@@ -87,7 +87,7 @@ def test_what_would_spare_too_little_is_not_made() -> None:
         old, new, _ = CASES[name]
         assert delta.make(old, new, delta.WORST_RATIO * len(new)) == delta.make(old, new)
     old, new, _ = CASES["nothing in common"]
-    with pytest.raises(BundleError, match="spares too little"):
+    with pytest.raises(BundleError, match="saves too little"):
         delta.make(old, new, delta.WORST_RATIO * len(new))
 
 

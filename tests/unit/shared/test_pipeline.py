@@ -205,7 +205,7 @@ def test_a_gap_repeats_the_last_value_where_the_pipeline_says_so() -> None:
 def test_a_gap_that_may_not_be_filled_begins_the_stretch_anew_and_says_which_input() -> None:
     work = windowed(2, rate_hz=1.0)
     at(work, 0.0, 1)
-    with pytest.raises(InputError, match="'x' is missing: the stretch of 2 samples begins anew"):
+    with pytest.raises(InputError, match="'x' is missing: the stretch of 2 samples restarts"):
         at(work, 5.0, 2)
     assert at(work, 6.0, 3) == []
     assert at(work, 7.0, 4) == [[6, -3, 8, -4]]

@@ -71,12 +71,12 @@ class Flow:
         if not len(ready.values) or not self._is_sampled():
             return 0
         try:
-            outputs = serving.infer(ready.values, truth(engine, frame.labels, ready.stands_for))
+            outputs = serving.infer(ready.values, truth(engine, frame.labels, ready.source_rows))
         except ShoalError as error:
             self._fault(Fault(error.code, f"source {self._source}: {error}"))
             return 0
         if self._collect is not None and frame.labels is not None:
-            self._collect(engine, ready.values, [frame.labels[i] for i in ready.stands_for])
+            self._collect(engine, ready.values, [frame.labels[i] for i in ready.source_rows])
         self._write_sinks(engine, frame, outputs)
         return len(outputs)
 

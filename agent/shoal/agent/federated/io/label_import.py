@@ -84,7 +84,7 @@ def _add_table(folder: Path, buffer: Buffer, path: Path, column: str, model: str
     for start in range(0, len(table.values), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         ready = work.rows(0.0, table.columns, table.values[part])
-        labels = [table.labels[start + i] for i in ready.stands_for]
+        labels = [table.labels[start + i] for i in ready.source_rows]
         sound = np.isfinite(ready.values).all(axis=1)
         chosen = [labels[i] for i in np.flatnonzero(sound)]
         buffer.add(manifest.model, features, ready.values[sound], chosen)
