@@ -76,8 +76,8 @@ class Link:
     ca, certificate, key   PEM files, read at each connection: a renewal needs no restart
     subscriptions  filters, QoS 1, subscribed at each connection
     random         for the delays between attempts: full jitter, up to 60 s
-    version        first version of MQTT to try; the other one is tried when the broker refuses it, or
-                   disconnects before any connection succeeded
+    version        first version of MQTT to try; the other one follows when the broker refuses it,
+                   or disconnects before any connection succeeded
 
     Published messages are sent again after a reconnection until the broker has acknowledged them,
     but from memory, and only with the same version: messages that must not be lost stay in an
@@ -166,7 +166,7 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker accepted the connection and all subscriptions, and the thread is alive."""
+        """Whether connection and subscriptions are accepted, and the thread is alive."""
         return self._up and self._thread is not None and self._thread.is_alive()
 
     @property

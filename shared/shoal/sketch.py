@@ -2,7 +2,8 @@
 
 A feature's values are counted in the fixed bins of its reference (quantiles of the training data),
 so two sketches of one reference merge exactly, by addition, in any order, and hold no raw value.
-They also hold count, min, max, mean and M2 (merged by Chan, Golub & LeVeque 1983). Not KLL: below about 200 rows a KLL blob *is* the raw data (DESIGN section 8).
+They also hold count, min, max, mean and M2 (merged by Chan, Golub & LeVeque 1983).
+Not KLL: below about 200 rows a KLL blob *is* the raw data (DESIGN section 8).
 """
 
 import functools
@@ -34,7 +35,7 @@ _MAGIC = b"SHS1"
 class FeatureReference(msgspec.Struct, frozen=True, kw_only=True):
     """Training distribution of one feature.
 
-    edges    ascending; bin i holds edges[i-1] <= x < edges[i]; the first and last bin are out of range
+    edges    ascending; bin i: edges[i-1] <= x < edges[i]; the first and last bin are out of range
     counts   training rows per bin, then rows with a missing value: len(edges) + 2
     """
 

@@ -221,7 +221,7 @@ class Assignment(Message, frozen=True, kw_only=True, tag="assignment"):
     """Desired state of one device. Retained.
 
     signed   TUF Metadata[Targets] of the director, JSON bytes: the only trusted part
-    urls     sha256 -> URL; a wrong one costs a retry, never safety. "OLD>NEW", two hashes, -> URL of
+    urls     sha256 -> URL; a wrong one costs a retry, never safety. "OLD>NEW" (hashes) -> URL of
              the delta from OLD to NEW (shoal.delta)
     peers    device of the same site -> host:port of its file sharing; a wrong one costs a retry
     generations   peer -> enrolments of its name so far, for names enrolled more than once: its

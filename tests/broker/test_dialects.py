@@ -99,7 +99,7 @@ def test_what_an_mqtt_5_broker_takes_at_once_is_kept_to(at: Site):
     controller = at.controller(version=MqttVersion.V5).connect()
     device = at.device("cam-a", version=MqttVersion.V5).connect()
     assert device.link._client.max_inflight_messages == 3
-    with pytest.raises(LinkError, match=r"the broker takes 4000; raise its limit"):
+    with pytest.raises(LinkError, match=r"the broker accepts 4000; raise its limit"):
         device.link.publish(up("cam-a", "window"), b"x" * 5_000)
     for number in range(50):
         device.link.publish(up("cam-a", "window"), b"%d" % number)

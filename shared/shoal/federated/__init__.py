@@ -1,1 +1,1 @@
-"""Federated rounds: what device and controller compute alike. No I/O, no randomness of its own."""
+"""Federated rounds: messages and computations shared by device and controller. Pure: no I/O."""

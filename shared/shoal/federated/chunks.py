@@ -1,4 +1,4 @@
-"""An update in pieces small enough for MQTT, put together whatever arrives twice, late or broken.
+"""Chunked transfer of an update over MQTT, robust to duplicate, late and corrupt chunks.
 
 >>> pieces = cut(b"0123456789", 4)
 >>> whole = Assembly(most=100)
@@ -15,7 +15,7 @@ import msgspec
 
 from shoal.errors import ConflictError, InputError
 
-#: Of a message on the wire: LIMIT["round"] less what is around it.
+#: Bytes of a chunk: the wire's LIMIT["round"] less the envelope.
 LARGEST = 960 * 1024
 _CHECK = 16
 
@@ -23,9 +23,9 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """One piece.
+    """One piece of a payload.
 
-    digest   SHA-256 of the whole payload: its name
+    digest   SHA-256 of the whole payload, which identifies it
     index    0, 1, ... of `total`
     length   of the whole payload, in bytes
     check    first 16 bytes of SHA-256 over digest, index and data
@@ -40,7 +40,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cut(payload: bytes, size: int = LARGEST) -> list[Chunk]:
-    """Pieces of `size` bytes, the last one shorter; one empty piece of an empty payload."""
+    """Split into pieces of `size` bytes, the last one shorter; at least one piece."""
     digest = hashlib.sha256(payload).digest()
     total = max(1, -(-len(payload) // size))
     parts = [payload[i * size : (i + 1) * size] for i in range(total)]
@@ -48,15 +48,15 @@ def cut(payload: bytes, size: int = LARGEST) -> list[Chunk]:
 
 
 def chunk_of(digest: bytes, index: int, total: int, length: int, data: bytes) -> Chunk:
-    """One piece of a payload that is not in memory as a whole; see Chunk."""
+    """A piece of a payload that is not in memory as a whole; see Chunk."""
     check = _check(digest, index, data)
     return Chunk(digest=digest, index=index, total=total, length=length, check=check, data=data)
 
 
 class Assembly:
-    """Pieces of one device's payload.
+    """Reassembly of one device's payload.
 
-    most   bytes that a payload may have: InputError, and nothing is kept, beyond it
+    most   largest payload in bytes; a longer one raises InputError
     """
 
     def __init__(self, most: int) -> None:
@@ -65,7 +65,7 @@ class Assembly:
         self._parts: dict[int, bytes] = {}
 
     def take(self, chunk: Chunk) -> str:
-        """Keep a piece; why it was ignored, or "" when it is in: corrupt, foreign, twice."""
+        """Add a piece; return why it was ignored ("corrupt", "foreign", "twice"), or ""."""
         if chunk.length > self._most or chunk.total > max(1, chunk.length):
             raise InputError(
                 f"a payload of {chunk.length} bytes in {chunk.total} pieces, {self._most} allowed",
@@ -90,7 +90,7 @@ class Assembly:
         return ""
 
     def missing(self) -> list[int]:
-        """Pieces to ask for again; empty before the first one came."""
+        """Indexes of missing pieces; empty before the first piece."""
         total = self._first.total if self._first else 0
         return [i for i in range(total) if i not in self._parts]
 
@@ -98,14 +98,14 @@ class Assembly:
         return self._first is not None and not self.missing()
 
     def payload(self) -> bytes:
-        """ConflictError before it is complete; InputError when it is not what its name says."""
+        """The payload. ConflictError before it is complete; InputError when its hash is wrong."""
         if self._first is None or not self.complete():
             raise ConflictError(f"pieces {self.missing()} are missing", "wait for them")
         whole = b"".join(self._parts[i] for i in range(self._first.total))
         if len(whole) != self._first.length or (
             hashlib.sha256(whole).digest() != self._first.digest
         ):
-            raise InputError("the pieces are not the payload that they say", "ask for it again")
+            raise InputError("the pieces do not match the payload's hash", "request it again")
         return whole
 
 

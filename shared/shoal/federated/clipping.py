@@ -1,4 +1,4 @@
-"""A bound on what one device can do to a sum."""
+"""L2 clipping of updates."""
 
 import math
 
@@ -6,17 +6,17 @@ import numpy as np
 
 from shoal.params import F32
 
-#: float32 rounding must not lift a clipped vector over the bound again.
+#: Margin, so that float32 rounding does not exceed the bound.
 _SAFE = 1 - 1e-6
 
 
 def norm_of(delta: F32) -> float:
-    """L2 norm in float64, the same on any number of threads."""
+    """L2 norm in float64, independent of the number of threads."""
     return math.sqrt(float(np.einsum("i,i->", delta, delta, dtype=np.float64)))
 
 
 def clipped(delta: F32, bound: float) -> F32:
-    """delta, shortened to `bound` if it is longer; float32 (P,).
+    """Scale delta to the norm `bound` if it is longer; float32 (P,).
 
     >>> clipped(np.array([3, 4], np.float32), 1.0).round(3).tolist()
     [0.6000000238418579, 0.800000011920929]

@@ -1,8 +1,8 @@
-"""Updates made small for the way up: int8, int4, the largest elements; zstd over it.
+"""Compression of updates: int8, int4, top-k sparsification; zstd on top.
 
-Rounding is at random and right on average, with a scale for every block of 1024 elements, so that
-layers of different size do not share one. What top-k leaves behind, a device keeps and adds to its
-next update (error feedback: Stich, Cordonnier and Jaggi, "Sparsified SGD with Memory", 2018).
+Stochastic rounding is unbiased, with a scale for every block of 1024 elements, so that layers of
+different magnitude do not share one. Error feedback: a device adds the residual of top-k to its
+next update (Stich, Cordonnier and Jaggi, "Sparsified SGD with Memory", 2018).
 
     >>> draws = Draws(b"a seed of this test: 32 bytes.  ")
     >>> packed = compress(np.array([1, -0.5, 0], np.float32), Compression(kind="int8"), draws)
@@ -24,7 +24,7 @@ from shoal.params import F32
 I8 = npt.NDArray[np.int8]
 BLOCK = 1024
 _MAGIC = b"shu1"
-#: magic, kind, whether zstd, elements, elements that were kept
+#: magic, kind, whether zstd, elements, elements kept
 _HEAD = struct.Struct("<4sBBII")
 _KINDS = ("none", "int8", "int4", "top-k")
 _MOST = {"int8": 127, "int4": 7, "top-k": 127}
@@ -32,23 +32,23 @@ _LEVEL = 3
 
 
 class Compressed(NamedTuple):
-    """What goes up, and what stays for the next round: float32 (P,)."""
+    """A compressed update, and the residual for the next round: float32 (P,)."""
 
     packed: bytes
     residual: F32
 
 
 def compress(delta: F32, how: Compression, draws: Draws) -> bytes:
-    """Bytes of an update, float32 (P,); InputError when it is not finite."""
+    """Compress an update, float32 (P,); InputError when it is not finite."""
     if not np.isfinite(delta).all():
         raise InputError("an update with NaN in it cannot be sent", "its training diverged")
     kept = delta.size
     if how.kind == "none":
         body = delta.astype("<f4").tobytes()
     elif how.kind == "top-k":
-        places = largest(delta, how.fraction)
-        kept = places.size
-        body = _gaps(places) + _blocks(delta[places], "top-k", draws)
+        indexes = largest(delta, how.fraction)
+        kept = indexes.size
+        body = _gaps(indexes) + _blocks(delta[indexes], "top-k", draws)
     else:
         body = _blocks(delta, how.kind, draws)
     if how.zstd:
@@ -60,26 +60,26 @@ def compress(delta: F32, how: Compression, draws: Draws) -> bytes:
 
 
 def with_feedback(delta: F32, residual: F32, how: Compression, draws: Draws) -> Compressed:
-    """Compress delta and what was left behind before; what is left now stays."""
+    """Compress delta plus the residual; return the new residual as well."""
     whole = delta + residual
     packed = compress(whole, how, draws)
     return Compressed(packed, whole - decompress(packed, delta.size))
 
 
 def decompress(packed: bytes, size: int) -> F32:
-    """The update, float32 (size,); WireError for bytes that are none of this size."""
+    """Decompress an update, float32 (size,); WireError for invalid bytes or another size."""
     if len(packed) < _HEAD.size:
         raise WireError(f"an update of {len(packed)} bytes")
     magic, kind, zstd, elements, kept = _HEAD.unpack_from(packed)
     if magic != _MAGIC or kind >= len(_KINDS) or zstd > 1:
-        raise WireError("an update of no known kind", "is the peer a newer or a foreign version?")
+        raise WireError("an update of unknown kind", "is the peer a newer or a foreign version?")
     name = _KINDS[kind]
     if elements != size or kept > size or (name != "top-k" and kept != size):
         raise WireError(f"an update of {elements} elements, {size} needed", "another model's?")
     length = _length(name, kept)
-    body = _unpacked(packed[_HEAD.size :], length) if zstd else packed[_HEAD.size :]
+    body = _zstd_decompressed(packed[_HEAD.size :], length) if zstd else packed[_HEAD.size :]
     if len(body) != length:
-        raise WireError(f"{name}: {len(body)} bytes, {length} needed", "it was cut on its way")
+        raise WireError(f"{name}: {len(body)} bytes, {length} needed", "it was truncated")
     delta = _read(name, body, size, kept)
     if not np.isfinite(delta).all():
         raise WireError(f"{name}: the update holds NaN or infinity")
@@ -87,7 +87,7 @@ def decompress(packed: bytes, size: int) -> F32:
 
 
 def largest(delta: F32, fraction: float) -> npt.NDArray[np.intp]:
-    """Places of the largest elements by size, ascending; at least one."""
+    """Indexes of the largest elements by magnitude, ascending; at least one."""
     count = min(delta.size, max(1, round(fraction * delta.size)))
     return np.sort(np.argpartition(-np.abs(delta), count - 1)[:count])
 
@@ -97,12 +97,12 @@ def _read(name: str, body: bytes, size: int, kept: int) -> F32:
         return np.frombuffer(body, "<f4").astype(np.float32)
     if name != "top-k":
         return _values(name, body, kept)
-    places = np.cumsum(np.frombuffer(body, "<u4", kept), dtype=np.uint64)
+    indexes = np.cumsum(np.frombuffer(body, "<u4", kept), dtype=np.uint64)
     steps = np.frombuffer(body, "<u4", kept)
-    if kept and (int(places[-1]) >= size or (steps[1:] == 0).any()):
-        raise WireError("top-k: places outside of the model, or twice the same")
+    if kept and (int(indexes[-1]) >= size or (steps[1:] == 0).any()):
+        raise WireError("top-k: indexes outside of the model, or duplicate")
     delta = np.zeros(size, np.float32)
-    delta[places.astype(np.intp)] = _values(name, body[4 * kept :], kept)
+    delta[indexes.astype(np.intp)] = _values(name, body[4 * kept :], kept)
     return delta
 
 
@@ -116,12 +116,12 @@ def _length(name: str, kept: int) -> int:
     }[name]
 
 
-def _gaps(places: npt.NDArray[np.intp]) -> bytes:
-    return np.diff(places, prepend=0).astype("<u4").tobytes()
+def _gaps(indexes: npt.NDArray[np.intp]) -> bytes:
+    return np.diff(indexes, prepend=0).astype("<u4").tobytes()
 
 
 def _blocks(values: F32, name: str, draws: Draws) -> bytes:
-    """A float32 scale for every block, then the codes."""
+    """Quantize: a float32 scale for every block, then the codes."""
     padded = np.zeros(-(-values.size // BLOCK) * BLOCK)
     padded[: values.size] = values
     most = _MOST[name]
@@ -130,7 +130,9 @@ def _blocks(values: F32, name: str, draws: Draws) -> bytes:
     exact = padded / np.repeat(scales.astype(np.float64), BLOCK)
     codes = np.floor(exact[: values.size] + 1 - draws.uniform(values.size))
     codes = np.clip(codes, -most, most).astype(np.int8)
-    return scales.astype("<f4").tobytes() + (_halves(codes) if name == "int4" else codes.tobytes())
+    return scales.astype("<f4").tobytes() + (
+        _pack_int4(codes) if name == "int4" else codes.tobytes()
+    )
 
 
 def _values(name: str, body: bytes, count: int) -> F32:
@@ -138,29 +140,29 @@ def _values(name: str, body: bytes, count: int) -> F32:
     scales = np.frombuffer(body, "<f4", blocks)
     codes = np.frombuffer(body, np.int8, offset=4 * blocks)
     if name == "int4":
-        codes = _whole(codes.view(np.uint8), count)
-    with np.errstate(invalid="ignore", over="ignore"):  # hostile scales: looked at afterwards
+        codes = _unpack_int4(codes.view(np.uint8), count)
+    with np.errstate(invalid="ignore", over="ignore"):  # hostile scales: checked afterwards
         return (codes * np.repeat(scales, BLOCK)[:count]).astype(np.float32)
 
 
-def _halves(codes: I8) -> bytes:
-    """Two codes a byte, the first in the lower half."""
+def _pack_int4(codes: I8) -> bytes:
+    """Pack two codes a byte, the first in the lower half."""
     shifted = np.append(codes, np.zeros(codes.size % 2, np.int8)).astype(np.int16) + 8
     return (shifted[::2] | shifted[1::2] << 4).astype(np.uint8).tobytes()
 
 
-def _whole(halves: npt.NDArray[np.uint8], count: int) -> I8:
-    codes = np.stack([halves & 15, halves >> 4], axis=1).ravel()[:count]
+def _unpack_int4(packed: npt.NDArray[np.uint8], count: int) -> I8:
+    codes = np.stack([packed & 15, packed >> 4], axis=1).ravel()[:count]
     return (codes.astype(np.int16) - 8).astype(np.int8)
 
 
-def _unpacked(body: bytes, length: int) -> bytes:
-    """Never more than `length` bytes, whatever the frame says."""
+def _zstd_decompressed(body: bytes, length: int) -> bytes:
+    """Decompress at most `length` bytes, whatever the frame claims."""
     import zstandard
 
     try:
         if zstandard.frame_content_size(body) != length:
-            raise WireError(f"a packed update of other than {length} bytes")
+            raise WireError(f"a compressed update of other than {length} bytes")
         return zstandard.ZstdDecompressor().decompress(body, max_output_size=length)
     except (zstandard.ZstdError, MemoryError) as error:
-        raise WireError(f"a packed update that cannot be read: {error}") from error
+        raise WireError(f"a compressed update that cannot be read: {error}") from error

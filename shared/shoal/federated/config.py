@@ -1,7 +1,7 @@
-"""What the role `rounds` signs: a round's plan, and by hash what a device trains with.
+"""Round config, signed by the role `rounds`: a round's plan and the hashes of its files.
 
-It travels as TUF Metadata[Targets] whose targets are `rounds/<task>/<round>/...`: a path that no
-assignment may name (shoal.trust.RINGS), so that nothing of a round is ever served.
+It is TUF Metadata[Targets] with targets `rounds/<task>/<round>/...`. No assignment may name these
+paths (shoal.trust.RINGS), so no file of a round is ever served.
 
 Source: TUF specification 1.0.33, section 4.5; DESIGN section 5, role `rounds`.
 """
@@ -15,34 +15,34 @@ import msgspec
 from shoal.errors import MisdirectedError, StaleError, TrustError, UntrustedError
 from shoal.federated.plan import Plan
 
-if TYPE_CHECKING:  # a trainer's process reads configs that were verified, and needs no TUF
+if TYPE_CHECKING:  # the trainer process reads verified configs and needs no TUF
     from tuf.api.metadata import Targets
 
 ROLE = "rounds"
-#: Hours until a signed config is refused.
+#: Validity of a signed config.
 HOURS = 24
 LIMIT = 262_144
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes by their hash: hex SHA-256 and length."""
+    """Reference to a file by hash: hex SHA-256 and length in bytes."""
 
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     length: Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """One round, as a device is asked for it.
+    """Configuration of one round for a device.
 
-    model     whose rows on the device are learned from
-    purpose   "train", or "evaluate": theta is measured and nothing is learned
+    model     the model of the device's rows to train on
+    purpose   "train", or "evaluate": only measure theta
     graph     train graph (evaluate: loss graph) in ONNX
     theta     float32 little-endian (P,): the checkpoint
-    control   likewise: SCAFFOLD's c of the server; None for other strategies
-    personal  [start, stop) of theta that stay on each device (FedPer's head)
-    ditto     pull of a personal model towards theta (Ditto's lambda); 0: none is trained
-    labels    classes by index, as y counts them; empty: those of the release that the device serves
-    features  of a row, in order; likewise
+    control   likewise: server control variate of SCAFFOLD; None for other strategies
+    personal  ranges [start, stop) of theta that stay on each device (head layers of FedPer)
+    ditto     regularization of a personal model towards theta (lambda of Ditto); 0: none
+    labels    class names by index of y; empty: those of the serving release
+    features  of a row, in order; empty: likewise
     """
 
     plan: Plan
@@ -57,17 +57,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     features: tuple[str, ...] = ()
 
     def contents(self) -> dict[str, Content]:
-        """File name -> what a device fetches."""
+        """File name -> content to download."""
         named = {"graph.onnx": self.graph, "theta": self.theta, "control": self.control}
         return {name: content for name, content in named.items() if content is not None}
 
     def text(self) -> str:
-        """What is signed, as JSON."""
+        """JSON text that is signed."""
         return msgspec.json.encode(self).decode()
 
 
 def targets_of(config: Config, now_s: float) -> "Targets":
-    """What is to be signed; it names the config whole, and each content by path."""
+    """TUF targets to sign: the whole config, and each content by path."""
     from tuf.api.metadata import TargetFile, Targets
 
     plan = config.plan
@@ -79,7 +79,7 @@ def targets_of(config: Config, now_s: float) -> "Targets":
             path: TargetFile(content.length, {"sha256": content.sha256}, path)
             for path, content in _paths(config).items()
         },
-        # As text, for TUF's canonical JSON knows no fractions.
+        # As text: TUF's canonical JSON has no fractions.
         unrecognized_fields={"shoal": {"config": config.text()}},
     )
 
@@ -124,17 +124,17 @@ def verify_config(signed: bytes, delegator: "Targets", now_s: float) -> Config:
 
 
 def text_of(signed: bytes) -> str:
-    """The config's text in bytes that `verify_config` took: as it was signed, to the letter."""
+    """The config's JSON text, exactly as signed, from bytes that `verify_config` accepted."""
     text = msgspec.json.decode(signed)["signed"]["shoal"]["config"]
     assert isinstance(text, str)
     return text
 
 
 def secure_id(attempt: bytes, text: str) -> bytes:
-    """What a securely aggregated round is known by, 32 bytes: its try, and all that was signed.
+    """Id of a round with secure aggregation, 32 bytes, bound to its attempt and whole config.
 
-    Adverts, masks, votes and endings hang on it. So devices that were asked for different things
-    (another graph, another clip) believe no advert of each other, and no sum of theirs opens.
+    Adverts, masks, votes and endings are bound to it. Devices with different configs (another
+    graph, another clip) reject each other's adverts, and no sum of theirs can be unmasked.
 
         >>> secure_id(bytes(16), '{"a":1}') == secure_id(bytes(16), '{"a":2}')
         False

@@ -1,8 +1,8 @@
-"""Distributed differential privacy: every device adds a little noise, the secure sum has enough.
+"""Distributed differential privacy: each device adds a share of the noise of the secure sum.
 
 Kairouz, Liu and Steinke, "The Distributed Discrete Gaussian Mechanism for Federated Learning with
-Secure Aggregation", 2021. Nobody, not the controller either, sees a sum without noise. Each
-device adds a share as if only `least` devices were in the sum: whoever is lost, it is enough.
+Secure Aggregation", 2021. Not even the controller sees a sum without noise. Each device's share
+is enough for `least` devices in the sum, whichever drop out.
 """
 
 import math
@@ -17,16 +17,16 @@ from shoal.federated.noise import F64, I64, LARGEST, Draws, discrete_gaussian
 from shoal.federated.plan import Privacy
 from shoal.params import F32
 
-#: Standard deviations of its own noise that a device has room for; beyond it the sum would wrap,
-#: which harms the sum and not privacy.
+#: Headroom for a device's noise in standard deviations; beyond it the sum would wrap around,
+#: which harms accuracy and not privacy.
 ROOM = 12.0
 _TRIES = 100
 
 
 def scale_for(privacy: Privacy, clip: float, devices: int, least: int) -> FixedPoint:
-    """Whole numbers with room for the noise; clip: of single elements.
+    """Fixed-point scale with headroom for the noise. clip: of single elements.
 
-    SettingError when noise and numbers do not fit into 32 bits together.
+    Raises SettingError when noise and values exceed 32 bits.
     """
     per_level = privacy.noise * privacy.clip / clip / math.sqrt(least)
     levels = int((2**31 - 1) / devices / (1 + ROOM * per_level)) - 1
@@ -36,14 +36,14 @@ def scale_for(privacy: Privacy, clip: float, devices: int, least: int) -> FixedP
 
 
 def own_sigma(privacy: Privacy, scale: FixedPoint, least: int) -> float:
-    """Standard deviation of one device's noise, in steps."""
+    """Standard deviation of one device's noise, in quantization steps."""
     return privacy.noise * privacy.clip / scale.step / math.sqrt(least)
 
 
 def effective_noise(privacy: Privacy, scale: FixedPoint, least: int, size: int) -> float:
-    """Noise over sensitivity for the accountant: rounding and the sum of discrete Gaussians cost.
+    """Noise over sensitivity for the accountant, including rounding and discretization.
 
-    SettingError when steps are so coarse that the sum is far from a Gaussian.
+    Raises SettingError when the steps are too coarse for a Gaussian approximation.
     """
     sigma = own_sigma(privacy, scale, least)
     apart = 10 * sum(
@@ -61,7 +61,7 @@ def effective_noise(privacy: Privacy, scale: FixedPoint, least: int, size: int) 
 
 
 def rounded_norm(norm: float, size: int) -> float:
-    """L2 norm in steps that a rounded vector may have; rounding is drawn again beyond it."""
+    """Bound on the L2 norm of a rounded vector, in steps; beyond it rounding is repeated."""
     root = math.sqrt(size)
     return min(norm + root, math.sqrt(norm**2 + size / 4 + norm + root / 2))
 
@@ -80,7 +80,7 @@ def encode_privately(
 
 
 def _rounded(scaled: F64, bound: float, draws: Draws) -> I64:
-    """Up or down at random, right on average, with a norm within the bound."""
+    """Unbiased stochastic rounding, with a norm within the bound."""
     for _ in range(_TRIES):
         whole = np.ceil(scaled - draws.uniform(scaled.size))
         if float(np.einsum("i,i->", whole, whole)) <= bound**2:

@@ -1,7 +1,7 @@
-"""Updates as whole numbers modulo 2**32, so that masks cancel exactly.
+"""Fixed-point encoding of updates modulo 2**32, so that masks cancel exactly.
 
-The sum cannot overflow: the steps are so coarse that all devices together, each at its largest
-weight and every element at the clip, stay below 2**31. The last number is the device's weight.
+The sum cannot overflow: the quantization step is chosen so that all devices, each at its largest
+weight and every element at the clip, stay below 2**31. The last element is the device's weight.
 
     >>> import numpy as np
     >>> scale = FixedPoint(clip=1.0, devices=10, weight=3)
@@ -23,18 +23,18 @@ from shoal.params import F32
 
 F64 = npt.NDArray[np.float64]
 _HALF = 2**31 - 1
-#: Fewer steps from 0 to the clip than this lose more than int8 would.
+#: Smallest number of steps from 0 to the clip: as precise as int8.
 LEAST_LEVELS = 127
 
 
 class FixedPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """How an update becomes numbers; the same for the whole cohort.
+    """Quantization of updates; the same for the whole cohort.
 
-    clip      elements beyond ±clip are cut
-    devices   that may be in one sum
-    weight    largest of a device
-    noise     largest whole number that a device adds to an element; 0 without distributed noise
-    levels_most   steps from 0 to the clip at most; 0: as many as fit
+    clip      elements are clipped to ±clip
+    devices   largest number in one sum
+    weight    largest weight of a device
+    noise     largest noise of a device on an element, in steps; 0 without distributed noise
+    levels_most   largest number of steps from 0 to the clip; 0: as many as fit
     """
 
     clip: Annotated[float, msgspec.Meta(gt=0)]
@@ -44,7 +44,7 @@ class FixedPoint(msgspec.Struct, frozen=True, kw_only=True):
     levels_most: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     def check(self) -> "FixedPoint":
-        """Itself; SettingError when so many devices cannot share 32 bits."""
+        """Return itself; SettingError when 32 bits are too few for so many devices."""
         if self.levels < LEAST_LEVELS:
             raise SettingError(
                 f"{self.devices} devices of weight up to {self.weight} and noise up to "
@@ -61,12 +61,12 @@ class FixedPoint(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def step(self) -> float:
-        """What one whole number stands for."""
+        """Quantization step."""
         return self.clip / self.levels
 
     def encode(self, delta: F32, weight: int, random: "np.random.Generator") -> U32:
-        """uint32 (P + 1,): weight times delta, rounded up or down at random so that its mean is
-        delta, and the weight.
+        """Encode as uint32 (P + 1,): weight times delta, stochastically rounded (unbiased), and the
+        weight.
 
         InputError when delta is not finite or the weight not between 1 and the largest.
         """
@@ -83,7 +83,7 @@ class FixedPoint(msgspec.Struct, frozen=True, kw_only=True):
     def decode(self, total: U32, devices: int) -> tuple[F64, int]:
         """(weighted mean float64 (P,), sum of weights) from the sum of `devices` updates.
 
-        InputError when the sum is none that honest devices can give: it is not used.
+        Raises InputError when the sum is out of range for honest devices.
         """
         signed = unwrapped(total)
         weight = int(signed[-1])
@@ -91,16 +91,16 @@ class FixedPoint(msgspec.Struct, frozen=True, kw_only=True):
         if not devices <= weight <= devices * self.weight or np.abs(signed[:-1]).max() > bound:
             raise InputError(
                 f"the sum of {devices} updates is out of its range (weight {weight})",
-                "a device sent more than was agreed, or shares were wrong: leave the round out",
+                "a device sent values out of range, or shares were wrong: discard the round",
             )
         return np.multiply(signed[:-1], self.step / weight, dtype=np.float64), weight
 
 
 def wrapped(whole: npt.NDArray[np.int64]) -> U32:
-    """Whole numbers modulo 2**32."""
+    """Integers modulo 2**32."""
     return (whole & 0xFFFFFFFF).astype(np.uint32)
 
 
 def unwrapped(numbers: U32) -> npt.NDArray[np.int64]:
-    """The whole numbers between -2**31 and 2**31 that they stand for."""
+    """Integers between -2**31 and 2**31 from their residues."""
     return numbers.view(np.int32).astype(np.int64)

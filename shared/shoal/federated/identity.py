@@ -1,7 +1,7 @@
-"""Whose signature it is: a device's certificate, as another device or the controller sees it.
+"""Verification of another device's signature by its certificate.
 
-A device signs its advert and its vote with the key of its certificate, and the advert carries the
-certificate. Nobody has to be believed about it but the device CA.
+A device signs its advert and its vote with the key of its certificate, which is in the advert. The
+only trust anchor is the device CA.
 """
 
 import datetime
@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from shoal.errors import UntrustedError
 from shoal.issuer import is_issued_by
 
-#: Bytes of a certificate in DER, at most: an advert travels to every neighbour.
+#: Longest certificate in DER, bytes: an advert is sent to every neighbour.
 LONGEST = 4096
 
 
@@ -28,10 +28,10 @@ def check_signature(
     message: bytes,
     now_s: float,
 ) -> None:
-    """UntrustedError unless the identity of `device` signed `message`.
+    """Raise UntrustedError unless `device` signed `message` with its certificate's key.
 
-    certificate   DER, as the advert carries it
-    authorities   of the device CA, as enrolment gave them
+    certificate   DER, from the advert
+    authorities   certificates of the device CA, from enrolment
     now_s         Unix seconds
     """
     leaf = _read(certificate, device)
@@ -64,7 +64,7 @@ def _check_validity(
 
 
 def _is_client(leaf: x509.Certificate) -> bool:
-    """Devices have certificates of clients only: the broker's own is no device's."""
+    """Whether it is a client certificate: only devices have these."""
     try:
         usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except (x509.ExtensionNotFound, ValueError):
@@ -73,7 +73,7 @@ def _is_client(leaf: x509.Certificate) -> bool:
 
 
 def _device_of(leaf: x509.Certificate) -> str:
-    """CN without the generation that a name taken again has in it: "cam-a.2" is cam-a."""
+    """CN without the generation of a reused name: "cam-a.2" is cam-a."""
     names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value).partition(".")[0] if len(names) == 1 else ""
 
@@ -85,4 +85,4 @@ def _verify(leaf: x509.Certificate, signature: bytes, message: bytes) -> None:
     elif isinstance(key, ed25519.Ed25519PublicKey):
         key.verify(signature, message)
     else:
-        raise ValueError("a key of another kind")
+        raise ValueError("unsupported kind of key")

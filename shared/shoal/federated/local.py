@@ -1,4 +1,4 @@
-"""Local differential privacy: a device adds all of the noise itself, and trusts nobody."""
+"""Local differential privacy: a device adds all of the noise to its own update."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from shoal.params import F32
 
 
 def privately(delta: F32, privacy: Privacy, draws: Draws) -> F32:
-    """The clipped update with noise; float32 (P,). InputError when it is not finite."""
+    """Clip an update and add noise; float32 (P,). InputError when it is not finite."""
     if not np.isfinite(delta).all():
         raise InputError("an update with NaN in it cannot be sent", "its training diverged")
     sigma = privacy.noise * privacy.clip

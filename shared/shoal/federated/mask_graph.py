@@ -1,8 +1,8 @@
-"""Who masks with whom: a k-regular graph that every device can work out for itself.
+"""k-regular graph of pairwise masks in secure aggregation; every device can compute it.
 
-Devices stand in a ring, in an order that nobody chooses: by a hash over everybody's advert. Each
-is a neighbour of the k/2 before it and the k/2 behind it (Bell et al., "Secure Single-Server
-Aggregation with (Poly)Logarithmic Overhead", 2020).
+Devices form a ring, ordered by a hash over all adverts, which no party can choose. The neighbours
+of a device are the k/2 before and the k/2 after it (Bell et al., "Secure Single-Server Aggregation
+with (Poly)Logarithmic Overhead", 2020).
 
     >>> neighbours_of("b", {name: name.encode() for name in "abcdef"}, 2, b"round")
     ('a', 'd')
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 
 def ring(digests: Mapping[str, bytes], round_id: bytes) -> list[str]:
-    """All devices in order.
+    """All devices in the order of the ring.
 
-    digests   of each device's advert: known only once all are in, so the order cannot be had first
+    digests   of all adverts: the order cannot be known before the last one
     """
     seed = hashlib.sha256(round_id)
     for name in sorted(digests):
@@ -27,12 +27,12 @@ def ring(digests: Mapping[str, bytes], round_id: bytes) -> list[str]:
 def neighbours_of(
     device: str, digests: Mapping[str, bytes], degree: int, round_id: bytes
 ) -> tuple[str, ...]:
-    """Names of a device's neighbours, sorted: `degree` of them, or everybody else if fewer."""
+    """Names of a device's neighbours, sorted: `degree` of them, or all others if fewer."""
     return around(ring(digests, round_id), degree)[device]
 
 
 def around(order: list[str], degree: int) -> dict[str, tuple[str, ...]]:
-    """Everybody's neighbours; degree is even unless it is everybody else."""
+    """Neighbours of every device. degree: even, unless it covers all others."""
     count = len(order)
     if degree >= count - 1:
         return {name: tuple(sorted(set(order) - {name})) for name in order}

@@ -1,7 +1,7 @@
-"""Masks: streams of uniform 32-bit numbers that two devices can both make, and nobody else.
+"""Masks of secure aggregation: pseudorandom 32-bit streams from seeds shared by two devices.
 
-A seed is used for one mask in one round: what it is for is in the derivation. ChaCha20 as
-generator, HKDF-SHA256 for derivation, X25519 between devices.
+Each seed is derived for one mask in one round. ChaCha20 as generator, HKDF-SHA256 for derivation,
+X25519 between devices.
 """
 
 import numpy as np
@@ -15,19 +15,19 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from shoal.errors import InputError
 
 U32 = npt.NDArray[np.uint32]
-#: Numbers at a time: 64 KiB stay in a small cache.
+#: Numbers at a time: 64 KiB fit a small cache.
 _PART = 1 << 14
 _ZEROS = bytes(4 * _PART)
 
 
 def derive(secret: bytes, purpose: str, round_id: bytes, *names: str) -> bytes:
-    """32 bytes for one purpose in one round; names are joined unambiguously."""
+    """Derive 32 bytes for one purpose in one round; names are joined unambiguously."""
     info = b"\0".join([b"shoal/secagg", purpose.encode(), *(name.encode() for name in names)])
     return HKDF(hashes.SHA256(), 32, round_id, info).derive(secret)
 
 
 def agreed(own: X25519PrivateKey, peer: bytes) -> bytes:
-    """What two devices alone know, 32 bytes; InputError for a key that is none, or a trap."""
+    """Shared secret of two devices (X25519), 32 bytes; InputError for an invalid or weak key."""
     try:
         return own.exchange(X25519PublicKey.from_public_bytes(peer))
     except ValueError as error:
@@ -35,17 +35,17 @@ def agreed(own: X25519PrivateKey, peer: bytes) -> bytes:
 
 
 def pair_seed(own: X25519PrivateKey, peer: bytes, round_id: bytes, a: str, b: str) -> bytes:
-    """Seed of the mask between devices a and b: the same from either side."""
+    """Seed of the mask between devices a and b: equal on both sides."""
     return derive(agreed(own, peer), "pair", round_id, *sorted((a, b)))
 
 
 def self_seed(secret: bytes, round_id: bytes, device: str) -> bytes:
-    """Seed of the mask that a device puts on by itself."""
+    """Seed of a device's self mask."""
     return derive(secret, "self", round_id, device)
 
 
 def add_mask(vector: U32, seed: bytes, sign: int) -> None:
-    """vector ± the mask of `seed`, modulo 2**32, in place; memory does not grow with its length."""
+    """vector ± the mask of `seed`, modulo 2**32, in place; constant memory."""
     stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor()
     drawn = bytearray(4 * _PART + 64)
     numbers = np.frombuffer(drawn, "<u4", _PART)

@@ -1,17 +1,17 @@
-"""What controller and device say to each other inside a round; shoal.wire carries it.
+"""Messages between controller and device within a round, inside of RoundCall and RoundAnswer.
 
 controller → device                     device → controller
-Invite    the signed config             Join      and, securely, its advert; or Refuse
-Start     train now; the roster         Boxes     only securely: sealed shares for its neighbours
+Invite    the signed config             Join      with secure aggregation: its advert; or Refuse
+Start     train now; the roster         Boxes     secure: encrypted shares for its neighbours
 Deal      its neighbours' boxes         Piece     its contribution, piece by piece
-Resend    pieces that are missing
-Close     who is in the sum             Vote      its signature under that
-Pass      its neighbours' votes         Shares    that open the sum
+Resend    indexes of missing pieces
+Close     devices in the sum            Vote      its signature of that ending
+Pass      its neighbours' votes         Shares    that unmask the sum
 Measure   a signed config to evaluate   Measured
 Dismiss   it is over
 
-Everything may be said again: the controller asks anew whoever has not answered, and a device that
-has answered says the same once more.
+Every message may be repeated: the controller sends again to devices without a reply, and a device
+repeats its reply.
 """
 
 from typing import Annotated
@@ -35,23 +35,23 @@ class RoundMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="say"):
 
 
 class Invite(RoundMessage, frozen=True, kw_only=True, tag="invite"):
-    """signed: shoal.federated.config; urls: sha256 -> where to fetch it, of every content."""
+    """signed: shoal.federated.config; urls: sha256 -> URL of every content."""
 
     signed: bytes
     urls: dict[str, str]
 
 
 class GatewayRoute(msgspec.Struct, frozen=True, kw_only=True):
-    """By way of whom a site's contributions go up.
+    """Upload of a site's contributions by its gateway.
 
-    gateway   device that sums them, one that the signed plan names
-    address   host:port where it listens to its site
-    members   told to the gateway alone: who may hand theirs over and is waited for, it among them
-    close_s   Unix seconds, UTC, after which it waits for nobody
-    most      examples that a device counts for
-    generations   of the members, or of the gateway where those are not told: device -> how often
-                  its name was given away; its certificate is of this enrolment or a later one.
-                  Those that never were are not in it
+    gateway   device that sums them; the signed plan names it
+    address   host:port where it accepts contributions
+    members   only for the gateway: devices that it accepts and waits for, including itself
+    close_s   Unix seconds, UTC, until which it waits
+    most      largest weight of a device, in examples
+    generations   device -> enrolments of its name so far, for names enrolled more than once; of the
+                  members, or else of the gateway: its certificate is of this enrolment or a later
+                  one
     """
 
     gateway: Slug
@@ -62,19 +62,19 @@ class GatewayRoute(msgspec.Struct, frozen=True, kw_only=True):
     generations: Generations | msgspec.UnsetType = msgspec.UNSET
 
     def generation_of(self, device: str) -> int:
-        """That its certificate has at least."""
+        """Lowest accepted generation of its certificate."""
         return (self.generations or {}).get(device, 0)
 
 
 class Start(RoundMessage, frozen=True, kw_only=True, tag="start"):
-    """roster: None without secure aggregation; way: left out where the update goes up directly."""
+    """roster: None without secure aggregation; way: unset for a direct upload."""
 
     roster: Roster | None = None
     way: GatewayRoute | msgspec.UnsetType = msgspec.UNSET
 
 
 class Deal(RoundMessage, frozen=True, kw_only=True, tag="deal"):
-    """boxes: sealed for this device, by its sender."""
+    """boxes: encrypted shares for this device, by sender."""
 
     boxes: Named
 
@@ -103,7 +103,7 @@ class Measure(RoundMessage, frozen=True, kw_only=True, tag="measure"):
 
 
 class Dismiss(RoundMessage, frozen=True, kw_only=True, tag="dismiss"):
-    """reason: slug, "" when the round ended well."""
+    """reason: slug; "" when the round succeeded."""
 
     reason: Slug = ""
 
@@ -115,14 +115,14 @@ class Join(RoundMessage, frozen=True, kw_only=True, tag="join"):
 
 
 class Refuse(RoundMessage, frozen=True, kw_only=True, tag="refuse"):
-    """reason: slug, as in shoal.agent.federated.eligibility; detail: a sentence for a person."""
+    """reason: slug, as in shoal.agent.federated.eligibility; detail: a sentence for people."""
 
     reason: Slug
     detail: Text = ""
 
 
 class Boxes(RoundMessage, frozen=True, kw_only=True, tag="boxes"):
-    """boxes: one for every neighbour, by its name."""
+    """boxes: encrypted shares by neighbour."""
 
     boxes: Named
 
@@ -138,13 +138,13 @@ class Vote(RoundMessage, frozen=True, kw_only=True, tag="vote"):
 
 
 class Shares(RoundMessage, frozen=True, kw_only=True, tag="shares"):
-    """shares: by the neighbour that they are of."""
+    """shares: by the neighbour whose secret they reconstruct."""
 
     shares: Named
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
-    """How theta did on some of a device's rows. loss: sum over the rows; correct: rows, -1 none."""
+    """Metrics of theta on some rows. loss: sum over the rows; correct: rows, -1 where unknown."""
 
     rows: Count
     loss: Real
@@ -160,11 +160,11 @@ class Measured(RoundMessage, frozen=True, kw_only=True, tag="measured"):
 
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device learned, before it is cut into pieces.
+    """Result of a device's training, before it is cut into pieces.
 
-    update    shoal.federated.compression bytes of float32 (P,); securely: masked uint32
+    update    shoal.federated.compression bytes of float32 (P,); secure: masked uint32
               little-endian, (P + 1,)
-    examples, loss   rows, mean loss before training; 0 where they are not told (secure)
+    examples, loss   rows, mean loss before training; 0 where secret (secure)
     control   compressed likewise: change of its control variate (SCAFFOLD); empty otherwise
     steps, seconds   of training
     site      msgpack shoal.federated.site_sum.SiteSum, of a gateway; update is empty then

@@ -1,9 +1,9 @@
-"""Noise for differential privacy: whole numbers, drawn from a cryptographic stream.
+"""Noise for differential privacy: discrete Gaussian from a cryptographic stream.
 
 The discrete Gaussian is sampled by rejection from the discrete Laplace (Canonne, Kamath and
 Steinke, "The Discrete Gaussian for Differential Privacy", 2020), many at a time, with acceptance
 in float64: probabilities are exact to about 2**-50. Noise on real numbers is a discrete Gaussian
-on a fine grid, since floating-point samples give their value away (Mironov 2012).
+on a fine grid, since floating-point samples leak the value (Mironov 2012).
 
     >>> noise = discrete_gaussian(100_000, 3.0, Draws(b"a seed of this test: 32 bytes.  "))
     >>> abs(float(noise.std()) - 3) < 0.03, abs(float(noise.mean())) < 0.05
@@ -21,14 +21,14 @@ from shoal.errors import InputError
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
-#: Steps of the grid in one standard deviation, at least.
+#: Smallest number of grid steps per standard deviation.
 _STEPS = 2.0**20
-#: A standard deviation beyond it is not held by float64 to the last whole number.
+#: Largest standard deviation: float64 holds integers of this size exactly.
 LARGEST = 2.0**40
 
 
 class Draws:
-    """Uniform numbers from a secret seed of 32 bytes, used for nothing else."""
+    """Uniform random numbers from a secret seed of 32 bytes, to be used once."""
 
     def __init__(self, seed: bytes) -> None:
         self._stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor()
@@ -46,14 +46,14 @@ def discrete_gaussian(count: int, sigma: float, draws: Draws) -> I64:
     found: list[I64] = []
     have = 0
     while have < count:
-        kept = _some(max(64, int(1.5 * (count - have))), sigma, draws)
+        kept = _accepted(max(64, int(1.5 * (count - have))), sigma, draws)
         found.append(kept)
         have += kept.size
     return np.concatenate(found)[:count] if found else np.zeros(0, np.int64)
 
 
-def _some(tried: int, sigma: float, draws: Draws) -> I64:
-    """Those of `tried` discrete Laplace numbers that are accepted."""
+def _accepted(tried: int, sigma: float, draws: Draws) -> I64:
+    """Rejection sampling: the accepted ones of `tried` discrete Laplace samples."""
     scale = math.floor(sigma) + 1
     size = np.floor(-scale * np.log(draws.uniform(tried)))
     negative = draws.uniform(tried) <= 0.5
@@ -63,17 +63,17 @@ def _some(tried: int, sigma: float, draws: Draws) -> I64:
 
 
 def grid_of(sigma: float) -> float:
-    """Step of the grid for real numbers: a power of two, 2**20 or more to a sigma."""
+    """Grid step for real numbers: a power of two, 2**20 or more steps per sigma."""
     return 2.0 ** math.floor(math.log2(sigma / _STEPS))
 
 
 def sensitivity(clip: float, sigma: float, size: int) -> float:
-    """L2 norm that a clipped vector of `size` elements can differ by, once it is on the grid."""
+    """L2 sensitivity of a clipped vector of `size` elements after rounding to the grid."""
     return clip + math.sqrt(size) * grid_of(sigma)
 
 
 def noisy(vector: F64, sigma: float, draws: Draws) -> F64:
-    """vector on the grid plus a discrete Gaussian on it; float64, same shape."""
+    """Round a vector to the grid and add a discrete Gaussian; float64, same shape."""
     grid = grid_of(sigma)
     noise = discrete_gaussian(vector.size, sigma / grid, draws)
     return np.multiply(np.rint(vector / grid) + noise, grid, dtype=np.float64)

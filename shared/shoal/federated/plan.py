@@ -1,6 +1,6 @@
-"""What one round asks of a device: signed by the role `rounds`, judged by the device itself.
+"""Plan of a round: signed by the role `rounds`, checked against its own limits by each device.
 
-Whether the parts go together is said in shoal.controller.federated.planning.conflicts.
+Conflicts between its parts: shoal.controller.federated.planning.conflicts.
 """
 
 from typing import Annotated, Literal
@@ -15,11 +15,11 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Learning(msgspec.Struct, frozen=True, kw_only=True):
-    """How a device trains.
+    """Training parameters of a device.
 
     lr       learning rate
     epochs   over its own rows
-    batch    rows of a step
+    batch    rows per step
     terms    further inputs of the train graph, from the strategy: mu, shift
     """
 
@@ -33,8 +33,8 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True):
     """Differential privacy of a device's whole contribution to a round.
 
     where    central: the controller adds noise to the sum; local: every device to its update;
-             distributed: every device a little, so that the secure sum has enough
-    clip     L2 norm of an update, at most
+             distributed: every device adds a share of the secure sum's noise
+    clip     largest L2 norm of an update
     noise    standard deviation of the noise on the sum (local: on each update), in clips
     delta    of (epsilon, delta)
     """
@@ -49,8 +49,8 @@ class Secure(msgspec.Struct, frozen=True, kw_only=True):
     """Secure aggregation; see shoal.controller.federated.secagg.parameters.
 
     degree      neighbours of each device
-    threshold   shares that open a secret
-    scale       updates as whole numbers
+    threshold   shares that reconstruct a secret
+    scale       fixed-point encoding of updates
     """
 
     degree: Count
@@ -59,11 +59,11 @@ class Secure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compression(msgspec.Struct, frozen=True, kw_only=True):
-    """How an update is made small.
+    """Compression of an update.
 
-    kind       none: float32; int8, int4: rounded at random; top-k: the largest elements only
+    kind       none: float32; int8, int4: stochastic rounding; top-k: only the largest elements
     fraction   of the elements that top-k keeps
-    zstd       packed afterwards
+    zstd       compress the result
     """
 
     kind: Literal["none", "int8", "int4", "top-k"] = "none"
@@ -72,14 +72,14 @@ class Compression(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """One round.
+    """Plan of one round.
 
-    task, round    whose, and which one, counted from 1
-    attempt        of this round, by 16 random bytes
-    strategy       by name
-    least          updates that the sum must have
-    deadline_s     Unix seconds, UTC; after it a device need not answer
-    gateways       site -> the device there that others may hand their updates to
+    task, round    task name, and number of the round, from 1
+    attempt        id of this attempt, 16 random bytes
+    strategy       name
+    least          smallest number of updates in the sum
+    deadline_s     Unix seconds, UTC, after which devices stop
+    gateways       site -> device that sums the updates of the site
     """
 
     task: str

@@ -1,14 +1,14 @@
-"""What is said in a securely aggregated round. The controller passes it on and learns the sum.
+"""Messages of secure aggregation. The controller relays them and learns only the sum.
 
-device → controller   Advert    keys of this round, signed by the device's identity
-controller → device   Roster    everybody's advert by its digest, and the neighbours' whole
-device → controller   boxes     a sealed pair of shares for every neighbour
-controller → device   boxes     those that its neighbours made for it
-device → controller   masked    its update, masked
-controller → device   Ending    who is in the sum, and who was lost
-device → controller   vote      its signature under that, and under nothing else
-controller → device   votes     its neighbours'
-device → controller   shares    of living neighbours' own masks and lost neighbours' keys
+device → controller   Advert    keys for this round, signed by the device
+controller → device   Roster    digests of all adverts, and the neighbours' adverts
+device → controller   boxes     encrypted shares for every neighbour
+controller → device   boxes     encrypted shares from its neighbours
+device → controller   masked    its masked update
+controller → device   Ending    devices in the sum, and dropouts
+device → controller   vote      its signature of that ending, and of no other
+controller → device   votes     of its neighbours
+device → controller   shares    of surviving neighbours' self masks and dropouts' keys
 """
 
 import hashlib
@@ -19,12 +19,11 @@ import msgspec
 class Advert(msgspec.Struct, frozen=True, kw_only=True):
     """A device's keys for one round.
 
-    box         X25519, 32 bytes: seals shares for it
-    mask        X25519, 32 bytes: makes pair masks with it
-    own         SHA-256 over the secret of its own mask: shares are checked against it
-    signature   of the device's identity, over all of the above, its name and the round
-    certificate   of that identity, DER: who looks at the advert checks it against the device CA
-                  (shoal.federated.identity)
+    box         X25519 public key, 32 bytes: encrypts shares for the device
+    mask        X25519 public key, 32 bytes: agrees on pairwise masks
+    own         SHA-256 of the self mask's secret: verifies reconstructed shares
+    signature   of the device, over all of the above, its name and the round
+    certificate   of the device, DER: verified against the device CA (shoal.federated.identity)
     """
 
     device: str
@@ -35,7 +34,7 @@ class Advert(msgspec.Struct, frozen=True, kw_only=True):
     certificate: bytes = b""
 
     def signed(self, round_id: bytes) -> bytes:
-        """The bytes that the signature is over."""
+        """Signed bytes."""
         return (
             b"shoal/secagg/advert\0"
             + round_id
@@ -46,14 +45,14 @@ class Advert(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def digest(self) -> bytes:
-        """SHA-256 over all of it."""
+        """SHA-256 of the whole advert."""
         return hashlib.sha256(msgspec.msgpack.encode(self)).digest()
 
 
 class Roster(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is in.
+    """Participants of a round.
 
-    digests      of every device's advert: the graph follows from them
+    digests      of all adverts: they determine the mask graph
     neighbours   adverts of the receiver's neighbours
     """
 
@@ -62,25 +61,25 @@ class Roster(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose updates are in the sum, and who shared keys and was lost before sending one."""
+    """Devices with an update in the sum, and dropouts that shared keys and sent none."""
 
     alive: list[str]
     dead: list[str]
 
     def signed(self, round_id: bytes) -> bytes:
-        """The bytes that a vote is a signature over."""
+        """Bytes that a vote signs."""
         names = msgspec.msgpack.encode([sorted(self.alive), sorted(self.dead)])
         return b"shoal/secagg/ending\0" + round_id + hashlib.sha256(names).digest()
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cohort agrees on; part of the signed plan.
+    """Parameters of a cohort; from the signed plan.
 
-    round_id    32 bytes, of this try and of everything in its signed config
+    round_id    32 bytes, of this attempt and its signed config
                 (shoal.federated.config.secure_id)
     degree      neighbours of each device
-    threshold   shares that open a secret
-    least       devices that must be in the sum
+    threshold   shares that reconstruct a secret
+    least       smallest number of devices in the sum
     """
 
     round_id: bytes

@@ -1,7 +1,7 @@
-"""Shamir's secret sharing of 32-byte secrets: any t shares give the secret, t - 1 give nothing.
+"""Shamir's secret sharing of 32-byte secrets: t shares reveal the secret, t - 1 reveal nothing.
 
-The prime is the smallest above 2**256, so that every 32-byte secret is a number of the field and
-a share is 33 bytes. Shamir, "How to Share a Secret", 1979.
+The prime is the smallest above 2**256, so that every 32-byte secret is a field element and a
+share is 33 bytes. Shamir, "How to Share a Secret", 1979.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,21 +11,21 @@ from shoal.errors import ConflictError, InputError
 
 PRIME = 2**256 + 297
 SECRET, SHARE = 32, 33
-#: A number of the field from so many random bytes is uniform to 2**-127.
+#: Random bytes of a field element: uniform to 2**-127.
 _DRAWN = 48
 
 Entropy = Callable[[int], bytes]
 
 
 def split(secret: bytes, threshold: int, points: Sequence[int], entropy: Entropy) -> list[bytes]:
-    """A 33-byte share for every point (distinct, 1 or more).
+    """Split a secret into a 33-byte share for every point (distinct, 1 or more).
 
-    InputError when the threshold is not between 1 and the number of points.
+    Raises InputError when the threshold is not between 1 and the number of points.
     """
     if len(secret) != SECRET or not 1 <= threshold <= len(set(points)) or min(points) < 1:
         raise InputError(
             f"{len(secret)} bytes among {len(set(points))} points, {threshold} needed",
-            "share 32 bytes among distinct points, and need no more than there are",
+            "use 32 bytes, distinct points, and a threshold of at most their number",
         )
     drawn = [int.from_bytes(entropy(_DRAWN)) % PRIME for _ in range(threshold - 1)]
     coefficients = [*drawn, int.from_bytes(secret)]
@@ -33,9 +33,9 @@ def split(secret: bytes, threshold: int, points: Sequence[int], entropy: Entropy
 
 
 def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """The secret from shares by point; the lowest `threshold` points are used.
+    """Reconstruct the secret from shares by point, using the lowest `threshold` points.
 
-    ConflictError for too few shares, InputError when they do not belong together.
+    Raises ConflictError for too few shares, InputError for inconsistent ones.
     """
     if len(shares) < threshold:
         raise ConflictError(
@@ -48,7 +48,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     terms = zip(_weights_at_zero(points), points, strict=True)
     value = sum(weight * int.from_bytes(shares[point]) for weight, point in terms) % PRIME
     if value >= 2 ** (8 * SECRET):
-        raise InputError("shares do not belong together", "one of the devices sent a wrong one")
+        raise InputError("the shares are inconsistent", "one of the devices sent a wrong one")
     return value.to_bytes(SECRET)
 
 
@@ -61,7 +61,7 @@ def _at(coefficients: Sequence[int], x: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _weights_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's weights: the polynomial's value at 0 is their sum over its values at points."""
+    """Lagrange coefficients for interpolation at 0."""
     weights = []
     for i, point in enumerate(points):
         above = below = 1

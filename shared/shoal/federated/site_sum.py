@@ -1,9 +1,8 @@
-"""A site's updates as one, summed by its gateway before they cross the WAN.
+"""Hierarchical aggregation: the sum of a site's updates, made by its gateway before the WAN.
 
-Sums on fixed grids (shoal.federated.sums) depend neither on order nor on brackets: what the
-controller makes of site sums is bit by bit what it would have made of every device's update. So a
-gateway saves bytes and changes nothing; it has to be trusted with its site's updates, and for its
-site's part.
+Sums on fixed grids (shoal.federated.sums) are associative: aggregating site sums gives bit by bit
+the same result as aggregating every update. A gateway saves bandwidth; it must be trusted with the
+updates of its site, and for their sum.
 
     >>> gateway = Gateway(2, most_examples=100)
     >>> gateway.add("press-1", np.array([0.5, 1.0], np.float32), examples=3, loss=0.7)
@@ -23,14 +22,14 @@ from shoal.federated.sums import ExactSum
 from shoal.params import F32
 from shoal.validation_errors import decode_errors_as
 
-#: Devices that one gateway may speak for.
+#: Largest number of devices in one site sum.
 MOST_MEMBERS = 4_096
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Real = Annotated[float, msgspec.Meta(ge=0, le=1e300)]
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
-    """One device of the site: rows it learned from, its mean loss before, seconds of training."""
+    """One device of the site: rows, mean loss before training, seconds of training."""
 
     examples: Count
     loss: Real = 0.0
@@ -38,7 +37,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SiteSum(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a round: who is in it, Σ examples·delta and Σ examples; both as ExactSum.to_bytes."""
+    """Members, Σ examples·delta and Σ examples of a site; sums as ExactSum.to_bytes."""
 
     members: Annotated[dict[str, Member], msgspec.Meta(min_length=1, max_length=MOST_MEMBERS)]
     deltas: bytes
@@ -46,9 +45,9 @@ class SiteSum(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gateway:
-    """Takes its site's updates in, in any order; memory: one sum, however many they are.
+    """Accumulates the updates of a site in any order, in the memory of one sum.
 
-    most_examples   that a device counts for, as the task's strategy has it
+    most_examples   largest weight of a device, from the task's strategy
     """
 
     def __init__(self, size: int, most_examples: int) -> None:
@@ -58,14 +57,14 @@ class Gateway:
     def add(
         self, device: str, delta: F32, examples: int, loss: float = 0.0, seconds: float = 0.0
     ) -> None:
-        """One device's update, float32 (P,). ConflictError for its second, InputError when it
-        cannot be one; neither is in."""
+        """Add one device's update, float32 (P,). ConflictError for its second, InputError for an
+        invalid one; neither is added."""
         if device in self._members:
             raise ConflictError(f"{device} has an update in this sum", "the first one counts")
         if examples < 1:
-            raise InputError(f"update of {device}: {examples} examples", "it has nothing to say")
+            raise InputError(f"update of {device}: {examples} examples", "it needs at least one")
         weight = float(min(examples, self._most))
-        self._weights.room_for(np.array([weight]))
+        self._weights.reach_with(np.array([weight]))
         self._deltas.add(delta, weight)
         self._weights.add(np.array([weight]))
         self._members[device] = Member(examples=examples, loss=loss, seconds=seconds)
@@ -73,7 +72,7 @@ class Gateway:
     def to_bytes(self) -> bytes:
         """msgpack SiteSum; ConflictError before the first update."""
         if not self._members:
-            raise ConflictError("no update of this site came", "the site has nothing to say")
+            raise ConflictError("no update of this site arrived", "there is nothing to sum")
         made = SiteSum(
             members=dict(sorted(self._members.items())), deltas=self._deltas.to_bytes(),
             weights=self._weights.to_bytes(),
@@ -82,6 +81,6 @@ class Gateway:
 
 
 def decode(data: bytes) -> SiteSum:
-    """InputError when it is no site sum."""
-    with decode_errors_as(lambda cause: InputError(f"no sum of a site: {cause}", "send it again")):
+    """Decode a site sum; InputError if invalid."""
+    with decode_errors_as(lambda cause: InputError(f"not a site sum: {cause}", "send it again")):
         return msgspec.msgpack.decode(data, type=SiteSum)

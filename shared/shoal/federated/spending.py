@@ -1,9 +1,9 @@
-"""What privacy costs, in Rényi differential privacy: costs add up, round by round.
+"""Privacy ledger of a device: its cost in Rényi differential privacy adds up over the rounds.
 
 Mironov, "Rényi Differential Privacy", 2017; to (epsilon, delta) by Canonne, Kamath and Steinke
-2020. The unit is a device with all that it sends in a round. A device knows that it took part, so
-its own ledger has no amplification by sampling: `rho` of concentrated privacy, and every order
-follows from it.
+2020. The unit is a device with its whole contribution to a round. A device knows that it took part,
+so its ledger has no amplification by sampling: it holds `rho` of zero-concentrated differential
+privacy, which determines the cost at every order.
 
     >>> ledger = Ledger()
     >>> for _ in range(10):
@@ -19,7 +19,7 @@ import msgspec
 
 from shoal.errors import RefusedError
 
-#: Orders alpha at which costs are kept.
+#: Rényi orders alpha of the conversion to epsilon.
 ORDERS: tuple[float, ...] = (
     *(1 + 10 ** (-2 + i / 20) for i in range(40)),
     *(2 + i / 10 for i in range(1, 80)),
@@ -29,31 +29,31 @@ ORDERS: tuple[float, ...] = (
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """The most that may be spent: (epsilon, delta)."""
+    """Privacy budget (epsilon, delta)."""
 
     epsilon: float
     delta: float = 1e-6
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device has spent.
+    """Privacy spent by a device.
 
-    rho      of zero-concentrated privacy: the cost at order alpha is rho·alpha
-    rounds   that it took part in
+    rho      of zero-concentrated differential privacy: the cost at order alpha is rho·alpha
+    rounds   number of rounds
     """
 
     rho: float = 0.0
     rounds: int = 0
 
     def after(self, noise: float) -> "Ledger":
-        """One round further; noise: standard deviation over sensitivity."""
+        """The ledger after one more round. noise: standard deviation over sensitivity."""
         return Ledger(rho=self.rho + 1 / (2 * noise**2), rounds=self.rounds + 1)
 
     def epsilon(self, delta: float) -> float:
         return epsilon_of(lambda order: self.rho * order, delta)
 
     def spend(self, noise: float, budget: Budget) -> "Ledger":
-        """After one more round; RefusedError when that is more than the budget."""
+        """The ledger after one more round; RefusedError beyond the budget."""
         after = self.after(noise)
         if (needed := after.epsilon(budget.delta)) > budget.epsilon:
             raise RefusedError(

@@ -1,9 +1,9 @@
-"""A sum of vectors that is the same, bit by bit, in whatever order they arrive.
+"""Reproducible sum of vectors: bit by bit the same in any order of the addends.
 
-Floating-point addition depends on its order; devices answer in any. So every addend is first cut
-into two numbers on fixed grids, each by itself, and what is added are whole multiples of a grid:
-as long as a sum keeps within 2**53 steps of its grid, no addition rounds. This is pre-rounding
-(Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", 2013) with bins fixed beforehand.
+Floating-point addition depends on the order. So every addend is first split into two multiples of
+fixed grid steps, which add without rounding as long as a sum stays within 2**53 steps. This is
+pre-rounding (Demmel and Nguyen, "Fast Reproducible Floating-Point Summation", 2013) with fixed
+bins.
 
     >>> import numpy as np
     >>> total = ExactSum(1)
@@ -23,18 +23,18 @@ import numpy.typing as npt
 from shoal.errors import InputError
 
 F64 = npt.NDArray[np.float64]
-#: Steps of the two grids: what an addend loses is at most 2**-45.
+#: Steps of the two grids: an addend loses at most 2**-45.
 COARSE, FINE = 2.0**-8, 2.0**-44
-#: Adding and taking away this rounds to a multiple of the step.
+#: Adding and subtracting it rounds to a multiple of the step.
 _COARSELY, _FINELY = 1.5 * 2**52 * COARSE, 1.5 * 2**52 * FINE
-#: Of the addends' largest elements, together.
+#: Bound on the sum of the addends' largest elements, and on their number.
 LARGEST = 2**43
 MOST = 2**18
 _MAGIC = b"shs1"
-#: magic, elements, vectors so far, reach
+#: magic, elements, vectors added, reach
 _HEAD = struct.Struct("<4sIIQ")
 _PACKED = 1
-#: Elements at a time: three buffers of this stay in a small cache.
+#: Elements at a time: three such buffers fit a small cache.
 _PART = 1 << 14
 
 
@@ -42,7 +42,7 @@ class ExactSum:
     """Sum of weighted vectors of one length; 16 bytes an element, however many are added.
 
     size    elements P
-    count   vectors so far
+    count   vectors added
     """
 
     def __init__(self, size: int) -> None:
@@ -53,10 +53,10 @@ class ExactSum:
     def add(self, vector: npt.NDArray[np.floating], weight: float = 1.0) -> None:
         """Add weight·vector, shape (P,); the product is taken in float64.
 
-        InputError, and nothing is added, when it is of another length, not finite, or when the
-        sum might leave the range in which it is exact.
+        Raises InputError, and adds nothing, for another length, non-finite values, or when the sum
+        might leave the exact range.
         """
-        self._reach, self.count = self.room_for(vector, weight), self.count + 1
+        self._reach, self.count = self.reach_with(vector, weight), self.count + 1
         for start in range(0, self.size, _PART):
             part = slice(start, min(start + _PART, self.size))
             addend = np.multiply(vector[part], weight, dtype=np.float64)
@@ -66,7 +66,7 @@ class ExactSum:
             self._fine[part] += (addend + _FINELY) - _FINELY
 
     def merge(self, other: "ExactSum") -> None:
-        """Add another sum: a site's, or another process's."""
+        """Add another sum, of a site or another process."""
         if other.size != self.size:
             raise _of_another_length(other.size, self.size)
         self._reach = _within(self._reach + other._reach, self.count + other.count)
@@ -75,15 +75,15 @@ class ExactSum:
         self._fine += other._fine
 
     def to_bytes(self) -> bytes:
-        """The sum as it is, to be merged elsewhere: exact, and made small."""
+        """Serialize the exact sum, compressed, to merge it elsewhere."""
         head = _HEAD.pack(_MAGIC, self.size, self.count, self._reach)
         grids = np.stack([self._coarse, self._fine]).astype("<f8")
-        # The bytes of a number lie apart, for those of the exponents are much alike.
+        # Byte planes: the exponents' bytes are similar and compress well.
         return head + zlib.compress(grids.view(np.uint8).reshape(-1, 8).T.tobytes(), _PACKED)
 
     @classmethod
     def from_bytes(cls, data: bytes, size: int) -> "ExactSum":
-        """Another's; InputError when it is none of `size` elements, or off the grids."""
+        """Deserialize; InputError for another size, or values off the grids."""
         made = cls(size)
         try:
             magic, there, made.count, made._reach = _HEAD.unpack_from(data)
@@ -91,7 +91,7 @@ class ExactSum:
             raw = packed.decompress(data[_HEAD.size :], 16 * size + 1)
             grids = np.frombuffer(raw, np.uint8).reshape(8, -1).T.copy().view("<f8").reshape(2, -1)
         except (struct.error, zlib.error, ValueError) as error:
-            raise InputError("this is no sum of updates", "send it again") from error
+            raise InputError("not a sum of updates", "send it again") from error
         if magic != _MAGIC or there != size or grids.shape != (2, size):
             raise _of_another_length(there, size)
         made._coarse, made._fine = grids[0].astype(np.float64), grids[1].astype(np.float64)
@@ -100,7 +100,7 @@ class ExactSum:
         return made
 
     def _check_grids(self) -> None:
-        """What is not on the grids, or larger than it says, would round when it is added."""
+        """Raise InputError for values off the grids or over the claimed bound: they would round."""
         for grid, step in ((self._coarse, COARSE), (self._fine, FINE)):
             steps = grid / step
             if not np.isfinite(steps).all() or (steps != np.rint(steps)).any():
@@ -109,19 +109,19 @@ class ExactSum:
         if np.abs(self._coarse).max(initial=0) > most or (
             np.abs(self._fine).max(initial=0) > self.count * COARSE
         ):
-            raise InputError("a sum of updates that is larger than it says", "send it again")
+            raise InputError("a sum of updates that is larger than it claims", "send it again")
 
     @property
     def reach(self) -> int:
-        """Of the largest elements that were added, together."""
+        """Sum of the largest elements of the added vectors."""
         return self._reach
 
     def value(self) -> F64:
         """The sum, rounded once; float64 (P,)."""
         return self._coarse + self._fine
 
-    def room_for(self, vector: npt.NDArray[np.floating], weight: float = 1.0) -> int:
-        """What the sum would reach with this vector; InputError as `add` raises it."""
+    def reach_with(self, vector: npt.NDArray[np.floating], weight: float = 1.0) -> int:
+        """The reach after adding this vector; raises InputError as `add`."""
         if vector.shape != (self.size,):
             raise _of_another_length(vector.size, self.size)
         largest = max(-float(vector.min()), float(vector.max())) if self.size else 0.0

@@ -103,7 +103,7 @@ def test_another_models_sum_is_refused() -> None:
 
 def test_what_is_no_site_sum_is_refused() -> None:
     for junk in (b"", b"\x81", msgspec.msgpack.encode({"members": {}}), b"\xff" * 50):
-        with pytest.raises(InputError, match="no sum of a site"):
+        with pytest.raises(InputError, match="not a site sum"):
             decode(junk)
 
 

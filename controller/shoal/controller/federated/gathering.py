@@ -63,9 +63,9 @@ class Weighed:
         check(update, self._size)
         check_new(update.device, self._devices)
         weight = self._weigh(update)
-        self._weight.room_for(np.array([weight]))
+        self._weight.reach_with(np.array([weight]))
         if update.control is not None:
-            self._control.room_for(update.control)
+            self._control.reach_with(update.control)
         self._sum.add(update.delta, weight * self._scale(update))
         self._weight.add(np.array([weight]))
         if update.control is not None:

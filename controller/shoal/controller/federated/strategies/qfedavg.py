@@ -45,7 +45,7 @@ class _Fair:
         check(update, self._size)
         check_new(update.device, self._devices)
         weight, below = _weighed(update, self._q, self._steepness)
-        self._below.room_for(np.array([below]))
+        self._below.reach_with(np.array([below]))
         self._above.add(update.delta, weight)
         self._below.add(np.array([below]))
         self._devices.add(update.device)
