@@ -176,5 +176,5 @@ def test_a_number_is_decoded_from_its_registers_in_either_word_order(
     tag = Tag(name="x", address=3, type=kind, words="little" if little else "big")
     raw = words(kind, number)
     (block,) = blocks([tag, Tag(name="before", address=0)])
-    answer = [9, 9, 9, *(reversed(raw) if little else raw)]
-    assert value(tag, block, answer) == number
+    response = [9, 9, 9, *(reversed(raw) if little else raw)]
+    assert value(tag, block, response) == number

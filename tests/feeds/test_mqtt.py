@@ -234,8 +234,8 @@ def test_a_scada_host_sees_predictions_as_tags_and_may_request_a_rebirth(
         assert values[f"pump/{MODEL}/label"] == "good"
         assert values[f"pump/{MODEL}/score"] == pytest.approx(0.7)
         assert [p.seq for _, p in scada.messages] == [0, 0, 1, 2]
-        ask = Metric("Node Control/Rebirth", datatype=BOOLEAN, value=True)
-        publisher.publish("spBv1.0/plant/NCMD/gateway", encode(Payload(1, [ask])))
+        rebirth = Metric("Node Control/Rebirth", datatype=BOOLEAN, value=True)
+        publisher.publish("spBv1.0/plant/NCMD/gateway", encode(Payload(1, [rebirth])))
         eventually(lambda: scada.kinds()[-1] == "NBIRTH", "the rebirth")
     eventually(lambda: scada.kinds()[-1] == "NDEATH", "a clean disconnect publishes the death")
 

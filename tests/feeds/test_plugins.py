@@ -182,8 +182,8 @@ def test_enrolling_again_keeps_sources_and_sinks(tmp_path: Path) -> None:
         sinks={"out": {"kind": "opcua", "nodes": {"label": "ns=2;s=L"}, "keep": 5}},
     )
     text = dump(settings)
-    said = tomllib.loads(text)
-    assert said["sources"] == settings.sources
-    assert said["sinks"] == settings.sinks
+    found = tomllib.loads(text)
+    assert found["sources"] == settings.sources
+    assert found["sinks"] == settings.sinks
     (tmp_path / "agent.toml").write_text(text.replace('name = ""', 'name = "a"'))
     assert load(tmp_path).sinks == settings.sinks

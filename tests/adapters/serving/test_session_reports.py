@@ -101,7 +101,7 @@ def test_an_agent_without_a_spool_folder_has_no_reports(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_release_that_fails_in_a_programs_session_goes_back_everywhere(site: Site) -> None:
+def test_a_release_that_fails_in_a_programs_session_is_rolled_back_everywhere(site: Site) -> None:
     with Session("parts", site.folder, look_s=0.02) as session:
         process = Process(site.folder)
         try:
@@ -120,7 +120,7 @@ def test_a_release_that_fails_in_a_programs_session_goes_back_everywhere(site: S
 
 
 @pytest.mark.slow
-def test_a_release_with_which_a_program_crashes_three_times_goes_back(site: Site) -> None:
+def test_a_release_with_which_a_program_crashes_three_times_is_rolled_back(site: Site) -> None:
     (site.folder / "spool").mkdir()
     process = Process(site.folder)
     try:

@@ -126,7 +126,7 @@ def test_protobuf_reads_what_we_write_and_we_read_what_protobuf_writes(payload: 
 
 
 @given(st.binary(max_size=200))
-def test_whatever_bytes_come_no_more_than_a_wire_error_comes_of_it(data: bytes) -> None:
+def test_any_bytes_are_decoded_or_a_wire_error(data: bytes) -> None:
     try:
         decode(data)
     except WireError:
@@ -134,14 +134,14 @@ def test_whatever_bytes_come_no_more_than_a_wire_error_comes_of_it(data: bytes) 
 
 
 @given(payloads, st.integers(0, 400))
-def test_a_payload_that_is_cut_off_is_read_or_refused(payload: Payload, cut: int) -> None:
+def test_a_truncated_payload_is_decoded_or_refused(payload: Payload, cut: int) -> None:
     try:
         decode(encode(payload)[:cut])
     except WireError:
         pass
 
 
-def test_fields_nobody_told_us_of_are_skipped() -> None:
+def test_unknown_fields_are_skipped() -> None:
     theirs = PROTOBUF(timestamp=1, seq=2, uuid="u", body=b"b")
     theirs.metrics.add(name="x", is_transient=True, datatype=17, bytes_value=b"file")
     assert decode(theirs.SerializeToString()) == Payload(1, [Metric("x", datatype=17)], 2)

@@ -310,13 +310,13 @@ def test_vcgencmd_is_run_where_the_kernel_has_no_file_and_not_too_often(
 ) -> None:
     tool, clock = tmp_path / "bin" / "vcgencmd", [0.0]
     tool.parent.mkdir()
-    tool.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\necho throttled=0x50005\n")
+    tool.write_text(f"#!/bin/sh\necho called >> {tmp_path}/log\necho throttled=0x50005\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tool.parent), prepend=":")
     sampler = PressureSampler(lambda: clock[0], tmp_path / "proc", tmp_path / "sys")
     for clock[0] in (0.0, 5.0, 29.0, 31.0):
         assert sampler.throttled()
-    assert (tmp_path / "log").read_text().count("asked") == 2
+    assert (tmp_path / "log").read_text().count("called") == 2
 
 
 def test_health_has_the_memory_of_this_process(tmp_path: Path) -> None:
