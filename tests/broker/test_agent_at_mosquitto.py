@@ -13,7 +13,7 @@ from ports import free_port
 from real_agents import Process, enrol, put_in_service
 from shoal import topics, wire
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.agent.telemetry.outbox import RESEND_S
+from shoal.agent.telemetry.reporter import RESEND_S
 from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

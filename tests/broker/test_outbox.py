@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from broker.served import Api, Served, release_to_everybody, write_digits
-from shoal.agent.telemetry.outbox import RESEND_S
+from shoal.agent.telemetry.reporter import RESEND_S
 from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]

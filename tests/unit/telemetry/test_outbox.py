@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from shoal import wire
 from shoal.agent.telemetry.io import salvage
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.agent.telemetry.outbox import CatchUp, Courier, Drop, Merge, Row, relieve
+from shoal.agent.telemetry.outbox import Drop, Merge, Row, relieve
+from shoal.agent.telemetry.reporter import CatchUp, Courier
 from shoal.wire import FaultEvent, UpdateEvent, WindowReport
 
 ALL = 10_000

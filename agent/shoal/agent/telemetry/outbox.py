@@ -1,20 +1,15 @@
-"""What leaves the device when, and what gives way when its store is full: pure policy.
+"""Outbox policy: which rows of a full outbox are merged or dropped, and how windows merge. Pure.
 
-A row leaves the outbox only when the controller says that its database has it. Numbers are given
-when a row is first sent, so that rows still unnumbered may merge without leaving a hole.
+A row leaves the outbox only when the controller acknowledges it, after its database commit. A row
+is numbered when it is first sent, so that unnumbered rows may merge without a gap.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from shoal.errors import SketchError
 from shoal.sketch import Latency
 from shoal.wire import WindowReport
-
-#: Messages under way at once, and seconds until an unanswered one is sent again.
-WINDOW, RESEND_S = 64, 30.0
-#: Windows of a backlog in the time of one: a week offline is caught up with in three hours.
-CATCH_UP = 60
 
 
 class Row(NamedTuple):
@@ -88,78 +83,6 @@ def _pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
                 pairs.append((last[row.group], row))
             last[row.group] = row
     return pairs
-
-
-class CatchUp:
-    """How fast what piled up may follow: a share of the fleet's pace, so that new data never wait.
-
-    A device sends a window each `window_s`; of its backlog it may send CATCH_UP times as many,
-    beginning up to `jitter_s` after it connected, so that a fleet does not all at once.
-
-    >>> pace = CatchUp(); pace.connect(0.0, 10.0)
-    >>> pace.allowed(5.0, 60.0), pace.allowed(11.0, 60.0), pace.allowed(15.0, 60.0)
-    (0, 1, 5)
-    >>> pace.sent(5); pace.allowed(15.0, 60.0)
-    0
-    """
-
-    def __init__(self, most: int = WINDOW) -> None:
-        self._most, self._tokens, self._at = most, 0.0, 0.0
-
-    def connect(self, now_s: float, pause_s: float) -> None:
-        """A new connection: nothing until `pause_s` from now."""
-        self._tokens, self._at = 0.0, now_s + pause_s
-
-    def allowed(self, now_s: float, window_s: float) -> int:
-        """How many letters of the backlog may be sent now."""
-        if now_s > self._at:
-            rate = CATCH_UP / max(window_s, 1.0)
-            self._tokens = min(self._most, self._tokens + (now_s - self._at) * rate)
-            self._at = now_s
-        return int(self._tokens)
-
-    def sent(self, letters: int) -> None:
-        self._tokens = max(0.0, self._tokens - letters)
-
-
-class Courier:
-    """Keeps few letters under way, in order, and sends again what stays unanswered.
-
-    >>> courier = Courier()
-    >>> courier.connect(); courier.sent(1, 0.0); courier.sent(2, 0.0)
-    >>> courier.acked([1]); courier.start_after(10.0), courier.start_after(31.0)
-    (2, 1)
-    """
-
-    def __init__(self, window: int = WINDOW, resend_s: float = RESEND_S) -> None:
-        self._window, self._resend_s = window, resend_s
-        self._under_way: dict[int, float] = {}
-        self._last = 0
-
-    def connect(self) -> None:
-        """A new connection: whatever was under way may be lost."""
-        self._under_way.clear()
-        self._last = 0
-
-    def start_after(self, now_s: float) -> int:
-        """Send letters with a higher number than this next."""
-        if self._under_way and now_s - min(self._under_way.values()) >= self._resend_s:
-            self._last = min(self._under_way) - 1
-            self._under_way.clear()
-        return self._last
-
-    @property
-    def room(self) -> int:
-        """How many letters may join those under way."""
-        return max(0, self._window - len(self._under_way))
-
-    def sent(self, seq: int, now_s: float) -> None:
-        self._under_way[seq] = now_s
-        self._last = max(self._last, seq)
-
-    def acked(self, seqs: Iterable[int]) -> None:
-        for seq in seqs:
-            self._under_way.pop(seq, None)
 
 
 def merge_windows(

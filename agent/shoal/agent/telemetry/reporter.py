@@ -2,7 +2,7 @@
 
 import collections
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,7 +11,6 @@ from shoal import topics, wire
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault, Faults
 from shoal.agent.installed.record import Record, Slot, State
-from shoal.agent.telemetry.outbox import WINDOW, CatchUp, Courier
 from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.errors import LinkError, StorageError
 from shoal.federated import messages
@@ -22,6 +21,10 @@ _log = logging.getLogger(__name__)
 #: Messages kept in memory while the disk refuses; seconds after which a quiet device speaks up.
 _UNSAVED, _STATUS_S = 200, 120.0
 _LONGEST = 500
+#: Most unacknowledged messages, and seconds until one is sent again.
+WINDOW, RESEND_S = 64, 30.0
+#: Backlog windows sent in the time of one window: a week offline takes three hours.
+CATCH_UP = 60
 
 
 class Identity(NamedTuple):
@@ -35,6 +38,78 @@ class Identity(NamedTuple):
     labels: dict[str, str] = {}  # noqa: RUF012 (a NamedTuple's default is never written to)
     facts: dict[str, Any] = {}  # noqa: RUF012
     version: str = ""
+
+
+class CatchUp:
+    """Rate limit of the backlog, relative to the fleet's window, so that new data never waits.
+
+    A device sends a window each `window_s`; of its backlog it may send CATCH_UP times as many,
+    starting up to `jitter_s` after it connected, so that a fleet does not start at once.
+
+    >>> pace = CatchUp(); pace.connect(0.0, 10.0)
+    >>> pace.allowed(5.0, 60.0), pace.allowed(11.0, 60.0), pace.allowed(15.0, 60.0)
+    (0, 1, 5)
+    >>> pace.sent(5); pace.allowed(15.0, 60.0)
+    0
+    """
+
+    def __init__(self, most: int = WINDOW) -> None:
+        self._most, self._tokens, self._at = most, 0.0, 0.0
+
+    def connect(self, now_s: float, pause_s: float) -> None:
+        """A new connection: nothing until `pause_s` from now."""
+        self._tokens, self._at = 0.0, now_s + pause_s
+
+    def allowed(self, now_s: float, window_s: float) -> int:
+        """Number of backlog messages that may be sent now."""
+        if now_s > self._at:
+            rate = CATCH_UP / max(window_s, 1.0)
+            self._tokens = min(self._most, self._tokens + (now_s - self._at) * rate)
+            self._at = now_s
+        return int(self._tokens)
+
+    def sent(self, letters: int) -> None:
+        self._tokens = max(0.0, self._tokens - letters)
+
+
+class Courier:
+    """Window of unacknowledged messages, in order; resends those without an acknowledgement.
+
+    >>> courier = Courier()
+    >>> courier.connect(); courier.sent(1, 0.0); courier.sent(2, 0.0)
+    >>> courier.acked([1]); courier.start_after(10.0), courier.start_after(31.0)
+    (2, 1)
+    """
+
+    def __init__(self, window: int = WINDOW, resend_s: float = RESEND_S) -> None:
+        self._window, self._resend_s = window, resend_s
+        self._under_way: dict[int, float] = {}
+        self._last = 0
+
+    def connect(self) -> None:
+        """A new connection: unacknowledged messages may be lost and are sent again."""
+        self._under_way.clear()
+        self._last = 0
+
+    def start_after(self, now_s: float) -> int:
+        """The number after which to send next."""
+        if self._under_way and now_s - min(self._under_way.values()) >= self._resend_s:
+            self._last = min(self._under_way) - 1
+            self._under_way.clear()
+        return self._last
+
+    @property
+    def room(self) -> int:
+        """Number of messages that may be sent before an acknowledgement."""
+        return max(0, self._window - len(self._under_way))
+
+    def sent(self, seq: int, now_s: float) -> None:
+        self._under_way[seq] = now_s
+        self._last = max(self._last, seq)
+
+    def acked(self, seqs: Iterable[int]) -> None:
+        for seq in seqs:
+            self._under_way.pop(seq, None)
 
 
 class Voice:
