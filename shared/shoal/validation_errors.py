@@ -35,7 +35,7 @@ def decode_errors_as(error: Callable[[Exception], ShoalError]) -> Iterator[None]
     error   makes the error to raise of msgspec's
 
     >>> with decode_errors_as(lambda cause: SettingError(f"pipeline: {cause}")):
-    ...     msgspec.json.decode(b"[", type=dict)
+    ...     msgspec.json.decode(b"{", type=dict)
     Traceback (most recent call last):
     shoal.errors.SettingError: pipeline: Input data was truncated
     """
