@@ -31,9 +31,8 @@ from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity
 from shoal.agent.update.acceptance import Measured
-from shoal.agent.update.download_window import Pace
 from shoal.agent.update.io.download import HttpsDownloads
-from shoal.agent.update.ports import UpdatePorts
+from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.errors import AbsentError, InputError, LinkError, ModelError
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.profile import Profile, profile
@@ -312,9 +311,9 @@ class Device:
     probed                whether one waited, at each probe
     """
 
-    def __init__(self, folder: Path, cloud: Cloud, *, ring: str = "stable", **pace: float) -> None:
+    def __init__(self, folder: Path, cloud: Cloud, ring: str = "stable", **settings: Any) -> None:
         self.folder, self.cloud, self.ring = folder, cloud, ring
-        self.pace = Pace(**{"observe_s": 20.0, "window_s": 10.0, **pace})
+        self.settings = UpdateSettings(**{"observe_s": 20.0, **settings})
         self.clock, self.power = Clock(), Power()
         self.online = self.answers = True
         self.heard: list[Any] = []
@@ -350,7 +349,8 @@ class Device:
             updates=self._update_ports(),
             reporter=self._reporter_ports(),
             director_root=self.cloud.repository.director_root,
-            pace=self.pace,
+            settings=self.settings,
+            window_s=10.0,
         )
         self.agent.start()
         if self.online:

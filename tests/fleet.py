@@ -31,8 +31,7 @@ from shoal.agent.serving.session_reports import NoSessionReports
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity
-from shoal.agent.update.download_window import Pace
-from shoal.agent.update.ports import UpdatePorts
+from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.controller.engine_jobs import build_engine
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Drift, Settings
@@ -107,7 +106,7 @@ class Station:
             identity, host, updates=updates,
             reporter=ReporterPorts(self.link, self._outbox, dice),
             director_root=self.fleet.ctx.signer.director_root,
-            pace=Pace(observe_s=self.fleet.observe_s, window_s=self.fleet.window_s),
+            settings=UpdateSettings(observe_s=self.fleet.observe_s), window_s=self.fleet.window_s,
         )  # fmt: skip
         agent = self.agent
         agent.start()

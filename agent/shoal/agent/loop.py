@@ -26,9 +26,9 @@ from shoal.agent.serving.throttling import ThrottledEngine, Throttling, Throttli
 from shoal.agent.status import ModelStanding, Standing, model_standing
 from shoal.agent.telemetry.ports import ReporterPorts
 from shoal.agent.telemetry.reporter import Identity, Voice
-from shoal.agent.update.download_window import Pace
-from shoal.agent.update.ports import UpdatePorts
-from shoal.agent.update.runner import Finished, Updates, World
+from shoal.agent.update.ports import UpdatePorts, UpdateSettings
+from shoal.agent.update.runner import Callbacks as UpdateCallbacks
+from shoal.agent.update.runner import EffectDone, Updates
 from shoal.errors import StorageError, TrustError, WireError
 from shoal.federated import messages
 from shoal.trust import director_expiry_s
@@ -64,7 +64,7 @@ class RootChanged(NamedTuple):
     director_root: bytes
 
 
-Item = Received | Connection | FaultFound | RootChanged | ThrottledEngine | Finished | JobResult
+Item = Received | Connection | FaultFound | RootChanged | ThrottledEngine | EffectDone | JobResult
 
 
 class Inbox:
@@ -106,6 +106,7 @@ class Agent:
     host, updates, reporter   what each domain is built from
     rounds          None where this device takes no part in federated rounds
     director_root   whom assignments must be signed by: TUF root.json
+    window_s        length of a window until the controller sends the fleet's budget
     facts           facts of the inventory that may change while it runs
     """
 
@@ -118,7 +119,8 @@ class Agent:
         reporter: ReporterPorts,
         rounds: tuple[ClientPorts, FederatedPorts] | None = None,
         director_root: bytes,
-        pace: Pace = Pace(),  # noqa: B008 (immutable)
+        settings: UpdateSettings = UpdateSettings(),  # noqa: B008 (immutable)
+        window_s: float = 60.0,
         inbox: Inbox | None = None,
         facts: Callable[[], dict[str, Any]] = dict,
     ) -> None:
@@ -141,13 +143,13 @@ class Agent:
             updates,
             self.voice,
             self.clock,
-            pace,
-            World(self._serving, self._health, self.inventory, self.post),
+            settings,
+            UpdateCallbacks(self._serving, self._health, self.inventory, self.post),
             floors=floors,
             director_root=director_root,
         )
-        self._window_s, self._jitter = pace.window_s, host.random.random()
-        self.voice.window_s = pace.window_s
+        self._window_s, self._jitter = window_s, host.random.random()
+        self.voice.window_s = window_s
         self.throttling = Throttling(
             ThrottlingPorts(updates.loader, host.load, self._health, host.monotonic, host.spawn),
             identity.profile,
@@ -194,7 +196,7 @@ class Agent:
             self._take(item)
         self._later = [(at, item) for at, item in self._later if at > now]
         self.updates.tick()
-        self.throttling.tick(self.serving, self.updates.rests)
+        self.throttling.tick(self.serving, self.updates.is_idle)
         self._close_windows()
         self.voice.due()
         idle = min(LONGEST_S, self._window_end - self.clock(), self._learn())
@@ -227,7 +229,7 @@ class Agent:
             endpoint=self._endpoint,
             sharing=peers,
             waiting=self._outbox.waiting,
-            models=[self._model_standing(record) for record in self.updates.records.values()],
+            models=[self._model_standing(record) for record in self.updates.records],
             faults=list(self.voice.told),
             health=msgspec.to_builtins(self._health()),
             feeds=list(feeds),
@@ -253,7 +255,7 @@ class Agent:
             elif isinstance(item, JobResult):
                 self._of_learning(item)
             else:
-                self.updates.finished(item)
+                self.updates.on_effect_done(item)
         except (WireError, TrustError) as error:
             severity = "critical" if isinstance(error, TrustError) else "warning"
             self.voice.fault(Fault(error.code, str(error), severity))
@@ -265,7 +267,7 @@ class Agent:
         kind = heard.topic.rpartition("/")[2]
         message = wire.decode_down(kind, heard.payload)
         if isinstance(message, wire.Assignment):
-            self.updates.assigned(message, heard.payload)
+            self.updates.on_assignment(message, heard.payload)
         elif isinstance(message, wire.Ack):
             self.voice.acked(message)
         elif isinstance(message, wire.Time):

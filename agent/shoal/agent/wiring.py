@@ -49,10 +49,9 @@ from shoal.agent.serving.io.session_reports import SessionReportReader
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.ports import Outbox, ReporterPorts
 from shoal.agent.telemetry.reporter import Identity
-from shoal.agent.update.download_window import Pace
 from shoal.agent.update.io.download import HttpsDownloads
 from shoal.agent.update.io.probe import SubprocessProber
-from shoal.agent.update.ports import UpdatePorts
+from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.agent.upkeep import Upkeep
 from shoal.errors import StorageError
 from shoal.mqtt import Link
@@ -130,7 +129,7 @@ def build_core(
         reporter=ReporterPorts(link, outbox, host.random),
         rounds=rounds,
         director_root=names.read_trusted(folder, names.DIRECTOR),
-        pace=Pace(observe_s=settings.update.observe_s, hours=parse(settings.update.hours)),
+        settings=UpdateSettings(settings.update.observe_s, parse(settings.update.hours)),
         inbox=inbox,
         facts=lambda: peers.facts,
     )

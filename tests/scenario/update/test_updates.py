@@ -377,7 +377,8 @@ def test_downloads_keep_to_their_hours_and_what_has_come_is_kept(
 ) -> None:
     opens = device.clock.now // 60 * 60 + 600
     hours = parse(f"{local(opens)}-{local(opens + 600)}")
-    device.agent.updates.pace = device.agent.updates.pace._replace(hours=hours)
+    device.settings = device.settings._replace(hours=hours)
+    device.restart()
     device.assign(cloud.release(2))
     device.run(60)
     assert device.state == "DOWNLOADING"

@@ -1,39 +1,44 @@
-"""Whether a release may serve here: verdicts on what the probe measured and on what was observed.
+"""Acceptance of a release on this device: verdicts on the probe and on the observation.
 
-Numbers in, verdict out. Who measures is io/trial.py (off the serving path) and serving.py.
+The probe is measured by io/trial.py off the serving path; the observation by the agent while the
+trial serves, and by programs that run their own session (serving/session_reports.py).
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
+from shoal.agent.installed.record import Slot
 from shoal.agent.serving.served_model import Vitals
+from shoal.agent.serving.session_reports import SessionReport
+from shoal.agent.update.machine import MAX_STARTS, Note
 from shoal.profile import Profile
 
-#: Interference only ever adds latency, so the best of a few rounds is judged (io/trial.py).
+#: Timed runs of a round. Interference only adds latency, so the best of a few rounds counts.
 RUNS = 50
-#: Share of requests that may go wrong or be slow beyond what they did before the swap.
+#: Share of requests that may fail or be slow, beyond the share before the swap.
 TOLERATED = 0.05
-#: Requests before an early "unhealthy" is believed; at the end of the watch fewer will do.
+#: Requests for an "unhealthy" verdict during the observation, and at its end.
 EARLY, LATE = 50, 5
 _ODD, _ODD_ROWS = 0.01, 3
-#: Seconds after which a request that is not answered will never be.
+#: Seconds after which a running request counts as stuck.
 STUCK_S = 15.0
-#: A variant is preferred to those that the profile prefers when it needs this share of their time
-#: or less: a smaller difference is not worth it, and may be chance.
+#: A variant is chosen over one that the profile prefers when it needs at most this share of its
+#: time; a smaller difference may be noise.
 FASTER = 0.9
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """What the probe measured of one variant.
+    """Measurements of one variant by the probe.
 
     worst_error     largest difference from the golden outputs, over max(1, |golden|)
-    labels_differ   golden rows whose predicted class is another one; golden_rows of them in all
+    labels_differ   golden rows with another predicted class, of golden_rows
     p50_ms, p99_ms  of one-row runs, in the best of its rounds
     rss_mb          resident memory of the probe with this variant loaded and warm
-    disagree        share of recent local inputs that the serving release labels otherwise; -1
+    disagree        share of recent local inputs with another label than the serving release's; -1
                     where there was nothing to compare
-    compared        how many rows that share is of
+    compared        rows compared
     """
 
     variant: str
@@ -49,7 +54,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """cause is "" for a pass; variant is the one that shall serve."""
+    """cause "" for a pass; variant is the chosen one."""
 
     cause: str = ""
     detail: str = ""
@@ -60,13 +65,17 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     def passed(self) -> bool:
         return not self.cause
 
+    def note(self, at_s: float = 0.0) -> Note:
+        """For the state machine."""
+        return Note(at_s=at_s, cause=self.cause, detail=self.detail, facts=self.facts)
+
 
 def judge_probe(measured: list[Measured], profile: Profile) -> Verdict:
     """The verdict on a probed release; `measured` in the profile's order of preference.
 
-    A wrong answer in any variant fails the release: the bundle, or the CPU, is not what was
-    validated. Otherwise the fastest variant within the budget serves; of those about as fast, the
-    one that the profile prefers. (int8 is slower than fp32 for small models, and which ones are
+    A wrong output of any variant fails the release: the bundle or the CPU differs from what was
+    validated. Otherwise the fastest variant within the budget is chosen; of those about as fast,
+    the one that the profile prefers. (int8 is slower than fp32 for small models, and which are
     small differs between boards.)
     """
     for one in measured:
@@ -132,7 +141,7 @@ def _facts(one: Measured) -> dict[str, Any]:
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True):
-    """A release being observed. before: what its predecessor did, for comparison."""
+    """An observation of a trial, in monotonic seconds. before: vitals of the previous release."""
 
     since_s: float
     until_s: float
@@ -140,7 +149,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_observation(watch: Watch, now: Vitals, now_s: float) -> Verdict | None:
-    """None while the watch goes on; then, or as soon as it is clear, the verdict.
+    """The verdict at the end of the observation, or as soon as it is certain; None before.
 
     >>> watch = Watch(since_s=0, until_s=60)
     >>> judge_observation(watch, Vitals(requests=100, rows=100), 30.0) is None
@@ -149,7 +158,7 @@ def judge_observation(watch: Watch, now: Vitals, now_s: float) -> Verdict | None
     'unhealthy'
     """
     ended = now_s >= watch.until_s
-    enough = LATE if ended else EARLY
+    needed = LATE if ended else EARLY
     facts = msgspec.structs.asdict(now)
     if now.odd >= _ODD_ROWS and now.odd > _ODD * now.rows:
         detail = f"{now.odd} of {now.rows} outputs are not finite or no probabilities"
@@ -162,7 +171,44 @@ def judge_observation(watch: Watch, now: Vitals, now_s: float) -> Verdict | None
         (now.slow, watch.before.slow, "were over the latency budget", "too-slow"),
     ):
         allowed = TOLERATED + before / max(1, watch.before.requests)
-        if now.requests >= enough and count >= LATE and count > allowed * now.requests:
+        if now.requests >= needed and count >= LATE and count > allowed * now.requests:
             detail = f"{count} of {now.requests} requests {what} while observed"
             return Verdict(cause=cause, detail=detail, facts=facts)
     return Verdict(facts=facts) if ended else None
+
+
+def judge_all(
+    watch: Watch, own: Vitals, reports: Iterable[SessionReport], trial: Slot, now_s: float
+) -> Verdict | None:
+    """The verdict on `trial` from the agent's own vitals and the sessions' reports; None: not yet.
+
+    >>> trial = Slot(slot="a", model="m", release="m@2", path="", sha256="2", variant="",
+    ...              model_sha256="", counter=1)
+    >>> bad = SessionReport(model="m", sha256="2", vitals=Vitals(requests=60, errors=60))
+    >>> judge_all(Watch(since_s=0, until_s=60), Vitals(requests=9), [bad], trial, 5.0).detail
+    '60 of 69 requests failed while observed'
+    """
+    of_model = [one for one in reports if one.model == trial.model]
+    serving = [one for one in of_model if one.sha256 == trial.sha256]
+    together = sum((one.vitals for one in serving), own)
+    before = sum((one.before for one in serving), watch.before)
+    return (
+        _crashed(serving)
+        or _refused([one for one in of_model if one.refused == trial.sha256])
+        or judge_observation(msgspec.structs.replace(watch, before=before), together, now_s)
+    )
+
+
+def _crashed(serving: Sequence[SessionReport]) -> Verdict | None:
+    dead = sum(not one.lives for one in serving)
+    if dead < MAX_STARTS:
+        return None
+    detail = f"programs that run it in a session of their own crashed {dead} times while observed"
+    return Verdict(cause="crash-loop", detail=detail, facts={"starts": dead})
+
+
+def _refused(refusing: Sequence[SessionReport]) -> Verdict | None:
+    if not refusing:
+        return None
+    detail = f"a program on this device cannot load it in its session: {refusing[0].why}"
+    return Verdict(cause="unhealthy", detail=detail, facts={"sessions": len(refusing)})

@@ -1,6 +1,7 @@
-"""What each effect of an update does, through the ports. Every one may be done again.
+"""The effects of an update: check, download, verify, install, probe, activate, commit, revert.
 
-An effect runs off the control loop and answers with an Outcome; it changes no record itself.
+Each may be repeated. It runs off the control loop and returns an EffectResult; the runner changes
+the record.
 """
 
 import contextlib
@@ -34,24 +35,24 @@ from shoal.profile import Profile
 from shoal.trust import Order, check_ring
 from shoal.wire import Health, WindowReport
 
-#: Bytes to fetch with which the probe's process starts beside them: it holds memory while it waits.
-SOON = 16 << 20
-#: How often an answer that looks final is asked for again.
-FEW = 5
+#: Bytes left to download below which the probe's process is started already: it holds memory.
+PREPARE_BELOW = 16 << 20
+#: Tries after a response that looks final: forbidden, not found, damaged.
+FINAL_TRIES = 5
 
 _log = logging.getLogger(__name__)
 
 
-class Desk(NamedTuple):
-    """What an effect may use.
+class EffectContext(NamedTuple):
+    """Inputs of an effect.
 
     health          of the machine, now
     ring, profile   of this device
-    floors          as they are now
-    url             sha256 -> where to fetch it; AbsentError when nobody said
-    stop            whether the order was taken back meanwhile
+    floors          when the effect began
+    url             sha256 -> URL; AbsentError where the assignment has none
+    stop            whether the effect was cancelled
     now_s           Unix seconds when the effect began
-    tries           how often it was tried before
+    tries           earlier tries of the effect
     """
 
     ports: UpdatePorts
@@ -66,64 +67,67 @@ class Desk(NamedTuple):
     tries: int = 0
 
 
-class Outcome(NamedTuple):
-    """What an effect came to.
+class EffectResult(NamedTuple):
+    """Result of an effect.
 
-    event   None: nothing happened that the record must know
-    again   try once more, later; `tries` times at most, 0 for as long as the order stands
-    floors  what was learnt on the way and is to be kept
+    event   of the state machine; None: the state stays
+    retry   try again later, `tries` times at most; 0: until the order changes
+    floors  to raise to these
+    window  report of the window that a swap of models ended
     """
 
     event: Event | None
     note: Note = Note()
-    again: bool = False
+    retry: bool = False
     tries: int = 0
     faults: tuple[Fault, ...] = ()
     floors: Floors | None = None
-    closed: WindowReport | None = None
+    window: WindowReport | None = None
 
 
-def perform(effect: Effect, record: Record, desk: Desk) -> Outcome:
+def perform(effect: Effect, record: Record, context: EffectContext) -> EffectResult:
     """Do `effect` for `record`; never raises."""
     try:
-        return _EFFECTS[effect](record, desk)
+        return _EFFECTS[effect](record, context)
     except StorageError as error:
-        return _broke(effect, "disk-full", str(error))
+        return _failed(effect, "disk-full", str(error))
     except ShoalError as error:
-        return _broke(effect, cause_of(error), str(error))
+        return _failed(effect, cause_of(error), str(error))
     except Exception as error:  # noqa: BLE001 a bug must fail the attempt, not the device
         _log.exception("%s of %s", effect.name, record.model)
-        return _broke(effect, "agent-bug", f"{effect.name}: {type(error).__name__}: {error}")
+        return _failed(effect, "agent-bug", f"{effect.name}: {type(error).__name__}: {error}")
 
 
-def _check(record: Record, desk: Desk) -> Outcome:
+def _check(record: Record, context: EffectContext) -> EffectResult:
     order = _order(record)
     serving = record.serving
     if serving and (serving.path, serving.sha256) == (order.path, order.sha256):
-        return Outcome(Event.SAME)
-    floors = desk.floors
+        return EffectResult(Event.SAME)
+    floors = context.floors
     try:
-        check_ring(order, desk.ring)
-        floors = floors.raised(metadata=desk.ports.images.refresh(desk.now_s, floors.metadata))
-        desk.ports.images.check(order)
-        manifest = _fetch_manifest(record, desk)
+        check_ring(order, context.ring)
+        floors = floors.raised(
+            metadata=context.ports.images.refresh(context.now_s, floors.metadata)
+        )
+        context.ports.images.check(order)
+        manifest = _fetch_manifest(record, context)
         files = check_fits(
             manifest,
             order,
-            profile=desk.profile,
-            runtime=desk.ports.loader.runtime,
+            profile=context.profile,
+            runtime=context.ports.loader.runtime,
             floors=floors,
         )
     except LinkError as error:
-        return _again(error)
+        return _retry(error)
     except (DeniedError, AbsentError) as error:
-        return _again(error, FEW)
+        return _retry(error, FINAL_TRIES)
     except ShoalError as error:
         return _refused(error)
-    if serving and _serves_already(manifest, serving, desk):
+    if serving and _serves_already(manifest, serving, context):
         adopted = msgspec.structs.replace(serving, path=order.path, sha256=order.sha256)
-        return Outcome(Event.SAME, Note(serving=adopted), floors=floors)
-    slots = desk.ports.slots
+        return EffectResult(Event.SAME, Note(serving=adopted), floors=floors)
+    slots = context.ports.slots
     need, free = slots.missing(record.model, files) + RESERVE, slots.free_bytes()
     spare = slots.size(record.model, record.inactive)
     if need > free + spare:
@@ -133,89 +137,89 @@ def _check(record: Record, desk: Desk) -> Outcome:
             "make room"
         )
         note = Note(cause="disk-full", detail=detail, facts={"need": need, "free": free})
-        return Outcome(Event.REFUSED, note, floors=floors)
-    return Outcome(Event.CHECKED, floors=floors)
+        return EffectResult(Event.REFUSED, note, floors=floors)
+    return EffectResult(Event.CHECKED, floors=floors)
 
 
-def _download(record: Record, desk: Desk) -> Outcome:
-    outcome = _fetch(record, desk)
-    if outcome.event is None:
-        desk.ports.prober.dismiss()
-    return outcome
+def _download(record: Record, context: EffectContext) -> EffectResult:
+    result = _fetch(record, context)
+    if result.event is None:
+        context.ports.prober.dismiss()
+    return result
 
 
-def _fetch(record: Record, desk: Desk) -> Outcome:
-    """Every file into the stage. The probe gets ready beside it, where that will not be long."""
-    ports, got, saved = desk.ports, 0, 0
+def _fetch(record: Record, context: EffectContext) -> EffectResult:
+    """Download every file into the stage; start the probe's process when little is left."""
+    ports, got, saved = context.ports, 0, 0
     try:
-        files = _staged_manifest(record, desk).files_for(desk.profile.name)
+        files = _staged_manifest(record, context).files_for(context.profile.name)
         missing = ports.slots.missing(record.model, files)
-        _make_room(record, missing, desk)
-        if missing <= SOON and not desk.tries:
-            ports.prober.prepare(desk.profile)
+        _free_inactive_slot(record, missing, context)
+        if missing <= PREPARE_BELOW and not context.tries:
+            ports.prober.prepare(context.profile)
         for file in files:
-            if desk.stop():
-                raise LinkError("downloads stop for now")
+            if context.stop():
+                raise LinkError("the download was interrupted")
             if not ports.slots.reuse(record.model, file):
-                came, short = _fetch_file(record.model, file, desk)
-                got, saved = got + came, saved + (file.size - came if short else 0)
-        ports.prober.prepare(desk.profile)
+                received, by_delta = _fetch_file(record.model, file, context)
+                got += received
+                saved += file.size - received if by_delta else 0
+        ports.prober.prepare(context.profile)
         ports.slots.keep(record.model)
     except LinkError as error:
-        return _again(error)
+        return _retry(error)
     except (DeniedError, BundleError) as error:
-        return _again(error, FEW)
+        return _retry(error, FINAL_TRIES)
     except AbsentError as error:
-        return _broke(Effect.DOWNLOAD, "download", str(error))
+        return _failed(Effect.DOWNLOAD, "download", str(error))
     except StorageError as error:
-        ports.slots.clean(record.model)  # first: the journal needs room to say it
-        return Outcome(Event.REFUSED, Note(cause="disk-full", detail=str(error)))
-    return Outcome(Event.FETCHED, Note(facts={"bytes": got, "saved_by_delta": saved}))
+        ports.slots.clean(record.model)  # first: the journal needs the space
+        return EffectResult(Event.REFUSED, Note(cause="disk-full", detail=str(error)))
+    return EffectResult(Event.FETCHED, Note(facts={"bytes": got, "saved_by_delta": saved}))
 
 
-def _make_room(record: Record, missing: int, desk: Desk) -> None:
-    """The slot that will be overwritten goes first where there is not room for three releases."""
-    slots = desk.ports.slots
+def _free_inactive_slot(record: Record, missing: int, context: EffectContext) -> None:
+    """Delete the slot to be overwritten where the disk has no space for three releases."""
+    slots = context.ports.slots
     if missing + RESERVE > slots.free_bytes():
         slots.drop(record.model, record.inactive)
 
 
-def _fetch_file(model: str, file: File, desk: Desk) -> tuple[int, bool]:
-    """Into the stage; bytes that came, and whether a delta of what is here spared the rest."""
-    for sha256, base in desk.ports.slots.held(model).items():
+def _fetch_file(model: str, file: File, context: EffectContext) -> tuple[int, bool]:
+    """Download into the stage; bytes received, and whether they were a delta of a local file."""
+    for sha256, base in context.ports.slots.held(model).items():
         with contextlib.suppress(BundleError, AbsentError, DeniedError):
-            url = desk.url(f"{sha256}>{file.sha256}")
-            return desk.ports.downloads.delta(url, model, file, base, desk.stop), True
-    return desk.ports.downloads.file(desk.url(file.sha256), model, file, desk.stop), False
+            url = context.url(f"{sha256}>{file.sha256}")
+            return context.ports.downloads.delta(url, model, file, base, context.stop), True
+    return context.ports.downloads.file(context.url(file.sha256), model, file, context.stop), False
 
 
-def _verify(record: Record, desk: Desk) -> Outcome:
+def _verify(record: Record, context: EffectContext) -> EffectResult:
     try:
         sha256 = _order(record).sha256
-        desk.ports.slots.verify_stage(record.model, sha256, desk.profile.name)
+        context.ports.slots.verify_stage(record.model, sha256, context.profile.name)
     except BundleError as error:
         return _damaged(record, error)
-    return Outcome(Event.VERIFIED)
+    return EffectResult(Event.VERIFIED)
 
 
-def _install(record: Record, desk: Desk) -> Outcome:
+def _install(record: Record, context: EffectContext) -> EffectResult:
     try:
         sha256 = _order(record).sha256
-        desk.ports.slots.install(record.model, record.inactive, sha256, desk.profile.name)
+        context.ports.slots.install(record.model, record.inactive, sha256, context.profile.name)
     except BundleError as error:
         return _damaged(record, error)
-    return Outcome(Event.INSTALLED)
+    return EffectResult(Event.INSTALLED)
 
 
-def _probe(record: Record, desk: Desk) -> Outcome:
-    order, ports, slot = _order(record), desk.ports, record.inactive
+def _probe(record: Record, context: EffectContext) -> EffectResult:
+    order, ports, slot = _order(record), context.ports, record.inactive
     measured = ports.prober.probe(
-        record.model, slot, desk.profile, desk.serving.recent(), record.serving, desk.stop
+        record.model, slot, context.profile, context.serving.recent(), record.serving, context.stop
     )
-    verdict = judge_probe(measured, desk.profile)
+    verdict = judge_probe(measured, context.profile)
     if not verdict.passed:
-        note = Note(cause=verdict.cause, detail=verdict.detail, facts=verdict.facts)
-        return Outcome(Event.BROKE, note)
+        return EffectResult(Event.BROKE, verdict.note())
     manifest = ports.slots.read_manifest(record.model, slot)
     trial = Slot(
         slot=slot,
@@ -226,55 +230,57 @@ def _probe(record: Record, desk: Desk) -> Outcome:
         variant=verdict.variant,
         model_sha256=manifest.variant(verdict.variant).file.sha256,
         counter=manifest.release_counter,
-        since_s=desk.now_s,
+        since_s=context.now_s,
         timings_us={m.variant: round(m.p50_ms * 1e3, 1) for m in measured},
     )
-    return Outcome(Event.PASSED, Note(trial=trial, facts=verdict.facts))
+    return EffectResult(Event.PASSED, Note(trial=trial, facts=verdict.facts))
 
 
-def _activate(record: Record, desk: Desk) -> Outcome:
-    closed = _serve(record.trial, desk)
-    desk.ports.slots.point(record.model, record.trial)
-    return Outcome(Event.ACTIVATED, closed=closed)
+def _activate(record: Record, context: EffectContext) -> EffectResult:
+    window = _serve(record.trial, context)
+    context.ports.slots.point(record.model, record.trial)
+    return EffectResult(Event.ACTIVATED, window=window)
 
 
-def _watch(record: Record, desk: Desk) -> Outcome:
-    """After a start the trial has to be loaded again; otherwise it serves already."""
-    return Outcome(None, closed=_serve(record.trial, desk))
+def _watch(record: Record, context: EffectContext) -> EffectResult:
+    """Load the trial again after a start of the agent; otherwise it serves already."""
+    return EffectResult(None, window=_serve(record.trial, context))
 
 
-def _commit(record: Record, desk: Desk) -> Outcome:
+def _commit(record: Record, context: EffectContext) -> EffectResult:
     trial = record.trial
     if trial is None:
-        return Outcome(Event.COMMITTED)
-    desk.serving.retire()
-    return Outcome(
-        Event.COMMITTED, floors=desk.floors.raised(counters={trial.model: trial.counter})
+        return EffectResult(Event.COMMITTED)
+    context.serving.retire()
+    return EffectResult(
+        Event.COMMITTED, floors=context.floors.raised(counters={trial.model: trial.counter})
     )
 
 
-def _revert(record: Record, desk: Desk) -> Outcome:
+def _revert(record: Record, context: EffectContext) -> EffectResult:
     back = Event.WITHDRAWN if record.cause == "canceled" else Event.REVERTED
     try:
-        closed = _serve(record.serving, desk)
+        window = _serve(record.serving, context)
     except ShoalError as error:
         detail = f"{record.detail}; and the old release cannot serve again: {error}"
-        return Outcome(Event.INCONSISTENT, Note(detail=detail, facts={"outcome": "inconsistent"}))
-    desk.ports.slots.point(record.model, record.serving)
-    desk.serving.retire()
-    return Outcome(back, Note(facts={**record.facts, "outcome": "rolled_back"}), closed=closed)
+        return EffectResult(
+            Event.INCONSISTENT, Note(detail=detail, facts={"outcome": "inconsistent"})
+        )
+    context.ports.slots.point(record.model, record.serving)
+    context.serving.retire()
+    return EffectResult(back, Note(facts={**record.facts, "outcome": "rolled_back"}), window=window)
 
 
-def _clean(record: Record, desk: Desk) -> Outcome:
-    """What nobody waits for: the attempt has ended, and that is said."""
-    desk.ports.prober.dismiss()
-    desk.ports.slots.clean(record.model)
+def _clean(record: Record, context: EffectContext) -> EffectResult:
+    """Delete the stage and free the probe, after the end of the attempt was reported."""
+    context.ports.prober.dismiss()
+    context.ports.slots.clean(record.model)
     if record.serving is not None:
-        desk.ports.loader.settle(record.serving, desk.profile)
-    return Outcome(None)
+        context.ports.loader.settle(record.serving, context.profile)
+    return EffectResult(None)
 
 
-_EFFECTS: dict[Effect, Callable[[Record, Desk], Outcome]] = {
+_EFFECTS: dict[Effect, Callable[[Record, EffectContext], EffectResult]] = {
     Effect.CHECK: _check,
     Effect.DOWNLOAD: _download,
     Effect.VERIFY: _verify,
@@ -288,73 +294,73 @@ _EFFECTS: dict[Effect, Callable[[Record, Desk], Outcome]] = {
 }
 
 
-def _serve(slot: Slot | None, desk: Desk) -> WindowReport | None:
-    """Make `slot` serve, unless it does; the window that this closed."""
-    serving = desk.serving
+def _serve(slot: Slot | None, context: EffectContext) -> WindowReport | None:
+    """Serve `slot`, unless it serves already; the report of the window that this ended."""
+    serving = context.serving
     if (serving.engine.slot if serving.engine else None) == slot:
         return None
     if slot is None:
-        return serving.swap(None, desk.health())
+        return serving.swap(None, context.health())
     warm = serving.warm
     if warm is None or warm.slot != slot:
-        desk.ports.slots.verify(slot, desk.profile.name)
-        warm = desk.ports.loader.load(slot, desk.profile)
-    return serving.swap(warm, desk.health())
+        context.ports.slots.verify(slot, context.profile.name)
+        warm = context.ports.loader.load(slot, context.profile)
+    return serving.swap(warm, context.health())
 
 
-def _fetch_manifest(record: Record, desk: Desk) -> Manifest:
+def _fetch_manifest(record: Record, context: EffectContext) -> Manifest:
     order = _order(record)
-    data = desk.ports.downloads.small(desk.url(order.sha256), order.length, order.sha256)
+    data = context.ports.downloads.small(context.url(order.sha256), order.length, order.sha256)
     manifest = parse_manifest(data)
-    desk.ports.slots.put_manifest(record.model, data)
+    context.ports.slots.put_manifest(record.model, data)
     return manifest
 
 
-def _staged_manifest(record: Record, desk: Desk) -> Manifest:
-    """The stage's manifest; fetched once more when the power failed before it was durable."""
+def _staged_manifest(record: Record, context: EffectContext) -> Manifest:
+    """The stage's manifest; downloaded again if the power failed before it was durable."""
     try:
-        return desk.ports.slots.staged(record.model, _order(record).sha256)
+        return context.ports.slots.staged(record.model, _order(record).sha256)
     except BundleError:
-        return _fetch_manifest(record, desk)
+        return _fetch_manifest(record, context)
 
 
-def _serves_already(manifest: Manifest, serving: Slot, desk: Desk) -> bool:
+def _serves_already(manifest: Manifest, serving: Slot, context: EffectContext) -> bool:
     try:
-        old = desk.ports.slots.read_manifest(serving.model, serving.slot)
-        return same_files(manifest, old, desk.profile.name)
+        old = context.ports.slots.read_manifest(serving.model, serving.slot)
+        return same_files(manifest, old, context.profile.name)
     except BundleError:
         return False
 
 
-def _damaged(record: Record, error: BundleError) -> Outcome:
+def _damaged(record: Record, error: BundleError) -> EffectResult:
     if record.redone >= MAX_REDONE:
-        return _broke(Effect.DOWNLOAD, "download", str(error))
-    return Outcome(Event.DAMAGED)
+        return _failed(Effect.DOWNLOAD, "download", str(error))
+    return EffectResult(Event.DAMAGED)
 
 
-def _refused(error: ShoalError) -> Outcome:
+def _refused(error: ShoalError) -> EffectResult:
     cause = cause_of(error)
     faults = (Fault(cause, str(error), "critical"),) if isinstance(error, TrustError) else ()
-    return Outcome(Event.REFUSED, Note(cause=cause, detail=str(error)), faults=faults)
+    return EffectResult(Event.REFUSED, Note(cause=cause, detail=str(error)), faults=faults)
 
 
-def _again(error: ShoalError, tries: int = 0) -> Outcome:
+def _retry(error: ShoalError, tries: int = 0) -> EffectResult:
     note = Note(cause=cause_of(error), detail=str(error))
     if isinstance(error, (DeniedError, AbsentError)):
         note = Note(cause="download", detail=str(error))
-    return Outcome(None, note, again=True, tries=tries)
+    return EffectResult(None, note, retry=True, tries=tries)
 
 
-def _broke(effect: Effect, cause: str, detail: str) -> Outcome:
-    """What failing for good means in the state that `effect` belongs to."""
+def _failed(effect: Effect, cause: str, detail: str) -> EffectResult:
+    """Map a permanent failure to the event of the state that `effect` belongs to."""
     note = Note(cause=cause, detail=detail)
     if effect is Effect.WATCH:
-        return Outcome(Event.UNHEALTHY, note)
+        return EffectResult(Event.UNHEALTHY, note)
     if effect is Effect.REVERT:
-        return Outcome(Event.INCONSISTENT, note)
+        return EffectResult(Event.INCONSISTENT, note)
     if effect in (Effect.COMMIT, Effect.CLEAN):
-        return Outcome(None, note, again=effect is Effect.COMMIT)
-    return Outcome(Event.BROKE, note)
+        return EffectResult(None, note, retry=effect is Effect.COMMIT)
+    return EffectResult(Event.BROKE, note)
 
 
 def _order(record: Record) -> Order:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from shoal.agent.host.downloads import Downloads
+from shoal.agent.host.hours import Hours
 from shoal.agent.host.randomness import Random
 from shoal.agent.installed.ports import Slots, UpdateJournal
 from shoal.agent.installed.record import Slot
@@ -43,6 +44,17 @@ class Prober(Protocol):
         beside: Slot | None,
         stop: Callable[[], bool],
     ) -> list[Measured]: ...
+
+
+class UpdateSettings(NamedTuple):
+    """Settings of agent.toml for updates.
+
+    observe_s   length of the observation of a new release
+    hours       of the day in which files are downloaded
+    """
+
+    observe_s: float = 60.0
+    hours: Hours = Hours()
 
 
 class UpdatePorts(NamedTuple):

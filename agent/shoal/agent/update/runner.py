@@ -1,11 +1,12 @@
-"""The updates of one device at work: decide, journal, act, for each model in a lane of its own.
+"""Updates of one device: for each model, one attempt at a time.
 
-What may happen is update.py's table, what an effect does is effects.py's. Here a record is made
-durable, its effect is launched off the control loop, and the outcome is taken back in.
+One step of an attempt is `_advance`: `machine.step` names the next state and effect, the journal
+saves the record, then the effect (effects.py) runs off the control loop. Its result comes back to
+`on_effect_done`, which takes the next step. All else runs on the control loop.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -18,13 +19,10 @@ from shoal.agent.installed.record import Record, State
 from shoal.agent.serving.served_model import Serving
 from shoal.agent.telemetry.reporter import Identity, Voice
 from shoal.agent.update import effects, machine
-from shoal.agent.update.acceptance import Watch
-from shoal.agent.update.download_window import Pace
-from shoal.agent.update.effects import Desk, Outcome
-from shoal.agent.update.in_flight import Job, Lane
+from shoal.agent.update.acceptance import Watch, judge_all
+from shoal.agent.update.effects import EffectContext, EffectResult
 from shoal.agent.update.machine import Effect, Event, Note
-from shoal.agent.update.ports import UpdatePorts
-from shoal.agent.update.session_health import judge_all
+from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.errors import AbsentError, ShoalError, StorageError, TrustError, WireError
 from shoal.manifest import check_model
 from shoal.trust import Order, verify_orders
@@ -35,35 +33,65 @@ _log = logging.getLogger(__name__)
 RETRY_S, RETRY_MAX_S = 2.0, 300.0
 
 
-class Finished(NamedTuple):
+class Job:
+    """A running effect, for the record as it was when the effect started."""
+
+    def __init__(self, effect: Effect, record: Record) -> None:
+        self.effect, self.record, self.cancelled = effect, record, False
+
+
+class Attempt:
+    """What is in memory of one model's update: pending effect, running job, observation.
+
+    not_before and the watch are in monotonic seconds.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.pending: Effect | None = None
+        self.job: Job | None = None
+        self.tries = 0
+        self.not_before = float("-inf")
+        self.watch: Watch | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no update of the model is pending or running."""
+        return self.record.state in machine.RESTING and self.job is None and self.pending is None
+
+    def cancel_job(self) -> None:
+        if self.job is not None:
+            self.job.cancelled = True
+
+
+class EffectDone(NamedTuple):
     """An effect has ended."""
 
     model: str
     job: Job
-    outcome: Outcome
+    result: EffectResult
 
 
-class World(NamedTuple):
-    """What the rest of the agent does for its updates.
+class Callbacks(NamedTuple):
+    """The agent around its updates.
 
-    serving    the model's, made when there is none
+    serving    the served model of a name, created when there is none
     health     of the machine, now
-    inventory  says what is on the device
-    post       hands the end of an effect over to the control loop
+    inventory  reports what is on the device
+    post       passes the result of an effect to `on_effect_done`, on the control loop
     """
 
     serving: Callable[[str], Serving]
     health: Callable[[], wire.Health]
     inventory: Callable[[], object]
-    post: Callable[[Finished], None]
+    post: Callable[[EffectDone], None]
 
 
 class Updates:
-    """All models of one device; everything but the effects runs on the control loop.
+    """The updates of all models of one device.
 
-    director_root   whom assignments must be signed by: TUF root.json
-    records         model -> where it stands
-    floors          below which nothing is accepted any more
+    director_root   TUF root.json with the keys that sign assignments
+    floors          versions and counters below which nothing is accepted
     """
 
     def __init__(
@@ -72,66 +100,114 @@ class Updates:
         ports: UpdatePorts,
         voice: Voice,
         clock: DeviceClock,
-        pace: Pace,
-        world: World,
+        settings: UpdateSettings,
+        callbacks: Callbacks,
         *,
         floors: Floors,
         director_root: bytes,
     ) -> None:
-        self.records: dict[str, Record] = {}
         self.floors, self.director_root = floors, director_root
         self._identity, self._ports, self._voice = identity, ports, voice
-        self._clock, self.pace, self._world = clock, pace, world
-        self._lanes: dict[str, Lane] = {}
+        self._clock, self._settings, self._callbacks = clock, settings, callbacks
+        self._attempts: dict[str, Attempt] = {}
         self._desired: dict[str, Order] | None = None
         self._payload, self._urls = b"", dict[str, str]()
 
-    # ------------------------------------------------------------------ life
-
-    def start(self) -> None:
-        """Serve at once what the journal says is good, then take up what was under way."""
-        self.records = self._ports.journal.records()
-        busy = [m for m, record in self.records.items() if record.state not in machine.RESTING]
-        self._ports.slots.sweep(busy)
-        self._adopt()
-        for record in self.records.values():
-            self._serve_good(record)
-        self._recall_assignment()
-        for record in list(self.records.values()):
-            self._voice.update(record)
-            self._take_up(record)
-            if record.state is not State.OBSERVING:
-                self._ports.sessions.end(record.model)
-
-    def tick(self) -> None:
-        """What is due for each model."""
-        for model in {*self.records, *(self._desired or {})}:
-            self._consider(model)
-
-    def stop(self) -> None:
-        """Effects that are under way need not go on."""
-        for lane in self._lanes.values():
-            if lane.job:
-                lane.job.stopped = True
-
-    def rests(self, model: str) -> bool:
-        """Whether no update of this model is under way."""
-        record = self.records.get(model)
-        return record is not None and record.state in machine.RESTING and self._lane(model).rests
+    @property
+    def records(self) -> list[Record]:
+        """The record of each model, in the order of the journal."""
+        return [attempt.record for attempt in list(self._attempts.values())]
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is under way, and nothing wanted that has not been tried."""
+        """Whether every order of the newest assignment has been attempted, and nothing runs."""
         wanted = self._desired or {}
-        return all(
-            self.rests(model) and machine.decide(self.records[model], wanted.get(model)) is None
-            for model in {*self.records, *wanted}
+        return (
+            all(
+                attempt.idle and machine.decide(attempt.record, wanted.get(model)) is None
+                for model, attempt in self._attempts.items()
+            )
+            and wanted.keys() <= self._attempts.keys()
         )
 
-    # ------------------------------------------------------------------ what came in
+    def is_idle(self, model: str) -> bool:
+        """Whether this model is known and no update of it is pending or running."""
+        attempt = self._attempts.get(model)
+        return attempt is not None and attempt.idle
 
-    def assigned(self, message: wire.Assignment, payload: bytes) -> None:
-        """What the director wants from now on. Raises TrustError, WireError, StorageError."""
+    # ------------------------------------------------------------------ start and stop
+
+    def start(self) -> None:
+        """Load the committed release of each model and resume interrupted updates."""
+        records = self._ports.journal.records()
+        self._ports.slots.sweep([m for m, r in records.items() if r.state not in machine.RESTING])
+        self._attempts = {model: Attempt(record) for model, record in records.items()}
+        self._adopt_slots()
+        for attempt in self._attempts.values():
+            self._serve_committed(attempt.record)
+        self._restore_assignment()
+        for attempt in self._attempts.values():
+            self._voice.update(attempt.record)
+            self._resume(attempt)
+            if attempt.record.state is not State.OBSERVING:
+                self._ports.sessions.end(attempt.record.model)
+
+    def stop(self) -> None:
+        """Cancel the running effects."""
+        for attempt in self._attempts.values():
+            attempt.cancel_job()
+
+    def _adopt_slots(self) -> None:
+        """Keep serving slots that the journal has lost, and raise their floors again."""
+        for slot in self._ports.slots.found():
+            if slot.model not in self._attempts:
+                self.floors = self.floors.raised(counters={slot.model: slot.counter})
+                self._ports.journal.save_floors(self.floors)
+                record = Record(model=slot.model, serving=slot)
+                self._ports.journal.save(record)
+                self._attempts[slot.model] = Attempt(record)
+
+    def _serve_committed(self, record: Record) -> None:
+        """Load the committed slot, or the spare one; a trial is loaded by its effect."""
+        committed = record.trial if record.state is State.COMMITTING else record.serving
+        for slot in (committed, record.spare):
+            if slot is None:
+                continue
+            try:
+                self._ports.slots.verify(slot, self._identity.profile.name)
+                engine = self._ports.loader.load(slot, self._identity.profile)
+            except ShoalError as error:
+                detail = f"{slot.release} in slot {slot.slot}: {error}"
+                self._voice.fault(Fault("slot-damaged", detail, "critical"))
+                continue
+            self._callbacks.serving(record.model).swap(engine, self._callbacks.health())
+            return
+
+    def _restore_assignment(self) -> None:
+        """Take the journal's assignment as the desired state, unless it has expired."""
+        payload = self._ports.journal.assignment()
+        if not payload:
+            return
+        try:
+            message = wire.decode_down("assignment", payload)
+            if isinstance(message, wire.Assignment):
+                self._payload, self._urls = payload, message.urls
+                self._ports.peers.update(message.peers or {}, message.generations or {})
+                self.on_assignment(message, payload)
+        except (WireError, TrustError) as error:
+            _log.info("the assignment in the journal is not valid: %s", error)
+
+    def _resume(self, attempt: Attempt) -> None:
+        if (attempt.record.state, Event.STARTED) in machine.TRANSITIONS:
+            self._advance(attempt, *machine.on_start(attempt.record, self._clock()))
+
+    # ------------------------------------------------------------------ the desired state
+
+    def on_assignment(self, message: wire.Assignment, payload: bytes) -> None:
+        """Verify an assignment and journal it; `tick` acts on it.
+
+        Raises TrustError, WireError, StorageError.
+        """
         orders = verify_orders(
             message.signed,
             director_root=self.director_root,
@@ -147,200 +223,166 @@ class Updates:
         self._ports.peers.update(message.peers or {}, message.generations or {})
         self._clock.vouch(signed_s)
         self._desired = {check_model(order.model): order for order in orders.orders}
-        for lane in self._lanes.values():
-            lane.not_before = float("-inf")  # it may carry new addresses
+        for attempt in self._attempts.values():
+            attempt.not_before = float("-inf")  # its URLs may be new
 
-    def finished(self, finished: Finished) -> None:
-        """An effect has ended: what it came to is journalled, and acted on."""
-        model, job, outcome = finished
-        lane, record = self._lane(model), self.records[model]
-        if outcome.floors:
-            self.floors = self.floors.raised(
-                counters=outcome.floors.counters, metadata=outcome.floors.metadata
-            )
-            self._ports.journal.save_floors(self.floors)
-        if outcome.event is not None and record is job.record:
-            note = msgspec.structs.replace(outcome.note, at_s=self._clock())
-            self._advance(record, outcome.event, note, ended=job)
-        if lane.job is job:
-            lane.job = None
-        if outcome.closed is not None:
-            self._voice.add(outcome.closed)
-        self._say(outcome.faults)
-        if record is job.record and outcome.event is None:
-            self._unmoved(model, job, outcome)
-
-    # ------------------------------------------------------------------ at the start
-
-    def _adopt(self) -> None:
-        """What the disk holds and the journal has lost serves on, and so does its floor."""
-        for slot in self._ports.slots.found():
-            if slot.model not in self.records:
-                self.floors = self.floors.raised(counters={slot.model: slot.counter})
-                self._ports.journal.save_floors(self.floors)
-                self.records[slot.model] = Record(model=slot.model, serving=slot)
-                self._ports.journal.save(self.records[slot.model])
-
-    def _serve_good(self, record: Record) -> None:
-        """Load what is known to be good; what is only on trial waits for its effect."""
-        good = record.trial if record.state is State.COMMITTING else record.serving
-        for slot in (good, record.spare):
-            if slot is None:
-                continue
+    def tick(self) -> None:
+        """Start, cancel, time out, judge and launch what is due for each model."""
+        for model in self._desired or {}:
+            if model not in self._attempts:
+                self._attempts[model] = Attempt(Record(model=model))
+        for attempt in self._attempts.values():
             try:
-                self._ports.slots.verify(slot, self._identity.profile.name)
-                engine = self._ports.loader.load(slot, self._identity.profile)
-            except ShoalError as error:
-                detail = f"{slot.release} in slot {slot.slot}: {error}"
-                self._voice.fault(Fault("slot-damaged", detail, "critical"))
-                continue
-            self._world.serving(record.model).swap(engine, self._world.health())
+                self._follow_order(attempt)
+                self._check_deadline(attempt)
+                self._observe(attempt)
+                self._launch(attempt)
+            except StorageError as error:
+                self._voice.fault(Fault("disk-full", str(error), "critical"))
+
+    def _follow_order(self, attempt: Attempt) -> None:
+        """Start or cancel an attempt where the desired order asks for it."""
+        if self._desired is None:
             return
+        order, now = self._desired.get(attempt.record.model), self._clock()
+        event = machine.decide(attempt.record, order)
+        if event is Event.ASSIGNED:
+            attempt.tries = 0
+            self._advance(attempt, event, Note(at_s=now, order=order))
+        elif event is Event.CANCEL:
+            why = f"superseded by {order.release}" if order else "the order was withdrawn"
+            self._advance(attempt, event, Note(at_s=now, cause="canceled", detail=why))
 
-    def _recall_assignment(self) -> None:
-        """What was wanted before the power failed; unknown, not nothing, if it has expired."""
-        payload = self._ports.journal.assignment()
-        if not payload:
-            return
-        try:
-            message = wire.decode_down("assignment", payload)
-            if isinstance(message, wire.Assignment):
-                self._payload, self._urls = payload, message.urls
-                self._ports.peers.update(message.peers or {}, message.generations or {})
-                self.assigned(message, payload)
-        except (WireError, TrustError) as error:
-            _log.info("the assignment of before the start does not hold: %s", error)
-
-    def _take_up(self, record: Record) -> None:
-        if (record.state, Event.STARTED) in machine.TRANSITIONS:
-            event, note = machine.on_start(record, self._clock())
-            self._advance(record, event, note)
-
-    # ------------------------------------------------------------------ what is due
-
-    def _consider(self, model: str) -> None:
-        """What is due for one model, now."""
-        try:
-            self._decide(model)
-            self._observe(model)
-            self._launch(model)
-        except StorageError as error:
-            self._voice.fault(Fault("disk-full", str(error), "critical"))
-
-    def _decide(self, model: str) -> None:
-        record, now = self.records.get(model) or Record(model=model), self._clock()
-        if self._desired is not None:
-            order = self._desired.get(model)
-            event = machine.decide(record, order)
-            if event is Event.ASSIGNED:
-                self._lane(model).tries = 0
-                self._advance(record, event, Note(at_s=now, order=order))
-            elif event is Event.CANCEL:
-                why = f"superseded by {order.release}" if order else "the order was withdrawn"
-                self._advance(record, event, Note(at_s=now, cause="canceled", detail=why))
-        record = self.records.get(model) or record
+    def _check_deadline(self, attempt: Attempt) -> None:
+        record, now = attempt.record, self._clock()
         late = record.order is not None and 0 < record.order.deadline_s < now
         if late and record.state in machine.CANCELABLE:
             detail = f"not done by its deadline; it was {record.state.name}"
-            self._advance(record, Event.LATE, Note(at_s=now, cause="deadline", detail=detail))
+            self._advance(attempt, Event.LATE, Note(at_s=now, cause="deadline", detail=detail))
 
-    def _observe(self, model: str) -> None:
-        record, lane, now = self.records[model], self._lane(model), self._clock()
-        if record.state is not State.OBSERVING or lane.watch is None or record.trial is None:
+    def _observe(self, attempt: Attempt) -> None:
+        """Commit or roll back a trial once its observation has a verdict."""
+        record, watch = attempt.record, attempt.watch
+        if record.state is not State.OBSERVING or watch is None or record.trial is None:
             return
-        own, said = self._world.serving(model).vitals, self._ports.sessions.read()
-        verdict = judge_all(lane.watch, own, said, record.trial, self._clock.monotonic())
-        if verdict is None:
-            return
-        event = Event.HEALTHY if verdict.passed else Event.UNHEALTHY
-        note = Note(at_s=now, cause=verdict.cause, detail=verdict.detail, facts=verdict.facts)
-        self._advance(record, event, note)
+        own, reports = self._callbacks.serving(record.model).vitals, self._ports.sessions.read()
+        verdict = judge_all(watch, own, reports, record.trial, self._clock.monotonic())
+        if verdict is not None:
+            event = Event.HEALTHY if verdict.passed else Event.UNHEALTHY
+            self._advance(attempt, event, verdict.note(self._clock()))
 
-    def _launch(self, model: str) -> None:
-        """Start the pending effect, unless the model's last one still has to end."""
-        lane, record, now = self._lane(model), self.records[model], self._clock()
-        early = lane.pending is Effect.CHECK and record.order and now < record.order.not_before_s
-        shut = lane.pending is Effect.DOWNLOAD and now < self.pace.hours.opens_s(now)
-        waits = self._clock.monotonic() < lane.not_before
-        if lane.pending is None or lane.job or waits or early or shut:
-            return
-        job = lane.job = Job(lane.pending, record)
-        lane.pending = None
-        desk = self._desk(model, job)
+    # ------------------------------------------------------------------ one step
 
-        def run() -> None:
-            self._world.post(Finished(model, job, effects.perform(job.effect, job.record, desk)))
+    def _advance(
+        self, attempt: Attempt, event: Event, note: Note, ended: Job | None = None
+    ) -> None:
+        """Step, save, then launch the effect and report the state.
 
-        self._ports.spawn(run)
-
-    def _unmoved(self, model: str, job: Job, outcome: Outcome) -> None:
-        """The effect ended and the record stays: to be watched, to be tried again, or at rest."""
-        lane, now = self._lane(model), self._clock()
-        if job.effect is Effect.WATCH:
-            before, since = self._world.serving(model).before, self._clock.monotonic()
-            lane.watch = Watch(since_s=since, until_s=since + self.pace.observe_s, before=before)
-            self._world.inventory()
-        elif job.effect is Effect.DOWNLOAD and not self.pace.hours.open(now):
-            lane.pending = job.effect
-        elif outcome.again:
-            lane.tries += 1
-            if outcome.tries and lane.tries >= outcome.tries:
-                self._advance(
-                    job.record, Event.BROKE, msgspec.structs.replace(outcome.note, at_s=now)
-                )
-                return
-            pause = min(RETRY_MAX_S, RETRY_S * 2 ** min(lane.tries - 1, 10))
-            lane.pending = job.effect
-            lane.not_before = self._clock.monotonic() + pause * self._ports.random.random()
-            self._voice.fault(Fault(outcome.note.cause, outcome.note.detail, "info"))
-
-    def _advance(self, record: Record, event: Event, note: Note, ended: Job | None = None) -> None:
-        """Journal what `event` makes of the record, then act. ended: the job that it came of."""
-        after, effect = machine.step(record, event, note)
+        ended   the job that the event is the result of
+        """
+        before = attempt.record
+        after, effect = machine.step(before, event, note)
         self._ports.journal.save(after)  # durable first
-        self.records[record.model] = after
-        lane = self._lane(record.model)
-        lane.pending, lane.watch, lane.not_before = effect, None, float("-inf")
-        lane.tries = lane.tries if after.state is record.state else 0
-        if lane.job is not None:
-            lane.job.stopped = True
-        if ended is not None and lane.job is ended and after.state not in machine.TERMINAL:
-            lane.job = None
-            self._launch(record.model)  # its work does not wait for what is said of it
-        if after.state is not record.state:
-            if record.state is State.OBSERVING:
-                self._ports.sessions.end(record.model)
+        attempt.record = after
+        attempt.pending, attempt.watch, attempt.not_before = effect, None, float("-inf")
+        attempt.tries = attempt.tries if after.state is before.state else 0
+        attempt.cancel_job()
+        if ended is not None and attempt.job is ended and after.state not in machine.TERMINAL:
+            attempt.job = None
+            self._launch(attempt)  # work does not wait for the report
+        if after.state is not before.state:
+            if before.state is State.OBSERVING:
+                self._ports.sessions.end(after.model)
             _log.info("%s: %s %s", after.model, after.state.name, after.detail)
             self._voice.update(after)
         if after.state in machine.TERMINAL:
-            self._world.inventory()
+            self._callbacks.inventory()
 
-    def _desk(self, model: str, job: Job) -> Desk:
-        return Desk(
+    def _launch(self, attempt: Attempt) -> None:
+        """Start the pending effect once its time has come and the previous job has ended."""
+        effect, record, now = attempt.pending, attempt.record, self._clock()
+        early = effect is Effect.CHECK and record.order and now < record.order.not_before_s
+        closed = effect is Effect.DOWNLOAD and now < self._settings.hours.opens_s(now)
+        waits = self._clock.monotonic() < attempt.not_before
+        if effect is None or attempt.job or waits or early or closed:
+            return
+        job = attempt.job = Job(effect, record)
+        attempt.pending = None
+        context = self._context(attempt, job)
+
+        def run() -> None:
+            result = effects.perform(job.effect, job.record, context)
+            self._callbacks.post(EffectDone(record.model, job, result))
+
+        self._ports.spawn(run)
+
+    def on_effect_done(self, done: EffectDone) -> None:
+        """Take the result of an effect: the next step, or another try."""
+        model, job, result = done
+        attempt = self._attempts[model]
+        current = attempt.record is job.record
+        if result.floors:
+            self.floors = self.floors.raised(
+                counters=result.floors.counters, metadata=result.floors.metadata
+            )
+            self._ports.journal.save_floors(self.floors)
+        if result.event is not None and current:
+            note = msgspec.structs.replace(result.note, at_s=self._clock())
+            self._advance(attempt, result.event, note, ended=job)
+        if attempt.job is job:
+            attempt.job = None
+        if result.window is not None:
+            self._voice.add(result.window)
+        for fault in result.faults:
+            self._voice.fault(fault)
+        if result.event is None and current:
+            self._continue(attempt, job, result)
+
+    def _continue(self, attempt: Attempt, job: Job, result: EffectResult) -> None:
+        """The state stays: begin the observation, wait for the download window, or try again."""
+        if job.effect is Effect.WATCH:
+            before = self._callbacks.serving(attempt.record.model).before
+            since = self._clock.monotonic()
+            until = since + self._settings.observe_s
+            attempt.watch = Watch(since_s=since, until_s=until, before=before)
+            self._callbacks.inventory()
+        elif job.effect is Effect.DOWNLOAD and not self._settings.hours.open(self._clock()):
+            attempt.pending = job.effect
+        elif result.retry:
+            self._retry(attempt, job, result)
+
+    def _retry(self, attempt: Attempt, job: Job, result: EffectResult) -> None:
+        """Try the effect again after a random pause, up to the result's limit of tries."""
+        attempt.tries += 1
+        if result.tries and attempt.tries >= result.tries:
+            note = msgspec.structs.replace(result.note, at_s=self._clock())
+            self._advance(attempt, Event.BROKE, note)
+            return
+        pause = min(RETRY_MAX_S, RETRY_S * 2 ** min(attempt.tries - 1, 10))
+        attempt.pending = job.effect
+        attempt.not_before = self._clock.monotonic() + pause * self._ports.random.random()
+        self._voice.fault(Fault(result.note.cause, result.note.detail, "info"))
+
+    def _context(self, attempt: Attempt, job: Job) -> EffectContext:
+        return EffectContext(
             ports=self._ports,
-            health=self._world.health,
+            health=self._callbacks.health,
             ring=self._identity.ring,
             profile=self._identity.profile,
             floors=self.floors,
             url=self._url,
-            serving=self._world.serving(model),
-            stop=lambda: job.stopped or self._shut(job.effect),
+            serving=self._callbacks.serving(attempt.record.model),
+            stop=lambda: job.cancelled or self._is_closed(job.effect),
             now_s=self._clock(),
-            tries=self._lane(model).tries,
+            tries=attempt.tries,
         )
 
-    def _shut(self, effect: Effect) -> bool:
-        return effect is Effect.DOWNLOAD and not self.pace.hours.open(self._clock())
+    def _is_closed(self, effect: Effect) -> bool:
+        """Whether the effect is a download outside the hours for downloads."""
+        return effect is Effect.DOWNLOAD and not self._settings.hours.open(self._clock())
 
     def _url(self, sha256: str) -> str:
         try:
             return self._urls[sha256]
         except KeyError:
             raise AbsentError("address for", sha256, "the controller sends it anew") from None
-
-    def _say(self, faults: Iterable[Fault]) -> None:
-        for fault in faults:
-            self._voice.fault(fault)
-
-    def _lane(self, model: str) -> Lane:
-        return self._lanes.setdefault(model, Lane())

@@ -5,8 +5,7 @@ import pytest
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.served_model import Vitals
 from shoal.agent.serving.session_reports import SessionReport
-from shoal.agent.update.acceptance import Watch
-from shoal.agent.update.session_health import judge_all
+from shoal.agent.update.acceptance import Watch, judge_all
 
 TRIAL = Slot(
     slot="b", model="m", release="m@2", path="release/m/2/manifest.json", sha256="2" * 64,
