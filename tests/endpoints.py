@@ -15,7 +15,7 @@ from devices import MODEL, engine
 from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.endpoint import Endpoint
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.wire import Health
 
 
@@ -53,16 +53,16 @@ def named(model: str, one: Engine) -> Engine:
     return one
 
 
-def served(one: Engine) -> Serving:
+def served(one: Engine) -> ServedModel:
     """A model in service."""
-    serving = Serving(
+    serving = ServedModel(
         one.manifest.model, clock=lambda: 1.0, timer=lambda: 0.0, lock=contextlib.nullcontext()
     )
     serving.swap(one, Health())
     return serving
 
 
-def inference_of(models: Mapping[str, Serving], **more: Any) -> Inference:
+def inference_of(models: Mapping[str, ServedModel], **more: Any) -> Inference:
     """The endpoint's requests, without sockets; the device's status is a stand-in."""
     status = {"status": lambda: b'{"device":"cam-1"}', "page": str, "version": "0.1"}
     return Inference(models, **status | more)

@@ -17,7 +17,7 @@ from shoal.agent.feeds.io.plugins import SINKS, SOURCES, load, settings_of
 from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.faults import Fault
 from shoal.agent.serving.engine import Engine
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.pipeline import Image
 from shoal.wire import Health
 from waiting import PATIENCE_S
@@ -85,15 +85,15 @@ def running(feed: Source) -> Iterator[threading.Thread]:
         assert not thread.is_alive(), "the feed does not end"
 
 
-def serving_of(loaded: Engine, model: str = MODEL) -> Serving:
-    serving = Serving(model, clock=time.time, timer=time.perf_counter, lock=threading.Lock())
+def serving_of(loaded: Engine, model: str = MODEL) -> ServedModel:
+    serving = ServedModel(model, clock=time.time, timer=time.perf_counter, lock=threading.Lock())
     serving.swap(loaded, Health())
     return serving
 
 
 def feeds_of(
     recorder: Recorder,
-    served: Mapping[str, Serving],
+    served: Mapping[str, ServedModel],
     sources: Mapping[str, Mapping[str, Any]],
     sinks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Feeds:

@@ -97,7 +97,7 @@ def answers(folder: Path, variant: str) -> str:
     """Serve the release's golden rows by one variant, and compare."""
     from shoal.agent.installed.record import Slot
     from shoal.agent.serving.io.runtime import OrtLoader
-    from shoal.agent.serving.served_model import Serving
+    from shoal.agent.serving.served_model import ServedModel
     from shoal.wire import Health
 
     slot = Slot(
@@ -105,7 +105,7 @@ def answers(folder: Path, variant: str) -> str:
         sha256="0", variant=variant, model_sha256="0", counter=1,
     )  # fmt: skip
     loader = OrtLoader(lambda model, letter: folder / "models" / model / letter)
-    serving = Serving("parts", clock=time.time, timer=time.perf_counter, lock=threading.Lock())
+    serving = ServedModel("parts", clock=time.time, timer=time.perf_counter, lock=threading.Lock())
     engine = loader.load(slot, load_profiles()[PROFILE])
     serving.swap(engine, Health())
     golden = bundle.read_golden(folder / "models/parts/a", engine.manifest)

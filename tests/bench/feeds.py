@@ -20,7 +20,7 @@ from bench.report import Found, Row
 from shoal.agent.feeds.flow import Flow
 from shoal.agent.feeds.frames import frame_of
 from shoal.agent.serving.engine import Engine
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.pipeline import Input, Pipeline
 from shoal.sketch import F32, References
 from shoal.wire import Health
@@ -74,7 +74,7 @@ def _frame(name: str, line: Pipeline, calls: int, repetitions: int) -> Row:
     return compare(f"a frame, {name}", "µs", found["flow"], found["infer"], against="the call")
 
 
-def _served(line: Pipeline) -> Serving:
+def _served(line: Pipeline) -> ServedModel:
     """A release of two features, with this pipeline, that answers at once."""
     release = make_release(perceptron(2), features=2)
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ def _served(line: Pipeline) -> Serving:
         session=Constant(),
         slow_s=1.0,
     )
-    serving = Serving(MODEL, clock=time.time, timer=time.perf_counter, lock=threading.Lock())
+    serving = ServedModel(MODEL, clock=time.time, timer=time.perf_counter, lock=threading.Lock())
     serving.swap(loaded, Health())
     return serving
 

@@ -1,6 +1,6 @@
 """The agent's inference against raw `session.run`, in process and over its local endpoint.
 
-In process: the very Serving that answers requests, with its checks, window and sketches.
+In process: the ServedModel that runs requests, with its checks, window and sketches.
 Endpoint: a real agent's process, a client that keeps its connection; beside it an asyncio server
 that does nothing, to tell what of the distance is not the agent's.
 """
@@ -26,7 +26,7 @@ from shoal.agent.host.io.folder import SOCKET
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.io.session import import_ort
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.profile import Profile, profile
 from shoal.sketch import F32
 from shoal.wire import Health
@@ -140,7 +140,7 @@ def _timed(call: Callable[[], object], calls: int) -> Callable[[], F64]:
 def _served(slots: DiskSlots, row: F32) -> Callable[[], object]:
     slot = slots.found()[0]
     engine = OrtLoader(slots.path).load(slot, profile("generic"))
-    serving = Serving(MODEL, clock=time.time, timer=time.perf_counter, lock=threading.Lock())
+    serving = ServedModel(MODEL, clock=time.time, timer=time.perf_counter, lock=threading.Lock())
     serving.swap(engine, Health())
     return lambda: serving.infer(row)
 

@@ -14,25 +14,25 @@ from endpoints import inference_of
 from feed_doubles import Recorder, feeds_of, serving_of
 from shoal.agent.feeds.io.runner import Feeds
 from shoal.agent.serving.io.endpoint import Endpoint
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from waiting import eventually
 
 Post = Callable[[str, object], tuple[int, dict[str, object]]]
 
 
 @pytest.fixture
-def serving() -> Serving:
+def serving() -> ServedModel:
     return serving_of(engine(1))
 
 
 @pytest.fixture
-def feeds(recorder: Recorder, serving: Serving) -> Feeds:
+def feeds(recorder: Recorder, serving: ServedModel) -> Feeds:
     sources = {"line": {"kind": "push", "queue": 3}, "file": {"kind": "replay", "path": "x.csv"}}
     return feeds_of(recorder, {MODEL: serving}, sources)
 
 
 @pytest.fixture
-def post(feeds: Feeds, serving: Serving, tmp_path: Path) -> Iterator[Post]:
+def post(feeds: Feeds, serving: ServedModel, tmp_path: Path) -> Iterator[Post]:
     """The endpoint in a loop of its own; posts to it and returns status and JSON."""
     inference = inference_of({MODEL: serving}, pushes=feeds.pushes)
     endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=None)
@@ -61,7 +61,7 @@ FRAME = {"values": {"contrast": 0.5, "blur": -1}, "asset": "press", "label": "go
 
 
 def test_a_posted_frame_is_run_by_the_model_and_compared_with_its_label(
-    feeds: Feeds, serving: Serving, post: Post
+    feeds: Feeds, serving: ServedModel, post: Post
 ) -> None:
     feeds.start()
     assert post("/sources/line", FRAME) == (200, {"frames": 1})
@@ -72,7 +72,7 @@ def test_a_posted_frame_is_run_by_the_model_and_compared_with_its_label(
 
 
 def test_a_missing_value_is_null_and_a_quality_may_be_posted(
-    recorder: Recorder, feeds: Feeds, serving: Serving, post: Post
+    recorder: Recorder, feeds: Feeds, serving: ServedModel, post: Post
 ) -> None:
     feeds.start()
     post("/sources/line", {"values": {"contrast": None, "blur": 1.0}})

@@ -21,7 +21,7 @@ from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.record import Record
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.serving.throttling import ThrottledEngine, Throttling, ThrottlingPorts
 from shoal.agent.status import ModelStanding, Standing, model_standing
 from shoal.agent.telemetry.ports import ReporterPorts
@@ -129,7 +129,7 @@ class Agent:
         self._loader = updates.loader
         self._endpoint, self._facts = "", facts
         self.restart_asked = False
-        self.serving: dict[str, Serving] = {}
+        self.serving: dict[str, ServedModel] = {}
         self._inbox = inbox if inbox is not None else Inbox()
         self.post, self.on_fault = self._inbox.post, self._inbox.on_fault
         floors = updates.journal.floors().until(_latest_s(director_root))
@@ -440,9 +440,9 @@ class Agent:
         except StorageError as error:
             self.voice.fault(Fault("disk-full", str(error), "critical"))
 
-    def _serving(self, model: str) -> Serving:
+    def _serving(self, model: str) -> ServedModel:
         if model not in self.serving:
-            self.serving[model] = Serving(
+            self.serving[model] = ServedModel(
                 model, clock=self.clock, timer=self._host.timer, lock=self._host.lock()
             )
         return self.serving[model]

@@ -16,7 +16,7 @@ from shoal.agent.installed.record import Slot
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.endpoint import Endpoint
 from shoal.agent.serving.io.runtime import OrtLoader, limit_malloc
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.update.io.trial import rss_mb
 from shoal.profile import profile
 from shoal.wire import Health
@@ -30,7 +30,7 @@ class Swapper:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._loader = OrtLoader(lambda model, slot: folder / slot)
-        self.serving = Serving(
+        self.serving = ServedModel(
             MODEL, clock=time.time, timer=time.perf_counter, lock=threading.Lock()
         )
         self._turn = 0

@@ -229,10 +229,10 @@ def test_a_session_follows_the_swap_and_no_window_mixes_two_releases(folder: Fol
 def test_a_session_keeps_serving_when_the_new_release_is_damaged(folder: Folder) -> None:
     from shoal.agent.serving.io.embedded import Follower
     from shoal.agent.serving.io.runtime import OrtLoader
-    from shoal.agent.serving.served_model import Serving
+    from shoal.agent.serving.served_model import ServedModel
     from shoal.profile import profile
 
-    serving = Serving("parts", clock=lambda: 1.0, timer=lambda: 0.0, lock=threading.Lock())
+    serving = ServedModel("parts", clock=lambda: 1.0, timer=lambda: 0.0, lock=threading.Lock())
     follower = Follower(
         serving,
         slots=folder.slots,

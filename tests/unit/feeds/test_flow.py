@@ -11,7 +11,7 @@ from devices import FEATURES, LABELS, MODEL, engine, softmax
 from feed_doubles import Recorder, feeds_of, serving_of
 from shoal.agent.feeds.flow import Flow
 from shoal.agent.feeds.frames import TAGS, Frame, LatestValues, Prediction, Quality, Value, frame_of
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import InputError, SettingError
 from shoal.pipeline import Input, Pipeline, Stretch
 from shoal.wire import Health
@@ -22,7 +22,7 @@ ROW = {"contrast": 0.5, "blur": -0.5}
 class Line:
     """One source's flow into models; records the predictions."""
 
-    def __init__(self, served: dict[str, Serving], model: str = "", sink: str = "") -> None:
+    def __init__(self, served: dict[str, ServedModel], model: str = "", sink: str = "") -> None:
         self.predictions: list[Prediction] = []
         self.faults: list[Any] = []
         self.flow = Flow(
@@ -41,7 +41,7 @@ class Doubles:
         return rows[:, :1] * 2
 
 
-def with_pipeline(**line: Any) -> Serving:
+def with_pipeline(**line: Any) -> ServedModel:
     return serving_of(engine(1, pipeline=Pipeline(**line)))
 
 
@@ -138,7 +138,7 @@ def test_a_source_and_a_sink_are_bound_to_their_models() -> None:
 
 
 def test_before_the_first_release_frames_are_dropped() -> None:
-    empty = Serving(MODEL, clock=float, timer=float, lock=Line)  # type: ignore[arg-type]
+    empty = ServedModel(MODEL, clock=float, timer=float, lock=Line)  # type: ignore[arg-type]
     assert Line({MODEL: empty}).flow(frame_of(1.0, ROW)) == 0
 
 

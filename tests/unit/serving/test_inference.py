@@ -11,19 +11,21 @@ from devices import MODEL, engine, softmax
 from endpoints import inference_of
 from shoal.agent.serving.inference import Call, Inference, is_slow
 from shoal.agent.serving.routes import LONG_JSON, Request
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.wire import Health
 
 
 @pytest.fixture
-def serving() -> Serving:
-    serving = Serving(MODEL, clock=lambda: 1.0, timer=lambda: 0.0, lock=contextlib.nullcontext())
+def serving() -> ServedModel:
+    serving = ServedModel(
+        MODEL, clock=lambda: 1.0, timer=lambda: 0.0, lock=contextlib.nullcontext()
+    )
     serving.swap(engine(3), Health())
     return serving
 
 
 @pytest.fixture
-def inference(serving: Serving) -> Inference:
+def inference(serving: ServedModel) -> Inference:
     return inference_of({MODEL: serving})
 
 
@@ -139,7 +141,7 @@ def test_other_paths_and_methods_are_refused(
     assert inference.respond(Request(method, path, b"")).status == status
 
 
-def test_a_bug_fails_one_request_with_500(inference: Inference, serving: Serving) -> None:
+def test_a_bug_fails_one_request_with_500(inference: Inference, serving: ServedModel) -> None:
     def bug(rows: np.ndarray) -> np.ndarray:
         raise RuntimeError("boom")
 
@@ -157,7 +159,7 @@ def call(inference: Inference, rows: int) -> Call:
     return accepted
 
 
-def test_a_long_run_uses_a_thread(inference: Inference, serving: Serving) -> None:
+def test_a_long_run_uses_a_thread(inference: Inference, serving: ServedModel) -> None:
     assert serving.engine is not None
     assert not is_slow([call(inference, 2)])
     assert is_slow([call(inference, LONG_JSON)])
@@ -174,7 +176,7 @@ def test_parsing_long_json_uses_a_thread_and_many_bytes_do_not() -> None:
 
 
 def test_a_request_that_cannot_be_parsed_counts_as_an_error(
-    inference: Inference, serving: Serving
+    inference: Inference, serving: ServedModel
 ) -> None:
     post(inference, b"{")
     assert (serving.vitals.requests, serving.vitals.errors) == (1, 1)

@@ -7,27 +7,29 @@ import numpy as np
 import pytest
 
 from devices import MODEL, engine, softmax
-from shoal.agent.serving.served_model import RECENT, Serving
+from shoal.agent.serving.served_model import RECENT, ServedModel
 from shoal.errors import AbsentError, InputError, ModelError
 from shoal.wire import Health
 
 
 @pytest.fixture
-def serving() -> Serving:
-    return Serving(MODEL, clock=lambda: 1000.0, timer=lambda: 0.0, lock=contextlib.nullcontext())
+def serving() -> ServedModel:
+    return ServedModel(
+        MODEL, clock=lambda: 1000.0, timer=lambda: 0.0, lock=contextlib.nullcontext()
+    )
 
 
 ROW = np.array([[0.5, -0.5]], np.float32)
 
 
-def test_nothing_serves_before_the_first_release(serving: Serving) -> None:
+def test_nothing_serves_before_the_first_release(serving: ServedModel) -> None:
     with pytest.raises(AbsentError, match="roll one out"):
         serving.infer(ROW)
     assert serving.collect(Health()) is None
     assert serving.recent() is None
 
 
-def test_a_swap_serves_the_new_release_and_closes_the_window(serving: Serving) -> None:
+def test_a_swap_serves_the_new_release_and_closes_the_window(serving: ServedModel) -> None:
     serving.swap(engine(1), Health())
     serving.infer(ROW)
     closed = serving.swap(engine(2), Health())
@@ -49,7 +51,9 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("kind", BAD_ROWS)
-def test_rows_that_do_not_fit_are_refused_by_name_and_counted(kind: str, serving: Serving) -> None:
+def test_rows_that_do_not_fit_are_refused_by_name_and_counted(
+    kind: str, serving: ServedModel
+) -> None:
     rows, message = BAD_ROWS[kind]
     serving.swap(engine(1), Health())
     with pytest.raises(InputError, match=message):
@@ -57,13 +61,13 @@ def test_rows_that_do_not_fit_are_refused_by_name_and_counted(kind: str, serving
     assert (serving.vitals.requests, serving.vitals.errors) == (1, 1)
 
 
-def test_large_finite_numbers_are_not_missing_values(serving: Serving) -> None:
+def test_large_finite_numbers_are_not_missing_values(serving: ServedModel) -> None:
     serving.swap(engine(1), Health())
     with np.errstate(over="ignore", invalid="ignore"):
         serving.infer(np.full((1, 2), 3e38, np.float32))
 
 
-def test_a_failing_model_raises_and_is_counted(serving: Serving) -> None:
+def test_a_failing_model_raises_and_is_counted(serving: ServedModel) -> None:
     broken = engine(1)
     broken.session.fails = True  # type: ignore[attr-defined]
     serving.swap(broken, Health())
@@ -72,7 +76,7 @@ def test_a_failing_model_raises_and_is_counted(serving: Serving) -> None:
     assert serving.vitals.errors == 1
 
 
-def test_vitals_count_across_windows_and_reset_at_a_swap(serving: Serving) -> None:
+def test_vitals_count_across_windows_and_reset_at_a_swap(serving: ServedModel) -> None:
     serving.swap(engine(1), Health())
     for _ in range(3):
         serving.infer(ROW)
@@ -82,7 +86,7 @@ def test_vitals_count_across_windows_and_reset_at_a_swap(serving: Serving) -> No
     assert serving.vitals.requests == 0
 
 
-def test_the_last_rows_are_kept_for_the_shadow_probe(serving: Serving) -> None:
+def test_the_last_rows_are_kept_for_the_shadow_probe(serving: ServedModel) -> None:
     serving.swap(engine(1), Health())
     for i in range(RECENT + 3):
         serving.infer(np.array([[i, 0]], np.float32))
@@ -93,7 +97,7 @@ def test_the_last_rows_are_kept_for_the_shadow_probe(serving: Serving) -> None:
     assert serving.recent() is not None
 
 
-def test_rows_of_another_width_are_discarded(serving: Serving) -> None:
+def test_rows_of_another_width_are_discarded(serving: ServedModel) -> None:
     serving.swap(engine(1), Health())
     serving.infer(ROW)
     wide = engine(2).manifest.features[:1]
@@ -102,7 +106,7 @@ def test_rows_of_another_width_are_discarded(serving: Serving) -> None:
 
 
 def test_no_request_is_dropped_while_releases_swap() -> None:
-    serving = Serving(MODEL, clock=lambda: 1000.0, timer=lambda: 0.0, lock=threading.Lock())
+    serving = ServedModel(MODEL, clock=lambda: 1000.0, timer=lambda: 0.0, lock=threading.Lock())
     engines = [engine(1), engine(2)]
     serving.swap(engines[0], Health())
     wanted = [softmax(ROW, v).astype(np.float32) for v in (1, 2)]
@@ -129,7 +133,7 @@ def test_no_request_is_dropped_while_releases_swap() -> None:
 class HangingSession:
     """A session that takes 20 s; records the serving's `longest_s` while it runs."""
 
-    def __init__(self, serving: Serving, clock: list[float]) -> None:
+    def __init__(self, serving: ServedModel, clock: list[float]) -> None:
         self.serving, self.clock, self.seen = serving, clock, list[float]()
 
     def run(self, rows: np.ndarray) -> np.ndarray:
@@ -140,7 +144,7 @@ class HangingSession:
 
 def test_an_unfinished_request_shows_in_the_vitals_while_it_runs() -> None:
     clock = [0.0]
-    serving = Serving(
+    serving = ServedModel(
         MODEL, clock=lambda: 1.0, timer=lambda: clock[0], lock=contextlib.nullcontext()
     )
     loaded = engine(1)
@@ -156,7 +160,7 @@ def test_an_unfinished_request_shows_in_the_vitals_while_it_runs() -> None:
 
 def test_unfinished_requests_of_the_old_release_do_not_count_for_the_new_one() -> None:
     clock = [0.0]
-    serving = Serving(
+    serving = ServedModel(
         MODEL, clock=lambda: 1.0, timer=lambda: clock[0], lock=contextlib.nullcontext()
     )
     loaded, seen = engine(1), []

@@ -17,7 +17,7 @@ from shoal.agent.host.io.memory_headroom import Room
 from shoal.agent.host.io.pressure import PressureSampler
 from shoal.agent.host.load import Load
 from shoal.agent.installed.record import Slot
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.serving.throttling import (
     FALL_S,
     LEVELS,
@@ -117,7 +117,7 @@ class Engines:
 
 
 def engine(slot: Slot) -> Any:
-    """The part of an engine that Throttling and Serving use."""
+    """The part of an engine that Throttling and ServedModel use."""
     return SimpleNamespace(
         slot=slot,
         features=3,
@@ -161,7 +161,7 @@ class Device:
             fault=self.faults.append, post=self.posted.append,
         )  # fmt: skip
         clock = lambda: self.now  # noqa: E731
-        self.serving = Serving("m", clock=clock, timer=clock, lock=threading.Lock())
+        self.serving = ServedModel("m", clock=clock, timer=clock, lock=threading.Lock())
         self.serving._engine = engine(SLOT)
 
     def runs(self, seconds: float) -> None:

@@ -41,7 +41,7 @@ from shoal.agent.host.faults import Fault
 from shoal.agent.host.load import Load
 from shoal.agent.host.randomness import Random
 from shoal.agent.installed.round_record import Participation, RoundRecord, RoundState
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import (
     ConflictError,
     LinkError,
@@ -90,7 +90,7 @@ class Callbacks(NamedTuple):
     answer: Callable[[bytes, messages.DeviceMessage], bool]
     post: Callable[[JobResult], None]
     fault: Callable[[Fault], None]
-    serving: Mapping[str, Serving]
+    serving: Mapping[str, ServedModel]
     throttled: Callable[[], bool]
     floors: Callable[[], Mapping[str, float]]
 

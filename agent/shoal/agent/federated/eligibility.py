@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.agent.host.load import Load
 from shoal.agent.host.round_limits import Limits
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import RefusedError, ShoalError
 from shoal.federated import messages
 from shoal.federated.config import Config
@@ -181,7 +181,7 @@ class IdleMonitor:
         limits: Limits,
         busy_hz: float,
         *,
-        serving: Mapping[str, Serving],
+        serving: Mapping[str, ServedModel],
         load: Callable[[], Load],
         throttled: Callable[[], bool],
         monotonic: Callable[[], float],

@@ -14,7 +14,7 @@ from shoal.agent.federated.secagg import Mask
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.installed.round_record import RoundRecord
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import LinkError, ModelError, RefusedError, ShoalError, TrustError
 from shoal.federated.config import Config, verify_config
 
@@ -57,7 +57,7 @@ class RoundJobs:
     def __init__(
         self,
         ports: FederatedPorts,
-        serving: Mapping[str, Serving],
+        serving: Mapping[str, ServedModel],
         floors: Callable[[], Mapping[str, float]],
         clock: DeviceClock,
         *,

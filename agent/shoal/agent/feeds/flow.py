@@ -8,7 +8,7 @@ from shoal.agent.feeds.frames import Frame, Prediction, Quality
 from shoal.agent.host.faults import Fault
 from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.labels import class_indices, number
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import InputError, ShoalError
 from shoal.outputs import predicted
 from shoal.preparation import Preparation, PreparedRows
@@ -37,7 +37,7 @@ class Flow:
         source: str,
         model: str,
         *,
-        serving: Callable[[], Mapping[str, Serving]],
+        serving: Callable[[], Mapping[str, ServedModel]],
         sinks: Sequence[tuple[str, Callable[[Prediction], None]]],
         fault: Callable[[Fault], None],
         rate: Callable[[], float] = lambda: 1.0,
@@ -58,7 +58,7 @@ class Flow:
         models = [self._model] if self._model else list(served)
         return sum(self._run(served[name], frame) for name in models if name in served)
 
-    def _run(self, serving: Serving, frame: Frame) -> int:
+    def _run(self, serving: ServedModel, frame: Frame) -> int:
         engine = serving.engine
         if engine is None:
             return 0

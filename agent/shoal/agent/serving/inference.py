@@ -24,7 +24,7 @@ from shoal.agent.serving.routes import (
     response_to,
     served,
 )
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import InputError, ShoalError
 from shoal.pipeline import RAW
 from shoal.sketch import F32
@@ -51,7 +51,7 @@ class Input(NamedTuple):
 class Call(NamedTuple):
     """An accepted inference request: run by the engine that served when it arrived."""
 
-    serving: Serving
+    serving: ServedModel
     engine: Engine
     input: Input
 
@@ -65,7 +65,7 @@ class Inference:
 
     def __init__(
         self,
-        models: Mapping[str, Serving],
+        models: Mapping[str, ServedModel],
         *,
         status: Callable[[], bytes],
         page: Callable[[], str],
@@ -115,7 +115,7 @@ def is_slow(calls: Sequence[Call]) -> bool:
     return rows * slot.timings_us.get(slot.variant, 0.0) > QUICK_US or values > LONG_JSON
 
 
-def _call(serving: Serving, engine: Engine, request: Request) -> Call:
+def _call(serving: ServedModel, engine: Engine, request: Request) -> Call:
     try:
         return Call(serving, engine, read(request.body, request.json_bytes, engine))
     except InputError:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from shoal.agent.serving.engine import Engine
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError, ModelError, ShoalError
 from shoal.pipeline import RAW
 
@@ -58,7 +58,7 @@ class Response(NamedTuple):
 class Routes:
     """Responds to every request but inference.
 
-    models   name -> Serving
+    models   name -> ServedModel
     status   the device's status as JSON, for /status
     page     the same as HTML, for /
     version  of the agent
@@ -67,7 +67,7 @@ class Routes:
 
     def __init__(
         self,
-        models: Mapping[str, Serving],
+        models: Mapping[str, ServedModel],
         *,
         status: Callable[[], bytes],
         page: Callable[[], str],
@@ -132,7 +132,9 @@ def model_path(path: str) -> tuple[str, str | None, str | None] | None:
     return (found.group(1), found.group(2), found.group(3)) if found else None
 
 
-def served(models: Mapping[str, Serving], name: str, version: str | None) -> tuple[Serving, Engine]:
+def served(
+    models: Mapping[str, ServedModel], name: str, version: str | None
+) -> tuple[ServedModel, Engine]:
     """The model and its engine; AbsentError when no release, or another version, serves."""
     serving = models.get(name)
     engine = serving.engine if serving else None

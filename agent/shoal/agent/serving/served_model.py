@@ -153,7 +153,7 @@ class Window:
         return predicted(outputs, self._threshold) if name == PREDICTION else score(outputs)
 
 
-class Serving:
+class ServedModel:
     """Runs requests for one model; a swap drops none.
 
     clock    Unix seconds; timer  seconds for latency

@@ -15,7 +15,7 @@ from shoal.agent.host.faults import Fault
 from shoal.agent.host.load import Load
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.engine import Engine, Loader
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import ShoalError
 from shoal.profile import Profile
 from shoal.wire import Health, WindowReport
@@ -163,7 +163,7 @@ class Throttling:
         """Whether windows are tagged as throttled: they are not typical of the release."""
         return self.level.number > 0
 
-    def tick(self, serving: Mapping[str, Serving], is_idle: Callable[[str], bool]) -> None:
+    def tick(self, serving: Mapping[str, ServedModel], is_idle: Callable[[str], bool]) -> None:
         """Sample when due and apply the level. is_idle: whether no update of a model runs."""
         now = self._ports.monotonic()
         if now < self._due_s:
@@ -178,7 +178,7 @@ class Throttling:
             if served.engine is not None and model not in self._loading and is_idle(model):
                 self._apply(model, served.engine, level)
 
-    def finish(self, loaded: ThrottledEngine, serving: Serving) -> WindowReport | None:
+    def finish(self, loaded: ThrottledEngine, serving: ServedModel) -> WindowReport | None:
         """Swap to the loaded engine unless another one serves by now; the closed window."""
         self._loading.discard(loaded.model)
         if loaded.engine is None or serving.engine is not loaded.instead_of:

@@ -15,7 +15,7 @@ from shoal.agent.host.disk import RESERVE
 from shoal.agent.host.faults import Fault
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Record, Slot
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.update.acceptance import judge_probe
 from shoal.agent.update.machine import MAX_REDONE, Effect, Event, Note
 from shoal.agent.update.orders import cause_of, check_fits, same_files
@@ -61,7 +61,7 @@ class EffectContext(NamedTuple):
     profile: Profile
     floors: Floors
     url: Callable[[str], str]
-    serving: Serving
+    serving: ServedModel
     stop: Callable[[], bool]
     now_s: float
     tries: int = 0

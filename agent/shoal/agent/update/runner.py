@@ -16,7 +16,7 @@ from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Record, State
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.telemetry.reporter import Identity, Voice
 from shoal.agent.update import effects, machine
 from shoal.agent.update.acceptance import Watch, judge_all
@@ -81,7 +81,7 @@ class Callbacks(NamedTuple):
     post       passes the result of an effect to `on_effect_done`, on the control loop
     """
 
-    serving: Callable[[str], Serving]
+    serving: Callable[[str], ServedModel]
     health: Callable[[], wire.Health]
     inventory: Callable[[], object]
     post: Callable[[EffectDone], None]

@@ -11,7 +11,7 @@ from shoal.agent.feeds.frames import FeedHealth, Prediction
 from shoal.agent.feeds.io.interface import Context, FeedSettings, Sink, Source
 from shoal.agent.feeds.io.plugins import SINKS, SOURCES, load, settings_of
 from shoal.agent.host.faults import Fault
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import SettingError
 from shoal.pipeline import Image
 
@@ -23,7 +23,7 @@ class FeedPorts(NamedTuple):
     """What feeds use of the agent. serving: the served models by name; rate, collect: see Flow."""
 
     folder: Path
-    serving: Callable[[], Mapping[str, Serving]]
+    serving: Callable[[], Mapping[str, ServedModel]]
     fault: Callable[[Fault], None]
     wall: Callable[[], float]
     monotonic: Callable[[], float]
@@ -121,7 +121,7 @@ class Feeds:
         )
 
 
-def image_of(served: Mapping[str, Serving], model: str) -> Image | None:
+def image_of(served: Mapping[str, ServedModel], model: str) -> Image | None:
     """The image spec in the releases that serve `model` ("" for all); None when there is none.
 
     SettingError when they differ.

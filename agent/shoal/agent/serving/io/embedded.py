@@ -23,7 +23,7 @@ from shoal.agent.serving.io.row_spool import LabelledRowWriter
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.io.session_reports import SessionReportWriter
 from shoal.agent.serving.io.window_spool import WindowSpool
-from shoal.agent.serving.served_model import Serving
+from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.serving.session_reports import SessionReport
 from shoal.errors import AbsentError, ShoalError
 from shoal.profile import Profile, detect, profile
@@ -57,7 +57,7 @@ class Session:
     ) -> None:
         folder = Path(folder)
         slots, device_profile = DiskSlots(folder / MODELS), _profile(folder)
-        self._serving = Serving(
+        self._serving = ServedModel(
             model or _only(slots),
             clock=time.time,
             timer=time.perf_counter,
@@ -144,9 +144,11 @@ class Session:
 
 
 class Follower:
-    """Makes a Serving serve the release that the device's `current` link points at."""
+    """Makes a ServedModel serve the release that the device's `current` link points at."""
 
-    def __init__(self, serving: Serving, *, slots: Slots, loader: Loader, profile: Profile) -> None:
+    def __init__(
+        self, serving: ServedModel, *, slots: Slots, loader: Loader, profile: Profile
+    ) -> None:
         self._serving, self._slots, self._loader = serving, slots, loader
         self._profile = profile
         self._refused: Slot | None = None
