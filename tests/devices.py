@@ -1,5 +1,5 @@
-"""One device with real journal, outbox, slots, trust and wire bytes; network, onnxruntime, time
-and the power supply are stand-ins.
+"""A device in memory: real journal, outbox, slots, trust and wire bytes; fakes for network,
+onnxruntime, time and power supply.
 
 >>> device = Device(folder, Cloud())                                 # doctest: +SKIP
 >>> device.assign(cloud.release(1)); device.run(); device.serves()   # doctest: +SKIP
@@ -64,7 +64,7 @@ class Cloud:
         weights: bytes = b"",
         **changes: Any,
     ) -> Order:
-        """Sign a release whose model says `version`; the order that names it."""
+        """Sign a release with the model of `version`; the order that names it."""
         manifest = self.manifest(version, counter, model, weights, **changes)
         data = manifests.encode(manifest)
         self.blobs[hashlib.sha256(data).hexdigest()] = data
@@ -110,7 +110,7 @@ class Cloud:
         return {key: f"https://cloud/{key}" for key in (*self.blobs, *self.deltas)}
 
     def offer_deltas(self) -> None:
-        """Of every blob from every other."""
+        """Offer a delta between each two blobs."""
         for old, a in self.blobs.items():
             for new, b in self.blobs.items():
                 self.deltas[f"{old}>{new}"] = delta.make(a, b)
@@ -131,7 +131,7 @@ class Cloud:
 
 
 def softmax(rows: np.ndarray, version: int) -> np.ndarray:
-    """What the model of `version` says: a fixed linear map, then softmax; float64 (n, 3)."""
+    """Output of the model of `version`: a fixed linear map, then softmax; float64 (n, 3)."""
     weights = np.random.default_rng(1000 + version).normal(size=(rows.shape[1], len(LABELS)))
     e = np.exp(rows @ weights)
     return e / e.sum(1, keepdims=True)
@@ -146,7 +146,7 @@ class Clock:
 
 
 class Downloads(HttpsDownloads):
-    """The real thing on real stages; only the network is the cloud's.
+    """HttpsDownloads with real stages and the network of a Cloud.
 
     sent   bytes of files that came over it
     """
@@ -186,7 +186,7 @@ class Downloads(HttpsDownloads):
 
 
 class Answer:
-    """What an artifact server says, in two pieces, with the power failing in between."""
+    """HTTP response of an artifact server in two pieces; the power may fail in between."""
 
     def __init__(self, data: bytes, start: int, power: Power, end: int = 0) -> None:
         end = end or len(data)
@@ -216,19 +216,19 @@ class Loader:
 
     runtime = Runtime("1.32.0", range(29).__contains__)
 
-    def __init__(self, slots: DiskSlots, world: "Device") -> None:
-        self._slots, self._world = slots, world
+    def __init__(self, slots: DiskSlots, device: "Device") -> None:
+        self._slots, self._device = slots, device
 
     def load(self, slot: Slot, used: Profile) -> Engine:
         folder = self._slots.path(slot.model, slot.slot)
         manifest = bundle.read_manifest(folder)
-        if manifest.version in self._world.unloadable:
+        if manifest.version in self._device.unloadable:
             raise ModelError("no such operator", "export it again")
         return Engine(
             slot=slot,
             manifest=manifest,
             references=bundle.read_references(folder, manifest),
-            session=Session(manifest.version, self._world),
+            session=Session(manifest.version, self._device),
             slow_s=used.budget.p99_ms / 1e3,
         )
 
@@ -240,35 +240,35 @@ class Loader:
 
 
 class Session:
-    def __init__(self, version: int, world: "Device") -> None:
-        self._version, self._world = version, world
+    def __init__(self, version: int, device: "Device") -> None:
+        self._version, self._device = version, device
 
     def run(self, rows: np.ndarray) -> np.ndarray:
-        if self._version in self._world.failing:
+        if self._version in self._device.failing:
             raise ModelError("runtime failed", "roll back")
-        if self._version in self._world.insane:
+        if self._version in self._device.gives_nan:
             return np.full((len(rows), len(LABELS)), np.nan, np.float32)
         return softmax(rows, self._version).astype(np.float32)
 
 
 class Prober:
-    """Answers with measurements that pass, unless told otherwise by variant."""
+    """Measurements that pass, except those that `Device.measures` changes for a variant."""
 
-    def __init__(self, world: "Device") -> None:
-        self._world = world
+    def __init__(self, device: "Device") -> None:
+        self._device = device
 
     def prepare(self, used: Profile) -> None:
-        self._world.readied += not self._world.waits
-        self._world.waits = True
+        self._device.probes_prepared += not self._device.probe_waits
+        self._device.probe_waits = True
 
     def dismiss(self) -> None:
-        self._world.waits = False
+        self._device.probe_waits = False
 
     def probe(
         self, model: str, slot: str, used: Profile, recent: Any, beside: Any, stop: Any
     ) -> list[Measured]:
-        self._world.probed.append(self._world.waits)
-        self._world.waits = False
+        self._device.probes_waiting.append(self._device.probe_waits)
+        self._device.probe_waits = False
         good = Measured(
             variant="",
             worst_error=1e-6,
@@ -278,50 +278,51 @@ class Prober:
             p99_ms=0.09,
             rss_mb=60.0,
         )
-        manifest = bundle.read_manifest(self._world.slots.path(model, slot))
+        manifest = bundle.read_manifest(self._device.slots.path(model, slot))
         return [
-            msgspec.structs.replace(good, variant=name, **self._world.measures.get(name, {}))
+            msgspec.structs.replace(good, variant=name, **self._device.measures.get(name, {}))
             for name in manifest.profiles[used.name]
         ]
 
 
 class Link:
-    """To nowhere or to the test: what was published, acknowledged by itself while `answers`."""
+    """Broker connection that records published messages, and acks them while `acks`."""
 
-    def __init__(self, world: "Device") -> None:
-        self._world = world
+    def __init__(self, device: "Device") -> None:
+        self._device = device
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        world = self._world
-        if not world.online:
+        device = self._device
+        if not device.online:
             raise LinkError("no broker")
         message = wire.decode_up(topics.parse_up(topic).kind, payload)
-        world.heard.append(message)
-        if message.seq and world.answers:
+        device.received.append(message)
+        if message.seq and device.acks:
             ack = wire.Ack(boot=message.boot, seqs=[message.seq])
-            world.tell("ack", wire.encode(ack))
+            device.deliver("ack", wire.encode(ack))
 
 
 class Device:
-    """A device in a folder. `start` after a power cut makes it anew from what is on the disk.
+    """A device in a folder. `start` after a power cut rebuilds it from its disk.
 
     measures              variant -> what its probe measures otherwise
-    unloadable, failing, insane   versions that do not load, fail every run, or answer NaN
-    waits, readied        whether a probe's process waits, how many were begun before their time;
-    probed                whether one waited, at each probe
+    unloadable, failing, gives_nan   versions that do not load, fail every run, or return NaN
+    probe_waits           whether a prepared probe process waits
+    probes_prepared       number of probe processes prepared before their time
+    probes_waiting        for each probe, whether a prepared process waited for it
     """
 
     def __init__(self, folder: Path, cloud: Cloud, ring: str = "stable", **settings: Any) -> None:
         self.folder, self.cloud, self.ring = folder, cloud, ring
         self.settings = UpdateSettings(**{"observe_s": 20.0, **settings})
         self.clock, self.power = Clock(), Power()
-        self.online = self.answers = True
-        self.heard: list[Any] = []
+        self.online = self.acks = True
+        self.received: list[Any] = []
         self.measures: dict[str, dict[str, float]] = {}
         self.unloadable: set[int] = set()
         self.failing: set[int] = set()
-        self.insane: set[int] = set()
-        self.waits, self.readied, self.probed = False, 0, list[bool]()
+        self.gives_nan: set[int] = set()
+        self.probe_waits, self.probes_prepared, self.probes_waiting = False, 0, list[bool]()
         self.requests_per_tick = 3
         self.limit_bytes = 1 << 20
         self.version = 0
@@ -371,7 +372,7 @@ class Device:
             self.agent.voice.will()
         self.agent.post(Connection(up))
 
-    def tell(self, kind: str, payload: bytes) -> None:
+    def deliver(self, kind: str, payload: bytes) -> None:
         self.agent.post(Received(topics.down("cam-1", kind), payload))
 
     def assign(self, *orders: Order, version: int = 0, urls: dict[str, str] | None = None) -> bytes:
@@ -380,7 +381,7 @@ class Device:
         signed = self.cloud.repository.orders("cam-1", self.version, orders)
         found = self.cloud.urls() if urls is None else urls
         payload = wire.encode(wire.Assignment(signed=signed, urls=found))
-        self.tell("assignment", payload)
+        self.deliver("assignment", payload)
         return payload
 
     def run(self, seconds: float = 60.0) -> None:
@@ -395,7 +396,7 @@ class Device:
             self.clock.now += 1.0
 
     def infer(self) -> np.ndarray | None:
-        """One request; None where nothing serves."""
+        """Send one request; None when no release is served."""
         rows = np.random.default_rng(int(self.clock.now)).normal(size=(1, 2)).astype(np.float32)
         serving = self.agent.serving.get(MODEL)
         if serving is None or serving.engine is None:
@@ -406,7 +407,7 @@ class Device:
             return None
 
     def serves(self) -> str:
-        """The release that answers, "" for none; it must be true to its signed hashes."""
+        """The release that is served, "" for none; its files must match the signed hashes."""
         serving = self.agent.serving.get(MODEL)
         if serving is None or serving.engine is None:
             return ""
@@ -422,7 +423,7 @@ class Device:
         return self.record.state.name
 
     def updates(self) -> list[wire.UpdateEvent]:
-        """Reports as the controller's database has them: each (boot, seq) once."""
+        """Update events, each (boot, seq) once, as in the controller's database."""
         return [m for m in self._distinct() if isinstance(m, wire.UpdateEvent)]
 
     def windows(self) -> list[wire.WindowReport]:
@@ -435,7 +436,7 @@ class Device:
         return [m.state for m in self.updates() if m.rollout == rollout]
 
     def _distinct(self) -> list[Any]:
-        numbered = {(m.boot, m.seq): m for m in self.heard if m.seq}
+        numbered = {(m.boot, m.seq): m for m in self.received if m.seq}
         return list(numbered.values())
 
     def _reporter_ports(self) -> ReporterPorts:

@@ -310,7 +310,7 @@ def test_a_window_is_in_the_outbox_once_however_often_it_is_read(tmp_path: Path)
     from devices import Cloud, Device
 
     device = Device(tmp_path / "device", Cloud())
-    device.answers = False
+    device.acks = False
     waiting = WindowSpool(tmp_path / "spool")
     waiting.put(report(), "1")
     for _ in range(2):  # the power fails between the outbox and the deletion

@@ -18,11 +18,11 @@ def device(tmp_path: Path) -> Device:
 
 
 def answers(device: Device) -> list[wire.RoundAnswer]:
-    return [m for m in device.heard if isinstance(m, wire.RoundAnswer)]
+    return [m for m in device.received if isinstance(m, wire.RoundAnswer)]
 
 
 def test_an_agent_that_takes_part_in_no_rounds_says_so(device: Device) -> None:
-    device.tell("round", wire.encode(CALL))
+    device.deliver("round", wire.encode(CALL))
     device.run(2)
     (answer,) = answers(device)
     assert answer.said == messages.Refuse(reason="not-enabled")
@@ -31,13 +31,13 @@ def test_an_agent_that_takes_part_in_no_rounds_says_so(device: Device) -> None:
 
 def test_a_dismissal_is_not_answered(device: Device) -> None:
     call = wire.RoundCall(attempt=attempt_of(1), said=messages.Dismiss())
-    device.tell("round", wire.encode(call))
+    device.deliver("round", wire.encode(call))
     device.run(2)
     assert answers(device) == []
 
 
 def test_a_call_that_cannot_be_read_is_a_fault_and_no_more(device: Device) -> None:
-    device.tell("round", b"\x00nonsense")
+    device.deliver("round", b"\x00nonsense")
     device.run(2)
     assert [fault.cause for fault in device.faults()] == ["unreadable-message"]
     assert topics.down("cam-1", "round").endswith("/down/round")
