@@ -1,1 +1,1 @@
-"""`shoal demo`: the main job, end to end, on this machine, with real processes."""
+"""`shoal demo`: the whole life cycle of a model on this machine, with real processes."""

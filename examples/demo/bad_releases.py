@@ -1,26 +1,26 @@
-"""Step 6: two releases that load but misbehave on the device; neither gets past the canaries."""
+"""Step 6: two faulty releases, stopped at the canaries by the devices' checks."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-from demo import graphs, rolling_out
+from demo import graphs, rollout
+from demo.context import Context
 from demo.training import publish, ref
-from demo.world import World
 from shoal.cli.api import JsonObject, at
 
-#: The only profile that runs this variant: a release can be bad there and nowhere else.
+#: The only profile with this variant: a release can be faulty there and nowhere else.
 _VARIANT, _PROFILE = "int8-u8s8-pc-rr", "x86-avx2"
 _QUANTIZED = ("int8-u8s8-pc", "int8-u8s8-pc-rr", "int8-s8s8-pc")
 #: Three times the budget of x86-vnni, half as much again as that of x86-avx2.
 _SLOW_S = 0.060
 
 
-class Bad(NamedTuple):
+class BadRelease(NamedTuple):
     """A release that must not reach the fleet.
 
-    what       what is wrong with it
-    causes     slugs of which one must be why it is refused on the device
-    override   reason to publish it although the controller's own gate refused it
+    what       its fault
+    causes     expected causes of the failure on the device
+    override   reason to publish it although the controller's gate refused it
     """
 
     what: str
@@ -29,118 +29,122 @@ class Bad(NamedTuple):
     override: str
 
 
-def build(world: World) -> list[Bad]:
-    """Start to import both. They wait for their turn and are built while the fleet goes on."""
-    model = graphs.fit(world.scenario)
-    folder = world.folder / "models"
+def build(context: Context) -> list[BadRelease]:
+    """Start to import both; they are built in the background."""
+    model = graphs.fit(context.scenario)
+    folder = context.folder / "models"
     folder.mkdir(exist_ok=True)
     good = _saved(folder / "mine.onnx", graphs.build(model))
     rolled = _saved(folder / "rolled.onnx", graphs.build(model, rolled=1))
-    burn = graphs.burn_for(model, _SLOW_S, world.timer)
+    burn = graphs.burn_for(model, _SLOW_S, context.timer)
     slow = _saved(folder / "slow.onnx", graphs.build(model, burn=burn))
     return [
-        Bad(
+        BadRelease(
             f"wrong labels in {_VARIANT}, the variant of {_PROFILE}",
-            _import(world, good, {_VARIANT: rolled}),
+            _import(context, good, {_VARIANT: rolled}),
             frozenset({"golden-mismatch"}),
             "demo: what the controller's gate refuses, the device must refuse too",
         ),
-        Bad(
+        BadRelease(
             "right labels, but too slow for the budget of x86-vnni and x86-avx2",
-            _import(world, slow, dict.fromkeys(_QUANTIZED, slow)),
+            _import(context, slow, dict.fromkeys(_QUANTIZED, slow)),
             frozenset({"too-slow"}),
             "",
         ),
     ]
 
 
-def refused(world: World, bad: list[Bad]) -> None:
-    with world.story.step(6, "Two bad releases, stopped at the canaries"):
+def refused(context: Context, bad: list[BadRelease]) -> None:
+    with context.progress.step(6, "Two bad releases, stopped at the canaries"):
         for each in bad:
-            _one(world, each)
+            _check_bad_release(context, each)
 
 
-def _one(world: World, bad: Bad) -> None:
-    story = world.story
-    built = world.finish(bad.operation)
-    release = world.api.get(at("releases", built["result"]["release"]))
-    story.tell(f"{ref(release)}: {bad.what}; the controller says: {release['state']}")
+def _check_bad_release(context: Context, bad: BadRelease) -> None:
+    progress = context.progress
+    built = context.finish(bad.operation)
+    release = context.api.get(at("releases", built["result"]["release"]))
+    progress.report(f"{ref(release)}: {bad.what}; state on the controller: {release['state']}")
     override = bad.override if release["state"] == "refused" else ""
-    name = publish(world, release, override)
-    started = rolling_out.start(world, name)
-    paused = _paused(world, started["id"], bad)
-    _told_failures(world, paused, bad)
-    _never_beyond_the_canaries(world, started["id"], name)
-    _undone(world, started["id"], name)
+    name = publish(context, release, override)
+    started = rollout.start(context, name)
+    paused = _paused(context, started["id"], bad)
+    _report_failures(context, paused, bad)
+    _check_canaries_only(context, started["id"], name)
+    _roll_back(context, started["id"], name)
 
 
-def _paused(world: World, id_: str, bad: Bad) -> JsonObject:
+def _paused(context: Context, id_: str, bad: BadRelease) -> JsonObject:
     def look() -> JsonObject | None:
-        now = world.rollout(id_)
-        world.story.must(now["state"] != "FINISHED", f"{now['release']} went through the gate")
+        now = context.rollout(id_)
+        context.progress.check(now["state"] != "FINISHED", f"{now['release']} passed the gate")
         return now if now["state"] == "PAUSED" else None
 
-    return world.story.until(
-        f"the gate stops: {bad.what}", 90, look, lambda: rolling_out.states(world, id_)
+    return context.progress.wait_for(
+        f"the gate stops: {bad.what}", 90, look, lambda: rollout.states(context, id_)
     )
 
 
-def _told_failures(world: World, paused: JsonObject, bad: Bad) -> None:
-    """The rollout says why, and each failing device is back on the good slot."""
-    story = world.story
-    story.must(bool(paused["reason"]), "the rollout paused without a reason")
-    story.tell(f"rollout paused: {paused['reason']}")
-    devices = world.rollout_devices(paused["id"]).values()
+def _report_failures(context: Context, paused: JsonObject, bad: BadRelease) -> None:
+    """Check the rollout's reason, and that each failed device serves the good release."""
+    progress = context.progress
+    progress.check(bool(paused["reason"]), "the rollout paused without a reason")
+    progress.report(f"rollout paused: {paused['reason']}")
+    devices = context.rollout_devices(paused["id"]).values()
     failed = [d for d in devices if d["state"] in ("FAILED", "REJECTED", "TIMED_OUT")]
-    story.must(bool(failed), "the rollout paused, but no device failed")
+    progress.check(bool(failed), "the rollout paused, but no device failed")
     for device in failed:
-        story.must(
+        progress.check(
             device["cause"] in bad.causes,
             f"{device['device']} failed by {device['cause']}: {device['detail']}",
         )
-        serves = world.serving(device["device"])
-        story.must(serves == world.good, f"{device['device']} serves {serves}, not {world.good}")
-        story.tell(
+        serves = context.serving(device["device"])
+        progress.check(
+            serves == context.good, f"{device['device']} serves {serves}, not {context.good}"
+        )
+        progress.report(
             f"{device['device']} ({device['profile']}): {device['cause']}: {device['detail']}; "
             f"still serves {serves}"
         )
 
 
-def _never_beyond_the_canaries(world: World, id_: str, release: str) -> None:
-    """By every stable device's own timeline, not by what the rollout thinks."""
-    stable = [station.name for station in world.scenario.stations if station.ring == "stable"]
+def _check_canaries_only(context: Context, id_: str, release: str) -> None:
+    """Check by every stable device's own timeline that the release did not reach it."""
+    stable = [station.name for station in context.scenario.stations if station.ring == "stable"]
     reached = [
         name
         for name in stable
-        if any(e["release"] == release or e["rollout"] == id_ for e in world.timeline(name))
-        or world.serving(name) == release
+        if any(e["release"] == release or e["rollout"] == id_ for e in context.timeline(name))
+        or context.serving(name) == release
     ]
-    world.story.must(not reached, f"{release} reached {', '.join(reached)}")
-    world.story.tell(f"none of {len(stable)} stable devices ever heard of {release}")
+    context.progress.check(not reached, f"{release} reached {', '.join(reached)}")
+    context.progress.report(f"none of {len(stable)} stable devices received {release}")
 
 
-def _undone(world: World, id_: str, release: str) -> None:
-    """Abort with rollback: canaries that could run it go back too."""
-    world.api.post(at("rollouts", id_, "abort"), {"rollback": True})
-    names = [station.name for station in world.scenario.stations]
-    world.story.until(
+def _roll_back(context: Context, id_: str, release: str) -> None:
+    """Abort with rollback, also of canaries that could run the release."""
+    context.api.post(at("rollouts", id_, "abort"), {"rollback": True})
+    names = [station.name for station in context.scenario.stations]
+    context.progress.wait_for(
         "every device is back on the good release", 60,
-        lambda: world.rollout(id_)["state"] == "ROLLED_BACK"
-        and all(world.serving(name) == world.good for name in names),
-        lambda: rolling_out.states(world, id_),
+        lambda: context.rollout(id_)["state"] == "ROLLED_BACK"
+        and all(context.serving(name) == context.good for name in names),
+        lambda: rollout.states(context, id_),
     )  # fmt: skip
-    world.story.tell(f"aborted and rolled back: all {len(names)} devices serve {world.good}")
+    context.progress.report(
+        f"aborted and rolled back: all {len(names)} devices serve {context.good}"
+    )
 
 
-def _import(world: World, onnx: Path, variants: dict[str, Path]) -> JsonObject:
+def _import(context: Context, onnx: Path, variants: dict[str, Path]) -> JsonObject:
     fields = {
-        "dataset": f"{world.scenario.dataset}@2",
-        "labels": ",".join(world.scenario.classes),
+        "dataset": f"{context.scenario.dataset}@2",
+        "labels": ",".join(context.scenario.classes),
     }
     files = {"onnx": (onnx.name, onnx.read_bytes())}
     files |= {f"variant:{name}": (path.name, path.read_bytes()) for name, path in variants.items()}
-    model = world.scenario.model
-    started: JsonObject = world.api.upload(at("models", model, "import"), files, fields)
+    model = context.scenario.model
+    started: JsonObject = context.api.upload(at("models", model, "import"), files, fields)
     return started
 
 

@@ -20,7 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(cls=Command)
-@click.option("--exit", "leave", is_flag=True, help="Stop when the story is told; else Ctrl-C.")
+@click.option("--exit", "leave", is_flag=True, help="Exit after the last step; else Ctrl-C.")
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -40,7 +40,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "train_sites",
     multiple=True,
     metavar="SITE",
-    help="Learn at this site first; conditions then change at the others.",
+    help="Train on this site first; conditions then change at the others.",
 )
 @click.pass_obj
 def demo(
@@ -55,11 +55,11 @@ def demo(
     drop: tuple[str, ...],
     train_sites: tuple[str, ...],
 ) -> None:
-    """Run the whole story on this machine: broker, controller and six real agents.
+    """Run the demo on this machine: broker, controller and six real agents.
 
-    Trains, signs and rolls out a model; lets one site's input change; finds the drift, retrains and
-    mends it; stops two bad releases at the canaries; kills two agents in the middle of an update.
-    Every line is what the controller's own API says. Exit code 0 only if every step held.
+    Trains, signs and rolls out a model; changes the input of one site; detects the drift and
+    retrains; stops two bad releases at the canaries; kills two agents during an update. Every line
+    is read from the controller's API. Exit code 0 only if every step succeeded.
 
     \b
     Examples:
@@ -71,7 +71,7 @@ def demo(
     # Before numpy is loaded: small matrices on a busy machine are fastest on one thread.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Here, not above: `shoal --help` needs none of it.
-    from demo.play import Wish, play
+    from demo.run import RunOptions, run_demo
 
     _check_installed()
     dropped = tuple(name for names in drop for name in names.split(",") if name)
@@ -81,9 +81,9 @@ def demo(
         raise SettingError(f"{where} holds a demo already", "name another folder, or remove it")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        play(session, Wish(where, leave), scenario)
+        run_demo(session, RunOptions(where, leave), scenario)
     except (ShoalError, KeyboardInterrupt):
-        session.err.print(f"kept for a look: {where}  (logs in {where / 'log'})")
+        session.err.print(f"kept: {where}  (logs in {where / 'log'})")
         raise
     if session.json:
         click.echo(msgspec.json.format((where / "demo.json").read_bytes(), indent=2).decode())
@@ -101,7 +101,7 @@ def _scenario(
     drop: tuple[str, ...],
     train_sites: tuple[str, ...],
 ) -> Callable[[], Scenario]:
-    """How to make the scenario that the options ask for."""
+    """Factory of the scenario of the options."""
     if data is None:
         if label or site or split or drop or train_sites:
             raise SettingError("--label and the like describe a table", "name it with --data FILE")
@@ -109,17 +109,17 @@ def _scenario(
 
         return lot_codes
     if not label:
-        raise SettingError("--data needs --label", "name the column that a model shall predict")
+        raise SettingError("--data needs --label", "name the column to predict")
     if train_sites and not site:
         raise SettingError("--train-site needs --site", "name the column that holds the site")
-    from demo.own_data import Choice, own_data
+    from demo.user_table import Choice, user_table
 
     choice = Choice(data, label, site, split, drop, train_sites)
-    return lambda: own_data(choice)
+    return lambda: user_table(choice)
 
 
 def _check_installed() -> None:
-    """SettingError unless agent, controller and broker can run here: the demo starts them all."""
+    """Raise SettingError unless agent, controller and broker are installed."""
     needed = ("sklearn", "flask", "onnx", "onnxruntime", "httptools", "paho")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -130,5 +130,5 @@ def _check_installed() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM ends the demo as Ctrl-C does: with every process ended."""
+    """SIGTERM ends the demo and its processes, as Ctrl-C does."""
     raise KeyboardInterrupt

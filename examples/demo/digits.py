@@ -6,7 +6,7 @@ Data: scikit-learn's load_digits, 1797 real 8x8 images with values 0 to 16 (Alpa
 import numpy as np
 import numpy.typing as npt
 
-from demo.partition import unequal
+from demo.partition import dirichlet_split
 from demo.scenario import Scenario, stations
 from demo.table import Table
 
@@ -15,7 +15,7 @@ I64 = npt.NDArray[np.int64]
 SITES = ("north", "south", "east")
 #: How far the fouling has gone, at each of its steps.
 SEVERITIES = (0.3, 0.65, 1.0)
-#: Severities of the newly labelled images: what the fouled site saw on its way.
+#: Severities of the newly labelled images: as seen by the site during the fouling.
 _LABELLED_AT = (0.5, 0.8, 1.0)
 _STREAMED = 0.4
 _PIXELS = tuple(f"p{row}{column}" for row in range(8) for column in range(8))
@@ -27,19 +27,19 @@ def lot_codes(seed: int = 7) -> Scenario:
     images, digits = _load()
     random = np.random.default_rng(seed)
     fleet = stations(SITES, SITES)
-    homes = unequal([str(digit) for digit in digits], len(fleet), random)
+    homes = dirichlet_split([str(digit) for digit in digits], len(fleet), random)
     streamed = random.random(len(digits)) < _STREAMED
     learned: list[Table] = []
     labelled: list[Table] = []
     streams: dict[str, Table] = {}
-    worse: list[dict[str, Table]] = [{} for _ in SEVERITIES]
+    change_steps: list[dict[str, Table]] = [{} for _ in SEVERITIES]
     for station, home in zip(fleet, homes, strict=True):
         rows = np.asarray(home)
         learn, stream = rows[~streamed[rows]], rows[streamed[rows]]
         learned.append(_table(images[learn], digits[learn], station.site))
         streams[station.name] = _table(images[stream], digits[stream], station.site)
         if station.site == SITES[-1]:
-            for step, severity in zip(worse, SEVERITIES, strict=True):
+            for step, severity in zip(change_steps, SEVERITIES, strict=True):
                 step[station.name] = _table(
                     foul(images[stream], severity), digits[stream], station.site
                 )
@@ -60,16 +60,16 @@ def lot_codes(seed: int = 7) -> Scenario:
         registered=registered,
         streams=streams,
         change=f"the cameras of site {SITES[-1]} foul: contrast fades, the image blurs",
-        worse=worse,
+        change_steps=change_steps,
         relabelled=registered.and_(_join(labelled)),
         drifting=frozenset(SITES[-1:]),
     )
 
 
 def foul(images: F64, severity: float) -> F64:
-    """Images (n, 64) as a dirty lens sees them: 3x3 blur, less contrast, a veil of stray light.
+    """Simulate a dirty lens on images (n, 64): 3x3 blur, less contrast, stray light.
 
-    severity   0 leaves them alone, 1 is the worst
+    severity   0: unchanged, 1: worst
     """
     square = images.reshape(-1, 8, 8)
     padded = np.pad(square, ((0, 0), (1, 1), (1, 1)), mode="edge")

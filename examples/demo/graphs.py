@@ -1,7 +1,7 @@
 """A user's own models, as ONNX graphs: a good one, a wrong one, and one that is far too slow.
 
-Softmax regression on standardised features, written with onnx.helper, as somebody would who brings
-a model that Shoal did not train.
+Softmax regression on standardised features, written with onnx.helper, like a model
+that was not trained by Shoal.
 """
 
 import itertools
@@ -19,13 +19,13 @@ OPSET = 17
 
 
 class Burn(NamedTuple):
-    """Useless work: `times` passes of Erf over `width` numbers made from the input."""
+    """Artificial load: `times` passes of Erf over `width` numbers made from the input."""
 
     width: int
     times: int
 
 
-#: What is timed to know how much work is slow on this machine.
+#: Calibration load, timed on this machine.
 SAMPLE = Burn(width=1 << 19, times=40)
 
 
@@ -51,7 +51,9 @@ def fit(scenario: Scenario) -> Linear:
     spread = np.nanstd(X, axis=0) + 1e-3
     Z = (np.where(np.isnan(X), middle, X) - middle) / spread
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # near the optimum is near enough
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # near the optimum is near labelled_performance
         model = LogisticRegression(C=0.5, max_iter=60).fit(Z, y)
     weight, bias = model.coef_, model.intercept_
     if len(classes) == 2:  # scikit-learn keeps one column for two classes

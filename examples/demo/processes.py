@@ -1,4 +1,4 @@
-"""The demo's own processes: each known by its pid, logged to a file, and ended by that pid."""
+"""Child processes of the demo: tracked and ended by pid, each with its own log file."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ from pathlib import Path
 
 from shoal.cli.exit_codes import FailedError
 
-_GENTLE_S = 10.0
+_TERMINATE_S = 10.0
 _TAIL = 1500
 
 
 class Child:
-    """One process in a session of its own, so that Ctrl-C reaches the demo alone."""
+    """A process in its own session: Ctrl-C reaches only the demo."""
 
     def __init__(
         self, name: str, command: list[str], log: Path, environment: Mapping[str, str]
@@ -51,17 +51,17 @@ class Child:
             return False
         return True
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         if not self.ended:
             self._process.terminate()
 
     def kill(self) -> None:
-        """kill -9: this process, no goodbye."""
+        """kill -9 this process."""
         self._process.kill()
         self._process.wait()
 
-    def sweep(self) -> None:
-        """kill -9 whatever is left of its session: a killed supervisor's children."""
+    def kill_session(self) -> None:
+        """kill -9 the rest of its session, such as a killed supervisor's children."""
         try:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
@@ -76,7 +76,7 @@ class Child:
 
 
 class Processes:
-    """All of them. `check` raises when one died that should not have.
+    """All child processes. `check` raises when one died unexpectedly.
 
     folder   holds log/
     """
@@ -90,14 +90,14 @@ class Processes:
         self._children: dict[str, Child] = {}
 
     def start(self, name: str, *command: str) -> Child:
-        """Start `python -m command...` and watch over it until it is ended or killed."""
+        """Start `python -m command...` and monitor it until it is ended or killed."""
         argv = [sys.executable, "-m", *command]
         child = Child(name, argv, self.logs / f"{name}.log", self._environment)
         self._children[name] = child
         return child
 
     def run_all(self, commands: Mapping[str, list[str]], seconds: float) -> None:
-        """Run short commands side by side, each to exit code 0; FailedError shows its log."""
+        """Run short commands in parallel; FailedError, with the log, unless each exits with 0."""
         children = [self.start(name, *command) for name, command in commands.items()]
         for child in children:
             if not child.wait(seconds):
@@ -118,12 +118,12 @@ class Processes:
                 env=self._environment,
             )
         if run.returncode != 0:
-            told = log.read_text(errors="replace")[-_TAIL:].strip()
-            raise FailedError(f"{name} ended with code {run.returncode}: {told}")
+            tail = log.read_text(errors="replace")[-_TAIL:].strip()
+            raise FailedError(f"{name} ended with code {run.returncode}: {tail}")
         return run.stdout
 
     def kill(self, name: str) -> None:
-        """kill -9 one child; it is expected to be dead from now on."""
+        """kill -9 one child and stop monitoring it."""
         self._children.pop(name).kill()
 
     def check(self) -> None:
@@ -133,14 +133,14 @@ class Processes:
                     f"{child.name} (pid {child.pid}) ended with code {child.code}: {child.tail()}"
                 )
 
-    def end_all(self, say: Callable[[str], None]) -> None:
-        """Ask every child to end, devices first; kill those that do not. By pid, never by name."""
+    def end_all(self, warn: Callable[[str], None]) -> None:
+        """Terminate every child by pid, devices first; kill those that do not exit."""
         for child in reversed(self._children.values()):
-            child.ask_to_end()
+            child.terminate()
         for child in reversed(self._children.values()):
-            if not child.wait(_GENTLE_S):
-                say(f"{child.name} did not end when asked; killed")
-            child.sweep()
+            if not child.wait(_TERMINATE_S):
+                warn(f"{child.name} did not terminate; killed")
+            child.kill_session()
         self._children.clear()
 
 

@@ -1,4 +1,4 @@
-"""What a demo is about: its data, who streams which part of it, and what goes wrong with it."""
+"""Scenario of a demo: data, the stream of each station, and the drift."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ from demo.table import Table
 class Station(NamedTuple):
     """One device of the demo.
 
-    max_kbps   0, or the limit that makes its downloads long enough to be interrupted
-    observe_s  how long a release is watched: longer where that is to be interrupted
+    max_kbps   0, or a rate limit: a slow download can be interrupted
+    observe_s  observation period: longer where it is to be interrupted
     """
 
     name: str
@@ -21,13 +21,13 @@ class Station(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """A story's data. Rows that a station streams were never in a registered dataset.
+    """Data of a scenario. Streamed rows were never in a registered dataset.
 
     registered  version 1 of the dataset, with columns label, site (may be "") and split (may be "")
-    streams     station -> what it sees while all is well
-    change      what happens at the sites in `drifting`, as a sentence
-    worse       steps of that change: station -> what it sees from then on
-    relabelled  version 2 of the dataset: version 1 and newly labelled rows of after the change
+    streams     station -> rows before the drift
+    change      the drift at the sites in `drifting`, as a sentence
+    change_steps   steps of the drift: station -> rows from then on
+    relabelled  version 2 of the dataset: version 1 and newly labelled rows after the change
     """
 
     title: str
@@ -41,7 +41,7 @@ class Scenario(NamedTuple):
     registered: Table
     streams: dict[str, Table]
     change: str
-    worse: list[dict[str, Table]]
+    change_steps: list[dict[str, Table]]
     relabelled: Table
     drifting: frozenset[str]
 
@@ -57,9 +57,9 @@ class Scenario(NamedTuple):
 
 
 def stations(sites: tuple[str, str, str], names: tuple[str, str, str]) -> list[Station]:
-    """Two stations a site. Canaries at the first two: the third only ever gets what they proved.
+    """Two stations a site. Canaries at the first two sites; the drift is at the third.
 
-    sites   what the data calls them; names  the same as part of a device name
+    sites   names in the data; names  as part of a device name
     """
     first, second, third = sites
     a, b, c = names

@@ -1,4 +1,4 @@
-"""A table of text cells, as CSV has them: nothing is rounded on its way through the demo."""
+"""CSV tables of text cells, without any rounding."""
 
 import csv
 import gzip
@@ -19,7 +19,7 @@ class Table(NamedTuple):
     rows: list[Row]
 
     def column(self, name: str) -> list[str]:
-        """Cells of one column; DatasetError names it when there is none such."""
+        """Cells of one column; DatasetError if there is none."""
         if name not in self.columns:
             known = ", ".join(self.columns[:40])
             raise DatasetError(f"no column {name!r}", f"there are: {known}")
@@ -52,7 +52,7 @@ class Table(NamedTuple):
 
 
 def read(path: Path) -> Table:
-    """A CSV file, also gzipped; DatasetError when it is none."""
+    """A CSV file, also gzipped; DatasetError if it is invalid."""
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
@@ -65,7 +65,7 @@ def read(path: Path) -> Table:
 
 
 def write(table: Table, path: Path) -> None:
-    """Put `table` at `path` in one step: who reads it sees the old file or the new, never half."""
+    """Write a table atomically: readers see the old file or the new."""
     fresh = path.with_suffix(".new")
     fresh.write_bytes(table.to_bytes())
     fresh.replace(path)

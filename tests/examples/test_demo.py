@@ -38,9 +38,9 @@ def still_there(folder: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
 def test_the_main_job_runs_end_to_end_and_leaves_no_process_behind(tmp_path: Path) -> None:
-    told = demo(tmp_path / "d")
-    assert told["held"] is True
-    steps = told["steps"]
+    found = demo(tmp_path / "d")
+    assert found["held"] is True
+    steps = found["steps"]
     assert [step["number"] for step in steps] == list(range(1, 9))
     assert all(step["held"] for step in steps)
     numbers = {name: value for step in steps for name, value in step["numbers"].items()}
@@ -55,13 +55,13 @@ def test_the_main_job_runs_end_to_end_and_leaves_no_process_behind(tmp_path: Pat
 @pytest.mark.timeout(SECONDS + 20)
 @pytest.mark.skipif(not HYDRAULIC.exists(), reason=f"no {HYDRAULIC}")
 def test_the_same_story_holds_on_a_table_of_ones_own(tmp_path: Path) -> None:
-    told = demo(
+    found = demo(
         tmp_path / "d", "--data", str(HYDRAULIC), "--label", "pump_leak", "--site", "cooler_pct",
         "--train-site", "100", "--split", "group", "--drop",
         "cycle,valve_pct,accumulator_bar,unstable",
     )  # fmt: skip
-    assert told["held"] is True
-    numbers = {name: value for step in told["steps"] for name, value in step["numbers"].items()}
+    assert found["held"] is True
+    numbers = {name: value for step in found["steps"] for name, value in step["numbers"].items()}
     for site in ("20", "3"):
         before, during, after = numbers[f"accuracy at {site}"]
         assert during < before

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from demo import graphs, table
 from demo.digits import foul, lot_codes
-from demo.own_data import Choice, own_data
-from demo.partition import held_back, unequal
+from demo.partition import dirichlet_split, hold_out
 from demo.power_cuts import overlapping
 from demo.processes import Processes, free_ports
+from demo.progress import Progress
 from demo.scenario import Scenario
-from demo.setting_up import change_toml
-from demo.story import Story
+from demo.setup_fleet import change_toml
 from demo.table import Table
+from demo.user_table import Choice, user_table
 from shoal.cli.exit_codes import FailedError
 from shoal.errors import DatasetError, LinkError
 
@@ -35,7 +35,7 @@ def rows_of(scenario: Scenario) -> set[tuple[str, ...]]:
 
 def test_no_streamed_image_was_ever_in_a_registered_dataset(digits: Scenario) -> None:
     learned = {row[:-1] for row in digits.relabelled.rows}
-    for step in (digits.streams, *digits.worse):
+    for step in (digits.streams, *digits.change_steps):
         for stream in step.values():
             assert not learned & {row[:-1] for row in stream.rows}
 
@@ -47,7 +47,7 @@ def test_each_station_has_its_own_mix_of_digits(digits: Scenario) -> None:
 
 
 def test_only_one_site_fouls_and_it_has_no_canary(digits: Scenario) -> None:
-    changed = {name for step in digits.worse for name in step}
+    changed = {name for step in digits.change_steps for name in step}
     there = {s.name: s for s in digits.stations if s.name in changed}
     assert {s.site for s in there.values()} == digits.drifting
     assert {s.ring for s in there.values()} == {"stable"}
@@ -63,14 +63,14 @@ def test_fouling_takes_contrast_and_keeps_the_range() -> None:
 
 
 def test_shares_are_a_partition_and_none_is_empty() -> None:
-    shares = unequal(["a"] * 40 + ["b"] * 3, 6, np.random.default_rng(3))
+    shares = dirichlet_split(["a"] * 40 + ["b"] * 3, 6, np.random.default_rng(3))
     assert sorted(row for share in shares for row in share) == list(range(43))
     assert all(shares)
 
 
 def test_groups_are_held_back_whole_and_never_all_of_them() -> None:
     keys, groups = ["x"] * 30 + ["y"] * 10, [str(i // 5) for i in range(40)]
-    back = held_back(keys, groups, 0.5, np.random.default_rng(0))
+    back = hold_out(keys, groups, 0.5, np.random.default_rng(0))
     for group in set(groups):
         rows = {i for i, g in enumerate(groups) if g == group}
         assert rows <= back or not rows & back
@@ -90,25 +90,25 @@ def rig(tmp_path: Path) -> Path:
 
 
 def test_a_users_sites_start_with_the_train_sites_data_and_then_get_their_own(rig: Path) -> None:
-    story = own_data(Choice(rig, "leak", "plant", "batch", ("note",), ("100",)))
-    assert story.drifting == {"99", "98"}
-    assert set(story.registered.column("plant")) == {"100"}
-    assert all(set(s.column("plant")) == {"100"} for s in story.streams.values())
-    assert set(story.worse[-1]["site-99-1"].column("plant")) == {"99"}
-    assert story.relabelled.rows[: len(story.registered.rows)] == story.registered.rows
-    assert "note" not in story.registered.columns
-    learned = set(story.relabelled.column("batch"))
-    streamed = {b for s in story.streams.values() for b in s.column("batch")}
+    progress = user_table(Choice(rig, "leak", "plant", "batch", ("note",), ("100",)))
+    assert progress.drifting == {"99", "98"}
+    assert set(progress.registered.column("plant")) == {"100"}
+    assert all(set(s.column("plant")) == {"100"} for s in progress.streams.values())
+    assert set(progress.change_steps[-1]["site-99-1"].column("plant")) == {"99"}
+    assert progress.relabelled.rows[: len(progress.registered.rows)] == progress.registered.rows
+    assert "note" not in progress.registered.columns
+    learned = set(progress.relabelled.column("batch"))
+    streamed = {b for s in progress.streams.values() for b in s.column("batch")}
     assert not learned & streamed
 
 
 def test_without_train_sites_the_sensors_of_one_site_wear(rig: Path) -> None:
-    story = own_data(Choice(rig, "leak", drop=("note", "batch", "plant")))
-    assert len(story.drifting) == 1
-    assert {s.site for s in story.stations} == {"north", "south", "east"}
-    name = next(iter(story.worse[0]))
-    before = [float(t) for t in story.streams[name].column("t")]
-    after = [float(t) for t in story.worse[-1][name].column("t")]
+    progress = user_table(Choice(rig, "leak", drop=("note", "batch", "plant")))
+    assert len(progress.drifting) == 1
+    assert {s.site for s in progress.stations} == {"north", "south", "east"}
+    name = next(iter(progress.change_steps[0]))
+    before = [float(t) for t in progress.streams[name].column("t")]
+    after = [float(t) for t in progress.change_steps[-1][name].column("t")]
     assert np.mean(after) > np.mean(before) + 2 * np.std(before)
 
 
@@ -126,7 +126,7 @@ def test_a_table_that_does_not_fit_the_story_is_refused_by_name(
     rig: Path, choice: dict[str, object], said: str
 ) -> None:
     with pytest.raises(DatasetError, match=said):
-        own_data(Choice(rig, **choice))  # type: ignore[arg-type]
+        user_table(Choice(rig, **choice))  # type: ignore[arg-type]
 
 
 def test_something_that_is_no_table_is_refused(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_every_process_is_ended_by_its_pid_even_one_that_does_not_listen(tmp_pat
     assert all(child.ended for child in children)
 
 
-def test_a_process_that_dies_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     processes = Processes(tmp_path, os.environ)
     child = processes.start("gone", "no_such_module")
     assert child.wait(20)
@@ -192,10 +192,10 @@ def test_a_wait_ends_at_its_deadline_with_what_was_last_seen() -> None:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    story = Story(Console(file=io.StringIO()), lambda: now[0], sleep, lambda: None)
-    with story.step(3, "x") as step:
+    progress = Progress(Console(file=io.StringIO()), lambda: now[0], sleep, lambda: None)
+    with progress.step(3, "x") as step:
         with pytest.raises(FailedError, match="step 3: the moon: not within 5 s; still day"):
-            story.until("the moon", 5, lambda: None, lambda: "still day")
+            progress.wait_for("the moon", 5, lambda: None, lambda: "still day")
         answers = iter([LinkError("away"), None, "risen"])
 
         def look() -> str | None:
@@ -204,7 +204,7 @@ def test_a_wait_ends_at_its_deadline_with_what_was_last_seen() -> None:
                 raise answer
             return answer
 
-        assert story.until("the moon", 5, look) == "risen"
+        assert progress.wait_for("the moon", 5, look) == "risen"
     assert step.held
 
 

@@ -1,4 +1,4 @@
-"""The same story on a user's own table: `shoal demo --data FILE --label COLUMN ...`."""
+"""Scenario of a user's own table: `shoal demo --data FILE --label COLUMN ...`."""
 
 import re
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from demo import table as tables
-from demo.partition import held_back, unequal
+from demo.partition import dirichlet_split, hold_out
 from demo.scenario import Scenario, Station, stations
 from demo.table import Table
 from shoal.errors import DatasetError
@@ -17,18 +17,20 @@ from shoal.errors import DatasetError
 _STREAMED = 0.5
 _MOST_CLASSES = 30
 #: Share of rows from after the change, at each of its steps.
-_MIXED = (0.4, 1.0)
+_CHANGE_SHARES = (0.4, 1.0)
 _WEAR = (0.35, 0.7, 1.0)
 _LABELLED_AT = (0.85, 0.9, 0.95, 1.0)
 _SITE = "site"
 #: Cells beside numbers that a feature may have: nothing, as pandas reads CSV, and yes or no.
-_FIT = frozenset({"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "-nan", "true", "false"})
+_NOT_NUMBERS = frozenset(
+    {"", "na", "n/a", "nan", "null", "none", "<na>", "#n/a", "-nan", "true", "false"}
+)
 
 
 class Choice(NamedTuple):
-    """What the command line says of the table.
+    """Options for the table.
 
-    train_sites   learn from these only; the others are where it goes wrong. () learns from all
+    train_sites   train on these only; the drift is at the others. () trains on all
     """
 
     path: Path
@@ -39,7 +41,7 @@ class Choice(NamedTuple):
     train_sites: tuple[str, ...] = ()
 
 
-def own_data(choice: Choice, seed: int = 7) -> Scenario:
+def user_table(choice: Choice, seed: int = 7) -> Scenario:
     """Scenario of a user's table.
 
     With train sites: the other sites see such data as the train sites' first (the machines are
@@ -53,11 +55,11 @@ def own_data(choice: Choice, seed: int = 7) -> Scenario:
     _check_numbers(whole, {choice.label, choice.site or _SITE, choice.split})
     slugs = tuple(_slug(site) for site in sites)
     fleet = stations(sites, (slugs[0], slugs[1], slugs[2]))
-    back = _held_back(whole, choice, random)
+    back = _hold_out(whole, choice, random)
     learn = whole.take([i for i in range(len(whole.rows)) if i not in back])
     stream = whole.take(sorted(back))
-    tell = _moving_sites if choice.train_sites else _worn_site
-    registered, streams, worse, relabelled, drifting, change = tell(
+    build = _moving_sites if choice.train_sites else _worn_site
+    registered, streams, change_steps, relabelled, drifting, change = build(
         choice, fleet, sites, learn, stream, random
     )
     name = re.sub(r"[^a-z0-9]+", "-", choice.label.lower()).strip("-")[:40] or "label"
@@ -73,13 +75,13 @@ def own_data(choice: Choice, seed: int = 7) -> Scenario:
         registered=registered,
         streams=streams,
         change=change,
-        worse=worse,
+        change_steps=change_steps,
         relabelled=relabelled,
         drifting=drifting,
     )
 
 
-_Told = tuple[Table, dict[str, Table], list[dict[str, Table]], Table, frozenset[str], str]
+_ScenarioData = tuple[Table, dict[str, Table], list[dict[str, Table]], Table, frozenset[str], str]
 
 
 def _moving_sites(
@@ -89,26 +91,26 @@ def _moving_sites(
     learn: Table,
     stream: Table,
     random: np.random.Generator,
-) -> _Told:
-    """Learn at the train sites; elsewhere conditions become those of that site's own rows."""
+) -> _ScenarioData:
+    """Train on the train sites; at the others, the stream changes to their own rows."""
     home = learn.where(choice.site, lambda s: s in choice.train_sites)
     start = stream.where(choice.site, lambda s: s in choice.train_sites)
     streams = _share(start, choice.label, fleet, random)
     drifting = frozenset(sites) - set(choice.train_sites)
-    worse: list[dict[str, Table]] = [{} for _ in _MIXED]
+    change_steps: list[dict[str, Table]] = [{} for _ in _CHANGE_SHARES]
     for site in sorted(drifting):
         own = stream.where(choice.site, lambda s, site=site: s == site)  # type: ignore[misc]
         here = [station for station in fleet if station.site == site]
         for name, table in _share(own, choice.label, here, random).items():
-            for step, share in zip(worse, _MIXED, strict=True):
-                step[name] = _mixed(streams[name], table, share, random)
+            for step, share in zip(change_steps, _CHANGE_SHARES, strict=True):
+                step[name] = _mix(streams[name], table, share, random)
     kept = set(sites) | set(choice.train_sites)
     relabelled = home.and_(
         learn.where(choice.site, lambda s: s in kept and s not in choice.train_sites)
     )
     where = " and ".join(sorted(drifting))
     change = f"conditions change at {choice.site} {where}: their own rows come in"
-    return home, streams, worse, relabelled, drifting, change
+    return home, streams, change_steps, relabelled, drifting, change
 
 
 def _worn_site(
@@ -118,8 +120,8 @@ def _worn_site(
     learn: Table,
     stream: Table,
     random: np.random.Generator,
-) -> _Told:
-    """Learn everywhere; the sensors of the third site wear."""
+) -> _ScenarioData:
+    """Train on all sites; the sensors of the third site degrade."""
     column = choice.site or _SITE
     streams: dict[str, Table] = {}
     for site in sites:
@@ -129,23 +131,23 @@ def _worn_site(
     roles = {choice.label, column, choice.split}
     last = sites[-1]
     worn = [station.name for station in fleet if station.site == last]
-    middle = _middles(learn, roles)
-    worse = [{name: _wear(streams[name], middle, w) for name in worn} for w in _WEAR]
+    middle = _medians(learn, roles)
+    change_steps = [{name: _wear(streams[name], middle, w) for name in worn} for w in _WEAR]
     fresh = learn.where(column, lambda s: s == last)
     relabelled = learn
     for severity in _LABELLED_AT:
         relabelled = relabelled.and_(_wear(fresh, middle, severity))
-    change = f"the sensors of {column} {last} wear: readings drift away and answer less"
-    return learn, streams, worse, relabelled, frozenset([last]), change
+    change = f"the sensors of {column} {last} degrade: an offset, and less sensitivity"
+    return learn, streams, change_steps, relabelled, frozenset([last]), change
 
 
 def _checked(whole: Table, choice: Choice) -> Table:
-    """The table without dropped columns, or DatasetError when the story cannot be told on it."""
+    """The table without dropped columns; DatasetError when the demo cannot use it."""
     classes = Counter(whole.column(choice.label))
     if not 2 <= len(classes) <= _MOST_CLASSES:
         raise DatasetError(
             f"label {choice.label!r} has {len(classes)} different values",
-            f"the demo's story needs classes: 2 to {_MOST_CLASSES} of them",
+            f"the demo's progress needs classes: 2 to {_MOST_CLASSES} of them",
         )
     for name in (choice.site, choice.split, *choice.drop):
         if name:
@@ -154,11 +156,11 @@ def _checked(whole: Table, choice: Choice) -> Table:
 
 
 def _check_numbers(whole: Table, roles: set[str]) -> None:
-    """DatasetError for columns that a model cannot learn from, before anything is started."""
+    """Raise DatasetError for columns with text, before anything is started."""
     words: dict[str, str] = {}
     for name in whole.columns:
         if name not in roles:
-            odd = next((cell for cell in whole.column(name) if not _is_fit(cell)), None)
+            odd = next((cell for cell in whole.column(name) if not _is_valid_cell(cell)), None)
             words |= {} if odd is None else {name: odd}
     if words:
         shown = ", ".join(f"{name!r} ({cell!r:.30})" for name, cell in list(words.items())[:4])
@@ -168,9 +170,9 @@ def _check_numbers(whole: Table, roles: set[str]) -> None:
         )
 
 
-def _is_fit(cell: str) -> bool:
+def _is_valid_cell(cell: str) -> bool:
     """Whether a table's cell is a number, yes or no, or missing."""
-    return cell.strip().lower() in _FIT or _is_number(cell)
+    return cell.strip().lower() in _NOT_NUMBERS or _is_number(cell)
 
 
 def _with_sites(whole: Table, choice: Choice, random: np.random.Generator) -> Table:
@@ -199,23 +201,23 @@ def _three_sites(whole: Table, choice: Choice) -> tuple[str, str, str]:
     return found[0], found[1], found[2]
 
 
-def _held_back(whole: Table, choice: Choice, random: np.random.Generator) -> set[int]:
+def _hold_out(whole: Table, choice: Choice, random: np.random.Generator) -> set[int]:
     """Rows to stream: by whole groups where --split names a column."""
     sites = whole.column(choice.site or _SITE)
     labels = whole.column(choice.label)
     keys = [f"{site}|{label}" for site, label in zip(sites, labels, strict=True)]
     groups = whole.column(choice.split) if choice.split else [str(i) for i in range(len(sites))]
-    return held_back(keys, groups, _STREAMED, random)
+    return hold_out(keys, groups, _STREAMED, random)
 
 
 def _share(
     rows: Table, label: str, fleet: Sequence[Station], random: np.random.Generator
 ) -> dict[str, Table]:
-    shares = unequal(rows.column(label), len(fleet), random)
+    shares = dirichlet_split(rows.column(label), len(fleet), random)
     return {station.name: rows.take(share) for station, share in zip(fleet, shares, strict=True)}
 
 
-def _mixed(before: Table, after: Table, share: float, random: np.random.Generator) -> Table:
+def _mix(before: Table, after: Table, share: float, random: np.random.Generator) -> Table:
     """`share` of the rows from `after`, the rest from `before`."""
     if share >= 1:
         return after
@@ -223,7 +225,7 @@ def _mixed(before: Table, after: Table, share: float, random: np.random.Generato
     return after.and_(before.take(sorted(random.permutation(len(before.rows))[:count].tolist())))
 
 
-def _middles(learn: Table, roles: set[str]) -> dict[str, tuple[float, float]]:
+def _medians(learn: Table, roles: set[str]) -> dict[str, tuple[float, float]]:
     """Median and standard deviation of each numeric feature."""
     found = {}
     for name in learn.columns:
@@ -235,18 +237,18 @@ def _middles(learn: Table, roles: set[str]) -> dict[str, tuple[float, float]]:
 
 
 def _wear(rows: Table, middle: dict[str, tuple[float, float]], severity: float) -> Table:
-    """Readings as a worn sensor gives them: they drift away, and answer less to what they measure.
+    """Simulate a degraded sensor: an offset, and less sensitivity.
 
-    They end far from where they were (three standard deviations): close by, old and new readings
-    of different classes would be the same, and no model could tell them apart.
+    The offset is large (three standard deviations): close by, old and new readings
+    of different classes would be the same, and no model could separate them.
     """
 
     def worn(name: str, cell: str) -> str:
         if name not in middle or not _is_number(cell):
             return cell
         median, spread = middle[name]
-        answer = (float(cell) - median) * (1 - 0.2 * severity)
-        return f"{median + answer + 3 * severity * spread:.6g}"
+        signal = (float(cell) - median) * (1 - 0.2 * severity)
+        return f"{median + signal + 3 * severity * spread:.6g}"
 
     made = [
         tuple(worn(name, cell) for name, cell in zip(rows.columns, row, strict=True))

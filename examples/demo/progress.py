@@ -1,4 +1,4 @@
-"""Telling the demo as it happens: steps, lines that held, and waits that say what they wait for."""
+"""Progress output of the demo: steps, checked lines, and waits with a deadline."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ LOOK_EVERY_S = 0.15
 
 
 class Step(msgspec.Struct, kw_only=True):
-    """One step of the demo, as it came out: demo.json holds these."""
+    """Result of one step, as in demo.json."""
 
     number: int
     title: str
@@ -25,10 +25,10 @@ class Step(msgspec.Struct, kw_only=True):
     numbers: dict[str, Any] = {}
 
 
-class Story:
-    """Prints and remembers. Nothing is printed as held before it was looked at.
+class Progress:
+    """Prints and records steps. A line is printed only after it was checked.
 
-    check   called while waiting: raises when a process that must live has died
+    check   called while waiting: raises when a process has died unexpectedly
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Story:
 
     @contextmanager
     def step(self, number: int, title: str) -> Iterator[Step]:
-        """One step, told under its own heading. It holds when nothing in it raised."""
+        """Run one step under its heading. It held when nothing in it raised."""
         step = Step(number=number, title=title)
         self.steps.append(step)
         began = self._clock()
@@ -59,34 +59,34 @@ class Story:
         finally:
             step.seconds = round(self._clock() - began, 2)
 
-    def tell(self, text: str, **numbers: Any) -> None:
-        """A line that holds, with its numbers for demo.json."""
+    def report(self, text: str, **numbers: Any) -> None:
+        """Print a checked line and record its numbers for demo.json."""
         at_s = f"[dim]{self.seconds:5.0f} s[/dim]"
         self.console.print(f"{at_s} [green]✓[/green] {text}", soft_wrap=True)
         step = self.steps[-1]
         step.lines.append(_unmarked(text))
         step.numbers.update(numbers)
 
-    def show(self, picture: Any) -> None:
-        """A picture that belongs to the step."""
-        self.console.print(picture)
+    def show(self, table: Any) -> None:
+        """Print a table of the step."""
+        self.console.print(table)
 
-    def must(self, holds: bool, why: str) -> None:
-        """FailedError, with what was seen, unless it holds."""
+    def check(self, holds: bool, why: str) -> None:
+        """Raise FailedError unless it holds."""
         if not holds:
             raise FailedError(f"step {self.steps[-1].number}: {why}")
 
-    def until(
+    def wait_for(
         self,
         what: str,
         seconds: float,
         look: Callable[[], _T | None],
         seen: Callable[[], object] = lambda: "",
     ) -> _T:
-        """What `look` finds, as soon as it finds something true.
+        """Poll `look` until it returns something true, and return that.
 
-        FailedError after `seconds`, with what `seen` says then. A controller that is out of reach
-        for a moment is asked again.
+        Raises FailedError after `seconds`, with the text of `seen`. Retries while the controller is
+        unreachable.
         """
         end = self._clock() + seconds
         with self.console.status(f"[dim]{what}[/dim]"):

@@ -1,4 +1,4 @@
-"""The machinery of one demo: folder, processes, story, and the signed-in API."""
+"""Shared state of a demo: folder, processes, progress, and the signed-in API client."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,21 +7,21 @@ from typing import Any
 import msgspec
 
 from demo.processes import Processes
+from demo.progress import Progress
 from demo.scenario import Scenario
-from demo.story import Story
 from shoal.cli.api import Api, JsonObject, at
 from shoal.cli.waiting import is_over, progress_line
 
-#: The most that the API tells at once; a demo's device has fewer events, and fewer windows.
+#: Largest page of the API; a device of the demo has fewer events, and fewer windows.
 _MOST = 500
 
 
-class World:
-    """What the steps share.
+class Context:
+    """State shared by the steps.
 
     api, url, user, password   set by step 1
-    good                       the release that should be serving everywhere, "model@version"
-    cuts                       device -> what was seen when it was killed, for step 7
+    good                       release that every device should serve, "model@version"
+    cuts                       device -> state at its kill, for step 7
     """
 
     api: Api
@@ -32,11 +32,16 @@ class World:
         folder: Path,
         scenario: Scenario,
         processes: Processes,
-        story: Story,
+        progress: Progress,
         now: Callable[[], float],
         timer: Callable[[], float],
     ) -> None:
-        self.folder, self.scenario, self.processes, self.story = folder, scenario, processes, story
+        self.folder, self.scenario, self.processes, self.progress = (
+            folder,
+            scenario,
+            processes,
+            progress,
+        )
         self.now, self.timer = now, timer
         self.cuts: dict[str, dict[str, Any]] = {}
 
@@ -62,14 +67,14 @@ class World:
         folder = str(self.agent_folder(station))
         self.processes.start(station, "shoal.agent", "run", "--folder", folder)
 
-    # -- asking the controller
+    # -- API requests
 
     def device(self, station: str) -> JsonObject:
         found: JsonObject = self.api.get(at("devices", station))
         return found
 
     def serving(self, station: str) -> str:
-        """The release that serves on a station, as the controller heard it."""
+        """The release that serves on a station, as the controller knows it."""
         release: str = self.device(station)["releases"].get(self.scenario.model, "")
         return release
 
@@ -103,7 +108,7 @@ class World:
     # -- waiting
 
     def finish(self, operation: JsonObject, seconds: float = 120) -> JsonObject:
-        """An operation's end; FailedError tells its error."""
+        """Wait for an operation; FailedError unless it succeeds."""
 
         def look() -> JsonObject | None:
             seen: JsonObject = self.api.get(at("operations", operation["id"]))
@@ -113,18 +118,18 @@ class World:
             return progress_line(self.api.get(at("operations", operation["id"])))
 
         what = f"{operation['kind']} {operation['subject']}"
-        ended = self.story.until(what, seconds, look, seen)
-        self.story.must(ended["state"] == "succeeded", f"{what} failed: {ended['error']}")
+        ended = self.progress.wait_for(what, seconds, look, seen)
+        self.progress.check(ended["state"] == "succeeded", f"{what} failed: {ended['error']}")
         return ended
 
     def save(self, **more: Any) -> Path:
-        """Write demo.json: what held, and the numbers."""
+        """Write demo.json: results of the steps and their numbers."""
         path = self.folder / "demo.json"
         whole = {
             "scenario": self.scenario.title,
             "model": self.scenario.model,
-            "seconds": round(self.story.seconds, 1),
-            "steps": self.story.steps,
+            "seconds": round(self.progress.seconds, 1),
+            "steps": self.progress.steps,
             **more,
         }
         path.write_bytes(msgspec.json.format(msgspec.json.encode(whole)))
