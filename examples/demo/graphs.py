@@ -53,7 +53,7 @@ def fit(scenario: Scenario) -> Linear:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", ConvergenceWarning
-        )  # near the optimum is near labelled_performance
+        )  # near the optimum is near enough
         model = LogisticRegression(C=0.5, max_iter=60).fit(Z, y)
     weight, bias = model.coef_, model.intercept_
     if len(classes) == 2:  # scikit-learn keeps one column for two classes
