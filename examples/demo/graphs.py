@@ -51,9 +51,7 @@ def fit(scenario: Scenario) -> Linear:
     spread = np.nanstd(X, axis=0) + 1e-3
     Z = (np.where(np.isnan(X), middle, X) - middle) / spread
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # near the optimum is near enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # near the optimum is near enough
         model = LogisticRegression(C=0.5, max_iter=60).fit(Z, y)
     weight, bias = model.coef_, model.intercept_
     if len(classes) == 2:  # scikit-learn keeps one column for two classes
