@@ -128,7 +128,7 @@ def test_an_export_deletes_nothing_behind_a_link_on_the_stick(
     [
         (["export", "{}", "--device", "nobody"], ABSENT, "nobody"),
         (["export", "{}"], USAGE, "--device NAME, or --site SITE"),
-        (["export", "{}/nope", "--site", "south"], USAGE, "is the stick mounted?"),
+        (["export", "{}/nope", "--site", "south"], USAGE, "is the USB stick mounted?"),
         (["import", "{}"], USAGE, "not an offline bundle"),
     ],
 )

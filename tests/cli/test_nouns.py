@@ -112,10 +112,10 @@ def test_a_wait_that_is_too_long_ends_with_exit_code_7(shoal: Cli, parts: Path) 
     args = ("model", "train", "late", "--dataset", "late", "--timeout", "0.5")
     result = shoal(*args)
     assert result.exit_code == 7
-    assert "goes on" in result.stderr
+    assert "it continues" in result.stderr
 
 
-def test_where_no_device_is_a_canary_a_rollout_has_one_stage_and_says_so(
+def test_without_canary_devices_a_rollout_has_one_stage_and_reports_it(
     shoal: Cli, parts: Path, tmp_path: Path
 ) -> None:
     token = shoal.json("device", "token", "--site", "north")["secret"]
@@ -129,7 +129,7 @@ def test_where_no_device_is_a_canary_a_rollout_has_one_stage_and_says_so(
     shoal.json("release", "publish", "go@1")
     result = shoal("rollout", "start", "go@1")
     assert result.exit_code == 0, result.output
-    assert "no device is a canary" in result.stderr
+    assert "no device is in the canary ring" in result.stderr
     found = shoal.json("rollout", "list")[0]
     assert [stage["name"] for stage in found["stages"]] == ["everyone"]
     whole = shoal.json("rollout", "show", found["id"])

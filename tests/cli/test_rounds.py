@@ -106,7 +106,7 @@ def test_a_round_says_of_whom_its_graph_was_refused(shoal: Cli, release: str) ->
     assert "unknown-graph=1" in shoal("round", "list", "unlisted").stdout
 
 
-def test_drift_may_ask_for_rounds_of_a_task_and_no_more(shoal: Cli, release: str) -> None:
+def test_drift_can_request_rounds_of_a_task_and_no_more(shoal: Cli, release: str) -> None:
     plan(shoal, "on-drift", "--release", release)
     asked = ("model", "policy", "seams")
     told = shoal.json(*asked, "--task", "on-drift", "--rounds", "20", "--cooldown", "12h")
@@ -116,7 +116,7 @@ def test_drift_may_ask_for_rounds_of_a_task_and_no_more(shoal: Cli, release: str
     assert shoal.json(*asked, "--cooldown", "1h")["task"] == "on-drift"
     assert shoal(*asked, "--task", "nobody").exit_code == 4
     assert shoal.json(*asked, "--task", "")["task"] == ""
-    assert "by hand only" in shoal(*asked).stdout
+    assert "manually only" in shoal(*asked).stdout
 
 
 def test_a_task_may_begin_with_a_dataset_that_is_trained_on_first(shoal: Cli, parts: Path) -> None:
@@ -226,13 +226,13 @@ def test_a_budget_is_judged_at_the_delta_of_privacy(shoal: Cli, release: str) ->
     }  # fmt: skip
 
 
-def test_a_task_whose_budget_is_spent_is_not_told_to_start_again() -> None:
+def test_a_task_whose_budget_is_spent_does_not_suggest_starting_again() -> None:
     spent = {"name": "walk", "reason": "budget-spent: another round would bring epsilon to 9"}
-    assert "larger --budget" in round_cli._go_on(spent)
-    assert "round start walk" in round_cli._go_on({"name": "walk", "reason": "aborted by ana"})
+    assert "larger --budget" in round_cli._next_step(spent)
+    assert "round start walk" in round_cli._next_step({"name": "walk", "reason": "aborted by ana"})
 
 
-def test_a_watch_into_a_pipe_says_each_round_that_ended_once(
+def test_a_watch_in_a_pipe_prints_each_finished_round_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     ended = {"id": "walk.1", "state": "DONE", "loss": 0.25, "seconds": 3.0, "reason": ""}
@@ -240,7 +240,7 @@ def test_a_watch_into_a_pipe_says_each_round_that_ended_once(
     running = ended | {"id": "walk.3", "state": "TRAINING"}
     said: set[str] = set()
     for newest in ([ended], [running, failed, ended]):
-        round_cli._say_ended(newest, said)
+        round_cli._print_finished(newest, said)
     assert capsys.readouterr().err.splitlines() == [
         "walk.1  DONE  loss 0.25  3 s",
         "walk.2  FAILED  loss 0.25  3 s  too-few-joined",

@@ -26,7 +26,7 @@ def test_a_fingerprint_on_the_command_line_is_checked_and_nothing_asked(stranger
     assert stranger(*common, "--fingerprint", right).exit_code == 0
     result = stranger(*common, "--fingerprint", "0" * 64)
     assert result.exit_code == 6
-    assert "in between" in result.stderr
+    assert "suspect interception" in result.stderr
 
 
 def test_without_a_yes_nothing_is_sent_to_an_unknown_ca(stranger: Cli) -> None:

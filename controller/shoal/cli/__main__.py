@@ -34,16 +34,16 @@ def cli() -> None:
 
     \b
     A first hour:
-      shoal login https://HOST:8443            who and where, kept for later
-      shoal device token --site north          a line to type on a new device
+      shoal login https://HOST:8443            sign in; saved for later commands
+      shoal device token --site north          a command for a new device
       shoal dataset add parts.csv --name parts --label ok
       shoal model train parts-ok --dataset parts
       shoal release publish parts-ok@1
       shoal rollout start parts-ok@1
       shoal alert list
 
-    SHOAL_URL, SHOAL_TOKEN and SHOAL_CA (a PEM file) win over what `shoal login` keeps in
-    ~/.config/shoal/. Every command takes --json.
+    SHOAL_URL, SHOAL_TOKEN and SHOAL_CA (a PEM file) override the account that `shoal login` saves
+    in ~/.config/shoal/. Every command takes --json.
     """
 
 

@@ -1,7 +1,7 @@
-"""Where the CLI keeps which controller it speaks to, as whom, and which CA it trusts.
+"""The signed-in account: controller URL, token and pinned CA, on disk.
 
 ~/.config/shoal/ (XDG_CONFIG_HOME honoured): account.json and ca.pem, mode 0600 in a folder 0700.
-SHOAL_URL, SHOAL_TOKEN and SHOAL_CA win over these, one by one.
+SHOAL_URL, SHOAL_TOKEN and SHOAL_CA override these, each on its own.
 """
 
 import os
@@ -20,7 +20,7 @@ SIGN_IN = "sign in with: shoal login https://HOST:8443"
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
-    """Who speaks to which controller.
+    """Credentials for one controller.
 
     token    "shoal_<id>_<secret>"
     ca       PEM bundle that must have signed the controller's certificate; "" for the system's
@@ -34,13 +34,13 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def folder(environment: Mapping[str, str]) -> Path:
-    """Folder of the CLI's own files."""
+    """Folder of the CLI's files."""
     base = environment.get("XDG_CONFIG_HOME") or str(Path(environment.get("HOME", "~")) / ".config")
     return Path(base).expanduser() / "shoal"
 
 
 def load(environment: Mapping[str, str]) -> Account:
-    """The account to use; DeniedError when nobody has signed in."""
+    """The account to use; DeniedError when not signed in."""
     stored = _stored(folder(environment))
     url = environment.get("SHOAL_URL") or (stored.url if stored else "")
     if not url:
@@ -57,7 +57,7 @@ def load(environment: Mapping[str, str]) -> Account:
 
 
 def save(account: Account, environment: Mapping[str, str]) -> Path:
-    """Keep `account` for the next commands; the folder's path."""
+    """Save `account` for the next commands; returns the folder."""
     where = folder(environment)
     try:
         where.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,17 +69,17 @@ def save(account: Account, environment: Mapping[str, str]) -> Path:
 
 
 def root_fingerprint(bundle: str) -> str:
-    """SHA-256, hex, of the root certificate in a PEM `bundle`: what `init` and join tokens name."""
+    """SHA-256, hex, of the root certificate in a PEM `bundle`, as `init` prints it."""
     try:
         certificates = x509.load_pem_x509_certificates(bundle.encode())
     except ValueError as error:
-        raise SettingError("what the controller gave as its CA is no certificate") from error
+        raise SettingError("the controller's /ca.pem is not a certificate") from error
     roots = [c for c in certificates if c.issuer == c.subject] or certificates[-1:]
     return fingerprint(roots[0].public_bytes(Encoding.DER))
 
 
 def trust(account: Account) -> ssl.SSLContext:
-    """TLS context that accepts the account's CA and no other, or the system's when it has none."""
+    """TLS context that trusts only the account's CA, or the system's CAs when it has none."""
     try:
         return ssl.create_default_context(cadata=account.ca or None)
     except ssl.SSLError as error:
@@ -104,7 +104,7 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and never readable by others, not even for a moment."""
+    """Write atomically, with mode 0600 from the start."""
     fresh = path.with_suffix(".new")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""`shoal alert`: what a person should know of, and what to do about it."""
+"""`shoal alert`: list and acknowledge alerts."""
 
 import click
 
@@ -9,7 +9,7 @@ from shoal.cli.render import Columns, plain, state, table, when
 
 @click.group(cls=CommandGroup)
 def alert() -> None:
-    """Alerts: drift, failed rollouts, devices in trouble."""
+    """Alerts: drift, failed rollouts, failing devices."""
 
 
 @alert.command("list")
@@ -45,7 +45,7 @@ def list_alerts(session: Session, state_: str) -> None:
 @click.argument("id_", metavar="ID", type=int)
 @click.pass_obj
 def acknowledge(session: Session, id_: int) -> None:
-    """Say that somebody has taken note of an alert: it stays open, and is quiet.
+    """Acknowledge an alert: it stays open, but is not reported again.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`shoal bundle`: releases out to devices without a network, and their reports in, by a folder."""
+"""`shoal bundle`: offline bundles: export releases, import telemetry."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
 @click.group(cls=CommandGroup)
 def bundle() -> None:
-    """Devices without a network: a folder, such as a USB stick, carries releases and reports."""
+    """Offline bundles: a folder, for example on a USB stick, for devices without a network."""
 
 
 @bundle.command("export")
@@ -36,10 +36,10 @@ def bundle() -> None:
 @click.option("--site", default="", help="Every device of this site.")
 @click.pass_obj
 def export(session: Session, folder: Path, devices: tuple[str, ...], site: str) -> None:
-    """Write what devices shall run into FOLDER: orders, signatures, and the files they need.
+    """Write an offline bundle into FOLDER: assignments, signatures and release files.
 
-    Carry it to each of them and run there: shoal-agent import FOLDER. What was exported to it
-    before makes place; what devices have written stays.
+    Take it to each device and run there: shoal-agent import FOLDER. An earlier export in FOLDER is
+    replaced; files written by devices stay.
 
     \b
     Examples:
@@ -49,7 +49,7 @@ def export(session: Session, folder: Path, devices: tuple[str, ...], site: str) 
     if not devices and not site:
         raise SettingError("for which devices?", "name them: --device NAME, or --site SITE for all")
     if not folder.is_dir():
-        raise SettingError(f"no folder {folder}", "is the stick mounted?")
+        raise SettingError(f"no folder {folder}", "is the USB stick mounted?")
     plan = session.api.post(at("folders"), {"devices": list(devices), "site": site})
     stick = OfflineBundle(folder)
     _clear(stick, plan)
@@ -59,18 +59,18 @@ def export(session: Session, folder: Path, devices: tuple[str, ...], site: str) 
     for name, sealed in plan["parcels"].items():
         stick.write(f"{DOWN}/{name}.parcel", base64.b64decode(sealed))
     stick.write(LABEL, _label(plan))
-    session.show(_told(plan, folder), lambda: _export_lines(plan, folder))
+    session.show(_summary(plan, folder), lambda: _export_lines(plan, folder))
 
 
 @bundle.command("import")
 @click.argument("folder", type=_FOLDER)
-@click.option("--keep", is_flag=True, help="Leave in FOLDER what was taken in.")
+@click.option("--keep", is_flag=True, help="Keep imported files in FOLDER.")
 @click.pass_obj
 def import_(session: Session, folder: Path, keep: bool) -> None:
-    """Take in what devices have written into FOLDER: windows, events, inventories.
+    """Import what devices have written into FOLDER: windows, events, inventories.
 
-    What was taken in is deleted from FOLDER. Again is harmless: nothing counts twice, whichever
-    way it came. The devices hear that it arrived from the next export.
+    Imported files are deleted from FOLDER. Importing twice is harmless: each message counts once,
+    whether it arrives offline or over the network. The next export acknowledges it to the device.
 
     \b
     Example:
@@ -78,7 +78,7 @@ def import_(session: Session, folder: Path, keep: bool) -> None:
     """
     stick = OfflineBundle(folder)
     if not (folder / UP).is_dir():
-        stick.label()  # says what is wrong where it is no folder of ours at all
+        stick.label()  # raises when this is not an offline bundle
     receipts, refused = [], []
     for name in _parcels(stick):
         try:
@@ -88,13 +88,13 @@ def import_(session: Session, folder: Path, keep: bool) -> None:
             continue
         if not keep:
             stick.delete(name)
-    lacking = _incomplete(receipts)
-    whole = {"parcels": receipts, "refused": refused, "incomplete": lacking}
-    empty = "nothing was taken in" if refused else f"nothing in {folder}/{UP}"
+    incomplete = _incomplete(receipts)
+    whole = {"parcels": receipts, "refused": refused, "incomplete": incomplete}
+    empty = "nothing was imported" if refused else f"nothing in {folder}/{UP}"
     session.show(whole, lambda: table(receipts, _COLUMNS, empty=empty))
-    for one in lacking:
+    for one in incomplete:
         session.print_line(
-            f"{one}: not every part of this export is here; export it again on the device"
+            f"{one}: parts of this export are missing; export it again on the device"
         )
     if refused:
         raise FailedError("; ".join(f"{one['file']}: {one['why']}" for one in refused))
@@ -110,7 +110,7 @@ _COLUMNS: Columns = {
 
 
 def _clear(stick: OfflineBundle, plan: JsonObject) -> None:
-    """A folder holds one export: what it does not name is of another one."""
+    """Delete files of an earlier export."""
     stick.delete(LABEL)
     kept = {f"{DOWN}/{name}.parcel" for name in plan["parcels"]}
     kept |= {f"{METADATA}/{name}" for name in plan["metadata"]}
@@ -122,7 +122,7 @@ def _clear(stick: OfflineBundle, plan: JsonObject) -> None:
 
 
 def _fetch_blobs(session: Session, stick: OfflineBundle, blobs: list[Any]) -> None:
-    """From the artifact server, whose certificate is of Shoal's own CA, whatever the API's is."""
+    """Download release files from the artifact server, whose certificate is from Shoal's own CA."""
     missing = [
         b for b in blobs if not stick.holds(f"{BLOBS}/{b['sha256']}", b["size"], b["sha256"])
     ]
@@ -139,11 +139,11 @@ def _fetch_blobs(session: Session, stick: OfflineBundle, blobs: list[Any]) -> No
 
 
 def _download(http: httpx.Client, blob: JsonObject) -> Iterator[bytes]:
-    """A blob's bytes; BundleError at their end when they are not what they should be."""
-    shown, digest, got = blob["url"].partition("?")[0], hashlib.sha256(), 0
-    with _reached(shown), http.stream("GET", blob["url"]) as response:
+    """Stream a blob; BundleError at its end when size or hash differ."""
+    url, digest, got = blob["url"].partition("?")[0], hashlib.sha256(), 0
+    with _translated(url), http.stream("GET", blob["url"]) as response:
         if response.status_code != 200:
-            raise LinkError(f"{shown}: HTTP {response.status_code}", "export it again")
+            raise LinkError(f"{url}: HTTP {response.status_code}", "export it again")
         for piece in response.iter_raw():
             got += len(piece)
             if got > blob["size"]:
@@ -151,21 +151,21 @@ def _download(http: httpx.Client, blob: JsonObject) -> Iterator[bytes]:
             digest.update(piece)
             yield piece
     if got != blob["size"] or digest.hexdigest() != blob["sha256"]:
-        raise BundleError(f"{shown} is not what it should be", "look at the controller's disk")
+        raise BundleError(f"{url} does not match its hash", "check the controller's disk")
 
 
 @contextlib.contextmanager
-def _reached(url: str) -> Iterator[None]:
+def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except httpx.TransportError as error:
-        raise LinkError(f"{url}: {error}", "is the artifact server in reach?") from error
+        raise LinkError(f"{url}: {error}", "is the artifact server reachable?") from error
 
 
 def _parcels(stick: OfflineBundle) -> list[str]:
     found = []
     for device in stick.folders(UP):
-        with contextlib.suppress(SettingError):  # what else lies on a stick is not ours
+        with contextlib.suppress(SettingError):  # other files of the user
             found += stick.names(f"{UP}/{check_device(device)}", ".parcel")
     return found
 
@@ -179,7 +179,7 @@ def _send(session: Session, stick: OfflineBundle, name: str) -> JsonObject:
 
 
 def _incomplete(receipts: list[JsonObject]) -> list[str]:
-    """Exports of which a part is missing: the last one says how many there are."""
+    """Exports with a missing part: the last part has their number."""
     trips: dict[tuple[str, str], list[JsonObject]] = {}
     for one in receipts:
         trips.setdefault((one["device"], one["trip"]), []).append(one)
@@ -201,10 +201,10 @@ def _label(plan: JsonObject) -> bytes:
     return msgspec.json.format(msgspec.json.encode(label))
 
 
-def _told(plan: JsonObject, folder: Path) -> JsonObject:
+def _summary(plan: JsonObject, folder: Path) -> JsonObject:
     names = ("devices", "releases", "made_at", "valid_until_at")
-    told = {name: plan[name] for name in names}
-    return told | {"folder": str(folder), "bytes": sum(b["size"] for b in plan["blobs"])}
+    summary = {name: plan[name] for name in names}
+    return summary | {"folder": str(folder), "bytes": sum(b["size"] for b in plan["blobs"])}
 
 
 def _export_lines(plan: JsonObject, folder: Path) -> str:
@@ -212,6 +212,6 @@ def _export_lines(plan: JsonObject, folder: Path) -> str:
     bytes_ = size(sum(b["size"] for b in plan["blobs"]))
     return (
         f"{folder}: {releases} ({bytes_}) for {plain(plan['devices'])}\n"
-        f"to be installed until {instant(plan['valid_until_at'])}; on each device:\n\n"
+        f"install until {instant(plan['valid_until_at'])}; on each device:\n\n"
         f"  shoal-agent import {folder}\n"
     )

@@ -1,4 +1,4 @@
-"""`shoal round evaluate`, `release`, `quarantine`, `lift`: what becomes of what rounds learned."""
+"""`shoal round evaluate`, `release`, `quarantine`, `lift`: commands on checkpoints."""
 
 from typing import Any
 
@@ -17,12 +17,14 @@ from shoal.cli.waiting import follow, poll
 
 @click.command("release", cls=Command)
 @click.argument("task", metavar="TASK")
-@click.option("--round", "number", type=click.IntRange(1), help="Of this round, not the newest.")
+@click.option(
+    "--round", "number", type=click.IntRange(1), help="Of this round instead of the newest."
+)
 @click.option(
     "--dataset",
     default="",
     metavar="NAME[@N]",
-    help="Whose held-back rows judge it; default: that of the task's first release.",
+    help="Dataset with held-back rows for its gates; default: that of the task's first release.",
 )
 @click.option("--candidate", is_flag=True, help="Sign it for canaries when no gate refuses it.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Until it is built.")
@@ -37,15 +39,15 @@ def release_checkpoint(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Make a release of what rounds learned: variants, golden vectors, gates on held-back rows.
+    """Make a release of a checkpoint: variants, golden vectors, gates on held-back rows.
 
     \b
     Examples:
       shoal round release scratches
       shoal round release scratches --round 12 --candidate
     """
-    asked: dict[str, Any] = {"round": number, "dataset": dataset, "candidate": candidate}
-    started = session.api.post(at("tasks", task, "release"), asked)
+    body: dict[str, Any] = {"round": number, "dataset": dataset, "candidate": candidate}
+    started = session.api.post(at("tasks", task, "release"), body)
     if not wait:
         hint = f"watch it with: shoal operation watch {started['id']}"
         session.show(started, lambda: hint)
@@ -58,14 +60,14 @@ def release_checkpoint(
 @click.command("quarantine", cls=Command)
 @click.argument("task", metavar="TASK")
 @click.argument("number", metavar="N", type=click.IntRange(1))
-@click.option("--why", required=True, help="The reason: it is kept, shown and audited.")
+@click.option("--why", required=True, help="The reason: it is stored, shown and audited.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def quarantine(session: Session, task: str, number: int, why: str, yes: bool) -> None:
-    """Mark a round as poisoned, with every checkpoint and release that came of it.
+    """Mark a round as poisoned, with every checkpoint and release derived from it.
 
-    The task goes on from its newest clean checkpoint. Rollouts of such releases pause, and who
-    has not installed one is not told to any more. Devices that serve one go on; the command to put
+    The task continues from its newest clean checkpoint. Rollouts of such releases pause, and
+    assignments not yet installed are withdrawn. Devices that serve one keep it; the command to roll
     them back is printed.
 
     \b
@@ -75,24 +77,24 @@ def quarantine(session: Session, task: str, number: int, why: str, yes: bool) ->
     if not yes:
         confirm(f"Quarantine round {number} of {task}?")
     after = session.api.post(at("tasks", task, "quarantine"), {"round": number, "why": why})
-    session.show(after, lambda: _called_back(after))
+    session.show(after, lambda: _quarantine_summary(after))
 
 
-def _called_back(after: JsonObject) -> Group:
-    """A task after a quarantine: what was rolled out of it, who has it, and how to go back."""
+def _quarantine_summary(after: JsonObject) -> Group:
+    """A task after a quarantine: affected releases, rollouts and devices, and the next step."""
     about: Columns = {
         "task": "name",
         "state": state(),
-        "goes on from round": "parent",
-        "releases": lambda t: plain(", ".join(t["releases"]) or "none was made of it"),
+        "continues from round": "parent",
+        "releases": lambda t: plain(", ".join(t["releases"]) or "none"),
         "rollouts": "rollouts",
-        "orders taken back": lambda t: plain(", ".join(t["withdrawn"])),
+        "assignments withdrawn": lambda t: plain(", ".join(t["withdrawn"])),
     }
-    told = [{"release": r, "devices": ", ".join(on)} for r, on in after["serving"].items()]
+    serving = [{"release": r, "devices": ", ".join(on)} for r, on in after["serving"].items()]
     columns: Columns = {"still served": "release", "devices": "devices"}
     return Group(
         card(after, about),
-        "", table(told, columns, empty="no device serves a release of it"),
+        "", table(serving, columns, empty="no device serves a release of it"),
         *(["", plain(after["next_step"])] if after["next_step"] else []),
     )  # fmt: skip
 
@@ -104,11 +106,11 @@ def _called_back(after: JsonObject) -> Group:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def lift(session: Session, task: str, number: int, why: str, yes: bool) -> None:
-    """Take the quarantine of a round back, as an admin: it was a mistake.
+    """Lift the quarantine of a round, as an admin.
 
-    What came of the round is clean again, unless another round in quarantine is in it, and the
-    task goes on from its newest clean checkpoint. Nothing is rolled out by itself: rollouts that
-    were paused wait, and devices keep what they have.
+    Everything derived from the round is clean again, unless it also derives from another round in
+    quarantine, and the task continues from its newest clean checkpoint. Nothing is rolled out
+    automatically: paused rollouts wait, and devices keep their releases.
 
     \b
     Example:
@@ -118,18 +120,18 @@ def lift(session: Session, task: str, number: int, why: str, yes: bool) -> None:
         confirm(f"Lift the quarantine of round {number} of {task}?")
     body = {"round": number, "why": why}
     after = session.api.post(at("tasks", task, "quarantine", "lift"), body)
-    session.show(after, lambda: _let_go(after))
+    session.show(after, lambda: _lift_summary(after))
 
 
-def _let_go(after: JsonObject) -> Group:
-    """A task after a quarantine was lifted, and what may be rolled out again."""
+def _lift_summary(after: JsonObject) -> Group:
+    """A task after a quarantine was lifted, and the releases that may be rolled out again."""
     about: Columns = {
         "task": "name",
         "state": state(),
-        "goes on from round": "parent",
+        "continues from round": "parent",
         "rounds cleared": lambda t: plain(", ".join(t["cleared"])),
-        "in quarantine still": lambda t: plain(", ".join(map(str, t["rounds_left"])) or "no round"),
-        "releases": lambda t: plain(", ".join(t["releases"]) or "none was made of it"),
+        "still in quarantine": lambda t: plain(", ".join(map(str, t["rounds_left"])) or "no round"),
+        "releases": lambda t: plain(", ".join(t["releases"]) or "none"),
         "rollouts": "rollouts",
     }
     return Group(
@@ -140,27 +142,29 @@ def _let_go(after: JsonObject) -> Group:
 @click.command("evaluate", cls=Command)
 @click.argument("task", metavar="TASK")
 @click.option("--round", "number", type=click.IntRange(0),
-              help="Of this round, not the newest; 0: what the task began with.")  # fmt: skip
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Until all measured.")
+              help="Of this round instead of the newest; 0: the task's start.")  # fmt: skip
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Until all devices have evaluated it."
+)
 @click.option("--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never.")
 @click.pass_obj
 def evaluate(session: Session, task: str, number: int | None, wait: bool, timeout: float) -> None:
-    """Have every device that fits measure a checkpoint on its own rows. Nothing is learned.
+    """Evaluate a checkpoint on the rows of every eligible device. Nothing is trained.
 
     \b
     Examples:
       shoal round evaluate scratches
       shoal round evaluate scratches --round 12
     """
-    begun: JsonObject = session.api.post(at("tasks", task, "evaluate"), {"round": number})
+    started: JsonObject = session.api.post(at("tasks", task, "evaluate"), {"round": number})
     if not wait:
-        session.show(begun, lambda: f"see what comes in: shoal round show {begun['id']}")
+        session.show(started, lambda: f"see the results: shoal round show {started['id']}")
         return
     ended = poll(
         session,
-        lambda: session.api.get(at("rounds", begun["id"])),
+        lambda: session.api.get(at("rounds", started["id"])),
         lambda seen: bool(seen["ended_at"]),
-        again=f"shoal round show {begun['id']}",
+        again=f"shoal round show {started['id']}",
         timeout_s=timeout,
     )
     if ended["state"] != "DONE":
@@ -170,8 +174,8 @@ def evaluate(session: Session, task: str, number: int | None, wait: bool, timeou
     columns: Columns = {
         one: one for one in ("slice", "rows", "devices", "loss", "accuracy", "low", "high")
     }
-    session.show(ended, lambda: table(slices, columns, empty="nobody measured it"))
+    session.show(ended, lambda: table(slices, columns, empty="no device evaluated it"))
 
 
-#: Of the group `shoal round`.
+#: Commands of the group `shoal round`.
 COMMANDS = (evaluate, release_checkpoint, quarantine, lift)

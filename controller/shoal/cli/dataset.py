@@ -1,4 +1,4 @@
-"""`shoal dataset`: tables that models are trained on, versioned by content."""
+"""`shoal dataset`: tables for training, versioned by content."""
 
 from pathlib import Path
 
@@ -13,21 +13,23 @@ from shoal.errors import SettingError
 
 @click.group(cls=CommandGroup)
 def dataset() -> None:
-    """Datasets: register a table, see its versions and where they came from."""
+    """Datasets: register a table, show its versions and lineage."""
 
 
 @dataset.command("add")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--name", required=True, help="Its name: lower-case letters, digits, hyphens.")
-@click.option("--label", required=True, help="Column that a model shall predict.")
-@click.option("--site", default="", help="Column that says which site a row is from.")
+@click.option("--label", required=True, help="Column to predict.")
+@click.option("--site", default="", help="Column with the site of a row.")
 @click.option(
     "--split",
     default="",
-    help="Column whose equal values must stay together when data is held back (batch, machine).",
+    help="Group column: rows with the same value are held back together (batch, machine).",
 )
-@click.option("--drop", multiple=True, help="Column to leave out; may be given often, or a,b,c.")
-@click.option("--parent", "parents", multiple=True, metavar="NAME@N", help="What it was made from.")
+@click.option("--drop", multiple=True, help="Column to exclude; may be repeated, or a,b,c.")
+@click.option(
+    "--parent", "parents", multiple=True, metavar="NAME@N", help="A version that it was made from."
+)
 @click.pass_obj
 def add(
     session: Session,
@@ -41,7 +43,7 @@ def add(
 ) -> None:
     """Register FILE (CSV, also .gz; or Parquet) as the next version of a dataset.
 
-    The same bytes with the same columns' roles are the same version: nothing is stored twice.
+    The same file with the same column roles is the same version: nothing is stored twice.
 
     \b
     Examples:
@@ -94,21 +96,21 @@ def list_datasets(session: Session) -> None:
 @click.argument("ref", metavar="NAME[@N]")
 @click.pass_obj
 def show_dataset(session: Session, ref: str) -> None:
-    """Show one version (the newest, without @N): lineage, columns, rows per site.
+    """Show one version (without @N the newest): lineage, columns, rows per site.
 
     \b
     Example:
       shoal dataset show parts@2
     """
     found = session.api.get(at("datasets", ref))
-    session.show(found, lambda: _picture(found))
+    session.show(found, lambda: _card(found))
 
 
 def _ref(dataset: JsonObject) -> str:
     return plain(f"{dataset['name']}@{dataset['version']}")
 
 
-def _picture(found: JsonObject) -> Group:
+def _card(found: JsonObject) -> Group:
     about: Columns = {
         "dataset": _ref,
         "sha256": "sha256",

@@ -1,4 +1,4 @@
-"""`shoal device`: what is out there, and how a device joins and leaves."""
+"""`shoal device`: list and show devices, make join tokens, decommission."""
 
 from typing import Any
 
@@ -22,12 +22,12 @@ from shoal.cli.render import (
     when,
 )
 
-_NONE = "no device; let one join with: shoal device token --site SITE"
+_NONE = "no device; enrol one with: shoal device token --site SITE"
 
 
 @click.group(cls=CommandGroup)
 def device() -> None:
-    """Devices: see them, let one join, send one away."""
+    """Devices: list, show, enrol, decommission."""
 
 
 @device.command("list")
@@ -41,8 +41,8 @@ def device() -> None:
 @click.option(
     "--release", default="", metavar="MODEL@N", help="Only those that serve this release."
 )
-@click.option("--problem", is_flag=True, help="Only those with something wrong.")
-@click.option("--limit", default=100, show_default=True, help="At most so many; 0 for all.")
+@click.option("--problem", is_flag=True, help="Only those with an error.")
+@click.option("--limit", default=100, show_default=True, help="Maximum number; 0 for all.")
 @click.pass_obj
 def list_devices(
     session: Session,
@@ -90,10 +90,10 @@ def list_devices(
 
 @device.command("show")
 @click.argument("name")
-@click.option("--events", default=20, show_default=True, help="Lines of its timeline.")
+@click.option("--events", default=20, show_default=True, help="Number of timeline entries.")
 @click.pass_obj
 def show_device(session: Session, name: str, events: int) -> None:
-    """Show one device: what serves there, its timeline, and the ledger of what arrived of it.
+    """Show one device: the releases it serves, its timeline, and the ledger of its outbox.
 
     \b
     Example:
@@ -103,11 +103,11 @@ def show_device(session: Session, name: str, events: int) -> None:
     timeline = list(session.api.items(at("devices", name, "timeline"), most=events, limit=events))
     ledger = list(session.api.items(at("devices", name, "ledger")))
     whole = {"device": found, "timeline": timeline, "ledger": ledger}
-    session.show(whole, lambda: _picture(session, found, timeline, ledger))
+    session.show(whole, lambda: _view(session, found, timeline, ledger))
 
 
 @device.command("token")
-@click.option("--site", required=True, help="The site that its devices will belong to.")
+@click.option("--site", required=True, help="Site of its devices.")
 @click.option(
     "--ring",
     "rings",
@@ -115,7 +115,7 @@ def show_device(session: Session, name: str, events: int) -> None:
     default=("stable",),
     show_default=True,
     type=click.Choice(["stable", "canary"]),
-    help="A ring it allows; may be given twice.",
+    help="A ring it allows; may be repeated.",
 )
 @click.option("--uses", default=1, show_default=True, help="How many devices may use it.")
 @click.option(
@@ -123,15 +123,15 @@ def show_device(session: Session, name: str, events: int) -> None:
 )
 @click.pass_obj
 def make_token(session: Session, site: str, rings: tuple[str, ...], uses: int, ttl: float) -> None:
-    """Make a join token, and print the line to type on the device. It is shown this once.
+    """Make a join token, and print the command to run on the device. It is shown only once.
 
     \b
     Examples:
       shoal device token --site north
       shoal device token --site north --ring canary --uses 10 --ttl 7d
     """
-    asked = {"site": site, "rings": list(rings), "uses": uses, "ttl_s": ttl}
-    made = session.api.post(at("join-tokens"), asked)
+    body = {"site": site, "rings": list(rings), "uses": uses, "ttl_s": ttl}
+    made = session.api.post(at("join-tokens"), body)
     line = (
         f"shoal-agent enroll --controller {session.api.url} "
         f"--name NAME{' --ring canary' if rings == ('canary',) else ''} --token {made['secret']}"
@@ -145,14 +145,14 @@ def make_token(session: Session, site: str, rings: tuple[str, ...], uses: int, t
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def decommission(session: Session, name: str, yes: bool) -> None:
-    """Take a device out for good: its certificate is refused and it gets no more releases.
+    """Remove a device permanently: its certificate is refused and it gets no more releases.
 
     \b
     Example:
       shoal device decommission north-1
     """
     if not yes:
-        confirm(f"Decommission {name} for good?")
+        confirm(f"Decommission {name} permanently?")
     after = session.api.post(at("devices", name, "decommission"))
     session.show(after, lambda: f"{plain(name)} is decommissioned")
 
@@ -169,7 +169,7 @@ def _serves(device: JsonObject) -> str:
     return plain([f"{ref} {variants.get(model, '')}".strip() for model, ref in served])
 
 
-def _picture(session: Session, found: JsonObject, timeline: list[Any], ledger: list[Any]) -> Group:
+def _view(session: Session, found: JsonObject, timeline: list[Any], ledger: list[Any]) -> Group:
     about: Columns = {
         "device": "name",
         "link": _link,
@@ -183,7 +183,7 @@ def _picture(session: Session, found: JsonObject, timeline: list[Any], ledger: l
         "agent": "agent",
         "endpoint": "endpoint",
         "clock": lambda d: _clock(d["clock_skew_s"], d["clock_error_s"]),
-        "certificate": lambda d: "ends " + ago(d["certificate_expires_at"], session.now()),
+        "certificate": lambda d: "expires " + ago(d["certificate_expires_at"], session.now()),
         "error": "error",
     }
     events: Columns = {
@@ -204,16 +204,16 @@ def _picture(session: Session, found: JsonObject, timeline: list[Any], ledger: l
     return Group(
         card(found, about),
         "\n[bold]timeline[/bold]",
-        table(timeline, events, empty="nothing yet"),
+        table(timeline, events, empty="none yet"),
         "\n[bold]ledger[/bold]",
-        table(ledger, arrived, empty="nothing yet"),
+        table(ledger, arrived, empty="none yet"),
     )
 
 
 def _clock(skew_s: float, error_s: float) -> str:
     """
     >>> _clock(-93.0, 0.25), _clock(0.0, -1.0)
-    ('-93 s from the controller, give or take 0.2 s', '')
+    ('-93 s from the controller, ±0.2 s', '')
     """
-    told = f"{skew_s:+.0f} s from the controller, give or take {error_s:.1g} s"
-    return told if error_s >= 0 else ""
+    text = f"{skew_s:+.0f} s from the controller, ±{error_s:.1g} s"
+    return text if error_s >= 0 else ""

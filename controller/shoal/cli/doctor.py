@@ -1,4 +1,4 @@
-"""`shoal doctor`: is this CLI set up, does the controller answer, and is the fleet well?"""
+"""`shoal doctor`: check the CLI's account, the controller and the fleet."""
 
 import email.utils
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _SKEW_S = 30
 
 
 class Finding(NamedTuple):
-    """One thing looked at. hint: what to do when it is not well."""
+    """Result of one check. hint: what to do when it failed."""
 
     what: str
     ok: bool
@@ -29,17 +29,17 @@ class Finding(NamedTuple):
 @click.command(cls=Command)
 @click.pass_obj
 def doctor(session: Session) -> None:
-    """Look at everything between this terminal and the fleet, and print what to fix.
+    """Check everything between this terminal and the fleet, and print what to fix.
 
-    Exit code 1 when something is not well.
+    Exit code 1 when a check fails.
 
     \b
     Example:
       shoal doctor
     """
-    found = list(_look(session))
+    found = list(_checks(session))
     columns: Columns = {
-        "": lambda f: "[green]ok[/green]" if f["ok"] else "[red]not well[/red]",
+        "": lambda f: "[green]ok[/green]" if f["ok"] else "[red]failed[/red]",
         "what": "what",
         "seen": "detail",
         "hint": "hint",
@@ -48,11 +48,11 @@ def doctor(session: Session) -> None:
     session.show(items, lambda: table(items, columns, empty=""))
     bad = [finding.what for finding in found if not finding.ok]
     if bad:
-        raise FailedError(f"not well: {', '.join(bad)}")
+        raise FailedError(f"failed: {', '.join(bad)}")
 
 
-def _look(session: Session) -> Iterator[Finding]:
-    """Each finding as it is made; what cannot be looked at without an earlier one is left out."""
+def _checks(session: Session) -> Iterator[Finding]:
+    """Findings in order; checks that depend on a failed one are skipped."""
     try:
         kept = account.load(session.environment)
         account.trust(kept)
@@ -71,22 +71,22 @@ def _controller(session: Session, api: Api, kept: Account) -> Iterator[Finding]:
     except ShoalError as error:
         yield Finding("controller", False, error.message, error.hint)
         return
-    serve = "look at log/ in the controller's folder, or run: shoal-controller doctor --folder DIR"
-    said = "ready" if ready.is_success else plain(ready.text[:200])
-    yield Finding("controller", ready.is_success, said, "" if ready.is_success else serve)
+    serve = "see log/ in the controller's folder, or run: shoal-controller doctor --folder DIR"
+    detail = "ready" if ready.is_success else plain(ready.text[:200])
+    yield Finding("controller", ready.is_success, detail, "" if ready.is_success else serve)
     yield from _clock(session, ready.headers.get("date", ""))
     yield from _signed_in(api)
 
 
 def _clock(session: Session, date: str) -> Iterator[Finding]:
-    """How far this machine's clock is from the controller's, from HTTP's Date header."""
-    told = email.utils.parsedate_tz(date)
-    if told is None:
+    """Clock skew between this machine and the controller, from HTTP's Date header."""
+    date_ = email.utils.parsedate_tz(date)
+    if date_ is None:
         return
-    skew = session.now() - email.utils.mktime_tz(told)
-    well = abs(skew) < _SKEW_S
-    hint = "" if well else "set the clock on both machines (NTP)"
-    yield Finding("clock", well, f"{skew:+.0f} s to the controller", hint)
+    skew = session.now() - email.utils.mktime_tz(date_)
+    ok = abs(skew) < _SKEW_S
+    hint = "" if ok else "set the clock on both machines (NTP)"
+    yield Finding("clock", ok, f"{skew:+.0f} s to the controller", hint)
 
 
 def _signed_in(api: Api) -> Iterator[Finding]:

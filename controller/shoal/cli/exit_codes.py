@@ -16,13 +16,13 @@ INTERRUPTED = 130
 
 MEANING = {
     OK: "done",
-    FAILED: "it failed: the work itself, or a check, said no",
+    FAILED: "failed: the operation itself, or a check",
     USAGE: "the command line, a file or a setting is wrong",
     DENIED: "not signed in, or not allowed",
-    ABSENT: "no such thing",
-    CONFLICT: "the thing is not in a state that allows this",
-    UNREACHABLE: "the controller cannot be reached, or is not the one that was pinned",
-    TIMED_OUT: "still going on when --timeout was over",
+    ABSENT: "not found",
+    CONFLICT: "the current state does not allow this",
+    UNREACHABLE: "the controller cannot be reached, or does not have the pinned CA",
+    TIMED_OUT: "still running when --timeout expired",
     INTERRUPTED: "interrupted by Ctrl-C",
 }
 
@@ -58,7 +58,7 @@ class FailedError(ShoalError):
     code = "failed"
 
 
-class StillGoingError(ShoalError):
+class StillRunningError(ShoalError):
     """The operation was still running when --timeout expired."""
 
     code = "timed-out"
@@ -70,6 +70,6 @@ def exit_code(error: ShoalError) -> int:
         if error.status in _BY_STATUS:
             return _BY_STATUS[error.status]
         return USAGE if 400 <= error.status < 500 and error.status != 429 else FAILED
-    if isinstance(error, StillGoingError):
+    if isinstance(error, StillRunningError):
         return TIMED_OUT
     return next((code for kind, code in _BY_KIND if isinstance(error, kind)), FAILED)

@@ -1,4 +1,4 @@
-"""`shoal login`: who, where, and which CA to trust from now on."""
+"""`shoal login`: sign in, and pin the controller's CA."""
 
 import socket
 from typing import Any
@@ -17,27 +17,27 @@ from shoal.errors import DeniedError, LinkError
 
 @click.command(cls=Command)
 @click.argument("url")
-@click.option("--user", default="admin", show_default=True, help="Who signs in.")
+@click.option("--user", default="admin", show_default=True, help="User to sign in.")
 @click.option(
     "--password",
     default="",
     envvar="SHOAL_PASSWORD",
-    help="Asked for when left out; or in the environment as SHOAL_PASSWORD.",
+    help="Prompted for when omitted; or in the environment as SHOAL_PASSWORD.",
 )
 @click.option(
     "--fingerprint",
     default="",
     metavar="HEX",
     help="SHA-256 of the controller's root CA, as `shoal-controller init` printed it: "
-    "checked instead of asked about.",
+    "checked instead of a question.",
 )
-@click.option("--yes", is_flag=True, help="Trust the CA that the controller shows, unasked.")
+@click.option("--yes", is_flag=True, help="Trust the controller's CA without a question.")
 @click.option(
     "--public-ca",
     is_flag=True,
     help="The controller's certificate is from a public CA: trust the system's list instead.",
 )
-@click.option("--role", default="", help="Ask for less than your own role: viewer, operator, ...")
+@click.option("--role", default="", help="A lower role than your own: viewer, operator, ...")
 @click.option(
     "--ttl", type=DURATION, default="30d", show_default=True, help="How long it stays valid."
 )
@@ -53,10 +53,10 @@ def login(
     role: str,
     ttl: float,
 ) -> None:
-    """Sign in to the controller at URL and keep a token in ~/.config/shoal/.
+    """Sign in to the controller at URL and save a token in ~/.config/shoal/.
 
-    The controller's own CA is fetched and shown; compare its fingerprint with what
-    `shoal-controller init` printed. From then on no other CA is accepted.
+    The controller's CA is fetched and shown; compare its fingerprint with the output of
+    `shoal-controller init`. From then on no other CA is accepted.
 
     \b
     Examples:
@@ -70,20 +70,20 @@ def login(
     where = account.save(kept, session.environment)
     session.show(
         {"url": url, "user": user, "role": kept.role, "expires_at": made["expires_at"]},
-        lambda: f"signed in to {url} as {user} ({kept.role}); kept in {where}",
+        lambda: f"signed in to {url} as {user} ({kept.role}); saved in {where}",
     )
 
 
 def _pinned(session: Session, url: str, fingerprint: str, yes: bool) -> str:
-    """The controller's CA bundle, once a person or a fingerprint has vouched for it."""
+    """The controller's CA bundle, confirmed by a person or a fingerprint."""
     ca = fetch_ca(url)
-    shown = account.root_fingerprint(ca)
+    found = account.root_fingerprint(ca)
     wanted = "".join(fingerprint.replace(":", "").split()).lower()
-    session.err.print(f"CA of {url}\n  SHA-256 {_grouped(shown)}")
-    if wanted and wanted != shown:
+    session.err.print(f"CA of {url}\n  SHA-256 {_grouped(found)}")
+    if wanted and wanted != found:
         raise LinkError(
-            f"{url} shows a CA with fingerprint {shown}, not {wanted}",
-            "somebody may be in between: compare with what `shoal-controller init` printed",
+            f"{url} has a CA with fingerprint {found}, not {wanted}",
+            "suspect interception: compare with the output of `shoal-controller init`",
         )
     if not wanted and not yes:
         _ask_for_trust()
@@ -92,37 +92,39 @@ def _pinned(session: Session, url: str, fingerprint: str, yes: bool) -> str:
 
 def _ask_for_trust() -> None:
     try:
-        confirm("Is it the right one?", without="--fingerprint HEX, or --yes to trust it unseen")
+        confirm(
+            "Is this the right CA?", without="--fingerprint HEX, or --yes to trust it unchecked"
+        )
     except FailedError as error:
         raise DeniedError("nothing was sent: the CA was not trusted", error.hint) from error
 
 
 def fetch_ca(url: str) -> str:
-    """PEM bundle that the controller at `url` says is its own. Nothing is trusted or sent yet."""
+    """CA bundle (PEM) from the controller at `url`. Nothing is trusted or sent yet."""
     import httpx
 
     if url.startswith("http://"):
         raise LinkError(f"{url} is not https", "write it as https://HOST:8443")
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/ca.pem", verify=False, timeout=10)  # noqa: S501
+        response = httpx.get(f"{url.rstrip('/')}/ca.pem", verify=False, timeout=10)  # noqa: S501
     except httpx.TransportError as error:
         raise unreachable(url, error) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise LinkError(f"{url}: {error}", "write it as https://HOST:8443") from error
-    if not answer.is_success:
+    if not response.is_success:
         raise LinkError(f"{url} has no /ca.pem", "is this a Shoal controller?")
-    return answer.text
+    return response.text
 
 
 def _token(anonymous: Account, user: str, password: str, role: str, ttl: float) -> dict[str, Any]:
-    asked = {
+    body = {
         "user": user,
         "password": password,
         "name": f"shoal on {socket.gethostname()}",
         "ttl_s": ttl,
     }
     with Api(anonymous) as api:
-        made: dict[str, Any] = api.post(at("tokens"), asked | ({"role": role} if role else {}))
+        made: dict[str, Any] = api.post(at("tokens"), body | ({"role": role} if role else {}))
     return made
 
 

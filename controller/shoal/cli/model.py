@@ -1,4 +1,4 @@
-"""`shoal model`: train one, bring your own, and say when it is trained again."""
+"""`shoal model`: train, import, and set the retraining policy."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +10,7 @@ import msgspec
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.durations import DURATION
-from shoal.cli.operation import picture
+from shoal.cli.operation import operation_card
 from shoal.cli.release import release_card, trained_by
 from shoal.cli.render import Columns, JsonObject, ago, duration, instant, table
 from shoal.cli.waiting import follow
@@ -18,7 +18,7 @@ from shoal.errors import SettingError
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _wait = click.option(
-    "--wait/--no-wait", default=True, show_default=True, help="Stay until it has ended."
+    "--wait/--no-wait", default=True, show_default=True, help="Wait until it has ended."
 )
 _timeout = click.option(
     "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
@@ -27,7 +27,7 @@ _timeout = click.option(
 
 @click.group(cls=CommandGroup)
 def model() -> None:
-    """Models: each a line of releases, from training or from your own ONNX file."""
+    """Models: a series of releases, trained or imported from ONNX."""
 
 
 @model.command("list")
@@ -83,10 +83,12 @@ def show_model(session: Session, name: str) -> None:
 
 @model.command("train")
 @click.argument("name")
-@click.option("--dataset", required=True, metavar="NAME[@N]", help="What to learn from.")
-@click.option("--estimator", default="", help="What to fit; the controller's default is mlp.")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="For the estimator.")
-@click.option("--site", "sites", multiple=True, help="Only rows of this site; may be given often.")
+@click.option("--dataset", required=True, metavar="NAME[@N]", help="Dataset to train on.")
+@click.option("--estimator", default="", help="Estimator to fit; default: mlp.")
+@click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the estimator."
+)
+@click.option("--site", "sites", multiple=True, help="Only rows of this site; may be repeated.")
 @_wait
 @_timeout
 @click.pass_obj
@@ -107,23 +109,23 @@ def train(
       shoal model train lot-codes --dataset stamps@1
       shoal model train pump-leak --dataset rig --estimator logistic --param C=0.1 --site 100
     """
-    asked: dict[str, Any] = {"dataset": dataset, "params": _typed(pairs(params, "--param"))}
-    asked |= {"estimator": estimator} if estimator else {}
-    asked |= {"sites": list(sites)} if sites else {}
-    _end(session, session.api.post(at("models", name, "train"), asked), wait, timeout)
+    body: dict[str, Any] = {"dataset": dataset, "params": _typed(pairs(params, "--param"))}
+    body |= {"estimator": estimator} if estimator else {}
+    body |= {"sites": list(sites)} if sites else {}
+    _finish(session, session.api.post(at("models", name, "train"), body), wait, timeout)
 
 
 @model.command("import")
 @click.argument("name")
 @click.argument("file", type=_FILE)
-@click.option("--dataset", required=True, metavar="NAME[@N]", help="What to validate it on.")
+@click.option("--dataset", required=True, metavar="NAME[@N]", help="Dataset to validate it on.")
 @click.option("--labels", default="", help="Class names by output column: a,b,c.")
 @click.option(
     "--variant",
     "variants",
     multiple=True,
     metavar="NAME=FILE",
-    help="Your own file for a variant, such as int8-u8s8-pc, instead of the quantized FILE.",
+    help="Your own file for a variant, such as int8-u8s8-pc, instead of quantizing FILE.",
 )
 @click.option(
     "--pipeline",
@@ -153,15 +155,15 @@ def import_(
     Example:
       shoal model import lot-codes mine.onnx --dataset stamps@1
     """
-    asked = {"dataset": dataset, "labels": labels}
+    fields = {"dataset": dataset, "labels": labels}
     if pipeline is not None:
-        asked["pipeline"] = pipeline.read_bytes().decode(errors="replace")
+        fields["pipeline"] = pipeline.read_bytes().decode(errors="replace")
     with ExitStack() as opened:
         files = {"onnx": _upload(opened, file)}
         for variant, path in pairs(variants, "--variant").items():
             files[f"variant:{variant}"] = _upload(opened, Path(path))
-        started = session.api.upload(at("models", name, "import"), files, asked)
-    _end(session, started, wait, timeout)
+        started = session.api.upload(at("models", name, "import"), files, fields)
+    _finish(session, started, wait, timeout)
 
 
 @model.command("policy")
@@ -169,22 +171,22 @@ def import_(
 @click.option(
     "--retrain-on-drift/--no-retrain-on-drift",
     default=None,
-    help="Train again by itself when a drift alert is open and newer data has come.",
+    help="Retrain automatically when a drift alert is open and newer data has arrived.",
 )
-@click.option("--dataset", default=None, metavar="NAME", help="Where newer data comes.")
+@click.option("--dataset", default=None, metavar="NAME", help="Dataset that gets newer data.")
 @click.option(
-    "--task", default=None, help='A federated task that learns on when it drifts; "" for none.'
+    "--task", default=None, help='A federated task whose rounds run when it drifts; "" for none.'
 )
 @click.option("--rounds", type=click.IntRange(1, 10_000), help="Of that task.  [default: 10]")
 @click.option(
     "--cooldown",
     "cooldown_s",
     type=DURATION,
-    help="Between two such times, at least.  [default: 1d]",
+    help="Minimum time between two of them.  [default: 1d]",
 )
 @click.pass_obj
-def policy(session: Session, /, name: str, **asked: Any) -> None:
-    """Show or change when a model is trained again by itself.
+def policy(session: Session, /, name: str, **changes: Any) -> None:
+    """Show or change the retraining policy of a model.
 
     \b
     Examples:
@@ -193,23 +195,23 @@ def policy(session: Session, /, name: str, **asked: Any) -> None:
       shoal model policy lot-codes --task scratches --rounds 20 --cooldown 12h
     """
     now = session.api.get(at("models", name))
-    if any(value is not None for value in asked.values()):
-        wanted = {name: now[name] if value is None else value for name, value in asked.items()}
-        now = session.api.put(at("models", name, "policy"), wanted)
+    if any(value is not None for value in changes.values()):
+        body = {name: now[name] if value is None else value for name, value in changes.items()}
+        now = session.api.put(at("models", name, "policy"), body)
     session.show(now, lambda: _policy_line(now, session.now()))
 
 
 def _policy_line(model: JsonObject, now_s: float) -> str:
     name, lines = model["name"], []
     if model["retrain_on_drift"]:
-        lines += [f"{name} is trained again when it drifts and {model['dataset']} has newer data"]
+        lines += [f"{name} is retrained when it drifts and {model['dataset']} has newer data"]
     if model["task"]:
         rounds = f"{model['rounds']} rounds of {model['task']}"
         often = (
             f"every {duration(model['cooldown_s'])} at most; last {ago(model['asked_at'], now_s)}"
         )
         lines += [f"{rounds} are run when {name} drifts, {often}"]
-    return "\n".join(lines) or f"{name} is trained by hand only"
+    return "\n".join(lines) or f"{name} is trained manually only"
 
 
 def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
@@ -228,8 +230,8 @@ def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
 
 
 def _typed(params: dict[str, str]) -> dict[str, Any]:
-    """Values as JSON where they are JSON, else as text: max_iter=200 is a number, and
-    hidden=300,300 as good as hidden=[300,300]."""
+    """Values parsed as JSON where possible, else text: max_iter=200 is a number, and
+    hidden=300,300 equals hidden=[300,300]."""
 
     def read(text: str) -> Any:
         try:
@@ -241,7 +243,7 @@ def _typed(params: dict[str, str]) -> dict[str, Any]:
 
 
 def _listed(text: str) -> Any:
-    """Numbers with commas between them as a list; other text as it is.
+    """Comma-separated numbers as a list; other text unchanged.
 
     >>> _listed("300,300"), _listed("a,b")
     ([300, 300], 'a,b')
@@ -259,10 +261,10 @@ def _upload(opened: ExitStack, path: Path) -> tuple[str, Any]:
         raise SettingError(f"{path}: {error.strerror}") from error
 
 
-def _end(session: Session, started: dict[str, Any], wait: bool, timeout: float) -> None:
-    """Wait if asked to, and show what came of it."""
+def _finish(session: Session, started: dict[str, Any], wait: bool, timeout: float) -> None:
+    """Wait if requested, and show the resulting release."""
     if not wait:
-        session.show(started, lambda: picture(started))
+        session.show(started, lambda: operation_card(started))
         session.print_line(f"watch it with: shoal operation watch {started['id']}")
         return
     ended = follow(session, started, timeout)

@@ -1,4 +1,4 @@
-"""`shoal operation`: long work that the controller does, such as training."""
+"""`shoal operation`: long-running jobs of the controller, such as training."""
 
 import click
 
@@ -11,11 +11,11 @@ from shoal.cli.waiting import follow
 
 @click.group(cls=CommandGroup)
 def operation() -> None:
-    """Operations: training and imports, running or done."""
+    """Operations: training and import jobs."""
 
 
 @operation.command("list")
-@click.option("--limit", default=20, show_default=True, help="At most so many; 0 for all.")
+@click.option("--limit", default=20, show_default=True, help="Maximum number; 0 for all.")
 @click.pass_obj
 def list_operations(session: Session, limit: int) -> None:
     """List operations, newest first.
@@ -36,7 +36,7 @@ def list_operations(session: Session, limit: int) -> None:
         "result": "result",
         "error": "error",
     }
-    none = "nothing yet; train with: shoal model train MODEL --dataset NAME"
+    none = "no operation; train with: shoal model train MODEL --dataset NAME"
     session.show(found, lambda: table(found, columns, empty=none))
 
 
@@ -44,14 +44,14 @@ def list_operations(session: Session, limit: int) -> None:
 @click.argument("id_", metavar="ID")
 @click.pass_obj
 def show_operation(session: Session, id_: str) -> None:
-    """Show one operation as it is now.
+    """Show one operation.
 
     \b
     Example:
       shoal operation show 0190c5
     """
     found = session.api.get(at("operations", id_))
-    session.show(found, lambda: picture(found))
+    session.show(found, lambda: operation_card(found))
 
 
 @operation.command("watch")
@@ -59,31 +59,31 @@ def show_operation(session: Session, id_: str) -> None:
 @click.option("--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never.")
 @click.pass_obj
 def watch(session: Session, id_: str, timeout: float) -> None:
-    """Follow an operation to its end. Exit code 1 when it failed, 7 when --timeout was over.
+    """Follow an operation to its end. Exit code 1 when it failed, 7 when --timeout expired.
 
     \b
     Example:
       shoal operation watch 0190c5 --timeout 10m
     """
     ended = follow(session, session.api.get(at("operations", id_)), timeout)
-    session.show(ended, lambda: picture(ended))
+    session.show(ended, lambda: operation_card(ended))
 
 
 @operation.command("cancel")
 @click.argument("id_", metavar="ID")
 @click.pass_obj
 def cancel_operation(session: Session, id_: str) -> None:
-    """Give up an operation: one that waits is over, one that runs is killed within a second.
+    """Cancel an operation: a queued one is dropped, a running one is killed within a second.
 
     \b
     Example:
       shoal operation cancel 0190c5
     """
     found = session.api.post(at("operations", id_, "cancel"))
-    session.show(found, lambda: picture(found))
+    session.show(found, lambda: operation_card(found))
 
 
-def picture(found: JsonObject) -> object:
+def operation_card(found: JsonObject) -> object:
     return card(
         found,
         {
@@ -93,7 +93,7 @@ def picture(found: JsonObject) -> object:
             "state": state(),
             "done": lambda o: f"{100 * o['progress']:.0f} %",
             "step": "step",
-            "asked": lambda o: instant(o["created_at"]),
+            "requested": lambda o: instant(o["created_at"]),
             "by": "created_by",
             "started": lambda o: instant(o["started_at"]),
             "ended": lambda o: instant(o["finished_at"]),

@@ -1,4 +1,4 @@
-"""`shoal rollout`: bring a release to the fleet in stages, and stop when it goes wrong."""
+"""`shoal rollout`: roll a release out to the fleet in stages, with a gate after each."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from shoal.cli.plan_options import stages as stage_plans
 from shoal.cli.render import Columns, card, instant, plain, state, table, when
 from shoal.cli.waiting import poll
 
-#: States in which a rollout does nothing more unless somebody acts.
+#: States in which a rollout waits for a person or has ended.
 AT_REST = frozenset(
     {"FINISHED", "PAUSED", "STOPPED", "ROLLED_BACK", "WAITING_FOR_APPROVAL", "FAILED"}
 )
@@ -39,8 +39,8 @@ def rollout() -> None:
     multiple=True,
     metavar="NAME:KEY=VALUE,...",
     help="A stage, in order: ring, site, profile, label and percent select its devices; threshold "
-    "(failed share in percent), min (finished devices) and disagree (most percent of recent inputs "
-    "that it may answer otherwise than what serves) are its gate. "
+    "(failed share in percent), min (finished devices) and disagree (maximum percent of recent "
+    "inputs with another output than the serving release) are its gate. "
     "Default: canary:ring=canary, then everyone.",
 )
 @click.option(
@@ -48,19 +48,25 @@ def rollout() -> None:
     type=click.Choice(["pause", "stop", "rollback"]),
     default="pause",
     show_default=True,
-    help="When a gate says no.",
+    help="When a gate fails.",
 )
 @click.option(
-    "--deadline", type=DURATION, default="24h", show_default=True, help="For one device's attempt."
+    "--deadline",
+    type=DURATION,
+    default="24h",
+    show_default=True,
+    help="Time limit of one device's attempt.",
 )
 @click.option("--attempts", default=1, show_default=True, help="Tries per device.")
 @click.option(
     "--at-once",
     default=0,
     show_default=True,
-    help="Most devices at it at the same time, of those that are online; 0 for all of a stage.",
+    help="Maximum online devices that update at the same time; 0 for all of a stage.",
 )
-@click.option("--wait/--no-wait", default=False, show_default=True, help="Watch until it rests.")
+@click.option(
+    "--wait/--no-wait", default=False, show_default=True, help="Watch until it ends or waits."
+)
 @_timeout
 @click.pass_obj
 def start(
@@ -74,7 +80,7 @@ def start(
     wait: bool,
     timeout: float,
 ) -> None:
-    """Start to roll a release out.
+    """Start a rollout of a release.
 
     \b
     Examples:
@@ -95,7 +101,7 @@ def start(
         _watch(session, started["id"], timeout)
         return
     hint = f"watch it with: shoal rollout watch {started['id']}"
-    session.show(started, lambda: Group(picture(started), "", hint))
+    session.show(started, lambda: Group(rollout_view(started), "", hint))
 
 
 @rollout.command("watch")
@@ -103,7 +109,7 @@ def start(
 @_timeout
 @click.pass_obj
 def watch(session: Session, id_: str, timeout: float) -> None:
-    """Follow a rollout until it rests. Exit code 0 when finished, 1 when paused or undone.
+    """Follow a rollout until it ends or waits. Exit code 0 when finished, else 1.
 
     \b
     Example:
@@ -139,21 +145,21 @@ def list_rollouts(session: Session) -> None:
 @click.argument("id_", metavar="ID")
 @click.pass_obj
 def show_rollout(session: Session, id_: str) -> None:
-    """Show a rollout: stages, failures by cause, and every device in it.
+    """Show a rollout: stages, failures by cause, and its devices.
 
     \b
     Example:
       shoal rollout show 01h9
     """
     found = whole(session.api, id_)
-    session.show(found, lambda: _whole_picture(session, found))
+    session.show(found, lambda: _full_view(session, found))
 
 
 @rollout.command("approve")
 @click.argument("id_", metavar="ID")
 @click.pass_obj
 def approve(session: Session, id_: str) -> None:
-    """Say yes to a rollout that somebody else has started, where that is asked for.
+    """Approve a rollout that somebody else started, where approval is required.
 
     \b
     Example:
@@ -166,7 +172,7 @@ def approve(session: Session, id_: str) -> None:
 @click.argument("id_", metavar="ID")
 @click.pass_obj
 def pause(session: Session, id_: str) -> None:
-    """Start no further device. Those at it go on to their end.
+    """Pause: update no further device. Running updates finish.
 
     \b
     Example:
@@ -179,7 +185,7 @@ def pause(session: Session, id_: str) -> None:
 @click.argument("id_", metavar="ID")
 @click.pass_obj
 def resume(session: Session, id_: str) -> None:
-    """Go on with a paused rollout.
+    """Resume a paused rollout.
 
     \b
     Example:
@@ -190,11 +196,13 @@ def resume(session: Session, id_: str) -> None:
 
 @rollout.command("abort")
 @click.argument("id_", metavar="ID")
-@click.option("--rollback", is_flag=True, help="Also bring back what each device served before.")
+@click.option(
+    "--rollback", is_flag=True, help="Also roll every device back to its previous release."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def abort(session: Session, id_: str, rollback: bool, yes: bool) -> None:
-    """Stop a rollout for good; devices not yet past ACTIVATING keep what they have.
+    """Stop a rollout permanently; devices not yet past ACTIVATING keep their release.
 
     \b
     Example:
@@ -214,7 +222,7 @@ def whole(api: Api, id_: str) -> JsonObject:
     }
 
 
-def picture(found: JsonObject) -> Group:
+def rollout_view(found: JsonObject) -> Group:
     """A rollout and its stages."""
     about: Columns = {"rollout": "id", "release": "release", "state": state(), "reason": "reason"}
     columns: Columns = {
@@ -231,8 +239,8 @@ def picture(found: JsonObject) -> Group:
     return Group(card(found, about), "", table(found["stages"], columns, empty="no stage"))
 
 
-def _whole_picture(session: Session, found: JsonObject) -> Group:
-    failures: Columns = {"cause": "cause", "devices": "count", "for example": "detail"}
+def _full_view(session: Session, found: JsonObject) -> Group:
+    failures: Columns = {"cause": "cause", "devices": "count", "example": "detail"}
     devices: Columns = {
         "device": "device",
         "site": "site",
@@ -245,14 +253,14 @@ def _whole_picture(session: Session, found: JsonObject) -> Group:
         "detail": "detail",
     }
     return Group(
-        picture(found["rollout"]),
+        rollout_view(found["rollout"]),
         "", table(found["failures"], failures, empty="nothing failed"),
         "", table(found["devices"], devices, empty="no device"),
     )  # fmt: skip
 
 
 def disagrees(found: Mapping[str, Any]) -> str:
-    """What shadow probes found, of a stage or of a device's facts; "" when nothing was compared.
+    """Shadow disagreement of a stage or device; "" when nothing was compared.
 
     >>> disagrees({"disagree": 0.0215, "compared": 256}), disagrees({})
     ('2.1 % of 256', '')
@@ -262,12 +270,12 @@ def disagrees(found: Mapping[str, Any]) -> str:
 
 
 def _default_stages(session: Session) -> tuple[str, ...]:
-    """The stages of a plan that names none: canaries first, where there are any."""
+    """Default stages: canary devices first, if there are any."""
     canaries = session.api.get(at("devices"), ring="canary", state="enrolled", limit=1)
     if canaries["items"]:
         return DEFAULT_STAGES
     session.err.print(
-        "no device is a canary: it goes to everyone in one stage "
+        "no device is in the canary ring: one stage with all devices "
         "(make one with: shoal-agent enroll --ring canary)",
         soft_wrap=True,
     )
@@ -276,11 +284,11 @@ def _default_stages(session: Session) -> tuple[str, ...]:
 
 def _act(session: Session, id_: str, verb: str, **body: object) -> None:
     after = session.api.post(at("rollouts", id_, verb), body)
-    session.show(after, lambda: picture(after))
+    session.show(after, lambda: rollout_view(after))
 
 
 def _progress(found: JsonObject) -> str:
-    """Where a rollout is, in a line.
+    """Progress of a rollout in one line.
 
     >>> stage = {"name": "canary", "state": "RUNNING", "devices": 4, "succeeded": 1, "failed": 0}
     >>> _progress({"state": "RUNNING", "stages": [stage]})
@@ -296,26 +304,26 @@ def _progress(found: JsonObject) -> str:
 
 
 def _watch(session: Session, id_: str, timeout_s: float) -> None:
-    """Draw the rollout on stderr until it rests, into a pipe a line whenever it moved; FailedError
-    unless it finished."""
-    said = ""
+    """Show progress on stderr until the rollout ends or waits, in a pipe a line per change;
+    FailedError unless it finished."""
+    shown = ""
     with Live(console=session.err, refresh_per_second=4, transient=True) as live:
 
         def look() -> JsonObject:
-            nonlocal said
+            nonlocal shown
             seen: JsonObject = session.api.get(at("rollouts", id_))
             if session.err.is_terminal:
-                live.update(picture(seen))
-            elif said != _progress(seen):
-                said = _progress(seen)
-                click.echo(f"{id_}  {said}", err=True)
+                live.update(rollout_view(seen))
+            elif shown != _progress(seen):
+                shown = _progress(seen)
+                click.echo(f"{id_}  {shown}", err=True)
             return seen
 
         ended = poll(
             session, look, lambda seen: seen["state"] in AT_REST,
             again=f"shoal rollout watch {id_}", timeout_s=timeout_s, why=_progress,
         )  # fmt: skip
-    session.show(ended, lambda: picture(ended))
+    session.show(ended, lambda: rollout_view(ended))
     if ended["state"] != "FINISHED":
         finished = instant(ended["finished_at"]) or "now"
         raise FailedError(

@@ -1,4 +1,4 @@
-"""`shoal round`: let devices learn together, without their data leaving them."""
+"""`shoal round`: federated training: plan tasks, run and show rounds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +20,9 @@ from shoal.cli.render import Columns, JsonObject, card, duration, plain, size, s
 from shoal.cli.waiting import follow, poll
 from shoal.errors import SettingError
 
-#: States in which a task does nothing more unless somebody acts.
+#: States in which a task waits for a person or has ended.
 AT_REST = frozenset({"ready", "stopped", "failed"})
-#: Of a device that is not told otherwise: shoal.agent.host.round_limits.Limits.
+#: Default of a device: shoal.agent.host.round_limits.Limits.
 COHORT = 3
 _timeout = click.option(
     "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
@@ -31,27 +31,33 @@ _timeout = click.option(
 
 @click.group(cls=CommandGroup, name="round")
 def round_() -> None:
-    """Federated rounds: devices train on their own rows and send what they learned, no row."""
+    """Federated rounds: devices train on their own rows and send model updates, never rows."""
 
 
 @round_.command("plan")
 @click.argument("name", metavar="TASK")
-@click.option("--release", help="MODEL@N that it begins with.")
-@click.option("--dataset", help="Or train on this first, as the model's next release.")
+@click.option("--release", help="MODEL@N to start from.")
+@click.option("--dataset", help="Or train a first release on this dataset.")
 @click.option("--model", help="The model of --dataset.")
-@click.option("--goal", type=int, help="Updates that end a round at once.")
-@click.option("--least", type=int, help="Updates without which a round fails.")
-@click.option("--over", type=float, help="Devices invited for one of the goal.  [default: 1.3]")
+@click.option("--goal", type=int, help="Number of updates that completes a round.")
+@click.option("--least", type=int, help="Minimum number of updates, else the round fails.")
+@click.option("--over", type=float, help="Devices invited per update of the goal.  [default: 1.3]")
 @click.option("--lr", type=float, help="Learning rate on the devices.  [default: 0.05]")
-@click.option("--epochs", type=int, help="Over a device's own rows, in a round.")
-@click.option("--batch", type=int, help="Rows of a step.")
-@click.option("--strategy", help="How updates become a checkpoint: docs/federated/strategies.md.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the strategy.")
+@click.option("--epochs", type=int, help="Epochs over a device's own rows per round.")
+@click.option("--batch", type=int, help="Batch size.")
+@click.option("--strategy", help="Aggregation strategy: docs/federated/strategies.md.")
 @click.option(
-    "--compression", type=click.Choice(["none", "int8", "int4", "top-k"]), help="Of updates."
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Setting of the strategy."
 )
 @click.option(
-    "--secure", is_flag=True, help="The controller sees the sum of the updates and no single one."
+    "--compression",
+    type=click.Choice(["none", "int8", "int4", "top-k"]),
+    help="Compression of updates.",
+)
+@click.option(
+    "--secure",
+    is_flag=True,
+    help="Secure aggregation: the controller sees only the sum of the updates.",
 )
 @click.option(
     "--privacy",
@@ -59,18 +65,20 @@ def round_() -> None:
     metavar="KEY=VALUE,...",
     help="where=central|local|distributed, clip, noise, delta: differential privacy.",
 )
-@click.option("--budget", type=float, help="Most epsilon over all rounds; no round goes beyond.")
+@click.option("--budget", type=float, help="Maximum epsilon over all rounds.")
 @click.option(
     "--file",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A plan in TOML, for everything else; options win over it.",
+    help="A plan in TOML, for all other settings; options override it.",
 )
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Until it is prepared.")
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Wait until it is prepared."
+)
 @_timeout
 @click.pass_obj
-def plan(session: Session, /, name: str, wait: bool, timeout: float, **wishes: Any) -> None:
-    """Plan what devices learn together, and make the graph that they train with.
+def plan(session: Session, /, name: str, wait: bool, timeout: float, **options: Any) -> None:
+    """Plan a federated task, and build its train graph.
 
     \b
     Examples:
@@ -78,7 +86,7 @@ def plan(session: Session, /, name: str, wait: bool, timeout: float, **wishes: A
       shoal round plan scratches --release lot-codes@2 --goal 20 --least 15 --lr 0.05 --secure
       shoal round plan scratches --file scratches.toml
     """
-    task = session.api.post(at("tasks"), _plan(name, wishes))
+    task = session.api.post(at("tasks"), _plan(name, options))
     if wait:
         operation = session.api.get(at("operations", task["operation"]))
         follow(session, operation, timeout)
@@ -90,8 +98,10 @@ def plan(session: Session, /, name: str, wait: bool, timeout: float, **wishes: A
 @round_.command("start")
 @click.argument("task", metavar="TASK")
 @click.option("--rounds", type=click.IntRange(1, 10_000), default=1, show_default=True,
-              help="How many more.")  # fmt: skip
-@click.option("--wait/--no-wait", default=False, show_default=True, help="Watch until they ran.")
+              help="Number of rounds.")  # fmt: skip
+@click.option(
+    "--wait/--no-wait", default=False, show_default=True, help="Watch until they have run."
+)
 @_timeout
 @click.pass_obj
 def start(session: Session, task: str, rounds: int, wait: bool, timeout: float) -> None:
@@ -114,7 +124,7 @@ def start(session: Session, task: str, rounds: int, wait: bool, timeout: float) 
 @_timeout
 @click.pass_obj
 def watch(session: Session, task: str, timeout: float) -> None:
-    """Follow a task until its rounds ran. Exit code 0 when they did, 1 when it stopped.
+    """Follow a task until its rounds have run. Exit code 0 when they have, 1 when it stopped.
 
     \b
     Example:
@@ -125,7 +135,7 @@ def watch(session: Session, task: str, timeout: float) -> None:
 
 @round_.command("list")
 @click.argument("task", metavar="[TASK]", default="")
-@click.option("--limit", default=100, show_default=True, help="The newest so many.")
+@click.option("--limit", default=100, show_default=True, help="Number of newest rounds.")
 @click.pass_obj
 def list_rounds(session: Session, task: str, limit: int) -> None:
     """List rounds, newest first.
@@ -152,7 +162,7 @@ def list_tasks(session: Session) -> None:
     columns: Columns = {
         "task": "name",
         "model": "model",
-        "begins with": "release",
+        "starts from": "release",
         "state": state(),
         "rounds": _progress,
         "epsilon": _epsilon,
@@ -166,7 +176,7 @@ def list_tasks(session: Session) -> None:
 @click.argument("id_", metavar="TASK|TASK.N")
 @click.pass_obj
 def show_round(session: Session, id_: str) -> None:
-    """Show a task with its newest rounds, or one round with every device in it.
+    """Show a task with its newest rounds, or one round with its devices.
 
     \b
     Examples:
@@ -178,13 +188,13 @@ def show_round(session: Session, id_: str) -> None:
             "round": session.api.get(at("rounds", id_)),
             "devices": list(session.api.items(at("rounds", id_, "devices"))),
         }
-        session.show(found, lambda: _round_picture(session, found))
+        session.show(found, lambda: _round_view(session, found))
         return
     whole = {
         "task": session.api.get(at("tasks", id_)),
         "rounds": list(session.api.items(at("rounds"), most=20, task=id_, limit=20)),
     }
-    session.show(whole, lambda: _task_picture(session, whole))
+    session.show(whole, lambda: _task_view(session, whole))
 
 
 @round_.command("abort")
@@ -192,7 +202,7 @@ def show_round(session: Session, id_: str) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def abort(session: Session, task: str, yes: bool) -> None:
-    """Break off the round that runs, and begin no further one. What is learned stays.
+    """Abort the running round, and start no further one. Finished rounds stay.
 
     \b
     Example:
@@ -204,50 +214,50 @@ def abort(session: Session, task: str, yes: bool) -> None:
     session.show(after, lambda: _task_card(session, after))
 
 
-def _plan(name: str, wishes: dict[str, Any]) -> dict[str, Any]:
-    plan = read_plan(wishes["path"]) | {"name": name}
+def _plan(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    plan = read_plan(options["path"]) | {"name": name}
     for one in ("release", "dataset", "model", "strategy"):
-        if wishes[one]:
-            plan[one] = wishes[one]
-    override(plan, "learning", {one: wishes[one] for one in ("lr", "epochs", "batch")})
-    override(plan, "pace", {one: wishes[one] for one in ("goal", "least", "over")})
-    override(plan, "settings", pairs("--set", wishes["settings"]))
-    override(plan, "privacy", pairs("--privacy", wishes["privacy"]))
-    override(plan, "compression", {"kind": wishes["compression"]})
-    override(plan, "budget", {"epsilon": wishes["budget"]})
-    if "pace" not in plan and wishes["path"] is None:
-        raise SettingError("how many devices?", "say --goal and --least, or [pace] in --file")
-    if wishes["secure"]:
+        if options[one]:
+            plan[one] = options[one]
+    override(plan, "learning", {one: options[one] for one in ("lr", "epochs", "batch")})
+    override(plan, "pace", {one: options[one] for one in ("goal", "least", "over")})
+    override(plan, "settings", pairs("--set", options["settings"]))
+    override(plan, "privacy", pairs("--privacy", options["privacy"]))
+    override(plan, "compression", {"kind": options["compression"]})
+    override(plan, "budget", {"epsilon": options["budget"]})
+    if "pace" not in plan and options["path"] is None:
+        raise SettingError("how many devices?", "give --goal and --least, or [pace] in --file")
+    if options["secure"]:
         plan.setdefault("secure", {})
     return plan
 
 
 def _warned(task: JsonObject) -> list[str]:
-    """What may keep devices from taking part, as far as the plan says it."""
+    """Warnings about a plan that may exclude devices."""
     least = task["plan"]["pace"]["least"]
     if least >= COHORT:
         return []
     line = (
-        f"least is {least}: a device joins no sum of fewer than {COHORT}, unless cohort under "
-        "[learning] of its agent.toml is lower"
+        f"least is {least}: a device refuses rounds with fewer than {COHORT}, unless cohort under "
+        "[learning] in its agent.toml is lower"
     )
     return [escape(line)]
 
 
 def _watch(session: Session, name: str, timeout_s: float) -> None:
-    """Draw the task on stderr until it rests, into a pipe a line per round that ended; FailedError
-    unless its rounds ran."""
-    said: set[str] = set()
+    """Show progress on stderr until the task ends or waits, in a pipe a line per finished round;
+    FailedError unless its rounds have run."""
+    printed: set[str] = set()
     with Live(console=session.err, refresh_per_second=4, transient=True) as live:
 
         def look() -> JsonObject:
             task: JsonObject = session.api.get(at("tasks", name))
             newest = list(session.api.items(at("rounds"), most=5, task=name, limit=5))
             if session.err.is_terminal:
-                live.update(_task_picture(session, {"task": task, "rounds": newest}))
+                live.update(_task_view(session, {"task": task, "rounds": newest}))
             else:
-                _say_ended(newest, said)
-                _say_waits(task, said)
+                _print_finished(newest, printed)
+                _print_reason(task, printed)
             return task
 
         ended = poll(
@@ -256,38 +266,38 @@ def _watch(session: Session, name: str, timeout_s: float) -> None:
         )  # fmt: skip
     session.show(ended, lambda: _task_card(session, ended))
     if ended["state"] != "ready":
-        raise FailedError(f"task {name} is {ended['state']}: {ended['reason']}", _go_on(ended))
+        raise FailedError(f"task {name} is {ended['state']}: {ended['reason']}", _next_step(ended))
 
 
-def _say_ended(newest: Sequence[JsonObject], said: set[str]) -> None:
-    """A line on stderr for each round that ended since, oldest first."""
+def _print_finished(newest: Sequence[JsonObject], printed: set[str]) -> None:
+    """Print a line on stderr for each newly finished round, oldest first."""
     for one in reversed(newest):
-        if one["state"] in ("DONE", "FAILED") and one["id"] not in said:
-            said.add(one["id"])
+        if one["state"] in ("DONE", "FAILED") and one["id"] not in printed:
+            printed.add(one["id"])
             parts = (one["state"], f"loss {_loss(one)}", duration(one["seconds"]), one["reason"])
             click.echo(f"{one['id']}  {'  '.join(part for part in parts if part)}", err=True)
 
 
-def _say_waits(task: JsonObject, said: set[str]) -> None:
-    """A line on stderr for what a running task waits for, once."""
+def _print_reason(task: JsonObject, printed: set[str]) -> None:
+    """Print on stderr, once, what a running task waits for."""
     reason = task["reason"]
-    if task["state"] not in AT_REST and reason and reason not in said:
-        said.add(reason)
+    if task["state"] not in AT_REST and reason and reason not in printed:
+        printed.add(reason)
         click.echo(f"{task['name']}  {reason}", err=True)
 
 
-def _go_on(task: JsonObject) -> str:
-    """How a task that stopped can go on; with a budget that is spent it cannot."""
+def _next_step(task: JsonObject) -> str:
+    """How to continue a stopped task; with a spent privacy budget it cannot continue."""
     name = task["name"]
     if not task["reason"].startswith("budget-spent"):
-        return f"shoal round show {name} has its newest rounds; go on: shoal round start {name}"
+        return f"shoal round show {name} has its rounds; continue with: shoal round start {name}"
     return (
-        f"what it has learned stays: shoal round release {name}; more rounds cost the devices more "
-        "privacy, and are another task with a larger --budget, or with more noise"
+        f"its checkpoint stays: shoal round release {name}; more rounds cost more privacy and need "
+        "another task with a larger --budget, or with more noise"
     )
 
 
-def _task_picture(session: Session, found: JsonObject) -> Group:
+def _task_view(session: Session, found: JsonObject) -> Group:
     task = found["task"]
     bar = ProgressBar(total=max(1, task["asked"]), completed=task["rounds"], width=40)
     rounds = table(found["rounds"], _rounds(session), empty="no round yet")
@@ -300,7 +310,7 @@ def _task_card(session: Session, task: JsonObject) -> Any:
         "state": state(),
         "reason": "reason",
         "model": "model",
-        "begins with": "release",
+        "starts from": "release",
         "strategy": lambda t: plain(t["plan"]["strategy"]),
         "rounds": _progress,
         "epsilon": _epsilon,
@@ -312,7 +322,7 @@ def _task_card(session: Session, task: JsonObject) -> Any:
 
 
 def _graph(task: JsonObject, which: str) -> str:
-    """SHA-256, as `learning.graphs` of agent.toml takes it; "" before it is made."""
+    """SHA-256, as for `learning.graphs` in agent.toml; "" before it is built."""
     return plain((task.get("prepared") or {}).get(which, ""))
 
 
@@ -332,13 +342,13 @@ def _rounds(session: Session) -> Columns:
     }
 
 
-def _round_picture(session: Session, found: JsonObject) -> Group:
+def _round_view(session: Session, found: JsonObject) -> Group:
     about: Columns = {
         **_rounds(session),
         "detail": "detail",
         "try": "attempt",
         "from round": "parent",
-        "ignored answers": "ignored",
+        "ignored messages": "ignored",
         "poisoned": "poisoned",
         "pruned": lambda r: when("pruned_at", session.now)(r) if r["pruned_at"] else "",
     }
@@ -352,7 +362,7 @@ def _round_picture(session: Session, found: JsonObject) -> Group:
     }
     return Group(
         card(found["round"], about),
-        "", table(slices, measured, empty="nobody measured it"),
+        "", table(slices, measured, empty="no device evaluated it"),
         "", table(found["devices"], devices, empty="no device"),
     )  # fmt: skip
 
@@ -366,12 +376,12 @@ def _epsilon(thing: JsonObject) -> str:
 
 
 def _state(one: JsonObject) -> str:
-    """A round that is poisoned, or whose checkpoint is gone, says so beside its state."""
+    """State of a round, with notes when it is in quarantine or its checkpoint is pruned."""
     poisoned = " [red]in quarantine[/red]" if one["poisoned"] else ""
     return state()(one) + poisoned + (" [dim]pruned[/dim]" if one["pruned_at"] else "")
 
 
 def _loss(one: JsonObject) -> str:
-    """Of the new checkpoint, where it was measured; else of the one before."""
+    """Loss of the new checkpoint where it was evaluated, else of the previous one."""
     measured = one.get("measured")
     return plain(measured["loss"] if measured else one.get("loss"))

@@ -1,18 +1,18 @@
-"""Waiting for long work: one line of progress that moves, and an error when it ends badly."""
+"""Wait for operations with a progress line; an error when they fail."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from shoal.cli.api import JsonObject, at
 from shoal.cli.command import Session
-from shoal.cli.exit_codes import FailedError, StillGoingError
+from shoal.cli.exit_codes import FailedError, StillRunningError
 from shoal.cli.render import plain
 from shoal.errors import LinkError
 
 _T = TypeVar("_T")
 EVERY_S = 0.4
-#: A controller that restarts is away for seconds; a watch outlives that.
-FORGIVEN_S = 30.0
+#: A restarting controller is unreachable for seconds; a watch survives that.
+TOLERATED_S = 30.0
 
 
 def poll(
@@ -24,28 +24,29 @@ def poll(
     timeout_s: float = 0.0,
     why: Callable[[_T], str] = lambda _: "",
 ) -> _T:
-    """Look until `done`; StillGoingError after `timeout_s` (0: never), with what it waits for.
+    """Poll until `done`; StillRunningError after `timeout_s` (0: never).
 
-    again   the command that looks on
-    why     what is seen waits for, "" where nothing is known of that
+    look    fetches the current state
+    again   command for continuing to watch
+    why     what the state waits for, "" if unknown
 
-    A controller out of reach for less than FORGIVEN_S is asked again.
+    An unreachable controller is retried for TOLERATED_S.
     """
-    start = answered = session.clock()
-    waits = ""
+    start = reached = session.clock()
+    waits_for = ""
     while True:
         try:
             seen = look()
-            answered = session.clock()
+            reached = session.clock()
             if done(seen):
                 return seen
-            waits = why(seen)
+            waits_for = why(seen)
         except LinkError:
-            if session.clock() - answered > FORGIVEN_S:
+            if session.clock() - reached > TOLERATED_S:
                 raise
         if timeout_s and session.clock() - start > timeout_s:
-            told = f"not done after {timeout_s:g} s{': ' if waits else ''}{waits}"
-            raise StillGoingError(told, f"it goes on; look again: {again}")
+            message = f"not done after {timeout_s:g} s{': ' if waits_for else ''}{waits_for}"
+            raise StillRunningError(message, f"it continues; watch it with: {again}")
         session.sleep(EVERY_S)
 
 
@@ -76,5 +77,5 @@ def progress_line(operation: JsonObject) -> str:
 
 
 def finish(session: Session, operation: JsonObject, *, wait: bool, timeout_s: float) -> Any:
-    """Wait for `operation` or say how to; its last state."""
+    """Wait for `operation` if requested; its last state."""
     return follow(session, operation, timeout_s) if wait else operation
