@@ -28,8 +28,7 @@ from shoal.agent.peers.policy import PeerDirectory
 from shoal.agent.serving.engine import Engine, Runtime
 from shoal.agent.serving.io.session_reports import SessionReportReader
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.agent.telemetry.ports import ReporterPorts
-from shoal.agent.telemetry.reporter import Identity
+from shoal.agent.telemetry.reporter import Identity, ReporterPorts
 from shoal.agent.update.acceptance import Measured
 from shoal.agent.update.io.download import HttpsDownloads
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
@@ -369,7 +368,7 @@ class Device:
     def connect(self, up: bool = True) -> None:
         self.online = up
         if up:
-            self.agent.voice.will()
+            self.agent.reporter.will()
         self.agent.post(Connection(up))
 
     def deliver(self, kind: str, payload: bytes) -> None:

@@ -29,8 +29,7 @@ from shoal.agent.loop import Agent
 from shoal.agent.peers.policy import PeerDirectory
 from shoal.agent.serving.session_reports import NoSessionReports
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.agent.telemetry.ports import ReporterPorts
-from shoal.agent.telemetry.reporter import Identity
+from shoal.agent.telemetry.reporter import Identity, ReporterPorts
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.controller.engine_jobs import build_engine
 from shoal.controller.host.context import Context
@@ -110,7 +109,7 @@ class Station:
         )  # fmt: skip
         agent = self.agent
         agent.start()
-        self.link.start(agent.on_message, agent.on_connection, agent.voice.will)
+        self.link.start(agent.on_message, agent.on_connection, agent.reporter.will)
 
     def crash(self) -> None:
         """Power off, without a word."""

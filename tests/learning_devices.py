@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from controllers import repository_fetch
 from digits import Rows, forward
 from shoal import wire
-from shoal.agent.federated.client import Callbacks, ClientPorts, RoundClient
+from shoal.agent.federated.client import Callbacks, RoundClient
 from shoal.agent.federated.io import trainer_main
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
@@ -148,7 +148,9 @@ class Learner:
         images = ImageRepository(
             here / "metadata", self.school.signer.root, repository_fetch(self.school.folder)
         )
-        own = FederatedPorts(
+        ports = FederatedPorts(
+            journal=supply(self.journal, "save_participation"), load=lambda: self.load,
+            spawn=self._spawn, random=random.Random(1), monotonic=lambda: self.school.now,
             rows=self.rows, images=supply(images, "refresh"),
             sandbox=supply(self.sandbox, "fetch", "end", "clean"),
             trainer=supply(self._trainer(here), "run"),
@@ -160,12 +162,8 @@ class Learner:
             answer=self._say, post=self._posted.append, fault=self.faults.append,
             serving=self.serving, throttled=lambda: False, floors=dict,
         )  # fmt: skip
-        ports = ClientPorts(
-            journal=supply(self.journal, "save_participation"), load=lambda: self.load,
-            spawn=self._spawn, random=random.Random(1), monotonic=lambda: self.school.now,
-        )  # fmt: skip
         clock = DeviceClock(wall=lambda: self.school.now, monotonic=lambda: self.school.now)
-        self.learning = RoundClient(self.name, ports, own, clock, callbacks)
+        self.learning = RoundClient(self.name, ports, clock, callbacks)
         self.learning.start()
 
     def stop(self) -> None:

@@ -72,7 +72,7 @@ def main(folders: list[Path]) -> None:
             )
             agent, link = core.agent, core.link
             agent.start()
-            link.start(agent.on_message, agent.on_connection, agent.voice.will)
+            link.start(agent.on_message, agent.on_connection, agent.reporter.will)
             _until_connected(link)  # one after the other: a process has one GIL for 100 handshakes
             made[folder] = core
         print("ready", flush=True)

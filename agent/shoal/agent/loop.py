@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from shoal import wire
-from shoal.agent.federated.client import Callbacks, ClientPorts, RoundClient
+from shoal.agent.federated.client import Callbacks, RoundClient
 from shoal.agent.federated.ports import FederatedPorts
 from shoal.agent.federated.round_jobs import JobResult
 from shoal.agent.feeds.frames import FeedHealth
@@ -24,8 +24,7 @@ from shoal.agent.installed.record import Record
 from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.serving.throttling import ThrottledEngine, Throttling, ThrottlingPorts
 from shoal.agent.status import ModelStanding, Standing, model_standing
-from shoal.agent.telemetry.ports import ReporterPorts
-from shoal.agent.telemetry.reporter import Identity, Voice
+from shoal.agent.telemetry.reporter import Identity, Reporter, ReporterPorts
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.agent.update.runner import Callbacks as UpdateCallbacks
 from shoal.agent.update.runner import EffectDone, Updates
@@ -117,7 +116,7 @@ class Agent:
         *,
         updates: UpdatePorts,
         reporter: ReporterPorts,
-        rounds: tuple[ClientPorts, FederatedPorts] | None = None,
+        rounds: FederatedPorts | None = None,
         director_root: bytes,
         settings: UpdateSettings = UpdateSettings(),  # noqa: B008 (immutable)
         window_s: float = 60.0,
@@ -137,11 +136,11 @@ class Agent:
             wall=host.wall, monotonic=host.monotonic, floor_s=floors.time_s,
             disciplined=host.disciplined,
         )  # fmt: skip
-        self.voice = Voice(identity, reporter, self.clock)
+        self.reporter = Reporter(identity, reporter, self.clock)
         self.updates = Updates(
             identity,
             updates,
-            self.voice,
+            self.reporter,
             self.clock,
             settings,
             UpdateCallbacks(self._serving, self._health, self.inventory, self.post),
@@ -149,7 +148,7 @@ class Agent:
             director_root=director_root,
         )
         self._window_s, self._jitter = window_s, host.random.random()
-        self.voice.window_s = window_s
+        self.reporter.window_s = window_s
         self.throttling = Throttling(
             ThrottlingPorts(updates.loader, host.load, self._health, host.monotonic, host.spawn),
             identity.profile,
@@ -180,7 +179,7 @@ class Agent:
         """
         self._endpoint = endpoint
         if self._journal.lost:
-            self.voice.fault(Fault("journal-lost", self._journal.lost, "critical"))
+            self.reporter.fault(Fault("journal-lost", self._journal.lost, "critical"))
         self.updates.start()
         if self.learning is not None:
             self._surely(self.learning.start)
@@ -198,7 +197,7 @@ class Agent:
         self.updates.tick()
         self.throttling.tick(self.serving, self.updates.is_idle)
         self._close_windows()
-        self.voice.due()
+        self.reporter.tick()
         idle = min(LONGEST_S, self._window_end - self.clock(), self._learn())
         return 0.0 if self._inbox.waiting else max(0.0, idle)
 
@@ -209,8 +208,8 @@ class Agent:
             self._surely(self.learning.stop)
         self._window_end = 0.0
         self._close_windows()
-        self.voice.due()
-        self.voice.status(online=False)
+        self.reporter.tick()
+        self.reporter.status(online=False)
 
     def status(self, feeds: Sequence[FeedHealth] = (), peers: str = "") -> Standing:
         """Everything on the status page. peers: a line on sharing downloads."""
@@ -222,15 +221,15 @@ class Agent:
             agent=self.identity.version,
             now_s=self.clock(),
             running=True,
-            connected=self.voice.connected,
-            connection_since_s=self.voice.since_s,
+            connected=self.reporter.connected,
+            connection_since_s=self.reporter.since_s,
             clock_synced=self.clock.synced,
             clock=self.clock.skew,
             endpoint=self._endpoint,
             sharing=peers,
             waiting=self._outbox.waiting,
             models=[self._model_standing(record) for record in self.updates.records],
-            faults=list(self.voice.told),
+            faults=list(self.reporter.recent_faults),
             health=msgspec.to_builtins(self._health()),
             feeds=list(feeds),
             level=self.throttling.level.current.name,
@@ -244,10 +243,10 @@ class Agent:
             if isinstance(item, Received):
                 self._hear(item)
             elif isinstance(item, Connection):
-                self.voice.connection(item.up)
+                self.reporter.on_connection(item.up)
                 self.inventory()
             elif isinstance(item, FaultFound):
-                self.voice.fault(item.fault)
+                self.reporter.fault(item.fault)
             elif isinstance(item, RootChanged):
                 self.updates.director_root = item.director_root
             elif isinstance(item, ThrottledEngine):
@@ -258,10 +257,10 @@ class Agent:
                 self.updates.on_effect_done(item)
         except (WireError, TrustError) as error:
             severity = "critical" if isinstance(error, TrustError) else "warning"
-            self.voice.fault(Fault(error.code, str(error), severity))
+            self.reporter.fault(Fault(error.code, str(error), severity))
         except StorageError as error:
             self._later.append((self._host.monotonic() + RETRY_S, item))
-            self.voice.fault(Fault("disk-full", str(error), "critical"))
+            self.reporter.fault(Fault("disk-full", str(error), "critical"))
 
     def _hear(self, heard: Received) -> None:
         kind = heard.topic.rpartition("/")[2]
@@ -269,9 +268,9 @@ class Agent:
         if isinstance(message, wire.Assignment):
             self.updates.on_assignment(message, heard.payload)
         elif isinstance(message, wire.Ack):
-            self.voice.acked(message)
+            self.reporter.on_ack(message)
         elif isinstance(message, wire.Time):
-            self.voice.timed(message)
+            self.reporter.on_time(message)
             self._tell_clock()
         elif isinstance(message, wire.Budget):
             self._budget(message)
@@ -285,7 +284,7 @@ class Agent:
         if learning is not None:
             self._guarded(lambda: learning.on_call(call))
         elif not isinstance(call.said, messages.Dismiss):
-            self.voice.answer(call.attempt, messages.Refuse(reason="not-enabled"))
+            self.reporter.answer(call.attempt, messages.Refuse(reason="not-enabled"))
 
     def _budget(self, budget: wire.Budget) -> None:
         if budget.window_s >= 1.0 and (budget.window_s, budget.jitter_s) != (
@@ -293,8 +292,8 @@ class Agent:
             self._jitter_s,
         ):
             self._window_s, self._jitter_s = budget.window_s, budget.jitter_s
-            self.voice.window_s = budget.window_s
-            self.voice.pause_s = self._jitter * budget.jitter_s
+            self.reporter.window_s = budget.window_s
+            self.reporter.pause_s = self._jitter * budget.jitter_s
             self._schedule_window()
 
     def _command(self, command: wire.Command) -> None:
@@ -308,7 +307,7 @@ class Agent:
             self.restart_asked = True
         else:
             detail = f"command {command.verb[:40]!r}: update the agent"
-            self.voice.fault(Fault("unknown-command", detail))
+            self.reporter.fault(Fault("unknown-command", detail))
 
     # ------------------------------------------------------------------ what goes out
 
@@ -327,17 +326,17 @@ class Agent:
         for serving in self.serving.values():
             report = serving.collect(health)
             if report is not None:
-                self.voice.add(report)
+                self.reporter.add(report)
         self._schedule_window()
         self._tell_clock()
         self._tell_learning()
-        self.voice.heartbeat()
+        self.reporter.heartbeat()
         self._loader.trim()
 
     def inventory(self) -> wire.Inventory:
         """Report what is on the device."""
         engines = [serving.engine for serving in self.serving.values()]
-        return self.voice.inventory(
+        return self.reporter.inventory(
             [engine.slot for engine in engines if engine is not None],
             self.updates.floors.flat(),
             self._endpoint,
@@ -363,7 +362,7 @@ class Agent:
             self.inventory()
 
     def _tell_clock(self) -> None:
-        if self.voice.clock_news:
+        if self.reporter.clock_changed:
             self.inventory()
 
     def _health(self) -> wire.Health:
@@ -379,7 +378,7 @@ class Agent:
     def _swap_throttled(self, item: ThrottledEngine) -> None:
         report = self.throttling.finish(item, self._serving(item.model))
         if report is not None:
-            self.voice.add(report)
+            self.reporter.add(report)
 
     def _model_standing(self, record: Record) -> ModelStanding:
         serving = self.serving.get(record.model)
@@ -392,17 +391,17 @@ class Agent:
             errors=vitals.errors if vitals else 0,
         )
 
-    def _learner(self, ports: tuple[ClientPorts, FederatedPorts] | None) -> RoundClient | None:
+    def _learner(self, ports: FederatedPorts | None) -> RoundClient | None:
         if ports is None:
             return None
         return RoundClient(
             self.identity.device,
-            *ports,
+            ports,
             self.clock,
             Callbacks(
-                answer=self.voice.answer,
+                answer=self.reporter.answer,
                 post=self.post,
-                fault=self.voice.fault,
+                fault=self.reporter.fault,
                 serving=self.serving,
                 throttled=lambda: self.throttling.is_active,
                 floors=lambda: self.updates.floors.metadata,
@@ -431,14 +430,14 @@ class Agent:
             raise
         except Exception as error:  # noqa: BLE001 see above
             _log.exception("in a round")
-            self.voice.fault(Fault("agent-bug", f"in a round: {type(error).__name__}: {error}"))
+            self.reporter.fault(Fault("agent-bug", f"in a round: {type(error).__name__}: {error}"))
 
     def _surely(self, work: Callable[[], None]) -> None:
         """A disk that refuses costs the round, not the loop."""
         try:
             self._guarded(work)
         except StorageError as error:
-            self.voice.fault(Fault("disk-full", str(error), "critical"))
+            self.reporter.fault(Fault("disk-full", str(error), "critical"))
 
     def _serving(self, model: str) -> ServedModel:
         if model not in self.serving:

@@ -47,7 +47,7 @@ def number_outbox(folder: Path) -> bytes:
     core.outbox.number_all()
     slots = [found.active for found in core.journal.records().values() if found.active]
     floors = core.agent.updates.floors.flat()
-    return wire.encode(core.agent.voice.inventory(slots, floors, "", core.peers.facts))
+    return wire.encode(core.agent.reporter.inventory(slots, floors, "", core.peers.facts))
 
 
 async def _serve(folder: Path, settings: config.Settings) -> int:
@@ -74,7 +74,7 @@ async def _serve(folder: Path, settings: config.Settings) -> int:
     )
     control.start()
     await loop.run_in_executor(None, control.begun.wait)
-    core.link.start(agent.on_message, agent.on_connection, agent.voice.will)
+    core.link.start(agent.on_message, agent.on_connection, agent.reporter.will)
     parts.feeds.start()
     parts.upkeep.start()
     click.echo(f"{settings.device.name} serves at {address}", err=True)
@@ -108,8 +108,8 @@ def _control_tick(
         watchdog.tick()
         if core.link.revive():
             agent.on_fault(Fault("link-died", "the broker link's thread ended; started anew"))
-        if agent.voice.saved:
-            spool.take(agent.voice.add, agent.voice.fault)
+        if agent.reporter.saved:
+            spool.take(agent.reporter.add, agent.reporter.fault)
         row_spool.take(folder / SPOOL, parts.rows.given)
         parts.offline.tick()
         if agent.restart_asked:

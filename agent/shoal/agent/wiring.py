@@ -14,14 +14,13 @@ from typing import NamedTuple
 import msgspec
 
 from shoal import topics
-from shoal.agent.federated.client import ClientPorts, RoundJournal
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.federated.io.gateway import SiteUpdateServer, facts_of, hand_over
 from shoal.agent.federated.io.row_buffer import Buffer, open_buffer
 from shoal.agent.federated.io.row_collection import Keeping
 from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
-from shoal.agent.federated.ports import FederatedPorts
+from shoal.agent.federated.ports import FederatedPorts, RoundJournal
 from shoal.agent.federated.upload import AHEAD
 from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.hours import parse
@@ -47,8 +46,8 @@ from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.io.session_cache import SessionCache
 from shoal.agent.serving.io.session_reports import SessionReportReader
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.agent.telemetry.ports import Outbox, ReporterPorts
-from shoal.agent.telemetry.reporter import Identity
+from shoal.agent.telemetry.outbox import Outbox
+from shoal.agent.telemetry.reporter import Identity, ReporterPorts
 from shoal.agent.update.io.download import HttpsDownloads
 from shoal.agent.update.io.probe import SubprocessProber
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
@@ -72,7 +71,7 @@ class Core(NamedTuple):
     outbox: Outbox
     link: Link
     peers: PeerNetwork
-    rounds: tuple[ClientPorts, FederatedPorts] | None
+    rounds: FederatedPorts | None
 
 
 class Process(NamedTuple):
@@ -238,7 +237,7 @@ def build_update(
 
 def build_federated(
     folder: Path, settings: Settings, host: HostPorts, journal: RoundJournal, link: Link
-) -> tuple[ClientPorts, FederatedPorts] | None:
+) -> FederatedPorts | None:
     """Federated rounds; None, and a warning in the log, where the disk refuses the row buffer."""
     here, wanted = folder / names.LEARNING, settings.learning
     downloads = build_downloads(folder, settings, lambda attempt: rounds_folder(here, attempt))
@@ -249,8 +248,12 @@ def build_federated(
         return None
     root = names.read_trusted(folder, names.ROOT)
     server = SiteUpdateServer(folder, here, settings.gateway) if settings.gateway.enabled else None
-    shared = ClientPorts(journal, host.spawn, host.monotonic, host.random, host.load)
-    return shared, FederatedPorts(
+    return FederatedPorts(
+        journal=journal,
+        spawn=host.spawn,
+        monotonic=host.monotonic,
+        random=host.random,
+        load=host.load,
         rows=rows,
         images=ImageRepository(here / names.METADATA, root, downloads.metadata),
         sandbox=DiskSandbox(here, downloads),
@@ -268,11 +271,9 @@ def build_federated(
     )
 
 
-def build_row_collection(
-    settings: Settings, rounds: tuple[ClientPorts, FederatedPorts] | None
-) -> Keeping:
+def build_row_collection(settings: Settings, rounds: FederatedPorts | None) -> Keeping:
     """Collection of rows to train on, as far as agent.toml allows it."""
-    rows = rounds[1].rows if rounds is not None and settings.learning.enabled else None
+    rows = rounds.rows if rounds is not None and settings.learning.enabled else None
     return Keeping(rows if isinstance(rows, Buffer) else None, settings.learning.keep)
 
 
@@ -331,7 +332,7 @@ def build_offline(
     callbacks = Callbacks(
         on_message=lambda it: agent.post(Received(topics.down(device, it.kind), it.payload)),
         on_root=lambda root: agent.post(RootChanged(root)),
-        fault=agent.voice.fault,
+        fault=agent.reporter.fault,
         settled=lambda: agent.updates.settled,
         inventory=agent.inventory,
     )

@@ -314,7 +314,7 @@ def test_a_window_is_in_the_outbox_once_however_often_it_is_read(tmp_path: Path)
     waiting = WindowSpool(tmp_path / "spool")
     waiting.put(report(), "1")
     for _ in range(2):  # the power fails between the outbox and the deletion
-        waiting.take(lambda r, key: not device.agent.voice.add(r, key), _no_fault)
+        waiting.take(lambda r, key: not device.agent.reporter.add(r, key), _no_fault)
     device.run(2)
     (window,) = (w for w in device.windows() if w.release == "parts@1")
     assert window.device == "cam-1"

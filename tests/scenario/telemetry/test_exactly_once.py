@@ -1,6 +1,6 @@
 """Delivery at least once, effect exactly once: whatever is lost, doubled, late, or killed.
 
-The real outbox and voice of an agent, and the real ingest on a real database. hypothesis plays
+The real outbox and reporter of an agent, and the real ingest on a real database. hypothesis plays
 the network, the broker and the power; only these are stand-ins.
 """
 
@@ -27,7 +27,7 @@ from fleet import MODEL, Fleet
 from shoal import wire
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.agent.telemetry.reporter import Identity, Voice
+from shoal.agent.telemetry.reporter import Identity, Reporter
 from shoal.controller.fleet import ledger
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import window_validation
@@ -96,13 +96,13 @@ class Journey(RuleBasedStateMachine):
         clock = DeviceClock(wall=lambda: self.now, monotonic=lambda: self.now)
         ports: Any = SimpleNamespace(outbox=self.outbox, link=self.network, random=random.Random(1))
         who = Identity(self.name, "north", "stable", load_profiles()["x86-vnni"])
-        self.voice = Voice(who, ports, clock)
+        self.reporter = Reporter(who, ports, clock)
 
     @rule(count=st.integers(1, 40))
     def windows_close(self, count: int) -> None:
         for _ in range(count):
             self.made += 1
-            self.voice.add(self.window(self.made))
+            self.reporter.add(self.window(self.made))
 
     def window(self, number: int) -> WindowReport:
         return WindowReport(
@@ -114,7 +114,7 @@ class Journey(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 5.0, 31.0, 300.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
-        self.voice.due()
+        self.reporter.tick()
 
     @rule()
     def the_device_is_killed(self) -> None:
@@ -129,19 +129,19 @@ class Journey(RuleBasedStateMachine):
     def the_connection_comes(self) -> None:
         if not self.network.connected:
             self.network.connected = True
-            self.voice.connection(True)
+            self.reporter.on_connection(True)
 
     @rule()
     def the_connection_goes(self) -> None:
         if self.network.connected:
             self.network.connected = False
-            self.voice.connection(False)
+            self.reporter.on_connection(False)
 
     @rule()
     def the_broker_is_killed(self) -> None:
         self.network.die()
-        if self.voice.connected:
-            self.voice.connection(False)
+        if self.reporter.connected:
+            self.reporter.on_connection(False)
 
     @rule(dice=st.randoms(use_true_random=False))
     def messages_are_lost_doubled_and_shuffled(self, dice: random.Random) -> None:
@@ -169,7 +169,7 @@ class Journey(RuleBasedStateMachine):
         if not again:
             self.network.acks = []
         for ack in acks:
-            self.voice.acked(ack)
+            self.reporter.on_ack(ack)
 
     # ------------------------------------------------------------------ what must hold
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shoal import wire
 from shoal.agent.telemetry.io import salvage
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
-from shoal.agent.telemetry.outbox import Drop, Merge, Row, relieve
-from shoal.agent.telemetry.reporter import CatchUp, Courier
+from shoal.agent.telemetry.outbox import Drop, Merge, Row, next_eviction
+from shoal.agent.telemetry.reporter import BacklogLimiter, SendWindow
 from shoal.wire import FaultEvent, UpdateEvent, WindowReport
 
 ALL = 10_000
@@ -29,8 +29,8 @@ def window(number: int, release: str = "m@1", padding: int = 0) -> WindowReport:
         model="m",
         release=release,
         reference="r" * padding,
-        window_start_s=1e9 + 60 * number,
-        window_s=60,
+        senderstart_s=1e9 + 60 * number,
+        senders=60,
         rows=10 + number,
         latency=[10],
     )
@@ -115,11 +115,11 @@ def test_an_acknowledgement_of_another_life_is_not_heard(open_outbox) -> None:
 def test_who_is_acknowledged_a_number_that_it_never_gave_has_a_copy_somewhere(open_outbox) -> None:
     outbox = open_outbox()
     outbox.add(window(1))
-    (letter,) = outbox.after(0, ALL)
-    outbox.ack(outbox.boot, [letter.seq])
-    outbox.ack("another life", [letter.seq + 1])
+    (message,) = outbox.after(0, ALL)
+    outbox.ack(outbox.boot, [message.seq])
+    outbox.ack("another life", [message.seq + 1])
     assert outbox.faults() == []
-    outbox.ack(outbox.boot, [letter.seq + 1])
+    outbox.ack(outbox.boot, [message.seq + 1])
     (fault,) = outbox.faults()
     assert (fault.cause, fault.severity) == ("copied", "critical")
     assert "message 2" in fault.detail
@@ -176,7 +176,7 @@ def test_what_may_lie_in_the_controllers_database_already_is_not_merged(open_out
     assert all(again[seq] == message for seq, message in sent.items())
 
 
-def test_when_nothing_merges_the_oldest_window_goes_and_it_is_said(open_outbox) -> None:
+def test_when_nothing_merges_the_oldest_sendergoes_and_it_is_said(open_outbox) -> None:
     outbox = open_outbox(limit=4_000)
     outbox.add(update("QUEUED"))
     for i in range(20):
@@ -302,36 +302,36 @@ def test_the_backlog_goes_no_faster_than_it_may(open_outbox) -> None:
     for i in range(9):
         outbox.add(window(i))
     outbox.connected()
-    letters = outbox.after(0, 64, 2)
-    assert len(letters) == 2
+    batch = outbox.after(0, 64, 2)
+    assert len(batch) == 2
     outbox.add(window(50))
     assert len(outbox.after(0, 64, 0)) == 3
     assert outbox.waiting == 10
 
 
 def test_a_week_offline_is_caught_up_with_in_hours_and_new_windows_never_wait(open_outbox) -> None:
-    outbox, pace, courier = open_outbox(limit=1 << 26), CatchUp(), Courier()
+    outbox, limiter, sender = open_outbox(limit=1 << 26), BacklogLimiter(), SendWindow()
     week, minutes, delays = 400, 0, []
     for i in range(week):  # less than a week's: the rate is what counts
         outbox.add(window(i, release=f"m@{i}"))
     outbox.connected()
-    courier.connect()
-    pace.connect(0.0, 0.0)
+    sender.connect()
+    limiter.connect(0.0, 0.0)
     while outbox.waiting and minutes < 100:
         now = 60.0 * minutes
         outbox.add(window(week + minutes, release="m@new"))
         new = week + minutes + 10
         for second in range(60):
             before = outbox.caught_up
-            allowed = pace.allowed(now + second, 60.0)
-            letters = outbox.after(courier.start_after(now + second), courier.room, allowed)
-            pace.sent(outbox.caught_up - before)
-            for letter in letters:
-                courier.sent(letter.seq, now + second)
-                if wire.decode_up(letter.kind, letter.payload).rows == new:
+            allowed = limiter.allowed(now + second, 60.0)
+            batch = outbox.after(sender.start_after(now + second), sender.free, allowed)
+            limiter.sent(outbox.caught_up - before)
+            for message in batch:
+                sender.sent(message.seq, now + second)
+                if wire.decode_up(message.kind, message.payload).rows == new:
                     delays.append(second)
-            outbox.ack(outbox.boot, [letter.seq for letter in letters])
-            courier.acked([letter.seq for letter in letters])
+            outbox.ack(outbox.boot, [message.seq for message in batch])
+            sender.acked([message.seq for message in batch])
         minutes += 1
     assert minutes == pytest.approx(week / 60, abs=3)
     assert delays == [0] * minutes
@@ -352,7 +352,7 @@ rows = st.builds(
 @given(st.lists(rows, max_size=12, unique_by=lambda r: r.id))
 def test_something_always_gives_way_and_never_a_merge_across_groups(found: list[Row]) -> None:
     found.sort(key=lambda r: r.id)
-    step, by_id = relieve(found), {r.id: r for r in found}
+    step, by_id = next_eviction(found), {r.id: r for r in found}
     if isinstance(step, Merge):
         older, newer = by_id[step.older], by_id[step.newer]
         assert older.group == newer.group != ""
@@ -366,43 +366,43 @@ def test_something_always_gives_way_and_never_a_merge_across_groups(found: list[
         assert not found
 
 
-class Road:
-    """What a courier and a lossy network make of numbered letters; the other side keeps a set."""
+class LossyNetwork:
+    """A send window over a lossy network; the receiver keeps a set."""
 
     def __init__(self, seed: int) -> None:
-        self.chance, self.courier = random.Random(seed), Courier(window=4, resend_s=10)
+        self.chance, self.sender = random.Random(seed), SendWindow(window=4, resend_s=10)
         self.arrived: list[int] = []
         self.left = list(range(1, 30))
 
     def tick(self, now: float) -> None:
         if self.chance.random() < 0.1:
-            self.courier.connect()
-        after = self.courier.start_after(now)
-        for seq in [s for s in self.left if s > after][: self.courier.room]:
-            self.courier.sent(seq, now)
+            self.sender.connect()
+        after = self.sender.start_after(now)
+        for seq in [s for s in self.left if s > after][: self.sender.free]:
+            self.sender.sent(seq, now)
             if self.chance.random() < 0.7:
                 self.arrived.append(seq)
         acks = [s for s in self.arrived if s in self.left and self.chance.random() < 0.5]
-        self.courier.acked(acks)
+        self.sender.acked(acks)
         self.left = [s for s in self.left if s not in acks]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_the_network_loses_everything_arrives_and_is_let_go(seed: int) -> None:
-    road = Road(seed)
+def test_whatever_the_network_loses_everything_arrives_and_is_acknowledged(seed: int) -> None:
+    network = LossyNetwork(seed)
     for second in range(2_000):
-        road.tick(float(second))
-    assert road.left == []
-    assert set(road.arrived) == set(range(1, 30))
+        network.tick(float(second))
+    assert network.left == []
+    assert set(network.arrived) == set(range(1, 30))
 
 
-def test_few_letters_are_under_way_at_once() -> None:
-    courier = Courier(window=2)
-    courier.sent(1, 0.0)
-    courier.sent(2, 0.0)
-    assert courier.room == 0
-    courier.acked([1])
-    assert courier.room == 1
+def test_few_messages_are_in_flight_at_once() -> None:
+    sender = SendWindow(window=2)
+    sender.sent(1, 0.0)
+    sender.sent(2, 0.0)
+    assert sender.free == 0
+    sender.acked([1])
+    assert sender.free == 1
 
 
 def test_a_fault_is_a_message_like_any_other(open_outbox) -> None:
@@ -416,11 +416,11 @@ def test_a_fault_is_a_message_like_any_other(open_outbox) -> None:
 def test_a_damaged_tree_that_leads_back_to_its_beginning_is_left() -> None:
     """As 3 of 400 files were whose bits were flipped at random: the agent never came up."""
 
-    class Circle:
-        def execute(self, query: str, given: list[int]) -> "Circle":
+    class LoopingTree:
+        def execute(self, query: str, given: list[int]) -> "LoopingTree":
             return self
 
         def fetchone(self) -> tuple:
             return (7, 1, "event", "", 1, 1, b"x", 0)
 
-    assert [row.id for row in salvage._rows(Circle())] == [7]  # type: ignore[arg-type]
+    assert [row.id for row in salvage._rows(LoopingTree())] == [7]  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ is within its reach, so nothing of a round can be served.
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,8 +38,6 @@ from shoal.agent.federated.secagg import SecAggSession
 from shoal.agent.federated.session import RoundSession
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.load import Load
-from shoal.agent.host.randomness import Random
 from shoal.agent.installed.round_record import Participation, RoundRecord, RoundState
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import (
@@ -54,27 +52,6 @@ from shoal.federated import messages
 from shoal.federated.config import Config, text_of
 
 _log = logging.getLogger(__name__)
-
-
-class RoundJournal(Protocol):
-    """Durable when a call returns. StorageError when the disk refuses; then nothing changed."""
-
-    def participation(self) -> Participation: ...
-    def save_participation(self, known: Participation) -> None: ...
-
-
-class ClientPorts(NamedTuple):
-    """What the client shares with the rest of the agent.
-
-    spawn   runs a job now or on a thread of its own; the job never raises
-    load    sensors of the machine
-    """
-
-    journal: RoundJournal
-    spawn: Callable[[Callable[[], None]], None]
-    monotonic: Callable[[], float]
-    random: Random
-    load: Callable[[], Load]
 
 
 class Callbacks(NamedTuple):
@@ -99,21 +76,20 @@ class RoundClient:
     """One device in federated rounds. All but the jobs runs on the control loop."""
 
     def __init__(
-        self, device: str, ports: ClientPorts, own: FederatedPorts, clock: DeviceClock,
-        callbacks: Callbacks,
-    ) -> None:  # fmt: skip
-        self._device, self._ports, self._own = device, ports, own
-        self._clock, self._callbacks, self._limits = clock, callbacks, own.limits
+        self, device: str, ports: FederatedPorts, clock: DeviceClock, callbacks: Callbacks
+    ) -> None:
+        self._device, self._ports, self._limits = device, ports, ports.limits
+        self._clock, self._callbacks = clock, callbacks
         self._idle = IdleMonitor(
-            own.limits, own.quiet_hz, serving=callbacks.serving, load=ports.load,
+            ports.limits, ports.quiet_hz, serving=callbacks.serving, load=ports.load,
             throttled=callbacks.throttled, monotonic=ports.monotonic,
         )  # fmt: skip
         self._jobs = RoundJobs(
-            own, callbacks.serving, callbacks.floors, clock,
-            pause_reason=lambda: self._idle.pause_reason, spawn=ports.spawn, post=callbacks.post,
+            ports, callbacks.serving, callbacks.floors, clock,
+            pause_reason=lambda: self._idle.pause_reason, post=callbacks.post,
         )  # fmt: skip
         self._evaluation = Evaluation(
-            self._jobs, own.limits, condition=self._condition, finished=self._evaluated,
+            self._jobs, ports.limits, condition=self._condition, finished=self._evaluated,
             answer=callbacks.answer,
         )  # fmt: skip
         self._known = Participation()
@@ -123,11 +99,11 @@ class RoundClient:
 
     def start(self) -> None:
         """Resume the round that the journal holds."""
-        if self._own.rows.lost:
-            self._callbacks.fault(Fault("rows-damaged", self._own.rows.lost))
+        if self._ports.rows.lost:
+            self._callbacks.fault(Fault("rows-damaged", self._ports.rows.lost))
         self._known = self._restored()
         record = self._known.part
-        self._own.sandbox.clean(record.attempt if record else b"")
+        self._ports.sandbox.clean(record.attempt if record else b"")
         if record is None:
             return
         self._session = self._new_session(record, None)
@@ -138,7 +114,7 @@ class RoundClient:
 
     def _restored(self) -> Participation:
         """From the journal; losing it gives no new privacy budget."""
-        known, spent = self._ports.journal.participation(), self._own.sandbox.spent()
+        known, spent = self._ports.journal.participation(), self._ports.sandbox.spent()
         if spent.rho > known.ledger.rho:
             return msgspec.structs.replace(known, ledger=spent)
         return known
@@ -160,15 +136,15 @@ class RoundClient:
     def _flush_rows(self) -> None:
         """Write buffered rows; when the disk refuses they stay in memory and the round goes on."""
         try:
-            if self._own.rows.due():
-                self._own.rows.flush()
+            if self._ports.rows.due():
+                self._ports.rows.flush()
         except StorageError as error:
             self._callbacks.fault(Fault("disk-full", str(error)))
 
     def stop(self) -> None:
         """Cancel the jobs; the next start resumes from the journal."""
         self._jobs.cancel()
-        self._own.rows.flush()
+        self._ports.rows.flush()
 
     @property
     def status_line(self) -> str:
@@ -190,7 +166,7 @@ class RoundClient:
             for model, served in self._callbacks.serving.items()
             if served.engine is not None
         }
-        mains = self._own.mains()
+        mains = self._ports.mains()
         limits = self._limits
         return {"enabled": limits.enabled, "rows": rows, "mains": mains, "cohort": limits.cohort}
 
@@ -274,19 +250,18 @@ class RoundClient:
     def _secagg_session(self, config: Config, text: str) -> SecAggSession | None:
         if config.plan.secure is None:
             return None
-        own, least = self._own, self._limits.cohort
-        return SecAggSession(self._device, config, text, least, own.credentials, own.entropy)
+        ports, least = self._ports, self._limits.cohort
+        return SecAggSession(self._device, config, text, least, ports.credentials, ports.entropy)
 
     def _new_session(self, record: RoundRecord, secagg: SecAggSession | None) -> RoundSession:
         attempt = record.attempt
         return RoundSession(
             self._device,
             record,
-            self._own,
+            self._ports,
             self._jobs,
             secagg=secagg,
             clock=self._clock,
-            random=self._ports.random,
             answer=lambda answer: self._callbacks.answer(attempt, answer),
             fault=self._callbacks.fault,
             event=lambda event, note: self._on_session_event(attempt, event, note),
@@ -296,14 +271,14 @@ class RoundClient:
         return Condition(
             rows=self._rows_of(config.model, config.features),
             idle=not self._idle.busy,
-            mains=self._own.mains(),
+            mains=self._ports.mains(),
             celsius=self._idle.celsius,
             last=self._known.last.get(config.plan.task, 0),
         )
 
     def _rows_of(self, model: str, features: tuple[str, ...]) -> int:
         wanted = features or self._jobs.features(model)
-        return self._own.rows.count(model, wanted) if wanted else 0
+        return self._ports.rows.count(model, wanted) if wanted else 0
 
     # ------------------------------------------------------------------ transitions
 
@@ -319,7 +294,7 @@ class RoundClient:
     def _save(self, record: RoundRecord) -> None:
         known = updated(self._known, record)
         if known.ledger != self._known.ledger:
-            self._own.sandbox.spend(known.ledger)
+            self._ports.sandbox.spend(known.ledger)
         self._ports.journal.save_participation(known)
         self._known = known
 
@@ -348,7 +323,7 @@ class RoundClient:
         """Delete an evaluation's files, unless the device trains in the same attempt."""
         record = self._known.part
         if record is None or record.attempt != attempt or record.state not in LIVE:
-            self._own.sandbox.end(attempt, "", keep=False)
+            self._ports.sandbox.end(attempt, "", keep=False)
 
 
 def _rounded(count: int) -> int:

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shoal.agent.federated.secagg import Credentials
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
+from shoal.agent.host.load import Load
+from shoal.agent.host.randomness import Random
 from shoal.agent.host.round_limits import Limits
-from shoal.agent.installed.round_record import SavedUpdate
+from shoal.agent.installed.round_record import Participation, SavedUpdate
 from shoal.errors import LinkError
 from shoal.federated.config import Config
 from shoal.federated.messages import GatewayRoute
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 #: Files in the sandbox, beside those of Config.contents.
 CONTRIBUTION, NUMBERS, SITE_SUM = "contribution", "numbers", "site-sum"
+
+
+class RoundJournal(Protocol):
+    """Durable when a call returns. StorageError when the disk refuses; then nothing changed."""
+
+    def participation(self) -> Participation: ...
+    def save_participation(self, known: Participation) -> None: ...
 
 
 class Trainer(Protocol):
@@ -118,6 +127,8 @@ def no_gateway(route: GatewayRoute, attempt: bytes, data: bytes) -> bool:
 class FederatedPorts(NamedTuple):
     """Adapters of federated learning.
 
+    spawn       runs a job now or on a thread of its own; the job never raises
+    load        sensors of the machine
     images      with a cache of its own, so that it never waits for an update
     mains       whether on mains power; None where the machine does not report it
     entropy     n -> n random bytes of the system
@@ -128,10 +139,15 @@ class FederatedPorts(NamedTuple):
                 later. LinkError, UntrustedError: upload it directly
     """
 
+    journal: RoundJournal
     rows: Rows
     images: Images
     sandbox: Sandbox
     trainer: Trainer
+    spawn: Callable[[Callable[[], None]], None]
+    monotonic: Callable[[], float]
+    random: Random
+    load: Callable[[], Load]
     credentials: Credentials
     entropy: Callable[[int], bytes]
     mains: Callable[[], bool | None]

@@ -51,7 +51,7 @@ class RoundJobs:
 
     serving       by model; floors: metadata versions accepted so far
     pause_reason  why training must pause, "" to go on
-    spawn, post   run a job off the control loop; hand its result to `finished` on it
+    post          passes a job's result to `finished`, on the control loop
     """
 
     def __init__(
@@ -62,12 +62,11 @@ class RoundJobs:
         clock: DeviceClock,
         *,
         pause_reason: Callable[[], str],
-        spawn: Callable[[Callable[[], None]], None],
         post: Callable[[JobResult], None],
     ) -> None:
         self._ports, self._serving, self._floors = ports, serving, floors
         self._clock, self._pause_reason = clock, pause_reason
-        self._spawn, self._post = spawn, post
+        self._post = post
         self.current: Job | None = None
         self._verification: Job | None = None
 
@@ -122,7 +121,7 @@ class RoundJobs:
             self.current.cancelled, self.current = True, None
 
     def _run(self, job: Job, work: Callable[[Job], Any]) -> None:
-        self._spawn(lambda: self._post(_result(job, work)))
+        self._ports.spawn(lambda: self._post(_result(job, work)))
 
     # ------------------------------------------------------------------ in a job
 

@@ -14,7 +14,6 @@ from shoal.agent.federated.secagg import SecAggSession
 from shoal.agent.federated.trainer import TrainingResult
 from shoal.agent.federated.upload import Upload
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.randomness import Random
 from shoal.agent.installed.round_record import RoundRecord, RoundState
 from shoal.errors import LinkError, ShoalError, StorageError
 from shoal.federated import messages
@@ -41,13 +40,12 @@ class RoundSession:
         *,
         secagg: SecAggSession | None,
         clock: Callable[[], float],
-        random: Random,
         answer: Callable[[messages.DeviceMessage], bool],
         fault: Callable[[Fault], None],
         event: Callable[[Event, Note], None],
     ) -> None:
         self._record, self._sandbox, self._jobs = record, ports.sandbox, jobs
-        self._secagg, self._clock, self._random = secagg, clock, random
+        self._secagg, self._clock, self._random = secagg, clock, ports.random
         self._answer, self._event = answer, event
         self._upload = Upload(
             device, ports, clock, jobs, record=lambda: self._record, answer=answer, fault=fault

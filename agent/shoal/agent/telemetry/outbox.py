@@ -1,24 +1,26 @@
 """Outbox policy: which rows of a full outbox are merged or dropped, and how windows merge. Pure.
 
-A row leaves the outbox only when the controller acknowledges it, after its database commit. A row
-is numbered when it is first sent, so that unnumbered rows may merge without a gap.
+A row leaves the outbox only when the controller acknowledges that its database has it. A row gets
+its sequence number when it is first sent, so that rows without one can merge without leaving a gap.
+The store is io/outbox_store.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+from shoal.agent.host.faults import Fault
 from shoal.errors import SketchError
 from shoal.sketch import Latency
-from shoal.wire import WindowReport
+from shoal.wire import Upward, WindowReport
 
 
 class Row(NamedTuple):
     """One message in the store.
 
-    id      order of arrival
-    seq     number on the wire; 0 until it is first sent
-    group   rows of one non-empty group are windows that may merge
-    merged  how many windows it stands for
+    id      order of insertion
+    seq     sequence number on the wire; 0 until it is first sent
+    group   windows of one non-empty group can merge
+    merged  number of windows merged into it
     size    bytes
     """
 
@@ -30,7 +32,7 @@ class Row(NamedTuple):
     size: int
 
 
-class Letter(NamedTuple):
+class OutboxMessage(NamedTuple):
     """A numbered message, ready to send."""
 
     seq: int
@@ -38,30 +40,57 @@ class Letter(NamedTuple):
     payload: bytes
 
 
+class Outbox(Protocol):
+    """Durable store of the messages that the controller has not acknowledged.
+
+    boot        random name of this store
+    add         a message with a `key` is added once
+    faults      faults of the store since the last call
+    connected   what is stored now is the backlog, and is sent after newer messages
+    number_all  give every row its sequence number
+    after       messages numbered above `seq`, in order; numbers the next rows, at most `backlog`
+                windows of the backlog
+    caught_up   windows of the backlog numbered so far
+    """
+
+    @property
+    def boot(self) -> str: ...
+    def add(self, message: Upward, key: str = "", number: bool = False) -> None: ...
+    def connected(self) -> None: ...
+    def number_all(self) -> None: ...
+    def after(self, seq: int, limit: int, backlog: int | None = None) -> list[OutboxMessage]: ...
+    def ack(self, boot: str, seqs: Sequence[int]) -> None: ...
+    def faults(self) -> list[Fault]: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def caught_up(self) -> int: ...
+
+
 class Merge(NamedTuple):
-    """Put two windows together: the older goes, the newer stands for both."""
+    """Merge two windows into the newer one."""
 
     older: int
     newer: int
 
 
 class Drop(NamedTuple):
-    """Give a message up."""
+    """Drop a message."""
 
     id: int
     windows: int
 
 
-def relieve(rows: Sequence[Row]) -> Merge | Drop | None:
-    """The next thing to give way in a full store; None when there is nothing.
+def next_eviction(rows: Sequence[Row]) -> Merge | Drop | None:
+    """The next merge or drop in a full store; None when the store is empty.
 
-    Neighbouring windows of one release merge first, the finest and oldest pair before others, so
-    that resolution is lost evenly. Then the oldest window goes, and an update's report last.
+    Adjacent windows of one release merge first, the finest and oldest pair before others, so that
+    resolution decreases evenly. Then the oldest window is dropped, and update events last.
 
     >>> w = Row(1, 0, "window", "m@1", 1, 90)
-    >>> relieve([w, w._replace(id=2)])
+    >>> next_eviction([w, w._replace(id=2)])
     Merge(older=1, newer=2)
-    >>> relieve([w._replace(seq=7), Row(2, 0, "event", "", 1, 9)])
+    >>> next_eviction([w._replace(seq=7), Row(2, 0, "event", "", 1, 9)])
     Drop(id=1, windows=1)
     """
     pairs = _pairs(rows)
@@ -74,7 +103,7 @@ def relieve(rows: Sequence[Row]) -> Merge | Drop | None:
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Neighbours that may merge: a numbered row may already lie in the controller's database."""
+    """Adjacent rows that can merge: a numbered row may be in the controller's database already."""
     last: dict[str, Row] = {}
     pairs = []
     for row in rows:

@@ -17,7 +17,7 @@ from shoal.agent.host.faults import Fault
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Record, State
 from shoal.agent.serving.served_model import ServedModel
-from shoal.agent.telemetry.reporter import Identity, Voice
+from shoal.agent.telemetry.reporter import Identity, Reporter
 from shoal.agent.update import effects, machine
 from shoal.agent.update.acceptance import Watch, judge_all
 from shoal.agent.update.effects import EffectContext, EffectResult
@@ -98,7 +98,7 @@ class Updates:
         self,
         identity: Identity,
         ports: UpdatePorts,
-        voice: Voice,
+        reporter: Reporter,
         clock: DeviceClock,
         settings: UpdateSettings,
         callbacks: Callbacks,
@@ -107,7 +107,7 @@ class Updates:
         director_root: bytes,
     ) -> None:
         self.floors, self.director_root = floors, director_root
-        self._identity, self._ports, self._voice = identity, ports, voice
+        self._identity, self._ports, self._reporter = identity, ports, reporter
         self._clock, self._settings, self._callbacks = clock, settings, callbacks
         self._attempts: dict[str, Attempt] = {}
         self._desired: dict[str, Order] | None = None
@@ -147,7 +147,7 @@ class Updates:
             self._serve_committed(attempt.record)
         self._restore_assignment()
         for attempt in self._attempts.values():
-            self._voice.update(attempt.record)
+            self._reporter.update(attempt.record)
             self._resume(attempt)
             if attempt.record.state is not State.OBSERVING:
                 self._ports.sessions.end(attempt.record.model)
@@ -178,7 +178,7 @@ class Updates:
                 engine = self._ports.loader.load(slot, self._identity.profile)
             except ShoalError as error:
                 detail = f"{slot.release} in slot {slot.slot}: {error}"
-                self._voice.fault(Fault("slot-damaged", detail, "critical"))
+                self._reporter.fault(Fault("slot-damaged", detail, "critical"))
                 continue
             self._callbacks.serving(record.model).swap(engine, self._callbacks.health())
             return
@@ -238,7 +238,7 @@ class Updates:
                 self._observe(attempt)
                 self._launch(attempt)
             except StorageError as error:
-                self._voice.fault(Fault("disk-full", str(error), "critical"))
+                self._reporter.fault(Fault("disk-full", str(error), "critical"))
 
     def _follow_order(self, attempt: Attempt) -> None:
         """Start or cancel an attempt where the desired order asks for it."""
@@ -294,7 +294,7 @@ class Updates:
             if before.state is State.OBSERVING:
                 self._ports.sessions.end(after.model)
             _log.info("%s: %s %s", after.model, after.state.name, after.detail)
-            self._voice.update(after)
+            self._reporter.update(after)
         if after.state in machine.TERMINAL:
             self._callbacks.inventory()
 
@@ -332,9 +332,9 @@ class Updates:
         if attempt.job is job:
             attempt.job = None
         if result.window is not None:
-            self._voice.add(result.window)
+            self._reporter.add(result.window)
         for fault in result.faults:
-            self._voice.fault(fault)
+            self._reporter.fault(fault)
         if result.event is None and current:
             self._continue(attempt, job, result)
 
@@ -361,7 +361,7 @@ class Updates:
         pause = min(RETRY_MAX_S, RETRY_S * 2 ** min(attempt.tries - 1, 10))
         attempt.pending = job.effect
         attempt.not_before = self._clock.monotonic() + pause * self._ports.random.random()
-        self._voice.fault(Fault(result.note.cause, result.note.detail, "info"))
+        self._reporter.fault(Fault(result.note.cause, result.note.detail, "info"))
 
     def _context(self, attempt: Attempt, job: Job) -> EffectContext:
         return EffectContext(

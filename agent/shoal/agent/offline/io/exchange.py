@@ -17,7 +17,7 @@ from shoal.agent.installed.ports import UpdateJournal
 from shoal.agent.offline.io.cache import OfflineCache
 from shoal.agent.offline.io.import_ import newest_director
 from shoal.agent.offline.io.seal import open_sealed
-from shoal.agent.telemetry.ports import Outbox
+from shoal.agent.telemetry.outbox import Outbox
 from shoal.durable import write_durable
 from shoal.errors import ShoalError, StorageError
 from shoal.sealed_message import BatchMessage, MessageBatch

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from shoal import offline_bundle, sealed_message
 from shoal.agent.host.io.folder import OUTBOX, READY, WANTED
 from shoal.agent.offline.io.seal import root_fingerprint, seal
-from shoal.agent.telemetry.io.outbox_store import read_letters
+from shoal.agent.telemetry.io.outbox_store import read_messages
 from shoal.durable import write_durable
 from shoal.errors import LinkError, MisdirectedError, SettingError
 from shoal.offline_bundle import OfflineBundle
@@ -84,5 +84,5 @@ def export_messages(
 def _letters(folder: Path, inventory: bytes) -> Iterator[BatchMessage]:
     yield BatchMessage("inventory", inventory)
     if (folder / OUTBOX).exists():
-        for letter in read_letters(folder / OUTBOX):
+        for letter in read_messages(folder / OUTBOX):
             yield BatchMessage(letter.kind, letter.payload)

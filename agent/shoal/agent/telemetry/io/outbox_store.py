@@ -1,4 +1,4 @@
-"""The outbox on SQLite: what the controller does not have yet, and the numbers it goes by."""
+"""The outbox on SQLite: unacknowledged messages and their sequence numbers."""
 
 import contextlib
 import sqlite3
@@ -18,25 +18,31 @@ from shoal.agent.host.io.database import (
     unhurried,
 )
 from shoal.agent.telemetry.io.salvage import Salvaged, checksum, salvage
-from shoal.agent.telemetry.outbox import Drop, Letter, Merge, Row, merge_windows, relieve
+from shoal.agent.telemetry.outbox import (
+    Drop,
+    Merge,
+    OutboxMessage,
+    Row,
+    merge_windows,
+    next_eviction,
+)
 from shoal.errors import SketchError, StorageError, WireError
 from shoal.sketch import merge_bytes
 
 _T = TypeVar("_T")
 
-#: Keys of reports that are remembered after they have left.
+#: Keys of reports that are kept after the reports were acknowledged.
 _KEYS = 1_000
-#: Rows that are numbered in one transaction when all are.
+#: Rows numbered in one transaction by `number_all`.
 _AT_ONCE = 500
 
 
 class SqliteOutbox:
-    """Rows leave only when the controller's acknowledgement comes.
+    """See outbox.Outbox. Rows are deleted only by the controller's acknowledgement.
 
-    limit_bytes  of payload; beyond it windows merge, then the oldest go
-    boot_name    makes the random name of a new store's life
-
-    caught_up    how many windows of the backlog were numbered, ever
+    limit_bytes  of payload; above it windows merge, then the oldest are dropped
+    boot_name    makes the random name of a new store
+    caught_up    windows of the backlog numbered so far
     """
 
     def __init__(self, path: Path, *, limit_bytes: int, boot_name: Callable[[], str]) -> None:
@@ -54,48 +60,48 @@ class SqliteOutbox:
         return self._waiting
 
     def faults(self) -> list[Fault]:
-        """What happened to the store since this was last asked."""
-        told, self._faults = self._faults, []
-        return told
+        """Faults of the store since the last call."""
+        found, self._faults = self._faults, []
+        return found
 
     def add(self, message: wire.Upward, key: str = "", number: bool = False) -> None:
-        """Keep `message` until it is acknowledged; durable when this returns.
+        """Store `message` until it is acknowledged; durable when this returns.
 
-        key     a message with a key is added once, however often it is asked
-        number  give it its number now, which saves a write when it is sent at once
+        key     a message with a key is added once
+        number  number it now, which saves a write when it is sent immediately
         """
         payload = wire.encode(message)
         row = Row(0, 0, wire.UP_KIND[type(message)], _group(message), _merged(message), 0)
-        self._surely(lambda: self._add(row, payload, key, number))
+        self._retried(lambda: self._add(row, payload, key, number))
         if self._bytes > self._limit:
-            self._surely(self._relieve)
+            self._retried(self._evict)
 
     def connected(self) -> None:
-        """What waits now is the backlog: what comes from now on goes before it."""
-        found = self._surely(lambda: self._db.execute("SELECT max(id) FROM row").fetchone()[0])
+        """What is stored now is the backlog, and is sent after newer messages."""
+        found = self._retried(lambda: self._db.execute("SELECT max(id) FROM row").fetchone()[0])
         self._backlog = found or 0
 
-    def after(self, seq: int, limit: int, backlog: int | None = None) -> list[Letter]:
-        """Letters numbered above `seq`, in order, at most `limit`; numbers the next rows for it.
+    def after(self, seq: int, limit: int, backlog: int | None = None) -> list[OutboxMessage]:
+        """Messages numbered above `seq`, in order, at most `limit`; numbers the next rows.
 
-        backlog   how many of them at most may be windows of before the connection; None for any
+        backlog   at most so many of them may be windows of the backlog; None: any number
         """
         most = limit if backlog is None else backlog
-        return self._surely(lambda: self._after(seq, limit, most))
+        return self._retried(lambda: self._after(seq, limit, most))
 
     def number_all(self) -> None:
-        """Give every row its number: somebody carries them away."""
+        """Number every row, for an export."""
         while self._unnumbered:
-            self._surely(self._number_some)
+            self._retried(self._number_some)
 
     def ack(self, boot: str, seqs: Sequence[int]) -> None:
-        """These are in the controller's database: let them go.
+        """Delete messages that the controller's database has.
 
-        A power cut may bring them back: they are sent, and acknowledged, once more.
+        After a power cut they may be back: they are sent, and acknowledged, once more.
         """
         if boot == self.boot:
-            self._surely(lambda: self._arrived([s for s in seqs if s]))
-            self._look_for_another(boot, max(seqs, default=0))
+            self._retried(lambda: self._delete_acked([s for s in seqs if s]))
+            self._check_for_copy(boot, max(seqs, default=0))
 
     def close(self) -> None:
         self._db.close()
@@ -104,7 +110,7 @@ class SqliteOutbox:
         self._db = open_database(self._path)
         with translated(self._path):
             self._db.table("row").create(
-                {  # "group" is a word of SQL's
+                {  # "group" is an SQL keyword
                     "id": int,
                     "seq": int,
                     "kind": str,
@@ -128,8 +134,8 @@ class SqliteOutbox:
             self.boot: str = self._db.execute("SELECT boot FROM life").fetchone()[0]
             self._count()
 
-    def _surely(self, work: Callable[[], _T]) -> _T:
-        """Do `work`; in a new store if this one proves damaged."""
+    def _retried(self, work: Callable[[], _T]) -> _T:
+        """Do `work`; again in a new store if this one is damaged."""
         try:
             with translated(self._path):
                 return work()
@@ -139,7 +145,7 @@ class SqliteOutbox:
                 return work()
 
     def _check_columns(self) -> None:
-        """A store of before checksums: what is in it is believed."""
+        """Add checksums to a store of a version without them."""
         row = self._db.table("row")
         if "crc" not in row.columns_dict:
             row.add_column("crc", int)
@@ -147,11 +153,11 @@ class SqliteOutbox:
                 self._db.execute("UPDATE row SET crc = ? WHERE id = ?", [checksum(payload), id_])
 
     def _restart(self, error: StorageError) -> None:
-        """A store that is damaged is kept aside; what can be read of it goes into a new one."""
+        """Set the damaged store aside, and copy its readable rows to a new one."""
         kept = set_aside(self._path)
         found = salvage(kept)
         self._open(found)
-        lost = f"{found.lost} are lost" if found.boot else "what else was in it is lost"
+        lost = f"{found.lost} are lost" if found.boot else "the others are lost"
         detail = f"{error}; {len(found.rows)} messages were saved, {lost}; kept as {kept.name}"
         facts = {"saved": len(found.rows), "lost": found.lost}
         self._faults.append(Fault("outbox-damaged", detail, "critical", 1, facts))
@@ -160,7 +166,7 @@ class SqliteOutbox:
         with self._db.atomic():
             if found.boot:
                 self._db.execute("UPDATE life SET boot = ?, seq = ?", [found.boot, found.seq])
-            for key in found.told[-_KEYS:]:
+            for key in found.keys[-_KEYS:]:
                 self._db.execute("INSERT OR IGNORE INTO told VALUES (?, 0)", [key])
             for row in found.rows:
                 self._db.execute("INSERT INTO row VALUES (?, ?, ?, ?, ?, ?, ?, ?)", list(row))
@@ -184,7 +190,7 @@ class SqliteOutbox:
         self._bytes += len(payload)
         self._unnumbered += 1 - numbered
 
-    def _after(self, seq: int, limit: int, backlog: int) -> list[Letter]:
+    def _after(self, seq: int, limit: int, backlog: int) -> list[OutboxMessage]:
         found = self._numbered(seq, limit)
         if len(found) < limit and self._unnumbered:
             with self._db.atomic():
@@ -198,19 +204,19 @@ class SqliteOutbox:
             self._number(_AT_ONCE, _AT_ONCE)
         self._count()
 
-    def _arrived(self, seqs: Sequence[int]) -> None:
+    def _delete_acked(self, seqs: Sequence[int]) -> None:
         with unhurried(self._db):
-            self._let_go("seq", seqs)
+            self._delete("seq", seqs)
 
-    def _let_go(self, column: str, keys: Sequence[int]) -> None:
+    def _delete(self, column: str, keys: Sequence[int]) -> None:
         with self._db.atomic():
             for key in keys:
                 self._db.execute(f"DELETE FROM row WHERE {column} = ?", [key])  # noqa: S608
         self._count()
 
-    def _look_for_another(self, boot: str, acked: int) -> None:
-        """Who acknowledges a number that was never given here had it from somebody else."""
-        last = self._surely(lambda: self._db.execute("SELECT seq FROM life").fetchone()[0])
+    def _check_for_copy(self, boot: str, acked: int) -> None:
+        """Report an ack of a number that this store never gave: a copy of it is in use."""
+        last = self._retried(lambda: self._db.execute("SELECT seq FROM life").fetchone()[0])
         if acked > last and boot == self.boot:
             detail = (
                 f"the controller has message {acked} of this device, and this agent has sent "
@@ -228,7 +234,7 @@ class SqliteOutbox:
         return new
 
     def _number(self, limit: int, backlog: int) -> int:
-        """Give the next unnumbered rows their numbers, for ever; how many rows were taken."""
+        """Number the next rows, permanently; how many rows were processed."""
         last = self._db.execute("SELECT seq FROM life").fetchone()[0]
         rows = self._next(limit, backlog)
         for id_, payload, crc in rows:
@@ -248,7 +254,7 @@ class SqliteOutbox:
         return len(rows)
 
     def _next(self, limit: int, backlog: int) -> list[tuple[int, bytes, int]]:
-        """Events, then windows since the connection, then the backlog's, oldest first each."""
+        """Unnumbered events, then windows since the connection, then the backlog; oldest first."""
         query = (
             "SELECT id, CAST(payload AS BLOB), crc FROM row "
             "WHERE seq = 0 AND kind {} ORDER BY id LIMIT ?"
@@ -263,12 +269,12 @@ class SqliteOutbox:
         return rows + followed
 
     def _lose(self, id_: int, why: Exception) -> None:
-        """A row that cannot be believed goes, and it is said."""
+        """Delete a damaged row, and report it."""
         self._db.execute("DELETE FROM row WHERE id = ?", [id_])
         detail = f"a message in the outbox cannot be read and is lost: {why}"
         self._faults.append(Fault("outbox-damaged", detail, "critical", 1, {"lost": 1}))
 
-    def _numbered(self, seq: int, limit: int) -> list[Letter]:
+    def _numbered(self, seq: int, limit: int) -> list[OutboxMessage]:
         rows = self._db.execute(
             "SELECT id, seq, kind, CAST(payload AS BLOB), crc FROM row "
             "WHERE seq > ? ORDER BY seq LIMIT ?",
@@ -277,13 +283,13 @@ class SqliteOutbox:
         for row in rows:
             if checksum(row[3]) != row[4]:
                 self._lose(row[0], TypeError(f"number {row[1]}: its checksum is wrong"))
-        return [Letter(*row[1:4]) for row in rows if checksum(row[3]) == row[4]]
+        return [OutboxMessage(*row[1:4]) for row in rows if checksum(row[3]) == row[4]]
 
-    def _relieve(self) -> None:
-        """Merge, then drop, until the store is within its limit."""
+    def _evict(self) -> None:
+        """Merge, then drop, until the store is below its limit."""
         dropped = windows = merged = 0
         while self._bytes > self._limit:
-            step = relieve(self._rows())
+            step = next_eviction(self._rows())
             if isinstance(step, Merge) and self._merge(step):
                 merged += 1
                 continue
@@ -292,9 +298,9 @@ class SqliteOutbox:
             gone = step.id if isinstance(step, Drop) else step.older
             windows += step.windows if isinstance(step, Drop) else 1
             dropped += 1
-            self._let_go("id", [gone])
+            self._delete("id", [gone])
         if merged:
-            detail = f"outbox full: {merged} windows merged with their neighbours"
+            detail = f"outbox full: {merged} windows merged"
             self._faults.append(Fault("outbox-merged", detail, "info", merged))
         if dropped:
             detail = f"outbox full: {dropped} messages dropped, {windows} windows among them"
@@ -336,8 +342,8 @@ class SqliteOutbox:
         return message
 
 
-def read_letters(path: Path) -> Iterator[Letter]:
-    """Numbered rows in order, of a store that another process may be using; damaged ones not.
+def read_messages(path: Path) -> Iterator[OutboxMessage]:
+    """Undamaged numbered rows in order, of a store that another process may be using.
 
     StorageError when it cannot be read.
     """
@@ -345,7 +351,7 @@ def read_letters(path: Path) -> Iterator[Letter]:
         query = "SELECT seq, kind, CAST(payload AS BLOB), crc FROM row WHERE seq > 0 ORDER BY seq"
         for seq, kind, payload, crc in db.execute(query):
             if checksum(payload) == crc:
-                yield Letter(seq, kind, payload)
+                yield OutboxMessage(seq, kind, payload)
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
@@ -353,7 +359,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def _named(payload: bytes, boot: str, seq: int) -> bytes:
-    """The same message, by its final name; the fields of any version are kept."""
+    """The message with its final boot and seq; fields of any version are kept."""
     fields = msgspec.msgpack.decode(payload)
     return msgspec.msgpack.encode({**fields, "boot": boot, "seq": seq})
 
