@@ -29,8 +29,8 @@ def window(number: int, release: str = "m@1", padding: int = 0) -> WindowReport:
         model="m",
         release=release,
         reference="r" * padding,
-        senderstart_s=1e9 + 60 * number,
-        senders=60,
+        window_start_s=1e9 + 60 * number,
+        window_s=60,
         rows=10 + number,
         latency=[10],
     )
@@ -176,7 +176,7 @@ def test_what_may_lie_in_the_controllers_database_already_is_not_merged(open_out
     assert all(again[seq] == message for seq, message in sent.items())
 
 
-def test_when_nothing_merges_the_oldest_sendergoes_and_it_is_said(open_outbox) -> None:
+def test_when_nothing_merges_the_oldest_window_is_dropped_and_reported(open_outbox) -> None:
     outbox = open_outbox(limit=4_000)
     outbox.add(update("QUEUED"))
     for i in range(20):
