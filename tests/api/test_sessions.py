@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from api.world import ORIGIN, PASSWORD, World, is_problem
-from shoal.controller.access import audit, roles, users
+from shoal.controller.access import audit, sessions, users
 from shoal.controller.store.tables import api_token, session, user
 from shoal.errors import ConflictError, SettingError
 
@@ -90,13 +90,13 @@ def test_a_guesser_of_tokens_and_of_the_old_password_waits_as_well(world: World)
 
 def test_a_session_ends_when_one_signs_out_and_by_itself_after_twelve_hours(world: World) -> None:
     world.sign_in()
-    kept = world.client.get_cookie(roles.COOKIE)
+    kept = world.client.get_cookie(sessions.COOKIE)
     assert kept is not None
     assert sign_out(world, OURS).status_code == 204
-    world.client.set_cookie(roles.COOKIE, kept.value, secure=True)
+    world.client.set_cookie(sessions.COOKIE, kept.value, secure=True)
     assert is_problem(me(world), 401)
     world.sign_in()
-    world.clock.now += roles.SESSION_S + 1
+    world.clock.now += sessions.SESSION_S + 1
     assert is_problem(me(world), 401)
 
 

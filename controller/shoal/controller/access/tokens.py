@@ -7,7 +7,7 @@ import secrets
 import msgspec
 from sqlalchemy import Row, delete, insert, select, update
 
-from shoal.controller.access import audit, roles
+from shoal.controller.access import audit, roles, sessions
 from shoal.controller.access.records import ApiToken
 from shoal.controller.access.roles import Actor
 from shoal.controller.host.context import Context
@@ -96,8 +96,8 @@ def actor_of_token(ctx: Context, text: str) -> Actor | None:
         return None
     if row.expires_at <= now:
         return None
-    if row.last_used_at < now - roles.SEEN_EVERY_S:
-        roles.touch(ctx, update(api_token).where(api_token.c.id == id_).values(last_used_at=now))
+    if row.last_used_at < now - sessions.SEEN_EVERY_S:
+        sessions.touch(ctx, update(api_token).where(api_token.c.id == id_).values(last_used_at=now))
     return Actor(row.user, roles.lesser(row.role, row.user_role), "token", id_)
 
 

@@ -5,7 +5,7 @@ import secrets
 
 from sqlalchemy import delete, func, insert, select, update
 
-from shoal.controller.access import audit, roles
+from shoal.controller.access import audit, roles, sessions
 from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.access.passwords import hash_password
 from shoal.controller.access.records import User
@@ -66,7 +66,7 @@ def remove_user(ctx: Context, *, actor: str, name: str) -> None:
         admins = db.execute(select(func.count()).where(user.c.role == "admin")).scalar_one()
         if row.role == "admin" and admins == 1:
             raise ConflictError(f"{name} is the last admin", "add another admin first")
-        roles.end_sessions(db, name)
+        sessions.end_sessions(db, name)
         db.execute(delete(api_token).where(api_token.c.user == name))
         db.execute(delete(user).where(user.c.name == name))
         audit.record(db, ctx, actor, "user.remove", name)
@@ -79,7 +79,7 @@ def change_password(
 
     DeniedError if `old` is wrong or was tried too often, SettingError if `new` is too short.
     """
-    roles.check_password(
+    sessions.check_password(
         ctx, user_name=actor.name, password=old, address=address, attempts=attempts
     )
     password_hash = hash_password(new)
@@ -87,7 +87,7 @@ def change_password(
         db.execute(
             update(user).where(user.c.name == actor.name).values(password_hash=password_hash)
         )
-        roles.end_sessions(db, actor.name, but=actor.key)
+        sessions.end_sessions(db, actor.name, but=actor.key)
         audit.record(db, ctx, actor.name, "user.password", actor.name)
 
 

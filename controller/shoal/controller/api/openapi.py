@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shoal.controller.access import roles
+from shoal.controller.access import sessions
 from shoal.controller.api.dispatch import IDEMPOTENCY_KEY
 from shoal.controller.api.problems import MEDIA, Problem
 from shoal.controller.api.routing import FORM, JSON, Route
@@ -52,7 +52,7 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
             "schemas": components,
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer", "description": "An API token"},
-                "session": {"type": "apiKey", "in": "cookie", "name": roles.COOKIE},
+                "session": {"type": "apiKey", "in": "cookie", "name": sessions.COOKIE},
             },
         },
     }

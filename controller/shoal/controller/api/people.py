@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from werkzeug.http import dump_cookie
 
-from shoal.controller.access import roles, tokens, users
+from shoal.controller.access import roles, sessions, tokens, users
 from shoal.controller.access.records import ApiToken, User
 from shoal.controller.access.roles import Actor
 from shoal.controller.api.routing import Call, Listing, RequestModel, all_of, route
@@ -61,18 +61,18 @@ class NewUser(RequestModel, frozen=True, kw_only=True):
 @route("POST", "/api/v1/session", role="", tag=TAG, status=201)
 def sign_in(call: Call, body: SignIn) -> Me:
     """Sign in: the answer sets the session's cookie."""
-    actor, secret = roles.login(
+    actor, secret = sessions.login(
         call.ctx, user_name=body.user, password=body.password, address=call.address,
         attempts=call.services.attempts,
     )  # fmt: skip
-    call.headers["Set-Cookie"] = _cookie(secret, int(roles.SESSION_S))
+    call.headers["Set-Cookie"] = _cookie(secret, int(sessions.SESSION_S))
     return _me(actor)
 
 
 @route("DELETE", "/api/v1/session", role="viewer", tag=TAG, status=204)
 def sign_out(call: Call) -> None:
     """Sign out: the session is over at once."""
-    roles.logout(call.ctx, actor=roles.require(call.actor, "viewer"))
+    sessions.logout(call.ctx, actor=roles.require(call.actor, "viewer"))
     call.headers["Set-Cookie"] = _cookie("", 0)
 
 
@@ -102,7 +102,7 @@ def list_tokens(call: Call) -> Listing[ApiToken]:
 def create_token(call: Call, body: NewToken) -> ApiToken:
     """Make a token, for who is signed in or who says user and password; `secret` is shown once."""
     if body.user:
-        actor = roles.check_password(
+        actor = sessions.check_password(
             call.ctx, user_name=body.user, password=body.password, address=call.address,
             attempts=call.services.attempts,
         )  # fmt: skip
@@ -145,6 +145,6 @@ def _me(actor: Actor) -> Me:
 
 def _cookie(secret: str, max_age: int) -> str:
     return dump_cookie(
-        roles.COOKIE, secret, max_age=max_age, path="/", secure=True, httponly=True,
+        sessions.COOKIE, secret, max_age=max_age, path="/", secure=True, httponly=True,
         samesite="Strict",
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from flask import Flask, Response, g, request
 
-from shoal.controller.access import roles, tokens
+from shoal.controller.access import sessions, tokens
 from shoal.controller.access.roles import Actor
 from shoal.controller.host.context import Context
 from shoal.errors import DeniedError
@@ -57,8 +57,8 @@ def actor_of_request(ctx: Context) -> Actor | None:
                 "this token is unknown, expired or revoked", "make another", signed_in=False
             )
         return actor
-    cookie = request.cookies.get(roles.COOKIE, "")
-    return roles.actor_of_session(ctx, cookie) if cookie else None
+    cookie = request.cookies.get(sessions.COOKIE, "")
+    return sessions.actor_of_session(ctx, cookie) if cookie else None
 
 
 def refuse_forged(actor: Actor | None) -> None:

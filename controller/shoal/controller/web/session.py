@@ -3,7 +3,7 @@
 from flask import current_app, redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.access import roles
+from shoal.controller.access import sessions
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import DeniedError
 
@@ -20,7 +20,7 @@ def sign_in_now() -> tuple[str, int] | Response:
     user = request.form.get("user", "").strip()
     after = _local_path(request.form.get("next", ""))
     try:
-        _, secret = roles.login(
+        _, secret = sessions.login(
             context(),
             user_name=user,
             password=request.form.get("password", ""),
@@ -32,9 +32,9 @@ def sign_in_now() -> tuple[str, int] | Response:
         return show("sign_in.html", next=after, user=user, error=message + "."), 401
     response = redirect(after or url_for("web.fleet"), 303)
     response.set_cookie(
-        roles.COOKIE,
+        sessions.COOKIE,
         secret,
-        max_age=int(roles.SESSION_S),
+        max_age=int(sessions.SESSION_S),
         secure=True,
         httponly=True,
         samesite="Strict",
@@ -47,9 +47,9 @@ def sign_out() -> Response:
     """End the session: delete the cookie and revoke it on the server."""
     who = actor()
     if who.via == "session":
-        roles.logout(context(), actor=who)
+        sessions.logout(context(), actor=who)
     response = redirect(url_for("web.sign_in"), 303)
-    response.delete_cookie(roles.COOKIE, secure=True, httponly=True, samesite="Strict")
+    response.delete_cookie(sessions.COOKIE, secure=True, httponly=True, samesite="Strict")
     return response
 
 
