@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from cli.conftest import Cli
-from shoal.agent.identity.io.enrol import Wish, enrol
+from shoal.agent.identity.io.enrol import EnrolOptions, enrol
 from shoal.cli.__main__ import cli
 from shoal.cli.plan_options import stages
 from shoal.controller.rollouts.records import StagePlan
@@ -119,7 +119,7 @@ def test_without_canary_devices_a_rollout_has_one_stage_and_reports_it(
     shoal: Cli, parts: Path, tmp_path: Path
 ) -> None:
     token = shoal.json("device", "token", "--site", "north")["secret"]
-    wish = Wish(controller=shoal.controller.url, token=token, name="north-1")
+    wish = EnrolOptions(controller=shoal.controller.url, token=token, name="north-1")
     enrol(tmp_path / "device", wish, {"arch": "x86_64", "flags": ["avx2"]})
     assert [d["profile"] for d in shoal.json("device", "list")] == ["x86-avx2"]
     shoal.json("dataset", "add", str(parts), "--name", "go", "--label", "defect", "--site", "plant")

@@ -31,7 +31,7 @@ from shoal import wire
 from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
 from shoal.agent.host.io import folder as names
 from shoal.agent.host.io.facts import read_facts
-from shoal.agent.identity.io.enrol import Wish, enrol
+from shoal.agent.identity.io.enrol import EnrolOptions, enrol
 from shoal.controller.host import settings
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.training.gradient.weights import write_theta
@@ -143,8 +143,8 @@ class Cohort:
         """A device of this site, with an identity of its own; not started."""
         token = self.api.post("join-tokens", {"site": site, "uses": 1})["secret"]
         member = self.members[name] = Member(self.served.folder.parent / name)
-        wish = Wish(controller=self.api.url, token=token, name=name, profile="generic")
-        enrol(member.folder, wish, read_facts())
+        options = EnrolOptions(controller=self.api.url, token=token, name=name, profile="generic")
+        enrol(member.folder, options, read_facts())
         path = member.folder / names.SETTINGS
         path.write_text(path.read_text() + _MORE)
         return member

@@ -2,12 +2,12 @@
 
 import msgspec
 
-from shoal.agent.status import ModelStanding, Standing, text
+from shoal.agent.status import DeviceStatus, ModelStatus, text
 from shoal.agent.status_page import page
 from shoal.wire import Skew
 
 
-def standing(**fields: object) -> Standing:
+def standing(**fields: object) -> DeviceStatus:
     base = {
         "device": "cam-1",
         "site": "north",
@@ -19,10 +19,10 @@ def standing(**fields: object) -> Standing:
         "connected": True,
         "models": [SERVES],
     }
-    return Standing(**{**base, **fields})  # type: ignore[arg-type]
+    return DeviceStatus(**{**base, **fields})  # type: ignore[arg-type]
 
 
-SERVES = ModelStanding(
+SERVES = ModelStatus(
     model="lot-codes",
     release="lot-codes@3",
     variant="int8-u8s8-pc",
@@ -31,7 +31,7 @@ SERVES = ModelStanding(
     wanted="lot-codes@3",
     requests=42,
 )
-FAILED = ModelStanding(
+FAILED = ModelStatus(
     model="lot-codes",
     release="lot-codes@3",
     variant="int8-u8s8-pc",

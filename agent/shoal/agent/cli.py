@@ -87,11 +87,11 @@ def enroll(
 ) -> None:
     """Join a fleet with a join token. Safe to run again: the key is kept."""
     from shoal.agent.host.io.facts import read_facts
-    from shoal.agent.identity.io.enrol import Wish, enrol
-    from shoal.agent.identity.io.renewal import settle
+    from shoal.agent.identity.io.enrol import EnrolOptions, enrol
+    from shoal.agent.identity.io.renewal import complete_renewal
 
-    settle(folder)
-    wish = Wish(
+    complete_renewal(folder)
+    options = EnrolOptions(
         controller=controller,
         token=token,
         name=name,
@@ -101,7 +101,7 @@ def enroll(
         labels=_pairs(labels),
         source=_source(source, source_label),
     )
-    settings = enrol(folder, wish, read_facts())
+    settings = enrol(folder, options, read_facts())
     device = settings.device
     click.echo(f"{device.name} joined site {device.site!r} as {device.profile}, ring {device.ring}")
     click.echo(f"start it: shoal-agent run --folder {folder}")
@@ -143,11 +143,11 @@ def run_command(folder: Path) -> None:
     """Serve, update and report until told to stop (SIGTERM, Ctrl-C)."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from shoal.agent.host.io.disk_reserve import settle
+    from shoal.agent.host.io.disk_reserve import adjust_reserve
     from shoal.agent.serving.io.runtime import limit_malloc
 
     limit_malloc()
-    settle(folder)
+    adjust_reserve(folder)
     from shoal.agent.process import run
 
     sys.exit(run(folder))
@@ -159,9 +159,9 @@ def run_command(folder: Path) -> None:
 def status(folder: Path, as_json: bool) -> None:
     """What runs, since when, what is wrong, what to do. Exits with 1 when something is wrong."""
     from shoal.agent.status import text
-    from shoal.agent.status_reader import read_standing
+    from shoal.agent.status_reader import read_status
 
-    standing = read_standing(folder)
+    standing = read_status(folder)
     _print(standing, text(standing), as_json)
     sys.exit(1 if standing.problems else 0)
 

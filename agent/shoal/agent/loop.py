@@ -1,7 +1,7 @@
-"""Decide, journal, act: the agent's core, synchronous and without a world of its own.
+"""The control loop: dispatches messages and results to updates, telemetry, serving and rounds.
 
-Everything that happens comes in by `post` (from any thread); `tick` works it off. A fleet in
-memory runs the very same core on a virtual clock.
+Items come in by `Inbox.post` from any thread; `tick` processes them. It is synchronous and takes
+its clocks and adapters as arguments, so that tests run whole fleets on a virtual clock.
 """
 
 import collections
@@ -23,7 +23,7 @@ from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.record import Record
 from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.serving.throttling import ThrottledEngine, Throttling, ThrottlingPorts
-from shoal.agent.status import ModelStanding, Standing, model_standing
+from shoal.agent.status import DeviceStatus, ModelStatus, model_status
 from shoal.agent.telemetry.reporter import Identity, Reporter, ReporterPorts
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.agent.update.runner import Callbacks as UpdateCallbacks
@@ -34,7 +34,7 @@ from shoal.trust import director_expiry_s
 
 _log = logging.getLogger(__name__)
 
-#: Seconds: longest sleep between ticks, pause before what the disk refused is taken up again.
+#: Seconds: longest sleep between ticks, pause before an item is processed again after a disk error.
 LONGEST_S, RETRY_S = 1.0, 2.0
 
 
@@ -91,8 +91,10 @@ class Inbox:
 
 
 def _latest_s(director_root: bytes) -> float:
-    """Beyond which nobody may have moved the clock's floor. A root that cannot be read bounds
-    nothing: no order is believed by it either, and what serves has to serve on."""
+    """Upper bound of the clock's floor: the expiry of the director's root; inf if it is unreadable.
+
+    No assignment is accepted by an unreadable root; the committed releases go on serving.
+    """
     try:
         return director_expiry_s(director_root)
     except TrustError:
@@ -100,11 +102,11 @@ def _latest_s(director_root: bytes) -> float:
 
 
 class Agent:
-    """One device.
+    """The agent of one device.
 
-    host, updates, reporter   what each domain is built from
-    rounds          None where this device takes no part in federated rounds
-    director_root   whom assignments must be signed by: TUF root.json
+    host, updates, reporter   ports of each domain
+    rounds          ports of federated learning, None where it is not available
+    director_root   TUF root.json with the keys that sign assignments
     window_s        length of a window until the controller sends the fleet's budget
     facts           facts of the inventory that may change while it runs
     """
@@ -155,8 +157,8 @@ class Agent:
             fault=self.on_fault,
             post=self.post,
         )
-        self.learning = self._learner(rounds)
-        self._learning_told: dict[str, Any] = {}
+        self.rounds = self._round_client(rounds)
+        self._reported_facts: dict[str, Any] = {}
         self._jitter_s = self._window_end = 0.0
         self._later: list[tuple[float, Any]] = []
 
@@ -170,7 +172,7 @@ class Agent:
         """The connection to the broker was made or lost."""
         self.post(Connection(up))
 
-    # ------------------------------------------------------------------ life
+    # ------------------------------------------------------------------ start, tick, stop
 
     def start(self, endpoint: str = "") -> None:
         """Load the committed release of each model and resume interrupted updates.
@@ -181,39 +183,39 @@ class Agent:
         if self._journal.lost:
             self.reporter.fault(Fault("journal-lost", self._journal.lost, "critical"))
         self.updates.start()
-        if self.learning is not None:
-            self._surely(self.learning.start)
+        if self.rounds is not None:
+            self._contain(self.rounds.start)
         self._schedule_window()
         self._loader.trim()
 
     def tick(self) -> float:
-        """Work off what happened and what is due; seconds until it wants to be called again."""
+        """Process the inbox and what is due; seconds until the next call."""
         while (item := self._inbox.pop()) is not None:
-            self._take(item)
+            self._process(item)
         now = self._host.monotonic()
         for item in [item for at, item in self._later if at <= now]:
-            self._take(item)
+            self._process(item)
         self._later = [(at, item) for at, item in self._later if at > now]
         self.updates.tick()
         self.throttling.tick(self.serving, self.updates.is_idle)
         self._close_windows()
         self.reporter.tick()
-        idle = min(LONGEST_S, self._window_end - self.clock(), self._learn())
+        idle = min(LONGEST_S, self._window_end - self.clock(), self._tick_rounds())
         return 0.0 if self._inbox.waiting else max(0.0, idle)
 
     def stop(self) -> None:
-        """Hand over what is in memory, and say goodbye: for a clean stop."""
+        """Stop cleanly: cancel jobs, save the open windows, report the device offline."""
         self.updates.stop()
-        if self.learning is not None:
-            self._surely(self.learning.stop)
+        if self.rounds is not None:
+            self._contain(self.rounds.stop)
         self._window_end = 0.0
         self._close_windows()
         self.reporter.tick()
         self.reporter.status(online=False)
 
-    def status(self, feeds: Sequence[FeedHealth] = (), peers: str = "") -> Standing:
+    def status(self, feeds: Sequence[FeedHealth] = (), peers: str = "") -> DeviceStatus:
         """Everything on the status page. peers: a line on sharing downloads."""
-        return Standing(
+        return DeviceStatus(
             device=self.identity.device,
             site=self.identity.site,
             profile=self.identity.profile.name,
@@ -228,20 +230,20 @@ class Agent:
             endpoint=self._endpoint,
             sharing=peers,
             waiting=self._outbox.waiting,
-            models=[self._model_standing(record) for record in self.updates.records],
+            models=[self._model_status(record) for record in self.updates.records],
             faults=list(self.reporter.recent_faults),
             health=msgspec.to_builtins(self._health()),
             feeds=list(feeds),
             level=self.throttling.level.current.name,
-            learning=self.learning.status_line if self.learning is not None else "",
+            learning=self.rounds.status_line if self.rounds is not None else "",
         )
 
-    # ------------------------------------------------------------------ what came in
+    # ------------------------------------------------------------------ items of the inbox
 
-    def _take(self, item: Any) -> None:
+    def _process(self, item: Any) -> None:
         try:
             if isinstance(item, Received):
-                self._hear(item)
+                self._on_message(item)
             elif isinstance(item, Connection):
                 self.reporter.on_connection(item.up)
                 self.inventory()
@@ -252,7 +254,7 @@ class Agent:
             elif isinstance(item, ThrottledEngine):
                 self._swap_throttled(item)
             elif isinstance(item, JobResult):
-                self._of_learning(item)
+                self._on_job_result(item)
             else:
                 self.updates.on_effect_done(item)
         except (WireError, TrustError) as error:
@@ -262,31 +264,31 @@ class Agent:
             self._later.append((self._host.monotonic() + RETRY_S, item))
             self.reporter.fault(Fault("disk-full", str(error), "critical"))
 
-    def _hear(self, heard: Received) -> None:
-        kind = heard.topic.rpartition("/")[2]
-        message = wire.decode_down(kind, heard.payload)
+    def _on_message(self, received: Received) -> None:
+        kind = received.topic.rpartition("/")[2]
+        message = wire.decode_down(kind, received.payload)
         if isinstance(message, wire.Assignment):
-            self.updates.on_assignment(message, heard.payload)
+            self.updates.on_assignment(message, received.payload)
         elif isinstance(message, wire.Ack):
             self.reporter.on_ack(message)
         elif isinstance(message, wire.Time):
             self.reporter.on_time(message)
-            self._tell_clock()
+            self._report_clock_change()
         elif isinstance(message, wire.Budget):
-            self._budget(message)
+            self._on_budget(message)
         elif isinstance(message, wire.Command):
-            self._command(message)
+            self._on_command(message)
         elif isinstance(message, wire.RoundCall):
-            self._call(message)
+            self._on_round_call(message)
 
-    def _call(self, call: wire.RoundCall) -> None:
-        learning = self.learning
-        if learning is not None:
-            self._guarded(lambda: learning.on_call(call))
+    def _on_round_call(self, call: wire.RoundCall) -> None:
+        rounds = self.rounds
+        if rounds is not None:
+            self._catch_bugs(lambda: rounds.on_call(call))
         elif not isinstance(call.said, messages.Dismiss):
             self.reporter.answer(call.attempt, messages.Refuse(reason="not-enabled"))
 
-    def _budget(self, budget: wire.Budget) -> None:
+    def _on_budget(self, budget: wire.Budget) -> None:
         if budget.window_s >= 1.0 and (budget.window_s, budget.jitter_s) != (
             self._window_s,
             self._jitter_s,
@@ -296,7 +298,7 @@ class Agent:
             self.reporter.pause_s = self._jitter * budget.jitter_s
             self._schedule_window()
 
-    def _command(self, command: wire.Command) -> None:
+    def _on_command(self, command: wire.Command) -> None:
         if command.expires_at_s < self.clock():
             return
         if command.verb == "report":
@@ -309,17 +311,17 @@ class Agent:
             detail = f"command {command.verb[:40]!r}: update the agent"
             self.reporter.fault(Fault("unknown-command", detail))
 
-    # ------------------------------------------------------------------ what goes out
+    # ------------------------------------------------------------------ reports
 
     def _schedule_window(self) -> None:
-        """Windows end at multiples of their length, each device's a little later."""
+        """End windows at multiples of their length, plus this device's jitter."""
         now, length = self.clock(), self._window_s
-        late = self._jitter * self._jitter_s
-        self._window_end = ((now - late) // length + 1) * length + late
+        jitter = self._jitter * self._jitter_s
+        self._window_end = ((now - jitter) // length + 1) * length + jitter
 
     def _close_windows(self) -> None:
         left_s = self._window_end - self.clock()
-        # More than a window is left where the clock was set back.
+        # More than a window is left when the clock was set back.
         if 0 < left_s <= self._window_s + self._jitter_s:
             return
         health = self._health()
@@ -328,8 +330,8 @@ class Agent:
             if report is not None:
                 self.reporter.add(report)
         self._schedule_window()
-        self._tell_clock()
-        self._tell_learning()
+        self._report_clock_change()
+        self._report_row_changes()
         self.reporter.heartbeat()
         self._loader.trim()
 
@@ -340,33 +342,33 @@ class Agent:
             [engine.slot for engine in engines if engine is not None],
             self.updates.floors.flat(),
             self._endpoint,
-            self._facts() | self._learning_facts(),
+            self._facts() | self._round_facts(),
         )
 
-    def _learning_facts(self) -> dict[str, Any]:
-        """What recruiting goes by; nothing when this device takes no part in rounds."""
+    def _round_facts(self) -> dict[str, Any]:
+        """Facts for client selection; empty where the device takes no part in rounds."""
         found: dict[str, Any] = {}
-        if self.learning is not None:
-            self._surely(lambda: found.update(learning=self._of_rows()))
+        if self.rounds is not None:
+            self._contain(lambda: found.update(learning=self._row_facts()))
         return found
 
-    def _of_rows(self) -> dict[str, Any]:
-        assert self.learning is not None
-        self._learning_told = self.learning.facts()
-        return self._learning_told
+    def _row_facts(self) -> dict[str, Any]:
+        assert self.rounds is not None
+        self._reported_facts = self.rounds.facts()
+        return self._reported_facts
 
-    def _tell_learning(self) -> None:
-        """The inventory anew when rows have come or gone by half."""
-        before = self._learning_told
-        if self._learning_facts().get("learning", {}) != before:
+    def _report_row_changes(self) -> None:
+        """Report the inventory again when the row counts have changed."""
+        before = self._reported_facts
+        if self._round_facts().get("learning", {}) != before:
             self.inventory()
 
-    def _tell_clock(self) -> None:
+    def _report_clock_change(self) -> None:
         if self.reporter.clock_changed:
             self.inventory()
 
     def _health(self) -> wire.Health:
-        """How the machine does, and what its agent knows of it."""
+        """Health of the machine, with clock and throttling of the agent."""
         found = self._host.health()
         return msgspec.structs.replace(
             found,
@@ -380,18 +382,18 @@ class Agent:
         if report is not None:
             self.reporter.add(report)
 
-    def _model_standing(self, record: Record) -> ModelStanding:
+    def _model_status(self, record: Record) -> ModelStatus:
         serving = self.serving.get(record.model)
         slot = serving.engine.slot if serving and serving.engine else None
         vitals = serving.vitals if serving else None
-        return model_standing(
+        return model_status(
             record,
             slot,
             requests=vitals.requests if vitals else 0,
             errors=vitals.errors if vitals else 0,
         )
 
-    def _learner(self, ports: FederatedPorts | None) -> RoundClient | None:
+    def _round_client(self, ports: FederatedPorts | None) -> RoundClient | None:
         if ports is None:
             return None
         return RoundClient(
@@ -408,22 +410,22 @@ class Agent:
             ),
         )
 
-    def _learn(self) -> float:
-        """What is due of a round; seconds until it wants to be asked again."""
-        if self.learning is None:
+    def _tick_rounds(self) -> float:
+        """Tick the round client; seconds until its next tick."""
+        if self.rounds is None:
             return LONGEST_S
         due = [LONGEST_S]
-        learning = self.learning
-        self._surely(lambda: due.append(learning.tick()))
+        rounds = self.rounds
+        self._contain(lambda: due.append(rounds.tick()))
         return min(due)
 
-    def _of_learning(self, result: JobResult) -> None:
-        learning = self.learning
-        if learning is not None:
-            self._guarded(lambda: learning.on_finished(result))
+    def _on_job_result(self, result: JobResult) -> None:
+        rounds = self.rounds
+        if rounds is not None:
+            self._catch_bugs(lambda: rounds.on_finished(result))
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """A bug, or a peer's trick that nobody thought of, costs the round and not the device."""
+    def _catch_bugs(self, work: Callable[[], None]) -> None:
+        """Contain any error to the round; the device keeps serving."""
         try:
             work()
         except StorageError:
@@ -432,10 +434,10 @@ class Agent:
             _log.exception("in a round")
             self.reporter.fault(Fault("agent-bug", f"in a round: {type(error).__name__}: {error}"))
 
-    def _surely(self, work: Callable[[], None]) -> None:
-        """A disk that refuses costs the round, not the loop."""
+    def _contain(self, work: Callable[[], None]) -> None:
+        """Contain disk errors, too, to the round."""
         try:
-            self._guarded(work)
+            self._catch_bugs(work)
         except StorageError as error:
             self.reporter.fault(Fault("disk-full", str(error), "critical"))
 

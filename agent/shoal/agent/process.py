@@ -35,7 +35,7 @@ def run(folder: Path) -> int:
     logging.getLogger("shoal").setLevel(settings.log_level.upper())
     lock = folder_lock.lock(folder)
     try:
-        renewal.settle(folder)
+        renewal.complete_renewal(folder)
         return asyncio.run(_serve(folder, settings))
     finally:
         os.close(lock)

@@ -1,4 +1,4 @@
-"""How the device stands: what runs, since when, what is wrong, what to do. One screen."""
+"""The device's status: what serves, since when, what is wrong and what to do. One screen."""
 
 import datetime
 import re
@@ -7,16 +7,16 @@ from typing import Any
 import msgspec
 
 from shoal.agent.feeds.frames import FeedHealth
-from shoal.agent.host.clock_skew import told
+from shoal.agent.host.clock_skew import describe
 from shoal.agent.installed.record import Record, Slot
 from shoal.wire import Skew
 
-#: What a technician on site can do about a cause.
+#: Cause -> what a technician on site can do.
 ADVICE = {
     "golden-mismatch": "nothing on site: this CPU computes it differently; tell the operator",
     "too-slow": "check for heat and other load here; else it needs a lighter variant",
     "too-big": "close other programs or choose a smaller model",
-    "bad-signature": "somebody offered what is not signed by who may: tell security",
+    "bad-signature": "a release without a trusted signature was offered: tell security",
     "stale": "check the date and that the controller is running",
     "misdirected": "sign the release, or make this a test device: enrol it with --ring canary",
     "download": "check the network to the artifact server: shoal-agent doctor",
@@ -33,8 +33,8 @@ _COMMAND = re.compile(r"\bshoal-agent (?:run|doctor)\b")
 FEED_ADVICE = "it goes on trying; check its cable, server and settings in agent.toml"
 
 
-class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
-    """One model: what serves (release "" for nothing), and how the last attempt stands.
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One model: the serving release ("" for none) and the state of the latest update attempt.
 
     timings_us   variant -> median of its timed runs here; the fastest that passed serves
     """
@@ -52,11 +52,11 @@ class ModelStanding(msgspec.Struct, frozen=True, kw_only=True):
     timings_us: dict[str, float] = {}
 
 
-def model_standing(
+def model_status(
     record: Record, slot: Slot | None, *, requests: int = 0, errors: int = 0
-) -> ModelStanding:
-    """How one model stands: what its journal says, and the `slot` that serves or would."""
-    return ModelStanding(
+) -> ModelStatus:
+    """The status of one model from its record and the `slot` that serves, or would."""
+    return ModelStatus(
         model=record.model,
         release=slot.release if slot else "",
         variant=slot.variant if slot else "",
@@ -71,11 +71,11 @@ def model_standing(
     )
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """The device, whole.
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The status of the device.
 
-    running   whether the agent answered, or this was read from its files
-    folder    to name in commands; "" for the one that they take by themselves
+    running   True from the running agent, False when read from its files
+    folder    for --folder in hints; "" for the default folder
     """
 
     device: str
@@ -91,7 +91,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     clock: Skew | None = None
     endpoint: str = ""
     waiting: int = 0
-    models: list[ModelStanding] = []
+    models: list[ModelStatus] = []
     faults: list[str] = []
     health: dict[str, Any] = {}
     feeds: list[FeedHealth] = []
@@ -102,11 +102,11 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def problems(self) -> list[tuple[str, str]]:
-        """(what is wrong, what to do), the gravest first."""
-        return [(what, self._typed(hint)) for what, hint in self._found]
+        """(what is wrong, what to do), the most severe first."""
+        return [(what, self._with_folder(hint)) for what, hint in self._found]
 
-    def _typed(self, hint: str) -> str:
-        """With commands as they have to be typed here."""
+    def _with_folder(self, hint: str) -> str:
+        """The hint with --folder in its commands where needed."""
         where = f" --folder {self.folder}" if self.folder else ""
         return _COMMAND.sub(lambda found: found[0] + where, hint)
 
@@ -120,7 +120,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
                 ("no connection to the broker", "it goes on serving; see shoal-agent doctor")
             )
         if not self.clock_synced:
-            how = f"{told(self.clock)} the controller's" if self.clock else "behind"
+            how = f"{describe(self.clock)} the controller's" if self.clock else "behind"
             found.append((f"the clock is {how}", "set the date or enable time synchronisation"))
         if not any(m.release for m in self.models):
             found.append(("no release serves", "ask the operator to roll one out to this device"))
@@ -137,25 +137,25 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         return found + [(fault, "") for fault in self.faults]
 
 
-def text(standing: Standing) -> str:
-    """The screen."""
-    who = [standing.device, f"site {standing.site or '-'}", standing.profile]
-    link = "connected" if standing.connected else "not connected"
-    run = "running" if standing.running else "NOT RUNNING"
+def text(status: DeviceStatus) -> str:
+    """The status as text for a terminal."""
+    head = [status.device, f"site {status.site or '-'}", status.profile]
+    link = "connected" if status.connected else "not connected"
+    run = "running" if status.running else "NOT RUNNING"
     lines = [
-        "  ".join([*who, f"ring {standing.ring}"]),
-        f"agent {standing.agent}, {run}, {link}, {standing.waiting} messages waiting",
+        "  ".join([*head, f"ring {status.ring}"]),
+        f"agent {status.agent}, {run}, {link}, {status.waiting} messages waiting",
     ]
-    if standing.endpoint:
-        lines.append(f"endpoint {standing.endpoint}")
-    if standing.sharing:
-        lines.append(standing.sharing)
-    if standing.clock:
-        lines.append(f"clock {told(standing.clock)} the controller's")
-    lines += ["", *(_model(m, standing.now_s) for m in standing.models)]
-    lines += ["", *map(_feed, standing.feeds)] if standing.feeds else []
-    lines += ["", f"  {standing.learning}"] if standing.learning else []
-    problems = standing.problems
+    if status.endpoint:
+        lines.append(f"endpoint {status.endpoint}")
+    if status.sharing:
+        lines.append(status.sharing)
+    if status.clock:
+        lines.append(f"clock {describe(status.clock)} the controller's")
+    lines += ["", *(_model(m, status.now_s) for m in status.models)]
+    lines += ["", *map(_feed, status.feeds)] if status.feeds else []
+    lines += ["", f"  {status.learning}"] if status.learning else []
+    problems = status.problems
     lines += ["", "nothing is wrong"] if not problems else ["", "wrong:"]
     for what, hint in problems:
         lines += [f"  - {what}", *([f"    do: {hint}"] if hint else [])]
@@ -173,7 +173,7 @@ def ago(seconds: float) -> str:
     return f"{int(max(0.0, seconds))} s"
 
 
-def _model(m: ModelStanding, now_s: float) -> str:
+def _model(m: ModelStatus, now_s: float) -> str:
     if not m.release:
         return f"  {m.model}: nothing serves; {m.wanted} {m.state}"
     since = datetime.datetime.fromtimestamp(m.since_s, datetime.UTC).strftime("%Y-%m-%d %H:%M")
@@ -184,7 +184,7 @@ def _model(m: ModelStanding, now_s: float) -> str:
     return f"{line}\n    {_timings(m)}" if len(m.timings_us) > 1 else line
 
 
-def _timings(m: ModelStanding) -> str:
+def _timings(m: ModelStatus) -> str:
     times = ", ".join(f"{name} {us:.3g} µs" for name, us in m.timings_us.items())
     return f"timed here: {times}; {m.variant} was chosen"
 

@@ -1,9 +1,9 @@
-"""The status page: what `shoal-agent status` says, for a browser on site. One screen, no script."""
+"""The status page: `shoal-agent status` as HTML, for a browser on site. One screen, no script."""
 
 from html import escape
 
 from shoal.agent.host import clock_skew
-from shoal.agent.status import ModelStanding, Standing, ago
+from shoal.agent.status import DeviceStatus, ModelStatus, ago
 
 _STYLE = """
 body{font:16px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:52rem;padding:0 1rem;
@@ -18,34 +18,34 @@ border-bottom:1px solid #ccd3dc;vertical-align:top}th{font-weight:600}
 """
 
 
-def page(standing: Standing) -> str:
-    """HTML of the whole; it loads itself anew every ten seconds."""
-    link = "connected" if standing.connected else "not connected"
-    since = ago(standing.now_s - standing.connection_since_s)
+def page(status: DeviceStatus) -> str:
+    """The page as HTML; it reloads itself every ten seconds."""
+    link = "connected" if status.connected else "not connected"
+    since = ago(status.now_s - status.connection_since_s)
     who = [
-        f"site {_or_dash(standing.site)}",
-        escape(standing.profile),
-        f"ring {escape(standing.ring)}",
-        f"agent {escape(standing.agent)}",
+        f"site {_or_dash(status.site)}",
+        escape(status.profile),
+        f"ring {escape(status.ring)}",
+        f"agent {escape(status.agent)}",
     ]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width"><meta http-equiv=refresh content=10>',
-        f"<title>{escape(standing.device)}</title><style>{_STYLE}</style>",
-        f"<h1>{escape(standing.device)}</h1>",
+        f"<title>{escape(status.device)}</title><style>{_STYLE}</style>",
+        f"<h1>{escape(status.device)}</h1>",
         f"<p>{' · '.join(who)}</p>",
-        f"<p>{link} for {since}, {standing.waiting} messages waiting</p>",
-        _problems(standing),
-        _models(standing),
-        _feeds(standing),
-        f"<p>{escape(standing.learning)}</p>" if standing.learning else "",
-        _health(standing),
+        f"<p>{link} for {since}, {status.waiting} messages waiting</p>",
+        _problems(status),
+        _models(status),
+        _feeds(status),
+        f"<p>{escape(status.learning)}</p>" if status.learning else "",
+        _health(status),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _problems(standing: Standing) -> str:
-    problems = standing.problems
+def _problems(status: DeviceStatus) -> str:
+    problems = status.problems
     if not problems:
         return "<div class=good>Nothing is wrong.</div>"
     items = [
@@ -55,15 +55,15 @@ def _problems(standing: Standing) -> str:
     return f"<div class=bad><b>Wrong:</b><ul>{''.join(items)}</ul></div>"
 
 
-def _models(standing: Standing) -> str:
-    if not standing.models:
+def _models(status: DeviceStatus) -> str:
+    if not status.models:
         return ""
     head = "<tr><th>model<th>serves<th>variant<th>since<th>requests<th>errors<th>update"
-    rows = [_model(model, standing.now_s) for model in standing.models]
+    rows = [_model(model, status.now_s) for model in status.models]
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def _model(model: ModelStanding, now_s: float) -> str:
+def _model(model: ModelStatus, now_s: float) -> str:
     since = ago(now_s - model.since_s) if model.release else ""
     update = f"{model.wanted} {model.state}" if model.wanted not in ("", model.release) else ""
     cells = [
@@ -73,32 +73,32 @@ def _model(model: ModelStanding, now_s: float) -> str:
     return "<tr>" + "".join(f"<td>{escape(cell)}" for cell in cells)
 
 
-def _feeds(standing: Standing) -> str:
-    if not standing.feeds:
+def _feeds(status: DeviceStatus) -> str:
+    if not status.feeds:
         return ""
     rows = [
         f"<tr><td>{escape(feed.kind)} {escape(feed.name)}<td>{'up' if feed.up else 'down'}"
         f"<td>{feed.count}<td>{feed.bad}<td>{escape(feed.error)}"
-        for feed in standing.feeds
+        for feed in status.feeds
     ]
     return f"<table><tr><th>feed<th><th>so far<th>bad<th>{''.join(rows)}</table>"
 
 
-def _health(standing: Standing) -> str:
-    told = [
-        f"{text} {standing.health[name]:g}{unit}"
+def _health(status: DeviceStatus) -> str:
+    parts = [
+        f"{text} {status.health[name]:g}{unit}"
         for name, text, unit in (
             ("rss_mb", "memory", " MB"),
             ("cpu_pct", "CPU", " %"),
             ("temp_c", "chip", " °C"),
             ("disk_free_mb", "disk free", " MB"),
         )
-        if standing.health.get(name, -1) >= 0
+        if status.health.get(name, -1) >= 0
     ]
-    if standing.clock:
-        told.append(f"clock {clock_skew.told(standing.clock)} the controller's")
-    pace = [f"at level “{escape(standing.level)}”"] if standing.level != "full" else []
-    return f"<p>{' · '.join([*told, *pace])}</p>"
+    if status.clock:
+        parts.append(f"clock {clock_skew.describe(status.clock)} the controller's")
+    level = [f"at level “{escape(status.level)}”"] if status.level != "full" else []
+    return f"<p>{' · '.join([*parts, *level])}</p>"
 
 
 def _or_dash(text: str) -> str:

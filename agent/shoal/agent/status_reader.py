@@ -1,4 +1,4 @@
-"""What is found in the agent's own folder: whether it runs, and how it stands when it does not."""
+"""Read the device's status: from the running agent, else from the files in its folder."""
 
 import http.client
 import shlex
@@ -14,20 +14,20 @@ from shoal.agent.host.io.facts import version_of
 from shoal.agent.host.io.folder import ADDRESS, FOLDER, JOURNAL, OUTBOX, SOCKET
 from shoal.agent.installed.io.journal import read_records
 from shoal.agent.installed.record import Record
-from shoal.agent.status import Standing, model_standing
+from shoal.agent.status import DeviceStatus, model_status
 from shoal.errors import StorageError
 
 _TIMEOUT_S = 3.0
 
 
-def read_standing(folder: Path) -> Standing:
-    """How the device stands: asked of the running agent, else read from its files."""
-    found = _ask(folder) or _from_disk(folder)
-    elsewhere = folder.absolute() != FOLDER
-    return msgspec.structs.replace(found, folder=shlex.quote(str(folder)) if elsewhere else "")
+def read_status(folder: Path) -> DeviceStatus:
+    """The status from the running agent, else from its files."""
+    found = _request(folder) or _from_disk(folder)
+    is_default = folder.absolute() == FOLDER
+    return msgspec.structs.replace(found, folder="" if is_default else shlex.quote(str(folder)))
 
 
-def _from_disk(folder: Path) -> Standing:
+def _from_disk(folder: Path) -> DeviceStatus:
     settings = load(folder)
     try:
         records, waiting = _read(folder)
@@ -36,8 +36,8 @@ def _from_disk(folder: Path) -> Standing:
     return _from_files(settings, records, waiting, [])
 
 
-def _ask(folder: Path) -> Standing | None:
-    """The running agent's own word; None when nobody answers."""
+def _request(folder: Path) -> DeviceStatus | None:
+    """The status from the running agent; None when none responds."""
     for connect in (_unix, _tcp):
         try:
             connection = connect(folder)
@@ -46,22 +46,22 @@ def _ask(folder: Path) -> Standing | None:
             data = response.read(1 << 20)
             connection.close()
             if response.status == 200:
-                return msgspec.json.decode(data, type=Standing)
+                return msgspec.json.decode(data, type=DeviceStatus)
         except (OSError, http.client.HTTPException, ValueError, msgspec.MsgspecError):
             continue
     return None
 
 
 def _unix(folder: Path) -> http.client.HTTPConnection:
-    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    plain.settimeout(_TIMEOUT_S)
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected.settimeout(_TIMEOUT_S)
     try:
-        plain.connect(str(folder / SOCKET))
+        connected.connect(str(folder / SOCKET))
     except OSError:
-        plain.close()
+        connected.close()
         raise
     connection = http.client.HTTPConnection("localhost", timeout=_TIMEOUT_S)
-    connection.sock = plain
+    connection.sock = connected
     return connection
 
 
@@ -84,9 +84,9 @@ def _read(folder: Path) -> tuple[dict[str, Record], int]:
 
 def _from_files(
     settings: Settings, records: dict[str, Record], waiting: int, faults: list[str]
-) -> Standing:
+) -> DeviceStatus:
     device = settings.device
-    return Standing(
+    return DeviceStatus(
         device=device.name,
         site=device.site,
         profile=device.profile,
@@ -95,6 +95,6 @@ def _from_files(
         now_s=time.time(),
         running=False,
         waiting=waiting,
-        models=[model_standing(record, record.active) for record in records.values()],
+        models=[model_status(record, record.active) for record in records.values()],
         faults=faults,
     )

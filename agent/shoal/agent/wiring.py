@@ -27,7 +27,7 @@ from shoal.agent.host.hours import parse
 from shoal.agent.host.io import facts, health, pressure
 from shoal.agent.host.io import folder as names
 from shoal.agent.host.io.config import Settings
-from shoal.agent.host.io.memory_headroom import Room
+from shoal.agent.host.io.memory_headroom import MemoryHeadroom
 from shoal.agent.host.io.notify import Notifier, Watchdog
 from shoal.agent.host.io.power import on_mains
 from shoal.agent.host.ports import HostPorts
@@ -227,7 +227,7 @@ def build_update(
         downloads=downloads,
         images=ImageRepository(folder / names.METADATA, root, downloads.metadata),
         loader=OrtLoader(slots.path, cache),
-        prober=SubprocessProber(slots.path, dict(os.environ), Room()),
+        prober=SubprocessProber(slots.path, dict(os.environ), MemoryHeadroom()),
         spawn=host.spawn,
         random=host.random,
         sessions=SessionReportReader(folder / names.SPOOL),

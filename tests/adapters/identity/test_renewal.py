@@ -15,7 +15,7 @@ from api.world import World, make_request, make_template
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.config import Settings
 from shoal.agent.identity.io import renewal
-from shoal.agent.identity.io.enrol import Wish, enrol
+from shoal.agent.identity.io.enrol import EnrolOptions, enrol
 from shoal.agent.upkeep import LOOK_S, RETRY_S, Upkeep
 from shoal.controller.fleet import devices, enrolment
 from shoal.errors import DeniedError, LinkError, SettingError, TrustError, UntrustedError
@@ -56,8 +56,8 @@ def folder(world: World, url: str, tmp_path: Path) -> Path:
 
 
 def joined(folder: Path, world: World, url: str) -> Settings:
-    wish = Wish(controller=url, token=world.join_token(), name="cam-1")
-    return enrol(folder, wish, {"arch": "x86_64", "flags": ["avx2"], "ram_mb": 4096})
+    options = EnrolOptions(controller=url, token=world.join_token(), name="cam-1")
+    return enrol(folder, options, {"arch": "x86_64", "flags": ["avx2"], "ram_mb": 4096})
 
 
 def serial(folder: Path) -> int:
@@ -132,7 +132,7 @@ def test_wherever_the_power_fails_a_pair_is_there_that_can_renew_again(
     with pytest.raises(KeyboardInterrupt):
         renewal.renew(folder, url, "cam-1")
     monkeypatch.undo()
-    renewal.settle(folder)
+    renewal.complete_renewal(folder)
     assert is_a_pair(folder)
     renewal.renew(folder, url, "cam-1")
     assert is_a_pair(folder)
@@ -144,7 +144,7 @@ def test_an_answer_that_was_lost_is_asked_for_again(
     def lost(*_: object) -> None:
         raise LinkError("the line went dead")
 
-    monkeypatch.setattr(renewal, "_keep", lost)
+    monkeypatch.setattr(renewal, "_save", lost)
     with pytest.raises(LinkError):
         renewal.renew(folder, url, "cam-1")
     monkeypatch.undo()
@@ -154,9 +154,9 @@ def test_an_answer_that_was_lost_is_asked_for_again(
 
 def test_an_address_that_has_no_ca_is_told_as_no_controller(url: str, tmp_path: Path) -> None:
     token = f"sj1.{'a' * 10}.{'b' * 32}.{'0' * 64}"
-    wish = Wish(controller=f"{url}/console", token=token, name="cam-1")
+    options = EnrolOptions(controller=f"{url}/console", token=token, name="cam-1")
     with pytest.raises(LinkError, match=r"has no /ca\.pem; is this the controller's address"):
-        enrol(tmp_path / "cam-1", wish, {})
+        enrol(tmp_path / "cam-1", options, {})
 
 
 def test_a_folder_that_is_a_device_already_does_not_become_another_one(
@@ -165,17 +165,17 @@ def test_a_folder_that_is_a_device_already_does_not_become_another_one(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     token = world.join_token()
     with pytest.raises(SettingError, match="is the device 'cam-1' already") as told:
-        enrol(folder, Wish(controller=url, token=token, name="cam-2"), {})
+        enrol(folder, EnrolOptions(controller=url, token=token, name="cam-2"), {})
     assert "--folder" in told.value.hint
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    enrol(folder.parent / "cam-2", Wish(controller=url, token=token, name="cam-2"), {})
+    enrol(folder.parent / "cam-2", EnrolOptions(controller=url, token=token, name="cam-2"), {})
 
 
 def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(
     world: World, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token, folder = world.join_token(uses=1), tmp_path / "cam-2"
-    wish = Wish(controller=url, token=token, name="cam-2")
+    options = EnrolOptions(controller=url, token=token, name="cam-2")
     real = enrolment._response
 
     def cut(*given: object) -> object:
@@ -184,11 +184,11 @@ def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(
 
     monkeypatch.setattr(enrolment, "_response", cut)
     with pytest.raises(LinkError):
-        enrol(folder, wish, {"arch": "x86_64"})
+        enrol(folder, options, {"arch": "x86_64"})
     assert devices.get_device(world.ctx, "cam-2").state == "enrolled"
-    assert enrol(folder, wish, {"arch": "x86_64"}).device.name == "cam-2"
+    assert enrol(folder, options, {"arch": "x86_64"}).device.name == "cam-2"
     with pytest.raises(DeniedError):
-        enrol(tmp_path / "cam-3", Wish(controller=url, token=token, name="cam-3"), {})
+        enrol(tmp_path / "cam-3", EnrolOptions(controller=url, token=token, name="cam-3"), {})
 
 
 def test_a_device_that_was_decommissioned_is_told_so_and_goes_on_trying(

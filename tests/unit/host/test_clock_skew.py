@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.agent.host.clock import AHEAD_S, DeviceClock
-from shoal.agent.host.clock_skew import EVERY_S, SOON_S, ControllerTime, is_wrong, told
+from shoal.agent.host.clock_skew import EVERY_S, SOON_S, ControllerTime, describe, is_wrong
 from shoal.wire import Skew
 
 DELAY = st.floats(0, 30)
@@ -77,10 +77,10 @@ def test_a_clock_that_is_set_is_right_at_once_without_a_question() -> None:
     clock.controller.answered(wall[0], 1_000_000.0, 7.0)
     assert not clock.synced
     assert clock.skew is not None
-    assert told(clock.skew) == "93 s ahead of"
+    assert describe(clock.skew) == "93 s ahead of"
     wall[0] -= 93
     assert clock.synced
-    assert told(clock.skew) == "within 0.5 s of"
+    assert describe(clock.skew) == "within 0.5 s of"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_clock_is_called_wrong_only_beyond_doubt(skew, wrong) -> None:
 def test_a_signature_moves_a_clock_that_the_network_sets_a_day_ahead_at_most() -> None:
     wall, network = [1_000_000.0], [True]
     clock = DeviceClock(wall=lambda: wall[0], monotonic=lambda: 7.0, disciplined=lambda: network[0])
-    assert clock.believed(wall[0] + 60) == wall[0] + 60
-    assert clock.believed(4.9e9) == wall[0] + AHEAD_S
+    assert clock.clamp(wall[0] + 60) == wall[0] + 60
+    assert clock.clamp(4.9e9) == wall[0] + AHEAD_S
     network[0] = False  # in 1970, for all that is known
-    assert clock.believed(4.9e9) == 4.9e9
+    assert clock.clamp(4.9e9) == 4.9e9

@@ -18,7 +18,7 @@ from shoal.agent.feeds.io.external_paths import outside
 from shoal.agent.host.io.notify import Notifier, Watchdog
 from shoal.agent.host.unit import Outside, unit
 from shoal.agent.serving.routes import Request
-from shoal.agent.status import ModelStanding, Standing
+from shoal.agent.status import DeviceStatus, ModelStatus
 from shoal.agent.status_page import page
 from shoal.errors import ModelError, SettingError
 
@@ -169,11 +169,11 @@ def test_a_model_that_fails_or_an_endpoint_that_hangs_starves_it(
 
 # ------------------------------------------------------------------ the page
 
-STANDING = Standing(
+STANDING = DeviceStatus(
     device="press-4", site="north <b>", profile="rpi5", ring="stable", agent="0.1.0",
     now_s=1e9 + 4_000, running=True, connected=True, connection_since_s=1e9, waiting=3,
     models=[
-        ModelStanding(
+        ModelStatus(
             model="m", release="m@1", variant="int8", since_s=1e9, state="SUCCEEDED",
             wanted="m@1", requests=7, errors=1,
         )

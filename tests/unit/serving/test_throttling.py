@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.health import HealthSampler
-from shoal.agent.host.io.memory_headroom import Room
+from shoal.agent.host.io.memory_headroom import MemoryHeadroom
 from shoal.agent.host.io.pressure import PressureSampler
 from shoal.agent.host.load import Load
 from shoal.agent.installed.record import Slot
@@ -279,7 +279,7 @@ def test_headroom_is_the_least_of_machine_and_service(tmp_path: Path) -> None:
     (proc / "meminfo").write_text("MemTotal: 926000 kB\nMemFree: 9 kB\nMemAvailable: 512000 kB\n")
     (own / "memory.high").write_text(f"{384 << 20}\n")
     (own / "memory.stat").write_text(f"anon {84 << 20}\nfile {250 << 20}\nkernel 1\n")
-    room = Room(proc, sys)
+    room = MemoryHeadroom(proc, sys)
     assert room() == 300
     (proc / "meminfo").write_text("MemTotal: 926000 kB\nMemFree: 9 kB\nMemAvailable: 102400 kB\n")
     assert room() == 100
@@ -291,13 +291,13 @@ def test_headroom_without_a_limit_is_the_machines_and_without_measurements_zero(
     tmp_path: Path,
 ) -> None:
     proc, sys = machine(tmp_path)
-    assert Room(proc, sys)() == 0
+    assert MemoryHeadroom(proc, sys)() == 0
     (proc / "meminfo").write_text("MemTotal: 1 kB\nMemFree: 1 kB\nMemAvailable: 102400 kB\n")
-    assert Room(proc, sys)() == 100
+    assert MemoryHeadroom(proc, sys)() == 100
     own = sys / "fs/cgroup/system.slice/shoal-agent.service"
     (own / "memory.high").write_text("max\n")
     (own / "memory.stat").write_text("anon 1\n")
-    assert Room(proc, sys)() == 100
+    assert MemoryHeadroom(proc, sys)() == 100
 
 
 def test_a_machine_without_these_files_has_no_measurements(tmp_path: Path) -> None:

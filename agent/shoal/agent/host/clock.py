@@ -1,4 +1,4 @@
-"""The device's clock: max(RTC, floor), so that a board without a battery is not in 1970."""
+"""The device's clock: max(RTC, floor), for boards whose RTC has no battery."""
 
 from collections.abc import Callable
 
@@ -10,16 +10,16 @@ AHEAD_S = 86_400.0
 
 
 class DeviceClock:
-    """Unix seconds that never run below what a signature has vouched for.
+    """Unix seconds, never below the newest signed time.
 
     >>> clock = DeviceClock(wall=lambda: 0.0, monotonic=lambda: 5.0, floor_s=1000.0)
     >>> clock(), clock.synced
     (1000.0, False)
 
-    The controller's time is heard, not signed: it is told of, and never believed.
+    Controller time is unauthenticated: it is used to report clock skew, never to set the clock.
 
-    A signature is a bound from below, made by a clock that may itself be wrong. Where the machine's
-    clock is set from the network, one that lies further ahead than AHEAD_S raises nothing beyond.
+    A signed time is a lower bound, from a clock that may itself be wrong. Where the machine's clock
+    is set from the network, signed times raise the floor by at most AHEAD_S beyond it.
 
     wall, monotonic   where the seconds come from
     floor_s           known lower bound when the clock is made
@@ -41,21 +41,21 @@ class DeviceClock:
     def __call__(self) -> float:
         return max(self._wall(), self._floor_s + self.monotonic() - self._set_at)
 
-    def believed(self, signed_s: float) -> float:
-        """As much of a signed time as may raise the floor."""
+    def clamp(self, signed_s: float) -> float:
+        """A signed time, limited to what may raise the floor."""
         return min(signed_s, self._wall() + AHEAD_S) if self._disciplined() else signed_s
 
-    def vouch(self, floor_s: float) -> None:
-        """Raise the floor; lower values change nothing."""
+    def raise_floor(self, floor_s: float) -> None:
+        """Raise the floor; lower values have no effect."""
         if floor_s > self():
             self._floor_s, self._set_at = floor_s, self.monotonic()
 
     @property
     def skew(self) -> Skew | None:
-        """How far it is from the controller's clock; None while that is not known."""
+        """Difference from the controller's clock; None while it is unknown."""
         return self.controller.skew(self(), self.monotonic())
 
     @property
     def synced(self) -> bool:
-        """Whether the machine's own clock is not known to be wrong: behind, or far off."""
+        """Whether the machine's clock is neither below the floor nor known to be far off."""
         return self._wall() >= self._floor_s and not is_wrong(self.skew)

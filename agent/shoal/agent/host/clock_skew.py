@@ -1,10 +1,10 @@
-"""How far this device's clock is from the controller's, and how sure that is.
+"""Clock skew of this device against the controller, with its error bound.
 
-The device asks, the controller answers with its time. Somewhere between the question and the
-answer, both timed here on a clock that nobody sets, the controller's clock showed what it says:
-that bounds the difference from both sides, whatever the way there and back took, and whatever a
-broker kept in between (RFC 5905, section 8, gives the same as offset and delay/2). Answers that
-agree narrow it; one that does not is believed alone, for somebody set the controller's clock.
+The device requests the time and the controller responds with it. The controller's clock showed
+that time between request and response, both taken here on the monotonic clock: this bounds the
+difference from both sides, whatever the network and broker delayed (RFC 5905, section 8, gives the
+same as offset and delay/2). Consistent responses narrow the bounds; an inconsistent one replaces
+them, since the controller's clock was set.
 
 >>> time = ControllerTime()
 >>> time.asked(sent_s=1000.0, monotonic_s=5.0)
@@ -18,20 +18,20 @@ import collections
 
 from shoal.wire import Skew
 
-#: Seconds between two questions: once it is known well, and until then.
+#: Seconds between two requests: with good bounds, and before.
 EVERY_S, SOON_S = 3_600.0, 60.0
-#: Known well: bounds within so many seconds.
+#: Good bounds: within so many seconds.
 GOOD_S = 1.0
-#: A clock that is off by more than this, bounds considered, is called wrong.
+#: A clock that is off by more than this, beyond the error bound, is wrong.
 WRONG_S = 5.0
-#: How much a quartz, or a clock that is being slewed, may gain or lose.
+#: Drift of a quartz, or of a clock that is being slewed.
 DRIFT = 200e-6
-#: Questions that may still be answered.
+#: Requests that may still be responded to.
 _OPEN = 16
 
 
 class ControllerTime:
-    """What is known of the controller's clock: it shows monotonic + something in [low, high]."""
+    """Bounds of the controller's clock: it shows monotonic + an offset in [low, high]."""
 
     def __init__(self) -> None:
         self._open: collections.OrderedDict[float, float] = collections.OrderedDict()
@@ -39,18 +39,18 @@ class ControllerTime:
         self._next_s = float("-inf")
 
     def due(self, monotonic_s: float) -> bool:
-        """Whether it is time to ask."""
+        """Whether the next request is due."""
         return monotonic_s >= self._next_s
 
     def asked(self, sent_s: float, monotonic_s: float) -> None:
-        """A question was sent, named by its `sent_s`."""
+        """A request was sent, identified by its `sent_s`."""
         self._open[sent_s] = monotonic_s
         while len(self._open) > _OPEN:
             self._open.popitem(last=False)
         self._next_s = monotonic_s + SOON_S
 
     def answered(self, asked_s: float, now_s: float, monotonic_s: float) -> bool:
-        """The controller's clock showed `now_s`; whether that answers a question of ours."""
+        """A response says that the clock showed `now_s`; whether it belongs to an open request."""
         sent = self._open.pop(asked_s, None)
         if sent is None:
             return False
@@ -63,7 +63,7 @@ class ControllerTime:
         return True
 
     def skew(self, clock_s: float, monotonic_s: float) -> Skew | None:
-        """How far a clock that shows `clock_s` now is ahead; None while nothing is known."""
+        """How far a clock that shows `clock_s` now is ahead; None before the first response."""
         known = self._widened(monotonic_s)
         if known is None:
             return None
@@ -80,16 +80,16 @@ class ControllerTime:
 
 
 def is_wrong(skew: Skew | None, limit_s: float = WRONG_S) -> bool:
-    """Whether a clock is off by more than `limit_s` beyond doubt."""
+    """Whether a clock is off by more than `limit_s` beyond the error bound."""
     return skew is not None and abs(skew.skew_s) - skew.error_s > limit_s
 
 
-def told(skew: Skew) -> str:
-    """For a person, who goes on with "the controller's".
+def describe(skew: Skew) -> str:
+    """The skew as text, to be followed by "the controller's".
 
-    >>> told(Skew(skew_s=-93.04, error_s=0.01)), told(Skew(skew_s=0.2, error_s=0.3))
+    >>> describe(Skew(skew_s=-93.04, error_s=0.01)), describe(Skew(skew_s=0.2, error_s=0.3))
     ('93 s behind', 'within 0.5 s of')
-    >>> told(Skew(skew_s=93.0, error_s=0.0))
+    >>> describe(Skew(skew_s=93.0, error_s=0.0))
     '93 s ahead of'
     """
     if abs(skew.skew_s) <= skew.error_s:

@@ -215,13 +215,13 @@ class Updates:
             floor=self.floors.assignment,
             now_s=self._clock(),
         )
-        signed_s = self._clock.believed(orders.signed_s)
+        signed_s = self._clock.clamp(orders.signed_s)
         floors = self.floors.raised(assignment=orders.version, time_s=signed_s)
         if payload != self._payload:
             self._ports.journal.save_assignment(payload, floors)
         self.floors, self._payload, self._urls = floors, payload, message.urls
         self._ports.peers.update(message.peers or {}, message.generations or {})
-        self._clock.vouch(signed_s)
+        self._clock.raise_floor(signed_s)
         self._desired = {check_model(order.model): order for order in orders.orders}
         for attempt in self._attempts.values():
             attempt.not_before = float("-inf")  # its URLs may be new

@@ -1,8 +1,8 @@
-"""A little disk kept back, so that an agent can start, and its model serve, on a full one.
+"""Disk reserve: a file that is deleted at a start on a full disk, so that the agent can start.
 
-The journal and the outbox need some room to be opened at all. The reserve is a file of real bytes
-in the agent's folder: given up at a start that finds the disk full, kept back again at the next
-start that finds room. What runs already is not stopped by a full disk and needs none of it.
+The journal and the outbox need free space to be opened. The reserve has allocated blocks in the
+agent's folder; the next start with enough free space creates it again. A running agent survives a
+full disk without it.
 """
 
 import logging
@@ -13,18 +13,18 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 NAME = "reserve"
-#: Bytes kept back; free bytes below which they are given up; above which they are kept back again.
+#: Bytes of the reserve; free bytes below which it is deleted, above which it is created.
 SIZE, SCARCE, PLENTY = 2 << 20, 1 << 20, 32 << 20
 
 
-def settle(folder: Path) -> bool:
-    """Keep the reserve back where there is room, give it up where there is none.
+def adjust_reserve(folder: Path) -> bool:
+    """Create the reserve where there is space, delete it on a full disk.
 
-    True when it was given up now. Never raises: a reserve is no reason not to serve.
+    True when it was deleted now. Never raises: serving does not depend on it.
     """
     path = folder / NAME
     if not folder.is_dir():
-        return False  # no device yet: the settings say so
+        return False  # not enrolled yet
     try:
         free = shutil.disk_usage(folder).free
         if free < SCARCE and path.exists():

@@ -1,4 +1,4 @@
-"""How much memory one more process may take before the kernel presses on the agent's service."""
+"""Memory that one more process may use before the kernel throttles the agent's service."""
 
 import math
 import re
@@ -10,8 +10,8 @@ _AVAILABLE = re.compile(rb"^MemAvailable: +(\d+) kB", re.MULTILINE)
 _OWN = re.compile(rb"^anon (\d+)$", re.MULTILINE)
 
 
-class Room:
-    """MB, at a call, from descriptors kept open; 0 where the kernel does not say.
+class MemoryHeadroom:
+    """MB at each call, from descriptors kept open; 0 where the kernel does not report it.
 
     proc, sys   where the kernel's files are
     """
@@ -27,8 +27,7 @@ class Room:
         return min(machine, self._service())
 
     def _service(self) -> float:
-        """Of what systemd lets the service have (MemoryHigh), what it does not hold; files that
-        the kernel has cached for it do not count, for they make room."""
+        """MemoryHigh of the service minus its anonymous memory; its page cache is reclaimable."""
         high, held = read(self._high).strip(), _OWN.search(read(self._held))
         if not high.isdigit() or not held:
             return math.inf

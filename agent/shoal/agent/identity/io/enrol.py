@@ -1,8 +1,8 @@
-"""Joining a fleet: a join token for a certificate. The private key never leaves this folder.
+"""Enrolment: exchange a join token for a certificate. The private key never leaves the folder.
 
-The token carries the fingerprint of the root CA, so the first contact needs no trust in the
-network: /ca.pem is fetched unverified, believed only if it matches, and everything after that is
-verified against it. Running it again with the same name is safe: the key is kept.
+The token contains the fingerprint of the root CA: /ca.pem is fetched without verification and
+accepted only if it matches; everything after that is verified against it. Enrolling again with the
+same name is safe: the key is kept.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from shoal.agent.host.io.config import Controller, Device, Settings, Source, dump, load
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
-from shoal.agent.identity.io.requests import request as ask
+from shoal.agent.identity.io.requests import request
 from shoal.durable import write_durable
 from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
@@ -24,8 +24,8 @@ from shoal.issuer import is_issued_by
 from shoal.topics import check_device
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What the person at the machine wants."""
+class EnrolOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of `shoal-agent enroll`."""
 
     controller: str
     token: str
@@ -37,51 +37,50 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     source: Source | None = None
 
 
-def enrol(folder: Path, wish: Wish, facts: dict[str, Any]) -> Settings:
-    """Join, and write agent.toml, the key, the certificates and the trusted roots into `folder`.
+def enrol(folder: Path, options: EnrolOptions, facts: dict[str, Any]) -> Settings:
+    """Enrol, and write agent.toml, the key, the certificates and the trusted roots into `folder`.
 
-    Raises SettingError for a wish that cannot be or a folder that is another device's already,
-    UntrustedError when the controller is not the one that the token names, DeniedError when it
-    refuses, LinkError out of reach.
+    Raises SettingError for invalid options or a folder of another device, UntrustedError when the
+    controller is not the one in the token, DeniedError when it refuses, LinkError out of reach.
     """
-    check_device(wish.name)
-    secret = parse_token(wish.token)
-    if not wish.controller.startswith("https://"):
-        raise SettingError(f"controller {wish.controller!r}", "write it as https://host:port")
-    _check_whose(folder, wish.name)
-    url = wish.controller.rstrip("/")
+    check_device(options.name)
+    secret = parse_token(options.token)
+    if not options.controller.startswith("https://"):
+        raise SettingError(f"controller {options.controller!r}", "write it as https://host:port")
+    _check_folder(folder, options.name)
+    url = options.controller.rstrip("/")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     ca = pinned(_fetch_ca(url), secret.ca_sha256)
     write_durable(folder / CA, ca)
     key = _key(folder / KEY)
-    request = EnrolRequest(
-        token=wish.token.strip(),
-        csr=make_csr(key, wish.name),
-        device=wish.name,
-        ring=wish.ring,
-        profile=wish.profile,
-        line=wish.line,
-        labels=wish.labels,
+    body = EnrolRequest(
+        token=options.token.strip(),
+        csr=make_csr(key, options.name),
+        device=options.name,
+        ring=options.ring,
+        profile=options.profile,
+        line=options.line,
+        labels=options.labels,
         facts=facts,
     )
-    response = _ask(url, folder / CA, request)
-    settings = _settings(url, wish, response)
-    _keep(folder, response, secret.ca_sha256, settings)
+    response = _enrol(url, folder / CA, body)
+    settings = _settings(url, options, response)
+    _save(folder, response, secret.ca_sha256, settings)
     return settings
 
 
-def _check_whose(folder: Path, name: str) -> None:
+def _check_folder(folder: Path, name: str) -> None:
     """SettingError when `folder` has another device's key, models and messages."""
-    was = load(folder).device.name if (folder / SETTINGS).exists() else ""
-    if was not in ("", name):
+    existing = load(folder).device.name if (folder / SETTINGS).exists() else ""
+    if existing not in ("", name):
         raise SettingError(
-            f"{folder} is the device {was!r} already",
+            f"{folder} is the device {existing!r} already",
             f"choose a folder of its own for {name!r} (--folder), or move this one away first",
         )
 
 
 def pinned(bundle: bytes, sha256: str) -> bytes:
-    """The certificates of `bundle` that the root of fingerprint `sha256` vouches for, PEM.
+    """The certificates of `bundle` that chain to the root with fingerprint `sha256`, as PEM.
 
     Raises UntrustedError when that root is not among them.
     """
@@ -106,32 +105,32 @@ _DER = serialization.Encoding.DER
 
 
 def _fetch_ca(url: str) -> bytes:
-    """ca.pem from anybody who answers: it is believed by its fingerprint only."""
+    """ca.pem, unverified: it is accepted by its fingerprint only."""
     import urllib3
 
     with urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False) as pool:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         try:
-            return ask(pool, "GET", f"{url}/ca.pem")
+            return request(pool, "GET", f"{url}/ca.pem")
         except DeniedError as error:
             hint = "is this the controller's address, with the port of its console?"
             raise LinkError(f"{url} has no /ca.pem", hint) from error
 
 
-def _ask(url: str, ca: Path, request: EnrolRequest) -> EnrolResponse:
+def _enrol(url: str, ca: Path, enrolment: EnrolRequest) -> EnrolResponse:
     import urllib3
 
     with urllib3.PoolManager(ca_certs=str(ca)) as pool:
-        body = msgspec.json.encode(request)
-        said = ask(pool, "POST", f"{url}/api/v1/enrol", body)
+        body = msgspec.json.encode(enrolment)
+        data = request(pool, "POST", f"{url}/api/v1/enrol", body)
     try:
-        return msgspec.json.decode(said, type=EnrolResponse)
+        return msgspec.json.decode(data, type=EnrolResponse)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LinkError(f"{url} answered what is no enrolment: {error}") from error
+        raise LinkError(f"{url}: the response is no enrolment: {error}") from error
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """This device's key: made once, 0600."""
+    """This device's key, generated at the first call; mode 0600."""
     if path.exists():
         key = serialization.load_pem_private_key(path.read_bytes(), None)
         if isinstance(key, ec.EllipticCurvePrivateKey):
@@ -143,7 +142,7 @@ def _key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A private key as it lies in the folder."""
+    """A private key as PKCS #8 PEM."""
     form = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
@@ -155,23 +154,23 @@ def make_csr(key: ec.EllipticCurvePrivateKey, name: str) -> str:
     return csr.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def _settings(url: str, wish: Wish, response: EnrolResponse) -> Settings:
+def _settings(url: str, options: EnrolOptions, response: EnrolResponse) -> Settings:
     return Settings(
         device=Device(
             name=response.device,
             site=response.site,
-            line=wish.line,
-            ring=wish.ring,
+            line=options.line,
+            ring=options.ring,
             profile=response.profile,
-            labels=wish.labels,
+            labels=options.labels,
         ),
         controller=Controller(url=url, broker=response.broker, artifacts=response.artifacts),
-        source=wish.source,
+        source=options.source,
     )
 
 
-def _keep(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Settings) -> None:
-    """Everything durable; agent.toml last, because its being there means enrolled."""
+def _save(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Settings) -> None:
+    """Write everything durably; agent.toml last, since it marks the folder as enrolled."""
     write_durable(folder / CA, pinned(response.ca.encode(), ca_sha256))
     write_durable(folder / CERTIFICATE, response.certificate.encode(), 0o600)
     write_durable(folder / ROOT, response.root.encode())

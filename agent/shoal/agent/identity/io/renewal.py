@@ -1,8 +1,8 @@
-"""The next certificate, by itself, at two thirds of the life of the present one.
+"""Certificate renewal at two thirds of the certificate's life, and updates of the director's root.
 
-Key and certificate change together: both lie in renewed.pem first, durable, and are copied from
-there; `settle` ends what a power cut interrupted. Until renewed.pem is there the old pair holds.
-The broker's session keeps its name, which was made from the first key.
+Key and certificate are replaced together: both are written to renewed.pem first, durably, and
+copied from there; `complete_renewal` finishes a replacement that a power cut interrupted. Until
+renewed.pem exists the old pair is in use. The broker session keeps the name from the first key.
 """
 
 import base64
@@ -41,8 +41,8 @@ _KEY_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----
 _T = TypeVar("_T")
 
 
-def settle(folder: Path) -> None:
-    """End a replacement of key and certificate that the power cut; nothing when there is none."""
+def complete_renewal(folder: Path) -> None:
+    """Finish a replacement of key and certificate that a power cut interrupted, if there is one."""
     both = folder / RENEWED
     if not both.exists():
         return
@@ -56,7 +56,7 @@ def settle(folder: Path) -> None:
 
 
 def session_name(folder: Path, device: str) -> str:
-    """The MQTT client id: kept in the folder from the first key on, whatever key comes after."""
+    """The MQTT client id, derived from the first key and kept in the folder."""
     path = folder / SESSION
     if not path.exists():
         write_durable(path, session_id(device, folder / KEY).encode(), 0o600)
@@ -64,66 +64,66 @@ def session_name(folder: Path, device: str) -> str:
 
 
 def life_s(folder: Path) -> tuple[float, float]:
-    """From when until when the present certificate is valid, Unix seconds; SettingError."""
+    """Begin and end of the certificate's validity, Unix seconds; SettingError if unreadable."""
     leaf = _certificate(folder)
     return leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
 
 
 def renew(folder: Path, controller: str, device: str) -> None:
-    """Ask `controller` for the next certificate, over a new key, and put both in place.
+    """Request a certificate for a new key from `controller`, and replace both.
 
-    Raises DeniedError refused, LinkError out of reach, UntrustedError for an answer that is not
-    our certificate, OSError when the disk refuses; the old pair holds then.
+    Raises DeniedError when refused, LinkError out of reach, UntrustedError for a response that is
+    not this device's certificate, OSError when the disk refuses; the old pair stays in use then.
     """
-    settle(folder)
+    complete_renewal(folder)
     present, new = _key(folder), ec.generate_private_key(ec.SECP256R1())
     csr = make_csr(new, device)
     with urllib3.PoolManager(ca_certs=str(folder / CA)) as pool:
-        ask = f"{controller}/api/v1/renew"
-        given = _read(request(pool, "GET", f"{ask}?device={quote(device)}"), RenewChallenge)
-        message = renewal_message(given.challenge, csr)
+        url = f"{controller}/api/v1/renew"
+        challenge = _read(request(pool, "GET", f"{url}?device={quote(device)}"), RenewChallenge)
+        message = renewal_message(challenge.challenge, csr)
         proof = present.sign(message, ec.ECDSA(hashes.SHA256()))
         body = RenewRequest(
             certificate=(folder / CERTIFICATE).read_text(),
             csr=csr,
-            challenge=given.challenge,
+            challenge=challenge.challenge,
             proof=base64.b64encode(proof).decode(),
         )
-        answer = _read(request(pool, "POST", ask, msgspec.json.encode(body)), RenewResponse)
-    _keep(folder, device, new, answer)
+        response = _read(request(pool, "POST", url, msgspec.json.encode(body)), RenewResponse)
+    _save(folder, device, new, response)
 
 
 def refresh_director(folder: Path, controller: str) -> bytes | None:
-    """Follow the director's roots to the newest, and keep it; None when there is no newer.
+    """Save the newest root of the director and return it; None when there is no newer one.
 
-    Raises LinkError out of reach, TrustError for a root that the one before did not sign.
+    Raises LinkError out of reach, TrustError for a root that its predecessor did not sign.
     """
     trusted = (folder / DIRECTOR).read_bytes()
     with urllib3.PoolManager(ca_certs=str(folder / CA)) as pool:
-        ask = f"{controller}/api/v1/director-roots?after={director_version(trusted)}"
-        told = _read(request(pool, "GET", ask), DirectorRoots)
-    if not told.roots:
+        url = f"{controller}/api/v1/director-roots?after={director_version(trusted)}"
+        found = _read(request(pool, "GET", url), DirectorRoots)
+    if not found.roots:
         return None
-    newest = follow_roots(trusted, [text.encode() for text in told.roots])
+    newest = follow_roots(trusted, [text.encode() for text in found.roots])
     write_durable(folder / DIRECTOR, newest)
     return newest
 
 
-def _keep(
-    folder: Path, device: str, key: ec.EllipticCurvePrivateKey, answer: RenewResponse
+def _save(
+    folder: Path, device: str, key: ec.EllipticCurvePrivateKey, response: RenewResponse
 ) -> None:
     root = x509.load_pem_x509_certificate((folder / CA).read_bytes())
     sha256 = fingerprint(root.public_bytes(serialization.Encoding.DER))
-    ca = pinned(answer.ca.encode(), sha256)
-    _check(answer.certificate, device, key, ca)
+    ca = pinned(response.ca.encode(), sha256)
+    _check(response.certificate, device, key, ca)
     session_name(folder, device)
     write_durable(folder / CA, ca)
-    write_durable(folder / RENEWED, key_pem(key) + answer.certificate.encode(), 0o600)
-    settle(folder)
+    write_durable(folder / RENEWED, key_pem(key) + response.certificate.encode(), 0o600)
+    complete_renewal(folder)
 
 
 def _check(pem: str, device: str, key: ec.EllipticCurvePrivateKey, ca: bytes) -> None:
-    """Raise UntrustedError unless this is a certificate of ours, over `key`, by a CA we trust."""
+    """Raise UntrustedError unless this is the device's certificate for `key`, by a trusted CA."""
     try:
         leaf = x509.load_pem_x509_certificate(pem.encode())
         ours = _names(leaf) == [device] and leaf.public_key() == key.public_key()
@@ -135,7 +135,7 @@ def _check(pem: str, device: str, key: ec.EllipticCurvePrivateKey, ca: bytes) ->
 
 
 def _names(leaf: x509.Certificate) -> list[str]:
-    """Whom it is for: its CN, without the generation of a name that was taken again (cam-1.2)."""
+    """Device names in the CN, without the generation of a re-used name (cam-1.2)."""
     found = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return [str(name.value).partition(".")[0] for name in found]
 
@@ -163,4 +163,4 @@ def _read(data: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LinkError(f"the controller's answer cannot be read: {error}") from error
+        raise LinkError(f"the controller's response cannot be read: {error}") from error

@@ -1,4 +1,4 @@
-"""One HTTPS request to the controller, and what its refusals mean."""
+"""HTTPS requests to the controller, with its refusals as errors."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ _TIMEOUT_S = 20.0
 
 
 def request(pool: "PoolManager", method: str, url: str, body: bytes | None = None) -> bytes:
-    """What the controller answers to one request; DeniedError refused, LinkError out of reach."""
+    """The body of the response. DeniedError when refused, LinkError out of reach."""
     import urllib3
 
     headers = {"Content-Type": "application/json"} if body else {}
