@@ -17,7 +17,7 @@ from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.serving.engine import Engine as Served
 from shoal.agent.serving.engine import Runtime
 from shoal.agent.update.acceptance import Measured
-from shoal.controller.releases import capability
+from shoal.controller.releases import download_urls
 from shoal.errors import LinkError
 from shoal.manifest import File
 
@@ -151,7 +151,7 @@ class Capabilities:
         if self._fleet.artifacts_away:
             raise LinkError("artifact server is away")
         sha, expires, signature = re.search(r"/blobs/([\w-]+)\?exp=(\d+)&sig=(\w+)$", url).groups()
-        capability.check(self._fleet.key, sha, expires, signature, self._fleet.clock())
+        download_urls.check(self._fleet.key, sha, expires, signature, self._fleet.clock())
         blobs, (old, _, new) = self._fleet.ctx.blobs, sha.partition("-")
         return delta.make(blobs.read(old), blobs.read(new)) if new else blobs.read(sha)
 

@@ -35,7 +35,7 @@ from shoal.controller.engine_jobs import build_engine
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Drift, Settings
 from shoal.controller.host.settings import Fleet as Telemetry
-from shoal.controller.releases import capability, models, releases
+from shoal.controller.releases import download_urls, models, releases
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.rollouts import rollouts
@@ -156,7 +156,7 @@ class Fleet:
         self.window_s, self.observe_s = window_s, observe_s
         self.stations: dict[str, Station] = {}
         self.artifacts_away = False
-        self.key = b"k" * capability.KEY_BYTES
+        self.key = b"k" * download_urls.KEY_BYTES
         controller = folder / "controller"
         (controller / "keys").mkdir(parents=True)
         (controller / "keys" / "capability.key").write_bytes(self.key)

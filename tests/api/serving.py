@@ -13,8 +13,8 @@ import msgspec
 import urllib3
 
 from ports import free_port
-from shoal.controller.first_day import as_toml
 from shoal.controller.host import settings
+from shoal.controller.initialization import as_toml
 from waiting import PATIENCE_S
 
 

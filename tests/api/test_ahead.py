@@ -12,7 +12,7 @@ from api.serving import Served
 from bench.controllers import ACTOR, add_release, make_controller
 from bench.releases import BIG, MODEL, make_release, perceptron
 from shoal.controller.host.context import Context
-from shoal.controller.releases import addresses
+from shoal.controller.releases import download_urls
 from shoal.controller.rollouts import assignments, rollouts
 from shoal.controller.rollouts.io.delta_prefetch import DeltaPrefetcher
 from shoal.controller.rollouts.records import RolloutPlan, StagePlan
@@ -99,7 +99,9 @@ def test_one_that_would_spare_nothing_is_looked_at_once_and_never_made(
     (name,) = assignments.deltas_of(ctx, newest)
     assert made(ctx) == {name: 0}
     written = (ctx.folder / "deltas" / name).stat().st_mtime_ns
-    (url,) = addresses.urls_of(ctx, [name], time.time() + 60).values()
+    (url,) = download_urls.urls_of(
+        ctx.folder, ctx.settings.network, [name], time.time() + 60
+    ).values()
     answer = server.get(url.removeprefix(server.url))
     assert answer.status == 404
     assert (ctx.folder / "deltas" / name).stat().st_mtime_ns == written

@@ -13,8 +13,8 @@ import pytest
 
 from api.serving import Served, give_ports
 from shoal import delta
-from shoal.controller.releases import capability
-from shoal.controller.releases.io.artifacts import read_key, span_of
+from shoal.controller.releases import download_urls
+from shoal.controller.releases.io.artifacts import span_of
 from shoal.controller.releases.io.blobs import Blobs
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -31,7 +31,9 @@ class Site(NamedTuple):
     def path(self, sha256: str = "", expires_s: float = 0) -> str:
         """Path and query of a capability URL."""
         split = urlsplit(
-            capability.make_url("", self.key, sha256 or self.sha256, expires_s or time.time() + 60)
+            download_urls.make_url(
+                "", self.key, sha256 or self.sha256, expires_s or time.time() + 60
+            )
         )
         return f"{split.path}?{split.query}"
 
@@ -44,7 +46,7 @@ def site(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     blobs = Blobs(folder / "blobs")
     small, big = blobs.put_bytes(DATA), blobs.put_bytes(b"\0" * BIG)
     server = Served(folder, "artifacts", network.artifacts)
-    yield Site(server.wait(), read_key(folder), small.sha256, big.sha256, folder)
+    yield Site(server.wait(), download_urls.read_key(folder), small.sha256, big.sha256, folder)
     assert server.end() == 0, server.said
 
 

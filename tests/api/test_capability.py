@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from shoal.controller.releases import capability
+from shoal.controller.releases import download_urls
 from shoal.errors import DeniedError
 
 KEY, SHA, NOW = b"k" * 32, "ab" * 32, 1_700_000_000.0
@@ -18,11 +18,11 @@ def parts(url: str) -> tuple[str, str, str]:
 
 
 def test_a_url_of_ours_opens_until_it_expires() -> None:
-    url = capability.make_url("https://shoal:8444/", KEY, SHA, NOW + 60)
+    url = download_urls.make_url("https://shoal:8444/", KEY, SHA, NOW + 60)
     assert url.startswith(f"https://shoal:8444/blobs/{SHA}?")
-    capability.check(KEY, *parts(url), now_s=NOW + 59)
+    download_urls.check(KEY, *parts(url), now_s=NOW + 59)
     with pytest.raises(DeniedError, match="expired"):
-        capability.check(KEY, *parts(url), now_s=NOW + 60)
+        download_urls.check(KEY, *parts(url), now_s=NOW + 60)
 
 
 @pytest.mark.parametrize(
@@ -42,19 +42,19 @@ def test_a_url_of_ours_opens_until_it_expires() -> None:
     ],
 )
 def test_a_url_that_was_changed_opens_nothing(change) -> None:  # type: ignore[no-untyped-def]
-    given = change(*parts(capability.make_url("https://shoal", KEY, SHA, NOW + 60)))
+    given = change(*parts(download_urls.make_url("https://shoal", KEY, SHA, NOW + 60)))
     with pytest.raises(DeniedError, match="not signed"):
-        capability.check(KEY, *given, now_s=NOW)
+        download_urls.check(KEY, *given, now_s=NOW)
 
 
 def test_even_a_signed_path_is_no_digest() -> None:
-    url = capability.make_url("https://shoal", KEY, "../keys", NOW + 60)
+    url = download_urls.make_url("https://shoal", KEY, "../keys", NOW + 60)
     _, expires, signature = parts(url)
     with pytest.raises(DeniedError, match="not signed"):
-        capability.check(KEY, "../keys", expires, signature, now_s=NOW)
+        download_urls.check(KEY, "../keys", expires, signature, now_s=NOW)
 
 
 def test_another_key_signs_another_url() -> None:
-    url = capability.make_url("https://shoal", b"x" * 32, SHA, NOW + 60)
+    url = download_urls.make_url("https://shoal", b"x" * 32, SHA, NOW + 60)
     with pytest.raises(DeniedError, match="not signed"):
-        capability.check(KEY, *parts(url), now_s=NOW)
+        download_urls.check(KEY, *parts(url), now_s=NOW)

@@ -9,7 +9,7 @@ from cryptography import x509
 
 from api.world import World, is_problem, make_request
 from shoal import enrolment
-from shoal.controller.broker.io.process import Enrolled
+from shoal.controller.broker.io.process import EnrolledDevices
 from shoal.controller.fleet import devices
 from shoal.controller.store.tables import assignment
 
@@ -69,9 +69,9 @@ def test_a_name_taken_again_has_another_name_in_its_certificate(world: World) ->
         names.append(subject_of(world.enrol("press-4", token)))
         world.post("/api/v1/devices/press-4/decommission")
     assert names == ["CN=press-4,O=shoal", "CN=press-4.1,O=shoal", "CN=press-4.2,O=shoal"]
-    assert Enrolled(world.ctx.store).names() == frozenset()
+    assert EnrolledDevices(world.ctx.store).names() == frozenset()
     world.enrol("press-4", token)
-    assert Enrolled(world.ctx.store).names() == {"press-4.3"}
+    assert EnrolledDevices(world.ctx.store).names() == {"press-4.3"}
 
 
 def test_a_name_too_long_to_be_taken_again_is_told_so(world: World) -> None:

@@ -15,8 +15,8 @@ from flask.testing import FlaskClient
 from shoal.controller.access import roles, tokens, users
 from shoal.controller.access.roles import Actor
 from shoal.controller.app import create_app
-from shoal.controller.first_day import Wishes, make_folder
 from shoal.controller.host.context import Context
+from shoal.controller.initialization import InitOptions, make_folder
 from shoal.controller.wiring import open_context
 
 PASSWORD = "correct horse battery"
@@ -39,7 +39,7 @@ def open_folder(folder: Path, clock: Any) -> Context:
 
 def make_template(folder: Path) -> Path:
     """What `shoal-controller init` makes, and one user of each role, named after it."""
-    make_folder(folder, Wishes(), time.time())
+    make_folder(folder, InitOptions(), time.time())
     ctx = open_folder(folder, time.time)
     for role in roles.ROLES:
         users.add_user(ctx, actor="test", name=role, role=role, password=PASSWORD)

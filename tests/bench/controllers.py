@@ -9,8 +9,8 @@ from sqlalchemy import insert, select
 
 from bench import brokers
 from bench.releases import MODEL, Release
-from shoal.controller.first_day import Wishes, make_folder
 from shoal.controller.host.context import Context
+from shoal.controller.initialization import InitOptions, make_folder
 from shoal.controller.releases import models, releases
 from shoal.controller.store import tables
 from shoal.controller.wiring import open_context
@@ -21,7 +21,7 @@ ACTOR = "bench"
 def make_controller(folder: Path, *, baseline_windows: int = 96) -> Context:
     """A new controller on free ports; its processes are the caller's to start."""
     port, artifacts, mqtt = brokers.free_ports(3)
-    wishes = Wishes(
+    wishes = InitOptions(
         port=port,
         artifacts=artifacts,
         mqtt=mqtt,

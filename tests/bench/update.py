@@ -35,8 +35,7 @@ from shoal.agent.host.io.folder import CA, MODELS, SETTINGS
 from shoal.controller.fleet import join_tokens
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
-from shoal.controller.releases import capability
-from shoal.controller.releases.io.artifacts import read_key
+from shoal.controller.releases import download_urls
 from shoal.controller.rollouts import rollouts
 from shoal.controller.rollouts.records import RolloutPlan, StagePlan
 
@@ -193,9 +192,9 @@ class Rig:
         release = self._release
         assert release is not None
         wanted = [release.data, *release.files.values()]
-        key, base = read_key(self.ctx.folder), self._artifacts()
+        key, base = download_urls.read_key(self.ctx.folder), self._artifacts()
         digests = [hashlib.sha256(data).hexdigest() for data in wanted]
-        urls = [capability.make_url(base, key, sha, time.time() + 600) for sha in digests]
+        urls = [download_urls.make_url(base, key, sha, time.time() + 600) for sha in digests]
 
         def all_of_them() -> None:
             with urllib3.PoolManager(ca_certs=str(self.device.folder / CA)) as pool:

@@ -57,7 +57,7 @@ class Nats:
 
     def admit(self, devices: tuple[str, ...]) -> None:
         self._devices = devices
-        self._server.admit(devices)
+        self._server.set_devices(devices)
 
     def kill9(self) -> None:
         os.kill(self._server.pid, signal.SIGKILL)
@@ -91,7 +91,7 @@ class Mosquitto:
         eventually(lambda: shakes_hands(self.port), f"Mosquitto's loop at port {self.port}")
 
     def admit(self, devices: tuple[str, ...]) -> None:
-        self._files.admit(devices)
+        self._files.set_devices(devices)
 
     def has_written(self, *payloads: bytes) -> bool:
         """Whether they are in its store, which it writes once a second."""

@@ -12,7 +12,7 @@ from broker.real import ENROLLED, Nats, Site
 from ports import free_port
 from programs import nats_server
 from shoal.controller.broker.io.nats import NatsServer, configuration, find_binary
-from shoal.controller.broker.io.process import Enrolled, Follower, run
+from shoal.controller.broker.io.process import AccessUpdater, EnrolledDevices, run
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.store.io.database import Store
 from shoal.controller.store.tables import device
@@ -79,7 +79,7 @@ def test_enrolment_and_decommission_in_the_table_reach_the_broker(
         enrol(store, name)
     broker = Nats(tmp_path / "broker", authority.folder, free_port())
     stopping = threading.Event()
-    work = threading.Thread(target=run, args=(broker._server, Enrolled(store), stopping))
+    work = threading.Thread(target=run, args=(broker._server, EnrolledDevices(store), stopping))
     site = Site(broker, tmp_path, authority)
     work.start()
     try:
@@ -107,35 +107,35 @@ class Recorder:
     def __init__(self) -> None:
         self.admitted: list[frozenset[str]] = []
 
-    def admit(self, devices: frozenset[str]) -> None:
+    def set_devices(self, devices: frozenset[str]) -> None:
         self.admitted.append(devices)
 
 
 def test_the_broker_is_told_once_per_change_and_of_nothing_else(store: Store):
     enrol(store, "cam-a")
     told = Recorder()
-    follower = Follower(Enrolled(store), told, frozenset({"cam-a"}))
-    follower.look()
+    updater = AccessUpdater(EnrolledDevices(store), told, frozenset({"cam-a"}))
+    updater.poll()
     with store.write() as db:
         db.execute(update(device).values(online=True, seen_at=5.0))
-    follower.look()
+    updater.poll()
     assert told.admitted == []
     enrol(store, "cam-b", at=2.0)
-    follower.look()
-    follower.look()
+    updater.poll()
+    updater.poll()
     decommission(store, "cam-a")
-    follower.look()
+    updater.poll()
     assert told.admitted == [{"cam-a", "cam-b"}, {"cam-b"}]
 
 
 def test_a_busy_database_does_not_end_the_broker(store: Store, monkeypatch, caplog):
-    follower = Follower(Enrolled(store), Recorder(), frozenset())
+    updater = AccessUpdater(EnrolledDevices(store), Recorder(), frozenset())
 
-    def busy(_self: Enrolled) -> None:
+    def busy(_self: EnrolledDevices) -> None:
         raise StorageError("database: locked")
 
-    monkeypatch.setattr(Enrolled, "mark", busy)
-    assert follower.look() > 0
+    monkeypatch.setattr(EnrolledDevices, "fingerprint", busy)
+    assert updater.poll() > 0
     assert "locked" in caplog.text
 
 
@@ -181,7 +181,7 @@ def test_ten_thousand_devices_are_configured_and_one_more_is_let_in(tmp_path, au
     try:
         controller = site.controller().connect()
         first = site.device("cam-1").connect()
-        server.admit([*many, "cam-new"])
+        server.set_devices([*many, "cam-new"])
         new = site.device("cam-new").connect()
         new.link.publish(up("cam-new", "window"), b"new")
         eventually(lambda: b"new" in controller.payloads(), "its window")

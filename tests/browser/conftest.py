@@ -20,8 +20,8 @@ from browser.seed import Past, Seeded, seed
 from browser.seed_rounds import seed_rounds
 from ports import free_port
 from shoal.controller.access import users
-from shoal.controller.first_day import Wishes, make_folder
 from shoal.controller.host.context import Context
+from shoal.controller.initialization import InitOptions, make_folder
 from shoal.controller.wiring import open_context
 
 PASSWORD = "correct horse battery"
@@ -39,7 +39,7 @@ class Console(NamedTuple):
 
 def make(folder: Path, past: bool) -> Console:
     port = free_port()
-    wishes = Wishes(port=port, artifacts=free_port(), mqtt=free_port(), baseline_windows=24)
+    wishes = InitOptions(port=port, artifacts=free_port(), mqtt=free_port(), baseline_windows=24)
     make_folder(folder, wishes, time.time())
     ctx = open_context(folder)._replace(clock=Past(time.time()), random=random.Random(7))
     users.add_user(ctx, actor="test", name="admin", role="admin", password=PASSWORD)

@@ -16,8 +16,8 @@ from shoal.cli.__main__ import cli
 from shoal.cli.command import Session
 from shoal.controller.access.users import first_admin
 from shoal.controller.app import create_app
-from shoal.controller.first_day import Wishes, make_folder
 from shoal.controller.host.context import Context
+from shoal.controller.initialization import InitOptions, make_folder
 from shoal.controller.operations import operations
 from shoal.controller.wiring import open_context, operation_kinds
 
@@ -65,7 +65,7 @@ def controller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]
     from shoal.controller.fleet.io.ca import Authority
 
     folder = tmp_path_factory.mktemp("controller")
-    make_folder(folder, Wishes(), time.time())
+    make_folder(folder, InitOptions(), time.time())
     ctx = open_context(folder)
     password = first_admin(ctx)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -1,4 +1,4 @@
-"""shoal-controller: makes a controller, serves it, and is each of its processes."""
+"""shoal-controller: creates a controller, serves it, and runs each of its processes."""
 
 import asyncio
 import json
@@ -16,20 +16,20 @@ import click
 
 from shoal.errors import ConflictError, ShoalError
 
-#: Exit codes: 0 well, 1 something is wrong and said why, 2 wrong usage (click's own).
+#: Exit codes: 0 success, 1 failure with a message, 2 wrong usage (click's own).
 FAILED = 1
 _FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
-def _plainly(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Errors of ours as one line with its hint, not as a traceback."""
+def _report_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Print a ShoalError as one line with its hint, without a traceback."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
         except ShoalError as error:
-            logging.getLogger("shoal").debug("where it came from", exc_info=True)
+            logging.getLogger("shoal").debug("traceback", exc_info=True)
             click.echo(f"ERROR {error}", err=True)
             sys.exit(FAILED)
 
@@ -43,8 +43,8 @@ def _folder(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="SHOAL_FOLDER",
         default=Path("shoal-controller"),
         show_default=True,
-        help="Where this controller keeps everything.",
-    )(_plainly(command))
+        help="Folder of this controller.",
+    )(_report_errors(command))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,7 +56,7 @@ def main() -> None:
     A server's first minutes:
       shoal-controller init --folder /var/lib/shoal --name HOST    prints the first password
       shoal-controller serve --folder /var/lib/shoal
-      shoal-controller doctor --folder /var/lib/shoal              what is wrong, with hints
+      shoal-controller doctor --folder /var/lib/shoal              checks, each failure with a hint
       shoal login https://HOST:8443                                then: shoal --help
     """
 
@@ -79,20 +79,20 @@ def main() -> None:
 )
 @click.option("--broker", default="", help="mqtts://HOST:PORT of a broker of your own.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def init(folder: Path, as_json: bool, **wishes: Any) -> None:
+def init(folder: Path, as_json: bool, **options: Any) -> None:
     """Make a controller: settings, keys, certificates, database, and the first admin."""
     from shoal.controller.access.users import first_admin
-    from shoal.controller.first_day import Wishes, make_folder
     from shoal.controller.fleet.io.ca import Authority
+    from shoal.controller.initialization import InitOptions, make_folder
     from shoal.controller.wiring import open_context
 
     folder = folder.resolve()
-    network = make_folder(folder, Wishes(**wishes), time.time()).network
+    network = make_folder(folder, InitOptions(**options), time.time()).network
     try:
         password = first_admin(open_context(folder))
     except ConflictError as error:
         raise ConflictError(
-            f"{folder} is a controller already",
+            f"{folder} already is a controller",
             "change its controller.toml, or choose another --folder",
         ) from error
     made = {
@@ -118,7 +118,7 @@ def serve(folder: Path) -> None:
     from shoal.controller.supervisor import Supervisor
 
     configured = settings.load(folder)
-    Supervisor(folder.resolve(), configured, say=lambda text: click.echo(text)).run()
+    Supervisor(folder.resolve(), configured, report=lambda text: click.echo(text)).run()
 
 
 @main.command()
@@ -126,12 +126,12 @@ def serve(folder: Path) -> None:
 def broker(folder: Path) -> None:
     """Run the embedded broker alone."""
     from shoal.controller.broker.io.nats import NatsServer, find_binary
-    from shoal.controller.broker.io.process import Enrolled, run
+    from shoal.controller.broker.io.process import EnrolledDevices, run
     from shoal.controller.host import settings
-    from shoal.controller.host.io.lifetime import until_told
+    from shoal.controller.host.io.lifetime import stop_event
     from shoal.controller.store.io.database import Store, url_of
 
-    _begin()
+    _start_child()
     configured = settings.load(folder)
     network = configured.network
     server = NatsServer(
@@ -141,7 +141,7 @@ def broker(folder: Path) -> None:
         host=network.host,
         port=network.mqtt,
     )
-    run(server, Enrolled(Store.open(url_of(folder, configured))), until_told())
+    run(server, EnrolledDevices(Store.open(url_of(folder, configured))), stop_event())
 
 
 @main.command()
@@ -151,7 +151,7 @@ def artifacts(folder: Path) -> None:
     from shoal.controller.host import settings
     from shoal.controller.releases.io.artifacts import serve as serve_artifacts
 
-    _begin()
+    _start_child()
     asyncio.run(_until_terminated(serve_artifacts(folder, settings.load(folder))))
 
 
@@ -168,7 +168,7 @@ def web(folder: Path) -> None:
 
         return create_app(open_context(folder))
 
-    _begin()
+    _start_child()
     serve_web(make_app, settings.load(folder).network, folder / "pki")
 
 
@@ -177,22 +177,22 @@ def web(folder: Path) -> None:
 def engine(folder: Path) -> None:
     """Run ingest, rollouts, monitoring and retraining alone."""
     from shoal.controller.engine_jobs import run
-    from shoal.controller.host.io.lifetime import until_told
+    from shoal.controller.host.io.lifetime import stop_event
     from shoal.controller.wiring import open_context
 
-    _begin()
-    run(open_context(folder), until_told())
+    _start_child()
+    run(open_context(folder), stop_event())
 
 
 @main.command()
 @click.argument("id_", metavar="ID")
 @_folder
 def operation(id_: str, folder: Path) -> None:
-    """Do one long piece of work that the engine has claimed."""
+    """Run one operation that the engine has claimed."""
     from shoal.controller.operations import operations
     from shoal.controller.wiring import open_context, operation_kinds
 
-    _begin()
+    _start_child()
     operations.run(open_context(folder), id_, operation_kinds())
 
 
@@ -204,30 +204,30 @@ def operation(id_: str, folder: Path) -> None:
     help="Where to write.  [default: FOLDER/mosquitto]",
 )
 @click.option("--listen", default="", help="Address for Mosquitto to bind.  [default: all]")
-@click.option("--user", default="", help="Whom Mosquitto becomes when started as root.")
+@click.option("--user", default="", help="User that Mosquitto switches to when started as root.")
 @click.option(
     "--pid-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Of the running Mosquitto: told of changes by SIGHUP.",
+    help="PID file of the running Mosquitto, which gets SIGHUP after changes.",
 )
 @click.option(
-    "--watch", is_flag=True, help="Stay, and write the access list anew at every enrolment."
+    "--watch", is_flag=True, help="Keep running, and rewrite the access list at every enrolment."
 )
 def mosquitto_config(
     folder: Path, out: Path | None, listen: str, user: str, pid_file: Path | None, watch: bool
 ) -> None:
     """Write mosquitto.conf and its access list, for a broker of your own."""
     from shoal.controller.broker.io.mosquitto import MosquittoFiles
-    from shoal.controller.broker.io.process import Enrolled, follow
+    from shoal.controller.broker.io.process import EnrolledDevices, keep_updated
     from shoal.controller.host import settings
-    from shoal.controller.host.io.lifetime import until_told
+    from shoal.controller.host.io.lifetime import stop_event
     from shoal.controller.store.io.database import Store, url_of
     from shoal.mqtt import parse_url
 
     configured = settings.load(folder)
     network = configured.network
     port = parse_url(network.broker).port if network.broker else network.mqtt
-    enrolled = Enrolled(Store.open(url_of(folder, configured)))
+    enrolled = EnrolledDevices(Store.open(url_of(folder, configured)))
     target = (out or folder / "mosquitto").resolve()
     names = enrolled.names()
     MosquittoFiles(target).write(folder / "pki", names, host=listen, port=port, user=user)
@@ -235,33 +235,33 @@ def mosquitto_config(
     click.echo(f"  mosquitto -c {target / 'mosquitto.conf'}")
     running = MosquittoFiles(target, pid_file)
     if pid_file is not None:
-        running.admit(names)
+        running.set_devices(names)
     if watch:
-        _begin()
-        follow(enrolled, running, names, until_told().wait)
+        _start_child()
+        keep_updated(enrolled, running, names, stop_event().wait)
 
 
 @main.command()
 @_folder
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(folder: Path, as_json: bool) -> None:
-    """Look for what is wrong, and print hints. Exit code 1 when something is."""
-    from shoal.controller.doctor import ERROR, examine, worst
+    """Check the controller; every failure has a hint. Exit code 1 if a check fails."""
+    from shoal.controller.doctor import ERROR, run_checks, worst_state
 
-    checks = examine(folder.resolve(), time.time())
+    checks = run_checks(folder.resolve(), time.time())
     if as_json:
         listing = [{"name": c.name, "state": c.state, "detail": c.detail} for c in checks]
-        click.echo(json.dumps({"state": worst(checks), "checks": listing}))
+        click.echo(json.dumps({"state": worst_state(checks), "checks": listing}))
     else:
         colours = {"ok": "green", "warning": "yellow", "error": "red"}
         for check in checks:
             state = click.style(f"{check.state:8}", fg=colours[check.state])
             click.echo(f"{state} {check.name:26} {check.detail}")
-    sys.exit(FAILED if worst(checks) == ERROR else 0)
+    sys.exit(FAILED if worst_state(checks) == ERROR else 0)
 
 
-def _begin() -> None:
-    """What every child does first: log to stderr, and end with the supervisor that started it."""
+def _start_child() -> None:
+    """Start of every child process: log to stderr, and end with the supervisor."""
     from shoal.controller.host.io.lifetime import die_with_parent
     from shoal.controller.host.io.processes import SUPERVISED
 

@@ -1,4 +1,4 @@
-"""What is wrong with a controller on this machine, with a hint for each."""
+"""Checks of a controller on this machine, each failure with a hint."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from shoal.controller.host.settings import Settings
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.store.io.database import Store, url_of
 from shoal.controller.store.tables import device
-from shoal.controller.supervisor import serving
+from shoal.controller.supervisor import folder_lock
 from shoal.errors import ConflictError, LinkError, ShoalError
 
 DISK_WARNING_MB, DISK_ERROR_MB = 2_048, 256
@@ -26,15 +26,15 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at. state: ok, warning or error; detail ends with a hint."""
+    """Result of one check. state: ok, warning or error; detail ends with a hint."""
 
     name: str
     state: str
     detail: str
 
 
-def examine(folder: Path, now: float) -> list[Check]:
-    """Look at everything; never raises for what it finds."""
+def run_checks(folder: Path, now: float) -> list[Check]:
+    """Run all checks; a failed one is a result, not an exception."""
     try:
         configured = settings.load(folder)
     except ShoalError as error:
@@ -51,14 +51,14 @@ def examine(folder: Path, now: float) -> list[Check]:
     ]
 
 
-def worst(checks: list[Check]) -> str:
-    """The gravest state among them."""
+def worst_state(checks: list[Check]) -> str:
+    """The worst state of these checks."""
     return max((check.state for check in checks), key=[OK, WARNING, ERROR].index)
 
 
-def _try(name: str, look: Callable[[], str], failing: str = ERROR) -> Check:
+def _try(name: str, check: Callable[[], str], failing: str = ERROR) -> Check:
     try:
-        return Check(name=name, state=OK, detail=look())
+        return Check(name=name, state=OK, detail=check())
     except ShoalError as error:
         return Check(name=name, state=failing, detail=str(error))
     except OSError as error:
@@ -67,7 +67,7 @@ def _try(name: str, look: Callable[[], str], failing: str = ERROR) -> Check:
 
 def _is_served(folder: Path) -> bool:
     try:
-        with serving(folder):
+        with folder_lock(folder):
             return False
     except ConflictError:
         return True
@@ -148,14 +148,14 @@ def _listeners(folder: Path, configured: Settings, served: bool) -> list[Check]:
 
 
 def _https(name: str, configured: Settings, port: int, pki: Path, own: bool, failing: str) -> Check:
-    def look() -> str:
+    def check() -> str:
         return check_https(configured.network, port, pki, own_certificate=own)
 
-    return _try(name, look, failing)
+    return _try(name, check, failing)
 
 
 def _port(name: str, host: str, port: int, setting: str) -> Check:
-    def look() -> str:
+    def check() -> str:
         if not is_free(host, port):
             raise LinkError(
                 f"port {port} is taken by another program",
@@ -163,4 +163,4 @@ def _port(name: str, host: str, port: int, setting: str) -> Check:
             )
         return f"port {port} is free"
 
-    return _try(name, look)
+    return _try(name, check)

@@ -1,4 +1,4 @@
-"""`serve`: every part of the controller in a process of its own, started again when it ends."""
+"""`serve`: runs every part of the controller in its own process and restarts it when it ends."""
 
 import fcntl
 import os
@@ -12,31 +12,31 @@ from typing import IO, NamedTuple
 
 from shoal.controller.broker.io.nats import find_binary
 from shoal.controller.fleet.io.ca import Authority
-from shoal.controller.host.io.lifetime import until_told
+from shoal.controller.host.io.lifetime import stop_event
 from shoal.controller.host.io.probes import check_broker, check_https, is_free
-from shoal.controller.host.io.processes import Child, tell_on_stderr
+from shoal.controller.host.io.processes import Child, print_on_stderr
 from shoal.controller.host.settings import Settings
 from shoal.errors import ConflictError, LinkError, SettingError
 
-PATIENCE_S = 15.0
-#: A predecessor that was killed needs a moment until its children have let go of their ports.
-PORT_PATIENCE_S = 5.0
+STOP_TIMEOUT_S = 15.0
+#: Children of a killed predecessor need a moment to release their ports.
+PORT_TIMEOUT_S = 5.0
 _TICK_S, _DAY_S = 0.2, 86_400.0
-#: What shoal.mqtt logs when the engine is connected and subscribed: then all of it answers.
+#: Logged by shoal.mqtt when the engine is connected and subscribed.
 _CONNECTED = re.compile(r"\bshoal\.mqtt broker \S+: connected$")
 
 
 class Part(NamedTuple):
-    """A child, and how to ask whether it answers: raises LinkError when it does not."""
+    """A child process and its health check, which raises LinkError."""
 
     child: Child
     check: Callable[[], object]
 
 
 class Supervisor:
-    """Starts the parts of the controller in `folder`, keeps them running, ends them.
+    """Starts the parts of the controller in `folder`, restarts them, stops them.
 
-    say    prints the ready line; tell prints warnings
+    report   prints the ready line; warn: prints warnings
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class Supervisor:
         folder: Path,
         settings: Settings,
         *,
-        say: Callable[[str], None],
-        tell: Callable[[str], None] = tell_on_stderr,
+        report: Callable[[str], None],
+        warn: Callable[[str], None] = print_on_stderr,
     ) -> None:
-        self._folder, self._settings, self._say, self._tell = folder, settings, say, tell
+        self._folder, self._settings, self._report, self._warn = folder, settings, report, warn
         self._stopping = threading.Event()
         self._parts = self._plan()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SettingError, ConflictError if it cannot begin."""
-        with serving(self._folder):
-            self._stopping = until_told()
+        with folder_lock(self._folder):
+            self._stopping = stop_event()
             if not self._settings.network.broker:
                 find_binary(os.environ)
             self._renew()
@@ -80,7 +80,7 @@ class Supervisor:
     def _child(self, name: str) -> Child:
         argv = [sys.executable, "-m", "shoal.controller", name, "--folder", str(self._folder)]
         log = self._folder / "log" / f"{name}.log"
-        return Child(name, argv, log, self._tell, _CONNECTED if name == "engine" else None)
+        return Child(name, argv, log, self._warn, _CONNECTED if name == "engine" else None)
 
     def _supervise(self) -> None:
         (self._folder / "log").mkdir(exist_ok=True)
@@ -92,25 +92,25 @@ class Supervisor:
                 renew_at += _DAY_S
                 self._restart_if(self._renew())
             for part in self._parts:
-                part.child.keep(time.monotonic())
+                part.child.restart_if_ended(time.monotonic())
             if waiting:
-                waiting = [part for part in waiting if not _answers(part)]
+                waiting = [part for part in waiting if not _is_healthy(part)]
                 if not waiting:
-                    self._say(self._ready())
+                    self._report(self._ready())
 
     def _renew(self) -> bool:
-        """New server and controller certificates in good time; whether there are any."""
+        """Renew server and controller certificates that expire soon; whether any was."""
         authority = Authority.open(self._folder / "pki")
         renewed = authority.renew_own(self._settings.network.names, time.time())
         if renewed:
-            self._tell(f"new certificate: {', '.join(renewed)}")
+            self._warn(f"new certificate: {', '.join(renewed)}")
         return bool(renewed)
 
     def _restart_if(self, renewed: bool) -> None:
-        """Children read their certificate at their start; the loop starts those that ended."""
+        """Children read their certificate at start: terminate them, the loop restarts them."""
         if renewed:
             for part in self._parts:
-                part.child.ask_to_end()
+                part.child.terminate()
 
     def _check_engine(self) -> None:
         child = next(part.child for part in self._parts if part.child.name == "engine")
@@ -127,7 +127,7 @@ class Supervisor:
         )
 
     def _wait_for_ports(self) -> None:
-        end = time.monotonic() + PORT_PATIENCE_S
+        end = time.monotonic() + PORT_TIMEOUT_S
         while (taken := taken_ports(self._settings)) and time.monotonic() < end:
             if self._stopping.wait(_TICK_S):
                 return
@@ -143,15 +143,15 @@ class Supervisor:
             )
 
     def _end(self) -> None:
-        """Engine first, broker last: what is on its way still finds its way."""
-        end = time.monotonic() + PATIENCE_S
+        """Stop the engine first and the broker last: messages in flight are still delivered."""
+        end = time.monotonic() + STOP_TIMEOUT_S
         for part in reversed(self._parts):
-            part.child.ask_to_end()
+            part.child.terminate()
             part.child.end(end - time.monotonic())
 
 
 def taken_ports(settings: Settings) -> dict[str, int]:
-    """Setting -> port, of those that somebody else listens on; SettingError if two are the same."""
+    """Setting -> port in use by another program; SettingError if two settings have the same."""
     network = settings.network
     ports = {"port": network.port, "artifacts": network.artifacts}
     if not network.broker:
@@ -161,8 +161,8 @@ def taken_ports(settings: Settings) -> dict[str, int]:
     return {name: port for name, port in ports.items() if not is_free(network.host, port)}
 
 
-class serving:  # noqa: N801 - reads as a word: `with serving(folder)`
-    """Holds the folder's lock; ConflictError when another `serve` has it."""
+class folder_lock:  # noqa: N801 - a context manager: `with folder_lock(folder)`
+    """Lock of the controller's folder; ConflictError if another `serve` holds it."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "serve.lock"
@@ -177,7 +177,7 @@ class serving:  # noqa: N801 - reads as a word: `with serving(folder)`
             pid = self._file.read().strip()
             self._file.close()
             raise ConflictError(
-                f"{self._path.parent} is being served already, by process {pid}",
+                f"{self._path.parent} is served already, by process {pid}",
                 f"end it first: kill {pid}",
                 pid=pid,
             ) from error
@@ -190,7 +190,7 @@ class serving:  # noqa: N801 - reads as a word: `with serving(folder)`
             self._file.close()
 
 
-def _answers(part: Part) -> bool:
+def _is_healthy(part: Part) -> bool:
     try:
         part.check()
     except LinkError:

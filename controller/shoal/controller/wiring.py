@@ -1,4 +1,4 @@
-"""Builds the adapters of one process: the only module besides __main__ and app that may."""
+"""Builds the context of a process: its adapters, clock and randomness."""
 
 import random
 import time

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from controllers import add_digits
 from fakes import memory_folder
 from shoal.controller.access import audit
-from shoal.controller.first_day import Wishes, make_folder
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Operations as Limits
+from shoal.controller.initialization import InitOptions, make_folder
 from shoal.controller.operations import operations
 from shoal.controller.operations.io.runner import OperationRunner
 from shoal.controller.operations.operations import Operation
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.scenario
 @pytest.fixture
 def ctx() -> Iterator[Context]:
     with memory_folder() as folder:
-        make_folder(folder, Wishes(), time.time())
+        make_folder(folder, InitOptions(), time.time())
         made = open_context(folder)
         yield made
         made.store.close()

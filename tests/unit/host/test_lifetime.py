@@ -7,8 +7,8 @@ import sys
 import pytest
 
 WAITS = """
-from shoal.controller.host.io.lifetime import until_told
-stopping = until_told()
+from shoal.controller.host.io.lifetime import stop_event
+stopping = stop_event()
 print("up", flush=True)
 while not stopping.wait(0.05): pass
 print("ended")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from shoal.controller.host.io.processes import FIRST_PAUSE_S, LONGEST_PAUSE_S, Child, LogFile
+from shoal.controller.host.io.processes import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Child, LogFile
 from waiting import eventually
 
 
@@ -36,17 +36,17 @@ def test_all_it_says_is_in_its_log_and_only_trouble_is_told(tmp_path, told):
 
 def test_it_is_ready_when_its_log_says_so_and_not_before_it_says_so_again(tmp_path, told):
     program = "import time; print('INFO connected'); time.sleep(60)"
-    one = child(tmp_path, told, program, sign=re.compile("connected$"))
+    one = child(tmp_path, told, program, ready_pattern=re.compile("connected$"))
     assert not one.ready
     one.start(time.monotonic())
     eventually(lambda: one.ready)
     os.kill(one.pid, signal.SIGKILL)
     eventually(lambda: not one.pid)
-    one.keep(time.monotonic())
-    one.keep(time.monotonic() + FIRST_PAUSE_S + 1)
+    one.restart_if_ended(time.monotonic())
+    one.restart_if_ended(time.monotonic() + FIRST_BACKOFF_S + 1)
     assert one.starts == 2
     eventually(lambda: one.ready)
-    one.ask_to_end()
+    one.terminate()
     one.end(10)
 
 
@@ -56,16 +56,16 @@ def test_one_that_keeps_ending_is_started_after_ever_longer_pauses(tmp_path, tol
     now, pauses = time.monotonic(), []
     for _ in range(9):
         eventually(lambda: not one.pid)
-        one.keep(now)
+        one.restart_if_ended(now)
         starts, begun = one.starts, now
         while one.starts == starts:
             now += 0.1
-            one.keep(now)
+            one.restart_if_ended(now)
         pauses.append(now - begun)
     one.end(10)
-    assert pauses[0] == pytest.approx(FIRST_PAUSE_S, abs=0.2)
+    assert pauses[0] == pytest.approx(FIRST_BACKOFF_S, abs=0.2)
     assert pauses == sorted(pauses)
-    assert pauses[-1] == pytest.approx(LONGEST_PAUSE_S, abs=0.2)
+    assert pauses[-1] == pytest.approx(LONGEST_BACKOFF_S, abs=0.2)
     assert "ended with code 3" in told[0]
 
 
@@ -74,8 +74,8 @@ def test_one_that_lived_long_is_started_again_at_once(tmp_path, told):
     one.start(time.monotonic())
     eventually(lambda: not one.pid)
     later = time.monotonic() + 3_600
-    one.keep(later)
-    one.keep(later + FIRST_PAUSE_S)
+    one.restart_if_ended(later)
+    one.restart_if_ended(later + FIRST_BACKOFF_S)
     assert one.starts == 2
     one.end(10)
 
@@ -88,7 +88,7 @@ def test_one_that_does_not_end_is_killed_and_told_of(tmp_path, told):
     one = child(tmp_path, told, program)
     one.start(time.monotonic())
     eventually(lambda: told)
-    one.ask_to_end()
+    one.terminate()
     one.end(0.2)
     assert not one.pid
     assert "part does not end; killed" in told

@@ -112,7 +112,7 @@ def test_who_serves_what_is_in_quarantine_keeps_it_and_no_order_names_it(
     assert ordered(ctx, "press-1") == []
     assert told.serving == {bad: ["press-1"]}
     with ctx.store.write() as db:  # as a folder for it is signed, or when half a life is over
-        assignments.sign_anew(db, ctx, "press-1")
+        assignments.renew_now(db, ctx, "press-1")
     assert ordered(ctx, "press-1") == []
 
 
@@ -128,7 +128,7 @@ def test_an_order_that_names_a_quarantined_release_is_not_signed_again(
     assert ordered(ctx, "press-1") == [bad]
 
     with ctx.store.write() as db:
-        assignments.sign_anew(db, ctx, "press-1")
+        assignments.renew_now(db, ctx, "press-1")
 
     assert ordered(ctx, "press-1") == []
 

@@ -1,4 +1,4 @@
-"""Alerts: raised once for one cause, gathered while it lasts, closed when it is gone."""
+"""Alerts: one per cause, updated while it lasts, closed when it ends."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from shoal.errors import AbsentError, ConflictError, InputError
 
 OPEN, ACKNOWLEDGED, CLOSED = "open", "acknowledged", "closed"
 STATES = (OPEN, ACKNOWLEDGED, CLOSED)
-STANDING = (OPEN, ACKNOWLEDGED)
+UNRESOLVED = (OPEN, ACKNOWLEDGED)
 #: Why the cause of an alert, a row of the table, is gone; "" while it lasts.
 Why = Callable[[Connection, Context, Row[Any]], str]
 
@@ -31,7 +31,7 @@ def list_alerts(ctx: Context, state: str = "") -> list[Alert]:
 
 
 def acknowledge(ctx: Context, *, actor: str, id: int) -> Alert:  # noqa: A002 - the API's word
-    """Somebody looks after it: it stays until its cause is gone. AbsentError, ConflictError."""
+    """Mark an alert as acknowledged; it stays until its cause ends. AbsentError, ConflictError."""
     with ctx.store.write() as db:
         row = _row(db, id)
         if row.state == CLOSED:
@@ -43,57 +43,59 @@ def acknowledge(ctx: Context, *, actor: str, id: int) -> Alert:  # noqa: A002 - 
 
 
 def raise_alert(db: Connection, ctx: Context, draft: Draft, findings: int = 1) -> int:
-    """Open an alert, or add to the one that stands for the same cause; its id."""
+    """Open an alert, or update the open one of the same cause; its id."""
     now = ctx.clock()
-    standing = _standing(db, draft.key)
-    said = draft._asdict() | {"updated_at": now}
-    if standing is None:
+    current = _unresolved(db, draft.key)
+    values = draft._asdict() | {"updated_at": now}
+    if current is None:
         made = db.execute(
-            alert.insert().values(**said, state=OPEN, findings=findings, opened_at=now)
+            alert.insert().values(**values, state=OPEN, findings=findings, opened_at=now)
         )
         ident = int(made.inserted_primary_key[0])  # type: ignore[index]
         changes.note(db, ctx, "alert", str(ident))
         return ident
-    said["features"] = [*standing.features, *(set(draft.features) - set(standing.features))]
-    said["detail"] = draft.detail or standing.detail
-    _set(db, ctx, standing.id, **said, findings=standing.findings + findings)
-    return int(standing.id)
+    values["features"] = [*current.features, *(set(draft.features) - set(current.features))]
+    values["detail"] = draft.detail or current.detail
+    _set(db, ctx, current.id, **values, findings=current.findings + findings)
+    return int(current.id)
 
 
 def update_open(db: Connection, ctx: Context, draft: Draft) -> None:
-    """Of the alert that stands for this cause, what is so now. Nothing where none stands."""
-    if _standing(db, draft.key) is not None:
+    """Update the open alert of this cause, if there is one."""
+    if _unresolved(db, draft.key) is not None:
         raise_alert(db, ctx, draft, findings=0)
 
 
 def touch(db: Connection, ctx: Context, key: str, every_s: float) -> None:
-    """The cause still lasts: no calm for the alert, said at most every `every_s`."""
-    standing = _standing(db, key)
-    if standing is not None and standing.updated_at < ctx.clock() - every_s:
-        db.execute(update(alert).where(alert.c.id == standing.id).values(updated_at=ctx.clock()))
+    """Keep an alert open: its cause still lasts. Written at most once in `every_s` seconds."""
+    current = _unresolved(db, key)
+    if current is not None and current.updated_at < ctx.clock() - every_s:
+        db.execute(update(alert).where(alert.c.id == current.id).values(updated_at=ctx.clock()))
 
 
 def close(db: Connection, ctx: Context, key: str, why: str) -> None:
-    """The cause is gone. Nothing happens when no such alert stands."""
-    standing = _standing(db, key)
-    if standing is not None:
-        detail = f"{standing.detail} Closed: {why}."
-        _set(db, ctx, standing.id, state=CLOSED, closed_at=ctx.clock(), detail=detail)
+    """Close the open alert of this key, if there is one, with the reason."""
+    current = _unresolved(db, key)
+    if current is not None:
+        detail = f"{current.detail} Closed: {why}."
+        _set(db, ctx, current.id, state=CLOSED, closed_at=ctx.clock(), detail=detail)
 
 
 def close_resolved(ctx: Context, which: ColumnElement[bool], why: Why) -> None:
-    """Close the standing alerts of `which` for which `why` gives a reason."""
+    """Close unresolved alerts of `which` for which `why` returns a reason."""
     with ctx.store.read() as db:
-        standing = db.execute(select(alert).where(which, alert.c.state.in_(STANDING))).all()
-        resolved = {row.key: reason for row in standing if (reason := why(db, ctx, row))}
+        current = db.execute(select(alert).where(which, alert.c.state.in_(UNRESOLVED))).all()
+        resolved = {row.key: reason for row in current if (reason := why(db, ctx, row))}
     if resolved:
         with ctx.store.write() as db:
             for key, reason in resolved.items():
                 close(db, ctx, key, reason)
 
 
-def _standing(db: Connection, key: str) -> Row[Any] | None:
-    return db.execute(select(alert).where(alert.c.key == key, alert.c.state.in_(STANDING))).first()
+def _unresolved(db: Connection, key: str) -> Row[Any] | None:
+    return db.execute(
+        select(alert).where(alert.c.key == key, alert.c.state.in_(UNRESOLVED))
+    ).first()
 
 
 def _set(db: Connection, ctx: Context, ident: int, **values: Any) -> None:

@@ -9,7 +9,7 @@ _NAMED = 4
 
 
 class Alert(Record, frozen=True, kw_only=True):
-    """Findings or failures that a person should know of, grouped.
+    """Findings or failures that need a person's attention, grouped by cause.
 
     kind      "drift", "rollout", "device", "task" (federated: its rounds, or a quarantine)
     state     open, acknowledged, closed
@@ -35,9 +35,9 @@ class Alert(Record, frozen=True, kw_only=True):
 
 
 class Draft(NamedTuple):
-    """An alert to open or to add to. key: alerts with the same key are one alert.
+    """An alert to open or to update. key: identifies the cause; one open alert per key.
 
-    site, model, release, features   that it is about, as far as it is about such
+    site, model, release, features   affected, where known
     """
 
     key: str

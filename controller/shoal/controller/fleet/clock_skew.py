@@ -78,7 +78,7 @@ def update_alerts(ctx: Context) -> None:
             row.key: row.detail
             for row in db.execute(
                 select(alert.c.key, alert.c.detail).where(
-                    alert.c.key.startswith(_KEY), alert.c.state.in_(alerts.STANDING)
+                    alert.c.key.startswith(_KEY), alert.c.state.in_(alerts.UNRESOLVED)
                 )
             )
         }

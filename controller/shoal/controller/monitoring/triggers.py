@@ -56,7 +56,7 @@ def _open_alerts() -> Select[Any]:
         .join(model, model.c.name == alert.c.model)
         .where(
             alert.c.kind == "drift",
-            alert.c.state.in_(alerts.STANDING),
+            alert.c.state.in_(alerts.UNRESOLVED),
             model.c.retrain_on_drift,
             model.c.dataset != "",
         )

@@ -58,7 +58,7 @@ def export(
     acks: dict[str, list[wire.Ack]] = {}
     with ctx.store.write() as db:
         for name in wanted:
-            signed[name] = assignments.sign_anew(db, ctx, name)
+            signed[name] = assignments.renew_now(db, ctx, name)
             acks[name] = _acks(db, name)
         orders = [order for name in wanted for order in assignments.orders_of(db, name)]
         releases = sorted({order.release for order in orders})
@@ -67,7 +67,7 @@ def export(
     return FolderPlan(
         ca=authority.root_fingerprint,
         made_at=now,
-        valid_until_at=min(now + assignments.LIFE_S, *map(_expiry, metadata.values())),
+        valid_until_at=min(now + assignments.LIFETIME_S, *map(_expiry, metadata.values())),
         devices=wanted,
         releases=releases,
         metadata={name: data.decode() for name, data in metadata.items()},

@@ -1,4 +1,4 @@
-"""Long work as rows: asked for by the API, done by a subprocess, watched by anyone."""
+"""Operations: long work, requested through the API and run in a subprocess, one at a time."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,17 +17,17 @@ QUEUED, RUNNING, SUCCEEDED, FAILED = "queued", "running", "succeeded", "failed"
 CANCELED = "canceled"
 STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELED)
 ENDED = frozenset({SUCCEEDED, FAILED, CANCELED})
-_HOW = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELED: "was canceled"}
+_ENDINGS = {SUCCEEDED: "has succeeded", FAILED: "has failed", CANCELED: "was canceled"}
 
 
 class Operation(Record, frozen=True, kw_only=True):
-    """Long work: "train", "import", "checkpoint" or "federate" (prepare a federated task).
+    """An operation: "train", "import", "checkpoint" or "federate" (prepare a federated task).
 
     state     queued, running, succeeded, failed, canceled
     progress  0 to 1, and `step` says what is being done
     result    e.g. {"release": "lot-codes@2"}; `error` says why it failed, with the hint
     limit_s   seconds it may run before it is ended; 0 for no limit
-    canceled_by  who gave it up; while it still runs, it is about to end
+    canceled_by  user that canceled it; a running one is killed shortly after
     """
 
     id: str
@@ -56,7 +56,7 @@ Work = Callable[[Context, Operation, Report], dict[str, Any]]
 def enqueue(
     ctx: Context, *, actor: str, kind: str, subject: str, params: dict[str, Any]
 ) -> Operation:
-    """Ask for work of `kind`, see records.Operation, on `subject`."""
+    """Queue an operation of `kind` on `subject`."""
     ident = f"op-{ctx.random.getrandbits(48):012x}"
     with ctx.store.write() as db:
         db.execute(
@@ -72,7 +72,7 @@ def enqueue(
 
 
 def claim_next(ctx: Context) -> Operation | None:
-    """Mark the oldest queued operation as running and return it; None when none waits."""
+    """Mark the oldest queued operation as running and return it; None if none is queued."""
     oldest = select(operation.c.id).where(operation.c.state == QUEUED)
     with ctx.store.write() as db:
         ident = db.scalar(oldest.order_by(operation.c.created_at, operation.c.id).limit(1))
@@ -99,7 +99,7 @@ def run(ctx: Context, ident: str, kinds: Mapping[str, Work]) -> Operation:
 
 
 def progress(ctx: Context, ident: str, fraction: float, step: str) -> None:
-    """Say how far a running operation is, 0 to 1, and what it does now."""
+    """Report progress of a running operation: 0 to 1, and the current step."""
     with ctx.store.write() as db:
         _set(db, ctx, ident, progress=fraction, step=step)
 
@@ -114,23 +114,23 @@ def finish(
     with ctx.store.write() as db:
         state = db.scalar(select(operation.c.state).where(operation.c.id == ident))
         if state in ENDED:
-            raise ConflictError(f"operation {ident} {_HOW[state]} already")
+            raise ConflictError(f"operation {ident} {_ENDINGS[state]} already")
         done = {"state": FAILED, "error": error} if error else {"state": SUCCEEDED, "progress": 1.0}
         _set(db, ctx, ident, finished_at=ctx.clock(), step="", result=result or {}, **done)
     return get_operation(ctx, ident)
 
 
 def cancel(ctx: Context, *, actor: str, ident: str) -> Operation:
-    """Give up an operation. One that waits ends here; one that runs is killed by the engine.
+    """Cancel an operation. A queued one ends here; a running one is killed by the engine.
 
-    Asking twice is the same as once. AbsentError; ConflictError if it has ended already.
+    Idempotent. AbsentError; ConflictError if it has ended already.
     """
     with ctx.store.write() as db:
         one = db.execute(select(operation).where(operation.c.id == ident)).first()
         if one is None:
             raise AbsentError("operation", ident)
         if one.state in ENDED:
-            raise ConflictError(f"operation {ident} {_HOW[one.state]} already")
+            raise ConflictError(f"operation {ident} {_ENDINGS[one.state]} already")
         if not one.canceled_by:
             _set(db, ctx, ident, canceled_by=actor)
             audit.record(db, ctx, actor, f"{one.kind}.cancel", one.subject, operation=ident)
@@ -140,7 +140,7 @@ def cancel(ctx: Context, *, actor: str, ident: str) -> Operation:
 
 
 def end_canceled(ctx: Context, ident: str) -> None:
-    """What was canceled while it ran has ended now."""
+    """End an operation that was canceled while it ran."""
     one = get_operation(ctx, ident)
     with ctx.store.write() as db:
         _cancel(db, ctx, ident, one.canceled_by)

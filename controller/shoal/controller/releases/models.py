@@ -1,4 +1,4 @@
-"""Models: a name, its line of releases, and what happens when it drifts."""
+"""Models: a name, its releases, and its policy on drift."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ RELEASED = "released"
 
 
 def ensure_model(db: Connection, ctx: Context, *, actor: str, name: str) -> None:
-    """Begin the model's line if it is new; SettingError for a name that cannot be."""
+    """Add the model if it is new; SettingError for an invalid name."""
     manifest.check_model(name)
     if db.scalar(select(model.c.name).where(model.c.name == name)) is None:
         db.execute(model.insert().values(name=name, created_at=ctx.clock(), dataset=""))
@@ -52,9 +52,8 @@ def set_policy(
     rounds: int = 10,
     cooldown_s: float = 86_400.0,
 ) -> Model:
-    """Say whether a drift alert trains `model` again, from the newest version of `dataset`, and of
-    which federated task it asks for rounds: so many, and no sooner than cooldown_s seconds after
-    the last time.
+    """Set the policy on drift: retrain `model` from the newest version of `dataset`, and request
+    `rounds` of a federated task, at most once in cooldown_s seconds.
 
     AbsentError if there is no such model, dataset or task; ConflictError for another model's task.
     """

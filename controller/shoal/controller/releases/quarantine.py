@@ -1,7 +1,7 @@
-"""Releases that a poisoned round is in: nobody may publish them or roll them out.
+"""Quarantine: releases made from a poisoned round cannot be published or rolled out.
 
-It is looked up, not written on the release: a release that is being built while its round is
-found to be poisoned is in quarantine the moment that it is there.
+Computed, not stored with the release: a release that is being built while its round is marked as
+poisoned is in quarantine from the start.
 """
 
 from collections import defaultdict
@@ -19,10 +19,10 @@ _HINT = "release an earlier checkpoint: shoal round release TASK --round N"
 
 
 def why(db: Connection, origin: Mapping[str, Any] | None) -> str:
-    """The first poisoned round that is in it, and why; "" when there is none.
+    """Why a release is in quarantine: its first poisoned round; "" if it is not.
 
-    origin   releases.records.Origin as builtins; None for a release that no federated round
-             made. What its task began with is looked at as well.
+    origin   releases.records.Origin as builtins; None for a release not made by federated
+             rounds. The base release of its task is checked too.
     """
     if origin is None:
         return ""
@@ -42,16 +42,16 @@ def why(db: Connection, origin: Mapping[str, Any] | None) -> str:
 
 
 def names_task(reason: str, task: str) -> bool:
-    """Whether a reason, as `why` gives it, is a round of this task.
+    """Whether a reason, as returned by `why`, is a round of this task.
 
-    >>> names_task("round 2 of walk is poisoned: press-1 lied", "walk")
+    >>> names_task("round 2 of walk is poisoned: press-1 cheated", "walk")
     True
     """
     return reason.partition(" is poisoned: ")[0].endswith(f" of {task}")
 
 
 def origin_of(db: Connection, ref: str) -> dict[str, Any] | None:
-    """Of the release "model@version", as builtins; None for one that rounds did not make."""
+    """Origin of the release "model@version", as builtins; None if not from federated rounds."""
     if not ref:
         return None
     model, version = manifest.parse_release(ref)
@@ -61,24 +61,24 @@ def origin_of(db: Connection, ref: str) -> dict[str, Any] | None:
 
 
 def check(found: Release) -> None:
-    """ConflictError when it is in quarantine."""
+    """ConflictError if the release is in quarantine."""
     if found.quarantined:
         raise ConflictError(f"{found.ref} is in quarantine: {found.quarantined}", _HINT)
 
 
 def check_release(db: Connection, ref: str) -> None:
-    """As `check`, by name."""
+    """ConflictError if the release, by name, is in quarantine."""
     if reason := why_release(db, ref):
         raise ConflictError(f"{ref} is in quarantine: {reason}", _HINT)
 
 
 def why_release(db: Connection, ref: str) -> str:
-    """As `why`, by the release's name; "" for one that there is not."""
+    """Why the release, by name, is in quarantine; "" if not, or if there is none such."""
     return why(db, origin_of(db, ref))
 
 
 def in_quarantine(db: Connection, model: str = "") -> dict[str, str]:
-    """Release -> why, of those of one model or of all, oldest first."""
+    """Quarantined releases of one model or of all, oldest first -> why."""
     query = select(release.c.model, release.c.version, release.c.report)
     if model:
         query = query.where(release.c.model == model)
@@ -90,7 +90,7 @@ def in_quarantine(db: Connection, model: str = "") -> dict[str, str]:
 
 
 def serving(db: Connection, refs: Collection[str]) -> dict[str, list[str]]:
-    """Release -> enrolled devices that serve it, by name; only releases that somebody serves."""
+    """Release -> enrolled devices that serve it, by name; only releases served anywhere."""
     found: dict[str, list[str]] = defaultdict(list)
     query = select(device.c.name, device.c.releases).where(device.c.state == "enrolled")
     for row in db.execute(query.order_by(device.c.name)):
@@ -100,7 +100,7 @@ def serving(db: Connection, refs: Collection[str]) -> dict[str, list[str]]:
 
 
 def way_back(db: Connection, ref: str) -> str:
-    """The release to put devices back onto: the newest before `ref` that is released and clean,
+    """The release to roll back to: the newest before `ref` that is released and not quarantined,
     else the newest other one, else "".
     """
     model, version = manifest.parse_release(ref)

@@ -10,7 +10,7 @@ from shoal.pipeline import Pipeline
 
 
 class Contributor(msgspec.Struct, frozen=True, kw_only=True):
-    """A device whose updates are in a checkpoint. examples: rows over its rounds, as it says."""
+    """A device whose updates are in a checkpoint. examples: rows over its rounds, as reported."""
 
     device: str
     site: str
@@ -24,7 +24,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     number     of the round whose checkpoint it is; rounds: all that are in it, oldest first
     release    "model@version" that the task began with
     epsilon    of the task's privacy when that round was done; None without privacy
-    secure     no single update was seen
+    secure     rounds used secure aggregation
     """
 
     task: str
@@ -74,7 +74,7 @@ class Release(Record, frozen=True, kw_only=True):
     metrics    of the fp32 model on held-back data; worst_site, site_gap, and by_site, per site:
                balanced accuracy of a classification, R2 of a regression
     origin     the federated rounds and devices that trained it, if any
-    quarantined  why nobody may publish or roll it out: a round in it is poisoned
+    quarantined  why it cannot be published or rolled out: a round of it is poisoned
     """
 
     model: str
@@ -107,7 +107,7 @@ class Release(Record, frozen=True, kw_only=True):
 
 
 class Model(Record, frozen=True, kw_only=True):
-    """A model's line of releases.
+    """A model and its policy on drift.
 
     retrain_on_drift   when a drift alert opens and a newer dataset version comes, train again
     task               federated task of which drift asks for `rounds`; "" for none
@@ -133,7 +133,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     metrics     of fp32 on held-back rows; by_site the task's main metric per site
     main        name of the main metric
     files       variant name -> ONNX bytes
-    why_refused why the release as a whole needs a person's word, "" when it does not
+    why_refused why the release as a whole is refused, "" if it is not
     references, golden, card   contents of the bundle's files
     pipeline    how a device makes the model's rows
     params      as used, defaults included

@@ -1,4 +1,4 @@
-"""Releases: packed once, never changed, and signed for canary or for the whole fleet."""
+"""Releases: packed once, immutable, and signed for canary devices or for the whole fleet."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ from shoal.profile import load_profiles
 from shoal.trust import CANDIDATE, RELEASE
 
 VALIDATED, REFUSED, SIGNED_CANDIDATE, RELEASED = "validated", "refused", "candidate", "released"
-#: A security epoch, not a version: raised by hand when older releases must never run again.
+#: Security epoch, not a version: raised by hand if older releases must never run again.
 RELEASE_COUNTER = 1
 _REPORT = (
     "task", "estimator", "metrics", "by_site", "variants", "verdicts", "signatures", "labels",
@@ -45,7 +45,7 @@ def get_release(ctx: Context, ref: str) -> Release:
 
 
 def manifest_of(ctx: Context, ref: str) -> tuple[Manifest, bytes]:
-    """The release's manifest and its bytes: what is signed, and what an order names by hash."""
+    """The release's manifest and its bytes, which are signed, and named in orders by hash."""
     with ctx.store.read() as db:
         data = _row(db, ref).manifest
     return manifests.parse(data), data
@@ -58,9 +58,9 @@ def references_of(ctx: Context, ref: str) -> bytes:
 
 
 def pack(ctx: Context, operation: Operation, built: Built, parent: str) -> Release:
-    """Keep a built model as the next version of its line, unsigned.
+    """Store a built model as the next version of its model, unsigned.
 
-    The model's row must be there. State is "refused" where a gate wants a person's word.
+    The model's row must exist. State is "refused" if a gate failed: a person may override it.
     """
     model = operation.subject
     files = _store_files(ctx, built)
@@ -98,11 +98,11 @@ def pack(ctx: Context, operation: Operation, built: Built, parent: str) -> Relea
 def publish(ctx: Context, *, actor: str, ref: str, override: str = "") -> Release:
     """Sign a release for the whole fleet.
 
-    override   why, in spite of a gate's no: it is kept and audited, and then every variant that
-               exists is listed for every profile that would like it
+    override   reason to publish a refused release: it is stored and audited, and every built
+               variant is listed for every profile that names it
 
-    ConflictError for a refused release without an override, and for one in quarantine whatever is
-    said. Publishing twice changes nothing.
+    ConflictError for a refused release without an override, and for one in quarantine in any
+    case. Publishing twice changes nothing.
     """
     found = get_release(ctx, ref)
     quarantine.check(found)
@@ -119,9 +119,9 @@ def publish(ctx: Context, *, actor: str, ref: str, override: str = "") -> Releas
 
 
 def sign_candidate(ctx: Context, ref: str) -> Release:
-    """Sign a validated release with the automation key: only canary devices will take it.
+    """Sign a validated release with the automation key: only canary devices accept it.
 
-    ConflictError if a gate refused it: automation does not overrule gates.
+    ConflictError if a gate refused it: automation cannot override gates.
     """
     found = get_release(ctx, ref)
     quarantine.check(found)
@@ -133,7 +133,7 @@ def sign_candidate(ctx: Context, ref: str) -> Release:
 
 
 def why_refused(ctx: Context, ref: str) -> str:
-    """The gate's words; "" for a release that none refused."""
+    """Reason of the gate; "" for a release that was not refused."""
     with ctx.store.read() as db:
         return str(_row(db, ref).report.get("why_refused", ""))
 
@@ -149,7 +149,7 @@ def latest_of(ctx: Context, model: str) -> str:
 def _sign(
     ctx: Context, found: Release, role: str, actor: str, *, state: str, override: str = ""
 ) -> Release:
-    """Row first as far as it can be undone, then the signature, which cannot."""
+    """Store the manifest, sign it, then record the signature."""
     _, data = manifest_of(ctx, found.ref)
     ctx.blobs.put_bytes(data)
     ctx.signer.add_target(role, found.model, found.version, data)
@@ -165,7 +165,7 @@ def _sign(
 
 
 def _list_everything(ctx: Context, found: Release) -> None:
-    """Let the manifest name every variant for every profile whose recipe it is."""
+    """List every built variant for every profile that names it."""
     manifest, _ = manifest_of(ctx, found.ref)
     built = [variant.name for variant in manifest.variants]
     profiles, refused = verdicts.overridden(found.verdicts, built, load_profiles())
@@ -219,15 +219,15 @@ def _manifest(
         created_s=ctx.clock(),
         dataset=operation.params["dataset"],
         dataset_sha256=operation.params["dataset_sha256"],
-        taught=_taught(operation),
+        taught=_federated_origin(operation),
     )
 
 
-def _taught(operation: Operation) -> FederatedOrigin | None:
-    told = operation.params.get("origin")
-    if told is None:
+def _federated_origin(operation: Operation) -> FederatedOrigin | None:
+    stored = operation.params.get("origin")
+    if stored is None:
         return None
-    origin = msgspec.convert(told, Origin)
+    origin = msgspec.convert(stored, Origin)
     return FederatedOrigin(
         task=origin.task,
         round=origin.number,

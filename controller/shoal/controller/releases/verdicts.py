@@ -1,7 +1,7 @@
-"""Which variant may go to which profile: the gates that a release passes before it is signed.
+"""Gates of a release: which variants each profile may run, before the release is signed.
 
-Quantization damage (metric and outputs against fp32 on held-back rows) and the file's size are
-judged here; latency and memory only the device itself can judge, in its probe.
+Check quantization loss (metric and outputs against fp32 on held-out rows) and file size; latency
+and memory are measured by the device itself, in its probe.
 """
 
 import math
@@ -11,8 +11,8 @@ from shoal.controller.releases.records import VariantReport, Verdict
 from shoal.profile import Profile
 
 FP32 = "fp32"
-#: Of the main metric, that rounds may lose against what was there before, if chance is not more.
-WORSE = 0.02
+#: Loss of the main metric allowed to federated rounds, unless chance explains more.
+ALLOWED_LOSS = 0.02
 _MB = 1 << 20
 
 
@@ -22,11 +22,11 @@ def judge(
     profiles: Mapping[str, Profile],
     main: str,
 ) -> list[Verdict]:
-    """One verdict for each variant that each profile would like.
+    """One verdict for each variant of each profile.
 
-    reports   variant -> what was measured; fp32 must be among them
+    reports   variant -> measurements; fp32 must be among them
     skipped   variant -> why it was not built
-    main      the metric that the gate looks at
+    main      name of the metric that the gate compares
     """
     verdicts = []
     for profile in profiles.values():
@@ -35,7 +35,7 @@ def judge(
             if report is None:
                 why = skipped.get(variant, "it was not built")
             else:
-                why = _fault(report, reports[FP32], profile, main)
+                why = _why_failed(report, reports[FP32], profile, main)
             verdicts.append(Verdict(profile=profile.name, variant=variant, passed=not why, why=why))
     return verdicts
 
@@ -58,16 +58,16 @@ def served(
 def overridden(
     verdicts: Sequence[Verdict], built: Sequence[str], profiles: Mapping[str, Profile]
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """As `served`, but every variant that exists counts: a person has taken it upon themselves."""
-    said = [
+    """As `served`, but every built variant passes: a person has overridden the gates."""
+    passed = [
         Verdict(profile=v.profile, variant=v.variant, passed=v.variant in built, why=v.why)
         for v in verdicts
     ]
-    return served(said, profiles)
+    return served(passed, profiles)
 
 
 def no_better_than_guessing(task: str, metrics: Mapping[str, float], labels: int) -> str:
-    """Why the model as a whole is refused, "" if it is not."""
+    """Why the model as a whole is refused; "" if it beats chance."""
     if task == "regression":
         r2 = metrics["r2"]
         return "" if r2 > 0 else f"R² {r2:.2f} on held-back rows: the mean guesses as well"
@@ -84,11 +84,11 @@ def worse_than(
     does not, or if nothing can be compared.
 
     then, metrics   of `before`, and of the model; main: of which more is better
-    rows            held back: of few, one more is a whole percent and says nothing
+    rows            number of held-out rows: with few, a small loss is noise
     """
     if main not in then or main not in metrics:
         return ""
-    drop, allowed = then[main] - metrics[main], max(WORSE, _by_chance(then[main], rows))
+    drop, allowed = then[main] - metrics[main], max(ALLOWED_LOSS, _by_chance(then[main], rows))
     if drop <= allowed:
         return ""
     return (
@@ -103,7 +103,7 @@ def _by_chance(share: float, rows: float) -> float:
     return 2 * math.sqrt(2 * share * (1 - share) / max(rows, 1.0))
 
 
-def _fault(report: VariantReport, fp32: VariantReport, profile: Profile, main: str) -> str:
+def _why_failed(report: VariantReport, fp32: VariantReport, profile: Profile, main: str) -> str:
     gate, budget = profile.gate, profile.budget
     if report.size > budget.model_mb * _MB:
         return f"{report.size / _MB:.1f} MB, the profile's budget is {budget.model_mb:g}"

@@ -1,8 +1,8 @@
-"""What each device shall run: signed by the director, published until the device has it.
+"""Assignments: the desired releases of each device, signed by the director.
 
-One row a device, its version rising with every change; `sent_version` lags behind until the engine
-has published it. The message is made where the change is made, in the same transaction: what the
-database says and what is signed cannot differ.
+One row per device, its version rising with every change; `sent_version` lags behind until the
+engine has published it. The message is signed in the transaction of the change: database and
+signed message cannot differ.
 """
 
 import hashlib
@@ -14,26 +14,26 @@ from sqlalchemy import Connection, Row, select, update
 from shoal import manifest as manifests
 from shoal import wire
 from shoal.controller.host.context import Context
-from shoal.controller.releases import addresses, quarantine
+from shoal.controller.releases import download_urls, quarantine
 from shoal.controller.store.tables import assignment, device, release
 from shoal.errors import AbsentError, BundleError, ConflictError
 from shoal.manifest import Manifest
 from shoal.trust import CANDIDATE, RELEASE, Order, target_path
 
-#: Life of an assignment: the director's signature, and the addresses in it.
-LIFE_S = 7 * 86_400
-#: How much of its life may be left when it is signed anew.
-RENEW_S = LIFE_S / 2
+#: Lifetime of an assignment: the director's signature, and the URLs in it.
+LIFETIME_S = 7 * 86_400
+#: Remaining lifetime below which it is renewed.
+RENEW_S = LIFETIME_S / 2
 #: Bytes of a file from which a delta is offered.
 DELTA_FROM = 16 << 10
-#: Devices of a site that are told of each other.
+#: Devices of a site listed in an assignment as peers.
 PEERS, _LONGEST_ADDRESS = 256, 64
 #: Release's state -> the role that signed it.
 ROLES = {"released": RELEASE, "candidate": CANDIDATE}
 
 
 class Signed(NamedTuple):
-    """A release that may be ordered. data: the manifest's bytes; role: who signed it."""
+    """A signed release. data: bytes of the manifest; role: the role that signed it."""
 
     manifest: Manifest
     data: bytes
@@ -41,7 +41,7 @@ class Signed(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """An assignment to publish. message: bytes for the device's assignment topic."""
+    """An assignment to publish. message: payload on the device's assignment topic."""
 
     device: str
     version: int
@@ -76,7 +76,7 @@ def assign(
     attempt: int,
     deadline_at: float = 0.0,
 ) -> int:
-    """Order `release` for `device`, beside what it runs of other models; the new version."""
+    """Order `release` for `device`; orders of other models stay. The new version."""
     manifest = release.manifest
     order = Order(
         model=manifest.model,
@@ -92,12 +92,12 @@ def assign(
 
 
 def withdraw(db: Connection, ctx: Context, *, device: str, model: str) -> int:
-    """Order nothing of `model` any more: the device keeps what serves; the new version."""
+    """Remove the order of `model`: the device keeps the release that serves. The new version."""
     return _change(db, ctx, device, model, None)
 
 
 def pending(ctx: Context, limit: int = 500) -> list[Pending]:
-    """Assignments of enrolled devices that were not published since they changed."""
+    """Assignments of enrolled devices that changed since they were published."""
     query = (
         select(assignment.c.device, assignment.c.version, assignment.c.message)
         .join(device, device.c.name == assignment.c.device)
@@ -109,7 +109,7 @@ def pending(ctx: Context, limit: int = 500) -> list[Pending]:
 
 
 def mark_sent(ctx: Context, sent: list[Pending]) -> None:
-    """Say that these were published. One that changed meanwhile stays pending."""
+    """Mark these as published. One that changed meanwhile stays pending."""
     with ctx.store.write() as db:
         for one in sent:
             db.execute(
@@ -120,20 +120,20 @@ def mark_sent(ctx: Context, sent: list[Pending]) -> None:
 
 
 def renew(ctx: Context, limit: int = 500) -> int:
-    """Sign anew what has used up half of its life; how many."""
-    ageing = select(assignment.c.device).where(
+    """Renew assignments past half of their lifetime; how many."""
+    due = select(assignment.c.device).where(
         assignment.c.expires_at < ctx.clock() + RENEW_S, assignment.c.expires_at > 0
     )
     with ctx.store.write() as db:
-        names = list(db.scalars(ageing.limit(limit)))
+        names = list(db.scalars(due.limit(limit)))
         for name in names:
             row = _row(db, name)
             _write(db, ctx, name, row, _orders(row), row.version + 1)
     return len(names)
 
 
-def sign_anew(db: Connection, ctx: Context, name: str) -> wire.Assignment | None:
-    """The device's assignment, signed just now: as fresh as can be. None where it has none."""
+def renew_now(db: Connection, ctx: Context, name: str) -> wire.Assignment | None:
+    """Renew and return the device's assignment; None if it has none."""
     row = _row(db, name)
     if row is None:
         return None
@@ -144,14 +144,14 @@ def sign_anew(db: Connection, ctx: Context, name: str) -> wire.Assignment | None
 
 
 def orders_of(db: Connection, name: str) -> list[Order]:
-    """What a device shall run."""
+    """Orders in a device's assignment."""
     return list(_orders(_row(db, name)).values())
 
 
 def deltas_of(ctx: Context, ref: str) -> list[str]:
-    """What devices will ask for once they are ordered release `ref`: deltas, as "OLD-NEW".
+    """Deltas, as "OLD-NEW", that devices will request once they are ordered release `ref`.
 
-    None for a release that is not signed, in quarantine, or gone.
+    Empty for a release that is unsigned, in quarantine, or deleted.
     """
     with ctx.store.read() as db:
         try:
@@ -169,9 +169,9 @@ def deltas_of(ctx: Context, ref: str) -> list[str]:
 
 
 def raise_floor(db: Connection, ctx: Context, name: str, floor: int) -> None:
-    """The device has seen version `floor`: nothing below may be sent to it.
+    """Raise the version above `floor`, the newest that the device has seen.
 
-    Happens when the database was restored from a backup and the device remembers more.
+    Needed after the database was restored from a backup that is older than the assignment.
     """
     row = _row(db, name)
     if row is not None and row.version < floor:
@@ -195,10 +195,10 @@ def _write(
     orders: dict[str, Order],
     version: int,
 ) -> int:
-    """Sign and keep them, but for those of releases in quarantine: nothing may name one."""
+    """Sign and store the orders, without those of quarantined releases."""
     orders = {k: one for k, one in orders.items() if not quarantine.why_release(db, one.release)}
     now = ctx.clock()
-    expires = now + LIFE_S
+    expires = now + LIFETIME_S
     message = wire.Assignment(
         signed=ctx.signer.sign_orders(name, version, list(orders.values()), now),
         urls=_urls(db, ctx, name, orders, expires),
@@ -221,9 +221,9 @@ def _write(
 def _urls(
     db: Connection, ctx: Context, name: str, orders: dict[str, Order], expires: float
 ) -> dict[str, str]:
-    """sha256 -> where to fetch it, of every file that the orders need on this device's profile.
+    """sha256 -> URL, of every file that the orders need on this device's profile.
 
-    And "OLD>NEW" -> where to fetch what NEW differs by, for the models that the device has.
+    And "OLD>NEW" -> URL of the delta, for the models that the device has.
     """
     row = db.execute(
         select(device.c.profile, device.c.releases).where(device.c.name == name)
@@ -233,18 +233,23 @@ def _urls(
     for order in orders.values():
         wanted.add(order.sha256)
         wanted |= {file.sha256 for file in _files(db, order, profile)}
-    urls = addresses.urls_of(ctx, wanted, expires)
+    urls = download_urls.urls_of(ctx.folder, ctx.settings.network, wanted, expires)
     pairs = {
         f"{old}-{new}": f"{old}>{new}"
         for order in orders.values()
         for old, new in _pairs(db, order.release, releases.get(order.model, ""), profile)
     }
-    return urls | {pairs[n]: url for n, url in addresses.urls_of(ctx, pairs, expires).items()}
+    return urls | {
+        pairs[n]: url
+        for n, url in download_urls.urls_of(
+            ctx.folder, ctx.settings.network, pairs, expires
+        ).items()
+    }
 
 
 def _peers(db: Connection, name: str) -> dict[str, dict[str, Any]]:
-    """Fields of wire.Assignment: where the other devices of its site share files, and of which
-    enrolment they are. None of them for a device that does not share."""
+    """Fields of wire.Assignment: addresses at which the other devices of its site share files, and
+    their generations. Empty for a device that does not share."""
     shares = device.c.facts["peer"].as_string()
     row = db.execute(select(device.c.site, shares).where(device.c.name == name)).first()
     if row is None or not row[1]:
@@ -255,29 +260,29 @@ def _peers(db: Connection, name: str) -> dict[str, dict[str, Any]]:
         .order_by(device.c.name)
         .limit(PEERS)
     )
-    told = [it for it in db.execute(query) if it[0] != name and len(it[1]) <= _LONGEST_ADDRESS]
-    found = {"peers": {other: where for other, where, _ in told}}
-    generations = {other: generation for other, _, generation in told if generation}
+    others = [it for it in db.execute(query) if it[0] != name and len(it[1]) <= _LONGEST_ADDRESS]
+    found = {"peers": {other: where for other, where, _ in others}}
+    generations = {other: generation for other, _, generation in others if generation}
     return found | ({"generations": generations} if generations else {})
 
 
 def _pairs(db: Connection, ref: str, has: str, profile: str) -> list[tuple[str, str]]:
-    """(old, new) of each variant's file of release `ref` that a device has an older one of.
+    """(old, new) of each variant's file of release `ref` for which a device has an older file.
 
-    has   the release that serves there, "" for none
+    has   the release that it serves, "" for none
     """
     if not has or has == ref:
         return []
-    there = _variants(db, has, profile)
+    served = _variants(db, has, profile)
     return [
-        (there[name].sha256, file.sha256)
+        (served[name].sha256, file.sha256)
         for name, file in _variants(db, ref, profile).items()
-        if name in there and there[name].sha256 != file.sha256 and file.size >= DELTA_FROM
+        if name in served and served[name].sha256 != file.sha256 and file.size >= DELTA_FROM
     ]
 
 
 def _variants(db: Connection, ref: str, profile: str) -> dict[str, manifests.File]:
-    """Variant -> its file, of those that a device of `profile` has."""
+    """Variant -> file, for a device of `profile`."""
     manifest = _manifest(db, *manifests.parse_release(ref))
     names = manifest.profiles.get(profile, []) if manifest else []
     return {name: manifest.variant(name).file for name in names} if manifest else {}
@@ -287,7 +292,7 @@ def _files(db: Connection, order: Order, profile: str) -> list[manifests.File]:
     try:
         manifest = _manifest(db, order.model, order.version)
         return manifest.files_for(profile) if manifest else []
-    except BundleError:  # not for this profile: the device says so itself
+    except BundleError:  # no files for this profile: the device rejects it
         return []
 
 

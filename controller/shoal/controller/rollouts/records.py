@@ -6,7 +6,7 @@ from shoal.controller.store.records import Record
 
 
 class Selector(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which devices a stage takes; empty fields take all. percent: of what is left, by hash."""
+    """Devices of a stage; an empty field matches all. percent: of the remaining devices."""
 
     ring: str = ""
     site: str = ""
@@ -19,8 +19,8 @@ class StagePlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stage and its install gate.
 
     threshold_pct  failed share of finished devices, in percent, from which the stage fails
-    min_executed   finished devices before the gate speaks; fewer devices than that: all of them
-    max_disagree_pct  of devices' recent inputs that it may answer otherwise than what they serve
+    min_executed   finished devices before the gate decides; of a smaller stage: all of them
+    max_disagree_pct  percent of recent inputs that may be predicted otherwise than before
     """
 
     name: str
@@ -31,11 +31,11 @@ class StagePlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to roll out, where, and what to do when a gate says no.
+    """What to roll out, where, and what to do when a gate fails.
 
     on_failure  "pause", "stop" or "rollback"
     deadline_s  seconds a device has for one attempt
-    max_concurrent  devices that may be at it at once, of those that are online; 0 for all
+    max_concurrent  online devices that may update at once; 0 for no limit
     """
 
     release: str
@@ -49,8 +49,8 @@ class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Stage(Record, frozen=True, kw_only=True):
     """state: SCHEDULED, RUNNING, ANALYSING, SUCCESSFUL, INCONCLUSIVE, PAUSED, FAILED.
 
-    disagree   share of `compared` recent inputs that its shadow probes answered otherwise
-    accepted_pct  of it that a person has accepted, by resuming
+    disagree   share of `compared` recent inputs that its shadow probes predicted otherwise
+    accepted_pct  disagreement that a person has accepted by resuming
     """
 
     name: str
@@ -69,7 +69,7 @@ class Stage(Record, frozen=True, kw_only=True):
 
 
 class Rollout(Record, frozen=True, kw_only=True):
-    """state: see rollouts.machine.TRANSITIONS; reason says why it is where it is."""
+    """state: see rollouts.machine.TRANSITIONS; reason: why it is in this state."""
 
     id: str
     release: str
@@ -85,7 +85,7 @@ class Rollout(Record, frozen=True, kw_only=True):
 
 class RolloutDevice(Record, frozen=True, kw_only=True):
     """One device in one rollout. state: of installed.record.State, or "ASSIGNED", "WAITING",
-    "SKIPPED" (its profile cannot carry this release: cause says why)."""
+    "SKIPPED" (no files for its profile; see cause)."""
 
     rollout: str
     device: str

@@ -1,1 +1,1 @@
-"""nats-server, Mosquitto, and the process that runs the former."""
+"""nats-server and its process; configuration of Mosquitto."""

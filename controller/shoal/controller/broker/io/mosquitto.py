@@ -1,8 +1,8 @@
-"""Configuration for a Mosquitto of the site's own, with the same rights as the embedded broker.
+"""Configuration for the site's own Mosquitto, with the same rights as the embedded broker.
 
-The access list names every enrolled device; nothing is granted by pattern. Decommissioning takes
-the device's lines out, and SIGHUP makes Mosquitto read the list anew: its open connection turns
-deaf and mute at once, a new one can do nothing. A revocation list (``crlfile``) was not chosen:
+The access list names every enrolled device; nothing is granted by pattern. Decommissioning removes
+the device's lines, and SIGHUP makes Mosquitto reload the list: the open connection loses all rights
+at once, a new one has none. A revocation list (``crlfile``) was not chosen:
 Mosquitto reads it for new connections only, and refuses *everybody* once the list has expired.
 
 A client without a certificate of ours never gets through the handshake. The certificate's CN is
@@ -28,7 +28,7 @@ def configuration(folder: Path, *, host: str, port: int, user: str = "") -> str:
     """Text of mosquitto.conf; all its files lie in `folder`.
 
     host   address to bind, "" for all
-    user   whom Mosquitto becomes when started as root; "" for its own default
+    user   user that Mosquitto switches to when started as root; "" for its own default
     """
     bind = f" {host}" if host else ""
     return f"""# Written by shoal-controller mosquitto-config; changes are lost.
@@ -79,10 +79,10 @@ def access_list(devices: Iterable[str]) -> str:
 
 
 class MosquittoFiles:
-    """A folder with everything that Mosquitto needs: it can be carried to another machine.
+    """A folder with everything that Mosquitto needs; it may be copied to another machine.
 
     folder     mosquitto.conf, acl, ca.pem, server.crt, server.key, store/
-    pid_file   of the running Mosquitto, when it runs here: it is told of changes by SIGHUP
+    pid_file   of the running Mosquitto, if it runs here: it gets SIGHUP after changes
     """
 
     def __init__(self, folder: Path, pid_file: Path | None = None) -> None:
@@ -100,19 +100,19 @@ class MosquittoFiles:
             write_durable(self.folder / name, (pki / name).read_bytes(), mode)
         text = configuration(self.folder, host=host, port=port, user=user)
         write_durable(self.folder / "mosquitto.conf", text.encode())
-        self.admit(devices)
+        self.set_devices(devices)
 
-    def admit(self, devices: Iterable[str]) -> None:
-        """From now on exactly these devices, if Mosquitto can be told."""
+    def set_devices(self, devices: Iterable[str]) -> None:
+        """Allow exactly these devices, and signal Mosquitto if its PID file is known."""
         write_durable(self.folder / "acl", access_list(devices).encode(), SECRET)
         if self._pid_file is not None:
-            self._hang_up(self._pid_file)
+            self._send_sighup(self._pid_file)
 
-    def _hang_up(self, pid_file: Path) -> None:
+    def _send_sighup(self, pid_file: Path) -> None:
         try:
             os.kill(int(pid_file.read_text().strip()), signal.SIGHUP)
         except (OSError, ValueError) as error:
             raise SettingError(
-                f"cannot tell the Mosquitto of {pid_file} to read its access list: {error}",
+                f"cannot signal the Mosquitto of {pid_file} to reload its access list: {error}",
                 "is it running, and may this user signal it?",
             ) from error

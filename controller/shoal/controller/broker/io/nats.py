@@ -1,9 +1,9 @@
-"""The embedded broker: nats-server, configured so that a certificate's name is all its rights.
+"""The embedded broker: nats-server, whose permissions follow from the certificate's name.
 
 Every enrolled device is one user, mapped from its certificate's subject (``verify_and_map``),
 with one permission set. A name that is not in the list is refused at CONNECT, and a reload
 (SIGHUP) without a name cuts that device's live connection. Measured, not assumed: tests/broker.
-What nats-server does with client ids, and our answer to it: docs/adr/0005-broker.md.
+What nats-server does with client ids, and how Shoal handles it: docs/adr/0005-broker.md.
 """
 
 import os
@@ -19,16 +19,16 @@ from shoal.controller.fleet.certificates import read_common_name
 from shoal.controller.fleet.io.ca import CONTROLLER, ORGANISATION
 from shoal.controller.host.io.files import private_folder
 from shoal.controller.host.io.lifetime import die_with_parent
-from shoal.controller.host.io.processes import how_it_ended
+from shoal.controller.host.io.processes import exit_description
 from shoal.durable import SECRET, write_durable
 from shoal.errors import LinkError, SettingError
 from shoal.topics import ROOT
 
-#: Above the largest message (wire.LIMIT) with its topic: a larger one costs the sender its link.
+#: Above the largest message (wire.LIMIT) with its topic: a larger one disconnects the sender.
 MAX_PAYLOAD = 2 * 2**20
 #: One per QoS 1 subscription, for ever as sessions are; nats-server's own limit is 1 000.
 MAX_CONSUMERS = 1_000_000
-#: Bytes on disk. Full, the broker acknowledges no more, and devices keep what they have to say.
+#: Bytes on disk. When full, the broker acknowledges no more, and devices keep their messages.
 MAX_STORE = 4 * 2**30
 _SUBJECT = ROOT.replace("/", ".")
 #: Where nats-server delivers QoS 1 to a session; it refuses these as filters of a client.
@@ -45,8 +45,8 @@ def find_binary(environment: Mapping[str, str]) -> Path:
         if not os.access(named, os.X_OK):
             raise SettingError(f"NATS_SERVER={named} is not a program", "name nats-server itself")
         return Path(named)
-    beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
+    sibling = Path(sys.executable).with_name("nats-server")
+    found = str(sibling) if os.access(sibling, os.X_OK) else shutil.which("nats-server")
     if not found:
         raise SettingError(
             "no nats-server",
@@ -163,12 +163,12 @@ class NatsServer:
                 if self._pid_file.exists():  # before that, SIGHUP would kill it
                     return
             else:
-                raise LinkError(f"nats-server {how_it_ended(code)}", "see the lines above")
+                raise LinkError(f"nats-server {exit_description(code)}", "see the lines above")
         self.stop()
         raise LinkError("nats-server is not up after 30 s")
 
-    def admit(self, devices: Iterable[str]) -> None:
-        """From now on exactly these devices: new ones may connect, others are cut off."""
+    def set_devices(self, devices: Iterable[str]) -> None:
+        """Allow exactly these devices: new ones may connect, others are disconnected."""
         self._write(devices)
         if self._process is not None and self.exit_code is None:
             self._process.send_signal(signal.SIGHUP)
@@ -182,13 +182,13 @@ class NatsServer:
     def pid(self) -> int:
         return 0 if self._process is None else self._process.pid
 
-    def stop(self, patience_s: float = 10.0) -> None:
-        """End the process: SIGTERM, and after `patience_s` SIGKILL."""
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the process: SIGTERM, and after `timeout_s` SIGKILL."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
         try:
-            self._process.wait(patience_s)
+            self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

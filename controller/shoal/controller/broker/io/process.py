@@ -1,4 +1,4 @@
-"""The broker's process: runs nats-server and lets in exactly who the device table says."""
+"""The broker's process: runs nats-server and keeps its user list equal to the device table."""
 
 import logging
 import threading
@@ -9,33 +9,32 @@ from sqlalchemy import func, select
 
 from shoal.controller.broker.io.nats import NatsServer
 from shoal.controller.fleet.certificates import common_name
-from shoal.controller.host.io.processes import how_it_ended
+from shoal.controller.host.io.processes import exit_description
 from shoal.controller.store.io.database import Store
 from shoal.controller.store.tables import device
 from shoal.errors import LinkError, StorageError
 
 ENROLLED = "enrolled"
-#: The table is looked at so often; reloads of a big list come seldomer (nats-server looks at
-#: every connection again at each).
-LOOK_S, PER_DEVICE_S = 0.25, 0.0005
+#: Interval of polling the table; longer for a big list (a reload rechecks every connection).
+POLL_S, PER_DEVICE_S = 0.25, 0.0005
 _log = logging.getLogger("shoal.broker")
-Mark = tuple[int, int, float]
+Fingerprint = tuple[int, int, float]
 
 
-class Admits(Protocol):
-    """Something that lets devices in, by the names in their certificates."""
+class AccessList(Protocol):
+    """A broker whose users are set by the names in their certificates."""
 
-    def admit(self, devices: frozenset[str]) -> None: ...
+    def set_devices(self, devices: frozenset[str]) -> None: ...
 
 
-class Enrolled:
-    """Who in the device table may connect, each by the name in its certificate."""
+class EnrolledDevices:
+    """Enrolled devices in the device table, by the names in their certificates."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def mark(self) -> Mark:
-        """Cheap, and different after every enrolment and decommission."""
+    def fingerprint(self) -> Fingerprint:
+        """Changes with every enrolment and decommissioning; cheap to read."""
         enrolled = func.count().filter(device.c.state == ENROLLED)
         query = select(func.count(), enrolled, func.coalesce(func.max(device.c.enrolled_at), 0.0))
         with self._store.read() as db:
@@ -49,52 +48,57 @@ class Enrolled:
             return frozenset(common_name(row.name, row.generation) for row in rows)
 
 
-class Follower:
-    """Hands the table's changes on to a broker that knows `names` already."""
+class AccessUpdater:
+    """Applies changes of the table to a broker that has `names` already."""
 
-    def __init__(self, enrolled: Enrolled, broker: Admits, names: frozenset[str]) -> None:
+    def __init__(
+        self, enrolled: EnrolledDevices, broker: AccessList, names: frozenset[str]
+    ) -> None:
         self._enrolled, self._broker, self._names = enrolled, broker, names
-        self._mark: Mark | None = None
+        self._fingerprint: Fingerprint | None = None
 
-    def look(self) -> float:
-        """Hand on what changed, if anything did; return seconds until the next look."""
+    def poll(self) -> float:
+        """Apply changes, if there are any; seconds until the next poll."""
         try:
-            mark = self._enrolled.mark()
-            if mark != self._mark:
-                self._admit(self._enrolled.names())
-                self._mark = mark
-        except StorageError as error:  # busy, or full: the next look tries again
-            _log.warning("cannot read who is enrolled: %s", error)
-        return LOOK_S + len(self._names) * PER_DEVICE_S
+            fingerprint = self._enrolled.fingerprint()
+            if fingerprint != self._fingerprint:
+                self._apply(self._enrolled.names())
+                self._fingerprint = fingerprint
+        except StorageError as error:  # busy or full: the next poll tries again
+            _log.warning("cannot read the enrolled devices: %s", error)
+        return POLL_S + len(self._names) * PER_DEVICE_S
 
-    def _admit(self, names: frozenset[str]) -> None:
+    def _apply(self, names: frozenset[str]) -> None:
         if names == self._names:
             return
         gone, come = len(self._names - names), len(names - self._names)
-        _log.info("devices let in: %d (%d new, %d cut off)", len(names), come, gone)
-        self._broker.admit(names)
+        _log.info("devices allowed: %d (%d new, %d removed)", len(names), come, gone)
+        self._broker.set_devices(names)
         self._names = names
 
 
-def run(server: NatsServer, enrolled: Enrolled, stopping: threading.Event) -> None:
-    """Run the broker until `stopping`; LinkError when nats-server ends by itself."""
+def run(server: NatsServer, enrolled: EnrolledDevices, stopping: threading.Event) -> None:
+    """Run the broker until `stopping`; LinkError if nats-server ends by itself."""
     names = enrolled.names()
     server.start(names)
-    follower = Follower(enrolled, server, names)
+    updater = AccessUpdater(enrolled, server, names)
     try:
-        wait_s = follower.look()
+        wait_s = updater.poll()
         while not stopping.wait(wait_s):
             if server.exit_code is not None:
-                raise LinkError(f"nats-server {how_it_ended(server.exit_code)}")
-            wait_s = follower.look()
+                raise LinkError(f"nats-server {exit_description(server.exit_code)}")
+            wait_s = updater.poll()
     finally:
         server.stop()
 
 
-def follow(
-    enrolled: Enrolled, broker: Admits, names: frozenset[str], wait: Callable[[float], bool]
+def keep_updated(
+    enrolled: EnrolledDevices,
+    broker: AccessList,
+    names: frozenset[str],
+    wait: Callable[[float], bool],
 ) -> None:
-    """Keep a broker that knows `names` up to date until `wait` says to stop."""
-    follower = Follower(enrolled, broker, names)
-    while not wait(follower.look()):
+    """Keep the access list of a broker up to date until `wait` returns True."""
+    updater = AccessUpdater(enrolled, broker, names)
+    while not wait(updater.poll()):
         pass

@@ -46,7 +46,7 @@ def _due(now_s: float) -> Select[Any]:
         .join(alert, alert.c.model == model.c.name)
         .where(
             alert.c.kind == "drift",
-            alert.c.state.in_(alerts.STANDING),
+            alert.c.state.in_(alerts.UNRESOLVED),
             federated_task.c.state == rows.READY,
             model.c.asked_at + model.c.cooldown_s <= now_s,
         )

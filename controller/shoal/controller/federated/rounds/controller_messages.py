@@ -16,7 +16,7 @@ from shoal.controller.federated.rounds import rows
 from shoal.controller.federated.rounds.active_round import ActiveRound, Request
 from shoal.controller.federated.rounds.machine import STILL_TRAINING, Mark, RoundRecord, State
 from shoal.controller.host.context import Context
-from shoal.controller.releases import addresses
+from shoal.controller.releases import download_urls
 from shoal.controller.store.tables import participation
 from shoal.federated import messages
 from shoal.federated.config import Config, Content, secure_id
@@ -154,7 +154,9 @@ def _signed(ctx: Context, active: ActiveRound, purpose: str) -> messages.Invite 
         files = {content.sha256 for content in config.contents().values()}
         active.signed[purpose] = kind(
             signed=ctx.signer.sign_round(config, ctx.clock()),
-            urls=addresses.urls_of(ctx, files, active.plan.deadline_s + _GRACE_S),
+            urls=download_urls.urls_of(
+                ctx.folder, ctx.settings.network, files, active.plan.deadline_s + _GRACE_S
+            ),
         )
     return active.signed[purpose]
 

@@ -1,4 +1,4 @@
-"""Private keys as PEM files in one protected folder; a key moved offline is just absent."""
+"""Private keys as PEM files in one protected folder; a key that was moved offline is absent."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ class KeyFolder:
         self._loaded: dict[str, CryptoSigner] = {}
 
     def make(self, name: str) -> CryptoSigner:
-        """A new ed25519 key, or the one that is there already."""
+        """The key of that name, generated (ed25519) if it does not exist."""
         found = self.find(name)
         if found is not None:
             return found
@@ -45,7 +45,7 @@ class KeyFolder:
         if found is None:
             raise SettingError(
                 f"key {name} is not in {self.folder}",
-                "sign where that key is kept, or bring it here",
+                "sign where that key is kept, or copy it here",
             )
         return found
 

@@ -1,4 +1,4 @@
-"""How a process of the controller ends: when it is told to, and (Linux) when its parent does."""
+"""End of a process: stop signals, and (Linux) the death of its parent."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM at the parent's death, even by kill -9; in the child, before exec.
 
-    It may come several times: once for each thread of the parent that ends after the one before.
+    It may arrive several times: once per thread of the parent.
     """
     try:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -19,20 +19,20 @@ def die_with_parent() -> None:
         pass
 
 
-def until_told() -> threading.Event:
-    """An event that SIGTERM and SIGINT set; called in the main thread.
+def stop_event() -> threading.Event:
+    """An event that SIGTERM and SIGINT set; call in the main thread.
 
-    By a pipe and a thread: a handler that sets it itself may have interrupted whoever holds the
-    event's lock, such as the handler of the signal before, and would wait for ever.
+    Through a pipe and a thread: a handler that sets the event itself may interrupt the holder of
+    the event's lock, such as an earlier handler, and deadlock.
     """
     stopping = threading.Event()
-    told, tell = os.pipe()
+    read_end, write_end = os.pipe()
 
     def wait() -> None:
-        os.read(told, 1)
+        os.read(read_end, 1)
         stopping.set()
 
-    threading.Thread(target=wait, name="until-told", daemon=True).start()
+    threading.Thread(target=wait, name="stop-event", daemon=True).start()
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: os.write(tell, b"."))
+        signal.signal(name, lambda *_: os.write(write_end, b"."))
     return stopping

@@ -1,4 +1,4 @@
-"""Does a listener answer? For the supervisor's ready line and for doctor."""
+"""Health checks of listeners, for the supervisor's ready line and for doctor."""
 
 import contextlib
 import http.client
@@ -15,12 +15,12 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S1
 
 
 def reachable_host(host: str) -> str:
-    """Where to reach a listener that binds `host`."""
+    """Address of a listener that binds `host`."""
     return _EVERYWHERE.get(host, host)
 
 
 def is_free(host: str, port: int) -> bool:
-    """Nothing listens there, and we may."""
+    """Whether the port can be bound."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -46,16 +46,16 @@ def is_free(host: str, port: int) -> bool:
 
 
 def check_broker(network: Network, pki: Path) -> str:
-    """TLS handshake with the broker, as the controller; return where. LinkError if it fails.
+    """TLS handshake with the broker, as the controller; its address. LinkError if it fails.
 
-    No MQTT is spoken: on Mosquitto that would take over the engine's own session.
+    Without an MQTT CONNECT: on Mosquitto that would take over the engine's own session.
     """
     address = (
         parse_url(network.broker)
         if network.broker
         else parse_url(f"mqtts://{_bracketed(reachable_host(network.host))}:{network.mqtt}")
     )
-    context = _trusting(pki)
+    context = _tls_context(pki)
     context.load_cert_chain(pki / "controller.crt", pki / "controller.key")
     name = address.host if network.broker else network.names[0]
     try:
@@ -72,31 +72,31 @@ def check_broker(network: Network, pki: Path) -> str:
 
 
 def check_https(network: Network, port: int, pki: Path, *, own_certificate: bool = False) -> str:
-    """GET /healthz; return where. LinkError if it does not answer 200.
+    """GET /healthz; its URL. LinkError unless the status is 200.
 
-    own_certificate   the operator's, not of our CA: only that it answers is looked at
+    own_certificate   the operator's, not of our CA: it is not verified
     """
-    context = _trusting(pki)
-    context.check_hostname = False  # asked for by address; the certificate names others too
+    context = _tls_context(pki)
+    context.check_hostname = False  # connected by address; the certificate has names too
     if own_certificate:
         context.verify_mode = ssl.CERT_NONE
-    return _ask(network, port, context, "GET", "/healthz")
+    return _request(network, port, context, "GET", "/healthz")
 
 
-def ask_artifacts(network: Network, pki: Path, path: str, patience_s: float) -> None:
-    """HEAD `path` of the artifact server; LinkError if it does not answer 200 within that time."""
-    context = _trusting(pki)
+def request_artifact(network: Network, pki: Path, path: str, timeout_s: float) -> None:
+    """HEAD `path` of the artifact server; LinkError unless the status is 200 within timeout_s."""
+    context = _tls_context(pki)
     context.check_hostname = False
-    _ask(network, network.artifacts, context, "HEAD", path, patience_s)
+    _request(network, network.artifacts, context, "HEAD", path, timeout_s)
 
 
-def _ask(
+def _request(
     network: Network, port: int, context: ssl.SSLContext, method: str, path: str,
-    patience_s: float = TIMEOUT_S,
+    timeout_s: float = TIMEOUT_S,
 ) -> str:  # fmt: skip
     host = reachable_host(network.host)
     where = f"https://{_bracketed(host)}:{port}"
-    connection = http.client.HTTPSConnection(host, port, timeout=patience_s, context=context)
+    connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
     try:
         connection.request(method, path, headers={"Host": f"{network.names[0]}:{port}"})
         status = connection.getresponse().status
@@ -109,7 +109,7 @@ def _ask(
     return where
 
 
-def _trusting(pki: Path) -> ssl.SSLContext:
+def _tls_context(pki: Path) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(pki / "ca.pem"))
     except OSError as error:

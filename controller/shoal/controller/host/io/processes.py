@@ -1,4 +1,4 @@
-"""One child process of the supervisor: started, logged to a file, started again after a pause."""
+"""A child process of the supervisor: logged to a file, restarted with backoff."""
 
 import os
 import re
@@ -9,13 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S, SETTLED_S = 0.5, 30.0, 60.0
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S, STABLE_S = 0.5, 30.0, 60.0
 LOG_LIMIT = 10 * 2**20
-#: Told to a child that it shall end with its parent: see lifetime.py.
+#: Environment variable of a child that ends with its parent: see lifetime.py.
 SUPERVISED = "SHOAL_SUPERVISED"
-_WORTH_TELLING = re.compile(
-    r"\b(?:WARNING|ERROR|CRITICAL)\b|\[(?:ERR|FTL)\]|^\w*(?:Error|Exception)\b"
-)
+_RELAYED = re.compile(r"\b(?:WARNING|ERROR|CRITICAL)\b|\[(?:ERR|FTL)\]|^\w*(?:Error|Exception)\b")
 
 
 class LogFile:
@@ -27,7 +25,7 @@ class LogFile:
 
     def write(self, line: bytes) -> None:
         if self._file is None or self._file.tell() > LOG_LIMIT:
-            self._turn()
+            self._rotate()
         if self._file is not None:
             self._file.write(line)
 
@@ -36,7 +34,7 @@ class LogFile:
             self._file.close()
             self._file = None
 
-    def _turn(self) -> None:
+    def _rotate(self) -> None:
         full = self._file is not None
         self.close()
         if full:
@@ -49,8 +47,8 @@ class Child:
 
     name    also the name of its log file
     argv    what to run
-    tell    is given the lines that a person at the terminal should see
-    sign    matches the log line by which it says that it is ready, if it says so
+    warn    receives its warnings and errors, for the terminal
+    ready_pattern   matches the log line that means ready, if there is one
     """
 
     def __init__(
@@ -58,26 +56,26 @@ class Child:
         name: str,
         argv: Sequence[str],
         log: Path,
-        tell: Callable[[str], None],
-        sign: re.Pattern[str] | None = None,
+        warn: Callable[[str], None],
+        ready_pattern: re.Pattern[str] | None = None,
     ) -> None:
-        self.name, self._argv, self._log, self._tell = name, list(argv), LogFile(log), tell
-        self._sign = sign
+        self.name, self._argv, self._log, self._warn = name, list(argv), LogFile(log), warn
+        self._ready_pattern = ready_pattern
         self.ready = False
         self._process: subprocess.Popen[bytes] | None = None
         self._drain: threading.Thread | None = None
         self._started = self._next = 0.0
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff_s = FIRST_BACKOFF_S
         self.starts = 0
 
     @property
     def pid(self) -> int:
-        """0 when it does not run."""
+        """Process id; 0 if it does not run."""
         running = self._process is not None and self._process.poll() is None
         return self._process.pid if running and self._process is not None else 0
 
     def start(self, now: float) -> None:
-        """Start it in a session of its own: Ctrl-C at the terminal is the supervisor's alone."""
+        """Start it in its own session: Ctrl-C at the terminal reaches only the supervisor."""
         self._started = now
         self.starts += 1
         self.ready = False
@@ -94,36 +92,36 @@ class Child:
         )
         self._drain.start()
 
-    def keep(self, now: float) -> None:
-        """Start it again when it has ended: after a pause that doubles while it keeps ending."""
+    def restart_if_ended(self, now: float) -> None:
+        """Restart it if it has ended, with exponential backoff."""
         if self._process is None or self._process.poll() is None:
             return
         if not self._next:
-            lived_s = now - self._started
-            self._pause_s = FIRST_PAUSE_S if lived_s > SETTLED_S else self._pause_s
-            self._next = now + self._pause_s
-            self._tell(
-                f"{self.name} {how_it_ended(self._process.returncode)}; "
-                f"again in {self._pause_s:g} s"
+            uptime_s = now - self._started
+            self._backoff_s = FIRST_BACKOFF_S if uptime_s > STABLE_S else self._backoff_s
+            self._next = now + self._backoff_s
+            self._warn(
+                f"{self.name} {exit_description(self._process.returncode)}; "
+                f"restart in {self._backoff_s:g} s"
             )
-            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
         if now >= self._next:
             self._next = 0.0
             self.start(now)
 
-    def ask_to_end(self) -> None:
-        """SIGTERM."""
+    def terminate(self) -> None:
+        """Send SIGTERM."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
 
-    def end(self, patience_s: float) -> None:
-        """Wait for it, SIGKILL after `patience_s`."""
+    def end(self, timeout_s: float) -> None:
+        """Wait for its end; SIGKILL after `timeout_s`."""
         if self._process is None:
             return
         try:
-            self._process.wait(max(0.0, patience_s))
+            self._process.wait(max(0.0, timeout_s))
         except subprocess.TimeoutExpired:
-            self._tell(f"{self.name} does not end; killed")
+            self._warn(f"{self.name} does not end; killed")
             self._process.kill()
             self._process.wait()
         if self._drain is not None:
@@ -135,18 +133,18 @@ class Child:
             for line in stream:
                 self._log.write(line)
                 text = line.decode(errors="replace").rstrip()
-                if self._sign is not None and self._sign.search(text):
+                if self._ready_pattern is not None and self._ready_pattern.search(text):
                     self.ready = True
-                if _WORTH_TELLING.search(text):
-                    self._tell(f"{self.name}: {text}")
+                if _RELAYED.search(text):
+                    self._warn(f"{self.name}: {text}")
 
 
-def how_it_ended(code: int) -> str:
-    """For a person: exit code, or the signal that killed it."""
+def exit_description(code: int) -> str:
+    """Exit code, or the signal that killed the process, as text."""
     return f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"
 
 
-def tell_on_stderr(text: str) -> None:
-    """One line, whole even when several threads tell."""
+def print_on_stderr(text: str) -> None:
+    """Print one line, atomically across threads."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -1,5 +1,5 @@
-"""API and console under gunicorn: one worker, so that live streams and login limits are in one
-place, and threads for the people and programs that ask."""
+"""API and console under gunicorn: one worker, so that live streams, metrics and login limits are in
+one process, and threads for concurrent requests."""
 
 import ssl
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from shoal.controller.host.io.tls_timeouts import PatientSocket
+from shoal.controller.host.io.tls_timeouts import TimeoutSocket
 from shoal.controller.host.settings import Network
 from shoal.errors import SettingError
 
 THREADS = 16
 
 
-class _Served(BaseApplication):
-    """gunicorn, configured from here and from nowhere else."""
+class _Gunicorn(BaseApplication):
+    """gunicorn, configured by these options only."""
 
     def __init__(self, make_app: Callable[[], Any], options: dict[str, Any]) -> None:
         self._make_app, self._options = make_app, options
@@ -35,7 +35,7 @@ def serve(make_app: Callable[[], Any], network: Network, pki: Path) -> None:
     certificate = network.tls_certificate or str(pki / "server.crt")
     key = network.tls_key or str(pki / "server.key")
     _check_pair(certificate, key)
-    _Served(make_app, _options(network, certificate, key)).run()
+    _Gunicorn(make_app, _options(network, certificate, key)).run()
 
 
 def _options(network: Network, certificate: str, key: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _options(network: Network, certificate: str, key: str) -> dict[str, Any]:
         "graceful_timeout": 5,
         "certfile": certificate,
         "keyfile": key,
-        "ssl_context": _modern,
+        "ssl_context": _tls_context,
         "loglevel": "warning",
         "control_socket_disable": True,
         "forwarded_allow_ips": "",
@@ -58,10 +58,10 @@ def _options(network: Network, certificate: str, key: str) -> dict[str, Any]:
     }
 
 
-def _modern(_config: Any, make_default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+def _tls_context(_config: Any, make_default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     context = make_default()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.sslsocket_class = PatientSocket
+    context.sslsocket_class = TimeoutSocket
     return context
 
 

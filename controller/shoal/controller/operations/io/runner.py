@@ -1,8 +1,7 @@
-"""Long work in a process of its own, one at a time, that can be ended at any moment.
+"""Runs operations, one at a time, each in a subprocess that can be killed at any time.
 
-It may be somebody else's model that never comes to an end (a Loop without one, inside native
-code), so nothing is asked of it: the process and all it has started are killed. Where it got to
-is of no use to anybody, for a release is written by its last step.
+An imported model may never terminate (an endless Loop inside native code), so the process group is
+killed, without cooperation. Partial work is not needed: a release is written by the last step.
 """
 
 import os
@@ -19,27 +18,27 @@ from shoal.controller.host.io.files import private_folder
 from shoal.controller.host.io.lifetime import die_with_parent
 from shoal.controller.operations import operations
 
-#: How much of a dead operation's log is told.
+#: Bytes of a failed operation's log that its error quotes.
 TAIL_BYTES = 1_500
-#: Unless the operator says otherwise. On a busy machine a second BLAS thread makes small matrices
+#: Default of the environment. On a busy machine a second BLAS thread makes small matrices
 #: six times slower: the two wait for each other, spinning.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 class OperationRunner:
-    """Does what waits, one after the other; one that dies is told of, with its log."""
+    """Runs queued operations one after the other; a crash is recorded with the end of its log."""
 
     def __init__(self, ctx: Context, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._ctx, self._monotonic = ctx, monotonic
         self._ident, self._since = "", 0.0
         self._process: subprocess.Popen[bytes] | None = None
-        self._began = self._late = False
+        self._started = self._late = False
 
     def step(self) -> None:
-        """Start what waits, end what shall end, and tell of what has ended."""
-        if not self._began:
-            self._began = True
-            self._bury_orphans()
+        """Start the next operation, kill a canceled or late one, record one that has ended."""
+        if not self._started:
+            self._started = True
+            self._fail_orphans()
         if self._process is not None:
             self._watch(self._process)
         if self._process is None:
@@ -49,11 +48,11 @@ class OperationRunner:
                 self._start(claimed.id)
 
     def stop(self) -> None:
-        """End what runs; it is started anew by nobody, and told of at the next start."""
+        """Kill the running operation; it is recorded as failed at the next start."""
         if self._process is not None and self._process.poll() is None:
             _kill(self._process)
             self._process.wait()
-        self._sweep()
+        self._delete_scratch()
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         code = process.poll()
@@ -83,7 +82,7 @@ class OperationRunner:
 
     def _end(self, code: int) -> None:
         ident, self._process = self._ident, None
-        self._sweep()
+        self._delete_scratch()
         one = operations.get_operation(self._ctx, ident)
         if one.state in operations.ENDED:
             return
@@ -94,8 +93,8 @@ class OperationRunner:
         error = f"the work {why}: {_tail(self._log_path())}".strip(": ")
         operations.finish(self._ctx, ident, error=_too_long(one.limit_s) if self._late else error)
 
-    def _bury_orphans(self) -> None:
-        """What ran when the engine ended has ended with it."""
+    def _fail_orphans(self) -> None:
+        """Fail operations that ran when the engine ended."""
         shutil.rmtree(self._ctx.folder / "work", ignore_errors=True)
         for one in operations.list_operations(self._ctx, state=operations.RUNNING):
             if one.canceled_by:
@@ -105,8 +104,8 @@ class OperationRunner:
                 self._ctx, one.id, error="the controller was restarted meanwhile; start it again"
             )
 
-    def _sweep(self) -> None:
-        """Take away the files that it left, having been killed."""
+    def _delete_scratch(self) -> None:
+        """Delete the scratch files of a killed operation."""
         if self._ident:
             shutil.rmtree(self._scratch(), ignore_errors=True)
 
@@ -118,7 +117,7 @@ class OperationRunner:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The process and what it has started: it leads a session of its own."""
+    """Kill the process group."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

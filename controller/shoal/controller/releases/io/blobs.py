@@ -1,7 +1,7 @@
-"""Artifacts by the hash of their content, in a folder: blobs/ab/abcdef...
+"""Content-addressed artifact store in a folder: blobs/ab/abcdef...
 
-Written beside, fsynced, then renamed: a name that is there has all its bytes, whatever the power
-did. The same content twice is one file.
+Written to a temporary file, fsynced, then renamed: a blob that exists is complete, even after a
+power cut. The same content twice is one file.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ class Blobs:
         self.folder = folder
 
     def put(self, stream: BinaryIO, limit: int = LIMIT) -> Blob:
-        """Keep what `stream` holds; OversizeError beyond `limit` bytes, StorageError: disk full."""
+        """Store the content of `stream`; OversizeError beyond `limit` bytes, StorageError."""
         staging = self.folder / "staging"
         try:
             staging.mkdir(parents=True, exist_ok=True)
@@ -51,11 +51,11 @@ class Blobs:
         return blob
 
     def put_bytes(self, data: bytes, limit: int = LIMIT) -> Blob:
-        """Keep `data`."""
+        """Store `data`."""
         return self.put(io.BytesIO(data), limit)
 
     def put_file(self, path: Path, limit: int = LIMIT) -> Blob:
-        """Keep a copy of the file at `path`."""
+        """Store a copy of the file at `path`."""
         with path.open("rb") as file:
             return self.put(file, limit)
 
@@ -63,7 +63,7 @@ class Blobs:
         return bool(_SHA256.fullmatch(sha256)) and self._name(sha256).is_file()
 
     def path(self, sha256: str) -> Path:
-        """Where the bytes lie; AbsentError if there is no such blob, or it is no hash at all."""
+        """Path of the blob; AbsentError if there is none, or the argument is no SHA-256."""
         if not self.exists(sha256):
             raise AbsentError("artifact", sha256[:64])
         return self._name(sha256)
@@ -73,7 +73,7 @@ class Blobs:
         return self.path(sha256).read_bytes()
 
     def remove(self, sha256: str) -> None:
-        """What is not there is not missed. Who calls it knows that nothing names this blob."""
+        """Delete a blob, if it exists. The caller has checked that nothing refers to it."""
         if self.exists(sha256):
             self._name(sha256).unlink(missing_ok=True)
 

@@ -1,10 +1,10 @@
-"""What a file differs by from an older one (shoal.delta): made when first asked for, and kept.
+"""Binary deltas between blobs (shoal.delta): made at the first request, then cached.
 
-One is made at a time, on a thread of its own: a whole fleet that asks for the same one waits for
-one piece of work, and downloads go on meanwhile. The engine asks first (io/ahead.py). Deltas are
-no more than a saving: any may be deleted at any time.
+One is made at a time, on its own thread: devices that request the same one wait for one
+computation, and downloads go on meanwhile. The engine requests them early (rollouts/io/
+delta_prefetch). Deltas only save bandwidth: any may be deleted at any time.
 
-    deltas/OLD-NEW    the delta; empty where it would be hardly shorter than the file itself
+    deltas/OLD-NEW    the delta; empty if it would be hardly shorter than the file itself
 """
 
 import asyncio
@@ -19,48 +19,48 @@ from shoal.errors import AbsentError, BundleError
 
 log = logging.getLogger(__name__)
 
-_HINT = "the whole file does as well"
-#: Deltas that are kept; the one made longest ago goes first.
-KEPT = 200
+_HINT = "fetch the whole file"
+#: Cached deltas; the oldest is deleted first.
+CACHED = 200
 
 
-class Deltas:
+class DeltaCache:
     """Deltas between the blobs of a controller's folder, as files below deltas/."""
 
     def __init__(self, folder: Path) -> None:
         self._blobs, self._folder = folder / "blobs", folder / "deltas"
         self._thread = ThreadPoolExecutor(1, "delta")
-        self._making: dict[str, asyncio.Future[Path]] = {}
+        self._pending: dict[str, asyncio.Future[Path]] = {}
 
     async def path(self, old: str, new: str) -> Path:
-        """Where the delta lies, made now if need be; AbsentError where there is none worth it.
+        """Path of the delta, made now if missing; AbsentError if it would not be worth it.
 
-        old, new   sha256 of blobs, both checked to be no more than that
+        old, new   sha256 of blobs, both checked to be hex digits
         """
         name = f"{old}-{new}"
         path = self._folder / name
         if path.is_file():
-            return _worth(path)
-        making = self._making.get(name)
-        if making is None:
+            return _nonempty(path)
+        pending = self._pending.get(name)
+        if pending is None:
             loop = asyncio.get_running_loop()
-            making = loop.run_in_executor(self._thread, self._make, old, new, path)
-            self._making[name] = making
-            making.add_done_callback(lambda _: self._making.pop(name, None))
-        return await asyncio.shield(making)
+            pending = loop.run_in_executor(self._thread, self._make, old, new, path)
+            self._pending[name] = pending
+            pending.add_done_callback(lambda _: self._pending.pop(name, None))
+        return await asyncio.shield(pending)
 
     def _make(self, old: str, new: str, path: Path) -> Path:
         try:
-            made = self._made(*(self._blobs / sha256[:2] / sha256 for sha256 in (old, new)))
-            self._keep(path, made)
+            made = self._delta(*(self._blobs / sha256[:2] / sha256 for sha256 in (old, new)))
+            self._save(path, made)
         except (OSError, MemoryError, ImportError) as error:
             log.warning("no delta %s: %s", path.name[:16], error)
             raise AbsentError("delta", path.name, _HINT) from error
         log.info("delta %s: %d bytes", path.name[:16], len(made))
-        return _worth(path)
+        return _nonempty(path)
 
-    def _made(self, old: Path, new: Path) -> bytes:
-        """The delta; nothing where it would spare too little, or cannot be made of such files."""
+    def _delta(self, old: Path, new: Path) -> bytes:
+        """The delta; empty if it would save too little or cannot be made of these files."""
         size = new.stat().st_size
         try:
             if max(old.stat().st_size, size) > delta.LIMIT:
@@ -69,7 +69,7 @@ class Deltas:
         except BundleError:
             return b""
 
-    def _keep(self, path: Path, made: bytes) -> None:
+    def _save(self, path: Path, made: bytes) -> None:
         self._folder.mkdir(exist_ok=True)
         new = path.with_suffix(".new")
         with new.open("wb") as file:
@@ -78,12 +78,12 @@ class Deltas:
             os.fsync(file.fileno())
         new.replace(path)
         there = sorted(self._folder.iterdir(), key=lambda each: each.stat().st_mtime)
-        for old in there[:-KEPT]:
+        for old in there[:-CACHED]:
             with contextlib.suppress(OSError):
                 old.unlink()
 
 
-def _worth(path: Path) -> Path:
+def _nonempty(path: Path) -> Path:
     if path.stat().st_size == 0:
         raise AbsentError("delta", path.name, _HINT)
     return path

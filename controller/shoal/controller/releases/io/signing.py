@@ -1,12 +1,12 @@
-"""The controller's side of TUF: who may sign what, and the metadata that says so.
+"""TUF repositories of the controller: roles, keys, and signing of metadata.
 
 Two roots over the same 2-of-3 root keys. The *image* repository lists the releases: targets
 delegates ``release-<model>`` and ``candidate-<model>``, each its own paths and no other, and
 ``rounds``, whose paths no assignment may name. The *director* signs one assignment per device.
-shoal.trust is the device's side; DESIGN section 5 has the table of roles.
+shoal.trust verifies it on the device; DESIGN section 5 has the table of roles.
 
 timestamp.json is written last and decides what is current: after a power cut between two writes
-the old repository is still whole, and the unfinished version is written anew.
+the old repository is still complete, and the unfinished version is written again.
 
 Sources: TUF specification 1.0.33, section 5.1 and 6.1 (writing consistent snapshots).
 """
@@ -50,17 +50,16 @@ DAYS = {
     "root": 365, "targets": 180, RELEASE: 90, CANDIDATE: 14, "snapshot": 7, "timestamp": 1,
     "director": 7,
 }  # fmt: skip
-#: Old versions of a role's metadata that stay, for devices in the middle of a refresh.
-KEEP = 8
+#: Old versions of a role's metadata kept for devices in the middle of a refresh.
+KEPT_VERSIONS = 8
 _ORDER_OWN = ("path", "length", "sha256")
 _S = TypeVar("_S", Root, Snapshot, Targets, Timestamp)
 
 
 class Signer:
-    """Keys and metadata of the controller in `folder`; safe across threads and processes.
+    """Signs with the keys of the controller in `folder`; safe across threads and processes.
 
-    Every method raises SettingError when the key it needs is not in the folder, and StorageError
-    when the disk refuses.
+    Every method raises SettingError if a key is missing, and StorageError if a write fails.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
@@ -72,7 +71,7 @@ class Signer:
 
     @classmethod
     def create(cls, folder: Path, clock: Callable[[], float] = time.time) -> Self:
-        """Make every key and the first metadata; what is already there is left as it is."""
+        """Make every key and the first metadata; existing ones are kept."""
         signer = cls(folder, clock)
         for made in (signer.metadata_folder, signer._director):
             made.mkdir(parents=True, exist_ok=True)
@@ -83,7 +82,7 @@ class Signer:
 
     @classmethod
     def open(cls, folder: Path, clock: Callable[[], float] = time.time) -> Self:
-        """The signer of a controller that was made before; SettingError if there is none."""
+        """The signer of an existing controller; SettingError if there is none."""
         signer = cls(folder, clock)
         if not (signer.metadata_folder / "timestamp.json").exists():
             raise SettingError(f"no release metadata in {folder}", "run: shoal-controller init")
@@ -111,7 +110,7 @@ class Signer:
 
     @property
     def timestamp(self) -> bytes:
-        """Current timestamp.json: the hint that travels over MQTT."""
+        """Current timestamp.json, also published over MQTT."""
         return (self.metadata_folder / "timestamp.json").read_bytes()
 
     def add_target(self, role: str, model: str, version: int, manifest: bytes) -> str:
@@ -130,31 +129,31 @@ class Signer:
         return self.keys.get(f"{role}-{model}").public_key.keyid
 
     def refresh_timestamps(self, now: float) -> list[str]:
-        """Sign anew what has used up half of its life, where the key is at hand; the role names."""
+        """Renew metadata past half of its lifetime if its key is available; the role names."""
         with self._guarded():
             snapshot = self._current_snapshot()
             names = [name.removesuffix(".json") for name in snapshot.signed.meta]
             stale = {
                 name: metadata
                 for name in names
-                if self._ageing(name, (metadata := self._read(Targets, name)).signed, now)
+                if self._is_due(name, (metadata := self._read(Targets, name)).signed, now)
                 and self.keys.find(name)
             }
             timestamp = self._load(Timestamp, "timestamp.json")
             renewed = list(stale)
-            if stale or self._ageing("snapshot", snapshot.signed, now):
+            if stale or self._is_due("snapshot", snapshot.signed, now):
                 self._publish(stale, now)
                 renewed += ["snapshot", "timestamp"]
-            elif self._ageing("timestamp", timestamp.signed, now):
+            elif self._is_due("timestamp", timestamp.signed, now):
                 self._stamp(snapshot.signed.version, now)
                 renewed.append("timestamp")
             return renewed + self._renew_roots(now)
 
     def folder_metadata(self, models: Sequence[str], now: float) -> dict[str, bytes]:
-        """File name -> all metadata that tells a device without a network of these models.
+        """File name -> all metadata that an offline device needs for these models.
 
-        Snapshot and timestamp are signed anew, and this timestamp holds as long as the snapshot:
-        so long may the way to the device take. The one that is published keeps its day.
+        Snapshot and timestamp are renewed, and this timestamp is valid as long as the snapshot, to
+        allow for transport. The published one is valid for a day.
         """
         with self._guarded():
             self._publish({}, now)
@@ -194,7 +193,7 @@ class Signer:
         metadata.sign(self.keys.get(federated.ROLE))
         return metadata.to_bytes()
 
-    # --- making ---------------------------------------------------------------------------
+    # --- creating ---------------------------------------------------------------------------
 
     def _begin(self) -> None:
         online = {role: self.keys.make(role) for role in ("snapshot", "timestamp", "director")}
@@ -233,10 +232,10 @@ class Signer:
 
     def _renew_roots(self, now: float) -> list[str]:
         renewed = []
-        at_hand = sum(self.keys.find(name) is not None for name in ROOTS)
+        available = sum(self.keys.find(name) is not None for name in ROOTS)
         for name, folder in (("root", self.metadata_folder), ("director-root", self._director)):
             metadata = Metadata[Root].from_file(str(_newest(folder, "root")))
-            if at_hand >= ROOT_THRESHOLD and self._ageing("root", metadata.signed, now):
+            if available >= ROOT_THRESHOLD and self._is_due("root", metadata.signed, now):
                 metadata.signed.version += 1
                 self._write_root(folder, metadata, now)
                 renewed.append(name)
@@ -256,7 +255,7 @@ class Signer:
         self._publish(changed)
 
     def _delegate_rounds(self) -> None:
-        """Its metadata lists nothing: a config is signed by itself, and goes to who is invited."""
+        """Delegate round configs; its metadata lists none: each config is signed by itself."""
         targets, roles = self._delegations()
         name = federated.ROLE
         if name not in roles:
@@ -266,7 +265,7 @@ class Signer:
             self._publish({"targets": targets})
 
     def _delegations(self) -> tuple[Metadata[Targets], dict[str, DelegatedRole]]:
-        """The top-level targets, and its roles, to be added to."""
+        """The top-level targets, and its mutable delegated roles."""
         targets = self._read(Targets, "targets")
         targets.signed.delegations = targets.signed.delegations or Delegations({}, {})
         roles = targets.signed.delegations.roles
@@ -310,7 +309,7 @@ class Signer:
 
     def _prune(self, name: str) -> None:
         versions = _versions(self.metadata_folder, name)
-        for version in versions[:-KEEP]:
+        for version in versions[:-KEPT_VERSIONS]:
             (self.metadata_folder / f"{version}.{name}.json").unlink(missing_ok=True)
 
     # --- reading --------------------------------------------------------------------------
@@ -344,12 +343,12 @@ class Signer:
             raise StorageError(f"release metadata {file} is no {kind.type}")
         return metadata
 
-    def _ageing(self, name: str, signed: Signed, now: float) -> bool:
+    def _is_due(self, name: str, signed: Signed, now: float) -> bool:
         return signed.expires.timestamp() - now < _days(name) * 86_400 / 2
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """One writer at a time, over every process; a disk's refusal becomes StorageError."""
+        """One writer at a time, across processes; OSError becomes StorageError."""
         try:
             with self._lock.open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)

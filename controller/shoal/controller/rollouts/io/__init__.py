@@ -1,1 +1,1 @@
-"""Deltas made before they are asked for."""
+"""Prefetch of deltas."""

@@ -1,52 +1,54 @@
-"""Deltas made before a device asks for them: when a release is signed, or a rollout begins.
+"""Prefetch of deltas: has the artifact server make them when a release is signed or rolled out.
 
-The artifact server makes a delta when it is first asked for. So it is asked from here, as a device
-would ask it. Nothing depends on that: where it fails, the first device waits for it.
+The artifact server makes a delta at the first request, which is sent from here, as a device would.
+Nothing depends on it: if it fails, the first device waits for the delta.
 """
 
 import logging
 from urllib.parse import urlsplit
 
 from shoal.controller.host.context import Context
-from shoal.controller.host.io.probes import ask_artifacts
-from shoal.controller.releases import addresses
+from shoal.controller.host.io.probes import request_artifact
+from shoal.controller.releases import download_urls
 from shoal.controller.rollouts import assignments, rollouts
 from shoal.controller.store import changes
 from shoal.errors import ShoalError
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that the artifact server may take to make a delta, and that an address of one holds.
-_PATIENCE_S, _LIFE_S = 15.0, 60.0
+#: Timeout of a request, and lifetime of its URL, seconds.
+_TIMEOUT_S, _LIFE_S = 15.0, 60.0
 
 
 class DeltaPrefetcher:
-    """Follows a controller's changes: `look` as often as news should be noticed."""
+    """Follows the controller's changes: call `poll` periodically."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx, self._seen = ctx, changes.newest(ctx)
         self._known: set[str] = set()
 
     def poll(self) -> None:
-        """Ask for what devices will ask for after the changes since the last look."""
-        while news := changes.since(self._ctx, self._seen):
-            self._seen = news[-1].id
-            for release in dict.fromkeys(map(self._release, news)):
+        """Request the deltas that devices will request after the changes since the last poll."""
+        while new := changes.since(self._ctx, self._seen):
+            self._seen = new[-1].id
+            for release in dict.fromkeys(map(self._release, new)):
                 for name in assignments.deltas_of(self._ctx, release) if release else ():
-                    self._ask(name)
+                    self._request(name)
 
     def _release(self, change: changes.Change) -> str:
-        """The release that changed, or is rolled out for all that is known here; "" for none."""
+        """The release that was signed or is rolled out by a new rollout; "" for none."""
         if change.kind == "rollout" and change.subject not in self._known:
             self._known.add(change.subject)
             return rollouts.get_rollout(self._ctx, change.subject).release
         return change.subject if change.kind == "release" else ""
 
-    def _ask(self, name: str) -> None:
+    def _request(self, name: str) -> None:
         ctx = self._ctx
         try:
-            (url,) = addresses.urls_of(ctx, [name], ctx.clock() + _LIFE_S).values()
+            (url,) = download_urls.urls_of(
+                ctx.folder, ctx.settings.network, [name], ctx.clock() + _LIFE_S
+            ).values()
             path = urlsplit(url)._replace(scheme="", netloc="").geturl()
-            ask_artifacts(ctx.settings.network, ctx.folder / "pki", path, _PATIENCE_S)
+            request_artifact(ctx.settings.network, ctx.folder / "pki", path, _TIMEOUT_S)
         except ShoalError as error:
-            _log.debug("no delta ahead: %s", error)
+            _log.debug("delta prefetch failed: %s", error)

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from shoal.controller.__main__ import main
-from shoal.controller.doctor import examine, worst
-from shoal.controller.first_day import Wishes, as_toml, make_folder
+from shoal.controller.doctor import run_checks, worst_state
 from shoal.controller.host import settings
+from shoal.controller.initialization import InitOptions, as_toml, make_folder
 from shoal.errors import SettingError, StorageError
 
 NOW = 1_800_000_000.0
@@ -46,7 +46,7 @@ def test_nothing_secret_is_readable_by_others(tmp_path):
 
 def test_an_init_that_was_cut_short_is_just_run_again(tmp_path):
     folder = tmp_path / "controller"
-    make_folder(folder, Wishes(), NOW)
+    make_folder(folder, InitOptions(), NOW)
     before = (
         (folder / "pki" / "ca.pem").read_bytes(),
         (folder / "keys" / "capability.key").read_bytes(),
@@ -60,24 +60,24 @@ def test_an_init_that_was_cut_short_is_just_run_again(tmp_path):
 
 
 def test_a_name_for_others_binds_all_addresses_and_comes_first(tmp_path):
-    network = make_folder(tmp_path / "a", Wishes(names=["shoal.example"]), NOW).network
+    network = make_folder(tmp_path / "a", InitOptions(names=["shoal.example"]), NOW).network
     assert (network.host, network.names) == ("0.0.0.0", ["shoal.example", "localhost", "127.0.0.1"])
-    assert make_folder(tmp_path / "b", Wishes(), NOW).network.host == "127.0.0.1"
-    asked = Wishes(names=["shoal.example"], host="192.0.2.1")
+    assert make_folder(tmp_path / "b", InitOptions(), NOW).network.host == "127.0.0.1"
+    asked = InitOptions(names=["shoal.example"], host="192.0.2.1")
     assert make_folder(tmp_path / "c", asked, NOW).network.host == "192.0.2.1"
 
 
 @pytest.mark.parametrize(
     ("wishes", "word"),
     [
-        (Wishes(port=0), "port"),
-        (Wishes(port=8883), "twice"),
-        (Wishes(names=["https://shoal.example"]), "https://shoal.example"),
-        (Wishes(names=["shoal.example:8443"]), "shoal.example:8443"),
-        (Wishes(mqtt=70_000), "port"),
-        (Wishes(window_s=0), "window"),
-        (Wishes(baseline_windows=1), "baseline"),
-        (Wishes(broker="mqtt://plain"), "mqtts://"),
+        (InitOptions(port=0), "port"),
+        (InitOptions(port=8883), "twice"),
+        (InitOptions(names=["https://shoal.example"]), "https://shoal.example"),
+        (InitOptions(names=["shoal.example:8443"]), "shoal.example:8443"),
+        (InitOptions(mqtt=70_000), "port"),
+        (InitOptions(window_s=0), "window"),
+        (InitOptions(baseline_windows=1), "baseline"),
+        (InitOptions(broker="mqtt://plain"), "mqtts://"),
     ],
 )
 def test_an_impossible_wish_is_named_and_nothing_is_made(tmp_path, wishes, word):
@@ -89,11 +89,11 @@ def test_an_impossible_wish_is_named_and_nothing_is_made(tmp_path, wishes, word)
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        make_folder(tmp_path / "file" / "controller", Wishes(), NOW)
+        make_folder(tmp_path / "file" / "controller", InitOptions(), NOW)
 
 
 def test_every_setting_is_in_the_file_it_writes(tmp_path):
-    wanted = make_folder(tmp_path / "controller", Wishes(), NOW)
+    wanted = make_folder(tmp_path / "controller", InitOptions(), NOW)
     text = as_toml(wanted)
     parts = [getattr(wanted, name) for name in wanted.__struct_fields__ if name != "database"]
     for part in parts:
@@ -110,18 +110,18 @@ def test_doctor_finds_nothing_wrong_with_a_new_controller_and_names_what_is_miss
     folder = tmp_path / "controller"
     assert init(folder, "--broker", "mqtts://127.0.0.1:1").exit_code == 0
     (folder / "pki" / "server.crt").unlink()
-    checks = {check.name: check for check in examine(folder, NOW)}
+    checks = {check.name: check for check in run_checks(folder, NOW)}
     assert checks["settings"].state == checks["database"].state == checks["signing"].state == "ok"
     assert checks["certificate server"].state == "error"
     assert "server.crt" in checks["certificate server"].detail
     assert "refused" in checks["broker"].detail
-    assert worst(list(checks.values())) == "error"
+    assert worst_state(list(checks.values())) == "error"
 
 
 def test_doctor_counts_the_days_of_every_certificate(tmp_path):
-    make_folder(tmp_path / "controller", Wishes(), NOW)
-    far = {check.name: check for check in examine(tmp_path / "controller", NOW + 360 * 86_400)}
+    make_folder(tmp_path / "controller", InitOptions(), NOW)
+    far = {check.name: check for check in run_checks(tmp_path / "controller", NOW + 360 * 86_400)}
     assert far["certificate server"].state == "warning"
-    gone = {check.name: check for check in examine(tmp_path / "controller", NOW + 400 * 86_400)}
+    gone = {check.name: check for check in run_checks(tmp_path / "controller", NOW + 400 * 86_400)}
     assert gone["certificate server"].state == "error"
     assert "serve makes a new one" in gone["certificate server"].detail

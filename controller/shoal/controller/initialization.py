@@ -1,6 +1,6 @@
-"""The first day: everything a controller's folder holds before anybody has signed in.
+"""`init`: creates a controller's folder, with settings, keys, certificates and repositories.
 
-Every step leaves what is already there as it is, so an `init` that was cut short is just run again.
+Every step keeps what exists, so an interrupted `init` can be run again.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host import settings
 from shoal.controller.host.io.files import private_folder
 from shoal.controller.host.settings import Drift, Fleet, Network, Settings
-from shoal.controller.releases.capability import KEY_BYTES
+from shoal.controller.releases.download_urls import KEY_BYTES
 from shoal.controller.releases.io.signing import Signer
 from shoal.durable import SECRET, write_durable
 from shoal.errors import SettingError
@@ -23,13 +23,13 @@ from shoal.mqtt import parse_url
 
 LOOPBACK = ("localhost", "127.0.0.1")
 _DNS_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - only when a name was given that others reach it by
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - only if a name was given
 
 
-class Wishes(NamedTuple):
-    """What was asked of `init`; None and empty for the default.
+class InitOptions(NamedTuple):
+    """Options of `init`; None and empty for the default.
 
-    names    of this machine, for others; the first is what devices will use
+    names    of this machine in the network; devices use the first
     host     to bind; without it: loopback, or all addresses when `names` has more than that
     """
 
@@ -43,12 +43,12 @@ class Wishes(NamedTuple):
     baseline_windows: int | None = None
 
 
-def make_folder(folder: Path, wishes: Wishes, now: float) -> Settings:
+def make_folder(folder: Path, options: InitOptions, now: float) -> Settings:
     """Settings file, device CA, signing keys and empty repositories in `folder`.
 
-    SettingError when a wish is not possible, StorageError when the disk refuses.
+    SettingError for an invalid option, StorageError if a write fails.
     """
-    wanted = _settings(wishes)
+    wanted = _settings(options)
     private_folder(folder)
     path = folder / "controller.toml"
     if not path.exists():
@@ -66,7 +66,7 @@ def make_folder(folder: Path, wishes: Wishes, now: float) -> Settings:
 
 
 def as_toml(wanted: Settings) -> str:
-    """Text of controller.toml. Every setting is in it: what can be changed is seen."""
+    """Text of controller.toml, with every setting."""
     network, fleet, drift = wanted.network, wanted.fleet, wanted.drift
     return f"""# Settings of this Shoal controller. Read when `serve` starts.
 
@@ -86,7 +86,7 @@ tls_key = {_toml(network.tls_key)}
 [fleet]
 window_s = {fleet.window_s}      # length of a telemetry window
 jitter_s = {fleet.jitter_s}      # windows end up to this much later
-offline_s = {fleet.offline_s}    # unheard of for this long is offline
+offline_s = {fleet.offline_s}    # a device is offline after this long without a message
 retention_days = {fleet.retention_days}
 clock_skew_s = {fleet.clock_skew_s}  # a device's clock that is off by more raises an alert
 
@@ -97,35 +97,35 @@ tolerance = {drift.tolerance}
 scales = {_toml(drift.scales)}
 
 [operations]
-limit_s = {wanted.operations.limit_s}      # that a training or an import may run; 0 for no limit
+limit_s = {wanted.operations.limit_s}      # seconds that an operation may run; 0 for no limit
 
 [rollouts]
-# "stable": what reaches a stable device waits for an approver who did not start it; or "none"
+# "stable": a rollout that reaches a stable device needs another user's approval; or "none"
 approval = {_toml(wanted.rollouts.approval)}
 
 [rounds]
-checkpoints = {wanted.rounds.checkpoints}  # newest of a federated task that are kept; 0 for all
+checkpoints = {wanted.rounds.checkpoints}  # newest checkpoints kept per federated task; 0 for all
 """
 
 
-def _settings(wishes: Wishes) -> Settings:
+def _settings(options: InitOptions) -> Settings:
     default_network, default_fleet, default_drift = Network(), Fleet(), Drift()
-    if wishes.broker:
-        parse_url(wishes.broker)
-    names = list(dict.fromkeys([*map(_name, wishes.names), *LOOPBACK]))
+    if options.broker:
+        parse_url(options.broker)
+    names = list(dict.fromkeys([*map(_name, options.names), *LOOPBACK]))
     network = Network(
-        host=wishes.host or (EVERYWHERE if _is_reached(wishes.names) else default_network.host),
+        host=options.host or (EVERYWHERE if _is_networked(options.names) else default_network.host),
         names=names,
-        port=_port(wishes.port, default_network.port),
-        artifacts=_port(wishes.artifacts, default_network.artifacts),
-        mqtt=_port(wishes.mqtt, default_network.mqtt),
-        broker=wishes.broker,
+        port=_port(options.port, default_network.port),
+        artifacts=_port(options.artifacts, default_network.artifacts),
+        mqtt=_port(options.mqtt, default_network.mqtt),
+        broker=options.broker,
     )
-    _check_apart(network)
-    window_s = default_fleet.window_s if wishes.window_s is None else wishes.window_s
-    if not 1 <= window_s <= 86_400:  # agents take no faster pace
+    _check_distinct(network)
+    window_s = default_fleet.window_s if options.window_s is None else options.window_s
+    if not 1 <= window_s <= 86_400:  # agents accept no shorter window
         raise SettingError(f"window of {window_s:g} s", "choose 1 to 86400 seconds")
-    baseline = wishes.baseline_windows or default_drift.baseline_windows
+    baseline = options.baseline_windows or default_drift.baseline_windows
     if baseline < 2:
         raise SettingError(f"baseline of {baseline} windows", "choose at least 2")
     jitter_s = min(default_fleet.jitter_s, window_s / 10)
@@ -133,39 +133,39 @@ def _settings(wishes: Wishes) -> Settings:
     return Settings(network=network, fleet=fleet, drift=Drift(baseline_windows=baseline))
 
 
-def _port(wish: int | None, default: int) -> int:
-    port = default if wish is None else wish
+def _port(option: int | None, default: int) -> int:
+    port = default if option is None else option
     if not 1 <= port <= 65_535:
         raise SettingError(f"port {port}", "choose 1 to 65535")
     return port
 
 
-def _check_apart(network: Network) -> None:
+def _check_distinct(network: Network) -> None:
     """SettingError when two listeners would share a port."""
     ports = [network.port, network.artifacts] + ([] if network.broker else [network.mqtt])
     twice = sorted({port for port in ports if ports.count(port) > 1})
     if twice:
         raise SettingError(
-            f"port {twice[0]} is asked for twice",
+            f"port {twice[0]} is set twice",
             "--port, --artifacts-port and --mqtt-port must differ",
         )
 
 
-def _name(wish: str) -> str:
+def _name(name: str) -> str:
     """A DNS name or address, as it goes into a certificate."""
     try:
-        return str(ipaddress.ip_address(wish))
+        return str(ipaddress.ip_address(name))
     except ValueError:
         pass
-    if not _DNS_NAME.fullmatch(wish):
+    if not _DNS_NAME.fullmatch(name):
         raise SettingError(
-            f"name {wish!r}",
+            f"name {name!r}",
             "write a DNS name or an address alone, such as factory.example or 10.0.0.5",
         )
-    return wish
+    return name
 
 
-def _is_reached(names: Sequence[str]) -> bool:
+def _is_networked(names: Sequence[str]) -> bool:
     """Whether one of the names is not this machine's own loopback."""
     return any(not _is_loopback(name) for name in names)
 
