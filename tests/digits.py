@@ -1,7 +1,6 @@
-"""Digits at home: many devices with images that are not alike, and the model that they learn.
+"""Non-IID digits of many devices, and a model for them, for tests and benches.
 
-Of scikit-learn's load_digits, 1797 real images of 8 by 8. One split and one model, for tests and
-for benches.
+Data: scikit-learn's load_digits, 1797 real images of 8 by 8.
 """
 
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from shoal.controller.training.gradient.make import prepare, step_graph
 from shoal.params import F32
 
 LAYERS = {"w0": (64, 64), "b0": (64,), "w1": (64, 10), "b1": (10,)}
-_LEARNED = 1437
+_TRAIN = 1437
 
 
 class Rows(NamedTuple):
@@ -33,30 +32,30 @@ class Rows(NamedTuple):
 def homes_of(
     devices: int, random: np.random.Generator, *, alike: float = 0.3, least: int = 2
 ) -> tuple[list[Rows], Rows]:
-    """Each device's rows, and rows that nobody has.
+    """Rows of each device, and test rows.
 
-    alike   Dirichlet's parameter, by digit: the less, the fewer digits does a device know
-    least   rows of a device
+    alike   Dirichlet parameter, per digit: a small one gives each device few digits
+    least   smallest number of rows of a device
     """
     from sklearn.datasets import load_digits
 
     images, digits = load_digits(return_X_y=True)
-    everything = Rows((images / 16).astype(np.float32), digits.astype(np.int64))
+    rows = Rows((images / 16).astype(np.float32), digits.astype(np.int64))
     order = random.permutation(len(digits))
-    learn, test = order[:_LEARNED], order[_LEARNED:]
+    learn, test = order[:_TRAIN], order[_TRAIN:]
     homes: list[list[int]] = [[] for _ in range(devices)]
     for digit in range(10):
-        of_it = learn[everything.y[learn] == digit]
+        of_it = learn[rows.y[learn] == digit]
         cuts = np.cumsum(random.dirichlet([alike] * devices) * len(of_it)).astype(int)[:-1]
         for home, part in zip(homes, np.split(of_it, cuts), strict=True):
             home.extend(part.tolist())
     for home in homes:
         home.extend(random.choice(learn, max(0, least - len(home))).tolist())
-    return [everything.only(np.array(home)) for home in homes], everything.only(test)
+    return [rows.only(np.array(home)) for home in homes], rows.only(test)
 
 
 def forward(seed: int = 0) -> onnx.ModelProto:
-    """An MLP 64-64-10 that has learned nothing: pixels in 0..1 to probabilities."""
+    """An untrained MLP 64-64-10: pixels in 0..1 to probabilities."""
     random = np.random.default_rng(seed)
     numbers = [
         numpy_helper.from_array((random.normal(size=shape) * 0.15).astype(np.float32), name)
@@ -74,8 +73,8 @@ def forward(seed: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-class Learner:
-    """That MLP by its train graph, plain SGD, as a device runs it."""
+class LocalTrainer:
+    """Trains the MLP by its train graph with SGD, as on a device."""
 
     def __init__(self, seed: int = 0) -> None:
         prepared = prepare(forward(seed), Loss("cross-entropy"))
@@ -89,7 +88,7 @@ class Learner:
         )
 
     def train(self, theta: F32, rows: Rows, epochs: int, random: np.random.Generator) -> F32:
-        """What theta becomes; batches of ten, learning rate 0.1."""
+        """Theta after training; batches of ten, learning rate 0.1."""
         lr = np.array(0.1, np.float32)
         for _ in range(epochs):
             order = random.permutation(len(rows.y))
@@ -99,8 +98,8 @@ class Learner:
                 theta = self._session.run(["theta_out"], feed)[0]
         return theta
 
-    def answers(self, theta: F32, x: F32) -> npt.NDArray[np.int64]:
-        """Digits, (N,)."""
+    def predict(self, theta: F32, x: F32) -> npt.NDArray[np.int64]:
+        """Predicted digits, (N,)."""
         by = {
             p.name.rpartition("/")[2]: theta[p.offset : p.offset + p.size].reshape(p.shape)
             for p in self._parameters
@@ -109,4 +108,4 @@ class Learner:
         return (hidden @ by["w1"] + by["b1"]).argmax(1)
 
     def accuracy(self, theta: F32, rows: Rows) -> float:
-        return float((self.answers(theta, rows.x) == rows.y).mean())
+        return float((self.predict(theta, rows.x) == rows.y).mean())

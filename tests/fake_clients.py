@@ -1,6 +1,6 @@
-"""Simulated devices that take part in rounds, out of the real parts: verified configs, their own
-judgement, compression and pieces, secure aggregation. Only training is a stand-in: a pupil goes
-half of the way to a point of its own.
+"""Simulated devices in federated rounds, built of the real parts: verified configs, eligibility,
+compression, chunks, secure aggregation. Only training is fake: a client's update is half of the
+way to a target of its own.
 """
 
 import secrets
@@ -44,17 +44,17 @@ MODEL, TASK, SIZE = "lot-codes", "walk", 40
 LIMITS = Limits(rows=1, cohort=2)
 
 
-class Pupil:
+class FakeClient:
     """One device.
 
-    quiet   kinds of what it would say that it does not: speech classes
+    quiet   classes of messages that it does not send
     piece   bytes of a piece
-    log     what it was told, by class name
-    way     that it was last told, with a Start
+    log     class names of the received messages
+    way     gateway route of the last Start
     """
 
-    def __init__(self, school: "School", name: str, target: F32) -> None:
-        self.school, self.name, self.target = school, name, target
+    def __init__(self, federation: "FakeFederation", name: str, target: F32) -> None:
+        self.federation, self.name, self.target = federation, name, target
         self.quiet: set[type] = set()
         self.limits, self.ledger = LIMITS, Ledger()
         self.piece, self.examples = 1 << 20, 10
@@ -65,34 +65,34 @@ class Pupil:
         self.said: dict[type, Any] = {}
         self.dismissed: list[str] = []
         self.key = ec.generate_private_key(ec.SECP256R1())
-        self.certificate = school.certificate(name, self.key)
-        self.link = MemoryLink(school.fleet.broker, [topics.down(name, "round")])
-        self.link.start(self._told, lambda up: None)
+        self.certificate = federation.certificate(name, self.key)
+        self.link = MemoryLink(federation.fleet.broker, [topics.down(name, "round")])
+        self.link.start(self._receive, lambda up: None)
 
     def say(self, attempt: bytes, said: Any) -> None:
         if type(said) in self.quiet:
             return
         message = wire.RoundAnswer(
-            device=self.name, boot="b", seq=0, sent_s=self.school.fleet.clock(), attempt=attempt,
-            said=said,
+            device=self.name, boot="b", seq=0, sent_s=self.federation.fleet.clock(),
+            attempt=attempt, said=said,
         )  # fmt: skip
         self.link.publish(topics.up(self.name, "round"), wire.encode(message))
 
-    def _told(self, topic: str, payload: bytes) -> None:
+    def _receive(self, topic: str, payload: bytes) -> None:
         call = wire.decode_down("round", payload)
         assert isinstance(call, wire.RoundCall)
         self.log.append(type(call.said).__name__)
         if isinstance(call.said, messages.Start):
             self.way = call.said.way or None
         try:
-            for answer in self._answers(call.attempt, call.said):
+            for answer in self._replies(call.attempt, call.said):
                 self.say(call.attempt, answer)
         except RefusedError as refusal:
             self.say(
                 call.attempt, messages.Refuse(reason=refusal.reason, detail=str(refusal)[:400])
             )
 
-    def _answers(self, attempt: bytes, said: messages.ControllerMessage) -> Iterable[Any]:
+    def _replies(self, attempt: bytes, said: messages.ControllerMessage) -> Iterable[Any]:
         if isinstance(said, messages.Invite):
             return self._join(attempt, said)
         if isinstance(said, messages.Measure):
@@ -111,7 +111,7 @@ class Pupil:
             messages.Pass: messages.Shares,
         }[type(said)]  # fmt: skip
         if kind not in self.said:
-            self.said[kind] = list(self._made(said))
+            self.said[kind] = list(self._build(said))
         return self.said[kind]
 
     def _join(self, attempt: bytes, said: messages.Invite) -> Iterable[Any]:
@@ -119,7 +119,7 @@ class Pupil:
         if self.config is None or self.config.plan.attempt != attempt:
             self.ledger = judge(
                 config.plan, SIZE, self.limits, Condition(rows=self.examples, idle=True),
-                self.ledger, self.school.fleet.clock(),
+                self.ledger, self.federation.fleet.clock(),
             )  # fmt: skip
             self.config, self.said, self.secagg = config, {}, self._participant(config)
             advert = self.secagg.advert() if self.secagg else None
@@ -130,12 +130,12 @@ class Pupil:
     def _fetch(self, urls: dict[str, str]) -> None:
         assert self.config is not None
         self.contents = {
-            name: self.school.fleet.ctx.blobs.read(content.sha256)
+            name: self.federation.fleet.ctx.blobs.read(content.sha256)
             for name, content in self.config.contents().items()
             if urls[content.sha256]
         }
 
-    def _made(self, said: messages.ControllerMessage) -> Iterable[Any]:
+    def _build(self, said: messages.ControllerMessage) -> Iterable[Any]:
         if isinstance(said, messages.Start) and self.secagg is None:
             yield from self._pieces(self._contribution())
         elif isinstance(said, messages.Start) and said.roster and self.secagg:
@@ -185,13 +185,13 @@ class Pupil:
 
     def _measure(self, said: messages.Measure) -> Iterable[Any]:
         config = self._verified(said.signed)
-        theta = np.frombuffer(self.school.fleet.ctx.blobs.read(config.theta.sha256), "<f4")
+        theta = np.frombuffer(self.federation.fleet.ctx.blobs.read(config.theta.sha256), "<f4")
         loss = float(np.square(self.target - theta).sum())
         whole = messages.Slice(rows=self.examples, loss=loss, correct=self.examples // 2)
         return [messages.Measured(whole=whole, classes={"ok": whole})]
 
     def _verified(self, signed: bytes) -> Config:
-        return verify_config(signed, self.school.targets(), self.school.fleet.clock())
+        return verify_config(signed, self.federation.targets(), self.federation.fleet.clock())
 
     def _participant(self, config: Config) -> Participant | None:
         secure = config.plan.secure
@@ -210,16 +210,16 @@ class Pupil:
         return self.key.sign(message, ec.ECDSA(hashes.SHA256()))
 
     def _verify(self, name: str, signature: bytes, message: bytes) -> None:
-        """Its neighbours' by their certificates, which the school keeps at hand."""
-        school = self.school
+        """Verify a neighbour's signature by its certificate."""
+        federation = self.federation
         check_signature(
-            school.pupils[name].certificate, school.authorities, name, signature, message,
-            school.fleet.clock(),
+            federation.clients[name].certificate, federation.authorities, name, signature, message,
+            federation.fleet.clock(),
         )  # fmt: skip
 
 
-class School:
-    """Pupils beside a fleet's engine."""
+class FakeFederation:
+    """Fake clients and the engine of a fleet."""
 
     def __init__(self, folder: Path, count: int = 6) -> None:
         self.fleet = Fleet(folder)
@@ -228,11 +228,11 @@ class School:
         self.authorities = x509.load_pem_x509_certificates((pki / "ca.pem").read_bytes())
         self._images = folder / "images"
         random = np.random.default_rng(1)
-        self.pupils: dict[str, Pupil] = {}
+        self.clients: dict[str, FakeClient] = {}
         for i in range(count):
             self.enrol(f"d{i:02}", random.normal(size=SIZE).astype(np.float32) * 0.3)
 
-    def enrol(self, name: str, target: F32, **values: Any) -> Pupil:
+    def enrol(self, name: str, target: F32, **values: Any) -> FakeClient:
         row = {
             "name": name, "site": "north" if int(name[1:]) % 2 else "south", "labels": {},
             "ring": "stable", "profile": "generic", "state": "enrolled", "online": True,
@@ -241,11 +241,11 @@ class School:
         }  # fmt: skip
         with self.fleet.ctx.store.write() as db:
             db.execute(insert(device).values(**row | values))
-        self.pupils[name] = Pupil(self, name, target)
-        return self.pupils[name]
+        self.clients[name] = FakeClient(self, name, target)
+        return self.clients[name]
 
     def set(self, name: str, **values: Any) -> None:
-        """What the controller knows of a device."""
+        """Set columns of a device's row."""
         with self.fleet.ctx.store.write() as db:
             db.execute(update(device).where(device.c.name == name).values(**values))
 
@@ -256,18 +256,18 @@ class School:
         return leaf.public_bytes(serialization.Encoding.DER)
 
     def targets(self) -> Any:
-        """As a device's image repository has them just now."""
+        """Current top-level targets of the image repository."""
         images = ImageRepository(self._images, self.fleet.ctx.signer.root, self.fleet.metadata)
         images.refresh(self.fleet.clock())
         return images.targets
 
-    def task(self, **wishes: Any) -> TaskPlan:
-        """A task that is ready, of a model that is a vector."""
+    def task(self, **changes: Any) -> TaskPlan:
+        """Add a ready task, whose model is a vector."""
         whole = {
             "name": TASK, "release": f"{MODEL}@1", "learning": {"lr": 0.1},
-            "pace": {"goal": len(self.pupils), "least": 2, "over": 1.0},
+            "pace": {"goal": len(self.clients), "least": 2, "over": 1.0},
         }  # fmt: skip
-        plan = msgspec.convert(whole | wishes, TaskPlan)
+        plan = msgspec.convert(whole | changes, TaskPlan)
         put = self.fleet.ctx.blobs.put_bytes
         prepared = Prepared(
             graph=put(b"graph").sha256, loss_graph=put(b"loss").sha256,
@@ -284,9 +284,9 @@ class School:
             )  # fmt: skip
         return plan
 
-    def start(self, count: int = 1, **wishes: Any) -> None:
-        """A task that is ready, and so many rounds of it asked for."""
-        self.task(**wishes)
+    def start(self, count: int = 1, **changes: Any) -> None:
+        """Add a ready task and request rounds."""
+        self.task(**changes)
         self.more(count)
 
     def more(self, count: int = 1) -> None:
@@ -294,15 +294,15 @@ class School:
 
     @property
     def walk(self) -> Task:
-        """Its task, as the controller has it now."""
+        """The task's present record."""
         return rounds.get_task(self.fleet.ctx, TASK)
 
     def done(self, count: int = 1) -> bool:
-        """Whether so many rounds are."""
+        """Whether so many rounds have ended."""
         return self.walk.rounds >= count
 
     def parts(self, number: int = 1) -> dict[str, Participation]:
-        """What became of each device in a round, by its name."""
+        """Participation of each device in a round, by name."""
         found = rounds.participations(self.fleet.ctx, f"{TASK}.{number}")
         return {part.device: part for part in found}
 

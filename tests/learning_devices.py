@@ -1,9 +1,9 @@
-"""Devices that learn digits, without a broker: the real shell, journal, rows, sandbox, trainer,
-trust and certificates. What they say is encoded and read as on the wire. The controller is the
-test.
+"""Devices that train on digits, without a broker: real client, journal, rows, sandbox, trainer,
+trust and certificates. Messages are encoded and decoded as on the wire. The test is the
+controller.
 
->>> school = School(folder); device = Learner(school, "cam-1", rows)      # doctest: +SKIP
->>> device.hear(school.invite(1)); device.said(speech.Join)               # doctest: +SKIP
+>>> device = RoundDevice(FakeController(folder), "cam-1", rows)        # doctest: +SKIP
+>>> device.receive(controller.invite(1)); device.said(messages.Join)               # doctest: +SKIP
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.load import Load
-from shoal.agent.host.round_limits import Limits as Willing
+from shoal.agent.host.round_limits import Limits as RoundLimits
 from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.controller.fleet.io.ca import Authority
@@ -43,8 +43,7 @@ from shoal.federated import messages
 from shoal.federated.chunks import Assembly
 from shoal.federated.config import Config, Content
 from shoal.federated.messages import Contribution
-from shoal.federated.plan import Learning as Lessons
-from shoal.federated.plan import Plan
+from shoal.federated.plan import Learning, Plan
 from shoal.manifest import File
 from shoal.params import F32
 from shoal.trust import ImageRepository
@@ -56,8 +55,8 @@ NOW = 1_800_000_000.0
 T = TypeVar("T", bound=messages.RoundMessage)
 
 
-class School:
-    """The controller's half: keys, certificates, blobs, and what it says."""
+class FakeController:
+    """The controller's side: keys, certificates, blobs and messages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.blobs = folder / "school", dict[str, bytes]()
@@ -81,7 +80,7 @@ class School:
         plan = {
             "task": TASK, "round": number, "attempt": attempt or attempt_of(number),
             "strategy": "fedavg", "least": 3, "deadline_s": self.now + 600,
-            "learning": Lessons(lr=0.1, epochs=2, batch=10), **changes,
+            "learning": Learning(lr=0.1, epochs=2, batch=10), **changes,
         }  # fmt: skip
         whole = {
             "model": MODEL, "graph": self.graph, "theta": self.put(self.theta.tobytes()),
@@ -109,30 +108,31 @@ def attempt_of(number: int) -> bytes:
     return number.to_bytes(16)
 
 
-class Learner:
-    """One device. `start` after a power cut makes it anew from what is on the disk.
+class RoundDevice:
+    """One device. `start` after a power cut rebuilds it from the disk.
 
     trainer   "inside": in this process, for speed; "process": as on a device
     more      further fields of FederatedPorts
     """
 
     def __init__(
-        self, school: School, name: str, home: Rows | None = None, *, trainer: str = "inside",
+        self, controller: FakeController, name: str, home: Rows | None = None, *,
+        trainer: str = "inside",
         quiet_hz: float = 20.0, more: dict[str, Any] | None = None, **limits: Any,
     ) -> None:  # fmt: skip
         self.more = more or {}
-        self.school, self.name, self.folder = school, name, school.folder.parent / name
-        self.limits, self.quiet_hz = Willing(**{"rows": 2, **limits}), quiet_hz
+        self.controller, self.name, self.folder = controller, name, controller.folder.parent / name
+        self.limits, self.quiet_hz = RoundLimits(**{"rows": 2, **limits}), quiet_hz
         self.trainer, self.connected, self.reachable = trainer, True, True
-        self.heard, self.faults = list[wire.RoundAnswer](), list[Fault]()
+        self.sent, self.faults = list[wire.RoundAnswer](), list[Fault]()
         self.serving: dict[str, Any] = {}
         self.load, self.mains = Load(), True
         self._enrol()
         if home is not None:
-            self.learn_from(home)
+            self.add_rows(home)
         self.start()
 
-    def learn_from(self, rows: Rows) -> None:
+    def add_rows(self, rows: Rows) -> None:
         buffer = self._buffer()
         buffer.add(MODEL, FEATURES, rows.x, [str(y) for y in rows.y])
         buffer.flush()
@@ -146,15 +146,15 @@ class Learner:
         self.sandbox = DiskSandbox(here, Blobs(self, here))  # type: ignore[arg-type]
         self._posted: list[Any] = []
         images = ImageRepository(
-            here / "metadata", self.school.signer.root, repository_fetch(self.school.folder)
+            here / "metadata", self.controller.signer.root, repository_fetch(self.controller.folder)
         )
         ports = FederatedPorts(
             journal=supply(self.journal, "save_participation"), load=lambda: self.load,
-            spawn=self._spawn, random=random.Random(1), monotonic=lambda: self.school.now,
+            spawn=self._spawn, random=random.Random(1), monotonic=lambda: self.controller.now,
             rows=self.rows, images=supply(images, "refresh"),
             sandbox=supply(self.sandbox, "fetch", "end", "clean"),
             trainer=supply(self._trainer(here), "run"),
-            credentials=credentials_of(self.folder, lambda: self.school.now),
+            credentials=credentials_of(self.folder, lambda: self.controller.now),
             entropy=random.randbytes, mains=lambda: self.mains, limits=self.limits,
             quiet_hz=self.quiet_hz, **self.more,
         )  # fmt: skip
@@ -162,12 +162,12 @@ class Learner:
             answer=self._say, post=self._posted.append, fault=self.faults.append,
             serving=self.serving, throttled=lambda: False, floors=dict,
         )  # fmt: skip
-        clock = DeviceClock(wall=lambda: self.school.now, monotonic=lambda: self.school.now)
+        clock = DeviceClock(wall=lambda: self.controller.now, monotonic=lambda: self.controller.now)
         self.learning = RoundClient(self.name, ports, clock, callbacks)
         self.learning.start()
 
     def stop(self) -> None:
-        """The process is gone."""
+        """End the process."""
         self.journal.close()
         self.rows.close()
 
@@ -175,20 +175,20 @@ class Learner:
         self.stop()
         self.start()
 
-    def hear(self, call: wire.RoundCall) -> list[messages.DeviceMessage]:
-        """What it says to a call, once all that follows from it is done."""
-        before = len(self.heard)
+    def receive(self, call: wire.RoundCall) -> list[messages.DeviceMessage]:
+        """Replies to a message, once all resulting jobs are done."""
+        before = len(self.sent)
         read = wire.decode_down("round", wire.encode(call))
         assert isinstance(read, wire.RoundCall)
         self.learning.on_call(read)
         self.settle()
-        return [answer.said for answer in self.heard[before:]]
+        return [answer.said for answer in self.sent[before:]]
 
     def call(self, number: int, said: messages.ControllerMessage) -> list[messages.DeviceMessage]:
-        return self.hear(wire.RoundCall(attempt=attempt_of(number), said=said))
+        return self.receive(wire.RoundCall(attempt=attempt_of(number), said=said))
 
     def settle(self) -> None:
-        """Everything that can be done without time passing."""
+        """Do everything that is due now."""
         while True:
             while self._posted:
                 self.learning.on_finished(self._posted.pop(0))
@@ -196,10 +196,10 @@ class Learner:
                 return
 
     def said(self, kind: type[T]) -> list[T]:
-        return [answer.said for answer in self.heard if isinstance(answer.said, kind)]
+        return [answer.said for answer in self.sent if isinstance(answer.said, kind)]
 
     def contribution(self) -> Contribution:
-        """What its last pieces make, put together."""
+        """The contribution, reassembled from its pieces."""
         import msgspec
 
         whole = Assembly(most=1 << 24)
@@ -223,11 +223,16 @@ class Learner:
         if not self.connected:
             return False
         answer = wire.RoundAnswer(
-            device=self.name, boot="b", seq=0, sent_s=self.school.now, attempt=attempt, said=said
+            device=self.name,
+            boot="b",
+            seq=0,
+            sent_s=self.controller.now,
+            attempt=attempt,
+            said=said,
         )
         read = wire.decode_up("round", wire.encode(answer))
         assert isinstance(read, wire.RoundAnswer)
-        self.heard.append(read)
+        self.sent.append(read)
         self.power.point("after say")
         return True
 
@@ -237,7 +242,7 @@ class Learner:
     def _buffer(self) -> Buffer:
         here = self.folder / "learning"
         here.mkdir(parents=True, exist_ok=True)
-        return Buffer(here / BUFFER, Limits(2**24, 10_000, 0), lambda: self.school.now)
+        return Buffer(here / BUFFER, Limits(2**24, 10_000, 0), lambda: self.controller.now)
 
     def _trainer(self, here: Path) -> Any:
         if self.trainer == "process":
@@ -248,13 +253,13 @@ class Learner:
         self.folder.mkdir()
         key = ec.generate_private_key(ec.SECP256R1())
         (self.folder / "device.key").write_bytes(key_pem(key))
-        issued = self.school.authority.issue_device(make_csr(key, self.name), self.name, NOW)
+        issued = self.controller.authority.issue_device(make_csr(key, self.name), self.name, NOW)
         (self.folder / "device.crt").write_text(issued.certificate)
-        (self.folder / "ca.pem").write_text(self.school.authority.bundle)
+        (self.folder / "ca.pem").write_text(self.controller.authority.bundle)
 
 
 class Inside:
-    """The trainer's work without a process."""
+    """The trainer, without a process."""
 
     def __init__(self, here: Path) -> None:
         self._here = here
@@ -279,15 +284,15 @@ class Inside:
 
 
 class Blobs:
-    """Downloads from the school, by hash, into an attempt's folder."""
+    """Downloads by hash into an attempt's folder."""
 
-    def __init__(self, device: Learner, here: Path) -> None:
+    def __init__(self, device: RoundDevice, here: Path) -> None:
         self._device, self._here = device, here
 
     def file(self, url: str, attempt: str, file: File, stop: Callable[[], bool]) -> int:
         if not self._device.reachable:
             raise LinkError("the artifact server is away")
-        data = self._device.school.blobs[url.rpartition("/")[2]]
+        data = self._device.controller.blobs[url.rpartition("/")[2]]
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise BundleError(f"{file.name} is not what was signed")
         path = rounds_folder(self._here, attempt) / file.name
@@ -297,7 +302,7 @@ class Blobs:
 
 
 def some_rows(count: int, seed: int = 0) -> Rows:
-    """Digits of one home."""
+    """Digits of one device."""
     from sklearn.datasets import load_digits
 
     images, digits = load_digits(return_X_y=True)

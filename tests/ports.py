@@ -1,4 +1,4 @@
-"""Ports of loopback: one that nobody listens on, and whether somebody does."""
+"""Loopback ports: a free one, and whether a server listens on one."""
 
 import socket
 
@@ -9,7 +9,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(port: int) -> bool:
+def is_open(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 0.5).close()
     except OSError:

@@ -34,7 +34,7 @@ PATIENCE_S = 600.0 if os.environ.get("SHOAL_SOAK") else 60.0
 
 
 class Enrolled(NamedTuple):
-    """folder of the agent; pki of the site; who signs for it."""
+    """folder of the agent; PKI of the site; repository that signs its releases."""
 
     folder: Path
     pki: Path
@@ -52,9 +52,9 @@ def enrol(
     generation: int = 0,
     **update: Any,
 ) -> Enrolled:
-    """What enrolment would have left in `parent`/`name`; addresses not given lead nowhere.
+    """Write an enrolled agent folder `parent`/`name`; default addresses are unreachable.
 
-    beside   another device, of whose site this one is
+    beside   another device of the same site
     """
     folder, pki = parent / name, parent / "pki"
     folder.mkdir()
@@ -83,7 +83,7 @@ def enrol(
 
 
 def put_in_service(folder: Path) -> Slot:
-    """One release in slot a, serving since now, as an update would have left it."""
+    """Install a release in slot a, as after an update."""
     manifest = put_release(folder / "models" / "parts" / "a")
     slot = Slot(
         slot="a", model="parts", release=manifest.release, path="release/parts/1/manifest.json",
@@ -97,7 +97,7 @@ def put_in_service(folder: Path) -> Slot:
 
 
 class Process:
-    """One agent process that was started and has to be ended."""
+    """A running agent process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.began = folder, time.monotonic()
@@ -120,11 +120,11 @@ class Process:
         return answer.status, said
 
     def wait_until(self, path: str = "/v2/models/parts/ready") -> float:
-        """Until it answers with 200; seconds since it was started."""
+        """Wait for status 200; seconds since the start."""
         return self.wait_for(lambda: self.ask("GET", path)[0] == 200)
 
     def wait_for(self, what: Callable[[], bool]) -> float:
-        """Until `what` holds; seconds since the start."""
+        """Wait until `what` holds; seconds since the start."""
         while time.monotonic() - self.began < PATIENCE_S:
             try:
                 if what():
@@ -133,7 +133,7 @@ class Process:
                 pass
             assert self.process.poll() is None, self.process.communicate()[1]
             time.sleep(0.02)
-        pytest.fail("the agent did not get there")
+        pytest.fail("the agent did not reach the state in time")
 
     def end(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
@@ -143,13 +143,13 @@ class Process:
 
 
 class Artifacts:
-    """An HTTPS server of TUF metadata and blobs that counts what it sends.
+    """HTTPS server of TUF metadata and blobs that counts the bytes it sends.
 
-    fetch   metadata's name -> bytes; blobs by sha256
+    fetch   metadata name -> bytes; blobs by sha256
     sent    bytes of blobs
-    asked   sha256 -> bytes of it that were sent
-    held    sha256 -> bytes of it that are sent before the next request waits for `resume`
-    resume  set: nothing is held back any more
+    asked   sha256 -> bytes sent of it
+    held    sha256 -> bytes sent of it before the next request waits for `resume`
+    resume  set: requests no longer wait
     """
 
     def __init__(self, fetch: Callable[[str], bytes] | None = None) -> None:
@@ -170,7 +170,7 @@ class Artifacts:
 
         class Quiet(http.server.ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
-                pass  # agents are killed while they are answered
+                pass  # agents are killed during a request
 
         self._server = Quiet(("127.0.0.1", 0), Answer)
         self.url = f"https://localhost:{self._server.server_port}"

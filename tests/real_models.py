@@ -1,4 +1,4 @@
-"""Real ONNX releases in a folder: small, made by hand, for the real onnxruntime."""
+"""Small hand-made ONNX releases in a folder, for the real onnxruntime."""
 
 import itertools
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def mlp(
 ) -> onnx.ModelProto:
     """input float (n, 4) -> `layers` of `hidden` -> output: probabilities of three classes.
 
-    trained   another number is a little more training of the same weights
+    trained   seed of a small change of the same weights
     """
     rng, more = np.random.default_rng(seed), np.random.default_rng(trained)
     sizes = [FEATURES, *[hidden] * layers, len(LABELS)]
@@ -89,7 +89,7 @@ def put_release(
     profile: str = "x86-vnni",
     **changes: Any,
 ) -> Manifest:
-    """Write a whole, sound bundle; `golden` outputs win over what the models really say."""
+    """Write a complete, valid bundle; `golden` replaces the models' outputs."""
     folder.mkdir(parents=True, exist_ok=True)
     models = models or {"fp32": mlp(seed=version).SerializeToString()}
     rows = np.random.default_rng(9).normal(size=(16, FEATURES)).astype(np.float32)

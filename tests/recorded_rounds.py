@@ -1,4 +1,4 @@
-"""Federated tasks with rounds behind them, as the engine leaves them in the database."""
+"""Federated tasks with finished rounds, as the engine records them."""
 
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -33,7 +33,7 @@ UPDATED, LOST, REFUSED = machine.Mark.UPDATED, machine.Mark.LOST, machine.Mark.R
 
 
 def trained(folder: Path) -> Context:
-    """A controller with lot-codes@1, trained on digits, and the key by which its blobs are had."""
+    """A controller with lot-codes@1, trained on digits, and its capability key."""
     ctx = make_context(folder)
     (ctx.folder / "keys").mkdir(exist_ok=True)
     (ctx.folder / "keys" / "capability.key").write_bytes(bytes(32))
@@ -43,7 +43,7 @@ def trained(folder: Path) -> Context:
 
 
 def equip(ctx: Context, ref: str, away: Set[str] = frozenset()) -> None:
-    """Publish a release of lot-codes; DEVICES serve it, and are online but for those away."""
+    """Publish a release of lot-codes; DEVICES serve it, and all but `away` are online."""
     releases.publish(ctx, actor="ana", ref=ref)
     with ctx.store.write() as db:
         for name, site in DEVICES.items():
@@ -57,7 +57,7 @@ def equip(ctx: Context, ref: str, away: Set[str] = frozenset()) -> None:
 
 
 def prepared_of(ctx: Context, base: Release) -> tuple[Prepared, F32]:
-    """The graphs of a task that begins with this release, and its theta."""
+    """Graphs and theta of a task that starts from this release."""
     manifest, _ = releases.manifest_of(ctx, base.ref)
     model = ModelProto.FromString(ctx.blobs.read(manifest.variant("fp32").file.sha256))
     made = prepare(model, Loss("cross-entropy"))
@@ -81,7 +81,7 @@ def add_task(
     candidate: int = 0,
     budget: float = 0,
 ) -> TaskPlan:
-    """A task that is ready."""
+    """Add a ready task."""
     plan = TaskPlan(
         name=name, release=release, learning=AskedLearning(lr=0.1), candidate=candidate,
         pace=AskedPace(goal=3, least=2), settings={"most_examples": 1} if private else {},
@@ -116,7 +116,7 @@ def add_round(
     refusal: str = "busy",
     sites: Mapping[str, str] = DEVICES,
 ) -> str:
-    """One round whose checkpoint is `theta`, and which the task goes on from; its id."""
+    """Add a round with checkpoint `theta` as the task's newest; return its id."""
     parent = number - 1 if parent is None else parent
     marks = marks or dict.fromkeys(DEVICES, UPDATED)
     attempt = number.to_bytes(16)
@@ -155,7 +155,7 @@ def add_round(
 
 
 def walk(theta: F32, steps: int, seed: int = 0) -> Sequence[F32]:
-    """Thetas near one another, as rounds make them."""
+    """Thetas close to each other, like those of successive rounds."""
     random = np.random.default_rng(seed)
     return [
         (theta + random.normal(size=theta.size) * 1e-3 * step).astype(np.float32)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from bench.report import Found, Row
-from digits import Learner, Rows, homes_of
+from digits import LocalTrainer, Rows, homes_of
 from shelves import file_shelf
 from shoal.controller.federated.aggregation.outlier_scores import score
 from shoal.controller.federated.strategy import Strategy, strategy_of
@@ -65,15 +65,15 @@ def _federated(
     LIARS devices and of the others whose update stood out in a round)."""
     random = np.random.default_rng(seed)
     homes, test = homes_of(DEVICES, random, alike=0.5, least=10)
-    learner = Learner(seed)
-    server, stood_out = Server(theta=learner.theta), np.zeros(DEVICES)
+    trainer = LocalTrainer(seed)
+    server, stood_out = Server(theta=trainer.theta), np.zeros(DEVICES)
     for _ in range(rounds):
         updates = []
         gathering = strategy.gather(server.theta.size, file_shelf(server.theta.size))
         for i, home in enumerate(homes):
             lies = i < LIARS and attack != "none"
             rows = _poisoned(home, attack, random) if lies else home
-            delta = learner.train(server.theta, rows, EPOCHS, random) - server.theta
+            delta = trainer.train(server.theta, rows, EPOCHS, random) - server.theta
             if lies:
                 delta = _twisted(delta, attack)
             updates.append(Update(device=f"d{i:02}", delta=delta, examples=len(rows.y)))
@@ -81,9 +81,9 @@ def _federated(
         stood_out += _stand_out(updates, server.theta.size) / rounds
         server = strategy.advance(server, gathering.result())
     marked = _marked(test.only(test.y != TARGET).x)
-    taken = learner.answers(server.theta, marked) == TARGET
+    taken = trainer.predict(server.theta, marked) == TARGET
     liars, honest = stood_out[:LIARS].mean(), stood_out[LIARS:].mean()
-    return learner.accuracy(server.theta, test), float(taken.mean()), float(liars), float(honest)
+    return trainer.accuracy(server.theta, test), float(taken.mean()), float(liars), float(honest)
 
 
 def _stand_out(updates: list[Update], size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from ports import answers, free_port
+from ports import free_port, is_open
 from programs import mosquitto, nats_server
 from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.controller.broker.io.mosquitto import MosquittoFiles
@@ -109,7 +109,7 @@ class Mosquitto:
 
 
 def wait_for_port(port: int) -> None:
-    eventually(lambda: answers(port), f"a listener on port {port}")
+    eventually(lambda: is_open(port), f"a listener on port {port}")
 
 
 def shakes_hands(port: int) -> bool:

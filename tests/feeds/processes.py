@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ports import answers, free_port
+from ports import free_port, is_open
 from waiting import eventually
 
 
@@ -17,7 +17,7 @@ class Server:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        eventually(lambda: answers(self.port), "the server", within_s=60)
+        eventually(lambda: is_open(self.port), "the server", within_s=60)
 
     def kill(self) -> None:
         assert self._process is not None

@@ -1,4 +1,4 @@
-"""What stories begin with: a disk in memory, a cloud with nothing in it, a school of pupils."""
+"""Fixtures of scenarios: a disk in memory, an empty cloud, a federation of fake clients."""
 
 import tempfile
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from devices import Cloud
-from fake_clients import School
+from fake_clients import FakeFederation
 from fakes import memory_folder
 
 
@@ -24,6 +24,6 @@ def cloud() -> Cloud:
 
 
 @pytest.fixture
-def school() -> Iterator[School]:
+def federation() -> Iterator[FakeFederation]:
     with memory_folder() as folder:
-        yield School(folder)
+        yield FakeFederation(folder)

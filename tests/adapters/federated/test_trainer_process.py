@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from learning_devices import FEATURES, LABELS, Learner, School, attempt_of, some_rows
+from learning_devices import FEATURES, LABELS, FakeController, RoundDevice, attempt_of, some_rows
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.installed.round_record import RoundState
@@ -31,20 +31,20 @@ LONG = Learning(lr=0.001, epochs=100_000, batch=2)
 
 
 @pytest.fixture
-def school(tmp_path: Path) -> School:
-    return School(tmp_path)
+def controller(tmp_path: Path) -> FakeController:
+    return FakeController(tmp_path)
 
 
 @pytest.fixture
-def device(school: School) -> Iterator[Learner]:
-    made = Learner(school, "cam-1", some_rows(60), trainer="process")
+def device(controller: FakeController) -> Iterator[RoundDevice]:
+    made = RoundDevice(controller, "cam-1", some_rows(60), trainer="process")
     yield made
     made.stop()
 
 
-def prepared(device: Learner, config: Config) -> TrainingJob:
+def prepared(device: RoundDevice, config: Config) -> TrainingJob:
     """The round's files in the sandbox, and the work on them."""
-    urls = device.school.urls()
+    urls = device.controller.urls()
     device.sandbox.fetch(config.plan.attempt, config, urls, lambda: False)
     return TrainingJob(
         kind="train", config=config, labels=LABELS, features=FEATURES, seed=b"s" * 32
@@ -54,7 +54,7 @@ def prepared(device: Learner, config: Config) -> TrainingJob:
 class Training:
     """One piece of work on a thread, as the agent runs it."""
 
-    def __init__(self, device: Learner, config: Config, **limits: float) -> None:
+    def __init__(self, device: RoundDevice, config: Config, **limits: float) -> None:
         work = prepared(device, config)
         most = {"memory_mb": 256, "cpu_s": 60, **limits}
         self.held, self.stopped = "", False
@@ -107,14 +107,14 @@ def cpu_ticks(pid: int) -> int:
     return int(stat(pid)[11]) + int(stat(pid)[12])
 
 
-def test_a_device_learns_digits_in_a_process_of_its_own(device: Learner) -> None:
-    device.hear(device.school.invite(1, learning=Learning(lr=0.1, epochs=30, batch=10)))
+def test_a_device_learns_digits_in_a_process_of_its_own(device: RoundDevice) -> None:
+    device.receive(device.controller.invite(1, learning=Learning(lr=0.1, epochs=30, batch=10)))
     device.call(1, messages.Start())
     said = device.contribution()
-    after = device.school.theta + decompress(said.update, device.school.theta.size)
-    device.school.theta = after
+    after = device.controller.theta + decompress(said.update, device.controller.theta.size)
+    device.controller.theta = after
     device.call(1, messages.Dismiss())
-    (measured,) = device.hear(device.school.measure(1))
+    (measured,) = device.receive(device.controller.measure(1))
     assert isinstance(measured, messages.Measured)
     assert measured.whole.correct > 0.9 * measured.whole.rows
     assert said.loss > 2 * measured.whole.loss / measured.whole.rows
@@ -122,12 +122,12 @@ def test_a_device_learns_digits_in_a_process_of_its_own(device: Learner) -> None
 
 @pytest.mark.parametrize("optimiser", [None, Momentum(), Adam()], ids=["sgd", "momentum", "adam"])
 def test_the_process_trains_every_epoch_with_each_optimiser(
-    school: School, optimiser: Optimiser | None
+    controller: FakeController, optimiser: Optimiser | None
 ) -> None:
-    device = Learner(school, "cam-0", some_rows(67), trainer="process")
-    graph = step_graph(school.prepared, optimiser).SerializeToString()
-    config = school.config(
-        1, graph=school.put(graph), learning=Learning(lr=0.01, epochs=3, batch=10)
+    device = RoundDevice(controller, "cam-0", some_rows(67), trainer="process")
+    graph = step_graph(controller.prepared, optimiser).SerializeToString()
+    config = controller.config(
+        1, graph=controller.put(graph), learning=Learning(lr=0.01, epochs=3, batch=10)
     )
     training = Training(device, config)
     training.thread.join(60)
@@ -135,11 +135,11 @@ def test_the_process_trains_every_epoch_with_each_optimiser(
     data = (device.path(1) / "contribution").read_bytes()
     said = msgspec.msgpack.decode(data, type=Contribution)
     assert said.steps == 21
-    assert np.abs(decompress(said.update, school.theta.size)).max() > 0
+    assert np.abs(decompress(said.update, controller.theta.size)).max() > 0
 
 
-def test_training_rests_while_inference_is_busy_and_goes_on_after(device: Learner) -> None:
-    training = Training(device, device.school.config(1, learning=LONG))
+def test_training_rests_while_inference_is_busy_and_goes_on_after(device: RoundDevice) -> None:
+    training = Training(device, device.controller.config(1, learning=LONG))
     pid = training.child()
     eventually(lambda: cpu_ticks(pid) > 20)
     training.held = "busy"
@@ -153,8 +153,8 @@ def test_training_rests_while_inference_is_busy_and_goes_on_after(device: Learne
     assert not cmdline(pid)
 
 
-def test_a_trainer_that_rests_is_ended_all_the_same(device: Learner) -> None:
-    training = Training(device, device.school.config(1, learning=LONG))
+def test_a_trainer_that_rests_is_ended_all_the_same(device: RoundDevice) -> None:
+    training = Training(device, device.controller.config(1, learning=LONG))
     pid = training.child()
     training.held = "busy"
     eventually(lambda: stat(pid)[0] == "T")
@@ -162,8 +162,8 @@ def test_a_trainer_that_rests_is_ended_all_the_same(device: Learner) -> None:
     assert not cmdline(pid)
 
 
-def test_a_trainer_has_the_lowest_priority_and_its_limits(device: Learner) -> None:
-    training = Training(device, device.school.config(1, learning=LONG))
+def test_a_trainer_has_the_lowest_priority_and_its_limits(device: RoundDevice) -> None:
+    training = Training(device, device.controller.config(1, learning=LONG))
     pid = training.child()
     eventually(lambda: stat(pid)[16] == "19")
 
@@ -180,9 +180,9 @@ def test_a_trainer_has_the_lowest_priority_and_its_limits(device: Learner) -> No
     ("limits", "reason"), [({"memory_mb": 24}, "little-memory"), ({"cpu_s": 1}, "too-slow")]
 )
 def test_a_round_that_takes_too_much_is_refused_with_the_reason(
-    device: Learner, limits: dict[str, float], reason: str
+    device: RoundDevice, limits: dict[str, float], reason: str
 ) -> None:
-    training = Training(device, device.school.config(1, learning=LONG), **limits)
+    training = Training(device, device.controller.config(1, learning=LONG), **limits)
     training.thread.join(60)
     assert isinstance(training.error, RefusedError)
     assert training.error.reason == reason, training.error
@@ -196,24 +196,24 @@ def test_a_round_that_takes_too_much_is_refused_with_the_reason(
     ],
 )
 def test_what_cannot_be_learned_is_refused_with_the_reason(
-    device: Learner, changes: dict, reason: str
+    device: RoundDevice, changes: dict, reason: str
 ) -> None:
-    training = Training(device, device.school.config(1, learning=Learning(**changes)))
+    training = Training(device, device.controller.config(1, learning=Learning(**changes)))
     training.thread.join(60)
     assert isinstance(training.error, RefusedError)
     assert training.error.reason == reason, training.error
 
 
-def test_a_graph_that_is_none_is_refused(device: Learner) -> None:
-    broken = device.school.put(b"no graph at all")
-    training = Training(device, device.school.config(1, graph=broken))
+def test_a_graph_that_is_none_is_refused(device: RoundDevice) -> None:
+    broken = device.controller.put(b"no graph at all")
+    training = Training(device, device.controller.config(1, graph=broken))
     training.thread.join(60)
     assert isinstance(training.error, RefusedError)
     assert training.error.reason == "unusable-model"
 
 
-def test_a_trainer_dies_with_the_agent(device: Learner) -> None:
-    config = device.school.config(1, learning=LONG)
+def test_a_trainer_dies_with_the_agent(device: RoundDevice) -> None:
+    config = device.controller.config(1, learning=LONG)
     work = prepared(device, config)
     packed = device.folder / "work"
     packed.write_bytes(msgspec.msgpack.encode(work))
@@ -237,9 +237,9 @@ def test_a_trainer_dies_with_the_agent(device: Learner) -> None:
 
 
 def test_killed_in_the_middle_of_training_a_device_trains_again_and_sends_one_update(
-    device: Learner, school: School
+    device: RoundDevice, controller: FakeController
 ) -> None:
-    device.hear(school.invite(1))
+    device.receive(controller.invite(1))
     pending: list = []
     device._spawn = pending.append  # type: ignore[method-assign]
     device.stop()

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from fake_clients import School
+from fake_clients import FakeFederation
 from shoal.controller.federated.rounds import rounds
 from shoal.controller.host.settings import Rounds
 
@@ -11,19 +11,19 @@ pytestmark = pytest.mark.scenario
 
 
 def test_an_engine_that_is_told_to_keep_fewer_drops_the_others_and_rounds_go_on(
-    school: School,
+    federation: FakeFederation,
 ) -> None:
-    school.start(4)
-    school.run(200, until=lambda: school.done(4))
-    fleet = school.fleet
+    federation.start(4)
+    federation.run(200, until=lambda: federation.done(4))
+    fleet = federation.fleet
     with fleet.controller_away():
         fewer = msgspec.structs.replace(fleet.ctx.settings, rounds=Rounds(checkpoints=2))
         fleet.ctx = fleet.ctx._replace(settings=fewer)
-    school.run(10)
+    federation.run(10)
 
     found = {one.number: one for one in rounds.list_rounds(fleet.ctx, task="walk")}
     assert [n for n, one in sorted(found.items()) if one.pruned_at] == [1, 2]
     assert [n for n, one in found.items() if fleet.ctx.blobs.exists(one.checkpoint)] == [4, 3]
-    school.more(2)
-    school.run(200, until=lambda: school.done(6))
+    federation.more(2)
+    federation.run(200, until=lambda: federation.done(6))
     assert rounds.checkpoint(fleet.ctx, "walk").lineage == [1, 2, 3, 4, 5, 6]

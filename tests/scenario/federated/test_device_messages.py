@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from fake_clients import SIZE, School
+from fake_clients import SIZE, FakeFederation
 from fakes import memory_folder
 from shoal import topics, wire
 from shoal.controller.federated.aggregation import aggregation
@@ -26,25 +26,25 @@ NONE, DRAWS = Compression(), Draws(bytes(32))
 
 
 @pytest.fixture
-def school():
+def federation():
     with memory_folder() as folder:
-        yield School(folder, count=4)
+        yield FakeFederation(folder, count=4)
 
 
-def start(school, **wishes):
-    school.start(**{"pace": {"goal": 4, "least": 2, "over": 1.0, "train_s": 20}} | wishes)
+def start(federation, **wishes):
+    federation.start(**{"pace": {"goal": 4, "least": 2, "over": 1.0, "train_s": 20}} | wishes)
 
 
-def training(school):
+def training(federation):
     """The round is in training, and d00 has not sent anything."""
-    school.pupils["d00"].quiet = {messages.Piece}
-    school.run(20, until=lambda: "Start" in school.pupils["d00"].log)
-    return school.pupils["d00"], school.pupils["d00"].config.plan.attempt
+    federation.clients["d00"].quiet = {messages.Piece}
+    federation.run(20, until=lambda: "Start" in federation.clients["d00"].log)
+    return federation.clients["d00"], federation.clients["d00"].config.plan.attempt
 
 
-def ended(school):
-    school.run(120, until=school.done)
-    return rounds.get_round(school.fleet.ctx, "walk.1")
+def ended(federation):
+    federation.run(120, until=federation.done)
+    return rounds.get_round(federation.fleet.ctx, "walk.1")
 
 
 def packed(delta, **values):
@@ -54,9 +54,9 @@ def packed(delta, **values):
     )
 
 
-def test_pieces_twice_in_any_order_broken_or_of_another_try_change_nothing(school):
-    start(school)
-    one, attempt = training(school)
+def test_pieces_twice_in_any_order_broken_or_of_another_try_change_nothing(federation):
+    start(federation)
+    one, attempt = training(federation)
     delta = one.delta()
     pieces = cut(packed(delta), 50)
     broken = msgspec.structs.replace(pieces[0], data=b"x" * 50)
@@ -65,18 +65,18 @@ def test_pieces_twice_in_any_order_broken_or_of_another_try_change_nothing(schoo
     for chunk in (pieces[-1], broken, foreign, pieces[-1], *pieces[:-1], pieces[0]):
         one.say(attempt, messages.Piece(chunk=chunk))
     one.say(bytes(16), messages.Piece(chunk=pieces[0]))
-    found = ended(school)
+    found = ended(federation)
     assert {k: found.ignored[k] for k in ("corrupt", "foreign", "twice")} == {
         "corrupt": 1, "foreign": 1, "twice": 1,
     }  # fmt: skip
-    mean = np.mean([pupil.target for pupil in school.pupils.values()], axis=0)
-    checkpoint = school.walk.checkpoint
-    assert school.theta(checkpoint) == pytest.approx(mean / 2, abs=1e-6)
+    mean = np.mean([client.target for client in federation.clients.values()], axis=0)
+    checkpoint = federation.walk.checkpoint
+    assert federation.theta(checkpoint) == pytest.approx(mean / 2, abs=1e-6)
 
 
-def test_only_the_pieces_that_are_missing_are_asked_for(school):
-    start(school)
-    one, attempt = training(school)
+def test_only_the_pieces_that_are_missing_are_asked_for(federation):
+    start(federation)
+    one, attempt = training(federation)
     one.piece = 50
     pieces = one._pieces(one._contribution())
     one.said[messages.Piece] = pieces
@@ -87,7 +87,7 @@ def test_only_the_pieces_that_are_missing_are_asked_for(school):
         lambda topic, data: (asked.append(wire.decode_down("round", data).said), told(topic, data)),
         one.link.on_message,
     )
-    ended(school)
+    ended(federation)
     resend = next(call for call in asked if isinstance(call, messages.Resend))
     assert resend.missing == [i for i in range(len(pieces)) if i != 1]
 
@@ -108,38 +108,38 @@ def test_only_the_pieces_that_are_missing_are_asked_for(school):
         ),
     ],
 )
-def test_an_update_that_cannot_be_used_is_left_out_and_the_round_goes_on(school, payload):
-    start(school)
-    one, attempt = training(school)
+def test_an_update_that_cannot_be_used_is_left_out_and_the_round_goes_on(federation, payload):
+    start(federation)
+    one, attempt = training(federation)
     delta = one.delta()
     one.quiet = set()
     for chunk in cut(payload(delta)):
         one.say(attempt, messages.Piece(chunk=chunk))
-    found = ended(school)
-    device = school.parts()["d00"]
+    found = ended(federation)
+    device = federation.parts()["d00"]
     assert (device.mark, device.reason, device.chosen) == ("REFUSED", "bad-update", False)
     assert found.ignored["unsound"] >= 1
-    others = [school.pupils[name].target for name in ("d01", "d02", "d03")]
-    checkpoint = school.walk.checkpoint
-    assert school.theta(checkpoint) == pytest.approx(np.mean(others, axis=0) / 2, abs=1e-6)
+    others = [federation.clients[name].target for name in ("d01", "d02", "d03")]
+    checkpoint = federation.walk.checkpoint
+    assert federation.theta(checkpoint) == pytest.approx(np.mean(others, axis=0) / 2, abs=1e-6)
 
 
-def test_more_than_any_update_of_the_model_is_not_kept(school):
-    start(school)
-    one, attempt = training(school)
+def test_more_than_any_update_of_the_model_is_not_kept(federation):
+    start(federation)
+    one, attempt = training(federation)
     one.quiet = set()
     for chunk in cut(bytes(12 * SIZE + 70_000), 20_000):
         one.say(attempt, messages.Piece(chunk=chunk))
-    school.run(1)
-    folder = school.fleet.ctx.folder / "rounds" / "walk.1"
+    federation.run(1)
+    folder = federation.fleet.ctx.folder / "rounds" / "walk.1"
     assert not list(folder.glob("piece-*"))
-    assert ended(school).ignored["unsound"] == 4
+    assert ended(federation).ignored["unsound"] == 4
 
 
-def test_who_was_not_asked_or_speaks_for_another_is_heard_by_nobody(school):
-    start(school)
-    one, attempt = training(school)
-    stranger = school.enrol("d77", np.zeros(SIZE, np.float32))
+def test_who_was_not_asked_or_speaks_for_another_is_heard_by_nobody(federation):
+    start(federation)
+    one, attempt = training(federation)
+    stranger = federation.enrol("d77", np.zeros(SIZE, np.float32))
     stranger.say(attempt, messages.Refuse(reason="busy"))
     message = wire.RoundAnswer(
         device="d00",
@@ -152,21 +152,21 @@ def test_who_was_not_asked_or_speaks_for_another_is_heard_by_nobody(school):
     stranger.link.publish(topics.up("d77", "round"), wire.encode(message))
     stranger.link.publish(topics.up("d00", "round"), b"\x00 no message")
     one.quiet = set()
-    assert ended(school).marks == {"MEASURED": 4}
+    assert ended(federation).marks == {"MEASURED": 4}
 
 
-def test_a_join_whose_advert_another_device_signed_is_not_believed(school):
-    one, other = school.pupils["d00"], school.pupils["d01"]
+def test_a_join_whose_advert_another_device_signed_is_not_believed(federation):
+    one, other = federation.clients["d00"], federation.clients["d01"]
     one._sign = other._sign
-    start(school, secure={}, pace={"goal": 4, "least": 3, "over": 1.0, "recruit_s": 10})
-    found = ended(school)
+    start(federation, secure={}, pace={"goal": 4, "least": 3, "over": 1.0, "recruit_s": 10})
+    found = ended(federation)
     assert found.ignored["unsound"] >= 2
-    device = school.parts()["d00"]
+    device = federation.parts()["d00"]
     assert (device.mark, device.reason) == ("LOST", "no-answer")
 
 
-def test_answers_beyond_the_room_for_them_are_dropped_and_asked_for_again(school, caplog):
-    made = RoundThread(school.fleet.ctx, lambda device, call: None)
+def test_answers_beyond_the_room_for_them_are_dropped_and_asked_for_again(federation, caplog):
+    made = RoundThread(federation.fleet.ctx, lambda device, call: None)
     assert MAX_BYTES == 4 * MAX_BYTES_PER_DEVICE
     for name in ("d00", "d01", "d02"):
         made.put(f"shoal/v1/{name}/up/round", bytes(MAX_BYTES_PER_DEVICE))
@@ -178,31 +178,31 @@ def test_answers_beyond_the_room_for_them_are_dropped_and_asked_for_again(school
     assert not made.bell.is_set()
 
 
-def test_scaffold_gives_devices_its_control_and_takes_theirs(school):
-    start(school, strategy="scaffold", settings={"population": 4})
-    ended(school)
-    task = school.walk
-    c = aggregation.load_state(school.fleet.ctx, task.memory).vectors["c"]
+def test_scaffold_gives_devices_its_control_and_takes_theirs(federation):
+    start(federation, strategy="scaffold", settings={"population": 4})
+    ended(federation)
+    task = federation.walk
+    c = aggregation.load_state(federation.fleet.ctx, task.memory).vectors["c"]
     assert c == pytest.approx(np.ones(SIZE))
-    school.more()
-    school.run(60, until=lambda: school.done(2))
-    control = np.frombuffer(school.pupils["d00"].contents["control"], "<f4")
+    federation.more()
+    federation.run(60, until=lambda: federation.done(2))
+    control = np.frombuffer(federation.clients["d00"].contents["control"], "<f4")
     assert control == pytest.approx(np.ones(SIZE))
 
 
-def test_boasts_and_classes_that_the_model_does_not_know_are_not_kept(school):
-    start(school, settings={"most_examples": 10})
-    one, attempt = training(school)
+def test_boasts_and_classes_that_the_model_does_not_know_are_not_kept(federation):
+    start(federation, settings={"most_examples": 10})
+    one, attempt = training(federation)
     one.quiet = {messages.Measured}
     for chunk in cut(packed(one.delta(), examples=2**53, seconds=-1e300)):
         one.say(attempt, messages.Piece(chunk=chunk))
-    school.run(20, until=lambda: "Measure" in one.log)
+    federation.run(20, until=lambda: "Measure" in one.log)
     part = messages.Slice(rows=1, loss=0.0, correct=1)
     one.quiet = set()
     one.say(attempt, messages.Measured(whole=part, classes={"made-up": part}))
     one.say(attempt, messages.Measured(whole=messages.Slice(rows=1, loss=0.0, correct=2)))
-    found = ended(school)
+    found = ended(federation)
     assert found.ignored["unsound"] == 2
     assert not [name for name in found.slices if "made-up" in name]
-    kept = school.parts()["d00"]
+    kept = federation.parts()["d00"]
     assert (kept.examples, kept.seconds) == (2**31 - 1, 0.0)

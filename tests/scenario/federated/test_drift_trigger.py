@@ -2,7 +2,7 @@
 
 import pytest
 
-from fake_clients import MODEL, School
+from fake_clients import MODEL, FakeFederation
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft
@@ -17,24 +17,24 @@ COOLDOWN_S = 60.0
 
 
 @pytest.fixture
-def learning(school: School) -> School:
+def learning(federation: FakeFederation) -> FakeFederation:
     """A task that rests, and a model that asks it for two rounds, every minute at most."""
-    school.task()
-    ctx = school.fleet.ctx
+    federation.task()
+    ctx = federation.fleet.ctx
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor="ana", name=MODEL)
-    policy(school, task="walk", rounds=2)
-    return school
+    policy(federation, task="walk", rounds=2)
+    return federation
 
 
-def policy(school: School, **wishes: object) -> None:
+def policy(federation: FakeFederation, **wishes: object) -> None:
     asked = {"retrain_on_drift": False, "dataset": "", "cooldown_s": COOLDOWN_S, **wishes}
-    models.set_policy(school.fleet.ctx, actor="ana", model=MODEL, **asked)  # type: ignore[arg-type]
+    models.set_policy(federation.fleet.ctx, actor="ana", model=MODEL, **asked)  # type: ignore[arg-type]
 
 
-def drift(school: School) -> int:
+def drift(federation: FakeFederation) -> int:
     """An alert's id."""
-    ctx = school.fleet.ctx
+    ctx = federation.fleet.ctx
     found = Draft(
         key="drift/south", kind="drift", severity="warning", title="p7 drifted", detail="",
         next_step="", site="south", model=MODEL, release=f"{MODEL}@1", features=["p7"],
@@ -44,7 +44,7 @@ def drift(school: School) -> int:
 
 
 def test_a_drift_alert_asks_for_rounds_once_in_a_cool_down_as_long_as_it_stands(
-    learning: School,
+    learning: FakeFederation,
 ) -> None:
     learning.run(10)
     assert learning.walk.asked == 0, "nothing has drifted"
@@ -66,7 +66,7 @@ def test_a_drift_alert_asks_for_rounds_once_in_a_cool_down_as_long_as_it_stands(
     assert learning.walk.asked == 4
 
 
-def test_drift_in_two_places_asks_once(learning: School) -> None:
+def test_drift_in_two_places_asks_once(learning: FakeFederation) -> None:
     drift(learning)
     ctx = learning.fleet.ctx
     found = alerts.list_alerts(ctx)[0]
@@ -78,7 +78,7 @@ def test_drift_in_two_places_asks_once(learning: School) -> None:
     assert learning.walk.asked == 2
 
 
-def test_a_task_that_somebody_aborted_is_not_woken_by_drift(learning: School) -> None:
+def test_a_task_that_somebody_aborted_is_not_woken_by_drift(learning: FakeFederation) -> None:
     learning.more(5)
     rounds.abort(learning.fleet.ctx, actor="ana", task="walk")
     drift(learning)
@@ -86,7 +86,7 @@ def test_a_task_that_somebody_aborted_is_not_woken_by_drift(learning: School) ->
     assert learning.walk.state == "stopped"
 
 
-def test_a_task_that_runs_is_left_alone_until_it_rests(learning: School) -> None:
+def test_a_task_that_runs_is_left_alone_until_it_rests(learning: FakeFederation) -> None:
     learning.more(1)
     drift(learning)
     assert drift_trigger.evaluate(learning.fleet.ctx) == []
@@ -94,13 +94,13 @@ def test_a_task_that_runs_is_left_alone_until_it_rests(learning: School) -> None
     assert learning.walk.asked == 3
 
 
-def test_without_a_task_in_the_policy_drift_asks_for_no_round(learning: School) -> None:
+def test_without_a_task_in_the_policy_drift_asks_for_no_round(learning: FakeFederation) -> None:
     policy(learning, task="")
     drift(learning)
     assert drift_trigger.evaluate(learning.fleet.ctx) == []
 
 
-def test_a_policy_names_a_task_of_its_own_model(learning: School) -> None:
+def test_a_policy_names_a_task_of_its_own_model(learning: FakeFederation) -> None:
     ctx = learning.fleet.ctx
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor="ana", name="seals")

@@ -21,43 +21,43 @@ pytestmark = pytest.mark.scenario
 PACE = {"goal": 6, "least": 4, "over": 1.0, "recruit_s": 20, "train_s": 60, "unmask_s": 20}
 
 
-def start(school, **wishes):
-    school.start(**{"pace": PACE} | wishes)
+def start(federation, **wishes):
+    federation.start(**{"pace": PACE} | wishes)
 
 
-def ended(school):
+def ended(federation):
     """The task, once it is done or has given up."""
-    school.run(600, until=lambda: school.walk.state in ("ready", "stopped"))
-    return school.walk
+    federation.run(600, until=lambda: federation.walk.state in ("ready", "stopped"))
+    return federation.walk
 
 
-def test_pieces_that_are_more_than_their_payload_fill_no_disk(school, caplog):
-    start(school, pace=PACE | {"train_s": 1e5})
-    bad = school.pupils["d00"]
-    bad.quiet = school.pupils["d01"].quiet = {messages.Piece}
-    school.run(10)
+def test_pieces_that_are_more_than_their_payload_fill_no_disk(federation, caplog):
+    start(federation, pace=PACE | {"train_s": 1e5})
+    bad = federation.clients["d00"]
+    bad.quiet = federation.clients["d01"].quiet = {messages.Piece}
+    federation.run(10)
     most, digest, bad.quiet = 6 * SIZE + 65_536, hashlib.sha256(b"x").digest(), set()
     for i in range(20):
         chunk = chunk_of(digest, i, 64, most, bytes(most))
         bad.say(bad.config.plan.attempt, messages.Piece(chunk=chunk))
-    school.run(2)
-    folder = school.fleet.ctx.folder / "rounds"
+    federation.run(2)
+    folder = federation.fleet.ctx.folder / "rounds"
     assert sum(file.stat().st_size for file in folder.rglob("piece-*")) < 2 * most
     assert caplog.text.count("Piece of d00: pieces of more than") == 10
 
 
-def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(school):
+def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(federation):
     def evil(advert, round_id):
         version = bytes.fromhex("a003020102"), bytes.fromhex("a003020109")
         return msgspec.structs.replace(advert, certificate=advert.certificate.replace(*version, 1))
 
-    _adverts_as(school.pupils["d00"], evil)
-    start(school, secure={"clip": 2.0})
-    assert ended(school).rounds == 1
-    assert school.parts()["d00"].reason == "no-answer"
+    _adverts_as(federation.clients["d00"], evil)
+    start(federation, secure={"clip": 2.0})
+    assert ended(federation).rounds == 1
+    assert federation.parts()["d00"].reason == "no-answer"
 
 
-def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(school, monkeypatch):
+def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(federation, monkeypatch):
     receivers, real = device_messages._RECEIVERS, device_messages._RECEIVERS[messages.Join]
 
     def broken(live, device, *rest):
@@ -66,23 +66,26 @@ def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(schoo
         return real(live, device, *rest)
 
     monkeypatch.setitem(receivers, messages.Join, broken)
-    start(school)
-    assert ended(school).rounds == 1
-    assert (school.parts()["d00"].mark, school.parts()["d00"].reason) == ("REFUSED", "bad-answer")
-    assert rounds.get_round(school.fleet.ctx, "walk.1").ignored["bad-answer"] == 1
+    start(federation)
+    assert ended(federation).rounds == 1
+    assert (federation.parts()["d00"].mark, federation.parts()["d00"].reason) == (
+        "REFUSED",
+        "bad-answer",
+    )
+    assert rounds.get_round(federation.fleet.ctx, "walk.1").ignored["bad-answer"] == 1
 
 
-def test_an_update_nested_too_deeply_is_left_out(school):
+def test_an_update_nested_too_deeply_is_left_out(federation):
     deep = b"\x82\xa1x" + b"\x91" * 20_000 + b"\xc0" + b"\xa6update\xc4\x00"
-    school.pupils["d00"]._made = lambda said: [messages.Piece(chunk=cut(deep, 1 << 20)[0])]
-    start(school, pace=PACE | {"least": 5})
-    assert ended(school).rounds == 1
-    assert school.parts()["d00"].reason == "bad-update"
+    federation.clients["d00"]._made = lambda said: [messages.Piece(chunk=cut(deep, 1 << 20)[0])]
+    start(federation, pace=PACE | {"least": 5})
+    assert ended(federation).rounds == 1
+    assert federation.parts()["d00"].reason == "bad-update"
 
 
 @pytest.mark.parametrize("key", [bytes(32), bytes(900_000)], ids=["a trap", "too long"])
-def test_keys_that_are_none_are_not_shown_to_neighbours(school, key):
-    bad = school.pupils["d00"]
+def test_keys_that_are_none_are_not_shown_to_neighbours(federation, key):
+    bad = federation.clients["d00"]
 
     def evil(advert, round_id):
         bare = msgspec.structs.replace(advert, box=key, signature=b"")
@@ -90,104 +93,108 @@ def test_keys_that_are_none_are_not_shown_to_neighbours(school, key):
         return msgspec.structs.replace(bare, signature=signature)
 
     _adverts_as(bad, evil)
-    start(school, secure={"clip": 2.0})
-    assert ended(school).rounds == 1
-    assert school.parts()["d00"].reason == "no-answer"
+    start(federation, secure={"clip": 2.0})
+    assert ended(federation).rounds == 1
+    assert federation.parts()["d00"].reason == "no-answer"
 
 
-def test_boxes_of_another_length_are_not_taken(school):
-    _boxes_as(school.pupils["d00"], lambda box: box * 1_000)
-    start(school, secure={"clip": 2.0})
-    assert ended(school).rounds == 1
-    assert school.parts()["d00"].reason == "no-boxes"
+def test_boxes_of_another_length_are_not_taken(federation):
+    _boxes_as(federation.clients["d00"], lambda box: box * 1_000)
+    start(federation, secure={"clip": 2.0})
+    assert ended(federation).rounds == 1
+    assert federation.parts()["d00"].reason == "no-boxes"
 
 
 @pytest.mark.parametrize(
     ("strategy", "settings"),
     [("fedavg", {}), ("fedbuff", {}), ("trimmed-mean", {}), ("q-fedavg", {"q": 3.0})],
 )
-def test_an_update_that_no_sum_has_room_for_is_left_out_by_name(school, strategy, settings):
-    _learned(school.pupils["d00"], 3e38, examples=10)
-    start(school, strategy=strategy, settings=settings)
-    assert ended(school).rounds == 1
-    assert school.parts()["d00"].reason == "bad-update"
+def test_an_update_that_no_sum_has_room_for_is_left_out_by_name(federation, strategy, settings):
+    _learned(federation.clients["d00"], 3e38, examples=10)
+    start(federation, strategy=strategy, settings=settings)
+    assert ended(federation).rounds == 1
+    assert federation.parts()["d00"].reason == "bad-update"
 
 
 @pytest.mark.parametrize("rows", [16, None], ids=["told", "untold"])
-def test_a_boast_of_rows_does_not_set_the_model(school, rows):
-    for name in school.pupils:
+def test_a_boast_of_rows_does_not_set_the_model(federation, rows):
+    for name in federation.clients:
         facts = {"ram_mb": 900} | ({"learning": {"rows": {MODEL: rows}}} if rows else {})
-        school.set(name, facts=facts)
-        school.pupils[name].examples = 10
-    _learned(school.pupils["d00"], 1.0, examples=2**53, loss=1e11)
-    start(school)
-    done = ended(school)
+        federation.set(name, facts=facts)
+        federation.clients[name].examples = 10
+    _learned(federation.clients["d00"], 1.0, examples=2**53, loss=1e11)
+    start(federation)
+    done = ended(federation)
     most = 64 if rows else 20_000
-    theta = np.asarray([p.target * 5 for n, p in school.pupils.items() if n != "d00"]).sum(axis=0)
-    assert school.theta(done.checkpoint) == pytest.approx((theta + most) / (most + 50), abs=1e-5)
-    loss = rounds.get_round(school.fleet.ctx, "walk.1").loss
+    theta = np.asarray([p.target * 5 for n, p in federation.clients.items() if n != "d00"]).sum(
+        axis=0
+    )
+    assert federation.theta(done.checkpoint) == pytest.approx(
+        (theta + most) / (most + 50), abs=1e-5
+    )
+    loss = rounds.get_round(federation.fleet.ctx, "walk.1").loss
     assert loss == pytest.approx(1e11 * most / (most + 50), rel=1e-3)
 
 
-def test_losses_beyond_reason_are_left_out(school):
-    _learned(school.pupils["d00"], 1.0, examples=2**53, loss=1e300)
-    start(school)
-    assert ended(school).rounds == 1
-    assert school.parts()["d00"].reason == "bad-update"
+def test_losses_beyond_reason_are_left_out(federation):
+    _learned(federation.clients["d00"], 1.0, examples=2**53, loss=1e300)
+    start(federation)
+    assert ended(federation).rounds == 1
+    assert federation.parts()["d00"].reason == "bad-update"
 
 
 @pytest.mark.parametrize("loss", [-1e300, 1e300])
-def test_what_a_device_measured_is_bounded_by_rows_and_by_reason(school, loss):
+def test_what_a_device_measured_is_bounded_by_rows_and_by_reason(federation, loss):
     whole = messages.Slice(rows=2**53, loss=1.0, correct=2**53)
-    bad = school.pupils["d00"]
+    bad = federation.clients["d00"]
     bad._measure = lambda said: [
         messages.Measured(whole=messages.Slice(rows=5, loss=loss)),
         messages.Measured(whole=whole),
     ]
-    start(school)
-    assert ended(school).rounds == 1
-    found = rounds.get_round(school.fleet.ctx, "walk.1")
+    start(federation)
+    assert ended(federation).rounds == 1
+    found = rounds.get_round(federation.fleet.ctx, "walk.1")
     assert found.measured.rows == 20_000 + 5 * 10
     assert found.ignored["unsound"] == 1
 
 
-def test_classes_of_a_model_that_has_none_are_not_kept(school):
-    bad, one = school.pupils["d00"], messages.Slice(rows=9, loss=1.0)
+def test_classes_of_a_model_that_has_none_are_not_kept(federation):
+    bad, one = federation.clients["d00"], messages.Slice(rows=9, loss=1.0)
     many = messages.Measured(whole=one, classes={f"{i:064d}": one for i in range(1024)})
-    for pupil in school.pupils.values():
-        pupil._measure = lambda said: [messages.Measured(whole=one)]
+    for client in federation.clients.values():
+        client._measure = lambda said: [messages.Measured(whole=one)]
     bad._measure = lambda said: [many]
-    start(school)
-    _without_labels(school)
-    assert ended(school).rounds == 1
-    found = rounds.get_round(school.fleet.ctx, "walk.1")
+    start(federation)
+    _without_labels(federation)
+    assert ended(federation).rounds == 1
+    found = rounds.get_round(federation.fleet.ctx, "walk.1")
     assert not [name for name in found.slices if name.startswith("class:")]
     assert found.ignored["unsound"] >= 1
 
 
-def _without_labels(school):
-    with school.fleet.ctx.store.write() as db:
+def _without_labels(federation):
+    with federation.fleet.ctx.store.write() as db:
         row = db.execute(select(federated_task)).one()
         db.execute(update(federated_task).values(prepared=dict(row.prepared) | {"labels": []}))
 
 
-def _learned(pupil, value, **said):
+def _learned(client, value, **said):
     delta = np.full(SIZE, value, np.float32)
     packed = compress(delta, Compression(), Draws(bytes(32)))
-    pupil._contribution = lambda: messages.Contribution(update=packed, **said)
+    client._contribution = lambda: messages.Contribution(update=packed, **said)
 
 
-def test_who_seals_what_nobody_can_open_is_named_and_not_asked_again(school):
-    _boxes_as(school.pupils["d03"], lambda box: bytes(len(box)))
-    start(school, secure={"clip": 2.0})
-    assert ended(school).rounds == 1
-    assert rounds.get_round(school.fleet.ctx, "walk.1").state == "FAILED"
-    invited = [p.device for p in rounds.participations(school.fleet.ctx, "walk.2")]
+def test_who_seals_what_nobody_can_open_is_named_and_not_asked_again(federation):
+    _boxes_as(federation.clients["d03"], lambda box: bytes(len(box)))
+    start(federation, secure={"clip": 2.0})
+    assert ended(federation).rounds == 1
+    assert rounds.get_round(federation.fleet.ctx, "walk.1").state == "FAILED"
+    invited = [p.device for p in rounds.participations(federation.fleet.ctx, "walk.2")]
     assert invited == ["d00", "d01", "d02", "d04", "d05"]
 
 
-def _adverts_as(pupil, change):
-    real = pupil._participant
+def _adverts_as(client, change):
+    real = client._participant
 
     def made(config):
         found = real(config)
@@ -195,11 +202,11 @@ def _adverts_as(pupil, change):
         found.advert = lambda: change(advert(), found._terms.round_id)
         return found
 
-    pupil._participant = made
+    client._participant = made
 
 
-def _boxes_as(pupil, change):
-    real = pupil._made
+def _boxes_as(client, change):
+    real = client._made
 
     def made(said):
         for one in real(said):
@@ -207,4 +214,4 @@ def _boxes_as(pupil, change):
                 one = messages.Boxes(boxes={name: change(box) for name, box in one.boxes.items()})
             yield one
 
-    pupil._made = made
+    client._made = made

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fake_clients import School
+from fake_clients import FakeFederation
 from fakes import memory_folder
 from shoal import wire
 from shoal.controller.federated.aggregation import aggregation
@@ -78,9 +78,9 @@ class Kill:
 
 
 @pytest.fixture
-def school():
+def federation():
     with memory_folder() as folder:
-        yield School(folder, count=4)
+        yield FakeFederation(folder, count=4)
 
 
 def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
@@ -106,66 +106,66 @@ def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
     monkeypatch.setattr(aggregation, "aggregate", aggregate_)
 
 
-def post_through(school: School, kill: Kill) -> None:
+def post_through(federation: FakeFederation, kill: Kill) -> None:
     """The engine, new or the first, speaks through the kill."""
-    engine = school.fleet.engine
+    engine = federation.fleet.engine
     engine._rounds.bell.set()
     post = engine._post
 
     def post_(device: str, call: wire.RoundCall) -> None:
         kill.around("said", type(call.said).__name__, lambda: post(device, call))
 
-    engine._rounds = RoundThread(school.fleet.ctx, post_)
+    engine._rounds = RoundThread(federation.fleet.ctx, post_)
 
 
-def run(school: School, kill: Kill) -> None:
+def run(federation: FakeFederation, kill: Kill) -> None:
     """Until the round is done, starting the controller anew when it was killed."""
-    post_through(school, kill)
+    post_through(federation, kill)
     for _ in range(2):
         try:
-            school.run(120, until=lambda: school.walk.state == "ready")
-            school.run(2)
+            federation.run(120, until=lambda: federation.walk.state == "ready")
+            federation.run(2)
             return
         except Killed:
-            school.fleet.engine._link.stop(rudely=True)
-            school.fleet._restart_engine()
-            post_through(school, kill)
+            federation.fleet.engine._link.stop(rudely=True)
+            federation.fleet._restart_engine()
+            post_through(federation, kill)
     raise AssertionError("killed twice")
 
 
 @pytest.mark.parametrize(("mode", "what", "which", "when"), POINTS, ids=str)
 def test_wherever_the_controller_is_killed_the_round_ends_with_the_same_sum(
-    school, monkeypatch, mode, what, which, when
+    federation, monkeypatch, mode, what, which, when
 ):
     kill = Kill(what, which, when)
     arm(monkeypatch, kill)
-    for pupil in school.pupils.values():
-        pupil.piece = 100
-    school.start(**SECURE if mode == "secure" else CENTRAL)
-    run(school, kill)
+    for client in federation.clients.values():
+        client.piece = 100
+    federation.start(**SECURE if mode == "secure" else CENTRAL)
+    run(federation, kill)
 
     assert kill.happened
-    task = school.walk
+    task = federation.walk
     assert (task.rounds, task.parent) == (1, 1)
-    assert [one.state for one in rounds.list_rounds(school.fleet.ctx)] == ["DONE"]
+    assert [one.state for one in rounds.list_rounds(federation.fleet.ctx)] == ["DONE"]
     assert len(set(kill.made)) == 1, "the same updates were noised anew"
     if mode == "secure":
-        mean = np.mean([pupil.target for pupil in school.pupils.values()], axis=0)
-        assert school.theta(task.checkpoint) == pytest.approx(mean / 2, abs=1e-6)
+        mean = np.mean([client.target for client in federation.clients.values()], axis=0)
+        assert federation.theta(task.checkpoint) == pytest.approx(mean / 2, abs=1e-6)
     else:
-        spent = school.fleet.rows_of(rounds.federated_task)[0].spent
+        spent = federation.fleet.rows_of(rounds.federated_task)[0].spent
         assert [one["rounds"] for one in spent] == [1]
-    assert {pupil.dismissed[-1] for pupil in school.pupils.values()} == {""}
-    assert not list((school.fleet.ctx.folder / "rounds").iterdir())
+    assert {client.dismissed[-1] for client in federation.clients.values()} == {""}
+    assert not list((federation.fleet.ctx.folder / "rounds").iterdir())
 
 
 def test_an_update_on_the_disk_counts_though_the_journal_had_not_come_to_say_so(
-    school, monkeypatch
+    federation, monkeypatch
 ):
     """Its device is gone when the controller is there again; all others answer only then."""
-    fast, *slow = school.pupils.values()
-    for pupil in slow:
-        pupil.quiet = {messages.Piece}
+    fast, *slow = federation.clients.values()
+    for client in slow:
+        client.quiet = {messages.Piece}
     save, killed = RoundRunner._save, []
 
     def save_(runner, active, after=None):
@@ -175,18 +175,18 @@ def test_an_update_on_the_disk_counts_though_the_journal_had_not_come_to_say_so(
         save(runner, active, after)
 
     monkeypatch.setattr(RoundRunner, "_save", save_)
-    school.task(evaluate=0)
-    rounds.start(school.fleet.ctx, actor="ana", task="walk", rounds=1)
+    federation.task(evaluate=0)
+    rounds.start(federation.fleet.ctx, actor="ana", task="walk", rounds=1)
     with pytest.raises(Killed):
-        school.run(30)
-    journal_says = rounds.get_round(school.fleet.ctx, "walk.1").marks
+        federation.run(30)
+    journal_says = rounds.get_round(federation.fleet.ctx, "walk.1").marks
     fast.quiet = {messages.Piece}
-    for pupil in slow:
-        pupil.quiet = set()
-    school.fleet.engine._link.stop(rudely=True)
-    school.fleet._restart_engine()
-    school.run(60, until=lambda: rounds.get_task(school.fleet.ctx, "walk").state == "ready")
+    for client in slow:
+        client.quiet = set()
+    federation.fleet.engine._link.stop(rudely=True)
+    federation.fleet._restart_engine()
+    federation.run(60, until=lambda: rounds.get_task(federation.fleet.ctx, "walk").state == "ready")
 
     assert journal_says == {"JOINED": 4}
-    found = rounds.participations(school.fleet.ctx, "walk.1")
-    assert [one.device for one in found if one.chosen] == list(school.pupils)
+    found = rounds.participations(federation.fleet.ctx, "walk.1")
+    assert [one.device for one in found if one.chosen] == list(federation.clients)

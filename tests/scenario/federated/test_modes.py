@@ -17,129 +17,133 @@ BUFFERED = {
 }
 
 
-def test_a_slow_devices_update_counts_in_a_later_round_for_less(school):
-    slow = school.pupils["d05"]
+def test_a_slow_devices_update_counts_in_a_later_round_for_less(federation):
+    slow = federation.clients["d05"]
     slow.quiet = {messages.Piece}
-    school.start(2, **BUFFERED)
-    school.run(200, until=lambda: school.done(2))
+    federation.start(2, **BUFFERED)
+    federation.run(200, until=lambda: federation.done(2))
 
-    first = school.parts()["d05"]
+    first = federation.parts()["d05"]
     assert (first.mark, first.reason, first.chosen) == ("LOST", "still-training", False)
     assert slow.log.count("Invite") == 1
     assert "Dismiss" not in slow.log
 
-    deadline = slow.config.plan.deadline_s - school.fleet.clock()
+    deadline = slow.config.plan.deadline_s - federation.fleet.clock()
     assert deadline > 5 * BUFFERED["pace"]["train_s"]  # it does not give up before it is too late
 
     slow.quiet = set()
-    others = [one for name, one in school.pupils.items() if name != "d05"]
+    others = [one for name, one in federation.clients.items() if name != "d05"]
     for one in others[:3]:
         one.quiet = {messages.Join, messages.Refuse}
-    school.more()
-    school.run(200, until=lambda: school.done(3))
-    assert school.parts(3)["d05"].chosen
+    federation.more()
+    federation.run(200, until=lambda: federation.done(3))
+    assert federation.parts(3)["d05"].chosen
     assert slow.log.count("Invite") == 1
-    school.run(2)
+    federation.run(2)
     assert slow.dismissed == [""]
 
 
-def test_buffered_rounds_bring_theta_to_where_the_devices_are(school):
-    school.start(12, **BUFFERED)
-    school.run(600, until=lambda: school.done(12))
+def test_buffered_rounds_bring_theta_to_where_the_devices_are(federation):
+    federation.start(12, **BUFFERED)
+    federation.run(600, until=lambda: federation.done(12))
 
-    middle = np.mean([one.target for one in school.pupils.values()], axis=0)
-    theta = school.theta(school.walk.checkpoint)
+    middle = np.mean([one.target for one in federation.clients.values()], axis=0)
+    theta = federation.theta(federation.walk.checkpoint)
     assert np.abs(theta - middle).max() < 0.4 * np.abs(middle).max()
 
 
-def test_a_task_goes_on_from_its_last_clean_checkpoint_after_a_quarantine(school):
-    school.start(3)
-    school.run(200, until=lambda: school.done(3))
-    clean = rounds.get_round(school.fleet.ctx, "walk.1").checkpoint
+def test_a_task_goes_on_from_its_last_clean_checkpoint_after_a_quarantine(federation):
+    federation.start(3)
+    federation.run(200, until=lambda: federation.done(3))
+    clean = rounds.get_round(federation.fleet.ctx, "walk.1").checkpoint
 
     round_quarantine.quarantine_round(
-        school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied"
+        federation.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied"
     )
-    school.more()
-    school.run(200, until=lambda: school.done(4))
+    federation.more()
+    federation.run(200, until=lambda: federation.done(4))
 
-    after = rounds.get_round(school.fleet.ctx, "walk.4")
+    after = rounds.get_round(federation.fleet.ctx, "walk.4")
     assert (after.parent, after.theta, after.poisoned) == (1, clean, "")
-    assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 4]
+    assert rounds.checkpoint(federation.fleet.ctx, "walk").lineage == [1, 4]
 
 
 def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from_a_clean_one(
-    school,
+    federation,
 ):
-    school.start(2)
-    school.run(200, until=lambda: school.done(2))
-    school.more()
-    for one in school.pupils.values():
+    federation.start(2)
+    federation.run(200, until=lambda: federation.done(2))
+    federation.more()
+    for one in federation.clients.values():
         one.quiet = {messages.Piece}
-    school.run(5)
-    running = rounds.list_rounds(school.fleet.ctx, task="walk")[0]
+    federation.run(5)
+    running = rounds.list_rounds(federation.fleet.ctx, task="walk")[0]
     assert (running.number, running.state) == (3, "TRAINING")
 
     round_quarantine.quarantine_round(
-        school.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied"
+        federation.fleet.ctx, actor="ana", task="walk", number=2, why="d03 lied"
     )
-    for one in school.pupils.values():
+    for one in federation.clients.values():
         one.quiet = set()
-    school.run(200, until=lambda: school.done(3))
+    federation.run(200, until=lambda: federation.done(3))
 
-    broken = rounds.get_round(school.fleet.ctx, "walk.3")
+    broken = rounds.get_round(federation.fleet.ctx, "walk.3")
     assert (broken.state, broken.reason) == ("FAILED", "quarantined")
     assert broken.poisoned == "it came of round 2: d03 lied"
-    assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 4]
+    assert rounds.checkpoint(federation.fleet.ctx, "walk").lineage == [1, 4]
 
 
-def test_a_checkpoint_is_measured_by_everybody_who_fits_and_nothing_is_learned(school):
-    school.start(2, pace={"goal": 2, "least": 2, "over": 1.0})
-    school.run(200, until=lambda: school.done(2))
-    before = school.walk
+def test_a_checkpoint_is_measured_by_everybody_who_fits_and_nothing_is_learned(federation):
+    federation.start(2, pace={"goal": 2, "least": 2, "over": 1.0})
+    federation.run(200, until=lambda: federation.done(2))
+    before = federation.walk
 
-    asked = rounds.evaluate(school.fleet.ctx, actor="ana", task="walk", number=1)
-    school.run(200, until=lambda: rounds.get_round(school.fleet.ctx, asked.id).ended_at > 0)
+    asked = rounds.evaluate(federation.fleet.ctx, actor="ana", task="walk", number=1)
+    federation.run(200, until=lambda: rounds.get_round(federation.fleet.ctx, asked.id).ended_at > 0)
 
-    found = rounds.get_round(school.fleet.ctx, asked.id)
+    found = rounds.get_round(federation.fleet.ctx, asked.id)
     assert (found.state, found.purpose, found.marks) == ("DONE", "evaluate", {"MEASURED": 6})
     assert found.measured.devices == 6
-    assert found.theta == rounds.get_round(school.fleet.ctx, "walk.1").checkpoint
-    after = school.walk
+    assert found.theta == rounds.get_round(federation.fleet.ctx, "walk.1").checkpoint
+    after = federation.walk
     assert (after.checkpoint, after.parent, after.rounds) == (before.checkpoint, 2, 2)
-    assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 2]
-    school.more()
-    school.run(200, until=lambda: school.done(3))
-    assert rounds.checkpoint(school.fleet.ctx, "walk").lineage == [1, 2, 4]
+    assert rounds.checkpoint(federation.fleet.ctx, "walk").lineage == [1, 2]
+    federation.more()
+    federation.run(200, until=lambda: federation.done(3))
+    assert rounds.checkpoint(federation.fleet.ctx, "walk").lineage == [1, 2, 4]
 
 
-def test_an_evaluation_that_nobody_answers_fails_and_the_task_stands(school):
-    for one in school.pupils.values():
+def test_an_evaluation_that_nobody_answers_fails_and_the_task_stands(federation):
+    for one in federation.clients.values():
         one.quiet = {messages.Measured}
-    school.start(evaluate=0)
-    school.run(200, until=school.done)
+    federation.start(evaluate=0)
+    federation.run(200, until=federation.done)
 
-    asked = rounds.evaluate(school.fleet.ctx, actor="ana", task="walk")
-    school.run(400, until=lambda: rounds.get_round(school.fleet.ctx, asked.id).ended_at > 0)
+    asked = rounds.evaluate(federation.fleet.ctx, actor="ana", task="walk")
+    federation.run(400, until=lambda: rounds.get_round(federation.fleet.ctx, asked.id).ended_at > 0)
 
-    found = rounds.get_round(school.fleet.ctx, asked.id)
-    assert (found.state, found.reason, school.walk.state) == ("FAILED", "nobody-measured", "ready")
+    found = rounds.get_round(federation.fleet.ctx, asked.id)
+    assert (found.state, found.reason, federation.walk.state) == (
+        "FAILED",
+        "nobody-measured",
+        "ready",
+    )
 
 
-def test_no_evaluation_is_begun_while_rounds_run(school):
-    school.start()
+def test_no_evaluation_is_begun_while_rounds_run(federation):
+    federation.start()
     with pytest.raises(ConflictError, match="rounds of task walk run"):
-        rounds.evaluate(school.fleet.ctx, actor="ana", task="walk", number=0)
+        rounds.evaluate(federation.fleet.ctx, actor="ana", task="walk", number=0)
 
 
-def test_a_late_update_is_measured_under_the_round_that_it_counts_in(school):
-    slow = school.pupils["d05"]
+def test_a_late_update_is_measured_under_the_round_that_it_counts_in(federation):
+    slow = federation.clients["d05"]
     slow.quiet = {messages.Piece}
-    school.start(**BUFFERED)
-    school.run(200, until=school.done)
+    federation.start(**BUFFERED)
+    federation.run(200, until=federation.done)
     slow.quiet = set()
     for name in ("d00", "d01", "d02"):
-        school.pupils[name].quiet = {messages.Join, messages.Refuse}
-    school.more()
-    school.run(200, until=lambda: school.done(2))
-    assert school.parts(2)["d05"].mark == "MEASURED"
+        federation.clients[name].quiet = {messages.Join, messages.Refuse}
+    federation.more()
+    federation.run(200, until=lambda: federation.done(2))
+    assert federation.parts(2)["d05"].mark == "MEASURED"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from learning_devices import Learner, School, attempt_of, some_rows
+from learning_devices import FakeController, RoundDevice, attempt_of, some_rows
 from scenario.power import How, Supply, live
 from shoal import wire
 from shoal.agent.installed.round_record import RoundState
@@ -24,7 +24,7 @@ PRIVACY = Privacy(where="local", clip=1.0, noise=1.0)
 ROUNDS = (1, 2)
 
 
-def lead(device: Learner, invites: Mapping[int, wire.RoundCall]) -> None:
+def lead(device: RoundDevice, invites: Mapping[int, wire.RoundCall]) -> None:
     """What the controller says, again and again, until both rounds are through."""
     for number in ROUNDS:
         known = device.journal.participation()
@@ -35,27 +35,27 @@ def lead(device: Learner, invites: Mapping[int, wire.RoundCall]) -> None:
         if mine and part is not None and part.state is RoundState.OVER:
             continue
         if not mine:
-            device.hear(invites[number])
+            device.receive(invites[number])
         device.call(number, messages.Start())
         device.call(number, messages.Resend())
         device.call(number, messages.Dismiss())
 
 
 @pytest.fixture(scope="module")
-def school(disk: Path) -> School:
-    return School(disk / "fleet")
+def controller(disk: Path) -> FakeController:
+    return FakeController(disk / "fleet")
 
 
 @pytest.fixture
-def device(school: School, disk: Path) -> Iterator[Learner]:
-    made = Learner(school, "cam-1", some_rows(40), budget=Budget(epsilon=100.0))
+def device(controller: FakeController, disk: Path) -> Iterator[RoundDevice]:
+    made = RoundDevice(controller, "cam-1", some_rows(40), budget=Budget(epsilon=100.0))
     made.stop()
     yield made
     shutil.rmtree(made.folder, ignore_errors=True)
 
 
 def run(
-    device: Learner,
+    device: RoundDevice,
     invites: Mapping[int, wire.RoundCall],
     monkeypatch: pytest.MonkeyPatch,
     how: How = How.KEPT,
@@ -67,9 +67,13 @@ def run(
 
 @pytest.mark.parametrize("how", list(How))
 def test_wherever_the_power_fails_a_round_is_answered_once_and_paid_for_before_it_is_sent(
-    school: School, device: Learner, disk: Path, monkeypatch: pytest.MonkeyPatch, how: How
+    controller: FakeController,
+    device: RoundDevice,
+    disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: How,
 ) -> None:
-    invites = {number: school.invite(number, privacy=PRIVACY) for number in ROUNDS}
+    invites = {number: controller.invite(number, privacy=PRIVACY) for number in ROUNDS}
     kept = disk / "kept"
     shutil.copytree(device.folder, kept)
     points = run(device, invites, monkeypatch).trace
@@ -77,7 +81,7 @@ def test_wherever_the_power_fails_a_round_is_answered_once_and_paid_for_before_i
     for cut in range(0, len(points), 1 if how is How.LOST else 5):
         shutil.rmtree(device.folder)
         shutil.copytree(kept, device.folder)
-        device.heard.clear()
+        device.sent.clear()
         run(device, invites, monkeypatch, how, cut)
         sent_before = pieces(device)
         paid = paid_rounds(device)
@@ -92,17 +96,17 @@ def test_wherever_the_power_fails_a_round_is_answered_once_and_paid_for_before_i
     shutil.rmtree(kept)
 
 
-def pieces(device: Learner) -> dict[int, list[bytes]]:
+def pieces(device: RoundDevice) -> dict[int, list[bytes]]:
     """Digests of what went up, by round."""
     found: dict[int, list[bytes]] = {}
-    for answer in device.heard:
+    for answer in device.sent:
         if isinstance(answer.said, messages.Piece):
             number = int.from_bytes(answer.attempt)
             found.setdefault(number, []).append(answer.said.chunk.digest)
     return found
 
 
-def paid_rounds(device: Learner) -> int:
+def paid_rounds(device: RoundDevice) -> int:
     device.start()
     rounds = device.journal.participation().ledger.rounds
     device.stop()

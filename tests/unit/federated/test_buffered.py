@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from digits import Learner, homes_of
+from digits import LocalTrainer, homes_of
 from shelves import file_shelf
 from shoal.controller.federated.rounds.machine import (
     STILL_TRAINING,
@@ -123,16 +123,16 @@ def test_an_update_that_is_too_old_is_refused_by_the_name_of_its_device() -> Non
 
 def test_digits_are_learned_although_a_third_of_the_devices_is_ten_times_slower() -> None:
     homes, test = homes_of(12, np.random.default_rng(0))
-    learner, random = Learner(), np.random.default_rng(0)
+    trainer, random = LocalTrainer(), np.random.default_rng(0)
     rows = {f"d{i:02}": home for i, home in enumerate(homes)}
     pace = {name: 10.0 if i % 3 == 0 else 1.0 for i, name in enumerate(rows)}
     strategy = strategy_of("fedbuff", {"behind": 40})
-    server, way, now_s, oldest = Server(theta=learner.theta), list[Sent](), 0.0, 0
+    server, way, now_s, oldest = Server(theta=trainer.theta), list[Sent](), 0.0, 0
     record: RoundRecord | None = None
     for number in range(1, 61):
         record = opened(number, list(rows), record, now_s, late=40)
         for name in set(record.with_mark(Mark.JOINED)) - set(record.carried):
-            delta = learner.train(server.theta, rows[name], 2, random) - server.theta
+            delta = trainer.train(server.theta, rows[name], 2, random) - server.theta
             took = pace[name] * float(random.uniform(0.5, 1.5))
             heapq.heappush(way, Sent(now_s + took, name, record.attempt, delta))
         gathering = strategy.gather(server.theta.size, file_shelf(server.theta.size))
@@ -150,4 +150,4 @@ def test_digits_are_learned_although_a_third_of_the_devices_is_ten_times_slower(
         record = step(record, Event.FINISHED, now_s)[0]
 
     assert oldest >= 5
-    assert learner.accuracy(server.theta, test) > 0.9
+    assert trainer.accuracy(server.theta, test) > 0.9

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from digits import homes_of
-from learning_devices import NOW, Learner, School, some_rows
+from learning_devices import NOW, FakeController, RoundDevice, some_rows
 from shoal import wire
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.installed.round_record import RoundState
@@ -28,24 +28,25 @@ class Class:
     """Five devices, and the controller between them."""
 
     def __init__(self, folder: Path, **plan: object) -> None:
-        self.school = School(folder)
+        self.controller = FakeController(folder)
         self.homes, _ = homes_of(COUNT, np.random.default_rng(3), least=20)
         self.devices = {
-            f"cam-{i}": Learner(self.school, f"cam-{i}", home) for i, home in enumerate(self.homes)
+            f"cam-{i}": RoundDevice(self.controller, f"cam-{i}", home)
+            for i, home in enumerate(self.homes)
         }
-        self.invite = self.school.invite(1, **{"secure": SECURE, **plan})
+        self.invite = self.controller.invite(1, **{"secure": SECURE, **plan})
         self.terms = terms_of(self.invite)
 
     def joined(self) -> dict[str, Advert]:
         for device in self.devices.values():
-            device.hear(self.invite)
+            device.receive(self.invite)
         adverts = {n: d.said(messages.Join)[0].advert for n, d in self.devices.items()}
         return {name: advert for name, advert in adverts.items() if advert is not None}
 
     def dealt(self, lost: str = "") -> SecAggServer:
         """Up to the masked updates; `lost` sends none."""
         adverts = self.joined()
-        told = SecAggServer(self.terms, adverts, self.school.theta.size + 1)
+        told = SecAggServer(self.terms, adverts, self.controller.theta.size + 1)
         for name, device in self.devices.items():
             device.call(1, messages.Start(roster=told.roster_for(name)))
             told.add_boxes(name, device.said(messages.Boxes)[0].boxes)
@@ -83,7 +84,7 @@ def refusal(answers: list[messages.DeviceMessage]) -> str:
     return said.reason
 
 
-def numbers_of(device: Learner) -> np.ndarray:
+def numbers_of(device: RoundDevice) -> np.ndarray:
     return np.frombuffer(device.contribution().update, "<u4").astype(np.uint32)
 
 
@@ -174,8 +175,8 @@ def test_an_advert_with_another_devices_certificate_is_refused(tmp_path: Path) -
 def test_an_advert_of_another_fleets_ca_is_refused(tmp_path: Path) -> None:
     cohort = Class(tmp_path)
     adverts = cohort.joined()
-    stranger = Learner(School(tmp_path / "elsewhere"), "cam-1", some_rows(20))
-    stranger.hear(stranger.school.invite(1, secure=SECURE))
+    stranger = RoundDevice(FakeController(tmp_path / "elsewhere"), "cam-1", some_rows(20))
+    stranger.receive(stranger.controller.invite(1, secure=SECURE))
     foreign = stranger.said(messages.Join)[0].advert
     assert foreign is not None
     assert refusal(cohort.started("cam-0", {**adverts, "cam-1": foreign})) == "bad-signature"
@@ -184,9 +185,9 @@ def test_an_advert_of_another_fleets_ca_is_refused(tmp_path: Path) -> None:
 def test_an_expired_certificate_is_nobodys_identity(tmp_path: Path) -> None:
     cohort = Class(tmp_path)
     adverts = cohort.joined()
-    cohort.school.now = NOW + 91 * 86_400
+    cohort.controller.now = NOW + 91 * 86_400
     assert cohort.started("cam-0", adverts) != []
-    assert isinstance(cohort.devices["cam-0"].heard[-1].said, messages.Refuse)
+    assert isinstance(cohort.devices["cam-0"].sent[-1].said, messages.Refuse)
 
 
 @pytest.mark.parametrize("key", [bytes(32), b"short", b""])
@@ -203,15 +204,15 @@ def test_a_neighbour_with_a_trap_for_a_key_costs_the_round_and_no_more(
     )
     cohort.started("cam-0", {**adverts, "cam-1": signed})
     device = cohort.devices["cam-0"]
-    assert isinstance(device.heard[-1].said, messages.Refuse)
+    assert isinstance(device.sent[-1].said, messages.Refuse)
     assert device.state == RoundState.REFUSED
 
 
 def test_devices_that_were_asked_for_different_things_make_no_sum(tmp_path: Path) -> None:
     """One try, two configs: with a graph that learns nothing, a sum would be one's update."""
     cohort = Class(tmp_path)
-    other = cohort.school.invite(1, secure=SECURE, learning=Learning(lr=1e-9))
-    cohort.devices["cam-3"].hear(other)
+    other = cohort.controller.invite(1, secure=SECURE, learning=Learning(lr=1e-9))
+    cohort.devices["cam-3"].receive(other)
     adverts = cohort.joined()
     assert other.attempt == cohort.invite.attempt
     for name, device in cohort.devices.items():

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from digits import Learner, homes_of
+from digits import LocalTrainer, homes_of
 from shoal.controller.federated.aggregation.outlier_scores import FEWEST, score
 from shoal.controller.federated.updates import Update
 
@@ -20,11 +20,11 @@ LIES = {
 def learned(devices: int = 20) -> list[Update]:
     """Updates of devices whose digits are not alike, after one round; all of them honest."""
     homes, _ = homes_of(devices, np.random.default_rng(0))
-    learner, random = Learner(), np.random.default_rng(0)
+    trainer, random = LocalTrainer(), np.random.default_rng(0)
     return [
         Update(
             device=f"d{i:02}",
-            delta=learner.train(learner.theta, rows, 1, random) - learner.theta,
+            delta=trainer.train(trainer.theta, rows, 1, random) - trainer.theta,
             examples=len(rows.y),
             loss=2.3,
         )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from digits import Learner, Rows, homes_of
+from digits import LocalTrainer, Rows, homes_of
 from shelves import file_shelf
 from shoal.agent.federated.eligibility import Condition, judge
 from shoal.agent.federated.secagg import Participant
@@ -57,7 +57,7 @@ class Fleet:
 
     def __init__(self, seed: int) -> None:
         self.homes, self.test = homes_of(DEVICES, np.random.default_rng(seed))
-        self.learner, self.random = Learner(seed), np.random.default_rng(seed)
+        self.trainer, self.random = LocalTrainer(seed), np.random.default_rng(seed)
         self.names = [f"d{i:03}" for i in range(DEVICES)]
         self.ledgers = dict.fromkeys(self.names, Ledger())
         self.rows: dict[str, Rows] = dict(zip(self.names, self.homes, strict=True))
@@ -68,7 +68,7 @@ class Fleet:
             rows=len(self.rows[name].y), idle=bool(self.random.random() < 0.95), last=plan.round - 1
         )
         limits = Limits(rows=2, cohort=5)
-        size = self.learner.theta.size
+        size = self.trainer.theta.size
         try:
             self.ledgers[name] = judge(plan, size, limits, condition, self.ledgers[name], now_s)
         except RefusedError as refusal:
@@ -76,7 +76,7 @@ class Fleet:
         return ""
 
     def delta(self, name: str, theta: np.ndarray, plan: Plan) -> np.ndarray:
-        after = self.learner.train(theta, self.rows[name], plan.learning.epochs, self.random)
+        after = self.trainer.train(theta, self.rows[name], plan.learning.epochs, self.random)
         return after - theta
 
 
@@ -188,10 +188,10 @@ def encoded(fleet: Fleet, name: str, theta: np.ndarray, plan: Plan) -> np.ndarra
 def test_twenty_devices_whose_digits_are_not_alike_learn_together(kind, rounds, accuracy) -> None:
     fleet = Fleet(seed=0)
     strategy = strategy_of("fedavg", {"most_examples": 1} if "noise" in kind else {})
-    server = Server(theta=fleet.learner.theta)
+    server = Server(theta=fleet.trainer.theta)
     for number in range(1, rounds + 1):
         server = one_round(fleet, server, strategy, number, PARTS[kind])
     assert server.rounds == rounds
-    assert fleet.learner.accuracy(server.theta, fleet.test) >= accuracy
+    assert fleet.trainer.accuracy(server.theta, fleet.test) >= accuracy
     spent = {ledger.rounds > 0 for ledger in fleet.ledgers.values()}
     assert spent == {"noise" in kind}
