@@ -268,7 +268,7 @@ class Inside:
         self, attempt: bytes, work: TrainingJob, hold: Callable[[], str], stop: Callable[[], bool]
     ) -> TrainingResult:
         if stop():
-            raise LinkError("training was taken back")
+            raise LinkError("training was cancelled")
         job = SandboxJob(
             work=work,
             folder=str(rounds_folder(self._here, attempt.hex())),

@@ -17,7 +17,7 @@ from shoal import topics
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.federated.io.gateway import SiteUpdateServer, facts_of, hand_over
 from shoal.agent.federated.io.row_buffer import Buffer, open_buffer
-from shoal.agent.federated.io.row_collection import Keeping
+from shoal.agent.federated.io.row_collection import RowCollection
 from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
 from shoal.agent.federated.ports import FederatedPorts, RoundJournal
@@ -79,7 +79,7 @@ class Process(NamedTuple):
 
     core: Core
     feeds: Feeds
-    rows: Keeping
+    rows: RowCollection
     endpoint: Endpoint
     offline: OfflineExchange
     upkeep: Upkeep
@@ -271,13 +271,13 @@ def build_federated(
     )
 
 
-def build_row_collection(settings: Settings, rounds: FederatedPorts | None) -> Keeping:
+def build_row_collection(settings: Settings, rounds: FederatedPorts | None) -> RowCollection:
     """Collection of rows to train on, as far as agent.toml allows it."""
     rows = rounds.rows if rounds is not None and settings.learning.enabled else None
-    return Keeping(rows if isinstance(rows, Buffer) else None, settings.learning.keep)
+    return RowCollection(rows if isinstance(rows, Buffer) else None, settings.learning.keep)
 
 
-def build_feeds(folder: Path, settings: Settings, agent: Agent, rows: Keeping) -> Feeds:
+def build_feeds(folder: Path, settings: Settings, agent: Agent, rows: RowCollection) -> Feeds:
     """The sources and sinks of agent.toml."""
     short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
     ports = FeedPorts(
@@ -298,7 +298,7 @@ def build_serving(
     settings: Settings,
     agent: Agent,
     feeds: Feeds,
-    rows: Keeping,
+    rows: RowCollection,
     peers: PeerNetwork,
 ) -> Endpoint:
     """The local inference endpoint, with the status page."""

@@ -13,7 +13,7 @@ from real_agents import Process, enrol, put_in_service
 from shoal.agent import Session
 from shoal.agent.__main__ import main
 from shoal.agent.federated.io.row_buffer import BUFFER, open_buffer, read_examples
-from shoal.agent.federated.io.row_collection import Keeping
+from shoal.agent.federated.io.row_collection import RowCollection
 from shoal.agent.host.io.config import load
 from shoal.agent.host.io.folder import LEARNING, SPOOL
 from shoal.agent.installed.io.slots import DiskSlots
@@ -141,7 +141,7 @@ def test_rows_of_a_programs_own_session_are_kept_with_the_truth_it_knew(
     given = list((folder / SPOOL).glob("*.rows"))
     assert bool(given) == bool(kept)
     buffer = open_buffer(folder / LEARNING, load(folder).learning)
-    take(folder / SPOOL, Keeping(buffer, keep).given)
+    take(folder / SPOOL, RowCollection(buffer, keep).given)
     buffer.flush()
     x, named = rows_of(folder)
     assert x.tolist() == [[1] * 4, [1] * 4, [2] * 4][:kept]
@@ -153,6 +153,6 @@ def test_what_a_program_hands_over_and_cannot_be_read_is_dropped(folder: Path) -
     (folder / SPOOL).mkdir(exist_ok=True)
     (folder / SPOOL / "1-a.rows").write_bytes(b"nonsense")
     buffer = open_buffer(folder / LEARNING, load(folder).learning)
-    take(folder / SPOOL, Keeping(buffer, "labelled").given)
+    take(folder / SPOOL, RowCollection(buffer, "labelled").given)
     assert not list((folder / SPOOL).glob("*.rows"))
     assert buffer.held() == []

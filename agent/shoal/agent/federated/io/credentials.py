@@ -1,6 +1,6 @@
-"""This device's identity as other devices of a round see it: its certificate, and its signature.
+"""This device's certificate and signature in secure aggregation.
 
-Read from the disk each time, as the certificate is renewed while the agent runs.
+Read from the disk each time, since the certificate is renewed while the agent runs.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from shoal.federated.identity import check_signature
 
 
 def credentials_of(folder: Path, wall: Callable[[], float]) -> Credentials:
-    """Of the device that enrolled in `folder`."""
+    """Credentials of the device that enrolled in `folder`."""
 
     def sign(message: bytes) -> bytes:
         key = serialization.load_pem_private_key(read_trusted(folder, KEY), None)
@@ -25,7 +25,9 @@ def credentials_of(folder: Path, wall: Callable[[], float]) -> Credentials:
             return key.sign(message, ec.ECDSA(hashes.SHA256()))
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return key.sign(message)
-        raise SettingError(f"{folder / KEY} is a key of another kind", "enrol this device again")
+        raise SettingError(
+            f"{folder / KEY} is a key of an unsupported type", "enrol this device again"
+        )
 
     def certificate() -> bytes:
         leaf = x509.load_pem_x509_certificates(read_trusted(folder, CERTIFICATE))[0]
@@ -36,7 +38,7 @@ def credentials_of(folder: Path, wall: Callable[[], float]) -> Credentials:
 
         def check(device: str, signature: bytes, message: bytes) -> None:
             if device not in certificates:
-                raise UntrustedError(f"{device} is no neighbour, or showed no certificate")
+                raise UntrustedError(f"{device} is no neighbour, or has sent no certificate")
             shown = certificates[device]
             check_signature(shown, authorities, device, signature, message, wall())
 

@@ -1,4 +1,4 @@
-"""`shoal-agent labels`: what a person says that rows truly are. It never leaves this device."""
+"""`shoal-agent labels`: true labels of the device's rows. They never leave this device."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from shoal import bundle
-from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Held, open_buffer
+from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, RowCounts, open_buffer
 from shoal.agent.host.io.config import load
 from shoal.agent.host.io.folder import LEARNING, MODELS, give
 from shoal.agent.installed.io.slots import DiskSlots
@@ -16,13 +16,13 @@ from shoal.errors import AbsentError, DatasetError, SettingError
 from shoal.manifest import Manifest
 from shoal.preparation import Preparation
 
-#: Rows that are made ready and written at once.
-_AT_ONCE = 1_000
+#: Rows prepared and written at once.
+_BATCH = 1_000
 _TABLES = (".csv", ".gz", ".parquet")
 
 
 def add(folder: Path, given: Sequence[str], column: str, model: str) -> str:
-    """Take in tables and ID=LABEL pairs; what to tell the person.
+    """Import tables and ID=LABEL pairs; lines for the user.
 
     column   of a table, with the true class or value; model: "" for the only one that serves
     """
@@ -32,42 +32,42 @@ def add(folder: Path, given: Sequence[str], column: str, model: str) -> str:
         if "=" not in text or text.startswith("="):
             hint = "name a .csv or .parquet file, or write ID=LABEL"
             raise SettingError(f"{text!r} is neither", hint)
-    buffer = _opened(folder)
-    told = [_add_table(folder, buffer, Path(text), column, model) for text in tables]
+    buffer = _open(folder)
+    lines = [_add_table(folder, buffer, Path(text), column, model) for text in tables]
     if pairs:
-        told.append(_add_pairs(folder, buffer, pairs, model))
+        lines.append(_add_pairs(folder, buffer, pairs, model))
     buffer.trim()
     buffer.close()
-    return "\n".join(told)
+    return "\n".join(lines)
 
 
-def held(folder: Path) -> list[Held]:
-    """What is kept on this device."""
-    buffer = _opened(folder)
+def held(folder: Path) -> list[RowCounts]:
+    """The rows kept on this device."""
+    buffer = _open(folder)
     found = buffer.held()
     buffer.close()
     return found
 
 
 def clear(folder: Path, model: str) -> int:
-    """Delete what is kept of a model, or all; how many rows."""
-    buffer = _opened(folder)
-    gone = buffer.clear(model)
+    """Delete the rows of a model, or all; number of them."""
+    buffer = _open(folder)
+    deleted = buffer.clear(model)
     buffer.close()
-    return gone
+    return deleted
 
 
-def text_of(rows: Sequence[Held]) -> str:
+def text_of(rows: Sequence[RowCounts]) -> str:
     """A line a model, and one for each label."""
     lines = []
     for one in rows:
         count = sum(one.labels.values())
         lines.append(f"{one.model}: {count} labelled rows, {one.without} without, {one.bytes} B")
         lines += [f"  {label}: {number}" for label, number in sorted(one.labels.items())]
-    return "\n".join(lines) or "no rows are kept on this device to learn from"
+    return "\n".join(lines) or "no rows are kept on this device for training"
 
 
-def _opened(folder: Path) -> Buffer:
+def _open(folder: Path) -> Buffer:
     here = folder / LEARNING
     buffer = open_buffer(here, load(folder).learning)
     give(folder, [here, *here.glob(f"{BUFFER}*")])
@@ -81,13 +81,13 @@ def _add_table(folder: Path, buffer: Buffer, path: Path, column: str, model: str
     _check(manifest, table.labels, str(path))
     features = [f.name for f in manifest.features]
     work, kept = Preparation(manifest.pipeline, features), 0
-    for start in range(0, len(table.values), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        ready = work.rows(0.0, table.columns, table.values[part])
-        labels = [table.labels[start + i] for i in ready.source_rows]
-        sound = np.isfinite(ready.values).all(axis=1)
-        chosen = [labels[i] for i in np.flatnonzero(sound)]
-        buffer.add(manifest.model, features, ready.values[sound], chosen)
+    for start in range(0, len(table.values), _BATCH):
+        part = slice(start, start + _BATCH)
+        prepared = work.rows(0.0, table.columns, table.values[part])
+        labels = [table.labels[start + i] for i in prepared.source_rows]
+        valid = np.isfinite(prepared.values).all(axis=1)
+        chosen = [labels[i] for i in np.flatnonzero(valid)]
+        buffer.add(manifest.model, features, prepared.values[valid], chosen)
         buffer.flush()
         kept += len(chosen)
     if not kept:
@@ -122,7 +122,7 @@ def _check(manifest: Manifest, labels: Sequence[str], where: str) -> None:
 
 
 def _manifest(folder: Path, model: str) -> Manifest:
-    """Of the release that serves: it says what columns and classes there are."""
+    """Manifest of the serving release, which defines columns and classes."""
     slots = DiskSlots(folder / MODELS)
     found = {slot.model: slot for slot in slots.found()}
     if model and model not in found:

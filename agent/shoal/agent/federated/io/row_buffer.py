@@ -1,8 +1,8 @@
-"""The device's own rows to learn from: on its disk, bounded, and nowhere else.
+"""Row buffer: the device's own rows for training, on its disk only, and bounded.
 
-One SQLite file. What is added waits in memory for a few seconds, so that a slow card is not written
-a row at a time; what a power cut takes is that. A row has a checksum, because SQLite has none. A
-deleted row is overwritten, not only forgotten.
+One SQLite file. New rows are in memory for a few seconds, so that a slow card is not written a row
+at a time; a power cut loses these. A row has a checksum, because SQLite has none. A deleted row is
+overwritten.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ from shoal.sketch import F32
 
 _T = TypeVar("_T")
 
-#: Rows that wait in memory at most, and seconds that they do; rows between two looks at the limits.
+#: Rows in memory at most, and seconds; rows between two checks of the limits.
 WAITING, FLUSH_S, _TRIM = 256, 5.0, 256
-#: Bytes that a row takes beside its values.
+#: Bytes of a row beside its values.
 _AROUND = 120
 _DAY_S = 86_400.0
 BUFFER = "buffer.db"
@@ -34,15 +34,15 @@ _FIELDS = "model, kind, key, at_s, label, size, crc, x"
 
 
 class Limits(NamedTuple):
-    """bytes: of all rows; rows: of one model; seconds: after which a row goes, 0 for never."""
+    """bytes: of all rows; rows: of one model; seconds: age of deletion, 0 for never."""
 
     bytes: int
     rows: int
     seconds: float
 
 
-class Held(msgspec.Struct, frozen=True):
-    """Rows of one model, of one kind of features. labels: label -> rows; without: rows with none.
+class RowCounts(msgspec.Struct, frozen=True):
+    """Rows of one model with the same features. labels: label -> rows; without: unlabelled rows.
 
     since_s   Unix seconds of the oldest
     """
@@ -56,7 +56,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 def open_buffer(folder: Path, settings: LearningSettings) -> "Buffer":
-    """The buffer in the folder of learning, with the limits of agent.toml."""
+    """Open the buffer in the learning folder, with the limits of agent.toml."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -69,7 +69,7 @@ def open_buffer(folder: Path, settings: LearningSettings) -> "Buffer":
 class Buffer:
     """Rows of every model of this device. Safe to share between threads, and processes.
 
-    lost   why an earlier file was set aside, "" when none was; what could be read of it is here
+    lost   why an earlier file was set aside, "" when none was; its readable rows were copied
     """
 
     def __init__(self, path: Path, limits: Limits, wall: Callable[[], float]) -> None:
@@ -89,7 +89,7 @@ class Buffer:
         labels: Sequence[str | None],
         keys: Sequence[str] = (),
     ) -> None:
-        """Keep rows, float32 (n, F), soon; a label of None may come later, by its key."""
+        """Add rows, float32 (n, F), flushed later; a label of None can be set later by its key."""
         kind, now = kind_of(features), self._wall()
         keys = keys or [""] * len(rows)
         with self._lock:
@@ -97,7 +97,7 @@ class Buffer:
                 x = row.astype("<f4").tobytes()
                 size = len(x) + _AROUND
                 self._waiting.append((model, kind, key, now, label, size, checksum(x), x))
-            del self._waiting[: -4 * WAITING]  # the disk refuses for long: the oldest go
+            del self._waiting[: -4 * WAITING]  # while the disk refuses, the oldest are dropped
 
     def due(self) -> bool:
         """Whether it is time to `flush`."""
@@ -105,12 +105,12 @@ class Buffer:
         return waits >= WAITING or (waits > 0 and self._wall() - self._flushed_s >= FLUSH_S)
 
     def flush(self) -> None:
-        """What waits is on the disk when this returns; StorageError: it waits on."""
+        """Write the rows in memory; StorageError: they stay there."""
         with self._lock:
             rows = list(self._waiting)
         self._flushed_s = self._wall()
         if rows:
-            self._surely(lambda: self._insert(rows))
+            self._retried(lambda: self._insert(rows))
         with self._lock:
             del self._waiting[: len(rows)]
         self._since_trim += len(rows)
@@ -118,38 +118,38 @@ class Buffer:
             self.trim()
 
     def trim(self) -> None:
-        """Let go of what is too old or too much, the oldest first."""
-        self._surely(self._trim)
+        """Delete rows beyond the limits, the oldest first."""
+        self._retried(self._trim)
         self._since_trim = 0
 
     def label(self, key: str, label: str) -> int:
-        """Say what the rows kept under `key` truly are; how many there are."""
+        """Set the label of the rows with `key`; number of them."""
         self.flush()
         sql = "UPDATE row SET label = ? WHERE key = ? AND key != ''"
-        return self._surely(lambda: self._changed(sql, [label, key]))
+        return self._retried(lambda: self._changed(sql, [label, key]))
 
     def clear(self, model: str = "") -> int:
-        """Delete the rows of a model, or all, for good; how many."""
+        """Delete the rows of a model, or all; number of them."""
         self.flush()
         where = "model = ?" if model else "1 OR ?"
-        return self._surely(
+        return self._retried(
             lambda: self._changed(f"DELETE FROM row WHERE {where}", [model])  # noqa: S608
         )
 
     def count(self, model: str, features: Sequence[str]) -> int:
-        """Labelled rows that a round could learn from."""
+        """Number of labelled rows for training."""
         sql = "SELECT count(*) FROM row WHERE model = ? AND kind = ? AND label IS NOT NULL"
-        return self._surely(lambda: self._number(sql, [model, kind_of(features)]))
+        return self._retried(lambda: self._number(sql, [model, kind_of(features)]))
 
-    def held(self) -> list[Held]:
-        """What is here, by model and kind of features."""
+    def held(self) -> list[RowCounts]:
+        """Number of rows by model and features."""
         sql = (
             "SELECT model, kind, label, count(*), sum(size), min(at_s) FROM row "
             "GROUP BY model, kind, label ORDER BY model, kind, label"
         )
-        found: dict[tuple[str, str], Held] = {}
-        for model, kind, label, count, size, since in self._surely(lambda: self._all(sql)):
-            held = found.get((model, kind)) or Held(model, kind, {}, 0, 0, since)
+        found: dict[tuple[str, str], RowCounts] = {}
+        for model, kind, label, count, size, since in self._retried(lambda: self._all(sql)):
+            held = found.get((model, kind)) or RowCounts(model, kind, {}, 0, 0, since)
             labels = held.labels | ({label: count} if label is not None else {})
             found[model, kind] = msgspec.structs.replace(
                 held,
@@ -197,8 +197,8 @@ class Buffer:
         with translated(self._path):
             return self._db.execute(sql).fetchall()
 
-    def _surely(self, work: Callable[[], _T]) -> _T:
-        """Do it; once more on what could be saved, when the file turns out to be damaged."""
+    def _retried(self, work: Callable[[], _T]) -> _T:
+        """Do `work`; again on the recovered rows when the file is damaged."""
         try:
             return work()
         except DamagedError as error:
@@ -221,9 +221,9 @@ class Buffer:
             self._db.execute("CREATE INDEX IF NOT EXISTS by_key ON row (key) WHERE key != ''")
 
     def _restart(self, why: str) -> None:
-        """Begin a new file with what can be read of the damaged one, which is then deleted."""
+        """Start a new file with the readable rows of the damaged one, which is then deleted."""
         kept = set_aside(self._path)
-        saved = list(_sound_rows(kept))
+        saved = list(_valid_rows(kept))
         self._open()
         self._insert(saved)
         for suffix in ("", "-wal", "-shm"):
@@ -232,7 +232,7 @@ class Buffer:
 
 
 def kind_of(features: Sequence[str]) -> str:
-    """Short name of what the columns of a row are: rows of other features are not learned from."""
+    """Hash of a row's features: rows with other features are not used for training."""
     return hashlib.sha256("\0".join(features).encode()).hexdigest()[:16]
 
 
@@ -244,19 +244,19 @@ class Examples(NamedTuple):
 
 
 def read_examples(path: Path, model: str, features: Sequence[str]) -> Examples:
-    """The labelled rows of a model, for the trainer's process: read only, sound rows alone."""
+    """Read the valid labelled rows of a model, in the trainer's process."""
     wanted, width = (model, kind_of(features)), len(features)
     found = [
         (x, label)
-        for of, kind, _, _, label, _, _, x in _sound_rows(path)
+        for of, kind, _, _, label, _, _, x in _valid_rows(path)
         if (of, kind) == wanted and label is not None and len(x) == 4 * width
     ]
     values = np.frombuffer(b"".join(x for x, _ in found), "<f4").reshape(-1, width)
     return Examples(values.astype(np.float32, copy=False), [label for _, label in found])
 
 
-def _sound_rows(path: Path) -> Iterator[tuple]:
-    """Rows by _FIELDS, whose checksum holds; of a damaged file those that can be read."""
+def _valid_rows(path: Path) -> Iterator[tuple]:
+    """Rows by _FIELDS with a valid checksum; of a damaged file the readable ones."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     try:
         connection.execute("PRAGMA cache_size=-256")
@@ -270,14 +270,14 @@ def _sound_rows(path: Path) -> Iterator[tuple]:
 
 
 def _each(connection: sqlite3.Connection) -> Iterator[tuple]:
-    """Row by row, without an index: a page that cannot be read costs what lies on it."""
+    """Row by row, without an index: an unreadable page loses only its own rows."""
     sql = f"SELECT id, {_FIELDS} FROM row NOT INDEXED WHERE id > ? ORDER BY id"  # noqa: S608
     at = failures = 0
     while failures < WAITING:
         try:
             for row in connection.execute(sql, [at]):
                 if not isinstance(row[0], int) or row[0] <= at:
-                    break  # a damaged tree leads back
+                    break  # a damaged tree may lead back
                 at, failures = row[0], 0
                 yield row[1:]
             else:

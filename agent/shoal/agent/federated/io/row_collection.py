@@ -1,4 +1,4 @@
-"""Which rows are kept on the device to learn from: what agent.toml says, and nothing else."""
+"""Collection of rows for training, as far as `learning.keep` in agent.toml allows it."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,22 +7,22 @@ from shoal.agent.serving.engine import Engine
 from shoal.sketch import F32
 
 
-class Keeping:
-    """What sources and the endpoint hand their rows to.
+class RowCollection:
+    """Adds rows of sources, the endpoint and other programs to the buffer.
 
     rows   None where nothing is kept
-    what   "nothing", "labelled" or "served"
-    labelled, served, given   None where such rows are not wanted
+    keep   "nothing", "labelled" or "served"
+    labelled, served, given   None where such rows are not kept
     """
 
-    def __init__(self, rows: Buffer | None, what: str) -> None:
+    def __init__(self, rows: Buffer | None, keep: str) -> None:
         self._rows = rows
         kept = rows is not None
         self.labelled: Callable[[Engine, F32, Sequence[str]], None] | None = (
-            self._labelled if kept and what in ("labelled", "served") else None
+            self._labelled if kept and keep in ("labelled", "served") else None
         )
         self.served: Callable[[Engine, F32, str], None] | None = (
-            self._served if kept and what == "served" else None
+            self._served if kept and keep == "served" else None
         )
 
         self.given: Callable[[str, list[str], F32, Sequence[str]], None] | None = (
@@ -34,9 +34,9 @@ class Keeping:
         features = [f.name for f in engine.manifest.features]
         self._rows.add(engine.manifest.model, features, rows, labels)
 
-    def _served(self, engine: Engine, rows: F32, asked: str) -> None:
-        """Rows without a label yet; those of a larger request are ID/0, ID/1, ..."""
+    def _served(self, engine: Engine, rows: F32, request_id: str) -> None:
+        """Add rows without a label; keys of a larger request are ID/0, ID/1, ..."""
         assert self._rows is not None
-        keys = [asked] if len(rows) == 1 else [f"{asked}/{i}" for i in range(len(rows))]
+        keys = [request_id] if len(rows) == 1 else [f"{request_id}/{i}" for i in range(len(rows))]
         features = [f.name for f in engine.manifest.features]
         self._rows.add(engine.manifest.model, features, rows, [None] * len(rows), keys)

@@ -1,12 +1,12 @@
-"""Where a round's files are: a folder of its own, which nothing that serves ever looks into.
+"""Sandbox of a round's files: folders that serving and updates never read.
 
     learning/buffer.db                  the device's rows
-    learning/rounds/<attempt>/          graph.onnx, theta, what was made of them, and
-    learning/rounds/<attempt>/next/     what holds for the task's next round if this one ends well
-    learning/spent.json                 the ledger of epsilon, beside the journal's
-    learning/tasks/<task>/              that, from rounds before: residual, control, personal, ditto
+    learning/rounds/<attempt>/          graph.onnx, theta, the contribution, and
+    learning/rounds/<attempt>/next/     state for the task's next round, if this one succeeds
+    learning/spent.json                 copy of the journal's privacy ledger
+    learning/tasks/<task>/              state of earlier rounds: residual, control, personal, ditto
 
-A task's folder has a name of its own making: what a config says is never part of a path.
+The name of a task's folder is a hash: text of a config is never part of a path.
 """
 
 import hashlib
@@ -30,51 +30,51 @@ from shoal.params import F32
 if TYPE_CHECKING:
     from shoal.agent.host.downloads import Downloads
 
-#: Disk that a round leaves free, for the outbox and the next release.
+#: Bytes that a round leaves free on the disk, for the outbox and the next release.
 RESERVE = 32 << 20
 ROUNDS, TASKS, NEXT, SPENT = "rounds", "tasks", "next", "spent.json"
-#: Times the length of theta that a round may take on the disk.
+#: Bytes that a round may need on the disk, in lengths of theta.
 _TIMES = 8
 
 
 class DiskSandbox:
-    """Folders of rounds under one folder.
+    """See ports.Sandbox.
 
-    downloads   whose stage for an attempt (hex) is its folder here
+    downloads   its stage of an attempt (hex) is the attempt's folder here
     """
 
     def __init__(self, folder: Path, downloads: "Downloads") -> None:
         self._folder, self._downloads = folder, downloads
 
     def fetch(
-        self, attempt: bytes, config: Config, urls: dict[str, str], stop: Callable[[], bool]
+        self, attempt: bytes, config: Config, urls: dict[str, str], cancelled: Callable[[], bool]
     ) -> None:
-        """All that the config names, verified by hash; what is here already is not fetched.
+        """Fetch the config's contents, verified by hash, unless they are here.
 
-        LinkError: try again; RefusedError when there is no room; BundleError for other bytes.
+        LinkError: try again; RefusedError without disk space; BundleError for other content.
         """
         here = self.path(attempt)
-        self._check_room(config)
+        self._check_space(config)
         with translated(here):
             make_folder(here)
         for name, content in config.contents().items():
-            if not _is(here / name, content):
+            if not _is_here(here / name, content):
                 file = File(name=name, size=content.length, sha256=content.sha256)
-                self._downloads.file(_url(urls, content), attempt.hex(), file, stop)
+                self._downloads.file(_url(urls, content), attempt.hex(), file, cancelled)
 
     def path(self, attempt: bytes) -> Path:
         """Folder of one attempt."""
         return rounds_folder(self._folder, attempt.hex())
 
     def piece(self, attempt: bytes, start: int, length: int, name: str = CONTRIBUTION) -> bytes:
-        """A part of a saved contribution: the device's own, or its site's."""
+        """Part of a saved contribution: the device's own, or its site's."""
         path = self.path(attempt) / name
         with translated(path), path.open("rb") as file:
             file.seek(start)
             return file.read(length)
 
     def end(self, attempt: bytes, task: str, *, keep: bool) -> None:
-        """Delete the attempt's folder; keep: after its `next` has become the task's. Repeatable."""
+        """Delete the attempt's folder; keep: first move its `next` to the task. Repeatable."""
         here = self.path(attempt)
         with translated(here):
             if keep:
@@ -86,14 +86,14 @@ class DiskSandbox:
             shutil.rmtree(here, ignore_errors=True)
 
     def spent(self) -> Ledger:
-        """What the device has spent, as it was kept here; nothing where nothing can be read."""
+        """The saved ledger; an empty one when it cannot be read."""
         try:
             return msgspec.json.decode((self._folder / SPENT).read_bytes(), type=Ledger)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
             return Ledger()
 
     def spend(self, ledger: Ledger) -> None:
-        """Keep it, durable when this returns."""
+        """Save the ledger, durable when this returns."""
         with translated(self._folder):
             make_folder(self._folder)
             write_durable(self._folder / SPENT, msgspec.json.encode(ledger), 0o600)
@@ -104,7 +104,7 @@ class DiskSandbox:
             if folder.name != attempt.hex():
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _check_room(self, config: Config) -> None:
+    def _check_space(self, config: Config) -> None:
         need = sum(content.length for content in config.contents().values())
         need += _TIMES * config.theta.length + RESERVE
         with translated(self._folder):
@@ -116,17 +116,17 @@ class DiskSandbox:
 
 
 def rounds_folder(folder: Path, name: str) -> Path:
-    """Of one attempt, by its name in hex; also what its downloads call their stage."""
+    """Folder of an attempt, by its name in hex; also the stage of its downloads."""
     return folder / ROUNDS / name
 
 
 def task_folder(folder: Path, task: str) -> Path:
-    """Of one task, whatever characters it has."""
+    """Folder of a task, whatever characters its name has."""
     return folder / TASKS / hashlib.sha256(task.encode()).hexdigest()[:32]
 
 
 def make_folder(folder: Path) -> None:
-    """A folder whose name, and those of the three that it is in, survive a power cut."""
+    """Make a folder that survives a power cut, with up to three of its parents."""
     if folder.is_dir():
         return
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -134,8 +134,8 @@ def make_folder(folder: Path) -> None:
         sync(parent)
 
 
-def vector(path: Path, size: int) -> F32 | None:
-    """float32 (size,) from a file; None where there is none, or one of another size."""
+def read_vector(path: Path, size: int) -> F32 | None:
+    """Read float32 (size,); None when the file is missing or has another size."""
     try:
         if path.stat().st_size != 4 * size:
             return None
@@ -144,14 +144,14 @@ def vector(path: Path, size: int) -> F32 | None:
         return None
 
 
-def keep_vector(path: Path, values: F32) -> None:
-    """Write float32 (P,), whole or not at all."""
+def write_vector(path: Path, values: F32) -> None:
+    """Write float32 (P,) atomically."""
     with translated(path):
         make_folder(path.parent)
         write_durable(path, values.astype("<f4").tobytes(), 0o600)
 
 
-def _is(path: Path, content: Content) -> bool:
+def _is_here(path: Path, content: Content) -> bool:
     return (
         path.is_file()
         and path.stat().st_size == content.length
@@ -163,4 +163,4 @@ def _url(urls: dict[str, str], content: Content) -> str:
     try:
         return urls[content.sha256]
     except KeyError:
-        raise AbsentError("address for", content.sha256, "the controller has to say") from None
+        raise AbsentError("address for", content.sha256, "the controller has to send it") from None

@@ -1,10 +1,9 @@
-"""The trainer: local training in a process of its own, which inference goes before.
+"""The trainer: local training in a process with a lower priority than inference.
 
-`python -m shoal.agent.federated.io.trainer_process` reads a Job (MessagePack) from standard input
-and writes an Answer
-(JSON) to standard output. It has limits of memory, CPU and file size, the lowest priority, one
-thread, and ends with the agent. While the models here have work to do it is stopped (SIGSTOP), and
-goes on where it was.
+`python -m shoal.agent.federated.io.trainer_process` reads a SandboxJob (MessagePack) from standard
+input and writes an Answer (JSON) to standard output. It has limits of memory, CPU and file size,
+the lowest priority, one thread, and ends with the agent. While training has to pause it is
+stopped (SIGSTOP), and continued afterwards.
 """
 
 import ctypes
@@ -25,27 +24,27 @@ from shoal.agent.host.io.memory_file import memory_file
 from shoal.agent.serving.io.session import ENVIRONMENT
 from shoal.errors import LinkError, RefusedError, ShoalError
 
-#: Seconds between two looks at the child; bytes of a file that it may write beside theta's.
-_LOOK_S, _FILE = 0.1, 64 << 20
+#: Seconds between two polls of the child; bytes that a file may have beside a multiple of theta's.
+_POLL_S, _FILE = 0.1, 64 << 20
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _NICEST = 19
-#: Times the length of theta that a file of the trainer's may have.
+#: The multiple of theta's length.
 _TIMES = 4
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it; or why nothing did, as a reason and a sentence."""
+    """The result, or the reason and a sentence for an error."""
 
-    made: TrainingResult | None = None
+    result: TrainingResult | None = None
     reason: str = ""
     detail: str = ""
 
 
 class SubprocessTrainer:
-    """Runs work with limits of its own.
+    """Runs each job in a process with limits. See ports.Trainer.
 
-    folder     of learning, see sandbox.py
-    memory_mb, cpu_s   that one piece of work may take
+    folder     the learning folder, see sandbox.py
+    memory_mb, cpu_s   that one job may use
     """
 
     def __init__(
@@ -55,22 +54,26 @@ class SubprocessTrainer:
         self._memory_mb, self._cpu_s = memory_mb, cpu_s
 
     def run(
-        self, attempt: bytes, work: TrainingJob, hold: Callable[[], str], stop: Callable[[], bool]
+        self,
+        attempt: bytes,
+        job: TrainingJob,
+        pause_reason: Callable[[], str],
+        cancelled: Callable[[], bool],
     ) -> TrainingResult:
-        """What came of the work; RefusedError: why nothing did; LinkError: it was taken back."""
+        """Run a job; RefusedError: why it failed; LinkError: it was cancelled."""
         from shoal.agent.federated.io.trainer_main import SandboxJob
 
         here = rounds_folder(self._folder, attempt.hex())
-        job = SandboxJob(
-            work=work,
+        sandboxed = SandboxJob(
+            work=job,
             folder=str(here.absolute()),
-            task=str(task_folder(self._folder, work.config.plan.task).absolute()),
+            task=str(task_folder(self._folder, job.config.plan.task).absolute()),
             buffer=str((self._folder / BUFFER).absolute()),
         )
-        file = _FILE + _TIMES * work.config.theta.length
+        file = _FILE + _TIMES * job.config.theta.length
         limits = [str(os.getpid()), str(self._memory_mb), str(int(self._cpu_s)), str(file)]
         with (
-            memory_file(msgspec.msgpack.encode(job)) as request,
+            memory_file(msgspec.msgpack.encode(sandboxed)) as request,
             subprocess.Popen(
                 [sys.executable, "-m", "shoal.agent.federated.io.trainer_process", *limits],
                 stdin=request,
@@ -80,60 +83,60 @@ class SubprocessTrainer:
                 cwd=here,
             ) as child,
         ):
-            said, status = _watched(child, hold, stop)
-        return _understood(said, status, self._memory_mb, self._cpu_s)
+            output, status = _wait(child, pause_reason, cancelled)
+        return _result(output, status, self._memory_mb, self._cpu_s)
 
 
-def _watched(
-    child: "subprocess.Popen[bytes]", hold: Callable[[], str], stop: Callable[[], bool]
+def _wait(
+    child: "subprocess.Popen[bytes]", pause_reason: Callable[[], str], cancelled: Callable[[], bool]
 ) -> tuple[bytes, int]:
-    """What the child said and how it ended; LinkError when it was taken back, and killed."""
-    held = False
+    """Output and status of the child; LinkError when it was cancelled, and killed."""
+    paused = False
     try:
-        while not stop():
+        while not cancelled():
             try:
-                said, _ = child.communicate(timeout=_LOOK_S)
-                return said, child.returncode
+                output, _ = child.communicate(timeout=_POLL_S)
+                return output, child.returncode
             except subprocess.TimeoutExpired:
                 pass
-            if bool(hold()) != held:
-                held = not held
-                child.send_signal(signal.SIGSTOP if held else signal.SIGCONT)
+            if bool(pause_reason()) != paused:
+                paused = not paused
+                child.send_signal(signal.SIGSTOP if paused else signal.SIGCONT)
     finally:
         if child.poll() is None:
             child.kill()
             child.communicate()
-    raise LinkError("training was taken back")
+    raise LinkError("training was cancelled")
 
 
-def _understood(said: bytes, status: int, memory_mb: int, cpu_s: float) -> TrainingResult:
+def _result(output: bytes, status: int, memory_mb: int, cpu_s: float) -> TrainingResult:
     if status == -signal.SIGXCPU:
         raise RefusedError(f"training took more than {cpu_s:g} s of CPU", "too-slow")
     if status == -signal.SIGKILL:
         raise RefusedError("training was killed: out of memory", "little-memory")
     try:
-        answer = msgspec.json.decode(said, type=Answer)
+        answer = msgspec.json.decode(output, type=Answer)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        ended = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
-        raise RefusedError(f"the trainer {ended} and said nothing", "trainer-died") from error
+        ended = f"died of {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
+        raise RefusedError(f"the trainer {ended} without an answer", "trainer-died") from error
     if answer.reason == "little-memory":
         hint = "raise learning.memory_mb in agent.toml, or leave this model out"
         raise RefusedError(f"out of memory at {memory_mb} MB", answer.reason, hint)
-    if answer.made is None:
+    if answer.result is None:
         raise RefusedError(answer.detail, answer.reason)
-    return answer.made
+    return answer.result
 
 
 # ---------------------------------------------------------------------------- in the child
 
 
 def main() -> None:
-    """Do what standard input asks for; never raises."""
+    """Run the job on standard input; never raises."""
     parent, memory_mb, cpu_s, file = map(int, sys.argv[1:5])
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
-        return  # it died before it could be followed
-    _yield_to_others()
+        return  # the parent died first
+    _lower_priority()
     _limit(memory_mb, cpu_s, file)
     sys.stdout.buffer.write(msgspec.json.encode(_answer(sys.stdin.buffer.read())))
 
@@ -148,7 +151,7 @@ def _answer(request: bytes) -> Answer:
             "mask": trainer_main.mask,
             "measure": trainer_main.evaluate,
         }
-        return Answer(made=work[job.work.kind](job))
+        return Answer(result=work[job.work.kind](job))
     except MemoryError:
         return Answer(reason="little-memory")
     except RefusedError as error:
@@ -163,24 +166,24 @@ def _answer(request: bytes) -> Answer:
 
 
 def _short_of_memory(error: Exception) -> bool:
-    """Libraries have many words for it. One that is not even loaded has none of its own, and
-    Python's parser calls it an error of syntax."""
+    """Libraries report it in different words; a library that cannot even be loaded raises an
+    ImportError, and Python's parser a SyntaxError."""
     words = ("alloc", "memory", "new thread", "map segment")
-    unread = isinstance(error, ImportError | SyntaxError)
-    return unread or any(word in str(error).lower() for word in words)
+    unloaded = isinstance(error, ImportError | SyntaxError)
+    return unloaded or any(word in str(error).lower() for word in words)
 
 
-def _yield_to_others() -> None:
-    """Last in the queue for a CPU, first to go when memory is short."""
+def _lower_priority() -> None:
+    """Lowest CPU priority, and first to be killed when memory is short."""
     os.nice(_NICEST)
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:
-        pass  # not there, or not ours to write: the limit of memory holds all the same
+        pass  # not writable here: the limit of memory still holds
 
 
 def _limit(memory_mb: int, cpu_s: int, file: int) -> None:
-    """What a hostile or broken graph may take: memory, CPU, disk, and no core dump."""
+    """Limit memory, CPU and file size of a hostile or broken graph; no core dump."""
     resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
