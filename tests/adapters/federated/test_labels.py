@@ -120,12 +120,12 @@ def test_rows_of_a_source_that_come_with_their_label_are_kept(agent: Process) ->
 
 
 @pytest.mark.parametrize("agent", ["nothing"], indirect=True)
-def test_nothing_is_kept_unless_somebody_asked_for_it(agent: Process) -> None:
+def test_no_row_is_kept_by_default(agent: Process) -> None:
     agent.wait_until()
     agent.wait_for(lambda: agent.ask("GET", "/status")[1]["models"][0]["requests"] > 50)
     ask(agent, "lot-7")
     agent.end()
-    assert labels(agent.folder, "list") == "0: no rows are kept on this device to learn from"
+    assert labels(agent.folder, "list") == "0: no rows are kept on this device for training"
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("labelled", 3), ("nothing", 0)])
