@@ -8,7 +8,8 @@ number is readable it is acked too and stored as a fault, because a redelivery w
     validate      windows against the release's reference (monitoring.window_validation)
     convert       messages to rows of window and device_event, and to columns of device
     insert        rows with a new key only
-    hand on       update events to rollouts, signs of duplicate devices to an alert
+    apply         update events to rollouts, faults and inventories to devices, signs of duplicate
+                  devices to an alert
     acknowledge   sequence numbers, per device and boot
 """
 
@@ -166,7 +167,7 @@ class _Batch:
             else:
                 self._convert(message)
         new = {table: self._insert(table) for table in self.rows}
-        self._hand_on(new[device_event])
+        self._apply_events(new[device_event])
         self._update_devices(new)
         for (name, boot), seqs in self.seqs.items():
             self.replies[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
@@ -359,9 +360,9 @@ class _Batch:
                 f"Two different messages have sequence number {seq}; the second is lost."
             )
 
-    # --- hand on ------------------------------------------------------------------------------
+    # --- apply --------------------------------------------------------------------------------
 
-    def _hand_on(self, new_events: Sequence[Key]) -> None:
+    def _apply_events(self, new_events: Sequence[Key]) -> None:
         for key in new_events:
             if key in self.updates:
                 update_events.apply(self.db, self.ctx, self.updates[key])
