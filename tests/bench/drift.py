@@ -1,4 +1,4 @@
-"""A look at a device's window, all features at all scales, against nothing but its distances."""
+"""Drift test of a device's window, all features at all scales, against its distances alone."""
 
 import numpy as np
 
@@ -10,22 +10,22 @@ BINS, ROWS, BASELINE, SCALES = 28, 900, 96, (1, 4, 16)
 
 
 def run(*, quick: bool) -> Found:
-    """8 and 64 features; what a fleet of 10 000 devices asks of one core follows from it."""
+    """Time with 8 and 64 features, and the cores that a fleet of 10 000 devices needs."""
     rounds, baseline = (3, 12) if quick else (200, BASELINE)
-    rows = [_looked_at(features, rounds, baseline) for features in (8, 64)]
+    rows = [_measure(features, rounds, baseline) for features in (8, 64)]
     took_s = rows[-1].ours / 1e3
     minute, quarter = (f"{10_000 * took_s / every_s:.2g}" for every_s in (60, 900))
-    told = f"{minute} cores at a window a minute, {quarter} at one in 15 minutes"
-    return Found(rows=rows, notes={"10 000 devices, 64 features": told})
+    cores = f"{minute} cores at a window a minute, {quarter} at one in 15 minutes"
+    return Found(rows=rows, notes={"10 000 devices, 64 features": cores})
 
 
-def _looked_at(features: int, rounds: int, baseline: int) -> Row:
+def _measure(features: int, rounds: int, baseline: int) -> Row:
     random = np.random.default_rng(0)
     windows = [_window(random, features) for _ in range(baseline)]
     base, newest = drift.fit(windows, SCALES), [_window(random, features) for _ in range(16)]
     training = np.sum([one["cam-1"] for one in windows], axis=0)
     sides = {
-        "ours": lambda: 1e3 * seconds(lambda: _look(base, newest, training)),
+        "ours": lambda: 1e3 * seconds(lambda: _test(base, newest, training)),
         "plain": lambda: 1e3 * seconds(lambda: _distances(newest, training)),
     }
     found = interleave(rounds, sides)
@@ -38,14 +38,14 @@ def _window(random: np.random.Generator, features: int) -> dict[str, np.ndarray]
     return {"cam-1": random.multinomial(ROWS, shares, size=features).astype(np.int64)}
 
 
-def _look(base: drift.Baseline, newest: list[dict[str, np.ndarray]], training: np.ndarray) -> None:
+def _test(base: drift.Baseline, newest: list[dict[str, np.ndarray]], training: np.ndarray) -> None:
     for at, scale in enumerate(base.scales):
         drift.compare(base, newest[-scale:], at, 0.01)
         drift.psi(base, newest[-scale:], at, training)
 
 
 def _distances(newest: list[dict[str, np.ndarray]], training: np.ndarray) -> None:
-    """Hellinger's, of what is summed already: no bins merged, no correction, no tail."""
+    """Hellinger distances of merged windows: no bins merged, no correction, no tail probability."""
     q = np.sqrt(training / training.sum(-1, keepdims=True))
     for scale in SCALES:
         merged = np.sum([one["cam-1"] for one in newest[-scale:]], axis=0)

@@ -1,8 +1,8 @@
 """Windows a second from the broker into the database and acknowledged, against bare paho.
 
 Real brokers (one a side, of the same kind), the real engine in its own process. The receiver is
-stopped (SIGSTOP) while the windows are published, so that what is timed is taking them in, not
-making them: from SIGCONT to the last ack (ours), or to the last message (bare paho).
+stopped (SIGSTOP) while the windows are published, so that only ingest is timed: from SIGCONT to
+the last ack (ours), or to the last message (bare paho).
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import drift_monitor
 from shoal.sketch import Latency, References, Sketch
 
-#: Windows of each device that are there before: its baseline is known, as in any day but the first.
+#: Windows of each device stored before: its baseline is complete, as on any day but the first.
 BEFORE = 13
 _ACKS = topics.down("+", "ack")
 Message = tuple[str, bytes]
@@ -57,7 +57,7 @@ def run(*, quick: bool) -> Found:
 
 
 class Windows:
-    """Draws windows of 900 rows, as the devices would send them; each goes on where the last was.
+    """Windows of 900 rows in the order in which devices would send them.
 
     size   of one, in bytes
     """
@@ -82,7 +82,7 @@ class Windows:
         self.size = len(wire.encode(self._template))
 
     def draw(self, count: int) -> list[Message]:
-        """The next `count` windows, dealt out to the devices."""
+        """The next `count` windows, distributed over the devices."""
         numbers = range(self._drawn, self._drawn + count)
         self._drawn += count
         return [self._one(*divmod(number, len(self.names))) for number in numbers]
@@ -101,7 +101,7 @@ class Windows:
 
 
 def _make(folder: Path, made: Windows) -> Context:
-    """A controller that has heard BEFORE windows of every device."""
+    """A controller with BEFORE windows of every device."""
     ctx = controllers.make_controller(folder / "controller", baseline_windows=BEFORE - 1)
     controllers.add_release(ctx, made.release)
     controllers.add_devices(ctx, made.names)
