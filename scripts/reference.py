@@ -166,7 +166,7 @@ def routes() -> str:
     for route in registry.all_routes():
         path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", r"{\1}", route.path)
         doc = " ".join((route.view.__doc__ or "").split("\n\n")[0].split())
-        row = f"| `{route.method}` | `{path}` | {route.role or 'nobody signs in'} | {doc} |"
+        row = f"| `{route.method}` | `{path}` | {route.role or 'anonymous'} | {doc} |"
         tags.setdefault(route.tag, []).append(row)
     head = ["| method | path | role | what it does |", "|---|---|---|---|"]
     return "\n".join("\n".join([f"### {tag}", "", *head, *rows, ""]) for tag, rows in tags.items())

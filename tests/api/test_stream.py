@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from api.world import Clock, World, is_problem
-from shoal.controller.api.stream import LIFE_S, MOST, Streams
+from shoal.controller.api.stream import LIFETIME_S, MAX_STREAMS, Streams
 from shoal.controller.store import changes
 
 
@@ -67,7 +67,7 @@ def test_an_id_that_is_none_of_ours_starts_from_now(world: World) -> None:
 def test_a_stream_ends_by_itself_and_beats_meanwhile(world: World) -> None:
     began = world.clock.now
     text = b"".join(ticking(world.clock).follow(world.ctx, ""))
-    assert LIFE_S <= world.clock.now - began < LIFE_S + 1
+    assert LIFETIME_S <= world.clock.now - began < LIFETIME_S + 1
     assert text.startswith(b"retry: ")
     assert text.count(b": still here") == 2
 
@@ -82,7 +82,7 @@ def test_a_stream_ends_soon_after_its_listener_left(world: World) -> None:
 def test_one_listener_too_many_gets_what_there_is_and_comes_again(world: World) -> None:
     streams = ticking(world.clock)
     note(world, "device", "d1")
-    held = [streams.follow(world.ctx, "") for _ in range(MOST)]
+    held = [streams.follow(world.ctx, "") for _ in range(MAX_STREAMS)]
     text = b"".join(streams.follow(world.ctx, "0"))
     assert b"retry: 2000" in text
     assert b'"d1"' in text
@@ -92,7 +92,7 @@ def test_one_listener_too_many_gets_what_there_is_and_comes_again(world: World) 
 
 def test_over_http_a_stream_needs_a_viewer_and_gives_its_place_back(world: World) -> None:
     assert is_problem(world.get("/api/v1/stream", ""), 401)
-    for _ in range(MOST + 2):
+    for _ in range(MAX_STREAMS + 2):
         response = world.get("/api/v1/stream", "viewer")
         assert response.content_type == "text/event-stream"
         assert b"retry: 500" in next(iter(response.response))

@@ -1,4 +1,4 @@
-"""Routes of what rounds learned: a release of it, and the quarantine of a poisoned round."""
+"""Routes for checkpoints: release, evaluation, and quarantine of a poisoned round."""
 
 from typing import Annotated
 
@@ -15,10 +15,10 @@ Number = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 
 
 class ReleaseOf(RequestModel, frozen=True, kw_only=True):
-    """Which checkpoint becomes a release.
+    """The checkpoint to release.
 
-    round      that made it; null for the newest clean one
-    dataset    "name@version" whose held-back rows judge it; "" for that of the task's first release
+    round      number of its round; null for the newest clean one
+    dataset    "name@version" with the rows for its gates; "" for that of the task's first release
     candidate  sign it for the canary ring when no gate refuses it
     """
 
@@ -28,16 +28,16 @@ class ReleaseOf(RequestModel, frozen=True, kw_only=True):
 
 
 class Evaluation(RequestModel, frozen=True, kw_only=True):
-    """Which checkpoint is measured.
+    """The checkpoint to evaluate.
 
-    round   that made it; null for the newest; 0 for what the task began with
+    round   number of its round; null for the newest; 0 for the model that the task started with
     """
 
     round: Annotated[int, msgspec.Meta(ge=0, le=10**9)] | None = None
 
 
 class Quarantine(RequestModel, frozen=True, kw_only=True):
-    """The round that is poisoned, or is not after all, and why: the reason is kept."""
+    """The poisoned round, or the one to lift, and the reason, which is stored."""
 
     round: Number
     why: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
@@ -46,7 +46,7 @@ class Quarantine(RequestModel, frozen=True, kw_only=True):
 @route("POST", "/api/v1/tasks/<task>/release", role="operator", tag=TAG, status=202,
        repeatable=True, location="/api/v1/operations/{id}")  # fmt: skip
 def release_checkpoint(call: Call, task: str, body: ReleaseOf) -> Operation:
-    """Build a release of what rounds learned: variants, golden vectors, gates."""
+    """Build a release of a checkpoint: variants, golden vectors, gates."""
     return promotion.release(
         call.ctx, actor=call.by, task=task, number=body.round, dataset=body.dataset,
         trigger=promotion.ASKED_AS_CANDIDATE if body.candidate else "manual",
@@ -56,13 +56,13 @@ def release_checkpoint(call: Call, task: str, body: ReleaseOf) -> Operation:
 @route("POST", "/api/v1/tasks/<task>/evaluate", role="operator", tag=TAG, status=201,
        repeatable=True, location="/api/v1/rounds/{id}")  # fmt: skip
 def evaluate_checkpoint(call: Call, task: str, body: Evaluation) -> Round:
-    """Have every device that fits measure a checkpoint on its own rows; nothing is learned."""
+    """Evaluate a checkpoint on the rows of every eligible device; nothing is trained."""
     return rounds.evaluate(call.ctx, actor=call.by, task=task, number=body.round)
 
 
 @route("POST", "/api/v1/tasks/<task>/quarantine", role="operator", tag=TAG)
 def quarantine_round(call: Call, task: str, body: Quarantine) -> Quarantined:
-    """Mark a round as poisoned, and all that came of it; the task goes on without."""
+    """Quarantine a poisoned round and everything derived from it; the task continues without."""
     return round_quarantine.quarantine_round(
         call.ctx, actor=call.by, task=task, number=body.round, why=body.why
     )
@@ -70,7 +70,7 @@ def quarantine_round(call: Call, task: str, body: Quarantine) -> Quarantined:
 
 @route("POST", "/api/v1/tasks/<task>/quarantine/lift", role="admin", tag=TAG)
 def lift_quarantine(call: Call, task: str, body: Quarantine) -> Lifted:
-    """Take a quarantine back that was a mistake; nothing is rolled out by itself."""
+    """Lift a quarantine that was a mistake; nothing is rolled out automatically."""
     return round_quarantine.lift(
         call.ctx, actor=call.by, task=task, number=body.round, why=body.why
     )

@@ -1,4 +1,4 @@
-"""Routes of devices: how they join, what became of them, how they leave."""
+"""Routes for devices: enrolment, renewal, state, telemetry, decommissioning."""
 
 from typing import Annotated
 
@@ -21,7 +21,7 @@ TAG = "devices"
 
 
 class DeviceQuery(RequestModel, frozen=True, kw_only=True):
-    """Filters of the list of devices; empty ones take all.
+    """Filters of the device list; empty ones match all.
 
     q        part of name, site, line or a label
     state    enrolled, decommissioned, online or offline
@@ -41,20 +41,20 @@ class DeviceQuery(RequestModel, frozen=True, kw_only=True):
 
 
 class NewestQuery(RequestModel, frozen=True, kw_only=True):
-    """How many of the newest."""
+    """Maximum number of newest entries."""
 
     limit: Limit = 100
 
 
 class WindowQuery(RequestModel, frozen=True, kw_only=True):
-    """Windows that began at `since` (Unix seconds) or later, the newest `limit` of them."""
+    """Windows that started at `since` (Unix seconds) or later; the newest `limit`."""
 
     since: float = 0
     limit: Limit = 200
 
 
 class NewJoinToken(RequestModel, frozen=True, kw_only=True):
-    """Who may join with it: `uses` devices of `site`, of one of `rings`, for `ttl_s` seconds."""
+    """A join token for `uses` devices of `site`, in one of `rings`, valid for `ttl_s` seconds."""
 
     site: str
     rings: list[str] = msgspec.field(default_factory=lambda: ["stable"])
@@ -64,37 +64,37 @@ class NewJoinToken(RequestModel, frozen=True, kw_only=True):
 
 @route("POST", "/api/v1/enrol", role="", tag=TAG, status=201, limit=LIMIT)
 def enrol(call: Call, body: EnrolRequest) -> EnrolResponse:
-    """Enrol a device: its join token and certificate request for a certificate."""
+    """Enrol a device: exchange a join token and certificate request for a certificate."""
     return enrolment.enrol(call.ctx, call.services.authority, body)
 
 
 class RenewalQuery(RequestModel, frozen=True, kw_only=True):
-    """Name of the device that is about to renew."""
+    """Name of the device that renews."""
 
     device: str
 
 
 class NewerQuery(RequestModel, frozen=True, kw_only=True):
-    """The version that is known already."""
+    """The version that the device already has."""
 
     after: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] = 0
 
 
 @route("GET", "/api/v1/renew", role="", tag=TAG)
 def renewal_challenge(call: Call, query: RenewalQuery) -> RenewChallenge:
-    """A challenge for a device to sign: good for one renewal and for five minutes."""
+    """A challenge for a device to sign: valid for one renewal within five minutes."""
     return renewal.challenge(call.ctx, query.device)
 
 
 @route("POST", "/api/v1/renew", role="", tag=TAG, status=201, limit=LIMIT)
 def renew(call: Call, body: RenewRequest) -> RenewResponse:
-    """Renew a device's certificate: proof that it has the present key, for the next certificate."""
+    """Renew a device's certificate, with proof of possession of its current key."""
     return renewal.renew(call.ctx, call.services.authority, body)
 
 
 @route("GET", "/api/v1/director-roots", role="", tag=TAG)
 def director_roots(call: Call, query: NewerQuery) -> DirectorRoots:
-    """Root metadata of the director newer than version `after`, each signed by the one before."""
+    """Root metadata of the director after version `after`, each signed by the previous one."""
     found = call.ctx.signer.director_roots(query.after)
     return DirectorRoots(roots=[root.decode() for root in found])
 
@@ -108,7 +108,7 @@ def list_join_tokens(call: Call) -> Listing[JoinToken]:
 @route("POST", "/api/v1/join-tokens", role="operator", tag=TAG, status=201, repeatable=True,
        secret=("secret",))  # fmt: skip
 def create_join_token(call: Call, body: NewJoinToken) -> JoinToken:
-    """Make a join token; `secret` is shown once, and empty when an Idempotency-Key is repeated."""
+    """Create a join token; `secret` is shown once, and empty for a repeated Idempotency-Key."""
     return join_tokens.create_join_token(
         call.ctx, actor=call.by, ca_sha256=call.services.authority.root_fingerprint, site=body.site,
         rings=body.rings, uses=body.uses, ttl_s=body.ttl_s,
@@ -117,7 +117,7 @@ def create_join_token(call: Call, body: NewJoinToken) -> JoinToken:
 
 @route("DELETE", "/api/v1/join-tokens/<id>", role="operator", tag=TAG, status=204)
 def revoke_join_token(call: Call, id: str) -> None:  # noqa: A002 - the API's word
-    """Revoke a join token; devices that joined with it stay."""
+    """Revoke a join token; devices that enrolled with it stay."""
     join_tokens.revoke_join_token(call.ctx, actor=call.by, id=id)
 
 
@@ -140,7 +140,7 @@ def get_device(call: Call, device: str) -> Device:
 
 @route("GET", "/api/v1/devices/<device>/timeline", role="viewer", tag=TAG)
 def get_timeline(call: Call, device: str, query: NewestQuery) -> Listing[DeviceEvent]:
-    """What happened to a device, newest first."""
+    """Events of a device, newest first."""
     return all_of(devices.timeline(call.ctx, device, limit=query.limit))
 
 
@@ -152,12 +152,12 @@ def list_windows(call: Call, device: str, query: WindowQuery) -> Listing[Window]
 
 @route("GET", "/api/v1/devices/<device>/ledger", role="viewer", tag=TAG)
 def get_ledger(call: Call, device: str) -> Listing[Ledger]:
-    """What arrived of a device's outbox, by boot: whether anything is missing."""
+    """Messages received from a device's outbox, by boot, and how many are missing."""
     devices.get_device(call.ctx, device)
     return all_of(ledger.ledgers(call.ctx, device))
 
 
 @route("POST", "/api/v1/devices/<device>/decommission", role="operator", tag=TAG)
 def decommission(call: Call, device: str) -> Device:
-    """Take a device out for good; the same name may enrol anew."""
+    """Decommission a device; the same name can enrol again."""
     return enrolment.decommission(call.ctx, actor=call.by, device=device)

@@ -1,4 +1,4 @@
-"""Routes of the air gap: what is carried to devices without a network, and what comes back."""
+"""Routes for offline bundles: export for devices without a network, and import of telemetry."""
 
 import msgspec
 
@@ -11,19 +11,19 @@ TAG = "folders"
 
 
 class NewFolder(RequestModel, frozen=True, kw_only=True):
-    """For whom: devices by name, and all of a site."""
+    """Devices by name, and all devices of a site."""
 
     devices: list[str] = msgspec.field(default_factory=list)
     site: str = ""
 
 
-class ParcelForm(RequestModel, frozen=True, kw_only=True):
-    """Nothing is said beside the parcel: it says itself whose it is."""
+class Carried(RequestModel, frozen=True, kw_only=True):
+    """No fields: the sealed message names its device. (The name is the title in OpenAPI.)"""
 
 
 @route("POST", "/api/v1/folders", role="operator", tag=TAG)
 def export_folder(call: Call, body: NewFolder) -> FolderPlan:
-    """What a folder for these devices holds; their assignments are signed anew."""
+    """Contents of an offline bundle for these devices; their assignments are signed again."""
     return folders.export(
         call.ctx, call.services.authority, actor=call.by, names=body.devices, site=body.site
     )
@@ -31,8 +31,8 @@ def export_folder(call: Call, body: NewFolder) -> FolderPlan:
 
 @route("POST", "/api/v1/folders/parcels", role="operator", tag=TAG, limit=2 * sealed_message.LIMIT,
        files={"parcel": "one file of up/DEVICE/ in a folder"})  # fmt: skip
-def import_batch(call: Call, form: ParcelForm, files: Uploads) -> ParcelReceipt:
-    """Take in what a device without a network has sealed; again is the same, never twice."""
+def import_parcel(call: Call, form: Carried, files: Uploads) -> ParcelReceipt:
+    """Import a sealed message of a device without a network; a repeated one counts once."""
     with files["parcel"].path.open("rb") as file:
         data = file.read(sealed_message.LIMIT + 1)
     return folders.import_batch(call.ctx, call.services.authority, actor=call.by, data=data)

@@ -1,4 +1,4 @@
-"""Routes of data, models and releases."""
+"""Routes for datasets, models and releases."""
 
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ OPERATION = "/api/v1/operations/{id}"
 
 
 class NewDataset(RequestModel, frozen=True, kw_only=True):
-    """What the columns of the file are. drop, parents: separated by commas."""
+    """Roles of the file's columns. drop, parents: separated by commas."""
 
     name: str
     label: str
@@ -37,7 +37,7 @@ class NewDataset(RequestModel, frozen=True, kw_only=True):
 
 
 class Training(RequestModel, frozen=True, kw_only=True):
-    """What to learn from, and how.
+    """A training job.
 
     dataset  "name@version", or "name" for its newest version
     sites    only rows of these sites; empty for all
@@ -51,9 +51,9 @@ class Training(RequestModel, frozen=True, kw_only=True):
 
 
 class Import(RequestModel, frozen=True, kw_only=True):
-    """What to measure the files on. labels: class names by output column, separated by commas.
+    """An import, validated on `dataset`. labels: class names by output column, comma-separated.
 
-    pipeline: JSON, what the model reads of the dataset's columns; docs/sources-and-sinks.md.
+    pipeline: JSON, from the dataset's columns to the model's inputs; docs/sources-and-sinks.md.
     """
 
     dataset: str
@@ -62,10 +62,10 @@ class Import(RequestModel, frozen=True, kw_only=True):
 
 
 class Policy(RequestModel, frozen=True, kw_only=True):
-    """When to train again by itself, and on the newest version of which dataset.
+    """Automatic retraining, on the newest version of a dataset.
 
-    task         federated task of this model that a drift alert asks for `rounds`; "" for none
-    cooldown_s   seconds between two such times, at least
+    task         federated task of this model whose `rounds` a drift alert starts; "" for none
+    cooldown_s   minimum seconds between two starts
     """
 
     retrain_on_drift: bool
@@ -82,7 +82,7 @@ class ReleaseQuery(RequestModel, frozen=True, kw_only=True):
 
 
 class Publishing(RequestModel, frozen=True, kw_only=True):
-    """override: why a release that a gate refused is published all the same; audited."""
+    """override: reason for publishing a release that a gate refused; audited."""
 
     override: str = ""
 
@@ -96,7 +96,7 @@ def list_datasets(call: Call) -> Listing[DatasetVersion]:
 @route("POST", "/api/v1/datasets", role="operator", tag=TAG, status=201, limit=UPLOAD_LIMIT,
        files={"file": "the table: CSV, also .gz, or Parquet"})  # fmt: skip
 def add_dataset(call: Call, form: NewDataset, files: Uploads) -> DatasetVersion:
-    """Register a file as the next version of a dataset; the same bytes again are the same one."""
+    """Register a file as the next version of a dataset; the same file is the same version."""
     return datasets.add_dataset(
         call.ctx, actor=call.by, path=files["file"].path, filename=files["file"].filename,
         name=form.name, label=form.label, site=form.site, split=form.split,
@@ -125,7 +125,7 @@ def get_model(call: Call, model: str) -> Model:
 @route("POST", "/api/v1/models/<model>/train", role="operator", tag=TAG, status=202,
        location=OPERATION, repeatable=True)  # fmt: skip
 def train(call: Call, model: str, body: Training) -> Operation:
-    """Train the next release of a model; the operation tells how far it is."""
+    """Train the next release of a model; the operation has its progress."""
     return training.start_training(
         call.ctx, actor=call.by, model=model, dataset=body.dataset, estimator=body.estimator,
         params=body.params, sites=body.sites or None,
@@ -136,7 +136,7 @@ def train(call: Call, model: str, body: Training) -> Operation:
        location=OPERATION, limit=UPLOAD_LIMIT,
        files={"onnx": "the model", "variant:*": "your own file for that variant"})  # fmt: skip
 def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operation:
-    """Make the next release of a model from ONNX files that were trained elsewhere."""
+    """Import ONNX files as the next release of a model."""
     kept = {name: call.ctx.blobs.put_file(file.path).sha256 for name, file in files.items()}
     variants = {n.removeprefix("variant:"): sha for n, sha in kept.items() if n != "onnx"}
     return training.start_import(
@@ -148,7 +148,7 @@ def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operat
 
 @route("PUT", "/api/v1/models/<model>/policy", role="operator", tag=TAG)
 def set_policy(call: Call, model: str, body: Policy) -> Model:
-    """Say when a model is trained again by itself."""
+    """Set the retraining policy of a model."""
     return models.set_policy(
         call.ctx, actor=call.by, model=model, retrain_on_drift=body.retrain_on_drift,
         dataset=body.dataset, task=body.task, rounds=body.rounds, cooldown_s=body.cooldown_s,

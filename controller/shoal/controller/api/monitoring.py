@@ -79,7 +79,7 @@ class AlertQuery(RequestModel, frozen=True, kw_only=True):
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """Something whose drift is watched."""
+    """A subject of drift detection."""
 
     scope: str
     subject: str
@@ -87,7 +87,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 @route("GET", "/api/v1/fleet", role="viewer", tag=TAG)
 def get_fleet(call: Call) -> FleetHealth:
-    """How the fleet is as a whole."""
+    """Health of the whole fleet."""
     return performance.fleet_health(call.ctx)
 
 
@@ -99,7 +99,7 @@ def get_drift(call: Call, query: DriftQuery) -> DriftMap:
 
 @route("GET", "/api/v1/drift/subjects", role="viewer", tag=TAG)
 def list_drift_subjects(call: Call, query: ModelQuery) -> Listing[Subject]:
-    """Devices and sites whose drift is watched for a model."""
+    """Devices and sites with drift detection for a model."""
     found = drift_history.drift_subjects(call.ctx, query.model)
     return all_of([Subject(scope=scope, subject=subject) for scope, subject in found])
 
@@ -125,7 +125,7 @@ def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
 
 @route("GET", "/api/v1/performance", role="viewer", tag=TAG)
 def get_performance(call: Call, query: PerformanceQuery) -> Listing[Performance]:
-    """Accuracy from joined labels, and latency, over a span of time."""
+    """Accuracy from joined labels, and latency, over a time range."""
     return all_of(
         performance.performance(
             call.ctx, model=query.model, site=query.site, device=query.device,
@@ -142,5 +142,5 @@ def list_alerts(call: Call, query: AlertQuery) -> Listing[Alert]:
 
 @route("POST", f"/api/v1/alerts/{ROW}/acknowledge", role="operator", tag=TAG)
 def acknowledge(call: Call, id: int) -> Alert:  # noqa: A002 - the API's word
-    """Say that somebody looks after an alert."""
+    """Acknowledge an alert."""
     return alerts.acknowledge(call.ctx, actor=call.by, id=id)

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, from the declared routes and the structs they name."""
+"""OpenAPI 3.1 document of the declared routes and their structs."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,40 +12,40 @@ from shoal.controller.api.problems import MEDIA, Problem
 from shoal.controller.api.routing import FORM, JSON, Route
 
 _REF = "#/components/schemas/{name}"
-_PLACE = re.compile(r"<(?:[^:>]+:)?([^>]+)>")
-#: Which problems a route may answer beyond those it must.
+_PATH_PARAMETER = re.compile(r"<(?:[^:>]+:)?([^>]+)>")
+#: Problem responses of every route.
 _ALWAYS = {
-    "400": "The request cannot be read",
-    "404": "There is no such thing",
+    "400": "The request cannot be parsed",
+    "404": "Not found",
     "413": "The body is larger than allowed",
-    "422": "The request was read, and does not fit",
-    "500": "A bug: `id` names it in the controller's log",
-    "503": "Something that the controller needs is out of reach",
+    "422": "The request is not valid",
+    "500": "Unexpected error: `id` identifies it in the controller's log",
+    "503": "A service that the controller needs is unreachable",
     "507": "The controller's disk is full",
 }
-_GUARDED = {"401": "Not signed in", "403": "Signed in, and not allowed"}
-_CHANGING = {
+_AUTHENTICATED = {"401": "Not signed in", "403": "Not allowed for this role"}
+_UNSAFE = {
     "403": "Not allowed, or sent from another site's page",
-    "409": "The thing is not in a state that allows this",
-    "415": "The body is not of the media type that this route takes",
+    "409": "The current state does not allow this",
+    "415": "The body has another media type than this route takes",
 }
-_GUESSING = {"401": "User or password is wrong", "429": "Too many attempts: see Retry-After"}
+_LOGIN = {"401": "User or password is wrong", "429": "Too many attempts: see Retry-After"}
 _PASSWORDS = frozenset({"sign_in", "create_token", "change_password"})
 
 
 def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
-    """The whole document, JSON builtins."""
+    """The OpenAPI document as JSON builtins."""
     schemas, components = _schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        path = _PLACE.sub(r"{\1}", route.path)
+        path = _PATH_PARAMETER.sub(r"{\1}", route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Shoal controller",
             "version": version,
-            "description": "Errors are RFC 9457 problems. Lists go on with `cursor=page.next`.",
+            "description": "Errors are RFC 9457 problems. Lists continue with `cursor=page.next`.",
         },
         "paths": paths,
         "components": {
@@ -59,7 +59,7 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
 
 
 def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
-    """Schema of each type that a route names, and the components they refer to."""
+    """Schema of each type of the routes, and the components that they refer to."""
     types = [Problem]
     for route in routes:
         if "body" in route.inputs:
@@ -72,7 +72,7 @@ def _schemas(routes: Sequence[Route]) -> tuple[dict[Any, Any], dict[str, Any]]:
 
 def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
     summary, _, more = (route.view.__doc__ or "").strip().partition("\n")
-    made: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": summary,
         "tags": [route.tag],
@@ -82,13 +82,13 @@ def _operation(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
         "responses": _responses(route, schemas),
     }
     if more.strip():
-        made["description"] = " ".join(more.split())
+        operation["description"] = " ".join(more.split())
     if "body" in route.inputs:
         schema = schemas[route.inputs["body"]]
-        made["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     if "form" in route.inputs:
-        made["requestBody"] = {"required": True, "content": {FORM: {"schema": _form(route)}}}
-    return made
+        operation["requestBody"] = {"required": True, "content": {FORM: {"schema": _form(route)}}}
+    return operation
 
 
 def _parameters(route: Route) -> Iterator[dict[str, Any]]:
@@ -96,7 +96,7 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
         schema = {"type": "integer", "minimum": 0} if kind is int else {"type": "string"}
         yield {"name": name, "in": "path", "required": True, "schema": schema}
     if "query" in route.inputs:
-        struct = _plain(route.inputs["query"])
+        struct = _schema_of(route.inputs["query"])
         for name, schema in struct["properties"].items():
             needed = name in struct.get("required", ())
             yield {"name": name, "in": "query", "required": needed, "schema": schema}
@@ -104,12 +104,12 @@ def _parameters(route: Route) -> Iterator[dict[str, Any]]:
         schema = {"type": "string", "maxLength": 255}
         yield {
             "name": IDEMPOTENCY_KEY, "in": "header", "required": False, "schema": schema,
-            "description": "The same key and body again are answered alike, and done once",
+            "description": "A repeated key and body get the recorded response, without effect",
         }  # fmt: skip
 
 
 def _form(route: Route) -> dict[str, Any]:
-    struct = _plain(route.inputs["form"])
+    struct = _schema_of(route.inputs["form"])
     for name, title in route.files.items():
         schema = {"type": "string", "format": "binary", "description": title}
         if name.endswith("*"):
@@ -120,32 +120,32 @@ def _form(route: Route) -> dict[str, Any]:
     return struct
 
 
-def _plain(kind: Any) -> dict[str, Any]:
-    """The schema of one struct itself, not a reference to it."""
+def _schema_of(kind: Any) -> dict[str, Any]:
+    """The schema of a struct itself, not a reference to it."""
     _, components = msgspec.json.schema_components([kind], ref_template=_REF)
     return dict(components[kind.__name__])
 
 
 def _responses(route: Route, schemas: dict[Any, Any]) -> dict[str, Any]:
-    good: dict[str, Any] = {"description": "Done"}
+    success: dict[str, Any] = {"description": "Done"}
     if route.media != JSON:
-        good["content"] = {route.media: {"schema": {"type": "string"}}}
+        success["content"] = {route.media: {"schema": {"type": "string"}}}
     elif route.result is not type(None):
-        good["content"] = {JSON: {"schema": schemas[route.result]}}
+        success["content"] = {JSON: {"schema": schemas[route.result]}}
     if route.location:
         schema = {"type": "string", "format": "uri-reference"}
-        good["headers"] = {"Location": {"schema": schema, "description": "Where it is"}}
-    made = {str(route.status): good}
+        success["headers"] = {"Location": {"schema": schema, "description": "URL of the result"}}
+    responses = {str(route.status): success}
     if route.method == "GET" and route.media == JSON:
-        made["304"] = {"description": "Not modified since the ETag in If-None-Match"}
+        responses["304"] = {"description": "Not modified since the ETag in If-None-Match"}
     problem = {"content": {MEDIA: {"schema": schemas[Problem]}}}
     for status, title in sorted(_problems(route).items()):
-        made[status] = {"description": title, **problem}
-    return made
+        responses[status] = {"description": title, **problem}
+    return responses
 
 
 def _problems(route: Route) -> dict[str, str]:
-    guarded = _GUARDED if route.role else {}
-    changing = _CHANGING if route.method != "GET" else {}
-    guessing = _GUESSING if route.name in _PASSWORDS else {}
-    return _ALWAYS | {"401": "The token is none of ours"} | changing | guarded | guessing
+    authenticated = _AUTHENTICATED if route.role else {}
+    unsafe = _UNSAFE if route.method != "GET" else {}
+    login = _LOGIN if route.name in _PASSWORDS else {}
+    return _ALWAYS | {"401": "The token is not valid"} | unsafe | authenticated | login

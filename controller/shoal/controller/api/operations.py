@@ -1,4 +1,4 @@
-"""Routes of the controller itself: long work, the audit log, profiles, health."""
+"""Routes for operations, audit log, profiles, health, metrics and the event stream."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -43,25 +43,25 @@ class Liveness(msgspec.Struct, frozen=True):
 
 @route("GET", "/api/v1/operations", role="viewer", tag=TAG)
 def list_operations(call: Call, query: OperationQuery) -> Listing[Operation]:
-    """Long work, newest first."""
+    """Operations, newest first."""
     return all_of(operations.list_operations(call.ctx, state=query.state))
 
 
 @route("GET", "/api/v1/operations/<id>", role="viewer", tag=TAG)
 def get_operation(call: Call, id: str) -> Operation:  # noqa: A002 - the API's word
-    """How far one piece of long work is."""
+    """One operation, with its progress."""
     return operations.get_operation(call.ctx, id)
 
 
 @route("POST", "/api/v1/operations/<id>/cancel", role="operator", tag=TAG)
 def cancel_operation(call: Call, id: str) -> Operation:  # noqa: A002
-    """Give up long work: what waits is over, what runs is killed within a second."""
+    """Cancel an operation: a queued one is dropped, a running one is killed within a second."""
     return operations.cancel(call.ctx, actor=call.by, ident=id)
 
 
 @route("GET", "/api/v1/audit", role="viewer", tag=TAG)
 def list_audit(call: Call, query: AuditQuery) -> Listing[AuditEntry]:
-    """Who did what, newest first; each entry's hash covers the one before."""
+    """Audit log, newest first; each entry's hash covers the previous one."""
     found, page = audit.list_audit(
         call.ctx, subject=query.subject, cursor=query.cursor, limit=query.limit
     )
@@ -70,19 +70,19 @@ def list_audit(call: Call, query: AuditQuery) -> Listing[AuditEntry]:
 
 @route("GET", "/api/v1/profiles", role="viewer", tag=TAG)
 def list_profiles(call: Call) -> Listing[Profile]:
-    """Firmware profiles: what each class of board can carry."""
+    """Firmware profiles: limits of each class of board."""
     return all_of(list(load_profiles().values()))
 
 
 @route("GET", "/healthz", role="", tag=TAG)
 def healthz(call: Call) -> Liveness:
-    """Whether this process answers."""
+    """Liveness of this process."""
     return Liveness()
 
 
 @route("GET", "/readyz", role="", tag=TAG)
 def readyz(call: Call) -> Liveness:
-    """Whether it can do its work: the database answers, the keys are there."""
+    """Readiness: database and keys are available."""
     changes.newest(call.ctx)
     if not call.services.authority.bundle or not call.ctx.signer.root:
         raise RuntimeError("a key store without a root")
@@ -91,13 +91,13 @@ def readyz(call: Call) -> Liveness:
 
 @route("GET", "/ca.pem", role="", tag=TAG, media=PEM)
 def get_ca(call: Call) -> str:
-    """The CA that signs this controller, its broker and its devices; join tokens pin it."""
+    """The CA of this controller, its broker and its devices, as pinned by join tokens."""
     return call.services.authority.bundle
 
 
 @route("GET", "/metrics", role="", tag=TAG, media=METRICS)
 def get_metrics(call: Call) -> str:
-    """Numbers for Prometheus: the fleet's health and this process's requests."""
+    """Prometheus metrics: fleet health and requests of this process."""
     health = performance.fleet_health(call.ctx)
     return fleet_text(health) + call.services.traffic.text()
 
@@ -111,7 +111,7 @@ def get_document(call: Call) -> bytes:
 
 @route("GET", "/api/v1/stream", role="viewer", tag=TAG, media=EVENTS)
 def get_stream(call: Call) -> Iterator[bytes]:
-    """What changes, as server-sent events: `event` is the kind, `data` {"id", "subject", "at"}.
+    """Changes as server-sent events: `event` is the kind, `data` {"id", "subject", "at"}.
 
     It ends after some seconds and is to be opened again with Last-Event-ID, as browsers do.
     """

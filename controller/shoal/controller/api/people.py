@@ -1,4 +1,4 @@
-"""Routes of people: sessions, tokens, users."""
+"""Routes for sessions, API tokens and users."""
 
 from typing import Annotated
 
@@ -15,14 +15,14 @@ Short = Annotated[str, msgspec.Meta(max_length=100)]
 
 
 class SignIn(RequestModel, frozen=True, kw_only=True):
-    """Who signs in to the console."""
+    """Credentials for a console session."""
 
     user: Short
     password: Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is signed in. via: "session" or "token"."""
+    """The authenticated user. via: "session" or "token"."""
 
     name: str
     role: str
@@ -30,9 +30,9 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewToken(RequestModel, frozen=True, kw_only=True):
-    """A token for oneself. Without user and password, for who is signed in.
+    """A token of one's own. Without user and password, for the signed-in user.
 
-    role    "" for one's own
+    role    "" for the user's role
     ttl_s   seconds it stays valid
     """
 
@@ -44,14 +44,14 @@ class NewToken(RequestModel, frozen=True, kw_only=True):
 
 
 class NewPassword(RequestModel, frozen=True, kw_only=True):
-    """A change of one's own password."""
+    """A change of the user's own password."""
 
     old: Annotated[str, msgspec.Meta(max_length=1000)]
     new: str
 
 
 class NewUser(RequestModel, frozen=True, kw_only=True):
-    """Somebody who may sign in. role: viewer, operator, approver or admin."""
+    """A new user. role: viewer, operator, approver or admin."""
 
     name: Short
     role: str
@@ -60,7 +60,7 @@ class NewUser(RequestModel, frozen=True, kw_only=True):
 
 @route("POST", "/api/v1/session", role="", tag=TAG, status=201)
 def sign_in(call: Call, body: SignIn) -> Me:
-    """Sign in: the answer sets the session's cookie."""
+    """Sign in: the response sets the session cookie."""
     actor, secret = sessions.login(
         call.ctx, user_name=body.user, password=body.password, address=call.address,
         attempts=call.services.attempts,
@@ -71,20 +71,20 @@ def sign_in(call: Call, body: SignIn) -> Me:
 
 @route("DELETE", "/api/v1/session", role="viewer", tag=TAG, status=204)
 def sign_out(call: Call) -> None:
-    """Sign out: the session is over at once."""
+    """Sign out: the session ends at once."""
     sessions.logout(call.ctx, actor=roles.require(call.actor, "viewer"))
     call.headers["Set-Cookie"] = _cookie("", 0)
 
 
 @route("GET", "/api/v1/me", role="viewer", tag=TAG)
 def get_me(call: Call) -> Me:
-    """Who is signed in, and as what."""
+    """The authenticated user and role."""
     return _me(roles.require(call.actor, "viewer"))
 
 
 @route("POST", "/api/v1/me/password", role="viewer", tag=TAG, status=204)
 def change_password(call: Call, body: NewPassword) -> None:
-    """Change one's own password; one's other sessions end."""
+    """Change the user's own password; the user's other sessions end."""
     actor = roles.require(call.actor, "viewer")
     users.change_password(
         call.ctx, actor=actor, old=body.old, new=body.new, address=call.address,
@@ -94,13 +94,13 @@ def change_password(call: Call, body: NewPassword) -> None:
 
 @route("GET", "/api/v1/tokens", role="viewer", tag=TAG)
 def list_tokens(call: Call) -> Listing[ApiToken]:
-    """One's own tokens, everybody's for an admin."""
+    """The user's own tokens; for an admin all tokens."""
     return all_of(tokens.list_tokens(call.ctx, actor=roles.require(call.actor, "viewer")))
 
 
 @route("POST", "/api/v1/tokens", role="", tag=TAG, status=201)
 def create_token(call: Call, body: NewToken) -> ApiToken:
-    """Make a token, for who is signed in or who says user and password; `secret` is shown once."""
+    """Create a token for the signed-in user, or with user and password; `secret` is shown once."""
     if body.user:
         actor = sessions.check_password(
             call.ctx, user_name=body.user, password=body.password, address=call.address,
@@ -115,19 +115,19 @@ def create_token(call: Call, body: NewToken) -> ApiToken:
 
 @route("DELETE", "/api/v1/tokens/<id>", role="viewer", tag=TAG, status=204)
 def revoke_token(call: Call, id: str) -> None:  # noqa: A002 - the API's word
-    """Revoke a token: it ends at once."""
+    """Revoke a token at once."""
     tokens.revoke_token(call.ctx, actor=roles.require(call.actor, "viewer"), id=id)
 
 
 @route("GET", "/api/v1/users", role="admin", tag=TAG)
 def list_users(call: Call) -> Listing[User]:
-    """Everybody who may sign in."""
+    """All users."""
     return all_of(users.list_users(call.ctx))
 
 
 @route("POST", "/api/v1/users", role="admin", tag=TAG, status=201)
 def add_user(call: Call, body: NewUser) -> User:
-    """Let somebody sign in."""
+    """Add a user."""
     return users.add_user(
         call.ctx, actor=call.by, name=body.name, role=body.role, password=body.password
     )

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: one table from Shoal's tree to HTTP, and the rest caught."""
+"""Errors as RFC 9457 problems: HTTP status by class of error, and handlers for all others."""
 
 import errno
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 TYPE = "https://shoal.dev/problems/"
 MEDIA = "application/problem+json"
-#: The first class that fits wins: children before parents.
+#: The first matching class is used: subclasses before their bases.
 STATUS: tuple[tuple[type[ShoalError], int], ...] = (
     (errors.AbsentError, 404),
     (errors.ConflictError, 409),
@@ -39,13 +39,13 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a request failed. Facts of the error stand beside these fields.
+    """Why a request failed. Facts of the error are further fields.
 
     type      names the kind of problem; its last part is the error's code
     detail    what is wrong, and what to do about it
     hint      what to do about it: the second half of detail alone, where there is one
     mend      deprecated, goes in 0.2: the same as hint
-    instance  path that was asked for
+    instance  path of the request
     id        of an unexpected error: what to look for in the controller's log
     """
 
@@ -69,7 +69,7 @@ def status_of(error: ShoalError) -> int:
 
 
 def of_error(error: ShoalError) -> Response:
-    """The problem for an error raised on purpose; its facts stand in it by name."""
+    """Problem of a ShoalError, with its facts as fields."""
     status = status_of(error)
     if status >= 500:
         log.error("%s %s: %s", request.method, request.path, error)
@@ -82,55 +82,55 @@ def of_error(error: ShoalError) -> Response:
 
 
 def of_http(error: HTTPException) -> Response:
-    """The problem for what Flask and Werkzeug refuse."""
+    """Problem of an HTTP error of Flask or Werkzeug."""
     status = error.code or 500
     code = HTTPStatus(status).phrase.lower().replace(" ", "-").replace("'", "")
-    response = _respond(status, code, _said(error))
+    response = _respond(status, code, _detail(error))
     for name, value in error.get_headers():
         if name.lower() not in ("content-type", "content-length"):
             response.headers[name] = value
     return response
 
 
-def _said(error: HTTPException) -> str:
-    """What is wrong, in the words of this API where Werkzeug's say too little."""
+def _detail(error: HTTPException) -> str:
+    """Detail of an HTTP error, more specific than Werkzeug's where possible."""
     if error.code == 404:
-        return f"there is nothing at {request.path[:200]}; /openapi.json lists what there is"
+        return f"no route {request.path[:200]}; /openapi.json lists all"
     if error.code == 405:
-        return f"{request.method} is not for {request.path[:200]}"
+        return f"{request.method} is not allowed for {request.path[:200]}"
     if error.code == 413:
         return f"the body is larger than the {request.max_content_length} bytes allowed here"
     return error.description or error.name
 
 
-def of_surprise(error: Exception) -> Response:
-    """The problem for a bug: an id here, the whole story under that id in the log."""
+def of_exception(error: Exception) -> Response:
+    """Problem of an unexpected error: only an id, which the log has with the traceback."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return of_error(errors.StorageError("the controller's disk is full", "free some space"))
-    mark = secrets.token_hex(6)
-    log.error("%s %s failed, id %s", request.method, request.path, mark, exc_info=error)
-    detail = f"unexpected error; look for {mark} in the controller's log"
-    return _respond(500, "internal-error", detail, facts={"id": mark})
+    ident = secrets.token_hex(6)
+    log.error("%s %s failed, id %s", request.method, request.path, ident, exc_info=error)
+    detail = f"unexpected error; look for {ident} in the controller's log"
+    return _respond(500, "internal-error", detail, facts={"id": ident})
 
 
 def install(app: Flask) -> None:
-    """Answer every error of `app` as a problem, unless a blueprint has its own way."""
+    """Register the handlers on `app`; a blueprint may have its own."""
     app.register_error_handler(ShoalError, of_error)
     app.register_error_handler(HTTPException, of_http)
-    app.register_error_handler(Exception, of_surprise)
+    app.register_error_handler(Exception, of_exception)
 
 
 def _respond(
     status: int, code: str, detail: str, *, hint: str = "", facts: dict[str, Any] | None = None
 ) -> Response:
-    known = {
+    fields = {
         "type": TYPE + code,
         "title": code.replace("-", " ").capitalize(),
         "status": status,
         "detail": detail,
         "instance": request.path[:200],
     }
-    body = {**(facts or {}), **(hint_fields(hint) if hint else {}), **known}
+    body = {**(facts or {}), **(hint_fields(hint) if hint else {}), **fields}
     data = msgspec.json.encode(body, enc_hook=str)
     response = Response(data, status=status, content_type=MEDIA)
     response.headers["Cache-Control"] = "no-store"

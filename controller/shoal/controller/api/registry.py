@@ -1,4 +1,4 @@
-"""Every route of the API, in one place."""
+"""All routes of the API."""
 
 from shoal.controller.api import (
     checkpoints,
@@ -19,5 +19,5 @@ MODULES = (
 
 
 def all_routes() -> list[Route]:
-    """In the order of MODULES and of their text."""
+    """Routes in the order of MODULES, then in source order."""
     return [route for module in MODULES for route in routes_of(module)]

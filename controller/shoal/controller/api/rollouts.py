@@ -1,4 +1,4 @@
-"""Routes of rollouts."""
+"""Routes for rollouts."""
 
 import msgspec
 
@@ -10,7 +10,7 @@ TAG = "rollouts"
 
 
 class RolloutDeviceQuery(RequestModel, frozen=True, kw_only=True):
-    """Devices of a rollout in one state, or that failed of one cause."""
+    """Filters: devices in one state, or with one cause of failure."""
 
     state: str = ""
     cause: str = ""
@@ -19,13 +19,13 @@ class RolloutDeviceQuery(RequestModel, frozen=True, kw_only=True):
 
 
 class Abort(RequestModel, frozen=True, kw_only=True):
-    """rollback: bring every device back to the release that it had."""
+    """rollback: roll every device back to its previous release."""
 
     rollback: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices that failed of one cause: how many, and what one of them said."""
+    """Failed devices by cause: their number, and the detail of one of them."""
 
     cause: str
     count: int
@@ -41,7 +41,7 @@ def list_rollouts(call: Call) -> Listing[Rollout]:
 @route("POST", "/api/v1/rollouts", role="operator", tag=TAG, status=201, repeatable=True,
        location="/api/v1/rollouts/{id}")  # fmt: skip
 def start_rollout(call: Call, body: RolloutPlan) -> Rollout:
-    """Start a rollout by a plan of stages."""
+    """Start a rollout with a plan of stages."""
     return rollouts.start(call.ctx, actor=call.by, plan=body)
 
 
@@ -57,7 +57,7 @@ def list_rollout_devices(
     id: str,  # noqa: A002
     query: RolloutDeviceQuery,
 ) -> Listing[RolloutDevice]:
-    """Every device of a rollout and how far it is."""
+    """Devices of a rollout with their state."""
     found, page = rollouts.rollout_devices(
         call.ctx, id, state=query.state, cause=query.cause, cursor=query.cursor, limit=query.limit
     )
@@ -66,30 +66,30 @@ def list_rollout_devices(
 
 @route("GET", "/api/v1/rollouts/<id>/failures", role="viewer", tag=TAG)
 def list_failures(call: Call, id: str) -> Listing[Failure]:  # noqa: A002
-    """What failed, grouped by cause."""
+    """Failures grouped by cause."""
     found = rollouts.failures(call.ctx, id)
     return all_of([Failure(cause=cause, count=n, detail=detail) for cause, n, detail in found])
 
 
 @route("POST", "/api/v1/rollouts/<id>/approve", role="approver", tag=TAG)
 def approve_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
-    """Say yes to a rollout that waits for it and was started by somebody else."""
+    """Approve a rollout that somebody else started and that waits for approval."""
     return rollouts.approve(call.ctx, actor=call.by, id=id)
 
 
 @route("POST", "/api/v1/rollouts/<id>/pause", role="operator", tag=TAG)
 def pause_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
-    """Assign no further device until resumed."""
+    """Pause a rollout: assign no further device until resumed."""
     return rollouts.pause(call.ctx, actor=call.by, id=id)
 
 
 @route("POST", "/api/v1/rollouts/<id>/resume", role="operator", tag=TAG)
 def resume_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
-    """Go on with a paused rollout."""
+    """Resume a paused rollout."""
     return rollouts.resume(call.ctx, actor=call.by, id=id)
 
 
 @route("POST", "/api/v1/rollouts/<id>/abort", role="operator", tag=TAG)
 def abort_rollout(call: Call, id: str, body: Abort) -> Rollout:  # noqa: A002
-    """Stop a rollout for good, and cancel devices that have not yet activated."""
+    """Abort a rollout permanently, and cancel devices that have not yet activated."""
     return rollouts.abort(call.ctx, actor=call.by, id=id, rollback=body.rollback)

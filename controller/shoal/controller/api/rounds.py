@@ -1,4 +1,4 @@
-"""Routes of federated tasks and their rounds."""
+"""Routes for federated tasks and rounds."""
 
 from typing import Annotated
 
@@ -13,20 +13,20 @@ TAG = "rounds"
 
 
 class Start(RequestModel, frozen=True, kw_only=True):
-    """How many rounds more."""
+    """Number of further rounds."""
 
     rounds: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
 
 
 class RoundQuery(RequestModel, frozen=True, kw_only=True):
-    """Rounds of one task, "" for all; the newest ones."""
+    """The newest rounds of one task, "" for all tasks."""
 
     task: str = ""
     limit: Limit = 100
 
 
 class NewestRoundsQuery(RequestModel, frozen=True, kw_only=True):
-    """The newest rounds, so many."""
+    """Number of newest rounds."""
 
     limit: Limit = 50
 
@@ -40,7 +40,7 @@ def list_tasks(call: Call) -> Listing[Task]:
 @route("POST", "/api/v1/tasks", role="operator", tag=TAG, status=202, repeatable=True,
        location="/api/v1/tasks/{name}")  # fmt: skip
 def plan_task(call: Call, body: TaskPlan) -> Task:
-    """Plan a federated task; its operation makes what devices train with."""
+    """Plan a federated task; its operation builds the train graph."""
     return tasks.plan(call.ctx, actor=call.by, asked=body)
 
 
@@ -54,19 +54,19 @@ def get_task(call: Call, task: str) -> Task:
 def list_task_participations(
     call: Call, task: str, query: NewestRoundsQuery
 ) -> Listing[Participation]:
-    """Who took part in the newest rounds of a task, round by round."""
+    """Participation in the newest rounds of a task, round by round."""
     return all_of(rounds.matrix(call.ctx, task, last=query.limit))
 
 
 @route("POST", "/api/v1/tasks/<task>/start", role="operator", tag=TAG, repeatable=True)
 def start_rounds(call: Call, task: str, body: Start) -> Task:
-    """Ask for rounds; they run one after the other."""
+    """Start rounds; they run one after the other."""
     return rounds.start(call.ctx, actor=call.by, task=task, rounds=body.rounds)
 
 
 @route("POST", "/api/v1/tasks/<task>/abort", role="operator", tag=TAG)
 def abort_rounds(call: Call, task: str) -> Task:
-    """Break off the round that runs, and begin no further one."""
+    """Abort the running round, and start no further one."""
     return rounds.abort(call.ctx, actor=call.by, task=task)
 
 
@@ -84,5 +84,5 @@ def get_round(call: Call, id: str) -> Round:  # noqa: A002 - the API's word
 
 @route("GET", "/api/v1/rounds/<id>/devices", role="viewer", tag=TAG)
 def list_round_devices(call: Call, id: str) -> Listing[Participation]:  # noqa: A002
-    """Every device that was invited, how far it came, and what its update was like."""
+    """Devices invited to a round, with their state and statistics of their updates."""
     return all_of(rounds.participations(call.ctx, id))

@@ -1,4 +1,4 @@
-"""Who asks, whether a browser was tricked into it, and what it may do with the answer."""
+"""Authentication, protection against forged requests (CSRF), and security headers."""
 
 from flask import Flask, Response, g, request
 
@@ -8,7 +8,7 @@ from shoal.controller.host.context import Context
 from shoal.errors import DeniedError
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-#: It would bind every other server on a developer's machine, on any port, for a year.
+#: HSTS would apply to every server on a developer's machine, on any port, for a year.
 NO_HSTS = frozenset({"localhost"})
 HEADERS = {
     "Content-Security-Policy": "; ".join(
@@ -28,10 +28,10 @@ HEADERS = {
 
 
 def install(app: Flask, ctx: Context) -> None:
-    """Set ``g.actor`` before every view, refuse forged requests, add headers to every answer."""
+    """Set ``g.actor`` before every view, refuse forged requests, add headers to every response."""
 
     def identify() -> None:
-        g.actor = None  # so that an error page has it, whatever fails below
+        g.actor = None  # for error pages, if the next line raises
         g.actor = actor_of_request(ctx)
         refuse_forged(g.actor)
 
@@ -47,7 +47,7 @@ def install(app: Flask, ctx: Context) -> None:
 
 
 def actor_of_request(ctx: Context) -> Actor | None:
-    """Who sends the request in hand; DeniedError for a bearer token that is none of ours."""
+    """The authenticated sender of the request; DeniedError for an invalid bearer token."""
     header = request.headers.get("Authorization", "")
     scheme, _, text = header.partition(" ")
     if header:
@@ -62,23 +62,23 @@ def actor_of_request(ctx: Context) -> Actor | None:
 
 
 def refuse_forged(actor: Actor | None) -> None:
-    """DeniedError for an unsafe request that another site's page may have sent.
+    """DeniedError for an unsafe request that may come from another site's page.
 
-    A session's cookie travels by itself, so the browser must vouch for where the request is from.
-    A token never does; and a request without either must only not come from elsewhere.
+    A browser sends the session cookie by itself, so the request's origin must be ours. It never
+    sends a token by itself; a request without either must not have another origin.
     """
     if request.method in SAFE or (actor and actor.via == "token"):
         return
-    ours = _is_ours()
-    if ours is False or (ours is None and actor):
+    same_origin = _is_same_origin()
+    if same_origin is False or (same_origin is None and actor):
         raise DeniedError(
             "this request does not come from Shoal's own pages",
-            "open the console anew, or use an API token",
+            "reload the console, or use an API token",
         )
 
 
-def _is_ours() -> bool | None:
-    """Whether the browser says that our own page sent this; None when it does not say."""
+def _is_same_origin() -> bool | None:
+    """Whether a page of this site sent the request; None without the browser's headers."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site in ("same-origin", "none")

@@ -1,4 +1,4 @@
-"""Server-sent events from the table of changes: https://html.spec.whatwg.org/#server-sent-events"""
+"""Server-sent events of changes: https://html.spec.whatwg.org/#server-sent-events"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,38 +11,35 @@ from shoal.controller.store.changes import Change
 
 POLL_S = 0.3
 HEARTBEAT_S = 10.0
-#: A stream holds one of the server's sixteen threads: it ends, and the browser opens it again.
-LIFE_S = 25.0
-MOST = 8
-_RETRY_MS, _RETRY_CROWDED_MS = 500, 2_000
+#: A stream occupies one of the server's sixteen threads: it ends, and the browser reopens it.
+LIFETIME_S = 25.0
+MAX_STREAMS = 8
+_RETRY_MS, _RETRY_OVERLOADED_MS = 500, 2_000
 
 
 class Streams:
-    """Streams of one process, at most MOST at a time; one more ends at once and comes again.
+    """Streams of one process, at most MAX_STREAMS at a time; a further one ends and retries later.
 
-    pause   waits so many seconds, as time.sleep does
+    pause   waits for a number of seconds, as time.sleep
     """
 
     def __init__(self, pause: Callable[[float], None]) -> None:
         self._pause = pause
-        self._free = threading.BoundedSemaphore(MOST)
+        self._free = threading.BoundedSemaphore(MAX_STREAMS)
 
     def follow(
         self, ctx: Context, last_id: str, gone: Callable[[], bool] = bool
     ) -> Iterator[bytes]:
-        """Events after `last_id`, or from now on when it is not one of ours, until `gone`."""
+        """Events after `last_id`, or from now on for an unknown id, until `gone`."""
         newest = changes.newest(ctx)
         after = int(last_id) if last_id.isdecimal() and int(last_id) <= newest else newest
         if not self._free.acquire(blocking=False):
-            return _crowded(ctx, after)
-        return self._held(_live(ctx, after, self._pause, gone))
-
-    def _held(self, events: Iterator[bytes]) -> "_Held":
-        return _Held(events, self._free.release)
+            return _overloaded(ctx, after)
+        return _SlotHolder(_live(ctx, after, self._pause, gone), self._free.release)
 
 
-class _Held:
-    """Events that give their place back when the server closes them, even if never begun."""
+class _SlotHolder:
+    """An iterator of events that releases its slot when closed, even if never started."""
 
     def __init__(self, events: Iterator[bytes], release: Callable[[], None]) -> None:
         self._events, self._release = events, release
@@ -54,38 +51,38 @@ class _Held:
         return next(self._events)
 
     def close(self) -> None:
-        release, self._release = self._release, _nothing
+        release, self._release = self._release, _released
         release()
 
 
-def _nothing() -> None:
-    """Released already."""
+def _released() -> None:
+    """No-op after the first release."""
 
 
 def _live(
     ctx: Context, after: int, pause: Callable[[float], None], gone: Callable[[], bool]
 ) -> Iterator[bytes]:
-    began = spoken = ctx.clock()
+    started = last_sent = ctx.clock()
     yield _retry(_RETRY_MS, after)
-    while (now := ctx.clock()) < began + LIFE_S and not gone():
+    while (now := ctx.clock()) < started + LIFETIME_S and not gone():
         found = changes.since(ctx, after)
         if found:
-            after, spoken = found[-1].id, now
+            after, last_sent = found[-1].id, now
             yield b"".join(map(_event, found))
-        elif now >= spoken + HEARTBEAT_S:
-            spoken = now
+        elif now >= last_sent + HEARTBEAT_S:
+            last_sent = now
             yield b": still here\n\n"
         else:
             pause(POLL_S)
 
 
-def _crowded(ctx: Context, after: int) -> Iterator[bytes]:
-    yield _retry(_RETRY_CROWDED_MS, after)
+def _overloaded(ctx: Context, after: int) -> Iterator[bytes]:
+    yield _retry(_RETRY_OVERLOADED_MS, after)
     yield b"".join(map(_event, changes.since(ctx, after)))
 
 
 def _retry(milliseconds: int, after: int) -> bytes:
-    """The first lines: when to come again; and the id, so that a stream without events keeps it."""
+    """First lines: retry delay and id, so that a stream without events keeps its position."""
     return b"retry: %d\nid: %d\n\n" % (milliseconds, after)
 
 

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus, in its text format (version 0.0.4), written by hand: it is that small."""
+"""Prometheus metrics in its text format (version 0.0.4): requests and fleet health."""
 
 import threading
 from collections import defaultdict
@@ -9,14 +9,14 @@ from shoal.controller.monitoring.records import FleetHealth
 #: Upper bounds of the duration histogram, seconds.
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-#: Anything else that a client may call a method is one: labels are bounded.
+#: Other methods are counted as one, to bound the labels.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class Traffic:
-    """Requests of this process by route, method and status, and how long they took."""
+    """Number and duration of requests of this process by route, method and status."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,7 +25,7 @@ class Traffic:
         self._seconds: dict[str, float] = defaultdict(float)
 
     def add(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count one request. `route` is the declared path, never the one asked for: bounded."""
+        """Count one request. `route` is the declared path, which bounds the labels."""
         at = sum(seconds > bound for bound in BOUNDS)
         method = method if method in METHODS else "other"
         with self._lock:

@@ -18,7 +18,7 @@ from shoal.errors import DatasetError
 from shoal.pipeline import Pipeline
 
 TRAIN, IMPORT, CHECKPOINT = KINDS = "train", "import", "checkpoint"
-#: What an operation's `trigger` begins with when automation asked for it.
+#: Prefixes of an operation's `trigger` for automatic starts.
 AUTOMATIC = "alert:"
 ROUNDS = "rounds:"
 
@@ -34,19 +34,19 @@ def start_training(
     sites: Sequence[str] | None = None,
     trigger: str = "manual",
 ) -> Operation:
-    """Ask for a model trained on `dataset`; what can be checked at once is.
+    """Enqueue training on `dataset`, after checking the parameters.
 
     params   of the estimator: shoal.controller.training.jobs.ESTIMATORS; sites: train on these only
     """
-    whole = dict(params or {}) | ({"sites": list(sites)} if sites else {})
-    checked = read_params(estimator, whole)
+    complete = dict(params or {}) | ({"sites": list(sites)} if sites else {})
+    checked = read_params(estimator, complete)
     version = datasets.get_dataset(ctx, dataset)
     if missing := [site for site in checked.sites if site not in version.sites]:
         raise DatasetError(
             f"{version.ref} has no site {missing[0]!r}",
             f"its sites are: {', '.join(version.sites)}",
         )
-    return _start(ctx, actor, TRAIN, model, version, estimator, whole, trigger, {})
+    return _start(ctx, actor, TRAIN, model, version, estimator, complete, trigger, {})
 
 
 def start_import(
@@ -60,19 +60,19 @@ def start_import(
     labels: Sequence[str] = (),
     pipeline: Pipeline | None = None,
 ) -> Operation:
-    """Ask for a release of a model that was trained elsewhere.
+    """Enqueue an import: a release of a model trained elsewhere.
 
     onnx, variants   SHA-256 of blobs: the fp32 model, and further variants by name
-    dataset          real rows to measure, calibrate and take golden vectors from
+    dataset          rows for evaluation, calibration and golden vectors
     labels           class names by output column; empty for the dataset's own, in order
-    pipeline         what the model reads of the dataset's columns; None for the columns themselves
+    pipeline         from the dataset's columns to the model's inputs; None when they are the same
     """
     version = datasets.get_dataset(ctx, dataset)
     for sha256 in (onnx, *variants.values()):
         ctx.blobs.path(sha256)
     params = {} if pipeline is None else {"pipeline": msgspec.to_builtins(pipeline)}
-    given = {"onnx": onnx, "variants": dict(variants), "labels": list(labels)}
-    return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, "manual", given)
+    files = {"onnx": onnx, "variants": dict(variants), "labels": list(labels)}
+    return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, "manual", files)
 
 
 def start_checkpoint(
@@ -88,10 +88,10 @@ def start_checkpoint(
     origin: Origin,
     trigger: str,
 ) -> Operation:
-    """Ask for a release of what federated rounds made of `base`.
+    """Enqueue a release of a federated checkpoint that derives from `base`.
 
-    dataset      real rows to measure, calibrate and take golden vectors from; held back are the
-                 same ones as for the base, where it was trained on them
+    dataset      rows for evaluation, calibration and golden vectors; the held-back rows are
+                 those of the base, where it was trained on the same dataset
     onnx         SHA-256 of the inference graph; checkpoint: jobs.Checkpoint, its files as
                  SHA-256
     """
@@ -100,9 +100,9 @@ def start_checkpoint(
         ctx.blobs.path(sha256)
     split = {name: value for name, value in base.params.items() if name in ("seed", "holdout")}
     params = split | {"pipeline": msgspec.to_builtins(pipeline)}
-    given = {"onnx": onnx, "labels": list(labels), "checkpoint": dict(checkpoint)}
-    given["origin"] = msgspec.to_builtins(origin)
-    return _start(ctx, actor, CHECKPOINT, base.model, version, IMPORTED, params, trigger, given)
+    inputs = {"onnx": onnx, "labels": list(labels), "checkpoint": dict(checkpoint)}
+    inputs["origin"] = msgspec.to_builtins(origin)
+    return _start(ctx, actor, CHECKPOINT, base.model, version, IMPORTED, params, trigger, inputs)
 
 
 def perform(
@@ -122,12 +122,12 @@ def build_release(
     if operation.kind == CHECKPOINT and not built.why_refused:
         why = _why_worse(ctx, operation.params, built, parent)
         built = msgspec.structs.replace(built, why_refused=why)
-    made = releases.pack(ctx, operation, built, parent)
+    release = releases.pack(ctx, operation, built, parent)
     automatic = operation.params["trigger"].startswith((AUTOMATIC, ROUNDS))
-    if automatic and not made.quarantined and made.state == releases.VALIDATED:
+    if automatic and not release.quarantined and release.state == releases.VALIDATED:
         report(0.98, "signing as candidate")
-        releases.sign_candidate(ctx, made.ref)
-    return made.ref
+        releases.sign_candidate(ctx, release.ref)
+    return release.ref
 
 
 def _start(
@@ -139,24 +139,24 @@ def _start(
     estimator: str,
     params: dict[str, Any],
     trigger: str,
-    given: dict[str, Any],
+    inputs: dict[str, Any],
 ) -> Operation:
     manifest.check_model(model)
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor=actor, name=model)
-    whole = {
+    common = {
         "dataset": version.ref,
         "dataset_sha256": version.sha256,
         "estimator": estimator,
         "params": params,
         "trigger": trigger,
     }
-    return operations.enqueue(ctx, actor=actor, kind=kind, subject=model, params=whole | given)
+    return operations.enqueue(ctx, actor=actor, kind=kind, subject=model, params=common | inputs)
 
 
 def _why_worse(ctx: Context, params: Mapping[str, Any], built: Built, parent: str) -> str:
-    """Why what rounds learned is refused beside the release that they began with, and the newest;
-    "" too where other rows were held back for these."""
+    """Why a checkpoint is worse than its first release or the newest one; "" when it is not, or
+    when those have other held-back rows."""
     rows = datasets.get_dataset(ctx, params["dataset"]).rows * built.params["holdout"]
     for ref in dict.fromkeys([params["origin"]["release"], parent]):
         before = releases.get_release(ctx, ref) if ref else None
@@ -168,9 +168,11 @@ def _why_worse(ctx: Context, params: Mapping[str, Any], built: Built, parent: st
 
 
 def _same_rows(before: Release, params: Mapping[str, Any], built: Built) -> bool:
-    drawn = [(one.get("seed"), one.get("holdout")) for one in (before.params, built.params)]
-    whole = not before.params.get("sites")
-    return before.dataset_sha256 == params["dataset_sha256"] and drawn[0] == drawn[1] and whole
+    splits = [(one.get("seed"), one.get("holdout")) for one in (before.params, built.params)]
+    all_sites = not before.params.get("sites")
+    return (
+        before.dataset_sha256 == params["dataset_sha256"] and splits[0] == splits[1] and all_sites
+    )
 
 
 def _job(ctx: Context, operation: Operation) -> Job:
@@ -190,12 +192,12 @@ def _job(ctx: Context, operation: Operation) -> Job:
     )
 
 
-def _checkpoint(ctx: Context, told: Mapping[str, Any] | None) -> Checkpoint | None:
-    if told is None:
+def _checkpoint(ctx: Context, files: Mapping[str, Any] | None) -> Checkpoint | None:
+    if files is None:
         return None
     return Checkpoint(
-        theta=ctx.blobs.path(told["theta"]),
-        graph=ctx.blobs.path(told["graph"]),
-        personal=tuple((start, stop) for start, stop in told["personal"]),
-        notes=tuple(told["notes"]),
+        theta=ctx.blobs.path(files["theta"]),
+        graph=ctx.blobs.path(files["graph"]),
+        personal=tuple((start, stop) for start, stop in files["personal"]),
+        notes=tuple(files["notes"]),
     )
