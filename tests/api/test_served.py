@@ -16,7 +16,7 @@ from api.serving import Served, give_ports
 from api.world import PASSWORD, make_request, open_folder
 from shoal.controller.access import tokens
 from shoal.controller.access.roles import Actor
-from shoal.controller.api.stream import LIFE_S, MOST
+from shoal.controller.api.stream import LIFETIME_S, MAX_STREAMS
 from shoal.controller.host.context import Context
 from shoal.controller.host.io.tls_timeouts import IDLE_TIMEOUT_S
 from shoal.controller.host.io.web_server import THREADS
@@ -122,7 +122,7 @@ def test_a_change_made_by_another_process_reaches_a_listener(site: Site) -> None
 
 
 def test_twenty_listeners_leave_threads_for_everybody_else(site: Site) -> None:
-    assert MOST < THREADS
+    assert MAX_STREAMS < THREADS
     listening = [
         site.ask("GET", "/api/v1/stream", preload_content=False) for _ in range(THREADS + 4)
     ]
@@ -143,8 +143,8 @@ def finds_a_place(site: Site) -> bool:
 
 
 def test_a_listener_that_left_gives_its_place_to_the_next(site: Site) -> None:
-    for _ in range(MOST + 3):
-        eventually(lambda: finds_a_place(site), within_s=LIFE_S / 3)
+    for _ in range(MAX_STREAMS + 3):
+        eventually(lambda: finds_a_place(site), within_s=LIFETIME_S / 3)
 
 
 def test_a_large_dataset_goes_to_disk_and_leaves_nothing_behind(site: Site) -> None:
