@@ -11,7 +11,6 @@ from fakes import memory_folder
 from shoal import wire
 from shoal.controller.federated.aggregation import aggregation
 from shoal.controller.federated.io.round_files import RoundFiles
-from shoal.controller.federated.io.round_thread import RoundThread
 from shoal.controller.federated.rounds import active_round, rounds
 from shoal.controller.federated.rounds.machine import Mark
 from shoal.controller.federated.rounds.runner import RoundRunner
@@ -107,15 +106,14 @@ def arm(monkeypatch: pytest.MonkeyPatch, kill: Kill) -> None:
 
 
 def post_through(federation: FakeFederation, kill: Kill) -> None:
-    """The engine, new or the first, speaks through the kill."""
-    engine = federation.fleet.engine
-    engine._rounds.bell.set()
-    post = engine._post
+    """Let the engine, the first or a restarted one, send through the kill."""
+    runner = federation.fleet.engine._rounds._runner
+    post = runner._post
 
     def post_(device: str, call: wire.RoundCall) -> None:
         kill.around("said", type(call.said).__name__, lambda: post(device, call))
 
-    engine._rounds = RoundThread(federation.fleet.ctx, post_)
+    runner._post = post_
 
 
 def run(federation: FakeFederation, kill: Kill) -> None:
