@@ -63,7 +63,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Digits]:
         yield Digits(cohort, parent)
 
 
-def test_devices_whose_digits_are_not_alike_learn_together_and_no_row_leaves_them(digits: Digits):
+def test_devices_with_different_digits_train_together_and_no_row_leaves_them(digits: Digits):
     cohort = digits.cohort
     digits.plan("alone", compression={"kind": "int8"}, evaluate=4)
     before = digits.accuracy("alone")
@@ -88,7 +88,7 @@ def test_a_row_that_went_over_the_wire_would_be_found(kind: str) -> None:
     assert not holds_row(b"before" + bytes(hidden)[:-4] + b"after", row)
 
 
-def test_whoever_is_killed_in_a_round_all_rounds_end_and_nobody_counts_twice(digits: Digits):
+def test_whichever_process_is_killed_all_rounds_end_and_no_device_counts_twice(digits: Digits):
     """Engine, broker and a device, each -9 inside a round; privacy is spent for what was sent."""
     cohort, rounds = digits.cohort, 5
     privacy = {"where": "local", "clip": 1.0, "noise": 0.02, "delta": 1e-6}

@@ -68,7 +68,7 @@ def scores(cohort: Cohort, rig: Rig) -> dict[int, float]:
     }
 
 
-def test_three_sites_learn_together_what_none_of_them_tells(
+def test_three_sites_train_together_and_no_row_leaves_them(
     cohort: Cohort, rig: Rig, tmp_path: Path
 ) -> None:
     table = tmp_path / "sample.csv"

@@ -10,7 +10,7 @@ from shoal.controller.host.settings import Rounds
 pytestmark = pytest.mark.scenario
 
 
-def test_an_engine_that_is_told_to_keep_fewer_drops_the_others_and_rounds_go_on(
+def test_an_engine_with_a_lower_retention_deletes_checkpoints_and_rounds_continue(
     federation: FakeFederation,
 ) -> None:
     federation.start(4)

@@ -136,7 +136,7 @@ def test_more_than_any_update_of_the_model_is_not_kept(federation):
     assert ended(federation).ignored["unsound"] == 4
 
 
-def test_who_was_not_asked_or_speaks_for_another_is_heard_by_nobody(federation):
+def test_messages_of_uninvited_devices_or_in_anothers_name_have_no_effect(federation):
     start(federation)
     one, attempt = training(federation)
     stranger = federation.enrol("d77", np.zeros(SIZE, np.float32))
@@ -155,7 +155,7 @@ def test_who_was_not_asked_or_speaks_for_another_is_heard_by_nobody(federation):
     assert ended(federation).marks == {"MEASURED": 4}
 
 
-def test_a_join_whose_advert_another_device_signed_is_not_believed(federation):
+def test_a_join_with_an_advert_signed_by_another_device_is_refused(federation):
     one, other = federation.clients["d00"], federation.clients["d01"]
     one._sign = other._sign
     start(federation, secure={}, pace={"goal": 4, "least": 3, "over": 1.0, "recruit_s": 10})
@@ -165,7 +165,7 @@ def test_a_join_whose_advert_another_device_signed_is_not_believed(federation):
     assert (device.mark, device.reason) == ("LOST", "no-answer")
 
 
-def test_answers_beyond_the_room_for_them_are_dropped_and_asked_for_again(federation, caplog):
+def test_messages_beyond_the_queue_limit_are_dropped_and_requested_again(federation, caplog):
     made = RoundThread(federation.fleet.ctx, lambda device, call: None)
     assert MAX_BYTES == 4 * MAX_BYTES_PER_DEVICE
     for name in ("d00", "d01", "d02"):
@@ -190,7 +190,7 @@ def test_scaffold_gives_devices_its_control_and_takes_theirs(federation):
     assert control == pytest.approx(np.ones(SIZE))
 
 
-def test_boasts_and_classes_that_the_model_does_not_know_are_not_kept(federation):
+def test_excessive_row_counts_and_unknown_classes_are_not_kept(federation):
     start(federation, settings={"most_examples": 10})
     one, attempt = training(federation)
     one.quiet = {messages.Measured}

@@ -83,7 +83,7 @@ def test_a_part_of_a_site_may_come_through_its_gateway_and_the_rest_by_itself(fe
         (("d01", "d03", "d09"), "d01"),  # a stranger
     ],
 )
-def test_a_sum_for_whom_the_gateway_may_not_speak_changes_nothing(federation, members, by) -> None:
+def test_a_sum_with_a_device_of_another_site_changes_nothing(federation, members, by) -> None:
     in_training(federation)
     federation.clients["d09"] = federation.clients["d03"]
     send(federation, members, by=by)
@@ -108,7 +108,7 @@ def test_who_is_in_already_is_not_counted_a_second_time_through_the_gateway(fede
     assert ignored(federation) == {"member-said-before": 1}
 
 
-def test_a_sum_whose_weights_are_not_those_of_its_members_is_refused(federation) -> None:
+def test_a_sum_with_weights_other_than_its_members_is_refused(federation) -> None:
     in_training(federation)
     send(federation, NORTH, most=1)
     assert _marks(federation) == {"JOINED": 3, "UPDATED": 3}
@@ -129,7 +129,7 @@ def told(federation):
     return {name: client.way for name, client in federation.clients.items()}
 
 
-def test_a_site_is_told_its_gateway_and_the_gateway_its_site(federation) -> None:
+def test_a_site_gets_its_gateway_and_the_gateway_its_members(federation) -> None:
     listening(federation)
     in_training(federation)
     found = told(federation)
@@ -139,7 +139,9 @@ def test_a_site_is_told_its_gateway_and_the_gateway_its_site(federation) -> None
     assert {found[name] for name in ("d00", "d02", "d04")} == {None}
 
 
-def test_both_ends_are_told_which_names_were_enrolled_anew_also_within_a_round(federation) -> None:
+def test_both_ends_get_the_generations_of_reenrolled_devices_also_within_a_round(
+    federation,
+) -> None:
     listening(federation)
     federation.set("d03", generation=2)
     federation.set("d00", generation=1)  # of another site
@@ -175,7 +177,7 @@ def test_a_site_sends_directly_when_its_sum_does_not_come_in_time(federation) ->
     assert all(part.chosen for part in federation.parts().values())
 
 
-def test_a_gateway_is_told_at_once_who_has_sent_directly(federation) -> None:
+def test_a_gateway_learns_at_once_which_devices_sent_directly(federation) -> None:
     listening(federation)
     in_training(federation)
     send_alone(federation, "d05")

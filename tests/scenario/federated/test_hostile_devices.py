@@ -57,7 +57,7 @@ def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(fed
     assert federation.parts()["d00"].reason == "no-answer"
 
 
-def test_an_answer_that_breaks_its_reader_puts_out_its_device_and_no_other(federation, monkeypatch):
+def test_a_message_that_fails_its_parser_excludes_its_device_and_no_other(federation, monkeypatch):
     receivers, real = device_messages._RECEIVERS, device_messages._RECEIVERS[messages.Join]
 
     def broken(live, device, *rest):
@@ -84,7 +84,7 @@ def test_an_update_nested_too_deeply_is_left_out(federation):
 
 
 @pytest.mark.parametrize("key", [bytes(32), bytes(900_000)], ids=["a trap", "too long"])
-def test_keys_that_are_none_are_not_shown_to_neighbours(federation, key):
+def test_invalid_keys_are_not_relayed_to_neighbours(federation, key):
     bad = federation.clients["d00"]
 
     def evil(advert, round_id):
@@ -98,7 +98,7 @@ def test_keys_that_are_none_are_not_shown_to_neighbours(federation, key):
     assert federation.parts()["d00"].reason == "no-answer"
 
 
-def test_boxes_of_another_length_are_not_taken(federation):
+def test_boxes_of_another_length_are_refused(federation):
     _boxes_as(federation.clients["d00"], lambda box: box * 1_000)
     start(federation, secure={"clip": 2.0})
     assert ended(federation).rounds == 1
@@ -109,7 +109,7 @@ def test_boxes_of_another_length_are_not_taken(federation):
     ("strategy", "settings"),
     [("fedavg", {}), ("fedbuff", {}), ("trimmed-mean", {}), ("q-fedavg", {"q": 3.0})],
 )
-def test_an_update_that_no_sum_has_room_for_is_left_out_by_name(federation, strategy, settings):
+def test_an_update_beyond_the_range_of_a_sum_is_left_out_by_name(federation, strategy, settings):
     _learned(federation.clients["d00"], 3e38, examples=10)
     start(federation, strategy=strategy, settings=settings)
     assert ended(federation).rounds == 1
@@ -117,7 +117,7 @@ def test_an_update_that_no_sum_has_room_for_is_left_out_by_name(federation, stra
 
 
 @pytest.mark.parametrize("rows", [16, None], ids=["told", "untold"])
-def test_a_boast_of_rows_does_not_set_the_model(federation, rows):
+def test_an_excessive_row_count_does_not_dominate_the_model(federation, rows):
     for name in federation.clients:
         facts = {"ram_mb": 900} | ({"learning": {"rows": {MODEL: rows}}} if rows else {})
         federation.set(name, facts=facts)
@@ -184,7 +184,7 @@ def _learned(client, value, **said):
     client._contribution = lambda: messages.Contribution(update=packed, **said)
 
 
-def test_who_seals_what_nobody_can_open_is_named_and_not_asked_again(federation):
+def test_a_device_with_unopenable_shares_is_named_and_excluded(federation):
     _boxes_as(federation.clients["d03"], lambda box: bytes(len(box)))
     start(federation, secure={"clip": 2.0})
     assert ended(federation).rounds == 1

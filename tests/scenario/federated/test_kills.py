@@ -157,9 +157,7 @@ def test_wherever_the_controller_is_killed_the_round_ends_with_the_same_sum(
     assert not list((federation.fleet.ctx.folder / "rounds").iterdir())
 
 
-def test_an_update_on_the_disk_counts_though_the_journal_had_not_come_to_say_so(
-    federation, monkeypatch
-):
+def test_an_update_on_disk_counts_before_it_is_in_the_journal(federation, monkeypatch):
     """Its device is gone when the controller is there again; all others answer only then."""
     fast, *slow = federation.clients.values()
     for client in slow:

@@ -93,7 +93,7 @@ def test_a_round_that_runs_on_a_poisoned_checkpoint_is_broken_off_and_tried_from
     assert rounds.checkpoint(federation.fleet.ctx, "walk").lineage == [1, 4]
 
 
-def test_a_checkpoint_is_measured_by_everybody_who_fits_and_nothing_is_learned(federation):
+def test_every_eligible_device_evaluates_a_checkpoint_without_training(federation):
     federation.start(2, pace={"goal": 2, "least": 2, "over": 1.0})
     federation.run(200, until=lambda: federation.done(2))
     before = federation.walk
@@ -113,7 +113,7 @@ def test_a_checkpoint_is_measured_by_everybody_who_fits_and_nothing_is_learned(f
     assert rounds.checkpoint(federation.fleet.ctx, "walk").lineage == [1, 2, 4]
 
 
-def test_an_evaluation_that_nobody_answers_fails_and_the_task_stands(federation):
+def test_an_evaluation_without_answers_fails_and_the_task_is_unchanged(federation):
     for one in federation.clients.values():
         one.quiet = {messages.Measured}
     federation.start(evaluate=0)

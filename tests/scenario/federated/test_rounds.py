@@ -43,7 +43,7 @@ def mean(federation, names=None):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_rounds_bring_theta_towards_where_the_devices_are(federation, mode):
+def test_rounds_move_theta_towards_the_devices_targets(federation, mode):
     federation.start(3, **MODES[mode])
     federation.run(120, until=lambda: federation.done(3))
     found = federation.walk
@@ -57,7 +57,7 @@ def test_rounds_bring_theta_towards_where_the_devices_are(federation, mode):
     assert {one.dismissed[-1] for one in federation.clients.values()} == {""}
 
 
-def test_a_round_says_who_took_part_what_it_cost_and_how_good_it_is(federation):
+def test_a_round_shows_participants_cost_and_metrics(federation):
     federation.start()
     federation.run(60, until=federation.done)
     one = rounds.get_round(federation.fleet.ctx, "walk.1")
@@ -78,7 +78,7 @@ def test_a_round_says_who_took_part_what_it_cost_and_how_good_it_is(federation):
 
 
 @pytest.mark.parametrize("mode", ["secure", "central noise"])
-def test_what_masks_or_noise_hide_is_shown_to_nobody(federation, mode):
+def test_values_hidden_by_masks_or_noise_are_not_shown(federation, mode):
     federation.start(**MODES[mode])
     federation.run(60, until=federation.done)
     found = rounds.participations(federation.fleet.ctx, "walk.1")
@@ -102,7 +102,7 @@ def test_who_falls_silent_in_a_secure_round_is_left_out_or_made_up_for(federatio
     )
 
 
-def test_a_round_without_enough_devices_waits_and_says_for_whom(federation):
+def test_a_round_without_enough_devices_waits_with_the_reasons(federation):
     for name in ("d00", "d01", "d02", "d03", "d04"):
         federation.set(name, online=False)
     federation.start()
@@ -135,7 +135,7 @@ def test_only_who_fits_the_demands_is_invited(federation, values, reason):
     assert not federation.clients["d05"].log
 
 
-def test_a_failed_round_is_tried_again_so_often_and_then_the_task_says_why_it_stopped(federation):
+def test_a_failed_round_is_retried_and_then_the_task_stops_with_the_reason(federation):
     for client in federation.clients.values():
         client.quiet = {messages.Piece}
     federation.start(pace={"goal": 6, "least": 2, "over": 1.0, "train_s": 20})
@@ -161,7 +161,7 @@ def test_a_failed_round_is_tried_again_so_often_and_then_the_task_says_why_it_st
     assert not alerts.list_alerts(federation.fleet.ctx, state="open")
 
 
-def test_a_budget_of_privacy_stops_the_rounds_and_says_so(federation):
+def test_a_spent_privacy_budget_stops_the_rounds_with_the_reason(federation):
     federation.start(50, **PRIVATE, budget={"epsilon": 3.0, "delta": 1e-6},
           privacy={"where": "central", "clip": 5.0, "noise": 4.0})  # fmt: skip
     federation.run(200, until=lambda: federation.walk.state == "stopped")
@@ -173,7 +173,7 @@ def test_a_budget_of_privacy_stops_the_rounds_and_says_so(federation):
     assert 0 < epsilons[-1] == federation.walk.epsilon <= 3.0
 
 
-def test_an_aborted_task_breaks_its_round_off_and_tells_the_devices(federation):
+def test_an_aborted_task_aborts_its_round_and_dismisses_the_devices(federation):
     federation.clients["d00"].quiet = {messages.Piece}
     federation.start(5)
     federation.run(5)
@@ -227,7 +227,7 @@ def test_who_is_decommissioned_while_it_trains_is_left_out(federation, mode):
     assert (found["d00"].reason, found["d00"].chosen) == ("decommissioned", False)
 
 
-def test_who_took_part_rests_as_many_rounds_as_the_task_says(federation):
+def test_a_device_that_took_part_pauses_for_the_tasks_number_of_rounds(federation):
     federation.start(2, demands={"rest": 1}, pace={"goal": 3, "least": 3, "over": 1.0})
     federation.run(120, until=lambda: federation.done(2))
     both = [rounds.participations(federation.fleet.ctx, f"walk.{n}") for n in (1, 2)]
@@ -236,7 +236,7 @@ def test_who_took_part_rests_as_many_rounds_as_the_task_says(federation):
     assert first | second == set(federation.clients)
 
 
-def test_who_gave_an_update_and_does_not_measure_is_told_that_its_update_counts(federation):
+def test_a_device_that_sent_an_update_and_no_metrics_is_dismissed_as_counted(federation):
     federation.clients["d02"].quiet = {messages.Measured}
     pace = {"goal": 6, "least": 2, "over": 1.0, "evaluate_s": 10}
     federation.start(strategy="multi-krum", settings={"malicious": 1, "keep": 3}, pace=pace)

@@ -90,7 +90,7 @@ def test_who_is_too_far_behind_is_not_carried_on() -> None:
         record = opened(number, names, record, number)
 
 
-def test_nobody_is_carried_on_where_devices_are_waited_for() -> None:
+def test_a_synchronous_strategy_carries_no_device_over() -> None:
     made = new_round("t", 1, bytes(16), PACE, [f"d{i}" for i in range(5)], secure=False)
     record, _ = step(made, Event.OPENED, 0)
     for name in list(record.marks):

@@ -71,7 +71,7 @@ def test_a_checkpoint_ends_in_a_validated_release_that_names_who_trained_it(
     assert (origin.strategy, origin.epsilon) == ("fedavg", None)
 
 
-def test_its_manifest_tells_devices_how_many_trained_it_and_not_who(
+def test_its_manifest_has_the_number_of_training_devices_and_no_names(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     made = released(ctx, task[0].name, number=2)
@@ -84,7 +84,9 @@ def test_its_manifest_tells_devices_how_many_trained_it_and_not_who(
     assert manifests.parse(data) == manifest
 
 
-def test_the_card_tells_epsilon_and_who_trained(ctx: Context, task: tuple[TaskPlan, F32]) -> None:
+def test_the_card_has_epsilon_and_the_training_devices(
+    ctx: Context, task: tuple[TaskPlan, F32]
+) -> None:
     made = released(ctx, task[0].name)
 
     manifest, _ = releases.manifest_of(ctx, made.ref)
@@ -166,7 +168,7 @@ def test_a_task_that_learned_nothing_yet_has_nothing_to_release(
         promotion.release(ctx, actor="ana", task=task[0].name, number=9)
 
 
-def test_an_evaluation_made_no_checkpoint_and_the_refusal_says_that_it_was_one(
+def test_an_evaluation_made_no_checkpoint_and_the_error_names_it(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     name = task[0].name
@@ -201,7 +203,7 @@ def test_what_came_of_a_poisoned_round_is_marked_and_the_task_goes_on_from_befor
     assert audit.list_audit(ctx)[0][0].verb == "round.quarantine"
 
 
-def test_a_task_whose_first_round_is_poisoned_goes_on_from_its_beginning(
+def test_a_task_with_a_poisoned_first_round_resumes_from_its_initial_model(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     after = round_quarantine.quarantine_round(
@@ -298,7 +300,7 @@ def test_a_quarantine_has_a_reason_and_a_round_that_made_something(
         round_quarantine.quarantine_round(ctx, actor="ana", task=task[0].name, number=9, why="lies")
 
 
-def test_a_rollout_of_a_poisoned_release_pauses_says_why_and_does_not_go_on(
+def test_a_rollout_of_a_poisoned_release_pauses_with_the_reason_and_cannot_resume(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     made = released(ctx, task[0].name)

@@ -48,7 +48,7 @@ def test_a_slice_of_a_few_rows_is_not_named() -> None:
     assert not [name for name in merge(told, {}).slices if " " in name]
 
 
-def test_nobody_measured_is_nothing_and_no_zero() -> None:
+def test_without_measurements_there_is_no_metric_rather_than_zero() -> None:
     assert merge({}, {}) == (None, {})
     assert merge({"a": said(0, 0)}, {}).whole is None
 
@@ -62,7 +62,7 @@ def test_without_classes_there_is_a_loss_and_no_accuracy() -> None:
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.1])
-def test_the_interval_holds_the_truth_as_often_as_it_says_also_when_devices_differ(
+def test_the_interval_has_its_nominal_coverage_also_when_devices_differ(
     spread: float,
 ) -> None:
     random, truth, hits = np.random.default_rng(0), 0.8, 0

@@ -135,7 +135,7 @@ def test_what_is_in_quarantine_for_another_reason_stays_so(
         (2, {1: "", 2: "", 3: "lies", 4: "it came of round 3: lies"}),
     ],
 )
-def test_what_came_of_two_rounds_in_quarantine_is_told_of_the_one_that_is_left(
+def test_a_round_derived_from_two_in_quarantine_names_the_one_that_is_left(
     ctx: Context, plan: TaskPlan, lifted: int, left: dict[int, str]
 ) -> None:
     quarantine(ctx, plan, 2, "lies")
@@ -228,7 +228,7 @@ def test_nothing_that_was_called_back_is_rolled_out_by_itself(ctx: Context, plan
     assert rollouts.resume(ctx, actor="ana", id=ident).state != "PAUSED"
 
 
-def test_the_alert_says_what_is_left_while_another_round_is_in_quarantine(
+def test_the_alert_lists_the_rest_while_another_round_is_in_quarantine(
     ctx: Context, plan: TaskPlan
 ) -> None:
     early, late = released(ctx, plan, 2).ref, released(ctx, plan, 4).ref

@@ -78,7 +78,7 @@ def test_without_secure_aggregation_nothing_is_unmasked() -> None:
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
-def test_what_the_table_does_not_know_changes_nothing(state: State, event: Event) -> None:
+def test_a_transition_outside_of_the_table_changes_nothing(state: State, event: Event) -> None:
     record = msgspec.structs.replace(opened(), state=state)
     if (state, event) in TRANSITIONS:
         after, effect = step(record, event, 5.0)
@@ -89,7 +89,7 @@ def test_what_the_table_does_not_know_changes_nothing(state: State, event: Event
 
 
 @pytest.mark.parametrize("state", State)
-def test_after_a_start_the_effect_of_the_state_is_done_again_and_nobody_waits_anew(state) -> None:
+def test_a_restart_repeats_the_effect_of_the_state_and_keeps_its_deadline(state) -> None:
     record = msgspec.structs.replace(opened(), state=state, deadline_s=7.0)
     after, effect = step(record, Event.RESTARTED, 1000.0)
     assert after == record
@@ -147,7 +147,7 @@ def test_a_round_that_cannot_reach_its_least_fails_with_the_reason(state, reason
     assert (failed.state, failed.reason, effect) == (State.FAILED, reason, Effect.DISMISS)
 
 
-def test_who_sent_a_masked_update_and_no_shares_stays_in_the_sum() -> None:
+def test_a_device_that_sent_a_masked_update_and_no_shares_stays_in_the_sum() -> None:
     record, _ = moved(said(training(secure=True), NAMES[:4], 2.0), 2.0)
     record = said(record, NAMES[:3], 3.0)
     assert decide(record, 3.0) is None
@@ -165,7 +165,7 @@ def test_recruiting_ends_when_all_answered_or_at_its_deadline() -> None:
     assert decide(record, 1.0) == (Event.RECRUITED, "")
 
 
-def test_a_round_whose_goal_has_joined_does_not_wait_long_for_who_is_silent() -> None:
+def test_a_round_with_its_goal_joined_does_not_wait_long_for_silent_devices() -> None:
     enough, few = said(opened(), NAMES[:4], 1.0), said(opened(), NAMES[:3], 1.0)
     assert decide(enough, 2.4) is None
     assert decide(enough, 2.6) == (Event.RECRUITED, "")
@@ -228,7 +228,7 @@ def candidate(name: str, **facts: object) -> Candidate:
         ({"resting": 1}, "resting"),
     ],
 )
-def test_who_cannot_take_part_is_left_out_with_the_reason(facts: dict, reason: str) -> None:
+def test_an_ineligible_device_is_left_out_with_the_reason(facts: dict, reason: str) -> None:
     demands = Demands(
         model="lot-codes", rings=("stable",), sites=("north",), ram_mb=1000, rows=10, rest=2
     )
@@ -237,7 +237,7 @@ def test_who_cannot_take_part_is_left_out_with_the_reason(facts: dict, reason: s
     assert found.left_out == {"bad": reason}
 
 
-def test_more_are_invited_than_needed_by_a_lot_that_order_does_not_change() -> None:
+def test_more_devices_than_needed_are_sampled_independently_of_order() -> None:
     fleet = [candidate(f"d{i:03}") for i in range(100)]
     pace = Pace(goal=10, least=5, over=1.3)
     found = select_clients(fleet, Demands(model="lot-codes"), pace, b"seed")

@@ -41,7 +41,7 @@ def lied(update: Update, by: float) -> Update:
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_two_of_twenty_that_lie_are_suspect_and_it_is_said_how(name: str) -> None:
+def test_two_malicious_devices_of_twenty_are_suspect_with_the_reason(name: str) -> None:
     lie, why = LIES[name]
     largest = sorted(HONEST, key=lambda u: -float(np.linalg.norm(u.delta)))[2:4]
     liars = {update.device for update in largest}
@@ -62,7 +62,7 @@ def test_the_order_in_which_updates_are_read_changes_nothing() -> None:
     assert score(lambda: HONEST, SIZE) == score(lambda: HONEST[::-1], SIZE)
 
 
-def test_a_liar_who_shouts_does_not_say_where_the_others_point() -> None:
+def test_a_long_update_does_not_dominate_the_direction_of_the_others() -> None:
     updates = [lied(HONEST[0], -1000), *HONEST[1:]]
 
     found = score(lambda: updates, SIZE)
@@ -78,7 +78,7 @@ def test_an_update_of_nothing_has_no_direction_and_breaks_nothing() -> None:
     assert {(one.norm, one.cosine, one.suspect) for one in found} == {(0.0, 0.0, "")}
 
 
-def test_of_few_updates_none_is_suspect_for_a_spread_says_nothing_then() -> None:
+def test_of_few_updates_none_is_suspect_because_the_spread_is_unknown() -> None:
     few = [lied(HONEST[0], 1000), *HONEST[1 : FEWEST - 1]]
 
     assert not [one.suspect for one in score(lambda: few, SIZE) if one.suspect]

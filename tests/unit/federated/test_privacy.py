@@ -65,7 +65,7 @@ def test_noise_that_cannot_be_drawn_is_refused(sigma: float) -> None:
         discrete_gaussian(5, sigma, seeded(0))
 
 
-def test_noisy_numbers_lie_on_a_grid_that_says_nothing_of_them() -> None:
+def test_noisy_numbers_are_on_a_grid_that_does_not_depend_on_them() -> None:
     vector = np.random.default_rng(0).normal(size=1000)
     found = noisy(vector, 0.7, seeded(5)) / grid_of(0.7)
     assert np.array_equal(found, np.rint(found))

@@ -64,7 +64,7 @@ def test_epsilon_of_a_gaussian_is_that_of_its_closed_form() -> None:
             assert (delta <= 1e-6) == over
 
 
-def test_one_sampled_round_is_what_integration_says_whichever_way_a_device_moves() -> None:
+def test_one_sampled_round_agrees_with_integration_in_both_directions() -> None:
     for noise, rate, delta in ((1.0, 0.1, 1e-4), (0.6, 0.01, 1e-3), (3.0, 0.5, 1e-5)):
         found = epsilon_of_losses([Rounds(noise, rate, 1)], delta)
         x = np.linspace(-15 * noise, 1 + 15 * noise, 2_000_001)

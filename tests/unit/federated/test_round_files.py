@@ -12,7 +12,7 @@ from shoal.errors import StorageError
 ROUND = "walk.1"
 
 
-def test_what_comes_together_is_one_file_and_read_by_whose_it_is(tmp_path: Path) -> None:
+def test_a_batch_is_one_file_and_is_read_by_device(tmp_path: Path) -> None:
     files = RoundFiles(tmp_path)
     with files.together():
         for name in ("d0", "d1", "d2"):
@@ -33,7 +33,7 @@ def test_what_comes_again_takes_the_place_of_what_was_there(tmp_path: Path) -> N
     assert {one.get(ROUND, "measured", "d0") for one in (files, RoundFiles(tmp_path))} == {b"third"}
 
 
-def test_of_what_does_not_end_well_nothing_is_believed(tmp_path: Path) -> None:
+def test_a_failed_batch_keeps_nothing(tmp_path: Path) -> None:
     files = RoundFiles(tmp_path)
 
     def broken_off() -> None:
@@ -91,7 +91,7 @@ def test_files_of_a_version_that_kept_each_by_itself_are_read(tmp_path: Path) ->
     )
 
 
-def test_when_a_round_is_forgotten_its_name_begins_anew(tmp_path: Path) -> None:
+def test_a_deleted_rounds_name_starts_empty(tmp_path: Path) -> None:
     files = RoundFiles(tmp_path)
     files.put(ROUND, "update", "d0", b"old")
     files.forget(ROUND)

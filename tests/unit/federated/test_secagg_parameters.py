@@ -27,7 +27,7 @@ def test_what_is_chosen_is_safe_by_the_tails_that_scipy_computes(
     assert 2 * found.threshold > found.degree
 
 
-def test_a_controller_that_lies_needs_more_neighbours_than_one_that_listens() -> None:
+def test_a_malicious_controller_needs_more_neighbours_than_a_semi_honest_one() -> None:
     assert (
         choose(1000, 0.1, 0.1, malicious=True).degree
         > choose(1000, 0.1, 0.1, malicious=False).degree
@@ -51,7 +51,7 @@ def test_what_cannot_be_is_refused(devices: int, corrupt: float, lost: float) ->
         choose(devices, corrupt, lost)
 
 
-def test_a_small_cohort_in_which_nobody_is_lost_or_corrupt_is_safe() -> None:
+def test_a_small_cohort_without_dropout_or_corruption_is_safe() -> None:
     found = choose(5, 0.0, 0.0)
     assert found.safe()
     assert assess(5, 4, 3, 0.0, 0.2).failure > float("-inf") or found.degree == 4

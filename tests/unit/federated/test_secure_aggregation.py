@@ -205,7 +205,7 @@ def test_too_few_votes_open_nothing() -> None:
         cohort.devices["d000"].shares(votes)
 
 
-def test_a_roster_that_is_not_what_it_says_is_refused() -> None:
+def test_a_roster_that_contradicts_its_digests_is_refused() -> None:
     def fresh() -> tuple[Cohort, SecAggServer]:
         cohort = Cohort(8, degree=4, threshold=3)
         adverts = {n: d.advert() for n, d in cohort.devices.items()}
@@ -247,7 +247,7 @@ def test_a_cohort_below_what_the_device_itself_demands_is_refused() -> None:
         cohort.begun(5)
 
 
-def test_terms_under_which_half_the_neighbours_could_be_lied_to_are_refused() -> None:
+def test_terms_under_which_half_the_neighbours_could_be_deceived_are_refused() -> None:
     with pytest.raises(RefusedError, match="half"):
         Cohort(9, degree=8, threshold=4)
 
@@ -268,7 +268,7 @@ def test_a_box_that_was_changed_on_its_way_is_not_opened_and_the_others_are() ->
 
 
 @pytest.mark.parametrize("stage", ["alive", "lost"])
-def test_one_liar_among_enough_shares_is_named_and_the_sum_is_exact(stage: str) -> None:
+def test_one_faulty_device_among_enough_shares_is_named_and_the_sum_is_exact(stage: str) -> None:
     cohort = Cohort(6, threshold=3)
     lost = {"d000": STAGES[1]} if stage == "lost" else {}
     numbers = cohort.numbers(9)
@@ -277,7 +277,7 @@ def test_one_liar_among_enough_shares_is_named_and_the_sum_is_exact(stage: str) 
     assert server.faulty == {"d002"}
 
 
-def test_more_wrong_shares_than_can_be_told_apart_are_found_out() -> None:
+def test_more_wrong_shares_than_can_be_attributed_are_detected() -> None:
     for faulty, threshold in ((["d002"], 5), (["d002", "d003"], 4)):
         cohort = Cohort(6, threshold=threshold)
         server = opened(cohort, cohort.numbers(9), {}, faulty=faulty)

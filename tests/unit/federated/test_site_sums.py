@@ -74,7 +74,7 @@ def test_a_gateway_refuses_a_second_update_and_one_without_rows() -> None:
     assert set(decode(gateway.to_bytes()).members) == {"a"}
 
 
-def test_a_gateway_whose_site_is_silent_says_nothing() -> None:
+def test_a_gateway_without_updates_sends_nothing() -> None:
     with pytest.raises(ConflictError, match="no update of this site"):
         Gateway(SIZE, MOST).to_bytes()
 

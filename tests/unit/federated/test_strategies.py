@@ -77,7 +77,7 @@ def test_a_second_update_of_a_device_is_refused_and_the_first_one_counts(name: s
     ],
     ids=["length", "type", "nan", "no-examples", "loss-nan", "loss-negative"],
 )
-def test_what_cannot_be_an_update_is_refused_by_the_name_of_its_device(name, spoiled) -> None:
+def test_an_invalid_update_is_refused_with_the_name_of_its_device(name, spoiled) -> None:
     [update] = some(1, control=name == "scaffold")
     gathering = strategy(name).gather(50, file_shelf(50))
     with pytest.raises(InputError, match="d00"):
@@ -116,7 +116,7 @@ def test_a_shelf_on_a_full_disk_names_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ROBUST)
-def test_two_liars_of_eleven_do_not_move_a_robust_model_far(name: str) -> None:
+def test_two_malicious_devices_of_eleven_do_not_move_a_robust_model_far(name: str) -> None:
     random = np.random.default_rng(0)
     honest = [
         Update(
@@ -152,7 +152,7 @@ def test_no_clipped_update_is_longer_than_the_bound() -> None:
         assert np.linalg.norm(found.delta) == pytest.approx(min(norm, 0.05))
 
 
-def test_krum_tells_updates_apart_that_are_tiny_beside_theta() -> None:
+def test_krum_separates_updates_that_are_tiny_beside_theta() -> None:
     random = np.random.default_rng(2)
     deltas = (random.normal(size=(12, 1000)) * 1e-9).astype(np.float32)
     exact = [

@@ -185,7 +185,7 @@ def encoded(fleet: Fleet, name: str, theta: np.ndarray, plan: Plan) -> np.ndarra
     ("kind", "rounds", "accuracy"),
     [("int8", 40, 0.94), ("secure", 15, 0.9), ("distributed noise", 15, 0.8)],
 )
-def test_twenty_devices_whose_digits_are_not_alike_learn_together(kind, rounds, accuracy) -> None:
+def test_twenty_devices_with_different_digits_train_together(kind, rounds, accuracy) -> None:
     fleet = Fleet(seed=0)
     strategy = strategy_of("fedavg", {"most_examples": 1} if "noise" in kind else {})
     server = Server(theta=fleet.trainer.theta)
