@@ -283,7 +283,10 @@ def test_a_graph_that_is_not_pinned_is_neither_fetched_nor_run_and_the_device_sa
     [said] = device.said(messages.Refuse)
     assert said.reason == "unknown-graph"
     assert controller.graph.sha256 in said.detail
-    assert f"unknown-graph: graph {controller.graph.sha256} is not one that it runs" in caplog.text
+    assert (
+        f"unknown-graph: graph {controller.graph.sha256} is not one that this device runs"
+        in caplog.text
+    )
     assert "learning.graphs in agent.toml" in caplog.text
     assert not device.path(1).exists()
     (measured,) = device.receive(controller.measure(2))

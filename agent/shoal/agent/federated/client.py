@@ -134,7 +134,7 @@ class RoundClient:
         return self._session.tick() if self._session is not None else float("inf")
 
     def _flush_rows(self) -> None:
-        """Write buffered rows; when the disk refuses they stay in memory and the round goes on."""
+        """Write buffered rows; when the disk refuses, they stay in memory."""
         try:
             if self._ports.rows.due():
                 self._ports.rows.flush()
@@ -303,7 +303,7 @@ class RoundClient:
         try:
             self._session.act(record, effect)
         except StorageError:
-            raise  # temporary: the effect is asked for again
+            raise  # temporary: the controller asks again
         except ShoalError as error:
             self._refuse(record, error)
         if record.state is RoundState.OVER:

@@ -70,7 +70,9 @@ def check_graph(sha256: str, limits: Limits) -> None:
     """RefusedError unless this device runs that graph: another may copy rows into the update."""
     if limits.graphs and sha256 not in limits.graphs:
         hint = "if it is trusted, add it to learning.graphs in agent.toml"
-        raise RefusedError(f"graph {sha256} is not one that it runs", "unknown-graph", hint)
+        raise RefusedError(
+            f"graph {sha256} is not one that this device runs", "unknown-graph", hint
+        )
 
 
 def check_terms(config: Config) -> None:
@@ -92,7 +94,9 @@ def judge_evaluation(limits: Limits, condition: Condition) -> None:
         if not holds:
             raise RefusedError(detail, reason)
     if limits.secure or limits.noise or limits.budget is not None:
-        raise RefusedError("what it measured would be seen, without noise", "bare-measure")
+        raise RefusedError(
+            "its metrics would be reported in the clear, without noise", "bare-measure"
+        )
 
 
 def refusal(error: ShoalError) -> messages.Refuse:
@@ -140,7 +144,11 @@ def _plan_checks(plan: Plan, limits: Limits) -> tuple[_Check, ...]:
             plan.least >= limits.cohort,
             f"{plan.least} in the sum, {limits.cohort} needed",
         ),
-        ("bare-update", plan.secure is not None or not limits.secure, "its update would be seen"),
+        (
+            "bare-update",
+            plan.secure is not None or not limits.secure,
+            "its update would be visible to the controller",
+        ),
         (
             "long-clip",
             not limits.clip or clip <= limits.clip,
@@ -149,7 +157,7 @@ def _plan_checks(plan: Plan, limits: Limits) -> tuple[_Check, ...]:
         (
             "central-noise",
             not (central and plan.secure is not None),
-            "central noise under secure aggregation: nobody would add it",
+            "central noise under secure aggregation: the controller cannot add it",
         ),
         (
             "central-noise",

@@ -90,7 +90,7 @@ class Participant:
             raise _refused(
                 "threshold",
                 f"threshold {terms.threshold} of {terms.degree} neighbours: half of them could "
-                "be told that this device lives and half that it is lost",
+                "be sent an ending in which this device is alive and half one in which it is lost",
             )
 
     def advert(self) -> Advert:
@@ -112,7 +112,7 @@ class Participant:
         )
 
     def boxes(self, roster: Roster) -> dict[str, bytes]:
-        """Sealed shares of this device's two secrets, for every neighbour."""
+        """Sealed shares of this device's two secrets, one box for each neighbour."""
         self._now(Stage.BOXES)
         self._check(roster)
         self._roster = set(roster.digests)
@@ -127,14 +127,14 @@ class Participant:
         }
 
     def masked(self, numbers: U32, boxes: Mapping[str, bytes]) -> U32:
-        """The update under all its masks; boxes are what neighbours sealed for this device."""
+        """The masked update. boxes: sealed by the neighbours for this device."""
         hidden = numbers.copy()
         for mask in self.masks(boxes):
             add_mask(hidden, mask.seed, mask.sign)
         return hidden
 
     def masks(self, boxes: Mapping[str, bytes]) -> list[Mask]:
-        """What `masked` puts on, for who adds it elsewhere: to a trainer's process, once."""
+        """The masks that `masked` adds, to be added once in the trainer's process."""
         self._now(Stage.MASKED)
         self._boxes = {name: box for name, box in boxes.items() if name in self._adverts}
         self._enough("boxes", len(self._boxes))
@@ -146,11 +146,11 @@ class Participant:
         return found
 
     def vote(self, ending: Ending) -> bytes:
-        """Signature under the one ending that this device will help with."""
+        """Signature under the only ending that this device helps to open."""
         self._now(Stage.VOTE)
         alive, dead = set(ending.alive), set(ending.dead)
         if both := alive & dead:
-            raise _refused("alive-and-dead", f"{min(both)} is said to be alive and lost")
+            raise _refused("alive-and-dead", f"{min(both)} is both alive and lost")
         if strangers := (alive | dead) - self._roster:
             raise _refused("stranger", f"{min(strangers)} is not on the roster")
         if self._device not in alive:
@@ -162,12 +162,12 @@ class Participant:
         return self._sign(ending.signed(self._terms.round_id))
 
     def shares(self, votes: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Per neighbour one share: of its own mask if it is alive, of its key if it is lost.
+        """One share for each neighbour: of its self mask if alive, of its mask key if lost.
 
         votes   signatures of living neighbours under the same ending; `threshold` are needed
 
-        What a neighbour sealed wrongly cannot be opened and is left out: if it is all that the
-        neighbour sealed, the controller has no share of it, and knows whose fault that is.
+        A box that cannot be opened is left out: if no box of a neighbour can be, the controller has
+        no share of it, and excludes that neighbour.
         """
         self._now(Stage.SHARES)
         alive = set(self._ending.alive) & set(self._boxes)
@@ -194,7 +194,7 @@ class Participant:
         expected = neighbours_of(self._device, digests, self._terms.degree, round_id)
         given = {advert.device: advert for advert in roster.neighbours}
         if tuple(sorted(given)) != expected:
-            raise _refused("neighbours", "its neighbours are not those that the roster gives it")
+            raise _refused("neighbours", "its neighbours are not those that follow from the roster")
         self._enough("neighbours", len(given))
         for name, advert in given.items():
             if advert.digest() != digests[name]:
@@ -212,15 +212,15 @@ class Participant:
         return self._channel(of, of, self._device)
 
     def _channel(self, peer: str, sender: str, receiver: str) -> ChaCha20Poly1305:
-        """A key of its own for each direction, used once: so its nonce may be zero."""
+        """A separate key for each direction, used once, so that its nonce may be zero."""
         shared = agreed(self._box_key, self._adverts[peer].box)
         return ChaCha20Poly1305(derive(shared, "box", self._terms.round_id, sender, receiver))
 
     def _now(self, stage: Stage) -> None:
         if self._stage is not stage:
             raise ConflictError(
-                f"asked for {stage.name.lower()}, the device is at {self._stage.name.lower()}",
-                "a stage is answered once, and in order",
+                f"{stage.name.lower()} requested at stage {self._stage.name.lower()}",
+                "each stage runs once, and in order",
             )
         self._stage = Stage(stage + 1)
 

@@ -156,7 +156,7 @@ class Upload:
     # ------------------------------------------------------------------ gateway
 
     def _by_gateway(self) -> bool:
-        """Whether the contribution goes, or waits to go, by the gateway: no piece is sent now."""
+        """Whether the contribution is sent, or waits to be sent, by the gateway."""
         self._waiting, route = False, self._route
         if route is None or self._direct:
             return False
@@ -209,7 +209,7 @@ class Upload:
         return made if valid else None
 
     def _sum_site(self, route: messages.GatewayRoute) -> bool:
-        """Wait for the site's members, then sum; False when none came and this device is alone."""
+        """Wait for the site's members, then sum; False when no other update was received."""
         collector = self._ports.collector
         assert collector is not None  # else self._direct
         others = {*route.members} - {self._device}

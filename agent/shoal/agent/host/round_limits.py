@@ -1,4 +1,4 @@
-"""The device's own limits for taking part in federated rounds."""
+"""The device's own limits for federated rounds."""
 
 import msgspec
 
@@ -6,19 +6,19 @@ from shoal.federated.spending import Budget
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What this device will not go below, or above.
+    """Limits that a round must respect, or this device refuses it.
 
-    enabled        it learns at all
-    rows           fewer of its own it does not learn from
-    cohort         devices that must be in a sum with it
+    enabled        it takes part at all
+    rows           least number of its own labelled rows
+    cohort         least number of devices in the sum
     secure         only under secure aggregation
-    clip           longest update that it sends, as L2 norm; 0: any
+    clip           largest L2 norm of an update; 0: any
     noise          least noise, in clips; above 0 a plan without privacy is refused
     budget         epsilon over its life; None: not counted
-    trust_central  noise that the controller promises counts for both; else it is none
-    graphs         SHA-256, hex, of the graphs that it runs; empty: any that was signed
-    idle, mains    only while nobody asks it anything; only on mains power
-    celsius        it does not train above; 0: any temperature
+    trust_central  central noise counts for noise and budget; else it does not
+    graphs         SHA-256, hex, of the graphs that it runs; empty: any signed one
+    idle, mains    only without inference requests; only on mains power
+    celsius        highest temperature for training; 0: any
     """
 
     enabled: bool = True

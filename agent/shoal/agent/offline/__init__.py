@@ -1,1 +1,1 @@
-"""Updates and reports that are carried by hand."""
+"""Offline bundles: updates and reports of a device without a network."""

@@ -1,1 +1,1 @@
-"""What goes to the controller: windows, events, inventory, and the outbox."""
+"""Telemetry to the controller: windows, events, inventory, and the outbox."""

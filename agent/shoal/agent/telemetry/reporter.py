@@ -234,7 +234,7 @@ class Reporter:
             self._status_at = self._clock.monotonic()
 
     def on_time(self, time: wire.Time) -> None:
-        """The controller's clock, which was asked for."""
+        """Record the controller's clock."""
         self._clock.controller.answered(time.asked_s, time.now_s, self._clock.monotonic())
 
     @property
@@ -256,17 +256,17 @@ class Reporter:
 
         slots   that serve; facts: that may have changed since the start
         """
-        who, skew = self._identity, self._clock.skew
+        identity, skew = self._identity, self._clock.skew
         clock = {"clock_skew_s": skew.skew_s, "clock_error_s": skew.error_s} if skew else {}
         inventory = wire.Inventory(
             **self._sender(),
-            agent=who.version,
-            profile=who.profile.name,
-            ring=who.ring,
-            site=who.site,
-            line=who.line,
-            labels=who.labels,
-            facts=who.facts | clock | (facts or {}),
+            agent=identity.version,
+            profile=identity.profile.name,
+            ring=identity.ring,
+            site=identity.site,
+            line=identity.line,
+            labels=identity.labels,
+            facts=identity.facts | clock | (facts or {}),
             installed=[_installed(slot) for slot in slots],
             floors=floors,
             endpoint=endpoint,

@@ -1,1 +1,1 @@
-"""Folders that are carried: import, export, cache, seal."""
+"""Offline bundles: import, export, cache, seal."""

@@ -261,4 +261,6 @@ def _translated(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, BlockingIOError):
             raise
-        raise StorageError(f"{path}: {error.strerror}", "make room, or look at the disk") from error
+        raise StorageError(
+            f"{path}: {error.strerror}", "free disk space, or check the disk"
+        ) from error
