@@ -18,7 +18,7 @@ SIZE, SLOWLY = 1 << 20, "import sys, time; time.sleep(0.3); print(len(sys.stdin.
     "watched",
     [
         lambda child: trainer_process._wait(child, lambda: "", lambda: False),
-        lambda child: probe._watched(child, lambda: False),
+        lambda child: probe._wait(child, lambda: False),
     ],
     ids=["trainer", "probe"],
 )
@@ -26,7 +26,7 @@ def test_a_long_request_reaches_a_process_that_is_slow_to_start(
     watched: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer_process, "_POLL_S", 0.02)
-    monkeypatch.setattr(probe, "_LOOK_S", 0.02)
+    monkeypatch.setattr(probe, "_POLL_S", 0.02)
     with (
         memory_file(b"x" * SIZE) as request,
         subprocess.Popen(

@@ -345,10 +345,10 @@ def test_a_delta_over_which_the_process_died_is_not_tried_again(
 def test_a_delta_that_spares_little_is_not_fetched(shorter, server: Server, tmp_path: Path) -> None:
     stage(tmp_path).mkdir(parents=True)
     (stage(tmp_path) / f"{MADE.sha256}.part").write_bytes(NEW[: -len(DELTA)])
-    with pytest.raises(BundleError, match="spares too little"):
+    with pytest.raises(BundleError, match="saves too little"):
         shorter()
     server.data = NEW
-    with pytest.raises(BundleError, match="spares too little"):
+    with pytest.raises(BundleError, match="saves too little"):
         shorter()
 
 

@@ -1,15 +1,15 @@
-"""Versions and counters below which the device never goes again."""
+"""Floors: versions and counters below which the device accepts nothing (rollback protection)."""
 
 import msgspec
 
 
 class Floors(msgspec.Struct, frozen=True, kw_only=True):
-    """What this device never goes below again; kept apart from TUF's cache.
+    """The floors of the device; kept apart from TUF's cache.
 
     assignment   version of the newest assignment seen
     counters     model -> release_counter of the highest release that was committed
     metadata     "timestamp", "snapshot" -> version
-    time_s       Unix seconds that a signature has vouched for
+    time_s       newest signed time, Unix seconds
     """
 
     assignment: int = 0
@@ -25,7 +25,7 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
         metadata: dict[str, int] | None = None,
         time_s: float = 0.0,
     ) -> "Floors":
-        """Floors that are nowhere lower than these."""
+        """The higher of both, field by field."""
         return Floors(
             assignment=max(self.assignment, assignment),
             counters=_higher(self.counters, counters or {}),
@@ -34,11 +34,11 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def until(self, latest_s: float) -> "Floors":
-        """These, with no time beyond `latest_s`: an agent of before may have kept any."""
+        """Limit the time to `latest_s`: an earlier version of the agent may have saved any."""
         return msgspec.structs.replace(self, time_s=min(self.time_s, latest_s))
 
     def flat(self) -> dict[str, float]:
-        """As Inventory.floors says it."""
+        """In the form of Inventory.floors."""
         counters = {f"counter:{model}": float(n) for model, n in self.counters.items()}
         metadata = {role: float(version) for role, version in self.metadata.items()}
         return {

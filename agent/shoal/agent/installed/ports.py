@@ -34,16 +34,16 @@ class UpdateJournal(FloorJournal, Protocol):
 
 
 class Slots(Protocol):
-    """The two slots of each model, and the stage beside them.
+    """The two slots of each model, and the stage for downloads.
 
-    stage_has   bytes of `file` in the stage already; file.size when it is whole and true
-    keep        the stage is durable as it is
-    missing     bytes that the stage still lacks of `files`; size  bytes of a slot
+    keep        sync the stage
+    missing     bytes of `files` that are not in the stage; size: bytes of a slot
     drop        delete a slot that does not serve
-    sweep       delete the stage and what else is left over, of all models but the `busy` ones
-    install     stage -> slot, durable; repeatable; BundleError when neither holds the release
-    held        sha256 -> path of every file in either slot, as their manifests say
-    point       the `current` link, switched atomically; found  what the links point at
+    sweep       delete stages and leftovers of all models but the `busy` ones
+    install     rename the stage to the slot, durably; repeatable; BundleError when neither holds
+                the release
+    held        sha256 -> path of every file in either slot, by their manifests
+    point       switch the `current` link atomically; found: the slots that the links point at
     """
 
     def read_manifest(self, model: str, slot: str) -> Manifest: ...

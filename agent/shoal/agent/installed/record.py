@@ -10,7 +10,7 @@ from shoal.trust import Order
 
 
 class State(NamedEnum):
-    """Where an attempt stands, as UpdateEvent.state says it."""
+    """State of an update attempt, as in UpdateEvent.state."""
 
     IDLE = enum.auto()
     QUEUED = enum.auto()
@@ -31,7 +31,7 @@ class State(NamedEnum):
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
-    """What lies in one of a model's two slots, and serves or may serve.
+    """The release in one of a model's two slots.
 
     slot       "a" or "b"
     path       of the manifest in the image repository: its first part is the role
@@ -57,16 +57,16 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on this device: what serves, and the attempt to make it something else.
+    """One model on this device: its committed release, and the current update attempt.
 
     order     of the attempt; None before the first
     since_s   when the state began
-    starts    of the agent since the state began: three in a risky one roll back
-    redone    how often damaged files were fetched again in this attempt
-    cause, detail, facts   why the attempt failed; empty while all is well
-    serving   the good slot: what serves when nothing else is being tried
-    trial     what the attempt is putting in its place; serves from ACTIVATING's end on
-    spare     the slot before `serving`, still on disk: what is left if `serving` is damaged
+    starts    of the agent since the state began; three in a risky state roll back
+    redone    downloads repeated for damaged files in this attempt
+    cause, detail, facts   why the attempt failed; empty otherwise
+    serving   the committed slot
+    trial     the slot of the attempt; it serves from the end of ACTIVATING
+    spare     the slot before `serving`, still on disk: the fallback if `serving` is damaged
     """
 
     model: str
@@ -84,11 +84,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def active(self) -> Slot | None:
-        """What this state says should serve."""
+        """The slot that should serve in this state."""
         trying = self.state in (State.OBSERVING, State.COMMITTING)
         return self.trial if trying and self.trial else self.serving
 
     @property
     def inactive(self) -> str:
-        """The slot that may be overwritten."""
+        """Name of the slot that may be overwritten."""
         return "b" if self.serving and self.serving.slot == "a" else "a"

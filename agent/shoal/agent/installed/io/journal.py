@@ -1,4 +1,4 @@
-"""The journal: records, floors and the assignment. What it says survives the power."""
+"""The journal in SQLite: update records, floors, the assignment, rounds. It survives power cuts."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 class SqliteJournal:
     """Journal in one SQLite file.
 
-    lost   why an earlier file was set aside, "" when none was: floors went with it
+    lost   why an earlier file, with its floors, was set aside; "" when none was
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class SqliteJournal:
         return self._get("assignment")
 
     def save_assignment(self, payload: bytes, floors: Floors) -> None:
-        """Both or neither: an assignment is never known without its floor."""
+        """Save both in one transaction."""
         with translated(self._path), self._db.atomic():
             self._db.execute("INSERT OR REPLACE INTO kept VALUES ('assignment', ?)", [payload])
             data = msgspec.json.encode(floors)
@@ -60,7 +60,7 @@ class SqliteJournal:
         return _read(self._path, data, Participation) if data else Participation()
 
     def save_participation(self, known: Participation) -> None:
-        """All of it or nothing: an update is never known as sent without what it cost."""
+        """Save the record and the privacy ledger in one transaction."""
         self._put("INSERT OR REPLACE INTO kept VALUES (?, ?)", "participation", known)
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ def read_records(path: Path) -> dict[str, Record]:
 
 
 def read_floors(path: Path) -> Floors:
-    """The floors in a journal, likewise; those of a new device where there is none."""
+    """Read the floors of a journal, likewise; those of a new device where there is none."""
     if not path.exists():
         return Floors()
     db = open_database(path)

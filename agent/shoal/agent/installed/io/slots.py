@@ -1,11 +1,11 @@
-"""The two slots of each model on disk, and the stage beside them.
+"""The two slots of each model on disk (A/B), and the stage for downloads.
 
-    models/<model>/a/ b/      a release's files each; one serves
-    models/<model>/current    link to the one that serves, for people and other programs
-    models/<model>/stage/     what is being fetched: <sha256>.part, then the file's name
+    models/<model>/a/ b/      the files of a release each; one serves
+    models/<model>/current    link to the serving slot, for users and other programs
+    models/<model>/stage/     files being downloaded: <sha256>.part, then the file's name
 
-A slot comes to be by one rename of a stage that was verified and synced, so half a slot is never
-seen; the journal, not the link, decides what serves.
+A slot is created by one rename of a verified and synced stage, so a slot is never incomplete. The
+journal, not the link, decides which slot serves.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from shoal.errors import BundleError
 from shoal.manifest import File, Manifest, check_model, is_model
 from shoal.manifest import parse as parse_manifest
 
-_LINK, _CARD = "current", "slot.json"
-_HINT = "make room, or look at the disk"
-#: What a download may leave beside the whole files, named by their hash (io/download.py).
+_LINK, _SLOT = "current", "slot.json"
+_HINT = "free disk space, or check the disk"
+#: Endings of partial downloads, named by the file's hash (io/download.py).
 _PARTS = (".part", ".delta", ".whole")
 
 
@@ -43,7 +43,7 @@ class DiskSlots:
         return bundle.read_manifest(self.path(model, slot))
 
     def put_manifest(self, model: str, data: bytes) -> None:
-        """Begin a stage with a verified manifest; what is there of its files is kept, no more."""
+        """Start a stage with a verified manifest; keep its present files, delete all others."""
         stage = self.path(model, "stage")
         files = {file.name: file for file in parse_manifest(data).files()}
         parts = {file.sha256 + end for file in files.values() for end in _PARTS}
@@ -52,11 +52,11 @@ class DiskSlots:
             for path in list(stage.iterdir()):
                 file = files.get(path.name)
                 if path.name not in parts and not (file and _is(path, file)):
-                    path.unlink()  # of an order that this one superseded
+                    path.unlink()  # of a superseded order
             write_durable(stage / bundle.MANIFEST, data)
 
     def staged(self, model: str, sha256: str) -> Manifest:
-        """The stage's manifest; BundleError unless it is the one of `sha256`."""
+        """The stage's manifest; BundleError unless its hash is `sha256`."""
         stage = self.path(model, "stage")
         path = stage / bundle.MANIFEST
         if not path.is_file() or bundle.sha256_of(path) != sha256:
@@ -64,7 +64,7 @@ class DiskSlots:
         return bundle.read_manifest(stage)
 
     def reuse(self, model: str, file: File) -> bool:
-        """Whether the stage has `file`, whole and true; copied from a slot that has it."""
+        """Whether the stage has `file`, verified; it is copied from a slot that has it."""
         target = self.path(model, "stage") / file.name
         if _is(target, file):
             return True
@@ -76,7 +76,7 @@ class DiskSlots:
         return _is(target, file)
 
     def verify_stage(self, model: str, sha256: str, profile: str) -> None:
-        """BundleError unless the stage is the ordered release, whole; what is wrong is deleted."""
+        """BundleError unless the stage is the ordered release; a damaged file is deleted."""
         stage = self.path(model, "stage")
         manifest = self.staged(model, sha256)
         for file in manifest.files_for(profile):
@@ -85,47 +85,47 @@ class DiskSlots:
             except BundleError:
                 (stage / file.name).unlink(missing_ok=True)
                 raise
-        self._verified[model] = _look(stage)
+        self._verified[model] = _fingerprint(stage)
 
     def install(self, model: str, slot: str, sha256: str, profile: str) -> None:
-        """Stage -> slot, durable. Repeatable: a slot that holds the release already is left.
+        """Rename the stage to the slot, durably. Repeatable: a slot with the release is left as is.
 
-        The stage is durable (`keep`). It is verified, unless this process has verified it and
-        nothing has touched it since; what serves is verified where it then lies (`verify`).
+        The stage was made durable by `keep`. It is verified here, unless this process has verified
+        it and no file has changed since. `verify` checks the slot before it serves.
         """
         stage, target = self.path(model, "stage"), self.path(model, slot)
         if not stage.exists() and self._holds(target, sha256, profile):
-            self._keep(target)  # it was killed between rename and sync
+            self._sync_parents(target)  # the process was killed between rename and sync
             return
-        if not stage.is_dir() or self._verified.pop(model, None) != _look(stage):
+        if not stage.is_dir() or self._verified.pop(model, None) != _fingerprint(stage):
             self.verify_stage(model, sha256, profile)
         names = {f.name for f in self.staged(model, sha256).files_for(profile)} | {bundle.MANIFEST}
         with translated(target, _HINT):
             for file in [path for path in stage.iterdir() if path.name not in names]:
-                file.unlink()  # of an order that this one superseded
+                file.unlink()  # of a superseded order
             if target.exists():
-                doomed = target.with_name(f"{slot}.old")
-                shutil.rmtree(doomed, ignore_errors=True)
-                target.rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                old = target.with_name(f"{slot}.old")
+                shutil.rmtree(old, ignore_errors=True)
+                target.rename(old)
+                shutil.rmtree(old, ignore_errors=True)
             stage.rename(target)
             sync(target.parent)
 
     def verify(self, slot: Slot, profile: str) -> None:
-        """BundleError unless the slot on disk is what the journal says it is, file by file."""
+        """BundleError unless every file of the slot matches its record in the journal."""
         manifest = bundle.verify(self.path(slot.model, slot.slot), profile)
         variant = manifest.variant(slot.variant)
         if manifest.release != slot.release or variant.file.sha256 != slot.model_sha256:
             raise BundleError(f"slot {slot.slot} of {slot.model} does not hold {slot.release}")
 
     def point(self, model: str, slot: Slot | None) -> None:
-        """Switch the link, atomically, and say beside the files what they are; None: no link."""
+        """Switch the link atomically and write slot.json into the slot; None: remove the link."""
         link = self._folder / check_model(model) / _LINK
         with translated(link, _HINT):
             if slot is None:
                 link.unlink(missing_ok=True)
             else:
-                write_durable(link.with_name(slot.slot) / _CARD, msgspec.json.encode(slot))
+                write_durable(link.with_name(slot.slot) / _SLOT, msgspec.json.encode(slot))
                 if not link.is_symlink() or str(link.readlink()) != slot.slot:
                     new = link.with_name(f"{_LINK}.new")
                     new.unlink(missing_ok=True)
@@ -134,23 +134,23 @@ class DiskSlots:
             sync(link.parent)
 
     def found(self) -> list[Slot]:
-        """What the links point at: for a device whose journal is lost."""
-        cards = sorted(self._folder.glob(f"*/{_LINK}/{_CARD}"))
+        """The slots that the links point at, to recover from a lost journal."""
+        paths = sorted(self._folder.glob(f"*/{_LINK}/{_SLOT}"))
         found = []
-        for card in cards:
+        for path in paths:
             try:
-                found.append(msgspec.json.decode(card.read_bytes(), type=Slot))
+                found.append(msgspec.json.decode(path.read_bytes(), type=Slot))
             except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
                 continue
         return [slot for slot in found if slot.slot == self.pointed(slot.model)]
 
     def pointed(self, model: str) -> str:
-        """The slot that the link names, "" for none."""
+        """The slot that the link points at, "" for none."""
         link = self._folder / check_model(model) / _LINK
         return str(link.readlink()) if link.is_symlink() else ""
 
     def clean(self, model: str) -> None:
-        """Delete the stage, and what an interrupted install, or switch of the link, left."""
+        """Delete the stage and the leftovers of an interrupted install or link switch."""
         folder = self._folder / check_model(model)
         for name in ("stage", "a.old", "b.old"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -159,24 +159,24 @@ class DiskSlots:
                 path.unlink()
 
     def sweep(self, busy: Collection[str]) -> None:
-        """Clean every model that is not `busy` with an update, whether anybody knows it or not."""
+        """Clean every model folder except those `busy` with an update."""
         for model in self._models():
             if model not in busy:
                 self.clean(model)
 
     def missing(self, model: str, files: Sequence[File]) -> int:
-        """Bytes that the stage still lacks of `files`: room that a download needs."""
+        """Bytes of `files` that are missing in the stage: disk space that a download needs."""
         stage = self.path(model, "stage")
         lacking = [file for file in files if not _is(stage / file.name, file)]
         have = (_size(stage / f"{file.sha256}.part") for file in lacking)
         return sum(max(0, file.size - got) for file, got in zip(lacking, have, strict=True))
 
     def size(self, model: str, slot: str) -> int:
-        """Bytes of a slot: room that `drop` makes."""
+        """Bytes of a slot: disk space that `drop` frees."""
         return sum(_size(path) for path in self.path(model, slot).glob("*"))
 
     def drop(self, model: str, slot: str) -> None:
-        """Delete a slot that does not serve and that the update was to overwrite."""
+        """Delete the slot that the update will overwrite."""
         shutil.rmtree(self.path(model, slot), ignore_errors=True)
 
     def held(self, model: str) -> dict[str, Path]:
@@ -200,20 +200,20 @@ class DiskSlots:
             return shutil.disk_usage(self._folder).free
 
     def keep(self, model: str) -> None:
-        """What the stage holds is on the disk: no power cut takes a finished download back."""
+        """Sync the stage: a finished download survives a power cut."""
         stage = self.path(model, "stage")
         with translated(stage, _HINT):
             for file in stage.iterdir():
                 sync(file)
             sync(stage)
-        self._keep(stage)
+        self._sync_parents(stage)
 
     def _models(self) -> list[str]:
         """Names of the models that have a folder."""
         return sorted(path.name for path in self._folder.glob("*/") if is_model(path.name))
 
-    def _keep(self, slot: Path) -> None:
-        """The slot's name, and of the folders that it is in, survive a power cut from here on."""
+    def _sync_parents(self, slot: Path) -> None:
+        """Sync the folders above the slot, so that its name survives a power cut."""
         with translated(slot, _HINT):
             for folder in (slot.parent, self._folder, self._folder.parent):
                 sync(folder)
@@ -238,8 +238,8 @@ def _is(path: Path, file: File) -> bool:
     return True
 
 
-def _look(folder: Path) -> list[object]:
-    """What is another one once any file in `folder` was written, or is another file."""
+def _fingerprint(folder: Path) -> list[object]:
+    """A fingerprint that changes when any file in `folder` is written or replaced."""
     with translated(folder, _HINT):
         seen = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
     return [(name, it.st_ino, it.st_size, it.st_mtime_ns, it.st_ctime_ns) for name, it in seen]

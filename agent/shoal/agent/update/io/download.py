@@ -1,4 +1,4 @@
-"""Fetching over HTTPS, by hash: resumed where it broke off, bounded, never faster than allowed."""
+"""Downloads over HTTPS, by hash: resumable, bounded and rate limited."""
 
 import contextlib
 import hashlib
@@ -16,21 +16,21 @@ from shoal.manifest import File
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
 
-#: Bytes of one piece; seconds to connect, and without a byte; largest piece of TUF metadata.
+#: Bytes of one read; seconds to connect, and between two bytes; most bytes of TUF metadata.
 PIECE, CONNECT_S, SILENCE_S, METADATA = 1 << 16, 10.0, 20.0, 5 << 20
-#: Seconds of a limited download that come in one piece: the limit is even, not in bursts.
+#: Seconds of a rate limited download in one read: the rate is even, without bursts.
 _PAUSE_S = 0.1
-#: Longest answer that says why there is no other.
-_APOLOGY = 1 << 12
-#: Longest file made by a delta: five times its length is in memory for a moment.
+#: Most bytes of an error response.
+_ERROR_BODY = 1 << 12
+#: Most bytes of a file made by a delta: five times its size is in memory for a moment.
 DELTA_LIMIT = 24 << 20
-#: A delta longer than this share of what is still missing is not worth it.
+#: A delta is used up to this share of the bytes that are still missing.
 WORTH = 0.8
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 class Written(NamedTuple):
-    """Bytes that came, and the hash of the file where all of it came just now, else ""."""
+    """Bytes received, and the hash of the file if all of it was received now, else ""."""
 
     got: int
     sha256: str
@@ -39,7 +39,7 @@ class Written(NamedTuple):
 class HttpsDownloads:
     """Downloads from the artifact server.
 
-    ca         PEM bundle: the only certificates that are believed
+    ca         PEM bundle: the only trusted certificates
     artifacts  https://host:port of the server, for TUF's metadata
     stage      model -> folder of its stage
     max_kbps   kilobit a second, 0 for no limit
@@ -74,12 +74,12 @@ class HttpsDownloads:
         return data
 
     def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
-        """Fetch `file` into the model's stage; bytes that came over the network.
+        """Download `file` into the model's stage; bytes received.
 
-        What came before a broken connection or power cut is kept and not fetched again.
+        Bytes received before a lost connection or power cut are kept and not downloaded again.
 
-        Raises LinkError to be tried again, BundleError when the bytes are not what was signed,
-        AbsentError for 404, DeniedError for 403, StorageError when the disk refuses.
+        Raises LinkError when it may be tried again, BundleError when the bytes are not what was
+        signed, AbsentError for 404, DeniedError for 403, StorageError when the disk refuses.
         """
         stage = self._stage(model)
         part = stage / f"{file.sha256}.part"
@@ -105,24 +105,24 @@ class HttpsDownloads:
         return bytes(data)
 
     def delta(self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]) -> int:
-        """Make `file` in the model's stage of `base` and what differs; bytes that came.
+        """Make `file` in the model's stage from `base` and a delta; bytes received.
 
-        The delta's length, as the server says it, decides: where the rest of the whole file is
-        little more, BundleError. So is a delta that does not make what was signed, AbsentError
-        one that is not to be had now, LinkError a connection that broke on the way: try again.
+        Raises BundleError when the delta, by its Content-Length, saves too little over the rest of
+        the whole file, or when its result is not the signed file; AbsentError when there is no
+        delta now; LinkError for a lost connection, to be tried again.
         """
         stage = self._stage(model)
-        part, came = stage / f"{file.sha256}.delta", 0
+        part, received = stage / f"{file.sha256}.delta", 0
         whole, made = part.with_suffix(".whole"), part.with_suffix(".part")
         with translated(part.name):
             stage.mkdir(parents=True, exist_ok=True)
             if max(file.size, base.stat().st_size) > DELTA_LIMIT:
                 raise BundleError(f"{file.name} is too long for a delta here")
-            if whole.exists():  # the process died over it, perhaps of it: memory is short
+            if whole.exists():  # the process died while applying it, perhaps of memory
                 whole.unlink()
                 raise BundleError(f"the delta of {file.name} was not applied to its end")
             missing = file.size - (made.stat().st_size if made.exists() else 0)
-            came = self._fetch_delta(url, part, int(WORTH * missing), stop)
+            received = self._fetch_delta(url, part, int(WORTH * missing), stop)
             part.replace(whole)
             try:
                 data = delta.apply(base.read_bytes(), whole.read_bytes(), file.size)
@@ -133,7 +133,7 @@ class HttpsDownloads:
             made.write_bytes(data)
             sync(made)
             self._finish(made, stage / file.name, file)
-        return came
+        return received
 
     def _fetch_delta(self, url: str, part: Path, most: int, stop: Callable[[], bool]) -> int:
         have = part.stat().st_size if part.exists() else 0
@@ -142,7 +142,7 @@ class HttpsDownloads:
                 size = _whole_size(response)
                 if not have < size <= most:
                     part.unlink(missing_ok=True)
-                    raise BundleError(f"a delta of {size} bytes spares too little")
+                    raise BundleError(f"a delta of {size} bytes saves too little")
                 start = _start(response, have, size)
                 return self._write(response, part, start, size, stop).got
         except LinkError as error:
@@ -173,7 +173,7 @@ class HttpsDownloads:
 
         with part.open("r+b" if start else "wb") as out:
             if not start and size > PIECE:
-                sync(part.parent)  # its name must last for its bytes to be of use
+                sync(part.parent)  # makes the file's name durable
             out.seek(start)
             try:
                 got = self._copy(response, keep, size - start, stop)
@@ -204,9 +204,9 @@ class HttpsDownloads:
         return got
 
     def _finish(self, part: Path, target: Path, file: File, sha256: str = "") -> None:
-        """The whole file, under its name, if it is what was signed.
+        """Verify the whole file and give it its name.
 
-        sha256   of the bytes as they came, "" to read them again
+        sha256   computed while receiving, "" to read the file again
         """
         if part.stat().st_size < file.size:
             raise LinkError(f"{file.name} is not whole yet")
@@ -230,7 +230,7 @@ class HttpsDownloads:
             )
             try:
                 if response.status not in (200, 206):
-                    response.read(_APOLOGY)  # else the connection could not be used again
+                    response.read(_ERROR_BODY)  # so that the connection can be reused
                 _check(response.status, url)
                 yield response
             except BaseException:
@@ -265,22 +265,22 @@ def _check(status: int, url: str) -> None:
     raise LinkError(f"{_shown(url)}: HTTP {status}")
 
 
-def _start(response: "BaseHTTPResponse", asked: int, size: int) -> int:
-    """Where the answer's first byte belongs; LinkError for an answer to another question."""
+def _start(response: "BaseHTTPResponse", requested: int, size: int) -> int:
+    """Offset of the response's first byte; LinkError for a range that was not requested."""
     if response.status == 200:
         return 0
     found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    if not found or int(found.group(1)) != asked or found.group(3) not in ("*", str(size)):
-        said = response.headers.get("Content-Range", "none")
-        raise LinkError(f"asked for bytes from {asked} of {size}, got range {said!r}")
-    return asked
+    if not found or int(found.group(1)) != requested or found.group(3) not in ("*", str(size)):
+        found_range = response.headers.get("Content-Range", "none")
+        raise LinkError(f"asked for bytes from {requested} of {size}, got range {found_range!r}")
+    return requested
 
 
 def _whole_size(response: "BaseHTTPResponse") -> int:
-    """Bytes of the whole thing, of which the answer may be the end; 0 where it does not say."""
+    """Size of the whole file, from a full or partial response; 0 where it is not given."""
     found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    said = found.group(3) if found else response.headers.get("Content-Length", "")
-    return int(said) if said.isdecimal() else 0
+    length = found.group(3) if found else response.headers.get("Content-Length", "")
+    return int(length) if length.isdecimal() else 0
 
 
 def _all(response: "BaseHTTPResponse", limit: int) -> bytes:
@@ -292,5 +292,5 @@ def _all(response: "BaseHTTPResponse", limit: int) -> bytes:
 
 
 def _shown(url: str) -> str:
-    """The address without its capability, which is a secret."""
+    """The URL without its capability, which is a secret."""
     return url.partition("?")[0][:200]

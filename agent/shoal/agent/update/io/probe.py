@@ -1,4 +1,4 @@
-"""The probe: a release tried in a process of its own (io/trial.py) before it may serve."""
+"""The probe: run a release in a separate process (io/trial.py) before it may serve."""
 
 import contextlib
 import logging
@@ -26,81 +26,80 @@ from shoal.sketch import F32
 
 _log = logging.getLogger(__name__)
 
-#: Seconds that a probe may take in all; between two looks.
-LONGEST_S, _LOOK_S = 180.0, 0.2
+#: Seconds: longest duration of a probe; between two checks.
+LONGEST_S, _POLL_S = 180.0, 0.2
 _DATA_MB = 512
 
 
 class Trial:
-    """The process of one probe: it gets ready, then waits to be told what to try.
+    """The child process of one probe: it loads its libraries, then waits for its Request.
 
-    What it is told lies in memory that both have had from the start, and a byte says that it is
-    there. Where that never comes, because this process has ended or has no use for it, its standard
-    input ends, and so does it.
+    The Request is in a memory file that both processes have open; a byte on standard input signals
+    it. The child exits when its standard input is closed, as it is when this process ends.
     """
 
     def __init__(self, rss_mb: int, environment: dict[str, str]) -> None:
-        self._told = memory_file()
-        limits = [str(os.getpid()), str(2 * rss_mb + _DATA_MB), str(self._told.fileno())]
+        self._request = memory_file()
+        limits = [str(os.getpid()), str(2 * rss_mb + _DATA_MB), str(self._request.fileno())]
         self._child = subprocess.Popen(
             [sys.executable, "-m", "shoal.agent.update.io.trial", *limits],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            pass_fds=[self._told.fileno()],
+            pass_fds=[self._request.fileno()],
             env=environment | ENVIRONMENT,
         )
 
     @property
-    def waits(self) -> bool:
-        """Whether it is still there."""
+    def alive(self) -> bool:
+        """Whether the child is alive."""
         return self._child.poll() is None
 
-    def ask(self, request: bytes, stop: Callable[[], bool]) -> tuple[bytes, int]:
-        """What it said and how it ended; killed when taken back or too late."""
+    def run(self, request: bytes, stop: Callable[[], bool]) -> tuple[bytes, int]:
+        """Its output and exit status; it is killed when stopped or after LONGEST_S."""
         assert self._child.stdin is not None
-        with self._told, self._child:
-            self._told.write(request)
-            self._told.seek(0)
-            with contextlib.suppress(BrokenPipeError):  # it has died: how, its status tells
+        with self._request, self._child:
+            self._request.write(request)
+            self._request.seek(0)
+            with contextlib.suppress(BrokenPipeError):  # it has died: see its status
                 self._child.stdin.write(b"!")
-            return _watched(self._child, stop)
+            return _wait(self._child, stop)
 
     def end(self) -> None:
-        """It is not asked any more."""
-        with self._told, self._child:
+        """Kill it."""
+        with self._request, self._child:
             self._child.kill()
 
 
 class SubprocessProber:
-    """Runs the probe with limits of its own.
+    """Runs probes with resource limits.
 
-    folder   model, slot -> where its files are
-    room     MB of memory that one more process may take here
+    folder     model, slot -> folder of its files
+    headroom   MB of memory that one more process may use
     """
 
     def __init__(
         self,
         folder: Callable[[str, str], Path],
         environment: dict[str, str],
-        room: Callable[[], float] = lambda: math.inf,
+        headroom: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        self._folder, self._environment, self._room = folder, environment, room
+        self._folder, self._environment, self._headroom = folder, environment, headroom
         self._lock = threading.Lock()
         self._ready: Trial | None = None
 
     def prepare(self, profile: Profile) -> None:
-        """Start the next probe's process now, where there is room for all that it may take."""
+        """Start the next probe's process now, if its memory limit fits into the headroom."""
         with self._lock:
-            if self._ready is None and self._room() >= profile.budget.rss_mb:
+            if self._ready is None and self._headroom() >= profile.budget.rss_mb:
                 try:
                     self._ready = Trial(profile.budget.rss_mb, self._environment)
                 except OSError as error:
-                    _log.info("the probe starts when it is needed: %s", error)
+                    _log.info("the probe's process is started later: %s", error)
 
     def dismiss(self) -> None:
-        """End the process that waits, if one does."""
+        """End the waiting process, if there is one."""
         with self._lock:
             ready, self._ready = self._ready, None
         if ready is not None:
@@ -115,7 +114,7 @@ class SubprocessProber:
         beside: Slot | None,
         stop: Callable[[], bool],
     ) -> list[Measured]:
-        """Measurements of every variant for `profile`; ModelError when the trial died of it."""
+        """Measurements of every variant for `profile`; ModelError when the child crashed."""
         folder = self._folder(model, slot)
         manifest = bundle.read_manifest(folder)
         shadow = recent is not None and beside is not None
@@ -129,28 +128,28 @@ class SubprocessProber:
             recent=recent.astype(np.float32).tobytes() if shadow and recent is not None else b"",
         )
         trial = self._take(profile.budget.rss_mb)
-        said, status = trial.ask(msgspec.msgpack.encode(request), stop)
-        return _understood(said, status, profile)
+        output, status = trial.run(msgspec.msgpack.encode(request), stop)
+        return _parse(output, status, profile)
 
     def _take(self, rss_mb: int) -> Trial:
-        """The process that waits, or a new one: that it has died tells nothing of the release."""
+        """The waiting process, or a new one if that has died: the release did not cause it."""
         with self._lock:
             ready, self._ready = self._ready, None
-        if ready is not None and ready.waits:
+        if ready is not None and ready.alive:
             return ready
         if ready is not None:
             ready.end()
         return Trial(rss_mb, self._environment)
 
 
-def _watched(child: "subprocess.Popen[bytes]", stop: Callable[[], bool]) -> tuple[bytes, int]:
-    """What the child said and how it ended; killed when taken back or too late."""
-    for _ in range(int(LONGEST_S / _LOOK_S)):
+def _wait(child: "subprocess.Popen[bytes]", stop: Callable[[], bool]) -> tuple[bytes, int]:
+    """The child's output and exit status; it is killed when stopped or after LONGEST_S."""
+    for _ in range(int(LONGEST_S / _POLL_S)):
         if stop():
             break
         try:
-            said, _ = child.communicate(timeout=_LOOK_S)
-            return said, child.returncode
+            output, _ = child.communicate(timeout=_POLL_S)
+            return output, child.returncode
         except subprocess.TimeoutExpired:
             pass
     child.kill()
@@ -158,7 +157,7 @@ def _watched(child: "subprocess.Popen[bytes]", stop: Callable[[], bool]) -> tupl
     return b"", -signal.SIGXCPU
 
 
-def _understood(said: bytes, status: int, profile: Profile) -> list[Measured]:
+def _parse(output: bytes, status: int, profile: Profile) -> list[Measured]:
     if status < 0:
         died = signal.Signals(-status)
         if died in (signal.SIGXCPU, signal.SIGALRM):
@@ -167,7 +166,7 @@ def _understood(said: bytes, status: int, profile: Profile) -> list[Measured]:
             raise BigError("the probe was killed: out of memory")
         raise ModelError(f"the probe died of {died.name}: this model crashes onnxruntime here")
     try:
-        answer = msgspec.json.decode(said, type=Answer)
+        answer = msgspec.json.decode(output, type=Answer)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ModelError(f"the probe ended with status {status} and no answer") from error
     if answer.error == "memory":
@@ -180,12 +179,12 @@ def _understood(said: bytes, status: int, profile: Profile) -> list[Measured]:
 
 
 class SlowError(ModelError):
-    """A model that does not answer in time."""
+    """A model that is not done in time."""
 
     code = "too-slow"
 
 
 class BigError(ModelError):
-    """A model that takes more memory than there is."""
+    """A model that needs too much memory."""
 
     code = "too-big"

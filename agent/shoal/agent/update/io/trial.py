@@ -1,9 +1,9 @@
-"""What runs in the probe's own process: `python -m shoal.agent.update.io.trial`.
+"""The child process of the probe: `python -m shoal.agent.update.io.trial`.
 
-It gets ready, and waits until a byte in standard input says that a Request (MessagePack) lies in
-the memory that it was given. Then it tries every variant that the profile prefers, and writes an
-Answer (JSON) to standard output. A crash, a hang or a greedy model takes this process down and
-nothing else. A device waits for it at every update: it imports what it needs and no more.
+It loads its libraries and waits for a byte on standard input, after which a Request (MessagePack)
+is in the memory file that it was given. It runs every variant that the profile prefers, and writes
+an Answer (JSON) to standard output. A crash, a hang or an allocation beyond the limit ends this
+process only. Every update waits for it, so it imports only what it needs.
 """
 
 import contextlib
@@ -27,20 +27,20 @@ from shoal.manifest import Manifest
 from shoal.profile import SessionOptions
 from shoal.sketch import F32
 
-#: Seconds of a CPU that a trial may take.
+#: CPU seconds of a trial, at most.
 CPU_S = 150
-#: Rounds of RUNS runs: another process only ever adds latency, so the best round is the model's.
+#: Rounds of RUNS runs: other processes only add latency, so the best round counts.
 ROUNDS, _ENOUGH = 5, 10
 _ATOL_OF = 1.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to try.
+    """The release to try.
 
-    folder    slot of the release, verified; beside the slot that serves, "" for none
-    variants  of the profile, best first; beside_variant the one that serves
-    recent    float32 bytes of the last local inputs, row after row
+    folder    its slot, verified; beside: slot of the serving release, "" for none
+    variants  of the profile, preferred first; beside_variant: the serving one
+    recent    float32 bytes of the last local inputs, row by row
     """
 
     folder: str
@@ -53,22 +53,24 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it: measurements, or why the model cannot be used at all."""
+    """The measurements, or why the model cannot be used."""
 
     measured: list[Measured] = []
     error: str = ""
 
 
 def main() -> None:
-    """Try what it is asked to, if it ever is; never raises, never returns."""
-    parent, data_mb, told = map(int, sys.argv[1:4])
+    """Run the requested trial; never raises, never returns."""
+    parent, data_mb, descriptor = map(int, sys.argv[1:4])
     _limit(data_mb)
     _get_ready()
-    asked = sys.stdin.buffer.read(1)
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # not before: it is a thread's death
-    if not asked or os.getppid() != parent:
+    signalled = sys.stdin.buffer.read(1)
+    ctypes.CDLL(None).prctl(
+        _DIE_WITH_PARENT, signal.SIGKILL
+    )  # not before: it follows the thread that started it
+    if not signalled or os.getppid() != parent:
         os._exit(0)
-    with os.fdopen(told, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         request = msgspec.msgpack.decode(file.read(), type=Request)
     try:
         answer = Answer(measured=_measure_all(request))
@@ -79,19 +81,19 @@ def main() -> None:
         answer = Answer(error="memory" if memory else str(error))
     sys.stdout.buffer.write(msgspec.json.encode(answer))
     sys.stdout.flush()
-    os._exit(0)  # all is said: the device does not wait for libraries to be taken apart
+    os._exit(0)  # without unloading libraries: the update waits for this process
 
 
 def _get_ready() -> None:
-    """Load what every trial needs, while nobody waits for it yet."""
-    with contextlib.suppress(MemoryError):  # it is said when there is somebody to hear it
+    """Load what every trial needs, before the Request comes."""
+    with contextlib.suppress(MemoryError):  # reported with the Request
         import zipfile  # noqa: F401 np.load needs it
 
         import_ort()
 
 
 def _limit(data_mb: int) -> None:
-    """What a hostile or broken model may take: memory, CPU time, disk, and no core dump."""
+    """Limit memory, CPU time and file size for a hostile or broken model; no core dump."""
     resource.setrlimit(resource.RLIMIT_DATA, (data_mb << 20, data_mb << 20))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -104,9 +106,10 @@ def _measure_all(request: Request) -> list[Measured]:
     manifest = bundle.read_manifest(folder)
     golden = bundle.read_golden(folder, manifest)
     recent = np.frombuffer(request.recent, np.float32).reshape(-1, len(manifest.features))
-    said_beside = _beside(request, recent) if len(recent) else None
+    serving_outputs = _beside(request, recent) if len(recent) else None
     return [
-        _measure(request, manifest, name, golden, recent, said_beside) for name in request.variants
+        _measure(request, manifest, name, golden, recent, serving_outputs)
+        for name in request.variants
     ]
 
 
@@ -116,21 +119,21 @@ def _measure(
     name: str,
     golden: bundle.Golden,
     recent: F32,
-    said_beside: F32 | None,
+    serving_outputs: F32 | None,
 ) -> Measured:
     session, load_ms = _load(Path(request.folder), manifest, name, request.session)
-    said = session.run(golden.inputs)
+    outputs = session.run(golden.inputs)
     want = golden.outputs.get(name)
-    if want is None or want.shape != said.shape:
-        raise ModelError(f"{name}: answers {list(said.shape)}, the bundle has no golden output so")
+    if want is None or want.shape != outputs.shape:
+        raise ModelError(f"{name}: output {list(outputs.shape)} has no golden output in the bundle")
     p50_ms, p99_ms = _timed(session, golden.inputs, request.p99_ms)
-    error = np.abs(said - want) / np.maximum(_ATOL_OF, np.abs(want))
+    error = np.abs(outputs - want) / np.maximum(_ATOL_OF, np.abs(want))
     regression = manifest.task == "regression"
-    disagree = _disagree(session, recent, said_beside, regression)
+    disagree = _disagree(session, recent, serving_outputs, regression)
     return Measured(
         variant=name,
-        worst_error=float(np.max(error)) if np.isfinite(said).all() else 1e9,
-        labels_differ=0 if regression else _differ(said, want),
+        worst_error=float(np.max(error)) if np.isfinite(outputs).all() else 1e9,
+        labels_differ=0 if regression else _differ(outputs, want),
         golden_rows=len(want),
         p50_ms=p50_ms,
         p99_ms=p99_ms,
@@ -163,7 +166,7 @@ def _timed(session: OrtSession, inputs: F32, p99_ms: float) -> tuple[float, floa
 
 
 def percentile(ordered: list[float], percent: float) -> float:
-    """As numpy's, which loads numpy.ma for it: more than all else that a trial loads of ours.
+    """numpy.percentile without loading numpy.ma, which is more than all other code of a trial.
 
     >>> percentile([1.0, 2.0, 4.0], 50), percentile([1.0, 2.0, 4.0], 75)
     (2.0, 3.0)
@@ -174,7 +177,7 @@ def percentile(ordered: list[float], percent: float) -> float:
 
 
 def _round(session: OrtSession, inputs: F32, p99_ms: float) -> list[float]:
-    """Milliseconds of up to RUNS runs; fewer when even the quickest is over the budget."""
+    """Milliseconds of up to RUNS runs; fewer when even the fastest is over the budget."""
     took: list[float] = []
     for i in range(RUNS):
         row = inputs[i % len(inputs)][None, :]
@@ -187,7 +190,7 @@ def _round(session: OrtSession, inputs: F32, p99_ms: float) -> list[float]:
 
 
 def _beside(request: Request, recent: F32) -> F32 | None:
-    """What the serving release says to the same rows; None when it cannot be asked."""
+    """Outputs of the serving release for the same rows; None when it cannot be run."""
     try:
         folder = Path(request.beside)
         manifest = bundle.read_manifest(folder)
@@ -197,11 +200,17 @@ def _beside(request: Request, recent: F32) -> F32 | None:
         return None
 
 
-def _disagree(session: OrtSession, recent: F32, said_beside: F32 | None, regression: bool) -> float:
-    if said_beside is None or regression:
+def _disagree(
+    session: OrtSession, recent: F32, serving_outputs: F32 | None, regression: bool
+) -> float:
+    if serving_outputs is None or regression:
         return -1.0
-    said = session.run(recent)
-    return _differ(said, said_beside) / len(recent) if said.shape == said_beside.shape else -1.0
+    outputs = session.run(recent)
+    return (
+        _differ(outputs, serving_outputs) / len(recent)
+        if outputs.shape == serving_outputs.shape
+        else -1.0
+    )
 
 
 def _differ(a: F32, b: F32) -> int:
@@ -209,7 +218,7 @@ def _differ(a: F32, b: F32) -> int:
 
 
 def rss_mb() -> float:
-    """Resident memory of this process, MB; 0 where /proc does not tell."""
+    """Resident memory of this process, MB; 0 without /proc."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, IndexError, ValueError):
