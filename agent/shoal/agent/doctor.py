@@ -1,4 +1,4 @@
-"""What may be wrong on site, checked one by one: clock, disk, certificate, network, runtime."""
+"""`shoal-agent doctor`: checks of clock, disk, certificate, network, feeds, runtime and model."""
 
 import datetime
 import random
@@ -43,15 +43,15 @@ def examine(folder: Path, settings: Settings) -> list[Finding]:
         _certificate(folder),
         _reach("broker", broker, folder),
         _reach("artifacts", artifacts, folder),
-        _tried("peers", lambda: _peers(folder, settings)),
-        _tried("feeds", lambda: _feeds(folder, settings)),
-        _tried("runtime", _runtime),
-        _tried("model", lambda: _self_inference(folder, settings)),
+        _run("peers", lambda: _peers(folder, settings)),
+        _run("feeds", lambda: _feeds(folder, settings)),
+        _run("runtime", _runtime),
+        _run("model", lambda: _self_inference(folder, settings)),
     ]
 
 
 def _peers(folder: Path, settings: Settings) -> str:
-    """Whether the port for the neighbours is this device's, or to be had."""
+    """Whether the port for peers is this device's, or free."""
     peers = settings.peers
     if not peers.enabled:
         return "downloads are not shared: [peers] is not enabled"
@@ -59,7 +59,7 @@ def _peers(folder: Path, settings: Settings) -> str:
         connect((peers.host, peers.port), settings.device.name, folder, time.time()).close()
         return f"this device answers on port {peers.port}"
     except ConnectionRefusedError:
-        pass  # nobody has it
+        pass  # the port is free
     except (OSError, ShoalError) as error:
         raise SettingError(
             f"another program has port {peers.port}: {error}", "choose another [peers] port"
@@ -74,7 +74,7 @@ def _peers(folder: Path, settings: Settings) -> str:
 
 
 def _feeds(folder: Path, settings: Settings) -> str:
-    """Sources and sinks are built, libraries and all, and not started."""
+    """Build sources and sinks with their libraries, without starting them."""
     ports = FeedPorts(
         folder=folder,
         serving=dict,
@@ -117,7 +117,7 @@ def _certificate(folder: Path) -> Finding:
 
 
 def _reach(name: str, url: str, folder: Path) -> Finding:
-    """Name, then TCP, then TLS with our certificate: the first that fails is what is wrong."""
+    """Resolve the name, connect by TCP, then by TLS with the device's certificate."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 8883
     step, hint = "name", f"is {host!r} right, and does the DNS server answer?"
@@ -125,7 +125,7 @@ def _reach(name: str, url: str, folder: Path) -> Finding:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         step, hint = "TCP", f"is anything listening on port {port}, and no firewall between?"
         with socket.create_connection((host, port), timeout=_TIMEOUT_S) as plain:
-            step, hint = "TLS", "is the clock right, and was the controller made anew?"
+            step, hint = "TLS", "is the clock right, and was the controller set up again?"
             context = ssl.create_default_context(cafile=str(folder / CA))
             context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
             with context.wrap_socket(plain, server_hostname=host) as wrapped:
@@ -134,7 +134,7 @@ def _reach(name: str, url: str, folder: Path) -> Finding:
         return Finding(check=name, passed=False, detail=f"{url}: {step}: {error}", hint=hint)
 
 
-def _tried(check: str, work: Callable[[], str]) -> Finding:
+def _run(check: str, work: Callable[[], str]) -> Finding:
     try:
         return Finding(check=check, passed=True, detail=work())
     except ShoalError as error:
@@ -150,14 +150,14 @@ def _runtime() -> str:
 
 
 def _self_inference(folder: Path, settings: Settings) -> str:
-    """Load what serves, in this process, and let it answer once."""
+    """Load the serving releases in this process, and run each once."""
     if not (folder / JOURNAL).exists():
         return "no release yet"
     slots = DiskSlots(folder / MODELS)
-    loader, said = OrtLoader(slots.path), []
+    loader, found = OrtLoader(slots.path), []
     for record in read_records(folder / JOURNAL).values():
         if record.active is not None:
             slots.verify(record.active, settings.device.profile)
             loader.load(record.active, profile(settings.device.profile))
-            said.append(f"{record.active.release} ({record.active.variant}) answers")
-    return ", ".join(said) or "no release yet"
+            found.append(f"{record.active.release} ({record.active.variant}) answers")
+    return ", ".join(found) or "no release yet"

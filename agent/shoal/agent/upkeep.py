@@ -1,4 +1,4 @@
-"""What has to be done once in many days: renew the certificate, follow the director's roots."""
+"""Periodic maintenance: renewal of the certificate and updates of the director's root."""
 
 import logging
 import threading
@@ -12,8 +12,8 @@ from shoal.errors import LinkError, ShoalError
 
 _log = logging.getLogger(__name__)
 
-#: Seconds between two looks, and until the next try after a failure.
-LOOK_S, RETRY_S = 86_400.0, 3_600.0
+#: Seconds between two checks, and until the next try after a failure.
+CHECK_S, RETRY_S = 86_400.0, 3_600.0
 #: A fleet that enrolled in one hour renews over this share of a certificate's life.
 SPREAD = 0.05
 #: With so few days left, a renewal that fails is critical.
@@ -21,11 +21,11 @@ _URGENT_S = 10 * 86_400.0
 
 
 class Upkeep(threading.Thread):
-    """A thread that sleeps nearly always.
+    """Runs the checks on a thread of its own.
 
-    clock    Unix seconds, the device's
-    fault    told what fails
-    rooted   told the director's new root
+    clock     the device's, Unix seconds
+    on_fault  receives failures
+    on_root   receives a new root of the director
     """
 
     def __init__(
@@ -36,28 +36,31 @@ class Upkeep(threading.Thread):
         *,
         clock: Callable[[], float],
         random: Random,
-        fault: Callable[[Fault], None],
-        rooted: Callable[[bytes], None],
+        on_fault: Callable[[Fault], None],
+        on_root: Callable[[bytes], None],
     ) -> None:
         super().__init__(name="upkeep", daemon=True)
         self._folder, self._controller, self._device = folder, controller, device
-        self._clock, self._random, self._fault, self._rooted = clock, random, fault, rooted
+        self._clock, self._random, self._on_fault, self._on_root = clock, random, on_fault, on_root
         self._share = renewal.DUE + SPREAD * random.random()
         self._ending = threading.Event()
 
     def finish(self) -> None:
-        """End it; a request under way is let go."""
+        """End the thread without waiting for a running request."""
         self._ending.set()
 
     def run(self) -> None:
         delay = 60.0 * self._random.random()
         while not self._ending.wait(delay):
-            delay = self.look()
+            delay = self.check()
 
-    def look(self) -> float:
-        """Do what is due; seconds until the next look."""
-        passed = [self._tried(self._renew, "certificate"), self._tried(self._follow, "director")]
-        pause = LOOK_S if all(passed) else RETRY_S
+    def check(self) -> float:
+        """Renew what is due; seconds until the next check."""
+        passed = [
+            self._succeeds(self._renew, "certificate"),
+            self._succeeds(self._follow, "director"),
+        ]
+        pause = CHECK_S if all(passed) else RETRY_S
         return pause * (0.5 + self._random.random() / 2)
 
     def _renew(self) -> None:
@@ -71,18 +74,18 @@ class Upkeep(threading.Thread):
         newest = renewal.refresh_director(self._folder, self._controller)
         if newest is not None:
             _log.info("the director has a new root")
-            self._rooted(newest)
+            self._on_root(newest)
 
-    def _tried(self, work: Callable[[], None], cause: str) -> bool:
+    def _succeeds(self, work: Callable[[], None], cause: str) -> bool:
         try:
             work()
         except (ShoalError, OSError) as error:
-            self._fault(Fault(cause, str(error), self._severity(cause, error)))
+            self._on_fault(Fault(cause, str(error), self._severity(cause, error)))
             return False
         return True
 
     def _severity(self, cause: str, error: Exception) -> str:
-        """A controller out of reach is worth no word while there is time."""
+        """Info while the controller is out of reach and there is time."""
         if cause == "certificate" and self._left_s() < _URGENT_S:
             return "critical"
         return "info" if isinstance(error, LinkError) else "warning"

@@ -349,8 +349,8 @@ def build_upkeep(folder: Path, settings: Settings, agent: Agent) -> Upkeep:
         settings.device.name,
         clock=agent.clock,
         random=random.SystemRandom(),
-        fault=agent.on_fault,
-        rooted=lambda root: agent.post(RootChanged(root)),
+        on_fault=agent.on_fault,
+        on_root=lambda root: agent.post(RootChanged(root)),
     )
 
 

@@ -16,7 +16,7 @@ from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.config import Settings
 from shoal.agent.identity.io import renewal
 from shoal.agent.identity.io.enrol import EnrolOptions, enrol
-from shoal.agent.upkeep import LOOK_S, RETRY_S, Upkeep
+from shoal.agent.upkeep import CHECK_S, RETRY_S, Upkeep
 from shoal.controller.fleet import devices, enrolment
 from shoal.errors import DeniedError, LinkError, SettingError, TrustError, UntrustedError
 
@@ -79,7 +79,7 @@ class Watched:
         self.roots: list[bytes] = []
         self.upkeep = Upkeep(
             folder, url, "cam-1", clock=world.clock, random=random.Random(3),
-            fault=self.faults.append, rooted=self.roots.append,
+            on_fault=self.faults.append, on_root=self.roots.append,
         )  # fmt: skip
 
 
@@ -88,10 +88,10 @@ def test_nothing_is_asked_for_before_two_thirds_of_its_life(
 ) -> None:
     first, watched = serial(folder), Watched(folder, url, world)
     world.clock.now += 59 * DAY_S
-    assert LOOK_S / 2 <= watched.upkeep.look() <= LOOK_S
+    assert CHECK_S / 2 <= watched.upkeep.check() <= CHECK_S
     assert serial(folder) == first
     world.clock.now += 8 * DAY_S
-    watched.upkeep.look()
+    watched.upkeep.check()
     assert serial(folder) != first
     assert is_a_pair(folder)
     assert watched.faults == []
@@ -197,11 +197,11 @@ def test_a_device_that_was_decommissioned_is_told_so_and_goes_on_trying(
     watched = Watched(folder, url, world)
     enrolment.decommission(world.ctx, actor="test", device="cam-1")
     world.clock.now += 70 * DAY_S
-    assert watched.upkeep.look() <= RETRY_S
+    assert watched.upkeep.check() <= RETRY_S
     assert [(f.cause, f.severity) for f in watched.faults] == [("certificate", "warning")]
     assert "not enrolled" in watched.faults[0].detail
     world.clock.now += 15 * DAY_S
-    watched.upkeep.look()
+    watched.upkeep.check()
     assert watched.faults[-1].severity == "critical"
 
 
@@ -212,7 +212,7 @@ def test_a_device_whose_name_was_taken_again_renews_like_any_other(
     joined(folder, world, url)
     first, watched = serial(folder), Watched(folder, url, world)
     world.clock.now += 70 * DAY_S
-    watched.upkeep.look()
+    watched.upkeep.check()
     assert watched.faults == []
     assert serial(folder) != first
     leaf = x509.load_pem_x509_certificate((folder / "device.crt").read_bytes())
@@ -224,7 +224,7 @@ def test_a_controller_out_of_reach_is_no_news_while_there_is_time(
 ) -> None:
     watched = Watched(folder, "https://127.0.0.1:1", world)
     world.clock.now += 70 * DAY_S
-    watched.upkeep.look()
+    watched.upkeep.check()
     assert {f.severity for f in watched.faults} == {"info"}
 
 
@@ -254,11 +254,11 @@ def test_a_certificate_that_is_not_ours_is_not_kept(
 
 def test_the_directors_new_root_is_followed_and_told(world: World, url: str, folder: Path) -> None:
     watched = Watched(folder, url, world)
-    watched.upkeep.look()
+    watched.upkeep.check()
     assert watched.roots == []
     world.ctx.signer.refresh_timestamps(world.clock.now + 300 * DAY_S)
     world.ctx.signer.refresh_timestamps(world.clock.now + 600 * DAY_S)
-    watched.upkeep.look()
+    watched.upkeep.check()
     assert watched.roots == [world.ctx.signer.director_root]
     assert (folder / "director.json").read_bytes() == world.ctx.signer.director_root
 

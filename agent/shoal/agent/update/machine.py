@@ -1,7 +1,7 @@
-"""An update on the device, as one table and one pure step: DESIGN section 6.
+"""State machine of an update on the device: one table of transitions and one pure step.
 
-The shell (updating.py) makes a record durable, then acts. Power fails between any two lines, so
-every effect may be repeated: after a start, STARTED asks for the effect of the state once more.
+The runner saves a record durably, then runs the effect. The power may fail in between, so every
+effect is repeatable: after a start of the agent, STARTED requests the effect of the state again.
 """
 
 import enum
@@ -13,39 +13,39 @@ from shoal.agent.installed.record import Record, Slot, State
 from shoal.machine import NamedEnum, transition
 from shoal.trust import Order
 
-#: Starts of the agent within one state after which the release is blamed for them.
+#: Starts of the agent within one state that fail the release.
 MAX_STARTS = 3
-#: How often damaged files are fetched again within one attempt.
+#: Repeated downloads of damaged files within one attempt.
 MAX_REDONE = 2
 
 
 class Event(NamedEnum):
-    """What happened: an order, the outcome of an effect, or a start of the agent."""
+    """An order, the result of an effect, or a start of the agent."""
 
-    ASSIGNED = enum.auto()  # a verified order that is not the record's own
-    CHECKED = enum.auto()  # both repositories agree, and this device can carry the release
-    SAME = enum.auto()  # it serves already
-    REFUSED = enum.auto()  # it must not, or cannot, be installed here
+    ASSIGNED = enum.auto()  # a verified order other than the record's
+    CHECKED = enum.auto()  # both repositories agree, and the release fits this device
+    SAME = enum.auto()  # the release serves already
+    REFUSED = enum.auto()  # the release must not, or cannot, be installed here
     FETCHED = enum.auto()  # every file is in the stage
-    VERIFIED = enum.auto()  # ... and true to its hash
-    DAMAGED = enum.auto()  # ... and is not
+    VERIFIED = enum.auto()  # ... and matches its hash
+    DAMAGED = enum.auto()  # ... and does not
     INSTALLED = enum.auto()  # the stage became the inactive slot
-    PASSED = enum.auto()  # the probe found nothing wrong
+    PASSED = enum.auto()  # the probe passed
     ACTIVATED = enum.auto()  # the new release serves
-    HEALTHY = enum.auto()  # ... and did well while observed
-    UNHEALTHY = enum.auto()  # ... and did not
-    COMMITTED = enum.auto()  # floors are raised, the old session is gone
+    HEALTHY = enum.auto()  # ... and passed the observation
+    UNHEALTHY = enum.auto()  # ... and failed it
+    COMMITTED = enum.auto()  # floors are raised, the old session is closed
     REVERTED = enum.auto()  # the old release serves again
-    WITHDRAWN = enum.auto()  # ... because the order was taken back, not because it failed
+    WITHDRAWN = enum.auto()  # ... because the order was withdrawn, not because it failed
     INCONSISTENT = enum.auto()  # the old release cannot serve again
-    BROKE = enum.auto()  # an effect failed for good
-    CANCEL = enum.auto()  # the order was taken back, or a newer one came
+    BROKE = enum.auto()  # an effect failed permanently
+    CANCEL = enum.auto()  # the order was withdrawn or superseded
     LATE = enum.auto()  # the deadline passed
     STARTED = enum.auto()  # the agent started and found this record
 
 
 class Effect(NamedEnum):
-    """What to do next. Every one may be done again."""
+    """The work to do next; every effect is repeatable."""
 
     CHECK = enum.auto()
     DOWNLOAD = enum.auto()
@@ -65,10 +65,10 @@ TERMINAL = frozenset(
     {S.SUCCEEDED, S.FAILED, S.REJECTED, S.TIMED_OUT, S.CANCELED, S.ALREADY_INSTALLED}
 )
 RESTING = TERMINAL | {S.IDLE}
-#: Here an order may still be taken back, or be late, at no cost to what serves.
+#: States in which an order may be cancelled or time out without affecting the serving release.
 CANCELABLE = frozenset({S.QUEUED, S.DOWNLOADING, S.DOWNLOADED, S.INSTALLING, S.PROBING})
 
-#: The effect that each state is there for, and that a start repeats.
+#: The effect of each state, which a start of the agent repeats.
 WORK: dict[State, Effect] = {
     S.QUEUED: F.CHECK,
     S.DOWNLOADING: F.DOWNLOAD,
@@ -111,7 +111,7 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, Effect | None]] = {
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
-    """What came with an event. at_s: Unix seconds."""
+    """Data of an event. at_s: Unix seconds."""
 
     at_s: float = 0.0
     cause: str = ""
@@ -123,7 +123,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def step(record: Record, event: Event, note: Note | None = None) -> tuple[Record, Effect | None]:
-    """The record after `event`, and what to do then.
+    """The record after `event`, and the next effect.
 
     Raises ConflictError for an event that cannot happen in the record's state; nothing changes.
     """
@@ -149,7 +149,7 @@ def step(record: Record, event: Event, note: Note | None = None) -> tuple[Record
 
 
 def on_start(record: Record, now_s: float) -> tuple[Event, Note]:
-    """What a start of the agent means to `record`: go on, or blame the release for the starts."""
+    """The event of a start of the agent: resume, or fail a release that keeps crashing it."""
     starts = record.starts + 1
     risky = {
         State.PROBING: Event.BROKE,
@@ -164,10 +164,10 @@ def on_start(record: Record, now_s: float) -> tuple[Event, Note]:
 
 
 def decide(record: Record, order: Order | None) -> Event | None:
-    """What the desired `order` (None: none for this model) means to the record right now.
+    """The event by which the record follows the desired `order` (None: no order for this model).
 
-    A newer order supersedes, it never queues behind a stuck one; but a release that is being
-    observed is not thrown away for an order that wants the very same one.
+    A newer order supersedes the current one instead of queueing behind it; but a release under
+    observation goes on when the new order is for the same release.
     """
     if record.order == order:
         return None
@@ -191,7 +191,7 @@ def _assigned(record: Record, note: Note) -> Record:
 
 
 def _settled(record: Record) -> Record:
-    """A committed trial serves; an attempt that ended otherwise leaves no trial."""
+    """Make a committed trial the serving slot; drop the trial after any other end."""
     replace = msgspec.structs.replace
     if record.state is State.SUCCEEDED:
         return replace(record, spare=record.serving, serving=record.trial, trial=None)

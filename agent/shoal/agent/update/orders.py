@@ -1,4 +1,4 @@
-"""What a verified order and a manifest mean on this device: floors, and whether it fits here."""
+"""Checks of an ordered release on this device: floors, profile, runtime and size."""
 
 import re
 
@@ -13,10 +13,10 @@ from shoal.trust import Order
 def check_fits(
     manifest: Manifest, order: Order, *, profile: Profile, runtime: Runtime, floors: Floors
 ) -> list[File]:
-    """Files that this device needs of the release; raises when it must not, or cannot, run it.
+    """The release's files for this device; raises when it must not, or cannot, run it.
 
     Raises StaleError below the floor, BundleError for another release than ordered, ModelError
-    with cause "unsupported-profile" or "unusable-model" for one that this board cannot carry.
+    with cause "unsupported-profile" or "unusable-model" for one that this board cannot run.
     """
     if (manifest.model, manifest.version) != (order.model, order.version):
         raise BundleError(f"{order.path} holds {manifest.release}, {order.release} was ordered")
@@ -44,7 +44,7 @@ class UnsupportedError(ModelError):
 
 
 def check_runtime(manifest: Manifest, runtime: Runtime) -> None:
-    """Raise ModelError unless the installed runtime can load this release."""
+    """Raise ModelError unless the installed onnxruntime can load this release."""
     if not in_range(runtime.ort, manifest.ort):
         raise ModelError(
             f"{manifest.release} needs onnxruntime {manifest.ort}, this device has {runtime.ort}",
@@ -68,7 +68,7 @@ def in_range(version: str, wanted: str) -> bool:
 
 
 def same_files(manifest: Manifest, serving: Manifest, profile: str) -> bool:
-    """Whether the release that serves is the ordered one, file by file: only the role changed."""
+    """Whether the serving release has the same files as the ordered one: only the role differs."""
     if manifest.release != serving.release:
         return False
     new, old = manifest.files_for(profile), serving.files_for(profile)
@@ -76,7 +76,7 @@ def same_files(manifest: Manifest, serving: Manifest, profile: str) -> bool:
 
 
 def cause_of(error: ShoalError) -> str:
-    """The slug that failures of this kind are grouped by.
+    """The cause, a slug, under which an error is reported.
 
     >>> cause_of(StaleError("x")), cause_of(BundleError("x")), cause_of(UnsupportedError("x"))
     ('stale', 'unusable-model', 'unsupported-profile')

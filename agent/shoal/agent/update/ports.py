@@ -27,10 +27,10 @@ class Images(Protocol):
 
 
 class Prober(Protocol):
-    """Tries a slot's variants off the serving path; ModelError when the trial dies.
+    """Runs a slot's variants off the serving path; ModelError when the process crashes.
 
-    recent   local inputs (n, F) for the shadow, run through `beside` too
-    prepare  a probe is to come: what of it takes time may begin; dismiss  none is to come
+    recent   local inputs (n, F) for shadow inference, run by `beside` too
+    prepare  start the process of the next probe early; dismiss: end it, no probe follows
     """
 
     def prepare(self, profile: Profile) -> None: ...
@@ -58,7 +58,7 @@ class UpdateSettings(NamedTuple):
 
 
 class UpdatePorts(NamedTuple):
-    """What updates are built from.
+    """Ports of updates.
 
     spawn     runs a job now or on a thread of its own; the job never raises
     sessions  reports of programs with a session of their own on a release on trial

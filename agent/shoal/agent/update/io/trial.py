@@ -65,9 +65,8 @@ def main() -> None:
     _limit(data_mb)
     _get_ready()
     signalled = sys.stdin.buffer.read(1)
-    ctypes.CDLL(None).prctl(
-        _DIE_WITH_PARENT, signal.SIGKILL
-    )  # not before: it follows the thread that started it
+    # Not before: the signal follows the thread that started this process.
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if not signalled or os.getppid() != parent:
         os._exit(0)
     with os.fdopen(descriptor, "rb") as file:
