@@ -47,7 +47,7 @@ def test_it_becomes_ready_heals_what_is_killed_and_leaves_nothing_behind(served:
         [*CONTROLLER, "serve", "--folder", str(served.folder)], capture_output=True, text=True
     )
     assert second.returncode == 1
-    assert "being served already" in second.stderr
+    assert "is served already" in second.stderr
     assert served.end() == 0
     assert served.children() == {}
 

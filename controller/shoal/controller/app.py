@@ -63,14 +63,14 @@ def _not_found(error: HTTPException) -> Response:
 def _measure(app: Flask, traffic: Traffic) -> None:
     """Count and time every response by its declared path."""
 
-    def begin() -> None:
-        g.began = time.perf_counter()
+    def start() -> None:
+        g.started = time.perf_counter()
 
-    def end(response: Response) -> Response:
+    def finish(response: Response) -> Response:
         rule = request.url_rule.rule if request.url_rule else "none"
-        seconds = time.perf_counter() - g.get("began", time.perf_counter())
+        seconds = time.perf_counter() - g.get("started", time.perf_counter())
         traffic.add(rule, request.method, response.status_code, seconds)
         return response
 
-    app.before_request(begin)
-    app.after_request(end)
+    app.before_request(start)
+    app.after_request(finish)

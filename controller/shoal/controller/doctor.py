@@ -99,7 +99,7 @@ def _certificate(path: Path, now: float) -> Check:
 def _hint(path: Path) -> str:
     if path.stem in ("server", "controller"):
         return "restart: shoal-controller serve makes a new one"
-    return "make a new controller and enrol its devices anew"
+    return "create a new controller and enrol its devices again"
 
 
 def _signing(folder: Path) -> str:

@@ -50,7 +50,7 @@ class Periodic(NamedTuple):
 class Engine:
     """One controller's engine: there must be no second for the same folder.
 
-    `run` is the loop; a test with a loop and a clock of its own calls `drain` and `work`.
+    `run` is the loop; a test with its own loop and clock calls `drain` and `work`.
 
     jobs   in the order in which they run; what they sign is published after them
     link   constructor of the connection to the broker
@@ -118,7 +118,7 @@ class Engine:
     # --- messages -----------------------------------------------------------------------------
 
     def _on_message(self, topic: str, payload: bytes) -> None:
-        """On the link's thread: only enqueue."""
+        """Runs on the link's thread: only enqueues."""
         if round_thread.is_round_message(topic):
             self._rounds.put(topic, payload)
             return
@@ -133,14 +133,14 @@ class Engine:
 
     def _ingest(self) -> None:
         while not self._stopping.is_set():
-            self.drain(patience_s=0.25)
+            self.drain(timeout_s=0.25)
 
-    def drain(self, patience_s: float = 0.0) -> int:
-        """Take one batch, and ack what is durable; how many messages that were.
+    def drain(self, timeout_s: float = 0.0) -> int:
+        """Ingest one batch and ack it once it is durable; the number of messages.
 
-        patience_s   how long to wait for the first of them
+        timeout_s   how long to wait for the first message
         """
-        batch = self._gather(min(patience_s, GATHER_S) if self._pending_acks else patience_s)
+        batch = self._gather(min(timeout_s, GATHER_S) if self._pending_acks else timeout_s)
         while batch and not self._stopping.is_set():
             try:
                 acks = ingest(self.ctx, batch, self._returns)
@@ -148,31 +148,33 @@ class Engine:
                 self._wake.set()
                 break
             except StorageError as error:
-                _log.error("cannot take %d messages: %s", len(batch), error)
+                _log.error("cannot ingest %d messages: %s", len(batch), error)
                 self._stopping.wait(RETRY_S)
         self._ack()
         return len(batch)
 
-    def _gather(self, patience_s: float) -> list[tuple[str, bytes]]:
-        """What is there within GATHER_S of the first message, BATCH at most."""
+    def _gather(self, timeout_s: float) -> list[tuple[str, bytes]]:
+        """Messages that arrive within GATHER_S of the first, BATCH at most."""
         try:
-            batch = [self._queue.get(patience_s > 0, patience_s or None)]
+            batch = [self._queue.get(timeout_s > 0, timeout_s or None)]
         except queue.Empty:
             return []
         end = self._monotonic() + GATHER_S
         while len(batch) < BATCH and (left := end - self._monotonic()) > 0:
             try:
-                batch.append(self._queue.get(patience_s > 0, left))
+                batch.append(self._queue.get(timeout_s > 0, left))
             except queue.Empty:
                 break
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            _log.warning("%d messages dropped, they will come again: ingest is behind", dropped)
+            _log.warning(
+                "%d messages dropped, devices will send them again: ingest is behind", dropped
+            )
         return batch
 
     def _ack(self) -> None:
-        """Send the acks that are owed. What the link does not take now is sent after the next
-        batch: a device that is not acked says everything again."""
+        """Send pending acks. Those that the link does not accept now are sent after the next batch;
+        a device without an ack sends its messages again."""
         try:
             while self._pending_acks:
                 device, answer = self._pending_acks[0]
@@ -180,9 +182,9 @@ class Engine:
                 self._link.publish(topic, wire.encode(answer))
                 self._pending_acks.popleft()
         except LinkError as error:
-            _log.debug("%d acks wait: %s", len(self._pending_acks), error)
+            _log.debug("%d acks pending: %s", len(self._pending_acks), error)
 
-    # --- ticks --------------------------------------------------------------------------------
+    # --- jobs --------------------------------------------------------------------------------
 
     def work(self, *, own_thread: bool = True) -> float:
         """Run the jobs that are due; seconds until the next is. own_thread: the long ones too."""
@@ -217,13 +219,13 @@ class Engine:
             _log.error("%s: %s", job.name, error, exc_info=not expected)
 
     def _publish_call(self, device: str, call: wire.RoundCall) -> None:
-        """LinkError when there is no connection: it is said again."""
+        """LinkError without a connection: the caller publishes it again."""
         if not self._link.connected:
             raise LinkError("not connected")
         self._link.publish(round_thread.call_topic(device), wire.encode(call))
 
     def _publish_retained(self) -> None:
-        """After each connection: what every device should find on the broker."""
+        """Publish the retained budget and timestamp after each connection."""
         if not (self._is_new_connection and self._link.connected):
             return
         fleet = self.ctx.settings.fleet
@@ -247,7 +249,7 @@ class Engine:
     def _refresh_timestamps(self) -> None:
         renewed = self.ctx.signer.refresh_timestamps(self.ctx.clock())
         if renewed:
-            _log.info("signed anew: %s", ", ".join(renewed))
+            _log.info("metadata renewed: %s", ", ".join(renewed))
         self._publish_timestamp()
 
     def _publish_timestamp(self) -> None:

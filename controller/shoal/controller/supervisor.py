@@ -52,7 +52,7 @@ class Supervisor:
         self._parts = self._plan()
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. SettingError, ConflictError if it cannot begin."""
+        """Serve until SIGTERM or SIGINT. SettingError, ConflictError if it cannot start."""
         with folder_lock(self._folder):
             self._stopping = stop_event()
             if not self._settings.network.broker:

@@ -42,7 +42,7 @@ def operation_kinds() -> dict[str, operations.Work]:
 
 
 class LazyModelBuilder:
-    """shoal.controller.training.jobs.ModelBuilder whose libraries are loaded with the first job.
+    """shoal.controller.training.jobs.ModelBuilder that loads its libraries with the first job.
 
     scikit-learn and onnx are 200 MB that web and engine never need.
     """

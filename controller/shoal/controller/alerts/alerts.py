@@ -30,7 +30,7 @@ def list_alerts(ctx: Context, state: str = "") -> list[Alert]:
         return [_record(row) for row in db.execute(query)]
 
 
-def acknowledge(ctx: Context, *, actor: str, id: int) -> Alert:  # noqa: A002 - the API's word
+def acknowledge(ctx: Context, *, actor: str, id: int) -> Alert:  # noqa: A002 - the API's name
     """Mark an alert as acknowledged; it stays until its cause ends. AbsentError, ConflictError."""
     with ctx.store.write() as db:
         row = _row(db, id)

@@ -1,1 +1,1 @@
-"""What a process of the controller stands on: settings and the context of every use case."""
+"""Settings, and the context of every use case."""

@@ -66,10 +66,10 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Rollouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who has to say yes to a rollout.
+    """Whether rollouts need approval.
 
-    approval   "none", or "stable": what reaches a stable device waits for an approver who did not
-               start it
+    approval   "none", or "stable": a rollout that reaches a stable device waits for the approval
+               of another user
     """
 
     approval: Literal["none", "stable"] = "none"

@@ -24,8 +24,8 @@ class Operation(Record, frozen=True, kw_only=True):
     """An operation: "train", "import", "checkpoint" or "federate" (prepare a federated task).
 
     state     queued, running, succeeded, failed, canceled
-    progress  0 to 1, and `step` says what is being done
-    result    e.g. {"release": "lot-codes@2"}; `error` says why it failed, with the hint
+    progress  0 to 1; step: the current one
+    result    e.g. {"release": "lot-codes@2"}; error: why it failed, with the hint
     limit_s   seconds it may run before it is ended; 0 for no limit
     canceled_by  user that canceled it; a running one is killed shortly after
     """

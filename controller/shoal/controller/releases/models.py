@@ -80,7 +80,7 @@ def _check_task(db: Connection, task: str, model: str) -> None:
     of_task = select(federated_task.c.model).where(federated_task.c.name == task)
     trains = db.scalar(of_task)
     if trains is None:
-        raise AbsentError("federated task", task, "shoal round tasks says which there are")
+        raise AbsentError("federated task", task, "list them: shoal round tasks")
     if trains != model:
         raise ConflictError(
             f"task {task} trains {trains}", f"name one of {model}: shoal round tasks"

@@ -21,7 +21,7 @@ class Contributor(msgspec.Struct, frozen=True, kw_only=True):
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """The federated rounds that a release was made of.
 
-    number     of the round whose checkpoint it is; rounds: all that are in it, oldest first
+    number     of the round that made the checkpoint; rounds: all that led to it, oldest first
     release    "model@version" that the task began with
     epsilon    of the task's privacy when that round was done; None without privacy
     secure     rounds used secure aggregation
@@ -68,7 +68,7 @@ class Signature(Record, frozen=True, kw_only=True):
 class Release(Record, frozen=True, kw_only=True):
     """One version of a model, from training to the fleet.
 
-    state      "validated" (built, not signed), "refused" (a gate said no), "candidate" (signed by
+    state      "validated" (built, not signed), "refused" (by a gate), "candidate" (signed by
                the automation key: canary ring only), "released" (signed for stable)
     trigger    what made it: "manual", or "alert:<id>"
     metrics    of the fp32 model on held-back data; worst_site, site_gap, and by_site, per site:
@@ -110,7 +110,7 @@ class Model(Record, frozen=True, kw_only=True):
     """A model and its policy on drift.
 
     retrain_on_drift   when a drift alert opens and a newer dataset version comes, train again
-    task               federated task of which drift asks for `rounds`; "" for none
+    task               federated task that drift requests `rounds` of; "" for none
     cooldown_s         seconds between two such times, at least; asked_at: the last one, 0: never
     """
 

@@ -21,7 +21,7 @@ from shoal.profile import load_profiles
 from shoal.trust import CANDIDATE, RELEASE
 
 VALIDATED, REFUSED, SIGNED_CANDIDATE, RELEASED = "validated", "refused", "candidate", "released"
-#: Security epoch, not a version: raised by hand if older releases must never run again.
+#: Security epoch, not a version: raised manually if older releases must never run again.
 RELEASE_COUNTER = 1
 _REPORT = (
     "task", "estimator", "metrics", "by_site", "variants", "verdicts", "signatures", "labels",

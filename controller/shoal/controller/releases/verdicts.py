@@ -83,7 +83,7 @@ def worse_than(
     """Why a model is refused that does worse than `before` on the same held-back rows; "" if it
     does not, or if nothing can be compared.
 
-    then, metrics   of `before`, and of the model; main: of which more is better
+    then, metrics   of `before`, and of the model; main: a metric where more is better
     rows            number of held-out rows: with few, a small loss is noise
     """
     if main not in then or main not in metrics:

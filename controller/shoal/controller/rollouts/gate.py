@@ -103,7 +103,7 @@ def judge(
     proven: bool = False,
     max_disagree_pct: float = 100.0,
 ) -> Verdict:
-    """Verdict on a stage as it stands.
+    """Verdict on the current state of a stage.
 
     threshold_pct  failed share of finished devices, in percent, from which the stage fails
     min_executed   finished devices before the gate decides; of a smaller stage: all of them

@@ -1,7 +1,7 @@
 """A rollout and its stages, as two tables and a pure step: DESIGN section 7.
 
-The service makes a new state durable and then does the effect; an effect may be done again. An
-event that the table does not know in a state raises ConflictError and changes nothing.
+The stepper stores a new state and then performs its effect, which is idempotent. An event without
+a transition raises ConflictError and changes nothing.
 """
 
 import enum
@@ -10,7 +10,7 @@ from shoal.machine import NamedEnum, transition
 
 
 class State(NamedEnum):
-    """Where a rollout stands."""
+    """State of a rollout."""
 
     CREATING = enum.auto()
     WAITING_FOR_APPROVAL = enum.auto()
@@ -26,10 +26,10 @@ class State(NamedEnum):
 
 
 class Event(NamedEnum):
-    """What happened to a rollout."""
+    """Event of a rollout."""
 
     SUBMITTED = enum.auto()  # frozen, and needs approval
-    FROZEN = enum.auto()  # frozen, and nobody has to
+    FROZEN = enum.auto()  # frozen, and needs none
     APPROVED = enum.auto()
     SCHEDULED = enum.auto()  # its time is set, and has not come
     DUE = enum.auto()
@@ -37,22 +37,22 @@ class Event(NamedEnum):
     RESUMED = enum.auto()
     EXHAUSTED = enum.auto()  # the last stage succeeded
     ABORTED = enum.auto()
-    REVERTED = enum.auto()  # aborted, and everybody goes back to what they had
-    SETTLED = enum.auto()  # nobody is in the middle of anything any more
+    REVERTED = enum.auto()  # aborted, and devices go back to their previous release
+    SETTLED = enum.auto()  # no device is updating any more
 
 
 class Effect(NamedEnum):
-    """What a new state asks for. Every one may be done again."""
+    """Effect of a transition. Idempotent."""
 
     ASSIGN = enum.auto()  # the devices of the running stage
-    CANCEL = enum.auto()  # take the order back from who has not finished
-    REVERT = enum.auto()  # ... and give everybody the previous release
+    CANCEL = enum.auto()  # withdraw the orders of unfinished devices
+    REVERT = enum.auto()  # ... and order the previous release
 
 
 S, E, F = State, Event, Effect
 
 ENDED = frozenset({S.FINISHED, S.STOPPED, S.ROLLED_BACK})
-#: States in which the service has something to do by itself.
+#: States that the stepper advances.
 ACTIVE = frozenset({S.READY, S.SCHEDULED, S.RUNNING, S.STOPPING, S.ROLLING_BACK})
 _STARTED = (S.RUNNING, S.PAUSED)
 _BEFORE = (S.CREATING, S.WAITING_FOR_APPROVAL, S.READY, S.SCHEDULED)
@@ -77,7 +77,7 @@ TRANSITIONS: dict[tuple[State, Event], tuple[State, Effect | None]] = {
 
 
 class StageState(NamedEnum):
-    """Where a stage stands. PAUSED: inconclusive, and a person has to say."""
+    """State of a stage. PAUSED: inconclusive, and a person decides."""
 
     SCHEDULED = enum.auto()
     RUNNING = enum.auto()
@@ -89,14 +89,14 @@ class StageState(NamedEnum):
 
 
 class StageEvent(NamedEnum):
-    """What happened to a stage."""
+    """Event of a stage."""
 
     BEGAN = enum.auto()
-    REPORTED = enum.auto()  # somebody finished, or time passed: ask the gate
+    REPORTED = enum.auto()  # a device finished, or time passed: evaluate the gate
     UNDECIDED = enum.auto()  # the gate waits for more
     PASSED = enum.auto()
     REFUSED = enum.auto()
-    SILENT = enum.auto()  # the gate will never have enough to say anything
+    SILENT = enum.auto()  # the gate will never have enough data
     HELD = enum.auto()  # until a person accepts it as it is
     ACCEPTED = enum.auto()
     RETRIED = enum.auto()  # the cause was fixed: the failed devices try again

@@ -64,7 +64,7 @@ def list_rollouts(ctx: Context) -> list[Rollout]:
         return [_record(db, row) for row in db.execute(query).all()]
 
 
-def get_rollout(ctx: Context, id: str) -> Rollout:  # noqa: A002 - the API's word
+def get_rollout(ctx: Context, id: str) -> Rollout:  # noqa: A002 - the API's name
     """One rollout; AbsentError if there is none such."""
     with ctx.store.read() as db:
         return _record(db, _row(db, id))
@@ -145,7 +145,7 @@ def approve(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
     with ctx.store.write() as db:
         row = _row(db, id)
         if row.created_by == actor and row.state == State.WAITING_FOR_APPROVAL:
-            raise DeniedError(f"{actor} started {id}", "somebody else has to approve it")
+            raise DeniedError(f"{actor} started {id}", "another user has to approve it")
         quarantine.check_release(db, row.release)
         stepper.move(db, ctx, id, Event.APPROVED)
         audit.record(db, ctx, actor, "rollout.approve", id, release=row.release)
@@ -184,7 +184,7 @@ def _check_active(db: Connection, row: Row[Any], rollback: bool) -> None:
     back = quarantine.way_back(db, row.release)
     raise ConflictError(
         f"rollout is {row.state}: it cannot be {'reverted' if rollback else 'aborted'}",
-        f"it has ended; devices go back by a rollout of their own: shoal rollout start {back}"
+        f"it has ended; put devices back by another rollout: shoal rollout start {back}"
         if back
         else f"it has ended, and no other release of {row.model} is signed for the whole fleet: "
         f"publish one, then: shoal rollout start {row.model}@N",
@@ -213,8 +213,8 @@ def _reopen(db: Connection, ctx: Context, row: Row[Any]) -> None:
 def _supersede_paused(db: Connection, ctx: Context, actor: str, model: str, ident: str) -> None:
     """Abort paused rollouts of the model; ConflictError if one is active."""
     ended = [state.value for state in ENDED]
-    others = select(rollout).where(rollout.c.model == model, rollout.c.state.not_in(ended))
-    for row in db.execute(others).all():
+    unfinished = select(rollout).where(rollout.c.model == model, rollout.c.state.not_in(ended))
+    for row in db.execute(unfinished).all():
         if row.state != State.PAUSED:
             raise ConflictError(
                 f"rollout {row.id} of {row.release} is {row.state}",
@@ -227,7 +227,7 @@ def _supersede_paused(db: Connection, ctx: Context, actor: str, model: str, iden
 def _check(plan: RolloutPlan) -> None:
     names = [stage.name for stage in plan.stages]
     if not names or len(set(names)) < len(names) or not all(names):
-        raise InputError("a rollout needs stages, each with a name of its own")
+        raise InputError("a rollout needs stages, each with its own name")
     if plan.on_failure not in ON_FAILURE:
         raise InputError(f"on_failure {plan.on_failure!r:.40}", f"use {', '.join(ON_FAILURE)}")
     if plan.max_concurrent < 0:

@@ -3,7 +3,7 @@
 The access list names every enrolled device; nothing is granted by pattern. Decommissioning removes
 the device's lines, and SIGHUP makes Mosquitto reload the list: the open connection loses all rights
 at once, a new one has none. A revocation list (``crlfile``) was not chosen:
-Mosquitto reads it for new connections only, and refuses *everybody* once the list has expired.
+Mosquitto reads it for new connections only, and refuses *every* client once the list has expired.
 
 A client without a certificate of ours never gets through the handshake. The certificate's CN is
 user name and client id, so no device can take over another's session. Source: mosquitto.conf(5).
@@ -25,7 +25,7 @@ MAX_PAYLOAD = 2 * 2**20
 
 
 def configuration(folder: Path, *, host: str, port: int, user: str = "") -> str:
-    """Text of mosquitto.conf; all its files lie in `folder`.
+    """Text of mosquitto.conf; its files are in `folder`.
 
     host   address to bind, "" for all
     user   user that Mosquitto switches to when started as root; "" for its own default
@@ -91,7 +91,7 @@ class MosquittoFiles:
     def write(
         self, pki: Path, devices: Iterable[str], *, host: str, port: int, user: str = ""
     ) -> None:
-        """Write all files, with the server certificate that lies in `pki`. Raises StorageError."""
+        """Write all files, with the server certificate of `pki`. Raises StorageError."""
         if any(character.isspace() for character in str(self.folder)):
             raise SettingError(f"{self.folder} has a space", "mosquitto.conf cannot name it")
         private_folder(self.folder)

@@ -1,4 +1,4 @@
-"""The embedded broker: nats-server, whose permissions follow from the certificate's name.
+"""The embedded broker: nats-server, with permissions by the certificate's name.
 
 Every enrolled device is one user, mapped from its certificate's subject (``verify_and_map``),
 with one permission set. A name that is not in the list is refused at CONNECT, and a reload
@@ -36,7 +36,7 @@ _DELIVERY = '"$MQTT.sub.>", "$MQTT.deliver.>"'
 
 
 def find_binary(environment: Mapping[str, str]) -> Path:
-    """The nats-server to run: $NATS_SERVER, else the one beside this Python, else on the PATH.
+    """The nats-server to run: $NATS_SERVER, else the one next to this Python, else on the PATH.
 
     Raises SettingError when there is none.
     """
@@ -125,7 +125,9 @@ def _user(name: str, *, publish: str, subscribe: str) -> str:
 def _quoted(value: object) -> str:
     text = str(value)
     if '"' in text or "\n" in text:
-        raise SettingError(f"{text!r} cannot stand in nats.conf", "use a folder without quotes")
+        raise SettingError(
+            f"{text!r} cannot be written to nats.conf", "use a folder without quotes"
+        )
     return f'"{text}"'
 
 

@@ -43,7 +43,7 @@ class LogFile:
 
 
 class Child:
-    """A part of the controller in a process of its own.
+    """A part of the controller in its own process.
 
     name    also the name of its log file
     argv    what to run

@@ -1,6 +1,6 @@
 """TLS sockets with timeouts: a stalled client does not occupy a server thread.
 
-gunicorn reads a request in one of its few threads, with no limit of its own: sixteen clients that
+gunicorn reads a request in one of its few threads, without a time limit: sixteen clients that
 send half a line each would otherwise block the API (see tests/api/test_served.py).
 """
 
