@@ -1,4 +1,4 @@
-"""A controller's insides in a folder, without its processes: real database, keys and blobs."""
+"""A controller in a folder, without its processes: real database, keys and blobs."""
 
 import os
 import random
@@ -28,7 +28,7 @@ OTHER_CONDITIONS = ["cycle", "valve_pct", "accumulator_bar", "unstable"]
 
 
 class Clock:
-    """A clock that stands until it is moved."""
+    """A clock that is moved by hand."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
@@ -56,7 +56,7 @@ def make_context(folder: Path, clock: Callable[[], float] | None = None) -> Cont
 
 
 def run(ctx: Context, operation: Operation) -> Operation:
-    """Do an operation to its end, as the engine's subprocess would."""
+    """Run an operation to its end, as the engine's subprocess would."""
     claimed = operations.claim_next(ctx)
     assert claimed is not None
     assert claimed.id == operation.id
@@ -87,7 +87,7 @@ def shared_data(name: str) -> Path:
 
 
 def repository_fetch(folder: Path) -> Callable[[str], bytes]:
-    """What a device's HTTP client would get of the artifact server's /metadata."""
+    """Fetches /metadata as a device would from the artifact server."""
 
     def fetch(name: str) -> bytes:
         path = folder / "repository" / "metadata" / name

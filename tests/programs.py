@@ -1,4 +1,4 @@
-"""Programs that tests drive for real; a test whose program is not here is skipped, and says why."""
+"""External programs that tests run; a test without its program is skipped, with the reason."""
 
 import os
 import shutil

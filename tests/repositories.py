@@ -1,4 +1,4 @@
-"""What a device must and must not believe, signed in the test with python-tuf itself."""
+"""TUF repositories, valid and forged, that tests sign with python-tuf itself."""
 
 import datetime
 import hashlib
@@ -66,7 +66,7 @@ class Repository:
         )
 
     def publish(self, signer: Callable[[str], str] = lambda role: role) -> None:
-        """Write every role's metadata anew, one version on."""
+        """Write every role's metadata as a new version."""
         targets = Targets(expires=self._expiry("targets"))
         targets.delegations = Delegations({}, {})
         meta = {}
@@ -115,14 +115,14 @@ class Repository:
         return self.signed(targets, signer)
 
     def fetch(self, name: str) -> bytes:
-        """What a device's HTTP client would get."""
+        """Response to a device's HTTP client."""
         try:
             return self.files[name]
         except KeyError:
             raise AbsentError("metadata", name) from None
 
     def rotate(self, role: str, *, signers: Sequence[str] = ("root",)) -> None:
-        """A new key for `role`, and a root that says so."""
+        """A new key for `role`, and a root that lists it."""
         self.keys[role] = CryptoSigner.generate_ed25519()
         roles = ("timestamp", "snapshot", "targets")
         version = 1 + sum(name.endswith(".root.json") for name in self.files)

@@ -1,4 +1,4 @@
-"""A power supply that fails at a point of its own choosing."""
+"""A power supply that fails at a chosen point."""
 
 from collections.abc import Sequence
 from typing import Any

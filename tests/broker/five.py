@@ -1,6 +1,6 @@
 """A broker that speaks MQTT 5 alone: Mosquitto behind a gate that turns MQTT 3.1.1 away.
 
-Mosquitto takes both, and its version in Debian cannot be told otherwise. The gate reads the CONNECT
+Mosquitto accepts both; its Debian version has no option against it. The gate reads the CONNECT
 and answers 3.1.1 as such brokers do; what speaks 5 is passed on. Where there is TLS, it ends at the
 gate, which comes to Mosquitto by the certificate of the same name.
 """
@@ -21,14 +21,14 @@ from shoal.controller.fleet.io.ca import CONTROLLER
 REFUSALS = {
     "in 3.1.1": b"\x20\x02\x00\x01",
     "in 5": b"\x20\x03\x00\x84\x00",
-    "without a word": b"",
+    "without a reply": b"",
 }
 
 
 class Gate:
     """The listener.
 
-    refusal  what is said to 3.1.1
+    refusal  reply to 3.1.1
     welcome  makes of a connection that came the one to read from
     reach    makes the connection to the broker, for one that came
     """
@@ -84,7 +84,7 @@ class Gate:
 
 
 class MosquittoOfFive(Mosquitto):
-    """Mosquitto that nobody reaches but through the gate."""
+    """Mosquitto that is reached only through the gate."""
 
     name = "mosquitto"
 

@@ -129,10 +129,10 @@ def shakes_hands(port: int) -> bool:
 
 
 class Party:
-    """One client through the product's Link, and what it has heard."""
+    """One client through the product's Link, and the messages that it received."""
 
     def __init__(self, broker: Broker, name: str, certificate: Path, **choices: Any) -> None:
-        self.name, self.heard, self.ups = name, [], 0
+        self.name, self.received, self.ups = name, [], 0
         self.news = threading.Event()
         self._will = choices.pop("will", None)
         self._on_message = choices.pop("on_message", self._hear)
@@ -148,7 +148,7 @@ class Party:
         )
 
     def _hear(self, topic: str, payload: bytes) -> None:
-        self.heard.append((topic, payload))
+        self.received.append((topic, payload))
 
     def _change(self, is_up: bool) -> None:
         self.ups += is_up
@@ -163,7 +163,7 @@ class Party:
         return self
 
     def payloads(self) -> list[bytes]:
-        return [payload for _, payload in self.heard]
+        return [payload for _, payload in self.received]
 
 
 class Site:
@@ -214,7 +214,7 @@ class Site:
 
 
 class Wire:
-    """A TCP way to a broker that can go dead without a word, as radio links do."""
+    """A TCP proxy to a broker that can drop all traffic silently, as radio links do."""
 
     def __init__(self, port: int) -> None:
         self._target, self.dead = port, False

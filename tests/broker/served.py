@@ -44,11 +44,11 @@ class Served:
                 self.lines.append(line.rstrip())
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return "\n".join(self.lines)
 
     def ready(self) -> "Served":
-        eventually(lambda: "ready: https://" in self.said, f"ready line in: {self.said}", 60)
+        eventually(lambda: "ready: https://" in self.output, f"ready line in: {self.output}", 60)
         return self
 
     def children(self) -> dict[str, int]:

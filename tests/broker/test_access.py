@@ -22,7 +22,7 @@ class Raw:
     """A client that is not ours: it asks for what a Link never would."""
 
     def __init__(self, site: Site, client_id: str, certificate: Path, **choices: Any) -> None:
-        self.heard: list[tuple[str, bytes]] = []
+        self.received: list[tuple[str, bytes]] = []
         self.granted: list[Any] = []
         self.answered, self.subscribed = threading.Event(), threading.Event()
         self.reason: Any = None
@@ -36,7 +36,7 @@ class Raw:
             self.client.will_set(*choices["will"], qos=1)
         self.client.on_connect = self._connected
         self.client.on_subscribe = self._granted
-        self.client.on_message = lambda _, __, m: self.heard.append((m.topic, m.payload))
+        self.client.on_message = lambda _, __, m: self.received.append((m.topic, m.payload))
         self.client.connect("127.0.0.1", site.broker.port)
         self.client.loop_start()
         self.answered.wait(10)
@@ -80,7 +80,7 @@ def test_what_a_device_says_reaches_the_controller_and_the_answer_reaches_it_alo
     controller, one = site.controller().connect(), site.device("cam-a").connect()
     other = site.device("cam-b").connect()
     one.link.publish(up("cam-a", "window"), b"seen")
-    eventually(lambda: (up("cam-a", "window"), b"seen") in controller.heard, "the window")
+    eventually(lambda: (up("cam-a", "window"), b"seen") in controller.received, "the window")
     controller.link.publish(down("cam-a", "ack"), b"kept")
     controller.link.publish("shoal/v1/fleet/budget", b"slowly")
     eventually(lambda: {b"kept", b"slowly"} <= set(one.payloads()), "ack and budget")
@@ -178,8 +178,8 @@ def test_a_device_cannot_hear_what_is_said_to_another(site, text):
     thief.subscribed.clear()
     thief.subscribe(all_down("cam-a"))
     controller.link.publish(down("cam-a", "ack"), b"mine")
-    eventually(lambda: b"mine" in [payload for _, payload in thief.heard], "the thief's own")
-    assert not {b"own", b"secret", b"order"} & {payload for _, payload in thief.heard}
+    eventually(lambda: b"mine" in [payload for _, payload in thief.received], "the thief's own")
+    assert not {b"own", b"secret", b"order"} & {payload for _, payload in thief.received}
     thief.end()
 
 
@@ -204,7 +204,7 @@ def test_a_device_that_guesses_another_name_as_client_id_takes_nothing_over(site
         thief.subscribe(all_down("cam-a"))
         controller.link.publish(down("cam-b", "ack"), b"secret")
         eventually(lambda: b"secret" in victim.payloads(), "the victim's message")
-        assert b"secret" not in [payload for _, payload in thief.heard]
+        assert b"secret" not in [payload for _, payload in thief.received]
         thief.end()
     assert victim.link.connected
     assert victim.ups == before == 1
@@ -254,18 +254,18 @@ def test_a_name_taken_again_lets_the_certificate_of_before_do_nothing(site):
     again.link.publish(up("cam-b", "window"), b"after")
     eventually(lambda: b"after" in controller.payloads(), "a window after the forged one")
     assert b"forged" not in controller.payloads()
-    heard = [*leaving.payloads(), *(payload for _, payload in stranger.heard)]
-    assert not {b"secret", b"for the new one"} & set(heard)
+    received = [*leaving.payloads(), *(payload for _, payload in stranger.received)]
+    assert not {b"secret", b"for the new one"} & set(received)
     stranger.end()
 
 
 def _gets_through(device: Any, controller: Any) -> bool:
-    payload = b"probe %d" % len(controller.heard)
-    before = len(controller.heard)
+    payload = b"probe %d" % len(controller.received)
+    before = len(controller.received)
     device.link.publish(up(device.name, "window"), payload)
     controller.link.publish(up("cam-a", "round"), payload)  # to itself: comes back in order
-    eventually(lambda: len(controller.heard) > before, "the controller's own echo")
-    return (up(device.name, "window"), payload) in controller.heard
+    eventually(lambda: len(controller.received) > before, "the controller's own echo")
+    return (up(device.name, "window"), payload) in controller.received
 
 
 def test_a_device_enrolled_later_gets_in_without_disturbing_the_others(site):

@@ -45,15 +45,15 @@ class Desk:
 
     def take(self, client: paho.Client, _: Any, message: paho.MQTTMessage) -> None:
         name, kind = topics.parse_up(message.topic)
-        said = wire.decode_up(kind, message.payload)
-        if not said.seq:
+        sent = wire.decode_up(kind, message.payload)
+        if not sent.seq:
             return
-        seen = self.seqs.setdefault(said.boot, set())
-        self.twice += said.seq in seen
-        seen.add(said.seq)
-        if isinstance(said, wire.WindowReport):
-            self.windows[said.boot, said.seq] = said
-        ack = wire.Ack(boot=said.boot, seqs=[said.seq])
+        seen = self.seqs.setdefault(sent.boot, set())
+        self.twice += sent.seq in seen
+        seen.add(sent.seq)
+        if isinstance(sent, wire.WindowReport):
+            self.windows[sent.boot, sent.seq] = sent
+        ack = wire.Ack(boot=sent.boot, seqs=[sent.seq])
         client.publish(topics.down(name, "ack"), wire.encode(ack), 1)
 
     def holes(self, until: int) -> set[int]:

@@ -116,7 +116,7 @@ def test_mqtt_5_says_why_a_connection_ended_and_what_to_do(at: Site, caplog):
     assert "raise its limit of message size" in caplog.text
 
 
-class Said:
+class ConnackProperties:
     """Properties of a CONNACK."""
 
     def __init__(self, **properties: int) -> None:
@@ -124,7 +124,7 @@ class Said:
 
 
 @pytest.mark.parametrize(
-    ("said", "fault"),
+    ("properties", "fault"),
     [
         ({"MaximumQoS": 0}, "acknowledges no message"),
         ({"RetainAvailable": 0}, "retains no messages"),
@@ -132,11 +132,11 @@ class Said:
         ({"SessionExpiryInterval": 0}, "keeps no sessions"),
     ],
 )
-def test_a_broker_that_lacks_what_is_needed_is_said_to(said: dict[str, int], fault: str):
-    (found,) = limits_of(Said(**said), clean=False).faults
+def test_a_broker_that_lacks_what_is_needed_is_said_to(properties: dict[str, int], fault: str):
+    (found,) = limits_of(ConnackProperties(**properties), clean=False).faults
     assert fault in found
 
 
 def test_a_broker_that_sets_no_limits_has_none():
-    assert limits_of(Said(), clean=False).faults == ()
-    assert limits_of(Said(SessionExpiryInterval=0), clean=True).faults == ()
+    assert limits_of(ConnackProperties(), clean=False).faults == ()
+    assert limits_of(ConnackProperties(SessionExpiryInterval=0), clean=True).faults == ()

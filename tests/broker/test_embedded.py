@@ -113,19 +113,19 @@ class Recorder:
 
 def test_the_broker_is_told_once_per_change_and_of_nothing_else(store: Store):
     enrol(store, "cam-a")
-    told = Recorder()
-    updater = AccessUpdater(EnrolledDevices(store), told, frozenset({"cam-a"}))
+    recorder = Recorder()
+    updater = AccessUpdater(EnrolledDevices(store), recorder, frozenset({"cam-a"}))
     updater.poll()
     with store.write() as db:
         db.execute(update(device).values(online=True, seen_at=5.0))
     updater.poll()
-    assert told.admitted == []
+    assert recorder.admitted == []
     enrol(store, "cam-b", at=2.0)
     updater.poll()
     updater.poll()
     decommission(store, "cam-a")
     updater.poll()
-    assert told.admitted == [{"cam-a", "cam-b"}, {"cam-b"}]
+    assert recorder.admitted == [{"cam-a", "cam-b"}, {"cam-b"}]
 
 
 def test_a_busy_database_does_not_end_the_broker(store: Store, monkeypatch, caplog):

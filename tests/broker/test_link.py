@@ -31,11 +31,11 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -
 def test_a_device_that_vanishes_is_spoken_for_by_its_retained_last_will(site: Site):
     controller, device = site.controller().connect(), site.device("cam-a").connect()
     device.link._client.socket().close()
-    eventually(lambda: (up("cam-a", "status"), b"gone") in controller.heard, "the last will")
+    eventually(lambda: (up("cam-a", "status"), b"gone") in controller.received, "the last will")
     late = site.controller(client_id="later", clean_session=True)
     controller.link.stop()
     late.connect()
-    eventually(lambda: (up("cam-a", "status"), b"gone") in late.heard, "the will, retained")
+    eventually(lambda: (up("cam-a", "status"), b"gone") in late.received, "the will, retained")
 
 
 def test_a_device_that_says_goodbye_leaves_no_will(site: Site):
@@ -57,9 +57,9 @@ def test_the_will_is_asked_for_at_every_connection(site: Site):
     controller, device = site.controller().connect(), site.device("cam-a", will=will).connect()
     for session in (1, 2):
         eventually(lambda n=session: device.ups == n and device.link.connected, "a connection")
-        said = asked[-1]
+        will = asked[-1]
         device.link._client.socket().close()
-        eventually(lambda text=said: text in controller.payloads(), f"the will {said}")
+        eventually(lambda text=will: text in controller.payloads(), f"the will {will}")
     assert len(set(asked)) == len(asked)
 
 

@@ -64,22 +64,22 @@ def test_with_watch_a_mosquitto_follows_enrolment_and_decommission(tmp_path, bin
         controller, first = site.controller().connect(), site.device("cam-a").connect()
         late = site.device("cam-b").connect()
         enrol(store, "cam-b", at=2.0)
-        eventually(lambda: says(late, controller, b"%d"), "the new device is heard")
+        eventually(lambda: arrives(late, controller, b"%d"), "the new device is allowed")
         decommission(store, "cam-a")
-        eventually(lambda: not says(first, controller, b"late %d"), "the old one is not")
+        eventually(lambda: not arrives(first, controller, b"late %d"), "the old one is not")
     finally:
         site.end()
         store.close()
 
 
-def says(party, controller, form: bytes) -> bool:
-    """Whether what a device says now reaches the controller: its own echo comes after it."""
-    payload = form % len(controller.heard)
-    before = len(controller.heard)
+def arrives(party, controller, form: bytes) -> bool:
+    """Whether a message of a device reaches the controller, before the controller's own echo."""
+    payload = form % len(controller.received)
+    before = len(controller.received)
     party.link.publish(up(party.name, "window"), payload)
     controller.link.publish(up("cam-z", "round"), payload)
-    eventually(lambda: (up("cam-z", "round"), payload) in controller.heard[before:], "the echo")
-    return (up(party.name, "window"), payload) in controller.heard
+    eventually(lambda: (up("cam-z", "round"), payload) in controller.received[before:], "the echo")
+    return (up(party.name, "window"), payload) in controller.received
 
 
 def test_the_access_list_names_every_device_and_grants_nothing_by_pattern():

@@ -42,7 +42,7 @@ def test_it_becomes_ready_heals_what_is_killed_and_leaves_nothing_behind(served:
         "both are back",
     )
     eventually(lambda: set(doctor(served.folder).values()) == {"ok"}, "all answers again")
-    assert "artifacts was killed by signal 9" in served.said
+    assert "artifacts was killed by signal 9" in served.output
     second = subprocess.run(
         [*CONTROLLER, "serve", "--folder", str(served.folder)], capture_output=True, text=True
     )
@@ -64,12 +64,12 @@ def test_a_taken_port_is_named_with_its_setting(served: Served):
     with socket.create_server(("127.0.0.1", port_of(served.folder, "artifacts"))):
         served.start()
         assert served.process.wait(30) == 1
-    eventually(lambda: "[network] artifacts" in served.said, served.said)
-    assert str(port_of(served.folder, "artifacts")) in served.said
+    eventually(lambda: "[network] artifacts" in served.output, served.output)
+    assert str(port_of(served.folder, "artifacts")) in served.output
 
 
 def test_without_a_broker_to_run_it_does_not_begin(served: Served):
     served._environment["NATS_SERVER"] = str(served.folder / "absent")
     served.start()
     assert served.process.wait(30) == 1
-    eventually(lambda: "NATS_SERVER" in served.said, served.said)
+    eventually(lambda: "NATS_SERVER" in served.output, served.output)

@@ -1,4 +1,4 @@
-"""Devices that share tell the controller where, it tells the others, and a release comes once.
+"""Devices that share report their address, others get it, and a release is downloaded once.
 
 A real controller with its broker and artifact server, and three real agents of one site.
 """

@@ -68,7 +68,7 @@ def test_a_name_for_others_binds_all_addresses_and_comes_first(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "word"),
+    ("options", "named"),
     [
         (InitOptions(port=0), "port"),
         (InitOptions(port=8883), "twice"),
@@ -80,9 +80,9 @@ def test_a_name_for_others_binds_all_addresses_and_comes_first(tmp_path):
         (InitOptions(broker="mqtt://plain"), "mqtts://"),
     ],
 )
-def test_an_impossible_wish_is_named_and_nothing_is_made(tmp_path, wishes, word):
-    with pytest.raises(SettingError, match=word):
-        make_folder(tmp_path / "controller", wishes, NOW)
+def test_an_impossible_wish_is_named_and_nothing_is_made(tmp_path, options, named):
+    with pytest.raises(SettingError, match=named):
+        make_folder(tmp_path / "controller", options, NOW)
     assert not (tmp_path / "controller").exists()
 
 

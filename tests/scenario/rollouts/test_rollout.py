@@ -58,11 +58,11 @@ def test_a_release_that_misbehaves_on_a_canary_goes_no_further_and_says_why(flee
     bad = fleet.roll_out(fleet.release(wrong_on=["cam-2"]))
     fleet.run(60, finished(fleet, bad.id, "PAUSED"))
     fleet.run(60)
-    told = fleet.rollout(bad.id)
-    assert told.stages[0].state == "FAILED"
-    assert told.stages[1].state == "SCHEDULED"
+    current = fleet.rollout(bad.id)
+    assert current.stages[0].state == "FAILED"
+    assert current.stages[1].state == "SCHEDULED"
     for fact in ("cam-2", "golden-mismatch", "golden outputs differ by up to 0.31", "canary"):
-        assert fact in told.reason
+        assert fact in current.reason
     assert fleet.serving() == {
         "cam-1": f"{MODEL}@2", "cam-2": f"{MODEL}@1", "cam-3": f"{MODEL}@1", "cam-4": f"{MODEL}@1",
         "cam-5": f"{MODEL}@1",
@@ -217,9 +217,9 @@ def test_a_stage_that_nobody_answers_is_inconclusive_and_asks_a_person(fleet):
     fleet.run(2)
     one = fleet.roll_out(fleet.release(), deadline_s=120.0)
     fleet.run(200, finished(fleet, one.id, "PAUSED"))
-    told = fleet.rollout(one.id)
-    assert told.stages[0].state == "PAUSED"
-    assert "cam-1, cam-2" in told.reason
+    current = fleet.rollout(one.id)
+    assert current.stages[0].state == "PAUSED"
+    assert "cam-1, cam-2" in current.reason
     rollouts.resume(fleet.ctx, actor="ana", id=one.id)
     fleet.run(60, finished(fleet, one.id))
 
@@ -291,7 +291,7 @@ def test_a_newer_rollout_supersedes_one_that_stands_still_and_waits_for_one_that
     ("change", "error"),
     [
         ({"stages": []}, "needs stages"),
-        ({"stages": [StagePlan(name="a"), StagePlan(name="a")]}, "name of its own"),
+        ({"stages": [StagePlan(name="a"), StagePlan(name="a")]}, "its own name"),
         ({"on_failure": "shrug"}, "pause, stop, rollback"),
         ({"deadline_s": 0.0}, "deadline_s"),
         ({"stages": [StagePlan(name="a", select=Selector(site="moon"))]}, "no device fits"),
@@ -372,11 +372,11 @@ def test_a_release_that_answers_otherwise_than_before_stops_at_the_canaries(flee
     other = fleet.release(weights=(1, 1, -1))
     two = fleet.roll_out(other, stages, on_failure="rollback")
     fleet.run(60, lambda: fleet.rollout(two.id).state == "ROLLED_BACK")
-    told = fleet.rollout(two.id)
-    assert "recent inputs otherwise than the serving release (gate 5 %)" in told.reason
-    assert 0.1 < told.stages[0].disagree < 0.6
-    assert told.stages[0].compared > 20
-    assert told.stages[1].compared == 0
+    current = fleet.rollout(two.id)
+    assert "recent inputs otherwise than the serving release (gate 5 %)" in current.reason
+    assert 0.1 < current.stages[0].disagree < 0.6
+    assert current.stages[0].compared > 20
+    assert current.stages[1].compared == 0
     fleet.run(20)
     assert set(fleet.serving().values()) == {f"{MODEL}@1"}
 
@@ -442,7 +442,7 @@ def test_what_reaches_stable_devices_waits_for_somebody_else_where_that_is_asked
     assert "an approver other than ana has to approve" in one.reason
     fleet.run(10)
     assert set(fleet.states(one.id).values()) == {"WAITING"}
-    with pytest.raises(DeniedError, match="somebody else"):
+    with pytest.raises(DeniedError, match="another user"):
         rollouts.approve(fleet.ctx, actor="ana", id=one.id)
     approved = rollouts.approve(fleet.ctx, actor="bo", id=one.id)
     assert (approved.state, approved.reason) == ("RUNNING", "")

@@ -1,4 +1,4 @@
-"""A process that is told to end does, however often and fast it is told."""
+"""A process ends at a stop signal, however often and fast it arrives."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""A child of the supervisor: its log, what is told of it, and when it is started again."""
+"""A child of the supervisor: its log, its relayed warnings, and its restarts."""
 
 import os
 import re
@@ -13,30 +13,30 @@ from waiting import eventually
 
 
 @pytest.fixture
-def told() -> list[str]:
+def warnings() -> list[str]:
     return []
 
 
-def child(tmp_path, told, program: str, **more) -> Child:
+def child(tmp_path, warnings, program: str, **more) -> Child:
     return Child(
-        "part", [sys.executable, "-c", program], tmp_path / "part.log", told.append, **more
+        "part", [sys.executable, "-c", program], tmp_path / "part.log", warnings.append, **more
     )
 
 
-def test_all_it_says_is_in_its_log_and_only_trouble_is_told(tmp_path, told):
-    one = child(tmp_path, told, "print('INFO all is well'); print('2026 WARNING disk is low')")
+def test_all_output_is_in_its_log_and_only_warnings_are_relayed(tmp_path, warnings):
+    one = child(tmp_path, warnings, "print('INFO all is well'); print('2026 WARNING disk is low')")
     one.start(time.monotonic())
     one.end(10)
     assert (tmp_path / "part.log").read_text().splitlines() == [
         "INFO all is well",
         "2026 WARNING disk is low",
     ]
-    assert told == ["part: 2026 WARNING disk is low"]
+    assert warnings == ["part: 2026 WARNING disk is low"]
 
 
-def test_it_is_ready_when_its_log_says_so_and_not_before_it_says_so_again(tmp_path, told):
+def test_it_is_ready_when_its_log_says_so_and_not_before_it_says_so_again(tmp_path, warnings):
     program = "import time; print('INFO connected'); time.sleep(60)"
-    one = child(tmp_path, told, program, ready_pattern=re.compile("connected$"))
+    one = child(tmp_path, warnings, program, ready_pattern=re.compile("connected$"))
     assert not one.ready
     one.start(time.monotonic())
     eventually(lambda: one.ready)
@@ -50,8 +50,8 @@ def test_it_is_ready_when_its_log_says_so_and_not_before_it_says_so_again(tmp_pa
     one.end(10)
 
 
-def test_one_that_keeps_ending_is_started_after_ever_longer_pauses(tmp_path, told):
-    one = child(tmp_path, told, "raise SystemExit(3)")
+def test_one_that_keeps_ending_is_started_after_ever_longer_pauses(tmp_path, warnings):
+    one = child(tmp_path, warnings, "raise SystemExit(3)")
     one.start(time.monotonic())
     now, pauses = time.monotonic(), []
     for _ in range(9):
@@ -66,11 +66,11 @@ def test_one_that_keeps_ending_is_started_after_ever_longer_pauses(tmp_path, tol
     assert pauses[0] == pytest.approx(FIRST_BACKOFF_S, abs=0.2)
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(LONGEST_BACKOFF_S, abs=0.2)
-    assert "ended with code 3" in told[0]
+    assert "ended with code 3" in warnings[0]
 
 
-def test_one_that_lived_long_is_started_again_at_once(tmp_path, told):
-    one = child(tmp_path, told, "pass")
+def test_one_that_lived_long_is_started_again_at_once(tmp_path, warnings):
+    one = child(tmp_path, warnings, "pass")
     one.start(time.monotonic())
     eventually(lambda: not one.pid)
     later = time.monotonic() + 3_600
@@ -80,18 +80,18 @@ def test_one_that_lived_long_is_started_again_at_once(tmp_path, told):
     one.end(10)
 
 
-def test_one_that_does_not_end_is_killed_and_told_of(tmp_path, told):
+def test_one_that_does_not_end_is_killed_with_a_warning(tmp_path, warnings):
     program = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
         "print('WARNING deaf', flush=True); time.sleep(60)"
     )
-    one = child(tmp_path, told, program)
+    one = child(tmp_path, warnings, program)
     one.start(time.monotonic())
-    eventually(lambda: told)
+    eventually(lambda: warnings)
     one.terminate()
     one.end(0.2)
     assert not one.pid
-    assert "part does not end; killed" in told
+    assert "part does not end; killed" in warnings
 
 
 def test_a_full_log_is_turned_once(tmp_path, monkeypatch):

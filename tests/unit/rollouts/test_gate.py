@@ -1,4 +1,4 @@
-"""The install gate: who counts, when it speaks, and what it says."""
+"""The install gate: which devices count, when it decides, and its reasons."""
 
 import pytest
 

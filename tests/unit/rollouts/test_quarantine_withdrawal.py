@@ -1,4 +1,4 @@
-"""A release in quarantine reaches no further device, and a person is told how to go back."""
+"""A release in quarantine reaches no further device, and an alert names the way back."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def roll_out(ctx: Context, ref: str) -> str:
 
 
 def install(ctx: Context, ident: str, ref: str, *names: str) -> None:
-    """These devices have told that they serve it now, and the rollout sees it."""
+    """These devices have reported that they serve it, and the rollout has noted it."""
     with ctx.store.write() as db:
         for name in names:
             mine = (rollout_device.c.rollout == ident) & (rollout_device.c.device == name)
@@ -93,10 +93,10 @@ def test_a_device_that_comes_back_after_a_quarantine_is_not_told_to_install_the_
     with ctx.store.read() as db:
         sent = assignments._row(db, "mill-2").version
 
-    told = quarantine(ctx)
+    effects = quarantine(ctx)
 
     assert ordered(ctx, "mill-2") == [GOOD]
-    assert "mill-2" in told.withdrawn
+    assert "mill-2" in effects.withdrawn
     assert "mill-2" in {one.device for one in assignments.pending(ctx) if one.version > sent}
     unseen = {one.device: one for one in rollouts.rollout_devices(ctx, ident)[0]}["mill-2"]
     assert (unseen.state, unseen.cause) == ("CANCELED", "quarantined")
@@ -107,10 +107,10 @@ def test_who_serves_what_is_in_quarantine_keeps_it_and_no_order_names_it(
 ) -> None:
     bad, _ = served_by(ctx, "press-1")
 
-    told = quarantine(ctx)
+    effects = quarantine(ctx)
 
     assert ordered(ctx, "press-1") == []
-    assert told.serving == {bad: ["press-1"]}
+    assert effects.serving == {bad: ["press-1"]}
     with ctx.store.write() as db:  # as a folder for it is signed, or when half a life is over
         assignments.renew_now(db, ctx, "press-1")
     assert ordered(ctx, "press-1") == []
@@ -138,14 +138,14 @@ def test_a_quarantine_names_what_went_out_and_the_way_back_and_raises_an_alert(
 ) -> None:
     bad, ident = served_by(ctx, "press-1")
 
-    told = quarantine(ctx)
+    effects = quarantine(ctx)
 
-    assert (told.releases, told.rollouts) == ([bad], {ident: "PAUSED"})
-    assert told.next_step == f"Put them back: shoal rollout start {GOOD}"
+    assert (effects.releases, effects.rollouts) == ([bad], {ident: "PAUSED"})
+    assert effects.next_step == f"Put them back: shoal rollout start {GOOD}"
     (alert,) = alerts.list_alerts(ctx, "open")
     assert (alert.severity, alert.release) == ("critical", bad)
     assert f"{bad} is on press-1" in alert.detail
-    assert alert.next_step == told.next_step
+    assert alert.next_step == effects.next_step
 
 
 def test_the_alert_closes_when_no_device_serves_what_is_in_quarantine(
