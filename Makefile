@@ -1,4 +1,4 @@
-# Everything a newcomer types. `make` alone says what there is.
+# Tasks of a developer. `make` alone lists them.
 
 SHELL := /bin/sh
 BIN := .venv/bin
@@ -13,7 +13,7 @@ help:  ## this list
 setup:  ## .venv with every package (hashes checked), Shoal itself, the console's browser files
 	@./scripts/setup.sh
 
-demo: setup  ## the whole story on this machine: broker, controller, six agents (ARGS=--exit to end by itself)
+demo: setup  ## the demo on this machine: broker, controller, six agents (ARGS=--exit to end by itself)
 	@$(BIN)/shoal demo $(ARGS)
 
 test: setup  ## lint, types, contracts, then every test; real brokers and a real browser from apt
@@ -32,7 +32,7 @@ check: setup  ## lint, types and layer contracts only: seconds
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-format: setup  ## rewrite to the house's layout
+format: setup  ## format and fix the code
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 
 bench: setup  ## measure; writes bench/*.json and prints tables
@@ -42,13 +42,13 @@ bench-federated: setup  ## rounds of 10, 50 and 200 devices beside Flower, and t
 	@$(BIN)/python tests/bench aggregation federated $(ARGS)
 	@SHOAL_SOAK=1 SHOAL_BENCH=bench $(BIN)/python -m pytest -n 0 -s -q tests/federated/test_twenty.py
 
-docs: setup  ## write the reference parts of docs/ anew: commands, settings, routes
+docs: setup  ## regenerate the reference parts of docs/: commands, settings, routes
 	@$(BIN)/python scripts/reference.py
 
 arm: setup  ## the agent's core on an emulated Raspberry Pi: arm64 Python and wheels under qemu
 	@./scripts/arm.sh
 
-lock:  ## write requirements/*.txt anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@./scripts/lock.sh $(ARGS)
 
 clean:  ## remove what setup, tests and builds made

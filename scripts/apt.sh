@@ -3,8 +3,8 @@
 # Debian and Ubuntu only. Where it cannot, it says what to type and goes on: the tests that need
 # the missing program skip themselves and name it.
 #
-# Debian's mosquitto package would start a broker on port 1883 and again at every boot. Nobody
-# who runs a test asked for that, so the service is neither started nor left enabled.
+# Debian's mosquitto package would start a broker on port 1883 and again at every boot. That is
+# not wanted for tests, so the service is neither started nor left enabled.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 policy=/usr/sbin/policy-rc.d
@@ -50,7 +50,7 @@ if [ ! -e "$policy" ]; then
 fi
 # A fresh machine has no package lists, an old one has stale ones: only then are they fetched.
 if ! install && ! { $as_root apt-get update -qq >"$log" 2>&1 && install; }; then
-    echo "  apt could not install:$missing. Their tests are skipped. It said:"
+    echo "  apt could not install:$missing. Their tests are skipped. Output of apt:"
     tail -n 5 "$log" | sed 's/^/      /'
     exit 0
 fi

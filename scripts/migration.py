@@ -1,4 +1,4 @@
-"""Write a migration from what io/tables.py says now: scripts/migration.py 0002 "what and why"."""
+"""Generate a migration from store/tables.py: scripts/migration.py 0002 "what and why"."""
 
 import sys
 

@@ -35,7 +35,7 @@ if [ -z "${SHOAL_NO_UV:-}" ] && command -v uv >/dev/null; then
     uv=uv
 fi
 
-# uv does not read pip's configuration: where this machine has told pip of an index, tell uv too.
+# uv does not read pip's configuration: where pip has an index configured, pass it to uv.
 pip_setting() { # pip_setting ENVIRONMENT_NAME key
     eval "value=\${PIP_$1:-}"
     [ -n "$value" ] || value=$("$python" -m pip config get "global.$2" 2>/dev/null || true)

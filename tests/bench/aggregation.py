@@ -1,4 +1,4 @@
-"""Updates into a sum that does not depend on their order, against a plain float64 sum."""
+"""Reproducible aggregation of updates, against a plain float64 sum."""
 
 import tracemalloc
 
@@ -20,7 +20,7 @@ def run(*, quick: bool) -> Found:
 
 
 def _summed(updates: int, size: int) -> Row:
-    """Both sides take every update in turn; the sum over updates is what is told."""
+    """Add every update on both sides in turn; measure the total time."""
     base = np.random.default_rng(0).normal(size=size).astype(np.float32)
     ours, plain = ExactSum(size), np.zeros(size)
     sides = {
@@ -40,7 +40,7 @@ def _add(total: np.ndarray, update: np.ndarray, weight: float) -> None:
 
 
 def _memory(size: int) -> dict[str, str]:
-    """Most that was held beside the update itself, after 3 updates and after 30."""
+    """Peak memory beside the update itself, after 3 updates and after 30."""
     base = np.ones(size, np.float32)
     notes = {}
     for updates in (3, 30):

@@ -1,4 +1,4 @@
-"""Accuracy of every strategy while a fifth of the devices lies: non-IID digits, by train graph."""
+"""Accuracy of every strategy with a fifth of malicious devices: non-IID digits, by train graph."""
 
 import numpy as np
 
@@ -10,22 +10,22 @@ from shoal.controller.federated.strategy import Strategy, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.params import F32
 
-DEVICES, LIARS, EPOCHS = 50, 10, 2
-TARGET = 0  # what the backdoor's mark is to be taken for
+DEVICES, MALICIOUS, EPOCHS = 50, 10, 2
+TARGET = 0  # target class of the backdoor
 STRATEGIES: dict[str, dict[str, float]] = {
     "fedavg": {},
     "norm-clipping": {"bound": 0.5},
     "median": {},
     "trimmed-mean": {"cut": 0.2},
-    "krum": {"malicious": LIARS},
-    "multi-krum": {"malicious": LIARS, "keep": 20},
-    "bulyan": {"malicious": LIARS},
+    "krum": {"malicious": MALICIOUS},
+    "multi-krum": {"malicious": MALICIOUS, "keep": 20},
+    "bulyan": {"malicious": MALICIOUS},
 }
 ATTACKS = ("none", "label flip", "sign flip", "scaled update", "backdoor")
 
 
 def run(*, quick: bool) -> Found:
-    """A row for every strategy under every attack, beside FedAvg where nobody lies."""
+    """A row for every strategy under every attack, beside FedAvg without an attack."""
     rounds, seeds = (2, 1) if quick else (30, 3)
     table = {
         (name, attack): np.mean(
@@ -37,13 +37,13 @@ def run(*, quick: bool) -> Found:
     raw = float(table["fedavg", "none"][0])
     rows = [_row(f"{n}, {a}", float(v[0]), raw) for (n, a), v in table.items()]
     marked = {f"backdoor taken, {name}": f"{table[name, 'backdoor'][1]:.3f}" for name in STRATEGIES}
-    marked |= {f"stands out, {attack}": _said(table["fedavg", attack]) for attack in ATTACKS}
+    marked |= {f"stands out, {attack}": _outliers(table["fedavg", attack]) for attack in ATTACKS}
     return Found(rows=rows, notes=marked)
 
 
-def _said(found: np.ndarray) -> str:
-    """Under FedAvg, over all rounds: federated.suspicion, as the console shows it."""
-    return f"{found[2]:.2f} of the liars, {found[3]:.3f} of the honest"
+def _outliers(found: np.ndarray) -> str:
+    """Devices with an outlier score, as in the console, over all rounds of FedAvg."""
+    return f"{found[2]:.2f} of the malicious, {found[3]:.3f} of the honest"
 
 
 def _row(what: str, ours: float, raw: float) -> Row:
@@ -61,8 +61,8 @@ def _row(what: str, ours: float, raw: float) -> Row:
 def _federated(
     strategy: Strategy, attack: str, rounds: int, seed: int
 ) -> tuple[float, float, float, float]:
-    """(accuracy on held-back images, share of marked images taken for TARGET, shares of the first
-    LIARS devices and of the others whose update stood out in a round)."""
+    """(accuracy on held-out images, share of marked images taken for TARGET, shares of the first
+    MALICIOUS devices and of the others whose update stood out in a round)."""
     random = np.random.default_rng(seed)
     homes, test = homes_of(DEVICES, random, alike=0.5, least=10)
     trainer = LocalTrainer(seed)
@@ -71,19 +71,19 @@ def _federated(
         updates = []
         gathering = strategy.gather(server.theta.size, file_shelf(server.theta.size))
         for i, home in enumerate(homes):
-            lies = i < LIARS and attack != "none"
-            rows = _poisoned(home, attack, random) if lies else home
+            malicious = i < MALICIOUS and attack != "none"
+            rows = _poisoned(home, attack, random) if malicious else home
             delta = trainer.train(server.theta, rows, EPOCHS, random) - server.theta
-            if lies:
-                delta = _twisted(delta, attack)
+            if malicious:
+                delta = _manipulated(delta, attack)
             updates.append(Update(device=f"d{i:02}", delta=delta, examples=len(rows.y)))
             gathering.add(updates[-1])
         stood_out += _stand_out(updates, server.theta.size) / rounds
         server = strategy.advance(server, gathering.result())
     marked = _marked(test.only(test.y != TARGET).x)
     taken = trainer.predict(server.theta, marked) == TARGET
-    liars, honest = stood_out[:LIARS].mean(), stood_out[LIARS:].mean()
-    return trainer.accuracy(server.theta, test), float(taken.mean()), float(liars), float(honest)
+    flagged, honest = stood_out[:MALICIOUS].mean(), stood_out[MALICIOUS:].mean()
+    return trainer.accuracy(server.theta, test), float(taken.mean()), float(flagged), float(honest)
 
 
 def _stand_out(updates: list[Update], size: int) -> np.ndarray:
@@ -108,6 +108,6 @@ def _marked(x: F32) -> F32:
     return marked
 
 
-def _twisted(delta: F32, attack: str) -> F32:
+def _manipulated(delta: F32, attack: str) -> F32:
     factors = {"sign flip": -4.0, "scaled update": 20.0, "backdoor": 4.0}
     return delta * np.float32(factors.get(attack, 1.0))

@@ -1,4 +1,4 @@
-"""`python -m bench.bare MODEL.onnx`: the least that can answer: onnxruntime, a session, one run.
+"""`python -m bench.bare MODEL.onnx`: minimal process: onnxruntime, a session, one run.
 
 Prints the answer's length, then waits until its standard input closes.
 """

@@ -1,4 +1,4 @@
-"""Real brokers, and the bench's own connections to them: bare paho, with the controller's rights.
+"""Real brokers, and plain paho connections with the controller's certificate.
 
 The controller's certificate may publish as every device: one connection stands for a fleet.
 """
@@ -22,7 +22,7 @@ HOST = "127.0.0.1"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that were free a moment ago."""
+    """Free ports on loopback."""
     open_ = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in open_]
     for one in open_:
@@ -32,7 +32,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def running(folder: Path, pki: Path, port: int) -> Iterator[None]:
-    """The embedded broker, as `shoal-controller broker` starts it, that knows no device."""
+    """The embedded broker, as `shoal-controller broker` starts it, without devices."""
     server = NatsServer(find_binary(os.environ), folder, pki, host=HOST, port=port)
     with _said_to(folder.parent / f"{folder.name}.log"):
         server.start(())

@@ -1,4 +1,4 @@
-"""A controller in a folder, as `init` makes it, with a release and devices that need no agent."""
+"""A controller folder as `init` makes it, with a release and device rows."""
 
 import random
 import time
@@ -19,7 +19,7 @@ ACTOR = "bench"
 
 
 def make_controller(folder: Path, *, baseline_windows: int = 96) -> Context:
-    """A new controller on free ports; its processes are the caller's to start."""
+    """A new controller on free ports; the caller starts its processes."""
     port, artifacts, mqtt = brokers.free_ports(3)
     wishes = InitOptions(
         port=port,

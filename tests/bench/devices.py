@@ -1,4 +1,4 @@
-"""A real agent's process, served by a folder in which a release lies installed already."""
+"""A real agent process, on a folder with an installed release."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ for module in pkgutil.walk_packages(shoal.agent.__path__, "shoal.agent."):
 
 
 def seed_folder(folder: Path, release: Release) -> None:
-    """An agent's folder whose controller is out of reach: it serves what it has."""
+    """An agent folder with an unreachable controller."""
     folder.mkdir(parents=True)
     settings = config.Settings(
         device=config.Device(name="bench-1", site="here", profile="generic"),
@@ -92,19 +92,19 @@ class Device:
         return ""
 
     def until(self, look: Callable[[], T]) -> T:
-        """What `look` sees once it is something; TimeoutError with the agent's own words."""
+        """What `look` sees once it is something; TimeoutError with the agent's log."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end and self._process.poll() is None:
             if seen := look():
                 return seen
             time.sleep(0.001)
-        told = (self.folder / "bench.log").read_text()[-1_000:]
-        raise TimeoutError(f"the agent does not serve: {told}")
+        log = (self.folder / "bench.log").read_text()[-1_000:]
+        raise TimeoutError(f"the agent does not serve: {log}")
 
 
 @functools.cache
 def with_bytecode() -> dict[str, str]:
-    """The environment of a process whose modules are compiled already, as those of a wheel are."""
+    """Environment of a process with compiled modules, as from a wheel."""
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment |= {"PYTHONPYCACHEPREFIX": str(BYTECODE)}
     subprocess.run([sys.executable, "-c", _IMPORT_ALL], env=environment, check=True)
@@ -112,14 +112,14 @@ def with_bytecode() -> dict[str, str]:
 
 
 def is_ready(connection: socket.socket) -> bool:
-    """Whether the endpoint says that its model serves."""
+    """Whether the endpoint reports that its model is ready."""
     connection.sendall(f"GET /v2/models/{MODEL}/ready HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     return connection.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[Device]:
-    """An agent while it runs; an endpoint file of an earlier one is gone before."""
+    """An agent while it runs; removes the endpoint file of an earlier one."""
     (folder / ADDRESS).unlink(missing_ok=True)
     with Device(folder) as device:
         yield device

@@ -104,7 +104,7 @@ _Side = tuple[str, dict[str, Any]]
 def _compared(
     devices: int, ours: dict[str, Any], sides: dict[str, _Side]
 ) -> tuple[list[Row], dict[str, str]]:
-    """The first round of either warms up and is told apart."""
+    """The first round of each side is a warm-up and reported separately."""
     notes, rows = _noted("shoal", devices, ours), []
     for name, (against, theirs) in sides.items():
         notes |= _noted(name, devices, theirs)
@@ -146,9 +146,9 @@ def _peak(devices: int, size: int) -> float:
         capture_output=True, text=True, check=True,
         env=os.environ | {"PYTHONPATH": str(HERE.parent)},
     )  # fmt: skip
-    told = json.loads(done.stdout)
-    assert told["state"] == "DONE", told
-    return float(told["peak"] - told["before"])
+    output = json.loads(done.stdout)
+    assert output["state"] == "DONE", output
+    return float(output["peak"] - output["before"])
 
 
 def _row(what: str, unit: str, ours: float, raw: float, against: str) -> Row:

@@ -1,4 +1,4 @@
-"""What a frame costs on its way from a source to the model, and what each plugin's library weighs.
+"""Cost of a frame from a source to the model, and memory of each plugin's library.
 
 The session answers with a constant, so that only the way is measured.
 """
@@ -48,7 +48,7 @@ LOADED = "import numpy, asyncio, ssl, paho.mqtt.client, shoal.agent.feeds.io.run
 
 
 class Constant:
-    """A model that answers every row alike."""
+    """A model with constant output."""
 
     def run(self, rows: F32) -> F32:
         return np.full((len(rows), CLASSES), 1 / CLASSES, np.float32)

@@ -1,4 +1,4 @@
-"""The agent's resident memory and its way to the first answer, against bare onnxruntime.
+"""The agent's resident memory and cold start to the first inference, against bare onnxruntime.
 
 Both are processes of their own, started in turns with the same environment; the bare one imports
 onnxruntime, opens the same model and runs it once.
@@ -30,7 +30,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Print(NamedTuple):
-    """What one start left: seconds until the first answer, CPU seconds by then, 2**20 bytes."""
+    """Measurements of one start: seconds and CPU seconds to the first inference, 2**20 bytes."""
 
     wall_s: float
     cpu_s: float
@@ -85,7 +85,7 @@ def _agent(folder: Path, request: bytes, requests: int) -> Print:
 
 
 def _first_answer(device: devices.Device, path: Path, request: bytes) -> socket.socket:
-    """Ask for an inference until there is one; the connection that it came by."""
+    """Retry an inference until it succeeds; return its connection."""
 
     def look() -> socket.socket | None:
         with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ def _first_answer(device: devices.Device, path: Path, request: bytes) -> socket.
 
 
 def bare(model: Path) -> Print:
-    """What onnxruntime alone leaves, with `model` loaded and run once."""
+    """Measurements of onnxruntime alone, with `model` loaded and run once."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.bare", str(model)],

@@ -1,4 +1,4 @@
-"""The least that a local endpoint could cost: asyncio answers every request with the same bytes.
+"""Lower bound of a local endpoint: an asyncio server with a constant response.
 
 `python -m bench.loopback` prints its port, serves until its standard input closes.
 """
@@ -11,7 +11,7 @@ _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BOD
 
 
 class Mute(asyncio.Protocol):
-    """Reads nothing out of the request but that it came."""
+    """Ignores the content of the request."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

@@ -53,7 +53,7 @@ def run(*, quick: bool) -> Found:
 
 
 class _Side:
-    """The agent and the peers, serving one model of `features` columns. missing: who, and why."""
+    """The agent and the peers, serving one model of `features` columns. missing: name -> reason."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ def _connections(address: tuple[str, int]) -> Iterator[list[socket.socket]]:
 
 
 def _request_for(name: str, rows: F32) -> bytes:
-    """What a peer's client would send."""
+    """Request of a peer's client."""
     if name in ("shoal", "mlserver"):
         return clients.infer_request(MODEL, INPUT, rows)
     body = orjson.dumps({"rows": rows}, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,4 +1,4 @@
-"""Releases of random weights: as real as any to agent, engine and wire, and made in no time."""
+"""Valid releases with random weights, made quickly."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ _FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 class Release(NamedTuple):
-    """A release whole. files: name -> bytes, without the manifest."""
+    """A complete release. files: name -> bytes, without the manifest."""
 
     manifest: Manifest
     files: dict[str, bytes]
@@ -39,7 +39,7 @@ class Release(NamedTuple):
 
 
 def make_release(graph: bytes, *, features: int, version: int = 1) -> Release:
-    """Everything that belongs to a release of `graph`, for every profile that can run fp32."""
+    """Make a release of `graph`, for every profile with fp32."""
     rng = np.random.default_rng(version)
     rows = rng.normal(size=(2_000, features)).astype(np.float32)
     said = _answers(graph, rows)
@@ -73,7 +73,7 @@ def make_release(graph: bytes, *, features: int, version: int = 1) -> Release:
 
 
 def install(release: Release, models: Path) -> Slot:
-    """Put `release` into slot a under `models`, as an update would have; the slot."""
+    """Put `release` into slot a under `models`, as an update does; return the slot."""
     slots = DiskSlots(models)
     folder = slots.path(MODEL, "a")
     folder.mkdir(parents=True)

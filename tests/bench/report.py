@@ -1,4 +1,4 @@
-"""What a bench found: as a table for people, as JSON for the next comparison."""
+"""Results of a bench, as a table and as JSON."""
 
 import datetime
 import importlib.metadata
@@ -16,7 +16,7 @@ PACKAGES = ("numpy", "onnxruntime", "msgspec", "paho-mqtt", "sqlalchemy", "tuf",
 
 
 class Aim(msgspec.Struct, frozen=True, kw_only=True):
-    """What a number should be: of ours, of ours minus raw (on_difference), or ours / raw."""
+    """Target of a number: of ours, of ours minus raw (on_difference), or ours / raw."""
 
     at_most: float | None = None
     at_least: float | None = None
@@ -40,7 +40,7 @@ class Aim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One number beside its limit, both measured in this run.
+    """One number beside its baseline, both measured in this run.
 
     what      that was measured
     ours      median over the repetitions, in `unit`
@@ -63,7 +63,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What it ran on; no name of the host, no path."""
+    """The machine; without host name or path."""
 
     cpu: str
     cores: int
@@ -128,7 +128,7 @@ def write(made: Report, folder: Path) -> Path:
 
 
 def show(made: Report, console: Console) -> None:
-    """A table; the limits have letters, told below it."""
+    """A table; the baselines have letters, explained below it."""
     limits = list(dict.fromkeys(row.against for row in made.rows))
     table = Table(title=f"{made.bench}: {made.machine.cpu}, {made.machine.cores} cores", box=SIMPLE)
     table.add_column("what", no_wrap=True)
@@ -148,7 +148,7 @@ def show(made: Report, console: Console) -> None:
 
 
 def human(value: float) -> str:
-    """Three digits that matter.
+    """Three significant digits.
 
     >>> human(0.01234), human(12.345), human(26789.0)
     ('0.0123', '12.3', '26,789')
@@ -184,7 +184,7 @@ def _version(name: str) -> str:
 
 
 def _cpu() -> str:
-    """Model of the CPU, as Linux tells it; else its architecture."""
+    """Model of the CPU from Linux; else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A fleet that learns, for the bench `federated`: a served controller and agents in few processes.
+"""A training fleet for the bench `federated`: a served controller and agents in few processes.
 
 Devices are enrolled by hand (certificate, trusted roots, settings, a release in its slot, rows):
 what is measured are rounds.
@@ -66,7 +66,7 @@ def make_lesson() -> Lesson:
 def learn(
     folder: Path, lesson: Lesson, devices: int, count: int, compression: Compression
 ) -> list[Round]:
-    """So many rounds with all devices; TimeoutError."""
+    """Run rounds with all devices; TimeoutError."""
     ctx = make_controller(folder / "controller")
     release = add_release(ctx, lesson.release)
     folders = [folder / f"d{i:03}" for i in range(devices)]
@@ -96,7 +96,7 @@ def _serving(ctx: Context, release: str) -> int:
 
 
 def _seed(folder: Path, ctx: Context, authority: Authority, lesson: Lesson, number: int) -> None:
-    """What enrolment and a rollout would have left, and rows of its own."""
+    """Write an agent folder as after enrolment and a rollout, with rows."""
     folder.mkdir()
     network, here = ctx.settings.network, folder / names.LEARNING
     key = ec.generate_private_key(ec.SECP256R1())

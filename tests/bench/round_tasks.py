@@ -1,4 +1,4 @@
-"""A federated task that is ready for rounds, without the training that comes before one."""
+"""A ready federated task, without preceding training."""
 
 from collections.abc import Sequence
 
@@ -70,7 +70,7 @@ def add_task(
 
 
 def set_online(ctx: Context) -> None:
-    """Every device is, and serves the model."""
+    """Rows of devices that serve the model."""
     with ctx.store.write() as db:
         db.execute(
             update(tables.device).values(online=True, ring="stable", releases={MODEL: f"{MODEL}@1"})

@@ -1,4 +1,4 @@
-"""Values a second into the sketch, against a bare numpy pass for mean and variance.
+"""Values per second into a sketch, against a plain numpy pass for mean and variance.
 
 Seconds are the thread's own CPU time: what else the machine does in between does not count.
 Two limits: numpy on the same batches, and numpy on as many rows at once as the sketch gathers.
@@ -55,7 +55,7 @@ def _cuts(drawn: F32, batch: int) -> list[F32]:
 
 
 def _rate(take: Callable[[F32], object], cuts: list[F32]) -> float:
-    """Million values a second; what the sketch still gathers at the end is left out of it."""
+    """Million values a second; rows still buffered at the end do not count."""
 
     def all_of_them() -> None:
         for cut in cuts:

@@ -1,4 +1,4 @@
-"""What a device's trainer takes beside its agent, while it trains."""
+"""Memory of a device's trainer process while it trains."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ _ATTEMPT = bytes(16)
 
 
 def trainer_row(lesson: Lesson, aim: Aim) -> Row:
-    """Most of its private memory, beside all that is resident, shared libraries and all."""
+    """Peak private memory, beside all resident memory with shared libraries."""
     with tempfile.TemporaryDirectory() as name:
         private, resident = _trained(Path(name), lesson)
     over = private

@@ -1,10 +1,10 @@
 """An update of one device, from its assignment to SUCCEEDED, against fetching the same files.
 
 A whole controller (`shoal-controller serve`), a real agent that joined by token, and one rollout a
-repetition, each of a release with new weights. The watch over the new release (observe_s) is set
-to nothing: it is a choice, not a cost. Raw: urllib3 fetches the same files from the same artifact
+repetition, each of a release with new weights. The observation period (observe_s) is 0: it is a
+setting, not a cost. Raw: urllib3 fetches the same files from the same artifact
 server and hashes them; for the probe, a process that imports onnxruntime, opens the model and runs
-it once. Afterwards, what the agent holds and what it does while nothing happens.
+it once. Afterwards, the agent's memory, and its CPU time when idle.
 """
 
 import contextlib
@@ -66,7 +66,7 @@ def run(*, quick: bool) -> Found:
     repetitions, idle_s = (1, 1.0) if quick else (9, 60.0)
     rows: list[Row] = []
     notes: dict[str, str] = {}
-    with tempfile.TemporaryDirectory() as folder, world(Path(folder)) as rig:
+    with tempfile.TemporaryDirectory() as folder, running_rig(Path(folder)) as rig:
         for name, hidden in (("small", SMALL), ("5 MB", BIG)):
             cycles: list[Cycle] = []
             fetches: list[float] = []
@@ -103,7 +103,7 @@ def _rows(name: str, cycles: Sequence[Cycle], raw: Sequence[float], size: int) -
 def _beside_a_process(
     name: str, cycles: Sequence[Cycle], raw: Sequence[Print], rig: "Rig"
 ) -> list[Row]:
-    """The probe, which is one; and the memory of the agent, which serves by now."""
+    """The probe, which is a process, and the memory of the serving agent."""
     probes, starts = [c.states["PROBING"] for c in cycles], [p.wall_s for p in raw]
     held = _at_rest(rig.device.pid)
     what = f"{name}: resident memory of the agent after {len(cycles) + 1} updates"
@@ -114,7 +114,7 @@ def _beside_a_process(
 
 
 def _at_rest(pid: int) -> float:
-    """Resident memory (2**20 bytes) once it stands still: an update gives some back after its end.
+    """Resident memory (2**20 bytes) once it is stable: an update releases some after its end.
 
     TimeoutError when it never does.
     """
@@ -125,11 +125,11 @@ def _at_rest(pid: int) -> float:
             return now
         before = now
         time.sleep(1)
-    raise TimeoutError(f"the memory of process {pid} does not stand still")
+    raise TimeoutError(f"the memory of process {pid} does not become stable")
 
 
 def _idle_percent(pid: int, for_s: float) -> float:
-    """Share of a core that a process takes while nobody asks it for anything."""
+    """CPU of an idle process, percent of a core."""
     began, before = time.monotonic(), cpu_s(pid)
     time.sleep(for_s)
     return (cpu_s(pid) - before) / (time.monotonic() - began) * 100
@@ -150,13 +150,13 @@ def _where_the_time_goes(name: str, cycles: Sequence[Cycle]) -> dict[str, str]:
 
 
 class Rig:
-    """A controller, a device, and what passes between them.
+    """A controller, a device, and the messages between them.
 
     size   bytes of the last release: its files and its manifest
     """
 
-    def __init__(self, ctx: Context, heard: "queue.Queue[tuple[float, str, bytes]]") -> None:
-        self.ctx, self._heard = ctx, heard
+    def __init__(self, ctx: Context, received: "queue.Queue[tuple[float, str, bytes]]") -> None:
+        self.ctx, self._received = ctx, received
         self.device: devices.Device
         self._version, self.size = 0, 0
         self._release: Release | None = None
@@ -201,19 +201,19 @@ class Rig:
                 for url, digest in zip(urls, digests, strict=True):
                     data = pool.request("GET", url).data
                     if hashlib.sha256(data).hexdigest() != digest:
-                        raise RuntimeError(f"{url.partition('?')[0]} is something else")
+                        raise RuntimeError(f"{url.partition('?')[0]} has other content")
 
         return seconds(all_of_them)
 
     def _follow(self, rollout: str) -> tuple[float, float, list[wire.UpdateEvent]]:
-        """When the assignment and the end were heard, and the events between, once each."""
+        """Times of the assignment and the end, and the events between, without duplicates."""
         assigned, events = 0.0, dict[int, wire.UpdateEvent]()
         while True:
             try:
-                at, topic, payload = self._heard.get(timeout=brokers.PATIENCE_S)
+                at, topic, payload = self._received.get(timeout=brokers.PATIENCE_S)
             except queue.Empty:
                 states = [event.state for event in events.values()]
-                raise TimeoutError(f"the update stands still after {states}") from None
+                raise TimeoutError(f"the update stopped after {states}") from None
             if topic.endswith("assignment"):
                 assigned = assigned or at
                 continue
@@ -227,17 +227,17 @@ class Rig:
                 return assigned, at, [events[seq] for seq in sorted(events)]
 
     def _finish(self, rollout: str) -> None:
-        """Wait until the controller, too, says that it is over, and all is quiet."""
+        """Wait until the rollout is finished on the controller, and drop queued messages."""
         end = time.monotonic() + brokers.PATIENCE_S
         while rollouts.get_rollout(self.ctx, rollout).state != "FINISHED":
             if time.monotonic() > end:
                 raise TimeoutError(f"{rollout} does not finish")
             time.sleep(0.05)
-        while not self._heard.empty():
-            self._heard.get_nowait()
+        while not self._received.empty():
+            self._received.get_nowait()
 
     def _metadata(self) -> int:
-        """Bytes of the TUF metadata that changes with a release: what a device fetches anew."""
+        """Bytes of the TUF metadata that changes with a release: what a device downloads again."""
         folder = self.ctx.signer.metadata_folder
         newest = {name: _newest(folder, name) for name in ("snapshot", f"release-{MODEL}")}
         return sum(path.stat().st_size for path in (folder / "timestamp.json", *newest.values()))
@@ -248,17 +248,17 @@ class Rig:
 
 
 @contextlib.contextmanager
-def world(folder: Path) -> Iterator[Rig]:
+def running_rig(folder: Path) -> Iterator[Rig]:
     """Controller and device while they run."""
     ctx = controllers.make_controller(folder / "controller")
-    heard: queue.Queue[tuple[float, str, bytes]] = queue.Queue()
-    rig = Rig(ctx, heard)
+    received: queue.Queue[tuple[float, str, bytes]] = queue.Queue()
+    rig = Rig(ctx, received)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_serving(ctx, folder / "controller.log"))
         stack.enter_context(
             brokers.connected(
                 ctx.folder / "pki", ctx.settings.network.mqtt, "bench-watch", [_EVENTS, _ORDERS],
-                lambda topic, payload: heard.put((time.monotonic(), topic, payload)),
+                lambda topic, payload: received.put((time.monotonic(), topic, payload)),
             )
         )  # fmt: skip
         _enrol(ctx, folder / "device")
