@@ -1,6 +1,6 @@
-"""Writes the reference parts of docs/ from the code: `make docs`; `--check` only compares.
+"""Generate the reference parts of docs/ from the code: `make docs`; `--check` only compares.
 
-A document has one or more places, between `<!-- reference: NAME -->` and `<!-- /reference -->`.
+A document has one or more such parts, between `<!-- reference: NAME -->` and `<!-- /reference -->`.
 Everything outside of them is written by hand.
 """
 
@@ -22,7 +22,7 @@ _FIELD = re.compile(r"^( *)([a-z][a-z0-9_]*(?:, [a-z][a-z0-9_]*)*)(?: {2,})(\S.*
 
 
 def main() -> int:
-    """Write or compare every document; how many are not what the code says."""
+    """Write or compare every document; return the number of stale ones in a check."""
     stale = []
     for path in sorted(DOCS.glob("*.md")):
         text = path.read_text()
@@ -94,7 +94,7 @@ def _section(name: str, kind: type) -> str:
 
 
 def described(kind: type) -> dict[str, str]:
-    """Field -> what the struct's docstring says of it."""
+    """Field -> its description in the struct's docstring."""
     return _described(inspect.getdoc(kind) or "", kind)
 
 
@@ -143,9 +143,9 @@ def feeds(group: str, table: str) -> str:
     parts = []
     for entry in (e for e in found if e.value.startswith("shoal.")):
         kind = entry.load().Settings
-        said = "\n".join(inspect.getdoc(base) or "" for base in kind.__mro__[:-3])
+        docs = "\n".join(inspect.getdoc(base) or "" for base in kind.__mro__[:-3])
         rows = [
-            f"| `{field.name}` | {_default(field)} | {_described(said, kind)[field.name]} |"
+            f"| `{field.name}` | {_default(field)} | {_described(docs, kind)[field.name]} |"
             for field in _fields(kind)
             if field.name != "kind"
         ]
@@ -176,7 +176,7 @@ def routes() -> str:
 
 
 def measured(name: str) -> str:
-    """What bench/<name>.json says, as a table; the machine and the notes below it."""
+    """Content of bench/<name>.json as a table, with the machine and the notes below it."""
     report = msgspec.json.decode((DOCS.parent / "bench" / f"{name}.json").read_bytes())
     machine = report["machine"]
     rows = [
