@@ -209,12 +209,15 @@ def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_told_o
             ends.append(site.ended())
             saved += site.saved()
             site.assign()
+    finish(site)  # on a busy machine it may have been killed too often to get far
+    site.assign()
     finish(site)
+    ends.append(site.ended())
     print(
         f"{CUTS} kills, found in {dict(seen)}, in a download {dict(parts)}; "
         f"{len(ends)} attempts ended: {dict(collections.Counter(ends))}, {saved} by a delta"
     )
-    assert "SUCCEEDED" in ends
+    assert ends[-1] == "SUCCEEDED", "undisturbed it succeeds, whatever was killed before"
     assert saved or parts[".delta"], "deltas were in the path"
 
 
