@@ -13,7 +13,7 @@ from shoal.errors import ShoalError
 if TYPE_CHECKING:
     from shoal.agent.host.io.config import Source
 
-#: Read by numpy's BLAS when it is loaded, which is before any adapter can say so.
+#: Read by numpy's BLAS when it is loaded; set before that.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -140,7 +140,7 @@ def install(folder: Path, user: str, memory_mb: int, show: bool) -> None:
 @main.command("run")
 @_folder
 def run_command(folder: Path) -> None:
-    """Serve, update and report until told to stop (SIGTERM, Ctrl-C)."""
+    """Serve, update and report until SIGTERM or Ctrl-C."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from shoal.agent.host.io.disk_reserve import adjust_reserve
@@ -157,13 +157,13 @@ def run_command(folder: Path) -> None:
 @_folder
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def status(folder: Path, as_json: bool) -> None:
-    """What runs, since when, what is wrong, what to do. Exits with 1 when something is wrong."""
+    """Show what serves, since when, what is wrong and what to do. Exits with 1 on a problem."""
     from shoal.agent.status import text
     from shoal.agent.status_reader import read_status
 
-    standing = read_status(folder)
-    _print(standing, text(standing), as_json)
-    sys.exit(1 if standing.problems else 0)
+    found = read_status(folder)
+    _print(found, text(found), as_json)
+    sys.exit(1 if found.problems else 0)
 
 
 @main.command("import")
@@ -214,19 +214,21 @@ def doctor(folder: Path, as_json: bool) -> None:
 
 @main.group()
 def labels() -> None:
-    """What rows truly are, for this device to learn from. It never leaves this device."""
+    """Labels and rows that this device trains on. They never leave the device."""
 
 
 @labels.command("add")
 @click.argument("given", metavar="FILE|ID=LABEL...", nargs=-1, required=True)
 @_folder
-@click.option("--column", default="label", show_default=True, help="Of FILE: the true class.")
-@click.option("--model", default="", help="Left out where only one serves here.")
+@click.option(
+    "--column", default="label", show_default=True, help="Column of FILE with the true class."
+)
+@click.option("--model", default="", help="Needed where several models serve here.")
 def labels_add(given: tuple[str, ...], folder: Path, column: str, model: str) -> None:
-    """Keep the rows of a CSV or Parquet table with their labels, or label rows served under an id.
+    """Add labelled rows from a CSV or Parquet table, or label rows that were inferred with an id.
 
-    A table has the columns that the model's sources have. The rows stay on this disk, within the
-    limits under [learning] in agent.toml. Whether or not the agent runs.
+    A table has the columns of the model's sources. The rows stay on this disk, within the limits
+    under [learning] in agent.toml. The agent may run or not.
     """
     from shoal.agent.federated.io import label_import
 
@@ -237,7 +239,7 @@ def labels_add(given: tuple[str, ...], folder: Path, column: str, model: str) ->
 @_folder
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def labels_list(folder: Path, as_json: bool) -> None:
-    """How many rows are kept here, by model and label."""
+    """Count the rows kept on this device, by model and label."""
     from shoal.agent.federated.io import label_import
 
     found = label_import.held(folder)
@@ -246,10 +248,10 @@ def labels_list(folder: Path, as_json: bool) -> None:
 
 @labels.command("clear")
 @_folder
-@click.option("--model", default="", help="Of this model alone.")
+@click.option("--model", default="", help="Only rows of this model.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def labels_clear(folder: Path, model: str, yes: bool) -> None:
-    """Delete what is kept here to learn from, for good."""
+    """Delete the rows kept for training, permanently."""
     from shoal.agent.federated.io import label_import
 
     if not yes:

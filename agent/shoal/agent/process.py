@@ -78,10 +78,10 @@ async def _serve(folder: Path, settings: config.Settings) -> int:
     parts.feeds.start()
     parts.upkeep.start()
     click.echo(f"{settings.device.name} serves at {address}", err=True)
-    notifier.tell(READY="1", STATUS=f"serves at {address}")
+    notifier.notify(READY="1", STATUS=f"serves at {address}")
     await stop.wait()
 
-    notifier.tell(STOPPING="1")
+    notifier.notify(STOPPING="1")
     parts.upkeep.finish()
     core.peers.finish()
     await loop.run_in_executor(None, parts.feeds.stop)

@@ -116,13 +116,13 @@ def watched(manager: Manager, **more: str) -> Notifier:
 
 
 def test_the_manager_is_told_in_its_own_words(manager: Manager) -> None:
-    watched(manager).tell(READY="1", STATUS="serves")
+    watched(manager).notify(READY="1", STATUS="serves")
     assert manager.heard() == ["READY=1", "STATUS=serves"]
 
 
 def test_without_a_manager_or_with_one_that_is_gone_nothing_happens(tmp_path: Path) -> None:
-    Notifier({}).tell(READY="1")
-    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).tell(READY="1")
+    Notifier({}).notify(READY="1")
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify(READY="1")
     assert Notifier({"WATCHDOG_USEC": "5"}).watchdog_s == 0
 
 

@@ -34,7 +34,7 @@ class Hours(NamedTuple):
         )
 
     def opens_s(self, at_s: float, zone: datetime.tzinfo | None = None) -> float:
-        """When they may next: `at_s` itself while they may."""
+        """Start of the next allowed time; `at_s` itself if it is allowed."""
         if self.open(at_s, zone):
             return at_s
         minute = _minute(at_s, zone)

@@ -1,10 +1,10 @@
-"""What presses on the machine now."""
+"""Load of the machine: stalls, temperature, throttling."""
 
 from typing import NamedTuple
 
 
 class Load(NamedTuple):
-    """The machine's state now; negative where it does not tell.
+    """The machine's state now; negative where it is unknown.
 
     cpu_stall_pct, memory_stall_pct   share of the last ten seconds that something waited (PSI)
     temp_c       hottest of the chip

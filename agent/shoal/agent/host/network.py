@@ -6,6 +6,6 @@ from shoal.agent.host.downloads import Downloads
 
 
 class Network(Downloads, Protocol):
-    """What is fetched from otherwise: io.download.HttpsDownloads, or the like."""
+    """The artifact server: update.io.download.HttpsDownloads, or a fake."""
 
     def metadata(self, name: str) -> bytes: ...

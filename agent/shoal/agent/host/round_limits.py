@@ -14,7 +14,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     secure         only under secure aggregation
     clip           largest L2 norm of an update; 0: any
     noise          least noise, in clips; above 0 a plan without privacy is refused
-    budget         epsilon over its life; None: not counted
+    budget         epsilon over its life; None: unlimited
     trust_central  central noise counts for noise and budget; else it does not
     graphs         SHA-256, hex, of the graphs that it runs; empty: any signed one
     idle, mains    only without inference requests; only on mains power

@@ -1,4 +1,4 @@
-"""The systemd unit of the agent: what it may touch, how much it may take, how it is watched."""
+"""The systemd unit of the agent: sandbox, resource limits, watchdog."""
 
 import re
 from typing import NamedTuple
@@ -73,7 +73,7 @@ WantedBy=multi-user.target
 
 
 class Outside(NamedTuple):
-    """Absolute paths beside the agent's folder that its sources and sinks read, and write."""
+    """Absolute paths outside the agent's folder that its sources and sinks read and write."""
 
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""SQLite files that survive power cuts, and what to do with one that did not."""
+"""SQLite databases that survive power cuts, and recovery from damaged ones."""
 
 import contextlib
 import sqlite3
@@ -19,7 +19,7 @@ _DAMAGED = ("malformed", "not a database", "disk image", "corrupt")
 def open_database(path: Path) -> "Database":
     """An sqlite-utils database: a commit is on the disk when it returns (WAL, synchronous=FULL).
 
-    Raises DamagedError when the file is no sound database, StorageError when the disk refuses.
+    Raises DamagedError for a damaged file, StorageError when the disk refuses.
     """
     with translated(path):
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -38,7 +38,7 @@ def open_database(path: Path) -> "Database":
 
 @contextlib.contextmanager
 def unhurried(db: "Database") -> Iterator[None]:
-    """What is committed within is on the disk with the next commit: for what may be done again."""
+    """Commits within are durable only with the next full commit: for repeatable work."""
     db.execute("PRAGMA synchronous=NORMAL")
     try:
         yield
@@ -47,11 +47,11 @@ def unhurried(db: "Database") -> Iterator[None]:
 
 
 class DamagedError(StorageError):
-    """The file is no sound database."""
+    """The file is damaged."""
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged database, and what SQLite keeps beside it; the new name of the file."""
+    """Rename a damaged database with its -wal and -shm files; its new path."""
     kept = path.with_name(f"{path.name}.damaged")
     for suffix in ("", "-wal", "-shm"):
         old = path.with_name(path.name + suffix)

@@ -1,4 +1,4 @@
-"""What this machine is: the facts that firmware profiles match on, and that the inventory tells."""
+"""Facts of this machine, for the inventory and for matching firmware profiles."""
 
 import importlib.metadata
 import os
@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-#: CPU flags that a profile may ask for; the rest is noise on the wire.
+#: CPU flags that a profile may require; others are not reported.
 _FLAGS = frozenset(
     {
         "avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "fma", "sse4_2",

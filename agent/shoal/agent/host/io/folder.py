@@ -1,4 +1,4 @@
-"""What lies in the agent's folder, and by what name."""
+"""Names of the files in the agent's folder."""
 
 import os
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shoal.errors import SettingError
 
-#: Where a device keeps everything, unless told otherwise.
+#: Default folder of the agent.
 FOLDER = Path("/var/lib/shoal-agent")
 
 SETTINGS = "agent.toml"
@@ -21,7 +21,7 @@ SOCKET, ADDRESS, LOCK = "agent.sock", "endpoint", "agent.lock"
 
 
 def read_trusted(folder: Path, name: str) -> bytes:
-    """A file that enrolment wrote; SettingError when it is gone."""
+    """Read a file that enrolment wrote; SettingError when it is missing."""
     try:
         return (folder / name).read_bytes()
     except OSError as error:
@@ -31,7 +31,7 @@ def read_trusted(folder: Path, name: str) -> bytes:
 
 
 def give(home: Path, paths: Iterable[Path]) -> None:
-    """What root has made in the agent's folder `home` belongs to the agent's user."""
+    """Give files that root created in the agent's folder `home` to the agent's user."""
     if os.geteuid():
         return
     owner = home.stat()

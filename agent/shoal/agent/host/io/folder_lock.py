@@ -1,4 +1,4 @@
-"""One agent a folder: the lock that its process holds."""
+"""Lock file: one running agent per folder."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from shoal.errors import SettingError
 
 
 def lock(folder: Path) -> int:
-    """Take the folder for this process until it ends; SettingError when another agent has it."""
+    """Lock the folder until this process ends; SettingError when another agent holds the lock."""
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

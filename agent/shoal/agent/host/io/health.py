@@ -1,4 +1,4 @@
-"""What the agent uses of the machine, from /proc with descriptors kept open: 30 us a sample."""
+"""Health of the process and the machine, from /proc with descriptors kept open: 30 us a sample."""
 
 import os
 import shutil
@@ -16,8 +16,8 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class HealthSampler:
     """One Health a call; cpu_pct is the mean since the call before.
 
-    disk   a folder on the disk that matters
-    load   heat and the firmware's throttling
+    disk   a folder on the disk to measure
+    load   temperature and throttling by the firmware
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Making the agent a service of this machine: its own user, its folder, its unit."""
+"""Install the agent as a systemd service: user, folder and unit."""
 
 import os
 import pwd
@@ -12,7 +12,7 @@ from shoal.errors import SettingError, StorageError
 
 
 def program() -> str:
-    """Path of the shoal-agent that runs now."""
+    """Path of the running shoal-agent."""
     beside = Path(sys.executable).with_name("shoal-agent")
     found = str(beside) if beside.exists() else shutil.which("shoal-agent")
     if not found:
@@ -33,7 +33,7 @@ def text_of(folder: Path, user: str, memory_mb: int, outside: Outside) -> str:
 
 
 def install(path: Path, folder: Path, user: str, memory_mb: int, outside: Outside) -> list[str]:
-    """Make user and folder, write the unit, tell systemd; what was done, a line each.
+    """Create user and folder, write the unit, reload systemd; what was done, a line each.
 
     Safe to run again. Raises SettingError without root, StorageError when the disk refuses.
     """
@@ -70,7 +70,7 @@ def _make_user(user: str, folder: Path) -> str:
 
 
 def _make_writable(path: Path, user: str) -> str:
-    """A folder that a sink or source writes: made and given to the user when it is not there."""
+    """Create a folder that a sink or source writes, owned by the user; "" if nothing is to do."""
     who = pwd.getpwnam(user)
     if path.exists():
         theirs = path.stat().st_uid == who.pw_uid
@@ -81,7 +81,7 @@ def _make_writable(path: Path, user: str) -> str:
 
 
 def _give(folder: Path, user: str) -> None:
-    """The folder and all in it belong to the user: enrolment may have been root's."""
+    """Give the folder and its contents to the user: root may have enrolled."""
     who = pwd.getpwnam(user)
     for path in (folder, *folder.rglob("*")):
         os.chown(path, who.pw_uid, who.pw_gid, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Telling systemd: started, alive, stopping. sd_notify(3), by hand: one datagram each."""
+"""sd_notify(3): report started, alive and stopping to systemd, one datagram each."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from shoal.errors import ShoalError
 
 
 class Notifier:
-    """Speaks to the service manager that started this process, if any did.
+    """Notifies the service manager, if one started this process.
 
     environment   of the process: NOTIFY_SOCKET and WATCHDOG_USEC come from systemd
     """
@@ -17,13 +17,13 @@ class Notifier:
         address = environment.get("NOTIFY_SOCKET", "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
         usec = environment.get("WATCHDOG_USEC", "")
-        whose = environment.get("WATCHDOG_PID", "")
-        ours = whose in ("", str(os.getpid()))
-        #: Seconds within which it wants to hear from us; 0 when it does not.
+        pid = environment.get("WATCHDOG_PID", "")
+        ours = pid in ("", str(os.getpid()))
+        #: Timeout of the watchdog in seconds; 0 without one.
         self.watchdog_s = int(usec) / 1e6 if usec.isdigit() and ours and address else 0.0
 
-    def tell(self, **state: str) -> None:
-        """Send "READY=1" for tell(READY="1"). Nothing when nobody listens."""
+    def notify(self, **state: str) -> None:
+        """Send "READY=1" for notify(READY="1"); without a service manager nothing is sent."""
         if not self._address:
             return
         text = "\n".join(f"{name}={value}" for name, value in state.items())
@@ -31,14 +31,14 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as plain:
                 plain.sendto(text.encode(), self._address)
         except OSError:
-            pass  # a manager that went away must not take us with it
+            pass  # a service manager that is gone must not end the agent
 
 
 class Watchdog:
-    """Feeds the manager's watchdog, each time only after every model has answered a row.
+    """Feeds systemd's watchdog, each time only after every model has inferred a row.
 
-    infer    lets each model that serves answer; ShoalError when one cannot
-    answers  asks the endpoint's loop for a sign of life, and says whether it gave the last one
+    infer    runs each serving model; ShoalError when one fails
+    answers  schedules a call on the endpoint's loop; whether the previous one has run
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Watchdog:
         self._every_s, self._due_s = notifier.watchdog_s / 3, 0.0
 
     def tick(self) -> None:
-        """Called by the control loop: that it is, is the third sign of life."""
+        """Called by the control loop, whose liveness this proves."""
         now = self._monotonic()
         if not self._every_s or now < self._due_s:
             return
@@ -62,7 +62,7 @@ class Watchdog:
         try:
             self._infer()
         except ShoalError as error:
-            self._notifier.tell(STATUS=f"self-inference failed: {error}")
+            self._notifier.notify(STATUS=f"self-inference failed: {error}")
             return
         if self._answers():
-            self._notifier.tell(WATCHDOG="1", STATUS="serving")
+            self._notifier.notify(WATCHDOG="1", STATUS="serving")

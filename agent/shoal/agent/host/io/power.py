@@ -1,10 +1,10 @@
-"""Whether the machine is on mains power, as the kernel knows it."""
+"""Whether the machine is on mains power, from sysfs."""
 
 from pathlib import Path
 
 
 def on_mains(sys: Path = Path("/sys")) -> bool | None:
-    """False on battery; None where nothing tells, as on a board without one.
+    """False on battery; None where sysfs has no power supply, as on most boards.
 
     Source: kernel.org, ABI/testing/sysfs-class-power.
     """

@@ -1,8 +1,7 @@
-"""What presses on the agent: its service's stalls and memory limit, heat, the Pi's throttle word.
+"""Load sensors: PSI stalls and memory limit of the service, temperature, the Pi's throttle bits.
 
-Stalls (PSI) are those of the agent's own cgroup, which is its own only as a systemd service: there
-its tasks wait for whatever takes the machine away from them. Started by hand it would measure its
-neighbours in the session, so it measures none.
+Stalls (PSI) are read from the agent's own cgroup, which exists only as a systemd service. Started
+by hand, the cgroup would contain other programs of the session, so none are read.
 """
 
 import os
@@ -23,7 +22,7 @@ _ASK_S, _PATIENCE_S = 30.0, 2.0
 
 
 class PressureSampler:
-    """One Load a call, from descriptors kept open.
+    """Returns one Load a call, from descriptors kept open.
 
     proc, sys   where the kernel's files are
     """
@@ -54,7 +53,7 @@ class PressureSampler:
         )
 
     def throttled(self) -> bool:
-        """Whether the firmware of a Pi slows it down now."""
+        """Whether the firmware of a Pi throttles it now."""
         said = read(self._word) or self._ask()
         try:
             return bool(int(said.rpartition(b"=")[2], 16) & THROTTLED_NOW)
@@ -62,7 +61,7 @@ class PressureSampler:
             return False
 
     def _ask(self) -> bytes:
-        """vcgencmd's word, where the kernel has no file for it: every half minute at most."""
+        """Output of vcgencmd where the kernel has no file for it; run every half minute at most."""
         now = self._monotonic()
         if self._tool and now - self._asked_s >= _ASK_S:
             self._asked_s = now
@@ -75,7 +74,7 @@ class PressureSampler:
 
 
 def number(text: bytes, scale: float) -> float:
-    """A number in a file of the kernel's; -1 for none."""
+    """A number in a kernel file; -1 for none."""
     try:
         return int(text) * scale
     except ValueError:
@@ -83,7 +82,7 @@ def number(text: bytes, scale: float) -> float:
 
 
 def read(descriptor: int) -> bytes:
-    """What a kept-open file of the kernel's says now; empty for none."""
+    """Current content of a kernel file that is kept open; empty for none."""
     if descriptor < 0:
         return b""
     try:
@@ -101,7 +100,7 @@ def opened(path: Path) -> int:
 
 
 def group_of(proc: Path, sys: Path) -> Path:
-    """The service's cgroup (version 2); a folder that is not there for what is no service."""
+    """The service's cgroup (version 2); a path that does not exist outside of a service."""
     try:
         lines = (proc / "self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Threads of the agent's process: the control loop's own, and one for each effect."""
+"""Threads of the agent's process: one for the control loop, one for each job."""
 
 import logging
 import threading
@@ -9,7 +9,7 @@ _PATIENCE_S = 5.0
 
 
 class ControlThread(threading.Thread):
-    """Runs the agent's core: `start`, then `tick` for ever, then `stop`.
+    """Runs the control loop: `begin`, then `tick` until `finish`, then `end`.
 
     awake        set by whoever has work for the next tick
     on_failure   called when the core raises: a bug, after which only a new process is safe
@@ -46,7 +46,7 @@ class ControlThread(threading.Thread):
                 if idle > 0:
                     self._awake.wait(idle)
             self._end()
-        except Exception:  # noqa: BLE001 a thread's last word: the process ends with it
+        except Exception:  # noqa: BLE001 the process ends with the control loop
             _log.exception("the control loop failed")
             self.failed = True
             self.begun.set()
@@ -66,6 +66,6 @@ class Jobs:
         thread.start()
 
     def finish(self) -> None:
-        """Wait, not for ever, for what is under way: it was told to stop."""
+        """Wait a limited time for running jobs, which were cancelled before."""
         for thread in self._threads:
             thread.join(_PATIENCE_S / 2)
