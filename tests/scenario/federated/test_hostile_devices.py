@@ -77,7 +77,7 @@ def test_a_message_that_fails_its_parser_excludes_its_device_and_no_other(federa
 
 def test_an_update_nested_too_deeply_is_left_out(federation):
     deep = b"\x82\xa1x" + b"\x91" * 20_000 + b"\xc0" + b"\xa6update\xc4\x00"
-    federation.clients["d00"]._made = lambda said: [messages.Piece(chunk=cut(deep, 1 << 20)[0])]
+    federation.clients["d00"]._build = lambda said: [messages.Piece(chunk=cut(deep, 1 << 20)[0])]
     start(federation, pace=PACE | {"least": 5})
     assert ended(federation).rounds == 1
     assert federation.parts()["d00"].reason == "bad-update"
@@ -206,7 +206,7 @@ def _adverts_as(client, change):
 
 
 def _boxes_as(client, change):
-    real = client._made
+    real = client._build
 
     def made(said):
         for one in real(said):
@@ -214,4 +214,4 @@ def _boxes_as(client, change):
                 one = messages.Boxes(boxes={name: change(box) for name, box in one.boxes.items()})
             yield one
 
-    client._made = made
+    client._build = made

@@ -294,7 +294,7 @@ def test_a_task_that_began_with_what_is_poisoned_now_is_in_quarantine_too(
 def test_a_quarantine_has_a_reason_and_a_round_that_made_something(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
-    with pytest.raises(InputError, match="say why"):
+    with pytest.raises(InputError, match="give a reason"):
         round_quarantine.quarantine_round(ctx, actor="ana", task=task[0].name, number=1, why=" ")
     with pytest.raises(AbsentError):
         round_quarantine.quarantine_round(ctx, actor="ana", task=task[0].name, number=9, why="lies")

@@ -182,7 +182,7 @@ def test_only_what_somebody_put_into_quarantine_can_be_lifted_and_with_a_reason(
         lift(ctx, plan, 1)
     with pytest.raises(AbsentError):
         lift(ctx, plan, 9)
-    with pytest.raises(InputError, match="say why"):
+    with pytest.raises(InputError, match="give a reason"):
         round_quarantine.lift(ctx, actor="root", task=plan.name, number=2, why=" ")
     assert told(ctx, plan)[2] == "press-1 lied"
 

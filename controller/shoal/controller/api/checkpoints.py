@@ -49,7 +49,7 @@ def release_checkpoint(call: Call, task: str, body: ReleaseOf) -> Operation:
     """Build a release of a checkpoint: variants, golden vectors, gates."""
     return promotion.release(
         call.ctx, actor=call.by, task=task, number=body.round, dataset=body.dataset,
-        trigger=promotion.ASKED_AS_CANDIDATE if body.candidate else "manual",
+        trigger=promotion.REQUESTED_CANDIDATE if body.candidate else "manual",
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def list_tasks(call: Call) -> Listing[Task]:
        location="/api/v1/tasks/{name}")  # fmt: skip
 def plan_task(call: Call, body: TaskPlan) -> Task:
     """Plan a federated task; its operation builds the train graph."""
-    return tasks.plan(call.ctx, actor=call.by, asked=body)
+    return tasks.plan(call.ctx, actor=call.by, task_plan=body)
 
 
 @route("GET", "/api/v1/tasks/<task>", role="viewer", tag=TAG)

@@ -21,11 +21,11 @@ Natural = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
-class _Shown(msgspec.Struct, frozen=True, kw_only=True):
+class _Output(msgspec.Struct, frozen=True, kw_only=True):
     """Base of records that the controller shows."""
 
 
-class _Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of a person's input: an unknown field is an error."""
 
 
@@ -63,7 +63,7 @@ class AskedDemands(Demands, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model: str = ""
 
 
-class Graph(_Asked, frozen=True, kw_only=True):
+class Graph(_Input, frozen=True, kw_only=True):
     """The train graph: docs/federated/train-graph.md.
 
     loss        "" for the default of the model's task: cross-entropy, or mse
@@ -87,7 +87,7 @@ class Graph(_Asked, frozen=True, kw_only=True):
     variant: str = "fp32"
 
 
-class Hiding(_Asked, frozen=True, kw_only=True):
+class Hiding(_Input, frozen=True, kw_only=True):
     """Secure aggregation: input of plan.Secure, which depends on the devices of a round.
 
     corrupt     share of the devices that may collude against one
@@ -103,7 +103,7 @@ class Hiding(_Asked, frozen=True, kw_only=True):
     threshold: Natural = 0
 
 
-class TaskPlan(_Asked, frozen=True, kw_only=True):
+class TaskPlan(_Input, frozen=True, kw_only=True):
     """Plan of a federated task: initial model, strategy, privacy, eligible devices.
 
     release     "model@version" of the initial model; or else
@@ -142,7 +142,7 @@ class TaskPlan(_Asked, frozen=True, kw_only=True):
     budget: AskedBudget | None = None
 
 
-class Prepared(_Shown, frozen=True, kw_only=True):
+class Prepared(_Output, frozen=True, kw_only=True):
     """Files of a task for its devices, made once when it is planned.
 
     graph, loss_graph   ONNX: one training step; the loss and the output
@@ -162,7 +162,7 @@ class Prepared(_Shown, frozen=True, kw_only=True):
     features: list[str] = []
 
 
-class Task(_Shown, frozen=True, kw_only=True):
+class Task(_Output, frozen=True, kw_only=True):
     """A federated task.
 
     state         "preparing", "failed" (preparation failed), "ready" (no round is requested),
@@ -224,7 +224,7 @@ class Lifted(Task, frozen=True, kw_only=True):
     next_step: str = ""
 
 
-class Measure(_Shown, frozen=True, kw_only=True):
+class Measure(_Output, frozen=True, kw_only=True):
     """Metrics of a checkpoint on some rows.
 
     loss       mean
@@ -239,7 +239,7 @@ class Measure(_Shown, frozen=True, kw_only=True):
     high: float | None = None
 
 
-class Round(_Shown, frozen=True, kw_only=True):
+class Round(_Output, frozen=True, kw_only=True):
     """One round; a failed one is tried again under the next number.
 
     id          "task.number"; attempt: number of attempts in a row
@@ -291,7 +291,7 @@ class Round(_Shown, frozen=True, kw_only=True):
     pruned_at: float = 0.0
 
 
-class Participation(_Shown, frozen=True, kw_only=True):
+class Participation(_Output, frozen=True, kw_only=True):
     """One device in one round.
 
     mark       see shoal.controller.federated.rounds.machine.Mark
@@ -318,7 +318,7 @@ class Participation(_Shown, frozen=True, kw_only=True):
     chosen: bool = False
 
 
-class Checkpoint(_Shown, frozen=True, kw_only=True):
+class Checkpoint(_Output, frozen=True, kw_only=True):
     """A task's theta, with what a model of it needs.
 
     number     of the round that made it; 0: the initial model

@@ -200,7 +200,7 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_state(ctx: Context, sha256: str) -> StrategyState:
-    """Empty for "": before the first round. AbsentError when the blob is gone."""
+    """Empty for "": before the first round. AbsentError when the blob is missing."""
     if not sha256:
         return StrategyState()
     stored = msgspec.msgpack.decode(ctx.blobs.read(sha256), type=_Stored)

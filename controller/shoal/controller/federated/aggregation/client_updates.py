@@ -85,7 +85,7 @@ def decode(active: ActiveRound, device: str, payload: bytes) -> Contribution:
 
 
 def load(active: ActiveRound, device: str) -> Contribution:
-    """A kept update; AbsentError when its file is gone."""
+    """A kept update; AbsentError when its file is missing."""
     data = active.files.get(active.id, "update", device)
     if data is None:
         hint = "was the database restored without it? The next attempt asks the devices again"
@@ -150,7 +150,7 @@ def _check_space(active: ActiveRound, device: str, head: Head, chunk: Chunk) -> 
     """InputError when the kept chunks and this one would exceed the payload's length."""
     held = sum(active.files.size(active.id, _kind(i), device) for i in range(head.total))
     if held + len(chunk.data) > head.length + _CHUNK_OVERHEAD * head.total:
-        raise InputError(f"pieces of more than the {head.length} bytes that they say")
+        raise InputError(f"pieces of more than the {head.length} bytes they declare")
 
 
 def _head(active: ActiveRound, device: str) -> Head | None:

@@ -21,7 +21,7 @@ from shoal.errors import ConflictError
 
 DONE = "DONE"
 #: Trigger of a release that a person requests as a candidate for the canary ring.
-ASKED_AS_CANDIDATE = f"{training.ROUNDS}asked"
+REQUESTED_CANDIDATE = f"{training.ROUNDS}asked"
 
 
 def release(

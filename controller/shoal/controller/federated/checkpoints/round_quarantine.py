@@ -92,7 +92,7 @@ def lift(ctx: Context, *, actor: str, task: str, number: int, why: str) -> Lifte
 
 def _checked(why: str) -> str:
     if not why.strip():
-        raise InputError("a quarantine without a reason", "say why: it is kept and shown")
+        raise InputError("a quarantine without a reason", "give a reason: it is kept and shown")
     return why.strip()
 
 
@@ -105,7 +105,7 @@ def _not_charged(task: str, number: int, tries: Sequence[Row[Any]]) -> ConflictE
     if not poisoned[number]:
         return ConflictError(f"round {ident} is not in quarantine", "nothing to do")
     return ConflictError(
-        f"nobody put round {ident} into quarantine: {poisoned[number]}",
+        f"round {ident} is in quarantine because of another one: {poisoned[number]}",
         f"lift the round that it is derived from: shoal round lift {task} N",
     )
 

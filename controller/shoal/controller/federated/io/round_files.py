@@ -51,17 +51,14 @@ class _Place(NamedTuple):
     length: int
 
     def read(self) -> bytes:
-        """OSError if the file is gone."""
+        """OSError if the file is missing."""
         with self.path.open("rb") as file:
             file.seek(self.start)
             return file.read(self.length)
 
 
 def _write_batch(folder: Path, parts: Mapping[Key, bytes]) -> dict[Key, _Place]:
-    """A new file with all the parts, whole or not there at all; its name wants `sync`.
-
-    StorageError when the disk refuses.
-    """
+    """Write a new batch atomically; the caller syncs the folder. StorageError on a full disk."""
     number = int(_batch_files(folder)[-1].suffix[1:]) + 1 if _batch_files(folder) else 0
     path = folder / _BATCH_NAME.format(number)
     head = msgspec.msgpack.encode([(*key, len(data)) for key, data in parts.items()])

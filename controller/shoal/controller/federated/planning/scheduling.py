@@ -114,7 +114,7 @@ def _task_draft(name: str, model: str, reason: str) -> Draft:
         detail=reason,
         next_step=(
             f"See why: shoal round show {name}. Go on with: shoal round start {name}, or plan a "
-            "task anew: shoal round plan"
+            "new task: shoal round plan"
         ),
         model=model,
     )
@@ -194,9 +194,9 @@ def start_evaluation(db: Connection, ctx: Context, task: Task, number: int, thet
     ConflictError when no device is eligible.
     """
     before, attempt = _last(db, task.name), secrets.token_bytes(16)
-    everybody = Pace(goal=1, least=1, over=1e9, evaluate_s=task.plan.pace.evaluate_s)
-    found = select_clients(_candidates(db, task, before), _demands(task), everybody, attempt)
-    pace = msgspec.structs.replace(everybody, over=1.0)
+    unlimited = Pace(goal=1, least=1, over=1e9, evaluate_s=task.plan.pace.evaluate_s)
+    found = select_clients(_candidates(db, task, before), _demands(task), unlimited, attempt)
+    pace = msgspec.structs.replace(unlimited, over=1.0)
     try:
         record = machine.new_evaluation(task.name, _number(before), attempt, pace, found.invited)
     except ConflictError as error:

@@ -27,25 +27,29 @@ _LOSSES: dict[str, Literal["cross-entropy", "mse"]] = {
 }  # fmt: skip
 
 
-def plan(ctx: Context, *, actor: str, asked: TaskPlan) -> Task:
+def plan(ctx: Context, *, actor: str, task_plan: TaskPlan) -> Task:
     """Create a task and enqueue the operation that prepares it.
 
     SettingError names contradictions in the plan; ConflictError for a name that is taken,
     AbsentError for a missing release or dataset.
     """
-    asked = _resolve(ctx, plans.check_task(asked))
-    model = asked.model or asked.release.partition("@")[0]
-    params = {"task": asked.name, "dataset": asked.dataset, "release": asked.release}
+    task_plan = _resolve(ctx, plans.check_task(task_plan))
+    model = task_plan.model or task_plan.release.partition("@")[0]
+    params = {"task": task_plan.name, "dataset": task_plan.dataset, "release": task_plan.release}
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor=actor, name=model)
-        _add(db, ctx, asked, model, actor)
-        audit.record(db, ctx, actor, "round.plan", asked.name, model=model)
+        _add(db, ctx, task_plan, model, actor)
+        audit.record(db, ctx, actor, "round.plan", task_plan.name, model=model)
     work = operations.enqueue(
-        ctx, actor=actor, kind=FEDERATE, subject=model, params=params | _training_params(ctx, asked)
+        ctx,
+        actor=actor,
+        kind=FEDERATE,
+        subject=model,
+        params=params | _training_params(ctx, task_plan),
     )
     with ctx.store.write() as db:
-        rows.set_task(db, ctx, asked.name, operation=work.id)
-        return rows.task_of(rows.task_row(db, asked.name))
+        rows.set_task(db, ctx, task_plan.name, operation=work.id)
+        return rows.task_of(rows.task_row(db, task_plan.name))
 
 
 def perform(
@@ -66,10 +70,10 @@ def prepare(
     """
     name = str(work.params["task"])
     with ctx.store.read() as db:
-        asked = rows.task_of(rows.task_row(db, name)).plan
+        task_plan = rows.task_of(rows.task_row(db, name)).plan
     manifest, _ = releases.manifest_of(ctx, release)
     report(0.92, "differentiating the model")
-    derived = builder.derive(_derivation(ctx, asked, release))
+    derived = builder.derive(_derivation(ctx, task_plan, release))
     put = {
         kind: ctx.blobs.put_bytes(getattr(derived, kind)).sha256
         for kind in ("graph", "loss_graph", "inference", "theta")
@@ -107,50 +111,50 @@ def sweep(ctx: Context) -> None:
             rows.set_task(db, ctx, one.name, state=rows.FAILED, reason=one.error or _ORPHANED)
 
 
-def _resolve(ctx: Context, asked: TaskPlan) -> TaskPlan:
+def _resolve(ctx: Context, task_plan: TaskPlan) -> TaskPlan:
     """The plan with its release or dataset checked, and the dataset's version."""
-    if asked.release:
-        release = releases.get_release(ctx, asked.release)
+    if task_plan.release:
+        release = releases.get_release(ctx, task_plan.release)
         quarantine.check(release)
-        if asked.model not in ("", release.model):
+        if task_plan.model not in ("", release.model):
             raise ConflictError(
-                f"{asked.release} is no release of {asked.model}", "leave the model out"
+                f"{task_plan.release} is no release of {task_plan.model}", "leave the model out"
             )
-        return asked
-    read_params(asked.estimator, asked.params)
-    version = datasets.get_dataset(ctx, asked.dataset)
-    return msgspec.structs.replace(asked, dataset=version.ref)
+        return task_plan
+    read_params(task_plan.estimator, task_plan.params)
+    version = datasets.get_dataset(ctx, task_plan.dataset)
+    return msgspec.structs.replace(task_plan, dataset=version.ref)
 
 
-def _add(db: Connection, ctx: Context, asked: TaskPlan, model: str, actor: str) -> None:
+def _add(db: Connection, ctx: Context, task_plan: TaskPlan, model: str, actor: str) -> None:
     """Insert the task's row; ConflictError for a name that is taken."""
-    taken = select(federated_task.c.name).where(federated_task.c.name == asked.name)
+    taken = select(federated_task.c.name).where(federated_task.c.name == task_plan.name)
     if db.scalar(taken) is not None:
-        raise ConflictError(f"there is a federated task {asked.name!r}", "give it another name")
+        raise ConflictError(f"there is a federated task {task_plan.name!r}", "give it another name")
     db.execute(
         federated_task.insert().values(
-            name=asked.name, model=model, release=asked.release, state=rows.PREPARING,
-            plan=msgspec.to_builtins(asked), prepared={}, created_at=ctx.clock(),
+            name=task_plan.name, model=model, release=task_plan.release, state=rows.PREPARING,
+            plan=msgspec.to_builtins(task_plan), prepared={}, created_at=ctx.clock(),
             created_by=actor, spent=[],
         )
     )  # fmt: skip
 
 
-def _training_params(ctx: Context, asked: TaskPlan) -> dict[str, Any]:
+def _training_params(ctx: Context, task_plan: TaskPlan) -> dict[str, Any]:
     """Parameters of an operation of kind "train", for a task that starts from a dataset."""
-    if not asked.dataset:
+    if not task_plan.dataset:
         return {}
     return {
-        "dataset_sha256": datasets.get_dataset(ctx, asked.dataset).sha256,
-        "estimator": asked.estimator,
-        "params": asked.params,
+        "dataset_sha256": datasets.get_dataset(ctx, task_plan.dataset).sha256,
+        "estimator": task_plan.estimator,
+        "params": task_plan.params,
         "trigger": "manual",
     }
 
 
-def _derivation(ctx: Context, asked: TaskPlan, release: str) -> TrainGraphJob:
+def _derivation(ctx: Context, task_plan: TaskPlan, release: str) -> TrainGraphJob:
     manifest, _ = releases.manifest_of(ctx, release)
-    graph, terms = asked.graph, plans.strategy_for(asked).terms()
+    graph, terms = task_plan.graph, plans.strategy_for(task_plan).terms()
     return TrainGraphJob(
         onnx=ctx.blobs.path(manifest.variant(graph.variant).file.sha256),
         loss=graph.loss or _LOSSES[manifest.task],

@@ -58,7 +58,7 @@ class Effect(NamedEnum):
     AGGREGATE = enum.auto()
     EVALUATE = enum.auto()  # send the checkpoint to be measured
     PUBLISH = enum.auto()  # the checkpoint becomes the task's newest
-    DISMISS = enum.auto()  # tell every device that the round is over
+    DISMISS = enum.auto()  # of the devices: the round is over
 
 
 class Mark(NamedEnum):

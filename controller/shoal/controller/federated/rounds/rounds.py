@@ -152,7 +152,7 @@ def checkpoint(ctx: Context, task: str, number: int | None = None) -> Checkpoint
         raise AbsentError("checkpoint", f"{task}.{wanted}", "shoal round list shows which are DONE")
     if wanted and made[wanted].pruned_at:
         raise ConflictError(
-            f"the checkpoint of round {task}.{wanted} is pruned: its numbers are gone",
+            f"the checkpoint of round {task}.{wanted} is pruned: its file is deleted",
             f"name a newer one: shoal round list {task} shows which are pruned; [rounds] "
             "checkpoints in controller.toml sets how many are kept",
         )

@@ -222,7 +222,7 @@ class RoundRunner:
                 for name, call in calls:
                     self._post(name, call)
             except LinkError as error:
-                _log.debug("round %s is over, its devices are told later: %s", ident, error)
+                _log.debug("round %s is over, its devices are dismissed later: %s", ident, error)
                 continue
             self._files.forget(ident)
             if row is not None:

@@ -67,7 +67,7 @@ def choose(devices: int, corrupt: float, lost: float, *, malicious: bool = True)
     raise SettingError(
         f"{devices} devices, {corrupt:.0%} corrupt, {lost:.0%} lost: no graph is safe "
         f"({_shortfall(best)}; "
-        f"private to 2^-{PRIVACY_BITS} and failing below 2^-{CORRECTNESS_BITS} is asked for)",
+        f"private to 2^-{PRIVACY_BITS} and failing below 2^-{CORRECTNESS_BITS} is required)",
         "let more devices take part, or assume fewer corrupt or lost ones",
     )
 
@@ -91,17 +91,17 @@ def assess(
     malicious: bool = True,
 ) -> Graph:
     """Failure probabilities of one choice."""
-    bad, gone = (math.ceil(part * devices - 1e-9) for part in (corrupt, lost))
+    corrupted, dropped = (math.ceil(part * devices - 1e-9) for part in (corrupt, lost))
     opens = 2 * threshold - degree if malicious else threshold
-    everybody = degree >= devices - 1
+    complete = degree >= devices - 1
     union = math.log2(devices)
     return Graph(
         degree=degree,
         threshold=threshold,
-        privacy=union + _at_least(opens, devices - 1, bad, degree),
-        connected=_NEVER if everybody or bad + gone == 0
-        else union + degree / 2 * math.log2((bad + gone) / devices),
-        failure=union + _at_least(degree - threshold + 1, devices - 1, gone, degree),
+        privacy=union + _at_least(opens, devices - 1, corrupted, degree),
+        connected=_NEVER if complete or corrupted + dropped == 0
+        else union + degree / 2 * math.log2((corrupted + dropped) / devices),
+        failure=union + _at_least(degree - threshold + 1, devices - 1, dropped, degree),
     )  # fmt: skip
 
 

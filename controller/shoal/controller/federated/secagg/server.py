@@ -76,7 +76,7 @@ class SecAggServer:
     def add_masked(self, device: str, numbers: U32) -> None:
         """Add a masked update to the sum; ConflictError when it is late or a repeat."""
         if self._ending is not None or device not in self._boxes or device in self._alive:
-            raise ConflictError(f"a masked update of {device} is late, or not its first")
+            raise ConflictError(f"a masked update of {device} is late or repeated")
         if numbers.shape != self._sum.shape or numbers.dtype != np.uint32:
             raise InputError(f"{device} sent {numbers.dtype} {numbers.shape}", "another model's?")
         self._sum += numbers
@@ -104,7 +104,7 @@ class SecAggServer:
     def add_shares(self, device: str, shares: Mapping[str, bytes]) -> None:
         """Keep a device's shares; InputError when one is of no neighbour, ConflictError late."""
         if device not in self._alive or device in self._opened:
-            raise ConflictError(f"shares of {device} are late, or not its first")
+            raise ConflictError(f"shares of {device} are late or repeated")
         if not set(shares) <= set(self._neighbours[device]):
             raise InputError(f"{device} sent shares of others than its neighbours", "ignore it")
         self._opened.add(device)
@@ -129,11 +129,11 @@ class SecAggServer:
 
     def _remove_masks(self, total: U32, lost: str) -> None:
         """Remove the pairwise masks that survivors added with a lost device."""
-        living = [name for name in self.boxes_for(lost) if name in self._alive]
-        if not living:
+        surviving = [name for name in self.boxes_for(lost) if name in self._alive]
+        if not surviving:
             return
         key = X25519PrivateKey.from_private_bytes(self._secret(lost, "key", _is_mask_key))
-        for name in living:
+        for name in surviving:
             seed = pair_seed(key, self._adverts[name].mask, self._terms.round_id, name, lost)
             add_mask(total, seed, -1 if name < lost else +1)
 
@@ -166,7 +166,7 @@ class SecAggServer:
 
     def _check_sharing(self, device: str) -> None:
         if self._sharing_closed or device not in self._adverts or device in self._boxes:
-            raise ConflictError(f"boxes of {device} are late, not its first, or of a stranger")
+            raise ConflictError(f"boxes of {device} are late, repeated, or of an unknown device")
 
 
 def _combined(shares: Mapping[int, bytes], threshold: int) -> bytes | None:
