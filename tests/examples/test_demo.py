@@ -15,7 +15,7 @@ HYDRAULIC = DATA / "demo" / "hydraulic_uci447_features.csv.gz"
 
 
 def demo(folder: Path, *more: str) -> dict[str, object]:
-    """What demo.json says after a run in `folder`."""
+    """Content of demo.json after a run in `folder`."""
     command = [sys.executable, "-m", "shoal.cli", "demo", "--exit", "--folder", str(folder), *more]
     run = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert run.returncode == 0, run.stdout + run.stderr

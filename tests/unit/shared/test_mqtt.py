@@ -1,4 +1,4 @@
-"""The Link without a broker: addresses, session names, delays and what it says of failures."""
+"""The Link without a broker: addresses, session names, delays and messages of failures."""
 
 import random
 import ssl

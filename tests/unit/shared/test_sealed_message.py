@@ -1,4 +1,4 @@
-"""Parcels and sticks: one form for ever, bounded before they are read, whole or not there."""
+"""Sealed messages and offline bundles: a stable format, bounded reads, atomic writes."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from shoal.sealed_message import UP, BatchMessage, MessageBatch
 MADE = MessageBatch(
     device="cam-1", made_s=1.5, trip="00c0ffee", letters=[BatchMessage("event", b"x")]
 )
-#: What a stick that was written today must be read as for ever.
+#: Bytes that every later version must decode.
 GOLDEN = bytes.fromhex(
     "84a474797065ad7365616c65642d70617263656ca4626f6479c45f88a474797065a670617263656ca6646576696365"
     "a563616d2d31a66d6164655f73cb3ff8000000000000a474726970a83030633066666565a76c6574746572739192a5"
@@ -44,14 +44,14 @@ def test_a_field_that_a_newer_side_adds_is_ignored() -> None:
 
 
 @given(st.binary(max_size=400))
-def test_any_bytes_are_a_parcel_or_an_error_of_ours(data: bytes) -> None:
+def test_any_bytes_are_a_batch_or_an_error_of_ours(data: bytes) -> None:
     for read in (sealed_message.unseal, sealed_message.decode_batch):
         with contextlib.suppress(ShoalError):
             read(data)
 
 
 @given(st.integers(0, len(GOLDEN) - 1))
-def test_a_parcel_that_is_cut_anywhere_is_none(end: int) -> None:
+def test_a_batch_that_is_cut_anywhere_is_none(end: int) -> None:
     with pytest.raises(BundleError, match="not copied whole"):
         sealed_message.unseal(GOLDEN[:end])
 
@@ -62,47 +62,46 @@ def test_what_is_too_long_is_not_parsed() -> None:
 
 
 @given(st.lists(st.integers(0, 2 * sealed_message.BATCH_BYTES), max_size=12))
-def test_portions_hold_every_letter_in_order_and_fit_a_parcel(sizes: list[int]) -> None:
+def test_batches_hold_every_message_in_order_and_fit_a_batch(sizes: list[int]) -> None:
     some = bytes(2 * sealed_message.BATCH_BYTES)
-    letters = [BatchMessage("window", some[:size]) for size in sizes]
-    batches = list(sealed_message.batches(letters))
-    assert [one for portion in batches for one in portion] == letters
-    for portion in batches:
+    messages = [BatchMessage("window", some[:size]) for size in sizes]
+    batches = list(sealed_message.batches(messages))
+    assert [one for batch in batches for one in batch] == messages
+    for batch in batches:
         assert (
-            len(portion) == 1
-            or sum(len(one.payload) for one in portion) <= sealed_message.BATCH_BYTES
+            len(batch) == 1 or sum(len(one.payload) for one in batch) <= sealed_message.BATCH_BYTES
         )
 
 
 @pytest.fixture
-def stick(tmp_path: Path) -> OfflineBundle:
+def offline(tmp_path: Path) -> OfflineBundle:
     made = OfflineBundle(tmp_path)
     made.write("blobs/a", b"abc")
     return made
 
 
-def test_a_stick_gives_back_what_was_written(stick: OfflineBundle) -> None:
-    assert stick.read("blobs/a", 3) == b"abc"
-    assert b"".join(stick.pieces("blobs/a", 3)) == b"abc"
-    assert stick.names("blobs", "") == ["blobs/a"]
-    assert stick.folders("") == ["blobs"]
-    stick.delete("blobs/a")
-    assert stick.names("blobs", "") == stick.names("nothing", "") == []
+def test_an_offline_bundle_gives_back_what_was_written(offline: OfflineBundle) -> None:
+    assert offline.read("blobs/a", 3) == b"abc"
+    assert b"".join(offline.pieces("blobs/a", 3)) == b"abc"
+    assert offline.names("blobs", "") == ["blobs/a"]
+    assert offline.folders("") == ["blobs"]
+    offline.delete("blobs/a")
+    assert offline.names("blobs", "") == offline.names("nothing", "") == []
 
 
-def test_what_ends_early_leaves_no_file(stick: OfflineBundle) -> None:
+def test_what_ends_early_leaves_no_file(offline: OfflineBundle) -> None:
     def pieces() -> object:
         yield b"half"
         raise BundleError("not what was signed")
 
     with pytest.raises(BundleError):
-        stick.receive("blobs/b", pieces())
-    assert stick.names("blobs", "") == ["blobs/a"]
+        offline.receive("blobs/b", pieces())
+    assert offline.names("blobs", "") == ["blobs/a"]
 
 
 @pytest.mark.parametrize("what", ["link", "folder", "pipe", "long", "absent"])
-def test_what_is_no_plain_short_file_is_not_read(stick: OfflineBundle, what: str) -> None:
-    path = stick.folder / "blobs" / what
+def test_what_is_no_plain_short_file_is_not_read(offline: OfflineBundle, what: str) -> None:
+    path = offline.folder / "blobs" / what
     if what == "link":
         path.symlink_to("a")
     elif what == "folder":
@@ -111,66 +110,68 @@ def test_what_is_no_plain_short_file_is_not_read(stick: OfflineBundle, what: str
         os.mkfifo(path)
     elif what == "long":
         path.write_bytes(b"four")
-    with pytest.raises((BundleError, AbsentError)) as told:
-        stick.read(f"blobs/{what}", 3)
-    assert told.value.hint
+    with pytest.raises((BundleError, AbsentError)) as refusal:
+        offline.read(f"blobs/{what}", 3)
+    assert refusal.value.hint
 
 
 @pytest.mark.parametrize("linked", ["down", "up/press-4"])
-def test_a_folder_of_a_stick_that_is_a_link_is_neither_read_written_nor_emptied(
-    stick: OfflineBundle, tmp_path_factory: pytest.TempPathFactory, linked: str
+def test_a_folder_of_an_offline_bundle_that_is_a_link_is_neither_read_written_nor_emptied(
+    offline: OfflineBundle, tmp_path_factory: pytest.TempPathFactory, linked: str
 ) -> None:
     home = tmp_path_factory.mktemp("home")
     (home / "thesis.parcel").write_text("mine")
-    (stick.folder / "up").mkdir()
-    (stick.folder / linked).symlink_to(home)
+    (offline.folder / "up").mkdir()
+    (offline.folder / linked).symlink_to(home)
     name = f"{linked}/thesis.parcel"
     for touch in (
-        lambda: stick.names(linked, ""),
-        lambda: stick.read(name, 9),
-        lambda: stick.delete(name),
-        lambda: stick.write(name, b"theirs"),
-        lambda: stick.write(f"{linked}/new/er", b"theirs"),
+        lambda: offline.names(linked, ""),
+        lambda: offline.read(name, 9),
+        lambda: offline.delete(name),
+        lambda: offline.write(name, b"theirs"),
+        lambda: offline.write(f"{linked}/new/er", b"theirs"),
     ):
         with pytest.raises(BundleError, match="link, or behind one"):
             touch()
-    assert stick.folders("up") == []
+    assert offline.folders("up") == []
     assert [path.read_text() for path in home.iterdir()] == ["mine"]
 
 
 def test_a_link_where_a_file_shall_be_written_is_replaced_and_not_followed(
-    stick: OfflineBundle, tmp_path_factory: pytest.TempPathFactory
+    offline: OfflineBundle, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     shell = tmp_path_factory.mktemp("home") / ".bashrc"
     shell.write_text("mine")
     for name in ("label", "label.new", "blobs/b.new"):
-        (stick.folder / name).symlink_to(shell)
-    stick.write("label", b"1")
-    stick.write("blobs/b", b"2")
-    assert (stick.read("label", 1), stick.read("blobs/b", 1)) == (b"1", b"2")
-    assert stick.names("blobs", "") == ["blobs/a", "blobs/b"]
+        (offline.folder / name).symlink_to(shell)
+    offline.write("label", b"1")
+    offline.write("blobs/b", b"2")
+    assert (offline.read("label", 1), offline.read("blobs/b", 1)) == (b"1", b"2")
+    assert offline.names("blobs", "") == ["blobs/a", "blobs/b"]
     assert shell.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["../x", "metadata/../../x", "/x", "blobs//x", "blobs/.", ""])
-def test_a_name_that_leads_out_of_a_stick_is_none(stick: OfflineBundle, name: str) -> None:
-    for touch in (lambda: stick.write(name, b""), lambda: stick.delete(name)):
+def test_a_name_that_leads_out_of_an_offline_bundle_is_none(
+    offline: OfflineBundle, name: str
+) -> None:
+    for touch in (lambda: offline.write(name, b""), lambda: offline.delete(name)):
         with pytest.raises(BundleError, match="not a name in an offline bundle"):
             touch()
 
 
-def test_a_folder_that_is_none_of_ours_says_what_would_be(stick: OfflineBundle) -> None:
+def test_a_folder_that_is_none_of_ours_says_what_would_be(offline: OfflineBundle) -> None:
     with pytest.raises(SettingError, match="shoal bundle export"):
-        stick.label()
+        offline.label()
     label = Label(ca="0" * 64, made_s=1.0, valid_until_s=2.0, devices=["cam-1"], releases=[])
-    stick.write(LABEL, msgspec.json.encode(label))
-    assert stick.label() == label
-    stick.write(LABEL, msgspec.json.encode(msgspec.structs.replace(label, schema=2)))
+    offline.write(LABEL, msgspec.json.encode(label))
+    assert offline.label() == label
+    offline.write(LABEL, msgspec.json.encode(msgspec.structs.replace(label, schema=2)))
     with pytest.raises(BundleError, match="update the older side"):
-        stick.label()
+        offline.label()
 
 
-def test_every_name_on_a_stick_is_one_that_fat_takes() -> None:
+def test_every_name_on_an_offline_bundle_is_one_that_fat_takes() -> None:
     names = [LABEL, MADE.name, "3.release-lot-codes.json", "0" * 64]
     assert all(name == name.lower() and not set(name) & set('<>:"/\\|?*') for name in names)
     assert all(len(name) < 256 and not name.endswith((".", " ")) for name in names)
