@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from api.world import World, make_template
+from api.controller_app import ControllerApp, make_template
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(template: Path, tmp_path: Path) -> Iterator[World]:
-    made = World(template, tmp_path / "controller")
+def controller(template: Path, tmp_path: Path) -> Iterator[ControllerApp]:
+    made = ControllerApp(template, tmp_path / "controller")
     yield made
     made.ctx.store.close()

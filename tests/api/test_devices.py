@@ -4,34 +4,40 @@ from typing import Any
 
 import pytest
 
-from api.world import World, is_problem
+from api.controller_app import ControllerApp, is_problem
 from shoal.controller.store.tables import device, device_event, window
 from shoal.sketch import Latency
 
 
-def put(world: World, name: str, **more: Any) -> None:
+def put(controller: ControllerApp, name: str, **more: Any) -> None:
     row = {
         "name": name, "site": "north", "line": "a", "labels": {}, "ring": "stable",
-        "profile": "rpi4", "state": "enrolled", "online": True, "seen_at": world.clock.now,
+        "profile": "rpi4", "state": "enrolled", "online": True, "seen_at": controller.clock.now,
         "releases": {}, "variants": {}, "facts": {}, **more,
     }  # fmt: skip
-    with world.ctx.store.write() as db:
+    with controller.ctx.store.write() as db:
         db.execute(device.insert().values(row))
 
 
-def names(world: World, query: str) -> list[str]:
-    return [item["name"] for item in world.get(f"/api/v1/devices?{query}").json["items"]]
+def names(controller: ControllerApp, query: str) -> list[str]:
+    return [item["name"] for item in controller.get(f"/api/v1/devices?{query}").json["items"]]
 
 
 @pytest.fixture
-def fleet(world: World) -> World:
-    put(world, "press-1", labels={"camera": "Basler"}, releases={"lot": "lot@2"})
-    put(world, "press-2", site="south", ring="canary", releases={"lot": "lot@12"})
-    put(world, "press-3", profile="rpi5", error="unhealthy: too hot", releases={"slot": "slot@2"})
-    put(world, "press-4", online=False)
-    put(world, "press-5", seen_at=world.clock.now - 301)
-    put(world, "press-6", state="decommissioned", online=False)
-    return world
+def fleet(controller: ControllerApp) -> ControllerApp:
+    put(controller, "press-1", labels={"camera": "Basler"}, releases={"lot": "lot@2"})
+    put(controller, "press-2", site="south", ring="canary", releases={"lot": "lot@12"})
+    put(
+        controller,
+        "press-3",
+        profile="rpi5",
+        error="unhealthy: too hot",
+        releases={"slot": "slot@2"},
+    )
+    put(controller, "press-4", online=False)
+    put(controller, "press-5", seen_at=controller.clock.now - 301)
+    put(controller, "press-6", state="decommissioned", online=False)
+    return controller
 
 
 @pytest.mark.parametrize(
@@ -52,16 +58,16 @@ def fleet(world: World) -> World:
         ("q=_", ""),
     ],
 )
-def test_a_filter_finds_exactly_what_it_names(fleet: World, query: str, found: str) -> None:
+def test_a_filter_finds_exactly_what_it_names(fleet: ControllerApp, query: str, found: str) -> None:
     assert names(fleet, query) == [f"press-{digit}" for digit in found]
 
 
-def test_pages_go_on_where_the_last_one_ended(world: World) -> None:
+def test_pages_go_on_where_the_last_one_ended(controller: ControllerApp) -> None:
     for number in range(7):
-        put(world, f"press-{number}")
+        put(controller, f"press-{number}")
     seen, cursor = [], ""
     for _ in range(3):
-        answer = world.get(f"/api/v1/devices?limit=3&cursor={cursor}").json
+        answer = controller.get(f"/api/v1/devices?limit=3&cursor={cursor}").json
         seen += [item["name"] for item in answer["items"]]
         cursor = answer["page"]["next"]
         assert answer["page"]["total"] == 7
@@ -70,15 +76,17 @@ def test_pages_go_on_where_the_last_one_ended(world: World) -> None:
 
 
 @pytest.mark.parametrize("query", ["cursor=zzz", "cursor=WzFd", "limit=0", "limit=501", "state=x"])
-def test_a_page_that_cannot_be_is_refused(world: World, query: str) -> None:
-    assert is_problem(world.get(f"/api/v1/devices?{query}"), 422, "bad-input")
+def test_a_page_that_cannot_be_is_refused(controller: ControllerApp, query: str) -> None:
+    assert is_problem(controller.get(f"/api/v1/devices?{query}"), 422, "bad-input")
 
 
-def test_a_device_unheard_of_for_long_is_offline_whatever_it_last_said(fleet: World) -> None:
+def test_a_device_unheard_of_for_long_is_offline_whatever_it_last_said(
+    fleet: ControllerApp,
+) -> None:
     assert not fleet.get("/api/v1/devices/press-5").json["online"]
 
 
-def test_an_unchanged_answer_is_not_sent_twice(fleet: World) -> None:
+def test_an_unchanged_answer_is_not_sent_twice(fleet: ControllerApp) -> None:
     first = fleet.get("/api/v1/devices")
     again = fleet.get("/api/v1/devices", headers={"If-None-Match": first.headers["ETag"]})
     assert again.status_code == 304
@@ -88,7 +96,7 @@ def test_an_unchanged_answer_is_not_sent_twice(fleet: World) -> None:
     assert changed.status_code == 200
 
 
-def test_the_timeline_is_newest_first(fleet: World) -> None:
+def test_the_timeline_is_newest_first(fleet: ControllerApp) -> None:
     rows = [
         {"device": "press-1", "boot": "b", "seq": n, "at": 100.0 + n, "kind": kind, "facts": {}}
         for n, kind in enumerate(("update", "fault", "update"), 1)
@@ -100,7 +108,7 @@ def test_the_timeline_is_newest_first(fleet: World) -> None:
     assert is_problem(fleet.get("/api/v1/devices/nobody/timeline"), 404, "not-found")
 
 
-def test_a_window_tells_its_latency_in_quantiles_and_no_sketch(fleet: World) -> None:
+def test_a_window_tells_its_latency_in_quantiles_and_no_sketch(fleet: ControllerApp) -> None:
     latency = Latency()
     latency.add(100e-6, 98)
     latency.add(10e-3, 2)

@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 
-from api.world import World
+from api.controller_app import ControllerApp
 from shoal.controller.api import registry
 
 
 @pytest.fixture
-def document(world: World) -> dict[str, Any]:
-    return world.client.get("/openapi.json").json
+def document(controller: ControllerApp) -> dict[str, Any]:
+    return controller.client.get("/openapi.json").json
 
 
-def served(world: World) -> set[tuple[str, str]]:
+def served(controller: ControllerApp) -> set[tuple[str, str]]:
     """(method, path) of every rule on the app that is not the console's."""
     found = set()
-    for rule in world.app.url_map.iter_rules():
+    for rule in controller.app.url_map.iter_rules():
         if rule.endpoint.startswith("web."):
             continue
         path = re.sub(r"<(?:[^:>]+:)?([^>]+)>", r"{\1}", rule.rule)
@@ -26,10 +26,10 @@ def served(world: World) -> set[tuple[str, str]]:
 
 
 def test_every_route_is_documented_and_every_documented_route_is_there(
-    world: World, document: dict[str, Any]
+    controller: ControllerApp, document: dict[str, Any]
 ) -> None:
     documented = {(m.upper(), path) for path, verbs in document["paths"].items() for m in verbs}
-    assert documented == served(world)
+    assert documented == served(controller)
     assert len(documented) > 45
 
 

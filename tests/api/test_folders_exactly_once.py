@@ -9,9 +9,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.controller_app import ControllerApp
 from api.test_folders import sealed
 from api.test_renewal import Member
-from api.world import World
 from repositories import NOW
 from shoal import sealed_message, topics, wire
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
@@ -27,8 +27,8 @@ STEPS = ("say", "say", "mqtt", "mqtt unheard", "export", "import", "lose", "brin
 class Way:
     """A device's outbox, the sticks that are on their way, and the controller's database."""
 
-    def __init__(self, world: World, folder: Path) -> None:
-        self.world, self.member = world, Member(world, f"press-{next(_count)}")
+    def __init__(self, controller: ControllerApp, folder: Path) -> None:
+        self.controller, self.member = controller, Member(controller, f"press-{next(_count)}")
         self.outbox = SqliteOutbox(folder / "outbox.db", limit_bytes=2**24, boot_name=lambda: "b1")
         self.said, self.sticks = 0, list[bytes]()
 
@@ -59,7 +59,7 @@ class Way:
         """A network for a moment; unheard: it is gone before the acks are."""
         letters = self.outbox.after(0, 3)
         topic = topics.up(self.member.name, "event")
-        for acks in ingest(self.world.ctx, [(topic, it.payload) for it in letters]).values():
+        for acks in ingest(self.controller.ctx, [(topic, it.payload) for it in letters]).values():
             for ack in acks if heard else ():
                 self.outbox.ack(ack.boot, ack.seqs)
 
@@ -72,14 +72,14 @@ class Way:
         return iter(self.outbox.after(0, 10_000))
 
     def take_in(self, stick: bytes) -> None:
-        authority = self.world.app.extensions["shoal-services"].authority
-        folders.import_batch(self.world.ctx, authority, actor="ana", data=stick)
+        authority = self.controller.app.extensions["shoal-services"].authority
+        folders.import_batch(self.controller.ctx, authority, actor="ana", data=stick)
 
     def bring(self) -> None:
         """What the controller says has arrived, by a stick that does arrive."""
-        authority = self.world.app.extensions["shoal-services"].authority
+        authority = self.controller.app.extensions["shoal-services"].authority
         name = self.member.name
-        plan = folders.export(self.world.ctx, authority, actor="ana", names=[name], site="")
+        plan = folders.export(self.controller.ctx, authority, actor="ana", names=[name], site="")
         opened = sealed_message.decode_batch(
             sealed_message.unseal(base64.b64decode(plan.parcels[name])).body
         )
@@ -94,10 +94,14 @@ class Way:
         self.take_in(self.sticks[-1])
         self.bring()
         assert self.outbox.waiting == 0
-        told = [e.detail for e in devices.timeline(self.world.ctx, self.member.name, limit=500)]
+        told = [
+            e.detail for e in devices.timeline(self.controller.ctx, self.member.name, limit=500)
+        ]
         numbers = sorted(int(text[7:]) for text in told if text.startswith("number "))
         assert numbers == list(range(1, self.said + 1))
-        assert all(one.missing == 0 for one in ledger.ledgers(self.world.ctx, self.member.name))
+        assert all(
+            one.missing == 0 for one in ledger.ledgers(self.controller.ctx, self.member.name)
+        )
         self.outbox.close()
 
 
@@ -106,10 +110,10 @@ class Way:
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_every_message_arrives_once_by_whatever_ways(
-    world: World, steps: list[tuple[str, int]]
+    controller: ControllerApp, steps: list[tuple[str, int]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        way = Way(world, Path(folder))
+        way = Way(controller, Path(folder))
         for step, which in steps:
             way.do(step, which)
         way.check()

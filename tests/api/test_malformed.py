@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from api.world import World, is_problem
+from api.controller_app import ControllerApp, is_problem
 from shoal.controller.api import registry
 from shoal.controller.api.routing import Route
 
@@ -61,71 +61,79 @@ def told(response: Any) -> None:
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=named)
-def test_a_malformed_body_is_told_so(world: World, route: Route) -> None:
+def test_a_malformed_body_is_told_so(controller: ControllerApp, route: Route) -> None:
     for body in BODIES:
         told(
-            world.ask(route.method, places(route, "1"), data=body, content_type="application/json")
+            controller.request(
+                route.method, places(route, "1"), data=body, content_type="application/json"
+            )
         )
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=named)
-def test_a_field_of_a_wrong_kind_is_told_so(world: World, route: Route) -> None:
+def test_a_field_of_a_wrong_kind_is_told_so(controller: ControllerApp, route: Route) -> None:
     names = fields(route.inputs["body"])
     for name in names:
         for value in WRONG:
-            told(world.ask(route.method, places(route, "1"), json={name: value}))
+            told(controller.request(route.method, places(route, "1"), json={name: value}))
             plausible = dict.fromkeys(names, "x") | {name: value}
-            told(world.ask(route.method, places(route, "1"), json=plausible))
+            told(controller.request(route.method, places(route, "1"), json=plausible))
 
 
 @pytest.mark.parametrize("route", WITH_QUERY, ids=named)
-def test_a_malformed_query_is_told_so(world: World, route: Route) -> None:
+def test_a_malformed_query_is_told_so(controller: ControllerApp, route: Route) -> None:
     names = fields(route.inputs["query"])
-    told(world.ask(route.method, places(route, "1"), query_string={"unheard-of": "1"}))
+    told(controller.request(route.method, places(route, "1"), query_string={"unheard-of": "1"}))
     for name in names:
         for value in QUERIES:
             rest = {n: "x" for n in ("model", "subject", "feature") if n in names}
-            told(world.ask(route.method, places(route, "1"), query_string=rest | {name: value}))
+            told(
+                controller.request(
+                    route.method, places(route, "1"), query_string=rest | {name: value}
+                )
+            )
 
 
 @pytest.mark.parametrize("route", WITH_PLACE, ids=named)
-def test_an_impossible_path_is_told_so(world: World, route: Route) -> None:
+def test_an_impossible_path_is_told_so(controller: ControllerApp, route: Route) -> None:
     for value in PLACES:
         body = {"json": {}} if route.method != "GET" else {}
-        told(world.ask(route.method, places(route, value), **body))
+        told(controller.request(route.method, places(route, value), **body))
 
 
-def test_an_unknown_field_is_refused_by_name(world: World) -> None:
-    response = world.post("/api/v1/join-tokens", json={"site": "north", "usess": 3})
+def test_an_unknown_field_is_refused_by_name(controller: ControllerApp) -> None:
+    response = controller.post("/api/v1/join-tokens", json={"site": "north", "usess": 3})
     assert is_problem(response, 422, "bad-input")
     assert "usess" in response.json["detail"]
 
 
-def test_a_misspelt_stage_does_not_roll_out_to_everybody(world: World) -> None:
+def test_a_misspelt_stage_does_not_roll_out_to_everybody(controller: ControllerApp) -> None:
     plan = {"release": "m@1", "stages": [{"name": "canary", "select": {"rings": "canary"}}]}
-    response = world.post("/api/v1/rollouts", json=plan)
+    response = controller.post("/api/v1/rollouts", json=plan)
     assert is_problem(response, 422, "bad-input")
     assert "rings" in response.json["detail"]
 
 
-def test_a_body_of_another_media_type_is_refused(world: World) -> None:
-    response = world.post("/api/v1/join-tokens", data="site=north", content_type="text/plain")
+def test_a_body_of_another_media_type_is_refused(controller: ControllerApp) -> None:
+    response = controller.post("/api/v1/join-tokens", data="site=north", content_type="text/plain")
     assert is_problem(response, 415)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/join-tokens", "/api/v1/rollouts"])
-def test_a_body_above_the_limit_is_not_read(world: World, path: str) -> None:
+def test_a_body_above_the_limit_is_not_read(controller: ControllerApp, path: str) -> None:
     huge = b'{"site": "' + b"x" * (2 << 20) + b'"}'
-    response = world.post(path, data=huge, content_type="application/json")
+    response = controller.post(path, data=huge, content_type="application/json")
     assert is_problem(response, 413)
 
 
-def test_enrolment_reads_64_kib_and_no_more(world: World) -> None:
-    response = world.client.post("/api/v1/enrol", json={"token": "x" * 70_000})
+def test_enrolment_reads_64_kib_and_no_more(controller: ControllerApp) -> None:
+    response = controller.client.post("/api/v1/enrol", json={"token": "x" * 70_000})
     assert is_problem(response, 413)
 
 
-def test_what_is_not_there_and_what_may_not_be_done_are_problems_too(world: World) -> None:
-    assert is_problem(world.get("/api/v1/nothing"), 404, "not-found")
-    assert is_problem(world.ask("PATCH", "/api/v1/devices"), 405, "method-not-allowed")
-    assert is_problem(world.ask("OPTIONS", "/api/v1/devices"), 405, "method-not-allowed")
+def test_what_is_not_there_and_what_may_not_be_done_are_problems_too(
+    controller: ControllerApp,
+) -> None:
+    assert is_problem(controller.get("/api/v1/nothing"), 404, "not-found")
+    assert is_problem(controller.request("PATCH", "/api/v1/devices"), 405, "method-not-allowed")
+    assert is_problem(controller.request("OPTIONS", "/api/v1/devices"), 405, "method-not-allowed")

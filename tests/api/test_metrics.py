@@ -2,7 +2,7 @@
 
 import re
 
-from api.world import World
+from api.controller_app import ControllerApp
 from shoal.controller.api.traffic import Traffic, fleet_text
 from shoal.controller.monitoring.records import FleetHealth
 
@@ -10,20 +10,20 @@ LABEL = r'[a-z]+="(?:[^"\\\n]|\\.)*"'
 LINE = re.compile(rf"[a-z_]+(?:{{{LABEL}(?:,{LABEL})*}})? [-+0-9.e]+")
 
 
-def test_every_line_is_in_the_text_format(world: World) -> None:
-    world.get("/api/v1/devices")
-    answer = world.client.get("/metrics")
+def test_every_line_is_in_the_text_format(controller: ControllerApp) -> None:
+    controller.get("/api/v1/devices")
+    answer = controller.client.get("/metrics")
     assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
     for line in answer.text.splitlines():
         assert line.startswith(("# HELP ", "# TYPE ")) or LINE.fullmatch(line), line
     assert answer.text.endswith("\n")
 
 
-def test_what_is_asked_for_at_random_adds_no_lines(world: World) -> None:
+def test_what_is_asked_for_at_random_adds_no_lines(controller: ControllerApp) -> None:
     for number in range(20):
-        world.client.open(f"/random/{number}", method="GET")
-        world.client.open("/api/v1/devices", method=f"RANDOM{number}")
-    text = world.client.get("/metrics").text
+        controller.client.open(f"/random/{number}", method="GET")
+        controller.client.open("/api/v1/devices", method=f"RANDOM{number}")
+    text = controller.client.get("/metrics").text
     assert "RANDOM" not in text
     assert "/random" not in text
     assert 'shoal_http_requests_total{method="other",route="none",status="405"} 20' in text

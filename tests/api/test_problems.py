@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.world import World, is_problem
+from api.controller_app import ControllerApp, is_problem
 from shoal import errors
 from shoal.controller.fleet import devices
 
@@ -50,18 +50,22 @@ def test_the_table_has_every_error_of_the_tree() -> None:
 
 @pytest.mark.parametrize(("error", "status", "code"), CASES, ids=lambda x: getattr(x, "code", ""))
 def test_each_error_is_the_problem_that_the_table_says(
-    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str
+    controller: ControllerApp,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int,
+    code: str,
 ) -> None:
     monkeypatch.setattr(devices, "get_device", raising(error))
-    assert is_problem(world.get("/api/v1/devices/x"), status, code)
+    assert is_problem(controller.get("/api/v1/devices/x"), status, code)
 
 
 def test_facts_and_hint_are_fields_of_the_problem(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    controller: ControllerApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = errors.ConflictError("it runs", "stop it first", rollout="r1", status="hidden")
     monkeypatch.setattr(devices, "get_device", raising(error))
-    body = world.get("/api/v1/devices/x").json
+    body = controller.get("/api/v1/devices/x").json
     assert body["detail"] == "it runs; stop it first"
     assert body["hint"] == body["mend"] == "stop it first"
     assert body["rollout"] == "r1"
@@ -70,11 +74,11 @@ def test_facts_and_hint_are_fields_of_the_problem(
 
 
 def test_a_bug_is_told_by_an_id_and_its_story_stays_in_the_log(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    controller: ControllerApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(devices, "get_device", raising(ZeroDivisionError("deep inside")))
     with caplog.at_level(logging.ERROR):
-        response = world.get("/api/v1/devices/x")
+        response = controller.get("/api/v1/devices/x")
     assert "deep inside" not in response.text
     assert response.json["id"] in caplog.text
     assert "deep inside" in caplog.text

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from api.world import World, is_problem
+from api.controller_app import ControllerApp, is_problem
 from shoal.controller.access.roles import ROLES
 from shoal.controller.api import registry
 
@@ -99,12 +99,14 @@ def test_the_table_names_every_route_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("role", ["", *ROLES])
-def test_each_role_may_do_what_the_table_says_and_nothing_more(world: World, role: str) -> None:
+def test_each_role_may_do_what_the_table_says_and_nothing_more(
+    controller: ControllerApp, role: str
+) -> None:
     for name, least in LEAST.items():
         method, path = name.split()
         path = re.sub(r"{(\w+)}", "1", path)
         body = {} if method in ("GET", "DELETE") else {"json": {}}
-        response = world.ask(method, path, role, **body)
+        response = controller.request(method, path, role, **body)
         response.close()
         if least and not role:
             assert is_problem(response, 401, "denied"), name
@@ -116,10 +118,10 @@ def test_each_role_may_do_what_the_table_says_and_nothing_more(world: World, rol
             assert response.status_code not in (401, 403, 500), (name, response.get_data())
 
 
-def test_a_token_does_no_more_than_its_user_may_now(world: World) -> None:
-    made = world.post("/api/v1/tokens", "operator", json={"name": "ci", "role": "viewer"})
+def test_a_token_does_no_more_than_its_user_may_now(controller: ControllerApp) -> None:
+    made = controller.post("/api/v1/tokens", "operator", json={"name": "ci", "role": "viewer"})
     bearer = {"Authorization": f"Bearer {made.json['secret']}"}
-    assert world.client.get("/api/v1/me", headers=bearer).json["role"] == "viewer"
-    assert is_problem(world.client.get("/api/v1/join-tokens", headers=bearer), 403)
-    refused = world.post("/api/v1/tokens", "operator", json={"name": "ci", "role": "admin"})
+    assert controller.client.get("/api/v1/me", headers=bearer).json["role"] == "viewer"
+    assert is_problem(controller.client.get("/api/v1/join-tokens", headers=bearer), 403)
+    refused = controller.post("/api/v1/tokens", "operator", json={"name": "ci", "role": "admin"})
     assert is_problem(refused, 403)

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from sqlalchemy import insert
 
-from api.world import World, is_problem
+from api.controller_app import ControllerApp, is_problem
 from shoal.controller.access import audit
 from shoal.controller.api.dispatch import IDEMPOTENCY_KEY
 from shoal.controller.federated.records import Prepared, TaskPlan
@@ -18,9 +18,9 @@ PLAN = {
 
 
 @pytest.fixture
-def task(world: World) -> str:
+def task(controller: ControllerApp) -> str:
     prepared = Prepared(graph="", loss_graph="", inference="", theta="0" * 64, size=3)
-    with world.ctx.store.write() as db:
+    with controller.ctx.store.write() as db:
         db.execute(
             insert(federated_task).values(
                 name="walk", model="lot-codes", release="lot-codes@1", state="ready", spent=[],
@@ -31,24 +31,30 @@ def task(world: World) -> str:
     return "/api/v1/tasks/walk"
 
 
-def test_rounds_are_asked_for_once_and_it_is_written_down_by_whom(world: World, task: str) -> None:
-    before = changes.newest(world.ctx)
+def test_rounds_are_asked_for_once_and_it_is_written_down_by_whom(
+    controller: ControllerApp, task: str
+) -> None:
+    before = changes.newest(controller.ctx)
     for _ in range(2):
-        answer = world.post(f"{task}/start", json={"rounds": 5}, headers={IDEMPOTENCY_KEY: "k1"})
+        answer = controller.post(
+            f"{task}/start", json={"rounds": 5}, headers={IDEMPOTENCY_KEY: "k1"}
+        )
         assert (answer.status_code, answer.json["asked"]) == (200, 5)
-    entries, _ = audit.list_audit(world.ctx, subject="walk")
+    entries, _ = audit.list_audit(controller.ctx, subject="walk")
     assert [(one.verb, one.actor, one.detail) for one in entries] == [
         ("round.start", "admin", {"rounds": 5})
     ]
-    assert [one.kind for one in changes.since(world.ctx, before)] == ["task"]
-    assert world.post(f"{task}/start", json={"rounds": 3}).json["asked"] == 8
+    assert [one.kind for one in changes.since(controller.ctx, before)] == ["task"]
+    assert controller.post(f"{task}/start", json={"rounds": 3}).json["asked"] == 8
 
 
-def test_an_abort_is_audited_and_a_second_one_changes_nothing(world: World, task: str) -> None:
-    world.post(f"{task}/start", json={})
+def test_an_abort_is_audited_and_a_second_one_changes_nothing(
+    controller: ControllerApp, task: str
+) -> None:
+    controller.post(f"{task}/start", json={})
     for _ in range(2):
-        assert world.post(f"{task}/abort", json={}).json["state"] == "stopped"
-    entries, _ = audit.list_audit(world.ctx, subject="walk")
+        assert controller.post(f"{task}/abort", json={}).json["state"] == "stopped"
+    entries, _ = audit.list_audit(controller.ctx, subject="walk")
     assert [one.verb for one in entries] == ["round.abort", "round.start"]
 
 
@@ -65,13 +71,15 @@ def test_an_abort_is_audited_and_a_second_one_changes_nothing(world: World, task
         (PLAN | {"release": "lot-codes"}, 422),
     ],
 )
-def test_a_plan_that_cannot_be_is_a_problem(world: World, plan: dict, status: int) -> None:
-    assert is_problem(world.post("/api/v1/tasks", json=plan), status)
-    assert world.get("/api/v1/tasks").json["items"] == []
+def test_a_plan_that_cannot_be_is_a_problem(
+    controller: ControllerApp, plan: dict, status: int
+) -> None:
+    assert is_problem(controller.post("/api/v1/tasks", json=plan), status)
+    assert controller.get("/api/v1/tasks").json["items"] == []
 
 
-def test_what_is_not_there_is_a_problem_that_names_it(world: World, task: str) -> None:
+def test_what_is_not_there_is_a_problem_that_names_it(controller: ControllerApp, task: str) -> None:
     for path in ("/api/v1/tasks/nobody", "/api/v1/rounds/walk.7", "/api/v1/rounds?task=nobody"):
-        assert is_problem(world.get(path), 404)
-    assert world.get("/api/v1/rounds?task=walk").json["items"] == []
-    assert world.get(f"{task}/participations").json["items"] == []
+        assert is_problem(controller.get(path), 404)
+    assert controller.get("/api/v1/rounds?task=walk").json["items"] == []
+    assert controller.get(f"{task}/participations").json["items"] == []

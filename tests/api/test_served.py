@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 import urllib3
 
+from api.controller_app import PASSWORD, make_request, open_folder
 from api.serving import Served, give_ports
-from api.world import PASSWORD, make_request, open_folder
 from shoal.controller.access import tokens
 from shoal.controller.access.roles import Actor
 from shoal.controller.api.stream import LIFETIME_S, MAX_STREAMS
@@ -30,7 +30,7 @@ class Site(NamedTuple):
     folder: Path
     bearer: dict[str, str]
 
-    def ask(self, method: str, path: str, **more: Any) -> urllib3.BaseHTTPResponse:
+    def request(self, method: str, path: str, **more: Any) -> urllib3.BaseHTTPResponse:
         headers = {**self.bearer, **more.pop("headers", {})}
         return self.server.http.request(method, self.server.url + path, headers=headers, **more)
 
@@ -62,7 +62,7 @@ def test_the_controller_is_ready_and_counts_what_it_answers(site: Site) -> None:
     assert site.server.get("/readyz").json() == {"status": "ok"}
     text = site.server.get("/metrics").data.decode()
     assert 'shoal_http_requests_total{method="GET",route="/readyz",status="200"} ' in text
-    enrolled = site.ask("GET", "/api/v1/devices").json()["items"]
+    enrolled = site.request("GET", "/api/v1/devices").json()["items"]
     assert f"shoal_devices {len(enrolled)}\n" in text
 
 
@@ -83,14 +83,14 @@ def test_a_browser_signs_in_asks_and_signs_out(site: Site) -> None:
 
 
 def test_one_use_lets_one_device_in_however_many_knock(site: Site) -> None:
-    token = site.ask("POST", "/api/v1/join-tokens", json={"site": "north"}).json()["secret"]
+    token = site.request("POST", "/api/v1/join-tokens", json={"site": "north"}).json()["secret"]
     statuses: list[int] = []
     start = threading.Barrier(10)
 
     def join(number: int) -> None:
         body = {"token": token, "csr": make_request(), "device": f"press-{number}"}
         start.wait()
-        statuses.append(site.ask("POST", "/api/v1/enrol", json=body, headers={}).status)
+        statuses.append(site.request("POST", "/api/v1/enrol", json=body, headers={}).status)
 
     threads = [threading.Thread(target=join, args=(n,)) for n in range(10)]
     for thread in threads:
@@ -111,7 +111,7 @@ def first_event(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
 
 
 def test_a_change_made_by_another_process_reaches_a_listener(site: Site) -> None:
-    stream = site.ask("GET", "/api/v1/stream", preload_content=False)
+    stream = site.request("GET", "/api/v1/stream", preload_content=False)
     assert stream.headers["Content-Type"].startswith("text/event-stream")
     with site.ctx.store.write() as db:
         changes.note(db, site.ctx, "rollout", "r-1")
@@ -124,11 +124,11 @@ def test_a_change_made_by_another_process_reaches_a_listener(site: Site) -> None
 def test_twenty_listeners_leave_threads_for_everybody_else(site: Site) -> None:
     assert MAX_STREAMS < THREADS
     listening = [
-        site.ask("GET", "/api/v1/stream", preload_content=False) for _ in range(THREADS + 4)
+        site.request("GET", "/api/v1/stream", preload_content=False) for _ in range(THREADS + 4)
     ]
     began = time.monotonic()
     for _ in range(20):
-        assert site.ask("GET", "/api/v1/fleet").status == 200
+        assert site.request("GET", "/api/v1/fleet").status == 200
     assert time.monotonic() - began < 5
     for stream in listening:
         stream.close()
@@ -136,7 +136,7 @@ def test_twenty_listeners_leave_threads_for_everybody_else(site: Site) -> None:
 
 def finds_a_place(site: Site) -> bool:
     """Whether a new listener is served, and not told to come again for the crowd."""
-    stream = site.ask("GET", "/api/v1/stream", preload_content=False)
+    stream = site.request("GET", "/api/v1/stream", preload_content=False)
     first = next(stream.stream(10))
     stream.close()
     return b"retry: 500" in first
@@ -150,7 +150,7 @@ def test_a_listener_that_left_gives_its_place_to_the_next(site: Site) -> None:
 def test_a_large_dataset_goes_to_disk_and_leaves_nothing_behind(site: Site) -> None:
     rows = b"".join(b"%d.5,%d,%d\n" % (n, n % 97, n % 2) for n in range(400_000))
     fields = {"name": "parts", "label": "ok", "file": ("parts.csv", b"a,b,ok\n" + rows)}
-    response = site.ask("POST", "/api/v1/datasets", fields=fields)
+    response = site.request("POST", "/api/v1/datasets", fields=fields)
     assert response.status == 201, response.data
     assert response.json()["rows"] == 400_000
     assert list((site.folder / "uploads").iterdir()) == []
@@ -160,7 +160,7 @@ def test_a_body_without_a_length_is_bounded_too(site: Site) -> None:
     pieces = (b"x" * 65536 for _ in range(64))
     headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
     try:
-        status = site.ask("POST", "/api/v1/join-tokens", body=pieces, headers=headers).status
+        status = site.request("POST", "/api/v1/join-tokens", body=pieces, headers=headers).status
     except urllib3.exceptions.HTTPError:
         status = 413  # refused and hung up before all of it was sent
     assert status == 413

@@ -6,42 +6,46 @@ from typing import Any
 
 import pytest
 
-from api.world import World, is_problem
+from api.controller_app import ControllerApp, is_problem
 
 CSV = b"a,b,ok\n" + b"".join(b"%d.5,%d,%d\n" % (n, n % 7, n % 2) for n in range(200))
 
 
-def send(world: World, data: bytes = CSV, filename: str = "parts.csv", **fields: str) -> Any:
+def send(
+    controller: ControllerApp, data: bytes = CSV, filename: str = "parts.csv", **fields: str
+) -> Any:
     form = {"name": "parts", "label": "ok", **fields, "file": (io.BytesIO(data), filename)}
-    return world.post("/api/v1/datasets", "operator", data=form)
+    return controller.post("/api/v1/datasets", "operator", data=form)
 
 
-def left(world: World) -> list[Any]:
-    return list((world.ctx.folder / "uploads").iterdir())
+def left(controller: ControllerApp) -> list[Any]:
+    return list((controller.ctx.folder / "uploads").iterdir())
 
 
-def test_a_table_becomes_a_version_and_the_same_table_the_same_version(world: World) -> None:
-    first, again = send(world), send(world)
+def test_a_table_becomes_a_version_and_the_same_table_the_same_version(
+    controller: ControllerApp,
+) -> None:
+    first, again = send(controller), send(controller)
     assert first.status_code == again.status_code == 201
     assert first.json["version"] == again.json["version"] == 1
     assert first.json["rows"] == 200
-    assert send(world, CSV + b"9,9,1\n").json["version"] == 2
-    assert world.get("/api/v1/datasets/parts").json["version"] == 2
-    assert world.get("/api/v1/datasets/parts@1").json["rows"] == 200
-    assert left(world) == []
+    assert send(controller, CSV + b"9,9,1\n").json["version"] == 2
+    assert controller.get("/api/v1/datasets/parts").json["version"] == 2
+    assert controller.get("/api/v1/datasets/parts@1").json["rows"] == 200
+    assert left(controller) == []
 
 
-def test_drop_and_parents_are_separated_by_commas(world: World) -> None:
-    send(world)
-    made = send(world, CSV + b"9,9,1\n", drop=" a,", parents="parts@1").json
+def test_drop_and_parents_are_separated_by_commas(controller: ControllerApp) -> None:
+    send(controller)
+    made = send(controller, CSV + b"9,9,1\n", drop=" a,", parents="parts@1").json
     assert [c["name"] for c in made["columns"] if c["role"] == "dropped"] == ["a"]
     assert made["parents"] == ["parts@1"]
 
 
 @pytest.mark.parametrize("filename", ["", "parts.exe", "../../../../etc/passwd", "parts.csv.gz"])
-def test_what_a_file_is_called_is_only_a_word(world: World, filename: str) -> None:
-    assert send(world, filename=filename).status_code == 201
-    assert left(world) == []
+def test_what_a_file_is_called_is_only_a_word(controller: ControllerApp, filename: str) -> None:
+    assert send(controller, filename=filename).status_code == 201
+    assert left(controller) == []
 
 
 @pytest.mark.parametrize(
@@ -63,57 +67,57 @@ def test_what_a_file_is_called_is_only_a_word(world: World, filename: str) -> No
     ],
 )  # fmt: skip
 def test_what_cannot_be_a_dataset_is_told_why(
-    world: World, data: bytes, filename: str, fields: dict[str, str]
+    controller: ControllerApp, data: bytes, filename: str, fields: dict[str, str]
 ) -> None:
-    response = send(world, data, filename, **fields)
+    response = send(controller, data, filename, **fields)
     assert 400 <= response.status_code < 500, response.get_data()
     assert is_problem(response, response.status_code)
-    assert left(world) == []
-    assert world.get("/api/v1/datasets").json["items"] == []
+    assert left(controller) == []
+    assert controller.get("/api/v1/datasets").json["items"] == []
 
 
-def test_a_form_without_its_file_or_with_another_is_refused(world: World) -> None:
+def test_a_form_without_its_file_or_with_another_is_refused(controller: ControllerApp) -> None:
     form: dict[str, Any] = {"name": "parts", "label": "ok", "other": (io.BytesIO(CSV), "x.csv")}
-    response = world.post("/api/v1/datasets", data=form)
+    response = controller.post("/api/v1/datasets", data=form)
     assert is_problem(response, 422, "bad-input")
     assert "other" in response.json["detail"]
     form = {"name": "parts", "label": "ok"}
-    response = world.post("/api/v1/datasets", data=form, content_type="multipart/form-data")
+    response = controller.post("/api/v1/datasets", data=form, content_type="multipart/form-data")
     assert is_problem(response, 422, "bad-input")
     assert "no file 'file'" in response.json["detail"]
-    assert is_problem(world.post("/api/v1/datasets", json={"name": "parts"}), 415)
+    assert is_problem(controller.post("/api/v1/datasets", json={"name": "parts"}), 415)
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"--x", b"--x\r\n\r\n", b"--x\r\nContent-Disposition: x\r\n"]
 )
-def test_a_broken_form_is_told_so(world: World, body: bytes) -> None:
+def test_a_broken_form_is_told_so(controller: ControllerApp, body: bytes) -> None:
     kind = "multipart/form-data; boundary=x"
-    response = world.post("/api/v1/datasets", data=body, content_type=kind)
+    response = controller.post("/api/v1/datasets", data=body, content_type=kind)
     assert 400 <= response.status_code < 500
     assert is_problem(response, response.status_code)
 
 
-def test_long_work_is_accepted_with_an_address_to_watch(world: World) -> None:
-    send(world)
+def test_long_work_is_accepted_with_an_address_to_watch(controller: ControllerApp) -> None:
+    send(controller)
     body = {"dataset": "parts", "estimator": "logistic"}
-    response = world.post("/api/v1/models/parts/train", "operator", json=body)
+    response = controller.post("/api/v1/models/parts/train", "operator", json=body)
     assert response.status_code == 202, response.get_data()
     where = response.headers["Location"]
     assert where == f"/api/v1/operations/{response.json['id']}"
-    assert world.get(where, "viewer").json["state"] == "queued"
-    listed = world.get("/api/v1/operations?state=queued", "viewer").json["items"]
+    assert controller.get(where, "viewer").json["state"] == "queued"
+    listed = controller.get("/api/v1/operations?state=queued", "viewer").json["items"]
     assert [item["id"] for item in listed] == [response.json["id"]]
 
 
-def test_the_same_training_asked_for_twice_is_one(world: World) -> None:
-    send(world)
+def test_the_same_training_asked_for_twice_is_one(controller: ControllerApp) -> None:
+    send(controller)
     key = {"Idempotency-Key": "k"}
     body = {"dataset": "parts", "estimator": "logistic"}
-    first = world.post("/api/v1/models/parts/train", json=body, headers=key)
-    again = world.post("/api/v1/models/parts/train", json=body, headers=key)
+    first = controller.post("/api/v1/models/parts/train", json=body, headers=key)
+    again = controller.post("/api/v1/models/parts/train", json=body, headers=key)
     assert first.headers["Location"] == again.headers["Location"]
-    assert len(world.get("/api/v1/operations").json["items"]) == 1
+    assert len(controller.get("/api/v1/operations").json["items"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -129,40 +133,46 @@ def test_the_same_training_asked_for_twice_is_one(world: World) -> None:
         {"dataset": "parts", "params": {"holdout": 7}},
     ],
 )
-def test_a_training_that_cannot_be_is_refused_at_once(world: World, body: dict[str, Any]) -> None:
-    send(world)
-    response = world.post("/api/v1/models/parts/train", json=body)
+def test_a_training_that_cannot_be_is_refused_at_once(
+    controller: ControllerApp, body: dict[str, Any]
+) -> None:
+    send(controller)
+    response = controller.post("/api/v1/models/parts/train", json=body)
     assert 400 <= response.status_code < 500, response.get_data()
     assert is_problem(response, response.status_code)
-    assert is_problem(world.post("/api/v1/models/Bad Name/train", json={"dataset": "parts"}), 422)
+    assert is_problem(
+        controller.post("/api/v1/models/Bad Name/train", json={"dataset": "parts"}), 422
+    )
 
 
-def test_a_model_from_elsewhere_is_taken_with_its_variants(world: World) -> None:
-    send(world)
+def test_a_model_from_elsewhere_is_taken_with_its_variants(controller: ControllerApp) -> None:
+    send(controller)
     form = {
         "dataset": "parts",
         "labels": "bad,good",
         "onnx": (io.BytesIO(b"onnx"), "m.onnx"),
         "variant:int8-u8s8-pc": (io.BytesIO(b"onnx8"), "m8.onnx"),
     }
-    response = world.post("/api/v1/models/parts/import", data=form)
+    response = controller.post("/api/v1/models/parts/import", data=form)
     assert response.status_code == 202, response.get_data()
     params = response.json["params"]
-    assert world.ctx.blobs.read(params["onnx"]) == b"onnx"
-    assert world.ctx.blobs.read(params["variants"]["int8-u8s8-pc"]) == b"onnx8"
-    assert left(world) == []
+    assert controller.ctx.blobs.read(params["onnx"]) == b"onnx"
+    assert controller.ctx.blobs.read(params["variants"]["int8-u8s8-pc"]) == b"onnx8"
+    assert left(controller) == []
 
 
-def test_a_pipeline_comes_with_its_model_and_one_that_is_none_is_refused(world: World) -> None:
-    send(world)
+def test_a_pipeline_comes_with_its_model_and_one_that_is_none_is_refused(
+    controller: ControllerApp,
+) -> None:
+    send(controller)
 
     def take(pipeline: str) -> Any:
         form = {"dataset": "parts", "onnx": (io.BytesIO(b"onnx"), "m.onnx"), "pipeline": pipeline}
-        return world.post("/api/v1/models/parts/import", data=form)
+        return controller.post("/api/v1/models/parts/import", data=form)
 
     made = take('{"missing": "last", "stale_s": 5}')
     assert made.status_code == 202, made.get_data()
     assert made.json["params"]["params"]["pipeline"] == {"missing": "last", "stale_s": 5.0}
     for wrong in ("{", "[]", '{"missing": "guess"}'):
         assert is_problem(take(wrong), 422)
-    assert left(world) == []
+    assert left(controller) == []

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from werkzeug.serving import make_server
 
-from api.world import World, make_request, make_template
+from api.controller_app import ControllerApp, make_request, make_template
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.config import Settings
 from shoal.agent.identity.io import renewal
@@ -29,18 +29,18 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def world(template: Path, tmp_path: Path) -> Iterator[World]:
-    made = World(template, tmp_path / "controller")
+def controller(template: Path, tmp_path: Path) -> Iterator[ControllerApp]:
+    made = ControllerApp(template, tmp_path / "controller")
     yield made
     made.ctx.store.close()
 
 
 @pytest.fixture
-def url(world: World) -> Iterator[str]:
+def url(controller: ControllerApp) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    pki = world.ctx.folder / "pki"
+    pki = controller.ctx.folder / "pki"
     context.load_cert_chain(pki / "server.crt", pki / "server.key")
-    server = make_server("localhost", 0, world.app, threaded=True, ssl_context=context)
+    server = make_server("localhost", 0, controller.app, threaded=True, ssl_context=context)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"https://localhost:{server.server_port}"
@@ -49,14 +49,14 @@ def url(world: World) -> Iterator[str]:
 
 
 @pytest.fixture
-def folder(world: World, url: str, tmp_path: Path) -> Path:
+def folder(controller: ControllerApp, url: str, tmp_path: Path) -> Path:
     made = tmp_path / "cam-1"
-    joined(made, world, url)
+    joined(made, controller, url)
     return made
 
 
-def joined(folder: Path, world: World, url: str) -> Settings:
-    options = EnrolOptions(controller=url, token=world.join_token(), name="cam-1")
+def joined(folder: Path, controller: ControllerApp, url: str) -> Settings:
+    options = EnrolOptions(controller=url, token=controller.join_token(), name="cam-1")
     return enrol(folder, options, {"arch": "x86_64", "flags": ["avx2"], "ram_mb": 4096})
 
 
@@ -74,34 +74,34 @@ def is_a_pair(folder: Path) -> bool:
 class Watched:
     """An upkeep whose thread is not started, and what it told."""
 
-    def __init__(self, folder: Path, url: str, world: World) -> None:
+    def __init__(self, folder: Path, url: str, controller: ControllerApp) -> None:
         self.faults: list[Fault] = []
         self.roots: list[bytes] = []
         self.upkeep = Upkeep(
-            folder, url, "cam-1", clock=world.clock, random=random.Random(3),
+            folder, url, "cam-1", clock=controller.clock, random=random.Random(3),
             on_fault=self.faults.append, on_root=self.roots.append,
         )  # fmt: skip
 
 
 def test_nothing_is_asked_for_before_two_thirds_of_its_life(
-    world: World, url: str, folder: Path
+    controller: ControllerApp, url: str, folder: Path
 ) -> None:
-    first, watched = serial(folder), Watched(folder, url, world)
-    world.clock.now += 59 * DAY_S
+    first, watched = serial(folder), Watched(folder, url, controller)
+    controller.clock.now += 59 * DAY_S
     assert CHECK_S / 2 <= watched.upkeep.check() <= CHECK_S
     assert serial(folder) == first
-    world.clock.now += 8 * DAY_S
+    controller.clock.now += 8 * DAY_S
     watched.upkeep.check()
     assert serial(folder) != first
     assert is_a_pair(folder)
     assert watched.faults == []
-    assert devices.get_device(world.ctx, "cam-1").certificate_expires_at > (
-        world.clock.now + 89 * DAY_S
+    assert devices.get_device(controller.ctx, "cam-1").certificate_expires_at > (
+        controller.clock.now + 89 * DAY_S
     )
 
 
 def test_key_and_certificate_are_new_and_the_brokers_session_keeps_its_name(
-    world: World, url: str, folder: Path
+    controller: ControllerApp, url: str, folder: Path
 ) -> None:
     name, key = renewal.session_name(folder, "cam-1"), (folder / "device.key").read_bytes()
     renewal.renew(folder, url, "cam-1")
@@ -160,10 +160,10 @@ def test_an_address_that_has_no_ca_is_told_as_no_controller(url: str, tmp_path: 
 
 
 def test_a_folder_that_is_a_device_already_does_not_become_another_one(
-    world: World, url: str, folder: Path
+    controller: ControllerApp, url: str, folder: Path
 ) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    token = world.join_token()
+    token = controller.join_token()
     with pytest.raises(SettingError, match="is the device 'cam-1' already") as told:
         enrol(folder, EnrolOptions(controller=url, token=token, name="cam-2"), {})
     assert "--folder" in told.value.hint
@@ -172,9 +172,9 @@ def test_a_folder_that_is_a_device_already_does_not_become_another_one(
 
 
 def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(
-    world: World, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    controller: ControllerApp, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    token, folder = world.join_token(uses=1), tmp_path / "cam-2"
+    token, folder = controller.join_token(uses=1), tmp_path / "cam-2"
     options = EnrolOptions(controller=url, token=token, name="cam-2")
     real = enrolment._response
 
@@ -185,33 +185,33 @@ def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(
     monkeypatch.setattr(enrolment, "_response", cut)
     with pytest.raises(LinkError):
         enrol(folder, options, {"arch": "x86_64"})
-    assert devices.get_device(world.ctx, "cam-2").state == "enrolled"
+    assert devices.get_device(controller.ctx, "cam-2").state == "enrolled"
     assert enrol(folder, options, {"arch": "x86_64"}).device.name == "cam-2"
     with pytest.raises(DeniedError):
         enrol(tmp_path / "cam-3", EnrolOptions(controller=url, token=token, name="cam-3"), {})
 
 
 def test_a_device_that_was_decommissioned_is_told_so_and_goes_on_trying(
-    world: World, url: str, folder: Path
+    controller: ControllerApp, url: str, folder: Path
 ) -> None:
-    watched = Watched(folder, url, world)
-    enrolment.decommission(world.ctx, actor="test", device="cam-1")
-    world.clock.now += 70 * DAY_S
+    watched = Watched(folder, url, controller)
+    enrolment.decommission(controller.ctx, actor="test", device="cam-1")
+    controller.clock.now += 70 * DAY_S
     assert watched.upkeep.check() <= RETRY_S
     assert [(f.cause, f.severity) for f in watched.faults] == [("certificate", "warning")]
     assert "not enrolled" in watched.faults[0].detail
-    world.clock.now += 15 * DAY_S
+    controller.clock.now += 15 * DAY_S
     watched.upkeep.check()
     assert watched.faults[-1].severity == "critical"
 
 
 def test_a_device_whose_name_was_taken_again_renews_like_any_other(
-    world: World, url: str, folder: Path
+    controller: ControllerApp, url: str, folder: Path
 ) -> None:
-    enrolment.decommission(world.ctx, actor="test", device="cam-1")
-    joined(folder, world, url)
-    first, watched = serial(folder), Watched(folder, url, world)
-    world.clock.now += 70 * DAY_S
+    enrolment.decommission(controller.ctx, actor="test", device="cam-1")
+    joined(folder, controller, url)
+    first, watched = serial(folder), Watched(folder, url, controller)
+    controller.clock.now += 70 * DAY_S
     watched.upkeep.check()
     assert watched.faults == []
     assert serial(folder) != first
@@ -220,19 +220,19 @@ def test_a_device_whose_name_was_taken_again_renews_like_any_other(
 
 
 def test_a_controller_out_of_reach_is_no_news_while_there_is_time(
-    world: World, folder: Path
+    controller: ControllerApp, folder: Path
 ) -> None:
-    watched = Watched(folder, "https://127.0.0.1:1", world)
-    world.clock.now += 70 * DAY_S
+    watched = Watched(folder, "https://127.0.0.1:1", controller)
+    controller.clock.now += 70 * DAY_S
     watched.upkeep.check()
     assert {f.severity for f in watched.faults} == {"info"}
 
 
 def test_another_controller_of_the_same_name_renews_nothing(
-    world: World, url: str, folder: Path, tmp_path: Path
+    controller: ControllerApp, url: str, folder: Path, tmp_path: Path
 ) -> None:
     """Its CA is another: the TLS connection is not even made."""
-    other = World(make_template(tmp_path / "other"), tmp_path / "other-copy")
+    other = ControllerApp(make_template(tmp_path / "other"), tmp_path / "other-copy")
     shutil.copy(other.ctx.folder / "pki" / "ca.pem", folder / "ca.pem")
     other.ctx.store.close()
     first = serial(folder)
@@ -252,28 +252,30 @@ def test_a_certificate_that_is_not_ours_is_not_kept(
     assert is_a_pair(folder)
 
 
-def test_the_directors_new_root_is_followed_and_told(world: World, url: str, folder: Path) -> None:
-    watched = Watched(folder, url, world)
+def test_the_directors_new_root_is_followed_and_told(
+    controller: ControllerApp, url: str, folder: Path
+) -> None:
+    watched = Watched(folder, url, controller)
     watched.upkeep.check()
     assert watched.roots == []
-    world.ctx.signer.refresh_timestamps(world.clock.now + 300 * DAY_S)
-    world.ctx.signer.refresh_timestamps(world.clock.now + 600 * DAY_S)
+    controller.ctx.signer.refresh_timestamps(controller.clock.now + 300 * DAY_S)
+    controller.ctx.signer.refresh_timestamps(controller.clock.now + 600 * DAY_S)
     watched.upkeep.check()
-    assert watched.roots == [world.ctx.signer.director_root]
-    assert (folder / "director.json").read_bytes() == world.ctx.signer.director_root
+    assert watched.roots == [controller.ctx.signer.director_root]
+    assert (folder / "director.json").read_bytes() == controller.ctx.signer.director_root
 
 
 def test_a_root_that_the_old_one_did_not_sign_is_refused(
-    world: World, url: str, folder: Path, tmp_path: Path
+    controller: ControllerApp, url: str, folder: Path, tmp_path: Path
 ) -> None:
-    stranger = World(make_template(tmp_path / "other"), tmp_path / "other-copy")
-    stranger.ctx.signer.refresh_timestamps(world.clock.now + 300 * DAY_S)
+    stranger = ControllerApp(make_template(tmp_path / "other"), tmp_path / "other-copy")
+    stranger.ctx.signer.refresh_timestamps(controller.clock.now + 300 * DAY_S)
     forged, trusted = stranger.ctx.signer.director_root, (folder / "director.json").read_bytes()
     stranger.ctx.store.close()
-    (world.ctx.folder / "repository" / "director" / "2.root.json").write_bytes(forged)
+    (controller.ctx.folder / "repository" / "director" / "2.root.json").write_bytes(forged)
     with pytest.raises(UntrustedError):
         renewal.refresh_director(folder, url)
-    (world.ctx.folder / "repository" / "director" / "2.root.json").write_bytes(b"{}")
+    (controller.ctx.folder / "repository" / "director" / "2.root.json").write_bytes(b"{}")
     with pytest.raises(TrustError):
         renewal.refresh_director(folder, url)
     assert (folder / "director.json").read_bytes() == trusted

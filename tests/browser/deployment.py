@@ -1,4 +1,4 @@
-"""A whole Shoal on this machine: `shoal-controller serve` and agents, each its own process."""
+"""A complete deployment on this machine: `shoal-controller serve` and agents as processes."""
 
 import json
 import os
@@ -28,7 +28,7 @@ observe_s = 3.0
 """
 
 
-class House:
+class Deployment:
     """Made in `folder`; `end` ends every process that it started, and no other."""
 
     def __init__(self, folder: Path) -> None:

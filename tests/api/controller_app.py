@@ -1,4 +1,4 @@
-"""A controller that was just made, its API in process, and somebody of every role."""
+"""A new controller with its API in process, and one user of each role."""
 
 import random
 import shutil
@@ -24,7 +24,7 @@ ORIGIN = "https://localhost"
 
 
 class Clock:
-    """A clock that goes only when told to."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = float(int(time.time()))
@@ -38,7 +38,7 @@ def open_folder(folder: Path, clock: Any) -> Context:
 
 
 def make_template(folder: Path) -> Path:
-    """What `shoal-controller init` makes, and one user of each role, named after it."""
+    """A folder made by `shoal-controller init`, with one user of each role, named after it."""
     make_folder(folder, InitOptions(), time.time())
     ctx = open_folder(folder, time.time)
     for role in roles.ROLES:
@@ -47,7 +47,7 @@ def make_template(folder: Path) -> Path:
     return folder
 
 
-class World:
+class ControllerApp:
     """ctx, app and a client on a copy of the template."""
 
     def __init__(self, template: Path, folder: Path) -> None:
@@ -59,7 +59,7 @@ class World:
         self._bearers: dict[str, dict[str, str]] = {}
 
     def bearer(self, role: str) -> dict[str, str]:
-        """Headers of the user who is called like their role; none for ""."""
+        """Authorization header of the user with this role; none for ""."""
         if not role:
             return {}
         if role not in self._bearers:
@@ -67,43 +67,43 @@ class World:
             self._bearers[role] = {"Authorization": f"Bearer {made.secret}"}
         return self._bearers[role]
 
-    def ask(self, method: str, path: str, role: str = "admin", **more: Any) -> Any:
+    def request(self, method: str, path: str, role: str = "admin", **more: Any) -> Any:
         """One request with the token of `role`."""
         headers = {**self.bearer(role), **more.pop("headers", {})}
         return self.client.open(path, method=method, headers=headers, **more)
 
     def get(self, path: str, role: str = "admin", **more: Any) -> Any:
-        return self.ask("GET", path, role, **more)
+        return self.request("GET", path, role, **more)
 
     def post(self, path: str, role: str = "admin", **more: Any) -> Any:
-        return self.ask("POST", path, role, **more)
+        return self.request("POST", path, role, **more)
 
     def sign_in(self, name: str = "admin", password: str = PASSWORD, **more: Any) -> Any:
-        """Sign in as a browser does; the client keeps the cookie."""
+        """Sign in like a browser; the client keeps the cookie."""
         body = {"user": name, "password": password}
         more.setdefault("headers", {"Sec-Fetch-Site": "same-origin"})
         return self.client.post("/api/v1/session", json=body, base_url=ORIGIN, **more)
 
-    def join_token(self, **wish: Any) -> str:
+    def join_token(self, **fields: Any) -> str:
         """A join token's secret."""
-        body = {"site": "north", "rings": ["stable", "canary"], **wish}
+        body = {"site": "north", "rings": ["stable", "canary"], **fields}
         return str(self.post("/api/v1/join-tokens", json=body).json["secret"])
 
     def enrol(self, device: str, token: str, **more: Any) -> Any:
-        """A device's request to join, with a new key."""
+        """Enrol a device with a new key."""
         body = {"token": token, "csr": make_request(), "device": device, **more}
         return self.client.post("/api/v1/enrol", json=body)
 
 
 def make_request(key: ec.EllipticCurvePrivateKey | None = None) -> str:
-    """A certificate request, PEM; without a key, of one that nobody keeps."""
+    """A certificate request, PEM; without a key, of a new one."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 def is_problem(response: Any, status: int, code: str = "") -> bool:
-    """Whether an answer is the problem that it should be, whole."""
+    """Check that a response is the expected problem."""
     body = response.get_json(force=True)
     assert response.status_code == status, (response.status_code, body)
     assert response.content_type == "application/problem+json"
