@@ -28,7 +28,7 @@ NAME = "cam-1"
 
 
 class BundleWriter:
-    """The controller's end: signs, seals and writes offline bundles."""
+    """Signs, seals and writes offline bundles, as the controller does."""
 
     def __init__(self, folder: Path, cloud: Cloud) -> None:
         self.cloud = cloud

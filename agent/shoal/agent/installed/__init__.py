@@ -1,1 +1,1 @@
-"""What is on the disk and what it says of itself: slots, records, floors."""
+"""What is installed: slots on disk, update records and floors in the journal."""

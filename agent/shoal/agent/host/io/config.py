@@ -29,7 +29,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     line     of the factory, yours to choose
     labels   name -> value, yours to choose; a rollout's stage may select by them
     ring     "stable" or "canary": whether candidates, signed by automation alone, are accepted.
-             Only this file decides; nobody can change it from afar
+             Only this file decides; it cannot be changed remotely
     profile  firmware profile, such as "rpi4"; "" for the one that fits this machine
     """
 
@@ -58,7 +58,7 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """Local inference, Open Inference Protocol v2.
 
     host    address to listen on; anything but a loopback address lets the network in, unasked
-    port    0 for any free one: `shoal-agent status` says which
+    port    0 for any free one, shown by `shoal-agent status`
     socket  whether to listen on agent.sock in the folder too
     """
 
@@ -134,7 +134,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is kept while the controller is out of reach.
 
-    limit_mb  beyond this, neighbouring windows merge, then the oldest go, and it is said
+    limit_mb  beyond this, adjacent windows merge, then the oldest are dropped and reported
     """
 
     limit_mb: float = 64.0

@@ -66,11 +66,11 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        said = str(error)
-        if any(word in said for word in _DAMAGED):
-            raise DamagedError(f"{path}: {said}") from error
-        hint = "make room on the disk" if "full" in said else "is the folder writable?"
-        raise StorageError(f"{path}: {said}", hint) from error
+        text = str(error)
+        if any(word in text for word in _DAMAGED):
+            raise DamagedError(f"{path}: {text}") from error
+        hint = "make room on the disk" if "full" in text else "is the folder writable?"
+        raise StorageError(f"{path}: {text}", hint) from error
 
 
 def _sqlite_utils() -> "type[Database]":

@@ -54,9 +54,9 @@ class PressureSampler:
 
     def throttled(self) -> bool:
         """Whether the firmware of a Pi throttles it now."""
-        said = read(self._word) or self._ask()
+        output = read(self._word) or self._ask()
         try:
-            return bool(int(said.rpartition(b"=")[2], 16) & THROTTLED_NOW)
+            return bool(int(output.rpartition(b"=")[2], 16) & THROTTLED_NOW)
         except ValueError:
             return False
 
