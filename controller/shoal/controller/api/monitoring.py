@@ -1,4 +1,4 @@
-"""Routes of what the fleet tells: health, drift, performance, alerts."""
+"""Routes for fleet health, drift, performance and alerts."""
 
 from typing import Annotated
 

@@ -57,8 +57,8 @@ DROPOUTS: dict[str, Cause] = {
     "trainer-died": Cause("Its trainer process died", "See the log of its agent."),
     "agent-bug": Cause("Its agent failed", "See its log, and report the bug."),
     # ... in secure aggregation: it revealed nothing
-    "second-ending": Cause("It was asked to open a second sum", _MALICIOUS),
-    "neighbours": Cause("Its neighbours do not match the roster", _MALICIOUS),
+    "second-ending": Cause("It was asked to unmask a second sum", _MALICIOUS),
+    "neighbours": Cause("Its neighbors in the graph do not match the roster", _MALICIOUS),
     "alive-and-dead": Cause("A device was reported both alive and lost", _MALICIOUS),
     "stranger": Cause("The sum has a device that is not on the roster", _MALICIOUS),
     "not-in-the-sum": Cause("Its own update was reported lost", _MALICIOUS),

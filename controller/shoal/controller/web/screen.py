@@ -49,7 +49,7 @@ def context() -> Context:
 
 
 def authority() -> DeviceCA:
-    """The device CA, whose fingerprint join tokens carry."""
+    """The device CA; join tokens carry its fingerprint."""
     return current_app.extensions["shoal-services"].authority
 
 

@@ -23,7 +23,7 @@ def scaler(b: Builder, node: Node) -> None:
 
 
 def normalizer(b: Builder, node: Node) -> None:
-    """Rows of norm 1; nothing to do for a softmax, whose rows have it."""
+    """Rows of norm 1; a softmax is left unchanged: its rows have norm 1."""
     x, out = node.inputs[0], node.outputs[0]
     producer = next((n for n in b.nodes if x in n.output), None)
     norm = node.get("norm", "MAX")
