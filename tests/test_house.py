@@ -9,7 +9,6 @@ import ast
 import doctest
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -198,31 +197,6 @@ def plant(root: Path, house: dict[str, str]) -> list[Path]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return [Path(name) for name in house]
-
-
-# ------------------------------------------------------------------------------------- layers
-
-
-def lint_imports(*more_sources: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-logo", "--no-cache"],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, more_sources))},
-        capture_output=True,
-        text=True,
-    )
-
-
-def test_every_layer_contract_is_kept() -> None:
-    run = lint_imports()
-    assert run.returncode == 0, run.stdout + run.stderr
-
-
-def test_a_shared_module_that_imports_the_agent_breaks_a_contract(tmp_path: Path) -> None:
-    plant(tmp_path, {"shoal/planted.py": "import shoal.agent\n"})
-    run = lint_imports(tmp_path)
-    assert run.returncode != 0
-    assert "shoal.planted -> shoal.agent" in run.stdout
 
 
 # ------------------------------------------------------------------------------------- the device
