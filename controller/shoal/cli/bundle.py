@@ -51,14 +51,14 @@ def export(session: Session, folder: Path, devices: tuple[str, ...], site: str) 
     if not folder.is_dir():
         raise SettingError(f"no folder {folder}", "is the USB stick mounted?")
     plan = session.api.post(at("folders"), {"devices": list(devices), "site": site})
-    stick = OfflineBundle(folder)
-    _clear(stick, plan)
+    offline = OfflineBundle(folder)
+    _clear(offline, plan)
     for name, text in plan["metadata"].items():
-        stick.write(f"{METADATA}/{name}", text.encode())
-    _fetch_blobs(session, stick, plan["blobs"])
+        offline.write(f"{METADATA}/{name}", text.encode())
+    _fetch_blobs(session, offline, plan["blobs"])
     for name, sealed in plan["parcels"].items():
-        stick.write(f"{DOWN}/{name}.parcel", base64.b64decode(sealed))
-    stick.write(LABEL, _label(plan))
+        offline.write(f"{DOWN}/{name}.parcel", base64.b64decode(sealed))
+    offline.write(LABEL, _label(plan))
     session.show(_summary(plan, folder), lambda: _export_lines(plan, folder))
 
 
@@ -76,18 +76,18 @@ def import_(session: Session, folder: Path, keep: bool) -> None:
     Example:
       shoal bundle import /media/stick
     """
-    stick = OfflineBundle(folder)
+    offline = OfflineBundle(folder)
     if not (folder / UP).is_dir():
-        stick.label()  # raises when this is not an offline bundle
+        offline.label()  # raises when this is not an offline bundle
     receipts, refused = [], []
-    for name in _parcels(stick):
+    for name in _message_files(offline):
         try:
-            receipts.append(_send(session, stick, name))
+            receipts.append(_send(session, offline, name))
         except (ProblemError, BundleError, AbsentError) as error:
             refused.append({"file": name, "why": str(error)})
             continue
         if not keep:
-            stick.delete(name)
+            offline.delete(name)
     incomplete = _incomplete(receipts)
     whole = {"parcels": receipts, "refused": refused, "incomplete": incomplete}
     empty = "nothing was imported" if refused else f"nothing in {folder}/{UP}"
@@ -109,22 +109,22 @@ _COLUMNS: Columns = {
 }
 
 
-def _clear(stick: OfflineBundle, plan: JsonObject) -> None:
+def _clear(offline: OfflineBundle, plan: JsonObject) -> None:
     """Delete files of an earlier export."""
-    stick.delete(LABEL)
+    offline.delete(LABEL)
     kept = {f"{DOWN}/{name}.parcel" for name in plan["parcels"]}
     kept |= {f"{METADATA}/{name}" for name in plan["metadata"]}
     kept |= {f"{BLOBS}/{blob['sha256']}" for blob in plan["blobs"]}
     for below in (DOWN, METADATA, BLOBS):
-        for name in stick.names(below, ""):
+        for name in offline.names(below, ""):
             if name not in kept:
-                stick.delete(name)
+                offline.delete(name)
 
 
-def _fetch_blobs(session: Session, stick: OfflineBundle, blobs: list[Any]) -> None:
+def _fetch_blobs(session: Session, offline: OfflineBundle, blobs: list[Any]) -> None:
     """Download release files from the artifact server, whose certificate is from Shoal's own CA."""
     missing = [
-        b for b in blobs if not stick.holds(f"{BLOBS}/{b['sha256']}", b["size"], b["sha256"])
+        b for b in blobs if not offline.holds(f"{BLOBS}/{b['sha256']}", b["size"], b["sha256"])
     ]
     if not missing:
         return
@@ -135,7 +135,7 @@ def _fetch_blobs(session: Session, stick: OfflineBundle, blobs: list[Any]) -> No
         raise LinkError("the controller's /ca.pem cannot be read") from error
     with httpx.Client(verify=context, timeout=_TIMEOUT) as http:
         for blob in missing:
-            stick.receive(f"{BLOBS}/{blob['sha256']}", _download(http, blob))
+            offline.receive(f"{BLOBS}/{blob['sha256']}", _download(http, blob))
 
 
 def _download(http: httpx.Client, blob: JsonObject) -> Iterator[bytes]:
@@ -162,16 +162,16 @@ def _translated(url: str) -> Iterator[None]:
         raise LinkError(f"{url}: {error}", "is the artifact server reachable?") from error
 
 
-def _parcels(stick: OfflineBundle) -> list[str]:
+def _message_files(offline: OfflineBundle) -> list[str]:
     found = []
-    for device in stick.folders(UP):
+    for device in offline.folders(UP):
         with contextlib.suppress(SettingError):  # other files of the user
-            found += stick.names(f"{UP}/{check_device(device)}", ".parcel")
+            found += offline.names(f"{UP}/{check_device(device)}", ".parcel")
     return found
 
 
-def _send(session: Session, stick: OfflineBundle, name: str) -> JsonObject:
-    data = stick.read(name, sealed_message.LIMIT)
+def _send(session: Session, offline: OfflineBundle, name: str) -> JsonObject:
+    data = offline.read(name, sealed_message.LIMIT)
     sent: JsonObject = session.api.upload(
         at("folders", "parcels"), {"parcel": ("parcel", data)}, {}
     )

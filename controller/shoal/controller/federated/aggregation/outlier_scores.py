@@ -118,13 +118,13 @@ def _with_suspects(seen: list[OutlierScore], chance: float) -> list[OutlierScore
     middle = float(np.median(logs)) if logs else 0.0
     return [
         msgspec.structs.replace(
-            one, z=float(z), suspect=_suspicion(one, log - middle, z, turn, chance)
+            one, z=float(z), suspect=_reason_of(one, log - middle, z, turn, chance)
         )
         for one, log, z, turn in zip(seen, logs, lengths, turns, strict=True)
     ]
 
 
-def _suspicion(one: OutlierScore, away: float, z: float, turn: float, chance: float) -> str:
+def _reason_of(one: OutlierScore, away: float, z: float, turn: float, chance: float) -> str:
     """Slug of a suspect update; away: log of its norm minus the median's."""
     if one.cosine < -chance and turn <= -TURNED:
         return "against-the-others"
