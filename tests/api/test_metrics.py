@@ -3,7 +3,7 @@
 import re
 
 from api.controller_app import ControllerApp
-from shoal.controller.api.traffic import Traffic, fleet_text
+from shoal.controller.api.metrics import HttpMetrics, fleet_text
 from shoal.controller.monitoring.records import FleetHealth
 
 LABEL = r'[a-z]+="(?:[^"\\\n]|\\.)*"'
@@ -26,18 +26,18 @@ def test_what_is_asked_for_at_random_adds_no_lines(controller: ControllerApp) ->
     text = controller.client.get("/metrics").text
     assert "RANDOM" not in text
     assert "/random" not in text
-    assert 'shoal_http_requests_total{method="other",route="none",status="405"} 20' in text
+    assert 'shoal_http_requests_total{method="other",route="none",status="405"} 20.0' in text
 
 
 def test_the_histogram_is_cumulative_and_sums_up() -> None:
-    traffic = Traffic()
+    metrics = HttpMetrics()
     for seconds in (0.001, 0.02, 0.02, 99.0):
-        traffic.add("/x", "GET", 200, seconds)
-    text = traffic.text()
-    assert 'shoal_http_request_seconds_bucket{route="/x",le="0.005"} 1' in text
-    assert 'shoal_http_request_seconds_bucket{route="/x",le="0.025"} 3' in text
-    assert 'shoal_http_request_seconds_bucket{route="/x",le="+Inf"} 4' in text
-    assert 'shoal_http_request_seconds_count{route="/x"} 4' in text
+        metrics.observe("/x", "GET", 200, seconds)
+    text = metrics.text()
+    assert 'shoal_http_request_seconds_bucket{le="0.005",route="/x"} 1.0' in text
+    assert 'shoal_http_request_seconds_bucket{le="0.025",route="/x"} 3.0' in text
+    assert 'shoal_http_request_seconds_bucket{le="+Inf",route="/x"} 4.0' in text
+    assert 'shoal_http_request_seconds_count{route="/x"} 4.0' in text
     assert 'shoal_http_request_seconds_sum{route="/x"} 99.041' in text
 
 
@@ -47,4 +47,4 @@ def test_a_releases_name_cannot_break_out_of_its_label() -> None:
         running_rollouts=0, releases={'a"} 1\nb{c="': 2},
     )  # fmt: skip
     line = fleet_text(health).splitlines()[-1]
-    assert line == 'shoal_release_devices{release="a\\"} 1\\nb{c=\\""} 2'
+    assert line == 'shoal_release_devices{release="a\\"} 1\\nb{c=\\""} 2.0'

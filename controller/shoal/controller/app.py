@@ -18,9 +18,9 @@ from shoal.controller.api import (
     request_parsing,
     security,
 )
+from shoal.controller.api.metrics import HttpMetrics
 from shoal.controller.api.routing import BODY_LIMIT, AppServices
 from shoal.controller.api.stream import Streams
-from shoal.controller.api.traffic import Traffic
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
 from shoal.controller.web import screen, views
@@ -33,7 +33,7 @@ def create_app(ctx: Context) -> Flask:
     services = AppServices(
         authority=Authority.open(ctx.folder / "pki"),
         attempts=Attempts(),
-        traffic=Traffic(),
+        metrics=HttpMetrics(),
         streams=Streams(time.sleep),
         document=msgspec.json.encode(document),
     )
@@ -47,7 +47,7 @@ def create_app(ctx: Context) -> Flask:
         "shoal-attempts": services.attempts,
     }
     request_parsing.clear_uploads(ctx.folder)
-    _measure(app, services.traffic)
+    _measure(app, services.metrics)
     security.install(app, ctx)
     problems.install(app)
     app.register_error_handler(404, _not_found)
@@ -60,7 +60,7 @@ def _not_found(error: HTTPException) -> Response:
     return screen.not_found() if screen.wants_html() else problems.of_http(error)
 
 
-def _measure(app: Flask, traffic: Traffic) -> None:
+def _measure(app: Flask, metrics: HttpMetrics) -> None:
     """Count and time every response by its declared path."""
 
     def start() -> None:
@@ -69,7 +69,7 @@ def _measure(app: Flask, traffic: Traffic) -> None:
     def finish(response: Response) -> Response:
         rule = request.url_rule.rule if request.url_rule else "none"
         seconds = time.perf_counter() - g.get("started", time.perf_counter())
-        traffic.add(rule, request.method, response.status_code, seconds)
+        metrics.observe(rule, request.method, response.status_code, seconds)
         return response
 
     app.before_request(start)

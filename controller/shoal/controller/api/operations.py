@@ -7,8 +7,8 @@ import msgspec
 
 from shoal.controller.access import audit
 from shoal.controller.access.records import AuditEntry
+from shoal.controller.api.metrics import fleet_text
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
-from shoal.controller.api.traffic import fleet_text
 from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
@@ -99,7 +99,7 @@ def get_ca(call: Call) -> str:
 def get_metrics(call: Call) -> str:
     """Prometheus metrics: fleet health and requests of this process."""
     health = performance.fleet_health(call.ctx)
-    return fleet_text(health) + call.services.traffic.text()
+    return fleet_text(health) + call.services.metrics.text()
 
 
 @route("GET", "/openapi.json", role="", tag=TAG, media=JSON_DOCUMENT)

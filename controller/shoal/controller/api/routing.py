@@ -22,8 +22,8 @@ import msgspec
 
 from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.access.roles import Actor
+from shoal.controller.api.metrics import HttpMetrics
 from shoal.controller.api.stream import Streams
-from shoal.controller.api.traffic import Traffic
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
@@ -79,7 +79,7 @@ class AppServices(NamedTuple):
 
     authority: DeviceCA
     attempts: Attempts
-    traffic: Traffic
+    metrics: HttpMetrics
     streams: Streams
     document: bytes
 
