@@ -191,7 +191,7 @@ class RoundDevice:
         """Do everything that is due now."""
         while True:
             while self._posted:
-                self.learning.on_finished(self._posted.pop(0))
+                self._posted.pop(0)()
             if self.learning.tick() > 1.0 and not self._posted:
                 return
 

@@ -15,7 +15,6 @@ import msgspec
 from shoal import wire
 from shoal.agent.federated.client import Callbacks, RoundClient
 from shoal.agent.federated.ports import FederatedPorts
-from shoal.agent.federated.round_jobs import JobResult
 from shoal.agent.feeds.frames import FeedHealth
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
@@ -27,7 +26,7 @@ from shoal.agent.status import DeviceStatus, ModelStatus, model_status
 from shoal.agent.telemetry.reporter import Identity, Reporter, ReporterPorts
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.agent.update.runner import Callbacks as UpdateCallbacks
-from shoal.agent.update.runner import EffectDone, Updates
+from shoal.agent.update.runner import Updates
 from shoal.errors import StorageError, TrustError, WireError
 from shoal.federated import messages
 from shoal.trust import director_expiry_s
@@ -63,7 +62,8 @@ class RootChanged(NamedTuple):
     director_root: bytes
 
 
-Item = Received | Connection | FaultFound | RootChanged | ThrottledEngine | EffectDone | JobResult
+#: A function completes a job of an update or a round.
+Item = Received | Connection | FaultFound | RootChanged | ThrottledEngine | Callable[[], None]
 
 
 class Inbox:
@@ -253,10 +253,8 @@ class Agent:
                 self.updates.director_root = item.director_root
             elif isinstance(item, ThrottledEngine):
                 self._swap_throttled(item)
-            elif isinstance(item, JobResult):
-                self._on_job_result(item)
             else:
-                self.updates.on_effect_done(item)
+                item()
         except (WireError, TrustError) as error:
             severity = "critical" if isinstance(error, TrustError) else "warning"
             self.reporter.fault(Fault(error.code, str(error), severity))
@@ -402,7 +400,7 @@ class Agent:
             self.clock,
             Callbacks(
                 answer=self.reporter.answer,
-                post=self.post,
+                post=lambda finish: self.post(lambda: self._catch_bugs(finish)),
                 fault=self.reporter.fault,
                 serving=self.serving,
                 throttled=lambda: self.throttling.is_active,
@@ -418,11 +416,6 @@ class Agent:
         rounds = self.rounds
         self._contain(lambda: due.append(rounds.tick()))
         return min(due)
-
-    def _on_job_result(self, result: JobResult) -> None:
-        rounds = self.rounds
-        if rounds is not None:
-            self._catch_bugs(lambda: rounds.on_finished(result))
 
     def _catch_bugs(self, work: Callable[[], None]) -> None:
         """Contain any error to the round; the device keeps serving."""

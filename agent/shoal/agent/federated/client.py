@@ -33,11 +33,12 @@ from shoal.agent.federated.machine import (
     updated,
 )
 from shoal.agent.federated.ports import FederatedPorts
-from shoal.agent.federated.round_jobs import JobKind, JobResult, RoundJobs
+from shoal.agent.federated.round_jobs import JobKind, RoundJob, RoundJobs
 from shoal.agent.federated.secagg import SecAggSession
 from shoal.agent.federated.session import RoundSession
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
+from shoal.agent.host.jobs import Submit
 from shoal.agent.installed.round_record import Participation, RoundRecord, RoundState
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import (
@@ -58,14 +59,14 @@ class Callbacks(NamedTuple):
     """The agent around the client.
 
     answer     publishes an answer to the controller; whether it was sent
-    post       passes a job's result to `RoundClient.on_finished`, on the control loop
+    post       runs a function on the control loop
     serving    the served models, by name
     throttled  whether the agent has throttled itself
     floors     versions of release metadata accepted so far
     """
 
     answer: Callable[[bytes, messages.DeviceMessage], bool]
-    post: Callable[[JobResult], None]
+    post: Submit
     fault: Callable[[Fault], None]
     serving: Mapping[str, ServedModel]
     throttled: Callable[[], bool]
@@ -184,10 +185,6 @@ class RoundClient:
         elif isinstance(message, messages.Dismiss):
             self._jobs.cancel(attempt)
 
-    def on_finished(self, result: JobResult) -> None:
-        """Process the result of a job."""
-        self._jobs.finished(result)
-
     def _on_session_call(self, record: RoundRecord, call: messages.ControllerMessage) -> None:
         event = event_of(call)
         if event is None:
@@ -208,18 +205,18 @@ class RoundClient:
 
     def _verify(self, attempt: bytes, invite: messages.Invite) -> None:
         self._jobs.begin_verification(
-            attempt, invite.signed, lambda result: self._on_verified(result, invite)
+            attempt, invite.signed, lambda job: self._on_verified(job, invite)
         )
 
-    def _on_verified(self, result: JobResult, invite: messages.Invite) -> None:
-        attempt = result.job.attempt
-        if isinstance(result.error, LinkError):
-            _log.info("invitation not verified yet: %s", result.error)  # it is sent again
+    def _on_verified(self, job: RoundJob, invite: messages.Invite) -> None:
+        attempt = job.attempt
+        if isinstance(job.error, LinkError):
+            _log.info("invitation not verified yet: %s", job.error)  # it is sent again
             return
         try:
-            if result.error is not None:
-                raise result.error
-            self._join(attempt, result.value, invite)
+            if job.error is not None:
+                raise job.error
+            self._join(attempt, job.value, invite)
         except ShoalError as error:
             if isinstance(error, TrustError) and not isinstance(error, RefusedError):
                 detail = f"an invitation to a round: {error}"

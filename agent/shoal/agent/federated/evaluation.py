@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from shoal.agent.federated.eligibility import Condition, check_graph, judge_evaluation, refusal
-from shoal.agent.federated.round_jobs import Job, JobKind, JobResult, RoundJobs
+from shoal.agent.federated.round_jobs import JobKind, RoundJob, RoundJobs
 from shoal.agent.federated.trainer import TrainingResult
 from shoal.agent.host.round_limits import Limits
 from shoal.errors import LinkError, RefusedError
@@ -40,10 +40,10 @@ class Evaluation:
             JobKind.EVALUATE,
             attempt,
             lambda job: self._run(job, request),
-            lambda result: self._on_result(result, request),
+            lambda job: self._on_result(job, request),
         )
 
-    def _run(self, job: Job, request: messages.Measure) -> TrainingResult:
+    def _run(self, job: RoundJob, request: messages.Measure) -> TrainingResult:
         """Verify, decide and evaluate; off the control loop."""
         config = self._jobs.verify(job, request.signed)
         plan = config.plan
@@ -54,14 +54,14 @@ class Evaluation:
         judge_evaluation(self._limits, self._condition(config))
         return self._jobs.evaluate(job, config, request.urls)
 
-    def _on_result(self, result: JobResult, request: messages.Measure) -> None:
+    def _on_result(self, job: RoundJob, request: messages.Measure) -> None:
         """Answer, unless the network failed: then the controller asks again."""
-        self._finished(result.job.attempt)
-        if isinstance(result.error, LinkError):
+        self._finished(job.attempt)
+        if isinstance(job.error, LinkError):
             return
-        if result.error is not None:
-            answer: messages.DeviceMessage = refusal(result.error)
+        if job.error is not None:
+            answer: messages.DeviceMessage = refusal(job.error)
         else:
-            answer = result.value.measured
-        self._last = result.job.attempt, request.signed, answer
-        self._answer(result.job.attempt, answer)
+            answer = job.value.measured
+        self._last = job.attempt, request.signed, answer
+        self._answer(job.attempt, answer)

@@ -5,20 +5,18 @@ cancelled.
 """
 
 import enum
-import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from shoal.agent.federated.ports import FederatedPorts
 from shoal.agent.federated.secagg import Mask
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.clock import DeviceClock
+from shoal.agent.host.jobs import Job, Submit, Worker
 from shoal.agent.installed.round_record import RoundRecord
 from shoal.agent.serving.served_model import ServedModel
-from shoal.errors import LinkError, ModelError, RefusedError, ShoalError, TrustError
+from shoal.errors import LinkError, ModelError, TrustError
 from shoal.federated.config import Config, verify_config
-
-_log = logging.getLogger(__name__)
 
 
 class JobKind(enum.Enum):
@@ -30,20 +28,12 @@ class JobKind(enum.Enum):
     SUM_SITE = enum.auto()  # the site's contributions, on its gateway
 
 
-class Job:
-    """A running job. label: for the status line."""
+class RoundJob(Job):
+    """A job of a round. label: for the status line."""
 
-    def __init__(self, kind: JobKind, attempt: bytes, done: "Callable[[JobResult], None]") -> None:
-        self.kind, self.attempt, self.done = kind, attempt, done
-        self.cancelled, self.label = False, ""
-
-
-class JobResult(NamedTuple):
-    """An ended job with its value or its error."""
-
-    job: Job
-    value: Any = None
-    error: ShoalError | None = None
+    def __init__(self, kind: JobKind, attempt: bytes) -> None:
+        super().__init__(f"{kind.name} of a round")
+        self.kind, self.attempt, self.label = kind, attempt, ""
 
 
 class RoundJobs:
@@ -51,7 +41,7 @@ class RoundJobs:
 
     serving       by model; floors: metadata versions accepted so far
     pause_reason  why training must pause, "" to go on
-    post          passes a job's result to `finished`, on the control loop
+    post          runs a function on the control loop
     """
 
     def __init__(
@@ -62,22 +52,26 @@ class RoundJobs:
         clock: DeviceClock,
         *,
         pause_reason: Callable[[], str],
-        post: Callable[[JobResult], None],
+        post: Submit,
     ) -> None:
         self._ports, self._serving, self._floors = ports, serving, floors
         self._clock, self._pause_reason = clock, pause_reason
-        self._post = post
-        self.current: Job | None = None
-        self._verification: Job | None = None
+        self._worker = Worker[RoundJob](ports.spawn, post)
+        self._verifier = Worker[RoundJob](ports.spawn, post)
 
     # ------------------------------------------------------------------ running
+
+    @property
+    def current(self) -> RoundJob | None:
+        """The running job; verifications do not count."""
+        return self._worker.current
 
     def begin(
         self,
         kind: JobKind,
         attempt: bytes,
-        work: Callable[[Job], Any],
-        done: Callable[[JobResult], None],
+        work: Callable[[RoundJob], Any],
+        done: Callable[[RoundJob], None],
     ) -> bool:
         """Start a job unless one is running; an evaluation is cancelled for any other kind.
 
@@ -88,44 +82,33 @@ class RoundJobs:
             if running.kind is not JobKind.EVALUATE or kind is JobKind.EVALUATE:
                 return False
             running.cancelled = True  # the controller asks for it again
-        self.current = Job(kind, attempt, done)
-        self._run(self.current, work)
+        self._worker.start(RoundJob(kind, attempt), work, _unless_cancelled(done))
         return True
 
     def begin_verification(
-        self, attempt: bytes, signed: bytes, done: Callable[[JobResult], None]
+        self, attempt: bytes, signed: bytes, done: Callable[[RoundJob], None]
     ) -> None:
         """Verify an invitation's config, unless that is being done."""
-        if self._verification is None or self._verification.attempt != attempt:
-            self._verification = Job(JobKind.VERIFY, attempt, done)
-            self._run(self._verification, lambda job: self.verify(job, signed))
-
-    def finished(self, result: JobResult) -> None:
-        """Take the result of an ended job, on the control loop."""
-        if result.job is self.current:
-            self.current = None
-        if result.job is self._verification:
-            self._verification = None
-        if not result.job.cancelled:
-            result.job.done(result)
+        running = self._verifier.current
+        if running is None or running.attempt != attempt:
+            job = RoundJob(JobKind.VERIFY, attempt)
+            self._verifier.start(job, lambda job: self.verify(job, signed), _unless_cancelled(done))
 
     def cancel(self, attempt: bytes | None = None) -> None:
         """Cancel the jobs of an attempt, or all."""
-        for job in (self.current, self._verification):
-            if job is not None and attempt in (None, job.attempt):
-                job.cancelled = True
+        for worker in (self._worker, self._verifier):
+            if worker.current is not None and attempt in (None, worker.current.attempt):
+                worker.cancel()
 
     def discard(self) -> None:
         """Cancel the current job unless it is an evaluation, and accept another at once."""
         if self.current is not None and self.current.kind is not JobKind.EVALUATE:
-            self.current.cancelled, self.current = True, None
-
-    def _run(self, job: Job, work: Callable[[Job], Any]) -> None:
-        self._ports.spawn(lambda: self._post(_result(job, work)))
+            self._worker.cancel()
+            self._worker.current = None
 
     # ------------------------------------------------------------------ in a job
 
-    def verify(self, job: Job, signed: bytes) -> Config:
+    def verify(self, job: RoundJob, signed: bytes) -> Config:
         """The config, if the role `rounds` signed it; LinkError: its keys cannot be fetched."""
         now, images = self._clock(), self._ports.images
         try:
@@ -136,17 +119,17 @@ class RoundJobs:
         images.refresh(now, dict(self._floors()))  # a new key, or the first round ever
         return verify_config(signed, images.targets, now)
 
-    def train(self, job: Job, record: RoundRecord) -> TrainingResult:
+    def train(self, job: RoundJob, record: RoundRecord) -> TrainingResult:
         """Fetch the round's files and train."""
         config = record.config
         self._ports.sandbox.fetch(record.attempt, config, record.urls, lambda: job.cancelled)
         return self._trainer(job, "train", config)
 
-    def mask(self, job: Job, record: RoundRecord, masks: list[Mask]) -> TrainingResult:
+    def mask(self, job: RoundJob, record: RoundRecord, masks: list[Mask]) -> TrainingResult:
         """Add the masks of secure aggregation to the trained update."""
         return self._trainer(job, "mask", record.config, masks)
 
-    def evaluate(self, job: Job, config: Config, urls: dict[str, str]) -> TrainingResult:
+    def evaluate(self, job: RoundJob, config: Config, urls: dict[str, str]) -> TrainingResult:
         """Fetch the round's files and evaluate its model."""
         self._ports.sandbox.fetch(job.attempt, config, urls, lambda: job.cancelled)
         return self._trainer(job, "measure", config)
@@ -164,7 +147,7 @@ class RoundJobs:
 
     def _trainer(
         self,
-        job: Job,
+        job: RoundJob,
         kind: Literal["train", "mask", "measure"],
         config: Config,
         masks: list[Mask] = [],  # noqa: B006 (never written to)
@@ -187,13 +170,5 @@ class RoundJobs:
         return self._ports.trainer.run(job.attempt, work, self._pause_reason, cancelled)
 
 
-def _result(job: Job, work: Callable[[Job], Any]) -> JobResult:
-    """Run a job; never raises."""
-    try:
-        return JobResult(job, work(job))
-    except ShoalError as error:
-        return JobResult(job, error=error)
-    except Exception as error:  # noqa: BLE001 a bug costs the round, not the device
-        _log.exception("%s of a round", job.kind.name)
-        detail = f"{type(error).__name__}: {error}"
-        return JobResult(job, error=RefusedError(detail, "agent-bug"))
+def _unless_cancelled(done: Callable[[RoundJob], None]) -> Callable[[RoundJob], None]:
+    return lambda job: None if job.cancelled else done(job)

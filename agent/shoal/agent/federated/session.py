@@ -9,7 +9,7 @@ from collections.abc import Callable
 from shoal.agent.federated.eligibility import refusal
 from shoal.agent.federated.machine import Effect, Event, Note
 from shoal.agent.federated.ports import FederatedPorts
-from shoal.agent.federated.round_jobs import Job, JobKind, JobResult, RoundJobs
+from shoal.agent.federated.round_jobs import JobKind, RoundJob, RoundJobs
 from shoal.agent.federated.secagg import SecAggSession
 from shoal.agent.federated.trainer import TrainingResult
 from shoal.agent.federated.upload import Upload
@@ -147,22 +147,22 @@ class RoundSession:
 
     # ------------------------------------------------------------------ jobs
 
-    def _begin(self, kind: JobKind, work: Callable[[Job], TrainingResult]) -> None:
+    def _begin(self, kind: JobKind, work: Callable[[RoundJob], TrainingResult]) -> None:
         if self._jobs.begin(kind, self._record.attempt, work, self._on_trained):
             self._retry_s = 0.0
 
-    def _on_trained(self, result: JobResult) -> None:
+    def _on_trained(self, job: RoundJob) -> None:
         """Training or masking ended: with a contribution, with unmasked numbers, or in an error."""
-        if isinstance(result.error, LinkError):
+        if isinstance(job.error, LinkError):
             self._tries += 1
             pause = min(RETRY_MAX_S, RETRY_S * 2 ** min(self._tries - 1, 10))
             self._retry_s = self._clock() + pause * self._random.random()
             return
-        if result.error is not None:
-            self._refuse(result.error)
+        if job.error is not None:
+            self._refuse(job.error)
             return
-        saved = result.value.contribution
-        event = Event.MASKED if result.job.kind is JobKind.MASK else Event.TRAINED
+        saved = job.value.contribution
+        event = Event.MASKED if job.kind is JobKind.MASK else Event.TRAINED
         if saved is None:
             event = Event.ENCODED
         self._event(event, Note(self._clock(), contribution=saved))

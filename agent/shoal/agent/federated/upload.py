@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from shoal.agent.federated.ports import CONTRIBUTION, SITE_SUM, FederatedPorts, SiteSumFile
-from shoal.agent.federated.round_jobs import JobKind, JobResult, RoundJobs
+from shoal.agent.federated.round_jobs import JobKind, RoundJob, RoundJobs
 from shoal.agent.host.faults import Fault
 from shoal.agent.installed.round_record import RoundRecord, RoundState, SavedUpdate
 from shoal.errors import LinkError, ShoalError, UntrustedError
@@ -171,23 +171,23 @@ class Upload:
     def _begin(self, kind: JobKind, work: Callable[[], object]) -> None:
         self._jobs.begin(kind, self._record().attempt, lambda _: work(), self._on_result)
 
-    def _on_result(self, result: JobResult) -> None:
+    def _on_result(self, job: RoundJob) -> None:
         """Handing over or summing ended: retry, go direct, or send the sum."""
         if self._record().state is not RoundState.SENT or self._route is None or self._direct:
             return
-        if isinstance(result.error, LinkError) and self._tries < TRIES:
+        if isinstance(job.error, LinkError) and self._tries < TRIES:
             self._tries += 1
             self._retry_s = self._clock() + AGAIN_S
-        elif result.error is not None:
-            _log.warning("uploading the update directly: %s", result.error)
-            if isinstance(result.error, UntrustedError):
-                self._fault(Fault("peer-untrusted", str(result.error)))
+        elif job.error is not None:
+            _log.warning("uploading the update directly: %s", job.error)
+            if isinstance(job.error, UntrustedError):
+                self._fault(Fault("peer-untrusted", str(job.error)))
             self._direct = True
             self._stop_collecting()
-        elif result.job.kind is JobKind.SUM_SITE:
-            self._site_sum = self._valid(result.value)
+        elif job.kind is JobKind.SUM_SITE:
+            self._site_sum = self._valid(job.value)
         else:
-            self._delivered = bool(result.value)
+            self._delivered = bool(job.value)
             self._retry_s = self._clock() + AGAIN_S
         self.start()
 

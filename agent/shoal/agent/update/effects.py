@@ -1,11 +1,10 @@
 """The effects of an update: check, download, verify, install, probe, activate, commit, revert.
 
-Each may be repeated. It runs off the control loop and returns an EffectResult; the runner changes
-the record.
+Each may be repeated. It runs off the control loop and returns an EffectResult, or raises ShoalError
+(`failed`); the runner changes the record.
 """
 
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,8 +38,6 @@ from shoal.wire import Health, WindowReport
 PREPARE_BELOW = 16 << 20
 #: Tries after a response that looks final: forbidden, not found, damaged.
 FINAL_TRIES = 5
-
-_log = logging.getLogger(__name__)
 
 
 class EffectContext(NamedTuple):
@@ -83,19 +80,6 @@ class EffectResult(NamedTuple):
     faults: tuple[Fault, ...] = ()
     floors: Floors | None = None
     window: WindowReport | None = None
-
-
-def perform(effect: Effect, record: Record, context: EffectContext) -> EffectResult:
-    """Do `effect` for `record`; never raises."""
-    try:
-        return _EFFECTS[effect](record, context)
-    except StorageError as error:
-        return _failed(effect, "disk-full", str(error))
-    except ShoalError as error:
-        return _failed(effect, cause_of(error), str(error))
-    except Exception as error:  # noqa: BLE001 a bug must fail the attempt, not the device
-        _log.exception("%s of %s", effect.name, record.model)
-        return _failed(effect, "agent-bug", f"{effect.name}: {type(error).__name__}: {error}")
 
 
 def _check(record: Record, context: EffectContext) -> EffectResult:
@@ -171,7 +155,7 @@ def _fetch(record: Record, context: EffectContext) -> EffectResult:
     except (DeniedError, BundleError) as error:
         return _retry(error, FINAL_TRIES)
     except AbsentError as error:
-        return _failed(Effect.DOWNLOAD, "download", str(error))
+        return failed(Effect.DOWNLOAD, error, "download")
     except StorageError as error:
         ports.slots.clean(record.model)  # first: the journal needs the space
         return EffectResult(Event.REFUSED, Note(cause="disk-full", detail=str(error)))
@@ -280,7 +264,7 @@ def _clean(record: Record, context: EffectContext) -> EffectResult:
     return EffectResult(None)
 
 
-_EFFECTS: dict[Effect, Callable[[Record, EffectContext], EffectResult]] = {
+EFFECTS: dict[Effect, Callable[[Record, EffectContext], EffectResult]] = {
     Effect.CHECK: _check,
     Effect.DOWNLOAD: _download,
     Effect.VERIFY: _verify,
@@ -334,7 +318,7 @@ def _serves_already(manifest: Manifest, serving: Slot, context: EffectContext) -
 
 def _damaged(record: Record, error: BundleError) -> EffectResult:
     if record.redone >= MAX_REDONE:
-        return _failed(Effect.DOWNLOAD, "download", str(error))
+        return failed(Effect.DOWNLOAD, error, "download")
     return EffectResult(Event.DAMAGED)
 
 
@@ -351,9 +335,9 @@ def _retry(error: ShoalError, tries: int = 0) -> EffectResult:
     return EffectResult(None, note, retry=True, tries=tries)
 
 
-def _failed(effect: Effect, cause: str, detail: str) -> EffectResult:
+def failed(effect: Effect, error: ShoalError, cause: str = "") -> EffectResult:
     """Map a permanent failure to the event of the state that `effect` belongs to."""
-    note = Note(cause=cause, detail=detail)
+    note = Note(cause=cause or cause_of(error), detail=str(error))
     if effect is Effect.WATCH:
         return EffectResult(Event.UNHEALTHY, note)
     if effect is Effect.REVERT:

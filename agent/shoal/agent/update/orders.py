@@ -4,7 +4,7 @@ import re
 
 from shoal.agent.installed.floors import Floors
 from shoal.agent.serving.engine import Runtime
-from shoal.errors import BundleError, ModelError, ShoalError, StaleError
+from shoal.errors import BundleError, ModelError, RefusedError, ShoalError, StaleError
 from shoal.manifest import File, Manifest
 from shoal.profile import Profile
 from shoal.trust import Order
@@ -83,6 +83,8 @@ def cause_of(error: ShoalError) -> str:
     """
     if isinstance(error, BundleError):
         return "unusable-model"
+    if isinstance(error, RefusedError):
+        return error.reason
     return {"untrusted": "bad-signature", "storage": "disk-full", "unreachable": "download"}.get(
         error.code, error.code
     )

@@ -2,7 +2,7 @@
 
 One step of an attempt is `_advance`: `machine.step` names the next state and effect, the journal
 saves the record, then the effect (effects.py) runs off the control loop. Its result comes back to
-`on_effect_done`, which takes the next step. All else runs on the control loop.
+`_on_effect_done`, which takes the next step. All else runs on the control loop.
 """
 
 import logging
@@ -14,6 +14,7 @@ import msgspec
 from shoal import wire
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
+from shoal.agent.host.jobs import Job, Submit, Worker
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Record, State
 from shoal.agent.serving.served_model import ServedModel
@@ -33,11 +34,12 @@ _log = logging.getLogger(__name__)
 RETRY_S, RETRY_MAX_S = 2.0, 300.0
 
 
-class Job:
+class EffectJob(Job):
     """A running effect, for the record as it was when the effect started."""
 
     def __init__(self, effect: Effect, record: Record) -> None:
-        self.effect, self.record, self.cancelled = effect, record, False
+        super().__init__(f"{effect.name} of {record.model}")
+        self.effect, self.record = effect, record
 
 
 class Attempt:
@@ -46,10 +48,9 @@ class Attempt:
     not_before and the watch are in monotonic seconds.
     """
 
-    def __init__(self, record: Record) -> None:
-        self.record = record
+    def __init__(self, record: Record, worker: Worker[EffectJob]) -> None:
+        self.record, self.worker = record, worker
         self.pending: Effect | None = None
-        self.job: Job | None = None
         self.tries = 0
         self.not_before = float("-inf")
         self.watch: Watch | None = None
@@ -57,19 +58,7 @@ class Attempt:
     @property
     def idle(self) -> bool:
         """Whether no update of the model is pending or running."""
-        return self.record.state in machine.RESTING and self.job is None and self.pending is None
-
-    def cancel_job(self) -> None:
-        if self.job is not None:
-            self.job.cancelled = True
-
-
-class EffectDone(NamedTuple):
-    """An effect has ended."""
-
-    model: str
-    job: Job
-    result: EffectResult
+        return self.record.state in machine.RESTING and not (self.worker.current or self.pending)
 
 
 class Callbacks(NamedTuple):
@@ -78,13 +67,13 @@ class Callbacks(NamedTuple):
     serving    the served model of a name, created when there is none
     health     of the machine, now
     inventory  reports what is on the device
-    post       passes the result of an effect to `on_effect_done`, on the control loop
+    post       runs a function on the control loop
     """
 
     serving: Callable[[str], ServedModel]
     health: Callable[[], wire.Health]
     inventory: Callable[[], object]
-    post: Callable[[EffectDone], None]
+    post: Submit
 
 
 class Updates:
@@ -141,7 +130,7 @@ class Updates:
         """Load the committed release of each model and resume interrupted updates."""
         records = self._ports.journal.records()
         self._ports.slots.sweep([m for m, r in records.items() if r.state not in machine.RESTING])
-        self._attempts = {model: Attempt(record) for model, record in records.items()}
+        self._attempts = {model: self._attempt(record) for model, record in records.items()}
         self._adopt_slots()
         for attempt in self._attempts.values():
             self._serve_committed(attempt.record)
@@ -155,7 +144,10 @@ class Updates:
     def stop(self) -> None:
         """Cancel the running effects."""
         for attempt in self._attempts.values():
-            attempt.cancel_job()
+            attempt.worker.cancel()
+
+    def _attempt(self, record: Record) -> Attempt:
+        return Attempt(record, Worker(self._ports.spawn, self._callbacks.post))
 
     def _adopt_slots(self) -> None:
         """Keep serving slots that the journal has lost, and raise their floors again."""
@@ -165,7 +157,7 @@ class Updates:
                 self._ports.journal.save_floors(self.floors)
                 record = Record(model=slot.model, serving=slot)
                 self._ports.journal.save(record)
-                self._attempts[slot.model] = Attempt(record)
+                self._attempts[slot.model] = self._attempt(record)
 
     def _serve_committed(self, record: Record) -> None:
         """Load the committed slot, or the spare one; a trial is loaded by its effect."""
@@ -230,7 +222,7 @@ class Updates:
         """Start, cancel, time out, judge and launch what is due for each model."""
         for model in self._desired or {}:
             if model not in self._attempts:
-                self._attempts[model] = Attempt(Record(model=model))
+                self._attempts[model] = self._attempt(Record(model=model))
         for attempt in self._attempts.values():
             try:
                 self._follow_order(attempt)
@@ -273,12 +265,10 @@ class Updates:
 
     # ------------------------------------------------------------------ one step
 
-    def _advance(
-        self, attempt: Attempt, event: Event, note: Note, ended: Job | None = None
-    ) -> None:
+    def _advance(self, attempt: Attempt, event: Event, note: Note, *, launch: bool = False) -> None:
         """Step, save, then launch the effect and report the state.
 
-        ended   the job that the event is the result of
+        launch   whether the next effect starts at once: it does not wait for the report
         """
         before = attempt.record
         after, effect = machine.step(before, event, note)
@@ -286,10 +276,9 @@ class Updates:
         attempt.record = after
         attempt.pending, attempt.watch, attempt.not_before = effect, None, float("-inf")
         attempt.tries = attempt.tries if after.state is before.state else 0
-        attempt.cancel_job()
-        if ended is not None and attempt.job is ended and after.state not in machine.TERMINAL:
-            attempt.job = None
-            self._launch(attempt)  # work does not wait for the report
+        attempt.worker.cancel()
+        if launch and after.state not in machine.TERMINAL:
+            self._launch(attempt)
         if after.state is not before.state:
             if before.state is State.OBSERVING:
                 self._ports.sessions.end(after.model)
@@ -304,22 +293,19 @@ class Updates:
         early = effect is Effect.CHECK and record.order and now < record.order.not_before_s
         closed = effect is Effect.DOWNLOAD and now < self._settings.hours.opens_s(now)
         waits = self._clock.monotonic() < attempt.not_before
-        if effect is None or attempt.job or waits or early or closed:
+        if effect is None or attempt.worker.current or waits or early or closed:
             return
-        job = attempt.job = Job(effect, record)
-        attempt.pending = None
+        attempt.pending, job = None, EffectJob(effect, record)
         context = self._context(attempt, job)
+        attempt.worker.start(
+            job,
+            lambda job: effects.EFFECTS[effect](record, context),
+            lambda job: self._on_effect_done(attempt, job),
+        )
 
-        def run() -> None:
-            result = effects.perform(job.effect, job.record, context)
-            self._callbacks.post(EffectDone(record.model, job, result))
-
-        self._ports.spawn(run)
-
-    def on_effect_done(self, done: EffectDone) -> None:
+    def _on_effect_done(self, attempt: Attempt, job: EffectJob) -> None:
         """Take the result of an effect: the next step, or another try."""
-        model, job, result = done
-        attempt = self._attempts[model]
+        result = effects.failed(job.effect, job.error) if job.error else job.value
         current = attempt.record is job.record
         if result.floors:
             self.floors = self.floors.raised(
@@ -328,9 +314,7 @@ class Updates:
             self._ports.journal.save_floors(self.floors)
         if result.event is not None and current:
             note = msgspec.structs.replace(result.note, at_s=self._clock())
-            self._advance(attempt, result.event, note, ended=job)
-        if attempt.job is job:
-            attempt.job = None
+            self._advance(attempt, result.event, note, launch=True)
         if result.window is not None:
             self._reporter.add(result.window)
         for fault in result.faults:
@@ -338,7 +322,7 @@ class Updates:
         if result.event is None and current:
             self._continue(attempt, job, result)
 
-    def _continue(self, attempt: Attempt, job: Job, result: EffectResult) -> None:
+    def _continue(self, attempt: Attempt, job: EffectJob, result: EffectResult) -> None:
         """The state stays: begin the observation, wait for the download window, or try again."""
         if job.effect is Effect.WATCH:
             before = self._callbacks.serving(attempt.record.model).before
@@ -351,7 +335,7 @@ class Updates:
         elif result.retry:
             self._retry(attempt, job, result)
 
-    def _retry(self, attempt: Attempt, job: Job, result: EffectResult) -> None:
+    def _retry(self, attempt: Attempt, job: EffectJob, result: EffectResult) -> None:
         """Try the effect again after a random pause, up to the result's limit of tries."""
         attempt.tries += 1
         if result.tries and attempt.tries >= result.tries:
@@ -363,7 +347,7 @@ class Updates:
         attempt.not_before = self._clock.monotonic() + pause * self._ports.random.random()
         self._reporter.fault(Fault(result.note.cause, result.note.detail, "info"))
 
-    def _context(self, attempt: Attempt, job: Job) -> EffectContext:
+    def _context(self, attempt: Attempt, job: EffectJob) -> EffectContext:
         return EffectContext(
             ports=self._ports,
             health=self._callbacks.health,
