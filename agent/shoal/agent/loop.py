@@ -129,7 +129,7 @@ class Agent:
         self._journal, self._outbox = updates.journal, reporter.outbox
         self._loader = updates.loader
         self._endpoint, self._facts = "", facts
-        self.restart_asked = False
+        self.restart_requested = False
         self.serving: dict[str, ServedModel] = {}
         self._inbox = inbox if inbox is not None else Inbox()
         self.post, self.on_fault = self._inbox.post, self._inbox.on_fault
@@ -304,7 +304,7 @@ class Agent:
         elif command.verb == "log-level":
             logging.getLogger("shoal").setLevel(str(command.args.get("level", "INFO")).upper())
         elif command.verb == "restart":
-            self.restart_asked = True
+            self.restart_requested = True
         else:
             detail = f"command {command.verb[:40]!r}: update the agent"
             self.reporter.fault(Fault("unknown-command", detail))

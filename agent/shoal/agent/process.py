@@ -112,7 +112,7 @@ def _control_tick(
             spool.take(agent.reporter.add, agent.reporter.fault)
         row_spool.take(folder / SPOOL, parts.rows.given)
         parts.offline.tick()
-        if agent.restart_asked:
+        if agent.restart_requested:
             quit_process()
         return idle
 

@@ -254,7 +254,7 @@ def test_a_download_that_is_taken_back_keeps_what_it_has(
     fetch, server: Server, tmp_path: Path
 ) -> None:
     asked = iter([False, False, True])
-    with pytest.raises(LinkError, match="taken back"):
+    with pytest.raises(LinkError, match="cancelled"):
         fetch(stop=lambda: next(asked))
     fetch()
     assert server.asked[1].startswith("bytes=")
@@ -336,7 +336,7 @@ def test_a_delta_over_which_the_process_died_is_not_tried_again(
     stage(tmp_path).mkdir(parents=True)
     left = stage(tmp_path) / f"{MADE.sha256}.whole"
     left.write_bytes(DELTA)
-    with pytest.raises(BundleError, match="not applied to its end"):
+    with pytest.raises(BundleError, match="not applied completely"):
         shorter()
     assert not left.exists()
     assert server.sent == 0
@@ -390,6 +390,6 @@ def test_a_long_file_is_never_made_by_a_delta(
     shorter, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "DELTA_LIMIT", 1000)
-    with pytest.raises(BundleError, match="too long"):
+    with pytest.raises(BundleError, match="too large"):
         shorter()
     assert server.asked == []

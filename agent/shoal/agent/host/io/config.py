@@ -1,4 +1,4 @@
-"""agent.toml: every setting of the agent, each with a default. The docstrings are the manual."""
+"""agent.toml: every setting with its default. docs/agent.md is generated from the docstrings."""
 
 import re
 import tomllib
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from shoal.agent.host.round_limits import Limits
 
 
-#: What `learning.keep` may be.
+#: Values of `learning.keep`.
 KEPT = ("nothing", "labelled", "served")
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who this is. Written by enrolment.
+    """Identity of this device. Written by enrolment.
 
     name     as in the certificate
     site     given by the join token
-    line     of the factory, yours to choose
-    labels   name -> value, yours to choose; a rollout's stage may select by them
+    line     production line, free text
+    labels   name -> value, free text; a rollout's stage may select devices by them
     ring     "stable" or "canary": whether candidates, signed by automation alone, are accepted.
              Only this file decides; it cannot be changed remotely
     profile  firmware profile, such as "rpi4"; "" for the one that fits this machine
@@ -42,7 +42,7 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Controller(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the controller is. Written by enrolment.
+    """Addresses of the controller. Written by enrolment.
 
     url        of the API, https://host:port
     broker     mqtts://host:port
@@ -57,9 +57,9 @@ class Controller(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Local inference, Open Inference Protocol v2.
 
-    host    address to listen on; anything but a loopback address lets the network in, unasked
-    port    0 for any free one, shown by `shoal-agent status`
-    socket  whether to listen on agent.sock in the folder too
+    host    address to listen on; any but a loopback address admits the network, unauthenticated
+    port    0 for any free port, shown by `shoal-agent status`
+    socket  whether to listen on the Unix socket agent.sock in the agent's folder too
     """
 
     host: str = "127.0.0.1"
@@ -68,13 +68,13 @@ class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file that feeds the models, beside the endpoint. Other sources are under [sources.NAME].
+    """A file of inputs for the models, beside the endpoint. Other sources are under [sources.NAME].
 
-    kind     "replay": a CSV or Parquet file, again and again, read anew when it changes
-    path     of the file, seen from the agent's folder
-    label    column with the true class or value, "" for none: answers are judged by it
-    rate_hz  requests a second; 0 for as fast as it goes
-    batch    rows in a request
+    kind     "replay": repeats a CSV or Parquet file, and reloads it when it changes
+    path     of the file, relative to the agent's folder
+    label    column with the true class or value, for accuracy and errors; "" for none
+    rate_hz  requests per second; 0 for no limit
+    batch    rows per request
     seed     of the shuffling
     """
 
@@ -87,10 +87,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How releases are taken in.
+    """Download and observation of new releases.
 
-    observe_s  seconds that a new release is watched in service before it is kept
-    max_kbps   kilobit a second for downloads; 0 for no limit
+    observe_s  seconds that a new release is observed in service before it is committed
+    max_kbps   limit of downloads in kilobit per second; 0 for no limit
     hours      local times of day for downloads, such as "22:00-05:00, 12:00-12:30"; "" for any
     """
 
@@ -102,74 +102,74 @@ class Update(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Peers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Downloads shared by the devices of a site; see peer-cache.md.
 
-    enabled   whether this device asks the others first, and answers them
+    enabled   whether this device downloads from peers first, and serves files to them
     host      address to listen on
-    port      and port; the others must reach it
-    address   by which the others reach this device; "" for the one it reaches the controller by
-    max_kbps  kilobit a second for all that it gives; 0 for no limit
+    port      to listen on; must be reachable by the other devices
+    address   announced to the other devices; "" for the one it uses towards the controller
+    max_kbps  limit of all uploads to peers in kilobit per second; 0 for no limit
     """
 
     enabled: bool = False
-    host: str = "0.0.0.0"  # noqa: S104 (only devices of the same CA are answered)
+    host: str = "0.0.0.0"  # noqa: S104 (only devices of the same CA are served)
     port: int = 8455
     address: str = ""
     max_kbps: float = 0.0
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """This device sums its site's updates for federated rounds; see federated/gateways.md.
+    """Site gateway: sums the site's updates of federated rounds; see federated/gateways.md.
 
-    enabled   whether it does, in rounds whose plan names it; it listens in such rounds only
+    enabled   whether this device is a gateway in rounds with a plan that names it; it listens
+              during such rounds only
     host      address to listen on
-    port      and port; the others must reach it
-    address   by which the others reach this device; "" for the one it reaches the controller by
+    port      to listen on; must be reachable by the other devices
+    address   announced to the other devices; "" for the one it uses towards the controller
     """
 
     enabled: bool = False
-    host: str = "0.0.0.0"  # noqa: S104 (only devices that the round's call names are answered)
+    host: str = "0.0.0.0"  # noqa: S104 (only devices that the round's call names are served)
     port: int = 8456
     address: str = ""
 
 
 class OutboxSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is kept while the controller is out of reach.
+    """Reports stored while the controller is unreachable.
 
-    limit_mb  beyond this, adjacent windows merge, then the oldest are dropped and reported
+    limit_mb  above it, adjacent windows merge, then the oldest are dropped and reported
     """
 
     limit_mb: float = 64.0
 
 
 class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whether and how this device learns in federated rounds. No row is sent, but what was learned.
+    """Participation in federated rounds, and its limits. Model updates are sent, never rows.
 
-    Who signs rounds also chooses the graph: only the limits bound what an update may say of rows.
+    The signer of rounds also chooses the graph: only these limits bound what an update reveals.
 
-    enabled    it answers rounds, as far as the limits below let it; a device without rows refuses
-    keep       rows that are kept on this disk to learn from: "nothing" but what `shoal-agent labels
-               add` puts there; "labelled": also rows that came with their true label or value;
-               "served": also rows that an answer was asked for under an id, to be labelled later
-    limit_mb   of the rows on disk; beyond it the oldest go
-    most_rows  of one model; likewise
-    days       after which a row goes
-    memory_mb  that the trainer's process may take
-    cpu_s      seconds of one CPU that it may take for a round
-    quiet_hz   with `idle`: requests a second beyond which it does not train; training rests
-               meanwhile
-    rows       of its own, below which it does not learn
-    cohort     devices that must be in a sum with it, at least
-    secure     it only answers under secure aggregation, and tells no loss
-    clip       longest update that it sends, as L2 norm; 0 for any
-    noise      least noise of differential privacy, in clips; above 0 a round without is refused
-    epsilon    of differential privacy that it spends over its life; 0: not counted
-    delta      that goes with it
-    trust_central  noise that only the controller adds counts for `noise` and `epsilon`; otherwise
+    enabled    whether the device joins rounds within the limits below; without rows it refuses
+    keep       training rows kept on this disk: "nothing": only those of `shoal-agent labels add`;
+               "labelled": also rows that came with their true label or value; "served": also rows
+               of inference requests with an id, to be labelled later
+    limit_mb   of the rows on disk; above it the oldest are deleted
+    most_rows  of one model; above it the oldest are deleted
+    days       after which a row is deleted
+    memory_mb  limit of the trainer's process
+    cpu_s      limit of the trainer's process for a round, in seconds of one CPU
+    quiet_hz   with `idle`: requests per second above which training is not started, or pauses
+    rows       least number of own rows to join a round
+    cohort     least number of devices in a sum with this one
+    secure     join only rounds with secure aggregation; the training loss is not sent
+    clip       largest L2 norm of an update that is sent; 0 for any
+    noise      least noise of differential privacy, in clips; above 0, rounds without are refused
+    epsilon    lifetime budget of differential privacy; 0: not counted
+    delta      of the same budget
+    trust_central  count noise that only the controller adds for `noise` and `epsilon`; otherwise
                a device with either refuses such rounds
-    graphs     SHA-256 of the graphs that it runs, as `shoal round plan` shows them; empty for any
-               that the role `rounds` signed
-    idle       it only trains while its models are asked little, see quiet_hz
-    mains      it only trains on mains power, where the machine tells
-    celsius    above which it does not train; 0 for any
+    graphs     SHA-256 of the allowed graphs, as `shoal round plan` shows them; empty for any that
+               the role `rounds` signed
+    idle       train only while the models get few requests, see quiet_hz
+    mains      train only on mains power, where the machine reports it
+    celsius    temperature above which the device does not train; 0 for any
     """
 
     enabled: bool = True
@@ -194,7 +194,7 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     celsius: float = 75.0
 
     def limits(self) -> "Limits":
-        """What this device will not go below, or above."""
+        """The limits that rounds are judged by."""
         from shoal.agent.host.round_limits import Limits
         from shoal.federated.spending import Budget
 
@@ -218,9 +218,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """All of agent.toml.
 
     log_level   "DEBUG", "INFO", "WARNING" or "ERROR"
-    sources     name -> what feeds the models, a table [sources.NAME] each; their settings are in
-                sources-and-sinks.md
-    sinks       name -> what takes the answers, a table [sinks.NAME] each; likewise
+    sources     name -> source of inputs, a table [sources.NAME] each; see sources-and-sinks.md
+    sinks       name -> sink of outputs, a table [sinks.NAME] each; see sources-and-sinks.md
     """
 
     device: Device = Device()
@@ -254,7 +253,7 @@ def load(folder: Path) -> Settings:
 
 
 def dump(settings: Settings) -> str:
-    """agent.toml of `settings`: what differs from the defaults, and who and where always."""
+    """agent.toml of `settings`: the device, the controller, and what differs from the defaults."""
     lines = []
     if settings.log_level != "INFO":
         lines += [f"log_level = {_toml(settings.log_level)}", ""]
@@ -324,7 +323,7 @@ def _check(path: Path, settings: Settings) -> None:
 
 
 def _learning_numbers(learning: LearningSettings) -> list[tuple[str, float]]:
-    """Name and number, less the least that it may be."""
+    """Name and number, minus its minimum."""
     least = {
         "limit_mb": 1, "most_rows": 1, "days": 0, "memory_mb": 64, "cpu_s": 1, "quiet_hz": 0,
         "rows": 1, "cohort": 1, "clip": 0, "noise": 0, "epsilon": 0, "delta": 0, "celsius": 0,

@@ -28,13 +28,13 @@ RETRY_S = 5.0
 
 
 class Callbacks(NamedTuple):
-    """The agent around the exchange; all on its own loop.
+    """The agent around the exchange; all are called on its control loop.
 
-    on_message  a message, by kind, as from the broker
-    on_root     a new root of the director
+    on_message  processes a message as if the broker had delivered it
+    on_root     takes a new root of the director
     fault       reports a fault
     settled     whether no update is in flight
-    inventory   what is on the device
+    inventory   releases and facts of the device
     """
 
     on_message: Callable[[BatchMessage], None]
@@ -91,30 +91,30 @@ class OfflineExchange:
             self._callbacks.fault(Fault(error.code, detail, "warning"))
             self._cache.delete_message()
 
-    def _deliver(self, parcel: MessageBatch) -> None:
+    def _deliver(self, batch: MessageBatch) -> None:
         """Deliver the assignment until it is in the journal, then the acks; then report."""
-        for letter in parcel.letters:
-            if letter.kind == "assignment" and not self._journaled(letter, parcel):
+        for message in batch.letters:
+            if message.kind == "assignment" and not self._journaled(message, batch):
                 return
-        for letter in parcel.letters:
-            if letter.kind == "ack":
-                self._callbacks.on_message(letter)
+        for message in batch.letters:
+            if message.kind == "ack":
+                self._callbacks.on_message(message)
         record = self._cache.record()
         user = record.user if record else "unknown user"
-        facts = {"user": user, "made_s": parcel.made_s, "trip": parcel.trip}
-        detail = f"{user} imported a bundle: {_summary(parcel)}"
+        facts = {"user": user, "made_s": batch.made_s, "trip": batch.trip}
+        detail = f"{user} imported a bundle: {_summary(batch)}"
         self._cache.delete_message()
         self._callbacks.fault(Fault("folder-imported", detail, "info", 1, facts))
 
-    def _journaled(self, letter: BatchMessage, parcel: MessageBatch) -> bool:
+    def _journaled(self, message: BatchMessage, batch: MessageBatch) -> bool:
         """Whether the journal has this assignment; else it is verified and passed to the agent."""
-        if self._journal.assignment() == letter.payload:
+        if self._journal.assignment() == message.payload:
             return True
-        root = self._root(parcel)
-        message = wire.decode_down(letter.kind, letter.payload)
-        assert isinstance(message, wire.Assignment)
+        root = self._root(batch)
+        assignment = wire.decode_down(message.kind, message.payload)
+        assert isinstance(assignment, wire.Assignment)
         verify_orders(
-            message.signed,
+            assignment.signed,
             director_root=root,
             device=self._device,
             floor=self._journal.floors().assignment,
@@ -122,13 +122,13 @@ class OfflineExchange:
         )
         if self._clock() >= self._passed_at + RETRY_S:
             self._passed_at = self._clock()
-            self._callbacks.on_message(letter)
+            self._callbacks.on_message(message)
         return False
 
-    def _root(self, parcel: MessageBatch) -> bytes:
+    def _root(self, batch: MessageBatch) -> bytes:
         """The director's newest root, saved if the bundle brings a newer one."""
         trusted = read_trusted(self._folder, DIRECTOR)
-        newest = newest_director(trusted, parcel.roots)
+        newest = newest_director(trusted, batch.roots)
         if newest != trusted:
             write_durable(self._folder / DIRECTOR, newest)
             self._callbacks.on_root(newest)
@@ -141,6 +141,6 @@ class OfflineExchange:
         (self._folder / WANTED).unlink(missing_ok=True)
 
 
-def _summary(parcel: MessageBatch) -> str:
-    kinds = [letter.kind for letter in parcel.letters]
+def _summary(batch: MessageBatch) -> str:
+    kinds = [message.kind for message in batch.letters]
     return f"{kinds.count('assignment')} assignment, {kinds.count('ack')} acknowledgements"

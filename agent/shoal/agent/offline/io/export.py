@@ -62,12 +62,12 @@ def export_messages(
             raise MisdirectedError("this bundle is of another controller than this device's")
     except SettingError:
         pass  # an empty folder
-    trip, written, letters = secrets.token_hex(4), 0, 0
-    portions = sealed_message.batches(_letters(folder, inventory))
+    trip, written, messages = secrets.token_hex(4), 0, 0
+    portions = sealed_message.batches(_messages(folder, inventory))
     some: list[BatchMessage] | None = next(portions)
     while some is not None:
         following = next(portions, None)
-        written, letters = written + 1, letters + len(some)
+        written, messages = written + 1, messages + len(some)
         made = MessageBatch(
             device=device,
             made_s=now_s,
@@ -78,11 +78,11 @@ def export_messages(
         )
         target.write(f"{offline_bundle.UP}/{device}/{made.name}", seal(folder, made))
         some = following
-    return Exported(written, letters)
+    return Exported(written, messages)
 
 
-def _letters(folder: Path, inventory: bytes) -> Iterator[BatchMessage]:
+def _messages(folder: Path, inventory: bytes) -> Iterator[BatchMessage]:
     yield BatchMessage("inventory", inventory)
     if (folder / OUTBOX).exists():
-        for letter in read_messages(folder / OUTBOX):
-            yield BatchMessage(letter.kind, letter.payload)
+        for message in read_messages(folder / OUTBOX):
+            yield BatchMessage(message.kind, message.payload)

@@ -114,7 +114,7 @@ def _verify(target: ImportTarget, source: OfflineBundle) -> VerifiedBundle:
         devices = ", ".join(label.devices[:10]) or "no device"
         raise MisdirectedError(f"this bundle is for {devices}, not {target.device}") from error
     found = open_sealed(target.folder, sealed, target.device, now)
-    received = [wire.decode_down(letter.kind, letter.payload) for letter in found.letters]
+    received = [wire.decode_down(message.kind, message.payload) for message in found.letters]
     orders = _orders(target, found, received, floors, now)
     metadata = _metadata(source)
     _check_images(target.folder, orders, metadata, floors, now)

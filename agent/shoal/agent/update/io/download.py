@@ -42,7 +42,7 @@ class HttpsDownloads:
     ca         PEM bundle: the only trusted certificates
     artifacts  https://host:port of the server, for TUF's metadata
     stage      model -> folder of its stage
-    max_kbps   kilobit a second, 0 for no limit
+    max_kbps   kilobit per second, 0 for no limit
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class HttpsDownloads:
         self._made: PoolManager | None = None
 
     def metadata(self, name: str) -> bytes:
-        """One file of TUF's metadata; AbsentError where there is none, LinkError out of reach."""
+        """One file of TUF's metadata; AbsentError for 404, LinkError when it is unreachable."""
         with self._open(f"{self._artifacts}/metadata/{name}", 0) as response:
             return _all(response, METADATA)
 
@@ -100,7 +100,7 @@ class HttpsDownloads:
         data = bytearray()
         with self._open(url, start, end) as response:
             if _start(response, start, size) != start:
-                raise LinkError(f"{_shown(url)}: asked for a part, the server gives the whole")
+                raise LinkError(f"{_shown(url)}: asked for a range, the server sent the whole file")
             self._copy(response, data.extend, end - start, stop)
         return bytes(data)
 
@@ -117,10 +117,10 @@ class HttpsDownloads:
         with translated(part.name):
             stage.mkdir(parents=True, exist_ok=True)
             if max(file.size, base.stat().st_size) > DELTA_LIMIT:
-                raise BundleError(f"{file.name} is too long for a delta here")
-            if whole.exists():  # the process died while applying it, perhaps of memory
+                raise BundleError(f"{file.name} is too large for a delta here")
+            if whole.exists():  # the process died while applying it, perhaps out of memory
                 whole.unlink()
-                raise BundleError(f"the delta of {file.name} was not applied to its end")
+                raise BundleError(f"the delta of {file.name} was not applied completely")
             missing = file.size - (made.stat().st_size if made.exists() else 0)
             received = self._fetch_delta(url, part, int(WORTH * missing), stop)
             part.replace(whole)
@@ -193,7 +193,7 @@ class HttpsDownloads:
         piece_size = min(PIECE, max(1, int(self._rate * _PAUSE_S))) if self._rate else PIECE
         while got < want:
             if stop():
-                raise LinkError("download was taken back")
+                raise LinkError("download was cancelled")
             piece = response.read1(min(piece_size, want - got))
             if not piece:
                 raise LinkError(f"connection ended after {got} of {want} bytes")
@@ -209,7 +209,7 @@ class HttpsDownloads:
         sha256   computed while receiving, "" to read the file again
         """
         if part.stat().st_size < file.size:
-            raise LinkError(f"{file.name} is not whole yet")
+            raise LinkError(f"{file.name} is not complete yet")
         if (sha256 or bundle.sha256_of(part)) != file.sha256:
             part.unlink()
             raise BundleError(f"{file.name} as downloaded does not match its signed hash")
@@ -261,7 +261,7 @@ def _check(status: int, url: str) -> None:
     if status == 404:
         raise AbsentError("artifact", _shown(url))
     if status in (401, 403):
-        raise DeniedError(f"{_shown(url)}: {status}, the capability does not hold any more")
+        raise DeniedError(f"{_shown(url)}: {status}, the capability is no longer valid")
     raise LinkError(f"{_shown(url)}: HTTP {status}")
 
 
@@ -287,7 +287,7 @@ def _all(response: "BaseHTTPResponse", limit: int) -> bytes:
     data = response.read(limit + 1)
     if len(data) > limit:
         response.close()
-        raise BundleError(f"answer of more than {limit} bytes")
+        raise BundleError(f"response of more than {limit} bytes")
     return data
 
 
