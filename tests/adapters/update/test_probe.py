@@ -199,7 +199,7 @@ def test_one_whose_agent_is_killed_goes_with_it() -> None:
         time.sleep(0.05)
 
 
-def test_a_probe_that_is_taken_back_ends_at_once(prober: SubprocessProber, tmp_path: Path) -> None:
+def test_a_cancelled_probe_ends_at_once(prober: SubprocessProber, tmp_path: Path) -> None:
     put_release(tmp_path / "b", models={"fp32": mlp(hidden=1024, layers=6).SerializeToString()})
     began = time.monotonic()
     with pytest.raises(ShoalError):

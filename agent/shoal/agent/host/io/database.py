@@ -37,8 +37,8 @@ def open_database(path: Path) -> "Database":
 
 
 @contextlib.contextmanager
-def unhurried(db: "Database") -> Iterator[None]:
-    """Commits within are durable only with the next full commit: for repeatable work."""
+def deferred_sync(db: "Database") -> Iterator[None]:
+    """Make commits within durable only with the next full commit: for repeatable work."""
     db.execute("PRAGMA synchronous=NORMAL")
     try:
         yield

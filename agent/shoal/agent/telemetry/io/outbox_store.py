@@ -1,4 +1,4 @@
-"""The outbox on SQLite: unacknowledged messages and their sequence numbers."""
+"""Outbox in SQLite: unacknowledged messages and their sequence numbers."""
 
 import contextlib
 import sqlite3
@@ -12,10 +12,10 @@ from shoal import wire
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.database import (
     DamagedError,
+    deferred_sync,
     open_database,
     set_aside,
     translated,
-    unhurried,
 )
 from shoal.agent.telemetry.io.salvage import Salvaged, checksum, salvage
 from shoal.agent.telemetry.outbox import (
@@ -31,17 +31,17 @@ from shoal.sketch import merge_bytes
 
 _T = TypeVar("_T")
 
-#: Keys of reports that are kept after the reports were acknowledged.
+#: Most recent keys of messages that are remembered, also after acknowledgement.
 _KEYS = 1_000
 #: Rows numbered in one transaction by `number_all`.
-_AT_ONCE = 500
+_BATCH = 500
 
 
 class SqliteOutbox:
     """See outbox.Outbox. Rows are deleted only by the controller's acknowledgement.
 
     limit_bytes  of payload; above it windows merge, then the oldest are dropped
-    boot_name    makes the random name of a new store
+    boot_name    generates the random boot of a new store
     caught_up    windows of the backlog numbered so far
     """
 
@@ -77,14 +77,14 @@ class SqliteOutbox:
             self._retried(self._evict)
 
     def connected(self) -> None:
-        """What is stored now is the backlog, and is sent after newer messages."""
+        """Take the rows stored now as the backlog: they are sent after newer messages."""
         found = self._retried(lambda: self._db.execute("SELECT max(id) FROM row").fetchone()[0])
         self._backlog = found or 0
 
     def after(self, seq: int, limit: int, backlog: int | None = None) -> list[OutboxMessage]:
         """Messages numbered above `seq`, in order, at most `limit`; numbers the next rows.
 
-        backlog   at most so many of them may be windows of the backlog; None: any number
+        backlog   limit of windows of the backlog among them; None: no limit
         """
         most = limit if backlog is None else backlog
         return self._retried(lambda: self._after(seq, limit, most))
@@ -95,10 +95,7 @@ class SqliteOutbox:
             self._retried(self._number_some)
 
     def ack(self, boot: str, seqs: Sequence[int]) -> None:
-        """Delete messages that the controller's database has.
-
-        After a power cut they may be back: they are sent, and acknowledged, once more.
-        """
+        """Delete acknowledged messages; after a power cut they may be sent once more."""
         if boot == self.boot:
             self._retried(lambda: self._delete_acked([s for s in seqs if s]))
             self._check_for_copy(boot, max(seqs, default=0))
@@ -135,7 +132,7 @@ class SqliteOutbox:
             self._count()
 
     def _retried(self, work: Callable[[], _T]) -> _T:
-        """Do `work`; again in a new store if this one is damaged."""
+        """Do `work`; repeat it in a new store if this one is damaged."""
         try:
             with translated(self._path):
                 return work()
@@ -145,7 +142,7 @@ class SqliteOutbox:
                 return work()
 
     def _check_columns(self) -> None:
-        """Add checksums to a store of a version without them."""
+        """Add checksums to a store of an agent before checksums."""
         row = self._db.table("row")
         if "crc" not in row.columns_dict:
             row.add_column("crc", int)
@@ -201,11 +198,11 @@ class SqliteOutbox:
 
     def _number_some(self) -> None:
         with self._db.atomic():
-            self._number(_AT_ONCE, _AT_ONCE)
+            self._number(_BATCH, _BATCH)
         self._count()
 
     def _delete_acked(self, seqs: Sequence[int]) -> None:
-        with unhurried(self._db):
+        with deferred_sync(self._db):
             self._delete("seq", seqs)
 
     def _delete(self, column: str, keys: Sequence[int]) -> None:
@@ -215,7 +212,7 @@ class SqliteOutbox:
         self._count()
 
     def _check_for_copy(self, boot: str, acked: int) -> None:
-        """Report an ack of a number that this store never gave: a copy of it is in use."""
+        """Report an ack of a number not assigned by this store: another agent uses a copy of it."""
         last = self._retried(lambda: self._db.execute("SELECT seq FROM life").fetchone()[0])
         if acked > last and boot == self.boot:
             detail = (
@@ -234,21 +231,21 @@ class SqliteOutbox:
         return new
 
     def _number(self, limit: int, backlog: int) -> int:
-        """Number the next rows, permanently; how many rows were processed."""
+        """Number the next rows permanently; the number of processed rows."""
         last = self._db.execute("SELECT seq FROM life").fetchone()[0]
         rows = self._next(limit, backlog)
         for id_, payload, crc in rows:
             try:
                 if checksum(payload) != crc:
                     raise TypeError("its checksum is wrong")
-                named = _named(payload, self.boot, last + 1)
+                numbered = _with_number(payload, self.boot, last + 1)
             except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
-                self._lose(id_, error)
+                self._delete_damaged(id_, error)
                 continue
             last += 1
             self._db.execute(
                 "UPDATE row SET seq = ?, size = ?, payload = ?, crc = ? WHERE id = ?",
-                [last, len(named), named, checksum(named), id_],
+                [last, len(numbered), numbered, checksum(numbered), id_],
             )
         self._db.execute("UPDATE life SET seq = ?", [last])
         return len(rows)
@@ -264,11 +261,11 @@ class SqliteOutbox:
         new = [self._backlog, limit - len(rows)]
         rows += self._db.execute(query.format(since), new).fetchall()
         old = [self._backlog, max(0, min(limit - len(rows), backlog))]
-        followed = self._db.execute(query.format(until), old).fetchall()
-        self.caught_up += len(followed)
-        return rows + followed
+        older = self._db.execute(query.format(until), old).fetchall()
+        self.caught_up += len(older)
+        return rows + older
 
-    def _lose(self, id_: int, why: Exception) -> None:
+    def _delete_damaged(self, id_: int, why: Exception) -> None:
         """Delete a damaged row, and report it."""
         self._db.execute("DELETE FROM row WHERE id = ?", [id_])
         detail = f"a message in the outbox cannot be read and is lost: {why}"
@@ -282,7 +279,7 @@ class SqliteOutbox:
         ).fetchall()
         for row in rows:
             if checksum(row[3]) != row[4]:
-                self._lose(row[0], TypeError(f"number {row[1]}: its checksum is wrong"))
+                self._delete_damaged(row[0], TypeError(f"number {row[1]}: its checksum is wrong"))
         return [OutboxMessage(*row[1:4]) for row in rows if checksum(row[3]) == row[4]]
 
     def _evict(self) -> None:
@@ -318,15 +315,15 @@ class SqliteOutbox:
     def _merge(self, step: Merge) -> bool:
         try:
             older, newer = self._window(step.older), self._window(step.newer)
-            together = merge_windows(older, newer, merge_bytes)
+            merged = merge_windows(older, newer, merge_bytes)
         except (SketchError, WireError):
             return False
-        payload = wire.encode(together)
+        payload = wire.encode(merged)
         with self._db.atomic():
             self._db.execute("DELETE FROM row WHERE id = ?", [step.older])
             self._db.execute(
                 "UPDATE row SET merged = ?, size = ?, payload = ?, crc = ? WHERE id = ?",
-                [together.merged, len(payload), payload, checksum(payload), step.newer],
+                [merged.merged, len(payload), payload, checksum(payload), step.newer],
             )
         self._count()
         return True
@@ -358,8 +355,8 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
-def _named(payload: bytes, boot: str, seq: int) -> bytes:
-    """The message with its final boot and seq; fields of any version are kept."""
+def _with_number(payload: bytes, boot: str, seq: int) -> bytes:
+    """The message with its final boot and seq; unknown fields are kept."""
     fields = msgspec.msgpack.decode(payload)
     return msgspec.msgpack.encode({**fields, "boot": boot, "seq": seq})
 
