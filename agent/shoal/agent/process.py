@@ -99,7 +99,7 @@ def _control_tick(
     watchdog: Watchdog,
     quit_process: Callable[[], None],
 ) -> Callable[[], float]:
-    """One turn of the control loop: the agent, and what is polled beside it."""
+    """One turn of the control loop: the agent, the watchdog, the link, the spools, offline."""
     core, spool = parts.core, WindowSpool(folder / SPOOL)
     agent = core.agent
 
@@ -107,7 +107,7 @@ def _control_tick(
         idle = agent.tick()
         watchdog.tick()
         if core.link.revive():
-            agent.on_fault(Fault("link-died", "the broker link's thread ended; started anew"))
+            agent.on_fault(Fault("link-died", "the broker link's thread ended and was restarted"))
         if agent.reporter.saved:
             spool.take(agent.reporter.add, agent.reporter.fault)
         row_spool.take(folder / SPOOL, parts.rows.given)

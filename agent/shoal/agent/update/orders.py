@@ -16,7 +16,7 @@ def check_fits(
     """The release's files for this device; raises when it must not, or cannot, run it.
 
     Raises StaleError below the floor, BundleError for another release than ordered, ModelError
-    with cause "unsupported-profile" or "unusable-model" for one that this board cannot run.
+    with cause "unsupported-profile" or "unusable-model" for one that this device cannot run.
     """
     if (manifest.model, manifest.version) != (order.model, order.version):
         raise BundleError(f"{order.path} holds {manifest.release}, {order.release} was ordered")
@@ -38,7 +38,7 @@ def check_fits(
 
 
 class UnsupportedError(ModelError):
-    """This board's profile cannot run the release."""
+    """The profile of this device cannot run the release."""
 
     code = "unsupported-profile"
 

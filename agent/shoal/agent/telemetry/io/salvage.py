@@ -1,7 +1,7 @@
 """Recovery of a damaged outbox.
 
 A row is taken when its checksum holds. Numbered rows are taken only together with the store's
-identity (boot and the highest number): without it their numbers might be given again, and the
+identity (boot and the highest number): without it their numbers might be assigned again, and the
 controller's database may have them already.
 """
 

@@ -204,7 +204,7 @@ class HttpsDownloads:
         return got
 
     def _finish(self, part: Path, target: Path, file: File, sha256: str = "") -> None:
-        """Verify the whole file and give it its name.
+        """Verify the whole file and rename it to its final name.
 
         sha256   computed while receiving, "" to read the file again
         """

@@ -19,7 +19,7 @@ from shoal.agent.host.io.memory_file import memory_file
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.io.session import ENVIRONMENT
 from shoal.agent.update.acceptance import Measured
-from shoal.agent.update.io.trial import Answer, Request
+from shoal.agent.update.io.trial import Request, TrialResult
 from shoal.errors import ModelError
 from shoal.profile import Profile
 from shoal.sketch import F32
@@ -166,16 +166,16 @@ def _parse(output: bytes, status: int, profile: Profile) -> list[Measured]:
             raise BigError("the probe was killed: out of memory")
         raise ModelError(f"the probe died of {died.name}: this model crashes onnxruntime here")
     try:
-        answer = msgspec.json.decode(output, type=Answer)
+        result = msgspec.json.decode(output, type=TrialResult)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ModelError(f"the probe ended with status {status} and no answer") from error
-    if answer.error == "memory":
+        raise ModelError(f"the probe ended with status {status} and no result") from error
+    if result.error == "memory":
         raise BigError(
             f"out of memory in the probe; {profile.name} allows {profile.budget.rss_mb} MB"
         )
-    if answer.error:
-        raise ModelError(answer.error)
-    return answer.measured
+    if result.error:
+        raise ModelError(result.error)
+    return result.measured
 
 
 class SlowError(ModelError):

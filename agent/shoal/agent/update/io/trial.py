@@ -2,8 +2,8 @@
 
 It loads its libraries and waits for a byte on standard input, after which a Request (MessagePack)
 is in the memory file that it was given. It runs every variant that the profile prefers, and writes
-an Answer (JSON) to standard output. A crash, a hang or an allocation beyond the limit ends this
-process only. Every update waits for it, so it imports only what it needs.
+a TrialResult (JSON) to standard output. A crash, a hang or an allocation beyond the limit ends
+this process only. Every update waits for it, so it imports only what it needs.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     recent: bytes = b""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     """The measurements, or why the model cannot be used."""
 
     measured: list[Measured] = []
@@ -72,13 +72,13 @@ def main() -> None:
     with os.fdopen(descriptor, "rb") as file:
         request = msgspec.msgpack.decode(file.read(), type=Request)
     try:
-        answer = Answer(measured=_measure_all(request))
+        result = TrialResult(measured=_measure_all(request))
     except MemoryError:
-        answer = Answer(error="memory")
+        result = TrialResult(error="memory")
     except ShoalError as error:
         memory = "alloc" in str(error).lower()
-        answer = Answer(error="memory" if memory else str(error))
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
+        result = TrialResult(error="memory" if memory else str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(result))
     sys.stdout.flush()
     os._exit(0)  # without unloading libraries: the update waits for this process
 
