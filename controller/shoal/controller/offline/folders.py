@@ -84,13 +84,13 @@ def import_batch(ctx: Context, authority: DeviceCA, *, actor: str, data: bytes) 
     """
     try:
         sender, received = _open(authority, data)
-        letters, before = _admit(ctx, sender, received, actor, data)
+        messages, before = _admit(ctx, sender, received, actor, data)
     except (BundleError, OversizeError, DeniedError) as error:
         sha256 = hashlib.sha256(data).hexdigest()
         with ctx.store.write() as db:
             audit.record(db, ctx, actor, REFUSE, "parcel", sha256=sha256, why=error.message)
         raise
-    batch = [(topics.up(received.device, one.kind), one.payload) for one in letters]
+    batch = [(topics.up(received.device, one.kind), one.payload) for one in messages]
     for start in range(0, len(batch), BATCH):
         ingest(ctx, batch[start : start + BATCH])
     with ctx.store.read() as db:
@@ -219,15 +219,15 @@ def _admit(
     """
     with ctx.store.write() as db:
         row = _check(db, ctx, sender, received)
-        letters = [one for one in received.letters if one.kind in _KINDS]
+        messages = [one for one in received.letters if one.kind in _KINDS]
         if not _is_newest(db, row, received):
-            letters = [one for one in letters if one.kind != "inventory"]
+            messages = [one for one in messages if one.kind != "inventory"]
         audit.record(
             db, ctx, actor, IMPORT, received.device, trip=received.trip, part=received.part,
             parts=received.parts, made_s=received.made_s, letters=len(received.letters),
             sha256=hashlib.sha256(data).hexdigest(), session=row.session,
         )  # fmt: skip
-        return letters, _count(db, received.device)
+        return messages, _count(db, received.device)
 
 
 def _check(db: Connection, ctx: Context, sender: Proven, received: MessageBatch) -> Row[Any]:
