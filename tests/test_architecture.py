@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md is held against the tree: layers, circles, pure modules, and where to look."""
+"""ARCHITECTURE.md is checked against the tree: layers, circles, pure modules, and where to look."""
 
 import ast
 import os
