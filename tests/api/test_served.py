@@ -63,7 +63,7 @@ def test_the_controller_is_ready_and_counts_what_it_answers(site: Site) -> None:
     text = site.server.get("/metrics").data.decode()
     assert 'shoal_http_requests_total{method="GET",route="/readyz",status="200"} ' in text
     enrolled = site.request("GET", "/api/v1/devices").json()["items"]
-    assert f"shoal_devices {len(enrolled)}\n" in text
+    assert f"shoal_devices {float(len(enrolled))}\n" in text
 
 
 def test_a_browser_signs_in_asks_and_signs_out(site: Site) -> None:
