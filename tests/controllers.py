@@ -28,7 +28,7 @@ OTHER_CONDITIONS = ["cycle", "valve_pct", "accumulator_bar", "unstable"]
 
 
 class Clock:
-    """A clock that is moved by hand."""
+    """A virtual clock."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
@@ -42,7 +42,7 @@ class Clock:
 
 
 def make_context(folder: Path, clock: Callable[[], float] | None = None) -> Context:
-    """A controller that was just made in `folder`."""
+    """Create a controller in `folder`."""
     clock = clock or Clock()
     return Context(
         folder=folder,
@@ -64,7 +64,7 @@ def run(ctx: Context, operation: Operation) -> Operation:
 
 
 def digits(sites: int = 3) -> pd.DataFrame:
-    """Real 8x8 images of digits, dealt out to stations: p0..p63, digit, station."""
+    """Real 8x8 images of digits, distributed over stations: p0..p63, digit, station."""
     images, labels = load_digits(return_X_y=True)
     frame = pd.DataFrame(images, columns=[f"p{i}" for i in range(images.shape[1])])
     return frame.assign(digit=labels, station=[f"s{i % sites}" for i in range(len(labels))])

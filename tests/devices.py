@@ -45,7 +45,7 @@ PROFILE = "x86-vnni"
 
 
 class Cloud:
-    """Signed releases, and the bytes that an artifact server would hold."""
+    """Signed releases, and the blobs of an artifact server."""
 
     def __init__(self, now: float = NOW) -> None:
         self.repository = Repository(now)
@@ -63,7 +63,7 @@ class Cloud:
         weights: bytes = b"",
         **changes: Any,
     ) -> Order:
-        """Sign a release with the model of `version`; the order that names it."""
+        """Sign a release with the model of `version`; return its order."""
         manifest = self.manifest(version, counter, model, weights, **changes)
         data = manifests.encode(manifest)
         self.blobs[hashlib.sha256(data).hexdigest()] = data
@@ -78,12 +78,16 @@ class Cloud:
             for name in ("int8-u8s8-pc", "fp32")
         }
         rows = np.random.default_rng(version).normal(size=(500, len(FEATURES)))
-        said = softmax(rows, version)
+        probabilities = softmax(rows, version)
         references = References(
             inputs=reference_of(dict(zip(FEATURES, rows.T, strict=True))),
-            outputs=reference_of({"score": said.max(1), "prediction": said.argmax(1) * 1.0}),
+            outputs=reference_of(
+                {"score": probabilities.max(1), "prediction": probabilities.argmax(1) * 1.0}
+            ),
         )
-        golden = bundle.Golden(rows[:8].astype(np.float32), {"fp32": said[:8].astype(np.float32)})
+        golden = bundle.Golden(
+            rows[:8].astype(np.float32), {"fp32": probabilities[:8].astype(np.float32)}
+        )
         made = Manifest(
             model=model,
             version=version,
@@ -147,7 +151,7 @@ class Clock:
 class Downloads(HttpsDownloads):
     """HttpsDownloads with real stages and the network of a Cloud.
 
-    sent   bytes of files that came over it
+    sent   bytes downloaded
     """
 
     def __init__(self, cloud: Cloud, slots: DiskSlots, power: Power) -> None:
@@ -174,7 +178,7 @@ class Downloads(HttpsDownloads):
 
     @contextlib.contextmanager
     def _open(self, url: str, start: int, end: int = 0) -> Iterator[Any]:
-        yield Answer(self._bytes(url), start, self._power, end)
+        yield Response(self._bytes(url), start, self._power, end)
 
     def _bytes(self, url: str) -> bytes:
         if "/metadata/" not in url:
@@ -184,7 +188,7 @@ class Downloads(HttpsDownloads):
         return self._cloud.repository.fetch(url.rpartition("/")[2])
 
 
-class Answer:
+class Response:
     """HTTP response of an artifact server in two pieces; the power may fail in between."""
 
     def __init__(self, data: bytes, start: int, power: Power, end: int = 0) -> None:
@@ -307,7 +311,7 @@ class Device:
     measures              variant -> what its probe measures otherwise
     unloadable, failing, gives_nan   versions that do not load, fail every run, or return NaN
     probe_waits           whether a prepared probe process waits
-    probes_prepared       number of probe processes prepared before their time
+    probes_prepared       number of probe processes started ahead of their probe
     probes_waiting        for each probe, whether a prepared process waited for it
     """
 
@@ -357,7 +361,7 @@ class Device:
             self.connect()
 
     def stop(self) -> None:
-        """The process is gone: files are closed as the kernel would."""
+        """End the process: close its files as the kernel would."""
         self.journal.close()
         self.outbox.close()
 
@@ -375,7 +379,7 @@ class Device:
         self.agent.post(Received(topics.down("cam-1", kind), payload))
 
     def assign(self, *orders: Order, version: int = 0, urls: dict[str, str] | None = None) -> bytes:
-        """Send an assignment of these orders, the next version; its bytes."""
+        """Send the next assignment version with these orders; return its bytes."""
         self.version = version or self.version + 1
         signed = self.cloud.repository.orders("cam-1", self.version, orders)
         found = self.cloud.urls() if urls is None else urls
@@ -384,7 +388,7 @@ class Device:
         return payload
 
     def run(self, seconds: float = 60.0) -> None:
-        """Let time pass, with requests coming in."""
+        """Advance time, with inference requests every second."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             for _ in range(50):
@@ -406,7 +410,7 @@ class Device:
             return None
 
     def serves(self) -> str:
-        """The release that is served, "" for none; its files must match the signed hashes."""
+        """The release in service, "" for none; its files must match the signed hashes."""
         serving = self.agent.serving.get(MODEL)
         if serving is None or serving.engine is None:
             return ""
@@ -477,7 +481,7 @@ class Model:
 
 
 def engine(version: int, **fields: Any) -> Engine:
-    """A release that is loaded, without disk; fields change its manifest."""
+    """An Engine with a release in memory; fields change its manifest."""
     manifest = Cloud().manifest(version, 1, MODEL, b"", **fields)
     rows = np.random.default_rng(0).normal(size=(99, len(manifest.features)))
     references = References(

@@ -148,7 +148,7 @@ class Capabilities:
         return len(data)
 
     def _fetch(self, url: str) -> bytes:
-        if self._fleet.artifacts_away:
+        if self._fleet.artifacts_down:
             raise LinkError("artifact server is away")
         sha, expires, signature = re.search(r"/blobs/([\w-]+)\?exp=(\d+)&sig=(\w+)$", url).groups()
         download_urls.check(self._fleet.key, sha, expires, signature, self._fleet.clock())

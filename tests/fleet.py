@@ -78,7 +78,7 @@ class Station:
         slots, dice = DiskSlots(self.folder / "models"), random.Random(self.name)
         self.link = MemoryLink(self.fleet.broker, [topics.all_down(self.name), topics.BUDGET])
         downloads = Capabilities(self.fleet, lambda model: slots.path(model, "stage"))
-        carried = JsonModels(slots, self.name)
+        models_on_disk = JsonModels(slots, self.name)
         self._journal = SqliteJournal(self.folder / "journal.db")
         self._outbox = SqliteOutbox(
             self.folder / "outbox.db",
@@ -90,7 +90,7 @@ class Station:
             images=ImageRepository(
                 self.folder / "metadata", self.fleet.ctx.signer.root, self.fleet.metadata
             ),
-            loader=carried, prober=carried, spawn=lambda job: job(), random=dice,
+            loader=models_on_disk, prober=models_on_disk, spawn=lambda job: job(), random=dice,
             sessions=NoSessionReports(), peers=PeerDirectory(),
         )  # fmt: skip
         host = HostPorts(
@@ -112,15 +112,15 @@ class Station:
         self.link.start(agent.on_message, agent.on_connection, agent.reporter.will)
 
     def crash(self) -> None:
-        """Power off, without a word."""
+        """Power off: no message, no clean disconnect."""
         self.agent = None
         self.link._on_connection = lambda up: None
         self.link.stop(rudely=True)
         self._journal.close()
         self._outbox.close()
 
-    def live(self) -> None:
-        """One step of life: some rows through the model, then the agent's own work."""
+    def step(self) -> None:
+        """Send some rows through the model, then run one tick of the agent."""
         if self.agent is None:
             return
         serving = self.agent.serving.get(MODEL)
@@ -133,7 +133,7 @@ class Station:
 
     @property
     def serves(self) -> str:
-        """Release that serves, "" for none."""
+        """The release in service, "" for none."""
         serving = self.agent.serving.get(MODEL) if self.agent else None
         return serving.engine.slot.release if serving and serving.engine else ""
 
@@ -155,7 +155,7 @@ class Fleet:
         self.folder, self.clock, self.broker = folder, Clock(), Broker()
         self.window_s, self.observe_s = window_s, observe_s
         self.stations: dict[str, Station] = {}
-        self.artifacts_away = False
+        self.artifacts_down = False
         self.key = b"k" * download_urls.KEY_BYTES
         controller = folder / "controller"
         (controller / "keys").mkdir(parents=True)
@@ -184,22 +184,22 @@ class Fleet:
         return MemoryLink(self.broker, given["subscriptions"])
 
     @contextlib.contextmanager
-    def controller_away(self) -> Iterator[None]:
-        """The controller's engine is down meanwhile; the broker keeps what it must (QoS 1)."""
-        kept: list[tuple[str, bytes]] = []
+    def controller_down(self) -> Iterator[None]:
+        """Stop the controller's engine; the broker queues QoS 1 messages until it restarts."""
+        queued: list[tuple[str, bytes]] = []
         self.engine._link.stop()
         self.engine._link._on_connection = lambda up: None
-        keeper = MemoryLink(self.broker, [topics.ALL_UP])
+        subscriber = MemoryLink(self.broker, [topics.ALL_UP])
         self.engine = Silent()
-        keeper.start(lambda *m: kept.append(m), lambda up: None)
+        subscriber.start(lambda *m: queued.append(m), lambda up: None)
         yield
-        keeper.stop()
+        subscriber.stop()
         self._restart_engine()
-        for topic, payload in kept:
+        for topic, payload in queued:
             self.engine._on_message(topic, payload)
 
     def metadata(self, name: str) -> bytes:
-        """TUF metadata by file name, as the artifact server gives it."""
+        """TUF metadata by file name, as the artifact server returns it."""
         path = self.ctx.signer.metadata_folder / name
         if not path.is_file():
             raise AbsentError("metadata", name)
@@ -278,13 +278,15 @@ class Fleet:
         for data in files.values():
             self.ctx.blobs.put_bytes(data)
         described = {name: bundle.describe(name, data) for name, data in files.items()}
-        boards = [n for n, p in load_profiles().items() if not p.unsupported and n not in refused]
+        supported = [
+            n for n, p in load_profiles().items() if not p.unsupported and n not in refused
+        ]
         manifest = Manifest(
             model=MODEL, version=version, release_counter=1, task="classification",
             input="input", output="output",
             features=[Feature(name=n, low=-4, high=4) for n in FEATURES], labels=["bad", "good"],
             variants=[Variant(name="fp32", file=described["fp32.onnx"])],
-            profiles={name: ["fp32"] for name in boards}, refused=refused,
+            profiles={name: ["fp32"] for name in supported}, refused=refused,
             reference=described["reference.json"], golden=described["golden.npz"], opset=17,
             ort=">=1.31", created_s=self.clock(), dataset=dataset, dataset_sha256="0" * 64,
         )  # fmt: skip
@@ -292,7 +294,7 @@ class Fleet:
         self.ctx.blobs.put_bytes(data)
         return data, references
 
-    # --- life ---------------------------------------------------------------------------------
+    # --- time ---------------------------------------------------------------------------------
 
     def roll_out(
         self, release: str, stages: Sequence[StagePlan] = CANARY_THEN_REST, **plan: Any
@@ -305,7 +307,7 @@ class Fleet:
     def run(
         self, seconds: float, until: Callable[[], bool] | None = None, step: float = 1.0
     ) -> None:
-        """Let virtual time pass; `until` ends it early, and must come true."""
+        """Advance virtual time until `until` holds; fail if it does not within `seconds`."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.clock.now += step
@@ -315,9 +317,9 @@ class Fleet:
         assert until is None or until(), f"not within {seconds} s"
 
     def settle(self) -> None:
-        """Everybody does what can be done without time passing."""
+        """Run devices, broker and engine until no message is left; time stands still."""
         for one in self.stations.values():
-            one.live()
+            one.step()
         for _ in range(50):
             moved = self.broker.pump()
             while self.engine.drain():
@@ -338,11 +340,11 @@ class Fleet:
         return {one.device: one.state for one in found}
 
     def serving(self) -> dict[str, str]:
-        """Device -> release that serves, by the devices themselves."""
+        """Device -> release in service, read from the devices."""
         return {name: one.serves for name, one in self.stations.items()}
 
-    def say(self, device: str, message: wire.Upward) -> None:
-        """Publish a message as the device would."""
+    def publish_as(self, device: str, message: wire.Upward) -> None:
+        """Publish a message of the device."""
         topic = topics.up(device, wire.UP_KIND[type(message)])
         self.broker.publish(topic, wire.encode(message))
 

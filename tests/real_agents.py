@@ -1,4 +1,4 @@
-"""A real agent process in an enrolled folder, and an artifact server of its own."""
+"""A real agent process in an enrolled folder, and an artifact server for it."""
 
 import http.client
 import http.server
@@ -29,7 +29,7 @@ from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import AbsentError
 from shoal.profile import FURTHER
 
-#: Seconds that a start may take; a soak runs for long, beside whatever else the machine does.
+#: Longest start, s; a soak test shares the machine with other load.
 PATIENCE_S = 600.0 if os.environ.get("SHOAL_SOAK") else 60.0
 
 
@@ -108,26 +108,26 @@ class Process:
             env=os.environ | {FURTHER: str(Path(__file__).parent / "firmware_profiles")},
         )
 
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         plain = socket.socket(socket.AF_UNIX)
         plain.connect(str(self.folder / "agent.sock"))
         connection = http.client.HTTPConnection("localhost")
         connection.sock = plain
         connection.request(method, path, json.dumps(body) if body else None)
-        answer = connection.getresponse()
-        said = json.loads(answer.read())
+        response = connection.getresponse()
+        content = json.loads(response.read())
         connection.close()
-        return answer.status, said
+        return response.status, content
 
     def wait_until(self, path: str = "/v2/models/parts/ready") -> float:
         """Wait for status 200; seconds since the start."""
-        return self.wait_for(lambda: self.ask("GET", path)[0] == 200)
+        return self.wait_for(lambda: self.request("GET", path)[0] == 200)
 
-    def wait_for(self, what: Callable[[], bool]) -> float:
-        """Wait until `what` holds; seconds since the start."""
+    def wait_for(self, condition: Callable[[], bool]) -> float:
+        """Wait until `condition` holds; seconds since the start."""
         while time.monotonic() - self.began < PATIENCE_S:
             try:
-                if what():
+                if condition():
                     return time.monotonic() - self.began
             except OSError:
                 pass
@@ -145,34 +145,34 @@ class Process:
 class Artifacts:
     """HTTPS server of TUF metadata and blobs that counts the bytes it sends.
 
-    fetch   metadata name -> bytes; blobs by sha256
-    sent    bytes of blobs
-    asked   sha256 -> bytes sent of it
-    held    sha256 -> bytes sent of it before the next request waits for `resume`
-    resume  set: requests no longer wait
+    fetch     metadata name -> bytes; blobs by sha256
+    sent      bytes of blobs
+    sent_of   sha256 -> bytes sent of that blob
+    hold_at   sha256 -> bytes sent of it after which requests wait for `resume`
+    resume    set: requests no longer wait
     """
 
     def __init__(self, fetch: Callable[[str], bytes] | None = None) -> None:
         self.fetch, self.blobs, self.sent = fetch, dict[str, bytes](), 0
-        self.asked: dict[str, int] = {}
-        self.held: dict[str, int] = {}
+        self.sent_of: dict[str, int] = {}
+        self.hold_at: dict[str, int] = {}
         self.resume = threading.Event()
         outer = self
 
-        class Answer(http.server.BaseHTTPRequestHandler):
+        class Request(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                outer._answer(self)
+                outer._respond(self)
 
             def log_message(self, *args: object) -> None:
                 pass
 
-        class Quiet(http.server.ThreadingHTTPServer):
+        class QuietServer(http.server.ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
                 pass  # agents are killed during a request
 
-        self._server = Quiet(("127.0.0.1", 0), Answer)
+        self._server = QuietServer(("127.0.0.1", 0), Request)
         self.url = f"https://localhost:{self._server.server_port}"
 
     def start(self, pki: Path) -> None:
@@ -187,7 +187,7 @@ class Artifacts:
         self._server.shutdown()
         self._server.server_close()
 
-    def _answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+    def _respond(self, request: http.server.BaseHTTPRequestHandler) -> None:
         _, kind, name = request.path.partition("?")[0].split("/", 2)
         try:
             data = self.fetch(name) if kind == "metadata" else self.blobs[name]
@@ -197,13 +197,13 @@ class Artifacts:
         wanted = request.headers.get("Range", "")
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         start, end = int(first or 0), int(last) + 1 if last else len(data)
-        if self.asked.get(name, 0) >= self.held.get(name, math.inf):
+        if self.sent_of.get(name, 0) >= self.hold_at.get(name, math.inf):
             self.resume.wait(PATIENCE_S)
         request.send_response(206 if wanted else 200)
         request.send_header("Content-Length", str(end - start))
         if wanted:
             request.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
         request.end_headers()
-        self.asked[name] = self.asked.get(name, 0) + end - start
+        self.sent_of[name] = self.sent_of.get(name, 0) + end - start
         request.wfile.write(data[start:end])
         self.sent += (end - start) * (kind == "blobs")

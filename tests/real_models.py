@@ -59,7 +59,7 @@ def model_of(
     given: int = TensorProto.FLOAT,
     domain: str = "",
 ) -> onnx.ModelProto:
-    """A model around nodes that go from "input" to "output"."""
+    """A model of these nodes, from "input" to "output"."""
     graph = helper.make_graph(
         list(nodes),
         "g",
@@ -93,8 +93,8 @@ def put_release(
     folder.mkdir(parents=True, exist_ok=True)
     models = models or {"fp32": mlp(seed=version).SerializeToString()}
     rows = np.random.default_rng(9).normal(size=(16, FEATURES)).astype(np.float32)
-    said = golden or {name: answers(model, rows) for name, model in models.items()}
-    first = next(iter(said.values()))
+    outputs = golden or {name: answers(model, rows) for name, model in models.items()}
+    first = next(iter(outputs.values()))
     references = References(
         inputs=reference_of({f"x{i}": rows[:, i].astype(np.float64) for i in range(FEATURES)}),
         outputs=reference_of(
@@ -116,7 +116,7 @@ def put_release(
         ],
         profiles={profile: list(models)},
         reference=_put(folder, "reference.json", msgspec.json.encode(references)),
-        golden=_put(folder, "golden.npz", bundle.Golden(rows, said).to_bytes()),
+        golden=_put(folder, "golden.npz", bundle.Golden(rows, outputs).to_bytes()),
         opset=20,
         ort=">=1.31",
         created_s=1e9,
@@ -129,7 +129,7 @@ def put_release(
 
 
 def slot_of(version: int = 1) -> Slot:
-    """Slot a with a release, and its variant fp32."""
+    """Slot a with variant fp32 of a release."""
     return Slot(
         slot="a", model="parts", release=f"parts@{version}", path="release/parts/1/manifest.json",
         sha256="", variant="fp32", model_sha256="", counter=1,

@@ -5,13 +5,13 @@ from typing import Any
 
 
 class PowerCut(BaseException):
-    """Not an Exception: nothing in the product may catch it."""
+    """A BaseException: no `except Exception` in the product catches it."""
 
 
 class Power:
-    """The supply. It fails at point `cut`; points are before and after everything durable.
+    """Power supply that fails at point `cut`; points are before and after each durable operation.
 
-    trace   names of the points that were passed
+    trace   names of the points passed so far
     """
 
     def __init__(self, cut: int = -1) -> None:
@@ -23,14 +23,14 @@ class Power:
             raise PowerCut(name)
 
     def written(self, thing: Any, name: str) -> None:
-        """`name` of `thing` did its work; for a supply that knows what that made durable."""
+        """Hook after method `name` of `thing`, for a subclass that tracks durable state."""
 
     def supply(self, thing: Any, *methods: str) -> Any:
-        """`thing`, with a point before and after each of these methods."""
-        return _Supplied(thing, self, methods)
+        """Wrap `thing` with a point before and after each of these methods."""
+        return _Wrapped(thing, self, methods)
 
 
-class _Supplied:
+class _Wrapped:
     def __init__(self, thing: Any, power: Power, methods: Sequence[str]) -> None:
         self._thing, self._power, self._methods = thing, power, methods
 
@@ -39,11 +39,11 @@ class _Supplied:
         if name not in self._methods:
             return found
 
-        def supplied(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             self._power.point(f"before {name}")
             result = found(*args, **kwargs)
             self._power.written(self._thing, name)
             self._power.point(f"after {name}")
             return result
 
-        return supplied
+        return wrapped

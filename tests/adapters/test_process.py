@@ -45,14 +45,14 @@ def agent(folder: Path) -> Iterator[Process]:
 def test_it_serves_from_its_disk_when_nothing_else_is_there(agent: Process) -> None:
     agent.wait_until()
     tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
-    status, said = agent.ask("POST", "/v2/models/parts/infer", {"inputs": [tensor]})
+    status, said = agent.request("POST", "/v2/models/parts/infer", {"inputs": [tensor]})
     assert status == 200
     assert sum(said["outputs"][0]["data"]) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_a_clean_stop_hands_its_last_window_over_to_the_outbox(agent: Process) -> None:
     agent.wait_until()
-    while agent.ask("GET", "/status")[1]["models"][0]["requests"] < 20:
+    while agent.request("GET", "/status")[1]["models"][0]["requests"] < 20:
         time.sleep(0.05)
     assert agent.end() == 0
     outbox = SqliteOutbox(agent.folder / "outbox.db", limit_bytes=1 << 20, boot_name=lambda: "x")
@@ -81,12 +81,12 @@ def test_what_is_posted_to_a_source_is_in_the_sinks_file_and_the_status_tells_of
     settings.write_text(settings.read_text() + FEEDS)
     agent = Process(folder)
     agent.wait_until()
-    values = agent.ask("GET", "/v2/models/parts")[1]["parameters"]["features"]
+    values = agent.request("GET", "/v2/models/parts")[1]["parameters"]["features"]
     frame = {"values": dict.fromkeys(values, 1.0), "asset": "press-7"}
-    assert agent.ask("POST", "/sources/line", frame) == (200, {"frames": 1})
+    assert agent.request("POST", "/sources/line", frame) == (200, {"frames": 1})
     file = folder / "said"
     agent.wait_for(lambda: any("press-7,parts,parts@1" in p.read_text() for p in file.glob("*")))
-    feeds = {f["name"]: f for f in agent.ask("GET", "/status")[1]["feeds"]}
+    feeds = {f["name"]: f for f in agent.request("GET", "/status")[1]["feeds"]}
     assert (feeds["line"]["count"], feeds["record"]["up"]) == (1, True)
     assert "push line: up, 1 so far" in run("status", "--folder", folder).stdout
     assert agent.end() == 0
@@ -113,7 +113,7 @@ def test_a_damaged_journal_costs_no_service(folder: Path) -> None:
         path.write_bytes(b"\x00" * 5000)
     process = Process(folder)
     process.wait_until()
-    assert any("journal-lost" in f for f in process.ask("GET", "/status")[1]["faults"])
+    assert any("journal-lost" in f for f in process.request("GET", "/status")[1]["faults"])
     process.end()
 
 
@@ -155,7 +155,7 @@ def test_a_port_for_neighbours_that_is_taken_stops_no_inference(tmp_path: Path) 
         put_in_service(folder)
         agent = Process(folder)
         try:
-            agent.wait_for(lambda: "peers-off" in str(agent.ask("GET", "/status")[1]["faults"]))
+            agent.wait_for(lambda: "peers-off" in str(agent.request("GET", "/status")[1]["faults"]))
             said = run("status", "--folder", folder).stdout
             assert said.count("downloads are not shared: peers: 127.0.0.1:") == 2
             assert "peers-off" in said

@@ -89,7 +89,7 @@ def wait_for_more(agent: Process) -> None:
     """Until the outbox of a running agent has another message."""
 
     def waiting() -> int:
-        return agent.ask("GET", "/status")[1]["waiting"]
+        return agent.request("GET", "/status")[1]["waiting"]
 
     had = waiting()
     eventually(lambda: waiting() > had, "a window closes", 60)

@@ -93,7 +93,7 @@ class Gap:
         return only
 
     def status(self, process: Process) -> dict[str, Any]:
-        return process.ask("GET", "/status")[1]
+        return process.request("GET", "/status")[1]
 
     def waiting(self) -> int:
         box = SqliteOutbox(self.folder / "outbox.db", limit_bytes=2**20, boot_name=str)

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, StorageState, expect, sync_playwright
 
 from browser.chromium import Tab, launch
-from browser.seed import Past, Seeded, seed
+from browser.seed import SeedClock, Seeded, seed
 from browser.seed_rounds import seed_rounds
 from ports import free_port
 from shoal.controller.access import users
@@ -41,7 +41,7 @@ def make(folder: Path, past: bool) -> Console:
     port = free_port()
     wishes = InitOptions(port=port, artifacts=free_port(), mqtt=free_port(), baseline_windows=24)
     make_folder(folder, wishes, time.time())
-    ctx = open_context(folder)._replace(clock=Past(time.time()), random=random.Random(7))
+    ctx = open_context(folder)._replace(clock=SeedClock(time.time()), random=random.Random(7))
     users.add_user(ctx, actor="test", name="admin", role="admin", password=PASSWORD)
     users.add_user(ctx, actor="test", name="viewer", role="viewer", password=PASSWORD)
     seeded = seed(ctx, folder) if past else None

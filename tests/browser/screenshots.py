@@ -1,9 +1,9 @@
-"""Pictures of the screens for docs/img: of a seeded controller, or of a demo while it runs.
+"""Screenshots of the console for docs/img: of a seeded controller, or of a running demo.
 
     python tests/browser/screenshots.py [--demo FOLDER] [--out docs/img]
 
-With `shoal demo --folder FOLDER` begun beside it, the drift is taken while it lasts; once the story
-is told, one of its bad releases is rolled out again, for a picture of a gate that holds it.
+With `shoal demo --folder FOLDER` running beside it, the drift is captured while its alert is open;
+when the demo has finished, one of its bad releases is rolled out again, for a gate that holds it.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from shoal.controller.wiring import open_context
 from shoal.errors import ShoalError
 
 SIZE = {"width": 1360, "height": 850}
-IN_THE_DARK = ("fleet", "drift")
+ALSO_DARK = ("fleet", "drift")
 LONGEST_S = 400
 
 
 class Camera:
-    """A signed-in page, and where its pictures go."""
+    """Takes screenshots of a signed-in page into the folder `out`."""
 
     def __init__(self, page: Page, url: str, out: Path) -> None:
         self.page, self.url, self.out = page, url, out
@@ -52,7 +52,7 @@ class Camera:
         self.page.locator("[data-live-status][data-state=on]").wait_for()
         self.page.wait_for_timeout(400)
         self.page.screenshot(path=self.out / f"{name}.png")
-        if name in IN_THE_DARK:
+        if name in ALSO_DARK:
             self._toggle()
             self.page.screenshot(path=self.out / f"{name}-dark.png")
             self._toggle()
@@ -62,26 +62,26 @@ class Camera:
         self.page.evaluate("document.querySelector('[data-theme-toggle]').click()")
         self.page.wait_for_timeout(250)
 
-    def until(self, look: Callable[[], Any]) -> Any:
+    def until(self, condition: Callable[[], Any]) -> Any:
         for _ in range(LONGEST_S * 4):
-            if found := look():
+            if found := condition():
                 return found
             self.page.wait_for_timeout(250)
-        raise SystemExit(f"waited {LONGEST_S} s for {look.__name__}")
+        raise SystemExit(f"waited {LONGEST_S} s for {condition.__name__}")
 
-    # --- what is worth seeing ---------------------------------------------------------------
+    # --- screens ----------------------------------------------------------------------------
 
     def drift_alert(self) -> dict[str, Any] | None:
         found = [a for a in self.items("alerts?state=open") if a["kind"] == "drift"]
         return found[0] if found else None
 
     def held(self) -> dict[str, Any] | None:
-        """A rollout that its gate stopped, and that nobody has decided about."""
+        """A rollout that its gate holds, awaiting a decision."""
         rollouts = self.items("rollouts")
         return next((r for r in rollouts if r["state"] == "PAUSED" and _failed(r)), None)
 
     def roll_out_again(self) -> None:
-        """The first release that devices refused: they will refuse it again."""
+        """Roll out the first release that failed on devices: it fails again."""
         bad = [r for r in self.items("rollouts") if _failed(r)][-1]
         plan = {"release": bad["release"], "stages": bad["plan"]["stages"]}
         answer = self.page.request.post(
@@ -96,7 +96,7 @@ class Camera:
         self.take("drift", f"/drift?model={model}&scope=site&subject={site}&span=1h")
 
     def take_rounds(self) -> None:
-        """Of a task that learns, where there is one."""
+        """The task with the most rounds, if there is one."""
         tasks = sorted(self.items("tasks"), key=lambda task: -task["rounds"])
         for task in tasks[:1]:
             self.take("rounds", f"/rounds/{task['name']}")
@@ -125,7 +125,7 @@ def camera(url: str, out: Path) -> Iterator[Camera]:
         yield Camera(context.new_page(), url, out)
 
 
-def of_the_seeded(out: Path) -> None:
+def capture_seeded(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for console in serve(make(Path(folder) / "controller", past=True)):
             with camera(console.url, out) as made:
@@ -135,8 +135,8 @@ def of_the_seeded(out: Path) -> None:
                 made.take_rounds()
 
 
-def of_a_demo(folder: Path, out: Path) -> None:
-    url = _let_in(folder / "controller", "maria")
+def capture_demo(folder: Path, out: Path) -> None:
+    url = _add_user(folder / "controller", "maria")
     with camera(url, out) as made:
         made.sign_in("maria")
         made.take_drift()
@@ -145,8 +145,8 @@ def of_a_demo(folder: Path, out: Path) -> None:
         made.take_the_rest()
 
 
-def _let_in(folder: Path, user: str) -> str:
-    """Make a user of our own in the running controller; its console's address."""
+def _add_user(folder: Path, user: str) -> str:
+    """Add a user to the running controller; return the console's URL."""
     for _ in range(LONGEST_S):
         time.sleep(1)
         if not (folder / "controller.db").exists():
@@ -164,9 +164,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/img"))
     given = parser.parse_args()
     if given.demo:
-        of_a_demo(given.demo, given.out)
+        capture_demo(given.demo, given.out)
     else:
-        of_the_seeded(given.out)
+        capture_seeded(given.out)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A controller's past: two hours of a fleet, told to the real services by real wire messages.
+"""Seed of a controller: two hours of a fleet, ingested by the real services as wire messages.
 
-Three sites read stamped digits (sklearn's, real images). north-annex's camera has been fouling for
-the last quarter of an hour, station-07's board answers wrongly, one rollout is half-way, another is
-held by its gate. Beside the services nothing is written but what enrolment and training would.
+Three sites read stamped digits (sklearn's, real images). The camera of north-annex is drifting for
+the last quarter of an hour, station-07 fails its golden vectors, one rollout is half-way, another
+is held by its gate. Written directly to the database: only the results of enrolment and training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ SITES = ("harbour", "mill-road", "north-annex")
 PROFILES = ("rpi4", "rpi5", "x86-vnni", "rpi3-aarch64", "jetson-orin", "x86-avx2")
 WINDOW_S = 60.0
 WINDOWS, FOUL_FROM = 60, 42
-#: Devices whose windows are kept, and how many of these come between two looks of the engine.
-SPEAKING, LOOK_EVERY = 9, 3
+#: Devices that report windows; windows between two drift evaluations.
+REPORTING, EVALUATE_EVERY = 9, 3
 LONG = "station-05-packaging-hall-west-line-b-camera-upper-left"
 WRONG = "station-07"
 #: The canary that has not finished yet.
@@ -46,8 +46,8 @@ DEVICES = [LONG if i == 5 else f"station-{i:02d}" for i in range(20)]
 BOOT = "5eed"
 
 
-class Past:
-    """A clock that is moved through what has been."""
+class SeedClock:
+    """A virtual clock, moved through the seeded period."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -57,7 +57,7 @@ class Past:
 
 
 class Seeded(NamedTuple):
-    """Ids of three rollouts, by how they stand."""
+    """Ids of three rollouts, by their state."""
 
     finished: str
     held: str
@@ -78,8 +78,8 @@ def images() -> Images:
     return Images(digits.data.astype(np.float32), digits.target, names)
 
 
-class Teller:
-    """Says things for devices, with rising sequence numbers, and has them ingested."""
+class DeviceReports:
+    """Builds messages of devices, with rising sequence numbers, and ingests them."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
@@ -95,7 +95,7 @@ class Teller:
             "sent_s": self.ctx.clock(),
         }
 
-    def tell(self, messages: Sequence[wire.Upward]) -> None:
+    def ingest(self, messages: Sequence[wire.Upward]) -> None:
         batch = [(topics.up(m.device, wire.UP_KIND[type(m)]), wire.encode(m)) for m in messages]
         ingest.ingest(self.ctx, batch)
 
@@ -107,7 +107,7 @@ class Teller:
             role="release", since_s=now, timings_us={"int8-u8s8-pc": 38.0, "fp32": 51.0},
         )  # fmt: skip
         facts = {"arch": "aarch64", "cpu": "Cortex-A72", "ram_mb": 3906, "ort": "1.32.0"}
-        self.tell(
+        self.ingest(
             [
                 wire.Status(**ids, online=True, since_s=now, session="s1"),
                 wire.Inventory(
@@ -123,7 +123,7 @@ class Teller:
         self, device: str, release: str, rollout: str, state: str, cause: str = "", detail: str = ""
     ) -> None:
         shadow = {"disagree": 0.02, "compared": 256} if state == "ACTIVATING" else {}
-        self.tell(
+        self.ingest(
             [
                 wire.UpdateEvent(
                     **self.ids(device), model=release.partition("@")[0], release=release,
@@ -141,7 +141,7 @@ STEPS = (
 
 
 def enrol(ctx: Context, names: Sequence[str] = DEVICES) -> None:
-    """Devices as enrolment leaves them."""
+    """Insert devices in the state after enrolment."""
     rows = [
         {
             "name": name, "site": SITES[i % 3], "line": "", "labels": {}, "profile": profile_of(i),
@@ -165,7 +165,7 @@ def profile_of(i: int) -> str:
 def add_release(
     ctx: Context, references: References, version: int, state: str, model: str = MODEL
 ) -> str:
-    """A release as training leaves it, signed where `state` says so."""
+    """Insert a trained release; sign it when `state` is "released"."""
     seen = images()
     ref = f"{model}@{version}"
     files = [_file(ctx, name, f"{name} of {ref}".encode()) for name in ("int8.onnx", "fp32.onnx")]
@@ -238,19 +238,22 @@ def _file(ctx: Context, name: str, data: bytes) -> File:
 
 def references_of(seen: Images) -> References:
     columns = {n: seen.pixels[:, i].astype(np.float64) for i, n in enumerate(seen.names)}
-    said = answers(seen.pixels, np.random.default_rng(5))
-    told = {outputs.SCORE: outputs.score(said), outputs.PREDICTION: outputs.predicted(said)}
+    probabilities = probabilities_of(seen.pixels, np.random.default_rng(5))
+    columns_out = {
+        outputs.SCORE: outputs.score(probabilities),
+        outputs.PREDICTION: outputs.predicted(probabilities),
+    }
     classes = [float(i) for i in range(11)]
     return References(
         inputs=reference_of(columns),
         outputs=reference_of(
-            {k: v.astype(np.float64) for k, v in told.items()}, {outputs.PREDICTION: classes}
+            {k: v.astype(np.float64) for k, v in columns_out.items()}, {outputs.PREDICTION: classes}
         ),
     )
 
 
-def answers(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Stand-in for a model's probabilities (n, 10): nobody looks at them here."""
+def probabilities_of(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random probabilities (n, 10) in place of a model's outputs."""
     return rng.dirichlet(np.full(10, 0.15), len(pixels)).astype(np.float32)
 
 
@@ -263,36 +266,36 @@ def foul(pixels: np.ndarray, how_far: float) -> np.ndarray:
 
 
 def windows_of(
-    teller: Teller, ref: str, references: References, seen: Images, start: float
+    sender: DeviceReports, ref: str, references: References, seen: Images, start: float
 ) -> Iterator[list[wire.WindowReport]]:
-    """Each yield: what the whole fleet says of one window."""
+    """Yield the reports of the reporting devices, window by window."""
     rng = np.random.default_rng(11)
-    speaking = [d for d in DEVICES if d != GONE][:SPEAKING]
+    reporting = [d for d in DEVICES if d != GONE][:REPORTING]
     for w in range(WINDOWS):
         at = start + w * WINDOW_S
-        teller.ctx.clock.now = at + WINDOW_S  # type: ignore[attr-defined]
-        yield [_window(teller, d, ref, references, seen, w, at, rng) for d in speaking]
+        sender.ctx.clock.now = at + WINDOW_S  # type: ignore[attr-defined]
+        yield [_window(sender, d, ref, references, seen, w, at, rng) for d in reporting]
 
 
 def _window(
-    teller: Teller, device: str, ref: str, references: References, seen: Images, w: int, at: float,
-    rng: np.random.Generator,
+    sender: DeviceReports, device: str, ref: str, references: References, seen: Images, w: int,
+    at: float, rng: np.random.Generator,
 ) -> wire.WindowReport:  # fmt: skip
     rows = int(rng.integers(110, 140))
     pixels = seen.pixels[rng.integers(0, len(seen.pixels), rows)]
     fouled = DEVICES.index(device) % 3 == 2 and w >= FOUL_FROM
     how_far = (w - FOUL_FROM + 1) / (WINDOWS - FOUL_FROM) if fouled else 0.0
-    inputs, said = Sketch(references.inputs), Sketch(references.outputs)
+    inputs, produced = Sketch(references.inputs), Sketch(references.outputs)
     inputs.update(foul(pixels, how_far) if how_far else pixels)
-    given = answers(pixels, rng)
-    said.update(np.stack([outputs.score(given), outputs.predicted(given)], axis=1))
+    given = probabilities_of(pixels, rng)
+    produced.update(np.stack([outputs.score(given), outputs.predicted(given)], axis=1))
     latency = Latency()
     for us in rng.lognormal(3.7, 0.25, rows):
         latency.add(us / 1e6)
     return wire.WindowReport(
-        **teller.ids(device), model=MODEL, release=ref, reference=references.id, window_start_s=at,
+        **sender.ids(device), model=MODEL, release=ref, reference=references.id, window_start_s=at,
         window_s=WINDOW_S, rows=rows, latency=latency.trimmed(), inputs=inputs.to_bytes(),
-        outputs=said.to_bytes(), labelled=rows, correct=int(rows * (0.97 - 0.4 * how_far)),
+        outputs=produced.to_bytes(), labelled=rows, correct=int(rows * (0.97 - 0.4 * how_far)),
         health=wire.Health(rss_mb=71, cpu_pct=3, temp_c=47, disk_free_mb=9000),
     )  # fmt: skip
 
@@ -309,8 +312,8 @@ def plan(ref: str) -> RolloutPlan:
 
 
 def seed(ctx: Context, folder: Path) -> Seeded:
-    """Two hours, ending now. `ctx.clock` must be a Past that stands at now."""
-    clock: Past = ctx.clock  # type: ignore[assignment]
+    """Two hours, ending now. `ctx.clock` must be a SeedClock set to now."""
+    clock: SeedClock = ctx.clock  # type: ignore[assignment]
     now = clock()
     clock.now = now - 8 * 3600
     seen = images()
@@ -328,19 +331,19 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     enrol(ctx)
     references = references_of(seen)
     one = add_release(ctx, references, 1, "released")
-    teller = Teller(ctx)
+    sender = DeviceReports(ctx)
     for i, name in enumerate(DEVICES[:-1]):
-        teller.online(name, profile_of(i), SITES[i % 3], ring_of(i), "")
-    finished = _carry_out(ctx, teller, one, DEVICES[:18])
+        sender.online(name, profile_of(i), SITES[i % 3], ring_of(i), "")
+    finished = _complete_rollout(ctx, sender, one, DEVICES[:18])
     models.set_policy(ctx, actor="admin", model=MODEL, retrain_on_drift=True, dataset=MODEL)
 
     start = now - WINDOWS * WINDOW_S
     clock.now = start
     for i, name in enumerate(DEVICES[:18]):
-        teller.online(name, profile_of(i), SITES[i % 3], ring_of(i), one)
-    for w, reports in enumerate(windows_of(teller, one, references, seen, start)):
-        teller.tell(reports)
-        if w % LOOK_EVERY == 0:
+        sender.online(name, profile_of(i), SITES[i % 3], ring_of(i), one)
+    for w, reports in enumerate(windows_of(sender, one, references, seen, start)):
+        sender.ingest(reports)
+        if w % EVALUATE_EVERY == 0:
             drift_monitor.evaluate(ctx)
     clock.now = now
     drift_monitor.evaluate(ctx)
@@ -352,46 +355,46 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     clock.now = now - 120
     running = rollouts.start(ctx, actor="admin", plan=plan(better)).id
     for device in ("station-00", WRONG):
-        _succeed(ctx, teller, device, better, running)
-    _walk(ctx, teller, LAST, better, running, STEPS[:7])
+        _succeed(ctx, sender, device, better, running)
+    _report_steps(ctx, sender, LAST, better, running, STEPS[:7])
     stepper.step_all(ctx)
     clock.now = now - 60
     held = rollouts.start(ctx, actor="maria.schmidt-oppenheimer", plan=plan(seals)).id
     for device in ("station-00", LAST):
-        _succeed(ctx, teller, device, seals, held)
-    _walk(ctx, teller, WRONG, seals, held, STEPS[:5])
+        _succeed(ctx, sender, device, seals, held)
+    _report_steps(ctx, sender, WRONG, seals, held, STEPS[:5])
     detail = "worst error 0.84 on vector 3 of 8, 0.05 allowed; it serves what it did before"
-    teller.update(WRONG, seals, held, "FAILED", "golden-mismatch", detail)
+    sender.update(WRONG, seals, held, "FAILED", "golden-mismatch", detail)
     clock.now = now
     stepper.step_all(ctx)
     for i, name in enumerate(DEVICES[:18]):
         if name not in (GONE, "station-13"):
             serves = better if name in ("station-00", WRONG) else one
-            teller.online(name, profile_of(i), SITES[i % 3], ring_of(i), serves)
+            sender.online(name, profile_of(i), SITES[i % 3], ring_of(i), serves)
     return Seeded(finished, held, running)
 
 
-def _carry_out(ctx: Context, teller: Teller, ref: str, names: Sequence[str]) -> str:
-    """A whole rollout that nothing stands in the way of."""
+def _complete_rollout(ctx: Context, sender: DeviceReports, ref: str, names: Sequence[str]) -> str:
+    """Run a rollout to its end without failures."""
     ident = rollouts.start(ctx, actor="admin", plan=plan(ref)).id
     for _ in range(4):
         stepper.step_all(ctx)
-        told, _page = rollouts.rollout_devices(ctx, ident, state="ASSIGNED")
-        for one in told:
+        assigned, _page = rollouts.rollout_devices(ctx, ident, state="ASSIGNED")
+        for one in assigned:
             if one.device in names:
-                _succeed(ctx, teller, one.device, ref, ident)
+                _succeed(ctx, sender, one.device, ref, ident)
     stepper.step_all(ctx)
     return ident
 
 
-def _succeed(ctx: Context, teller: Teller, device: str, ref: str, ident: str) -> None:
-    _walk(ctx, teller, device, ref, ident, STEPS)
+def _succeed(ctx: Context, sender: DeviceReports, device: str, ref: str, ident: str) -> None:
+    _report_steps(ctx, sender, device, ref, ident, STEPS)
 
 
-def _walk(
-    ctx: Context, teller: Teller, device: str, ref: str, ident: str, steps: Sequence[str]
+def _report_steps(
+    ctx: Context, sender: DeviceReports, device: str, ref: str, ident: str, steps: Sequence[str]
 ) -> None:
     details = {"DOWNLOADED": "14.2 kB in 0.4 s", "PROBING": "golden vectors equal, 38 µs at p50"}
     for state in steps:
         ctx.clock.now += 0.7  # type: ignore[attr-defined]
-        teller.update(device, ref, ident, state, detail=details.get(state, ""))
+        sender.update(device, ref, ident, state, detail=details.get(state, ""))

@@ -1,5 +1,5 @@
-"""Rounds in the controller's past: a task that learns, one of whose devices lies, and one that was
-poisoned and goes on from before it."""
+"""Seeded federated rounds: a task with one malicious device, and a task with a quarantined round
+that continues from the round before it."""
 
 import numpy as np
 from sqlalchemy import select
@@ -13,14 +13,14 @@ from shoal.controller.host.context import Context
 from shoal.controller.store.tables import release
 
 TASK, POISONED, NEW = "stamps", "stamps-night", "stamps-new"
-#: From this round on it sends the others' opposite.
-LIAR, LIES_FROM = DEVICES[3], 9
+#: A device whose updates oppose all others from this round on.
+MALICIOUS, MALICIOUS_FROM = DEVICES[3], 9
 ROUNDS = 14
 CLASSES = ("0", "1", "7")
 
 
 def seed_rounds(ctx: Context) -> None:
-    """Tasks of the model that the seed's fleet serves."""
+    """Seed tasks of the model that the seeded fleet serves."""
     sha256 = ctx.blobs.put_bytes(np.zeros(3, np.float32).tobytes()).sha256
     prepared = Prepared(graph=sha256, loss_graph=sha256, inference=sha256, theta=sha256, size=3)
     names = [*DEVICES[:12]]
@@ -30,7 +30,7 @@ def seed_rounds(ctx: Context) -> None:
     for number in range(1, ROUNDS + 1):
         marks = dict.fromkeys(names, UPDATED)
         marks |= {names[number % 12]: LOST, names[(number * 5 + 1) % 12]: REFUSED}
-        marks |= {LIAR: UPDATED}
+        marks |= {MALICIOUS: UPDATED}
         done = number < ROUNDS
         add_round(
             ctx, plan, number, np.full(3, number, np.float32), marks=marks, sites=sites,
@@ -46,13 +46,17 @@ def seed_rounds(ctx: Context) -> None:
         theta = np.full(3, 10 + number, np.float32)
         add_round(ctx, other, number, theta, sites=sites, marks=dict.fromkeys(names, UPDATED))
     round_quarantine.quarantine_round(
-        ctx, actor="admin", task=POISONED, number=2, why=f"{LIAR} was found with a second camera"
+        ctx,
+        actor="admin",
+        task=POISONED,
+        number=2,
+        why=f"{MALICIOUS} was found with a second camera",
     )
     add_task(ctx, NEW, f"{MODEL}@1", prepared)
 
 
 def _released(ctx: Context, names: list[str], sites: dict[str, str]) -> None:
-    """The seed's last release of the other model is one of these rounds'."""
+    """Record a round as origin of the other model's release."""
     origin = {
         "task": TASK, "number": ROUNDS - 1, "rounds": list(range(1, ROUNDS)), "strategy": "fedavg",
         "release": f"{MODEL}@1", "epsilon": 1.44, "delta": 1e-6, "secure": False,
@@ -67,12 +71,12 @@ def _released(ctx: Context, names: list[str], sites: dict[str, str]) -> None:
 
 
 def _update(name: str, number: int, random: np.random.Generator) -> dict[str, object]:
-    lies = name == LIAR and number >= LIES_FROM
+    malicious = name == MALICIOUS and number >= MALICIOUS_FROM
     norm = float(2.2 / number**0.3 * random.uniform(0.8, 1.2))
     return {
         "examples": int(random.integers(40, 400)), "loss": 2.3 / number**0.5, "norm": norm,
-        "cosine": -0.55 if lies else float(random.uniform(0.2, 0.7)), "seconds": 3.4,
-        "bytes": 6_812, "suspect": "against-the-others" if lies else "",
+        "cosine": -0.55 if malicious else float(random.uniform(0.2, 0.7)), "seconds": 3.4,
+        "bytes": 6_812, "suspect": "against-the-others" if malicious else "",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from browser.chromium import Tab
 from browser.conftest import Console
-from browser.seed import LAST, STEPS, Teller
+from browser.seed import LAST, STEPS, DeviceReports
 from shoal.controller.host.settings import Rollouts
 from shoal.controller.operations import operations
 from shoal.controller.rollouts import rollouts, stepper
@@ -18,9 +18,9 @@ from shoal.controller.store import changes, tables
 
 
 @pytest.fixture
-def teller(console: Console) -> Teller:
+def sender(console: Console) -> DeviceReports:
     """Speaks for the devices from now on, in an outbox of its own."""
-    made = Teller(console.ctx)
+    made = DeviceReports(console.ctx)
     made.boot = f"live{time.time_ns() % 10**9}"
     return made
 
@@ -46,7 +46,7 @@ def tile(page: Page, device: str):  # type: ignore[no-untyped-def]
 
 
 def test_a_rollout_is_watched_held_resumed_and_aborted(
-    tab: Tab, console: Console, teller: Teller
+    tab: Tab, console: Console, sender: DeviceReports
 ) -> None:
     assert console.seeded is not None
     ident = console.seeded.running
@@ -59,7 +59,7 @@ def test_a_rollout_is_watched_held_resumed_and_aborted(
     # What the last canary says is on the screen at once, and the next stage with it.
     tile(page, LAST).focus()
     for state in STEPS[7:]:
-        teller.update(LAST, release, ident, state)
+        sender.update(LAST, release, ident, state)
     stepper.step_all(console.ctx)
     expect(tile(page, LAST)).to_contain_text("Succeeded")
     expect(page.locator("#stage-1")).to_contain_text("Successful")
@@ -70,7 +70,7 @@ def test_a_rollout_is_watched_held_resumed_and_aborted(
     page.get_by_role("button", name="Pause").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("11waiting: held back")
-    teller.update("station-03", release, ident, "DOWNLOADING")
+    sender.update("station-03", release, ident, "DOWNLOADING")
     expect(tile(page, "station-03")).to_contain_text("Downloading")
     expect(dialog).to_be_visible()
     dialog.get_by_role("button", name="Pause, 11 devices").click()

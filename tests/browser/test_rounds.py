@@ -5,7 +5,7 @@ from playwright.sync_api import Browser, expect
 
 from browser.chromium import Tab
 from browser.conftest import Console, check_that_everybody_can_use_it, sign_in
-from browser.seed_rounds import LIAR, LIES_FROM, NEW, POISONED, ROUNDS, TASK
+from browser.seed_rounds import MALICIOUS, MALICIOUS_FROM, NEW, POISONED, ROUNDS, TASK
 from shoal.controller.federated.rounds import rounds, rows
 
 SCREENS = {
@@ -39,7 +39,7 @@ def test_a_controller_without_tasks_teaches_how_to_begin(fresh_tab: Tab) -> None
 def test_a_release_names_the_rounds_and_devices_that_trained_it(tab: Tab) -> None:
     page = tab.go("/releases/seal-check@1")
     expect(page.get_by_role("link", name=f"{TASK}, round {ROUNDS - 1}")).to_be_visible()
-    expect(page.get_by_role("region", name="Devices that trained it")).to_contain_text(LIAR)
+    expect(page.get_by_role("region", name="Devices that trained it")).to_contain_text(MALICIOUS)
     page = tab.go("/models/seal-check")
     expect(page.get_by_role("link", name="trained by 12 devices")).to_be_visible()
 
@@ -47,13 +47,13 @@ def test_a_release_names_the_rounds_and_devices_that_trained_it(tab: Tab) -> Non
 def test_outliers_come_first_and_are_marked_without_colour(tab: Tab) -> None:
     page = tab.go(f"/rounds/{TASK}")
     first = page.locator("table.matrix tbody tr").first
-    expect(first).to_contain_text(LIAR)
+    expect(first).to_contain_text(MALICIOUS)
     outlier = "Update received, outlier: against-the-others"
-    assert first.get_by_role("img", name=outlier).count() == ROUNDS - LIES_FROM + 1
+    assert first.get_by_role("img", name=outlier).count() == ROUNDS - MALICIOUS_FROM + 1
     expect(page.locator("figure[data-x=round] .uplot")).to_have_count(3)
     expect(page.get_by_role("heading", name="Differential privacy")).to_be_visible()
     page.get_by_role("link", name=f"Round {ROUNDS - 1}", exact=True).click()
-    row = page.locator(f"#d-{LIAR}")
+    row = page.locator(f"#d-{MALICIOUS}")
     expect(row).to_contain_text("Points against the others")
     expect(row).to_contain_text("−0.55" if "−" in row.inner_text() else "-0.55")
 

@@ -1,11 +1,11 @@
-"""A disk that forgets what was not synced, and a supply that fails where it is told to.
+"""A disk that loses unsynced data, and a power supply that fails at a chosen point.
 
-The folder in use is the kernel's cache. What is on the platter is known apart: a file's bytes
-since it was last fsynced, a folder's names since it was. When the power fails, what comes back is
-the platter, plus whatever of the rest the kernel happened to have written (`How`).
+The folder in use stands for the kernel's page cache. Durable state is tracked apart from it: a
+file's bytes at its last fsync, a folder's names at its last fsync. A power cut leaves the durable
+state plus the part of the rest that the kernel had already written (`How`).
 
 >>> supply = Supply(Disk(folder), cut=17, how=How.LOST, after=other)     # doctest: +SKIP
->>> with supply.wired(monkeypatch): device.start(supply)                 # doctest: +SKIP
+>>> with supply.patched(monkeypatch): device.start(supply)                 # doctest: +SKIP
 """
 
 import contextlib
@@ -22,27 +22,27 @@ import pytest
 
 from supply import Power, PowerCut
 
-#: Calls that the disk remembers an order of, and where the power may fail before and after.
+#: Calls recorded in order by the disk; the power may fail before and after each.
 CALLS = ("rename", "replace", "unlink", "mkdir", "rmdir", "symlink")
 _FOLDERS = (*CALLS, "fsync", "rmtree")
 _DATABASE = (".db", ".db-wal")
 
 
 class How(enum.Enum):
-    """What the kernel had written of what nobody had synced.
+    """Which part of the unsynced data the kernel had written.
 
     KEPT   everything: the process died, the machine did not
     LOST   nothing
-    TORN   some: of each folder a state that it went through, of each file a part
+    TORN   some: for each folder one of its past states, for each file a part
     """
 
     KEPT, LOST, TORN = "kept", "lost", "torn"
 
 
 class Disk:
-    """What of the folder `live` would survive; everything there now does.
+    """Durable state of the folder `live`; all that is there at construction is durable.
 
-    live   on a tmpfs: other file systems give a new file the number of one just deleted
+    live   on a tmpfs: other file systems reuse the inode number of a deleted file
     """
 
     def __init__(self, live: Path) -> None:
@@ -52,30 +52,30 @@ class Disk:
         self._targets: dict[int, str] = {}
         self._paths: dict[int, Path] = {}
         self._folders: set[int] = set()
-        self.look()
+        self.record_names()
         for inode in self._folders:
             self._names[inode] = self._names[inode][-1:]
         for inode, path in self._paths.items():
             if inode not in self._folders and not path.is_symlink():
                 self._bytes[inode] = path.read_bytes()
 
-    def look(self) -> None:
-        """Remember what every folder holds now: a power cut may bring back any of it."""
+    def record_names(self) -> None:
+        """Record the names in every folder: a TORN cut may restore any recorded state."""
         self._paths = {}
         self._walk(self.live)
 
     def synced(self, descriptor: int) -> None:
-        """fsync: a file's bytes, or a folder's names, are on the platter."""
+        """fsync: a file's bytes, or a folder's names, become durable."""
         found = os.fstat(descriptor)
         if stat.S_ISDIR(found.st_mode):
-            self.look()
+            self.record_names()
             self._names[found.st_ino] = self._names[found.st_ino][-1:]
         else:
             self._bytes[found.st_ino] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
 
     def committed(self) -> None:
-        """SQLite came back from a commit, and has synced its files and their names itself."""
-        self.look()
+        """SQLite commit: its files and their names are durable (SQLite syncs them itself)."""
+        self.record_names()
         root = self.live.stat().st_ino
         for name, inode in self._names[root][-1].items():
             if name.endswith(_DATABASE):
@@ -84,8 +84,8 @@ class Disk:
                     names[name] = inode
 
     def crash(self, target: Path, how: How, chance: random.Random) -> None:
-        """Write what a start of the machine finds into the new folder `target`."""
-        self.look()
+        """Write the state after a power cut into the new folder `target`."""
+        self.record_names()
         torn = how is How.TORN
         kept = {
             inode: names[-1] if how is How.KEPT else chance.choice(names) if torn else names[0]
@@ -109,7 +109,7 @@ class Disk:
                 self._put(inner, target / name, kept, how, chance, whole)
         elif inode in self._targets:
             target.symlink_to(self._targets[inode])
-        elif not target.name.endswith(".db-shm"):  # SQLite makes it anew
+        elif not target.name.endswith(".db-shm"):  # SQLite recreates it
             found = whole.get(inode)
             target.write_bytes(self._content(inode, how, chance) if found is None else found)
 
@@ -123,9 +123,9 @@ class Disk:
         return chance.choice([safe, cached, part, part + hole])
 
     def _whole_databases(self, how: How, chance: random.Random) -> dict[int, bytes]:
-        """A log that grew is torn anywhere; once it went into its database, both are or neither.
+        """Tear a WAL that grew at any byte; after a checkpoint keep both files or neither.
 
-        That order (log synced, database synced, log begun anew) is SQLite's promise, not ours.
+        SQLite guarantees that order: WAL synced, database synced, WAL restarted.
         """
         found, torn = {}, how is How.TORN
         for path in self.live.glob("*.db"):
@@ -161,9 +161,9 @@ class Disk:
 
 
 class Supply(Power):
-    """Fails at point `cut`, and leaves in the folder `after` what the disk then holds.
+    """Power supply that fails at point `cut` and writes the disk's state into `after`.
 
-    cut   -1: it does not fail; the trace tells what points there are
+    cut   -1: it does not fail; `trace` lists all points
     """
 
     def __init__(
@@ -181,12 +181,10 @@ class Supply(Power):
         self.dead = self._busy = False
 
     def point(self, name: str) -> None:
-        if (
-            self.dead or self._busy
-        ):  # what runs while the exception passes through changes nothing any more
+        if self.dead or self._busy:  # code that runs while PowerCut propagates changes nothing
             return
         if name.endswith(_FOLDERS):
-            self.disk.look()
+            self.disk.record_names()
         self.trace.append(name)
         if len(self.trace) - 1 == self.cut:
             if self._after is not None:
@@ -196,9 +194,9 @@ class Supply(Power):
             raise PowerCut(name)
 
     def written(self, thing: Any, name: str) -> None:
-        """A commit may be cut in its middle, too; then it is on the disk.
+        """Add a point within a commit, after which the commit is durable.
 
-        But for an acknowledgement: it gets there with the next commit.
+        Exception: an acknowledgement becomes durable with the next commit.
         """
         if type(thing).__module__.endswith((".journal", ".outbox_store")):
             self.point(f"during {name}")
@@ -206,8 +204,8 @@ class Supply(Power):
                 self.disk.committed()
 
     @contextlib.contextmanager
-    def wired(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        """Every call that changes the disk's folders, or syncs, is a point before and after."""
+    def patched(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """Add a point before and after each call that changes folders or syncs."""
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", self._call("fsync", self.disk.synced))
             for name in CALLS:
@@ -225,21 +223,21 @@ class Supply(Power):
         return called
 
 
-def live(
+def run_until_cut(
     device: Any,
     work: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
     how: How = How.KEPT,
     cut: int = -1,
 ) -> Supply:
-    """One life of a device: power on, and on until `work` is done or it is cut; then it is off.
+    """Start a device, run `work` until its end or the power cut, and stop the device.
 
-    What the cut left on the disk is in the device's folder afterwards.
+    After a cut the device's folder holds the state that survived.
     """
     after = device.folder.with_name(f"{device.folder.name}.after")
     supply = Supply(Disk(device.folder), cut=cut, how=how, after=after)
     try:
-        with supply.wired(monkeypatch):
+        with supply.patched(monkeypatch):
             device.start(supply)
             work()
     except PowerCut:
@@ -252,7 +250,7 @@ def live(
 
 
 def _removed(folder: Path, ignore_errors: bool = False) -> None:
-    """shutil.rmtree by paths: its own goes by descriptors, and so past the points."""
+    """shutil.rmtree by paths: the original uses descriptors and so bypasses the points."""
     if not Path(folder).exists():
         return
     for entry in sorted(Path(folder).iterdir()):

@@ -1,4 +1,4 @@
-"""The disk that the power-cut tests believe in forgets what a real one may forget, and no more."""
+"""The disk of the power-cut tests loses exactly the data that a real disk may lose."""
 
 import contextlib
 import os
@@ -57,7 +57,7 @@ def test_what_is_left_of_a_write_that_was_not_synced_and_of_one_that_was(
 ) -> None:
     disk = Disk(live)
     supply = Supply(disk)
-    with supply.wired(monkeypatch):
+    with supply.patched(monkeypatch):
         write(live)
     disk.crash(live.with_name("after"), How.LOST, random.Random(0))
     assert (live.with_name("after") / "old").read_bytes() == left
@@ -67,7 +67,7 @@ def test_what_is_left_of_a_write_that_was_not_synced_and_of_one_that_was(
 
 def test_by_chance_some_of_it_was_written(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk, seen = Disk(live), set[bytes]()
-    with Supply(disk).wired(monkeypatch):
+    with Supply(disk).patched(monkeypatch):
         unsynced(live)
     for seed in range(40):
         after = live.with_name(f"after-{seed}")
@@ -93,7 +93,7 @@ def test_a_torn_log_of_sqlite_loses_the_commit_and_nothing_before(live: Path) ->
 
 def test_nothing_happens_after_the_cut(live: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     supply = Supply(Disk(live), cut=0, after=live.with_name("after"))
-    with supply.wired(monkeypatch), contextlib.suppress(PowerCut):
+    with supply.patched(monkeypatch), contextlib.suppress(PowerCut):
         try:
             (live / "old").unlink()
         finally:

@@ -70,7 +70,7 @@ def test_its_threads_take_messages_and_move_a_rollout_in_real_time(fleet):
 def live(fleet):
     fleet.clock.now += 0.5
     for station in fleet.stations.values():
-        station.live()
+        station.step()
     fleet.broker.pump()
     return True
 
@@ -89,7 +89,7 @@ def enqueue(fleet):
     )
 
 
-def test_work_that_dies_is_told_of_with_the_end_of_its_log(fleet):
+def test_an_operation_that_crashes_is_reported_with_the_end_of_its_log(fleet):
     asked, work = enqueue(fleet), OperationRunner(fleet.ctx)  # the folder has no controller.toml
 
     def ended():
@@ -102,7 +102,7 @@ def test_work_that_dies_is_told_of_with_the_end_of_its_log(fleet):
     assert "shoal-controller init" in error
 
 
-def test_work_that_was_under_way_when_the_controller_went_away_is_told_of(fleet):
+def test_an_operation_interrupted_by_a_controller_stop_is_reported(fleet):
     asked = enqueue(fleet)
     operations.claim_next(fleet.ctx)
     OperationRunner(fleet.ctx).step()
@@ -129,7 +129,7 @@ def test_acks_that_the_link_is_too_busy_for_are_sent_as_soon_as_it_takes_them(fl
         fault = wire.FaultEvent(
             device=name, boot="b1", seq=1, sent_s=fleet.clock(), cause="dust", detail="on the lens"
         )
-        fleet.say(name, fault)
+        fleet.publish_as(name, fault)
     fleet.broker.pump()
     room, real = [2], fleet.engine._link.publish
 

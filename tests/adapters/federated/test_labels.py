@@ -97,7 +97,7 @@ def agent(folder: Path, request: pytest.FixtureRequest) -> Iterator[Process]:
 def ask(agent: Process, asked_id: str) -> None:
     tensor = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
     body = {"id": asked_id, "inputs": [tensor]}
-    assert agent.ask("POST", "/v2/models/parts/infer", body)[0] == 200
+    assert agent.request("POST", "/v2/models/parts/infer", body)[0] == 200
 
 
 @pytest.mark.parametrize("agent", ["served"], indirect=True)
@@ -122,7 +122,7 @@ def test_rows_of_a_source_that_come_with_their_label_are_kept(agent: Process) ->
 @pytest.mark.parametrize("agent", ["nothing"], indirect=True)
 def test_no_row_is_kept_by_default(agent: Process) -> None:
     agent.wait_until()
-    agent.wait_for(lambda: agent.ask("GET", "/status")[1]["models"][0]["requests"] > 50)
+    agent.wait_for(lambda: agent.request("GET", "/status")[1]["models"][0]["requests"] > 50)
     ask(agent, "lot-7")
     agent.end()
     assert labels(agent.folder, "list") == "0: no rows are kept on this device for training"

@@ -1,4 +1,4 @@
-"""What opening a database costs a device: sqlite-utils, and little else."""
+"""Modules imported to open a database: sqlite-utils, and little else."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ print(recipes.__name__)
 """
 
 
-def test_a_database_needs_no_pandas_no_dateutil_and_nobody_elses_plugins(tmp_path: Path) -> None:
+def test_a_database_imports_no_pandas_no_dateutil_and_no_foreign_plugins(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", OPEN, str(tmp_path / "rows.db")], capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""A disk of its own, full to the last block: the agent starts on it, and its model serves."""
+"""A file system full to the last block: the agent starts on it, and its model serves."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system; a test without the right to mount one is skipped."""
+    """A small file system; skipped without the right to mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk]
@@ -41,7 +41,7 @@ def fill(disk: Path) -> None:
 
 @pytest.fixture
 def folder(disk: Path) -> Path:
-    """Of an agent that has run once, with a model; then it was killed and the disk filled up."""
+    """Folder of an agent that served a model and was killed, on a disk that is full since."""
     folder = enrol(disk).folder
     put_in_service(folder)
     first = Process(folder)
@@ -57,9 +57,9 @@ def serves(folder: Path) -> None:
     process = Process(folder)
     try:
         process.wait_until()
-        status, said = process.ask("POST", "/v2/models/parts/infer", {"inputs": [TENSOR]})
+        status, content = process.request("POST", "/v2/models/parts/infer", {"inputs": [TENSOR]})
         assert status == 200
-        assert sum(said["outputs"][0]["data"]) == pytest.approx(1.0, abs=1e-5)
+        assert sum(content["outputs"][0]["data"]) == pytest.approx(1.0, abs=1e-5)
     finally:
         process.end(signal.SIGKILL)
 
@@ -70,18 +70,18 @@ def test_an_agent_that_starts_on_a_full_disk_serves_again_and_again(folder: Path
         assert not (folder / disk_reserve.NAME).exists()
 
 
-def test_without_its_reserve_it_could_not_and_would_say_why(folder: Path, disk: Path) -> None:
+def test_without_its_reserve_it_does_not_start_and_logs_why(folder: Path, disk: Path) -> None:
     (folder / disk_reserve.NAME).unlink()
     with (disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
     process = Process(folder)
-    _, said = process.process.communicate(timeout=PATIENCE_S)
+    _, log = process.process.communicate(timeout=PATIENCE_S)
     assert process.process.returncode != 0
-    assert "No space left on device" in said or "disk is full" in said, said
+    assert "No space left on device" in log or "disk is full" in log, log
 
 
-def test_where_there_is_room_again_the_reserve_is_kept_back_again(folder: Path, disk: Path) -> None:
+def test_once_there_is_free_space_the_reserve_is_allocated_again(folder: Path, disk: Path) -> None:
     serves(folder)
     (disk / "ballast").unlink()
     serves(folder)
@@ -92,7 +92,7 @@ def test_where_there_is_room_again_the_reserve_is_kept_back_again(folder: Path, 
 def test_a_disk_that_fills_in_a_download_costs_the_attempt_and_nothing_else(
     disk: Path, left: int
 ) -> None:
-    """Without a byte for the journal the attempt ends when there is one again."""
+    """Without a free byte for the journal the attempt ends once there is one."""
     site = Site(disk, observe_s=0.5, max_kbps=300)
     try:
         site.serve_first()
@@ -103,19 +103,21 @@ def test_a_disk_that_fills_in_a_download_costs_the_attempt_and_nothing_else(
             fill(disk)
             ballast = disk / "ballast"
             os.truncate(ballast, ballast.stat().st_size - left)
-            process.wait_for(lambda: not site.parts())  # what had come made room
-            status, _ = process.ask("POST", "/v2/models/parts/infer", {"inputs": [TENSOR]})
+            process.wait_for(lambda: not site.parts())  # deleting the partial file freed space
+            status, _ = process.request("POST", "/v2/models/parts/infer", {"inputs": [TENSOR]})
             assert status == 200
             if not left:
                 ballast.unlink()
             process.wait_for(lambda: state_of(process) == "REJECTED")
-            process.wait_for(lambda: site.told()[-1] == "REJECTED")  # nor had the outbox room
+            process.wait_for(
+                lambda: site.reported_states()[-1] == "REJECTED"
+            )  # the outbox had no space either
         finally:
             process.end(signal.SIGKILL)
         ballast.unlink(missing_ok=True)
         record = site.record()
         assert (record.cause, record.serving.release) == ("disk-full", "parts@1")
-        assert site.told()[-1] == "REJECTED"
+        assert site.reported_states()[-1] == "REJECTED"
         site.assign()
         finish(site)
         assert site.ended() == "SUCCEEDED"

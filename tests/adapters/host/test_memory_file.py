@@ -1,4 +1,4 @@
-"""What the agent asks of a process of its own reaches it, however slowly that process starts."""
+"""A request to a subprocess arrives complete, however slowly the subprocess starts."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from shoal.agent.federated.io import trainer_process
 from shoal.agent.host.io.memory_file import memory_file
 from shoal.agent.update.io import probe
 
-#: More than a pipe holds; longer than the agent's look at the child.
+#: More than a pipe buffers; a start slower than the agent's poll interval.
 SIZE, SLOWLY = 1 << 20, "import sys, time; time.sleep(0.3); print(len(sys.stdin.buffer.read()))"
 
 
@@ -33,5 +33,5 @@ def test_a_long_request_reaches_a_process_that_is_slow_to_start(
             [sys.executable, "-c", SLOWLY], stdin=request, stdout=subprocess.PIPE
         ) as child,
     ):
-        said, status = watched(child)
-    assert (int(said), status) == (SIZE, 0)
+        output, status = watched(child)
+    assert (int(output), status) == (SIZE, 0)

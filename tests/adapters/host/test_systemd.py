@@ -21,14 +21,14 @@ from shoal.agent.host.unit import unit
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.environ.get("SHOAL_SYSTEMD") != "1", reason="not asked: SHOAL_SYSTEMD=1"),
+    pytest.mark.skipif(os.environ.get("SHOAL_SYSTEMD") != "1", reason="set SHOAL_SYSTEMD=1 to run"),
     pytest.mark.skipif(
         os.geteuid() != 0 or not SYSTEMD.exists() or not shutil.which("nsenter"),
         reason="needs root, systemd and util-linux",
     ),
 ]
 
-#: What a boot wants, without anything in it.
+#: Units that a boot wants, all empty.
 TARGETS = (
     "sysinit", "basic", "multi-user", "shutdown", "network-online", "time-sync", "umount", "final",
 )  # fmt: skip
@@ -85,7 +85,7 @@ class Machine:
         inside = ["nsenter", "-t", str(self.first), "-a", *command]
         return subprocess.run(inside, capture_output=True, text=True, timeout=90)
 
-    def says(self, name: str) -> str:
+    def property_of(self, name: str) -> str:
         """A property of the service."""
         return self("systemctl", "show", "-P", name, "shoal-agent").stdout.strip()
 
@@ -123,7 +123,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         program=str(program), folder="/var/lib/site/cam-1", user="shoal", memory_mb=384,
         outside=outside(folder),
     )  # fmt: skip
-    # The watchdog's minute is made short, and what it says is kept.
+    # Shorten the watchdog's minute, and keep its log.
     text = text.replace("WatchdogSec=60", "WatchdogSec=6").replace("RestartSec=5", "RestartSec=1")
     text = text.replace(
         "[Install]", "StandardError=append:/var/lib/site/cam-1/agent.log\n\n[Install]"
@@ -141,15 +141,15 @@ def test_a_real_systemd_starts_watches_confines_and_ends_the_agent(
     machine: Machine, tmp_path: Path
 ) -> None:
     site = tmp_path / "site"
-    started = machine("systemctl", "start", "shoal-agent")  # returns when it has said READY=1
+    started = machine("systemctl", "start", "shoal-agent")  # returns after READY=1
     log = site / "cam-1" / "agent.log"
     assert started.returncode == 0, started.stderr + (log.read_text() if log.exists() else "")
-    assert machine.says("ActiveState") == "active"
-    machine.until(lambda: machine.says("StatusText") == "serving")
+    assert machine.property_of("ActiveState") == "active"
+    machine.until(lambda: machine.property_of("StatusText") == "serving")
 
-    main = machine.says("MainPID")
-    told = machine("cat", f"/proc/{main}/status").stdout
-    lines = dict(line.split(":\t", 1) for line in told.splitlines() if ":\t" in line)
+    main = machine.property_of("MainPID")
+    status = machine("cat", f"/proc/{main}/status").stdout
+    lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert lines["Uid"].split()[0] == "61999"
     assert (lines["NoNewPrivs"], lines["Seccomp"]) == ("1", "2")
     assert int(lines["CapEff"], 16) == int(lines["CapBnd"], 16) == 0
@@ -160,11 +160,14 @@ def test_a_real_systemd_starts_watches_confines_and_ends_the_agent(
         assert (wrote.returncode == 0) is may, (path, wrote.stderr)
     machine.until(lambda: any(p.suffix == ".csv" for p in (site / "answers").iterdir()))
 
-    machine("kill", "-STOP", main)  # a process that hangs feeds no watchdog
-    machine.until(lambda: machine.says("NRestarts") == "1")
-    machine.until(lambda: machine.says("ActiveState") == "active")
-    assert machine.says("MainPID") != main
-    machine.until(lambda: machine.says("StatusText") == "serving")
+    machine("kill", "-STOP", main)  # a stopped process does not ping the watchdog
+    machine.until(lambda: machine.property_of("NRestarts") == "1")
+    machine.until(lambda: machine.property_of("ActiveState") == "active")
+    assert machine.property_of("MainPID") != main
+    machine.until(lambda: machine.property_of("StatusText") == "serving")
 
     assert machine("systemctl", "stop", "shoal-agent").returncode == 0
-    assert (machine.says("Result"), machine.says("ExecMainStatus")) == ("success", "0")
+    assert (machine.property_of("Result"), machine.property_of("ExecMainStatus")) == (
+        "success",
+        "0",
+    )

@@ -1,7 +1,7 @@
-"""What peers may request, what is accepted from them, and what they cost at worst.
+"""Peer downloads: what a peer may request, what is accepted from it, and its worst-case cost.
 
-The real client and server over real TLS with devices' certificates; the artifact server
-is a function that counts.
+The real client and server over real TLS with devices' certificates; the artifact server is a fake
+that counts bytes.
 """
 
 import base64
@@ -37,14 +37,14 @@ FILE = bundle.describe("model.onnx", DATA)
 
 
 class ArtifactServer:
-    """The artifact server. away: it cannot be reached."""
+    """Fake artifact server. down: it cannot be reached."""
 
     def __init__(self) -> None:
-        self.sent, self.away, self.whole = 0, False, 0
+        self.sent, self.down, self.whole = 0, False, 0
         self.pause_s = 0.02
 
     def span(self, url: str, start: int, end: int, size: int, stop: Callable[[], bool]) -> bytes:
-        if self.away:
+        if self.down:
             raise LinkError("no route")
         time.sleep(self.pause_s)
         self.sent += end - start
@@ -61,15 +61,15 @@ class ArtifactServer:
 
 
 class SiteDevice:
-    """One device: its folder, what it downloads by, and what it shares by."""
+    """One device: its folder, peer downloader and peer server."""
 
     def __init__(self, site: "Site", name: str, folder: Path) -> None:
         self.site, self.name, self.folder, self.faults = site, name, folder, list[Fault]()
-        self.slots, state, self.told = DiskSlots(folder / "models"), DownloadState(), True
+        self.slots, state, self.assigned = DiskSlots(folder / "models"), DownloadState(), True
         self.server = PeerServer(
             folder, ("127.0.0.1", 0), store=PieceStore(folder / "models", time.monotonic),
             state=state, max_kbps=0, sleep=time.sleep,
-            allowed=lambda: site.allowed if self.told else (),
+            allowed=lambda: site.allowed if self.assigned else (),
             generations=lambda: site.generations,
         )  # fmt: skip
         context = PeerContext(
@@ -78,19 +78,19 @@ class SiteDevice:
             random=random.Random(name),
         )  # fmt: skip
         self.downloads = PeerDownloads(site.wan, context, state, self.stage)
-        self.came, self.error = -1, None
+        self.fetched, self.error = -1, None
 
     def stage(self, model: str) -> Path:
         return self.slots.path(model, "stage")
 
     def begin(self, file: File = FILE) -> None:
-        """A stage with the manifest that names the file, as an update leaves it."""
+        """Prepare a stage with the manifest that names the file, as an update does."""
         self.slots.put_manifest(MODEL, self.site.manifest)
 
     def download(self, file: File = FILE) -> None:
         self.begin(file)
         try:
-            self.came = self.downloads.file("url", MODEL, file, lambda: False)
+            self.fetched = self.downloads.file("url", MODEL, file, lambda: False)
         except Exception as error:
             self.error = error
 
@@ -100,7 +100,7 @@ class SiteDevice:
 
 
 class Site:
-    """Devices of one site; `extra` are addresses that nobody of ours is at."""
+    """Devices of one site; `extra` are addresses without a device of the site."""
 
     def __init__(self, parent: Path, count: int) -> None:
         self.wan, self.devices, self.extra = ArtifactServer(), list[SiteDevice](), dict[str, str]()
@@ -164,11 +164,11 @@ def test_every_byte_comes_over_the_wide_network_once(
         monkeypatch.setattr(protocol, name, 30.0)
     site.all_download()
     assert site.wan.sent == len(DATA)
-    assert sum(device.came for device in site.devices) == len(DATA)
+    assert sum(device.fetched for device in site.devices) == len(DATA)
     assert not any(device.faults for device in site.devices)
 
 
-def test_of_devices_that_begin_together_one_fetches_a_file_of_one_piece(
+def test_of_devices_that_start_together_one_fetches_a_file_of_one_piece(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CONNECT_S", "READ_S"):  # a busy machine must not look like a dead peer
@@ -180,14 +180,14 @@ def test_of_devices_that_begin_together_one_fetches_a_file_of_one_piece(
 
 
 def together(site: Site, file: File) -> int:
-    """Bytes sent for `file` when all hear of it, and of each other, within 30 ms."""
+    """Bytes sent for `file` when all devices receive their assignments within 30 ms."""
     site.wan.sent, site.manifest, chance = 0, manifest_of(file), random.Random(file.sha256)
     for device in site.devices:
-        device.told, device.begun_s = False, chance.uniform(0.0, 0.03)
+        device.assigned, device.begun_s = False, chance.uniform(0.0, 0.03)
 
     def begin(device: SiteDevice) -> None:
         time.sleep(device.begun_s)
-        device.told = True
+        device.assigned = True
         device.download(file)
 
     threads = [threading.Thread(target=begin, args=(device,)) for device in site.devices]
@@ -199,22 +199,22 @@ def together(site: Site, file: File) -> int:
     return site.wan.sent
 
 
-def test_a_file_that_moves_into_its_slot_can_be_had_all_the_time(pair: Site) -> None:
-    asker, asked = pair.devices
-    asked.download()
-    line = line_to(asker, asked)
+def test_a_file_stays_available_while_it_moves_into_its_slot(pair: Site) -> None:
+    client, peer = pair.devices
+    peer.download()
+    line = open_connection(client, peer)
     assert line.request(PieceRequest(FILE.sha256, 0), PIECE)[0] is PieceStatus.HAVE
-    stage = asked.stage(MODEL)
+    stage = peer.stage(MODEL)
     stage.rename(stage.with_name("a"))
     assert line.request(PieceRequest(FILE.sha256, 0), PIECE)[0] is PieceStatus.HAVE
 
 
-def test_a_later_device_needs_the_wide_network_no_more(pair: Site) -> None:
+def test_a_later_device_does_not_need_the_wide_network(pair: Site) -> None:
     early, late = pair.devices
     early.download()
-    pair.wan.away = True
+    pair.wan.down = True
     late.download()
-    assert (late.error, late.came, late.whole()) == (None, 0, True)
+    assert (late.error, late.fetched, late.whole()) == (None, 0, True)
 
 
 def test_without_peers_or_pieces_the_whole_file_is_downloaded(pair: Site) -> None:
@@ -226,15 +226,15 @@ def test_without_peers_or_pieces_the_whole_file_is_downloaded(pair: Site) -> Non
     assert pair.wan.whole == 2
 
 
-def test_a_download_that_was_cut_goes_on_at_the_piece_where_it_stopped(pair: Site) -> None:
+def test_an_interrupted_download_resumes_at_the_piece_where_it_stopped(pair: Site) -> None:
     device = pair.devices[0]
     device.begin()
     (device.stage(MODEL) / f"{FILE.sha256}.part").write_bytes(DATA[: 2 * PIECE + 5])
     device.download()
-    assert (device.came, device.whole()) == (len(DATA) - 2 * PIECE, True)
+    assert (device.fetched, device.whole()) == (len(DATA) - 2 * PIECE, True)
 
 
-def test_an_old_part_that_is_wrong_is_deleted_and_reported(pair: Site) -> None:
+def test_a_corrupt_partial_file_is_deleted_and_reported(pair: Site) -> None:
     device = pair.devices[0]
     device.begin()
     part = device.stage(MODEL) / f"{FILE.sha256}.part"
@@ -256,15 +256,15 @@ class AlwaysFetching(DownloadState):
 
 
 def test_a_peer_that_sends_wrong_pieces_is_asked_once(pair: Site) -> None:
-    honest, liar = pair.devices
-    liar.server._store = CorruptStore(liar.folder, time.monotonic)
+    honest, corrupt = pair.devices
+    corrupt.server._store = CorruptStore(corrupt.folder, time.monotonic)
     honest.download()
-    assert (honest.came, honest.whole()) == (len(DATA), True)
+    assert (honest.fetched, honest.whole()) == (len(DATA), True)
     assert [fault.cause for fault in honest.faults] == ["peer-lied"]
     assert "cam-2 sent a piece of model.onnx" in honest.faults[0].detail
 
 
-def test_a_peer_that_only_claims_to_fetch_costs_one_wait(
+def test_a_peer_that_only_reports_fetching_costs_one_wait(
     pair: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloader, "MAX_WAIT_S", 1.5)
@@ -278,7 +278,7 @@ def test_a_peer_that_only_claims_to_fetch_costs_one_wait(
 
 
 class SlowServer(PeerServer):
-    """Has every piece, and sends a byte of it every 50 ms. requests: number of them."""
+    """Sends one byte of a piece every 50 ms. requests: number of requests received."""
 
     def _answer(self, connection: ssl.SSLSocket, piece: PieceRequest) -> None:
         part = FILE.pieces()[piece.number]
@@ -297,7 +297,7 @@ def test_a_peer_that_sends_a_byte_now_and_then_costs_one_deadline(
     honest, slow = pair.devices
     slow.server.__class__ = SlowServer
     honest.download()
-    assert (honest.error, honest.came, honest.whole()) == (None, len(DATA), True)
+    assert (honest.error, honest.fetched, honest.whole()) == (None, len(DATA), True)
     assert slow.server.requests == 1
     assert honest.downloads.avoided["cam-2"] > time.monotonic() + 60
 
@@ -313,10 +313,8 @@ def test_a_cancelled_download_does_not_wait_for_a_slow_piece(
     assert (pair.wan.sent, honest.downloads.avoided) == (0, {})
 
 
-def test_a_certificate_that_nobody_can_read_costs_a_download_nothing(
-    pair: Site, tmp_path: Path
-) -> None:
-    """A stranger at a peer's address may show one of "X.509 v10": an error of its own."""
+def test_a_malformed_certificate_does_not_fail_a_download(pair: Site, tmp_path: Path) -> None:
+    """A server at a peer's address presents "X.509 v10", which the parser refuses with its own error."""
     lone = pair.devices[0]
     pair.devices[1].server.finish()
     pem = (lone.folder / "device.crt").read_text().partition("-----END CERTIFICATE-----")[0]
@@ -334,13 +332,13 @@ def test_a_certificate_that_nobody_can_read_costs_a_download_nothing(
 
 
 def show(context: ssl.SSLContext, server: socket.socket) -> None:
-    """A handshake, and no word."""
+    """Complete a TLS handshake and send nothing."""
     plain, _ = server.accept()
     with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
         connection.recv(1)
 
 
-def test_addresses_where_nobody_or_somebody_else_is_cost_no_download(pair: Site) -> None:
+def test_unreachable_or_wrong_peer_addresses_do_not_fail_a_download(pair: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         pair.extra = {"cam-7": "127.0.0.1:1", "cam-8": "no address", "cam-6": f"127.0.0.1:{port}"}
@@ -350,7 +348,7 @@ def test_addresses_where_nobody_or_somebody_else_is_cost_no_download(pair: Site)
     assert [fault.cause for fault in pair.devices[0].faults] == ["peer-untrusted"]
 
 
-def test_a_wrong_answer_of_the_artifact_server_is_refused(pair: Site) -> None:
+def test_wrong_bytes_from_the_artifact_server_are_refused(pair: Site) -> None:
     pair.wan.span = lambda *_: bytes(PIECE)
     pair.devices[0].download()
     assert isinstance(pair.devices[0].error, BundleError)
@@ -363,12 +361,12 @@ def test_a_withdrawn_assignment_ends_the_download(pair: Site) -> None:
         device.downloads.file("url", MODEL, FILE, lambda: True)
 
 
-def line_to(asker: SiteDevice, asked: SiteDevice) -> PeerConnection:
-    return connect(("127.0.0.1", asked.server.port), asked.name, asker.folder, time.time())
+def open_connection(client: SiteDevice, peer: SiteDevice) -> PeerConnection:
+    return connect(("127.0.0.1", peer.server.port), peer.name, client.folder, time.time())
 
 
-def answered(connection: ssl.SSLSocket, line: bytes) -> bytes:
-    """What comes back; nothing when the other end hangs up."""
+def response_to(connection: ssl.SSLSocket, line: bytes) -> bytes:
+    """First byte of the response; b"" when the connection is closed."""
     try:
         connection.sendall(line)
         return connection.recv(1)
@@ -378,40 +376,42 @@ def answered(connection: ssl.SSLSocket, line: bytes) -> bytes:
         connection.close()
 
 
-def test_a_device_that_the_controller_does_not_name_hears_nothing(pair: Site) -> None:
-    asker, asked = pair.devices
-    asked.download()
+def test_a_device_that_the_assignment_does_not_name_is_refused(pair: Site) -> None:
+    client, peer = pair.devices
+    peer.download()
     pair.allowed = {"cam-2"}
-    line = line_to(asker, asked)
+    line = open_connection(client, peer)
     with pytest.raises((OSError, ValueError)):
         line.request(PieceRequest(FILE.sha256, 0), PIECE)
 
 
-def test_a_certificate_of_before_the_name_was_given_away_is_neither_served_nor_believed(
+def test_a_certificate_of_an_earlier_generation_is_refused_as_client_and_server(
     pair: Site,
 ) -> None:
-    old, asked = pair.devices
-    asked.download()
+    old, peer = pair.devices
+    peer.download()
     pair.generations = {"cam-1": 1, "cam-2": 0}
     with pytest.raises((OSError, ValueError)):
-        line_to(old, asked).request(PieceRequest(FILE.sha256, 0), PIECE)
+        open_connection(old, peer).request(PieceRequest(FILE.sha256, 0), PIECE)
     with pytest.raises(UntrustedError):
-        connect(("127.0.0.1", old.server.port), "cam-1", asked.folder, time.time(), 1)
+        connect(("127.0.0.1", old.server.port), "cam-1", peer.folder, time.time(), 1)
     (pair.parent / "cam-1").rename(pair.parent / "before")
     anew = enrol(pair.parent, name="cam-1", beside=pair.first, generation=2).folder
-    line = connect(("127.0.0.1", asked.server.port), "cam-2", anew, time.time(), 0)
+    line = connect(("127.0.0.1", peer.server.port), "cam-2", anew, time.time(), 0)
     assert line.request(PieceRequest(FILE.sha256, 0), PIECE) == (PieceStatus.HAVE, DATA[:PIECE])
 
 
-def test_who_is_of_another_ca_is_neither_answered_nor_believed(pair: Site, tmp_path: Path) -> None:
+def test_a_certificate_of_another_ca_is_refused_as_client_and_server(
+    pair: Site, tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     stranger = enrol(tmp_path / "elsewhere", name="cam-1").folder
-    asked = pair.devices[1]
-    asked.download()
+    peer = pair.devices[1]
+    peer.download()
     with pytest.raises(UntrustedError):
-        connect(("127.0.0.1", asked.server.port), "cam-2", stranger, time.time())
-    plain = socket.create_connection(("127.0.0.1", asked.server.port))
-    assert not answered(
+        connect(("127.0.0.1", peer.server.port), "cam-2", stranger, time.time())
+    plain = socket.create_connection(("127.0.0.1", peer.server.port))
+    assert not response_to(
         client_context(stranger).wrap_socket(plain), PieceRequest(FILE.sha256, 0).encode()
     )
 
@@ -427,43 +427,46 @@ def test_who_is_of_another_ca_is_neither_answered_nor_believed(pair: Site, tmp_p
         b"\xff\xfe\n",
     ],
 )
-def test_what_is_no_question_ends_the_conversation(pair: Site, line: bytes) -> None:
-    asker, asked = pair.devices
-    connection = line_to(asker, asked)._connection
-    assert not answered(connection, line)
-    assert line_to(asker, asked).request(PieceRequest("0" * 64, 0), 1) == (PieceStatus.NONE, b"")
+def test_a_malformed_request_closes_the_connection(pair: Site, line: bytes) -> None:
+    client, peer = pair.devices
+    connection = open_connection(client, peer)._connection
+    assert not response_to(connection, line)
+    assert open_connection(client, peer).request(PieceRequest("0" * 64, 0), 1) == (
+        PieceStatus.NONE,
+        b"",
+    )
 
 
-def test_only_what_a_manifest_names_is_given_and_only_when_it_is_true(pair: Site) -> None:
-    asker, asked = pair.devices
-    asked.download()
-    line = line_to(asker, asked)
+def test_only_files_that_a_manifest_names_are_sent_and_only_with_matching_bytes(pair: Site) -> None:
+    client, peer = pair.devices
+    peer.download()
+    line = open_connection(client, peer)
     assert line.request(PieceRequest(FILE.sha256, 0), PIECE) == (PieceStatus.HAVE, DATA[:PIECE])
-    key = bundle.sha256_of(asked.folder / "device.key")
+    key = bundle.sha256_of(peer.folder / "device.key")
     assert line.request(PieceRequest(key, 0), PIECE) == (PieceStatus.NONE, b"")
     assert line.request(PieceRequest(FILE.sha256, 9), PIECE) == (PieceStatus.NONE, b"")
-    path = asked.stage(MODEL) / FILE.name
+    path = peer.stage(MODEL) / FILE.name
     path.write_bytes(bytes(len(DATA)))  # the disk has gone bad
     assert line.request(PieceRequest(FILE.sha256, 1), PIECE) == (PieceStatus.NONE, b"")
 
 
-def test_connections_are_bounded_and_room_comes_back(
+def test_connections_are_bounded_and_closed_ones_free_their_place(
     pair: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asker, asked = pair.devices
-    asked.download()
-    lines = [line_to(asker, asked) for _ in range(listener.CONNECTIONS)]
+    client, peer = pair.devices
+    peer.download()
+    lines = [open_connection(client, peer) for _ in range(listener.CONNECTIONS)]
     for line in lines:
         assert line.request(PieceRequest(FILE.sha256, 0), PIECE)[0] is PieceStatus.HAVE
     with pytest.raises((OSError, UntrustedError)):
-        line_to(asker, asked).request(PieceRequest(FILE.sha256, 0), PIECE)
+        open_connection(client, peer).request(PieceRequest(FILE.sha256, 0), PIECE)
     for line in lines:
         line.close()
     end = time.monotonic() + 20
     while True:
         try:
             assert (
-                line_to(asker, asked).request(PieceRequest(FILE.sha256, 0), PIECE)[0]
+                open_connection(client, peer).request(PieceRequest(FILE.sha256, 0), PIECE)[0]
                 is PieceStatus.HAVE
             )
             break

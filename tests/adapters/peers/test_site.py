@@ -24,12 +24,12 @@ from shoal.manifest import PIECE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-NAMES, LIAR = [f"cam-{n}" for n in range(1, 6)], "cam-9"
+NAMES, CORRUPT = [f"cam-{n}" for n in range(1, 6)], "cam-9"
 TIMEOUT_S = 150.0
 
 
 class CorruptStore(PieceStore):
-    """Has every piece, and none of it right."""
+    """Returns every piece with wrong bytes."""
 
     def read(self, piece):
         data = super().read(piece)
@@ -41,9 +41,9 @@ class Site:
 
     def __init__(self, parent: Path) -> None:
         self.artifacts, self.parent = Artifacts(), parent
-        self.ports = {name: free_port() for name in [*NAMES, LIAR]}
+        self.ports = {name: free_port() for name in [*NAMES, CORRUPT]}
         self.devices: dict[str, Enrolled] = {}
-        for name in [*NAMES, LIAR]:
+        for name in [*NAMES, CORRUPT]:
             self.devices[name] = enrol(
                 parent, name=name, beside=next(iter(self.devices.values()), None),
                 artifacts=self.artifacts.url, observe_s=0.5, max_kbps=24_000,
@@ -54,8 +54,8 @@ class Site:
         self.artifacts.fetch = self.repository.fetch
         self.artifacts.start(first.pki)
         self.release(parent / "release")
-        self.liar = PeerServer(
-            self.devices[LIAR].folder, ("127.0.0.1", self.ports[LIAR]),
+        self.corrupt_peer = PeerServer(
+            self.devices[CORRUPT].folder, ("127.0.0.1", self.ports[CORRUPT]),
             store=CorruptStore(self.stock(parent), time.monotonic), state=DownloadState(),
             allowed=lambda: NAMES, max_kbps=0, sleep=time.sleep,
         )  # fmt: skip
@@ -80,7 +80,7 @@ class Site:
         return parent / "stock"
 
     def assign(self) -> None:
-        """As if it had come to each of them while it was switched off."""
+        """Store the assignment in each device's journal; the agents are not running."""
         urls = {sha: f"{self.artifacts.url}/blobs/{sha}" for sha in self.artifacts.blobs}
         for name in NAMES:
             order = msgspec.structs.replace(self.order, rollout="r", attempt=1)
@@ -107,23 +107,23 @@ class Site:
         record = read_records(self.folder(name) / "journal.db").get("parts")
         return record.state if record else State.IDLE
 
-    def wait(self, what, name: str = "") -> None:
+    def wait(self, condition, name: str = "") -> None:
         end = time.monotonic() + TIMEOUT_S
-        while not what():
+        while not condition():
             assert time.monotonic() < end, f"{name}: {[self.state(n) for n in NAMES]}"
             time.sleep(0.02)
 
     def faults(self, name: str) -> list[str]:
-        """Causes of what the device has to report."""
-        box = SqliteOutbox(self.folder(name) / "outbox.db", limit_bytes=2**24, boot_name=str)
-        letters = [wire.decode_up(it.kind, it.payload) for it in box.after(0, 1_000)]
-        box.close()
-        return [it.cause for it in letters if isinstance(it, wire.FaultEvent)]
+        """Causes of the faults in the device's outbox."""
+        outbox = SqliteOutbox(self.folder(name) / "outbox.db", limit_bytes=2**24, boot_name=str)
+        messages = [wire.decode_up(it.kind, it.payload) for it in outbox.after(0, 1_000)]
+        outbox.close()
+        return [it.cause for it in messages if isinstance(it, wire.FaultEvent)]
 
     def end(self) -> None:
         for process in self.processes.values():
             process.end()
-        self.liar.finish()
+        self.corrupt_peer.finish()
         self.artifacts.stop()
 
 
@@ -134,16 +134,16 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.end()
 
 
-def test_a_site_of_five_downloads_a_release_once_though_one_is_killed_and_one_lies(
+def test_a_site_of_five_downloads_a_release_once_though_one_is_killed_and_one_sends_corrupt_pieces(
     site: Site,
 ) -> None:
-    site.liar.start()
+    site.corrupt_peer.start()
     site.assign()
-    order = [name for name in ranked(site.file.sha256, [*NAMES, LIAR]) if name != LIAR]
+    order = [name for name in ranked(site.file.sha256, [*NAMES, CORRUPT]) if name != CORRUPT]
     victim, sha256 = order[0], site.file.sha256
-    site.artifacts.held[sha256] = 2 * PIECE
+    site.artifacts.hold_at[sha256] = 2 * PIECE
     site.start(victim)
-    site.wait(lambda: site.artifacts.asked.get(sha256, 0) >= 2 * PIECE, "a beginning")
+    site.wait(lambda: site.artifacts.sent_of.get(sha256, 0) >= 2 * PIECE, "the first pieces")
     for name in order[1:]:
         site.start(name)
         site.processes[name].wait_until("/v2/health/live")
@@ -156,10 +156,10 @@ def test_a_site_of_five_downloads_a_release_once_though_one_is_killed_and_one_li
     for name in NAMES:
         site.processes[name].end()
 
-    size, asked = site.file.size, site.artifacts.asked
+    size, sent = site.file.size, site.artifacts.sent_of[sha256]
     assert len(site.file.chunks) >= 6
-    # Without sharing it would be five times. Two pieces died with the device that had fetched them;
-    # and a peer that is too busy to answer within its five seconds costs a piece.
-    assert size <= asked[sha256] < 2 * size, asked[sha256] / size
+    # Without sharing: 5 * size. The two pieces of the killed device are downloaded again, as is a
+    # piece whose peer does not answer within its five seconds.
+    assert size <= sent < 2 * size, sent / size
     assert any("peer-lied" in site.faults(name) for name in NAMES)
     assert all("peer-untrusted" not in site.faults(name) for name in NAMES)

@@ -24,38 +24,38 @@ FILE = File(name="model.onnx", size=len(DATA), sha256=hashlib.sha256(DATA).hexdi
 
 
 class Server:
-    """An HTTPS server that does to `DATA` what a test says.
+    """An HTTPS server of `DATA` with faults that a test sets.
 
-    cuts      hang up after so many bytes, one for each answer, while there are any
-    asked     Range header of each request, "" for none
-    sent      bytes of bodies in all
-    callers   addresses that requests came from: one a connection
+    cuts      close the connection after so many bytes; one entry per response
+    wanted    Range header of each request, "" for none
+    sent      total bytes of bodies
+    callers   client addresses: one per connection
     """
 
     def __init__(self, pki: Path) -> None:
         self.cuts: list[int] = []
-        self.asked: list[str] = []
+        self.wanted: list[str] = []
         self.callers: set[tuple[str, int]] = set()
         self.sent = 0
         self.status = 0
-        self.data, self.ranges, self.lies = DATA, True, ""
+        self.data, self.ranges, self.content_range = DATA, True, ""
         self.answering = threading.Lock()
         outer = self
 
-        class Answer(http.server.BaseHTTPRequestHandler):
+        class Request(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                outer.answer(self)
+                outer.respond(self)
 
             def log_message(self, *args: object) -> None:
                 pass
 
-        class Quiet(http.server.ThreadingHTTPServer):
+        class QuietServer(http.server.ThreadingHTTPServer):
             def handle_error(self, request: object, client_address: object) -> None:
-                pass  # clients of these tests hang up
+                pass  # clients of these tests close connections
 
-        self._server = Quiet(("127.0.0.1", 0), Answer)
+        self._server = QuietServer(("127.0.0.1", 0), Request)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pki / "server.crt", pki / "server.key")
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
@@ -67,9 +67,9 @@ class Server:
         self._server.shutdown()
         self._server.server_close()
 
-    def answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
+    def respond(self, request: http.server.BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range", "")
-        self.asked.append(wanted)
+        self.wanted.append(wanted)
         self.callers.add(request.client_address)
         if self.status:
             request.send_response(self.status)
@@ -82,8 +82,8 @@ class Server:
         request.send_response(206 if wanted and self.ranges else 200)
         request.send_header("Content-Length", str(len(body)))
         if wanted and self.ranges:
-            told = self.lies or f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
-            request.send_header("Content-Range", told)
+            returned = self.content_range or f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
+            request.send_header("Content-Range", returned)
         request.end_headers()
         if self.cuts:
             body = body[: self.cuts.pop(0)]
@@ -138,13 +138,13 @@ def stage(folder: Path) -> Path:
     return folder / "parts" / "stage"
 
 
-def test_a_file_arrives_whole_and_under_its_name(fetch, tmp_path: Path) -> None:
+def test_a_file_is_stored_complete_under_its_name(fetch, tmp_path: Path) -> None:
     assert fetch() == len(DATA)
     assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
     assert [p.name for p in stage(tmp_path).iterdir()] == ["model.onnx"]
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(
+def test_a_download_resumes_where_its_connection_broke(
     fetch, server: Server, tmp_path: Path
 ) -> None:
     server.cuts = [100_000, 1, 70_000, 0]
@@ -153,11 +153,11 @@ def test_a_broken_connection_is_taken_up_where_it_broke(
             fetch()
     fetch()
     assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
-    assert server.asked == ["", "bytes=100000-", "bytes=100001-", "bytes=170001-", "bytes=170001-"]
+    assert server.wanted == ["", "bytes=100000-", "bytes=100001-", "bytes=170001-", "bytes=170001-"]
     assert server.sent == len(DATA)
 
 
-def test_a_file_that_came_in_one_go_is_not_read_again_and_one_that_did_not_is(
+def test_only_a_resumed_file_is_read_again_to_hash_it(
     fetch, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -173,7 +173,7 @@ def test_a_file_that_came_in_one_go_is_not_read_again_and_one_that_did_not_is(
     assert read == [f"{FILE.sha256}.part"]
 
 
-def test_a_server_without_ranges_begins_anew(fetch, server: Server, tmp_path: Path) -> None:
+def test_without_range_support_a_download_restarts(fetch, server: Server, tmp_path: Path) -> None:
     server.cuts, server.ranges = [1000], False
     with pytest.raises(LinkError):
         fetch()
@@ -181,22 +181,22 @@ def test_a_server_without_ranges_begins_anew(fetch, server: Server, tmp_path: Pa
     assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("lie", ["bytes 0-299999/300000", "bytes 1000-1001/5", "nonsense"])
-def test_an_answer_to_another_question_is_not_written(
-    fetch, server: Server, tmp_path: Path, lie: str
+@pytest.mark.parametrize("wrong", ["bytes 0-299999/300000", "bytes 1000-1001/5", "nonsense"])
+def test_a_response_for_another_range_is_not_written(
+    fetch, server: Server, tmp_path: Path, wrong: str
 ) -> None:
     server.cuts = [1000]
     with pytest.raises(LinkError):
         fetch()
-    server.lies = lie
+    server.content_range = wrong
     with pytest.raises(LinkError, match="range"):
         fetch()
-    server.lies = ""
+    server.content_range = ""
     fetch()
     assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
 
 
-def test_other_bytes_than_were_signed_are_thrown_away(
+def test_bytes_that_do_not_match_the_signed_hash_are_deleted(
     fetch, server: Server, tmp_path: Path
 ) -> None:
     server.data = DATA[:-1] + b"!"
@@ -205,31 +205,33 @@ def test_other_bytes_than_were_signed_are_thrown_away(
     assert list(stage(tmp_path).iterdir()) == []
 
 
-def test_no_more_is_taken_than_was_signed(fetch, server: Server, tmp_path: Path) -> None:
+def test_no_more_bytes_than_the_signed_size_are_read(fetch, server: Server, tmp_path: Path) -> None:
     server.data = DATA + b"x" * 10_000_000
     fetch()
     assert (stage(tmp_path) / "model.onnx").stat().st_size == len(DATA)
 
 
-def test_a_part_longer_than_the_file_is_begun_anew(fetch, server: Server, tmp_path: Path) -> None:
+def test_a_partial_file_longer_than_the_file_is_restarted(
+    fetch, server: Server, tmp_path: Path
+) -> None:
     stage(tmp_path).mkdir(parents=True)
     (stage(tmp_path) / f"{FILE.sha256}.part").write_bytes(b"y" * (len(DATA) + 1))
     fetch()
     assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
 
 
-def test_a_whole_part_is_only_verified(fetch, server: Server, tmp_path: Path) -> None:
+def test_a_complete_partial_file_is_only_verified(fetch, server: Server, tmp_path: Path) -> None:
     stage(tmp_path).mkdir(parents=True)
     (stage(tmp_path) / f"{FILE.sha256}.part").write_bytes(DATA)
     assert fetch() == 0
-    assert server.asked == []
+    assert server.wanted == []
 
 
 @pytest.mark.parametrize(
     ("status", "error"),
     [(404, AbsentError), (403, DeniedError), (500, LinkError), (302, LinkError), (416, LinkError)],
 )
-def test_a_refusal_says_what_it_is_and_keeps_the_capability_secret(
+def test_an_http_error_is_mapped_to_its_class_without_leaking_the_capability(
     fetch, server: Server, status: int, error: type[Exception]
 ) -> None:
     server.status = status
@@ -238,30 +240,28 @@ def test_a_refusal_says_what_it_is_and_keeps_the_capability_secret(
     assert "secret" not in str(caught.value)
 
 
-def test_nobody_there_is_out_of_reach(fetch, server: Server) -> None:
+def test_an_unreachable_server_is_a_link_error(fetch, server: Server) -> None:
     server.stop()
     with pytest.raises(LinkError, match="artifact server"):
         fetch()
 
 
-def test_another_ca_is_not_believed(server: Server, tmp_path: Path) -> None:
+def test_a_server_certificate_of_another_ca_is_refused(server: Server, tmp_path: Path) -> None:
     Authority.create(tmp_path / "pki", names=["localhost"], now=time.time())
     with pytest.raises(LinkError, match=r"(?i)certificate"):
         getter(server, tmp_path / "pki" / "ca.pem", tmp_path)()
 
 
-def test_a_download_that_is_taken_back_keeps_what_it_has(
-    fetch, server: Server, tmp_path: Path
-) -> None:
-    asked = iter([False, False, True])
+def test_a_cancelled_download_keeps_its_partial_file(fetch, server: Server, tmp_path: Path) -> None:
+    cancelled = iter([False, False, True])
     with pytest.raises(LinkError, match="cancelled"):
-        fetch(stop=lambda: next(asked))
+        fetch(stop=lambda: next(cancelled))
     fetch()
-    assert server.asked[1].startswith("bytes=")
+    assert server.wanted[1].startswith("bytes=")
     assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
 
 
-def test_the_bandwidth_limit_asks_for_pauses(server: Server, pki: Path, tmp_path: Path) -> None:
+def test_the_bandwidth_limit_adds_pauses(server: Server, pki: Path, tmp_path: Path) -> None:
     pauses: list[float] = []
     getter(server, pki / "ca.pem", tmp_path, max_kbps=800, pauses=pauses)()
     assert max(pauses) == pytest.approx(3.0, rel=0.2)  # 300 kB at 100 kB/s, had it slept
@@ -285,7 +285,7 @@ def test_small_files_are_bounded_and_verified(fetch, server: Server) -> None:
         downloads.small("http://localhost/", 1, "")
 
 
-def test_metadata_that_is_not_there_is_absent(fetch, server: Server) -> None:
+def test_missing_metadata_is_absent(fetch, server: Server) -> None:
     server.status = 404
     with pytest.raises(AbsentError):
         fetch.downloads.metadata("2.root.json")
@@ -299,7 +299,7 @@ DELTA = delta.make(OLD, NEW)
 
 @pytest.fixture
 def shorter(fetch, server: Server, tmp_path: Path) -> Callable[..., int]:
-    """Fetches MADE by way of what differs from OLD; the server has DELTA."""
+    """Fetches MADE as a delta to OLD; the server has DELTA."""
     server.data = DELTA
     (tmp_path / "old.onnx").write_bytes(OLD)
 
@@ -310,13 +310,15 @@ def shorter(fetch, server: Server, tmp_path: Path) -> Callable[..., int]:
     return by_delta
 
 
-def test_a_delta_makes_the_file_of_the_old_one(shorter, server: Server, tmp_path: Path) -> None:
+def test_a_delta_rebuilds_the_file_from_the_old_one(
+    shorter, server: Server, tmp_path: Path
+) -> None:
     assert shorter() == len(DELTA) < len(NEW) // 10
     assert (stage(tmp_path) / "model.onnx").read_bytes() == NEW
     assert [p.name for p in stage(tmp_path).iterdir()] == ["model.onnx"]
 
 
-def test_a_delta_is_taken_up_where_its_connection_broke(
+def test_a_delta_download_resumes_where_its_connection_broke(
     shorter, server: Server, tmp_path: Path
 ) -> None:
     server.cuts = [100, 50]
@@ -324,15 +326,15 @@ def test_a_delta_is_taken_up_where_its_connection_broke(
         with pytest.raises(LinkError):
             shorter()
     shorter()
-    assert server.asked == ["", "bytes=100-", "bytes=150-"]
+    assert server.wanted == ["", "bytes=100-", "bytes=150-"]
     assert server.sent == len(DELTA)
     assert (stage(tmp_path) / "model.onnx").read_bytes() == NEW
 
 
-def test_a_delta_over_which_the_process_died_is_not_tried_again(
+def test_a_delta_whose_application_killed_the_process_is_not_retried(
     shorter, server: Server, tmp_path: Path
 ) -> None:
-    """It takes memory: a device that was killed for it would be killed at every start."""
+    """It needs memory: an agent killed by the OOM killer would be killed at every start."""
     stage(tmp_path).mkdir(parents=True)
     left = stage(tmp_path) / f"{MADE.sha256}.whole"
     left.write_bytes(DELTA)
@@ -342,7 +344,7 @@ def test_a_delta_over_which_the_process_died_is_not_tried_again(
     assert server.sent == 0
 
 
-def test_a_delta_that_spares_little_is_not_fetched(shorter, server: Server, tmp_path: Path) -> None:
+def test_a_delta_that_saves_little_is_not_fetched(shorter, server: Server, tmp_path: Path) -> None:
     stage(tmp_path).mkdir(parents=True)
     (stage(tmp_path) / f"{MADE.sha256}.part").write_bytes(NEW[: -len(DELTA)])
     with pytest.raises(BundleError, match="saves too little"):
@@ -355,7 +357,7 @@ def test_a_delta_that_spares_little_is_not_fetched(shorter, server: Server, tmp_
 @pytest.mark.parametrize(
     "served", [b"junk" * 9, delta.make(b"", NEW[:-1]), delta.make(OLD, NEW[:-1] + b"!")]
 )
-def test_a_delta_that_makes_something_else_leaves_the_way_to_the_whole_file(
+def test_after_a_delta_with_a_wrong_result_the_whole_file_can_be_fetched(
     served: bytes, fetch, shorter, server: Server, tmp_path: Path
 ) -> None:
     server.data = served
@@ -367,15 +369,13 @@ def test_a_delta_that_makes_something_else_leaves_the_way_to_the_whole_file(
 
 
 @pytest.mark.parametrize("status", [404, 403, 500, 503])
-def test_a_delta_that_is_not_to_be_had_is_not_waited_for(
-    shorter, server: Server, status: int
-) -> None:
+def test_an_unavailable_delta_is_not_retried(shorter, server: Server, status: int) -> None:
     server.status = status
     with pytest.raises((AbsentError, DeniedError)):
         shorter()
 
 
-def test_a_delta_that_is_not_there_costs_no_new_connection(
+def test_a_missing_delta_does_not_open_a_new_connection(
     shorter, fetch, server: Server, tmp_path: Path
 ) -> None:
     server.status = 404
@@ -386,10 +386,10 @@ def test_a_delta_that_is_not_there_costs_no_new_connection(
     assert len(server.callers) == 1
 
 
-def test_a_long_file_is_never_made_by_a_delta(
+def test_a_file_over_the_delta_limit_is_not_fetched_as_a_delta(
     shorter, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "DELTA_LIMIT", 1000)
     with pytest.raises(BundleError, match="too large"):
         shorter()
-    assert server.asked == []
+    assert server.wanted == []

@@ -1,8 +1,8 @@
 """A real agent process is killed at random moments of real updates, again and again.
 
-No broker is needed: the assignment lies in its journal, as if it had come before the power went,
-and what it has to say stays in its outbox. Of four releases three are a little more training of
-each other, and come as deltas; the fourth is another model, and comes whole. `make soak` kills 500
+No broker is needed: the assignment is in the journal, as if received before the power cut, and
+reports stay in the outbox. Of four releases three differ by a little training and are downloaded
+as deltas; the fourth is another model and is downloaded whole. `make soak` kills 500
 times.
 """
 
@@ -31,14 +31,14 @@ from shoal.agent.update.machine import RESTING
 from shoal.trust import Order
 
 CUTS, VERSIONS = 500 if os.environ.get("SHOAL_SOAK") else 30, (1, 2, 3, 4)
-#: Longest that an agent is left alone, seconds; of these it may need a part to serve at all.
+#: Longest time between kills, s; includes the agent's start.
 LIFE_S, PROFILE = 2.5, "x86-vnni"
-#: What a download leaves in the stage: of a whole file, of a delta, a delta not applied yet.
+#: Suffixes of partial downloads in the stage: a file, a delta, a delta not applied yet.
 PARTS = (".part", ".delta", ".whole")
 
 
 class Site:
-    """One device, its artifact server, and releases that it is told to run in turn."""
+    """One device, its artifact server, and releases that are assigned to it in turn."""
 
     def __init__(self, folder: Path, *, observe_s: float = 0.5, max_kbps: float = 1_200) -> None:
         self.artifacts = Artifacts()
@@ -69,7 +69,7 @@ class Site:
             self.deltas[f"{_sha256(old)}>{_sha256(new)}"] = _sha256(made)
 
     def serve_first(self) -> None:
-        """The first release serves, as if it had been rolled out long ago."""
+        """Install the first release as the one in service."""
         order, self.attempt = self.orders[0], 1
         slots = DiskSlots(self.folder / "models")
         shutil.copytree(self.folder.parent / "v1", slots.path("parts", "a"))
@@ -84,7 +84,7 @@ class Site:
         journal.close()
 
     def assign(self) -> None:
-        """The next attempt, at the next release; the agent is not running."""
+        """Assign the next release as a new attempt; the agent is not running."""
         order = self.orders[self.attempt % len(self.orders)]
         self.attempt += 1
         order = msgspec.structs.replace(order, rollout="r", attempt=self.attempt)
@@ -97,7 +97,7 @@ class Site:
         journal.close()
 
     def record(self) -> Record | None:
-        """The journal's, after a check that what it calls good is on the disk, file by file."""
+        """The journal's record, after verifying every file of the release in service."""
         journal = SqliteJournal(self.folder / "journal.db")
         assert not journal.lost
         record = journal.records().get("parts")
@@ -114,26 +114,26 @@ class Site:
         return record.state.name if record.state in RESTING else ""
 
     def rests(self, process: Process) -> bool:
-        """Whether the agent has taken this attempt up, and it has ended."""
-        (model,) = process.ask("GET", "/status")[1]["models"]
+        """Whether the agent has started this attempt and it has ended."""
+        (model,) = process.request("GET", "/status")[1]["models"]
         wanted = f"parts@{self.orders[(self.attempt - 1) % len(self.orders)].version}"
         return model["wanted"] == wanted and model["state"] in {s.value for s in RESTING}
 
     def parts(self) -> set[str]:
-        """What kinds of half a download the stage holds."""
+        """Suffixes of the partial downloads in the stage."""
         stage = self.folder / "models" / "parts" / "stage"
         return {path.suffix for path in stage.glob("*")} & set(PARTS)
 
-    def told(self) -> list[str]:
+    def reported_states(self) -> list[str]:
         """The states of this attempt that the outbox holds, in order."""
         return [update.state for update in self.updates()]
 
     def saved(self) -> bool:
-        """Whether this attempt says that a delta spared it something."""
+        """Whether an update event of this attempt reports bytes saved by a delta."""
         return any(update.facts.get("saved_by_delta") for update in self.updates())
 
     def updates(self) -> list[wire.UpdateEvent]:
-        """The steps of this attempt that the outbox holds, in order."""
+        """Update events of this attempt in the outbox, in order."""
         outbox = SqliteOutbox(
             self.folder / "outbox.db", limit_bytes=1 << 26, boot_name=lambda: "unused"
         )
@@ -156,7 +156,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def finish(site: Site) -> None:
-    """Undisturbed, the attempt ends; what it became was said once, after all its steps."""
+    """Run the agent until the attempt ends; its final state is reported once, after its steps."""
     process = Process(site.folder)
     try:
         process.wait_until()
@@ -167,15 +167,15 @@ def finish(site: Site) -> None:
 
 
 def state_of(process: Process) -> str:
-    """What the agent says of its one model."""
-    return process.ask("GET", "/status")[1]["models"][0]["state"]
+    """State of the agent's one model, from GET /status."""
+    return process.request("GET", "/status")[1]["models"][0]["state"]
 
 
 def check_end(site: Site) -> None:
-    told, ended = site.told(), site.ended()
+    reported, ended = site.reported_states(), site.ended()
     assert ended in ("SUCCEEDED", "FAILED", "ALREADY_INSTALLED")
-    assert len(told) == len(set(told)), f"reported twice: {told}"
-    assert told[-1] == ended
+    assert len(reported) == len(set(reported)), f"reported twice: {reported}"
+    assert reported[-1] == ended
     record = site.record()
     if ended == "FAILED":
         assert record.cause == "crash-loop", (record.cause, record.detail)
@@ -183,7 +183,7 @@ def check_end(site: Site) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_told_once(
+def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_reported_once(
     site: Site,
 ) -> None:
     chance, ends = random.Random(), list[str]()
@@ -205,7 +205,7 @@ def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_told_o
         seen[site.record().state.name] += 1
         parts.update(site.parts())
         if site.ended():
-            restart_and_tell(site)
+            restart_and_report(site)
             ends.append(site.ended())
             saved += site.saved()
             site.assign()
@@ -221,8 +221,8 @@ def test_wherever_it_is_killed_it_serves_again_and_the_update_ends_and_is_told_o
     assert saved or parts[".delta"], "deltas were in the path"
 
 
-def restart_and_tell(site: Site) -> None:
-    """Killed between journal and outbox: the next start says it."""
-    if site.told()[-1:] != [site.ended()]:
+def restart_and_report(site: Site) -> None:
+    """Killed between journal and outbox: the next start reports the final state."""
+    if site.reported_states()[-1:] != [site.ended()]:
         finish(site)
     check_end(site)

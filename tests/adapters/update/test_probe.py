@@ -1,4 +1,4 @@
-"""The probe, for real: a process of its own that a bad model takes down, and nothing else."""
+"""The probe in its real subprocess: a bad model crashes only the probe."""
 
 import os
 import signal
@@ -72,7 +72,7 @@ def test_a_release_over_its_latency_budget_is_too_slow(
     assert verdict.facts["p99_ms"] > 0.02
 
 
-def test_the_shadow_tells_how_often_the_new_release_disagrees(
+def test_the_shadow_run_reports_how_often_the_new_release_disagrees(
     prober: SubprocessProber, tmp_path: Path
 ) -> None:
     put_release(tmp_path / "a", version=1)
@@ -85,8 +85,8 @@ def test_the_shadow_tells_how_often_the_new_release_disagrees(
     assert tried(prober, recent=RECENT)[0].disagree == pytest.approx((here != there).mean())
 
 
-def greedy() -> bytes:
-    """ConstantOfShape of 4 GB: loads, and asks for the memory when it runs."""
+def memory_hungry() -> bytes:
+    """ConstantOfShape of 4 GB: loads, and allocates the memory when it runs."""
     shape = helper.make_tensor("shape", TensorProto.INT64, [2], [1 << 15, 1 << 15])
     nodes = [
         helper.make_node("Constant", [], ["s"], value=shape),
@@ -99,17 +99,19 @@ def greedy() -> bytes:
     return model_of(nodes, [weight]).SerializeToString()
 
 
-def test_a_greedy_model_takes_down_its_probe_and_is_too_big(
+def test_a_model_that_allocates_too_much_kills_its_probe_and_is_too_big(
     prober: SubprocessProber, tmp_path: Path
 ) -> None:
     golden = {"fp32": np.zeros((16, 3), np.float32)}
-    put_release(tmp_path / "b", models={"fp32": greedy()}, golden=golden)
+    put_release(tmp_path / "b", models={"fp32": memory_hungry()}, golden=golden)
     with pytest.raises(ShoalError) as caught:
         tried(prober)
     assert caught.value.code == "too-big"
 
 
-def test_a_model_that_does_not_load_is_named(prober: SubprocessProber, tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_names_the_operator(
+    prober: SubprocessProber, tmp_path: Path
+) -> None:
     golden = {"fp32": np.zeros((16, 3), np.float32)}
     broken = model_of([helper.make_node("Nope", ["input"], ["output"])]).SerializeToString()
     put_release(tmp_path / "b", models={"fp32": broken}, golden=golden)
@@ -118,19 +120,17 @@ def test_a_model_that_does_not_load_is_named(prober: SubprocessProber, tmp_path:
 
 
 def children() -> set[int]:
-    """Processes of this one, zombies among them."""
+    """Child processes of this one, zombies included."""
     found = Path("/proc/self/task").glob("*/children")
     return {int(pid) for path in found for pid in path.read_text().split()}
 
 
-def test_a_process_that_was_got_ready_is_the_one_that_is_asked(
-    prober: SubprocessProber, tmp_path: Path
-) -> None:
+def test_a_prepared_process_runs_the_next_probe(prober: SubprocessProber, tmp_path: Path) -> None:
     before = children()
     put_release(tmp_path / "b")
     began = threading.Thread(target=prober.prepare, args=[PROFILE])
     began.start()
-    began.join()  # the thread that began it is gone by the time it is asked
+    began.join()  # the thread that started it has ended before the probe
     prober.prepare(PROFILE)
     (ready,) = children() - before
     assert len(tried(prober, recent=RECENT)) == 1
@@ -138,7 +138,7 @@ def test_a_process_that_was_got_ready_is_the_one_that_is_asked(
     assert not Path(f"/proc/{ready}").exists()
 
 
-def test_one_that_is_not_needed_ends_and_leaves_nothing(prober: SubprocessProber) -> None:
+def test_a_dismissed_process_ends_and_leaves_no_zombie(prober: SubprocessProber) -> None:
     before = children()
     prober.dismiss()
     prober.prepare(PROFILE)
@@ -147,7 +147,7 @@ def test_one_that_is_not_needed_ends_and_leaves_nothing(prober: SubprocessProber
     assert children() == before
 
 
-def test_one_that_died_while_it_waited_says_nothing_of_the_release(
+def test_a_prepared_process_that_died_does_not_fail_the_release(
     prober: SubprocessProber, tmp_path: Path
 ) -> None:
     before = children()
@@ -160,7 +160,7 @@ def test_one_that_died_while_it_waited_says_nothing_of_the_release(
     assert children() == before
 
 
-def test_without_room_for_all_that_it_may_take_none_waits(tmp_path: Path) -> None:
+def test_without_memory_for_its_budget_no_process_is_prepared(tmp_path: Path) -> None:
     left = [PROFILE.budget.rss_mb - 1.0]
     prober = SubprocessProber(lambda model, slot: tmp_path / slot, dict(os.environ), left.pop)
     before = children()
@@ -187,7 +187,7 @@ def is_alive(process: Path) -> bool:
         return False
 
 
-def test_one_whose_agent_is_killed_goes_with_it() -> None:
+def test_a_prepared_process_ends_when_its_agent_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", PREPARES], stdout=subprocess.PIPE) as agent:
         assert agent.stdout is not None
         waits = Path("/proc") / agent.stdout.readline().decode().strip()
@@ -195,7 +195,7 @@ def test_one_whose_agent_is_killed_goes_with_it() -> None:
         agent.kill()
     end = time.monotonic() + 30
     while is_alive(waits):
-        assert time.monotonic() < end, "it waits for ever"
+        assert time.monotonic() < end, "it did not end"
         time.sleep(0.05)
 
 

@@ -16,7 +16,7 @@ def test_an_engine_with_a_lower_retention_deletes_checkpoints_and_rounds_continu
     federation.start(4)
     federation.run(200, until=lambda: federation.done(4))
     fleet = federation.fleet
-    with fleet.controller_away():
+    with fleet.controller_down():
         fewer = msgspec.structs.replace(fleet.ctx.settings, rounds=Rounds(checkpoints=2))
         fleet.ctx = fleet.ctx._replace(settings=fewer)
     federation.run(10)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from learning_devices import FakeController, RoundDevice, attempt_of, some_rows
-from scenario.power import How, Supply, live
+from scenario.power import How, Supply, run_until_cut
 from shoal import wire
 from shoal.agent.installed.round_record import RoundState
 from shoal.federated import messages
@@ -62,7 +62,7 @@ def run(
     cut: int = -1,
 ) -> Supply:
     """One life that may be cut, and one that is not."""
-    return live(device, lambda: lead(device, invites), monkeypatch, how, cut)
+    return run_until_cut(device, lambda: lead(device, invites), monkeypatch, how, cut)
 
 
 @pytest.mark.parametrize("how", list(How))

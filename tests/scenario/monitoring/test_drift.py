@@ -221,7 +221,7 @@ def test_the_ledger_misses_nothing_after_crashes_of_both_sides(fleet):
     fleet.stations["cam-1"].crash()
     fleet.run(15)
     fleet.stations["cam-1"].start()
-    with fleet.controller_away():
+    with fleet.controller_down():
         fleet.run(40)
     fleet.run(60)
     for name in SITES:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from devices import MODEL, Cloud
-from scenario.by_hand import NAME, BundleWriter, OfflineDevice
-from scenario.power import How, Supply, live
+from scenario.offline_devices import NAME, BundleWriter, OfflineDevice
+from scenario.power import How, Supply, run_until_cut
 from scenario.update.test_power_cuts import SECONDS, STRIDE
 from shoal import offline_bundle, wire
 from shoal.agent.offline.io.cache import OfflineCache
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def disk(disk: Path) -> Iterator[Path]:
-    """In memory, also for what is looked at and thrown away."""
+    """A folder in memory, for temporary files too."""
     before, scratch = tempfile.tempdir, disk / "scratch"
     scratch.mkdir()
     tempfile.tempdir = str(scratch)
@@ -57,7 +57,7 @@ class Scene:
         device.stop()
         self.cloud.reachable = False
         self.order = self.cloud.release(2, counter=3)
-        self.bundle = self.writer.write(folder / "stick", self.writer.letter(self.order))
+        self.bundle = self.writer.write(folder / "bundle", self.writer.assignment(self.order))
 
     def device(self, name: str) -> OfflineDevice:
         """A copy of the device, switched off."""
@@ -102,8 +102,8 @@ def test_a_release_that_was_imported_is_tried_committed_and_reported_once(
     states = device.states("r-2")
     assert states.count("SUCCEEDED") == 1
     assert len(states) == len(set(states))
-    (told,) = [m for m in device.faults() if m.cause == "folder-imported"]
-    assert told.detail.startswith("ana imported a bundle")
+    (reported,) = [m for m in device.faults() if m.cause == "folder-imported"]
+    assert reported.detail.startswith("ana imported a bundle")
 
 
 def test_a_bad_release_that_was_imported_rolls_back(scene: Scene, device: OfflineDevice) -> None:
@@ -133,12 +133,12 @@ def test_acks_that_were_imported_remove_their_messages_and_no_others(
 def test_a_new_root_of_the_director_comes_with_the_bundle_and_is_kept(
     scene: Scene, device: OfflineDevice
 ) -> None:
-    newer, source = scene.writer.next_director(), scene.copy("rooted")
-    letter = scene.writer.letter(scene.order, signer="director-2")
-    scene.writer.put_parcel(source, letter)
-    with pytest.raises(UntrustedError):  # signed by a key that this device has never heard of
+    newer, source = scene.writer.rotate_director_key(), scene.copy("rooted")
+    letter = scene.writer.assignment(scene.order, signer="director-2")
+    scene.writer.put_sealed(source, letter)
+    with pytest.raises(UntrustedError):  # signed by a key that this device does not know
         device.import_bundle(source)
-    scene.writer.put_parcel(source, letter, roots=[device_root(device), newer])
+    scene.writer.put_sealed(source, letter, roots=[device_root(device), newer])
     device.import_bundle(source)
     device.run(SECONDS)
     assert device.serves() == "lot-codes@2"
@@ -152,9 +152,12 @@ def device_root(device: OfflineDevice) -> bytes:
 def test_a_root_that_the_one_before_did_not_sign_is_refused(
     scene: Scene, device: OfflineDevice
 ) -> None:
-    forged_root, source = scene.writer.next_director(signer="intruder"), scene.copy("uprooted")
-    letter = scene.writer.letter(scene.order, signer="director-2")
-    scene.writer.put_parcel(source, letter, roots=[forged_root])
+    forged_root, source = (
+        scene.writer.rotate_director_key(signer="intruder"),
+        scene.copy("uprooted"),
+    )
+    letter = scene.writer.assignment(scene.order, signer="director-2")
+    scene.writer.put_sealed(source, letter, roots=[forged_root])
     before = device_root(device)
     with pytest.raises(UntrustedError):
         device.import_bundle(source)
@@ -180,7 +183,7 @@ def test_a_clock_that_woke_in_1970_does_not_make_an_old_bundle_fresh(
     device.import_bundle(scene.bundle)
     device.run(2)
     old = scene.copy("old")
-    scene.writer.put_parcel(old, scene.writer.letter(scene.order, days=-1.0))
+    scene.writer.put_sealed(old, scene.writer.assignment(scene.order, days=-1.0))
     device.clock.now = 0.0
     with pytest.raises(StaleError):
         device.import_bundle(old)
@@ -217,7 +220,7 @@ def short_blob(source: OfflineBundle, scene: Scene) -> None:
 
 def other_controller(source: OfflineBundle, scene: Scene) -> None:
     other = BundleWriter(scene.folder / f"other-{source.folder.name}", scene.cloud)
-    other.put_parcel(source, scene.writer.letter(scene.order))
+    other.put_sealed(source, scene.writer.assignment(scene.order))
 
 
 def sealed_by_a_device(source: OfflineBundle, scene: Scene) -> None:
@@ -227,7 +230,7 @@ def sealed_by_a_device(source: OfflineBundle, scene: Scene) -> None:
     from shoal.sealed_message import MessageBatch
 
     made = MessageBatch(
-        device=NAME, made_s=0.0, trip="0" * 8, letters=[scene.writer.letter(scene.order)]
+        device=NAME, made_s=0.0, trip="0" * 8, letters=[scene.writer.assignment(scene.order)]
     )
     source.write(f"{offline_bundle.DOWN}/{NAME}.parcel", seal(folder, made))
 
@@ -242,7 +245,9 @@ def for_another(source: OfflineBundle, scene: Scene) -> None:
 
 
 def renamed_parcel(source: OfflineBundle, scene: Scene) -> None:
-    scene.writer.put_parcel(source, scene.writer.letter(scene.order, device="cam-2"), name="cam-2")
+    scene.writer.put_sealed(
+        source, scene.writer.assignment(scene.order, device="cam-2"), name="cam-2"
+    )
     (source.folder / offline_bundle.DOWN / "cam-2.parcel").replace(
         source.folder / offline_bundle.DOWN / f"{NAME}.parcel"
     )
@@ -254,21 +259,21 @@ def another_label(source: OfflineBundle, scene: Scene) -> None:
 
 
 def not_the_director(source: OfflineBundle, scene: Scene) -> None:
-    scene.writer.put_parcel(source, scene.writer.letter(scene.order, signer="intruder"))
+    scene.writer.put_sealed(source, scene.writer.assignment(scene.order, signer="intruder"))
 
 
 def an_old_order(source: OfflineBundle, scene: Scene) -> None:
-    scene.writer.put_parcel(source, scene.writer.letter(scene.order, version=1))
+    scene.writer.put_sealed(source, scene.writer.assignment(scene.order, version=1))
 
 
 def an_expired_order(source: OfflineBundle, scene: Scene) -> None:
-    scene.writer.put_parcel(source, scene.writer.letter(scene.order, days=-1.0))
+    scene.writer.put_sealed(source, scene.writer.assignment(scene.order, days=-1.0))
 
 
-def a_release_that_nobody_signed(source: OfflineBundle, scene: Scene) -> None:
+def an_unsigned_release(source: OfflineBundle, scene: Scene) -> None:
     from msgspec.structs import replace
 
-    scene.writer.put_parcel(source, scene.writer.letter(replace(scene.order, sha256="0" * 64)))
+    scene.writer.put_sealed(source, scene.writer.assignment(replace(scene.order, sha256="0" * 64)))
 
 
 def a_link(source: OfflineBundle, scene: Scene) -> None:
@@ -312,7 +317,7 @@ HOSTILE: list[tuple[Callable[[OfflineBundle, Scene], None], type[ShoalError]]] =
     (not_the_director, UntrustedError),
     (an_old_order, StaleError),
     (an_expired_order, StaleError),
-    (a_release_that_nobody_signed, UntrustedError),
+    (an_unsigned_release, UntrustedError),
     (a_link, BundleError),
     (enormous, BundleError),
     (a_linked_folder, BundleError),
@@ -372,7 +377,7 @@ class Trip:
         self.scene, self.device, self.imported = scene, scene.device(name), False
 
     def go(self, monkeypatch: pytest.MonkeyPatch, how: How = How.KEPT, cut: int = -1) -> Supply:
-        supply = live(self.device, self._import, monkeypatch, how, cut)
+        supply = run_until_cut(self.device, self._import, monkeypatch, how, cut)
         self.device.clock.now += 5 * supply.dead
         return supply
 
@@ -390,9 +395,9 @@ class Trip:
         assert not OfflineCache(device.folder).exists
         assert device.journal.floors().counters == {MODEL: 3}
         device.report()
-        told = device.states("r-2")
-        assert len(told) == len(set(told)), f"reported twice: {told}"
-        assert told[-1] == "SUCCEEDED"
+        reported = device.states("r-2")
+        assert len(reported) == len(set(reported)), f"reported twice: {reported}"
+        assert reported[-1] == "SUCCEEDED"
         assert device.outbox.waiting == 0
 
     def end(self) -> None:

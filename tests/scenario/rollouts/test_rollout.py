@@ -110,13 +110,13 @@ def test_a_failed_gate_can_end_the_rollout_by_itself(fleet, on_failure):
 
 
 def test_aborting_cancels_who_is_under_way_before_the_swap(fleet):
-    fleet.artifacts_away = True
+    fleet.artifacts_down = True
     one = fleet.roll_out(fleet.release())
     fleet.run(5)
     assert fleet.states(one.id)["cam-1"] == "QUEUED"
     rollouts.abort(fleet.ctx, actor="ana", id=one.id)
     fleet.run(2)  # who has not heard of it when the files are there again may be done first
-    fleet.artifacts_away = False
+    fleet.artifacts_down = False
     fleet.run(60, finished(fleet, one.id, "STOPPED"))
     fleet.run(60)
     assert set(fleet.states(one.id).values()) == {"CANCELED"}
@@ -225,7 +225,7 @@ def test_a_stage_that_nobody_answers_is_inconclusive_and_asks_a_person(fleet):
 
 
 def test_a_device_that_never_ends_is_timed_out_and_the_gate_says_so(fleet):
-    fleet.artifacts_away = True
+    fleet.artifacts_down = True
     one = fleet.roll_out(fleet.release(), deadline_s=60.0)
     fleet.run(150, finished(fleet, one.id, "PAUSED"))
     assert "deadline on cam-1, cam-2" in fleet.rollout(one.id).reason
@@ -251,7 +251,7 @@ def test_a_decommissioned_device_is_out_of_the_rollout_and_of_ingest(fleet):
 def test_the_controller_may_be_away_in_the_middle_of_it(fleet):
     one = fleet.roll_out(fleet.release())
     fleet.run(2)
-    with fleet.controller_away():
+    with fleet.controller_down():
         fleet.run(40)
     fleet.run(60, finished(fleet, one.id))
     events = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from devices import MODEL, Cloud, Device
-from scenario.power import How, Supply, live
+from scenario.power import How, Supply, run_until_cut
 from scenario.update.test_disk_room import left_of, needed, trained, whole_slots
 from scenario.update.test_power_cuts import SECONDS, STRIDE
 from shoal.agent.host.disk import RESERVE
@@ -138,7 +138,7 @@ def test_the_old_slot_makes_room_for_a_download(
     monkeypatch.setattr(DiskSlots, "free_bytes", free)
 
     def life(device: Device, how: How, cut: int) -> Supply:
-        return live(device, update(device, [order]), monkeypatch, how, cut)
+        return run_until_cut(device, update(device, [order]), monkeypatch, how, cut)
 
     whole = copy()
     names = life(whole, How.KEPT, -1).trace
@@ -174,7 +174,7 @@ def test_the_stage_of_an_order_that_was_taken_back(
             device.assign()
             device.run(SECONDS)
 
-        return live(device, work, monkeypatch, how, cut)
+        return run_until_cut(device, work, monkeypatch, how, cut)
 
     while_it_cleans(copy, life, how, ("CANCELED", "lot-codes@1"))
 
@@ -190,7 +190,7 @@ def test_the_slot_that_an_interrupted_install_has_set_aside(
     _, _, order = scene
 
     def life(device: Device, how: How, cut: int) -> Supply:
-        return live(device, update(device, [order]), monkeypatch, how, cut)
+        return run_until_cut(device, update(device, [order]), monkeypatch, how, cut)
 
     names = life(copy(), How.KEPT, -1).trace
     install = names.index("before install")

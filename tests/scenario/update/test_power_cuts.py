@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from devices import MODEL, Cloud, Device
-from scenario.power import How, Supply, live
+from scenario.power import How, Supply, run_until_cut
 from shoal.agent.installed.floors import Floors
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
@@ -40,7 +40,7 @@ def live_through_an_update(
         device.assign(*orders)
         device.run(SECONDS)
 
-    supply = live(device, update, monkeypatch, how, cut)
+    supply = run_until_cut(device, update, monkeypatch, how, cut)
     device.clock.now += 5 * supply.dead
     return supply
 

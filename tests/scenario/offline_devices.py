@@ -36,7 +36,7 @@ class BundleWriter:
         self.version = 10
 
     def enrol(self, folder: Path, name: str = NAME) -> None:
-        """Leave in `folder` what enrolment would."""
+        """Write the files of an enrolled device into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         issued = self.authority.issue_device(make_csr(key, name), name, NOW)
@@ -46,8 +46,8 @@ class BundleWriter:
         (folder / ROOT).write_bytes(self.cloud.repository.root)
         (folder / DIRECTOR).write_bytes(self.cloud.repository.director_root)
 
-    def letter(self, *orders: Order, **signing: Any) -> BatchMessage:
-        """The next assignment of these orders."""
+    def assignment(self, *orders: Order, **signing: Any) -> BatchMessage:
+        """The next assignment version, with these orders."""
         self.version += 1
         version = signing.pop("version", self.version)
         name = signing.pop("device", NAME)
@@ -55,14 +55,14 @@ class BundleWriter:
         message = wire.Assignment(signed=signed, urls=self.cloud.urls())
         return BatchMessage("assignment", wire.encode(message))
 
-    def write(self, target: Path, *letters: BatchMessage, name: str = NAME) -> OfflineBundle:
-        """A complete bundle, for one device."""
+    def write(self, target: Path, *messages: BatchMessage, name: str = NAME) -> OfflineBundle:
+        """Write a complete bundle for one device."""
         written = OfflineBundle(target)
         for file, data in self.cloud.repository.files.items():
             written.write(f"{offline_bundle.METADATA}/{file}", data)
         for sha256, data in self.cloud.blobs.items():
             written.write(f"{offline_bundle.BLOBS}/{sha256}", data)
-        self.put_parcel(written, *letters, name=name)
+        self.put_sealed(written, *messages, name=name)
         label = Label(
             ca=self.authority.root_fingerprint, made_s=NOW, valid_until_s=NOW + 86_400,
             devices=[name], releases=[],
@@ -70,15 +70,15 @@ class BundleWriter:
         written.write(offline_bundle.LABEL, msgspec.json.encode(label))
         return written
 
-    def put_parcel(
+    def put_sealed(
         self,
         written: OfflineBundle,
-        *letters: BatchMessage,
+        *messages: BatchMessage,
         name: str = NAME,
         roots: Sequence[bytes] = (),
     ) -> None:
         made = MessageBatch(
-            device=name, made_s=NOW, trip="0" * 8, letters=list(letters), roots=list(roots)
+            device=name, made_s=NOW, trip="0" * 8, letters=list(messages), roots=list(roots)
         )
         authority = self.authority
         sealed = sealed_message.seal(
@@ -86,8 +86,8 @@ class BundleWriter:
         )
         written.write(f"{offline_bundle.DOWN}/{name}.parcel", sealed)
 
-    def next_director(self, signer: str = "root") -> bytes:
-        """The director's root with another key for the assignments: its second version."""
+    def rotate_director_key(self, signer: str = "root") -> bytes:
+        """Version 2 of the director's root, with a new key for assignments."""
         root = Metadata[Root].from_bytes(self.cloud.repository.director_root).signed
         old = root.roles["targets"].keyids[0]
         keys = self.cloud.repository.keys
@@ -99,7 +99,7 @@ class BundleWriter:
 
 
 class OfflineDevice(Device):
-    """A Device that only offline bundles reach."""
+    """A Device that only offline bundles reach: no network."""
 
     def start(self, power: Power | None = None) -> None:
         super().start(power)
@@ -117,7 +117,7 @@ class OfflineDevice(Device):
         return import_bundle(target, source)
 
     def report(self) -> None:
-        """Connect, so that everything is sent."""
+        """Connect and send everything in the outbox."""
         self.connect()
         self.run(20)
 
