@@ -314,7 +314,7 @@ def test_a_cancelled_download_does_not_wait_for_a_slow_piece(
 
 
 def test_a_malformed_certificate_does_not_fail_a_download(pair: Site, tmp_path: Path) -> None:
-    """A server at a peer's address presents "X.509 v10", which the parser refuses with its own error."""
+    """A server at a peer's address presents "X.509 v10": the parser has an error of its own."""
     lone = pair.devices[0]
     pair.devices[1].server.finish()
     pem = (lone.folder / "device.crt").read_text().partition("-----END CERTIFICATE-----")[0]
