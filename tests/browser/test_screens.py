@@ -12,7 +12,7 @@ SCREENS = {
     "fleet, nothing found": "/?q=no-such-device",
     "device": "/devices/station-00",
     "device that failed": f"/devices/{WRONG}",
-    "device never heard of": "/devices/station-19",
+    "device never connected": "/devices/station-19",
     "rollouts": "/rollouts",
     "rollout, running": "/rollouts/{running}",
     "rollout, held": "/rollouts/{held}",

@@ -13,7 +13,7 @@ def confirm(question: str, *, without: str = "--yes") -> None:
     try:
         confirmed = click.confirm(question, err=True)
     except click.Abort:
-        click.echo(err=True)  # the question stands on an open line
-        raise FailedError("nobody answered, nothing was done", f"say {without}") from None
+        click.echo(err=True)  # end the line of the question
+        raise FailedError("no confirmation, nothing was done", f"use {without}") from None
     if not confirmed:
         raise FailedError("nothing was done")
