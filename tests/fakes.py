@@ -1,4 +1,4 @@
-"""What stands in for broker, artifact server, onnxruntime and time in a fleet in memory."""
+"""Fakes of broker, artifact server, onnxruntime and time for a fleet in memory."""
 
 import collections
 import contextlib
@@ -26,14 +26,14 @@ NOW = 1_800_000_000.0
 
 @contextlib.contextmanager
 def memory_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards; in memory where it can be: fsync costs nothing there."""
+    """A temporary folder; in memory where possible: fsync costs nothing there."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as name:
         yield Path(name)
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """A virtual clock, in seconds."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
@@ -43,7 +43,7 @@ class Clock:
 
 
 class Broker:
-    """Topics, wildcards, retained messages, last wills; in order, unless told otherwise.
+    """Topics, wildcards, retained messages, last wills; in order by default.
 
     spoil   given the messages of one pump, returns those to deliver: drop, repeat, shuffle
     """
@@ -74,7 +74,7 @@ class Broker:
                 self.publish(*link.testament, retain=True)
 
     def pump(self) -> int:
-        """Deliver what waits; how many messages."""
+        """Deliver queued messages; return their number."""
         batch = self.spoil(list(self._waiting))
         self._waiting.clear()
         for topic, payload in batch:
@@ -126,7 +126,7 @@ class MemoryLink:
 
 
 class Capabilities:
-    """The artifact server: gives a blob for a URL that is signed and not expired."""
+    """Fake artifact server: returns a blob for a signed, unexpired URL."""
 
     def __init__(self, fleet: Any, stage: Callable[[str], Path]) -> None:
         self._fleet, self._stage = fleet, stage
@@ -168,7 +168,7 @@ class Sums:
 
 
 class JsonModels:
-    """Loader and prober of models that are a line of JSON.
+    """Loader and prober of models described by a line of JSON.
 
     {"weights": [...], "wrong_on": [device...], "slow_on": [...]}
     """
@@ -220,7 +220,7 @@ class JsonModels:
         return measured
 
     def _disagree(self, weights: Sequence[float], recent: Any, beside: Any) -> float:
-        """Share of `recent` that the model beside labels otherwise."""
+        """Share of `recent` that the model in service labels otherwise."""
         if recent is None or beside is None or not len(recent):
             return -1.0
         folder = self._slots.path(beside.model, beside.slot)
@@ -230,7 +230,7 @@ class JsonModels:
 
 
 class Idle:
-    """Operations that wait: no subprocess in a fleet in memory."""
+    """Operation runner that starts no subprocess."""
 
     def step(self) -> None:
         pass

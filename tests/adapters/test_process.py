@@ -147,7 +147,7 @@ def test_the_doctor_names_what_is_out_of_reach_and_tries_the_model(folder: Path)
     assert found["broker"]["hint"] == found["broker"]["mend"] != ""
 
 
-def test_a_port_for_neighbours_that_is_taken_stops_no_inference(tmp_path: Path) -> None:
+def test_a_peer_port_in_use_does_not_stop_inference(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(0.1)
         port = other.getsockname()[1]

@@ -115,5 +115,5 @@ def test_an_artifact_server_that_is_away_is_nobodys_trouble(ctx: Context) -> Non
     assert made(ctx) == {}
 
 
-def test_a_release_that_nobody_signed_has_none(ctx: Context) -> None:
+def test_an_unsigned_release_has_none(ctx: Context) -> None:
     assert assignments.deltas_of(ctx, f"{MODEL}@9") == []

@@ -35,7 +35,7 @@ def ticking(clock: Clock) -> Streams:
     return Streams(pause)
 
 
-def test_a_listener_hears_what_changes_from_now_on(controller: ControllerApp) -> None:
+def test_a_listener_receives_changes_from_now_on(controller: ControllerApp) -> None:
     note(controller, "device", "before")
     said = iter([("rollout", "r1"), ("alert", "7")])
 
@@ -51,7 +51,7 @@ def test_a_listener_hears_what_changes_from_now_on(controller: ControllerApp) ->
     assert heard[0]["id"] == json.loads(heard[0]["data"])["id"]
 
 
-def test_who_comes_back_hears_what_was_missed(controller: ControllerApp) -> None:
+def test_a_reconnecting_listener_receives_missed_changes(controller: ControllerApp) -> None:
     for number in range(3):
         note(controller, "device", f"d{number}")
     heard = events(ticking(controller.clock).follow(controller.ctx, "1"))

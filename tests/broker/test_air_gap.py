@@ -1,4 +1,4 @@
-"""A release goes to a device without a network by a folder, and what it saw comes back in one.
+"""An offline bundle brings a release to a device without a network and its telemetry back.
 
 A real controller, a real agent process, the real commands; the device has seen the network once,
 to enrol.
@@ -26,12 +26,12 @@ NAME, MODEL = "press-1", "lot-codes"
 
 
 class Gap:
-    """The controller's desk, the device, and a stick that is carried between the two."""
+    """A controller, a device, and the offline bundle carried between them."""
 
     def __init__(self, served: Served, parent: Path) -> None:
         self.api, self.served = Api(served), served
-        self.folder, self.stick = parent / NAME, parent / "stick"
-        self.stick.mkdir()
+        self.folder, self.bundle = parent / NAME, parent / "bundle"
+        self.bundle.mkdir()
         secret = self.api.post("tokens", {"name": "cli", "role": "operator"})["secret"]
         self.environment = os.environ | {
             "SHOAL_URL": self.api.url,
@@ -41,7 +41,7 @@ class Gap:
         }
 
     def enrol(self, table: Path) -> None:
-        """In the workshop, where there is a network; then the device leaves it."""
+        """Enrol over the network, then take the device off it."""
         token = self.api.post("join-tokens", {"site": "north"})["secret"]
         source = f"replay:{table}"
         self.agent(
@@ -61,7 +61,7 @@ class Gap:
         return [line.split('"')[1] for line in lines]
 
     def train(self, table: Path) -> str:
-        """Start a rollout of a new release to everybody; its name."""
+        """Start a rollout of a new release to all devices; return its name."""
         self.api.upload("datasets", table, {"name": "digits", "label": "digit"})
         asked = {"dataset": "digits@1", "estimator": "logistic"}
         operation = f"operations/{self.api.post(f'models/{MODEL}/train', asked)['id']}"
@@ -83,9 +83,9 @@ class Gap:
         """`shoal ...`"""
         return json.loads(self._run("shoal.cli", *words, "--json"))
 
-    def carried_in(self, *options: str) -> dict[str, Any]:
-        """Take the stick to the desk; letters that came, and how many were new."""
-        receipts = self.shoal("bundle", "import", str(self.stick), *options)["parcels"]
+    def import_at_controller(self, *options: str) -> dict[str, Any]:
+        """Import the bundle at the controller; number of messages, and of new ones."""
+        receipts = self.shoal("bundle", "import", str(self.bundle), *options)["parcels"]
         return {key: sum(one[key] for one in receipts) for key in ("letters", "fresh")}
 
     def ledger(self) -> dict[str, Any]:
@@ -96,9 +96,9 @@ class Gap:
         return process.request("GET", "/status")[1]
 
     def waiting(self) -> int:
-        box = SqliteOutbox(self.folder / "outbox.db", limit_bytes=2**20, boot_name=str)
-        box.close()
-        return box.waiting
+        outbox = SqliteOutbox(self.folder / "outbox.db", limit_bytes=2**20, boot_name=str)
+        outbox.close()
+        return outbox.waiting
 
     def _run(self, module: str, *words: str) -> str:
         run = subprocess.run(
@@ -114,24 +114,24 @@ def gap(served: Served, tmp_path: Path) -> Gap:
     return Gap(served.start().ready(), tmp_path)
 
 
-def test_a_release_goes_out_by_a_folder_and_what_the_device_saw_comes_back(
+def test_an_offline_bundle_brings_a_release_and_returns_the_devices_telemetry(
     gap: Gap, tmp_path: Path
 ) -> None:
     table = write_digits(tmp_path / "digits.csv")
     gap.enrol(table)
     release = gap.train(table)
-    told = gap.shoal("bundle", "export", str(gap.stick), "--site", "north")
-    assert (told["releases"], told["devices"]) == ([release], [NAME])
-    assert release in gap.agent("import", str(gap.stick))  # before the agent's first start
+    exported = gap.shoal("bundle", "export", str(gap.bundle), "--site", "north")
+    assert (exported["releases"], exported["devices"]) == ([release], [NAME])
+    assert release in gap.agent("import", str(gap.bundle))  # before the agent's first start
 
     process = Process(gap.folder)
     try:
         models = f"/v2/models/{MODEL}/ready"
         process.wait_until(models)
         process.wait_for(lambda: gap.status(process)["models"][0]["state"] == "SUCCEEDED")
-        gap.agent("export", str(gap.stick))  # while it runs
-        came = gap.carried_in()
-        assert came["letters"] == came["fresh"] + 1  # the inventory has no number
+        gap.agent("export", str(gap.bundle))  # while it runs
+        imported = gap.import_at_controller()
+        assert imported["letters"] == imported["fresh"] + 1  # the inventory has no number
         eventually(lambda: gap.api.get(f"rollouts/{gap.rollout}")["state"] == "FINISHED", "it")
         device = gap.api.get(f"devices/{NAME}")
         assert (device["releases"], device["online"]) == ({MODEL: release}, False)
@@ -139,24 +139,24 @@ def test_a_release_goes_out_by_a_folder_and_what_the_device_saw_comes_back(
     finally:
         process.end()
 
-    gap.agent("export", str(gap.stick))  # while it does not: the last window went to the outbox
+    gap.agent("export", str(gap.bundle))  # while it does not: the last window went to the outbox
     twice = tmp_path / "lost and found"
-    shutil.copytree(gap.stick, twice)
-    assert gap.carried_in()["fresh"] >= 1
+    shutil.copytree(gap.bundle, twice)
+    assert gap.import_at_controller()["fresh"] >= 1
     assert gap.shoal("bundle", "import", str(twice))["parcels"][0]["fresh"] == 0
     ledger = gap.ledger()
     assert (ledger["missing"], ledger["windows"] > 0, ledger["rows"] > 0) == (0, True, True)
-    assert gap.waiting() == ledger["received"]  # nothing left the device for being on a stick
+    assert gap.waiting() == ledger["received"]  # an export removes nothing from the outbox
 
-    gap.shoal("bundle", "export", str(gap.stick), "--device", NAME)
+    gap.shoal("bundle", "export", str(gap.bundle), "--device", NAME)
     process = Process(gap.folder)
     try:
         process.wait_until(models)
-        gap.agent("import", str(gap.stick))  # while it runs
+        gap.agent("import", str(gap.bundle))  # while it runs
         process.wait_for(lambda: not (gap.folder / "carried").exists())
     finally:
         process.end()
-    assert 0 < gap.waiting() < 5  # the news of this life: that a folder came, and its last window
+    assert 0 < gap.waiting() < 5  # since this start: the import event and the last window
 
     gap.settings.write_text(gap.at_home)
     process = Process(gap.folder)

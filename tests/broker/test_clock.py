@@ -42,7 +42,7 @@ class Taking(Desk):
 
 
 @pytest.mark.parametrize("kind", [Nats, Mosquitto], ids=["nats-server", "mosquitto"])
-def test_a_clock_that_is_wrong_is_told_to_the_technician_and_to_the_operator(tmp_path, kind):
+def test_a_wrong_clock_is_reported_to_the_technician_and_to_the_operator(tmp_path, kind):
     port = free_port()
     folder, pki, _ = enrol(tmp_path, broker=f"mqtts://localhost:{port}")
     broker = kind(tmp_path / "broker", pki, port)

@@ -111,7 +111,7 @@ class Recorder:
         self.admitted.append(devices)
 
 
-def test_the_broker_is_told_once_per_change_and_of_nothing_else(store: Store):
+def test_the_broker_is_signalled_once_per_change_and_for_nothing_else(store: Store):
     enrol(store, "cam-a")
     recorder = Recorder()
     updater = AccessUpdater(EnrolledDevices(store), recorder, frozenset({"cam-a"}))
@@ -139,7 +139,7 @@ def test_a_busy_database_does_not_end_the_broker(store: Store, monkeypatch, capl
     assert "locked" in caplog.text
 
 
-def test_a_server_that_ends_is_told_and_not_waited_for(tmp_path, authority: Authority):
+def test_a_server_that_ends_is_reported_and_not_waited_for(tmp_path, authority: Authority):
     taken = socket.create_server(("127.0.0.1", 0))
     broker = Nats(tmp_path / "broker", authority.folder, taken.getsockname()[1])
     with taken, pytest.raises(LinkError, match="nats-server"):

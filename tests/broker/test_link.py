@@ -83,7 +83,7 @@ def test_retained_orders_and_queued_messages_survive_kill_9_of_the_broker(site: 
     eventually(lambda: {b"order", b"queued"} <= set(again.payloads()), "order and queued command")
 
 
-def test_the_link_comes_back_after_kill_9_of_the_broker_and_hears_again(site: Site):
+def test_the_link_reconnects_after_kill_9_of_the_broker_and_receives_again(site: Site):
     controller, device = site.controller().connect(), site.device("cam-a").connect()
     site.broker.kill9()
     eventually(lambda: not device.link.connected, "the link notices")
@@ -127,7 +127,7 @@ def test_an_exception_in_on_message_does_not_end_the_link(site: Site, caplog):
     assert "boom" in caplog.text
 
 
-def test_a_refused_subscription_is_told_and_the_link_is_not_called_connected(site: Site):
+def test_a_refused_subscription_is_reported_and_the_link_is_not_called_connected(site: Site):
     if site.broker.name == "mosquitto":
         pytest.skip("Mosquitto grants every subscription and then delivers nothing")
     device = site.device("cam-a", subscriptions=[all_down("cam-a"), all_down("cam-b")]).start()

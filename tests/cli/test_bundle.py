@@ -95,7 +95,7 @@ def test_an_export_of_which_a_part_is_missing_is_said(
     assert told["incomplete"] == [f"{press.name} 0badcafe"]
 
 
-def test_a_stick_holds_one_export_and_what_devices_wrote(
+def test_a_bundle_folder_holds_one_export_and_what_devices_wrote(
     shoal: Cli, stick: OfflineBundle, press: Device
 ) -> None:
     written = press.write(stick, 1)
@@ -112,7 +112,7 @@ def test_a_stick_holds_one_export_and_what_devices_wrote(
     assert f"shoal-agent import {stick.folder}" in shown
 
 
-def test_an_export_deletes_nothing_behind_a_link_on_the_stick(
+def test_an_export_deletes_nothing_behind_a_link_in_the_bundle(
     shoal: Cli, stick: OfflineBundle, press: Device, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")

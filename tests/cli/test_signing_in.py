@@ -44,7 +44,7 @@ def test_the_password_is_asked_for_after_the_ca_and_nobody_is_asked_who(stranger
     assert msgspec.json.decode(result.stdout)["user"] == "admin"
 
 
-def test_a_wrong_password_is_told_and_has_an_exit_code_of_its_own(stranger: Cli) -> None:
+def test_a_wrong_password_is_reported_and_has_an_exit_code_of_its_own(stranger: Cli) -> None:
     result = stranger.login(password="wrong-wrong-wrong")
     assert result.exit_code == 3
     assert "error:" in result.stderr

@@ -71,7 +71,7 @@ def test_every_kind_of_trouble_is_on_the_screen() -> None:
     assert "the agent is not running" in text(standing(running=False))
 
 
-def test_an_order_that_was_taken_back_is_no_trouble() -> None:
+def test_a_withdrawn_order_is_not_a_problem() -> None:
     from msgspec.structs import replace
 
     canceled = replace(FAILED, state="CANCELED", cause="canceled")

@@ -112,7 +112,9 @@ def test_a_late_one_is_turned_away_and_sends_its_update_itself(site: Site) -> No
         site.hand("cam-3")
 
 
-def test_who_is_not_named_is_not_heard_and_another_round_is_for_later(site: Site) -> None:
+def test_a_device_that_is_not_a_member_is_refused_and_another_round_is_for_later(
+    site: Site,
+) -> None:
     site.open("cam-1", "cam-2")
     with pytest.raises(LinkError):
         site.hand("cam-3")
@@ -120,7 +122,7 @@ def test_who_is_not_named_is_not_heard_and_another_round_is_for_later(site: Site
     assert site.server.received() == set()
 
 
-def test_a_certificate_of_before_its_name_was_enrolled_anew_is_not_heard(site: Site) -> None:
+def test_a_certificate_of_an_earlier_enrolment_is_refused(site: Site) -> None:
     site.open(anew={"cam-2": 2})
     with pytest.raises(LinkError):
         site.hand("cam-2")
@@ -133,7 +135,7 @@ def test_a_certificate_of_before_its_name_was_enrolled_anew_is_not_heard(site: S
     assert site.hand("cam-3")
 
 
-def test_a_name_that_is_enrolled_anew_within_a_try_is_heard_by_its_new_certificate_alone(
+def test_a_name_that_is_enrolled_again_within_an_attempt_is_accepted_with_its_new_certificate_only(
     site: Site,
 ) -> None:
     site.open()
@@ -218,7 +220,7 @@ def test_a_gateway_that_takes_in_others_is_asked_again_and_a_full_disk_takes_not
     assert site.hand("cam-2")
 
 
-def test_who_shows_no_certificate_of_the_site_is_not_heard(site: Site) -> None:
+def test_a_client_without_a_certificate_of_the_site_is_refused(site: Site) -> None:
     site.open()
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

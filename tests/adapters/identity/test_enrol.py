@@ -27,7 +27,7 @@ def enroll(tmp_path: Path, *options: str) -> str:
         ("tape:{folder}/rows.csv", "", "replay:FILE"),
     ],
 )
-def test_a_source_that_cannot_be_read_is_told_before_a_token_is_spent(
+def test_an_unreadable_source_is_reported_before_a_token_is_spent(
     tmp_path: Path, source: str, label: str, said: str
 ) -> None:
     (tmp_path / "rows.csv").write_text("x,y\n1,a\n2,b\n")

@@ -152,7 +152,7 @@ def test_an_answer_that_was_lost_is_asked_for_again(
     assert is_a_pair(folder)
 
 
-def test_an_address_that_has_no_ca_is_told_as_no_controller(url: str, tmp_path: Path) -> None:
+def test_an_address_without_a_ca_is_reported_as_no_controller(url: str, tmp_path: Path) -> None:
     token = f"sj1.{'a' * 10}.{'b' * 32}.{'0' * 64}"
     options = EnrolOptions(controller=f"{url}/console", token=token, name="cam-1")
     with pytest.raises(LinkError, match=r"has no /ca\.pem; is this the controller's address"):
@@ -252,7 +252,7 @@ def test_a_certificate_that_is_not_ours_is_not_kept(
     assert is_a_pair(folder)
 
 
-def test_the_directors_new_root_is_followed_and_told(
+def test_the_directors_new_root_is_followed_and_reported(
     controller: ControllerApp, url: str, folder: Path
 ) -> None:
     watched = Watched(folder, url, controller)

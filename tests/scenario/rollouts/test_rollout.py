@@ -343,7 +343,7 @@ def test_records_are_plain_enough_for_json(fleet):
         assert msgspec.json.decode(msgspec.json.encode(record))
 
 
-def test_a_device_is_told_where_what_differs_from_its_release_may_be_fetched(fleet, monkeypatch):
+def test_an_assignment_has_the_url_of_the_delta_from_the_installed_release(fleet, monkeypatch):
     monkeypatch.setattr(assignments, "DELTA_FROM", 1)
     one = fleet.roll_out(fleet.release())
     fleet.run(60, finished(fleet, one.id))

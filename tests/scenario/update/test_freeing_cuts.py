@@ -150,7 +150,7 @@ def test_the_old_slot_makes_room_for_a_download(
 
 
 @pytest.mark.parametrize("how", How)
-def test_the_stage_of_an_order_that_was_taken_back(
+def test_the_stage_of_a_withdrawn_order(
     how: How,
     scene: tuple[Cloud, Path, Order],
     copy: Callable[[], Device],

@@ -135,7 +135,7 @@ def test_a_variant_over_its_budget_makes_room_for_the_next(device: Device, cloud
 
 
 @pytest.mark.parametrize("flaw", ["failing", "gives_nan"])
-def test_a_release_that_misbehaves_in_service_is_taken_back(
+def test_a_release_that_misbehaves_in_service_is_rolled_back(
     flaw: str, device: Device, cloud: Cloud
 ) -> None:
     device.requests_per_tick = 10
@@ -149,7 +149,7 @@ def test_a_release_that_misbehaves_in_service_is_taken_back(
     assert "SUCCEEDED" not in device.states("r-2")
 
 
-def test_a_release_that_does_not_load_is_taken_back(device: Device, cloud: Cloud) -> None:
+def test_a_release_that_does_not_load_is_rolled_back(device: Device, cloud: Cloud) -> None:
     device.unloadable.add(2)
     device.assign(cloud.release(2))
     device.run()
@@ -202,7 +202,7 @@ def test_a_newer_order_ends_observing(device: Device, cloud: Cloud) -> None:
     assert device.states("r-2")[-2:] == ["ROLLING_BACK", "CANCELED"]
 
 
-def test_an_order_may_be_taken_back_until_it_is_activated(device: Device, cloud: Cloud) -> None:
+def test_an_order_may_be_withdrawn_until_it_is_activated(device: Device, cloud: Cloud) -> None:
     two = cloud.release(2)
     cloud.reachable = False
     device.assign(two)
@@ -245,7 +245,9 @@ def test_what_differs_is_fetched_instead_of_the_whole(device: Device, cloud: Clo
     assert facts["bytes"] + facts["saved_by_delta"] == pytest.approx(whole, rel=0.05)
 
 
-def test_a_delta_that_lies_costs_a_download_and_no_more(device: Device, cloud: Cloud) -> None:
+def test_a_delta_with_a_wrong_result_costs_a_download_and_no_more(
+    device: Device, cloud: Cloud
+) -> None:
     device.assign(cloud.release(2, weights=trained(1)))
     device.run()
     order = cloud.release(3, weights=trained(2))
@@ -331,7 +333,7 @@ def test_expired_metadata_means_no_new_install_and_serving_on(device: Device, cl
     assert "stale" in [f.cause for f in device.faults()]
 
 
-def test_an_assignment_for_another_device_is_an_attack_and_told(
+def test_an_assignment_for_another_device_is_reported_as_an_attack(
     device: Device, cloud: Cloud
 ) -> None:
     from shoal import wire
@@ -343,7 +345,7 @@ def test_an_assignment_for_another_device_is_an_attack_and_told(
     assert [(f.cause, f.severity) for f in device.faults()] == [("misdirected", "critical")]
 
 
-def test_garbage_from_the_broker_is_told_once_and_counted(device: Device) -> None:
+def test_garbage_from_the_broker_is_reported_once_and_counted(device: Device) -> None:
     for _ in range(100):
         device.deliver("assignment", b"\xc1")
     device.run(400)

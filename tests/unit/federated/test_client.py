@@ -118,7 +118,7 @@ def test_terms_that_the_graph_does_not_take_are_refused_by_the_trainer(device: R
     assert device.call(1, messages.Start())[0] == device.said(messages.Refuse)[0]
 
 
-def test_a_config_that_nobody_signed_is_refused_and_is_a_fault(device: RoundDevice) -> None:
+def test_an_unsigned_config_is_refused_and_is_a_fault(device: RoundDevice) -> None:
     call = device.controller.invite(1)
     forged = call.said.signed.replace(b'\\"least\\":3', b'\\"least\\":9')  # type: ignore[union-attr]
     assert forged != call.said.signed  # type: ignore[union-attr]
@@ -253,7 +253,9 @@ def test_a_device_measures_whole_and_by_class_without_taking_part(device: RoundD
     assert device.receive(device.controller.measure(5)) == [said]
 
 
-def test_a_device_that_wants_its_update_hidden_tells_no_losses(controller: FakeController) -> None:
+def test_a_device_that_demands_secure_aggregation_reports_no_losses(
+    controller: FakeController,
+) -> None:
     device = RoundDevice(controller, "cam-1", some_rows(60), secure=True)
     device.receive(controller.measure(1))
     assert refusals(device) == ["bare-measure"]

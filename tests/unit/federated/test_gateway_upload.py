@@ -183,7 +183,7 @@ def test_a_gateway_sends_the_sum_once_everybodys_update_is_there(
     assert not collector.is_open
 
 
-def test_a_gateway_hears_of_which_enrolment_its_members_certificates_are(
+def test_a_gateway_receives_the_enrolment_generation_of_its_members(
     controller: FakeController,
 ) -> None:
     device, collector = gateway(controller)
@@ -201,7 +201,7 @@ def test_a_gateway_waits_for_nobody_after_it_closes(controller: FakeController) 
     assert collector.sums == [{"cam-1", "cam-2"}]
 
 
-def test_a_gateway_to_which_nobody_came_sends_its_own(controller: FakeController) -> None:
+def test_a_gateway_without_member_updates_sends_its_own(controller: FakeController) -> None:
     device, collector = gateway(controller)
     device.call(1, start(controller, {"cam-1", "cam-2"}))
     later(device, 101)

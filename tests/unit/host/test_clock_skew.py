@@ -59,7 +59,7 @@ def test_it_asks_soon_until_it_knows_and_then_once_an_hour() -> None:
     assert time.due(201.0 + EVERY_S)
 
 
-def test_when_the_controllers_clock_was_set_the_newest_answer_is_believed() -> None:
+def test_when_the_controllers_clock_was_set_the_newest_sample_counts() -> None:
     time = ControllerTime()
     for asked, now in ((10.0, 1010.0), (20.0, 5020.0)):
         time.asked(asked, asked)

@@ -115,7 +115,7 @@ def watched(manager: Manager, **more: str) -> Notifier:
     return Notifier({"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "30000000", **more})
 
 
-def test_the_manager_is_told_in_its_own_words(manager: Manager) -> None:
+def test_systemd_is_notified_in_its_protocol(manager: Manager) -> None:
     watched(manager).notify(READY="1", STATUS="serves")
     assert manager.heard() == ["READY=1", "STATUS=serves"]
 

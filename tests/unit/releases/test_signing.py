@@ -53,7 +53,7 @@ def test_a_signed_release_is_one_that_a_device_accepts(
     device.check(order())
 
 
-def test_a_release_that_nobody_signed_is_refused(signer: Signer, device: ImageRepository) -> None:
+def test_an_unsigned_release_is_refused(signer: Signer, device: ImageRepository) -> None:
     signer.add_target("candidate", "lot-codes", 3, MANIFEST)
     device.refresh(NOW)
     with pytest.raises(UntrustedError, match="not in the image repository"):

@@ -29,12 +29,14 @@ def why(variant: VariantReport, profile: str = "rpi4") -> str:
         (report("fp32", 0.5), ""),
     ],
 )
-def test_a_variant_passes_or_hears_which_number_failed(variant: VariantReport, words: str) -> None:
+def test_a_variant_passes_or_its_verdict_names_the_number_that_failed(
+    variant: VariantReport, words: str
+) -> None:
     assert why(variant).endswith(words)
     assert bool(why(variant)) == bool(words)
 
 
-def test_a_board_falls_back_to_what_passed_and_an_unsupported_one_hears_why() -> None:
+def test_a_board_falls_back_to_what_passed_and_an_unsupported_one_gets_the_reason() -> None:
     profiles = load_profiles()
     reports = {"fp32": report("fp32"), "int8-u8s8-pc": report("int8-u8s8-pc", 0.1)}
     judged = verdicts.judge(reports, {"int8-s8s8-pc": "no time"}, profiles, MAIN)

@@ -84,7 +84,7 @@ def quarantine(ctx: Context, number: int = 2) -> Quarantined:
     )
 
 
-def test_a_device_that_comes_back_after_a_quarantine_is_not_told_to_install_the_release(
+def test_a_device_that_comes_back_after_a_quarantine_is_not_assigned_the_release(
     ctx: Context, plan: TaskPlan
 ) -> None:
     bad, ident = served_by(ctx, "press-1", "press-2", "mill-1")

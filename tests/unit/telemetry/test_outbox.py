@@ -105,7 +105,7 @@ def test_what_is_added_after_an_acknowledgement_is_on_the_disk_at_once_again(ope
     assert outbox._db.execute("PRAGMA synchronous").fetchone() == (FULL,)
 
 
-def test_an_acknowledgement_of_another_life_is_not_heard(open_outbox) -> None:
+def test_an_acknowledgement_of_another_boot_is_ignored(open_outbox) -> None:
     outbox = open_outbox()
     outbox.add(window(0), number=True)
     outbox.ack("another", [1])

@@ -129,7 +129,7 @@ def test_a_label_of_many_numbers_asks_for_regression(tmp_path: Path) -> None:
         ("mlp", {"holdout": 0.95}, "holdout"),
     ],
 )
-def test_a_wrong_parameter_hears_what_there_is(
+def test_a_wrong_parameter_lists_the_valid_ones(
     estimator: str, params: dict[str, object], words: str
 ) -> None:
     with pytest.raises(SettingError, match=words):

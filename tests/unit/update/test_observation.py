@@ -41,7 +41,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("case", "said", "now_s", "cause"), CASES, ids=[c[0] for c in CASES])
-def test_sessions_are_heard(
+def test_session_reports_are_judged(
     case: str, said: list[SessionReport], now_s: float, cause: str | None
 ) -> None:
     verdict = judge_all(WATCH, Vitals(), said, TRIAL, now_s)

@@ -136,7 +136,7 @@ def test_the_files_of_one_release_are_the_same_whoever_signed_it() -> None:
     assert not same_files(one, cloud.manifest(2, 1, MODEL, b""), PROFILE)
 
 
-def test_a_time_that_was_kept_from_a_wrong_clock_falls_to_the_latest_that_is_believed() -> None:
+def test_a_stored_time_of_a_wrong_clock_is_clamped_to_the_latest_plausible_one() -> None:
     floors = Floors(assignment=7, time_s=4.9e9)
     assert floors.until(2e9) == Floors(assignment=7, time_s=2e9)
     assert floors.until(5e9) == floors

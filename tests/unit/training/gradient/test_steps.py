@@ -146,7 +146,7 @@ def test_theta_of_another_model_is_refused(prepared: Prepared) -> None:
         write_theta(mlp(sizes=(4, 8, 3)), spec, prepared.theta)
 
 
-def test_a_graph_says_itself_how_it_trains_and_another_is_not_believed(
+def test_a_graph_declares_how_it_trains_and_a_contradiction_is_refused(
     prepared: Prepared,
 ) -> None:
     spec = Trainer(step_graph(prepared, Adam()), prepared.theta).spec
