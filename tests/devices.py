@@ -78,16 +78,12 @@ class Cloud:
             for name in ("int8-u8s8-pc", "fp32")
         }
         rows = np.random.default_rng(version).normal(size=(500, len(FEATURES)))
-        probabilities = softmax(rows, version)
+        output = softmax(rows, version)
         references = References(
             inputs=reference_of(dict(zip(FEATURES, rows.T, strict=True))),
-            outputs=reference_of(
-                {"score": probabilities.max(1), "prediction": probabilities.argmax(1) * 1.0}
-            ),
+            outputs=reference_of({"score": output.max(1), "prediction": output.argmax(1) * 1.0}),
         )
-        golden = bundle.Golden(
-            rows[:8].astype(np.float32), {"fp32": probabilities[:8].astype(np.float32)}
-        )
+        golden = bundle.Golden(rows[:8].astype(np.float32), {"fp32": output[:8].astype(np.float32)})
         made = Manifest(
             model=model,
             version=version,
