@@ -91,7 +91,7 @@ def _first_answer(device: devices.Device, path: Path, request: bytes) -> socket.
         with contextlib.suppress(OSError):
             connection = devices.connect(path)
             with contextlib.suppress(AssertionError):
-                clients.request(connection, request)
+                clients.ask(connection, request)
                 return connection
             connection.close()
         return None
