@@ -261,6 +261,13 @@ def test_the_whole_agent_loads_no_controller_library() -> None:
     assert loaded_by_the_agent(*NOT_ON_A_DEVICE) == []
 
 
+def test_the_agents_process_does_not_load_numpys_random_numbers() -> None:
+    """2.5 MB, for which an annotation that is evaluated is enough; the trainer may load them."""
+    code = "import sys, shoal.agent.process; print('numpy.random' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "False\n", run.stderr
+
+
 def test_a_library_that_the_agent_does_load_would_be_seen() -> None:
     assert loaded_by_the_agent("msgspec", *NOT_ON_A_DEVICE) == ["msgspec"]
 

@@ -152,7 +152,7 @@ def train(
     rows: Rows,
     learning: Learning,
     terms: GradientTerms,
-    order: np.random.Generator,
+    order: "np.random.Generator",
 ) -> Trained:
     """Train for the plan's epochs, shuffling in each; the last batch of an epoch may be smaller."""
     now, step = _Parameters(theta, np.zeros(spec.state, np.float32)), 0
