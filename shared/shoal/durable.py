@@ -11,25 +11,29 @@ from shoal.errors import StorageError
 SECRET, PUBLIC = 0o600, 0o644
 
 
-def write_durable(path: Path, data: bytes, mode: int = PUBLIC, *, sync_parent: bool = True) -> None:
+def write_durable(
+    path: Path, data: bytes, mode: int = PUBLIC, *, sync_parent: bool = True, draft: str = "new"
+) -> None:
     """Replace the file at `path` atomically: write a draft, fsync, rename, fsync the folder.
 
     mode          of the file; it never exists with wider rights
     sync_parent   False: the caller syncs the folder, once for many files
+    draft         ends the draft's name: the same for every write where a path has one writer, so
+                  that power cuts leave no more than one; another for each of concurrent writers
 
-    One writer at a time for a path. Raises StorageError.
+    Raises StorageError.
     """
-    draft = path.with_name(f".{path.name}.new")
+    written = path.with_name(f".{path.name}.{draft}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     with translated(path):
         try:
-            with os.fdopen(os.open(draft, flags, mode), "wb") as file:
+            with os.fdopen(os.open(written, flags, mode), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(path)
+            written.replace(path)
         except OSError:
-            draft.unlink(missing_ok=True)
+            written.unlink(missing_ok=True)
             raise
         if sync_parent:
             sync(path.parent)

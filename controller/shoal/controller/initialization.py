@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host import settings
-from shoal.controller.host.io.files import private_folder
+from shoal.controller.host.io.files import private_folder, write_durable
 from shoal.controller.host.settings import Drift, Fleet, Network, Settings
 from shoal.controller.releases.download_urls import KEY_BYTES
 from shoal.controller.releases.io.signing import Signer
-from shoal.durable import SECRET, write_durable
+from shoal.durable import SECRET
 from shoal.errors import SettingError
 from shoal.mqtt import parse_url
 

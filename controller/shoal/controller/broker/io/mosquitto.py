@@ -16,8 +16,8 @@ from pathlib import Path
 
 from shoal.controller.fleet.certificates import read_common_name
 from shoal.controller.fleet.io.ca import CONTROLLER
-from shoal.controller.host.io.files import private_folder
-from shoal.durable import PUBLIC, SECRET, write_durable
+from shoal.controller.host.io.files import private_folder, write_durable
+from shoal.durable import PUBLIC, SECRET
 from shoal.errors import SettingError
 from shoal.topics import ALL_UP, ROOT, all_down
 

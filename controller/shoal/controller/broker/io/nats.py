@@ -17,10 +17,10 @@ from pathlib import Path
 
 from shoal.controller.fleet.certificates import read_common_name
 from shoal.controller.fleet.io.ca import CONTROLLER, ORGANISATION
-from shoal.controller.host.io.files import private_folder
+from shoal.controller.host.io.files import private_folder, write_durable
 from shoal.controller.host.io.lifetime import die_with_parent
 from shoal.controller.host.io.processes import exit_description
-from shoal.durable import SECRET, write_durable
+from shoal.durable import SECRET
 from shoal.errors import LinkError, SettingError
 from shoal.topics import ROOT
 

@@ -26,8 +26,8 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 
-from shoal.controller.host.io.files import private_folder
-from shoal.durable import SECRET, sync, write_durable
+from shoal.controller.host.io.files import private_folder, write_durable
+from shoal.durable import SECRET, sync
 from shoal.errors import StorageError
 from shoal.params import F32
 

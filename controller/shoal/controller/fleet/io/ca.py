@@ -29,8 +29,8 @@ from shoal.controller.fleet.io.proof_of_possession import (
     prove,
     translated,
 )
-from shoal.controller.host.io.files import private_folder
-from shoal.durable import SECRET, write_durable
+from shoal.controller.host.io.files import private_folder, write_durable
+from shoal.durable import SECRET
 from shoal.enrolment import fingerprint
 from shoal.errors import SettingError
 

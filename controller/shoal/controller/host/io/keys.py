@@ -6,8 +6,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.exceptions import Error as SecuresystemslibError
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
-from shoal.controller.host.io.files import private_folder
-from shoal.durable import SECRET, write_durable
+from shoal.controller.host.io.files import private_folder, write_durable
+from shoal.durable import SECRET
 from shoal.errors import SettingError
 
 

@@ -37,8 +37,8 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization import DeserializationError
 
+from shoal.controller.host.io.files import write_durable
 from shoal.controller.host.io.keys import KeyFolder
-from shoal.durable import write_durable
 from shoal.errors import SettingError, StorageError
 from shoal.federated import config as federated
 from shoal.trust import CANDIDATE, RELEASE, Order, target_path
