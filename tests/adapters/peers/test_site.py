@@ -15,7 +15,6 @@ from real_models import mlp, put_release
 from shoal import bundle, wire
 from shoal.agent.host.io.config import Peers
 from shoal.agent.installed.io.journal import SqliteJournal, read_records
-from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import State
 from shoal.agent.peers.io.server import DownloadState, PeerServer, PieceStore
 from shoal.agent.peers.policy import ranked
@@ -97,12 +96,6 @@ class Site:
     def start(self, name: str) -> None:
         self.processes[name] = Process(self.folder(name))
 
-    def got(self, name: str) -> int:
-        """Bytes of the model in its stage."""
-        stage = DiskSlots(self.folder(name) / "models").path("parts", "stage")
-        part = stage / f"{self.file.sha256}.part"
-        return part.stat().st_size if part.exists() else 0
-
     def state(self, name: str) -> State:
         record = read_records(self.folder(name) / "journal.db").get("parts")
         return record.state if record else State.IDLE
@@ -158,8 +151,7 @@ def test_a_site_of_five_downloads_a_release_once_though_one_is_killed_and_one_se
 
     size, sent = site.file.size, site.artifacts.sent_of[sha256]
     assert len(site.file.chunks) >= 6
-    # Without sharing: 5 * size. The two pieces of the killed device are downloaded again, as is a
-    # piece whose peer does not answer within its five seconds.
-    assert size <= sent < 2 * size, sent / size
+    # Downloaded again: the two pieces of the killed device, and the one that was on its way to it.
+    assert size <= sent <= size + 3 * PIECE, sent / size
     assert any("peer-lied" in site.faults(name) for name in NAMES)
     assert all("peer-untrusted" not in site.faults(name) for name in NAMES)
