@@ -4,9 +4,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from shoal.controller.federated.gathering import Weighed
 from shoal.controller.federated.planning.plans import check_task
 from shoal.controller.federated.records import TaskPlan
+from shoal.controller.federated.strategies.fedavg import WeightedSum
 from shoal.controller.federated.updates import Update
 from shoal.errors import ConflictError, InputError, SettingError
 from shoal.federated.site_sum import Gateway, decode
@@ -32,11 +32,11 @@ def test_however_devices_are_dealt_out_to_gateways_the_aggregate_has_the_same_bi
     cuts: tuple[int, ...],
 ) -> None:
     updates = some(20)
-    alone = Weighed(SIZE, weight)
+    alone = WeightedSum(SIZE, weight)
     for update in updates:
         alone.add(update)
     sites = [updates[i:j] for i, j in zip((0, *cuts), (*cuts, 20), strict=True)]
-    through = Weighed(SIZE, weight)
+    through = WeightedSum(SIZE, weight)
     for update in sites[-1]:  # one site has no gateway
         through.add(update)
     for site in sites[:-1][::-1]:
@@ -51,7 +51,7 @@ def test_however_devices_are_dealt_out_to_gateways_the_aggregate_has_the_same_bi
 
 def test_a_device_that_is_in_already_is_not_counted_through_its_gateway_too() -> None:
     updates = some(4)
-    gathering = Weighed(SIZE, weight)
+    gathering = WeightedSum(SIZE, weight)
     gathering.add(updates[0])
     found = decode(summed(updates))
     deltas = ExactSum.from_bytes(found.deltas, SIZE)

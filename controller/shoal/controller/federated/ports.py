@@ -12,7 +12,7 @@ measured      msgpack messages.Measured                   noise     seed of the 
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from shoal.controller.federated.gathering import Shelf
+from shoal.controller.federated.aggregation.gathering import Shelf
 
 
 class Files(Protocol):

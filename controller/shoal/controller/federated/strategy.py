@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 import numpy as np
 
-from shoal.controller.federated.gathering import Gathering, Shelf
+from shoal.controller.federated.aggregation.gathering import Gathering, Shelf
 from shoal.controller.federated.updates import Aggregate, Server, Update
 from shoal.errors import SettingError
 

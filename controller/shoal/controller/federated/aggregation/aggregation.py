@@ -13,12 +13,13 @@ import numpy as np
 from sqlalchemy import select, update
 
 from shoal.controller.federated.aggregation import client_updates, gateways, outlier_scores
-from shoal.controller.federated.gathering import Weighed, too_few
+from shoal.controller.federated.aggregation.gathering import too_few
 from shoal.controller.federated.planning import plans
 from shoal.controller.federated.privacy.central import PrivateMean
 from shoal.controller.federated.rounds.active_round import DEFAULT_ROW_LIMIT, ActiveRound
 from shoal.controller.federated.rounds.machine import Mark
 from shoal.controller.federated.secagg.session import unmask
+from shoal.controller.federated.strategies.fedavg import WeightedSum
 from shoal.controller.federated.strategy import Strategy
 from shoal.controller.federated.updates import F64, MOST_LOSS, Aggregate, Server, Update
 from shoal.controller.host.context import Context
@@ -100,7 +101,7 @@ def _gather(active: ActiveRound, strategy: Strategy) -> _Gathered:
         for one in _updates(active):
             gathering.add(one)
         for site in gateways.site_sums(active):
-            assert isinstance(gathering, Weighed)  # as plans.check_task has it
+            assert isinstance(gathering, WeightedSum)  # as plans.check_task has it
             gathering.merge(*site)
         return _Gathered(gathering.result())
 

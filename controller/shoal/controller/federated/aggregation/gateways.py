@@ -33,7 +33,7 @@ _MAX_ADDRESS = 300
 
 
 class Site(NamedTuple):
-    """Input of gathering.Weighed.merge."""
+    """Input of fedavg.WeightedSum.merge."""
 
     devices: list[str]
     deltas: ExactSum

@@ -6,7 +6,7 @@ fixed beforehand, because the number of participants is private too under random
 
 import numpy as np
 
-from shoal.controller.federated.gathering import check_new, too_few
+from shoal.controller.federated.aggregation.gathering import check_new, too_few
 from shoal.controller.federated.updates import Aggregate, Update, check
 from shoal.errors import SettingError
 from shoal.federated.clipping import clipped, norm_of

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import msgspec
 
-from shoal.controller.federated.gathering import Gathering, Shelf, Weighed
+from shoal.controller.federated.aggregation.gathering import Gathering, Shelf
+from shoal.controller.federated.strategies.fedavg import WeightedSum
 from shoal.controller.federated.strategy import Positive, Strategy
 from shoal.controller.federated.updates import Aggregate, Server, Update
 from shoal.errors import InputError
@@ -27,7 +28,7 @@ class FedBuff(Strategy, frozen=True, kw_only=True):
     behind: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
 
     def gather(self, size: int, shelf: Shelf) -> Gathering:
-        return Weighed(size, self._one, lambda update: float((1 + update.behind) ** -0.5))
+        return WeightedSum(size, self._one, lambda update: float((1 + update.behind) ** -0.5))
 
     def advance(self, server: Server, found: Aggregate) -> Server:
         return server.moved(self.lr * found.delta)

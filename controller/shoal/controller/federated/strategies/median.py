@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from shoal.controller.federated.gathering import Blocks, Compared, Gathering, Shelf
+from shoal.controller.federated.aggregation.gathering import Blocks, Compared, Gathering, Shelf
 from shoal.controller.federated.strategy import Strategy
 from shoal.federated.sums import F64
 

@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from shoal.controller.federated.gathering import Gathering, Shelf, Weighed
+from shoal.controller.federated.aggregation.gathering import Gathering, Shelf
+from shoal.controller.federated.strategies.fedavg import WeightedSum
 from shoal.controller.federated.strategy import ByExamples, Counted, Positive
 from shoal.controller.federated.updates import Update
 
@@ -24,7 +25,7 @@ class NormClipping(ByExamples, frozen=True, kw_only=True):
     most_examples: Counted = 1
 
     def gather(self, size: int, shelf: Shelf) -> Gathering:
-        return Weighed(size, self.weight, self._factor)
+        return WeightedSum(size, self.weight, self._factor)
 
     def _factor(self, update: Update) -> float:
         square = np.einsum("i,i->", update.delta, update.delta, dtype=np.float64)

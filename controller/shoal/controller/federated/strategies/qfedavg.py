@@ -6,7 +6,7 @@ loss is its weight; Flower uses one loss of the whole model instead.
 
 import numpy as np
 
-from shoal.controller.federated.gathering import Gathering, Shelf, check_new, too_few
+from shoal.controller.federated.aggregation.gathering import Gathering, Shelf, check_new, too_few
 from shoal.controller.federated.strategy import Positive, Strategy
 from shoal.controller.federated.updates import Aggregate, Update, check
 from shoal.federated.sums import ExactSum

@@ -4,7 +4,8 @@ Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Lea
 option II. The device's half is `shoal.federated.scaffold`; `shift` is in the train graph.
 """
 
-from shoal.controller.federated.gathering import Gathering, Shelf, Weighed
+from shoal.controller.federated.aggregation.gathering import Gathering, Shelf
+from shoal.controller.federated.strategies.fedavg import WeightedSum
 from shoal.controller.federated.strategy import Counted, Positive, Strategy
 from shoal.controller.federated.updates import Aggregate, Server, Update
 from shoal.errors import ConflictError, InputError
@@ -22,7 +23,7 @@ class Scaffold(Strategy, frozen=True, kw_only=True):
     lr: Positive = 1.0
 
     def gather(self, size: int, shelf: Shelf) -> Gathering:
-        return Weighed(size, _with_control)
+        return WeightedSum(size, _with_control)
 
     def advance(self, server: Server, found: Aggregate) -> Server:
         taking_part = len(found.devices)

@@ -1,17 +1,17 @@
-"""Accumulators of client updates: a running sum, or all updates side by side on a shelf.
+"""How a strategy gathers client updates, and the accumulator of those that compare them.
 
-A sum needs O(P) memory and is all that secure aggregation can provide. A strategy that compares
-updates keeps them on a shelf, a file that is read in blocks of columns, so that memory is O(P) too.
+Compared updates are kept side by side on a shelf, a file that is read in blocks of columns, so that
+memory is O(P). The accumulator of a sum is `strategies.fedavg.WeightedSum`.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from shoal.controller.federated.updates import Aggregate, Update, check
 from shoal.errors import ConflictError
-from shoal.federated.sums import F64, ExactSum
+from shoal.federated.sums import F64
 from shoal.params import F32
 
 #: Elements of a block: 8 MB in float64.
@@ -40,58 +40,6 @@ class Shelf(Protocol):
     def columns(self, start: int, stop: int) -> F32:
         """These elements of every update, float32 (N, stop - start), in the order of `put`."""
         ...
-
-
-class Weighed:
-    """Weighted mean: Σ weight·delta / Σ weight.
-
-    weigh    weight of an update, a function of this update only
-    scale    factor on its delta beside the weight: norm clipping
-    """
-
-    def __init__(
-        self,
-        size: int,
-        weigh: Callable[[Update], float],
-        scale: Callable[[Update], float] = lambda _: 1.0,
-    ) -> None:
-        self._size, self._weigh, self._scale = size, weigh, scale
-        self._sum, self._weight, self._control = ExactSum(size), ExactSum(1), ExactSum(size)
-        self._devices: set[str] = set()
-
-    def add(self, update: Update) -> None:
-        check(update, self._size)
-        check_new(update.device, self._devices)
-        weight = self._weigh(update)
-        self._weight.reach_with(np.array([weight]))
-        if update.control is not None:
-            self._control.reach_with(update.control)
-        self._sum.add(update.delta, weight * self._scale(update))
-        self._weight.add(np.array([weight]))
-        if update.control is not None:
-            self._control.add(update.control)
-        self._devices.add(update.device)
-
-    def merge(self, devices: Iterable[str], deltas: ExactSum, weights: ExactSum) -> None:
-        """Add a site's sum: bit for bit the same as its devices' single updates.
-
-        ConflictError, and nothing is added, when one of them is in already.
-        """
-        devices = set(devices)
-        for device in sorted(devices):
-            check_new(device, self._devices)
-        self._sum.merge(deltas)
-        self._weight.merge(weights)
-        self._devices |= devices
-
-    def result(self) -> Aggregate:
-        weight = float(self._weight.value()[0])
-        if not weight > 0:
-            raise too_few(len(self._devices), 1)
-        devices = tuple(sorted(self._devices))
-        control = self._control.value() / len(devices) if self._control.count else None
-        delta = self._sum.value() / weight
-        return Aggregate(delta=delta, devices=devices, chosen=devices, control=control)
 
 
 class Row:
