@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from shoal import manifest as manifests
 from shoal.errors import BundleError
+from shoal.golden import LIMIT as GOLDEN_LIMIT
+from shoal.golden import GoldenTensors
 from shoal.manifest import File, Manifest
 from shoal.sketch import MAX_EDGES, MAX_FEATURES, References
 from shoal.validation_errors import decode_errors_as
 
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
-_GOLDEN_LIMIT, _REFERENCE_LIMIT = 8 << 20, 16 << 20
+_REFERENCE_LIMIT = 16 << 20
 
 
 class Golden(msgspec.Struct, frozen=True):
@@ -96,7 +98,7 @@ def read_references(folder: Path, manifest: Manifest) -> References:
 
 def read_golden(folder: Path, manifest: Manifest) -> Golden:
     """The golden vectors of a verified bundle; BundleError if they are invalid."""
-    data = _bounded(folder / manifest.golden.name, _GOLDEN_LIMIT)
+    data = _bounded(folder / manifest.golden.name, GOLDEN_LIMIT)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             inputs = arrays["inputs"].astype(np.float32)
@@ -110,6 +112,13 @@ def read_golden(folder: Path, manifest: Manifest) -> Golden:
     if inputs.ndim != 2 or any(len(v) != len(inputs) for v in outputs.values()):
         raise BundleError(f"{manifest.golden.name}: inputs and outputs are not of one length")
     return Golden(inputs, outputs)
+
+
+def read_golden_tensors(folder: Path, manifest: Manifest) -> GoldenTensors:
+    """The golden vectors of a verified bundle of tensors; BundleError if they are invalid."""
+    data = _bounded(folder / manifest.golden.name, GOLDEN_LIMIT)
+    with decode_errors_as(lambda cause: BundleError(f"{manifest.golden.name}: {cause}")):
+        return msgspec.msgpack.decode(data, type=GoldenTensors)
 
 
 def _bounded(path: Path, limit: int) -> bytes:

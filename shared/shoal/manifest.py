@@ -5,11 +5,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.errors import BundleError, SettingError
+from shoal.errors import BundleError, ModelError, SettingError
 from shoal.pipeline import IDENTITY, Pipeline, check
+from shoal.signature import Signature, rows_signature
 from shoal.validation_errors import decode_errors_as
 
-SCHEMA = 1
+#: Schema 1: rows of float32 features. Schema 2: tensors, with a signature. Both are read; 2 is
+#: written only where 1 cannot say it, so that agents that know 1 alone get all that they can run.
+SCHEMA, TENSORS_SCHEMA = 1, 2
+SCHEMAS = (SCHEMA, TENSORS_SCHEMA)
+#: Task of a release of which nothing is claimed: tensors in, tensors out.
+TENSORS = "tensors"
 LIMIT = 262_144
 #: Smallest piece in bytes; largest number of pieces of a file.
 PIECE, _MOST_PIECES = 1 << 20, 256
@@ -110,20 +116,23 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     model, version    "lot-codes", 3: together the release "lot-codes@3"
     release_counter   security epoch: a device rejects releases below the highest it has served
-    task              "classification" or "regression"
+    task              "classification", "regression", or "tensors" (schema 2)
     input, output     tensor names in every variant; input is float32 (rows, len(features)),
-                      output float32 (rows, len(labels)) of probabilities, or (rows, 1)
+                      output float32 (rows, len(labels)) of probabilities, or (rows, 1);
+                      "" in schema 2
     labels            class names by output column; empty for regression
     threshold         decision threshold of a two-class model
     profiles          profile -> variants that passed its gate, best first; for an absent profile
                       see `refused`
     refused           profile -> why the release does not support it
     reference, golden files "reference.json" (shoal.sketch.References) and "golden.npz"
-                      (inputs float32 (n, F), and per variant its outputs float32 (n, C))
+                      (inputs float32 (n, F), and per variant its outputs float32 (n, C)); in
+                      schema 2 "golden.msgpack" (shoal.golden.GoldenTensors)
     opset, ort        ONNX opset, and the supported onnxruntime versions
     dataset           "name@version" of the training data, and its hash
     pipeline          how a device makes rows for the model from its sources' measurements
     taught            federated rounds that trained it; None without
+    signature         schema 2: the tensors; absent in schema 1, see `tensors`
     """
 
     schema: int = SCHEMA
@@ -149,10 +158,24 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     card: File | None = None
     pipeline: Pipeline = IDENTITY
     taught: FederatedOrigin | None = None
+    signature: Signature | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def release(self) -> str:
         return f"{self.model}@{self.version}"
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether it is a model of rows, float32 (n, F) -> (n, C), and not of tensors."""
+        return self.signature is msgspec.UNSET
+
+    @property
+    def tensors(self) -> Signature:
+        """The signature; that of its rows in schema 1."""
+        if self.signature is not msgspec.UNSET:
+            return self.signature
+        columns = max(1, len(self.labels))
+        return rows_signature(self.input, len(self.features), self.output, columns)
 
     def variant(self, name: str) -> Variant:
         """Variant by name; BundleError if the release does not have it."""
@@ -185,9 +208,10 @@ def parse(data: bytes) -> Manifest:
         raise BundleError(f"manifest of {len(data)} bytes, {LIMIT} allowed")
     with decode_errors_as(lambda cause: BundleError(f"manifest: {cause}")):
         manifest = msgspec.json.decode(data, type=Manifest)
-    if manifest.schema != SCHEMA:
+    if manifest.schema not in SCHEMAS:
         raise BundleError(
-            f"manifest of schema {manifest.schema}, this agent reads {SCHEMA}", "update the agent"
+            f"manifest of schema {manifest.schema}, this agent reads {SCHEMA} to {max(SCHEMAS)}",
+            "update the agent",
         )
     if not _NAME.fullmatch(manifest.model):
         raise BundleError(f"manifest names a model {manifest.model[:100]!r} that cannot be")
@@ -199,15 +223,25 @@ def parse(data: bytes) -> Manifest:
             len(file.chunks) != wanted or not all(map(_SHA256.fullmatch, file.chunks))
         ):
             raise BundleError(f"manifest names pieces of {file.name} that cannot be")
-    try:
-        check(manifest.pipeline, [f.name for f in manifest.features])
-    except SettingError as error:
-        raise BundleError(f"manifest: {error}") from error
+    _check_interface(manifest)
     known = {v.name for v in manifest.variants}
     for profile, names in manifest.profiles.items():
         if not known.issuperset(names):
             raise BundleError(f"manifest's profile {profile!r} prefers a variant it does not have")
     return manifest
+
+
+def _check_interface(manifest: Manifest) -> None:
+    """BundleError unless it says either how rows are made or which tensors there are."""
+    if manifest.takes_rows != (manifest.schema == SCHEMA):
+        raise BundleError(
+            f"manifest of schema {manifest.schema}: its signature is missing or extra"
+        )
+    try:
+        check(manifest.pipeline, [f.name for f in manifest.features])
+        manifest.tensors.check()
+    except (SettingError, ModelError) as error:
+        raise BundleError(f"manifest: {error}") from error
 
 
 def encode(manifest: Manifest) -> bytes:

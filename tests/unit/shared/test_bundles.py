@@ -12,7 +12,10 @@ from devices import FEATURES, MODEL, PROFILE, Cloud
 from shoal import bundle
 from shoal import manifest as manifests
 from shoal.errors import BundleError
+from shoal.golden import GoldenTensors, Vector
 from shoal.manifest import File, Manifest
+from shoal.signature import Signature, Tensor
+from shoal.tensors import StoredTensor
 
 
 @pytest.fixture
@@ -35,6 +38,33 @@ def folder(cloud: Cloud, manifest: Manifest, tmp_path: Path) -> Path:
 
 def test_a_manifest_survives_its_bytes(manifest: Manifest) -> None:
     assert manifests.parse(manifests.encode(manifest)) == manifest
+
+
+def of_tensors(manifest: Manifest) -> Manifest:
+    signature = Signature(
+        inputs=[Tensor(name="x", datatype="UINT8", shape=["N", 8], batch=0)],
+        outputs=[Tensor(name="y", datatype="BYTES", shape=["N"], batch=0)],
+        together="batch",
+    )
+    return msgspec.structs.replace(
+        manifest, schema=2, task="tensors", input="", output="", features=[], labels=[],
+        signature=signature,
+    )  # fmt: skip
+
+
+def test_a_manifest_of_tensors_survives_its_bytes(manifest: Manifest) -> None:
+    tensors = of_tensors(manifest)
+    assert manifests.parse(manifests.encode(tensors)) == tensors
+    assert not tensors.takes_rows
+    assert tensors.tensors.inputs[0].datatype == "UINT8"
+
+
+def test_a_manifest_of_rows_has_the_bytes_that_it_had_before_there_were_tensors(
+    manifest: Manifest,
+) -> None:
+    assert b"signature" not in manifests.encode(manifest)
+    assert manifest.takes_rows
+    assert manifest.tensors.inputs[0].dims == [-1, len(FEATURES)]
 
 
 def test_a_large_file_is_described_in_pieces_that_make_it_up() -> None:
@@ -76,7 +106,11 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "nested without end": lambda data: b"[" * 100_000,
     "with pieces that cannot be": with_file(chunks=["0" * 64, "1" * 64]),
     "endless": lambda data: data + b" " * 300_000,
-    "of a newer schema": changed(schema=2),
+    "of a newer schema": changed(schema=3),
+    "of tensors without a signature": changed(schema=2),
+    "of rows with a signature": changed(
+        signature={"inputs": [], "outputs": [{"name": "y", "datatype": "FP32", "shape": []}]}
+    ),
     "naming a model that is a path": changed(model="../etc"),
     "naming a file that is a path": with_file(name="../../etc/passwd"),
     "naming a hidden file": with_file(name=".bashrc"),
@@ -133,6 +167,25 @@ def test_a_large_golden_file_is_not_even_opened(folder: Path, manifest: Manifest
         file.truncate(9 << 20)
     with pytest.raises(BundleError, match="allowed"):
         bundle.read_golden(folder, manifest)
+
+
+def test_golden_tensors_of_any_type_are_read_back(folder: Path, manifest: Manifest) -> None:
+    texts = {"x": StoredTensor.of(np.array(["a", "ü"], object))}
+    answers = {"fp32": {"y": StoredTensor.of(np.array([True, False]))}}
+    written = GoldenTensors(vectors=[Vector(inputs=texts, outputs=answers)])
+    (folder / manifest.golden.name).write_bytes(written.to_bytes())
+    read = bundle.read_golden_tensors(folder, manifest)
+    assert read.vectors[0].arrays()["x"].tolist() == ["a", "ü"]
+    assert read == written
+
+
+@pytest.mark.parametrize("data", [b"", b"\x81", b"\x81\xa7vectors\x90", b"\xc1" * 50])
+def test_golden_tensors_that_cannot_be_are_refused(
+    folder: Path, manifest: Manifest, data: bytes
+) -> None:
+    (folder / manifest.golden.name).write_bytes(data)
+    with pytest.raises(BundleError, match=manifest.golden.name):
+        bundle.read_golden_tensors(folder, manifest)
 
 
 def test_a_variant_that_is_not_there_is_named(manifest: Manifest) -> None:
