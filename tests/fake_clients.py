@@ -33,8 +33,7 @@ from shoal.federated.compression import compress
 from shoal.federated.config import Config, secure_id, verify_config
 from shoal.federated.distributed import encode_privately
 from shoal.federated.identity import check_signature
-from shoal.federated.local import privately
-from shoal.federated.noise import Draws
+from shoal.federated.noise import Draws, privately
 from shoal.federated.secure import Terms
 from shoal.federated.spending import Ledger
 from shoal.params import F32

@@ -20,12 +20,10 @@ from controllers import repository_fetch
 from digits import Rows, forward
 from shoal import wire
 from shoal.agent.federated.client import Callbacks, RoundClient
-from shoal.agent.federated.io import trainer_main
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, Limits
 from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder, task_folder
-from shoal.agent.federated.io.trainer_main import SandboxJob
-from shoal.agent.federated.io.trainer_process import SubprocessTrainer
+from shoal.agent.federated.io.trainer_process import SubprocessTrainer, run_job, sandboxed
 from shoal.agent.federated.ports import FederatedPorts
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.clock import DeviceClock
@@ -269,18 +267,7 @@ class Inside:
     ) -> TrainingResult:
         if stop():
             raise LinkError("training was cancelled")
-        job = SandboxJob(
-            work=work,
-            folder=str(rounds_folder(self._here, attempt.hex())),
-            task=str(task_folder(self._here, work.config.plan.task)),
-            buffer=str(self._here / BUFFER),
-        )
-        does = {
-            "train": trainer_main.train,
-            "mask": trainer_main.mask,
-            "measure": trainer_main.evaluate,
-        }
-        return does[work.kind](job)
+        return run_job(sandboxed(self._here, attempt, work))
 
 
 class Blobs:

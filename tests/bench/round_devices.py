@@ -19,16 +19,13 @@ from pathlib import Path
 import msgspec
 
 from shoal.agent import wiring
-from shoal.agent.federated.io import trainer_main, trainer_process
-from shoal.agent.federated.io.row_buffer import BUFFER
-from shoal.agent.federated.io.sandbox import rounds_folder, task_folder
+from shoal.agent.federated.io import trainer_process
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.io import config
 from shoal.mqtt import Link
 
 #: Made before there are threads: see shoal.federated.config.
 _DECODER = msgspec.msgpack.Decoder(TrainingJob)
-_WORK = {"train": trainer_main.train, "mask": trainer_main.mask, "measure": trainer_main.evaluate}
 
 
 class TrainerHere:
@@ -40,13 +37,8 @@ class TrainerHere:
     def run(
         self, attempt: bytes, work: TrainingJob, hold: Callable[[], str], stop: Callable[[], bool]
     ) -> TrainingResult:
-        job = trainer_main.SandboxJob(
-            work=_DECODER.decode(msgspec.msgpack.encode(work)),
-            folder=str(rounds_folder(self._folder, attempt.hex()).absolute()),
-            task=str(task_folder(self._folder, work.config.plan.task).absolute()),
-            buffer=str((self._folder / BUFFER).absolute()),
-        )
-        return _WORK[work.kind](job)
+        copied = _DECODER.decode(msgspec.msgpack.encode(work))
+        return trainer_process.run_job(trainer_process.sandboxed(self._folder, attempt, copied))
 
 
 def main(folders: list[Path]) -> None:

@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from shoal.errors import InputError
+from shoal.federated.clipping import clipped
+from shoal.federated.plan import Privacy
+from shoal.params import F32
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -77,3 +80,29 @@ def noisy(vector: F64, sigma: float, draws: Draws) -> F64:
     grid = grid_of(sigma)
     noise = discrete_gaussian(vector.size, sigma / grid, draws)
     return np.multiply(np.rint(vector / grid) + noise, grid, dtype=np.float64)
+
+
+def privately(delta: F32, privacy: Privacy, draws: Draws) -> F32:
+    """Local differential privacy: clip an update and add all of the noise; float32 (P,).
+
+    InputError when it is not finite.
+    """
+    if not np.isfinite(delta).all():
+        raise InputError("an update with NaN in it cannot be sent", "its training diverged")
+    sigma = privacy.noise * privacy.clip
+    exact = clipped(delta, privacy.clip).astype(np.float64)
+    return noisy(exact, sigma, draws).astype(np.float32)
+
+
+def bounded(delta: F32, privacy: Privacy | None, draws: Draws) -> F32:
+    """The update clipped, and with local noise, as far as the plan asks for it."""
+    if privacy is None:
+        return delta
+    local = privacy.where == "local"
+    return privately(delta, privacy, draws) if local else clipped(delta, privacy.clip)
+
+
+def local_noise(privacy: Privacy, size: int) -> float:
+    """Noise over sensitivity for the ledger: two updates may be twice the clip apart."""
+    sigma = privacy.noise * privacy.clip
+    return sigma / sensitivity(2 * privacy.clip, sigma, size)

@@ -16,7 +16,7 @@ import pytest
 from learning_devices import FEATURES, LABELS, FakeController, RoundDevice, attempt_of, some_rows
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
-from shoal.agent.installed.round_record import RoundState
+from shoal.agent.installed.record import RoundState
 from shoal.controller.training.gradient.make import step_graph
 from shoal.controller.training.gradient.optimisers import Adam, Momentum, Optimiser
 from shoal.errors import LinkError, RefusedError

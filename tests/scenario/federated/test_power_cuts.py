@@ -13,7 +13,7 @@ import pytest
 from learning_devices import FakeController, RoundDevice, attempt_of, some_rows
 from scenario.power import How, Supply, run_until_cut
 from shoal import wire
-from shoal.agent.installed.round_record import RoundState
+from shoal.agent.installed.record import RoundState
 from shoal.federated import messages
 from shoal.federated.plan import Privacy
 from shoal.federated.spending import Budget

@@ -9,7 +9,7 @@ import pytest
 
 from learning_devices import LABELS, TASK, FakeController, RoundDevice, norm, some_rows
 from shoal.agent.federated.machine import TRANSITIONS, Event
-from shoal.agent.installed.round_record import RoundState
+from shoal.agent.installed.record import RoundState
 from shoal.controller.training.gradient.make import step_graph
 from shoal.errors import UntrustedError
 from shoal.federated import messages

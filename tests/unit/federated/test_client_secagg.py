@@ -10,7 +10,7 @@ from digits import homes_of
 from learning_devices import NOW, FakeController, RoundDevice, some_rows
 from shoal import wire
 from shoal.agent.federated.io.credentials import credentials_of
-from shoal.agent.installed.round_record import RoundState
+from shoal.agent.installed.record import RoundState
 from shoal.controller.federated.secagg.server import SecAggServer
 from shoal.federated import messages
 from shoal.federated.config import secure_id, text_of

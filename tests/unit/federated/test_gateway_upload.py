@@ -11,7 +11,7 @@ import pytest
 from learning_devices import FakeController, RoundDevice, some_rows
 from shoal.agent.federated.ports import SiteSumFile
 from shoal.agent.federated.upload import AGAIN_S, TRIES
-from shoal.agent.installed.round_record import RoundState, SavedUpdate
+from shoal.agent.installed.record import RoundState, SavedUpdate
 from shoal.errors import LinkError, SettingError, UntrustedError
 from shoal.federated import messages
 

@@ -18,8 +18,7 @@ from shoal.federated.distributed import (
     rounded_norm,
     scale_for,
 )
-from shoal.federated.local import local_noise, privately
-from shoal.federated.noise import Draws, discrete_gaussian, grid_of, noisy
+from shoal.federated.noise import Draws, discrete_gaussian, grid_of, local_noise, noisy, privately
 from shoal.federated.plan import Privacy
 from shoal.federated.spending import Ledger
 from unit.federated.cohort import Cohort

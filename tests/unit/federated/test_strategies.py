@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from shelves import file_shelf
+from shoal.agent.federated.trainer import control_after
 from shoal.controller.federated.io.round_files import RoundFiles
 from shoal.controller.federated.strategy import Strategy, names, strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.errors import ConflictError, InputError, SettingError, StorageError
-from shoal.federated.scaffold import control_after, shift_of
 from shoal.params import F32
 from unit.federated.updates import gathered, some
 
@@ -189,7 +189,7 @@ def test_scaffold_corrects_the_drift_of_devices_whose_data_differ() -> None:
             updates = []
             shared = server.recall("c").astype(np.float32)
             for i in range(2):
-                theta, shift = server.theta, shift_of(shared, own[i])
+                theta, shift = server.theta, shared - own[i]
                 for _ in range(steps):
                     gradient = bends[i] * (theta - optima[i]) + (shift if corrected else 0)
                     theta = (theta - lr * gradient).astype(np.float32)

@@ -39,7 +39,7 @@ from shoal.agent.federated.session import RoundSession
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.jobs import Submit
-from shoal.agent.installed.round_record import Participation, RoundRecord, RoundState
+from shoal.agent.installed.record import Participation, RoundRecord, RoundState
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import (
     ConflictError,

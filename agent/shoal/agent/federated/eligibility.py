@@ -16,8 +16,7 @@ from shoal.errors import RefusedError, ShoalError
 from shoal.federated import messages
 from shoal.federated.config import Config
 from shoal.federated.distributed import effective_noise
-from shoal.federated.local import local_noise
-from shoal.federated.noise import sensitivity
+from shoal.federated.noise import local_noise, sensitivity
 from shoal.federated.plan import Plan, Privacy
 from shoal.federated.spending import Ledger
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.agent.installed.round_record import (
+from shoal.agent.installed.record import (
     Participation,
     RoundRecord,
     RoundState,

@@ -8,7 +8,7 @@ from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.load import Load
 from shoal.agent.host.randomness import Random
 from shoal.agent.host.round_limits import Limits
-from shoal.agent.installed.round_record import Participation, SavedUpdate
+from shoal.agent.installed.record import Participation, SavedUpdate
 from shoal.errors import LinkError
 from shoal.federated.config import Config
 from shoal.federated.messages import GatewayRoute

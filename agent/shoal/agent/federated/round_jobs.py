@@ -13,7 +13,7 @@ from shoal.agent.federated.secagg import Mask
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.jobs import Job, Submit, Worker
-from shoal.agent.installed.round_record import RoundRecord
+from shoal.agent.installed.record import RoundRecord
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import LinkError, ModelError, TrustError
 from shoal.federated.config import Config, verify_config

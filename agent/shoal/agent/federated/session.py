@@ -14,7 +14,7 @@ from shoal.agent.federated.secagg import SecAggSession
 from shoal.agent.federated.trainer import TrainingResult
 from shoal.agent.federated.upload import Upload
 from shoal.agent.host.faults import Fault
-from shoal.agent.installed.round_record import RoundRecord, RoundState
+from shoal.agent.installed.record import RoundRecord, RoundState
 from shoal.errors import LinkError, ShoalError, StorageError
 from shoal.federated import messages
 from shoal.federated.secure import Ending

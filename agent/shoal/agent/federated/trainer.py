@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.agent.federated.secagg import Mask
-from shoal.agent.installed.round_record import SavedUpdate
+from shoal.agent.installed.record import SavedUpdate
 from shoal.agent.serving.labels import class_indices, number
 from shoal.errors import RefusedError
 from shoal.federated.config import Config
@@ -200,6 +200,30 @@ def by_class(rows: Rows, classes: Sequence[str]) -> dict[str, Rows]:
         return {}
     found = {name[:64]: rows.y == index for index, name in enumerate(classes)}
     return {name: Rows(rows.x[of], rows.y[of]) for name, of in found.items() if of.any()}
+
+
+def control_after(own: F32, shared: F32, delta: F32, steps: int, lr: float) -> F32:
+    """SCAFFOLD's c_i after `steps` steps of SGD with rate `lr` that changed theta by delta.
+
+    Option II of Karimireddy et al. 2020: the mean gradient, float32 (P,). Every gradient had
+    `shift` = c - c_i added; `shared` is c, `own` is c_i.
+
+    >>> one = np.ones(1, np.float32)
+    >>> control_after(own=0 * one, shared=0 * one, delta=-one, steps=10, lr=0.1).tolist()
+    [1.0]
+    """
+    gradient = -delta.astype(np.float64) / (steps * lr)
+    return (own - shared.astype(np.float64) + gradient).astype(np.float32)
+
+
+def personalised(theta: F32, own: F32 | None, ranges: Sequence[tuple[int, int]]) -> F32:
+    """theta with the device's personal parameters, those of `ranges` (start, stop)."""
+    if own is None or not ranges:
+        return theta
+    mixed = theta.copy()
+    for start, stop in ranges:
+        mixed[start:stop] = own[start:stop]
+    return mixed
 
 
 class _Parameters(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from shoal.agent.federated.ports import CONTRIBUTION, SITE_SUM, FederatedPorts, SiteSumFile
 from shoal.agent.federated.round_jobs import JobKind, RoundJob, RoundJobs
 from shoal.agent.host.faults import Fault
-from shoal.agent.installed.round_record import RoundRecord, RoundState, SavedUpdate
+from shoal.agent.installed.record import RoundRecord, RoundState, SavedUpdate
 from shoal.errors import LinkError, ShoalError, UntrustedError
 from shoal.federated import messages
 from shoal.federated.chunks import Chunk, chunk_of

@@ -24,7 +24,7 @@ import msgspec
 from shoal.agent.federated.io.sandbox import RESERVE, make_folder, rounds_folder
 from shoal.agent.federated.ports import CONTRIBUTION, SITE_SUM, SiteSumFile
 from shoal.agent.host.io.config import GatewaySettings, Settings
-from shoal.agent.installed.round_record import SavedUpdate
+from shoal.agent.installed.record import SavedUpdate
 from shoal.agent.peers.io.listener import TlsListener
 from shoal.agent.peers.io.network import own_address
 from shoal.agent.peers.io.protocol import CONNECT_S, READ_S, check, client_context, read_line

@@ -20,12 +20,15 @@ import numpy as np
 
 from shoal import bundle
 from shoal.agent.federated.ports import CONTRIBUTION
+from shoal.agent.federated.trainer import Run, Tensor
+from shoal.agent.serving.io.session import import_ort
+from shoal.agent.serving.io.session import translated as session_error
 from shoal.durable import sync, translated, write_durable
-from shoal.errors import AbsentError, RefusedError
+from shoal.errors import AbsentError, ModelError, RefusedError
 from shoal.federated.config import Config, Content
 from shoal.federated.spending import Ledger
 from shoal.manifest import File
-from shoal.params import F32
+from shoal.params import F32, TrainSpec, spec_of
 
 if TYPE_CHECKING:
     from shoal.agent.host.downloads import Downloads
@@ -35,6 +38,7 @@ RESERVE = 32 << 20
 ROUNDS, TASKS, NEXT, SPENT = "rounds", "tasks", "next", "spent.json"
 #: Bytes that a round may need on the disk, in lengths of theta.
 _TIMES = 8
+_OTHER_FILES = "session.model_external_initializers_file_folder_path"
 
 
 class DiskSandbox:
@@ -149,6 +153,32 @@ def write_vector(path: Path, values: F32) -> None:
     with translated(path):
         make_folder(path.parent)
         write_durable(path, values.astype("<f4").tobytes(), 0o600)
+
+
+def open_graph(path: Path) -> tuple[Run, TrainSpec, Tensor, Tensor]:
+    """The graph's `run`, metadata, and inputs x and y; ModelError when it cannot run."""
+    ort = import_ort()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # External data would be in a folder that cannot exist: a graph reads no other file.
+    options.add_session_config_entry(_OTHER_FILES, str(path / "none"))
+    try:
+        data, where = path.read_bytes(), ["CPUExecutionProvider"]
+        session = ort.InferenceSession(data, options, providers=where)
+    except Exception as error:
+        raise session_error(path.name, error) from error
+    spec = spec_of(session.get_modelmeta().custom_metadata_map)
+    inputs = {one.name: one for one in session.get_inputs()}
+
+    def tensor(name: str) -> Tensor:
+        if name not in inputs or not all(isinstance(n, int) for n in inputs[name].shape[1:]):
+            raise ModelError(f"{path.name}: no input {name!r} of a fixed shape", "export it again")
+        return Tensor(inputs[name].type, tuple(inputs[name].shape[1:]))
+
+    return session.run, spec, tensor("x"), tensor("y")
 
 
 def _is_here(path: Path, content: Content) -> bool:

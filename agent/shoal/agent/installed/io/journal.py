@@ -7,8 +7,7 @@ import msgspec
 
 from shoal.agent.host.io.database import DamagedError, open_database, set_aside, translated
 from shoal.agent.installed.floors import Floors
-from shoal.agent.installed.record import Record
-from shoal.agent.installed.round_record import Participation
+from shoal.agent.installed.record import Participation, Record
 
 _T = TypeVar("_T")
 

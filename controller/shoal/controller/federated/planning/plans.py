@@ -20,7 +20,7 @@ from shoal.controller.federated.strategy import ByExamples, Strategy, strategy_o
 from shoal.errors import SettingError
 from shoal.federated.distributed import effective_noise, scale_for
 from shoal.federated.fixed_point import FixedPoint
-from shoal.federated.local import local_noise
+from shoal.federated.noise import local_noise
 from shoal.federated.plan import Compression, Learning, Plan, Privacy, Secure
 
 #: Bytes of a neighbour's advert, with its certificate, and of a device's digest, with its name.

@@ -1,7 +1,7 @@
 """SCAFFOLD: control variates correct the client drift of local steps.
 
 Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", 2020,
-option II. The device's half is `shoal.federated.scaffold`; `shift` is in the train graph.
+option II. The device's half is `shoal.agent.federated.trainer`; `shift` is in the train graph.
 """
 
 from shoal.controller.federated.aggregation.gathering import Gathering, Shelf
