@@ -74,7 +74,7 @@ every_s = 0.05
 """
 
 
-def test_what_is_posted_to_a_source_is_in_the_sinks_file_and_the_status_tells_of_both(
+def test_rows_posted_to_a_source_are_in_the_sinks_file_and_the_status_shows_both(
     folder: Path,
 ) -> None:
     settings = folder / "agent.toml"
@@ -179,7 +179,7 @@ def peers_check(folder: Path) -> dict[str, object]:
     return next(found for found in checks if found["check"] == "peers")
 
 
-def test_a_device_that_is_not_enrolled_says_that_alone(tmp_path: Path) -> None:
+def test_a_device_that_is_not_enrolled_reports_only_that(tmp_path: Path) -> None:
     told = run("run", "--folder", tmp_path / "nobody")
     assert told.returncode == 1
     assert told.stderr.startswith("Error: ")
@@ -195,7 +195,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_folder_with_something_missing_says_what(name: str, folder: Path) -> None:
+def test_the_error_names_what_is_missing_in_a_folder(name: str, folder: Path) -> None:
     content, said = BROKEN[name]
     if content is None:
         (folder / name).unlink()

@@ -76,7 +76,7 @@ SIZE, ETAG = 1000, '"e"'
         ({"Range": "bytes=10-", "If-Range": "Wed, 21 Oct 2015 07:28:00 GMT"}, (0, 1000, False)),
     ],
 )
-def test_a_range_is_read_as_rfc_9110_says(headers, span) -> None:  # type: ignore[no-untyped-def]
+def test_a_range_is_parsed_as_in_rfc_9110(headers, span) -> None:  # type: ignore[no-untyped-def]
     assert span_of(headers, SIZE, ETAG) == span
 
 
@@ -109,7 +109,7 @@ def test_what_lies_beyond_the_end_is_416_with_the_true_length(site: Site) -> Non
     assert response.headers["Content-Type"] == "application/problem+json"
 
 
-def test_head_tells_all_and_sends_nothing(site: Site) -> None:
+def test_head_has_every_header_and_no_body(site: Site) -> None:
     response = site.server.get(site.path(), "HEAD", Range="bytes=10-19")
     assert response.status == 206
     assert response.headers["Content-Length"] == "10"
@@ -144,7 +144,7 @@ def test_a_capability_for_what_is_not_there_is_404(site: Site) -> None:
     assert site.server.get(site.path("0" * 64)).status == 404
 
 
-def test_metadata_is_public_and_is_asked_for_anew(site: Site) -> None:
+def test_metadata_is_public_and_is_revalidated(site: Site) -> None:
     for name in ("1.root.json", "timestamp.json"):
         response = site.server.get(f"/metadata/{name}")
         assert response.status == 200, name
@@ -179,7 +179,7 @@ def test_no_path_leads_out_of_the_two_folders(site: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize("line", [b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\r\n\r\n", b"X" * 20000])
-def test_what_is_no_http_is_refused_and_harms_nobody(site: Site, line: bytes) -> None:
+def test_invalid_http_is_refused_and_other_requests_are_served(site: Site, line: bytes) -> None:
     with site.server.raw() as raw:
         raw.sendall(line)
         raw.settimeout(5)
@@ -192,7 +192,7 @@ def test_other_methods_and_bodies_are_refused(site: Site) -> None:
     assert site.server.get(site.path(), "DELETE").status == 405
 
 
-def test_two_hundred_stuck_downloads_keep_nobody_waiting(site: Site) -> None:
+def test_two_hundred_stuck_downloads_delay_no_other_request(site: Site) -> None:
     stuck = []
     for _ in range(200):
         line = site.server.raw()

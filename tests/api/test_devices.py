@@ -80,7 +80,7 @@ def test_a_page_that_cannot_be_is_refused(controller: ControllerApp, query: str)
     assert is_problem(controller.get(f"/api/v1/devices?{query}"), 422, "bad-input")
 
 
-def test_a_device_unheard_of_for_long_is_offline_whatever_it_last_said(
+def test_a_device_silent_for_long_is_offline_whatever_its_last_status(
     fleet: ControllerApp,
 ) -> None:
     assert not fleet.get("/api/v1/devices/press-5").json["online"]
@@ -108,7 +108,7 @@ def test_the_timeline_is_newest_first(fleet: ControllerApp) -> None:
     assert is_problem(fleet.get("/api/v1/devices/nobody/timeline"), 404, "not-found")
 
 
-def test_a_window_tells_its_latency_in_quantiles_and_no_sketch(fleet: ControllerApp) -> None:
+def test_a_window_has_latency_quantiles_and_no_sketch(fleet: ControllerApp) -> None:
     latency = Latency()
     latency.add(100e-6, 98)
     latency.add(10e-3, 2)

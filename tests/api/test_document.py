@@ -40,7 +40,7 @@ def test_every_reference_in_the_document_leads_somewhere(document: dict[str, Any
     assert named <= set(document["components"]["schemas"])
 
 
-def test_every_operation_says_who_may_what_it_answers_and_how_it_fails(
+def test_every_operation_declares_its_role_its_responses_and_its_problems(
     document: dict[str, Any],
 ) -> None:
     for verbs in document["paths"].values():

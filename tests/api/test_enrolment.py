@@ -76,7 +76,7 @@ def test_a_name_taken_again_has_another_name_in_its_certificate(controller: Cont
     assert EnrolledDevices(controller.ctx.store).names() == {"press-4.3"}
 
 
-def test_a_name_too_long_to_be_taken_again_is_told_so(controller: ControllerApp) -> None:
+def test_a_name_too_long_for_a_generation_suffix_is_refused(controller: ControllerApp) -> None:
     token, name = controller.join_token(uses=5), "n" * 63
     assert controller.enrol(name, token).status_code == 201
     controller.post(f"/api/v1/devices/{name}/decommission")
@@ -136,7 +136,7 @@ def of_another_controller(token: str) -> str:
         (lambda t: t, {"facts": {"flags": 7}}, 422, "facts"),
     ],
 )  # fmt: skip
-def test_what_cannot_join_is_told_why_and_takes_no_use(
+def test_a_refused_enrolment_gets_a_reason_and_costs_no_use(
     controller: ControllerApp, change: Any, more: dict[str, Any], status: int, says: str
 ) -> None:
     token = controller.join_token()
@@ -174,7 +174,7 @@ def test_a_site_is_called_as_people_call_it(controller: ControllerApp, site: str
     assert made.json["site"] == site
 
 
-def test_a_revoked_token_lets_nobody_in(controller: ControllerApp) -> None:
+def test_a_revoked_token_enrols_no_device(controller: ControllerApp) -> None:
     token = controller.join_token()
     assert (
         controller.request("DELETE", f"/api/v1/join-tokens/{token.split('.')[1]}").status_code
@@ -183,7 +183,7 @@ def test_a_revoked_token_lets_nobody_in(controller: ControllerApp) -> None:
     assert is_problem(controller.enrol("press-4", token), 403)
 
 
-def test_a_board_that_can_run_no_model_enrols_and_is_told_so(controller: ControllerApp) -> None:
+def test_a_board_that_can_run_no_model_enrols_with_a_notice(controller: ControllerApp) -> None:
     response = controller.enrol("old-pi", controller.join_token(), facts={"arch": "armv7l"})
     assert response.status_code == 201
     assert response.json["profile"] == "rpi3-armv7"

@@ -84,7 +84,9 @@ def test_a_parcel_counts_once_however_often_and_whichever_way_its_messages_come(
     assert carried[0]["detail"]["letters"] == 3
 
 
-def test_a_device_speaks_for_nobody_else(controller: ControllerApp, member: Member) -> None:
+def test_a_device_cannot_send_messages_of_another(
+    controller: ControllerApp, member: Member
+) -> None:
     other = Member(controller, "press-5")
     assert is_problem(send(controller, sealed(other, fault(1), device="press-4")), 403, "denied")
     assert send(controller, sealed(other, fault(1))).json["fresh"] == 0
@@ -239,7 +241,7 @@ def test_kinds_that_do_not_wait_in_an_outbox_are_left_aside(
     assert controller.get("/api/v1/devices/press-4").json["online"] is False
 
 
-def test_the_parcel_for_a_device_is_for_it_alone_and_tells_what_has_arrived(
+def test_the_parcel_for_a_device_is_for_it_alone_and_acknowledges_what_has_arrived(
     controller: ControllerApp, member: Member, tmp_path: Any
 ) -> None:
     Member(controller, "press-5")

@@ -61,7 +61,7 @@ def told(response: Any) -> None:
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=named)
-def test_a_malformed_body_is_told_so(controller: ControllerApp, route: Route) -> None:
+def test_a_malformed_body_is_a_problem(controller: ControllerApp, route: Route) -> None:
     for body in BODIES:
         told(
             controller.request(
@@ -71,7 +71,9 @@ def test_a_malformed_body_is_told_so(controller: ControllerApp, route: Route) ->
 
 
 @pytest.mark.parametrize("route", WITH_BODY, ids=named)
-def test_a_field_of_a_wrong_kind_is_told_so(controller: ControllerApp, route: Route) -> None:
+def test_the_problem_names_a_field_of_the_wrong_type(
+    controller: ControllerApp, route: Route
+) -> None:
     names = fields(route.inputs["body"])
     for name in names:
         for value in WRONG:
@@ -81,7 +83,7 @@ def test_a_field_of_a_wrong_kind_is_told_so(controller: ControllerApp, route: Ro
 
 
 @pytest.mark.parametrize("route", WITH_QUERY, ids=named)
-def test_a_malformed_query_is_told_so(controller: ControllerApp, route: Route) -> None:
+def test_a_malformed_query_is_a_problem(controller: ControllerApp, route: Route) -> None:
     names = fields(route.inputs["query"])
     told(controller.request(route.method, places(route, "1"), query_string={"unheard-of": "1"}))
     for name in names:
@@ -95,7 +97,7 @@ def test_a_malformed_query_is_told_so(controller: ControllerApp, route: Route) -
 
 
 @pytest.mark.parametrize("route", WITH_PLACE, ids=named)
-def test_an_impossible_path_is_told_so(controller: ControllerApp, route: Route) -> None:
+def test_an_invalid_path_is_a_problem(controller: ControllerApp, route: Route) -> None:
     for value in PLACES:
         body = {"json": {}} if route.method != "GET" else {}
         told(controller.request(route.method, places(route, value), **body))

@@ -49,7 +49,7 @@ def test_the_table_has_every_error_of_the_tree() -> None:
 
 
 @pytest.mark.parametrize(("error", "status", "code"), CASES, ids=lambda x: getattr(x, "code", ""))
-def test_each_error_is_the_problem_that_the_table_says(
+def test_each_error_is_the_problem_of_the_table(
     controller: ControllerApp,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
@@ -73,7 +73,7 @@ def test_facts_and_hint_are_fields_of_the_problem(
     assert body["instance"] == "/api/v1/devices/x"
 
 
-def test_a_bug_is_told_by_an_id_and_its_story_stays_in_the_log(
+def test_a_bug_has_an_id_in_its_problem_and_its_traceback_in_the_log(
     controller: ControllerApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(devices, "get_device", raising(ZeroDivisionError("deep inside")))

@@ -55,7 +55,7 @@ def member(controller: ControllerApp) -> Member:
     return Member(controller)
 
 
-def test_who_has_the_key_gets_the_next_certificate(
+def test_the_holder_of_the_current_key_gets_the_next_certificate(
     controller: ControllerApp, member: Member
 ) -> None:
     controller.clock.now += 60 * DAY_S
@@ -162,7 +162,7 @@ def test_the_same_key_enrols_again_when_its_answer_was_lost_and_takes_no_use(
     assert is_problem(member.enrol(ec.generate_private_key(ec.SECP256R1())), 409)
 
 
-def test_the_directors_roots_are_told_from_any_version_on(controller: ControllerApp) -> None:
+def test_the_directors_roots_are_served_from_any_version_on(controller: ControllerApp) -> None:
     signer, now = controller.ctx.signer, controller.clock.now
     first = signer.director_root
     signer.refresh_timestamps(now + 300 * DAY_S)

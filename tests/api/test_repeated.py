@@ -15,7 +15,7 @@ def tokens(controller: ControllerApp) -> int:
     return len(controller.get(PATH).json["items"])
 
 
-def test_the_second_is_answered_like_the_first_but_tells_no_secret(
+def test_a_repeated_request_gets_the_first_response_without_its_secret(
     controller: ControllerApp,
 ) -> None:
     first = controller.post(PATH, json=BODY, headers={IDEMPOTENCY_KEY: "k1"})

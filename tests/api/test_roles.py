@@ -99,7 +99,7 @@ def test_the_table_names_every_route_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("role", ["", *ROLES])
-def test_each_role_may_do_what_the_table_says_and_nothing_more(
+def test_each_role_has_exactly_the_rights_of_the_table(
     controller: ControllerApp, role: str
 ) -> None:
     for name, least in LEAST.items():

@@ -73,7 +73,7 @@ def test_an_admin_lifts_a_quarantine_on_the_page_of_the_round_that_was_put_into_
     assert (entries[0].actor, entries[0].detail["why"]) == ("admin", "it was mill-2")
 
 
-def test_a_round_whose_checkpoint_is_gone_says_so_on_both_pages(
+def test_both_pages_show_that_a_rounds_checkpoint_is_pruned(
     controller: ControllerApp, task: TaskPlan
 ) -> None:
     for number in (1, 2):

@@ -31,7 +31,7 @@ def task(controller: ControllerApp) -> str:
     return "/api/v1/tasks/walk"
 
 
-def test_rounds_are_asked_for_once_and_it_is_written_down_by_whom(
+def test_rounds_are_requested_once_and_the_audit_log_names_the_user(
     controller: ControllerApp, task: str
 ) -> None:
     before = changes.newest(controller.ctx)

@@ -177,7 +177,7 @@ GARBLED = [
 
 
 @pytest.mark.parametrize("line", GARBLED)
-def test_a_garbled_request_harms_nobody(site: Site, line: bytes) -> None:
+def test_a_garbled_request_does_not_affect_others(site: Site, line: bytes) -> None:
     with site.server.raw() as raw:
         raw.sendall(line)
     for _ in range(THREADS + 2):

@@ -32,7 +32,7 @@ def test_signing_in_gives_a_cookie_that_only_our_own_pages_send(controller: Cont
     assert me(controller).json == {"name": "operator", "role": "operator", "via": "session"}
 
 
-def test_at_a_wrong_address_a_browser_is_shown_a_screen_and_a_program_is_told_a_problem(
+def test_a_wrong_address_is_an_error_screen_for_a_browser_and_a_problem_for_a_program(
     controller: ControllerApp,
 ) -> None:
     def ask(path: str, accept: str) -> Any:
@@ -60,7 +60,7 @@ def test_what_is_stored_of_a_secret_does_not_open_the_door(controller: Controlle
 
 
 @pytest.mark.parametrize(("name", "password"), [("admin", "wrong"), ("nobody", PASSWORD), ("", "")])
-def test_a_wrong_password_and_an_unknown_user_are_told_alike(
+def test_a_wrong_password_and_an_unknown_user_get_the_same_problem(
     controller: ControllerApp, name: str, password: str
 ) -> None:
     response = controller.sign_in(name, password)
@@ -135,11 +135,11 @@ def test_a_session_acts_only_from_our_own_pages(
     assert me(controller).status_code == 200
 
 
-def test_another_site_cannot_sign_a_visitor_in_as_somebody_else(controller: ControllerApp) -> None:
+def test_another_site_cannot_sign_a_visitor_in_as_another_user(controller: ControllerApp) -> None:
     assert is_problem(controller.sign_in(headers={"Origin": "https://evil.example"}), 403)
 
 
-def test_a_token_needs_no_word_from_a_browser(controller: ControllerApp) -> None:
+def test_a_request_with_a_token_needs_no_browser_headers(controller: ControllerApp) -> None:
     response = controller.post(
         "/api/v1/join-tokens", json={"site": "n"}, headers={"Origin": "https://elsewhere.example"}
     )
@@ -165,7 +165,7 @@ def test_a_token_expires(controller: ControllerApp) -> None:
 @pytest.mark.parametrize(
     "header", ["Bearer", "Bearer x", "Basic YWRtaW46eA==", "Bearer shoal_000000000000_" + "A" * 43]
 )
-def test_a_token_that_is_none_is_refused_even_where_nobody_need_sign_in(
+def test_an_invalid_token_is_refused_even_by_a_public_route(
     controller: ControllerApp, header: str
 ) -> None:
     assert is_problem(controller.client.get("/ca.pem", headers={"Authorization": header}), 401)
@@ -202,7 +202,7 @@ def test_a_new_password_ends_the_other_sessions(controller: ControllerApp) -> No
     ("name", "role", "password"),
     [("x y", "viewer", PASSWORD), ("x", "boss", PASSWORD), ("x", "viewer", "short"), ("", "", "")],
 )
-def test_a_user_who_cannot_be_is_refused(
+def test_an_invalid_user_is_refused(
     controller: ControllerApp, name: str, role: str, password: str
 ) -> None:
     with pytest.raises(SettingError):
@@ -229,7 +229,7 @@ def test_no_secret_reaches_the_log_or_the_audit(
     assert audit.verify(controller.ctx) > 0
 
 
-def test_every_answer_tells_the_browser_to_be_careful(controller: ControllerApp) -> None:
+def test_every_response_has_the_security_headers(controller: ControllerApp) -> None:
     for path in ("/healthz", "/api/v1/me", "/api/v1/nothing"):
         headers = controller.client.get(path, base_url="https://shoal.example:8443").headers
         policy = headers["Content-Security-Policy"]

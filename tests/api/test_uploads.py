@@ -43,7 +43,9 @@ def test_drop_and_parents_are_separated_by_commas(controller: ControllerApp) -> 
 
 
 @pytest.mark.parametrize("filename", ["", "parts.exe", "../../../../etc/passwd", "parts.csv.gz"])
-def test_what_a_file_is_called_is_only_a_word(controller: ControllerApp, filename: str) -> None:
+def test_the_name_of_an_uploaded_file_is_not_a_path(
+    controller: ControllerApp, filename: str
+) -> None:
     assert send(controller, filename=filename).status_code == 201
     assert left(controller) == []
 
@@ -66,7 +68,7 @@ def test_what_a_file_is_called_is_only_a_word(controller: ControllerApp, filenam
         (CSV, "parts.csv", {"unheard-of": "x"}),
     ],
 )  # fmt: skip
-def test_what_cannot_be_a_dataset_is_told_why(
+def test_a_refused_dataset_gets_a_reason(
     controller: ControllerApp, data: bytes, filename: str, fields: dict[str, str]
 ) -> None:
     response = send(controller, data, filename, **fields)
@@ -91,7 +93,7 @@ def test_a_form_without_its_file_or_with_another_is_refused(controller: Controll
 @pytest.mark.parametrize(
     "body", [b"", b"--x", b"--x\r\n\r\n", b"--x\r\nContent-Disposition: x\r\n"]
 )
-def test_a_broken_form_is_told_so(controller: ControllerApp, body: bytes) -> None:
+def test_a_malformed_form_is_a_problem(controller: ControllerApp, body: bytes) -> None:
     kind = "multipart/form-data; boundary=x"
     response = controller.post("/api/v1/datasets", data=body, content_type=kind)
     assert 400 <= response.status_code < 500

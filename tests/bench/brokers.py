@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,24 @@ def running(folder: Path, pki: Path, port: int) -> Iterator[None]:
     with _said_to(folder.parent / f"{folder.name}.log"):
         server.start(())
     try:
+        _await_listener(port)
         yield
     finally:
         server.stop()
+
+
+def _await_listener(port: int) -> None:
+    """Wait until the port takes connections: nats-server writes its PID file before it does."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > end:
+                raise TimeoutError(f"nothing listens on port {port}") from None
+            time.sleep(0.02)
+        else:
+            return
 
 
 @contextlib.contextmanager
@@ -79,10 +95,12 @@ def connected(
 
 
 def publish_all(client: paho.Client, messages: Sequence[tuple[str, bytes]]) -> None:
-    """Publish with QoS 1, and wait until the broker has acknowledged every one."""
+    """Publish with QoS 1, and wait until the broker has acknowledged every one; TimeoutError."""
     last = [client.publish(topic, payload, qos=1) for topic, payload in messages]
     for info in last:
         info.wait_for_publish(PATIENCE_S)
+        if not info.is_published():
+            raise TimeoutError("the broker has not acknowledged every message")
 
 
 @contextlib.contextmanager

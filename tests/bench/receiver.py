@@ -26,10 +26,11 @@ class Count:
             self._news.notify()
 
     def reached(self, count: int) -> float:
-        """Monotonic seconds when `count` more than those waited for before had come."""
+        """Monotonic seconds when `count` more than those before had come; TimeoutError."""
         self._taken += count
         with self._news:
-            self._news.wait_for(lambda: self._seen >= self._taken, brokers.PATIENCE_S)
+            if not self._news.wait_for(lambda: self._seen >= self._taken, brokers.PATIENCE_S):
+                raise TimeoutError(f"{self._taken - self._seen} messages have not come")
             return time.monotonic()
 
 

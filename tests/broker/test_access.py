@@ -76,7 +76,7 @@ def handshake(site: Site, certificate: Path | None) -> None:
             raise ConnectionResetError("closed without an answer")
 
 
-def test_what_a_device_says_reaches_the_controller_and_the_answer_reaches_it_alone(site):
+def test_a_devices_message_reaches_the_controller_and_the_response_reaches_it_alone(site):
     controller, one = site.controller().connect(), site.device("cam-a").connect()
     other = site.device("cam-b").connect()
     one.link.publish(up("cam-a", "window"), b"seen")
@@ -88,7 +88,7 @@ def test_what_a_device_says_reaches_the_controller_and_the_answer_reaches_it_alo
     assert b"kept" not in other.payloads()
 
 
-def test_without_a_certificate_nobody_gets_an_answer(site):
+def test_a_client_without_a_certificate_is_refused(site):
     with pytest.raises((ssl.SSLError, ConnectionError)):
         handshake(site, None)
 
@@ -163,7 +163,7 @@ def test_a_device_cannot_publish_as_another_nor_as_the_controller(site, topic):
         "$MQTT/#",
     ],
 )
-def test_a_device_cannot_hear_what_is_said_to_another(site, text):
+def test_a_device_cannot_receive_messages_to_another(site, text):
     victim = site.device("cam-b").connect()
     controller = site.controller().connect()
     thief = Raw(site, "cam-a", site.certificate("cam-a"))
@@ -183,7 +183,7 @@ def test_a_device_cannot_hear_what_is_said_to_another(site, text):
     thief.end()
 
 
-def test_a_will_on_another_devices_topic_is_never_said(site):
+def test_a_will_on_another_devices_topic_is_never_published(site):
     controller = site.controller().connect()
     thief = Raw(
         site, "cam-a", site.certificate("cam-a"), will=(up("cam-b", "status"), b"forged will")

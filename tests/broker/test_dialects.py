@@ -50,7 +50,7 @@ def test_a_broker_of_mqtt_5_is_found_out_however_it_turns_3_1_1_away(at: Site):
 
 
 @pytest.mark.parametrize("at", [Nats], indirect=True)
-def test_a_broker_of_3_1_1_is_found_out_by_who_begins_with_mqtt_5(at: Site):
+def test_a_client_that_starts_with_mqtt_5_detects_a_3_1_1_broker(at: Site):
     assert spoken(at, version=MqttVersion.V5) is MqttVersion.V3
 
 
@@ -108,7 +108,7 @@ def test_what_an_mqtt_5_broker_takes_at_once_is_kept_to(at: Site):
 
 
 @pytest.mark.parametrize("at", [Narrow], indirect=True)
-def test_mqtt_5_says_why_a_connection_ended_and_what_to_do(at: Site, caplog):
+def test_with_mqtt_5_an_ended_connection_has_a_reason_and_a_hint(at: Site, caplog):
     device = at.device("cam-a", version=MqttVersion.V5).connect()
     device.link._limits = Limits()
     device.link.publish(up("cam-a", "window"), b"x" * 5_000)
@@ -132,7 +132,7 @@ class ConnackProperties:
         ({"SessionExpiryInterval": 0}, "keeps no sessions"),
     ],
 )
-def test_a_broker_that_lacks_what_is_needed_is_said_to(properties: dict[str, int], fault: str):
+def test_a_broker_that_lacks_a_needed_feature_is_reported(properties: dict[str, int], fault: str):
     (found,) = limits_of(ConnackProperties(**properties), clean=False).faults
     assert fault in found
 

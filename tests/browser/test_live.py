@@ -101,7 +101,9 @@ def test_a_rollout_is_watched_held_resumed_and_aborted(
     assert rollouts.get_rollout(console.ctx, ident).state in ("STOPPING", "STOPPED")
 
 
-def test_a_held_rollout_says_why_and_groups_its_failures(tab: Tab, console: Console) -> None:
+def test_a_paused_rollout_shows_its_reason_and_groups_its_failures(
+    tab: Tab, console: Console
+) -> None:
     assert console.seeded is not None
     page = tab.go(f"/rollouts/{console.seeded.held}")
     expect(page.get_by_role("status").filter(has_text="Paused")).to_contain_text("golden-mismatch")
@@ -194,7 +196,7 @@ def test_work_that_takes_too_long_is_given_up_on_its_page(tab: Tab, console: Con
     assert tab.violations() == []
 
 
-def test_a_rollout_that_waits_for_somebody_else_is_approved_on_its_page(
+def test_a_rollout_that_waits_for_another_user_is_approved_on_its_page(
     tab: Tab, console: Console, seeded: Rollout
 ) -> None:
     settings = msgspec.structs.replace(console.ctx.settings, rollouts=Rollouts(approval="stable"))

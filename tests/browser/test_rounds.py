@@ -68,7 +68,7 @@ def test_a_round_that_goes_on_is_shown_without_a_reload(tab: Tab, console: Conso
     assert page.evaluate("window.same") is True
 
 
-def test_a_round_is_quarantined_with_a_reason_and_the_task_says_where_it_goes_on(
+def test_a_round_is_quarantined_with_a_reason_and_the_task_shows_the_round_it_continues_from(
     tab: Tab, console: Console
 ) -> None:
     page = tab.go(f"/rounds/{POISONED}/1")
@@ -82,7 +82,7 @@ def test_a_round_is_quarantined_with_a_reason_and_the_task_says_where_it_goes_on
     expect(page.get_by_text("its neighbour lied as well").first).to_be_visible()
 
 
-def test_a_checkpoint_is_measured_by_who_fits_and_the_task_stays_where_it_is(
+def test_a_checkpoint_is_evaluated_by_eligible_devices_and_the_task_keeps_its_checkpoint(
     tab: Tab, console: Console
 ) -> None:
     before = rounds.get_task(console.ctx, POISONED)

@@ -126,7 +126,7 @@ def test_the_fleet_is_searched_without_a_reload_and_the_address_holds_the_filter
     expect(rows).to_contain_text("golden-mismatch")
 
 
-def test_a_failing_device_says_why_and_what_to_do(tab: Tab) -> None:
+def test_a_failing_devices_page_shows_cause_and_hint(tab: Tab) -> None:
     page = tab.go(f"/devices/{WRONG}")
     notice = page.locator(".notice").first
     expect(notice).to_contain_text("Wrong outputs on its golden vectors")
@@ -147,7 +147,7 @@ def test_a_failing_device_says_why_and_what_to_do(tab: Tab) -> None:
         ("/operations", "shoal model train MODEL --dataset NAME"),
     ],
 )
-def test_an_empty_screen_says_the_next_command(
+def test_an_empty_screen_shows_the_next_command(
     chromium: Browser, fresh: Console, fresh_tab: Tab, path: str, command: str
 ) -> None:
     page = fresh_tab.go(path)

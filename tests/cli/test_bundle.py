@@ -86,7 +86,7 @@ def test_keep_keeps_and_again_is_nothing_new(
     assert (stick.folder / name).exists()
 
 
-def test_an_export_of_which_a_part_is_missing_is_said(
+def test_an_export_with_a_missing_part_is_reported(
     shoal: Cli, stick: OfflineBundle, press: Device
 ) -> None:
     press.write(stick, 1, part=1, parts=0)

@@ -35,7 +35,7 @@ def task(shoal: Cli, parts: Path, made: set[str], request: pytest.FixtureRequest
     return name
 
 
-def test_what_rounds_learned_becomes_a_candidate_and_both_model_and_release_name_who_trained_it(
+def test_a_checkpoint_becomes_a_candidate_and_both_model_and_release_name_its_rounds(
     shoal: Cli, task: str
 ) -> None:
     started = shoal.json("round", "release", task, "--round", "2", "--candidate", "--no-wait")
@@ -51,7 +51,9 @@ def test_what_rounds_learned_becomes_a_candidate_and_both_model_and_release_name
     assert "press-1" in shoal("release", "show", ref).stdout
 
 
-def test_an_evaluation_that_no_device_fits_is_refused_and_says_why(shoal: Cli, task: str) -> None:
+def test_an_evaluation_without_eligible_devices_is_refused_with_a_reason(
+    shoal: Cli, task: str
+) -> None:
     refused = shoal("round", "evaluate", task, "--round", "0", "--no-wait")
     assert refused.exit_code == 5
     assert "no device can measure it" in refused.stderr
@@ -72,7 +74,7 @@ def test_a_poisoned_round_is_quarantined_once_it_is_confirmed(shoal: Cli, task: 
     assert "is poisoned" in refused.stderr
 
 
-def test_a_quarantine_says_what_was_made_of_it(shoal: Cli, task: str) -> None:
+def test_a_quarantine_lists_what_was_derived_from_the_round(shoal: Cli, task: str) -> None:
     started = shoal.json("round", "release", task, "--round", "3", "--no-wait")
     shoal.work(started["id"])
     ref = shoal.json("operation", "show", started["id"])["result"]["release"]
@@ -84,7 +86,7 @@ def test_a_quarantine_says_what_was_made_of_it(shoal: Cli, task: str) -> None:
     assert shoal("release", "publish", ref).exit_code == 5
 
 
-def test_a_quarantine_is_lifted_once_it_is_confirmed_and_says_what_may_go_out_again(
+def test_a_quarantine_is_lifted_once_it_is_confirmed_and_lists_what_may_be_rolled_out_again(
     shoal: Cli, task: str
 ) -> None:
     started = shoal.json("round", "release", task, "--round", "3", "--no-wait")
@@ -107,7 +109,7 @@ def test_a_quarantine_is_lifted_once_it_is_confirmed_and_says_what_may_go_out_ag
     assert (again.exit_code, "is not in quarantine" in again.stderr) == (5, True)
 
 
-def test_a_round_whose_checkpoint_is_gone_says_so(shoal: Cli, task: str) -> None:
+def test_a_round_shows_that_its_checkpoint_is_pruned(shoal: Cli, task: str) -> None:
     ctx = shoal.controller.ctx
     retention.prune(ctx._replace(settings=Settings(rounds=Rounds(checkpoints=2))))
 

@@ -7,7 +7,7 @@ from cli.conftest import Cli
 
 
 @pytest.mark.parametrize("noun", ["device", "dataset", "model", "release", "rollout", "operation"])
-def test_an_empty_list_says_the_next_command(noun: str, stranger: Cli, shoal: Cli) -> None:
+def test_an_empty_list_shows_the_next_command(noun: str, stranger: Cli, shoal: Cli) -> None:
     result = shoal(noun, "list")
     assert result.exit_code == 0, result.output
     assert "shoal " in result.stdout or noun in ("dataset", "model", "release", "operation")

@@ -95,7 +95,7 @@ def test_a_task_names_its_graphs_by_the_hashes_that_devices_pin(shoal: Cli, rele
     assert [hashlib.sha256(blobs.read(sha256)).hexdigest() for sha256 in pins] == pins
 
 
-def test_a_round_says_of_whom_its_graph_was_refused(shoal: Cli, release: str) -> None:
+def test_a_round_lists_the_devices_that_refused_its_graph(shoal: Cli, release: str) -> None:
     shoal.work(plan(shoal, "unlisted", "--release", release)["operation"])
     asked = rounds.get_task(shoal.controller.ctx, "unlisted").plan
     marks = dict.fromkeys(DEVICES, UPDATED) | {"mill-1": REFUSED}
@@ -129,9 +129,7 @@ def test_a_task_may_begin_with_a_dataset_that_is_trained_on_first(shoal: Cli, pa
     assert shoal.json("operation", "show", planned["operation"])["result"]["task"] == "welds"
 
 
-def test_a_model_that_cannot_be_trained_fails_the_task_and_says_what_to_do(
-    shoal: Cli, parts: Path
-) -> None:
+def test_a_model_that_cannot_be_trained_fails_the_task_with_a_hint(shoal: Cli, parts: Path) -> None:
     shoal.json("dataset", "add", str(parts), "--name", "trees", "--label", "defect",
                "--site", "plant")  # fmt: skip
     asked = ("model", "train", "trees", "--dataset", "trees", "--estimator", "random-forest")
@@ -247,7 +245,9 @@ def test_a_watch_in_a_pipe_prints_each_finished_round_once(
     ]
 
 
-def test_a_round_without_devices_waits_and_the_task_says_for_what(shoal: Cli, release: str) -> None:
+def test_a_round_without_devices_waits_and_the_task_has_the_reason(
+    shoal: Cli, release: str
+) -> None:
     shoal.work(plan(shoal, "lonely", "--release", release)["operation"])
     shoal.json("round", "start", "lonely")
     assert scheduling.start_due(shoal.controller.ctx) == []

@@ -37,7 +37,7 @@ def test_without_a_yes_nothing_is_sent_to_an_unknown_ca(stranger: Cli) -> None:
     assert not (stranger.home / ".config").exists()
 
 
-def test_the_password_is_asked_for_after_the_ca_and_nobody_is_asked_who(stranger: Cli) -> None:
+def test_the_password_is_prompted_for_after_the_ca_and_the_user_is_not(stranger: Cli) -> None:
     given = f"y\n{stranger.controller.password}\n"
     result = stranger("login", stranger.controller.url, "--json", given=given)
     assert result.exit_code == 0, result.stderr
@@ -50,7 +50,7 @@ def test_a_wrong_password_is_reported_and_has_an_exit_code_of_its_own(stranger: 
     assert "error:" in result.stderr
 
 
-def test_whoever_has_not_signed_in_is_told_how(stranger: Cli) -> None:
+def test_a_command_without_a_sign_in_names_the_login_command(stranger: Cli) -> None:
     result = stranger("device", "list")
     assert result.exit_code == 3
     assert "shoal login" in result.stderr

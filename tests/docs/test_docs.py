@@ -31,14 +31,14 @@ APPLICATIONS = [
 ]
 
 
-def test_the_reference_parts_of_the_documents_are_what_the_code_says() -> None:
+def test_the_reference_parts_of_the_documents_match_the_code() -> None:
     script = [sys.executable, str(ROOT / "scripts" / "reference.py"), "--check"]
     run = subprocess.run(script, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize(("module", "attribute", "name", "document"), APPLICATIONS)
-def test_every_command_and_option_is_documented_and_says_what_it_does(
+def test_every_command_and_option_is_documented_and_has_a_description(
     module: str, attribute: str, name: str, document: str
 ) -> None:
     text = (DOCS / document).read_text()
@@ -55,7 +55,7 @@ def test_every_command_and_option_is_documented_and_says_what_it_does(
 
 
 @pytest.mark.parametrize("name", ["shoal.agent.host.io.config", "shoal.controller.host.settings"])
-def test_every_setting_says_what_it_means(name: str) -> None:
+def test_every_setting_has_a_description(name: str) -> None:
     root = importlib.import_module(name).Settings
     for kind in (
         root,
@@ -66,7 +66,7 @@ def test_every_setting_says_what_it_means(name: str) -> None:
         assert [name for name in plain if not said.get(name)] == [], kind.__name__
 
 
-def test_every_route_is_documented_and_says_what_it_does() -> None:
+def test_every_route_is_documented_and_has_a_description() -> None:
     text = (DOCS / "api.md").read_text()
     from shoal.controller.api import registry
 

@@ -100,7 +100,7 @@ def test_every_setting_is_in_the_file_it_writes(tmp_path):
         assert all(f"\n{name} = " in text for name in part.__struct_fields__)
 
 
-def test_serving_a_folder_that_was_never_made_says_what_to_run(tmp_path):
+def test_serving_a_folder_that_was_never_initialised_names_the_command(tmp_path):
     found = CliRunner().invoke(main, ["serve", "--folder", str(tmp_path)])
     assert found.exit_code == 1
     assert "shoal-controller init" in found.output

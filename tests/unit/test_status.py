@@ -43,7 +43,7 @@ FAILED = ModelStatus(
 )
 
 
-def test_all_well_says_so() -> None:
+def test_without_a_failure_the_status_is_ok() -> None:
     screen = text(standing())
     assert "lot-codes@3 (int8-u8s8-pc) serves since 2027-01-15 08:00 UTC, 10 min" in screen
     assert "nothing is wrong" in screen
@@ -56,7 +56,7 @@ def test_timings_and_the_choice_are_on_the_screen_where_there_was_one() -> None:
     assert "timed here" not in text(standing())
 
 
-def test_what_failed_is_said_with_what_to_do() -> None:
+def test_a_failure_is_shown_with_its_hint() -> None:
     screen = text(standing(models=[FAILED]))
     assert "lot-codes@4 FAILED: 3 of 64 labels differ" in screen
     assert "do: nothing on site" in screen
@@ -83,7 +83,7 @@ def test_it_fits_on_one_screen() -> None:
     assert len(text(many).splitlines()) <= 24
 
 
-def test_commands_are_told_as_they_have_to_be_typed_for_this_folder() -> None:
+def test_commands_in_hints_name_this_folder() -> None:
     away = standing(connected=False, folder="'/srv/my cam'")
     assert "shoal-agent doctor --folder '/srv/my cam'" in text(away)
     assert "--folder" not in text(standing(connected=False))
@@ -91,7 +91,7 @@ def test_commands_are_told_as_they_have_to_be_typed_for_this_folder() -> None:
     assert stopped["the agent is not running"] == "start it: shoal-agent run --folder /srv/cam"
 
 
-def test_a_clock_that_is_off_says_by_how_much_and_what_to_do() -> None:
+def test_a_wrong_clock_is_shown_with_its_skew_and_a_hint() -> None:
     off = standing(clock_synced=False, clock=Skew(skew_s=-93.2, error_s=0.1))
     screen = text(off)
     assert "the clock is 93 s behind of the controller's" not in screen

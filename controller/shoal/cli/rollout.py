@@ -159,7 +159,7 @@ def show_rollout(session: Session, id_: str) -> None:
 @click.argument("id_", metavar="ID")
 @click.pass_obj
 def approve(session: Session, id_: str) -> None:
-    """Approve a rollout that somebody else started, where approval is required.
+    """Approve a rollout that another user started, where approval is required.
 
     \b
     Example:

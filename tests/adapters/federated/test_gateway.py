@@ -175,7 +175,7 @@ def test_something_else_at_the_gateways_address_is_given_nothing(site: Site) -> 
     assert site.server.received() == set()
 
 
-def test_a_gateway_that_is_not_there_is_said_to_be_out_of_reach(site: Site) -> None:
+def test_a_missing_gateway_is_reported_as_unreachable(site: Site) -> None:
     with pytest.raises(LinkError):
         site.hand("cam-2")
 

@@ -191,7 +191,7 @@ def test_an_enrolment_whose_answer_was_lost_is_done_again_with_the_same_token(
         enrol(tmp_path / "cam-3", EnrolOptions(controller=url, token=token, name="cam-3"), {})
 
 
-def test_a_device_that_was_decommissioned_is_told_so_and_goes_on_trying(
+def test_a_decommissioned_device_gets_the_reason_and_keeps_trying(
     controller: ControllerApp, url: str, folder: Path
 ) -> None:
     watched = Watched(folder, url, controller)

@@ -97,7 +97,9 @@ def test_a_loaded_slot_has_the_outputs_of_its_model(tmp_path: Path) -> None:
     assert engine.slow_s == pytest.approx(0.02)
 
 
-def test_a_model_with_other_outputs_than_its_manifest_says_is_not_loaded(tmp_path: Path) -> None:
+def test_a_model_with_other_outputs_than_its_manifest_declares_is_not_loaded(
+    tmp_path: Path,
+) -> None:
     put_release(tmp_path, labels=["a", "b"])
     with pytest.raises(ModelError, match=r"\[1, 3\].*\[1, 2\]"):
         OrtLoader(lambda model, name: tmp_path).load(slot_of(1), profile("x86-vnni"))

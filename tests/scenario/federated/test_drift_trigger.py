@@ -78,7 +78,7 @@ def test_drift_in_two_places_asks_once(learning: FakeFederation) -> None:
     assert learning.walk.asked == 2
 
 
-def test_a_task_that_somebody_aborted_is_not_woken_by_drift(learning: FakeFederation) -> None:
+def test_drift_does_not_start_rounds_of_an_aborted_task(learning: FakeFederation) -> None:
     learning.more(5)
     rounds.abort(learning.fleet.ctx, actor="ana", task="walk")
     drift(learning)

@@ -126,7 +126,7 @@ def test_a_round_without_enough_devices_waits_with_the_reasons(federation):
         ({"state": "decommissioned"}, ""),
     ],
 )
-def test_only_who_fits_the_demands_is_invited(federation, values, reason):
+def test_only_eligible_devices_are_invited(federation, values, reason):
     federation.set("d05", **values)
     federation.start(demands={"ram_mb": 500, "rows": 5}, pace={"goal": 6, "least": 6, "over": 1.0})
     federation.run(10)
@@ -271,7 +271,7 @@ def test_what_is_personal_stays_as_it_was_whatever_devices_send_of_it(federation
     assert not theta[30:].any()
 
 
-def test_what_a_strategy_remembers_is_kept_of_the_newest_rounds_and_of_who_still_needs_it(
+def test_a_strategys_state_is_kept_for_the_newest_rounds_and_while_it_is_needed(
     federation, monkeypatch
 ):
     monkeypatch.setattr(aggregation, "KEPT_STATES", 2)

@@ -52,7 +52,7 @@ def test_canaries_go_first_and_the_rest_only_after_they_served_well(fleet):
     assert all(serves == {MODEL: f"{MODEL}@1"} for serves in devices.values())
 
 
-def test_a_release_that_misbehaves_on_a_canary_goes_no_further_and_says_why(fleet):
+def test_a_release_that_fails_on_a_canary_goes_no_further_and_has_a_reason(fleet):
     good = fleet.roll_out(fleet.release())
     fleet.run(60, finished(fleet, good.id))
     bad = fleet.roll_out(fleet.release(wrong_on=["cam-2"]))
@@ -109,7 +109,7 @@ def test_a_failed_gate_can_end_the_rollout_by_itself(fleet, on_failure):
     assert fleet.serving()["cam-1"] == f"{MODEL}@{2 if on_failure == 'stop' else 1}"
 
 
-def test_aborting_cancels_who_is_under_way_before_the_swap(fleet):
+def test_aborting_cancels_updates_that_are_before_the_swap(fleet):
     fleet.artifacts_down = True
     one = fleet.roll_out(fleet.release())
     fleet.run(5)
@@ -157,7 +157,7 @@ def test_a_board_that_cannot_carry_the_release_is_passed_over_with_the_reason(fl
     assert fleet.rollout(one.id).stages[0].failed == 0
 
 
-def test_without_a_canary_nobody_has_proven_the_release_and_a_person_decides(fleet):
+def test_without_a_canary_the_release_is_unproven_and_a_person_decides(fleet):
     stages = [StagePlan(name="canary", select=Selector(ring="canary", site="east"))]
     one = fleet.roll_out(fleet.release(), [*stages, StagePlan(name="rest")])
     assert (one.state, one.stages[0].devices) == ("PAUSED", 0)
@@ -189,14 +189,14 @@ def test_resuming_after_a_failure_tries_the_failed_devices_again(fleet):
     assert {d.device: d.attempt for d in found}["cam-1"] == 1
 
 
-def test_a_failed_attempt_is_retried_as_often_as_the_plan_says(fleet):
+def test_a_failed_attempt_is_retried_as_often_as_the_plan_allows(fleet):
     one = fleet.roll_out(fleet.release(wrong_on=["cam-2"]), max_attempts=3)
     fleet.run(90, finished(fleet, one.id, "PAUSED"))
     attempts = [e.attempt for e in fleet.rows_of(tables.device_event) if e.state == "FAILED"]
     assert attempts == [1, 2, 3]
 
 
-def test_a_device_that_is_switched_off_holds_nobody_up_and_catches_up_later(fleet):
+def test_a_device_that_is_switched_off_delays_no_other_and_catches_up_later(fleet):
     fleet.stations["cam-4"].crash()
     fleet.run(2)
     one = fleet.roll_out(fleet.release())
@@ -211,7 +211,7 @@ def test_a_device_that_is_switched_off_holds_nobody_up_and_catches_up_later(flee
     assert (stage.succeeded, stage.unseen) == (3, 0)
 
 
-def test_a_stage_that_nobody_answers_is_inconclusive_and_asks_a_person(fleet):
+def test_a_stage_without_reports_is_inconclusive_and_waits_for_a_person(fleet):
     for name in ("cam-1", "cam-2"):
         fleet.stations[name].crash()
     fleet.run(2)
@@ -224,7 +224,7 @@ def test_a_stage_that_nobody_answers_is_inconclusive_and_asks_a_person(fleet):
     fleet.run(60, finished(fleet, one.id))
 
 
-def test_a_device_that_never_ends_is_timed_out_and_the_gate_says_so(fleet):
+def test_a_device_that_never_finishes_is_timed_out_and_the_gates_reason_counts_it(fleet):
     fleet.artifacts_down = True
     one = fleet.roll_out(fleet.release(), deadline_s=60.0)
     fleet.run(150, finished(fleet, one.id, "PAUSED"))
@@ -381,7 +381,7 @@ def test_a_release_that_answers_otherwise_than_before_stops_at_the_canaries(flee
     assert set(fleet.serving().values()) == {f"{MODEL}@1"}
 
 
-def test_a_person_who_resumes_accepts_what_was_answered_otherwise(fleet):
+def test_resuming_accepts_the_shadow_disagreement(fleet):
     one = fleet.roll_out(fleet.release())
     fleet.run(60, finished(fleet, one.id))
     fleet.run(20)
@@ -435,7 +435,7 @@ def careful(fleet):
     return fleet
 
 
-def test_what_reaches_stable_devices_waits_for_somebody_else_where_that_is_asked_for(fleet):
+def test_a_rollout_to_stable_devices_waits_for_another_user_where_approval_is_required(fleet):
     ref = careful(fleet).release()
     one = fleet.roll_out(ref)
     assert one.state == "WAITING_FOR_APPROVAL"

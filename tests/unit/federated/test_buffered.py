@@ -61,7 +61,7 @@ def decided(record: RoundRecord, now_s: float) -> tuple[Event, float]:
     return found[0], now_s
 
 
-def test_a_round_ends_with_its_goal_and_who_still_trains_counts_in_a_later_one() -> None:
+def test_a_round_ends_at_its_goal_and_late_devices_count_in_a_later_one() -> None:
     names = [f"d{i}" for i in range(6)]
     first = opened(1, names, None, 0)
     for name in names[:4]:

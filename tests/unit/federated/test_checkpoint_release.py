@@ -54,7 +54,7 @@ def released(ctx: Context, task: str, **more: object) -> Release:
     return releases.get_release(ctx, operation.result["release"])
 
 
-def test_a_checkpoint_ends_in_a_validated_release_that_names_who_trained_it(
+def test_a_checkpoint_ends_in_a_validated_release_that_names_its_rounds_and_devices(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     made = released(ctx, task[0].name)

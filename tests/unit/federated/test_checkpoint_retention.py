@@ -59,7 +59,7 @@ def left(ctx: Context, plan: TaskPlan) -> list[int]:
     return there
 
 
-def test_the_newest_stay_and_the_rows_of_the_others_say_that_they_are_pruned(
+def test_the_newest_checkpoints_stay_and_the_others_are_marked_as_pruned(
     ctx: Context, plan: TaskPlan
 ) -> None:
     before = made(ctx, plan)
@@ -77,7 +77,7 @@ def test_the_newest_stay_and_the_rows_of_the_others_say_that_they_are_pruned(
     assert retention.prune(ctx) == 0
 
 
-def test_what_is_pruned_is_neither_released_nor_measured_and_it_is_said_why(
+def test_a_pruned_checkpoint_is_neither_released_nor_evaluated_and_the_error_names_the_reason(
     ctx: Context, plan: TaskPlan
 ) -> None:
     retention.prune(ctx)

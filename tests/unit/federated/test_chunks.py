@@ -52,7 +52,7 @@ def test_pieces_that_claim_to_be_countless_are_refused() -> None:
         Assembly(most=100).take(msgspec.structs.replace(piece, total=2**31))
 
 
-def test_pieces_that_hold_more_than_they_say_are_ignored() -> None:
+def test_chunks_longer_than_declared_are_ignored() -> None:
     first, second = cut(bytes(60), 30)
     whole = Assembly(most=100)
     whole.take(first)

@@ -51,7 +51,7 @@ def test_a_device_joins_trains_sends_its_update_and_forgets_the_round(device: Ro
     assert not device.path(1).exists()
 
 
-def test_what_was_said_is_said_again_when_it_is_asked_again(device: RoundDevice) -> None:
+def test_a_repeated_request_gets_the_same_message_again(device: RoundDevice) -> None:
     invite = device.controller.invite(1)
     assert device.receive(invite) == device.receive(invite) == [messages.Join()]
     first = device.call(1, messages.Start())
@@ -101,7 +101,7 @@ def test_an_update_is_the_same_however_often_its_pieces_are_asked_for(device: Ro
         ({}, {"purpose": "evaluate"}, "misdirected"),
     ],
 )
-def test_a_device_refuses_what_goes_beyond_its_limits_and_says_why(
+def test_a_device_refuses_a_round_beyond_its_limits_with_a_reason(
     controller: FakeController, limits: dict[str, Any], asked: dict[str, Any], reason: str
 ) -> None:
     device = RoundDevice(controller, "cam-1", some_rows(60), **limits)
@@ -274,7 +274,7 @@ def test_a_device_with_pinned_graphs_trains_with_those_and_measures_with_no_othe
     assert refusals(device) == ["unknown-graph"]
 
 
-def test_a_graph_that_is_not_pinned_is_neither_fetched_nor_run_and_the_device_says_which_it_was(
+def test_a_graph_that_is_not_pinned_is_neither_fetched_nor_run_and_its_hash_is_reported(
     controller: FakeController, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -339,7 +339,7 @@ def test_a_busy_device_refuses_and_a_quiet_one_joins(device: RoundDevice) -> Non
     assert device.said(messages.Join) == [messages.Join()]
 
 
-def test_no_bytes_of_a_row_are_in_anything_that_is_said(controller: FakeController) -> None:
+def test_no_message_contains_bytes_of_a_row(controller: FakeController) -> None:
     """Nor of its labels beside it; an update says what was learned, which the limits are for."""
     from shoal import wire
 

@@ -136,7 +136,7 @@ def test_shares_are_the_same_again_whatever_votes_come_with_the_question(tmp_pat
     assert device.call(1, messages.Pass(votes={})) == device.said(messages.Shares)[:1]
 
 
-def test_who_is_said_to_be_alive_and_dead_is_not_opened(tmp_path: Path) -> None:
+def test_shares_of_a_device_reported_both_alive_and_lost_are_not_revealed(tmp_path: Path) -> None:
     cohort = Class(tmp_path)
     told = cohort.dealt()
     both = Ending(alive=list(cohort.devices), dead=["cam-3"])

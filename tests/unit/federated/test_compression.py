@@ -124,7 +124,7 @@ def test_an_update_of_another_model_is_refused() -> None:
         decompress(compress(update(10), KINDS[0], seeded()), 11)
 
 
-def test_a_small_frame_that_says_it_is_huge_is_not_unpacked() -> None:
+def test_a_small_frame_with_a_huge_declared_size_is_not_decompressed() -> None:
     import zstandard
 
     packed = compress(update(10), Compression(zstd=True), seeded())

@@ -21,7 +21,7 @@ def answers(device: Device) -> list[wire.RoundAnswer]:
     return [m for m in device.received if isinstance(m, wire.RoundAnswer)]
 
 
-def test_an_agent_that_takes_part_in_no_rounds_says_so(device: Device) -> None:
+def test_an_agent_without_learning_refuses_with_a_reason(device: Device) -> None:
     device.deliver("round", wire.encode(CALL))
     device.run(2)
     (answer,) = answers(device)

@@ -193,7 +193,7 @@ def test_a_gateway_receives_the_enrolment_generation_of_its_members(
     assert collector.members == {"cam-1": 0, "cam-2": 0, "cam-3": 2}
 
 
-def test_a_gateway_waits_for_nobody_after_it_closes(controller: FakeController) -> None:
+def test_a_gateway_waits_for_no_device_after_it_closes(controller: FakeController) -> None:
     device, collector = gateway(controller)
     device.call(1, start(controller, {"cam-1", "cam-2", "cam-3"}))
     collector.here = {"cam-2"}
@@ -231,7 +231,9 @@ def test_a_gateway_that_is_not_waited_for_any_more_sends_its_own(
     assert not collector.is_open
 
 
-def test_a_gateway_that_cannot_listen_says_so_and_sends_its_own(controller: FakeController) -> None:
+def test_a_gateway_that_cannot_listen_reports_a_fault_and_sends_its_own_update(
+    controller: FakeController,
+) -> None:
     device, collector = gateway(controller)
     collector.refuses = True
     device.call(1, start(controller, {"cam-1", "cam-2"}))

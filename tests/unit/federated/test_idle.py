@@ -87,7 +87,7 @@ def test_an_agent_that_gives_way_to_pressure_does_not_train() -> None:
         ({"BAT0": ("Battery", "", "Full")}, None),
     ],
 )
-def test_what_the_kernel_says_of_its_supplies_is_mains_battery_or_nothing(
+def test_the_kernels_power_supplies_are_read_as_mains_battery_or_unknown(
     tmp_path: Path, supplies: dict[str, tuple[str, str, str]], mains: bool | None
 ) -> None:
     for name, values in supplies.items():

@@ -171,7 +171,7 @@ def test_one_late_update_keeps_its_round_in_quarantine_with_the_checkpoint_it_be
     assert lift(ctx, plan, 3).rounds_left == []
 
 
-def test_only_what_somebody_put_into_quarantine_can_be_lifted_and_with_a_reason(
+def test_only_a_quarantine_that_a_user_imposed_can_be_lifted_and_with_a_reason(
     ctx: Context, plan: TaskPlan
 ) -> None:
     quarantine(ctx, plan, 2)

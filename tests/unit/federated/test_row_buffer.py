@@ -137,7 +137,7 @@ def test_flipped_bits_cost_the_rows_that_they_hit_and_never_make_a_false_one(
     assert found <= {row.tobytes() for row in x}
 
 
-def test_a_file_that_is_no_database_is_replaced_and_it_is_said(
+def test_a_file_that_is_no_database_is_replaced_and_the_loss_is_reported(
     tmp_path: Path, clock: Clock
 ) -> None:
     (tmp_path / "buffer.db").write_bytes(b"not a database" * 1000)

@@ -38,7 +38,7 @@ def test_the_degree_hardly_grows_with_the_fleet() -> None:
     assert choose(2000, 0.1, 0.1).degree < 1.5 * choose(500, 0.1, 0.1).degree
 
 
-def test_where_nothing_is_safe_the_bound_is_said() -> None:
+def test_where_no_graph_is_safe_the_error_has_the_bound() -> None:
     with pytest.raises(SettingError, match="a round may fail every time"):
         choose(4, 0.0, 0.5)
     with pytest.raises(SettingError, match="let more devices take part"):

@@ -182,7 +182,7 @@ def test_a_device_votes_once_and_opens_once() -> None:
         device.shares(server.votes_for("d000"))
 
 
-def test_neighbours_who_signed_another_ending_open_nothing() -> None:
+def test_neighbours_that_signed_another_ending_reveal_no_shares() -> None:
     """The controller says to half of them that d005 is alive, and that it is lost to the rest."""
     cohort = Cohort(6)
     server, ending = voting(cohort)

@@ -247,5 +247,5 @@ def test_every_strategy_and_setting_is_in_the_documents() -> None:
             assert f"`{setting}`" in row, (name, setting)
 
 
-def test_which_strategies_secure_aggregation_can_serve_is_said_by_each() -> None:
+def test_each_strategy_declares_whether_secure_aggregation_can_serve_it() -> None:
     assert {name for name in names() if not strategy(name).sums} == set(ROBUST)

@@ -179,7 +179,7 @@ def test_a_wrong_setting_is_refused_by_name(
         ({}, "", None),
     ],
 )
-def test_a_source_makes_images_as_the_signed_releases_say(images, model, size) -> None:
+def test_a_source_makes_images_as_the_signed_releases_declare(images, model, size) -> None:
     def served(wanted):
         image = Image(width=wanted[0], height=wanted[1]) if wanted else None
         return serving_of(engine(1, pipeline=Pipeline(image=image)))

@@ -34,7 +34,7 @@ def test_the_true_difference_is_always_within_the_bounds(exchanges, true_skew, l
         assert found.error_s <= (there + back) / 2 + 0.02
 
 
-def test_an_answer_to_a_question_of_another_life_says_nothing() -> None:
+def test_a_time_response_to_a_request_of_an_earlier_process_is_ignored() -> None:
     """A broker keeps what it could not deliver, and gives it to the process that comes next."""
     time = ControllerTime()
     time.asked(1000.0, 5.0)

@@ -59,7 +59,7 @@ def test_what_is_wrong_is_named(text: str, tmp_path: Path) -> None:
         settings_of(tmp_path, text)
 
 
-def test_a_graph_that_is_no_hash_says_where_the_hash_is_found(tmp_path: Path) -> None:
+def test_the_hint_for_a_graph_that_is_no_hash_names_where_to_find_it(tmp_path: Path) -> None:
     with pytest.raises(SettingError) as wrong:
         settings_of(tmp_path, '[device]\nname = "a"\n[learning]\ngraphs = ["digits.onnx"]\n')
     assert "64 lowercase hex digits" in wrong.value.hint
@@ -75,6 +75,6 @@ def test_pinned_graphs_are_limits_of_the_device_and_without_any_every_signed_one
     assert Settings().learning.limits().graphs == frozenset()
 
 
-def test_a_folder_that_never_enrolled_says_how_to(tmp_path: Path) -> None:
+def test_the_hint_for_a_folder_that_never_enrolled_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="shoal-agent enroll"):
         load(tmp_path)

@@ -17,7 +17,7 @@ print("ended")
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("times", [1, 300])
-def test_a_process_ends_when_it_is_told_to_once_or_in_a_burst(number: int, times: int):
+def test_a_process_ends_on_one_signal_or_on_many(number: int, times: int):
     with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"up\n"
         for _ in range(times):

@@ -34,7 +34,9 @@ def test_all_output_is_in_its_log_and_only_warnings_are_relayed(tmp_path, warnin
     assert warnings == ["part: 2026 WARNING disk is low"]
 
 
-def test_it_is_ready_when_its_log_says_so_and_not_before_it_says_so_again(tmp_path, warnings):
+def test_a_process_is_ready_once_its_log_has_the_line_and_again_after_each_restart(
+    tmp_path, warnings
+):
     program = "import time; print('INFO connected'); time.sleep(60)"
     one = child(tmp_path, warnings, program, ready_pattern=re.compile("connected$"))
     assert not one.ready

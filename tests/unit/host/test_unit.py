@@ -183,7 +183,7 @@ STANDING = DeviceStatus(
 )  # fmt: skip
 
 
-def test_the_page_tells_what_runs_since_when_and_that_nothing_is_wrong() -> None:
+def test_the_page_shows_what_runs_since_when_and_that_all_is_well() -> None:
     shown = page(STANDING)
     for part in ("press-4", "m@1", "int8", "66 min", "Nothing is wrong", "modbus plc", "61.5 MB"):
         assert part in shown, part
@@ -192,7 +192,7 @@ def test_the_page_tells_what_runs_since_when_and_that_nothing_is_wrong() -> None
     assert "°C" not in shown, "what the machine does not tell is not shown"
 
 
-def test_the_page_tells_what_is_wrong_and_what_to_do() -> None:
+def test_the_page_shows_failures_with_their_hints() -> None:
     hot = msgspec.structs.replace(STANDING, connected=False, level="slower", models=[])
     shown = page(hot)
     for part in ("Wrong:", "no connection", "no release serves", "heat, dust", "<b>Do:</b>"):

@@ -47,7 +47,7 @@ def test_progress_can_be_watched_to_the_end(ctx: Context) -> None:
     assert [c.kind for c in changes.since(ctx, 0)] == ["operation"] * 4
 
 
-def test_what_failed_says_why_and_stays_failed(ctx: Context) -> None:
+def test_a_failed_operation_keeps_its_error_and_stays_failed(ctx: Context) -> None:
     ident = ask(ctx)
     assert operations.finish(ctx, ident, error="no rows; add rows").error == "no rows; add rows"
     with pytest.raises(ConflictError, match="failed already"):
@@ -55,12 +55,12 @@ def test_what_failed_says_why_and_stays_failed(ctx: Context) -> None:
     assert operations.list_operations(ctx, state="failed")[0].id == ident
 
 
-def test_work_that_nobody_asked_for_is_absent(ctx: Context) -> None:
+def test_an_unknown_operation_is_absent(ctx: Context) -> None:
     with pytest.raises(AbsentError):
         operations.get_operation(ctx, "op-0")
 
 
-def test_the_audit_chain_tells_a_changed_entry_and_a_missing_one(ctx: Context) -> None:
+def test_the_audit_chain_detects_a_changed_entry_and_a_missing_one(ctx: Context) -> None:
     for subject in ("a", "b", "c"):
         ask(ctx, subject)
     assert audit.verify(ctx) == 3

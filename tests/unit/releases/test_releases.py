@@ -187,7 +187,7 @@ def test_an_override_puts_it_out_with_a_name_and_a_reason_and_the_device_can_tel
         ({"sites": ["moon"]}, DatasetError, "its sites are: s0, s1, s2"),
     ],
 )
-def test_what_cannot_be_trained_is_said_at_once(
+def test_training_that_cannot_work_is_refused_at_once(
     ctx: Context, wrong: dict[str, object], error: type[Exception], words: str
 ) -> None:
     asked = {"model": "lot-codes", "dataset": "stations"} | wrong

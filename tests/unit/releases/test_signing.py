@@ -225,6 +225,6 @@ def test_processes_that_sign_at_once_lose_nothing(
         device.check(order(version=version, data=b"{}"))
 
 
-def test_a_folder_without_keys_says_how_to_make_them(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_keys_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="shoal-controller init"):
         Signer.open(tmp_path)

@@ -50,13 +50,13 @@ def members(**states):
         ({"ok": 5}, 0, 1, False, Outcome.PASSED),
     ],
 )
-def test_the_gate_says(states, threshold, need, expired, outcome):
+def test_the_gates_verdict(states, threshold, need, expired, outcome):
     verdict = judge(members(**states), threshold_pct=threshold, min_executed=need, expired=expired)
     assert verdict.outcome is outcome
 
 
 @pytest.mark.parametrize("states", [{}, {"skipped": 2}])
-def test_a_stage_with_nobody_to_ask_is_done_only_when_an_earlier_one_has_proven_the_release(states):
+def test_a_stage_without_devices_passes_only_when_an_earlier_one_has_proven_the_release(states):
     asked = {"threshold_pct": 10, "min_executed": 1, "expired": False}
     assert judge(members(**states), **asked).outcome is Outcome.INCONCLUSIVE
     assert judge(members(**states), **asked, proven=True).outcome is Outcome.PASSED

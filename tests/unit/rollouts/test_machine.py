@@ -41,7 +41,7 @@ def fleet(n):
 
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("event", Event)
-def test_an_event_that_is_not_in_the_table_raises_and_says_so(state, event):
+def test_an_event_that_is_not_in_the_table_raises_an_error_that_names_it(state, event):
     if (state, event) in TRANSITIONS:
         assert step(state, event) == TRANSITIONS[state, event]
     else:

@@ -162,7 +162,7 @@ def test_the_alert_closes_when_no_device_serves_what_is_in_quarantine(
     assert alerts.list_alerts(ctx, "open") == []
 
 
-def test_a_rollout_that_has_finished_says_how_its_devices_go_back(
+def test_aborting_a_finished_rollout_names_the_rollout_that_puts_devices_back(
     ctx: Context, plan: TaskPlan
 ) -> None:
     ident = roll_out(ctx, released(ctx, 2).ref)

@@ -3,7 +3,7 @@
 from shoal.controller.rollouts import stepper
 
 
-def test_a_rollout_that_stands_still_says_what_to_type():
+def test_a_stalled_rollouts_alert_has_the_command():
     failed = stepper.stalled_draft("r-1", "lot-codes@4", "cam-2: golden-mismatch", failed=True)
     assert failed.severity == "critical"
     assert "shoal rollout abort r-1 --rollback" in failed.next_step

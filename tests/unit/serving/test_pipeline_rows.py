@@ -59,7 +59,7 @@ def test_the_models_own_input_bypasses_the_pipeline():
     )
 
 
-def test_a_missing_value_is_filled_where_the_pipeline_says_so_and_refused_by_name_elsewhere():
+def test_a_missing_value_is_filled_where_the_pipeline_sets_it_and_refused_by_name_elsewhere():
     one = engine(3, pipeline=LINE)
     assert outputs_of(one, "raw", [[None, 0.25]]) == outputs_of(one, "input", [[0.2, 1.5]])
     status, why = outputs_of(one, "raw", [[212.0, None]])

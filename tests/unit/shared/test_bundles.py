@@ -80,7 +80,7 @@ def test_a_large_file_is_described_in_pieces_that_make_it_up() -> None:
     assert msgspec.json.decode(msgspec.json.encode(file), type=File) == file
 
 
-def test_a_small_file_says_no_more_than_it_did_before_there_were_pieces() -> None:
+def test_a_small_file_has_no_pieces_in_its_description() -> None:
     file = bundle.describe("a", b"abc")
     assert set(msgspec.to_builtins(file)) == {"name", "size", "sha256"}
 
@@ -128,7 +128,7 @@ def test_a_manifest_is_refused_that_is(kind: str, manifest: Manifest) -> None:
         manifests.parse(HOSTILE[kind](manifests.encode(manifest)))
 
 
-def test_a_profile_that_is_refused_is_told_why(manifest: Manifest) -> None:
+def test_a_refused_profile_gets_a_reason(manifest: Manifest) -> None:
     refused = msgspec.structs.replace(manifest, profiles={}, refused={"rpi4": "lost 4 %"})
     with pytest.raises(BundleError, match="lost 4 %"):
         refused.files_for("rpi4")

@@ -51,7 +51,7 @@ LEAF = certificate("cam-1", "ca", OTHER, KEY)
         ([], False),
     ],
 )
-def test_a_certificate_is_of_who_signed_it_and_is_named_in_it(
+def test_a_certificate_verifies_against_its_issuer_alone(
     authorities: list[x509.Certificate], issued: bool
 ) -> None:
     assert is_issued_by(LEAF, authorities) is issued

@@ -43,7 +43,7 @@ def test_what_is_no_address_is_refused_with_the_form_it_should_have(url):
         parse_url(url)
 
 
-def test_a_session_is_named_by_the_key_and_cannot_be_told_from_the_name(tmp_path):
+def test_a_session_id_is_derived_from_the_key_and_not_from_the_name(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).write_bytes(name.encode())
     one, two = (session_id("cam-a", tmp_path / name) for name in ("one", "two"))
@@ -75,7 +75,7 @@ def test_a_missing_certificate_is_named_and_the_link_keeps_trying(tmp_path):
 
 
 @pytest.mark.parametrize(("code", "word"), [(9, "clock"), (10, "expired"), (19, "not trusted")])
-def test_a_refused_certificate_says_what_to_look_at(code, word):
+def test_a_refused_certificate_gets_a_hint(code, word):
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_code, error.verify_message = code, "said openssl"
     assert word in explain(error)

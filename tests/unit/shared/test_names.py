@@ -103,7 +103,7 @@ def test_every_profile_is_matched_by_some_board_and_has_known_variants() -> None
         assert one.budget.p99_ms > 0
 
 
-def test_an_unsupported_board_is_told_why() -> None:
+def test_an_unsupported_board_gets_a_reason() -> None:
     assert "64-bit" in profile("rpi3-armv7").unsupported
 
 

@@ -196,13 +196,13 @@ def test_of_several_readings_in_one_period_the_first_counts() -> None:
     assert at(work, 1.9, 9) == at(work, 0.5, 9) == []
 
 
-def test_a_gap_repeats_the_last_value_where_the_pipeline_says_so() -> None:
+def test_a_gap_repeats_the_last_value_where_the_pipeline_sets_it() -> None:
     work = windowed(3, rate_hz=1.0, missing="last")
     at(work, 0.0, 1)
     assert at(work, 2.0, 3) == [[2, -1, 2, -1, 6, -3]]
 
 
-def test_a_gap_that_may_not_be_filled_begins_the_stretch_anew_and_says_which_input() -> None:
+def test_a_gap_that_may_not_be_filled_restarts_the_window_and_names_the_input() -> None:
     work = windowed(2, rate_hz=1.0)
     at(work, 0.0, 1)
     with pytest.raises(InputError, match="'x' is missing: the stretch of 2 samples restarts"):
@@ -285,7 +285,7 @@ def a_manifest() -> manifest.Manifest:
 # ------------------------------------------------------------------ images
 
 
-def test_an_image_is_declared_with_the_model_and_says_what_it_reads() -> None:
+def test_an_image_is_declared_with_the_model_with_its_format() -> None:
     line = pipeline.parse(b'{"image": {"width": 4, "height": 3, "mode": "L"}, "scale": 0.5}')
     assert line.image is not None
     assert (line.image.values, str(line.image)) == (12, "4x3 L chw")

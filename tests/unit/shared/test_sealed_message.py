@@ -160,7 +160,7 @@ def test_a_name_that_leads_out_of_an_offline_bundle_is_none(
             touch()
 
 
-def test_a_folder_that_is_none_of_ours_says_what_would_be(offline: OfflineBundle) -> None:
+def test_a_folder_that_is_no_offline_bundle_gets_a_hint(offline: OfflineBundle) -> None:
     with pytest.raises(SettingError, match="shoal bundle export"):
         offline.label()
     label = Label(ca="0" * 64, made_s=1.0, valid_until_s=2.0, devices=["cam-1"], releases=[])

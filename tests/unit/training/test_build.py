@@ -221,7 +221,7 @@ def test_the_same_seed_gives_the_same_model(digit_job: Job, digit_model: Built) 
     assert again.metrics == digit_model.metrics
 
 
-def test_a_forest_stays_fp32_and_says_why(digit_job: Job) -> None:
+def test_a_forest_stays_fp32_with_a_reason(digit_job: Job) -> None:
     forest = build.build(
         msgspec.structs.replace(digit_job, estimator="random-forest", params={"trees": 20}), silent
     )
@@ -291,7 +291,7 @@ def test_a_site_that_is_not_there_is_named_with_those_that_are(
 
 
 def linear(width: int = 64, columns: int = 10, *, softmax: bool = True) -> onnx.ModelProto:
-    """A model as somebody else's exporter would name it."""
+    """A model as another exporter would name it."""
     rng = np.random.default_rng(0)
     weights = numpy_helper.from_array(rng.normal(size=(width, columns)).astype(np.float32), "w")
     nodes = [helper.make_node("MatMul", ["pixels", "w"], ["logits"])]
@@ -322,7 +322,7 @@ def test_a_trained_model_from_elsewhere_gets_variants_and_golden_vectors(
     assert list(made.files) == ["fp32", *INT8]
 
 
-def test_logits_get_their_softmax_and_the_card_says_so(digit_job: Job, tmp_path: Path) -> None:
+def test_logits_get_a_softmax_and_the_card_mentions_it(digit_job: Job, tmp_path: Path) -> None:
     made = import_onnx(digit_job, tmp_path, linear(softmax=False))
     assert "softmax was added" in made.card
     answers = runtime.outputs(made.files["fp32"], np.ones((1, 64), np.float32), "m")
@@ -378,7 +378,7 @@ BROKEN: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
     "empty": (lambda: b"", "not an ONNX"),
     "an opset of the future": (lambda: with_opset(999), "Opset 999"),
     "an operator of the future": (lambda: with_operator("Telepathy"), "Telepathy"),
-    "somebody's own operator": (lambda: with_operator("Foo", "com.acme"), "com.acme"),
+    "a custom operator": (lambda: with_operator("Foo", "com.acme"), "com.acme"),
     "weights in other files": (with_external_data, "other files.*save_as_external_data=False"),
     "too few inputs": (lambda: linear(width=63), "63.*64 features"),
     "too few classes": (lambda: linear(columns=9), r"\(3, 9\) for 3 rows, \(3, 10\) is needed"),

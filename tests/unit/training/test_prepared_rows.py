@@ -96,7 +96,7 @@ def test_a_device_answers_the_plants_own_units_as_the_controller_did(
         assert made.labels[int(session.run(rows).argmax())] == label
 
 
-def test_a_model_trained_here_refuses_missing_values_unless_it_is_told_otherwise(
+def test_a_model_trained_here_refuses_missing_values_by_default(
     plant_job: Job,
 ) -> None:
     job = replace(plant_job, onnx=None, labels=[], estimator="logistic")

@@ -48,19 +48,19 @@ def test_a_probe_is_judged(measured: list[Measured], cause: str, variant: str) -
     assert verdict.facts["golden_rows"] == 64
 
 
-def test_a_mismatch_says_by_how_much_and_how_many() -> None:
+def test_a_mismatch_has_its_size_and_number_of_rows() -> None:
     detail = judge_probe([but(worst_error=0.25, labels_differ=3)], PROFILE).detail
     assert "0.25" in detail
     assert "3 of 64" in detail
 
 
-def test_a_slow_release_says_its_number_and_the_budget() -> None:
+def test_a_slow_release_has_its_latency_and_the_budget_in_the_reason() -> None:
     detail = judge_probe([but(p99_ms=31.5)], PROFILE).detail
     assert "31.50 ms" in detail
     assert "20 ms" in detail
 
 
-def test_the_choice_says_every_timing() -> None:
+def test_the_choice_of_a_variant_lists_every_timing() -> None:
     facts = judge_probe([GOOD, msgspec.structs.replace(FP32, p50_ms=0.02)], PROFILE).facts
     assert facts["why"] == "fp32 of int8-u8s8-pc 40 µs, fp32 20 µs"
 

@@ -114,7 +114,7 @@ def test_the_newest_opset_is_found_by_asking(newest: int) -> None:
     assert Runtime("1.32.0", range(newest + 1).__contains__).newest() == newest
 
 
-def test_an_unsupported_board_says_why_before_anything_else() -> None:
+def test_an_unsupported_board_is_the_first_reason() -> None:
     cloud = Cloud()
     order = cloud.release(1)
     with pytest.raises(UnsupportedError, match="64-bit"):

@@ -108,7 +108,7 @@ def test_every_state_and_mark_of_a_round_has_a_badge(state: str) -> None:
 
 
 @pytest.mark.parametrize("slug", sorted(dropouts.DROPOUTS))
-def test_every_reason_has_a_name_and_says_what_to_do(slug: str) -> None:
+def test_every_reason_has_a_name_and_a_hint(slug: str) -> None:
     assert dropouts.name_of(slug) != slug
     assert dropouts.hint_of(slug).endswith(".")
 

@@ -73,7 +73,7 @@ def list_failures(call: Call, id: str) -> Listing[Failure]:  # noqa: A002
 
 @route("POST", "/api/v1/rollouts/<id>/approve", role="approver", tag=TAG)
 def approve_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
-    """Approve a rollout that somebody else started and that waits for approval."""
+    """Approve a rollout that another user started and that waits for approval."""
     return rollouts.approve(call.ctx, actor=call.by, id=id)
 
 

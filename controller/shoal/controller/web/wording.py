@@ -108,7 +108,7 @@ BADGES: dict[str, Badge] = {
 
 #: Rollout action -> (button label, description, icon).
 ACTIONS: dict[str, tuple[str, str, str]] = {
-    "approve": ("Approve", "You approve a rollout that somebody else started: it begins.", "check"),
+    "approve": ("Approve", "You approve a rollout that another user started: it begins.", "check"),
     "pause": ("Pause", "No further device is updated until you resume.", "pause"),
     "resume": (
         "Resume",

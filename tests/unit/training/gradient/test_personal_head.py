@@ -109,7 +109,9 @@ def test_the_head_learns_from_exactly_the_features_that_inference_sees(
     np.testing.assert_allclose(trainer.theta, np.concatenate([w.ravel(), b]), atol=1e-5)
 
 
-def test_a_quantized_layer_cannot_be_trained_and_says_what_can(quantized: ModelProto) -> None:
+def test_a_quantized_layer_cannot_be_trained_and_the_error_names_the_layers_that_can(
+    quantized: ModelProto,
+) -> None:
     scales = [
         t.name
         for t in quantized.graph.initializer

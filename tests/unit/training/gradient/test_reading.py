@@ -135,7 +135,7 @@ def test_the_last_layer_is_its_weights_and_its_bias() -> None:
     assert [p.name for p in head.parameters] == ["w2", "b2"]
 
 
-def test_initialisers_are_chosen_by_name_and_a_name_that_finds_none_is_said() -> None:
+def test_initialisers_are_chosen_by_name_and_a_name_without_a_match_is_an_error() -> None:
     chosen = prepare(mlp(), Loss("mse"), named(["*1", "scale"]))
     assert {p.name for p in chosen.parameters} == {"scale", "w1", "b1"}
     with pytest.raises(ModelError, match=r"no float initialiser is named 'head\.\*'.*w1, b1, w2"):

@@ -48,7 +48,7 @@ def test_one_graph_takes_any_batch_and_its_gradient_is_the_mean_over_rows(
 
 
 @by_optimiser
-def test_a_step_is_what_the_optimisers_textbook_says(
+def test_a_step_equals_the_optimisers_textbook_formula(
     prepared: Prepared, optimiser: Optimiser
 ) -> None:
     trainer = Trainer(step_graph(prepared, optimiser), prepared.theta)
