@@ -15,6 +15,7 @@ from devices import MODEL, engine
 from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.endpoint import Endpoint
+from shoal.agent.serving.routes import Routes
 from shoal.agent.serving.served_model import ServedModel
 from shoal.wire import Health
 
@@ -65,7 +66,7 @@ def served(one: Engine) -> ServedModel:
 def inference_of(models: Mapping[str, ServedModel], **more: Any) -> Inference:
     """The endpoint's requests, without sockets; the device's status is a stand-in."""
     status = {"status": lambda: b'{"device":"cam-1"}', "page": str, "version": "0.1"}
-    return Inference(models, **status | more)
+    return Inference(Routes(models, **status | more))
 
 
 def connect(address: tuple[str, int] | Path) -> socket.socket:

@@ -21,7 +21,7 @@ from shoal.agent.host.faults import Fault
 from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.record import Record
 from shoal.agent.serving.served_model import ServedModel
-from shoal.agent.serving.throttling import ThrottledEngine, Throttling, ThrottlingPorts
+from shoal.agent.serving.throttling import Throttling, ThrottlingPorts
 from shoal.agent.status import DeviceStatus, ModelStatus, model_status
 from shoal.agent.telemetry.reporter import Identity, Reporter, ReporterPorts
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
@@ -62,8 +62,8 @@ class RootChanged(NamedTuple):
     director_root: bytes
 
 
-#: A function completes a job of an update or a round.
-Item = Received | Connection | FaultFound | RootChanged | ThrottledEngine | Callable[[], None]
+#: A function completes a job: of an update, a round, or throttling.
+Item = Received | Connection | FaultFound | RootChanged | Callable[[], None]
 
 
 class Inbox:
@@ -155,6 +155,7 @@ class Agent:
             ThrottlingPorts(updates.loader, host.load, self._health, host.monotonic, host.spawn),
             identity.profile,
             fault=self.on_fault,
+            report=self.reporter.add,
             post=self.post,
         )
         self.rounds = self._round_client(rounds)
@@ -251,8 +252,6 @@ class Agent:
                 self.reporter.fault(item.fault)
             elif isinstance(item, RootChanged):
                 self.updates.director_root = item.director_root
-            elif isinstance(item, ThrottledEngine):
-                self._swap_throttled(item)
             else:
                 item()
         except (WireError, TrustError) as error:
@@ -374,11 +373,6 @@ class Agent:
             clock=self.clock.skew or msgspec.UNSET,
             throttled=found.throttled or self.throttling.is_active,
         )
-
-    def _swap_throttled(self, item: ThrottledEngine) -> None:
-        report = self.throttling.finish(item, self._serving(item.model))
-        if report is not None:
-            self.reporter.add(report)
 
     def _model_status(self, record: Record) -> ModelStatus:
         serving = self.serving.get(record.model)

@@ -45,6 +45,7 @@ from shoal.agent.serving.io.endpoint import Endpoint
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.io.session_cache import SessionCache
 from shoal.agent.serving.io.session_reports import SessionReportReader
+from shoal.agent.serving.routes import Routes
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.outbox import Outbox
 from shoal.agent.telemetry.reporter import Identity, ReporterPorts
@@ -308,16 +309,15 @@ def build_serving(
 
         return page(agent.status(feeds.health(), peers.status_line))
 
-    inference = Inference(
+    routes = Routes(
         agent.serving,
         status=lambda: msgspec.json.encode(agent.status(feeds.health(), peers.status_line)),
         page=page,
         version=agent.identity.version,
         pushes=feeds.pushes,
-        collect=rows.served,
     )
     return Endpoint(
-        inference,
+        Inference(routes, rows.served),
         host=settings.endpoint.host,
         port=settings.endpoint.port,
         socket=folder / names.SOCKET if settings.endpoint.socket else None,

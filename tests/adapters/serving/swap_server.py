@@ -16,6 +16,7 @@ from shoal.agent.installed.record import Slot
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.endpoint import Endpoint
 from shoal.agent.serving.io.runtime import OrtLoader, limit_malloc
+from shoal.agent.serving.routes import Routes
 from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.update.io.trial import rss_mb
 from shoal.profile import profile
@@ -60,7 +61,7 @@ async def main(folder: Path) -> None:
     limit_malloc()
     swapper, loop = Swapper(folder), asyncio.get_running_loop()
     swapper.swap()
-    inference = Inference({MODEL: swapper.serving}, status=bytes, page=str, version="0")
+    inference = Inference(Routes({MODEL: swapper.serving}, status=bytes, page=str, version="0"))
     endpoint = Endpoint(inference, host="127.0.0.1", port=0, socket=None)
     address = await endpoint.start()
     print(address.rpartition(":")[2], flush=True)

@@ -1,6 +1,7 @@
 """Throttling under pressure: step by step, slowly back, reported; the kernel pressure files."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,14 +25,13 @@ from shoal.agent.serving.throttling import (
     RISE_S,
     SAMPLE_S,
     SIGNALS,
-    ThrottledEngine,
     ThrottleLevel,
     Throttling,
 )
 from shoal.errors import ModelError
 from shoal.profile import load_profiles
 from shoal.sketch import References, reference_of
-from shoal.wire import Health
+from shoal.wire import Health, WindowReport
 
 PRESSED = {
     "hot": Load(temp_c=80.0),
@@ -148,7 +148,8 @@ class Device:
     def __init__(self, profile: str = TWO_THREADS, threads: int = 2) -> None:
         self.now, self.load, self.loader = 0.0, Load(temp_c=50.0), Engines()
         self.faults: list[Fault] = []
-        self.posted: list[ThrottledEngine] = []
+        self.posted: list[Callable[[], None]] = []
+        self.reports: list[WindowReport] = []
         self.idle = True
         board = load_profiles()[profile]
         session = msgspec.structs.replace(board.session, intra_op_num_threads=threads)
@@ -158,7 +159,7 @@ class Device:
         )  # fmt: skip
         self.throttling = Throttling(
             ports, msgspec.structs.replace(board, session=session),
-            fault=self.faults.append, post=self.posted.append,
+            fault=self.faults.append, report=self.reports.append, post=self.posted.append,
         )  # fmt: skip
         clock = lambda: self.now  # noqa: E731
         self.serving = ServedModel("m", clock=clock, timer=clock, lock=threading.Lock())
@@ -170,7 +171,7 @@ class Device:
             self.now += SAMPLE_S
             self.throttling.tick({"m": self.serving}, lambda model: self.idle)
             while self.posted:
-                self.throttling.finish(self.posted.pop(0), self.serving)
+                self.posted.pop(0)()
 
     @property
     def applied(self) -> tuple[float, str]:
@@ -217,8 +218,8 @@ def test_a_release_installed_meanwhile_is_not_replaced_by_the_old_one() -> None:
     device.now += RISE_S
     device.throttling.tick({"m": device.serving}, lambda model: True)
     device.serving._engine = new
-    assert device.throttling.finish(device.posted.pop(), device.serving) is None
-    assert device.serving.engine is new
+    device.posted.pop()()
+    assert (device.serving.engine, device.reports) == (new, [])
 
 
 def test_an_engine_that_fails_to_load_is_reported_and_the_old_one_serves_on() -> None:

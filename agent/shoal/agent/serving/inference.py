@@ -8,7 +8,7 @@ independently. Source: github.com/kserve/open-inference-protocol, HTTP/REST; Tri
 extension_binary_data.md.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,23 +60,12 @@ class Inference:
     """Accepts requests for the models that serve; those that are no inference go to `Routes`.
 
     collect  takes rows (n, F) of requests with an id, for labels that arrive later
-    status, page, version, pushes   see Routes
     """
 
     def __init__(
-        self,
-        models: Mapping[str, ServedModel],
-        *,
-        status: Callable[[], bytes],
-        page: Callable[[], str],
-        version: str,
-        pushes: Mapping[str, Callable[[bytes], int]] | None = None,
-        collect: Callable[[Engine, F32, str], None] | None = None,
+        self, routes: Routes, collect: Callable[[Engine, F32, str], None] | None = None
     ) -> None:
-        self._models, self._collect = models, collect
-        self._routes = Routes(
-            models, status=status, page=page, version=version, pushes=pushes or {}
-        )
+        self._routes, self._collect = routes, collect
 
     def respond(self, request: Request) -> Response:
         """The response to any request, run alone; never raises."""
@@ -89,7 +78,7 @@ class Inference:
             found = model_path(request.path)
             if found is None or found[2] != "/infer" or request.method != "POST":
                 return self._routes.respond(request)
-            call = _call(*served(self._models, found[0], found[1]), request)
+            call = _call(*served(self._routes.models, found[0], found[1]), request)
             if self._collect is not None and call.input.id:
                 self._collect(call.engine, call.input.rows, call.input.id)
             return call

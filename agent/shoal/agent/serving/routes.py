@@ -72,9 +72,9 @@ class Routes:
         status: Callable[[], bytes],
         page: Callable[[], str],
         version: str,
-        pushes: Mapping[str, Callable[[bytes], int]],
+        pushes: Mapping[str, Callable[[bytes], int]] = {},
     ) -> None:
-        self._models, self._pushes, self._version = models, pushes, version
+        self.models, self._pushes, self._version = models, pushes, version
         self._fixed: dict[str, Callable[[], Response]] = {
             "/v2": self._server,
             "/v2/": self._server,
@@ -98,9 +98,9 @@ class Routes:
         return self._fixed[path]() if found is None else self._model(*found)
 
     def _model(self, name: str, version: str | None, verb: str | None) -> Response:
-        if verb == "/ready" and ((serving := self._models.get(name)) is None or not serving.engine):
+        if verb == "/ready" and ((serving := self.models.get(name)) is None or not serving.engine):
             return error_response(400, f"no release of {name!r} serves on this device")
-        _, engine = served(self._models, name, version)
+        _, engine = served(self.models, name, version)
         return _json(200, _metadata(engine) if verb is None else {"name": name, "ready": True})
 
     def _push(self, request: Request, name: str) -> Response:
@@ -120,7 +120,7 @@ class Routes:
         return _json(200, about)
 
     def _ready(self) -> Response:
-        if any(serving.engine for serving in list(self._models.values())):
+        if any(serving.engine for serving in list(self.models.values())):
             return _json(200, {"ready": True})
         return error_response(400, "no release serves yet")
 

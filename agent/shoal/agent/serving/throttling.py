@@ -12,11 +12,11 @@ from typing import NamedTuple
 import msgspec
 
 from shoal.agent.host.faults import Fault
+from shoal.agent.host.jobs import Job, Submit, Worker
 from shoal.agent.host.load import Load
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.engine import Engine, Loader
 from shoal.agent.serving.served_model import ServedModel
-from shoal.errors import ShoalError
 from shoal.profile import Profile
 from shoal.wire import Health, WindowReport
 
@@ -114,14 +114,6 @@ class ThrottleLevel:
         self._since = now_s
 
 
-class ThrottledEngine(NamedTuple):
-    """An engine loaded for another level; None when loading failed."""
-
-    model: str
-    instead_of: Engine
-    engine: Engine | None
-
-
 class ThrottlingPorts(NamedTuple):
     """What Throttling uses of the device. spawn: run a job now or on a thread of its own."""
 
@@ -129,13 +121,14 @@ class ThrottlingPorts(NamedTuple):
     load: Callable[[], Load]
     health: Callable[[], Health]
     monotonic: Callable[[], float]
-    spawn: Callable[[Callable[[], None]], None]
+    spawn: Submit
 
 
 class Throttling:
     """Applies one device's level. Everything but loading happens on the control loop.
 
-    post   passes a ThrottledEngine to the control loop
+    report  takes the window that a swap of engines ended
+    post    runs a function on the control loop
     """
 
     def __init__(
@@ -144,13 +137,15 @@ class Throttling:
         profile: Profile,
         *,
         fault: Callable[[Fault], None],
-        post: Callable[[ThrottledEngine], None],
+        report: Callable[[WindowReport], object],
+        post: Submit,
     ) -> None:
         self.level = ThrottleLevel()
-        self._ports, self._profile, self._fault, self._post = ports, profile, fault, post
+        self._ports, self._profile, self._fault, self._report = ports, profile, fault, report
+        self._post = post
         self._installed: dict[str, Slot] = {}
         self._applied: dict[str, tuple[str, str, int]] = {}
-        self._loading: set[str] = set()
+        self._workers: dict[str, Worker[Job]] = {}
         self._due_s = 0.0
 
     @property
@@ -175,19 +170,14 @@ class Throttling:
             reasons = ", ".join(self.level.reasons)
             self._fault(Fault("pressure", f"this device is {reasons}: now at level {level.name!r}"))
         for model, served in serving.items():
-            if served.engine is not None and model not in self._loading and is_idle(model):
-                self._apply(model, served.engine, level)
+            worker = self._workers.setdefault(model, Worker(self._ports.spawn, self._post))
+            if served.engine is not None and worker.current is None and is_idle(model):
+                self._apply(worker, served, served.engine, level)
 
-    def finish(self, loaded: ThrottledEngine, serving: ServedModel) -> WindowReport | None:
-        """Swap to the loaded engine unless another one serves by now; the closed window."""
-        self._loading.discard(loaded.model)
-        if loaded.engine is None or serving.engine is not loaded.instead_of:
-            return None
-        closed = serving.swap(loaded.engine, self._ports.health())
-        serving.retire()
-        return closed
-
-    def _apply(self, model: str, engine: Engine, level: Level) -> None:
+    def _apply(
+        self, worker: Worker[Job], serving: ServedModel, engine: Engine, level: Level
+    ) -> None:
+        model, loader = serving.model, self._ports.loader
         own = self._installed.get(model)
         if own is None or (own.release, own.sha256) != (engine.slot.release, engine.slot.sha256):
             own = self._installed[model] = engine.slot
@@ -198,18 +188,21 @@ class Throttling:
         if wanted == self._applied.get(model, usual):
             return
         self._applied[model] = wanted
-        self._loading.add(model)
-        self._ports.spawn(lambda: self._load(model, engine, slot, profile))
 
-    def _load(self, model: str, engine: Engine, slot: Slot, profile: Profile) -> None:
-        loader, loaded = self._ports.loader, None
-        try:
-            loaded = loader.load(slot, profile)
-        except ShoalError as error:
-            self._fault(Fault("pressure", f"{slot.release} as {slot.variant}: {error}"))
-        self._post(ThrottledEngine(model, engine, loaded))
-        if loaded is not None:
-            loader.settle(slot, profile)
+        def swap(job: Job) -> None:
+            """Serve the loaded engine, unless another one serves by now."""
+            if job.error is not None:
+                self._fault(Fault("pressure", f"{job.name}: {job.error}"))
+                return
+            if serving.engine is engine:
+                closed = serving.swap(job.value, self._ports.health())
+                serving.retire()
+                if closed is not None:
+                    self._report(closed)
+            worker.start(Job(job.name), lambda _: loader.settle(slot, profile), lambda _: None)
+
+        name = f"{slot.release} as {slot.variant}"
+        worker.start(Job(name), lambda _: loader.load(slot, profile), swap)
 
 
 def throttled(engine: Engine, own: Slot, level: Level, profile: Profile) -> tuple[Slot, Profile]:

@@ -11,18 +11,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from shoal.agent.host.io.config import LearningSettings
-from shoal.agent.host.io.database import DamagedError, open_database, set_aside, translated
+from shoal.agent.host.io.database import (
+    DamagedError,
+    SqliteStore,
+    open_database,
+    set_aside,
+    translated,
+)
 from shoal.agent.telemetry.io.salvage import checksum
 from shoal.errors import StorageError
 from shoal.sketch import F32
-
-_T = TypeVar("_T")
 
 #: Rows in memory at most, and seconds; rows between two checks of the limits.
 WAITING, FLUSH_S, _TRIM = 256, 5.0, 256
@@ -66,20 +70,17 @@ def open_buffer(folder: Path, settings: LearningSettings) -> "Buffer":
     return Buffer(folder / BUFFER, limits, time.time)
 
 
-class Buffer:
+class Buffer(SqliteStore):
     """Rows of every model of this device. Safe to share between threads, and processes.
 
     lost   why an earlier file was set aside, "" when none was; its readable rows were copied
     """
 
     def __init__(self, path: Path, limits: Limits, wall: Callable[[], float]) -> None:
-        self._path, self._limits, self._wall, self.lost = path, limits, wall, ""
+        self._limits, self._wall, self.lost = limits, wall, ""
         self._lock, self._waiting = threading.Lock(), list[tuple]()
         self._since_trim, self._flushed_s = _TRIM, wall()
-        try:
-            self._open()
-        except DamagedError as error:
-            self._restart(str(error))
+        super().__init__(path)
 
     def add(
         self,
@@ -126,20 +127,18 @@ class Buffer:
         """Set the label of the rows with `key`; number of them."""
         self.flush()
         sql = "UPDATE row SET label = ? WHERE key = ? AND key != ''"
-        return self._retried(lambda: self._changed(sql, [label, key]))
+        return self._changed(sql, [label, key])
 
     def clear(self, model: str = "") -> int:
         """Delete the rows of a model, or all; number of them."""
         self.flush()
         where = "model = ?" if model else "1 OR ?"
-        return self._retried(
-            lambda: self._changed(f"DELETE FROM row WHERE {where}", [model])  # noqa: S608
-        )
+        return self._changed(f"DELETE FROM row WHERE {where}", [model])  # noqa: S608
 
     def count(self, model: str, features: Sequence[str]) -> int:
         """Number of labelled rows for training."""
         sql = "SELECT count(*) FROM row WHERE model = ? AND kind = ? AND label IS NOT NULL"
-        return self._retried(lambda: self._number(sql, [model, kind_of(features)]))
+        return int(self._all(sql, [model, kind_of(features)])[0][0])
 
     def held(self) -> list[RowCounts]:
         """Number of rows by model and features."""
@@ -148,7 +147,7 @@ class Buffer:
             "GROUP BY model, kind, label ORDER BY model, kind, label"
         )
         found: dict[tuple[str, str], RowCounts] = {}
-        for model, kind, label, count, size, since in self._retried(lambda: self._all(sql)):
+        for model, kind, label, count, size, since in self._all(sql):
             held = found.get((model, kind)) or RowCounts(model, kind, {}, 0, 0, since)
             labels = held.labels | ({label: count} if label is not None else {})
             found[model, kind] = msgspec.structs.replace(
@@ -160,17 +159,14 @@ class Buffer:
             )
         return list(found.values())
 
-    def close(self) -> None:
-        self._db.close()
-
     def _insert(self, rows: Sequence[tuple]) -> None:
-        with translated(self._path), self._db.atomic():
+        with self._db.atomic():
             marks = ", ".join("?" * 8)
             for row in rows:
                 self._db.execute(f"INSERT INTO row ({_FIELDS}) VALUES ({marks})", row)  # noqa: S608
 
     def _trim(self) -> None:
-        with translated(self._path), self._db.atomic():
+        with self._db.atomic():
             if self._limits.seconds:
                 oldest = self._wall() - self._limits.seconds
                 self._db.execute("DELETE FROM row WHERE at_s < ?", [oldest])
@@ -186,25 +182,16 @@ class Buffer:
             )
 
     def _changed(self, sql: str, given: list) -> int:
-        with translated(self._path), self._db.atomic():
-            return self._db.execute(sql, given).rowcount
+        """Change rows; number of them."""
 
-    def _number(self, sql: str, given: list) -> int:
-        with translated(self._path):
-            return int(self._db.execute(sql, given).fetchone()[0])
+        def change() -> int:
+            with self._db.atomic():
+                return self._db.execute(sql, given).rowcount
 
-    def _all(self, sql: str) -> list[tuple]:
-        with translated(self._path):
-            return self._db.execute(sql).fetchall()
+        return self._retried(change)
 
-    def _retried(self, work: Callable[[], _T]) -> _T:
-        """Do `work`; again on the recovered rows when the file is damaged."""
-        try:
-            return work()
-        except DamagedError as error:
-            self._db.close()
-            self._restart(str(error))
-            return work()
+    def _all(self, sql: str, given: Sequence[str] = ()) -> list[tuple]:
+        return self._retried(lambda: self._db.execute(sql, given).fetchall())
 
     def _open(self) -> None:
         self._db = open_database(self._path)
@@ -220,15 +207,16 @@ class Buffer:
             self._db.execute("CREATE INDEX IF NOT EXISTS by_kind ON row (model, kind, label)")
             self._db.execute("CREATE INDEX IF NOT EXISTS by_key ON row (key) WHERE key != ''")
 
-    def _restart(self, why: str) -> None:
+    def _restart(self, error: DamagedError) -> None:
         """Start a new file with the readable rows of the damaged one, which is then deleted."""
         kept = set_aside(self._path)
         saved = list(_valid_rows(kept))
         self._open()
-        self._insert(saved)
+        with translated(self._path):
+            self._insert(saved)
         for suffix in ("", "-wal", "-shm"):
             kept.with_name(kept.name + suffix).unlink(missing_ok=True)
-        self.lost = f"{why}; {len(saved)} rows of it could be read"
+        self.lost = f"{error}; {len(saved)} rows of it could be read"
 
 
 def kind_of(features: Sequence[str]) -> str:

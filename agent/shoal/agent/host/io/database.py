@@ -1,18 +1,20 @@
 """SQLite databases that survive power cuts, and recovery from damaged ones."""
 
+import abc
 import contextlib
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shoal.errors import StorageError
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
+_T = TypeVar("_T")
 _DAMAGED = ("malformed", "not a database", "disk image", "corrupt")
 
 
@@ -71,6 +73,40 @@ def translated(path: Path) -> Iterator[None]:
             raise DamagedError(f"{path}: {text}") from error
         hint = "make room on the disk" if "full" in text else "is the folder writable?"
         raise StorageError(f"{path}: {text}", hint) from error
+
+
+class SqliteStore(abc.ABC):
+    """A store in one SQLite file, which goes on in a new file when this one is damaged."""
+
+    _db: "Database"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._open()
+        except DamagedError as error:
+            self._restart(error)
+
+    @abc.abstractmethod
+    def _open(self) -> None:
+        """Open the file with its tables; DamagedError when it cannot be used."""
+
+    @abc.abstractmethod
+    def _restart(self, error: DamagedError) -> None:
+        """Set the damaged file aside, open a new one, and copy what can be read."""
+
+    def _retried(self, work: Callable[[], _T]) -> _T:
+        """Do `work`; repeat it in the new file when this one is damaged. StorageError."""
+        try:
+            with translated(self._path):
+                return work()
+        except DamagedError as error:
+            self._restart(error)
+            with translated(self._path):
+                return work()
+
+    def close(self) -> None:
+        self._db.close()
 
 
 def _sqlite_utils() -> "type[Database]":

@@ -5,28 +5,28 @@ from typing import TypeVar
 
 import msgspec
 
-from shoal.agent.host.io.database import DamagedError, open_database, set_aside, translated
+from shoal.agent.host.io.database import (
+    DamagedError,
+    SqliteStore,
+    open_database,
+    set_aside,
+    translated,
+)
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Participation, Record
 
 _T = TypeVar("_T")
 
 
-class SqliteJournal:
+class SqliteJournal(SqliteStore):
     """Journal in one SQLite file.
 
     lost   why an earlier file, with its floors, was set aside; "" when none was
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self.lost = path, ""
-        try:
-            self._open()
-            self.records()
-            self.floors()
-            self.participation()
-        except DamagedError as error:
-            self._restart(str(error))
+        self.lost = ""
+        super().__init__(path)
 
     def records(self) -> dict[str, Record]:
         """Every model's record; DamagedError for one that cannot be read."""
@@ -62,9 +62,6 @@ class SqliteJournal:
         """Save the record and the privacy ledger in one transaction."""
         self._put("INSERT OR REPLACE INTO kept VALUES (?, ?)", "participation", known)
 
-    def close(self) -> None:
-        self._db.close()
-
     def _get(self, name: str) -> bytes:
         with translated(self._path):
             found = self._db.execute("SELECT data FROM kept WHERE name = ?", [name]).fetchone()
@@ -83,10 +80,13 @@ class SqliteJournal:
             self._db.table("kept").create(
                 {"name": str, "data": bytes}, pk="name", if_not_exists=True
             )
+        self.records()
+        self.floors()
+        self.participation()
 
-    def _restart(self, why: str) -> None:
+    def _restart(self, error: DamagedError) -> None:
         kept = set_aside(self._path)
-        self.lost = f"{why}; it is kept as {kept.name}"
+        self.lost = f"{error}; it is kept as {kept.name}"
         self._open()
 
 

@@ -4,7 +4,6 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +11,7 @@ from shoal import wire
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.database import (
     DamagedError,
+    SqliteStore,
     deferred_sync,
     open_database,
     set_aside,
@@ -26,10 +26,8 @@ from shoal.agent.telemetry.outbox import (
     merge_windows,
     next_eviction,
 )
-from shoal.errors import SketchError, StorageError, WireError
+from shoal.errors import SketchError, WireError
 from shoal.sketch import merge_bytes
-
-_T = TypeVar("_T")
 
 #: Most recent keys of messages that are remembered, also after acknowledgement.
 _KEYS = 1_000
@@ -37,7 +35,7 @@ _KEYS = 1_000
 _BATCH = 500
 
 
-class SqliteOutbox:
+class SqliteOutbox(SqliteStore):
     """See outbox.Outbox. Rows are deleted only by the controller's acknowledgement.
 
     limit_bytes  of payload; above it windows merge, then the oldest are dropped
@@ -46,13 +44,10 @@ class SqliteOutbox:
     """
 
     def __init__(self, path: Path, *, limit_bytes: int, boot_name: Callable[[], str]) -> None:
-        self._path, self._limit, self._boot_name = path, limit_bytes, boot_name
+        self._limit, self._boot_name = limit_bytes, boot_name
         self._faults: list[Fault] = []
         self._backlog = self.caught_up = 0
-        try:
-            self._open()
-        except DamagedError as error:
-            self._restart(error)
+        super().__init__(path)
 
     @property
     def waiting(self) -> int:
@@ -100,9 +95,6 @@ class SqliteOutbox:
             self._retried(lambda: self._delete_acked([s for s in seqs if s]))
             self._check_for_copy(boot, max(seqs, default=0))
 
-    def close(self) -> None:
-        self._db.close()
-
     def _open(self, found: Salvaged | None = None) -> None:
         self._db = open_database(self._path)
         with translated(self._path):
@@ -131,16 +123,6 @@ class SqliteOutbox:
             self.boot: str = self._db.execute("SELECT boot FROM life").fetchone()[0]
             self._count()
 
-    def _retried(self, work: Callable[[], _T]) -> _T:
-        """Do `work`; repeat it in a new store if this one is damaged."""
-        try:
-            with translated(self._path):
-                return work()
-        except DamagedError as error:
-            self._restart(error)
-            with translated(self._path):
-                return work()
-
     def _check_columns(self) -> None:
         """Add checksums to a store of an agent before checksums."""
         row = self._db.table("row")
@@ -149,7 +131,7 @@ class SqliteOutbox:
             for id_, payload in self._db.execute("SELECT id, payload FROM row").fetchall():
                 self._db.execute("UPDATE row SET crc = ? WHERE id = ?", [checksum(payload), id_])
 
-    def _restart(self, error: StorageError) -> None:
+    def _restart(self, error: DamagedError) -> None:
         """Set the damaged store aside, and copy its readable rows to a new one."""
         kept = set_aside(self._path)
         found = salvage(kept)
