@@ -14,8 +14,8 @@ from adapters.update.test_kills import Site, state_of
 from real_agents import Process
 from shoal.agent import Session
 from shoal.agent.serving.io.session_reports import SessionReportReader, SessionReportWriter
-from shoal.agent.serving.served_model import Vitals
 from shoal.agent.serving.session_reports import SessionReport
+from shoal.agent.serving.window import Vitals
 from shoal.errors import InputError
 
 REPORT = SessionReport(model="parts", sha256="2" * 64, vitals=Vitals(requests=3, rows=9))

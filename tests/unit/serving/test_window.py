@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices import engine, softmax
-from shoal.agent.serving.served_model import Window
+from shoal.agent.serving.window import Window
 from shoal.agent.telemetry.outbox import merge_windows
 from shoal.errors import SketchError
 from shoal.sketch import References, Sketch, merge_bytes, reference_of

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from shoal.agent.serving.served_model import Vitals
+from shoal.agent.serving.window import Vitals
 from shoal.agent.update.acceptance import Measured, Watch, judge_observation, judge_probe
 from shoal.profile import profile
 

@@ -3,8 +3,8 @@
 import pytest
 
 from shoal.agent.installed.record import Slot
-from shoal.agent.serving.served_model import Vitals
 from shoal.agent.serving.session_reports import SessionReport
+from shoal.agent.serving.window import Vitals
 from shoal.agent.update.acceptance import Watch, judge_all
 
 TRIAL = Slot(

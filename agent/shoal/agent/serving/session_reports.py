@@ -4,7 +4,7 @@ from typing import Protocol
 
 import msgspec
 
-from shoal.agent.serving.served_model import Vitals
+from shoal.agent.serving.window import Vitals
 
 
 class SessionReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from shoal.agent.installed.record import Slot
-from shoal.agent.serving.served_model import Vitals
 from shoal.agent.serving.session_reports import SessionReport
+from shoal.agent.serving.window import Vitals
 from shoal.agent.update.machine import MAX_STARTS, Note
 from shoal.profile import Profile
 

@@ -17,8 +17,8 @@ from shoal.agent.serving.routes import Request, Response, error_response
 T = TypeVar("T")
 Done = Callable[[Response], None]
 
-#: Requests that may wait for one model; long bodies parsed at once; rows in one batch.
-QUEUE, PARSING, BATCH_ROWS = 128, 4, 256
+#: Requests that may wait for one model; long bodies parsed at once.
+QUEUE, PARSING = 128, 4
 
 
 class AdaptiveBatcher:
@@ -91,13 +91,16 @@ class _ModelQueue:
             self._end(batch, run_batch(calls))
 
     def _next(self) -> list[tuple[Call, Done]]:
-        """The next batch: the oldest requests, of one engine, with BATCH_ROWS rows at most."""
+        """The next batch: the oldest requests, of one engine, as many as may run as one."""
         batch = [self._waiting.popleft()]
-        engine, rows = batch[0][0].engine, len(batch[0][0].input.rows)
+        first = batch[0][0]
+        weight = first.input.weight
         while self._waiting:
             call = self._waiting[0][0]
-            rows += len(call.input.rows)
-            if call.engine is not engine or rows > BATCH_ROWS:
+            weight += call.input.weight
+            if call.engine is not first.engine or weight > first.input.most:
+                break
+            if not first.input.joins(call.input):
                 break
             batch.append(self._waiting.popleft())
         return batch

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from devices import MODEL, engine, softmax
-from shoal.agent.serving.inference import read, write
 from shoal.agent.serving.routes import Response
+from shoal.agent.serving.row_requests import read, write
 from shoal.errors import InputError
 
 ROWS = np.array([[0.5, -0.5], [1, 2]], np.float32)
