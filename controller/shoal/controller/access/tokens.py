@@ -3,9 +3,9 @@
 import hmac
 import re
 import secrets
+from typing import Any
 
-import msgspec
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from shoal.controller.access import audit, roles, sessions
 from shoal.controller.access.records import ApiToken
@@ -33,29 +33,12 @@ def create_token(
     if not 0 < ttl_s <= LONGEST_S:
         raise SettingError(f"ttl_s {ttl_s:g}", f"use up to {LONGEST_S:.0f}")
     secret, now = secrets.token_urlsafe(32), ctx.clock()
-    token = ApiToken(
-        id=secrets.token_hex(6),
-        name=name,
-        user=actor.name,
-        role=role,
-        created_at=now,
-        expires_at=now + ttl_s,
-    )
+    id_, rights = secrets.token_hex(6), {"role": role, "expires_at": now + ttl_s}
+    row: dict[str, Any] = {"id": id_, "name": name, "user": actor.name, "created_at": now, **rights}
     with ctx.store.write() as db:
-        db.execute(
-            insert(api_token).values(
-                id=token.id,
-                secret_hash=roles.digest(secret),
-                name=name,
-                user=actor.name,
-                role=role,
-                created_at=now,
-                expires_at=token.expires_at,
-            )
-        )
-        detail = {"role": role, "expires_at": token.expires_at}
-        audit.record(db, ctx, actor.name, "token.create", token.id, **detail)
-    return msgspec.structs.replace(token, secret=f"shoal_{token.id}_{secret}")
+        db.execute(insert(api_token).values(secret_hash=roles.digest(secret), **row))
+        audit.record(db, ctx, actor.name, "token.create", id_, **rights)
+    return ApiToken(secret=f"shoal_{id_}_{secret}", **row)
 
 
 def list_tokens(ctx: Context, *, actor: Actor) -> list[ApiToken]:
@@ -64,7 +47,7 @@ def list_tokens(ctx: Context, *, actor: Actor) -> list[ApiToken]:
     if actor.role != "admin":
         wanted = wanted.where(api_token.c.user == actor.name)
     with ctx.store.read() as db:
-        return [_token(row) for row in db.execute(wanted)]
+        return [ApiToken.of_row(row) for row in db.execute(wanted)]
 
 
 def revoke_token(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 - name of the API field
@@ -99,15 +82,3 @@ def actor_of_token(ctx: Context, text: str) -> Actor | None:
     if row.last_used_at < now - sessions.SEEN_EVERY_S:
         sessions.touch(ctx, update(api_token).where(api_token.c.id == id_).values(last_used_at=now))
     return Actor(row.user, roles.lesser(row.role, row.user_role), "token", id_)
-
-
-def _token(row: Row) -> ApiToken:
-    return ApiToken(
-        id=row.id,
-        name=row.name,
-        user=row.user,
-        role=row.role,
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        last_used_at=row.last_used_at,
-    )

@@ -54,7 +54,7 @@ def list_users(ctx: Context) -> list[User]:
     """All users by name."""
     with ctx.store.read() as db:
         rows = db.execute(select(user).order_by(user.c.name)).all()
-    return [User(name=row.name, role=row.role, created_at=row.created_at) for row in rows]
+    return [User.of_row(row) for row in rows]
 
 
 def remove_user(ctx: Context, *, actor: str, name: str) -> None:

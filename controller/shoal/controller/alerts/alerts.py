@@ -27,7 +27,7 @@ def list_alerts(ctx: Context, state: str = "") -> list[Alert]:
     if state:
         query = query.where(alert.c.state == state)
     with ctx.store.read() as db:
-        return [_record(row) for row in db.execute(query)]
+        return [Alert.of_row(row) for row in db.execute(query)]
 
 
 def acknowledge(ctx: Context, *, actor: str, id: int) -> Alert:  # noqa: A002 - the API's name
@@ -39,7 +39,7 @@ def acknowledge(ctx: Context, *, actor: str, id: int) -> Alert:  # noqa: A002 - 
         if row.state == OPEN:
             _set(db, ctx, id, state=ACKNOWLEDGED, acknowledged_by=actor)
             audit.record(db, ctx, actor, "alert.acknowledge", str(id), title=row.title)
-        return _record(_row(db, id))
+        return Alert.of_row(_row(db, id))
 
 
 def raise_alert(db: Connection, ctx: Context, draft: Draft, findings: int = 1) -> int:
@@ -108,7 +108,3 @@ def _row(db: Connection, ident: int) -> Row[Any]:
     if row is None:
         raise AbsentError("alert", ident, "list them: shoal alert list")
     return row
-
-
-def _record(row: Row[Any]) -> Alert:
-    return Alert(**{name: getattr(row, name) for name in Alert.__struct_fields__})

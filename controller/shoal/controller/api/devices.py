@@ -124,12 +124,7 @@ def revoke_join_token(call: Call, id: str) -> None:  # noqa: A002 - the API's wo
 @route("GET", "/api/v1/devices", role="viewer", tag=TAG)
 def list_devices(call: Call, query: DeviceQuery) -> Listing[Device]:
     """Devices by name."""
-    found, page = devices.list_devices(
-        call.ctx, q=query.q, site=query.site, profile=query.profile, ring=query.ring,
-        state=query.state, release=query.release, problem=query.problem, cursor=query.cursor,
-        limit=query.limit,
-    )  # fmt: skip
-    return Listing(found, page)
+    return Listing(*devices.list_devices(call.ctx, **msgspec.structs.asdict(query)))
 
 
 @route("GET", "/api/v1/devices/<device>", role="viewer", tag=TAG)

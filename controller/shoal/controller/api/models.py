@@ -149,10 +149,8 @@ def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operat
 @route("PUT", "/api/v1/models/<model>/policy", role="operator", tag=TAG)
 def set_policy(call: Call, model: str, body: Policy) -> Model:
     """Set the retraining policy of a model."""
-    return models.set_policy(
-        call.ctx, actor=call.by, model=model, retrain_on_drift=body.retrain_on_drift,
-        dataset=body.dataset, task=body.task, rounds=body.rounds, cooldown_s=body.cooldown_s,
-    )  # fmt: skip
+    policy = msgspec.structs.asdict(body)
+    return models.set_policy(call.ctx, actor=call.by, model=model, **policy)
 
 
 @route("GET", "/api/v1/releases", role="viewer", tag=TAG)

@@ -115,12 +115,7 @@ def get_histogram(call: Call, query: HistogramQuery) -> Histograms:
 @route("GET", "/api/v1/findings", role="viewer", tag=TAG)
 def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
     """Drift decisions, newest first."""
-    return all_of(
-        drift_history.list_findings(
-            call.ctx, model=query.model, scope=query.scope, subject=query.subject,
-            since=query.since, limit=query.limit,
-        )
-    )  # fmt: skip
+    return all_of(drift_history.list_findings(call.ctx, **msgspec.structs.asdict(query)))
 
 
 @route("GET", "/api/v1/performance", role="viewer", tag=TAG)

@@ -128,9 +128,7 @@ def list_users(call: Call) -> Listing[User]:
 @route("POST", "/api/v1/users", role="admin", tag=TAG, status=201)
 def add_user(call: Call, body: NewUser) -> User:
     """Add a user."""
-    return users.add_user(
-        call.ctx, actor=call.by, name=body.name, role=body.role, password=body.password
-    )
+    return users.add_user(call.ctx, actor=call.by, **msgspec.structs.asdict(body))
 
 
 @route("DELETE", "/api/v1/users/<name>", role="admin", tag=TAG, status=204)

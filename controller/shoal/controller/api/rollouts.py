@@ -58,10 +58,7 @@ def list_rollout_devices(
     query: RolloutDeviceQuery,
 ) -> Listing[RolloutDevice]:
     """Devices of a rollout with their state."""
-    found, page = rollouts.rollout_devices(
-        call.ctx, id, state=query.state, cause=query.cause, cursor=query.cursor, limit=query.limit
-    )
-    return Listing(found, page)
+    return Listing(*rollouts.rollout_devices(call.ctx, id, **msgspec.structs.asdict(query)))
 
 
 @route("GET", "/api/v1/rollouts/<id>/failures", role="viewer", tag=TAG)

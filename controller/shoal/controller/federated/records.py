@@ -11,6 +11,7 @@ import msgspec
 from shoal.controller.federated.planning.client_selection import Demands
 from shoal.controller.federated.privacy.adaptive_clip import AdaptiveClip
 from shoal.controller.federated.rounds.machine import Pace
+from shoal.controller.store.records import Record
 from shoal.federated.plan import Compression, Learning, NotNegative, Positive, Privacy
 from shoal.federated.spending import Budget
 
@@ -19,10 +20,6 @@ Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Natural = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-
-
-class _Output(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of records that the controller shows."""
 
 
 class _Input(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,7 +139,7 @@ class TaskPlan(_Input, frozen=True, kw_only=True):
     budget: AskedBudget | None = None
 
 
-class Prepared(_Output, frozen=True, kw_only=True):
+class Prepared(Record, frozen=True, kw_only=True):
     """Files of a task for its devices, made once when it is planned.
 
     graph, loss_graph   ONNX: one training step; the loss and the output
@@ -162,7 +159,7 @@ class Prepared(_Output, frozen=True, kw_only=True):
     features: list[str] = []
 
 
-class Task(_Output, frozen=True, kw_only=True):
+class Task(Record, frozen=True, kw_only=True):
     """A federated task.
 
     state         "preparing", "failed" (preparation failed), "ready" (no round is requested),
@@ -224,7 +221,7 @@ class Lifted(Task, frozen=True, kw_only=True):
     next_step: str = ""
 
 
-class Measure(_Output, frozen=True, kw_only=True):
+class Measure(Record, frozen=True, kw_only=True):
     """Metrics of a checkpoint on some rows.
 
     loss       mean
@@ -239,7 +236,7 @@ class Measure(_Output, frozen=True, kw_only=True):
     high: float | None = None
 
 
-class Round(_Output, frozen=True, kw_only=True):
+class Round(Record, frozen=True, kw_only=True):
     """One round; a failed one is tried again under the next number.
 
     id          "task.number"; attempt: number of attempts in a row
@@ -291,7 +288,7 @@ class Round(_Output, frozen=True, kw_only=True):
     pruned_at: float = 0.0
 
 
-class Participation(_Output, frozen=True, kw_only=True):
+class Participation(Record, frozen=True, kw_only=True):
     """One device in one round.
 
     mark       see shoal.controller.federated.rounds.machine.Mark
@@ -318,7 +315,7 @@ class Participation(_Output, frozen=True, kw_only=True):
     chosen: bool = False
 
 
-class Checkpoint(_Output, frozen=True, kw_only=True):
+class Checkpoint(Record, frozen=True, kw_only=True):
     """A task's theta, with what a model of it needs.
 
     number     of the round that made it; 0: the initial model

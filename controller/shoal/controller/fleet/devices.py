@@ -1,7 +1,7 @@
 """Device list, timeline and windows: queries that stay fast with a hundred thousand devices."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import (
     Column,
@@ -65,7 +65,12 @@ def list_devices(
     page and passed on in the cursor.
     """
     limit = cursors.bounded(limit)
-    wanted = _filters(ctx, q, site, profile, ring, state, release, problem)
+    exact = {"site": site, "profile": profile, "ring": ring}
+    wanted = [device.c[name] == value for name, value in exact.items() if value]
+    wanted += [_search(q)] if q else []
+    wanted += [_state(ctx, state)] if state else []
+    wanted += [_serves(release)] if release else []
+    wanted += [device.c.error != ""] if problem else []
     query = select(device).where(*wanted).order_by(device.c.name).limit(limit + 1)
     total = -1
     if cursor:
@@ -107,7 +112,7 @@ def timeline(ctx: Context, name: str, limit: int = 100) -> list[DeviceEvent]:
         .limit(limit)
     )
     with ctx.store.read() as db:
-        events = [_event(row) for row in db.execute(reported)]
+        events = [DeviceEvent.of_row(row) for row in db.execute(reported)]
         events += [_audited(name, row) for row in db.execute(audited)]
     return sorted(events, key=lambda event: event.at, reverse=True)[:limit]
 
@@ -139,17 +144,13 @@ def mark_offline(ctx: Context) -> int:
     """Mark devices as offline that sent nothing for too long; their next status undoes it."""
     silent = (
         update(device)
-        .where(
-            device.c.online,
-            device.c.seen_at < ctx.clock() - ctx.settings.fleet.offline_s,
-        )
+        .where(device.c.online, device.c.seen_at < ctx.clock() - ctx.settings.fleet.offline_s)
         .values(online=False)
         .returning(device.c.name)
     )
     with ctx.store.write() as db:
         names = list(db.scalars(silent))
-        for name in names:
-            changes.note(db, ctx, "device", name)
+        changes.note_all(db, ctx, "device", names)
     return len(names)
 
 
@@ -157,29 +158,6 @@ def _distinct(db: Connection, column: Column[str]) -> list[str]:
     """Distinct non-empty values in order; grouping uses an index where there is one."""
     query = select(column).where(column != "").group_by(column).limit(MOST_VALUES)
     return list(db.scalars(query))
-
-
-def _filters(
-    ctx: Context,
-    q: str,
-    site: str,
-    profile: str,
-    ring: str,
-    state: str,
-    release: str,
-    problem: bool,
-) -> list[ColumnElement[bool]]:
-    exact = {"site": site, "profile": profile, "ring": ring}
-    wanted = [device.c[name] == value for name, value in exact.items() if value]
-    if q:
-        wanted.append(_search(q))
-    if state:
-        wanted.append(_state(ctx, state))
-    if release:
-        wanted.append(_serves(release))
-    if problem:
-        wanted.append(device.c.error != "")
-    return wanted
 
 
 def _search(q: str) -> ColumnElement[bool]:
@@ -210,13 +188,8 @@ def _escape(text: str) -> str:
 
 
 def _device(ctx: Context, row: Row) -> Device:
-    values: dict[str, Any] = {name: getattr(row, name) for name in Device.__struct_fields__}
     recent = row.seen_at > ctx.clock() - ctx.settings.fleet.offline_s
-    return Device(**values | {"online": bool(row.online) and recent})
-
-
-def _event(row: Row) -> DeviceEvent:
-    return DeviceEvent(**{name: getattr(row, name) for name in DeviceEvent.__struct_fields__})
+    return Device.of_row(row, online=bool(row.online) and recent)
 
 
 def _audited(name: str, row: Row) -> DeviceEvent:
@@ -229,9 +202,8 @@ def _audited(name: str, row: Row) -> DeviceEvent:
 def _window(row: Row) -> Window:
     latency = Latency(row.latency)
     filled = any(latency.counts)
-    plain = {name: getattr(row, name) for name in Window.__struct_fields__ if name in row._fields}
-    return Window(
-        **plain,
+    return Window.of_row(
+        row,
         p50_us=latency.quantile_us(0.5) if filled else 0.0,
         p99_us=latency.quantile_us(0.99) if filled else 0.0,
     )

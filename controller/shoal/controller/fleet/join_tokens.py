@@ -4,7 +4,7 @@ import hmac
 import re
 import secrets
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.access.roles import digest
@@ -57,7 +57,7 @@ def list_join_tokens(ctx: Context) -> list[JoinToken]:
     wanted = select(join_token).where(join_token.c.expires_at > ctx.clock())
     with ctx.store.read() as db:
         rows = db.execute(wanted.order_by(join_token.c.created_at.desc(), join_token.c.id)).all()
-    return [_token(row) for row in rows]
+    return [JoinToken.of_row(row) for row in rows]
 
 
 def revoke_join_token(ctx: Context, *, actor: str, id: str) -> None:  # noqa: A002 - name of the API field
@@ -88,13 +88,13 @@ def use(
             f"this join token is not for ring {ring!r}", f"it is for: {', '.join(row.rings)}"
         )
     if retry:
-        return _token(row)
+        return JoinToken.of_row(row)
     # The condition is part of the statement: two devices cannot both take the last use.
     left = join_token.c.uses_left
     taken = update(join_token).where(join_token.c.id == row.id, left > 0).values(uses_left=left - 1)
     if not db.execute(taken).rowcount:
         raise DeniedError("this join token is used up", _HINT)
-    return _token(row)
+    return JoinToken.of_row(row)
 
 
 def _check(site: str, rings: list[str], uses: int, ttl_s: float) -> None:
@@ -110,10 +110,3 @@ def _check(site: str, rings: list[str], uses: int, ttl_s: float) -> None:
         raise SettingError(f"uses {uses}", f"use 1 to {MOST_USES}")
     if not 0 < ttl_s <= LONGEST_S:
         raise SettingError(f"ttl_s {ttl_s:g}", f"use up to {LONGEST_S:.0f} seconds")
-
-
-def _token(row: Row) -> JoinToken:
-    return JoinToken(
-        id=row.id, site=row.site, rings=row.rings, uses_left=row.uses_left,
-        created_at=row.created_at, expires_at=row.expires_at,
-    )  # fmt: skip

@@ -40,8 +40,8 @@ def performance(
     sums = select(
         group.label("subject"),
         *(func.sum(window.c[name]).label(name) for name in names),
-        func.min(window.c.start_at).label("first"),
-        func.max(window.c.start_at + window.c.window_s).label("last"),
+        func.min(window.c.start_at).label("since"),
+        func.max(window.c.start_at + window.c.window_s).label("until"),
     ).where(*wanted)
     with ctx.store.read() as db:
         rows = db.execute(sums.group_by(group).order_by(group)).all()
@@ -88,17 +88,11 @@ def _latency(db: Connection, group: Any, wanted: Sequence[Any]) -> dict[str, Lat
 
 def _performance(row: Any, latency: Latency, model: str, scope: str, release: str) -> Performance:
     filled = any(latency.counts)
-    return Performance(
+    return Performance.of_row(
+        row,
         model=model,
         scope=scope,
-        subject=row.subject,
         release=release,
-        since=row.first,
-        until=row.last,
-        rows=row.rows,
-        labelled=row.labelled,
-        correct=row.correct,
-        errors=row.errors,
         accuracy=row.correct / row.labelled if row.labelled else None,
         p50_us=latency.quantile_us(0.5) if filled else None,
         p99_us=latency.quantile_us(0.99) if filled else None,

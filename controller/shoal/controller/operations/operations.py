@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
@@ -157,7 +157,7 @@ def get_operation(ctx: Context, ident: str) -> Operation:
         row = db.execute(select(operation).where(operation.c.id == ident)).first()
     if row is None:
         raise AbsentError("operation", ident)
-    return _record(row)
+    return Operation.of_row(row)
 
 
 def list_operations(ctx: Context, *, state: str = "", limit: int = 100) -> list[Operation]:
@@ -166,13 +166,9 @@ def list_operations(ctx: Context, *, state: str = "", limit: int = 100) -> list[
     if state:
         query = query.where(operation.c.state == state)
     with ctx.store.read() as db:
-        return [_record(row) for row in db.execute(query)]
+        return [Operation.of_row(row) for row in db.execute(query)]
 
 
 def _set(db: Connection, ctx: Context, ident: str, **values: Any) -> None:
     db.execute(update(operation).where(operation.c.id == ident).values(**values))
     changes.note(db, ctx, "operation", ident)
-
-
-def _record(row: Row[Any]) -> Operation:
-    return Operation(**{name: getattr(row, name) for name in Operation.__struct_fields__})

@@ -91,16 +91,9 @@ def _record(db: Connection, row: Row[Any]) -> Model:
     newest = select(release.c.version, release.c.state).where(release.c.model == row.name)
     releases = db.execute(newest.order_by(release.c.version.desc())).all()
     signed = [version for version, state in releases if state == RELEASED]
-    return Model(
-        name=row.name,
-        created_at=row.created_at,
+    return Model.of_row(
+        row,
         latest=f"{row.name}@{releases[0].version}" if releases else "",
         released=f"{row.name}@{signed[0]}" if signed else "",
         releases=len(releases),
-        retrain_on_drift=row.retrain_on_drift,
-        dataset=row.dataset,
-        task=row.task,
-        rounds=row.rounds,
-        cooldown_s=row.cooldown_s,
-        asked_at=row.asked_at,
     )

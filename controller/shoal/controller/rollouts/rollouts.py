@@ -97,7 +97,7 @@ def rollout_devices(
         rows = db.execute(query).all()
         total = db.scalar(select(func.count()).select_from(rollout_device).where(*wanted)) or 0
     more = cursors.encode(rows[limit - 1].device) if len(rows) > limit else ""
-    return [_member(row) for row in rows[:limit]], Page(next=more, total=total)
+    return [RolloutDevice.of_row(row) for row in rows[:limit]], Page(next=more, total=total)
 
 
 def failures(ctx: Context, id: str) -> list[tuple[str, int, str]]:  # noqa: A002
@@ -293,31 +293,19 @@ def _record(db: Connection, row: Row[Any]) -> Rollout:
         _with_counts(stage, states[stage.name])
         for stage in msgspec.convert(row.stages, list[Stage])
     ]
-    plain = {k: v for k, v in row._mapping.items() if k not in ("plan", "stages")}
-    return Rollout(**plain, plan=msgspec.convert(row.plan, RolloutPlan), stages=stages)
+    return Rollout.of_row(row, plan=msgspec.convert(row.plan, RolloutPlan), stages=stages)
 
 
 def _with_counts(stage: Stage, states: Mapping[str, int]) -> Stage:
     def total(group: frozenset[str]) -> int:
         return sum(number for state, number in states.items() if state in group)
 
-    devices, ended = (
-        sum(states.values()),
-        [device_states.SUCCESSES, device_states.FAILURES, device_states.EXCLUDED],
-    )
-    succeeded, failed, skipped = map(total, ended)
+    succeeded, failed = total(device_states.SUCCESSES), total(device_states.FAILURES)
+    skipped, devices = total(device_states.EXCLUDED), sum(states.values())
+    unseen = min(stage.unseen, devices - succeeded - failed - skipped)
     return msgspec.structs.replace(
-        stage,
-        devices=devices,
-        succeeded=succeeded,
-        failed=failed,
-        skipped=skipped,
-        unseen=min(stage.unseen, devices - succeeded - failed - skipped),
+        stage, devices=devices, succeeded=succeeded, failed=failed, skipped=skipped, unseen=unseen
     )
-
-
-def _member(row: Row[Any]) -> RolloutDevice:
-    return RolloutDevice(**{name: getattr(row, name) for name in RolloutDevice.__struct_fields__})
 
 
 def _row(db: Connection, ident: str) -> Row[Any]:

@@ -4,11 +4,19 @@ REST bodies, the OpenAPI document and the console's templates are made from reco
 has its own in `records.py`. Times are Unix seconds, UTC (``_at``), 0 for never.
 """
 
+from typing import Any, Self
+
 import msgspec
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all records."""
+
+    @classmethod
+    def of_row(cls, row: Any, **more: Any) -> Self:
+        """Record of a database row: its columns that have a field's name, and `more`."""
+        fields = cls.__struct_fields__
+        return cls(**{k: v for k, v in row._mapping.items() if k in fields} | more)
 
 
 class Page(Record, frozen=True, kw_only=True):

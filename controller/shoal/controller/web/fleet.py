@@ -1,5 +1,7 @@
 """Fleet screen: health of the fleet, and its devices with filters from the URL."""
 
+from typing import Any
+
 from flask import request
 
 from shoal.controller.fleet import devices
@@ -14,18 +16,10 @@ FILTERS = ("q", "site", "profile", "ring", "state", "release")
 def fleet() -> str:
     """Health summary and the table of devices."""
     ctx = context()
-    chosen = {name: request.args.get(name, "").strip() for name in FILTERS}
+    chosen: dict[str, Any] = {name: request.args.get(name, "").strip() for name in FILTERS}
     problem = request.args.get("problem") == "1"
     found, page = devices.list_devices(
-        ctx,
-        q=chosen["q"],
-        site=chosen["site"],
-        profile=chosen["profile"],
-        ring=chosen["ring"],
-        state=chosen["state"],
-        release=chosen["release"],
-        problem=problem,
-        cursor=request.args.get("cursor", ""),
+        ctx, **chosen, problem=problem, cursor=request.args.get("cursor", "")
     )
     return show(
         "fleet.html",

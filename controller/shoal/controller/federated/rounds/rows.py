@@ -15,15 +15,6 @@ from shoal.errors import AbsentError
 from shoal.federated.plan import Plan
 
 PREPARING, FAILED, READY, RUNNING, STOPPED = "preparing", "failed", "ready", "running", "stopped"
-_OF_TASK = (
-    "name", "model", "release", "state", "reason", "operation", "created_at", "created_by",
-    "rounds", "asked", "checkpoint", "memory", "parent", "epsilon",
-)  # fmt: skip
-_OF_ROUND = (
-    "id", "task", "number", "attempt", "state", "reason", "parent", "theta", "started_at",
-    "ended_at", "checkpoint", "memory", "poisoned", "charge",
-    "pruned_at",
-)  # fmt: skip
 #: Largest integer of a database column.
 _MOST = 2**31 - 1
 #: Fields of a participation that describe its update.
@@ -56,8 +47,8 @@ def round_row(db: Connection, ident: str) -> Row[Any]:
 
 
 def task_of(row: Row[Any]) -> Task:
-    return Task(
-        **{name: getattr(row, name) for name in _OF_TASK},
+    return Task.of_row(
+        row,
         plan=msgspec.convert(row.plan, TaskPlan),
         prepared=msgspec.convert(row.prepared, Prepared) if row.prepared else None,
     )
@@ -66,16 +57,13 @@ def task_of(row: Row[Any]) -> Task:
 def round_of(row: Row[Any]) -> Round:
     """Record of a round; of a running one, so far."""
     record, plan = record_of(row), plan_of(row)
-    made = {name: getattr(row, name) for name in _OF_ROUND}
-    made |= {
-        "purpose": record.purpose,
-        "secure": plan.secure is not None,
-        "deadline_at": record.deadline_s,
-    }
-    made |= {"clip": plan.privacy.clip if plan.privacy else 0.0}
-    made |= {"marks": _counted(record.marks.values())}
-    made |= {"reasons": _counted(record.reasons.values())}
-    return msgspec.convert(row.result | made, Round)
+    computed = {
+        "purpose": record.purpose, "secure": plan.secure is not None,
+        "deadline_at": record.deadline_s, "clip": plan.privacy.clip if plan.privacy else 0.0,
+        "marks": _counted(record.marks.values()), "reasons": _counted(record.reasons.values()),
+    }  # fmt: skip
+    columns = {str(name): value for name, value in row._mapping.items()}
+    return msgspec.convert(row.result | columns | computed, Round)
 
 
 def record_of(row: Row[Any]) -> machine.RoundRecord:
