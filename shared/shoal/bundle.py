@@ -55,6 +55,18 @@ def describe(name: str, data: bytes) -> File:
     return File(name=name, size=size, sha256=hashlib.sha256(data).hexdigest(), chunks=chunks)
 
 
+def describe_file(name: str, path: Path) -> File:
+    """The File entry of the file at `path`, read a piece at a time."""
+    size = path.stat().st_size
+    whole, chunks = hashlib.sha256(), []
+    with path.open("rb") as file:
+        while piece := file.read(manifests.piece_size(size)):
+            whole.update(piece)
+            chunks.append(hashlib.sha256(piece).hexdigest())
+    chunks = chunks if len(chunks) > 1 else []
+    return File(name=name, size=size, sha256=whole.hexdigest(), chunks=chunks)
+
+
 def verify_file(path: Path, file: File) -> None:
     """Raise BundleError unless the file at `path` has the size and hash in the manifest."""
     try:

@@ -39,6 +39,16 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The shape in the protocol's form: -1 for a free axis."""
         return [-1 if isinstance(d, str) else d for d in self.shape]
 
+    @property
+    def shape_text(self) -> str:
+        """The shape for a person.
+
+        >>> Tensor(name="x", datatype="FP32", shape=["N", 3, "W"], batch=0).shape_text
+        '[N (items), 3, W]'
+        """
+        marked = [f"{d} (items)" if at == self.batch else str(d) for at, d in enumerate(self.shape)]
+        return f"[{', '.join(marked)}]"
+
     def check(self, array: Array) -> None:
         """InputError unless `array` has this tensor's datatype and fits its shape."""
         if datatype_of(array) != self.datatype:

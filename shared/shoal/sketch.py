@@ -75,6 +75,11 @@ class References(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     inputs: Reference
     outputs: Reference
 
+    @property
+    def features(self) -> int:
+        """Inputs and outputs that are sketched; 0 for a model of tensors."""
+        return len(self.inputs.features) + len(self.outputs.features)
+
     @functools.cached_property
     def id(self) -> str:
         return hashlib.sha256((self.inputs.id + self.outputs.id).encode()).hexdigest()[:16]

@@ -151,7 +151,7 @@ class WindowReport(Upward, frozen=True, kw_only=True, tag="window"):
     errors          failed requests, by the model's or the caller's fault
     slow            requests over the profile's p99 budget
     latency         counts of shoal.sketch.Latency, trailing zeros cut
-    inputs, outputs shoal.sketch.Sketch bytes; empty when rows is 0
+    inputs, outputs shoal.sketch.Sketch bytes; empty when rows is 0, and for a model of tensors
     labelled        rows with a known label
     correct         correctly predicted rows of these
     merged          windows merged into this one: more than 1 after the outbox was full

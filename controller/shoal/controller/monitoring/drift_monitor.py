@@ -80,11 +80,13 @@ class DriftCache:
 
     counts      (device, boot, seq) -> the window's counts (F, W)
     baselines   subject -> its baseline, and the time until which it reaches
+    sketched    release -> whether its windows hold sketches: a model of tensors has none
     """
 
     def __init__(self) -> None:
         self.counts: LruCache[tuple[str, str, int], I64] = LruCache(_COUNTS_BYTES)
         self.baselines: LruCache[Subject, tuple[Baseline, float]] = LruCache(_BASELINES_BYTES)
+        self.sketched: dict[str, bool] = {}
 
 
 class SubjectWindow(NamedTuple):
@@ -107,9 +109,11 @@ def evaluate(ctx: Context, cache: DriftCache | None = None) -> bool:
         new, more = _new_windows(db, position)
         evaluation = _Evaluation(db, ctx, cache or DriftCache())
         for subject, rows in _by_device(new).items():
-            evaluation.device(subject, rows)
+            if evaluation.is_sketched(subject.release):
+                evaluation.device(subject, rows)
         for site in _active_sites(db, ctx):
-            evaluation.site(site)
+            if evaluation.is_sketched(site.release):
+                evaluation.site(site)
     if new or evaluation.tests or evaluation.fits:
         with ctx.store.write() as db:
             findings.save(db, ctx, evaluation.fits, evaluation.tests)
@@ -134,6 +138,12 @@ class _Evaluation:
         self.fits: list[BaselineFit] = []
         self.references: dict[str, References] = {}
         self.levels: dict[int, float] = {}
+
+    def is_sketched(self, release: str) -> bool:
+        """Whether there is anything to test in the windows of a release."""
+        if release not in self.cache.sketched:
+            self.cache.sketched[release] = self._references(release).features > 0
+        return self.cache.sketched[release]
 
     def device(self, subject: Subject, new: Sequence[Row[Any]]) -> None:
         """Test a device's new windows, each merged with those before it; or fit the baseline."""

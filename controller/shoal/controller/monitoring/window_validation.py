@@ -77,7 +77,8 @@ def _check_health(report: WindowReport) -> None:
 
 
 def _check_sketches(report: WindowReport, references: References) -> None:
-    if report.rows == 0 and not report.inputs and not report.outputs:
+    nothing = report.rows == 0 or not references.features
+    if nothing and not report.inputs and not report.outputs:
         return
     inputs = histograms.read(references.inputs, report.inputs).rows
     outputs = histograms.read(references.outputs, report.outputs).rows

@@ -1,5 +1,7 @@
 """Records of models and releases, and what a release is packed from."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -7,6 +9,8 @@ import msgspec
 from shoal.controller.store.records import Record
 from shoal.manifest import Feature
 from shoal.pipeline import Pipeline
+from shoal.signature import Signature as TensorSignature
+from shoal.signature import State, Tensor
 
 
 class Contributor(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +69,67 @@ class Signature(Record, frozen=True, kw_only=True):
     by: str
 
 
+class TensorFact(Record, frozen=True, kw_only=True):
+    """An input or output as the file declares it.
+
+    type    a datatype of the protocol, or the name of an ONNX type that it does not have
+    shape   lengths, names of free axes, "?" for an axis without a name; None without a shape
+    """
+
+    name: str
+    type: str
+    shape: list[int | str] | None
+
+
+class ModelFacts(Record, frozen=True, kw_only=True):
+    """What an ONNX file says of itself, before it is run.
+
+    opsets        domain -> version; "" is the standard one
+    operators     domain-qualified name -> nodes of it, bodies and functions included
+    parameters    stored elements, and stored_bytes their bytes, wherever they are stored
+    memory_mb     estimate of what a process needs to load it
+    """
+
+    ir_version: int
+    opsets: dict[str, int]
+    inputs: list[TensorFact]
+    outputs: list[TensorFact]
+    operators: dict[str, int]
+    nodes: int
+    parameters: int
+    stored_bytes: int
+    memory_mb: float
+
+
+class TensorsReport(Record, frozen=True, kw_only=True):
+    """What the controller measured by running a model of tensors: its signature, and how it ran.
+
+    notes     what it found otherwise than declared, or could not find out
+    run_ms    of one item on the controller; rss_mb: resident memory of the process that ran it
+    """
+
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    states: list[State]
+    together: str
+    item_bytes: int
+    facts: ModelFacts
+    notes: list[str]
+    run_ms: float
+    rss_mb: float
+
+
+class ModelInspection(Record, frozen=True, kw_only=True):
+    """What an ONNX file says of itself, and which profiles can carry it as it is.
+
+    size   of the file in bytes
+    """
+
+    size: int
+    facts: ModelFacts
+    verdicts: list[Verdict]
+
+
 class Release(Record, frozen=True, kw_only=True):
     """One version of a model, from training to the fleet.
 
@@ -73,7 +138,9 @@ class Release(Record, frozen=True, kw_only=True):
     trigger    what made it: "manual", or "alert:<id>"
     metrics    of the fp32 model on held-back data; worst_site, site_gap, and by_site, per site:
                balanced accuracy of a classification, R2 of a regression
+    dataset    "" for a model of tensors: nothing was measured against data
     origin     the federated rounds and devices that trained it, if any
+    tensors    of a model of tensors; None for one of rows
     quarantined  why it cannot be published or rolled out: a round of it is poisoned
     """
 
@@ -99,6 +166,7 @@ class Release(Record, frozen=True, kw_only=True):
     parent: str = ""
     override: str = ""
     origin: Origin | None = None
+    tensors: TensorsReport | None = None
     quarantined: str = ""
 
     @property
@@ -131,12 +199,13 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     """A model with everything that a release needs.
 
     metrics     of fp32 on held-back rows; by_site the task's main metric per site
-    main        name of the main metric
-    files       variant name -> ONNX bytes
+    main        name of the main metric; "" for none
+    files       variant name -> ONNX bytes, or the author's own file, kept byte for byte
     why_refused why the release as a whole is refused, "" if it is not
     references, golden, card   contents of the bundle's files
     pipeline    how a device makes the model's rows
     params      as used, defaults included
+    signature, tensors   of a model of tensors: what is signed, and the whole report
     """
 
     task: str
@@ -145,7 +214,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     by_site: dict[str, float]
     features: list[Feature]
     labels: list[str]
-    files: dict[str, bytes]
+    files: Mapping[str, bytes | Path]
     variants: list[VariantReport]
     verdicts: list[Verdict]
     why_refused: str
@@ -157,3 +226,5 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     params: dict[str, Any]
     pipeline: Pipeline
+    signature: TensorSignature | None = None
+    tensors: TensorsReport | None = None

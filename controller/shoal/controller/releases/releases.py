@@ -1,6 +1,7 @@
 """Releases: packed once, immutable, and signed for canary devices or for the whole fleet."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from shoal.controller.releases.records import Built, Origin, Release, Signature
 from shoal.controller.store import changes
 from shoal.controller.store.tables import release
 from shoal.errors import AbsentError, ConflictError
-from shoal.manifest import FederatedOrigin, File, Manifest, Variant
+from shoal.manifest import SCHEMA, TENSORS_SCHEMA, FederatedOrigin, File, Manifest, Variant
 from shoal.profile import load_profiles
 from shoal.trust import CANDIDATE, RELEASE
 
@@ -180,27 +181,42 @@ def _set(db: Connection, found: Release, **values: Any) -> None:
 
 
 def _store_files(ctx: Context, built: Built) -> dict[str, File]:
-    contents = {f"{name}.onnx": data for name, data in built.files.items()} | {
+    contents: dict[str, bytes | Path] = {
+        **{f"{name}.onnx": data for name, data in built.files.items()},
         "reference.json": built.references,
-        "golden.npz": built.golden,
+        _golden_name(built): built.golden,
         "card.md": built.card.encode(),
     }
-    for data in contents.values():
-        ctx.blobs.put_bytes(data)
-    return {name: bundle.describe(name, data) for name, data in contents.items()}
+    return {name: _store(ctx, name, content) for name, content in contents.items()}
+
+
+def _store(ctx: Context, name: str, content: bytes | Path) -> File:
+    if isinstance(content, bytes):
+        ctx.blobs.put_bytes(content)
+        return bundle.describe(name, content)
+    file = bundle.describe_file(name, content)
+    if not ctx.blobs.exists(file.sha256):
+        ctx.blobs.put_file(content)
+    return file
+
+
+def _golden_name(built: Built) -> str:
+    return "golden.npz" if built.signature is None else "golden.msgpack"
 
 
 def _manifest(
     ctx: Context, operation: Operation, built: Built, files: Mapping[str, File], version: int
 ) -> Manifest:
     profiles, refused = verdicts.served(built.verdicts, load_profiles())
+    rows = built.signature is None
     return Manifest(
+        schema=SCHEMA if rows else TENSORS_SCHEMA,
         model=operation.subject,
         version=version,
         release_counter=RELEASE_COUNTER,
         task=built.task,
-        input="input",
-        output="output",
+        input="input" if rows else "",
+        output="output" if rows else "",
         features=built.features,
         labels=built.labels,
         variants=[
@@ -210,7 +226,7 @@ def _manifest(
         profiles=profiles,
         refused=refused,
         reference=files["reference.json"],
-        golden=files["golden.npz"],
+        golden=files[_golden_name(built)],
         card=files["card.md"],
         opset=built.opset,
         ort=built.ort,
@@ -220,6 +236,7 @@ def _manifest(
         dataset=operation.params["dataset"],
         dataset_sha256=operation.params["dataset_sha256"],
         taught=_federated_origin(operation),
+        signature=msgspec.UNSET if built.signature is None else built.signature,
     )
 
 
@@ -243,7 +260,7 @@ def _report(operation: Operation, built: Built) -> dict[str, Any]:
     facts = {name: getattr(built, name) for name in _REPORT if hasattr(built, name)}
     facts |= {"estimator": operation.params["estimator"], "signatures": []}
     facts |= {"features": [f.name for f in built.features], "why_refused": built.why_refused}
-    facts |= {"origin": operation.params.get("origin")}
+    facts |= {"origin": operation.params.get("origin"), "tensors": built.tensors}
     return msgspec.to_builtins(facts)
 
 
@@ -261,4 +278,5 @@ def _record(db: Connection, row: Row[Any]) -> Release:
     report = {name: row.report[name] for name in _REPORT}
     origin = row.report.get("origin")
     report |= {"origin": origin, "quarantined": quarantine.why(db, origin)}
+    report |= {"tensors": row.report.get("tensors")}
     return msgspec.convert(columns | report, Release)

@@ -1,7 +1,8 @@
 """Gates of a release: which variants each profile may run, before the release is signed.
 
-Check quantization loss (metric and outputs against fp32 on held-out rows) and file size; latency
-and memory are measured by the device itself, in its probe.
+Check quantization loss (metric and outputs against fp32 on held-out rows) and file size; of a
+model of tensors the file size, and the memory that it is estimated to take. Latency and memory
+are measured by the device itself, in its probe.
 """
 
 import math
@@ -13,6 +14,8 @@ from shoal.profile import Profile
 FP32 = "fp32"
 #: Loss of the main metric allowed to federated rounds, unless chance explains more.
 ALLOWED_LOSS = 0.02
+#: Resident MB of a process with onnxruntime and no model: docs/performance.md.
+RUNTIME_MB = 53
 _MB = 1 << 20
 
 
@@ -38,6 +41,46 @@ def judge(
                 why = _why_failed(report, reports[FP32], profile, main)
             verdicts.append(Verdict(profile=profile.name, variant=variant, passed=not why, why=why))
     return verdicts
+
+
+def judge_tensors(
+    size: int, memory_mb: float, profiles: Mapping[str, Profile], skipped: str = "it was not built"
+) -> list[Verdict]:
+    """Verdicts on a model of tensors, which has no variant but fp32: the file as it is.
+
+    size        of the file in bytes; memory_mb: estimate of what loading it takes
+    skipped     why it has no other variant
+    """
+    verdicts = []
+    for profile in profiles.values():
+        for variant in profile.variants:
+            why = why_too_large(size, memory_mb, profile) if variant == FP32 else skipped
+            verdicts.append(Verdict(profile=profile.name, variant=variant, passed=not why, why=why))
+    return verdicts
+
+
+def carriers(size: int, memory_mb: float, profiles: Mapping[str, Profile]) -> list[Verdict]:
+    """Whether each profile can carry a file as it is: one verdict for each."""
+    found = []
+    for profile in profiles.values():
+        why = profile.unsupported or why_too_large(size, memory_mb, profile)
+        found.append(Verdict(profile=profile.name, variant=FP32, passed=not why, why=why))
+    return found
+
+
+def why_too_large(size: int, memory_mb: float, profile: Profile) -> str:
+    """Why a board of `profile` cannot carry a file of so many bytes that takes so much memory once
+    it is loaded; "" if it can."""
+    budget = profile.budget
+    if size > budget.model_mb * _MB:
+        return f"{size / _MB:.1f} MB, the profile's budget is {budget.model_mb:g}"
+    resident = RUNTIME_MB + memory_mb
+    if resident > budget.rss_mb:
+        return (
+            f"about {resident:.0f} MB resident with onnxruntime, "
+            f"the profile's budget is {budget.rss_mb:g}"
+        )
+    return ""
 
 
 def served(
@@ -104,9 +147,9 @@ def _by_chance(share: float, rows: float) -> float:
 
 
 def _why_failed(report: VariantReport, fp32: VariantReport, profile: Profile, main: str) -> str:
-    gate, budget = profile.gate, profile.budget
-    if report.size > budget.model_mb * _MB:
-        return f"{report.size / _MB:.1f} MB, the profile's budget is {budget.model_mb:g}"
+    gate = profile.gate
+    if why := why_too_large(report.size, 0.0, profile):
+        return why
     if report.name == FP32:
         return ""
     drop = fp32.metrics[main] - report.metrics[main]

@@ -18,6 +18,8 @@ ENDED = SUCCESSES | FAILURES | EXCLUDED
 RETRIED = frozenset({FAILED, TIMED_OUT})
 #: Cause that does not count as a failure: the release has no files for this profile.
 UNSUPPORTED = "unsupported-profile"
+#: The same, because its agent does not read the release's manifest.
+OUTDATED = "outdated-agent"
 #: Assigned, and still before the swap.
 CANCELABLE = frozenset({ASSIGNED, "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING"})
 SWAPPING = frozenset({"ACTIVATING", "OBSERVING", "COMMITTING"})

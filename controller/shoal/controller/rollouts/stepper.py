@@ -28,6 +28,7 @@ from shoal.controller.rollouts.records import RolloutPlan, Stage, StagePlan
 from shoal.controller.store import changes
 from shoal.controller.store.tables import device, rollout, rollout_device
 from shoal.errors import BundleError, ShoalError
+from shoal.manifest import SCHEMA
 from shoal.profile import load_profiles
 from shoal.trust import RINGS
 
@@ -197,10 +198,10 @@ class RolloutStepper:
     def _assign(self, stage: Stage, release: Signed) -> None:
         members = self._members(stage)
         waiting = [member.row for member in members if self._is_due(member.row)]
-        for row in [row for row in waiting if row.ring in _rings(release)][
-            : self._capacity(members)
-        ]:
-            why = _why_skipped(row, release)
+        due = [row for row in waiting if row.ring in _rings(release)][: self._capacity(members)]
+        outdated = self._outdated(due, release)
+        for row in due:
+            why = _why_skipped(row, release, row.device in outdated)
             if why:
                 self._update(row, state=device_states.SKIPPED, cause=why[0], detail=why[1])
                 continue
@@ -215,6 +216,16 @@ class RolloutStepper:
                 previous=row.previous or (before if before != self.plan.release else ""),
                 facts=row.facts | {"assigned_at": self.now},
             )  # fmt: skip
+
+    def _outdated(self, due: Sequence[Row[Any]], release: Signed) -> set[str]:
+        """Devices whose agents do not read the release's manifest; every agent reads SCHEMA."""
+        schema = release.manifest.schema
+        if schema == SCHEMA:
+            return set()
+        names = [row.device for row in due]
+        query = select(device.c.name, device.c.facts["schemas"]).where(device.c.name.in_(names))
+        facts: list[Any] = list(self.db.execute(query))
+        return {name for name, reads in facts if not (isinstance(reads, list) and schema in reads)}
 
     def _capacity(self, members: Sequence[MemberRow]) -> int:
         """How many devices may be assigned now; a working device that is offline takes no place."""
@@ -386,7 +397,7 @@ def _rings(release: Signed) -> list[str]:
     return [ring for ring, roles in RINGS.items() if release.role in roles]
 
 
-def _why_skipped(row: Row[Any], release: Signed) -> tuple[str, str] | None:
+def _why_skipped(row: Row[Any], release: Signed, outdated: bool) -> tuple[str, str] | None:
     """(cause, detail) why a device is skipped; None if it can run the release."""
     if row.enrolled != "enrolled":
         return "decommissioned", "it was decommissioned"
@@ -397,4 +408,7 @@ def _why_skipped(row: Row[Any], release: Signed) -> tuple[str, str] | None:
         release.manifest.files_for(row.profile)
     except BundleError as error:
         return device_states.UNSUPPORTED, error.message
+    if outdated:
+        what = f"its agent reads no manifest of schema {release.manifest.schema}"
+        return device_states.OUTDATED, f"{what}: update the agent"
     return None

@@ -64,6 +64,10 @@ CAUSES: dict[str, Cause] = {
         "The release has no variant for this profile",
         ("The device is not at fault. Build a variant for the profile if it should have one."),
     ),
+    "outdated-agent": Cause(
+        "The agent is too old for this release",
+        "The device keeps its release. Update its agent, then start a rollout for it.",
+    ),
     "unhealthy": Cause(
         "Unhealthy in service",
         "The device went back to its previous release. Compare its windows before and after.",

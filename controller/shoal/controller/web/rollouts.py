@@ -14,7 +14,7 @@ from shoal.errors import AbsentError
 
 TILES = 120
 #: Causes for which a device is skipped, not failed.
-SKIPS = frozenset({device_states.UNSUPPORTED, "decommissioned", "skipped"})
+SKIPS = frozenset({device_states.UNSUPPORTED, device_states.OUTDATED, "decommissioned", "skipped"})
 
 
 @blueprint.get("/rollouts")

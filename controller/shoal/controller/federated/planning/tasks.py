@@ -18,6 +18,7 @@ from shoal.controller.store.tables import federated_task, operation
 from shoal.controller.training import training
 from shoal.controller.training.jobs import ModelBuilder, TrainGraphJob, read_params
 from shoal.errors import ConflictError
+from shoal.manifest import TENSORS
 
 FEDERATE = "federate"
 _ORPHANED_S, _ORPHANED = 60.0, "the controller was killed while it was planned; plan it again"
@@ -116,6 +117,11 @@ def _resolve(ctx: Context, task_plan: TaskPlan) -> TaskPlan:
     if task_plan.release:
         release = releases.get_release(ctx, task_plan.release)
         quarantine.check(release)
+        if release.task == TENSORS:
+            raise ConflictError(
+                f"{release.ref} takes tensors, rounds need rows",
+                "start from a release that was trained, or imported with a dataset",
+            )
         if task_plan.model not in ("", release.model):
             raise ConflictError(
                 f"{task_plan.release} is no release of {task_plan.model}", "leave the model out"
