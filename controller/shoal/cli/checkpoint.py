@@ -7,9 +7,8 @@ from rich.console import Group
 
 from shoal.cli.api import at
 from shoal.cli.command import Command, Session
-from shoal.cli.confirm import confirm
-from shoal.cli.durations import DURATION
 from shoal.cli.exit_codes import FailedError
+from shoal.cli.options import confirm, timeout_option, yes_option
 from shoal.cli.release import release_card
 from shoal.cli.render import Columns, JsonObject, card, plain, state, table
 from shoal.cli.waiting import follow, poll
@@ -17,9 +16,7 @@ from shoal.cli.waiting import follow, poll
 
 @click.command("release", cls=Command)
 @click.argument("task", metavar="TASK")
-@click.option(
-    "--round", "number", type=click.IntRange(1), help="Of this round instead of the newest."
-)
+@click.option("--round", type=click.IntRange(1), help="Of this round instead of the newest.")
 @click.option(
     "--dataset",
     default="",
@@ -28,16 +25,10 @@ from shoal.cli.waiting import follow, poll
 )
 @click.option("--candidate", is_flag=True, help="Sign it for canaries when no gate refuses it.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Until it is built.")
-@click.option("--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never.")
+@timeout_option
 @click.pass_obj
 def release_checkpoint(
-    session: Session,
-    task: str,
-    number: int | None,
-    dataset: str,
-    candidate: bool,
-    wait: bool,
-    timeout: float,
+    session: Session, /, task: str, wait: bool, timeout: float, **body: Any
 ) -> None:
     """Make a release of a checkpoint: variants, golden vectors, gates on held-back rows.
 
@@ -46,7 +37,6 @@ def release_checkpoint(
       shoal round release scratches
       shoal round release scratches --round 12 --candidate
     """
-    body: dict[str, Any] = {"round": number, "dataset": dataset, "candidate": candidate}
     started = session.api.post(at("tasks", task, "release"), body)
     if not wait:
         hint = f"watch it with: shoal operation watch {started['id']}"
@@ -61,7 +51,7 @@ def release_checkpoint(
 @click.argument("task", metavar="TASK")
 @click.argument("number", metavar="N", type=click.IntRange(1))
 @click.option("--why", required=True, help="The reason: it is stored, shown and audited.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.pass_obj
 def quarantine(session: Session, task: str, number: int, why: str, yes: bool) -> None:
     """Mark a round as poisoned, with every checkpoint and release derived from it.
@@ -103,7 +93,7 @@ def _quarantine_summary(after: JsonObject) -> Group:
 @click.argument("task", metavar="TASK")
 @click.argument("number", metavar="N", type=click.IntRange(1))
 @click.option("--why", required=True, help="The reason: it is audited.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.pass_obj
 def lift(session: Session, task: str, number: int, why: str, yes: bool) -> None:
     """Lift the quarantine of a round, as an admin.
@@ -146,7 +136,7 @@ def _lift_summary(after: JsonObject) -> Group:
 @click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Until all devices have evaluated it."
 )
-@click.option("--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never.")
+@timeout_option
 @click.pass_obj
 def evaluate(session: Session, task: str, number: int | None, wait: bool, timeout: float) -> None:
     """Evaluate a checkpoint on the rows of every eligible device. Nothing is trained.

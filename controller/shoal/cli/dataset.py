@@ -1,5 +1,6 @@
 """`shoal dataset`: tables for training, versioned by content."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -32,14 +33,7 @@ def dataset() -> None:
 )
 @click.pass_obj
 def add(
-    session: Session,
-    file: Path,
-    name: str,
-    label: str,
-    site: str,
-    split: str,
-    drop: tuple[str, ...],
-    parents: tuple[str, ...],
+    session: Session, /, file: Path, drop: Sequence[str], parents: Sequence[str], **fields: str
 ) -> None:
     """Register FILE (CSV, also .gz; or Parquet) as the next version of a dataset.
 
@@ -50,14 +44,7 @@ def add(
       shoal dataset add parts.csv --name parts --label ok --site plant
       shoal dataset add parts2.csv --name parts --label ok --parent parts@1
     """
-    fields = {
-        "name": name,
-        "label": label,
-        "site": site,
-        "split": split,
-        "drop": ",".join(drop),
-        "parents": ",".join(parents),
-    }
+    fields |= {"drop": ",".join(drop), "parents": ",".join(parents)}
     try:
         with file.open("rb") as content:
             made = session.api.upload(at("datasets"), {"file": (file.name, content)}, fields)

@@ -7,8 +7,7 @@ from rich.console import Group
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
-from shoal.cli.confirm import confirm
-from shoal.cli.durations import DURATION
+from shoal.cli.options import DURATION, confirm, yes_option
 from shoal.cli.render import (
     Columns,
     JsonObject,
@@ -45,15 +44,7 @@ def device() -> None:
 @click.option("--limit", default=100, show_default=True, help="Maximum number; 0 for all.")
 @click.pass_obj
 def list_devices(
-    session: Session,
-    search: str,
-    site: str,
-    profile: str,
-    ring: str,
-    state_: str,
-    release: str,
-    problem: bool,
-    limit: int,
+    session: Session, /, search: str, state_: str, problem: bool, limit: int, **exact: str
 ) -> None:
     """List devices.
 
@@ -62,19 +53,8 @@ def list_devices(
       shoal device list --site north --problem
       shoal device list --release lot-codes@2 --json
     """
-    devices = list(
-        session.api.items(
-            at("devices"),
-            most=limit,
-            q=search,
-            site=site,
-            profile=profile,
-            ring=ring,
-            state=state_,
-            release=release,
-            problem="true" if problem else "",
-        )
-    )
+    query = exact | {"q": search, "state": state_, "problem": "true" if problem else ""}
+    devices = list(session.api.items(at("devices"), most=limit, **query))
     columns: Columns = {
         "device": "name",
         "site": "site",
@@ -142,7 +122,7 @@ def make_token(session: Session, site: str, rings: tuple[str, ...], uses: int, t
 
 @device.command("decommission")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.pass_obj
 def decommission(session: Session, name: str, yes: bool) -> None:
     """Remove a device permanently: its certificate is refused and it gets no more releases.

@@ -9,9 +9,8 @@ from shoal.cli import account
 from shoal.cli.account import Account
 from shoal.cli.api import Api, at, unreachable
 from shoal.cli.command import Command, Session
-from shoal.cli.confirm import confirm
-from shoal.cli.durations import DURATION
 from shoal.cli.exit_codes import FailedError
+from shoal.cli.options import DURATION, confirm
 from shoal.errors import DeniedError, LinkError
 
 

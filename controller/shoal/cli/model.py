@@ -9,8 +9,8 @@ import msgspec
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
-from shoal.cli.durations import DURATION
 from shoal.cli.operation import operation_card
+from shoal.cli.options import DURATION, timeout_option
 from shoal.cli.release import release_card, trained_by
 from shoal.cli.render import Columns, JsonObject, ago, duration, instant, table
 from shoal.cli.waiting import follow
@@ -19,9 +19,6 @@ from shoal.errors import SettingError
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _wait = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait until it has ended."
-)
-_timeout = click.option(
-    "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
 )
 
 
@@ -90,17 +87,17 @@ def show_model(session: Session, name: str) -> None:
 )
 @click.option("--site", "sites", multiple=True, help="Only rows of this site; may be repeated.")
 @_wait
-@_timeout
+@timeout_option
 @click.pass_obj
 def train(
     session: Session,
+    /,
     name: str,
     dataset: str,
-    estimator: str,
     params: tuple[str, ...],
-    sites: tuple[str, ...],
     wait: bool,
     timeout: float,
+    **more: Any,
 ) -> None:
     """Train the next release of a model: fit, validate, export, quantize per profile, gate, pack.
 
@@ -109,9 +106,8 @@ def train(
       shoal model train lot-codes --dataset stamps@1
       shoal model train pump-leak --dataset rig --estimator logistic --param C=0.1 --site 100
     """
-    body: dict[str, Any] = {"dataset": dataset, "params": _typed(pairs(params, "--param"))}
-    body |= {"estimator": estimator} if estimator else {}
-    body |= {"sites": list(sites)} if sites else {}
+    body = {"dataset": dataset, "params": _typed(pairs(params, "--param"))}
+    body |= {name: value for name, value in more.items() if value}
     _finish(session, session.api.post(at("models", name, "train"), body), wait, timeout)
 
 
@@ -133,7 +129,7 @@ def train(
     help="JSON: units, ranges, scaling, missing values; docs/sources-and-sinks.md.",
 )
 @_wait
-@_timeout
+@timeout_option
 @click.pass_obj
 def import_(
     session: Session,

@@ -4,7 +4,7 @@ import click
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
-from shoal.cli.durations import DURATION
+from shoal.cli.options import timeout_option
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, state, table
 from shoal.cli.waiting import follow
 
@@ -56,7 +56,7 @@ def show_operation(session: Session, id_: str) -> None:
 
 @operation.command("watch")
 @click.argument("id_", metavar="ID")
-@click.option("--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never.")
+@timeout_option
 @click.pass_obj
 def watch(session: Session, id_: str, timeout: float) -> None:
     """Follow an operation to its end. Exit code 1 when it failed, 7 when --timeout expired.

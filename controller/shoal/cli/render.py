@@ -12,59 +12,15 @@ Cell = str | Callable[[JsonObject], str]
 Columns = Mapping[str, Cell]
 
 _COLOUR = {
-    "green": (
-        "SUCCEEDED",
-        "SUCCESSFUL",
-        "FINISHED",
-        "ALREADY_INSTALLED",
-        "succeeded",
-        "released",
-        "online",
-        "closed",
-        "ok",
-        "DONE",
-        "ready",
-    ),
-    "red": (
-        "FAILED",
-        "REJECTED",
-        "TIMED_OUT",
-        "failed",
-        "refused",
-        "open",
-        "critical",
-        "offline",
-    ),
-    "yellow": (
-        "PAUSED",
-        "INCONCLUSIVE",
-        "ROLLING_BACK",
-        "ROLLED_BACK",
-        "STOPPED",
-        "stopped",
-        "CANCELED",
-        "SKIPPED",
-        "candidate",
-        "acknowledged",
-        "warning",
-        "decommissioned",
-    ),
-    "cyan": (
-        "RUNNING",
-        "running",
-        "queued",
-        "preparing",
-        "DOWNLOADING",
-        "PROBING",
-        "OBSERVING",
-        "RECRUITING",
-        "TRAINING",
-        "UNMASKING",
-        "AGGREGATING",
-        "EVALUATING",
-    ),
+    "green": "SUCCEEDED SUCCESSFUL FINISHED ALREADY_INSTALLED DONE succeeded released online "
+    "closed ok ready",
+    "red": "FAILED REJECTED TIMED_OUT failed refused open critical offline",
+    "yellow": "PAUSED INCONCLUSIVE ROLLING_BACK ROLLED_BACK STOPPED CANCELED SKIPPED stopped "
+    "candidate acknowledged warning decommissioned",
+    "cyan": "RUNNING DOWNLOADING PROBING OBSERVING RECRUITING TRAINING UNMASKING AGGREGATING "
+    "EVALUATING running queued preparing",
 }
-_STYLE = {word: colour for colour, words in _COLOUR.items() for word in words}
+_STYLE = {word: colour for colour, words in _COLOUR.items() for word in words.split()}
 
 
 def table(items: Iterable[JsonObject], columns: Columns, *, empty: str) -> Any:

@@ -9,9 +9,8 @@ from rich.live import Live
 
 from shoal.cli.api import Api, JsonObject, at
 from shoal.cli.command import CommandGroup, Session
-from shoal.cli.confirm import confirm
-from shoal.cli.durations import DURATION
 from shoal.cli.exit_codes import FailedError
+from shoal.cli.options import DURATION, confirm, timeout_option, yes_option
 from shoal.cli.plan_options import DEFAULT_STAGES, STAGES_WITHOUT_CANARIES
 from shoal.cli.plan_options import stages as stage_plans
 from shoal.cli.render import Columns, card, instant, plain, state, table, when
@@ -20,9 +19,6 @@ from shoal.cli.waiting import poll
 #: States in which a rollout waits for a person or has ended.
 AT_REST = frozenset(
     {"FINISHED", "PAUSED", "STOPPED", "ROLLED_BACK", "WAITING_FOR_APPROVAL", "FAILED"}
-)
-_timeout = click.option(
-    "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
 )
 
 
@@ -67,7 +63,7 @@ def rollout() -> None:
 @click.option(
     "--wait/--no-wait", default=False, show_default=True, help="Watch until it ends or waits."
 )
-@_timeout
+@timeout_option
 @click.pass_obj
 def start(
     session: Session,
@@ -106,7 +102,7 @@ def start(
 
 @rollout.command("watch")
 @click.argument("id_", metavar="ID")
-@_timeout
+@timeout_option
 @click.pass_obj
 def watch(session: Session, id_: str, timeout: float) -> None:
     """Follow a rollout until it ends or waits. Exit code 0 when finished, else 1.
@@ -155,43 +151,19 @@ def show_rollout(session: Session, id_: str) -> None:
     session.show(found, lambda: _full_view(session, found))
 
 
-@rollout.command("approve")
-@click.argument("id_", metavar="ID")
-@click.pass_obj
-def approve(session: Session, id_: str) -> None:
-    """Approve a rollout that another user started, where approval is required.
+def _add_action(verb: str, text: str) -> None:
+    """Add the command that posts `verb` of a rollout."""
 
-    \b
-    Example:
-      shoal rollout approve 01h9
-    """
-    _act(session, id_, "approve")
+    @rollout.command(verb, help=f"{text}\n\n\b\nExample:\n  shoal rollout {verb} 01h9")
+    @click.argument("id_", metavar="ID")
+    @click.pass_obj
+    def act(session: Session, id_: str) -> None:
+        _act(session, id_, verb)
 
 
-@rollout.command("pause")
-@click.argument("id_", metavar="ID")
-@click.pass_obj
-def pause(session: Session, id_: str) -> None:
-    """Pause: update no further device. Running updates finish.
-
-    \b
-    Example:
-      shoal rollout pause 01h9
-    """
-    _act(session, id_, "pause")
-
-
-@rollout.command("resume")
-@click.argument("id_", metavar="ID")
-@click.pass_obj
-def resume(session: Session, id_: str) -> None:
-    """Resume a paused rollout.
-
-    \b
-    Example:
-      shoal rollout resume 01h9
-    """
-    _act(session, id_, "resume")
+_add_action("approve", "Approve a rollout that another user started, where approval is required.")
+_add_action("pause", "Pause: update no further device. Running updates finish.")
+_add_action("resume", "Resume a paused rollout.")
 
 
 @rollout.command("abort")
@@ -199,7 +171,7 @@ def resume(session: Session, id_: str) -> None:
 @click.option(
     "--rollback", is_flag=True, help="Also roll every device back to its previous release."
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.pass_obj
 def abort(session: Session, id_: str, rollback: bool, yes: bool) -> None:
     """Stop a rollout permanently; devices not yet past ACTIVATING keep their release.

@@ -12,9 +12,8 @@ from rich.progress_bar import ProgressBar
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
-from shoal.cli.confirm import confirm
-from shoal.cli.durations import DURATION
 from shoal.cli.exit_codes import FailedError
+from shoal.cli.options import confirm, timeout_option, yes_option
 from shoal.cli.plan_options import override, pairs, read_plan
 from shoal.cli.render import Columns, JsonObject, card, duration, plain, size, state, table, when
 from shoal.cli.waiting import follow, poll
@@ -24,9 +23,6 @@ from shoal.errors import SettingError
 AT_REST = frozenset({"ready", "stopped", "failed"})
 #: Default of a device: shoal.agent.host.round_limits.Limits.
 COHORT = 3
-_timeout = click.option(
-    "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
-)
 
 
 @click.group(cls=CommandGroup, name="round")
@@ -75,7 +71,7 @@ def round_() -> None:
 @click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait until it is prepared."
 )
-@_timeout
+@timeout_option
 @click.pass_obj
 def plan(session: Session, /, name: str, wait: bool, timeout: float, **options: Any) -> None:
     """Plan a federated task, and build its train graph.
@@ -102,7 +98,7 @@ def plan(session: Session, /, name: str, wait: bool, timeout: float, **options: 
 @click.option(
     "--wait/--no-wait", default=False, show_default=True, help="Watch until they have run."
 )
-@_timeout
+@timeout_option
 @click.pass_obj
 def start(session: Session, task: str, rounds: int, wait: bool, timeout: float) -> None:
     """Run rounds of a task, one after the other.
@@ -121,7 +117,7 @@ def start(session: Session, task: str, rounds: int, wait: bool, timeout: float) 
 
 @round_.command("watch")
 @click.argument("task", metavar="TASK")
-@_timeout
+@timeout_option
 @click.pass_obj
 def watch(session: Session, task: str, timeout: float) -> None:
     """Follow a task until its rounds have run. Exit code 0 when they have, 1 when it stopped.
@@ -199,7 +195,7 @@ def show_round(session: Session, id_: str) -> None:
 
 @round_.command("abort")
 @click.argument("task", metavar="TASK")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.pass_obj
 def abort(session: Session, task: str, yes: bool) -> None:
     """Abort the running round, and start no further one. Finished rounds stay.

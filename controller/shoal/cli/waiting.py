@@ -1,7 +1,7 @@
 """Wait for operations with a progress line; an error when they fail."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shoal.cli.api import JsonObject, at
 from shoal.cli.command import Session
@@ -74,8 +74,3 @@ def progress_line(operation: JsonObject) -> str:
     share = f"{100 * operation['progress']:3.0f} %"
     step = plain(operation["step"]) or operation["state"]
     return f"{operation['kind']} {plain(operation['subject'])}  {share}  {step}"
-
-
-def finish(session: Session, operation: JsonObject, *, wait: bool, timeout_s: float) -> Any:
-    """Wait for `operation` if requested; its last state."""
-    return follow(session, operation, timeout_s) if wait else operation

@@ -1,0 +1,47 @@
+"""Options that several commands share: durations, --timeout, and the question that --yes skips."""
+
+from typing import Any
+
+import click
+
+from shoal.cli.exit_codes import FailedError
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class DurationType(click.ParamType):
+    """Seconds from "90", "90s", "5m", "12h" or "30d"."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value).strip()
+        unit = _SECONDS.get(text[-1:], 0)
+        try:
+            seconds = float(text[:-1]) * unit if unit else float(text)
+        except ValueError:
+            self.fail(f"{value!r} is no duration; write 90s, 5m, 12h or 30d", param, ctx)
+        return seconds
+
+
+DURATION = DurationType()
+timeout_option = click.option(
+    "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
+)
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def confirm(question: str, *, without: str = "--yes") -> None:
+    """Continue on yes; FailedError on no, or without a terminal.
+
+    without   the option that skips the question
+    """
+    try:
+        confirmed = click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)  # end the line of the question
+        raise FailedError("no confirmation, nothing was done", f"use {without}") from None
+    if not confirmed:
+        raise FailedError("nothing was done")
