@@ -16,6 +16,7 @@ from shoal import bundle, delta
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.serving.engine import Engine as Served
 from shoal.agent.serving.engine import Runtime
+from shoal.agent.serving.session_reports import SessionReport
 from shoal.agent.update.acceptance import Measured
 from shoal.controller.releases import download_urls
 from shoal.errors import LinkError
@@ -227,6 +228,16 @@ class JsonModels:
         file = bundle.read_manifest(folder).variant(beside.variant).file.name
         old = Sums(json.loads((folder / file).read_bytes())["weights"])
         return float((old.run(recent).argmax(1) != Sums(weights).run(recent).argmax(1)).mean())
+
+
+class NoSessionReports:
+    """SessionReports where no program can have a session."""
+
+    def read(self) -> list[SessionReport]:
+        return []
+
+    def end(self, model: str) -> None:
+        """Nothing to do."""
 
 
 class Idle:

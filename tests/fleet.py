@@ -19,7 +19,16 @@ import msgspec
 import numpy as np
 from sqlalchemy import insert, select
 
-from fakes import Broker, Capabilities, Clock, Idle, JsonModels, MemoryLink, Silent
+from fakes import (
+    Broker,
+    Capabilities,
+    Clock,
+    Idle,
+    JsonModels,
+    MemoryLink,
+    NoSessionReports,
+    Silent,
+)
 from shoal import bundle, topics, wire
 from shoal import manifest as manifests
 from shoal.agent.host.ports import HostPorts
@@ -27,7 +36,6 @@ from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.loop import Agent
 from shoal.agent.peers.policy import PeerDirectory
-from shoal.agent.serving.session_reports import NoSessionReports
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.reporter import Identity, ReporterPorts
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings

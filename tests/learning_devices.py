@@ -28,7 +28,7 @@ from shoal.agent.federated.ports import FederatedPorts
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.load import Load
+from shoal.agent.host.ports import Load
 from shoal.agent.host.round_limits import Limits as RoundLimits
 from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.agent.installed.io.journal import SqliteJournal

@@ -123,7 +123,7 @@ def install(folder: Path, user: str, memory_mb: int, show: bool) -> None:
 
     Run it again after a change of sources or sinks: they may touch what agent.toml names, no more.
     """
-    from shoal.agent.feeds.io.external_paths import outside
+    from shoal.agent.feeds.io.plugins import outside
     from shoal.agent.host.io import install as service
     from shoal.agent.host.unit import PATH
 

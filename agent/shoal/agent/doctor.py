@@ -83,8 +83,7 @@ def _feeds(folder: Path, settings: Settings) -> str:
         monotonic=time.monotonic,
         random=random.Random(0),
     )
-    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
-    feeds = Feeds(short | settings.sources, settings.sinks, ports)
+    feeds = Feeds(settings.all_sources(), settings.sinks, ports)
     return f"{len(feeds.sources)} sources and {len(feeds.sinks)} sinks can be built"
 
 

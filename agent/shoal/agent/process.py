@@ -14,8 +14,8 @@ import click
 from shoal import wire
 from shoal.agent import wiring
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.io import config, folder_lock
-from shoal.agent.host.io.folder import ADDRESS, SPOOL
+from shoal.agent.host.io import config
+from shoal.agent.host.io.folder import ADDRESS, SPOOL, lock
 from shoal.agent.host.io.notify import Notifier, Watchdog
 from shoal.agent.host.io.threads import ControlThread, Jobs
 from shoal.agent.identity.io import renewal
@@ -33,12 +33,12 @@ def run(folder: Path) -> int:
         stream=sys.stderr,
     )
     logging.getLogger("shoal").setLevel(settings.log_level.upper())
-    lock = folder_lock.lock(folder)
+    held = lock(folder)
     try:
         renewal.complete_renewal(folder)
         return asyncio.run(_serve(folder, settings))
     finally:
-        os.close(lock)
+        os.close(held)
 
 
 def number_outbox(folder: Path) -> bytes:

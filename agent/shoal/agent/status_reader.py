@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.agent.host.io.config import Settings, load
+from shoal.agent.host.io.config import load
 from shoal.agent.host.io.database import open_database
 from shoal.agent.host.io.facts import version_of
 from shoal.agent.host.io.folder import ADDRESS, FOLDER, JOURNAL, OUTBOX, SOCKET
@@ -28,12 +28,23 @@ def read_status(folder: Path) -> DeviceStatus:
 
 
 def _from_disk(folder: Path) -> DeviceStatus:
-    settings = load(folder)
+    device, faults = load(folder).device, []
     try:
         records, waiting = _read(folder)
     except StorageError as error:
-        return _from_files(settings, {}, 0, [str(error)])
-    return _from_files(settings, records, waiting, [])
+        records, waiting, faults = {}, 0, [str(error)]
+    return DeviceStatus(
+        device=device.name,
+        site=device.site,
+        profile=device.profile,
+        ring=device.ring,
+        agent=version_of("shoal"),
+        now_s=time.time(),
+        running=False,
+        waiting=waiting,
+        models=[model_status(record, record.active) for record in records.values()],
+        faults=faults,
+    )
 
 
 def _request(folder: Path) -> DeviceStatus | None:
@@ -80,21 +91,3 @@ def _read(folder: Path) -> tuple[dict[str, Record], int]:
     waiting = outbox.table("row").count if "row" in outbox.table_names() else 0
     outbox.close()
     return records, waiting
-
-
-def _from_files(
-    settings: Settings, records: dict[str, Record], waiting: int, faults: list[str]
-) -> DeviceStatus:
-    device = settings.device
-    return DeviceStatus(
-        device=device.name,
-        site=device.site,
-        profile=device.profile,
-        ring=device.ring,
-        agent=version_of("shoal"),
-        now_s=time.time(),
-        running=False,
-        waiting=waiting,
-        models=[model_status(record, record.active) for record in records.values()],
-        faults=faults,
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.randomness import Random
+from shoal.agent.host.ports import Random
 from shoal.agent.identity.io import renewal
 from shoal.errors import LinkError, ShoalError
 

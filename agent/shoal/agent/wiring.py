@@ -16,8 +16,7 @@ import msgspec
 from shoal import topics
 from shoal.agent.federated.io.credentials import credentials_of
 from shoal.agent.federated.io.gateway import SiteUpdateServer, facts_of, hand_over
-from shoal.agent.federated.io.row_buffer import Buffer, open_buffer
-from shoal.agent.federated.io.row_collection import RowCollection
+from shoal.agent.federated.io.row_buffer import Buffer, RowCollection, open_buffer
 from shoal.agent.federated.io.sandbox import DiskSandbox, rounds_folder
 from shoal.agent.federated.io.trainer_process import SubprocessTrainer
 from shoal.agent.federated.ports import FederatedPorts, RoundJournal
@@ -27,9 +26,8 @@ from shoal.agent.host.hours import parse
 from shoal.agent.host.io import facts, health, pressure
 from shoal.agent.host.io import folder as names
 from shoal.agent.host.io.config import Settings
-from shoal.agent.host.io.memory_headroom import MemoryHeadroom
 from shoal.agent.host.io.notify import Notifier, Watchdog
-from shoal.agent.host.io.power import on_mains
+from shoal.agent.host.io.pressure import MemoryHeadroom, on_mains
 from shoal.agent.host.ports import HostPorts
 from shoal.agent.identity.io.renewal import session_name
 from shoal.agent.installed.io.journal import SqliteJournal
@@ -280,7 +278,6 @@ def build_row_collection(settings: Settings, rounds: FederatedPorts | None) -> R
 
 def build_feeds(folder: Path, settings: Settings, agent: Agent, rows: RowCollection) -> Feeds:
     """The sources and sinks of agent.toml."""
-    short = {"source": msgspec.structs.asdict(settings.source)} if settings.source else {}
     ports = FeedPorts(
         folder=folder,
         serving=lambda: agent.serving,
@@ -291,7 +288,7 @@ def build_feeds(folder: Path, settings: Settings, agent: Agent, rows: RowCollect
         rate=lambda: agent.throttling.rate,
         collect=rows.labelled,
     )
-    return Feeds(short | settings.sources, settings.sinks, ports)
+    return Feeds(settings.all_sources(), settings.sinks, ports)
 
 
 def build_serving(

@@ -12,8 +12,7 @@ from click.testing import CliRunner
 from real_agents import Process, enrol, put_in_service
 from shoal.agent import Session
 from shoal.agent.__main__ import main
-from shoal.agent.federated.io.row_buffer import BUFFER, open_buffer, read_examples
-from shoal.agent.federated.io.row_collection import RowCollection
+from shoal.agent.federated.io.row_buffer import BUFFER, RowCollection, open_buffer, read_examples
 from shoal.agent.host.io.config import load
 from shoal.agent.host.io.folder import LEARNING, SPOOL
 from shoal.agent.installed.io.slots import DiskSlots

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from real_agents import enrol, put_in_service
-from shoal.agent.feeds.io.external_paths import outside
+from shoal.agent.feeds.io.plugins import outside
 from shoal.agent.host.unit import unit
 
 SYSTEMD = Path("/usr/lib/systemd/systemd")

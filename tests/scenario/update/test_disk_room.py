@@ -10,7 +10,7 @@ import pytest
 from devices import MODEL, PROFILE, Cloud, Device
 from shoal import bundle
 from shoal import manifest as manifests
-from shoal.agent.host.disk import RESERVE
+from shoal.agent.host.ports import RESERVE
 from shoal.agent.update.io.download import HttpsDownloads
 from shoal.errors import StorageError
 

@@ -11,7 +11,7 @@ from devices import MODEL, Cloud, Device
 from scenario.power import How, Supply, run_until_cut
 from scenario.update.test_disk_room import left_of, needed, trained, whole_slots
 from scenario.update.test_power_cuts import SECONDS, STRIDE
-from shoal.agent.host.disk import RESERVE
+from shoal.agent.host.ports import RESERVE
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.errors import LinkError
 from shoal.trust import Order

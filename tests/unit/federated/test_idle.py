@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from shoal.agent.federated.eligibility import IdleMonitor
-from shoal.agent.host.io.power import on_mains
-from shoal.agent.host.load import Load
+from shoal.agent.host.io.pressure import on_mains
+from shoal.agent.host.ports import Load
 from shoal.agent.host.round_limits import Limits
 
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from endpoints import inference_of
 from shoal.agent.__main__ import main
 from shoal.agent.feeds.frames import FeedHealth
-from shoal.agent.feeds.io.external_paths import outside
+from shoal.agent.feeds.io.plugins import outside
 from shoal.agent.host.io.notify import Notifier, Watchdog
 from shoal.agent.host.unit import Outside, unit
 from shoal.agent.serving.routes import Request

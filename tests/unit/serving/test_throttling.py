@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.health import HealthSampler
-from shoal.agent.host.io.memory_headroom import MemoryHeadroom
-from shoal.agent.host.io.pressure import PressureSampler
-from shoal.agent.host.load import Load
+from shoal.agent.host.io.pressure import MemoryHeadroom, PressureSampler
+from shoal.agent.host.ports import Load
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.serving.throttling import (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from shoal.agent.host.load import Load
+from shoal.agent.host.ports import Load
 from shoal.agent.host.round_limits import Limits
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import RefusedError, ShoalError

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from shoal.agent.federated.secagg import Credentials
 from shoal.agent.federated.trainer import TrainingJob, TrainingResult
-from shoal.agent.host.load import Load
-from shoal.agent.host.randomness import Random
+from shoal.agent.host.ports import Load, Random
 from shoal.agent.host.round_limits import Limits
 from shoal.agent.installed.record import Participation, SavedUpdate
 from shoal.errors import LinkError

@@ -13,12 +13,12 @@ from typing import NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from msgspec import structs
 
 from shoal.errors import ConflictError, RefusedError
 from shoal.federated import shamir
 from shoal.federated.config import Config, secure_id
-from shoal.federated.mask_graph import neighbours_of
-from shoal.federated.masks import U32, add_mask, agreed, derive, pair_seed, self_seed
+from shoal.federated.masks import U32, add_mask, agreed, derive, neighbours_of, pair_seed, self_seed
 from shoal.federated.secure import Advert, Ending, Roster, Terms
 from shoal.federated.shamir import SHARE, Entropy
 
@@ -102,14 +102,8 @@ class Participant:
             mask=self._mask_key.public_key().public_bytes_raw(),
             own=hashlib.sha256(self._own).digest(),
         )
-        return Advert(
-            device=bare.device,
-            box=bare.box,
-            mask=bare.mask,
-            own=bare.own,
-            signature=self._sign(bare.signed(self._terms.round_id)),
-            certificate=self._certificate,
-        )
+        signature = self._sign(bare.signed(self._terms.round_id))
+        return structs.replace(bare, signature=signature, certificate=self._certificate)
 
     def boxes(self, roster: Roster) -> dict[str, bytes]:
         """Sealed shares of this device's two secrets, one box for each neighbour."""

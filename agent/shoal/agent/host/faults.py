@@ -18,7 +18,7 @@ class Fault(NamedTuple):
 
 
 class Faults:
-    """Limits reports to one per cause and `quiet_s`.
+    """Limits reports to one per cause and QUIET_S.
 
     >>> faults = Faults()
     >>> faults.note(Fault("nan", "temp"), 0.0).times, faults.note(Fault("nan", "temp"), 1.0)
@@ -27,15 +27,14 @@ class Faults:
     1
     """
 
-    def __init__(self, quiet_s: float = QUIET_S) -> None:
-        self._quiet_s = quiet_s
+    def __init__(self) -> None:
         self._reported: dict[str, float] = {}
         self._held: dict[str, Fault] = {}
 
     def note(self, fault: Fault, now_s: float) -> Fault | None:
         """The fault if it is to be reported now; else it is counted and held back."""
         last = self._reported.get(fault.cause)
-        if last is not None and now_s - last < self._quiet_s:
+        if last is not None and now_s - last < QUIET_S:
             held = self._held.get(fault.cause)
             total = fault.times + (held.times if held else 0)
             self._held[fault.cause] = fault._replace(times=total)
@@ -47,7 +46,7 @@ class Faults:
 
     def due(self, now_s: float) -> list[Fault]:
         """Held back faults that may be reported now."""
-        ready = [c for c in self._held if now_s - self._reported.get(c, 0.0) >= self._quiet_s]
+        ready = [c for c in self._held if now_s - self._reported.get(c, 0.0) >= QUIET_S]
         for cause in ready:
             self._reported[cause] = now_s
         return [self._held.pop(cause) for cause in ready]

@@ -1,12 +1,59 @@
-"""Ports of the machine: clocks, chance, threads, and how it does."""
+"""Ports of the machine: clocks, chance, threads, sensors, and files over the network."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from shoal.agent.host.load import Load
-from shoal.agent.host.randomness import Random
+from shoal.manifest import File
 from shoal.wire import Health
+
+#: Bytes of disk that updates, imports and rounds leave free, for the outbox and the system.
+RESERVE = 32 << 20
+
+
+class Random(Protocol):
+    """Random numbers."""
+
+    def random(self) -> float: ...
+    def getrandbits(self, k: int, /) -> int: ...
+
+
+class Load(NamedTuple):
+    """The machine's state now; negative where it is unknown.
+
+    cpu_stall_pct, memory_stall_pct   share of the last ten seconds that something waited (PSI)
+    temp_c       hottest of the chip
+    throttled    the firmware has lowered the clock, or the voltage is too low
+    memory_events  how often this service met its own memory limit (cgroup), ever
+    """
+
+    cpu_stall_pct: float = -1.0
+    memory_stall_pct: float = -1.0
+    temp_c: float = -1.0
+    throttled: bool = False
+    memory_events: int = 0
+
+
+class Downloads(Protocol):
+    """Fetches by hash. AbsentError: 404; DeniedError: 403; LinkError: try again; StorageError.
+
+    file   into the model's stage, from where it left off; `stop` is asked between pieces
+    delta  the same by way of what differs from `base`; BundleError, AbsentError where the whole
+           file is the better way
+    """
+
+    def small(self, url: str, size: int, sha256: str) -> bytes: ...
+    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int: ...
+    def delta(
+        self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]
+    ) -> int: ...
+
+
+class Network(Downloads, Protocol):
+    """The artifact server: update.io.download.HttpsDownloads, or a fake."""
+
+    def metadata(self, name: str) -> bytes: ...
 
 
 class HostPorts(NamedTuple):

@@ -36,13 +36,3 @@ class SessionReports(Protocol):
 
     def read(self) -> list[SessionReport]: ...
     def end(self, model: str) -> None: ...
-
-
-class NoSessionReports:
-    """SessionReports where no program can have a session."""
-
-    def read(self) -> list[SessionReport]:
-        return []
-
-    def end(self, model: str) -> None:
-        """Nothing to do."""

@@ -13,7 +13,7 @@ import msgspec
 
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.jobs import Job, Submit, Worker
-from shoal.agent.host.load import Load
+from shoal.agent.host.ports import Load
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.engine import Engine, Loader
 from shoal.agent.serving.served_model import ServedModel

@@ -10,7 +10,7 @@ import msgspec
 from shoal import topics, wire
 from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault, Faults
-from shoal.agent.host.randomness import Random
+from shoal.agent.host.ports import Random
 from shoal.agent.installed.record import Record, Slot, State
 from shoal.agent.telemetry.outbox import Outbox
 from shoal.errors import LinkError, StorageError
@@ -68,8 +68,8 @@ class BacklogLimiter:
     0
     """
 
-    def __init__(self, most: int = WINDOW) -> None:
-        self._most, self._tokens, self._at = most, 0.0, 0.0
+    def __init__(self) -> None:
+        self._tokens = self._at = 0.0
 
     def connect(self, now_s: float, pause_s: float) -> None:
         """A new connection: nothing until `pause_s` from now."""
@@ -79,7 +79,7 @@ class BacklogLimiter:
         """Windows of the backlog that may be sent now."""
         if now_s > self._at:
             rate = CATCH_UP / max(window_s, 1.0)
-            self._tokens = min(self._most, self._tokens + (now_s - self._at) * rate)
+            self._tokens = min(WINDOW, self._tokens + (now_s - self._at) * rate)
             self._at = now_s
         return int(self._tokens)
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.agent.host.disk import RESERVE
 from shoal.agent.host.faults import Fault
+from shoal.agent.host.ports import RESERVE
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Record, Slot
 from shoal.agent.serving.served_model import ServedModel

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from shoal.agent.host.downloads import Downloads
 from shoal.agent.host.hours import Hours
-from shoal.agent.host.randomness import Random
+from shoal.agent.host.ports import Downloads, Random
 from shoal.agent.installed.ports import Slots, UpdateJournal
 from shoal.agent.installed.record import Slot
 from shoal.agent.peers.policy import PeerDirectory

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import msgspec
 
-from shoal.agent.federated.io.sandbox import RESERVE, make_folder, rounds_folder
+from shoal.agent.federated.io.sandbox import make_folder, rounds_folder
 from shoal.agent.federated.ports import CONTRIBUTION, SITE_SUM, SiteSumFile
 from shoal.agent.host.io.config import GatewaySettings, Settings
+from shoal.agent.host.ports import RESERVE
 from shoal.agent.installed.record import SavedUpdate
 from shoal.agent.peers.io.listener import TlsListener
 from shoal.agent.peers.io.network import own_address

@@ -21,6 +21,7 @@ import numpy as np
 from shoal import bundle
 from shoal.agent.federated.ports import CONTRIBUTION
 from shoal.agent.federated.trainer import Run, Tensor
+from shoal.agent.host.ports import RESERVE
 from shoal.agent.serving.io.session import import_ort
 from shoal.agent.serving.io.session import translated as session_error
 from shoal.durable import sync, translated, write_durable
@@ -31,10 +32,8 @@ from shoal.manifest import File
 from shoal.params import F32, TrainSpec, spec_of
 
 if TYPE_CHECKING:
-    from shoal.agent.host.downloads import Downloads
+    from shoal.agent.host.ports import Downloads
 
-#: Bytes that a round leaves free on the disk, for the outbox and the next release.
-RESERVE = 32 << 20
 ROUNDS, TASKS, NEXT, SPENT = "rounds", "tasks", "next", "spent.json"
 #: Bytes that a round may need on the disk, in lengths of theta.
 _TIMES = 8

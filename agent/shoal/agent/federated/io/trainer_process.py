@@ -41,6 +41,7 @@ from shoal.federated.masks import U32, add_mask
 from shoal.federated.messages import Contribution, Measured
 from shoal.federated.noise import Draws, bounded
 from shoal.params import F32
+from shoal.validation_errors import decode_errors_as
 
 #: Seconds between two polls of the child; bytes that a file may have beside a multiple of theta's.
 _POLL_S, _FILE = 0.1, 64 << 20
@@ -144,11 +145,10 @@ def _result(output: bytes, status: int, memory_mb: int, cpu_s: float) -> Trainin
         raise RefusedError(f"training took more than {cpu_s:g} s of CPU", "too-slow")
     if status == -signal.SIGKILL:
         raise RefusedError("training was killed: out of memory", "little-memory")
-    try:
+    ended = f"died of {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
+    died = RefusedError(f"the trainer {ended} without an answer", "trainer-died")
+    with decode_errors_as(lambda _: died):
         answer = msgspec.json.decode(output, type=Answer)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        ended = f"died of {signal.Signals(-status).name}" if status < 0 else f"exited with {status}"
-        raise RefusedError(f"the trainer {ended} without an answer", "trainer-died") from error
     if answer.reason == "little-memory":
         hint = "raise learning.memory_mb in agent.toml, or leave this model out"
         raise RefusedError(f"out of memory at {memory_mb} MB", answer.reason, hint)

@@ -1,10 +1,11 @@
 """Base class of sources and sinks with a server: connect, serve, reconnect after a pause."""
 
 import abc
+import collections
 import logging
 import threading
 
-from shoal.agent.feeds.frames import FeedHealth
+from shoal.agent.feeds.frames import FeedHealth, Prediction
 from shoal.agent.feeds.io.interface import Context, Tally
 from shoal.agent.host.faults import Fault
 from shoal.errors import ShoalError
@@ -61,6 +62,26 @@ class ReconnectingFeed(abc.ABC):
         context = self.context
         _log.warning("%s %s: %s", context.kind, context.name, why)
         context.fault(Fault("feed-down", f"{context.kind} {context.name!r}: {why}"))
+
+
+class QueuedSink(ReconnectingFeed):
+    """Base of sinks whose `serve` takes predictions from a queue; beyond its limit the oldest go.
+
+    _queue   made by the subclass, with its limit
+    """
+
+    _queue: collections.deque[Prediction]
+
+    def write(self, prediction: Prediction) -> None:
+        """Queue one; the oldest is dropped beyond the limit."""
+        self.tally.dropped += len(self._queue) == self._queue.maxlen
+        self._queue.append(prediction)
+        self.tally.count += 1
+
+    def health(self) -> FeedHealth:
+        """State and counters."""
+        self.tally.waiting = len(self._queue)
+        return super().health()
 
 
 def explain(error: BaseException) -> str:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from shoal.agent.feeds.frames import FeedHealth, Prediction
-from shoal.agent.feeds.io.connection import ReconnectingFeed
+from shoal.agent.feeds.frames import Prediction
+from shoal.agent.feeds.io.connection import QueuedSink
 from shoal.agent.feeds.io.interface import Context, ServerSettings, Touched
 from shoal.agent.host.optional_libraries import needs
 
@@ -39,7 +39,7 @@ class FilesSettings(ServerSettings, frozen=True, kw_only=True):
         return Touched(writes=(self.path,))
 
 
-class Files(ReconnectingFeed):
+class Files(QueuedSink):
     """Queues predictions and writes them every `every_s`, and at the end."""
 
     Settings = FilesSettings
@@ -51,17 +51,6 @@ class Files(ReconnectingFeed):
         self._queue = collections.deque[Prediction](maxlen=settings.keep)
         self._pa = needs("pyarrow") if settings.format == "parquet" else None
         self._pq = needs("pyarrow.parquet") if settings.format == "parquet" else None
-
-    def write(self, prediction: Prediction) -> None:
-        """Queue one; the oldest is dropped beyond the limit."""
-        self.tally.dropped += len(self._queue) == self._queue.maxlen
-        self._queue.append(prediction)
-        self.tally.count += 1
-
-    def health(self) -> FeedHealth:
-        """State and counters."""
-        self.tally.waiting = len(self._queue)
-        return super().health()
 
     def serve(self, stopping: threading.Event) -> None:
         """Write every `every_s`, and the rest at the end; OSError when the disk refuses."""

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from shoal.agent.feeds.frames import FeedHealth, LatestValues, Prediction, Quality, Value
+from shoal.agent.feeds.frames import LatestValues, Prediction, Quality, Value
 from shoal.agent.feeds.io import opcua_security
-from shoal.agent.feeds.io.connection import ReconnectingFeed
+from shoal.agent.feeds.io.connection import QueuedSink, ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context, Emit, ServerSettings, Touched
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.optional_libraries import needs
@@ -221,7 +221,7 @@ class OpcUaSinkSettings(OpcUaSettings, frozen=True, kw_only=True):
     keep: int = 1_000
 
 
-class OpcUaSink(_OpcUaFeed):
+class OpcUaSink(_OpcUaFeed, QueuedSink):
     """Writes each prediction with its time and quality; reports and skips a node that refuses."""
 
     Settings = OpcUaSinkSettings
@@ -235,16 +235,9 @@ class OpcUaSink(_OpcUaFeed):
         self._types: dict[str, Any] = {}
 
     def write(self, prediction: Prediction) -> None:
-        """Queue one; the oldest is dropped beyond the limit."""
+        """Queue one of the asset."""
         if self._settings.asset in ("", prediction.asset):
-            self.tally.dropped += len(self._queue) == self._queue.maxlen
-            self._queue.append(prediction)
-            self.tally.count += 1
-
-    def health(self) -> FeedHealth:
-        """State and counters."""
-        self.tally.waiting = len(self._queue)
-        return super().health()
+            super().write(prediction)
 
     async def _run(self, client: Any, stopping: threading.Event) -> None:
         nodes = self._nodes(client, self._settings.nodes)

@@ -9,6 +9,7 @@ import msgspec
 from shoal.agent.feeds.frames import FeedHealth, Frame, Quality, frame_of
 from shoal.agent.feeds.io.interface import Context, Emit, FeedSettings, Tally
 from shoal.errors import ConflictError, InputError
+from shoal.validation_errors import decode_errors_as
 
 POLL_S = 0.2
 _QUALITIES = {"good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
@@ -55,17 +56,13 @@ class Push:
 
         Raises InputError for an unreadable body, ConflictError for a full queue: nothing is queued.
         """
-        try:
+        name, hint = self._context.name, 'post {"values": {"NAME": 1.5}}'
+        with decode_errors_as(lambda error: InputError(f"source {name}: {error}", hint)):
             posted = msgspec.json.decode(body, type=PushedFrame | list[PushedFrame])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(
-                f"source {self._context.name}: {error}", 'post {"values": {"NAME": 1.5}}'
-            ) from error
         frames = [self._frame(one) for one in (posted if isinstance(posted, list) else [posted])]
         with self._lock:
             if self._queue.qsize() + len(frames) > self._queue.maxsize:
                 self._tally.dropped += len(frames)
-                name = self._context.name
                 raise ConflictError(f"source {name} is behind", "try again, more slowly")
             for frame in frames:
                 self._queue.put(frame)

@@ -198,19 +198,11 @@ class LearningSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         from shoal.agent.host.round_limits import Limits
         from shoal.federated.spending import Budget
 
+        same = {*Limits.__struct_fields__} - {"budget", "graphs"}
         return Limits(
-            enabled=self.enabled,
-            rows=self.rows,
-            cohort=self.cohort,
-            secure=self.secure,
-            clip=self.clip,
-            noise=self.noise,
             budget=Budget(epsilon=self.epsilon, delta=self.delta) if self.epsilon else None,
-            trust_central=self.trust_central,
             graphs=frozenset(self.graphs),
-            idle=self.idle,
-            mains=self.mains,
-            celsius=self.celsius,
+            **{name: getattr(self, name) for name in same},
         )
 
 
@@ -234,6 +226,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sources: dict[str, dict[str, Any]] = {}
     sinks: dict[str, dict[str, Any]] = {}
     log_level: str = "INFO"
+
+    def all_sources(self) -> dict[str, dict[str, Any]]:
+        """The tables of sources by name, [source] among them."""
+        short = {"source": msgspec.structs.asdict(self.source)} if self.source else {}
+        return short | self.sources
 
 
 def load(folder: Path) -> Settings:

@@ -1,5 +1,6 @@
-"""Names of the files in the agent's folder."""
+"""The agent's folder: names of its files, owner, and the lock of the one running agent."""
 
+import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,3 +38,16 @@ def give(home: Path, paths: Iterable[Path]) -> None:
     owner = home.stat()
     for path in paths:
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def lock(folder: Path) -> int:
+    """Lock the folder until this process ends; SettingError when another agent holds the lock."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise SettingError(
+            f"another agent runs in {folder}", "give each agent a folder of its own"
+        ) from error
+    return descriptor

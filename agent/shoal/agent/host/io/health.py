@@ -5,8 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.agent.host.io.pressure import read as _read
-from shoal.agent.host.load import Load
+from shoal.agent.host.io.pressure import opened, read
+from shoal.agent.host.ports import Load
 from shoal.wire import Health
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -24,15 +24,15 @@ class HealthSampler:
         self, disk: Path, monotonic: Callable[[], float], load: Callable[[], Load]
     ) -> None:
         self._disk, self._monotonic, self._load = disk, monotonic, load
-        self._statm = _open("/proc/self/statm")
-        self._stat = _open("/proc/self/stat")
+        self._statm = opened(Path("/proc/self/statm"))
+        self._stat = opened(Path("/proc/self/stat"))
         self._used, self._at = self._cpu_s(), monotonic()
 
     def __call__(self) -> Health:
         used, at = self._cpu_s(), self._monotonic()
         share = (used - self._used) / (at - self._at) if at > self._at else 0.0
         self._used, self._at = used, at
-        statm = _read(self._statm).split()
+        statm = read(self._statm).split()
         load = self._load()
         return Health(
             rss_mb=round(int(statm[1]) * _PAGE, 1) if len(statm) > 1 else -1,
@@ -43,7 +43,7 @@ class HealthSampler:
         )
 
     def _cpu_s(self) -> float:
-        fields = _read(self._stat).rpartition(b")")[2].split()
+        fields = read(self._stat).rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS if len(fields) > 12 else 0.0
 
     def _disk_free_mb(self) -> float:
@@ -51,10 +51,3 @@ class HealthSampler:
             return round(shutil.disk_usage(self._disk).free / 2**20, 1)
         except OSError:
             return -1
-
-
-def _open(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1

@@ -1,9 +1,10 @@
-"""Load sensors: PSI stalls and memory limit of the service, temperature, the Pi's throttle bits.
+"""Sensors of the machine: stalls (PSI), temperature, the Pi's throttle bits, memory, mains power.
 
 Stalls (PSI) are read from the agent's own cgroup, which exists only as a systemd service. Started
 by hand, the cgroup would contain other programs of the session, so none are read.
 """
 
+import math
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.agent.host.load import Load
+from shoal.agent.host.ports import Load
 
 _SOME = re.compile(rb"some avg10=([0-9.]+)")
 _EVENTS = re.compile(rb"^(?:high|max|oom) (\d+)$", re.MULTILINE)
@@ -19,6 +20,8 @@ _EVENTS = re.compile(rb"^(?:high|max|oom) (\d+)$", re.MULTILINE)
 #: throttled, at the soft limit of heat. raspberrypi.com/documentation, vcgencmd get_throttled.
 THROTTLED_NOW = 0xF
 _ASK_S, _PATIENCE_S = 30.0, 2.0
+_AVAILABLE = re.compile(rb"^MemAvailable: +(\d+) kB", re.MULTILINE)
+_OWN = re.compile(rb"^anon (\d+)$", re.MULTILINE)
 
 
 class PressureSampler:
@@ -71,6 +74,58 @@ class PressureSampler:
             except (OSError, subprocess.SubprocessError):
                 self._tool = None
         return self._said
+
+
+class MemoryHeadroom:
+    """Memory that one more process may use before the kernel throttles the agent's service.
+
+    MB at each call, from descriptors kept open; 0 where the kernel does not report it.
+
+    proc, sys   where the kernel's files are
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> None:
+        group = group_of(proc, sys)
+        self._machine = opened(proc / "meminfo")
+        self._high, self._held = opened(group / "memory.high"), opened(group / "memory.stat")
+
+    def __call__(self) -> float:
+        found = _AVAILABLE.search(read(self._machine))
+        machine = int(found[1]) / 1024 if found else 0.0
+        return min(machine, self._service())
+
+    def _service(self) -> float:
+        """MemoryHigh of the service minus its anonymous memory; its page cache is reclaimable."""
+        high, held = read(self._high).strip(), _OWN.search(read(self._held))
+        if not high.isdigit() or not held:
+            return math.inf
+        return (int(high) - int(held[1])) / 2**20
+
+
+def on_mains(sys: Path = Path("/sys")) -> bool | None:
+    """False on battery, True on mains; None where sysfs has no power supply, as on most boards.
+
+    Source: kernel.org, ABI/testing/sysfs-class-power.
+    """
+    supplies = [_supply(path) for path in sorted(sys.glob("class/power_supply/*"))]
+    if any(kind in ("Mains", "USB") and online == "1" for kind, online, _ in supplies):
+        return True
+    if any(kind == "Battery" and status == "Discharging" for kind, _, status in supplies):
+        return False
+    plugged = [online == "1" for kind, online, _ in supplies if kind == "Mains"]
+    return any(plugged) if plugged else None
+
+
+def _supply(path: Path) -> tuple[str, str, str]:
+    """type, online, status."""
+
+    def one(name: str) -> str:
+        try:
+            return (path / name).read_text().strip()
+        except OSError:
+            return ""
+
+    return one("type"), one("online"), one("status")
 
 
 def number(text: bytes, scale: float) -> float:

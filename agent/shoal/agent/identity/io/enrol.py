@@ -16,7 +16,7 @@ from cryptography.x509.oid import NameOID
 
 from shoal.agent.host.io.config import Controller, Device, Settings, Source, dump, load
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
-from shoal.agent.identity.io.requests import request
+from shoal.agent.identity.io.requests import decoded, request
 from shoal.durable import write_durable
 from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
@@ -122,23 +122,27 @@ def _enrol(url: str, ca: Path, enrolment: EnrolRequest) -> EnrolResponse:
 
     with urllib3.PoolManager(ca_certs=str(ca)) as pool:
         body = msgspec.json.encode(enrolment)
-        data = request(pool, "POST", f"{url}/api/v1/enrol", body)
-    try:
-        return msgspec.json.decode(data, type=EnrolResponse)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LinkError(f"{url}: the response is no enrolment: {error}") from error
+        return decoded(request(pool, "POST", f"{url}/api/v1/enrol", body), EnrolResponse)
 
 
 def _key(path: Path) -> ec.EllipticCurvePrivateKey:
     """This device's key, generated at the first call; mode 0600."""
     if path.exists():
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return key
-        raise SettingError(f"{path} is no EC key", "move it away and enrol again")
+        return read_key(path)
     new = ec.generate_private_key(ec.SECP256R1())
     write_durable(path, key_pem(new), 0o600)
     return new
+
+
+def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The key of an enrolled device; SettingError when it cannot be read."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise SettingError(f"{path}: {error}", "enrol this device again") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SettingError(f"{path} is no EC key", "move it away and enrol again")
+    return key
 
 
 def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -8,7 +8,6 @@ renewed.pem exists the old pair is in use. The broker session keeps the name fro
 import base64
 import re
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -19,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, RENEWED, SESSION
-from shoal.agent.identity.io.enrol import key_pem, make_csr, pinned
-from shoal.agent.identity.io.requests import request
+from shoal.agent.identity.io.enrol import key_pem, make_csr, pinned, read_key
+from shoal.agent.identity.io.requests import decoded, request
 from shoal.durable import sync, write_durable
 from shoal.enrolment import (
     DirectorRoots,
@@ -30,7 +29,7 @@ from shoal.enrolment import (
     fingerprint,
     renewal_message,
 )
-from shoal.errors import LinkError, SettingError, UntrustedError
+from shoal.errors import SettingError, UntrustedError
 from shoal.issuer import is_issued_by
 from shoal.mqtt import session_id
 from shoal.trust import director_version, follow_roots
@@ -38,7 +37,6 @@ from shoal.trust import director_version, follow_roots
 #: Share of its life after which a certificate is renewed.
 DUE = 2 / 3
 _KEY_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n", re.DOTALL)
-_T = TypeVar("_T")
 
 
 def complete_renewal(folder: Path) -> None:
@@ -76,11 +74,11 @@ def renew(folder: Path, controller: str, device: str) -> None:
     not this device's certificate, OSError when the disk refuses; the old pair stays in use then.
     """
     complete_renewal(folder)
-    present, new = _key(folder), ec.generate_private_key(ec.SECP256R1())
+    present, new = read_key(folder / KEY), ec.generate_private_key(ec.SECP256R1())
     csr = make_csr(new, device)
     with urllib3.PoolManager(ca_certs=str(folder / CA)) as pool:
         url = f"{controller}/api/v1/renew"
-        challenge = _read(request(pool, "GET", f"{url}?device={quote(device)}"), RenewChallenge)
+        challenge = decoded(request(pool, "GET", f"{url}?device={quote(device)}"), RenewChallenge)
         message = renewal_message(challenge.challenge, csr)
         proof = present.sign(message, ec.ECDSA(hashes.SHA256()))
         body = RenewRequest(
@@ -89,7 +87,7 @@ def renew(folder: Path, controller: str, device: str) -> None:
             challenge=challenge.challenge,
             proof=base64.b64encode(proof).decode(),
         )
-        response = _read(request(pool, "POST", url, msgspec.json.encode(body)), RenewResponse)
+        response = decoded(request(pool, "POST", url, msgspec.json.encode(body)), RenewResponse)
     _save(folder, device, new, response)
 
 
@@ -101,7 +99,7 @@ def refresh_director(folder: Path, controller: str) -> bytes | None:
     trusted = (folder / DIRECTOR).read_bytes()
     with urllib3.PoolManager(ca_certs=str(folder / CA)) as pool:
         url = f"{controller}/api/v1/director-roots?after={director_version(trusted)}"
-        found = _read(request(pool, "GET", url), DirectorRoots)
+        found = decoded(request(pool, "GET", url), DirectorRoots)
     if not found.roots:
         return None
     newest = follow_roots(trusted, [text.encode() for text in found.roots])
@@ -146,21 +144,3 @@ def _certificate(folder: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise SettingError(f"{path}: {error}", "enrol this device again") from error
-
-
-def _key(folder: Path) -> ec.EllipticCurvePrivateKey:
-    path = folder / KEY
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        raise SettingError(f"{path}: {error}", "enrol this device again") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SettingError(f"{path} is no EC key", "move it away and enrol again")
-    return key
-
-
-def _read(data: bytes, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LinkError(f"the controller's response cannot be read: {error}") from error

@@ -1,16 +1,18 @@
-"""HTTPS requests to the controller, with its refusals as errors."""
+"""HTTPS requests to the controller; refusals and unreadable responses as errors."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from shoal.enrolment import LIMIT
 from shoal.errors import DeniedError, LinkError
+from shoal.validation_errors import decode_errors_as
 
 if TYPE_CHECKING:
     from urllib3 import PoolManager
 
 _TIMEOUT_S = 20.0
+_T = TypeVar("_T")
 
 
 def request(pool: "PoolManager", method: str, url: str, body: bytes | None = None) -> bytes:
@@ -35,6 +37,12 @@ def request(pool: "PoolManager", method: str, url: str, body: bytes | None = Non
     if response.status >= 400:
         raise _refusal(url, response.status, data)
     return data
+
+
+def decoded(data: bytes, kind: type[_T]) -> _T:
+    """The controller's response; LinkError when it cannot be read."""
+    with decode_errors_as(lambda e: LinkError(f"the controller's response cannot be read: {e}")):
+        return msgspec.json.decode(data, type=kind)
 
 
 def _refusal(url: str, status: int, body: bytes) -> DeniedError | LinkError:

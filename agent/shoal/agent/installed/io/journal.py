@@ -14,6 +14,7 @@ from shoal.agent.host.io.database import (
 )
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Participation, Record
+from shoal.validation_errors import decode_errors_as
 
 _T = TypeVar("_T")
 
@@ -111,7 +112,5 @@ def read_floors(path: Path) -> Floors:
 
 
 def _read(path: Path, data: bytes, kind: type[_T]) -> _T:
-    try:
+    with decode_errors_as(lambda error: DamagedError(f"{path}: {kind.__name__}: {error}")):
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DamagedError(f"{path}: {kind.__name__}: {error}") from error

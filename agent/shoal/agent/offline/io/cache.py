@@ -22,8 +22,8 @@ import msgspec
 
 from shoal import bundle
 from shoal.agent.host.io.folder import CARRIED, give
-from shoal.agent.host.network import Network
-from shoal.durable import sync, write_durable
+from shoal.agent.host.ports import Network
+from shoal.durable import sync, translated, write_durable
 from shoal.errors import AbsentError, BundleError, ConflictError, LinkError, StorageError
 from shoal.manifest import File
 from shoal.sealed_message import LIMIT
@@ -34,6 +34,7 @@ BLOBS, METADATA = "blobs", "metadata"
 AWAY_S = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,120}\.json")
 _SMALL = 65_536
+_HINT = "free disk space, or check the disk"
 _T = TypeVar("_T")
 
 
@@ -103,7 +104,7 @@ class OfflineCache:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Exclude other imports and `clear`; ConflictError while one of them runs."""
-        with _translated(self._home):
+        with translated(self._home, _HINT):
             lock = os.open(self._home, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,7 +118,7 @@ class OfflineCache:
 
     def begin(self) -> None:
         """Discard an import that is not processed yet, and make the folders."""
-        with _translated(self._folder):
+        with translated(self._folder, _HINT):
             self._delete(MESSAGE)
             for name in (BLOBS, METADATA):
                 (self._folder / name).mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ class OfflineCache:
     def add_blob(self, sha256: str, pieces: Iterable[bytes]) -> None:
         """Save and verify a file, unless it is there; BundleError for other content."""
         path = self._folder / BLOBS / sha256
-        with _translated(path):
+        with translated(path, _HINT):
             if path.exists() and bundle.sha256_of(path) == sha256:
                 return
             new = path.with_suffix(".new")
@@ -143,7 +144,7 @@ class OfflineCache:
     def replace_metadata(self, files: dict[str, bytes]) -> None:
         """Save exactly these files; timestamp.json, which names the current ones, last."""
         folder = self._folder / METADATA
-        with _translated(folder):
+        with translated(folder, _HINT):
             for path in folder.iterdir():
                 if path.name not in files:
                     path.unlink()
@@ -152,7 +153,7 @@ class OfflineCache:
 
     def commit(self, sealed: bytes, record: ImportRecord) -> None:
         """Complete the import: the agent may process it."""
-        with _translated(self._folder):
+        with translated(self._folder, _HINT):
             sync(self._folder / BLOBS)
             write_durable(self._folder / BY, msgspec.json.encode(record))
             sync(self._folder)
@@ -162,7 +163,7 @@ class OfflineCache:
 
     def reject(self, rejection: Rejection) -> None:
         """Save a rejected import, which the agent reports to the controller."""
-        with _translated(self._folder):
+        with translated(self._folder, _HINT):
             self._folder.mkdir(exist_ok=True)
             write_durable(self._folder / REJECTED, msgspec.json.encode(rejection))
             self._give()
@@ -180,7 +181,7 @@ class OfflineCache:
             raise StorageError(f"{self._folder / name}: {error.strerror}") from error
 
     def _delete(self, name: str) -> None:
-        with _translated(self._folder):
+        with translated(self._folder, _HINT):
             path = self._folder / name
             if path.exists():
                 path.unlink()
@@ -235,7 +236,7 @@ class CachedDownloads:
     def _copy(self, path: Path, stage: Path, file: File) -> bool:
         """Copy a cached file to the stage; False when it is damaged."""
         part = stage / f"{file.sha256}.part"
-        with _translated(part):
+        with translated(part, _HINT):
             stage.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, part)
             try:
@@ -252,15 +253,3 @@ def _decoded(data: bytes, kind: type[_T]) -> _T | None:
         return msgspec.json.decode(data, type=kind) if data else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-
-
-@contextlib.contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, BlockingIOError):
-            raise
-        raise StorageError(
-            f"{path}: {error.strerror}", "free disk space, or check the disk"
-        ) from error

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.agent.host.io import folder_lock
 from shoal.agent.host.io.config import load
 from shoal.agent.host.io.facts import read_facts
-from shoal.agent.host.io.folder import JOURNAL, give
+from shoal.agent.host.io.folder import JOURNAL, give, lock
 from shoal.agent.installed.io.journal import read_floors
 from shoal.agent.offline.io.export import export_messages, request_inventory
 from shoal.agent.offline.io.import_ import ImportTarget, import_bundle
@@ -50,7 +49,7 @@ def export_folder(folder: Path, target: Path, prepare: Callable[[], bytes]) -> l
     if not target.is_dir():
         raise SettingError(f"no folder {target}", "is the medium mounted?")
     try:
-        held = folder_lock.lock(folder)
+        held = lock(folder)
     except SettingError:
         inventory = request_inventory(folder, time.monotonic, time.sleep)
     else:
@@ -88,7 +87,7 @@ def _size(count: int) -> str:
 
 def _is_running(folder: Path) -> bool:
     try:
-        os.close(folder_lock.lock(folder))
+        os.close(lock(folder))
     except SettingError:
         return True
     return False

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shoal import bundle, offline_bundle, sealed_message, wire
-from shoal.agent.host.disk import RESERVE
 from shoal.agent.host.io.folder import DIRECTOR, JOURNAL, METADATA, MODELS, ROOT, read_trusted
+from shoal.agent.host.ports import RESERVE
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.io.journal import read_floors
 from shoal.agent.installed.io.slots import DiskSlots

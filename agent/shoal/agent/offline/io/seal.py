@@ -11,8 +11,9 @@ from cryptography.x509.oid import NameOID
 
 from shoal import sealed_message
 from shoal.agent.host.io.folder import CA, CERTIFICATE, KEY, read_trusted
+from shoal.agent.identity.io.enrol import read_key
 from shoal.enrolment import fingerprint
-from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
+from shoal.errors import MisdirectedError, StaleError, UntrustedError
 from shoal.issuer import is_issued_by
 from shoal.sealed_message import DOWN, UP, MessageBatch, SealedMessage
 
@@ -22,13 +23,7 @@ _AGAIN = "export it again at the controller"
 
 def seal(folder: Path, made: MessageBatch) -> bytes:
     """Seal `made` with the key of the device in `folder`; SettingError when that is gone."""
-    data = read_trusted(folder, KEY)
-    try:
-        key = serialization.load_pem_private_key(data, None)
-    except (ValueError, TypeError) as error:
-        raise SettingError(f"{folder / KEY}: {error}", "enrol this device again") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SettingError(f"{folder / KEY} is no EC key", "move it away and enrol again")
+    key = read_key(folder / KEY)
     chain = read_trusted(folder, CERTIFICATE).decode()
     return sealed_message.seal(made, UP, chain, lambda message: key.sign(message, _ECDSA))
 

@@ -14,8 +14,7 @@ from typing import NamedTuple, Protocol
 
 from shoal import bundle
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.network import Network
-from shoal.agent.host.randomness import Random
+from shoal.agent.host.ports import Network, Random
 from shoal.agent.peers.io.protocol import (
     LONGEST,
     READ_S,
@@ -74,7 +73,7 @@ class PeerContext(NamedTuple):
 
 
 class PeerDownloads:
-    """Downloads from peers, and from the artifact server. See host.downloads.Downloads."""
+    """Downloads from peers, and from the artifact server. See host.ports.Downloads."""
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from shoal.agent.update.io.trial import Request, TrialResult
 from shoal.errors import ModelError
 from shoal.profile import Profile
 from shoal.sketch import F32
+from shoal.validation_errors import decode_errors_as
 
 _log = logging.getLogger(__name__)
 
@@ -165,10 +166,8 @@ def _parse(output: bytes, status: int, profile: Profile) -> list[Measured]:
         if died is signal.SIGKILL:
             raise BigError("the probe was killed: out of memory")
         raise ModelError(f"the probe died of {died.name}: this model crashes onnxruntime here")
-    try:
+    with decode_errors_as(lambda _: ModelError(f"the probe ended with status {status}, no result")):
         result = msgspec.json.decode(output, type=TrialResult)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ModelError(f"the probe ended with status {status} and no result") from error
     if result.error == "memory":
         raise BigError(
             f"out of memory in the probe; {profile.name} allows {profile.budget.rss_mb} MB"

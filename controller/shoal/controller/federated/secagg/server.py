@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from shoal.errors import ConflictError, InputError
 from shoal.federated import shamir
-from shoal.federated.mask_graph import around, ring
-from shoal.federated.masks import U32, add_mask, agreed, pair_seed, self_seed
+from shoal.federated.masks import U32, add_mask, agreed, around, pair_seed, ring, self_seed
 from shoal.federated.secure import Advert, Ending, Roster, Terms
 
 #: Bytes of a box: two sealed shares.
