@@ -10,6 +10,7 @@ from shoal.controller.data.records import DatasetVersion
 from shoal.controller.releases.records import Built
 from shoal.errors import SettingError
 from shoal.pipeline import Pipeline
+from shoal.signature import Signature
 
 #: Reports progress: fraction 0 to 1, and the current step.
 ReportProgress = Callable[[float, str], None]
@@ -131,6 +132,54 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[str, Path] = {}
     labels: list[str] = []
     checkpoint: Checkpoint | None = None
+
+
+class TensorFact(msgspec.Struct, frozen=True, kw_only=True):
+    """An input or output as the file declares it.
+
+    type    a datatype of the protocol, or the name of an ONNX type that it does not have
+    shape   lengths, names of free axes, "?" for an axis without a name; None without a shape
+    """
+
+    name: str
+    type: str
+    shape: list[int | str] | None
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an ONNX file says of itself, before it is run.
+
+    opsets        domain -> version; "" is the standard one
+    operators     domain-qualified name -> nodes of it, bodies and functions included
+    parameters    stored elements, and stored_bytes their bytes, wherever they are stored
+    memory_mb     estimate of what a process needs to load it
+    """
+
+    ir_version: int
+    opsets: dict[str, int]
+    inputs: list[TensorFact]
+    outputs: list[TensorFact]
+    operators: dict[str, int]
+    nodes: int
+    parameters: int
+    stored_bytes: int
+    memory_mb: float
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What running a model of tensors has shown.
+
+    golden    content of golden.msgpack, with the outputs of variant "fp32"
+    notes     what was inferred or differs from what the file declares, a sentence each
+    run_ms    one item, median; rss_mb: resident memory of the process that ran it, at most
+    """
+
+    facts: ModelFacts
+    signature: Signature
+    golden: bytes
+    notes: list[str]
+    run_ms: float
+    rss_mb: float
 
 
 class TrainGraphJob(msgspec.Struct, frozen=True, kw_only=True):

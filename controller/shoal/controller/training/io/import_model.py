@@ -4,13 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from shoal.controller.training.io import onnx_graph, runtime
+from shoal.controller.training.io import model_checks, onnx_graph, runtime
 from shoal.errors import ModelError
 
-LIMIT = 512 << 20
 _NAMES_OF_PROBABILITIES = ("output", "probabilities", "output_probability", "probs", "scores")
 
 
@@ -21,7 +19,8 @@ def read(path: Path, name: str, features: int, columns: int) -> ModelProto:
 
     ModelError says what is wrong with `name` and how to export it.
     """
-    model = _parsed(path, name)
+    model = model_checks.read_model(path, name)
+    model_checks.check_model(model, name)
     _check_whole(model, name)
     _check_input(model, name, features)
     # Loaded unchanged: onnxruntime names the operator or opset that it lacks.
@@ -49,27 +48,7 @@ def with_probabilities(model: ModelProto, x: runtime.F32, name: str) -> tuple[Mo
     return onnx_graph.append_softmax(model), "outputs logits: a softmax was added"
 
 
-def _parsed(path: Path, name: str) -> ModelProto:
-    if path.stat().st_size > LIMIT:
-        raise ModelError(f"{name} is larger than {LIMIT >> 20} MiB", "use a smaller model")
-    try:
-        model = onnx.load_model_from_string(path.read_bytes())
-    except (DecodeError, ValueError) as error:
-        raise ModelError(
-            f"{name} is not an ONNX file", "export it with torch.onnx or similar"
-        ) from (error)
-    if not model.graph.node or not model.opset_import:
-        raise ModelError(f"{name} is not an ONNX model: it has no graph", "export it again")
-    return model
-
-
 def _check_whole(model: ModelProto, name: str) -> None:
-    for tensor in onnx_graph.tensors_of(model.graph):
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelError(
-                f"{name} keeps its weights in other files ({tensor.name})",
-                "save it as one file: onnx.save(model, path, save_as_external_data=False)",
-            )
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:

@@ -17,17 +17,6 @@ def nodes_of(graph: GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from nodes_of(attribute.g)
 
 
-def tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every stored tensor, including those in the bodies of If, Loop and Scan."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            elif attribute.type == AttributeProto.GRAPH:
-                yield from tensors_of(attribute.g)
-
-
 def normalise(model: ModelProto, wanted: str, features: int, columns: int) -> ModelProto:
     """Copy of `model` that outputs tensor `wanted`, with Shoal's names and a free batch dimension.
 

@@ -15,17 +15,24 @@ F32 = npt.NDArray[np.float32]
 BATCH = 4_096
 
 
-def open_session(model: bytes | Path, name: str) -> onnxruntime.InferenceSession:
-    """Load a model; ModelError when this runtime cannot run it."""
+def open_session(
+    model: bytes | Path, name: str, *, optimise: bool = True
+) -> onnxruntime.InferenceSession:
+    """Load a model; ModelError when this runtime cannot run it.
+
+    optimise   False to fold no constants: only whether it has every operator is asked
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelError(
-            f"{name}: onnxruntime {onnxruntime.__version__} cannot load it: {_message(error)}",
+            f"{name}: onnxruntime {onnxruntime.__version__} cannot load it: {message_of(error)}",
             "export it with standard operators and an opset that this onnxruntime has",
         ) from error
 
@@ -39,7 +46,7 @@ def run(session: onnxruntime.InferenceSession, x: F32, name: str) -> F32:
         ]
     except Exception as error:
         raise ModelError(
-            f"{name} fails on the dataset's rows: {_message(error)}",
+            f"{name} fails on the dataset's rows: {message_of(error)}",
             "export it with a free batch dimension and float32 input",
         ) from error
     return np.concatenate(parts).astype(np.float32, copy=False)
@@ -50,7 +57,7 @@ def outputs(model: bytes, x: F32, name: str) -> F32:
     return run(open_session(model, name), x, name)
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """The readable part of an onnxruntime error, without files and C++ expressions."""
     text = " ".join(str(error).split())
     text = text.rpartition("[ONNXRuntimeError] : ")[2]

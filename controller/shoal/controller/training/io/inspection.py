@@ -1,0 +1,232 @@
+"""Inspection of an untrusted ONNX file, in a child process with limits.
+
+    python -m shoal.controller.training.io.inspection    a Request on stdin, an answer on stdout
+
+A file of 300 bytes can loop for ever or ask for gigabytes; the child ends then, and the caller has
+a ModelError. It has no secrets: only the file's path, and the sample's.
+"""
+
+import contextlib
+import ctypes
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from shoal.controller.training.jobs import Inspection, ModelFacts
+from shoal.errors import ModelError, ShoalError
+from shoal.validation_errors import decode_errors_as
+
+#: CPU seconds and MB of memory beside the weights that an inspection may take.
+CPU_S, DATA_MB = 9, 768
+#: Memory for each stored byte: the file, its parsed form, onnxruntime's, its optimised one.
+_PER_STORED = 6
+#: CPU seconds more for each 100 MB of file; wall seconds for each CPU second.
+_PER_100_MB_S, _WALL = 10, 4
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """verb: "facts" reads and loads; "tensors" runs; "rows" runs zeros (3, features)."""
+
+    verb: Literal["facts", "tensors", "rows"]
+    path: str
+    name: str
+    sample: str = ""
+    features: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One field is set, or the error with its hint."""
+
+    facts: ModelFacts | None = None
+    inspection: Inspection | None = None
+    error: str = ""
+    hint: str = ""
+
+
+def read_facts(path: Path, name: str) -> ModelFacts:
+    """Facts of a file that this onnxruntime loads; ModelError, naming `name`, for any other."""
+    answer = _ask(Request(verb="facts", path=str(path), name=name))
+    assert answer.facts is not None
+    return answer.facts
+
+
+def inspect(path: Path, name: str, sample: Path | None = None) -> Inspection:
+    """Run a model of tensors: its signature, golden vectors and cost.
+
+    sample   .npz: an array for each input, items along its first axis; None to make inputs up
+
+    ModelError, naming `name`, when it cannot be served.
+    """
+    answer = _ask(Request(verb="tensors", path=str(path), name=name, sample=str(sample or "")))
+    assert answer.inspection is not None
+    return answer.inspection
+
+
+def released_file(path: Path, name: str) -> bytes:
+    """The bytes that a release of tensors has of an inspected file: the author's own, but for maps.
+
+    ModelError, naming `name`, when it cannot be read.
+    """
+    from shoal.controller.training.io import model_checks, zip_maps
+
+    model = model_checks.read_model(path, name)
+    return model.SerializeToString() if zip_maps.flatten(model) else path.read_bytes()
+
+
+def check_rows(path: Path, name: str, features: int) -> ModelFacts:
+    """Facts of a model that runs for three rows of zeros; ModelError for any other."""
+    answer = _ask(Request(verb="rows", path=str(path), name=name, features=features))
+    assert answer.facts is not None
+    return answer.facts
+
+
+def _ask(request: Request) -> Answer:
+    """The child's answer; ModelError when it refused the file or met a limit."""
+    stored_mb = Path(request.path).stat().st_size / (1 << 20)
+    cpu_s = CPU_S + int(_PER_100_MB_S * stored_mb / 100)
+    data_mb = DATA_MB + math.ceil(_PER_STORED * stored_mb)
+    child = subprocess.Popen(
+        [sys.executable, "-m", __spec__.name, str(cpu_s), str(data_mb), str(os.getpid())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+    )
+    with child:
+        try:
+            output, _ = child.communicate(msgspec.json.encode(request), timeout=_WALL * cpu_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            raise _too_slow(request.name, cpu_s) from None
+    if child.returncode < 0 or not output:
+        raise _died(request.name, child.returncode, cpu_s, data_mb)
+    with decode_errors_as(lambda cause: ModelError(f"{request.name}: inspection: {cause}")):
+        answer = msgspec.json.decode(output, type=Answer)
+    if answer.error == "memory":
+        raise _too_large(request.name, data_mb)
+    if answer.error:
+        raise ModelError(answer.error, answer.hint)
+    return answer
+
+
+def _environment() -> dict[str, str]:
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    return {name: os.environ[name] for name in kept if name in os.environ} | threads
+
+
+def _died(name: str, status: int, cpu_s: int, data_mb: int) -> ModelError:
+    if -status in (signal.SIGXCPU, signal.SIGALRM):
+        return _too_slow(name, cpu_s)
+    if -status in (signal.SIGKILL, signal.SIGABRT):
+        return _too_large(name, data_mb)
+    died = signal.Signals(-status).name if status < 0 else f"status {status}"
+    return ModelError(f"{name} crashes onnxruntime ({died})", "export it again")
+
+
+def _too_slow(name: str, cpu_s: int) -> ModelError:
+    return ModelError(
+        f"{name} was not done after {cpu_s} s of CPU",
+        "a loop that never ends? a device could not run it either",
+    )
+
+
+def _too_large(name: str, data_mb: int) -> ModelError:
+    return ModelError(
+        f"{name} needs more than {data_mb} MB of memory",
+        "give a --sample with smaller items, or use a smaller model",
+    )
+
+
+# ---- in the child
+
+
+def main() -> None:
+    """Answer the one request; never raises."""
+    cpu_s, data_mb, parent = map(int, sys.argv[1:4])
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    resource.setrlimit(resource.RLIMIT_DATA, (data_mb << 20, data_mb << 20))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 2))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
+    try:
+        answer = _answer(request)
+    except MemoryError:
+        answer = Answer(error="memory")
+    except ShoalError as error:
+        memory = "bad_alloc" in error.message or "Failed to allocate" in error.message
+        answer = Answer(error="memory" if memory else error.message, hint=error.hint)
+    except Exception as error:  # noqa: BLE001 a bug of a library refuses one file, no more
+        answer = Answer(error=f"{request.name}: {type(error).__name__}: {error!s:.300}")
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    sys.stdout.flush()
+    os._exit(0)  # without unloading libraries
+
+
+def _answer(request: Request) -> Answer:
+    from shoal.controller.training.io import model_checks, runtime, zip_maps
+
+    path, name = Path(request.path), request.name
+    model = model_checks.read_model(path, name)
+    notes = zip_maps.flatten(model) if request.verb != "rows" else []
+    facts = model_checks.check_model(model, name)
+    file: Path | bytes = model.SerializeToString() if notes else path
+    del model
+    if request.verb == "facts":
+        runtime.open_session(file, name, optimise=False)
+        return Answer(facts=facts)
+    session = runtime.open_session(file, name)
+    if request.verb == "rows":
+        _run_zeros(session, facts, request.features)
+        return Answer(facts=facts)
+    inspection = _inspect(session, facts, name, request.sample)
+    return Answer(inspection=msgspec.structs.replace(inspection, notes=[*notes, *inspection.notes]))
+
+
+def _run_zeros(session: Any, facts: ModelFacts, features: int) -> None:
+    """Run three rows of zeros; where they do not fit, the import says what is wrong."""
+    if len(facts.inputs) == 1 and facts.inputs[0].type == "FP32":
+        with contextlib.suppress(Exception):
+            session.run(None, {facts.inputs[0].name: np.zeros((3, features), np.float32)})
+
+
+def _inspect(session: Any, facts: ModelFacts, name: str, sample: str) -> Inspection:
+    from shoal.controller.training.io import model_checks, samples, tensor_runs
+
+    model_checks.check_servable(facts, name)
+    items = samples.read_sample(Path(sample), facts.inputs) if sample else []
+    measured = tensor_runs.measure(session, facts, name, items)
+    return Inspection(
+        facts=facts,
+        signature=measured.signature,
+        golden=measured.golden,
+        notes=measured.notes,
+        run_ms=measured.run_ms,
+        rss_mb=_peak_mb(),
+    )
+
+
+def _peak_mb() -> float:
+    """Largest resident memory of this process, MB; ru_maxrss has the parent's after a fork."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Classifiers of scikit-learn's converters end in ZipMap, which makes a list of dictionaries of the
+probabilities: no request can carry those, so the probabilities themselves are the output.
+"""
+
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+_OLDEST_OPSET = 13
+
+
+def flatten(model: ModelProto) -> list[str]:
+    """Replace each ZipMap whose map is an output by its tensor, of the same name; notes about it.
+
+    A model without any stays as it is, and there are no notes.
+    """
+    outputs = {value.name: value for value in model.graph.output}
+    notes = []
+    for node in model.graph.node:
+        if node.op_type != "ZipMap" or node.output[0] not in outputs:
+            continue
+        labels = _labels(node)
+        name = node.output[0]
+        tensor = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", len(labels)])
+        outputs[name].CopyFrom(tensor)
+        node.op_type, node.domain = "Identity", ""
+        del node.attribute[:]
+        notes.append(
+            f"{name} was a list of maps, and is now the tensor of their values, in the order of "
+            f"the labels {', '.join(labels[:20])}"
+        )
+    if notes and not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("", _OLDEST_OPSET))
+    return notes
+
+
+def _labels(node: NodeProto) -> list[str]:
+    for attribute in node.attribute:
+        if attribute.name == "classlabels_strings":
+            return [text.decode(errors="replace") for text in attribute.strings]
+        if attribute.name == "classlabels_int64s":
+            return [str(number) for number in attribute.ints]
+    return []

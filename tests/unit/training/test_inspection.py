@@ -1,0 +1,140 @@
+"""Inspection of files that nobody has vouched for, in its child process."""
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+import onnx_files
+from shoal.controller.training.io import inspection
+from shoal.errors import ModelError
+
+HOSTILE = onnx_files.hostile()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.onnx"
+
+
+def cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_file_is_refused_within_ten_seconds_of_cpu(kind: str, path: Path) -> None:
+    path.write_bytes(HOSTILE[kind])
+    before = cpu_s()
+    with pytest.raises(ModelError) as refused:
+        inspection.inspect(path, "it")
+    assert cpu_s() - before < 11
+    assert refused.value.message.startswith("it")
+    assert refused.value.hint
+
+
+def test_the_memory_of_an_inspection_is_bounded(path: Path) -> None:
+    for kind in ("a constant of 2 GB", "36 doublings", "a product of two constants of 1.6 GB"):
+        path.write_bytes(HOSTILE[kind])
+        with pytest.raises(ModelError, match="needs more than"):
+            inspection.inspect(path, "it")
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 1 << 20
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "noise": (np.random.default_rng(0).bytes(5_000), "not an ONNX file"),
+    "nothing": (b"", "no graph"),
+    "an operator of its own": (
+        onnx_files.onnx_of(
+            [onnx_files.node("Magic", ["x"], ["y"], domain="com.acme")],
+            [("x", TensorProto.FLOAT, [1])],
+            [("y", TensorProto.FLOAT, [1])],
+            opsets=[onnx_files.opsetid("", 17), onnx_files.opsetid("com.acme", 1)],
+        ),
+        "com.acme:Magic",
+    ),
+    "an opset of the future": (
+        onnx_files.onnx_of(
+            [onnx_files.node("Neg", ["x"], ["y"])],
+            [("x", TensorProto.FLOAT, [1])],
+            [("y", TensorProto.FLOAT, [1])],
+            opsets=[onnx_files.opsetid("", 99)],
+        ),
+        "pset 99",
+    ),
+    "a file format of the future": (
+        onnx_files.onnx_of(
+            [onnx_files.node("Neg", ["x"], ["y"])],
+            [("x", TensorProto.FLOAT, [1])],
+            [("y", TensorProto.FLOAT, [1])],
+            ir=99,
+        ),
+        "IR version",
+    ),
+    "weights in other files": (
+        onnx_files.onnx_of(
+            [onnx_files.node("Add", ["x", "w"], ["y"])],
+            [("x", TensorProto.FLOAT, [1])],
+            [("y", TensorProto.FLOAT, [1])],
+            stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4],
+                                data_location=TensorProto.EXTERNAL)],
+        ),
+        "keeps its weights in other files (w)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_file_that_cannot_be_run_here_is_named_with_its_reason(kind: str, path: Path) -> None:
+    data, why = REFUSED[kind]
+    path.write_bytes(data)
+    with pytest.raises(ModelError) as refused:
+        inspection.read_facts(path, "mine.onnx")
+    assert "mine.onnx" in refused.value.message
+    assert why in refused.value.message
+    assert refused.value.hint
+
+
+def test_facts_are_of_the_whole_file(path: Path) -> None:
+    path.write_bytes(onnx_files.linear())
+    facts = inspection.read_facts(path, "it")
+    assert facts.operators == {"Add": 1, "MatMul": 1}
+    assert facts.parameters == 7
+    assert [(t.name, t.type, t.shape) for t in facts.inputs] == [("x", "FP32", ["N", 3])]
+
+
+def test_a_sample_gives_the_signature_its_shapes(path: Path, tmp_path: Path) -> None:
+    path.write_bytes(onnx_files.two_inputs())
+    sample = tmp_path / "sample.npz"
+    rng = np.random.default_rng(0)
+    np.savez(sample, a=rng.normal(size=(6, 1, 2)), b=rng.integers(0, 9, (6, 1, 2)))
+    found = inspection.inspect(path, "it", sample)
+    assert found.signature.together == "batch"
+    assert not any("made-up" in note for note in found.notes)
+    assert found.rss_mb > 20
+
+
+@pytest.mark.parametrize(
+    ("arrays", "why"),
+    [
+        ({"a": np.zeros((2, 1, 2), np.float32)}, "no array 'b'"),
+        ({"a": np.zeros((2, 1, 2), np.float32), "b": np.zeros((3, 1, 2), np.int64)},
+         "no items in common"),
+        ({"a": np.zeros((2, 1, 2), np.float32), "b": np.full((2, 1, 2), 0.5)}, "'b' is float64"),
+        ({"a": np.zeros((0, 1, 2), np.float32), "b": np.zeros((0, 1, 2), np.int64)},
+         "no items in common"),
+        ({"a": np.float32(1), "b": np.zeros((2, 1, 2), np.int64)}, "'a' has no axis"),
+        ({"a": np.array([{}], object), "b": np.zeros((1, 1, 2), np.int64)}, "cannot be read"),
+    ],
+    ids=["missing", "counts", "type", "empty", "scalar", "pickle"],
+)  # fmt: skip
+def test_a_sample_that_does_not_fit_is_refused_by_name(
+    arrays: dict[str, np.ndarray], why: str, path: Path, tmp_path: Path
+) -> None:
+    path.write_bytes(onnx_files.two_inputs())
+    sample = tmp_path / "sample.npz"
+    np.savez(sample, **arrays)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=why):
+        inspection.inspect(path, "it", sample)
