@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from shoal.controller.training.io import model_checks, onnx_graph, runtime
+from shoal.controller.training.io import inspection, model_checks, onnx_graph, runtime
 from shoal.errors import ModelError
 
 _NAMES_OF_PROBABILITIES = ("output", "probabilities", "output_probability", "probs", "scores")
@@ -23,8 +23,8 @@ def read(path: Path, name: str, features: int, columns: int) -> ModelProto:
     model_checks.check_model(model, name)
     _check_whole(model, name)
     _check_input(model, name, features)
-    # Loaded unchanged: onnxruntime names the operator or opset that it lacks.
-    runtime.open_session(path, name)
+    # Unchanged, and in a process with limits: onnxruntime names the operator or opset it lacks.
+    inspection.check_rows(path, name, features)
     wanted = _wanted_output(model, name)
     own = onnx_graph.normalise(model, wanted, features, columns)
     data = np.zeros((3, features), np.float32)

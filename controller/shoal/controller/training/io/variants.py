@@ -11,7 +11,6 @@ from shoal.controller.training.io import (
     estimators,
     export,
     import_model,
-    inspection,
     quantize,
 )
 from shoal.controller.training.io.rows import Data
@@ -52,8 +51,6 @@ def _import(job: Job, onnx: Path, params: Params, data: Data, columns: int, task
         raise ModelError(f"no variant {unknown[0]!r}", f"there are: {', '.join(recipes)}")
     built = Variants({}, {}, [])
     for name, path in ({FP32: onnx} | job.variants).items():
-        if job.checkpoint is None:
-            inspection.check_rows(path, f"{name} of {job.model}", len(data.features))
         model = import_model.read(path, f"{name} of {job.model}", len(data.features), columns)
         if job.checkpoint is not None:
             model = checkpoint_graph.with_parameters(model, job.checkpoint)
