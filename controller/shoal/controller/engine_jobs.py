@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from shoal.controller.engine import Engine, Periodic
-from shoal.controller.federated.checkpoints import candidates, retention
+from shoal.controller.federated.checkpoints import promotion, retention
 from shoal.controller.federated.planning import drift_trigger
 from shoal.controller.fleet import clock_skew, devices, duplicate_devices
 from shoal.controller.host.context import Context
@@ -52,7 +52,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("quarantine alerts", 2.0, lambda: quarantine_withdrawal.close_alerts(ctx)),
         Periodic("retraining", 1.0, lambda: triggers.evaluate(ctx)),
         Periodic("rounds on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),
-        Periodic("candidate releases", 5.0, lambda: candidates.evaluate(ctx)),
+        Periodic("candidate releases", 5.0, lambda: promotion.promote_candidates(ctx)),
         Periodic("offline devices", 5.0, lambda: devices.mark_offline(ctx)),
         Periodic("clock skew", 15.0, lambda: clock_skew.update_alerts(ctx)),
         Periodic("duplicate devices", 60.0, lambda: duplicate_devices.close_alerts(ctx)),

@@ -10,7 +10,7 @@ from controllers import run
 from recorded_rounds import DEVICES, LOST, UPDATED, add_round, add_task, prepared_of, trained, walk
 from shoal import manifest as manifests
 from shoal.controller.access import audit
-from shoal.controller.federated.checkpoints import candidates, promotion, round_quarantine
+from shoal.controller.federated.checkpoints import promotion, round_quarantine
 from shoal.controller.federated.planning import scheduling
 from shoal.controller.federated.records import Prepared, TaskPlan
 from shoal.controller.federated.rounds import machine, rounds
@@ -144,15 +144,15 @@ def test_a_task_asks_for_a_candidate_every_so_many_rounds_and_once(
     plan, theta = task
     asking = add_task(ctx, f"{plan.name}-c", "lot-codes@1", prepared_of_base(ctx), candidate=2)
     add_round(ctx, asking, 1, theta)
-    assert candidates.evaluate(ctx) == 0
+    assert promotion.promote_candidates(ctx) == 0
     add_round(ctx, asking, 2, theta)
-    assert (candidates.evaluate(ctx), candidates.evaluate(ctx)) == (1, 0)
+    assert (promotion.promote_candidates(ctx), promotion.promote_candidates(ctx)) == (1, 0)
 
     begun = operations.list_operations(ctx, state="queued")[0]
     made = releases.get_release(ctx, run(ctx, begun).result["release"])
     assert (made.state, made.trigger, made.created_by) == ("candidate", "rounds:2", "automation")
     add_round(ctx, asking, 3, theta)
-    assert candidates.evaluate(ctx) == 0
+    assert promotion.promote_candidates(ctx) == 0
 
 
 def prepared_of_base(ctx: Context) -> Prepared:

@@ -7,9 +7,9 @@ import pytest
 from shoal.agent.update.machine import WORK
 from shoal.controller.monitoring.records import DriftCell, DriftMap, Histograms
 from shoal.controller.rollouts import device_states
-from shoal.controller.rollouts.affected_devices import AffectedDevices
 from shoal.controller.rollouts.machine import StageState, State
 from shoal.controller.rollouts.records import Stage
+from shoal.controller.rollouts.rollouts import AffectedDevices
 from shoal.controller.web import causes, charts, wording
 from shoal.errors import ShoalError
 

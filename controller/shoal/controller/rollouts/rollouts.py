@@ -1,8 +1,8 @@
 """Rollouts: start, list, pause, resume, approve and abort; the stepper advances them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Set
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Row, func, select
@@ -22,6 +22,40 @@ from shoal.controller.store.tables import device, rollout, rollout_device
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError
 
 ON_FAILURE = ("pause", "stop", "rollback")
+
+
+class AffectedDevices(NamedTuple):
+    """Counts of a rollout's devices, by what an action means for them.
+
+    waiting    not assigned yet
+    updating   assigned, and can still be canceled
+    swapping   activating or observing: too late to cancel, not too late to roll back
+    serving    run the release
+    failed     failed, rejected or timed out
+    out        canceled or skipped
+    states     state -> devices
+    """
+
+    waiting: int
+    updating: int
+    swapping: int
+    serving: int
+    failed: int
+    out: int
+    states: dict[str, int]
+
+    @property
+    def all(self) -> int:
+        return sum(self.states.values())
+
+    def count(self, action: str, rollback: bool = False) -> int:
+        """How many devices "approve", "pause", "resume" or "abort" affects."""
+        if action in ("approve", "pause"):
+            return self.waiting
+        if action == "resume":
+            return self.waiting + self.failed
+        kept = 0 if rollback else self.swapping + self.serving
+        return self.waiting + self.updating + self.swapping + self.serving - kept
 
 
 def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
@@ -115,6 +149,27 @@ def failures(ctx: Context, id: str) -> list[tuple[str, int, str]]:  # noqa: A002
         (cause, len(rows), f"{rows[0].device}: {rows[0].detail}") for cause, rows in groups.items()
     ]
     return sorted(found, key=lambda one: (-one[1], one[0]))
+
+
+def affected_devices(ctx: Context, ident: str) -> AffectedDevices:
+    """Count the devices of a rollout; all zero when it has none."""
+    with ctx.store.read() as db:
+        states = Counter[str]()
+        for counts in _states(db, ident).values():
+            states.update(counts)
+
+    def total(group: Set[str]) -> int:
+        return sum(devices for name, devices in states.items() if name in group)
+
+    return AffectedDevices(
+        waiting=total({device_states.WAITING}),
+        updating=total(device_states.CANCELABLE),
+        swapping=total(device_states.SWAPPING),
+        serving=total(device_states.SUCCESSES),
+        failed=total(device_states.FAILURES),
+        out=total(device_states.EXCLUDED),
+        states=states,
+    )
 
 
 def pause(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
@@ -281,19 +336,22 @@ def _stages(plan: RolloutPlan, stages: Mapping[str, str]) -> list[dict[str, Any]
 
 def _record(db: Connection, row: Row[Any]) -> Rollout:
     """The record, its counts as of now: devices report after a rollout was paused or ended."""
-    query = (
-        select(rollout_device.c.stage, rollout_device.c.state, func.count())
-        .where(rollout_device.c.rollout == row.id)
-        .group_by(rollout_device.c.stage, rollout_device.c.state)
-    )
-    states: dict[str, dict[str, int]] = defaultdict(dict)
-    for stage, state, number in db.execute(query):
-        states[stage][state] = number
+    states = _states(db, row.id)
     stages = [
         _with_counts(stage, states[stage.name])
         for stage in msgspec.convert(row.stages, list[Stage])
     ]
     return Rollout.of_row(row, plan=msgspec.convert(row.plan, RolloutPlan), stages=stages)
+
+
+def _states(db: Connection, ident: str) -> dict[str, dict[str, int]]:
+    """Stage -> state -> number of its devices in this state."""
+    mine = rollout_device
+    counted = select(mine.c.stage, mine.c.state, func.count()).where(mine.c.rollout == ident)
+    states: dict[str, dict[str, int]] = defaultdict(dict)
+    for stage, state, number in db.execute(counted.group_by(mine.c.stage, mine.c.state)):
+        states[stage][state] = number
+    return states
 
 
 def _with_counts(stage: Stage, states: Mapping[str, int]) -> Stage:

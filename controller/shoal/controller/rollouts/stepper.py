@@ -43,6 +43,8 @@ _VERDICTS = {
     Outcome.FAILED: StageEvent.REFUSED,
     Outcome.INCONCLUSIVE: StageEvent.SILENT,
 }
+#: Counts of the gate that a stage shows.
+_COUNTS = ("devices", "succeeded", "failed", "skipped", "unseen", "disagree", "compared")
 _ON_FAILURE = {"pause": Event.HELD, "stop": Event.ABORTED, "rollback": Event.REVERTED}
 
 
@@ -355,16 +357,8 @@ class RolloutStepper:
 
     def _save_counts(self, at: int, members: Sequence[gate.Member]) -> None:
         count = gate.tally(members)
-        self.stages[at] = msgspec.structs.replace(
-            self.stages[at],
-            devices=count.devices,
-            succeeded=count.succeeded,
-            failed=count.failed,
-            skipped=count.skipped,
-            unseen=count.unseen,
-            disagree=count.disagree,
-            compared=count.compared,
-        )
+        counts = {name: getattr(count, name) for name in _COUNTS}
+        self.stages[at] = msgspec.structs.replace(self.stages[at], **counts)
 
     def _members(self, stage: Stage | None) -> list[MemberRow]:
         wanted = [rollout_device.c.rollout == self.ident]

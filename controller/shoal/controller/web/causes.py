@@ -14,29 +14,23 @@ class Cause(NamedTuple):
 CAUSES: dict[str, Cause] = {
     "golden-mismatch": Cause(
         "Wrong outputs on its golden vectors",
-        (
-            "The model computes differently on this board than where it was built. Do not roll "
-            "the release out further, rebuild its variant for this profile, and roll out the "
-            "new version."
-        ),
+        "The model computes differently on this board than where it was built. Do not roll "
+        "the release out further, rebuild its variant for this profile, and roll out the "
+        "new version.",
     ),
     "too-slow": Cause(
         "Slower than its profile allows",
-        (
-            "Train a smaller model or offer the profile a cheaper variant; if the board was only "
-            "throttled, retry once it has cooled."
-        ),
+        "Train a smaller model or offer the profile a cheaper variant; if the board was only "
+        "throttled, retry once it has cooled.",
     ),
     "too-big": Cause(
         "Needs more memory than its profile allows",
-        ("Offer the profile a smaller variant, or move the device to a profile with more memory."),
+        "Offer the profile a smaller variant, or move the device to a profile with more memory.",
     ),
     "bad-signature": Cause(
         "Signature is not valid",
-        (
-            "Nothing was installed. Find out who made this release before doing anything else; "
-            "see the audit log."
-        ),
+        "Nothing was installed. Find out who made this release before doing anything else; "
+        "see the audit log.",
     ),
     "stale": Cause(
         "Older than what the device has already seen",
@@ -44,14 +38,12 @@ CAUSES: dict[str, Cause] = {
     ),
     "misdirected": Cause(
         "Meant for another device or ring",
-        ("Candidates run only on canary devices: publish the release, or choose the canary ring."),
+        "Candidates run only on canary devices: publish the release, or choose the canary ring.",
     ),
     "download": Cause(
         "Download did not finish",
-        (
-            "Check the network from the device to the artifact server; the next attempt resumes "
-            "where this one ended."
-        ),
+        "Check the network from the device to the artifact server; the next attempt resumes "
+        "where this one ended.",
     ),
     "disk-full": Cause(
         "Disk is full", "Free space on the device; the release that it serves is unchanged."
@@ -62,7 +54,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "unsupported-profile": Cause(
         "The release has no variant for this profile",
-        ("The device is not at fault. Build a variant for the profile if it should have one."),
+        "The device is not at fault. Build a variant for the profile if it should have one.",
     ),
     "outdated-agent": Cause(
         "The agent is too old for this release",
@@ -74,11 +66,11 @@ CAUSES: dict[str, Cause] = {
     ),
     "crash-loop": Cause(
         "Kept crashing after the swap",
-        ("The device went back to its previous release. Look at the agent's log around the time."),
+        "The device went back to its previous release. Look at the agent's log around the time.",
     ),
     "deadline": Cause(
         "Did not finish in time",
-        ("See whether the device is reachable, then start a rollout for the devices that remain."),
+        "See whether the device is reachable, then start a rollout for the devices that remain.",
     ),
     "canceled": Cause("Canceled by the controller", "Nothing to do; the device keeps its release."),
     "bad-input": Cause(
@@ -108,10 +100,8 @@ CAUSES: dict[str, Cause] = {
     ),
     "untrusted": Cause(
         "Not trusted",
-        (
-            "Nothing was installed. Run shoal-agent doctor on the device: it reports the role or "
-            "time that fails."
-        ),
+        "Nothing was installed. Run shoal-agent doctor on the device: it reports the role or "
+        "time that fails.",
     ),
     "bad-bundle": Cause(
         "The release's files are damaged",

@@ -6,13 +6,14 @@ from werkzeug.wrappers import Response
 from shoal.controller.access import roles
 from shoal.controller.fleet import devices
 from shoal.controller.releases import releases
-from shoal.controller.rollouts import affected_devices, device_states, rollouts
+from shoal.controller.rollouts import device_states, rollouts
 from shoal.controller.rollouts.records import RolloutPlan, Selector, StagePlan
 from shoal.controller.web import wording
 from shoal.controller.web.screen import actor, blueprint, context, show
 from shoal.errors import AbsentError
 
 TILES = 120
+_ACTIONS = {"approve": rollouts.approve, "pause": rollouts.pause, "resume": rollouts.resume}
 #: Causes for which a device is skipped, not failed.
 SKIPS = frozenset({device_states.UNSUPPORTED, device_states.OUTDATED, "decommissioned", "skipped"})
 
@@ -68,7 +69,7 @@ def rollout(id: str) -> str:  # noqa: A002 - the API's word
         rollout=one,
         devices=found,
         page=page,
-        affected=affected_devices.affected_devices(ctx, id),
+        affected=rollouts.affected_devices(ctx, id),
         failed=[group for group in causes if group[0] not in SKIPS],
         skipped=[group for group in causes if group[0] in SKIPS],
         actions=wording.actions(one.state),
@@ -87,7 +88,7 @@ def rollout_confirm(id: str, action: str) -> str:  # noqa: A002
         "rollout_confirm.html",
         rollout=rollouts.get_rollout(ctx, id),
         action=action,
-        affected=affected_devices.affected_devices(ctx, id),
+        affected=rollouts.affected_devices(ctx, id),
     )
 
 
@@ -98,12 +99,8 @@ def rollout_act(id: str, action: str) -> Response:  # noqa: A002
     ctx = context()
     if action == "abort":
         rollouts.abort(ctx, actor=who.name, id=id, rollback=request.form.get("rollback") == "1")
-    elif action == "approve":
-        rollouts.approve(ctx, actor=who.name, id=id)
-    elif action == "pause":
-        rollouts.pause(ctx, actor=who.name, id=id)
-    elif action == "resume":
-        rollouts.resume(ctx, actor=who.name, id=id)
+    elif action in _ACTIONS:
+        _ACTIONS[action](ctx, actor=who.name, id=id)
     else:
         raise AbsentError("action", action)
     return redirect(url_for("web.rollout", id=id), 303)

@@ -3,22 +3,28 @@
 The task's inference graph gets the checkpoint's weights and is built like every model: variants,
 golden vectors, reference statistics, gates on held-back rows. A round never makes a release by
 itself; devices serve releases only.
+
+A plan may ask for a candidate every so many rounds. It is signed with the automation key if it
+passes every gate, so that canary devices may install it; a person decides about the others.
 """
 
+import logging
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from shoal.controller.federated.records import Checkpoint, Task
-from shoal.controller.federated.rounds import rounds
+from shoal.controller.federated.rounds import rounds, rows
 from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import releases
 from shoal.controller.releases.records import Contributor, Origin
-from shoal.controller.store.tables import federated_round, participation
+from shoal.controller.store.tables import federated_round, federated_task, operation, participation
 from shoal.controller.training import training
-from shoal.errors import ConflictError
+from shoal.errors import ConflictError, ShoalError
 
+_log = logging.getLogger(__name__)
+ACTOR = "automation"
 DONE = "DONE"
 #: Trigger of a release that a person requests as a candidate for the canary ring.
 REQUESTED_CANDIDATE = f"{training.ROUNDS}asked"
@@ -126,3 +132,44 @@ def _notes(origin: Origin) -> list[str]:
             f"{origin.delta:g}"
         )
     return notes
+
+
+# --- candidates: every so many rounds ---------------------------------------------------------
+
+
+def promote_candidates(ctx: Context) -> int:
+    """Enqueue the candidates that are due; number of operations.
+
+    Once for each multiple of the plan's `candidate`: after a failure, or a refusal by a gate, not
+    again before the next multiple.
+    """
+    with ctx.store.read() as db:
+        tasks = [rows.task_of(row) for row in db.execute(select(federated_task))]
+        due = [task for task in tasks if task.parent and _due(db, task)]
+    for task in due:
+        try:
+            trigger = f"{training.ROUNDS}{task.rounds}"
+            release(ctx, actor=ACTOR, task=task.name, trigger=trigger)
+        except ShoalError as error:
+            _log.warning(
+                "task %s makes no candidate of round %d: %s", task.name, task.parent, error
+            )
+    return len(due)
+
+
+def _due(db: Connection, task: Task) -> bool:
+    every = task.plan.candidate
+    return bool(every) and task.rounds // every > _last_candidate(db, task) // every
+
+
+def _last_candidate(db: Connection, task: Task) -> int:
+    """Number of completed rounds when a candidate was last requested."""
+    query = select(operation.c.params).where(
+        operation.c.kind == training.CHECKPOINT, operation.c.subject == task.model
+    )
+    mine = [
+        params["trigger"].removeprefix(training.ROUNDS)
+        for params in db.scalars(query)
+        if params["origin"]["task"] == task.name
+    ]
+    return max((int(rounds) for rounds in mine if rounds.isdecimal()), default=0)

@@ -21,21 +21,21 @@ class FedAvg(ByExamples, frozen=True, kw_only=True):
 
 
 class WeightedSum:
-    """Accumulator of a weighted mean, Σ weight·delta / Σ weight: exact, in any order of arrival.
+    """Accumulator of a weighted mean, Σ factor·delta / Σ weight: exact, in any order of arrival.
 
     It needs O(P) memory, and is all that secure aggregation can provide.
 
-    weigh    weight of an update, a function of this update only
-    scale    factor on its delta beside the weight: norm clipping
+    weigh    weight of an update in the divisor, a function of this update only
+    factor   of its delta; None: its weight
     """
 
     def __init__(
         self,
         size: int,
         weigh: Callable[[Update], float],
-        scale: Callable[[Update], float] = lambda _: 1.0,
+        factor: Callable[[Update], float] | None = None,
     ) -> None:
-        self._size, self._weigh, self._scale = size, weigh, scale
+        self._size, self._weigh, self._factor = size, weigh, factor or weigh
         self._sum, self._weight, self._control = ExactSum(size), ExactSum(1), ExactSum(size)
         self._devices: set[str] = set()
 
@@ -46,7 +46,7 @@ class WeightedSum:
         self._weight.reach_with(np.array([weight]))
         if update.control is not None:
             self._control.reach_with(update.control)
-        self._sum.add(update.delta, weight * self._scale(update))
+        self._sum.add(update.delta, self._factor(update))
         self._weight.add(np.array([weight]))
         if update.control is not None:
             self._control.add(update.control)

@@ -29,4 +29,4 @@ class NormClipping(ByExamples, frozen=True, kw_only=True):
 
     def _factor(self, update: Update) -> float:
         square = np.einsum("i,i->", update.delta, update.delta, dtype=np.float64)
-        return self.bound / max(self.bound, math.sqrt(float(square)))
+        return self.weight(update) * (self.bound / max(self.bound, math.sqrt(float(square))))
