@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -126,7 +127,6 @@ def _database(folder: Path, configured: Settings) -> str:
 
 def _listeners(folder: Path, configured: Settings, served: bool) -> list[Check]:
     network, pki = configured.network, folder / "pki"
-    own = bool(network.tls_certificate)
     failing = ERROR if served else WARNING
     checks = []
     if not network.broker:
@@ -140,18 +140,12 @@ def _listeners(folder: Path, configured: Settings, served: bool) -> list[Check]:
         ("web", network.port, "port"),
     ):
         if served:
-            owned = own and name == "web"
-            checks.append(_https(name, configured, port, pki, owned, failing))
+            own = bool(network.tls_certificate) and name == "web"
+            check = partial(check_https, network, port, pki, own_certificate=own)
+            checks.append(_try(name, check, failing))
         else:
             checks.append(_port(name, network.host, port, setting))
     return checks
-
-
-def _https(name: str, configured: Settings, port: int, pki: Path, own: bool, failing: str) -> Check:
-    def check() -> str:
-        return check_https(configured.network, port, pki, own_certificate=own)
-
-    return _try(name, check, failing)
 
 
 def _port(name: str, host: str, port: int, setting: str) -> Check:

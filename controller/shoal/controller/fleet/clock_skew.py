@@ -74,22 +74,17 @@ def update_alerts(ctx: Context) -> None:
     """Open, update and close clock alerts: one per site with at least one wrong clock."""
     limit_s, sites = ctx.settings.fleet.clock_skew_s, _clocks_by_site(ctx)
     with ctx.store.read() as db:
-        standing = {
-            row.key: row.detail
-            for row in db.execute(
-                select(alert.c.key, alert.c.detail).where(
-                    alert.c.key.startswith(_KEY), alert.c.state.in_(alerts.UNRESOLVED)
-                )
-            )
-        }
-    wrong = {}
-    for site, clocks in sites.items():
-        off = [one for one in clocks if is_wrong(one, limit_s)]
-        if off:
-            draft = alert_draft(site, off, len(clocks), limit_s)
-            wrong[draft.key] = draft
-    changed = [draft for key, draft in wrong.items() if standing.get(key) != draft.detail]
-    resolved = standing.keys() - wrong.keys()
+        unresolved = select(alert.c.key, alert.c.detail).where(
+            alert.c.key.startswith(_KEY), alert.c.state.in_(alerts.UNRESOLVED)
+        )
+        standing = {row.key: row.detail for row in db.execute(unresolved)}
+    drafts = [
+        alert_draft(site, off, len(clocks), limit_s)
+        for site, clocks in sites.items()
+        if (off := [one for one in clocks if is_wrong(one, limit_s)])
+    ]
+    changed = [draft for draft in drafts if standing.get(draft.key) != draft.detail]
+    resolved = standing.keys() - {draft.key for draft in drafts}
     if changed or resolved:
         with ctx.store.write() as db:
             for draft in changed:

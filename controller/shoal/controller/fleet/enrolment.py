@@ -3,7 +3,7 @@
 import hmac
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.fleet import devices, join_tokens
@@ -42,15 +42,19 @@ def enrol(ctx: Context, authority: DeviceCA, request: EnrolRequest) -> EnrolResp
     matched = _check(request)
     now = ctx.clock()
     with ctx.store.write() as db:
-        generation = _generation(db, request.device)
+        row = db.execute(select(device).where(device.c.name == request.device)).one_or_none()
+        generation = row.generation + (row.state != devices.ENROLLED) if row else 0
         issued = authority.issue_device(request.csr, request.device, now, generation)
-        enrolled_at = _enrolled_at(db, request.device, issued)
+        enrolled_at = _enrolled_at(row, issued)
         retry = enrolled_at is not None and now - enrolled_at < _RETRY_S
         token = join_tokens.use(db, ctx, secret, request.ring, retry=retry)
         values = _row(request, matched, token.site, issued, now) | {"generation": generation}
         if enrolled_at is not None:
             values["enrolled_at"] = enrolled_at
-        _save(db, request.device, values)
+        if row is None:
+            db.execute(insert(device).values(values))
+        else:
+            db.execute(update(device).where(device.c.name == row.name).values(values))
         audit.record(
             db, ctx, f"join-token {token.id}", "device.enrol", request.device,
             site=token.site, ring=request.ring, profile=matched.name, serial=issued.serial,
@@ -105,35 +109,16 @@ def _row(
     }  # fmt: skip
 
 
-def _generation(db: Connection, name: str) -> int:
-    """Generation of the next certificate: how often this name was decommissioned."""
-    query = select(device.c.state, device.c.generation).where(device.c.name == name)
-    row = db.execute(query).one_or_none()
-    if row is None:
-        return 0
-    return int(row.generation) + (row.state != devices.ENROLLED)
-
-
-def _enrolled_at(db: Connection, name: str, issued: Issued) -> float | None:
-    """Time of enrolment of the device with this name and key; None when it is not enrolled."""
-    columns = (device.c.state, device.c.key_sha256, device.c.enrolled_at)
-    row = db.execute(select(*columns).where(device.c.name == name)).one_or_none()
+def _enrolled_at(row: Row | None, issued: Issued) -> float | None:
+    """Time of enrolment of the device in this row, by its key; None when it is not enrolled."""
     if row is None or row.state != devices.ENROLLED:
         return None
     if row.key_sha256 != issued.key_sha256:
         raise ConflictError(
-            f"a device {name!r} is enrolled already",
-            f"choose another name, or first run: shoal device decommission {name}",
+            f"a device {row.name!r} is enrolled already",
+            f"choose another name, or first run: shoal device decommission {row.name}",
         )
     return float(row.enrolled_at)
-
-
-def _save(db: Connection, name: str, values: dict[str, Any]) -> None:
-    state = db.scalar(select(device.c.state).where(device.c.name == name))
-    if state is None:
-        db.execute(insert(device).values(values))
-    else:
-        db.execute(update(device).where(device.c.name == name).values(values))
 
 
 def _decommission(db: Connection, name: str) -> None:

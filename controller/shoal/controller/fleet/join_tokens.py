@@ -4,6 +4,7 @@ import hmac
 import re
 import secrets
 
+import msgspec
 from sqlalchemy import Connection, delete, insert, select, update
 
 from shoal.controller.access import audit
@@ -38,18 +39,16 @@ def create_join_token(
     _check(site, rings, uses, ttl_s)
     id_, secret, now = secrets.token_hex(5), secrets.token_urlsafe(24), ctx.clock()
     rings = sorted(set(rings), key=RINGS.index)
-    with ctx.store.write() as db:
-        db.execute(
-            insert(join_token).values(
-                id=id_, secret_hash=digest(secret), site=site, rings=rings, uses_left=uses,
-                created_at=now, expires_at=now + ttl_s,
-            )
-        )  # fmt: skip
-        audit.record(db, ctx, actor, "join-token.create", id_, site=site, rings=rings, uses=uses)
-    return JoinToken(
+    token = JoinToken(
         id=id_, site=site, rings=rings, uses_left=uses, created_at=now, expires_at=now + ttl_s,
         secret=f"sj1.{id_}.{secret}.{ca_sha256}",
     )  # fmt: skip
+    row = msgspec.structs.asdict(token) | {"secret_hash": digest(secret)}
+    del row["secret"]
+    with ctx.store.write() as db:
+        db.execute(insert(join_token).values(row))
+        audit.record(db, ctx, actor, "join-token.create", id_, site=site, rings=rings, uses=uses)
+    return token
 
 
 def list_join_tokens(ctx: Context) -> list[JoinToken]:

@@ -37,6 +37,11 @@ _log = logging.getLogger(__name__)
 _MAX_INTEGER = 2**53
 _MAX_BOOT = 32
 _KEY = ("device", "boot", "seq")
+#: Columns of a window that are fields of its report.
+_AS_REPORTED = (
+    "model", "release", "reference", "window_s", "rows", "errors", "slow", "labelled", "correct",
+    "merged", "latency", "inputs", "outputs",
+)  # fmt: skip
 #: Columns that a redelivery repeats, and that two different messages hardly share.
 _FINGERPRINT: dict[Table, tuple[str, ...]] = {
     window: ("release", "window_s", "rows", "errors"),
@@ -258,23 +263,11 @@ class _Batch:
         self._add(
             window,
             message,
+            **{name: getattr(message, name) for name in _AS_REPORTED},
             site=self.devices[message.device].site,
-            model=message.model,
-            release=message.release,
-            reference=message.reference,
             start_at=start.at,
-            window_s=message.window_s,
             received_at=self.now,
-            rows=message.rows,
-            errors=message.errors,
-            slow=message.slow,
-            labelled=message.labelled,
-            correct=message.correct,
-            merged=message.merged,
-            latency=message.latency,
             health=msgspec.to_builtins(message.health) | {"clock_synced": start.synced},
-            inputs=message.inputs,
-            outputs=message.outputs,
         )
 
     def _update_event(self, message: UpdateEvent) -> None:

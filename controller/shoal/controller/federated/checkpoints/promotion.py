@@ -9,7 +9,6 @@ passes every gate, so that canary devices may install it; a person decides about
 """
 
 import logging
-from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -61,7 +60,10 @@ def release(
     return training.start_checkpoint(
         ctx, actor=actor, dataset=dataset or base.dataset, base=base, labels=manifest.labels,
         pipeline=manifest.pipeline, onnx=found.prepared.inference, origin=origin, trigger=trigger,
-        checkpoint=_files(found, origin),
+        checkpoint={
+            "theta": found.theta, "graph": found.prepared.graph,
+            "personal": found.prepared.personal, "notes": _notes(origin),
+        },
     )  # fmt: skip
 
 
@@ -101,16 +103,6 @@ def _contributors(db: Connection, idents: list[str]) -> list[Contributor]:
         .order_by(participation.c.device)
     )
     return [Contributor(**one) for one in db.execute(taking_part).mappings()]
-
-
-def _files(found: Checkpoint, origin: Origin) -> dict[str, Any]:
-    """Fields of training.jobs.Checkpoint, its files by SHA-256."""
-    return {
-        "theta": found.theta,
-        "graph": found.prepared.graph,
-        "personal": found.prepared.personal,
-        "notes": _notes(origin),
-    }
 
 
 def _notes(origin: Origin) -> list[str]:

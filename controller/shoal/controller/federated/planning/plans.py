@@ -6,7 +6,6 @@ fixed-point scale) depend on the number of invited devices.
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
@@ -72,10 +71,10 @@ def plan_of(
         strategy=task.strategy,
         least=task.pace.least,
         deadline_s=now_s + longest_s(task),
-        learning=Learning(**_fields(task.learning) | {"terms": strategy.terms()}),
+        learning=Learning(**msgspec.structs.asdict(task.learning) | {"terms": strategy.terms()}),
         privacy=_privacy(task, clip),
         secure=_secure(task, task.secure, strategy, invited) if task.secure else None,
-        compression=Compression(**_fields(task.compression)),
+        compression=Compression(**msgspec.structs.asdict(task.compression)),
         gateways=task.gateways,
     )
     return check_plan(plan, strategy)
@@ -125,7 +124,9 @@ def _task_conflicts(task: TaskPlan) -> Iterator[str]:
 def _privacy(task: TaskPlan, clip: float) -> Privacy | None:
     if task.privacy is None:
         return None
-    return Privacy(**_fields(task.privacy) | ({"clip": clip} if task.adaptive and clip else {}))
+    return Privacy(
+        **msgspec.structs.asdict(task.privacy) | ({"clip": clip} if task.adaptive and clip else {})
+    )
 
 
 def _gateway_conflicts(task: TaskPlan) -> Iterator[str]:
@@ -180,7 +181,3 @@ def _scale(task: TaskPlan, hiding: Hiding, strategy: Strategy, invited: int) -> 
         return scale_for(task.privacy, hiding.clip, invited, task.pace.least)
     most = strategy.most_examples if isinstance(strategy, ByExamples) else hiding.weight
     return FixedPoint(clip=hiding.clip, devices=invited, weight=min(hiding.weight, most)).check()
-
-
-def _fields(struct: msgspec.Struct) -> dict[str, Any]:
-    return {name: getattr(struct, name) for name in struct.__struct_fields__}

@@ -289,13 +289,13 @@ def _candidates(db: Connection, task: Task, before: Row[Any] | None) -> Iterator
             site=row.site,
             release=row.releases.get(task.model, ""),
             ram_mb=_number_in(row.facts, "ram_mb", default=task.plan.demands.ram_mb),
-            rows=int(_rows(row.facts, task.model, default=task.plan.demands.rows)),
+            rows=int(labelled_rows(row.facts, task.model, default=task.plan.demands.rows)),
             cohort=int(_number_in(_learning(row.facts), "cohort", default=0)),
             resting=None if last is None else _number(before) - last - 1,
         )
 
 
-def _rows(facts: dict[str, Any], model: str, *, default: float) -> float:
+def labelled_rows(facts: dict[str, Any], model: str, *, default: float) -> float:
     """Labelled rows in an inventory: {"learning": {"rows": {model: count}}}."""
     counts = _learning(facts).get("rows")
     return _number_in(counts if isinstance(counts, dict) else {}, model, default=default)

@@ -1,6 +1,5 @@
 """A running round: its state in memory, loaded from database and files, and its journal line."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -118,17 +117,9 @@ def _row_limits(db: Connection, model: str, devices: Iterable[str]) -> dict[str,
     down. A device may lie in its inventory too; the strategy's `most_examples` bounds that.
     """
     query = select(device.c.name, device.c.facts).where(device.c.name.in_(list(devices)))
-    found = {row.name: _inventory(row.facts, model) for row in db.execute(query)}
-    return {n: max(MIN_ROW_LIMIT, 2 * count) for n, count in found.items() if count is not None}
-
-
-def _inventory(facts: dict[str, Any], model: str) -> int | None:
-    """Rows of a model in a device's inventory, which may contain anything."""
-    learning = facts.get("learning")
-    counts = learning.get("rows") if isinstance(learning, dict) else None
-    count = counts.get(model) if isinstance(counts, dict) else None
-    valid = isinstance(count, int | float) and math.isfinite(count) and count >= 0
-    return int(count) if valid and count is not None else None
+    read = scheduling.labelled_rows
+    found = {row.name: int(read(row.facts, model, default=-1)) for row in db.execute(query)}
+    return {n: max(MIN_ROW_LIMIT, 2 * count) for n, count in found.items() if count >= 0}
 
 
 # --- the journal ------------------------------------------------------------------------------
