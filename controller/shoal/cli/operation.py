@@ -8,6 +8,15 @@ from shoal.cli.options import timeout_option
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, state, table
 from shoal.cli.waiting import follow
 
+_PROGRESS: Columns = {
+    "operation": "id",
+    "what": "kind",
+    "of": "subject",
+    "state": state(),
+    "done": lambda o: f"{100 * o['progress']:.0f} %",
+    "step": "step",
+}
+
 
 @click.group(cls=CommandGroup)
 def operation() -> None:
@@ -26,12 +35,7 @@ def list_operations(session: Session, limit: int) -> None:
     """
     found = list(session.api.items(at("operations"), most=limit))
     columns: Columns = {
-        "operation": "id",
-        "what": "kind",
-        "of": "subject",
-        "state": state(),
-        "done": lambda o: f"{100 * o['progress']:.0f} %",
-        "step": "step",
+        **_PROGRESS,
         "started": lambda o: instant(o["started_at"]),
         "result": "result",
         "error": "error",
@@ -87,12 +91,7 @@ def operation_card(found: JsonObject) -> object:
     return card(
         found,
         {
-            "operation": "id",
-            "what": "kind",
-            "of": "subject",
-            "state": state(),
-            "done": lambda o: f"{100 * o['progress']:.0f} %",
-            "step": "step",
+            **_PROGRESS,
             "requested": lambda o: instant(o["created_at"]),
             "by": "created_by",
             "started": lambda o: instant(o["started_at"]),

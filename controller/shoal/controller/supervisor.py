@@ -6,9 +6,10 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from shoal.controller.broker.io.nats import find_binary
 from shoal.controller.fleet.io.ca import Authority
@@ -161,33 +162,23 @@ def taken_ports(settings: Settings) -> dict[str, int]:
     return {name: port for name, port in ports.items() if not is_free(network.host, port)}
 
 
-class folder_lock:  # noqa: N801 - a context manager: `with folder_lock(folder)`
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
     """Lock of the controller's folder; ConflictError if another `serve` holds it."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "serve.lock"
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("a+")
+    with (folder / "serve.lock").open("a+") as file:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._file.seek(0)
-            pid = self._file.read().strip()
-            self._file.close()
+            file.seek(0)
+            pid = file.read().strip()
             raise ConflictError(
-                f"{self._path.parent} is served already, by process {pid}",
-                f"end it first: kill {pid}",
+                f"{folder} is served already, by process {pid}", f"end it first: kill {pid}",
                 pid=pid,
-            ) from error
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+            ) from error  # fmt: skip
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
 
 
 def _is_healthy(part: Part) -> bool:

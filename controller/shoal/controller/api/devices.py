@@ -109,10 +109,8 @@ def list_join_tokens(call: Call) -> Listing[JoinToken]:
        secret=("secret",))  # fmt: skip
 def create_join_token(call: Call, body: NewJoinToken) -> JoinToken:
     """Create a join token; `secret` is shown once, and empty for a repeated Idempotency-Key."""
-    return join_tokens.create_join_token(
-        call.ctx, actor=call.by, ca_sha256=call.services.authority.root_fingerprint, site=body.site,
-        rings=body.rings, uses=body.uses, ttl_s=body.ttl_s,
-    )  # fmt: skip
+    pinned, wanted = call.services.authority.root_fingerprint, msgspec.structs.asdict(body)
+    return join_tokens.create_join_token(call.ctx, actor=call.by, ca_sha256=pinned, **wanted)
 
 
 @route("DELETE", "/api/v1/join-tokens/<id>", role="operator", tag=TAG, status=204)

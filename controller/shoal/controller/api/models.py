@@ -126,10 +126,8 @@ def get_model(call: Call, model: str) -> Model:
        location=OPERATION, repeatable=True)  # fmt: skip
 def train(call: Call, model: str, body: Training) -> Operation:
     """Train the next release of a model; the operation has its progress."""
-    return training.start_training(
-        call.ctx, actor=call.by, model=model, dataset=body.dataset, estimator=body.estimator,
-        params=body.params, sites=body.sites or None,
-    )  # fmt: skip
+    job = msgspec.structs.asdict(body)
+    return training.start_training(call.ctx, actor=call.by, model=model, **job)
 
 
 @route("POST", "/api/v1/models/<model>/import", role="operator", tag=TAG, status=202,

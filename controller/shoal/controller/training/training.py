@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 
-from shoal import manifest
 from shoal.controller.data import datasets
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.host.context import Context
@@ -81,8 +80,6 @@ def start_checkpoint(
     actor: str,
     dataset: str,
     base: Release,
-    labels: Sequence[str],
-    pipeline: Pipeline,
     onnx: str,
     checkpoint: Mapping[str, Any],
     origin: Origin,
@@ -98,9 +95,10 @@ def start_checkpoint(
     version = datasets.get_dataset(ctx, dataset)
     for sha256 in (onnx, checkpoint["theta"], checkpoint["graph"]):
         ctx.blobs.path(sha256)
+    manifest, _ = releases.manifest_of(ctx, base.ref)
     split = {name: value for name, value in base.params.items() if name in ("seed", "holdout")}
-    params = split | {"pipeline": msgspec.to_builtins(pipeline)}
-    inputs = {"onnx": onnx, "labels": list(labels), "checkpoint": dict(checkpoint)}
+    params = split | {"pipeline": msgspec.to_builtins(manifest.pipeline)}
+    inputs = {"onnx": onnx, "labels": list(manifest.labels), "checkpoint": dict(checkpoint)}
     inputs["origin"] = msgspec.to_builtins(origin)
     return _start(ctx, actor, CHECKPOINT, base.model, version, IMPORTED, params, trigger, inputs)
 
@@ -141,7 +139,6 @@ def _start(
     trigger: str,
     inputs: dict[str, Any],
 ) -> Operation:
-    manifest.check_model(model)
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor=actor, name=model)
     common = {

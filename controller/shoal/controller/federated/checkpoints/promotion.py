@@ -56,10 +56,9 @@ def release(
         )
     origin = origin_of(ctx, whole, found)
     base = releases.get_release(ctx, whole.release)
-    manifest, _ = releases.manifest_of(ctx, whole.release)
     return training.start_checkpoint(
-        ctx, actor=actor, dataset=dataset or base.dataset, base=base, labels=manifest.labels,
-        pipeline=manifest.pipeline, onnx=found.prepared.inference, origin=origin, trigger=trigger,
+        ctx, actor=actor, dataset=dataset or base.dataset, base=base,
+        onnx=found.prepared.inference, origin=origin, trigger=trigger,
         checkpoint={
             "theta": found.theta, "graph": found.prepared.graph,
             "personal": found.prepared.personal, "notes": _notes(origin),

@@ -19,7 +19,7 @@ import itertools
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -130,10 +130,7 @@ class RoundFiles:
 
     def put(self, ident: str, kind: str, device: str, data: bytes) -> None:
         """Write or replace a file; durable when this returns, or the enclosing `together`."""
-        if not self._batching:
-            with self.together():
-                self._put(ident, (kind, device), data)
-        else:
+        with nullcontext() if self._batching else self.together():
             self._put(ident, (kind, device), data)
 
     def _put(self, ident: str, key: Key, data: bytes) -> None:

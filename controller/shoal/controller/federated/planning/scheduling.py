@@ -104,26 +104,22 @@ def task_key(task: str) -> str:
     return f"task/{task}"
 
 
-def _task_draft(name: str, model: str, reason: str) -> Draft:
-    """Alert of a federated task whose rounds do not go on by themselves."""
-    return Draft(
-        key=task_key(name),
+def stop(db: Connection, ctx: Context, task: str, model: str, reason: str) -> None:
+    """Stop a task's rounds and raise an alert: they do not go on by themselves."""
+    rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason)
+    draft = Draft(
+        key=task_key(task),
         kind="task",
         severity="warning",
-        title=f"The rounds of {name} have stopped",
+        title=f"The rounds of {task} have stopped",
         detail=reason,
         next_step=(
-            f"See why: shoal round show {name}. Go on with: shoal round start {name}, or plan a "
+            f"See why: shoal round show {task}. Go on with: shoal round start {task}, or plan a "
             "new task: shoal round plan"
         ),
         model=model,
     )
-
-
-def stop(db: Connection, ctx: Context, task: str, model: str, reason: str) -> None:
-    """Stop a task's rounds and raise an alert."""
-    rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason)
-    alerts.raise_alert(db, ctx, _task_draft(task, model, reason))
+    alerts.raise_alert(db, ctx, draft)
 
 
 def check_budget(task: Task, plan: Plan, spent: list[dict[str, Any]]) -> None:

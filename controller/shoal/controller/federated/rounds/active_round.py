@@ -73,10 +73,6 @@ class ActiveRound:
         self.signed: dict[str, Invite | Measure] = {}
         self.secagg: SecAggSession | None = None
 
-    def attempt_of(self, device: str) -> bytes:
-        """Attempt that a device trains for: an earlier round's while its update is carried over."""
-        return self.record.attempt_of(device)
-
     def limit_rows(self, device: str, reported: int, default: int | None = None) -> int:
         """Reported rows, limited; default: the limit of a device whose inventory has no number."""
         return min(reported, self.row_limits.get(device, reported if default is None else default))

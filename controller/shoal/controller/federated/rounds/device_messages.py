@@ -53,13 +53,13 @@ def restore_marks(active: ActiveRound) -> None:
     for name in active.files.devices(active.id, kind) if kind else ():
         members = gateways.members(active, name) if kind == "update" else []
         for device in members or [name]:
-            attempt, deadline_s = active.attempt_of(device), active.record.deadline_s
+            attempt, deadline_s = active.record.attempt_of(device), active.record.deadline_s
             active.record = mark_received(active.record, device, attempt, deadline_s).record
 
 
 def refuse(active: ActiveRound, device: str, now_s: float, reason: str) -> None:
     """Take a device out of the round."""
-    attempt = active.attempt_of(device)
+    attempt = active.record.attempt_of(device)
     active.record = mark_received(active.record, device, attempt, now_s, refused=reason).record
 
 

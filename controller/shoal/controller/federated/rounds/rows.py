@@ -1,5 +1,6 @@
 """Database rows of tasks, rounds and participations, and their structs."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -124,7 +125,4 @@ def _bounded(one: Participation) -> dict[str, float]:
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[str(value)] = counts.get(str(value), 0) + 1
-    return dict(sorted(counts.items()))
+    return dict(sorted(Counter(map(str, values)).items()))

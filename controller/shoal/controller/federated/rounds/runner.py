@@ -257,7 +257,7 @@ class RoundRunner:
     def _send(self, active: ActiveRound) -> None:
         """LinkError when the link refuses a message: it is sent by the next run."""
         for due in controller_messages.due(self._ctx, active):
-            attempt = active.attempt_of(due.device)
+            attempt = active.record.attempt_of(due.device)
             self._post(due.device, wire.RoundCall(attempt=attempt, said=due.call))
             active.requests[due.device] = due.request
 
@@ -330,7 +330,7 @@ class RoundRunner:
     def _round_of(self, message: wire.RoundAnswer) -> ActiveRound | None:
         for active in self._active.values():
             if message.device in active.record.marks and (
-                active.attempt_of(message.device) == message.attempt
+                active.record.attempt_of(message.device) == message.attempt
             ):
                 return active
         return None
