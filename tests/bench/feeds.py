@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.served_model import ServedModel
 from shoal.pipeline import Input, Pipeline
 from shoal.sketch import F32, References
+from shoal.tensors import Array, Named
 from shoal.wire import Health
 
 LINES = {
@@ -52,6 +53,9 @@ class Constant:
 
     def run(self, rows: F32) -> F32:
         return np.full((len(rows), CLASSES), 1 / CLASSES, np.float32)
+
+    def run_tensors(self, feeds: Named, outputs: Sequence[str]) -> list[Array]:
+        return [self.run(rows) for rows in feeds.values()]
 
 
 def run(*, quick: bool) -> Found:

@@ -13,7 +13,7 @@ from devices import MODEL, engine, softmax
 from endpoints import Running, connect, infer, named, read, read_whole, request
 from shoal.agent.serving.io import endpoint
 from shoal.agent.serving.io.endpoint import CONNECTIONS, HEAD, WAITING
-from shoal.agent.serving.routes import BODY
+from shoal.agent.serving.protocol import BODY
 
 ROW = [0.5, -0.5]
 

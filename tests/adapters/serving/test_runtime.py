@@ -13,14 +13,22 @@ from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.io.session import OrtSession
 from shoal.errors import InputError, ModelError
 from shoal.profile import SessionOptions, profile
+from shoal.signature import Signature, rows_signature
 
 ROWS = np.random.default_rng(1).normal(size=(5, FEATURES)).astype(np.float32)
+
+
+def signature(given: str, found: str) -> Signature:
+    return rows_signature(given, FEATURES, found, 3)
+
+
+SIGNATURE = signature("input", "output")
 
 
 def session(path: Path, model: bytes) -> OrtSession:
     path = path / "model.onnx"
     path.write_bytes(model)
-    return OrtSession(path, SessionOptions(), "input", "output")
+    return OrtSession(path, SessionOptions(), SIGNATURE)
 
 
 def cast(source: str = "input") -> list[object]:
@@ -51,9 +59,9 @@ BROKEN = {
             [helper.make_node("Cast", ["input"], ["output"], to=TensorProto.FLOAT)],
             given=TensorProto.DOUBLE,
         ).SerializeToString(),
-        "tensor.double.*float32",
+        "tensor.double.*FP32",
     ),
-    "two inputs": (two_inputs(), "2 inputs"),
+    "two inputs": (two_inputs(), "needs the inputs more"),
     "no model": (b"GIF89a" * 20, "no ONNX model"),
     "nothing": (b"", "model.onnx"),
 }
@@ -69,9 +77,9 @@ def test_a_model_is_refused_by_name(kind: str, tmp_path: Path) -> None:
 def test_a_wrong_tensor_name_in_the_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(mlp().SerializeToString())
     with pytest.raises(ModelError, match="no input 'x'; it has: input"):
-        OrtSession(tmp_path / "model.onnx", SessionOptions(), "x", "output")
+        OrtSession(tmp_path / "model.onnx", SessionOptions(), signature("x", "output"))
     with pytest.raises(ModelError, match="no output 'y'"):
-        OrtSession(tmp_path / "model.onnx", SessionOptions(), "input", "y")
+        OrtSession(tmp_path / "model.onnx", SessionOptions(), signature("input", "y"))
 
 
 @pytest.mark.parametrize(

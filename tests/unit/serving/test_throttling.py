@@ -120,6 +120,7 @@ def engine(slot: Slot) -> Any:
     return SimpleNamespace(
         slot=slot,
         features=3,
+        takes_rows=True,
         session=Session(),
         manifest=SimpleNamespace(
             model=slot.model,

@@ -18,6 +18,7 @@ from shoal.errors import DatasetError, SettingError
 from shoal.pipeline import Pipeline
 from shoal.preparation import Preparation
 from shoal.profile import SessionOptions
+from shoal.signature import rows_signature
 
 LINE = {
     "inputs": [
@@ -88,7 +89,7 @@ def test_a_device_answers_the_plants_own_units_as_the_controller_did(
     made = built(plant_job, pipeline=LINE)
     path = tmp_path / "fp32.onnx"
     path.write_bytes(made.files["fp32"])
-    session = OrtSession(path, SessionOptions(), "input", "output")
+    session = OrtSession(path, SessionOptions(), rows_signature("input", 2, "output", 2))
     work = Preparation(made.pipeline, [f.name for f in made.features])
     for fahrenheit, label in ((40.0, "fine"), (200.0, "hot")):
         reading = np.array([[2.0, fahrenheit]])

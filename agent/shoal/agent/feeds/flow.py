@@ -6,7 +6,7 @@ import numpy as np
 
 from shoal.agent.feeds.frames import Frame, Prediction, Quality
 from shoal.agent.host.faults import Fault
-from shoal.agent.serving.engine import Engine
+from shoal.agent.serving.engine import Engine, require_rows
 from shoal.agent.serving.labels import class_indices, number
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import InputError, ShoalError
@@ -24,7 +24,7 @@ class Flow:
     """Runs the frames of one source; never raises. One thread calls it.
 
     source   its name, for faults
-    model    that the source feeds; "" for every one that serves
+    model    that the source feeds; "" for every one that serves and takes rows
     serving  the served models by name
     sinks    (model or "", write) of each sink; write neither blocks nor raises
     fault    reports a frame that failed; the model's window counts it too
@@ -60,7 +60,7 @@ class Flow:
 
     def _run(self, serving: ServedModel, frame: Frame) -> int:
         engine = serving.engine
-        if engine is None:
+        if engine is None or not (engine.takes_rows or self._model):
             return 0
         try:
             ready = self._prepare(engine, frame)
@@ -90,6 +90,7 @@ class Flow:
 
     def _prepare(self, engine: Engine, frame: Frame) -> PreparedRows:
         """The model's rows of a frame; InputError when a required value is missing."""
+        require_rows(engine.manifest)
         self._check_names(engine, frame)
         preparation = self._preparation(engine, frame.asset)
         return preparation.rows(frame.time_s, frame.names, frame.rows)

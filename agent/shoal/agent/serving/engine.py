@@ -1,7 +1,7 @@
 """A loaded release (Engine), and the port that loads one with the installed onnxruntime."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,22 +12,31 @@ from shoal.manifest import Manifest
 from shoal.pipeline import IDENTITY, RAW
 from shoal.preparation import Conversion
 from shoal.profile import Profile
+from shoal.signature import Tensor
 from shoal.sketch import F32, References
+from shoal.tensors import Array, Named
 
 #: Every onnxruntime loads the oldest one, and none the newest.
 OLDEST_OPSET, NEWEST_OPSET = 13, 60
 
 
 class Session(Protocol):
-    """A loaded model. run: float32 (n, F) -> float32 (n, C); InputError, ModelError."""
+    """A loaded model; InputError, ModelError.
+
+    run          rows: float32 (n, F) -> float32 (n, C)
+    run_tensors  tensors by name -> the named outputs
+    """
 
     def run(self, rows: F32) -> F32: ...
+    def run_tensors(self, feeds: Named, outputs: Sequence[str]) -> list[Array]: ...
 
 
 class Engine:
     """A loaded release, ready to serve.
 
-    slow_s   one-row latency above which a request is slow, in seconds
+    slow_s      one-row latency above which a request is slow, in seconds
+    sample      inputs that fit a release of tensors: its first golden vector
+    takes_rows  whether its requests are rows, and not tensors by name; see `signature`
     """
 
     def __init__(
@@ -38,9 +47,11 @@ class Engine:
         references: References,
         session: Session,
         slow_s: float,
+        sample: Named | None = None,
     ) -> None:
         self.slot, self.manifest, self.references = slot, manifest, references
-        self.session, self.slow_s = session, slow_s
+        self.session, self.slow_s, self.sample = session, slow_s, sample or {}
+        self.takes_rows, self.signature = manifest.takes_rows, manifest.tensors
         self.features = len(manifest.features)
         self.regression = manifest.task == "regression"
         self.outputs = max(1, len(manifest.labels))
@@ -56,8 +67,28 @@ class Engine:
             return None
         return Conversion(line, [f.name for f in self.manifest.features])
 
+    @functools.cached_property
+    def tensors(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Inputs and outputs of the signature by name."""
+        return self.signature.by_name()
+
+    @functools.cached_property
+    def defaults(self) -> Named:
+        """Inputs that a request may leave out, and their values."""
+        found = {tensor.name: tensor.default_array for tensor in self.signature.inputs}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def test(self) -> None:
+        """Run a row of zeros, or the sample; ModelError when that fails."""
+        if self.takes_rows:
+            self.session.run(np.zeros((1, self.features), np.float32))
+        else:
+            self.session.run_tensors(self.sample, [t.name for t in self.signature.outputs])
+
     def check_shape(self, rows: F32) -> None:
         """InputError unless `rows` is (n, features)."""
+        if not self.takes_rows:
+            require_rows(self.manifest)
         if rows.ndim != 2 or rows.shape[1] != self.features:
             raise InputError(
                 f"{self.manifest.release}: input of shape {list(rows.shape)}, "
@@ -75,6 +106,16 @@ class Engine:
                 f"(NaN or infinite) in row {row}",
                 "this model takes no missing values: fill it in, or leave the row out",
             )
+
+
+def require_rows(manifest: Manifest) -> None:
+    """InputError when the release's requests are tensors, and not rows."""
+    if not manifest.takes_rows:
+        names = ", ".join(tensor.name for tensor in manifest.tensors.inputs)[:200] or "no input"
+        raise InputError(
+            f"{manifest.release} takes tensors ({names}), not rows",
+            "send it requests through the endpoint",
+        )
 
 
 class Runtime(NamedTuple):

@@ -9,9 +9,9 @@ extension_binary_data.md.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from shoal.agent.serving import row_requests
+from shoal.agent.serving import protocol, row_requests, tensor_requests
 from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.routes import (
     LONG_JSON,
@@ -24,6 +24,7 @@ from shoal.agent.serving.routes import (
 )
 from shoal.agent.serving.row_requests import RowRequest
 from shoal.agent.serving.served_model import ServedModel
+from shoal.agent.serving.tensor_requests import TensorRequest
 from shoal.errors import InputError, ShoalError
 from shoal.sketch import F32
 
@@ -36,7 +37,7 @@ class Call(NamedTuple):
 
     serving: ServedModel
     engine: Engine
-    input: RowRequest
+    input: RowRequest | TensorRequest
 
 
 class Inference:
@@ -62,7 +63,7 @@ class Inference:
             if found is None or found[2] != "/infer" or request.method != "POST":
                 return self._routes.respond(request)
             call = _call(*served(self._routes.models, found[0], found[1]), request)
-            if self._collect is not None and call.input.id:
+            if self._collect is not None and call.input.id and isinstance(call.input, RowRequest):
                 self._collect(call.engine, call.input.rows, call.input.id)
             return call
         except Exception as error:  # noqa: BLE001 a bug fails one request with 500, no more
@@ -70,13 +71,15 @@ class Inference:
 
 
 def run_batch(calls: Sequence[Call]) -> list[Response]:
-    """The responses to calls of one engine, in one run; never raises."""
-    first = calls[0]
+    """The responses to calls of one engine that join, in one run; never raises."""
+    serving, engine = calls[0].serving, calls[0].engine
+    requests = [call.input for call in calls]
     try:
-        results = first.serving.infer_batch(first.engine, [call.input.rows for call in calls])
-        return [_response(call, result) for call, result in zip(calls, results, strict=True)]
+        if engine.takes_rows:
+            return _run_rows(serving, engine, cast(list[RowRequest], requests))
+        return _run_tensors(serving, engine, cast(list[TensorRequest], requests))
     except Exception as error:  # noqa: BLE001 a bug fails these requests with 500, no more
-        return [response_to(error, f"infer {first.serving.model}")] * len(calls)
+        return [response_to(error, f"infer {serving.model}")] * len(calls)
 
 
 def is_slow(calls: Sequence[Call]) -> bool:
@@ -88,14 +91,40 @@ def is_slow(calls: Sequence[Call]) -> bool:
 
 
 def _call(serving: ServedModel, engine: Engine, request: Request) -> Call:
+    body, json_bytes = request.body, request.json_bytes
     try:
-        return Call(serving, engine, row_requests.read(request.body, request.json_bytes, engine))
+        if engine.takes_rows:
+            return Call(serving, engine, row_requests.read(body, json_bytes, engine))
+        if json_bytes == 0:
+            return Call(serving, engine, tensor_requests.read_bare(body, engine))
+        parsed = protocol.parse_body(body, json_bytes)
+        step = tensor_requests.step_of(parsed.given)
+        engine = serving.engine_for(step, engine)
+        return Call(serving, engine, tensor_requests.read(parsed, engine, step))
     except InputError:
         serving.count_error()
         raise
 
 
-def _response(call: Call, result: F32 | ShoalError) -> Response:
-    if isinstance(result, ShoalError):
-        return response_to(result, "")
-    return Response(200, *row_requests.write(call.engine, call.input, result))
+def _run_rows(
+    serving: ServedModel, engine: Engine, requests: Sequence[RowRequest]
+) -> list[Response]:
+    results = serving.infer_batch(engine, [request.rows for request in requests])
+    return [
+        response_to(result, "")
+        if isinstance(result, ShoalError)
+        else Response(200, *row_requests.write(engine, request, result))
+        for request, result in zip(requests, results, strict=True)
+    ]
+
+
+def _run_tensors(
+    serving: ServedModel, engine: Engine, requests: Sequence[TensorRequest]
+) -> list[Response]:
+    results = serving.infer_requests(engine, requests)
+    return [
+        response_to(result, "")
+        if isinstance(result, ShoalError)
+        else Response(200, *tensor_requests.write(engine, request, result))
+        for request, result in zip(requests, results, strict=True)
+    ]

@@ -9,6 +9,8 @@ import orjson
 
 from shoal.errors import InputError
 
+#: Bytes of a request's body, at most.
+BODY = 8 << 20
 #: Every datatype of the protocol.
 DATATYPES = {"BOOL", "BYTES", "BF16", "FP16", "FP32", "FP64"} | {
     f"{kind}{bits}" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)

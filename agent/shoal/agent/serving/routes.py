@@ -13,18 +13,22 @@ from typing import Any, NamedTuple
 import orjson
 
 from shoal.agent.serving.engine import Engine
+from shoal.agent.serving.sequences import SequenceError
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError, ModelError, ShoalError
 from shoal.pipeline import RAW
+from shoal.signature import Tensor
 
 _log = logging.getLogger(__name__)
 
-#: Bytes: largest request body; JSON whose parsing takes about a millisecond.
-BODY, LONG_JSON = 8 << 20, 1 << 16
+#: Bytes of JSON whose parsing takes about a millisecond.
+LONG_JSON = 1 << 16
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
 _SOURCE = re.compile(r"/sources/([^/]+)")
+#: In order: the first kind that an error is of.
 _STATUS = {
-    AbsentError: 404, InputError: 400, ModelError: 500, DeniedError: 403, ConflictError: 503,
+    AbsentError: 404, InputError: 400, ModelError: 500, DeniedError: 403, SequenceError: 409,
+    ConflictError: 503,
 }  # fmt: skip
 
 
@@ -100,8 +104,10 @@ class Routes:
     def _model(self, name: str, version: str | None, verb: str | None) -> Response:
         if verb == "/ready" and ((serving := self.models.get(name)) is None or not serving.engine):
             return error_response(400, f"no release of {name!r} serves on this device")
-        _, engine = served(self.models, name, version)
-        return _json(200, _metadata(engine) if verb is None else {"name": name, "ready": True})
+        serving, engine = served(self.models, name, version)
+        return _json(
+            200, _metadata(serving, engine) if verb is None else {"name": name, "ready": True}
+        )
 
     def _push(self, request: Request, name: str) -> Response:
         if request.method != "POST":
@@ -115,7 +121,7 @@ class Routes:
         about = {
             "name": "shoal-agent",
             "version": self._version,
-            "extensions": ["binary_tensor_data"],
+            "extensions": ["binary_tensor_data", "sequence", "sequence(string_id)"],
         }
         return _json(200, about)
 
@@ -162,21 +168,41 @@ def response_to(error: Exception, what: str) -> Response:
     return error_response(500, f"{type(error).__name__}: this is a bug of the agent, see its log")
 
 
-def _metadata(engine: Engine) -> dict[str, Any]:
-    manifest = engine.manifest
+def _metadata(serving: ServedModel, engine: Engine) -> dict[str, Any]:
+    manifest, signature = engine.manifest, engine.signature
     return {
         "name": manifest.model,
         "versions": [str(manifest.version)],
         "platform": "onnxruntime_onnx",
-        "inputs": [{"name": manifest.input, "datatype": "FP32", "shape": [-1, engine.features]}],
-        "outputs": [{"name": manifest.output, "datatype": "FP32", "shape": [-1, engine.outputs]}],
+        "inputs": [_tensor(tensor) for tensor in signature.inputs],
+        "outputs": [_tensor(tensor) for tensor in signature.outputs],
         "parameters": {
             "features": [f.name for f in manifest.features],
             "labels": manifest.labels,
             "variant": engine.slot.variant,
             **_raw_input(engine),
+            **_states(serving, engine),
         },
     }
+
+
+def _tensor(tensor: Tensor) -> dict[str, Any]:
+    optional = {} if tensor.default is None else {"optional": True}
+    return {
+        "name": tensor.name, "datatype": tensor.datatype, "shape": tensor.dims, **optional
+    }  # fmt: skip
+
+
+def _states(serving: ServedModel, engine: Engine) -> dict[str, Any]:
+    """States of a recurrent model, and the sequences of which they are kept here."""
+    if not engine.signature.states:
+        return {}
+    states = [
+        {"input": state.taken, "output": state.given, "shape": state.shape}
+        for state in engine.signature.states
+    ]
+    sequences = {"open": len(serving.sequences), "dropped": serving.sequences.dropped}
+    return {"states": states, "sequences": sequences}
 
 
 def _raw_input(engine: Engine) -> dict[str, Any]:

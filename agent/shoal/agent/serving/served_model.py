@@ -5,14 +5,21 @@ A swap closes the window, so that no window mixes two releases (DESIGN section 8
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import numpy as np
 
 from shoal.agent.serving.engine import Engine
+from shoal.agent.serving.sequences import Sequences, Step
+from shoal.agent.serving.tensor_batches import split, stack
+from shoal.agent.serving.tensor_requests import TensorRequest, of_arrays
 from shoal.agent.serving.window import Vitals, Window
-from shoal.errors import AbsentError, ShoalError
+from shoal.errors import AbsentError, InputError, ShoalError
 from shoal.sketch import F32
+from shoal.tensors import Array, Named
 from shoal.wire import Health, WindowReport
+
+T = TypeVar("T")
 
 #: Rows kept in memory, never on disk, for the shadow probe of the next release.
 RECENT = 64
@@ -42,6 +49,7 @@ class ServedModel:
         self._recent: F32 | None = None
         self._seen = 0
         self._running: dict[object, tuple[Engine, float]] = {}
+        self.sequences = Sequences()
 
     @property
     def engine(self) -> Engine | None:
@@ -82,11 +90,55 @@ class ServedModel:
                 pass
         return [self._result(engine, rows) for rows in requests]
 
+    def infer_tensors(
+        self, feeds: Named, outputs: Sequence[str] = (), step: Step | None = None
+    ) -> dict[str, Array]:
+        """Outputs by name (all, or the named ones) of inputs by name.
+
+        step   of a sequence whose states are kept here; None: the states are inputs and outputs
+
+        Raises AbsentError when nothing serves, InputError for inputs that do not fit, ModelError
+        when the runtime fails, ConflictError for a sequence that cannot go on.
+        """
+        engine = self._engine
+        if engine is None:
+            raise AbsentError("release serving", self.model, "roll one out to this device")
+        engine = self.engine_for(step, engine)
+        try:
+            request = of_arrays(engine, feeds, outputs, step)
+        except InputError:
+            self.count_error()
+            raise
+        if engine.takes_rows:
+            return {engine.manifest.output: self._infer(engine, feeds[engine.manifest.input])}
+        return self._infer_tensors(engine, request)
+
+    def infer_requests(
+        self, engine: Engine, requests: Sequence[TensorRequest]
+    ) -> list[dict[str, Array] | ShoalError]:
+        """Outputs by name of several requests that join, in one run of `engine`.
+
+        One result or error for each. When the run fails the requests are run one by one.
+        """
+        if len(requests) > 1:
+            try:
+                return self._run_joined(engine, requests)
+            except ShoalError:
+                pass
+        return [self._tensor_result(engine, request) for request in requests]
+
+    def engine_for(self, step: Step | None, engine: Engine) -> Engine:
+        """The engine of a request: that of its sequence, where one is open, or `engine`."""
+        if step is None:
+            return engine
+        with self._lock:
+            return self.sequences.engine_of(step, engine)
+
     def self_test(self) -> None:
-        """Run a row of zeros through the current engine, uncounted; ModelError when it fails."""
+        """Run something that fits through the current engine, uncounted; ModelError: it failed."""
         engine = self._engine
         if engine is not None:
-            engine.session.run(np.zeros((1, engine.features), np.float32))
+            engine.test()
 
     def count_error(self) -> None:
         """Count a request that failed before it ran."""
@@ -102,6 +154,8 @@ class ServedModel:
         now_s = self._clock()
         with self._lock:
             closed = self._window
+            if self._warm is not None and self._warm is not engine:
+                self.sequences.close(self._warm)
             self._warm, self._engine = self._engine, engine
             self._window = Window(engine, now_s) if engine else None
             self._before = self._past + (closed.vitals if closed else Vitals())
@@ -109,14 +163,18 @@ class ServedModel:
         return closed.close(now_s, health) if closed and closed.requests else None
 
     def retire(self) -> None:
-        """Release the warm engine."""
-        self._warm = None
+        """Release the warm engine, and end the sequences that are still on it."""
+        with self._lock:
+            if self._warm is not None:
+                self.sequences.close(self._warm)
+            self._warm = None
 
     def collect(self, health: Health) -> WindowReport | None:
         """Close the open window and begin the next; None when nothing serves."""
         now_s = self._clock()
         with self._lock:
             closed, engine = self._window, self._engine
+            self.sequences.expire(self._timer())
             if closed is None or engine is None:
                 return None
             self._past = self._past + closed.vitals
@@ -145,7 +203,7 @@ class ServedModel:
         start = self._timer()
         try:
             engine.check(rows)
-            outputs = self._run(engine, rows, start)
+            outputs = self._run(engine, start, engine.session.run, rows)
         except ShoalError:
             self.count_error()
             raise
@@ -154,12 +212,12 @@ class ServedModel:
             self._record(engine, rows, outputs, took, truth)
         return outputs
 
-    def _run(self, engine: Engine, rows: F32, start: float) -> F32:
+    def _run(self, engine: Engine, start: float, run: Callable[..., T], *given: Any) -> T:
         """Run the session; registered while it runs, so that a model that hangs shows in vitals."""
         ticket = object()
         self._running[ticket] = engine, start
         try:
-            return engine.session.run(rows)
+            return run(*given)
         finally:
             del self._running[ticket]
 
@@ -179,7 +237,7 @@ class ServedModel:
         batch = np.concatenate(requests)
         engine.check(batch)
         start = self._timer()
-        outputs = self._run(engine, batch, start)
+        outputs = self._run(engine, start, engine.session.run, batch)
         took = self._timer() - start
         with self._lock:
             self._record(engine, batch, outputs, took, None, len(requests))
@@ -188,6 +246,75 @@ class ServedModel:
             results.append(outputs[at : at + len(rows)])
             at += len(rows)
         return results
+
+    def _tensor_result(
+        self, engine: Engine, request: TensorRequest
+    ) -> dict[str, Array] | ShoalError:
+        try:
+            return self._infer_tensors(engine, request)
+        except ShoalError as error:
+            return error
+
+    def _infer_tensors(self, engine: Engine, request: TensorRequest) -> dict[str, Array]:
+        start = self._timer()
+        try:
+            if request.step is None:
+                outputs = self._run_named(engine, request.feeds, request.names, start)
+            else:
+                outputs = self._run_step(engine, request, request.step, start)
+        except ShoalError:
+            self.count_error()
+            raise
+        self._record_items(engine, request.items, self._timer() - start, 1)
+        return outputs
+
+    def _run_named(
+        self, engine: Engine, feeds: Named, names: Sequence[str], start: float
+    ) -> dict[str, Array]:
+        found = self._run(engine, start, engine.session.run_tensors, feeds, names)
+        return dict(zip(names, found, strict=True))
+
+    def _run_step(
+        self, engine: Engine, request: TensorRequest, step: Step, start: float
+    ) -> dict[str, Array]:
+        """Run one step of a sequence, with the states that are kept here."""
+        states, timer = engine.signature.states, self._timer
+        with self._lock:
+            before = self.sequences.begin(step, engine, start)
+        try:
+            names = list(dict.fromkeys([*request.names, *(state.given for state in states)]))
+            outputs = self._run_named(engine, {**request.feeds, **before}, names, start)
+        except BaseException:
+            with self._lock:
+                self.sequences.abandon(step)
+            raise
+        after = {state.taken: outputs[state.given] for state in states}
+        with self._lock:
+            loaded = engine in (self._engine, self._warm)
+            self.sequences.keep(step, engine, after, timer(), loaded=loaded)
+        return {name: outputs[name] for name in request.names}
+
+    def _run_joined(
+        self, engine: Engine, requests: Sequence[TensorRequest]
+    ) -> list[dict[str, Array] | ShoalError]:
+        counts = [request.items for request in requests]
+        names = list(dict.fromkeys(name for request in requests for name in request.names))
+        start = self._timer()
+        together = stack(engine.signature, [request.feeds for request in requests])
+        outputs = self._run_named(engine, together, names, start)
+        took = self._timer() - start
+        parts = split(engine.signature, outputs, counts)
+        self._record_items(engine, sum(counts), took, len(requests))
+        return [
+            {name: part[name] for name in request.names}
+            for request, part in zip(requests, parts, strict=True)
+        ]
+
+    def _record_items(self, engine: Engine, items: int, took: float, requests: int) -> None:
+        with self._lock:
+            window = self._window
+            if window is not None and window.release == engine.manifest.release:
+                window.record_items(items, took, requests)
 
     def _record(
         self,
@@ -210,7 +337,7 @@ class ServedModel:
 
     def _recent_for(self, engine: Engine | None) -> F32 | None:
         """The buffer of recent rows; a new one when `engine` reads another number of features."""
-        if engine is None:
+        if engine is None or not engine.takes_rows:
             return None
         if self._recent is not None and self._recent.shape[1] == engine.features:
             return self._recent

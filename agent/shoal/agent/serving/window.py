@@ -41,7 +41,10 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window:
-    """Sketches, latency, errors and labels of one release from `start_s` (Unix seconds) on."""
+    """Sketches, latency, errors and labels of one release from `start_s` (Unix seconds) on.
+
+    Of a release of tensors it has no sketches: rows are its items, and nothing is said of them.
+    """
 
     def __init__(self, engine: Engine, start_s: float) -> None:
         manifest = engine.manifest
@@ -61,12 +64,7 @@ class Window:
 
         Each request counts with its share of the run: batching must not make a release look slow.
         """
-        self.requests += requests
-        self.rows += len(rows)
-        each = seconds / requests
-        self.latency.add(each, requests)
-        if each > self._engine.slow_s:
-            self.slow += requests
+        self.record_items(len(rows), seconds, requests)
         self._inputs.update(rows)
         n, at = len(outputs), self._filled
         if at + n > BUFFER_ROWS:
@@ -77,6 +75,15 @@ class Window:
                 return
         self._buffer[at : at + n] = outputs
         self._filled = at + n
+
+    def record_items(self, items: int, seconds: float, requests: int = 1) -> None:
+        """Count served requests of which nothing but their latency and number of items is kept."""
+        self.requests += requests
+        self.rows += items
+        each = seconds / requests
+        self.latency.add(each, requests)
+        if each > self._engine.slow_s:
+            self.slow += requests
 
     def record_error(self) -> None:
         """Count one request that failed."""
@@ -105,6 +112,7 @@ class Window:
         After a clock change the start is unknown: the report then has length 0.
         """
         self._flush()
+        is_sketched = self.rows > 0 and self._engine.takes_rows
         start_s = self._start_s if 0 <= now_s - self._start_s <= LONGEST_S else now_s
         return WindowReport(
             device="",
@@ -120,8 +128,8 @@ class Window:
             errors=self.errors,
             slow=self.slow,
             latency=self.latency.trimmed(),
-            inputs=self._inputs.to_bytes() if self.rows else b"",
-            outputs=self._outputs.to_bytes() if self.rows else b"",
+            inputs=self._inputs.to_bytes() if is_sketched else b"",
+            outputs=self._outputs.to_bytes() if is_sketched else b"",
             labelled=self.labelled,
             correct=self.correct,
             health=health,

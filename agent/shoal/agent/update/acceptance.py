@@ -39,6 +39,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     disagree        share of recent local inputs with another label than the serving release's; -1
                     where there was nothing to compare
     compared        rows compared
+    deviation       of a release of tensors: largest deviation from a golden output, where 1.0 is
+                    the most that another CPU may cause, and `where` it is; -1 for one of rows
     """
 
     variant: str
@@ -51,6 +53,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     load_ms: float = 0.0
     disagree: float = -1.0
     compared: int = 0
+    deviation: float = -1.0
+    where: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +85,8 @@ def judge_probe(measured: list[Measured], profile: Profile) -> Verdict:
     for one in measured:
         if one.worst_error > profile.gate.golden_atol or one.labels_differ:
             return _golden(one, profile)
+        if one.deviation > 1.0:
+            return _golden_tensor(one)
     within = [m for m in measured if not _over(m, profile)]
     if within:
         chosen = _fastest(within)
@@ -122,6 +128,12 @@ def _golden(one: Measured, profile: Profile) -> Verdict:
     return Verdict(cause="golden-mismatch", detail=detail, facts=_facts(one))
 
 
+def _golden_tensor(one: Measured) -> Verdict:
+    times = f"{one.deviation:.3g} times as far" if one.deviation < 1e9 else "farther"
+    detail = f"{one.variant}: {one.where} is {times} from the signed one than a CPU may cause"
+    return Verdict(cause="golden-mismatch", detail=detail, facts=_facts(one))
+
+
 def _over(one: Measured, profile: Profile) -> Verdict | None:
     budget = profile.budget
     if one.p99_ms > budget.p99_ms:
@@ -137,6 +149,8 @@ def _over(one: Measured, profile: Profile) -> Verdict | None:
 
 def _facts(one: Measured) -> dict[str, Any]:
     facts = msgspec.structs.asdict(one)
+    if one.deviation < 0:
+        del facts["deviation"], facts["where"]
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in facts.items()}
 
 

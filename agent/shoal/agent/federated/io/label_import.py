@@ -10,6 +10,7 @@ from shoal.agent.federated.io.row_buffer import BUFFER, Buffer, RowCounts, open_
 from shoal.agent.host.io.config import load
 from shoal.agent.host.io.folder import LEARNING, MODELS, give
 from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.serving.engine import require_rows
 from shoal.agent.serving.io.row_table import read_table
 from shoal.agent.serving.labels import class_indices, number
 from shoal.errors import AbsentError, DatasetError, SettingError
@@ -122,7 +123,10 @@ def _check(manifest: Manifest, labels: Sequence[str], where: str) -> None:
 
 
 def _manifest(folder: Path, model: str) -> Manifest:
-    """Manifest of the serving release, which defines columns and classes."""
+    """Manifest of the serving release, which defines columns and classes.
+
+    InputError when it takes tensors, which have neither.
+    """
     slots = DiskSlots(folder / MODELS)
     found = {slot.model: slot for slot in slots.found()}
     if model and model not in found:
@@ -131,4 +135,6 @@ def _manifest(folder: Path, model: str) -> Manifest:
         there = ", ".join(found) or "none"
         raise AbsentError("single model", there, "roll one out, or name it with --model")
     slot = found[model or next(iter(found))]
-    return bundle.read_manifest(slots.path(slot.model, slot.slot))
+    manifest = bundle.read_manifest(slots.path(slot.model, slot.slot))
+    require_rows(manifest)
+    return manifest

@@ -6,6 +6,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from shoal.manifest import SCHEMAS
+
 #: CPU flags that a profile may require; others are not reported.
 _FLAGS = frozenset(
     {
@@ -16,7 +18,10 @@ _FLAGS = frozenset(
 
 
 def read_facts(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> dict[str, Any]:
-    """arch, cpu, cpu_part, flags, cores, ram_mb, soc, os, python and ort of this machine."""
+    """arch, cpu, cpu_part, flags, cores, ram_mb, soc, os, python and ort of this machine.
+
+    And `schemas`: those of the manifests that this agent reads.
+    """
     cpu = _cpuinfo(proc / "cpuinfo")
     flags = cpu.get("flags", "") or cpu.get("Features", "")
     return {
@@ -30,6 +35,7 @@ def read_facts(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> dict[str
         "os": platform.platform(terse=True),
         "python": platform.python_version(),
         "ort": version_of("onnxruntime"),
+        "schemas": [*SCHEMAS],
     }
 
 

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +13,7 @@ import orjson
 from shoal.agent.host.io.folder import FOLDER, SOCKET
 from shoal.errors import (
     AbsentError,
+    ConflictError,
     InputError,
     LinkError,
     ModelError,
@@ -19,10 +21,12 @@ from shoal.errors import (
 )
 from shoal.pipeline import RAW
 from shoal.sketch import F32
+from shoal.tensors import Array, Named, datatype_of, from_bytes, to_bytes
 
 _END, _LARGEST = b"\r\n\r\n", 64 << 20
 _ERRORS: dict[int, type[ShoalError]] = {
     400: InputError,
+    409: ConflictError,
     413: InputError,
     500: ModelError,
     503: LinkError,
@@ -68,7 +72,8 @@ class Client:
 
         raw   rows are in the plant's units and go through the release's pipeline first
 
-        Raises InputError for rows that do not fit, ModelError when the runtime fails.
+        Raises InputError for rows that do not fit, and for a release that takes tensors;
+        ModelError when the runtime fails.
         """
         given = np.ascontiguousarray(rows, "<f4")
         if given.ndim != 2:
@@ -76,8 +81,38 @@ class Client:
         response = self._infer_raw(given) if raw else self._infer(given)
         head = orjson.loads(response.body[: response.json_bytes])
         self.release = f"{head['model_name']}@{head['model_version']}"
+        if "parameters" in head:  # the bytes happened to fit its one tensor
+            raise InputError(f"{self.release} takes tensors, not rows", "use infer_tensors")
         outputs = np.frombuffer(response.body, "<f4", offset=response.json_bytes)
         return outputs.reshape(head["outputs"][0]["shape"])
+
+    def infer_tensors(
+        self,
+        inputs: Mapping[str, npt.ArrayLike],
+        outputs: Sequence[str] = (),
+        *,
+        sequence: str | int | None = None,
+        start: bool = False,
+        end: bool = False,
+    ) -> dict[str, Array]:
+        """Outputs by name of inputs by name; arrays of the model's own datatypes.
+
+        outputs      names; empty for all
+        sequence     id of a stream, for a recurrent model: the agent keeps the states between its
+                     steps. start: this is its first step; end: its last one
+
+        Strings are arrays of str or of objects. Raises InputError for inputs that do not fit and
+        for a sequence that is not open, ConflictError for a sequence whose release is no longer
+        loaded, ModelError when the runtime fails.
+        """
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        head, parts = tensor_request(arrays, outputs, sequence, start, end)
+        length = f"Inference-Header-Content-Length: {len(head)}\r\n"
+        path = f"/v2/models/{self._model}/infer"
+        response = self._request("POST", path, b"".join([head, *parts]), length)
+        found = orjson.loads(response.body[: response.json_bytes])
+        self.release = f"{found['model_name']}@{found['model_version']}"
+        return tensors_of(found["outputs"], response.body, response.json_bytes)
 
     def describe(self) -> Description:
         """The release that serves."""
@@ -178,6 +213,40 @@ class _Response(NamedTuple):
 
 class _DisconnectedError(OSError):
     """The connection ended before the first byte of a response."""
+
+
+def tensor_request(
+    arrays: Named, outputs: Sequence[str], sequence: str | int | None, start: bool, end: bool
+) -> tuple[bytes, list[bytes]]:
+    """A binary request: its JSON, and the bytes of each array."""
+    parts = [to_bytes(array) for array in arrays.values()]
+    tensors = [
+        {
+            "name": name,
+            "shape": array.shape,
+            "datatype": datatype_of(array),
+            "parameters": {"binary_data_size": len(part)},
+        }
+        for (name, array), part in zip(arrays.items(), parts, strict=True)
+    ]
+    parameters: dict[str, Any] = {"binary_data_output": True}
+    if sequence is not None:
+        parameters |= {"sequence_id": sequence, "sequence_start": start, "sequence_end": end}
+    asked = {"inputs": tensors, "parameters": parameters}
+    if outputs:
+        asked["outputs"] = [{"name": name} for name in outputs]
+    return orjson.dumps(asked), parts
+
+
+def tensors_of(outputs: list[dict[str, Any]], body: bytes, at: int) -> dict[str, Array]:
+    """The arrays of a binary response whose JSON ends at byte `at`."""
+    found: dict[str, Array] = {}
+    for output in outputs:
+        size = output["parameters"]["binary_data_size"]
+        data = memoryview(body)[at : at + size]
+        found[output["name"]] = from_bytes(output["datatype"], output["shape"], data)
+        at += size
+    return found
 
 
 def _read(connection: socket.socket) -> _Response:

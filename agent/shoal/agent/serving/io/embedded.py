@@ -10,8 +10,12 @@ import logging
 import secrets
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
+
+import numpy as np
+import numpy.typing as npt
 
 from shoal.agent.host.io.facts import read_facts
 from shoal.agent.host.io.folder import FOLDER, MODELS, SPOOL
@@ -23,11 +27,13 @@ from shoal.agent.serving.io.row_spool import LabelledRowWriter
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.io.session_reports import SessionReportWriter
 from shoal.agent.serving.io.window_spool import WindowSpool
+from shoal.agent.serving.sequences import Step
 from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.serving.session_reports import SessionReport
 from shoal.errors import AbsentError, ShoalError
 from shoal.profile import Profile, detect, profile
 from shoal.sketch import F32
+from shoal.tensors import Array
 from shoal.wire import Health, WindowReport
 
 _log = logging.getLogger(__name__)
@@ -98,6 +104,23 @@ class Session:
             ready = engine.raw.table(rows) if raw and engine.raw is not None else rows
             self._labelled.add(engine, ready, truth)
         return outputs
+
+    def infer_tensors(
+        self,
+        inputs: Mapping[str, npt.ArrayLike],
+        outputs: Sequence[str] = (),
+        *,
+        sequence: str | int | None = None,
+        start: bool = False,
+        end: bool = False,
+    ) -> dict[str, Array]:
+        """Outputs by name of inputs by name, of any datatype; see Client.infer_tensors.
+
+        Raises ConflictError for a sequence whose release is no longer loaded, else as `infer`.
+        """
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        step = Step(sequence, start, end) if sequence is not None else None
+        return self._serving.infer_tensors(arrays, outputs, step)
 
     def __enter__(self) -> Self:
         return self

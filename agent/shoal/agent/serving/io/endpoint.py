@@ -16,7 +16,8 @@ import httptools
 
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.batching import AdaptiveBatcher
-from shoal.agent.serving.routes import BODY, Request, Response, error_response
+from shoal.agent.serving.protocol import BODY
+from shoal.agent.serving.routes import Request, Response, error_response
 from shoal.errors import SettingError
 
 _log = logging.getLogger(__name__)

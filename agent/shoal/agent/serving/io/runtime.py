@@ -16,6 +16,8 @@ from shoal.agent.serving.io.session_cache import SMALLEST, SessionCache
 from shoal.errors import ModelError, ShoalError
 from shoal.manifest import Manifest
 from shoal.profile import Profile, SessionOptions
+from shoal.signature import Signature
+from shoal.tensors import Named, datatype_of
 
 _log = logging.getLogger(__name__)
 
@@ -46,21 +48,20 @@ class OrtLoader:
         """The engine of a verified slot, after one warm-up run; ModelError when it fails."""
         folder = self._folder(slot.model, slot.slot)
         manifest = bundle.read_manifest(folder)
-        features = len(manifest.features)
         session = self._session(folder, manifest, slot.variant, profile.session)
-        warm = session.run(np.zeros((1, features), np.float32))
-        outputs = max(1, len(manifest.labels))
-        if warm.shape != (1, outputs):
-            raise ModelError(
-                f"{slot.release}: output of shape {list(warm.shape)} for one row, "
-                f"the manifest says [1, {outputs}]"
-            )
+        sample: Named = {}
+        if manifest.takes_rows:
+            _warm_up_rows(session, manifest)
+        else:
+            sample = bundle.read_golden_tensors(folder, manifest).vectors[0].arrays()
+            _warm_up_tensors(session, manifest, sample)
         return Engine(
             slot=slot,
             manifest=manifest,
             references=bundle.read_references(folder, manifest),
             session=session,
             slow_s=profile.budget.p99_ms / 1e3,
+            sample=sample,
         )
 
     def settle(self, slot: Slot, profile: Profile) -> None:
@@ -81,12 +82,12 @@ class OrtLoader:
     ) -> OrtSession:
         """The variant's session, from the cache or from the release's own file."""
         file = manifest.variant(variant).file
-        path, names = folder / file.name, (manifest.input, manifest.output)
+        path, signature = folder / file.name, manifest.tensors
         if self._cache is None or file.size < SMALLEST:
-            return OrtSession(path, options, *names)
+            return OrtSession(path, options, signature)
         cache = self._cache
         key = cache.key(file.sha256, import_ort().__version__, options)
-        return self._cached(cache, key, options, names) or OrtSession(path, options, *names)
+        return self._cached(cache, key, options, signature) or OrtSession(path, options, signature)
 
     def _fill(self, cache: SessionCache, slot: Slot, options: SessionOptions) -> None:
         """Have onnxruntime write the slot's optimised model, unless the cache has it.
@@ -95,7 +96,7 @@ class OrtLoader:
         """
         folder = self._folder(slot.model, slot.slot)
         manifest = bundle.read_manifest(folder)
-        file, names = manifest.variant(slot.variant).file, (manifest.input, manifest.output)
+        file, signature = manifest.variant(slot.variant).file, manifest.tensors
         key = cache.key(file.sha256, import_ort().__version__, options)
         if file.size < SMALLEST or cache.find(key) or not (into := cache.begin(key)):
             return
@@ -103,25 +104,51 @@ class OrtLoader:
             folder / file.name, file
         )  # from now on the cache entry stands for this file
         try:
-            OrtSession(folder / file.name, options, *names, save_to=into)
+            OrtSession(folder / file.name, options, signature, save_to=into)
         except ModelError:  # the disk refused: the model itself serves
             cache.delete(key)
             raise
         cache.commit(key)
 
     def _cached(
-        self, cache: SessionCache, key: str, options: SessionOptions, names: tuple[str, str]
+        self, cache: SessionCache, key: str, options: SessionOptions, signature: Signature
     ) -> OrtSession | None:
         """A session of the cached model; None when there is none that loads."""
         found = cache.find(key)
         if found is None:
             return None
         try:
-            return OrtSession(found, options, *names, is_optimised=True)
+            return OrtSession(found, options, signature, is_optimised=True)
         except ModelError as error:
             _log.warning("the optimised model %s: %s", found.name, error)
             cache.delete(key)
             return None
+
+
+def _warm_up_rows(session: OrtSession, manifest: Manifest) -> None:
+    """Run a row of zeros; ModelError when its output has another shape than the manifest says."""
+    warm = session.run(np.zeros((1, len(manifest.features)), np.float32))
+    outputs = max(1, len(manifest.labels))
+    if warm.shape != (1, outputs):
+        raise ModelError(
+            f"{manifest.release}: output of shape {list(warm.shape)} for one row, "
+            f"the manifest says [1, {outputs}]"
+        )
+
+
+def _warm_up_tensors(session: OrtSession, manifest: Manifest, sample: Named) -> None:
+    """Run a golden vector; ModelError when an output has another datatype than the manifest says.
+
+    Zeros may not fit: an id of 0, or a length of 0, is often none.
+    """
+    outputs = manifest.tensors.outputs
+    warm = session.run_tensors(sample, [tensor.name for tensor in outputs])
+    for tensor, array in zip(outputs, warm, strict=True):
+        if datatype_of(array) != tensor.datatype:
+            raise ModelError(
+                f"{manifest.release}: output {tensor.name!r} is {datatype_of(array)}, "
+                f"the manifest says {tensor.datatype}"
+            )
 
 
 def limit_malloc() -> None:

@@ -6,12 +6,17 @@ else: each import here delays a probe.
 
 import os
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shoal.errors import InputError, ModelError
 from shoal.profile import SessionOptions
+from shoal.signature import Signature, Tensor
 from shoal.sketch import F32
+from shoal.tensors import Array, Datatype, Named
 
 #: Read by onnxruntime, OpenBLAS and glibc when they are loaded: set before that.
 ENVIRONMENT = {
@@ -35,11 +40,21 @@ _EXPLANATIONS = (
      "quantize or export it differently"),
     (r"Protobuf parsing failed", "the file is no ONNX model", "export it again"),
 )  # fmt: skip
+#: What onnxruntime calls the protocol's datatypes.
+_TYPES: dict[str, Datatype] = {
+    "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32", "tensor(uint64)": "UINT64", "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16", "tensor(int32)": "INT32", "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}  # fmt: skip
+_OPTIONAL = "optional("
 
 
 class OrtSession:
-    """One loaded ONNX file: float32 (n, F) -> float32 (n, C).
+    """One loaded ONNX file: rows, float32 (n, F) -> float32 (n, C), or tensors by name.
 
+    signature      the tensors that are given and read; `run` takes the first input and output
     is_optimised   the file was written by onnxruntime after its optimisations
     save_to        path to write the optimised model to, None for none
 
@@ -50,8 +65,7 @@ class OrtSession:
         self,
         path: Path,
         options: SessionOptions,
-        input_name: str,
-        output_name: str,
+        signature: Signature,
         *,
         is_optimised: bool = False,
         save_to: Path | None = None,
@@ -73,17 +87,29 @@ class OrtSession:
             session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         except failures as error:
             raise translated(path.name, error) from error
-        self._input, self._outputs, self._name = input_name, [output_name], path.name
-        self._run = session.run
-        _check_tensors(path.name, session, input_name, output_name)
+        _check_tensors(path.name, session, signature)
+        self._name, self._run = path.name, session.run
+        self._input = signature.inputs[0].name if signature.inputs else ""
+        self._outputs = [signature.outputs[0].name]
 
     def run(self, rows: F32) -> F32:
         """Outputs of `rows`; InputError when their shape or type is not the model's."""
         try:
             outputs: F32 = self._run(self._outputs, {self._input: rows})[0]
         except self._failures as error:
-            raise _run_error(self._name, rows, error) from error
+            raise _run_error(self._name, {self._input: rows}, error) from error
         return outputs
+
+    def run_tensors(self, feeds: Named, outputs: Sequence[str]) -> list[Array]:
+        """The named outputs for the named inputs, of the signature's datatypes.
+
+        Strings are object arrays of str. InputError when onnxruntime refuses a shape or a type,
+        ModelError when the run fails.
+        """
+        try:
+            return [np.asarray(output) for output in self._run([*outputs], feeds)]
+        except self._failures as error:
+            raise _run_error(self._name, feeds, error) from error
 
 
 def import_ort() -> Any:
@@ -107,23 +133,46 @@ def translated(name: str, error: Exception) -> ModelError:
     return ModelError(f"{name}: {text[:300]}", "does it load with onnxruntime elsewhere?")
 
 
-def _run_error(name: str, rows: F32, error: Exception) -> InputError | ModelError:
+def _run_error(name: str, feeds: Named, error: Exception) -> InputError | ModelError:
     text = str(error)
     if "INVALID_ARGUMENT" in text or "Invalid" in type(error).__name__:
-        return InputError(f"{name}: input {rows.dtype} {list(rows.shape)}: {text[:300]}")
+        given = ", ".join(
+            f"{key!r} {array.dtype} {list(array.shape)}" for key, array in feeds.items()
+        )
+        return InputError(f"{name}: input {given[:300]}: {text[:300]}")
     return ModelError(f"{name}: {text[:300]}", "roll the release back")
 
 
-def _check_tensors(name: str, session: Any, input_name: str, output_name: str) -> None:
-    inputs = {i.name: i.type for i in session.get_inputs()}
-    outputs = {o.name: o.type for o in session.get_outputs()}
-    for what, have, want in (("input", inputs, input_name), ("output", outputs, output_name)):
-        if want not in have:
-            raise ModelError(f"{name} has no {what} {want!r}; it has: {', '.join(have)}")
-        if have[want] != "tensor(float)":
-            raise ModelError(f"{name}: {what} {want!r} is {have[want]}, float32 is needed")
-    if len(inputs) > 1:
-        raise ModelError(f"{name} has {len(inputs)} inputs: {', '.join(inputs)}; one is served")
+def _check_tensors(name: str, session: Any, signature: Signature) -> None:
+    """ModelError unless the session has the signature's tensors, and needs no other input."""
+    needed, spare = session.get_inputs(), session.get_overridable_initializers()
+    _check_names(name, "input", signature.inputs, [*needed, *spare])
+    _check_names(name, "output", signature.outputs, session.get_outputs())
+    given = {tensor.name for tensor in signature.inputs}
+    missing = [i.name for i in needed if i.name not in given and not _is_optional(i.type)]
+    if missing:
+        raise ModelError(f"{name} needs the inputs {', '.join(missing)}; its manifest has none")
+
+
+def _check_names(name: str, what: str, wanted: Iterable[Tensor], have: Iterable[Any]) -> None:
+    types = {one.name: one.type for one in have}
+    for tensor in wanted:
+        if tensor.name not in types:
+            raise ModelError(f"{name} has no {what} {tensor.name!r}; it has: {', '.join(types)}")
+        if _datatype(types[tensor.name]) != tensor.datatype:
+            raise ModelError(
+                f"{name}: {what} {tensor.name!r} is {types[tensor.name]}, "
+                f"{tensor.datatype} is needed"
+            )
+
+
+def _is_optional(kind: str) -> bool:
+    return kind.startswith(_OPTIONAL)
+
+
+def _datatype(kind: str) -> Datatype | None:
+    """The protocol's name of an onnxruntime type; None when it has none."""
+    return _TYPES.get(kind[len(_OPTIONAL) : -1] if _is_optional(kind) else kind)
 
 
 def failures_of_ort() -> tuple[type[Exception], ...]:

@@ -118,7 +118,7 @@ class SubprocessProber:
         """Measurements of every variant for `profile`; ModelError when the child crashed."""
         folder = self._folder(model, slot)
         manifest = bundle.read_manifest(folder)
-        shadow = recent is not None and beside is not None
+        shadow = recent is not None and beside is not None and manifest.takes_rows
         request = Request(
             folder=str(folder),
             variants=manifest.profiles[profile.name],
