@@ -45,15 +45,10 @@ def load(environment: Mapping[str, str]) -> Account:
     url = environment.get("SHOAL_URL") or (stored.url if stored else "")
     if not url:
         raise DeniedError("not signed in", SIGN_IN)
-    same = stored is not None and stored.url == url
+    kept = stored if stored and stored.url == url else Account(url=url)
     ca_path = environment.get("SHOAL_CA", "")
-    return Account(
-        url=url,
-        token=environment.get("SHOAL_TOKEN") or (stored.token if stored and same else ""),
-        ca=_read(Path(ca_path)) if ca_path else (stored.ca if stored and same else ""),
-        user=stored.user if stored and same else "",
-        role=stored.role if stored and same else "",
-    )
+    ca = _read(Path(ca_path)) if ca_path else kept.ca
+    return msgspec.structs.replace(kept, token=environment.get("SHOAL_TOKEN") or kept.token, ca=ca)
 
 
 def save(account: Account, environment: Mapping[str, str]) -> Path:

@@ -58,14 +58,15 @@ def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(fed
 
 
 def test_a_message_that_fails_its_parser_excludes_its_device_and_no_other(federation, monkeypatch):
-    receivers, real = device_messages._RECEIVERS, device_messages._RECEIVERS[messages.Join]
+    receivers = device_messages._RECEIVERS
+    state, real = receivers[messages.Join]
 
     def broken(live, device, *rest):
         if device == "d00":
             raise ZeroDivisionError
         return real(live, device, *rest)
 
-    monkeypatch.setitem(receivers, messages.Join, broken)
+    monkeypatch.setitem(receivers, messages.Join, (state, broken))
     start(federation)
     assert ended(federation).rounds == 1
     assert (federation.parts()["d00"].mark, federation.parts()["d00"].reason) == (

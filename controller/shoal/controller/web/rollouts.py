@@ -3,7 +3,6 @@
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.access import roles
 from shoal.controller.fleet import devices
 from shoal.controller.releases import releases
 from shoal.controller.rollouts import device_states, rollouts
@@ -39,7 +38,7 @@ def rollout_new() -> str:
 @blueprint.post("/rollouts/new")
 def rollout_start() -> Response:
     """Start the rollout that the form describes: canaries first, then a share of the rest."""
-    who = roles.require(actor(), "operator")
+    who = actor("operator")
     form = request.form
     where = Selector(site=form.get("site", ""), percent=form.get("percent", 100.0, type=float))
     plan = RolloutPlan(
@@ -95,7 +94,7 @@ def rollout_confirm(id: str, action: str) -> str:  # noqa: A002
 @blueprint.post("/rollouts/<id>/<action>")
 def rollout_act(id: str, action: str) -> Response:  # noqa: A002
     """Approve, pause, resume or abort."""
-    who = roles.require(actor(), "approver" if action == "approve" else "operator")
+    who = actor("approver" if action == "approve" else "operator")
     ctx = context()
     if action == "abort":
         rollouts.abort(ctx, actor=who.name, id=id, rollback=request.form.get("rollback") == "1")

@@ -53,9 +53,9 @@ def authority() -> DeviceCA:
     return current_app.extensions["shoal-services"].authority
 
 
-def actor() -> Actor:
-    """The signed-in user; DeniedError without one."""
-    return roles.require(g.get("actor"), "viewer")
+def actor(role: str = "viewer") -> Actor:
+    """The signed-in user; DeniedError without one, or without the role."""
+    return roles.require(g.get("actor"), role)
 
 
 def may(role: str) -> bool:

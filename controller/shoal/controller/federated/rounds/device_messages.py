@@ -38,8 +38,11 @@ def receive(
     able = mark_received(active.record, device, attempt, now_s)
     if able.ignored:
         return able.ignored
+    state, take = _RECEIVERS[type(message)]
+    if state not in (None, active.record.state):
+        return "out-of-order"
     try:
-        return _RECEIVERS[type(message)](active, device, message, able, now_s)
+        return take(active, device, message, able, now_s)
     except StorageError:
         raise
     except (ShoalError, msgspec.MsgspecError) as error:
@@ -66,8 +69,6 @@ def refuse(active: ActiveRound, device: str, now_s: float, reason: str) -> None:
 def _join(
     active: ActiveRound, device: str, message: messages.Join, able: Received, now_s: float
 ) -> str:
-    if active.record.state is not State.RECRUITING:
-        return "out-of-order"
     if active.plan.secure is not None:
         advert = message.advert
         if advert is None or advert.device != device:
@@ -93,7 +94,7 @@ def _refuse(
 def _boxes(
     active: ActiveRound, device: str, message: messages.Boxes, able: Received, now_s: float
 ) -> str:
-    if active.record.state is not State.TRAINING or active.secagg is None:
+    if active.secagg is None:
         return "out-of-order"
     return active.secagg.add_boxes(device, message.boxes)
 
@@ -102,8 +103,6 @@ def _chunk(
     active: ActiveRound, device: str, message: messages.Piece, able: Received, now_s: float
 ) -> str:
     secagg = active.secagg
-    if active.record.state is not State.TRAINING:
-        return "out-of-order"
     if secagg is not None and device not in (secagg.sharers or ()):
         return "out-of-order"
     kept = client_updates.keep_chunk(active, device, message.chunk)
@@ -128,7 +127,7 @@ def _chunk(
 def _vote(
     active: ActiveRound, device: str, message: messages.Vote, able: Received, now_s: float
 ) -> str:
-    if active.record.state is not State.UNMASKING or active.secagg is None:
+    if active.secagg is None:
         return "out-of-order"
     return active.secagg.add_vote(device, message.signature, active.authorities, now_s)
 
@@ -137,7 +136,7 @@ def _shares(
     active: ActiveRound, device: str, message: messages.Shares, able: Received, now_s: float
 ) -> str:
     secagg = active.secagg
-    if active.record.state is not State.UNMASKING or secagg is None:
+    if secagg is None:
         return "out-of-order"
     if device not in (secagg.voters or ()):
         return UNSOUND
@@ -151,8 +150,6 @@ def _shares(
 def _measured(
     active: ActiveRound, device: str, message: messages.Measured, able: Received, now_s: float
 ) -> str:
-    if active.record.state is not State.EVALUATING:
-        return "out-of-order"
     personal = [message.personal] if message.personal else []
     slices = [message.whole, *message.classes.values(), *personal]
     if set(message.classes) - {label[:64] for label in active.prepared.labels}:
@@ -186,12 +183,13 @@ def _limited(one: messages.Slice, most: int) -> messages.Slice:
 
 
 _Receiver = Callable[[ActiveRound, str, Any, Received, float], str]
-_RECEIVERS: dict[type, _Receiver] = {
-    messages.Join: _join,
-    messages.Refuse: _refuse,
-    messages.Boxes: _boxes,
-    messages.Piece: _chunk,
-    messages.Vote: _vote,
-    messages.Shares: _shares,
-    messages.Measured: _measured,
+#: Message -> the state that it is an answer in, None for any, and what takes it.
+_RECEIVERS: dict[type, tuple[State | None, _Receiver]] = {
+    messages.Join: (State.RECRUITING, _join),
+    messages.Refuse: (None, _refuse),
+    messages.Boxes: (State.TRAINING, _boxes),
+    messages.Piece: (State.TRAINING, _chunk),
+    messages.Vote: (State.UNMASKING, _vote),
+    messages.Shares: (State.UNMASKING, _shares),
+    messages.Measured: (State.EVALUATING, _measured),
 }

@@ -1,14 +1,16 @@
 """The forward graph of a model, with inferred shapes."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy.typing as npt
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 from onnx.shape_inference import InferenceError, infer_shapes
 
 from shoal.controller.training.gradient.graph import FORWARD, Dims, Node
 from shoal.errors import ModelError
+
+M = TypeVar("M", ModelProto, NodeProto, ValueInfoProto)
 
 
 class Forward(NamedTuple):
@@ -84,23 +86,17 @@ def opset_of(model: ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
-def copy_of(model: ModelProto) -> ModelProto:
-    copy = ModelProto()
-    copy.CopyFrom(model)
+def copy_of(message: M) -> M:
+    copy = type(message)()
+    copy.CopyFrom(message)
     return copy
 
 
 def set_nodes(model: ModelProto, nodes: Iterable[NodeProto]) -> None:
     """Replace a model's nodes; the new ones may be some of the old."""
-    kept = [proto_copy(proto) for proto in nodes]
+    kept = [copy_of(proto) for proto in nodes]
     del model.graph.node[:]
     model.graph.node.extend(kept)
-
-
-def proto_copy(proto: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(proto)
-    return copy
 
 
 def dims_of(dims: Iterable) -> Dims:

@@ -10,7 +10,7 @@ from shoal.controller.training.gradient.assembly import assemble, flatten
 from shoal.controller.training.gradient.forward import (
     Forward,
     analyse,
-    proto_copy,
+    copy_of,
     set_nodes,
     with_prefix,
 )
@@ -117,8 +117,7 @@ def loss_graph(prepared: Prepared) -> ModelProto:
     b, forward = _builder(prepared)
     write_loss(b, prepared.loss, prepared.output)
     b.into("answer", "Identity", forward.output)
-    answer = ValueInfoProto()
-    answer.CopyFrom(prepared.inference.graph.output[0])
+    answer = copy_of(prepared.inference.graph.output[0])
     answer.name = "answer"
     outputs = [*_floats({"loss": None}, b), answer]
     spec = _spec(prepared, Sgd())
@@ -154,7 +153,7 @@ def _with_unrolled_recurrence(
 
 def _builder(prepared: Prepared) -> tuple[Builder, Forward]:
     """A builder for one graph, and the forward graph with copies of its nodes."""
-    nodes = [Node(proto_copy(node.proto)) for node in prepared.forward.nodes]
+    nodes = [Node(copy_of(node.proto)) for node in prepared.forward.nodes]
     forward = prepared.forward._replace(nodes=nodes)
     return Builder(forward.shapes, forward.constants, prepared.theta.dtype), forward
 
@@ -207,8 +206,7 @@ def _inputs(prepared: Prepared, state: int) -> list[ValueInfoProto]:
     """theta, state, x, y."""
     forward, kind = prepared.forward, ONNX_TYPE[prepared.theta.dtype]
     vectors = {"theta": prepared.theta.size} | ({"state": state} if state else {})
-    x = ValueInfoProto()
-    x.CopyFrom(prepared.inference.graph.input[0])
+    x = copy_of(prepared.inference.graph.input[0])
     x.name = forward.input
     y = labels_of(prepared.loss, forward.shapes[forward.output], kind)
     return [*(helper.make_tensor_value_info(n, kind, [size]) for n, size in vectors.items()), x, y]
