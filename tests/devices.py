@@ -23,7 +23,7 @@ from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import Slot
-from shoal.agent.loop import Agent, Connection, Received
+from shoal.agent.loop import Agent
 from shoal.agent.peers.policy import PeerDirectory
 from shoal.agent.serving.engine import Engine, Runtime
 from shoal.agent.serving.io.session_reports import SessionReportReader
@@ -369,10 +369,10 @@ class Device:
         self.online = up
         if up:
             self.agent.reporter.will()
-        self.agent.post(Connection(up))
+        self.agent.on_connection(up)
 
     def deliver(self, kind: str, payload: bytes) -> None:
-        self.agent.post(Received(topics.down("cam-1", kind), payload))
+        self.agent.on_message(topics.down("cam-1", kind), payload)
 
     def assign(self, *orders: Order, version: int = 0, urls: dict[str, str] | None = None) -> bytes:
         """Send the next assignment version with these orders; return its bytes."""

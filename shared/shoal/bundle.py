@@ -77,6 +77,25 @@ def verify_file(path: Path, file: File) -> None:
         raise BundleError(f"{file.name} in {path.parent} does not match its signed hash")
 
 
+def is_valid(path: Path, file: File) -> bool:
+    """Whether the file at `path` has the size and hash in the manifest."""
+    try:
+        verify_file(path, file)
+    except BundleError:
+        return False
+    return True
+
+
+def accept(part: Path, target: Path, file: File) -> None:
+    """Rename a verified download to `target`; BundleError, and it is deleted, when it differs."""
+    try:
+        verify_file(part, file)
+    except BundleError:
+        part.unlink()
+        raise
+    part.replace(target)
+
+
 def verify(folder: Path, profile: str) -> Manifest:
     """Verify every file for `profile` in `folder` by hash; return the manifest.
 

@@ -15,6 +15,7 @@ import msgspec
 from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.io.config import Settings
 from shoal.agent.host.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
+from shoal.agent.identity.io.renewal import life_s
 from shoal.agent.installed.io.journal import read_records
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.peers.io.protocol import connect
@@ -40,7 +41,7 @@ def examine(folder: Path, settings: Settings) -> list[Finding]:
     return [
         _clock(),
         _disk(folder),
-        _certificate(folder),
+        _run("certificate", lambda: _certificate(folder)),
         _reach("broker", broker, folder),
         _reach("artifacts", artifacts, folder),
         _run("peers", lambda: _peers(folder, settings)),
@@ -100,19 +101,13 @@ def _disk(folder: Path) -> Finding:
     return Finding(check="disk", passed=not hint, detail=f"{free:.0f} MB free", hint=hint)
 
 
-def _certificate(folder: Path) -> Finding:
-    from cryptography import x509
-
-    try:
-        certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
-    except (OSError, ValueError) as error:
-        return Finding(
-            check="certificate", passed=False, detail=str(error), hint="enrol this device again"
-        )
-    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    hint = "" if left.days >= 1 else "enrol this device again with a new join token"
-    detail = f"valid for {left.days} days, until {certificate.not_valid_after_utc:%Y-%m-%d}"
-    return Finding(check="certificate", passed=not hint, detail=detail, hint=hint)
+def _certificate(folder: Path) -> str:
+    until = datetime.datetime.fromtimestamp(life_s(folder)[1], datetime.UTC)
+    days = (until - datetime.datetime.now(datetime.UTC)).days
+    detail = f"valid for {days} days, until {until:%Y-%m-%d}"
+    if days < 1:
+        raise SettingError(detail, "enrol this device again with a new join token")
+    return detail
 
 
 def _reach(name: str, url: str, folder: Path) -> Finding:

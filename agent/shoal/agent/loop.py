@@ -8,7 +8,7 @@ import collections
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -21,7 +21,7 @@ from shoal.agent.host.faults import Fault
 from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.record import Record
 from shoal.agent.serving.served_model import ServedModel
-from shoal.agent.serving.throttling import Throttling, ThrottlingPorts
+from shoal.agent.serving.throttling import Throttling
 from shoal.agent.status import DeviceStatus, ModelStatus, model_status
 from shoal.agent.telemetry.reporter import Identity, Reporter, ReporterPorts
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
@@ -37,33 +37,8 @@ _log = logging.getLogger(__name__)
 LONGEST_S, RETRY_S = 1.0, 2.0
 
 
-class Received(NamedTuple):
-    """A message from the broker."""
-
-    topic: str
-    payload: bytes
-
-
-class Connection(NamedTuple):
-    """The connection to the broker was made or lost."""
-
-    up: bool
-
-
-class FaultFound(NamedTuple):
-    """A fault on another thread."""
-
-    fault: Fault
-
-
-class RootChanged(NamedTuple):
-    """A new root of the director, signed by its predecessor."""
-
-    director_root: bytes
-
-
-#: A function completes a job: of an update, a round, or throttling.
-Item = Received | Connection | FaultFound | RootChanged | Callable[[], None]
+#: A function to run on the control loop, or a fault to report.
+Item = Callable[[], None] | Fault
 
 
 class Inbox:
@@ -79,7 +54,7 @@ class Inbox:
 
     def on_fault(self, fault: Fault) -> None:
         """Report a fault of another thread."""
-        self.post(FaultFound(fault))
+        self.post(fault)
 
     def pop(self) -> Item | None:
         """The oldest item; None when there is none."""
@@ -152,8 +127,10 @@ class Agent:
         self._window_s, self._jitter = window_s, host.random.random()
         self.reporter.window_s = window_s
         self.throttling = Throttling(
-            ThrottlingPorts(updates.loader, host.load, self._health, host.monotonic, host.spawn),
+            updates.loader,
+            host,
             identity.profile,
+            health=self._health,
             fault=self.on_fault,
             report=self.reporter.add,
             post=self.post,
@@ -161,17 +138,21 @@ class Agent:
         self.rounds = self._round_client(rounds)
         self._reported_facts: dict[str, Any] = {}
         self._jitter_s = self._window_end = 0.0
-        self._later: list[tuple[float, Any]] = []
+        self._later: list[tuple[float, Item]] = []
 
     # ------------------------------------------------------------------ from other threads
 
     def on_message(self, topic: str, payload: bytes) -> None:
         """A message from the broker arrived."""
-        self.post(Received(topic, payload))
+        self.post(lambda: self._process_message(topic, payload))
 
     def on_connection(self, up: bool) -> None:
         """The connection to the broker was made or lost."""
-        self.post(Connection(up))
+        self.post(lambda: self._process_connection(up))
+
+    def on_director_root(self, root: bytes) -> None:
+        """The director has a new root, signed by its predecessor."""
+        self.post(lambda: self.updates.follow_director(root))
 
     # ------------------------------------------------------------------ start, tick, stop
 
@@ -241,17 +222,10 @@ class Agent:
 
     # ------------------------------------------------------------------ items of the inbox
 
-    def _process(self, item: Any) -> None:
+    def _process(self, item: Item) -> None:
         try:
-            if isinstance(item, Received):
-                self._on_message(item)
-            elif isinstance(item, Connection):
-                self.reporter.on_connection(item.up)
-                self.inventory()
-            elif isinstance(item, FaultFound):
-                self.reporter.fault(item.fault)
-            elif isinstance(item, RootChanged):
-                self.updates.director_root = item.director_root
+            if isinstance(item, Fault):
+                self.reporter.fault(item)
             else:
                 item()
         except (WireError, TrustError) as error:
@@ -261,11 +235,14 @@ class Agent:
             self._later.append((self._host.monotonic() + RETRY_S, item))
             self.reporter.fault(Fault("disk-full", str(error), "critical"))
 
-    def _on_message(self, received: Received) -> None:
-        kind = received.topic.rpartition("/")[2]
-        message = wire.decode_down(kind, received.payload)
+    def _process_connection(self, up: bool) -> None:
+        self.reporter.on_connection(up)
+        self.inventory()
+
+    def _process_message(self, topic: str, payload: bytes) -> None:
+        message = wire.decode_down(topic.rpartition("/")[2], payload)
         if isinstance(message, wire.Assignment):
-            self.updates.on_assignment(message, received.payload)
+            self.updates.on_assignment(message, payload)
         elif isinstance(message, wire.Ack):
             self.reporter.on_ack(message)
         elif isinstance(message, wire.Time):

@@ -33,7 +33,7 @@ from shoal.agent.identity.io.renewal import session_name
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.ports import UpdateJournal
-from shoal.agent.loop import Agent, Inbox, Received, RootChanged
+from shoal.agent.loop import Agent, Inbox
 from shoal.agent.offline.io.cache import CachedDownloads, OfflineCache
 from shoal.agent.offline.io.exchange import Callbacks, OfflineExchange
 from shoal.agent.peers.io.network import PeerNetwork
@@ -327,8 +327,8 @@ def build_offline(
     """Imports and exports of offline bundles."""
     device = agent.identity.device
     callbacks = Callbacks(
-        on_message=lambda it: agent.post(Received(topics.down(device, it.kind), it.payload)),
-        on_root=lambda root: agent.post(RootChanged(root)),
+        on_message=lambda it: agent.on_message(topics.down(device, it.kind), it.payload),
+        on_root=agent.on_director_root,
         fault=agent.reporter.fault,
         settled=lambda: agent.updates.settled,
         inventory=agent.inventory,
@@ -347,7 +347,7 @@ def build_upkeep(folder: Path, settings: Settings, agent: Agent) -> Upkeep:
         clock=agent.clock,
         random=random.SystemRandom(),
         on_fault=agent.on_fault,
-        on_root=lambda root: agent.post(RootChanged(root)),
+        on_root=agent.on_director_root,
     )
 
 

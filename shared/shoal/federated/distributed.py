@@ -10,12 +10,11 @@ import math
 import numpy as np
 
 from shoal.errors import InputError, SettingError
-from shoal.federated.clipping import clipped
 from shoal.federated.fixed_point import FixedPoint, wrapped
 from shoal.federated.masks import U32
 from shoal.federated.noise import F64, I64, LARGEST, Draws, discrete_gaussian
 from shoal.federated.plan import Privacy
-from shoal.params import F32
+from shoal.params import F32, clipped
 
 #: Headroom for a device's noise in standard deviations; beyond it the sum would wrap around,
 #: which harms accuracy and not privacy.

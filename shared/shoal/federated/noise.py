@@ -18,9 +18,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from shoal.errors import InputError
-from shoal.federated.clipping import clipped
 from shoal.federated.plan import Privacy
-from shoal.params import F32
+from shoal.params import F32, clipped
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]

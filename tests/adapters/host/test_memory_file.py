@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from shoal.agent.federated.io import trainer_process
-from shoal.agent.host.io.memory_file import memory_file
+from shoal.agent.host.io.child_process import memory_file
 from shoal.agent.update.io import probe
 
 #: More than a pipe buffers; a start slower than the agent's poll interval.

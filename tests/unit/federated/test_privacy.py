@@ -10,7 +10,6 @@ from shoal.controller.federated.privacy.adaptive_clip import AdaptiveClip
 from shoal.controller.federated.privacy.central import PrivateMean, central_noise
 from shoal.controller.federated.updates import Update
 from shoal.errors import ConflictError, InputError, SettingError
-from shoal.federated.clipping import clipped, norm_of
 from shoal.federated.distributed import (
     effective_noise,
     encode_privately,
@@ -21,6 +20,7 @@ from shoal.federated.distributed import (
 from shoal.federated.noise import Draws, discrete_gaussian, grid_of, local_noise, noisy, privately
 from shoal.federated.plan import Privacy
 from shoal.federated.spending import Ledger
+from shoal.params import clipped, norm_of
 from unit.federated.cohort import Cohort
 from unit.federated.updates import some
 

@@ -153,12 +153,11 @@ class Device:
         self.idle = True
         board = load_profiles()[profile]
         session = msgspec.structs.replace(board.session, intra_op_num_threads=threads)
-        ports: Any = SimpleNamespace(
-            monotonic=lambda: self.now, load=lambda: self.load, loader=self.loader,
-            health=Health, spawn=lambda job: job(),
-        )  # fmt: skip
+        host: Any = SimpleNamespace(
+            monotonic=lambda: self.now, load=lambda: self.load, spawn=lambda job: job()
+        )
         self.throttling = Throttling(
-            ports, msgspec.structs.replace(board, session=session),
+            self.loader, host, msgspec.structs.replace(board, session=session), health=Health,
             fault=self.faults.append, report=self.reports.append, post=self.posted.append,
         )  # fmt: skip
         clock = lambda: self.now  # noqa: E731

@@ -1,5 +1,6 @@
 """Nothing leaves the outbox but by acknowledgement, or, said aloud, because it is full."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal import wire
-from shoal.agent.telemetry.io import salvage
+from shoal.agent.host.io.database import readable_rows
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.outbox import Drop, Merge, Row, next_eviction
 from shoal.agent.telemetry.reporter import BacklogLimiter, SendWindow
@@ -417,10 +418,8 @@ def test_a_damaged_tree_that_leads_back_to_its_beginning_is_left() -> None:
     """As 3 of 400 files were whose bits were flipped at random: the agent never came up."""
 
     class LoopingTree:
-        def execute(self, query: str, given: list[int]) -> "LoopingTree":
-            return self
+        def execute(self, query: str, given: list[int]) -> Iterator[tuple]:
+            return itertools.repeat((7, "event"))
 
-        def fetchone(self) -> tuple:
-            return (7, 1, "event", "", 1, 1, b"x", 0)
-
-    assert [row.id for row in salvage._rows(LoopingTree())] == [7]  # type: ignore[arg-type]
+    found = readable_rows(LoopingTree(), "SELECT id, kind FROM row", 100)  # type: ignore[arg-type]
+    assert list(found) == [(7, "event")]

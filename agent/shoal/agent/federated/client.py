@@ -20,7 +20,6 @@ from shoal.agent.federated.eligibility import (
     judge,
     refusal,
 )
-from shoal.agent.federated.evaluation import Evaluation
 from shoal.agent.federated.machine import (
     LIVE,
     Effect,
@@ -33,7 +32,7 @@ from shoal.agent.federated.machine import (
     updated,
 )
 from shoal.agent.federated.ports import FederatedPorts
-from shoal.agent.federated.round_jobs import JobKind, RoundJob, RoundJobs
+from shoal.agent.federated.round_jobs import Evaluation, JobKind, RoundJob, RoundJobs
 from shoal.agent.federated.secagg import SecAggSession
 from shoal.agent.federated.session import RoundSession
 from shoal.agent.host.clock import DeviceClock

@@ -14,7 +14,7 @@ from shoal.federated.messages import GatewayRoute
 from shoal.federated.spending import Ledger
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import Targets
+    from shoal.trust import ImageRepository
 
 #: Files in the sandbox, beside those of Config.contents.
 CONTRIBUTION, NUMBERS, SITE_SUM = "contribution", "numbers", "site-sum"
@@ -44,16 +44,6 @@ class Trainer(Protocol):
         pause_reason: Callable[[], str],
         cancelled: Callable[[], bool],
     ) -> TrainingResult: ...
-
-
-class Images(Protocol):
-    """The image repository's verified targets, which name the keys that sign rounds."""
-
-    @property
-    def targets(self) -> "Targets": ...
-    def refresh(
-        self, now_s: float, floors: Mapping[str, float] | None = None
-    ) -> dict[str, int]: ...
 
 
 class Rows(Protocol):
@@ -128,7 +118,8 @@ class FederatedPorts(NamedTuple):
 
     spawn       runs a job now or on a thread of its own; the job never raises
     load        sensors of the machine
-    images      with a cache of its own, so that it never waits for an update
+    images      its verified targets name the keys that sign rounds; with a cache of its own, so
+                that it never waits for an update
     mains       whether on mains power; None where the machine does not report it
     entropy     n -> n random bytes of the system
     limits, quiet_hz   from agent.toml
@@ -140,7 +131,7 @@ class FederatedPorts(NamedTuple):
 
     journal: RoundJournal
     rows: Rows
-    images: Images
+    images: "ImageRepository"
     sandbox: Sandbox
     trainer: Trainer
     spawn: Callable[[Callable[[], None]], None]

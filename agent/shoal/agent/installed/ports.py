@@ -9,23 +9,18 @@ from shoal.agent.installed.record import Record, Slot
 from shoal.manifest import File, Manifest
 
 
-class FloorJournal(Protocol):
-    """Floors of versions, counters and time. Durable when a call returns, like all of the journal.
+class UpdateJournal(Protocol):
+    """Floors, update records by model, and the newest assignment. Durable when a call returns.
 
     StorageError when the disk refuses; then nothing changed.
-    """
-
-    def floors(self) -> Floors: ...
-    def save_floors(self, floors: Floors) -> None: ...
-
-
-class UpdateJournal(FloorJournal, Protocol):
-    """Update records by model, and the newest assignment.
 
     lost   why an earlier journal is gone, "" when none is
     """
 
     lost: str
+
+    def floors(self) -> Floors: ...
+    def save_floors(self, floors: Floors) -> None: ...
 
     def records(self) -> dict[str, Record]: ...
     def save(self, record: Record) -> None: ...

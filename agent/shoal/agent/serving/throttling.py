@@ -13,7 +13,7 @@ import msgspec
 
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.jobs import Job, Submit, Worker
-from shoal.agent.host.ports import Load
+from shoal.agent.host.ports import HostPorts, Load
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.engine import Engine, Loader
 from shoal.agent.serving.served_model import ServedModel
@@ -114,35 +114,28 @@ class ThrottleLevel:
         self._since = now_s
 
 
-class ThrottlingPorts(NamedTuple):
-    """What Throttling uses of the device. spawn: run a job now or on a thread of its own."""
-
-    loader: Loader
-    load: Callable[[], Load]
-    health: Callable[[], Health]
-    monotonic: Callable[[], float]
-    spawn: Submit
-
-
 class Throttling:
     """Applies one device's level. Everything but loading happens on the control loop.
 
+    health  of the machine and the agent, now
     report  takes the window that a swap of engines ended
     post    runs a function on the control loop
     """
 
     def __init__(
         self,
-        ports: ThrottlingPorts,
+        loader: Loader,
+        host: HostPorts,
         profile: Profile,
         *,
+        health: Callable[[], Health],
         fault: Callable[[Fault], None],
         report: Callable[[WindowReport], object],
         post: Submit,
     ) -> None:
         self.level = ThrottleLevel()
-        self._ports, self._profile, self._fault, self._report = ports, profile, fault, report
-        self._post = post
+        self._loader, self._host, self._profile = loader, host, profile
+        self._health, self._fault, self._report, self._post = health, fault, report, post
         self._installed: dict[str, Slot] = {}
         self._applied: dict[str, tuple[str, str, int]] = {}
         self._workers: dict[str, Worker[Job]] = {}
@@ -160,24 +153,24 @@ class Throttling:
 
     def tick(self, serving: Mapping[str, ServedModel], is_idle: Callable[[str], bool]) -> None:
         """Sample when due and apply the level. is_idle: whether no update of a model runs."""
-        now = self._ports.monotonic()
+        now = self._host.monotonic()
         if now < self._due_s:
             return
         self._due_s = now + SAMPLE_S
         before = self.level.number
-        level = self.level.step(self._ports.load(), now)
+        level = self.level.step(self._host.load(), now)
         if self.level.number > before:
             reasons = ", ".join(self.level.reasons)
             self._fault(Fault("pressure", f"this device is {reasons}: now at level {level.name!r}"))
         for model, served in serving.items():
-            worker = self._workers.setdefault(model, Worker(self._ports.spawn, self._post))
+            worker = self._workers.setdefault(model, Worker(self._host.spawn, self._post))
             if served.engine is not None and worker.current is None and is_idle(model):
                 self._apply(worker, served, served.engine, level)
 
     def _apply(
         self, worker: Worker[Job], serving: ServedModel, engine: Engine, level: Level
     ) -> None:
-        model, loader = serving.model, self._ports.loader
+        model, loader = serving.model, self._loader
         own = self._installed.get(model)
         if own is None or (own.release, own.sha256) != (engine.slot.release, engine.slot.sha256):
             own = self._installed[model] = engine.slot
@@ -195,7 +188,7 @@ class Throttling:
                 self._fault(Fault("pressure", f"{job.name}: {job.error}"))
                 return
             if serving.engine is engine:
-                closed = serving.swap(job.value, self._ports.health())
+                closed = serving.swap(job.value, self._health())
                 serving.retire()
                 if closed is not None:
                     self._report(closed)

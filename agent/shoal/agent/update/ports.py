@@ -1,6 +1,6 @@
-"""Ports of updates: the image repository, the prober, and all that the runner is built from."""
+"""Ports of updates: the prober, and all that the runner is built from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from shoal.agent.host.hours import Hours
@@ -13,16 +13,7 @@ from shoal.agent.serving.session_reports import SessionReports
 from shoal.agent.update.acceptance import Measured
 from shoal.profile import Profile
 from shoal.sketch import F32
-from shoal.trust import Order
-
-
-class Images(Protocol):
-    """shoal.trust.ImageRepository, or the like."""
-
-    def refresh(
-        self, now_s: float, floors: Mapping[str, float] | None = None
-    ) -> dict[str, int]: ...
-    def check(self, order: Order) -> None: ...
+from shoal.trust import ImageRepository
 
 
 class Prober(Protocol):
@@ -67,7 +58,7 @@ class UpdatePorts(NamedTuple):
     journal: UpdateJournal
     slots: Slots
     downloads: Downloads
-    images: Images
+    images: ImageRepository
     loader: Loader
     prober: Prober
     spawn: Callable[[Callable[[], None]], None]

@@ -141,6 +141,10 @@ class Updates:
             if attempt.record.state is not State.OBSERVING:
                 self._ports.sessions.end(attempt.record.model)
 
+    def follow_director(self, root: bytes) -> None:
+        """Verify assignments by a new root of the director from now on."""
+        self.director_root = root
+
     def stop(self) -> None:
         """Cancel the running effects."""
         for attempt in self._attempts.values():

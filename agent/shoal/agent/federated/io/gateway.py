@@ -27,8 +27,15 @@ from shoal.agent.host.io.config import GatewaySettings, Settings
 from shoal.agent.host.ports import RESERVE
 from shoal.agent.installed.record import SavedUpdate
 from shoal.agent.peers.io.listener import TlsListener
-from shoal.agent.peers.io.network import own_address
-from shoal.agent.peers.io.protocol import CONNECT_S, READ_S, check, client_context, read_line
+from shoal.agent.peers.io.network import announced
+from shoal.agent.peers.io.protocol import (
+    CONNECT_S,
+    READ_S,
+    check,
+    client_context,
+    read_exactly,
+    read_line,
+)
 from shoal.agent.peers.policy import parse_address
 from shoal.durable import translated, write_durable
 from shoal.errors import InputError, LinkError, ShoalError
@@ -42,16 +49,13 @@ _log = logging.getLogger(__name__)
 TIMEOUT_S, RECEIVING = 60.0, 2
 _REQUEST = re.compile(rb"shoal-gateway/1 ([0-9a-f]{32}) ([0-9]{1,10})\n")
 _SEND, _KEPT, _LATER, _NO = b"send\n", b"kept\n", b"later\n", b"no\n"
-_FOLDER, _PIECE = "site", 1 << 16
+_FOLDER = "site"
 
 
 def facts_of(settings: Settings) -> dict[str, str]:
     """Facts for the inventory, which the controller sends to the site."""
     own = settings.gateway
-    if not own.enabled:
-        return {}
-    address = own.address or own_address(settings.controller.url)
-    return {"gateway": f"[{address}]:{own.port}" if ":" in address else f"{address}:{own.port}"}
+    return {"gateway": announced(own, settings.controller.url)} if own.enabled else {}
 
 
 def hand_over(folder: Path, route: GatewayRoute, attempt: bytes, data: bytes, now_s: float) -> bool:
@@ -184,7 +188,7 @@ class _UpdateListener(TlsListener):
         try:
             connection.settimeout(READ_S)
             connection.sendall(_SEND)
-            self._save(name, _exactly(connection, length))
+            self._save(name, read_exactly(connection, length))
             connection.sendall(_KEPT)
         finally:
             self._receiving.release()
@@ -198,16 +202,6 @@ class _UpdateListener(TlsListener):
             if self.closed:
                 raise LinkError("the sum is being made")
             write_durable(self._here / name, data, 0o600)
-
-
-def _exactly(connection: ssl.SSLSocket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        some = connection.recv(min(_PIECE, size - len(data)))
-        if not some:
-            raise ConnectionError("connection closed")
-        data += some
-    return bytes(data)
 
 
 def _add(gateway: Gateway, name: str, path: Path, size: int) -> bool:

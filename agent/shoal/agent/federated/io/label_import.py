@@ -1,5 +1,6 @@
 """`shoal-agent labels`: true labels of the device's rows. They never leave this device."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,18 +45,14 @@ def add(folder: Path, given: Sequence[str], column: str, model: str) -> str:
 
 def held(folder: Path) -> list[RowCounts]:
     """The rows kept on this device."""
-    buffer = _open(folder)
-    found = buffer.held()
-    buffer.close()
-    return found
+    with contextlib.closing(_open(folder)) as buffer:
+        return buffer.held()
 
 
 def clear(folder: Path, model: str) -> int:
     """Delete the rows of a model, or all; number of them."""
-    buffer = _open(folder)
-    deleted = buffer.clear(model)
-    buffer.close()
-    return deleted
+    with contextlib.closing(_open(folder)) as buffer:
+        return buffer.clear(model)
 
 
 def text_of(rows: Sequence[RowCounts]) -> str:

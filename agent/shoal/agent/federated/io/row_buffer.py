@@ -21,6 +21,7 @@ from shoal.agent.host.io.database import (
     DamagedError,
     SqliteStore,
     open_database,
+    readable_rows,
     set_aside,
     translated,
 )
@@ -230,16 +231,10 @@ class RowCollection:
 
     def __init__(self, rows: Buffer | None, keep: str) -> None:
         self._rows = rows
-        kept = rows is not None
-        self.labelled: Callable[[Engine, F32, Sequence[str]], None] | None = (
-            self._labelled if kept and keep in ("labelled", "served") else None
-        )
-        self.served: Callable[[Engine, F32, str], None] | None = (
-            self._served if kept and keep == "served" else None
-        )
-        self.given: Callable[[str, list[str], F32, Sequence[str]], None] | None = (
-            rows.add if rows is not None and self.labelled is not None else None
-        )
+        labelled = rows is not None and keep in ("labelled", "served")
+        self.labelled = self._labelled if labelled else None
+        self.served = self._served if rows is not None and keep == "served" else None
+        self.given = rows.add if rows is not None and labelled else None
 
     def _labelled(self, engine: Engine, rows: F32, labels: Sequence[str]) -> None:
         assert self._rows is not None
@@ -283,28 +278,11 @@ def _valid_rows(path: Path) -> Iterator[tuple]:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     try:
         connection.execute("PRAGMA cache_size=-256")
-        for row in _each(connection):
+        select = f"SELECT id, {_FIELDS} FROM row"  # noqa: S608
+        for _, *row in readable_rows(connection, select, WAITING):
             if isinstance(row[-1], bytes) and checksum(row[-1]) == row[-2]:
-                yield row
+                yield tuple(row)
     except sqlite3.Error:
         return
     finally:
         connection.close()
-
-
-def _each(connection: sqlite3.Connection) -> Iterator[tuple]:
-    """Row by row, without an index: an unreadable page loses only its own rows."""
-    sql = f"SELECT id, {_FIELDS} FROM row NOT INDEXED WHERE id > ? ORDER BY id"  # noqa: S608
-    at = failures = 0
-    while failures < WAITING:
-        try:
-            for row in connection.execute(sql, [at]):
-                if not isinstance(row[0], int) or row[0] <= at:
-                    break  # a damaged tree may lead back
-                at, failures = row[0], 0
-                yield row[1:]
-            else:
-                return
-        except (sqlite3.Error, UnicodeDecodeError):
-            pass
-        at, failures = at + 1, failures + 1

@@ -9,10 +9,8 @@ The process reads the sandbox, the task's folder and the device's rows, and writ
 only. It has no key, no network address and no slot.
 """
 
-import ctypes
 import hashlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -29,23 +27,21 @@ from shoal.agent.federated.io import sandbox
 from shoal.agent.federated.io.row_buffer import BUFFER, read_examples
 from shoal.agent.federated.ports import CONTRIBUTION, NUMBERS
 from shoal.agent.federated.trainer import Rows, Tensor, TrainingJob, TrainingResult
-from shoal.agent.host.io.memory_file import memory_file
+from shoal.agent.host.io.child_process import die_with_parent, limit, memory_file
 from shoal.agent.installed.record import SavedUpdate
 from shoal.agent.serving.io.session import ENVIRONMENT
 from shoal.durable import write_durable
 from shoal.errors import LinkError, RefusedError, ShoalError
-from shoal.federated.clipping import norm_of
 from shoal.federated.compression import compress, with_feedback
 from shoal.federated.distributed import encode_privately
 from shoal.federated.masks import U32, add_mask
 from shoal.federated.messages import Contribution, Measured
 from shoal.federated.noise import Draws, bounded
-from shoal.params import F32
+from shoal.params import F32, norm_of
 from shoal.validation_errors import decode_errors_as
 
 #: Seconds between two polls of the child; bytes that a file may have beside a multiple of theta's.
 _POLL_S, _FILE = 0.1, 64 << 20
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _NICEST = 19
 #: The multiple of theta's length.
 _TIMES = 4
@@ -163,11 +159,11 @@ def _result(output: bytes, status: int, memory_mb: int, cpu_s: float) -> Trainin
 def main() -> None:
     """Run the job on standard input; never raises."""
     parent, memory_mb, cpu_s, file = map(int, sys.argv[1:5])
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         return  # the parent died first
     _lower_priority()
-    _limit(memory_mb, cpu_s, file)
+    limit(data_mb=memory_mb, cpu_s=cpu_s, file_bytes=file)
     sys.stdout.buffer.write(msgspec.json.encode(_answer(sys.stdin.buffer.read())))
 
 
@@ -203,14 +199,6 @@ def _lower_priority() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:
         pass  # not writable here: the limit of memory still holds
-
-
-def _limit(memory_mb: int, cpu_s: int, file: int) -> None:
-    """Limit memory, CPU and file size of a hostile or broken graph; no core dump."""
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb << 20, memory_mb << 20))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file, file))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 # ---------------------------------------------------------------------------- its jobs

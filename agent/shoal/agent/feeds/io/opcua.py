@@ -13,7 +13,8 @@ import msgspec
 from shoal.agent.feeds.frames import LatestValues, Prediction, Quality, Value
 from shoal.agent.feeds.io import opcua_security
 from shoal.agent.feeds.io.connection import QueuedSink, ReconnectingFeed
-from shoal.agent.feeds.io.interface import Context, Emit, ServerSettings, Touched
+from shoal.agent.feeds.io.interface import Context, Emit
+from shoal.agent.feeds.io.opcua_security import OpcUaSettings
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.optional_libraries import needs
 from shoal.agent.serving.labels import number
@@ -23,33 +24,6 @@ from shoal.errors import LinkError, SettingError
 CHECK_S, POLL_S = 1.0, 0.1
 #: The library's loggers that repeat our log lines.
 _NOISY_LOGGERS = ("asyncua.client", "asyncua.uaprotocol", "asyncua.common", "asyncua.crypto")
-
-
-class OpcUaSettings(ServerSettings, frozen=True, kw_only=True):
-    """Settings of an OPC UA server. Needs shoal[agent-opcua].
-
-    url                 opc.tcp://host:port/path
-    username, password  "" for an anonymous session
-    security            "Basic256Sha256", "Aes128Sha256RsaOaep" or "Aes256Sha256RsaPss": signed and
-                        encrypted; "" for neither
-    certificate, key    with security: this client's, RSA, PEM or DER, relative to the agent's
-                        folder
-    server_certificate  with security: the server's certificate, the only one that is trusted
-    timeout_s           timeout of a request, in seconds
-    """
-
-    url: str
-    username: str = ""
-    password: str = ""
-    security: str = ""
-    certificate: str = ""
-    key: str = ""
-    server_certificate: str = ""
-    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 4.0
-
-    def touches(self) -> Touched:
-        """Its certificates and key, read."""
-        return Touched(reads=(self.certificate, self.key, self.server_certificate))
 
 
 class NodeTag(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,10 +8,12 @@ Source: OPC 10000-4, 6.1; OPC 10000-6, 6.2.
 
 import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any
 
+import msgspec
 from cryptography import x509
 
+from shoal.agent.feeds.io.interface import ServerSettings, Touched
 from shoal.errors import SettingError
 
 #: Names in agent.toml -> asyncua's classes. SHA-1 policies are insecure and not offered.
@@ -23,20 +25,34 @@ POLICIES = {
 _PEM = b"-----BEGIN"
 
 
-class SecuritySettings(Protocol):
-    """Settings of a secured connection."""
+class OpcUaSettings(ServerSettings, frozen=True, kw_only=True):
+    """Settings of an OPC UA server. Needs shoal[agent-opcua].
 
-    @property
-    def security(self) -> str: ...
-    @property
-    def certificate(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def server_certificate(self) -> str: ...
+    url                 opc.tcp://host:port/path
+    username, password  "" for an anonymous session
+    security            "Basic256Sha256", "Aes128Sha256RsaOaep" or "Aes256Sha256RsaPss": signed and
+                        encrypted; "" for neither
+    certificate, key    with security: this client's, RSA, PEM or DER, relative to the agent's
+                        folder
+    server_certificate  with security: the server's certificate, the only one that is trusted
+    timeout_s           timeout of a request, in seconds
+    """
+
+    url: str
+    username: str = ""
+    password: str = ""
+    security: str = ""
+    certificate: str = ""
+    key: str = ""
+    server_certificate: str = ""
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 4.0
+
+    def touches(self) -> Touched:
+        """Its certificates and key, read."""
+        return Touched(reads=(self.certificate, self.key, self.server_certificate))
 
 
-def check(settings: SecuritySettings, where: str) -> None:
+def check(settings: OpcUaSettings, where: str) -> None:
     """SettingError for an unknown policy or a missing file; `where` names the settings."""
     if not settings.security:
         return
@@ -51,7 +67,7 @@ def check(settings: SecuritySettings, where: str) -> None:
 
 
 async def secure(
-    client: Any, settings: SecuritySettings, folder: Path, now: datetime.datetime
+    client: Any, settings: OpcUaSettings, folder: Path, now: datetime.datetime
 ) -> None:
     """Configure asyncua's `client` with `settings`; SettingError for an unusable file.
 

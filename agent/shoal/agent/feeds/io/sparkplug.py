@@ -92,7 +92,7 @@ class SparkplugSink(ReconnectingFeed):
         except StorageError as error:  # the number may repeat after a restart: tolerable
             self.context.fault(Fault("storage", error.message))
         try:
-            self._broker.serve(stopping, _message(will, 1))
+            self._broker.serve(stopping, Message(*will, qos=1))
         finally:
             self._node.disconnected()
             self._store_queued()
@@ -159,11 +159,7 @@ class SparkplugSink(ReconnectingFeed):
 
     def _publish(self, packets: list[Packet]) -> None:
         for packet in packets:
-            self._broker.publish(_message(packet, 0))
-
-
-def _message(packet: Packet, qos: int) -> Message:
-    return Message(packet.topic, packet.payload, qos)
+            self._broker.publish(Message(*packet))
 
 
 def _read(path: Path) -> int:

@@ -75,6 +75,29 @@ def translated(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: {text}", hint) from error
 
 
+def readable_rows(
+    connection: sqlite3.Connection, select: str, most_failures: int
+) -> Iterator[tuple]:
+    """Rows of a table that may be damaged, in order: an unreadable page loses only its own rows.
+
+    select   without WHERE; its first column is the key `id`
+    most_failures   unreadable rows in sequence after which the search ends
+    """
+    at = failures = 0
+    while failures < most_failures:
+        try:
+            for row in connection.execute(f"{select} NOT INDEXED WHERE id > ? ORDER BY id", [at]):
+                if not isinstance(row[0], int) or row[0] <= at:
+                    break  # a damaged tree may lead back
+                at, failures = row[0], 0
+                yield row
+            else:
+                return
+        except (sqlite3.Error, UnicodeDecodeError):
+            pass
+        at, failures = at + 1, failures + 1
+
+
 class SqliteStore(abc.ABC):
     """A store in one SQLite file, which goes on in a new file when this one is damaged."""
 

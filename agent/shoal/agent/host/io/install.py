@@ -22,14 +22,8 @@ def program() -> str:
 
 def text_of(folder: Path, user: str, memory_mb: int, outside: Outside) -> str:
     """The unit for the agent in `folder`. outside: paths that its sources and sinks use."""
-    where = folder.absolute()
-    return unit(
-        program=program(),
-        folder=str(where),
-        user=user,
-        memory_mb=memory_mb,
-        outside=outside,
-    )
+    own, here = program(), str(folder.absolute())
+    return unit(program=own, folder=here, user=user, memory_mb=memory_mb, outside=outside)
 
 
 def install(path: Path, folder: Path, user: str, memory_mb: int, outside: Outside) -> list[str]:

@@ -6,7 +6,7 @@ same name is safe: the key is kept.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -16,12 +16,19 @@ from cryptography.x509.oid import NameOID
 
 from shoal.agent.host.io.config import Controller, Device, Settings, Source, dump, load
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
-from shoal.agent.identity.io.requests import decoded, request
 from shoal.durable import write_durable
-from shoal.enrolment import EnrolRequest, EnrolResponse, fingerprint, parse_token
+from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
 from shoal.issuer import is_issued_by
 from shoal.topics import check_device
+from shoal.validation_errors import decode_errors_as
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
+
+_DER = serialization.Encoding.DER
+_TIMEOUT_S = 20.0
+_T = TypeVar("_T")
 
 
 class EnrolOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,9 +106,6 @@ def pinned(bundle: bytes, sha256: str) -> bytes:
         if certificate not in known and is_issued_by(certificate, known):
             known.append(certificate)
     return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in known)
-
-
-_DER = serialization.Encoding.DER
 
 
 def _fetch_ca(url: str) -> bytes:
@@ -188,3 +192,46 @@ def _save(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Setti
     )
     if merged != old:
         write_durable(folder / SETTINGS, dump(merged).encode())
+
+
+# ------------------------------------------------------------------ requests
+
+
+def request(pool: "PoolManager", method: str, url: str, body: bytes | None = None) -> bytes:
+    """The body of the response. DeniedError when refused, LinkError out of reach."""
+    import urllib3
+
+    headers = {"Content-Type": "application/json"} if body else {}
+    try:
+        response = pool.request(
+            method,
+            url,
+            body=body,
+            headers=headers,
+            timeout=_TIMEOUT_S,
+            retries=False,
+            preload_content=False,
+        )
+        data = response.read(16 * LIMIT + 1)
+        response.close()
+    except urllib3.exceptions.HTTPError as error:
+        raise LinkError(f"{url}: {error}", "is the controller running there?") from error
+    if response.status >= 400:
+        raise _refusal(url, response.status, data)
+    return data
+
+
+def decoded(data: bytes, kind: type[_T]) -> _T:
+    """The controller's response; LinkError when it cannot be read."""
+    with decode_errors_as(lambda e: LinkError(f"the controller's response cannot be read: {e}")):
+        return msgspec.json.decode(data, type=kind)
+
+
+def _refusal(url: str, status: int, body: bytes) -> DeniedError | LinkError:
+    try:
+        problem = msgspec.json.decode(body)
+        why = str(problem.get("detail") or problem.get("title"))
+    except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
+        why = f"HTTP {status}"
+    kind = DeniedError if status < 500 else LinkError
+    return kind(f"{url} refused: {why}")

@@ -18,8 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, RENEWED, SESSION
-from shoal.agent.identity.io.enrol import key_pem, make_csr, pinned, read_key
-from shoal.agent.identity.io.requests import decoded, request
+from shoal.agent.identity.io.enrol import (
+    decoded,
+    key_pem,
+    make_csr,
+    pinned,
+    read_key,
+    request,
+)
 from shoal.durable import sync, write_durable
 from shoal.enrolment import (
     DirectorRoots,

@@ -1,7 +1,8 @@
 """The journal in SQLite: update records, floors, the assignment, rounds. It survives power cuts."""
 
+import contextlib
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -15,6 +16,9 @@ from shoal.agent.host.io.database import (
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Participation, Record
 from shoal.validation_errors import decode_errors_as
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 _T = TypeVar("_T")
 
@@ -31,22 +35,20 @@ class SqliteJournal(SqliteStore):
 
     def records(self) -> dict[str, Record]:
         """Every model's record; DamagedError for one that cannot be read."""
-        with translated(self._path):
-            rows = self._db.execute("SELECT model, data FROM record").fetchall()
-        return {model: _read(self._path, data, Record) for model, data in rows}
+        return _records(self._path, self._db)
 
     def save(self, record: Record) -> None:
         self._put("INSERT OR REPLACE INTO record VALUES (?, ?)", record.model, record)
 
     def floors(self) -> Floors:
-        data = self._get("floors")
+        data = _kept(self._path, self._db, "floors")
         return _read(self._path, data, Floors) if data else Floors()
 
     def save_floors(self, floors: Floors) -> None:
         self._put("INSERT OR REPLACE INTO kept VALUES (?, ?)", "floors", floors)
 
     def assignment(self) -> bytes:
-        return self._get("assignment")
+        return _kept(self._path, self._db, "assignment")
 
     def save_assignment(self, payload: bytes, floors: Floors) -> None:
         """Save both in one transaction."""
@@ -56,17 +58,12 @@ class SqliteJournal(SqliteStore):
             self._db.execute("INSERT OR REPLACE INTO kept VALUES ('floors', ?)", [data])
 
     def participation(self) -> Participation:
-        data = self._get("participation")
+        data = _kept(self._path, self._db, "participation")
         return _read(self._path, data, Participation) if data else Participation()
 
     def save_participation(self, known: Participation) -> None:
         """Save the record and the privacy ledger in one transaction."""
         self._put("INSERT OR REPLACE INTO kept VALUES (?, ?)", "participation", known)
-
-    def _get(self, name: str) -> bytes:
-        with translated(self._path):
-            found = self._db.execute("SELECT data FROM kept WHERE name = ?", [name]).fetchone()
-        return bytes(found[0]) if found else b""
 
     def _put(self, sql: str, name: str, value: msgspec.Struct) -> None:
         with translated(self._path), self._db.atomic():
@@ -93,22 +90,29 @@ class SqliteJournal(SqliteStore):
 
 def read_records(path: Path) -> dict[str, Record]:
     """The records in a journal, unrepaired; StorageError when they cannot be read."""
-    db = open_database(path)
-    with translated(path):
-        rows = db.execute("SELECT model, data FROM record").fetchall()
-    db.close()
-    return {model: _read(path, data, Record) for model, data in rows}
+    with contextlib.closing(open_database(path)) as db:
+        return _records(path, db)
 
 
 def read_floors(path: Path) -> Floors:
     """Read the floors of a journal, likewise; those of a new device where there is none."""
     if not path.exists():
         return Floors()
-    db = open_database(path)
+    with contextlib.closing(open_database(path)) as db:
+        data = _kept(path, db, "floors")
+    return _read(path, data, Floors) if data else Floors()
+
+
+def _records(path: Path, db: "Database") -> dict[str, Record]:
     with translated(path):
-        found = db.execute("SELECT data FROM kept WHERE name = 'floors'").fetchone()
-    db.close()
-    return _read(path, found[0], Floors) if found else Floors()
+        rows = db.execute("SELECT model, data FROM record").fetchall()
+    return {model: _read(path, data, Record) for model, data in rows}
+
+
+def _kept(path: Path, db: "Database", name: str) -> bytes:
+    with translated(path):
+        found = db.execute("SELECT data FROM kept WHERE name = ?", [name]).fetchone()
+    return bytes(found[0]) if found else b""
 
 
 def _read(path: Path, data: bytes, kind: type[_T]) -> _T:

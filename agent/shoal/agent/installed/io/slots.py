@@ -51,7 +51,7 @@ class DiskSlots:
             stage.mkdir(parents=True, exist_ok=True)
             for path in list(stage.iterdir()):
                 file = files.get(path.name)
-                if path.name not in parts and not (file and _is(path, file)):
+                if path.name not in parts and not (file and bundle.is_valid(path, file)):
                     path.unlink()  # of a superseded order
             write_durable(stage / bundle.MANIFEST, data)
 
@@ -66,14 +66,14 @@ class DiskSlots:
     def reuse(self, model: str, file: File) -> bool:
         """Whether the stage has `file`, verified; it is copied from a slot that has it."""
         target = self.path(model, "stage") / file.name
-        if _is(target, file):
+        if bundle.is_valid(target, file):
             return True
         source = self.held(model).get(file.sha256)
         if source is None:
             return False
         with translated(target, _HINT):
             shutil.copyfile(source, target)
-        return _is(target, file)
+        return bundle.is_valid(target, file)
 
     def verify_stage(self, model: str, sha256: str, profile: str) -> None:
         """BundleError unless the stage is the ordered release; a damaged file is deleted."""
@@ -167,7 +167,7 @@ class DiskSlots:
     def missing(self, model: str, files: Sequence[File]) -> int:
         """Bytes of `files` that are missing in the stage: disk space that a download needs."""
         stage = self.path(model, "stage")
-        lacking = [file for file in files if not _is(stage / file.name, file)]
+        lacking = [file for file in files if not bundle.is_valid(stage / file.name, file)]
         have = (_size(stage / f"{file.sha256}.part") for file in lacking)
         return sum(max(0, file.size - got) for file, got in zip(lacking, have, strict=True))
 
@@ -228,14 +228,6 @@ class DiskSlots:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _is(path: Path, file: File) -> bool:
-    try:
-        bundle.verify_file(path, file)
-    except BundleError:
-        return False
-    return True
 
 
 def _fingerprint(folder: Path) -> list[object]:

@@ -239,13 +239,10 @@ class CachedDownloads:
         with translated(part, _HINT):
             stage.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, part)
-            try:
-                bundle.verify_file(part, file)
-            except BundleError:
-                part.unlink()
-                return False
-            part.replace(stage / file.name)
-        return True
+            with contextlib.suppress(BundleError):
+                bundle.accept(part, stage / file.name, file)
+                return True
+        return False
 
 
 def _decoded(data: bytes, kind: type[_T]) -> _T | None:

@@ -214,13 +214,7 @@ def _files(target: ImportTarget, source: OfflineBundle, order: Order) -> list[Fi
 
 def _is_installed(folder: Path, model: str, file: File) -> bool:
     path = DiskSlots(folder / MODELS).held(model).get(file.sha256)
-    if path is None:
-        return False
-    try:
-        bundle.verify_file(path, file)
-    except BundleError:
-        return False
-    return True
+    return path is not None and bundle.is_valid(path, file)
 
 
 def _copy(

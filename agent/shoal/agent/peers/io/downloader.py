@@ -112,12 +112,7 @@ class PeerDownloads:
         with translated(part.name), self._state.want(file.sha256):
             stage.mkdir(parents=True, exist_ok=True)
             fetched = self._download(url, part, file, stop)
-            try:
-                bundle.verify_file(part, file)
-            except BundleError:
-                part.unlink()
-                raise
-            part.replace(stage / file.name)
+            bundle.accept(part, stage / file.name, file)
         return fetched
 
     def _download(self, url: str, part: Path, file: File, stop: Callable[[], bool]) -> int:

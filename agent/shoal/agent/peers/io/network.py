@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.io.config import Settings
+from shoal.agent.host.io.config import GatewaySettings, Peers, Settings
 from shoal.agent.host.io.folder import MODELS
 from shoal.agent.peers.io.downloader import ArtifactServer, PeerContext, PeerDownloads
 from shoal.agent.peers.io.server import DownloadState, PeerServer, PieceStore
@@ -51,10 +51,7 @@ class PeerNetwork:
         peers = self._settings.peers
         if not peers.enabled or self._unshared:
             return {}
-        address = peers.address or own_address(self._settings.controller.url)
-        return {
-            "peer": f"[{address}]:{peers.port}" if ":" in address else f"{address}:{peers.port}"
-        }
+        return {"peer": announced(peers, self._settings.controller.url)}
 
     def downloads(
         self, server: ArtifactServer, stage: Callable[[str], Path]
@@ -103,6 +100,12 @@ class PeerNetwork:
     def finish(self) -> None:
         if self._server is not None:
             self._server.finish()
+
+
+def announced(section: Peers | GatewaySettings, controller: str) -> str:
+    """host:port by which the other devices reach this one."""
+    address = section.address or own_address(controller)
+    return f"[{address}]:{section.port}" if ":" in address else f"{address}:{section.port}"
 
 
 def own_address(controller: str) -> str:

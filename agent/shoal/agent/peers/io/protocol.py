@@ -155,24 +155,13 @@ class PeerConnection:
         if int(have[1]) != size:
             raise ValueError(f"a piece of {int(have[1])} bytes, {size} are right")
         try:
-            return PieceStatus.HAVE, self._exactly(
-                size, deadline.within(READ_S + size / SLOWEST_BPS)
-            )
+            end = deadline.within(READ_S + size / SLOWEST_BPS)
+            return PieceStatus.HAVE, read_exactly(self._connection, size, end)
         except TimeoutError as error:
             raise SlowError(f"a piece of {size} bytes takes too long") from error
 
     def close(self) -> None:
         self._connection.close()
-
-    def _exactly(self, size: int, deadline: Deadline) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            deadline.apply(self._connection)
-            some = self._connection.recv(min(_PIECE, size - len(data)))
-            if not some:
-                raise ConnectionError("connection closed")
-            data += some
-        return bytes(data)
 
 
 def connect(
@@ -209,6 +198,19 @@ def read_line(connection: ssl.SSLSocket, deadline: Deadline | None = None) -> by
             raise ConnectionError("connection closed")
         line += byte
     return line
+
+
+def read_exactly(connection: ssl.SSLSocket, size: int, deadline: Deadline | None = None) -> bytes:
+    """Read `size` bytes; OSError when the connection is closed. deadline: as in `read_line`."""
+    data = bytearray()
+    while len(data) < size:
+        if deadline is not None:
+            deadline.apply(connection)
+        some = connection.recv(min(_PIECE, size - len(data)))
+        if not some:
+            raise ConnectionError("connection closed")
+        data += some
+    return bytes(data)
 
 
 def _context(kind: int, folder: Path) -> ssl.SSLContext:

@@ -10,6 +10,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+from shoal.agent.host.io.database import readable_rows
+
 #: Unreadable rows in sequence after which the search ends.
 _MAX_FAILURES = 5_000
 _FIELDS = "id, seq, kind, grouping, merged, size, coalesce(CAST(payload AS BLOB), x''), crc"
@@ -51,7 +53,9 @@ def salvage(path: Path) -> Salvaged:
         return Salvaged("", 0, [], [], 0)
     try:
         boot, seq = _life(connection)
-        found = _rows(connection)
+        select = f"SELECT {_FIELDS} FROM row"  # noqa: S608
+        rows = readable_rows(connection, select, _MAX_FAILURES)
+        found = [SalvagedRow(*row) for row in rows]
         keys = [str(row[0]) for row in _query(connection, "SELECT key FROM told ORDER BY rowid")]
         known = _query(connection, "SELECT count(*) FROM row")
     finally:
@@ -73,29 +77,6 @@ def _life(connection: sqlite3.Connection) -> tuple[str, int]:
     if len(rows) == 1 and isinstance(rows[0][0], str) and isinstance(rows[0][1], int):
         return rows[0][0], rows[0][1]
     return "", 0
-
-
-def _rows(connection: sqlite3.Connection) -> list[SalvagedRow]:
-    """Rows in order, one query each: an unreadable page loses only its own rows."""
-    found: list[SalvagedRow] = []
-    at = failures = 0
-    while failures < _MAX_FAILURES:
-        try:
-            row = connection.execute(
-                f"SELECT {_FIELDS} FROM row WHERE id > ? ORDER BY id LIMIT 1",  # noqa: S608
-                [at],
-            ).fetchone()
-        except (sqlite3.Error, UnicodeDecodeError):
-            at, failures = at + 1, failures + 1
-            continue
-        if row is None:
-            break
-        if not isinstance(row[0], int) or row[0] <= at:  # a damaged tree may lead back
-            at, failures = at + 1, failures + 1
-            continue
-        found.append(SalvagedRow(*row))
-        at, failures = row[0], 0
-    return found
 
 
 def _query(connection: sqlite3.Connection, query: str) -> list[tuple]:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from shoal import bundle
-from shoal.agent.host.io.memory_file import memory_file
+from shoal.agent.host.io.child_process import memory_file
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.io.session import ENVIRONMENT
 from shoal.agent.update.acceptance import Measured

@@ -7,12 +7,10 @@ this process only. Every update waits for it, so it imports only what it needs.
 """
 
 import contextlib
-import ctypes
 import functools
 import math
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +20,7 @@ import msgspec
 import numpy as np
 
 from shoal import bundle
+from shoal.agent.host.io.child_process import die_with_parent, limit
 from shoal.agent.serving.io.session import OrtSession, import_ort
 from shoal.agent.update.acceptance import RUNS, Measured
 from shoal.errors import ModelError, ShoalError
@@ -36,7 +35,6 @@ CPU_S = 150
 #: Rounds of RUNS runs: other processes only add latency, so the best round counts.
 ROUNDS, _ENOUGH = 5, 10
 _ATOL_OF = 1.0
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,11 +64,11 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
 def main() -> None:
     """Run the requested trial; never raises, never returns."""
     parent, data_mb, descriptor = map(int, sys.argv[1:4])
-    _limit(data_mb)
+    limit(data_mb=data_mb, cpu_s=CPU_S, file_bytes=0)
     _get_ready()
     signalled = sys.stdin.buffer.read(1)
     # Not before: the signal follows the thread that started this process.
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    die_with_parent()
     if not signalled or os.getppid() != parent:
         os._exit(0)
     with os.fdopen(descriptor, "rb") as file:
@@ -93,14 +91,6 @@ def _get_ready() -> None:
         import zipfile  # noqa: F401 np.load needs it
 
         import_ort()
-
-
-def _limit(data_mb: int) -> None:
-    """Limit memory, CPU time and file size for a hostile or broken model; no core dump."""
-    resource.setrlimit(resource.RLIMIT_DATA, (data_mb << 20, data_mb << 20))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 5))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _measure_all(request: Request) -> list[Measured]:

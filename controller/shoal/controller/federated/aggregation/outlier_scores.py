@@ -24,9 +24,8 @@ import msgspec
 import numpy as np
 
 from shoal.controller.federated.updates import Update
-from shoal.federated.clipping import norm_of
 from shoal.federated.sums import F64, ExactSum
-from shoal.params import F32
+from shoal.params import F32, norm_of
 
 #: Robust standard deviations beyond which a norm is suspect.
 FAR = 3.5

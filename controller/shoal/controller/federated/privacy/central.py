@@ -9,10 +9,10 @@ import numpy as np
 from shoal.controller.federated.aggregation.gathering import check_new, too_few
 from shoal.controller.federated.updates import Aggregate, Update, check
 from shoal.errors import SettingError
-from shoal.federated.clipping import clipped, norm_of
 from shoal.federated.noise import Draws, noisy, sensitivity
 from shoal.federated.plan import Privacy
 from shoal.federated.sums import ExactSum
+from shoal.params import clipped, norm_of
 
 
 class PrivateMean:
