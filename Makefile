@@ -52,6 +52,6 @@ lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv; ARGS=--up
 	@./scripts/lock.sh $(ARGS)
 
 clean:  ## remove what setup, tests and builds made
-	rm -rf .venv .venv-clients .venv-peers .stamps node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf .venv .venv-clients .venv-converters .venv-peers .models .stamps node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		.import_linter_cache controller/shoal/controller/web/static/vendor
 	find shared agent controller examples tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

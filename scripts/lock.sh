@@ -22,8 +22,17 @@ compile agent --extra agent --constraint requirements/dev.txt "$@"
 compile controller --extra controller --extra cli --extra broker \
     --constraint requirements/dev.txt "$@"
 
-# Clients that tests/adapters/serving/test_foreign_clients.py runs: no part of Shoal, so no constraint of ours.
-uv pip compile requirements/clients.in --quiet --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
-    --output-file requirements/clients.txt "$@"
-echo "requirements/clients.txt: $(grep -c '^[a-z0-9]' requirements/clients.txt) packages"
+# What tests run that is no part of Shoal, so no constraint of ours: clients of the protocol
+# (scripts/clients.sh), converters, and wheels with ONNX files in them (scripts/models.sh).
+apart() {
+    target=$1
+    shift
+    uv pip compile "requirements/$target.in" --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+        --output-file "requirements/$target.txt" "$@"
+    echo "requirements/$target.txt: $(grep -c '^[a-z0-9]' "requirements/$target.txt") packages"
+}
+
+apart clients "$@"
+apart converters "$@"
+apart models --no-deps "$@"
