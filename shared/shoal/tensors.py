@@ -34,6 +34,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }  # fmt: skip
 _DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
 
+#: onnxruntime's kernels add up in another order for tensors that do not begin at such an address,
+#: and numpy's own arrays always do.
+ALIGNMENT = 16
 #: Most axes of a tensor: what onnxruntime's own kernels take at the most, and more than models use.
 RANK = 32
 _LENGTH = struct.Struct("<I")
@@ -76,7 +79,7 @@ def to_bytes(array: Array) -> bytes:
 def from_bytes(
     datatype: str, shape: Sequence[int], data: bytes | memoryview, name: str = "tensor"
 ) -> Array:
-    """Array of `shape` from the protocol's bytes, without a copy where they are aligned.
+    """Array of `shape` from the protocol's bytes, without a copy where they lie at ALIGNMENT.
 
     BYTES become an object array of str (onnxruntime's strings are UTF-8). InputError, naming
     `name`, when the bytes are not as many as the shape needs.
@@ -93,7 +96,8 @@ def from_bytes(
     if datatype == "BOOL" and count and np.frombuffer(data, np.uint8).max() > 1:
         raise InputError(f"{name!r}: a BOOL is a byte of 0 or 1")
     values = np.frombuffer(data, dtype)
-    return (values if values.flags.aligned else values.copy()).reshape(shape)
+    is_aligned = values.ctypes.data % ALIGNMENT == 0
+    return (values if is_aligned else values.copy()).reshape(shape)
 
 
 def size_of(shape: Sequence[int]) -> int:

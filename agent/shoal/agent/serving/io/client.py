@@ -21,7 +21,7 @@ from shoal.errors import (
 )
 from shoal.pipeline import RAW
 from shoal.sketch import F32
-from shoal.tensors import Array, Named, datatype_of, from_bytes, to_bytes
+from shoal.tensors import ALIGNMENT, Array, Named, datatype_of, from_bytes, to_bytes
 
 _END, _LARGEST = b"\r\n\r\n", 64 << 20
 _ERRORS: dict[int, type[ShoalError]] = {
@@ -218,7 +218,10 @@ class _DisconnectedError(OSError):
 def tensor_request(
     arrays: Named, outputs: Sequence[str], sequence: str | int | None, start: bool, end: bool
 ) -> tuple[bytes, list[bytes]]:
-    """A binary request: its JSON, and the bytes of each array."""
+    """A binary request: its JSON, and the bytes of each array.
+
+    The JSON ends at a multiple of ALIGNMENT, so that the first array is read without a copy.
+    """
     parts = [to_bytes(array) for array in arrays.values()]
     tensors = [
         {
@@ -235,7 +238,8 @@ def tensor_request(
     asked = {"inputs": tensors, "parameters": parameters}
     if outputs:
         asked["outputs"] = [{"name": name} for name in outputs]
-    return orjson.dumps(asked), parts
+    head = orjson.dumps(asked)
+    return head + b" " * (-len(head) % ALIGNMENT), parts
 
 
 def tensors_of(outputs: list[dict[str, Any]], body: bytes, at: int) -> dict[str, Array]:
