@@ -42,7 +42,7 @@ def decommission(store: Store, name: str) -> None:
         db.execute(update(device).where(device.c.name == name).values(state="decommissioned"))
 
 
-def test_the_brokers_own_protocol_is_closed_even_to_whom_we_know(tmp_path, authority: Authority):
+def test_the_brokers_own_protocol_is_closed_even_to_known_clients(tmp_path, authority: Authority):
     broker = Nats(tmp_path / "broker", authority.folder, free_port())
     broker.start()
     site = Site(broker, tmp_path, authority)

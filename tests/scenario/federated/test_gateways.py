@@ -97,7 +97,7 @@ def test_a_sum_with_a_device_of_another_site_changes_nothing(federation, members
     assert ignored(federation) == {"unsound": 1}
 
 
-def test_who_is_in_already_is_not_counted_a_second_time_through_the_gateway(federation) -> None:
+def test_an_update_sent_directly_is_not_counted_again_through_the_gateway(federation) -> None:
     in_training(federation, silent=("d01", "d03"))
     send(federation, NORTH)  # d05 has sent its own
     assert _marks(federation) == {"JOINED": 2, "UPDATED": 4}

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from fake_clients import MODEL, SIZE
-from shoal.controller.federated.rounds import device_messages, rounds
+from shoal.controller.federated.rounds import round_messages, rounds
 from shoal.controller.store.tables import federated_task
 from shoal.federated import messages
 from shoal.federated.chunks import chunk_of, cut
@@ -58,7 +58,7 @@ def test_a_certificate_of_an_unknown_version_costs_only_its_device_the_round(fed
 
 
 def test_a_message_that_fails_its_parser_excludes_its_device_and_no_other(federation, monkeypatch):
-    receivers = device_messages._RECEIVERS
+    receivers = round_messages._RECEIVERS
     state, real = receivers[messages.Join]
 
     def broken(live, device, *rest):

@@ -87,7 +87,9 @@ def test_values_hidden_by_masks_or_noise_are_not_shown(federation, mode):
 
 
 @pytest.mark.parametrize("silent", [messages.Boxes, messages.Piece, messages.Vote, messages.Shares])
-def test_who_falls_silent_in_a_secure_round_is_left_out_or_made_up_for(federation, silent):
+def test_a_device_that_stops_answering_in_a_secure_round_is_left_out_or_unmasked(
+    federation, silent
+):
     federation.clients["d03"].quiet = {silent}
     federation.start(**MODES["secure"] | {"pace": HALF | {"train_s": 90, "unmask_s": 20}})
     federation.run(300, until=federation.done)
@@ -209,7 +211,7 @@ def test_an_adaptive_clip_follows_the_updates_and_is_part_of_the_cost(federation
 
 
 @pytest.mark.parametrize("mode", ["plain", "secure"])
-def test_who_is_decommissioned_while_it_trains_is_left_out(federation, mode):
+def test_a_device_decommissioned_while_it_trains_is_left_out(federation, mode):
     federation.clients["d00"].quiet = {messages.Piece}
     federation.start(**MODES[mode] | {"pace": {"goal": 6, "least": 5, "over": 1.0, "train_s": 60}})
     federation.run(

@@ -42,7 +42,7 @@ def roll_out(fleet: Fleet, ref: str) -> dict[str, Any]:
     return {one.device: one for one in found}
 
 
-def test_only_agents_that_read_its_manifest_are_sent_it_and_the_others_are_told_why(
+def test_only_agents_that_read_its_manifest_are_sent_it_and_the_others_are_skipped_with_a_reason(
     fleet: Fleet,
 ) -> None:
     ref = tensor_releases.released(fleet.ctx)

@@ -79,7 +79,7 @@ def test_a_round_ends_at_its_goal_and_late_devices_count_in_a_later_one() -> Non
     assert receive(second, "d5", second.attempt, 3).ignored == "another-attempt"
 
 
-def test_who_is_too_far_behind_is_not_carried_on() -> None:
+def test_a_device_too_far_behind_is_not_carried_over() -> None:
     names = [f"d{i}" for i in range(6)]
     record = opened(1, names, None, 0)
     for number in range(2, 8):

@@ -225,7 +225,7 @@ def test_a_try_that_runs_on_a_poisoned_checkpoint_is_marked_to_be_broken_off(
     assert rounds.get_round(ctx, running).poisoned == "it came of round 4: lies"
 
 
-def test_who_trains_on_a_poisoned_checkpoint_is_not_waited_for_in_the_next_round(
+def test_a_device_that_trains_on_a_poisoned_checkpoint_is_not_carried_over(
     ctx: Context, task: tuple[TaskPlan, F32]
 ) -> None:
     plan, theta = task

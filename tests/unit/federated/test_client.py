@@ -384,7 +384,7 @@ def test_secure_terms_do_not_go_with_a_restart(controller: FakeController) -> No
     assert device.state == RoundState.REFUSED
 
 
-def test_who_loses_the_journal_gains_no_new_budget(controller: FakeController) -> None:
+def test_losing_the_journal_gives_no_new_budget(controller: FakeController) -> None:
     device = RoundDevice(controller, "cam-1", some_rows(60), budget=Budget(epsilon=15.0))
     privacy = Privacy(where="local", clip=1.0, noise=1.0)
     device.receive(controller.invite(1, privacy=privacy))

@@ -209,7 +209,7 @@ def test_a_gateway_without_member_updates_sends_its_own(controller: FakeControll
     assert device.contribution().examples == 30
 
 
-def test_who_has_sent_directly_meanwhile_is_left_out_of_the_next_sum(
+def test_a_device_that_has_sent_directly_is_left_out_of_the_next_sum(
     controller: FakeController,
 ) -> None:
     device, collector = gateway(controller)

@@ -18,7 +18,7 @@ from unit.federated.cohort import STAGES, Cohort, total
 
 @pytest.mark.parametrize("count", [3, 4, 5, 6])
 @pytest.mark.parametrize("stage", STAGES)
-def test_whoever_is_lost_the_sum_of_the_others_is_exact_or_there_is_none(count, stage) -> None:
+def test_the_sum_without_lost_devices_is_exact_or_there_is_none(count, stage) -> None:
     for size in range(count):
         for gone in itertools.combinations(range(count), size):
             cohort = Cohort(count, seed=size)

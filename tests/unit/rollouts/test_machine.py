@@ -114,7 +114,7 @@ def test_selectors_take_by_site_profile_and_label(select, count):
     assert len(cohort.freeze("r", [StagePlan(name="one", select=select)], fleet(20))) == count
 
 
-def test_who_comes_late_joins_the_last_stage_if_it_fits():
+def test_a_device_that_enrols_late_joins_the_last_stage_if_it_fits():
     late = Candidate("new", "site-9", "rpi4", "stable", {})
     assert cohort.late(STAGES, late) == "rest"
     assert cohort.late(STAGES[:1], late) is None

@@ -102,7 +102,7 @@ def test_a_device_that_comes_back_after_a_quarantine_is_not_assigned_the_release
     assert (unseen.state, unseen.cause) == ("CANCELED", "quarantined")
 
 
-def test_who_serves_what_is_in_quarantine_keeps_it_and_no_order_names_it(
+def test_a_device_that_serves_a_quarantined_release_keeps_it_and_no_order_names_it(
     ctx: Context, plan: TaskPlan
 ) -> None:
     bad, _ = served_by(ctx, "press-1")

@@ -113,7 +113,7 @@ def test_an_acknowledgement_of_another_boot_is_ignored(open_outbox) -> None:
     assert outbox.waiting == 1
 
 
-def test_who_is_acknowledged_a_number_that_it_never_gave_has_a_copy_somewhere(open_outbox) -> None:
+def test_an_ack_of_a_number_that_was_never_sent_means_a_duplicate_device(open_outbox) -> None:
     outbox = open_outbox()
     outbox.add(window(1))
     (message,) = outbox.after(0, ALL)

@@ -127,7 +127,7 @@ def test_an_unsupported_board_is_the_first_reason() -> None:
         )
 
 
-def test_the_files_of_one_release_are_the_same_whoever_signed_it() -> None:
+def test_the_files_of_a_release_are_the_same_under_every_signature() -> None:
     cloud = Cloud()
     one, again = (cloud.manifest(1, 1, MODEL, b"") for _ in range(2))
     later = msgspec.structs.replace(again, created_s=1.0)

@@ -20,9 +20,8 @@ from shoal.controller.federated.planning import scheduling, tasks
 from shoal.controller.federated.ports import Files
 from shoal.controller.federated.rounds import (
     active_round,
-    controller_messages,
-    device_messages,
     machine,
+    round_messages,
     rows,
 )
 from shoal.controller.federated.rounds.active_round import ActiveRound
@@ -217,7 +216,7 @@ class RoundRunner:
             with self._ctx.store.read() as db:
                 query = select(federated_round).where(federated_round.c.id == ident)
                 row = db.execute(query).first()
-                calls = list(controller_messages.dismissals(db, row)) if row is not None else []
+                calls = list(round_messages.dismissals(db, row)) if row is not None else []
             try:
                 for name, call in calls:
                     self._post(name, call)
@@ -256,7 +255,7 @@ class RoundRunner:
 
     def _send(self, active: ActiveRound) -> None:
         """LinkError when the link refuses a message: it is sent by the next run."""
-        for due in controller_messages.due(self._ctx, active):
+        for due in round_messages.due(self._ctx, active):
             attempt = active.record.attempt_of(due.device)
             self._post(due.device, wire.RoundCall(attempt=attempt, said=due.call))
             active.requests[due.device] = due.request
@@ -312,9 +311,9 @@ class RoundRunner:
             ]
         self._active = {ident: one for ident, one in self._active.items() if ident in found}
         for active in new:
-            device_messages.restore_marks(active)
+            round_messages.restore_marks(active)
             try:
-                active.secagg_id = controller_messages.secagg_id(self._ctx, active)
+                active.secagg_id = round_messages.secagg_id(self._ctx, active)
                 _, effect = machine.step(active.record, Event.RESTARTED, self._ctx.clock())
                 self._act(active, effect)
             except OSError as error:
@@ -338,17 +337,17 @@ class RoundRunner:
     def _receive(self, active: ActiveRound, message: wire.RoundAnswer) -> None:
         name, now_s = message.device, self._ctx.clock()
         try:
-            ignored = device_messages.receive(active, name, message.attempt, message.said, now_s)
+            ignored = round_messages.receive(active, name, message.attempt, message.said, now_s)
         except StorageError:
             raise
         except Exception:  # noqa: BLE001 - contain a parser's failure to the device that caused it
             _log.exception("round %s: a message of %s", active.id, name)
-            device_messages.refuse(active, name, now_s, device_messages.BAD_ANSWER)
-            ignored = device_messages.BAD_ANSWER
+            round_messages.refuse(active, name, now_s, round_messages.BAD_ANSWER)
+            ignored = round_messages.BAD_ANSWER
         if ignored:
             active.ignored[ignored] += 1
         else:
-            controller_messages.postpone(active, name, now_s)
+            round_messages.postpone(active, name, now_s)
 
 
 def _decoded(received: Iterable[tuple[str, bytes]]) -> Iterator[wire.RoundAnswer]:
