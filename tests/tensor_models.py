@@ -15,13 +15,15 @@ from shoal.agent.installed.record import Slot
 from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.golden import GoldenTensors, Vector
-from shoal.manifest import TENSORS, TENSORS_SCHEMA, File, Manifest, Variant
+from shoal.manifest import TENSORS, TENSORS_SCHEMA, Manifest, Variant
 from shoal.profile import profile
 from shoal.signature import Signature, State, Tensor
 from shoal.sketch import Reference, References
 from shoal.tensors import DTYPES, Array, StoredTensor
 
 MODEL = "any"
+#: Nothing is sketched of a release of tensors.
+NOTHING = References(inputs=Reference(features=[]), outputs=Reference(features=[]))
 TYPES = {
     "BOOL": TensorProto.BOOL, "UINT8": TensorProto.UINT8, "UINT16": TensorProto.UINT16,
     "UINT32": TensorProto.UINT32, "UINT64": TensorProto.UINT64, "INT8": TensorProto.INT8,
@@ -183,15 +185,34 @@ def put_tensors(
     **changes: Any,
 ) -> Manifest:
     """Write a complete, valid bundle; `golden` replaces the model's outputs of each vector."""
-    folder.mkdir(parents=True, exist_ok=True)
     names = [output.name for output in model.signature.outputs]
     found = golden or [dict(zip(names, raw(model, f, *names), strict=True)) for f in model.feeds]
     vectors = [
         Vector(inputs=_stored(feeds), outputs={"fp32": _stored(outputs)})
         for feeds, outputs in zip(model.feeds, found, strict=True)
     ]
-    nothing = References(inputs=Reference(features=[]), outputs=Reference(features=[]))
-    made = Manifest(
+    files = {
+        "fp32.onnx": model.graph,
+        "reference.json": msgspec.json.encode(NOTHING),
+        "golden.msgpack": GoldenTensors(vectors=vectors).to_bytes(),
+    }
+    made = manifest_of(model.signature, version, files)
+    manifest = msgspec.structs.replace(made, **changes)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in {**files, bundle.MANIFEST: manifests.encode(manifest)}.items():
+        (folder / name).write_bytes(data)
+    return manifest
+
+
+def manifest_of(
+    signature: Signature, version: int = 1, files: Mapping[str, bytes] | None = None
+) -> Manifest:
+    """The manifest of a release; without its files, of one that cannot be loaded."""
+    described = {
+        name: bundle.describe(name, (files or {}).get(name, b""))
+        for name in ("fp32.onnx", "reference.json", "golden.msgpack")
+    }
+    return Manifest(
         schema=TENSORS_SCHEMA,
         model=MODEL,
         version=version,
@@ -201,20 +222,25 @@ def put_tensors(
         output="",
         features=[],
         labels=[],
-        variants=[Variant(name="fp32", file=_put(folder, "fp32.onnx", model.graph))],
+        variants=[Variant(name="fp32", file=described["fp32.onnx"])],
         profiles={"x86-vnni": ["fp32"], "generic": ["fp32"]},
-        reference=_put(folder, "reference.json", msgspec.json.encode(nothing)),
-        golden=_put(folder, "golden.msgpack", GoldenTensors(vectors=vectors).to_bytes()),
+        reference=described["reference.json"],
+        golden=described["golden.msgpack"],
         opset=20,
         ort=">=1.31",
         created_s=1e9,
         dataset="",
         dataset_sha256="",
-        signature=model.signature,
+        signature=signature,
     )
-    manifest = msgspec.structs.replace(made, **changes)
-    (folder / bundle.MANIFEST).write_bytes(manifests.encode(manifest))
-    return manifest
+
+
+def engine_of(signature: Signature, session: Any = None, version: int = 1) -> Engine:
+    """An engine without files; it answers as `session` does."""
+    return Engine(
+        slot=slot_of(version), manifest=manifest_of(signature, version), references=NOTHING,
+        session=session, slow_s=1.0,
+    )  # fmt: skip
 
 
 def slot_of(version: int = 1, slot: str = "a") -> Slot:
@@ -239,8 +265,3 @@ def _info(of: Tensor) -> Any:
 
 def _stored(arrays: Mapping[str, Array]) -> dict[str, StoredTensor]:
     return {name: StoredTensor.of(array) for name, array in arrays.items()}
-
-
-def _put(folder: Path, name: str, data: bytes) -> File:
-    (folder / name).write_bytes(data)
-    return bundle.describe(name, data)

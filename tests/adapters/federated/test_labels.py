@@ -17,6 +17,7 @@ from shoal.agent.host.io.config import load
 from shoal.agent.host.io.folder import LEARNING, SPOOL
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.serving.io.row_spool import take
+from tensor_models import MODEL, picture, put_tensors, slot_of
 
 FEATURES = ("x0", "x1", "x2", "x3")
 TABLE = "x3,x2,x1,x0,kind\n4,3,2,1,a\n8,7,6,5,b\n,7,6,5,b\n"
@@ -73,6 +74,17 @@ def test_a_table_that_does_not_fit_is_refused_with_what_to_do(
     assert said.startswith("1:")
     assert told in said
     assert not (folder / LEARNING / BUFFER).exists() or len(rows_of(folder)[0]) == 0
+
+
+def test_a_release_of_tensors_has_no_rows_to_label(folder: Path) -> None:
+    slots = DiskSlots(folder / "models")
+    put_tensors(slots.path(MODEL, "a"), picture())
+    slots.point(MODEL, slot_of())
+    table = folder / "of-today.csv"
+    table.write_text(TABLE)
+    said = labels(folder, "add", str(table), "--column", "kind", "--model", MODEL)
+    assert said.startswith("1:")
+    assert "any@1 takes tensors (picture), not rows" in said
 
 
 def test_what_is_neither_a_table_nor_a_pair_is_refused(folder: Path) -> None:

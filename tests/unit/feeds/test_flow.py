@@ -11,10 +11,13 @@ from devices import FEATURES, LABELS, MODEL, engine, softmax
 from feed_doubles import Recorder, feeds_of, serving_of
 from shoal.agent.feeds.flow import Flow
 from shoal.agent.feeds.frames import TAGS, Frame, LatestValues, Prediction, Quality, Value, frame_of
+from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import InputError, SettingError
 from shoal.pipeline import Input, Pipeline, Stretch
+from shoal.signature import Signature
 from shoal.wire import Health
+from tensor_models import engine_of, tensor
 
 ROW = {"contrast": 0.5, "blur": -0.5}
 
@@ -182,3 +185,18 @@ def test_the_status_has_the_health_of_every_feed(tmp_path: Path) -> None:
     feeds = feeds_of(Recorder(tmp_path), {}, {"file": {"kind": "replay", "path": "x.csv"}})
     health = msgspec.to_builtins(feeds.health())
     assert [(f["name"], f["kind"], f["up"]) for f in health] == [("file", "replay", False)]
+
+
+@pytest.mark.parametrize("bound", [True, False], ids=["bound-to-it", "feeding-every-model"])
+def test_a_source_has_no_rows_for_a_release_of_tensors(bound: bool) -> None:
+    tensors, rows = serving_of(tensor_engine()), serving_of(engine(1))
+    line = Line({"any": tensors, MODEL: rows}, model="any" if bound else "")
+    assert line.flow(frame_of(1.0, ROW)) == (0 if bound else 1)
+    told = "any@1 takes tensors (x), not rows; send it requests through the endpoint"
+    assert [fault.detail for fault in line.faults] == ([f"source line: {told}"] if bound else [])
+    assert (tensors.vitals.requests, tensors.vitals.errors) == ((1, 1) if bound else (0, 0))
+
+
+def tensor_engine() -> Engine:
+    one, other = tensor("x", "INT64", ["N"]), tensor("y", "INT64", ["N"])
+    return engine_of(Signature(inputs=[one], outputs=[other]))

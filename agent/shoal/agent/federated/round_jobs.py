@@ -17,6 +17,7 @@ from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.jobs import Job, Submit, Worker
 from shoal.agent.host.round_limits import Limits
 from shoal.agent.installed.record import RoundRecord
+from shoal.agent.serving.engine import require_rows
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import LinkError, ModelError, RefusedError, TrustError
 from shoal.federated import messages
@@ -158,6 +159,9 @@ class RoundJobs:
     ) -> TrainingResult:
         features = config.features or self.features(config.model)
         if not features:
+            served = self._serving.get(config.model)
+            if served is not None and served.engine is not None:
+                require_rows(served.engine.manifest)
             raise ModelError(f"no release of {config.model!r} serves here", "roll one out first")
         work = TrainingJob(
             kind=kind,
