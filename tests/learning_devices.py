@@ -154,7 +154,7 @@ class RoundDevice:
             trainer=supply(self._trainer(here), "run"),
             credentials=credentials_of(self.folder, lambda: self.controller.now),
             entropy=random.randbytes, mains=lambda: self.mains, limits=self.limits,
-            quiet_hz=self.quiet_hz, **self.more,
+            quiet_hz=self.quiet_hz, **({"hand_over": out_of_reach} | self.more),
         )  # fmt: skip
         callbacks = Callbacks(
             answer=self._say, post=self._posted.append, fault=self.faults.append,
@@ -268,6 +268,11 @@ class Inside:
         if stop():
             raise LinkError("training was cancelled")
         return run_job(sandboxed(self._here, attempt, work))
+
+
+def out_of_reach(route: messages.GatewayRoute, attempt: bytes, data: bytes) -> bool:
+    """No gateway can be reached."""
+    raise LinkError(f"{route.gateway} is out of reach")
 
 
 class Blobs:

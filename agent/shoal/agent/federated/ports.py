@@ -8,7 +8,6 @@ from shoal.agent.federated.trainer import TrainingJob, TrainingResult
 from shoal.agent.host.ports import Load, Random
 from shoal.agent.host.round_limits import Limits
 from shoal.agent.installed.record import Participation, SavedUpdate
-from shoal.errors import LinkError
 from shoal.federated.config import Config
 from shoal.federated.messages import GatewayRoute
 from shoal.federated.spending import Ledger
@@ -108,11 +107,6 @@ class SiteCollector(Protocol):
     def close(self) -> None: ...
 
 
-def no_gateway(route: GatewayRoute, attempt: bytes, data: bytes) -> bool:
-    """`hand_over` of a device that reaches no gateway."""
-    raise LinkError(f"{route.gateway} is out of reach")
-
-
 class FederatedPorts(NamedTuple):
     """Adapters of federated learning.
 
@@ -142,7 +136,7 @@ class FederatedPorts(NamedTuple):
     entropy: Callable[[int], bytes]
     mains: Callable[[], bool | None]
     limits: Limits
+    hand_over: Callable[[GatewayRoute, bytes, bytes], bool]
     quiet_hz: float = 20.0
     link_ready: Callable[[], bool] = lambda: True
     collector: SiteCollector | None = None
-    hand_over: Callable[[GatewayRoute, bytes, bytes], bool] = no_gateway

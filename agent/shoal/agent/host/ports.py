@@ -38,22 +38,18 @@ class Load(NamedTuple):
 class Downloads(Protocol):
     """Fetches by hash. AbsentError: 404; DeniedError: 403; LinkError: try again; StorageError.
 
+    metadata   of TUF, by the file's name
     file   into the model's stage, from where it left off; `stop` is asked between pieces
     delta  the same by way of what differs from `base`; BundleError, AbsentError where the whole
            file is the better way
     """
 
+    def metadata(self, name: str) -> bytes: ...
     def small(self, url: str, size: int, sha256: str) -> bytes: ...
     def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int: ...
     def delta(
         self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]
     ) -> int: ...
-
-
-class Network(Downloads, Protocol):
-    """The artifact server: update.io.download.HttpsDownloads, or a fake."""
-
-    def metadata(self, name: str) -> bytes: ...
 
 
 class HostPorts(NamedTuple):

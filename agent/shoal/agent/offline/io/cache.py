@@ -22,7 +22,7 @@ import msgspec
 
 from shoal import bundle
 from shoal.agent.host.io.folder import CARRIED, give
-from shoal.agent.host.ports import Network
+from shoal.agent.host.ports import Downloads
 from shoal.durable import sync, translated, write_durable
 from shoal.errors import AbsentError, BundleError, ConflictError, LinkError, StorageError
 from shoal.manifest import File
@@ -189,14 +189,16 @@ class OfflineCache:
 
 
 class CachedDownloads:
-    """Downloads from the offline cache; from the network what is not in it. See ports.Downloads.
+    """Downloads from the offline cache, and what is not in it from the network.
+
+    See host.ports.Downloads.
 
     stage     model -> folder of its stage
     """
 
     def __init__(
         self,
-        network: Network,
+        network: Downloads,
         cache: OfflineCache,
         stage: Callable[[str], Path],
         monotonic: Callable[[], float],

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from shoal import bundle
 from shoal.agent.host.faults import Fault
-from shoal.agent.host.ports import Network, Random
+from shoal.agent.host.ports import Downloads, Random
 from shoal.agent.peers.io.protocol import (
     LONGEST,
     READ_S,
@@ -42,7 +42,7 @@ HEAD_START_S, _LONGEST_START_S = 0.5, 3.0
 SMALL = 1 << 16
 
 
-class ArtifactServer(Network, Protocol):
+class ArtifactServer(Downloads, Protocol):
     """The artifact server, with range requests.
 
     span   bytes start..end of a file of `size` bytes; LinkError, AbsentError, DeniedError
