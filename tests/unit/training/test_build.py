@@ -376,7 +376,7 @@ def with_fixed_batch() -> onnx.ModelProto:
 BROKEN: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
     "no ONNX": (lambda: b"hello, I am a model", "not an ONNX"),
     "empty": (lambda: b"", "not an ONNX"),
-    "an opset of the future": (lambda: with_opset(999), "Opset 999"),
+    "an opset of the future": (lambda: with_opset(999), "opset 999"),
     "an operator of the future": (lambda: with_operator("Telepathy"), "Telepathy"),
     "a custom operator": (lambda: with_operator("Foo", "com.acme"), "com.acme"),
     "weights in other files": (with_external_data, "other files.*save_as_external_data=False"),

@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
             [("y", TensorProto.FLOAT, [1])],
             opsets=[onnx_files.opsetid("", 99)],
         ),
-        "pset 99",
+        "uses opset 99, this onnxruntime knows up to",
     ),
     "a file format of the future": (
         onnx_files.onnx_of(
@@ -72,6 +72,15 @@ REFUSED: dict[str, tuple[bytes, str]] = {
             ir=99,
         ),
         "IR version",
+    ),
+    "texts in a language that is not installed": (
+        onnx_files.onnx_of(
+            [onnx_files.node("StringNormalizer", ["x"], ["y"], case_change_action="UPPER",
+                             locale="tlh_KX.UTF-8")],
+            [("x", TensorProto.STRING, ["N"])],
+            [("y", TensorProto.STRING, ["N"])],
+        ),
+        "the rules of tlh_KX.UTF-8",
     ),
     "weights in other files": (
         onnx_files.onnx_of(

@@ -5,7 +5,6 @@ else: each import here delays a probe.
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import InputError, ModelError
+from shoal.onnxruntime_errors import explain
 from shoal.profile import SessionOptions
 from shoal.signature import Signature, Tensor
 from shoal.sketch import F32
@@ -25,21 +25,6 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
 }
 
-_EXPLANATIONS = (
-    (r"Unsupported model IR version: (\d+), max supported IR version: (\d+)",
-     "the model has IR version {0}, this onnxruntime reads up to {1}",
-     "save it with ir_version {1}, or update onnxruntime"),
-    (r"Opset (\d+) is under development.*?till opset (\d+)",
-     "the model uses opset {0}, this onnxruntime knows up to {1}",
-     "export it with opset {1} or older, or update onnxruntime"),
-    (r"(?:No Op registered for |Fatal error: )([\w.:]+)(?:\(-?\d+\) is not a registered| with)",
-     "operator {0} is unknown to this onnxruntime",
-     "export the model without it, or with an opset that this device has"),
-    (r"Could not find an implementation for (\w+)\((\d+)\)",
-     "operator {0} (opset {1}) has no implementation on this CPU",
-     "quantize or export it differently"),
-    (r"Protobuf parsing failed", "the file is no ONNX model", "export it again"),
-)  # fmt: skip
 #: What onnxruntime calls the protocol's datatypes.
 _TYPES: dict[str, Datatype] = {
     "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16",
@@ -124,13 +109,8 @@ def import_ort() -> Any:
 def translated(name: str, error: Exception) -> ModelError:
     """A ModelError that explains onnxruntime's error, with a hint."""
     text = str(error)
-    for pattern, what, hint in _EXPLANATIONS:
-        found = re.search(pattern, text, re.DOTALL)
-        if found:
-            return ModelError(
-                f"{name}: {what.format(*found.groups())}", hint.format(*found.groups())
-            )
-    return ModelError(f"{name}: {text[:300]}", "does it load with onnxruntime elsewhere?")
+    what, hint = explain(text) or (text[:300], "does it load with onnxruntime elsewhere?")
+    return ModelError(f"{name}: {what}", hint)
 
 
 def _run_error(name: str, feeds: Named, error: Exception) -> InputError | ModelError:

@@ -9,6 +9,7 @@ import onnxruntime
 
 from shoal.controller.training.io.onnx_graph import INPUT, OUTPUT
 from shoal.errors import ModelError
+from shoal.onnxruntime_errors import explain
 
 F32 = npt.NDArray[np.float32]
 #: Rows per run: bounds memory for a large table.
@@ -31,9 +32,12 @@ def open_session(
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ModelError(
-            f"{name}: onnxruntime {onnxruntime.__version__} cannot load it: {message_of(error)}",
+        what, hint = explain(str(error)) or (
+            message_of(error),
             "export it with standard operators and an opset that this onnxruntime has",
+        )
+        raise ModelError(
+            f"{name}: onnxruntime {onnxruntime.__version__} cannot load it: {what}", hint
         ) from error
 
 
