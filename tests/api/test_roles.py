@@ -47,6 +47,7 @@ LEAST = {
     "GET /api/v1/models/{model}": "viewer",
     "POST /api/v1/models/{model}/train": "operator",
     "POST /api/v1/models/{model}/import": "operator",
+    "POST /api/v1/models/inspect": "operator",
     "PUT /api/v1/models/{model}/policy": "operator",
     "GET /api/v1/releases": "viewer",
     "GET /api/v1/releases/{ref}": "viewer",

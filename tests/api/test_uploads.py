@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from api.controller_app import ControllerApp, is_problem
+from onnx_files import linear
 
 CSV = b"a,b,ok\n" + b"".join(b"%d.5,%d,%d\n" % (n, n % 7, n % 2) for n in range(200))
 
@@ -149,17 +150,18 @@ def test_a_training_that_cannot_be_is_refused_at_once(
 
 def test_a_model_from_elsewhere_is_taken_with_its_variants(controller: ControllerApp) -> None:
     send(controller)
+    onnx, onnx8 = linear(), linear(width=4)
     form = {
         "dataset": "parts",
         "labels": "bad,good",
-        "onnx": (io.BytesIO(b"onnx"), "m.onnx"),
-        "variant:int8-u8s8-pc": (io.BytesIO(b"onnx8"), "m8.onnx"),
+        "onnx": (io.BytesIO(onnx), "m.onnx"),
+        "variant:int8-u8s8-pc": (io.BytesIO(onnx8), "m8.onnx"),
     }
     response = controller.post("/api/v1/models/parts/import", data=form)
     assert response.status_code == 202, response.get_data()
     params = response.json["params"]
-    assert controller.ctx.blobs.read(params["onnx"]) == b"onnx"
-    assert controller.ctx.blobs.read(params["variants"]["int8-u8s8-pc"]) == b"onnx8"
+    assert controller.ctx.blobs.read(params["onnx"]) == onnx
+    assert controller.ctx.blobs.read(params["variants"]["int8-u8s8-pc"]) == onnx8
     assert left(controller) == []
 
 
@@ -169,7 +171,8 @@ def test_a_pipeline_comes_with_its_model_and_one_that_is_none_is_refused(
     send(controller)
 
     def take(pipeline: str) -> Any:
-        form = {"dataset": "parts", "onnx": (io.BytesIO(b"onnx"), "m.onnx"), "pipeline": pipeline}
+        onnx = (io.BytesIO(linear()), "m.onnx")
+        form = {"dataset": "parts", "onnx": onnx, "pipeline": pipeline}
         return controller.post("/api/v1/models/parts/import", data=form)
 
     made = take('{"missing": "last", "stale_s": 5}')

@@ -6,6 +6,7 @@ import click
 import msgspec
 import pytest
 
+import onnx_files
 from cli.conftest import Cli
 from shoal.agent.identity.io.enrol import EnrolOptions, enrol
 from shoal.cli.__main__ import cli
@@ -96,13 +97,13 @@ def test_an_operation_that_fails_ends_the_wait_with_exit_code_1(
         "dataset", "add", str(parts), "--name", "fails", "--label", "defect", "--site", "plant"
     )
     bad = tmp_path / "bad.onnx"
-    bad.write_bytes(b"not a model")
+    bad.write_bytes(onnx_files.linear(width=5))
     args = ("model", "import", "broken", str(bad), "--dataset", "fails", "--no-wait")
     started = shoal.json(*args)
     shoal.work(started["id"])
     result = shoal("operation", "watch", started["id"])
     assert result.exit_code == 1
-    assert "not an ONNX file" in result.stderr
+    assert "the dataset has 2 features" in result.stderr
 
 
 def test_a_wait_that_is_too_long_ends_with_exit_code_7(shoal: Cli, parts: Path) -> None:

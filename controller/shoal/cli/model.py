@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 import msgspec
+from rich.console import Group
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.operation import operation_card
 from shoal.cli.options import DURATION, timeout_option
 from shoal.cli.release import release_card, trained_by
-from shoal.cli.render import Columns, JsonObject, ago, duration, instant, table
+from shoal.cli.render import Columns, JsonObject, ago, duration, instant, plain, table
+from shoal.cli.tensors import facts_tables
 from shoal.cli.waiting import follow
 from shoal.errors import SettingError
 
@@ -114,7 +116,18 @@ def train(
 @model.command("import")
 @click.argument("name")
 @click.argument("file", type=_FILE)
-@click.option("--dataset", required=True, metavar="NAME[@N]", help="Dataset to validate it on.")
+@click.option("--dataset", default="", metavar="NAME[@N]", help="Dataset to measure it on.")
+@click.option(
+    "--task",
+    type=click.Choice(["tensors"]),
+    help="tensors: any ONNX model, without a dataset; nothing is claimed about it.",
+)
+@click.option(
+    "--sample",
+    type=_FILE,
+    help="With --task tensors: .npz of inputs to run it with, one array for each input, samples "
+    "stacked along a new first axis. Without it, shapes are tried.",
+)
 @click.option("--labels", default="", help="Class names by output column: a,b,c.")
 @click.option(
     "--variant",
@@ -136,6 +149,8 @@ def import_(
     name: str,
     file: Path,
     dataset: str,
+    task: str | None,
+    sample: Path | None,
     labels: str,
     variants: tuple[str, ...],
     pipeline: Path | None,
@@ -144,22 +159,56 @@ def import_(
 ) -> None:
     """Make the next release of a model from your own ONNX FILE.
 
-    It takes one float32 input (rows, features), in the order of the dataset's feature columns, and
-    gives one float32 output (rows, classes) of probabilities.
+    With --dataset: a model of rows. It takes one float32 input (rows, features), in the order of
+    the dataset's feature columns, and gives one float32 output (rows, classes) of probabilities;
+    it is measured on the dataset, quantized and gated.
+
+    With --task tensors: any model that onnxruntime loads, served as it is. It needs no dataset,
+    and nothing is claimed about it: no metric, no labels, no drift detection.
 
     \b
-    Example:
+    Examples:
+      shoal model inspect mine.onnx
       shoal model import lot-codes mine.onnx --dataset stamps@1
+      shoal model import ocr-lines lines.onnx --task tensors
+      shoal model import ocr-lines lines.onnx --task tensors --sample lines.npz
     """
-    fields = {"dataset": dataset, "labels": labels}
+    if not dataset and not task:
+        raise SettingError(
+            f"nothing to measure {file.name} on",
+            "add --dataset NAME for a model of rows, or --task tensors for any other: "
+            "it needs no dataset, and nothing is claimed about it",
+        )
+    fields = {"dataset": dataset, "labels": labels, "task": task or ""}
     if pipeline is not None:
         fields["pipeline"] = pipeline.read_bytes().decode(errors="replace")
     with ExitStack() as opened:
         files = {"onnx": _upload(opened, file)}
         for variant, path in pairs(variants, "--variant").items():
             files[f"variant:{variant}"] = _upload(opened, Path(path))
+        if sample is not None:
+            files["sample"] = _upload(opened, sample)
         started = session.api.upload(at("models", name, "import"), files, fields)
     _finish(session, started, wait, timeout)
+
+
+@model.command("inspect")
+@click.argument("file", type=_FILE)
+@click.pass_obj
+def inspect(session: Session, file: Path) -> None:
+    """Read an ONNX FILE without importing it: inputs, outputs, operators, memory, and which
+    profiles can carry it. Exit code 2, with the reason, when it could not be imported.
+
+    \b
+    Examples:
+      shoal model inspect mine.onnx
+      shoal model inspect mine.onnx --json
+    """
+    with ExitStack() as opened:
+        files = {"onnx": _upload(opened, file)}
+        found = session.api.upload(at("models", "inspect"), files, {})
+    next_ = f"import it with: shoal model import NAME {file} --task tensors, or --dataset NAME"
+    session.show(found, lambda: Group(*facts_tables(found), "", plain(next_)))
 
 
 @model.command("policy")

@@ -6,7 +6,13 @@ from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.options import timeout_option
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, state, table
-from shoal.cli.waiting import follow
+from shoal.cli.waiting import follow, ordinal
+
+
+def step_of(operation: JsonObject) -> str:
+    place = operation.get("position", 0)
+    return f"{ordinal(place)} in the queue" if place else plain(operation["step"])
+
 
 _PROGRESS: Columns = {
     "operation": "id",
@@ -14,7 +20,7 @@ _PROGRESS: Columns = {
     "of": "subject",
     "state": state(),
     "done": lambda o: f"{100 * o['progress']:.0f} %",
-    "step": "step",
+    "step": step_of,
 }
 
 

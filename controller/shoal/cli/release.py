@@ -6,6 +6,9 @@ from rich.console import Group
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, state, table
+from shoal.cli.tensors import signature_tables
+
+_UNCLAIMED = "it was not measured against data, and has no labels and no drift reference"
 
 
 @click.group(cls=CommandGroup)
@@ -69,12 +72,23 @@ def publish(session: Session, release_: str, override: str) -> None:
       shoal release publish lot-codes@3 --override "test of the device's own gates"
     """
     made = session.api.post(at("releases", release_, "publish"), {"override": override})
-    next_ = f"roll it out with: shoal rollout start {ref(made)}"
-    session.show(made, lambda: Group(release_card(made), "", next_))
+    session.show(made, lambda: Group(release_card(made), "", next_step(made)))
 
 
 def ref(release: JsonObject) -> str:
     return plain(f"{release['model']}@{release['version']}")
+
+
+def next_step(release: JsonObject) -> str:
+    """The command that comes next for a release."""
+    name = ref(release)
+    if release["quarantined"]:
+        return f"{name} is in quarantine: it cannot be published"
+    if release["state"] == "released":
+        return f"roll it out with: shoal rollout start {name}"
+    if release["state"] == "refused":
+        return f"a gate refused it; see: shoal release show {name}"
+    return f"sign it with: shoal release publish {name}"
 
 
 def trained_by(release: JsonObject) -> str:
@@ -95,11 +109,14 @@ def trained_by(release: JsonObject) -> str:
 
 def release_card(found: JsonObject) -> Group:
     """Summary of a release for the terminal."""
+    tensors = found.get("tensors")
     by_site = "balanced_accuracy" if found["task"] == "classification" else "r2"
     about: Columns = {
         "release": ref,
         "state": state(),
         "override": "override",
+        "task": "task",
+        "nothing is claimed": lambda r: _UNCLAIMED if tensors else "",
         "dataset": "dataset",
         "data sha256": "dataset_sha256",
         "estimator": "estimator",
@@ -114,11 +131,14 @@ def release_card(found: JsonObject) -> Group:
         "made": lambda r: instant(r["created_at"]),
         "by": "created_by",
     }
+    measured: Columns = {
+        "metrics": "metrics",
+        "cosine to fp32": lambda v: f"{v['cosine']:.5f}",
+    }
     variants: Columns = {
         "variant": "name",
         "size": lambda v: size(v["size"]),
-        "metrics": "metrics",
-        "cosine to fp32": lambda v: f"{v['cosine']:.5f}",
+        **({} if tensors else measured),
         "detail": "detail",
     }
     verdicts: Columns = {
@@ -135,11 +155,12 @@ def release_card(found: JsonObject) -> Group:
     }
     trainers: Columns = {name: name for name in ("device", "site", "rounds", "examples")}
     devices = (found.get("origin") or {}).get("devices", [])
-    publish_ = f"not signed; sign it with: shoal release publish {ref(found)}"
+    unsigned = f"not signed; {next_step(found)}"
     return Group(
         card(found, about),
+        *(signature_tables(tensors) if tensors else []),
         "", table(found["variants"], variants, empty="no variant"),
         "", table(found["verdicts"], verdicts, empty="no gate has run"),
-        "", table(found["signatures"], signatures, empty=publish_),
+        "", table(found["signatures"], signatures, empty=unsigned),
         *(["", table(devices, trainers, empty="")] if devices else []),
     )  # fmt: skip

@@ -71,6 +71,18 @@ def is_over(operation: JsonObject) -> bool:
 
 
 def progress_line(operation: JsonObject) -> str:
+    """One line: what, how far, and the step or the place in the queue."""
     share = f"{100 * operation['progress']:3.0f} %"
     step = plain(operation["step"]) or operation["state"]
+    if place := operation.get("position", 0):
+        step = f"{ordinal(place)} in the queue"
     return f"{operation['kind']} {plain(operation['subject'])}  {share}  {step}"
+
+
+def ordinal(number: int) -> str:
+    """
+    >>> ordinal(1), ordinal(2), ordinal(11), ordinal(23)
+    ('1st', '2nd', '11th', '23rd')
+    """
+    ending = "th" if 10 < number % 100 < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"

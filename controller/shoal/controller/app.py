@@ -23,6 +23,7 @@ from shoal.controller.api.routing import BODY_LIMIT, AppServices
 from shoal.controller.api.stream import Streams
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
+from shoal.controller.training.io import inspection
 from shoal.controller.web import screen, views
 
 
@@ -36,6 +37,7 @@ def create_app(ctx: Context) -> Flask:
         metrics=HttpMetrics(),
         streams=Streams(time.sleep),
         document=msgspec.json.encode(document),
+        read_facts=inspection.read_facts,
     )
     app = Flask(__name__, static_folder=None, template_folder=None)
     app.request_class = request_parsing.SpooledRequest

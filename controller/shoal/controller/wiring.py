@@ -14,7 +14,13 @@ from shoal.controller.releases.io.signing import Signer
 from shoal.controller.releases.records import Built
 from shoal.controller.store.io.database import Store, url_of
 from shoal.controller.training import training
-from shoal.controller.training.jobs import Job, ReportProgress, TrainGraph, TrainGraphJob
+from shoal.controller.training.jobs import (
+    Job,
+    ReportProgress,
+    TensorsJob,
+    TrainGraph,
+    TrainGraphJob,
+)
 
 
 def open_context(folder: Path) -> Context:
@@ -51,6 +57,11 @@ class LazyModelBuilder:
         from shoal.controller.training.io.build import build
 
         return build(job, progress)
+
+    def build_tensors(self, job: TensorsJob, progress: ReportProgress) -> Built:
+        from shoal.controller.training.io.build_tensors import build_tensors
+
+        return build_tensors(job, progress)
 
     def derive(self, job: TrainGraphJob) -> TrainGraph:
         from shoal.controller.training.io.train_graph import derive

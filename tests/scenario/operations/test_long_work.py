@@ -1,5 +1,6 @@
 """Long work as the engine does it, with real processes: it ends when it shall, whatever it runs."""
 
+import contextlib
 import os
 import threading
 import time
@@ -101,18 +102,29 @@ def state(ctx: Context, ident: str) -> Operation:
 
 
 def burning(work: OperationRunner) -> Callable[[], bool]:
-    """Whether the process is at work in native code for two seconds of CPU: in the loop."""
-    begun: list[float] = []
+    """Whether the work, or what it runs the model in, is in native code for two seconds of CPU."""
+    begun: dict[str, float] = {}
 
     def looks() -> bool:
         if work._process is None:
             return False
-        fields = Path(f"/proc/{work._process.pid}/stat").read_text().rpartition(")")[2].split()
-        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        begun.append(used)
-        return used > begun[0] + 2.0
+        used = cpu_of_group(work._process.pid)
+        begun.update((pid, seconds) for pid, seconds in used.items() if pid not in begun)
+        return any(seconds > begun[pid] + 2.0 for pid, seconds in used.items())
 
     return looks
+
+
+def cpu_of_group(group: int) -> dict[str, float]:
+    """Process -> its CPU seconds, of a process group."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                used = int(fields[11]) + int(fields[12])
+                found[path.parent.name] = used / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def test_a_model_that_never_ends_is_canceled_and_the_next_work_is_done(ctx: Context) -> None:

@@ -1,10 +1,9 @@
 """Routes for datasets, models and releases."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from shoal import pipeline
 from shoal.controller.api.routing import (
     UPLOAD_LIMIT,
     Call,
@@ -17,9 +16,10 @@ from shoal.controller.api.routing import (
 from shoal.controller.data import datasets
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.operations.operations import Operation
-from shoal.controller.releases import models, releases
-from shoal.controller.releases.records import Model, Release
-from shoal.controller.training import training
+from shoal.controller.releases import models, releases, verdicts
+from shoal.controller.releases.records import Model, ModelInspection, Release
+from shoal.controller.training import imports, training
+from shoal.profile import load_profiles
 
 TAG = "models"
 OPERATION = "/api/v1/operations/{id}"
@@ -53,12 +53,19 @@ class Training(RequestModel, frozen=True, kw_only=True):
 class Import(RequestModel, frozen=True, kw_only=True):
     """An import, validated on `dataset`. labels: class names by output column, comma-separated.
 
-    pipeline: JSON, from the dataset's columns to the model's inputs; docs/sources-and-sinks.md.
+    task       "" for a model of rows; "tensors" for any other: it needs no dataset, and nothing is
+               claimed about it
+    pipeline   JSON, from the dataset's columns to the model's inputs; docs/sources-and-sinks.md
     """
 
-    dataset: str
+    dataset: str = ""
     labels: str = ""
     pipeline: str = ""
+    task: Literal["", "tensors"] = ""
+
+
+class Inspecting(RequestModel, frozen=True, kw_only=True):
+    """No fields."""
 
 
 class Policy(RequestModel, frozen=True, kw_only=True):
@@ -132,16 +139,34 @@ def train(call: Call, model: str, body: Training) -> Operation:
 
 @route("POST", "/api/v1/models/<model>/import", role="operator", tag=TAG, status=202,
        location=OPERATION, limit=UPLOAD_LIMIT,
-       files={"onnx": "the model", "variant:*": "your own file for that variant"})  # fmt: skip
+       files={"onnx": "the model", "variant:*": "your own file for that variant",
+              "sample?": "task tensors: .npz of inputs, stacked on a first axis"})  # fmt: skip
 def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operation:
-    """Import ONNX files as the next release of a model."""
-    kept = {name: call.ctx.blobs.put_file(file.path).sha256 for name, file in files.items()}
-    variants = {n.removeprefix("variant:"): sha for n, sha in kept.items() if n != "onnx"}
-    return training.start_import(
-        call.ctx, actor=call.by, model=model, onnx=kept["onnx"], variants=variants,
-        dataset=form.dataset, labels=_split(form.labels),
-        pipeline=pipeline.parse(form.pipeline.encode()) if form.pipeline else None,
+    """Import ONNX files as the next release of a model.
+
+    A file that cannot be imported is refused at once; the rest is measured in the operation.
+    """
+    request = imports.ImportRequest(
+        form.task, form.dataset, _split(form.labels), form.pipeline,
+        {name: imports.ImportFile(*file) for name, file in files.items()},
     )  # fmt: skip
+    return imports.start(
+        call.ctx, call.services.read_facts, actor=call.by, model=model, request=request
+    )
+
+
+@route("POST", "/api/v1/models/inspect", role="operator", tag=TAG, limit=UPLOAD_LIMIT,
+       files={"onnx": "the model"})  # fmt: skip
+def inspect_model(call: Call, form: Inspecting, files: Uploads) -> ModelInspection:
+    """Read an ONNX file without storing it: its tensors, operators, memory, and who can carry it.
+
+    A file that could not be imported is refused, with the reason.
+    """
+    file = imports.ImportFile(*files["onnx"])
+    facts = call.services.read_facts(file.path, imports.called(file, "onnx"))
+    size = file.path.stat().st_size
+    carried = verdicts.carriers(size, facts.memory_mb, load_profiles())
+    return ModelInspection(size=size, facts=facts, verdicts=carried)
 
 
 @route("PUT", "/api/v1/models/<model>/policy", role="operator", tag=TAG)

@@ -114,8 +114,9 @@ def _form(route: Route) -> dict[str, Any]:
         schema = {"type": "string", "format": "binary", "description": title}
         if name.endswith("*"):
             struct.setdefault("patternProperties", {})[f"^{re.escape(name[:-1])}"] = schema
-        else:
-            struct["properties"][name] = schema
+            continue
+        struct["properties"][name.removesuffix("?")] = schema
+        if not name.endswith("?"):
             struct.setdefault("required", []).append(name)
     return struct
 

@@ -82,14 +82,17 @@ def _files(route: Route) -> dict[str, Upload]:
             raise InputError(f"form: unexpected file {name[:80]!r}")
         file.stream.flush()
         uploads[name] = Upload(Path(file.stream.name), file.filename or "")
-    missing = [name for name in route.files if not name.endswith("*") and name not in uploads]
+    needed = [name for name in route.files if name[-1] not in "*?"]
+    missing = [name for name in needed if name not in uploads]
     if missing:
         raise InputError(f"form: no file {missing[0]!r}")
     return uploads
 
 
 def _matches(pattern: str, name: str) -> bool:
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+    if pattern.endswith("*"):
+        return name.startswith(pattern[:-1])
+    return name == pattern.removesuffix("?")
 
 
 def _convert(values: dict[str, str], kind: Any, part: str) -> Any:

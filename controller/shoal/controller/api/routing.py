@@ -28,6 +28,7 @@ from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
 from shoal.controller.store.records import Page
+from shoal.controller.training.imports import ReadFacts
 
 T = TypeVar("T")
 View = TypeVar("View", bound=Callable[..., Any])
@@ -82,6 +83,7 @@ class AppServices(NamedTuple):
     metrics: HttpMetrics
     streams: Streams
     document: bytes
+    read_facts: ReadFacts
 
 
 class Call(NamedTuple):
@@ -113,7 +115,8 @@ class Route(NamedTuple):
     result      type of the JSON response, None for none
     media       of the response; if not JSON, the view returns text, bytes or an iterator of bytes
     location    template of the Location header, filled from the response's fields
-    files       names of files in a form and what they are; a name that ends with ``*`` is a prefix
+    files       names of files in a form and what they are; a name that ends with ``*`` is a prefix,
+                one that ends with ``?`` may be left out
     repeatable  honours Idempotency-Key
     secret      response fields shown once: never again to a repeated request
     """

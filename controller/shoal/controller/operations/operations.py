@@ -1,10 +1,10 @@
 """Operations: long work, requested through the API and run in a subprocess, one at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
@@ -28,6 +28,7 @@ class Operation(Record, frozen=True, kw_only=True):
     result    e.g. {"release": "lot-codes@2"}; error: why it failed, with the hint
     limit_s   seconds it may run before it is ended; 0 for no limit
     canceled_by  user that canceled it; a running one is killed shortly after
+    position  in the queue: 1 for the next to run; 0 when it is not queued
     """
 
     id: str
@@ -45,8 +46,11 @@ class Operation(Record, frozen=True, kw_only=True):
     error: str = ""
     limit_s: float = 0.0
     canceled_by: str = ""
+    position: int = 0
 
 
+#: Order in which queued operations run.
+_QUEUE = (operation.c.created_at, operation.c.id)
 #: Reports how far the work is, 0 to 1, and the current step.
 Report = Callable[[float, str], None]
 #: The work of one kind of operation; returns the operation's result.
@@ -75,7 +79,7 @@ def claim_next(ctx: Context) -> Operation | None:
     """Mark the oldest queued operation as running and return it; None if none is queued."""
     oldest = select(operation.c.id).where(operation.c.state == QUEUED)
     with ctx.store.write() as db:
-        ident = db.scalar(oldest.order_by(operation.c.created_at, operation.c.id).limit(1))
+        ident = db.scalar(oldest.order_by(*_QUEUE).limit(1))
         if ident is None:
             return None
         _set(db, ctx, ident, state=RUNNING, step="starting", started_at=ctx.clock())
@@ -155,9 +159,10 @@ def get_operation(ctx: Context, ident: str) -> Operation:
     """One operation; AbsentError if there is none such."""
     with ctx.store.read() as db:
         row = db.execute(select(operation).where(operation.c.id == ident)).first()
-    if row is None:
-        raise AbsentError("operation", ident)
-    return Operation.of_row(row)
+        if row is None:
+            raise AbsentError("operation", ident)
+        [found] = _records(db, [row])
+    return found
 
 
 def list_operations(ctx: Context, *, state: str = "", limit: int = 100) -> list[Operation]:
@@ -166,7 +171,16 @@ def list_operations(ctx: Context, *, state: str = "", limit: int = 100) -> list[
     if state:
         query = query.where(operation.c.state == state)
     with ctx.store.read() as db:
-        return [Operation.of_row(row) for row in db.execute(query)]
+        return _records(db, db.execute(query).all())
+
+
+def _records(db: Connection, rows: Sequence[Row[Any]]) -> list[Operation]:
+    """Operations of rows, with their places in the queue."""
+    places: dict[str, int] = {}
+    if any(row.state == QUEUED for row in rows):
+        queued = select(operation.c.id).where(operation.c.state == QUEUED).order_by(*_QUEUE)
+        places = {ident: place for place, ident in enumerate(db.scalars(queued), 1)}
+    return [Operation.of_row(row, position=places.get(row.id, 0)) for row in rows]
 
 
 def _set(db: Connection, ctx: Context, ident: str, **values: Any) -> None:

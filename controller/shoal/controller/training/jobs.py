@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 
 from shoal.controller.data.records import DatasetVersion
-from shoal.controller.releases.records import Built
+from shoal.controller.releases.records import Built, ModelFacts
 from shoal.errors import SettingError
 from shoal.pipeline import Pipeline
 from shoal.signature import Signature
@@ -134,38 +134,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint | None = None
 
 
-class TensorFact(msgspec.Struct, frozen=True, kw_only=True):
-    """An input or output as the file declares it.
-
-    type    a datatype of the protocol, or the name of an ONNX type that it does not have
-    shape   lengths, names of free axes, "?" for an axis without a name; None without a shape
-    """
-
-    name: str
-    type: str
-    shape: list[int | str] | None
-
-
-class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What an ONNX file says of itself, before it is run.
-
-    opsets        domain -> version; "" is the standard one
-    operators     domain-qualified name -> nodes of it, bodies and functions included
-    parameters    stored elements, and stored_bytes their bytes, wherever they are stored
-    memory_mb     estimate of what a process needs to load it
-    """
-
-    ir_version: int
-    opsets: dict[str, int]
-    inputs: list[TensorFact]
-    outputs: list[TensorFact]
-    operators: dict[str, int]
-    nodes: int
-    parameters: int
-    stored_bytes: int
-    memory_mb: float
-
-
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """What running a model of tensors has shown.
 
@@ -180,6 +148,17 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     run_ms: float
     rss_mb: float
+
+
+class TensorsJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that builds a release of an ONNX file of which nothing is claimed.
+
+    sample   .npz of the author's own inputs, stacked along a new first axis; None to try shapes
+    """
+
+    model: str
+    onnx: Path
+    sample: Path | None = None
 
 
 class TrainGraphJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +197,10 @@ class ModelBuilder(Protocol):
 
     def build(self, job: Job, progress: ReportProgress) -> Built:
         """Build a release; DatasetError or ModelError when that is impossible."""
+        ...
+
+    def build_tensors(self, job: TensorsJob, progress: ReportProgress) -> Built:
+        """Build a release of tensors; ModelError when the model cannot be run."""
         ...
 
     def derive(self, job: TrainGraphJob) -> TrainGraph:

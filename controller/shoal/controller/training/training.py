@@ -12,8 +12,16 @@ from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, verdicts
 from shoal.controller.releases.records import Built, Origin, Release
-from shoal.controller.training.jobs import IMPORTED, Checkpoint, Job, ModelBuilder, read_params
+from shoal.controller.training.jobs import (
+    IMPORTED,
+    Checkpoint,
+    Job,
+    ModelBuilder,
+    TensorsJob,
+    read_params,
+)
 from shoal.errors import DatasetError
+from shoal.manifest import TENSORS
 from shoal.pipeline import Pipeline
 
 TRAIN, IMPORT, CHECKPOINT = KINDS = "train", "import", "checkpoint"
@@ -74,6 +82,24 @@ def start_import(
     return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, "manual", files)
 
 
+def start_tensors_import(
+    ctx: Context, *, actor: str, model: str, onnx: str, sample: str = ""
+) -> Operation:
+    """Enqueue an import of which nothing is claimed: tensors in, tensors out, without a dataset.
+
+    onnx     SHA-256 of the model's blob; sample: of a .npz with inputs, "" for none
+    """
+    for sha256 in filter(None, (onnx, sample)):
+        ctx.blobs.path(sha256)
+    with ctx.store.write() as db:
+        models.ensure_model(db, ctx, actor=actor, name=model)
+    params = {
+        "task": TENSORS, "dataset": "", "dataset_sha256": "", "estimator": IMPORTED,
+        "params": {}, "trigger": "manual", "onnx": onnx, "sample": sample,
+    }  # fmt: skip
+    return operations.enqueue(ctx, actor=actor, kind=IMPORT, subject=model, params=params)
+
+
 def start_checkpoint(
     ctx: Context,
     *,
@@ -114,7 +140,7 @@ def build_release(
     builder: ModelBuilder, ctx: Context, operation: Operation, report: operations.Report
 ) -> str:
     """Build, pack, and sign as candidate what automation requested; the release's name."""
-    built = builder.build(_job(ctx, operation), report)
+    built = _build(builder, ctx, operation, report)
     report(0.95, "packing")
     parent = releases.latest_of(ctx, operation.subject)
     if operation.kind == CHECKPOINT and not built.why_refused:
@@ -126,6 +152,19 @@ def build_release(
         report(0.98, "signing as candidate")
         releases.sign_candidate(ctx, release.ref)
     return release.ref
+
+
+def _build(
+    builder: ModelBuilder, ctx: Context, operation: Operation, report: operations.Report
+) -> Built:
+    params = operation.params
+    if params.get("task") != TENSORS:
+        return builder.build(_job(ctx, operation), report)
+    sample = ctx.blobs.path(params["sample"]) if params["sample"] else None
+    onnx = ctx.blobs.path(params["onnx"])
+    return builder.build_tensors(
+        TensorsJob(model=operation.subject, onnx=onnx, sample=sample), report
+    )
 
 
 def _start(

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from shoal.controller.releases.records import VariantReport
+from shoal.controller.releases.records import TensorsReport, VariantReport
 from shoal.controller.training.jobs import Job
+from shoal.signature import Tensor
 
 CARD = """\
 # {model}
@@ -20,6 +21,51 @@ CARD = """\
 
 {limits}
 """
+
+
+TENSORS_CARD = """\
+# {model}
+
+An ONNX model, imported as it is: tensors in, tensors out. Nothing is claimed about it: it was not
+measured against data, it has no labels, and there is no reference to compare its inputs with.
+
+{inputs}
+
+{outputs}
+
+## Model
+
+{facts}
+
+## Limits
+
+{limits}
+"""
+
+
+def tensors_card_of(model: str, report: TensorsReport) -> str:
+    """Markdown of the card of a model of tensors."""
+    facts, operators = report.facts, sorted(report.facts.operators)
+    return TENSORS_CARD.format(
+        model=model,
+        inputs=_table(("input", "datatype and shape"), _tensors(report.inputs)),
+        outputs=_table(("output", "datatype and shape"), _tensors(report.outputs)),
+        facts=_table(
+            ("read from the file", "value"),
+            {
+                "parameters": str(facts.parameters),
+                "operators": ", ".join(operators),
+                "memory, estimated": f"{facts.memory_mb:.0f} MB",
+                "time of one run on the controller": f"{report.run_ms:.3g} ms",
+            },
+        ),
+        limits="\n".join(f"- {note}" for note in ["nothing was measured", *report.notes]),
+    )
+
+
+def _tensors(tensors: Sequence[Tensor]) -> dict[str, str]:
+    optional = {t.name: ", may be left out" if t.default is not None else "" for t in tensors}
+    return {t.name: f"{t.datatype} {t.shape_text}{optional[t.name]}" for t in tensors}
 
 
 def card_of(

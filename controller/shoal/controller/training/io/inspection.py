@@ -20,7 +20,8 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from shoal.controller.training.jobs import Inspection, ModelFacts
+from shoal.controller.releases.records import ModelFacts
+from shoal.controller.training.jobs import Inspection
 from shoal.errors import ModelError, ShoalError
 from shoal.validation_errors import decode_errors_as
 

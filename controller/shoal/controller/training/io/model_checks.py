@@ -12,8 +12,8 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
 
+from shoal.controller.releases.records import ModelFacts, TensorFact
 from shoal.controller.training.io import onnx_graph
-from shoal.controller.training.jobs import ModelFacts, TensorFact
 from shoal.errors import ModelError
 from shoal.signature import MOST_TENSORS
 from shoal.tensors import RANK

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shoal.controller.training.jobs import TensorFact
+from shoal.controller.releases.records import TensorFact
 from shoal.errors import ModelError
 from shoal.tensors import DTYPES, Array
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 
+from shoal.controller.releases.records import ModelFacts, TensorFact
 from shoal.controller.releases.verdicts import FP32
 from shoal.controller.training.io import runtime
-from shoal.controller.training.jobs import ModelFacts, TensorFact
 from shoal.errors import InputError, ModelError
 from shoal.golden import AIM, MOST_ELEMENTS, GoldenTensors, Vector
 from shoal.signature import Signature, State, Tensor

@@ -2,9 +2,21 @@
 probabilities: no request can carry those, so the probabilities themselves are the output.
 """
 
+import mmap
+from pathlib import Path
+
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 _OLDEST_OPSET = 13
+
+
+def flattened(path: Path) -> bytes | None:
+    """Bytes of the model in `path`, which was checked, without its ZipMaps; None if it has none."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(b"ZipMap") < 0:
+            return None
+    model = ModelProto.FromString(path.read_bytes())
+    return model.SerializeToString() if flatten(model) else None
 
 
 def flatten(model: ModelProto) -> list[str]:

@@ -1,0 +1,100 @@
+"""Import requests of API and console: refused with a reason before they are queued."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from shoal import pipeline
+from shoal.controller.host.context import Context
+from shoal.controller.operations.operations import Operation
+from shoal.controller.releases.records import ModelFacts
+from shoal.controller.training import training
+from shoal.errors import InputError
+from shoal.manifest import TENSORS, check_model
+
+#: Facts of the ONNX file at a path; ModelError, naming it as given, for one that cannot be run.
+ReadFacts = Callable[[Path, str], ModelFacts]
+VARIANT = "variant:"
+#: What an import of tensors does not take, and why.
+_OF_ROWS = {
+    "dataset": "nothing is measured against data",
+    "labels": "its outputs are tensors, not classes",
+    "pipeline": "its inputs are tensors, not columns",
+}
+
+
+class ImportFile(NamedTuple):
+    """An uploaded file: its path, and the client's name for it."""
+
+    path: Path
+    filename: str
+
+
+class ImportRequest(NamedTuple):
+    """What a person gives.
+
+    task      "" for a model of rows, "tensors" for any other
+    labels    class names by output column
+    pipeline  JSON of shoal.pipeline.Pipeline, "" for none
+    files     "onnx", and "variant:NAME" for rows, "sample" (.npz) for tensors
+    """
+
+    task: str
+    dataset: str
+    labels: list[str]
+    pipeline: str
+    files: Mapping[str, ImportFile]
+
+
+def start(
+    ctx: Context, read_facts: ReadFacts, *, actor: str, model: str, request: ImportRequest
+) -> Operation:
+    """Store the files and enqueue the import.
+
+    InputError for what makes no sense together, SettingError for a name that no model can have,
+    AbsentError for an unknown dataset, ModelError for a file that cannot be imported.
+    """
+    _check(request)
+    check_model(model)
+    steps = pipeline.parse(request.pipeline.encode()) if request.pipeline else None
+    for field, file in request.files.items():
+        if field != "sample":
+            read_facts(file.path, called(file, field))
+    kept = {field: ctx.blobs.put_file(file.path).sha256 for field, file in request.files.items()}
+    if request.task == TENSORS:
+        return training.start_tensors_import(
+            ctx, actor=actor, model=model, onnx=kept["onnx"], sample=kept.get("sample", "")
+        )
+    return training.start_import(
+        ctx,
+        actor=actor,
+        model=model,
+        onnx=kept["onnx"],
+        variants={n.removeprefix(VARIANT): s for n, s in kept.items() if n.startswith(VARIANT)},
+        dataset=request.dataset,
+        labels=request.labels,
+        pipeline=steps,
+    )
+
+
+def called(file: ImportFile, field: str) -> str:
+    """Name of a file in messages: the client's, without folders."""
+    name = file.filename.replace("\\", "/").rpartition("/")[2][:80]
+    return name if name and name.isprintable() else field
+
+
+def _check(request: ImportRequest) -> None:
+    given = {name for name in _OF_ROWS if getattr(request, name)} | set(request.files)
+    if request.task == TENSORS:
+        for name in sorted(given - {"onnx", "sample"}):
+            why = _OF_ROWS.get(name, "the file is served as it is, not quantized")
+            raise InputError(f"task tensors takes no {name}: {why}", "leave it out")
+        return
+    if "sample" in given:
+        raise InputError("sample is for task tensors", "leave it out: rows come from the dataset")
+    if "dataset" not in given:
+        raise InputError(
+            "an import needs a dataset to be measured on, or task tensors",
+            "name a dataset; or choose task tensors, which takes any ONNX model and claims "
+            "nothing about it",
+        )

@@ -1,0 +1,79 @@
+"""Build a release of tensors: measured by running it, judged by size, nothing claimed about it."""
+
+from pathlib import Path
+
+import msgspec
+
+from shoal import bundle
+from shoal.controller.releases import verdicts
+from shoal.controller.releases.records import Built, TensorsReport, VariantReport
+from shoal.controller.releases.verdicts import FP32
+from shoal.controller.training.io import card, export, inspection, zip_maps
+from shoal.controller.training.jobs import Inspection, ReportProgress, TensorsJob
+from shoal.manifest import TENSORS, File
+from shoal.pipeline import IDENTITY
+from shoal.profile import load_profiles
+from shoal.sketch import Reference, References
+
+#: Of a model without the standard's operators: any runtime loads it.
+_OLDEST_OPSET = 1
+_AS_IT_IS = "a model of tensors is served as it is, not quantized"
+
+
+def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
+    """Run the job; ModelError when the model cannot be run."""
+    progress(0.05, "running the model to measure its tensors")
+    found = inspection.inspect(job.onnx, job.model, job.sample)
+    progress(0.90, "judging it for each profile")
+    served = zip_maps.flattened(job.onnx) or job.onnx
+    file = _describe(served)
+    opsets, memory_mb = found.facts.opsets, found.facts.memory_mb
+    judged = verdicts.judge_tensors(file.size, memory_mb, load_profiles(), _AS_IT_IS)
+    fits = any(verdict.passed for verdict in judged)
+    report = _report(found)
+    none = Reference(features=[])
+    return Built(
+        task=TENSORS,
+        main="",
+        metrics={},
+        by_site={},
+        features=[],
+        labels=[],
+        files={FP32: served},
+        variants=[
+            VariantReport(name=FP32, sha256=file.sha256, size=file.size, metrics={}, cosine=1.0)
+        ],
+        verdicts=judged,
+        why_refused="" if fits else "no profile can carry it",
+        references=msgspec.json.encode(References(inputs=none, outputs=none)),
+        golden=found.golden,
+        card=card.tensors_card_of(job.model, report),
+        opset=opsets.get("") or opsets.get("ai.onnx", _OLDEST_OPSET),
+        ort=export.ORT,
+        threshold=0.5,
+        params={},
+        pipeline=IDENTITY,
+        signature=found.signature,
+        tensors=report,
+    )
+
+
+def _describe(content: bytes | Path) -> File:
+    if isinstance(content, bytes):
+        return bundle.describe("", content)
+    return bundle.describe_file("", content)
+
+
+def _report(found: Inspection) -> TensorsReport:
+    signature = found.signature
+    return TensorsReport(
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        states=signature.states,
+        together=signature.together,
+        item_bytes=signature.item_bytes,
+        facts=found.facts,
+        notes=found.notes,
+        run_ms=found.run_ms,
+        rss_mb=found.rss_mb,
+    )

@@ -1,0 +1,139 @@
+"""Imports of ONNX files: what cannot become a release is told so before anything is queued."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import onnx_files
+from api.controller_app import ControllerApp, is_problem
+from shoal.controller.operations import operations
+
+X, Y = [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 3])]
+
+
+def one_node(operator: str, domain: str = "", opset: int = 17, ir: int = 8) -> bytes:
+    nodes = [helper.make_node(operator, ["x"], ["y"], domain=domain)]
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    return onnx_files.onnx_of(nodes, X, Y, opsets=opsets, ir=ir)
+
+
+def with_external_weights() -> bytes:
+    model = onnx.load_model_from_string(onnx_files.linear())
+    weights = model.graph.initializer[0]
+    weights.ClearField("float_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="weights.bin")
+    return bytes(model.SerializeToString())
+
+
+def send(
+    controller: ControllerApp, onnx: bytes, path: str = "/api/v1/models/mine/import", **fields: Any
+) -> Any:
+    files = {
+        name: (io.BytesIO(data), name) for name, data in fields.items() if isinstance(data, bytes)
+    }
+    text = {name: value for name, value in fields.items() if not isinstance(value, bytes)}
+    form = {**text, **files, "onnx": (io.BytesIO(onnx), "C:\\models\\mine.onnx")}
+    return controller.post(path, "operator", data=form)
+
+
+UNUSABLE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "no ONNX": (lambda: b"GIF89a" * 100, "mine.onnx is not an ONNX"),
+    "nothing": (lambda: b"", "mine.onnx is not an ONNX"),
+    "an operator of its own": (lambda: one_node("Wobble", "acme"), "Wobble"),
+    "an opset of the future": (lambda: one_node("Relu", opset=99), "opset"),
+    "an IR of the future": (lambda: one_node("Relu", ir=99), "IR"),
+    "weights elsewhere": (with_external_weights, "save_as_external_data=False"),
+    "a function that calls itself": (
+        lambda: onnx_files.hostile()["a function that calls itself"], "calls itself"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["tensors", ""])
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_file_that_no_device_could_run_is_refused_before_it_is_queued(
+    controller: ControllerApp, what: str, task: str
+) -> None:
+    make, words = UNUSABLE[what]
+    more = {"task": task} if task else {"dataset": "any"}
+    response = send(controller, make(), **more)
+    assert is_problem(response, 422, "unusable-model")
+    assert words.lower() in response.json["detail"].lower()
+    assert response.json["hint"]
+    assert operations.list_operations(controller.ctx) == []
+    assert controller.get("/api/v1/models").json["items"] == []
+    assert list((controller.ctx.folder / "uploads").iterdir()) == []
+
+
+SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
+    "a dataset": ({"task": "tensors", "dataset": "parts"}, "takes no dataset"),
+    "labels": ({"task": "tensors", "labels": "a,b"}, "takes no labels"),
+    "a pipeline": ({"task": "tensors", "pipeline": "{}"}, "takes no pipeline"),
+    "variants": (
+        {"task": "tensors", "variant:int8-u8s8-pc": onnx_files.linear()},
+        "takes no variant:int8-u8s8-pc: the file is served as it is",
+    ),
+    "a sample of rows": ({"dataset": "parts", "sample": b"x"}, "sample is for task tensors"),
+    "neither": ({}, "needs a dataset to be measured on, or task tensors"),
+    "another task": ({"task": "detection"}, "form: task"),
+    "no such dataset": ({"dataset": "nowhere"}, "nowhere"),
+}
+
+
+@pytest.mark.parametrize("what", SENSELESS)
+def test_what_makes_no_sense_together_is_refused_by_name(
+    controller: ControllerApp, what: str
+) -> None:
+    fields, words = SENSELESS[what]
+    response = send(controller, onnx_files.linear(), **fields)
+    assert response.status_code in (404, 422)
+    assert words in response.json["detail"]
+    assert operations.list_operations(controller.ctx) == []
+
+
+def test_an_import_of_tensors_waits_in_the_queue_with_its_place(controller: ControllerApp) -> None:
+    sample = io.BytesIO()
+    np.savez(sample, x=np.zeros((2, 1, 3), np.float32))
+    first = send(controller, onnx_files.linear(), task="tensors", sample=sample.getvalue())
+    assert first.status_code == 202
+    assert first.json["params"]["task"] == "tensors"
+    controller.clock.now += 1
+    second = send(controller, onnx_files.linear(), task="tensors")
+    assert (first.json["position"], second.json["position"]) == (1, 2)
+    listed = controller.get("/api/v1/operations").json["items"]
+    assert [one["position"] for one in listed] == [2, 1]
+    operations.claim_next(controller.ctx)
+    location = second.headers["Location"]
+    assert controller.get(location).json["position"] == 1
+    assert controller.get(first.headers["Location"]).json["position"] == 0
+
+
+def test_an_inspection_says_what_a_file_is_and_who_can_carry_it_and_stores_nothing(
+    controller: ControllerApp,
+) -> None:
+    blobs = list((controller.ctx.folder / "blobs").rglob("*"))
+    response = send(controller, onnx_files.two_inputs(), "/api/v1/models/inspect")
+    assert response.status_code == 200
+    found = response.json
+    assert [(i["name"], i["type"]) for i in found["facts"]["inputs"]] == [
+        ("a", "FP32"), ("b", "INT64"),
+    ]  # fmt: skip
+    assert found["facts"]["operators"] == {"Add": 1, "Cast": 1, "Greater": 1}
+    assert found["size"] == len(onnx_files.two_inputs())
+    carried = {v["profile"]: (v["passed"], v["why"]) for v in found["verdicts"]}
+    assert carried["rpi4"] == (True, "")
+    assert "reflash" in carried["rpi3-armv7"][1]
+    assert list((controller.ctx.folder / "blobs").rglob("*")) == blobs
+    assert controller.get("/api/v1/models").json["items"] == []
+
+
+def test_an_inspection_refuses_what_an_import_would(controller: ControllerApp) -> None:
+    response = send(controller, one_node("Wobble", "acme"), "/api/v1/models/inspect")
+    assert is_problem(response, 422, "unusable-model")
+    assert "Wobble" in response.json["detail"]
