@@ -72,17 +72,6 @@ def inspect(path: Path, name: str, sample: Path | None = None) -> Inspection:
     return answer.inspection
 
 
-def released_file(path: Path, name: str) -> bytes:
-    """The bytes that a release of tensors has of an inspected file: the author's own, but for maps.
-
-    ModelError, naming `name`, when it cannot be read.
-    """
-    from shoal.controller.training.io import model_checks, zip_maps
-
-    model = model_checks.read_model(path, name)
-    return model.SerializeToString() if zip_maps.flatten(model) else path.read_bytes()
-
-
 def check_rows(path: Path, name: str, features: int) -> ModelFacts:
     """Facts of a model that runs for three rows of zeros; ModelError for any other."""
     answer = _ask(Request(verb="rows", path=str(path), name=name, features=features))
