@@ -34,9 +34,10 @@ from shoal.agent.update.io.download import HttpsDownloads
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.errors import AbsentError, InputError, LinkError, ModelError
 from shoal.manifest import Feature, File, Manifest, Variant
+from shoal.orders import Order
 from shoal.profile import Profile, profile
 from shoal.sketch import References, reference_of
-from shoal.trust import ImageRepository, Order
+from shoal.trust import ImageRepository
 from shoal.wire import Health
 from supply import Power
 

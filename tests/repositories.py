@@ -18,7 +18,8 @@ from tuf.api.metadata import (
 )
 
 from shoal.errors import AbsentError
-from shoal.trust import Order, target_path
+from shoal.orders import Order
+from shoal.trust import target_path
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

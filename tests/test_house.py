@@ -268,6 +268,17 @@ def test_the_agents_process_does_not_load_numpys_random_numbers() -> None:
     assert run.stdout == "False\n", run.stderr
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["federated.io.trainer_process", "update.io.trial", "serving.io.embedded"],
+)
+def test_the_trainer_the_probe_and_programs_with_a_session_load_no_tuf(module: str) -> None:
+    """6 MB each, and time of every update: the agent has verified what they are given."""
+    code = f"import sys, shoal.agent.{module}; print('tuf' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "False\n", run.stderr
+
+
 def test_a_library_that_the_agent_does_load_would_be_seen() -> None:
     assert loaded_by_the_agent("msgspec", *NOT_ON_A_DEVICE) == ["msgspec"]
 

@@ -20,8 +20,8 @@ from shoal.agent.update.ports import UpdatePorts
 from shoal.agent.wiring import build_offline
 from shoal.controller.fleet.io.ca import Authority
 from shoal.offline_bundle import Label, OfflineBundle
+from shoal.orders import Order
 from shoal.sealed_message import BatchMessage, MessageBatch
-from shoal.trust import Order
 from supply import Power
 
 NAME = "cam-1"

@@ -28,7 +28,7 @@ from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import Record, Slot
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.update.machine import RESTING
-from shoal.trust import Order
+from shoal.orders import Order
 
 CUTS, VERSIONS = 500 if os.environ.get("SHOAL_SOAK") else 30, (1, 2, 3, 4)
 #: Longest time between kills, s; includes the agent's start.

@@ -14,7 +14,7 @@ from scenario.update.test_power_cuts import SECONDS, STRIDE
 from shoal.agent.host.ports import RESERVE
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.errors import LinkError
-from shoal.trust import Order
+from shoal.orders import Order
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 

@@ -23,7 +23,8 @@ from shoal.errors import (
     SettingError,
     UntrustedError,
 )
-from shoal.trust import ImageRepository, Order
+from shoal.orders import Order
+from shoal.trust import ImageRepository
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from tuf.api.metadata import Metadata
 from controllers import NOW, Clock, repository_fetch
 from shoal.controller.releases.io.signing import DAYS, Signer
 from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
-from shoal.trust import ImageRepository, Order, check_ring, verify_orders
+from shoal.orders import Order
+from shoal.trust import ImageRepository, check_ring, verify_orders
 
 MANIFEST = b'{"model":"lot-codes"}'
 

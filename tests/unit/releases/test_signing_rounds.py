@@ -13,7 +13,8 @@ from shoal.controller.releases.io.signing import Signer
 from shoal.errors import MisdirectedError, StaleError, TrustError, UntrustedError
 from shoal.federated.config import HOURS, Config, Content, verify_config
 from shoal.federated.plan import Learning, Plan
-from shoal.trust import RINGS, ImageRepository, Order, check_ring, verify_orders
+from shoal.orders import Order
+from shoal.trust import RINGS, ImageRepository, check_ring, verify_orders
 
 
 def content(data: bytes) -> Content:

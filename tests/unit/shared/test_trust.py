@@ -17,14 +17,8 @@ from shoal.errors import (
     TrustError,
     UntrustedError,
 )
-from shoal.trust import (
-    ImageRepository,
-    Order,
-    check_ring,
-    director_expiry_s,
-    target_path,
-    verify_orders,
-)
+from shoal.orders import Order
+from shoal.trust import ImageRepository, check_ring, director_expiry_s, target_path, verify_orders
 
 MANIFEST = b'{"any": "bytes"}'
 

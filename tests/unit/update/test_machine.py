@@ -20,7 +20,7 @@ from shoal.agent.update.machine import (
     step,
 )
 from shoal.errors import ConflictError
-from shoal.trust import Order
+from shoal.orders import Order
 
 ORDER = Order(
     model="m",

@@ -8,7 +8,7 @@ import msgspec
 from shoal.federated.config import Config
 from shoal.federated.spending import Ledger
 from shoal.machine import NamedEnum
-from shoal.trust import Order
+from shoal.orders import Order
 
 
 class State(NamedEnum):

@@ -30,8 +30,9 @@ from shoal.errors import (
 )
 from shoal.manifest import File, Manifest
 from shoal.manifest import parse as parse_manifest
+from shoal.orders import Order
 from shoal.profile import Profile
-from shoal.trust import Order, check_ring
+from shoal.trust import check_ring
 from shoal.wire import Health, WindowReport
 
 #: Bytes left to download below which the probe's process is started already: it holds memory.

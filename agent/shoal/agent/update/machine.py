@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.agent.installed.record import Record, Slot, State
 from shoal.machine import NamedEnum, transition
-from shoal.trust import Order
+from shoal.orders import Order
 
 #: Starts of the agent within one state that fail the release.
 MAX_STARTS = 3

@@ -6,8 +6,8 @@ from shoal.agent.installed.floors import Floors
 from shoal.agent.serving.engine import Runtime
 from shoal.errors import BundleError, ModelError, RefusedError, ShoalError, StaleError
 from shoal.manifest import File, Manifest
+from shoal.orders import Order
 from shoal.profile import Profile
-from shoal.trust import Order
 
 
 def check_fits(

@@ -26,7 +26,8 @@ from shoal.agent.update.machine import Effect, Event, Note
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.errors import AbsentError, ShoalError, StorageError, TrustError, WireError
 from shoal.manifest import check_model
-from shoal.trust import Order, verify_orders
+from shoal.orders import Order
+from shoal.trust import verify_orders
 
 _log = logging.getLogger(__name__)
 

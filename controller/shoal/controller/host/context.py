@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from shoal.controller.host.settings import Settings
 from shoal.federated.config import Config
-from shoal.trust import Order
+from shoal.orders import Order
 
 
 class Store(Protocol):

@@ -18,7 +18,8 @@ from shoal.controller.releases import download_urls, quarantine
 from shoal.controller.store.tables import assignment, device, release
 from shoal.errors import AbsentError, BundleError, ConflictError
 from shoal.manifest import Manifest
-from shoal.trust import CANDIDATE, RELEASE, Order, target_path
+from shoal.orders import Order
+from shoal.trust import CANDIDATE, RELEASE, target_path
 
 #: Lifetime of an assignment: the director's signature, and the URLs in it.
 LIFETIME_S = 7 * 86_400

@@ -18,7 +18,7 @@ from shoal.controller.rollouts import revert, stepper
 from shoal.controller.rollouts.machine import Event, State
 from shoal.controller.store import changes
 from shoal.controller.store.tables import alert, assignment, rollout
-from shoal.trust import Order
+from shoal.orders import Order
 
 #: Begins the key of the alert of a task's quarantine.
 QUARANTINE = "quarantine/"

@@ -10,7 +10,7 @@ from shoal.controller.rollouts import assignments, device_states
 from shoal.controller.store import changes
 from shoal.controller.store.tables import rollout_device
 from shoal.errors import AbsentError, ConflictError
-from shoal.trust import Order
+from shoal.orders import Order
 
 
 def withdraw_orders(db: Connection, ctx: Context, whole: Row[Any], *, revert: bool) -> None:

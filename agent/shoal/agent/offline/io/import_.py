@@ -33,14 +33,8 @@ from shoal.errors import (
 from shoal.manifest import File
 from shoal.manifest import parse as parse_manifest
 from shoal.offline_bundle import OfflineBundle
-from shoal.trust import (
-    ImageRepository,
-    Order,
-    Orders,
-    director_version,
-    follow_roots,
-    verify_orders,
-)
+from shoal.orders import Order, Orders
+from shoal.trust import ImageRepository, director_version, follow_roots, verify_orders
 
 #: Total bytes of metadata, which is verified in memory; files of it.
 _METADATA_LIMIT, _MOST_FILES = 16 << 20, 500

@@ -41,7 +41,8 @@ from shoal.controller.host.io.files import write_durable
 from shoal.controller.host.io.keys import KeyFolder
 from shoal.errors import SettingError, StorageError
 from shoal.federated import config as federated
-from shoal.trust import CANDIDATE, RELEASE, Order, target_path
+from shoal.orders import Order
+from shoal.trust import CANDIDATE, RELEASE, target_path
 
 ROOTS = ("root-1", "root-2", "root-3")
 ROOT_THRESHOLD = 2
