@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_digits
 
+import tensor_releases
 from shoal import bundle, manifest, outputs, topics, wire
 from shoal.controller.data import datasets
 from shoal.controller.fleet import join_tokens
@@ -371,6 +372,7 @@ def seed(ctx: Context, folder: Path) -> Seeded:
         if name not in (GONE, "station-13"):
             serves = better if name in ("station-00", WRONG) else one
             sender.online(name, profile_of(i), SITES[i % 3], ring_of(i), serves)
+    tensor_releases.packed(ctx)
     return Seeded(finished, held, running)
 
 

@@ -3,6 +3,7 @@
 import pytest
 from playwright.sync_api import Browser, expect
 
+import tensor_releases
 from browser.chromium import Tab
 from browser.conftest import Console, check_that_everybody_can_use_it, sign_in
 from browser.seed import LAST, LONG, WRONG
@@ -21,6 +22,8 @@ SCREENS = {
     "drift": "/drift?model=lot-codes&scope=site&subject=north-annex",
     "alerts": "/alerts",
     "models": "/models",
+    "import": "/import",
+    "release of tensors": f"/releases/{tensor_releases.MODEL}@1",
     "model": "/models/lot-codes",
     "model version": "/releases/lot-codes@1",
     "model version, refused": "/releases/lot-codes@2",

@@ -1,4 +1,6 @@
-"""Model and release screens: lineage, metrics, gates, signatures, service."""
+"""Model and release screens: imports, lineage, metrics, gates, signatures, service."""
+
+from pathlib import Path
 
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
@@ -8,9 +10,12 @@ from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, releases
 from shoal.controller.rollouts import rollouts
-from shoal.controller.web.screen import actor, blueprint, context, show
-from shoal.errors import AbsentError
+from shoal.controller.training import imports
+from shoal.controller.web.screen import actor, blueprint, context, read_facts, show
+from shoal.errors import AbsentError, InputError
 
+#: Bytes of an uploaded form.
+UPLOAD_LIMIT = 1 << 30
 #: Period of a release's in-service metrics.
 IN_SERVICE_S = 86_400.0
 
@@ -19,6 +24,41 @@ IN_SERVICE_S = 86_400.0
 def model_list() -> str:
     """All models."""
     return show("models.html", models=models.list_models(context()))
+
+
+@blueprint.get("/import")
+def model_import() -> str:
+    """The form for an import."""
+    ctx = context()
+    return show(
+        "import.html",
+        datasets=[one.ref for one in datasets.list_datasets(ctx)],
+        model=request.args.get("model", ""),
+    )
+
+
+@blueprint.post("/import")
+def model_import_start() -> Response:
+    """Start the import that the form describes."""
+    who = actor("operator")
+    request.max_content_length = UPLOAD_LIMIT
+    form, files = request.form, {}
+    for field, file in request.files.items():
+        if file.filename:  # a browser sends an empty file where none was chosen
+            file.stream.flush()
+            files[field] = imports.ImportFile(Path(file.stream.name), file.filename)
+    if "onnx" not in files:
+        raise InputError("no ONNX file was chosen", "choose one")
+    wanted = imports.ImportRequest(
+        task=form.get("task", ""),
+        dataset=form.get("dataset", ""),
+        labels=[part.strip() for part in form.get("labels", "").split(",") if part.strip()],
+        pipeline="",
+        files=files,
+    )
+    name = form.get("model", "").strip()
+    started = imports.start(context(), read_facts(), actor=who.name, model=name, request=wanted)
+    return redirect(url_for("web.operation", id=started.id), 303)
 
 
 @blueprint.get("/models/<name>")

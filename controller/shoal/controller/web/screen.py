@@ -24,6 +24,7 @@ from shoal.controller.alerts import alerts
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
 from shoal.controller.store.records import Page
+from shoal.controller.training.imports import ReadFacts
 from shoal.controller.web import charts, wording
 from shoal.errors import AbsentError, ConflictError, DeniedError, ShoalError, StorageError
 
@@ -51,6 +52,11 @@ def context() -> Context:
 def authority() -> DeviceCA:
     """The device CA; join tokens carry its fingerprint."""
     return current_app.extensions["shoal-services"].authority
+
+
+def read_facts() -> ReadFacts:
+    """Reader of uploaded ONNX files."""
+    return current_app.extensions["shoal-services"].read_facts
 
 
 def actor(role: str = "viewer") -> Actor:

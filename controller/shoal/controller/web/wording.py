@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from shoal.controller.fleet.clock_skew import describe_clock
 from shoal.controller.fleet.records import Device
+from shoal.controller.releases.records import TensorsReport
 from shoal.controller.rollouts.machine import TRANSITIONS, Event, State
 from shoal.controller.web.causes import cause_name, hint
 
@@ -167,6 +168,12 @@ def plural(number: int, one: str, many: str = "") -> str:
     ('1 device', '3 devices')
     """
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def states_of(report: TensorsReport) -> dict[str, str]:
+    """Tensor -> what it is in a sequence of requests, of those that are state."""
+    taken = {state.taken: f"is {state.given} of the step before" for state in report.states}
+    return taken | {state.given: f"is {state.taken} of the next step" for state in report.states}
 
 
 def short(value: Any) -> str:
