@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = (
     "sketch",
     "inference",
+    "tensors",
     "peers",
     "footprint",
     "feeds",

@@ -46,7 +46,7 @@ def run(*, quick: bool) -> Found:
         with tempfile.TemporaryDirectory() as folder:
             slots = DiskSlots(Path(folder) / "models")
             install(release, Path(folder) / "models")
-            raw = _raw_session(slots.path(MODEL, "a") / "fp32.onnx", profile("generic"))
+            raw = raw_session(slots.path(MODEL, "a") / "fp32.onnx", profile("generic"))
             for batch in (1, 32):
                 row = np.random.default_rng(1).normal(size=(batch, 64)).astype(np.float32)
                 sides = {"ours": _served(slots, row), "raw": _raw_run(raw, row)}
@@ -145,7 +145,7 @@ def _served(slots: DiskSlots, row: F32) -> Callable[[], object]:
     return lambda: serving.infer(row)
 
 
-def _raw_session(path: Path, board: Profile) -> object:
+def raw_session(path: Path, board: Profile) -> object:
     """With the very options that the agent uses."""
     ort = import_ort()
     options = ort.SessionOptions()

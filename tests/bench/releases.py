@@ -10,9 +10,10 @@ from shoal import bundle
 from shoal import manifest as manifests
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import Slot
-from shoal.manifest import Feature, Manifest, Variant
+from shoal.manifest import TENSORS, TENSORS_SCHEMA, Feature, Manifest, Variant
 from shoal.profile import load_profiles
-from shoal.sketch import F32, References, reference_of
+from shoal.sketch import F32, Reference, References, reference_of
+from shoal.tensors import Array
 
 MODEL, INPUT, OUTPUT = "plates", "input", "output"
 CLASSES, OPSET = 10, 17
@@ -68,6 +69,46 @@ def make_release(graph: bytes, *, features: int, version: int = 1) -> Release:
         created_s=0.0,
         dataset="drawn@1",
         dataset_sha256="0" * 64,
+    )
+    return Release(manifest, files)
+
+
+def make_tensor_release(graph: bytes, items: list[dict[str, Array]]) -> Release:
+    """Make a release of tensors, as an import with a sample of `items` does."""
+    import onnx
+
+    from shoal.controller.training.io import model_checks, runtime, tensor_runs
+
+    facts = model_checks.check_model(onnx.load_model_from_string(graph), MODEL)
+    found = tensor_runs.measure(runtime.open_session(graph, MODEL), facts, MODEL, items)
+    nothing = References(inputs=Reference(features=[]), outputs=Reference(features=[]))
+    files = {
+        "fp32.onnx": graph,
+        "reference.json": msgspec.json.encode(nothing),
+        "golden.msgpack": found.golden,
+    }
+    described = {name: bundle.describe(name, data) for name, data in files.items()}
+    boards = [name for name, profile in load_profiles().items() if not profile.unsupported]
+    manifest = Manifest(
+        schema=TENSORS_SCHEMA,
+        model=MODEL,
+        version=1,
+        release_counter=1,
+        task=TENSORS,
+        input="",
+        output="",
+        features=[],
+        labels=[],
+        variants=[Variant(name="fp32", file=described["fp32.onnx"])],
+        profiles={name: ["fp32"] for name in boards},
+        reference=described["reference.json"],
+        golden=described["golden.msgpack"],
+        opset=OPSET,
+        ort=">=1.31",
+        created_s=0.0,
+        dataset="",
+        dataset_sha256="",
+        signature=found.signature,
     )
     return Release(manifest, files)
 
