@@ -22,11 +22,11 @@ class Body(NamedTuple):
 
     given: dict[str, Any]
     id: str | None
-    data: bytes
+    data: bytes | memoryview
     at: int
 
 
-def parse_body(data: bytes, json_bytes: int) -> Body:
+def parse_body(data: bytes | memoryview, json_bytes: int) -> Body:
     """Parse a body that has JSON; InputError when it is none, or has no "inputs" list.
 
     json_bytes   Inference-Header-Content-Length; -1 without that header: all of it is JSON

@@ -36,12 +36,13 @@ class Request(NamedTuple):
     """One HTTP request with its body.
 
     path        without its query
+    body        a memoryview when it is large and begins with a JSON of json_bytes
     json_bytes  Inference-Header-Content-Length, -1 without it
     """
 
     method: str
     path: str
-    body: bytes
+    body: bytes | memoryview
     json_bytes: int = -1
 
     @property
@@ -115,7 +116,7 @@ class Routes:
         if name not in self._pushes:
             there = ", ".join(self._pushes) or 'none; add [sources.NAME] kind = "push"'
             raise AbsentError("source that is pushed to", name, f"there are: {there}")
-        return _json(200, {"frames": self._pushes[name](request.body)})
+        return _json(200, {"frames": self._pushes[name](bytes(request.body))})
 
     def _server(self) -> Response:
         about = {

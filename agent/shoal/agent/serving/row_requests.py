@@ -47,7 +47,7 @@ class RowRequest(NamedTuple):
         return isinstance(other, RowRequest)
 
 
-def read(body: bytes, json_bytes: int, engine: Engine) -> RowRequest:
+def read(body: bytes | memoryview, json_bytes: int, engine: Engine) -> RowRequest:
     """Parse a request's body; InputError names what does not fit `engine`.
 
     json_bytes   Inference-Header-Content-Length; -1 without that header: all of it is JSON
@@ -83,7 +83,7 @@ def write(engine: Engine, request: RowRequest, values: F32) -> tuple[bytes, int]
     return head + tensor, len(head)
 
 
-def _rows(inputs: list[Any], body: bytes, at: int, engine: Engine) -> F32:
+def _rows(inputs: list[Any], body: bytes | memoryview, at: int, engine: Engine) -> F32:
     """The one input as float32 (n, F); `at` is the offset of its bytes, if it has bytes."""
     tensor = _input(inputs, engine)
     wanted: str = tensor["name"]
@@ -134,7 +134,7 @@ def _raw(tensor: Any, inputs: list[Any], engine: Engine) -> str:
     raise InputError(f"{takes}{other}, got {names}"[:300])
 
 
-def _bytes(body: bytes, at: int, size: int) -> F32:
+def _bytes(body: bytes | memoryview, at: int, size: int) -> F32:
     """The binary tensor behind the JSON, all of it."""
     if size != len(body) - at:
         raise InputError(
@@ -144,7 +144,7 @@ def _bytes(body: bytes, at: int, size: int) -> F32:
     return _floats(body, at)
 
 
-def _bare(body: bytes, engine: Engine) -> F32:
+def _bare(body: bytes | memoryview, engine: Engine) -> F32:
     """Inference-Header-Content-Length: 0: no JSON, the body is the one tensor."""
     width = engine.features * _FLOAT.itemsize
     if not body or len(body) % width or len(body) // width > ROWS:
@@ -155,7 +155,7 @@ def _bare(body: bytes, engine: Engine) -> F32:
     return _floats(body, 0).reshape(-1, engine.features)
 
 
-def _floats(body: bytes, at: int) -> F32:
+def _floats(body: bytes | memoryview, at: int) -> F32:
     """Values from byte `at` on; copied only when they are not aligned."""
     if (len(body) - at) % _FLOAT.itemsize:
         raise InputError(f"{len(body) - at} bytes are no whole number of FP32 values")

@@ -60,7 +60,9 @@ class TensorRequest(NamedTuple):
 
     @property
     def values(self) -> int:
-        """Elements in it."""
+        """Elements in it, where the response is JSON; bytes cost next to nothing beside the run."""
+        if all(wanted.binary for wanted in self.outputs):
+            return 0
         return sum(array.size for array in self.feeds.values())
 
     @property
@@ -102,7 +104,7 @@ def read(body: Body, engine: Engine, step: Step | None) -> TensorRequest:
     return TensorRequest(engine.signature, _complete(feeds, engine, step), outputs, body.id, step)
 
 
-def read_bare(body: bytes, engine: Engine) -> TensorRequest:
+def read_bare(body: bytes | memoryview, engine: Engine) -> TensorRequest:
     """A body that is the bytes of the one input, without JSON; the response is bytes too.
 
     InputError when a request needs several inputs, or the bytes do not say what shape they have.

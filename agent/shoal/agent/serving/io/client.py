@@ -23,7 +23,10 @@ from shoal.pipeline import RAW
 from shoal.sketch import F32
 from shoal.tensors import ALIGNMENT, Array, Named, datatype_of, from_bytes, to_bytes
 
+Bytes = bytes | memoryview
 _END, _LARGEST = b"\r\n\r\n", 64 << 20
+#: Bytes of a body up to which a request is sent at once: the agent knows its header again then.
+JOINED = 64 << 10
 _ERRORS: dict[int, type[ShoalError]] = {
     400: InputError,
     409: ConflictError,
@@ -109,7 +112,7 @@ class Client:
         head, parts = tensor_request(arrays, outputs, sequence, start, end)
         length = f"Inference-Header-Content-Length: {len(head)}\r\n"
         path = f"/v2/models/{self._model}/infer"
-        response = self._request("POST", path, b"".join([head, *parts]), length)
+        response = self._request("POST", path, head, *parts, header=length)
         found = orjson.loads(response.body[: response.json_bytes])
         self.release = f"{found['model_name']}@{found['model_version']}"
         return tensors_of(found["outputs"], response.body, response.json_bytes)
@@ -147,10 +150,9 @@ class Client:
 
     def _infer(self, given: F32) -> "_Response":
         """A binary request without JSON: the body is the tensor."""
-        head = f"/v2/models/{self._model}/infer"
-        return self._request(
-            "POST", head, given.tobytes(), "Inference-Header-Content-Length: 0\r\n"
-        )
+        path = f"/v2/models/{self._model}/infer"
+        no_json = "Inference-Header-Content-Length: 0\r\n"
+        return self._request("POST", path, _bytes_of(given), header=no_json)
 
     def _infer_raw(self, given: F32) -> "_Response":
         size = {"binary_data_size": given.nbytes}
@@ -158,7 +160,7 @@ class Client:
         head = orjson.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
         length = f"Inference-Header-Content-Length: {len(head)}\r\n"
         path = f"/v2/models/{self._model}/infer"
-        return self._request("POST", path, head + given.tobytes(), length)
+        return self._request("POST", path, head, _bytes_of(given), header=length)
 
     def _only(self) -> str:
         """Name of the only model that serves."""
@@ -168,9 +170,13 @@ class Client:
             raise AbsentError("single model", ", ".join(names) or "none", "name the one you mean")
         return str(names[0])
 
-    def _request(self, method: str, path: str, body: bytes = b"", header: str = "") -> "_Response":
-        head = f"{method} {path} HTTP/1.1\r\nHost: agent\r\n{header}Content-Length: {len(body)}"
-        request = head.encode() + _END + body
+    def _request(self, method: str, path: str, *body: Bytes, header: str = "") -> "_Response":
+        """body: its parts, `header`: lines of the head, each with its end."""
+        size = sum(map(len, body))
+        head = f"{method} {path} HTTP/1.1\r\nHost: agent\r\n{header}Content-Length: {size}"
+        request: list[Bytes] = [head.encode() + _END, *body]
+        if size < JOINED:
+            request = [b"".join(request)]
         with self._lock:
             try:
                 response = self._exchange(request)
@@ -182,19 +188,19 @@ class Client:
             raise _error(response, self._model)
         return response
 
-    def _exchange(self, request: bytes) -> "_Response":
+    def _exchange(self, request: Sequence[Bytes]) -> "_Response":
         """Send a request, read the response; reconnect if the agent closed an idle connection."""
         open_already = self._connection
         if open_already is not None:
             try:
-                open_already.sendall(request)
+                _send(open_already, request)
                 return _read(open_already)
             except (BrokenPipeError, ConnectionResetError, _DisconnectedError):
                 self._disconnect()
         made = self._connection = socket.socket(socket.AF_UNIX)
         made.settimeout(self._timeout_s)
         made.connect(str(self._path))
-        made.sendall(request)
+        _send(made, request)
         return _read(made)
 
     def _disconnect(self) -> None:
@@ -207,7 +213,7 @@ class _Response(NamedTuple):
     """One HTTP response. json_bytes: of the body, before a tensor's bytes; -1 when all is JSON."""
 
     status: int
-    body: bytes
+    body: memoryview
     json_bytes: int
 
 
@@ -217,12 +223,12 @@ class _DisconnectedError(OSError):
 
 def tensor_request(
     arrays: Named, outputs: Sequence[str], sequence: str | int | None, start: bool, end: bool
-) -> tuple[bytes, list[bytes]]:
-    """A binary request: its JSON, and the bytes of each array.
+) -> tuple[bytes, list[Bytes]]:
+    """A binary request: its JSON, and the bytes of each array, without a copy where that can be.
 
     The JSON ends at a multiple of ALIGNMENT, so that the first array is read without a copy.
     """
-    parts = [to_bytes(array) for array in arrays.values()]
+    parts = [_bytes_of(array) for array in arrays.values()]
     tensors = [
         {
             "name": name,
@@ -242,7 +248,13 @@ def tensor_request(
     return head + b" " * (-len(head) % ALIGNMENT), parts
 
 
-def tensors_of(outputs: list[dict[str, Any]], body: bytes, at: int) -> dict[str, Array]:
+def _bytes_of(array: Array) -> Bytes:
+    if array.dtype.kind in "OSU" or not array.dtype.isnative:
+        return to_bytes(array)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def tensors_of(outputs: list[dict[str, Any]], body: Bytes, at: int) -> dict[str, Array]:
     """The arrays of a binary response whose JSON ends at byte `at`."""
     found: dict[str, Array] = {}
     for output in outputs:
@@ -251,6 +263,11 @@ def tensors_of(outputs: list[dict[str, Any]], body: bytes, at: int) -> dict[str,
         found[output["name"]] = from_bytes(output["datatype"], output["shape"], data)
         at += size
     return found
+
+
+def _send(connection: socket.socket, parts: Sequence[Bytes]) -> None:
+    for part in parts:
+        connection.sendall(part)
 
 
 def _read(connection: socket.socket) -> _Response:
@@ -265,7 +282,7 @@ def _read(connection: socket.socket) -> _Response:
     if headers.get("connection") == "close":
         connection.close()
     json_bytes = int(headers.get("inference-header-content-length", -1))
-    return _Response(int(lines[0].split()[1]), bytes(data[end + len(_END) :]), json_bytes)
+    return _Response(int(lines[0].split()[1]), memoryview(data)[end + len(_END) :], json_bytes)
 
 
 def _receive(connection: socket.socket, data: bytearray) -> None:

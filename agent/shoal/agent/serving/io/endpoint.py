@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httptools
+import numpy as np
 
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.batching import AdaptiveBatcher
@@ -30,6 +31,8 @@ PENDING = 64 << 20
 READ = 256 << 10
 #: Seconds until the connection of a refused client is closed; what it sends is discarded.
 LINGER_S = 1.0
+#: Bodies of more bytes are read from the socket to where they stay, past the parser.
+DIRECT = READ // 2
 #: Header cache: longest request that is looked up, longest header that is kept, entries.
 CACHED_READ, CACHED_HEAD, CACHED_HEADERS = 64 << 10, 1 << 10, 256
 _END = b"\r\n\r\n"
@@ -146,6 +149,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._pending = 0
         self._between = True
         self._cacheable: ParsedHeader | None = None
+        self._direct: memoryview | None = None
         self._begin()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -171,11 +175,16 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport.resume_reading()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """The one shared buffer: each read is parsed before the next one."""
-        return self._shared.buffer
+        """The one shared buffer: each read is parsed before the next one. What is left of a large
+        body goes to its own place instead.
+        """
+        return self._shared.buffer if self._direct is None else self._direct[self._size :]
 
     def buffer_updated(self, size: int) -> None:
         if self._ending:
+            return
+        if self._direct is not None:
+            self._on_direct(size)
             return
         data, between, headers = self._shared.buffer[:size], self._between, self._shared.headers
         try:
@@ -199,6 +208,18 @@ class _Connection(asyncio.BufferedProtocol):
         """A whole request with a header from the cache."""
         self._count_pending(len(body))
         self._queue_up(Request("POST", header.path, body, header.json_bytes), keep=True)
+
+    def _on_direct(self, size: int) -> None:
+        """More of a large body, already in its place; the parser has seen its beginning."""
+        assert self._direct is not None
+        try:
+            self._count_pending(size)
+            self._size += size
+            if self._size == self._length:
+                self.on_message_complete()
+                self._parser = httptools.HttpRequestParser(self)  # this one waits for the body
+        except _RefusedError as refused:
+            self._refuse(error_response(*refused.args))
 
     # ------------------------------------------------------------------ called by the parser
 
@@ -230,17 +251,25 @@ class _Connection(asyncio.BufferedProtocol):
             self._sent_continue = True
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def on_headers_complete(self) -> None:
+        if self._json_bytes >= 0 and self._length > DIRECT:
+            self._direct = np.empty(self._length, np.uint8).data  # not in memory until read
+
     def on_body(self, body: bytes) -> None:
+        start = self._size
         self._size += len(body)
         if self._size > BODY:
             raise _RefusedError(413, f"body of more than {BODY} bytes: send fewer rows")
         self._count_pending(len(body))
-        self._body.append(body)
+        if self._direct is None:
+            self._body.append(body)
+        else:
+            self._direct[start : self._size] = body
 
     def on_message_complete(self) -> None:
         self._between = True
         path = self._url.partition(b"?")[0].decode("latin-1")
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = self._whole_body()
         method = self._parser.get_method().decode("latin-1")
         keep = self._parser.should_keep_alive()
         is_plain = (
@@ -248,6 +277,12 @@ class _Connection(asyncio.BufferedProtocol):
         )
         self._cacheable = ParsedHeader(path, self._length, self._json_bytes) if is_plain else None
         self._queue_up(Request(method, path, body, self._json_bytes), keep)
+
+    def _whole_body(self) -> bytes | memoryview:
+        if self._direct is not None:
+            whole, self._direct = self._direct, None
+            return whole
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
     def _queue_up(self, request: Request, keep: bool) -> None:
         if len(self._queue) >= WAITING:

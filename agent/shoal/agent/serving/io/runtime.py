@@ -21,7 +21,7 @@ from shoal.tensors import Named, datatype_of
 
 _log = logging.getLogger(__name__)
 
-_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
+_M_ARENA_MAX, _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -8, -3, -1
 #: Blocks of at least this size return to the system when freed; glibc otherwise raises that limit
 #: to the largest block that it has freed.
 _LARGE = 1 << 20
@@ -158,6 +158,7 @@ def limit_malloc() -> None:
     try:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
     except (OSError, AttributeError):
         pass  # not glibc: nothing to limit
 
