@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import importlib.util
+import threading
 import time
+from pathlib import Path
 
 import msgspec
 from flask import Flask, g, request
@@ -23,6 +25,8 @@ from shoal.controller.api.routing import BODY_LIMIT, AppServices
 from shoal.controller.api.stream import Streams
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
+from shoal.controller.releases.records import ModelFacts
+from shoal.controller.training.imports import ReadFacts
 from shoal.controller.training.io import inspection
 from shoal.controller.web import screen, views
 
@@ -37,7 +41,7 @@ def create_app(ctx: Context) -> Flask:
         metrics=HttpMetrics(),
         streams=Streams(time.sleep),
         document=msgspec.json.encode(document),
-        read_facts=inspection.read_facts,
+        read_facts=_one_at_a_time(inspection.read_facts),
     )
     app = Flask(__name__, static_folder=None, template_folder=None)
     app.request_class = request_parsing.SpooledRequest
@@ -56,6 +60,17 @@ def create_app(ctx: Context) -> Flask:
     app.register_blueprint(dispatch.blueprint(routes))
     app.register_blueprint(views.blueprint)
     return app
+
+
+def _one_at_a_time(read_facts: ReadFacts) -> ReadFacts:
+    """The same, for one file at a time: each may take the memory that its limits allow."""
+    lock = threading.Lock()
+
+    def read_alone(path: Path, name: str) -> ModelFacts:
+        with lock:
+            return read_facts(path, name)
+
+    return read_alone
 
 
 def _not_found(error: HTTPException) -> Response:

@@ -13,7 +13,7 @@ from shoal import manifest as manifests
 from shoal.controller.federated.planning import tasks
 from shoal.controller.federated.records import Pace, TaskPlan
 from shoal.controller.host.context import Context
-from shoal.controller.releases import releases, verdicts
+from shoal.controller.releases import models, releases, verdicts
 from shoal.errors import ConflictError
 from shoal.profile import load_profiles
 
@@ -118,3 +118,14 @@ def test_a_federated_task_cannot_begin_with_it(ctx: Context) -> None:
     ref, pace = tensor_releases.released(ctx), Pace(goal=4, least=2, recruit_s=5, train_s=100)
     with pytest.raises(ConflictError, match="takes tensors, rounds need rows"):
         tasks.plan(ctx, actor="ana", task_plan=TaskPlan(name="t", release=ref, pace=pace))
+
+
+def test_a_policy_on_drift_is_refused_for_it(ctx: Context) -> None:
+    ref = tensor_releases.released(ctx)
+    with pytest.raises(ConflictError, match=f"{ref} takes tensors, and is not tested for drift"):
+        models.set_policy(
+            ctx, actor="ana", model=tensor_releases.MODEL, retrain_on_drift=True, dataset=""
+        )
+    models.set_policy(
+        ctx, actor="ana", model=tensor_releases.MODEL, retrain_on_drift=False, dataset=""
+    )

@@ -55,9 +55,10 @@ def set_policy(
     """Set the policy on drift: retrain `model` from the newest version of `dataset`, and request
     `rounds` of a federated task, at most once in cooldown_s seconds.
 
-    AbsentError if there is no such model, dataset or task; ConflictError for another model's task.
+    AbsentError if there is no such model, dataset or task; ConflictError for another model's task,
+    and for a model whose newest release takes tensors: nothing of it is tested for drift.
     """
-    get_model(ctx, model)
+    newest = get_model(ctx, model).latest
     if dataset:
         datasets.get_dataset(ctx, dataset)
     values: dict[str, Any] = {
@@ -65,6 +66,8 @@ def set_policy(
         "cooldown_s": cooldown_s,
     }  # fmt: skip
     with ctx.store.write() as db:
+        if retrain_on_drift or task:
+            _check_drifts(db, newest)
         if task:
             _check_task(db, task, model)
         db.execute(update(_TABLE).where(_TABLE.c.name == model).values(**values))
@@ -74,6 +77,16 @@ def set_policy(
 
 
 _TABLE = model
+
+
+def _check_drifts(db: Connection, newest: str) -> None:
+    name, _, version = newest.rpartition("@")
+    mine = (release.c.model == name) & (release.c.version == int(version or 0))
+    if db.scalar(select(release.c.report["task"].as_string()).where(mine)) == manifest.TENSORS:
+        raise ConflictError(
+            f"{newest} takes tensors, and is not tested for drift",
+            "import it with a dataset, or retrain it yourself",
+        )
 
 
 def _check_task(db: Connection, task: str, model: str) -> None:
