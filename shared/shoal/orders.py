@@ -2,10 +2,14 @@
 
 import msgspec
 
+#: Role of an order to remove a model. No ring accepts it: an agent without removal rejects it.
+REMOVE = "remove"
+
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One target of an assignment: the release of a model that the device must run.
+    """One target of an assignment: the release of a model that the device must run, or its removal.
 
+    version         0 in a removal, which has no manifest
     path            of the manifest in the image repository; its first part is the role
     length, sha256  of the manifest
     rollout, attempt   ids for the device's reports; a new attempt repeats the update
@@ -24,11 +28,17 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def release(self) -> str:
-        return f"{self.model}@{self.version}"
+        """ "model@version"; "" in a removal."""
+        return "" if self.removes else f"{self.model}@{self.version}"
 
     @property
     def role(self) -> str:
         return self.path.partition("/")[0]
+
+    @property
+    def removes(self) -> bool:
+        """Whether the device must serve no release of the model."""
+        return self.role == REMOVE
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ Sources: TUF specification 1.0.33; Uptane Standard 2.1, section 5.4.
 """
 
 import datetime
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,12 +35,25 @@ from shoal.errors import (
     TrustError,
     UntrustedError,
 )
-from shoal.orders import Order, Orders
+from shoal.orders import REMOVE, Order, Orders
 
 RELEASE, CANDIDATE = "release", "candidate"
 #: Roles that a ring accepts releases of.
 RINGS = {"stable": frozenset({RELEASE}), "canary": frozenset({RELEASE, CANDIDATE})}
 _LIMIT = 262_144
+
+
+def removal(model: str, *, rollout: str, attempt: int) -> Order:
+    """The order to remove `model`; its length and hash are those of no bytes."""
+    return Order(
+        model=model,
+        version=0,
+        path=target_path(REMOVE, model, 0),
+        length=0,
+        sha256=hashlib.sha256().hexdigest(),
+        rollout=rollout,
+        attempt=attempt,
+    )
 
 
 def target_path(role: str, model: str, version: int) -> str:

@@ -62,7 +62,7 @@ def model_status(
         variant=slot.variant if slot else "",
         since_s=slot.since_s if slot else 0.0,
         state=record.state.name,
-        wanted=record.order.release if record.order else "",
+        wanted=(record.order.release or "removal") if record.order else "",
         cause=record.cause,
         detail=record.detail,
         requests=requests,

@@ -21,6 +21,7 @@ from shoal.agent.update.machine import (
 )
 from shoal.errors import ConflictError
 from shoal.orders import Order
+from shoal.trust import removal
 
 ORDER = Order(
     model="m",
@@ -31,6 +32,7 @@ ORDER = Order(
     rollout="r-2",
     attempt=1,
 )
+REMOVAL = removal("m", rollout="u-1", attempt=1)
 SAME_AGAIN = msgspec.structs.replace(ORDER, rollout="r-3")
 OTHER = msgspec.structs.replace(
     ORDER, version=3, path="release/m/3/manifest.json", sha256="3" * 64, rollout="r-4"
@@ -78,6 +80,25 @@ def test_a_whole_update_goes_through_every_state_and_swaps_the_slots() -> None:
         now, wanted = step(now, event, Note(order=ORDER, trial=trial, at_s=5.0))
         assert (now.state, wanted) == (state, effect)
     assert (now.serving, now.trial, now.spare) == (NEW, None, OLD)
+
+
+def test_a_removal_ends_with_no_slot_at_all() -> None:
+    now = record(State.SUCCEEDED, spare=slot("b", 0))
+    for event, state, effect in (
+        (Event.ASSIGNED, State.QUEUED, Effect.CHECK),
+        (Event.REMOVAL, State.REMOVING, Effect.REMOVE),
+        (Event.REMOVED, State.SUCCEEDED, Effect.CLEAN),
+    ):
+        now, wanted = step(now, event, Note(order=REMOVAL))
+        assert (now.state, wanted) == (state, effect)
+    assert (now.serving, now.trial, now.spare) == (None, None, None)
+    assert decide(now, REMOVAL) is None
+    assert decide(now, ORDER) is Event.ASSIGNED
+
+
+def test_a_model_that_is_being_removed_serves_nothing() -> None:
+    assert record(State.QUEUED, order=REMOVAL, trial=None).active == OLD
+    assert record(State.REMOVING, order=REMOVAL, trial=None).active is None
 
 
 def test_what_should_serve_is_the_trial_only_while_it_is_observed_or_committed() -> None:
@@ -203,6 +224,11 @@ MEANING = [
     (State.OBSERVING, None, None),
     (State.COMMITTING, OTHER, None),
     (State.ROLLING_BACK, OTHER, None),
+    (State.SUCCEEDED, REMOVAL, Event.ASSIGNED),
+    (State.DOWNLOADING, REMOVAL, Event.CANCEL),
+    (State.OBSERVING, REMOVAL, Event.CANCEL),
+    (State.REMOVING, None, None),
+    (State.REMOVING, OTHER, None),
 ]
 
 

@@ -24,6 +24,7 @@ class State(NamedEnum):
     OBSERVING = enum.auto()
     COMMITTING = enum.auto()
     ROLLING_BACK = enum.auto()
+    REMOVING = enum.auto()
     SUCCEEDED = enum.auto()
     FAILED = enum.auto()
     REJECTED = enum.auto()
@@ -87,6 +88,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def active(self) -> Slot | None:
         """The slot that should serve in this state."""
+        if self.state is State.REMOVING:
+            return None
         trying = self.state in (State.OBSERVING, State.COMMITTING)
         return self.trial if trying and self.trial else self.serving
 

@@ -1,4 +1,5 @@
-"""The effects of an update: check, download, verify, install, probe, activate, commit, revert.
+"""The effects of an update: check, download, verify, install, probe, activate, commit, revert,
+remove.
 
 Each may be repeated. It runs off the control loop and returns an EffectResult, or raises ShoalError
 (`failed`); the runner changes the record.
@@ -85,6 +86,8 @@ class EffectResult(NamedTuple):
 
 def _check(record: Record, context: EffectContext) -> EffectResult:
     order = _order(record)
+    if order.removes:
+        return EffectResult(Event.REMOVAL)
     serving = record.serving
     if serving and (serving.path, serving.sha256) == (order.path, order.sha256):
         return EffectResult(Event.SAME)
@@ -256,6 +259,16 @@ def _revert(record: Record, context: EffectContext) -> EffectResult:
     return EffectResult(back, Note(facts={**record.facts, "outcome": "rolled_back"}), window=window)
 
 
+def _remove(record: Record, context: EffectContext) -> EffectResult:
+    """Serve nothing, then delete link and slots; requests in flight keep their session."""
+    window = _serve(None, context)
+    context.serving.retire()
+    context.ports.slots.remove(record.model)
+    context.ports.loader.trim()
+    facts = {"removed": record.serving.release if record.serving else ""}
+    return EffectResult(Event.REMOVED, Note(facts=facts), window=window)
+
+
 def _clean(record: Record, context: EffectContext) -> EffectResult:
     """Delete the stage and free the probe, after the end of the attempt was reported."""
     context.ports.prober.dismiss()
@@ -275,6 +288,7 @@ EFFECTS: dict[Effect, Callable[[Record, EffectContext], EffectResult]] = {
     Effect.WATCH: _watch,
     Effect.COMMIT: _commit,
     Effect.REVERT: _revert,
+    Effect.REMOVE: _remove,
     Effect.CLEAN: _clean,
 }
 
@@ -343,8 +357,8 @@ def failed(effect: Effect, error: ShoalError, cause: str = "") -> EffectResult:
         return EffectResult(Event.UNHEALTHY, note)
     if effect is Effect.REVERT:
         return EffectResult(Event.INCONSISTENT, note)
-    if effect in (Effect.COMMIT, Effect.CLEAN):
-        return EffectResult(None, note, retry=effect is Effect.COMMIT)
+    if effect in (Effect.COMMIT, Effect.REMOVE, Effect.CLEAN):
+        return EffectResult(None, note, retry=effect is not Effect.CLEAN)
     return EffectResult(Event.BROKE, note)
 
 

@@ -25,6 +25,7 @@ class Event(NamedEnum):
     ASSIGNED = enum.auto()  # a verified order other than the record's
     CHECKED = enum.auto()  # both repositories agree, and the release fits this device
     SAME = enum.auto()  # the release serves already
+    REMOVAL = enum.auto()  # the order is to remove the model
     REFUSED = enum.auto()  # the release must not, or cannot, be installed here
     FETCHED = enum.auto()  # every file is in the stage
     VERIFIED = enum.auto()  # ... and matches its hash
@@ -35,6 +36,7 @@ class Event(NamedEnum):
     HEALTHY = enum.auto()  # ... and passed the observation
     UNHEALTHY = enum.auto()  # ... and failed it
     COMMITTED = enum.auto()  # floors are raised, the old session is closed
+    REMOVED = enum.auto()  # nothing serves, and the slots are deleted
     REVERTED = enum.auto()  # the old release serves again
     WITHDRAWN = enum.auto()  # ... because the order was withdrawn, not because it failed
     INCONSISTENT = enum.auto()  # the old release cannot serve again
@@ -56,6 +58,7 @@ class Effect(NamedEnum):
     WATCH = enum.auto()
     COMMIT = enum.auto()
     REVERT = enum.auto()
+    REMOVE = enum.auto()
     CLEAN = enum.auto()
 
 
@@ -79,11 +82,14 @@ WORK: dict[State, Effect] = {
     S.OBSERVING: F.WATCH,
     S.COMMITTING: F.COMMIT,
     S.ROLLING_BACK: F.REVERT,
+    S.REMOVING: F.REMOVE,
 }
 
 TRANSITIONS: dict[tuple[State, Event], tuple[State, Effect | None]] = {
     (S.QUEUED, E.CHECKED): (S.DOWNLOADING, F.DOWNLOAD),
     (S.QUEUED, E.SAME): (S.ALREADY_INSTALLED, None),
+    (S.QUEUED, E.REMOVAL): (S.REMOVING, F.REMOVE),
+    (S.REMOVING, E.REMOVED): (S.SUCCEEDED, F.CLEAN),
     (S.QUEUED, E.REFUSED): (S.REJECTED, F.CLEAN),
     (S.DOWNLOADING, E.FETCHED): (S.DOWNLOADED, F.VERIFY),
     (S.DOWNLOADING, E.REFUSED): (S.REJECTED, F.CLEAN),
@@ -191,8 +197,13 @@ def _assigned(record: Record, note: Note) -> Record:
 
 
 def _settled(record: Record) -> Record:
-    """Make a committed trial the serving slot; drop the trial after any other end."""
+    """Make a committed trial the serving slot; drop the trial after any other end.
+
+    A removal that succeeded leaves no slot.
+    """
     replace = msgspec.structs.replace
+    if record.state is State.SUCCEEDED and record.order is not None and record.order.removes:
+        return replace(record, spare=None, serving=None, trial=None)
     if record.state is State.SUCCEEDED:
         return replace(record, spare=record.serving, serving=record.trial, trial=None)
     if record.state in TERMINAL:

@@ -165,7 +165,12 @@ class Updates:
                 self._attempts[slot.model] = self._attempt(record)
 
     def _serve_committed(self, record: Record) -> None:
-        """Load the committed slot, or the spare one; a trial is loaded by its effect."""
+        """Load the committed slot, or the spare one; a trial is loaded by its effect.
+
+        A model that is being removed is not loaded again.
+        """
+        if record.state is State.REMOVING:
+            return
         committed = record.trial if record.state is State.COMMITTING else record.serving
         for slot in (committed, record.spare):
             if slot is None:
@@ -247,7 +252,7 @@ class Updates:
             attempt.tries = 0
             self._advance(attempt, event, Note(at_s=now, order=order))
         elif event is Event.CANCEL:
-            why = f"superseded by {order.release}" if order else "the order was withdrawn"
+            why = _superseded(order) if order else "the order was withdrawn"
             self._advance(attempt, event, Note(at_s=now, cause="canceled", detail=why))
 
     def _check_deadline(self, attempt: Attempt) -> None:
@@ -375,3 +380,7 @@ class Updates:
             return self._urls[sha256]
         except KeyError:
             raise AbsentError("address for", sha256, "the controller sends it anew") from None
+
+
+def _superseded(order: Order) -> str:
+    return f"superseded by {order.release or 'the order to remove the model'}"

@@ -20,7 +20,8 @@ _FLAGS = frozenset(
 def read_facts(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> dict[str, Any]:
     """arch, cpu, cpu_part, flags, cores, ram_mb, soc, os, python and ort of this machine.
 
-    And `schemas`: those of the manifests that this agent reads.
+    And `schemas`: those of the manifests that this agent reads; `removes`: it knows the order to
+    remove a model.
     """
     cpu = _cpuinfo(proc / "cpuinfo")
     flags = cpu.get("flags", "") or cpu.get("Features", "")
@@ -36,6 +37,7 @@ def read_facts(proc: Path = Path("/proc"), sys: Path = Path("/sys")) -> dict[str
         "python": platform.python_version(),
         "ort": version_of("onnxruntime"),
         "schemas": [*SCHEMAS],
+        "removes": True,
     }
 
 

@@ -149,6 +149,28 @@ class DiskSlots:
         link = self._folder / check_model(model) / _LINK
         return str(link.readlink()) if link.is_symlink() else ""
 
+    def remove(self, model: str) -> None:
+        """Delete a model's link, then its slots and stage, durably; repeatable.
+
+        Each slot is renamed before it is deleted, so that a slot is never incomplete.
+        """
+        folder = self._folder / check_model(model)
+        if not folder.is_dir():
+            return
+        self.point(model, None)
+        with translated(folder, _HINT):
+            for slot in ("a", "b"):
+                old = folder / f"{slot}.old"
+                if (folder / slot).exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    (folder / slot).rename(old)
+                if old.exists():
+                    shutil.rmtree(old)
+            self.clean(model)
+            with contextlib.suppress(OSError):  # something of another program is in it
+                folder.rmdir()
+            sync(folder if folder.is_dir() else self._folder)
+
     def clean(self, model: str) -> None:
         """Delete the stage and the leftovers of an interrupted install or link switch."""
         folder = self._folder / check_model(model)

@@ -115,7 +115,7 @@ def _verify(target: ImportTarget, source: OfflineBundle) -> VerifiedBundle:
     return VerifiedBundle(
         sealed=sealed,
         made_s=found.made_s,
-        releases=[order.release for order in orders],
+        releases=[order.release for order in orders if not order.removes],
         acked=sum(len(m.seqs) for m in received if isinstance(m, wire.Ack)),
         files=[file for order in orders for file in _files(target, source, order)],
         metadata=metadata,
@@ -183,7 +183,8 @@ def _check_images(
         images = ImageRepository(copied, read_trusted(folder, ROOT), fetch)
         images.refresh(now, floors.metadata)
         for order in orders:
-            images.check(order)
+            if not order.removes:
+                images.check(order)
     except TrustError:
         raise
     except ShoalError as error:
@@ -193,7 +194,9 @@ def _check_images(
 
 
 def _files(target: ImportTarget, source: OfflineBundle, order: Order) -> list[File]:
-    """The manifest, and the files for this profile that the device lacks."""
+    """The manifest, and the files for this profile that the device lacks; none for a removal."""
+    if order.removes:
+        return []
     name = f"{offline_bundle.BLOBS}/{order.sha256}"
     if not source.holds(name, order.length, order.sha256):
         raise BundleError(f"{name} is missing, or not what was signed", _AGAIN)

@@ -178,12 +178,14 @@ class Follower:
         self._why = ""
 
     def refresh(self) -> WindowReport | None:
-        """Swap if the link has moved; the window that this closed.
+        """Swap if the link has moved, or is gone with the model; the window that this closed.
 
         Raises ShoalError, once, when the new release fails to load: the old one still serves.
         """
         current = next((s for s in self._slots.found() if s.model == self._serving.model), None)
         engine = self._serving.engine
+        if current is None and engine is not None and not self._slots.pointed(engine.slot.model):
+            return self._unload()
         if current is None or current == self._refused or (engine and _same(engine.slot, current)):
             return None
         try:
@@ -194,6 +196,13 @@ class Follower:
             raise
         self._refused, self._why = None, ""
         self._serving.retire()  # unlike the agent, a program never rolls back to the old engine
+        self._loader.trim()
+        return closed
+
+    def _unload(self) -> WindowReport | None:
+        """Serve nothing: the model was removed from the device."""
+        closed = self._serving.swap(None, Health())
+        self._serving.retire()
         self._loader.trim()
         return closed
 
