@@ -78,6 +78,7 @@ class Station:
         self.spread = np.ones(len(FEATURES))
         self.rows, self.clock_off_s = 30, 0.0
         self.health = Health(rss_mb=50)
+        self.facts: dict[str, Any] = {"removes": True}
         self.agent: Agent | None = None
         self.link: MemoryLink
 
@@ -114,6 +115,7 @@ class Station:
             reporter=ReporterPorts(self.link, self._outbox, dice),
             director_root=self.fleet.ctx.signer.director_root,
             settings=UpdateSettings(observe_s=self.fleet.observe_s), window_s=self.fleet.window_s,
+            facts=lambda: self.facts,
         )  # fmt: skip
         agent = self.agent
         agent.start()

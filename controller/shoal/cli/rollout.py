@@ -169,7 +169,9 @@ _add_action("resume", "Resume a paused rollout.")
 @rollout.command("abort")
 @click.argument("id_", metavar="ID")
 @click.option(
-    "--rollback", is_flag=True, help="Also roll every device back to its previous release."
+    "--rollback",
+    is_flag=True,
+    help="Also roll every device back to its previous release, or to none where it had none.",
 )
 @yes_option
 @click.pass_obj

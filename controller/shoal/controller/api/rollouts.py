@@ -19,7 +19,7 @@ class RolloutDeviceQuery(RequestModel, frozen=True, kw_only=True):
 
 
 class Abort(RequestModel, frozen=True, kw_only=True):
-    """rollback: roll every device back to its previous release."""
+    """rollback: every device back to its previous release, or to none where it had none."""
 
     rollback: bool = False
 

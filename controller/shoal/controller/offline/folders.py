@@ -61,7 +61,7 @@ def export(
             signed[name] = assignments.renew_now(db, ctx, name)
             acks[name] = _acks(db, name)
         orders = [order for name in wanted for order in assignments.orders_of(db, name)]
-        releases = sorted({order.release for order in orders})
+        releases = sorted({order.release for order in orders if not order.removes})
         audit.record(db, ctx, actor, EXPORT, site or wanted[0], devices=wanted, releases=releases)
     metadata = ctx.signer.folder_metadata(sorted({order.model for order in orders}), now)
     return FolderPlan(

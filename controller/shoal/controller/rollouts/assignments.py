@@ -6,6 +6,7 @@ signed message cannot differ.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,7 +20,7 @@ from shoal.controller.store.tables import assignment, device, release
 from shoal.errors import AbsentError, BundleError, ConflictError
 from shoal.manifest import Manifest
 from shoal.orders import Order
-from shoal.trust import CANDIDATE, RELEASE, target_path
+from shoal.trust import CANDIDATE, RELEASE, removal, target_path
 
 #: Lifetime of an assignment: the director's signature, and the URLs in it.
 LIFETIME_S = 7 * 86_400
@@ -90,6 +91,23 @@ def assign(
         deadline_s=float(int(deadline_at)),
     )
     return _change(db, ctx, device, manifest.model, order)
+
+
+def order_removal(
+    db: Connection, ctx: Context, *, device: str, model: str, rollout: str, attempt: int
+) -> int:
+    """Order `device` to serve no release of `model`; orders of other models stay. The new version.
+
+    Only for an agent that knows such an order: `know_removal`.
+    """
+    return _change(db, ctx, device, model, removal(model, rollout=rollout, attempt=attempt))
+
+
+def know_removal(db: Connection, names: Sequence[str]) -> set[str]:
+    """Those of the devices whose agents know the order to remove a model."""
+    query = select(device.c.name, device.c.facts["removes"]).where(device.c.name.in_(names))
+    facts: list[Any] = list(db.execute(query))
+    return {name for name, removes in facts if removes == 1}  # SQLite has no true
 
 
 def withdraw(db: Connection, ctx: Context, *, device: str, model: str) -> int:
@@ -230,14 +248,15 @@ def _urls(
         select(device.c.profile, device.c.releases).where(device.c.name == name)
     ).first()
     profile, releases = (row.profile or "", row.releases or {}) if row else ("", {})
+    installs = [order for order in orders.values() if not order.removes]
     wanted = set()
-    for order in orders.values():
+    for order in installs:
         wanted.add(order.sha256)
         wanted |= {file.sha256 for file in _files(db, order, profile)}
     urls = download_urls.urls_of(ctx.folder, ctx.settings.network, wanted, expires)
     pairs = {
         f"{old}-{new}": f"{old}>{new}"
-        for order in orders.values()
+        for order in installs
         for old, new in _pairs(db, order.release, releases.get(order.model, ""), profile)
     }
     return urls | {

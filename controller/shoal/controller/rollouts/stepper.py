@@ -213,10 +213,11 @@ class RolloutStepper:
                 attempt=number, deadline_at=self.now + self.plan.deadline_s,
             )  # fmt: skip
             before = row.releases.get(self.row.model, "")
+            had_it = {"had_it": True} if not row.attempt and before == self.plan.release else {}
             self._update(
                 row, state=device_states.ASSIGNED, attempt=number, cause="", detail="",
                 previous=row.previous or (before if before != self.plan.release else ""),
-                facts=row.facts | {"assigned_at": self.now},
+                facts=row.facts | had_it | {"assigned_at": self.now},
             )  # fmt: skip
 
     def _outdated(self, due: Sequence[Row[Any]], release: Signed) -> set[str]:

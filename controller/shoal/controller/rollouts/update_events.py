@@ -52,7 +52,7 @@ def _values(row: Row[Any], event: UpdateEvent) -> dict[str, Any]:
         return {
             "state": device_states.CANCELED,
             "cause": "rollback",
-            "detail": f"back on {event.release}",
+            "detail": f"back on {event.release}" if event.release else "removed: it serves none",
         }
     return {"state": state[:32], "cause": event.cause[:80], "detail": event.detail[:2000]}
 
