@@ -58,6 +58,35 @@ def linear(kind: int = TensorProto.FLOAT, width: int = 3) -> bytes:
     )
 
 
+def of_opset(opset: int) -> bytes:
+    """y = relu(x) * x, of an opset from 7 on."""
+    return onnx_of(
+        [node("Relu", ["x"], ["r"]), node("Mul", ["r", "x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["N", 3])],
+        [("y", TensorProto.FLOAT, ["N", 3])],
+        opsets=[opsetid("", opset)],
+        ir=3 if opset < 10 else 10,
+    )
+
+
+def fixed_batch() -> bytes:
+    """Takes two items at a time, no more and no fewer."""
+    return onnx_of(
+        [node("Softmax", ["x"], ["y"], axis=1)],
+        [("x", TensorProto.FLOAT, [2, 3])],
+        [("y", TensorProto.FLOAT, [2, 3])],
+    )
+
+
+def scalars() -> bytes:
+    """Two numbers and their product: no axis at all."""
+    return onnx_of(
+        [node("Mul", ["a", "b"], ["y"])],
+        [("a", TensorProto.DOUBLE, []), ("b", TensorProto.DOUBLE, [])],
+        [("y", TensorProto.DOUBLE, [])],
+    )
+
+
 def upper_case() -> bytes:
     """Texts in capitals, and their lengths by a second output that declares a wrong shape."""
     return onnx_of(

@@ -12,6 +12,7 @@ Sources: TUF specification 1.0.33; Uptane Standard 2.1, section 5.4.
 import datetime
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -176,7 +177,7 @@ def check_ring(order: Order, ring: str) -> None:
 
 
 class ImageRepository:
-    """Client of the image repository, which lists all releases.
+    """Client of the image repository, which lists all releases. Safe to share between threads.
 
     >>> repository = ImageRepository(cache, root, fetch)     # doctest: +SKIP
     >>> repository.refresh(now_s); repository.check(order)   # doctest: +SKIP
@@ -190,6 +191,7 @@ class ImageRepository:
     def __init__(self, cache: Path, root: bytes, fetch: Callable[[str], bytes]) -> None:
         self._cache, self._root, self._fetcher = cache, root, _Fetcher(fetch)
         self._updater: Updater | None = None
+        self._lock = threading.Lock()  # TUF's client replaces files that another one has open
 
     def refresh(self, now_s: float, floors: Mapping[str, float] | None = None) -> dict[str, int]:
         """Fetch and verify the newest metadata; return its versions, to be kept as floors.
@@ -200,6 +202,10 @@ class ImageRepository:
         Raises LinkError if unreachable, StaleError if expired or rolled back, UntrustedError if
         badly signed. Inference goes on: only new installations are blocked.
         """
+        with self._lock:
+            return self._refresh(now_s, floors or {})
+
+    def _refresh(self, now_s: float, floors: Mapping[str, float]) -> dict[str, int]:
         self._cache.mkdir(parents=True, exist_ok=True)
         try:
             updater = Updater(
@@ -222,7 +228,7 @@ class ImageRepository:
         trusted = updater._trusted_set
         versions = {"timestamp": trusted.timestamp.version, "snapshot": trusted.snapshot.version}
         for role, version in versions.items():
-            if version < (floors or {}).get(role, 0):
+            if version < floors.get(role, 0):
                 raise StaleError(
                     f"release metadata: {role} {version} is older than one seen before"
                 )
@@ -234,7 +240,8 @@ class ImageRepository:
         if self._updater is None:
             raise TrustError("release metadata was not refreshed")
         try:
-            target = self._updater.get_targetinfo(order.path)
+            with self._lock:
+                target = self._updater.get_targetinfo(order.path)
         except DownloadError as error:
             raise LinkError(f"release metadata: {error}") from error
         except ExpiredMetadataError as error:

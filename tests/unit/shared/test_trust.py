@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -250,6 +251,21 @@ def test_a_release_signed_by_another_models_key_is_refused(
     images.refresh(NOW)
     with pytest.raises(UntrustedError, match="not in the image repository"):
         images.check(order)
+
+
+def test_orders_of_several_models_are_checked_at_once(
+    repository: Repository, tmp_path: Path
+) -> None:
+    orders = [repository.add("release", f"model-{i}", 1, MANIFEST) for i in range(8)]
+    images = device(repository, tmp_path)
+
+    def check(order: Order) -> None:
+        for _ in range(10):
+            images.refresh(NOW)
+            images.check(order)
+
+    with ThreadPoolExecutor(len(orders)) as threads:
+        assert list(threads.map(check, orders)) == [None] * len(orders)
 
 
 def test_a_director_alone_cannot_invent_a_release(
