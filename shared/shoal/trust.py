@@ -9,10 +9,10 @@ device accepts an order only when both agree (DESIGN section 5, after Uptane).
 Sources: TUF specification 1.0.33; Uptane Standard 2.1, section 5.4.
 """
 
+import contextlib
 import datetime
 import hashlib
 import math
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -177,7 +177,7 @@ def check_ring(order: Order, ring: str) -> None:
 
 
 class ImageRepository:
-    """Client of the image repository, which lists all releases. Safe to share between threads.
+    """Client of the image repository, which lists all releases.
 
     >>> repository = ImageRepository(cache, root, fetch)     # doctest: +SKIP
     >>> repository.refresh(now_s); repository.check(order)   # doctest: +SKIP
@@ -186,12 +186,19 @@ class ImageRepository:
     root    trusted root.json, from enrolment
     fetch   metadata file name -> its bytes; raises AbsentError for a missing file and LinkError
             when the server is unreachable
+    lock    held while files of the cache are used: several threads need a real one
     """
 
-    def __init__(self, cache: Path, root: bytes, fetch: Callable[[str], bytes]) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        root: bytes,
+        fetch: Callable[[str], bytes],
+        lock: contextlib.AbstractContextManager[object] | None = None,
+    ) -> None:
         self._cache, self._root, self._fetcher = cache, root, _Fetcher(fetch)
         self._updater: Updater | None = None
-        self._lock = threading.Lock()  # TUF's client replaces files that another one has open
+        self._lock = lock or contextlib.nullcontext()
 
     def refresh(self, now_s: float, floors: Mapping[str, float] | None = None) -> dict[str, int]:
         """Fetch and verify the newest metadata; return its versions, to be kept as floors.

@@ -224,7 +224,7 @@ def build_update(
         journal=journal,
         slots=slots,
         downloads=downloads,
-        images=ImageRepository(folder / names.METADATA, root, downloads.metadata),
+        images=ImageRepository(folder / names.METADATA, root, downloads.metadata, threading.Lock()),
         loader=OrtLoader(slots.path, cache),
         prober=SubprocessProber(slots.path, dict(os.environ), MemoryHeadroom()),
         spawn=host.spawn,
@@ -254,7 +254,7 @@ def build_federated(
         random=host.random,
         load=host.load,
         rows=rows,
-        images=ImageRepository(here / names.METADATA, root, downloads.metadata),
+        images=ImageRepository(here / names.METADATA, root, downloads.metadata, threading.Lock()),
         sandbox=DiskSandbox(here, downloads),
         trainer=SubprocessTrainer(
             here, dict(os.environ), memory_mb=wanted.memory_mb, cpu_s=wanted.cpu_s

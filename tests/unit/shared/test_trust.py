@@ -1,6 +1,7 @@
 """A stolen key, a liar in between or a wiped cache: none of them gets a release onto a device."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,7 +258,7 @@ def test_orders_of_several_models_are_checked_at_once(
     repository: Repository, tmp_path: Path
 ) -> None:
     orders = [repository.add("release", f"model-{i}", 1, MANIFEST) for i in range(8)]
-    images = device(repository, tmp_path)
+    images = ImageRepository(tmp_path, repository.root, repository.fetch, threading.Lock())
 
     def check(order: Order) -> None:
         for _ in range(10):

@@ -1,6 +1,6 @@
 """Withdrawal of orders: cancel before the swap, order the previous release after it.
 
-A device that had no release before is ordered to remove the model, where its agent knows that order.
+A device that had no release before is ordered to remove the model, where its agent knows that.
 """
 
 from typing import Any
