@@ -15,6 +15,7 @@ from shoal.cli.options import DURATION, timeout_option
 from shoal.cli.release import release_card, trained_by
 from shoal.cli.render import Columns, JsonObject, ago, duration, instant, plain, table
 from shoal.cli.tensors import facts_tables
+from shoal.cli.undeploy import undeploy, undeployment, undeployments
 from shoal.cli.waiting import follow
 from shoal.errors import SettingError
 
@@ -257,6 +258,10 @@ def _policy_line(model: JsonObject, now_s: float) -> str:
         )
         lines += [f"{rounds} are run when {name} drifts, {often}"]
     return "\n".join(lines) or f"{name} is trained manually only"
+
+
+for _command in (undeploy, undeployments, undeployment):
+    model.add_command(_command)
 
 
 def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:

@@ -13,8 +13,8 @@ Columns = Mapping[str, Cell]
 
 _COLOUR = {
     "green": "SUCCEEDED SUCCESSFUL FINISHED ALREADY_INSTALLED DONE succeeded released online "
-    "closed ok ready",
-    "red": "FAILED REJECTED TIMED_OUT failed refused open critical offline",
+    "closed ok ready REMOVED",
+    "red": "FAILED REJECTED TIMED_OUT CANNOT failed refused open critical offline",
     "yellow": "PAUSED INCONCLUSIVE ROLLING_BACK ROLLED_BACK STOPPED CANCELED SKIPPED stopped "
     "candidate acknowledged warning decommissioned",
     "cyan": "RUNNING DOWNLOADING PROBING OBSERVING RECRUITING TRAINING UNMASKING AGGREGATING "

@@ -11,7 +11,7 @@ from shoal.controller.fleet import clock_skew, devices, duplicate_devices
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring import drift_monitor, findings, triggers
 from shoal.controller.operations.io.runner import OperationRunner
-from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper
+from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper, undeployments
 from shoal.controller.rollouts.io.delta_prefetch import DeltaPrefetcher
 from shoal.controller.store import telemetry_retention
 from shoal.mqtt import Link
@@ -45,6 +45,8 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
 
     return [
         Periodic("rollouts", 0.25, lambda: stepper.step_all(ctx), on_message=True),
+        Periodic("undeployments", 0.25, lambda: undeployments.step_all(ctx)),
+        Periodic("undeployments of updated agents", 15.0, lambda: undeployments.look_again(ctx)),
         Periodic("operations", 0.25, operations.step),
         Periodic("drift", drift_s, evaluate_drift, own_thread=True),
         Periodic("delta prefetch", 0.25, DeltaPrefetcher(ctx).poll, own_thread=True),

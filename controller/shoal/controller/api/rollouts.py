@@ -1,10 +1,19 @@
 """Routes for rollouts."""
 
+from typing import Annotated
+
 import msgspec
 
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
-from shoal.controller.rollouts import rollouts
-from shoal.controller.rollouts.records import Rollout, RolloutDevice, RolloutPlan
+from shoal.controller.rollouts import rollouts, undeployments
+from shoal.controller.rollouts.records import (
+    Rollout,
+    RolloutDevice,
+    RolloutPlan,
+    Selector,
+    Undeployment,
+    UndeploymentDevice,
+)
 
 TAG = "rollouts"
 
@@ -22,6 +31,30 @@ class Abort(RequestModel, frozen=True, kw_only=True):
     """rollback: every device back to its previous release, or to none where it had none."""
 
     rollback: bool = False
+
+
+class Undeploy(RequestModel, frozen=True, kw_only=True):
+    """Which devices remove the model: named ones, selected ones, or all that have it."""
+
+    devices: Annotated[list[str], msgspec.Meta(max_length=1_000)] = msgspec.field(
+        default_factory=list
+    )
+    select: Selector = Selector()
+    all: bool = False
+
+
+class UndeploymentQuery(RequestModel, frozen=True, kw_only=True):
+    """Undeployments of one model, "" for all."""
+
+    model: str = ""
+
+
+class UndeploymentDeviceQuery(RequestModel, frozen=True, kw_only=True):
+    """Filter: devices in one state."""
+
+    state: str = ""
+    cursor: str = ""
+    limit: Limit = 100
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,3 +123,42 @@ def resume_rollout(call: Call, id: str) -> Rollout:  # noqa: A002
 def abort_rollout(call: Call, id: str, body: Abort) -> Rollout:  # noqa: A002
     """Abort a rollout permanently, and cancel devices that have not yet activated."""
     return rollouts.abort(call.ctx, actor=call.by, id=id, rollback=body.rollback)
+
+
+@route("POST", "/api/v1/models/<model>/undeploy", role="operator", tag=TAG, status=201,
+       repeatable=True, location="/api/v1/undeployments/{id}")  # fmt: skip
+def undeploy(call: Call, model: str, body: Undeploy) -> Undeployment:
+    """Order devices to remove a model, so that they serve no release of it."""
+    return undeployments.start(
+        call.ctx, actor=call.by, model=model, devices=body.devices, select=body.select,
+        all=body.all,
+    )  # fmt: skip
+
+
+@route("GET", "/api/v1/undeployments", role="viewer", tag=TAG)
+def list_undeployments(call: Call, query: UndeploymentQuery) -> Listing[Undeployment]:
+    """Undeployments, newest first."""
+    return all_of(undeployments.list_undeployments(call.ctx, model=query.model))
+
+
+@route("GET", "/api/v1/undeployments/<id>", role="viewer", tag=TAG)
+def get_undeployment(call: Call, id: str) -> Undeployment:  # noqa: A002
+    """One undeployment, and how many devices have removed the model."""
+    return undeployments.get_undeployment(call.ctx, id)
+
+
+@route("GET", "/api/v1/undeployments/<id>/devices", role="viewer", tag=TAG)
+def list_undeployment_devices(
+    call: Call,
+    id: str,  # noqa: A002
+    query: UndeploymentDeviceQuery,
+) -> Listing[UndeploymentDevice]:
+    """Devices of an undeployment with their state."""
+    found = undeployments.undeployment_devices(call.ctx, id, **msgspec.structs.asdict(query))
+    return Listing(*found)
+
+
+@route("POST", "/api/v1/undeployments/<id>/cancel", role="operator", tag=TAG)
+def cancel_undeployment(call: Call, id: str) -> Undeployment:  # noqa: A002
+    """Order no further device of an undeployment; those that were ordered remove the model."""
+    return undeployments.cancel(call.ctx, actor=call.by, id=id)

@@ -99,3 +99,47 @@ class RolloutDevice(Record, frozen=True, kw_only=True):
     previous: str
     updated_at: float
     facts: dict[str, Any] = {}
+
+
+class Undeployment(Record, frozen=True, kw_only=True):
+    """Devices that are ordered to remove a model, and how many have.
+
+    select     which devices; empty for all that had the model
+    named      the devices named instead of a selection
+    state      "SELECTING", "RUNNING", "FINISHED", "CANCELED"; reason: why it was canceled
+    devices    in it; SELECTING: so far
+    waiting    not ordered yet, or ordered and not reported
+    cannot     their agents do not know the order: they are ordered once they are updated
+    failed     reported that they could not; out: decommissioned or canceled
+    """
+
+    id: str
+    model: str
+    select: Selector
+    named: list[str]
+    state: str
+    reason: str
+    devices: int
+    removed: int
+    waiting: int
+    cannot: int
+    failed: int
+    out: int
+    created_at: float
+    created_by: str
+    finished_at: float = 0.0
+
+
+class UndeploymentDevice(Record, frozen=True, kw_only=True):
+    """One device in one undeployment.
+
+    state   "WAITING", "ORDERED", "REMOVED", "CANNOT", "FAILED", "GONE", "CANCELED"
+    detail  why, and what to do
+    """
+
+    undeployment: str
+    device: str
+    site: str
+    state: str
+    detail: str
+    updated_at: float

@@ -11,7 +11,7 @@ from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
-from shoal.controller.rollouts import assignments, cohort, device_states, stepper
+from shoal.controller.rollouts import assignments, cohort, device_states, stepper, undeployments
 from shoal.controller.rollouts.machine import ENDED, Event, StageEvent, StageState, State
 from shoal.controller.rollouts.machine import stage_step as stage_step_of
 from shoal.controller.rollouts.machine import step as step_of
@@ -70,6 +70,7 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
     with ctx.store.write() as db:
         model = assignments.signed_release(db, plan.release).manifest.model
         _supersede_paused(db, ctx, actor, model, ident)
+        undeployments.supersede(db, ctx, model, ident)
         stages = cohort.freeze(ident, plan.stages, _candidates(db))
         if not stages:
             raise InputError("no device fits any stage", "see: shoal device list")

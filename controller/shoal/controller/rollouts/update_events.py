@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from shoal.controller.fleet.records import DeviceEvent
 from shoal.controller.host.context import Context
-from shoal.controller.rollouts import device_states
+from shoal.controller.rollouts import device_states, undeployments
 from shoal.controller.rollouts.machine import State
 from shoal.controller.store import changes
 from shoal.controller.store.tables import device, device_event, rollout, rollout_device
@@ -28,6 +28,7 @@ def apply(db: Connection, ctx: Context, event: UpdateEvent) -> None:
     if _is_outdated(db, event):
         return
     _note_on_device(db, ctx, event)
+    undeployments.on_event(db, ctx, event)
     mine = (rollout_device.c.rollout == event.rollout) & (rollout_device.c.device == event.device)
     row = db.execute(
         select(rollout_device, rollout.c.state.label("whole"))

@@ -308,6 +308,33 @@ assignment = Table(  # desired state of a device; published when sent_version < 
     _number("expires_at"),
 )
 
+undeployment = Table(  # select, named: which devices; cursor: the last one that was looked at
+    "undeployment",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    _text("model"),
+    Column("select", JSON, nullable=False),
+    Column("named", JSON, nullable=False),
+    _text("state"),
+    _text("reason"),
+    _text("cursor"),
+    _number("created_at"),
+    _text("created_by"),
+    _number("finished_at"),
+    Index("ix_undeployment_state", "state"),
+)
+undeployment_device = Table(
+    "undeployment_device",
+    metadata,
+    Column("undeployment", ForeignKey("undeployment.id"), primary_key=True),
+    Column("device", String(63), primary_key=True),
+    _text("state"),
+    _count("attempt"),
+    _text("detail"),
+    _number("updated_at"),
+    Index("ix_undeployment_device_state", "undeployment", "state"),
+)
+
 # --- monitoring -------------------------------------------------------------------------------
 
 baseline = Table(  # of one subject and release; state: monitoring.drift.Baseline

@@ -9,7 +9,7 @@ from shoal.controller.data import datasets
 from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, releases
-from shoal.controller.rollouts import rollouts
+from shoal.controller.rollouts import rollouts, undeployments
 from shoal.controller.training import imports
 from shoal.controller.web.screen import actor, blueprint, context, read_facts, show
 from shoal.errors import AbsentError, InputError
@@ -69,6 +69,7 @@ def model(name: str) -> str:
         "model.html",
         model=models.get_model(ctx, name),
         releases=releases.list_releases(ctx, model=name),
+        undeployments=undeployments.list_undeployments(ctx, model=name)[:5],
     )
 
 

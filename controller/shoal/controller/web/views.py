@@ -10,10 +10,13 @@ from shoal.controller.web import (
     rollouts,
     rounds,
     session,
+    undeployments,
 )
 from shoal.controller.web.screen import blueprint
 
 __all__ = ["SCREENS", "blueprint"]
 
 #: Modules that hold the screens.
-SCREENS = (administration, alerts, device, drift, fleet, models, rollouts, rounds, session)
+SCREENS = (
+    administration, alerts, device, drift, fleet, models, rollouts, rounds, session, undeployments,
+)  # fmt: skip

@@ -51,6 +51,13 @@ BADGES: dict[str, Badge] = {
     "TIMED_OUT": Badge("bad", "wait", "Timed out"),
     "CANCELED": Badge("idle", "stop", "Canceled"),
     "SKIPPED": Badge("idle", "skip", "Skipped"),
+    "REMOVING": Badge("info", "run", "Removing"),
+    # an undeployment and its devices
+    "SELECTING": Badge("info", "run", "Selecting devices"),
+    "ORDERED": Badge("info", "wait", "Ordered"),
+    "REMOVED": Badge("ok", "check", "Removed"),
+    "CANNOT": Badge("warn", "warn", "Cannot yet"),
+    "GONE": Badge("idle", "stop", "Decommissioned"),
     # rollouts and stages
     "CREATING": Badge("info", "run", "Creating"),
     "WAITING_FOR_APPROVAL": Badge("warn", "key", "Waiting for approval"),

@@ -1,0 +1,73 @@
+"""`shoal model undeploy`: which devices, the question before, and what is said."""
+
+import threading
+
+from sqlalchemy import update
+
+import tensor_releases
+from bench.controllers import add_devices
+from cli.conftest import Cli
+from shoal.controller.rollouts import undeployments
+from shoal.controller.store import tables
+
+MODEL = tensor_releases.MODEL
+
+
+def serve(shoal: Cli, *devices: str, removes: bool = True) -> str:
+    """These devices serve a new release of the model."""
+    ctx = shoal.controller.ctx
+    ref = tensor_releases.released(ctx)
+    add_devices(ctx, list(devices))
+    facts = {"removes": True} if removes else {}
+    mine = tables.device.c.name.in_(devices)
+    with ctx.store.write() as db:
+        db.execute(update(tables.device).where(mine).values(releases={MODEL: ref}, facts=facts))
+    return ref
+
+
+def test_undeploying_asks_first_and_says_where_to_look(shoal: Cli) -> None:
+    serve(shoal, "u-1")
+    serve(shoal, "u-2", removes=False)
+    refused = shoal("model", "undeploy", MODEL, "--device", "u-1", given="n\n")
+    assert refused.exit_code != 0
+    assert "Remove counts from u-1?" in refused.stderr
+    assert shoal.json("model", "undeployments", MODEL) == []
+    done = shoal("model", "undeploy", MODEL, "--device", "u-1", "--device", "u-2", "--yes")
+    assert done.exit_code == 0, done.output
+    [one] = shoal.json("model", "undeployments", MODEL)
+    assert f"shoal model undeployment {one['id']}" in done.stdout
+    undeployments.step_all(shoal.controller.ctx)
+    undeployments.step_all(shoal.controller.ctx)
+    shown = shoal("model", "undeployment", one["id"])
+    assert "0 of 2 devices have removed it, 1 waiting, 1 cannot" in shown.stdout
+    assert "update the agent" in shown.stdout
+    members = shoal.json("model", "undeployment", one["id"])["members"]
+    assert {m["device"]: m["state"] for m in members} == {"u-1": "ORDERED", "u-2": "CANNOT"}
+    after = shoal.json("model", "undeployment", one["id"], "--cancel", "--yes")
+    assert after["state"] == "CANCELED"
+
+
+def test_waiting_for_devices_that_cannot_ends_with_the_reason(shoal: Cli) -> None:
+    serve(shoal, "w-1", removes=False)
+    stop = threading.Event()
+
+    def engine() -> None:
+        while not stop.wait(0.05):
+            undeployments.step_all(shoal.controller.ctx)
+
+    thread = threading.Thread(target=engine)
+    thread.start()
+    try:
+        ended = shoal("model", "undeploy", MODEL, "--device", "w-1", "--yes", "--wait")
+    finally:
+        stop.set()
+        thread.join()
+    assert ended.exit_code != 0
+    assert "0 of 1 devices have removed it, 0 waiting, 1 cannot" in ended.stderr
+
+
+def test_without_a_choice_of_devices_nothing_is_done(shoal: Cli) -> None:
+    for more in ((), ("--all", "--site", "north")):
+        result = shoal("model", "undeploy", MODEL, *more, "--yes")
+        assert result.exit_code == 2
+        assert "--all" in result.stderr
