@@ -46,6 +46,31 @@ def triton(url: str, model: str, *, binary: bool) -> dict[str, Any]:
     }
 
 
+def triton_tensors(url: str, model: str, *, binary: bool) -> dict[str, Any]:
+    """Two named inputs of a model of tensors, of which one is strings; then a sequence."""
+    import tritonclient.http as http
+
+    client = http.InferenceServerClient(url.removeprefix("http://"))
+    extensions = client.get_server_metadata()["extensions"]
+    text = http.InferInput("x", [1, 3], "BYTES")
+    text.set_data_from_numpy(np.array([["a", "é", ""]], object), binary_data=binary)
+    wanted = http.InferRequestedOutput("y", binary_data=binary)
+    found = client.infer(model, [text], outputs=[wanted]).as_numpy("y")
+    step = http.InferInput("x", [1, 2], "FP32")
+    step.set_data_from_numpy(np.float32([[1, 2]]), binary_data=binary)
+    sums = [
+        client.infer(
+            "sums", [step], sequence_id="mic", sequence_start=i == 0, sequence_end=i == 2
+        ).as_numpy("y").tolist()
+        for i in range(3)
+    ]  # fmt: skip
+    return {
+        "extensions": extensions,
+        "text": [t.decode() if isinstance(t, bytes) else t for t in found.ravel()],
+        "sums": sums,
+    }
+
+
 async def kserve(url: str, model: str, *, binary: bool) -> dict[str, Any]:
     import httpx
     from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
@@ -83,7 +108,9 @@ async def kserve(url: str, model: str, *, binary: bool) -> dict[str, Any]:
 def main(which: str, url: str, model: str) -> None:
     name, _, mode = which.partition("-")
     binary = mode == "binary"
-    if name == "triton":
+    if mode.startswith("tensors"):
+        found = triton_tensors(url, model, binary=mode.endswith("binary"))
+    elif name == "triton":
         found = triton(url, model, binary=binary)
     else:
         found = asyncio.run(kserve(url, model, binary=binary))

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from devices import MODEL, softmax
-from endpoints import Running
+from endpoints import Running, named
+from tensor_models import MODEL as TENSORS_MODEL
+from tensor_models import identity, loaded, running_sum
 
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-clients/bin/python"
@@ -60,3 +62,25 @@ def test_a_client_works_unchanged(which: str, clients: Path, running: Running) -
         assert (found["version_ready"], found["other_ready"]) == (True, False)
         assert found["server"] == "shoal-agent"
         assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 2]}]
+
+
+@pytest.mark.parametrize("mode", ["json", "binary"])
+def test_tritons_client_sends_strings_and_streams_sequences(
+    mode: str, clients: Path, tmp_path: Path
+) -> None:
+    texts, sums = loaded(tmp_path / "t", identity("BYTES")), loaded(tmp_path / "s", running_sum())
+    running = Running(tmp_path, texts, named("sums", sums))
+    script = Path(__file__).with_name("oip_clients.py")
+    ran = subprocess.run(
+        [clients, script, f"triton-tensors-{mode}", running.url, TENSORS_MODEL],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    running.stop()
+    assert ran.returncode == 0, ran.stderr[-2_000:]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert {"sequence", "sequence(string_id)"} <= set(found["extensions"])
+    assert found["text"] == ["a", "é", ""]
+    assert found["sums"] == [[[1, 2]], [[2, 4]], [[3, 6]]]

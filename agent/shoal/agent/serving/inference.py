@@ -76,8 +76,8 @@ def run_batch(calls: Sequence[Call]) -> list[Response]:
     requests = [call.input for call in calls]
     try:
         if engine.takes_rows:
-            return _run_rows(serving, engine, cast(list[RowRequest], requests))
-        return _run_tensors(serving, engine, cast(list[TensorRequest], requests))
+            return _run_rows(serving, engine, cast("list[RowRequest]", requests))
+        return _run_tensors(serving, engine, cast("list[TensorRequest]", requests))
     except Exception as error:  # noqa: BLE001 a bug fails these requests with 500, no more
         return [response_to(error, f"infer {serving.model}")] * len(calls)
 
@@ -85,8 +85,10 @@ def run_batch(calls: Sequence[Call]) -> list[Response]:
 def is_slow(calls: Sequence[Call]) -> bool:
     """Whether running these calls of one engine takes long enough to use a thread."""
     slot = calls[0].engine.slot
-    items = sum(call.input.items for call in calls)
-    values = sum(call.input.values for call in calls)
+    items = values = 0
+    for call in calls:
+        items += call.input.items
+        values += call.input.values
     return items * slot.timings_us.get(slot.variant, 0.0) > QUICK_US or values > LONG_JSON
 
 

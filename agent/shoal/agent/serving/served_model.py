@@ -3,9 +3,10 @@
 A swap closes the window, so that no window mixes two releases (DESIGN section 8).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from shoal.tensors import Array, Named
 from shoal.wire import Health, WindowReport
 
 T = TypeVar("T")
+G = TypeVar("G")
 
 #: Rows kept in memory, never on disk, for the shadow probe of the next release.
 RECENT = 64
@@ -212,12 +214,12 @@ class ServedModel:
             self._record(engine, rows, outputs, took, truth)
         return outputs
 
-    def _run(self, engine: Engine, start: float, run: Callable[..., T], *given: Any) -> T:
+    def _run(self, engine: Engine, start: float, run: Callable[[G], T], given: G) -> T:
         """Run the session; registered while it runs, so that a model that hangs shows in vitals."""
         ticket = object()
         self._running[ticket] = engine, start
         try:
-            return run(*given)
+            return run(given)
         finally:
             del self._running[ticket]
 
@@ -271,7 +273,8 @@ class ServedModel:
     def _run_named(
         self, engine: Engine, feeds: Named, names: Sequence[str], start: float
     ) -> dict[str, Array]:
-        found = self._run(engine, start, engine.session.run_tensors, feeds, names)
+        run = functools.partial(engine.session.run_tensors, outputs=names)
+        found = self._run(engine, start, run, feeds)
         return dict(zip(names, found, strict=True))
 
     def _run_step(
