@@ -71,3 +71,33 @@ def test_without_a_choice_of_devices_nothing_is_done(shoal: Cli) -> None:
         result = shoal("model", "undeploy", MODEL, *more, "--yes")
         assert result.exit_code == 2
         assert "--all" in result.stderr
+
+
+def test_a_retired_release_says_how_to_take_it_back(shoal: Cli) -> None:
+    ref = serve(shoal, "r-1")
+    retired = shoal("release", "retire", ref, "--reason", "old")
+    assert f"shoal release unretire {ref}" in retired.stdout
+
+    def names(*more: str) -> set[str]:
+        found = shoal.json("release", "list", "--model", MODEL, *more)
+        return {f"{one['model']}@{one['version']}" for one in found}
+
+    assert ref in names("--all") - names()
+    assert "by admin" in shoal("release", "show", ref).stdout
+    refused = shoal("rollout", "start", ref, "--stage", "all")
+    assert f"take it back: shoal release unretire {ref}" in refused.stderr
+    assert shoal("release", "unretire", ref).exit_code == 0
+    assert ref in names()
+
+
+def test_a_retired_model_is_listed_with_all(shoal: Cli) -> None:
+    serve(shoal, "r-2")
+    assert "shoal model unretire counts" in shoal("model", "retire", MODEL).stdout
+
+    def names(*more: str) -> set[str]:
+        return {one["name"] for one in shoal.json("model", "list", *more)}
+
+    assert MODEL in names("--all") - names()
+    assert "by admin" in shoal("model", "show", MODEL).stdout
+    assert shoal("model", "unretire", MODEL).exit_code == 0
+    assert MODEL in names()

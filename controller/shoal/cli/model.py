@@ -12,7 +12,7 @@ from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.operation import operation_card
 from shoal.cli.options import DURATION, timeout_option
-from shoal.cli.release import release_card, trained_by
+from shoal.cli.release import release_card, retired, trained_by
 from shoal.cli.render import Columns, JsonObject, ago, duration, instant, plain, table
 from shoal.cli.tensors import facts_tables
 from shoal.cli.undeploy import undeploy, undeployment, undeployments
@@ -31,15 +31,17 @@ def model() -> None:
 
 
 @model.command("list")
+@click.option("--all", "all_", is_flag=True, help="With those that are retired.")
 @click.pass_obj
-def list_models(session: Session) -> None:
+def list_models(session: Session, all_: bool) -> None:
     """List models.
 
     \b
     Example:
       shoal model list
     """
-    found = list(session.api.items(at("models")))
+    more: dict[str, Any] = {"all": "true"} if all_ else {}
+    found = list(session.api.items(at("models"), **more))
     columns: Columns = {
         "model": "name",
         "releases": "releases",
@@ -48,6 +50,7 @@ def list_models(session: Session) -> None:
         "retrains on drift": "retrain_on_drift",
         "from": "dataset",
         "rounds on drift": "task",
+        "retired": retired,
         "since": lambda m: instant(m["created_at"]),
     }
     none = "no model; train one with: shoal model train MODEL --dataset NAME"
@@ -65,7 +68,7 @@ def show_model(session: Session, name: str) -> None:
       shoal model show lot-codes
     """
     found = session.api.get(at("models", name))
-    releases = list(session.api.items(at("releases"), model=name))
+    releases = list(session.api.items(at("releases"), model=name, all="true"))
     columns: Columns = {
         "release": lambda r: f"{r['model']}@{r['version']}",
         "state": "state",
@@ -74,6 +77,7 @@ def show_model(session: Session, name: str) -> None:
         "trigger": "trigger",
         "trained by": trained_by,
         "quarantined": "quarantined",
+        "retired": retired,
         "when": lambda r: instant(r["created_at"]),
     }
     session.show(
@@ -258,6 +262,38 @@ def _policy_line(model: JsonObject, now_s: float) -> str:
         )
         lines += [f"{rounds} are run when {name} drifts, {often}"]
     return "\n".join(lines) or f"{name} is trained manually only"
+
+
+@model.command("retire")
+@click.argument("name")
+@click.option("--reason", default="", help="For the audit log.")
+@click.pass_obj
+def retire(session: Session, name: str, reason: str) -> None:
+    """Retire a model with all of its releases: no training, import or rollout any more.
+
+    Devices that serve it go on; "shoal model undeploy" removes it from them.
+
+    \b
+    Example:
+      shoal model retire lot-codes --reason "the line was taken down"
+    """
+    after = session.api.post(at("models", name, "retire"), {"reason": reason})
+    back = f"take it back with: shoal model unretire {plain(name)}"
+    session.show(after, lambda: Group(f"{plain(name)} is retired", back))
+
+
+@model.command("unretire")
+@click.argument("name")
+@click.pass_obj
+def unretire(session: Session, name: str) -> None:
+    """Take a retired model back.
+
+    \b
+    Example:
+      shoal model unretire lot-codes
+    """
+    after = session.api.post(at("models", name, "unretire"))
+    session.show(after, lambda: f"{plain(name)} can be trained and rolled out again")
 
 
 for _command in (undeploy, undeployments, undeployment):

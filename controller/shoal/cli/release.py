@@ -1,5 +1,7 @@
 """`shoal release`: releases with their metrics per variant, gates and signatures."""
 
+from typing import Any
+
 import click
 from rich.console import Group
 
@@ -18,18 +20,21 @@ def release() -> None:
 
 @release.command("list")
 @click.option("--model", default="", help="Only this model's.")
+@click.option("--all", "all_", is_flag=True, help="With those that are retired.")
 @click.pass_obj
-def list_releases(session: Session, model: str) -> None:
+def list_releases(session: Session, model: str, all_: bool) -> None:
     """List releases, newest first.
 
     \b
     Example:
       shoal release list --model lot-codes
     """
-    found = list(session.api.items(at("releases"), model=model))
+    more: dict[str, Any] = {"all": "true"} if all_ else {}
+    found = list(session.api.items(at("releases"), model=model, **more))
     columns: Columns = {
         "release": ref,
         "state": state(),
+        "retired": retired,
         "dataset": "dataset",
         "metrics": "metrics",
         "trigger": "trigger",
@@ -75,6 +80,44 @@ def publish(session: Session, release_: str, override: str) -> None:
     session.show(made, lambda: Group(release_card(made), "", next_step(made)))
 
 
+@release.command("retire")
+@click.argument("release_", metavar="MODEL@N")
+@click.option("--reason", default="", help="For the audit log.")
+@click.pass_obj
+def retire(session: Session, release_: str, reason: str) -> None:
+    """Retire a release: it is kept, and cannot be published or rolled out any more.
+
+    Devices that serve it go on.
+
+    \b
+    Example:
+      shoal release retire lot-codes@1 --reason "trained on wrong labels"
+    """
+    after = session.api.post(at("releases", release_, "retire"), {"reason": reason})
+    back = f"take it back with: shoal release unretire {ref(after)}"
+    session.show(after, lambda: Group(f"{ref(after)} is retired", back))
+
+
+@release.command("unretire")
+@click.argument("release_", metavar="MODEL@N")
+@click.pass_obj
+def unretire(session: Session, release_: str) -> None:
+    """Take a retired release back.
+
+    \b
+    Example:
+      shoal release unretire lot-codes@1
+    """
+    after = session.api.post(at("releases", release_, "unretire"))
+    session.show(after, lambda: f"{ref(after)} can be published and rolled out again")
+
+
+def retired(found: JsonObject) -> str:
+    """Since when and by whom; "" for what is not retired."""
+    since = found.get("retired_at", 0)
+    return plain(f"{instant(since)} by {found['retired_by']}") if since else ""
+
+
 def ref(release: JsonObject) -> str:
     return plain(f"{release['model']}@{release['version']}")
 
@@ -114,6 +157,7 @@ def release_card(found: JsonObject) -> Group:
     about: Columns = {
         "release": ref,
         "state": state(),
+        "retired": retired,
         "override": "override",
         "task": "task",
         "nothing is claimed": lambda r: _UNCLAIMED if tensors else "",

@@ -16,7 +16,7 @@ from shoal.controller.api.routing import (
 from shoal.controller.data import datasets
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.operations.operations import Operation
-from shoal.controller.releases import models, releases, verdicts
+from shoal.controller.releases import models, releases, retirement, verdicts
 from shoal.controller.releases.records import Model, ModelInspection, Release
 from shoal.controller.training import imports, training
 from shoal.profile import load_profiles
@@ -83,9 +83,22 @@ class Policy(RequestModel, frozen=True, kw_only=True):
 
 
 class ReleaseQuery(RequestModel, frozen=True, kw_only=True):
-    """Releases of one model, "" for all."""
+    """Releases of one model, "" for all. all: with those that are retired."""
 
     model: str = ""
+    all: bool = False
+
+
+class ModelQuery(RequestModel, frozen=True, kw_only=True):
+    """all: with the models that are retired."""
+
+    all: bool = False
+
+
+class Retirement(RequestModel, frozen=True, kw_only=True):
+    """reason: for the audit log."""
+
+    reason: str = ""
 
 
 class Publishing(RequestModel, frozen=True, kw_only=True):
@@ -118,9 +131,9 @@ def get_dataset(call: Call, ref: str) -> DatasetVersion:
 
 
 @route("GET", "/api/v1/models", role="viewer", tag=TAG)
-def list_models(call: Call) -> Listing[Model]:
-    """All models."""
-    return all_of(models.list_models(call.ctx))
+def list_models(call: Call, query: ModelQuery) -> Listing[Model]:
+    """All models that are not retired."""
+    return all_of(models.list_models(call.ctx, retired=query.all))
 
 
 @route("GET", "/api/v1/models/<model>", role="viewer", tag=TAG)
@@ -178,8 +191,8 @@ def set_policy(call: Call, model: str, body: Policy) -> Model:
 
 @route("GET", "/api/v1/releases", role="viewer", tag=TAG)
 def list_releases(call: Call, query: ReleaseQuery) -> Listing[Release]:
-    """Releases, newest first."""
-    return all_of(releases.list_releases(call.ctx, model=query.model))
+    """Releases that are not retired, newest first."""
+    return all_of(releases.list_releases(call.ctx, model=query.model, retired=query.all))
 
 
 @route("GET", "/api/v1/releases/<ref>", role="viewer", tag=TAG)
@@ -192,6 +205,34 @@ def get_release(call: Call, ref: str) -> Release:
 def publish(call: Call, ref: str, body: Publishing) -> Release:
     """Sign a release for the stable ring."""
     return releases.publish(call.ctx, actor=call.by, ref=ref, override=body.override)
+
+
+@route("POST", "/api/v1/releases/<ref>/retire", role="operator", tag=TAG)
+def retire_release(call: Call, ref: str, body: Retirement) -> Release:
+    """Retire a release: it is kept, and cannot be published or rolled out any more."""
+    retirement.retire_release(call.ctx, actor=call.by, ref=ref, reason=body.reason)
+    return releases.get_release(call.ctx, ref)
+
+
+@route("POST", "/api/v1/releases/<ref>/unretire", role="operator", tag=TAG)
+def unretire_release(call: Call, ref: str) -> Release:
+    """Take a retired release back."""
+    retirement.unretire_release(call.ctx, actor=call.by, ref=ref)
+    return releases.get_release(call.ctx, ref)
+
+
+@route("POST", "/api/v1/models/<model>/retire", role="operator", tag=TAG)
+def retire_model(call: Call, model: str, body: Retirement) -> Model:
+    """Retire a model with all of its releases."""
+    retirement.retire_model(call.ctx, actor=call.by, name=model, reason=body.reason)
+    return models.get_model(call.ctx, model)
+
+
+@route("POST", "/api/v1/models/<model>/unretire", role="operator", tag=TAG)
+def unretire_model(call: Call, model: str) -> Model:
+    """Take a retired model back."""
+    retirement.unretire_model(call.ctx, actor=call.by, name=model)
+    return models.get_model(call.ctx, model)
 
 
 def _split(text: str) -> list[str]:

@@ -58,6 +58,7 @@ def _open_alerts() -> Select[Any]:
             alert.c.kind == "drift",
             alert.c.state.in_(alerts.UNRESOLVED),
             model.c.retrain_on_drift,
+            model.c.retired_at == 0,
             model.c.dataset != "",
         )
     )

@@ -17,18 +17,27 @@ RELEASED = "released"
 
 
 def ensure_model(db: Connection, ctx: Context, *, actor: str, name: str) -> None:
-    """Add the model if it is new; SettingError for an invalid name."""
+    """Add the model if it is new; SettingError for an invalid name, ConflictError for a retired
+    model."""
     manifest.check_model(name)
-    if db.scalar(select(model.c.name).where(model.c.name == name)) is None:
+    retired_at = db.scalar(select(model.c.retired_at).where(model.c.name == name))
+    if retired_at:
+        raise ConflictError(
+            f"model {name} is retired", f"take it back: shoal model unretire {name}"
+        )
+    if retired_at is None:
         db.execute(model.insert().values(name=name, created_at=ctx.clock(), dataset=""))
         audit.record(db, ctx, actor, "model.add", name)
         changes.note(db, ctx, "model", name)
 
 
-def list_models(ctx: Context) -> list[Model]:
-    """Every model, by name."""
+def list_models(ctx: Context, *, retired: bool = True) -> list[Model]:
+    """Every model, by name. retired: with those that are retired."""
+    query = select(model).order_by(model.c.name)
+    if not retired:
+        query = query.where(model.c.retired_at == 0)
     with ctx.store.read() as db:
-        rows = db.execute(select(model).order_by(model.c.name)).all()
+        rows = db.execute(query).all()
         return [_record(db, row) for row in rows]
 
 
@@ -101,9 +110,10 @@ def _check_task(db: Connection, task: str, model: str) -> None:
 
 
 def _record(db: Connection, row: Row[Any]) -> Model:
-    newest = select(release.c.version, release.c.state).where(release.c.model == row.name)
+    columns = (release.c.version, release.c.state, release.c.retired_at)
+    newest = select(*columns).where(release.c.model == row.name)
     releases = db.execute(newest.order_by(release.c.version.desc())).all()
-    signed = [version for version, state in releases if state == RELEASED]
+    signed = [one.version for one in releases if one.state == RELEASED and not one.retired_at]
     return Model.of_row(
         row,
         latest=f"{row.name}@{releases[0].version}" if releases else "",

@@ -100,12 +100,15 @@ def serving(db: Connection, refs: Collection[str]) -> dict[str, list[str]]:
 
 
 def way_back(db: Connection, ref: str) -> str:
-    """The release to roll back to: the newest before `ref` that is released and not quarantined,
-    else the newest other one, else "".
+    """The release to roll back to: the newest before `ref` that is released, not quarantined and
+    not retired, else the newest other one, else "".
     """
     model, version = manifest.parse_release(ref)
     query = select(release.c.version).where(
-        release.c.model == model, release.c.state == "released", release.c.version != version
+        release.c.model == model,
+        release.c.state == "released",
+        release.c.version != version,
+        release.c.retired_at == 0,
     )
     others = sorted(db.scalars(query).all(), key=lambda one: (one > version, -one))
     return next((r for one in others if not why_release(db, r := f"{model}@{one}")), "")

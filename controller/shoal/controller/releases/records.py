@@ -142,6 +142,7 @@ class Release(Record, frozen=True, kw_only=True):
     origin     the federated rounds and devices that trained it, if any
     tensors    of a model of tensors; None for one of rows
     quarantined  why it cannot be published or rolled out: a round of it is poisoned
+    retired_at   since when it, or its model, cannot be published or rolled out any more; 0: it can
     """
 
     model: str
@@ -168,6 +169,8 @@ class Release(Record, frozen=True, kw_only=True):
     origin: Origin | None = None
     tensors: TensorsReport | None = None
     quarantined: str = ""
+    retired_at: float = 0.0
+    retired_by: str = ""
 
     @property
     def ref(self) -> str:
@@ -180,6 +183,7 @@ class Model(Record, frozen=True, kw_only=True):
     retrain_on_drift   when a drift alert opens and a newer dataset version comes, train again
     task               federated task that drift requests `rounds` of; "" for none
     cooldown_s         seconds between two such times, at least; asked_at: the last one, 0: never
+    retired_at         since when it can be neither trained nor rolled out any more; 0: it can
     """
 
     name: str
@@ -193,6 +197,8 @@ class Model(Record, frozen=True, kw_only=True):
     rounds: int = 10
     cooldown_s: float = 86_400.0
     asked_at: float = 0.0
+    retired_at: float = 0.0
+    retired_by: str = ""
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,9 +12,10 @@ from shoal import manifest as manifests
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
-from shoal.controller.releases import quarantine, verdicts
+from shoal.controller.releases import quarantine, retirement, verdicts
 from shoal.controller.releases.records import Built, Origin, Release, Signature
 from shoal.controller.store import changes
+from shoal.controller.store.tables import model as models_table
 from shoal.controller.store.tables import release
 from shoal.errors import AbsentError, ConflictError
 from shoal.manifest import SCHEMA, TENSORS_SCHEMA, FederatedOrigin, File, Manifest, Variant
@@ -30,13 +31,14 @@ _REPORT = (
 )  # fmt: skip
 
 
-def list_releases(ctx: Context, model: str = "") -> list[Release]:
-    """Releases of one model or of all, newest first."""
+def list_releases(ctx: Context, model: str = "", *, retired: bool = True) -> list[Release]:
+    """Releases of one model or of all, newest first. retired: with those that are retired."""
     query = select(release).order_by(release.c.created_at.desc(), release.c.version.desc())
     if model:
         query = query.where(release.c.model == model)
     with ctx.store.read() as db:
-        return [_record(db, row) for row in db.execute(query).all()]
+        found = [_record(db, row) for row in db.execute(query).all()]
+    return [one for one in found if retired or not one.retired_at]
 
 
 def get_release(ctx: Context, ref: str) -> Release:
@@ -107,6 +109,7 @@ def publish(ctx: Context, *, actor: str, ref: str, override: str = "") -> Releas
     """
     found = get_release(ctx, ref)
     quarantine.check(found)
+    _check_not_retired(ctx, ref)
     if found.state == RELEASED:
         return found
     if found.state == REFUSED and not override:
@@ -126,6 +129,7 @@ def sign_candidate(ctx: Context, ref: str) -> Release:
     """
     found = get_release(ctx, ref)
     quarantine.check(found)
+    _check_not_retired(ctx, ref)
     if found.state in (SIGNED_CANDIDATE, RELEASED):
         return found
     if found.state == REFUSED:
@@ -140,11 +144,17 @@ def why_refused(ctx: Context, ref: str) -> str:
 
 
 def latest_of(ctx: Context, model: str) -> str:
-    """The newest signed release, else the newest that no gate refused, else ""."""
+    """The newest signed release, else the newest that no gate refused, else ""; none retired."""
     order = {RELEASED: 0, SIGNED_CANDIDATE: 1, VALIDATED: 1}
-    found = [r for r in list_releases(ctx, model) if r.state in order and not r.quarantined]
+    listed = list_releases(ctx, model, retired=False)
+    found = [r for r in listed if r.state in order and not r.quarantined]
     best = min(found, key=lambda r: (order[r.state], -r.version), default=None)
     return best.ref if best else ""
+
+
+def _check_not_retired(ctx: Context, ref: str) -> None:
+    with ctx.store.read() as db:
+        retirement.check_release(db, ref)
 
 
 def _sign(
@@ -279,4 +289,11 @@ def _record(db: Connection, row: Row[Any]) -> Release:
     origin = row.report.get("origin")
     report |= {"origin": origin, "quarantined": quarantine.why(db, origin)}
     report |= {"tensors": row.report.get("tensors")}
+    whole = db.execute(
+        select(models_table.c.retired_at, models_table.c.retired_by).where(
+            models_table.c.name == row.model
+        )
+    ).first()
+    if whole is not None and whole.retired_at:
+        report |= {"retired_at": whole.retired_at, "retired_by": whole.retired_by}
     return msgspec.convert(columns | report, Release)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, select
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
 from shoal.controller.host.context import Context
-from shoal.controller.releases import quarantine
+from shoal.controller.releases import quarantine, retirement
 from shoal.controller.rollouts import assignments, cohort, device_states, stepper, undeployments
 from shoal.controller.rollouts.machine import ENDED, Event, StageEvent, StageState, State
 from shoal.controller.rollouts.machine import stage_step as stage_step_of
@@ -63,12 +63,13 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
 
     A paused rollout of the same model is aborted. InputError for an invalid plan or one that fits
     no device; ConflictError while another rollout of the model runs or if the release is not
-    signed; AbsentError if there is no such release.
+    signed or is retired; AbsentError if there is no such release.
     """
     _check(plan)
     ident = f"r-{ctx.random.getrandbits(32):08x}"
     with ctx.store.write() as db:
         model = assignments.signed_release(db, plan.release).manifest.model
+        retirement.check_release(db, plan.release)
         _supersede_paused(db, ctx, actor, model, ident)
         undeployments.supersede(db, ctx, model, ident)
         stages = cohort.freeze(ident, plan.stages, _candidates(db))

@@ -244,6 +244,8 @@ model = Table(
     Column("rounds", Integer, nullable=False, server_default="10"),
     Column("cooldown_s", Float, nullable=False, server_default="86400"),
     _number("asked_at"),  # when drift last asked for rounds
+    _number("retired_at"),
+    _text("retired_by"),
 )
 release = Table(
     "release",
@@ -262,6 +264,8 @@ release = Table(
     Column("report", JSON, nullable=False),  # fields of records.Release beyond these columns
     Column("manifest", LargeBinary, nullable=False),
     Column("references", LargeBinary, nullable=False),
+    _number("retired_at"),
+    _text("retired_by"),
 )
 
 # --- rollouts ---------------------------------------------------------------------------------

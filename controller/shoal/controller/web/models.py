@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response
 from shoal.controller.data import datasets
 from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
-from shoal.controller.releases import models, releases
+from shoal.controller.releases import models, releases, retirement
 from shoal.controller.rollouts import rollouts, undeployments
 from shoal.controller.training import imports
 from shoal.controller.web.screen import actor, blueprint, context, read_facts, show
@@ -23,7 +23,9 @@ IN_SERVICE_S = 86_400.0
 @blueprint.get("/models")
 def model_list() -> str:
     """All models."""
-    return show("models.html", models=models.list_models(context()))
+    everything = request.args.get("all") == "true"
+    found = models.list_models(context(), retired=everything)
+    return show("models.html", models=found, everything=everything)
 
 
 @blueprint.get("/import")
@@ -113,3 +115,53 @@ def _find(get, name: str):  # type: ignore[no-untyped-def]
         return get(context(), name)
     except AbsentError:
         return None
+
+
+@blueprint.post("/releases/<ref>/<action>")
+def release_act(ref: str, action: str) -> Response:
+    """Retire a release, or take it back."""
+    who, ctx = actor("operator"), context()
+    if action == "retire":
+        reason = request.form.get("reason", "").strip()
+        retirement.retire_release(ctx, actor=who.name, ref=ref, reason=reason)
+    elif action == "unretire":
+        retirement.unretire_release(ctx, actor=who.name, ref=ref)
+    else:
+        raise AbsentError("action", action)
+    return redirect(url_for("web.release", ref=ref), 303)
+
+
+@blueprint.post("/models/<name>/<action>")
+def model_act(name: str, action: str) -> Response:
+    """Retire a model, or take it back."""
+    who, ctx = actor("operator"), context()
+    if action == "retire":
+        reason = request.form.get("reason", "").strip()
+        retirement.retire_model(ctx, actor=who.name, name=name, reason=reason)
+    elif action == "unretire":
+        retirement.unretire_model(ctx, actor=who.name, name=name)
+    else:
+        raise AbsentError("action", action)
+    return redirect(url_for("web.model", name=name), 303)
+
+
+@blueprint.get("/releases/<ref>/retire")
+def release_retire(ref: str) -> str:
+    """Confirmation dialog for retiring a release."""
+    found = releases.get_release(context(), ref)
+    back, act = (
+        url_for("web.release", ref=ref),
+        url_for("web.release_act", ref=ref, action="retire"),
+    )
+    return show("retire_confirm.html", what=found.ref, back=back, act=act, whole=False)
+
+
+@blueprint.get("/models/<name>/retire")
+def model_retire(name: str) -> str:
+    """Confirmation dialog for retiring a model."""
+    models.get_model(context(), name)
+    back, act = (
+        url_for("web.model", name=name),
+        url_for("web.model_act", name=name, action="retire"),
+    )
+    return show("retire_confirm.html", what=name, back=back, act=act, whole=True)

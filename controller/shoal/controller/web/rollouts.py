@@ -30,7 +30,11 @@ def rollout_new() -> str:
     return show(
         "rollout_new.html",
         facets=devices.facets(ctx),
-        releases=[r for r in releases.list_releases(ctx) if r.state in ("released", "candidate")],
+        releases=[
+            r
+            for r in releases.list_releases(ctx, retired=False)
+            if r.state in ("released", "candidate")
+        ],
         chosen=request.args.get("release", ""),
     )
 

@@ -52,6 +52,7 @@ BADGES: dict[str, Badge] = {
     "CANCELED": Badge("idle", "stop", "Canceled"),
     "SKIPPED": Badge("idle", "skip", "Skipped"),
     "REMOVING": Badge("info", "run", "Removing"),
+    "retired": Badge("idle", "stop", "Retired"),
     # an undeployment and its devices
     "SELECTING": Badge("info", "run", "Selecting devices"),
     "ORDERED": Badge("info", "wait", "Ordered"),

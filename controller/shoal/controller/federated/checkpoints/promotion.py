@@ -18,7 +18,13 @@ from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import releases
 from shoal.controller.releases.records import Contributor, Origin
-from shoal.controller.store.tables import federated_round, federated_task, operation, participation
+from shoal.controller.store.tables import (
+    federated_round,
+    federated_task,
+    model,
+    operation,
+    participation,
+)
 from shoal.controller.training import training
 from shoal.errors import ConflictError, ShoalError
 
@@ -135,7 +141,8 @@ def promote_candidates(ctx: Context) -> int:
     again before the next multiple.
     """
     with ctx.store.read() as db:
-        tasks = [rows.task_of(row) for row in db.execute(select(federated_task))]
+        query = select(federated_task).join(model, model.c.name == federated_task.c.model)
+        tasks = [rows.task_of(row) for row in db.execute(query.where(model.c.retired_at == 0))]
         due = [task for task in tasks if task.parent and _due(db, task)]
     for task in due:
         try:

@@ -46,6 +46,7 @@ def _due(now_s: float) -> Select[Any]:
         .join(alert, alert.c.model == model.c.name)
         .where(
             alert.c.kind == "drift",
+            model.c.retired_at == 0,
             alert.c.state.in_(alerts.UNRESOLVED),
             federated_task.c.state == rows.READY,
             model.c.asked_at + model.c.cooldown_s <= now_s,
