@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import resource
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from endpoints import Running, connect, infer, named, read, read_whole, request
 from shoal.agent.serving.io import endpoint
 from shoal.agent.serving.io.endpoint import CONNECTIONS, HEAD, WAITING
 from shoal.agent.serving.protocol import BODY
+from waiting import eventually
 
 ROW = [0.5, -0.5]
 
@@ -169,6 +172,103 @@ def test_a_binary_request_can_get_a_binary_response(running: Running) -> None:
     assert json.loads(body[:at])["outputs"][0]["shape"] == [2, 3]
     outputs = np.frombuffer(body[at:], "<f4").reshape(2, 3)
     np.testing.assert_allclose(outputs, softmax(rows, 3), rtol=1e-5)
+
+
+def large(number: float, *headers: str) -> bytes:
+    """A request of 50 000 rows as bytes, more than is read at once; its id is the number."""
+    rows = np.full((50_000, 2), number, np.float32)
+    tensor = {"name": "input", "shape": [50_000, 2], "datatype": "FP32",
+              "parameters": {"binary_data_size": rows.nbytes}}  # fmt: skip
+    outputs = [{"name": "output", "parameters": {"binary_data": True}}]
+    head = json.dumps({"id": str(number), "inputs": [tensor], "outputs": outputs}).encode()
+    length = f"Inference-Header-Content-Length: {len(head)}"
+    return request(head + rows.tobytes(), length, *headers)
+
+
+def assert_answers(client: socket.socket, *numbers: float) -> None:
+    file = client.makefile("rb")
+    for number in numbers:
+        assert b" 200 " in file.readline()
+        headers = dict(line.strip().lower().split(b": ") for line in iter(file.readline, b"\r\n"))
+        body = file.read(int(headers[b"content-length"]))
+        at = int(headers[b"inference-header-content-length"])
+        assert json.loads(body[:at])["id"] == str(number)
+        outputs = np.frombuffer(body[at:], np.float32).reshape(-1, 3)
+        wanted = softmax(np.array([[number, number]]), 3)
+        np.testing.assert_allclose(outputs, np.repeat(wanted, 50_000, 0), rtol=1e-5)
+
+
+def sent_in_pieces(client: socket.socket, data: bytes, size: int) -> None:
+    def send() -> None:
+        for start in range(0, len(data), size):
+            client.sendall(data[start : start + size])
+
+    threading.Thread(target=send, daemon=True).start()
+
+
+@pytest.mark.parametrize("size", [1_000_000, 60_000, 7_001])
+def test_large_requests_sent_one_behind_the_other_are_answered_in_order(
+    running: Running, size: int
+) -> None:
+    with connect(running.tcp) as client:
+        client.sendall(infer(0.5))
+        assert read(client)[1]["id"] == "0.5"
+        sent_in_pieces(client, large(0.75) + large(1.0) + large(0.25) + infer(0.5), size)
+        assert_answers(client, 0.75, 1.0, 0.25)
+
+
+def test_a_client_that_leaves_within_a_large_request_leaves_nothing_behind(
+    running: Running,
+) -> None:
+    shared = running.endpoint._shared
+    for part in (2_000, 200_000, 399_000):
+        with connect(running.tcp) as client:
+            client.sendall(large(0.5)[:part])
+            eventually(lambda: shared.pending > 0, "a part of its body")
+        eventually(lambda: not shared.connections, "the client is gone")
+        assert shared.pending == 0
+    with connect(running.tcp) as client:
+        client.sendall(large(0.5))
+        assert_answers(client, 0.5)
+
+
+def test_a_large_request_is_sent_when_the_agent_says_so(running: Running) -> None:
+    data = large(0.5, "Expect: 100-continue")
+    end = data.index(b"\r\n\r\n") + 4
+    with connect(running.tcp) as client:
+        client.sendall(data[:end])
+        assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+        client.sendall(data[end:] + large(0.25))
+        assert_answers(client, 0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    ["Transfer-Encoding: chunked", "Content-Length: 5"],
+)
+def test_a_large_request_with_two_lengths_is_refused(running: Running, lie: str) -> None:
+    with connect(running.tcp) as client:
+        with contextlib.suppress(OSError):
+            client.sendall(large(0.5, lie))
+        assert read(client)[0] == 400
+
+
+def test_headers_alone_take_no_memory(running: Running) -> None:
+    before = resident_mb()
+    head = (
+        b"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: 10\r\n"
+        b"Content-Length: 8000000\r\n\r\n"
+    )
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(connect(running.tcp)).sendall(head + b"{")
+        eventually(lambda: running.endpoint._shared.pending == 100, "their bodies began")
+        assert resident_mb() - before < 100
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / (1 << 20)
 
 
 @pytest.mark.parametrize("length", ["-1", "ten", "1e3", str(1 << 60)])
