@@ -48,7 +48,7 @@ from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.rollouts import rollouts
 from shoal.controller.rollouts.records import Rollout, RolloutPlan, Selector, StagePlan
-from shoal.controller.store import tables
+from shoal.controller.store import tables, used_versions
 from shoal.controller.store.io.database import Store
 from shoal.errors import AbsentError
 from shoal.manifest import Feature, Manifest, Variant
@@ -247,7 +247,8 @@ class Fleet:
         """A release of the model, in the database and signed (or not: sign ""); its name."""
         with self.ctx.store.write() as db:
             models.ensure_model(db, self.ctx, actor="ana", name=MODEL)
-            version = len(list(db.scalars(select(tables.release.c.version)))) + 1
+            known = db.scalars(select(tables.release.c.version))
+            version = max([*known, used_versions.newest(db, "model", MODEL)]) + 1
         text = {"weights": list(weights), "wrong_on": list(wrong_on), "slow_on": list(slow_on)}
         text["version"] = version
         data, references = self._pack(version, json.dumps(text).encode(), refused or {}, dataset)

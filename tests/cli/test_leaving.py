@@ -1,6 +1,7 @@
 """`shoal model undeploy`: which devices, the question before, and what is said."""
 
 import threading
+from pathlib import Path
 
 from sqlalchemy import update
 
@@ -101,3 +102,42 @@ def test_a_retired_model_is_listed_with_all(shoal: Cli) -> None:
     assert "by admin" in shoal("model", "show", MODEL).stdout
     assert shoal("model", "unretire", MODEL).exit_code == 0
     assert MODEL in names()
+
+
+def test_a_release_on_a_device_is_not_deleted_and_the_printed_commands_work(shoal: Cli) -> None:
+    ctx = shoal.controller.ctx
+    ref = serve(shoal, "x-1")
+    refused = shoal("release", "delete", ref, "--yes")
+    step = f"shoal model undeploy {MODEL} --device x-1"
+    assert refused.exit_code != 0
+    assert step in refused.stderr
+    assert shoal(*step.split()[1:], "--yes").exit_code == 0
+    with ctx.store.write() as db:
+        gone = update(tables.device).where(tables.device.c.name == "x-1")
+        db.execute(gone.values(releases={}))
+        db.execute(tables.assignment.delete())
+    kept = shoal("release", "delete", ref, given="n\n")
+    assert "It cannot be brought back" in kept.stderr
+    assert shoal.json("release", "delete", ref, "--yes") == {"deleted": [f"release {ref}"]}
+    assert shoal("release", "show", ref).exit_code != 0
+
+
+def test_a_dataset_is_deleted_with_what_is_safe_on_request(shoal: Cli, parts: Path) -> None:
+    add = ("dataset", "add", str(parts), "--label", "defect", "--site", "plant", "--name")
+    first = shoal.json(*add, "old")
+    assert first["version"] == 1
+    assert shoal.json(*add, "young", "--parent", "old@1")["parents"] == ["old@1"]
+    refused = shoal("dataset", "delete", "old@1", "--yes")
+    assert "shoal dataset delete young@1" in refused.stderr
+    gone = shoal.json("dataset", "delete", "old@1", "--with-dependents", "--yes")
+    assert gone == {"deleted": ["dataset young@1", "dataset old@1"]}
+    assert shoal.json(*add, "old")["version"] == 2
+
+
+def test_a_model_is_deleted_with_its_releases(shoal: Cli) -> None:
+    ref = serve(shoal, "y-1")
+    with shoal.controller.ctx.store.write() as db:
+        db.execute(update(tables.device).values(releases={}))
+        db.execute(tables.assignment.delete())
+    assert f"release {ref} is deleted" in shoal("model", "delete", MODEL, "--yes").stdout
+    assert shoal("model", "show", MODEL).exit_code != 0

@@ -98,8 +98,8 @@ class Api:
         headers = {"idempotency-key": uuid.uuid4().hex}
         return self._send("POST", path, files=files, data=_non_empty(fields), headers=headers)
 
-    def delete(self, path: str) -> Any:
-        return self._send("DELETE", path)
+    def delete(self, path: str, **query: Any) -> Any:
+        return self._send("DELETE", path, params=query)
 
     def response(self, path: str) -> httpx.Response:
         """The raw response of GET `path`, whatever its status: for doctor and /ca.pem."""

@@ -8,6 +8,7 @@ from rich.console import Group
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
+from shoal.cli.deletion import deletion_of
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, table
 from shoal.errors import SettingError
 
@@ -91,6 +92,11 @@ def show_dataset(session: Session, ref: str) -> None:
     """
     found = session.api.get(at("datasets", ref))
     session.show(found, lambda: _card(found))
+
+
+dataset.add_command(
+    deletion_of("datasets", "a version of a dataset", "shoal dataset delete stamps@1")
+)
 
 
 def _ref(dataset: JsonObject) -> str:

@@ -10,6 +10,7 @@ from rich.console import Group
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
+from shoal.cli.deletion import deletion_of
 from shoal.cli.operation import operation_card
 from shoal.cli.options import DURATION, timeout_option
 from shoal.cli.release import release_card, retired, trained_by
@@ -294,6 +295,16 @@ def unretire(session: Session, name: str) -> None:
     """
     after = session.api.post(at("models", name, "unretire"))
     session.show(after, lambda: f"{plain(name)} can be trained and rolled out again")
+
+
+model.add_command(
+    deletion_of(
+        "models",
+        "a model with all of its releases",
+        "shoal model delete lot-codes",
+        alone=True,
+    )
+)
 
 
 for _command in (undeploy, undeployments, undeployment):

@@ -7,6 +7,7 @@ from rich.console import Group
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
+from shoal.cli.deletion import deletion_of
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, state, table
 from shoal.cli.tensors import signature_tables
 
@@ -110,6 +111,11 @@ def unretire(session: Session, release_: str) -> None:
     """
     after = session.api.post(at("releases", release_, "unretire"))
     session.show(after, lambda: f"{ref(after)} can be published and rolled out again")
+
+
+release.add_command(
+    deletion_of("releases", "a release that no device serves", "shoal release delete lot-codes@1")
+)
 
 
 def retired(found: JsonObject) -> str:

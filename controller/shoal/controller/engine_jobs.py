@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from shoal.controller.deletion import deletion, unused_files
 from shoal.controller.engine import Engine, Periodic
 from shoal.controller.federated.checkpoints import promotion, retention
 from shoal.controller.federated.planning import drift_trigger
@@ -60,5 +61,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("duplicate devices", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
         Periodic("assignment renewal", 600.0, lambda: assignments.renew(ctx)),
         Periodic("telemetry retention", 3_600.0, lambda: telemetry_retention.delete_expired(ctx)),
+        Periodic("deletions", 30.0, lambda: deletion.finish_all(ctx)),
+        Periodic("unused files", 5.0, lambda: unused_files.free(ctx)),
         Periodic("checkpoint retention", 3_600.0, lambda: retention.prune(ctx)),
     ]

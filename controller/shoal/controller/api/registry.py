@@ -2,6 +2,7 @@
 
 from shoal.controller.api import (
     checkpoints,
+    deletion,
     devices,
     folders,
     models,
@@ -14,7 +15,8 @@ from shoal.controller.api import (
 from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
-    people, devices, folders, models, rollouts, rounds, checkpoints, monitoring, operations,
+    people, devices, folders, models, deletion, rollouts, rounds, checkpoints, monitoring,
+    operations,
 )  # fmt: skip
 
 

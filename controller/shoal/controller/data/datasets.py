@@ -13,7 +13,7 @@ from shoal.controller.access import audit
 from shoal.controller.data import frames
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.host.context import Context
-from shoal.controller.store import changes
+from shoal.controller.store import changes, used_versions
 from shoal.controller.store.tables import dataset
 from shoal.errors import AbsentError, DatasetError, SettingError
 
@@ -111,7 +111,9 @@ def _sites(frame: "pd.DataFrame", site: str) -> dict[str, int]:
 
 
 def _latest(db: Connection, name: str) -> int:
-    return db.scalar(select(func.max(dataset.c.version)).where(dataset.c.name == name)) or 0
+    """The highest version that was ever used; 0 for none."""
+    known = db.scalar(select(func.max(dataset.c.version)).where(dataset.c.name == name)) or 0
+    return max(known, used_versions.newest(db, "dataset", name))
 
 
 def _same(db: Connection, name: str, sha256: str, columns: Any) -> DatasetVersion | None:

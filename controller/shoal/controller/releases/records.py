@@ -134,7 +134,8 @@ class Release(Record, frozen=True, kw_only=True):
     """One version of a model, from training to the fleet.
 
     state      "validated" (built, not signed), "refused" (by a gate), "candidate" (signed by
-               the automation key: canary ring only), "released" (signed for stable)
+               the automation key: canary ring only), "released" (signed for stable),
+               "deleting"
     trigger    what made it: "manual", or "alert:<id>"
     metrics    of the fp32 model on held-back data; worst_site, site_gap, and by_site, per site:
                balanced accuracy of a classification, R2 of a regression

@@ -14,7 +14,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import quarantine, retirement, verdicts
 from shoal.controller.releases.records import Built, Origin, Release, Signature
-from shoal.controller.store import changes
+from shoal.controller.store import changes, used_versions
 from shoal.controller.store.tables import model as models_table
 from shoal.controller.store.tables import release
 from shoal.errors import AbsentError, ConflictError
@@ -23,6 +23,8 @@ from shoal.profile import load_profiles
 from shoal.trust import CANDIDATE, RELEASE
 
 VALIDATED, REFUSED, SIGNED_CANDIDATE, RELEASED = "validated", "refused", "candidate", "released"
+#: Of a release whose deletion has begun: it can only go.
+DELETING = "deleting"
 #: Security epoch, not a version: raised manually if older releases must never run again.
 RELEASE_COUNTER = 1
 _REPORT = (
@@ -69,7 +71,8 @@ def pack(ctx: Context, operation: Operation, built: Built, parent: str) -> Relea
     files = _store_files(ctx, built)
     with ctx.store.write() as db:
         newest = select(release.c.version).where(release.c.model == model)
-        version = (db.scalar(newest.order_by(release.c.version.desc()).limit(1)) or 0) + 1
+        known = db.scalar(newest.order_by(release.c.version.desc()).limit(1)) or 0
+        version = max(known, used_versions.newest(db, "model", model)) + 1
         data = manifests.encode(_manifest(ctx, operation, built, files, version))
         ctx.blobs.put_bytes(data)
         ref = f"{model}@{version}"
@@ -109,7 +112,7 @@ def publish(ctx: Context, *, actor: str, ref: str, override: str = "") -> Releas
     """
     found = get_release(ctx, ref)
     quarantine.check(found)
-    _check_not_retired(ctx, ref)
+    _check_stays(ctx, found)
     if found.state == RELEASED:
         return found
     if found.state == REFUSED and not override:
@@ -129,7 +132,7 @@ def sign_candidate(ctx: Context, ref: str) -> Release:
     """
     found = get_release(ctx, ref)
     quarantine.check(found)
-    _check_not_retired(ctx, ref)
+    _check_stays(ctx, found)
     if found.state in (SIGNED_CANDIDATE, RELEASED):
         return found
     if found.state == REFUSED:
@@ -152,9 +155,12 @@ def latest_of(ctx: Context, model: str) -> str:
     return best.ref if best else ""
 
 
-def _check_not_retired(ctx: Context, ref: str) -> None:
+def _check_stays(ctx: Context, found: Release) -> None:
+    """ConflictError for a release that is retired or being deleted."""
+    if found.state == DELETING:
+        raise ConflictError(f"{found.ref} is being deleted")
     with ctx.store.read() as db:
-        retirement.check_release(db, ref)
+        retirement.check_release(db, found.ref)
 
 
 def _sign(

@@ -268,6 +268,21 @@ release = Table(
     _text("retired_by"),
 )
 
+used_version = Table(  # highest version of a model or dataset that something deleted has used
+    "used_version",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    _count("version"),
+)
+unused_file = Table(  # blobs of deleted things; written_at: the file's time when it was left
+    "unused_file",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    _number("written_at"),
+    _number("at"),
+)
+
 # --- rollouts ---------------------------------------------------------------------------------
 
 rollout = Table(

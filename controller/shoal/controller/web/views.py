@@ -3,6 +3,7 @@
 from shoal.controller.web import (
     administration,
     alerts,
+    deletion,
     device,
     drift,
     fleet,
@@ -18,5 +19,6 @@ __all__ = ["SCREENS", "blueprint"]
 
 #: Modules that hold the screens.
 SCREENS = (
-    administration, alerts, device, drift, fleet, models, rollouts, rounds, session, undeployments,
+    administration, alerts, deletion, device, drift, fleet, models, rollouts, rounds, session,
+    undeployments,
 )  # fmt: skip

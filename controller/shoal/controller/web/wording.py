@@ -53,6 +53,7 @@ BADGES: dict[str, Badge] = {
     "SKIPPED": Badge("idle", "skip", "Skipped"),
     "REMOVING": Badge("info", "run", "Removing"),
     "retired": Badge("idle", "stop", "Retired"),
+    "deleting": Badge("idle", "run", "Being deleted"),
     # an undeployment and its devices
     "SELECTING": Badge("info", "run", "Selecting devices"),
     "ORDERED": Badge("info", "wait", "Ordered"),

@@ -125,6 +125,21 @@ class Signer:
             self._publish({name: targets})
         return path
 
+    def remove_target(self, model: str, version: int) -> None:
+        """List a release's manifest under no role any more; a repeat changes nothing."""
+        with self._guarded():
+            meta = self._current_snapshot().signed.meta
+            changed = {}
+            for role in (RELEASE, CANDIDATE):
+                name = f"{role}-{model}"
+                if f"{name}.json" not in meta:
+                    continue
+                targets = self._read(Targets, name)
+                if targets.signed.targets.pop(target_path(role, model, version), None):
+                    changed[name] = targets
+            if changed:
+                self._publish(changed)
+
     def key_id(self, role: str, model: str) -> str:
         """Id of the public key that signs `role` of `model`."""
         return self.keys.get(f"{role}-{model}").public_key.keyid
