@@ -221,7 +221,7 @@ def test_a_large_fleet_is_ordered_in_transactions_that_hold_the_write_lock_brief
     while progress(fleet, ident).state == "SELECTING" or "WAITING" in states_of(fleet, ident):
         undeployments.step_all(fleet.ctx)
     assert progress(fleet, ident).waiting == many
-    assert len(held) > many / 50, "many transactions"
+    assert len(held) > many / 20, "many transactions"
     assert sorted(held)[len(held) // 2] < 0.1, "seconds"
 
 

@@ -39,7 +39,7 @@ WAITING, ORDERED, CANNOT = "WAITING", "ORDERED", "CANNOT"
 REMOVED, FAILED, GONE = "REMOVED", "FAILED", "GONE"
 OPEN = (WAITING, ORDERED, CANNOT)
 #: Devices read, and ordered, in one transaction; transactions in one call of `step_all`.
-SELECTED, BATCH, BATCHES = 500, 20, 5
+SELECTED, BATCH, BATCHES = 500, 10, 10
 _OUTDATED = "its agent does not know the order to remove a model: update the agent"
 _SELECTIONS = "name devices, select by ring, site, profile or label, or ask for all of them"
 
@@ -266,14 +266,16 @@ def _order(db: Connection, ctx: Context, row: Row[Any], waiting: Sequence[Row[An
     know = assignments.know_removal(db, names)
     _leave_others(db, ctx, row, names)
     for one in waiting:
-        if one.device not in know:
-            _set(db, ctx, one, state=CANNOT, detail=_OUTDATED)
-            continue
-        attempt = one.attempt + 1
-        assignments.order_removal(
-            db, ctx, device=one.device, model=row.model, rollout=row.id, attempt=attempt
-        )
-        _set(db, ctx, one, state=ORDERED, detail="", attempt=attempt)
+        if one.device in know:
+            assignments.order_removal(
+                db, ctx, device=one.device, model=row.model, rollout=row.id, attempt=one.attempt + 1
+            )
+    table, now = undeployment_device, ctx.clock()
+    mine = update(table).where(table.c.undeployment == row.id)
+    able = mine.where(table.c.device.in_(know))
+    db.execute(able.values(state=ORDERED, detail="", attempt=table.c.attempt + 1, updated_at=now))
+    old = mine.where(table.c.device.in_({*names} - know))
+    db.execute(old.values(state=CANNOT, detail=_OUTDATED, updated_at=now))
 
 
 def _leave_others(db: Connection, ctx: Context, row: Row[Any], names: Sequence[str]) -> None:

@@ -276,12 +276,9 @@ used_version = Table(  # highest version of a model or dataset that something de
     _count("version"),
 )
 unused_file = Table(  # blobs of deleted things; written_at: the file's time when it was left
-    "unused_file",
-    metadata,
-    Column("sha256", String(64), primary_key=True),
-    _number("written_at"),
-    _number("at"),
-)
+    "unused_file", metadata, Column("sha256", String(64), primary_key=True),
+    _number("written_at"), _number("at"),
+)  # fmt: skip
 
 # --- rollouts ---------------------------------------------------------------------------------
 
