@@ -58,11 +58,12 @@ class SeedClock:
 
 
 class Seeded(NamedTuple):
-    """Ids of three rollouts, by their state."""
+    """Ids of three rollouts, by their state, and of an undeployment."""
 
     finished: str
     held: str
     running: str
+    undeployment: str
 
 
 class Images(NamedTuple):
@@ -373,7 +374,27 @@ def seed(ctx: Context, folder: Path) -> Seeded:
             serves = better if name in ("station-00", WRONG) else one
             sender.online(name, profile_of(i), SITES[i % 3], ring_of(i), serves)
     tensor_releases.packed(ctx)
-    return Seeded(finished, held, running)
+    return Seeded(finished, held, running, _undeployment(ctx, one.partition("@")[0]))
+
+
+def _undeployment(ctx: Context, model: str) -> str:
+    """A device that was ordered, one that removed it, and one that cannot."""
+    states = {"station-00": "ORDERED", "station-01": "REMOVED", "station-02": "CANNOT"}
+    detail = {"CANNOT": "its agent does not know the order to remove a model: update the agent"}
+    rows = [
+        {"undeployment": "u-1", "device": name, "state": state, "detail": detail.get(state, ""),
+         "attempt": 1, "updated_at": ctx.clock()}
+        for name, state in states.items()
+    ]  # fmt: skip
+    with ctx.store.write() as db:
+        db.execute(
+            tables.undeployment.insert().values(
+                id="u-1", model=model, select={}, named=list(states), state="RUNNING",
+                created_at=ctx.clock(), created_by="admin",
+            )
+        )  # fmt: skip
+        db.execute(tables.undeployment_device.insert(), rows)
+    return "u-1"
 
 
 def _complete_rollout(ctx: Context, sender: DeviceReports, ref: str, names: Sequence[str]) -> str:

@@ -78,6 +78,15 @@ def test_a_withdrawn_order_is_not_a_problem() -> None:
     assert standing(models=[canceled]).problems == []
 
 
+def test_a_model_that_was_removed_by_order_is_not_a_problem() -> None:
+    gone = ModelStatus(
+        model="lot-codes", release="", variant="", since_s=0, state="SUCCEEDED", wanted="removal"
+    )
+    screen = text(standing(models=[gone]))
+    assert "lot-codes: nothing serves; removal SUCCEEDED" in screen
+    assert "nothing is wrong" in screen
+
+
 def test_it_fits_on_one_screen() -> None:
     many = standing(models=[FAILED] * 4, faults=["x: y"] * 5, connected=False)
     assert len(text(many).splitlines()) <= 24

@@ -32,6 +32,9 @@ ADVICE = {
 _COMMAND = re.compile(r"\bshoal-agent (?:run|doctor)\b")
 FEED_ADVICE = "it goes on trying; check its cable, server and settings in agent.toml"
 
+#: What is wanted of a model that was ordered to be removed.
+REMOVAL = "removal"
+
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One model: the serving release ("" for none) and the state of the latest update attempt.
@@ -62,7 +65,7 @@ def model_status(
         variant=slot.variant if slot else "",
         since_s=slot.since_s if slot else 0.0,
         state=record.state.name,
-        wanted=(record.order.release or "removal") if record.order else "",
+        wanted=(record.order.release or REMOVAL) if record.order else "",
         cause=record.cause,
         detail=record.detail,
         requests=requests,
@@ -111,6 +114,11 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
         return _COMMAND.sub(lambda found: found[0] + where, hint)
 
     @property
+    def _removed(self) -> bool:
+        """Whether it serves nothing because every model was ordered to be removed."""
+        return bool(self.models) and all(m.wanted == REMOVAL for m in self.models)
+
+    @property
     def _found(self) -> list[tuple[str, str]]:
         found = []
         if not self.running:
@@ -122,7 +130,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
         if not self.clock_synced:
             how = f"{describe(self.clock)} the controller's" if self.clock else "behind"
             found.append((f"the clock is {how}", "set the date or enable time synchronisation"))
-        if not any(m.release for m in self.models):
+        if not any(m.release for m in self.models) and not self._removed:
             found.append(("no release serves", "ask the operator to roll one out to this device"))
         for m in self.models:
             if m.cause and m.state != "CANCELED":

@@ -25,6 +25,7 @@ from shoal.errors import (
 )
 from shoal.offline_bundle import OfflineBundle
 from shoal.sealed_message import BatchMessage
+from shoal.trust import removal
 
 pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
@@ -104,6 +105,18 @@ def test_a_release_that_was_imported_is_tried_committed_and_reported_once(
     assert len(states) == len(set(states))
     (reported,) = [m for m in device.faults() if m.cause == "folder-imported"]
     assert reported.detail.startswith("ana imported a bundle")
+
+
+def test_a_removal_that_was_imported_is_done_and_reported(
+    scene: Scene, device: OfflineDevice
+) -> None:
+    order = removal("lot-codes", rollout="u-1", attempt=1)
+    bundle = scene.writer.write(device.folder.with_name("removal"), scene.writer.assignment(order))
+    assert device.import_bundle(bundle).releases == []
+    device.run(SECONDS)
+    assert (device.state, device.serves()) == ("SUCCEEDED", "")
+    device.report()
+    assert device.states("u-1") == ["QUEUED", "REMOVING", "SUCCEEDED"]
 
 
 def test_a_bad_release_that_was_imported_rolls_back(scene: Scene, device: OfflineDevice) -> None:
