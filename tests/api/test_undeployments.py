@@ -8,6 +8,8 @@ from sqlalchemy import update
 import tensor_releases
 from api.controller_app import ORIGIN, ControllerApp, is_problem
 from bench.controllers import add_devices
+from shoal import topics, wire
+from shoal.controller.ingest.ingest import ingest
 from shoal.controller.rollouts import undeployments
 from shoal.controller.store import tables
 
@@ -103,3 +105,20 @@ def test_the_console_asks_first_and_shows_each_device(fleet: ControllerApp) -> N
     assert "canceled by admin" in page(where)
     assert send(f"{where}/shrug").status_code == 404
     assert send(f"/models/{MODEL}/undeploy", site="elsewhere").status_code == 422
+
+
+def test_a_devices_timeline_says_what_was_removed(fleet: ControllerApp) -> None:
+    ident = undeploy(fleet, devices=["d-1"]).json["id"]
+    undeployments.step_all(fleet.ctx)
+    undeployments.step_all(fleet.ctx)
+    event = wire.UpdateEvent(
+        device="d-1", boot="b", seq=1, sent_s=fleet.ctx.clock(), model=MODEL, release="",
+        rollout=ident, attempt=1, state="SUCCEEDED", facts={"removed": f"{MODEL}@1"},
+    )  # fmt: skip
+    ingest(fleet.ctx, [(topics.up("d-1", "event"), wire.encode(event))])
+    done = fleet.get(f"/api/v1/undeployments/{ident}").json
+    assert (done["removed"], done["waiting"]) == (1, 0)
+    fleet.sign_in()
+    shown = fleet.client.get("/devices/d-1", base_url=ORIGIN).get_data(as_text=True)
+    assert "removal of" in shown
+    assert f"/undeployments/{ident}" in shown

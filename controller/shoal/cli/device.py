@@ -137,6 +137,16 @@ def decommission(session: Session, name: str, yes: bool) -> None:
     session.show(after, lambda: f"{plain(name)} is decommissioned")
 
 
+def _subject(event: JsonObject) -> str:
+    """The release of an event, or the model that was removed.
+
+    >>> _subject({"kind": "update", "release": "", "model": "lot-codes"})
+    'removal of lot-codes'
+    """
+    removed = event["kind"] == "update" and not event["release"]
+    return plain(f"removal of {event['model']}" if removed else event["release"])
+
+
 def _link(device: JsonObject) -> str:
     if device["state"] != "enrolled":
         return cell(device, state())
@@ -169,7 +179,7 @@ def _view(session: Session, found: JsonObject, timeline: list[Any], ledger: list
     events: Columns = {
         "when": lambda e: instant(e["at"]),
         "what": state(),
-        "release": "release",
+        "release": _subject,
         "cause": "cause",
         "detail": "detail",
     }

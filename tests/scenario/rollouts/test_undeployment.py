@@ -126,6 +126,16 @@ def test_a_decommissioned_device_is_waited_for_no_longer(fleet: Fleet) -> None:
     assert states(fleet, ident)["n-1"] == "GONE"
 
 
+def test_a_device_that_was_enrolled_anew_meanwhile_is_waited_for_no_longer(fleet: Fleet) -> None:
+    fleet.stations["n-1"].crash()
+    ident = undeploy(fleet, all=True)
+    fleet.run(5)
+    with fleet.ctx.store.write() as db:
+        assignments.withdraw(db, fleet.ctx, device="n-1", model=MODEL)  # as an enrolment does
+    fleet.run(40, lambda: finished(fleet, ident))
+    assert states(fleet, ident)["n-1"] == "CANCELED"
+
+
 def test_a_rollout_must_have_ended_first_and_the_error_says_how(fleet: Fleet) -> None:
     two = fleet.roll_out(fleet.release(), ALL).id
     rollouts.pause(fleet.ctx, actor="ana", id=two)

@@ -13,7 +13,7 @@ from controllers import NOW, Clock, repository_fetch
 from shoal.controller.releases.io.signing import DAYS, Signer
 from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
 from shoal.orders import Order
-from shoal.trust import ImageRepository, check_ring, verify_orders
+from shoal.trust import ImageRepository, check_ring, removal, verify_orders
 
 MANIFEST = b'{"model":"lot-codes"}'
 
@@ -59,6 +59,42 @@ def test_an_unsigned_release_is_refused(signer: Signer, device: ImageRepository)
     device.refresh(NOW)
     with pytest.raises(UntrustedError, match="not in the image repository"):
         device.check(order("release"))
+
+
+def test_a_release_that_was_taken_out_of_the_metadata_is_refused_and_the_others_are_not(
+    signer: Signer, device: ImageRepository
+) -> None:
+    for role, version in (("candidate", 3), ("release", 3), ("release", 4)):
+        signer.add_target(role, "lot-codes", version, MANIFEST)
+    device.refresh(NOW)
+    device.check(order())
+    signer.remove_target("lot-codes", 3)
+    device.refresh(NOW)
+    for role in ("candidate", "release"):
+        with pytest.raises(UntrustedError, match="not in the image repository"):
+            device.check(order(role))
+    device.check(order(version=4))
+
+
+def test_taking_out_what_is_not_listed_changes_nothing(signer: Signer) -> None:
+    signer.add_target("release", "lot-codes", 3, MANIFEST)
+    before = signer.timestamp
+    signer.remove_target("lot-codes", 9)
+    signer.remove_target("pump", 1)
+    assert signer.timestamp == before
+
+
+def test_an_order_to_remove_reads_as_it_was_signed(signer: Signer) -> None:
+    gone = removal("pump", rollout="u-1", attempt=2)
+    signed = signer.sign_orders("cam-1", 4, [order(), gone], NOW)
+    read = verify_orders(
+        signed, director_root=signer.director_root, device="cam-1", floor=4, now_s=NOW
+    )
+    assert gone in read.orders
+    assert [(one.removes, one.release) for one in read.orders] == [
+        (False, "lot-codes@3"),
+        (True, ""),
+    ]
 
 
 def test_a_release_of_other_bytes_than_ordered_is_refused(

@@ -20,7 +20,14 @@ from shoal.errors import (
     UntrustedError,
 )
 from shoal.orders import Order
-from shoal.trust import ImageRepository, check_ring, director_expiry_s, target_path, verify_orders
+from shoal.trust import (
+    ImageRepository,
+    check_ring,
+    director_expiry_s,
+    removal,
+    target_path,
+    verify_orders,
+)
 
 MANIFEST = b'{"any": "bytes"}'
 
@@ -52,6 +59,19 @@ def test_an_assignment_for_this_device_is_read_whole(repository: Repository, ord
     orders = verify(repository, repository.orders("cam-1", 5, [order]))
     assert (orders.device, orders.version, orders.orders) == ("cam-1", 5, [order])
     assert orders.signed_s == NOW
+
+
+@pytest.mark.parametrize("ring", ["stable", "canary"])
+def test_an_order_to_remove_is_read_and_no_ring_takes_it_for_a_release(
+    repository: Repository, order: Order, ring: str
+) -> None:
+    """So an agent that does not know it refuses it, and goes on serving."""
+    gone = removal("pumps", rollout="u-1", attempt=1)
+    read = verify(repository, repository.orders("cam-1", 5, [order, gone])).orders
+    assert read == [order, gone]
+    assert [one.removes for one in read] == [False, True]
+    with pytest.raises(MisdirectedError):
+        check_ring(gone, ring)
 
 
 def signed_at(repository: Repository, signed_s: object) -> bytes:

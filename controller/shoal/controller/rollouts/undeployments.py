@@ -157,30 +157,46 @@ def step_all(ctx: Context) -> None:
 
 
 def look_again(ctx: Context) -> None:
-    """Let devices whose agents were updated be ordered; leave decommissioned ones out."""
+    """Let devices whose agents were updated be ordered; leave those out that were decommissioned,
+    or have another order since, as after another enrolment."""
+    with ctx.store.read() as db:
+        changed = [one for row in db.execute(_active()).all() for one in _changed(db, row)]
+    if not changed:
+        return
+    with ctx.store.write() as db:
+        for row, values in changed:
+            _set(db, ctx, row, **values)
+
+
+def _changed(db: Connection, row: Row[Any]) -> list[tuple[Row[Any], dict[str, str]]]:
+    """Devices of an undeployment that are to be ordered again, or not waited for any more."""
     mine = undeployment_device
     removes = device.c.facts["removes"].as_boolean()
+    ordered_by = assignment.c.orders[(row.model, "rollout")].as_string()
+    left = device.c.state != "enrolled"
     query = (
-        select(mine, device.c.state.label("enrolled"))
+        select(mine, left.label("left"))
         .join(device, device.c.name == mine.c.device)
-        .join(undeployment, undeployment.c.id == mine.c.undeployment)
+        .outerjoin(assignment, assignment.c.device == mine.c.device)
         .where(
-            undeployment.c.state.in_(ACTIVE),
-            mine.c.state.in_(OPEN),
-            or_(device.c.state != "enrolled", and_(mine.c.state == CANNOT, removes)),
+            mine.c.undeployment == row.id,
+            or_(
+                and_(mine.c.state.in_(OPEN), left),
+                and_(mine.c.state == CANNOT, removes),
+                and_(mine.c.state == ORDERED, ordered_by.is_distinct_from(row.id)),
+            ),
         )
         .limit(SELECTED)
     )
-    with ctx.store.read() as db:
-        found = db.execute(query).all()
-    if not found:
-        return
-    with ctx.store.write() as db:
-        for row in found:
-            if row.enrolled != "enrolled":
-                _set(db, ctx, row, state=GONE, detail="it was decommissioned")
-            else:
-                _set(db, ctx, row, state=WAITING, detail="")
+    found = []
+    for one in db.execute(query).all():
+        values = {"state": CANCELED, "detail": "it has another order since"}
+        if one.left:
+            values = {"state": GONE, "detail": "it was decommissioned"}
+        elif one.state == CANNOT:
+            values = {"state": WAITING, "detail": ""}
+        found.append((one, values))
+    return found
 
 
 def on_event(db: Connection, ctx: Context, event: UpdateEvent) -> None:
