@@ -89,7 +89,12 @@ def show_model(session: Session, name: str) -> None:
 @model.command("train")
 @click.argument("name")
 @click.option("--dataset", required=True, metavar="NAME[@N]", help="Dataset to train on.")
-@click.option("--estimator", default="", help="Estimator to fit; default: mlp.")
+@click.option("--estimator", default="", help="Estimator to fit; default: a small network.")
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "regression"]),
+    help="What the label is, where its column leaves that open.",
+)
 @click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the estimator."
 )
@@ -111,8 +116,9 @@ def train(
 
     \b
     Examples:
-      shoal model train lot-codes --dataset stamps@1
-      shoal model train pump-leak --dataset rig --estimator logistic --param C=0.1 --site 100
+      shoal model train defects --dataset parts
+      shoal model train defects --dataset parts --estimator logistic --param strength=0.1
+      shoal model train defects --dataset parts --site north --param hidden=32,16
     """
     body = {"dataset": dataset, "params": _typed(pairs(params, "--param"))}
     body |= {name: value for name, value in more.items() if value}
@@ -125,8 +131,9 @@ def train(
 @click.option("--dataset", default="", metavar="NAME[@N]", help="Dataset to measure it on.")
 @click.option(
     "--task",
-    type=click.Choice(["tensors"]),
-    help="tensors: any ONNX model, without a dataset; nothing is claimed about it.",
+    type=click.Choice(["classification", "regression", "tensors"]),
+    help="classification, regression: what the dataset's label is, where its column leaves that "
+    "open. tensors: any ONNX model, without a dataset; nothing is claimed about it.",
 )
 @click.option(
     "--sample",

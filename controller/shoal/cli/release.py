@@ -35,6 +35,7 @@ def list_releases(session: Session, model: str, all_: bool) -> None:
     columns: Columns = {
         "release": ref,
         "state": state(),
+        "refused because": "why_refused",
         "retired": retired,
         "dataset": "dataset",
         "metrics": "metrics",
@@ -136,7 +137,7 @@ def next_step(release: JsonObject) -> str:
     if release["state"] == "released":
         return f"roll it out with: shoal rollout start {name}"
     if release["state"] == "refused":
-        return f"a gate refused it; see: shoal release show {name}"
+        return f'publish it all the same with: shoal release publish {name} --override "REASON"'
     return f"sign it with: shoal release publish {name}"
 
 
@@ -163,6 +164,7 @@ def release_card(found: JsonObject) -> Group:
     about: Columns = {
         "release": ref,
         "state": state(),
+        "refused because": "why_refused",
         "retired": retired,
         "override": "override",
         "task": "task",
@@ -180,6 +182,7 @@ def release_card(found: JsonObject) -> Group:
         "operation": "operation",
         "made": lambda r: instant(r["created_at"]),
         "by": "created_by",
+        "notes": lambda r: "\n".join(f"- {plain(note)}" for note in r["notes"]),
     }
     measured: Columns = {
         "metrics": "metrics",

@@ -40,12 +40,15 @@ class Training(RequestModel, frozen=True, kw_only=True):
     """A training job.
 
     dataset  "name@version", or "name" for its newest version
+    estimator  "" for a small network of the task
+    task     "" for what the estimator or the dataset's label says
     sites    only rows of these sites; empty for all
     params   of the estimator, and "holdout", the share held back
     """
 
     dataset: str
-    estimator: str = "mlp"
+    estimator: str = ""
+    task: Literal["", "classification", "regression"] = ""
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     sites: list[str] = msgspec.field(default_factory=list)
 
@@ -53,15 +56,15 @@ class Training(RequestModel, frozen=True, kw_only=True):
 class Import(RequestModel, frozen=True, kw_only=True):
     """An import, validated on `dataset`. labels: class names by output column, comma-separated.
 
-    task       "" for a model of rows; "tensors" for any other: it needs no dataset, and nothing is
-               claimed about it
+    task       "classification" or "regression" for a model of rows, "" for what the dataset's label
+               says; "tensors" for any other: it needs no dataset, and nothing is claimed about it
     pipeline   JSON, from the dataset's columns to the model's inputs; docs/sources-and-sinks.md
     """
 
     dataset: str = ""
     labels: str = ""
     pipeline: str = ""
-    task: Literal["", "tensors"] = ""
+    task: Literal["", "classification", "regression", "tensors"] = ""
 
 
 class Inspecting(RequestModel, frozen=True, kw_only=True):

@@ -142,6 +142,8 @@ class Release(Record, frozen=True, kw_only=True):
     dataset    "" for a model of tensors: nothing was measured against data
     origin     the federated rounds and devices that trained it, if any
     tensors    of a model of tensors; None for one of rows
+    notes      of a model of rows: what was inferred, added or left out
+    why_refused  by a gate; it can be published with an override
     quarantined  why it cannot be published or rolled out: a round of it is poisoned
     retired_at   since when it, or its model, cannot be published or rolled out any more; 0: it can
     """
@@ -169,6 +171,8 @@ class Release(Record, frozen=True, kw_only=True):
     override: str = ""
     origin: Origin | None = None
     tensors: TensorsReport | None = None
+    notes: list[str] = []
+    why_refused: str = ""
     quarantined: str = ""
     retired_at: float = 0.0
     retired_by: str = ""
@@ -209,6 +213,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     main        name of the main metric; "" for none
     files       variant name -> ONNX bytes, or the author's own file, kept byte for byte
     why_refused why the release as a whole is refused, "" if it is not
+    notes       for people: what was inferred, added or left out
     references, golden, card   contents of the bundle's files
     pipeline    how a device makes the model's rows
     params      as used, defaults included
@@ -233,5 +238,6 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     params: dict[str, Any]
     pipeline: Pipeline
+    notes: list[str] = []
     signature: TensorSignature | None = None
     tensors: TensorsReport | None = None

@@ -117,7 +117,7 @@ def publish(ctx: Context, *, actor: str, ref: str, override: str = "") -> Releas
         return found
     if found.state == REFUSED and not override:
         raise ConflictError(
-            f"{ref} was refused: {why_refused(ctx, ref)}",
+            f"{ref} was refused: {found.why_refused}",
             "train a better one, or publish with --override and the reason",
         )
     if override and found.state != SIGNED_CANDIDATE:
@@ -136,14 +136,8 @@ def sign_candidate(ctx: Context, ref: str) -> Release:
     if found.state in (SIGNED_CANDIDATE, RELEASED):
         return found
     if found.state == REFUSED:
-        raise ConflictError(f"{ref} was refused: {why_refused(ctx, ref)}", "train a better one")
+        raise ConflictError(f"{ref} was refused: {found.why_refused}", "train a better one")
     return _sign(ctx, found, CANDIDATE, "automation", state=SIGNED_CANDIDATE)
-
-
-def why_refused(ctx: Context, ref: str) -> str:
-    """Reason of the gate; "" for a release that was not refused."""
-    with ctx.store.read() as db:
-        return str(_row(db, ref).report.get("why_refused", ""))
 
 
 def latest_of(ctx: Context, model: str) -> str:
@@ -277,6 +271,7 @@ def _report(operation: Operation, built: Built) -> dict[str, Any]:
     facts |= {"estimator": operation.params["estimator"], "signatures": []}
     facts |= {"features": [f.name for f in built.features], "why_refused": built.why_refused}
     facts |= {"origin": operation.params.get("origin"), "tensors": built.tensors}
+    facts |= {"notes": built.notes}
     return msgspec.to_builtins(facts)
 
 
@@ -295,6 +290,8 @@ def _record(db: Connection, row: Row[Any]) -> Release:
     origin = row.report.get("origin")
     report |= {"origin": origin, "quarantined": quarantine.why(db, origin)}
     report |= {"tensors": row.report.get("tensors")}
+    report |= {"why_refused": row.report.get("why_refused", "")}
+    report |= {"notes": row.report.get("notes", [])}
     whole = db.execute(
         select(models_table.c.retired_at, models_table.c.retired_by).where(
             models_table.c.name == row.model

@@ -33,7 +33,8 @@ class ImportFile(NamedTuple):
 class ImportRequest(NamedTuple):
     """What a person gives.
 
-    task      "" for a model of rows, "tensors" for any other
+    task      "classification" or "regression" for a model of rows, "" for what its dataset's label
+              says; "tensors" for any other model
     labels    class names by output column
     pipeline  JSON of shoal.pipeline.Pipeline, "" for none
     files     "onnx", and "variant:NAME" for rows, "sample" (.npz) for tensors
@@ -73,6 +74,7 @@ def start(
         variants={n.removeprefix(VARIANT): s for n, s in kept.items() if n.startswith(VARIANT)},
         dataset=request.dataset,
         labels=request.labels,
+        task=request.task,
         pipeline=steps,
     )
 

@@ -65,10 +65,12 @@ class Forest(Params, frozen=True, kw_only=True):
 class ImportParams(Params, frozen=True, kw_only=True):
     """An imported model: only the split of the data is configured.
 
+    task       "classification" or "regression"; "" for what the label says
     pipeline   from the dataset's columns, as measured in the plant, to the model's inputs;
                None when the columns are the inputs
     """
 
+    task: Literal["", "classification", "regression"] = ""
     pipeline: Pipeline | None = None
 
 
@@ -83,6 +85,19 @@ ESTIMATORS: dict[str, tuple[str, type[Params]]] = {
     "random-forest-regressor": ("regression", Forest),
     IMPORTED: ("", ImportParams),
 }
+
+
+#: Task -> the estimator that is taken when none is named.
+DEFAULT_ESTIMATORS = {"classification": "mlp", "regression": "mlp-regressor"}
+
+
+def estimators_of(task: str) -> list[str]:
+    """Names of the estimators of a task.
+
+    >>> estimators_of("regression")
+    ['mlp-regressor', 'ridge', 'random-forest-regressor']
+    """
+    return [name for name, (of, _) in ESTIMATORS.items() if of == task]
 
 
 def read_params(estimator: str, params: Mapping[str, Any]) -> Params:

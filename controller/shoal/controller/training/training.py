@@ -13,14 +13,18 @@ from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, verdicts
 from shoal.controller.releases.records import Built, Origin, Release
 from shoal.controller.training.jobs import (
+    DEFAULT_ESTIMATORS,
+    ESTIMATORS,
     IMPORTED,
     Checkpoint,
     Job,
     ModelBuilder,
     TensorsJob,
+    estimators_of,
     read_params,
 )
-from shoal.errors import DatasetError
+from shoal.controller.training.label_task import CLASSIFICATION, task_of
+from shoal.errors import DatasetError, SettingError
 from shoal.manifest import TENSORS
 from shoal.pipeline import Pipeline
 
@@ -36,18 +40,29 @@ def start_training(
     actor: str,
     model: str,
     dataset: str,
-    estimator: str = "mlp",
+    estimator: str = "",
+    task: str = "",
     params: Mapping[str, Any] | None = None,
     sites: Sequence[str] | None = None,
     trigger: str = "manual",
 ) -> Operation:
     """Enqueue training on `dataset`, after checking the parameters.
 
-    params   of the estimator: shoal.controller.training.jobs.ESTIMATORS; sites: train on these only
+    estimator   of shoal.controller.training.jobs.ESTIMATORS; "" for the task's small network
+    task        "classification" or "regression"; "" for what the estimator or the label says
+    params      of the estimator; sites: train on these only
+
+    SettingError when the label may be classes or a quantity and neither says which.
     """
     complete = dict(params or {}) | ({"sites": list(sites)} if sites else {})
-    checked = read_params(estimator, complete)
     version = datasets.get_dataset(ctx, dataset)
+    estimator = estimator or DEFAULT_ESTIMATORS[task_of(version, task)]
+    checked = read_params(estimator, complete)
+    if task not in ("", ESTIMATORS[estimator][0]):
+        raise SettingError(
+            f"estimator {estimator} is for {ESTIMATORS[estimator][0]}, not for {task}",
+            f"leave it out, or take one of: {', '.join(estimators_of(task))}",
+        )
     if missing := [site for site in checked.sites if site not in version.sites]:
         raise DatasetError(
             f"{version.ref} has no site {missing[0]!r}",
@@ -65,6 +80,7 @@ def start_import(
     variants: Mapping[str, str],
     dataset: str,
     labels: Sequence[str] = (),
+    task: str = "",
     pipeline: Pipeline | None = None,
 ) -> Operation:
     """Enqueue an import: a release of a model trained elsewhere.
@@ -72,12 +88,14 @@ def start_import(
     onnx, variants   SHA-256 of blobs: the fp32 model, and further variants by name
     dataset          rows for evaluation, calibration and golden vectors
     labels           class names by output column; empty for the dataset's own, in order
+    task             "classification" or "regression"; "" for what the label says
     pipeline         from the dataset's columns to the model's inputs; None when they are the same
     """
     version = datasets.get_dataset(ctx, dataset)
     for sha256 in (onnx, *variants.values()):
         ctx.blobs.path(sha256)
-    params = {} if pipeline is None else {"pipeline": msgspec.to_builtins(pipeline)}
+    params = {"task": CLASSIFICATION if labels and not task else task_of(version, task)}
+    params |= {} if pipeline is None else {"pipeline": msgspec.to_builtins(pipeline)}
     files = {"onnx": onnx, "variants": dict(variants), "labels": list(labels)}
     return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, "manual", files)
 

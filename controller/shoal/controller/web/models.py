@@ -83,7 +83,6 @@ def release(ref: str) -> str:
     return show(
         "release.html",
         release=found,
-        why_refused=releases.why_refused(ctx, ref),
         parent=_find(releases.get_release, found.parent),
         dataset=_find(datasets.get_dataset, found.dataset),
         operation=_find(operations.get_operation, found.operation),

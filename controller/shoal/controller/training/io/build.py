@@ -30,7 +30,15 @@ from shoal.controller.training.io.validate import (
     robustness,
 )
 from shoal.controller.training.io.variants import Variants, build_variants
-from shoal.controller.training.jobs import ESTIMATORS, Job, Params, ReportProgress, read_params
+from shoal.controller.training.jobs import (
+    ESTIMATORS,
+    ImportParams,
+    Job,
+    Params,
+    ReportProgress,
+    read_params,
+)
+from shoal.controller.training.label_task import CLASSIFICATION, task_of
 from shoal.errors import ModelError
 from shoal.manifest import Feature
 from shoal.pipeline import Pipeline
@@ -38,14 +46,12 @@ from shoal.profile import load_profiles
 
 #: Decision threshold of two-class models.
 THRESHOLD = 0.5
-#: Distinct labels above which an imported model's integer target is a quantity.
-_MAX_CLASSES = 50
 
 
 def build(job: Job, progress: ReportProgress) -> Built:
     """Run the job; DatasetError, ModelError or SettingError when it is impossible."""
     params = read_params(job.estimator, job.params)
-    task = ESTIMATORS[job.estimator][0] or _task_of_import(job)
+    task = ESTIMATORS[job.estimator][0] or _task_of_import(job, params)
     progress(0.02, f"reading {job.dataset.ref}")
     data = rows.prepare(job, params, task)
     steps = prepared_rows.pipeline_of(params, data)
@@ -60,11 +66,10 @@ def build(job: Job, progress: ReportProgress) -> Built:
     return _assemble(job, params, data, task, built, reports, metrics, sites, gated, steps)
 
 
-def _task_of_import(job: Job) -> str:
-    """An imported model is a classifier if it has labels or the label column has few values."""
-    label = next(c for c in job.dataset.columns if c.role == "label")
-    categorical = 0 < len(label.values) <= _MAX_CLASSES and "float" not in label.dtype
-    return "classification" if job.labels or categorical else "regression"
+def _task_of_import(job: Job, params: Params) -> str:
+    """As given; for a checkpoint of older imports that did not say, as the label says."""
+    given = params.task if isinstance(params, ImportParams) else ""
+    return given or (CLASSIFICATION if job.labels else task_of(job.dataset))
 
 
 def _reports(built: Variants, data: Data, task: str) -> dict[str, VariantReport]:
@@ -116,6 +121,7 @@ def _assemble(
     outputs = runtime.outputs(built.files[FP32], data.train.x, FP32)
     sketches = reference_sketches.references_of(data.features, data.train, outputs, task, THRESHOLD)
     failed = {v.variant for v in gated if not v.passed} & set(job.variants)
+    notes = _notes(params, data, built)
     variants = list(reports.values())
     return Built(
         task=task,
@@ -137,8 +143,9 @@ def _assemble(
             sites=sites,
             variants=variants,
             features=len(data.features),
-            notes=_notes(params, data, built),
+            notes=notes,
         ),
+        notes=notes,
         opset=onnx_graph.opset_of(ModelProto.FromString(built.files[FP32])),
         ort=export.ORT,
         threshold=THRESHOLD,
