@@ -96,6 +96,19 @@ def test_a_release_on_devices_is_never_deleted_and_the_error_says_what_to_do(fle
     assert delete(fleet, TWO) == [f"release {TWO}"]
 
 
+def test_many_devices_are_counted_and_are_to_be_given_another_release(fleet: Fleet) -> None:
+    common = {"state": "enrolled", "labels": {}, "variants": {}, "facts": {}}
+    rows = [{"name": f"d-{i:02}", "releases": {MODEL: TWO}, **common} for i in range(10)]
+    with fleet.ctx.store.write() as db:
+        db.execute(insert(tables.device), rows)
+    error = refusal(lambda: delete(fleet, TWO))
+    assert "12 devices serve it" in error.message
+    assert "and 2 more" in error.message
+    assert error.hint == f"next: shoal rollout start {ONE}"
+    error = refusal(lambda: deletion.delete_model(fleet.ctx, actor="ana", name=MODEL))
+    assert error.hint == f"next: shoal model undeploy {MODEL} --all"
+
+
 def test_a_device_that_is_only_ordered_it_counts_too(fleet: Fleet) -> None:
     with fleet.ctx.store.write() as db:
         db.execute(update(tables.device).values(releases={}))

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 from shoal import manifest as manifests
 from shoal.controller.deletion.records import Dependent
 from shoal.controller.operations import operations
+from shoal.controller.releases import quarantine
 from shoal.controller.rollouts.machine import ENDED
 from shoal.controller.store.tables import (
     assignment,
@@ -149,10 +150,13 @@ def _devices(
         "1 device serves it or is" if len(names) == 1 else f"{len(names)} devices serve it or are"
     )
     which = " ".join(f"--device {one}" for one in names) if not more else "--all"
+    step = f"shoal model undeploy {name} {which}"
+    if more and item.kind == RELEASE and (other := quarantine.way_back(db, item.name)):
+        step = f"shoal rollout start {other}"  # others may serve another release: not --all
     yield Dependent(
         kind="devices", name=name, on=str(item),
         why=f"{count} ordered it ({', '.join(names[:_NAMED])}{more})",
-        next_step=f"shoal model undeploy {name} {which}",
+        next_step=step,
     )  # fmt: skip
 
 
