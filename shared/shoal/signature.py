@@ -65,7 +65,7 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             d not in (-1, n) for d, n in zip(dims, shape, strict=True)
         ):
             raise InputError(
-                f"input {self.name!r} has shape {dims}, got {list(shape)}",
+                f"input {self.name!r} has shape {dims}, got {list(shape)!s:.200}",
                 "-1 is any length; " + (f"axis {self.batch} counts items" if self.batch is not None
                                         else "it takes one item at a time"),
             )  # fmt: skip

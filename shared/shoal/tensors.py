@@ -86,7 +86,7 @@ def from_bytes(
     """
     count = size_of(shape)
     if datatype == "BYTES":
-        return _texts(data, count, name).reshape(shape)
+        return _shaped(_texts(data, count, name), shape, name)
     dtype = DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
         raise InputError(
@@ -97,7 +97,7 @@ def from_bytes(
         raise InputError(f"{name!r}: a BOOL is a byte of 0 or 1")
     values = np.frombuffer(data, dtype)
     is_aligned = values.ctypes.data % ALIGNMENT == 0
-    return (values if is_aligned else values.copy()).reshape(shape)
+    return _shaped(values if is_aligned else values.copy(), shape, name)
 
 
 def size_of(shape: Sequence[int]) -> int:
@@ -110,6 +110,13 @@ def size_of(shape: Sequence[int]) -> int:
     for length in shape:
         count *= length
     return count
+
+
+def _shaped(values: Array, shape: Sequence[int], name: str) -> Array:
+    try:
+        return values.reshape(shape)
+    except ValueError:  # of no elements, with axes whose product no array has
+        raise InputError(f"{name!r}: no array has shape {list(shape)!s:.200}") from None
 
 
 def _texts(data: bytes | memoryview, count: int, name: str) -> Array:

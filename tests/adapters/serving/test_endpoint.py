@@ -16,6 +16,9 @@ from endpoints import Running, connect, infer, named, read, read_whole, request
 from shoal.agent.serving.io import endpoint
 from shoal.agent.serving.io.endpoint import CONNECTIONS, HEAD, WAITING
 from shoal.agent.serving.protocol import BODY
+from shoal.signature import Signature
+from tensor_models import MODEL as TENSORS
+from tensor_models import engine_of, tensor
 from waiting import eventually
 
 ROW = [0.5, -0.5]
@@ -264,6 +267,46 @@ def test_headers_alone_take_no_memory(running: Running) -> None:
             stack.enter_context(connect(running.tcp)).sendall(head + b"{")
         eventually(lambda: running.endpoint._shared.pending == 100, "their bodies began")
         assert resident_mb() - before < 100
+
+
+class _Generous:
+    """A session that answers with 4 MB, and counts its runs."""
+
+    runs = 0
+
+    def run_tensors(self, feeds: object, outputs: object) -> list[np.ndarray]:
+        self.runs += 1
+        return [np.zeros(1 << 20, np.float32)]
+
+
+def test_a_client_that_reads_no_response_is_answered_no_further(tmp_path: Path) -> None:
+    session = _Generous()
+    signature = Signature(
+        inputs=[tensor("x", "INT8", [1])], outputs=[tensor("y", "FP32", ["length"])]
+    )
+    running = Running(tmp_path, engine_of(signature, session))
+    asked = {
+        "inputs": [{"name": "x", "datatype": "INT8", "shape": [1], "data": [1]}],
+        "parameters": {"binary_data_output": True},
+    }
+    one = request(json.dumps(asked).encode(), model=TENSORS)
+    with connect(running.tcp) as client:
+        client.sendall(one * WAITING)
+        eventually(lambda: session.runs > 0, "the first response")
+        with connect(running.tcp) as other:
+            for _ in range(5):
+                other.sendall(infer(0.5))
+                assert read(other)[0] == 404
+        assert session.runs < 8
+        file = client.makefile("rb")
+        for _ in range(WAITING):
+            assert b" 200 " in file.readline()
+            headers = dict(
+                line.strip().lower().split(b": ") for line in iter(file.readline, b"\r\n")
+            )
+            file.read(int(headers[b"content-length"]))
+    assert session.runs == WAITING
+    running.stop()
 
 
 def resident_mb() -> float:

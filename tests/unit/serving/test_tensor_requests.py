@@ -81,7 +81,7 @@ BAD = {
     "the same input twice": ([X, IDS, X], "'x' is there twice"),
     "a missing input": ([X], "'ids' is missing; it takes x FP32 [-1, 2], ids INT64 [-1]"),
     "no inputs": ([], "'x' is missing"),
-    "an input that is none": ([3], "no input '3'"),
+    "an input that is none": ([3], "an input is an object, got '3'"),
     "a name that is none": ([X | {"name": ["x"]}], "no input"),
     "another datatype": ([X | {"datatype": "FP64"}], "'x' is FP32, got datatype 'FP64'; convert"),
     "an unknown datatype": ([X | {"datatype": "float"}], "which the protocol does not have"),
@@ -204,7 +204,7 @@ def test_outputs_are_chosen(kind: str) -> None:
 
 BAD_OUTPUTS = {
     "that there is none of": ([{"name": "z"}], "no output 'z'; it has y FP32 [-1, 2], n INT64"),
-    "that is none": ([3], "no output '3'"),
+    "that is none": ([3], "an output is an object, got '3'"),
     "twice": ([{"name": "y"}, {"name": "y"}], "'y' is asked for twice"),
     "that are no list": ({"name": "y"}, '"outputs" is a list'),
     "as classes": ([{"name": "y", "parameters": {"classification": 1}}], "not offered"),
@@ -368,3 +368,16 @@ def test_strings_survive_both_forms(values: list[str]) -> None:
         found: Array = read(parse_body(body, size), engine, None).feeds["x"]
         assert found.tolist() == values
     assert from_bytes("BYTES", array.shape, data).tolist() == values
+
+
+def test_an_input_or_output_that_is_only_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="an input is an object, got 'x'"):
+        asked("x")
+    with pytest.raises(InputError, match="an output is an object, got 'y'"):
+        asked(X, IDS, outputs=["y"])
+
+
+def test_a_refusal_does_not_repeat_a_long_shape() -> None:
+    with pytest.raises(InputError) as refused:
+        asked(X | {"shape": [0] * 100_000})
+    assert len(str(refused.value)) < 1_000

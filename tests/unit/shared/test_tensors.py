@@ -90,3 +90,9 @@ def test_a_large_tensor_is_kept_as_a_sample_that_still_finds_a_change() -> None:
     assert len(stored.data) == 4_096
     assert stored.deviation(want) == 0
     assert stored.deviation(want[::-1].copy()) > 1
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+def test_no_elements_in_a_shape_that_no_array_has_are_refused(datatype: str) -> None:
+    with pytest.raises(InputError, match="no array has shape"):
+        from_bytes(datatype, [0, 1 << 62, 1 << 62], b"")

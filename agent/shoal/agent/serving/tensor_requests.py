@@ -189,7 +189,12 @@ def step_of(given: dict[str, Any]) -> Step | None:
 def _tensor(given: Any, engine: Engine, seen: Mapping[str, Array]) -> Tensor:
     """The input that `given` names, with its datatype checked."""
     inputs, release = engine.tensors[0], engine.manifest.release
-    name = given.get("name") if isinstance(given, dict) else given
+    if not isinstance(given, dict):
+        raise InputError(
+            f"an input is an object, got {str(given)[:40]!r}",
+            "it has a name, a datatype, a shape and data",
+        )
+    name = given.get("name")
     tensor = inputs.get(name) if isinstance(name, str) else None
     if tensor is None:
         raise InputError(
@@ -256,7 +261,11 @@ def _outputs(given: dict[str, Any], engine: Engine, step: Step | None) -> list[W
         raise InputError(f'"outputs" is a list, got {str(asked)[:40]!r}')
     found: dict[str, Wanted] = {}
     for output in asked:
-        name = output.get("name") if isinstance(output, dict) else output
+        if not isinstance(output, dict):
+            raise InputError(
+                f"an output is an object, got {str(output)[:40]!r}", 'such as {"name": "y"}'
+            )
+        name = output.get("name")
         if not isinstance(name, str) or name not in engine.tensors[1]:
             raise InputError(
                 f"{engine.manifest.release} has no output {str(name)[:60]!r}",

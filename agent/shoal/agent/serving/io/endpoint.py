@@ -145,7 +145,7 @@ class _Connection(asyncio.BufferedProtocol):
     def __init__(self, shared: _Shared) -> None:
         self._shared = shared
         self._queue: collections.deque[tuple[Request, bool]] = collections.deque()
-        self._busy = self._working = self._ending = False
+        self._busy = self._working = self._ending = self._unread = False
         self._pending = 0
         self._between = True
         self._cacheable: ParsedHeader | None = None
@@ -169,10 +169,14 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport.close()
 
     def pause_writing(self) -> None:
+        """The client does not read: what it has sent waits, as its responses may be large."""
+        self._unread = True
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._unread = False
         self._transport.resume_reading()
+        self._work()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The one shared buffer: each read is parsed before the next one. What is left of a large
@@ -296,7 +300,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self._working:
             return  # the response came at once: the loop below continues
         self._working = True
-        while self._queue and not self._busy and not self._ending:
+        while self._queue and not (self._busy or self._ending or self._unread):
             request, keep = self._queue.popleft()
             self._busy = True
             self._shared.batcher.submit(
