@@ -92,6 +92,28 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         ),
         "keeps its weights in other files (w)",
     ),
+    "an operator that is not UTF-8": (
+        onnx_files.linear().replace(b"MatMul", b"Mat\xff\xfel"),
+        "names that are not UTF-8",
+    ),
+    "a stored tensor of more elements than bytes": (
+        onnx_files.onnx_of(
+            [onnx_files.node("Neg", ["x"], ["y"])],
+            [("x", TensorProto.FLOAT, [1])],
+            [("y", TensorProto.FLOAT, [1])],
+            stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1 << 62, 1 << 62])],
+        ),
+        "'w' has a shape that its",
+    ),
+    "a list of maps from nowhere": (
+        onnx_files.onnx_of(
+            [onnx_files.node("ZipMap", ["x"], [], domain="ai.onnx.ml")],
+            [("x", TensorProto.FLOAT, ["N", 3])],
+            [("y", TensorProto.FLOAT, ["N", 3])],
+            opsets=[onnx_files.opsetid("", 17), onnx_files.opsetid("ai.onnx.ml", 3)],
+        ),
+        "onnxruntime",
+    ),
 }  # fmt: skip
 
 
@@ -147,3 +169,15 @@ def test_a_sample_that_does_not_fit_is_refused_by_name(
     np.savez(sample, **arrays)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=why):
         inspection.inspect(path, "it", sample)
+
+
+def test_a_name_with_control_characters_is_not_served(path: Path) -> None:
+    path.write_bytes(
+        onnx_files.onnx_of(
+            [onnx_files.node("Neg", ["x\x1b[31m"], ["y"])],
+            [("x\x1b[31m", TensorProto.FLOAT, ["N"])],
+            [("y", TensorProto.FLOAT, ["N"])],
+        )
+    )
+    with pytest.raises(ModelError, match="has control characters"):
+        inspection.inspect(path, "it")

@@ -123,3 +123,29 @@ def test_a_type_that_no_request_can_carry_is_refused_by_name() -> None:
     )
     with pytest.raises(ModelError, match="output 'y' is BFLOAT16, which no request can carry"):
         measured(data)
+
+
+def _values_above_a_half(axis: str) -> bytes:
+    """y: the values of x (N, 3) above 0.5, as many as there are."""
+    return onnx_files.onnx_of(
+        [
+            onnx_files.node("Reshape", ["x", "flat"], ["values"]),
+            onnx_files.node("Greater", ["values", "half"], ["chosen"]),
+            onnx_files.node("Compress", ["values", "chosen"], ["y"], axis=0),
+        ],
+        [("x", TensorProto.FLOAT, ["N", 3])],
+        [("y", TensorProto.FLOAT, [axis])],
+        stored=[onnx_files.ints("flat", [-1]), onnx_files.scalar("half", 0.5, TensorProto.FLOAT)],
+    )
+
+
+def test_items_whose_number_of_answers_depends_on_their_values_run_alone() -> None:
+    one_each: list[dict[str, Array]] = [{"x": np.float32([[0, i, 0]])} for i in (1, 2, 3)]
+    found = measured(_values_above_a_half("found"), one_each)
+    assert found.signature.together == "alone"
+    assert any("may depend on its values" in note for note in found.notes)
+
+
+def test_items_of_which_one_has_no_answer_run_alone_whatever_the_file_declares() -> None:
+    items: list[dict[str, Array]] = [{"x": np.float32([[0, i, 0]])} for i in (1, 2, 0)]
+    assert measured(_values_above_a_half("N"), items).signature.together == "alone"

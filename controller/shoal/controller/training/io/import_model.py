@@ -51,7 +51,7 @@ def with_probabilities(model: ModelProto, x: runtime.F32, name: str) -> tuple[Mo
 def _check_whole(model: ModelProto, name: str) -> None:
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:
         if "No Op registered" in str(error) or "No opset import" in str(error):
             return  # onnxruntime has more than the standard, and names what it lacks
         first = str(error).strip().splitlines()[0]

@@ -4,6 +4,7 @@ A file of a few hundred bytes can ask for hours or gigabytes, so this counts and
 function calls are multiplied, bodies are walked, shapes are not inferred.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ _DATATYPES = {
        for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
 _MAX_NAME = 200
+#: Elements in a byte of a stored tensor, at most.
+_PER_BYTE = 8
 #: Resident MB to load a model: of the process, a stored MB, a thousand nodes. Fitted to 18 models
 #: of 2 kB to 30 MB; the worst was 6.5 MB off.
 _BASE_MB, _PER_STORED_MB, _PER_KILONODE_MB = 8.9, 2.24, 6.2
@@ -49,6 +52,7 @@ def read_model(path: Path, name: str) -> ModelProto:
 
 def check_model(model: ModelProto, name: str) -> ModelFacts:
     """Facts of a model that may be loaded; ModelError says why another one may not."""
+    _check_texts(model, name)
     nodes = _count_nodes(model, name)
     stored = [_elements_and_bytes(tensor, name) for tensor in _all_tensors(model)]
     stored_bytes = sum(size for _, size in stored)
@@ -87,6 +91,30 @@ def check_servable(facts: ModelFacts, name: str) -> None:
                     f"characters, or more than {RANK} axes",
                     "export it with shorter names",
                 )
+            if not tensor.name.isprintable():
+                raise ModelError(
+                    f"{name}: the name of {what} {tensor.name[:40]!r} has control characters",
+                    "export it with other names",
+                )
+
+
+def _check_texts(model: ModelProto, name: str) -> None:
+    """ModelError for names that are not UTF-8: protobuf gives them as bytes."""
+    if not all(isinstance(text, str) for text in _texts_of(model)):
+        raise ModelError(f"{name} has names that are not UTF-8", "export it again")
+
+
+def _texts_of(model: ModelProto) -> Iterator[object]:
+    yield from (opset.domain for opset in model.opset_import)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+    for graph in graphs_of(model):
+        yield from (tensor.name for tensor in graph.initializer)
+        for value in (*graph.input, *graph.output):
+            yield value.name
+            yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for node in _all_nodes(model):
+        yield from (node.name, node.domain, node.op_type, *node.input, *node.output)
 
 
 def graphs_of(model: ModelProto) -> Iterator[GraphProto]:
@@ -134,10 +162,14 @@ def _elements_and_bytes(tensor: TensorProto, name: str) -> tuple[int, int]:
             f"{name} keeps its weights in other files ({tensor.name})",
             "save it as one file: onnx.save(model, path, save_as_external_data=False)",
         )
-    elements = 1
-    for length in tensor.dims:
-        elements *= length
-    return elements, tensor.ByteSize()
+    elements, size = math.prod(tensor.dims), tensor.ByteSize()
+    if any(length < 0 for length in tensor.dims) or elements > _PER_BYTE * (size + 1):
+        raise ModelError(
+            f"{name}: the stored tensor {tensor.name[:40]!r} has a shape that its {size} bytes "
+            "cannot have",
+            "export it again",
+        )
+    return elements, size
 
 
 def _operators(model: ModelProto) -> dict[str, int]:

@@ -1,6 +1,8 @@
 """Samples for a model of tensors: items that a person uploads, as .npz or .npy."""
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from shoal.tensors import DTYPES, Array
 
 #: Bytes of a file's arrays once unpacked, and items, at most; of more items the first are taken.
 LIMIT, MOST_ITEMS = 256 << 20, 256
+#: RuntimeError: encrypted, or compressed in a way that Python does not know.
+_UNREADABLE = (
+    ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError
+)  # fmt: skip
 _LAYOUT = "an array for each input, named as the input is, with the items along its first axis"
 
 
@@ -49,7 +55,7 @@ def _arrays(path: Path, inputs: Sequence[TensorFact]) -> dict[str, Array]:
                     f"give {_LAYOUT}",
                 )
             return {one.name: _typed(arrays[one.name], one) for one in inputs}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except _UNREADABLE as error:
         raise ModelError(
             f"the sample cannot be read: {error!s:.200}",
             f"write it with numpy.savez: {_LAYOUT}; texts as an array of str, not of object",
@@ -69,7 +75,9 @@ def _check_size(path: Path) -> None:
 
 
 def _typed(array: Array, fact: TensorFact) -> Array:
-    """With the input's dtype, where that loses nothing."""
+    """With the input's dtype, where that changes no value (floats are rounded)."""
+    if not isinstance(array, np.ndarray):
+        raise ModelError(f"the sample's {fact.name!r} is no array", f"give {_LAYOUT}")
     if not array.ndim:
         raise ModelError(f"the sample's array {fact.name!r} has no axis", f"give {_LAYOUT}")
     wanted = DTYPES[fact.type]
@@ -85,7 +93,22 @@ def _typed(array: Array, fact: TensorFact) -> Array:
             f"the sample's array {fact.name!r} is {array.dtype}, the input is {fact.type}",
             f"write it as {wanted}",
         )
-    return array.astype(wanted)
+    with np.errstate(over="ignore"):
+        converted = array.astype(wanted)
+    if not _fits(array, converted):
+        raise ModelError(
+            f"the sample's array {fact.name!r} has values that are no {fact.type}",
+            f"write it as {wanted}",
+        )
+    return converted
+
+
+def _fits(array: Array, converted: Array) -> bool:
+    if converted.dtype.kind == "f":
+        return bool((np.isfinite(converted) | ~np.isfinite(array)).all())
+    limits = np.iinfo(converted.dtype)
+    least, most = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    return int(limits.min) <= least <= most <= int(limits.max)
 
 
 def _item(array: Array, index: int) -> Array:

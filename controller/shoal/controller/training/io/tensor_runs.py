@@ -40,6 +40,8 @@ _SCALES = (0.5, 2.0, 30.0)
 #: Largest deviation of items that run together, of what another CPU may cause: other kernels run
 #: for other batch sizes. Dynamic quantization, whose scale is of the whole batch, has 30 and more.
 _TOGETHER = 10.0
+#: Operators whose output is as long as the data says, and not as its input is.
+_COUNT_BY_DATA = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
 _WORDS = ("a", "the", "pump", "0", "12.5", "ja")
 
 
@@ -237,8 +239,34 @@ def _batch_axes(
     for axes in _candidates(facts, a):
         stacked = _axes_of_outputs(run, [a, b], axes, alone)
         if stacked and stacked == _axes_of_outputs(run, [b, a, b], axes, alone[::-1]):
+            if _follows_data(facts, axes, stacked, answers):
+                return {}, "how many answers an item has may depend on its values"
             return {**axes, **stacked}, ""
     return {}, "items that run together answer otherwise than alone"
+
+
+def _follows_data(
+    facts: ModelFacts, axes: Mapping[str, int], stacked: Mapping[str, int], answers: Sequence[Named]
+) -> bool:
+    """Whether the axes of the outputs may count something else than the items.
+
+    Two of the items would then be told apart wrongly. It is so when an item has none or several of
+    them, and not excluded when operators count by the data: unless the file gives these axes the
+    name of the inputs' batch axis.
+    """
+    for answer in answers:
+        for name, axis in stacked.items():
+            if answer[name].ndim <= axis or answer[name].shape[axis] != 1:
+                return True
+    if not _COUNT_BY_DATA & facts.operators.keys():
+        return False
+    inputs = {_declared(one, axes[one.name]) for one in facts.inputs if one.name in axes}
+    named = inputs - {"?"}
+    return any(_declared(one, stacked[one.name]) not in named for one in facts.outputs)
+
+
+def _declared(fact: TensorFact, axis: int) -> int | str:
+    return fact.shape[axis] if fact.shape is not None and axis < len(fact.shape) else "?"
 
 
 def _different(items: Sequence[Named], answers: Sequence[Named]) -> tuple[int, int] | None:

@@ -27,9 +27,9 @@ def flatten(model: ModelProto) -> list[str]:
     outputs = {value.name: value for value in model.graph.output}
     notes = []
     for node in model.graph.node:
-        if node.op_type != "ZipMap" or node.output[0] not in outputs:
+        labels = _labels(node) if node.op_type == "ZipMap" else []
+        if not labels or not node.output or node.output[0] not in outputs:
             continue
-        labels = _labels(node)
         name = node.output[0]
         tensor = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", len(labels)])
         outputs[name].CopyFrom(tensor)
