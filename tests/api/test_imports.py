@@ -1,7 +1,9 @@
 """Imports of ONNX files: what cannot become a release is told so before anything is queued."""
 
 import io
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ from onnx import TensorProto, helper
 
 import onnx_files
 from api.controller_app import ControllerApp, is_problem
+from shoal.controller.app import READING, _one_at_a_time
 from shoal.controller.operations import operations
+from shoal.errors import ConflictError
 
 X, Y = [("x", TensorProto.FLOAT, ["N", 3])], [("y", TensorProto.FLOAT, ["N", 3])]
 
@@ -137,3 +141,34 @@ def test_an_inspection_refuses_what_an_import_would(controller: ControllerApp) -
     response = send(controller, one_node("Wobble", "acme"), "/api/v1/models/inspect")
     assert is_problem(response, 422, "unusable-model")
     assert "Wobble" in response.json["detail"]
+
+
+def test_files_that_are_slow_to_read_do_not_take_every_thread_of_the_api(tmp_path: Path) -> None:
+    go, begun = threading.Event(), threading.Event()
+
+    def slow(path: Path, name: str) -> Any:
+        begun.set()
+        go.wait(10)
+
+    read = _one_at_a_time(slow)
+    refused: list[str] = []
+    ended = threading.Semaphore(0)
+
+    def send_one() -> None:
+        try:
+            read(tmp_path, "it")
+        except ConflictError as error:
+            refused.append(error.message)
+        ended.release()
+
+    threads = [threading.Thread(target=send_one) for _ in range(READING + 3)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(10)
+    for _ in range(3):
+        assert ended.acquire(timeout=10)
+    assert refused == [f"{READING} files are being read"] * 3
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    read(tmp_path, "it")

@@ -29,6 +29,10 @@ from shoal.controller.releases.records import ModelFacts
 from shoal.controller.training.imports import ReadFacts
 from shoal.controller.training.io import inspection
 from shoal.controller.web import screen, views
+from shoal.errors import ConflictError
+
+#: Uploaded models that are read or wait for it; the API has sixteen threads.
+READING = 4
 
 
 def create_app(ctx: Context) -> Flask:
@@ -63,12 +67,20 @@ def create_app(ctx: Context) -> Flask:
 
 
 def _one_at_a_time(read_facts: ReadFacts) -> ReadFacts:
-    """The same, for one file at a time: each may take the memory that its limits allow."""
-    lock = threading.Lock()
+    """The same, for one file at a time: each may take the memory that its limits allow.
+
+    ConflictError when READING files are read or wait: slow ones would hold every thread of the API.
+    """
+    lock, places = threading.Lock(), threading.BoundedSemaphore(READING)
 
     def read_alone(path: Path, name: str) -> ModelFacts:
-        with lock:
-            return read_facts(path, name)
+        if not places.acquire(blocking=False):
+            raise ConflictError(f"{READING} files are being read", "try again in a few seconds")
+        try:
+            with lock:
+                return read_facts(path, name)
+        finally:
+            places.release()
 
     return read_alone
 
