@@ -4,6 +4,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+mkdir -p .stamps
+exec 9> .stamps/clients.lock
+flock 9 # several tests begin with this at once
 stamp=$(sha256sum requirements/clients.txt | cut -d' ' -f1)
 [ "$(cat .venv-clients/stamp 2>/dev/null)" != "$stamp" ] || exit 0
 rm -rf .venv-clients

@@ -5,6 +5,9 @@
 # .venv-converters. For tests/models. Safe to run again: nothing is done twice.
 set -eu
 cd "$(dirname "$0")/.."
+mkdir -p .stamps
+exec 9> .stamps/models.lock
+flock 9 # several tests begin with this at once
 pip_quiet="-qq --disable-pip-version-check --retries 1 --timeout 10 --require-hashes"
 
 stamp=$(cat requirements/models.txt requirements/converters.txt tests/models/convert.py scripts/models.sh | sha256sum | cut -d' ' -f1)
