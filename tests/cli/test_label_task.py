@@ -55,6 +55,22 @@ def test_a_label_that_decides_it_is_read(
     assert train(shoal, name)["estimator"] == estimator
 
 
+def test_whole_numbers_stay_classes_when_a_cell_of_the_label_is_empty(
+    shoal: Cli, tmp_path: Path
+) -> None:
+    add(shoal, tmp_path, "gaps", lambda t: (t["heat"] > 0).astype(float).mask(t.index == 3))
+    assert train(shoal, "gaps")["estimator"] == "mlp"
+
+
+def test_many_whole_numbers_are_asked_about_when_a_cell_of_the_label_is_empty(
+    shoal: Cli, tmp_path: Path
+) -> None:
+    add(shoal, tmp_path, "hour-gaps", lambda t: whole(t).astype(float).mask(t.index == 3))
+    refused = shoal("model", "train", "hour-gaps", "--dataset", "hour-gaps", "--no-wait")
+    assert refused.exit_code == 2
+    assert "--task classification, or --task regression" in refused.stderr
+
+
 def test_an_estimator_of_another_task_is_named(shoal: Cli, tmp_path: Path) -> None:
     add(shoal, tmp_path, "other", whole)
     words = ("model", "train", "other", "--dataset", "other", "--task", "classification")

@@ -1,7 +1,7 @@
 """Whether a label column names classes or holds a quantity: read from the table, asked when that
 does not decide it."""
 
-from shoal.controller.data.records import DatasetVersion
+from shoal.controller.data.records import Column, DatasetVersion
 from shoal.errors import SettingError
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
@@ -20,7 +20,7 @@ def task_of(dataset: DatasetVersion, given: str = "") -> str:
     if given:
         return given
     label = next(column for column in dataset.columns if column.role == "label")
-    if "float" in label.dtype:
+    if "float" in label.dtype and not _is_whole(label):
         return REGRESSION
     is_number = label.low is not None and "bool" not in label.dtype
     if not is_number or 0 < len(label.values) <= FEW:
@@ -31,3 +31,11 @@ def task_of(dataset: DatasetVersion, given: str = "") -> str:
         "they may be classes, or a quantity",
         "say --task classification, or --task regression",
     )
+
+
+def _is_whole(label: Column) -> bool:
+    """Whether a column of floats holds whole numbers only, as integers do when a cell is empty.
+
+    False for more values than its description lists.
+    """
+    return bool(label.values) and all(float(value).is_integer() for value in label.values)
