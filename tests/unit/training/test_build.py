@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
@@ -312,6 +313,19 @@ def import_onnx(digit_job: Job, folder: Path, model: onnx.ModelProto | bytes) ->
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
     imported = msgspec.structs.replace(digit_job, estimator="imported", onnx=path)
     return build.build(imported, silent)
+
+
+def test_a_column_that_is_the_label_is_named_in_notes_and_card(tmp_path: Path) -> None:
+    path = tmp_path / "parts.csv"
+    rng = np.random.default_rng(1)
+    heat = rng.normal(size=400)
+    bad = heat + rng.normal(size=400) > 0
+    table = {"heat": heat, "load": rng.normal(size=400), "code": 3 - bad, "defect": bad}
+    pd.DataFrame(table).to_csv(path, index=False)
+    built = build.build(job(path, dataset(path, "defect"), estimator="logistic"), silent)
+    assert "column 'code' alone predicts 'defect'" in built.notes[0]
+    assert built.notes[0] in built.card
+    assert not built.why_refused
 
 
 def test_a_trained_model_from_elsewhere_gets_variants_and_golden_vectors(

@@ -14,6 +14,7 @@ from shoal.controller.training.io import (
     card,
     export,
     golden,
+    leakage,
     onnx_graph,
     prepared_rows,
     reference_sketches,
@@ -54,9 +55,12 @@ def build(job: Job, progress: ReportProgress) -> Built:
     task = ESTIMATORS[job.estimator][0] or _task_of_import(job, params)
     progress(0.02, f"reading {job.dataset.ref}")
     data = rows.prepare(job, params, task)
+    progress(0.05, "looking for columns that give the label away")
+    leaks = leakage.notes_on_leaks(data, job.dataset.label, task, params.seed)
     steps = prepared_rows.pipeline_of(params, data)
     data = prepared_rows.apply_pipeline(data, steps)
     built = build_variants(job, params, data, task, progress)
+    built.notes[:0] = leaks
     progress(0.70, "measuring every variant on held-back rows")
     reports = _reports(built, data, task)
     metrics, sites = _evaluate(built, data, task, params)
