@@ -1,6 +1,7 @@
 """Small releases of tensors: ONNX graphs of every datatype and form, in a folder each."""
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,13 +14,16 @@ from shoal import bundle
 from shoal import manifest as manifests
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.engine import Engine
+from shoal.agent.serving.inference import Inference
+from shoal.agent.serving.io.client import tensor_request, tensors_of
 from shoal.agent.serving.io.runtime import OrtLoader
+from shoal.agent.serving.routes import Request
 from shoal.golden import GoldenTensors, Vector
 from shoal.manifest import TENSORS, TENSORS_SCHEMA, Manifest, Variant
 from shoal.profile import profile
 from shoal.signature import Signature, State, Tensor
 from shoal.sketch import Reference, References
-from shoal.tensors import DTYPES, Array, StoredTensor
+from shoal.tensors import DTYPES, Array, StoredTensor, to_bytes
 
 MODEL = "any"
 #: Nothing is sketched of a release of tensors.
@@ -168,6 +172,28 @@ def running_sum() -> TensorModel:
     ]
     feeds = {"x": np.float32([[1, 2]]), "h": np.float32([[0, 0]])}
     return TensorModel(graph(signature, nodes), signature, [feeds])
+
+
+def ask(
+    inference: Inference,
+    feeds: Mapping[str, Array],
+    *,
+    sequence: str | int | None = None,
+    start: bool = False,
+    end: bool = False,
+) -> dict[str, Array]:
+    """The outputs of a request in bytes, as a program on the device sends it."""
+    head, parts = tensor_request(feeds, (), sequence, start, end)
+    body = head + b"".join(parts)
+    response = inference.respond(Request("POST", f"/v2/models/{MODEL}/infer", body, len(head)))
+    assert response.status == 200, response.body[:500]
+    found = json.loads(response.body[: response.json_bytes])
+    return tensors_of(found["outputs"], response.body, response.json_bytes)
+
+
+def same(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same, bit for bit."""
+    return a.shape == b.shape and a.dtype == b.dtype and to_bytes(a) == to_bytes(b)
 
 
 MODELS: dict[str, Callable[[], TensorModel]] = {

@@ -49,28 +49,17 @@ def make_release(graph: bytes, *, features: int, version: int = 1) -> Release:
         "reference.json": msgspec.json.encode(_references(rows, said)),
         "golden.npz": bundle.Golden(rows[:32], {"fp32": said[:32]}).to_bytes(),
     }
-    described = {name: bundle.describe(name, data) for name, data in files.items()}
-    boards = [name for name, profile in load_profiles().items() if not profile.unsupported]
-    manifest = Manifest(
-        model=MODEL,
+    return _packed(
+        files,
         version=version,
-        release_counter=1,
         task="classification",
         input=INPUT,
         output=OUTPUT,
         features=[Feature(name=f"x{j}", low=-4, high=4) for j in range(features)],
         labels=[str(c) for c in range(CLASSES)],
-        variants=[Variant(name="fp32", file=described["fp32.onnx"])],
-        profiles={name: ["fp32"] for name in boards},
-        reference=described["reference.json"],
-        golden=described["golden.npz"],
-        opset=OPSET,
-        ort=">=1.31",
-        created_s=0.0,
         dataset="drawn@1",
         dataset_sha256="0" * 64,
     )
-    return Release(manifest, files)
 
 
 def make_tensor_release(graph: bytes, items: list[dict[str, Array]]) -> Release:
@@ -87,28 +76,36 @@ def make_tensor_release(graph: bytes, items: list[dict[str, Array]]) -> Release:
         "reference.json": msgspec.json.encode(nothing),
         "golden.msgpack": found.golden,
     }
-    described = {name: bundle.describe(name, data) for name, data in files.items()}
-    boards = [name for name, profile in load_profiles().items() if not profile.unsupported]
-    manifest = Manifest(
+    return _packed(
+        files,
         schema=TENSORS_SCHEMA,
-        model=MODEL,
         version=1,
-        release_counter=1,
         task=TENSORS,
         input="",
         output="",
         features=[],
         labels=[],
-        variants=[Variant(name="fp32", file=described["fp32.onnx"])],
-        profiles={name: ["fp32"] for name in boards},
-        reference=described["reference.json"],
-        golden=described["golden.msgpack"],
-        opset=OPSET,
-        ort=">=1.31",
-        created_s=0.0,
         dataset="",
         dataset_sha256="",
         signature=found.signature,
+    )
+
+
+def _packed(files: dict[str, bytes], **more: Any) -> Release:
+    """A release of fp32, reference and golden vectors, for every profile; more: of its manifest."""
+    model, reference, golden = (bundle.describe(name, data) for name, data in files.items())
+    boards = [name for name, profile in load_profiles().items() if not profile.unsupported]
+    manifest = Manifest(
+        model=MODEL,
+        release_counter=1,
+        variants=[Variant(name="fp32", file=model)],
+        profiles={name: ["fp32"] for name in boards},
+        reference=reference,
+        golden=golden,
+        opset=OPSET,
+        ort=">=1.31",
+        created_s=0.0,
+        **more,
     )
     return Release(manifest, files)
 

@@ -4,7 +4,6 @@ answers it bit for bit as onnxruntime does; what it cannot serve is refused by n
 Source: onnx.backend.test, which the onnx package carries; its node cases are made in memory.
 """
 
-import json
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -20,16 +19,13 @@ from onnx import TensorProto, numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 from endpoints import inference_of, served
-from shoal.agent.serving.inference import Inference
-from shoal.agent.serving.io.client import tensor_request, tensors_of
 from shoal.agent.serving.io.runtime import OrtLoader
-from shoal.agent.serving.routes import Request
 from shoal.controller.training.io import model_checks, runtime, tensor_runs
 from shoal.errors import ShoalError
 from shoal.golden import GoldenTensors
 from shoal.profile import profile
-from shoal.tensors import Array, to_bytes
-from tensor_models import MODEL, TensorModel, put_tensors, slot_of
+from shoal.tensors import Array
+from tensor_models import MODEL, TensorModel, ask, put_tensors, same, slot_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -106,7 +102,7 @@ def outcome(case: Case, folder: Path) -> str:
         return f"{type(error).__name__} on the device: {error!s:.200}"
     wanted = raw(case, model)
     for name in checked:
-        if not _same(found[name], wanted[name]):
+        if not same(found[name], wanted[name]):
             return f"{name} is not what onnxruntime answers"
     return "answered" if _is_standard(case, list(found.values())) else "answered otherwise"
 
@@ -128,23 +124,13 @@ def answered(model: TensorModel, folder: Path) -> dict[str, Array]:
     """The endpoint's answer to one binary request, from a release on disk."""
     put_tensors(folder, model)
     engine = OrtLoader(lambda model, slot: folder).load(slot_of(), PROFILE)
-    inference: Inference = inference_of({MODEL: served(engine)})
-    head, parts = tensor_request(model.feeds[0], (), None, False, False)
-    body = head + b"".join(parts)
-    response = inference.respond(Request("POST", f"/v2/models/{MODEL}/infer", body, len(head)))
-    assert response.status == 200, response.body[:300]
-    found = json.loads(response.body[: response.json_bytes])
-    return tensors_of(found["outputs"], response.body, response.json_bytes)
+    return ask(inference_of({MODEL: served(engine)}), model.feeds[0])
 
 
 def raw(case: Case, model: TensorModel) -> dict[str, Array]:
     session = runtime.open_session(case.data, case.name)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(model.feeds[0])), strict=True))
-
-
-def _same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and to_bytes(a) == to_bytes(b)
 
 
 def _is_standard(case: Case, found: list[Array]) -> bool:

@@ -3,7 +3,6 @@
 scripts/models.sh makes them; without a package index these tests are skipped.
 """
 
-import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +13,13 @@ import pytest
 
 from endpoints import inference_of, served
 from shoal.agent.serving.inference import Inference
-from shoal.agent.serving.io.client import tensor_request, tensors_of
 from shoal.agent.serving.io.runtime import OrtLoader
-from shoal.agent.serving.routes import Request
 from shoal.controller.training.io import inspection, runtime, zip_maps
 from shoal.controller.training.jobs import Inspection
 from shoal.golden import GoldenTensors
 from shoal.profile import profile
-from shoal.tensors import Array, to_bytes
-from tensor_models import MODEL, TensorModel, put_tensors, slot_of
+from shoal.tensors import Array
+from tensor_models import MODEL, TensorModel, ask, put_tensors, same, slot_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -127,25 +124,10 @@ def put_in_service(model: TensorModel, folder: Path) -> Inference:
     return inference_of({MODEL: served(loader.load(slot_of(), profile("x86-vnni")))})
 
 
-def ask(
-    inference: Inference, feeds: Mapping[str, Array], *step: str | int | bool
-) -> dict[str, Array]:
-    head, parts = tensor_request(feeds, (), *(step or (None, False, False)))  # type: ignore[arg-type]
-    body = head + b"".join(parts)
-    response = inference.respond(Request("POST", f"/v2/models/{MODEL}/infer", body, len(head)))
-    assert response.status == 200, response.body[:500]
-    found = json.loads(response.body[: response.json_bytes])
-    return tensors_of(found["outputs"], response.body, response.json_bytes)
-
-
 def raw(model: TensorModel, feeds: Mapping[str, Array]) -> dict[str, Array]:
     session = runtime.open_session(model.graph, "raw")
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-
-
-def same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and to_bytes(a) == to_bytes(b)
 
 
 @pytest.mark.parametrize("name", [*WHEELS, *CONVERTED])
@@ -178,7 +160,7 @@ def test_a_voice_detector_keeps_its_state_within_a_sequence(
         wanted = raw(model, {**feeds, "state": state})
         state = wanted["stateN"]
         del feeds["state"]
-        answer = ask(inference, feeds, "microphone-1", step == 0, step == 5)
+        answer = ask(inference, feeds, sequence="microphone-1", start=step == 0, end=step == 5)
         assert set(answer) == {"output"}
         assert same(answer["output"], wanted["output"])
 

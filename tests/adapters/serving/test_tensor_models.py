@@ -10,18 +10,19 @@ import pytest
 from endpoints import inference_of, served
 from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.inference import Inference
-from shoal.agent.serving.io.client import tensor_request, tensors_of
+from shoal.agent.serving.io.client import tensors_of
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.routes import Request
 from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import InputError, ModelError
 from shoal.profile import profile
 from shoal.signature import Signature
-from shoal.tensors import DTYPES, Array, to_bytes
+from shoal.tensors import DTYPES, Array
 from tensor_models import (
     MODEL,
     MODELS,
     TensorModel,
+    ask,
     graph,
     identity,
     loaded,
@@ -30,6 +31,7 @@ from tensor_models import (
     put_tensors,
     raw,
     running_sum,
+    same,
     scaled,
     slot_of,
     tensor,
@@ -47,23 +49,6 @@ def post(inference: Inference, body: Any, data: bytes = b"") -> tuple[int, Any]:
     head = json.dumps(body).encode()
     response = inference.respond(Request("POST", INFER, head + data, len(head)))
     return response.status, json.loads(response.body)
-
-
-def ask(inference: Inference, feeds: dict[str, Array], **more: Any) -> dict[str, Array]:
-    """The outputs of a request in bytes, as a program on the device sends it."""
-    head, parts = tensor_request(feeds, (), *_step(more))
-    response = inference.respond(Request("POST", INFER, head + b"".join(parts), len(head)))
-    assert response.status == 200, response.body
-    found = json.loads(response.body[: response.json_bytes])
-    return tensors_of(found["outputs"], response.body, response.json_bytes)
-
-
-def _step(more: dict[str, Any]) -> tuple[Any, bool, bool]:
-    return more.get("sequence"), more.get("start", False), more.get("end", False)
-
-
-def same(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and to_bytes(a) == to_bytes(b)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -27,6 +27,8 @@ VALIDATED, REFUSED, SIGNED_CANDIDATE, RELEASED = "validated", "refused", "candid
 DELETING = "deleting"
 #: Security epoch, not a version: raised manually if older releases must never run again.
 RELEASE_COUNTER = 1
+#: Retired model -> what that says of each of its releases.
+Retired = Mapping[str, Mapping[str, Any]]
 _REPORT = (
     "task", "estimator", "metrics", "by_site", "variants", "verdicts", "signatures", "labels",
     "features", "params",
@@ -39,14 +41,15 @@ def list_releases(ctx: Context, model: str = "", *, retired: bool = True) -> lis
     if model:
         query = query.where(release.c.model == model)
     with ctx.store.read() as db:
-        found = [_record(db, row) for row in db.execute(query).all()]
+        whole = _retired_models(db)
+        found = [_record(db, row, whole) for row in db.execute(query).all()]
     return [one for one in found if retired or not one.retired_at]
 
 
 def get_release(ctx: Context, ref: str) -> Release:
     """One release, "model@version"; AbsentError if there is none such."""
     with ctx.store.read() as db:
-        return _record(db, _row(db, ref))
+        return _record(db, _row(db, ref), _retired_models(db))
 
 
 def manifest_of(ctx: Context, ref: str) -> tuple[Manifest, bytes]:
@@ -284,7 +287,17 @@ def _row(db: Connection, ref: str) -> Row[Any]:
     return row
 
 
-def _record(db: Connection, row: Row[Any]) -> Release:
+def _retired_models(db: Connection) -> Retired:
+    """Since when, and by whom: of the models that are retired, and with them their releases."""
+    mine = models_table.c
+    query = select(mine.name, mine.retired_at, mine.retired_by).where(mine.retired_at > 0)
+    return {
+        row.name: {"retired_at": row.retired_at, "retired_by": row.retired_by}
+        for row in db.execute(query)
+    }
+
+
+def _record(db: Connection, row: Row[Any], retired: Retired) -> Release:
     columns = {str(k): v for k, v in row._mapping.items() if k not in ("report", "manifest")}
     report = {name: row.report[name] for name in _REPORT}
     origin = row.report.get("origin")
@@ -292,11 +305,5 @@ def _record(db: Connection, row: Row[Any]) -> Release:
     report |= {"tensors": row.report.get("tensors")}
     report |= {"why_refused": row.report.get("why_refused", "")}
     report |= {"notes": row.report.get("notes", [])}
-    whole = db.execute(
-        select(models_table.c.retired_at, models_table.c.retired_by).where(
-            models_table.c.name == row.model
-        )
-    ).first()
-    if whole is not None and whole.retired_at:
-        report |= {"retired_at": whole.retired_at, "retired_by": whole.retired_by}
+    report |= retired.get(row.model, {})
     return msgspec.convert(columns | report, Release)

@@ -1,5 +1,6 @@
 """Model and release screens: imports, lineage, metrics, gates, signatures, service."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import redirect, request, url_for
@@ -120,29 +121,29 @@ def _find(get, name: str):  # type: ignore[no-untyped-def]
 @blueprint.post("/releases/<ref>/<action>")
 def release_act(ref: str, action: str) -> Response:
     """Retire a release, or take it back."""
-    who, ctx = actor("operator"), context()
-    if action == "retire":
-        reason = request.form.get("reason", "").strip()
-        retirement.retire_release(ctx, actor=who.name, ref=ref, reason=reason)
-    elif action == "unretire":
-        retirement.unretire_release(ctx, actor=who.name, ref=ref)
-    else:
-        raise AbsentError("action", action)
+    _act(action, retirement.retire_release, retirement.unretire_release, ref=ref)
     return redirect(url_for("web.release", ref=ref), 303)
 
 
 @blueprint.post("/models/<name>/<action>")
 def model_act(name: str, action: str) -> Response:
     """Retire a model, or take it back."""
+    _act(action, retirement.retire_model, retirement.unretire_model, name=name)
+    return redirect(url_for("web.model", name=name), 303)
+
+
+def _act(
+    action: str, retire: Callable[..., None], take_back: Callable[..., None], **subject: str
+) -> None:
+    """Retire the subject, or take it back."""
     who, ctx = actor("operator"), context()
     if action == "retire":
         reason = request.form.get("reason", "").strip()
-        retirement.retire_model(ctx, actor=who.name, name=name, reason=reason)
+        retire(ctx, actor=who.name, reason=reason, **subject)
     elif action == "unretire":
-        retirement.unretire_model(ctx, actor=who.name, name=name)
+        take_back(ctx, actor=who.name, **subject)
     else:
         raise AbsentError("action", action)
-    return redirect(url_for("web.model", name=name), 303)
 
 
 @blueprint.get("/releases/<ref>/retire")
