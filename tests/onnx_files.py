@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx
-from onnx import FunctionProto, NodeProto, TensorProto, helper
+from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 Value = tuple[str, int, Sequence[int | str | None] | None]
 node = helper.make_node
@@ -182,6 +183,49 @@ def classifier_with_maps() -> bytes:
     )
     model.graph.output[1].type.CopyFrom(maps)
     return bytes(model.SerializeToString())
+
+
+def layers(count: int = 2, width: int = 64, seed: int = 0) -> bytes:
+    """y = tanh(... tanh(x @ w0) @ w1 ...), x (N, width): count * width² * 4 bytes of weights."""
+    rng = np.random.default_rng(seed)
+    made, last = [], "x"
+    for i in range(count):
+        made += [node("MatMul", [last, f"w{i}"], [f"h{i}"]), node("Tanh", [f"h{i}"], [f"t{i}"])]
+        last = f"t{i}"
+    return onnx_of(
+        made,
+        [("x", TensorProto.FLOAT, ["N", width])],
+        [(last, TensorProto.FLOAT, ["N", width])],
+        stored=[
+            numpy_helper.from_array(
+                (rng.normal(size=(width, width)) / width**0.5).astype(np.float32), f"w{i}"
+            )
+            for i in range(count)
+        ],
+    )
+
+
+def kept_apart(
+    data: bytes, names: Sequence[str] = ("weights.bin",)
+) -> tuple[bytes, dict[str, bytes]]:
+    """The model with its stored tensors in data files, in turn; and name -> content of those."""
+    model = onnx.load_model_from_string(data)
+    files = dict.fromkeys(names, b"")
+    for i, tensor in enumerate(model.graph.initializer):
+        name, raw = names[i % len(names)], numpy_helper.to_array(tensor).tobytes()
+        for field in ("raw_data", "float_data", "double_data", "int64_data", "int32_data"):
+            tensor.ClearField(field)
+        external(tensor, location=name, offset=str(len(files[name])), length=str(len(raw)))
+        files[name] += raw
+    return bytes(model.SerializeToString()), files
+
+
+def external(tensor: TensorProto, **entries: str) -> None:
+    """Have a stored tensor name its data in another file."""
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
 
 
 def hostile() -> dict[str, bytes]:

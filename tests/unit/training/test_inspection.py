@@ -3,9 +3,11 @@
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
@@ -109,7 +111,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
             stored=[TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4],
                                 data_location=TensorProto.EXTERNAL)],
         ),
-        "keeps its weights in other files (w)",
+        "keeps its weights in other files: '', which has 'w', was not given",
     ),
     "an operator that is not UTF-8": (
         onnx_files.linear().replace(b"MatMul", b"Mat\xff\xfel"),
@@ -199,4 +201,86 @@ def test_a_name_with_control_characters_is_not_served(path: Path) -> None:
         )
     )
     with pytest.raises(ModelError, match="has control characters"):
+        inspection.inspect(path, "it")
+
+
+# ---- weights in data files
+
+
+def apart(folder: Path, data: bytes, names: Sequence[str] = ("weights.bin",)) -> dict[str, Path]:
+    """Write a model with data files into `folder`, with the files' own names; data as inspected."""
+    model, files = onnx_files.kept_apart(data, names)
+    (folder / "model.onnx").write_bytes(model)
+    stored = {}
+    for i, (name, content) in enumerate(files.items()):
+        stored[name] = folder / f"{i}0" / "blob"
+        stored[name].parent.mkdir()
+        stored[name].write_bytes(content)
+    return stored
+
+
+@pytest.mark.parametrize("names", [["weights.bin"], ["a.data", "b.data"]])
+def test_a_model_with_data_files_is_inspected_like_one_file(
+    names: list[str], path: Path, tmp_path: Path
+) -> None:
+    path.write_bytes(onnx_files.layers(4))
+    whole = inspection.inspect(path, "it")
+    data = apart(tmp_path, onnx_files.layers(4), names)
+    found = inspection.inspect(path, "it", data=data)
+    assert found.signature == whole.signature
+    assert found.golden == whole.golden
+    assert found.facts.parameters == whole.facts.parameters == 4 * 64 * 64
+    assert found.facts.stored_bytes > 4 * 64 * 64 * 4
+
+
+WRONG: dict[str, tuple[dict[str, str], str]] = {
+    "a file that was not given": ({"location": "other.bin"}, "'other.bin', which has 'w0'"),
+    "a file above the folder": ({"location": "../weights.bin"}, "'../weights.bin', which has"),
+    "a file of the machine": ({"location": "/etc/passwd"}, "'/etc/passwd', which has"),
+    "itself": ({"location": "model.onnx"}, "'model.onnx', which has"),
+    "no file": ({}, "'', which has"),
+    "bytes behind the end": ({"location": "weights.bin", "offset": "64"}, "which has 16384"),
+    "an offset below zero": ({"location": "weights.bin", "offset": "-4"}, "'-4' is no number"),
+    "an offset of words": ({"location": "weights.bin", "offset": "ten"}, "'ten' is no number"),
+    "a length that its shape has not": (
+        {"location": "weights.bin", "length": "12"}, "length 12, and its shape needs 16384"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_data_that_is_not_where_the_model_says_is_named(
+    what: str, path: Path, tmp_path: Path
+) -> None:
+    entries, why = WRONG[what]
+    model = onnx.load_model_from_string(onnx_files.layers(1))
+    model.graph.initializer[0].ClearField("raw_data")
+    onnx_files.external(model.graph.initializer[0], **entries)
+    path.write_bytes(model.SerializeToString())
+    weights = tmp_path / "blob"
+    weights.write_bytes(bytes(64 * 64 * 4))
+    with pytest.raises(ModelError, match=r"^it") as refused:
+        inspection.read_facts(path, "it", {"weights.bin": weights})
+    assert why in refused.value.message
+    assert refused.value.hint
+
+
+def test_a_large_file_is_inspected_without_being_read_whole(path: Path) -> None:
+    path.write_bytes(onnx_files.layers(1, 64))
+    without = inspection.inspect(path, "it").rss_mb
+    path.write_bytes(onnx_files.layers(14, 1_024))
+    stored_mb = path.stat().st_size / (1 << 20)
+    assert stored_mb > 50
+    found = inspection.inspect(path, "it")
+    assert found.rss_mb - without < 1.5 * stored_mb
+    assert found.facts.parameters == 14 << 20
+
+
+def test_a_large_model_is_not_run_where_memory_is_short(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with path.open("wb") as file:
+        file.truncate(200 << 20)
+    monkeypatch.setattr(inspection, "available_mb", lambda: 300.0)
+    with pytest.raises(ModelError, match=r"to run it takes about 456 MB .* has 300 MB free"):
         inspection.inspect(path, "it")

@@ -3,7 +3,9 @@
     python -m shoal.controller.training.io.inspection    a Request on stdin, an answer on stdout
 
 A file of 300 bytes can loop for ever or ask for gigabytes; the child ends then, and the caller has
-a ModelError. It has no secrets: only the file's path, and the sample's.
+a ModelError. It has no secrets: only the paths of the file, its data files and the sample.
+
+A large model is never read whole: onnxruntime maps its weights from the file and the data files.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,19 +30,27 @@ from shoal.validation_errors import decode_errors_as
 
 #: CPU seconds and MB of memory beside the weights that an inspection may take.
 CPU_S, DATA_MB = 9, 768
-#: Memory for each stored byte: the file, its parsed form, onnxruntime's, its optimised one.
-_PER_STORED = 6
+#: Memory for each byte of a file up to so many MB: the file, its parsed form, onnxruntime's, its
+#: optimised one; and for each byte of more and of data files: the mapped one, which counts because
+#: it may be written to, the packed one, and one more.
+_PER_STORED, _STORED_MB, _PER_MAPPED = 6, 512, 3
+#: MB of weights from which on free memory is looked at before; what is needed beside the weights.
+_LARGE_MB, _BESIDE_MB = 128, 256
 #: CPU seconds more for each 100 MB of file; wall seconds for each CPU second.
 _PER_100_MB_S, _WALL = 10, 4
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """verb: "facts" reads and loads; "tensors" runs; "rows" runs zeros (3, features)."""
+    """verb: "facts" reads and loads; "tensors" runs; "rows" runs zeros (3, features).
+
+    data   name that the model calls a data file -> its path
+    """
 
     verb: Literal["facts", "tensors", "rows"]
     path: str
     name: str
+    data: dict[str, str] = {}
     sample: str = ""
     features: int = 0
 
@@ -53,21 +64,31 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     hint: str = ""
 
 
-def read_facts(path: Path, name: str) -> ModelFacts:
-    """Facts of a file that this onnxruntime loads; ModelError, naming `name`, for any other."""
-    answer = _ask(Request(verb="facts", path=str(path), name=name))
+def read_facts(path: Path, name: str, data: Mapping[str, Path] = {}) -> ModelFacts:
+    """Facts of a file that this onnxruntime loads; ModelError, naming `name`, for any other.
+
+    data   the files that it keeps weights in, by the names that it calls them; none for most
+    """
+    answer = _ask(Request(verb="facts", path=str(path), name=name, data=_named(data)))
     assert answer.facts is not None
     return answer.facts
 
 
-def inspect(path: Path, name: str, sample: Path | None = None) -> Inspection:
+def inspect(
+    path: Path, name: str, sample: Path | None = None, data: Mapping[str, Path] = {}
+) -> Inspection:
     """Run a model of tensors: its signature, golden vectors and cost.
 
     sample   .npz: an array for each input, items along its first axis; None to make inputs up
+    data     as read_facts
 
     ModelError, naming `name`, when it cannot be served.
     """
-    answer = _ask(Request(verb="tensors", path=str(path), name=name, sample=str(sample or "")))
+    answer = _ask(
+        Request(
+            verb="tensors", path=str(path), name=name, data=_named(data), sample=str(sample or "")
+        )
+    )
     assert answer.inspection is not None
     return answer.inspection
 
@@ -79,11 +100,21 @@ def check_rows(path: Path, name: str, features: int) -> ModelFacts:
     return answer.facts
 
 
+def _named(data: Mapping[str, Path]) -> dict[str, str]:
+    return {name: str(path) for name, path in data.items()}
+
+
 def _ask(request: Request) -> Answer:
     """The child's answer; ModelError when it refused the file or met a limit."""
-    stored_mb = Path(request.path).stat().st_size / (1 << 20)
+    file_mb, *data_mbs = (
+        Path(path).stat().st_size / (1 << 20) for path in (request.path, *request.data.values())
+    )
+    stored_mb = file_mb + sum(data_mbs)
+    read_mb = min(file_mb, _STORED_MB)
     cpu_s = CPU_S + int(_PER_100_MB_S * stored_mb / 100)
-    data_mb = DATA_MB + math.ceil(_PER_STORED * stored_mb)
+    data_mb = DATA_MB + math.ceil(_PER_STORED * read_mb + _PER_MAPPED * (stored_mb - read_mb))
+    if request.verb == "tensors":
+        _check_memory(request.name, stored_mb)
     child = subprocess.Popen(
         [sys.executable, "-m", __spec__.name, str(cpu_s), str(data_mb), str(os.getpid())],
         stdin=subprocess.PIPE,
@@ -107,6 +138,26 @@ def _ask(request: Request) -> Answer:
     if answer.error:
         raise ModelError(answer.error, answer.hint)
     return answer
+
+
+def _check_memory(name: str, stored_mb: float) -> None:
+    """ModelError where a large model would not fit into this machine's free memory."""
+    free_mb, need_mb = available_mb(), stored_mb + _BESIDE_MB
+    if stored_mb >= _LARGE_MB and 0 <= free_mb < need_mb:
+        raise ModelError(
+            f"to run {name} takes about {need_mb:.0f} MB of memory, and the controller has "
+            f"{free_mb:.0f} MB free",
+            "end other programs there, or import it again later",
+        )
+
+
+def available_mb() -> float:
+    """MB of memory that this machine has left for processes; -1 where that is unknown."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable"):
+                return int(line.split()[1]) / 1024
+    return -1.0
 
 
 def _environment() -> dict[str, str]:
@@ -168,18 +219,27 @@ def main() -> None:
 
 
 def _answer(request: Request) -> Answer:
-    from shoal.controller.training.io import model_checks, runtime, zip_maps
+    from shoal.controller.training.io import data_files, model_checks, runtime, zip_maps
 
     path, name = Path(request.path), request.name
-    model = model_checks.read_model(path, name)
-    notes = zip_maps.flatten(model) if request.verb != "rows" else []
-    facts = model_checks.check_model(model, name)
-    file: Path | bytes = model.SerializeToString() if notes else path
+    if request.verb == "rows":
+        model, left_out = model_checks.read_model(path, name), 0
+        notes = []
+    else:
+        model, left_out = model_checks.read_outline(path, name)
+        notes = zip_maps.flatten(model)
+    zip_maps.check_size(path, name, notes)
+    data = {called: Path(where) for called, where in request.data.items()}
+    sizes = {called: where.stat().st_size for called, where in data.items()}
+    facts = model_checks.check_model(model, name, model_checks.Stored(path.name, left_out, sizes))
+    folder = data_files.folder_of([path, *data.values()])
+    data_files.point_to(model, data | {path.name: path}, folder)
+    file: Path | bytes = model.SerializeToString() if notes or left_out or data else path
     del model
     if request.verb == "facts":
-        runtime.open_session(file, name, optimise=False)
+        runtime.open_session(file, name, folder=folder, only_check=True)
         return Answer(facts=facts)
-    session = runtime.open_session(file, name)
+    session = runtime.open_session(file, name, folder=folder)
     if request.verb == "rows":
         _run_zeros(session, facts, request.features)
         return Answer(facts=facts)

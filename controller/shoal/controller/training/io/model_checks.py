@@ -1,14 +1,16 @@
 """What an ONNX file says of itself, and static checks that refuse it before anything of it runs.
 
 A file of a few hundred bytes can ask for hours or gigabytes, so this counts and never expands:
-function calls are multiplied, bodies are walked, shapes are not inferred.
+function calls are multiplied, bodies are walked, shapes are not inferred, and weights are not read.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoProto
@@ -16,31 +18,67 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoP
 from shoal.controller.releases.records import ModelFacts, TensorFact
 from shoal.controller.training.io import onnx_graph
 from shoal.errors import ModelError
+from shoal.onnx_outline import outline
 from shoal.signature import MOST_TENSORS
 from shoal.tensors import RANK
 
-#: Bytes of a file; nodes once functions are in place; bodies in bodies.
-LIMIT, NODES, DEPTH = 512 << 20, 50_000, 64
+#: Bytes of a model of rows, which is read whole; bytes from which on one of tensors is not; nodes
+#: once functions are in place; bodies in bodies.
+LIMIT, WHOLE, NODES, DEPTH = 512 << 20, 32 << 20, 50_000, 64
 _DATATYPES = {
     TensorProto.FLOAT: "FP32", TensorProto.DOUBLE: "FP64", TensorProto.FLOAT16: "FP16",
     TensorProto.BOOL: "BOOL", TensorProto.STRING: "BYTES",
     **{getattr(TensorProto, f"{kind}{bits}"): f"{kind}{bits}"
        for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
+#: Types of which several elements share a byte.
+_PACKED_BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
 _MAX_NAME = 200
 #: Elements in a byte of a stored tensor, at most.
 _PER_BYTE = 8
 #: Resident MB to load a model: of the process, a stored MB, a thousand nodes. Fitted to 18 models
 #: of 2 kB to 30 MB; the worst was 6.5 MB off.
 _BASE_MB, _PER_STORED_MB, _PER_KILONODE_MB = 8.9, 2.24, 6.2
+#: The same of weights in data files: mapped, and packed one by one.
+_PER_EXTERNAL_MB = 1.1
+
+
+class Stored(NamedTuple):
+    """Where the tensors of a file are that are not in its ModelProto.
+
+    itself     name of the file, where `left_out` bytes of its own tensors are
+    data       names of the data files beside it -> bytes
+    """
+
+    itself: str = ""
+    left_out: int = 0
+    data: Mapping[str, int] = {}
+
+
+def read_outline(path: Path, name: str, whole: int = WHOLE) -> tuple[ModelProto, int]:
+    """The model in `path`, and how many bytes of large tensors are left out of it: these are
+    external data of the file itself. A file of up to `whole` bytes is read whole.
+
+    ModelError as `read_model`.
+    """
+    if path.stat().st_size <= whole:
+        return read_model(path, name), 0
+    found = outline(path, name)
+    if path.name in found.locations:
+        raise ModelError(f"{name} says that it keeps weights in itself", "export it again")
+    return _parse(found.content, name), found.left_out
 
 
 def read_model(path: Path, name: str) -> ModelProto:
     """The model in `path`; ModelError, naming `name`, when it is no ONNX model or too large."""
     if path.stat().st_size > LIMIT:
         raise ModelError(f"{name} is larger than {LIMIT >> 20} MiB", "use a smaller model")
+    return _parse(path.read_bytes(), name)
+
+
+def _parse(data: bytes, name: str) -> ModelProto:
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
         raise ModelError(
             f"{name} is not an ONNX file", "export it with torch.onnx or similar"
@@ -50,12 +88,17 @@ def read_model(path: Path, name: str) -> ModelProto:
     return model
 
 
-def check_model(model: ModelProto, name: str) -> ModelFacts:
-    """Facts of a model that may be loaded; ModelError says why another one may not."""
+def check_model(model: ModelProto, name: str, elsewhere: Stored | None = None) -> ModelFacts:
+    """Facts of a model that may be loaded; ModelError says why another one may not.
+
+    elsewhere   weights that are not in `model`; None where none may be
+    """
     _check_texts(model, name)
     nodes = _count_nodes(model, name)
-    stored = [_elements_and_bytes(tensor, name) for tensor in _all_tensors(model)]
-    stored_bytes = sum(size for _, size in stored)
+    elsewhere = elsewhere or Stored()
+    stored = [_stored(tensor, name, elsewhere) for tensor in tensors_of(model)]
+    inside = sum(one.inside for one in stored) + elsewhere.left_out
+    outside = sum(one.outside for one in stored)
     return ModelFacts(
         ir_version=model.ir_version,
         opsets={o.domain: o.version for o in model.opset_import},
@@ -63,10 +106,10 @@ def check_model(model: ModelProto, name: str) -> ModelFacts:
         outputs=[_tensor(value) for value in model.graph.output],
         operators=_operators(model),
         nodes=nodes,
-        parameters=sum(elements for elements, _ in stored),
-        stored_bytes=stored_bytes,
+        parameters=sum(one.elements for one in stored),
+        stored_bytes=inside + outside,
         memory_mb=_BASE_MB
-        + _PER_STORED_MB * stored_bytes / (1 << 20)
+        + (_PER_STORED_MB * inside + _PER_EXTERNAL_MB * outside) / (1 << 20)
         + _PER_KILONODE_MB * nodes / 1_000,
     )
 
@@ -109,10 +152,12 @@ def _texts_of(model: ModelProto) -> Iterator[object]:
     for function in model.functions:
         yield from (function.name, function.domain, *function.input, *function.output)
     for graph in graphs_of(model):
-        yield from (tensor.name for tensor in graph.initializer)
         for value in (*graph.input, *graph.output):
             yield value.name
             yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
+    for tensor in tensors_of(model):
+        yield tensor.name
+        yield from (text for one in tensor.external_data for text in (one.key, one.value))
     for node in _all_nodes(model):
         yield from (node.name, node.domain, node.op_type, *node.input, *node.output)
 
@@ -143,7 +188,7 @@ def _all_nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:
         yield from function.node
 
 
-def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
     """Every stored tensor: initializers, and attributes such as those of Constant."""
     for graph in graphs_of(model):
         yield from graph.initializer
@@ -156,20 +201,84 @@ def _all_tensors(model: ModelProto) -> Iterator[TensorProto]:
             yield from attribute.tensors
 
 
-def _elements_and_bytes(tensor: TensorProto, name: str) -> tuple[int, int]:
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise ModelError(
-            f"{name} keeps its weights in other files ({tensor.name})",
-            "save it as one file: onnx.save(model, path, save_as_external_data=False)",
-        )
+class _Stored(NamedTuple):
+    """Elements of a tensor; its bytes in the file, and in data files."""
+
+    elements: int
+    inside: int
+    outside: int
+
+
+def _stored(tensor: TensorProto, name: str, elsewhere: Stored) -> _Stored:
     elements, size = math.prod(tensor.dims), tensor.ByteSize()
-    if any(length < 0 for length in tensor.dims) or elements > _PER_BYTE * (size + 1):
+    entries = {one.key: one.value for one in tensor.external_data}
+    location = entries.get("location", "")
+    is_left_out = bool(elsewhere.left_out) and location == elsewhere.itself
+    is_inside = is_left_out or (
+        tensor.data_location != TensorProto.EXTERNAL and not tensor.external_data
+    )
+    stored = size + (int(entries["length"]) if is_left_out else 0)
+    too_few = is_inside and elements > _PER_BYTE * (stored + 1)
+    if too_few or any(length < 0 for length in tensor.dims):
         raise ModelError(
-            f"{name}: the stored tensor {tensor.name[:40]!r} has a shape that its {size} bytes "
+            f"{name}: the stored tensor {tensor.name[:40]!r} has a shape that its {stored} bytes "
             "cannot have",
             "export it again",
         )
-    return elements, size
+    if is_inside:
+        return _Stored(elements, size, 0)
+    if location not in elsewhere.data:
+        raise ModelError(
+            f"{name} keeps its weights in other files: {location[:100]!r}, which has "
+            f"{tensor.name[:100]!r}, was not given",
+            "save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
+        )
+    start, length = _span(tensor, entries, elements, name)
+    if start + length > elsewhere.data[location]:
+        raise ModelError(
+            f"{name}: {tensor.name[:100]!r} is in bytes {start} to {start + length} of "
+            f"{location}, which has {elsewhere.data[location]}",
+            "is it the data file of this model, and complete?",
+        )
+    return _Stored(elements, tensor.ByteSize(), length)
+
+
+def _span(
+    tensor: TensorProto, entries: Mapping[str, str], elements: int, name: str
+) -> tuple[int, int]:
+    """The first byte of a tensor in its data file, and how many it has."""
+    try:
+        start = _whole_number(entries.get("offset") or "0")
+        needed = elements * _item_bytes(tensor.data_type)
+        length = _whole_number(entries.get("length") or str(math.ceil(needed)))
+        if length != math.ceil(needed):
+            raise ValueError(f"length {length}, and its shape needs {math.ceil(needed)}")
+    except ValueError as error:
+        raise ModelError(
+            f"{name}: the data of {tensor.name[:100]!r} in another file: {error!s:.100}",
+            "export it again",
+        ) from error
+    return start, length
+
+
+def _whole_number(text: str) -> int:
+    """A number of up to 19 digits."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError(f"{text[:40]!r} is no number of bytes")
+    return int(text)
+
+
+def _item_bytes(datatype: int) -> float:
+    """Bytes of one element; half a byte or less for those that share one."""
+    try:
+        kind = TensorProto.DataType.Name(datatype)
+    except ValueError:
+        raise ValueError(f"unknown type {datatype}") from None
+    if kind in ("STRING", "UNDEFINED"):
+        raise ValueError(f"{kind} has no bytes of fixed length")
+    if kind in _PACKED_BITS:
+        return _PACKED_BITS[kind] / 8
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(datatype)).itemsize
 
 
 def _operators(model: ModelProto) -> dict[str, int]:

@@ -17,17 +17,22 @@ BATCH = 4_096
 
 
 def open_session(
-    model: bytes | Path, name: str, *, optimise: bool = True
+    model: bytes | Path, name: str, *, only_check: bool = False, folder: Path | None = None
 ) -> onnxruntime.InferenceSession:
     """Load a model; ModelError when this runtime cannot run it.
 
-    optimise   False to fold no constants: only whether it has every operator is asked
+    only_check   fold no constants and pack no weights: only whether it has every operator is asked
+    folder       of its data files, where the model is given as bytes
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    if not optimise:
+    if only_check:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if folder is not None:
+        entry = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(entry, str(folder.resolve()))
     source = model if isinstance(model, bytes) else str(model)
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

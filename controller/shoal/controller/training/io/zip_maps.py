@@ -7,16 +7,31 @@ from pathlib import Path
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
+from shoal.errors import ModelError
+
 _OLDEST_OPSET = 13
+#: Bytes of a file that is written anew: it is read whole for that.
+LIMIT = 512 << 20
 
 
 def flattened(path: Path) -> bytes | None:
     """Bytes of the model in `path`, which was checked, without its ZipMaps; None if it has none."""
+    if path.stat().st_size > LIMIT:
+        return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data.find(b"ZipMap") < 0:
             return None
     model = ModelProto.FromString(path.read_bytes())
     return model.SerializeToString() if flatten(model) else None
+
+
+def check_size(path: Path, name: str, notes: list[str]) -> None:
+    """ModelError for a file with ZipMaps that is too large to be written without them."""
+    if notes and path.stat().st_size > LIMIT:
+        raise ModelError(
+            f"{name} ends in a ZipMap and is larger than {LIMIT >> 20} MiB",
+            'export it with options={"zipmap": False}',
+        )
 
 
 def flatten(model: ModelProto) -> list[str]:
