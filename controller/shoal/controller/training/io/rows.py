@@ -5,14 +5,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedShuffleSplit
 
+from shoal.controller.data import splits
 from shoal.controller.data.frames import features_of, in_order, names_of, read_frame
 from shoal.controller.training.jobs import Job, Params
 from shoal.errors import DatasetError
 
-#: Random group splits tried to get each label of each site on both sides.
-_TRIES = 40
 #: Distinct labels above which a classifier is refused.
 _MAX_LABELS = 1_000
 
@@ -62,7 +60,8 @@ def prepare(job: Job, params: Params, task: str) -> Data:
     rows = Rows(kept[features].to_numpy(np.float32), y, site)
     chosen = np.isin(site, params.sites) if params.sites else np.full(len(y), True)
     _check_sites(params.sites, site, job.dataset.site)
-    held = _held_back(rows, group, params, task)
+    strata = _strata(rows, task)
+    held = splits.held_back(strata, group, holdout=params.holdout, seed=params.seed)
     data = Data(
         features, labels, rows.take(chosen & ~held), rows.take(chosen & held), rows.take(held),
         int((~complete).sum()),
@@ -93,44 +92,10 @@ def _targets(values: "pd.Series", job: Job, task: str) -> tuple[list[str], npt.N
     return labels, np.array([index[name] for name in names])
 
 
-def _held_back(rows: Rows, group: npt.NDArray | None, params: Params, task: str) -> npt.NDArray:
-    """Mask of held-back rows; a group is held back as a whole or not at all."""
-    n = len(rows.y)
-    strata = _strata(rows, task)
-    held = np.zeros(n, bool)
-    if group is None:
-        held[_free_split(n, strata, params)] = True
-        return held
-    if len(np.unique(group)) < 2:
-        raise DatasetError("the split column has one value only", "name another, or none")
-    splitter = GroupShuffleSplit(_TRIES, test_size=params.holdout, random_state=params.seed)
-    best = min(
-        (test for _, test in splitter.split(rows.x, groups=group)),
-        key=lambda test: _unbalanced_strata(strata, test),
-    )
-    held[best] = True
-    return held
-
-
 def _strata(rows: Rows, task: str) -> npt.NDArray:
     """Label and site as one number each, or site alone for regression: shape (n,)."""
     _, site = np.unique(rows.site, return_inverse=True)
     return site if task == "regression" else site * (int(rows.y.max()) + 1) + rows.y
-
-
-def _unbalanced_strata(strata: npt.NDArray, test: npt.NDArray) -> int:
-    """Number of strata that are entirely in the test rows or entirely out of them."""
-    everything, inside = np.bincount(strata), np.bincount(strata[test], minlength=strata.max() + 1)
-    return int(((everything > 0) & ((inside == 0) | (inside == everything))).sum())
-
-
-def _free_split(n: int, strata: npt.NDArray, params: Params) -> npt.NDArray:
-    _, counts = np.unique(strata, return_counts=True)
-    small = counts.min() < 2 or len(counts) > min(n * params.holdout, n * (1 - params.holdout))
-    kind = ShuffleSplit if small else StratifiedShuffleSplit
-    splitter = kind(1, test_size=params.holdout, random_state=params.seed)
-    _, test = next(splitter.split(np.zeros(n), strata))
-    return test
 
 
 def _check_sites(wanted: list[str], site: npt.NDArray, column: str) -> None:

@@ -1,0 +1,21 @@
+"""Opens the items of a stored dataset, or of a file of arrays."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from shoal.controller.data import array_files
+from shoal.controller.data.items import Items
+
+
+def open_items(
+    path: Path, source: str = "", wanted: Sequence[str] = (), limit: int = array_files.LIMIT
+) -> Items:
+    """Items at `path`: a .npz or .npy.
+
+    source   what messages call it; "" for the file's name
+    wanted   inputs to take of a .npz, other arrays of which do not matter; empty for all
+    limit    bytes of arrays once unpacked, at most
+
+    DatasetError, naming `source`, for what cannot be read.
+    """
+    return array_files.open_arrays(path, source or path.name, wanted, limit)
