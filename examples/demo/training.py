@@ -55,6 +55,9 @@ def describe(context: Context, release: JsonObject) -> None:
         **{f"{ref(release)} {metric}": value},
     )
     for variant in release["variants"]:
+        if variant["dropped"]:
+            context.progress.report(f"  {variant['name']:<16} left out: {variant['dropped']}")
+            continue
         name, value = _main(variant["metrics"])
         context.progress.report(
             f"  {variant['name']:<16} {name} {value:.3f}, cosine to fp32 {variant['cosine']:.5f}, "

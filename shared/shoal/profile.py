@@ -72,11 +72,13 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class QuantizationGate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Accepted loss of a variant: see firmware_profiles/defaults.toml."""
+    """Accepted loss and cost of a variant: see firmware_profiles/defaults.toml."""
 
     max_metric_drop: float
     min_cosine: float
     golden_atol: float
+    min_same_labels: float = 0.95
+    max_time_ratio: float = 1.1
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,9 +101,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a variant is built: firmware_profiles/variants.toml."""
+    """How a variant is built: firmware_profiles/variants.toml.
+
+    fallback   only for a profile of which nothing as small passed that it prefers
+    """
 
     quantizer: str
+    fallback: bool = False
     activation: str = ""
     weight: str = ""
     per_channel: bool = False

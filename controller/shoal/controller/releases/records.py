@@ -43,7 +43,16 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantReport(Record, frozen=True, kw_only=True):
-    """One variant as the controller built and measured it."""
+    """One variant, or candidate for one, as the controller built and measured it on held-back rows.
+
+    size         in bytes; 0 of a candidate that could not be made, or was not tried
+    cosine       of its outputs to fp32's, mean; of one output column their correlation
+    same_labels  share of rows with fp32's label; None of a regression, and where not measured
+    time_ratio   CPU time of one row over fp32's, on the controller; None where not measured
+    not_finite   rows with NaN or infinity among the outputs
+    in_company   its answer to a row depends on the rows that run with it
+    dropped      why it is not in the release; "" of a variant that is
+    """
 
     name: str
     sha256: str
@@ -51,6 +60,11 @@ class VariantReport(Record, frozen=True, kw_only=True):
     metrics: dict[str, float]
     cosine: float
     detail: str = ""
+    same_labels: float | None = None
+    time_ratio: float | None = None
+    not_finite: int = 0
+    in_company: bool = False
+    dropped: str = ""
 
 
 class Verdict(Record, frozen=True, kw_only=True):

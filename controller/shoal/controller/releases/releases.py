@@ -235,6 +235,7 @@ def _manifest(
         variants=[
             Variant(name=v.name, file=files[f"{v.name}.onnx"], metrics=v.metrics)
             for v in built.variants
+            if not v.dropped
         ],
         profiles=profiles,
         refused=refused,

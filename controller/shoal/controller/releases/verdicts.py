@@ -1,22 +1,42 @@
 """Gates of a release: which variants each profile may run, before the release is signed.
 
-Check quantization loss (metric and outputs against fp32 on held-out rows) and file size; of a
-model of tensors the file size, and the memory that it is estimated to take. Latency and memory
-are measured by the device itself, in its probe.
+A variant is judged by the task (metric and labels against fp32 on held-back rows), and dropped
+where it costs more than fp32 in bytes or CPU time; of a model of tensors the file size is judged,
+and the memory that it is estimated to take. Latency and memory are measured by the device itself,
+in its probe.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from shoal.controller.releases.records import VariantReport, Verdict
-from shoal.profile import Profile
+from shoal.profile import Profile, QuantizationGate, load_recipes
 
 FP32 = "fp32"
 #: Loss of the main metric allowed to federated rounds, unless chance explains more.
 ALLOWED_LOSS = 0.02
 #: Resident MB of a process with onnxruntime and no model: docs/performance.md.
 RUNTIME_MB = 53
+IN_COMPANY = "its answer to a row depends on the rows that run with it, and devices batch requests"
 _MB = 1 << 20
+
+
+class Cpu(NamedTuple):
+    """The CPU on which variants were timed: architecture and flags, as devices report theirs."""
+
+    arch: str = ""
+    flags: frozenset[str] = frozenset()
+
+    def speaks_for(self, profile: Profile) -> bool:
+        """Whether what is slow here is slow on the profile's boards: the same architecture, and
+        every flag that the profile needs. A flag that it excludes only makes int8 faster here."""
+        match = profile.match
+        return (
+            match.arch == self.arch
+            and self.flags >= set(match.all_flags)
+            and (not match.any_flags or bool(self.flags & set(match.any_flags)))
+        )
 
 
 def judge(
@@ -24,23 +44,60 @@ def judge(
     skipped: Mapping[str, str],
     profiles: Mapping[str, Profile],
     main: str,
+    *,
+    imported: Collection[str] = (),
+    cpu: Cpu | None = None,
 ) -> list[Verdict]:
     """One verdict for each variant of each profile.
 
     reports   variant -> measurements; fp32 must be among them
     skipped   variant -> why it was not built
     main      name of the metric that the gate compares
+    imported  variants that a person gave: what they cost is for the device to measure
+    cpu       that variants were timed on; None to judge no time
     """
-    verdicts = []
+    found = []
     for profile in profiles.values():
+        timed = cpu is not None and cpu.speaks_for(profile)
+        passed: list[VariantReport] = []
         for variant in profile.variants:
             report = reports.get(variant)
             if report is None:
                 why = skipped.get(variant, "it was not built")
             else:
                 why = _why_failed(report, reports[FP32], profile, main)
-            verdicts.append(Verdict(profile=profile.name, variant=variant, passed=not why, why=why))
-    return verdicts
+                if variant not in (FP32, *imported):
+                    why = why or _why_costly(report, reports[FP32], profile.gate, timed=timed)
+                    why = why or _why_needless(report, passed)
+                if not why:
+                    passed.append(report)
+            found.append(Verdict(profile=profile.name, variant=variant, passed=not why, why=why))
+    return found
+
+
+def damage(report: VariantReport, fp32: VariantReport, gate: QuantizationGate, main: str) -> str:
+    """What a variant loses beyond the gate, by the task; "" if it does not."""
+    if report.name == FP32:
+        return ""
+    if report.not_finite:
+        return f"NaN or infinity in its outputs for {report.not_finite} held-back rows"
+    drop = fp32.metrics[main] - report.metrics[main]
+    if drop > gate.max_metric_drop:
+        return (
+            f"{main} {report.metrics[main]:.3f} against {fp32.metrics[main]:.3f} of fp32: "
+            f"{drop:.3f} lost, {gate.max_metric_drop:g} allowed"
+        )
+    if report.same_labels is not None and report.same_labels < gate.min_same_labels:
+        return (
+            f"fp32's label on {report.same_labels:.1%} of held-back rows, "
+            f"{gate.min_same_labels:.0%} needed"
+        )
+    if main == "r2" and report.cosine < gate.min_cosine:
+        return (
+            f"its outputs' correlation with fp32's is {report.cosine:.4f}, "
+            f"{gate.min_cosine:g} needed"
+        )
+    return ""
 
 
 def judge_tensors(
@@ -147,17 +204,30 @@ def _by_chance(share: float, rows: float) -> float:
 
 
 def _why_failed(report: VariantReport, fp32: VariantReport, profile: Profile, main: str) -> str:
-    gate = profile.gate
     if why := why_too_large(report.size, 0.0, profile):
         return why
-    if report.name == FP32:
-        return ""
-    drop = fp32.metrics[main] - report.metrics[main]
-    if drop > gate.max_metric_drop:
-        return (
-            f"{main} {report.metrics[main]:.3f} against {fp32.metrics[main]:.3f} of fp32: "
-            f"{drop:.3f} lost, {gate.max_metric_drop:g} allowed"
-        )
-    if report.cosine < gate.min_cosine:
-        return f"outputs' cosine to fp32's is {report.cosine:.4f}, {gate.min_cosine:g} needed"
+    if why := damage(report, fp32, profile.gate, main):
+        return why
+    if report.in_company:
+        return IN_COMPANY
     return ""
+
+
+def _why_costly(
+    report: VariantReport, fp32: VariantReport, gate: QuantizationGate, *, timed: bool
+) -> str:
+    """What a variant costs beyond fp32; "" if it pays. timed: its time_ratio counts."""
+    if report.size > fp32.size:
+        return f"{report.size / fp32.size:.2f}x fp32's size"
+    if timed and report.time_ratio is not None and report.time_ratio > gate.max_time_ratio:
+        return f"{report.time_ratio:.2f}x fp32's time, {gate.max_time_ratio:g} allowed"
+    return ""
+
+
+def _why_needless(report: VariantReport, passed: Sequence[VariantReport]) -> str:
+    """Why a fallback is not listed: something that the profile prefers passed, and is as small."""
+    recipe = load_recipes().get(report.name)
+    if recipe is None or not recipe.fallback:
+        return ""
+    better = next((one for one in passed if one.size <= report.size), None)
+    return f"{better.name} passed, is preferred and no larger" if better else ""

@@ -1,12 +1,10 @@
 """Build a release from a job: make the variants, evaluate, gate, and write card and references."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
-import numpy as np
 from onnx import ModelProto
 
-from shoal import bundle
 from shoal.controller.releases import verdicts
 from shoal.controller.releases.records import Built, VariantReport, Verdict
 from shoal.controller.releases.verdicts import FP32
@@ -21,11 +19,11 @@ from shoal.controller.training.io import (
     rows,
     runtime,
 )
+from shoal.controller.training.io.candidates import judge_candidates
 from shoal.controller.training.io.rows import Data
 from shoal.controller.training.io.validate import (
     MAIN,
     by_site,
-    cosine,
     fairness,
     metrics_of,
     robustness,
@@ -40,7 +38,6 @@ from shoal.controller.training.jobs import (
     read_params,
 )
 from shoal.controller.training.label_task import CLASSIFICATION, task_of
-from shoal.errors import ModelError
 from shoal.manifest import Feature
 from shoal.pipeline import Pipeline
 from shoal.profile import load_profiles
@@ -61,11 +58,10 @@ def build(job: Job, progress: ReportProgress) -> Built:
     data = prepared_rows.apply_pipeline(data, steps)
     built = build_variants(job, params, data, task, progress)
     built.notes[:0] = leaks
-    progress(0.70, "measuring every variant on held-back rows")
-    reports = _reports(built, data, task)
+    progress(0.45, "measuring on held-back rows")
+    reports, gated = judge_candidates(built, data, task, progress, [*job.variants])
+    progress(0.85, "measuring per site, and with noise")
     metrics, sites = _evaluate(built, data, task, params)
-    progress(0.85, "gating each variant for each profile")
-    gated = verdicts.judge(reports, built.skipped, load_profiles(), MAIN[task])
     progress(0.90, "golden vectors and references")
     return _assemble(job, params, data, task, built, reports, metrics, sites, gated, steps)
 
@@ -74,25 +70,6 @@ def _task_of_import(job: Job, params: Params) -> str:
     """As given; for a checkpoint of older imports that did not say, as the label says."""
     given = params.task if isinstance(params, ImportParams) else ""
     return given or (CLASSIFICATION if job.labels else task_of(job.dataset))
-
-
-def _reports(built: Variants, data: Data, task: str) -> dict[str, VariantReport]:
-    reference = runtime.outputs(built.files[FP32], data.held.x, FP32)
-    if not np.isfinite(reference).all():
-        raise ModelError(f"{FP32} outputs NaN or infinity on held-back rows", "look at the data")
-    found = {}
-    for name, model in built.files.items():
-        outputs = np.nan_to_num(runtime.outputs(model, data.held.x, name))
-        larger = name != FP32 and len(model) > len(built.files[FP32])
-        found[name] = VariantReport(
-            name=name,
-            sha256=bundle.describe(name, model).sha256,
-            size=len(model),
-            metrics=metrics_of(task, data.held.y, outputs),
-            cosine=cosine(outputs, reference),
-            detail="larger than fp32" if larger else "",
-        )
-    return found
 
 
 def _evaluate(
@@ -124,7 +101,7 @@ def _assemble(
 ) -> Built:
     outputs = runtime.outputs(built.files[FP32], data.train.x, FP32)
     sketches = reference_sketches.references_of(data.features, data.train, outputs, task, THRESHOLD)
-    failed = {v.variant for v in gated if not v.passed} & set(job.variants)
+    failed = _damaged(job, reports, task)
     notes = _notes(params, data, built)
     variants = list(reports.values())
     return Built(
@@ -137,7 +114,7 @@ def _assemble(
         files=built.files,
         variants=variants,
         verdicts=gated,
-        why_refused=_why_refused(task, metrics, data, sorted(failed), gated),
+        why_refused=_why_refused(task, metrics, data, failed, gated),
         references=reference_sketches.to_bytes(sketches),
         golden=golden.golden_of(built.files, data.held, task, failed).to_bytes(),
         card=card.card_of(
@@ -158,6 +135,20 @@ def _assemble(
     )
 
 
+def _damaged(job: Job, reports: dict[str, VariantReport], task: str) -> dict[str, str]:
+    """Imported variants that lose more than a profile allows, or are too large for it: why."""
+    found: dict[str, str] = {}
+    for profile in load_profiles().values():
+        for name in sorted(set(profile.variants) & set(job.variants)):
+            report = reports[name]
+            why = verdicts.why_too_large(report.size, 0.0, profile) or verdicts.damage(
+                report, reports[FP32], profile.gate, MAIN[task]
+            )
+            if why:
+                found.setdefault(name, why)
+    return found
+
+
 def _features(data: Data) -> list[Feature]:
     low, high = data.train.x.min(0), data.train.x.max(0)
     return [
@@ -170,15 +161,14 @@ def _why_refused(
     task: str,
     metrics: dict[str, float],
     data: Data,
-    failed: Sequence[str],
+    failed: Mapping[str, str],
     gated: Sequence[Verdict],
 ) -> str:
     """Why the release needs an override by a person; "" when it passes."""
     if why := verdicts.no_better_than_guessing(task, metrics, len(data.labels)):
         return why
-    for name in failed:
-        first = next(v for v in gated if v.variant == name and not v.passed)
-        return f"imported variant {name}: {first.why}"
+    for name, why in sorted(failed.items()):
+        return f"imported variant {name}: {why}"
     return "" if any(v.passed for v in gated) else "no profile can run any of its variants"
 
 
@@ -188,8 +178,4 @@ def _notes(params: Params, data: Data, built: Variants) -> list[str]:
         notes.append(f"trained on site {', '.join(params.sites)} only")
     if data.incomplete:
         notes.append(f"{data.incomplete} rows with a missing value were excluded")
-    by_reason: dict[str, list[str]] = {}
-    for name, why in built.skipped.items():
-        by_reason.setdefault(why, []).append(name)
-    notes += [f"not built: {', '.join(names)}: {why}" for why, names in by_reason.items()]
     return notes

@@ -88,9 +88,20 @@ def card_of(
         label=job.dataset.label,
         features=features,
         table=_table(("on held-back rows", "value"), {k: f"{v:.3f}" for k, v in measured.items()}),
-        variants=_table(("variant", "bytes"), {v.name: str(v.size) for v in variants}),
+        variants=_variants(variants),
         limits="\n".join(f"- {note}" for note in notes) or "- none known",
     )
+
+
+def _variants(variants: Sequence[VariantReport]) -> str:
+    """Every candidate with its size, its CPU time over fp32's, and why it is not in the release."""
+    head = "| variant | bytes | time of fp32's | |\n|---|---|---|---|"
+    lines = [
+        f"| {v.name} | {v.size or '–'} | {'–' if v.time_ratio is None else f'x{v.time_ratio:.2f}'} "
+        f"| {f'not in the release: {v.dropped}' if v.dropped else v.detail} |"
+        for v in variants
+    ]
+    return "\n".join([head, *lines])
 
 
 def _table(head: tuple[str, str], rows: Mapping[str, str]) -> str:

@@ -12,8 +12,8 @@ from shoal.errors import ModelError
 from shoal.onnxruntime_errors import explain
 
 F32 = npt.NDArray[np.float32]
-#: Rows per run: bounds memory for a large table.
-BATCH = 4_096
+#: Bytes of inputs, and rows, of one run at most: bounds memory for wide rows and for a large table.
+RUN_BYTES, RUN_ROWS = 4 << 20, 4_096
 
 
 def open_session(
@@ -46,12 +46,22 @@ def open_session(
         ) from error
 
 
+def rows_per_run(x: F32) -> int:
+    """Rows of x (n, F) that run together.
+
+    >>> [rows_per_run(np.zeros((1, width), np.float32)) for width in (64, 150_528)]
+    [4096, 6]
+    """
+    return min(RUN_ROWS, max(1, RUN_BYTES // max(1, x[:1].nbytes)))
+
+
 def run(session: onnxruntime.InferenceSession, x: F32, name: str) -> F32:
     """Outputs float32 (n, C) of a normalised model; ModelError if it fails on real rows."""
+    step = rows_per_run(x)
     try:
         parts = [
-            session.run([OUTPUT], {INPUT: x[at : at + BATCH]})[0]
-            for at in range(0, max(len(x), 1), BATCH)
+            session.run([OUTPUT], {INPUT: x[at : at + step]})[0]
+            for at in range(0, max(len(x), 1), step)
         ]
     except Exception as error:
         raise ModelError(

@@ -20,7 +20,7 @@ from sklearn.metrics import (
 
 from shoal.controller.data.frames import in_order
 from shoal.controller.training.io.rows import Rows
-from shoal.controller.training.io.runtime import F32
+from shoal.controller.training.io.runtime import F32, rows_per_run
 
 MAIN = {"classification": "balanced_accuracy", "regression": "r2"}
 #: Gaussian noise on each feature, in its own standard deviations.
@@ -62,12 +62,21 @@ def robustness(task: str, rows: Rows, predict: Predict, seed: int) -> dict[str, 
     spread = rows.x.std(0)
     found = {}
     for scale in NOISE:
-        noise = np.random.default_rng(seed).normal(size=rows.x.shape) * spread * scale
-        outputs = predict((rows.x + noise).astype(np.float32))
+        outputs = _with_noise(rows.x, spread, scale, predict, seed)
         found[f"noise_{scale:.0%}".replace("%", "pct")] = metrics_of(task, rows.y, outputs)[
             MAIN[task]
         ]
     return found
+
+
+def _with_noise(x: F32, spread: F32, scale: float, predict: Predict, seed: int) -> F32:
+    """Outputs for x (n, F) with noise of `scale` times spread (F,), made a few rows at a time."""
+    random, step, parts = np.random.default_rng(seed), rows_per_run(x), []
+    for at in range(0, len(x), step):
+        some = x[at : at + step]
+        noise = random.normal(size=some.shape) * spread * scale
+        parts.append(predict((some + noise).astype(np.float32)))
+    return np.concatenate(parts)
 
 
 def fairness(sites: dict[str, float]) -> dict[str, float]:

@@ -1,9 +1,7 @@
-"""Build the variants of a model: train or import it, then quantize it by every recipe."""
+"""The fp32 model of a job, trained or imported, and the variants that were imported with it."""
 
 from pathlib import Path
 from typing import NamedTuple
-
-from onnx import ModelProto
 
 from shoal.controller.releases.verdicts import FP32
 from shoal.controller.training.io import (
@@ -11,7 +9,6 @@ from shoal.controller.training.io import (
     estimators,
     export,
     import_model,
-    quantize,
 )
 from shoal.controller.training.io.rows import Data
 from shoal.controller.training.jobs import Job, Params, ReportProgress
@@ -30,19 +27,16 @@ class Variants(NamedTuple):
 def build_variants(
     job: Job, params: Params, data: Data, task: str, progress: ReportProgress
 ) -> Variants:
-    """Build every variant of the job's model; ModelError when the model cannot be built."""
+    """Train or import the job's model; ModelError when that is impossible."""
     columns = len(data.labels) if task == "classification" else 1
     if job.onnx is None:
         progress(0.10, f"training {job.estimator} on {len(data.train.y)} rows")
         pipeline = estimators.fit(job.estimator, params, data.train)
         progress(0.40, "exporting to ONNX")
         model = export.export(pipeline, len(data.features), columns)
-        built = Variants({FP32: model.SerializeToString()}, {}, [])
-    else:
-        progress(0.10, "checking the imported model")
-        built = _import(job, job.onnx, params, data, columns, task)
-    _quantize_missing(built, data, progress)
-    return built
+        return Variants({FP32: model.SerializeToString()}, {}, [])
+    progress(0.10, "checking the imported model")
+    return _import(job, job.onnx, params, data, columns, task)
 
 
 def _import(job: Job, onnx: Path, params: Params, data: Data, columns: int, task: str) -> Variants:
@@ -62,21 +56,3 @@ def _import(job: Job, onnx: Path, params: Params, data: Data, columns: int, task
             built.notes.extend([*job.checkpoint.notes, *notes])
         built.files[name] = model.SerializeToString()
     return built
-
-
-def _quantize_missing(built: Variants, data: Data, progress: ReportProgress) -> None:
-    """Quantize every variant that has a recipe and was not imported."""
-    model = ModelProto.FromString(built.files[FP32])
-    impossible = quantize.not_quantizable(model)
-    wanted = [(name, r) for name, r in load_recipes().items() if r.quantizer != "none"]
-    for at, (name, recipe) in enumerate(wanted):
-        if name in built.files:
-            continue
-        if impossible:
-            built.skipped[name] = impossible
-            continue
-        progress(0.45 + 0.2 * at / len(wanted), f"quantizing {name}")
-        try:
-            built.files[name] = quantize.quantize(model, recipe, data.train.x, name)
-        except ModelError as error:
-            built.skipped[name] = error.message
