@@ -7,6 +7,7 @@ onnxruntime, time and power supply.
 
 import contextlib
 import hashlib
+import math
 import random
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from artifact_responses import Response
 from repositories import NOW, Repository
 from shoal import bundle, delta, topics, wire
 from shoal import manifest as manifests
@@ -75,7 +77,7 @@ class Cloud:
         self, version: int, counter: int, model: str, weights: bytes, **changes: Any
     ) -> Manifest:
         file = {
-            name: self._file(f"{name}.onnx", weights or f"{model} {version} {name} ".encode() * 99)
+            name: self.file(f"{name}.onnx", weights or f"{model} {version} {name} ".encode() * 99)
             for name in ("int8-u8s8-pc", "fp32")
         }
         rows = np.random.default_rng(version).normal(size=(500, len(FEATURES)))
@@ -96,8 +98,8 @@ class Cloud:
             labels=list(LABELS),
             variants=[Variant(name=name, file=f) for name, f in file.items()],
             profiles={PROFILE: ["int8-u8s8-pc", "fp32"], "generic": ["fp32"]},
-            reference=self._file("reference.json", msgspec.json.encode(references)),
-            golden=self._file("golden.npz", golden.to_bytes()),
+            reference=self.file("reference.json", msgspec.json.encode(references)),
+            golden=self.file("golden.npz", golden.to_bytes()),
             opset=20,
             ort=">=1.31",
             created_s=NOW,
@@ -124,7 +126,7 @@ class Cloud:
         except KeyError:
             raise AbsentError("artifact", url) from None
 
-    def _file(self, name: str, data: bytes) -> File:
+    def file(self, name: str, data: bytes) -> File:
         file = bundle.describe(name, data)
         self.blobs[file.sha256] = data
         return file
@@ -183,32 +185,6 @@ class Downloads(HttpsDownloads):
         if not self._cloud.reachable:
             raise LinkError("no route")
         return self._cloud.repository.fetch(url.rpartition("/")[2])
-
-
-class Response:
-    """HTTP response of an artifact server in two pieces; the power may fail in between."""
-
-    def __init__(self, data: bytes, start: int, power: Power, end: int = 0) -> None:
-        end = end or len(data)
-        self._rest, self._power = memoryview(data)[start:end], power
-        self._piece = len(self._rest) // 2 + 1
-        part = len(self._rest) < len(data)
-        self.status = 206 if part else 200
-        self.headers = {"Content-Length": str(len(self._rest))}
-        if part:
-            self.headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
-
-    def read(self, most: int) -> bytes:
-        return bytes(self._rest[:most])
-
-    def read1(self, most: int) -> bytes:
-        piece = self._rest[: min(most, self._piece)]
-        self._power.point(f"downloading, {len(self._rest)} to come")
-        self._rest = self._rest[len(piece) :]
-        return bytes(piece)
-
-    def close(self) -> None:
-        pass
 
 
 class Loader:
@@ -306,6 +282,7 @@ class Device:
     """A device in a folder. `start` after a power cut rebuilds it from its disk.
 
     measures              variant -> what its probe measures otherwise
+    headroom_mb           memory that one more process may use
     unloadable, failing, gives_nan   versions that do not load, fail every run, or return NaN
     probe_waits           whether a prepared probe process waits
     probes_prepared       number of probe processes started ahead of their probe
@@ -319,6 +296,7 @@ class Device:
         self.online = self.acks = True
         self.received: list[Any] = []
         self.measures: dict[str, dict[str, float]] = {}
+        self.headroom_mb = math.inf
         self.unloadable: set[int] = set()
         self.failing: set[int] = set()
         self.gives_nan: set[int] = set()
@@ -461,6 +439,7 @@ class Device:
             random=random.Random(7),
             sessions=SessionReportReader(self.folder / "spool"),
             peers=PeerDirectory(),
+            headroom=lambda: self.headroom_mb,
         )
 
 

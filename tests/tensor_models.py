@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_files import kept_apart
 from shoal import bundle
 from shoal import manifest as manifests
 from shoal.agent.installed.record import Slot
@@ -158,6 +159,35 @@ def lookup() -> TensorModel:
     return TensorModel(model, signature, [{"ids": np.array([[0, 4, 2]])}])
 
 
+def stack(count: int, width: int) -> TensorModel:
+    """x (N, width) -> y: so many layers with weights of width² floats each."""
+    signature = Signature(
+        inputs=[tensor("x", "FP32", ["N", width])], outputs=[tensor("y", "FP32", ["N", width])],
+        together="batch", item_bytes=8 * width,
+    )  # fmt: skip
+    rng = np.random.default_rng(5)
+    weights = {
+        f"w{i}": (rng.normal(size=(width, width)) / width**0.5).astype(np.float32)
+        for i in range(count)
+    }
+    names = ["x", *(f"h{i}" for i in range(1, count)), "y"]
+    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(count)]
+    feeds = {"x": rng.normal(size=(2, width)).astype(np.float32)}
+    return TensorModel(graph(signature, nodes, weights), signature, [feeds])
+
+
+def table(rows: int, width: int) -> TensorModel:
+    """ids (N,) -> vectors (N, width): row i of the table is i throughout."""
+    signature = Signature(
+        inputs=[tensor("ids", "INT64", ["N"])], outputs=[tensor("vectors", "FP32", ["N", "width"])],
+        together="batch", item_bytes=8 + 4 * width,
+    )  # fmt: skip
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["vectors"])]
+    values = np.repeat(np.arange(rows, dtype=np.float32)[:, None], width, axis=1)
+    model = graph(signature, nodes, {"table": values})
+    return TensorModel(model, signature, [{"ids": np.array([0])}])
+
+
 def running_sum() -> TensorModel:
     """x (1, 2) and a state -> their sum, which is the next state: recurrent."""
     signature = Signature(
@@ -208,17 +238,23 @@ def put_tensors(
     *,
     version: int = 1,
     golden: Sequence[Mapping[str, Array]] | None = None,
+    apart: Sequence[str] = (),
     **changes: Any,
 ) -> Manifest:
-    """Write a complete, valid bundle; `golden` replaces the model's outputs of each vector."""
+    """Write a complete, valid bundle; `golden` replaces the model's outputs of each vector.
+
+    apart   names of data files to keep the graph's weights in
+    """
     names = [output.name for output in model.signature.outputs]
     found = golden or [dict(zip(names, raw(model, f, *names), strict=True)) for f in model.feeds]
     vectors = [
         Vector(inputs=_stored(feeds), outputs={"fp32": _stored(outputs)})
         for feeds, outputs in zip(model.feeds, found, strict=True)
     ]
+    graph, data = kept_apart(model.graph, apart) if apart else (model.graph, {})
     files = {
-        "fp32.onnx": model.graph,
+        "fp32.onnx": graph,
+        **data,
         "reference.json": msgspec.json.encode(NOTHING),
         "golden.msgpack": GoldenTensors(vectors=vectors).to_bytes(),
     }
@@ -236,8 +272,9 @@ def manifest_of(
     """The manifest of a release; without its files, of one that cannot be loaded."""
     described = {
         name: bundle.describe(name, (files or {}).get(name, b""))
-        for name in ("fp32.onnx", "reference.json", "golden.msgpack")
+        for name in ("fp32.onnx", "reference.json", "golden.msgpack", *(files or {}))
     }
+    data = [described[name] for name in list(described)[3:]]
     return Manifest(
         schema=TENSORS_SCHEMA,
         model=MODEL,
@@ -248,7 +285,7 @@ def manifest_of(
         output="",
         features=[],
         labels=[],
-        variants=[Variant(name="fp32", file=described["fp32.onnx"])],
+        variants=[Variant(name="fp32", file=described["fp32.onnx"], data=data or msgspec.UNSET)],
         profiles={"x86-vnni": ["fp32"], "generic": ["fp32"]},
         reference=described["reference.json"],
         golden=described["golden.msgpack"],

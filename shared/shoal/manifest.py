@@ -1,6 +1,7 @@
 """Manifest of a release: the file that TUF signs, with the hash of every other file."""
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -23,6 +24,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[0-9]{1,15}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: Files of a slot that are not the release's: its manifest, and the agent's record.
+_OF_SLOTS = ("manifest.json", "slot.json")
+#: Most files that a model keeps weights in beside its ONNX file.
+MOST_DATA = 8
 
 
 class Piece(NamedTuple):
@@ -83,16 +88,29 @@ class Feature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """One file of the model, for one profile or several.
+    """The model in one form, for one profile or several.
 
     name      "fp32", "int8-u8s8-pc", ...: see firmware_profiles/variants.toml
     file      the ONNX file
     metrics   on the held-out data, e.g. {"accuracy": 0.97}
+    data      files that it keeps weights in, by the names that the ONNX file calls them; absent
+              where there are none
     """
 
     name: str
     file: File
     metrics: dict[str, float] = {}
+    data: list[File] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def files(self) -> list[File]:
+        """The ONNX file, and the data files that it needs beside it."""
+        return [self.file, *(() if self.data is msgspec.UNSET else self.data)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
 
 
 class FederatedOrigin(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,7 +205,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def files(self) -> list[File]:
         """All files of the release, for any profile."""
         card = [self.card] if self.card else []
-        return [*(v.file for v in self.variants), self.reference, self.golden, *card]
+        return [*_files(self.variants), self.reference, self.golden, *card]
 
     def files_for(self, profile: str) -> list[File]:
         """Files for a device of `profile`; BundleError, with the reason, if it is unsupported.
@@ -199,7 +217,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             why = self.refused.get(profile, "it was not built for it")
             raise BundleError(f"{self.release} is not for profile {profile!r}: {why}")
         common = [self.reference, self.golden, *([self.card] if self.card else [])]
-        return [*(self.variant(name).file for name in names), *common]
+        return [*_files(map(self.variant, names)), *common]
+
+
+def _files(variants: Iterable[Variant]) -> list[File]:
+    return [file for variant in variants for file in variant.files]
 
 
 def parse(data: bytes) -> Manifest:
@@ -216,19 +238,37 @@ def parse(data: bytes) -> Manifest:
     if not _NAME.fullmatch(manifest.model):
         raise BundleError(f"manifest names a model {manifest.model[:100]!r} that cannot be")
     for file in manifest.files():
-        if not _FILE.fullmatch(file.name) or not _SHA256.fullmatch(file.sha256) or file.size < 0:
+        if not is_file_name(file.name) or not _SHA256.fullmatch(file.sha256) or file.size < 0:
             raise BundleError(f"manifest names a file {file.name[:100]!r} that cannot be")
         wanted = -(-file.size // piece_size(file.size))
         if file.chunks and (
             len(file.chunks) != wanted or not all(map(_SHA256.fullmatch, file.chunks))
         ):
             raise BundleError(f"manifest names pieces of {file.name} that cannot be")
+    _check_names(manifest)
     _check_interface(manifest)
     known = {v.name for v in manifest.variants}
     for profile, names in manifest.profiles.items():
         if not known.issuperset(names):
             raise BundleError(f"manifest's profile {profile!r} prefers a variant it does not have")
     return manifest
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a file of a release may be called so: in no folder, and as no other file of a slot.
+
+    >>> is_file_name("weights.bin"), is_file_name("../weights.bin"), is_file_name("slot.json")
+    (True, False, False)
+    """
+    return _FILE.fullmatch(name) is not None and name not in _OF_SLOTS
+
+
+def _check_names(manifest: Manifest) -> None:
+    """BundleError for two files of one name, which would be one file in a slot."""
+    seen: dict[str, str] = {}
+    for file in manifest.files():
+        if seen.setdefault(file.name, file.sha256) != file.sha256:
+            raise BundleError(f"manifest names two files {file.name!r}")
 
 
 def _check_interface(manifest: Manifest) -> None:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from shoal.errors import ModelError
 
+#: Bytes of a file from which on its weights are mapped, rather than read with it.
+MAPPED_FROM = 16 << 20
 #: Bytes of a file, protobuf's limit; of what is left of it once large tensors are left out; of a
 #: tensor's data from which on it is; messages in messages; fields that are looked at.
 FILE_LIMIT, LIMIT, LARGE, DEPTH, FIELDS = (1 << 31) - 1, 512 << 20, 1_024, 100, 4_000_000

@@ -220,17 +220,19 @@ def build_update(
     downloads = CachedDownloads(network, OfflineCache(folder), stage, time.monotonic)
     root = names.read_trusted(folder, names.ROOT)
     cache = SessionCache(folder / names.CACHE, facts.read_facts, slots.present)
+    headroom = MemoryHeadroom()
     return UpdatePorts(
         journal=journal,
         slots=slots,
         downloads=downloads,
         images=ImageRepository(folder / names.METADATA, root, downloads.metadata, threading.Lock()),
         loader=OrtLoader(slots.path, cache),
-        prober=SubprocessProber(slots.path, dict(os.environ), MemoryHeadroom()),
+        prober=SubprocessProber(slots.path, dict(os.environ), headroom),
         spawn=host.spawn,
         random=host.random,
         sessions=SessionReportReader(folder / names.SPOOL),
         peers=peers.directory,
+        headroom=headroom,
     )
 
 

@@ -1,6 +1,9 @@
 """A release of tensors, in onnxruntime, answers as onnxruntime does: bit for bit, in any form."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +11,15 @@ import numpy as np
 import pytest
 
 from endpoints import inference_of, served
+from shoal import bundle
 from shoal.agent.serving.engine import Engine
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.client import tensors_of
 from shoal.agent.serving.io.runtime import OrtLoader
+from shoal.agent.serving.io.session_cache import SessionCache
 from shoal.agent.serving.routes import Request
 from shoal.agent.serving.served_model import ServedModel
-from shoal.errors import InputError, ModelError
+from shoal.errors import BundleError, InputError, ModelError
 from shoal.profile import profile
 from shoal.signature import Signature
 from shoal.tensors import DTYPES, Array
@@ -34,6 +39,8 @@ from tensor_models import (
     same,
     scaled,
     slot_of,
+    stack,
+    table,
     tensor,
 )
 
@@ -327,7 +334,6 @@ def test_the_agents_own_test_of_a_release_uses_inputs_that_fit(tmp_path: Path) -
 
 def test_a_cached_graph_answers_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from shoal.agent.serving.io import runtime
-    from shoal.agent.serving.io.session_cache import SessionCache
 
     monkeypatch.setattr(runtime, "SMALLEST", 1)
     model = picture()
@@ -340,6 +346,60 @@ def test_a_cached_graph_answers_alike(tmp_path: Path, monkeypatch: pytest.Monkey
     found = served(engine).infer_tensors(model.feeds[0])
     for got, want in zip(found.values(), raw(model, model.feeds[0]), strict=True):
         assert same(got, want)
+
+
+@pytest.mark.parametrize("names", [["weights.bin"], ["a.data", "b.data"]])
+def test_weights_in_data_files_answer_like_weights_in_the_file(
+    names: list[str], tmp_path: Path
+) -> None:
+    model = stack(3, 64)
+    found = ask(inference_of({MODEL: served(loaded(tmp_path, model, apart=names))}), model.feeds[0])
+    assert same(found["y"], raw(model, model.feeds[0])[0])
+    assert {path.name for path in (tmp_path / "1").iterdir()} >= {*names}
+
+
+def test_a_slot_without_its_data_file_is_damaged(tmp_path: Path) -> None:
+    put_tensors(tmp_path, stack(1, 64), apart=["weights.bin"])
+    bundle.verify(tmp_path, "generic")
+    (tmp_path / "weights.bin").write_bytes(bytes(64 * 64 * 4))
+    with pytest.raises(BundleError, match=r"weights\.bin"):
+        bundle.verify(tmp_path, "generic")
+
+
+def test_a_model_with_data_files_is_not_cached_in_optimised_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shoal.agent.serving.io.runtime.SMALLEST", 1)
+    put_tensors(tmp_path / "a", stack(1, 64), apart=["weights.bin"])
+    cache = SessionCache(tmp_path / "cache", lambda: {"arch": "x86"})
+    OrtLoader(lambda model, slot: tmp_path / "a", cache).settle(slot_of(), profile("x86-vnni"))
+    assert not (tmp_path / "cache").exists()
+
+
+#: Prints by how many MB loading a table of 32 MB and looking one row up raised the most memory.
+LOOK_UP = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from shoal.agent.serving.io.session import OrtSession, import_ort
+from shoal.profile import SessionOptions
+from tensor_models import table
+def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+import_ort()
+before = peak()
+session = OrtSession(Path(sys.argv[1]), SessionOptions(), table(1, 1).signature)
+assert session.run_tensors({"ids": np.array([7])}, ["vectors"])[0].tolist() == [[7.0] * 1024]
+print((peak() - before) / 1024)
+"""
+
+
+def test_the_weights_of_a_large_file_are_mapped_and_not_read(tmp_path: Path) -> None:
+    put_tensors(tmp_path, table(8_192, 1_024))
+    script = [sys.executable, "-c", LOOK_UP, str(tmp_path / "fp32.onnx")]
+    tests = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run(script, capture_output=True, text=True, env=os.environ | tests)
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout) < 24
 
 
 def test_rows_are_refused_in_plain_words(tmp_path: Path) -> None:

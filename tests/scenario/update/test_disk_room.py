@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from shoal import bundle
 from shoal import manifest as manifests
 from shoal.agent.host.ports import RESERVE
 from shoal.agent.update.io.download import HttpsDownloads
-from shoal.errors import StorageError
+from shoal.errors import BundleError, StorageError
 
 pytestmark = pytest.mark.scenario
 
@@ -79,6 +80,37 @@ def test_room_is_enough_to_the_byte_for_a_third_release_beside_the_two(
         assert left_of(device) == before, "nothing was lost, nothing is left over"
         assert device.record.spare is not None
     assert device.serves() == ("lot-codes@3" if state == "SUCCEEDED" else "lot-codes@2")
+
+
+def test_a_release_that_memory_is_too_short_for_is_refused_before_a_file_is_fetched(
+    device: Device, cloud: Cloud
+) -> None:
+    device.headroom_mb = 100.0
+    variants = cloud.manifest(3, 1, MODEL, trained(3)).variants
+    data = [cloud.file("weights.bin", bytes(80 << 20))]
+    sent = device.downloads.sent
+    device.assign(
+        cloud.release(3, variants=[msgspec.structs.replace(v, data=data) for v in variants])
+    )
+    device.run()
+    assert (device.state, device.record.cause) == ("REJECTED", "too-big")
+    assert "100 MB are left on this device" in device.record.detail
+    assert (device.serves(), device.downloads.sent) == ("lot-codes@2", sent)
+
+
+def test_the_data_files_of_a_model_come_with_it(device: Device, cloud: Cloud) -> None:
+    variants = cloud.manifest(3, 1, MODEL, b"").variants
+    data = [cloud.file("weights.bin", trained(3))]
+    device.assign(
+        cloud.release(3, variants=[msgspec.structs.replace(v, data=data) for v in variants])
+    )
+    device.run()
+    assert device.serves() == "lot-codes@3"
+    slot = device.slots.path(MODEL, device.slots.pointed(MODEL))
+    assert (slot / "weights.bin").read_bytes() == trained(3)
+    (slot / "weights.bin").write_bytes(trained(4))
+    with pytest.raises(BundleError, match=r"weights\.bin"):
+        bundle.verify(slot, PROFILE)
 
 
 @pytest.mark.parametrize(("room", "stays"), [(0, True), (-1, False)])

@@ -98,6 +98,17 @@ def with_file(**fields: object) -> Callable[[bytes], bytes]:
     return change
 
 
+def with_data(**fields: object) -> Callable[[bytes], bytes]:
+    """The first variant with a data file."""
+
+    def change(data: bytes) -> bytes:
+        raw = msgspec.json.decode(data)
+        raw["variants"][0]["data"] = [{"name": "w.bin", "size": 3, "sha256": "0" * 64} | fields]
+        return msgspec.json.encode(raw)
+
+    return change
+
+
 HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "cut short": lambda data: data[:-10],
@@ -115,6 +126,10 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
     "naming a file that is a path": with_file(name="../../etc/passwd"),
     "naming a hidden file": with_file(name=".bashrc"),
     "naming a file with a folder": with_file(name="a/b"),
+    "naming a data file that is a path": with_data(name="../w.bin"),
+    "naming a data file as another file": with_data(name="golden.npz"),
+    "naming a data file as the agent's own": with_data(name="slot.json"),
+    "naming two files alike": with_file(name="reference.json"),
     "naming a hash that is none": with_file(sha256="zz"),
     "naming a negative size": with_file(size=-1),
     "preferring a variant it lacks": changed(profiles={"generic": ["int2"]}),
@@ -126,6 +141,19 @@ HOSTILE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_manifest_is_refused_that_is(kind: str, manifest: Manifest) -> None:
     with pytest.raises(BundleError):
         manifests.parse(HOSTILE[kind](manifests.encode(manifest)))
+
+
+def test_data_files_are_files_of_their_variant(manifest: Manifest) -> None:
+    with_one = manifests.parse(with_data()(manifests.encode(manifest)))
+    variant = with_one.variants[0]
+    assert [file.name for file in variant.files] == [variant.file.name, "w.bin"]
+    assert variant.size == variant.file.size + 3
+    [profile] = [name for name, preferred in manifest.profiles.items() if preferred][:1]
+    for files, before in (
+        (with_one.files(), manifest.files()),
+        (with_one.files_for(profile), manifest.files_for(profile)),
+    ):
+        assert [f.name for f in files if f not in before] == ["w.bin"]
 
 
 def test_a_refused_profile_gets_a_reason(manifest: Manifest) -> None:

@@ -12,14 +12,16 @@ from devices import MODEL, PROFILE, Cloud
 from shoal.agent.installed.floors import Floors
 from shoal.agent.serving.engine import Runtime
 from shoal.agent.update.orders import (
+    ShortError,
     UnsupportedError,
     check_fits,
+    check_memory,
     check_runtime,
     in_range,
     same_files,
 )
 from shoal.errors import BundleError, ModelError, ShoalError, StaleError
-from shoal.manifest import Manifest
+from shoal.manifest import File, Manifest
 from shoal.profile import profile
 
 RUNTIME = Runtime("1.32.0", range(29).__contains__)
@@ -95,6 +97,29 @@ def test_a_release_does_not_fit_that_is(kind: str) -> None:
             runtime=RUNTIME,
             floors=Floors(counters={MODEL: 3}),
         )
+
+
+def sized(mb: int) -> Manifest:
+    """A release of which each variant has so many MB, most of them in a data file."""
+    manifest = Cloud().manifest(1, 1, MODEL, b"")
+    data = [File(name="w.bin", size=mb << 20, sha256="0" * 64)]
+    variants = [msgspec.structs.replace(variant, data=data) for variant in manifest.variants]
+    return msgspec.structs.replace(manifest, variants=variants)
+
+
+@pytest.mark.parametrize(
+    ("mb", "free_mb", "fits"),
+    [(80, 200.0, True), (80, 140.0, False), (80, -5.0, False), (80, 0.0, True), (8, 1.0, True)],
+    ids=["enough", "too little", "less than none", "unknown", "small"],
+)
+def test_a_large_release_is_refused_where_memory_is_short(
+    mb: int, free_mb: float, fits: bool
+) -> None:
+    if fits:
+        check_memory(sized(mb), profile(PROFILE), free_mb)
+        return
+    with pytest.raises(ShortError, match=r"about 152 MB of memory, and \d+ MB are left"):
+        check_memory(sized(mb), profile(PROFILE), free_mb)
 
 
 def test_a_release_that_fits_is_judged_by_its_own_opset_alone() -> None:

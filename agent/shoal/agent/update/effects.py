@@ -18,7 +18,7 @@ from shoal.agent.installed.record import Record, Slot
 from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.update.acceptance import judge_probe
 from shoal.agent.update.machine import MAX_REDONE, Effect, Event, Note
-from shoal.agent.update.orders import cause_of, check_fits, same_files
+from shoal.agent.update.orders import ShortError, cause_of, check_fits, check_memory, same_files
 from shoal.agent.update.ports import UpdatePorts
 from shoal.errors import (
     AbsentError,
@@ -115,6 +115,10 @@ def _check(record: Record, context: EffectContext) -> EffectResult:
     if serving and _serves_already(manifest, serving, context):
         adopted = msgspec.structs.replace(serving, path=order.path, sha256=order.sha256)
         return EffectResult(Event.SAME, Note(serving=adopted), floors=floors)
+    try:
+        check_memory(manifest, context.profile, context.ports.headroom())
+    except ShortError as error:
+        return _refused(error)
     slots = context.ports.slots
     need, free = slots.missing(record.model, files) + RESERVE, slots.free_bytes()
     spare = slots.size(record.model, record.inactive)

@@ -9,6 +9,10 @@ from shoal.manifest import File, Manifest
 from shoal.orders import Order
 from shoal.profile import Profile
 
+#: MB from which on the memory that is left is looked at before a download; smaller models meet the
+#: probe's limits. MB for each stored MB, which onnxruntime maps and packs, and for the process.
+_LARGE_MB, _PER_STORED, _BESIDE_MB = 64, 1.1, 64
+
 
 def check_fits(
     manifest: Manifest, order: Order, *, profile: Profile, runtime: Runtime, floors: Floors
@@ -35,6 +39,28 @@ def check_fits(
     check_runtime(manifest, runtime)
     _check_size(manifest, profile)
     return files
+
+
+def check_memory(manifest: Manifest, profile: Profile, free_mb: float) -> None:
+    """Raise ShortError where the machine has too little memory left to try a large release.
+
+    free_mb   that one more process may use, the probe beside the model that serves; 0: unknown
+    """
+    for name in manifest.profiles[profile.name]:
+        size_mb = manifest.variant(name).size / 2**20
+        need_mb = _PER_STORED * size_mb + _BESIDE_MB
+        if size_mb >= _LARGE_MB and free_mb and free_mb < need_mb:
+            raise ShortError(
+                f"{manifest.release}: to load {name} takes about {need_mb:.0f} MB of memory, and "
+                f"{max(0.0, free_mb):.0f} MB are left on this device",
+                "end other programs, undeploy another model, or choose a smaller one",
+            )
+
+
+class ShortError(ModelError):
+    """Too little memory is left for the release."""
+
+    code = "too-big"
 
 
 class UnsupportedError(ModelError):
@@ -92,7 +118,7 @@ def cause_of(error: ShoalError) -> str:
 
 def _check_size(manifest: Manifest, profile: Profile) -> None:
     for name in manifest.profiles[profile.name]:
-        size_mb = manifest.variant(name).file.size / 2**20
+        size_mb = manifest.variant(name).size / 2**20
         if size_mb > profile.budget.model_mb:
             raise ModelError(
                 f"{manifest.release}: {name} is {size_mb:.1f} MB, profile {profile.name} carries "

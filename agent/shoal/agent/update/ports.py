@@ -1,5 +1,6 @@
 """Ports of updates: the prober, and all that the runner is built from."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -53,6 +54,7 @@ class UpdatePorts(NamedTuple):
     spawn     runs a job now or on a thread of its own; the job never raises
     sessions  reports of programs with a session of their own on a release on trial
     peers     updated by each assignment
+    headroom  MB of memory that one more process may use
     """
 
     journal: UpdateJournal
@@ -65,3 +67,4 @@ class UpdatePorts(NamedTuple):
     random: Random
     sessions: SessionReports
     peers: PeerDirectory
+    headroom: Callable[[], float] = lambda: math.inf

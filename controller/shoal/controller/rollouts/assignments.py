@@ -287,7 +287,7 @@ def _peers(db: Connection, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _pairs(db: Connection, ref: str, has: str, profile: str) -> list[tuple[str, str]]:
-    """(old, new) of each variant's file of release `ref` for which a device has an older file.
+    """(old, new) of each variant's files of release `ref` for which a device has an older file.
 
     has   the release that it serves, "" for none
     """
@@ -295,17 +295,18 @@ def _pairs(db: Connection, ref: str, has: str, profile: str) -> list[tuple[str, 
         return []
     served = _variants(db, has, profile)
     return [
-        (served[name].sha256, file.sha256)
-        for name, file in _variants(db, ref, profile).items()
-        if name in served and served[name].sha256 != file.sha256 and file.size >= DELTA_FROM
+        (served[key].sha256, file.sha256)
+        for key, file in _variants(db, ref, profile).items()
+        if key in served and served[key].sha256 != file.sha256 and file.size >= DELTA_FROM
     ]
 
 
-def _variants(db: Connection, ref: str, profile: str) -> dict[str, manifests.File]:
-    """Variant -> file, for a device of `profile`."""
+def _variants(db: Connection, ref: str, profile: str) -> dict[tuple[str, str], manifests.File]:
+    """(variant, name of a file) -> file, for a device of `profile`."""
     manifest = _manifest(db, *manifests.parse_release(ref))
     names = manifest.profiles.get(profile, []) if manifest else []
-    return {name: manifest.variant(name).file for name in names} if manifest else {}
+    variants = [manifest.variant(name) for name in names] if manifest else []
+    return {(variant.name, file.name): file for variant in variants for file in variant.files}
 
 
 def _files(db: Connection, order: Order, profile: str) -> list[manifests.File]:

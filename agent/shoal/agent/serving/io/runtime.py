@@ -12,9 +12,9 @@ from shoal import bundle
 from shoal.agent.installed.record import Slot
 from shoal.agent.serving.engine import NEWEST_OPSET, OLDEST_OPSET, Engine, Runtime
 from shoal.agent.serving.io.session import OrtSession, failures_of_ort, import_ort
-from shoal.agent.serving.io.session_cache import SMALLEST, SessionCache
+from shoal.agent.serving.io.session_cache import LARGEST, SMALLEST, SessionCache
 from shoal.errors import ModelError, ShoalError
-from shoal.manifest import Manifest
+from shoal.manifest import Manifest, Variant
 from shoal.profile import Profile, SessionOptions
 from shoal.signature import Signature
 from shoal.tensors import Named, datatype_of
@@ -81,9 +81,10 @@ class OrtLoader:
         self, folder: Path, manifest: Manifest, variant: str, options: SessionOptions
     ) -> OrtSession:
         """The variant's session, from the cache or from the release's own file."""
-        file = manifest.variant(variant).file
-        path, signature = folder / file.name, manifest.tensors
-        if self._cache is None or file.size < SMALLEST:
+        found = manifest.variant(variant)
+        file, signature = found.file, manifest.tensors
+        path = folder / file.name
+        if self._cache is None or not _is_cached(found):
             return OrtSession(path, options, signature)
         cache = self._cache
         key = cache.key(file.sha256, import_ort().__version__, options)
@@ -96,9 +97,12 @@ class OrtLoader:
         """
         folder = self._folder(slot.model, slot.slot)
         manifest = bundle.read_manifest(folder)
-        file, signature = manifest.variant(slot.variant).file, manifest.tensors
+        found = manifest.variant(slot.variant)
+        file, signature = found.file, manifest.tensors
+        if not _is_cached(found):
+            return
         key = cache.key(file.sha256, import_ort().__version__, options)
-        if file.size < SMALLEST or cache.find(key) or not (into := cache.begin(key)):
+        if cache.find(key) or not (into := cache.begin(key)):
             return
         bundle.verify_file(
             folder / file.name, file
@@ -123,6 +127,11 @@ class OrtLoader:
             _log.warning("the optimised model %s: %s", found.name, error)
             cache.delete(key)
             return None
+
+
+def _is_cached(variant: Variant) -> bool:
+    """Whether its optimised form is kept: it is of a middling size, and one file."""
+    return len(variant.files) == 1 and SMALLEST <= variant.size <= LARGEST
 
 
 def _warm_up_rows(session: OrtSession, manifest: Manifest) -> None:

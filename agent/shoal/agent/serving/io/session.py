@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import InputError, ModelError
+from shoal.onnx_outline import MAPPED_FROM, outline
 from shoal.onnxruntime_errors import explain
 from shoal.profile import SessionOptions
 from shoal.signature import Signature, Tensor
@@ -68,8 +69,9 @@ class OrtSession:
         if save_to is not None:
             settings.optimized_model_filepath = str(save_to)
         self._failures = failures = failures_of_ort()
+        source = path if is_optimised or save_to else _mapped(path, settings)
         try:
-            session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
         except failures as error:
             raise translated(path.name, error) from error
         _check_tensors(path.name, session, signature)
@@ -104,6 +106,25 @@ def import_ort() -> Any:
     import onnxruntime
 
     return onnxruntime
+
+
+def _mapped(path: Path, settings: Any) -> Path | bytes:
+    """A large file without its weights, which onnxruntime then maps from it; else its path.
+
+    onnxruntime reads a file whole, parses it, and copies the weights: 2.2 times its size. Weights
+    that are mapped are read when they are packed, once.
+    """
+    if path.stat().st_size < MAPPED_FROM:
+        return path
+    try:
+        found = outline(path, path.name)
+    except ModelError:  # onnxruntime says what is wrong with it
+        return path
+    if not found.left_out or path.name in found.locations:
+        return path
+    entry = "session.model_external_initializers_file_folder_path"
+    settings.add_session_config_entry(entry, str(path.parent.resolve()))
+    return found.content
 
 
 def translated(name: str, error: Exception) -> ModelError:

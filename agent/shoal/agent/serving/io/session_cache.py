@@ -25,8 +25,9 @@ from shoal.profile import SessionOptions
 
 _log = logging.getLogger(__name__)
 
-#: Models smaller than this (bytes) load in a few milliseconds; entries kept, the newest.
-SMALLEST, KEPT = 1 << 20, 8
+#: Models smaller than this (bytes) load in a few milliseconds. Larger ones than that would be held
+#: twice while they are written, and take their disk twice. Entries kept, the newest.
+SMALLEST, LARGEST, KEPT = 1 << 20, 16 << 20, 8
 _FORMAT = 1
 #: Digits of the model's own hash at the beginning of an entry's name.
 _MODEL_DIGITS = 16

@@ -18,13 +18,12 @@ from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, ValueInfoP
 from shoal.controller.releases.records import ModelFacts, TensorFact
 from shoal.controller.training.io import onnx_graph
 from shoal.errors import ModelError
-from shoal.onnx_outline import outline
+from shoal.onnx_outline import MAPPED_FROM, outline
 from shoal.signature import MOST_TENSORS
 from shoal.tensors import RANK
 
-#: Bytes of a model of rows, which is read whole; bytes from which on one of tensors is not; nodes
-#: once functions are in place; bodies in bodies.
-LIMIT, WHOLE, NODES, DEPTH = 512 << 20, 32 << 20, 50_000, 64
+#: Bytes of a model of rows, which is read whole; nodes with functions in place; depth of bodies.
+LIMIT, NODES, DEPTH = 512 << 20, 50_000, 64
 _DATATYPES = {
     TensorProto.FLOAT: "FP32", TensorProto.DOUBLE: "FP64", TensorProto.FLOAT16: "FP16",
     TensorProto.BOOL: "BOOL", TensorProto.STRING: "BYTES",
@@ -39,8 +38,8 @@ _PER_BYTE = 8
 #: Resident MB to load a model: of the process, a stored MB, a thousand nodes. Fitted to 18 models
 #: of 2 kB to 30 MB; the worst was 6.5 MB off.
 _BASE_MB, _PER_STORED_MB, _PER_KILONODE_MB = 8.9, 2.24, 6.2
-#: The same of weights in data files: mapped, and packed one by one.
-_PER_EXTERNAL_MB = 1.1
+#: The same of weights that are mapped, and packed one by one.
+_PER_MAPPED_MB = 1.1
 
 
 class Stored(NamedTuple):
@@ -55,13 +54,13 @@ class Stored(NamedTuple):
     data: Mapping[str, int] = {}
 
 
-def read_outline(path: Path, name: str, whole: int = WHOLE) -> tuple[ModelProto, int]:
+def read_outline(path: Path, name: str, whole: int = MAPPED_FROM) -> tuple[ModelProto, int]:
     """The model in `path`, and how many bytes of large tensors are left out of it: these are
-    external data of the file itself. A file of up to `whole` bytes is read whole.
+    external data of the file itself. A file of less than `whole` bytes is read whole.
 
     ModelError as `read_model`.
     """
-    if path.stat().st_size <= whole:
+    if path.stat().st_size < whole:
         return read_model(path, name), 0
     found = outline(path, name)
     if path.name in found.locations:
@@ -97,8 +96,8 @@ def check_model(model: ModelProto, name: str, elsewhere: Stored | None = None) -
     nodes = _count_nodes(model, name)
     elsewhere = elsewhere or Stored()
     stored = [_stored(tensor, name, elsewhere) for tensor in tensors_of(model)]
-    inside = sum(one.inside for one in stored) + elsewhere.left_out
-    outside = sum(one.outside for one in stored)
+    inside = sum(one.inside for one in stored)
+    mapped = sum(one.outside for one in stored) + elsewhere.left_out
     return ModelFacts(
         ir_version=model.ir_version,
         opsets={o.domain: o.version for o in model.opset_import},
@@ -107,9 +106,9 @@ def check_model(model: ModelProto, name: str, elsewhere: Stored | None = None) -
         operators=_operators(model),
         nodes=nodes,
         parameters=sum(one.elements for one in stored),
-        stored_bytes=inside + outside,
+        stored_bytes=inside + mapped,
         memory_mb=_BASE_MB
-        + (_PER_STORED_MB * inside + _PER_EXTERNAL_MB * outside) / (1 << 20)
+        + (_PER_STORED_MB * inside + _PER_MAPPED_MB * mapped) / (1 << 20)
         + _PER_KILONODE_MB * nodes / 1_000,
     )
 
