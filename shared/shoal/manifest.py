@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,8 @@ TENSORS = "tensors"
 LIMIT = 262_144
 #: Smallest piece in bytes; largest number of pieces of a file.
 PIECE, _MOST_PIECES = 1 << 20, 256
+#: Characters of a step's field in a line for people.
+_FIELD_TEXT = 120
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[0-9]{1,15}")
@@ -129,6 +131,46 @@ class FederatedOrigin(msgspec.Struct, frozen=True, kw_only=True):
     epsilon: float | None = None
 
 
+class DeclaredSteps(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Pre- and post-processing that became part of the model's graph at import, as it was declared.
+
+    input, output   entries of the file of steps; of a long list, its number of entries and its hash
+    source_sha256   of the author's ONNX file, without the steps
+    """
+
+    source_sha256: str
+    input: list[dict[str, Any]] = []
+    output: list[dict[str, Any]] = []
+
+    @property
+    def lines(self) -> list[str]:
+        """A line for each entry, for people.
+
+        >>> DeclaredSteps(source_sha256="", output=[{"name": "y", "as": "sure", "steps": [
+        ...     {"step": "softmax"}, {"step": "threshold", "at": 0.5}]}]).lines
+        ['output y, as sure: softmax, threshold at 0.5']
+        """
+        entries = [("input", "from", one) for one in self.input]
+        entries += [("output", "as", one) for one in self.output]
+        lines = []
+        for what, word, one in entries:
+            named = f", {word} {one[word]}" if word in one else ""
+            steps = ", ".join(_step_text(step) for step in one.get("steps", []))
+            lines.append(f"{what} {one.get('name')}{named}: {steps or 'as it is'}")
+        return lines
+
+
+def _step_text(step: dict[str, Any]) -> str:
+    fields = [f"{name} {_field_text(value)}" for name, value in step.items() if name != "step"]
+    return " ".join([str(step.get("step")), *fields])
+
+
+def _field_text(value: Any) -> str:
+    if isinstance(value, dict) and "entries" in value:
+        return f"of {value['entries']} entries"
+    return str(value) if len(str(value)) <= _FIELD_TEXT else f"{str(value)[:_FIELD_TEXT]}…"
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A release.
 
@@ -151,6 +193,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     pipeline          how a device makes rows for the model from its sources' measurements
     taught            federated rounds that trained it; None without
     signature         schema 2: the tensors; absent in schema 1, see `tensors`
+    steps             declared steps that are part of the model's graph; absent without
     """
 
     schema: int = SCHEMA
@@ -177,6 +220,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: Pipeline = IDENTITY
     taught: FederatedOrigin | None = None
     signature: Signature | msgspec.UnsetType = msgspec.UNSET
+    steps: DeclaredSteps | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def release(self) -> str:

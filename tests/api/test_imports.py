@@ -146,7 +146,7 @@ def test_an_inspection_refuses_what_an_import_would(controller: ControllerApp) -
 def test_files_that_are_slow_to_read_do_not_take_every_thread_of_the_api(tmp_path: Path) -> None:
     go, begun = threading.Event(), threading.Event()
 
-    def slow(path: Path, name: str) -> Any:
+    def slow(path: Path, name: str, data: Any = None, steps: Any = None) -> Any:
         begun.set()
         go.wait(10)
 

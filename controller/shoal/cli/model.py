@@ -24,6 +24,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _wait = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait until it has ended."
 )
+_steps = click.option(
+    "--steps",
+    type=_FILE,
+    help="With --task tensors: TOML of pre- and post-processing that becomes part of the model, so "
+    "that raw data is sent; docs/models/steps.md.",
+)
 
 
 @click.group(cls=CommandGroup)
@@ -141,6 +147,7 @@ def train(
     help="With --task tensors: .npz of inputs to run it with, one array for each input, samples "
     "stacked along a new first axis. Without it, shapes are tried.",
 )
+@_steps
 @click.option("--labels", default="", help="Class names by output column: a,b,c.")
 @click.option(
     "--variant",
@@ -164,6 +171,7 @@ def import_(
     dataset: str,
     task: str | None,
     sample: Path | None,
+    steps: Path | None,
     labels: str,
     variants: tuple[str, ...],
     pipeline: Path | None,
@@ -185,6 +193,7 @@ def import_(
       shoal model import lot-codes mine.onnx --dataset stamps@1
       shoal model import ocr-lines lines.onnx --task tensors
       shoal model import ocr-lines lines.onnx --task tensors --sample lines.npz
+      shoal model import ocr-lines lines.onnx --task tensors --steps steps.toml
     """
     if not dataset and not task:
         raise SettingError(
@@ -201,26 +210,35 @@ def import_(
             files[f"variant:{variant}"] = _upload(opened, Path(path))
         if sample is not None:
             files["sample"] = _upload(opened, sample)
+        if steps is not None:
+            files["steps"] = _upload(opened, steps)
         started = session.api.upload(at("models", name, "import"), files, fields)
     _finish(session, started, wait, timeout)
 
 
 @model.command("inspect")
 @click.argument("file", type=_FILE)
+@_steps
 @click.pass_obj
-def inspect(session: Session, file: Path) -> None:
+def inspect(session: Session, file: Path, steps: Path | None) -> None:
     """Read an ONNX FILE without importing it: inputs, outputs, operators, memory, and which
     profiles can carry it. Exit code 2, with the reason, when it could not be imported.
+
+    With --steps: the same of the model with these steps, or what does not fit.
 
     \b
     Examples:
       shoal model inspect mine.onnx
       shoal model inspect mine.onnx --json
+      shoal model inspect mine.onnx --steps steps.toml
     """
     with ExitStack() as opened:
         files = {"onnx": _upload(opened, file)}
+        if steps is not None:
+            files["steps"] = _upload(opened, steps)
         found = session.api.upload(at("models", "inspect"), files, {})
-    next_ = f"import it with: shoal model import NAME {file} --task tensors, or --dataset NAME"
+    next_ = f"import it with: shoal model import NAME {file} --task tensors"
+    next_ += ", or --dataset NAME" if steps is None else f" --steps {steps}"
     session.show(found, lambda: Group(*facts_tables(found), "", plain(next_)))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from shoal.cli.render import Columns, JsonObject, card, plain, size, table
+from shoal.manifest import DeclaredSteps
 from shoal.signature import Tensor
 
 _TENSOR = "datatype and shape"
@@ -39,6 +40,10 @@ def signature_tables(report: JsonObject) -> list[Any]:
         "batching": lambda r: together[r["together"]],
         "notes": lambda r: "\n".join(f"- {plain(note)}" for note in r["notes"]),
     }
+    if declared := report.get("steps"):
+        lines = msgspec.convert(declared, DeclaredSteps).lines
+        measured["steps"] = lambda r: "\n".join(f"- {plain(line)}" for line in lines)
+        measured["author's file"] = lambda r: f"SHA-256 {declared['source_sha256']}"
     return [*parts, "", card(report, measured)]
 
 

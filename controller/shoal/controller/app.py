@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -73,12 +74,14 @@ def _one_at_a_time(read_facts: ReadFacts) -> ReadFacts:
     """
     lock, places = threading.Lock(), threading.BoundedSemaphore(READING)
 
-    def read_alone(path: Path, name: str) -> ModelFacts:
+    def read_alone(
+        path: Path, name: str, data: Mapping[str, Path] = {}, steps: Path | None = None
+    ) -> ModelFacts:
         if not places.acquire(blocking=False):
             raise ConflictError(f"{READING} files are being read", "try again in a few seconds")
         try:
             with lock:
-                return read_facts(path, name)
+                return read_facts(path, name, data, steps)
         finally:
             places.release()
 

@@ -156,7 +156,8 @@ def train(call: Call, model: str, body: Training) -> Operation:
 @route("POST", "/api/v1/models/<model>/import", role="operator", tag=TAG, status=202,
        location=OPERATION, limit=UPLOAD_LIMIT,
        files={"onnx": "the model", "variant:*": "your own file for that variant",
-              "sample?": "task tensors: .npz of inputs, stacked on a first axis"})  # fmt: skip
+              "sample?": "task tensors: .npz of inputs, stacked on a first axis",
+              "steps?": "task tensors: TOML or JSON, made part of the graph"})  # fmt: skip
 def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operation:
     """Import ONNX files as the next release of a model.
 
@@ -172,14 +173,15 @@ def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operat
 
 
 @route("POST", "/api/v1/models/inspect", role="operator", tag=TAG, limit=UPLOAD_LIMIT,
-       files={"onnx": "the model"})  # fmt: skip
+       files={"onnx": "the model", "steps?": "of an import, made part of it"})  # fmt: skip
 def inspect_model(call: Call, form: Inspecting, files: Uploads) -> ModelInspection:
     """Read an ONNX file without storing it: its tensors, operators, memory, and who can carry it.
 
-    A file that could not be imported is refused, with the reason.
+    A file that could not be imported is refused, with the reason; so are steps that do not fit it.
     """
+    steps = files["steps"].path if "steps" in files else None
     file = imports.ImportFile(*files["onnx"])
-    facts = call.services.read_facts(file.path, imports.called(file, "onnx"))
+    facts = call.services.read_facts(file.path, imports.called(file, "onnx"), steps=steps)
     size = file.path.stat().st_size
     carried = verdicts.carriers(size, facts.memory_mb, load_profiles())
     return ModelInspection(size=size, facts=facts, verdicts=carried)

@@ -38,7 +38,7 @@ _OF_ROUNDS = (
 
 def of_release(manifest: bytes, params: Mapping[str, Any]) -> set[str]:
     """SHA-256 of a release's files: its manifest, those named in it, and those of its operation."""
-    uploaded = {name: params.get(name) for name in ("onnx", "variants", "sample")}
+    uploaded = {name: params.get(name) for name in ("onnx", "variants", "sample", "steps")}
     named = _named(manifest) | _named(msgspec.json.encode(uploaded))
     return named | {hashlib.sha256(manifest).hexdigest()}
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from shoal.controller.store.records import Record
-from shoal.manifest import Feature
+from shoal.manifest import DeclaredSteps, Feature
 from shoal.pipeline import Pipeline
 from shoal.signature import Signature as TensorSignature
 from shoal.signature import State, Tensor
@@ -120,6 +120,7 @@ class TensorsReport(Record, frozen=True, kw_only=True):
 
     notes     what it found otherwise than declared, or could not find out
     run_ms    of one item on the controller; rss_mb: resident memory of the process that ran it
+    steps     declared pre- and post-processing that is part of its graph; None without
     """
 
     inputs: list[Tensor]
@@ -131,6 +132,7 @@ class TensorsReport(Record, frozen=True, kw_only=True):
     notes: list[str]
     run_ms: float
     rss_mb: float
+    steps: DeclaredSteps | None = None
 
 
 class ModelInspection(Record, frozen=True, kw_only=True):

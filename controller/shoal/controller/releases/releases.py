@@ -251,6 +251,7 @@ def _manifest(
         dataset_sha256=operation.params["dataset_sha256"],
         taught=_federated_origin(operation),
         signature=msgspec.UNSET if built.signature is None else built.signature,
+        steps=(built.tensors and built.tensors.steps) or msgspec.UNSET,
     )
 
 

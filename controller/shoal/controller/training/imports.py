@@ -1,8 +1,8 @@
 """Import requests of API and console: refused with a reason before they are queued."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from shoal import pipeline
 from shoal.controller.host.context import Context
@@ -12,15 +12,28 @@ from shoal.controller.training import training
 from shoal.errors import InputError
 from shoal.manifest import TENSORS, check_model
 
-#: Facts of the ONNX file at a path; ModelError, naming it as given, for one that cannot be run.
-ReadFacts = Callable[[Path, str], ModelFacts]
 VARIANT = "variant:"
+_NO_MODELS = ("sample", "steps")
 #: What an import of tensors does not take, and why.
 _OF_ROWS = {
     "dataset": "nothing is measured against data",
     "labels": "its outputs are tensors, not classes",
     "pipeline": "its inputs are tensors, not columns",
 }
+
+
+class ReadFacts(Protocol):
+    """Reads an ONNX file that nobody has vouched for."""
+
+    def __call__(
+        self, path: Path, name: str, data: Mapping[str, Path] = {}, steps: Path | None = None
+    ) -> ModelFacts:
+        """Facts of the file at `path`; ModelError, naming it `name`, for one that cannot be run.
+
+        data    the files that it keeps weights in, by the names that it calls them
+        steps   a file of declared steps, which become part of the model
+        """
+        ...
 
 
 class ImportFile(NamedTuple):
@@ -37,7 +50,7 @@ class ImportRequest(NamedTuple):
               says; "tensors" for any other model
     labels    class names by output column
     pipeline  JSON of shoal.pipeline.Pipeline, "" for none
-    files     "onnx", and "variant:NAME" for rows, "sample" (.npz) for tensors
+    files     "onnx", and "variant:NAME" for rows; for tensors "sample" (.npz) and "steps" (TOML)
     """
 
     task: str
@@ -52,19 +65,26 @@ def start(
 ) -> Operation:
     """Store the files and enqueue the import.
 
-    InputError for what makes no sense together, SettingError for a name that no model can have,
-    AbsentError for an unknown dataset, ModelError for a file that cannot be imported.
+    InputError for what makes no sense together, SettingError for a name that no model can have, or
+    steps that cannot be read, AbsentError for an unknown dataset, ModelError for a file that
+    cannot be imported.
     """
     _check(request)
     check_model(model)
-    steps = pipeline.parse(request.pipeline.encode()) if request.pipeline else None
+    prepared = pipeline.parse(request.pipeline.encode()) if request.pipeline else None
     for field, file in request.files.items():
-        if field != "sample":
-            read_facts(file.path, called(file, field))
+        if field not in _NO_MODELS:
+            steps = request.files.get("steps")
+            read_facts(file.path, called(file, field), steps=steps and steps.path)
     kept = {field: ctx.blobs.put_file(file.path).sha256 for field, file in request.files.items()}
     if request.task == TENSORS:
         return training.start_tensors_import(
-            ctx, actor=actor, model=model, onnx=kept["onnx"], sample=kept.get("sample", "")
+            ctx,
+            actor=actor,
+            model=model,
+            onnx=kept["onnx"],
+            sample=kept.get("sample", ""),
+            steps=kept.get("steps", ""),
         )
     return training.start_import(
         ctx,
@@ -75,7 +95,7 @@ def start(
         dataset=request.dataset,
         labels=request.labels,
         task=request.task,
-        pipeline=steps,
+        pipeline=prepared,
     )
 
 
@@ -88,12 +108,16 @@ def called(file: ImportFile, field: str) -> str:
 def _check(request: ImportRequest) -> None:
     given = {name for name in _OF_ROWS if getattr(request, name)} | set(request.files)
     if request.task == TENSORS:
-        for name in sorted(given - {"onnx", "sample"}):
+        for name in sorted(given - {"onnx", *_NO_MODELS}):
             why = _OF_ROWS.get(name, "the file is served as it is, not quantized")
             raise InputError(f"task tensors takes no {name}: {why}", "leave it out")
         return
     if "sample" in given:
         raise InputError("sample is for task tensors", "leave it out: rows come from the dataset")
+    if "steps" in given:
+        raise InputError(
+            "steps are for task tensors", "choose it, or prepare rows with a pipeline instead"
+        )
     if "dataset" not in given:
         raise InputError(
             "an import needs a dataset to be measured on, or task tensors",

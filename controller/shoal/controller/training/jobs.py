@@ -169,11 +169,13 @@ class TensorsJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job that builds a release of an ONNX file of which nothing is claimed.
 
     sample   .npz of the author's own inputs, stacked along a new first axis; None to try shapes
+    steps    file of declared steps that become part of the model; None for none
     """
 
     model: str
     onnx: Path
     sample: Path | None = None
+    steps: Path | None = None
 
 
 class TrainGraphJob(msgspec.Struct, frozen=True, kw_only=True):

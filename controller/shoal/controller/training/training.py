@@ -101,19 +101,21 @@ def start_import(
 
 
 def start_tensors_import(
-    ctx: Context, *, actor: str, model: str, onnx: str, sample: str = ""
+    ctx: Context, *, actor: str, model: str, onnx: str, sample: str = "", steps: str = ""
 ) -> Operation:
     """Enqueue an import of which nothing is claimed: tensors in, tensors out, without a dataset.
 
     onnx     SHA-256 of the model's blob; sample: of a .npz with inputs, "" for none
+    steps    of a file of declared steps that become part of the model; "" for none
     """
-    for sha256 in filter(None, (onnx, sample)):
+    for sha256 in filter(None, (onnx, sample, steps)):
         ctx.blobs.path(sha256)
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor=actor, name=model)
     params = {
         "task": TENSORS, "dataset": "", "dataset_sha256": "", "estimator": IMPORTED,
         "params": {}, "trigger": "manual", "onnx": onnx, "sample": sample,
+        "steps": steps,
     }  # fmt: skip
     return operations.enqueue(ctx, actor=actor, kind=IMPORT, subject=model, params=params)
 
@@ -178,11 +180,12 @@ def _build(
     params = operation.params
     if params.get("task") != TENSORS:
         return builder.build(_job(ctx, operation), report)
-    sample = ctx.blobs.path(params["sample"]) if params["sample"] else None
+    files = {
+        name: ctx.blobs.path(params[name]) if params.get(name) else None
+        for name in ("sample", "steps")
+    }
     onnx = ctx.blobs.path(params["onnx"])
-    return builder.build_tensors(
-        TensorsJob(model=operation.subject, onnx=onnx, sample=sample), report
-    )
+    return builder.build_tensors(TensorsJob(model=operation.subject, onnx=onnx, **files), report)
 
 
 def _start(

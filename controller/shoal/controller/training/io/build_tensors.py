@@ -8,8 +8,9 @@ from shoal import bundle
 from shoal.controller.releases import verdicts
 from shoal.controller.releases.records import Built, TensorsReport, VariantReport
 from shoal.controller.releases.verdicts import FP32
-from shoal.controller.training.io import card, export, inspection, zip_maps
+from shoal.controller.training.io import card, composed_model, export, inspection, zip_maps
 from shoal.controller.training.jobs import Inspection, ReportProgress, TensorsJob
+from shoal.controller.training.steps import declaration
 from shoal.manifest import TENSORS, File
 from shoal.pipeline import IDENTITY
 from shoal.profile import load_profiles
@@ -23,14 +24,14 @@ _AS_IT_IS = "a model of tensors is served as it is, not quantized"
 def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
     """Run the job; ModelError when the model cannot be run."""
     progress(0.05, "running the model to measure its tensors")
-    found = inspection.inspect(job.onnx, job.model, job.sample)
+    found = inspection.inspect(job.onnx, job.model, job.sample, steps=job.steps)
     progress(0.90, "judging it for each profile")
-    served = zip_maps.flattened(job.onnx) or job.onnx
+    served = _served(job)
     file = _describe(served)
     opsets, memory_mb = found.facts.opsets, found.facts.memory_mb
     judged = verdicts.judge_tensors(file.size, memory_mb, load_profiles(), _AS_IT_IS)
     fits = any(verdict.passed for verdict in judged)
-    report = _report(found)
+    report = _report(job, found)
     none = Reference(features=[])
     return Built(
         task=TENSORS,
@@ -58,14 +59,25 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
     )
 
 
+def _served(job: TensorsJob) -> bytes | Path:
+    """The file that devices get: the author's own, unless something became part of it."""
+    if job.steps is not None:
+        return composed_model.composed(job.onnx, job.steps, job.model)
+    return zip_maps.flattened(job.onnx) or job.onnx
+
+
 def _describe(content: bytes | Path) -> File:
     if isinstance(content, bytes):
         return bundle.describe("", content)
     return bundle.describe_file("", content)
 
 
-def _report(found: Inspection) -> TensorsReport:
+def _report(job: TensorsJob, found: Inspection) -> TensorsReport:
     signature = found.signature
+    steps = None
+    if job.steps is not None:
+        source = bundle.describe_file("", job.onnx).sha256
+        steps = declaration.recorded(declaration.parse(job.steps.read_bytes()).declared, source)
     return TensorsReport(
         inputs=signature.inputs,
         outputs=signature.outputs,
@@ -76,4 +88,5 @@ def _report(found: Inspection) -> TensorsReport:
         notes=found.notes,
         run_ms=found.run_ms,
         rss_mb=found.rss_mb,
+        steps=steps,
     )

@@ -32,7 +32,7 @@ measured against data, it has no labels, and there is no reference to compare it
 {inputs}
 
 {outputs}
-
+{steps}
 ## Model
 
 {facts}
@@ -50,6 +50,7 @@ def tensors_card_of(model: str, report: TensorsReport) -> str:
         model=model,
         inputs=_table(("input", "datatype and shape"), _tensors(report.inputs)),
         outputs=_table(("output", "datatype and shape"), _tensors(report.outputs)),
+        steps=_steps(report),
         facts=_table(
             ("read from the file", "value"),
             {
@@ -60,6 +61,17 @@ def tensors_card_of(model: str, report: TensorsReport) -> str:
             },
         ),
         limits="\n".join(f"- {note}" for note in ["nothing was measured", *report.notes]),
+    )
+
+
+def _steps(report: TensorsReport) -> str:
+    """The section about steps; "" without any."""
+    if report.steps is None:
+        return ""
+    lines = "\n".join(f"- {line}" for line in report.steps.lines)
+    return (
+        f"\n## Steps\n\nDeclared at import, and part of the graph:\n\n{lines}\n\n"
+        f"The author's file, without them, has SHA-256 `{report.steps.source_sha256}`.\n"
     )
 
 

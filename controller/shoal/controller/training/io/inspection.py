@@ -25,7 +25,7 @@ import numpy as np
 
 from shoal.controller.releases.records import ModelFacts
 from shoal.controller.training.jobs import Inspection
-from shoal.errors import ModelError, ShoalError
+from shoal.errors import ModelError, SettingError, ShoalError
 from shoal.validation_errors import decode_errors_as
 
 #: CPU seconds and MB of memory beside the weights that an inspection may take.
@@ -44,7 +44,8 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """verb: "facts" reads and loads; "tensors" runs; "rows" runs zeros (3, features).
 
-    data   name that the model calls a data file -> its path
+    data    name that the model calls a data file -> its path
+    steps   path of declared steps, which become part of the model first; "" for none
     """
 
     verb: Literal["facts", "tensors", "rows"]
@@ -53,42 +54,56 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, str] = {}
     sample: str = ""
     features: int = 0
+    steps: str = ""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """One field is set, or the error with its hint."""
+    """One field is set, or the error with its hint. setting: it is one of the file of steps."""
 
     facts: ModelFacts | None = None
     inspection: Inspection | None = None
     error: str = ""
     hint: str = ""
+    setting: bool = False
 
 
-def read_facts(path: Path, name: str, data: Mapping[str, Path] = {}) -> ModelFacts:
+def read_facts(
+    path: Path, name: str, data: Mapping[str, Path] = {}, steps: Path | None = None
+) -> ModelFacts:
     """Facts of a file that this onnxruntime loads; ModelError, naming `name`, for any other.
 
-    data   the files that it keeps weights in, by the names that it calls them; none for most
+    data    the files that it keeps weights in, by the names that it calls them; none for most
+    steps   a file of declared steps: the facts are those of the model that they are part of;
+            SettingError for one that cannot be read
     """
-    answer = _ask(Request(verb="facts", path=str(path), name=name, data=_named(data)))
+    answer = _ask(
+        Request(verb="facts", path=str(path), name=name, data=_named(data), steps=_text(steps))
+    )
     assert answer.facts is not None
     return answer.facts
 
 
 def inspect(
-    path: Path, name: str, sample: Path | None = None, data: Mapping[str, Path] = {}
+    path: Path,
+    name: str,
+    sample: Path | None = None,
+    data: Mapping[str, Path] = {},
+    steps: Path | None = None,
 ) -> Inspection:
     """Run a model of tensors: its signature, golden vectors and cost.
 
     sample   .npz: an array for each input, items along its first axis; None to make inputs up
     data     as read_facts
+    steps    a file of declared steps that become part of the model; None for none
 
     ModelError, naming `name`, when it cannot be served.
     """
     answer = _ask(
         Request(
-            verb="tensors", path=str(path), name=name, data=_named(data), sample=str(sample or "")
+            verb="tensors", path=str(path), name=name, data=_named(data), sample=_text(sample),
+            steps=_text(steps),
         )
-    )
+    )  # fmt: skip
     assert answer.inspection is not None
     return answer.inspection
 
@@ -98,6 +113,10 @@ def check_rows(path: Path, name: str, features: int) -> ModelFacts:
     answer = _ask(Request(verb="rows", path=str(path), name=name, features=features))
     assert answer.facts is not None
     return answer.facts
+
+
+def _text(path: Path | None) -> str:
+    return "" if path is None else str(path)
 
 
 def _named(data: Mapping[str, Path]) -> dict[str, str]:
@@ -136,7 +155,7 @@ def _ask(request: Request) -> Answer:
     if answer.error == "memory":
         raise _too_large(request.name, data_mb)
     if answer.error:
-        raise ModelError(answer.error, answer.hint)
+        raise (SettingError if answer.setting else ModelError)(answer.error, answer.hint)
     return answer
 
 
@@ -208,6 +227,8 @@ def main() -> None:
         answer = _answer(request)
     except MemoryError:
         answer = Answer(error="memory")
+    except SettingError as error:
+        answer = Answer(error=error.message, hint=error.hint, setting=True)
     except ShoalError as error:
         memory = "bad_alloc" in error.message or "Failed to allocate" in error.message
         answer = Answer(error="memory" if memory else error.message, hint=error.hint)
@@ -219,12 +240,21 @@ def main() -> None:
 
 
 def _answer(request: Request) -> Answer:
-    from shoal.controller.training.io import data_files, model_checks, runtime, zip_maps
+    from shoal.controller.training.io import (
+        composed_model,
+        data_files,
+        model_checks,
+        runtime,
+        zip_maps,
+    )  # fmt: skip
 
     path, name = Path(request.path), request.name
     if request.verb == "rows":
         model, left_out = model_checks.read_model(path, name), 0
         notes = []
+    elif request.steps:
+        model, left_out = composed_model.read_whole(path, name, request.data), 0
+        notes = zip_maps.flatten(model)
     else:
         model, left_out = model_checks.read_outline(path, name)
         notes = zip_maps.flatten(model)
@@ -232,9 +262,13 @@ def _answer(request: Request) -> Answer:
     data = {called: Path(where) for called, where in request.data.items()}
     sizes = {called: where.stat().st_size for called, where in data.items()}
     facts = model_checks.check_model(model, name, model_checks.Stored(path.name, left_out, sizes))
+    if request.steps:
+        model, facts, more = _with_steps(model, facts, request)
+        notes = [*notes, *more]
     folder = data_files.folder_of([path, *data.values()])
     data_files.point_to(model, data | {path.name: path}, folder)
-    file: Path | bytes = model.SerializeToString() if notes or left_out or data else path
+    changed = notes or left_out or data or request.steps
+    file: Path | bytes = model.SerializeToString() if changed else path
     del model
     if request.verb == "facts":
         runtime.open_session(file, name, folder=folder, only_check=True)
@@ -245,6 +279,27 @@ def _answer(request: Request) -> Answer:
         return Answer(facts=facts)
     inspection = _inspect(session, facts, name, request.sample)
     return Answer(inspection=msgspec.structs.replace(inspection, notes=[*notes, *inspection.notes]))
+
+
+def _with_steps(
+    model: Any, facts: ModelFacts, request: Request
+) -> tuple[Any, ModelFacts, list[str]]:
+    """The model with its steps, its facts, and notes."""
+    from shoal.controller.training.io import composed_model, model_checks
+
+    raised, notes = composed_model.raise_opset(model, request.name)
+    if notes and request.verb == "tensors":
+        notes += _compare_raised(model, raised, facts, request.name)
+    composed = composed_model.compose(raised, Path(request.steps), request.name)
+    return composed, model_checks.check_model(composed, request.name), notes
+
+
+def _compare_raised(model: Any, raised: Any, facts: ModelFacts, name: str) -> list[str]:
+    """A note on how far the raised model was compared; ModelError when it answers otherwise."""
+    from shoal.controller.training.io import runtime, tensor_runs
+
+    before, after = (runtime.open_session(m.SerializeToString(), name) for m in (model, raised))
+    return tensor_runs.compare(before, after, facts, name)
 
 
 def _run_zeros(session: Any, facts: ModelFacts, features: int) -> None:

@@ -9,7 +9,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,32 +17,24 @@ import onnxruntime
 
 from shoal.controller.releases.records import ModelFacts, TensorFact
 from shoal.controller.releases.verdicts import FP32
-from shoal.controller.training.io import runtime
+from shoal.controller.training.io import made_up_inputs, runtime
+from shoal.controller.training.io.made_up_inputs import Run
 from shoal.errors import InputError, ModelError
 from shoal.golden import AIM, MOST_ELEMENTS, GoldenTensors, Vector
 from shoal.signature import Signature, State, Tensor
-from shoal.tensors import DTYPES, Array, Named, StoredTensor, datatype_of
+from shoal.tensors import Array, Named, StoredTensor, datatype_of
 
-#: Lengths tried for free axes, and ranks for inputs without a declared shape. 32 is a small image,
-#: a short text and a few steps; 1 is the last resort, where many models answer a constant.
-LADDER = (32, 8, 16, 48, 64, 96, 128, 160, 224, 256, 320, 416, 512, 640, 1024, 2048, 4096, 2, 1)
-_RANKS = (2, 1, 0, 3, 4)
-#: Bytes of one made-up input, at most.
-_MOST_BYTES = 64 << 20
 #: Seconds of one run above which nothing more than that run is measured.
 SLOW_S = 1.0
 _TIMED_RUNS, _TIMED_S = 20, 0.5
 #: Items compared with each other.
 _COMPARED = 6
 _MOST_VECTORS = 32
-#: Standard deviations of made-up numbers: trees have thresholds anywhere.
-_SCALES = (0.5, 2.0, 30.0)
 #: Largest deviation of items that run together, of what another CPU may cause: other kernels run
 #: for other batch sizes. Dynamic quantization, whose scale is of the whole batch, has 30 and more.
 _TOGETHER = 10.0
 #: Operators whose output is as long as the data says, and not as its input is.
 _COUNT_BY_DATA = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"})
-_WORDS = ("a", "the", "pump", "0", "12.5", "ja")
 
 
 class Measured(NamedTuple):
@@ -52,9 +44,6 @@ class Measured(NamedTuple):
     golden: bytes
     notes: list[str]
     run_ms: float
-
-
-Run = Callable[[Named], dict[str, Array]]
 
 
 def measure(
@@ -76,7 +65,7 @@ def measure(
         items = [dict(sample) for sample in samples]
         answers = [_answer(run, item, i) for i, item in enumerate(items)]
     else:
-        items, answers = _made_up(run, facts, name)
+        items, answers = made_up_inputs.try_out(run, facts, name)
         notes.append(
             "no sample was given: it was run with made-up inputs "
             + ", ".join(f"{k} {list(v.shape)}" for k, v in items[0].items())
@@ -97,6 +86,26 @@ def measure(
         answers = [{k: v for k, v in answer.items() if k not in random} for answer in answers]
     golden = _golden(items, answers, name)
     return Measured(signature, golden.to_bytes(), notes, _median_ms(run, items[0], slow))
+
+
+def compare(
+    session: onnxruntime.InferenceSession,
+    other: onnxruntime.InferenceSession,
+    facts: ModelFacts,
+    name: str,
+) -> list[str]:
+    """A note when two forms of a model could not be compared; ModelError when they differ."""
+    run, run_other = _runner(session, name), _runner(other, name)
+    try:
+        items, answers = made_up_inputs.try_out(run, facts, name)
+    except ModelError:
+        return ["its answers were not compared with those before: no made-up inputs fit"]
+    for item, answer in zip(items, answers, strict=True):
+        got = run_other(item)
+        wrong = [key for key in answer if not _same(answer[key], got[key])]
+        if wrong and not _random_outputs(run, item, answer):
+            raise ModelError(f"{name}: {wrong[0]} differs once it is raised to another opset")
+    return []
 
 
 def _runner(session: onnxruntime.InferenceSession, name: str) -> Run:
@@ -126,92 +135,6 @@ def _answer(run: Run, item: Named, index: int) -> dict[str, Array]:
             f"{error.message} (on item {index} of the sample: {shapes})",
             "give --sample a .npz with one array per input, items along a new first axis",
         ) from error
-
-
-# ---- made-up inputs
-
-
-def _made_up(
-    run: Run, facts: ModelFacts, name: str
-) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
-    """Three made-up items for which the model runs, and its answers."""
-    first: ModelError | None = None
-    for shapes in _shapes(facts.inputs):
-        items = [_item(facts.inputs, shapes, seed) for seed in range(3)]
-        try:
-            return items, [run(item) for item in items]
-        except ModelError as error:
-            first = first or error
-    why = f": {first.message}" if first else ""
-    raise ModelError(
-        f"{name} runs with none of the made-up inputs that were tried{why}",
-        "give real ones: --sample FILE.npz with one array per input, items along a new first axis",
-    )
-
-
-def _shapes(inputs: Sequence[TensorFact]) -> Iterator[dict[str, tuple[int, ...]]]:
-    """Shapes to try: free axes at each length of the ladder, axes that may count items at 1.
-
-    These are first the first axes and all of their names; then the first free axis of each input;
-    then none. Axes of one name have one length.
-    """
-    unknown = any(one.shape is None for one in inputs)
-    named = {one.shape[0] for one in inputs if one.shape and one.shape[0] != "?"}
-    seen = set()
-    for rank in _RANKS if unknown else (0,):
-        for length in LADDER if _has_free_axis(inputs) or rank else (1,):
-            for counts in (_is_first_axis, _is_first_free_axis, None):
-                shapes = {
-                    one.name: (length,) * rank
-                    if one.shape is None
-                    else tuple(
-                        d
-                        if isinstance(d, int)
-                        else 1
-                        if counts is not None and (d in named or counts(one.shape, axis))
-                        else length
-                        for axis, d in enumerate(one.shape)
-                    )
-                    for one in inputs
-                }
-                key = tuple(shapes.values())
-                small = all(4 * _count(shape) <= _MOST_BYTES for shape in key)
-                if small and key not in seen:
-                    seen.add(key)
-                    yield shapes
-
-
-def _is_first_axis(shape: Sequence[int | str], axis: int) -> bool:
-    return axis == 0
-
-
-def _is_first_free_axis(shape: Sequence[int | str], axis: int) -> bool:
-    return not any(isinstance(d, str) for d in shape[:axis])
-
-
-def _has_free_axis(inputs: Sequence[TensorFact]) -> bool:
-    return any(isinstance(d, str) for one in inputs for d in one.shape or ())
-
-
-def _count(shape: Sequence[int]) -> float:
-    return float(np.prod([float(n) for n in shape]))
-
-
-def _item(
-    inputs: Sequence[TensorFact], shapes: Mapping[str, tuple[int, ...]], seed: int
-) -> dict[str, Array]:
-    """Small numbers: 0 and 1 are indices, lengths and flags that nearly every model takes."""
-    rng = np.random.default_rng(seed)
-    item = {}
-    for one in inputs:
-        dtype, shape = DTYPES[one.type], shapes[one.name]
-        if one.type == "BYTES":
-            item[one.name] = np.array(rng.choice(_WORDS, shape), object)
-        elif dtype.kind == "f":
-            item[one.name] = np.asarray(rng.normal(0, _SCALES[seed % 3], shape), dtype)
-        else:
-            item[one.name] = np.asarray(rng.integers(0, 2, shape), dtype)
-    return item
 
 
 # ---- what is measured

@@ -1,0 +1,66 @@
+"""A model with its declared steps, in an opset that has their operators."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from onnx import ModelProto, version_converter
+
+from shoal.controller.training.io import model_checks, onnx_graph, zip_maps
+from shoal.controller.training.steps import composition, declaration
+from shoal.errors import ModelError
+
+
+def composed(path: Path, steps: Path, name: str) -> bytes:
+    """Bytes of the model in `path`, which was checked, with the steps in the file `steps`."""
+    model = read_whole(path, name)
+    zip_maps.flatten(model)
+    raised, _ = raise_opset(model, name)
+    return compose(raised, steps, name).SerializeToString()
+
+
+def read_whole(path: Path, name: str, data: Collection[str] = ()) -> ModelProto:
+    """The model in `path`; ModelError when it is too large to be written anew, or keeps weights in
+    the files `data`."""
+    if data or path.stat().st_size > zip_maps.LIMIT:
+        raise ModelError(
+            f"{name} is larger than {zip_maps.LIMIT >> 20} MiB or keeps weights in other files: "
+            "steps cannot become part of it",
+            "leave --steps out, and prepare its inputs in the program that sends them",
+        )
+    return model_checks.read_model(path, name)
+
+
+def compose(model: ModelProto, steps: Path, name: str) -> ModelProto:
+    """`model`, of composition.OPSET or newer, with the steps in the file `steps`; ModelError when
+    they do not fit, SettingError when they cannot be read."""
+    declared = declaration.parse(steps.read_bytes())
+    facts = model_checks.check_model(model, name)
+    return composition.compose(model, facts, declared, name)
+
+
+def raise_opset(model: ModelProto, name: str) -> tuple[ModelProto, list[str]]:
+    """The model in the opset that steps need, by onnx.version_converter, and a note about that;
+    itself without a note when it has it."""
+    opset = onnx_graph.opset_of(model)
+    if opset == 0 or opset >= composition.OPSET:
+        return model, []
+    hint = f"export it with opset {composition.OPSET} or newer"
+    if model.functions:
+        raise ModelError(
+            f"{name} has opset {opset}, steps need {composition.OPSET}, and its functions cannot "
+            "be raised",
+            hint,
+        )
+    try:
+        raised = version_converter.convert_version(model, composition.OPSET)
+    except Exception as error:  # the converter's C++ has many kinds
+        raise ModelError(
+            f"{name} has opset {opset}, steps need {composition.OPSET}, and it cannot be raised: "
+            f"{' '.join(str(error).split())[:200]}",
+            hint,
+        ) from error
+    raised.ir_version = max(model.ir_version, composition.IR)
+    if not raised.metadata_props:
+        raised.metadata_props.extend(model.metadata_props)
+    how = f"from opset {opset} to {composition.OPSET}, which its steps need"
+    return raised, [f"it was raised {how}, by onnx.version_converter"]
