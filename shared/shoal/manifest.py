@@ -9,6 +9,7 @@ import msgspec
 from shoal.errors import BundleError, ModelError, SettingError
 from shoal.pipeline import IDENTITY, Pipeline, check
 from shoal.signature import Signature, rows_signature
+from shoal.tasks import Classification, Regression, Task, Tensors
 from shoal.validation_errors import decode_errors_as
 
 #: Schema 1: rows of float32 features. Schema 2: tensors, with a signature. Both are read; 2 is
@@ -176,11 +177,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     model, version    "lot-codes", 3: together the release "lot-codes@3"
     release_counter   security epoch: a device rejects releases below the highest it has served
-    task              "classification", "regression", or "tensors" (schema 2)
+    task              "classification", "regression"; in schema 2 any of shoal.tasks.KINDS
     input, output     tensor names in every variant; input is float32 (rows, len(features)),
                       output float32 (rows, len(labels)) of probabilities, or (rows, 1);
                       "" in schema 2
-    labels            class names by output column; empty for regression
+    labels            class names by output column; empty for regression, and in schema 2
     threshold         decision threshold of a two-class model
     profiles          profile -> variants that passed its gate, best first; for an absent profile
                       see `refused`
@@ -194,6 +195,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     taught            federated rounds that trained it; None without
     signature         schema 2: the tensors; absent in schema 1, see `tensors`
     steps             declared steps that are part of the model's graph; absent without
+    meaning           schema 2: what the outputs mean, of the task `task`; absent for "tensors" and
+                      in schema 1, see `answers`. An agent that does not know it serves tensors
     """
 
     schema: int = SCHEMA
@@ -221,6 +224,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     taught: FederatedOrigin | None = None
     signature: Signature | msgspec.UnsetType = msgspec.UNSET
     steps: DeclaredSteps | msgspec.UnsetType = msgspec.UNSET
+    meaning: Task | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def release(self) -> str:
@@ -238,6 +242,17 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             return self.signature
         columns = max(1, len(self.labels))
         return rows_signature(self.input, len(self.features), self.output, columns)
+
+    @property
+    def answers(self) -> Task:
+        """What its outputs mean; `Tensors` where nothing is claimed."""
+        if self.meaning is not msgspec.UNSET:
+            return self.meaning
+        if not self.takes_rows:
+            return Tensors()
+        if self.labels:
+            return Classification(output=self.output, labels=self.labels, threshold=self.threshold)
+        return Regression(outputs=[self.output], names=["value"])
 
     def variant(self, name: str) -> Variant:
         """Variant by name; BundleError if the release does not have it."""
@@ -321,9 +336,18 @@ def _check_interface(manifest: Manifest) -> None:
         raise BundleError(
             f"manifest of schema {manifest.schema}: its signature is missing or extra"
         )
+    if manifest.meaning is not msgspec.UNSET and (
+        manifest.takes_rows or manifest.meaning.word != manifest.task
+    ):
+        raise BundleError(
+            f"manifest of schema {manifest.schema} and task {manifest.task!r:.100}: its outputs "
+            f"mean {manifest.meaning.word}"
+        )
     try:
         check(manifest.pipeline, [f.name for f in manifest.features])
         manifest.tensors.check()
+        if manifest.meaning is not msgspec.UNSET:
+            manifest.meaning.check(manifest.tensors)
     except (SettingError, ModelError) as error:
         raise BundleError(f"manifest: {error}") from error
 

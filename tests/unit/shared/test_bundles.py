@@ -15,6 +15,7 @@ from shoal.errors import BundleError
 from shoal.golden import GoldenTensors, Vector
 from shoal.manifest import File, Manifest
 from shoal.signature import Signature, Tensor
+from shoal.tasks import Classification, Embedding, Task, Tensors, labels_of
 from shoal.tensors import StoredTensor
 
 
@@ -40,6 +41,13 @@ def test_a_manifest_survives_its_bytes(manifest: Manifest) -> None:
     assert manifests.parse(manifests.encode(manifest)) == manifest
 
 
+class LastWeeksManifest(msgspec.Struct):
+    """What agents before `meaning` read of a release of tensors."""
+
+    schema: int
+    signature: Signature
+
+
 def of_tensors(manifest: Manifest) -> Manifest:
     signature = Signature(
         inputs=[Tensor(name="x", datatype="UINT8", shape=["N", 8], batch=0)],
@@ -50,6 +58,42 @@ def of_tensors(manifest: Manifest) -> Manifest:
         manifest, schema=2, task="tensors", input="", output="", features=[], labels=[],
         signature=signature,
     )  # fmt: skip
+
+
+def test_a_manifest_says_what_its_outputs_mean_and_an_older_agent_serves_tensors(
+    manifest: Manifest,
+) -> None:
+    meaning = Classification(output="y", labels=["a", "b"], form="label")
+    claimed = msgspec.structs.replace(of_tensors(manifest), task="classification", meaning=meaning)
+    data = manifests.encode(claimed)
+    assert manifests.parse(data) == claimed
+    assert claimed.answers == meaning
+    older = msgspec.json.decode(data, type=LastWeeksManifest)
+    assert older.signature.outputs[0].name == "y"
+
+
+def test_what_rows_mean_is_said_by_the_manifest_s_first_schema(manifest: Manifest) -> None:
+    assert labels_of(manifest.answers) == manifest.labels
+    assert b"meaning" not in manifests.encode(manifest)
+    assert b"meaning" not in manifests.encode(of_tensors(manifest))
+    assert of_tensors(manifest).answers == Tensors()
+
+
+@pytest.mark.parametrize(
+    ("meaning", "task", "why"),
+    [
+        (Classification(output="z", labels=["a", "b"]), "classification", "no output 'z'"),
+        (Embedding(output="y"), "classification", "its outputs mean embedding"),
+    ],
+)
+def test_a_manifest_whose_outputs_cannot_mean_that_is_refused(
+    manifest: Manifest, meaning: Task, task: str, why: str
+) -> None:
+    claimed = msgspec.structs.replace(of_tensors(manifest), task=task, meaning=meaning)
+    with pytest.raises(BundleError, match=why):
+        manifests.parse(manifests.encode(claimed))
+    with pytest.raises(BundleError, match="schema 1"):
+        manifests.parse(manifests.encode(msgspec.structs.replace(manifest, meaning=Tensors())))
 
 
 def test_a_manifest_of_tensors_survives_its_bytes(manifest: Manifest) -> None:
