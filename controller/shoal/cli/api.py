@@ -93,10 +93,21 @@ class Api:
         headers = {"content-type": "application/json"}
         return self._send("PUT", path, content=msgspec.json.encode(body), headers=headers)
 
-    def upload(self, path: str, files: Mapping[str, Any], fields: Mapping[str, str]) -> Any:
-        """Send files (field -> (name, open file)) and fields as multipart/form-data."""
-        headers = {"idempotency-key": uuid.uuid4().hex}
-        return self._send("POST", path, files=files, data=_non_empty(fields), headers=headers)
+    def upload(
+        self, path: str, files: Mapping[str, Any], fields: Mapping[str, str], wait_s: float = 60.0
+    ) -> Any:
+        """Send files (field -> (name, open file)) and fields as multipart/form-data.
+
+        wait_s   seconds to wait for the response once it is sent
+        """
+        return self._send(
+            "POST",
+            path,
+            files=files,
+            data=_non_empty(fields),
+            headers={"idempotency-key": uuid.uuid4().hex},
+            timeout=httpx.Timeout(wait_s, connect=10.0),
+        )
 
     def delete(self, path: str, **query: Any) -> Any:
         return self._send("DELETE", path, params=query)

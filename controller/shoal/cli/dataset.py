@@ -1,28 +1,46 @@
-"""`shoal dataset`: tables for training, versioned by content."""
+"""`shoal dataset`: tables, images, audio and tensors, versioned by content."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import click
 from rich.console import Group
 
+from shoal.cli import dataset_contents
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.deletion import deletion_of
+from shoal.cli.folder_tar import FolderTar
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, table
 from shoal.errors import SettingError
+
+#: Seconds to wait for an answer: a hundred thousand images are each decoded.
+_WAIT_S = 1_300.0
 
 
 @click.group(cls=CommandGroup)
 def dataset() -> None:
-    """Datasets: register a table, show its versions and lineage."""
+    """Datasets: register tables, images, audio, tensors; show versions and lineage."""
 
 
 @dataset.command("add")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
 @click.option("--name", required=True, help="Its name: lower-case letters, digits, hyphens.")
-@click.option("--label", required=True, help="Column to predict.")
-@click.option("--site", default="", help="Column with the site of a row.")
+@click.option(
+    "--kind",
+    type=click.Choice(["table", "images", "audio", "tensors"]),
+    help="What it holds. Default: found out by its content, and said.",
+)
+@click.option("--label", default="", help="Column to predict; or array, or column of labels.csv.")
+@click.option(
+    "--labels-from",
+    type=click.Choice(["folders", "csv", "coco", "yolo"]),
+    help="Where labels of images and sounds are. Default: found out, and said.",
+)
+@click.option("--unlabelled", is_flag=True, help="It has no labels.")
+@click.option("--site", default="", help="Column or array with the site of a row or item.")
 @click.option(
     "--split",
     default="",
@@ -34,24 +52,53 @@ def dataset() -> None:
 )
 @click.pass_obj
 def add(
-    session: Session, /, file: Path, drop: Sequence[str], parents: Sequence[str], **fields: str
+    session: Session,
+    /,
+    path: Path,
+    drop: Sequence[str],
+    parents: Sequence[str],
+    unlabelled: bool,
+    **given: str | None,
 ) -> None:
-    """Register FILE (CSV, also .gz; or Parquet) as the next version of a dataset.
+    """Register PATH as the next version of a dataset.
 
-    The same file with the same column roles is the same version: nothing is stored twice.
+    \b
+    PATH is
+      a table            CSV, also .gz; or Parquet
+      images or sounds   a folder, or .zip, .tar, .tar.gz; labels by folder, or in it as
+                         labels.csv (file,label[,site][,split]), COCO or YOLO
+      tensors            .npz with an array for each input, and label, site, split; .npy;
+                         Parquet with columns of lists
+
+    What was found, and every file that was left out, is said. The same file with the same roles
+    is the same version: nothing is stored twice.
 
     \b
     Examples:
       shoal dataset add parts.csv --name parts --label ok --site plant
       shoal dataset add parts2.csv --name parts --label ok --parent parts@1
+      shoal dataset add photos/ --name photos
+      shoal dataset add sounds.zip --name sounds --unlabelled
     """
+    fields = {name: value for name, value in given.items() if value}
     fields |= {"drop": ",".join(drop), "parents": ",".join(parents)}
+    fields |= {"unlabelled": "true"} if unlabelled else {}
     try:
-        with file.open("rb") as content:
-            made = session.api.upload(at("datasets"), {"file": (file.name, content)}, fields)
+        with _opened(path) as (name, content):
+            made = session.api.upload(at("datasets"), {"file": (name, content)}, fields, _WAIT_S)
     except OSError as error:
-        raise SettingError(f"{file}: {error.strerror}") from error
-    session.show(made, lambda: f"{_ref(made)}: {made['rows']} rows, sha256 {made['sha256'][:16]}…")
+        raise SettingError(f"{path}: {error.strerror}") from error
+    session.show(made, lambda: "\n".join(dataset_contents.added(made)))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of a file, or of a folder as a tar."""
+    if path.is_dir():
+        yield f"{path.resolve().name}.tar", FolderTar(path)  # type: ignore[misc]
+        return
+    with path.open("rb") as content:
+        yield path.name, content
 
 
 @dataset.command("list")
@@ -66,7 +113,8 @@ def list_datasets(session: Session) -> None:
     found = list(session.api.items(at("datasets")))
     columns: Columns = {
         "dataset": _ref,
-        "rows": "rows",
+        "kind": "kind",
+        "rows or items": "rows",
         "size": lambda d: size(d["size"]),
         "label": "label",
         "site": "site",
@@ -76,7 +124,7 @@ def list_datasets(session: Session) -> None:
         "when": lambda d: instant(d["created_at"]),
         "by": "created_by",
     }
-    none = "no dataset; register one with: shoal dataset add FILE --name NAME --label COLUMN"
+    none = "no dataset; register one with: shoal dataset add PATH --name NAME"
     session.show(found, lambda: table(found, columns, empty=none))
 
 
@@ -84,7 +132,7 @@ def list_datasets(session: Session) -> None:
 @click.argument("ref", metavar="NAME[@N]")
 @click.pass_obj
 def show_dataset(session: Session, ref: str) -> None:
-    """Show one version (without @N the newest): lineage, columns, rows per site.
+    """Show one version (without @N the newest): lineage, columns or contents, rows per site.
 
     \b
     Example:
@@ -106,18 +154,21 @@ def _ref(dataset: JsonObject) -> str:
 def _card(found: JsonObject) -> Group:
     about: Columns = {
         "dataset": _ref,
+        "kind": "kind",
         "sha256": "sha256",
-        "rows": "rows",
+        "rows" if found["kind"] == "table" else "items": "rows",
         "size": lambda d: size(d["size"]),
         "label": "label",
         "site": "site",
-        "rows per site": "sites",
+        "rows per site" if found["kind"] == "table" else "items per site": "sites",
         "split": "split",
         "made from": "parents",
         "how": "how",
         "registered": lambda d: instant(d["created_at"]),
         "by": "created_by",
     }
+    if found["contents"]:
+        return Group(card(found, about), *dataset_contents.tables(found["contents"]))
     columns: Columns = {
         "column": "name",
         "role": "role",

@@ -4,8 +4,8 @@ import importlib.metadata
 import importlib.util
 import threading
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import msgspec
 from flask import Flask, g, request
@@ -24,15 +24,16 @@ from shoal.controller.api import (
 from shoal.controller.api.metrics import HttpMetrics
 from shoal.controller.api.routing import BODY_LIMIT, AppServices
 from shoal.controller.api.stream import Streams
+from shoal.controller.data.io import packing
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
-from shoal.controller.releases.records import ModelFacts
-from shoal.controller.training.imports import ReadFacts
 from shoal.controller.training.io import inspection
 from shoal.controller.web import screen, views
 from shoal.errors import ConflictError
 
-#: Uploaded models that are read or wait for it; the API has sixteen threads.
+P = ParamSpec("P")
+T = TypeVar("T")
+#: Uploaded models, and datasets, that are read or wait for it; the API has sixteen threads.
 READING = 4
 
 
@@ -47,6 +48,7 @@ def create_app(ctx: Context) -> Flask:
         streams=Streams(time.sleep),
         document=msgspec.json.encode(document),
         read_facts=_one_at_a_time(inspection.read_facts),
+        pack_items=_one_at_a_time(packing.pack_items),
     )
     app = Flask(__name__, static_folder=None, template_folder=None)
     app.request_class = request_parsing.SpooledRequest
@@ -67,21 +69,19 @@ def create_app(ctx: Context) -> Flask:
     return app
 
 
-def _one_at_a_time(read_facts: ReadFacts) -> ReadFacts:
+def _one_at_a_time(read: Callable[P, T]) -> Callable[P, T]:
     """The same, for one file at a time: each may take the memory that its limits allow.
 
     ConflictError when READING files are read or wait: slow ones would hold every thread of the API.
     """
     lock, places = threading.Lock(), threading.BoundedSemaphore(READING)
 
-    def read_alone(
-        path: Path, name: str, data: Mapping[str, Path] = {}, steps: Path | None = None
-    ) -> ModelFacts:
+    def read_alone(*args: P.args, **more: P.kwargs) -> T:
         if not places.acquire(blocking=False):
             raise ConflictError(f"{READING} files are being read", "try again in a few seconds")
         try:
             with lock:
-                return read_facts(path, name, data, steps)
+                return read(*args, **more)
         finally:
             places.release()
 

@@ -1,4 +1,4 @@
-"""Routes for datasets, models and releases."""
+"""Routes for models and releases."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,10 +11,9 @@ from shoal.controller.api.routing import (
     RequestModel,
     Uploads,
     all_of,
+    listed,
     route,
 )  # fmt: skip
-from shoal.controller.data import datasets
-from shoal.controller.data.records import DatasetVersion
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, retirement, verdicts
 from shoal.controller.releases.records import Model, ModelInspection, Release
@@ -23,17 +22,6 @@ from shoal.profile import load_profiles
 
 TAG = "models"
 OPERATION = "/api/v1/operations/{id}"
-
-
-class NewDataset(RequestModel, frozen=True, kw_only=True):
-    """Roles of the file's columns. drop, parents: separated by commas."""
-
-    name: str
-    label: str
-    site: str = ""
-    split: str = ""
-    drop: str = ""
-    parents: str = ""
 
 
 class Training(RequestModel, frozen=True, kw_only=True):
@@ -110,29 +98,6 @@ class Publishing(RequestModel, frozen=True, kw_only=True):
     override: str = ""
 
 
-@route("GET", "/api/v1/datasets", role="viewer", tag=TAG)
-def list_datasets(call: Call) -> Listing[DatasetVersion]:
-    """Every version of every dataset, newest first."""
-    return all_of(datasets.list_datasets(call.ctx))
-
-
-@route("POST", "/api/v1/datasets", role="operator", tag=TAG, status=201, limit=UPLOAD_LIMIT,
-       files={"file": "the table: CSV, also .gz, or Parquet"})  # fmt: skip
-def add_dataset(call: Call, form: NewDataset, files: Uploads) -> DatasetVersion:
-    """Register a file as the next version of a dataset; the same file is the same version."""
-    return datasets.add_dataset(
-        call.ctx, actor=call.by, path=files["file"].path, filename=files["file"].filename,
-        name=form.name, label=form.label, site=form.site, split=form.split,
-        drop=_split(form.drop), parents=_split(form.parents),
-    )  # fmt: skip
-
-
-@route("GET", "/api/v1/datasets/<ref>", role="viewer", tag=TAG)
-def get_dataset(call: Call, ref: str) -> DatasetVersion:
-    """One version, "name@2", or the newest of "name"."""
-    return datasets.get_dataset(call.ctx, ref)
-
-
 @route("GET", "/api/v1/models", role="viewer", tag=TAG)
 def list_models(call: Call, query: ModelQuery) -> Listing[Model]:
     """All models that are not retired."""
@@ -164,7 +129,7 @@ def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operat
     A file that cannot be imported is refused at once; the rest is measured in the operation.
     """
     request = imports.ImportRequest(
-        form.task, form.dataset, _split(form.labels), form.pipeline,
+        form.task, form.dataset, listed(form.labels), form.pipeline,
         {name: imports.ImportFile(*file) for name, file in files.items()},
     )  # fmt: skip
     return imports.start(
@@ -238,7 +203,3 @@ def unretire_model(call: Call, model: str) -> Model:
     """Take a retired model back."""
     retirement.unretire_model(call.ctx, actor=call.by, name=model)
     return models.get_model(call.ctx, model)
-
-
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]

@@ -2,6 +2,7 @@
 
 from shoal.controller.api import (
     checkpoints,
+    datasets,
     deletion,
     devices,
     folders,
@@ -15,7 +16,7 @@ from shoal.controller.api import (
 from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
-    people, devices, folders, models, deletion, rollouts, rounds, checkpoints, monitoring,
+    people, devices, folders, datasets, models, deletion, rollouts, rounds, checkpoints, monitoring,
     operations,
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.access.roles import Actor
 from shoal.controller.api.metrics import HttpMetrics
 from shoal.controller.api.stream import Streams
+from shoal.controller.data.adding import PackItems
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
@@ -62,6 +63,11 @@ def all_of(items: list[T]) -> Listing[T]:
     return Listing(items, Page(total=len(items)))
 
 
+def listed(text: str) -> list[str]:
+    """Values of a field that are separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 class Upload(NamedTuple):
     """An uploaded file: its path until the request ends, and the client's name for it."""
 
@@ -84,6 +90,7 @@ class AppServices(NamedTuple):
     streams: Streams
     document: bytes
     read_facts: ReadFacts
+    pack_items: PackItems
 
 
 class Call(NamedTuple):

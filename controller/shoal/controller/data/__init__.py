@@ -1,1 +1,1 @@
-"""Datasets and the tables that they are made of."""
+"""Datasets, and the tables and items that they are made of."""

@@ -80,6 +80,7 @@ class ArrayItems(Items):
         self.inputs = tuple(inputs)
         self._loaded: dict[str, Array] = {}
         self._count = _count_of(source, inputs, roles)
+        self._kept = np.arange(self._count)
         self._labels = _load(source, LABEL, roles[LABEL]) if LABEL in roles else None
         self._sites = _names(source, SITE, roles)
         self._groups = _names(source, SPLIT, roles)
@@ -88,15 +89,27 @@ class ArrayItems(Items):
             self.label_kind = "classes" if self.classes else "numbers"
             if self.classes:
                 self._labels = names_of(self._labels)
+            self._kept = np.flatnonzero(_are_given(self._labels))
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._kept)
+
+    @property
+    def has_sites(self) -> bool:
+        """Whether it has an array of sites."""
+        return self._sites is not None
+
+    @property
+    def unlabelled(self) -> int:
+        """Items in the file that are left out because their label is missing, "" or NaN."""
+        return self._count - len(self._kept)
 
     def name(self, index: int) -> str:
-        return f"item {index} of {self._source}"
+        return f"item {self._kept[index]} of {self._source}"
 
     def read(self, index: int) -> dict[str, Array]:
-        return {name: _item(self.array(name), index) for name in self.inputs}
+        at = self._kept[index]
+        return {name: _item(self.array(name), at) for name in self.inputs}
 
     def array(self, name: str) -> Array:
         """An input's whole array, read once; DatasetError when it is damaged."""
@@ -107,13 +120,13 @@ class ArrayItems(Items):
     def labels(self) -> Array:
         if self._labels is None:
             raise no_labels(self._source)
-        return self._labels
+        return self._labels[self._kept]
 
     def sites(self) -> Array:
-        return np.full(self._count, "") if self._sites is None else self._sites
+        return np.full(len(self), "") if self._sites is None else self._sites[self._kept]
 
     def groups(self) -> Array | None:
-        return self._groups
+        return None if self._groups is None else self._groups[self._kept]
 
 
 def no_labels(source: str) -> DatasetError:
@@ -159,12 +172,23 @@ def read_headers(path: Path, source: str, limit: int = LIMIT) -> dict[str, Store
         ) from error
 
 
+def _are_given(labels: Array) -> npt.NDArray[np.bool_]:
+    """Mask (n,) of labels that are neither "" nor NaN."""
+    if labels.dtype.kind == "U":
+        return labels != "" if labels.ndim == 1 else np.full(len(labels), True)
+    if labels.dtype.kind != "f":
+        return np.full(len(labels), True)
+    missing = np.isnan(labels).reshape(len(labels), -1)
+    return np.logical_not(missing.any(axis=1))
+
+
 def classes_of(labels: Array) -> list[str]:
     """Names of the classes in labels of shape (n,): of texts, booleans and whole numbers, of which
     there are few. Empty for other labels, which are numbers."""
     if labels.ndim != 1 or labels.dtype.kind not in "USObiu":
         return []
     distinct = np.unique(labels)
+    distinct = distinct[distinct != ""] if distinct.dtype.kind == "U" else distinct
     if len(distinct) > MOST_CLASSES and labels.dtype.kind in "biu":
         return []
     return [str(name) for name in names_of(distinct)]

@@ -1,6 +1,6 @@
-"""Datasets: immutable, versioned tables with column roles and lineage."""
+"""Datasets: immutable and versioned, with roles and lineage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Row, func, select
 from shoal import manifest
 from shoal.controller.access import audit
 from shoal.controller.data import frames
-from shoal.controller.data.records import DatasetVersion
-from shoal.controller.host.context import Context
+from shoal.controller.data.records import TABLE, DatasetVersion
+from shoal.controller.host.context import Blob, Context
 from shoal.controller.store import changes, used_versions
 from shoal.controller.store.tables import dataset
 from shoal.errors import AbsentError, DatasetError, SettingError
@@ -36,36 +36,64 @@ def add_dataset(
     drop: Sequence[str] = (),
     parents: Sequence[str] = (),
     how: str = "uploaded",
+    unlabelled: bool = False,
 ) -> DatasetVersion:
-    """Register the file at `path` as the next version of `name`.
+    """Register the table at `path` as the next version of `name`.
 
     filename   original name, for error messages
     site, split   columns; rows with the same `split` value stay in the same part of a split
     parents    "name@version" of the datasets it was derived from, and `how`
+    unlabelled   it has no label, and `label` is ""
 
     The same bytes with the same roles are the existing version, not a new one. DatasetError, with
     a hint, for a file that cannot be a dataset.
     """
-    _check_name(name)
+    check_name(name)
     frame = frames.read_frame(path, filename)
-    columns = frames.describe(frame, label=label, site=site, split=split, drop=drop)
-    lineage = [get_dataset(ctx, parent).ref for parent in parents]
-    blob = ctx.blobs.put_file(path, LIMIT)
+    columns = frames.describe(
+        frame, label=label, site=site, split=split, drop=drop, unlabelled=unlabelled
+    )
+    values = {
+        "rows": len(frame), "columns": msgspec.to_builtins(columns), "label": label,
+        "site": site, "split": split, "sites": _sites(frame, site), "how": how,
+    }  # fmt: skip
+    parents = [get_dataset(ctx, parent).ref for parent in parents]
+    return register(
+        ctx, actor=actor, name=name, blob=ctx.blobs.put_file(path, LIMIT), parents=parents,
+        values=values, same=("kind", "columns"),
+    )  # fmt: skip
+
+
+def register(
+    ctx: Context,
+    *,
+    actor: str,
+    name: str,
+    blob: Blob,
+    parents: Sequence[str],
+    values: Mapping[str, Any],
+    same: Sequence[str],
+) -> DatasetVersion:
+    """Store a version of `name`, or find the existing one with the same bytes.
+
+    parents   "name@version" each
+    values    other columns of the table `dataset`, as builtins
+    same      those in which versions of the same bytes differ
+    """
+    values = {"kind": TABLE, "contents": None} | dict(values)
     with ctx.store.write() as db:
-        same = _same(db, name, blob.sha256, msgspec.to_builtins(columns))
-        if same is not None:
-            return same
+        alike = {column: values[column] for column in same}
+        if (found := _same(db, name, blob.sha256, alike)) is not None:
+            return found
         version = _latest(db, name) + 1
         db.execute(
             dataset.insert().values(
-                name=name, version=version, sha256=blob.sha256, size=blob.size, rows=len(frame),
-                columns=msgspec.to_builtins(columns), label=label, site=site, split=split,
-                parents=lineage, how=how, sites=_sites(frame, site), created_at=ctx.clock(),
-                created_by=actor,
+                name=name, version=version, sha256=blob.sha256, size=blob.size,
+                parents=list(parents), created_at=ctx.clock(), created_by=actor, **values,
             )
         )  # fmt: skip
         ref = f"{name}@{version}"
-        audit.record(db, ctx, actor, "dataset.add", ref, sha256=blob.sha256, parents=lineage)
+        audit.record(db, ctx, actor, "dataset.add", ref, sha256=blob.sha256, parents=list(parents))
         changes.note(db, ctx, "dataset", ref)
     return get_dataset(ctx, ref)
 
@@ -94,7 +122,23 @@ def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
     return _record(row)
 
 
-def _check_name(name: str) -> None:
+def get_labelled_table(ctx: Context, ref: str) -> DatasetVersion:
+    """A table with a label, as training and imports of rows need it; DatasetError for another."""
+    found = get_dataset(ctx, ref)
+    if found.kind != TABLE:
+        raise DatasetError(
+            f"{found.ref} is a dataset of {found.kind}, not a table of rows",
+            "models of rows need a table: shoal dataset add FILE.csv --name NAME --label COLUMN",
+        )
+    if not found.label:
+        raise DatasetError(
+            f"{found.ref} has no label",
+            f"add it with one: shoal dataset add FILE --name {found.name} --label COLUMN",
+        )
+    return found
+
+
+def check_name(name: str) -> None:
     try:
         manifest.check_model(name)
     except SettingError as error:
@@ -116,10 +160,14 @@ def _latest(db: Connection, name: str) -> int:
     return max(known, used_versions.newest(db, "dataset", name))
 
 
-def _same(db: Connection, name: str, sha256: str, columns: Any) -> DatasetVersion | None:
+def _same(
+    db: Connection, name: str, sha256: str, alike: Mapping[str, Any]
+) -> DatasetVersion | None:
     query = select(dataset).where(dataset.c.name == name, dataset.c.sha256 == sha256)
-    rows = db.execute(query)
-    return next((_record(row) for row in rows if row._mapping["columns"] == columns), None)
+    for row in db.execute(query):
+        if all(row._mapping[column] == value for column, value in alike.items()):
+            return _record(row)
+    return None
 
 
 def _record(row: Row[Any]) -> DatasetVersion:

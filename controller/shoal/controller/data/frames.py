@@ -51,9 +51,17 @@ def read_frame(path: Path, name: str = "") -> "pd.DataFrame":
 
 
 def describe(
-    frame: "pd.DataFrame", *, label: str, site: str, split: str, drop: Sequence[str]
+    frame: "pd.DataFrame",
+    *,
+    label: str,
+    site: str,
+    split: str,
+    drop: Sequence[str],
+    unlabelled: bool = False,
 ) -> list[Column]:
     """Every column with its role and range; DatasetError if the roles do not fit the table."""
+    if unlabelled and label:
+        raise DatasetError(f"label {label!r} of an unlabelled table", "give one of the two")
     known = [str(c) for c in frame.columns]
     for role, wanted in (("label", [label]), ("site", [site]), ("split", [split]), ("drop", drop)):
         for column in wanted:
@@ -61,13 +69,17 @@ def describe(
                 raise DatasetError(
                     f"no column {column!r} for {role}", f"there are: {_listed(known)}"
                 )
-    if not label:
-        raise DatasetError("which column is the label?", f"there are: {_listed(known)}")
+    if not label and not unlabelled:
+        raise DatasetError(
+            "which column is the label?",
+            f"say --label or --unlabelled; there are: {_listed(known)}",
+        )
     # A column with another role is never a feature, even when it is listed twice.
     roles = dict.fromkeys(drop, "dropped") | {split: "split", site: "site", label: "label"}
     columns = [_column(c, frame[c], roles.get(c, "feature")) for c in known]
     _check_features(columns)
-    _check_label(frame, label)
+    if label:
+        _check_label(frame, label)
     return columns
 
 

@@ -2,6 +2,8 @@
 
 from shoal.controller.store.records import Record
 
+TABLE = "table"
+
 
 class Column(Record, frozen=True, kw_only=True):
     """role: "feature", "label", "site", "split" or "dropped"."""
@@ -15,8 +17,76 @@ class Column(Record, frozen=True, kw_only=True):
     values: list[str] = []
 
 
+class LeftOut(Record, frozen=True, kw_only=True):
+    """Files that are not in a dataset, for one reason. names: the first of them."""
+
+    reason: str
+    count: int
+    names: list[str] = []
+
+
+class InputSummary(Record, frozen=True, kw_only=True):
+    """An array of each item. low, high: least and most of each axis; datatype as of OIP v2."""
+
+    name: str
+    datatype: str
+    low: list[int]
+    high: list[int]
+
+
+class Contents(Record, frozen=True, kw_only=True):
+    """What the items of a dataset are.
+
+    label_kind  "classes", "numbers", "boxes", "" without labels
+    classes     items with each class, or boxes of it
+    low, high   of labels that are numbers
+    formats     files of each format; rates: sounds of each rate, samples a second
+    parts       items of each part, where the split was made by a person: train, test
+    groups      distinct values of the split column
+    left_out    files that are not in it
+    notes       what was found and taken for what
+    """
+
+    inputs: list[InputSummary]
+    label_kind: str = ""
+    classes: dict[str, int] = {}
+    low: float | None = None
+    high: float | None = None
+    formats: dict[str, int] = {}
+    rates: dict[str, int] = {}
+    parts: dict[str, int] = {}
+    groups: int = 0
+    left_out: list[LeftOut] = []
+    notes: list[str] = []
+
+
+class Packed(Record, frozen=True, kw_only=True):
+    """What the stored form of an upload of items holds.
+
+    kind          "images", "audio" or "tensors"; count: of items
+    label         where labels are from; site, split: where sites and groups are
+    sites         items of each site
+    """
+
+    kind: str
+    count: int
+    label: str
+    site: str
+    split: str
+    sites: dict[str, int]
+    contents: Contents
+
+
 class DatasetVersion(Record, frozen=True, kw_only=True):
-    """An immutable table. parents: the "name@version" it was made from, and `how`."""
+    """Immutable rows or items. parents: the "name@version" it was made from, and `how`.
+
+    kind       "table", "images", "audio" or "tensors"
+    rows       of a table; items of any other kind
+    columns    of a table
+    label      of a table its column, "" without one; else where labels are from: "folders",
+               "labels.csv: class"
+    contents   of items; null for a table
+    """
 
     name: str
     version: int
@@ -32,6 +102,8 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     created_at: float
     created_by: str
     sites: dict[str, int] = {}
+    kind: str = TABLE
+    contents: Contents | None = None
 
     @property
     def ref(self) -> str:

@@ -69,7 +69,7 @@ def set_policy(
     """
     newest = get_model(ctx, model).latest
     if dataset:
-        datasets.get_dataset(ctx, dataset)
+        datasets.get_labelled_table(ctx, dataset)
     values: dict[str, Any] = {
         "retrain_on_drift": retrain_on_drift, "dataset": dataset, "task": task, "rounds": rounds,
         "cooldown_s": cooldown_s,

@@ -212,6 +212,8 @@ dataset = Table(
     Column("sites", JSON, nullable=False),
     _number("created_at"),
     _text("created_by"),
+    Column("kind", Text, nullable=False, server_default="table"),
+    Column("contents", JSON(none_as_null=True), nullable=True),
 )
 operation = Table(
     "operation",

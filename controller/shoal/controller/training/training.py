@@ -55,7 +55,7 @@ def start_training(
     SettingError when the label may be classes or a quantity and neither says which.
     """
     complete = dict(params or {}) | ({"sites": list(sites)} if sites else {})
-    version = datasets.get_dataset(ctx, dataset)
+    version = datasets.get_labelled_table(ctx, dataset)
     estimator = estimator or DEFAULT_ESTIMATORS[task_of(version, task)]
     checked = read_params(estimator, complete)
     if task not in ("", ESTIMATORS[estimator][0]):
@@ -91,7 +91,7 @@ def start_import(
     task             "classification" or "regression"; "" for what the label says
     pipeline         from the dataset's columns to the model's inputs; None when they are the same
     """
-    version = datasets.get_dataset(ctx, dataset)
+    version = datasets.get_labelled_table(ctx, dataset)
     for sha256 in (onnx, *variants.values()):
         ctx.blobs.path(sha256)
     params = {"task": CLASSIFICATION if labels and not task else task_of(version, task)}
@@ -138,7 +138,7 @@ def start_checkpoint(
     onnx         SHA-256 of the inference graph; checkpoint: jobs.Checkpoint, its files as
                  SHA-256
     """
-    version = datasets.get_dataset(ctx, dataset)
+    version = datasets.get_labelled_table(ctx, dataset)
     for sha256 in (onnx, checkpoint["theta"], checkpoint["graph"]):
         ctx.blobs.path(sha256)
     manifest, _ = releases.manifest_of(ctx, base.ref)

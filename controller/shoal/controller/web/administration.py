@@ -1,10 +1,9 @@
-"""Administration screens: operations, datasets, audit log, settings, join tokens."""
+"""Administration screens: operations, audit log, settings, join tokens."""
 
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from shoal.controller.access import audit
-from shoal.controller.data import datasets
 from shoal.controller.fleet import join_tokens as tokens
 from shoal.controller.operations import operations
 from shoal.controller.web.screen import actor, authority, blueprint, context, show
@@ -36,12 +35,6 @@ def operation_cancel(id: str) -> Response:  # noqa: A002
     """Cancel a queued or running operation."""
     operations.cancel(context(), actor=actor("operator").name, ident=id)
     return redirect(url_for("web.operation", id=id), 303)
-
-
-@blueprint.get("/datasets")
-def dataset_list() -> str:
-    """All dataset versions."""
-    return show("datasets.html", datasets=datasets.list_datasets(context()))
 
 
 @blueprint.get("/audit")

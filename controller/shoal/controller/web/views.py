@@ -3,6 +3,7 @@
 from shoal.controller.web import (
     administration,
     alerts,
+    datasets,
     deletion,
     device,
     drift,
@@ -19,6 +20,6 @@ __all__ = ["SCREENS", "blueprint"]
 
 #: Modules that hold the screens.
 SCREENS = (
-    administration, alerts, deletion, device, drift, fleet, models, rollouts, rounds, session,
-    undeployments,
+    administration, alerts, datasets, deletion, device, drift, fleet, models, rollouts, rounds,
+    session, undeployments,
 )  # fmt: skip

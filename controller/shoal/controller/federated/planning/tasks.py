@@ -128,7 +128,7 @@ def _resolve(ctx: Context, task_plan: TaskPlan) -> TaskPlan:
             )
         return task_plan
     read_params(task_plan.estimator, task_plan.params)
-    version = datasets.get_dataset(ctx, task_plan.dataset)
+    version = datasets.get_labelled_table(ctx, task_plan.dataset)
     return msgspec.structs.replace(task_plan, dataset=version.ref)
 
 

@@ -1,0 +1,95 @@
+"""What a dataset of images, audio or tensors holds, in words and tables."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from shoal.cli.render import Columns, JsonObject, card, plain, table
+
+_KINDS = {"images": "images", "audio": "sounds", "tensors": "items of tensors"}
+#: Classes and names that a line lists.
+_SHOWN = 12
+
+
+def added(made: JsonObject) -> Iterator[str]:
+    """Lines about a version that was registered."""
+    ref = plain(f"{made['name']}@{made['version']}")
+    contents = made["contents"]
+    if contents is None:
+        label = f", label {made['label']}" if made["label"] else ", no label"
+        yield f"{ref}: {made['rows']} rows{plain(label)}, sha256 {made['sha256'][:16]}…"
+        return
+    yield f"{ref}: {made['rows']} {_KINDS[made['kind']]}{_labelled(made)}"
+    yield from (f"  {line}" for line in _lines(contents))
+
+
+def _labelled(made: JsonObject) -> str:
+    contents = made["contents"]
+    count, source = len(contents["classes"]), plain(made["label"])
+    if contents["label_kind"] == "classes":
+        return f" in {count} classes by {source}: {_counts(contents['classes'])}"
+    if contents["label_kind"] == "boxes":
+        return f" with boxes of {count} classes by {source}: {_counts(contents['classes'])}"
+    if contents["label_kind"] == "numbers":
+        return f" labelled with numbers by {source}: {contents['low']:g} to {contents['high']:g}"
+    return ", no labels"
+
+
+def _lines(contents: JsonObject) -> Iterator[str]:
+    for one in contents["inputs"]:
+        yield f"{plain(one['name'])}: {one['datatype']} {plain(shape_of(one))}"
+    for name, word in (("formats", "formats"), ("rates", "samples a second")):
+        if contents[name]:
+            yield f"{word}: {_counts(contents[name])}"
+    for note in contents["notes"]:
+        yield f"note: {plain(note)}"
+    for one in contents["left_out"]:
+        more = ", …" if one["count"] > len(one["names"][:3]) else ""
+        names = plain(", ".join(one["names"][:3]))
+        yield f"left out: {one['count']} {plain(one['reason'])}" + (
+            f": {names}{more}" if names else ""
+        )
+
+
+def shape_of(summary: JsonObject) -> str:
+    """Shape of an input, with the least and most of an axis: "[16-480, 640, 3]".
+
+    >>> shape_of({"low": [16, 3], "high": [480, 3]})
+    '[16-480, 3]'
+    """
+    axes = zip(summary["low"], summary["high"], strict=True)
+    return f"[{', '.join(str(a) if a == b else f'{a}-{b}' for a, b in axes)}]"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    shown = [f"{name} {count}" for name, count in list(counts.items())[:_SHOWN]]
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    return plain(", ".join(shown) + more)
+
+
+def tables(contents: JsonObject) -> list[Any]:
+    """What `dataset show` prints of the contents."""
+    about: Columns = {
+        "labels": "label_kind",
+        "classes": lambda c: _counts(c["classes"]),
+        "lowest label": "low",
+        "highest label": "high",
+        "formats": lambda c: _counts(c["formats"]),
+        "samples a second": lambda c: _counts(c["rates"]),
+        "parts": lambda c: _counts(c["parts"]),
+        "groups": lambda c: plain(c["groups"] or ""),
+        "notes": lambda c: plain("; ".join(c["notes"])),
+    }
+    inputs: Columns = {
+        "input": "name",
+        "datatype": "datatype",
+        "shape": lambda one: plain(shape_of(one)),
+    }
+    left: Columns = {
+        "left out": "reason",
+        "files": "count",
+        "such as": lambda one: plain(", ".join(one["names"])),
+    }
+    return [
+        card(contents, about), "", table(contents["inputs"], inputs, empty="no input"), "",
+        table(contents["left_out"], left, empty="nothing was left out"),
+    ]  # fmt: skip

@@ -1,0 +1,65 @@
+"""Routes for datasets: tables, images, audio and tensors."""
+
+from typing import Literal
+
+from shoal.controller.api.routing import Call, Listing, RequestModel, Uploads, all_of, listed, route
+from shoal.controller.data import adding, datasets
+from shoal.controller.data.adding import Upload
+from shoal.controller.data.records import DatasetVersion
+
+TAG = "models"
+#: Bytes of an upload: a hundred thousand photographs.
+LIMIT = 8 << 30
+
+
+class NewDataset(RequestModel, frozen=True, kw_only=True):
+    """What the file holds. drop, parents: separated by commas.
+
+    kind         "" to find out by its content
+    label, site, split   columns of a table or of labels.csv, or arrays of a .npz
+    drop         columns or arrays that are left out
+    labels_from  where labels of images and sounds are from; "" to find out
+    unlabelled   it has no labels
+    """
+
+    name: str
+    kind: Literal["", "table", "images", "audio", "tensors"] = ""
+    label: str = ""
+    site: str = ""
+    split: str = ""
+    drop: str = ""
+    parents: str = ""
+    labels_from: Literal["", "folders", "csv", "coco", "yolo"] = ""
+    unlabelled: bool = False
+
+
+@route("GET", "/api/v1/datasets", role="viewer", tag=TAG)
+def list_datasets(call: Call) -> Listing[DatasetVersion]:
+    """Every version of every dataset, newest first."""
+    return all_of(datasets.list_datasets(call.ctx))
+
+
+@route("POST", "/api/v1/datasets", role="operator", tag=TAG, status=201, limit=LIMIT,
+       files={"file": "a table (CSV, also .gz; Parquet), an archive (.zip, .tar, .tar.gz) of "
+                      "images or sounds, or arrays (.npz, .npy; Parquet with lists)"})  # fmt: skip
+def add_dataset(call: Call, form: NewDataset, files: Uploads) -> DatasetVersion:
+    """Register a file as the next version of a dataset; the same file is the same version."""
+    upload = Upload(
+        path=files["file"].path, filename=files["file"].filename, name=form.name, kind=form.kind,
+        label=form.label, site=form.site, split=form.split, drop=listed(form.drop),
+        parents=listed(form.parents), labels_from=form.labels_from, unlabelled=form.unlabelled,
+    )  # fmt: skip
+    return adding.add_upload(call.ctx, call.services.pack_items, actor=call.by, upload=upload)
+
+
+@route("GET", "/api/v1/datasets/<ref>", role="viewer", tag=TAG)
+def get_dataset(call: Call, ref: str) -> DatasetVersion:
+    """One version, "name@2", or the newest of "name"."""
+    return datasets.get_dataset(call.ctx, ref)
+
+
+@route("GET", "/api/v1/datasets/<ref>/thumbnails/<int:index>", role="viewer", tag=TAG,
+       media="image/webp")  # fmt: skip
+def get_thumbnail(call: Call, ref: str, index: int) -> bytes:
+    """A small image of a dataset of images, by its number from 0; made when it is asked for."""
+    return adding.thumbnail(call.ctx, ref, index)

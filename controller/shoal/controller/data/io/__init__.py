@@ -1,0 +1,1 @@
+"""Adapters of datasets: files are read in a process with limits."""

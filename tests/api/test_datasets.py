@@ -1,0 +1,114 @@
+"""Datasets of images, audio and tensors, by API and console."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from api.controller_app import ORIGIN, ControllerApp, is_problem
+from item_files import picture, pictures, tarred, tone, zipped
+from shoal.controller.data import adding, datasets
+from shoal.controller.data.io import packing
+
+
+def send(controller: ControllerApp, path: Path, **fields: str) -> Any:
+    form = {"name": "parts", **fields, "file": (io.BytesIO(path.read_bytes()), path.name)}
+    return controller.post("/api/v1/datasets", "operator", data=form)
+
+
+def refusal(response: Any, status: int = 422) -> str:
+    """Detail of the expected problem, which has a hint."""
+    assert is_problem(response, status)
+    assert response.json["hint"]
+    return str(response.json["detail"])
+
+
+def page(controller: ControllerApp, path: str) -> str:
+    controller.sign_in("viewer")
+    response = controller.client.get(path, base_url=ORIGIN)
+    assert response.status_code == 200
+    return response.get_data(as_text=True)
+
+
+def test_an_archive_of_images_becomes_a_version_with_what_was_found(
+    controller: ControllerApp, tmp_path: Path
+) -> None:
+    files = pictures() | {"parts/notes.txt.bak": b"x"}
+    made = send(controller, zipped(tmp_path / "parts.zip", files))
+    assert made.status_code == 201
+    assert (made.json["kind"], made.json["rows"], made.json["version"]) == ("images", 12, 1)
+    assert made.json["contents"]["classes"] == {"bad": 4, "good": 8}
+    assert made.json["contents"]["left_out"][0]["names"] == ["parts/notes.txt.bak"]
+    again = send(controller, tarred(tmp_path / "parts.tgz", dict(sorted(files.items()))))
+    assert again.json["version"] == 1
+    assert list((controller.ctx.folder / "uploads").iterdir()) == []
+    version = datasets.get_dataset(controller.ctx, "parts")
+    assert adding.items_of(controller.ctx, version).read(0)["image"].shape == (16, 24, 3)
+
+
+def test_sounds_and_arrays_and_tables_without_labels_are_datasets(
+    controller: ControllerApp, tmp_path: Path
+) -> None:
+    sounds = zipped(tmp_path / "s.zip", {f"{i}.wav": tone(i) for i in range(3)})
+    assert send(controller, sounds, unlabelled="true").json["kind"] == "audio"
+    np.savez(tmp_path / "a.npz", x=np.ones((5, 2)))
+    made = send(controller, tmp_path / "a.npz", unlabelled="true").json
+    assert (made["kind"], made["rows"], made["version"]) == ("tensors", 5, 2)
+    table = tmp_path / "t.csv"
+    table.write_text("a,b\n1,2\n3,4\n")
+    made = send(controller, table, unlabelled="true", name="flows").json
+    assert (made["kind"], made["label"]) == ("table", "")
+    body = {"dataset": "flows"}
+    refused = controller.post("/api/v1/models/m/train", "operator", json=body)
+    assert "flows@1 has no label" in refusal(refused)
+    refused = controller.post("/api/v1/models/m/train", "operator", json={"dataset": "parts"})
+    assert "parts@2 is a dataset of tensors" in refusal(refused)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "nothing says what each of the 2 items is"),
+        ({"labels_from": "csv"}, "labels are in one CSV file, there are 0"),
+        ({"labels_from": "guess"}, "labels_from"),
+        ({"kind": "audio"}, "has no sounds"),
+        ({"unlabelled": "true", "label": "x"}, "labels of an unlabelled dataset"),
+        ({"name": "No Name", "unlabelled": "true"}, "dataset name"),
+    ],
+)
+def test_what_cannot_be_a_dataset_is_a_problem_with_a_hint(
+    controller: ControllerApp, tmp_path: Path, fields: dict[str, str], words: str
+) -> None:
+    path = zipped(tmp_path / "p.zip", {"a.png": picture(), "b.png": picture(1)})
+    assert words in refusal(send(controller, path, **fields))
+    assert controller.get("/api/v1/datasets").json["items"] == []
+
+
+def test_the_console_shows_a_dataset_with_thumbnails_to_those_who_may_read_it(
+    controller: ControllerApp, tmp_path: Path
+) -> None:
+    files = {f"{'a' if i % 2 else 'b'}/<b>{i:02}.png": picture(i, (400, 300)) for i in range(30)}
+    send(controller, zipped(tmp_path / "p.zip", files | {"a/broken.png": b"x"}))
+    anyone = controller.get("/api/v1/datasets/parts@1/thumbnails/3", "")
+    assert anyone.status_code == 401
+    shown = page(controller, "/datasets/parts@1")
+    assert shown.count("<img") == 24
+    assert "&lt;b&gt;" in shown
+    assert "<b>00" not in shown
+    assert "a/broken.png" in shown
+    assert page(controller, "/datasets/parts@1?cursor=24").count("<img") == 6
+    small = controller.get("/api/v1/datasets/parts@1/thumbnails/3")
+    assert small.mimetype == "image/webp"
+    assert Image.open(io.BytesIO(small.data)).size == (160, 120)
+    assert is_problem(controller.get("/api/v1/datasets/parts@1/thumbnails/30"), 404)
+
+
+def test_the_child_that_reads_an_upload_ends_at_its_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controller: ControllerApp
+) -> None:
+    monkeypatch.setattr(packing, "DATA_MB", 60)
+    path = zipped(tmp_path / "p.zip", {"a.npz": b"0"} | pictures())
+    assert "p.zip takes more than 60 MB of memory" in refusal(send(controller, path))
