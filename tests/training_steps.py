@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from shoal.controller.training.io import model_checks
-from shoal.controller.training.steps import composition, declaration
+from shoal.controller.training.io import composed_model
+from shoal.controller.training.steps import declaration
 from shoal.tensors import Array
 
 FLOAT = TensorProto.FLOAT
@@ -29,9 +29,8 @@ def identity(shape: Sequence[int | str], kind: int = FLOAT, opset: int = 18) -> 
 
 def composed(model: onnx.ModelProto, declared: Mapping[str, Any]) -> onnx.ModelProto:
     """The model with these steps, as an import makes it."""
-    facts = model_checks.check_model(model, "it")
     steps = declaration.parse(msgspec.json.encode(declared))
-    found = composition.compose(model, facts, steps, "it")
+    found = composed_model.compose(model, steps, "it")
     onnx.checker.check_model(found, full_check=True)
     return found
 

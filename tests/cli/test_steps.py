@@ -10,8 +10,9 @@ import pytest
 
 from cli.conftest import Cli
 from shoal import bundle
+from shoal.cli.steps_file import open_steps
 from shoal.controller.releases import releases
-from shoal.controller.training.steps import declaration
+from shoal.controller.training.steps import declaration, table
 from shoal.golden import GoldenTensors
 from training_steps import identity
 
@@ -76,6 +77,21 @@ def test_steps_that_do_not_fit_are_refused_at_once_and_by_name(
     assert "unfit" not in shoal("model", "list").stdout
 
 
+def test_entries_of_a_file_that_the_steps_name_are_sent(
+    shoal: Cli, model: Path, steps: Path
+) -> None:
+    named = STEPS.replace('labels = ["red", "green", "blue"]', 'labels_file = "colours.txt"')
+    steps.write_text(named)
+    arguments = ("model", "inspect", str(model), "--steps", str(steps))
+    missing = shoal(*arguments)
+    assert missing.exit_code == 2
+    assert "colours.txt: No such file" in missing.stderr
+    (steps.parent / "colours.txt").write_text("rød\ngreen\nblue\n")
+    assert "brightest channel" in shoal(*arguments).stdout
+    sent = declaration.parse(open_steps(steps)[1].read())
+    assert sent.declared["output"][0]["steps"][1]["labels"] == ["rød", "green", "blue"]
+
+
 def test_steps_are_not_for_models_of_rows(shoal: Cli, model: Path, steps: Path) -> None:
     result = shoal("model", "import", "rows", str(model), "--dataset", "d", "--steps", str(steps))
     assert result.exit_code == 2
@@ -135,10 +151,16 @@ def test_a_long_list_is_recorded_by_its_count_and_hash() -> None:
 
 def test_every_step_and_every_field_is_on_the_page() -> None:
     text = PAGE.read_text()
-    for kind in {**declaration.INPUT_STEPS, **declaration.OUTPUT_STEPS}.values():
-        [row] = re.findall(rf"^\| `{kind.tag()}` \|.*$", text, re.MULTILINE)
+    kinds = [(f"`{kind.tag()}`", kind) for kind in declaration.INPUT_STEPS.values()]
+    kinds += [(f"`{kind.tag()}`", kind) for kind in declaration.OUTPUT_STEPS.values()]
+    kinds += [
+        (f'"{kind.__struct_config__.tag}"', kind)
+        for kind in (table.Number, table.Category, table.Time)
+    ]
+    for called, kind in kinds:
+        [row] = re.findall(rf"^\| {called} \|.*$", text, re.MULTILINE)
         for field in kind.__struct_encode_fields__:
-            assert f"`{field}`" in row, f"{kind.tag()}: {field}"
+            assert f"`{field}`" in row, f"{called}: {field}"
 
 
 def test_every_file_of_steps_on_the_page_can_be_read() -> None:

@@ -15,6 +15,7 @@ from shoal.cli.operation import operation_card
 from shoal.cli.options import DURATION, timeout_option
 from shoal.cli.release import release_card, retired, trained_by
 from shoal.cli.render import Columns, JsonObject, ago, duration, instant, plain, table
+from shoal.cli.steps_file import open_steps
 from shoal.cli.tensors import facts_tables
 from shoal.cli.undeploy import undeploy, undeployment, undeployments
 from shoal.cli.waiting import follow
@@ -211,7 +212,7 @@ def import_(
         if sample is not None:
             files["sample"] = _upload(opened, sample)
         if steps is not None:
-            files["steps"] = _upload(opened, steps)
+            files["steps"] = open_steps(steps)
         started = session.api.upload(at("models", name, "import"), files, fields)
     _finish(session, started, wait, timeout)
 
@@ -235,7 +236,7 @@ def inspect(session: Session, file: Path, steps: Path | None) -> None:
     with ExitStack() as opened:
         files = {"onnx": _upload(opened, file)}
         if steps is not None:
-            files["steps"] = _upload(opened, steps)
+            files["steps"] = open_steps(steps)
         found = session.api.upload(at("models", "inspect"), files, {})
     next_ = f"import it with: shoal model import NAME {file} --task tensors"
     next_ += ", or --dataset NAME" if steps is None else f" --steps {steps}"

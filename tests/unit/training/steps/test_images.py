@@ -108,6 +108,12 @@ def test_a_height_takes_the_width_along_up_to_a_limit() -> None:
     assert resized(photo(100, 900), fit="height", height=48, width=192).shape == (48, 192, 3)
 
 
+@pytest.mark.parametrize(("rounding", "width"), [("up", 17), ("down", 16), ("nearest", 17)])
+def test_a_width_in_proportion_is_rounded_as_declared(rounding: str, width: int) -> None:
+    found = resized(photo(35, 37), fit="height", height=16, rounding=rounding)  # 16.9
+    assert found.shape == (16, width, 3)
+
+
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_grey_is_pillows_to_the_level(order: str) -> None:
     raw = np.random.default_rng(1).integers(0, 256, (1, 50, 40, 3), np.uint8)

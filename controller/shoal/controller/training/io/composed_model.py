@@ -7,6 +7,8 @@ from onnx import ModelProto, version_converter
 
 from shoal.controller.training.io import model_checks, onnx_graph, zip_maps
 from shoal.controller.training.steps import composition, declaration
+from shoal.controller.training.steps.declaration import Declaration
+from shoal.controller.training.steps.graph import IR
 from shoal.errors import ModelError
 
 
@@ -14,8 +16,7 @@ def composed(path: Path, steps: Path, name: str) -> bytes:
     """Bytes of the model in `path`, which was checked, with the steps in the file `steps`."""
     model = read_whole(path, name)
     zip_maps.flatten(model)
-    raised, _ = raise_opset(model, name)
-    return compose(raised, steps, name).SerializeToString()
+    return compose(model, declaration.parse(steps.read_bytes()), name).SerializeToString()
 
 
 def read_whole(path: Path, name: str, data: Collection[str] = ()) -> ModelProto:
@@ -30,37 +31,36 @@ def read_whole(path: Path, name: str, data: Collection[str] = ()) -> ModelProto:
     return model_checks.read_model(path, name)
 
 
-def compose(model: ModelProto, steps: Path, name: str) -> ModelProto:
-    """`model`, of composition.OPSET or newer, with the steps in the file `steps`; ModelError when
-    they do not fit, SettingError when they cannot be read."""
-    declared = declaration.parse(steps.read_bytes())
-    facts = model_checks.check_model(model, name)
-    return composition.compose(model, facts, declared, name)
+def compose(model: ModelProto, steps: Declaration, name: str) -> ModelProto:
+    """`model` with its steps, raised to their opset where it is older; ModelError when they do not
+    fit."""
+    raised, _ = raise_opset(model, steps.opset, name)
+    facts = model_checks.check_model(raised, name)
+    return composition.compose(raised, facts, steps, name)
 
 
-def raise_opset(model: ModelProto, name: str) -> tuple[ModelProto, list[str]]:
-    """The model in the opset that steps need, by onnx.version_converter, and a note about that;
+def raise_opset(model: ModelProto, needed: int, name: str) -> tuple[ModelProto, list[str]]:
+    """The model in opset `needed`, by onnx.version_converter, and a note about that;
     itself without a note when it has it."""
     opset = onnx_graph.opset_of(model)
-    if opset == 0 or opset >= composition.OPSET:
+    if opset == 0 or opset >= needed:
         return model, []
-    hint = f"export it with opset {composition.OPSET} or newer"
+    hint = f"export it with opset {needed} or newer"
     if model.functions:
         raise ModelError(
-            f"{name} has opset {opset}, steps need {composition.OPSET}, and its functions cannot "
-            "be raised",
+            f"{name} has opset {opset}, steps need {needed}, and its functions cannot be raised",
             hint,
         )
     try:
-        raised = version_converter.convert_version(model, composition.OPSET)
+        raised = version_converter.convert_version(model, needed)
     except Exception as error:  # the converter's C++ has many kinds
         raise ModelError(
-            f"{name} has opset {opset}, steps need {composition.OPSET}, and it cannot be raised: "
+            f"{name} has opset {opset}, steps need {needed}, and it cannot be raised: "
             f"{' '.join(str(error).split())[:200]}",
             hint,
         ) from error
-    raised.ir_version = max(model.ir_version, composition.IR)
+    raised.ir_version = max(model.ir_version, IR)
     if not raised.metadata_props:
         raised.metadata_props.extend(model.metadata_props)
-    how = f"from opset {opset} to {composition.OPSET}, which its steps need"
+    how = f"from opset {opset} to {needed}, which its steps need"
     return raised, [f"it was raised {how}, by onnx.version_converter"]

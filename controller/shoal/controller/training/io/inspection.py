@@ -286,11 +286,13 @@ def _with_steps(
 ) -> tuple[Any, ModelFacts, list[str]]:
     """The model with its steps, its facts, and notes."""
     from shoal.controller.training.io import composed_model, model_checks
+    from shoal.controller.training.steps import declaration
 
-    raised, notes = composed_model.raise_opset(model, request.name)
+    steps = declaration.parse(Path(request.steps).read_bytes())
+    raised, notes = composed_model.raise_opset(model, steps.opset, request.name)
     if notes and request.verb == "tensors":
         notes += _compare_raised(model, raised, facts, request.name)
-    composed = composed_model.compose(raised, Path(request.steps), request.name)
+    composed = composed_model.compose(raised, steps, request.name)
     return composed, model_checks.check_model(composed, request.name), notes
 
 

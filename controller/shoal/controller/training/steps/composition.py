@@ -11,18 +11,15 @@ from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 
 from shoal.controller.releases.records import ModelFacts, TensorFact
 from shoal.controller.training.steps.declaration import Declaration, InputChain, OutputChain
-from shoal.controller.training.steps.graph import ML, ML_OPSET, ONNX_TYPES, Graph, Value
+from shoal.controller.training.steps.graph import IR, ML, ML_OPSET, ONNX_TYPES, Graph, Value
 from shoal.errors import ModelError
 from shoal.tensors import DTYPES
-
-#: Version of the standard operators that the steps are written for, and the IR that has it.
-OPSET, IR = 18, 8
 
 
 def compose(
     model: ModelProto, facts: ModelFacts, declaration: Declaration, name: str
 ) -> ModelProto:
-    """A copy of `model`, of OPSET or newer, with the steps in its graph.
+    """A copy of `model`, of the declaration's opset or newer, with the steps in its graph.
 
     ModelError, naming `name` where it is about the file, when steps do not fit its inputs and
     outputs or each other.
@@ -43,7 +40,7 @@ def compose(
     _put_nodes(copy.graph, g, before)
     _put_interface(copy.graph, g, declaration, ends)
     copy.ir_version = max(copy.ir_version, IR)
-    _put_opsets(copy, g)
+    _put_opsets(copy, g, declaration.opset, name)
     return copy
 
 
@@ -165,9 +162,21 @@ def _copy(value: ValueInfoProto) -> ValueInfoProto:
     return copy
 
 
-def _put_opsets(model: ModelProto, g: Graph) -> None:
-    domains = {opset.domain for opset in model.opset_import}
-    if not domains & {"", "ai.onnx"}:
-        model.opset_import.append(helper.make_opsetid("", OPSET))
-    if ML not in domains and any(node.domain == ML for node in g.nodes):
+def _put_opsets(model: ModelProto, g: Graph, opset: int, name: str) -> None:
+    versions = {one.domain: one for one in model.opset_import}
+    if not versions.keys() & {"", "ai.onnx"}:
+        model.opset_import.append(helper.make_opsetid("", opset))
+    if not any(node.domain == ML for node in g.nodes):
+        return
+    if ML not in versions:
         model.opset_import.append(helper.make_opsetid(ML, ML_OPSET))
+    elif versions[ML].version < ML_OPSET:
+        # LabelEncoder is the only operator that version 2 changed.
+        own = sum(node.op_type == "LabelEncoder" for node in g.nodes)
+        if sum(node.op_type == "LabelEncoder" for node in model.graph.node) > own:
+            raise ModelError(
+                f"{name} has a LabelEncoder of {ML} {versions[ML].version}, the steps have that of "
+                f"{ML_OPSET}",
+                f"export it with {ML} {ML_OPSET} or newer",
+            )
+        versions[ML].version = ML_OPSET

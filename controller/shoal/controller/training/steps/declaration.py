@@ -16,13 +16,15 @@ steps = [{ step = "argmax" }, { step = "labels", labels = ["good", "bad"] }]
 """
 
 import hashlib
+import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
-from shoal.controller.training.steps import answers, image
+from shoal.controller.training.steps import answers, byte_blocks, image, table, text
+from shoal.controller.training.steps.graph import OPSET
 from shoal.controller.training.steps.step import InputStep, OutputStep, Source, Step
 from shoal.errors import SettingError
 from shoal.manifest import DeclaredSteps
@@ -36,7 +38,8 @@ _LONGEST_LIST = 4_096
 INPUT_STEPS: Mapping[str, type[Step]] = {
     kind.tag(): kind
     for kind in (image.Image, image.Channels, image.Resize, image.Crop, image.Pad, image.Normalise,
-                 image.Layout, image.Cast)
+                 image.Layout, image.Cast, byte_blocks.Bytes, byte_blocks.HeadTail, text.Text,
+                 text.Lower, text.Split, text.Vocabulary, text.Length, text.Mask, table.Table)
 }  # fmt: skip
 OUTPUT_STEPS: Mapping[str, type[Step]] = {
     kind.tag(): kind
@@ -44,11 +47,19 @@ OUTPUT_STEPS: Mapping[str, type[Step]] = {
                  answers.Argmax, answers.TopK, answers.Threshold, answers.Labels)
 }  # fmt: skip
 #: Asked for often, and in no ONNX operator that onnxruntime has on a CPU.
-_IMPOSSIBLE = dict.fromkeys(
-    ("decode", "jpeg", "png"),
-    "decode the file in the program that sends it, with Pillow for instance: "
-    'numpy.asarray(PIL.Image.open(path).convert("RGB")); then begin with step = "image"',
-)
+_IMPOSSIBLE = {
+    **dict.fromkeys(
+        ("decode", "jpeg", "png"),
+        "decode the file in the program that sends it, with Pillow for instance: "
+        'numpy.asarray(PIL.Image.open(path).convert("RGB")); then begin with step = "image"',
+    ),
+    **dict.fromkeys(
+        ("wordpiece", "bpe", "sentencepiece", "tokenize", "tokenise"),
+        "no ONNX operator does it: send ids from the tokeniser of the program; words of a fixed "
+        "vocabulary are looked up by split and vocabulary",
+    ),
+    "hash": "no ONNX operator does it: list the categories in a table, or hash in the program",
+}
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
@@ -92,6 +103,13 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Sequence[InputChain]
     outputs: Sequence[OutputChain]
     declared: dict[str, Any]
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators that all of the steps have."""
+        chains = [[chain.first, *chain.steps] for chain in self.inputs]
+        steps = [*itertools.chain(*chains), *(s for chain in self.outputs for s in chain.steps)]
+        return max((step.opset for step in steps), default=OPSET)
 
 
 def parse(data: bytes) -> Declaration:

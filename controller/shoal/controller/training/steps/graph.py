@@ -16,6 +16,8 @@ ONNX_TYPES: dict[str, int] = {
     **{f"{kind}{bits}": getattr(TensorProto, f"{kind}{bits}")
        for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
+#: Version of the standard operators that the steps are written for, and the IR that has it.
+OPSET, IR = 18, 8
 #: The ai.onnx.ml operators' domain, and the version that the steps are written for.
 ML, ML_OPSET = "ai.onnx.ml", 2
 Shape = tuple[int | str, ...]

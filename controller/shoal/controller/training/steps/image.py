@@ -76,12 +76,14 @@ class Resize(InputStep, frozen=True, kw_only=True, tag="resize"):
 
     fit         "stretch": to width and height
                 "letterbox": as large as fits into both, then `fill` around it (see place)
-                "shorter": the shorter side becomes `size`, the other in proportion, rounded down
+                "shorter": the shorter side becomes `size`, the other in proportion
                 "height": to `height`, the width in proportion, at most `width` where that is given
                 "multiple": each side down to a multiple of `multiple`, at least one of it
     method      "linear", "cubic" (a = -0.5) or "nearest", on half-pixel centres
     antialias   a filter as wide as the reduction, as in Pillow; without it "linear" is that of
                 OpenCV's INTER_LINEAR
+    rounding    of a side in proportion: "nearest" (half up), "up" or "down"; None for "down" with
+                fit = "shorter", else "nearest"
     place       of a letterboxed image: "center" (odd rests go right and below) or "top-left"
     """
 
@@ -92,6 +94,7 @@ class Resize(InputStep, frozen=True, kw_only=True, tag="resize"):
     multiple: Side | None = None
     method: Literal["linear", "cubic", "nearest"] = "linear"
     antialias: bool = True
+    rounding: Literal["nearest", "up", "down"] | None = None
     fill: Level = 0
     place: Literal["center", "top-left"] = "center"
 
@@ -131,22 +134,33 @@ class Resize(InputStep, frozen=True, kw_only=True, tag="resize"):
             return g.ints(self.height or 1), g.ints(self.width or 1)
         if self.fit == "letterbox":
             return (
-                g.op("Min", g.ints(self.height or 1), _in_proportion(g, h, self.width or 1, w)),
-                g.op("Min", g.ints(self.width or 1), _in_proportion(g, w, self.height or 1, h)),
+                g.op("Min", g.ints(self.height or 1), self._scaled(g, h, self.width, w)),
+                g.op("Min", g.ints(self.width or 1), self._scaled(g, w, self.height, h)),
             )
         if self.fit == "height":
-            proportional = _in_proportion(g, w, self.height or 1, h)
-            most = g.op("Min", proportional, g.ints(self.width)) if self.width else proportional
+            width = self._scaled(g, w, self.height, h)
+            most = g.op("Min", width, g.ints(self.width)) if self.width else width
             return g.ints(self.height or 1), most
         if self.fit == "multiple":
             step = g.ints(self.multiple or 1)
-            return tuple(  # type: ignore[return-value]
-                g.op("Max", g.op("Mul", g.floor_div(side, step), step), step) for side in (h, w)
-            )
-        shorter, size = g.op("Min", h, w), g.ints(self.size or 1)
-        return tuple(  # type: ignore[return-value]
-            g.floor_div(g.op("Mul", side, size), shorter) for side in (h, w)
-        )
+
+            def whole(side: str) -> str:
+                return g.op("Max", g.op("Mul", g.floor_div(side, step), step), step)
+
+            return whole(h), whole(w)
+        shorter = g.op("Min", h, w)
+        return self._scaled(g, h, self.size, shorter), self._scaled(g, w, self.size, shorter)
+
+    def _scaled(self, g: Graph, side: str, wanted: int | None, other: str) -> str:
+        """side · wanted / other in whole pixels, at least 1."""
+        product = g.op("Mul", side, g.ints(wanted or 1))
+        rounding = self.rounding or ("down" if self.fit == "shorter" else "nearest")
+        if rounding == "nearest":
+            product = g.op("Add", g.op("Mul", product, g.ints(2)), other)
+            other = g.op("Mul", other, g.ints(2))
+        elif rounding == "up":
+            product = g.op("Add", product, g.op("Sub", other, g.ints(1)))
+        return g.op("Max", g.floor_div(product, other), g.ints(1))
 
     def _known(self, value: Value) -> tuple[int | str, int | str]:
         free = f"{value.name}_height", f"{value.name}_width"
@@ -325,12 +339,6 @@ def _nearest(g: Graph, value: Value, sizes: str) -> str:
         places = g.floor_div(g.op("Mul", odd, old), g.op("Mul", new, g.ints(2)))
         name = g.op("Gather", name, places, axis=axis)
     return name
-
-
-def _in_proportion(g: Graph, side: str, wanted: int, other: str) -> str:
-    """side · wanted / other, rounded half up, at least 1."""
-    twice = g.op("Add", g.op("Mul", side, g.ints(2 * wanted)), other)
-    return g.op("Max", g.floor_div(twice, g.op("Mul", other, g.ints(2))), g.ints(1))
 
 
 def _float(g: Graph, name: str) -> str:

@@ -1,14 +1,21 @@
 """What every step is: a declaration, and its translation to ONNX."""
 
+from typing import ClassVar
+
 import msgspec
 
-from shoal.controller.training.steps.graph import Graph, Value
+from shoal.controller.training.steps.graph import OPSET, Graph, Value
 from shoal.errors import ModelError
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="step"):
     """A declared step; its fields are its parameters. A ValueError names parameters that do not go
-    together."""
+    together.
+
+    opset   version of the standard operators that it needs
+    """
+
+    opset: ClassVar[int] = OPSET
 
     @classmethod
     def tag(cls) -> str:
