@@ -214,6 +214,7 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "bench-inference": lambda: measured("inference"),
     "bench-footprint": lambda: measured("footprint"),
     "bench-ingest": lambda: measured("ingest"),
+    "bench-rollouts": lambda: measured("rollouts"),
     "bench-update": lambda: measured("update"),
     "bench-federated": lambda: measured("federated"),
     "bench-federated-digits": lambda: measured("federated-digits"),

@@ -11,6 +11,7 @@ import contextlib
 import json
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ from shoal.controller.host.settings import Fleet as Telemetry
 from shoal.controller.releases import download_urls, models, releases
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
-from shoal.controller.rollouts import rollouts
+from shoal.controller.rollouts import device_rows, rollouts
 from shoal.controller.rollouts.records import Rollout, RolloutPlan, Selector, StagePlan
-from shoal.controller.store import tables, used_versions
+from shoal.controller.store import rollout_tables, tables, used_versions
 from shoal.controller.store.io.database import Store
 from shoal.errors import AbsentError
 from shoal.manifest import Feature, Manifest, Variant
@@ -343,6 +344,16 @@ class Fleet:
                 return
 
     def rollout(self, ident: str) -> Rollout:
+        """The rollout; its counts, kept event by event, must be those of its devices."""
+        with self.ctx.store.read() as db:
+            kept = {
+                (stage, state): count.devices
+                for stage, states in device_rows.counts(db, ident).items()
+                for state, count in states.items()
+            }
+            mine = rollout_tables.rollout_device.c
+            query = select(mine.stage, mine.state).where(mine.rollout == ident)
+            assert kept == Counter((row.stage, row.state) for row in db.execute(query))
         return rollouts.get_rollout(self.ctx, ident)
 
     def states(self, ident: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from api.controller_app import ControllerApp, is_problem, make_request
 from shoal import enrolment
 from shoal.controller.broker.io.process import EnrolledDevices
 from shoal.controller.fleet import devices
-from shoal.controller.store.tables import assignment
+from shoal.controller.store.rollout_tables import assignment
 
 
 def test_a_device_with_a_token_gets_everything_it_needs(controller: ControllerApp) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from api.controller_app import ORIGIN, ControllerApp
 from bench.controllers import add_devices
-from shoal.controller.rollouts import rollouts
-from shoal.controller.store.tables import rollout, rollout_device
+from shoal.controller.rollouts import device_rows, rollouts
+from shoal.controller.store.rollout_tables import rollout, rollout_device
 
 STATES = {"d-0": "WAITING", "d-1": "WAITING", "d-2": "OBSERVING", "d-3": "FAILED"}
 
@@ -25,11 +25,9 @@ def running(controller: ControllerApp) -> ControllerApp:
                 stages=[stage], created_at=ctx.clock(), created_by="operator",
             )
         )  # fmt: skip
-        rows = [
-            {"rollout": "r-1", "device": name, "stage": "all", "state": state, "facts": {}}
-            for name, state in STATES.items()
-        ]
-        db.execute(rollout_device.insert(), rows)
+        device_rows.add(db, ctx, "r-1", dict.fromkeys(STATES, "all"))
+        for row in db.execute(rollout_device.select()).all():
+            device_rows.change(db, ctx, [device_rows.Change(row, {"state": STATES[row.device]})])
     controller.sign_in()
     return controller
 

@@ -17,6 +17,7 @@ NAMES = (
     "footprint",
     "feeds",
     "ingest",
+    "rollouts",
     "update",
     "delta",
     "drift",

@@ -26,7 +26,7 @@ from shoal.controller.releases import models, releases
 from shoal.controller.releases.records import VariantReport, Verdict
 from shoal.controller.rollouts import rollouts, stepper
 from shoal.controller.rollouts.records import RolloutPlan, Selector, StagePlan
-from shoal.controller.store import tables
+from shoal.controller.store import rollout_tables, tables
 from shoal.manifest import Feature, File, Manifest, Variant
 from shoal.sketch import Latency, References, Sketch, reference_of
 
@@ -394,12 +394,12 @@ def _undeployment(ctx: Context, model: str) -> str:
     ]  # fmt: skip
     with ctx.store.write() as db:
         db.execute(
-            tables.undeployment.insert().values(
+            rollout_tables.undeployment.insert().values(
                 id="u-1", model=model, select={}, named=list(states), state="RUNNING",
                 created_at=ctx.clock(), created_by="admin",
             )
         )  # fmt: skip
-        db.execute(tables.undeployment_device.insert(), rows)
+        db.execute(rollout_tables.undeployment_device.insert(), rows)
     return "u-1"
 
 

@@ -14,7 +14,7 @@ from shoal.controller.host.settings import Rollouts
 from shoal.controller.operations import operations
 from shoal.controller.rollouts import rollouts, stepper
 from shoal.controller.rollouts.records import Rollout
-from shoal.controller.store import changes, tables
+from shoal.controller.store import changes, rollout_tables
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def seeded(console: Console) -> Iterator[Rollout]:
 
 
 def set_rollout(console: Console, ident: str, state: str, finished_at: float) -> None:
-    mine = tables.rollout.update().where(tables.rollout.c.id == ident)
+    mine = rollout_tables.rollout.update().where(rollout_tables.rollout.c.id == ident)
     with console.ctx.store.write() as db:
         db.execute(mine.values(state=state, finished_at=finished_at))
 

@@ -9,7 +9,7 @@ import tensor_releases
 from bench.controllers import add_devices
 from cli.conftest import Cli
 from shoal.controller.rollouts import undeployments
-from shoal.controller.store import tables
+from shoal.controller.store import rollout_tables, tables
 
 MODEL = tensor_releases.MODEL
 
@@ -115,7 +115,7 @@ def test_a_release_on_a_device_is_not_deleted_and_the_printed_commands_work(shoa
     with ctx.store.write() as db:
         gone = update(tables.device).where(tables.device.c.name == "x-1")
         db.execute(gone.values(releases={}))
-        db.execute(tables.assignment.delete())
+        db.execute(rollout_tables.assignment.delete())
     kept = shoal("release", "delete", ref, given="n\n")
     assert "It cannot be brought back" in kept.stderr
     assert shoal.json("release", "delete", ref, "--yes") == {"deleted": [f"release {ref}"]}
@@ -138,6 +138,6 @@ def test_a_model_is_deleted_with_its_releases(shoal: Cli) -> None:
     ref = serve(shoal, "y-1")
     with shoal.controller.ctx.store.write() as db:
         db.execute(update(tables.device).values(releases={}))
-        db.execute(tables.assignment.delete())
+        db.execute(rollout_tables.assignment.delete())
     assert f"release {ref} is deleted" in shoal("model", "delete", MODEL, "--yes").stdout
     assert shoal("model", "show", MODEL).exit_code != 0

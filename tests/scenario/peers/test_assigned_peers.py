@@ -9,7 +9,7 @@ from fleet import Fleet
 from shoal import wire
 from shoal.controller.fleet import enrolment
 from shoal.controller.rollouts import assignments
-from shoal.controller.store import tables
+from shoal.controller.store import rollout_tables, tables
 
 pytestmark = pytest.mark.scenario
 
@@ -34,8 +34,11 @@ def shares(fleet, **addresses):
 def assigned(fleet, name):
     with fleet.ctx.store.write() as db:
         release = assignments.signed_release(db, "lot-codes@1")
-        assignments.assign(db, fleet.ctx, device=name, release=release, rollout="r", attempt=1)
-        query = select(tables.assignment.c.message).where(tables.assignment.c.device == name)
+        order = assignments.order_of(release, rollout="r", attempt=1)
+        assignments.change(db, fleet.ctx, [assignments.Change(name, "lot-codes", order)])
+        query = select(rollout_tables.assignment.c.message).where(
+            rollout_tables.assignment.c.device == name
+        )
         return wire.decode_down("assignment", db.scalar(query))
 
 

@@ -10,9 +10,9 @@ from shoal.controller.alerts import alerts
 from shoal.controller.fleet import enrolment
 from shoal.controller.host.settings import Rollouts
 from shoal.controller.releases import releases
-from shoal.controller.rollouts import assignments, device_states, rollouts
+from shoal.controller.rollouts import device_states, release_files, rollouts
 from shoal.controller.rollouts.records import Selector, StagePlan
-from shoal.controller.store import tables
+from shoal.controller.store import rollout_tables, tables
 from shoal.errors import ConflictError, DeniedError, InputError
 
 pytestmark = pytest.mark.scenario
@@ -314,10 +314,10 @@ def test_an_unsigned_release_is_not_rolled_out(fleet):
 def test_orders_are_renewed_before_they_expire_and_start_nothing_anew(fleet):
     one = fleet.roll_out(fleet.release())
     fleet.run(60, finished(fleet, one.id))
-    before = {row.device: row.version for row in fleet.rows_of(tables.assignment)}
+    before = {row.device: row.version for row in fleet.rows_of(rollout_tables.assignment)}
     fleet.clock.now += 4 * 86_400
     fleet.run(3)
-    after = {row.device: row.version for row in fleet.rows_of(tables.assignment)}
+    after = {row.device: row.version for row in fleet.rows_of(rollout_tables.assignment)}
     assert all(after[name] == version + 1 for name, version in before.items())
     assert len([e for e in fleet.rows_of(tables.device_event) if e.state == "SUCCEEDED"]) == 5
 
@@ -326,7 +326,7 @@ def test_a_database_restored_from_a_backup_never_sends_what_a_device_has_seen(fl
     one = fleet.roll_out(fleet.release())
     fleet.run(60, finished(fleet, one.id))
     with fleet.ctx.store.write() as db:
-        db.execute(tables.assignment.update().values(version=0, sent_version=0))
+        db.execute(rollout_tables.assignment.update().values(version=0, sent_version=0))
     for station in fleet.stations.values():
         station.crash()
         station.start()
@@ -344,13 +344,13 @@ def test_records_are_plain_enough_for_json(fleet):
 
 
 def test_an_assignment_has_the_url_of_the_delta_from_the_installed_release(fleet, monkeypatch):
-    monkeypatch.setattr(assignments, "DELTA_FROM", 1)
+    monkeypatch.setattr(release_files, "DELTA_FROM", 1)
     one = fleet.roll_out(fleet.release())
     fleet.run(60, finished(fleet, one.id))
     two = fleet.roll_out(fleet.release())
     fleet.run(60, finished(fleet, two.id))
     assert set(fleet.serving().values()) == {f"{MODEL}@2"}
-    row = next(r for r in fleet.rows_of(tables.assignment) if r.device == "cam-1")
+    row = next(r for r in fleet.rows_of(rollout_tables.assignment) if r.device == "cam-1")
     urls = wire.decode_down("assignment", bytes(row.message)).urls
     pairs = {key: url for key, url in urls.items() if ">" in key}
     assert pairs

@@ -131,7 +131,8 @@ def test_a_device_that_was_enrolled_anew_meanwhile_is_waited_for_no_longer(fleet
     ident = undeploy(fleet, all=True)
     fleet.run(5)
     with fleet.ctx.store.write() as db:
-        assignments.withdraw(db, fleet.ctx, device="n-1", model=MODEL)  # as an enrolment does
+        withdrawn = assignments.Change("n-1", MODEL)  # as an enrolment does
+        assignments.change(db, fleet.ctx, [withdrawn])
     fleet.run(40, lambda: finished(fleet, ident))
     assert states(fleet, ident)["n-1"] == "CANCELED"
 
@@ -231,7 +232,7 @@ def test_a_large_fleet_is_ordered_in_transactions_that_hold_the_write_lock_brief
     while progress(fleet, ident).state == "SELECTING" or "WAITING" in states_of(fleet, ident):
         undeployments.step_all(fleet.ctx)
     assert progress(fleet, ident).waiting == many
-    assert len(held) > many / 20, "many transactions"
+    assert len(held) > many / 60, "many transactions"
     assert sorted(held)[len(held) // 2] < 0.1, "seconds"
 
 

@@ -18,7 +18,8 @@ from shoal.controller.releases.records import Release
 from shoal.controller.rollouts import assignments, rollouts
 from shoal.controller.rollouts.records import RolloutPlan, StagePlan
 from shoal.controller.store.io.database import migrate
-from shoal.controller.store.tables import device, rollout_device
+from shoal.controller.store.rollout_tables import rollout_device
+from shoal.controller.store.tables import device
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.params import F32
 

@@ -1,8 +1,67 @@
 """The install gate: which devices count, when it decides, and its reasons."""
 
+from collections import defaultdict
+from typing import NamedTuple
+
 import pytest
 
-from shoal.controller.rollouts.gate import Member, Outcome, judge, tally
+from shoal.controller.rollouts import device_states, gate
+from shoal.controller.rollouts.gate import Count, Failure, Outcome, tally
+
+
+class Member(NamedTuple):
+    device: str
+    state: str
+    cause: str
+    detail: str
+    seen: bool
+    online: bool
+    disagree: float = 0.0
+    compared: int = 0
+
+
+class Listed:
+    """Members of a stage in a list; the controller asks its database."""
+
+    def __init__(self, members):
+        self.members = sorted(members)
+        self.left = [m for m in self.members if m.state not in device_states.ENDED]
+
+    def is_awaited(self):
+        return any(m.seen or m.online or m.state == "WAITING" for m in self.left)
+
+    def unseen(self):
+        names = [m.device for m in self.left if not m.seen]
+        return len(names), names[:3]
+
+    def failures(self):
+        causes = defaultdict(list)
+        for member in self.members:
+            if member.state in device_states.FAILURES:
+                causes[member.cause].append(member)
+        return [
+            Failure(cause, len(lost), [m.device for m in lost[:3]], lost[0].detail)
+            for cause, lost in causes.items()
+        ]
+
+    def most_disagreeing(self):
+        worst = max(self.members, key=lambda m: m.disagree)
+        return worst.device, worst.disagree
+
+    def first(self):
+        return self.members[0].device, self.members[0].detail
+
+
+def counted(members):
+    states = defaultdict(Count)
+    for m in members:
+        one = Count(1, int(m.compared > 0), m.compared, round(m.disagree * m.compared))
+        states[m.state] = states[m.state].plus(one)
+    return tally(states)
+
+
+def judge(members, **asked):
+    return gate.judge(counted(members), Listed(members), **asked)
 
 
 def members(**states):
@@ -69,8 +128,8 @@ def test_a_failed_gate_names_device_cause_and_detail():
 
 
 def test_the_unseen_are_listed_and_are_no_success():
-    count = tally(members(ok=2, offline=3, skipped=1))
-    assert (count.succeeded, count.unseen, count.taking) == (2, 3, 5)
+    count = counted(members(ok=2, offline=3, skipped=1))
+    assert (count.succeeded, count.left, count.taking) == (2, 3, 5)
     why = judge(members(ok=2, offline=3), threshold_pct=10, min_executed=1, expired=True).why
     assert "2 of 5 devices run it" in why
     assert "3 not seen yet" in why

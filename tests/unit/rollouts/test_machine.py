@@ -11,7 +11,6 @@ from shoal.controller.rollouts.machine import (
     ENDED,
     STAGE_TRANSITIONS,
     TRANSITIONS,
-    Effect,
     Event,
     StageEvent,
     StageState,
@@ -43,7 +42,7 @@ def fleet(n):
 @pytest.mark.parametrize("event", Event)
 def test_an_event_that_is_not_in_the_table_raises_an_error_that_names_it(state, event):
     if (state, event) in TRANSITIONS:
-        assert step(state, event) == TRANSITIONS[state, event]
+        assert step(state, event) is TRANSITIONS[state, event][0]
     else:
         with pytest.raises(ConflictError, match=state.value):
             step(state, event)
@@ -64,8 +63,8 @@ def test_every_rollout_can_still_be_ended_by_a_person_or_by_itself(state):
 
 
 def test_aborting_cancels_or_reverts_and_a_paused_rollout_does_nothing_by_itself():
-    assert step(State.PAUSED, Event.ABORTED) == (State.STOPPING, Effect.CANCEL)
-    assert step(State.RUNNING, Event.REVERTED) == (State.ROLLING_BACK, Effect.REVERT)
+    assert step(State.PAUSED, Event.ABORTED) is State.STOPPING
+    assert step(State.RUNNING, Event.REVERTED) is State.ROLLING_BACK
     assert State.PAUSED not in ACTIVE
 
 

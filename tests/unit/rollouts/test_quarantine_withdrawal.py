@@ -15,7 +15,8 @@ from shoal.controller.releases import releases
 from shoal.controller.releases.records import Release
 from shoal.controller.rollouts import assignments, quarantine_withdrawal, rollouts
 from shoal.controller.rollouts.records import RolloutPlan, StagePlan
-from shoal.controller.store.tables import device, rollout, rollout_device
+from shoal.controller.store.rollout_tables import rollout, rollout_device
+from shoal.controller.store.tables import device
 from shoal.errors import ConflictError
 
 TASK, GOOD = "walk", "lot-codes@1"
@@ -91,7 +92,7 @@ def test_a_device_that_comes_back_after_a_quarantine_is_not_assigned_the_release
     finish(ctx, ident)
     assert ordered(ctx, "mill-2") == [bad]
     with ctx.store.read() as db:
-        sent = assignments._row(db, "mill-2").version
+        sent = assignments._rows(db, ["mill-2"])["mill-2"].version
 
     effects = quarantine(ctx)
 

@@ -10,8 +10,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, select
 
+from shoal.controller.store.columns import metadata
 from shoal.controller.store.io.database import Store
-from shoal.controller.store.tables import change, metadata
+from shoal.controller.store.tables import change
 from shoal.errors import StorageError
 
 

@@ -10,17 +10,8 @@ from shoal.controller.deletion.records import Dependent
 from shoal.controller.operations import operations
 from shoal.controller.releases import quarantine
 from shoal.controller.rollouts.machine import ENDED
-from shoal.controller.store.tables import (
-    assignment,
-    dataset,
-    device,
-    federated_task,
-    model,
-    operation,
-    release,
-    rollout,
-    rollout_device,
-)
+from shoal.controller.store.rollout_tables import assignment, rollout, rollout_device
+from shoal.controller.store.tables import dataset, device, federated_task, model, operation, release
 from shoal.orders import REMOVE
 
 RELEASE, MODEL, DATASET, POLICY = "release", "model", "dataset", "policy"

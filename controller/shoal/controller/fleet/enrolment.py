@@ -11,7 +11,8 @@ from shoal.controller.fleet.certificates import DeviceCA, Issued
 from shoal.controller.fleet.records import Device
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
-from shoal.controller.store.tables import assignment, device
+from shoal.controller.store.rollout_tables import assignment
+from shoal.controller.store.tables import device
 from shoal.enrolment import EnrolRequest, EnrolResponse, parse_token
 from shoal.errors import AbsentError, ConflictError, DeniedError, SettingError
 from shoal.profile import Profile, detect, profile

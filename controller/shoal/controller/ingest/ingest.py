@@ -356,11 +356,10 @@ class _Batch:
     # --- apply --------------------------------------------------------------------------------
 
     def _apply_events(self, new_events: Sequence[Key]) -> None:
-        for key in new_events:
-            if key in self.updates:
-                update_events.apply(self.db, self.ctx, self.updates[key])
-            elif key in self.errors:
-                update_events.note_error(self.db, self.ctx, key[0], self.errors[key])
+        updates = [self.updates[key] for key in new_events if key in self.updates]
+        errors = self.errors | update_events.apply_all(self.db, self.ctx, updates)
+        last = {key[0]: errors[key] for key in new_events if key in errors}
+        update_events.note_errors(self.db, self.ctx, last)
         for name, sign in self.duplicates.items():
             duplicate_devices.raise_alert(self.db, self.ctx, name, self.devices[name].site, sign)
 

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Text, cast, func, select
 
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring.records import FleetHealth, Performance
-from shoal.controller.store.tables import alert, device, rollout, window
+from shoal.controller.store.rollout_tables import rollout
+from shoal.controller.store.tables import alert, device, window
 from shoal.sketch import Latency
 
 #: Windows that latency quantiles are computed from, at most.

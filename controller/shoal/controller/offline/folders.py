@@ -21,7 +21,7 @@ from shoal.controller.fleet.certificates import DeviceCA, Proven
 from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.offline.records import FolderBlob, FolderPlan, ParcelReceipt
-from shoal.controller.rollouts import assignments
+from shoal.controller.rollouts import assignment_messages, assignments
 from shoal.controller.store.tables import audit as audit_table
 from shoal.controller.store.tables import device, device_event, window
 from shoal.errors import (
@@ -67,7 +67,7 @@ def export(
     return FolderPlan(
         ca=authority.root_fingerprint,
         made_at=now,
-        valid_until_at=min(now + assignments.LIFETIME_S, *map(_expiry, metadata.values())),
+        valid_until_at=min(now + assignment_messages.LIFETIME_S, *map(_expiry, metadata.values())),
         devices=wanted,
         releases=releases,
         metadata={name: data.decode() for name, data in metadata.items()},

@@ -11,7 +11,8 @@ from shoal import manifest as manifests
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
-from shoal.controller.store.tables import federated_task, model, release, rollout
+from shoal.controller.store.rollout_tables import rollout
+from shoal.controller.store.tables import federated_task, model, release
 from shoal.errors import AbsentError, ConflictError
 
 #: States of rollouts that have ended, and of tasks whose rounds run or will.

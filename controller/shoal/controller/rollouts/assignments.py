@@ -1,8 +1,9 @@
 """Assignments: the desired releases of each device, signed by the director.
 
 One row per device, its version rising with every change; `sent_version` lags behind until the
-engine has published it. The message is signed in the transaction of the change: database and
-signed message cannot differ.
+engine has published it. Changes of many devices are prepared (read and signed) from a consistent
+view, without the write lock, and stored where nothing has changed meanwhile: database and signed
+message cannot differ.
 """
 
 import hashlib
@@ -10,26 +11,25 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, select, update
 
 from shoal import manifest as manifests
 from shoal import wire
 from shoal.controller.host.context import Context
-from shoal.controller.releases import download_urls, quarantine
-from shoal.controller.store.tables import assignment, device, release
-from shoal.errors import AbsentError, BundleError, ConflictError
+from shoal.controller.releases import quarantine
+from shoal.controller.rollouts.assignment_messages import CHUNK, LIFETIME_S, MessageWriter
+from shoal.controller.rollouts.release_files import ReleaseFiles
+from shoal.controller.store.rollout_tables import assignment
+from shoal.controller.store.tables import device, release
+from shoal.errors import AbsentError, ConflictError
 from shoal.manifest import Manifest
 from shoal.orders import Order
-from shoal.trust import CANDIDATE, RELEASE, removal, target_path
+from shoal.trust import CANDIDATE, RELEASE, RINGS, target_path
 
-#: Lifetime of an assignment: the director's signature, and the URLs in it.
-LIFETIME_S = 7 * 86_400
 #: Remaining lifetime below which it is renewed.
 RENEW_S = LIFETIME_S / 2
-#: Bytes of a file from which a delta is offered.
-DELTA_FROM = 16 << 10
-#: Devices of a site listed in an assignment as peers.
-PEERS, _LONGEST_ADDRESS = 256, 64
+#: Assignments renewed in one transaction.
+_RENEWED = 200
 #: Release's state -> the role that signed it.
 ROLES = {"released": RELEASE, "candidate": CANDIDATE}
 
@@ -42,6 +42,32 @@ class Signed(NamedTuple):
     role: str
 
 
+class Change(NamedTuple):
+    """A change of one device's orders.
+
+    model   whose order is replaced; "" for none: the orders are signed again
+    order   the new one; None withdraws: the device keeps the release that serves
+    instead_of   changes nothing if another rollout than this has ordered the model since; "" always
+    """
+
+    device: str
+    model: str = ""
+    order: Order | None = None
+    instead_of: str = ""
+
+
+class Prepared(NamedTuple):
+    """A signed assignment that is not stored yet.
+
+    was      version that it replaces; None for none
+    values   columns of the row
+    """
+
+    device: str
+    was: int | None
+    values: dict[str, Any]
+
+
 class Pending(NamedTuple):
     """An assignment to publish. message: payload on the device's assignment topic."""
 
@@ -52,35 +78,33 @@ class Pending(NamedTuple):
 
 def signed_release(db: Connection, ref: str) -> Signed:
     """The release "model@version"; AbsentError, ConflictError: it is unsigned or in quarantine."""
-    model, version = manifests.parse_release(ref)
-    row = db.execute(
-        select(release.c.manifest, release.c.state).where(
-            release.c.model == model, release.c.version == version
-        )
-    ).first()
-    if row is None:
+    role = role_of(db, ref)
+    data = bytes(db.scalar(select(release.c.manifest).where(_is(ref))) or b"")
+    return Signed(manifests.parse(data), data, role)
+
+
+def role_of(db: Connection, ref: str) -> str:
+    """The role that signed a release; the same errors as `signed_release`, without its manifest."""
+    state = db.scalar(select(release.c.state).where(_is(ref)))
+    if state is None:
         raise AbsentError("release", ref, "list them: shoal release list")
-    if row.state not in ROLES:
+    if state not in ROLES:
         raise ConflictError(
-            f"{ref} is {row.state}, not signed", f"sign it: shoal release publish {ref}"
+            f"{ref} is {state}, not signed", f"sign it: shoal release publish {ref}"
         )
     quarantine.check_release(db, ref)
-    return Signed(manifests.parse(row.manifest), bytes(row.manifest), ROLES[row.state])
+    return ROLES[state]
 
 
-def assign(
-    db: Connection,
-    ctx: Context,
-    *,
-    device: str,
-    release: Signed,
-    rollout: str,
-    attempt: int,
-    deadline_at: float = 0.0,
-) -> int:
-    """Order `release` for `device`; orders of other models stay. The new version."""
+def rings(role: str) -> list[str]:
+    """Rings whose devices accept a release signed by `role`."""
+    return [ring for ring, roles in RINGS.items() if role in roles]
+
+
+def order_of(release: Signed, *, rollout: str, attempt: int, deadline_at: float = 0.0) -> Order:
+    """The order to run `release`, for any device."""
     manifest = release.manifest
-    order = Order(
+    return Order(
         model=manifest.model,
         version=manifest.version,
         path=target_path(release.role, manifest.model, manifest.version),
@@ -90,17 +114,65 @@ def assign(
         attempt=attempt,
         deadline_s=float(int(deadline_at)),
     )
-    return _change(db, ctx, device, manifest.model, order)
 
 
-def order_removal(
-    db: Connection, ctx: Context, *, device: str, model: str, rollout: str, attempt: int
-) -> int:
-    """Order `device` to serve no release of `model`; orders of other models stay. The new version.
+# --- changes ------------------------------------------------------------------------------------
 
-    Only for an agent that knows such an order: `know_removal`.
+
+def prepare(db: Connection, ctx: Context, changes: Sequence[Change]) -> list[Prepared]:
+    """Sign the changed orders of devices, without those of quarantined releases; writes nothing.
+
+    changes   one a device at most; orders of other models stay
     """
-    return _change(db, ctx, device, model, removal(model, rollout=rollout, attempt=attempt))
+    names = [change.device for change in changes]
+    rows = _rows(db, names)
+    writer = MessageWriter(db, ctx, names)
+    prepared = []
+    for change in changes:
+        row = rows.get(change.device)
+        orders = _orders(row)
+        present = orders.get(change.model)
+        if change.instead_of and present and present.rollout != change.instead_of:
+            continue
+        if change.model:
+            orders.pop(change.model, None)
+        if change.order is not None:
+            orders[change.model] = change.order
+        prepared.append(_signed(writer, change.device, row.version if row else None, orders))
+    return prepared
+
+
+def store(db: Connection, prepared: Sequence[Prepared]) -> set[str]:
+    """Store what was prepared, for the next versions; the devices whose row has not changed since.
+
+    Those that have changed keep what they have: prepare them again.
+    """
+    stale = outdated(db, prepared)
+    valid = [one for one in prepared if one.device not in stale]
+    new = [{"device": one.device, **one.values} for one in valid if one.was is None]
+    changed = [{"of_device": one.device, **one.values} for one in valid if one.was is not None]
+    if new:
+        db.execute(assignment.insert(), new)
+    if changed:
+        db.execute(_UPDATE, changed)
+    return {one.device for one in valid}
+
+
+def outdated(db: Connection, prepared: Sequence[Prepared]) -> set[str]:
+    """Devices whose assignment has changed since it was prepared."""
+    names = [one.device for one in prepared]
+    versions: dict[str, int] = {}
+    for start in range(0, len(names), CHUNK):
+        some = assignment.c.device.in_(names[start : start + CHUNK])
+        versions |= dict(
+            db.execute(select(assignment.c.device, assignment.c.version).where(some)).all()
+        )
+    return {one.device for one in prepared if versions.get(one.device) != one.was}
+
+
+def change(db: Connection, ctx: Context, changes: Sequence[Change]) -> set[str]:
+    """Prepare and store in one write transaction: for few devices; those that were changed."""
+    return store(db, prepare(db, ctx, changes))
 
 
 def know_removal(db: Connection, names: Sequence[str]) -> set[str]:
@@ -110,9 +182,44 @@ def know_removal(db: Connection, names: Sequence[str]) -> set[str]:
     return {name for name, removes in facts if removes == 1}  # SQLite has no true
 
 
-def withdraw(db: Connection, ctx: Context, *, device: str, model: str) -> int:
-    """Remove the order of `model`: the device keeps the release that serves. The new version."""
-    return _change(db, ctx, device, model, None)
+def renew(ctx: Context) -> int:
+    """Renew assignments past half of their lifetime, some in each transaction; how many."""
+    due = select(assignment.c.device).where(
+        assignment.c.expires_at < ctx.clock() + RENEW_S, assignment.c.expires_at > 0
+    )
+    renewed = 0
+    while True:
+        with ctx.store.read() as db:
+            names = list(db.scalars(due.limit(_RENEWED)))
+            prepared = prepare(db, ctx, [Change(name) for name in names])
+        if not prepared:
+            return renewed
+        with ctx.store.write() as db:
+            renewed += len(store(db, prepared))
+
+
+def renew_now(db: Connection, ctx: Context, name: str) -> wire.Assignment | None:
+    """Renew and return the device's assignment; None if it has none."""
+    if name not in _rows(db, [name]):
+        return None
+    change(db, ctx, [Change(name)])
+    message = wire.decode_down("assignment", bytes(_rows(db, [name])[name].message))
+    assert isinstance(message, wire.Assignment)
+    return message
+
+
+def raise_floor(db: Connection, ctx: Context, name: str, floor: int) -> None:
+    """Raise the version above `floor`, the newest that the device has seen.
+
+    Needed after the database was restored from a backup that is older than the assignment.
+    """
+    row = _rows(db, [name]).get(name)
+    if row is not None and row.version < floor:
+        again = _signed(MessageWriter(db, ctx, [name]), name, floor, _orders(row))
+        store(db, [again._replace(was=row.version)])
+
+
+# --- publishing ---------------------------------------------------------------------------------
 
 
 def pending(ctx: Context, limit: int = 500) -> list[Pending]:
@@ -127,44 +234,20 @@ def pending(ctx: Context, limit: int = 500) -> list[Pending]:
         return [Pending(row.device, row.version, bytes(row.message)) for row in db.execute(query)]
 
 
-def mark_sent(ctx: Context, sent: list[Pending]) -> None:
+def mark_sent(ctx: Context, sent: Sequence[Pending]) -> None:
     """Mark these as published. One that changed meanwhile stays pending."""
     with ctx.store.write() as db:
-        for one in sent:
-            db.execute(
-                update(assignment)
-                .where(assignment.c.device == one.device)
-                .values(sent_version=one.version)
-            )
+        db.execute(
+            _UPDATE, [{"of_device": one.device, "sent_version": one.version} for one in sent]
+        )
 
 
-def renew(ctx: Context, limit: int = 500) -> int:
-    """Renew assignments past half of their lifetime; how many."""
-    due = select(assignment.c.device).where(
-        assignment.c.expires_at < ctx.clock() + RENEW_S, assignment.c.expires_at > 0
-    )
-    with ctx.store.write() as db:
-        names = list(db.scalars(due.limit(limit)))
-        for name in names:
-            row = _row(db, name)
-            _write(db, ctx, name, row, _orders(row), row.version + 1)
-    return len(names)
-
-
-def renew_now(db: Connection, ctx: Context, name: str) -> wire.Assignment | None:
-    """Renew and return the device's assignment; None if it has none."""
-    row = _row(db, name)
-    if row is None:
-        return None
-    _write(db, ctx, name, row, _orders(row), row.version + 1)
-    message = wire.decode_down("assignment", bytes(_row(db, name).message))
-    assert isinstance(message, wire.Assignment)
-    return message
+# --- reading ------------------------------------------------------------------------------------
 
 
 def orders_of(db: Connection, name: str) -> list[Order]:
     """Orders in a device's assignment."""
-    return list(_orders(_row(db, name)).values())
+    return list(_orders(_rows(db, [name]).get(name)).values())
 
 
 def deltas_of(ctx: Context, ref: str) -> list[str]:
@@ -179,157 +262,45 @@ def deltas_of(ctx: Context, ref: str) -> list[str]:
             return []
         has = device.c.releases[manifest.model].as_string()
         query = select(device.c.profile, has).where(device.c.state == "enrolled").distinct()
+        files = ReleaseFiles(db)
         found = {
             f"{old}-{new}"
             for profile, release in db.execute(query)
-            for old, new in _pairs(db, ref, release or "", profile or "")
+            for old, new in files.deltas(ref, release or "", profile or "")
         }
     return sorted(found)
 
 
-def raise_floor(db: Connection, ctx: Context, name: str, floor: int) -> None:
-    """Raise the version above `floor`, the newest that the device has seen.
-
-    Needed after the database was restored from a backup that is older than the assignment.
-    """
-    row = _row(db, name)
-    if row is not None and row.version < floor:
-        _write(db, ctx, name, row, _orders(row), floor + 1)
-
-
-def _change(db: Connection, ctx: Context, name: str, model: str, order: Order | None) -> int:
-    row = _row(db, name)
-    orders = _orders(row)
-    orders.pop(model, None)
-    if order is not None:
-        orders[model] = order
-    return _write(db, ctx, name, row, orders, row.version + 1 if row else 1)
-
-
-def _write(
-    db: Connection,
-    ctx: Context,
-    name: str,
-    row: Row[Any] | None,
-    orders: dict[str, Order],
-    version: int,
-) -> int:
-    """Sign and store the orders, without those of quarantined releases."""
-    orders = {k: one for k, one in orders.items() if not quarantine.why_release(db, one.release)}
-    now = ctx.clock()
-    expires = now + LIFETIME_S
-    message = wire.Assignment(
-        signed=ctx.signer.sign_orders(name, version, list(orders.values()), now),
-        urls=_urls(db, ctx, name, orders, expires),
-        **_peers(db, name),
-    )
-    values: dict[str, Any] = {
+def _signed(
+    writer: MessageWriter, name: str, was: int | None, orders: dict[str, Order]
+) -> Prepared:
+    orders, version = writer.allowed(orders), (was or 0) + 1
+    values = {
         "version": version,
         "orders": msgspec.to_builtins(orders),
-        "message": wire.encode(message),
-        "signed_at": now,
-        "expires_at": expires,
+        "message": writer.write(name, version, list(orders.values())),
+        "signed_at": writer.now,
+        "expires_at": writer.expires_at,
     }
-    if row is None:
-        db.execute(assignment.insert().values(device=name, **values))
-    else:
-        db.execute(update(assignment).where(assignment.c.device == name).values(**values))
-    return version
+    return Prepared(name, was, values)
 
 
-def _urls(
-    db: Connection, ctx: Context, name: str, orders: dict[str, Order], expires: float
-) -> dict[str, str]:
-    """sha256 -> URL, of every file that the orders need on this device's profile.
-
-    And "OLD>NEW" -> URL of the delta, for the models that the device has.
-    """
-    row = db.execute(
-        select(device.c.profile, device.c.releases).where(device.c.name == name)
-    ).first()
-    profile, releases = (row.profile or "", row.releases or {}) if row else ("", {})
-    installs = [order for order in orders.values() if not order.removes]
-    wanted = set()
-    for order in installs:
-        wanted.add(order.sha256)
-        wanted |= {file.sha256 for file in _files(db, order, profile)}
-    urls = download_urls.urls_of(ctx.folder, ctx.settings.network, wanted, expires)
-    pairs = {
-        f"{old}-{new}": f"{old}>{new}"
-        for order in installs
-        for old, new in _pairs(db, order.release, releases.get(order.model, ""), profile)
-    }
-    return urls | {
-        pairs[n]: url
-        for n, url in download_urls.urls_of(
-            ctx.folder, ctx.settings.network, pairs, expires
-        ).items()
-    }
+def _is(ref: str) -> ColumnElement[bool]:
+    model, version = manifests.parse_release(ref)
+    return (release.c.model == model) & (release.c.version == version)
 
 
-def _peers(db: Connection, name: str) -> dict[str, dict[str, Any]]:
-    """Fields of wire.Assignment: addresses at which the other devices of its site share files, and
-    their generations. Empty for a device that does not share."""
-    shares = device.c.facts["peer"].as_string()
-    row = db.execute(select(device.c.site, shares).where(device.c.name == name)).first()
-    if row is None or not row[1]:
-        return {}
-    query = (
-        select(device.c.name, shares, device.c.generation)
-        .where(device.c.site == row.site, device.c.state == "enrolled", shares.is_not(None))
-        .order_by(device.c.name)
-        .limit(PEERS)
-    )
-    others = [it for it in db.execute(query) if it[0] != name and len(it[1]) <= _LONGEST_ADDRESS]
-    found = {"peers": {other: where for other, where, _ in others}}
-    generations = {other: generation for other, _, generation in others if generation}
-    return found | ({"generations": generations} if generations else {})
-
-
-def _pairs(db: Connection, ref: str, has: str, profile: str) -> list[tuple[str, str]]:
-    """(old, new) of each variant's files of release `ref` for which a device has an older file.
-
-    has   the release that it serves, "" for none
-    """
-    if not has or has == ref:
-        return []
-    served = _variants(db, has, profile)
-    return [
-        (served[key].sha256, file.sha256)
-        for key, file in _variants(db, ref, profile).items()
-        if key in served and served[key].sha256 != file.sha256 and file.size >= DELTA_FROM
-    ]
-
-
-def _variants(db: Connection, ref: str, profile: str) -> dict[tuple[str, str], manifests.File]:
-    """(variant, name of a file) -> file, for a device of `profile`."""
-    manifest = _manifest(db, *manifests.parse_release(ref))
-    names = manifest.profiles.get(profile, []) if manifest else []
-    variants = [manifest.variant(name) for name in names] if manifest else []
-    return {(variant.name, file.name): file for variant in variants for file in variant.files}
-
-
-def _files(db: Connection, order: Order, profile: str) -> list[manifests.File]:
-    try:
-        manifest = _manifest(db, order.model, order.version)
-        return manifest.files_for(profile) if manifest else []
-    except BundleError:  # no files for this profile: the device rejects it
-        return []
-
-
-def _manifest(db: Connection, model: str, version: int) -> Manifest | None:
-    data = db.scalar(
-        select(release.c.manifest).where(release.c.model == model, release.c.version == version)
-    )
-    try:
-        return manifests.parse(bytes(data or b""))
-    except BundleError:
-        return None
-
-
-def _orders(row: Row[Any] | None) -> dict[str, Order]:
+def _orders(row: Any) -> dict[str, Order]:
     return {} if row is None else msgspec.convert(row.orders, dict[str, Order])
 
 
-def _row(db: Connection, name: str) -> Any:
-    return db.execute(select(assignment).where(assignment.c.device == name)).first()
+def _rows(db: Connection, names: Sequence[str]) -> dict[str, Any]:
+    """Rows of the assignments of devices, by name."""
+    found: dict[str, Any] = {}
+    for start in range(0, len(names), CHUNK):
+        some = assignment.c.device.in_(names[start : start + CHUNK])
+        found |= {row.device: row for row in db.execute(select(assignment).where(some))}
+    return found
+
+
+_UPDATE = update(assignment).where(assignment.c.device == bindparam("of_device"))

@@ -6,9 +6,8 @@ is listed and is no success. No data is INCONCLUSIVE, never a pass.
 """
 
 import enum
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from shoal.controller.rollouts import device_states
 
@@ -23,37 +22,71 @@ class Outcome(enum.StrEnum):
     INCONCLUSIVE = "INCONCLUSIVE"
 
 
-class Member(NamedTuple):
-    """One device of a stage.
+class Failure(NamedTuple):
+    """Devices of a stage that failed for one cause.
 
-    seen      it sent a message since the stage began
-    online    it counts as reachable: the gate waits for it
-    disagree  share of its `compared` recent inputs for which the release predicts otherwise than
-              the one that serves: from the shadow probe
+    names    the first of them; detail: of the first
     """
 
-    device: str
-    state: str
     cause: str
+    devices: int
+    names: Sequence[str]
     detail: str
-    seen: bool
-    online: bool
-    disagree: float = 0.0
+
+
+class Members(Protocol):
+    """Devices of a stage: asked one by one only where the counts do not decide or explain."""
+
+    def is_awaited(self) -> bool:
+        """Whether an unfinished device counts as reachable: the gate waits for it."""
+        ...
+
+    def unseen(self) -> tuple[int, Sequence[str]]:
+        """Unfinished devices that have not reported since the stage began; the first names."""
+        ...
+
+    def failures(self) -> Sequence[Failure]: ...
+
+    def most_disagreeing(self) -> tuple[str, float]:
+        """The device whose shadow probe disagreed most, and the share of its inputs."""
+        ...
+
+    def first(self) -> tuple[str, str]:
+        """Name and detail of the first device by name; ("", "") for an empty stage."""
+        ...
+
+
+class Count(NamedTuple):
+    """Devices of a stage in one state, or sums of such counts.
+
+    comparing  devices whose shadow probe compared; compared: inputs, disagreed: those of them that
+               the release predicts otherwise than the one that serves
+    """
+
+    devices: int = 0
+    comparing: int = 0
     compared: int = 0
+    disagreed: int = 0
+
+    def plus(self, other: "Count", times: int = 1) -> "Count":
+        return Count(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
 class Tally(NamedTuple):
-    """Counts of a stage. working: in progress and seen; unseen: neither seen nor finished."""
+    """Counts of a stage.
+
+    failed     for good; retrying: failed, and to be ordered the release again
+    comparing, compared, disagreed   see Count
+    """
 
     devices: int
     succeeded: int
     failed: int
     skipped: int
-    working: int
-    unseen: int
-    awaited: int
+    comparing: int = 0
     compared: int = 0
-    disagreed: float = 0.0
+    disagreed: int = 0
+    retrying: int = 0
 
     @property
     def disagree(self) -> float:
@@ -69,6 +102,11 @@ class Tally(NamedTuple):
         """Devices that the release is meant for."""
         return self.devices - self.skipped
 
+    @property
+    def left(self) -> int:
+        """Devices that have not finished."""
+        return self.taking - self.executed
+
 
 class Verdict(NamedTuple):
     """Outcome of the gate, and the reason in one sentence for a person."""
@@ -77,25 +115,26 @@ class Verdict(NamedTuple):
     why: str
 
 
-def tally(members: Sequence[Member]) -> Tally:
-    """Count the members of a stage."""
-    left = [m for m in members if m.state not in device_states.ENDED]
-    unseen = [m for m in left if not m.seen]
+def tally(states: Mapping[str, Count]) -> Tally:
+    """Counts of a stage from those by state."""
+
+    def devices(group: frozenset[str]) -> int:
+        return sum(count.devices for state, count in states.items() if state in group)
+
     return Tally(
-        devices=len(members),
-        succeeded=sum(m.state in device_states.SUCCESSES for m in members),
-        failed=sum(m.state in device_states.FAILURES for m in members),
-        skipped=sum(m.state in device_states.EXCLUDED for m in members),
-        working=len(left) - len(unseen),
-        unseen=len(unseen),
-        awaited=sum(m.seen or m.online or m.state == device_states.WAITING for m in left),
-        compared=sum(m.compared for m in members),
-        disagreed=sum(m.disagree * m.compared for m in members),
+        devices=sum(count.devices for count in states.values()),
+        succeeded=devices(device_states.SUCCESSES),
+        failed=devices(device_states.FAILURES),
+        skipped=devices(device_states.EXCLUDED),
+        comparing=sum(count.comparing for count in states.values()),
+        compared=sum(count.compared for count in states.values()),
+        disagreed=sum(count.disagreed for count in states.values()),
     )
 
 
 def judge(
-    members: Sequence[Member],
+    count: Tally,
+    members: Members,
     *,
     threshold_pct: float,
     min_executed: int,
@@ -112,72 +151,72 @@ def judge(
     max_disagree_pct  share of recent inputs predicted otherwise than before, above which the stage
                    fails; checked once as many devices as the gate needs have compared
     """
-    count = tally(members)
     need = min(max(min_executed, 1), count.taking)
     if count.taking == 0:
-        return Verdict(Outcome.PASSED if proven else Outcome.INCONCLUSIVE, _none_executed(members))
+        outcome = Outcome.PASSED if proven else Outcome.INCONCLUSIVE
+        return Verdict(outcome, _none_executed(count, members))
     share = 100 * count.failed / max(count.executed, 1)
     if count.failed and count.executed >= need and share >= threshold_pct:
         return Verdict(
             Outcome.FAILED,
             f"{count.failed} of {count.executed} finished devices failed "
-            f"({share:.0f} %, gate {threshold_pct:g} %): {explain(members)}",
+            f"({share:.0f} %, gate {threshold_pct:g} %): {explain(members.failures())}",
         )
-    compared = [m for m in members if m.compared]
-    if len(compared) >= need and 100 * count.disagree > max_disagree_pct:
-        return Verdict(Outcome.FAILED, _disagreement(compared, count, max_disagree_pct))
-    if count.awaited and not expired:
+    if count.comparing >= need and 100 * count.disagree > max_disagree_pct:
+        return Verdict(Outcome.FAILED, _disagreement(count, members, max_disagree_pct))
+    awaited = count.executed < need or count.retrying or (count.left and members.is_awaited())
+    if awaited and not expired:
         return Verdict(Outcome.WAIT, "")
     if count.executed >= need:
-        return Verdict(Outcome.PASSED, _passed(count))
-    if not expired:
-        return Verdict(Outcome.WAIT, "")
+        return Verdict(Outcome.PASSED, _passed(count, members))
+    unseen, names = members.unseen()
     return Verdict(
         Outcome.INCONCLUSIVE,
         f"{count.executed} of the {need} devices that the gate needs have finished, "
-        f"{count.unseen} did not report: {_names(m.device for m in members if not m.seen)}",
+        f"{unseen} did not report: {_listed(names, unseen)}",
     )
 
 
-def explain(members: Iterable[Member]) -> str:
+def explain(failures: Sequence[Failure]) -> str:
     """Failed devices by cause: "golden-mismatch on cam-1, cam-2 (worst error 0.3)"."""
-    causes: dict[str, list[Member]] = defaultdict(list)
-    for member in members:
-        if member.state in device_states.FAILURES:
-            causes[member.cause or member.state.lower()].append(member)
-    ordered = sorted(causes.items(), key=lambda item: (-len(item[1]), item[0]))
+    ordered = sorted(failures, key=lambda one: (-one.devices, one.cause))
     return "; ".join(
-        f"{cause} on {_names(m.device for m in lost)}"
-        + (f" ({lost[0].detail})" if lost[0].detail else "")
-        for cause, lost in ordered
+        f"{one.cause} on {_listed(one.names, one.devices)}"
+        + (f" ({one.detail})" if one.detail else "")
+        for one in ordered
     )
 
 
-def _disagreement(compared: Sequence[Member], count: Tally, limit_pct: float) -> str:
-    worst = max(compared, key=lambda m: m.disagree)
+def _disagreement(count: Tally, members: Members, limit_pct: float) -> str:
+    device, disagree = members.most_disagreeing()
     return (
         f"it predicts {100 * count.disagree:.3g} % of {count.compared} recent inputs otherwise "
-        f"than the serving release (gate {limit_pct:g} %), "
-        f"{100 * worst.disagree:.3g} % on {worst.device}"
+        f"than the serving release (gate {limit_pct:g} %), {100 * disagree:.3g} % on {device}"
     )
 
 
-def _passed(count: Tally) -> str:
+def _passed(count: Tally, members: Members) -> str:
     parts = [f"{count.succeeded} of {count.taking} devices run it"]
     if count.failed:
         parts.append(f"{count.failed} failed, below the gate")
-    if count.unseen:
-        parts.append(f"{count.unseen} not seen yet")
+    if count.left and (unseen := members.unseen()[0]):
+        parts.append(f"{unseen} not seen yet")
     return ", ".join(parts)
 
 
-def _none_executed(members: Sequence[Member]) -> str:
-    if not members:
+def _none_executed(count: Tally, members: Members) -> str:
+    if not count.devices:
         return "no device fits this stage"
-    return f"none of {len(members)} devices can take it: {members[0].device}: {members[0].detail}"
+    name, detail = members.first()
+    return f"none of {count.devices} devices can take it: {name}: {detail}"
 
 
-def _names(devices: Iterable[str]) -> str:
-    every = sorted(devices)
-    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
-    return ", ".join(every[:NAMED]) + more
+def _listed(names: Sequence[str], of: int) -> str:
+    """The first names of `of` devices.
+
+    >>> _listed(["cam-1", "cam-2", "cam-3"], 5)
+    'cam-1, cam-2, cam-3 and 2 more'
+    """
+    shown = names[:NAMED]
+    more = f" and {of - len(shown)} more" if of > len(shown) else ""
+    return ", ".join(shown) + more

@@ -1,7 +1,7 @@
 """A rollout and its stages, as two tables and a pure step: DESIGN section 7.
 
-The stepper stores a new state and then performs its effect, which is idempotent. An event without
-a transition raises ConflictError and changes nothing.
+What follows from a state (orders of the running stage, their withdrawal in a rollout that ends) is
+done in steps of its own. An event without a transition raises ConflictError and changes nothing.
 """
 
 import enum
@@ -41,15 +41,7 @@ class Event(NamedEnum):
     SETTLED = enum.auto()  # no device is updating any more
 
 
-class Effect(NamedEnum):
-    """Effect of a transition. Idempotent."""
-
-    ASSIGN = enum.auto()  # the devices of the running stage
-    CANCEL = enum.auto()  # withdraw the orders of unfinished devices
-    REVERT = enum.auto()  # ... and order the previous release
-
-
-S, E, F = State, Event, Effect
+S, E = State, Event
 
 ENDED = frozenset({S.FINISHED, S.STOPPED, S.ROLLED_BACK})
 #: States that the stepper advances.
@@ -57,20 +49,20 @@ ACTIVE = frozenset({S.READY, S.SCHEDULED, S.RUNNING, S.STOPPING, S.ROLLING_BACK}
 _STARTED = (S.RUNNING, S.PAUSED)
 _BEFORE = (S.CREATING, S.WAITING_FOR_APPROVAL, S.READY, S.SCHEDULED)
 
-TRANSITIONS: dict[tuple[State, Event], tuple[State, Effect | None]] = {
+TRANSITIONS: dict[tuple[State, Event], tuple[State, None]] = {
     (S.CREATING, E.SUBMITTED): (S.WAITING_FOR_APPROVAL, None),
     (S.CREATING, E.FROZEN): (S.READY, None),
     (S.WAITING_FOR_APPROVAL, E.APPROVED): (S.READY, None),
     (S.READY, E.SCHEDULED): (S.SCHEDULED, None),
-    (S.READY, E.DUE): (S.RUNNING, F.ASSIGN),
-    (S.SCHEDULED, E.DUE): (S.RUNNING, F.ASSIGN),
+    (S.READY, E.DUE): (S.RUNNING, None),
+    (S.SCHEDULED, E.DUE): (S.RUNNING, None),
     (S.RUNNING, E.HELD): (S.PAUSED, None),
-    (S.PAUSED, E.RESUMED): (S.RUNNING, F.ASSIGN),
+    (S.PAUSED, E.RESUMED): (S.RUNNING, None),
     (S.RUNNING, E.EXHAUSTED): (S.FINISHED, None),
     **{(s, E.ABORTED): (S.STOPPED, None) for s in _BEFORE},
     **{(s, E.REVERTED): (S.STOPPED, None) for s in _BEFORE},
-    **{(s, E.ABORTED): (S.STOPPING, F.CANCEL) for s in _STARTED},
-    **{(s, E.REVERTED): (S.ROLLING_BACK, F.REVERT) for s in _STARTED},
+    **{(s, E.ABORTED): (S.STOPPING, None) for s in _STARTED},
+    **{(s, E.REVERTED): (S.ROLLING_BACK, None) for s in _STARTED},
     (S.STOPPING, E.SETTLED): (S.STOPPED, None),
     (S.ROLLING_BACK, E.SETTLED): (S.ROLLED_BACK, None),
 }
@@ -120,13 +112,13 @@ STAGE_TRANSITIONS: dict[tuple[StageState, StageEvent], tuple[StageState, None]] 
 _VERBS = {"HELD": "paused"}
 
 
-def step(state: State, event: Event) -> tuple[State, Effect | None]:
-    """State and effect after `event`; ConflictError where the table has none.
+def step(state: State, event: Event) -> State:
+    """State after `event`; ConflictError where the table has none.
 
     >>> step(State.RUNNING, Event.ABORTED)
-    (<State.STOPPING: 'STOPPING'>, <Effect.CANCEL: 'CANCEL'>)
+    <State.STOPPING: 'STOPPING'>
     """
-    return transition(TRANSITIONS, state, event, "rollout", _VERBS.get(event.value, ""))
+    return transition(TRANSITIONS, state, event, "rollout", _VERBS.get(event.value, ""))[0]
 
 
 def stage_step(state: StageState, event: StageEvent) -> StageState:

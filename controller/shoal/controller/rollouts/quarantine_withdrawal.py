@@ -17,7 +17,8 @@ from shoal.controller.releases import quarantine
 from shoal.controller.rollouts import revert, stepper
 from shoal.controller.rollouts.machine import Event, State
 from shoal.controller.store import changes
-from shoal.controller.store.tables import alert, assignment, rollout
+from shoal.controller.store.rollout_tables import assignment, rollout
+from shoal.controller.store.tables import alert
 from shoal.orders import Order
 
 #: Begins the key of the alert of a task's quarantine.

@@ -11,17 +11,31 @@ from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine, retirement
-from shoal.controller.rollouts import assignments, cohort, device_states, stepper, undeployments
+from shoal.controller.rollouts import (
+    assignments,
+    cohort,
+    device_rows,
+    device_states,
+    stepper,
+    undeployments,
+)
 from shoal.controller.rollouts.machine import ENDED, Event, StageEvent, StageState, State
 from shoal.controller.rollouts.machine import stage_step as stage_step_of
 from shoal.controller.rollouts.machine import step as step_of
 from shoal.controller.rollouts.records import Rollout, RolloutDevice, RolloutPlan, Stage
-from shoal.controller.store import changes, cursors
+from shoal.controller.store import cursors
 from shoal.controller.store.records import Page
-from shoal.controller.store.tables import device, rollout, rollout_device
+from shoal.controller.store.rollout_tables import rollout, rollout_device
+from shoal.controller.store.tables import device
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError
 
 ON_FAILURE = ("pause", "stop", "rollback")
+#: Devices added to a rollout in one transaction.
+ADDED = 1_000
+#: Seconds in which all of them are added; a rollout that is still not complete then is ended.
+CREATED_S = 60.0
+#: Steps that a person's action takes at once, with one batch of orders; the engine goes on.
+AT_ONCE = 3
 
 
 class AffectedDevices(NamedTuple):
@@ -67,30 +81,41 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
     """
     _check(plan)
     ident = f"r-{ctx.random.getrandbits(32):08x}"
+    with ctx.store.read() as db:
+        stages = cohort.freeze(ident, plan.stages, _candidates(db))
+    if not stages:
+        raise InputError("no device fits any stage", "see: shoal device list")
     with ctx.store.write() as db:
         model = assignments.signed_release(db, plan.release).manifest.model
         retirement.check_release(db, plan.release)
-        _supersede_paused(db, ctx, actor, model, ident)
+        superseded = _supersede_paused(db, ctx, actor, model, ident)
         undeployments.supersede(db, ctx, model, ident)
-        stages = cohort.freeze(ident, plan.stages, _candidates(db))
-        if not stages:
-            raise InputError("no device fits any stage", "see: shoal device list")
-        why = _needs_approval(ctx, actor, plan)
-        state, _ = step_of(State.CREATING, Event.SUBMITTED if why else Event.FROZEN)
         db.execute(
             rollout.insert().values(
                 id=ident, release=plan.release, model=model, plan=msgspec.to_builtins(plan),
-                state=state.value, reason=why, stages=_stages(plan, stages),
-                created_at=ctx.clock(), created_by=actor,
+                state=State.CREATING.value, stages=_stages(plan, stages), created_at=ctx.clock(),
+                created_by=actor, due_at=ctx.clock() + CREATED_S,
             )
         )  # fmt: skip
-        stepper.add_devices(db, ctx, ident, stages)
+    _add_devices(ctx, ident, stages)
+    with ctx.store.write() as db:
+        why = _needs_approval(ctx, actor, plan)
+        stepper.move(db, ctx, ident, Event.SUBMITTED if why else Event.FROZEN, why)
         audit.record(
             db, ctx, actor, "rollout.start", ident, release=plan.release, devices=len(stages)
         )
-        changes.note(db, ctx, "rollout", ident)
-        stepper.advance(db, ctx, ident)
+    for one in (*superseded, ident):
+        stepper.run(ctx, one, AT_ONCE)
     return get_rollout(ctx, ident)
+
+
+def _add_devices(ctx: Context, ident: str, stages: Mapping[str, str]) -> None:
+    """Add the devices of a rollout that is being created, some in each transaction."""
+    names = list(stages)
+    for first in range(0, len(names), ADDED):
+        some = {name: stages[name] for name in names[first : first + ADDED]}
+        with ctx.store.write() as db:
+            device_rows.add(db, ctx, ident, some)
 
 
 def list_rollouts(ctx: Context) -> list[Rollout]:
@@ -138,17 +163,25 @@ def rollout_devices(
 
 def failures(ctx: Context, id: str) -> list[tuple[str, int, str]]:  # noqa: A002
     """(cause, devices, an example's detail) of those that failed or were skipped, most first."""
-    query = select(rollout_device).where(
-        rollout_device.c.rollout == id,
-        rollout_device.c.state.in_(sorted(device_states.FAILURES | {device_states.SKIPPED})),
-    )
-    groups: dict[str, list[Row[Any]]] = defaultdict(list)
+    mine = rollout_device.c
+    lost = mine.state.in_(sorted(device_states.FAILURES | {device_states.SKIPPED}))
+    wanted = (mine.rollout == id) & lost
+    query = select(mine.cause, mine.state, func.count(), func.min(mine.device)).where(wanted)
+    groups: dict[str, tuple[int, str]] = {}
     with ctx.store.read() as db:
         _row(db, id)
-        for row in db.execute(query.order_by(rollout_device.c.device)):
-            groups[row.cause or row.state.lower()].append(row)
+        for cause, state, devices, first in db.execute(query.group_by(mine.cause, mine.state)):
+            cause = cause or state.lower()
+            before, example = groups.get(cause, (0, first))
+            groups[cause] = (before + devices, min(example, first))
+        examples = {name for _, name in groups.values()}
+        details = dict(
+            db.execute(
+                select(mine.device, mine.detail).where(wanted, mine.device.in_(examples))
+            ).all()
+        )
     found = [
-        (cause, len(rows), f"{rows[0].device}: {rows[0].detail}") for cause, rows in groups.items()
+        (cause, devices, f"{name}: {details[name]}") for cause, (devices, name) in groups.items()
     ]
     return sorted(found, key=lambda one: (-one[1], one[0]))
 
@@ -185,6 +218,13 @@ def pause(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
 
 def resume(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
     """Resume. A failed stage retries its failed devices, an inconclusive one is accepted."""
+    with ctx.store.read() as db:
+        row = _row(db, id)
+        quarantine.check_release(db, row.release)
+        step_of(State(row.state), Event.RESUMED)
+    for stage in msgspec.convert(row.stages, list[Stage]):
+        if stage.state == StageState.FAILED:
+            stepper.retry_failed(ctx, id, stage.name)
     with ctx.store.write() as db:
         row = _row(db, id)
         quarantine.check_release(db, row.release)
@@ -192,7 +232,7 @@ def resume(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
         _reopen(db, ctx, row)
         alerts.close(db, ctx, stepper.rollout_key(id), f"resumed by {actor}")
         audit.record(db, ctx, actor, "rollout.resume", id)
-        stepper.advance(db, ctx, id)
+    stepper.run(ctx, id, AT_ONCE)
     return get_rollout(ctx, id)
 
 
@@ -206,7 +246,7 @@ def approve(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
         quarantine.check_release(db, row.release)
         stepper.move(db, ctx, id, Event.APPROVED)
         audit.record(db, ctx, actor, "rollout.approve", id, release=row.release)
-        stepper.advance(db, ctx, id)
+    stepper.run(ctx, id, AT_ONCE)
     return get_rollout(ctx, id)
 
 
@@ -221,6 +261,7 @@ def abort(ctx: Context, *, actor: str, id: str, rollback: bool = False) -> Rollo
         _check_active(db, row, rollback)
         _abort(db, ctx, row, rollback, f"aborted by {actor}")
         audit.record(db, ctx, actor, "rollout.abort", id, rollback=rollback)
+    stepper.run(ctx, id, AT_ONCE)
     return get_rollout(ctx, id)
 
 
@@ -229,8 +270,7 @@ def abort(ctx: Context, *, actor: str, id: str, rollback: bool = False) -> Rollo
 
 def _abort(db: Connection, ctx: Context, row: Row[Any], rollback: bool, reason: str) -> None:
     event = Event.REVERTED if rollback else Event.ABORTED
-    if stepper.move(db, ctx, row.id, event, reason) not in ENDED:
-        stepper.advance(db, ctx, row.id)
+    stepper.move(db, ctx, row.id, event, reason)
     alerts.close(db, ctx, stepper.rollout_key(row.id), reason)
 
 
@@ -250,12 +290,11 @@ def _check_active(db: Connection, row: Row[Any], rollback: bool) -> None:
 
 
 def _reopen(db: Connection, ctx: Context, row: Row[Any]) -> None:
-    """Retry the failed stage, or accept the inconclusive one."""
+    """Run the failed stage again, or accept the inconclusive one."""
     stages = msgspec.convert(row.stages, list[Stage])
     for i, stage in enumerate(stages):
         if stage.state == StageState.FAILED:
             again = stage_step_of(StageState.FAILED, StageEvent.RETRIED)
-            stepper.retry_failed(db, ctx, row.id, stage.name)
         elif stage.state == StageState.PAUSED:
             again = stage_step_of(StageState.PAUSED, StageEvent.ACCEPTED)
         else:
@@ -267,8 +306,11 @@ def _reopen(db: Connection, ctx: Context, row: Row[Any]) -> None:
     stepper.save_stages(db, row.id, stages)
 
 
-def _supersede_paused(db: Connection, ctx: Context, actor: str, model: str, ident: str) -> None:
-    """Abort paused rollouts of the model; ConflictError if one is active."""
+def _supersede_paused(
+    db: Connection, ctx: Context, actor: str, model: str, ident: str
+) -> list[str]:
+    """Abort paused rollouts of the model, and return them; ConflictError if one is active."""
+    superseded = []
     ended = [state.value for state in ENDED]
     unfinished = select(rollout).where(rollout.c.model == model, rollout.c.state.not_in(ended))
     for row in db.execute(unfinished).all():
@@ -279,6 +321,8 @@ def _supersede_paused(db: Connection, ctx: Context, actor: str, model: str, iden
             )
         _abort(db, ctx, row, False, f"superseded by {ident}")
         audit.record(db, ctx, actor, "rollout.abort", row.id, superseded_by=ident)
+        superseded.append(row.id)
+    return superseded
 
 
 def _check(plan: RolloutPlan) -> None:
@@ -348,12 +392,13 @@ def _record(db: Connection, row: Row[Any]) -> Rollout:
 
 def _states(db: Connection, ident: str) -> dict[str, dict[str, int]]:
     """Stage -> state -> number of its devices in this state."""
-    mine = rollout_device
-    counted = select(mine.c.stage, mine.c.state, func.count()).where(mine.c.rollout == ident)
-    states: dict[str, dict[str, int]] = defaultdict(dict)
-    for stage, state, number in db.execute(counted.group_by(mine.c.stage, mine.c.state)):
-        states[stage][state] = number
-    return states
+    return defaultdict(
+        dict,
+        {
+            stage: {state: count.devices for state, count in states.items()}
+            for stage, states in device_rows.counts(db, ident).items()
+        },
+    )
 
 
 def _with_counts(stage: Stage, states: Mapping[str, int]) -> Stage:

@@ -1,4 +1,9 @@
-"""Advances rollouts: assigns the running stage, evaluates its gate, starts the next or pauses."""
+"""Advances rollouts: orders the running stage, evaluates its gate, starts the next or pauses.
+
+By event: whatever changes a rollout sets its `due_at` to 0, in the same transaction. What no event
+tells (deadlines, who is reachable, who enrolled) is looked at every few seconds. A step reads the
+counts of a stage, and of its devices only those that are due.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -10,13 +15,19 @@ from sqlalchemy import Connection, Row, select, update
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft
 from shoal.controller.host.context import Context
-from shoal.controller.rollouts import assignments, cohort, device_states, gate, revert
-from shoal.controller.rollouts.assignments import Signed
-from shoal.controller.rollouts.gate import Outcome
+from shoal.controller.rollouts import (
+    assignments,
+    cohort,
+    device_rows,
+    device_states,
+    gate,
+    revert,
+    stage_orders,
+)
+from shoal.controller.rollouts.gate import Count, Outcome
 from shoal.controller.rollouts.machine import (
     ACTIVE,
     ENDED,
-    Effect,
     Event,
     StageEvent,
     StageState,
@@ -25,16 +36,20 @@ from shoal.controller.rollouts.machine import (
     step,
 )
 from shoal.controller.rollouts.records import RolloutPlan, Stage, StagePlan
+from shoal.controller.rollouts.stage_members import StageMembers
 from shoal.controller.store import changes
-from shoal.controller.store.tables import device, rollout, rollout_device
-from shoal.errors import BundleError, ShoalError
-from shoal.manifest import SCHEMA
-from shoal.profile import load_profiles
-from shoal.trust import RINGS
+from shoal.controller.store.rollout_tables import rollout, rollout_device
+from shoal.controller.store.tables import device
+from shoal.errors import ShoalError
+from shoal.trust import CANDIDATE
 
 _log = logging.getLogger(__name__)
-#: Devices assigned in one transaction, which holds the write lock.
-BATCH = 200
+#: Batches of orders of one rollout in one call: then it is another rollout's turn.
+BATCHES = 10
+#: Seconds between looks for what no event tells.
+LOOK_S = 5.0
+#: Devices of one look: the rest is found at the next, at once.
+LOOKED = 500
 #: Seconds without a report after which a canceled device counts as unreachable.
 PATIENCE_S = 60.0
 _VERDICTS = {
@@ -44,7 +59,7 @@ _VERDICTS = {
     Outcome.INCONCLUSIVE: StageEvent.SILENT,
 }
 #: Counts of the gate that a stage shows.
-_COUNTS = ("devices", "succeeded", "failed", "skipped", "unseen", "disagree", "compared")
+_COUNTS = ("devices", "succeeded", "failed", "skipped", "disagree", "compared")
 _ON_FAILURE = {"pause": Event.HELD, "stop": Event.ABORTED, "rollback": Event.REVERTED}
 
 
@@ -74,58 +89,119 @@ def stalled_draft(ident: str, release: str, reason: str, *, failed: bool) -> Dra
 
 
 def step_all(ctx: Context) -> None:
-    """Advance every active rollout; one that raises an error does not stop the others."""
-    states = [state.value for state in ACTIVE]
+    """Advance every active rollout that is due; one that raises an error does not stop the others.
+
+    Reads one index when there is none.
+    """
+    states = [state.value for state in {State.CREATING, *ACTIVE}]
+    due = select(rollout.c.id).where(rollout.c.state.in_(states), rollout.c.due_at <= ctx.clock())
     with ctx.store.read() as db:
-        idents = list(db.scalars(select(rollout.c.id).where(rollout.c.state.in_(states))))
+        idents = list(db.scalars(due))
     for ident in idents:
         try:
-            with ctx.store.write() as db:
-                advance(db, ctx, ident)
+            run(ctx, ident)
         except ShoalError:
             _log.exception("rollout %s cannot advance", ident)
+            with ctx.store.write() as db:
+                later = update(rollout).where(rollout.c.id == ident)
+                db.execute(later.values(due_at=ctx.clock() + LOOK_S))
 
 
-def advance(db: Connection, ctx: Context, ident: str) -> None:
-    """Advance one rollout as far as it goes, inside a transaction."""
-    RolloutStepper(db, ctx, ident).advance()
+def run(ctx: Context, ident: str, batches: int = BATCHES) -> None:
+    """Advance one rollout as far as it goes now: a transaction for each batch of devices."""
+    for _ in range(batches):
+        with ctx.store.read() as db:
+            found = _find(db, ctx, ident)
+        with ctx.store.write() as db:
+            if found.orders.changes:
+                stage_orders.store(db, ctx, ident, found.orders)
+            if found.withdrawals:
+                revert.store(db, ctx, ident, found.withdrawals)
+            moved = RolloutStepper(db, ctx, ident).advance(found)
+        if not moved:
+            return
+
+
+class Found(NamedTuple):
+    """What a step has found without the write lock.
+
+    looked    whether it looked for what no event tells: late, unseen, joining
+    late      rows of devices past their deadline or decommissioned
+    unseen    unfinished devices that have not reported since the stage began
+    joining   device -> stage, of devices that enrolled meanwhile
+    """
+
+    orders: stage_orders.StageOrders
+    withdrawals: revert.Withdrawals | None
+    looked: bool = False
+    late: Sequence[Row[Any]] = ()
+    unseen: int = 0
+    joining: Mapping[str, str] = {}
+
+    @property
+    def more(self) -> bool:
+        """Whether there may be more of the same."""
+        return bool(self.orders.changes or self.withdrawals or self.late or self.joining)
+
+
+def _find(db: Connection, ctx: Context, ident: str) -> Found:
+    found = Found(stage_orders.prepare(db, ctx, ident), revert.prepare(db, ctx, ident))
+    whole = db.execute(select(rollout).where(rollout.c.id == ident)).one()
+    stage = stage_orders.running_stage(whole)
+    if whole.state != State.RUNNING or stage is None or ctx.clock() < whole.look_at:
+        return found
+    plan = msgspec.convert(whole.plan, RolloutPlan)
+    members = StageMembers(db, ident, stage.name, stage.started_at)
+    return found._replace(
+        looked=True,
+        late=members.late(ctx.clock() - plan.deadline_s, LOOKED),
+        unseen=members.unseen()[0],
+        joining=_late_joiners(db, whole, plan),
+    )
+
+
+def _late_joiners(db: Connection, whole: Row[Any], plan: RolloutPlan) -> dict[str, str]:
+    """Devices that enrolled since the start and fit the last stage."""
+    mine = select(rollout_device.c.device).where(rollout_device.c.rollout == whole.id)
+    fresh = select(device).where(
+        device.c.enrolled_at > whole.created_at,
+        device.c.state == "enrolled",
+        device.c.name.not_in(mine),
+    )
+    joining = {
+        row.name: stage
+        for row in db.execute(fresh)
+        if (stage := cohort.late(plan.stages, candidate(row)))
+    }
+    return dict(list(joining.items())[:LOOKED])
 
 
 def move(db: Connection, ctx: Context, ident: str, event: Event, reason: str = "") -> State:
-    """Apply `event` to a rollout: new state, reason, and its effect on orders; the new state.
+    """Apply `event` to a rollout: new state and reason; the new state.
 
+    Orders follow in steps of their own: a rollout that ends withdraws them batch by batch.
     ConflictError if the rollout's state has no such transition.
     """
     row = db.execute(select(rollout).where(rollout.c.id == ident)).one()
-    state, effect = step(State(row.state), event)
+    state = step(State(row.state), event)
     ended = {"finished_at": ctx.clock()} if state in ENDED else {}
-    changed = update(rollout).where(rollout.c.id == ident)
-    db.execute(changed.values(state=state.value, reason=reason, **ended))
+    values = {"state": state.value, "reason": reason, "due_at": 0.0, **ended}
+    db.execute(update(rollout).where(rollout.c.id == ident).values(**values))
     changes.note(db, ctx, "rollout", ident)
-    if effect in (Effect.CANCEL, Effect.REVERT):
-        revert.withdraw_orders(db, ctx, row, revert=effect is Effect.REVERT)
     return state
 
 
-def add_devices(db: Connection, ctx: Context, ident: str, stages: Mapping[str, str]) -> None:
-    """Add devices to a rollout. stages: device -> stage."""
-    rows = [
-        {
-            "rollout": ident, "device": name, "stage": stage, "state": device_states.WAITING,
-            "attempt": 0, "updated_at": ctx.clock(), "facts": {},
-        }
-        for name, stage in stages.items()
-    ]  # fmt: skip
-    if rows:
-        db.execute(rollout_device.insert(), rows)
-
-
-def retry_failed(db: Connection, ctx: Context, ident: str, stage: str) -> None:
-    """Set the failed devices of a stage back to waiting for another attempt."""
+def retry_failed(ctx: Context, ident: str, stage: str) -> None:
+    """Set the failed devices of a stage back to waiting, some in each transaction."""
     lost = rollout_device.c.state.in_(sorted(device_states.FAILURES))
     mine = (rollout_device.c.rollout == ident) & (rollout_device.c.stage == stage) & lost
-    fresh = {"state": device_states.WAITING, "cause": "", "detail": "", "updated_at": ctx.clock()}
-    db.execute(update(rollout_device).where(mine).values(**fresh))
+    fresh = {"state": device_states.WAITING, "cause": "", "detail": ""}
+    while True:
+        with ctx.store.write() as db:
+            rows = db.execute(select(rollout_device).where(mine).limit(LOOKED)).all()
+            device_rows.change(db, ctx, [device_rows.Change(row, fresh) for row in rows])
+        if len(rows) < LOOKED:
+            return
 
 
 def save_stages(db: Connection, ident: str, stages: Sequence[Stage]) -> None:
@@ -140,23 +216,8 @@ def candidate(row: Row[Any]) -> cohort.Candidate:
     return cohort.Candidate(row.name, row.site, row.profile, row.ring, row.labels)
 
 
-class MemberRow(NamedTuple):
-    """A rollout_device row joined with its device. seen: it reported since the stage began."""
-
-    row: Row[Any]
-    seen: bool
-
-    @property
-    def member(self) -> gate.Member:
-        row = self.row
-        disagree, compared = row.facts.get("disagree", 0.0), row.facts.get("compared", 0)
-        return gate.Member(
-            row.device, row.state, row.cause, row.detail, self.seen, row.online, disagree, compared
-        )
-
-
 class RolloutStepper:
-    """Advances one rollout in one transaction."""
+    """Advances one rollout in one write transaction."""
 
     def __init__(self, db: Connection, ctx: Context, ident: str) -> None:
         self.db, self.ctx, self.ident = db, ctx, ident
@@ -166,24 +227,63 @@ class RolloutStepper:
         self.stages = msgspec.convert(self.row.stages, list[Stage])
         self.state = State(self.row.state)
 
-    def advance(self) -> None:
-        """Start it if due, run its stages, settle it if it is ending."""
+    def advance(self, found: Found) -> bool:
+        """Start it if due, take in what was found, judge its stages, settle it if it is ending.
+
+        Whether anything changed, so that another step may find more.
+        """
         before = list(self.stages)
+        began = self.state
+        if self.state is State.CREATING:
+            self._move(
+                Event.ABORTED, "it was interrupted while its devices were added: start again"
+            )
         if self.state in (State.READY, State.SCHEDULED):
             self._move(Event.DUE)
         if self.state is State.RUNNING:
-            self._add_late_joiners()
-            while self._run_stage():
+            self._take_in(found)
+            while self._run_stage(found):
                 pass
-        if self.state in (State.STOPPING, State.ROLLING_BACK):
+        if self.state in revert.ENDING and self.row.cursor == revert.DONE:
             self._settle()
         if self.stages != before:
             save_stages(self.db, self.ident, self.stages)
             changes.note(self.db, self.ctx, "rollout", self.ident)
+        moved = found.more or self.state is not began
+        moved |= [s.state for s in self.stages] != [s.state for s in before]
+        self._plan_next(found, moved)
+        return moved and self.state in ACTIVE
+
+    def _plan_next(self, found: Found, moved: bool) -> None:
+        """Set when it is looked at next: at once while there may be more to do."""
+        look_at = self.row.look_at
+        if found.looked:
+            look_at = 0.0 if found.late or found.joining else self.now + LOOK_S
+        due_at = 0.0 if moved else self.now + LOOK_S
+        if not moved and self.state is State.RUNNING:
+            due_at = look_at
+        mine = update(rollout).where(rollout.c.id == self.ident)
+        self.db.execute(mine.values(look_at=look_at, due_at=due_at))
+
+    def _take_in(self, found: Found) -> None:
+        """Time out devices past their deadline, cancel decommissioned ones, add new ones."""
+        taken = []
+        for row in device_rows.unchanged(self.db, found.late):
+            values = {"state": device_states.CANCELED, "cause": "decommissioned", "detail": ""}
+            if row.enrolled == "enrolled":
+                detail = f"still {row.state} after {self.plan.deadline_s:g} s"
+                values = {
+                    "state": device_states.TIMED_OUT, "cause": "deadline", "detail": detail,
+                }  # fmt: skip
+            taken.append(device_rows.Change(row, values))
+        device_rows.change(self.db, self.ctx, taken)
+        known = device_rows.names_in(self.db, self.ident, list(found.joining))
+        joining = {name: at for name, at in found.joining.items() if name not in known}
+        device_rows.add(self.db, self.ctx, self.ident, joining)
 
     # --- one stage ----------------------------------------------------------------------------
 
-    def _run_stage(self) -> bool:
+    def _run_stage(self, found: Found) -> bool:
         """Run the first stage that is not successful; True if it is now."""
         at = next((i for i, s in enumerate(self.stages) if s.state != StageState.SUCCESSFUL), None)
         if at is None:
@@ -191,98 +291,41 @@ class RolloutStepper:
             return False
         if self.stages[at].state == StageState.SCHEDULED:
             self._move_stage(at, StageEvent.BEGAN, started_at=self.now)
-        stage, plan = self.stages[at], self.plan.stages[at]
-        release = assignments.signed_release(self.db, self.plan.release)
-        self._assign(stage, release)
-        self._expire(stage)
-        return self._judge(at, plan, release)
+        return self._judge(at, self.plan.stages[at], found)
 
-    def _assign(self, stage: Stage, release: Signed) -> None:
-        members = self._members(stage)
-        waiting = [member.row for member in members if self._is_due(member.row)]
-        due = [row for row in waiting if row.ring in _rings(release)][: self._capacity(members)]
-        outdated = self._outdated(due, release)
-        for row in due:
-            why = _why_skipped(row, release, row.device in outdated)
-            if why:
-                self._update(row, state=device_states.SKIPPED, cause=why[0], detail=why[1])
-                continue
-            number = row.attempt + 1
-            assignments.assign(
-                self.db, self.ctx, device=row.device, release=release, rollout=self.ident,
-                attempt=number, deadline_at=self.now + self.plan.deadline_s,
-            )  # fmt: skip
-            before = row.releases.get(self.row.model, "")
-            had_it = {"had_it": True} if not row.attempt and before == self.plan.release else {}
-            self._update(
-                row, state=device_states.ASSIGNED, attempt=number, cause="", detail="",
-                previous=row.previous or (before if before != self.plan.release else ""),
-                facts=row.facts | had_it | {"assigned_at": self.now},
-            )  # fmt: skip
-
-    def _outdated(self, due: Sequence[Row[Any]], release: Signed) -> set[str]:
-        """Devices whose agents do not read the release's manifest; every agent reads SCHEMA."""
-        schema = release.manifest.schema
-        if schema == SCHEMA:
-            return set()
-        names = [row.device for row in due]
-        query = select(device.c.name, device.c.facts["schemas"]).where(device.c.name.in_(names))
-        facts: list[Any] = list(self.db.execute(query))
-        return {name for name, reads in facts if not (isinstance(reads, list) and schema in reads)}
-
-    def _capacity(self, members: Sequence[MemberRow]) -> int:
-        """How many devices may be assigned now; a working device that is offline takes no place."""
-        if not self.plan.max_concurrent:
-            return BATCH
-        idle = {device_states.WAITING, *device_states.ENDED}
-        working = sum(one.row.state not in idle and one.row.online for one in members)
-        return max(0, min(BATCH, self.plan.max_concurrent - working))
-
-    def _is_due(self, row: Row[Any]) -> bool:
-        again = row.state in device_states.RETRIED and row.attempt < self.plan.max_attempts
-        return row.state == device_states.WAITING or again
-
-    def _expire(self, stage: Stage) -> None:
-        """Time out devices past their deadline; cancel decommissioned ones."""
-        for row, seen in self._members(stage):
-            if row.state in device_states.ENDED or row.state == device_states.WAITING:
-                continue
-            late = self.now > row.facts.get("assigned_at", 0) + self.plan.deadline_s
-            if row.enrolled != "enrolled":
-                self._update(row, state=device_states.CANCELED, cause="decommissioned", detail="")
-            elif late and seen:
-                detail = f"still {row.state} after {self.plan.deadline_s:g} s"
-                self._update(row, state=device_states.TIMED_OUT, cause="deadline", detail=detail)
-
-    def _judge(self, at: int, plan: StagePlan, release: Signed) -> bool:
+    def _judge(self, at: int, plan: StagePlan, found: Found) -> bool:
         stage = self.stages[at]
-        members = self._members(stage)
-        held = [
-            one
-            for one in members
-            if one.row.state == device_states.WAITING and one.row.ring not in _rings(release)
-        ]
-        judged = [one.member for one in members if one not in held]
-        expired = self.now > stage.started_at + self.plan.deadline_s
+        members = StageMembers(self.db, self.ident, stage.name, stage.started_at)
+        states = device_rows.counts(self.db, self.ident).get(stage.name, {})
+        self._save_counts(at, gate.tally(states), found)
+        held = self._held(members)
+        judged = gate.tally(_without(states, device_states.WAITING, held))
+        again = members.retried(self.plan.max_attempts)
         verdict = gate.judge(
-            judged,
+            judged._replace(failed=judged.failed - again, retrying=again),
+            members,
             threshold_pct=plan.threshold_pct,
             min_executed=plan.min_executed,
-            expired=expired,
+            expired=self.now > stage.started_at + self.plan.deadline_s,
             proven=any(earlier.succeeded for earlier in self.stages[:at]),
             max_disagree_pct=max(plan.max_disagree_pct, stage.accepted_pct),
         )
-        self._save_counts(at, [one.member for one in members])
         if held and verdict.outcome is not Outcome.FAILED:
-            if not judged or verdict.outcome is not Outcome.WAIT:
-                self._hold(self._unsigned(stage, len(held)))
+            if not judged.devices or verdict.outcome is not Outcome.WAIT:
+                self._hold(self._unsigned(stage, held))
             return False
-        return self._decide(at, verdict)
+        return self._decide(at, verdict, members)
 
-    def _decide(self, at: int, verdict: gate.Verdict) -> bool:
+    def _held(self, members: StageMembers) -> int:
+        """Waiting devices that do not accept the release's signature."""
+        role = assignments.role_of(self.db, self.plan.release)
+        return members.waiting_outside(assignments.rings(role)) if role == CANDIDATE else 0
+
+    def _decide(self, at: int, verdict: gate.Verdict, members: StageMembers) -> bool:
         if verdict.outcome is Outcome.WAIT:
             return False
-        self._move_stage(at, StageEvent.REPORTED)
+        unseen, _ = members.unseen()
+        self._move_stage(at, StageEvent.REPORTED, unseen=unseen)
         self._move_stage(at, _VERDICTS[verdict.outcome], verdict=verdict.why, finished_at=self.now)
         if verdict.outcome is Outcome.PASSED:
             return True
@@ -317,36 +360,26 @@ class RolloutStepper:
 
     def _settle(self) -> None:
         """End once every device has finished or cannot be reached."""
-        for row, _ in self._members(None):
-            unreachable = not row.online or self.now - row.updated_at > PATIENCE_S
-            if (
-                row.state not in device_states.ENDED
-                and self.state is State.STOPPING
-                and unreachable
-            ):
-                detail = "cancel sent, not confirmed"
-                self._update(row, state=device_states.CANCELED, cause="aborted", detail=detail)
-        left = [row for row, _ in self._members(None) if row.state not in device_states.ENDED]
-        if not any(row.online and self.now - row.updated_at <= self._patience() for row in left):
-            self._move(Event.SETTLED, self.row.reason)
-
-    def _patience(self) -> float:
-        return max(PATIENCE_S, self.plan.deadline_s)
-
-    def _add_late_joiners(self) -> None:
-        """Add devices that enrolled since the start and fit the last stage."""
-        mine = select(rollout_device.c.device).where(rollout_device.c.rollout == self.ident)
-        fresh = select(device).where(
-            device.c.enrolled_at > self.row.created_at,
-            device.c.state == "enrolled",
-            device.c.name.not_in(mine),
+        mine = rollout_device.c
+        left = (
+            select(rollout_device, device.c.online)
+            .join(device, device.c.name == mine.device)
+            .where(mine.rollout == self.ident, mine.state.not_in(sorted(device_states.ENDED)))
         )
-        fitting = {
-            row.name: stage
-            for row in self.db.execute(fresh)
-            if (stage := cohort.late(self.plan.stages, candidate(row)))
-        }
-        add_devices(self.db, self.ctx, self.ident, fitting)
+        reachable = device.c.online & (mine.updated_at >= self.now - PATIENCE_S)
+        if self.state is State.STOPPING:
+            lost = self.db.execute(left.where(~reachable).limit(LOOKED)).all()
+            values = {
+                "state": device_states.CANCELED, "cause": "aborted",
+                "detail": "cancel sent, not confirmed",
+            }  # fmt: skip
+            device_rows.change(self.db, self.ctx, [device_rows.Change(row, values) for row in lost])
+            if len(lost) == LOOKED:
+                return
+        patience = max(PATIENCE_S, self.plan.deadline_s)
+        waited_for = device.c.online & (mine.updated_at >= self.now - patience)
+        if self.db.execute(left.where(waited_for).limit(1)).first() is None:
+            self._move(Event.SETTLED, self.row.reason)
 
     def _move(self, event: Event, reason: str = "") -> None:
         self.state = move(self.db, self.ctx, self.ident, event, reason)
@@ -356,54 +389,14 @@ class RolloutStepper:
         after = stage_step(StageState(stage.state), event)
         self.stages[at] = msgspec.structs.replace(stage, state=after.value, **values)
 
-    def _save_counts(self, at: int, members: Sequence[gate.Member]) -> None:
-        count = gate.tally(members)
+    def _save_counts(self, at: int, count: gate.Tally, found: Found) -> None:
         counts = {name: getattr(count, name) for name in _COUNTS}
+        if found.looked:
+            counts["unseen"] = found.unseen
         self.stages[at] = msgspec.structs.replace(self.stages[at], **counts)
 
-    def _members(self, stage: Stage | None) -> list[MemberRow]:
-        wanted = [rollout_device.c.rollout == self.ident]
-        if stage is not None:
-            wanted.append(rollout_device.c.stage == stage.name)
-        query = (
-            select(
-                rollout_device,
-                device.c.ring,
-                device.c.profile,
-                device.c.releases,
-                device.c.seen_at,
-                device.c.online,
-                device.c.state.label("enrolled"),
-            )
-            .join(device, device.c.name == rollout_device.c.device)
-            .where(*wanted)
-            .order_by(rollout_device.c.device)
-        )
-        since = stage.started_at if stage is not None else 0.0
-        return [MemberRow(row, row.seen_at >= since) for row in self.db.execute(query)]
 
-    def _update(self, row: Row[Any], **values: Any) -> None:
-        mine = (rollout_device.c.rollout == self.ident) & (rollout_device.c.device == row.device)
-        self.db.execute(update(rollout_device).where(mine).values(**values, updated_at=self.now))
-
-
-def _rings(release: Signed) -> list[str]:
-    """Rings whose devices accept a release signed by its role."""
-    return [ring for ring, roles in RINGS.items() if release.role in roles]
-
-
-def _why_skipped(row: Row[Any], release: Signed, outdated: bool) -> tuple[str, str] | None:
-    """(cause, detail) why a device is skipped; None if it can run the release."""
-    if row.enrolled != "enrolled":
-        return "decommissioned", "it was decommissioned"
-    profile = load_profiles().get(row.profile)
-    if profile is not None and profile.unsupported:
-        return device_states.UNSUPPORTED, f"{row.profile}: {profile.unsupported}"
-    try:
-        release.manifest.files_for(row.profile)
-    except BundleError as error:
-        return device_states.UNSUPPORTED, error.message
-    if outdated:
-        what = f"its agent reads no manifest of schema {release.manifest.schema}"
-        return device_states.OUTDATED, f"{what}: update the agent"
-    return None
+def _without(states: Mapping[str, Count], state: str, devices: int) -> dict[str, Count]:
+    """Counts without so many devices of one state."""
+    less = states.get(state, Count()).plus(Count(1), -devices)
+    return {**states, state: less}

@@ -20,15 +20,16 @@ from shoal.controller.rollouts.machine import ENDED
 from shoal.controller.rollouts.records import Selector, Undeployment, UndeploymentDevice
 from shoal.controller.store import changes, cursors
 from shoal.controller.store.records import Page
-from shoal.controller.store.tables import (
+from shoal.controller.store.rollout_tables import (
     assignment,
-    device,
     rollout,
     undeployment,
     undeployment_device,
 )
+from shoal.controller.store.tables import device
 from shoal.errors import AbsentError, ConflictError, InputError
 from shoal.orders import REMOVE
+from shoal.trust import removal
 from shoal.wire import UpdateEvent
 
 #: States of an undeployment. SELECTING: devices are still being added.
@@ -39,7 +40,7 @@ WAITING, ORDERED, CANNOT = "WAITING", "ORDERED", "CANNOT"
 REMOVED, FAILED, GONE = "REMOVED", "FAILED", "GONE"
 OPEN = (WAITING, ORDERED, CANNOT)
 #: Devices read, and ordered, in one transaction; transactions in one call of `step_all`.
-SELECTED, BATCH, BATCHES = 500, 10, 10
+SELECTED, BATCH, BATCHES = 500, 50, 10
 _OUTDATED = "its agent does not know the order to remove a model: update the agent"
 _SELECTIONS = "name devices, select by ring, site, profile or label, or ask for all of them"
 
@@ -199,8 +200,16 @@ def _changed(db: Connection, row: Row[Any]) -> list[tuple[Row[Any], dict[str, st
     return found
 
 
-def on_event(db: Connection, ctx: Context, event: UpdateEvent) -> None:
-    """Apply a device's report about an order to remove a model, which was just stored."""
+def on_events(db: Connection, ctx: Context, events: Sequence[UpdateEvent]) -> None:
+    """Apply devices' reports about orders to remove a model, which were just stored."""
+    given = sorted({event.rollout for event in events})
+    known = set(db.scalars(select(undeployment.c.id).where(undeployment.c.id.in_(given))))
+    for event in events:
+        if event.rollout in known:
+            _on_event(db, ctx, event)
+
+
+def _on_event(db: Connection, ctx: Context, event: UpdateEvent) -> None:
     mine = undeployment_device
     this = (mine.c.undeployment == event.rollout) & (mine.c.device == event.device)
     row = db.execute(select(mine).where(this)).first()
@@ -281,11 +290,12 @@ def _order(db: Connection, ctx: Context, row: Row[Any], waiting: Sequence[Row[An
     names = [one.device for one in waiting]
     know = assignments.know_removal(db, names)
     _leave_others(db, ctx, row, names)
-    for one in waiting:
-        if one.device in know:
-            assignments.order_removal(
-                db, ctx, device=one.device, model=row.model, rollout=row.id, attempt=one.attempt + 1
-            )
+    orders = {
+        one.device: removal(row.model, rollout=row.id, attempt=one.attempt + 1)
+        for one in waiting
+        if one.device in know
+    }
+    assignments.change(db, ctx, [assignments.Change(n, row.model, o) for n, o in orders.items()])
     table, now = undeployment_device, ctx.clock()
     mine = update(table).where(table.c.undeployment == row.id)
     able = mine.where(table.c.device.in_(know))

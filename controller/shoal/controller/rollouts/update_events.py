@@ -1,55 +1,103 @@
 """Update events of devices: applied to the device's state in its rollout."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, tuple_, update
 
 from shoal.controller.fleet.records import DeviceEvent
 from shoal.controller.host.context import Context
-from shoal.controller.rollouts import device_states, undeployments
+from shoal.controller.rollouts import device_rows, device_states, undeployments
 from shoal.controller.rollouts.machine import State
 from shoal.controller.store import changes
-from shoal.controller.store.tables import device, device_event, rollout, rollout_device
+from shoal.controller.store.rollout_tables import rollout, rollout_device
+from shoal.controller.store.tables import device, device_event
 from shoal.wire import UpdateEvent
 
 #: Cause of the event that an offline bundle was imported: clears the device's error, as a
 #: successful update does.
 IMPORTED = "folder-imported"
 _LONGEST = 500
+#: Device, boot and sequence number of an event.
+Key = tuple[str, str, int]
+#: Rows that one statement names.
+_CHUNK = 250
 _BACK = frozenset({State.ROLLING_BACK.value, State.ROLLED_BACK.value})
 
 
-def apply(db: Connection, ctx: Context, event: UpdateEvent) -> None:
-    """Apply an event that was just stored.
+def apply_all(db: Connection, ctx: Context, events: Sequence[UpdateEvent]) -> dict[Key, str]:
+    """Apply events that were just stored, in order of arrival: all of a device change its row once.
 
-    Ignored if it is of another attempt, or if a later event of the same outbox is known: messages
-    may arrive out of order.
+    One is ignored if it is of another attempt, or if a later one of the same outbox was applied:
+    messages may arrive out of order.
+
+    Event -> the device's error after it, "" for none; events that say nothing of it are absent.
     """
-    if _is_outdated(db, event):
-        return
-    _note_on_device(db, ctx, event)
-    undeployments.on_event(db, ctx, event)
-    mine = (rollout_device.c.rollout == event.rollout) & (rollout_device.c.device == event.device)
-    row = db.execute(
-        select(rollout_device, rollout.c.state.label("whole"))
-        .join(rollout, rollout.c.id == rollout_device.c.rollout)
-        .where(mine)
-    ).first()
-    if row is None or row.attempt != event.attempt:
-        return
-    values = _values(row, event)
-    if device_states.follows(row.state, values["state"]):
-        facts = row.facts | {"reported": event.facts} if event.facts else row.facts
-        facts |= _shadow(event.facts)
-        db.execute(
-            update(rollout_device).where(mine).values(**values, facts=facts, updated_at=ctx.clock())
+    rows, others = _rows(db, events), []
+    errors: dict[Key, str] = {}
+    for event in events:
+        row = rows.get((event.rollout, event.device))
+        if _is_outdated(db, event) if row is None else row.is_outdated(event):
+            continue
+        if (error := _error_after(event)) is not None:
+            errors[event.device, event.boot, event.seq] = error
+        if row is None:
+            others.append(event)
+        else:
+            row.apply(event)
+    moved = [one for one in rows.values() if one.values]
+    device_rows.change(db, ctx, [device_rows.Change(one.row, one.values) for one in moved])
+    idents = sorted({one.row.rollout for one in moved})
+    device_rows.wake(db, idents)
+    changes.note_all(db, ctx, "rollout", idents)
+    undeployments.on_events(db, ctx, others)
+    return errors
+
+
+class _DeviceRow:
+    """A device's row in a rollout, and what events have made of it."""
+
+    def __init__(self, row: Row[Any]) -> None:
+        self.row, self.values = row, dict[str, Any]()
+
+    def is_outdated(self, event: UpdateEvent) -> bool:
+        """Whether a later event of the same attempt and outbox was applied."""
+        boot, seq = self._now("boot"), self._now("seq")
+        return bool(event.attempt == self.row.attempt and event.boot == boot and event.seq < seq)
+
+    def apply(self, event: UpdateEvent) -> None:
+        if event.attempt != self.row.attempt:
+            return
+        values = _values(self.row, event)
+        if not device_states.follows(self._now("state"), values["state"]):
+            return
+        facts = self._now("facts")
+        facts = facts | ({"reported": event.facts} if event.facts else {}) | _shadow(event.facts)
+        self.values |= {**values, "facts": facts, "boot": event.boot, "seq": event.seq}
+
+    def _now(self, name: str) -> Any:
+        return self.values[name] if name in self.values else getattr(self.row, name)
+
+
+def _rows(db: Connection, events: Sequence[UpdateEvent]) -> dict[tuple[str, str], _DeviceRow]:
+    """(rollout, device) -> row, for the events of rollouts."""
+    keys = sorted({(event.rollout, event.device) for event in events})
+    mine = rollout_device.c
+    found: dict[tuple[str, str], _DeviceRow] = {}
+    for start in range(0, len(keys), _CHUNK):
+        query = (
+            select(rollout_device, rollout.c.state.label("whole"), rollout.c.cursor)
+            .join(rollout, rollout.c.id == mine.rollout)
+            .where(tuple_(mine.rollout, mine.device).in_(keys[start : start + _CHUNK]))
         )
-        changes.note(db, ctx, "rollout", event.rollout)
+        found |= {(row.rollout, row.device): _DeviceRow(row) for row in db.execute(query)}
+    return found
 
 
 def _values(row: Row[Any], event: UpdateEvent) -> dict[str, Any]:
     state = device_states.reported(event.state, event.cause)
-    if row.whole in _BACK and state in device_states.SUCCESSES:
+    went_back = row.whole in _BACK and row.device <= row.cursor
+    if went_back and state in device_states.SUCCESSES:
         return {
             "state": device_states.CANCELED,
             "cause": "rollback",
@@ -68,6 +116,9 @@ def _shadow(facts: dict[str, Any]) -> dict[str, float]:
 
 
 def _is_outdated(db: Connection, event: UpdateEvent) -> bool:
+    """Whether a later event of the same outbox is stored, for one that is of no rollout."""
+    if event.state not in device_states.ENDED:
+        return True  # it says nothing of the device
     later = select(func.count()).where(
         device_event.c.device == event.device,
         device_event.c.boot == event.boot,
@@ -79,23 +130,24 @@ def _is_outdated(db: Connection, event: UpdateEvent) -> bool:
     return bool(db.scalar(later))
 
 
-def _note_on_device(db: Connection, ctx: Context, event: UpdateEvent) -> None:
-    """The device's last error: set by an update that failed, cleared by one that did not."""
+def _error_after(event: UpdateEvent) -> str | None:
+    """The device's error: set by an update that failed, cleared by one that did not; None: as is"""
     if event.state in device_states.FAILURES and event.cause != device_states.UNSUPPORTED:
-        error = error_of(event)
-    elif event.state in device_states.SUCCESSES:
-        error = ""
-    else:
+        return error_of(event)
+    return "" if event.state in device_states.SUCCESSES else None
+
+
+def note_errors(db: Connection, ctx: Context, errors: Mapping[str, str]) -> None:
+    """Set the devices' current errors; "" for none."""
+    if not errors:
         return
-    note_error(db, ctx, event.device, error)
-
-
-def note_error(db: Connection, ctx: Context, name: str, error: str) -> None:
-    """Set the device's current error; "" for none."""
-    at = ctx.clock() if error else 0.0
-    mine = device.c.name == name
-    db.execute(update(device).where(mine).values(error=error[:_LONGEST], error_at=at))
-    changes.note(db, ctx, "device", name)
+    now = ctx.clock()
+    rows = [
+        {"of_device": name, "error": error[:_LONGEST], "error_at": now if error else 0.0}
+        for name, error in errors.items()
+    ]
+    db.execute(update(device).where(device.c.name == bindparam("of_device")), rows)
+    changes.note_all(db, ctx, "device", errors)
 
 
 def error_of(event: UpdateEvent | DeviceEvent) -> str:

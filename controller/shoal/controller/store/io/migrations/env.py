@@ -2,7 +2,8 @@
 
 from alembic import context
 
-from shoal.controller.store.tables import metadata
+from shoal.controller.store import rollout_tables, tables  # noqa: F401 (their tables are in the metadata)
+from shoal.controller.store.columns import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
