@@ -155,6 +155,29 @@ def feeds(group: str, table: str) -> str:
     return "\n".join(parts)
 
 
+# ----------------------------------------------------------------------------------- estimators
+
+
+def estimators() -> str:
+    """Parameters of all estimators: those that all have, then a table for each kind of them."""
+    from shoal import estimators
+
+    common = estimators.parameters_of(estimators.Params)
+    tables = {"every estimator": common}
+    kinds: dict[type, list[str]] = {}
+    for name in estimators.trainable():
+        kinds.setdefault(estimators.ESTIMATORS[name].params, []).append(f"`{name}`")
+    for kind, names in kinds.items():
+        tables[", ".join(names)] = estimators.parameters_of(kind)[: -len(common)]
+    return "\n".join(
+        "\n".join([
+            f"### {title}", "", "| parameter and default | meaning | kind |", "|---|---|---|",
+            *(f"| `{one.example}` | {one.meaning} | {one.kind} |" for one in rows), "",
+        ])
+        for title, rows in tables.items()
+    )  # fmt: skip
+
+
 # ----------------------------------------------------------------------------------------- API
 
 
@@ -208,6 +231,7 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "agent-settings": lambda: settings("shoal.agent.host.io.config", "Settings"),
     "controller-settings": lambda: settings("shoal.controller.host.settings", "Settings"),
     "routes": routes,
+    "estimators": estimators,
     "sources": lambda: feeds("shoal.sources", "sources"),
     "sinks": lambda: feeds("shoal.sinks", "sinks"),
     "bench-sketch": lambda: measured("sketch"),

@@ -23,6 +23,7 @@ SCREENS = {
     "alerts": "/alerts",
     "models": "/models",
     "import": "/import",
+    "train": "/train",
     "release of tensors": f"/releases/{tensor_releases.MODEL}@1",
     "model": "/models/lot-codes",
     "model version": "/releases/lot-codes@1",

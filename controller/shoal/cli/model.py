@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 from rich.console import Group
 
+from shoal import estimators
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.deletion import deletion_of
+from shoal.cli.estimators import TrainCommand, list_estimators
 from shoal.cli.operation import operation_card
 from shoal.cli.options import DURATION, timeout_option
 from shoal.cli.release import release_card, retired, trained_by
@@ -93,17 +94,17 @@ def show_model(session: Session, name: str) -> None:
     )
 
 
-@model.command("train")
+@model.command("train", cls=TrainCommand)
 @click.argument("name")
 @click.option("--dataset", required=True, metavar="NAME[@N]", help="Dataset to train on.")
-@click.option("--estimator", default="", help="Estimator to fit; default: a small network.")
+@click.option("--estimator", default="", help="Estimator to fit, of the list below.")
 @click.option(
     "--task",
     type=click.Choice(["classification", "regression"]),
     help="What the label is, where its column leaves that open.",
 )
 @click.option(
-    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the estimator."
+    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter, of the list below."
 )
 @click.option("--site", "sites", multiple=True, help="Only rows of this site; may be repeated.")
 @_wait
@@ -127,7 +128,7 @@ def train(
       shoal model train defects --dataset parts --estimator logistic --param strength=0.1
       shoal model train defects --dataset parts --site north --param hidden=32,16
     """
-    body = {"dataset": dataset, "params": _typed(pairs(params, "--param"))}
+    body = {"dataset": dataset, "params": estimators.typed(pairs(params, "--param"))}
     body |= {name: value for name, value in more.items() if value}
     _finish(session, session.api.post(at("models", name, "train"), body), wait, timeout)
 
@@ -333,7 +334,7 @@ model.add_command(
 )
 
 
-for _command in (undeploy, undeployments, undeployment):
+for _command in (list_estimators, undeploy, undeployments, undeployment):
     model.add_command(_command)
 
 
@@ -350,31 +351,6 @@ def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
             raise SettingError(f"{option} {text!r}", f"write it as {option} NAME=VALUE")
         found[name] = value
     return found
-
-
-def _typed(params: dict[str, str]) -> dict[str, Any]:
-    """Values parsed as JSON where possible, else text: max_iter=200 is a number, and
-    hidden=300,300 equals hidden=[300,300]."""
-
-    def read(text: str) -> Any:
-        try:
-            return msgspec.json.decode(text)
-        except msgspec.DecodeError:
-            return _listed(text)
-
-    return {name: read(text) for name, text in params.items()}
-
-
-def _listed(text: str) -> Any:
-    """Comma-separated numbers as a list; other text unchanged.
-
-    >>> _listed("300,300"), _listed("a,b")
-    ([300, 300], 'a,b')
-    """
-    try:
-        return msgspec.json.decode(f"[{text}]") if "," in text else text
-    except msgspec.DecodeError:
-        return text
 
 
 def _upload(opened: ExitStack, path: Path) -> tuple[str, Any]:

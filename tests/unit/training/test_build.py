@@ -23,8 +23,9 @@ from shoal.controller.training.io import (
     rows,
     runtime,
 )
-from shoal.controller.training.jobs import Job, read_params
+from shoal.controller.training.jobs import Job
 from shoal.errors import DatasetError, ModelError, SettingError
+from shoal.estimators import read_params
 from shoal.profile import load_recipes
 from shoal.sketch import References
 

@@ -15,7 +15,8 @@ from shoal.controller.training.io import comparison, rows, runtime
 from shoal.controller.training.io.candidates import LIMIT_S, Judged, judge_candidates
 from shoal.controller.training.io.rows import Data
 from shoal.controller.training.io.variants import Variants
-from shoal.controller.training.jobs import Job, read_params
+from shoal.controller.training.jobs import Job
+from shoal.estimators import read_params
 
 U8S8, S8S8 = "int8-u8s8-pc", "int8-s8s8-pc"
 

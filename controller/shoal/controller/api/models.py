@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from shoal import estimators
 from shoal.controller.api.routing import (
     UPLOAD_LIMIT,
     Call,
@@ -18,6 +19,7 @@ from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, retirement, verdicts
 from shoal.controller.releases.records import Model, ModelInspection, Release
 from shoal.controller.training import imports, training
+from shoal.estimators import EstimatorFacts
 from shoal.profile import load_profiles
 
 TAG = "models"
@@ -108,6 +110,12 @@ def list_models(call: Call, query: ModelQuery) -> Listing[Model]:
 def get_model(call: Call, model: str) -> Model:
     """One model."""
     return models.get_model(call.ctx, model)
+
+
+@route("GET", "/api/v1/estimators", role="viewer", tag=TAG)
+def list_estimators(call: Call) -> Listing[EstimatorFacts]:
+    """Estimators that a training job may name, with parameters, defaults and bounds."""
+    return all_of(estimators.list_estimators())
 
 
 @route("POST", "/api/v1/models/<model>/train", role="operator", tag=TAG, status=202,

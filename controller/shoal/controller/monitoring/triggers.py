@@ -9,8 +9,8 @@ from shoal.controller.alerts import alerts
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import alert, dataset, model, operation, release
 from shoal.controller.training import training
-from shoal.controller.training.jobs import ESTIMATORS, IMPORTED
 from shoal.errors import ShoalError
+from shoal.estimators import ESTIMATORS, IMPORTED
 
 _log = logging.getLogger(__name__)
 ACTOR = "automation"

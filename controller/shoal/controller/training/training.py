@@ -12,19 +12,10 @@ from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, verdicts
 from shoal.controller.releases.records import Built, Origin, Release
-from shoal.controller.training.jobs import (
-    DEFAULT_ESTIMATORS,
-    ESTIMATORS,
-    IMPORTED,
-    Checkpoint,
-    Job,
-    ModelBuilder,
-    TensorsJob,
-    estimators_of,
-    read_params,
-)
+from shoal.controller.training.jobs import Checkpoint, Job, ModelBuilder, TensorsJob
 from shoal.controller.training.label_task import CLASSIFICATION, task_of
 from shoal.errors import DatasetError, SettingError
+from shoal.estimators import DEFAULT_ESTIMATORS, ESTIMATORS, IMPORTED, estimators_of, read_params
 from shoal.manifest import TENSORS
 from shoal.pipeline import Pipeline
 
@@ -48,7 +39,7 @@ def start_training(
 ) -> Operation:
     """Enqueue training on `dataset`, after checking the parameters.
 
-    estimator   of shoal.controller.training.jobs.ESTIMATORS; "" for the task's small network
+    estimator   of shoal.estimators; "" for the task's small network
     task        "classification" or "regression"; "" for what the estimator or the label says
     params      of the estimator; sites: train on these only
 
@@ -58,9 +49,11 @@ def start_training(
     version = datasets.get_labelled_table(ctx, dataset)
     estimator = estimator or DEFAULT_ESTIMATORS[task_of(version, task)]
     checked = read_params(estimator, complete)
-    if task not in ("", ESTIMATORS[estimator][0]):
+    if estimator == IMPORTED:
+        raise SettingError("nothing can be trained as imported", "see: shoal model import --help")
+    if task not in ("", ESTIMATORS[estimator].task):
         raise SettingError(
-            f"estimator {estimator} is for {ESTIMATORS[estimator][0]}, not for {task}",
+            f"estimator {estimator} is for {ESTIMATORS[estimator].task}, not for {task}",
             f"leave it out, or take one of: {', '.join(estimators_of(task))}",
         )
     if missing := [site for site in checked.sites if site not in version.sites]:

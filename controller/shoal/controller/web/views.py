@@ -12,6 +12,7 @@ from shoal.controller.web import (
     rollouts,
     rounds,
     session,
+    training,
     undeployments,
 )
 from shoal.controller.web.screen import blueprint
@@ -21,5 +22,5 @@ __all__ = ["SCREENS", "blueprint"]
 #: Modules that hold the screens.
 SCREENS = (
     administration, alerts, datasets, deletion, device, drift, fleet, models, rollouts, rounds,
-    session, undeployments,
+    session, training, undeployments,
 )  # fmt: skip

@@ -16,8 +16,9 @@ from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, quarantine, releases
 from shoal.controller.store.tables import federated_task, operation
 from shoal.controller.training import training
-from shoal.controller.training.jobs import ModelBuilder, TrainGraphJob, read_params
+from shoal.controller.training.jobs import ModelBuilder, TrainGraphJob
 from shoal.errors import ConflictError
+from shoal.estimators import read_params
 from shoal.manifest import TENSORS
 
 FEDERATE = "federate"

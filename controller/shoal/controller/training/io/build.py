@@ -29,15 +29,9 @@ from shoal.controller.training.io.validate import (
     robustness,
 )
 from shoal.controller.training.io.variants import Variants, build_variants
-from shoal.controller.training.jobs import (
-    ESTIMATORS,
-    ImportParams,
-    Job,
-    Params,
-    ReportProgress,
-    read_params,
-)
+from shoal.controller.training.jobs import Job, ReportProgress
 from shoal.controller.training.label_task import CLASSIFICATION, task_of
+from shoal.estimators import ESTIMATORS, ImportParams, Params, read_params
 from shoal.manifest import Feature
 from shoal.pipeline import Pipeline
 from shoal.profile import load_profiles
@@ -49,7 +43,7 @@ THRESHOLD = 0.5
 def build(job: Job, progress: ReportProgress) -> Built:
     """Run the job; DatasetError, ModelError or SettingError when it is impossible."""
     params = read_params(job.estimator, job.params)
-    task = ESTIMATORS[job.estimator][0] or _task_of_import(job, params)
+    task = ESTIMATORS[job.estimator].task or _task_of_import(job, params)
     progress(0.02, f"reading {job.dataset.ref}")
     data = rows.prepare(job, params, task)
     progress(0.05, "looking for columns that give the label away")

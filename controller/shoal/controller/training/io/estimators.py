@@ -12,8 +12,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from shoal.controller.training.io.rows import Rows
-from shoal.controller.training.jobs import Forest, Linear, Mlp, Params
 from shoal.errors import ModelError
+from shoal.estimators import Forest, Linear, Mlp, Params
 
 
 def fit(estimator: str, params: Params, rows: Rows) -> Pipeline:

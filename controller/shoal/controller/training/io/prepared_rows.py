@@ -4,8 +4,8 @@ import numpy as np
 
 from shoal import pipeline
 from shoal.controller.training.io.rows import Data, Rows
-from shoal.controller.training.jobs import ImportParams, Params
 from shoal.errors import DatasetError
+from shoal.estimators import ImportParams, Params
 from shoal.pipeline import Input, Pipeline
 from shoal.preparation import convert
 

@@ -8,8 +8,9 @@ import pandas as pd
 
 from shoal.controller.data import splits
 from shoal.controller.data.frames import features_of, in_order, names_of, read_frame
-from shoal.controller.training.jobs import Job, Params
+from shoal.controller.training.jobs import Job
 from shoal.errors import DatasetError
+from shoal.estimators import Params
 
 #: Distinct labels above which a classifier is refused.
 _MAX_LABELS = 1_000

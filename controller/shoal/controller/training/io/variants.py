@@ -11,8 +11,9 @@ from shoal.controller.training.io import (
     import_model,
 )
 from shoal.controller.training.io.rows import Data
-from shoal.controller.training.jobs import Job, Params, ReportProgress
+from shoal.controller.training.jobs import Job, ReportProgress
 from shoal.errors import ModelError
+from shoal.estimators import Params
 from shoal.profile import load_recipes
 
 
