@@ -5,8 +5,9 @@ Shapes that an ONNX file declares are often wrong, so the controller measures th
 model; what it found is signed with the release, and the device relies on it.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -16,8 +17,48 @@ from shoal.tensors import DTYPES, RANK, Array, Datatype, datatype_of, size_of
 
 #: Most inputs or outputs of a model; most elements of a default.
 MOST_TENSORS, MOST_DEFAULT = 256, 4_096
+#: Most hashes of known tokens or words.
+MOST_KNOWN = 128
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 _Length = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+_LAYOUTS = tuple(sorted(letters) for letters in ("HW", "HWC", "NHW", "NHWC"))
+
+#: What a tensor's items are, for the statistics that a device keeps of them.
+Kind = Literal["image", "audio", "tokens", "text", "numbers"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Sketched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a device looks at in the items of a tensor; see shoal.tensor_sketches.
+
+    layout    of an image: a letter for each axis of the tensor, N (items), H, W, C; "" else
+    low, high values of black and white; of audio, `high` is the largest possible value
+    padding   of tokens: the id behind the last one, which does not count
+    known     of tokens and text: hashes of the reference's most frequent ones
+    """
+
+    kind: Kind
+    layout: Annotated[str, msgspec.Meta(max_length=RANK)] = ""
+    low: float = 0.0
+    high: float = 1.0
+    padding: int | None = None
+    known: Annotated[list[int], msgspec.Meta(max_length=MOST_KNOWN)] = []
+
+    def check(self, tensor: "Tensor") -> None:
+        """ModelError unless it fits the tensor."""
+        fits = {
+            "image": sorted(self.layout) in _LAYOUTS and len(self.layout) == len(tensor.shape),
+            "audio": len(tensor.shape) > (tensor.batch is not None),
+            "tokens": tensor.datatype[:3] in ("INT", "UIN"),
+            "text": tensor.datatype == "BYTES",
+        }.get(self.kind, True)
+        is_text = tensor.datatype == "BYTES"
+        axis = self.layout.find("N")
+        fits = fits and is_text == (self.kind == "text")
+        if self.layout and tensor.batch is not None:
+            fits = fits and axis == tensor.batch
+        if not fits or not self.low < self.high or not math.isfinite(self.high - self.low):
+            raise ModelError(f"signature: {tensor.name!r} is no {self.kind} {self.layout}".rstrip())
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -26,6 +67,7 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shape     a length, or the name of a free axis
     batch     the axis that counts items; None when the tensor has none
     default   of an input that a request may leave out: its elements in order, as JSON
+    sketched  what a device looks at; None: nothing
     """
 
     name: _Name
@@ -33,6 +75,7 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shape: Annotated[list[_Length | _Name], msgspec.Meta(max_length=RANK)]
     batch: Annotated[int, msgspec.Meta(ge=0, lt=RANK)] | None = None
     default: Annotated[list[Any], msgspec.Meta(max_length=MOST_DEFAULT)] | None = None
+    sketched: Sketched | None = None
 
     @property
     def dims(self) -> list[int]:
@@ -48,6 +91,11 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """
         marked = [f"{d} (items)" if at == self.batch else str(d) for at, d in enumerate(self.shape)]
         return f"[{', '.join(marked)}]"
+
+    @property
+    def sketched_text(self) -> str:
+        """What is looked at, for a person: "image NCHW"; "" for nothing."""
+        return f"{self.sketched.kind} {self.sketched.layout}".strip() if self.sketched else ""
 
     def check(self, array: Array) -> None:
         """InputError unless `array` has this tensor's datatype and fits its shape."""
@@ -146,6 +194,8 @@ def rows_signature(input_name: str, features: int, output_name: str, columns: in
 def _check_tensor(tensor: Tensor) -> None:
     if tensor.batch is not None and tensor.batch >= len(tensor.shape):
         raise ModelError(f"signature: {tensor.name!r} has no axis {tensor.batch}")
+    if tensor.sketched is not None:
+        tensor.sketched.check(tensor)
     if tensor.default is not None:
         if -1 in tensor.dims or size_of(tensor.dims) != len(tensor.default):
             raise ModelError(f"signature: the default of {tensor.name!r} does not fit its shape")

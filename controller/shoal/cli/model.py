@@ -150,6 +150,15 @@ def train(
     "stacked along a new first axis. Without it, shapes are tried.",
 )
 @_steps
+@click.option(
+    "--input-kind",
+    "kinds",
+    multiple=True,
+    metavar="INPUT=KIND",
+    help="With --sample: what an input's items are, for drift detection: image (or image:NCHW), "
+    "audio, tokens, text, numbers, or nothing, which is not looked at. Inferred where not said; "
+    "may be repeated.",
+)
 @click.option("--labels", default="", help="Class names by output column: a,b,c.")
 @click.option(
     "--variant",
@@ -174,6 +183,7 @@ def import_(
     task: str | None,
     sample: Path | None,
     steps: Path | None,
+    kinds: tuple[str, ...],
     labels: str,
     variants: tuple[str, ...],
     pipeline: Path | None,
@@ -187,7 +197,9 @@ def import_(
     it is measured on the dataset, quantized and gated.
 
     With --task tensors: any model that onnxruntime loads, served as it is. It needs no dataset,
-    and nothing is claimed about it: no metric, no labels, no drift detection.
+    and nothing is claimed about it: no metric, no labels. With a sample of 20 items or more its
+    inputs and outputs are watched for drift: light and sharpness of images, level and spectrum of
+    audio, vocabulary of tokens and texts.
 
     \b
     Examples:
@@ -196,6 +208,7 @@ def import_(
       shoal model import ocr-lines lines.onnx --task tensors
       shoal model import ocr-lines lines.onnx --task tensors --sample lines.npz
       shoal model import ocr-lines lines.onnx --task tensors --steps steps.toml
+      shoal model import ocr-lines lines.onnx --task tensors --sample lines.npz --input-kind x=image
     """
     if not dataset and not task:
         raise SettingError(
@@ -204,6 +217,7 @@ def import_(
             "it needs no dataset, and nothing is claimed about it",
         )
     fields = {"dataset": dataset, "labels": labels, "task": task or ""}
+    fields["kinds"] = ",".join(kinds)
     if pipeline is not None:
         fields["pipeline"] = pipeline.read_bytes().decode(errors="replace")
     with ExitStack() as opened:

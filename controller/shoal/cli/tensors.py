@@ -23,6 +23,7 @@ def signature_tables(report: JsonObject) -> list[Any]:
             if (tensor.name in states)
             else ""
         )
+        more += f", sketched as {tensor.sketched_text}" if tensor.sketched else ""
         return plain(f"{tensor.datatype} {tensor.shape_text}{more}")
 
     together = {

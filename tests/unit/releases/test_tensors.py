@@ -122,7 +122,7 @@ def test_a_federated_task_cannot_begin_with_it(ctx: Context) -> None:
 
 def test_a_policy_on_drift_is_refused_for_it(ctx: Context) -> None:
     ref = tensor_releases.released(ctx)
-    with pytest.raises(ConflictError, match=f"{ref} takes tensors, and is not tested for drift"):
+    with pytest.raises(ConflictError, match=f"{ref} takes tensors, and is not trained here"):
         models.set_policy(
             ctx, actor="ana", model=tensor_releases.MODEL, retrain_on_drift=True, dataset=""
         )

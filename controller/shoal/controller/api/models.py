@@ -48,11 +48,14 @@ class Import(RequestModel, frozen=True, kw_only=True):
 
     task       "classification" or "regression" for a model of rows, "" for what the dataset's label
                says; "tensors" for any other: it needs no dataset, and nothing is claimed about it
+    kinds      of tensors with a sample, what inputs are: "x=image,y=tokens" of image, audio,
+               tokens, text, numbers, nothing; inferred where it is not said
     pipeline   JSON, from the dataset's columns to the model's inputs; docs/sources-and-sinks.md
     """
 
     dataset: str = ""
     labels: str = ""
+    kinds: str = ""
     pipeline: str = ""
     task: Literal["", "classification", "regression", "tensors"] = ""
 
@@ -138,7 +141,7 @@ def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operat
     """
     request = imports.ImportRequest(
         form.task, form.dataset, listed(form.labels), form.pipeline,
-        {name: imports.ImportFile(*file) for name, file in files.items()},
+        {name: imports.ImportFile(*file) for name, file in files.items()}, form.kinds,
     )  # fmt: skip
     return imports.start(
         call.ctx, call.services.read_facts, actor=call.by, model=model, request=request

@@ -93,7 +93,7 @@ def _check_drifts(db: Connection, newest: str) -> None:
     mine = (release.c.model == name) & (release.c.version == int(version or 0))
     if db.scalar(select(release.c.report["task"].as_string()).where(mine)) == manifest.TENSORS:
         raise ConflictError(
-            f"{newest} takes tensors, and is not tested for drift",
+            f"{newest} takes tensors, and is not trained here",
             "import it with a dataset, or retrain it yourself",
         )
 

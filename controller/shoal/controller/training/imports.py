@@ -8,9 +8,10 @@ from shoal import pipeline
 from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases.records import ModelFacts
-from shoal.controller.training import training
+from shoal.controller.training import tensor_kinds, training
 from shoal.errors import InputError
 from shoal.manifest import TENSORS, check_model
+from shoal.tensor_sketches import LEAST_ITEMS
 
 VARIANT = "variant:"
 _NO_MODELS = ("sample", "steps")
@@ -51,6 +52,7 @@ class ImportRequest(NamedTuple):
     labels    class names by output column
     pipeline  JSON of shoal.pipeline.Pipeline, "" for none
     files     "onnx", and "variant:NAME" for rows; for tensors "sample" (.npz) and "steps" (TOML)
+    kinds     of tensors, what inputs are: "x=image,y=tokens"
     """
 
     task: str
@@ -58,6 +60,7 @@ class ImportRequest(NamedTuple):
     labels: list[str]
     pipeline: str
     files: Mapping[str, ImportFile]
+    kinds: str = ""
 
 
 def start(
@@ -71,11 +74,14 @@ def start(
     """
     _check(request)
     check_model(model)
+    kinds = tensor_kinds.parse_kinds(request.kinds)
     prepared = pipeline.parse(request.pipeline.encode()) if request.pipeline else None
     for field, file in request.files.items():
         if field not in _NO_MODELS:
             steps = request.files.get("steps")
-            read_facts(file.path, called(file, field), steps=steps and steps.path)
+            facts = read_facts(file.path, called(file, field), steps=steps and steps.path)
+            if field == "onnx":
+                tensor_kinds.check_names(kinds, [one.name for one in facts.inputs])
     kept = {field: ctx.blobs.put_file(file.path).sha256 for field, file in request.files.items()}
     if request.task == TENSORS:
         return training.start_tensors_import(
@@ -85,6 +91,7 @@ def start(
             onnx=kept["onnx"],
             sample=kept.get("sample", ""),
             steps=kept.get("steps", ""),
+            kinds=kinds,
         )
     return training.start_import(
         ctx,
@@ -111,7 +118,14 @@ def _check(request: ImportRequest) -> None:
         for name in sorted(given - {"onnx", *_NO_MODELS}):
             why = _OF_ROWS.get(name, "the file is served as it is, not quantized")
             raise InputError(f"task tensors takes no {name}: {why}", "leave it out")
+        if request.kinds and "sample" not in given:
+            raise InputError(
+                "input kinds say how a sample's items are sketched, and there is no sample",
+                f"give one of {LEAST_ITEMS} items or more, or leave the kinds out",
+            )
         return
+    if request.kinds:
+        raise InputError("input kinds are for task tensors", "leave them out: columns are numbers")
     if "sample" in given:
         raise InputError("sample is for task tensors", "leave it out: rows come from the dataset")
     if "steps" in given:

@@ -9,6 +9,7 @@ import msgspec
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.releases.records import Built, ModelFacts
 from shoal.signature import Signature
+from shoal.sketch import References
 
 #: Reports progress: fraction 0 to 1, and the current step.
 ReportProgress = Callable[[float, str], None]
@@ -57,10 +58,12 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     golden    content of golden.msgpack, with the outputs of variant "fp32"
     notes     what was inferred or differs from what the file declares, a sentence each
     run_ms    one item, median; rss_mb: resident memory of the process that ran it, at most
+    references  statistics of the sample's items; of no features without a sample
     """
 
     facts: ModelFacts
     signature: Signature
+    references: References
     golden: bytes
     notes: list[str]
     run_ms: float
@@ -72,12 +75,14 @@ class TensorsJob(msgspec.Struct, frozen=True, kw_only=True):
 
     sample   .npz of the author's own inputs, stacked along a new first axis; None to try shapes
     steps    file of declared steps that become part of the model; None for none
+    kinds    what inputs are, as the author says: tensor_kinds.parse_kinds
     """
 
     model: str
     onnx: Path
     sample: Path | None = None
     steps: Path | None = None
+    kinds: dict[str, str] = {}
 
 
 class TrainGraphJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,12 +94,20 @@ def start_import(
 
 
 def start_tensors_import(
-    ctx: Context, *, actor: str, model: str, onnx: str, sample: str = "", steps: str = ""
+    ctx: Context,
+    *,
+    actor: str,
+    model: str,
+    onnx: str,
+    sample: str = "",
+    steps: str = "",
+    kinds: Mapping[str, str] | None = None,
 ) -> Operation:
     """Enqueue an import of which nothing is claimed: tensors in, tensors out, without a dataset.
 
     onnx     SHA-256 of the model's blob; sample: of a .npz with inputs, "" for none
     steps    of a file of declared steps that become part of the model; "" for none
+    kinds    what inputs are: tensor_kinds.parse_kinds
     """
     for sha256 in filter(None, (onnx, sample, steps)):
         ctx.blobs.path(sha256)
@@ -109,6 +117,7 @@ def start_tensors_import(
         "task": TENSORS, "dataset": "", "dataset_sha256": "", "estimator": IMPORTED,
         "params": {}, "trigger": "manual", "onnx": onnx, "sample": sample,
         "steps": steps,
+        "kinds": dict(kinds or {}),
     }  # fmt: skip
     return operations.enqueue(ctx, actor=actor, kind=IMPORT, subject=model, params=params)
 
@@ -178,7 +187,9 @@ def _build(
         for name in ("sample", "steps")
     }
     onnx = ctx.blobs.path(params["onnx"])
-    return builder.build_tensors(TensorsJob(model=operation.subject, onnx=onnx, **files), report)
+    kinds = params.get("kinds", {})
+    job = TensorsJob(model=operation.subject, onnx=onnx, kinds=kinds, **files)
+    return builder.build_tensors(job, report)
 
 
 def _start(

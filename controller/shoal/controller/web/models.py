@@ -58,6 +58,7 @@ def model_import_start() -> Response:
         labels=[part.strip() for part in form.get("labels", "").split(",") if part.strip()],
         pipeline="",
         files=files,
+        kinds=form.get("kinds", ""),
     )
     name = form.get("model", "").strip()
     started = imports.start(context(), read_facts(), actor=who.name, model=name, request=wanted)

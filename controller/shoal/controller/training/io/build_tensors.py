@@ -2,19 +2,23 @@
 
 from pathlib import Path
 
-import msgspec
-
 from shoal import bundle
 from shoal.controller.releases import verdicts
 from shoal.controller.releases.records import Built, TensorsReport, VariantReport
 from shoal.controller.releases.verdicts import FP32
-from shoal.controller.training.io import card, composed_model, export, inspection, zip_maps
+from shoal.controller.training.io import (
+    card,
+    composed_model,
+    export,
+    inspection,
+    reference_sketches,
+    zip_maps,
+)
 from shoal.controller.training.jobs import Inspection, ReportProgress, TensorsJob
 from shoal.controller.training.steps import declaration
 from shoal.manifest import TENSORS, File
 from shoal.pipeline import IDENTITY
 from shoal.profile import load_profiles
-from shoal.sketch import Reference, References
 
 #: Of a model without the standard's operators: any runtime loads it.
 _OLDEST_OPSET = 1
@@ -24,7 +28,7 @@ _AS_IT_IS = "a model of tensors is served as it is, not quantized"
 def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
     """Run the job; ModelError when the model cannot be run."""
     progress(0.05, "running the model to measure its tensors")
-    found = inspection.inspect(job.onnx, job.model, job.sample, steps=job.steps)
+    found = inspection.inspect(job.onnx, job.model, job.sample, steps=job.steps, kinds=job.kinds)
     progress(0.90, "judging it for each profile")
     served = _served(job)
     file = _describe(served)
@@ -32,7 +36,6 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
     judged = verdicts.judge_tensors(file.size, memory_mb, load_profiles(), _AS_IT_IS)
     fits = any(verdict.passed for verdict in judged)
     report = _report(job, found)
-    none = Reference(features=[])
     return Built(
         task=TENSORS,
         main="",
@@ -46,7 +49,7 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
         ],
         verdicts=judged,
         why_refused="" if fits else "no profile can carry it",
-        references=msgspec.json.encode(References(inputs=none, outputs=none)),
+        references=reference_sketches.to_bytes(found.references),
         golden=found.golden,
         card=card.tensors_card_of(job.model, report),
         opset=opsets.get("") or opsets.get("ai.onnx", _OLDEST_OPSET),

@@ -27,7 +27,7 @@ TENSORS_CARD = """\
 # {model}
 
 An ONNX model, imported as it is: tensors in, tensors out. Nothing is claimed about it: it was not
-measured against data, it has no labels, and there is no reference to compare its inputs with.
+measured against data, and it has no labels. {watched}
 
 {inputs}
 
@@ -48,6 +48,7 @@ def tensors_card_of(model: str, report: TensorsReport) -> str:
     facts, operators = report.facts, sorted(report.facts.operators)
     return TENSORS_CARD.format(
         model=model,
+        watched=_watched(report),
         inputs=_table(("input", "datatype and shape"), _tensors(report.inputs)),
         outputs=_table(("output", "datatype and shape"), _tensors(report.outputs)),
         steps=_steps(report),
@@ -73,6 +74,14 @@ def _steps(report: TensorsReport) -> str:
         f"\n## Steps\n\nDeclared at import, and part of the graph:\n\n{lines}\n\n"
         f"The author's file, without them, has SHA-256 `{report.steps.source_sha256}`.\n"
     )
+
+
+def _watched(report: TensorsReport) -> str:
+    tensors = [t for t in (*report.inputs, *report.outputs) if t.sketched is not None]
+    if not tensors:
+        return "There is no reference to compare its inputs with, so no drift is found."
+    names = ", ".join(f"{t.name} ({t.sketched_text})" for t in tensors)
+    return f"Devices sketch what they see, and drift is found in: {names}."
 
 
 def _tensors(tensors: Sequence[Tensor]) -> dict[str, str]:

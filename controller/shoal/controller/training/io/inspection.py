@@ -53,6 +53,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     data: dict[str, str] = {}
     sample: str = ""
+    kinds: dict[str, str] = {}
     features: int = 0
     steps: str = ""
 
@@ -89,10 +90,12 @@ def inspect(
     sample: Path | None = None,
     data: Mapping[str, Path] = {},
     steps: Path | None = None,
+    kinds: Mapping[str, str] = {},
 ) -> Inspection:
-    """Run a model of tensors: its signature, golden vectors and cost.
+    """Run a model of tensors: its signature, golden vectors, references and cost.
 
     sample   .npz: an array for each input, items along its first axis; None to make inputs up
+    kinds    what inputs are, as a person says: tensor_kinds.parse_kinds
     data     as read_facts
     steps    a file of declared steps that become part of the model; None for none
 
@@ -101,7 +104,7 @@ def inspect(
     answer = _ask(
         Request(
             verb="tensors", path=str(path), name=name, data=_named(data), sample=_text(sample),
-            steps=_text(steps),
+            steps=_text(steps), kinds=dict(kinds),
         )
     )  # fmt: skip
     assert answer.inspection is not None
@@ -277,7 +280,7 @@ def _answer(request: Request) -> Answer:
     if request.verb == "rows":
         _run_zeros(session, facts, request.features)
         return Answer(facts=facts)
-    inspection = _inspect(session, facts, name, request.sample)
+    inspection = _inspect(session, facts, request)
     return Answer(inspection=msgspec.structs.replace(inspection, notes=[*notes, *inspection.notes]))
 
 
@@ -311,17 +314,22 @@ def _run_zeros(session: Any, facts: ModelFacts, features: int) -> None:
             session.run(None, {facts.inputs[0].name: np.zeros((3, features), np.float32)})
 
 
-def _inspect(session: Any, facts: ModelFacts, name: str, sample: str) -> Inspection:
+def _inspect(session: Any, facts: ModelFacts, request: Request) -> Inspection:
+    from shoal.controller.training import tensor_references
     from shoal.controller.training.io import model_checks, samples, tensor_runs
 
-    model_checks.check_servable(facts, name)
-    items = samples.read_sample(Path(sample), facts.inputs) if sample else []
-    measured = tensor_runs.measure(session, facts, name, items)
+    model_checks.check_servable(facts, request.name)
+    items = samples.read_sample(Path(request.sample), facts.inputs) if request.sample else []
+    measured = tensor_runs.measure(session, facts, request.name, items)
+    sketching = tensor_references.sketching_of(
+        measured.signature, items, measured.answers if items else [], request.kinds
+    )
     return Inspection(
         facts=facts,
-        signature=measured.signature,
+        signature=sketching.signature,
+        references=sketching.references,
         golden=measured.golden,
-        notes=measured.notes,
+        notes=[*measured.notes, *sketching.notes],
         run_ms=measured.run_ms,
         rss_mb=_peak_mb(),
     )

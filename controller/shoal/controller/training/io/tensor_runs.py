@@ -38,12 +38,16 @@ _COUNT_BY_DATA = frozenset({"Compress", "NonMaxSuppression", "NonZero", "Unique"
 
 
 class Measured(NamedTuple):
-    """A signature, golden vectors (content of golden.msgpack), notes, and one item's run in ms."""
+    """A signature, golden vectors (content of golden.msgpack), notes, and one item's run in ms.
+
+    answers   the outputs of each item
+    """
 
     signature: Signature
     golden: bytes
     notes: list[str]
     run_ms: float
+    answers: list[dict[str, Array]]
 
 
 def measure(
@@ -82,10 +86,10 @@ def measure(
         notes.append(f"requests run one by one: {why}")
     states = [] if slow else _states(run, facts, items[0], answers[0], notes)
     signature = _signature(facts, items[0], answers[0], axes, states, notes)
-    if random:
-        answers = [{k: v for k, v in answer.items() if k not in random} for answer in answers]
-    golden = _golden(items, answers, name)
-    return Measured(signature, golden.to_bytes(), notes, _median_ms(run, items[0], slow))
+    certain = [{k: v for k, v in answer.items() if k not in random} for answer in answers]
+    golden = _golden(items, certain, name)
+    took_ms = _median_ms(run, items[0], slow)
+    return Measured(signature, golden.to_bytes(), notes, took_ms, answers)
 
 
 def compare(
