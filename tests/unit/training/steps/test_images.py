@@ -179,7 +179,7 @@ UNFIT: dict[str, tuple[list[dict[str, Any]], list[int | str], str]] = {
     ),
     "three means of grey": (
         [{"step": "image", "channels": "L"}, {"step": "normalise", "mean": [1, 2, 3]}],
-        ["N", "H", "W", 1], "the image has 1 channels",
+        ["N", "H", "W", 1], "has 1 channels",
     ),
 }  # fmt: skip
 

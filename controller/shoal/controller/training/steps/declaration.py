@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from shoal.controller.training.steps import answers, byte_blocks, image, table, text
+from shoal.controller.training.steps import answers, audio, byte_blocks, image, table, text
 from shoal.controller.training.steps.graph import OPSET
 from shoal.controller.training.steps.step import InputStep, OutputStep, Source, Step
 from shoal.errors import SettingError
@@ -37,9 +37,12 @@ _MOST = 256
 _LONGEST_LIST = 4_096
 INPUT_STEPS: Mapping[str, type[Step]] = {
     kind.tag(): kind
-    for kind in (image.Image, image.Channels, image.Resize, image.Crop, image.Pad, image.Normalise,
-                 image.Layout, image.Cast, byte_blocks.Bytes, byte_blocks.HeadTail, text.Text,
-                 text.Lower, text.Split, text.Vocabulary, text.Length, text.Mask, table.Table)
+    for kind in (
+        image.Image, image.Channels, image.Resize, image.Crop, image.Pad, image.Normalise,
+        image.Layout, image.Cast, audio.Audio, audio.Resample, audio.Frame, audio.LogMel,
+        byte_blocks.Bytes, byte_blocks.HeadTail, text.Text, text.Lower, text.Split, text.Vocabulary,
+        text.Length, text.Mask, table.Table,
+    )
 }  # fmt: skip
 OUTPUT_STEPS: Mapping[str, type[Step]] = {
     kind.tag(): kind
@@ -57,6 +60,11 @@ _IMPOSSIBLE = {
         ("wordpiece", "bpe", "sentencepiece", "tokenize", "tokenise"),
         "no ONNX operator does it: send ids from the tokeniser of the program; words of a fixed "
         "vocabulary are looked up by split and vocabulary",
+    ),
+    **dict.fromkeys(
+        ("wav", "mp3", "flac", "ogg"),
+        "decode the file in the program that sends it: for WAV, numpy.frombuffer(wave.open(path)."
+        'readframes(-1), "<i2")[None]; then begin with step = "audio"',
     ),
     "hash": "no ONNX operator does it: list the categories in a table, or hash in the program",
 }

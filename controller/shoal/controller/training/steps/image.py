@@ -226,7 +226,7 @@ class Pad(InputStep, frozen=True, kw_only=True, tag="pad"):
 
 class Normalise(InputStep, frozen=True, kw_only=True, tag="normalise"):
     """(level / divide - mean) / std in float32, in this order; mean and std have one value, or one
-    for each channel in its order."""
+    for each channel of an image in its order."""
 
     divide: Annotated[float, msgspec.Meta(gt=0, le=1e9)] = 1.0
     mean: Annotated[tuple[Finite, ...], msgspec.Meta(min_length=1, max_length=3)] = (0.0,)
@@ -238,13 +238,15 @@ class Normalise(InputStep, frozen=True, kw_only=True, tag="normalise"):
 
     def apply(self, g: Graph, value: Value) -> Value:
         """Divide, subtract, divide; what changes nothing is left out."""
-        _image(self, value)
-        channels = 1 if value.channels == "L" else 3
+        if value.datatype == "BYTES":
+            raise self.refused(value, "a text is no number")
+        channels = 3 if value.channels in ("RGB", "BGR") else 1
         for what in (self.mean, self.std):
             if len(what) not in (1, channels):
+                several = f", or {channels} in the order {value.channels}" if channels > 1 else ""
                 raise ModelError(
-                    f"steps: normalise has {len(what)} values, the image has {channels} channels",
-                    f"give one, or {channels} in the order {value.channels}",
+                    f"steps: normalise has {len(what)} values, {value} has {channels} channels",
+                    f"give one{several}",
                 )
         name = g.cast(value, "FP32").name
         if self.divide != 1:
