@@ -106,6 +106,26 @@ def test_the_console_shows_a_dataset_with_thumbnails_to_those_who_may_read_it(
     assert is_problem(controller.get("/api/v1/datasets/parts@1/thumbnails/30"), 404)
 
 
+def test_the_form_adds_a_dataset_and_shows_it(controller: ControllerApp, tmp_path: Path) -> None:
+    controller.sign_in("operator")
+    headers = {"Sec-Fetch-Site": "same-origin"}
+
+    def add(path: Path, **fields: str) -> Any:
+        form = {"name": "parts", **fields, "file": (io.BytesIO(path.read_bytes()), path.name)}
+        return controller.client.post("/datasets/add", data=form, base_url=ORIGIN, headers=headers)
+
+    path = zipped(tmp_path / "p.zip", pictures())
+    assert "Add a dataset" in page(controller, "/datasets/add")
+    controller.sign_in("operator")
+    made = add(path)
+    assert (made.status_code, made.location) == (303, "/datasets/parts@1")
+    only = zipped(tmp_path / "o.zip", {"a.png": picture()})
+    assert add(only, unlabelled="true").location == "/datasets/parts@2"
+    assert "say --unlabelled" in add(only).get_data(as_text=True)
+    controller.sign_in("viewer")
+    assert add(path).status_code == 403
+
+
 def test_the_child_that_reads_an_upload_ends_at_its_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, controller: ControllerApp
 ) -> None:

@@ -15,8 +15,11 @@ import pandas as pd
 from sklearn.datasets import load_digits
 
 import tensor_releases
+from item_files import pictures, zipped
 from shoal import bundle, manifest, outputs, topics, wire
-from shoal.controller.data import datasets
+from shoal.controller.data import adding, datasets
+from shoal.controller.data.adding import Upload
+from shoal.controller.data.io import packing
 from shoal.controller.fleet import join_tokens
 from shoal.controller.host.context import Context
 from shoal.controller.ingest import ingest
@@ -332,6 +335,10 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     table.to_csv(path, index=False)
     datasets.add_dataset(
         ctx, actor="admin", path=path, filename=path.name, name=MODEL, label="digit", site="site"
+    )
+    marks = zipped(folder / "marks.zip", pictures() | {"parts/about.md": b"Camera 2"})
+    adding.add_upload(
+        ctx, packing.pack_items, actor="admin", upload=Upload(marks, marks.name, "marks")
     )
     join_tokens.create_join_token(
         ctx, actor="admin", ca_sha256="0" * 64, site="harbour", rings=["stable"], uses=20

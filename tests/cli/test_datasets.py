@@ -1,6 +1,8 @@
 """Datasets of images by the command line: a folder is sent as it is, and what was found said."""
 
 import os
+import re
+import shlex
 import tarfile
 from pathlib import Path
 
@@ -73,3 +75,23 @@ def test_a_folder_is_a_tar_of_the_length_that_it_says_whenever_it_was_written(fo
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="has no files"):
         FolderTar(tmp_path)
+
+
+def test_the_page_of_datasets_runs_as_it_is_printed(
+    shoal: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    blocks = re.findall(r"```(python|sh|text)\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    printed = ""
+    for language, block in blocks:
+        if language == "python":
+            exec(block, {})
+        elif language == "sh":
+            _, *arguments = shlex.split(block)
+            result = shoal(*arguments)
+            assert result.exit_code == 0, result.output
+            printed = result.stdout
+        else:
+            assert printed == block
+    assert len(blocks) == 9

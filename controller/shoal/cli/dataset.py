@@ -85,6 +85,8 @@ def add(
     fields |= {"unlabelled": "true"} if unlabelled else {}
     try:
         with _opened(path) as (name, content):
+            if isinstance(content, FolderTar):
+                session.err.print(f"sending {content.count} files, {size(content.length)}")
             made = session.api.upload(at("datasets"), {"file": (name, content)}, fields, _WAIT_S)
     except OSError as error:
         raise SettingError(f"{path}: {error.strerror}") from error

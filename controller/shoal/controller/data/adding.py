@@ -19,6 +19,8 @@ from shoal.errors import AbsentError, DatasetError, SettingError
 LIMIT = 9 << 30
 #: Pixels of the longer side of a thumbnail.
 THUMBNAIL = 160
+#: Where labels of images and sounds can be said to be.
+LABEL_SOURCES = tuple(source for source in SOURCES if source != NONE)
 KINDS = (TABLE, "images", "audio", "tensors")
 #: Writes the stored form of a file: path, target, name in messages, kind, roles, arrays to drop.
 PackItems = Callable[[Path, Path, str, str, Roles, Sequence[str]], Packed]

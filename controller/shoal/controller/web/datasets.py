@@ -1,21 +1,51 @@
-"""Dataset screens: all versions; one version with its columns or contents, and thumbnails."""
+"""Dataset screens: all versions, one with contents and thumbnails, and the form for a new one."""
 
-from flask import request
+from pathlib import Path
+
+from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from shoal.controller.data import adding, datasets
+from shoal.controller.data.adding import Upload
 from shoal.controller.store.records import Page
-from shoal.controller.web.screen import blueprint, context, show
+from shoal.controller.web.screen import actor, blueprint, context, pack_items, show
 from shoal.errors import InputError
 
 #: Thumbnails on a page.
 SHOWN = 24
+_TEXTS = ("name", "kind", "label", "site", "split", "labels_from")
 
 
 @blueprint.get("/datasets")
 def dataset_list() -> str:
     """All dataset versions."""
     return show("datasets.html", datasets=datasets.list_datasets(context()))
+
+
+@blueprint.get("/datasets/add")
+def dataset_new() -> str:
+    """The form for a dataset."""
+    return show("dataset_new.html", kinds=adding.KINDS, sources=adding.LABEL_SOURCES)
+
+
+@blueprint.post("/datasets/add")
+def dataset_add() -> Response:
+    """Register the file that the form holds."""
+    who = actor("operator")
+    request.max_content_length = adding.LIMIT
+    form, file = request.form, request.files.get("file")
+    if file is None or not file.filename:  # a browser sends an empty file where none was chosen
+        raise InputError("no file was chosen", "choose one; a folder as a .zip")
+    file.stream.flush()
+    upload = Upload(
+        path=Path(file.stream.name),
+        filename=file.filename,
+        drop=[part.strip() for part in form.get("drop", "").split(",") if part.strip()],
+        unlabelled=form.get("unlabelled") == "true",
+        **{name: form.get(name, "").strip() for name in _TEXTS},
+    )
+    made = adding.add_upload(context(), pack_items(), actor=who.name, upload=upload)
+    return redirect(url_for("web.dataset_one", ref=made.ref), 303)
 
 
 @blueprint.get("/datasets/<ref>")

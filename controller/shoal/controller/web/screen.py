@@ -21,6 +21,7 @@ from werkzeug.wrappers import Response
 from shoal.controller.access import roles
 from shoal.controller.access.roles import Actor
 from shoal.controller.alerts import alerts
+from shoal.controller.data.adding import PackItems
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
 from shoal.controller.store.records import Page
@@ -57,6 +58,11 @@ def authority() -> DeviceCA:
 def read_facts() -> ReadFacts:
     """Reader of uploaded ONNX files."""
     return current_app.extensions["shoal-services"].read_facts
+
+
+def pack_items() -> PackItems:
+    """Reader of uploaded archives and arrays."""
+    return current_app.extensions["shoal-services"].pack_items
 
 
 def actor(role: str = "viewer") -> Actor:
