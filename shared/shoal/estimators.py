@@ -70,6 +70,20 @@ class Forest(Params, frozen=True, kw_only=True):
     ] = 0
 
 
+class BoostedTrees(Params, frozen=True, kw_only=True):
+    """Gradient-boosted trees (histograms, second order; Ke et al. 2017, LightGBM)."""
+
+    trees: Annotated[
+        int, Meta(ge=1, le=2_000, description="rounds of boosting: a tree each, or one a class")
+    ] = 100
+    rate: Annotated[
+        float, Meta(gt=0, le=1, description="share of each tree's answer: less needs more trees")
+    ] = 0.1
+    leaves: Annotated[int, Meta(ge=2, le=1_024, description="of a tree at most")] = 15
+    least_rows: Annotated[int, Meta(ge=1, le=100_000, description="in a leaf at least")] = 20
+    l2: Annotated[float, Meta(ge=0, description="L2 regularisation of the leaves")] = 0.0
+
+
 class ImportParams(Params, frozen=True, kw_only=True):
     """An imported model: only the split of the data is configured.
 
@@ -95,9 +109,13 @@ ESTIMATORS: dict[str, Estimator] = {
     "mlp": Estimator("classification", Mlp, "a small neural network"),
     "logistic": Estimator("classification", Linear, "logistic regression"),
     "random-forest": Estimator("classification", Forest, "a random forest; fp32 only"),
+    "boosted-trees": Estimator("classification", BoostedTrees, "gradient-boosted trees; fp32 only"),
     "mlp-regressor": Estimator("regression", Mlp, "a small neural network"),
     "ridge": Estimator("regression", Linear, "ridge regression"),
     "random-forest-regressor": Estimator("regression", Forest, "a random forest; fp32 only"),
+    "boosted-trees-regressor": Estimator(
+        "regression", BoostedTrees, "gradient-boosted trees; fp32 only"
+    ),
     IMPORTED: Estimator("", ImportParams, "a model that was trained elsewhere"),
 }
 #: Task -> the estimator that is taken when none is named.
@@ -108,7 +126,7 @@ def estimators_of(task: str) -> list[str]:
     """Names of the estimators of a task.
 
     >>> estimators_of("regression")
-    ['mlp-regressor', 'ridge', 'random-forest-regressor']
+    ['mlp-regressor', 'ridge', 'random-forest-regressor', 'boosted-trees-regressor']
     """
     return [name for name, one in ESTIMATORS.items() if one.task == task]
 

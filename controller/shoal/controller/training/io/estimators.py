@@ -11,9 +11,10 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
+from shoal.controller.training.io import boosted_trees
 from shoal.controller.training.io.rows import Rows
 from shoal.errors import ModelError
-from shoal.estimators import Forest, Linear, Mlp, Params
+from shoal.estimators import BoostedTrees, Forest, Linear, Mlp, Params
 
 
 def fit(estimator: str, params: Params, rows: Rows) -> Pipeline:
@@ -22,11 +23,14 @@ def fit(estimator: str, params: Params, rows: Rows) -> Pipeline:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the metrics and the card show it
-            return pipeline.fit(rows.x, rows.y)
+            fitted = pipeline.fit(rows.x, rows.y)
     except (ValueError, FloatingPointError, np.linalg.LinAlgError) as error:
         raise ModelError(
             f"{estimator} cannot be fitted to this data: {error}", "look at the data"
         ) from error
+    if isinstance(params, BoostedTrees):
+        boosted_trees.round_thresholds(fitted[-1])
+    return fitted
 
 
 def _steps(estimator: str, params: Params) -> list[Any]:
@@ -48,6 +52,8 @@ def _steps(estimator: str, params: Params) -> list[Any]:
             C=1 / params.strength, max_iter=params.max_iter, random_state=seed
         )
         return [scalers[params.scaler](), linear]
+    if isinstance(params, BoostedTrees):
+        return [boosted_trees.boosting(estimator, params)]
     assert isinstance(params, Forest)
     forest = RandomForestClassifier if estimator == "random-forest" else RandomForestRegressor
     return [forest(params.trees, max_depth=params.depth or None, random_state=seed)]

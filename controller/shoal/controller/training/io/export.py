@@ -1,10 +1,11 @@
 """Export a scikit-learn pipeline to ONNX with Shoal's input and output."""
 
 from onnx import ModelProto
-from skl2onnx import to_onnx
+from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.pipeline import Pipeline
 
+from shoal.controller.training.io import boosted_trees
 from shoal.controller.training.io.onnx_graph import normalise
 from shoal.errors import ModelError
 
@@ -22,8 +23,9 @@ def export(pipeline: Pipeline, features: int, columns: int) -> ModelProto:
     """
     classifier = hasattr(pipeline, "predict_proba")
     try:
-        model = to_onnx(
+        model = convert_sklearn(
             pipeline,
+            custom_conversion_functions=boosted_trees.CONVERTERS,
             initial_types=[("input", FloatTensorType([None, features]))],
             options={"zipmap": False} if classifier else None,
             target_opset={"": OPSET, "ai.onnx.ml": OPSET_ML},
