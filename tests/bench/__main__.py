@@ -13,6 +13,7 @@ NAMES = (
     "sketch",
     "inference",
     "tensors",
+    "steps",
     "peers",
     "footprint",
     "feeds",

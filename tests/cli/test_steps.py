@@ -13,6 +13,7 @@ from shoal import bundle
 from shoal.cli.steps_file import open_steps
 from shoal.controller.releases import releases
 from shoal.controller.training.steps import declaration, table
+from shoal.errors import SettingError
 from shoal.golden import GoldenTensors
 from training_steps import identity
 
@@ -163,8 +164,14 @@ def test_every_step_and_every_field_is_on_the_page() -> None:
             assert f"`{field}`" in row, f"{called}: {field}"
 
 
-def test_every_file_of_steps_on_the_page_can_be_read() -> None:
+def test_every_file_of_steps_on_the_page_can_be_read(tmp_path: Path) -> None:
     files = re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert files
+    assert len(files) > 4
+    (tmp_path / "coco.txt").write_text("person\nbicycle\ncar\n")
     for file in files:
-        assert declaration.parse(file.encode()).inputs
+        (tmp_path / "steps.toml").write_text(file)
+        sent = open_steps(tmp_path / "steps.toml")[1].read()
+        assert declaration.parse(sent).inputs
+        if "_file" in file:
+            with pytest.raises(SettingError, match="the CLI does that by itself"):
+                declaration.parse(file.encode())

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.isotonic import IsotonicRegression
 
 from shoal.errors import ModelError, SettingError
 from training_steps import answered, composed, identity, outputs
@@ -100,4 +101,38 @@ def test_a_file_of_steps_that_cannot_be_read_says_where_and_what(what: str) -> N
     declared, words = UNREADABLE[what]
     with pytest.raises(SettingError) as refused:
         composed(identity(["N", 3]), declared)
+    assert words in str(refused.value)
+
+
+def test_scores_are_calibrated_as_isotonic_regression_does() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(0.1, 0.9, 400)
+    truth = rng.uniform(size=400) < scores**2
+    fitted = IsotonicRegression(out_of_bounds="clip").fit(scores, truth)
+    step = {
+        "step": "isotonic",
+        "x": fitted.X_thresholds_.tolist(),
+        "y": fitted.y_thresholds_.tolist(),
+    }
+    sent = np.concatenate([[0, 1, np.nan, np.inf], scores]).astype(np.float32)[:, None]
+    found = answered([step], sent)["out"]
+    assert np.isnan(found[2])
+    keep = np.isfinite(sent[:, 0])
+    assert np.abs(found[keep, 0] - fitted.predict(sent[keep, 0])).max() < 1e-6
+    assert found[3] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        ([0, 1], [0, 1, 2], "x has 2 points, y 3"),
+        ([0, 0], [0, 1], "x increases"),
+        ([0, 1], [1, 0], "y does not decrease"),
+    ],
+)
+def test_points_that_are_no_calibration_are_refused(
+    x: list[float], y: list[float], words: str
+) -> None:
+    with pytest.raises(SettingError) as refused:
+        answered([{"step": "isotonic", "x": x, "y": y}], SCORES)
     assert words in str(refused.value)

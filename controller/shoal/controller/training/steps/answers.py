@@ -3,12 +3,14 @@
 from typing import Annotated
 
 import msgspec
+import numpy as np
 
 from shoal.controller.training.steps.graph import Graph, Value
 from shoal.controller.training.steps.step import OutputStep
 from shoal.errors import ModelError
 
 Axis = Annotated[int, msgspec.Meta(ge=-8, le=7)]
+Finite = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
 _FLOATS = ("FP16", "FP32", "FP64")
 #: Most class names; longest one.
 MOST_LABELS, MOST_LABEL = 1_000_000, 1_000
@@ -47,6 +49,36 @@ class Temperature(OutputStep, frozen=True, kw_only=True, tag="temperature"):
         value = _floats(self, answer)
         by = g.scalar(self.divide, value.datatype)
         return {"": value._replace(name=g.op("Div", value.name, by))}
+
+
+class Isotonic(OutputStep, frozen=True, kw_only=True, tag="isotonic"):
+    """Each score through straight lines between the points (x, y), and through the first and last y
+    beyond them: calibration as scikit-learn's IsotonicRegression(out_of_bounds="clip") has in
+    X_thresholds_ and y_thresholds_."""
+
+    x: Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=10_000)]
+    y: Annotated[list[Finite], msgspec.Meta(min_length=2, max_length=10_000)]
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise ValueError(f"x has {len(self.x)} points, y {len(self.y)}")
+        steps = zip(self.x, self.x[1:], self.y, self.y[1:], strict=False)
+        if any(a >= b or c > d for a, b, c, d in steps):
+            raise ValueError("x increases from point to point, and y does not decrease")
+
+    def apply(self, g: Graph, answer: Answer) -> Answer:
+        """The first y, and of each piece its slope times how far the score is into it; float64."""
+        value = _floats(self, answer)
+        x, y = np.array(self.x), np.array(self.y)
+        widths = np.diff(x)
+        wide = g.op("Unsqueeze", g.cast(value, "FP64").name, g.ints(-1))
+        into = g.op("Sub", wide, g.constant(x[:-1]))
+        inside = g.op("Max", g.op("Min", into, g.constant(widths)), g.scalar(0, "FP64"))
+        # A score that is NaN stays so: Max and Min keep it.
+        rises = g.op("Mul", inside, g.constant(np.diff(y) / widths))
+        total = g.op("ReduceSum", rises, g.ints(-1), keepdims=0)
+        found = Value(g.op("Add", total, g.scalar(self.y[0], "FP64")), "FP64", value.shape)
+        return {"": g.cast(found, value.datatype)}
 
 
 class Argmax(OutputStep, frozen=True, kw_only=True, tag="argmax"):
@@ -100,7 +132,7 @@ class Column(OutputStep, frozen=True, kw_only=True, tag="column"):
 class Threshold(OutputStep, frozen=True, kw_only=True, tag="threshold"):
     """Whether each score is at least `at`: bool; NaN is not."""
 
-    at: Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+    at: Finite
 
     def apply(self, g: Graph, answer: Answer) -> Answer:
         """Compare every element."""
@@ -110,7 +142,7 @@ class Threshold(OutputStep, frozen=True, kw_only=True, tag="threshold"):
 
 
 class Labels(OutputStep, frozen=True, kw_only=True, tag="labels"):
-    """Names in place of numbers, behind argmax, top-k or threshold (two names: below, above).
+    """Names in place of numbers, behind argmax, top-k, nms or threshold (two names: below, above).
     Numbers without a name give `unknown`."""
 
     labels: Annotated[list[Label], msgspec.Meta(min_length=1, max_length=MOST_LABELS)]

@@ -25,9 +25,9 @@ def compose(
     outputs or each other.
     """
     taken = _tensor_names(model)
-    g = Graph(_free_prefix(taken))
     inputs = {one.name: one for one in facts.inputs}
     outputs = {one.name: one for one in facts.outputs}
+    g = Graph(_free_prefix(taken), {one.name: _value(one) for one in facts.outputs})
     for chain in declaration.inputs:
         _check_known("input", chain.name, list(inputs), name)
         _append_input(g, chain, inputs[chain.name])
@@ -45,6 +45,7 @@ def compose(
 
 
 def _append_input(g: Graph, chain: InputChain, wanted: TensorFact) -> None:
+    g.source = chain.source
     value = chain.first.begin(g, chain.source)
     for step in chain.steps:
         value = step.apply(g, value)
@@ -59,8 +60,7 @@ def _append_output(
     fact = outputs[chain.name]
     if fact.type not in DTYPES:
         raise ModelError(f"{name}: output {fact.name!r} is {fact.type}: no step takes it")
-    shape = None if fact.shape is None else tuple(fact.shape)
-    answer = {"": Value(fact.name, fact.type, shape)}  # type: ignore[arg-type]
+    answer = {"": _value(fact)}
     for step in chain.steps:
         answer = step.apply(g, answer)
     named = []
@@ -68,6 +68,11 @@ def _append_output(
         g.into(chain.called + suffix, "Identity", value.name)
         named.append(value._replace(name=chain.called + suffix))
     return named
+
+
+def _value(fact: TensorFact) -> Value:
+    shape = None if fact.shape is None else tuple(fact.shape)
+    return Value(fact.name, fact.type, shape)  # type: ignore[arg-type]
 
 
 def _check_fits(value: Value, wanted: TensorFact) -> None:

@@ -23,7 +23,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from shoal.controller.training.steps import answers, audio, byte_blocks, image, table, text
+from shoal.controller.training.steps import (
+    answers,
+    audio,
+    byte_blocks,
+    detections,
+    image,
+    table,
+    text,
+)
 from shoal.controller.training.steps.graph import OPSET
 from shoal.controller.training.steps.step import InputStep, OutputStep, Source, Step
 from shoal.errors import SettingError
@@ -47,7 +55,8 @@ INPUT_STEPS: Mapping[str, type[Step]] = {
 OUTPUT_STEPS: Mapping[str, type[Step]] = {
     kind.tag(): kind
     for kind in (answers.Softmax, answers.Sigmoid, answers.Temperature, answers.Column,
-                 answers.Argmax, answers.TopK, answers.Threshold, answers.Labels)
+                 answers.Argmax, answers.TopK, answers.Threshold, answers.Labels,
+                 answers.Isotonic, detections.Nms)
 }  # fmt: skip
 #: Asked for often, and in no ONNX operator that onnxruntime has on a CPU.
 _IMPOSSIBLE = {
@@ -214,6 +223,12 @@ def _steps(
             if isinstance(name, str) and name in (INPUT_STEPS.keys() | OUTPUT_STEPS.keys()):
                 hint = f"it is for {'an output' if kinds is INPUT_STEPS else 'an input'}; {hint}"
             raise SettingError(f"steps: {at}: {what}", _IMPOSSIBLE.get(str(name), hint))
+        if files := [key for key in one if key.endswith("_file")]:
+            field = files[0].removesuffix("_file")
+            raise SettingError(
+                f"steps: {at}: {files[0]} names a file that was not sent",
+                f"give its entries as a list, {field} = [...]; the CLI does that by itself",
+            )
         try:
             found.append(msgspec.convert(one, kind))
         except msgspec.ValidationError as error:

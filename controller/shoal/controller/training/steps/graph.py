@@ -1,5 +1,6 @@
 """The graph that steps are translated to: nodes before and behind a model, and what goes in."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -40,15 +41,37 @@ class Value(NamedTuple):
         return f"{self.datatype} {shape}"
 
 
+class Placement(NamedTuple):
+    """Where a resized image lies in what the model reads: tensors int64 (1,), in pixels."""
+
+    height: str
+    width: str
+    new_height: str
+    new_width: str
+    top: str
+    left: str
+
+
 class Graph(Builder):
     """Nodes and constants of steps, with unique names, and the tensors that a request sends.
 
-    inputs   raw inputs by name
+    inputs       raw inputs by name
+    outputs      of the model, by name
+    source       name of the raw input whose steps are being translated
+    placements   of images that were resized, by that name; None of one that was resized in several
+                 ways, or cut
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, outputs: Mapping[str, Value]) -> None:
         super().__init__({}, {}, prefix=prefix)
         self.inputs: dict[str, Value] = {}
+        self.outputs = outputs
+        self.source = ""
+        self.placements: dict[str, Placement | None] = {}
+
+    def place(self, placement: Placement | None) -> None:
+        """Note where the image of this source lies now."""
+        self.placements[self.source] = None if self.source in self.placements else placement
 
     def take(self, name: str, datatype: Datatype, shape: Shape) -> Value:
         """The raw input `name`; several chains may begin with the same one."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
-from shoal.controller.training.steps.graph import Graph, Shape, Value
+from shoal.controller.training.steps.graph import Graph, Placement, Shape, Value
 from shoal.controller.training.steps.step import InputStep, Source
 from shoal.errors import ModelError
 from shoal.tensors import Datatype
@@ -122,10 +122,14 @@ class Resize(InputStep, frozen=True, kw_only=True, tag="resize"):
         height, width = self._sizes(g, value)
         sizes = g.op("Concat", height, width, axis=0)
         resized = _sized(value, self._resampled(g, value, sizes), *self._known(value))
+        old = g.length(value, _HEIGHT), g.length(value, _WIDTH)
         if self.fit != "letterbox":
+            g.place(Placement(*old, height, width, g.ints(0), g.ints(0)))
             return resized
         wanted = (self.height or 1, self.width or 1)
-        return _padded(g, resized, (height, width), wanted, self.fill, self.place)
+        whole, corner = _padded(g, resized, (height, width), wanted, self.fill, self.place)
+        g.place(Placement(*old, height, width, *corner))
+        return whole
 
     def _sizes(self, g: Graph, value: Value) -> tuple[str, str]:
         """Height and width of the result before padding: int64 (1,) each."""
@@ -197,7 +201,8 @@ class Crop(InputStep, frozen=True, kw_only=True, tag="crop"):
         sides = g.length(value, _HEIGHT), g.length(value, _WIDTH)
         whole = tuple(g.op("Max", side, g.ints(n)) for side, n in zip(sides, wanted, strict=True))
         free = (f"{value.name}_height", f"{value.name}_width")
-        value = _padded(g, value, sides, whole, self.fill, "center", known=free)
+        value, _ = _padded(g, value, sides, whole, self.fill, "center", known=free)
+        g.place(None)
         starts = [
             g.op("Cast", g.op("Round", g.op("Mul", _float(g, g.op("Sub", side, g.ints(n))),
                                             g.floats([0.5]))), to=7)
@@ -221,7 +226,8 @@ class Pad(InputStep, frozen=True, kw_only=True, tag="pad"):
         """Pad at the end of both sides."""
         _image(self, value)
         sides = g.length(value, _HEIGHT), g.length(value, _WIDTH)
-        return _padded(g, value, sides, (self.height, self.width), self.fill, "top-left")
+        padded, _ = _padded(g, value, sides, (self.height, self.width), self.fill, "top-left")
+        return padded
 
 
 class Normalise(InputStep, frozen=True, kw_only=True, tag="normalise"):
@@ -248,13 +254,20 @@ class Normalise(InputStep, frozen=True, kw_only=True, tag="normalise"):
                     f"steps: normalise has {len(what)} values, {value} has {channels} channels",
                     f"give one{several}",
                 )
+        # Along an axis of three, constants cost three times as much as along a whole line.
+        width = value.shape[_WIDTH] if channels > 1 and value.shape else 1
+        repeated = width if isinstance(width, int) else 1
+        mean, std = (
+            np.tile(np.array(one), (repeated, 1)) if len(one) > 1 else np.array(one)
+            for one in (self.mean, self.std)
+        )
         name = g.cast(value, "FP32").name
         if self.divide != 1:
             name = g.op("Div", name, g.floats(self.divide))
-        if any(self.mean):
-            name = g.op("Sub", name, g.floats(self.mean))
-        if any(one != 1 for one in self.std):
-            name = g.op("Div", name, g.floats(self.std))
+        if mean.any():
+            name = g.op("Sub", name, g.floats(mean))
+        if (std != 1).any():
+            name = g.op("Div", name, g.floats(std))
         return value._replace(name=name, datatype="FP32")
 
 
@@ -355,8 +368,9 @@ def _padded(
     fill: float,
     place: str,
     known: tuple[int | str, ...] = (),
-) -> Value:
-    """An image with `fill` around it, up to the wanted sides; larger ones stay as they are."""
+) -> tuple[Value, tuple[str, str]]:
+    """An image with `fill` around it, up to the wanted sides (larger ones stay as they are), and
+    the rows above and columns left of it."""
     before, after = [], []
     for side, n in zip(sides, wanted, strict=True):
         whole = g.ints(n) if isinstance(n, int) else n
@@ -368,4 +382,4 @@ def _padded(
     constant = g.scalar(fill, value.datatype)
     name = g.op("Pad", value.name, pads, constant, g.ints([_HEIGHT, _WIDTH]))
     found = known or wanted
-    return _sized(value, name, found[0], found[1])
+    return _sized(value, name, found[0], found[1]), (before[0], before[1])
