@@ -83,9 +83,18 @@ SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
         {"task": "tensors", "variant:int8-u8s8-pc": onnx_files.linear()},
         "takes no variant:int8-u8s8-pc: the file is served as it is",
     ),
-    "a sample of rows": ({"dataset": "parts", "sample": b"x"}, "sample is for task tensors"),
-    "neither": ({}, "needs a dataset to be measured on, or task tensors"),
-    "another task": ({"task": "detection"}, "form: task"),
+    "a sample of rows": ({"dataset": "parts", "sample": b"x"}, "sample is for named tensors"),
+    "neither": ({}, "needs data to be measured on, or task tensors"),
+    "another task": ({"task": "pose"}, "form: task"),
+    "settings without a task": ({"settings": "{}"}, "the import has no task"),
+    "a task of tensors with a dataset": (
+        {"task": "detection", "dataset": "parts"},
+        "takes no dataset",
+    ),
+    "settings of another task": (
+        {"task": "embedding", "settings": '{"labels": ["a"]}'},
+        "no field 'labels'",
+    ),
     "no such dataset": ({"dataset": "nowhere"}, "nowhere"),
 }
 

@@ -51,7 +51,7 @@ def test_inspect_names_what_is_no_model(shoal: Cli, tmp_path: Path) -> None:
 def test_without_dataset_and_task_it_says_what_each_is_for(shoal: Cli, model: Path) -> None:
     result = shoal("model", "import", "mine", str(model))
     assert result.exit_code == 2
-    assert "--dataset NAME for a model of rows, or --task tensors" in result.stderr
+    assert "--dataset NAME for a model of rows; for any other --task TASK" in result.stderr
 
 
 def test_any_model_becomes_a_release_that_claims_nothing(shoal: Cli, model: Path) -> None:

@@ -96,7 +96,7 @@ def test_entries_of_a_file_that_the_steps_name_are_sent(
 def test_steps_are_not_for_models_of_rows(shoal: Cli, model: Path, steps: Path) -> None:
     result = shoal("model", "import", "rows", str(model), "--dataset", "d", "--steps", str(steps))
     assert result.exit_code == 2
-    assert "steps are for task tensors" in result.stderr
+    assert "steps are for named tensors" in result.stderr
 
 
 def test_the_release_takes_pixels_and_says_what_was_declared(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Group
 
 from shoal import estimators
@@ -21,6 +22,7 @@ from shoal.cli.tensors import facts_tables
 from shoal.cli.undeploy import undeploy, undeployment, undeployments
 from shoal.cli.waiting import follow
 from shoal.errors import SettingError
+from shoal.tasks import KINDS
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _wait = click.option(
@@ -139,15 +141,22 @@ def train(
 @click.option("--dataset", default="", metavar="NAME[@N]", help="Dataset to measure it on.")
 @click.option(
     "--task",
-    type=click.Choice(["classification", "regression", "tensors"]),
-    help="classification, regression: what the dataset's label is, where its column leaves that "
-    "open. tensors: any ONNX model, without a dataset; nothing is claimed about it.",
+    type=click.Choice(list(KINDS)),
+    help="What its outputs mean. With --dataset: classification or regression, where the label's "
+    "column leaves that open. tensors: any ONNX model; nothing is claimed about it.",
 )
 @click.option(
     "--sample",
     type=_FILE,
-    help="With --task tensors: .npz of inputs to run it with, one array for each input, samples "
-    "stacked along a new first axis. Without it, shapes are tried.",
+    help="Without --dataset: .npz of inputs to run it with, one array for each input, items "
+    'stacked along a new first axis; it is measured on the array "label". Without it, shapes are '
+    "tried, and nothing is measured.",
+)
+@click.option(
+    "--task-settings",
+    "settings",
+    type=_FILE,
+    help="JSON of what a task needs beside labels, such as which output; docs/models/tasks.md.",
 )
 @_steps
 @click.option(
@@ -159,7 +168,12 @@ def train(
     "audio, tokens, text, numbers, or nothing, which is not looked at. Inferred where not said; "
     "may be repeated.",
 )
-@click.option("--labels", default="", help="Class names by output column: a,b,c.")
+@click.option(
+    "--labels",
+    default="",
+    metavar="A,B,...|FILE",
+    help="Labels by place in the output: a,b,c, or a file of one a line.",
+)
 @click.option(
     "--variant",
     "variants",
@@ -182,6 +196,7 @@ def import_(
     dataset: str,
     task: str | None,
     sample: Path | None,
+    settings: Path | None,
     steps: Path | None,
     kinds: tuple[str, ...],
     labels: str,
@@ -196,15 +211,18 @@ def import_(
     the dataset's feature columns, and gives one float32 output (rows, classes) of probabilities;
     it is measured on the dataset, quantized and gated.
 
-    With --task tensors: any model that onnxruntime loads, served as it is. It needs no dataset,
-    and nothing is claimed about it: no metric, no labels. With a sample of 20 items or more its
-    inputs and outputs are watched for drift: light and sharpness of images, level and spectrum of
-    audio, vocabulary of tokens and texts.
+    Without --dataset: any model that onnxruntime loads, with its tensors by name. --task says what
+    its outputs mean, and it is measured on the labels of --sample. With --task tensors nothing is
+    claimed about it: no metric, no labels. With a sample of 20 items or more its inputs and outputs
+    are watched for drift: light and sharpness of images, level and spectrum of audio, vocabulary of
+    tokens and texts.
 
     \b
     Examples:
       shoal model inspect mine.onnx
       shoal model import lot-codes mine.onnx --dataset stamps@1
+      shoal model import digits cnn.onnx --task classification --sample d.npz --labels names.txt
+      shoal model import faces embed.onnx --task embedding --sample faces.npz
       shoal model import ocr-lines lines.onnx --task tensors
       shoal model import ocr-lines lines.onnx --task tensors --sample lines.npz
       shoal model import ocr-lines lines.onnx --task tensors --steps steps.toml
@@ -213,11 +231,13 @@ def import_(
     if not dataset and not task:
         raise SettingError(
             f"nothing to measure {file.name} on",
-            "add --dataset NAME for a model of rows, or --task tensors for any other: "
-            "it needs no dataset, and nothing is claimed about it",
+            "add --dataset NAME for a model of rows; for any other --task TASK with --sample "
+            "FILE.npz, or --task tensors: nothing is claimed about it",
         )
-    fields = {"dataset": dataset, "labels": labels, "task": task or ""}
+    fields = {"dataset": dataset, "labels": _labels(labels), "task": task or ""}
     fields["kinds"] = ",".join(kinds)
+    if settings is not None:
+        fields["settings"] = settings.read_bytes().decode(errors="replace")
     if pipeline is not None:
         fields["pipeline"] = pipeline.read_bytes().decode(errors="replace")
     with ExitStack() as opened:
@@ -365,6 +385,19 @@ def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
             raise SettingError(f"{option} {text!r}", f"write it as {option} NAME=VALUE")
         found[name] = value
     return found
+
+
+def _labels(text: str) -> str:
+    """Labels for the API: those of a file, one a line, as JSON; others as they are."""
+    path = Path(text)
+    try:
+        if not text or not path.is_file():
+            return text
+        lines = path.read_text().split("\n")
+    except (OSError, UnicodeDecodeError, ValueError):
+        return text
+    lines = lines[:-1] if lines[-1] == "" else lines
+    return msgspec.json.encode([line.removesuffix("\r") for line in lines]).decode()
 
 
 def _upload(opened: ExitStack, path: Path) -> tuple[str, Any]:

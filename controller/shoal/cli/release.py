@@ -168,7 +168,7 @@ def release_card(found: JsonObject) -> Group:
         "retired": retired,
         "override": "override",
         "task": "task",
-        "nothing is claimed": lambda r: _UNCLAIMED if tensors else "",
+        "nothing is claimed": lambda r: _UNCLAIMED if tensors and not tensors.get("task") else "",
         "dataset": "dataset",
         "data sha256": "dataset_sha256",
         "estimator": "estimator",

@@ -41,11 +41,39 @@ def signature_tables(report: JsonObject) -> list[Any]:
         "batching": lambda r: together[r["together"]],
         "notes": lambda r: "\n".join(f"- {plain(note)}" for note in r["notes"]),
     }
+    if claimed := report.get("task"):
+        parts += ["", _claims(claimed)]
     if declared := report.get("steps"):
         lines = msgspec.convert(declared, DeclaredSteps).lines
         measured["steps"] = lambda r: "\n".join(f"- {plain(line)}" for line in lines)
         measured["author's file"] = lambda r: f"SHA-256 {declared['source_sha256']}"
     return [*parts, "", card(report, measured)]
+
+
+def _claims(claimed: JsonObject) -> Any:
+    """What the outputs mean, and how it was measured."""
+    meaning = claimed["meaning"]
+    fields = {name: value for name, value in meaning.items() if name != "task"}
+    measured = f"on {claimed['items']} of {claimed['given']} items"
+    columns: Columns = {
+        f"task {meaning['task']}": lambda c: "\n".join(
+            f"{plain(name)}: {_short(value)}" for name, value in fields.items()
+        ),
+        "measured": lambda c: measured if c["metrics"] else "[yellow]no[/yellow]",
+        "notes on it": lambda c: "\n".join(f"- {plain(note)}" for note in c["notes"]),
+    }
+    return card(claimed, columns)
+
+
+def _short(value: Any) -> str:
+    """
+    >>> _short(["a"] * 30)[-11:], _short(0.5)
+    ('and 10 more', '0.5')
+    """
+    if not isinstance(value, list):
+        return plain(str(value))
+    more = f" and {len(value) - 20} more" if len(value) > 20 else ""
+    return plain(", ".join(map(str, value[:20]))) + more
 
 
 def facts_tables(inspection: JsonObject) -> list[Any]:

@@ -19,8 +19,10 @@ from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, retirement, verdicts
 from shoal.controller.releases.records import Model, ModelInspection, Release
 from shoal.controller.training import imports, training
+from shoal.errors import InputError
 from shoal.estimators import EstimatorFacts
 from shoal.profile import load_profiles
+from shoal.validation_errors import decode_errors_as
 
 TAG = "models"
 OPERATION = "/api/v1/operations/{id}"
@@ -44,10 +46,12 @@ class Training(RequestModel, frozen=True, kw_only=True):
 
 
 class Import(RequestModel, frozen=True, kw_only=True):
-    """An import, validated on `dataset`. labels: class names by output column, comma-separated.
+    """An import. labels: class names by output column, comma-separated, or a JSON array.
 
-    task       "classification" or "regression" for a model of rows, "" for what the dataset's label
-               says; "tensors" for any other: it needs no dataset, and nothing is claimed about it
+    dataset    of a model of rows, which is measured on it; "" for one of named tensors
+    task       "classification" or "regression" of rows, "" for what the dataset's label says; any
+               for named tensors, measured on the sample's label; "tensors": nothing is claimed
+    settings   JSON of other fields of a task for named tensors; docs/models/tasks.md
     kinds      of tensors with a sample, what inputs are: "x=image,y=tokens" of image, audio,
                tokens, text, numbers, nothing; inferred where it is not said
     pipeline   JSON, from the dataset's columns to the model's inputs; docs/sources-and-sinks.md
@@ -57,7 +61,11 @@ class Import(RequestModel, frozen=True, kw_only=True):
     labels: str = ""
     kinds: str = ""
     pipeline: str = ""
-    task: Literal["", "classification", "regression", "tensors"] = ""
+    settings: str = ""
+    task: Literal[
+        "", "classification", "multi-label", "regression", "anomaly", "embedding", "detection",
+        "segmentation", "sequence", "tensors",
+    ] = ""  # fmt: skip
 
 
 class Inspecting(RequestModel, frozen=True, kw_only=True):
@@ -132,16 +140,17 @@ def train(call: Call, model: str, body: Training) -> Operation:
 @route("POST", "/api/v1/models/<model>/import", role="operator", tag=TAG, status=202,
        location=OPERATION, limit=UPLOAD_LIMIT,
        files={"onnx": "the model", "variant:*": "your own file for that variant",
-              "sample?": "task tensors: .npz of inputs, stacked on a first axis",
-              "steps?": "task tensors: TOML or JSON, made part of the graph"})  # fmt: skip
+              "sample?": "named tensors: .npz of inputs, stacked on a first axis, and label",
+              "steps?": "named tensors: TOML or JSON, made part of the graph"})  # fmt: skip
 def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operation:
     """Import ONNX files as the next release of a model.
 
     A file that cannot be imported is refused at once; the rest is measured in the operation.
     """
     request = imports.ImportRequest(
-        form.task, form.dataset, listed(form.labels), form.pipeline,
+        form.task, form.dataset, _labels(form.labels), form.pipeline,
         {name: imports.ImportFile(*file) for name, file in files.items()}, form.kinds,
+        form.settings,
     )  # fmt: skip
     return imports.start(
         call.ctx, call.services.read_facts, actor=call.by, model=model, request=request
@@ -214,3 +223,15 @@ def unretire_model(call: Call, model: str) -> Model:
     """Take a retired model back."""
     retirement.unretire_model(call.ctx, actor=call.by, name=model)
     return models.get_model(call.ctx, model)
+
+
+def _labels(text: str) -> list[str]:
+    """A JSON array as it is, which commas and blanks may be part of; or names between commas.
+
+    >>> _labels("a, b"), _labels('["a, b", " "]')
+    (['a', 'b'], ['a, b', ' '])
+    """
+    if not text.lstrip().startswith("["):
+        return listed(text)
+    with decode_errors_as(lambda cause: InputError(f"labels: {cause}", "a JSON array of texts")):
+        return msgspec.json.decode(text, type=list[str])

@@ -91,7 +91,8 @@ _TABLE = model
 def _check_drifts(db: Connection, newest: str) -> None:
     name, _, version = newest.rpartition("@")
     mine = (release.c.model == name) & (release.c.version == int(version or 0))
-    if db.scalar(select(release.c.report["task"].as_string()).where(mine)) == manifest.TENSORS:
+    report = db.scalar(select(release.c.report).where(mine))
+    if report is not None and report.get("tensors"):
         raise ConflictError(
             f"{newest} takes tensors, and is not trained here",
             "import it with a dataset, or retrain it yourself",

@@ -11,6 +11,7 @@ from shoal.manifest import DeclaredSteps, Feature
 from shoal.pipeline import Pipeline
 from shoal.signature import Signature as TensorSignature
 from shoal.signature import State, Tensor
+from shoal.tasks import Task
 
 
 class Contributor(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,12 +116,33 @@ class ModelFacts(Record, frozen=True, kw_only=True):
     memory_mb: float
 
 
+class TaskReport(Record, frozen=True, kw_only=True):
+    """What a model of tensors claims, and how far that is true.
+
+    meaning    the task
+    metrics    on items whose answer is known; empty where there were none
+    main       the metric that is judged, where more is better
+    items      that were measured, of so many `given`
+    guessing   why it is no better than guessing; "" if it is, or if that cannot be told
+    notes      what was taken from the outputs, left out, or not measured, a sentence each
+    """
+
+    meaning: Task
+    metrics: dict[str, float] = {}
+    main: str = ""
+    items: int = 0
+    given: int = 0
+    guessing: str = ""
+    notes: list[str] = []
+
+
 class TensorsReport(Record, frozen=True, kw_only=True):
     """What the controller measured by running a model of tensors: its signature, and how it ran.
 
     notes     what it found otherwise than declared, or could not find out
     run_ms    of one item on the controller; rss_mb: resident memory of the process that ran it
     steps     declared pre- and post-processing that is part of its graph; None without
+    task      what is claimed; None where nothing is
     """
 
     inputs: list[Tensor]
@@ -133,6 +155,7 @@ class TensorsReport(Record, frozen=True, kw_only=True):
     run_ms: float
     rss_mb: float
     steps: DeclaredSteps | None = None
+    task: TaskReport | None = None
 
 
 class ModelInspection(Record, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from shoal.controller.store.tables import release
 from shoal.errors import AbsentError, ConflictError
 from shoal.manifest import SCHEMA, TENSORS_SCHEMA, FederatedOrigin, File, Manifest, Variant
 from shoal.profile import load_profiles
+from shoal.tasks import Task
 from shoal.trust import CANDIDATE, RELEASE
 
 VALIDATED, REFUSED, SIGNED_CANDIDATE, RELEASED = "validated", "refused", "candidate", "released"
@@ -231,7 +232,7 @@ def _manifest(
         input="input" if rows else "",
         output="output" if rows else "",
         features=built.features,
-        labels=built.labels,
+        labels=built.labels if rows else [],
         variants=[
             Variant(name=v.name, file=files[f"{v.name}.onnx"], metrics=v.metrics)
             for v in built.variants
@@ -252,7 +253,14 @@ def _manifest(
         taught=_federated_origin(operation),
         signature=msgspec.UNSET if built.signature is None else built.signature,
         steps=(built.tensors and built.tensors.steps) or msgspec.UNSET,
+        meaning=_meaning(built),
     )
+
+
+def _meaning(built: Built) -> Task | msgspec.UnsetType:
+    if built.tensors is None or built.tensors.task is None:
+        return msgspec.UNSET
+    return built.tensors.task.meaning
 
 
 def _federated_origin(operation: Operation) -> FederatedOrigin | None:

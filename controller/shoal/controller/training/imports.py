@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from shoal import pipeline
 from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases.records import ModelFacts
-from shoal.controller.training import tensor_kinds, training
-from shoal.errors import InputError
+from shoal.controller.training import task_declaration, tensor_kinds, training
+from shoal.controller.training.jobs import TaskDeclaration
+from shoal.errors import InputError, SettingError
 from shoal.manifest import TENSORS, check_model
+from shoal.tasks import KINDS
 from shoal.tensor_sketches import LEAST_ITEMS
+from shoal.validation_errors import decode_errors_as
 
 VARIANT = "variant:"
 _NO_MODELS = ("sample", "steps")
@@ -19,8 +24,16 @@ _NO_MODELS = ("sample", "steps")
 _OF_ROWS = {
     "dataset": "nothing is measured against data",
     "labels": "its outputs are tensors, not classes",
+    "settings": "nothing is claimed about it",
     "pipeline": "its inputs are tensors, not columns",
 }
+#: What an import of another task, for named tensors, does not take.
+_OF_TABLES = {
+    "dataset": "its labels are those of the sample",
+    "pipeline": "its inputs are tensors, not columns",
+}
+#: Tasks that a model of rows can have too, which needs a dataset.
+_ROWS_TASKS = ("", "classification", "regression")
 
 
 class ReadFacts(Protocol):
@@ -48,8 +61,10 @@ class ImportRequest(NamedTuple):
     """What a person gives.
 
     task      "classification" or "regression" for a model of rows, "" for what its dataset's label
-              says; "tensors" for any other model
+              says; any of shoal.tasks.KINDS for named tensors, which have a sample in place of the
+              dataset; "tensors": nothing is claimed
     labels    class names by output column
+    settings  JSON of other fields of the task, "" for none
     pipeline  JSON of shoal.pipeline.Pipeline, "" for none
     files     "onnx", and "variant:NAME" for rows; for tensors "sample" (.npz) and "steps" (TOML)
     kinds     of tensors, what inputs are: "x=image,y=tokens"
@@ -61,6 +76,13 @@ class ImportRequest(NamedTuple):
     pipeline: str
     files: Mapping[str, ImportFile]
     kinds: str = ""
+    settings: str = ""
+
+    @property
+    def of_rows(self) -> bool:
+        """Whether it is of a model of rows, and not of named tensors."""
+        named = "sample" in self.files or self.settings
+        return self.task in _ROWS_TASKS and not (named and self.task and not self.dataset)
 
 
 def start(
@@ -76,6 +98,7 @@ def start(
     check_model(model)
     kinds = tensor_kinds.parse_kinds(request.kinds)
     prepared = pipeline.parse(request.pipeline.encode()) if request.pipeline else None
+    declared = _declared(request)
     for field, file in request.files.items():
         if field not in _NO_MODELS:
             steps = request.files.get("steps")
@@ -83,7 +106,7 @@ def start(
             if field == "onnx":
                 tensor_kinds.check_names(kinds, [one.name for one in facts.inputs])
     kept = {field: ctx.blobs.put_file(file.path).sha256 for field, file in request.files.items()}
-    if request.task == TENSORS:
+    if not request.of_rows:
         return training.start_tensors_import(
             ctx,
             actor=actor,
@@ -92,6 +115,7 @@ def start(
             sample=kept.get("sample", ""),
             steps=kept.get("steps", ""),
             kinds=kinds,
+            declared=declared,
         )
     return training.start_import(
         ctx,
@@ -112,12 +136,27 @@ def called(file: ImportFile, field: str) -> str:
     return name if name and name.isprintable() else field
 
 
+def _declared(request: ImportRequest) -> TaskDeclaration | None:
+    """What is claimed of named tensors; None for rows, and where nothing is."""
+    if request.of_rows or request.task == TENSORS:
+        return None
+    settings: dict[str, Any] = {}
+    if request.settings:
+        with decode_errors_as(lambda cause: SettingError(f"settings of the task: {cause}")):
+            settings = msgspec.json.decode(request.settings, type=dict[str, Any])
+    settings_of = {name: value for name, value in settings.items() if name != "task"}
+    task_declaration.check_words(request.task, settings, request.labels)
+    return TaskDeclaration(word=request.task, settings=settings_of, labels=request.labels)
+
+
 def _check(request: ImportRequest) -> None:
     given = {name for name in _OF_ROWS if getattr(request, name)} | set(request.files)
-    if request.task == TENSORS:
-        for name in sorted(given - {"onnx", *_NO_MODELS}):
-            why = _OF_ROWS.get(name, "the file is served as it is, not quantized")
-            raise InputError(f"task tensors takes no {name}: {why}", "leave it out")
+    if not request.of_rows:
+        refused = _OF_ROWS if request.task == TENSORS else _OF_TABLES
+        taken = {"onnx", *_NO_MODELS, *(_OF_ROWS.keys() - refused.keys())}
+        for name in sorted(given - taken):
+            why = refused.get(name, "the file is served as it is, not quantized")
+            raise InputError(f"task {request.task} takes no {name}: {why}", "leave it out")
         if request.kinds and "sample" not in given:
             raise InputError(
                 "input kinds say how a sample's items are sketched, and there is no sample",
@@ -125,16 +164,21 @@ def _check(request: ImportRequest) -> None:
             )
         return
     if request.kinds:
-        raise InputError("input kinds are for task tensors", "leave them out: columns are numbers")
-    if "sample" in given:
-        raise InputError("sample is for task tensors", "leave it out: rows come from the dataset")
-    if "steps" in given:
+        raise InputError("input kinds are for named tensors", "leave them out: columns are numbers")
+    if "dataset" in given:
+        for name in sorted(given & {"settings", *_NO_MODELS}):
+            verb = "is" if name == "sample" else "are"
+            raise InputError(
+                f"{name} {verb} for named tensors, a dataset for rows",
+                "leave one of them out: rows come from the dataset, and a pipeline prepares them",
+            )
+        return
+    if given & {"settings", *_NO_MODELS} and not request.task:
         raise InputError(
-            "steps are for task tensors", "choose it, or prepare rows with a pipeline instead"
+            "the import has no task", f"say which: task {', '.join(KINDS)}; tensors claims nothing"
         )
-    if "dataset" not in given:
-        raise InputError(
-            "an import needs a dataset to be measured on, or task tensors",
-            "name a dataset; or choose task tensors, which takes any ONNX model and claims "
-            "nothing about it",
-        )
+    raise InputError(
+        "an import needs data to be measured on, or task tensors",
+        "name a dataset for a model of rows; give a sample with an array label for one of named "
+        "tensors; or choose task tensors, which takes any ONNX model and claims nothing about it",
+    )

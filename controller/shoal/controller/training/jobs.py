@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from shoal.controller.data.records import DatasetVersion
-from shoal.controller.releases.records import Built, ModelFacts
+from shoal.controller.releases.records import Built, ModelFacts, TaskReport
 from shoal.signature import Signature
 from shoal.sketch import References
 
@@ -52,6 +52,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint | None = None
 
 
+class TaskDeclaration(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person claims of a model of tensors.
+
+    word       of the task; settings: fields of it (shoal.tasks), others follow from the outputs
+    labels     of it by index, or its alphabet; empty where the settings have them
+    """
+
+    word: str
+    settings: dict[str, Any] = {}
+    labels: list[str] = []
+
+
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """What running a model of tensors has shown.
 
@@ -59,6 +71,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     notes     what was inferred or differs from what the file declares, a sentence each
     run_ms    one item, median; rss_mb: resident memory of the process that ran it, at most
     references  statistics of the sample's items; of no features without a sample
+    task      what was claimed and measured; None where nothing was
     """
 
     facts: ModelFacts
@@ -68,14 +81,16 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     run_ms: float
     rss_mb: float
+    task: TaskReport | None = None
 
 
 class TensorsJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that builds a release of an ONNX file of which nothing is claimed.
+    """A job that builds a release of an ONNX file with named tensors.
 
     sample   .npz of the author's own inputs, stacked along a new first axis; None to try shapes
     steps    file of declared steps that become part of the model; None for none
     kinds    what inputs are, as the author says: tensor_kinds.parse_kinds
+    declared what is claimed of it; None for nothing
     """
 
     model: str
@@ -83,6 +98,7 @@ class TensorsJob(msgspec.Struct, frozen=True, kw_only=True):
     sample: Path | None = None
     steps: Path | None = None
     kinds: dict[str, str] = {}
+    declared: TaskDeclaration | None = None
 
 
 class TrainGraphJob(msgspec.Struct, frozen=True, kw_only=True):

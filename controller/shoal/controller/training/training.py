@@ -12,7 +12,13 @@ from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, verdicts
 from shoal.controller.releases.records import Built, Origin, Release
-from shoal.controller.training.jobs import Checkpoint, Job, ModelBuilder, TensorsJob
+from shoal.controller.training.jobs import (
+    Checkpoint,
+    Job,
+    ModelBuilder,
+    TaskDeclaration,
+    TensorsJob,
+)
 from shoal.controller.training.label_task import CLASSIFICATION, task_of
 from shoal.errors import DatasetError, SettingError
 from shoal.estimators import DEFAULT_ESTIMATORS, ESTIMATORS, IMPORTED, estimators_of, read_params
@@ -102,12 +108,14 @@ def start_tensors_import(
     sample: str = "",
     steps: str = "",
     kinds: Mapping[str, str] | None = None,
+    declared: TaskDeclaration | None = None,
 ) -> Operation:
-    """Enqueue an import of which nothing is claimed: tensors in, tensors out, without a dataset.
+    """Enqueue an import of a model with named tensors, without a dataset.
 
     onnx     SHA-256 of the model's blob; sample: of a .npz with inputs, "" for none
     steps    of a file of declared steps that become part of the model; "" for none
     kinds    what inputs are: tensor_kinds.parse_kinds
+    declared what is claimed of it; None for nothing: tensors in, tensors out
     """
     for sha256 in filter(None, (onnx, sample, steps)):
         ctx.blobs.path(sha256)
@@ -116,8 +124,7 @@ def start_tensors_import(
     params = {
         "task": TENSORS, "dataset": "", "dataset_sha256": "", "estimator": IMPORTED,
         "params": {}, "trigger": "manual", "onnx": onnx, "sample": sample,
-        "steps": steps,
-        "kinds": dict(kinds or {}),
+        "steps": steps, "kinds": dict(kinds or {}), "declared": msgspec.to_builtins(declared),
     }  # fmt: skip
     return operations.enqueue(ctx, actor=actor, kind=IMPORT, subject=model, params=params)
 
@@ -187,8 +194,14 @@ def _build(
         for name in ("sample", "steps")
     }
     onnx = ctx.blobs.path(params["onnx"])
-    kinds = params.get("kinds", {})
-    job = TensorsJob(model=operation.subject, onnx=onnx, kinds=kinds, **files)
+    declared = params.get("declared")
+    job = TensorsJob(
+        model=operation.subject,
+        onnx=onnx,
+        kinds=params.get("kinds", {}),
+        declared=None if declared is None else msgspec.convert(declared, TaskDeclaration),
+        **files,
+    )
     return builder.build_tensors(job, report)
 
 

@@ -19,7 +19,6 @@ from shoal.controller.training import training
 from shoal.controller.training.jobs import ModelBuilder, TrainGraphJob
 from shoal.errors import ConflictError
 from shoal.estimators import read_params
-from shoal.manifest import TENSORS
 
 FEDERATE = "federate"
 _ORPHANED_S, _ORPHANED = 60.0, "the controller was killed while it was planned; plan it again"
@@ -118,7 +117,7 @@ def _resolve(ctx: Context, task_plan: TaskPlan) -> TaskPlan:
     if task_plan.release:
         release = releases.get_release(ctx, task_plan.release)
         quarantine.check(release)
-        if release.task == TENSORS:
+        if release.tensors is not None:
             raise ConflictError(
                 f"{release.ref} takes tensors, rounds need rows",
                 "start from a release that was trained, or imported with a dataset",

@@ -1,4 +1,4 @@
-"""Build a release of tensors: measured by running it, judged by size, nothing claimed about it."""
+"""Build a release of tensors: measured by running it, judged by size, and by its task."""
 
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from shoal.controller.training.steps import declaration
 from shoal.manifest import TENSORS, File
 from shoal.pipeline import IDENTITY
 from shoal.profile import load_profiles
+from shoal.tasks import labels_of
 
 #: Of a model without the standard's operators: any runtime loads it.
 _OLDEST_OPSET = 1
@@ -28,27 +29,36 @@ _AS_IT_IS = "a model of tensors is served as it is, not quantized"
 def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
     """Run the job; ModelError when the model cannot be run."""
     progress(0.05, "running the model to measure its tensors")
-    found = inspection.inspect(job.onnx, job.model, job.sample, steps=job.steps, kinds=job.kinds)
+    found = inspection.inspect(
+        job.onnx, job.model, job.sample, steps=job.steps, kinds=job.kinds, declared=job.declared
+    )
     progress(0.90, "judging it for each profile")
     served = _served(job)
     file = _describe(served)
     opsets, memory_mb = found.facts.opsets, found.facts.memory_mb
     judged = verdicts.judge_tensors(file.size, memory_mb, load_profiles(), _AS_IT_IS)
     fits = any(verdict.passed for verdict in judged)
-    report = _report(job, found)
+    report, claimed = _report(job, found), found.task
+    unfit = "" if fits else "no profile can carry it"
     return Built(
-        task=TENSORS,
-        main="",
-        metrics={},
+        task=TENSORS if claimed is None else claimed.meaning.word,
+        main="" if claimed is None else claimed.main,
+        metrics={} if claimed is None else claimed.metrics,
         by_site={},
         features=[],
-        labels=[],
+        labels=[] if claimed is None else labels_of(claimed.meaning),
         files={FP32: served},
         variants=[
-            VariantReport(name=FP32, sha256=file.sha256, size=file.size, metrics={}, cosine=1.0)
+            VariantReport(
+                name=FP32,
+                sha256=file.sha256,
+                size=file.size,
+                metrics={} if claimed is None else claimed.metrics,
+                cosine=1.0,
+            )
         ],
         verdicts=judged,
-        why_refused="" if fits else "no profile can carry it",
+        why_refused=unfit or ("" if claimed is None else claimed.guessing),
         references=reference_sketches.to_bytes(found.references),
         golden=found.golden,
         card=card.tensors_card_of(job.model, report),
@@ -92,4 +102,5 @@ def _report(job: TensorsJob, found: Inspection) -> TensorsReport:
         run_ms=found.run_ms,
         rss_mb=found.rss_mb,
         steps=steps,
+        task=found.task,
     )

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from shoal.controller.releases.records import TensorsReport, VariantReport
+import msgspec
+
+from shoal.controller.releases.records import TaskReport, TensorsReport, VariantReport
 from shoal.controller.training.jobs import Job
 from shoal.signature import Tensor
 
@@ -26,10 +28,9 @@ CARD = """\
 TENSORS_CARD = """\
 # {model}
 
-An ONNX model, imported as it is: tensors in, tensors out. Nothing is claimed about it: it was not
-measured against data, and it has no labels. {watched}
+{what} {watched}
 
-{inputs}
+{claims}{inputs}
 
 {outputs}
 {steps}
@@ -43,12 +44,24 @@ measured against data, and it has no labels. {watched}
 """
 
 
+_UNCLAIMED = """\
+An ONNX model, imported as it is: tensors in, tensors out. Nothing is claimed about it: it was not
+measured against data, and it has no labels."""
+_CLAIMED = """\
+An ONNX model, imported as it is, for the task {}. What its outputs mean was declared by the person
+who imported it."""
+#: Labels that are named in full.
+_MOST_NAMED = 20
+
+
 def tensors_card_of(model: str, report: TensorsReport) -> str:
     """Markdown of the card of a model of tensors."""
     facts, operators = report.facts, sorted(report.facts.operators)
     return TENSORS_CARD.format(
         model=model,
         watched=_watched(report),
+        what=_UNCLAIMED if report.task is None else _CLAIMED.format(report.task.meaning.word),
+        claims="" if report.task is None else _claims(report.task),
         inputs=_table(("input", "datatype and shape"), _tensors(report.inputs)),
         outputs=_table(("output", "datatype and shape"), _tensors(report.outputs)),
         steps=_steps(report),
@@ -61,8 +74,32 @@ def tensors_card_of(model: str, report: TensorsReport) -> str:
                 "time of one run on the controller": f"{report.run_ms:.3g} ms",
             },
         ),
-        limits="\n".join(f"- {note}" for note in ["nothing was measured", *report.notes]),
+        limits="\n".join(f"- {note}" for note in _limits(report)),
     )
+
+
+def _limits(report: TensorsReport) -> list[str]:
+    if report.task is None:
+        return ["nothing was measured", *report.notes]
+    return [*report.task.notes, *report.notes]
+
+
+def _claims(claimed: TaskReport) -> str:
+    """What its outputs mean, and how far that was found true."""
+    fields = msgspec.to_builtins(claimed.meaning)
+    said = {name: _short(value) for name, value in fields.items() if name != "task"}
+    parts = [_table((f"task {claimed.meaning.word}", "as declared"), said)]
+    if claimed.metrics:
+        values = {name.replace("_", " "): f"{one:.3f}" for name, one in claimed.metrics.items()}
+        parts.append(_table((f"on {claimed.items} items", "value"), values))
+    return "\n\n".join([*parts, ""]) + "\n"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list) and len(value) > _MOST_NAMED:
+        first = ", ".join(map(str, value[:_MOST_NAMED]))
+        return f"{first} and {len(value) - _MOST_NAMED} more"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _steps(report: TensorsReport) -> str:

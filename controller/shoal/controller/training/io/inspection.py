@@ -23,8 +23,9 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from shoal.controller.releases.records import ModelFacts
-from shoal.controller.training.jobs import Inspection
+from shoal import task_outputs
+from shoal.controller.releases.records import ModelFacts, TaskReport
+from shoal.controller.training.jobs import Inspection, TaskDeclaration
 from shoal.errors import ModelError, SettingError, ShoalError
 from shoal.validation_errors import decode_errors_as
 
@@ -36,8 +37,12 @@ CPU_S, DATA_MB = 9, 768
 _PER_STORED, _STORED_MB, _PER_MAPPED = 6, 512, 3
 #: MB of weights from which on free memory is looked at before; what is needed beside the weights.
 _LARGE_MB, _BESIDE_MB = 128, 256
+#: CPU seconds more to measure a model by its task.
+_TASK_S = 60
 #: CPU seconds more for each 100 MB of file; wall seconds for each CPU second.
 _PER_100_MB_S, _WALL = 10, 4
+#: Items whose outputs are looked at to tell what they may mean.
+_LOOKED_AT = 8
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -46,6 +51,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     data    name that the model calls a data file -> its path
     steps   path of declared steps, which become part of the model first; "" for none
+    declared  what is claimed of it; None for nothing
     """
 
     verb: Literal["facts", "tensors", "rows"]
@@ -56,6 +62,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     kinds: dict[str, str] = {}
     features: int = 0
     steps: str = ""
+    declared: TaskDeclaration | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,20 +98,23 @@ def inspect(
     data: Mapping[str, Path] = {},
     steps: Path | None = None,
     kinds: Mapping[str, str] = {},
+    declared: TaskDeclaration | None = None,
 ) -> Inspection:
-    """Run a model of tensors: its signature, golden vectors, references and cost.
+    """Run a model of tensors: its signature, golden vectors, references, cost, and how well it does
+    its task.
 
     sample   .npz: an array for each input, items along its first axis; None to make inputs up
     kinds    what inputs are, as a person says: tensor_kinds.parse_kinds
     data     as read_facts
     steps    a file of declared steps that become part of the model; None for none
+    declared what is claimed of it; it is measured on the sample, where that has labels
 
-    ModelError, naming `name`, when it cannot be served.
+    ModelError, naming `name`, when it cannot be served, or when the claim does not fit it.
     """
     answer = _ask(
         Request(
             verb="tensors", path=str(path), name=name, data=_named(data), sample=_text(sample),
-            steps=_text(steps), kinds=dict(kinds),
+            steps=_text(steps), kinds=dict(kinds), declared=declared,
         )
     )  # fmt: skip
     assert answer.inspection is not None
@@ -134,6 +144,7 @@ def _ask(request: Request) -> Answer:
     stored_mb = file_mb + sum(data_mbs)
     read_mb = min(file_mb, _STORED_MB)
     cpu_s = CPU_S + int(_PER_100_MB_S * stored_mb / 100)
+    cpu_s += _TASK_S if request.declared is not None else 0
     data_mb = DATA_MB + math.ceil(_PER_STORED * read_mb + _PER_MAPPED * (stored_mb - read_mb))
     if request.verb == "tensors":
         _check_memory(request.name, stored_mb)
@@ -321,6 +332,7 @@ def _inspect(session: Any, facts: ModelFacts, request: Request) -> Inspection:
     model_checks.check_servable(facts, request.name)
     items = samples.read_sample(Path(request.sample), facts.inputs) if request.sample else []
     measured = tensor_runs.measure(session, facts, request.name, items)
+    task, proposed = _task_of(session, facts, request, measured)
     sketching = tensor_references.sketching_of(
         measured.signature, items, measured.answers if items else [], request.kinds
     )
@@ -329,10 +341,34 @@ def _inspect(session: Any, facts: ModelFacts, request: Request) -> Inspection:
         signature=sketching.signature,
         references=sketching.references,
         golden=measured.golden,
-        notes=[*measured.notes, *sketching.notes],
+        notes=[*measured.notes, *sketching.notes, *proposed],
         run_ms=measured.run_ms,
         rss_mb=_peak_mb(),
+        task=task,
     )
+
+
+def _task_of(
+    session: Any, facts: ModelFacts, request: Request, measured: Any
+) -> tuple[TaskReport | None, list[str]]:
+    """What is claimed and how far it is true; or notes that propose what could be claimed."""
+    from shoal.controller.training import task_declaration
+
+    signature, answers = measured.signature, measured.answers
+    firsts = [task_outputs.items_first(signature, one) for one in answers[:_LOOKED_AT]]
+    seen = task_declaration.look_at(signature, firsts)
+    if request.declared is None:
+        return None, task_declaration.proposals(seen)
+    from shoal.controller.training.io import task_evaluation, tensor_runs
+
+    one = request.declared
+    declared = task_declaration.complete(one.word, one.settings, one.labels, seen)
+    declared.task.check(signature)
+    model = task_evaluation.Model(
+        tensor_runs.runner_of(session, request.name), signature, facts, measured.run_ms
+    )
+    sample = Path(request.sample) if request.sample else None
+    return task_evaluation.report_of(model, declared, sample), []
 
 
 def _peak_mb() -> float:

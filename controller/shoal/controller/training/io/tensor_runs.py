@@ -62,7 +62,7 @@ def measure(
 
     ModelError when it runs for none of the tried inputs, or fails on a sample.
     """
-    run = _runner(session, name)
+    run = runner_of(session, name)
     notes: list[str] = []
     start = time.perf_counter()
     if samples:
@@ -99,7 +99,7 @@ def compare(
     name: str,
 ) -> list[str]:
     """A note when two forms of a model could not be compared; ModelError when they differ."""
-    run, run_other = _runner(session, name), _runner(other, name)
+    run, run_other = runner_of(session, name), runner_of(other, name)
     try:
         items, answers = made_up_inputs.try_out(run, facts, name)
     except ModelError:
@@ -112,7 +112,8 @@ def compare(
     return []
 
 
-def _runner(session: onnxruntime.InferenceSession, name: str) -> Run:
+def runner_of(session: onnxruntime.InferenceSession, name: str) -> Run:
+    """Runs a model for inputs by name; ModelError, naming it `name`, when it fails."""
     outputs = [output.name for output in session.get_outputs()]
 
     def run(feeds: Named) -> dict[str, Array]:
