@@ -1,7 +1,7 @@
 """Manifest of a release: the file that TUF signs, with the hash of every other file."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -320,6 +320,23 @@ def is_file_name(name: str) -> bool:
     (True, False, False)
     """
     return _FILE.fullmatch(name) is not None and name not in _OF_SLOTS
+
+
+def check_data_names(names: Collection[str]) -> None:
+    """ModelError unless data files may be called so in a release, beside its own files."""
+    hint = (
+        "save its weights in one file beside it: onnx.save(onnx.load(path), path, "
+        'save_as_external_data=True, location="weights.bin")'
+    )
+    if len(names) > MOST_DATA:
+        raise ModelError(f"it keeps weights in {len(names)} files, {MOST_DATA} at most", hint)
+    for name in names:
+        if not is_file_name(name) or name.endswith((".onnx", ".md", ".json", ".msgpack", ".npz")):
+            raise ModelError(
+                f"a data file cannot be called {name[:100]!r}: letters, digits, . _ - only, in no "
+                "folder, and not as a release's own files end",
+                hint,
+            )
 
 
 def _check_names(manifest: Manifest) -> None:

@@ -52,7 +52,7 @@ UNUSABLE: dict[str, tuple[Callable[[], bytes], str]] = {
     "an operator of its own": (lambda: one_node("Wobble", "acme"), "Wobble"),
     "an opset of the future": (lambda: one_node("Relu", opset=99), "opset"),
     "an IR of the future": (lambda: one_node("Relu", ir=99), "IR"),
-    "weights elsewhere": (with_external_weights, "save_as_external_data=False"),
+    "weights elsewhere": (with_external_weights, "'weights.bin', which has 'w', was not given"),
     "a function that calls itself": (
         lambda: onnx_files.hostile()["a function that calls itself"], "calls itself"
     ),
@@ -125,6 +125,58 @@ def test_an_import_of_tensors_waits_in_the_queue_with_its_place(controller: Cont
     location = second.headers["Location"]
     assert controller.get(location).json["position"] == 1
     assert controller.get(first.headers["Location"]).json["position"] == 0
+
+
+def apart(*names: str) -> tuple[bytes, dict[str, bytes]]:
+    """A model that keeps its weights in files, and these as fields of a form."""
+    model, files = onnx_files.kept_apart(onnx_files.layers(2), names)
+    return model, {f"data:{name}": content for name, content in files.items()}
+
+
+def test_data_files_are_stored_and_wait_with_their_model(controller: ControllerApp) -> None:
+    model, files = apart("a.bin", "b.bin")
+    response = send(controller, model, task="tensors", **files)
+    assert response.status_code == 202
+    stored = response.json["params"]["data"]
+    assert {name: controller.ctx.blobs.read(stored[name]) for name in stored} == {
+        name.removeprefix("data:"): content for name, content in files.items()
+    }
+    found = send(controller, model, "/api/v1/models/inspect", **files)
+    assert found.json["size"] == len(model) + 2 * 64 * 64 * 4
+    assert found.json["facts"]["parameters"] == 2 * 64 * 64
+
+
+WRONG_DATA: dict[str, tuple[dict[str, bytes], str, str]] = {
+    "missing": ({}, "'a.bin', which has 'w0', was not given", "the file data:a.bin"),
+    "one of another name": (
+        {"data:a.bin": bytes(32_768), "data:c.bin": b"x"},
+        "has no weights in 'c.bin'; the data files that it names: a.bin", "as the model does",
+    ),
+    "one cut short": ({"data:a.bin": bytes(32_767)}, "which has 32767", "complete?"),
+    "one in a folder": (
+        {"data:../a.bin": bytes(32_768)}, "cannot be called '../a.bin'", "weights.bin"
+    ),
+    "one called as a release's own": (
+        {"data:fp32.onnx": bytes(32_768)}, "cannot be called 'fp32.onnx'", "weights.bin"
+    ),
+    "too many": (
+        {f"data:{n}.bin": b"x" for n in range(9)}, "weights in 9 files, 8 at most", "weights.bin"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG_DATA)
+def test_data_files_that_do_not_fit_are_refused_at_once_by_name(
+    controller: ControllerApp, what: str
+) -> None:
+    files, words, hint = WRONG_DATA[what]
+    model, _ = apart("a.bin")
+    for path, fields in (("mine/import", {"task": "tensors"}), ("inspect", {})):
+        response = send(controller, model, f"/api/v1/models/{path}", **fields, **files)
+        assert is_problem(response, 422, "unusable-model")
+        assert words in response.json["detail"]
+        assert hint in response.json["hint"]
+    assert operations.list_operations(controller.ctx) == []
 
 
 def test_an_inspection_says_what_a_file_is_and_who_can_carry_it_and_stores_nothing(

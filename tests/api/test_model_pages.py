@@ -85,6 +85,16 @@ def test_an_import_starts_from_the_form_and_waits_in_the_queue(signed_in: Contro
     assert "place 1 in the queue" in page(signed_in, "/operations")
 
 
+def test_data_files_are_chosen_together_and_keep_their_names(signed_in: ControllerApp) -> None:
+    assert 'name="data" type="file" multiple' in page(signed_in, "/import")
+    model, files = onnx_files.kept_apart(onnx_files.layers(2), ["a.bin", "b.bin"])
+    chosen = [(io.BytesIO(content), name) for name, content in files.items()]
+    answer = send(signed_in, model, task="tensors", data=chosen)
+    assert answer.status_code == 303, answer.get_data(as_text=True)
+    [one] = operations.list_operations(signed_in.ctx)
+    assert set(one.params["data"]) == {"a.bin", "b.bin"}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.served import Api
+from shoal.onnx_outline import data_locations
 from shoal.profile import FURTHER
 from waiting import eventually
 
@@ -58,6 +59,7 @@ def released(api: Api, models: Mapping[str, tuple[Path, Path | None]]) -> dict[s
 
 def _started(api: Api, model: str, file: Path, sample: Path | None) -> str:
     paths = {"onnx": file} | ({"sample": sample} if sample else {})
+    paths |= {f"data:{name}": file.parent / name for name in data_locations(file, file.name)}
     with contextlib.ExitStack() as opened:
         files = {
             name: (path.name, opened.enter_context(path.open("rb"))) for name, path in paths.items()

@@ -34,7 +34,10 @@ def agent(api: Api, tmp_path: Path) -> Iterator[Path]:
 def test_a_file_is_imported_rolled_out_and_answered_bit_for_bit(
     api: Api, agent: Path, tmp_path: Path
 ) -> None:
-    models = {"two": onnx_files.two_inputs(), "texts": onnx_files.upper_case()}
+    apart, weights = onnx_files.kept_apart(onnx_files.layers(2))
+    models = {"two": onnx_files.two_inputs(), "texts": onnx_files.upper_case(), "apart": apart}
+    for name, content in weights.items():
+        (tmp_path / name).write_bytes(content)
     numbers = np.random.default_rng(1)
     feeds: dict[str, dict[str, Any]] = {
         "two": {
@@ -42,12 +45,13 @@ def test_a_file_is_imported_rolled_out_and_answered_bit_for_bit(
             "b": numbers.integers(-(2**40), 2**40, (5, 2)),
         },
         "texts": {"texts": np.array(["straße", "", "ok"], object)},
+        "apart": {"x": numbers.normal(size=(3, 64)).astype(np.float32)},
     }
     for name, data in models.items():
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(data)
         release = released(api, {name: (path, None)})[name]
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         wanted = dict(zip(names, session.run(names, feeds[name]), strict=True))
         with Client(name, folder=agent) as client:

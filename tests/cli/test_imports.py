@@ -125,3 +125,48 @@ def test_what_waits_shows_its_place_in_the_queue(shoal: Cli, model: Path) -> Non
     assert re.search(r"\d+(st|nd|rd|th) in the queue", text)
     for one in (first, second):
         shoal("operation", "cancel", one["id"])
+
+
+def apart(folder: Path) -> Path:
+    """A model in `folder` with its weights in two files beside it."""
+    model, files = onnx_files.kept_apart(onnx_files.layers(2), ["a.bin", "b.bin"])
+    for name, content in {"apart.onnx": model, **files}.items():
+        (folder / name).write_bytes(content)
+    return folder / "apart.onnx"
+
+
+def test_data_files_beside_the_model_are_found_named_and_served(shoal: Cli, tmp_path: Path) -> None:
+    path = apart(tmp_path)
+    looked = shoal("model", "inspect", str(path)).stdout
+    assert "with a.bin (16.0 KiB) from beside it" in looked
+    ref = import_of(shoal, "apart", str(path), "--task", "tensors")
+    manifest, _ = releases.manifest_of(shoal.controller.ctx, ref)
+    files = manifest.variant("fp32").files
+    assert [file.name for file in files] == ["fp32.onnx", "a.bin", "b.bin"]
+    assert [file.sha256 for file in files] == [
+        bundle.sha256_of(tmp_path / name) for name in ("apart.onnx", "a.bin", "b.bin")
+    ]
+    [variant] = shoal.json("release", "show", ref)["variants"]
+    assert variant["size"] == sum(file.size for file in files)
+
+
+def test_data_files_elsewhere_are_given(shoal: Cli, tmp_path: Path) -> None:
+    path, other = apart(tmp_path), tmp_path / "disk"
+    other.mkdir()
+    for name in ("a.bin", "b.bin"):
+        (tmp_path / name).rename(other / name)
+    result = shoal("model", "inspect", str(path), "--data", str(other / "b.bin"))
+    assert result.exit_code == 2
+    assert "apart.onnx keeps weights in 'a.bin', which is not beside it" in result.stderr
+    assert "add --data PATH/a.bin" in result.stderr
+    given = [word for name in ("a.bin", "b.bin") for word in ("--data", str(other / name))]
+    assert shoal.json("model", "inspect", str(path), *given)["facts"]["parameters"] == 2 * 64 * 64
+
+
+def test_a_data_file_that_the_model_does_not_name_is_refused(
+    shoal: Cli, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "spare.bin").write_bytes(b"x")
+    result = shoal("model", "inspect", str(model), "--data", str(tmp_path / "spare.bin"))
+    assert result.exit_code == 2
+    assert "has no weights in 'spare.bin'; the data files that it names: none" in result.stderr

@@ -11,12 +11,13 @@ from rich.console import Group
 from shoal import estimators
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
+from shoal.cli.data_files import data_files
 from shoal.cli.deletion import deletion_of
 from shoal.cli.estimators import TrainCommand, list_estimators
 from shoal.cli.operation import operation_card
 from shoal.cli.options import DURATION, timeout_option
 from shoal.cli.release import release_card, retired, trained_by
-from shoal.cli.render import Columns, JsonObject, ago, duration, instant, plain, table
+from shoal.cli.render import Columns, JsonObject, ago, duration, instant, plain, size, table
 from shoal.cli.steps_file import open_steps
 from shoal.cli.tensors import facts_tables
 from shoal.cli.undeploy import undeploy, undeployment, undeployments
@@ -25,6 +26,14 @@ from shoal.errors import SettingError
 from shoal.tasks import KINDS
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_data = click.option(
+    "--data",
+    "data",
+    type=_FILE,
+    multiple=True,
+    help="A file that FILE keeps weights in, of the name that it uses; may be repeated. Those that "
+    "are beside FILE are found.",
+)
 _wait = click.option(
     "--wait/--no-wait", default=True, show_default=True, help="Wait until it has ended."
 )
@@ -168,6 +177,7 @@ def train(
     "audio, tokens, text, numbers, or nothing, which is not looked at. Inferred where not said; "
     "may be repeated.",
 )
+@_data
 @click.option(
     "--labels",
     default="",
@@ -199,6 +209,7 @@ def import_(
     settings: Path | None,
     steps: Path | None,
     kinds: tuple[str, ...],
+    data: tuple[Path, ...],
     labels: str,
     variants: tuple[str, ...],
     pipeline: Path | None,
@@ -227,6 +238,7 @@ def import_(
       shoal model import ocr-lines lines.onnx --task tensors --sample lines.npz
       shoal model import ocr-lines lines.onnx --task tensors --steps steps.toml
       shoal model import ocr-lines lines.onnx --task tensors --sample lines.npz --input-kind x=image
+      shoal model import ocr-lines lines.onnx --task tensors --data /srv/lines.onnx.data
     """
     if not dataset and not task:
         raise SettingError(
@@ -241,7 +253,7 @@ def import_(
     if pipeline is not None:
         fields["pipeline"] = pipeline.read_bytes().decode(errors="replace")
     with ExitStack() as opened:
-        files = {"onnx": _upload(opened, file)}
+        files = _model(session, opened, file, data)
         for variant, path in pairs(variants, "--variant").items():
             files[f"variant:{variant}"] = _upload(opened, Path(path))
         if sample is not None:
@@ -255,8 +267,9 @@ def import_(
 @model.command("inspect")
 @click.argument("file", type=_FILE)
 @_steps
+@_data
 @click.pass_obj
-def inspect(session: Session, file: Path, steps: Path | None) -> None:
+def inspect(session: Session, file: Path, steps: Path | None, data: tuple[Path, ...]) -> None:
     """Read an ONNX FILE without importing it: inputs, outputs, operators, memory, and which
     profiles can carry it. Exit code 2, with the reason, when it could not be imported.
 
@@ -269,7 +282,7 @@ def inspect(session: Session, file: Path, steps: Path | None) -> None:
       shoal model inspect mine.onnx --steps steps.toml
     """
     with ExitStack() as opened:
-        files = {"onnx": _upload(opened, file)}
+        files = _model(session, opened, file, data)
         if steps is not None:
             files["steps"] = open_steps(steps)
         found = session.api.upload(at("models", "inspect"), files, {})
@@ -385,6 +398,18 @@ def pairs(texts: tuple[str, ...], option: str) -> dict[str, str]:
             raise SettingError(f"{option} {text!r}", f"write it as {option} NAME=VALUE")
         found[name] = value
     return found
+
+
+def _model(
+    session: Session, opened: ExitStack, file: Path, given: tuple[Path, ...]
+) -> dict[str, tuple[str, Any]]:
+    """The upload of an ONNX file and its data files; says which of these were found."""
+    found = data_files(file, given)
+    for name, path in found.items():
+        if path not in given:
+            session.print_line(f"with {plain(name)} ({size(path.stat().st_size)}) from beside it")
+    uploads = {f"data:{name}": _upload(opened, path) for name, path in found.items()}
+    return {"onnx": _upload(opened, file), **uploads}
 
 
 def _labels(text: str) -> str:

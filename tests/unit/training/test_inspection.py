@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 import onnx_files
-from shoal.controller.training.io import inspection
+from shoal.controller.training.io import composed_model, import_model, inspection
 from shoal.errors import ModelError
 
 HOSTILE = onnx_files.hostile()
@@ -44,7 +44,7 @@ def test_a_hostile_file_is_refused_within_ten_seconds_of_cpu(kind: str, path: Pa
 PEAK = """
 import resource, sys
 from pathlib import Path
-from shoal.controller.training.io import inspection
+from shoal.controller.training.io import composed_model, import_model, inspection
 from shoal.errors import ModelError
 try:
     inspection.inspect(Path(sys.argv[1]), "it")
@@ -231,6 +231,14 @@ def test_a_model_with_data_files_is_inspected_like_one_file(
     assert found.golden == whole.golden
     assert found.facts.parameters == whole.facts.parameters == 4 * 64 * 64
     assert found.facts.stored_bytes > 4 * 64 * 64 * 4
+
+
+def test_a_model_that_is_written_anew_takes_its_data_files_in(path: Path, tmp_path: Path) -> None:
+    path.write_bytes(onnx_files.layers(2))
+    for_rows, for_steps = import_model.read(path, "it", 64, 64), composed_model.read_whole(path, "")
+    data = apart(tmp_path, onnx_files.layers(2))
+    assert import_model.read(path, "it", 64, 64, data) == for_rows
+    assert composed_model.read_whole(path, "it", data) == for_steps
 
 
 WRONG: dict[str, tuple[dict[str, str], str]] = {

@@ -6,7 +6,6 @@ import msgspec
 
 from shoal import estimators
 from shoal.controller.api.routing import (
-    UPLOAD_LIMIT,
     Call,
     Listing,
     RequestModel,
@@ -26,6 +25,7 @@ from shoal.validation_errors import decode_errors_as
 
 TAG = "models"
 OPERATION = "/api/v1/operations/{id}"
+_DATA = "a file that the model keeps weights in, by the name that it calls it"
 
 
 class Training(RequestModel, frozen=True, kw_only=True):
@@ -138,8 +138,9 @@ def train(call: Call, model: str, body: Training) -> Operation:
 
 
 @route("POST", "/api/v1/models/<model>/import", role="operator", tag=TAG, status=202,
-       location=OPERATION, limit=UPLOAD_LIMIT,
-       files={"onnx": "the model", "variant:*": "your own file for that variant",
+       location=OPERATION, limit=imports.UPLOAD_LIMIT,
+       files={"onnx": "the model", "data:*": _DATA,
+              "variant:*": "your own file for that variant",
               "sample?": "named tensors: .npz of inputs, stacked on a first axis, and label",
               "steps?": "named tensors: TOML or JSON, made part of the graph"})  # fmt: skip
 def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operation:
@@ -148,26 +149,27 @@ def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operat
     A file that cannot be imported is refused at once; the rest is measured in the operation.
     """
     request = imports.ImportRequest(
-        form.task, form.dataset, _labels(form.labels), form.pipeline,
-        {name: imports.ImportFile(*file) for name, file in files.items()}, form.kinds,
-        form.settings,
+        form.task, form.dataset, _labels(form.labels), form.pipeline, _import_files(files),
+        form.kinds, form.settings,
     )  # fmt: skip
     return imports.start(
         call.ctx, call.services.read_facts, actor=call.by, model=model, request=request
     )
 
 
-@route("POST", "/api/v1/models/inspect", role="operator", tag=TAG, limit=UPLOAD_LIMIT,
-       files={"onnx": "the model", "steps?": "of an import, made part of it"})  # fmt: skip
+@route("POST", "/api/v1/models/inspect", role="operator", tag=TAG, limit=imports.UPLOAD_LIMIT,
+       files={"onnx": "the model", "data:*": _DATA,
+              "steps?": "of an import, made part of it"})  # fmt: skip
 def inspect_model(call: Call, form: Inspecting, files: Uploads) -> ModelInspection:
     """Read an ONNX file without storing it: its tensors, operators, memory, and who can carry it.
 
     A file that could not be imported is refused, with the reason; so are steps that do not fit it.
     """
     steps = files["steps"].path if "steps" in files else None
-    file = imports.ImportFile(*files["onnx"])
-    facts = call.services.read_facts(file.path, imports.called(file, "onnx"), steps=steps)
-    size = file.path.stat().st_size
+    given = _import_files(files)
+    file, data = given["onnx"], imports.data_of(given)
+    facts = call.services.read_facts(file.path, imports.called(file, "onnx"), data, steps)
+    size = sum(path.stat().st_size for path in (file.path, *data.values()))
     carried = verdicts.carriers(size, facts.memory_mb, load_profiles())
     return ModelInspection(size=size, facts=facts, verdicts=carried)
 
@@ -223,6 +225,10 @@ def unretire_model(call: Call, model: str) -> Model:
     """Take a retired model back."""
     retirement.unretire_model(call.ctx, actor=call.by, name=model)
     return models.get_model(call.ctx, model)
+
+
+def _import_files(files: Uploads) -> dict[str, imports.ImportFile]:
+    return {name: imports.ImportFile(*file) for name, file in files.items()}
 
 
 def _labels(text: str) -> list[str]:

@@ -38,7 +38,8 @@ _OF_ROUNDS = (
 
 def of_release(manifest: bytes, params: Mapping[str, Any]) -> set[str]:
     """SHA-256 of a release's files: its manifest, those named in it, and those of its operation."""
-    uploaded = {name: params.get(name) for name in ("onnx", "variants", "sample", "steps")}
+    fields = ("onnx", "variants", "sample", "steps", "data")
+    uploaded = {name: params.get(name) for name in fields}
     named = _named(manifest) | _named(msgspec.json.encode(uploaded))
     return named | {hashlib.sha256(manifest).hexdigest()}
 

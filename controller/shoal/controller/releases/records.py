@@ -251,6 +251,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     metrics     of fp32 on held-back rows; by_site the task's main metric per site
     main        name of the main metric; "" for none
     files       variant name -> ONNX bytes, or the author's own file, kept byte for byte
+    data        variant name -> files that its weights are in, by the names that it calls them
     why_refused why the release as a whole is refused, "" if it is not
     notes       for people: what was inferred, added or left out
     references, golden, card   contents of the bundle's files
@@ -266,6 +267,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     features: list[Feature]
     labels: list[str]
     files: Mapping[str, bytes | Path]
+    data: Mapping[str, Mapping[str, Path]] = {}
     variants: list[VariantReport]
     verdicts: list[Verdict]
     why_refused: str

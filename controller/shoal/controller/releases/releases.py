@@ -200,6 +200,7 @@ def _store_files(ctx: Context, built: Built) -> dict[str, File]:
         "reference.json": built.references,
         _golden_name(built): built.golden,
         "card.md": built.card.encode(),
+        **{name: path for files in built.data.values() for name, path in files.items()},
     }
     return {name: _store(ctx, name, content) for name, content in contents.items()}
 
@@ -234,7 +235,12 @@ def _manifest(
         features=built.features,
         labels=built.labels if rows else [],
         variants=[
-            Variant(name=v.name, file=files[f"{v.name}.onnx"], metrics=v.metrics)
+            Variant(
+                name=v.name,
+                file=files[f"{v.name}.onnx"],
+                metrics=v.metrics,
+                data=[files[name] for name in built.data.get(v.name, ())] or msgspec.UNSET,
+            )
             for v in built.variants
             if not v.dropped
         ],

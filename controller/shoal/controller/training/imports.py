@@ -13,13 +13,15 @@ from shoal.controller.releases.records import ModelFacts
 from shoal.controller.training import task_declaration, tensor_kinds, training
 from shoal.controller.training.jobs import TaskDeclaration
 from shoal.errors import InputError, SettingError
-from shoal.manifest import TENSORS, check_model
+from shoal.manifest import TENSORS, check_data_names, check_model
 from shoal.tasks import KINDS
 from shoal.tensor_sketches import LEAST_ITEMS
 from shoal.validation_errors import decode_errors_as
 
-VARIANT = "variant:"
-_NO_MODELS = ("sample", "steps")
+#: Bytes of an upload: an ONNX file of up to 2 GiB, and its data files.
+UPLOAD_LIMIT = 5 << 30
+VARIANT, DATA = "variant:", "data:"
+_OF_TENSORS = ("sample", "steps")
 #: What an import of tensors does not take, and why.
 _OF_ROWS = {
     "dataset": "nothing is measured against data",
@@ -66,7 +68,8 @@ class ImportRequest(NamedTuple):
     labels    class names by output column
     settings  JSON of other fields of the task, "" for none
     pipeline  JSON of shoal.pipeline.Pipeline, "" for none
-    files     "onnx", and "variant:NAME" for rows; for tensors "sample" (.npz) and "steps" (TOML)
+    files     "onnx", and "data:NAME" for each file that it keeps weights in; for rows
+              "variant:NAME"; for tensors "sample" (.npz) and "steps" (TOML)
     kinds     of tensors, what inputs are: "x=image,y=tokens"
     """
 
@@ -100,12 +103,14 @@ def start(
     prepared = pipeline.parse(request.pipeline.encode()) if request.pipeline else None
     declared = _declared(request)
     for field, file in request.files.items():
-        if field not in _NO_MODELS:
+        if field == "onnx" or field.startswith(VARIANT):
             steps = request.files.get("steps")
-            facts = read_facts(file.path, called(file, field), steps=steps and steps.path)
+            beside = data_of(request.files) if field == "onnx" else {}
+            facts = read_facts(file.path, called(file, field), beside, steps and steps.path)
             if field == "onnx":
                 tensor_kinds.check_names(kinds, [one.name for one in facts.inputs])
     kept = {field: ctx.blobs.put_file(file.path).sha256 for field, file in request.files.items()}
+    data = {field.removeprefix(DATA): kept[field] for field in kept if field.startswith(DATA)}
     if not request.of_rows:
         return training.start_tensors_import(
             ctx,
@@ -116,6 +121,7 @@ def start(
             steps=kept.get("steps", ""),
             kinds=kinds,
             declared=declared,
+            data=data,
         )
     return training.start_import(
         ctx,
@@ -123,11 +129,26 @@ def start(
         model=model,
         onnx=kept["onnx"],
         variants={n.removeprefix(VARIANT): s for n, s in kept.items() if n.startswith(VARIANT)},
+        data=data,
         dataset=request.dataset,
         labels=request.labels,
         task=request.task,
         pipeline=prepared,
     )
+
+
+def data_of(files: Mapping[str, ImportFile]) -> dict[str, Path]:
+    """The files that an ONNX file keeps weights in, by the names that it calls them.
+
+    ModelError for a name that no file of a release can have.
+    """
+    named = {
+        field.removeprefix(DATA): file.path
+        for field, file in files.items()
+        if field.startswith(DATA)
+    }
+    check_data_names(named)
+    return named
 
 
 def called(file: ImportFile, field: str) -> str:
@@ -153,7 +174,8 @@ def _check(request: ImportRequest) -> None:
     given = {name for name in _OF_ROWS if getattr(request, name)} | set(request.files)
     if not request.of_rows:
         refused = _OF_ROWS if request.task == TENSORS else _OF_TABLES
-        taken = {"onnx", *_NO_MODELS, *(_OF_ROWS.keys() - refused.keys())}
+        taken = {"onnx", *_OF_TENSORS, *(_OF_ROWS.keys() - refused.keys())}
+        taken |= {name for name in given if name.startswith(DATA)}
         for name in sorted(given - taken):
             why = refused.get(name, "the file is served as it is, not quantized")
             raise InputError(f"task {request.task} takes no {name}: {why}", "leave it out")
@@ -166,14 +188,14 @@ def _check(request: ImportRequest) -> None:
     if request.kinds:
         raise InputError("input kinds are for named tensors", "leave them out: columns are numbers")
     if "dataset" in given:
-        for name in sorted(given & {"settings", *_NO_MODELS}):
+        for name in sorted(given & {"settings", *_OF_TENSORS}):
             verb = "is" if name == "sample" else "are"
             raise InputError(
                 f"{name} {verb} for named tensors, a dataset for rows",
                 "leave one of them out: rows come from the dataset, and a pipeline prepares them",
             )
         return
-    if given & {"settings", *_NO_MODELS} and not request.task:
+    if given & {"settings", *_OF_TENSORS} and not request.task:
         raise InputError(
             "the import has no task", f"say which: task {', '.join(KINDS)}; tensors claims nothing"
         )

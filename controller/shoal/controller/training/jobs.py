@@ -38,6 +38,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     onnx        an imported model; None to train one
     variants    further imported variants by name; measured, not trusted
     labels      class names by output column, for an imported model
+    data        files that `onnx` keeps weights in, by the names that it calls them
     checkpoint  replaces the parameters in `onnx`; None to keep them
     """
 
@@ -49,6 +50,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     onnx: Path | None = None
     variants: dict[str, Path] = {}
     labels: list[str] = []
+    data: dict[str, Path] = {}
     checkpoint: Checkpoint | None = None
 
 
@@ -91,6 +93,7 @@ class TensorsJob(msgspec.Struct, frozen=True, kw_only=True):
     steps    file of declared steps that become part of the model; None for none
     kinds    what inputs are, as the author says: tensor_kinds.parse_kinds
     declared what is claimed of it; None for nothing
+    data     files that `onnx` keeps weights in, by the names that it calls them
     """
 
     model: str
@@ -99,6 +102,7 @@ class TensorsJob(msgspec.Struct, frozen=True, kw_only=True):
     steps: Path | None = None
     kinds: dict[str, str] = {}
     declared: TaskDeclaration | None = None
+    data: dict[str, Path] = {}
 
 
 class TrainGraphJob(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """Training and importing: enqueued here, run in a subprocess by `perform`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -78,6 +79,7 @@ def start_import(
     onnx: str,
     variants: Mapping[str, str],
     dataset: str,
+    data: Mapping[str, str] = {},
     labels: Sequence[str] = (),
     task: str = "",
     pipeline: Pipeline | None = None,
@@ -85,17 +87,19 @@ def start_import(
     """Enqueue an import: a release of a model trained elsewhere.
 
     onnx, variants   SHA-256 of blobs: the fp32 model, and further variants by name
+    data             of files that `onnx` keeps weights in, by the names that it calls them
     dataset          rows for evaluation, calibration and golden vectors
     labels           class names by output column; empty for the dataset's own, in order
     task             "classification" or "regression"; "" for what the label says
     pipeline         from the dataset's columns to the model's inputs; None when they are the same
     """
     version = datasets.get_labelled_table(ctx, dataset)
-    for sha256 in (onnx, *variants.values()):
+    for sha256 in (onnx, *variants.values(), *data.values()):
         ctx.blobs.path(sha256)
     params = {"task": CLASSIFICATION if labels and not task else task_of(version, task)}
     params |= {} if pipeline is None else {"pipeline": msgspec.to_builtins(pipeline)}
     files = {"onnx": onnx, "variants": dict(variants), "labels": list(labels)}
+    files |= {"data": dict(data)} if data else {}
     return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, "manual", files)
 
 
@@ -109,6 +113,7 @@ def start_tensors_import(
     steps: str = "",
     kinds: Mapping[str, str] | None = None,
     declared: TaskDeclaration | None = None,
+    data: Mapping[str, str] = {},
 ) -> Operation:
     """Enqueue an import of a model with named tensors, without a dataset.
 
@@ -116,8 +121,9 @@ def start_tensors_import(
     steps    of a file of declared steps that become part of the model; "" for none
     kinds    what inputs are: tensor_kinds.parse_kinds
     declared what is claimed of it; None for nothing: tensors in, tensors out
+    data     of files that it keeps weights in, by the names that it calls them
     """
-    for sha256 in filter(None, (onnx, sample, steps)):
+    for sha256 in filter(None, (onnx, sample, steps, *data.values())):
         ctx.blobs.path(sha256)
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor=actor, name=model)
@@ -126,6 +132,7 @@ def start_tensors_import(
         "params": {}, "trigger": "manual", "onnx": onnx, "sample": sample,
         "steps": steps, "kinds": dict(kinds or {}), "declared": msgspec.to_builtins(declared),
     }  # fmt: skip
+    params |= {"data": dict(data)} if data else {}
     return operations.enqueue(ctx, actor=actor, kind=IMPORT, subject=model, params=params)
 
 
@@ -198,11 +205,17 @@ def _build(
     job = TensorsJob(
         model=operation.subject,
         onnx=onnx,
+        data=_data(ctx, params),
         kinds=params.get("kinds", {}),
         declared=None if declared is None else msgspec.convert(declared, TaskDeclaration),
         **files,
     )
     return builder.build_tensors(job, report)
+
+
+def _data(ctx: Context, params: Mapping[str, Any]) -> dict[str, Path]:
+    """Paths of an import's data files, by the names that its model calls them."""
+    return {name: ctx.blobs.path(sha256) for name, sha256 in params.get("data", {}).items()}
 
 
 def _start(
@@ -261,6 +274,7 @@ def _job(ctx: Context, operation: Operation) -> Job:
         params=params["params"],
         onnx=ctx.blobs.path(onnx) if onnx else None,
         variants={k: ctx.blobs.path(v) for k, v in params.get("variants", {}).items()},
+        data=_data(ctx, params),
         labels=params.get("labels", []),
         checkpoint=_checkpoint(ctx, params.get("checkpoint")),
     )

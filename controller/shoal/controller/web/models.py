@@ -15,8 +15,6 @@ from shoal.controller.training import imports
 from shoal.controller.web.screen import actor, blueprint, context, read_facts, show
 from shoal.errors import AbsentError, InputError
 
-#: Bytes of an uploaded form.
-UPLOAD_LIMIT = 1 << 30
 #: Period of a release's in-service metrics.
 IN_SERVICE_S = 86_400.0
 
@@ -44,12 +42,14 @@ def model_import() -> str:
 def model_import_start() -> Response:
     """Start the import that the form describes."""
     who = actor("operator")
-    request.max_content_length = UPLOAD_LIMIT
+    request.max_content_length = imports.UPLOAD_LIMIT
     form, files = request.form, {}
-    for field, file in request.files.items():
+    for field, file in request.files.items(multi=True):
         if file.filename:  # a browser sends an empty file where none was chosen
             file.stream.flush()
-            files[field] = imports.ImportFile(Path(file.stream.name), file.filename)
+            # several data files are chosen at once, and have their own names
+            name = f"{imports.DATA}{file.filename}" if field == "data" else field
+            files[name] = imports.ImportFile(Path(file.stream.name), file.filename)
     if "onnx" not in files:
         raise InputError("no ONNX file was chosen", "choose one")
     wanted = imports.ImportRequest(

@@ -19,7 +19,7 @@ from shoal.errors import AbsentError, OversizeError, StorageError
 
 _CHUNK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-LIMIT = 1 << 30
+LIMIT = 5 << 30
 
 
 class Blobs:

@@ -30,13 +30,15 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
     """Run the job; ModelError when the model cannot be run."""
     progress(0.05, "running the model to measure its tensors")
     found = inspection.inspect(
-        job.onnx, job.model, job.sample, steps=job.steps, kinds=job.kinds, declared=job.declared
+        job.onnx, job.model, job.sample, job.data, job.steps, job.kinds, declared=job.declared
     )
     progress(0.90, "judging it for each profile")
     served = _served(job)
     file = _describe(served)
+    data = {} if job.steps is not None else job.data  # steps and weights become one file
+    size = file.size + sum(path.stat().st_size for path in data.values())
     opsets, memory_mb = found.facts.opsets, found.facts.memory_mb
-    judged = verdicts.judge_tensors(file.size, memory_mb, load_profiles(), _AS_IT_IS)
+    judged = verdicts.judge_tensors(size, memory_mb, load_profiles(), _AS_IT_IS)
     fits = any(verdict.passed for verdict in judged)
     report, claimed = _report(job, found), found.task
     unfit = "" if fits else "no profile can carry it"
@@ -48,11 +50,12 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
         features=[],
         labels=[] if claimed is None else labels_of(claimed.meaning),
         files={FP32: served},
+        data={FP32: data} if data else {},
         variants=[
             VariantReport(
                 name=FP32,
                 sha256=file.sha256,
-                size=file.size,
+                size=size,
                 metrics={} if claimed is None else claimed.metrics,
                 cosine=1.0,
             )
@@ -75,7 +78,7 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
 def _served(job: TensorsJob) -> bytes | Path:
     """The file that devices get: the author's own, unless something became part of it."""
     if job.steps is not None:
-        return composed_model.composed(job.onnx, job.steps, job.model)
+        return composed_model.composed(job.onnx, job.steps, job.model, job.data)
     return zip_maps.flattened(job.onnx) or job.onnx
 
 

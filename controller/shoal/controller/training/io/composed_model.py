@@ -1,34 +1,39 @@
 """A model with its declared steps, in an opset that has their operators."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from onnx import ModelProto, version_converter
 
-from shoal.controller.training.io import model_checks, onnx_graph, zip_maps
+from shoal.controller.training.io import data_files, model_checks, onnx_graph, zip_maps
 from shoal.controller.training.steps import composition, declaration
 from shoal.controller.training.steps.declaration import Declaration
 from shoal.controller.training.steps.graph import IR
 from shoal.errors import ModelError
 
 
-def composed(path: Path, steps: Path, name: str) -> bytes:
-    """Bytes of the model in `path`, which was checked, with the steps in the file `steps`."""
-    model = read_whole(path, name)
+def composed(path: Path, steps: Path, name: str, data: Mapping[str, Path] = {}) -> bytes:
+    """Bytes of the model in `path`, which was checked, with the steps in the file `steps`, and with
+    the weights in its data files."""
+    model = read_whole(path, name, data)
     zip_maps.flatten(model)
     return compose(model, declaration.parse(steps.read_bytes()), name).SerializeToString()
 
 
-def read_whole(path: Path, name: str, data: Collection[str] = ()) -> ModelProto:
-    """The model in `path`; ModelError when it is too large to be written anew, or keeps weights in
-    the files `data`."""
-    if data or path.stat().st_size > zip_maps.LIMIT:
+def read_whole(path: Path, name: str, data: Mapping[str, Path] = {}) -> ModelProto:
+    """The model in `path` with the weights in its files `data`, by the names that it calls them;
+    ModelError when it is too large to be written anew."""
+    sizes = {called: where.stat().st_size for called, where in data.items()}
+    if path.stat().st_size + sum(sizes.values()) > zip_maps.LIMIT:
         raise ModelError(
-            f"{name} is larger than {zip_maps.LIMIT >> 20} MiB or keeps weights in other files: "
-            "steps cannot become part of it",
+            f"{name} is larger than {zip_maps.LIMIT >> 20} MiB: steps cannot become part of it",
             "leave --steps out, and prepare its inputs in the program that sends them",
         )
-    return model_checks.read_model(path, name)
+    model = model_checks.read_model(path, name)
+    if data:
+        model_checks.check_model(model, name, model_checks.Stored(data=sizes))
+        data_files.take_in(model, data, name)
+    return model
 
 
 def compose(model: ModelProto, steps: Declaration, name: str) -> ModelProto:

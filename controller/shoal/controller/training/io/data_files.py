@@ -11,6 +11,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from shoal.controller.training.io import model_checks
+from shoal.errors import ModelError
 
 
 def folder_of(paths: Iterable[Path]) -> Path:
@@ -28,3 +29,27 @@ def point_to(model: ModelProto, files: Mapping[str, Path], folder: Path) -> None
         for entry in tensor.external_data:
             if entry.key == "location" and entry.value in places:
                 entry.value = places[entry.value]
+
+
+def take_in(model: ModelProto, files: Mapping[str, Path], name: str) -> None:
+    """Put the model's external data, which was checked, into the model itself.
+
+    ModelError for more than model_checks.LIMIT bytes.
+    """
+    total = sum(path.stat().st_size for path in files.values())
+    if total > model_checks.LIMIT:
+        raise ModelError(
+            f"{name} has {total >> 20} MiB of weights, {model_checks.LIMIT >> 20} are allowed for "
+            "a model of rows",
+            "use a smaller model, or import it with --task tensors",
+        )
+    for tensor in model_checks.tensors_of(model):
+        entries = {one.key: one.value for one in tensor.external_data}
+        if not entries:
+            continue
+        start, length = model_checks.span_of(tensor, name)
+        with files[entries["location"]].open("rb") as file:
+            file.seek(start)
+            tensor.raw_data = file.read(length)
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")

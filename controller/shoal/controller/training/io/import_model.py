@@ -1,34 +1,40 @@
 """Import an ONNX file: untrusted until checked, then normalised like Shoal's own exports."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from shoal.controller.training.io import inspection, model_checks, onnx_graph, runtime
+from shoal.controller.training.io import data_files, inspection, model_checks, onnx_graph, runtime
 from shoal.errors import ModelError
 
 _NAMES_OF_PROBABILITIES = ("output", "probabilities", "output_probability", "probs", "scores")
 
 
-def read(path: Path, name: str, features: int, columns: int) -> ModelProto:
-    """The model in `path`, checked and normalised.
+def read(
+    path: Path, name: str, features: int, columns: int, data: Mapping[str, Path] = {}
+) -> ModelProto:
+    """The model in `path`, checked and normalised, as one file.
 
     features, columns   what the dataset has: input width, and labels (1 for regression)
+    data                files that it keeps weights in, by the names that it calls them
 
     ModelError says what is wrong with `name` and how to export it.
     """
     model = model_checks.read_model(path, name)
-    model_checks.check_model(model, name)
+    sizes = {called: path.stat().st_size for called, path in data.items()}
+    model_checks.check_model(model, name, model_checks.Stored(data=sizes))
+    data_files.take_in(model, data, name)
     _check_whole(model, name)
     _check_input(model, name, features)
     # Unchanged, and in a process with limits: onnxruntime names the operator or opset it lacks.
-    inspection.check_rows(path, name, features)
+    inspection.check_rows(path, name, features, data)
     wanted = _wanted_output(model, name)
     own = onnx_graph.normalise(model, wanted, features, columns)
-    data = np.zeros((3, features), np.float32)
-    found = runtime.outputs(own.SerializeToString(), data, name).shape
+    rows = np.zeros((3, features), np.float32)
+    found = runtime.outputs(own.SerializeToString(), rows, name).shape
     if found != (3, columns):
         raise ModelError(
             f"{name} returns shape {found} for 3 rows, (3, {columns}) is needed",

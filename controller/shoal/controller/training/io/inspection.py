@@ -121,9 +121,11 @@ def inspect(
     return answer.inspection
 
 
-def check_rows(path: Path, name: str, features: int) -> ModelFacts:
+def check_rows(path: Path, name: str, features: int, data: Mapping[str, Path] = {}) -> ModelFacts:
     """Facts of a model that runs for three rows of zeros; ModelError for any other."""
-    answer = _ask(Request(verb="rows", path=str(path), name=name, features=features))
+    answer = _ask(
+        Request(verb="rows", path=str(path), name=name, data=_named(data), features=features)
+    )
     assert answer.facts is not None
     return answer.facts
 
@@ -263,17 +265,17 @@ def _answer(request: Request) -> Answer:
     )  # fmt: skip
 
     path, name = Path(request.path), request.name
+    data = {called: Path(where) for called, where in request.data.items()}
     if request.verb == "rows":
         model, left_out = model_checks.read_model(path, name), 0
         notes = []
     elif request.steps:
-        model, left_out = composed_model.read_whole(path, name, request.data), 0
+        model, left_out, data = composed_model.read_whole(path, name, data), 0, {}
         notes = zip_maps.flatten(model)
     else:
         model, left_out = model_checks.read_outline(path, name)
         notes = zip_maps.flatten(model)
     zip_maps.check_size(path, name, notes)
-    data = {called: Path(where) for called, where in request.data.items()}
     sizes = {called: where.stat().st_size for called, where in data.items()}
     facts = model_checks.check_model(model, name, model_checks.Stored(path.name, left_out, sizes))
     if request.steps:

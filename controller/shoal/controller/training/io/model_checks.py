@@ -96,6 +96,7 @@ def check_model(model: ModelProto, name: str, elsewhere: Stored | None = None) -
     nodes = _count_nodes(model, name)
     elsewhere = elsewhere or Stored()
     stored = [_stored(tensor, name, elsewhere) for tensor in tensors_of(model)]
+    _check_named(model, name, elsewhere.data)
     inside = sum(one.inside for one in stored)
     mapped = sum(one.outside for one in stored) + elsewhere.left_out
     return ModelFacts(
@@ -230,9 +231,10 @@ def _stored(tensor: TensorProto, name: str, elsewhere: Stored) -> _Stored:
         raise ModelError(
             f"{name} keeps its weights in other files: {location[:100]!r}, which has "
             f"{tensor.name[:100]!r}, was not given",
-            "save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
+            "shoal model import takes it from beside the file, or from --data FILE; in the API it "
+            f"is the file data:{location[:100] or 'NAME'}",
         )
-    start, length = _span(tensor, entries, elements, name)
+    start, length = span_of(tensor, name)
     if start + length > elsewhere.data[location]:
         raise ModelError(
             f"{name}: {tensor.name[:100]!r} is in bytes {start} to {start + length} of "
@@ -242,13 +244,12 @@ def _stored(tensor: TensorProto, name: str, elsewhere: Stored) -> _Stored:
     return _Stored(elements, tensor.ByteSize(), length)
 
 
-def _span(
-    tensor: TensorProto, entries: Mapping[str, str], elements: int, name: str
-) -> tuple[int, int]:
-    """The first byte of a tensor in its data file, and how many it has."""
+def span_of(tensor: TensorProto, name: str) -> tuple[int, int]:
+    """The first byte of a tensor in its data file, and how many it has; ModelError for none."""
+    entries = {one.key: one.value for one in tensor.external_data}
     try:
         start = _whole_number(entries.get("offset") or "0")
-        needed = elements * _item_bytes(tensor.data_type)
+        needed = math.prod(tensor.dims) * _item_bytes(tensor.data_type)
         length = _whole_number(entries.get("length") or str(math.ceil(needed)))
         if length != math.ceil(needed):
             raise ValueError(f"length {length}, and its shape needs {math.ceil(needed)}")
@@ -258,6 +259,22 @@ def _span(
             "export it again",
         ) from error
     return start, length
+
+
+def _check_named(model: ModelProto, name: str, given: Mapping[str, int]) -> None:
+    """ModelError for a data file that was given and that the model does not name."""
+    named = {
+        entry.value
+        for tensor in tensors_of(model)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    if spare := sorted(set(given) - named):
+        raise ModelError(
+            f"{name} has no weights in {spare[0][:100]!r}; the data files that it names: "
+            f"{', '.join(sorted(named))[:300] or 'none'}",
+            "leave it out, or call it as the model does",
+        )
 
 
 def _whole_number(text: str) -> int:

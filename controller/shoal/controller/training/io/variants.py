@@ -46,7 +46,9 @@ def _import(job: Job, onnx: Path, params: Params, data: Data, columns: int, task
         raise ModelError(f"no variant {unknown[0]!r}", f"there are: {', '.join(recipes)}")
     built = Variants({}, {}, [])
     for name, path in ({FP32: onnx} | job.variants).items():
-        model = import_model.read(path, f"{name} of {job.model}", len(data.features), columns)
+        beside = job.data if name == FP32 else {}
+        called = f"{name} of {job.model}"
+        model = import_model.read(path, called, len(data.features), columns, beside)
         if job.checkpoint is not None:
             model = checkpoint_graph.with_parameters(model, job.checkpoint)
         if task == "classification":
