@@ -137,7 +137,14 @@ class Capabilities:
         assert len(data) == size
         return data
 
-    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+    def file(
+        self,
+        url: str,
+        model: str,
+        file: File,
+        stop: Callable[[], bool],
+        bases: Sequence[Path] = (),
+    ) -> int:
         data = self._fetch(url)
         (self._stage(model) / file.name).write_bytes(data)
         return len(data)

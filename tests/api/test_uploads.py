@@ -2,12 +2,14 @@
 
 import gzip
 import io
+import shutil
 from typing import Any
 
 import pytest
 
 from api.controller_app import ControllerApp, is_problem
 from onnx_files import linear
+from shoal.controller.api import request_parsing
 
 CSV = b"a,b,ok\n" + b"".join(b"%d.5,%d,%d\n" % (n, n % 7, n % 2) for n in range(200))
 
@@ -33,6 +35,18 @@ def test_a_table_becomes_a_version_and_the_same_table_the_same_version(
     assert send(controller, CSV + b"9,9,1\n").json["version"] == 2
     assert controller.get("/api/v1/datasets/parts").json["version"] == 2
     assert controller.get("/api/v1/datasets/parts@1").json["rows"] == 200
+    assert left(controller) == []
+
+
+def test_an_upload_that_the_disk_has_no_room_for_is_refused_before_it_is_stored(
+    controller: ControllerApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = request_parsing.RESERVE + 1_000
+    usage = shutil.disk_usage("/")._replace(free=room)
+    monkeypatch.setattr(request_parsing.shutil, "disk_usage", lambda folder: usage)
+    response = send(controller)
+    assert is_problem(response, 507, "storage")
+    assert "the controller has 64 MB free" in response.json["detail"]
     assert left(controller) == []
 
 

@@ -14,6 +14,7 @@ NAMES = (
     "inference",
     "tensors",
     "steps",
+    "large",
     "peers",
     "footprint",
     "feeds",

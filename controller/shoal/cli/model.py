@@ -26,6 +26,8 @@ from shoal.errors import SettingError
 from shoal.tasks import KINDS
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+#: Seconds for the controller to hash, store and check a model of gigabytes once it has it.
+_READING_S = 600.0
 _data = click.option(
     "--data",
     "data",
@@ -260,7 +262,7 @@ def import_(
             files["sample"] = _upload(opened, sample)
         if steps is not None:
             files["steps"] = open_steps(steps)
-        started = session.api.upload(at("models", name, "import"), files, fields)
+        started = session.api.upload(at("models", name, "import"), files, fields, _READING_S)
     _finish(session, started, wait, timeout)
 
 
@@ -285,7 +287,7 @@ def inspect(session: Session, file: Path, steps: Path | None, data: tuple[Path, 
         files = _model(session, opened, file, data)
         if steps is not None:
             files["steps"] = open_steps(steps)
-        found = session.api.upload(at("models", "inspect"), files, {})
+        found = session.api.upload(at("models", "inspect"), files, {}, _READING_S)
     next_ = f"import it with: shoal model import NAME {file} --task tensors"
     next_ += ", or --dataset NAME" if steps is None else f" --steps {steps}"
     session.show(found, lambda: Group(*facts_tables(found), "", plain(next_)))

@@ -217,6 +217,15 @@ def test_a_later_device_does_not_need_the_wide_network(pair: Site) -> None:
     assert (late.error, late.fetched, late.whole()) == (None, 0, True)
 
 
+def test_pieces_of_an_older_version_need_no_network_at_all(pair: Site, tmp_path: Path) -> None:
+    one, _ = pair.devices
+    (tmp_path / "old.onnx").write_bytes(DATA[:PIECE] + b"?" + DATA[PIECE + 1 :])
+    one.begin()
+    got = one.downloads.file("url", MODEL, FILE, lambda: False, [tmp_path / "old.onnx"])
+    assert one.whole()
+    assert got == pair.wan.sent == PIECE
+
+
 def test_without_peers_or_pieces_the_whole_file_is_downloaded(pair: Site) -> None:
     lone = pair.devices[0]
     plain = File(name="model.onnx", size=len(DATA), sha256=FILE.sha256)

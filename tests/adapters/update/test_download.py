@@ -77,12 +77,15 @@ class Server:
             request.end_headers()
             request.wfile.write(WHY)
             return
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
-        body = self.data[start:]
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start = int(first) if wanted and self.ranges else 0
+        body = self.data[start : int(last) + 1 if last and self.ranges else None]
         request.send_response(206 if wanted and self.ranges else 200)
         request.send_header("Content-Length", str(len(body)))
         if wanted and self.ranges:
-            returned = self.content_range or f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
+            returned = self.content_range or (
+                f"bytes {start}-{start + len(body) - 1}/{len(self.data)}"
+            )
             request.send_header("Content-Range", returned)
         request.end_headers()
         if self.cuts:
@@ -393,3 +396,70 @@ def test_a_file_over_the_delta_limit_is_not_fetched_as_a_delta(
     with pytest.raises(BundleError, match="too large"):
         shorter()
     assert server.wanted == []
+
+
+# ---- pieces of an older version
+
+MB = 1 << 20
+#: Weights of 6 MiB, and a version of them where a few in the third MiB have changed.
+WEIGHTS = random.Random(1).randbytes(6 * MB)
+CHANGED = WEIGHTS[: 2 * MB + 7] + b"changed" + WEIGHTS[2 * MB + 14 :]
+
+
+@pytest.fixture
+def newer(fetch, server: Server, tmp_path: Path) -> Callable[..., int]:
+    """Fetches CHANGED, or other data, where `old` is on the device."""
+    server.data = CHANGED
+
+    def fetch_it(old: bytes = WEIGHTS, new: bytes = CHANGED) -> int:
+        server.data = new
+        (tmp_path / "old.bin").write_bytes(old)
+        file = bundle.describe("weights.bin", new)
+        bases = [tmp_path / "absent.bin", tmp_path / "old.bin"]
+        url, stop = f"{server.url}/blobs/x", lambda: False
+        got: int = fetch.downloads.file(url, "parts", file, stop, bases)
+        assert (stage(tmp_path) / "weights.bin").read_bytes() == new
+        return got
+
+    return fetch_it
+
+
+def test_a_version_that_changes_few_weights_is_fetched_as_those_pieces(
+    newer, server: Server
+) -> None:
+    assert newer() == MB
+    assert server.wanted == [f"bytes={2 * MB}-{3 * MB - 1}"]
+
+
+SHIFTED: dict[str, tuple[bytes, bytes, int]] = {
+    "a longer head": (WEIGHTS, b"a longer head" + WEIGHTS, MB + 13),
+    "a longer end": (WEIGHTS, WEIGHTS + b"more", 4),
+    "a shorter end": (WEIGHTS, WEIGHTS[:-5], MB - 5),
+    "nothing alike": (WEIGHTS, bytes(3 * MB), 3 * MB),
+    "nothing there": (b"", CHANGED, 6 * MB),
+}
+
+
+@pytest.mark.parametrize("what", SHIFTED)
+def test_pieces_are_found_from_the_beginning_or_the_end(what: str, newer) -> None:
+    old, new, most = SHIFTED[what]
+    assert newer(old, new) <= most
+
+
+def test_pieces_resume_where_the_connection_broke(newer, server: Server, tmp_path: Path) -> None:
+    server.cuts = [300_000, 0]
+    for _ in range(2):
+        with pytest.raises(LinkError):
+            newer()
+    assert newer() == MB - 300_000
+    rest = f"bytes={2 * MB + 300_000}-{3 * MB - 1}"
+    assert server.wanted == [f"bytes={2 * MB}-{3 * MB - 1}", rest, rest]
+
+
+def test_a_wrong_piece_from_the_server_is_not_taken(fetch, server: Server, tmp_path: Path) -> None:
+    server.data = WEIGHTS  # the old piece again
+    (tmp_path / "old.bin").write_bytes(WEIGHTS)
+    file, url = bundle.describe("weights.bin", CHANGED), f"{server.url}/blobs/x"
+    with pytest.raises(BundleError, match="does not match its signed hash"):
+        fetch.downloads.file(url, "parts", file, lambda: False, [tmp_path / "old.bin"])
+    assert list(stage(tmp_path).iterdir()) == []

@@ -1,6 +1,6 @@
 """Ports of the machine: clocks, chance, threads, sensors, and files over the network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -39,14 +39,22 @@ class Downloads(Protocol):
     """Fetches by hash. AbsentError: 404; DeniedError: 403; LinkError: try again; StorageError.
 
     metadata   of TUF, by the file's name
-    file   into the model's stage, from where it left off; `stop` is asked between pieces
+    file   into the model's stage, from where it left off; `stop` is asked between pieces; pieces
+           that older versions at `bases` have are copied from there
     delta  the same by way of what differs from `base`; BundleError, AbsentError where the whole
            file is the better way
     """
 
     def metadata(self, name: str) -> bytes: ...
     def small(self, url: str, size: int, sha256: str) -> bytes: ...
-    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int: ...
+    def file(
+        self,
+        url: str,
+        model: str,
+        file: File,
+        stop: Callable[[], bool],
+        bases: Sequence[Path] = (),
+    ) -> int: ...
     def delta(
         self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]
     ) -> int: ...

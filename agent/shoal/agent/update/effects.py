@@ -178,12 +178,16 @@ def _free_inactive_slot(record: Record, missing: int, context: EffectContext) ->
 
 
 def _fetch_file(model: str, file: File, context: EffectContext) -> tuple[int, bool]:
-    """Download into the stage; bytes received, and whether they were a delta of a local file."""
-    for sha256, base in context.ports.slots.held(model).items():
+    """Download into the stage; bytes received, and whether some came of a local file instead."""
+    held = context.ports.slots.held(model)
+    for sha256, base in held.items():
         with contextlib.suppress(BundleError, AbsentError, DeniedError):
             url = context.url(f"{sha256}>{file.sha256}")
             return context.ports.downloads.delta(url, model, file, base, context.stop), True
-    return context.ports.downloads.file(context.url(file.sha256), model, file, context.stop), False
+    older = [path for path in held.values() if path.name == file.name] if file.chunks else []
+    url = context.url(file.sha256)
+    got = context.ports.downloads.file(url, model, file, context.stop, older)
+    return got, bool(older)
 
 
 def _verify(record: Record, context: EffectContext) -> EffectResult:

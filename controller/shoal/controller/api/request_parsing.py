@@ -1,5 +1,6 @@
 """Parse and validate a request into the parameters of a view: bounded, typed, nothing ignored."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import IO, Any
@@ -10,9 +11,11 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from shoal.controller.api.routing import FORM, Route, Upload
 from shoal.controller.federated.records import NAME_PATTERN
-from shoal.errors import InputError, WireError
+from shoal.errors import InputError, StorageError, WireError
 from shoal.validation_errors import field_error
 
+#: Bytes of disk that uploads leave free, for the database.
+RESERVE = 64 << 20
 #: Pattern -> its description in an error.
 _PATTERNS = {
     NAME_PATTERN: "lower-case letters, digits and hyphens, 63 at most, no hyphen at either end"
@@ -20,10 +23,23 @@ _PATTERNS = {
 
 
 class SpooledRequest(Request):
-    """A request whose files go straight to the controller's own disk, never through memory."""
+    """A request whose files go straight to the controller's own disk, never through memory.
 
-    def _get_file_stream(self, *_facts: Any, **_more: Any) -> IO[bytes]:
+    StorageError where the disk has no room for them: they are there while the request lasts, and
+    are copied to the artifacts.
+    """
+
+    def _get_file_stream(
+        self, total_content_length: int | None, *_: Any, **_more: Any
+    ) -> IO[bytes]:
         folder = uploads_folder(current_app.extensions["shoal"].folder)
+        need, free = 2 * (total_content_length or 0), shutil.disk_usage(folder).free
+        if total_content_length and need + RESERVE > free:
+            raise StorageError(
+                f"{need >> 20} MB of disk are needed to take this upload, and the controller has "
+                f"{free >> 20} MB free, {RESERVE >> 20} of them to be left",
+                "make room there, or delete old releases: shoal release delete MODEL@N",
+            )
         return tempfile.NamedTemporaryFile("w+b", dir=folder)
 
 

@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -223,11 +223,18 @@ class CachedDownloads:
             return path.read_bytes()
         return self._network.small(url, size, sha256)
 
-    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+    def file(
+        self,
+        url: str,
+        model: str,
+        file: File,
+        stop: Callable[[], bool],
+        bases: Sequence[Path] = (),
+    ) -> int:
         """Fetch a file; bytes that came over the network: 0 from the cache."""
         path = self._cache.blob(file.sha256)
         if path is None or not self._copy(path, self._stage(model), file):
-            return self._network.file(url, model, file, stop)
+            return self._network.file(url, model, file, stop, bases)
         return 0
 
     def delta(self, url: str, model: str, file: File, base: Path, stop: Callable[[], bool]) -> int:

@@ -8,12 +8,13 @@ the artifact server remains.
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from shoal import bundle
 from shoal.agent.host.faults import Fault
+from shoal.agent.host.io.local_pieces import LocalPieces
 from shoal.agent.host.ports import Downloads, Random
 from shoal.agent.peers.io.protocol import (
     LONGEST,
@@ -99,23 +100,33 @@ class PeerDownloads:
             raise AbsentError("need of a delta for", file.name, "peers share the whole file")
         return self._server.delta(url, model, file, base, stop)
 
-    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+    def file(
+        self,
+        url: str,
+        model: str,
+        file: File,
+        stop: Callable[[], bool],
+        bases: Sequence[Path] = (),
+    ) -> int:
         """Download into the model's stage; bytes that came from the artifact server.
 
-        After a power cut only the incomplete piece is downloaded again.
+        After a power cut only the incomplete piece is downloaded again. Pieces that older versions
+        at `bases` have are copied from there.
         """
         long = any(piece.stop - piece.start > LONGEST for piece in file.pieces())
         if long or file.size < SMALL or not self._context.peers():
-            return self._server.file(url, model, file, stop)
+            return self._server.file(url, model, file, stop, bases)
         stage = self._stage(model)
         part = stage / f"{file.sha256}.part"
         with translated(part.name), self._state.want(file.sha256):
             stage.mkdir(parents=True, exist_ok=True)
-            fetched = self._download(url, part, file, stop)
+            fetched = self._download(url, part, file, stop, LocalPieces(file, bases))
             bundle.accept(part, stage / file.name, file)
         return fetched
 
-    def _download(self, url: str, part: Path, file: File, stop: Callable[[], bool]) -> int:
+    def _download(
+        self, url: str, part: Path, file: File, stop: Callable[[], bool], local: LocalPieces
+    ) -> int:
         pieces, fetched = file.pieces(), 0
         have = part.stat().st_size if part.exists() else 0
         whole = sum(piece.stop <= have for piece in pieces)
@@ -129,6 +140,9 @@ class PeerDownloads:
                 out.flush()  # peers can read it from now on
 
             for number in range(whole, len(pieces)):
+                if (data := local.read(pieces[number])) is not None:
+                    keep(data)
+                    continue
                 fetched += self._piece(_FileDownload(url, file, peers, keep, stop), number)
             os.fsync(out.fileno())
         return fetched

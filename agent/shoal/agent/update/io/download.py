@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from shoal import bundle, delta
+from shoal.agent.host.io.local_pieces import LocalPieces
 from shoal.durable import sync, translated
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError
 from shoal.manifest import File
@@ -73,10 +74,18 @@ class HttpsDownloads:
             raise BundleError(f"{_shown(url)} is not what was signed")
         return data
 
-    def file(self, url: str, model: str, file: File, stop: Callable[[], bool]) -> int:
+    def file(
+        self,
+        url: str,
+        model: str,
+        file: File,
+        stop: Callable[[], bool],
+        bases: Sequence[Path] = (),
+    ) -> int:
         """Download `file` into the model's stage; bytes received.
 
         Bytes received before a lost connection or power cut are kept and not downloaded again.
+        Pieces that older versions at `bases` have are copied from there, and the others received.
 
         Raises LinkError when it may be tried again, BundleError when the bytes are not what was
         signed, AbsentError for 404, DeniedError for 403, StorageError when the disk refuses.
@@ -90,7 +99,9 @@ class HttpsDownloads:
             if have > file.size:
                 part.unlink()
                 have = 0
-            if have < file.size or not part.exists():
+            if bases and file.chunks:
+                got = self._fetch_pieces(url, part, file, LocalPieces(file, bases), stop)
+            elif have < file.size or not part.exists():
                 got, sha256 = self._fetch(url, part, have, file, stop)
             self._finish(part, stage / file.name, file, sha256)
         return got
@@ -150,6 +161,33 @@ class HttpsDownloads:
                 raise
             part.unlink(missing_ok=True)
             raise AbsentError("delta at", _shown(url), "the whole file does as well") from error
+
+    def _fetch_pieces(
+        self, url: str, part: Path, file: File, local: LocalPieces, stop: Callable[[], bool]
+    ) -> int:
+        """Continue the partial file piece by piece; bytes received."""
+        got = 0
+        part.touch()
+        with part.open("r+b") as out:
+            sync(part.parent)
+            try:
+                for piece in file.pieces():
+                    have = out.seek(0, os.SEEK_END)
+                    if have >= piece.stop:
+                        continue
+                    if stop():
+                        raise LinkError("download was cancelled")
+                    if have == piece.start and (data := local.read(piece)) is not None:
+                        out.write(data)
+                        continue
+                    with self._open(url, have, piece.stop) as response:
+                        if _start(response, have, file.size) != have:
+                            raise LinkError(f"{_shown(url)}: the server sent no range")
+                        got += self._copy(response, out.write, piece.stop - have, stop)
+            finally:
+                out.flush()
+                os.fsync(out.fileno())
+        return got
 
     def _fetch(
         self, url: str, part: Path, have: int, file: File, stop: Callable[[], bool]
