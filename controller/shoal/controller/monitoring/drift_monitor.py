@@ -81,12 +81,14 @@ class DriftCache:
     counts      (device, boot, seq) -> the window's counts (F, W)
     baselines   subject -> its baseline, and the time until which it reaches
     sketched    release -> whether its windows hold sketches: a model of tensors has none
+    sites       sites with windows of late, each with the time when its last one arrived
     """
 
     def __init__(self) -> None:
         self.counts: LruCache[tuple[str, str, int], I64] = LruCache(_COUNTS_BYTES)
         self.baselines: LruCache[Subject, tuple[Baseline, float]] = LruCache(_BASELINES_BYTES)
         self.sketched: dict[str, bool] = {}
+        self.sites: dict[Subject, float] | None = None
 
 
 class SubjectWindow(NamedTuple):
@@ -111,7 +113,7 @@ def evaluate(ctx: Context, cache: DriftCache | None = None) -> bool:
         for subject, rows in _by_device(new).items():
             if evaluation.is_sketched(subject.release):
                 evaluation.device(subject, rows)
-        for site in _active_sites(db, ctx):
+        for site in _active_sites(db, ctx, evaluation.cache, new):
             if evaluation.is_sketched(site.release):
                 evaluation.site(site)
     if new or evaluation.tests or evaluation.fits:
@@ -376,15 +378,25 @@ def _by_device(rows: Iterable[Row[Any]]) -> dict[Subject, list[Row[Any]]]:
     return subjects
 
 
-def _active_sites(db: Connection, ctx: Context) -> list[Subject]:
-    """Sites with recent windows: a bucket may also close by the passing of time alone."""
+def _active_sites(
+    db: Connection, ctx: Context, cache: DriftCache, new: Sequence[Any]
+) -> list[Subject]:
+    """Sites with recent windows: a bucket may also close by the passing of time alone.
+
+    Read once, then kept up with `new`: a look costs what arrived since the last.
+    """
     since = ctx.clock() - 10 * ctx.settings.fleet.window_s - 30
-    query = (
-        select(window.c.site, window.c.model, window.c.release)
-        .where(window.c.received_at > since, window.c.site != "")
-        .distinct()
-    )
-    return [Subject("site", row.site, row.model, row.release) for row in db.execute(query)]
+    if cache.sites is None:
+        columns = (window.c.site, window.c.model, window.c.release, window.c.received_at)
+        new, cache.sites = (
+            db.execute(select(*columns).where(window.c.received_at > since)).all(),
+            {},
+        )
+    for row in new:
+        if row.site:
+            cache.sites[Subject("site", row.site, row.model, row.release)] = row.received_at
+    cache.sites = {site: at for site, at in cache.sites.items() if at > since}
+    return sorted(cache.sites)
 
 
 def _size(counts: Counts) -> int:

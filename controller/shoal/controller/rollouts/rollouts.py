@@ -82,11 +82,12 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
     _check(plan)
     ident = f"r-{ctx.random.getrandbits(32):08x}"
     with ctx.store.read() as db:
+        model = assignments.signed_release(db, plan.release).manifest.model
         stages = cohort.freeze(ident, plan.stages, _candidates(db))
     if not stages:
         raise InputError("no device fits any stage", "see: shoal device list")
     with ctx.store.write() as db:
-        model = assignments.signed_release(db, plan.release).manifest.model
+        assignments.role_of(db, plan.release)  # may have changed since it was read
         retirement.check_release(db, plan.release)
         superseded = _supersede_paused(db, ctx, actor, model, ident)
         undeployments.supersede(db, ctx, model, ident)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, func, select
 
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import change
@@ -50,8 +50,3 @@ def newest(ctx: Context) -> int:
     """Id of the last change, 0 when there was none."""
     with ctx.store.read() as db:
         return db.scalar(select(func.max(change.c.id))) or 0
-
-
-def forget(db: Connection, before_at: float) -> None:
-    """Delete changes older than `before_at`; a stream that reconnects later reloads everything."""
-    db.execute(delete(change).where(change.c.at < before_at))

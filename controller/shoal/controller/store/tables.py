@@ -143,6 +143,7 @@ device_event = Table(
     count("attempt"),
     Column("facts", JSON, nullable=False),
     Index("ix_device_event_at", "device", "at"),
+    Index("ix_device_event_received", "received_at"),
 )
 window = Table(  # inputs, outputs: Sketch bytes as received, by the release's reference
     "window",
@@ -168,6 +169,7 @@ window = Table(  # inputs, outputs: Sketch bytes as received, by the release's r
     Column("inputs", LargeBinary, nullable=False),
     Column("outputs", LargeBinary, nullable=False),
     Index("ix_window_device_start", "device", "model", "start_at"),
+    Index("ix_window_device_received", "device", "model", "release", "received_at"),
     Index("ix_window_site_start", "site", "model", "start_at"),
     Index("ix_window_start", "start_at"),
     Index("ix_window_received", "received_at"),
@@ -306,6 +308,7 @@ drift_point = Table(  # heatmap column: one row per subject and window, alarmed 
     Column("log10_p", LargeBinary, nullable=False),
     Column("psi", LargeBinary, nullable=False),
     Column("alarmed", LargeBinary, nullable=False),  # float32, float32, uint8, each (features,)
+    Index("ix_drift_point_at", "at"),
 )
 alert = Table(
     "alert",

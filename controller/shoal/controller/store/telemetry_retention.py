@@ -1,24 +1,35 @@
 """Retention: deletes telemetry and changes that are older than the settings say."""
 
-from sqlalchemy import delete
+from sqlalchemy import Column, Table, delete, select, tuple_
 
 from shoal.controller.host.context import Context
-from shoal.controller.store import changes, tables
+from shoal.controller.store.tables import change, device_event, drift_point, finding, window
 
 CHANGES_S = 3_600.0
+#: Rows deleted in one transaction, which holds the write lock.
+BATCH = 500
 
 
 def delete_expired(ctx: Context) -> None:
-    """Delete telemetry past its retention, and changes that no console asks for any more."""
+    """Delete telemetry past its retention, and changes that no console asks for any more.
+
+    A stream of changes that reconnects later than CHANGES_S reloads everything.
+    """
     now = ctx.clock()
     before = now - ctx.settings.fleet.retention_days * 86_400
-    expired = (
-        delete(tables.window).where(tables.window.c.received_at < before),
-        delete(tables.drift_point).where(tables.drift_point.c.at < before),
-        delete(tables.finding).where(tables.finding.c.at < before),
-        delete(tables.device_event).where(tables.device_event.c.received_at < before),
-    )
-    with ctx.store.write() as db:
-        for statement in expired:
-            db.execute(statement)
-        changes.forget(db, now - CHANGES_S)
+    _delete(ctx, window, window.c.received_at, before)
+    _delete(ctx, drift_point, drift_point.c.at, before)
+    _delete(ctx, finding, finding.c.at, before)
+    _delete(ctx, device_event, device_event.c.received_at, before)
+    _delete(ctx, change, change.c.at, now - CHANGES_S)
+
+
+def _delete(ctx: Context, table: Table, at: Column[float], before: float) -> None:
+    """Delete rows older than `before`, some in each transaction: others write in between."""
+    key = tuple_(*table.primary_key)
+    oldest = select(*table.primary_key).where(at < before).limit(BATCH)
+    while True:
+        with ctx.store.write() as db:
+            deleted = db.execute(delete(table).where(key.in_(oldest))).rowcount
+        if deleted < BATCH:
+            return
