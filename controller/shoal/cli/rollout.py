@@ -176,10 +176,14 @@ _add_action("resume", "Resume a paused rollout.")
 @yes_option
 @click.pass_obj
 def abort(session: Session, id_: str, rollback: bool, yes: bool) -> None:
-    """Stop a rollout permanently; devices not yet past ACTIVATING keep their release.
+    """Stop a rollout for good.
+
+    Devices that have not swapped yet cancel the update. Those that have keep the new release,
+    unless --rollback is given.
 
     \b
-    Example:
+    Examples:
+      shoal rollout abort 01h9
       shoal rollout abort 01h9 --rollback
     """
     if not yes:
