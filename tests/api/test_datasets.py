@@ -132,3 +132,39 @@ def test_the_child_that_reads_an_upload_ends_at_its_limits(
     monkeypatch.setattr(packing, "DATA_MB", 60)
     path = zipped(tmp_path / "p.zip", {"a.npz": b"0"} | pictures())
     assert "p.zip takes more than 60 MB of memory" in refusal(send(controller, path))
+
+
+def test_how_a_table_was_read_and_what_was_left_out_is_in_the_api_and_the_console(
+    controller: ControllerApp, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(
+        "Prüfstand\nheat;ok\n".encode("latin-1") + b"1,5;1\n2,5;0\n" * 20 + b"1,5;\n7\n"
+    )
+    assert "--encoding cp1252" in refusal(send(controller, path, label="ok"))
+    controller.sign_in()
+    form = {"name": "parts", "label": "ok", "encoding": "latin-1", "skip": "1"}
+    added = controller.client.post(
+        "/datasets/add", base_url=ORIGIN, headers={"Sec-Fetch-Site": "same-origin"},
+        data=form | {"file": (io.BytesIO(path.read_bytes()), path.name)},
+    )  # fmt: skip
+    assert added.headers["Location"] == "/datasets/parts@1"
+    made = controller.get("/api/v1/datasets/parts@1").json
+    assert (made["csv"]["decimal"], made["csv"]["skip"], made["duplicates"]) == (",", 1, 38)
+    assert {one["reason"]: one["count"] for one in made["left_out"]} == {
+        "not as many values as columns": 1, "label missing": 1
+    }  # fmt: skip
+    shown = page(controller, "/datasets/parts@1")
+    for words in ("decimal mark ,", "encoding iso8859-1", "line 44", "label missing", ">38 rows"):
+        assert words in shown
+    assert send(controller, path, label="ok", encoding="latin-1", skip="1").json["version"] == 1
+    assert "separator" in refusal(send(controller, path, label="ok", separator="ab"), 422)
+
+
+def test_an_excel_workbook_is_refused_with_what_to_do(
+    controller: ControllerApp, tmp_path: Path
+) -> None:
+    path = zipped(tmp_path / "t.xlsx", {"[Content_Types].xml": b"<Types/>"})
+    refused = send(controller, path, label="ok")
+    assert "an Excel workbook" in refusal(refused)
+    assert "save the sheet as CSV UTF-8" in refused.json["hint"]

@@ -50,6 +50,10 @@ def dataset() -> None:
 @click.option(
     "--parent", "parents", multiple=True, metavar="NAME@N", help="A version that it was made from."
 )
+@click.option("--separator", default="", help='Between values of a CSV file: , ";" | or tab.')
+@click.option("--decimal", default="", help="Decimal mark of a CSV file, . or ,")
+@click.option("--encoding", default="", help="Of a CSV file, such as utf-16, cp1252 or latin-1.")
+@click.option("--skip", type=int, metavar="N", help="Lines of a CSV file before its header.")
 @click.pass_obj
 def add(
     session: Session,
@@ -58,7 +62,7 @@ def add(
     drop: Sequence[str],
     parents: Sequence[str],
     unlabelled: bool,
-    **given: str | None,
+    **given: str | int | None,
 ) -> None:
     """Register PATH as the next version of a dataset.
 
@@ -70,17 +74,19 @@ def add(
       tensors            .npz with an array for each input, and label, site, split; .npy;
                          Parquet with columns of lists
 
-    What was found, and every file that was left out, is said. The same file with the same roles
-    is the same version: nothing is stored twice.
+    What was found, and every file or row that was left out, is said. The same file with the same
+    roles is the same version: nothing is stored twice. How a CSV file is read (separator, decimal
+    mark, encoding) is found out, kept with the version, and used whenever it is read again.
 
     \b
     Examples:
       shoal dataset add parts.csv --name parts --label ok --site plant
       shoal dataset add parts2.csv --name parts --label ok --parent parts@1
+      shoal dataset add export.csv --name line3 --label ok --encoding cp1252 --skip 3
       shoal dataset add photos/ --name photos
       shoal dataset add sounds.zip --name sounds --unlabelled
     """
-    fields = {name: value for name, value in given.items() if value}
+    fields = {name: str(value) for name, value in given.items() if value}
     fields |= {"drop": ",".join(drop), "parents": ",".join(parents)}
     fields |= {"unlabelled": "true"} if unlabelled else {}
     try:
@@ -166,6 +172,8 @@ def _card(found: JsonObject) -> Group:
         "split": "split",
         "made from": "parents",
         "how": "how",
+        "CSV": lambda d: dataset_contents.csv_format(d["csv"]),
+        "duplicate rows": lambda d: d["duplicates"] or "",
         "registered": lambda d: instant(d["created_at"]),
         "by": "created_by",
     }
@@ -180,4 +188,7 @@ def _card(found: JsonObject) -> Group:
         "high": "high",
         "values": lambda c: plain(c["values"][:12]),
     }
-    return Group(card(found, about), "", table(found["columns"], columns, empty="no column"))
+    return Group(
+        card(found, about), "", table(found["columns"], columns, empty="no column"), "",
+        dataset_contents.left_out(found["left_out"], "rows"),
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a dataset of images, audio or tensors holds, in words and tables."""
+"""What a dataset holds, in words and tables."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +17,11 @@ def added(made: JsonObject) -> Iterator[str]:
     if contents is None:
         label = f", label {made['label']}" if made["label"] else ", no label"
         yield f"{ref}: {made['rows']} rows{plain(label)}, sha256 {made['sha256'][:16]}…"
+        if made["csv"]:
+            yield f"  read with {csv_format(made['csv'])}"
+        yield from (f"  {line}" for line in _left_out(made["left_out"], "rows"))
+        if made["duplicates"]:
+            yield f"  used, though the same as a row before: {made['duplicates']} rows"
         return
     yield f"{ref}: {made['rows']} {_KINDS[made['kind']]}{_labelled(made)}"
     yield from (f"  {line}" for line in _lines(contents))
@@ -42,12 +47,34 @@ def _lines(contents: JsonObject) -> Iterator[str]:
             yield f"{word}: {_counts(contents[name])}"
     for note in contents["notes"]:
         yield f"note: {plain(note)}"
-    for one in contents["left_out"]:
+    yield from _left_out(contents["left_out"])
+
+
+def _left_out(found: list[JsonObject], what: str = "") -> Iterator[str]:
+    for one in found:
         more = ", …" if one["count"] > len(one["names"][:3]) else ""
         names = plain(", ".join(one["names"][:3]))
-        yield f"left out: {one['count']} {plain(one['reason'])}" + (
-            f": {names}{more}" if names else ""
-        )
+        reason = plain(f"{what}: {one['reason']}" if what else one["reason"])
+        yield f"left out: {one['count']} {reason}" + (f": {names}{more}" if names else "")
+
+
+def csv_format(csv: JsonObject | None) -> str:
+    """How a CSV file is read.
+
+    >>> csv_format({"separator": ";", "decimal": ",", "thousands": ".", "encoding": "cp1252",
+    ...     "skip": 3})
+    'separator ";", decimal ",", thousands ".", encoding cp1252, 3 lines skipped'
+    """
+    if csv is None:
+        return ""
+    separator = "tab" if csv["separator"] == "\t" else f'"{csv["separator"]}"'
+    words = [f"separator {separator}", f'decimal "{csv["decimal"]}"']
+    if csv["thousands"]:
+        words.append(f'thousands "{csv["thousands"]}"')
+    words.append(f"encoding {csv['encoding']}")
+    if csv["skip"]:
+        words.append(f"{csv['skip']} lines skipped")
+    return plain(", ".join(words))
 
 
 def shape_of(summary: JsonObject) -> str:
@@ -84,12 +111,17 @@ def tables(contents: JsonObject) -> list[Any]:
         "datatype": "datatype",
         "shape": lambda one: plain(shape_of(one)),
     }
-    left: Columns = {
-        "left out": "reason",
-        "files": "count",
-        "such as": lambda one: plain(", ".join(one["names"])),
-    }
     return [
         card(contents, about), "", table(contents["inputs"], inputs, empty="no input"), "",
-        table(contents["left_out"], left, empty="nothing was left out"),
+        left_out(contents["left_out"], "files"),
     ]  # fmt: skip
+
+
+def left_out(found: list[JsonObject], what: str) -> Any:
+    """What `dataset show` prints of the files or rows that are not in a dataset."""
+    columns: Columns = {
+        "left out": "reason",
+        what: "count",
+        "such as": lambda one: plain(", ".join(one["names"])),
+    }
+    return table(found, columns, empty="nothing was left out")

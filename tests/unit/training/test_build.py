@@ -106,7 +106,7 @@ def test_rows_with_a_missing_value_are_left_out_and_counted(tmp_path: Path) -> N
     heat[:5] = np.nan
     path = csv(tmp_path / "t.csv", {"heat": heat, "leak": [i % 2 for i in range(60)]})
     data = rows.prepare(job(path, dataset(path, "leak")), read_params("mlp", {}), "classification")
-    assert (data.incomplete, len(data.train.y) + len(data.held.y)) == (5, 55)
+    assert (sum(data.left_out.values()), len(data.train.y) + len(data.held.y)) == (5, 55)
 
 
 def test_a_table_that_is_mostly_gaps_names_the_worst_column(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_an_imported_model_is_measured_on_rows_that_went_through_its_pipeline(
     assert made.pipeline.inputs[0].source == "TT-1"
     assert 0 <= made.features[0].low < made.features[0].high <= 1  # the model's own units
     assert made.features[1].high <= 300
-    assert "10 rows with a missing value were excluded" in made.card
+    assert "10 rows were left out: value missing after the pipeline" in made.card
 
 
 def test_a_device_answers_the_plants_own_units_as_the_controller_did(

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from shoal.controller.api.routing import Call, Listing, RequestModel, Uploads, all_of, listed, route
-from shoal.controller.data import adding, datasets
+from shoal.controller.data import adding, csv_detection, datasets
 from shoal.controller.data.adding import Upload
 from shoal.controller.data.records import DatasetVersion
 
@@ -20,6 +20,10 @@ class NewDataset(RequestModel, frozen=True, kw_only=True):
     drop         columns or arrays that are left out
     labels_from  where labels of images and sounds are from; "" to find out
     unlabelled   it has no labels
+    separator    of a CSV file: one character, or "tab"; "" to find out, as decimal and encoding
+    decimal      decimal mark, "." or ","
+    encoding     such as "utf-8", "utf-16", "cp1252" or "latin-1"
+    skip         lines before the header
     """
 
     name: str
@@ -31,6 +35,10 @@ class NewDataset(RequestModel, frozen=True, kw_only=True):
     parents: str = ""
     labels_from: Literal["", "folders", "csv", "coco", "yolo"] = ""
     unlabelled: bool = False
+    separator: str = ""
+    decimal: str = ""
+    encoding: str = ""
+    skip: int = 0
 
 
 @route("GET", "/api/v1/datasets", role="viewer", tag=TAG)
@@ -48,6 +56,7 @@ def add_dataset(call: Call, form: NewDataset, files: Uploads) -> DatasetVersion:
         path=files["file"].path, filename=files["file"].filename, name=form.name, kind=form.kind,
         label=form.label, site=form.site, split=form.split, drop=listed(form.drop),
         parents=listed(form.parents), labels_from=form.labels_from, unlabelled=form.unlabelled,
+        csv=csv_detection.wanted(form.separator, form.decimal, form.encoding, form.skip),
     )  # fmt: skip
     return adding.add_upload(call.ctx, call.services.pack_items, actor=call.by, upload=upload)
 

@@ -11,7 +11,7 @@ from shoal.controller.data import datasets, decoding, packs, uploads
 from shoal.controller.data.item_labels import NONE, SOURCES, Roles
 from shoal.controller.data.items import Items
 from shoal.controller.data.open_items import open_items
-from shoal.controller.data.records import TABLE, DatasetVersion, Packed
+from shoal.controller.data.records import TABLE, CsvFormat, DatasetVersion, Packed
 from shoal.controller.host.context import Context
 from shoal.errors import AbsentError, DatasetError, SettingError
 
@@ -35,6 +35,7 @@ class Upload(NamedTuple):
     drop          columns or arrays that are left out
     labels_from   of items: "folders", "csv", "coco", "yolo"; "" to find out
     unlabelled    it has no labels
+    csv           how a CSV file is read, as of csv_detection.wanted; None to find out
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Upload(NamedTuple):
     parents: Sequence[str] = ()
     labels_from: str = ""
     unlabelled: bool = False
+    csv: CsvFormat | None = None
 
 
 def add_upload(
@@ -67,7 +69,7 @@ def add_upload(
         return datasets.add_dataset(
             ctx, actor=actor, path=upload.path, filename=upload.filename, name=upload.name,
             label=upload.label, site=upload.site, split=upload.split, drop=upload.drop,
-            parents=upload.parents, unlabelled=upload.unlabelled,
+            parents=upload.parents, unlabelled=upload.unlabelled, csv=upload.csv,
         )  # fmt: skip
     return _add_items(ctx, pack_items, actor, upload)
 

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 from sqlalchemy import Connection, Row, func, select
 
 from shoal import manifest
 from shoal.controller.access import audit
-from shoal.controller.data import frames
-from shoal.controller.data.records import TABLE, DatasetVersion
+from shoal.controller.data import csv_detection, frames
+from shoal.controller.data.records import TABLE, CsvFormat, DatasetVersion, LeftOut
 from shoal.controller.host.context import Blob, Context
 from shoal.controller.store import changes, used_versions
 from shoal.controller.store.tables import dataset
@@ -37,6 +36,7 @@ def add_dataset(
     parents: Sequence[str] = (),
     how: str = "uploaded",
     unlabelled: bool = False,
+    csv: CsvFormat | None = None,
 ) -> DatasetVersion:
     """Register the table at `path` as the next version of `name`.
 
@@ -44,23 +44,28 @@ def add_dataset(
     site, split   columns; rows with the same `split` value stay in the same part of a split
     parents    "name@version" of the datasets it was derived from, and `how`
     unlabelled   it has no label, and `label` is ""
+    csv        as of `csv_detection.wanted`; what is "" in it, or None, is detected
 
-    The same bytes with the same roles are the existing version, not a new one. DatasetError, with
-    a hint, for a file that cannot be a dataset.
+    The same bytes with the same roles, read alike, are the existing version, not a new one.
+    DatasetError, with a hint, for a file that cannot be a dataset.
     """
     check_name(name)
-    frame = frames.read_frame(path, filename)
+    frame, csv, left_out = frames.read_table(path, filename, csv or csv_detection.wanted())
     columns = frames.describe(
         frame, label=label, site=site, split=split, drop=drop, unlabelled=unlabelled
     )
+    for reason, rows in frames.left_out(frame, columns).items():
+        left_out += [LeftOut(reason=reason, count=int(rows.sum()))] if rows.any() else []
     values = {
         "rows": len(frame), "columns": msgspec.to_builtins(columns), "label": label,
         "site": site, "split": split, "sites": _sites(frame, site), "how": how,
+        "csv": msgspec.to_builtins(csv), "left_out": msgspec.to_builtins(left_out),
+        "duplicates": frames.duplicates(frame),
     }  # fmt: skip
     parents = [get_dataset(ctx, parent).ref for parent in parents]
     return register(
         ctx, actor=actor, name=name, blob=ctx.blobs.put_file(path, LIMIT), parents=parents,
-        values=values, same=("kind", "columns"),
+        values=values, same=("kind", "columns", "csv"),
     )  # fmt: skip
 
 
@@ -80,7 +85,8 @@ def register(
     values    other columns of the table `dataset`, as builtins
     same      those in which versions of the same bytes differ
     """
-    values = {"kind": TABLE, "contents": None} | dict(values)
+    none: dict[str, Any] = {"contents": None, "csv": None, "left_out": [], "duplicates": 0}
+    values = {"kind": TABLE, **none} | dict(values)
     with ctx.store.write() as db:
         alike = {column: values[column] for column in same}
         if (found := _same(db, name, blob.sha256, alike)) is not None:
@@ -148,10 +154,13 @@ def check_name(name: str) -> None:
 def _sites(frame: "pd.DataFrame", site: str) -> dict[str, int]:
     if not site:
         return {}
-    names, counts = np.unique(frames.names_of(frame[site]), return_counts=True)
-    if len(names) > frames.MAX_COLUMNS:
-        raise DatasetError(f"site column {site!r} has {len(names)} values", "is it really a site?")
-    return {str(n): int(c) for n, c in zip(names, counts, strict=True)}
+    found = frame[site].value_counts(dropna=False)
+    if len(found) > frames.MAX_COLUMNS:
+        raise DatasetError(f"site column {site!r} has {len(found)} values", "is it really a site?")
+    counts: dict[str, int] = {}
+    for name, count in zip(frames.names_of(found.index.to_series()), found, strict=True):
+        counts[str(name)] = counts.get(str(name), 0) + int(count)
+    return dict(sorted(counts.items()))
 
 
 def _latest(db: Connection, name: str) -> int:
@@ -165,7 +174,8 @@ def _same(
 ) -> DatasetVersion | None:
     query = select(dataset).where(dataset.c.name == name, dataset.c.sha256 == sha256)
     for row in db.execute(query):
-        if all(row._mapping[column] == value for column, value in alike.items()):
+        # Nothing is kept of how the oldest versions were read.
+        if all(row._mapping[column] in (value, None) for column, value in alike.items()):
             return _record(row)
     return None
 

@@ -2,13 +2,18 @@
 
 import gzip
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from msgspec.structs import replace
 
-from shoal.controller.data.records import Column, DatasetVersion
+from shoal.controller.data import csv_detection, csv_files
+from shoal.controller.data.records import Column, CsvFormat, DatasetVersion, LeftOut
 from shoal.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -18,35 +23,57 @@ MAX_BYTES = 2 << 30  # after decompression: a small gzip may expand to a very la
 MAX_ROWS, MAX_COLUMNS = 5_000_000, 4_096
 #: Distinct values that a column's description lists.
 MAX_VALUES = 100
+#: Rows that are hashed at a time: they fit the processor's cache.
+_PART = 65_536
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
-_DELIMITERS = ",;\t|"
 
 
-def read_frame(path: Path, name: str = "") -> "pd.DataFrame":
-    """Read a CSV, gzipped CSV or Parquet file; the format is detected from the content.
+class Table(NamedTuple):
+    """An uploaded table.
 
-    DatasetError, naming `name`, when it cannot be read, is empty or too large.
+    how       the format that reads its CSV file again; None for Parquet
+    left_out  rows of the file that are not in the frame
     """
+
+    frame: "pd.DataFrame"
+    how: CsvFormat | None
+    left_out: list[LeftOut]
+
+
+def read_table(path: Path, name: str, asked: CsvFormat) -> Table:
+    """Read an uploaded CSV, gzipped CSV or Parquet file, detected from the content.
+
+    asked   format of a CSV file, with "" in it for what is to be detected
+
+    DatasetError, naming `name`, when it cannot be read, is empty or too large, with the line and
+    the option that works.
+    """
+    with _naming(name):
+        if _is_parquet(path):
+            return Table(read_frame(path, name), None, [])
+        opened = partial(_unpacked, path)
+        try:
+            frame, how, uneven = _read_csv(opened, asked)
+        except UnicodeDecodeError:
+            csv_files.check_encoding(opened, asked.encoding or "utf-8")
+            raise
+    left_out = [
+        LeftOut(reason="not as many values as columns", count=uneven.rows, names=[f"line {line}"])
+        for line in (uneven.line,) if uneven.rows
+    ]  # fmt: skip
+    return Table(_validated(frame, name), how, left_out)
+
+
+def read_frame(path: Path, name: str = "", how: CsvFormat | None = None) -> "pd.DataFrame":
+    """Read a registered CSV, gzipped CSV or Parquet file as `how` says; errors as `read_table`."""
     import pandas as pd
 
     name = name or path.name
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-            file.seek(0)
-            if head == _PARQUET:
-                frame = pd.read_parquet(file)
-            else:
-                frame = _read_csv(_unpacked(file, head))
-    except ImportError as error:
-        raise DatasetError(f"{name} is Parquet", "pip install pyarrow, or upload CSV") from error
-    except pd.errors.EmptyDataError as error:
-        raise DatasetError(f"{name} is empty", "upload a CSV with a header line") from error
-    except (ValueError, OSError, EOFError) as error:  # ParserError, UnicodeDecodeError, BadGzipFile
-        raise DatasetError(
-            f"{name} cannot be read as a table: {_first_line(error)}",
-            "upload UTF-8 CSV with one header line, CSV.gz or Parquet",
-        ) from error
+    with _naming(name):
+        if _is_parquet(path):
+            frame = pd.read_parquet(path)
+        else:
+            frame = csv_files.read(partial(_unpacked, path), how or CsvFormat(), MAX_ROWS)
     return _validated(frame, name)
 
 
@@ -77,10 +104,41 @@ def describe(
     # A column with another role is never a feature, even when it is listed twice.
     roles = dict.fromkeys(drop, "dropped") | {split: "split", site: "site", label: "label"}
     columns = [_column(c, frame[c], roles.get(c, "feature")) for c in known]
-    _check_features(columns)
+    _check_features(frame, columns)
     if label:
         _check_label(frame, label)
     return columns
+
+
+def left_out(frame: "pd.DataFrame", columns: Sequence[Column]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Rows that are not used, by reason, shape (n,) each; a row has one reason, the first.
+
+    A value beyond float32 is infinite for a model.
+    """
+    unlabelled = np.zeros(len(frame), bool)
+    infinite, missing = unlabelled.copy(), unlabelled.copy()
+    for column in columns:
+        if column.role == "label" and column.missing:
+            unlabelled |= frame[column.name].isna().to_numpy()
+        if column.role == "feature" and _may_be_left_out(column):
+            with np.errstate(over="ignore"):
+                values = frame[column.name].to_numpy(np.float32, na_value=np.nan)
+            infinite |= np.isinf(values)
+            missing |= np.isnan(values)
+    infinite &= ~unlabelled
+    missing &= ~(unlabelled | infinite)
+    return {"label missing": unlabelled, "infinite value": infinite, "value missing": missing}
+
+
+def duplicates(frame: "pd.DataFrame") -> int:
+    """Number of rows that are the same as one before them: their 64-bit hashes are."""
+    import pandas as pd
+
+    parts = [
+        pd.util.hash_pandas_object(frame.iloc[start : start + _PART], index=False).to_numpy()
+        for start in range(0, len(frame), _PART)
+    ]
+    return len(frame) - len(pd.unique(np.concatenate(parts)))
 
 
 def names_of(values: "pd.Series") -> np.ndarray:
@@ -115,6 +173,10 @@ class _Bounded(io.RawIOBase):
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._left = stream, MAX_BYTES
 
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
     def readable(self) -> bool:
         return True
 
@@ -127,19 +189,74 @@ class _Bounded(io.RawIOBase):
         return len(data)
 
 
-def _unpacked(file: BinaryIO, head: bytes) -> io.BufferedReader:
-    stream = gzip.GzipFile(fileobj=file) if head.startswith(_GZIP) else file
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Every error of reading as a DatasetError that names the file."""
+    import pandas as pd
+
+    try:
+        yield
+    except ImportError as error:
+        raise DatasetError(f"{name} is Parquet", "pip install pyarrow, or upload CSV") from error
+    except pd.errors.EmptyDataError as error:
+        raise DatasetError(f"{name} is empty", "upload a CSV with a header line") from error
+    except csv_files.FormatError as error:
+        raise DatasetError(
+            f"{name} cannot be read as a table: {error.message}", error.hint
+        ) from error
+    except (ValueError, OSError, EOFError) as error:  # ParserError, UnicodeDecodeError, BadGzipFile
+        raise DatasetError(
+            f"{name} cannot be read as a table: {_first_line(error)}",
+            "upload UTF-8 CSV with one header line, CSV.gz or Parquet",
+        ) from error
+
+
+def _read_csv(
+    opened: csv_files.Opener, asked: CsvFormat
+) -> tuple["pd.DataFrame", CsvFormat, csv_files.Uneven]:
+    import pandas as pd
+
+    found = csv_detection.detect(opened, asked)
+    how = replace(found, decimal=found.decimal or ".")
+    uneven = csv_files.Uneven(0, 0)
+    try:
+        frame = csv_files.read(opened, how, MAX_ROWS)
+        if _may_be_uneven(frame):
+            uneven = csv_files.find_uneven(opened, how)
+    except pd.errors.ParserError:
+        uneven = csv_files.find_uneven(opened, how)
+        if not uneven.rows:
+            raise
+    if uneven.rows:
+        how = replace(how, uneven=uneven.rows)
+        frame = csv_files.read(opened, how, MAX_ROWS)
+    if thousands := csv_detection.thousands_of(frame, found.decimal):
+        how = replace(how, thousands=thousands)
+        csv_files.ungroup(frame, how)
+    return frame, how, uneven
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_PARQUET)) == _PARQUET
+
+
+def _unpacked(path: Path) -> io.BufferedReader:
+    with path.open("rb") as file:
+        zipped = file.read(len(_GZIP)) == _GZIP
+    stream = gzip.GzipFile(path) if zipped else path.open("rb")
     return io.BufferedReader(_Bounded(stream), 1 << 16)  # type: ignore[arg-type]
 
 
-def _read_csv(stream: io.BufferedReader) -> "pd.DataFrame":
+def _may_be_uneven(frame: "pd.DataFrame") -> bool:
+    """Whether a row may be shorter than the header, or every row longer by one."""
     import pandas as pd
 
-    first = stream.peek(1 << 16).partition(b"\n")[0]
-    if b"\0" in first:
-        raise ValueError("it is binary, not text")
-    delimiter = max(_DELIMITERS, key=lambda c: first.count(c.encode()))
-    return pd.read_csv(stream, sep=delimiter, nrows=MAX_ROWS + 1, encoding="utf-8-sig")
+    return (
+        not isinstance(frame.index, pd.RangeIndex)
+        or not len(frame.columns)
+        or bool(frame.iloc[:, -1].isna().any())
+    )
 
 
 def _validated(frame: "pd.DataFrame", name: str) -> "pd.DataFrame":
@@ -161,28 +278,51 @@ def _column(name: str, values: "pd.Series", role: str) -> Column:
     import pandas as pd
 
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    finite = values[np.isfinite(values)] if numeric else values.dropna()
-    named = in_order(names_of(finite)) if role in ("label", "site") else []
+    known = _finite(values) if numeric else values.dropna()
+    named: list[str] = []
+    if role in ("label", "site"):
+        named = in_order(names_of(pd.Series(pd.unique(known))))
     return Column(
         name=name,
         dtype=str(values.dtype),
         role=role,
-        missing=len(values) - len(finite),
-        low=float(finite.min()) if numeric and len(finite) else None,
-        high=float(finite.max()) if numeric and len(finite) else None,
+        missing=len(values) - len(known),
+        low=float(known.min()) if numeric and len(known) else None,
+        high=float(known.max()) if numeric and len(known) else None,
         values=named if len(named) <= MAX_VALUES else [],
     )
 
 
-def _check_features(columns: list[Column]) -> None:
+def _finite(values: "pd.Series") -> np.ndarray:
+    """The finite ones of a column of numbers, shape (n,)."""
+    array = values.to_numpy(np.float64, na_value=np.nan) if values.hasnans else values.to_numpy()
+    finite = np.isfinite(array)
+    return array if finite.all() else array[finite]
+
+
+def _check_features(frame: "pd.DataFrame", columns: list[Column]) -> None:
     features = [c for c in columns if c.role == "feature"]
+    if empty := [c.name for c in features if c.missing == len(frame)]:
+        each = "has" if len(empty) == 1 else "each have"
+        raise DatasetError(
+            f"{_listed(empty)} {each} no value in any row", f"--drop {','.join(empty[:20])}"
+        )
     text = [c.name for c in features if c.low is None and "bool" not in c.dtype]
     if text:
+        example = str(frame[text[0]].dropna().iloc[0])
+        comma = csv_detection.has_decimal_comma(example)
         raise DatasetError(
-            f"not numbers: {_listed(text)}", "drop these columns, or encode them as numbers"
-        )
+            f"not numbers: {_listed(text)}",
+            f"if {example} has a decimal comma: --decimal ," if comma
+            else "drop these columns, or encode them as numbers",
+        )  # fmt: skip
     if not features:
         raise DatasetError("no feature columns are left", "drop fewer columns")
+
+
+def _may_be_left_out(column: Column) -> bool:
+    largest = max(abs(column.low or 0.0), abs(column.high or 0.0))
+    return column.missing > 0 or largest > float(np.finfo(np.float32).max)
 
 
 def _check_label(frame: "pd.DataFrame", label: str) -> None:

@@ -17,8 +17,26 @@ class Column(Record, frozen=True, kw_only=True):
     values: list[str] = []
 
 
+class CsvFormat(Record, frozen=True, kw_only=True):
+    """How a CSV file is read.
+
+    separator  one character; "" for the most frequent of , ; tab | in the first line
+    decimal    decimal mark, "." or ","
+    skip       lines before the header
+    thousands  mark between groups of thousands in columns of numbers; "" for none
+    uneven     rows that are left out: they have not as many values as the header
+    """
+
+    separator: str = ""
+    decimal: str = "."
+    encoding: str = "utf-8"
+    skip: int = 0
+    thousands: str = ""
+    uneven: int = 0
+
+
 class LeftOut(Record, frozen=True, kw_only=True):
-    """Files that are not in a dataset, for one reason. names: the first of them."""
+    """Files or rows that are not in a dataset, for one reason. names: the first of them."""
 
     reason: str
     count: int
@@ -86,6 +104,11 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     label      of a table its column, "" without one; else where labels are from: "folders",
                "labels.csv: class"
     contents   of items; null for a table
+    csv        how the file of a table is read; null for Parquet, and for versions from before it
+               was kept
+    left_out   rows of a table that nothing is trained or measured on; those of too many or too few
+               values are not among `rows`, the others are
+    duplicates   rows of a table that are the same as one before them; they are used
     """
 
     name: str
@@ -104,6 +127,9 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     sites: dict[str, int] = {}
     kind: str = TABLE
     contents: Contents | None = None
+    csv: CsvFormat | None = None
+    left_out: list[LeftOut] = []
+    duplicates: int = 0
 
     @property
     def ref(self) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from shoal.controller.data import parquet_tensors
 
 _NPY, _ZIP = b"\x93NUMPY", (b"PK\x03\x04", b"PK\x05\x06")
+#: Parts of an Excel workbook, which is a zip too.
+_WORKBOOK = (b"[Content_Types].xml", b"xl/worksheets/")
 _GZIP, _OTHER_COMPRESSED = b"\x1f\x8b", (b"BZh", b"\xfd7zXZ\x00")
 #: A header of a tar, and where it says so.
 _BLOCK, _MAGIC_AT, _MAGIC = 512, 257, b"ustar"
@@ -20,6 +22,8 @@ def is_items(path: Path) -> bool:
     """
     with path.open("rb") as file:
         head = file.read(1 << 16)
+    if head.startswith(_ZIP) and any(part in head for part in _WORKBOOK):
+        return False  # a table, which is refused with what to do instead
     if head.startswith((_NPY, *_ZIP, *_OTHER_COMPRESSED)):
         return True
     if head.startswith(_GZIP):

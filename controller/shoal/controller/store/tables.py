@@ -196,6 +196,9 @@ dataset = Table(
     text("created_by"),
     Column("kind", Text, nullable=False, server_default="table"),
     Column("contents", JSON(none_as_null=True), nullable=True),
+    Column("csv", JSON(none_as_null=True), nullable=True),
+    Column("left_out", JSON, server_default="[]", nullable=False),
+    count("duplicates"),
 )
 operation = Table(
     "operation",

@@ -5,7 +5,7 @@ from pathlib import Path
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.data import adding, datasets
+from shoal.controller.data import adding, csv_detection, datasets
 from shoal.controller.data.adding import Upload
 from shoal.controller.store.records import Page
 from shoal.controller.web.screen import actor, blueprint, context, pack_items, show
@@ -37,11 +37,16 @@ def dataset_add() -> Response:
     if file is None or not file.filename:  # a browser sends an empty file where none was chosen
         raise InputError("no file was chosen", "choose one; a folder as a .zip")
     file.stream.flush()
+    csv = csv_detection.wanted(
+        form.get("separator", ""), form.get("decimal", ""), form.get("encoding", "").strip(),
+        _number(form.get("skip", "").strip() or "0", "lines before the header"),
+    )  # fmt: skip
     upload = Upload(
         path=Path(file.stream.name),
         filename=file.filename,
         drop=[part.strip() for part in form.get("drop", "").split(",") if part.strip()],
         unlabelled=form.get("unlabelled") == "true",
+        csv=csv,
         **{name: form.get(name, "").strip() for name in _TEXTS},
     )
     made = adding.add_upload(context(), pack_items(), actor=who.name, upload=upload)
@@ -55,7 +60,7 @@ def dataset_one(ref: str) -> str:
     found = datasets.get_dataset(ctx, ref)
     pictures, page = [], Page()
     if found.kind == "images":
-        first = _number(request.args.get("cursor", "0"))
+        first = _number(request.args.get("cursor", "0"), "cursor")
         pictures = adding.pictures(ctx, found, first, SHOWN)
         more = first + len(pictures)
         page = Page(next=str(more) if more < found.rows else "", total=found.rows)
@@ -68,7 +73,7 @@ def dataset_thumbnail(ref: str, index: int) -> Response:
     return Response(adding.thumbnail(context(), ref, index), mimetype="image/webp")
 
 
-def _number(text: str) -> int:
+def _number(text: str, what: str) -> int:
     if not text.isdecimal() or len(text) > 9:
-        raise InputError(f"cursor {text!r:.20} is no number", "go to the first page")
+        raise InputError(f"{what} {text!r:.20} is no number", "leave it out")
     return int(text)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from onnx import ModelProto
 
+from shoal.controller.data.records import DatasetVersion
 from shoal.controller.releases import verdicts
 from shoal.controller.releases.records import Built, VariantReport, Verdict
 from shoal.controller.releases.verdicts import FP32
@@ -96,7 +97,7 @@ def _assemble(
     outputs = runtime.outputs(built.files[FP32], data.train.x, FP32)
     sketches = reference_sketches.references_of(data.features, data.train, outputs, task, THRESHOLD)
     failed = _damaged(job, reports, task)
-    notes = _notes(params, data, built)
+    notes = _notes(job, params, data, built)
     variants = list(reports.values())
     return Built(
         task=task,
@@ -166,10 +167,19 @@ def _why_refused(
     return "" if any(v.passed for v in gated) else "no profile can run any of its variants"
 
 
-def _notes(params: Params, data: Data, built: Variants) -> list[str]:
+def _notes(job: Job, params: Params, data: Data, built: Variants) -> list[str]:
     notes = [*built.notes]
     if params.sites:
         notes.append(f"trained on site {', '.join(params.sites)} only")
-    if data.incomplete:
-        notes.append(f"{data.incomplete} rows with a missing value were excluded")
+    return notes + _rows_left_out(job.dataset, data)
+
+
+def _rows_left_out(dataset: DatasetVersion, data: Data) -> list[str]:
+    uneven = {one.reason: one.count for one in dataset.left_out if one.names}
+    notes = [f"{n} rows were left out: {why}" for why, n in (uneven | data.left_out).items()]
+    if dataset.duplicates:
+        notes.append(
+            f"{dataset.duplicates} rows are the same as one before them: where one is held back "
+            "and its double trained on, metrics are better than on new data"
+        )
     return notes

@@ -41,9 +41,8 @@ def apply_pipeline(data: Data, steps: Pipeline) -> Data:
             "the others have a value outside of its range: see low, high and given of its inputs",
         )
     dropped = len(data.train.y) + len(data.elsewhere.y) - len(train.y) - len(elsewhere.y)
-    return data._replace(
-        train=train, held=held, elsewhere=elsewhere, incomplete=data.incomplete + dropped
-    )
+    left_out = data.left_out | ({"value missing after the pipeline": dropped} if dropped else {})
+    return data._replace(train=train, held=held, elsewhere=elsewhere, left_out=left_out)
 
 
 def _converted(rows: Rows, steps: Pipeline, features: list[str]) -> Rows:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from shoal.controller.data import splits
-from shoal.controller.data.frames import features_of, in_order, names_of, read_frame
+from shoal.controller.data.frames import features_of, in_order, left_out, names_of, read_frame
 from shoal.controller.training.jobs import Job
 from shoal.errors import DatasetError
 from shoal.estimators import Params
@@ -32,7 +32,7 @@ class Data(NamedTuple):
 
     train        rows of the chosen sites; held: held-back rows of the same sites
     elsewhere    held-back rows of every site, for evaluation per site
-    incomplete   number of rows excluded because a value was missing
+    left_out     number of rows that are in none of them, by reason
     """
 
     features: list[str]
@@ -40,15 +40,15 @@ class Data(NamedTuple):
     train: Rows
     held: Rows
     elsewhere: Rows
-    incomplete: int
+    left_out: dict[str, int]
 
 
 def prepare(job: Job, params: Params, task: str) -> Data:
     """Read the job's table and split it deterministically; DatasetError when that is impossible."""
-    frame = read_frame(job.table, job.dataset.ref)
+    frame = read_frame(job.table, job.dataset.ref, job.dataset.csv)
     features = features_of(job.dataset)
-    complete = np.isfinite(frame[features].to_numpy(np.float64)).all(1)
-    complete &= frame[job.dataset.label].notna().to_numpy()
+    excluded = left_out(frame, job.dataset.columns)
+    complete = ~np.logical_or.reduce([*excluded.values()])
     if complete.sum() < max(20, len(frame) // 2):
         raise DatasetError(
             f"{job.dataset.ref}: only {complete.sum()} of {len(frame)} rows have every value",
@@ -65,7 +65,7 @@ def prepare(job: Job, params: Params, task: str) -> Data:
     held = splits.held_back(strata, group, holdout=params.holdout, seed=params.seed)
     data = Data(
         features, labels, rows.take(chosen & ~held), rows.take(chosen & held), rows.take(held),
-        int((~complete).sum()),
+        {reason: int(which.sum()) for reason, which in excluded.items() if which.any()},
     )  # fmt: skip
     _check_split(data, task)
     return data
