@@ -298,10 +298,15 @@ def manifest_of(
     )
 
 
-def engine_of(signature: Signature, session: Any = None, version: int = 1) -> Engine:
+def engine_of(
+    signature: Signature,
+    session: Any = None,
+    version: int = 1,
+    references: References = NOTHING,
+) -> Engine:
     """An engine without files; it answers as `session` does."""
     return Engine(
-        slot=slot_of(version), manifest=manifest_of(signature, version), references=NOTHING,
+        slot=slot_of(version), manifest=manifest_of(signature, version), references=references,
         session=session, slow_s=1.0,
     )  # fmt: skip
 

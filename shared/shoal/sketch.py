@@ -355,6 +355,8 @@ def _sums(x: F64) -> F64:
 
 def _varints(values: I64) -> bytes:
     """LEB128 of each value, vectorised over the number of bytes a value needs."""
+    if not len(values):
+        return b""
     left = values.astype(np.uint64)
     columns = []
     more = np.ones(len(left), bool)

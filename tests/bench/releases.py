@@ -12,7 +12,7 @@ from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.installed.record import Slot
 from shoal.manifest import TENSORS, TENSORS_SCHEMA, Feature, Manifest, Variant
 from shoal.profile import load_profiles
-from shoal.sketch import F32, Reference, References, reference_of
+from shoal.sketch import F32, References, reference_of
 from shoal.tensors import Array
 
 MODEL, INPUT, OUTPUT = "plates", "input", "output"
@@ -66,14 +66,21 @@ def make_tensor_release(graph: bytes, items: list[dict[str, Array]]) -> Release:
     """Make a release of tensors, as an import with a sample of `items` does."""
     import onnx
 
+    from shoal.controller.training import tensor_references
     from shoal.controller.training.io import model_checks, runtime, tensor_runs
 
     facts = model_checks.check_model(onnx.load_model_from_string(graph), MODEL)
     found = tensor_runs.measure(runtime.open_session(graph, MODEL), facts, MODEL, items)
-    nothing = References(inputs=Reference(features=[]), outputs=Reference(features=[]))
+    kinds = {"image": "image", "frame": "audio"}
+    sketching = tensor_references.sketching_of(
+        found.signature,
+        items,
+        found.answers,
+        {name: kind for name, kind in kinds.items() if name in items[0]},
+    )
     files = {
         "fp32.onnx": graph,
-        "reference.json": msgspec.json.encode(nothing),
+        "reference.json": msgspec.json.encode(sketching.references),
         "golden.msgpack": found.golden,
     }
     return _packed(
@@ -87,7 +94,7 @@ def make_tensor_release(graph: bytes, items: list[dict[str, Array]]) -> Release:
         labels=[],
         dataset="",
         dataset_sha256="",
-        signature=found.signature,
+        signature=sketching.signature,
     )
 
 

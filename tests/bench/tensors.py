@@ -113,8 +113,10 @@ def _sides(
     folder: Path, graph: bytes, item: dict[str, Array]
 ) -> Iterator[tuple[Callable[[Mapping[str, Array]], list[Any]], ServedModel, Client]]:
     """Raw `session.run`, a served model in this process, and a client of an agent's process."""
-    other = {name: array + np.float32(0.25) for name, array in item.items()}
-    release = make_tensor_release(graph, [item, other])
+    sample = [
+        {name: array + np.float32(0.25 * i) for name, array in item.items()} for i in range(24)
+    ]
+    release = make_tensor_release(graph, sample)
     devices.seed_folder(folder, release)
     slots = DiskSlots(folder / MODELS)
     slot = slots.found()[0]

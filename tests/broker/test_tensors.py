@@ -39,6 +39,12 @@ def test_a_file_is_imported_rolled_out_and_answered_bit_for_bit(
     for name, content in weights.items():
         (tmp_path / name).write_bytes(content)
     numbers = np.random.default_rng(1)
+    sample = tmp_path / "two.npz"
+    np.savez(
+        sample,
+        a=numbers.normal(size=(40, 1, 2)).astype(np.float32),
+        b=numbers.integers(-(2**40), 2**40, (40, 1, 2)),
+    )
     feeds: dict[str, dict[str, Any]] = {
         "two": {
             "a": numbers.normal(size=(5, 2)).astype(np.float32),
@@ -50,7 +56,7 @@ def test_a_file_is_imported_rolled_out_and_answered_bit_for_bit(
     for name, data in models.items():
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(data)
-        release = released(api, {name: (path, None)})[name]
+        release = released(api, {name: (path, sample if name == "two" else None)})[name]
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         wanted = dict(zip(names, session.run(names, feeds[name]), strict=True))
@@ -67,6 +73,15 @@ def test_a_file_is_imported_rolled_out_and_answered_bit_for_bit(
         windows = api.get("devices/cam-a/windows?limit=200")["items"]
         return sum(window["rows"] for window in windows if window["model"] == "two")
 
+    def sketched() -> int:
+        subject = "model=two&scope=device&subject=cam-a"
+        with Client("two", folder=agent) as client:
+            for _ in range(200):
+                client.infer_tensors(feeds["two"])
+        return int(api.get(f"drift/histogram?{subject}&feature=a.value1")["rows"])
+
     eventually(lambda: rows() > 0, "its windows, which hold counts", 60)
-    assert api.get("drift?model=two&scope=device&subject=cam-a")["features"] == []
+    eventually(lambda: sketched() > 0, "windows that hold sketches of some items", 60)
+    found = api.get("drift?model=two&scope=device&subject=cam-a")
+    assert found["words"]["a.value1"] == "value 1 of input a"
     assert api.get("performance?model=two")["items"][0]["errors"] == 0

@@ -14,6 +14,7 @@ from shoal.preparation import Conversion
 from shoal.profile import Profile
 from shoal.signature import Tensor
 from shoal.sketch import F32, References
+from shoal.tensor_sketches import ItemStatistics, item_statistics
 from shoal.tensors import Array, Named
 
 #: Every onnxruntime loads the oldest one, and none the newest.
@@ -71,6 +72,11 @@ class Engine:
     def tensors(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Inputs and outputs of the signature by name."""
         return self.signature.by_name()
+
+    @functools.cached_property
+    def statistics(self) -> ItemStatistics | None:
+        """What is sketched of the items of a release of tensors; None: nothing."""
+        return None if self.takes_rows else item_statistics(self.signature, self.references)
 
     @functools.cached_property
     def defaults(self) -> Named:

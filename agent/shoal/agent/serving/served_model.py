@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from shoal.agent.serving.engine import Engine
+from shoal.agent.serving.item_sampling import ItemSampler
 from shoal.agent.serving.sequences import Sequences, Step
 from shoal.agent.serving.tensor_batches import split, stack
 from shoal.agent.serving.tensor_requests import TensorRequest, of_arrays
@@ -51,6 +52,7 @@ class ServedModel:
         self._recent: F32 | None = None
         self._seen = 0
         self._running: dict[object, tuple[Engine, float]] = {}
+        self._sampler = ItemSampler()
         self.sequences = Sequences()
 
     @property
@@ -113,14 +115,17 @@ class ServedModel:
             raise
         if engine.takes_rows:
             return {engine.manifest.output: self._infer(engine, feeds[engine.manifest.input])}
-        return self._infer_tensors(engine, request)
+        outputs_ = self._infer_tensors(engine, request)
+        self.look()
+        return outputs_
 
     def infer_requests(
         self, engine: Engine, requests: Sequence[TensorRequest]
     ) -> list[dict[str, Array] | ShoalError]:
         """Outputs by name of several requests that join, in one run of `engine`.
 
-        One result or error for each. When the run fails the requests are run one by one.
+        One result or error for each. When the run fails the requests are run one by one. The caller
+        answers them, and calls `look` then.
         """
         if len(requests) > 1:
             try:
@@ -128,6 +133,28 @@ class ServedModel:
             except ShoalError:
                 pass
         return [self._tensor_result(engine, request) for request in requests]
+
+    @property
+    def has_items_to_look_at(self) -> bool:
+        return self._sampler.has_waiting
+
+    def look(self) -> None:
+        """Sketch the items that were chosen of answered requests; never longer than a few items."""
+        sampler = self._sampler
+        while (chosen := sampler.take()) is not None:
+            start, engine = self._timer(), chosen.engine
+            statistics = engine.statistics
+            if statistics is None:
+                continue
+            rows = [statistics.of(chosen.feeds, chosen.outputs, item) for item in chosen.items]
+            took = self._timer() - start
+            with self._lock:
+                sampler.count(len(rows), took)
+                window = self._window
+                if window is None or window.release != engine.manifest.release:
+                    continue
+                for row in filter(None, rows):
+                    window.record_statistics(*row)
 
     def engine_for(self, step: Step | None, engine: Engine) -> Engine:
         """The engine of a request: that of its sequence, where one is open, or `engine`."""
@@ -160,6 +187,7 @@ class ServedModel:
                 self.sequences.close(self._warm)
             self._warm, self._engine = self._engine, engine
             self._window = Window(engine, now_s) if engine else None
+            self._sampler = ItemSampler()
             self._before = self._past + (closed.vitals if closed else Vitals())
             self._past, self._recent = Vitals(), self._recent_for(engine)
         return closed.close(now_s, health) if closed and closed.requests else None
@@ -180,6 +208,7 @@ class ServedModel:
             if closed is None or engine is None:
                 return None
             self._past = self._past + closed.vitals
+            self._sampler.begin_window(closed.rows)
             self._window = Window(engine, now_s)
         return closed.close(now_s, health)
 
@@ -267,7 +296,8 @@ class ServedModel:
         except ShoalError:
             self.count_error()
             raise
-        self._record_items(engine, request.items, self._timer() - start, 1)
+        took = self._timer() - start
+        self._record_items(engine, request.feeds, outputs, request.items, took, 1)
         return outputs
 
     def _run_named(
@@ -307,17 +337,27 @@ class ServedModel:
         outputs = self._run_named(engine, together, names, start)
         took = self._timer() - start
         parts = split(engine.signature, outputs, counts)
-        self._record_items(engine, sum(counts), took, len(requests))
+        self._record_items(engine, together, outputs, sum(counts), took, len(requests))
         return [
             {name: part[name] for name in request.names}
             for request, part in zip(requests, parts, strict=True)
         ]
 
-    def _record_items(self, engine: Engine, items: int, took: float, requests: int) -> None:
+    def _record_items(
+        self,
+        engine: Engine,
+        feeds: Named,
+        outputs: Named,
+        items: int,
+        took: float,
+        requests: int,
+    ) -> None:
         with self._lock:
             window = self._window
             if window is not None and window.release == engine.manifest.release:
                 window.record_items(items, took, requests)
+                if engine.statistics is not None:
+                    self._sampler.offer(engine, feeds, outputs, items, took)
 
     def _record(
         self,

@@ -43,7 +43,7 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
 class Window:
     """Sketches, latency, errors and labels of one release from `start_s` (Unix seconds) on.
 
-    Of a release of tensors it has no sketches: rows are its items, and nothing is said of them.
+    Of a release of tensors rows are its items, and the sketches hold statistics of some of them.
     """
 
     def __init__(self, engine: Engine, start_s: float) -> None:
@@ -82,13 +82,18 @@ class Window:
         self._filled = at + n
 
     def record_items(self, items: int, seconds: float, requests: int = 1) -> None:
-        """Count served requests of which nothing but their latency and number of items is kept."""
+        """Count served requests of a release of tensors."""
         self.requests += requests
         self.rows += items
         each = seconds / requests
         self.latency.add(each, requests)
         if each > self._engine.slow_s:
             self.slow += requests
+
+    def record_statistics(self, inputs: F32, outputs: F32) -> None:
+        """Sketch one item of a release of tensors: its statistics, float32 (F,) each."""
+        self._inputs.update(inputs)
+        self._outputs.update(outputs)
 
     def record_error(self) -> None:
         """Count one request that failed."""
@@ -117,7 +122,7 @@ class Window:
         After a clock change the start is unknown: the report then has length 0.
         """
         self._flush()
-        is_sketched = self.rows > 0 and self._engine.takes_rows
+        is_sketched = self._inputs.rows > 0
         start_s = self._start_s if 0 <= now_s - self._start_s <= LONGEST_S else now_s
         return WindowReport(
             device="",

@@ -39,7 +39,8 @@ def drift_map(ctx: Context, model: str, scope: str, subject: str, since: float =
     """
     with ctx.store.read() as db:
         of = _current(db, model, scope, subject)
-        names = tables_of.names_of(window_validation.references_of(db, of.release))
+        references = window_validation.references_of(db, of.release)
+        names = tables_of.names_of(references)
         fitted = _baseline(db, of)
         collected = fitted.windows if fitted else _collected(db, of, ctx.settings.fleet.window_s)
         points = db.execute(
@@ -57,6 +58,7 @@ def drift_map(ctx: Context, model: str, scope: str, subject: str, since: float =
         baseline_windows=min(collected, needed),
         baseline_needed=needed,
         features=names,
+        words=tables_of.words_of(references),
         cells=_cells([p for p in points if len(p.alarmed) == len(names)], names),
     )
 

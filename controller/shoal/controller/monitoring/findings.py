@@ -5,12 +5,13 @@ features on two devices, and is one incident.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft, listed
@@ -88,7 +89,9 @@ def save(
             sites[key] = test.site
     for key, site in sites.items():
         if found[key]:
-            alerts.raise_alert(db, ctx, alert_draft(site, found[key]), len(found[key]))
+            references = window_validation.references_of(db, found[key][0].release)
+            draft = alert_draft(site, found[key], histograms.words_of(references))
+            alerts.raise_alert(db, ctx, draft, len(found[key]))
         else:
             alerts.touch(db, ctx, key, ctx.settings.fleet.window_s)
 
@@ -105,12 +108,13 @@ def rows_of(table: Any, subject: Subject) -> list[Any]:
 
 
 def windows_of(subject: Subject) -> tuple[Any, ...]:
-    """Conditions for the windows of a subject and its release that hold rows."""
+    """Conditions for the windows of a subject and its release that hold rows and their sketches."""
     return (
         (window.c.site if subject.scope == "site" else window.c.device) == subject.name,
         window.c.model == subject.model,
         window.c.release == subject.release,
         window.c.rows > 0,
+        func.length(window.c.inputs) > 0,  # a device may have looked at none of its rows
     )
 
 
@@ -136,10 +140,17 @@ def alert_key(site: str, model: str, release: str) -> str:
     return f"drift/{model}/{site}/{release}"
 
 
-def alert_draft(site: str, findings: Sequence[Finding]) -> Draft:
-    """Alert text for one or more findings of one site, model and release."""
+def alert_draft(
+    site: str, findings: Sequence[Finding], words: Mapping[str, str] = MappingProxyType({})
+) -> Draft:
+    """Alert text for one or more findings of one site, model and release.
+
+    words   of features that their names do not say: histograms.words_of
+    """
     worst = min(findings, key=lambda one: one.log10_p)
     features = list(dict.fromkeys(one.feature for one in findings))
+    moved = listed([words.get(one, one) for one in features])
+    strongest = words.get(worst.feature, worst.feature)
     devices = sorted({one.subject for one in findings if one.scope == "device"})
     largest_psi = max(one.psi for one in findings)
     where = f" ({', '.join(devices)})" if devices else ""
@@ -149,8 +160,8 @@ def alert_draft(site: str, findings: Sequence[Finding]) -> Draft:
         severity="critical" if largest_psi >= CRITICAL_PSI else "warning",
         title=f"{worst.model}: inputs at {site} have drifted",
         detail=(
-            f"{listed(features)} moved away from {site}{where}'s own baseline with "
-            f"{worst.release}: {worst.feature} by {worst.hellinger:.2f} (Hellinger; 10^"
+            f"{moved} moved away from {site}{where}'s own baseline with "
+            f"{worst.release}: {strongest} by {worst.hellinger:.2f} (Hellinger; 10^"
             f"{worst.log10_p:.0f} by chance, the budget allows 10^{worst.log10_alpha:.0f}), "
             f"PSI against training {worst.psi:.2f}."
         ),

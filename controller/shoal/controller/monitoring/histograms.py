@@ -5,6 +5,7 @@ import numpy.typing as npt
 
 from shoal.errors import SketchError
 from shoal.sketch import Reference, References, Sketch
+from shoal.tensor_sketches import in_words
 
 I64 = npt.NDArray[np.int64]
 
@@ -15,6 +16,19 @@ def names_of(references: References) -> list[str]:
     taken = set(inputs)
     outputs = [f.name for f in references.outputs.features]
     return inputs + [f"{name} (output)" if name in taken else name for name in outputs]
+
+
+def words_of(references: References) -> dict[str, str]:
+    """Features in words, by name, of a model of tensors: "x.noise" is "noise of input x".
+
+    Empty for a model of rows, whose outputs are no tensors' statistics.
+    """
+    inputs = [f.name for f in references.inputs.features]
+    outputs = [f.name for f in references.outputs.features]
+    if not all("." in name for name in outputs):
+        return {}
+    found = {name: in_words(name, "input") for name in inputs}
+    return found | {name: in_words(name, "output") for name in outputs}
 
 
 def counts_of(references: References, inputs: bytes, outputs: bytes) -> I64:

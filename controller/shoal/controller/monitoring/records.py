@@ -42,6 +42,7 @@ class DriftMap(Record, frozen=True, kw_only=True):
     """Heatmap, feature x time, of one subject.
 
     ready   the baseline is complete; it has `baseline_windows` of `baseline_needed` windows
+    words   of a model of tensors: features in words, by name
     """
 
     model: str
@@ -53,6 +54,7 @@ class DriftMap(Record, frozen=True, kw_only=True):
     baseline_needed: int
     features: list[str]
     cells: list[DriftCell]
+    words: dict[str, str] = {}
 
 
 class Histograms(Record, frozen=True, kw_only=True):

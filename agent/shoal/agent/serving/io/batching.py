@@ -111,6 +111,16 @@ class _ModelQueue:
             asyncio.get_running_loop().call_soon(self._run)
         for (_, done), response in zip(batch, responses, strict=True):
             done(response)
+        serving = batch[0][0].serving
+        if serving.has_items_to_look_at:  # once these are answered, and behind who waits
+            if is_slow([call for call, _ in batch]):
+                _on_thread(serving.look, _nothing)
+            else:
+                asyncio.get_running_loop().call_soon(serving.look)
+
+
+def _nothing(_: None) -> None:
+    """Nothing follows."""
 
 
 def _on_thread(job: Callable[[], T], then: Callable[[T], None]) -> None:
