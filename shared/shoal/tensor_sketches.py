@@ -1,7 +1,8 @@
 """What is sketched of a model of tensors: statistics of its inputs and outputs, a column each.
 
 The signature says what each tensor's items are, the release's references name the statistics
-("x.brightness"), and device and controller compute them here. No value of an item leaves the
+("x.brightness"), and device and controller compute them here. Where the outputs have a task, its
+columns ("score") take the place of their statistics. No value of an item leaves the
 device: columns go into a Sketch, which counts them in bins.
 """
 
@@ -12,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal import item_statistics as statistics
+from shoal import task_outputs
+from shoal.errors import InputError
 from shoal.signature import Signature, Sketched, Tensor
 from shoal.sketch import F32, Reference, References
+from shoal.tasks import Task, Tensors
 from shoal.tensors import Array, Named
 
 #: Columns of a release's inputs and outputs together, and items looked at in a window: a window's
@@ -30,6 +34,7 @@ _BY_KIND = {
     "text": statistics.TEXT,
     "numbers": statistics.NUMBERS,
 }
+_NAMES = frozenset(name for names in _BY_KIND.values() for name in names) | {"value"}
 _WORDS = {
     "crossings": "zero crossings", "p0p1": "joint moment 1", "p2p3": "joint moment 2",
     "left-right": "light left to right", "top-bottom": "light top to bottom",
@@ -79,8 +84,10 @@ def statistics_of(tensor: Tensor) -> list[str]:
 class ItemStatistics:
     """Statistics of the items of one release, in the order of its references' features."""
 
-    def __init__(self, inputs: list[_Part], outputs: list[_Part]) -> None:
-        self._inputs, self._outputs = inputs, outputs
+    def __init__(
+        self, inputs: list[_Part], outputs: list[_Part], columns: "TaskColumns | None" = None
+    ) -> None:
+        self._inputs, self._outputs, self._columns = inputs, outputs, columns
 
     def of(self, feeds: Named, outputs: Named, item: int) -> tuple[F32, F32] | None:
         """Statistics of one item of a run: float32 (F,) of the inputs, and of the outputs.
@@ -93,14 +100,55 @@ class ItemStatistics:
             return None
         if any(part.name not in outputs for part in self._outputs):
             return None
-        return _row(self._inputs, feeds, item), _row(self._outputs, outputs, item)
+        if self._columns is None:
+            return _row(self._inputs, feeds, item), _row(self._outputs, outputs, item)
+        row = self._columns.of(outputs, item)
+        return None if row is None else (_row(self._inputs, feeds, item), row)
 
 
-def item_statistics(signature: Signature, references: References) -> ItemStatistics | None:
+class TaskColumns:
+    """Columns of a task's outputs: task_outputs.output_columns, of one item at a time.
+
+    names   the columns that are kept, in order; empty for all of the first item's
+    """
+
+    def __init__(self, task: Task, signature: Signature, names: Sequence[str] = ()) -> None:
+        self._task, self._signature, self.names = task, signature, list(names)
+
+    def of(self, outputs: Named, item: int) -> F32 | None:
+        """float32 (F,), NaN for an item without the task's shape; None where an output that the
+        task reads is missing.
+        """
+        axes = {tensor.name: tensor.batch for tensor in self._signature.outputs}
+        one = {
+            name: array if (axis := axes[name]) is None else array.take([item], axis)
+            for name, array in outputs.items()
+        }
+        try:
+            found = task_outputs.output_columns(
+                self._task, task_outputs.items_first(self._signature, one)
+            )
+        except KeyError:
+            return None
+        except InputError:
+            found = {}
+        self.names = self.names or list(found)
+        missing = np.full(1, np.nan, np.float32)
+        row = [found.get(name, missing)[:1] for name in self.names]
+        return np.concatenate(row) if row else np.empty(0, np.float32)
+
+
+def item_statistics(
+    signature: Signature, references: References, task: Task | None = None
+) -> ItemStatistics | None:
     """The statistics that `references` name; None when there are none, or it names others."""
     if not references.features:
         return None
     inputs = _parts(signature.inputs, references.inputs)
+    if task is not None and not isinstance(task, Tensors):
+        names = [feature.name for feature in references.outputs.features]
+        columns = TaskColumns(task, signature, names) if names else None
+        return None if inputs is None else ItemStatistics(inputs, [], columns)
     outputs = _parts(signature.outputs, references.outputs)
     return None if inputs is None or outputs is None else ItemStatistics(inputs, outputs)
 
@@ -111,13 +159,23 @@ def in_words(feature: str, what: str) -> str:
     >>> in_words("x.brightness", "input"), in_words("probs.value3", "output")
     ('brightness of input x', 'value 3 of output probs')
     """
-    tensor, _, name = feature.rpartition(".")
-    if not tensor:
+    if not is_statistic(feature):
         return feature
+    tensor, _, name = feature.rpartition(".")
     for stem, words in (("value", "value"), ("bucket", "token bucket"), ("p", "projection")):
         if name.startswith(stem) and name[len(stem) :].isdigit():
             name = f"{words} {name[len(stem) :]}"
     return f"{_WORDS.get(name, name)} of {what} {tensor}"
+
+
+def is_statistic(feature: str) -> bool:
+    """Whether a feature's name is that of a statistic of a tensor.
+
+    >>> is_statistic("x.noise"), is_statistic("score of v1.2"), is_statistic("noise")
+    (True, False, False)
+    """
+    tensor, _, name = feature.rpartition(".")
+    return bool(tensor) and (name in _NAMES or (name[:5] == "value" and name[5:].isdecimal()))
 
 
 def _parts(tensors: Sequence[Tensor], reference: Reference) -> list[_Part] | None:

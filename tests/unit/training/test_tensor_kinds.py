@@ -7,6 +7,7 @@ from shoal.controller.training import tensor_kinds
 from shoal.controller.training.tensor_references import sketching_of
 from shoal.errors import InputError, ModelError
 from shoal.signature import Signature, Sketched, State, Tensor
+from shoal.tasks import AnomalyScore, Classification, Embedding, Task
 from shoal.tensor_sketches import MOST_COLUMNS, item_statistics
 from shoal.tensors import Array
 
@@ -204,3 +205,56 @@ def test_references_that_name_unknown_statistics_are_not_sketched() -> None:
     assert item_statistics(found.signature, found.references) is not None
     other = Signature(inputs=[Tensor(name="z", datatype="FP32", shape=newer.shape)], outputs=[Y])
     assert item_statistics(other, found.references) is None
+
+
+#: A task, an output of one item, and the columns in place of the output's statistics.
+TASKS: dict[str, tuple[Task, Tensor, Array, list[str]]] = {
+    "classification": (
+        Classification(output="y", labels=["good", "bad", "odd"]),
+        Tensor(name="y", datatype="FP32", shape=["N", 3], batch=0),
+        np.float32([[0.2, 0.7, 0.1]]), ["prediction", "score"],
+    ),
+    "anomaly": (
+        AnomalyScore(output="y", threshold=0.5),
+        Tensor(name="y", datatype="FP32", shape=["N", 1], batch=0),
+        np.float32([[0.9]]), ["score"],
+    ),
+    "embedding": (
+        Embedding(output="y"),
+        Tensor(name="y", datatype="FP32", shape=["N", 64], batch=0),
+        np.ones((1, 64), np.float32), ["norm"],
+    ),
+    "one item a request": (
+        Classification(output="y", labels=["good", "bad"]),
+        Tensor(name="y", datatype="FP32", shape=[2]),
+        np.float32([0.2, 0.8]), ["prediction", "score"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", TASKS)
+def test_outputs_with_a_task_are_sketched_as_what_they_mean(what: str) -> None:
+    task, y, answer, columns = TASKS[what]
+    tensor, item, _ = INFERRED["channels last"]
+    signature = Signature(inputs=[tensor], outputs=[y])
+    found = sketching_of(signature, [{"x": item}] * 20, [{"y": answer}] * 20, {}, task)
+    assert [f.name for f in found.references.outputs.features] == columns
+    looked = item_statistics(found.signature, found.references, task)
+    assert looked is not None
+    rows = looked.of({"x": item}, {"y": answer}, 0)
+    assert rows is not None
+    assert np.isfinite(rows[1]).all()
+    assert looked.of({"x": item}, {}, 0) is None
+
+
+def test_the_answer_for_one_item_of_several_is_its_own() -> None:
+    task, y, answer, _ = TASKS["classification"]
+    tensor, item, _ = INFERRED["channels last"]
+    signature = Signature(inputs=[tensor], outputs=[y])
+    found = sketching_of(signature, [{"x": item}] * 20, [{"y": answer}] * 20, {}, task)
+    looked = item_statistics(found.signature, found.references, task)
+    assert looked is not None
+    batch = {"y": np.float32([[0.2, 0.7, 0.1], [0.8, 0.1, 0.1]])}
+    rows = looked.of({"x": np.concatenate([item, item])}, batch, 1)
+    assert rows is not None
+    np.testing.assert_allclose(rows[1], [0, 0.8], rtol=1e-6)

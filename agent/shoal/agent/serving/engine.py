@@ -76,7 +76,9 @@ class Engine:
     @functools.cached_property
     def statistics(self) -> ItemStatistics | None:
         """What is sketched of the items of a release of tensors; None: nothing."""
-        return None if self.takes_rows else item_statistics(self.signature, self.references)
+        if self.takes_rows:
+            return None
+        return item_statistics(self.signature, self.references, self.manifest.answers)
 
     @functools.cached_property
     def defaults(self) -> Named:

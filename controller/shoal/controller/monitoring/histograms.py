@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from shoal.errors import SketchError
 from shoal.sketch import Reference, References, Sketch
-from shoal.tensor_sketches import in_words
+from shoal.tensor_sketches import in_words, is_statistic
 
 I64 = npt.NDArray[np.int64]
 
@@ -21,11 +21,11 @@ def names_of(references: References) -> list[str]:
 def words_of(references: References) -> dict[str, str]:
     """Features in words, by name, of a model of tensors: "x.noise" is "noise of input x".
 
-    Empty for a model of rows, whose outputs are no tensors' statistics.
+    Empty for a model of rows, whose features are columns.
     """
     inputs = [f.name for f in references.inputs.features]
     outputs = [f.name for f in references.outputs.features]
-    if not all("." in name for name in outputs):
+    if not all(is_statistic(name) for name in inputs):
         return {}
     found = {name: in_words(name, "input") for name in inputs}
     return found | {name: in_words(name, "output") for name in outputs}

@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from shoal.controller.training import tensor_kinds
 from shoal.signature import Signature, Tensor
 from shoal.sketch import FeatureReference, Reference, References, reference_of
+from shoal.tasks import Task, Tensors
 from shoal.tensor_sketches import (
     LEAST_ITEMS,
     MOST_COLUMNS,
     MOST_LOOKED,
+    TaskColumns,
     item_statistics,
     statistics_of,
 )
@@ -37,11 +40,13 @@ def sketching_of(
     items: Sequence[Named],
     answers: Sequence[Named],
     said: Mapping[str, str],
+    task: Task | None = None,
 ) -> Sketching:
     """What is sketched of a model's inputs and outputs, from the items of a sample.
 
     items, answers   inputs and outputs of each; none when no sample was given
     said             kinds of inputs, as a person says: tensor_kinds.parse_kinds
+    task             what the outputs mean; its columns take the place of their statistics
 
     InputError for an input that there is not, ModelError for one that is not what was said.
     """
@@ -54,9 +59,14 @@ def sketching_of(
         )
         return Sketching(signature, NONE, [note])
     made, notes = tensor_kinds.with_kinds(signature, items, answers, said)
-    names = _columns(made)
+    if task is not None and not isinstance(task, Tensors):
+        made, names = _with_task(made, task, answers)
+        if not names[1]:
+            notes.append(f"outputs are not sketched: the sample's have no {task.word}")
+    else:
+        names = _columns(made)
     empty = [Reference(features=[_unknown(name) for name in side]) for side in names]
-    looked = item_statistics(made, References(inputs=empty[0], outputs=empty[1]))
+    looked = item_statistics(made, References(inputs=empty[0], outputs=empty[1]), task)
     if looked is None:
         return Sketching(
             made, NONE, [*notes, "nothing is sketched: no input or output is looked at"]
@@ -89,6 +99,18 @@ def window_bytes(references: References) -> int:
             long += sum(count * share >= _ONE_BYTE for count in feature.counts)
         total += _HEAD_BYTES + len(features) * (width + 2 + _MOMENT_BYTES) + long
     return total
+
+
+def _with_task(
+    signature: Signature, task: Task, answers: Sequence[Named]
+) -> tuple[Signature, list[list[str]]]:
+    """The signature without kinds of outputs, and names of the columns of inputs and outputs."""
+    outputs = [msgspec.structs.replace(tensor, sketched=None) for tensor in signature.outputs]
+    made = msgspec.structs.replace(signature, outputs=outputs)
+    columns = TaskColumns(task, made)
+    columns.of(answers[0], 0)
+    inputs = _pick(made.inputs, MOST_COLUMNS - min(_OF_OUTPUTS, len(columns.names)))
+    return made, [inputs, columns.names[: MOST_COLUMNS - len(inputs)]]
 
 
 def _columns(signature: Signature) -> list[list[str]]:

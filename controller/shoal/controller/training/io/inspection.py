@@ -336,7 +336,11 @@ def _inspect(session: Any, facts: ModelFacts, request: Request) -> Inspection:
     measured = tensor_runs.measure(session, facts, request.name, items)
     task, proposed = _task_of(session, facts, request, measured)
     sketching = tensor_references.sketching_of(
-        measured.signature, items, measured.answers if items else [], request.kinds
+        measured.signature,
+        items,
+        measured.answers if items else [],
+        request.kinds,
+        task.meaning if task is not None else None,
     )
     return Inspection(
         facts=facts,
