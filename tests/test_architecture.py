@@ -217,3 +217,16 @@ def test_a_journey_is_short_and_its_files_are_there(title: str) -> None:
     assert [name for name in files if not (ROOT / name).is_file()] == []
     assert len(files) == len(set(files))
     assert 5 <= len(files) <= JOURNEYS[title]
+
+
+# ------------------------------------------------------------------------------------- migrations
+
+
+def test_every_migration_follows_the_one_before_it() -> None:
+    versions = ROOT / "controller/shoal/controller/store/io/migrations/versions"
+    files = sorted(versions.glob("m*.py"))
+    revision = re.compile(r'^(?:down_)?revision = "?(\w+)"?$', re.MULTILINE)
+    for number, file in enumerate(files, 1):
+        own, before = revision.findall(file.read_text())
+        assert (file.name[1:5], own) == (f"{number:04}", f"{number:04}"), file.name
+        assert before == (f"{number - 1:04}" if number > 1 else "None"), file.name
