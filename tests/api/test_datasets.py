@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from PIL import Image
 
 from api.controller_app import ORIGIN, ControllerApp, is_problem
 from item_files import picture, pictures, tarred, tone, zipped
+from onnx_files import node, onnx_of
 from shoal.controller.data import adding, datasets
 from shoal.controller.data.io import packing
+from shoal.controller.operations import operations
+from shoal.controller.wiring import operation_kinds
 
 
 def send(controller: ControllerApp, path: Path, **fields: str) -> Any:
@@ -104,6 +108,41 @@ def test_the_console_shows_a_dataset_with_thumbnails_to_those_who_may_read_it(
     assert small.mimetype == "image/webp"
     assert Image.open(io.BytesIO(small.data)).size == (160, 120)
     assert is_problem(controller.get("/api/v1/datasets/parts@1/thumbnails/30"), 404)
+
+
+def means() -> bytes:
+    """The mean of each channel of images of any size."""
+    return onnx_of(
+        [node("Cast", ["picture"], ["x"], to=TensorProto.FLOAT),
+         node("ReduceMean", ["x"], ["y"], axes=[1, 2], keepdims=0)],
+        [("picture", TensorProto.UINT8, ["N", "H", "W", 3])],
+        [("y", TensorProto.FLOAT, ["N", 3])],
+    )  # fmt: skip
+
+
+def test_the_images_of_a_dataset_are_the_inputs_on_which_an_import_is_measured(
+    controller: ControllerApp, tmp_path: Path
+) -> None:
+    files = {f"{'a' if i % 2 else 'b'}/{i:02}.png": picture(i) for i in range(24)}
+    send(controller, zipped(tmp_path / "p.zip", files))
+    form = {"task": "tensors", "dataset": "parts", "onnx": (io.BytesIO(means()), "means.onnx")}
+    asked = controller.post("/api/v1/models/means/import", "operator", data=form)
+    assert asked.status_code == 202
+    blobs = sum(1 for path in (controller.ctx.folder / "blobs").rglob("*") if path.is_file())
+    assert blobs == 2  # the dataset and the model: the dataset is not stored twice
+    claimed = operations.claim_next(controller.ctx)
+    assert claimed is not None
+    done = operations.run(controller.ctx, claimed.id, operation_kinds())
+    assert done.error == ""
+    assert done.state == "succeeded"
+    release = controller.get("/api/v1/releases/means@1").json
+    assert release["tensors"]["inputs"][0]["datatype"] == "UINT8"
+    table = tmp_path / "t.csv"
+    table.write_text("a,b\n1,2\n3,4\n")
+    send(controller, table, name="rows", label="b")
+    form |= {"dataset": "rows", "onnx": (io.BytesIO(means()), "means.onnx")}
+    refused = controller.post("/api/v1/models/means/import", "operator", data=form)
+    assert "a table has rows" in refusal(refused)
 
 
 def test_the_form_adds_a_dataset_and_shows_it(controller: ControllerApp, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_file_that_no_device_could_run_is_refused_before_it_is_queued(
 
 
 SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
-    "a dataset": ({"task": "tensors", "dataset": "parts"}, "takes no dataset"),
+    "a dataset": ({"task": "tensors", "dataset": "parts"}, "no dataset 'parts'"),
     "labels": ({"task": "tensors", "labels": "a,b"}, "takes no labels"),
     "a pipeline": ({"task": "tensors", "pipeline": "{}"}, "takes no pipeline"),
     "variants": (
@@ -89,7 +89,7 @@ SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
     "settings without a task": ({"settings": "{}"}, "the import has no task"),
     "a task of tensors with a dataset": (
         {"task": "detection", "dataset": "parts"},
-        "takes no dataset",
+        "no dataset 'parts'",
     ),
     "settings of another task": (
         {"task": "embedding", "settings": '{"labels": ["a"]}'},

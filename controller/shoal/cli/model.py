@@ -225,10 +225,10 @@ def import_(
     it is measured on the dataset, quantized and gated.
 
     Without --dataset: any model that onnxruntime loads, with its tensors by name. --task says what
-    its outputs mean, and it is measured on the labels of --sample. With --task tensors nothing is
-    claimed about it: no metric, no labels. With a sample of 20 items or more its inputs and outputs
-    are watched for drift: light and sharpness of images, level and spectrum of audio, vocabulary of
-    tokens and texts.
+    its outputs mean, and it is measured on the labels of --sample, or of --dataset where that
+    is one of images, audio or tensors. With --task tensors nothing is claimed about it: no metric,
+    no labels. With a sample of 20 items or more its inputs and outputs are watched for drift: light
+    and sharpness of images, level and spectrum of audio, vocabulary of tokens and texts.
 
     \b
     Examples:

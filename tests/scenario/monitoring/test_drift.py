@@ -247,9 +247,9 @@ def test_monitoring_resumes_where_it_stopped_and_tests_nothing_twice(fleet):
     assert len(fleet.rows_of(tables.drift_point)) >= points
 
 
-def add_dataset(fleet, version):
+def add_dataset(fleet, version, label="good"):
     made = DatasetVersion(
-        name="plates", version=version, sha256="0" * 64, size=1, rows=1, columns=[], label="good",
+        name="plates", version=version, sha256="0" * 64, size=1, rows=1, columns=[], label=label,
         site="station", split="", parents=[], how="uploaded", created_at=fleet.clock(),
         created_by="ana", sites={"north": 1, "south": 1},
     )  # fmt: skip
@@ -268,6 +268,7 @@ def test_a_drift_alert_and_newer_labels_train_again_exactly_once(fleet):
     fleet.run(30)
     assert operations.list_operations(fleet.ctx) == []
     add_dataset(fleet, 2)
+    add_dataset(fleet, 3, label="")  # unlabelled: nothing can be trained on it
     fleet.run(60)
     [asked] = operations.list_operations(fleet.ctx)
     [alert] = alerts.list_alerts(fleet.ctx)

@@ -79,9 +79,27 @@ def test_a_value_that_the_input_cannot_have_is_refused(
 def test_values_that_the_input_can_have_are_converted(tmp_path: Path) -> None:
     path = tmp_path / "sample.npz"
     path.write_bytes(saved(np.array([[-128, 127]])))
-    (item,) = read_sample(path, [TensorFact(name="x", type="INT8", shape=["N", 2])])
+    (item,) = read_sample(path, [TensorFact(name="x", type="INT8", shape=[2])])
     assert item["x"].tolist() == [-128, 127]
     assert item["x"].dtype == np.int8
     path.write_bytes(saved(np.array([np.nan, np.inf, 0.1])))
     items = read_sample(path, [TensorFact(name="x", type="FP32", shape=["N"])])
-    assert [float(item["x"]) for item in items[1:]] == [np.inf, np.float32(0.1)]
+    assert [item["x"].item() for item in items[1:]] == [np.inf, np.float32(0.1)]
+
+
+def test_of_many_items_so_many_are_taken_from_all_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "sample.npz"
+    path.write_bytes(saved(np.arange(10_000, dtype=np.float32)))
+    items = read_sample(path, [TensorFact(name="x", type="FP32", shape=["N"])])
+    taken = [item["x"].item() for item in items]
+    assert len(taken) == 256
+    assert (taken[0], taken[-1]) == (0, 9_999)
+    assert max(np.diff(taken)) < 41
+
+
+def test_an_item_without_the_axis_of_a_batch_is_a_batch_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "sample.npz"
+    path.write_bytes(saved(np.ones((4, 5), np.float32)))
+    for shape, expected in (([1, 5], (1, 5)), (["N", 5], (1, 5)), ([3, 5], (5,)), ([5], (5,))):
+        items = read_sample(path, [TensorFact(name="x", type="FP32", shape=shape)])
+        assert items[0]["x"].shape == expected

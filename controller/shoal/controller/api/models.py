@@ -48,7 +48,8 @@ class Training(RequestModel, frozen=True, kw_only=True):
 class Import(RequestModel, frozen=True, kw_only=True):
     """An import. labels: class names by output column, comma-separated, or a JSON array.
 
-    dataset    of a model of rows, which is measured on it; "" for one of named tensors
+    dataset    a labelled table, on which a model of rows is measured; for one of named tensors a
+               dataset of images, audio or tensors, in place of a sample, or ""
     task       "classification" or "regression" of rows, "" for what the dataset's label says; any
                for named tensors, measured on the sample's label; "tensors": nothing is claimed
     settings   JSON of other fields of a task for named tensors; docs/models/tasks.md

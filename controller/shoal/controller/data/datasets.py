@@ -111,6 +111,11 @@ def list_datasets(ctx: Context) -> list[DatasetVersion]:
         return [_record(row) for row in db.execute(newest)]
 
 
+def list_labelled_tables(ctx: Context) -> list[DatasetVersion]:
+    """The versions that `get_labelled_table` finds, newest first."""
+    return [one for one in list_datasets(ctx) if one.kind == TABLE and one.label]
+
+
 def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
     """ "name@version", or "name" for its newest version; AbsentError if it does not exist."""
     name, at, version = ref.partition("@")
@@ -134,7 +139,8 @@ def get_labelled_table(ctx: Context, ref: str) -> DatasetVersion:
     if found.kind != TABLE:
         raise DatasetError(
             f"{found.ref} is a dataset of {found.kind}, not a table of rows",
-            "models of rows need a table: shoal dataset add FILE.csv --name NAME --label COLUMN",
+            "models of rows need a table: shoal dataset add FILE.csv --name NAME --label COLUMN; "
+            "an import with --task tensors takes it",
         )
     if not found.label:
         raise DatasetError(

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from shoal.controller.alerts import alerts
+from shoal.controller.data.records import TABLE
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import alert, dataset, model, operation, release
 from shoal.controller.training import training
@@ -65,11 +66,11 @@ def _open_alerts() -> Select[Any]:
 
 
 def _newer_dataset(db: Connection, policy: str, ref: str, opened_at: float) -> str:
-    """The newest version of the policy's dataset if it is newer than the alert, else ""."""
+    """The newest labelled table of the policy's dataset if it is newer than the alert, else ""."""
     name = policy.partition("@")[0]
     newest = db.execute(
         select(dataset.c.version, dataset.c.created_at)
-        .where(dataset.c.name == name)
+        .where(dataset.c.name == name, dataset.c.kind == TABLE, dataset.c.label != "")
         .order_by(dataset.c.version.desc())
         .limit(1)
     ).first()

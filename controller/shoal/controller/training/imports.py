@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from shoal import pipeline
+from shoal.controller.data import datasets
+from shoal.controller.data.records import TABLE
 from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases.records import ModelFacts
@@ -24,7 +26,7 @@ VARIANT, DATA = "variant:", "data:"
 _OF_TENSORS = ("sample", "steps")
 #: What an import of tensors does not take, and why.
 _OF_ROWS = {
-    "dataset": "nothing is measured against data",
+    "dataset": "a table has rows, not tensors",
     "labels": "its outputs are tensors, not classes",
     "settings": "nothing is claimed about it",
     "pipeline": "its inputs are tensors, not columns",
@@ -53,10 +55,12 @@ class ReadFacts(Protocol):
 
 
 class ImportFile(NamedTuple):
-    """An uploaded file: its path, and the client's name for it."""
+    """An uploaded file: its path, and the client's name for it. stored: its SHA-256 among the
+    blobs, "" for one that is not there yet."""
 
     path: Path
     filename: str
+    stored: str = ""
 
 
 class ImportRequest(NamedTuple):
@@ -97,6 +101,7 @@ def start(
     steps that cannot be read, AbsentError for an unknown dataset, ModelError for a file that
     cannot be imported.
     """
+    request = _with_items(ctx, request)
     _check(request)
     check_model(model)
     kinds = tensor_kinds.parse_kinds(request.kinds)
@@ -109,7 +114,10 @@ def start(
             facts = read_facts(file.path, called(file, field), beside, steps and steps.path)
             if field == "onnx":
                 tensor_kinds.check_names(kinds, [one.name for one in facts.inputs])
-    kept = {field: ctx.blobs.put_file(file.path).sha256 for field, file in request.files.items()}
+    kept = {
+        field: file.stored or ctx.blobs.put_file(file.path).sha256
+        for field, file in request.files.items()
+    }
     data = {field.removeprefix(DATA): kept[field] for field in kept if field.startswith(DATA)}
     if not request.of_rows:
         return training.start_tensors_import(
@@ -149,6 +157,23 @@ def data_of(files: Mapping[str, ImportFile]) -> dict[str, Path]:
     }
     check_data_names(named)
     return named
+
+
+def _with_items(ctx: Context, request: ImportRequest) -> ImportRequest:
+    """The same, where the items of a dataset that is no table stand for the sample."""
+    if not request.dataset or not request.task:
+        return request
+    version = datasets.get_dataset(ctx, request.dataset)
+    if version.kind == TABLE:
+        return request
+    if "sample" in request.files:
+        raise InputError(
+            f"the items of {version.ref} are the sample, and there is another",
+            "leave one of them out",
+        )
+    path = ctx.blobs.path(version.sha256)
+    items = ImportFile(path, version.ref, stored=version.sha256)
+    return request._replace(dataset="", files={**request.files, "sample": items})
 
 
 def called(file: ImportFile, field: str) -> str:

@@ -15,7 +15,7 @@ def model_train() -> str:
     """The form for a training, with every estimator and parameter."""
     return show(
         "train.html",
-        datasets=[one.ref for one in datasets.list_datasets(context())],
+        datasets=[one.ref for one in datasets.list_labelled_tables(context())],
         estimators=estimators.list_estimators(),
         model=request.args.get("model", ""),
     )

@@ -12,24 +12,34 @@ from shoal.controller.releases.records import TensorFact
 from shoal.errors import DatasetError, ModelError
 from shoal.tensors import DTYPES, Array
 
-#: Bytes of a file's arrays once unpacked, and items, at most; of more items the first are taken.
+#: Bytes of items, and items, at most; of more, so many are taken from all over the file.
 LIMIT, MOST_ITEMS = 256 << 20, 256
 
 
 def read_sample(path: Path, inputs: Sequence[TensorFact]) -> list[dict[str, Array]]:
-    """Items of a .npz with an array for each of `inputs`, or of a .npy for the only one.
+    """Items of a stored dataset, of a .npz with an array for each of `inputs`, or of a .npy.
 
     ModelError names the array that is missing, has another number of items or another type.
     """
     try:
         items = open_items(path, "the sample", [one.name for one in inputs], LIMIT)
-        return [take(items, i, inputs) for i in range(min(len(items), MOST_ITEMS))]
+        return [take(items, int(i), inputs) for i in _spread(items)]
     except DatasetError as error:
         raise ModelError(error.message, error.hint) from error
 
 
+def _spread(items: Items) -> Array:
+    """Numbers of the items that are taken: evenly, as datasets are often sorted by class."""
+    size = max(sum(array.nbytes for array in items.read(0).values()), 1)
+    count = max(min(len(items), MOST_ITEMS, LIMIT // size), 1)
+    return np.linspace(0, len(items) - 1, count).astype(np.int64)
+
+
 def take(items: Items, index: int, inputs: Sequence[TensorFact]) -> dict[str, Array]:
     """An item's arrays as a model's `inputs`, by name; the only input takes the item's first array.
+
+    Where an input declares one axis more than the item has, and the first may be 1, the item is a
+    batch of one.
 
     DatasetError for an item that cannot be read, ModelError for a type that does not fit.
     """
@@ -41,7 +51,14 @@ def take(items: Items, index: int, inputs: Sequence[TensorFact]) -> dict[str, Ar
             f"{items.name(index)} has no {missing[0]!r}; it has: {', '.join(items.inputs)}",
             f"give {LAYOUT}",
         )
-    return {one.name: _typed(arrays[one.name], one) for one in inputs}
+    return {one.name: _in_batch(_typed(arrays[one.name], one), one) for one in inputs}
+
+
+def _in_batch(array: Array, fact: TensorFact) -> Array:
+    shape = fact.shape
+    if shape is None or len(shape) != array.ndim + 1:
+        return array
+    return array if isinstance(shape[0], int) and shape[0] != 1 else array[np.newaxis]
 
 
 def _typed(array: Array, fact: TensorFact) -> Array:
