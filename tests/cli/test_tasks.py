@@ -1,5 +1,6 @@
 """Models with named tensors, imported with a task: measured on labels, refused where wrong."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cli.conftest import Cli
+from shoal import tasks
 from shoal.controller.releases import releases
 from shoal.tasks import Classification
 
@@ -151,3 +153,15 @@ def test_settings_that_no_model_could_have_are_refused_at_once(
                    "--task-settings", str(settings))  # fmt: skip
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+PAGE = (Path(__file__).parents[2] / "docs/models/tasks.md").read_text()
+
+
+@pytest.mark.parametrize("word", tasks.KINDS)
+def test_every_task_is_on_the_page_with_its_fields_and_an_example_that_is_read(word: str) -> None:
+    section = PAGE.split(f"\n### {word}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    (example,) = re.findall(r"```json\n(.*?)```", section, re.DOTALL)
+    assert tasks.parse(example).word == word
+    for field in tasks.KINDS[word].__struct_encode_fields__:
+        assert f"`{field}`" in section, field

@@ -18,6 +18,7 @@ from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import AbsentError, ConflictError, DeniedError, InputError, ModelError, ShoalError
 from shoal.pipeline import RAW
 from shoal.signature import Tensor
+from shoal.tasks import labels_of
 
 _log = logging.getLogger(__name__)
 
@@ -179,7 +180,8 @@ def _metadata(serving: ServedModel, engine: Engine) -> dict[str, Any]:
         "outputs": [_tensor(tensor) for tensor in signature.outputs],
         "parameters": {
             "features": [f.name for f in manifest.features],
-            "labels": manifest.labels,
+            "labels": labels_of(manifest.answers),
+            "task": manifest.task,
             "variant": engine.slot.variant,
             **_raw_input(engine),
             **_states(serving, engine),

@@ -11,17 +11,14 @@ from shoal.controller.api.routing import (
     RequestModel,
     Uploads,
     all_of,
-    listed,
     route,
 )  # fmt: skip
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, retirement, verdicts
 from shoal.controller.releases.records import Model, ModelInspection, Release
 from shoal.controller.training import imports, training
-from shoal.errors import InputError
 from shoal.estimators import EstimatorFacts
 from shoal.profile import load_profiles
-from shoal.validation_errors import decode_errors_as
 
 TAG = "models"
 OPERATION = "/api/v1/operations/{id}"
@@ -150,8 +147,8 @@ def import_model(call: Call, model: str, form: Import, files: Uploads) -> Operat
     A file that cannot be imported is refused at once; the rest is measured in the operation.
     """
     request = imports.ImportRequest(
-        form.task, form.dataset, _labels(form.labels), form.pipeline, _import_files(files),
-        form.kinds, form.settings,
+        form.task, form.dataset, imports.parse_labels(form.labels), form.pipeline,
+        _import_files(files), form.kinds, form.settings,
     )  # fmt: skip
     return imports.start(
         call.ctx, call.services.read_facts, actor=call.by, model=model, request=request
@@ -230,15 +227,3 @@ def unretire_model(call: Call, model: str) -> Model:
 
 def _import_files(files: Uploads) -> dict[str, imports.ImportFile]:
     return {name: imports.ImportFile(*file) for name, file in files.items()}
-
-
-def _labels(text: str) -> list[str]:
-    """A JSON array as it is, which commas and blanks may be part of; or names between commas.
-
-    >>> _labels("a, b"), _labels('["a, b", " "]')
-    (['a', 'b'], ['a, b', ' '])
-    """
-    if not text.lstrip().startswith("["):
-        return listed(text)
-    with decode_errors_as(lambda cause: InputError(f"labels: {cause}", "a JSON array of texts")):
-        return msgspec.json.decode(text, type=list[str])

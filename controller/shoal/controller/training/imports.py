@@ -182,6 +182,20 @@ def called(file: ImportFile, field: str) -> str:
     return name if name and name.isprintable() else field
 
 
+def parse_labels(text: str) -> list[str]:
+    """A JSON array as it is, which commas and blanks may be part of; or names between commas.
+
+    InputError for an array that cannot be read.
+
+    >>> parse_labels("a, b"), parse_labels('["a, b", " "]')
+    (['a', 'b'], ['a, b', ' '])
+    """
+    if not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    with decode_errors_as(lambda cause: InputError(f"labels: {cause}", "a JSON array of texts")):
+        return msgspec.json.decode(text, type=list[str])
+
+
 def _declared(request: ImportRequest) -> TaskDeclaration | None:
     """What is claimed of named tensors; None for rows, and where nothing is."""
     if request.of_rows or request.task == TENSORS:

@@ -14,7 +14,7 @@ from shoal import tasks
 from shoal.errors import ModelError
 from shoal.signature import Signature, Tensor
 from shoal.tasks import Task, item_size
-from shoal.tensors import Array, Named
+from shoal.tensors import Array, Named, size_of
 
 #: How far a sum of probabilities may be from 1.
 _SUM = 2e-2
@@ -47,10 +47,18 @@ def look_at(signature: Signature, answers: Sequence[Named]) -> list[Seen]:
     """What each output may be. answers: outputs of a few items, items first."""
     states = {state.given for state in signature.states}
     return [
-        Seen(tensor, item_size(tensor), _kind_of([a[tensor.name] for a in answers], tensor))
+        _seen(tensor, [answer[tensor.name] for answer in answers])
         for tensor in signature.outputs
         if tensor.name not in states and all(tensor.name in answer for answer in answers)
     ]
+
+
+def _seen(tensor: Tensor, arrays: Sequence[Array]) -> Seen:
+    size = item_size(tensor)
+    found = {size_of(array.shape[1:]) for array in arrays}
+    if size < 0 and len(found) == 1:  # an axis whose length the file does not say
+        size = found.pop()
+    return Seen(tensor, size, _kind_of(arrays, tensor))
 
 
 def proposals(seen: Sequence[Seen]) -> list[str]:

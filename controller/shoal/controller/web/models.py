@@ -14,6 +14,8 @@ from shoal.controller.rollouts import rollouts, undeployments
 from shoal.controller.training import imports
 from shoal.controller.web.screen import actor, blueprint, context, read_facts, show
 from shoal.errors import AbsentError, InputError
+from shoal.manifest import TENSORS
+from shoal.tasks import KINDS
 
 #: Period of a release's in-service metrics.
 IN_SERVICE_S = 86_400.0
@@ -35,6 +37,7 @@ def model_import() -> str:
         "import.html",
         datasets=[one.ref for one in datasets.list_datasets(ctx)],
         model=request.args.get("model", ""),
+        tasks=[word for word in KINDS if word != TENSORS],
     )
 
 
@@ -55,10 +58,11 @@ def model_import_start() -> Response:
     wanted = imports.ImportRequest(
         task=form.get("task", ""),
         dataset=form.get("dataset", ""),
-        labels=[part.strip() for part in form.get("labels", "").split(",") if part.strip()],
+        labels=imports.parse_labels(form.get("labels", "")),
         pipeline="",
         files=files,
         kinds=form.get("kinds", ""),
+        settings=form.get("settings", ""),
     )
     name = form.get("model", "").strip()
     started = imports.start(context(), read_facts(), actor=who.name, model=name, request=wanted)

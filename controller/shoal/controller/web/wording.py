@@ -5,13 +5,20 @@ A tone is one of "ok", "warn", "bad", "info", "idle"; with an icon and a label, 
 
 from typing import Any, NamedTuple
 
+import msgspec
+
 from shoal.controller.fleet.clock_skew import describe_clock
 from shoal.controller.fleet.records import Device
 from shoal.controller.releases.records import TensorsReport
 from shoal.controller.rollouts.machine import TRANSITIONS, Event, State
 from shoal.controller.web.causes import cause_name, hint
+from shoal.tasks import Task
 
 __all__ = ["cause_name", "describe_clock", "hint"]  # templates use them as text.cause_name, ...
+
+
+#: Labels of a task that are named.
+_NAMED = 20
 
 
 class Badge(NamedTuple):
@@ -177,6 +184,24 @@ def plural(number: int, one: str, many: str = "") -> str:
     ('1 device', '3 devices')
     """
     return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def task_facts(task: Task) -> list[tuple[str, str]]:
+    """Fields of a task that were said, and their values; of a long list the first.
+
+    >>> from shoal.tasks import Embedding
+    >>> task_facts(Embedding(output="v", compare="l2"))
+    [('output', 'v'), ('compare', 'l2')]
+    """
+    fields = msgspec.to_builtins(task)
+    return [(name, _listing(value)) for name, value in fields.items() if name != "task"]
+
+
+def _listing(value: object) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    more = f" and {len(value) - _NAMED} more" if len(value) > _NAMED else ""
+    return ", ".join(map(str, value[:_NAMED])) + more
 
 
 def states_of(report: TensorsReport) -> dict[str, str]:
