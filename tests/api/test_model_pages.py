@@ -14,8 +14,10 @@ from shoal import topics, wire
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import window_validation
 from shoal.controller.operations import operations
+from shoal.controller.releases.records import TaskReport
 from shoal.controller.store import tables
 from shoal.signature import State
+from shoal.tasks import Regression
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_data_files_are_chosen_together_and_keep_their_names(signed_in: Controll
     ("fields", "words"),
     [
         ({"task": "tensors", "dataset": "parts@1"}, "takes no dataset"),
-        ({"task": ""}, "needs a dataset"),
+        ({"task": ""}, "needs data to be measured on"),
         ({"task": "tensors", "model": "No Name"}, "inner hyphens"),
     ],
 )
@@ -116,3 +118,29 @@ def test_a_viewer_cannot_import(controller: ControllerApp) -> None:
     controller.sign_in("viewer")
     assert "Operators import models" in page(controller, "/import")
     assert send(controller, onnx_files.linear(), task="tensors").status_code == 403
+
+
+def test_the_page_of_a_release_with_a_task_shows_labels_and_what_was_measured(
+    signed_in: ControllerApp,
+) -> None:
+    made = tensor_releases.built()
+    assert made.tensors is not None
+    claimed = TaskReport(
+        meaning=Regression(outputs=["y"], names=["left", "middle", "right"], units=["mm"] * 3),
+        metrics={"r2": 0.9125, "mae": 0.25}, main="r2", items=40, given=50,
+        notes=["targets were named by <hand>"],
+    )  # fmt: skip
+    report = msgspec.structs.replace(made.tensors, task=claimed)
+    changed = msgspec.structs.replace(
+        made, task="regression", metrics=claimed.metrics, main="r2", tensors=report
+    )
+    ref = tensor_releases.packed(signed_in.ctx, changed)
+    text = page(signed_in, f"/releases/{ref}")
+    for words in ("Task: regression", "left, middle, right", "0.9125", "40 of 50 items",
+                  "r2 (judged)", "named by &lt;hand&gt;"):  # fmt: skip
+        assert words in text
+    assert "Nothing is claimed" not in text
+    assert "labels of a sample" in page(signed_in, "/models/counts")
+    assert '<option value="segmentation">' in page(signed_in, "/import")
+    found = signed_in.get(f"/api/v1/releases/{ref}").json
+    assert found["tensors"]["task"]["meaning"]["task"] == "regression"

@@ -161,7 +161,12 @@ def test_its_metadata_lists_every_tensor(tmp_path: Path) -> None:
         {"name": "scale", "datatype": "FP64", "shape": [], "optional": True},
     ]
     assert found["outputs"] == [{"name": "y", "datatype": "FP64", "shape": [3, -1]}]
-    assert found["parameters"] == {"features": [], "labels": [], "variant": "fp32"}
+    assert found["parameters"] == {
+        "features": [],
+        "labels": [],
+        "task": "tensors",
+        "variant": "fp32",
+    }
 
 
 @pytest.mark.parametrize("name", ["picture", "scaled", "lookup", "identity BYTES"])
