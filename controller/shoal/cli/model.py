@@ -221,8 +221,9 @@ def import_(
     """Make the next release of a model from your own ONNX FILE.
 
     With --dataset: a model of rows. It takes one float32 input (rows, features), in the order of
-    the dataset's feature columns, and gives one float32 output (rows, classes) of probabilities;
-    it is measured on the dataset, quantized and gated.
+    the dataset's feature columns, and gives one float32 output: (rows, classes) of probabilities,
+    or (rows, 1) of a quantity (--task regression where the label leaves that open). It is measured
+    on the dataset, quantized and gated.
 
     Without --dataset: any model that onnxruntime loads, with its tensors by name. --task says what
     its outputs mean, and it is measured on the labels of --sample, or of --dataset where that

@@ -334,6 +334,21 @@ def test_a_column_that_is_the_label_is_named_in_notes_and_card(tmp_path: Path) -
     assert not built.why_refused
 
 
+def test_whole_numbers_that_were_taken_for_classes_are_named_and_two_of_them_are_not(
+    tmp_path: Path,
+) -> None:
+    heat = numbers()
+    grade = np.digitize(heat, np.quantile(heat, [0.3, 0.6]))
+    path = csv(tmp_path / "t.csv", {"heat": heat, "grade": grade, "bad": grade > 1})
+    built = build.build(job(path, dataset(path, "grade"), estimator="logistic"), silent)
+    assert any("'grade' holds 3 different numbers, which were taken for classes" in note
+               and note.endswith("--task regression") for note in built.notes)  # fmt: skip
+    table = {"heat": heat, "bad": (grade > 1) * 1}
+    path = csv(tmp_path / "two.csv", table)
+    built = build.build(job(path, dataset(path, "bad"), estimator="logistic"), silent)
+    assert not any("taken for" in note for note in built.notes)
+
+
 def test_a_trained_model_from_elsewhere_gets_variants_and_golden_vectors(
     digit_job: Job, digit_model: Built, tmp_path: Path
 ) -> None:

@@ -33,6 +33,17 @@ def task_of(dataset: DatasetVersion, given: str = "") -> str:
     )
 
 
+def note_on_classes(dataset: DatasetVersion) -> str:
+    """What a release says where whole numbers, more than two, were taken for classes; else ""."""
+    label = next(column for column in dataset.columns if column.role == "label")
+    if label.low is None or "bool" in label.dtype or len(label.values) < 3:
+        return ""
+    return (
+        f"label {label.name!r} holds {len(label.values)} different numbers, which were taken for "
+        "classes; if they are a quantity: --task regression"
+    )
+
+
 def _is_whole(label: Column) -> bool:
     """Whether a column of floats holds whole numbers only, as integers do when a cell is empty.
 

@@ -20,7 +20,7 @@ from shoal.controller.training.jobs import (
     TaskDeclaration,
     TensorsJob,
 )
-from shoal.controller.training.label_task import CLASSIFICATION, task_of
+from shoal.controller.training.label_task import task_of
 from shoal.errors import DatasetError, SettingError
 from shoal.estimators import DEFAULT_ESTIMATORS, ESTIMATORS, IMPORTED, estimators_of, read_params
 from shoal.manifest import TENSORS
@@ -96,7 +96,9 @@ def start_import(
     version = datasets.get_labelled_table(ctx, dataset)
     for sha256 in (onnx, *variants.values(), *data.values()):
         ctx.blobs.path(sha256)
-    params = {"task": CLASSIFICATION if labels and not task else task_of(version, task)}
+    if not labels:
+        task_of(version, task)  # asks now where the label leaves it open
+    params: dict[str, Any] = {"task": task}
     params |= {} if pipeline is None else {"pipeline": msgspec.to_builtins(pipeline)}
     files = {"onnx": onnx, "variants": dict(variants), "labels": list(labels)}
     files |= {"data": dict(data)} if data else {}

@@ -31,7 +31,7 @@ from shoal.controller.training.io.validate import (
 )
 from shoal.controller.training.io.variants import Variants, build_variants
 from shoal.controller.training.jobs import Job, ReportProgress
-from shoal.controller.training.label_task import CLASSIFICATION, task_of
+from shoal.controller.training.label_task import CLASSIFICATION, note_on_classes, task_of
 from shoal.estimators import ESTIMATORS, ImportParams, Params, read_params
 from shoal.manifest import Feature
 from shoal.pipeline import Pipeline
@@ -53,6 +53,8 @@ def build(job: Job, progress: ReportProgress) -> Built:
     data = prepared_rows.apply_pipeline(data, steps)
     built = build_variants(job, params, data, task, progress)
     built.notes[:0] = leaks
+    if task == CLASSIFICATION and not job.labels and not _is_stated(params):
+        built.notes.extend(filter(None, [note_on_classes(job.dataset)]))
     progress(0.45, "measuring on held-back rows")
     reports, gated = judge_candidates(built, data, task, progress, [*job.variants])
     progress(0.85, "measuring per site, and with noise")
@@ -61,8 +63,12 @@ def build(job: Job, progress: ReportProgress) -> Built:
     return _assemble(job, params, data, task, built, reports, metrics, sites, gated, steps)
 
 
+def _is_stated(params: Params) -> bool:
+    return isinstance(params, ImportParams) and bool(params.task)
+
+
 def _task_of_import(job: Job, params: Params) -> str:
-    """As given; for a checkpoint of older imports that did not say, as the label says."""
+    """As given; else as class names or the label say."""
     given = params.task if isinstance(params, ImportParams) else ""
     return given or (CLASSIFICATION if job.labels else task_of(job.dataset))
 
