@@ -49,7 +49,8 @@ def built(memory_mb: float = 9.0) -> Built:
         inputs={"x": StoredTensor.of(one)}, outputs={"fp32": {"y": StoredTensor.of(one + one)}}
     )
     none = Reference(features=[])
-    judged = verdicts.judge_tensors(len(model), memory_mb, load_profiles())
+    fp32 = VariantReport(name="fp32", sha256="", size=len(model), metrics={}, cosine=1.0)
+    judged = verdicts.judge_tensors({"fp32": fp32}, {}, memory_mb, load_profiles())
     return Built(
         task="tensors", main="", metrics={}, by_site={}, features=[], labels=[],
         files={"fp32": model},

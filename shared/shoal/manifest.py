@@ -98,12 +98,15 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     metrics   on the held-out data, e.g. {"accuracy": 0.97}
     data      files that it keeps weights in, by the names that the ONNX file calls them; absent
               where there are none
+    alone     its answer depends on what runs with it, so each request is a run of its own, whatever
+              the signature says; absent where it does not
     """
 
     name: str
     file: File
     metrics: dict[str, float] = {}
     data: list[File] | msgspec.UnsetType = msgspec.UNSET
+    alone: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def files(self) -> list[File]:
@@ -253,6 +256,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         if self.labels:
             return Classification(output=self.output, labels=self.labels, threshold=self.threshold)
         return Regression(outputs=[self.output], names=["value"])
+
+    def signature_of(self, name: str) -> Signature:
+        """The signature, as the variant `name` is run; BundleError if there is none such."""
+        if self.variant(name).alone is True:
+            return msgspec.structs.replace(self.tensors, together="alone")
+        return self.tensors
 
     def variant(self, name: str) -> Variant:
         """Variant by name; BundleError if the release does not have it."""

@@ -145,21 +145,27 @@ class StoredTensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """A tensor in a file: `data` are the protocol's bytes.
 
     picked   data holds these many elements at equal distances, of a tensor that is larger; 0: all
+    tolerance  most that another CPU may cause in this one, as measured; 0: that of its datatype
     """
 
     datatype: Datatype
     shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=RANK)]
     data: bytes
     picked: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    tolerance: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
     @classmethod
-    def of(cls, array: Array, most: int = 0) -> "StoredTensor":
+    def of(cls, array: Array, most: int = 0, tolerance: float = 0.0) -> "StoredTensor":
         """`array`, or `most` of its elements where it has more (0: all of them)."""
-        shape = list(array.shape)
-        if most and array.size > most:
-            picked = array.ravel()[_places(array.size, most)]
-            return cls(datatype=datatype_of(array), shape=shape, data=to_bytes(picked), picked=most)
-        return cls(datatype=datatype_of(array), shape=shape, data=to_bytes(array))
+        picked = most if most and array.size > most else 0
+        kept = array.ravel()[_places(array.size, picked)] if picked else array
+        return cls(
+            datatype=datatype_of(array),
+            shape=list(array.shape),
+            data=to_bytes(kept),
+            picked=picked,
+            tolerance=tolerance,
+        )
 
     def array(self, name: str = "tensor") -> Array:
         """The elements: of `shape`, or (picked,). InputError when they do not fit."""
@@ -171,8 +177,8 @@ class StoredTensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         """How far `got` is from this tensor, where 1.0 is the most that another CPU may cause.
 
         Infinite for another shape or datatype. Floats are compared by the largest difference as a
-        share of this tensor's largest value, over TOLERANCES; NaN and infinities by place. Others
-        by the share of unequal elements, over MOST_UNEQUAL.
+        share of this tensor's largest value, over its `tolerance` or TOLERANCES; NaN and infinities
+        by place. Others by the share of unequal elements, over its `tolerance` or MOST_UNEQUAL.
 
         >>> StoredTensor.of(np.float32([1, 2])).deviation(np.float32([1, 2.0002])) < 1.0 + 1e-2
         True
@@ -184,9 +190,9 @@ class StoredTensor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         want = self.array()
         if self.picked:
             got = got.ravel()[_places(got.size, self.picked)]
-        tolerance = TOLERANCES.get(self.datatype)
-        if tolerance is None:
-            return float((got != want).mean()) / MOST_UNEQUAL
+        tolerance = self.tolerance or TOLERANCES.get(self.datatype, MOST_UNEQUAL)
+        if self.datatype not in TOLERANCES:
+            return float((got != want).mean()) / tolerance
         return _difference(got.astype(np.float64), want.astype(np.float64)) / tolerance
 
 

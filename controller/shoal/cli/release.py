@@ -157,6 +157,22 @@ def trained_by(release: JsonObject) -> str:
     return plain(summary)
 
 
+def _agreement(variant: JsonObject) -> str:
+    """Each output of a variant beside fp32's."""
+    return "\n".join(
+        plain(f"{one['output']}: error {one['max_error']:.3f}")
+        + ("" if one["cosine"] is None else f", cosine {one['cosine']:.4f}")
+        + ("" if one["same"] is None else f", same {one['same']:.1%}")
+        for one in variant["outputs"]
+    )
+
+
+def _detail(variant: JsonObject) -> str:
+    alone = variant["in_company"] and not variant["dropped"]
+    runs = "each request is a run of its own" if alone else ""
+    return "; ".join(filter(None, (variant["detail"], runs)))
+
+
 def release_card(found: JsonObject) -> Group:
     """Summary of a release for the terminal."""
     tensors = found.get("tensors")
@@ -192,11 +208,11 @@ def release_card(found: JsonObject) -> Group:
         "variant": "name",
         "size": lambda v: size(v["size"]) if v["size"] else "",
         "time": lambda v: "" if v["time_ratio"] is None else f"x{v['time_ratio']:.2f}",
-        **({} if tensors else measured),
+        **({"agreement with fp32": _agreement} if tensors else measured),
         "in the release": lambda v: (
             f"[yellow]no[/yellow]: {plain(v['dropped'])}" if v["dropped"] else "yes"
         ),
-        "detail": "detail",
+        "detail": lambda v: plain(_detail(v)),
     }
     verdicts: Columns = {
         "profile": "profile",

@@ -129,3 +129,30 @@ def test_a_policy_on_drift_is_refused_for_it(ctx: Context) -> None:
     models.set_policy(
         ctx, actor="ana", model=tensor_releases.MODEL, retrain_on_drift=False, dataset=""
     )
+
+
+def test_a_variant_whose_answers_depend_on_company_runs_alone_and_others_do_not_mention_it(
+    ctx: Context,
+) -> None:
+    made = tensor_releases.built()
+    dynamic = msgspec.structs.replace(made.variants[0], name="int8-dynamic", in_company=True)
+    made = msgspec.structs.replace(
+        made,
+        files={**made.files, "int8-dynamic": tensor_releases.doubler()},
+        variants=[*made.variants, dynamic],
+    )
+    manifest, data = releases.manifest_of(ctx, tensor_releases.packed(ctx, made))
+    assert data.count(b'"alone":true') == data.count(b'"alone"') == 1
+    assert manifest.signature_of("fp32").together == "batch"
+    assert manifest.signature_of("int8-dynamic").together == "alone"
+
+
+def test_a_candidate_that_was_dropped_is_in_the_record_and_not_in_the_manifest(
+    ctx: Context,
+) -> None:
+    made = tensor_releases.built()
+    lost = msgspec.structs.replace(made.variants[0], name="fp16-weights", dropped="too slow")
+    made = msgspec.structs.replace(made, variants=[*made.variants, lost])
+    ref = tensor_releases.packed(ctx, made)
+    assert [v.name for v in releases.manifest_of(ctx, ref)[0].variants] == ["fp32"]
+    assert releases.get_release(ctx, ref).variants[1].dropped == "too slow"

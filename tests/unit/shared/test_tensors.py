@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,3 +97,14 @@ def test_a_large_tensor_is_kept_as_a_sample_that_still_finds_a_change() -> None:
 def test_no_elements_in_a_shape_that_no_array_has_are_refused(datatype: str) -> None:
     with pytest.raises(InputError, match="no array has shape"):
         from_bytes(datatype, [0, 1 << 62, 1 << 62], b"")
+
+
+def test_a_stored_tensor_may_have_a_tolerance_of_its_own_and_without_one_its_bytes_stay() -> None:
+    want = np.float32([[0.2, 1.0]])
+    usual, wide = StoredTensor.of(want), StoredTensor.of(want, tolerance=0.1)
+    assert usual.deviation(want + np.float32(0.05)) > 1 > wide.deviation(want + np.float32(0.05))
+    assert wide.deviation(want + np.float32(0.2)) > 1
+    assert b"tolerance" not in msgspec.msgpack.encode(usual)
+    labels = np.arange(20)
+    few = np.where(labels == 3, 0, labels)
+    assert StoredTensor.of(labels, tolerance=0.1).deviation(few) == pytest.approx(0.5)

@@ -20,6 +20,7 @@ from shoal.controller.training.io import (
     onnx_graph,
     quantize,
     reference_sketches,
+    row_candidates,
     rows,
     runtime,
 )
@@ -177,9 +178,8 @@ def test_every_variant_has_the_same_face(digit_model: Built) -> None:
 
 
 def test_a_weight_range_is_halved_where_the_cpu_would_saturate(digit_model: Built) -> None:
-    made = quantize.Quantizer(
-        onnx.load_from_string(digit_model.files["fp32"]), load_digits().data.astype(np.float32)
-    )
+    rows_of = row_candidates.batches(load_digits().data.astype(np.float32))
+    made = quantize.Quantizer(onnx.load_from_string(digit_model.files["fp32"]), rows_of)
 
     def largest(name: str) -> int:
         model = onnx.load_from_string(made.make(load_recipes()[name], name))

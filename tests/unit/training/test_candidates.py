@@ -11,8 +11,9 @@ import digit_graphs
 from controllers import digits
 from shoal.controller.data import frames
 from shoal.controller.data.records import DatasetVersion
-from shoal.controller.training.io import comparison, rows, runtime
-from shoal.controller.training.io.candidates import LIMIT_S, Judged, judge_candidates
+from shoal.controller.training.io import comparison, rows, runtime, stored_weights
+from shoal.controller.training.io.candidates import LIMIT_S, Judged
+from shoal.controller.training.io.row_candidates import judge_candidates
 from shoal.controller.training.io.rows import Data
 from shoal.controller.training.io.variants import Variants
 from shoal.controller.training.jobs import Job
@@ -60,19 +61,27 @@ def test_a_network_of_an_old_opset_is_converted_and_quantized_per_channel(data: 
     assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= operators(built.files[U8S8])
 
 
-def test_what_depends_on_the_rows_beside_it_is_left_out_and_half_the_bytes_remain(
+def test_what_depends_on_the_rows_beside_it_is_left_out_and_a_quarter_of_the_bytes_remain(
     data: Data,
 ) -> None:
     built, judged = tried(digit_graphs.lstm(), data)
-    dynamic, half = judged.reports["int8-dynamic"], judged.reports["fp16-weights"]
+    dynamic, stored = judged.reports["int8-dynamic"], judged.reports["int8-weights"]
     assert dynamic.in_company
     assert "depends on the rows that run with it" in dynamic.dropped
     assert 0 < dynamic.size < 0.4 * judged.reports["fp32"].size
     assert "int8-dynamic" not in built.files
-    assert passed(judged, "rpi4")[-2:] == ["fp16-weights", "fp32"]
-    assert half.size < 0.55 * judged.reports["fp32"].size
-    assert half.same_labels == 1.0
-    want, got = (runtime.outputs(built.files[n], data.held.x, n) for n in ("fp32", half.name))
+    assert passed(judged, "rpi4")[-2:] == ["int8-weights", "fp32"]
+    assert stored.size < 0.3 * judged.reports["fp32"].size
+    assert stored.same_labels == 1.0
+    assert operators(built.files[stored.name]) >= {"Cast", "Mul", "LSTM"}
+
+
+def test_weights_stored_in_16_bits_change_an_answer_by_a_thousandth(data: Data) -> None:
+    model = digit_graphs.lstm()
+    half = stored_weights.as_float16(model).SerializeToString()
+    whole = model.SerializeToString()
+    assert len(half) < 0.55 * len(whole)
+    want, got = (runtime.outputs(file, data.held.x, "m") for file in (whole, half))
     np.testing.assert_allclose(got, want, atol=5e-3)
 
 
@@ -95,8 +104,8 @@ def test_time_is_compared_with_fp32s_whatever_else_runs(data: Data) -> None:
         runtime.open_session(model.SerializeToString(), "m")
         for model in (digit_graphs.wide_range(), digit_graphs.lstm())
     )
-    assert comparison.time_ratio(large, small, data.held.x) > 2
-    assert comparison.time_ratio(small, large, data.held.x) < 0.5
+    assert comparison.row_time_ratio(large, small, data.held.x) > 2
+    assert comparison.row_time_ratio(small, large, data.held.x) < 0.5
 
 
 def test_a_report_of_an_earlier_release_can_still_be_read() -> None:

@@ -52,7 +52,7 @@ class Engine:
     ) -> None:
         self.slot, self.manifest, self.references = slot, manifest, references
         self.session, self.slow_s, self.sample = session, slow_s, sample or {}
-        self.takes_rows, self.signature = manifest.takes_rows, manifest.tensors
+        self.takes_rows, self.signature = manifest.takes_rows, manifest.signature_of(slot.variant)
         self.features = len(manifest.features)
         self.regression = manifest.task == "regression"
         self.outputs = max(1, len(manifest.labels))

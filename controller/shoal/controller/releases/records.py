@@ -43,6 +43,24 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     secure: bool = False
 
 
+class OutputAgreement(Record, frozen=True, kw_only=True):
+    """How far one output of a variant is from fp32's on held-back items of a sample.
+
+    max_error   largest difference, as a share of the output's largest value
+    cosine      of the worst item; correlation over the items where one has a single number; None
+                where neither says anything
+    same        share of items, or of their rows, with fp32's largest element at the same place; of
+                whole numbers, flags and texts the share of equal elements; None where it has none
+    by_kernels  largest change, as a share, between onnxruntime's optimised and literal kernels
+    """
+
+    output: str
+    max_error: float
+    cosine: float | None = None
+    same: float | None = None
+    by_kernels: float = 0.0
+
+
 class VariantReport(Record, frozen=True, kw_only=True):
     """One variant, or candidate for one, as the controller built and measured it on held-back rows.
 
@@ -52,6 +70,8 @@ class VariantReport(Record, frozen=True, kw_only=True):
     time_ratio   CPU time of one row over fp32's, on the controller; None where not measured
     not_finite   rows with NaN or infinity among the outputs
     in_company   its answer to a row depends on the rows that run with it
+    outputs      of a model of tensors: agreement of each output
+    worse        why it must not stand in for fp32, by the task's measure; "" if it may
     dropped      why it is not in the release; "" of a variant that is
     """
 
@@ -65,6 +85,8 @@ class VariantReport(Record, frozen=True, kw_only=True):
     time_ratio: float | None = None
     not_finite: int = 0
     in_company: bool = False
+    outputs: list[OutputAgreement] = []
+    worse: str = ""
     dropped: str = ""
 
 

@@ -240,6 +240,7 @@ def _manifest(
                 file=files[f"{v.name}.onnx"],
                 metrics=v.metrics,
                 data=[files[name] for name in built.data.get(v.name, ())] or msgspec.UNSET,
+                alone=True if v.in_company else msgspec.UNSET,
             )
             for v in built.variants
             if not v.dropped

@@ -1,9 +1,8 @@
 """Gates of a release: which variants each profile may run, before the release is signed.
 
 A variant is judged by the task (metric and labels against fp32 on held-back rows), and dropped
-where it costs more than fp32 in bytes or CPU time; of a model of tensors the file size is judged,
-and the memory that it is estimated to take. Latency and memory are measured by the device itself,
-in its probe.
+where it costs more than fp32 in bytes or CPU time; of a model of tensors also the memory that it is
+estimated to take. Latency and memory are measured by the device itself, in its probe.
 """
 
 import math
@@ -20,6 +19,10 @@ ALLOWED_LOSS = 0.02
 RUNTIME_MB = 53
 IN_COMPANY = "its answer to a row depends on the rows that run with it, and devices batch requests"
 _MB = 1 << 20
+#: A preferred variant may be so much larger than one that it replaces.
+_ABOUT = 1.1
+#: Share of fp32's bytes, or of its time, that a variant needs at most to be worth a file.
+_SMALLER, _FASTER = 0.95, 0.85
 
 
 class Cpu(NamedTuple):
@@ -101,19 +104,42 @@ def damage(report: VariantReport, fp32: VariantReport, gate: QuantizationGate, m
 
 
 def judge_tensors(
-    size: int, memory_mb: float, profiles: Mapping[str, Profile], skipped: str = "it was not built"
+    reports: Mapping[str, VariantReport],
+    skipped: Mapping[str, str],
+    memory_mb: float,
+    profiles: Mapping[str, Profile],
+    cpu: Cpu | None = None,
 ) -> list[Verdict]:
-    """Verdicts on a model of tensors, which has no variant but fp32: the file as it is.
+    """Verdicts on a model of tensors and its variants.
 
-    size        of the file in bytes; memory_mb: estimate of what loading it takes
-    skipped     why it has no other variant
+    memory_mb   estimate of what loading fp32 takes; others as `judge`
     """
-    verdicts = []
+    found = []
     for profile in profiles.values():
+        timed = cpu is not None and cpu.speaks_for(profile)
+        passed: list[VariantReport] = []
         for variant in profile.variants:
-            why = why_too_large(size, memory_mb, profile) if variant == FP32 else skipped
-            verdicts.append(Verdict(profile=profile.name, variant=variant, passed=not why, why=why))
-    return verdicts
+            report = reports.get(variant)
+            if report is None:
+                why = skipped.get(variant, "it was not built")
+            else:
+                needed = memory_mb * _share_in_memory(report, reports[FP32])
+                why = report.worse or why_too_large(report.size, needed, profile)
+                if variant != FP32:
+                    why = why or _why_costly(report, reports[FP32], profile.gate, timed=timed)
+                    why = why or _why_needless(report, passed)
+                if not why:
+                    passed.append(report)
+            found.append(Verdict(profile=profile.name, variant=variant, passed=not why, why=why))
+    return found
+
+
+def _share_in_memory(report: VariantReport, fp32: VariantReport) -> float:
+    """Memory of a variant over fp32's: its bytes, unless its weights are widened when loaded."""
+    recipe = load_recipes().get(report.name)
+    if recipe is None or recipe.quantizer not in ("static", "dynamic", "float16"):
+        return 1.0
+    return min(1.0, report.size / max(fp32.size, 1))
 
 
 def carriers(size: int, memory_mb: float, profiles: Mapping[str, Profile]) -> list[Verdict]:
@@ -219,8 +245,12 @@ def _why_costly(
     """What a variant costs beyond fp32; "" if it pays. timed: its time_ratio counts."""
     if report.size > fp32.size:
         return f"{report.size / fp32.size:.2f}x fp32's size"
-    if timed and report.time_ratio is not None and report.time_ratio > gate.max_time_ratio:
-        return f"{report.time_ratio:.2f}x fp32's time, {gate.max_time_ratio:g} allowed"
+    ratio = report.time_ratio if timed else None
+    if ratio is not None and ratio > gate.max_time_ratio:
+        return f"{ratio:.2f}x fp32's time, {gate.max_time_ratio:g} allowed"
+    if report.size > _SMALLER * fp32.size and (ratio is None or ratio > _FASTER):
+        took = "" if ratio is None else f" and {ratio:.2f}x its time"
+        return f"{report.size / fp32.size:.2f}x fp32's size{took}: it saves next to nothing"
     return ""
 
 
@@ -229,5 +259,5 @@ def _why_needless(report: VariantReport, passed: Sequence[VariantReport]) -> str
     recipe = load_recipes().get(report.name)
     if recipe is None or not recipe.fallback:
         return ""
-    better = next((one for one in passed if one.size <= report.size), None)
-    return f"{better.name} passed, is preferred and no larger" if better else ""
+    better = next((one for one in passed if one.size <= _ABOUT * report.size), None)
+    return f"{better.name} passed, is preferred and about as small" if better else ""

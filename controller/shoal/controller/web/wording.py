@@ -9,7 +9,7 @@ import msgspec
 
 from shoal.controller.fleet.clock_skew import describe_clock
 from shoal.controller.fleet.records import Device
-from shoal.controller.releases.records import TensorsReport
+from shoal.controller.releases.records import OutputAgreement, TensorsReport
 from shoal.controller.rollouts.machine import TRANSITIONS, Event, State
 from shoal.controller.web.causes import cause_name, hint
 from shoal.tasks import Task
@@ -202,6 +202,18 @@ def _listing(value: object) -> str:
         return str(value)
     more = f" and {len(value) - _NAMED} more" if len(value) > _NAMED else ""
     return ", ".join(map(str, value[:_NAMED])) + more
+
+
+def agreement(one: OutputAgreement) -> str:
+    """How far an output of a variant is from fp32's.
+
+    >>> agreement(OutputAgreement(output="y", max_error=0.0612, cosine=0.9949, same=1.0))
+    'y: error 0.061 of the largest value, worst cosine 0.9949, the same largest element on 100.0%'
+    """
+    words = [f"{one.output}: error {one.max_error:.3f} of the largest value"]
+    words += [] if one.cosine is None else [f"worst cosine {one.cosine:.4f}"]
+    words += [] if one.same is None else [f"the same largest element on {one.same:.1%}"]
+    return ", ".join(words)
 
 
 def states_of(report: TensorsReport) -> dict[str, str]:

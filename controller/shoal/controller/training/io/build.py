@@ -20,7 +20,7 @@ from shoal.controller.training.io import (
     rows,
     runtime,
 )
-from shoal.controller.training.io.candidates import judge_candidates
+from shoal.controller.training.io.row_candidates import judge_candidates
 from shoal.controller.training.io.rows import Data
 from shoal.controller.training.io.validate import (
     MAIN,
@@ -56,7 +56,7 @@ def build(job: Job, progress: ReportProgress) -> Built:
     if task == CLASSIFICATION and not job.labels and not _is_stated(params):
         built.notes.extend(filter(None, [note_on_classes(job.dataset)]))
     progress(0.45, "measuring on held-back rows")
-    reports, gated = judge_candidates(built, data, task, progress, [*job.variants])
+    reports, gated, _ = judge_candidates(built, data, task, progress, [*job.variants])
     progress(0.85, "measuring per site, and with noise")
     metrics, sites = _evaluate(built, data, task, params)
     progress(0.90, "golden vectors and references")

@@ -1,9 +1,9 @@
-"""Build a release of tensors: measured by running it, judged by size, and by its task."""
+"""Build a release of tensors: measured by running it and by its task, with the variants that agree
+with it on a sample."""
 
 from pathlib import Path
 
 from shoal import bundle
-from shoal.controller.releases import verdicts
 from shoal.controller.releases.records import Built, TensorsReport, VariantReport
 from shoal.controller.releases.verdicts import FP32
 from shoal.controller.training.io import (
@@ -14,16 +14,15 @@ from shoal.controller.training.io import (
     reference_sketches,
     zip_maps,
 )
+from shoal.controller.training.io.tensor_candidates import judge_candidates
 from shoal.controller.training.jobs import Inspection, ReportProgress, TensorsJob
 from shoal.controller.training.steps import declaration
 from shoal.manifest import TENSORS, File
 from shoal.pipeline import IDENTITY
-from shoal.profile import load_profiles
 from shoal.tasks import labels_of
 
 #: Of a model without the standard's operators: any runtime loads it.
 _OLDEST_OPSET = 1
-_AS_IT_IS = "a model of tensors is served as it is, not quantized"
 
 
 def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
@@ -32,15 +31,22 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
     found = inspection.inspect(
         job.onnx, job.model, job.sample, job.data, job.steps, job.kinds, declared=job.declared
     )
-    progress(0.90, "judging it for each profile")
     served = _served(job)
     file = _describe(served)
     data = {} if job.steps is not None else job.data  # steps and weights become one file
     size = file.size + sum(path.stat().st_size for path in data.values())
-    opsets, memory_mb = found.facts.opsets, found.facts.memory_mb
-    judged = verdicts.judge_tensors(size, memory_mb, load_profiles(), _AS_IT_IS)
-    fits = any(verdict.passed for verdict in judged)
+    opsets = found.facts.opsets
     report, claimed = _report(job, found), found.task
+    fp32 = VariantReport(
+        name=FP32,
+        sha256=file.sha256,
+        size=size,
+        metrics={} if claimed is None else claimed.metrics,
+        cosine=1.0,
+    )
+    whole = not data
+    variants = judge_candidates(served, fp32, found, job.model, job.sample, progress, whole=whole)
+    fits = any(verdict.passed for verdict in variants.verdicts)
     unfit = "" if fits else "no profile can carry it"
     return Built(
         task=TENSORS if claimed is None else claimed.meaning.word,
@@ -49,22 +55,14 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
         by_site={},
         features=[],
         labels=[] if claimed is None else labels_of(claimed.meaning),
-        files={FP32: served},
+        files={FP32: served, **variants.files},
         data={FP32: data} if data else {},
-        variants=[
-            VariantReport(
-                name=FP32,
-                sha256=file.sha256,
-                size=size,
-                metrics={} if claimed is None else claimed.metrics,
-                cosine=1.0,
-            )
-        ],
-        verdicts=judged,
+        variants=variants.reports,
+        verdicts=variants.verdicts,
         why_refused=unfit or ("" if claimed is None else claimed.guessing),
         references=reference_sketches.to_bytes(found.references),
-        golden=found.golden,
-        card=card.tensors_card_of(job.model, report),
+        golden=variants.golden,
+        card=card.tensors_card_of(job.model, report, variants.reports),
         opset=opsets.get("") or opsets.get("ai.onnx", _OLDEST_OPSET),
         ort=export.ORT,
         threshold=0.5,

@@ -1,130 +1,119 @@
 """Which forms of a model its boards get: tried, measured beside fp32, and kept where they pay.
 
-A static form that fails its gate is made again without the nodes whose quantization costs the
-most (sensitivity search). Forms for boards without a better one are tried last, and all of them
-have a time limit together.
+Forms for boards without a better one are tried last. A static form that fails its gate is then
+made again without the nodes whose quantization costs the most (sensitivity search). All of it has
+a time limit.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from onnx import ModelProto
 
-from shoal.controller.releases import verdicts
 from shoal.controller.releases.records import VariantReport, Verdict
 from shoal.controller.releases.verdicts import FP32
-from shoal.controller.training.io import comparison, quantize, runtime
-from shoal.controller.training.io.rows import Data
-from shoal.controller.training.io.validate import MAIN
-from shoal.controller.training.io.variants import Variants
+from shoal.controller.training.io import quantize
+from shoal.controller.training.io.quantize import Quantizer
 from shoal.controller.training.jobs import ReportProgress
 from shoal.errors import ModelError
 from shoal.profile import Profile, Recipe, load_profiles, load_recipes
 
 #: Seconds for all candidates of a model together.
 LIMIT_S = 600.0
-#: Seconds of fp32 runs that calibrating may take, and rows that it takes in any case.
-_CALIBRATION_S, _LEAST_ROWS = 30.0, 16
 #: Share of fp32's size at which no fallback is tried.
 _SMALL = 0.5
-#: Groups of nodes that the search tells apart, and rows that it compares outputs for.
-_GROUPS, _SEARCH_ROWS = 12, 256
+#: Groups of nodes that the search tells apart.
+_GROUPS = 12
 
 
 class Judged(NamedTuple):
     """Reports of every candidate, those of variants that stay in the release first, and the
-    verdicts on them; see VariantReport.dropped."""
+    verdicts on them; see VariantReport.dropped. files: what stays, by name."""
 
     reports: dict[str, VariantReport]
     verdicts: list[Verdict]
+    files: dict[str, bytes]
 
 
-def judge_candidates(
-    built: Variants,
-    data: Data,
-    task: str,
-    progress: ReportProgress,
-    imported: Sequence[str] = (),
-    limit_s: float = LIMIT_S,
-) -> Judged:
-    """Make and measure every variant that some profile wants; drop those that no profile takes.
+class Measures(Protocol):
+    """How candidates of one model are measured: rows against a dataset, tensors against samples.
 
-    Changes `built`: files are added, and reasons and notes.
-
-    imported   variants that a person gave: measured, and never dropped from the release
-    limit_s    seconds for all that are made here
+    report_of    of a variant, without its time; ModelError when it cannot be loaded or run
+    time_ratio   CPU time of one item over fp32's
+    distance     mean squared difference from fp32's outputs: which of two forms is worse
+    damage       why no profile may run it, whatever it costs; "" if one may
+    judge        verdicts for every profile and variant; skipped: variant -> why it was not made
     """
-    trial = _Trial(built, data, task, progress, imported, limit_s)
-    try:
-        return trial.run()
-    finally:
-        trial.quantizer.close()
+
+    def report_of(self, name: str, model: bytes) -> VariantReport: ...
+    def time_ratio(self, name: str, model: bytes) -> float: ...
+    def distance(self, name: str, model: bytes) -> float: ...
+    def damage(self, report: VariantReport) -> str: ...
+    def judge(
+        self, reports: Mapping[str, VariantReport], skipped: Mapping[str, str]
+    ) -> list[Verdict]: ...
 
 
-class _Trial:
-    """One model's candidates."""
+class Trial:
+    """One model's candidates.
+
+    reports    of what is there already: fp32, and variants that a person gave
+    skipped    candidates that are not to be tried: why
+    limit_s    seconds for all that are made here
+    trying     is told the name of each candidate before it is made
+    """
 
     def __init__(
         self,
-        built: Variants,
-        data: Data,
-        task: str,
+        model: ModelProto,
+        quantizer: Quantizer,
+        measures: Measures,
+        reports: Mapping[str, VariantReport],
         progress: ReportProgress,
-        imported: Sequence[str],
-        limit_s: float,
+        *,
+        skipped: Mapping[str, str] = {},
+        limit_s: float = LIMIT_S,
+        trying: Callable[[str], None] = lambda name: None,
     ) -> None:
-        self._built, self._data, self._main = built, data, MAIN[task]
-        self._progress, self._imported = progress, imported
+        self._model, self._quantizer, self._measures = model, quantizer, measures
+        self._given, self._reports = frozenset(reports), dict(reports)
+        self._progress, self._skipped, self._trying = progress, dict(skipped), trying
         self._began, self._limit_s, self._longest_s = time.monotonic(), limit_s, 0.0
-        self._profiles, self._cpu = load_profiles(), comparison.read_cpu()
+        self._profiles = load_profiles()
         self._costs: list[float] = []
+        self._left: list[Sequence[str]] = []
+        self._files: dict[str, bytes] = {}
         self._dropped: dict[str, VariantReport] = {}
-        self._model = ModelProto.FromString(built.files[FP32])
-        self._fp32 = comparison.reference_of(built.files[FP32], data.held, task)
-        self._reports = {
-            name: comparison.report_of(name, model, self._fp32)
-            for name, model in built.files.items()
-        }
-        most = int(_CALIBRATION_S / max(self._fp32.row_s, 1e-9))
-        most = min(quantize.CALIBRATION_ROWS, max(_LEAST_ROWS, most))
-        self.quantizer = quantize.Quantizer(self._model, data.train.x, most)
 
     def run(self) -> Judged:
+        """Make and measure every variant that some profile wants; drop those that none takes."""
         wanted = _wanted(self._profiles)
         for at, (name, recipe) in enumerate(wanted):
-            if name in self._built.files:
+            if name in self._given:
                 continue
-            self._at = 0.45 + 0.35 * at / len(wanted)
-            if why := self._needless(name, recipe) or self._try(name, recipe):
-                self._built.skipped[name] = why
+            self._at = at / len(wanted) / 2
+            why = self._skipped.get(name) or self._needless(name, recipe)
+            if why := why or self._try(name, recipe):
+                self._skipped[name] = why
                 if name not in self._dropped:
-                    self._dropped[name] = VariantReport(
-                        name=name, sha256="", size=0, metrics={}, cosine=0.0, dropped=why
-                    )
+                    self._drop(_unmade(name), why)
+        self._search_again([(n, r) for n, r in wanted if r.quantizer == "static"])
         found = self._judge()
-        for name in [*self._built.files]:
-            if name in (FP32, *self._imported) or _passes(found, name):
-                continue
-            reasons = sorted({v.why for v in found if v.variant == name})
-            self._drop(self._reports.pop(name), "; ".join(reasons))
-            del self._built.files[name]
-        return Judged({**self._reports, **self._dropped}, found)
+        for name in [*self._files]:
+            if not _passes(found, name):
+                reasons = sorted({v.why for v in found if v.variant == name})
+                self._drop(self._reports.pop(name), "; ".join(reasons))
+                del self._files[name]
+        return Judged({**self._reports, **self._dropped}, found, self._files)
 
     def _drop(self, report: VariantReport, why: str) -> None:
         self._dropped[report.name] = msgspec.structs.replace(report, dropped=why)
 
     def _judge(self) -> list[Verdict]:
-        return verdicts.judge(
-            self._reports,
-            self._built.skipped,
-            self._profiles,
-            self._main,
-            imported=self._imported,
-            cpu=self._cpu,
-        )
+        return self._measures.judge(self._reports, self._skipped)
 
     def _needless(self, name: str, recipe: Recipe) -> str:
         """Why a candidate need not be tried; "" if it must."""
@@ -153,54 +142,59 @@ class _Trial:
 
     def _try(self, name: str, recipe: Recipe) -> str:
         """Make, measure and keep a candidate; the reason if it cannot be used by any profile."""
+        self._trying(name)
         self._progress(self._at, f"quantizing {name}")
         try:
             made, report = self._measured(name, recipe)
-            why = self._damage(report)
-            if why and recipe.quantizer == "static":
-                less = self._search(name, recipe)
-                if less is not None:
-                    (made, report), why = less, ""
-                elif self._out_of_time():
-                    why = f"{why}; {self._no_time()}"
-            if why:
+            if why := self._measures.damage(report):
                 self._drop(report, why)
                 return why
-            self._progress(self._at, f"timing {name}")
-            ratio = comparison.time_ratio(
-                runtime.open_session(made, name), self._fp32.session, self._data.held.x
-            )
+            self._keep(name, made, report)
         except ModelError as error:
             return error.message
-        self._built.files[name] = made
-        self._reports[name] = msgspec.structs.replace(report, time_ratio=ratio)
         return ""
 
+    def _keep(self, name: str, made: bytes, report: VariantReport) -> None:
+        self._progress(self._at, f"timing {name}")
+        ratio = self._measures.time_ratio(name, made)
+        self._files[name] = made
+        self._reports[name] = msgspec.structs.replace(report, time_ratio=ratio)
+
+    def _search_again(self, static: Sequence[tuple[str, Recipe]]) -> None:
+        """Make static forms again that lose too much, without what quantization ruins."""
+        for at, (name, recipe) in enumerate(static):
+            if name not in self._dropped or not self._dropped[name].size:
+                continue
+            self._at = 0.5 + at / len(static) / 2
+            self._trying(name)
+            try:
+                if (found := self._search(name, recipe)) is not None:
+                    self._keep(name, *found)
+                    del self._skipped[name], self._dropped[name]
+                elif self._out_of_time():
+                    why = f"{self._dropped[name].dropped}; {self._no_time()}"
+                    self._drop(self._dropped[name], why)
+            except ModelError:
+                continue
+
     def _measured(
-        self, name: str, recipe: Recipe, excluded: Sequence[str] = ()
+        self, name: str, recipe: Recipe, excluded: Collection[str] = ()
     ) -> tuple[bytes, VariantReport]:
         began = time.monotonic()
-        made = self.quantizer.make(recipe, name, excluded)
-        report = comparison.report_of(name, made, self._fp32, timed=False)
+        made = self._quantizer.make(recipe, name, excluded)
+        report = self._measures.report_of(name, made)
         self._longest_s = max(self._longest_s, time.monotonic() - began)
         return made, report
 
-    def _damage(self, report: VariantReport) -> str:
-        """Why no profile may run it, whatever it costs; "" if one may."""
-        if report.in_company:
-            return verdicts.IN_COMPANY
-        reasons = [
-            verdicts.damage(report, self._reports[FP32], profile.gate, self._main)
-            for profile in self._profiles.values()
-            if report.name in profile.variants
-        ]
-        return "" if "" in reasons or not reasons else reasons[0]
-
     def _search(self, name: str, recipe: Recipe) -> tuple[bytes, VariantReport] | None:
         """The form with the fewest groups of nodes left in float32 that passes; None: no such."""
-        groups = _groups(self.quantizer.nodes())
+        groups = _groups(self._quantizer.nodes())
         if len(groups) < 2:
             return None
+        if self._left:  # what another static form of the model had to leave out
+            found = self._without(name, recipe, self._left)
+            if found is not None:
+                return found
         costs = self._costs = self._costs or self._cost_each(name, recipe, groups)
         order = sorted(range(len(costs)), key=lambda i: (-costs[i], i))
         for many in range(1, min(len(groups), len(order) + 1)):
@@ -212,10 +206,9 @@ class _Trial:
         return None
 
     def _cost_each(self, name: str, recipe: Recipe, groups: Sequence[Sequence[str]]) -> list[float]:
-        """Mean squared difference of outputs on training rows when only that group is quantized;
-        of fewer groups when time runs out."""
-        x = _spread(self._data.train.x, _SEARCH_ROWS)
-        want, every = runtime.run(self._fp32.session, x, FP32), [n for g in groups for n in g]
+        """Distance of the outputs when only that group is quantized; of fewer groups when time
+        runs out."""
+        every = [node for group in groups for node in group]
         costs: list[float] = []
         for group in groups:
             if self._out_of_time():
@@ -223,8 +216,7 @@ class _Trial:
             self._progress(self._at, f"{name}: what quantizing {_words(group)} costs")
             rest = [node for node in every if node not in group]
             try:
-                outputs = runtime.outputs(self.quantizer.make(recipe, name, rest), x, name)
-                cost = float(np.square(outputs.astype(np.float64) - want).mean())
+                cost = self._measures.distance(name, self._quantizer.make(recipe, name, rest))
             except ModelError:
                 cost = np.inf
             costs.append(cost if np.isfinite(cost) else np.inf)
@@ -240,7 +232,7 @@ class _Trial:
             made, report = self._measured(name, recipe, nodes)
         except ModelError:
             return None
-        if self._damage(report):
+        if self._measures.damage(report):
             return None
         return made, msgspec.structs.replace(report, detail=f"quantized but for {_words(nodes)}")
 
@@ -258,6 +250,7 @@ class _Trial:
             fewer = [one for one in left if one is not group]
             if (smaller := self._without(name, recipe, fewer)) is not None:
                 left, found = fewer, smaller
+        self._left = left
         return found
 
 
@@ -266,6 +259,10 @@ def _wanted(profiles: Mapping[str, Profile]) -> list[tuple[str, Recipe]]:
     asked = {variant for profile in profiles.values() for variant in profile.variants}
     found = [(n, r) for n, r in load_recipes().items() if n in asked and r.quantizer != "none"]
     return sorted(found, key=lambda one: one[1].fallback)
+
+
+def _unmade(name: str) -> VariantReport:
+    return VariantReport(name=name, sha256="", size=0, metrics={}, cosine=0.0)
 
 
 def _passes(found: Sequence[Verdict], name: str) -> bool:
@@ -286,7 +283,3 @@ def _words(nodes: Sequence[str]) -> str:
     if len(nodes) <= 4:
         return ", ".join(nodes)
     return f"{', '.join(nodes[:3])} and {len(nodes) - 3} more"
-
-
-def _spread(x: runtime.F32, most: int) -> runtime.F32:
-    return x[np.unique(np.linspace(0, len(x) - 1, min(len(x), most)).astype(int))]

@@ -38,6 +38,10 @@ TENSORS_CARD = """\
 
 {facts}
 
+## Variants
+
+{variants}
+
 ## Limits
 
 {limits}
@@ -54,7 +58,7 @@ who imported it."""
 _MOST_NAMED = 20
 
 
-def tensors_card_of(model: str, report: TensorsReport) -> str:
+def tensors_card_of(model: str, report: TensorsReport, variants: Sequence[VariantReport]) -> str:
     """Markdown of the card of a model of tensors."""
     facts, operators = report.facts, sorted(report.facts.operators)
     return TENSORS_CARD.format(
@@ -74,6 +78,7 @@ def tensors_card_of(model: str, report: TensorsReport) -> str:
                 "time of one run on the controller": f"{report.run_ms:.3g} ms",
             },
         ),
+        variants=_variants(variants),
         limits="\n".join(f"- {note}" for note in _limits(report)),
     )
 

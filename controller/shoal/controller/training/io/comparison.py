@@ -1,8 +1,6 @@
 """A variant beside fp32 on held-back rows: outputs, CPU time of a row, and rows in company."""
 
-import math
 import platform
-import statistics
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -13,17 +11,14 @@ import onnxruntime
 from shoal import bundle
 from shoal.controller.releases.records import VariantReport
 from shoal.controller.releases.verdicts import FP32, Cpu
-from shoal.controller.training.io import runtime
+from shoal.controller.training.io import runtime, timing
 from shoal.controller.training.io.onnx_graph import INPUT, OUTPUT
 from shoal.controller.training.io.rows import Rows
 from shoal.controller.training.io.runtime import F32
 from shoal.controller.training.io.validate import cosine, metrics_of
 from shoal.errors import ModelError
+from shoal.tensors import Named
 
-#: Rounds of timing, seconds for them at most, and rounds that are made in any case.
-_ROUNDS, _TIMING_S, _LEAST_ROUNDS = 41, 3.0, 5
-#: CPU seconds of one round of each model.
-_ROUND_S = 0.004
 #: Rows that are run with another one, and how many may then answer otherwise than alone.
 _PAIRS, _TOLERATED = 8, 1
 #: Difference in company, over the largest output, that other kernels do not explain.
@@ -68,7 +63,7 @@ def report_of(name: str, model: bytes, fp32: Reference, *, timed: bool = True) -
     outputs = fp32.outputs if own else runtime.run(session, fp32.rows.x, name)
     finite = np.isfinite(outputs).all(1)
     outputs = np.nan_to_num(outputs)
-    ratio = time_ratio(session, fp32.session, fp32.rows.x) if timed and not own else None
+    ratio = row_time_ratio(session, fp32.session, fp32.rows.x) if timed and not own else None
     same = (outputs.argmax(1) == fp32.outputs.argmax(1)) & finite
     return VariantReport(
         name=name,
@@ -86,32 +81,14 @@ def report_of(name: str, model: bytes, fp32: Reference, *, timed: bool = True) -
     )
 
 
-def time_ratio(
+def row_time_ratio(
     session: onnxruntime.InferenceSession, fp32: onnxruntime.InferenceSession, x: F32
 ) -> float:
-    """CPU time of one row of x over fp32's: the median of rounds in which both run in turn.
-
-    The thread's CPU time: other work on the machine does not count.
-    """
-    rows = [x[i : i + 1] for i in range(min(len(x), 16))]
-    _cpu_s(session, rows[:1], 1)
-    once = max(_cpu_s(fp32, rows[:1], 1), _cpu_s(fp32, rows[:1], 1), 1e-7)
-    runs = min(500, math.ceil(_ROUND_S / once))
-    began, ratios = time.monotonic(), []
-    for turn in range(_ROUNDS):
-        both = [session, fp32] if turn % 2 else [fp32, session]
-        took = {id(one): _cpu_s(one, rows, runs) for one in both}
-        ratios.append(took[id(session)] / max(took[id(fp32)], 1e-9))
-        if turn + 1 >= _LEAST_ROUNDS and time.monotonic() - began > _TIMING_S:
-            break
-    return statistics.median(ratios)
-
-
-def _cpu_s(session: onnxruntime.InferenceSession, rows: list[F32], runs: int) -> float:
-    began = time.thread_time()
-    for run in range(runs):
-        session.run([OUTPUT], {INPUT: rows[run % len(rows)]})
-    return time.thread_time() - began
+    """CPU time of one row of x over fp32's."""
+    rows: list[Named] = [{INPUT: x[i : i + 1]} for i in range(min(len(x), 16))]
+    return timing.time_ratio(
+        lambda feeds: session.run([OUTPUT], feeds), lambda feeds: fp32.run([OUTPUT], feeds), rows
+    )
 
 
 def depends_on_company(session: onnxruntime.InferenceSession, x: F32, outputs: F32) -> bool:

@@ -9,10 +9,8 @@ A large model is never read whole: onnxruntime maps its weights from the file an
 """
 
 import contextlib
-import ctypes
 import math
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +23,7 @@ import numpy as np
 
 from shoal import task_outputs
 from shoal.controller.releases.records import ModelFacts, TaskReport
+from shoal.controller.training.io import limited_child
 from shoal.controller.training.jobs import Inspection, TaskDeclaration
 from shoal.errors import ModelError, SettingError, ShoalError
 from shoal.validation_errors import decode_errors_as
@@ -43,7 +42,6 @@ _TASK_S = 60
 _PER_100_MB_S, _WALL = 10, 4
 #: Items whose outputs are looked at to tell what they may mean.
 _LOOKED_AT = 8
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,7 +153,7 @@ def _ask(request: Request) -> Answer:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=_environment(),
+        env=limited_child.environment(),
     )
     with child:
         try:
@@ -195,12 +193,6 @@ def available_mb() -> float:
     return -1.0
 
 
-def _environment() -> dict[str, str]:
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
-    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
-    return {name: os.environ[name] for name in kept if name in os.environ} | threads
-
-
 def _died(name: str, status: int, cpu_s: int, data_mb: int) -> ModelError:
     if -status in (signal.SIGXCPU, signal.SIGALRM):
         return _too_slow(name, cpu_s)
@@ -230,14 +222,7 @@ def _too_large(name: str, data_mb: int) -> ModelError:
 def main() -> None:
     """Answer the one request; never raises."""
     cpu_s, data_mb, parent = map(int, sys.argv[1:4])
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
-    resource.setrlimit(resource.RLIMIT_DATA, (data_mb << 20, data_mb << 20))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 2))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limited_child.limit(cpu_s=cpu_s, data_mb=data_mb, file_bytes=0, parent=parent)
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=Request)
     try:
         answer = _answer(request)

@@ -1,9 +1,9 @@
 """Quantized and smaller forms of a model, by a recipe of firmware_profiles/variants.toml.
 
-static            QDQ: weights and activations in 8 bits, activations calibrated on training rows
+static            QDQ: weights and activations in 8 bits, activations calibrated on real inputs
 dynamic           weights in 8 bits, the scale of activations taken from each request
 float16           weights and arithmetic in float16
-float16-weights   weights stored in float16, widened when the model is loaded: half of the bytes
+float16-weights, int8-weights   see stored_weights.py
 
 Only operators that multiply by weights are quantized, which is where bytes and time are; dynamic
 quantization leaves Conv alone (ConvInteger takes 2.2 times fp32's time).
@@ -11,13 +11,12 @@ quantization leaves Conv alone (ConvInteger takes 2.2 times fp32's time).
 
 import logging
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper, numpy_helper, version_converter
+from onnx import ModelProto, numpy_helper, version_converter
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -28,16 +27,15 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from shoal.controller.training.io import runtime
-from shoal.controller.training.io.onnx_graph import INPUT, nodes_of, opset_of
-from shoal.controller.training.io.runtime import F32
+from shoal.controller.training.io import stored_weights
+from shoal.controller.training.io.onnx_graph import nodes_of, opset_of
 from shoal.errors import ModelError
 from shoal.profile import Recipe
+from shoal.tensors import Array, Named
 
 #: Operators that multiply by weights.
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 DYNAMIC_OPERATORS = ("Gemm", "LSTM", "MatMul")
-CALIBRATION_ROWS, _BATCH = 512, 64
 _TREES = {"TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor"}
 _QUANTIZED = {
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeLSTM",
@@ -48,8 +46,6 @@ _QUANTIZED = {
 _AXIS_OPSET, _CONVERTED_OPSET = 13, 17
 #: Tried one after the other: the second where adjusting weights to int32 biases fails.
 _OPTIONS: tuple[dict[str, bool], ...] = ({}, {"QDQDisableWeightAdjustForInt32Bias": True})
-#: Elements from which a tensor is stored in float16, and the largest value that it holds.
-_LEAST_ELEMENTS, _LARGEST = 64, 65_504.0
 
 
 def not_quantizable(model: ModelProto, quantizer: str = "static") -> str:
@@ -68,12 +64,11 @@ def not_quantizable(model: ModelProto, quantizer: str = "static") -> str:
 class Quantizer:
     """Makes the forms of one model; prepared and calibrated once, whatever is asked of it.
 
-    rows   float32 (n, F) of the training data
-    most   rows to calibrate with
+    feeds   inputs by name to calibrate with, a run each
     """
 
-    def __init__(self, model: ModelProto, rows: F32, most: int = CALIBRATION_ROWS) -> None:
-        self._model, self._rows, self._most = model, rows, most
+    def __init__(self, model: ModelProto, feeds: Sequence[Named]) -> None:
+        self._model, self._feeds = model, feeds
         self._folder = tempfile.TemporaryDirectory()
         self._prepared: ModelProto | None = None
 
@@ -97,7 +92,9 @@ class Quantizer:
                 elif recipe.quantizer == "float16":
                     made = _float16(self._model)
                 elif recipe.quantizer == "float16-weights":
-                    made = stored_as_float16(self._model)
+                    made = stored_weights.as_float16(self._model)
+                elif recipe.quantizer == "int8-weights":
+                    made = stored_weights.as_int8(self._model)
                 else:
                     made = self._static(recipe, excluded)
         except Exception as error:
@@ -134,7 +131,7 @@ class Quantizer:
         quantize_static(
             str(self._path("prepared.onnx")),
             str(after),
-            _Calibration(self._rows, self._most),
+            _Calibration(self._feeds),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.from_string(recipe.activation),
             weight_type=QuantType.from_string(recipe.weight),
@@ -165,50 +162,6 @@ class Quantizer:
         return Path(self._folder.name) / name
 
 
-def stored_as_float16(model: ModelProto) -> ModelProto:
-    """Copy whose float32 weights are stored in float16, each with a Cast that onnxruntime folds
-    when it loads the model. Tensors that float16 cannot hold stay; ModelError when all do."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    casts = []
-    for tensor in copy.graph.initializer:
-        if narrow := _narrowed(tensor):
-            casts.append(_cast(tensor.name))
-            tensor.CopyFrom(narrow)
-    for node in copy.graph.node:
-        value = next((a for a in node.attribute if a.name == "value"), None)
-        if node.op_type == "Constant" and value is not None and (narrow := _narrowed(value.t)):
-            casts.append(_cast(node.output[0]))
-            value.t.CopyFrom(narrow)
-            node.output[0] += _NARROW
-    if not casts:
-        raise ModelError("it has no float32 weights to store in float16")
-    nodes = [*copy.graph.node]
-    constants = [node for node in nodes if node.op_type == "Constant"]
-    rest = [node for node in nodes if node.op_type != "Constant"]
-    del copy.graph.node[:]
-    copy.graph.node.extend([*constants, *casts, *rest])
-    return copy
-
-
-_NARROW = "_float16"
-
-
-def _narrowed(tensor: TensorProto) -> TensorProto | None:
-    if tensor.data_type != TensorProto.FLOAT:
-        return None
-    values = numpy_helper.to_array(tensor)
-    if values.size < _LEAST_ELEMENTS or not np.abs(values).max() <= _LARGEST:
-        return None
-    return numpy_helper.from_array(values.astype(np.float16), tensor.name + _NARROW)
-
-
-def _cast(name: str) -> onnx.NodeProto:
-    return helper.make_node(
-        "Cast", [name + _NARROW], [name], name=f"{name}_widened", to=TensorProto.FLOAT
-    )
-
-
 def _float16(model: ModelProto) -> ModelProto:
     from onnxruntime.transformers import float16
 
@@ -219,17 +172,12 @@ def _float16(model: ModelProto) -> ModelProto:
 
 
 class _Calibration(CalibrationDataReader):
-    """Rows spread evenly over the table, in batches."""
+    def __init__(self, feeds: Sequence[Named]) -> None:
+        self._feeds = iter(feeds)
 
-    def __init__(self, rows: F32, most: int) -> None:
-        at = np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)
-        chosen = rows[np.unique(at)]
-        step = min(_BATCH, runtime.rows_per_run(chosen))
-        self._batches = iter(chosen[i : i + step] for i in range(0, len(chosen), step))
-
-    def get_next(self) -> dict[str, F32] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+    def get_next(self) -> dict[str, Array] | None:
+        feeds = next(self._feeds, None)
+        return None if feeds is None else dict(feeds)
 
 
 @contextmanager
