@@ -16,6 +16,7 @@ from shoal.controller.monitoring import window_validation
 from shoal.controller.operations import operations
 from shoal.controller.releases.records import TaskReport
 from shoal.controller.store import tables
+from shoal.manifest import DeclaredSteps
 from shoal.signature import State
 from shoal.tasks import Regression
 
@@ -55,6 +56,36 @@ def test_the_page_of_its_release_shows_the_signature_and_that_nothing_is_claimed
     assert "Cosine" not in shown
     assert "not measured: tensors" in page(signed_in, "/models/counts")
     assert ref in page(signed_in, "/models")
+
+
+def test_steps_are_sent_with_the_form_and_are_on_the_page_of_the_release(
+    signed_in: ControllerApp,
+) -> None:
+    file = b'[[output]]\nname = "y"\nas = "best"\nsteps = [{ step = "argmax" }]\n'
+    assert 'name="steps"' in page(signed_in, "/import")
+    answer = send(
+        signed_in, onnx_files.linear(), task="tensors", steps=(io.BytesIO(file), "s.toml")
+    )
+    assert answer.status_code == 303
+    [one] = operations.list_operations(signed_in.ctx)
+    assert signed_in.ctx.blobs.read(one.params["steps"]) == file
+    wrong = file.replace(b"argmax", b"argmin")
+    answer = send(
+        signed_in, onnx_files.linear(), task="tensors", steps=(io.BytesIO(wrong), "s.toml")
+    )
+    assert answer.status_code == 422
+    assert "no step" in answer.get_data(as_text=True)
+
+    made = tensor_releases.built()
+    assert made.tensors is not None
+    declared = DeclaredSteps(
+        source_sha256="f" * 64, output=[{"name": "y", "as": "best", "steps": [{"step": "argmax"}]}]
+    )
+    report = msgspec.structs.replace(made.tensors, steps=declared)
+    ref = tensor_releases.packed(signed_in.ctx, msgspec.structs.replace(made, tensors=report))
+    shown = page(signed_in, f"/releases/{ref}")
+    assert "output y, as best: argmax" in shown
+    assert "f" * 64 in shown
 
 
 def test_its_drift_page_says_why_there_is_nothing(signed_in: ControllerApp) -> None:

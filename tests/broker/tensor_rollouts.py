@@ -38,8 +38,11 @@ def running_agent(api: Api, folder: Path) -> Iterator[Path]:
         process.wait(30)
 
 
-def released(api: Api, models: Mapping[str, tuple[Path, Path | None]]) -> dict[str, str]:
-    """Import, sign and roll out models, each with a file and a sample; release of each."""
+def released(
+    api: Api, models: Mapping[str, tuple[Path, Path | None] | tuple[Path, Path | None, Path]]
+) -> dict[str, str]:
+    """Import, sign and roll out models, each with a file, a sample and, where given, steps; release
+    of each."""
     operations = {model: _started(api, model, *paths) for model, paths in models.items()}
     releases = {}
     for model, operation in operations.items():
@@ -57,8 +60,11 @@ def released(api: Api, models: Mapping[str, tuple[Path, Path | None]]) -> dict[s
     return releases
 
 
-def _started(api: Api, model: str, file: Path, sample: Path | None) -> str:
-    paths = {"onnx": file} | ({"sample": sample} if sample else {})
+def _started(
+    api: Api, model: str, file: Path, sample: Path | None, steps: Path | None = None
+) -> str:
+    given = {"onnx": file, "sample": sample, "steps": steps}
+    paths = {name: path for name, path in given.items() if path is not None}
     paths |= {f"data:{name}": file.parent / name for name in data_locations(file, file.name)}
     with contextlib.ExitStack() as opened:
         files = {

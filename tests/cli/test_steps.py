@@ -15,7 +15,7 @@ from shoal.controller.releases import releases
 from shoal.controller.training.steps import declaration, table
 from shoal.errors import SettingError
 from shoal.golden import GoldenTensors
-from training_steps import identity
+from training_steps import identity, photo
 
 PAGE = Path(__file__).parents[2] / "docs/models/steps.md"
 STEPS = """
@@ -102,9 +102,12 @@ def test_steps_are_not_for_models_of_rows(shoal: Cli, model: Path, steps: Path) 
 def test_the_release_takes_pixels_and_says_what_was_declared(
     shoal: Cli, model: Path, steps: Path
 ) -> None:
+    sample = model.with_suffix(".npz")
+    pictures = [photo(9, 9, seed=seed)[None] for seed in range(24)]
+    np.savez(sample, image=np.stack(pictures))
     started = shoal.json(
         "model", "import", "bright", str(model), "--task", "tensors", "--steps", str(steps),
-        "--no-wait",
+        "--sample", str(sample), "--no-wait",
     )  # fmt: skip
     shoal.work(started["id"])
     ref = shoal.json("operation", "watch", started["id"])["result"]["release"]
@@ -116,6 +119,10 @@ def test_the_release_takes_pixels_and_says_what_was_declared(
     )
     [sent], [given] = manifest.tensors.inputs, manifest.tensors.outputs
     assert (sent.name, sent.datatype, sent.batch) == ("image", "UINT8", 0)
+    assert sent.sketched is not None
+    assert sent.sketched.kind == "image", (
+        "pixels are looked at as an image, which nobody had to say"
+    )
     assert (given.name, given.datatype) == ("brightest channel", "BYTES")
 
     served = ctx.blobs.read(manifest.variant("fp32").file.sha256)

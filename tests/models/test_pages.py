@@ -20,12 +20,14 @@ from broker.tensor_rollouts import released, running_agent
 from models.test_real_models import ROOT, files, sample_of
 from programs import nats_server
 from shoal.agent import Client
+from training_steps import photo
 
 __all__ = ["files"]
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(900)]
 
 PAGES = ROOT / "docs/models"
 DETECTOR = "rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx"
+TURNED = "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"
 VOICE = "silero_vad/data/silero_vad_op18_ifless.onnx"
 
 
@@ -36,9 +38,19 @@ def blocks(page: str, language: str) -> list[str]:
 
 def imported(page: str) -> tuple[str, str, str]:
     """Model, file and sample of the page's import."""
-    command = re.compile(r"shoal model import (\S+) (\S+) --task tensors --sample (\S+)")
+    command = re.compile(
+        r"shoal model import (\S+) (\S+) --task tensors(?: --steps \S+)?(?: --sample (\S+))?$",
+        re.MULTILINE,
+    )
     (found,) = command.findall(blocks(page, "sh")[0])
     return found  # type: ignore[no-any-return]
+
+
+def steps_of(page: str, folder: Path) -> Path:
+    """The page's file of steps."""
+    path = folder / f"{page}.toml"
+    path.write_text(blocks(page, "toml")[0])
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +66,17 @@ def agent(files: Path, folder: Path) -> Iterator[Path]:
     served = Served(folder / "controller")
     served.facts = json.loads(init(served.folder, "--json", "--window-s", "1"))
     api = Api(served.start().ready())
-    models: dict[str, tuple[Path, Path | None]] = {}
-    for page, wheel in (("images.md", DETECTOR), ("audio.md", VOICE)):
-        model, file, _ = imported(page)
+    models: dict[str, Any] = {}
+    for page, wheel in (("images.md", DETECTOR), ("audio.md", VOICE), ("steps.md", TURNED)):
+        model, file, sample = imported(page)
         assert Path(wheel).name == file
         (folder / model).mkdir()
-        models[model] = files / wheel, sample_of(wheel, files / wheel, folder / model)
+        if page == "audio.md":
+            models[model] = files / wheel, sample_of(wheel, files / wheel, folder / model)
+            continue
+        pictures = folder / model / "pictures.npz"
+        np.savez(pictures, image=np.stack([photo(160, 320, seed=seed)[None] for seed in range(6)]))
+        models[model] = files / wheel, pictures if sample else None, steps_of(page, folder)
     model, file, sample = imported("text.md")
     models[model] = folder / file, folder / sample
     with running_agent(api, folder / "agent") as running:
@@ -88,6 +105,17 @@ def test_text_is_found_on_a_picture(
     printed = output_of(blocks("images.md", "python")[0], agent)
     first, last = map(int, re.findall(r"\d+", printed))
     assert 40 < first < last < 110
+
+
+def test_a_line_that_is_upside_down_is_named(
+    agent: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Image.new("RGB", (260, 48), "white")
+    ImageDraw.Draw(line).text((8, 8), "LOT 4711 KLM", fill="black", font_size=30)
+    monkeypatch.chdir(folder)
+    for turned, name in ((line, "upright"), (line.rotate(180), "upside down")):
+        turned.save(folder / "line.png")
+        assert output_of(blocks("steps.md", "python")[0], agent) == f"{name}\n"
 
 
 def test_speech_is_heard_where_it_is(agent: Path) -> None:

@@ -315,16 +315,20 @@ def _run_zeros(session: Any, facts: ModelFacts, features: int) -> None:
 def _inspect(session: Any, facts: ModelFacts, request: Request) -> Inspection:
     from shoal.controller.training import tensor_references
     from shoal.controller.training.io import model_checks, samples, tensor_runs
+    from shoal.controller.training.steps import declaration
 
     model_checks.check_servable(facts, request.name)
     items = samples.read_sample(Path(request.sample), facts.inputs) if request.sample else []
+    said = request.kinds
+    if request.steps:
+        said = declaration.parse(Path(request.steps).read_bytes()).kinds | said
     measured = tensor_runs.measure(session, facts, request.name, items)
     task, proposed = _task_of(session, facts, request, measured)
     sketching = tensor_references.sketching_of(
         measured.signature,
         items,
         measured.answers if items else [],
-        request.kinds,
+        said,
         task.meaning if task is not None else None,
     )
     return Inspection(

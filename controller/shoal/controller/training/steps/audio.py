@@ -45,6 +45,10 @@ class Audio(Source, frozen=True, kw_only=True, tag="audio"):
         scaled = g.op("Div", g.cast(raw, "FP32").name, g.scalar(_FULL_SCALE, "FP32"))
         return Value(scaled, "FP32", raw.shape)
 
+    def kinds(self, name: str) -> dict[str, str]:
+        """Audio."""
+        return {name: "audio"}
+
 
 class Resample(InputStep, frozen=True, kw_only=True, tag="resample"):
     """Another sampling rate, by a polyphase filter; ceil(samples · to_hz / from_hz) samples."""

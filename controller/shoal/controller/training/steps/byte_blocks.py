@@ -21,6 +21,10 @@ class Bytes(Source, frozen=True, kw_only=True, tag="bytes"):
         """uint8 as it is sent."""
         return g.take(name, "UINT8", (f"{name}_N", f"{name}_length"))
 
+    def kinds(self, name: str) -> dict[str, str]:
+        """Bytes are tokens of 256 kinds."""
+        return {name: "tokens"}
+
 
 class HeadTail(InputStep, frozen=True, kw_only=True, tag="head-tail"):
     """The first `head` and the last `tail` bytes, int32; `pad` behind a short head and before a

@@ -122,6 +122,11 @@ class Declaration(msgspec.Struct, frozen=True, kw_only=True):
     declared: dict[str, Any]
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """What is sent, by name: tensor_kinds.parse_kinds."""
+        return {k: v for c in self.inputs for k, v in c.first.kinds(c.source).items()}
+
+    @property
     def opset(self) -> int:
         """Version of the standard operators that all of the steps have."""
         chains = [[chain.first, *chain.steps] for chain in self.inputs]

@@ -43,6 +43,10 @@ class Image(Source, frozen=True, kw_only=True, tag="image"):
         whole = g.op("Unsqueeze", raw.name, g.ints(0))
         return Value(whole, "UINT8", (1, *shape), self.channels)
 
+    def kinds(self, name: str) -> dict[str, str]:
+        """An image."""
+        return {name: f"image:{self.layout}"}
+
 
 class Channels(InputStep, frozen=True, kw_only=True, tag="channels"):
     """Another order of the channels, or grey as Pillow's convert("L") computes it, level by level.

@@ -34,6 +34,10 @@ class Source(Step, frozen=True, kw_only=True):
         """Take the raw input `name`."""
         raise NotImplementedError
 
+    def kinds(self, name: str) -> dict[str, str]:
+        """What is sent as `name`, for sketches: tensor_kinds.parse_kinds."""
+        return {}
+
 
 class InputStep(Step, frozen=True, kw_only=True):
     """A step between what is sent and the model."""

@@ -22,6 +22,10 @@ class Text(Source, frozen=True, kw_only=True, tag="text"):
         """Texts as they are sent."""
         return g.take(name, "BYTES", (f"{name}_N",))
 
+    def kinds(self, name: str) -> dict[str, str]:
+        """Texts."""
+        return {name: "text"}
+
 
 class Lower(InputStep, frozen=True, kw_only=True, tag="lower"):
     """A to Z in lower case; other letters stay as they are, whatever the device's language."""
