@@ -92,6 +92,15 @@ UNREADABLE: dict[str, tuple[dict[str, Any], str]] = {
     "two sources": ({"input": [{"name": "x", "steps": [{"step": "image"}, {"step": "image"}]}]},
                     "begin with one"),
     "no name": ({"output": [{"name": "y", "steps": []}]}, "no 'as', which is needed"),
+    "more than a manifest holds": (
+        {"output": [{"name": "y", "as": f"a{i}", "steps": [
+            {"step": "labels", "labels": [f"{j} of class" for j in range(200)]}]}
+            for i in range(30)]},
+        "at most; declare fewer",
+    ),
+    "a number that is none": (
+        {"output": [{"name": "y", "as": "a", "steps": [{"step": "threshold", "at": 1e300}]}]}, "at"
+    ),
     "one name twice": ({"output": [{"name": "y", "as": "a", "steps": []}] * 2}, "one for each"),
 }  # fmt: skip
 

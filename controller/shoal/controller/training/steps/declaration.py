@@ -41,8 +41,8 @@ from shoal.validation_errors import decode_errors_as, setting_error
 #: Bytes of a file of steps.
 LIMIT = 16 << 20
 _MOST = 256
-#: Bytes of a list, as JSON, that a release records whole.
-_LONGEST_LIST = 4_096
+#: Bytes of a list, as JSON, that a release records whole, and of all that it records.
+_LONGEST_LIST, _MOST_RECORDED = 4_096, 65_536
 INPUT_STEPS: Mapping[str, type[Step]] = {
     kind.tag(): kind
     for kind in (
@@ -150,6 +150,12 @@ def parse(data: bytes) -> Declaration:
         raise SettingError("steps: no [[input]] and no [[output]]", "see docs/models/steps.md")
     inputs = [_input_chain(one, f"input[{i}]") for i, one in enumerate(file.input)]
     outputs = [_output_chain(one, f"output[{i}]") for i, one in enumerate(file.output)]
+    recorded_bytes = len(msgspec.json.encode(_shortened(content)))
+    if recorded_bytes > _MOST_RECORDED:
+        raise SettingError(
+            f"steps: {recorded_bytes} bytes for a release to record, {_MOST_RECORDED} at most",
+            "declare fewer steps, or shorter lists of columns",
+        )
     _once("input", "name", [chain.name for chain in inputs])
     _once("output", "as", [chain.called for chain in outputs])
     return Declaration(inputs=inputs, outputs=outputs, declared=content)
