@@ -58,24 +58,34 @@ def test_inspect_shows_what_a_request_sends_once_there_are_steps(
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("command", "change", "words"),
     [
-        (("width = 6", "width = 7"), ("[N, 4, 6, 3]", "change the sizes in its steps")),
-        (('"resize"', '"resise"'), ("input[0].steps[1]", "no step 'resise'", "there are: image")),
-        (('"argmax"', '"argmax'), ("not TOML",)),
+        (
+            ("import", "unfit", "--task", "tensors"),
+            ("width = 6", "width = 7"),
+            ("[N, 4, 6, 3]", "change the sizes in its steps"),
+        ),
+        (
+            ("inspect",),
+            ('"resize"', '"resise"'),
+            ("input[0].steps[1]", "no step 'resise'", "there are: image"),
+        ),
     ],
 )
 def test_steps_that_do_not_fit_are_refused_at_once_and_by_name(
-    shoal: Cli, model: Path, steps: Path, change: tuple[str, str], words: tuple[str, ...]
+    shoal: Cli,
+    model: Path,
+    steps: Path,
+    command: tuple[str, ...],
+    change: tuple[str, str],
+    words: tuple[str, ...],
 ) -> None:
     steps.write_text(STEPS.replace(*change))
-    for command in (("inspect",), ("import", "unfit")):
-        task = ("--task", "tensors") if command[0] == "import" else ()
-        result = shoal("model", *command, str(model), "--steps", str(steps), *task)
-        assert result.exit_code == 2
-        for word in words:
-            assert word in result.stderr
-    assert "unfit" not in shoal("model", "list").stdout
+    result = shoal("model", *command, str(model), "--steps", str(steps))
+    assert result.exit_code == 2
+    for word in words:
+        assert word in result.stderr
+    assert shoal.json("model", "list") == []
 
 
 def test_entries_of_a_file_that_the_steps_name_are_sent(
@@ -83,12 +93,10 @@ def test_entries_of_a_file_that_the_steps_name_are_sent(
 ) -> None:
     named = STEPS.replace('labels = ["red", "green", "blue"]', 'labels_file = "colours.txt"')
     steps.write_text(named)
-    arguments = ("model", "inspect", str(model), "--steps", str(steps))
-    missing = shoal(*arguments)
+    missing = shoal("model", "inspect", str(model), "--steps", str(steps))
     assert missing.exit_code == 2
     assert "colours.txt: No such file" in missing.stderr
     (steps.parent / "colours.txt").write_text("rød\ngreen\nblue\n")
-    assert "brightest channel" in shoal(*arguments).stdout
     sent = declaration.parse(open_steps(steps)[1].read())
     assert sent.declared["output"][0]["steps"][1]["labels"] == ["rød", "green", "blue"]
 

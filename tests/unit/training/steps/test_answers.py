@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from sklearn.isotonic import IsotonicRegression
 
+from shoal.controller.training.steps import declaration
 from shoal.errors import ModelError, SettingError
 from training_steps import answered, composed, identity, outputs
 
@@ -79,6 +81,17 @@ def test_an_answer_that_the_model_does_not_have_is_refused(what: str) -> None:
     assert words in str(refused.value)
 
 
+def test_a_name_that_a_branch_of_the_model_has_is_taken() -> None:
+    model = identity(["N", 3])
+    made = [helper.make_tensor_value_info("best", TensorProto.FLOAT, ["N", 3])]
+    branch = helper.make_graph([helper.make_node("Identity", ["x"], ["best"])], "b", [], made)
+    yes = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("t", 9, [], [True]))
+    node = helper.make_node("If", ["yes"], ["z"], then_branch=branch, else_branch=branch)
+    model.graph.node.extend([yes, node])
+    with pytest.raises(ModelError, match="has a tensor 'best' already"):
+        composed(model, {"output": [{"name": "y", "as": "best", "steps": []}]})
+
+
 UNREADABLE: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "no [[input]] and no [[output]]"),
     "another table": ({"inputs": []}, "there are: input, output"),
@@ -145,3 +158,8 @@ def test_points_that_are_no_calibration_are_refused(
     with pytest.raises(SettingError) as refused:
         answered([{"step": "isotonic", "x": x, "y": y}], SCORES)
     assert words in str(refused.value)
+
+
+def test_a_file_that_is_not_toml_says_in_which_line() -> None:
+    with pytest.raises(SettingError, match=r"not TOML: .*line 2"):
+        declaration.parse(b'[[output]]\nname = "y\n')

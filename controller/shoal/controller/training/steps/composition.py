@@ -24,7 +24,7 @@ def compose(
     ModelError, naming `name` where it is about the file, when steps do not fit its inputs and
     outputs or each other.
     """
-    taken = _tensor_names(model)
+    taken = _tensor_names(model.graph)
     inputs = {one.name: one for one in facts.inputs}
     outputs = {one.name: one for one in facts.outputs}
     g = Graph(_free_prefix(taken), {one.name: _value(one) for one in facts.outputs})
@@ -120,11 +120,15 @@ def _check_free(new: Sequence[str], taken: set[str], name: str) -> None:
             )  # fmt: skip
 
 
-def _tensor_names(model: ModelProto) -> set[str]:
-    graph = model.graph
+def _tensor_names(graph: GraphProto) -> set[str]:
+    """Names in a graph, and in the bodies of its If, Loop and Scan: none may stand for two."""
     names = {value.name for value in (*graph.input, *graph.output)}
     names |= {tensor.name for tensor in graph.initializer}
-    names |= {name for node in graph.node for name in (*node.input, *node.output)}
+    for node in graph.node:
+        names.update(node.input, node.output)
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                names |= _tensor_names(body)
     return names
 
 
