@@ -131,7 +131,7 @@ def test_data_files_are_chosen_together_and_keep_their_names(signed_in: Controll
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"task": "tensors", "dataset": "parts@1"}, "takes no dataset"),
+        ({"task": "tensors", "labels": "a,b"}, "takes no labels"),
         ({"task": ""}, "needs data to be measured on"),
         ({"task": "tensors", "model": "No Name"}, "inner hyphens"),
     ],
