@@ -14,8 +14,10 @@ from item_files import picture, pictures, tarred, tone, zipped
 from onnx_files import node, onnx_of
 from shoal.controller.data import adding, datasets
 from shoal.controller.data.io import packing
+from shoal.controller.deletion import deletion
 from shoal.controller.operations import operations
 from shoal.controller.wiring import operation_kinds
+from shoal.errors import ConflictError
 
 
 def send(controller: ControllerApp, path: Path, **fields: str) -> Any:
@@ -137,6 +139,9 @@ def test_the_images_of_a_dataset_are_the_inputs_on_which_an_import_is_measured(
     assert done.state == "succeeded"
     release = controller.get("/api/v1/releases/means@1").json
     assert release["tensors"]["inputs"][0]["datatype"] == "UINT8"
+    assert release["dataset"] == "parts@1"
+    with pytest.raises(ConflictError, match="made with it"):
+        deletion.delete_dataset(controller.ctx, actor="ana", ref="parts@1")
     table = tmp_path / "t.csv"
     table.write_text("a,b\n1,2\n3,4\n")
     send(controller, table, name="rows", label="b")

@@ -200,7 +200,7 @@ class Release(Record, frozen=True, kw_only=True):
     trigger    what made it: "manual", or "alert:<id>"
     metrics    of the fp32 model on held-back data; worst_site, site_gap, and by_site, per site:
                balanced accuracy of a classification, R2 of a regression
-    dataset    "" for a model of tensors: nothing was measured against data
+    dataset    "name@version" that it was made with; "" for none
     origin     the federated rounds and devices that trained it, if any
     tensors    of a model of tensors; None for one of rows
     notes      of a model of rows: what was inferred, added or left out

@@ -55,12 +55,16 @@ class ReadFacts(Protocol):
 
 
 class ImportFile(NamedTuple):
-    """An uploaded file: its path, and the client's name for it. stored: its SHA-256 among the
-    blobs, "" for one that is not there yet."""
+    """An uploaded file: its path, and the client's name for it.
+
+    stored    its SHA-256 among the blobs, "" for one that is not there yet
+    dataset   "name@version" whose items it holds, "" for none
+    """
 
     path: Path
     filename: str
     stored: str = ""
+    dataset: str = ""
 
 
 class ImportRequest(NamedTuple):
@@ -120,12 +124,14 @@ def start(
     }
     data = {field.removeprefix(DATA): kept[field] for field in kept if field.startswith(DATA)}
     if not request.of_rows:
+        sample = request.files.get("sample")
         return training.start_tensors_import(
             ctx,
             actor=actor,
             model=model,
             onnx=kept["onnx"],
             sample=kept.get("sample", ""),
+            dataset=sample.dataset if sample else "",
             steps=kept.get("steps", ""),
             kinds=kinds,
             declared=declared,
@@ -172,7 +178,7 @@ def _with_items(ctx: Context, request: ImportRequest) -> ImportRequest:
             "leave one of them out",
         )
     path = ctx.blobs.path(version.sha256)
-    items = ImportFile(path, version.ref, stored=version.sha256)
+    items = ImportFile(path, version.ref, stored=version.sha256, dataset=version.ref)
     return request._replace(dataset="", files={**request.files, "sample": items})
 
 

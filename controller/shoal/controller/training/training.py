@@ -112,14 +112,16 @@ def start_tensors_import(
     model: str,
     onnx: str,
     sample: str = "",
+    dataset: str = "",
     steps: str = "",
     kinds: Mapping[str, str] | None = None,
     declared: TaskDeclaration | None = None,
     data: Mapping[str, str] = {},
 ) -> Operation:
-    """Enqueue an import of a model with named tensors, without a dataset.
+    """Enqueue an import of a model with named tensors.
 
-    onnx     SHA-256 of the model's blob; sample: of a .npz with inputs, "" for none
+    onnx     SHA-256 of the model's blob; sample: of items of its inputs, "" for none
+    dataset  "name@version" of the items, which the release then was made with; "" for none
     steps    of a file of declared steps that become part of the model; "" for none
     kinds    what inputs are: tensor_kinds.parse_kinds
     declared what is claimed of it; None for nothing: tensors in, tensors out
@@ -130,8 +132,8 @@ def start_tensors_import(
     with ctx.store.write() as db:
         models.ensure_model(db, ctx, actor=actor, name=model)
     params = {
-        "task": TENSORS, "dataset": "", "dataset_sha256": "", "estimator": IMPORTED,
-        "params": {}, "trigger": "manual", "onnx": onnx, "sample": sample,
+        "task": TENSORS, "dataset": dataset, "dataset_sha256": sample if dataset else "",
+        "estimator": IMPORTED, "params": {}, "trigger": "manual", "onnx": onnx, "sample": sample,
         "steps": steps, "kinds": dict(kinds or {}), "declared": msgspec.to_builtins(declared),
     }  # fmt: skip
     params |= {"data": dict(data)} if data else {}
