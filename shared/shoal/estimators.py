@@ -96,6 +96,21 @@ class ImportParams(Params, frozen=True, kw_only=True):
     pipeline: Pipeline | None = None
 
 
+class ScriptParams(Params, frozen=True, kw_only=True):
+    """A script of one's own, as docs/training.md says.
+
+    task     "classification" or "regression"; "" for what the label says
+    name     of the script, as a Python module
+    entry    "" to run it as a program, "function" of it, or "module:function"
+    values   what the script is given as its own parameters
+    """
+
+    task: Literal["", "classification", "regression"] = ""
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z_]\w{0,63}$")] = "train"
+    entry: Annotated[str, Meta(pattern=r"^$|^([A-Za-z_][\w.]*:)?[A-Za-z_]\w*$")] = ""
+    values: dict[str, Any] = {}
+
+
 class Estimator(NamedTuple):
     """What is fitted: its task ("" for any), its parameters, and what it is."""
 
@@ -104,7 +119,7 @@ class Estimator(NamedTuple):
     meaning: str
 
 
-IMPORTED = "imported"
+IMPORTED, SCRIPT = "imported", "script"
 ESTIMATORS: dict[str, Estimator] = {
     "mlp": Estimator("classification", Mlp, "a small neural network"),
     "logistic": Estimator("classification", Linear, "logistic regression"),
@@ -116,6 +131,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "boosted-trees-regressor": Estimator(
         "regression", BoostedTrees, "gradient-boosted trees; fp32 only"
     ),
+    SCRIPT: Estimator("", ScriptParams, "a script of one's own"),
     IMPORTED: Estimator("", ImportParams, "a model that was trained elsewhere"),
 }
 #: Task -> the estimator that is taken when none is named.
@@ -212,7 +228,7 @@ class EstimatorFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 def trainable() -> list[str]:
     """Names of the estimators that a training job may name."""
-    return [name for name in ESTIMATORS if name != IMPORTED]
+    return [name for name in ESTIMATORS if name not in (IMPORTED, SCRIPT)]
 
 
 def list_estimators() -> list[EstimatorFacts]:

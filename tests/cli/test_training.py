@@ -2,16 +2,23 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 
-from cli.conftest import Cli
+from cli.conftest import Cli, Controller
 from shoal import estimators
+from shoal.controller.operations import operations
+from shoal.controller.operations.io.runner import OperationRunner
+from waiting import eventually
 
 DOCS = Path(__file__).parents[2] / "docs"
+#: What docs/training.md prints for a script; it is run by the test of scripts.
+BY_SCRIPT = "model train defects --dataset parts --script train.py --param depth=4"
 _LINE = re.compile(r"shoal (model train [a-z][^|)\n]*)")
 
 
@@ -20,6 +27,21 @@ def printed() -> list[str]:
     texts = [path.read_text() for path in sorted(DOCS.glob("*.md"))]
     lines = (line.strip() for text in texts for line in _LINE.findall(text))
     return sorted({re.sub(r" +--(no-wait|json)", "", re.sub(r"\s+#.*", "", x)) for x in lines})
+
+
+@pytest.fixture
+def scripts_allowed(
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Admins may run scripts; `train.py` of docs/training.md is in the working directory."""
+    text = (DOCS / "training.md").read_text()
+    [code] = re.findall(r"```python\n(import json\n.*?)```", text, re.DOTALL)
+    (tmp_path / "train.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    settings = controller.ctx.settings.operations
+    msgspec.structs.force_setattr(settings, "scripts", "admin")
+    yield
+    msgspec.structs.force_setattr(settings, "scripts", "none")
 
 
 @pytest.fixture
@@ -42,10 +64,11 @@ def parts_of_getting_started(shoal: Cli, tmp_path: Path) -> None:
 def test_the_documents_print_examples() -> None:
     assert "model train defects --dataset parts" in printed()
     assert len(printed()) >= 4
+    assert BY_SCRIPT in printed()
 
 
 @pytest.mark.usefixtures("parts_of_getting_started")
-@pytest.mark.parametrize("line", printed())
+@pytest.mark.parametrize("line", [line for line in printed() if line != BY_SCRIPT])
 def test_an_example_makes_a_release_as_printed(line: str, shoal: Cli) -> None:
     started = shoal.json(*shlex.split(line), "--no-wait")
     shoal.work(started["id"])
@@ -71,6 +94,7 @@ def test_the_controller_lists_its_estimators(shoal: Cli) -> None:
     assert shoal("model", "estimators", "forest").exit_code == 4
 
 
+@pytest.mark.usefixtures("parts_of_getting_started")
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -93,3 +117,67 @@ def test_one_value_is_a_list_of_one_where_a_list_is_wanted() -> None:
     assert (read.hidden, read.sites) == ([32], ["north"])  # type: ignore[attr-defined]
     several = estimators.read_params("mlp", estimators.typed({"sites": "north, south"}))
     assert several.sites == ["north", "south"]
+
+
+# ---- scripts
+
+
+@pytest.mark.usefixtures("parts_of_getting_started")
+def test_nobody_runs_a_script_until_the_controller_is_set_to_allow_it(
+    shoal: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("print('here')")
+    line = ("model", "train", "x", "--dataset", "parts", "--script", str(tmp_path / "mine.py"))
+    refused = shoal(*line)
+    assert refused.exit_code != 0
+    assert 'set scripts = "admin" under [operations]' in refused.stderr
+    named = shoal("model", "train", "x", "--dataset", "parts", "--estimator", "script")
+    assert "no script is given" in named.stderr
+
+
+@pytest.mark.usefixtures("parts_of_getting_started", "scripts_allowed")
+def test_a_script_makes_a_release_like_an_import_and_its_output_is_the_operations_log(
+    shoal: Cli, controller: Controller
+) -> None:
+    toml = controller.ctx.folder / "controller.toml"
+    toml.write_text(toml.read_text().replace('scripts = "none"', 'scripts = "admin"'))
+    for waiting in operations.list_operations(controller.ctx, state=operations.QUEUED):
+        operations.cancel(controller.ctx, actor="admin", ident=waiting.id)
+    started = shoal.json(*shlex.split(BY_SCRIPT), "--param", "seed=5", "--no-wait")
+    assert started["params"]["params"]["values"] == {"depth": 4}
+    runner = OperationRunner(controller.ctx)
+
+    def ended() -> bool:
+        runner.step()
+        return bool(shoal.json("operation", "show", started["id"])["finished_at"])
+
+    eventually(ended, "the script to end", 120)
+    ended_so = shoal.json("operation", "show", started["id"])
+    assert ended_so["state"] == "succeeded", ended_so["error"]
+    release = shoal.json("release", "show", ended_so["result"]["release"])
+    assert release["state"] == "validated"
+    assert release["params"]["seed"] == 5
+    assert any("reported by the script" in note for note in release["notes"])
+    assert "trained on 180 rows" in shoal("operation", "log", started["id"]).stdout
+    shown = shoal.json("operation", "show", started["id"])["params"]["script"]
+    assert controller.ctx.blobs.exists(shown), "the script is kept with the release"
+
+
+@pytest.mark.usefixtures("parts_of_getting_started", "scripts_allowed")
+@pytest.mark.parametrize(
+    ("code", "more", "words"),
+    [
+        ("x = (", (), "mine.py, line 1"),
+        ("\0", (), "mine.py"),
+        ("pass", ("--estimator", "mlp"), "leave --estimator out"),
+        ("pass", ("--entry", "a b"), "entry"),
+        ("pass", ("--param", "holdout=2"), "holdout"),
+    ],
+)
+def test_a_script_that_cannot_run_is_refused_before_it_is_queued(
+    code: str, more: tuple[str, ...], words: str, shoal: Cli, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    refused = shoal("model", "train", "x", "--dataset", "parts", "--script", "mine.py", *more)
+    assert refused.exit_code == 2
+    assert words in refused.stderr

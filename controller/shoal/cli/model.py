@@ -120,6 +120,18 @@ def show_model(session: Session, name: str) -> None:
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter, of the list below."
 )
 @click.option("--site", "sites", multiple=True, help="Only rows of this site; may be repeated.")
+@click.option(
+    "--script",
+    type=_FILE,
+    help="Your own Python instead of an estimator; docs/training.md says what it is given and "
+    "leaves. Every --param but seed, holdout and missing is the script's.",
+)
+@click.option(
+    "--entry",
+    default="",
+    metavar="[MODULE:]FUNCTION",
+    help="Function of the script that is called with the folder; without it, the script is run.",
+)
 @_wait
 @timeout_option
 @click.pass_obj
@@ -129,6 +141,8 @@ def train(
     name: str,
     dataset: str,
     params: tuple[str, ...],
+    script: Path | None,
+    entry: str,
     wait: bool,
     timeout: float,
     **more: Any,
@@ -140,10 +154,32 @@ def train(
       shoal model train defects --dataset parts
       shoal model train defects --dataset parts --estimator logistic --param strength=0.1
       shoal model train defects --dataset parts --site north --param hidden=32,16
+      shoal model train defects --dataset parts --script train.py --param depth=4
     """
     body = {"dataset": dataset, "params": estimators.typed(pairs(params, "--param"))}
     body |= {name: value for name, value in more.items() if value}
+    if script is not None:
+        _finish(session, _train_with(session, script, entry, name, body), wait, timeout)
+        return
+    if entry:
+        raise SettingError("--entry is of a script", "add --script FILE, or leave --entry out")
     _finish(session, session.api.post(at("models", name, "train"), body), wait, timeout)
+
+
+def _train_with(session: Session, script: Path, entry: str, name: str, body: dict[str, Any]) -> Any:
+    """Send a script, and what a training is given besides."""
+    if "estimator" in body:
+        raise SettingError("--script is trained instead of an estimator", "leave --estimator out")
+    fields = {
+        "dataset": body["dataset"],
+        "entry": entry,
+        "task": body.get("task", ""),
+        "params": msgspec.json.encode(body["params"]).decode(),
+        "sites": ",".join(body.get("sites", ())),
+    }
+    with ExitStack() as opened:
+        files = {"script": _upload(opened, script)}
+        return session.api.upload(at("models", name, "script"), files, fields)
 
 
 @model.command("import")

@@ -79,6 +79,20 @@ def watch(session: Session, id_: str, timeout: float) -> None:
     session.show(ended, lambda: operation_card(ended))
 
 
+@operation.command("log")
+@click.argument("id_", metavar="ID")
+@click.pass_obj
+def show_log(session: Session, id_: str) -> None:
+    """Print the last 64 kB of what an operation has printed, such as your own training script.
+
+    \b
+    Example:
+      shoal operation log 0190c5
+    """
+    found = session.api.get(at("operations", id_, "log"))
+    session.show(found, lambda: plain(found["text"].rstrip()) or "it printed nothing")
+
+
 @operation.command("cancel")
 @click.argument("id_", metavar="ID")
 @click.pass_obj

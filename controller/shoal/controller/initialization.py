@@ -98,6 +98,9 @@ scales = {_toml(drift.scales)}
 
 [operations]
 limit_s = {wanted.operations.limit_s}      # seconds that an operation may run; 0 for no limit
+# lowest role that may train with a script of its own, which can do all that the controller can:
+# "none" for nobody, "operator", "approver", "admin"; docs/training.md
+scripts = {_toml(wanted.operations.scripts)}
 
 [rollouts]
 # "stable": a rollout that reaches a stable device needs another user's approval; or "none"

@@ -10,7 +10,7 @@ from shoal.controller.alerts import alerts
 from shoal.controller.data import datasets
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.fleet import ledger
-from shoal.controller.monitoring import drift_history, performance
+from shoal.controller.monitoring import drift_history, performance, triggers
 from shoal.controller.operations import operations
 from shoal.controller.releases import models
 from shoal.controller.store import tables
@@ -275,6 +275,20 @@ def test_a_drift_alert_and_newer_labels_train_again_exactly_once(fleet):
     assert asked.params["trigger"] == f"alert:{alert.id}"
     assert asked.params["dataset"] == "plates@2"
     assert asked.created_by == "automation"
+
+
+def test_a_release_of_a_script_is_trained_again_by_the_same_script(fleet):
+    asked_for = {"task": "classification", "name": "fit", "values": {"depth": 3}}
+    made_by = operations.enqueue(
+        fleet.ctx, actor="ana", kind="train", subject=MODEL, params={"script": "ab" * 32}
+    )
+    with fleet.ctx.store.write() as db:
+        db.execute(
+            update(tables.release).values(
+                operation=made_by.id, report={"estimator": "script", "params": asked_for}
+            )
+        )
+        assert triggers.recipe_of(db, MODEL) == ("script", asked_for, "ab" * 32)
 
 
 def test_without_the_policy_drift_starts_no_training(fleet):

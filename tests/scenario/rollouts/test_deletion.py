@@ -253,6 +253,21 @@ def test_its_files_are_freed_unless_another_release_has_them_too(fleet: Fleet) -
     assert fleet.rows_of(tables.unused_file) == []
 
 
+def test_a_script_stays_while_another_release_was_trained_by_it(fleet: Fleet) -> None:
+    script = fleet.ctx.blobs.put_bytes(b"print('fit')").sha256
+    for version in (1, 2):
+        made_by = operations.enqueue(
+            fleet.ctx, actor="ana", kind="train", subject=MODEL, params={"script": script}
+        )
+        operations.finish(fleet.ctx, made_by.id)
+        with fleet.ctx.store.write() as db:
+            of = (tables.release.c.model == MODEL) & (tables.release.c.version == version)
+            db.execute(update(tables.release).where(of).values(operation=made_by.id))
+    delete(fleet, ONE)
+    free_all(fleet)
+    assert fleet.ctx.blobs.exists(script), "retraining runs it again"
+
+
 def test_a_file_that_was_stored_again_or_may_be_needed_by_an_operation_stays(fleet: Fleet) -> None:
     file = files_of(fleet, ONE)["fp32.onnx"]
     delete(fleet, ONE)

@@ -11,12 +11,13 @@ from shoal.controller.api.routing import (
     RequestModel,
     Uploads,
     all_of,
+    listed,
     route,
 )  # fmt: skip
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, retirement, verdicts
 from shoal.controller.releases.records import Model, ModelInspection, Release
-from shoal.controller.training import imports, training
+from shoal.controller.training import imports, scripts, training
 from shoal.estimators import EstimatorFacts
 from shoal.profile import load_profiles
 
@@ -40,6 +41,24 @@ class Training(RequestModel, frozen=True, kw_only=True):
     task: Literal["", "classification", "regression"] = ""
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     sites: list[str] = msgspec.field(default_factory=list)
+
+
+class ScriptTraining(RequestModel, frozen=True, kw_only=True):
+    """A training by a script of one's own.
+
+    dataset  "name@version", or "name" for its newest version
+    entry    "" to run the script as a program, "function" of it, or "module:function"
+    task     "" for what the dataset's label says
+    params   JSON object: "seed", "holdout", "missing" as for every training, all others for the
+             script
+    sites    only rows of these sites, separated by commas; "" for all
+    """
+
+    dataset: str
+    entry: str = ""
+    task: Literal["", "classification", "regression"] = ""
+    params: str = "{}"
+    sites: str = ""
 
 
 class Import(RequestModel, frozen=True, kw_only=True):
@@ -133,6 +152,19 @@ def train(call: Call, model: str, body: Training) -> Operation:
     """Train the next release of a model; the operation has its progress."""
     job = msgspec.structs.asdict(body)
     return training.start_training(call.ctx, actor=call.by, model=model, **job)
+
+
+@route("POST", "/api/v1/models/<model>/script", role="operator", tag=TAG, status=202,
+       location=OPERATION, limit=2 * scripts.SCRIPT_LIMIT,
+       files={"script": "Python, as docs/training.md says"})  # fmt: skip
+def train_with_script(call: Call, model: str, form: ScriptTraining, files: Uploads) -> Operation:
+    """Train the next release with a script; refused unless `[operations] scripts` allows it."""
+    assert call.actor is not None
+    request = scripts.ScriptRequest(
+        files["script"].path, files["script"].filename, form.dataset, form.entry, form.task,
+        scripts.read_params(form.params), listed(form.sites),
+    )  # fmt: skip
+    return scripts.start(call.ctx, call.actor, model=model, request=request)
 
 
 @route("POST", "/api/v1/models/<model>/import", role="operator", tag=TAG, status=202,

@@ -35,6 +35,12 @@ class AuditQuery(RequestModel, frozen=True, kw_only=True):
     limit: Limit = 100
 
 
+class OperationLog(msgspec.Struct, frozen=True):
+    """text: the end of an operation's output; "" where there is none."""
+
+    text: str
+
+
 class Liveness(msgspec.Struct, frozen=True):
     """status: "ok"; anything else is a problem instead."""
 
@@ -51,6 +57,12 @@ def list_operations(call: Call, query: OperationQuery) -> Listing[Operation]:
 def get_operation(call: Call, id: str) -> Operation:  # noqa: A002 - the API's word
     """One operation, with its progress."""
     return operations.get_operation(call.ctx, id)
+
+
+@route("GET", "/api/v1/operations/<id>/log", role="operator", tag=TAG)
+def get_operation_log(call: Call, id: str) -> OperationLog:  # noqa: A002
+    """The last 64 kB of what an operation's process has printed, such as a training script."""
+    return OperationLog(text=operations.log_of(call.ctx, id))
 
 
 @route("POST", "/api/v1/operations/<id>/cancel", role="operator", tag=TAG)

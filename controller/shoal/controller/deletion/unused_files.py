@@ -38,7 +38,7 @@ _OF_ROUNDS = (
 
 def of_release(manifest: bytes, params: Mapping[str, Any]) -> set[str]:
     """SHA-256 of a release's files: its manifest, those named in it, and those of its operation."""
-    fields = ("onnx", "variants", "sample", "steps", "data")
+    fields = ("onnx", "variants", "sample", "steps", "data", "script")
     uploaded = {name: params.get(name) for name in fields}
     named = _named(manifest) | _named(msgspec.json.encode(uploaded))
     return named | {hashlib.sha256(manifest).hexdigest()}
@@ -97,6 +97,9 @@ def _referenced(db: Connection) -> set[str]:
     found = set(db.scalars(select(dataset.c.sha256)))
     for data in db.scalars(select(release.c.manifest)):
         found |= _named(bytes(data)) | {hashlib.sha256(data).hexdigest()}
+    script = operation.c.params["script"].as_string()  # retraining runs it again
+    made_by = release.c.operation == operation.c.id
+    found |= set(db.scalars(select(script).join(release, made_by).where(script.is_not(None))))
     for row in db.execute(
         select(federated_task.c.checkpoint, federated_task.c.memory, federated_task.c.prepared)
     ):

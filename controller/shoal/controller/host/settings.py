@@ -88,10 +88,19 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Long work: training and imports, one at a time.
 
-    limit_s   seconds that one may run before it is ended; 0 for no limit
+    limit_s            seconds that one may run before it is ended; 0 for no limit
+    scripts            lowest role that may train with a script of its own, which can do what the
+                       controller can: "none" for nobody, "operator", "approver" or "admin"
+    script_cpu_s       CPU seconds that a script may take
+    script_memory_mb   MB of memory that a script may take
+    script_file_mb     MB that a file may have that a script writes
     """
 
     limit_s: float = 3_600.0
+    scripts: Literal["none", "operator", "approver", "admin"] = "none"
+    script_cpu_s: Annotated[int, msgspec.Meta(ge=1)] = 3_600
+    script_memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 4_096
+    script_file_mb: Annotated[int, msgspec.Meta(ge=1)] = 2_048
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

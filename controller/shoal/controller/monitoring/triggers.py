@@ -31,13 +31,13 @@ def evaluate(ctx: Context) -> int:
             if (wanted := _newer_dataset(db, row.policy_dataset, row.release, row.opened_at))
             and not _triggered(db, row.model, row.id, wanted)
         }
-        recipes = {name: _recipe(db, name) for name, _ in due}
+        recipes = {name: recipe_of(db, name) for name, _ in due}
     for (name, wanted), ident in due.items():
-        estimator, params = recipes[name]
+        estimator, params, script = recipes[name]
         try:
             training.start_training(
                 ctx, actor=ACTOR, model=name, dataset=wanted, estimator=estimator, params=params,
-                trigger=f"{training.AUTOMATIC}{ident}",
+                trigger=f"{training.AUTOMATIC}{ident}", script=script,
             )  # fmt: skip
         except ShoalError as error:
             _log.warning("alert %d cannot retrain %s: %s", ident, name, error)
@@ -106,16 +106,19 @@ def _same_cause(trained: Any, trigger: str, wanted: str) -> bool:
     return (mine and (same or not unsuccessful)) or (automatic and same)
 
 
-def _recipe(db: Connection, name: str) -> tuple[str, dict[str, Any]]:
-    """Estimator and parameters of the model's newest trained release.
+def recipe_of(db: Connection, name: str) -> tuple[str, dict[str, Any], str]:
+    """Estimator, parameters and script ("" for none) of the model's newest trained release.
 
     Without its restriction to sites: the drifted site's rows must be in the training data.
     """
-    reports = db.scalars(
-        select(release.c.report).where(release.c.model == name).order_by(release.c.version.desc())
+    rows = db.execute(
+        select(release.c.report, operation.c.params)
+        .join(operation, operation.c.id == release.c.operation, isouter=True)
+        .where(release.c.model == name)
+        .order_by(release.c.version.desc())
     )
-    for report in reports:
+    for report, asked in rows:
         if report.get("estimator", "") in ESTIMATORS.keys() - {IMPORTED}:
             params = {k: v for k, v in report.get("params", {}).items() if k != "sites"}
-            return report["estimator"], params
-    return "mlp", {}
+            return report["estimator"], params, (asked or {}).get("script", "")
+    return "mlp", {}, ""

@@ -1,6 +1,7 @@
 """Operations: long work, requested through the API and run in a subprocess, one at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -49,6 +50,8 @@ class Operation(Record, frozen=True, kw_only=True):
     position: int = 0
 
 
+#: Bytes of an operation's output that are shown, its end.
+LOG_BYTES = 65_536
 #: Order in which queued operations run.
 _QUEUE = (operation.c.created_at, operation.c.id)
 #: Reports how far the work is, 0 to 1, and the current step.
@@ -163,6 +166,22 @@ def get_operation(ctx: Context, ident: str) -> Operation:
             raise AbsentError("operation", ident)
         [found] = _records(db, [row])
     return found
+
+
+def log_path(ctx: Context, ident: str) -> Path:
+    """Where the output of an operation's process goes."""
+    return ctx.folder / "log" / f"{ident}.log"
+
+
+def log_of(ctx: Context, ident: str) -> str:
+    """The end of an operation's output, LOG_BYTES at most; "" where there is none (yet)."""
+    path = log_path(ctx, get_operation(ctx, ident).id)
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LOG_BYTES))
+            return file.read(LOG_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def list_operations(ctx: Context, *, state: str = "", limit: int = 100) -> list[Operation]:

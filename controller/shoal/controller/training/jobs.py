@@ -30,6 +30,14 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
+class ScriptLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a script may take: CPU seconds, MB of memory, MB of a file."""
+
+    cpu_s: int
+    memory_mb: int
+    file_mb: int
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job that builds one release of a model.
 
@@ -40,6 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     labels      class names by output column, for an imported model
     data        files that `onnx` keeps weights in, by the names that it calls them
     checkpoint  replaces the parameters in `onnx`; None to keep them
+    script      leaves the model, for the estimator "script"; limits: what it may take
     """
 
     model: str
@@ -52,6 +61,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     labels: list[str] = []
     data: dict[str, Path] = {}
     checkpoint: Checkpoint | None = None
+    script: Path | None = None
+    limits: ScriptLimits | None = None
 
 
 class TaskDeclaration(msgspec.Struct, frozen=True, kw_only=True):

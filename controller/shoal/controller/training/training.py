@@ -17,16 +17,30 @@ from shoal.controller.training.jobs import (
     Checkpoint,
     Job,
     ModelBuilder,
+    ScriptLimits,
     TaskDeclaration,
     TensorsJob,
 )
 from shoal.controller.training.label_task import task_of
-from shoal.errors import DatasetError, SettingError
-from shoal.estimators import DEFAULT_ESTIMATORS, ESTIMATORS, IMPORTED, estimators_of, read_params
+from shoal.errors import DatasetError, DeniedError, SettingError
+from shoal.estimators import (
+    DEFAULT_ESTIMATORS,
+    ESTIMATORS,
+    IMPORTED,
+    SCRIPT,
+    estimators_of,
+    read_params,
+)
 from shoal.manifest import TENSORS
 from shoal.pipeline import Pipeline
 
 TRAIN, IMPORT, CHECKPOINT = KINDS = "train", "import", "checkpoint"
+#: Value of the setting `scripts` that lets nobody run one, and what is answered then.
+NOBODY = "none"
+SWITCHED_OFF = (
+    "training with scripts is switched off on this controller",
+    'set scripts = "admin" under [operations] in its controller.toml (docs/training.md)',
+)
 #: Prefixes of an operation's `trigger` for automatic starts.
 AUTOMATIC = "alert:"
 ROUNDS = "rounds:"
@@ -43,12 +57,14 @@ def start_training(
     params: Mapping[str, Any] | None = None,
     sites: Sequence[str] | None = None,
     trigger: str = "manual",
+    script: str = "",
 ) -> Operation:
     """Enqueue training on `dataset`, after checking the parameters.
 
     estimator   of shoal.estimators; "" for the task's small network
     task        "classification" or "regression"; "" for what the estimator or the label says
     params      of the estimator; sites: train on these only
+    script      SHA-256 of the blob of a script, for estimator "script": scripts.start checks it
 
     SettingError when the label may be classes or a quantity and neither says which.
     """
@@ -56,9 +72,11 @@ def start_training(
     version = datasets.get_labelled_table(ctx, dataset)
     estimator = estimator or DEFAULT_ESTIMATORS[task_of(version, task)]
     checked = read_params(estimator, complete)
+    if estimator == SCRIPT and not script:
+        raise SettingError("no script is given", "shoal model train NAME --script train.py")
     if estimator == IMPORTED:
         raise SettingError("nothing can be trained as imported", "see: shoal model import --help")
-    if task not in ("", ESTIMATORS[estimator].task):
+    if estimator != SCRIPT and task not in ("", ESTIMATORS[estimator].task):
         raise SettingError(
             f"estimator {estimator} is for {ESTIMATORS[estimator].task}, not for {task}",
             f"leave it out, or take one of: {', '.join(estimators_of(task))}",
@@ -68,7 +86,8 @@ def start_training(
             f"{version.ref} has no site {missing[0]!r}",
             f"its sites are: {', '.join(version.sites)}",
         )
-    return _start(ctx, actor, TRAIN, model, version, estimator, complete, trigger, {})
+    files = {"script": script} if script else {}
+    return _start(ctx, actor, TRAIN, model, version, estimator, complete, trigger, files)
 
 
 def start_import(
@@ -269,7 +288,7 @@ def _same_rows(before: Release, params: Mapping[str, Any], built: Built) -> bool
 def _job(ctx: Context, operation: Operation) -> Job:
     params = operation.params
     version = datasets.get_dataset(ctx, params["dataset"])
-    onnx = params.get("onnx")
+    onnx, allowed = params.get("onnx"), ctx.settings.operations
     return Job(
         model=operation.subject,
         dataset=version,
@@ -281,7 +300,22 @@ def _job(ctx: Context, operation: Operation) -> Job:
         data=_data(ctx, params),
         labels=params.get("labels", []),
         checkpoint=_checkpoint(ctx, params.get("checkpoint")),
+        script=_script(ctx, params.get("script", "")),
+        limits=ScriptLimits(
+            cpu_s=allowed.script_cpu_s,
+            memory_mb=allowed.script_memory_mb,
+            file_mb=allowed.script_file_mb,
+        ),
     )
+
+
+def _script(ctx: Context, sha256: str) -> Path | None:
+    """Path of a script, unless scripts have been switched off meanwhile."""
+    if not sha256:
+        return None
+    if ctx.settings.operations.scripts == NOBODY:
+        raise DeniedError(*SWITCHED_OFF)
+    return ctx.blobs.path(sha256)
 
 
 def _checkpoint(ctx: Context, files: Mapping[str, Any] | None) -> Checkpoint | None:

@@ -6,7 +6,7 @@ from werkzeug.wrappers import Response
 from shoal.controller.access import audit
 from shoal.controller.fleet import join_tokens as tokens
 from shoal.controller.operations import operations
-from shoal.controller.web.screen import actor, authority, blueprint, context, show
+from shoal.controller.web.screen import actor, authority, blueprint, context, may, show
 
 HOUR_S = 3600.0
 
@@ -20,7 +20,10 @@ def operation_list() -> str:
 @blueprint.get("/operations/<id>")
 def operation(id: str) -> str:  # noqa: A002 - the API's word
     """One job: its progress, result or error."""
-    return show("operation.html", operation=operations.get_operation(context(), id))
+    found, log = operations.get_operation(context(), id), ""
+    if may("operator"):
+        log = operations.log_of(context(), id)
+    return show("operation.html", operation=found, log=log)
 
 
 @blueprint.get("/operations/<id>/cancel")

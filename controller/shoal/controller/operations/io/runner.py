@@ -67,9 +67,9 @@ class OperationRunner:
     def _start(self, ident: str) -> None:
         self._ident, self._since, self._late = ident, self._monotonic(), False
         argv = [sys.executable, "-m", "shoal.controller", "operation", ident]
-        self._log_path().parent.mkdir(exist_ok=True)
+        operations.log_path(self._ctx, self._ident).parent.mkdir(exist_ok=True)
         private_folder(self._scratch())
-        with self._log_path().open("wb") as log:
+        with operations.log_path(self._ctx, self._ident).open("wb") as log:
             self._process = subprocess.Popen(
                 [*argv, "--folder", str(self._ctx.folder)],
                 stdin=subprocess.DEVNULL,
@@ -90,7 +90,7 @@ class OperationRunner:
             operations.end_canceled(self._ctx, ident)
             return
         why = f"ended with {code}" if code >= 0 else f"was killed by signal {-code}"
-        error = f"the work {why}: {_tail(self._log_path())}".strip(": ")
+        error = f"the work {why}: {_tail(operations.log_path(self._ctx, self._ident))}".strip(": ")
         operations.finish(self._ctx, ident, error=_too_long(one.limit_s) if self._late else error)
 
     def _fail_orphans(self) -> None:
@@ -111,9 +111,6 @@ class OperationRunner:
 
     def _scratch(self) -> Path:
         return self._ctx.folder / "work" / self._ident
-
-    def _log_path(self) -> Path:
-        return self._ctx.folder / "log" / f"{self._ident}.log"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

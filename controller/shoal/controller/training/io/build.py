@@ -32,7 +32,7 @@ from shoal.controller.training.io.validate import (
 from shoal.controller.training.io.variants import Variants, build_variants
 from shoal.controller.training.jobs import Job, ReportProgress
 from shoal.controller.training.label_task import CLASSIFICATION, note_on_classes, task_of
-from shoal.estimators import ESTIMATORS, ImportParams, Params, read_params
+from shoal.estimators import ESTIMATORS, ImportParams, Params, ScriptParams, read_params
 from shoal.manifest import Feature
 from shoal.pipeline import Pipeline
 from shoal.profile import load_profiles
@@ -64,12 +64,12 @@ def build(job: Job, progress: ReportProgress) -> Built:
 
 
 def _is_stated(params: Params) -> bool:
-    return isinstance(params, ImportParams) and bool(params.task)
+    return isinstance(params, ImportParams | ScriptParams) and bool(params.task)
 
 
 def _task_of_import(job: Job, params: Params) -> str:
     """As given; else as class names or the label say."""
-    given = params.task if isinstance(params, ImportParams) else ""
+    given = params.task if isinstance(params, ImportParams | ScriptParams) else ""
     return given or (CLASSIFICATION if job.labels else task_of(job.dataset))
 
 

@@ -9,11 +9,12 @@ from shoal.controller.training.io import (
     estimators,
     export,
     import_model,
+    script_run,
 )
 from shoal.controller.training.io.rows import Data
 from shoal.controller.training.jobs import Job, ReportProgress
 from shoal.errors import ModelError
-from shoal.estimators import Params
+from shoal.estimators import Params, ScriptParams
 from shoal.profile import load_recipes
 
 
@@ -30,6 +31,9 @@ def build_variants(
 ) -> Variants:
     """Train or import the job's model; ModelError when that is impossible."""
     columns = len(data.labels) if task == "classification" else 1
+    if isinstance(params, ScriptParams):
+        progress(0.10, f"running {params.name}.py on {len(data.train.y)} rows")
+        return _of_script(job, params, data, columns, task, progress)
     if job.onnx is None:
         progress(0.10, f"training {job.estimator} on {len(data.train.y)} rows")
         pipeline = estimators.fit(job.estimator, params, data.train)
@@ -38,6 +42,19 @@ def build_variants(
         return Variants({FP32: model.SerializeToString()}, {}, [])
     progress(0.10, "checking the imported model")
     return _import(job, job.onnx, params, data, columns, task)
+
+
+def _of_script(
+    job: Job, params: ScriptParams, data: Data, columns: int, task: str, progress: ReportProgress
+) -> Variants:
+    if job.script is None or job.limits is None:
+        raise ModelError("there is no script to train with", "see: shoal model train --help")
+    given = script_run.Given(params, data, job.model, task, job.dataset)
+    with script_run.run(job.script, given, job.limits) as left:
+        progress(0.40, "checking the model that the script left")
+        built = _import(job, left.onnx, params, data, columns, task)
+    built.notes[:0] = left.notes
+    return built
 
 
 def _import(job: Job, onnx: Path, params: Params, data: Data, columns: int, task: str) -> Variants:
