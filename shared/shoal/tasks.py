@@ -313,6 +313,16 @@ def labels_of(task: Task) -> list[str]:
     return []
 
 
+def outputs_of(task: Task) -> list[str]:
+    """Names of the outputs that it reads.
+
+    >>> outputs_of(Detection(boxes="b", scores="s", labels=["cup"]))
+    ['b', 's']
+    """
+    single = [getattr(task, field, "") for field in ("output", "boxes", "scores", "classes")]
+    return [name for name in (*single, *getattr(task, "outputs", [])) if name]
+
+
 def parse(data: bytes | str) -> Task:
     """A task from JSON such as {"task": "embedding", "output": "vector"}.
 

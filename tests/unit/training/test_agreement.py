@@ -5,8 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from shoal.controller.training.io.agreement import compare_output, comparison_of, why_not
+from shoal.controller.training.io.agreement import (
+    compare_output,
+    comparison_of,
+    comparison_of_task,
+    why_not,
+)
 from shoal.signature import Signature, State, Tensor
+from shoal.tasks import Classification
 from shoal.tensors import Array
 
 RNG = np.random.default_rng(0)
@@ -63,3 +69,31 @@ def test_a_state_is_no_choice_of_a_class() -> None:
     got = [{"y": np.float32([[0, 1, 0, 0]]), "hn": np.float32([[0.51, 0.50, 0, 0]])}]
     found = comparison_of(signature)(want, got)
     assert (found.why, [one.same for one in found.outputs]) == ("", [1.0, None])
+
+
+def test_a_model_with_a_task_is_judged_by_what_its_answers_mean() -> None:
+    signature = Signature(
+        inputs=[Tensor(name="x", datatype="FP32", shape=["N", 3], batch=0)],
+        outputs=[
+            Tensor(name="scores", datatype="FP32", shape=["N", 10], batch=0),
+            Tensor(name="hidden", datatype="FP32", shape=["N", 10], batch=0),
+        ],
+    )
+    task = Classification(output="scores", labels=[str(i) for i in range(10)], form="logits")
+    compare = comparison_of_task(task, signature)
+
+    def agree(scores: Sequence[Array], hidden: Sequence[Array]) -> tuple[str, dict[str, float]]:
+        want = [{"scores": one, "hidden": one} for one in SCORES]
+        got = [{"scores": s, "hidden": h} for s, h in zip(scores, hidden, strict=True)]
+        found = compare(want, got)
+        assert [one.output for one in found.outputs] == ["scores", "hidden"]
+        return found.why, found.metrics
+
+    rough = [np.sign(one) * np.abs(one) ** 3 for one in SCORES]  # far off, and in the same order
+    assert agree(rough, rough)[0] == ""
+    turned = [one[:, ::-1] for one in SCORES]
+    assert agree(SCORES, turned)[0] == ""
+    why, metrics = agree(turned, SCORES)
+    assert "to fp32's answers" in why
+    assert all(value < 1 for value in metrics.values())
+    assert "NaN" in agree(SCORES, spoilt(SCORES, np.nan))[0]

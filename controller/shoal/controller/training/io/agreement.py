@@ -8,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.controller.releases.records import OutputAgreement
+from shoal.controller.training.io import task_metrics
 from shoal.signature import Signature
+from shoal.task_outputs import items_first
+from shoal.tasks import Task
 from shoal.tensors import Array, Named
 
 F64 = npt.NDArray[np.float64]
@@ -50,6 +53,25 @@ def comparison_of(signature: Signature) -> Comparison:
             one = compare_output(name, [w[name] for w in want], [g[name] for g in got], axes[name])
             outputs.append(msgspec.structs.replace(one, same=None) if name in states else one)
         return Agreement(outputs, {}, next(filter(None, map(why_not, outputs)), ""))
+
+    return compare
+
+
+def comparison_of_task(task: Task, signature: Signature) -> Comparison:
+    """The comparison of a model with a task: what its answers mean, whatever the numbers are.
+
+    Outputs are still described each by itself, and a number that became NaN fails.
+    """
+    by_output = comparison_of(signature)
+
+    def compare(want: Sequence[Named], got: Sequence[Named]) -> Agreement:
+        found = by_output(want, got)
+        broken = [one for one in found.outputs if not np.isfinite(one.max_error)]
+        if broken:
+            return found._replace(why=why_not(broken[0]))
+        firsts = [[items_first(signature, one) for one in answers] for answers in (want, got)]
+        meant = task_metrics.agreement(task, *firsts)
+        return found._replace(metrics=meant.metrics, why=meant.why)
 
     return compare
 

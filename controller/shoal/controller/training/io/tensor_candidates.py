@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +23,13 @@ from shoal.controller.releases import verdicts
 from shoal.controller.releases.records import ModelFacts, VariantReport, Verdict
 from shoal.controller.releases.verdicts import FP32
 from shoal.controller.training.io import limited_child
+from shoal.controller.training.io.agreement import Comparison, comparison_of_task
 from shoal.controller.training.jobs import Inspection, ReportProgress
 from shoal.errors import ModelError, ShoalError
 from shoal.golden import LIMIT, GoldenTensors, Vector
 from shoal.profile import load_profiles
 from shoal.signature import Signature
+from shoal.tasks import Task, outputs_of
 from shoal.tensors import StoredTensor
 from shoal.validation_errors import decode_errors_as
 
@@ -44,7 +46,8 @@ _ITEMS_S = 20.0
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """path: the file that serves as fp32; folder: where variants go; skipped: not to be tried."""
+    """path: the file that serves as fp32; folder: where variants go; skipped: not to be tried;
+    task: what its outputs mean, None where nothing is claimed."""
 
     path: str
     name: str
@@ -54,6 +57,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     signature: Signature
     golden: bytes
     most_items: int
+    task: Task | None = None
     skipped: dict[str, str] = {}
 
 
@@ -118,6 +122,7 @@ def judge_candidates(
         request = Request(
             path=str(path), name=name, sample=str(sample), folder=folder,
             facts=found.facts, signature=found.signature, golden=found.golden,
+            task=found.task.meaning if found.task else None,
             most_items=max(LEAST_ITEMS // 2, min(MOST_ITEMS, int(1e3 * _ITEMS_S / found.run_ms))),
         )  # fmt: skip
         result = _ask(request, progress)
@@ -266,13 +271,15 @@ def _answer(request: Request, send: Send) -> Event:
     )
     del items
     data = Path(request.path).read_bytes()
+    compared = [*vectors[0].outputs[FP32]]
     measures = TensorMeasures(
         data,
         request.signature,
         sample,
-        [*vectors[0].outputs[FP32]],
+        compared,
         request.facts.memory_mb,
         comparison.read_cpu(),
+        _comparison(request, compared),
     )
     model = ModelProto.FromString(data)
     trial = Trial(
@@ -293,6 +300,14 @@ def _answer(request: Request, send: Send) -> Event:
             golden[at][name] = outputs
     reports = list(judged.reports.values())
     return Event(result=Result(reports=reports, verdicts=judged.verdicts, golden=golden))
+
+
+def _comparison(request: Request, compared: Sequence[str]) -> Comparison | None:
+    """That of the task; None for that of its numbers, where it has none or answers at random."""
+    task = request.task
+    if task is None or not set(outputs_of(task)) <= set(compared):
+        return None
+    return comparison_of_task(task, request.signature)
 
 
 if __name__ == "__main__":
