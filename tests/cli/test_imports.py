@@ -146,8 +146,9 @@ def test_data_files_beside_the_model_are_found_named_and_served(shoal: Cli, tmp_
     assert [file.sha256 for file in files] == [
         bundle.sha256_of(tmp_path / name) for name in ("apart.onnx", "a.bin", "b.bin")
     ]
-    [variant] = shoal.json("release", "show", ref)["variants"]
-    assert variant["size"] == sum(file.size for file in files)
+    variants = {one["name"]: one for one in shoal.json("release", "show", ref)["variants"]}
+    assert variants["fp32"]["size"] == sum(file.size for file in files)
+    assert all(one["dropped"] for name, one in variants.items() if name != "fp32")
 
 
 def test_data_files_elsewhere_are_given(shoal: Cli, tmp_path: Path) -> None:

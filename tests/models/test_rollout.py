@@ -64,12 +64,19 @@ def deployed(api: Api, files: Path, tmp_path_factory: pytest.TempPathFactory) ->
         path = path_of(files, name)
         own = folder / name_of(name)
         own.mkdir()
-        models[name_of(name)] = path, sample_of(name, path, own)
+        models[name_of(name)] = path, few_items(sample_of(name, path, own), own / "few.npz")
     with running_agent(api, folder / "agent") as agent:
         released(api, models)
         yield Deployed(
             agent, {model: (paths[0], _items(*paths)) for model, paths in models.items()}
         )
+
+
+def few_items(sample: Path, few: Path) -> Path:
+    """Its first six items: too few for other variants, which are not what is asked here."""
+    with np.load(sample) as arrays:
+        np.savez(few, **{name: arrays[name][:6] for name in arrays.files})
+    return few
 
 
 def name_of(name: str) -> str:

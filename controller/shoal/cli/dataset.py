@@ -173,7 +173,7 @@ def _card(found: JsonObject) -> Group:
         "made from": "parents",
         "how": "how",
         "CSV": lambda d: dataset_contents.csv_format(d["csv"]),
-        "duplicate rows": lambda d: d["duplicates"] or "",
+        "duplicate rows": lambda d: str(d["duplicates"] or ""),
         "registered": lambda d: instant(d["created_at"]),
         "by": "created_by",
     }

@@ -101,6 +101,9 @@ limit_s = {wanted.operations.limit_s}      # seconds that an operation may run; 
 # lowest role that may train with a script of its own, which can do all that the controller can:
 # "none" for nobody, "operator", "approver", "admin"; docs/training.md
 scripts = {_toml(wanted.operations.scripts)}
+script_cpu_s = {wanted.operations.script_cpu_s}        # CPU seconds of a script
+script_memory_mb = {wanted.operations.script_memory_mb}    # of each of its processes
+script_file_mb = {wanted.operations.script_file_mb}      # of a file that it writes
 
 [rollouts]
 # "stable": a rollout that reaches a stable device needs another user's approval; or "none"

@@ -83,6 +83,7 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
     ident = f"r-{ctx.random.getrandbits(32):08x}"
     with ctx.store.read() as db:
         model = assignments.signed_release(db, plan.release).manifest.model
+        retirement.check_release(db, plan.release)
         stages = cohort.freeze(ident, plan.stages, _candidates(db))
     if not stages:
         raise InputError("no device fits any stage", "see: shoal device list")

@@ -85,6 +85,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     run_ms    one item, median; rss_mb: resident memory of the process that ran it, at most
     references  statistics of the sample's items; of no features without a sample
     task      what was claimed and measured; None where nothing was
+    items     of the sample
     """
 
     facts: ModelFacts
@@ -95,6 +96,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     run_ms: float
     rss_mb: float
     task: TaskReport | None = None
+    items: int = 0
 
 
 class TensorsJob(msgspec.Struct, frozen=True, kw_only=True):

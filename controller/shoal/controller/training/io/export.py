@@ -25,6 +25,7 @@ def export(pipeline: Pipeline, features: int, columns: int) -> ModelProto:
     try:
         model = convert_sklearn(
             pipeline,
+            name="model",  # a random one otherwise: the same training gives the same bytes
             custom_conversion_functions=boosted_trees.CONVERTERS,
             initial_types=[("input", FloatTensorType([None, features]))],
             options={"zipmap": False} if classifier else None,

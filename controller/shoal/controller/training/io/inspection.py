@@ -340,6 +340,7 @@ def _inspect(session: Any, facts: ModelFacts, request: Request) -> Inspection:
         run_ms=measured.run_ms,
         rss_mb=_peak_mb(),
         task=task,
+        items=len(items),
     )
 
 

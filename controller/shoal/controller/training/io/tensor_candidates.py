@@ -112,6 +112,9 @@ def judge_candidates(
         return _none(fp32, found, "not tried for a model that keeps weights in other files")
     if sample is None:
         return _none(fp32, found, "no sample was given to measure it by (--sample FILE.npz)")
+    if found.items < LEAST_ITEMS:
+        return _none(fp32, found, f"{LEAST_ITEMS} items of a sample are needed to measure it by, "
+                                  f"it has {found.items}")  # fmt: skip
     if fp32.size > _LARGEST_MB << 20:
         return _none(fp32, found, f"not tried for a file of more than {_LARGEST_MB} MB")
     with tempfile.TemporaryDirectory(prefix="variants-") as folder:
@@ -260,9 +263,6 @@ def _answer(request: Request, send: Send) -> Event:
     from shoal.controller.training.io.tensor_measures import Sample, TensorMeasures
 
     items = samples.read_sample(Path(request.sample), request.facts.inputs)
-    if len(items) < LEAST_ITEMS:
-        return Event(error=f"{LEAST_ITEMS} items of a sample are needed to measure it by, "
-                           f"it has {len(items)}")  # fmt: skip
     vectors = msgspec.msgpack.decode(request.golden, type=GoldenTensors).vectors
     sample = Sample(
         items[0::2][: request.most_items],
