@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.controller.releases.records import OutputAgreement
-from shoal.controller.training.io import task_metrics
 from shoal.signature import Signature
 from shoal.task_outputs import items_first
 from shoal.tasks import Task
@@ -62,6 +61,8 @@ def comparison_of_task(task: Task, signature: Signature) -> Comparison:
 
     Outputs are still described each by itself, and a number that became NaN fails.
     """
+    from shoal.controller.training.io import task_metrics  # which loads scikit-learn
+
     by_output = comparison_of(signature)
 
     def compare(want: Sequence[Named], got: Sequence[Named]) -> Agreement:

@@ -11,7 +11,6 @@ from shoal.controller.releases.records import Built, VariantReport, Verdict
 from shoal.controller.releases.verdicts import FP32
 from shoal.controller.training.io import (
     card,
-    export,
     golden,
     leakage,
     onnx_graph,
@@ -129,7 +128,7 @@ def _assemble(
         ),
         notes=notes,
         opset=onnx_graph.opset_of(ModelProto.FromString(built.files[FP32])),
-        ort=export.ORT,
+        ort=runtime.ORT,
         threshold=THRESHOLD,
         params=msgspec.to_builtins(params),
         pipeline=steps,

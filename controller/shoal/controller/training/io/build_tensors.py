@@ -9,9 +9,9 @@ from shoal.controller.releases.verdicts import FP32
 from shoal.controller.training.io import (
     card,
     composed_model,
-    export,
     inspection,
     reference_sketches,
+    runtime,
     zip_maps,
 )
 from shoal.controller.training.io.tensor_candidates import judge_candidates
@@ -64,7 +64,7 @@ def build_tensors(job: TensorsJob, progress: ReportProgress) -> Built:
         golden=variants.golden,
         card=card.tensors_card_of(job.model, report, variants.reports),
         opset=opsets.get("") or opsets.get("ai.onnx", _OLDEST_OPSET),
-        ort=export.ORT,
+        ort=runtime.ORT,
         threshold=0.5,
         params={},
         pipeline=IDENTITY,

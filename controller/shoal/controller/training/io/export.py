@@ -12,8 +12,6 @@ from shoal.errors import ModelError
 #: Opset of every exported model: old enough for any supported onnxruntime, new enough for
 #: per-channel QDQ. The exporter's default would change with its version.
 OPSET, OPSET_ML = 17, 3
-#: As the agent's wheel requires: pyproject.toml.
-ORT = ">=1.31"
 
 
 def export(pipeline: Pipeline, features: int, columns: int) -> ModelProto:

@@ -11,6 +11,8 @@ from shoal.controller.training.io.onnx_graph import INPUT, OUTPUT
 from shoal.errors import ModelError
 from shoal.onnxruntime_errors import explain
 
+#: Versions that serve a release, as the agent's wheel requires: pyproject.toml.
+ORT = ">=1.31"
 F32 = npt.NDArray[np.float32]
 #: Bytes of inputs, and rows, of one run at most: bounds memory for wide rows and for a large table.
 RUN_BYTES, RUN_ROWS = 4 << 20, 4_096

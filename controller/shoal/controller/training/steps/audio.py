@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from scipy import signal
 
 from shoal.controller.training.steps.graph import Graph, Value
 from shoal.controller.training.steps.step import InputStep, Source
@@ -96,6 +95,8 @@ def _phases(up: int, down: int) -> tuple[F64, int]:
     Output m is the sum over n of x[n] · h[m · down + half - n · up], with h of 2 · half + 1 taps.
     """
     half = _CROSSINGS * max(up, down)
+    from scipy import signal  # a second, which imports without resampling do not pay
+
     taps = up * signal.firwin(2 * half + 1, 1 / max(up, down), window=("kaiser", _BETA))
     first = -(half // up)
     last = ((up - 1) * down + half) // up
@@ -188,6 +189,8 @@ class LogMel(InputStep, frozen=True, kw_only=True, tag="log-mel"):
 
     def _power(self, g: Graph, name: str) -> str:
         """(N, bins, frames) of magnitudes to the power."""
+        from scipy import signal
+
         window = signal.get_window("hann", self.n_fft)
         bins = self.n_fft // 2 + 1
         if self.n_fft <= _MATRIX:
