@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import Connection, event, insert, select, update
 
 from fakes import memory_folder
 from fleet import MODEL, Fleet
@@ -74,6 +74,11 @@ def devices(fleet: Fleet, ident: str) -> list[Any]:
     mine = rollout_tables.rollout_device
     with fleet.ctx.store.read() as db:
         return list(db.execute(select(mine).where(mine.c.rollout == ident).order_by(mine.c.device)))
+
+
+def row_of(db: Connection, ident: str) -> Any:
+    mine = rollout_tables.rollout
+    return db.execute(select(mine).where(mine.c.id == ident)).one()
 
 
 def states(fleet: Fleet, ident: str) -> Counter[str]:
@@ -166,7 +171,7 @@ def test_its_gate_stops_a_large_rollout_while_devices_are_still_being_ordered(fl
 def test_a_device_whose_orders_changed_meanwhile_is_ordered_with_both_changes(fleet: Fleet) -> None:
     _, ident = begun(fleet, 500)
     with fleet.ctx.store.read() as db:
-        prepared = stage_orders.prepare(db, fleet.ctx, ident)
+        prepared = stage_orders.prepare(db, fleet.ctx, row_of(db, ident))
     changed = next(iter(prepared.changes))
     with fleet.ctx.store.write() as db:
         other = assignments.order_of(
@@ -186,7 +191,7 @@ def test_a_device_whose_orders_changed_meanwhile_is_ordered_with_both_changes(fl
 def test_orders_of_a_rollout_that_was_paused_meanwhile_are_not_stored(fleet: Fleet) -> None:
     _, ident = begun(fleet, 500)
     with fleet.ctx.store.read() as db:
-        prepared = stage_orders.prepare(db, fleet.ctx, ident)
+        prepared = stage_orders.prepare(db, fleet.ctx, row_of(db, ident))
     rollouts.pause(fleet.ctx, actor="ana", id=ident)
     before = states(fleet, ident)
     with fleet.ctx.store.write() as db:
@@ -227,7 +232,7 @@ def test_an_older_rollout_that_still_withdraws_leaves_the_orders_of_a_newer_one(
         stepper.move(db, fleet.ctx, ident, stepper.Event.ABORTED)
     third = fleet.release()
     with fleet.ctx.store.read() as db:
-        withdrawals = revert.prepare(db, fleet.ctx, ident)
+        withdrawals = revert.prepare(db, fleet.ctx, row_of(db, ident))
         newer = assignments.signed_release(db, third)
     assert withdrawals is not None
     newest = assignments.order_of(newer, rollout="r-newer", attempt=1)

@@ -28,6 +28,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.monitoring.window_validation import WindowValidator, json_facts
 from shoal.controller.rollouts import assignments, update_events
 from shoal.controller.store import changes
+from shoal.controller.store.chunks import chunks
 from shoal.controller.store.tables import device, device_event, window
 from shoal.errors import ShoalError, StorageError, WireError
 from shoal.wire import FaultEvent, Inventory, Status, UpdateEvent, WindowReport
@@ -335,7 +336,7 @@ class _Batch:
         known: set[Key] = set()
         key_columns = [table.c[name] for name in _KEY]
         fingerprint = [table.c[name] for name in _FINGERPRINT[table]]
-        for keys in _chunks(list(rows)):
+        for keys in chunks(list(rows)):
             stored = select(*key_columns, *fingerprint).where(tuple_(*key_columns).in_(keys))
             for name, boot, seq, *values in self.db.execute(stored):
                 known.add((name, boot, seq))
@@ -369,7 +370,7 @@ class _Batch:
         for name, values in changed.items():
             self.db.execute(update(device).where(device.c.name == name).values(**values))
         only_seen = [n for n, values in self.columns.items() if values and n not in changed]
-        for names in _chunks(only_seen):
+        for names in chunks(only_seen):
             self.db.execute(update(device).where(device.c.name.in_(names)).values(seen_at=self.now))
         changes.note_all(self.db, self.ctx, "device", changed)
         for table, kind in ((window, "window"), (device_event, "event")):
@@ -387,7 +388,7 @@ def _event_row(key: Key, now: float, **values: Any) -> dict[str, Any]:
 def _devices(db: Connection, names: Iterable[str]) -> dict[str, Any]:
     columns = (device.c.name, device.c.site, device.c.state, device.c.session, device.c.ring)
     found: dict[str, Any] = {}
-    for some in _chunks(sorted(names)):
+    for some in chunks(sorted(names)):
         rows = db.execute(select(*columns).where(device.c.name.in_(some)))
         found |= {row.name: row for row in rows}
     return found
@@ -397,10 +398,6 @@ def _arrival_time(db: Connection, ctx: Context) -> float:
     """Now, and later than any stored window: the drift monitor reads on from its last position."""
     newest = db.scalar(select(func.max(window.c.received_at))) or 0.0
     return max(ctx.clock(), newest + 1e-6)
-
-
-def _chunks(keys: list[Any], size: int = 250) -> Iterable[list[Any]]:
-    return (keys[i : i + size] for i in range(0, len(keys), size))
 
 
 def _merge(parts: Iterable[Replies]) -> Replies:

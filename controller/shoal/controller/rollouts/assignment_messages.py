@@ -13,6 +13,7 @@ from shoal import wire
 from shoal.controller.host.context import Context
 from shoal.controller.releases import download_urls
 from shoal.controller.rollouts.release_files import ReleaseFiles
+from shoal.controller.store.chunks import chunks
 from shoal.controller.store.tables import device
 from shoal.orders import Order
 
@@ -20,8 +21,6 @@ from shoal.orders import Order
 LIFETIME_S = 7 * 86_400
 #: Devices of a site listed in an assignment as peers.
 PEERS, _LONGEST_ADDRESS = 256, 64
-#: Devices that one statement names.
-CHUNK = 250
 
 
 class MessageWriter:
@@ -112,8 +111,8 @@ def _targets(db: Connection, names: Sequence[str]) -> dict[str, _Target]:
     columns = (device.c.name, device.c.profile, device.c.site, device.c.releases)
     shares = device.c.facts["peer"].as_string()
     found = {}
-    for start in range(0, len(names), CHUNK):
-        some = device.c.name.in_(names[start : start + CHUNK])
-        for name, profile, site, releases, peer in db.execute(select(*columns, shares).where(some)):
+    for some in chunks(names):
+        query = select(*columns, shares).where(device.c.name.in_(some))
+        for name, profile, site, releases, peer in db.execute(query):
             found[name] = _Target(profile or "", site, releases or {}, peer or "")
     return found

@@ -17,8 +17,9 @@ from shoal import manifest as manifests
 from shoal import wire
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
-from shoal.controller.rollouts.assignment_messages import CHUNK, LIFETIME_S, MessageWriter
+from shoal.controller.rollouts.assignment_messages import LIFETIME_S, MessageWriter
 from shoal.controller.rollouts.release_files import ReleaseFiles
+from shoal.controller.store.chunks import chunks
 from shoal.controller.store.rollout_tables import assignment
 from shoal.controller.store.tables import device, release
 from shoal.errors import AbsentError, ConflictError
@@ -162,10 +163,10 @@ def outdated(db: Connection, prepared: Sequence[Prepared]) -> set[str]:
     """Devices whose assignment has changed since it was prepared."""
     names = [one.device for one in prepared]
     versions: dict[str, int] = {}
-    for start in range(0, len(names), CHUNK):
-        some = assignment.c.device.in_(names[start : start + CHUNK])
+    for some in chunks(names):
+        mine = assignment.c.device.in_(some)
         versions |= dict(
-            db.execute(select(assignment.c.device, assignment.c.version).where(some)).all()
+            db.execute(select(assignment.c.device, assignment.c.version).where(mine)).all()
         )
     return {one.device for one in prepared if versions.get(one.device) != one.was}
 
@@ -297,9 +298,9 @@ def _orders(row: Any) -> dict[str, Order]:
 def _rows(db: Connection, names: Sequence[str]) -> dict[str, Any]:
     """Rows of the assignments of devices, by name."""
     found: dict[str, Any] = {}
-    for start in range(0, len(names), CHUNK):
-        some = assignment.c.device.in_(names[start : start + CHUNK])
-        found |= {row.device: row for row in db.execute(select(assignment).where(some))}
+    for some in chunks(names):
+        mine = assignment.c.device.in_(some)
+        found |= {row.device: row for row in db.execute(select(assignment).where(mine))}
     return found
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, select, tuple_, update
 from shoal.controller.host.context import Context
 from shoal.controller.rollouts import device_states
 from shoal.controller.rollouts.gate import Count
+from shoal.controller.store.chunks import chunks
 from shoal.controller.store.rollout_tables import rollout, rollout_count, rollout_device
 
 #: Columns that change.
@@ -20,8 +21,6 @@ _COLUMNS = (
     "state", "attempt", "cause", "detail", "previous", "ordered_at", "boot", "seq", "facts",
     "updated_at",
 )  # fmt: skip
-#: Rows that one statement names.
-_CHUNK = 250
 
 
 class Change(NamedTuple):
@@ -65,8 +64,7 @@ def change(db: Connection, ctx: Context, changes: Iterable[Change]) -> None:
 def unchanged(db: Connection, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
     """Those of the rows, read in an earlier transaction, whose state and attempt are the same."""
     mine, kept = rollout_device.c, []
-    for start in range(0, len(rows), _CHUNK):
-        some = rows[start : start + _CHUNK]
+    for some in chunks(rows):
         keys = tuple_(mine.rollout, mine.device).in_([(row.rollout, row.device) for row in some])
         query = select(mine.rollout, mine.device, mine.state, mine.attempt).where(keys)
         now = {(r.rollout, r.device): (r.state, r.attempt) for r in db.execute(query)}
@@ -77,9 +75,9 @@ def unchanged(db: Connection, rows: Sequence[Row[Any]]) -> list[Row[Any]]:
 def names_in(db: Connection, ident: str, names: Sequence[str]) -> set[str]:
     """Those of the devices that are in a rollout."""
     found: set[str] = set()
-    for start in range(0, len(names), _CHUNK):
-        some = rollout_device.c.device.in_(names[start : start + _CHUNK])
-        query = select(rollout_device.c.device).where(rollout_device.c.rollout == ident, some)
+    mine = rollout_device.c
+    for some in chunks(names):
+        query = select(mine.device).where(mine.rollout == ident, mine.device.in_(some))
         found |= set(db.scalars(query))
     return found
 

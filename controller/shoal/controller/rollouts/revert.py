@@ -41,13 +41,15 @@ class Withdrawals(NamedTuple):
     prepared: list[assignments.Prepared]
 
 
-def prepare(db: Connection, ctx: Context, ident: str) -> Withdrawals | None:
-    """Withdrawals of the next devices; None when there is none left, or it does not end."""
-    whole = db.execute(select(rollout).where(rollout.c.id == ident)).one()
+def prepare(db: Connection, ctx: Context, whole: Row[Any]) -> Withdrawals | None:
+    """Withdrawals of the next devices; None when there is none left, or it does not end.
+
+    whole   row of the rollout
+    """
     if whole.state not in ENDING or whole.cursor == DONE:
         return None
     mine = rollout_device.c
-    query = select(rollout_device).where(mine.rollout == ident, mine.device > whole.cursor)
+    query = select(rollout_device).where(mine.rollout == whole.id, mine.device > whole.cursor)
     rows = list(db.execute(query.order_by(mine.device).limit(BATCH)))
     going_back = whole.state == State.ROLLING_BACK
     restoring = _Restoring(db, ctx, whole.model, [row.device for row in rows])

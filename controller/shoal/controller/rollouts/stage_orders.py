@@ -36,9 +36,12 @@ class StageOrders(NamedTuple):
 _NONE = StageOrders({}, [])
 
 
-def prepare(db: Connection, ctx: Context, ident: str) -> StageOrders:
-    """Orders for the next devices of the running stage; empty when there is none."""
-    whole = db.execute(select(rollout).where(rollout.c.id == ident)).one()
+def prepare(db: Connection, ctx: Context, whole: Row[Any]) -> StageOrders:
+    """Orders for the next devices of the running stage; empty when there is none.
+
+    whole   row of the rollout
+    """
+    ident = whole.id
     stage = running_stage(whole)
     if whole.state != State.RUNNING or stage is None:
         return _NONE

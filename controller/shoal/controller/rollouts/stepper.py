@@ -145,8 +145,8 @@ class Found(NamedTuple):
 
 
 def _find(db: Connection, ctx: Context, ident: str) -> Found:
-    found = Found(stage_orders.prepare(db, ctx, ident), revert.prepare(db, ctx, ident))
     whole = db.execute(select(rollout).where(rollout.c.id == ident)).one()
+    found = Found(stage_orders.prepare(db, ctx, whole), revert.prepare(db, ctx, whole))
     stage = stage_orders.running_stage(whole)
     if whole.state != State.RUNNING or stage is None or ctx.clock() < whole.look_at:
         return found

@@ -10,6 +10,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.rollouts import device_rows, device_states, undeployments
 from shoal.controller.rollouts.machine import State
 from shoal.controller.store import changes
+from shoal.controller.store.chunks import chunks
 from shoal.controller.store.rollout_tables import rollout, rollout_device
 from shoal.controller.store.tables import device, device_event
 from shoal.wire import UpdateEvent
@@ -20,8 +21,6 @@ IMPORTED = "folder-imported"
 _LONGEST = 500
 #: Device, boot and sequence number of an event.
 Key = tuple[str, str, int]
-#: Rows that one statement names.
-_CHUNK = 250
 _BACK = frozenset({State.ROLLING_BACK.value, State.ROLLED_BACK.value})
 
 
@@ -84,11 +83,11 @@ def _rows(db: Connection, events: Sequence[UpdateEvent]) -> dict[tuple[str, str]
     keys = sorted({(event.rollout, event.device) for event in events})
     mine = rollout_device.c
     found: dict[tuple[str, str], _DeviceRow] = {}
-    for start in range(0, len(keys), _CHUNK):
+    for some in chunks(keys):
         query = (
             select(rollout_device, rollout.c.state.label("whole"), rollout.c.cursor)
             .join(rollout, rollout.c.id == mine.rollout)
-            .where(tuple_(mine.rollout, mine.device).in_(keys[start : start + _CHUNK]))
+            .where(tuple_(mine.rollout, mine.device).in_(some))
         )
         found |= {(row.rollout, row.device): _DeviceRow(row) for row in db.execute(query)}
     return found
