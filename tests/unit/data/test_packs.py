@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import tarfile
+import time
 import zipfile
 import zlib
 from collections import Counter
@@ -17,6 +18,7 @@ from scipy.io import wavfile
 
 from item_files import picture, pictures, tarred, tone, zipped
 from shoal.controller.data import archives
+from shoal.controller.data.io import pack_build
 from shoal.controller.data.io.pack_build import build_pack
 from shoal.controller.data.item_labels import Roles
 from shoal.controller.data.open_items import open_items
@@ -96,6 +98,27 @@ def test_bad_files_are_left_out_by_name_and_the_rest_is_taken(tmp_path: Path) ->
     }  # fmt: skip
     assert packed.contents.left_out[0].names == ["../outside.png", "/root.png"]
     assert packed.contents.notes == ["1 images have the same bytes as one before; they are used"]
+
+
+def test_what_the_process_did_before_takes_nothing_from_the_time_to_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_build, "DECODING_S", time.process_time())
+    torn = {"parts/good/torn.png": picture(1)[:-40]}
+    packed, _ = add(tmp_path, pictures() | torn)
+    assert reasons(packed) == {"damaged image": 1}
+
+
+def test_when_decoding_takes_too_long_headers_are_read_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_build, "DECODING_S", 0.0)
+    torn = {"parts/good/torn.png": picture(1)[:-40]}
+    packed, _ = add(tmp_path, pictures() | torn)
+    assert packed.count == 13
+    assert packed.contents.notes == [
+        "of 13 images only the header was read: decoding took too long"
+    ]
 
 
 @pytest.mark.parametrize(

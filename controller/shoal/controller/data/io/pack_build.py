@@ -112,6 +112,7 @@ def _nothing(source: str, kind: str, skipped: Skipped) -> DatasetError:
 def _copy(path: Path, source: str, kind: str, writer: PackWriter, skipped: Skipped) -> _Read:
     items, docs = dict[str, _Item](), dict[str, bytes]()
     seen, repeated, undecoded = set[bytes](), 0, 0
+    until = time.process_time() + DECODING_S
     for member in archives.read_members(path, source, skipped):
         suffix = PurePosixPath(member.path).suffix.lower()
         if suffix in item_labels.SUFFIXES:
@@ -125,7 +126,7 @@ def _copy(path: Path, source: str, kind: str, writer: PackWriter, skipped: Skipp
         if why := _no_item(kind, suffix):
             skipped.add(why, member.path)
             continue
-        decode = time.process_time() < DECODING_S
+        decode = time.process_time() < until
         try:
             with _limited(ONE_FILE_S):
                 facts = _facts(kind, member.data, decode)
