@@ -8,6 +8,8 @@ from api.controller_app import ControllerApp, is_problem
 from shoal.controller.store.tables import device, device_event, window
 from shoal.sketch import Latency
 
+DAY = 86_400
+
 
 def put(controller: ControllerApp, name: str, **more: Any) -> None:
     row = {
@@ -60,6 +62,19 @@ def fleet(controller: ControllerApp) -> ControllerApp:
 )
 def test_a_filter_finds_exactly_what_it_names(fleet: ControllerApp, query: str, found: str) -> None:
     assert names(fleet, query) == [f"press-{digit}" for digit in found]
+
+
+def test_devices_whose_certificate_ends_soon_or_has_ended_are_found(
+    controller: ControllerApp,
+) -> None:
+    for number, days in enumerate((-30, 6, 20, 40)):
+        put(controller, f"press-{number}", certificate_expires_at=controller.clock.now + days * DAY)
+    put(controller, "gone", state="decommissioned", certificate_expires_at=controller.clock.now)
+    put(controller, "unknown")
+    assert names(controller, f"expiring_s={7 * DAY}") == ["press-0", "press-1"]
+    assert names(controller, f"expiring_s={30 * DAY}") == ["press-0", "press-1", "press-2"]
+    assert len(names(controller, "")) == 6
+    assert is_problem(controller.get("/api/v1/devices?expiring_s=-1"), 422)
 
 
 def test_pages_go_on_where_the_last_one_ended(controller: ControllerApp) -> None:

@@ -12,6 +12,9 @@ from shoal.agent.identity.io.enrol import EnrolOptions, enrol
 from shoal.cli.__main__ import cli
 from shoal.cli.plan_options import stages
 from shoal.controller.rollouts.records import StagePlan
+from shoal.controller.store.tables import device
+
+JSON_COLUMNS = ("labels", "releases", "variants", "facts")
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -38,6 +41,18 @@ def test_a_join_token_comes_with_the_line_to_type_on_the_device(shoal: Cli) -> N
     assert f"--controller {shoal.controller.url}" in made["command"]
     assert "--ring canary" in made["command"]
     assert "shoal-agent enroll" in shoal("device", "token", "--site", "north").stdout
+
+
+def test_devices_are_listed_by_the_end_of_their_certificate(shoal: Cli) -> None:
+    with shoal.controller.ctx.store.write() as db:
+        for name, days in (("late", -10), ("soon", 10), ("fine", 80)):
+            ends = shoal.controller.ctx.clock() + days * 86_400
+            row = {"name": name, "state": "enrolled", "certificate_expires_at": ends}
+            db.execute(device.insert().values(row | {k: {} for k in JSON_COLUMNS}))
+    found = [one["name"] for one in shoal.json("device", "list", "--expiring")]
+    assert found == ["late", "soon"]
+    assert [one["name"] for one in shoal.json("device", "list", "--expiring", "1h")] == ["late"]
+    assert "ended 10 d ago" in shoal("device", "list", "--expiring").stdout
 
 
 def test_the_same_table_again_is_the_same_version(shoal: Cli, parts: Path) -> None:

@@ -41,10 +41,26 @@ def device() -> None:
     "--release", default="", metavar="MODEL@N", help="Only those that serve this release."
 )
 @click.option("--problem", is_flag=True, help="Only those with an error.")
+@click.option(
+    "--expiring",
+    type=DURATION,
+    is_flag=False,
+    flag_value="21d",
+    default="0",
+    metavar="[TIME]",
+    help="Only those whose certificate ends within TIME (21d), or has ended.",
+)
 @click.option("--limit", default=100, show_default=True, help="Maximum number; 0 for all.")
 @click.pass_obj
 def list_devices(
-    session: Session, /, search: str, state_: str, problem: bool, limit: int, **exact: str
+    session: Session,
+    /,
+    search: str,
+    state_: str,
+    problem: bool,
+    expiring: float,
+    limit: int,
+    **exact: str,
 ) -> None:
     """List devices.
 
@@ -52,8 +68,10 @@ def list_devices(
     Examples:
       shoal device list --site north --problem
       shoal device list --release lot-codes@2 --json
+      shoal device list --expiring 30d
     """
     query = exact | {"q": search, "state": state_, "problem": "true" if problem else ""}
+    query["expiring_s"] = str(expiring) if expiring else ""
     devices = list(session.api.items(at("devices"), most=limit, **query))
     columns: Columns = {
         "device": "name",
@@ -63,6 +81,7 @@ def list_devices(
         "link": _link,
         "serves": _serves,
         "seen": when("seen_at", session.now),
+        **({"certificate": lambda d: _validity(d, session.now())} if expiring else {}),
         "error": "error",
     }
     session.show(devices, lambda: table(devices, columns, empty=_NONE))
@@ -173,7 +192,7 @@ def _view(session: Session, found: JsonObject, timeline: list[Any], ledger: list
         "agent": "agent",
         "endpoint": "endpoint",
         "clock": lambda d: _clock(d["clock_skew_s"], d["clock_error_s"]),
-        "certificate": lambda d: "expires " + ago(d["certificate_expires_at"], session.now()),
+        "certificate": lambda d: _validity(d, session.now()),
         "error": "error",
     }
     events: Columns = {
@@ -198,6 +217,21 @@ def _view(session: Session, found: JsonObject, timeline: list[Any], ledger: list
         "\n[bold]ledger[/bold]",
         table(ledger, arrived, empty="none yet"),
     )
+
+
+def _validity(device: JsonObject, now: float) -> str:
+    """
+    >>> _validity({"certificate_expires_at": 86_400.0 * 30}, now=86_400.0)
+    'ends in 29 d'
+    >>> _validity({"certificate_expires_at": 0.0}, now=86_400.0)
+    ''
+    >>> _validity({"certificate_expires_at": 86_400.0}, now=86_400.0 * 11)
+    '[red]ended 10 d ago[/red]'
+    """
+    ends = device["certificate_expires_at"]
+    if not ends:
+        return ""
+    return f"ends {ago(ends, now)}" if ends > now else f"[red]ended {ago(ends, now)}[/red]"
 
 
 def _clock(skew_s: float, error_s: float) -> str:

@@ -27,6 +27,7 @@ class DeviceQuery(RequestModel, frozen=True, kw_only=True):
     state    enrolled, decommissioned, online or offline
     release  "model@version", or "model" for any version
     problem  only devices with an error
+    expiring_s  only devices whose certificate ends within so many seconds, or has ended; 0: all
     """
 
     q: str = ""
@@ -36,6 +37,7 @@ class DeviceQuery(RequestModel, frozen=True, kw_only=True):
     state: str = ""
     release: str = ""
     problem: bool = False
+    expiring_s: Annotated[float, msgspec.Meta(ge=0)] = 0
     cursor: str = ""
     limit: Limit = 50
 

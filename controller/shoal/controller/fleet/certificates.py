@@ -16,6 +16,9 @@ from typing import NamedTuple, Protocol
 from shoal.errors import SettingError
 from shoal.topics import check_device
 
+#: Seconds before its end at which a certificate counts as expiring: a device renews earlier, at two
+#: thirds of its life (identity.io.renewal of the agent), so one with so little left has failed to.
+EXPIRING_S = 21 * 86_400.0
 #: Limit of X.509.
 LONGEST = 64
 _GENERATION = re.compile(r"[1-9][0-9]{0,5}")

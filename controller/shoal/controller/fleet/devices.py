@@ -17,6 +17,7 @@ from sqlalchemy import (
     update,
 )
 
+from shoal.controller.fleet.certificates import EXPIRING_S
 from shoal.controller.fleet.records import Device, DeviceEvent, Window
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes, cursors
@@ -52,6 +53,7 @@ def list_devices(
     state: str = "",
     release: str = "",
     problem: bool = False,
+    expiring_s: float = 0,
     cursor: str = "",
     limit: int = 50,
 ) -> tuple[list[Device], Page]:
@@ -61,6 +63,8 @@ def list_devices(
     state    "enrolled", "decommissioned", or of the enrolled ones "online" or "offline"
     release  "model@version" that is served, or "model" for any version of it
     problem  only those with an error
+    expiring_s  only enrolled ones whose certificate ends within so many seconds, or has ended; 0:
+             all
     Raises InputError for an invalid state, limit or cursor. The total is counted for the first
     page and passed on in the cursor.
     """
@@ -71,6 +75,7 @@ def list_devices(
     wanted += [_state(ctx, state)] if state else []
     wanted += [_serves(release)] if release else []
     wanted += [device.c.error != ""] if problem else []
+    wanted += [is_expiring(ctx, expiring_s)] if expiring_s > 0 else []
     query = select(device).where(*wanted).order_by(device.c.name).limit(limit + 1)
     total = -1
     if cursor:
@@ -152,6 +157,12 @@ def mark_offline(ctx: Context) -> int:
         names = list(db.scalars(silent))
         changes.note_all(db, ctx, "device", names)
     return len(names)
+
+
+def is_expiring(ctx: Context, within_s: float = EXPIRING_S) -> ColumnElement[bool]:
+    """Condition: an enrolled device whose certificate ends within `within_s`, or has ended."""
+    ends = device.c.certificate_expires_at
+    return and_(ends > 0, ends < ctx.clock() + within_s, device.c.state == ENROLLED)
 
 
 def _distinct(db: Connection, column: Column[str]) -> list[str]:

@@ -124,6 +124,7 @@ device = Table(
     Index("ix_device_site", "site", "name"),
     Index("ix_device_seen", "seen_at"),
     Index("ix_device_enrolled", "enrolled_at"),
+    Index("ix_device_certificate", "certificate_expires_at"),
 )
 device_event = Table(
     "device_event",

@@ -5,6 +5,7 @@ from typing import Any
 from flask import request
 
 from shoal.controller.fleet import devices
+from shoal.controller.fleet.certificates import EXPIRING_S
 from shoal.controller.monitoring import performance
 from shoal.controller.web.screen import blueprint, context, show
 
@@ -18,8 +19,13 @@ def fleet() -> str:
     ctx = context()
     chosen: dict[str, Any] = {name: request.args.get(name, "").strip() for name in FILTERS}
     problem = request.args.get("problem") == "1"
+    expiring = request.args.get("expiring") == "1"
     found, page = devices.list_devices(
-        ctx, **chosen, problem=problem, cursor=request.args.get("cursor", "")
+        ctx,
+        **chosen,
+        problem=problem,
+        expiring_s=EXPIRING_S if expiring else 0,
+        cursor=request.args.get("cursor", ""),
     )
     return show(
         "fleet.html",
@@ -28,6 +34,7 @@ def fleet() -> str:
         page=page,
         chosen=chosen,
         problem=problem,
-        filtered=problem or any(chosen.values()),
+        expiring=expiring,
+        filtered=problem or expiring or any(chosen.values()),
         facets=devices.facets(ctx),
     )
