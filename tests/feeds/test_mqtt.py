@@ -191,8 +191,14 @@ def test_sparkplug_births_and_data_become_frames_and_a_missed_birth_is_requested
         node.publish("spBv1.0/plant/NBIRTH/press", BIRTH)
         node.publish("spBv1.0/plant/NDATA/press", data)
         eventually(lambda: recorder.newest == {"t": 22.0}, "the reading")
-    assert recorder.frames[-1].asset == "press"
-    assert recorder.frames[-1].time_s == 2.0
+        assert recorder.frames[-1].asset == "press"
+        assert recorder.frames[-1].time_s == 2.0
+        for number in (1, 3, 2):  # delivered again, and out of order
+            value = Metric(alias=4, datatype=DOUBLE, value=21.0 + number)
+            node.publish("spBv1.0/plant/NDATA/press", encode(Payload(2_000, [value], number)))
+        eventually(lambda: recorder.newest == {"t": 24.0}, "the third after the second")
+        assert [frame.rows[0, 0] for frame in recorder.frames[-2:]] == [23.0, 24.0]
+    assert len(node.received) == 1, "no further request"
 
 
 class Scada:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from feed_doubles import prediction
 from shoal.agent.feeds import sparkplug_payload
-from shoal.agent.feeds.frames import Quality
-from shoal.agent.feeds.sparkplug_host import Host, host_online, parse_topic
+from shoal.agent.feeds.sparkplug_host import Host
 from shoal.agent.feeds.sparkplug_node import BATCH, EdgeNode
 from shoal.agent.feeds.sparkplug_payload import (
     BOOLEAN,
@@ -32,6 +31,7 @@ from shoal.agent.feeds.sparkplug_payload import (
     encode,
 )
 from shoal.errors import OversizeError, SettingError, WireError
+from unit.feeds.sparkplug_messages import message, values_of
 
 #: Field name, number, protobuf type, and whether it is in the oneof: of Tahu's sparkplug_b.proto.
 STRINGS, MESSAGE, U32, U64, F32, F64, BOOL, BYTES = 9, 11, 13, 4, 2, 1, 8, 12
@@ -152,125 +152,6 @@ def test_a_payload_too_large_is_not_decoded() -> None:
         decode(b"\0" * (sparkplug_payload.LIMIT + 1))
 
 
-# ------------------------------------------------------------------------------------- a host
-
-
-def message(seq: int | None, *metrics: Metric, time_ms: int = 5_000) -> bytes:
-    return encode(Payload(time_ms, list(metrics), seq))
-
-
-BIRTH = message(
-    0,
-    Metric("bdSeq", datatype=INT64, value=7),
-    Metric("Node Control/Rebirth", datatype=BOOLEAN, value=False),
-    Metric("t", alias=1, datatype=DOUBLE, value=20.0),
-    Metric("n", alias=2, datatype=INT16, value=-3),
-)
-TOPIC = "spBv1.0/plant/{}/press"
-
-
-def born() -> Host:
-    host = Host()
-    host.receive(TOPIC.format("NBIRTH"), BIRTH, 0.0)
-    return host
-
-
-def values_of(frame: Any) -> dict[str, float]:
-    return dict(zip(frame.names, frame.rows[0].tolist(), strict=True))
-
-
-def test_a_birth_has_every_metric_and_data_the_changes_by_alias() -> None:
-    host = Host()
-    (frame,) = host.receive(TOPIC.format("NBIRTH"), BIRTH, 0.0).frames
-    assert values_of(frame) == {"t": 20.0, "n": -3.0}
-    assert (frame.asset, frame.time_s, frame.quality) == ("press", 5.0, Quality.GOOD)
-    changed = message(1, Metric(alias=2, value=65_535, datatype=INT16), time_ms=6_000)
-    (frame,) = host.receive(TOPIC.format("NDATA"), changed, 0.0).frames
-    assert values_of(frame) == {"t": 20.0, "n": -1.0}
-
-
-def test_a_devices_metrics_are_an_asset_of_their_own() -> None:
-    host = born()
-    birth = message(1, Metric("t", alias=9, datatype=FLOAT, value=1.5))
-    (frame,) = host.receive(TOPIC.format("DBIRTH") + "/drive", birth, 0.0).frames
-    assert (frame.asset, values_of(frame)) == ("press/drive", {"t": 1.5})
-    (gone,) = host.receive(TOPIC.format("DDEATH") + "/drive", message(2), 0.0).frames
-    assert (gone.asset, gone.quality) == ("press/drive", Quality.BAD)
-    data = message(3, Metric(alias=1, value=1.0, datatype=DOUBLE))
-    assert host.receive(TOPIC.format("NDATA"), data, 0.0).frames
-
-
-@pytest.mark.parametrize("seq", [3, 0, None])
-def test_a_missing_number_requests_a_rebirth_once_and_emits_nothing_until_it_arrives(
-    seq: int | None,
-) -> None:
-    host, data = born(), Metric(alias=1, value=1.0, datatype=DOUBLE)
-    received = host.receive(TOPIC.format("NDATA"), message(seq, data), 100.0)
-    assert received.frames == []
-    topic, request = received.rebirth
-    assert topic == "spBv1.0/plant/NCMD/press"
-    assert decode(request).metrics[0][:1] == ("Node Control/Rebirth",)
-    assert host.receive(TOPIC.format("NDATA"), message(4, data), 101.0).rebirth is None
-    assert host.receive(TOPIC.format("NBIRTH"), BIRTH, 102.0).frames
-    assert host.receive(TOPIC.format("NDATA"), message(1, data), 103.0).frames
-
-
-def test_sequence_numbers_wrap_at_256() -> None:
-    host, data = born(), Metric(alias=1, value=1.0, datatype=DOUBLE)
-    for number in range(1, 600):
-        assert host.receive(TOPIC.format("NDATA"), message(number % 256, data), 0.0).frames
-
-
-def test_a_death_of_this_birth_makes_every_value_bad_and_one_of_another_birth_none() -> None:
-    host = born()
-    old = message(None, Metric("bdSeq", datatype=INT64, value=6))
-    assert host.receive(TOPIC.format("NDEATH"), old, 0.0).frames == []
-    mine = message(None, Metric("bdSeq", datatype=INT64, value=7))
-    (frame,) = host.receive(TOPIC.format("NDEATH"), mine, 0.0).frames
-    assert frame.quality is Quality.BAD
-
-
-def test_null_is_bad_quality_and_historical_metrics_are_no_readings() -> None:
-    host = born()
-    odd = message(
-        1,
-        Metric(alias=1, datatype=DOUBLE, value=None),
-        Metric(alias=2, datatype=INT16, value=5, quality=500),
-    )
-    (frame,) = host.receive(TOPIC.format("NDATA"), odd, 0.0).frames
-    assert frame.quality is Quality.UNCERTAIN
-    assert frame.rows[0, 0] != frame.rows[0, 0]
-    past = message(2, Metric(alias=1, datatype=DOUBLE, value=9.0, historical=True))
-    assert host.receive(TOPIC.format("NDATA"), past, 0.0) == ([], None, 1)
-
-
-@pytest.mark.parametrize(
-    "topic", ["spBv1.0/g/NDATA", "spAv1.0/g/NDATA/n", "spBv1.0/g/NDATA/n/d", "spBv1.0/g/DDATA/n",
-              "spBv1.0/STATE/scada", "spBv1.0/g/NCMD/n"]
-)  # fmt: skip
-def test_other_topics_are_ignored(topic: str) -> None:
-    assert parse_topic(topic) is None
-    assert Host().receive(topic, b"\xff", 0.0) == ([], None, 0)
-
-
-def test_the_state_of_a_host_is_read_in_both_versions() -> None:
-    new = json.dumps({"online": True, "timestamp": 5}).encode()
-    assert host_online("spBv1.0/STATE/scada", new) == (True, 5)
-    assert host_online("STATE/scada", b"OFFLINE") == (False, 0)
-    for odd in (b"", b"[]", b"{}", b"ONLINE"):
-        assert host_online("spBv1.0/STATE/scada", odd) is None
-
-
-def test_the_devices_of_a_node_are_bounded() -> None:
-    host = born()
-    birth = Metric("t", datatype=FLOAT, value=1.5)
-    topic = TOPIC.format("DBIRTH") + "/drive-{}"
-    for number in range(1, 1_024):
-        host.receive(topic.format(number), message(number % 256, birth), 0.0)
-    with pytest.raises(WireError, match="more than 1024 devices"):
-        host.receive(topic.format("more"), message(0, birth), 0.0)
-
-
 # ------------------------------------------------------------------------------------- a node
 
 
@@ -328,7 +209,7 @@ def test_our_host_decodes_every_message_of_our_node() -> None:
         packets += edge.publish(prediction(float(time_s), asset=f"pump-{time_s % 3}"), time_s)
     frames = []
     for packet in packets:
-        received = host.receive(packet.topic, packet.payload, 0.0)
+        received = host.receive(packet.topic, packet.payload, 0.0, 0.0)
         assert received.rebirth is None
         frames += received.frames
     assert values_of(frames[-1])["pump-0/lot-codes/score"] == pytest.approx(0.7)

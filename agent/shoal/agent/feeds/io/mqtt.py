@@ -12,7 +12,7 @@ from shoal.agent.feeds.frames import FeedHealth, Frame, LatestValues, Prediction
 from shoal.agent.feeds.io.broker import Broker, BrokerSettings, Packet
 from shoal.agent.feeds.io.connection import ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context, Emit
-from shoal.agent.feeds.sparkplug_host import Host
+from shoal.agent.feeds.sparkplug_host import Host, Received
 from shoal.agent.host.faults import Fault
 from shoal.agent.serving.io.row_table import seconds
 from shoal.agent.serving.labels import number
@@ -63,6 +63,7 @@ class MqttSource(ReconnectingFeed):
             subscriptions=[(topic, settings.qos) for topic in settings.topics],
             on_message=self._on_message,
             on_connected=self.tally.came_up,
+            before_poll=self._request_overdue,
         )
 
     def serve(self, stopping: threading.Event) -> None:
@@ -84,12 +85,20 @@ class MqttSource(ReconnectingFeed):
             self.context.fault(Fault(error.code, f"{self.context.name}, {topic}: {error}"))
 
     def _on_sparkplug(self, topic: str, data: bytes) -> None:
-        received = self._host.receive(topic, data, self.context.wall())
-        if received.rebirth is not None:
-            self._broker.publish(Packet(*received.rebirth))
+        context = self.context
+        received = self._host.receive(topic, data, context.wall(), context.monotonic())
+        self._request_rebirth(received)
         self.tally.dropped += received.historical
         for frame in received.frames:
             self._emit_frame(frame)
+
+    def _request_overdue(self) -> None:
+        for received in self._host.overdue(self.context.wall(), self.context.monotonic()):
+            self._request_rebirth(received)
+
+    def _request_rebirth(self, received: Received) -> None:
+        if received.rebirth is not None:
+            self._broker.publish(Packet(*received.rebirth))
 
     def _emit_frame(self, frame: Frame) -> None:
         self.tally.gave(frame)
