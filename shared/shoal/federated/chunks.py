@@ -63,6 +63,7 @@ class Assembly:
         self._most = most
         self._first: Chunk | None = None
         self._parts: dict[int, bytes] = {}
+        self._held = 0
 
     def take(self, chunk: Chunk) -> str:
         """Add a piece; return why it was ignored ("corrupt", "foreign", "twice"), or ""."""
@@ -83,10 +84,10 @@ class Assembly:
             return "foreign"
         if chunk.index in self._parts:
             return "twice"
-        held = sum(map(len, self._parts.values())) + len(chunk.data)
-        if held > chunk.length:
+        if self._held + len(chunk.data) > chunk.length:
             return "foreign"
         self._first, self._parts[chunk.index] = first, chunk.data
+        self._held += len(chunk.data)
         return ""
 
     def missing(self) -> list[int]:
@@ -95,7 +96,7 @@ class Assembly:
         return [i for i in range(total) if i not in self._parts]
 
     def complete(self) -> bool:
-        return self._first is not None and not self.missing()
+        return self._first is not None and len(self._parts) == self._first.total
 
     def payload(self) -> bytes:
         """The payload. ConflictError before it is complete; InputError when its hash is wrong."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from shoal.controller.federated.planning import plans
-from shoal.controller.federated.rounds.active_round import ActiveRound
+from shoal.controller.federated.rounds.active_round import ActiveRound, IncomingUpdate
 from shoal.controller.federated.updates import Update, check
 from shoal.errors import AbsentError, ConflictError, InputError, WireError
 from shoal.federated.chunks import Assembly, Chunk
@@ -51,15 +51,17 @@ def keep_chunk(active: ActiveRound, device: str, chunk: Chunk) -> Kept:
 
 def missing_chunks(active: ActiveRound, device: str) -> list[int]:
     """Indexes of the chunks to request again; empty before the first one and when all arrived."""
-    head = _head(active, device)
-    total = head.total if head else 0
-    return [i for i in range(total) if not active.files.has(active.id, _kind(i), device)]
+    incoming = _incoming(active, device)
+    return sorted(incoming.missing) if incoming else []
 
 
 def drop_chunks(active: ActiveRound, device: str) -> None:
     """Delete a device's chunks: the whole is kept elsewhere, or void."""
-    head = _head(active, device)
-    for index in range(head.total if head else 0):
+    incoming = _incoming(active, device)
+    active.incoming[device] = None
+    if incoming is None:
+        return
+    for index in set(range(incoming.payload[1])) - incoming.missing:
         active.files.drop(active.id, _kind(index), device)
     active.files.drop(active.id, "head", device)
 
@@ -121,21 +123,23 @@ def _keep(active: ActiveRound, device: str, chunk: Chunk) -> Kept:
     if ignored or chunk.total == 1:
         return Kept(ignored, None if ignored else alone.payload())
     head = Head(chunk.digest, chunk.total, chunk.length)
-    before = _head(active, device)
-    if before != head:
-        if before is not None and chunk.index:
+    incoming = _incoming(active, device)
+    if incoming is None or incoming.payload != head:
+        if incoming is not None and chunk.index:
             return Kept("foreign")
         drop_chunks(active, device)  # the device trained again: its earlier chunks are void
         active.files.put(active.id, "head", device, msgspec.msgpack.encode(head))
-    kind, missing = _kind(chunk.index), missing_chunks(active, device)
-    if chunk.index in missing:
-        _check_space(active, device, head, chunk)
-        active.files.put(active.id, kind, device, msgspec.msgpack.encode(chunk))
-        missing.remove(chunk.index)
-    elif missing:
+        incoming = active.incoming[device] = IncomingUpdate(head)
+    if chunk.index in incoming.missing:
+        data = msgspec.msgpack.encode(chunk)
+        if incoming.held + len(chunk.data) > head.length + _CHUNK_OVERHEAD * head.total:
+            raise InputError(f"pieces of more than the {head.length} bytes they declare")
+        active.files.put(active.id, _kind(chunk.index), device, data)
+        incoming.take(chunk.index, len(data))
+    elif incoming.missing:
         return Kept("twice")
     # All chunks may be here without the whole update: the controller was killed in between.
-    return Kept("", None if missing else _assemble(active, device, head))
+    return Kept("", None if incoming.missing else _assemble(active, device, head))
 
 
 def _assemble(active: ActiveRound, device: str, head: Head) -> bytes:
@@ -146,16 +150,22 @@ def _assemble(active: ActiveRound, device: str, head: Head) -> bytes:
     return whole.payload()
 
 
-def _check_space(active: ActiveRound, device: str, head: Head, chunk: Chunk) -> None:
-    """InputError when the kept chunks and this one would exceed the payload's length."""
-    held = sum(active.files.size(active.id, _kind(i), device) for i in range(head.total))
-    if held + len(chunk.data) > head.length + _CHUNK_OVERHEAD * head.total:
-        raise InputError(f"pieces of more than the {head.length} bytes they declare")
+def _incoming(active: ActiveRound, device: str) -> IncomingUpdate | None:
+    """Kept in memory, so that a chunk costs the same however many there are."""
+    if device not in active.incoming:
+        active.incoming[device] = _on_disk(active, device)
+    return active.incoming[device]
 
 
-def _head(active: ActiveRound, device: str) -> Head | None:
+def _on_disk(active: ActiveRound, device: str) -> IncomingUpdate | None:
     data = active.files.get(active.id, "head", device)
-    return None if data is None else msgspec.msgpack.decode(data, type=Head)
+    if data is None:
+        return None
+    found = IncomingUpdate(msgspec.msgpack.decode(data, type=Head))
+    for index in tuple(found.missing):
+        if active.files.has(active.id, _kind(index), device):
+            found.take(index, active.files.size(active.id, _kind(index), device))
+    return found
 
 
 def _kind(index: int) -> str:

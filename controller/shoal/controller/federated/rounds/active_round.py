@@ -33,6 +33,24 @@ class Request(NamedTuple):
     repeat_at_s: float
 
 
+class IncomingUpdate:
+    """Chunks of one update that have arrived, as they are on disk.
+
+    payload   identity of the whole: its digest, number of chunks, length
+    missing   indexes of the chunks that have not arrived
+    held      bytes of their files
+    """
+
+    __slots__ = ("held", "missing", "payload")
+
+    def __init__(self, payload: tuple[bytes, int, int]) -> None:
+        self.payload, self.missing, self.held = payload, set(range(payload[1])), 0
+
+    def take(self, index: int, size: int) -> None:
+        self.missing.discard(index)
+        self.held += size
+
+
 class ActiveRound:
     """One attempt of one round.
 
@@ -43,6 +61,7 @@ class ActiveRound:
     ignored     reason -> number of ignored messages
     secagg      of a securely aggregated round, once its roster is fixed
     secagg_id   config.secure_id of such a round; b"" for others
+    incoming    device -> chunks of its update that are on disk; None without any, read when asked
     facts       device -> facts of its update, until they are written to the database
     sites       device -> its site, in a task with gateways
     row_limits  device -> largest number of rows that it may report, where that is known
@@ -71,6 +90,7 @@ class ActiveRound:
         self.error, self.secagg_id = "", b""
         self.requests: dict[str, Request] = {}
         self.signed: dict[str, Invite | Measure] = {}
+        self.incoming: dict[str, IncomingUpdate | None] = {}
         self.secagg: SecAggSession | None = None
 
     def limit_rows(self, device: str, reported: int, default: int | None = None) -> int:
