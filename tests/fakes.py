@@ -59,8 +59,10 @@ class Broker:
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> None:
         self._waiting.append((topic, payload))
         self.log.append((topic, payload))
-        if retain:
+        if retain and payload:
             self.retained[topic] = payload
+        elif retain:
+            self.retained.pop(topic, None)
 
     def join(self, link: "MemoryLink") -> None:
         self._links.append(link)

@@ -40,6 +40,7 @@ class EnrolResponse(msgspec.Struct, frozen=True, kw_only=True):
     artifacts      https://host:port
     root, director_root   trusted TUF root.json of the image repository and of the director
     notice         text for the installer, e.g. that no model can run on this board
+    floor          version of the newest assignment of this name: an older one was its predecessor's
     """
 
     device: str
@@ -52,6 +53,7 @@ class EnrolResponse(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     director_root: str
     notice: str = ""
+    floor: int = 0
 
 
 class RenewChallenge(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from api.controller_app import ControllerApp, is_problem, make_request
 from shoal import enrolment
 from shoal.controller.broker.io.process import EnrolledDevices
 from shoal.controller.fleet import devices
+from shoal.controller.rollouts import assignments
 from shoal.controller.store.rollout_tables import assignment
 
 
@@ -205,7 +206,21 @@ def test_a_decommissioned_device_has_no_orders_and_its_version_never_falls(
     controller.post("/api/v1/devices/press-4/decommission")
     with controller.ctx.store.read() as db:
         kept = db.execute(assignment.select()).one()
-    assert (kept.version, kept.sent_version, kept.orders) == (7, 7, {})
+    assert (kept.version, kept.orders) == (8, {})
+    assert assignments.pending(controller.ctx) == [("press-4", 8, b"")], "the broker forgets it"
+
+
+def test_a_device_that_takes_a_name_again_accepts_no_order_of_its_predecessor(
+    controller: ControllerApp,
+) -> None:
+    """Its floor is above them, whether the broker has forgotten the last of them or not."""
+    assert controller.enrol("press-4", controller.join_token()).json["floor"] == 0
+    row = {"device": "press-4", "version": 7, "sent_version": 7, "orders": {"m": {}}}
+    with controller.ctx.store.write() as db:
+        db.execute(assignment.insert().values(**row, message=b"signed"))
+    controller.post("/api/v1/devices/press-4/decommission")
+    assert controller.enrol("press-4", controller.join_token()).json["floor"] > 7
+    assert [one.message for one in assignments.pending(controller.ctx)] == [b""]
 
 
 def test_a_name_with_a_percent_sign_finds_no_device(controller: ControllerApp) -> None:

@@ -101,10 +101,22 @@ def enroll(
         labels=_pairs(labels),
         source=_source(source, source_label),
     )
-    settings = enrol(folder, options, read_facts())
+    settings = enrol(folder, options, read_facts(), lambda floor: _raise_floor(folder, floor))
     device = settings.device
     click.echo(f"{device.name} joined site {device.site!r} as {device.profile}, ring {device.ring}")
     click.echo(f"start it: shoal-agent run --folder {folder}")
+
+
+def _raise_floor(folder: Path, floor: int) -> None:
+    """Refuse assignments below this version from now on."""
+    from shoal.agent.host.io.folder import JOURNAL, give
+    from shoal.agent.installed.io.journal import SqliteJournal
+
+    if floor > 0:
+        journal = SqliteJournal(folder / JOURNAL)
+        journal.save_floors(journal.floors().raised(assignment=floor))
+        journal.close()
+        give(folder, folder.glob(f"{JOURNAL}*"))
 
 
 @main.command()

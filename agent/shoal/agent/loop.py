@@ -240,7 +240,10 @@ class Agent:
         self.inventory()
 
     def _process_message(self, topic: str, payload: bytes) -> None:
-        message = wire.decode_down(topic.rpartition("/")[2], payload)
+        kind = topic.rpartition("/")[2]
+        if kind == "assignment" and not payload:
+            return  # the broker forgets what it retained: there is nothing to follow
+        message = wire.decode_down(kind, payload)
         if isinstance(message, wire.Assignment):
             self.updates.on_assignment(message, payload)
         elif isinstance(message, wire.Ack):

@@ -56,12 +56,15 @@ def enrol(ctx: Context, authority: DeviceCA, request: EnrolRequest) -> EnrolResp
             db.execute(insert(device).values(values))
         else:
             db.execute(update(device).where(device.c.name == row.name).values(values))
+            if row.state != devices.ENROLLED:
+                _forget_orders(db, row.name)
+        floor = _newest_version(db, request.device)
         audit.record(
             db, ctx, f"join-token {token.id}", "device.enrol", request.device,
             site=token.site, ring=request.ring, profile=matched.name, serial=issued.serial,
         )  # fmt: skip
         changes.note(db, ctx, "device", request.device)
-    return _response(ctx, authority, request.device, token.site, matched, issued)
+    return _response(ctx, authority, request.device, token.site, matched, issued, floor)
 
 
 def decommission(ctx: Context, *, actor: str, device: str) -> Device:
@@ -125,16 +128,32 @@ def _enrolled_at(row: Row | None, issued: Issued) -> float | None:
 def _decommission(db: Connection, name: str) -> None:
     row = update(device).where(device.c.name == name)
     db.execute(row.values(state=devices.DECOMMISSIONED, online=False))
-    # The version stays: a device that enrols again must not get a lower one than before.
+    _forget_orders(db, name)
+
+
+def _forget_orders(db: Connection, name: str) -> None:
+    """Withdraw a device's assignment: the engine clears the one that the broker retains.
+
+    Its version rises: a device that enrols again under the name accepts none of before.
+    """
+    mine = update(assignment).where(assignment.c.device == name)
     db.execute(
-        update(assignment)
-        .where(assignment.c.device == name)
-        .values(orders={}, sent_version=assignment.c.version)
+        mine.values(orders={}, message=b"", expires_at=0.0, version=assignment.c.version + 1)
     )
 
 
+def _newest_version(db: Connection, name: str) -> int:
+    return db.scalar(select(assignment.c.version).where(assignment.c.device == name)) or 0
+
+
 def _response(
-    ctx: Context, authority: DeviceCA, name: str, site: str, matched: Profile, issued: Issued
+    ctx: Context,
+    authority: DeviceCA,
+    name: str,
+    site: str,
+    matched: Profile,
+    issued: Issued,
+    floor: int,
 ) -> EnrolResponse:
     network = ctx.settings.network
     host = network.names[0] if network.names else network.host
@@ -149,4 +168,5 @@ def _response(
         root=ctx.signer.root.decode(),
         director_root=ctx.signer.director_root.decode(),
         notice=f"no model can run here: {matched.unsupported}" if matched.unsupported else "",
+        floor=floor,
     )

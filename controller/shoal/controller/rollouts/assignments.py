@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, bindparam, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select, update
 
 from shoal import manifest as manifests
 from shoal import wire
@@ -70,7 +70,8 @@ class Prepared(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """An assignment to publish. message: payload on the device's assignment topic."""
+    """An assignment to publish. message: payload on the device's assignment topic; empty clears
+    what the broker retains there."""
 
     device: str
     version: int
@@ -224,11 +225,15 @@ def raise_floor(db: Connection, ctx: Context, name: str, floor: int) -> None:
 
 
 def pending(ctx: Context, limit: int = 500) -> list[Pending]:
-    """Assignments of enrolled devices that changed since they were published."""
+    """Assignments that changed since they were published; of devices that are not enrolled any
+    more only those that clear the topic."""
     query = (
         select(assignment.c.device, assignment.c.version, assignment.c.message)
         .join(device, device.c.name == assignment.c.device)
-        .where(assignment.c.sent_version < assignment.c.version, device.c.state == "enrolled")
+        .where(
+            assignment.c.sent_version < assignment.c.version,
+            or_(device.c.state == "enrolled", func.length(assignment.c.message) == 0),
+        )
         .limit(limit)
     )
     with ctx.store.read() as db:

@@ -5,6 +5,7 @@ accepted only if it matches; everything after that is verified against it. Enrol
 same name is safe: the key is kept.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,8 +45,16 @@ class EnrolOptions(msgspec.Struct, frozen=True, kw_only=True):
     source: Source | None = None
 
 
-def enrol(folder: Path, options: EnrolOptions, facts: dict[str, Any]) -> Settings:
+def enrol(
+    folder: Path,
+    options: EnrolOptions,
+    facts: dict[str, Any],
+    raise_floor: Callable[[int], None] = lambda floor: None,
+) -> Settings:
     """Enrol, and write agent.toml, the key, the certificates and the trusted roots into `folder`.
+
+    raise_floor   given the version below which every assignment was a predecessor's; called before
+                  the folder counts as enrolled
 
     Raises SettingError for invalid options or a folder of another device, UntrustedError when the
     controller is not the one in the token, DeniedError when it refuses, LinkError out of reach.
@@ -72,6 +81,7 @@ def enrol(folder: Path, options: EnrolOptions, facts: dict[str, Any]) -> Setting
     )
     response = _enrol(url, folder / CA, body)
     settings = _settings(url, options, response)
+    raise_floor(response.floor)
     _save(folder, response, secret.ca_sha256, settings)
     return settings
 
