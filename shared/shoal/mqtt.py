@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
+from shoal.connection_errors import explain, explain_alert, validity_fault
 from shoal.errors import LinkError, SettingError
 from shoal.mqtt_version import Limits, MqttVersion, explain_reason, is_unsupported, limits_of
 
@@ -35,7 +36,6 @@ QUEUE = 1_000
 _HEAD = 10
 #: Errors on a reply in another version of MQTT.
 _WRONG_VERSION = (MQTTErrorCode.MQTT_ERR_PROTOCOL, MQTTErrorCode.MQTT_ERR_CONN_REFUSED)
-_NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_* of OpenSSL
 _log = logging.getLogger("shoal.mqtt")
 
 
@@ -119,7 +119,7 @@ class Link:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._up = False
-        self._fault = "not started"
+        self._fault, self._refusal = "not started", ""
         self._subscribing = 0
         self._unacked = 0
         self._waiting_since = self._up_since = 0.0
@@ -228,12 +228,13 @@ class Link:
 
     def _connect_and_serve(self) -> str:
         """Connect and run one connection to its end; return why it ended."""
-        self._fault, self._greeted = "connecting", False
+        self._fault, self._greeted, self._refusal = "connecting", False, ""
         self._context.load_verify_locations(self._ca)
         self._context.load_cert_chain(self._certificate, self._key)
         if self._client and self._client.max_inflight_messages > self._limits.in_flight:
             self._discard_client(self._limits)
         client = self._client = self._client or self._make_client()
+        client.on_log = self._logged
         if self._will is not None:
             topic, payload = self._will()
             client.will_set(topic, payload, qos=1, retain=True)
@@ -260,8 +261,15 @@ class Link:
 
     def _why(self, rc: MQTTErrorCode) -> str:
         if not self._greeted and (rc in _WRONG_VERSION or not self._is_known):
-            return self._switch_version(rc)
+            switched = self._switch_version(rc)
+            return self._certificate_fault() or switched
+        if not self._greeted and (refused := self._certificate_fault()):
+            return refused
         return self._fault if self._fault not in ("", "connecting") else paho.error_string(rc)
+
+    def _certificate_fault(self) -> str:
+        """Why the broker refused our certificate, if it did: in TLS 1.3 after the handshake."""
+        return validity_fault(self._certificate, time.time()) or self._refusal
 
     def _switch_version(self, rc: MQTTErrorCode) -> str:
         """Switch to the other version after no reply in this one; return the reason."""
@@ -314,6 +322,7 @@ class Link:
             self._fault = f"broker refused: {explain_reason(reason)}"
             return
         self._is_known = True
+        client.on_log = None  # it costs a line of text for every packet
         if not self._agree(limits_of(properties, clean=self._clean_session)):
             client.disconnect()
             return
@@ -338,6 +347,10 @@ class Link:
     def _ended(self, _: paho.Client, __: Any, flags: Any, reason: Any, ___: Any) -> None:
         if flags.is_disconnect_packet_from_server:
             self._fault = f"broker ended the connection: {explain_reason(reason)}"
+
+    def _logged(self, _: paho.Client, __: Any, ___: int, text: str) -> None:
+        """Keep a TLS alert, which paho only logs."""
+        self._refusal = explain_alert(text) or self._refusal
 
     def _subscribed(self, client: paho.Client, _: Any, mid: int, reasons: Any, __: Any) -> None:
         if mid != self._subscribing:
@@ -373,23 +386,6 @@ class Link:
             callback(*args)
         except Exception:  # noqa: BLE001 - one bad message must not end the connection
             _log.exception("callback of the link failed; the link goes on")
-
-
-def explain(error: BaseException) -> str:
-    """Why a TLS connection to the broker failed, one sentence with a hint."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code == _NOT_YET_VALID:
-            return "broker's certificate is not valid yet; is this machine's clock right?"
-        if error.verify_code == _EXPIRED:
-            return "broker's certificate has expired; restart the controller, or set the clock"
-        return f"broker's certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or error}; did the broker refuse this certificate?"
-    if isinstance(error, FileNotFoundError):
-        return f"no file {error.filename}; enrol again" if error.filename else str(error)
-    if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
-    return f"{type(error).__name__}: {error}"
 
 
 def _without_nagle(_: paho.Client, __: Any, sock: Any) -> None:

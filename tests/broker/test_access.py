@@ -3,14 +3,17 @@
 import socket
 import ssl
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from paho.mqtt.enums import CallbackAPIVersion
 
 from broker.real import ENROLLED, Site
+from shoal.agent.identity.io.enrol import make_csr
 from shoal.controller.fleet.io.ca import Authority
 from shoal.topics import all_down, down, up
 from waiting import eventually
@@ -276,3 +279,25 @@ def test_a_device_enrolled_later_gets_in_without_disturbing_the_others(site):
     late.link.publish(up("cam-c", "window"), b"new")
     eventually(lambda: b"new" in controller.payloads(), "the new device's window")
     assert first.ups == 1
+
+
+def test_an_expired_certificate_is_named_and_its_successor_needs_no_restart(
+    site: Site, authority: Authority
+) -> None:
+    path = site.certificate("cam-a")
+    valid = path.read_text()
+    key = load_pem_private_key(path.with_suffix(".key").read_bytes(), None)
+    ended = authority.issue_device(make_csr(key, "cam-a"), "cam-a", time.time() - 120 * 86_400, 0)
+    path.write_text(ended.certificate)
+    device = site.device("cam-a").start()
+    eventually(lambda: "ended 30 days ago" in device.link.fault, "the certificate in the fault")
+    path.write_text(valid)
+    eventually(lambda: device.link.connected, "the connection", 30)
+    assert device.link.fault == ""
+
+
+def test_a_certificate_that_the_broker_refuses_is_blamed_and_not_the_version_of_mqtt(
+    site: Site, foreign_authority: Authority
+) -> None:
+    device = site.device("cam-a", certificate=site.certificate("cam-a", foreign_authority)).start()
+    eventually(lambda: "refused this machine's certificate" in device.link.fault, "the certificate")

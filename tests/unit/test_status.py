@@ -56,6 +56,13 @@ def test_timings_and_the_choice_are_on_the_screen_where_there_was_one() -> None:
     assert "timed here" not in text(standing())
 
 
+def test_why_the_broker_is_not_connected_is_on_the_screen() -> None:
+    why = "the certificate of this machine ended 30 days ago, 2026-11-01; enrol it again"
+    away = standing(connected=False, connection_fault=why)
+    assert f"no connection to the broker: {why}" in text(away)
+    assert why in page(away)
+
+
 def test_a_failure_is_shown_with_its_hint() -> None:
     screen = text(standing(models=[FAILED]))
     assert "lot-codes@4 FAILED: 3 of 64 labels differ" in screen

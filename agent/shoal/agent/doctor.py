@@ -1,5 +1,6 @@
 """`shoal-agent doctor`: checks of clock, disk, certificate, network, feeds, runtime and model."""
 
+import contextlib
 import datetime
 import random
 import shutil
@@ -15,15 +16,18 @@ import msgspec
 from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.io.config import Settings
 from shoal.agent.host.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
-from shoal.agent.identity.io.renewal import life_s
+from shoal.agent.identity.io.renewal import DUE, SPREAD, life_s
 from shoal.agent.installed.io.journal import read_records
 from shoal.agent.installed.io.slots import DiskSlots
 from shoal.agent.peers.io.protocol import connect
 from shoal.agent.serving.io.runtime import OrtLoader
+from shoal.connection_errors import explain, validity_fault
 from shoal.errors import SettingError, ShoalError
 from shoal.profile import profile
 
 _TIMEOUT_S, _RESERVE_MB, _BUILT = 5.0, 200, 1_750_000_000
+#: Seconds in which a server that refuses the certificate says so.
+_REFUSAL_S = 0.5
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,11 +106,17 @@ def _disk(folder: Path) -> Finding:
 
 
 def _certificate(folder: Path) -> str:
-    until = datetime.datetime.fromtimestamp(life_s(folder)[1], datetime.UTC)
-    days = (until - datetime.datetime.now(datetime.UTC)).days
-    detail = f"valid for {days} days, until {until:%Y-%m-%d}"
-    if days < 1:
-        raise SettingError(detail, "enrol this device again with a new join token")
+    now_s = time.time()
+    if fault := validity_fault(folder / CERTIFICATE, now_s):
+        raise SettingError(fault)
+    begin, end = life_s(folder)
+    until = datetime.datetime.fromtimestamp(end, datetime.UTC)
+    detail = f"valid for {(end - now_s) / 86_400:.0f} days, until {until:%Y-%m-%d}"
+    if now_s > begin + (DUE + SPREAD) * (end - begin):
+        raise SettingError(
+            f"{detail}: it was not renewed when it was due",
+            "let this device reach the controller's console port, or enrol it again",
+        )
     return detail
 
 
@@ -123,9 +133,13 @@ def _reach(name: str, url: str, folder: Path) -> Finding:
             context = ssl.create_default_context(cafile=str(folder / CA))
             context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
             with context.wrap_socket(plain, server_hostname=host) as wrapped:
+                wrapped.settimeout(_REFUSAL_S)
+                with contextlib.suppress(TimeoutError):
+                    wrapped.recv(1)  # a refusal of the certificate comes after the handshake
                 return Finding(check=name, passed=True, detail=f"{url}, {wrapped.version()}")
     except OSError as error:
-        return Finding(check=name, passed=False, detail=f"{url}: {step}: {error}", hint=hint)
+        why = explain(error, name)
+        return Finding(check=name, passed=False, detail=f"{url}: {step}: {why}", hint=hint)
 
 
 def _run(check: str, work: Callable[[], str]) -> Finding:

@@ -195,8 +195,14 @@ class Agent:
         self.reporter.tick()
         self.reporter.status(online=False)
 
-    def status(self, feeds: Sequence[FeedHealth] = (), peers: str = "") -> DeviceStatus:
-        """Everything on the status page. peers: a line on sharing downloads."""
+    def status(
+        self, feeds: Sequence[FeedHealth] = (), peers: str = "", link_fault: str = ""
+    ) -> DeviceStatus:
+        """Everything on the status page.
+
+        peers        a line on sharing downloads
+        link_fault   why the broker is not connected
+        """
         return DeviceStatus(
             device=self.identity.device,
             site=self.identity.site,
@@ -207,6 +213,7 @@ class Agent:
             running=True,
             connected=self.reporter.connected,
             connection_since_s=self.reporter.since_s,
+            connection_fault="" if self.reporter.connected else link_fault,
             clock_synced=self.clock.synced,
             clock=self.clock.skew,
             endpoint=self._endpoint,

@@ -78,6 +78,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of the device.
 
     running   True from the running agent, False when read from its files
+    connection_fault   why the broker is not connected
     folder    for --folder in hints; "" for the default folder
     """
 
@@ -90,6 +91,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     running: bool
     connected: bool = False
     connection_since_s: float = 0.0
+    connection_fault: str = ""
     clock_synced: bool = True
     clock: Skew | None = None
     endpoint: str = ""
@@ -124,9 +126,9 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
         if not self.running:
             found.append(("the agent is not running", "start it: shoal-agent run"))
         elif not self.connected:
-            found.append(
-                ("no connection to the broker", "it goes on serving; see shoal-agent doctor")
-            )
+            why = f": {self.connection_fault}" if self.connection_fault else ""
+            what = f"no connection to the broker{why}"
+            found.append((what, "it goes on serving; see shoal-agent doctor"))
         if not self.clock_synced:
             how = f"{describe(self.clock)} the controller's" if self.clock else "behind"
             found.append((f"the clock is {how}", "set the date or enable time synchronisation"))

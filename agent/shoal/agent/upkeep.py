@@ -14,8 +14,6 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two checks, and until the next try after a failure.
 CHECK_S, RETRY_S = 86_400.0, 3_600.0
-#: A fleet that enrolled in one hour renews over this share of a certificate's life.
-SPREAD = 0.05
 #: With so few days left, a renewal that fails is critical.
 _URGENT_S = 10 * 86_400.0
 
@@ -42,7 +40,7 @@ class Upkeep(threading.Thread):
         super().__init__(name="upkeep", daemon=True)
         self._folder, self._controller, self._device = folder, controller, device
         self._clock, self._random, self._on_fault, self._on_root = clock, random, on_fault, on_root
-        self._share = renewal.DUE + SPREAD * random.random()
+        self._share = renewal.DUE + renewal.SPREAD * random.random()
         self._ending = threading.Event()
 
     def finish(self) -> None:

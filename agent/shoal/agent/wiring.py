@@ -44,6 +44,7 @@ from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.agent.serving.io.session_cache import SessionCache
 from shoal.agent.serving.io.session_reports import SessionReportReader
 from shoal.agent.serving.routes import Routes
+from shoal.agent.status import DeviceStatus
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.telemetry.outbox import Outbox
 from shoal.agent.telemetry.reporter import Identity, ReporterPorts
@@ -102,7 +103,7 @@ def build(
         core=core,
         feeds=feeds,
         rows=rows,
-        endpoint=build_serving(folder, settings, agent, feeds, rows, core.peers),
+        endpoint=build_serving(folder, settings, agent, feeds, rows, core),
         offline=build_offline(folder, agent, core.journal, core.outbox),
         upkeep=build_upkeep(folder, settings, agent),
     )
@@ -299,18 +300,21 @@ def build_serving(
     agent: Agent,
     feeds: Feeds,
     rows: RowCollection,
-    peers: PeerNetwork,
+    core: Core,
 ) -> Endpoint:
     """The local inference endpoint, with the status page."""
+
+    def status() -> DeviceStatus:
+        return agent.status(feeds.health(), core.peers.status_line, core.link.fault)
 
     def page() -> str:
         from shoal.agent.status_page import page  # loaded when the page is first opened
 
-        return page(agent.status(feeds.health(), peers.status_line))
+        return page(status())
 
     routes = Routes(
         agent.serving,
-        status=lambda: msgspec.json.encode(agent.status(feeds.health(), peers.status_line)),
+        status=lambda: msgspec.json.encode(status()),
         page=page,
         version=agent.identity.version,
         pushes=feeds.pushes,

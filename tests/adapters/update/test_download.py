@@ -1,144 +1,19 @@
 """Downloads over a real, and really unreliable, HTTPS server."""
 
 import hashlib
-import http.server
 import random
-import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from adapters.update.flaky_server import DATA, FILE, NONE, Server, getter, stage
 from shoal import bundle, delta
 from shoal.agent.update.io import download
-from shoal.agent.update.io.download import HttpsDownloads
 from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError, StorageError
 from shoal.manifest import File
-
-DATA = bytes(i * 7 % 251 for i in range(300_000))
-WHY = b'{"title": "not-found", "detail": "there is no such file here"}'
-FILE = File(name="model.onnx", size=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
-
-
-class Server:
-    """An HTTPS server of `DATA` with faults that a test sets.
-
-    cuts      close the connection after so many bytes; one entry per response
-    wanted    Range header of each request, "" for none
-    sent      total bytes of bodies
-    callers   client addresses: one per connection
-    """
-
-    def __init__(self, pki: Path) -> None:
-        self.cuts: list[int] = []
-        self.wanted: list[str] = []
-        self.callers: set[tuple[str, int]] = set()
-        self.sent = 0
-        self.status = 0
-        self.data, self.ranges, self.content_range = DATA, True, ""
-        self.answering = threading.Lock()
-        outer = self
-
-        class Request(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer.respond(self)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        class QuietServer(http.server.ThreadingHTTPServer):
-            def handle_error(self, request: object, client_address: object) -> None:
-                pass  # clients of these tests close connections
-
-        self._server = QuietServer(("127.0.0.1", 0), Request)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(pki / "server.crt", pki / "server.key")
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        self.url = f"https://localhost:{self._server.server_port}"
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def respond(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        wanted = request.headers.get("Range", "")
-        self.wanted.append(wanted)
-        self.callers.add(request.client_address)
-        if self.status:
-            request.send_response(self.status)
-            request.send_header("Content-Length", str(len(WHY)))
-            request.end_headers()
-            request.wfile.write(WHY)
-            return
-        first, _, last = wanted.removeprefix("bytes=").partition("-")
-        start = int(first) if wanted and self.ranges else 0
-        body = self.data[start : int(last) + 1 if last and self.ranges else None]
-        request.send_response(206 if wanted and self.ranges else 200)
-        request.send_header("Content-Length", str(len(body)))
-        if wanted and self.ranges:
-            returned = self.content_range or (
-                f"bytes {start}-{start + len(body) - 1}/{len(self.data)}"
-            )
-            request.send_header("Content-Range", returned)
-        request.end_headers()
-        if self.cuts:
-            body = body[: self.cuts.pop(0)]
-            request.close_connection = True
-        self.sent += len(body)
-        request.wfile.write(body)
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("authority") / "pki"
-    Authority.create(folder, names=["localhost"], now=time.time())
-    return folder
-
-
-@pytest.fixture
-def server(pki: Path) -> Iterator[Server]:
-    server = Server(pki)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def fetch(server: Server, pki: Path, tmp_path: Path) -> Callable[..., int]:
-    return getter(server, pki / "ca.pem", tmp_path)
-
-
-def getter(
-    server: Server, ca: Path, folder: Path, max_kbps: float = 0, pauses: list[float] | None = None
-) -> Callable[..., int]:
-    def sleep(seconds: float) -> None:
-        if pauses is not None:
-            pauses.append(seconds)
-
-    downloads = HttpsDownloads(
-        ca=ca,
-        artifacts=server.url,
-        stage=lambda model: folder / model / "stage",
-        max_kbps=max_kbps,
-        monotonic=time.monotonic,
-        sleep=sleep,
-    )
-
-    def fetch(file: File = FILE, stop: Callable[[], bool] = lambda: False) -> int:
-        return downloads.file(f"{server.url}/blobs/x?sig=secret", "parts", file, stop)
-
-    fetch.downloads = downloads  # type: ignore[attr-defined]
-    return fetch
-
-
-def stage(folder: Path) -> Path:
-    return folder / "parts" / "stage"
 
 
 def test_a_file_is_stored_complete_under_its_name(fetch, tmp_path: Path) -> None:
@@ -197,6 +72,58 @@ def test_a_response_for_another_range_is_not_written(
     server.content_range = ""
     fetch()
     assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("refusal", [416, 400, 405, 501, NONE, "bytes 5-9/10"])
+def test_where_ranges_are_refused_the_whole_file_is_fetched_after_two_tries(
+    fetch, server: Server, tmp_path: Path, refusal: int | str
+) -> None:
+    server.cuts = [100_000]
+    with pytest.raises(LinkError):
+        fetch()
+    if isinstance(refusal, int):
+        server.range_status = refusal
+    else:
+        server.content_range = refusal
+    with pytest.raises(LinkError):
+        fetch()
+    assert fetch() == len(DATA)
+    assert (stage(tmp_path) / "model.onnx").read_bytes() == DATA
+    assert server.wanted == ["", "bytes=100000-", "bytes=100000-", ""]
+
+
+def test_a_server_that_is_busy_is_asked_for_the_rest_again(
+    fetch, server: Server, tmp_path: Path
+) -> None:
+    server.cuts = [100_000]
+    for server.range_status in (0, 503, 429, 500, 502):
+        with pytest.raises(LinkError):
+            fetch()
+    server.range_status = 0
+    assert fetch() == len(DATA) - 100_000
+    assert set(server.wanted[1:]) == {"bytes=100000-"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "named"),
+    [
+        (302, {"Location": "http://login.example/?next=x"}, "redirected to login.example"),
+        (511, {}, "HTTP 511"),
+        (200, {"Content-Type": "text/html; charset=utf-8"}, "web page"),
+    ],
+)
+def test_a_captive_portal_is_named_and_costs_no_bytes_that_are_there(
+    fetch, server: Server, tmp_path: Path, status: int, headers: dict[str, str], named: str
+) -> None:
+    server.cuts = [100_000]
+    with pytest.raises(LinkError):
+        fetch()
+    server.status, server.headers = status, headers
+    for _ in range(3):
+        with pytest.raises(LinkError, match=f"{named}.*captive portal"):
+            fetch()
+    server.status = 0
+    assert fetch() == len(DATA) - 100_000
 
 
 def test_bytes_that_do_not_match_the_signed_hash_are_deleted(
@@ -454,6 +381,17 @@ def test_pieces_resume_where_the_connection_broke(newer, server: Server, tmp_pat
     assert newer() == MB - 300_000
     rest = f"bytes={2 * MB + 300_000}-{3 * MB - 1}"
     assert server.wanted == [f"bytes={2 * MB}-{3 * MB - 1}", rest, rest]
+
+
+@pytest.mark.parametrize("refusal", ["whole file", "416"])
+def test_where_ranges_are_refused_pieces_become_the_whole_file(
+    newer, server: Server, refusal: str
+) -> None:
+    server.ranges = refusal != "whole file"
+    server.range_status = 416 if refusal == "416" else 0
+    with pytest.raises(LinkError):
+        newer()
+    assert newer() == len(CHANGED)
 
 
 def test_a_wrong_piece_from_the_server_is_not_taken(fetch, server: Server, tmp_path: Path) -> None:

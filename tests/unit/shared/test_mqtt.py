@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from shoal.connection_errors import explain
 from shoal.errors import LinkError, SettingError
-from shoal.mqtt import LONGEST_DELAY_S, Address, Link, explain, parse_url, session_id
+from shoal.mqtt import LONGEST_DELAY_S, Address, Link, parse_url, session_id
 
 
 def make(tmp_path: Path, url: str = "mqtts://127.0.0.1:1") -> Link:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from shoal.errors import LinkError
 from shoal.manifest import File
 from shoal.wire import Health
 
@@ -33,6 +34,10 @@ class Load(NamedTuple):
     temp_c: float = -1.0
     throttled: bool = False
     memory_events: int = 0
+
+
+class RangeRefusedError(LinkError):
+    """The server, or a proxy in between, does not answer a request for a part of a file."""
 
 
 class Downloads(Protocol):

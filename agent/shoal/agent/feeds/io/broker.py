@@ -18,8 +18,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
 from shoal.agent.feeds.io.interface import ServerSettings
+from shoal.connection_errors import explain
 from shoal.errors import LinkError, SettingError
-from shoal.mqtt import explain
 from shoal.mqtt_version import MqttVersion, explain_reason, is_unsupported
 
 CONNECT_S = 10.0

@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from shoal.agent.host.io.config import Controller, Device, Settings, Source, dump, load
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
+from shoal.connection_errors import PORTAL, explain, portal_fault
 from shoal.durable import write_durable
 from shoal.enrolment import LIMIT, EnrolRequest, EnrolResponse, fingerprint, parse_token
 from shoal.errors import DeniedError, LinkError, SettingError, UntrustedError
@@ -225,7 +226,10 @@ def request(pool: "PoolManager", method: str, url: str, body: bytes | None = Non
         data = response.read(16 * LIMIT + 1)
         response.close()
     except urllib3.exceptions.HTTPError as error:
-        raise LinkError(f"{url}: {error}", "is the controller running there?") from error
+        why = explain(error, "controller")
+        raise LinkError(f"{url}: {why}", "is the controller running there?") from error
+    if portal := portal_fault(response.status, response.headers):
+        raise LinkError(f"{url}: {portal}", PORTAL)
     if response.status >= 400:
         raise _refusal(url, response.status, data)
     return data

@@ -42,6 +42,8 @@ from shoal.trust import director_version, follow_roots
 
 #: Share of its life after which a certificate is renewed.
 DUE = 2 / 3
+#: A fleet that enrolled in one hour renews over this further share of it.
+SPREAD = 0.05
 _KEY_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----.*?-----END PRIVATE KEY-----\n", re.DOTALL)
 
 

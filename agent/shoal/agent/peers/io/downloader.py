@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from shoal import bundle
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.local_pieces import LocalPieces
-from shoal.agent.host.ports import Downloads, Random
+from shoal.agent.host.ports import Downloads, Random, RangeRefusedError
 from shoal.agent.peers.io.protocol import (
     LONGEST,
     READ_S,
@@ -46,7 +46,8 @@ SMALL = 1 << 16
 class ArtifactServer(Downloads, Protocol):
     """The artifact server, with range requests.
 
-    span   bytes start..end of a file of `size` bytes; LinkError, AbsentError, DeniedError
+    span   bytes start..end of a file of `size` bytes; LinkError (RangeRefusedError), AbsentError,
+           DeniedError
     """
 
     def span(
@@ -111,17 +112,21 @@ class PeerDownloads:
         """Download into the model's stage; bytes that came from the artifact server.
 
         After a power cut only the incomplete piece is downloaded again. Pieces that older versions
-        at `bases` have are copied from there.
+        at `bases` have are copied from there. Where a proxy refuses requests for pieces, the rest
+        comes from the artifact server alone.
         """
         long = any(piece.stop - piece.start > LONGEST for piece in file.pieces())
         if long or file.size < SMALL or not self._context.peers():
             return self._server.file(url, model, file, stop, bases)
         stage = self._stage(model)
         part = stage / f"{file.sha256}.part"
-        with translated(part.name), self._state.want(file.sha256):
-            stage.mkdir(parents=True, exist_ok=True)
-            fetched = self._download(url, part, file, stop, LocalPieces(file, bases))
-            bundle.accept(part, stage / file.name, file)
+        try:
+            with translated(part.name), self._state.want(file.sha256):
+                stage.mkdir(parents=True, exist_ok=True)
+                fetched = self._download(url, part, file, stop, LocalPieces(file, bases))
+                bundle.accept(part, stage / file.name, file)
+        except RangeRefusedError:
+            return self._server.file(url, model, file, stop)  # which gives ranges up in the end
         return fetched
 
     def _download(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shoal import bundle, delta
 from shoal.agent.host.io.local_pieces import LocalPieces
+from shoal.agent.host.ports import RangeRefusedError
+from shoal.connection_errors import PORTAL, explain, portal_fault
 from shoal.durable import sync, translated
 from shoal.errors import AbsentError, BundleError, DeniedError, LinkError
 from shoal.manifest import File
@@ -27,6 +29,11 @@ _ERROR_BODY = 1 << 12
 DELTA_LIMIT = 24 << 20
 #: A delta is used up to this share of the bytes that are still missing.
 WORTH = 0.8
+#: Refused requests for the rest of a file after which the whole file is fetched.
+RANGE_TRIES = 2
+#: Statuses that do not concern the range of a request: they may pass, or ask to wait or sign in.
+_PASSING = frozenset({401, 403, 404, 407, 408, 425, 429, 511})
+_SERVER = "artifact server"
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -60,6 +67,7 @@ class HttpsDownloads:
         self._rate = max_kbps * 125
         self._monotonic, self._sleep = monotonic, sleep
         self._made: PoolManager | None = None
+        self._refused: dict[str, int] = {}  # partial file -> refused requests for its rest
 
     def metadata(self, name: str) -> bytes:
         """One file of TUF's metadata; AbsentError for 404, LinkError when it is unreachable."""
@@ -86,6 +94,7 @@ class HttpsDownloads:
 
         Bytes received before a lost connection or power cut are kept and not downloaded again.
         Pieces that older versions at `bases` have are copied from there, and the others received.
+        Where the server refuses ranges RANGE_TRIES times, the whole file is received anew.
 
         Raises LinkError when it may be tried again, BundleError when the bytes are not what was
         signed, AbsentError for 404, DeniedError for 403, StorageError when the disk refuses.
@@ -99,10 +108,15 @@ class HttpsDownloads:
             if have > file.size:
                 part.unlink()
                 have = 0
-            if bases and file.chunks:
-                got = self._fetch_pieces(url, part, file, LocalPieces(file, bases), stop)
-            elif have < file.size or not part.exists():
-                got, sha256 = self._fetch(url, part, have, file, stop)
+            try:
+                if bases and file.chunks:
+                    got = self._fetch_pieces(url, part, file, LocalPieces(file, bases), stop)
+                elif have < file.size or not part.exists():
+                    got, sha256 = self._fetch(url, part, have, file, stop)
+            except RangeRefusedError:
+                if self._may_ask_again(part.name):
+                    raise
+                got, sha256 = self._fetch(url, part, 0, file, stop)
             self._finish(part, stage / file.name, file, sha256)
         return got
 
@@ -111,7 +125,7 @@ class HttpsDownloads:
         data = bytearray()
         with self._open(url, start, end) as response:
             if _start(response, start, size) != start:
-                raise LinkError(f"{_shown(url)}: asked for a range, the server sent the whole file")
+                raise RangeRefusedError(f"{_shown(url)}: asked for a range, it sent the whole file")
             self._copy(response, data.extend, end - start, stop)
         return bytes(data)
 
@@ -182,12 +196,19 @@ class HttpsDownloads:
                         continue
                     with self._open(url, have, piece.stop) as response:
                         if _start(response, have, file.size) != have:
-                            raise LinkError(f"{_shown(url)}: the server sent no range")
+                            raise RangeRefusedError(f"{_shown(url)}: the server sent no range")
                         got += self._copy(response, out.write, piece.stop - have, stop)
             finally:
                 out.flush()
                 os.fsync(out.fileno())
         return got
+
+    def _may_ask_again(self, part: str) -> bool:
+        """Count a refused range of a partial file; False when it is to be fetched whole now."""
+        refused = self._refused.pop(part, 0) + 1
+        if refused < RANGE_TRIES:
+            self._refused[part] = refused
+        return refused < RANGE_TRIES
 
     def _fetch(
         self, url: str, part: Path, have: int, file: File, stop: Callable[[], bool]
@@ -269,7 +290,7 @@ class HttpsDownloads:
             try:
                 if response.status not in (200, 206):
                     response.read(_ERROR_BODY)  # so that the connection can be reused
-                _check(response.status, url)
+                _check(response, url, is_part="Range" in headers)
                 yield response
             except BaseException:
                 response.close()
@@ -277,7 +298,9 @@ class HttpsDownloads:
             finally:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as error:
-            raise LinkError(f"{_shown(url)}: {error}", "is the artifact server up?") from error
+            raise LinkError(
+                f"{_shown(url)}: {explain(error, _SERVER)}", "is the artifact server up?"
+            ) from error
 
     def _pool(self) -> "PoolManager":
         if self._made is None:
@@ -293,9 +316,15 @@ class HttpsDownloads:
         return self._made
 
 
-def _check(status: int, url: str) -> None:
+def _check(response: "BaseHTTPResponse", url: str, *, is_part: bool) -> None:
+    """Raise unless the response has bytes of the file. is_part: a range was requested."""
+    status = response.status
+    if portal := portal_fault(status, response.headers):
+        raise LinkError(f"{_shown(url)}: {portal}", PORTAL)
     if status in (200, 206):
         return
+    if is_part and status not in _PASSING and (status < 500 or status == 501):
+        raise RangeRefusedError(f"{_shown(url)}: HTTP {status} for a part of the file")
     if status == 404:
         raise AbsentError("artifact", _shown(url))
     if status in (401, 403):
@@ -304,13 +333,15 @@ def _check(status: int, url: str) -> None:
 
 
 def _start(response: "BaseHTTPResponse", requested: int, size: int) -> int:
-    """Offset of the response's first byte; LinkError for a range that was not requested."""
+    """Offset of the response's first byte; RangeRefusedError for another range than requested."""
     if response.status == 200:
         return 0
     found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if not found or int(found.group(1)) != requested or found.group(3) not in ("*", str(size)):
         found_range = response.headers.get("Content-Range", "none")
-        raise LinkError(f"asked for bytes from {requested} of {size}, got range {found_range!r}")
+        raise RangeRefusedError(
+            f"asked for bytes from {requested} of {size}, got range {found_range!r:.80}"
+        )
     return requested
 
 

@@ -6,9 +6,10 @@ import socket
 import ssl
 from pathlib import Path
 
+from shoal.connection_errors import explain
 from shoal.controller.host.settings import Network
 from shoal.errors import LinkError, SettingError
-from shoal.mqtt import explain, parse_url
+from shoal.mqtt import parse_url
 
 TIMEOUT_S = 3.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound

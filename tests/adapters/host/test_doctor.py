@@ -1,0 +1,43 @@
+"""The doctor of a device: what it finds, and what it says to do."""
+
+import time
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from real_agents import Enrolled, enrol
+from shoal.agent.doctor import Finding, examine
+from shoal.agent.host.io.config import load
+from shoal.agent.identity.io.enrol import make_csr
+from shoal.controller.fleet.io.ca import Authority
+
+DAY = 86_400
+
+
+def certificate_of_age(site: Enrolled, days: int) -> Finding:
+    """What the doctor finds where the certificate was issued so many days ago."""
+    key = load_pem_private_key((site.folder / "device.key").read_bytes(), None)
+    csr, now = make_csr(key, "cam-1"), time.time() - days * DAY
+    issued = Authority.open(site.pki).issue_device(csr, "cam-1", now, 0)
+    (site.folder / "device.crt").write_text(issued.certificate)
+    findings = examine(site.folder, load(site.folder))
+    return next(found for found in findings if found.check == "certificate")
+
+
+@pytest.mark.parametrize(
+    ("days", "said"),
+    [
+        (1, ""),
+        (61, ""),
+        (70, "it was not renewed when it was due"),
+        (120, "ended 30 days ago"),
+        (-2, "set the clock"),
+    ],
+)
+def test_the_doctor_blames_a_certificate_that_ended_or_was_not_renewed(
+    tmp_path: Path, days: int, said: str
+) -> None:
+    found = certificate_of_age(enrol(tmp_path), days)
+    assert found.passed == (not said)
+    assert said in found.detail
