@@ -44,6 +44,7 @@ from shoal.federated.messages import Contribution
 from shoal.federated.plan import Learning, Plan
 from shoal.manifest import File
 from shoal.params import F32
+from shoal.signers import Seen
 from shoal.trust import ImageRepository
 from supply import Power
 
@@ -158,7 +159,7 @@ class RoundDevice:
         )  # fmt: skip
         callbacks = Callbacks(
             answer=self._say, post=self._posted.append, fault=self.faults.append,
-            serving=self.serving, throttled=lambda: False, floors=dict,
+            serving=self.serving, throttled=lambda: False, seen=Seen,
         )  # fmt: skip
         clock = DeviceClock(wall=lambda: self.controller.now, monotonic=lambda: self.controller.now)
         self.learning = RoundClient(self.name, ports, clock, callbacks)

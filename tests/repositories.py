@@ -129,6 +129,12 @@ class Repository:
         version = 1 + sum(name.endswith(".root.json") for name in self.files)
         self.files[f"{version}.root.json"] = self._root(version, roles, signers=signers)
 
+    def rotate_director(self) -> None:
+        """A new key for the director, and a root that lists it."""
+        self.keys["director"] = CryptoSigner.generate_ed25519()
+        version = Metadata[Root].from_bytes(self.director_root).signed.version + 1
+        self.director_root = self._director_root(version)
+
     def signed(self, body: Targets | Snapshot | Timestamp | Root, *signers: str) -> bytes:
         metadata = Metadata(body)
         for signer in signers:
@@ -143,8 +149,8 @@ class Repository:
             root.add_key(self.keys[role].public_key, role)
         return self.signed(root, *signers)
 
-    def _director_root(self) -> bytes:
-        root = Root(version=1, expires=expiry(self.now, 365))
+    def _director_root(self, version: int = 1) -> bytes:
+        root = Root(version=version, expires=expiry(self.now, 365))
         root.add_key(self.keys["root"].public_key, "root")
         root.add_key(self.keys["director"].public_key, "targets")
         return self.signed(root, "root")

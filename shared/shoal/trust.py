@@ -13,8 +13,9 @@ import contextlib
 import datetime
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from tuf.api.exceptions import (
@@ -36,12 +37,15 @@ from shoal.errors import (
     TrustError,
     UntrustedError,
 )
-from shoal.orders import REMOVE, Order, Orders
+from shoal.orders import MOST, REMOVE, Order, Orders, check_order
+from shoal.signers import Seen, Signers
 
 RELEASE, CANDIDATE = "release", "candidate"
 #: Roles that a ring accepts releases of.
 RINGS = {"stable": frozenset({RELEASE}), "canary": frozenset({RELEASE, CANDIDATE})}
 _LIMIT = 262_144
+#: Roles whose versions are floors.
+_FRESHNESS = ("timestamp", "snapshot")
 
 
 def removal(model: str, *, rollout: str, attempt: int) -> Order:
@@ -73,6 +77,15 @@ def director_expiry_s(director_root: bytes) -> float:
     It is signed by offline keys and bounds the signing times of the director's online key.
     """
     return _root(director_root).signed.expires.replace(tzinfo=datetime.UTC).timestamp()
+
+
+def director_signers(director_root: bytes) -> Signers:
+    """Who may sign assignments; TrustError when root metadata cannot be read."""
+    return _signers(_root(director_root).signed, Targets.type)
+
+
+def _signers(root: Root, role: str) -> Signers:
+    return Signers(root.version, sorted(root.roles[role].keyids))
 
 
 def follow_roots(trusted: bytes, newer: Sequence[bytes]) -> bytes:
@@ -129,6 +142,8 @@ def verify_orders(
     except (DeserializationError, ValueError, KeyError, TypeError) as error:
         raise TrustError(f"assignment cannot be read: {error}") from error
     targets = metadata.signed
+    if targets.version > MOST:
+        raise TrustError(f"assignment of version {targets.version:.3g}, up to 2**53 is possible")
     if targets.version < floor:
         raise StaleError(f"assignment {targets.version} is older than {floor}, already seen")
     expires_s = targets.expires.replace(tzinfo=datetime.UTC).timestamp()
@@ -137,6 +152,18 @@ def verify_orders(
     custom = targets.unrecognized_fields.get("shoal", {})
     if not isinstance(custom, dict) or custom.get("device") != device:
         raise MisdirectedError(f"assignment is for {custom!r:.80}, this is {device!r}")
+    orders, signed_s = _read_orders(targets, custom)
+    return Orders(
+        device=device,
+        version=targets.version,
+        signed_s=min(signed_s, root.expires.replace(tzinfo=datetime.UTC).timestamp()),
+        expires_s=expires_s,
+        orders=orders,
+    )
+
+
+def _read_orders(targets: Targets, custom: dict[str, Any]) -> tuple[list[Order], float]:
+    """The orders of verified targets, and their signing time; TrustError for malformed ones."""
     try:
         orders = [
             msgspec.convert(
@@ -156,15 +183,12 @@ def verify_orders(
     if not math.isfinite(signed_s):
         raise TrustError(f"assignment has an invalid signing time: {signed_s} s")
     for order in orders:
+        check_order(order)
         if order.path != target_path(order.role, order.model, order.version):
             raise MisdirectedError(f"{order.path!r} is not the path of {order.release}")
-    return Orders(
-        device=device,
-        version=targets.version,
-        signed_s=min(signed_s, root.expires.replace(tzinfo=datetime.UTC).timestamp()),
-        expires_s=expires_s,
-        orders=orders,
-    )
+    if len({order.model for order in orders}) < len(orders):
+        raise TrustError("assignment orders two releases of one model")
+    return orders, signed_s
 
 
 def check_ring(order: Order, ring: str) -> None:
@@ -200,20 +224,54 @@ class ImageRepository:
         self._updater: Updater | None = None
         self._lock = lock or contextlib.nullcontext()
 
-    def refresh(self, now_s: float, floors: Mapping[str, float] | None = None) -> dict[str, int]:
+    def refresh(self, now_s: float, seen: Seen = Seen()) -> Seen:  # noqa: B008 (immutable)
         """Fetch and verify the newest metadata; return its versions, to be kept as floors.
 
-        floors   versions seen before, stored outside of the cache: deleting the cache must not
-                 allow a rollback attack
+        seen   before, stored outside of the cache: deleting the cache must not allow a rollback
+               attack. Versions of keys that root has replaced since are no floors.
 
         Raises LinkError if unreachable, StaleError if expired or rolled back, UntrustedError if
         badly signed. Inference goes on: only new installations are blocked.
         """
         with self._lock:
-            return self._refresh(now_s, floors or {})
+            return self._refresh(now_s, seen)
 
-    def _refresh(self, now_s: float, floors: Mapping[str, float]) -> dict[str, int]:
+    def _refresh(self, now_s: float, seen: Seen) -> Seen:
         self._cache.mkdir(parents=True, exist_ok=True)
+        updater = self._make_updater(now_s)
+        try:
+            self._fetch_newest(updater)
+        except StaleError:
+            if not self._is_rotated(updater, seen):
+                raise
+            for role in _FRESHNESS:
+                (self._cache / f"{role}.json").unlink(missing_ok=True)
+            updater = self._make_updater(now_s)
+            self._fetch_newest(updater)
+        trusted = updater._trusted_set
+        versions = {role: trusted[role].version for role in _FRESHNESS}
+        floors = {} if self._is_rotated(updater, seen) else seen.versions
+        for role, version in versions.items():
+            if version < floors.get(role, 0):
+                raise StaleError(
+                    f"release metadata: {role} {version} is older than one seen before"
+                )
+        self._updater = updater
+        return Seen(versions, {role: _signers(trusted.root, role) for role in _FRESHNESS})
+
+    def _is_rotated(self, updater: Updater, seen: Seen) -> bool:
+        """Whether root has replaced a key of timestamp or snapshot since versions were seen.
+
+        Where an older agent did not write down of which keys they were: of those at enrolment.
+        """
+        first, now = _root(self._root).signed, updater._trusted_set.root
+        return any(
+            seen.signers.get(role, _signers(first, role)).replaced_by(_signers(now, role))
+            for role in _FRESHNESS
+            if role in seen.versions
+        )
+
+    def _make_updater(self, now_s: float) -> Updater:
         try:
             updater = Updater(
                 str(self._cache),
@@ -224,6 +282,12 @@ class ImageRepository:
             )
             when = datetime.datetime.fromtimestamp(now_s, datetime.UTC)
             updater._trusted_set.reference_time = when  # the device's clock: max(RTC, floor)
+        except RepositoryError as error:
+            raise UntrustedError(f"release metadata: {error}") from error
+        return updater
+
+    def _fetch_newest(self, updater: Updater) -> None:
+        try:
             updater.refresh()
         except DownloadError as error:
             raise LinkError(f"release metadata: {error}") from error
@@ -232,15 +296,6 @@ class ImageRepository:
         except RepositoryError as error:
             kind = StaleError if "version" in str(error) else UntrustedError
             raise kind(f"release metadata: {error}") from error
-        trusted = updater._trusted_set
-        versions = {"timestamp": trusted.timestamp.version, "snapshot": trusted.snapshot.version}
-        for role, version in versions.items():
-            if version < floors.get(role, 0):
-                raise StaleError(
-                    f"release metadata: {role} {version} is older than one seen before"
-                )
-        self._updater = updater
-        return versions
 
     def check(self, order: Order) -> None:
         """Raise UntrustedError unless the image repository lists the order's manifest exactly."""

@@ -385,7 +385,7 @@ class Agent:
                 fault=self.reporter.fault,
                 serving=self.serving,
                 throttled=lambda: self.throttling.is_active,
-                floors=lambda: self.updates.floors.metadata,
+                seen=lambda: self.updates.floors.seen,
             ),
         )
 

@@ -178,7 +178,7 @@ def test_what_both_repositories_name_may_be_installed(
     repository: Repository, order: Order, tmp_path: Path
 ) -> None:
     images = device(repository, tmp_path)
-    assert images.refresh(NOW) == {"timestamp": 2, "snapshot": 2}
+    assert images.refresh(NOW).versions == {"timestamp": 2, "snapshot": 2}
     images.check(order)
 
 

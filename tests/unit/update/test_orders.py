@@ -29,13 +29,13 @@ numbers = st.dictionaries(st.sampled_from("abc"), st.integers(0, 9))
 
 
 @given(
-    st.lists(st.fixed_dictionaries({"assignment": st.integers(0, 9), "counters": numbers})),
+    st.lists(st.fixed_dictionaries({"time_s": st.integers(0, 9), "counters": numbers})),
 )
 def test_floors_are_the_highest_that_was_ever_seen(raises: list[dict[str, Any]]) -> None:
     floors = Floors()
     for one in raises:
         floors = floors.raised(**one)
-    assert floors.assignment == max((r["assignment"] for r in raises), default=0)
+    assert floors.time_s == max((r["time_s"] for r in raises), default=0)
     for model in "abc":
         highest = max((r["counters"].get(model, 0) for r in raises), default=0)
         assert floors.counters.get(model, 0) == highest

@@ -50,6 +50,7 @@ from shoal.errors import (
 )
 from shoal.federated import messages
 from shoal.federated.config import Config, text_of
+from shoal.signers import Seen
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Callbacks(NamedTuple):
     post       runs a function on the control loop
     serving    the served models, by name
     throttled  whether the agent has throttled itself
-    floors     versions of release metadata accepted so far
+    seen       versions of release metadata accepted so far
     """
 
     answer: Callable[[bytes, messages.DeviceMessage], bool]
@@ -69,7 +70,7 @@ class Callbacks(NamedTuple):
     fault: Callable[[Fault], None]
     serving: Mapping[str, ServedModel]
     throttled: Callable[[], bool]
-    floors: Callable[[], Mapping[str, float]]
+    seen: Callable[[], Seen]
 
 
 class RoundClient:
@@ -85,7 +86,7 @@ class RoundClient:
             throttled=callbacks.throttled, monotonic=ports.monotonic,
         )  # fmt: skip
         self._jobs = RoundJobs(
-            ports, callbacks.serving, callbacks.floors, clock,
+            ports, callbacks.serving, callbacks.seen, clock,
             pause_reason=lambda: self._idle.pause_reason, post=callbacks.post,
         )  # fmt: skip
         self._evaluation = Evaluation(

@@ -22,6 +22,7 @@ from shoal.agent.serving.served_model import ServedModel
 from shoal.errors import LinkError, ModelError, RefusedError, TrustError
 from shoal.federated import messages
 from shoal.federated.config import Config, verify_config
+from shoal.signers import Seen
 
 
 class JobKind(enum.Enum):
@@ -44,7 +45,7 @@ class RoundJob(Job):
 class RoundJobs:
     """The jobs of one device's rounds.
 
-    serving       by model; floors: metadata versions accepted so far
+    serving       by model; seen: metadata versions accepted so far
     pause_reason  why training must pause, "" to go on
     post          runs a function on the control loop
     """
@@ -53,13 +54,13 @@ class RoundJobs:
         self,
         ports: FederatedPorts,
         serving: Mapping[str, ServedModel],
-        floors: Callable[[], Mapping[str, float]],
+        seen: Callable[[], Seen],
         clock: DeviceClock,
         *,
         pause_reason: Callable[[], str],
         post: Submit,
     ) -> None:
-        self._ports, self._serving, self._floors = ports, serving, floors
+        self._ports, self._serving, self._seen = ports, serving, seen
         self._clock, self._pause_reason = clock, pause_reason
         self._worker = Worker[RoundJob](ports.spawn, post)
         self._verifier = Worker[RoundJob](ports.spawn, post)
@@ -121,7 +122,7 @@ class RoundJobs:
         except TrustError:
             if job.cancelled:
                 raise LinkError("the invitation was cancelled") from None
-        images.refresh(now, dict(self._floors()))  # a new key, or the first round ever
+        images.refresh(now, self._seen())  # a new key, or the first round ever
         return verify_config(signed, images.targets, now)
 
     def train(self, job: RoundJob, record: RoundRecord) -> TrainingResult:

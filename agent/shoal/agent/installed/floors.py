@@ -2,6 +2,10 @@
 
 import msgspec
 
+from shoal.signers import Seen, Signers
+
+_ASSIGNMENT = "assignment"
+
 
 class Floors(msgspec.Struct, frozen=True, kw_only=True):
     """The floors of the device; kept apart from TUF's cache.
@@ -10,28 +14,57 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
     counters     model -> release_counter of the highest release that was committed
     metadata     "timestamp", "snapshot" -> version
     time_s       newest signed time, Unix seconds
+    signers      "timestamp", "snapshot", "assignment" -> who could sign that version
     """
 
     assignment: int = 0
     counters: dict[str, int] = {}
     metadata: dict[str, int] = {}
     time_s: float = 0.0
+    signers: dict[str, Signers] = {}
 
-    def raised(
-        self,
-        *,
-        assignment: int = 0,
-        counters: dict[str, int] | None = None,
-        metadata: dict[str, int] | None = None,
-        time_s: float = 0.0,
-    ) -> "Floors":
+    @property
+    def seen(self) -> Seen:
+        """Versions of release metadata, and who could sign them."""
+        return Seen(self.metadata, self.signers)
+
+    def raised(self, *, counters: dict[str, int] | None = None, time_s: float = 0.0) -> "Floors":
         """The higher of both, field by field."""
-        return Floors(
-            assignment=max(self.assignment, assignment),
+        return msgspec.structs.replace(
+            self,
             counters=_higher(self.counters, counters or {}),
-            metadata=_higher(self.metadata, metadata or {}),
             time_s=max(self.time_s, time_s),
         )
+
+    def after(self, seen: Seen) -> "Floors":
+        """Raise the floors of release metadata to what was verified.
+
+        They are lowered to it where a newer root has replaced one of the keys that could sign
+        them (TUF 1.0.33, 5.3.11).
+        """
+        known = [(self.signers[r], new) for r, new in seen.signers.items() if r in self.signers]
+        if any(new.root < old.root for old, new in known):
+            return self  # verified before the root that is known already
+        versions = {role: int(version) for role, version in seen.versions.items()}
+        if known and not any(old.replaced_by(new) for old, new in known):
+            versions = _higher(self.metadata, versions)
+        return msgspec.structs.replace(
+            self,
+            metadata={**self.metadata, **versions},
+            signers={**self.signers, **seen.signers},
+        )
+
+    def ordered(self, version: int, director: Signers) -> "Floors":
+        """Raise the floor of assignments to a version that one of these keys has signed."""
+        floor = max(version, self.of_assignments(director))
+        signers = {**self.signers, _ASSIGNMENT: director}
+        return msgspec.structs.replace(self, assignment=floor, signers=signers)
+
+    def of_assignments(self, director: Signers) -> int:
+        """Version below which no assignment is accepted; 0 once the director's key was replaced:
+        the stolen one may have signed any version, and signs none that is accepted now."""
+        before = self.signers.get(_ASSIGNMENT)
+        return 0 if before and before.replaced_by(director) else self.assignment
 
     def until(self, latest_s: float) -> "Floors":
         """Limit the time to `latest_s`: an earlier version of the agent may have saved any."""

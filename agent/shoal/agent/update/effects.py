@@ -94,9 +94,7 @@ def _check(record: Record, context: EffectContext) -> EffectResult:
     floors = context.floors
     try:
         check_ring(order, context.ring)
-        floors = floors.raised(
-            metadata=context.ports.images.refresh(context.now_s, floors.metadata)
-        )
+        floors = floors.after(context.ports.images.refresh(context.now_s, floors.seen))
         context.ports.images.check(order)
         manifest = _fetch_manifest(record, context)
         files = check_fits(

@@ -25,9 +25,8 @@ from shoal.agent.update.effects import EffectContext, EffectResult
 from shoal.agent.update.machine import Effect, Event, Note
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.errors import AbsentError, ShoalError, StorageError, TrustError, WireError
-from shoal.manifest import check_model
 from shoal.orders import Order
-from shoal.trust import verify_orders
+from shoal.trust import director_signers, verify_orders
 
 _log = logging.getLogger(__name__)
 
@@ -210,21 +209,22 @@ class Updates:
 
         Raises TrustError, WireError, StorageError.
         """
+        director = director_signers(self.director_root)
         orders = verify_orders(
             message.signed,
             director_root=self.director_root,
             device=self._identity.device,
-            floor=self.floors.assignment,
+            floor=self.floors.of_assignments(director),
             now_s=self._clock(),
         )
         signed_s = self._clock.clamp(orders.signed_s)
-        floors = self.floors.raised(assignment=orders.version, time_s=signed_s)
+        floors = self.floors.raised(time_s=signed_s).ordered(orders.version, director)
         if payload != self._payload:
             self._ports.journal.save_assignment(payload, floors)
         self.floors, self._payload, self._urls = floors, payload, message.urls
         self._ports.peers.update(message.peers or {}, message.generations or {})
         self._clock.raise_floor(signed_s)
-        self._desired = {check_model(order.model): order for order in orders.orders}
+        self._desired = {order.model: order for order in orders.orders}
         for attempt in self._attempts.values():
             attempt.not_before = float("-inf")  # its URLs may be new
 
@@ -318,9 +318,8 @@ class Updates:
         result = effects.failed(job.effect, job.error) if job.error else job.value
         current = attempt.record is job.record
         if result.floors:
-            self.floors = self.floors.raised(
-                counters=result.floors.counters, metadata=result.floors.metadata
-            )
+            self.floors = self.floors.raised(counters=result.floors.counters)
+            self.floors = self.floors.after(result.floors.seen)
             self._ports.journal.save_floors(self.floors)
         if result.event is not None and current:
             note = msgspec.structs.replace(result.note, at_s=self._clock())

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from shoal.controller.access import audit
-from shoal.controller.fleet import devices, join_tokens
+from shoal.controller.fleet import devices, join_tokens, reported_facts
 from shoal.controller.fleet.certificates import DeviceCA, Issued
 from shoal.controller.fleet.records import Device
 from shoal.controller.host.context import Context
@@ -18,7 +18,6 @@ from shoal.errors import AbsentError, ConflictError, DeniedError, SettingError
 from shoal.profile import Profile, detect, profile
 from shoal.topics import check_device
 
-_MOST_LABELS, _LONGEST = 32, 63
 #: A repeated request within so many seconds is a retry after a lost response.
 _RETRY_S = 3_600.0
 
@@ -88,9 +87,8 @@ def _check(request: EnrolRequest) -> Profile:
         raise SettingError(
             f"ring {request.ring!r:.40}", f"use one of: {', '.join(join_tokens.RINGS)}"
         )
-    texts = [request.line, *request.labels, *request.labels.values()]
-    if len(request.labels) > _MOST_LABELS or any(len(text) > _LONGEST for text in texts):
-        raise SettingError("line and labels", f"up to {_MOST_LABELS}, of {_LONGEST} characters")
+    if fault := reported_facts.label_faults(request.line, request.labels):
+        raise SettingError(fault, "shorten them in its agent.toml")
     try:
         return profile(request.profile) if request.profile else detect(request.facts)
     except AbsentError as error:
@@ -108,7 +106,8 @@ def _row(
         "online": False, "session": "", "enrolled_at": now, "seen_at": 0.0,
         "certificate_serial": issued.serial, "certificate_expires_at": issued.expires_s,
         "key_sha256": issued.key_sha256,
-        "agent": "", "endpoint": "", "releases": {}, "variants": {}, "facts": request.facts,
+        "agent": "", "endpoint": "", "releases": {}, "variants": {},
+        "facts": reported_facts.json_facts(request.facts),
         "error": matched.unsupported, "error_at": now if matched.unsupported else 0.0,
     }  # fmt: skip
 

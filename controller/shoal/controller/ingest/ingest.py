@@ -24,19 +24,29 @@ from sqlalchemy import Connection, Table, func, select, tuple_, update
 from shoal import topics, wire
 from shoal.controller.fleet import clock_skew, duplicate_devices, join_tokens
 from shoal.controller.fleet.duplicate_devices import ReturnCounter
+from shoal.controller.fleet.reported_facts import (
+    LABEL,
+    json_facts,
+    label_faults,
+    labels_of,
+    line_of,
+)
 from shoal.controller.host.context import Context
-from shoal.controller.monitoring.window_validation import WindowValidator, json_facts
+from shoal.controller.monitoring.window_validation import WindowValidator
 from shoal.controller.rollouts import assignments, update_events
 from shoal.controller.store import changes
 from shoal.controller.store.chunks import chunks
 from shoal.controller.store.tables import device, device_event, window
 from shoal.errors import ShoalError, StorageError, WireError
-from shoal.wire import FaultEvent, Inventory, Status, UpdateEvent, WindowReport
+from shoal.manifest import is_model
+from shoal.wire import FaultEvent, Installed, Inventory, Status, UpdateEvent, WindowReport
 
 _log = logging.getLogger(__name__)
 #: Largest integer that JSON numbers and the database hold without loss.
 _MAX_INTEGER = 2**53
 _MAX_BOOT = 32
+#: Models of an inventory, and characters of a release's or variant's name.
+_MAX_INSTALLED, _MAX_NAME = 200, 100
 _KEY = ("device", "boot", "seq")
 #: Columns of a window that are fields of its report.
 _AS_REPORTED = (
@@ -225,22 +235,24 @@ class _Batch:
         floor = message.floors.get("assignment", 0)
         if not 0 <= floor <= _MAX_INTEGER:  # also rejects NaN
             raise WireError(f"inventory with assignment floor {floor:g}")
-        name = message.device
+        name, installed = message.device, _installed(message)
         self.columns[name] |= {
             "seen_at": self.now,
-            "agent": message.agent[:80],
-            "profile": message.profile,
+            "agent": line_of(message.agent, 80),
+            "profile": line_of(message.profile, 80),
             "ring": self._ring(message),
-            "line": message.line,
-            "labels": message.labels,
+            "line": line_of(message.line, LABEL),
+            "labels": labels_of(message.labels),
             "facts": json_facts(message.facts),
-            "endpoint": message.endpoint[:200],
-            "releases": {one.model: one.release for one in message.installed},
-            "variants": {one.model: one.variant for one in message.installed},
+            "endpoint": line_of(message.endpoint, 200),
+            "releases": {one.model: one.release for one in installed},
+            "variants": {one.model: one.variant for one in installed},
             **clock_skew.skew_columns(message.facts),
         }
         if not self.devices[name].site:
-            self.columns[name]["site"] = message.site
+            self.columns[name]["site"] = line_of(message.site, LABEL)
+        if fault := label_faults(message.line, message.labels):
+            self._set_error(name, f"inventory: {fault}; shorten them in its agent.toml")
         assignments.raise_floor(self.db, self.ctx, name, int(floor))
 
     def _ring(self, message: Inventory) -> str:
@@ -383,6 +395,16 @@ def _event_row(key: Key, now: float, **values: Any) -> dict[str, Any]:
     texts = dict.fromkeys(("state", "cause", "detail", "model", "release", "rollout"), "")
     numbers = {"at": now, "received_at": now, "attempt": 0, "facts": {}}
     return dict(zip(_KEY, key, strict=True)) | texts | numbers | values
+
+
+def _installed(message: Inventory) -> list[Installed]:
+    """What the device says it serves, where it can be: other names are of no model of ours."""
+    found = message.installed[:_MAX_INSTALLED]
+    return [
+        one
+        for one in found
+        if is_model(one.model) and len(one.release) <= _MAX_NAME and len(one.variant) <= _MAX_NAME
+    ]
 
 
 def _devices(db: Connection, names: Iterable[str]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, select
@@ -16,7 +15,6 @@ from shoal.wire import WindowReport
 
 #: Longest window: a year of windows that an offline device merged.
 LONGEST_S = 366 * 86_400
-_MAX_DEPTH, _MAX_ITEMS, _MAX_TEXT = 6, 200, 2_000
 
 
 @functools.lru_cache(maxsize=64)
@@ -83,23 +81,3 @@ def _check_sketches(report: WindowReport, references: References) -> None:
     outputs = histograms.read(references.outputs, report.outputs).rows
     if max(inputs, outputs) > report.rows:
         raise SketchError(f"sketches of {inputs} and {outputs} rows in a window of {report.rows}")
-
-
-def json_facts(value: Any, depth: int = 0) -> Any:
-    """Facts of a device as JSON can hold them: bounded in size, non-finite numbers as text.
-
-    >>> json_facts({"p99": float("inf"), "raw": b"x", "ok": [1, None]})
-    {'p99': 'inf', 'raw': "b'x'", 'ok': [1, None]}
-    """
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, str):
-        return value[:_MAX_TEXT]
-    if depth < _MAX_DEPTH and isinstance(value, dict):
-        items = list(value.items())[:_MAX_ITEMS]
-        return {str(k)[:80]: json_facts(v, depth + 1) for k, v in items}
-    if depth < _MAX_DEPTH and isinstance(value, (list, tuple)):
-        return [json_facts(v, depth + 1) for v in value[:_MAX_ITEMS]]
-    return str(value)[:80]

@@ -21,7 +21,7 @@ from shoal.agent.telemetry.outbox import Outbox
 from shoal.durable import write_durable
 from shoal.errors import ShoalError, StorageError
 from shoal.sealed_message import BatchMessage, MessageBatch
-from shoal.trust import verify_orders
+from shoal.trust import director_signers, verify_orders
 
 #: Seconds until an assignment that is not in the journal yet is passed to the agent again.
 RETRY_S = 5.0
@@ -117,7 +117,7 @@ class OfflineExchange:
             assignment.signed,
             director_root=root,
             device=self._device,
-            floor=self._journal.floors().assignment,
+            floor=self._journal.floors().of_assignments(director_signers(root)),
             now_s=self._clock(),
         )
         if self._clock() >= self._passed_at + RETRY_S:

@@ -34,7 +34,13 @@ from shoal.manifest import File
 from shoal.manifest import parse as parse_manifest
 from shoal.offline_bundle import OfflineBundle
 from shoal.orders import Order, Orders
-from shoal.trust import ImageRepository, director_version, follow_roots, verify_orders
+from shoal.trust import (
+    ImageRepository,
+    director_signers,
+    director_version,
+    follow_roots,
+    verify_orders,
+)
 
 #: Total bytes of metadata, which is verified in memory; files of it.
 _METADATA_LIMIT, _MOST_FILES = 16 << 20, 500
@@ -136,7 +142,7 @@ def _orders(
             message.signed,
             director_root=root,
             device=target.device,
-            floor=floors.assignment,
+            floor=floors.of_assignments(director_signers(root)),
             now_s=now,
         )
         for message in received
@@ -181,7 +187,7 @@ def _check_images(
         with contextlib.suppress(FileNotFoundError):
             shutil.copytree(folder / METADATA, copied)
         images = ImageRepository(copied, read_trusted(folder, ROOT), fetch)
-        images.refresh(now, floors.metadata)
+        images.refresh(now, floors.seen)
         for order in orders:
             if not order.removes:
                 images.check(order)
