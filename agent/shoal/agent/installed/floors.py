@@ -28,10 +28,17 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
         """Versions of release metadata, and who could sign them."""
         return Seen(self.metadata, self.signers)
 
-    def raised(self, *, counters: dict[str, int] | None = None, time_s: float = 0.0) -> "Floors":
+    def raised(
+        self,
+        *,
+        assignment: int = 0,
+        counters: dict[str, int] | None = None,
+        time_s: float = 0.0,
+    ) -> "Floors":
         """The higher of both, field by field."""
         return msgspec.structs.replace(
             self,
+            assignment=max(self.assignment, assignment),
             counters=_higher(self.counters, counters or {}),
             time_s=max(self.time_s, time_s),
         )
