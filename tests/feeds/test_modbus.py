@@ -4,14 +4,12 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from devices import MODEL, engine
 from feed_doubles import Recorder, feeds_of, running, serving_of
 from feeds.processes import Server, server_of
 from shoal.agent.feeds.frames import Quality
-from shoal.agent.feeds.registers import BITS, REGISTERS, TYPES, Tag, blocks, split, value
+from shoal.agent.feeds.registers import TYPES
 from shoal.errors import SettingError
 from waiting import eventually
 
@@ -131,50 +129,14 @@ def test_a_model_is_fed_by_the_plc_in_the_plcs_units(recorder: Recorder, server:
     [([], "tags: Expected `array` of length >= 1"),
      ([{"name": "a", "address": 70_000}], r"tags\[0\].address"),
      ([{"name": "a", "address": 1, "type": "real"}], r"tags\[0\].type"),
-     ([{"name": "a", "address": 1}, {"name": "a", "address": 2}], "has a name twice")],
+     ([{"name": "a", "address": 1}, {"name": "a", "address": 2}], "has a name twice"),
+     ([{"name": "a", "address": 65_535, "type": "float32"}], "a: 2 registers from 65535 end"),
+     ([{"name": "a", "address": 1, "type": "string"}], "a: a string needs its length"),
+     ([{"name": "a", "address": 1, "length": 2}], "a: only a string has a length"),
+     ([{"name": "a", "address": 1, "type": "float32", "bit": 1}], "a: only whole numbers"),
+     ([{"name": "a", "address": 1, "bit": 12, "bits": 5}], "a: a int16 has 16 bits"),
+     ([{"name": "a", "address": 1, "scale": float("inf")}], "a: scale and offset")],
 )  # fmt: skip
 def test_invalid_tags_are_refused(recorder: Recorder, tags: object, why: str) -> None:
     with pytest.raises(SettingError, match=why):
         recorder.source("modbus", host="h", tags=tags)
-
-
-# ------------------------------------------------------------------------------------- registers
-
-tags = st.builds(
-    Tag,
-    name=st.text(),
-    address=st.integers(0, 400),
-    table=st.sampled_from(["holding", "input", "coil", "discrete"]),
-    type=st.sampled_from(list(TYPES)),
-    words=st.sampled_from(["big", "little"]),
-)
-
-
-@given(st.lists(tags, max_size=40))
-def test_every_tag_is_in_one_request_and_no_request_exceeds_the_protocols_limit(
-    wanted: list[Tag],
-) -> None:
-    found = blocks(wanted)
-    assert sorted(map(id, (t for b in found for t in b.tags))) == sorted(map(id, wanted))
-    for block in found:
-        assert block.length <= (BITS if block.tags[0].is_bit else REGISTERS)
-        for tag in block.tags:
-            assert block.address <= tag.address
-            assert tag.address + tag.size <= block.address + block.length
-    assert [b.tags[0] for block in found for b in split(block)] == [
-        t for block in found for t in block.tags
-    ]
-
-
-@given(st.sampled_from(sorted(TYPES)), st.integers(-30_000, 30_000), st.booleans())
-def test_a_number_is_decoded_from_its_registers_in_either_word_order(
-    kind: str, number: int, little: bool
-) -> None:
-    number = (
-        abs(number) if kind.startswith("u") else int(bool(number)) if kind == "bool" else number
-    )
-    tag = Tag(name="x", address=3, type=kind, words="little" if little else "big")
-    raw = words(kind, number)
-    (block,) = blocks([tag, Tag(name="before", address=0)])
-    response = [9, 9, 9, *(reversed(raw) if little else raw)]
-    assert value(tag, block, response) == number

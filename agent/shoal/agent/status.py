@@ -31,6 +31,7 @@ ADVICE = {
 }
 _COMMAND = re.compile(r"\bshoal-agent (?:run|doctor)\b")
 FEED_ADVICE = "it goes on trying; check its cable, server and settings in agent.toml"
+TAG_ADVICE = "the other tags are read; check these in agent.toml: they are tried again"
 
 #: What is wanted of a model that was ordered to be removed.
 REMOVAL = "removal"
@@ -142,8 +143,11 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
             found.append(
                 (f"under pressure: level {self.level!r}", "look for heat, dust and other programs")
             )
-        down = [feed for feed in self.feeds if not feed.up]
-        found += [(f"{feed.kind} {feed.name}: {feed.error}", FEED_ADVICE) for feed in down]
+        found += [
+            (f"{feed.kind} {feed.name}: {feed.error}", TAG_ADVICE if feed.up else FEED_ADVICE)
+            for feed in self.feeds
+            if feed.error or not feed.up
+        ]
         return found + [(fault, "") for fault in self.faults]
 
 

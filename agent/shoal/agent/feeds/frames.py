@@ -80,7 +80,7 @@ class FeedHealth(msgspec.Struct, frozen=True, kw_only=True):
     reconnects  connections after the first
     lag_s       age of the newest frame on arrival, by the source's clock; -1 before the first
     waiting     predictions stored until the server is back
-    error       why it is not up, "" while it is
+    error       why it is not up, or what it cannot read while it is; "" when all is well
     """
 
     name: str

@@ -106,6 +106,8 @@ class Tally:
         self.up, self.error = False, "starting"
         self.count = self.dropped = self.bad = self.connections = self.waiting = 0
         self.lag_s, self.up_since = -1.0, 0.0
+        #: What does not work while it is up.
+        self.partly: Callable[[], str] = str
 
     def came_up(self) -> None:
         """Record that it is connected, or that the file exists."""
@@ -131,5 +133,5 @@ class Tally:
             reconnects=max(0, self.connections - 1),
             lag_s=round(self.lag_s, 3),
             waiting=self.waiting,
-            error=self.error,
+            error=self.partly() if self.up else self.error,
         )
