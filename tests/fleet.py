@@ -44,6 +44,7 @@ from shoal.controller.engine_jobs import build_engine
 from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Drift, Settings
 from shoal.controller.host.settings import Fleet as Telemetry
+from shoal.controller.host.windows import StoredWindow
 from shoal.controller.releases import download_urls, models, releases
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
@@ -369,6 +370,10 @@ class Fleet:
         """Publish a message of the device."""
         topic = topics.up(device, wire.UP_KIND[type(message)])
         self.broker.publish(topic, wire.encode(message))
+
+    def windows(self, device: str = "") -> list[StoredWindow]:
+        """Stored windows of a device, or of all, in order of arrival."""
+        return self.ctx.store.windows.of(device=device, limit=1_000_000)
 
     def rows_of(self, table: Any) -> list[Any]:
         """Everything in a table."""

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from api.controller_app import ControllerApp, is_problem
-from shoal.controller.store.tables import device, device_event, window
+from shoal.controller.store.tables import device, device_event
 from shoal.sketch import Latency
+from stored_windows import new_window
 
 DAY = 86_400
 
@@ -127,13 +128,12 @@ def test_a_window_has_latency_quantiles_and_no_sketch(fleet: ControllerApp) -> N
     latency = Latency()
     latency.add(100e-6, 98)
     latency.add(10e-3, 2)
-    base = {"device": "press-1", "boot": "b", "health": {}, "inputs": b"", "outputs": b""}
     rows = [
-        base | {"seq": 1, "start_at": 10.0, "rows": 100, "latency": latency.trimmed()},
-        base | {"seq": 2, "start_at": 20.0, "rows": 0, "latency": []},
+        new_window("press-1", 1, start_at=10.0, rows=100, latency=latency.trimmed()),
+        new_window("press-1", 2, start_at=20.0, rows=0, latency=[]),
     ]
     with fleet.ctx.store.write() as db:
-        db.execute(window.insert(), rows)
+        fleet.ctx.store.windows.add(db, rows)
     empty, busy = fleet.get("/api/v1/devices/press-1/windows").json["items"]
     assert (empty["p50_us"], empty["p99_us"]) == (0, 0)
     assert busy["p50_us"] == pytest.approx(100, rel=0.2)

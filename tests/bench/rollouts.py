@@ -192,6 +192,7 @@ class _Timed:
 
     def __init__(self, store: Store, held: list[float]) -> None:
         self._store, self._held = store, held
+        self.windows = store.windows
 
     def read(self) -> contextlib.AbstractContextManager[Connection]:
         return self._store.read()

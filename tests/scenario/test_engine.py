@@ -12,7 +12,7 @@ from shoal.controller.engine import Periodic
 from shoal.controller.engine_jobs import build_engine
 from shoal.controller.operations import operations
 from shoal.controller.operations.io.runner import OperationRunner
-from shoal.controller.store import tables
+from shoal.controller.store import tables, window_tables
 from shoal.controller.store.telemetry_retention import delete_expired
 from shoal.errors import LinkError, StorageError
 from waiting import eventually
@@ -157,8 +157,10 @@ def test_telemetry_past_its_retention_is_dropped(fleet):
     one = fleet.roll_out(fleet.release())
     fleet.run(60, lambda: fleet.rollout(one.id).state == "FINISHED")
     fleet.run(30)
-    assert fleet.rows_of(tables.window)
+    assert fleet.windows()
     fleet.clock.now += 91 * 86_400
     delete_expired(fleet.ctx)
-    for table in (tables.window, tables.device_event, tables.change):
+    for table in (tables.device_event, tables.change, window_tables.received):
         assert fleet.rows_of(table) == []
+    assert fleet.windows() == []
+    assert not list(fleet.ctx.store.windows.folder.iterdir())

@@ -28,7 +28,7 @@ def standing_alerts(fleet):
 
 
 def windows_of(fleet, name):
-    return [row for row in fleet.rows_of(tables.window) if row.device == name]
+    return fleet.windows(name)
 
 
 @pytest.mark.parametrize(("off_s", "how"), [(93.0, "93 s ahead of"), (-7200.0, "7200 s behind")])

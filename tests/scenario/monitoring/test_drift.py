@@ -132,7 +132,7 @@ def test_throttled_windows_are_kept_and_raise_no_alarm(fleet):
     fleet.stations["cam-3"].shift += 3
     fleet.run(120)
     assert fleet.rows_of(tables.finding) == []
-    windows = [w for w in fleet.rows_of(tables.window) if w.device == "cam-3"]
+    windows = fleet.windows("cam-3")
     assert sum(w.health["throttled"] for w in windows) >= 12
 
 
@@ -145,7 +145,7 @@ def test_a_device_with_a_wrong_clock_is_monitored_by_itself_and_not_with_its_sit
     wrong.start()
     wrong.shift += 3
     fleet.run(120)
-    windows = [w for w in fleet.rows_of(tables.window) if w.device == "cam-3"]
+    windows = fleet.windows("cam-3")
     assert any(not w.health["clock_synced"] for w in windows)
     found = {(f.scope, f.subject) for f in drift_history.list_findings(fleet.ctx)}
     assert found == {("device", "cam-3")}
@@ -228,7 +228,7 @@ def test_the_ledger_misses_nothing_after_crashes_of_both_sides(fleet):
         [book] = ledger.ledgers(fleet.ctx, name)
         assert book.missing == 0
         assert book.windows >= 10
-        rows = [w.rows for w in fleet.rows_of(tables.window) if w.device == name]
+        rows = [w.rows for w in fleet.windows(name)]
         assert book.rows == sum(rows)
     with pytest.raises(AbsentError):
         ledger.ledgers(fleet.ctx, "unknown")

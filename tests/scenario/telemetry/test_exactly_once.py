@@ -31,7 +31,6 @@ from shoal.agent.telemetry.reporter import Identity, Reporter
 from shoal.controller.fleet import ledger
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import window_validation
-from shoal.controller.store import tables
 from shoal.errors import LinkError
 from shoal.profile import load_profiles
 from shoal.wire import WindowReport
@@ -182,7 +181,7 @@ class Journey(RuleBasedStateMachine):
         assert sum(row.merged for row in found) <= self.made
 
     def stored(self) -> list[Any]:
-        return [row for row in self.fleet.rows_of(tables.window) if row.device == self.name]
+        return self.fleet.windows(self.name)
 
     def all_is_well_again(self) -> None:
         """The network recovers for good: then everything arrives, once, and the outbox is empty."""

@@ -58,7 +58,8 @@ class FindingQuery(RequestModel, frozen=True, kw_only=True):
 
 
 class PerformanceQuery(RequestModel, frozen=True, kw_only=True):
-    """Whose performance, from when to when (Unix seconds).
+    """Whose performance, from when to when (Unix seconds): of whole hours, beyond four days of
+    whole days (UTC).
 
     by   "site" for one line per site, where neither site nor device is given
     """

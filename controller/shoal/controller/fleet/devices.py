@@ -20,9 +20,10 @@ from sqlalchemy import (
 from shoal.controller.fleet.certificates import EXPIRING_S
 from shoal.controller.fleet.records import Device, DeviceEvent, Window
 from shoal.controller.host.context import Context
+from shoal.controller.host.windows import StoredWindow
 from shoal.controller.store import changes, cursors
 from shoal.controller.store.records import Page
-from shoal.controller.store.tables import audit, device, device_event, release, window
+from shoal.controller.store.tables import audit, device, device_event, release
 from shoal.errors import AbsentError, InputError
 from shoal.sketch import Latency
 
@@ -123,16 +124,14 @@ def timeline(ctx: Context, name: str, limit: int = 100) -> list[DeviceEvent]:
 
 
 def windows(ctx: Context, name: str, since: float = 0, limit: int = 200) -> list[Window]:
-    """Windows of a device that start at `since` or later, newest first. AbsentError."""
+    """The last windows of a device to arrive that start at `since` or later, newest first.
+
+    AbsentError.
+    """
     get_device(ctx, name)
-    query = (
-        select(window)
-        .where(window.c.device == name, window.c.start_at >= since)
-        .order_by(window.c.start_at.desc(), window.c.seq.desc())
-        .limit(cursors.bounded(limit))
-    )
-    with ctx.store.read() as db:
-        return [_window(row) for row in db.execute(query)]
+    limit = cursors.bounded(limit)
+    found = ctx.store.windows.of(device=name, since=since, limit=limit, newest=True)
+    return [_window(one) for one in sorted(found, key=lambda w: (w.start_at, w.seq), reverse=True)]
 
 
 def facets(ctx: Context) -> Facets:
@@ -210,11 +209,11 @@ def _audited(name: str, row: Row) -> DeviceEvent:
     )
 
 
-def _window(row: Row) -> Window:
-    latency = Latency(row.latency)
+def _window(stored: StoredWindow) -> Window:
+    latency = Latency(stored.latency)
     filled = any(latency.counts)
-    return Window.of_row(
-        row,
+    return Window.of_fields(
+        stored._asdict(),
         p50_us=latency.quantile_us(0.5) if filled else 0.0,
         p99_us=latency.quantile_us(0.99) if filled else 0.0,
     )

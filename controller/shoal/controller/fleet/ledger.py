@@ -1,14 +1,18 @@
 """Ledger of a device's outbox: which sequence numbers arrived, and whether any is missing."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
-from sqlalchemy import Connection, case, func, select, union
+from sqlalchemy import select
 
 from shoal.controller.fleet.records import Ledger
 from shoal.controller.host.context import Context
-from shoal.controller.store.tables import device, device_event, window
+from shoal.controller.store import arrivals
+from shoal.controller.store.arrivals import Run
+from shoal.controller.store.tables import device
 from shoal.errors import AbsentError
 
 #: No outbox leaves out more numbers than this in one place.
@@ -47,64 +51,35 @@ def ledgers(ctx: Context, name: str) -> list[Ledger]:
         since = db.scalar(select(device.c.enrolled_at).where(device.c.name == name))
         if since is None:
             raise AbsentError("device", name, "list them: shoal device list")
-        parts = [_arrived(db, table, name) for table in (window, device_event)]
-        numbers = _numbers(db, name)
+        runs: dict[str, list[Run]] = defaultdict(list)
+        for boot, run in arrivals.runs_of(db, name):
+            runs[boot].append(run)
     if since < ctx.clock() - ctx.settings.fleet.retention_days * 86_400:
         since = math.inf  # retention may have deleted some
-    rows = [
-        _ledger(name, boot, [p[boot] for p in parts if boot in p], found, since)
-        for boot, found in numbers.items()
-    ]
+    rows = [_ledger(name, boot, found, since) for boot, found in runs.items()]
     return sorted(rows, key=lambda one: one.last_at, reverse=True)
 
 
-class _Arrived(NamedTuple):
-    first: float
-    last: float
-    windows: int
-    rows: int
+def numbers_of(runs: Sequence[Run]) -> Numbers:
+    """Numbers of one boot, of its runs in order.
 
-
-def _arrived(db: Connection, table: Any, name: str) -> dict[str, _Arrived]:
-    is_window = table is window
-    query = (
-        select(
-            table.c.boot,
-            func.min(table.c.received_at).label("first"),
-            func.max(table.c.received_at).label("last"),
-            *((func.sum(table.c.merged), func.sum(table.c.rows)) if is_window else ()),
-        )
-        .where(table.c.device == name)
-        .group_by(table.c.boot)
+    >>> numbers_of([Run(3, 4, 0, 0, 0.0, 0.0), Run(7, 7, 0, 0, 0.0, 0.0)])
+    Numbers(received=3, lowest=3, highest=7, between=2, jumps=0)
+    """
+    gaps = [after.first - before.last - 1 for before, after in pairwise(runs)]
+    return Numbers(
+        received=sum(run.last - run.first + 1 for run in runs),
+        lowest=runs[0].first,
+        highest=runs[-1].last,
+        between=sum(gap for gap in gaps if gap <= WIDEST_GAP),
+        jumps=sum(gap > WIDEST_GAP for gap in gaps),
     )
-    return {row[0]: _Arrived(*row[1:], *(() if is_window else (0, 0))) for row in db.execute(query)}
 
 
-def _numbers(db: Connection, name: str) -> dict[str, Numbers]:
-    """Boot -> its sequence numbers, of windows and events together."""
-    both = union(
-        *(select(t.c.boot, t.c.seq).where(t.c.device == name) for t in (window, device_event))
-    ).subquery()
-    before = func.lag(both.c.seq).over(partition_by=both.c.boot, order_by=both.c.seq)
-    gaps = select(both.c.boot, both.c.seq, (both.c.seq - before - 1).label("gap")).subquery()
-    narrow = gaps.c.gap <= WIDEST_GAP
-    query = select(
-        gaps.c.boot,
-        func.count(),
-        func.min(gaps.c.seq),
-        func.max(gaps.c.seq),
-        func.coalesce(func.sum(case((narrow, gaps.c.gap), else_=0)), 0),
-        func.coalesce(func.sum(case((gaps.c.gap > WIDEST_GAP, 1), else_=0)), 0),
-    ).group_by(gaps.c.boot)
-    return {boot: Numbers(*map(int, rest)) for boot, *rest in db.execute(query)}
-
-
-def _ledger(
-    name: str, boot: str, parts: Iterable[_Arrived], numbers: Numbers, since: float
-) -> Ledger:
+def _ledger(name: str, boot: str, runs: Sequence[Run], since: float) -> Ledger:
     """since: nothing of a boot that arrived from then on has passed its retention."""
-    every = list(parts)
-    lacking, jumps = missing(numbers, whole=min(p.first for p in every) >= since)
+    numbers, first_at = numbers_of(runs), min(run.first_at for run in runs)
+    lacking, jumps = missing(numbers, whole=first_at >= since)
     return Ledger(
         device=name,
         boot=boot,
@@ -112,8 +87,8 @@ def _ledger(
         highest=numbers.highest,
         missing=lacking,
         jumps=jumps,
-        windows=sum(p.windows for p in every),
-        rows=sum(p.rows for p in every),
-        first_at=min(p.first for p in every),
-        last_at=max(p.last for p in every),
+        windows=sum(run.windows for run in runs),
+        rows=sum(run.rows for run in runs),
+        first_at=first_at,
+        last_at=max(run.last_at for run in runs),
     )

@@ -92,7 +92,7 @@ class Window(Record, frozen=True, kw_only=True):
 class Ledger(Record, frozen=True, kw_only=True):
     """What arrived of one device's outbox in one boot: missing is 0 when nothing is on its way.
 
-    received   distinct sequence numbers in the database; highest the largest of them
+    received   distinct sequence numbers that have arrived; highest the largest of them
     missing    numbers between them, and below them where nothing has passed its retention yet
     jumps      gaps wider than any outbox can leave: not missing messages, but a fault of the
                device or a forgery

@@ -1,7 +1,7 @@
 """Context of a use case: settings, clock, randomness, and the ports to database, files and keys."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -9,13 +9,40 @@ from typing import NamedTuple, Protocol
 from sqlalchemy import Connection
 
 from shoal.controller.host.settings import Settings
+from shoal.controller.host.windows import NewWindow, StoredWindow, WindowKey
 from shoal.federated.config import Config
 from shoal.orders import Order
+
+
+class Windows(Protocol):
+    """What devices saw, in order of arrival: shoal.controller.store.io.window_files."""
+
+    def last(self) -> int: ...
+    def after(self, position: int, limit: int) -> list[StoredWindow]: ...
+    def of(
+        self,
+        *,
+        device: str = ...,
+        site: str = ...,
+        model: str = ...,
+        release: str = ...,
+        since: float = ...,
+        until: float = ...,
+        after: int = ...,
+        limit: int,
+        newest: bool = ...,
+    ) -> list[StoredWindow]: ...
+    def count(self, since: float) -> tuple[int, int]: ...
+    def find(self, keys: Iterable[WindowKey]) -> dict[WindowKey, NewWindow]: ...
+    def add(self, db: Connection, windows: Sequence[NewWindow]) -> None: ...
+    def drop(self, before: float) -> int: ...
 
 
 class Store(Protocol):
     """Transactions on the database: shoal.controller.store.io.database."""
 
+    @property
+    def windows(self) -> Windows: ...
     def read(self) -> AbstractContextManager[Connection]: ...
     def write(self) -> AbstractContextManager[Connection]: ...
     def close(self) -> None: ...

@@ -6,8 +6,8 @@ number is readable it is acked too and stored as a fault, because a redelivery w
 
     decode        bytes to a message, or to a Rejected
     validate      windows against the release's reference (monitoring.window_validation)
-    convert       messages to rows of window and device_event, and to columns of device
-    insert        rows with a new key only
+    convert       messages to windows, rows of device_event, and columns of device
+    insert        windows and rows with a new key only
     apply         update events to rollouts, faults and inventories to devices, signs of duplicate
                   devices to an alert
     acknowledge   sequence numbers, per device and boot
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Table, func, select, tuple_, update
+from sqlalchemy import Connection, func, select, tuple_, update
 
 from shoal import topics, wire
 from shoal.controller.fleet import clock_skew, duplicate_devices, join_tokens
@@ -32,11 +32,15 @@ from shoal.controller.fleet.reported_facts import (
     line_of,
 )
 from shoal.controller.host.context import Context
+from shoal.controller.host.windows import NewWindow
+from shoal.controller.host.windows import WindowKey as Key
 from shoal.controller.monitoring.window_validation import WindowValidator
 from shoal.controller.rollouts import assignments, update_events
-from shoal.controller.store import changes
+from shoal.controller.store import changes, window_sums
+from shoal.controller.store.arrivals import Arrivals
 from shoal.controller.store.chunks import chunks
-from shoal.controller.store.tables import device, device_event, window
+from shoal.controller.store.tables import device, device_event
+from shoal.controller.store.window_tables import window_file
 from shoal.errors import ShoalError, StorageError, WireError
 from shoal.manifest import is_model
 from shoal.wire import FaultEvent, Installed, Inventory, Status, UpdateEvent, WindowReport
@@ -54,13 +58,10 @@ _AS_REPORTED = (
     "merged", "latency", "inputs", "outputs",
 )  # fmt: skip
 #: Columns that a redelivery repeats, and that two different messages hardly share.
-_FINGERPRINT: dict[Table, tuple[str, ...]] = {
-    window: ("release", "window_s", "rows", "errors"),
-    device_event: ("kind", "state", "cause", "release"),
-}
+_WINDOW_FINGERPRINT = ("release", "window_s", "rows", "errors")
+_EVENT_FINGERPRINT = ("kind", "state", "cause", "release")
 #: Prefix of a session that ended: a late or redelivered "online" of it is ignored.
 _ENDED = "ended "
-Key = tuple[str, str, int]
 Replies = dict[str, list[wire.Ack | wire.Time]]
 
 
@@ -143,7 +144,7 @@ def _decode_header(name: str, payload: bytes) -> _Header | None:
 class _Batch:
     """One batch inside its transaction.
 
-    rows      table -> key -> row to insert
+    windows, events   key -> window, or row of device_event, to insert
     columns   device -> columns to update
     updates, errors   key of an event -> the update event, or the device's error after it
     seqs      (device, boot) -> sequence numbers to ack
@@ -161,7 +162,8 @@ class _Batch:
         self.now = _arrival_time(db, ctx)
         self.devices = _devices(db, {one.device for one in messages})
         self.validator = WindowValidator(db)
-        self.rows: dict[Table, dict[Key, dict[str, Any]]] = {window: {}, device_event: {}}
+        self.windows: dict[Key, NewWindow] = {}
+        self.events: dict[Key, dict[str, Any]] = {}
         self.columns: dict[str, dict[str, Any]] = defaultdict(dict)
         self.updates: dict[Key, UpdateEvent] = {}
         self.errors: dict[Key, str] = {}
@@ -182,9 +184,11 @@ class _Batch:
                 self._reject(message)
             else:
                 self._convert(message)
-        new = {table: self._insert(table) for table in self.rows}
-        self._apply_events(new[device_event])
-        self._update_devices(new)
+        arrivals = Arrivals(self.db, {*self.windows, *self.events})
+        windows, events = self._insert_windows(arrivals), self._insert_events(arrivals)
+        arrivals.save()
+        self._apply_events(events)
+        self._update_devices(windows, events)
         for (name, boot), seqs in self.seqs.items():
             self.replies[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
         return dict(self.replies)
@@ -273,15 +277,19 @@ class _Batch:
     def _window(self, message: WindowReport) -> None:
         self.validator.check(message)
         start = clock_skew.window_start(message, self.now, self.ctx.settings.fleet.clock_skew_s)
-        self._add(
-            window,
-            message,
-            **{name: getattr(message, name) for name in _AS_REPORTED},
+        one = NewWindow(
+            device=message.device,
+            boot=message.boot,
+            seq=message.seq,
             site=self.devices[message.device].site,
             start_at=start.at,
             received_at=self.now,
             health=msgspec.to_builtins(message.health) | {"clock_synced": start.synced},
+            **{name: getattr(message, name) for name in _AS_REPORTED},
         )
+        first = self.windows.setdefault(one.key, one)
+        self._check_same(one.key, _values(first), _values(one))
+        self._arrived(message)
 
     def _update_event(self, message: UpdateEvent) -> None:
         key = self._add_event(
@@ -311,7 +319,7 @@ class _Batch:
         if seq:
             fault = {"kind": "fault", "state": "warning", "cause": error.code}
             row = _event_row((name, boot, seq), self.now, detail=str(error)[:2000], **fault)
-            self.rows[device_event].setdefault((name, boot, seq), row)
+            self.events.setdefault((name, boot, seq), row)
             self.seqs[name, boot].add(seq)
 
     def _set_error(self, name: str, text: str) -> None:
@@ -329,38 +337,48 @@ class _Batch:
             detail=message.detail[:2000],
             **values,
         )
-        return self._add(device_event, message, **row)
-
-    def _add(
-        self, table: Table, message: WindowReport | UpdateEvent | FaultEvent, **values: Any
-    ) -> Key:
-        """Add a row to insert; the first of several with one key wins."""
         key = (message.device, message.boot, message.seq)
-        row = self.rows[table].setdefault(key, dict(zip(_KEY, key, strict=True)) | values)
-        self._check_same(table, key, row, [values[name] for name in _FINGERPRINT[table]])
-        self.seqs[message.device, message.boot].add(message.seq)
-        self.columns[message.device]["seen_at"] = self.now
+        first = self.events.setdefault(key, row)
+        self._check_same(key, _event_values(first), _event_values(row))
+        self._arrived(message)
         return key
 
-    def _insert(self, table: Table) -> list[Key]:
-        """Insert rows with a new key; return these keys in order of arrival."""
-        rows = self.rows[table]
-        known: set[Key] = set()
-        key_columns = [table.c[name] for name in _KEY]
-        fingerprint = [table.c[name] for name in _FINGERPRINT[table]]
-        for keys in chunks(list(rows)):
-            stored = select(*key_columns, *fingerprint).where(tuple_(*key_columns).in_(keys))
-            for name, boot, seq, *values in self.db.execute(stored):
-                known.add((name, boot, seq))
-                self._check_same(table, (name, boot, seq), rows[name, boot, seq], values)
-        new = [key for key in rows if key not in known]
+    def _arrived(self, message: WindowReport | UpdateEvent | FaultEvent) -> None:
+        self.seqs[message.device, message.boot].add(message.seq)
+        self.columns[message.device]["seen_at"] = self.now
+
+    def _insert_windows(self, arrivals: Arrivals) -> list[Key]:
+        """Insert windows with a new key; return these keys in order of arrival."""
+        new = [
+            one
+            for one in self.windows.values()
+            if arrivals.add(one.key, self.now, windows=one.merged, rows=one.rows)
+        ]
+        known = self.windows.keys() - {one.key for one in new}
+        for key, stored in self.ctx.store.windows.find(known).items():
+            self._check_same(key, _values(stored), _values(self.windows[key]))
+        self.ctx.store.windows.add(self.db, new)
+        window_sums.add(self.db, new, {name: one.profile for name, one in self.devices.items()})
+        return [one.key for one in new]
+
+    def _insert_events(self, arrivals: Arrivals) -> list[Key]:
+        """Insert events with a new key; return these keys in order of arrival."""
+        new = [key for key in self.events if arrivals.add(key, self.now)]
+        key_columns = [device_event.c[name] for name in _KEY]
+        for keys in chunks(sorted(self.events.keys() - set(new))):
+            stored = select(*key_columns, *(device_event.c[name] for name in _EVENT_FINGERPRINT))
+            for name, boot, seq, *values in self.db.execute(
+                stored.where(tuple_(*key_columns).in_(keys))
+            ):
+                key = (name, boot, seq)
+                self._check_same(key, tuple(values), _event_values(self.events[key]))
         if new:
-            self.db.execute(table.insert(), [rows[key] for key in new])
+            self.db.execute(device_event.insert(), [self.events[key] for key in new])
         return new
 
-    def _check_same(self, table: Table, key: Key, row: dict[str, Any], values: list[Any]) -> None:
+    def _check_same(self, key: Key, first: tuple[Any, ...], second: tuple[Any, ...]) -> None:
         """Two different messages with one key come from two agents."""
-        if [row[name] for name in _FINGERPRINT[table]] != values:
+        if first != second:
             name, _, seq = key
             self.duplicates[name] = (
                 f"Two different messages have sequence number {seq}; the second is lost."
@@ -376,7 +394,7 @@ class _Batch:
         for name, sign in self.duplicates.items():
             duplicate_devices.raise_alert(self.db, self.ctx, name, self.devices[name].site, sign)
 
-    def _update_devices(self, new: dict[Table, list[Key]]) -> None:
+    def _update_devices(self, windows: Sequence[Key], events: Sequence[Key]) -> None:
         """Update device rows, and note the changes that the console shows."""
         changed = {n: values for n, values in self.columns.items() if set(values) - {"seen_at"}}
         for name, values in changed.items():
@@ -385,8 +403,8 @@ class _Batch:
         for names in chunks(only_seen):
             self.db.execute(update(device).where(device.c.name.in_(names)).values(seen_at=self.now))
         changes.note_all(self.db, self.ctx, "device", changed)
-        for table, kind in ((window, "window"), (device_event, "event")):
-            names = list(dict.fromkeys(key[0] for key in new[table]))
+        for kind, keys in (("window", windows), ("event", events)):
+            names = list(dict.fromkeys(key[0] for key in keys))
             changes.note_all(self.db, self.ctx, kind, names)
 
 
@@ -407,8 +425,23 @@ def _installed(message: Inventory) -> list[Installed]:
     ]
 
 
+def _values(window: NewWindow) -> tuple[Any, ...]:
+    return tuple(getattr(window, name) for name in _WINDOW_FINGERPRINT)
+
+
+def _event_values(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in _EVENT_FINGERPRINT)
+
+
 def _devices(db: Connection, names: Iterable[str]) -> dict[str, Any]:
-    columns = (device.c.name, device.c.site, device.c.state, device.c.session, device.c.ring)
+    columns = (
+        device.c.name,
+        device.c.site,
+        device.c.state,
+        device.c.session,
+        device.c.ring,
+        device.c.profile,
+    )
     found: dict[str, Any] = {}
     for some in chunks(sorted(names)):
         rows = db.execute(select(*columns).where(device.c.name.in_(some)))
@@ -418,7 +451,7 @@ def _devices(db: Connection, names: Iterable[str]) -> dict[str, Any]:
 
 def _arrival_time(db: Connection, ctx: Context) -> float:
     """Now, and later than any stored window: the drift monitor reads on from its last position."""
-    newest = db.scalar(select(func.max(window.c.received_at))) or 0.0
+    newest = db.scalar(select(func.max(window_file.c.last_at))) or 0.0
     return max(ctx.clock(), newest + 1e-6)
 
 

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, select
 
 from shoal.controller.host.context import Context
+from shoal.controller.host.windows import StoredWindow
 from shoal.controller.monitoring import drift, window_validation
 from shoal.controller.monitoring import histograms as tables_of
 from shoal.controller.monitoring.drift import I64, Baseline
 from shoal.controller.monitoring.drift_monitor import usable
 from shoal.controller.monitoring.findings import Subject, rows_of, windows_of
 from shoal.controller.monitoring.records import DriftCell, DriftMap, Finding, Histograms
-from shoal.controller.store.tables import baseline, drift_point, finding, window
+from shoal.controller.store import window_sums
+from shoal.controller.store.tables import baseline, drift_point, finding
 from shoal.errors import AbsentError
 
 #: Windows that make up the current histogram, and windows of a site read for it, at most.
@@ -25,11 +27,12 @@ COLUMNS = 400
 
 def drift_subjects(ctx: Context, model: str) -> list[tuple[str, str]]:
     """(scope, subject) that sent windows of `model`: sites first."""
-    query = select(window.c.site, window.c.device).where(window.c.model == model).distinct()
     with ctx.store.read() as db:
-        rows = db.execute(query).all()
-    sites = sorted({row.site for row in rows if row.site})
-    return [("site", s) for s in sites] + [("device", d) for d in sorted({r.device for r in rows})]
+        return [
+            (scope, subject)
+            for scope in ("site", "device")
+            for subject in window_sums.subjects(db, model, scope)
+        ]
 
 
 def drift_map(ctx: Context, model: str, scope: str, subject: str, since: float = 0) -> DriftMap:
@@ -42,7 +45,7 @@ def drift_map(ctx: Context, model: str, scope: str, subject: str, since: float =
         references = window_validation.references_of(db, of.release)
         names = tables_of.names_of(references)
         fitted = _baseline(db, of)
-        collected = fitted.windows if fitted else _collected(db, of, ctx.settings.fleet.window_s)
+        collected = fitted.windows if fitted else _collected(ctx, of)
         points = db.execute(
             select(drift_point)
             .where(*rows_of(drift_point, of), drift_point.c.at >= since)
@@ -76,7 +79,7 @@ def histograms(ctx: Context, model: str, scope: str, subject: str, feature: str)
         if feature not in names:
             raise AbsentError("feature", feature, f"{of.release} has: {', '.join(names[:20])}")
         row = _baseline(db, of)
-        rows = _newest(db, of, ctx.settings.fleet.window_s)
+        rows = _newest(ctx, of)
     i = names.index(feature)
     training = tables_of.training_of(references)
     counts = [tables_of.counts_of(references, r.inputs, r.outputs) for r in rows]
@@ -119,40 +122,33 @@ def list_findings(
 
 def _current(db: Connection, model: str, scope: str, name: str) -> Subject:
     """The subject with the release of its newest window; AbsentError if it sent none."""
-    column = window.c.site if scope == "site" else window.c.device
-    newest = (
-        select(window.c.release)
-        .where(column == name, window.c.model == model)
-        .order_by(window.c.start_at.desc())
-        .limit(1)
-    )
-    release = db.scalar(newest)
-    if release is None:
+    release = window_sums.newest_release(db, model, scope, name)
+    if not release:
         raise AbsentError(scope, name, f"it has sent no window of {model}")
-    return Subject(scope, name, model, str(release))
+    return Subject(scope, name, model, release)
 
 
 def _baseline(db: Connection, subject: Subject) -> Row[Any] | None:
     return db.execute(select(baseline).where(*rows_of(baseline, subject))).first()
 
 
-def _collected(db: Connection, subject: Subject, width: float) -> int:
+def _collected(ctx: Context, subject: Subject) -> int:
     """Windows of a device, or buckets of a site, available for a baseline so far."""
-    starts = db.scalars(select(window.c.start_at).where(*windows_of(subject))).all()
-    is_site = subject.scope == "site"
-    return len({math.floor(at / width) for at in starts}) if is_site else len(starts)
+    width, most = ctx.settings.fleet.window_s, max(3, ctx.settings.drift.baseline_windows)
+    found = windows_of(ctx, subject, limit=NEWEST if subject.scope == "site" else most)
+    buckets = {math.floor(one.start_at / width) for one in found}
+    return len(buckets) if subject.scope == "site" else len(found)
 
 
-def _newest(db: Connection, subject: Subject, width: float) -> list[Row[Any]]:
+def _newest(ctx: Context, subject: Subject) -> list[StoredWindow]:
     """The newest usable windows: CURRENT of a device, or of CURRENT buckets of a site."""
-    query = select(window).where(*windows_of(subject)).order_by(window.c.start_at.desc())
-    if subject.scope == "site":
-        of_site = window.c.site == subject.name
-        last = db.scalar(select(func.max(window.c.start_at)).where(of_site)) or 0.0
-        query = query.where(window.c.start_at > last - CURRENT * width).limit(NEWEST)
-    else:
-        query = query.limit(CURRENT)
-    return [row for row in db.execute(query) if usable(row)]
+    if subject.scope != "site":
+        found = windows_of(ctx, subject, limit=CURRENT, newest=True)
+        return [one for one in found if usable(one)]
+    found = windows_of(ctx, subject, limit=NEWEST, newest=True)
+    since = max((one.start_at for one in found), default=0.0)
+    since -= CURRENT * ctx.settings.fleet.window_s
+    return [one for one in found if usable(one) and one.start_at > since]
 
 
 def _cells(points: Sequence[Row[Any]], names: Sequence[str]) -> list[DriftCell]:

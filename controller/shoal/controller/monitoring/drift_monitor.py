@@ -14,9 +14,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from shoal.controller.host.context import Context
+from shoal.controller.host.windows import StoredWindow
 from shoal.controller.monitoring import drift, findings, histograms, window_validation
 from shoal.controller.monitoring.drift import I64, Baseline, Counts
 from shoal.controller.monitoring.findings import (
@@ -24,9 +25,8 @@ from shoal.controller.monitoring.findings import (
     DriftTest,
     Subject,
     rows_of,
-    windows_of,
 )
-from shoal.controller.store.tables import baseline, device, drift_point, setting, window
+from shoal.controller.store.tables import baseline, device, drift_point, setting
 from shoal.sketch import References
 
 #: New windows tested in one transaction; no batch of ingest is larger.
@@ -37,12 +37,8 @@ MOST_OF_A_SITE = 10_000
 GRACE_S = 1.0
 #: A device that sent nothing in this many buckets is not waited for.
 RECENT_BUCKETS = 4
-_POSITION = "monitoring.received_at"
+_POSITION = "monitoring.window"
 _COUNTS_BYTES, _BASELINES_BYTES = 128 << 20, 64 << 20
-_COLUMNS = (
-    window.c.device, window.c.boot, window.c.seq, window.c.start_at, window.c.received_at,
-    window.c.rows, window.c.health, window.c.inputs, window.c.outputs,
-)  # fmt: skip
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -108,7 +104,7 @@ def evaluate(ctx: Context, cache: DriftCache | None = None) -> bool:
     """Test the next BATCH of windows that arrived since the last call; whether more wait."""
     with ctx.store.read() as db:
         position = _position(db)
-        new, more = _new_windows(db, position)
+        new = ctx.store.windows.after(position, BATCH)
         evaluation = _Evaluation(db, ctx, cache or DriftCache())
         for subject, rows in _by_device(new).items():
             if evaluation.is_sketched(subject.release):
@@ -119,8 +115,8 @@ def evaluate(ctx: Context, cache: DriftCache | None = None) -> bool:
     if new or evaluation.tests or evaluation.fits:
         with ctx.store.write() as db:
             findings.save(db, ctx, evaluation.fits, evaluation.tests)
-            _set_position(db, new[-1].received_at if new else position)
-    return more
+            _set_position(db, new[-1].id if new else position)
+    return len(new) == BATCH
 
 
 def usable(row: Any) -> bool:
@@ -147,7 +143,7 @@ class _Evaluation:
             self.cache.sketched[release] = self._references(release).features > 0
         return self.cache.sketched[release]
 
-    def device(self, subject: Subject, new: Sequence[Row[Any]]) -> None:
+    def device(self, subject: Subject, new: Sequence[StoredWindow]) -> None:
         """Test a device's new windows, each merged with those before it; or fit the baseline."""
         known = self._baseline(subject)
         if known is None:
@@ -157,7 +153,11 @@ class _Evaluation:
             return
         fitted, until = known
         count = len(new) + max(self.scales) - 1
-        rows = self._rows(subject, count, window.c.received_at > until, newest=True)
+        rows = [
+            row
+            for row in self._rows(subject, count, newest=True)
+            if row.received_at > until and row.id <= new[-1].id
+        ]
         fresh = {row.start_at for row in new}
         self._test(subject, new[-1].site, fitted, self._windows(subject, rows), fresh)
 
@@ -170,8 +170,8 @@ class _Evaluation:
         first = min(closed)
         if known is not None:
             first = max(known[1], first - (max(self.scales) - 1) * self.width)
-        span = (window.c.start_at >= first) & (window.c.start_at < max(closed) + self.width)
-        rows = self._rows(subject, MOST_OF_A_SITE, span)
+        span = {"since": first, "until": max(closed) + self.width}
+        rows = self._rows(subject, MOST_OF_A_SITE, **span)
         buckets = self._buckets(subject, rows)
         if known is None:
             self._fit(subject, buckets, rows)
@@ -181,7 +181,7 @@ class _Evaluation:
     # --- baselines and tests ------------------------------------------------------------------
 
     def _fit(
-        self, subject: Subject, windows: list[SubjectWindow], rows: Sequence[Row[Any]]
+        self, subject: Subject, windows: list[SubjectWindow], rows: Sequence[StoredWindow]
     ) -> None:
         """Fit the baseline to the first windows of a usual size, once there are enough."""
         sizes = [_size(one.counts) for one in windows]
@@ -265,29 +265,18 @@ class _Evaluation:
             self.cache.baselines.put(subject, found, size)
         return found
 
-    def _rows(
-        self, subject: Subject, limit: int, *wanted: Any, newest: bool = False
-    ) -> list[Row[Any]]:
+    def _rows(self, subject: Subject, limit: int, **wanted: Any) -> list[StoredWindow]:
         """Usable windows in order of arrival: the first, or the newest, `limit` of them."""
-        order = (window.c.received_at, window.c.start_at, window.c.seq)
-        query = (
-            select(*_COLUMNS)
-            .where(*windows_of(subject), *wanted)
-            .order_by(*(c.desc() for c in order) if newest else order)
-            .limit(limit)
-        )
-        rows: list[Any] = [row for row in self.db.execute(query) if usable(row)]
-        return rows[::-1] if newest else rows
+        found = findings.windows_of(self.ctx, subject, limit=limit, **wanted)
+        return [row for row in found if usable(row)]
 
-    def _starts(self, subject: Subject, since: float) -> list[Row[Any]]:
-        """Device and start of windows, without sketches; only those of a synchronised clock."""
-        query = select(window.c.device, window.c.start_at, window.c.health)
-        query = query.where(*windows_of(subject), window.c.start_at >= since)
-        rows: list[Any] = list(self.db.execute(query))
-        return [row for row in rows if row.health.get("clock_synced", True)]
+    def _starts(self, subject: Subject, since: float) -> list[StoredWindow]:
+        """Windows from `since` on; only those of a synchronised clock."""
+        found = findings.windows_of(self.ctx, subject, since=since, limit=MOST_OF_A_SITE)
+        return [row for row in found if row.health.get("clock_synced", True)]
 
     def _number(self, subject: Subject) -> int:
-        return self.db.scalar(select(func.count()).where(*windows_of(subject))) or 0
+        return len(findings.windows_of(self.ctx, subject, limit=self.needed * 3))
 
     def _next_bucket(self, subject: Subject, known: tuple[Baseline, float] | None) -> float:
         """Start of the first bucket that was not tested yet."""
@@ -300,7 +289,7 @@ class _Evaluation:
         )
         return max(known[1], newest + self.width if newest is not None else 0.0)
 
-    def _closed(self, rows: Iterable[Row[Any]]) -> set[float]:
+    def _closed(self, rows: Iterable[StoredWindow]) -> set[float]:
         """Complete buckets: every recently active device has sent a later window, or the wait for
         late windows is over."""
         last: dict[str, float] = defaultdict(float)
@@ -315,10 +304,10 @@ class _Evaluation:
         wait = 2 * self.width + self.ctx.settings.fleet.jitter_s + GRACE_S
         return {b for b in buckets if b < passed or b + wait < self.ctx.clock()}
 
-    def _windows(self, subject: Subject, rows: Iterable[Row[Any]]) -> list[SubjectWindow]:
+    def _windows(self, subject: Subject, rows: Iterable[StoredWindow]) -> list[SubjectWindow]:
         return [SubjectWindow(r.start_at, {r.device: self._counts(subject, r)}) for r in rows]
 
-    def _buckets(self, subject: Subject, rows: Iterable[Row[Any]]) -> list[SubjectWindow]:
+    def _buckets(self, subject: Subject, rows: Iterable[StoredWindow]) -> list[SubjectWindow]:
         buckets: dict[float, dict[str, I64]] = defaultdict(dict)
         for row in rows:
             if row.health.get("clock_synced", True):
@@ -326,7 +315,7 @@ class _Evaluation:
                 bucket[row.device] = bucket.get(row.device, 0) + self._counts(subject, row)
         return [SubjectWindow(at, buckets[at]) for at in sorted(buckets)]
 
-    def _counts(self, subject: Subject, row: Row[Any]) -> I64:
+    def _counts(self, subject: Subject, row: StoredWindow) -> I64:
         key = (row.device, row.boot, row.seq)
         found = self.cache.counts.get(key)
         if found is None:
@@ -357,22 +346,8 @@ def _most_significant(a: DriftTest, b: DriftTest) -> DriftTest:
     return a._replace(**pick, alarmed=a.alarmed | b.alarmed)
 
 
-def _new_windows(db: Connection, position: float) -> tuple[list[Any], bool]:
-    """Windows that arrived after `position`, in whole batches; and whether there are more."""
-    columns = (
-        window.c.device, window.c.site, window.c.model, window.c.release, window.c.start_at,
-        window.c.received_at,
-    )  # fmt: skip
-    order = (window.c.received_at, window.c.start_at, window.c.seq)
-    query = select(*columns).where(window.c.received_at > position).order_by(*order).limit(BATCH)
-    rows: list[Any] = list(db.execute(query))
-    if len(rows) < BATCH or rows[0].received_at == rows[-1].received_at:
-        return rows, len(rows) == BATCH
-    return [row for row in rows if row.received_at < rows[-1].received_at], True
-
-
-def _by_device(rows: Iterable[Row[Any]]) -> dict[Subject, list[Row[Any]]]:
-    subjects: dict[Subject, list[Row[Any]]] = defaultdict(list)
+def _by_device(rows: Iterable[StoredWindow]) -> dict[Subject, list[StoredWindow]]:
+    subjects: dict[Subject, list[StoredWindow]] = defaultdict(list)
     for row in rows:
         subjects[Subject("device", row.device, row.model, row.release)].append(row)
     return subjects
@@ -387,11 +362,8 @@ def _active_sites(
     """
     since = ctx.clock() - 10 * ctx.settings.fleet.window_s - 30
     if cache.sites is None:
-        columns = (window.c.site, window.c.model, window.c.release, window.c.received_at)
-        new, cache.sites = (
-            db.execute(select(*columns).where(window.c.received_at > since)).all(),
-            {},
-        )
+        recent = ctx.store.windows.of(since=since, limit=MOST_OF_A_SITE, newest=True)
+        new, cache.sites = [one for one in recent if one.received_at > since], {}
     for row in new:
         if row.site:
             cache.sites[Subject("site", row.site, row.model, row.release)] = row.received_at
@@ -403,13 +375,13 @@ def _size(counts: Counts) -> int:
     return sum(int(c[0].sum()) for c in counts.values())
 
 
-def _position(db: Connection) -> float:
-    """Time of arrival of the last window that was tested."""
+def _position(db: Connection) -> int:
+    """Id of the last window that was tested."""
     value = db.scalar(select(setting.c.value).where(setting.c.name == _POSITION))
-    return msgspec.convert(value or 0.0, float, strict=False)
+    return msgspec.convert(value or 0, int)
 
 
-def _set_position(db: Connection, position: float) -> None:
+def _set_position(db: Connection, position: int) -> None:
     written = db.execute(update(setting).where(setting.c.name == _POSITION).values(value=position))
     if not written.rowcount:
         db.execute(setting.insert().values(name=_POSITION, value=position))

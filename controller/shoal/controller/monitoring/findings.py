@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, select
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft, listed
 from shoal.controller.host.context import Context
+from shoal.controller.host.windows import StoredWindow
 from shoal.controller.monitoring import histograms, window_validation
 from shoal.controller.monitoring.drift import Baseline
 from shoal.controller.monitoring.records import Finding
 from shoal.controller.store import changes
-from shoal.controller.store.tables import alert, baseline, device, drift_point, finding, window
+from shoal.controller.store.tables import alert, baseline, device, drift_point, finding
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -107,15 +108,17 @@ def rows_of(table: Any, subject: Subject) -> list[Any]:
     return [table.c[name] == value for name, value in columns(subject).items() if name in names]
 
 
-def windows_of(subject: Subject) -> tuple[Any, ...]:
-    """Conditions for the windows of a subject and its release that hold rows and their sketches."""
-    return (
-        (window.c.site if subject.scope == "site" else window.c.device) == subject.name,
-        window.c.model == subject.model,
-        window.c.release == subject.release,
-        window.c.rows > 0,
-        func.length(window.c.inputs) > 0,  # a device may have looked at none of its rows
+def windows_of(ctx: Context, subject: Subject, **wanted: Any) -> list[StoredWindow]:
+    """Windows of a subject and its release that hold rows and their sketches; wanted: as in
+    shoal.controller.host.context.Windows.of."""
+    found = ctx.store.windows.of(
+        model=subject.model,
+        release=subject.release,
+        device=subject.name if subject.scope == "device" else "",
+        site=subject.name if subject.scope == "site" else "",
+        **wanted,
     )
+    return [one for one in found if one.rows and one.inputs]  # it may have looked at no row
 
 
 def columns(subject: Subject) -> dict[str, str]:

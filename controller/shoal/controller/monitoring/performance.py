@@ -10,12 +10,13 @@ from sqlalchemy import Connection, Text, cast, func, select
 
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring.records import FleetHealth, Performance
+from shoal.controller.store import window_sums
 from shoal.controller.store.rollout_tables import rollout
-from shoal.controller.store.tables import alert, device, window
+from shoal.controller.store.tables import alert, device
 from shoal.sketch import Latency
 
-#: Windows that latency quantiles are computed from, at most.
-NEWEST = 5_000
+#: Hours that are read one by one; a longer time is read by days.
+HOURS = 96
 
 
 def performance(
@@ -29,25 +30,22 @@ def performance(
     until: float = math.inf,
 ) -> list[Performance]:
     """Accuracy (labels are joined on the device), errors and latency of one device, of one site,
-    or of each site when neither is given; windows with `since` <= start < `until`.
+    or of each site when neither is given; windows that began in the hours from `since` to `until`,
+    in its days (UTC) when they are more than HOURS.
+
+    since, until of the answer: from the first window's start to the last one's end
     """
-    given = {"model": model, "site": site, "device": device, "release": release}
-    wanted = [window.c[name] == value for name, value in given.items() if value]
-    wanted += [window.c.start_at >= since]
-    wanted += [window.c.start_at < until] if math.isfinite(until) else []
-    scope = "device" if device else "site"
-    group = window.c.device if device else window.c.site
-    names = ("rows", "labelled", "correct", "errors")
-    sums = select(
-        group.label("subject"),
-        *(func.sum(window.c[name]).label(name) for name in names),
-        func.min(window.c.start_at).label("since"),
-        func.max(window.c.start_at + window.c.window_s).label("until"),
-    ).where(*wanted)
+    scope, subject = ("device", device) if device else ("site", site)
+    whole = until - since > HOURS * window_sums.HOUR
     with ctx.store.read() as db:
-        rows = db.execute(sums.group_by(group).order_by(group)).all()
-        latency = _latency(db, group, wanted)
-    return [_performance(row, latency[row.subject], model, scope, release) for row in rows]
+        rows = window_sums.of(
+            db, model, scope, span=window_sums.DAY if whole else window_sums.HOUR,
+            since=since, until=until, subject=subject, release=release,
+        )  # fmt: skip
+    subjects: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        subjects[row.subject].append(row)
+    return [_performance(subjects[one], model, scope, one, release) for one in sorted(subjects)]
 
 
 def fleet_health(ctx: Context) -> FleetHealth:
@@ -63,38 +61,43 @@ def fleet_health(ctx: Context) -> FleetHealth:
         alerts = db.scalar(select(func.count()).where(alert.c.state == "open")) or 0
         running = rollout.c.state.in_(("RUNNING", "STOPPING", "ROLLING_BACK"))
         rollouts = db.scalar(select(func.count()).where(running)) or 0
-        rows, windows = db.execute(
-            select(func.sum(window.c.rows), func.count()).where(window.c.received_at > now - span)
-        ).one()
         releases = _serving(db)
+    windows, rows = ctx.store.windows.count(now - span)
     return FleetHealth(
         devices=devices,
         online=online,
         failing=failing,
         alerts=alerts,
-        rows_per_s=(rows or 0) / span,
+        rows_per_s=rows / span,
         windows_per_min=60 * windows / span,
         running_rollouts=rollouts,
         releases=releases,
     )
 
 
-def _latency(db: Connection, group: Any, wanted: Sequence[Any]) -> dict[str, Latency]:
-    query = select(group.label("subject"), window.c.latency).where(*wanted)
-    merged: dict[str, Latency] = defaultdict(Latency)
-    for row in db.execute(query.order_by(window.c.start_at.desc()).limit(NEWEST)):
-        merged[row.subject].merge(row.latency)
-    return merged
-
-
-def _performance(row: Any, latency: Latency, model: str, scope: str, release: str) -> Performance:
+def _performance(
+    sums: Sequence[Any], model: str, scope: str, subject: str, release: str
+) -> Performance:
+    latency = Latency()
+    for one in sums:
+        latency.merge(one.latency)
     filled = any(latency.counts)
-    return Performance.of_row(
-        row,
+    rows, labelled, correct, errors = (
+        sum(getattr(one, name) for one in sums)
+        for name in ("rows", "labelled", "correct", "errors")
+    )
+    return Performance(
         model=model,
         scope=scope,
+        subject=subject,
         release=release,
-        accuracy=row.correct / row.labelled if row.labelled else None,
+        since=min(one.since for one in sums),
+        until=max(one.until for one in sums),
+        rows=rows,
+        labelled=labelled,
+        correct=correct,
+        errors=errors,
+        accuracy=correct / labelled if labelled else None,
         p50_us=latency.quantile_us(0.5) if filled else None,
         p99_us=latency.quantile_us(0.99) if filled else None,
     )

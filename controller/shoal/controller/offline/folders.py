@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, select
 
 from shoal import sealed_message, topics, wire
 from shoal.controller.access import audit
@@ -22,8 +22,9 @@ from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.offline.records import FolderBlob, FolderPlan, ParcelReceipt
 from shoal.controller.rollouts import assignment_messages, assignments
+from shoal.controller.store import arrivals
 from shoal.controller.store.tables import audit as audit_table
-from shoal.controller.store.tables import device, device_event, window
+from shoal.controller.store.tables import device
 from shoal.errors import (
     AbsentError,
     BundleError,
@@ -94,7 +95,7 @@ def import_batch(ctx: Context, authority: DeviceCA, *, actor: str, data: bytes) 
     for start in range(0, len(batch), BATCH):
         ingest(ctx, batch[start : start + BATCH])
     with ctx.store.read() as db:
-        fresh = _count(db, received.device) - before
+        fresh = arrivals.count_of(db, received.device) - before
     return ParcelReceipt(
         device=received.device,
         made_at=received.made_s,
@@ -152,20 +153,10 @@ def _seal(
 
 def _acks(db: Connection, name: str) -> list[wire.Ack]:
     """Acks for the newest ACKED messages in the database, by boot."""
-    seqs: dict[str, list[int]] = {}
-    for table in (window, device_event):
-        query = (
-            select(table.c.boot, table.c.seq)
-            .where(table.c.device == name)
-            .order_by(table.c.received_at.desc())
-            .limit(ACKED)
-        )
-        for boot, seq in db.execute(query):
-            seqs.setdefault(boot, []).append(seq)
     return [
         wire.Ack(boot=boot, seqs=some)
-        for boot, found in seqs.items()
-        for some in _chunks(sorted(found))
+        for boot, found in arrivals.acked_of(db, name, ACKED).items()
+        for some in _chunks(found)
     ]
 
 
@@ -227,7 +218,7 @@ def _admit(
             parts=received.parts, made_s=received.made_s, letters=len(received.letters),
             sha256=hashlib.sha256(data).hexdigest(), session=row.session,
         )  # fmt: skip
-        return messages, _count(db, received.device)
+        return messages, arrivals.count_of(db, received.device)
 
 
 def _check(db: Connection, ctx: Context, sender: Proven, received: MessageBatch) -> Row[Any]:
@@ -263,9 +254,3 @@ def _is_newest(db: Connection, row: Row[Any], received: MessageBatch) -> bool:
     offline_since = row.session == (before[0]["session"] if before else "")
     since = 0.0 if offline_since else row.seen_at
     return received.made_s >= max([since, *(detail["made_s"] for detail in before)])
-
-
-def _count(db: Connection, name: str) -> int:
-    tables = (window, device_event)
-    counts = [select(func.count()).select_from(t).where(t.c.device == name) for t in tables]
-    return sum(db.scalar(count) or 0 for count in counts)

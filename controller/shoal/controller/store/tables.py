@@ -146,35 +146,6 @@ device_event = Table(
     Index("ix_device_event_at", "device", "at"),
     Index("ix_device_event_received", "received_at"),
 )
-window = Table(  # inputs, outputs: Sketch bytes as received, by the release's reference
-    "window",
-    metadata,
-    Column("device", String(63), primary_key=True),
-    Column("boot", String(32), primary_key=True),
-    Column("seq", Integer, primary_key=True, autoincrement=False),
-    text("site"),
-    text("model"),
-    text("release"),
-    text("reference"),
-    number("start_at"),
-    number("window_s"),
-    number("received_at"),
-    count("rows"),
-    count("errors"),
-    count("slow"),
-    count("labelled"),
-    count("correct"),
-    Column("merged", Integer, nullable=False, server_default="1"),
-    Column("latency", JSON, nullable=False),
-    Column("health", JSON, nullable=False),
-    Column("inputs", LargeBinary, nullable=False),
-    Column("outputs", LargeBinary, nullable=False),
-    Index("ix_window_device_start", "device", "model", "start_at"),
-    Index("ix_window_device_received", "device", "model", "release", "received_at"),
-    Index("ix_window_site_start", "site", "model", "start_at"),
-    Index("ix_window_start", "start_at"),
-    Index("ix_window_received", "received_at"),
-)
 
 # --- data, models, releases -------------------------------------------------------------------
 

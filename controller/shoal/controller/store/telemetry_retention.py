@@ -3,7 +3,8 @@
 from sqlalchemy import Column, Table, delete, select, tuple_
 
 from shoal.controller.host.context import Context
-from shoal.controller.store.tables import change, device_event, drift_point, finding, window
+from shoal.controller.store.tables import change, device_event, drift_point, finding
+from shoal.controller.store.window_tables import received, window_subject
 
 CHANGES_S = 3_600.0
 #: Rows deleted in one transaction, which holds the write lock.
@@ -17,7 +18,9 @@ def delete_expired(ctx: Context) -> None:
     """
     now = ctx.clock()
     before = now - ctx.settings.fleet.retention_days * 86_400
-    _delete(ctx, window, window.c.received_at, before)
+    ctx.store.windows.drop(before)
+    _delete(ctx, received, received.c.last_at, before)
+    _delete(ctx, window_subject, window_subject.c.start_at, before)
     _delete(ctx, drift_point, drift_point.c.at, before)
     _delete(ctx, finding, finding.c.at, before)
     _delete(ctx, device_event, device_event.c.received_at, before)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from shoal.controller.host.settings import Settings
+from shoal.controller.store.io.window_files import WindowFiles
 from shoal.errors import StorageError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -29,11 +30,15 @@ class Store:
     """Transactions on the database; every process of a controller opens its own Store.
 
     Do not open a write inside another: the inner would wait for the outer.
+
+    windows   what devices saw, in files beside the database's: controller.windows/2026-12-01.db
     """
 
     def __init__(self, engine: Engine) -> None:
         self._reader = engine
         self._writer = engine.execution_options(shoal_write=True)
+        path = Path(engine.url.database or "controller.db")
+        self.windows = WindowFiles(path.with_suffix(".windows"), self.read, self.write)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -66,6 +71,7 @@ class Store:
             yield db
 
     def close(self) -> None:
+        self.windows.close()
         self._reader.dispose()
 
 

@@ -2,7 +2,11 @@
 
 from alembic import context
 
-from shoal.controller.store import rollout_tables, tables  # noqa: F401 (their tables are in the metadata)
+from shoal.controller.store import (  # noqa: F401 (their tables are in the metadata)
+    rollout_tables,
+    tables,
+    window_tables,
+)
 from shoal.controller.store.columns import metadata
 
 context.configure(

@@ -1,0 +1,224 @@
+"""Sums of windows by hour and day, so that a page reads as many rows as it shows.
+
+A window is added to the sums of its device, of the device's site and profile, and of the fleet, in
+the transaction that stores it: exactly once. It counts in the hour and day (UTC) in which it began,
+so a window of a week that a device merged while it was offline counts in its first.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, Row, select
+
+from shoal.controller.host.windows import NewWindow
+from shoal.controller.store.window_tables import window_subject, window_sum
+from shoal.sketch import Latency
+
+HOUR, DAY = 3_600, 86_400
+#: Subject of the scope "fleet".
+FLEET = "fleet"
+
+
+def _quoted(names: Sequence[str], prefix: str = "") -> str:
+    return ", ".join(f'{prefix}"{name}"' for name in names)
+
+
+_COUNTS = ("windows", "rows", "errors", "slow", "labelled", "correct")
+_KEY = tuple(column.name for column in window_sum.primary_key)
+_ALL = tuple(column.name for column in window_sum.columns)
+_GIVEN = ", ".join(f"json_extract(value, '$[{i}]')" for i in range(len(_KEY)))
+_SAME = " AND ".join(f's."{name}" = k."{name}"' for name in _KEY)
+_FIND = (
+    f"WITH k ({_quoted(_KEY)}) AS (SELECT {_GIVEN} FROM json_each(?)) "  # noqa: S608
+    f"SELECT {_quoted(_ALL, 's.')} FROM k JOIN window_sum AS s ON {_SAME}"
+)
+_REPLACE = (
+    f"INSERT OR REPLACE INTO window_sum ({_quoted(_ALL)}) "  # noqa: S608 - names of columns
+    f"VALUES ({', '.join('?' * len(_ALL))})"
+)
+_SUBJECTS = """
+WITH k (model, scope, subject) AS (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+    FROM json_each(?)
+)
+SELECT s.model, s.scope, s.subject, s."release", s.start_at FROM k
+JOIN window_subject AS s ON s.model = k.model AND s.scope = k.scope AND s.subject = k.subject
+"""
+_REPLACE_SUBJECT = """
+INSERT OR REPLACE INTO window_subject (model, scope, subject, "release", start_at)
+VALUES (?, ?, ?, ?, ?)
+"""
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+Key = tuple[str, int, str, int, str, str]
+
+
+class _Table(NamedTuple):
+    """Sums of g groups: counts (g, 6) by _COUNTS, since and until (g,), latency (g, BINS)."""
+
+    counts: I64
+    since: F64
+    until: F64
+    latency: I64
+
+
+def add(db: Connection, windows: Sequence[NewWindow], profiles: Mapping[str, str]) -> None:
+    """Add new windows to the sums, in the transaction that stores them. profiles: of devices."""
+    if not windows:
+        return
+    table = _table(windows)
+    keys = [_keys(one, profiles.get(one.device, "")) for one in windows]
+    rows = [i for i, some in enumerate(keys) for _ in some]
+    number: dict[Key, int] = {}
+    groups = [number.setdefault(key, len(number)) for some in keys for key in some]
+    found = _grouped(table, np.array(rows), np.array(groups), len(number))
+    text = msgspec.json.encode(list(number)).decode()
+    for *stored, latency in db.exec_driver_sql(_FIND, (text,)).all():
+        key, (*counts, since, until) = tuple(stored[: len(_KEY)]), stored[len(_KEY) :]
+        i = number[key]
+        found.counts[i] += counts
+        found.since[i], found.until[i] = min(found.since[i], since), max(found.until[i], until)
+        before = msgspec.json.decode(latency)
+        found.latency[i, : len(before)] += before
+    db.exec_driver_sql(
+        _REPLACE,
+        [
+            (*key, *counts, since, until, _trimmed(latency))
+            for key, counts, since, until, latency in zip(
+                number,
+                found.counts.tolist(),
+                found.since.tolist(),
+                found.until.tolist(),
+                found.latency,
+                strict=True,
+            )
+        ],
+    )
+    _note_subjects(db, windows)
+
+
+def of(
+    db: Connection,
+    model: str,
+    scope: str,
+    *,
+    span: int,
+    since: float,
+    until: float,
+    subject: str = "",
+    release: str = "",
+) -> list[Row[Any]]:
+    """Rows of window_sum in order of time: buckets that hold a moment from `since` to `until`.
+
+    One subject's buckets are looked up one by one, all subjects' are read in a piece.
+    """
+    c = window_sum.c
+    wanted = [c.model == model, c.span == span, c.scope == scope]
+    wanted += [c.release == release] if release else []
+    first, last = _bounds(db, model, scope, span, since, until)
+    if subject:
+        buckets = range(first, last + 1, span)
+        wanted += [c.subject == subject, c.at.in_(list(buckets))]
+    else:
+        wanted += [c.at >= first, c.at <= last]
+    return list(db.execute(select(window_sum).where(*wanted).order_by(c.at, c.subject)))
+
+
+def subjects(db: Connection, model: str, scope: str) -> list[str]:
+    """Subjects of a scope that have sent windows of a model, in order of their names."""
+    c = window_subject.c
+    query = select(c.subject).where(c.model == model, c.scope == scope)
+    return list(db.scalars(query.order_by(c.subject)))
+
+
+def newest_release(db: Connection, model: str, scope: str, subject: str) -> str:
+    """Release of a subject's newest window of a model; "" if it has sent none."""
+    c = window_subject.c
+    query = select(c.release).where(c.model == model, c.scope == scope, c.subject == subject)
+    return db.scalar(query) or ""
+
+
+def _bounds(
+    db: Connection, model: str, scope: str, span: int, since: float, until: float
+) -> tuple[int, int]:
+    """The first and the last bucket of a span of time, of those that there are."""
+    c = window_sum.c
+    mine = (c.model == model, c.span == span, c.scope == scope)
+    first = db.scalar(select(c.at).where(*mine).order_by(c.at).limit(1))
+    last = db.scalar(select(c.at).where(*mine).order_by(c.at.desc()).limit(1))
+    if first is None or last is None:
+        return 0, -1
+    if math.isfinite(since):
+        first = max(first, math.floor(since / span) * span)
+    if math.isfinite(until):
+        last = min(last, (math.ceil(until / span) - 1) * span)
+    return first, last
+
+
+def _keys(window: NewWindow, profile: str) -> list[Key]:
+    """Keys of the sums that a window counts in."""
+    scopes = [("device", window.device), ("fleet", FLEET)]
+    scopes += [("site", window.site)] if window.site else []
+    scopes += [("profile", profile)] if profile else []
+    return [
+        (window.model, span, scope, int(window.start_at // span) * span, subject, window.release)
+        for span in (HOUR, DAY)
+        for scope, subject in scopes
+    ]
+
+
+def _table(windows: Sequence[NewWindow]) -> _Table:
+    latency = np.zeros((len(windows), Latency.BINS), np.int64)
+    for row, one in zip(latency, windows, strict=True):
+        row[: len(one.latency)] = one.latency
+    fields = _COUNTS[1:]
+    counts = [[one.merged, *(getattr(one, name) for name in fields)] for one in windows]
+    return _Table(
+        np.array(counts, np.int64),
+        np.array([one.start_at for one in windows]),
+        np.array([one.start_at + one.window_s for one in windows]),
+        latency,
+    )
+
+
+def _grouped(table: _Table, rows: I64, groups: I64, number: int) -> _Table:
+    """Sums of the table's `rows` by their `groups`, both (n,)."""
+    found = _Table(
+        np.zeros((number, len(_COUNTS)), np.int64),
+        np.full(number, np.inf),
+        np.full(number, -np.inf),
+        np.zeros((number, Latency.BINS), np.int64),
+    )
+    np.add.at(found.counts, groups, table.counts[rows])
+    np.add.at(found.latency, groups, table.latency[rows])
+    np.minimum.at(found.since, groups, table.since[rows])
+    np.maximum.at(found.until, groups, table.until[rows])
+    return found
+
+
+def _trimmed(latency: I64) -> str:
+    filled = np.flatnonzero(latency)
+    return str(latency[: filled[-1] + 1].tolist() if len(filled) else [])
+
+
+def _note_subjects(db: Connection, windows: Sequence[NewWindow]) -> None:
+    """Note new subjects, and releases that a subject serves from now on.
+
+    start_at is brought up to date by the hour: a row is not written with every window.
+    """
+    newest: dict[tuple[Any, ...], tuple[str, float]] = {}
+    for one in sorted(windows, key=lambda one: one.start_at):
+        for scope, subject in (("device", one.device), ("site", one.site)):
+            newest[one.model, scope, subject] = one.release, one.start_at
+    text = msgspec.json.encode(list(newest)).decode()
+    for *key, release, start_at in db.exec_driver_sql(_SUBJECTS, (text,)).all():
+        told, at = newest[tuple(key)]
+        if at < start_at or (told == release and at < start_at + HOUR):
+            del newest[tuple(key)]
+    rows = [(*key, release, at) for key, (release, at) in newest.items() if key[2]]
+    if rows:
+        db.exec_driver_sql(_REPLACE_SUBJECT, rows)
