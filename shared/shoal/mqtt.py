@@ -13,16 +13,16 @@ import socket
 import ssl
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
+from shoal.address import Address, parse_url
 from shoal.connection_errors import explain, explain_alert, validity_fault
-from shoal.errors import LinkError, SettingError
+from shoal.errors import LinkError
 from shoal.mqtt_version import Limits, MqttVersion, explain_reason, is_unsupported, limits_of
 
 FIRST_DELAY_S, LONGEST_DELAY_S = 1.0, 60.0
@@ -39,23 +39,9 @@ _WRONG_VERSION = (MQTTErrorCode.MQTT_ERR_PROTOCOL, MQTTErrorCode.MQTT_ERR_CONN_R
 _log = logging.getLogger("shoal.mqtt")
 
 
-class Address(NamedTuple):
-    """Host and port of a broker."""
-
-    host: str
-    port: int
-
-
-def parse_url(url: str) -> Address:
-    """Parse mqtts://host[:port]; SettingError if it is invalid."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port or 8883
-    except ValueError as error:
-        raise SettingError(f"broker {url!r}: {error}", "write mqtts://HOST:PORT") from error
-    if parts.scheme != "mqtts" or not host or parts.path not in ("", "/"):
-        raise SettingError(f"broker {url!r} is not an address", "write mqtts://HOST:PORT")
-    return Address(host, port)
+def broker_address(url: str) -> Address:
+    """Host and port of mqtts://host[:port]; SettingError if it is invalid."""
+    return parse_url(url, {"mqtts": 8883}, "broker").address
 
 
 def session_id(name: str, key: Path) -> str:
@@ -67,11 +53,36 @@ def session_id(name: str, key: Path) -> str:
     return f"{name}-{hashlib.sha256(b'shoal session' + key.read_bytes()).hexdigest()[:32]}"
 
 
+class _Context(ssl.SSLContext):
+    """Verifies the broker's certificate for `server_name`, where that is not the host dialled."""
+
+    server_name = ""
+
+    def wrap_socket(
+        self,
+        sock: socket.socket,
+        server_side: bool = False,
+        do_handshake_on_connect: bool = True,
+        suppress_ragged_eofs: bool = True,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLSocket:
+        return super().wrap_socket(
+            sock,
+            server_side,
+            do_handshake_on_connect,
+            suppress_ragged_eofs,
+            self.server_name or server_hostname,
+            session,
+        )
+
+
 class Link:
     """A client's connection to the broker, reconnected until `stop`.
 
     url            mqtts://host:port
     client_id      the client's name; the broker gets its `session_id`
+    server_name    name in the broker's certificate; "" for the host in the URL
     session        client id for the broker instead, so that a session survives a new key
     ca, certificate, key   PEM files, read at each connection: a renewal needs no restart
     subscriptions  filters, QoS 1, subscribed at each connection
@@ -97,9 +108,10 @@ class Link:
         clean_session: bool = False,
         keepalive_s: int = 30,
         session: str = "",
+        server_name: str = "",
         version: MqttVersion = MqttVersion.V3,
     ) -> None:
-        self.address = parse_url(url)
+        self.address = broker_address(url)
         self._client_id, self._keepalive_s = client_id, keepalive_s
         self._session = session
         self._ca, self._certificate, self._key = ca, certificate, key
@@ -109,7 +121,8 @@ class Link:
         self._will: Callable[[], tuple[str, bytes]] | None = None
         self._random = random
         # Not create_default_context: without a cafile it trusts the system's CAs as well.
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.server_name = server_name
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._clean_session = clean_session
         self._version, self._is_known = version, False
@@ -187,7 +200,7 @@ class Link:
         """
         client = self._client
         if client is None or not self.connected:
-            raise LinkError(f"broker {self.address.host}:{self.address.port}: {self._fault}")
+            raise LinkError(f"broker {self.address}: {self._fault}")
         self._check_size(topic, payload)
         with self._lock:
             if self._unacked == 0:
@@ -223,7 +236,7 @@ class Link:
             settled = self._up_since > began and time.monotonic() - self._up_since > SETTLED_S
             attempt = 0 if settled else attempt + 1
             delay = self._delay(attempt)
-            _log.warning("broker %s:%d: %s; next try in %.1f s", *self.address, self._fault, delay)
+            _log.warning("broker %s: %s; next try in %.1f s", self.address, self._fault, delay)
             self._stopping.wait(delay)
 
     def _connect_and_serve(self) -> str:
@@ -368,7 +381,7 @@ class Link:
 
     def _came_up(self) -> None:
         self._up, self._fault, self._up_since = True, "", time.monotonic()
-        _log.info("broker %s:%d: connected", *self.address)
+        _log.info("broker %s: connected", self.address)
         self._call(self._on_connection, True)
 
     def _received(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:

@@ -1,21 +1,39 @@
-"""A real agent, a real controller, and a broker that is killed again and again: nothing is lost."""
+"""A real agent, a real controller, and a broker that is killed again and again: nothing is lost.
 
+All of it over IPv6 alone, where this machine has it.
+"""
+
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.served import Api, Served, release_to_everybody, write_digits
+from broker.served import Api, Served, init, release_to_everybody, write_digits
+from ports import has_ipv6
+from programs import nats_server
 from shoal.agent.telemetry.reporter import RESEND_S
 from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 AGENT = [sys.executable, "-m", "shoal.agent"]
 KILLS = 3
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    """A controller that listens on one loopback address alone, and is known by it."""
+    nats_server()
+    address, folder = "::1" if has_ipv6() else "127.0.0.1", tmp_path / "controller"
+    made = Served(folder)
+    made.facts = json.loads(init(folder, "--json", "--window-s=1", f"--name={address}"))
+    yield made
+    made.end()
 
 
 @pytest.fixture
@@ -31,6 +49,9 @@ def agent(served: Served, tmp_path: Path):
     ]  # fmt: skip
     subprocess.run(enroll, check=True)
     settings = folder / "agent.toml"
+    if has_ipv6():
+        for name, scheme in (("url", "https"), ("broker", "mqtts"), ("artifacts", "https")):
+            assert f'{name} = "{scheme}://[::1]:' in settings.read_text()
     settings.write_text(settings.read_text() + "\n[update]\nobserve_s = 1.0\n")
     process = subprocess.Popen([*AGENT, "run", "--folder", folder])
     yield api, table
@@ -39,7 +60,9 @@ def agent(served: Served, tmp_path: Path):
 
 
 @pytest.mark.timeout(240)
-def test_no_window_is_lost_or_counted_twice_when_the_broker_is_killed(served: Served, agent):
+def test_a_device_enrols_and_gets_a_release_and_no_window_is_lost_when_the_broker_is_killed(
+    served: Served, agent
+):
     api, table = agent
     release_to_everybody(api, table)
 

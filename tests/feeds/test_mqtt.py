@@ -145,8 +145,10 @@ def test_beyond_its_limit_a_sink_drops_the_oldest_and_counts_it(
 
 @pytest.mark.parametrize(
     ("settings", "why"),
-    [({"url": "http://x", "topics": ["t"]}, "is no address"), ({"url": "mqtt://h", "topics": []},
-     "topics is empty"), ({"url": "mqtt://h", "topics": ["t"], "format": "xml"}, "format")],
+    [({"url": "http://x", "topics": ["t"]}, "is not an address"),
+     ({"url": "mqtt://::1:1883", "topics": ["t"]}, r"in brackets: mqtt://\[::1\]:PORT"),
+     ({"url": "mqtt://h", "topics": []}, "topics is empty"),
+     ({"url": "mqtt://h", "topics": ["t"], "format": "xml"}, "format")],
 )  # fmt: skip
 def test_a_source_with_wrong_settings_is_refused(
     recorder: Recorder, settings: dict[str, object], why: str

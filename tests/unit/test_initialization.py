@@ -2,6 +2,7 @@
 
 import json
 import stat
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -68,11 +69,24 @@ def test_a_name_for_others_binds_all_addresses_and_comes_first(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("names", "host"),
+    [(["::1"], "::1"), (["localhost"], "127.0.0.1"), (["fd00::5"], "::"), (["[fd00::5]"], "::"),
+     (["factory.example", "fd00::5"], "::"), (["10.0.0.5"], "0.0.0.0")],
+)  # fmt: skip
+def test_the_address_to_bind_is_of_the_family_of_the_names(
+    tmp_path: Path, names: list[str], host: str
+) -> None:
+    made = make_folder(tmp_path / "controller", InitOptions(names=names), NOW).network
+    assert (made.host, made.names[0]) == (host, names[0].strip("[]"))
+
+
+@pytest.mark.parametrize(
     ("options", "named"),
     [
         (InitOptions(port=0), "port"),
         (InitOptions(port=8883), "twice"),
         (InitOptions(names=["https://shoal.example"]), "https://shoal.example"),
+        (InitOptions(names=["fe80::1%eth0"]), "one interface"),
         (InitOptions(names=["shoal.example:8443"]), "shoal.example:8443"),
         (InitOptions(mqtt=70_000), "port"),
         (InitOptions(window_s=0), "window"),

@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from shoal.address import host_port
 from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.io.config import Settings
 from shoal.agent.host.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
 from shoal.agent.identity.io.renewal import DUE, SPREAD, life_s
 from shoal.agent.installed.io.journal import read_records
 from shoal.agent.installed.io.slots import DiskSlots
+from shoal.agent.peers.io.listener import listen
 from shoal.agent.peers.io.protocol import connect
 from shoal.agent.serving.io.runtime import OrtLoader
 from shoal.connection_errors import explain, validity_fault
@@ -61,7 +63,9 @@ def _peers(folder: Path, settings: Settings) -> str:
     if not peers.enabled:
         return "downloads are not shared: [peers] is not enabled"
     try:
-        connect((peers.host, peers.port), settings.device.name, folder, time.time()).close()
+        connect(
+            (peers.host or "localhost", peers.port), settings.device.name, folder, time.time()
+        ).close()
         return f"this device answers on port {peers.port}"
     except ConnectionRefusedError:
         pass  # the port is free
@@ -70,10 +74,10 @@ def _peers(folder: Path, settings: Settings) -> str:
             f"another program has port {peers.port}: {error}", "choose another [peers] port"
         ) from error
     try:
-        socket.create_server((peers.host, peers.port)).close()
+        listen(peers.host, peers.port).close()
     except OSError as error:
         raise SettingError(
-            f"{peers.host}:{peers.port}: {error.strerror}", "choose another [peers] port"
+            f"{host_port(peers.host, peers.port)}: {error.strerror}", "choose another [peers] port"
         ) from error
     return f"port {peers.port} is free"
 

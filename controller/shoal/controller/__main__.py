@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from shoal.address import url_of
 from shoal.errors import ConflictError, ShoalError
 
 #: Exit codes: 0 success, 1 failure with a message, 2 wrong usage (click's own).
@@ -97,7 +98,7 @@ def init(folder: Path, as_json: bool, **options: Any) -> None:
         ) from error
     made = {
         "admin_password": password,
-        "url": f"https://{network.names[0]}:{network.port}",
+        "url": url_of("https", network.names[0], network.port),
         "ca_fingerprint": Authority.open(folder / "pki").root_fingerprint,
     }
     if as_json:
@@ -222,11 +223,11 @@ def mosquitto_config(
     from shoal.controller.host import settings
     from shoal.controller.host.io.lifetime import stop_event
     from shoal.controller.store.io.database import Store, url_of
-    from shoal.mqtt import parse_url
+    from shoal.mqtt import broker_address
 
     configured = settings.load(folder)
     network = configured.network
-    port = parse_url(network.broker).port if network.broker else network.mqtt
+    port = broker_address(network.broker).port if network.broker else network.mqtt
     enrolled = EnrolledDevices(Store.open(url_of(folder, configured)))
     target = (out or folder / "mosquitto").resolve()
     names = enrolled.names()

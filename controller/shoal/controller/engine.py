@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from shoal import topics, wire
+from shoal.address import url_of
 from shoal.controller.federated.io import round_thread
 from shoal.controller.fleet import duplicate_devices
 from shoal.controller.host.context import Context
+from shoal.controller.host.io.probes import reachable_host
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.rollouts import assignments
 from shoal.errors import LinkError, StorageError
@@ -85,9 +87,10 @@ class Engine:
             Periodic("timestamps", 60.0, self._refresh_timestamps),
         ]
         pki, network = ctx.folder / "pki", ctx.settings.network
-        host = "localhost" if "localhost" in network.names else network.names[0]
+        host = reachable_host(network.host)
         self._link = link(
-            url=network.broker or f"mqtts://{host}:{network.mqtt}",
+            url=network.broker or url_of("mqtts", host, network.mqtt),
+            server_name="" if network.broker else network.names[0],
             client_id="controller",
             ca=pki / "ca.pem",
             certificate=pki / "controller.crt",

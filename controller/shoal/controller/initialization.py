@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from shoal.address import is_ipv6
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host import settings
 from shoal.controller.host.io.files import private_folder, write_durable
@@ -19,11 +20,12 @@ from shoal.controller.releases.download_urls import KEY_BYTES
 from shoal.controller.releases.io.signing import Signer
 from shoal.durable import SECRET
 from shoal.errors import SettingError
-from shoal.mqtt import parse_url
+from shoal.mqtt import broker_address
 
 LOOPBACK = ("localhost", "127.0.0.1")
 _DNS_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - only if a name was given
+#: Bound if a name was given: "::" takes IPv4 too.
+EVERYWHERE, EVERYWHERE_6 = "0.0.0.0", "::"  # noqa: S104
 
 
 class InitOptions(NamedTuple):
@@ -117,10 +119,10 @@ checkpoints = {wanted.rounds.checkpoints}  # newest checkpoints kept per federat
 def _settings(options: InitOptions) -> Settings:
     default_network, default_fleet, default_drift = Network(), Fleet(), Drift()
     if options.broker:
-        parse_url(options.broker)
+        broker_address(options.broker)
     names = list(dict.fromkeys([*map(_name, options.names), *LOOPBACK]))
     network = Network(
-        host=options.host or (EVERYWHERE if _is_networked(options.names) else default_network.host),
+        host=options.host or _host(names[: len(options.names)]) or default_network.host,
         names=names,
         port=_port(options.port, default_network.port),
         artifacts=_port(options.artifacts, default_network.artifacts),
@@ -160,15 +162,29 @@ def _check_distinct(network: Network) -> None:
 def _name(name: str) -> str:
     """A DNS name or address, as it goes into a certificate."""
     try:
-        return str(ipaddress.ip_address(name))
+        found = ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
     except ValueError:
         pass
+    else:
+        if isinstance(found, ipaddress.IPv6Address) and found.scope_id:
+            raise SettingError(
+                f"name {name!r} is valid on one interface of this machine alone",
+                "write a DNS name, or an address that devices can use, such as fd00::5",
+            )
+        return str(found)
     if not _DNS_NAME.fullmatch(name):
         raise SettingError(
             f"name {name!r}",
             "write a DNS name or an address alone, such as factory.example or 10.0.0.5",
         )
     return name
+
+
+def _host(names: Sequence[str]) -> str:
+    """Address to bind for these names; "" for names of this machine alone."""
+    if not _is_networked(names):
+        return "::1" if any(map(is_ipv6, names)) else ""
+    return EVERYWHERE_6 if any(map(is_ipv6, names)) else EVERYWHERE
 
 
 def _is_networked(names: Sequence[str]) -> bool:

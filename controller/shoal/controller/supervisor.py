@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from shoal.address import url_of
 from shoal.controller.broker.io.nats import find_binary
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.io.lifetime import stop_event
@@ -121,10 +122,10 @@ class Supervisor:
     def _ready(self) -> str:
         network = self._settings.network
         name = network.names[0]
-        broker = network.broker or f"mqtts://{name}:{network.mqtt}"
+        broker = network.broker or url_of("mqtts", name, network.mqtt)
         return (
-            f"ready: https://{name}:{network.port} "
-            f"(artifacts https://{name}:{network.artifacts}, broker {broker})"
+            f"ready: {url_of('https', name, network.port)} "
+            f"(artifacts {url_of('https', name, network.artifacts)}, broker {broker})"
         )
 
     def _wait_for_ports(self) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.agent.peers.policy import Decision, PieceStatus, decide, parse_address, ranked
+from shoal.agent.peers.policy import Decision, PieceStatus, decide, ranked
 
 NAMES = st.lists(st.from_regex(r"[a-z]{1,5}", fullmatch=True), min_size=1, max_size=9, unique=True)
 
@@ -39,9 +39,3 @@ def test_no_device_fetches_what_is_being_fetched(names: list[str], sha256: str) 
     order = ranked(sha256, [*names, "someone-else"])
     for me in names:
         assert decide(me, order, {"someone-else": PieceStatus.FETCHING}) is Decision.WAIT
-
-
-@given(st.text(max_size=30))
-def test_any_text_is_an_address_or_none(text: str) -> None:
-    found = parse_address(text)
-    assert found is None or 0 < found[1] < 65_536

@@ -9,7 +9,7 @@ import pytest
 
 from shoal.connection_errors import explain
 from shoal.errors import LinkError, SettingError
-from shoal.mqtt import LONGEST_DELAY_S, Address, Link, parse_url, session_id
+from shoal.mqtt import LONGEST_DELAY_S, Link, session_id
 
 
 def make(tmp_path: Path, url: str = "mqtts://127.0.0.1:1") -> Link:
@@ -24,24 +24,10 @@ def make(tmp_path: Path, url: str = "mqtts://127.0.0.1:1") -> Link:
     )
 
 
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("mqtts://shoal.example:1234", ("shoal.example", 1234)),
-        ("mqtts://shoal.example", ("shoal.example", 8883)),
-        ("mqtts://[::1]:9/", ("::1", 9)),
-    ],
-)
-def test_an_address_is_read(url, address):
-    assert parse_url(url) == Address(*address)
-
-
-@pytest.mark.parametrize(
-    "url", ["", "shoal.example", "mqtt://plain:1883", "mqtts://", "mqtts://h:port", "mqtts://h/x"]
-)
-def test_what_is_no_address_is_refused_with_the_form_it_should_have(url):
+@pytest.mark.parametrize("url", ["", "mqtt://plain:1883", "mqtts://h:port"])
+def test_what_is_no_broker_is_refused_with_the_form_it_should_have(tmp_path, url):
     with pytest.raises(SettingError, match="mqtts://HOST:PORT"):
-        parse_url(url)
+        make(tmp_path, url)
 
 
 def test_a_session_id_is_derived_from_the_key_and_not_from_the_name(tmp_path):

@@ -12,12 +12,10 @@ Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates
 
 import enum
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 #: Peers that are asked for a file: the first in rank.
 ASKED = 32
-_ADDRESS = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})")
 
 
 class PeerDirectory:
@@ -81,15 +79,3 @@ def decide(me: str, order: Sequence[str], statuses: Mapping[str, PieceStatus]) -
         if status in (PieceStatus.CLAIMED, PieceStatus.WANTED) and name in before:
             return Decision.WAIT
     return Decision.FETCH
-
-
-def parse_address(text: str) -> tuple[str, int] | None:
-    """Parse "host:port"; None if it is no address.
-
-    >>> parse_address("10.0.0.7:8455"), parse_address("[fd00::7]:8455"), parse_address("x")
-    (('10.0.0.7', 8455), ('fd00::7', 8455), None)
-    """
-    found = _ADDRESS.fullmatch(text)
-    if found is None or not 0 < int(found[2]) < 65_536:
-        return None
-    return found[1].strip("[]"), int(found[2])

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
+from shoal.address import url_of
 from shoal.controller.access import audit
 from shoal.controller.fleet import devices, join_tokens, reported_facts
 from shoal.controller.fleet.certificates import DeviceCA, Issued
@@ -162,8 +163,8 @@ def _response(
         profile=matched.name,
         certificate=issued.certificate,
         ca=authority.bundle,
-        broker=network.broker or f"mqtts://{host}:{network.mqtt}",
-        artifacts=f"https://{host}:{network.artifacts}",
+        broker=network.broker or url_of("mqtts", host, network.mqtt),
+        artifacts=url_of("https", host, network.artifacts),
         root=ctx.signer.root.decode(),
         director_root=ctx.signer.director_root.decode(),
         notice=f"no model can run here: {matched.unsupported}" if matched.unsupported else "",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from shoal.address import url_of
 from shoal.controller.host.settings import Network
 from shoal.errors import DeniedError, SettingError
 
@@ -39,7 +40,7 @@ def urls_of(
     folder, network   of the controller
     """
     host = network.names[0] if network.names else network.host
-    base, key = f"https://{host}:{network.artifacts}", read_key(folder)
+    base, key = url_of("https", host, network.artifacts), read_key(folder)
     return {sha: make_url(base, key, sha, until_s) for sha in sorted(artifacts)}
 
 

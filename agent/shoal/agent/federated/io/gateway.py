@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from shoal.address import parse_host_port
 from shoal.agent.federated.io.sandbox import make_folder, rounds_folder
 from shoal.agent.federated.ports import CONTRIBUTION, SITE_SUM, SiteSumFile
 from shoal.agent.host.io.config import GatewaySettings, Settings
@@ -36,7 +37,6 @@ from shoal.agent.peers.io.protocol import (
     read_exactly,
     read_line,
 )
-from shoal.agent.peers.policy import parse_address
 from shoal.durable import translated, write_durable
 from shoal.errors import InputError, LinkError, ShoalError
 from shoal.federated.compression import decompress
@@ -63,7 +63,7 @@ def hand_over(folder: Path, route: GatewayRoute, attempt: bytes, data: bytes, no
 
     LinkError when it is unreachable, UntrustedError for another device at its address.
     """
-    address = parse_address(route.address)
+    address = parse_host_port(route.address)
     if address is None:
         raise LinkError(f"{route.address!r:.80} is no address of {route.gateway}")
     try:

@@ -9,7 +9,6 @@ import selectors
 import ssl
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,10 @@ from typing import Any, NamedTuple
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
+from shoal.address import parse_url
 from shoal.agent.feeds.io.interface import ServerSettings
 from shoal.connection_errors import explain
-from shoal.errors import LinkError, SettingError
+from shoal.errors import LinkError
 from shoal.mqtt_version import MqttVersion, explain_reason, is_unsupported
 
 CONNECT_S = 10.0
@@ -82,7 +82,7 @@ class Broker:
         before_disconnect: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._folder = settings, folder
-        self._scheme, self._host, self._port = parse_url(settings.url)
+        self._scheme, self._address = parse_url(settings.url, _PORTS, "broker")
         self._subscriptions = list(subscriptions)
         self._on_message, self._on_connected = on_message, on_connected
         self._on_acknowledged = on_acknowledged
@@ -159,9 +159,9 @@ class Broker:
     def _connect(self, client: paho.Client) -> None:
         options = self._version.connect_options(clean=True)
         try:
-            client.connect(self._host, self._port, self._settings.keepalive_s, **options)
+            client.connect(*self._address, self._settings.keepalive_s, **options)
         except (OSError, ValueError) as error:
-            raise LinkError(f"broker {self._host}:{self._port}: {explain(error)}") from error
+            raise LinkError(f"broker {self._address}: {explain(error)}") from error
 
     def _loop(self, client: paho.Client, stopping: threading.Event) -> None:
         try:
@@ -210,7 +210,7 @@ class Broker:
         self._is_version_supported = not is_unsupported(reason)
         self._is_known |= not reason.is_failure
         if reason.is_failure:
-            self._fault = f"broker {self._host}:{self._port} refused: {explain_reason(reason)}"
+            self._fault = f"broker {self._address} refused: {explain_reason(reason)}"
         elif not self._subscriptions:
             self._on_connected()
         else:
@@ -231,18 +231,6 @@ class Broker:
 
     def _published(self, _: paho.Client, __: Any, number: int, ___: Any, ____: Any) -> None:
         self._on_acknowledged(number)
-
-
-def parse_url(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of mqtt://host[:port]; SettingError for any other text."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError as error:
-        raise SettingError(f"broker {url!r}: {error}", "write mqtt://HOST:PORT") from error
-    if parts.scheme not in _PORTS or not parts.hostname or parts.username:
-        raise SettingError(f"broker {url!r} is no address", "write mqtt://HOST:PORT")
-    return parts.scheme, parts.hostname, port
 
 
 def _close(client: paho.Client) -> None:

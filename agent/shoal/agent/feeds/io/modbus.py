@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from shoal.address import host_port
 from shoal.agent.feeds.frames import Quality, frame_of
 from shoal.agent.feeds.io.connection import ReconnectingFeed
 from shoal.agent.feeds.io.interface import Context, Emit, ServerSettings
@@ -98,7 +99,7 @@ class Modbus(ReconnectingFeed):
         )
         try:
             if not client.connect():
-                raise LinkError(f"{settings.host}:{settings.port} does not respond")
+                raise LinkError(f"{host_port(settings.host, settings.port)} does not respond")
             self.tally.came_up()
             due = clock()
             while not stopping.wait(max(0.0, due - clock())):

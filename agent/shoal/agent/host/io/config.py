@@ -103,14 +103,15 @@ class Peers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Downloads shared by the devices of a site; see peer-cache.md.
 
     enabled   whether this device downloads from peers first, and serves files to them
-    host      address to listen on
+    host      address to listen on; "" for every one, of IPv4 and IPv6: only devices of the same
+              CA are served
     port      to listen on; must be reachable by the other devices
     address   announced to the other devices; "" for the one it uses towards the controller
     max_kbps  limit of all uploads to peers in kilobit per second; 0 for no limit
     """
 
     enabled: bool = False
-    host: str = "0.0.0.0"  # noqa: S104 (only devices of the same CA are served)
+    host: str = ""
     port: int = 8455
     address: str = ""
     max_kbps: float = 0.0
@@ -121,13 +122,14 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     enabled   whether this device is a gateway in rounds with a plan that names it; it listens
               during such rounds only
-    host      address to listen on
+    host      address to listen on; "" for every one, of IPv4 and IPv6: only devices of the same
+              CA are served
     port      to listen on; must be reachable by the other devices
     address   announced to the other devices; "" for the one it uses towards the controller
     """
 
     enabled: bool = False
-    host: str = "0.0.0.0"  # noqa: S104 (only devices that the round's call names are served)
+    host: str = ""
     port: int = 8456
     address: str = ""
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from shoal.address import parse_url
 from shoal.agent.host.io.config import Controller, Device, Settings, Source, dump, load
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
 from shoal.connection_errors import PORTAL, explain, portal_fault
@@ -62,8 +63,8 @@ def enrol(
     """
     check_device(options.name)
     secret = parse_token(options.token)
-    if not options.controller.startswith("https://"):
-        raise SettingError(f"controller {options.controller!r}", "write it as https://host:port")
+    server = "/".join(options.controller.split("/")[:3])  # a path before /api is left to a proxy
+    parse_url(server, {"https": 443}, "controller")
     _check_folder(folder, options.name)
     url = options.controller.rstrip("/")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)

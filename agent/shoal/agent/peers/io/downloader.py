@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from shoal import bundle
+from shoal.address import parse_host_port
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.local_pieces import LocalPieces
 from shoal.agent.host.ports import Downloads, Random, RangeRefusedError
@@ -26,7 +27,7 @@ from shoal.agent.peers.io.protocol import (
     connect,
 )
 from shoal.agent.peers.io.server import DownloadState
-from shoal.agent.peers.policy import ASKED, Decision, PieceStatus, decide, parse_address, ranked
+from shoal.agent.peers.policy import ASKED, Decision, PieceStatus, decide, ranked
 from shoal.durable import sync, translated
 from shoal.errors import AbsentError, BundleError, LinkError, UntrustedError
 from shoal.manifest import File
@@ -306,7 +307,7 @@ class _PeerSession:
         return status, data
 
     def _connect(self, name: str) -> PeerConnection:
-        address = parse_address(self._addresses[name])
+        address = parse_host_port(self._addresses[name])
         if address is None:
             raise ValueError(f"{self._addresses[name]!r:.80} is no address")
         context, generation = self._context, self._context.generations().get(name, 0)

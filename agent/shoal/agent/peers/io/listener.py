@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from shoal.address import host_port, is_ipv6
 from shoal.agent.peers.io.protocol import (
     READ_S,
     PeerIdentity,
@@ -23,6 +24,16 @@ _log = logging.getLogger(__name__)
 #: Connections at once.
 CONNECTIONS = 32
 _IDLE_S, _ACCEPT_S = 60.0, 0.5
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; on every address of IPv4 and IPv6 for the host "". Raises OSError."""
+    if not host and socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6, backlog=CONNECTIONS, dualstack_ipv6=True
+        )
+    family = socket.AF_INET6 if is_ipv6(host) else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
 
 
 class TlsListener(threading.Thread):
@@ -48,10 +59,10 @@ class TlsListener(threading.Thread):
         self._connections = threading.BoundedSemaphore(CONNECTIONS)
         self._finished = threading.Event()
         try:
-            self._listener = socket.create_server(address, backlog=CONNECTIONS)
+            self._listener = listen(*address)
         except OSError as error:
             raise SettingError(
-                f"{section}: {address[0]}:{address[1]}: {error.strerror}",
+                f"{section}: {host_port(*address)}: {error.strerror}",
                 f"choose another [{section}] port",
             ) from error
         self._listener.settimeout(_ACCEPT_S)

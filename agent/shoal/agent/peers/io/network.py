@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from shoal.address import host_port
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.config import GatewaySettings, Peers, Settings
 from shoal.agent.host.io.folder import MODELS
@@ -105,7 +106,7 @@ class PeerNetwork:
 def announced(section: Peers | GatewaySettings, controller: str) -> str:
     """host:port by which the other devices reach this one."""
     address = section.address or own_address(controller)
-    return f"[{address}]:{section.port}" if ":" in address else f"{address}:{section.port}"
+    return host_port(address, section.port)
 
 
 def own_address(controller: str) -> str:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import httptools
 import numpy as np
 
+from shoal.address import host_port, url_of
 from shoal.agent.serving.inference import Inference
 from shoal.agent.serving.io.batching import AdaptiveBatcher
 from shoal.agent.serving.protocol import BODY
@@ -53,14 +54,14 @@ class Endpoint:
             tcp = await loop.create_server(self._connection, self._host, self._port)
         except OSError as error:
             raise SettingError(
-                f"endpoint {self._host}:{self._port}: {error.strerror or error}",
+                f"endpoint {host_port(self._host, self._port)}: {error.strerror or error}",
                 "set another host or port under [endpoint] in agent.toml",
             ) from error
         self._servers.append(tcp)
         host, port = tcp.sockets[0].getsockname()[:2]
         if self._socket is not None:
             await self._listen_unix(self._socket)
-        return f"http://{host}:{port}"
+        return url_of("http", host, port)
 
     async def stop(self) -> None:
         """Stop listening and close every connection."""

@@ -6,10 +6,11 @@ import socket
 import ssl
 from pathlib import Path
 
+from shoal.address import Address, host_port, is_ipv6, url_of
 from shoal.connection_errors import explain
 from shoal.controller.host.settings import Network
 from shoal.errors import LinkError, SettingError
-from shoal.mqtt import parse_url
+from shoal.mqtt import broker_address
 
 TIMEOUT_S = 3.0
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - read, not bound
@@ -22,7 +23,7 @@ def reachable_host(host: str) -> str:
 
 def is_free(host: str, port: int) -> bool:
     """Whether the port can be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if is_ipv6(host) else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -52,9 +53,9 @@ def check_broker(network: Network, pki: Path) -> str:
     Without an MQTT CONNECT: on Mosquitto that would take over the engine's own session.
     """
     address = (
-        parse_url(network.broker)
+        broker_address(network.broker)
         if network.broker
-        else parse_url(f"mqtts://{_bracketed(reachable_host(network.host))}:{network.mqtt}")
+        else Address(reachable_host(network.host), network.mqtt)
     )
     context = _tls_context(pki)
     context.load_cert_chain(pki / "controller.crt", pki / "controller.key")
@@ -68,8 +69,8 @@ def check_broker(network: Network, pki: Path) -> str:
             with contextlib.suppress(TimeoutError):
                 wrapped.recv(1)
     except (OSError, ssl.SSLError) as error:
-        raise LinkError(f"{address.host}:{address.port}: {explain(error)}") from error
-    return f"{address.host}:{address.port}"
+        raise LinkError(f"{address}: {explain(error)}") from error
+    return str(address)
 
 
 def check_https(network: Network, port: int, pki: Path, *, own_certificate: bool = False) -> str:
@@ -96,10 +97,10 @@ def _request(
     timeout_s: float = TIMEOUT_S,
 ) -> str:  # fmt: skip
     host = reachable_host(network.host)
-    where = f"https://{_bracketed(host)}:{port}"
+    where = url_of("https", host, port)
     connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
     try:
-        connection.request(method, path, headers={"Host": f"{network.names[0]}:{port}"})
+        connection.request(method, path, headers={"Host": host_port(network.names[0], port)})
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
         raise LinkError(f"{where}: {explain(error)}") from error
@@ -115,7 +116,3 @@ def _tls_context(pki: Path) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(pki / "ca.pem"))
     except OSError as error:
         raise SettingError(f"no {pki / 'ca.pem'}", "run: shoal-controller init") from error
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -8,6 +8,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
+from shoal.address import host_port
 from shoal.controller.host.io.tls_timeouts import TimeoutSocket
 from shoal.controller.host.settings import Network
 from shoal.errors import SettingError
@@ -39,9 +40,8 @@ def serve(make_app: Callable[[], Any], network: Network, pki: Path) -> None:
 
 
 def _options(network: Network, certificate: str, key: str) -> dict[str, Any]:
-    host = f"[{network.host}]" if ":" in network.host else network.host
     return {
-        "bind": f"{host}:{network.port}",
+        "bind": host_port(network.host, network.port),
         "worker_class": "gthread",
         "workers": 1,
         "threads": THREADS,

@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 from aiohttp import web
 
+from shoal.address import host_port, url_of
 from shoal.controller.host.settings import Settings
 from shoal.controller.releases import download_urls
 from shoal.controller.releases.io.deltas import DeltaCache
@@ -227,14 +228,19 @@ async def serve(folder: Path, settings: Settings) -> None:
     network = settings.network
     try:
         site = web.TCPSite(
-            runner, network.host, network.artifacts, ssl_context=tls_context(folder), backlog=1024
+            runner,
+            # asyncio would listen on "::" for IPv6 alone; on none it listens for both.
+            None if network.host == "::" else network.host,
+            network.artifacts,
+            ssl_context=tls_context(folder),
+            backlog=1024,
         )
         await site.start()
-        log.info("artifacts on https://%s:%s", network.host, network.artifacts)
+        log.info("artifacts on %s", url_of("https", network.host, network.artifacts))
         await asyncio.Event().wait()
     except OSError as error:
         raise SettingError(
-            f"artifact server: {network.host}:{network.artifacts}: {error.strerror}",
+            f"artifact server: {host_port(network.host, network.artifacts)}: {error.strerror}",
             "change [network] artifacts in controller.toml",
         ) from error
     finally:
