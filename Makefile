@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check format bench bench-federated docs lock clean arm
+.PHONY: help setup demo test soak check format bench bench-federated bench-monitoring docs lock clean arm
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: setup  ## measure; writes bench/*.json and prints tables
 bench-federated: setup  ## rounds of 10, 50 and 200 devices beside Flower, and twenty agents that learn digits
 	@$(BIN)/python tests/bench aggregation federated $(ARGS)
 	@SHOAL_SOAK=1 SHOAL_BENCH=bench $(BIN)/python -m pytest -n 0 -s -q tests/federated/test_twenty.py
+
+bench-monitoring: setup  ## drift: false alarms, delays, real machines, cost; hours (SHOAL_BENCH_SHARE=0.1: a tenth)
+	@SHOAL_BENCH_SHARE=$${SHOAL_BENCH_SHARE:-1} $(BIN)/python tests/bench monitoring $(ARGS)
 
 docs: setup  ## regenerate the reference parts of docs/: commands, settings, routes
 	@$(BIN)/python scripts/reference.py

@@ -221,6 +221,91 @@ def _aim(row: dict[str, Any]) -> str:
     return f"{row['aim']}: {'held' if row['held'] else '**missed**'}" if row["aim"] else ""
 
 
+# ------------------------------------------------------------------------------- error rates
+
+
+def nulls() -> str:
+    """False alarms of the drift decision, a kind of process a row, a pace and a budget a column."""
+    lines = _monitoring()["nulls"]
+    columns = list(dict.fromkeys((x["n"], x["window_s"], x["budget"]) for x in lines))
+    head = [f"n = {n} per {s:g} s, budget {b:g}" for n, s, b in columns]
+    cells = {(x["name"], x["n"], x["window_s"], x["budget"]): _null(x) for x in lines}
+    names = dict.fromkeys(x["name"] for x in lines)
+    return _grid(
+        "nothing changes", head, {name: [cells[name, *c] for c in columns] for name in names}
+    )
+
+
+def _null(line: dict[str, Any]) -> str:
+    """Such as "0 in 1,160 days: ≤ 207 a day"."""
+    rate = f"{line['findings_per_day']:,.3g} ({line['at_least']:,.3g} to {line['at_most']:,.3g})"
+    scaled = f"≤ {line['at_most']:,.3g}" if not line["findings"] else rate
+    broken = "**" if line["verdict"] == "broken" else ""
+    return f"{broken}{line['findings']} in {line['feature_days']:,.0f} days: {scaled} a day{broken}"
+
+
+def drift_delays() -> str:
+    """Windows until a change is found: a table a pace, a kind of process a row."""
+    lines = _monitoring()["delays"]
+    parts = []
+    for n, window_s, before, within in dict.fromkeys(
+        (x["n"], x["window_s"], x["before"], x["within"]) for x in lines
+    ):
+        here = [x for x in lines if (x["n"], x["window_s"]) == (n, window_s)]
+        changes = list(dict.fromkeys(x["change"] for x in here))
+        cells = {(x["name"], x["change"]): _delay(x) for x in here}
+        names = dict.fromkeys(x["name"] for x in here)
+        table = {name: [cells.get((name, c), "") for c in changes] for name in names}
+        begin = f"n = {n} per {window_s:g} s; {before} windows before the change, {within} after it"
+        parts += [f"**{begin}**", "", _grid("process", changes, table), ""]
+    return "\n".join(parts)
+
+
+def _delay(line: dict[str, Any]) -> str:
+    """Median windows; the share found where it is not all; "–" where none was."""
+    if not line["found"]:
+        return "–"
+    median = f"{line['median']:g}" if line["median"] else f"> {line['within']}"
+    return median if line["found"] == 1 else f"{median} ({line['found']:.0%})"
+
+
+def drift_peers() -> str:
+    """False alarms of others on the same rows, as findings a day of the whole fleet."""
+    lines = _monitoring()["peers"]
+    columns = list(dict.fromkeys((x["peer"], x["n"], x["window_s"]) for x in lines))
+    head = [f"{peer}, n = {n}" for peer, n, _ in columns]
+    cells = {
+        (x["name"], x["peer"], x["n"], x["window_s"]): f"{x['findings_per_day']:,.0f}"
+        for x in lines
+    }
+    names = dict.fromkeys(x["name"] for x in lines)
+    return _grid(
+        "nothing changes", head, {name: [cells[name, *c] for c in columns] for name in names}
+    )
+
+
+def drift_recordings() -> str:
+    """What was found in recordings of machines."""
+    table = {}
+    for x in _monitoring()["recordings"]:
+        name = f"{x['recording']}, {x['n']} rows in {x['window_s']:g} s: {x['what']}"
+        if x["cases"]:
+            median = f"{x['median_windows']:g}" if x["found"] else "–"
+            table[name] = [f"{x['found']} of {x['cases']}", median, ""]
+        else:
+            table[name] = ["", "", f"{x['findings']} in {x['days']:.3g} days"]
+    return _grid("recording", ["found", "after windows, median", "false alarms"], table)
+
+
+def _monitoring() -> dict[str, Any]:
+    return msgspec.json.decode((DOCS.parent / "bench/monitoring.json").read_bytes(), type=dict)
+
+
+def _grid(corner: str, head: list[str], rows: dict[str, list[str]]) -> str:
+    lines = [f"| {corner} | {' | '.join(head)} |", "|---|" + "---:|" * len(head)]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(row)} |" for name, row in rows.items())])
+
+
 REFERENCES: dict[str, Callable[[], str]] = {
     "shoal": lambda: command_line("shoal.cli.__main__", "cli", "shoal"),
     "shoal-agent": lambda: command_line("shoal.agent.__main__", "main", "shoal-agent"),
@@ -242,6 +327,11 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "bench-update": lambda: measured("update"),
     "bench-federated": lambda: measured("federated"),
     "bench-federated-digits": lambda: measured("federated-digits"),
+    "bench-monitoring": lambda: measured("monitoring"),
+    "drift-nulls": nulls,
+    "drift-delays": drift_delays,
+    "drift-peers": drift_peers,
+    "drift-recordings": drift_recordings,
 }
 
 if __name__ == "__main__":

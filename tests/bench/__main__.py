@@ -23,6 +23,7 @@ NAMES = (
     "update",
     "delta",
     "drift",
+    "monitoring",
     "aggregation",
     "attacks",
     "federated",

@@ -23,7 +23,7 @@ from bench.measuring import F64, compare, interleave, quantile_us
 from bench.peer import servers
 from bench.releases import INPUT, MODEL, make_release, perceptron
 from bench.report import Aim, Found, Row
-from bench.whylogs import against_whylogs
+from bench.sketch_peers import WHYLOGS, sketch_against
 from shoal.sketch import F32
 
 CLIENTS, FEATURES = 8, 64
@@ -46,7 +46,7 @@ def run(*, quick: bool) -> Found:
         large = _Side(stack, folder / "large", IMAGE[1], only=("mlserver",))
         rows += _image(large, max(4, calls // 100), repetitions)
     try:
-        rows += against_whylogs(calls // 2, repetitions)
+        rows += sketch_against(WHYLOGS, calls // 2, repetitions)
     except servers.MissingError as error:
         notes["whylogs was left out"] = str(error)
     return Found(rows=rows, notes=notes)

