@@ -3,6 +3,9 @@
 from typing import Any
 
 from shoal.controller.host.windows import NewWindow
+from shoal.controller.store import window_sums
+from shoal.controller.store.arrivals import Arrivals
+from shoal.controller.store.io.database import Store
 
 
 def new_window(device: str, seq: int, **change: Any) -> NewWindow:
@@ -14,3 +17,17 @@ def new_window(device: str, seq: int, **change: Any) -> NewWindow:
         inputs=b"", outputs=b"",
     )  # fmt: skip
     return plain._replace(**change)
+
+
+def keep(store: Store, *windows: NewWindow) -> None:
+    """Store those of the windows that have not arrived before, as ingest does."""
+    with store.write() as db:
+        known = Arrivals(db, [one.key for one in windows])
+        new = [
+            one
+            for one in windows
+            if known.add(one.key, one.received_at, windows=one.merged, rows=one.rows)
+        ]
+        known.save()
+        store.windows.add(db, new)
+        window_sums.add(db, new, {})

@@ -261,6 +261,53 @@ def doctor(folder: Path, as_json: bool) -> None:
     sys.exit(FAILED if worst_state(checks) == ERROR else 0)
 
 
+@main.command()
+@click.argument("target", metavar="TO", type=click.Path(file_okay=False, path_type=Path))
+@_folder
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def backup(folder: Path, target: Path, as_json: bool) -> None:
+    """Copy a controller into the new folder TO, while it serves or not.
+
+    \b
+      shoal-controller backup /mnt/backup/2026-12-01 --folder /var/lib/shoal
+
+    The copy is consistent: database, windows, keys, metadata and files fit together. It holds the
+    signing keys that are on this machine: keep it as safe as the controller.
+    """
+    from shoal.controller.backup import back_up
+
+    done = back_up(folder.resolve(), target.resolve(), time.time())
+    if as_json:
+        click.echo(json.dumps({"folder": str(target), "files": done.files, "bytes": done.bytes}))
+        return
+    click.echo(f"backed up {folder} to {target}: {done.files} files, {done.bytes / 1e6:.1f} MB")
+    click.echo(f"to try it: shoal-controller restore {target} --folder NEW-FOLDER")
+
+
+@main.command()
+@click.argument("source", metavar="FROM", type=click.Path(file_okay=False, path_type=Path))
+@_folder
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def restore(folder: Path, source: Path, as_json: bool) -> None:
+    """Make the controller of the backup FROM in a new folder. Nothing is overwritten.
+
+    \b
+      shoal-controller restore /mnt/backup/2026-12-01 --folder /var/lib/shoal
+      shoal-controller serve --folder /var/lib/shoal
+
+    Every file is checked first. Devices send again what the backup does not hold and they were
+    not acknowledged; what was acknowledged after the backup is lost.
+    """
+    from shoal.controller.backup import restore as restore_backup
+
+    done = restore_backup(source.resolve(), folder.resolve())
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder), "files": done.files, "bytes": done.bytes}))
+        return
+    click.echo(f"restored {folder} from {source}: {done.files} files, {done.bytes / 1e6:.1f} MB")
+    click.echo(f"next: shoal-controller serve --folder {folder}")
+
+
 def _start_child() -> None:
     """Start of every child process: log to stderr, and end with the supervisor."""
     from shoal.controller.host.io.lifetime import die_with_parent

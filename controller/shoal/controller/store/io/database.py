@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from shoal.controller.host.settings import Settings
-from shoal.controller.store.io.window_files import WindowFiles
+from shoal.controller.store.io.window_files import WindowFiles, window_folder
 from shoal.errors import StorageError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -38,7 +38,7 @@ class Store:
         self._reader = engine
         self._writer = engine.execution_options(shoal_write=True)
         path = Path(engine.url.database or "controller.db")
-        self.windows = WindowFiles(path.with_suffix(".windows"), self.read, self.write)
+        self.windows = WindowFiles(window_folder(path), self.read, self.write)
 
     @classmethod
     def open(cls, url: str) -> Self:

@@ -62,6 +62,11 @@ class _File(NamedTuple):
     newest_at: float
 
 
+def window_folder(database: Path) -> Path:
+    """Where the windows of a database are: controller.windows beside controller.db."""
+    return database.with_suffix(".windows")
+
+
 class WindowFiles:
     """Windows of all devices; every process of a controller opens its own.
 
