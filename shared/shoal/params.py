@@ -106,16 +106,23 @@ def spec_of(metadata: Mapping[str, str]) -> TrainSpec:
         ) from error
 
 
+def square_of(delta: F32) -> float:
+    """Squared L2 norm in float64, independent of the number of threads."""
+    return float(np.einsum("i,i->", delta, delta, dtype=np.float64))
+
+
 def norm_of(delta: F32) -> float:
     """L2 norm in float64, independent of the number of threads."""
-    return math.sqrt(float(np.einsum("i,i->", delta, delta, dtype=np.float64)))
+    return math.sqrt(square_of(delta))
 
 
-def clipped(delta: F32, bound: float) -> F32:
+def clipped(delta: F32, bound: float, norm: float | None = None) -> F32:
     """Scale delta to the norm `bound` if it is longer; float32 (P,).
+
+    norm   of the whole, where delta is a slice of it
 
     >>> clipped(np.array([3, 4], np.float32), 1.0).round(3).tolist()
     [0.6000000238418579, 0.800000011920929]
     """
-    norm = norm_of(delta)
+    norm = norm_of(delta) if norm is None else norm
     return delta if norm <= bound else (delta * (bound * _SAFE / norm)).astype(np.float32)

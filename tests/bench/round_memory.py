@@ -5,11 +5,13 @@ The real runner of a round, its database and its files; devices are their messag
 time. Needs Linux: the peak of resident memory is reset when the round begins.
 """
 
-import itertools
 import json
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,7 +23,7 @@ from shoal import topics, wire
 from shoal.controller.federated.io.round_files import RoundFiles
 from shoal.controller.federated.rounds import rounds
 from shoal.controller.federated.rounds.runner import RoundRunner
-from shoal.federated.chunks import cut
+from shoal.federated.chunks import Chunk, cut
 from shoal.federated.compression import compress
 from shoal.federated.messages import Contribution, Join, Piece
 from shoal.federated.noise import Draws
@@ -50,7 +52,7 @@ def main(devices: int, size: int, strategy: str) -> None:
         before, began = _status("VmRSS"), time.perf_counter()
         runner.step()
         for number, device in enumerate(names):
-            for piece in _pieces(base, size, number):
+            for piece in _in_a_child(partial(_pieces, base, size, number)):
                 runner.receive([_said(device, attempt, Piece(chunk=piece))])
         runner.step()
         found = rounds.list_rounds(ctx, task=TASK)[0]
@@ -67,12 +69,31 @@ def main(devices: int, size: int, strategy: str) -> None:
         )
 
 
-def _pieces(base: np.ndarray, size: int, number: int) -> itertools.chain:
-    """An update of its own, int8, in the pieces that a device sends."""
+def _pieces(base: np.ndarray, size: int, number: int) -> Iterator[Chunk]:
+    """An update of its own, int8, in the pieces that a device sends, one at a time.
+
+    It is made in a process of its own, whose memory is not the controller's.
+    """
     delta = np.resize(np.roll(base, number), size)
     update = compress(delta, INT8, Draws(number.to_bytes(32)))
     whole = msgspec.msgpack.encode(Contribution(update=update, examples=100, loss=1.0))
-    return itertools.chain(cut(whole))
+    yield from cut(whole)
+
+
+def _in_a_child(pieces: Callable[[], Iterator[Chunk]]) -> Iterator[Chunk]:
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        with os.fdopen(write, "wb") as pipe:
+            for piece in pieces():
+                data = msgspec.msgpack.encode(piece)
+                pipe.write(len(data).to_bytes(4) + data)
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        while head := pipe.read(4):
+            yield msgspec.msgpack.decode(pipe.read(int.from_bytes(head)), type=Chunk)
+    os.waitpid(child, 0)
 
 
 def _said(device: str, attempt: bytes, said: Join | Piece) -> tuple[str, bytes]:

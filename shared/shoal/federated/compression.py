@@ -11,6 +11,7 @@ next update (Stich, Cordonnier and Jaggi, "Sparsified SGD with Memory", 2018).
 """
 
 import struct
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,11 @@ _HEAD = struct.Struct("<4sBBII")
 _KINDS = ("none", "int8", "int4", "top-k")
 _MOST = {"int8": 127, "int4": 7, "top-k": 127}
 _LEVEL = 3
+#: Elements that are quantized at a time: 256 blocks.
+_AT_ONCE = 256 * BLOCK
+#: Largest window of a zstd frame that is unpacked in parts (level 3 writes 2 MiB), and bytes that
+#: are skipped at a time.
+_WINDOW, _SKIPPED = 1 << 23, 1 << 18
 
 
 class Compressed(NamedTuple):
@@ -68,42 +74,87 @@ def with_feedback(delta: F32, residual: F32, how: Compression, draws: Draws) -> 
 
 def decompress(packed: bytes, size: int) -> F32:
     """Decompress an update, float32 (size,); WireError for invalid bytes or another size."""
-    if len(packed) < _HEAD.size:
-        raise WireError(f"an update of {len(packed)} bytes")
-    magic, kind, zstd, elements, kept = _HEAD.unpack_from(packed)
-    if magic != _MAGIC or kind >= len(_KINDS) or zstd > 1:
-        raise WireError("an update of unknown kind", "is the peer a newer or a foreign version?")
-    name = _KINDS[kind]
-    if elements != size or kept > size or (name != "top-k" and kept != size):
-        raise WireError(f"an update of {elements} elements, {size} needed", "another model's?")
-    length = _length(name, kept)
-    body = _zstd_decompressed(packed[_HEAD.size :], length) if zstd else packed[_HEAD.size :]
-    if len(body) != length:
-        raise WireError(f"{name}: {len(body)} bytes, {length} needed", "it was truncated")
-    delta = _read(name, body, size, kept)
-    if not np.isfinite(delta).all():
-        raise WireError(f"{name}: the update holds NaN or infinity")
-    return delta
+    return PackedUpdate(packed, size).part(0, size)
+
+
+class PackedUpdate:
+    """A compressed update that is read in parts: memory is that of a part.
+
+    packed   a view of a file will do: only what a part needs is copied
+
+    WireError for another size, and for invalid bytes: some are only found when all parts are read.
+    """
+
+    def __init__(self, packed: bytes | memoryview, size: int) -> None:
+        if len(packed) < _HEAD.size:
+            raise WireError(f"an update of {len(packed)} bytes")
+        magic, kind, zstd, elements, kept = _HEAD.unpack_from(packed)
+        if magic != _MAGIC or kind >= len(_KINDS) or zstd > 1:
+            raise WireError(
+                "an update of unknown kind", "is the peer a newer or a foreign version?"
+            )
+        self._name, self._zstd, self._size, self._kept = _KINDS[kind], bool(zstd), size, kept
+        if elements != size or kept > size or (self._name != "top-k" and kept != size):
+            raise WireError(f"an update of {elements} elements, {size} needed", "another model's?")
+        self._body = memoryview(packed)[_HEAD.size :]
+        self._length = _length(self._name, kept)
+        held = _zstd_length(self._body) if zstd else len(self._body)
+        if held != self._length:
+            raise WireError(f"{self._name}: {held} bytes, {self._length} needed", "truncated?")
+
+    def part(self, start: int, stop: int) -> F32:
+        """Elements `start` to `stop`, float32 (stop - start,)."""
+        if self._name == "none":
+            [body] = self._read((4 * start, 4 * stop))
+            delta = np.frombuffer(body, "<f4").astype(np.float32)
+        elif self._name == "top-k":
+            delta = self._sparse(start, stop)
+        else:
+            delta = self._values(0, start, stop)
+        if not np.isfinite(delta).all():
+            raise WireError(f"{self._name}: the update holds NaN or infinity")
+        return delta
+
+    def _sparse(self, start: int, stop: int) -> F32:
+        [gaps] = self._read((0, 4 * self._kept))
+        indexes = np.cumsum(np.frombuffer(gaps, "<u4"), dtype=np.uint64)
+        steps = np.frombuffer(gaps, "<u4")
+        if self._kept and (int(indexes[-1]) >= self._size or (steps[1:] == 0).any()):
+            raise WireError("top-k: indexes outside of the model, or duplicate")
+        first, last = np.searchsorted(indexes, np.array([start, stop], np.uint64)).tolist()
+        delta = np.zeros(stop - start, np.float32)
+        at = indexes[first:last].astype(np.intp) - start
+        delta[at] = self._values(4 * self._kept, first, last)
+        return delta
+
+    def _values(self, offset: int, start: int, stop: int) -> F32:
+        """Quantized values `start` to `stop`; offset: of the scales in the body."""
+        first, last = start // BLOCK, -(-stop // BLOCK)
+        codes_at = offset + 4 * -(-self._kept // BLOCK)
+        apart = 2 if self._name == "int4" else 1
+        scales, codes = self._read(
+            (offset + 4 * first, offset + 4 * last),
+            (codes_at + start // apart, codes_at + -(-stop // apart)),
+        )
+        values = np.frombuffer(codes, np.int8)
+        if apart == 2:
+            values = _unpack_int4(values.view(np.uint8))[start % 2 :]
+        steps = np.repeat(np.frombuffer(scales, "<f4"), BLOCK)[start - first * BLOCK :]
+        count = stop - start
+        with np.errstate(invalid="ignore", over="ignore"):  # hostile scales: checked afterwards
+            return (values[:count] * steps[:count]).astype(np.float32)
+
+    def _read(self, *ranges: tuple[int, int]) -> "list[bytes | memoryview]":
+        """Bytes of the body, which zstd unpacks from its start; ranges ascend."""
+        if self._zstd:
+            return list(_zstd_ranges(self._body, ranges, self._length))
+        return [self._body[start:stop] for start, stop in ranges]
 
 
 def largest(delta: F32, fraction: float) -> npt.NDArray[np.intp]:
     """Indexes of the largest elements by magnitude, ascending; at least one."""
     count = min(delta.size, max(1, round(fraction * delta.size)))
     return np.sort(np.argpartition(-np.abs(delta), count - 1)[:count])
-
-
-def _read(name: str, body: bytes, size: int, kept: int) -> F32:
-    if name == "none":
-        return np.frombuffer(body, "<f4").astype(np.float32)
-    if name != "top-k":
-        return _values(name, body, kept)
-    indexes = np.cumsum(np.frombuffer(body, "<u4", kept), dtype=np.uint64)
-    steps = np.frombuffer(body, "<u4", kept)
-    if kept and (int(indexes[-1]) >= size or (steps[1:] == 0).any()):
-        raise WireError("top-k: indexes outside of the model, or duplicate")
-    delta = np.zeros(size, np.float32)
-    delta[indexes.astype(np.intp)] = _values(name, body[4 * kept :], kept)
-    return delta
 
 
 def _length(name: str, kept: int) -> int:
@@ -122,27 +173,24 @@ def _gaps(indexes: npt.NDArray[np.intp]) -> bytes:
 
 def _blocks(values: F32, name: str, draws: Draws) -> bytes:
     """Quantize: a float32 scale for every block, then the codes."""
+    scales = np.empty(-(-values.size // BLOCK), "<f4")
+    codes = np.empty(values.size, np.int8)
+    for start in range(0, values.size, _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, values.size))
+        scales[start // BLOCK : -(-part.stop // BLOCK)], codes[part] = _quantized(
+            values[part], _MOST[name], draws
+        )
+    return scales.tobytes() + (_pack_int4(codes) if name == "int4" else codes.tobytes())
+
+
+def _quantized(values: F32, most: int, draws: Draws) -> tuple[F32, I8]:
     padded = np.zeros(-(-values.size // BLOCK) * BLOCK)
     padded[: values.size] = values
-    most = _MOST[name]
     scales = (np.abs(padded).reshape(-1, BLOCK).max(axis=1) / most).astype(np.float32)
     scales = np.where(scales > 0, scales, np.float32(1))
     exact = padded / np.repeat(scales.astype(np.float64), BLOCK)
     codes = np.floor(exact[: values.size] + 1 - draws.uniform(values.size))
-    codes = np.clip(codes, -most, most).astype(np.int8)
-    return scales.astype("<f4").tobytes() + (
-        _pack_int4(codes) if name == "int4" else codes.tobytes()
-    )
-
-
-def _values(name: str, body: bytes, count: int) -> F32:
-    blocks = -(-count // BLOCK)
-    scales = np.frombuffer(body, "<f4", blocks)
-    codes = np.frombuffer(body, np.int8, offset=4 * blocks)
-    if name == "int4":
-        codes = _unpack_int4(codes.view(np.uint8), count)
-    with np.errstate(invalid="ignore", over="ignore"):  # hostile scales: checked afterwards
-        return (codes * np.repeat(scales, BLOCK)[:count]).astype(np.float32)
+    return scales, np.clip(codes, -most, most).astype(np.int8)
 
 
 def _pack_int4(codes: I8) -> bytes:
@@ -151,18 +199,50 @@ def _pack_int4(codes: I8) -> bytes:
     return (shifted[::2] | shifted[1::2] << 4).astype(np.uint8).tobytes()
 
 
-def _unpack_int4(packed: npt.NDArray[np.uint8], count: int) -> I8:
-    codes = np.stack([packed & 15, packed >> 4], axis=1).ravel()[:count]
+def _unpack_int4(packed: npt.NDArray[np.uint8]) -> I8:
+    codes = np.stack([packed & 15, packed >> 4], axis=1).ravel()
     return (codes.astype(np.int16) - 8).astype(np.int8)
 
 
-def _zstd_decompressed(body: bytes, length: int) -> bytes:
-    """Decompress at most `length` bytes, whatever the frame claims."""
+def _zstd_length(body: memoryview) -> int:
+    """Bytes that a frame claims to unpack to; WireError when it is none."""
     import zstandard
 
     try:
-        if zstandard.frame_content_size(body) != length:
-            raise WireError(f"a compressed update of other than {length} bytes")
-        return zstandard.ZstdDecompressor().decompress(body, max_output_size=length)
+        return int(zstandard.frame_content_size(body))
+    except zstandard.ZstdError as error:
+        raise _unreadable(error) from error
+
+
+def _zstd_ranges(
+    body: memoryview, ranges: Sequence[tuple[int, int]], length: int
+) -> Iterator[bytes]:
+    """Unpack at most `length` bytes, whatever the frame holds, and no more than needed."""
+    import zstandard
+
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+    at = 0
+    try:
+        with unpacker.stream_reader(body) as reader:
+            for start, stop in ranges:
+                while at < start:
+                    at += _some(reader.read(min(_SKIPPED, start - at)))
+                found = reader.read(stop - start)
+                if len(found) != stop - start:
+                    raise WireError("a compressed update that ends too early", "truncated?")
+                at = stop
+                yield found
+            if at == length and reader.read(1):
+                raise WireError(f"a compressed update of more than {length} bytes")
     except (zstandard.ZstdError, MemoryError) as error:
-        raise WireError(f"a compressed update that cannot be read: {error}") from error
+        raise _unreadable(error) from error
+
+
+def _some(skipped: bytes) -> int:
+    if not skipped:
+        raise WireError("a compressed update that ends too early", "truncated?")
+    return len(skipped)
+
+
+def _unreadable(error: Exception) -> WireError:
+    return WireError(f"a compressed update that cannot be read: {error}")

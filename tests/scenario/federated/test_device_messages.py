@@ -7,7 +7,7 @@ import pytest
 from fake_clients import SIZE, FakeFederation
 from fakes import memory_folder
 from shoal import topics, wire
-from shoal.controller.federated.aggregation import aggregation
+from shoal.controller.federated.aggregation import checkpoint_files
 from shoal.controller.federated.io.round_thread import (
     MAX_BYTES,
     MAX_BYTES_PER_DEVICE,
@@ -182,7 +182,7 @@ def test_scaffold_gives_devices_its_control_and_takes_theirs(federation):
     start(federation, strategy="scaffold", settings={"population": 4})
     ended(federation)
     task = federation.walk
-    c = aggregation.load_state(federation.fleet.ctx, task.memory).vectors["c"]
+    c = checkpoint_files.load_state(federation.fleet.ctx, task.memory).vectors["c"]
     assert c == pytest.approx(np.ones(SIZE))
     federation.more()
     federation.run(60, until=lambda: federation.done(2))

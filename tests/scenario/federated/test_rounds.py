@@ -10,7 +10,7 @@ from sqlalchemy import update
 
 from fake_clients import MODEL
 from shoal.controller.alerts import alerts
-from shoal.controller.federated.aggregation import aggregation
+from shoal.controller.federated.aggregation import checkpoint_files
 from shoal.controller.federated.rounds import rounds
 from shoal.federated import messages
 
@@ -276,7 +276,7 @@ def test_what_is_personal_stays_as_it_was_whatever_devices_send_of_it(federation
 def test_a_strategys_state_is_kept_for_the_newest_rounds_and_while_it_is_needed(
     federation, monkeypatch
 ):
-    monkeypatch.setattr(aggregation, "KEPT_STATES", 2)
+    monkeypatch.setattr(checkpoint_files, "KEPT_STATES", 2)
     federation.task(name="twin", evaluate=0)
     rounds.start(federation.fleet.ctx, actor="ana", task="twin", rounds=1)
     federation.run(30, until=lambda: rounds.get_task(federation.fleet.ctx, "twin").rounds == 1)
@@ -287,7 +287,7 @@ def test_a_strategys_state_is_kept_for_the_newest_rounds_and_while_it_is_needed(
     assert [bool(found[number].memory) for number in range(1, 6)] == [False] * 3 + [True] * 2
     assert federation.walk.memory == found[5].memory
     twin = rounds.get_task(federation.fleet.ctx, "twin").memory
-    assert aggregation.load_state(federation.fleet.ctx, twin).rounds == 1
+    assert checkpoint_files.load_state(federation.fleet.ctx, twin).rounds == 1
     prepared, thetas, kept = 4, 5, 3
     blobs = list(federation.fleet.ctx.blobs.folder.glob("??/*"))
     assert len(blobs) == prepared + thetas + kept

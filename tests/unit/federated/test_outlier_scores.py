@@ -34,6 +34,7 @@ def learned(devices: int = 20) -> list[Update]:
 
 HONEST = learned()
 SIZE = HONEST[0].delta.size
+WHOLE = [slice(0, SIZE)]
 
 
 def lied(update: Update, by: float) -> Update:
@@ -47,25 +48,25 @@ def test_two_malicious_devices_of_twenty_are_suspect_with_the_reason(name: str) 
     liars = {update.device for update in largest}
     updates = [lied(u, lie) if u.device in liars else u for u in HONEST]
 
-    found = {one.device: one.suspect for one in score(lambda: updates, SIZE)}
+    found = {one.device: one.suspect for one in score(lambda _: updates, WHOLE)}
 
     assert {device for device, reason in found.items() if reason == why} >= liars
 
 
 def test_devices_whose_data_differ_honestly_are_hardly_suspect() -> None:
-    found = [one for one in score(lambda: HONEST, SIZE) if one.suspect]
+    found = [one for one in score(lambda _: HONEST, WHOLE) if one.suspect]
 
     assert len(found) <= 2, found
 
 
 def test_the_order_in_which_updates_are_read_changes_nothing() -> None:
-    assert score(lambda: HONEST, SIZE) == score(lambda: HONEST[::-1], SIZE)
+    assert score(lambda _: HONEST, WHOLE) == score(lambda _: HONEST[::-1], WHOLE)
 
 
 def test_a_long_update_does_not_dominate_the_direction_of_the_others() -> None:
     updates = [lied(HONEST[0], -1000), *HONEST[1:]]
 
-    found = score(lambda: updates, SIZE)
+    found = score(lambda _: updates, WHOLE)
 
     assert found[0].cosine < 0 < np.median([one.cosine for one in found[1:]])
 
@@ -73,7 +74,7 @@ def test_a_long_update_does_not_dominate_the_direction_of_the_others() -> None:
 def test_an_update_of_nothing_has_no_direction_and_breaks_nothing() -> None:
     updates = [lied(u, 0) for u in HONEST]
 
-    found = score(lambda: updates, SIZE)
+    found = score(lambda _: updates, WHOLE)
 
     assert {(one.norm, one.cosine, one.suspect) for one in found} == {(0.0, 0.0, "")}
 
@@ -81,4 +82,4 @@ def test_an_update_of_nothing_has_no_direction_and_breaks_nothing() -> None:
 def test_of_few_updates_none_is_suspect_because_the_spread_is_unknown() -> None:
     few = [lied(HONEST[0], 1000), *HONEST[1 : FEWEST - 1]]
 
-    assert not [one.suspect for one in score(lambda: few, SIZE) if one.suspect]
+    assert not [one.suspect for one in score(lambda _: few, WHOLE) if one.suspect]

@@ -31,10 +31,13 @@ Counted = Annotated[int, msgspec.Meta(ge=1)]
 class Strategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of strategies: its fields are the settings, its server step is FedAvg's by default.
 
-    sums   it needs sums over devices only, and never compares updates
+    sums          it needs sums over devices only, and never compares updates
+    elementwise   besides, its server step treats every parameter alone: of a large model `gather`
+                  and `advance` are called for one slice of the parameters after the other
     """
 
     sums: ClassVar[bool] = True
+    elementwise: ClassVar[bool] = False
 
     def gather(self, size: int, shelf: Shelf) -> Gathering:
         """Accumulator of a round's updates; shelf: empty, for strategies that compare them."""

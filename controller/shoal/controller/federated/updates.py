@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import InputError
-from shoal.params import F32
+from shoal.params import F32, square_of
 
 F64 = npt.NDArray[np.float64]
 
@@ -22,6 +22,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     loss       mean over its rows before training; weight of q-FedAvg
     control    float32 (P,): change of its control variate (SCAFFOLD), else None
     behind     staleness: rounds aggregated since its starting theta (FedBuff)
+    square     ‖delta‖² of the whole update, where delta is a slice of it; None: delta is all of it
     """
 
     device: str
@@ -30,6 +31,11 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     loss: float = 0.0
     control: F32 | None = None
     behind: int = 0
+    square: float | None = None
+
+    def squared_norm(self) -> float:
+        """‖delta‖² of the whole update, in float64, independent of the number of threads."""
+        return square_of(self.delta) if self.square is None else self.square
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,12 +7,18 @@ from typing import NamedTuple
 
 import msgspec
 
+from shoal.controller.federated.aggregation.kept_updates import (
+    has_control,
+    is_sliced,
+    slices,
+    square_in_slices,
+)
 from shoal.controller.federated.planning import plans
 from shoal.controller.federated.rounds.active_round import ActiveRound, IncomingUpdate
 from shoal.controller.federated.updates import Update, check
-from shoal.errors import AbsentError, ConflictError, InputError, WireError
+from shoal.errors import ConflictError, InputError, WireError
 from shoal.federated.chunks import Assembly, Chunk
-from shoal.federated.compression import decompress
+from shoal.federated.compression import PackedUpdate
 from shoal.federated.messages import Contribution
 from shoal.federated.sums import LARGEST
 
@@ -78,41 +84,35 @@ def decode(active: ActiveRound, device: str, payload: bytes) -> Contribution:
     if found.site:
         return found
     if active.plan.secure is None:
-        update = update_of(active, device, found)
-        check(update, active.size)
-        _check_reach(active, update)
+        _check(active, device, found)
     elif len(found.update) != 4 * (active.size + 1):
         raise InputError(f"a masked update of {len(found.update)} bytes", "another model's?")
     return found
 
 
-def load(active: ActiveRound, device: str) -> Contribution:
-    """A kept update; AbsentError when its file is missing."""
-    data = active.files.get(active.id, "update", device)
-    if data is None:
-        hint = "was the database restored without it? The next attempt asks the devices again"
-        raise AbsentError("update", f"{device} in round {active.id}", hint)
-    return msgspec.msgpack.decode(data, type=Contribution)
-
-
-def update_of(active: ActiveRound, device: str, found: Contribution) -> Update:
-    """Input of a strategy. WireError when it cannot be decompressed."""
-    wants_control = bool(active.plan.learning.terms.get("shift"))
-    return Update(
-        device=device,
-        delta=decompress(found.update, active.size),
-        examples=active.limit_rows(device, found.examples),
-        loss=found.loss,
-        control=decompress(found.control, active.size) if wants_control else None,
-        behind=active.record.behind(device),
-    )
-
-
-def _check_reach(active: ActiveRound, update: Update) -> None:
-    """InputError when an update exceeds its share of the range in which sums are exact."""
-    reach = plans.strategy_for(active.task.plan).reach(update)
-    if not reach <= LARGEST / len(active.record.marks) - 1:
-        raise InputError(f"an update that reaches {reach:g}", "its training diverged")
+def _check(active: ActiveRound, device: str, found: Contribution) -> None:
+    """InputError or WireError for an update that is none of this model, or that exceeds its share
+    of the range in which sums are exact."""
+    size, strategy = active.size, plans.strategy_for(active.task.plan)
+    square = None
+    if is_sliced(size):
+        active.squares[device] = square = square_in_slices(found.update, size)
+    delta = PackedUpdate(found.update, size)
+    control = PackedUpdate(found.control, size) if has_control(active) else None
+    for part in slices(size):
+        update = Update(
+            device=device,
+            delta=delta.part(part.start, part.stop),
+            examples=active.limit_rows(device, found.examples),
+            loss=found.loss,
+            control=control.part(part.start, part.stop) if control else None,
+            behind=active.record.behind(device),
+            square=square,
+        )
+        check(update, part.stop - part.start)
+        reach = strategy.reach(update)
+        if not reach <= LARGEST / len(active.record.marks) - 1:
+            raise InputError(f"an update that reaches {reach:g}", "its training diverged")
 
 
 def _keep(active: ActiveRound, device: str, chunk: Chunk) -> Kept:

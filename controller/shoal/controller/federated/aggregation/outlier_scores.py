@@ -14,7 +14,8 @@ vectors of P elements do, and 2 deviations further than the round's median. A su
 just come from rare data, so nothing follows by itself: a person decides (quarantine), or a robust
 strategy.
 
-Two passes over the updates, which lie in files: memory is O(P), and the order does not matter.
+Two passes over the updates, which lie in files and are read in slices of parameters: memory is that
+of a slice, and the order of the updates does not matter.
 """
 
 import math
@@ -25,7 +26,6 @@ import numpy as np
 
 from shoal.controller.federated.updates import Update
 from shoal.federated.sums import F64, ExactSum
-from shoal.params import F32, norm_of
 
 #: Robust standard deviations beyond which a norm is suspect.
 FAR = 3.5
@@ -60,27 +60,48 @@ class OutlierScore(msgspec.Struct, frozen=True, kw_only=True):
     suspect: str = ""
 
 
-def score(updates: Callable[[], Iterable[Update]], size: int) -> list[OutlierScore]:
+def score(
+    updates: Callable[[slice], Iterable[Update]], parts: Iterable[slice]
+) -> list[OutlierScore]:
     """Score every update; sorted by device.
 
-    updates   called twice; yields all of the round's updates, deltas float32 (P,)
-    size      P
+    updates   called twice a part; yields all of the round's updates, deltas float32 (part,)
+    parts     slices of the parameters, which together are all of them
     """
-    directions = ExactSum(size)
-    for update in updates():
-        directions.add(update.delta, _inverse(norm_of(update.delta)))
-    total = directions.value()
-    square = float(np.einsum("i,i->", total, total))
-    seen = [
+    seen: dict[str, _Seen] = {}
+    square, size = 0.0, 0
+    for part in parts:
+        directions = ExactSum(part.stop - part.start)
+        for update in updates(part):
+            one = seen.setdefault(update.device, _seen(update))
+            directions.add(update.delta, _inverse(one.norm))
+        total = directions.value()
+        square += float(np.einsum("i,i->", total, total))
+        size += part.stop - part.start
+        for update in updates(part):
+            along = np.einsum("i,i->", update.delta, total, dtype=np.float64)
+            seen[update.device].along += float(along)
+    found = [
         OutlierScore(
-            device=update.device, examples=update.examples, loss=update.loss, z=0.0,
-            norm=norm_of(update.delta), cosine=_cosine(update.delta, total, square),
+            device=name, examples=one.examples, loss=one.loss, z=0.0, norm=one.norm,
+            cosine=_cosine(one, square),
         )
-        for update in updates()
+        for name, one in sorted(seen.items())
     ]  # fmt: skip
-    return _with_suspects(
-        sorted(seen, key=lambda one: one.device), CHANCE / math.sqrt(max(1, size))
-    )
+    return _with_suspects(found, CHANCE / math.sqrt(max(1, size)))
+
+
+class _Seen:
+    """along: of the update, times the sum of all directions."""
+
+    __slots__ = ("along", "examples", "loss", "norm")
+
+    def __init__(self, examples: int, loss: float, norm: float) -> None:
+        self.examples, self.loss, self.norm, self.along = examples, loss, norm, 0.0
+
+
+def _seen(update: Update) -> _Seen:
+    return _Seen(update.examples, update.loss, math.sqrt(update.squared_norm()))
 
 
 def robust_z(values: Sequence[float], least_spread: float) -> F64:
@@ -100,10 +121,10 @@ def _inverse(norm: float) -> float:
     return 1 / norm if norm > 0 else 0.0
 
 
-def _cosine(delta: F32, total: F64, square: float) -> float:
-    """Cosine between delta and the sum of all directions minus its own; square: ‖total‖²."""
-    unit = _inverse(norm_of(delta))
-    along = float(np.einsum("i,i->", delta, total, dtype=np.float64)) * unit
+def _cosine(one: _Seen, square: float) -> float:
+    """Cosine to the sum of all directions minus its own; square: of that sum's length."""
+    unit = _inverse(one.norm)
+    along = one.along * unit
     others = square - 2 * along + 1
     if not unit or others < 1e-9:
         return 0.0

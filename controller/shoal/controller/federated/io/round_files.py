@@ -17,6 +17,7 @@ A batch is synced once for all its parts:
 
 import itertools
 import logging
+import mmap
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -55,6 +56,12 @@ class _Place(NamedTuple):
         with self.path.open("rb") as file:
             file.seek(self.start)
             return file.read(self.length)
+
+    def view(self) -> memoryview:
+        """The part, mapped; OSError if the file is missing."""
+        with self.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return memoryview(mapped)[self.start : self.start + self.length]
 
 
 def _write_batch(folder: Path, parts: Mapping[Key, bytes]) -> dict[Key, _Place]:
@@ -187,6 +194,19 @@ class RoundFiles:
         except OSError as error:
             raise _refused(self.folder / ident, error) from error
 
+    def view(self, ident: str, kind: str, device: str) -> memoryview | None:
+        """As `get`, for a kind that is kept in batches: of a file, read as far as it is used."""
+        waiting = self._waiting.get(ident, {}).get((kind, device))
+        if waiting is not None:
+            return memoryview(waiting)
+        place = self._placed(ident).get((kind, device))
+        try:
+            return place.view() if place else None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _refused(self.folder / ident, error) from error
+
     def has(self, ident: str, kind: str, device: str = "") -> bool:
         key = (kind, device)
         batched = key in self._waiting.get(ident, {}) or key in self._placed(ident)
@@ -238,10 +258,16 @@ class RoundFiles:
     @contextmanager
     def shelf(self, ident: str, size: int) -> Iterator["FileShelf"]:
         """Temporary shelf for updates of `size` elements."""
-        path = self.folder / ident / _SHELF
+        with self.draft(ident, _SHELF) as file:
+            yield FileShelf(file, size)
+
+    @contextmanager
+    def draft(self, ident: str, name: str) -> Iterator[BinaryIO]:
+        """Temporary empty file, to write and read; its `name` is a path."""
+        path = self.folder / ident / name
         try:
             with path.open("w+b") as file:
-                yield FileShelf(file, size)
+                yield file
         except OSError as error:
             raise _refused(path, error) from error
         finally:

@@ -4,6 +4,8 @@ McMahan et al., "Learning Differentially Private Recurrent Language Models", 201
 fixed beforehand, because the number of participants is private too under random sampling.
 """
 
+import math
+
 import numpy as np
 
 from shoal.controller.federated.aggregation.gathering import check_new, too_few
@@ -12,7 +14,7 @@ from shoal.errors import SettingError
 from shoal.federated.noise import Draws, noisy, sensitivity
 from shoal.federated.plan import Privacy
 from shoal.federated.sums import ExactSum
-from shoal.params import clipped, norm_of
+from shoal.params import clipped
 
 
 class PrivateMean:
@@ -33,9 +35,10 @@ class PrivateMean:
     def add(self, update: Update) -> None:
         check(update, self._size)
         check_new(update.device, self._devices)
-        self._sum.add(clipped(update.delta, self._privacy.clip))
+        norm = math.sqrt(update.squared_norm())
+        self._sum.add(clipped(update.delta, self._privacy.clip, norm))
         self._devices.add(update.device)
-        self.within += norm_of(update.delta) <= self._privacy.clip
+        self.within += norm <= self._privacy.clip
 
     def result(self) -> Aggregate:
         """Mean with new noise: call it once a round."""

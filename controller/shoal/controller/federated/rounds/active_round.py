@@ -62,6 +62,7 @@ class ActiveRound:
     secagg      of a securely aggregated round, once its roster is fixed
     secagg_id   config.secure_id of such a round; b"" for others
     incoming    device -> chunks of its update that are on disk; None without any, read when asked
+    squares     device -> squared norm of its update, where it is known
     facts       device -> facts of its update, until they are written to the database
     sites       device -> its site, in a task with gateways
     row_limits  device -> largest number of rows that it may report, where that is known
@@ -91,6 +92,7 @@ class ActiveRound:
         self.requests: dict[str, Request] = {}
         self.signed: dict[str, Invite | Measure] = {}
         self.incoming: dict[str, IncomingUpdate | None] = {}
+        self.squares: dict[str, float] = {}
         self.secagg: SecAggSession | None = None
 
     def limit_rows(self, device: str, reported: int, default: int | None = None) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from sqlalchemy import Connection, Row, select
 
 from shoal import wire
-from shoal.controller.federated.aggregation import aggregation, client_updates, gateways
+from shoal.controller.federated.aggregation import checkpoint_files, client_updates, gateways
 from shoal.controller.federated.rounds import rows
 from shoal.controller.federated.rounds.active_round import DEFAULT_ROW_LIMIT, ActiveRound, Request
 from shoal.controller.federated.rounds.machine import (
@@ -197,7 +197,7 @@ def _control(ctx: Context, active: ActiveRound) -> Content | None:
     """SCAFFOLD's control variate c, float32, as a blob."""
     if not active.plan.learning.terms.get("shift"):
         return None
-    state = aggregation.load_state(ctx, active.old_memory)
+    state = checkpoint_files.load_state(ctx, active.old_memory)
     c = state.vectors.get("c", np.zeros(active.size))
     blob = ctx.blobs.put_bytes(c.astype("<f4").tobytes())
     return Content(sha256=blob.sha256, length=blob.size)

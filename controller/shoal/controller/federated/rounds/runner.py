@@ -14,7 +14,7 @@ from cryptography import x509
 from sqlalchemy import select
 
 from shoal import topics, wire
-from shoal.controller.federated.aggregation import aggregation, evaluation
+from shoal.controller.federated.aggregation import aggregation, checkpoint_files, evaluation
 from shoal.controller.federated.checkpoints import round_quarantine
 from shoal.controller.federated.planning import scheduling, tasks
 from shoal.controller.federated.ports import Files
@@ -225,7 +225,7 @@ class RoundRunner:
                 continue
             self._files.forget(ident)
             if row is not None:
-                aggregation.forget_old_states(self._ctx, row.task, row.number)
+                checkpoint_files.forget_old_states(self._ctx, row.task, row.number)
 
     # --- journal, then effects ----------------------------------------------------------------
 

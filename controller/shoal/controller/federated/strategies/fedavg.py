@@ -4,6 +4,7 @@ McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentra
 """
 
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from shoal.federated.sums import ExactSum
 
 class FedAvg(ByExamples, frozen=True, kw_only=True):
     """theta + Σ n·delta / Σ n."""
+
+    elementwise: ClassVar[bool] = True
 
     def gather(self, size: int, shelf: Shelf) -> Gathering:
         return WeightedSum(size, self.weight)

@@ -6,7 +6,7 @@ is a round's goal (`Pace.goal`); in shoal.controller.federated.rounds.machine a 
 updates that started in an earlier one.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ class FedBuff(Strategy, frozen=True, kw_only=True):
     behind      largest staleness of an update, in rounds; older ones are refused
     """
 
+    elementwise: ClassVar[bool] = True
     lr: Positive = 1.0
     behind: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
 

@@ -5,8 +5,7 @@ default, because a large reported number of examples would circumvent the bound.
 """
 
 import math
-
-import numpy as np
+from typing import ClassVar
 
 from shoal.controller.federated.aggregation.gathering import Gathering, Shelf
 from shoal.controller.federated.strategies.fedavg import WeightedSum
@@ -21,6 +20,7 @@ class NormClipping(ByExamples, frozen=True, kw_only=True):
     most_examples   1: all devices weigh the same
     """
 
+    elementwise: ClassVar[bool] = True
     bound: Positive
     most_examples: Counted = 1
 
@@ -28,5 +28,5 @@ class NormClipping(ByExamples, frozen=True, kw_only=True):
         return WeightedSum(size, self.weight, self._factor)
 
     def _factor(self, update: Update) -> float:
-        square = np.einsum("i,i->", update.delta, update.delta, dtype=np.float64)
-        return self.weight(update) * (self.bound / max(self.bound, math.sqrt(float(square))))
+        norm = math.sqrt(update.squared_norm())
+        return self.weight(update) * (self.bound / max(self.bound, norm))

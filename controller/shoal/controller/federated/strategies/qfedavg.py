@@ -4,7 +4,7 @@ Li et al., "Fair Resource Allocation in Federated Learning", 2020, algorithm 2. 
 loss is its weight; Flower uses one loss of the whole model instead.
 """
 
-import numpy as np
+from typing import ClassVar
 
 from shoal.controller.federated.aggregation.gathering import Gathering, Shelf
 from shoal.controller.federated.strategies.fedavg import WeightedSum
@@ -22,6 +22,7 @@ class QFedAvg(Strategy, frozen=True, kw_only=True):
     lr   the devices' learning rate
     """
 
+    elementwise: ClassVar[bool] = True
     q: Positive = 0.2
     lr: Positive = 0.1
 
@@ -37,8 +38,6 @@ class QFedAvg(Strategy, frozen=True, kw_only=True):
 
     def _below(self, update: Update) -> float:
         """Addend of an update to the denominator."""
-        # einsum: its order of additions does not depend on the number of threads
-        square = float(np.einsum("i,i->", update.delta, update.delta, dtype=np.float64))
-        square *= (1 / self.lr) ** 2
+        square = update.squared_norm() * (1 / self.lr) ** 2
         slope = self.q * (update.loss + _ABOVE_ZERO) ** (self.q - 1)
         return slope * square + self._above(update)

@@ -4,6 +4,8 @@ Karimireddy et al., "SCAFFOLD: Stochastic Controlled Averaging for Federated Lea
 option II. The device's half is `shoal.agent.federated.trainer`; `shift` is in the train graph.
 """
 
+from typing import ClassVar
+
 from shoal.controller.federated.aggregation.gathering import Gathering, Shelf
 from shoal.controller.federated.strategies.fedavg import WeightedSum
 from shoal.controller.federated.strategy import Counted, Positive, Strategy
@@ -19,6 +21,7 @@ class Scaffold(Strategy, frozen=True, kw_only=True):
     population   number of devices that may take part
     """
 
+    elementwise: ClassVar[bool] = True
     population: Counted
     lr: Positive = 1.0
 
