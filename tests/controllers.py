@@ -18,9 +18,9 @@ from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
-from shoal.controller.store.io.database import Store
 from shoal.controller.wiring import operation_kinds
 from shoal.errors import AbsentError
+from stores import new_store
 
 NOW = 1_800_000_000.0
 HYDRAULIC = "demo/hydraulic_uci447_features.csv.gz"
@@ -47,7 +47,7 @@ def make_context(folder: Path, clock: Callable[[], float] | None = None) -> Cont
     return Context(
         folder=folder,
         settings=Settings(),
-        store=Store.open(f"sqlite:///{folder / 'controller.db'}"),
+        store=new_store(folder),
         blobs=Blobs(folder / "blobs"),
         signer=Signer.create(folder, clock),
         clock=clock,

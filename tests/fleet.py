@@ -51,13 +51,13 @@ from shoal.controller.releases.io.signing import Signer
 from shoal.controller.rollouts import device_rows, rollouts
 from shoal.controller.rollouts.records import Rollout, RolloutPlan, Selector, StagePlan
 from shoal.controller.store import rollout_tables, tables, used_versions
-from shoal.controller.store.io.database import Store
 from shoal.errors import AbsentError
 from shoal.manifest import Feature, Manifest, Variant
 from shoal.profile import load_profiles
 from shoal.sketch import References, reference_of
 from shoal.trust import ImageRepository
 from shoal.wire import Health
+from stores import new_store
 
 MODEL = "lot-codes"
 FEATURES = ("contrast", "blur", "edge")
@@ -178,7 +178,7 @@ class Fleet:
                 fleet=Telemetry(window_s=window_s, jitter_s=0.0, offline_s=300.0),
                 drift=Drift(baseline_windows=baseline_windows),
             ),
-            store=Store.open(f"sqlite:///{controller / 'controller.db'}"),
+            store=new_store(controller),
             blobs=Blobs(controller / "blobs"),
             signer=Signer.create(controller, self.clock),
             clock=self.clock,
