@@ -11,7 +11,8 @@
     ├── BundleError           a release's files are missing, damaged or hostile
     ├── TrustError            a release or an order that must be rejected
     │   ├── UntrustedError    too few valid signatures
-    │   ├── StaleError        expired, or older than a version already seen
+    │   ├── StaleError        older than a version already seen
+    │   │   └── ExpiredError  ... or expired, by this machine's clock
     │   ├── MisdirectedError  signed for another device, ring or path
     │   └── RefusedError      a federated round beyond the device's limits
     ├── StorageError          the disk refused: full, read-only, damaged
@@ -114,6 +115,10 @@ class StaleError(TrustError):
     """Expired, or older than a version that this device has already seen."""
 
     code = "stale"
+
+
+class ExpiredError(StaleError):
+    """Expired, by this machine's clock: it may be the clock that is wrong."""
 
 
 class MisdirectedError(TrustError):

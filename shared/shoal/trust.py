@@ -31,6 +31,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from shoal.errors import (
     AbsentError,
+    ExpiredError,
     LinkError,
     MisdirectedError,
     StaleError,
@@ -148,7 +149,7 @@ def verify_orders(
         raise StaleError(f"assignment {targets.version} is older than {floor}, already seen")
     expires_s = targets.expires.replace(tzinfo=datetime.UTC).timestamp()
     if expires_s <= now_s:
-        raise StaleError("assignment has expired", "is the controller running?")
+        raise ExpiredError("assignment has expired", "is the controller running?")
     custom = targets.unrecognized_fields.get("shoal", {})
     if not isinstance(custom, dict) or custom.get("device") != device:
         raise MisdirectedError(f"assignment is for {custom!r:.80}, this is {device!r}")
@@ -292,7 +293,9 @@ class ImageRepository:
         except DownloadError as error:
             raise LinkError(f"release metadata: {error}") from error
         except ExpiredMetadataError as error:
-            raise StaleError(f"release metadata: {error}", "is the controller running?") from error
+            raise ExpiredError(
+                f"release metadata: {error}", "is the controller running?"
+            ) from error
         except RepositoryError as error:
             kind = StaleError if "version" in str(error) else UntrustedError
             raise kind(f"release metadata: {error}") from error
@@ -307,7 +310,7 @@ class ImageRepository:
         except DownloadError as error:
             raise LinkError(f"release metadata: {error}") from error
         except ExpiredMetadataError as error:
-            raise StaleError(f"release metadata: {error}") from error
+            raise ExpiredError(f"release metadata: {error}") from error
         except RepositoryError as error:
             raise UntrustedError(f"release metadata: {error}") from error
         if target is None:

@@ -27,7 +27,7 @@ from shoal.agent.telemetry.reporter import Identity, Reporter, ReporterPorts
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.agent.update.runner import Callbacks as UpdateCallbacks
 from shoal.agent.update.runner import Updates
-from shoal.errors import StorageError, TrustError, WireError
+from shoal.errors import ExpiredError, StorageError, TrustError, WireError
 from shoal.federated import messages
 from shoal.trust import director_expiry_s
 
@@ -237,7 +237,10 @@ class Agent:
                 item()
         except (WireError, TrustError) as error:
             severity = "critical" if isinstance(error, TrustError) else "warning"
-            self.reporter.fault(Fault(error.code, str(error), severity))
+            cause, detail = error.code, str(error)
+            if isinstance(error, ExpiredError) and self.clock.fault:
+                cause, detail = "clock", f"{error.message}: {self.clock.fault}; set it"
+            self.reporter.fault(Fault(cause, detail, severity))
         except StorageError as error:
             self._later.append((self._host.monotonic() + RETRY_S, item))
             self.reporter.fault(Fault("disk-full", str(error), "critical"))

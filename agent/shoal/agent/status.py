@@ -26,6 +26,7 @@ ADVICE = {
     "unsupported-profile": "nothing on site: this board's profile is not built for this release",
     "unhealthy": "look at the inputs (sensor, camera); the old release serves",
     "crash-loop": "see the log; the old release serves",
+    "clock": "set the date or enable time synchronisation (timedatectl set-ntp true)",
     "deadline": "check the network, then let the operator start a new attempt",
     "slot-damaged": "the storage card may be failing: replace it",
 }

@@ -12,7 +12,7 @@ from shoal.controller.alerts import alerts
 from shoal.controller.fleet import clock_skew, devices
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import window_validation
-from shoal.controller.store import tables
+from shoal.controller.store import rollout_tables, tables
 
 pytestmark = pytest.mark.scenario
 
@@ -177,3 +177,65 @@ def test_setting_the_clock_while_a_release_is_observed_neither_ends_nor_prolongs
     fleet.run(20)
     assert fleet.states(one.id)["cam-1"] == "OBSERVING"
     fleet.run(20, lambda: fleet.states(one.id)["cam-1"] == "SUCCEEDED")
+
+
+DAY = 86_400.0
+
+
+def rows_of(fleet, ident):
+    rows = fleet.rows_of(rollout_tables.rollout_device)
+    return [row for row in rows if row.rollout == ident]
+
+
+def test_a_clock_a_little_ahead_installs_in_time_though_its_deadline_seems_to_have_passed(fleet):
+    station = fleet.station("cam-1", ring="canary")
+    station.clock_off_s = 7_200.0
+    one = fleet.roll_out(fleet.release(), deadline_s=120.0)
+    fleet.run(60, lambda: fleet.rollout(one.id).state == "FINISHED")
+    assert fleet.states(one.id) == {"cam-1": "SUCCEEDED"}
+
+
+def test_a_device_whose_clock_is_days_ahead_waits_until_it_is_set(fleet):
+    station = fleet.station("cam-1", ring="canary")
+    station.clock_off_s = 3 * DAY
+    one = fleet.roll_out(fleet.release(), deadline_s=3_600.0)
+    fleet.run(120)
+    assert fleet.states(one.id) == {"cam-1": "QUEUED"}
+    assert "ahead of the controller's; set it" in devices.get_device(fleet.ctx, "cam-1").error
+    station.clock_off_s = 0.0
+    fleet.run(400, lambda: fleet.rollout(one.id).state == "FINISHED", step=5.0)
+    assert fleet.states(one.id) == {"cam-1": "SUCCEEDED"}
+    assert fleet.serving() == {"cam-1": f"{MODEL}@1"}
+
+
+@pytest.mark.parametrize("agent_tells", [True, False])
+def test_a_clock_that_stays_wrong_is_named_and_does_not_count_against_the_release(
+    fleet, agent_tells
+):
+    wrong, right = fleet.station("cam-1", ring="canary"), fleet.station("cam-2", ring="canary")
+    wrong.clock_off_s = 3 * DAY
+    one = fleet.roll_out(fleet.release(), deadline_s=300.0)
+    fleet.run(100)
+    if not agent_tells:
+        wrong.crash()
+    fleet.run(400, lambda: fleet.rollout(one.id).state == "FINISHED", step=5.0)
+    assert fleet.states(one.id) == {"cam-1": "SKIPPED", "cam-2": "SUCCEEDED"}
+    (stage, _) = fleet.rollout(one.id).stages
+    assert (stage.failed, stage.skipped) == (0, 1)
+    (skipped,) = [row for row in rows_of(fleet, one.id) if row.device == "cam-1"]
+    assert skipped.cause == "clock"
+    assert "clock is" in skipped.detail
+    assert right.agent.serving[MODEL].engine is not None
+
+
+def test_a_deadline_that_an_older_agent_finds_passed_at_once_is_a_failure_of_its_clock(fleet):
+    fleet.station("cam-1", ring="canary", start=False)
+    one = fleet.roll_out(fleet.release(), deadline_s=300.0)
+    fleet.run(5)
+    event = wire.UpdateEvent(
+        device="cam-1", boot="b1", seq=1, sent_s=fleet.clock(), model=MODEL, release=f"{MODEL}@1",
+        rollout=one.id, attempt=1, state="TIMED_OUT", cause="deadline", detail="it was QUEUED",
+    )  # fmt: skip
+    ingest(fleet.ctx, [("shoal/v1/cam-1/up/event", wire.encode(event))])
+    (row,) = rows_of(fleet, one.id)
+    assert (row.state, row.cause) == ("SKIPPED", "clock")

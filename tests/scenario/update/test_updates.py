@@ -355,10 +355,12 @@ def test_garbage_from_the_broker_is_reported_once_and_counted(device: Device) ->
 
 
 def test_a_deadline_ends_what_cannot_be_fetched(device: Device, cloud: Cloud) -> None:
-    two = msgspec.structs.replace(cloud.release(2), deadline_s=device.clock.now + 30)
-    cloud.reachable = False
-    device.assign(two)
-    device.run(40)
+    deadline_s, cloud.reachable = device.clock.now + 30, False
+    device.assign(msgspec.structs.replace(cloud.release(2), deadline_s=deadline_s))
+    allowed_s = deadline_s - cloud.repository.now  # from when it was signed
+    device.run(allowed_s - 5)
+    assert device.state == "QUEUED", "its clock is not known to be right: it counts from receipt"
+    device.run(10)
     assert (device.state, device.record.cause) == ("TIMED_OUT", "deadline")
 
 

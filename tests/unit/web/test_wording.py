@@ -16,7 +16,7 @@ from shoal.errors import ShoalError
 AGENTS = (
     "golden-mismatch", "too-slow", "too-big", "bad-signature", "stale", "misdirected", "download",
     "disk-full", "unusable-model", "unsupported-profile", "unhealthy", "crash-loop", "deadline",
-    "canceled",
+    "canceled", "clock",
 )  # fmt: skip
 
 

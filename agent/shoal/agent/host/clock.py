@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from shoal.agent.host.clock_skew import ControllerTime, is_wrong
+from shoal.agent.host.clock_skew import ControllerTime, describe, is_wrong
 from shoal.wire import Skew
 
 #: Seconds that a signature may be ahead of a clock that is set from the network.
@@ -54,6 +54,33 @@ class DeviceClock:
     def skew(self) -> Skew | None:
         """Difference from the controller's clock; None while it is unknown."""
         return self.controller.skew(self(), self.monotonic())
+
+    def corrected(self) -> float:
+        """Unix seconds by the controller's clock where the skew is known, else by this one.
+
+        For times of day and earliest times. Signatures are judged by this machine's clock alone.
+        """
+        skew = self.skew
+        return self() - (skew.skew_s if skew is not None else 0.0)
+
+    def is_past(self, deadline_s: float) -> bool | None:
+        """Whether the controller's clock shows more than `deadline_s`; None where that is unknown.
+
+        Unknown is what a clock says that neither the controller nor the network has checked.
+        """
+        skew = self.skew
+        if skew is not None:
+            return self() - skew.skew_s - skew.error_s > deadline_s
+        if self._disciplined():
+            return self() > deadline_s
+        return None
+
+    @property
+    def fault(self) -> str:
+        """How far the clock is known to be wrong, as a sentence; "" while it is not."""
+        skew = self.skew
+        wrong = skew is not None and is_wrong(skew)
+        return f"this device's clock is {describe(skew)} the controller's" if skew and wrong else ""
 
     @property
     def synced(self) -> bool:

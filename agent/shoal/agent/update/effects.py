@@ -24,6 +24,7 @@ from shoal.errors import (
     AbsentError,
     BundleError,
     DeniedError,
+    ExpiredError,
     LinkError,
     ShoalError,
     StorageError,
@@ -52,6 +53,7 @@ class EffectContext(NamedTuple):
     stop            whether the effect was cancelled
     now_s           Unix seconds when the effect began
     tries           earlier tries of the effect
+    clock_fault     how far this device's clock is known to be wrong, "" while it is not
     """
 
     ports: UpdatePorts
@@ -64,6 +66,7 @@ class EffectContext(NamedTuple):
     stop: Callable[[], bool]
     now_s: float
     tries: int = 0
+    clock_fault: str = ""
 
 
 class EffectResult(NamedTuple):
@@ -108,6 +111,8 @@ def _check(record: Record, context: EffectContext) -> EffectResult:
         return _retry(error)
     except (DeniedError, AbsentError) as error:
         return _retry(error, FINAL_TRIES)
+    except ExpiredError as error:
+        return _expired(error, context.clock_fault)
     except ShoalError as error:
         return _refused(error)
     if serving and _serves_already(manifest, serving, context):
@@ -347,6 +352,14 @@ def _refused(error: ShoalError) -> EffectResult:
     cause = cause_of(error)
     faults = (Fault(cause, str(error), "critical"),) if isinstance(error, TrustError) else ()
     return EffectResult(Event.REFUSED, Note(cause=cause, detail=str(error)), faults=faults)
+
+
+def _expired(error: ExpiredError, clock_fault: str) -> EffectResult:
+    """Refuse what has expired; with a clock that is known to be wrong, wait until it is set."""
+    if not clock_fault:
+        return _refused(error)
+    detail = f"{error.message}, by a clock that is wrong: {clock_fault}; set it (timedatectl)"
+    return EffectResult(None, Note(cause="clock", detail=detail), retry=True)
 
 
 def _retry(error: ShoalError, tries: int = 0) -> EffectResult:

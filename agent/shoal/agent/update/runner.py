@@ -45,14 +45,18 @@ class EffectJob(Job):
 class Attempt:
     """What is in memory of one model's update: pending effect, running job, observation.
 
-    not_before and the watch are in monotonic seconds.
+    not_before, due_s and the watch are in monotonic seconds.
+
+    due_s   when the order is late at the latest, where the controller's time is unknown
+    waits   why the effect is tried again
     """
 
     def __init__(self, record: Record, worker: Worker[EffectJob]) -> None:
         self.record, self.worker = record, worker
         self.pending: Effect | None = None
         self.tries = 0
-        self.not_before = float("-inf")
+        self.not_before, self.due_s = float("-inf"), float("inf")
+        self.waits = Note()
         self.watch: Watch | None = None
 
     @property
@@ -100,7 +104,7 @@ class Updates:
         self._clock, self._settings, self._callbacks = clock, settings, callbacks
         self._attempts: dict[str, Attempt] = {}
         self._desired: dict[str, Order] | None = None
-        self._payload, self._urls = b"", dict[str, str]()
+        self._payload, self._urls, self._signed_s = b"", dict[str, str](), 0.0
 
     @property
     def records(self) -> list[Record]:
@@ -225,6 +229,7 @@ class Updates:
         self._ports.peers.update(message.peers or {}, message.generations or {})
         self._clock.raise_floor(signed_s)
         self._desired = {order.model: order for order in orders.orders}
+        self._signed_s = orders.signed_s
         for attempt in self._attempts.values():
             attempt.not_before = float("-inf")  # its URLs may be new
 
@@ -249,7 +254,7 @@ class Updates:
         order, now = self._desired.get(attempt.record.model), self._clock()
         event = machine.decide(attempt.record, order)
         if event is Event.ASSIGNED:
-            attempt.tries = 0
+            attempt.tries, attempt.waits, attempt.due_s = 0, Note(), float("inf")
             self._advance(attempt, event, Note(at_s=now, order=order))
         elif event is Event.CANCEL:
             why = _superseded(order) if order else "the order was withdrawn"
@@ -257,10 +262,27 @@ class Updates:
 
     def _check_deadline(self, attempt: Attempt) -> None:
         record, now = attempt.record, self._clock()
-        late = record.order is not None and 0 < record.order.deadline_s < now
-        if late and record.state in machine.CANCELABLE:
+        if record.state in machine.CANCELABLE and self._is_late(attempt):
             detail = f"not done by its deadline; it was {record.state.name}"
-            self._advance(attempt, Event.LATE, Note(at_s=now, cause="deadline", detail=detail))
+            cause, why = "deadline", attempt.waits
+            if why.cause == "clock":
+                cause, detail = why.cause, f"{detail}: {why.detail}"
+            self._advance(attempt, Event.LATE, Note(at_s=now, cause=cause, detail=detail))
+
+    def _is_late(self, attempt: Attempt) -> bool:
+        """Whether the deadline has passed by the controller's clock.
+
+        Where its time is unknown: whether as long has passed since the order was received here, or
+        the agent started, as the controller allowed when it signed.
+        """
+        order = attempt.record.order
+        if order is None or not order.deadline_s:
+            return False
+        if attempt.due_s == float("inf"):
+            allowed_s = max(0.0, order.deadline_s - self._signed_s)
+            attempt.due_s = self._clock.monotonic() + allowed_s
+        late = self._clock.is_past(order.deadline_s)
+        return self._clock.monotonic() > attempt.due_s if late is None else late
 
     def _observe(self, attempt: Attempt) -> None:
         """Commit or roll back a trial once its observation has a verdict."""
@@ -299,7 +321,7 @@ class Updates:
 
     def _launch(self, attempt: Attempt) -> None:
         """Start the pending effect once its time has come and the previous job has ended."""
-        effect, record, now = attempt.pending, attempt.record, self._clock()
+        effect, record, now = attempt.pending, attempt.record, self._clock.corrected()
         early = effect is Effect.CHECK and record.order and now < record.order.not_before_s
         closed = effect is Effect.DOWNLOAD and now < self._settings.hours.opens_s(now)
         waits = self._clock.monotonic() < attempt.not_before
@@ -339,7 +361,7 @@ class Updates:
             until = since + self._settings.observe_s
             attempt.watch = Watch(since_s=since, until_s=until, before=before)
             self._callbacks.inventory()
-        elif job.effect is Effect.DOWNLOAD and not self._settings.hours.open(self._clock()):
+        elif self._is_closed(job.effect):
             attempt.pending = job.effect
         elif result.retry:
             self._retry(attempt, job, result)
@@ -352,9 +374,10 @@ class Updates:
             self._advance(attempt, Event.BROKE, note)
             return
         pause = min(RETRY_MAX_S, RETRY_S * 2 ** min(attempt.tries - 1, 10))
-        attempt.pending = job.effect
+        attempt.pending, attempt.waits = job.effect, result.note
         attempt.not_before = self._clock.monotonic() + pause * self._ports.random.random()
-        self._reporter.fault(Fault(result.note.cause, result.note.detail, "info"))
+        severity = "warning" if result.note.cause == "clock" else "info"
+        self._reporter.fault(Fault(result.note.cause, result.note.detail, severity))
 
     def _context(self, attempt: Attempt, job: EffectJob) -> EffectContext:
         return EffectContext(
@@ -368,11 +391,13 @@ class Updates:
             stop=lambda: job.cancelled or self._is_closed(job.effect),
             now_s=self._clock(),
             tries=attempt.tries,
+            clock_fault=self._clock.fault,
         )
 
     def _is_closed(self, effect: Effect) -> bool:
         """Whether the effect is a download outside the hours for downloads."""
-        return effect is Effect.DOWNLOAD and not self._settings.hours.open(self._clock())
+        hours = self._settings.hours
+        return effect is Effect.DOWNLOAD and not hours.open(self._clock.corrected())
 
     def _url(self, sha256: str) -> str:
         try:

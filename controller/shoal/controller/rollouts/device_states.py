@@ -20,6 +20,8 @@ RETRIED = frozenset({FAILED, TIMED_OUT})
 UNSUPPORTED = "unsupported-profile"
 #: The same, because its agent does not read the release's manifest.
 OUTDATED = "outdated-agent"
+#: The same: the device's clock is wrong, so that signatures have expired or orders are late by it.
+CLOCK = "clock"
 #: Assigned, and still before the swap.
 CANCELABLE = frozenset({ASSIGNED, "QUEUED", "DOWNLOADING", "DOWNLOADED", "INSTALLING", "PROBING"})
 SWAPPING = frozenset({"ACTIVATING", "OBSERVING", "COMMITTING"})
@@ -30,8 +32,11 @@ def reported(state: str, cause: str) -> str:
 
     >>> reported("REJECTED", "unsupported-profile"), reported("FAILED", "too-slow")
     ('SKIPPED', 'FAILED')
+    >>> reported("TIMED_OUT", "clock")
+    'SKIPPED'
     """
-    return SKIPPED if state == REJECTED and cause == UNSUPPORTED else state
+    skipped = (state == REJECTED and cause == UNSUPPORTED) or (state in FAILURES and cause == CLOCK)
+    return SKIPPED if skipped else state
 
 
 def follows(old: str, new: str) -> bool:

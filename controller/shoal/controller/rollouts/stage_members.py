@@ -71,9 +71,10 @@ class StageMembers:
         """Devices in progress that were ordered before then and have reported since the stage
         began, or that were decommissioned.
 
-        Rows of rollout_device, and `enrolled`, the device's state.
+        Rows of rollout_device; `enrolled`, the device's state; and its clock_skew_s, clock_error_s.
         """
-        query = _joined(select(rollout_device, device.c.state.label("enrolled"))).where(
+        more = (device.c.state.label("enrolled"), device.c.clock_skew_s, device.c.clock_error_s)
+        query = _joined(select(rollout_device, *more)).where(
             self._in_stage,
             _LEFT,
             _mine.state != device_states.WAITING,

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft
+from shoal.controller.fleet.clock_skew import DeviceClock, describe_clock, is_wrong
 from shoal.controller.host.context import Context
 from shoal.controller.rollouts import (
     assignments,
@@ -52,6 +53,8 @@ LOOK_S = 5.0
 LOOKED = 500
 #: Seconds without a report after which a canceled device counts as unreachable.
 PATIENCE_S = 60.0
+#: A clock that is further ahead may see expired metadata: its shortest is renewed at half a day.
+CLOCK_AHEAD_S = 43_200.0
 _VERDICTS = {
     Outcome.WAIT: StageEvent.UNDECIDED,
     Outcome.PASSED: StageEvent.PASSED,
@@ -271,10 +274,7 @@ class RolloutStepper:
         for row in device_rows.unchanged(self.db, found.late):
             values = {"state": device_states.CANCELED, "cause": "decommissioned", "detail": ""}
             if row.enrolled == "enrolled":
-                detail = f"still {row.state} after {self.plan.deadline_s:g} s"
-                values = {
-                    "state": device_states.TIMED_OUT, "cause": "deadline", "detail": detail,
-                }  # fmt: skip
+                values = _timed_out(row, self.plan.deadline_s)
             taken.append(device_rows.Change(row, values))
         device_rows.change(self.db, self.ctx, taken)
         known = device_rows.names_in(self.db, self.ident, list(found.joining))
@@ -400,3 +400,17 @@ def _without(states: Mapping[str, Count], state: str, devices: int) -> dict[str,
     """Counts without so many devices of one state."""
     less = states.get(state, Count()).plus(Count(1), -devices)
     return {**states, state: less}
+
+
+def _timed_out(row: Row[Any], deadline_s: float) -> dict[str, Any]:
+    """Values of a device past its deadline; one that could not start for its clock is skipped."""
+    detail = f"still {row.state} after {deadline_s:g} s"
+    clock = DeviceClock(row.device, row.clock_skew_s, row.clock_error_s)
+    waits = row.state in (device_states.ASSIGNED, "QUEUED")
+    if waits and row.clock_skew_s > 0 and is_wrong(clock, CLOCK_AHEAD_S):
+        offset = describe_clock(row.clock_skew_s, row.clock_error_s)
+        return {
+            "state": device_states.SKIPPED, "cause": device_states.CLOCK,
+            "detail": f"{detail}; its clock is {offset}, and by it signatures have expired",
+        }  # fmt: skip
+    return {"state": device_states.TIMED_OUT, "cause": "deadline", "detail": detail}

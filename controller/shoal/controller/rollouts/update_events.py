@@ -19,6 +19,8 @@ from shoal.wire import UpdateEvent
 #: successful update does.
 IMPORTED = "folder-imported"
 _LONGEST = 500
+#: A deadline that is reported as passed so many seconds before it is one of a wrong clock.
+EARLY_S = 5.0
 #: Device, boot and sequence number of an event.
 Key = tuple[str, str, int]
 _BACK = frozenset({State.ROLLING_BACK.value, State.ROLLED_BACK.value})
@@ -43,7 +45,7 @@ def apply_all(db: Connection, ctx: Context, events: Sequence[UpdateEvent]) -> di
         if row is None:
             others.append(event)
         else:
-            row.apply(event)
+            row.apply(event, ctx.clock())
     moved = [one for one in rows.values() if one.values]
     device_rows.change(db, ctx, [device_rows.Change(one.row, one.values) for one in moved])
     idents = sorted({one.row.rollout for one in moved})
@@ -64,10 +66,11 @@ class _DeviceRow:
         boot, seq = self._now("boot"), self._now("seq")
         return bool(event.attempt == self.row.attempt and event.boot == boot and event.seq < seq)
 
-    def apply(self, event: UpdateEvent) -> None:
+    def apply(self, event: UpdateEvent, now: float) -> None:
+        """Apply an event that arrived at `now`."""
         if event.attempt != self.row.attempt:
             return
-        values = _values(self.row, event)
+        values = _values(self.row, event, now)
         if not device_states.follows(self._now("state"), values["state"]):
             return
         facts = self._now("facts")
@@ -84,8 +87,9 @@ def _rows(db: Connection, events: Sequence[UpdateEvent]) -> dict[tuple[str, str]
     mine = rollout_device.c
     found: dict[tuple[str, str], _DeviceRow] = {}
     for some in chunks(keys):
+        deadline_s = rollout.c.plan["deadline_s"].as_float().label("deadline_s")
         query = (
-            select(rollout_device, rollout.c.state.label("whole"), rollout.c.cursor)
+            select(rollout_device, rollout.c.state.label("whole"), rollout.c.cursor, deadline_s)
             .join(rollout, rollout.c.id == mine.rollout)
             .where(tuple_(mine.rollout, mine.device).in_(some))
         )
@@ -93,8 +97,11 @@ def _rows(db: Connection, events: Sequence[UpdateEvent]) -> dict[tuple[str, str]
     return found
 
 
-def _values(row: Row[Any], event: UpdateEvent) -> dict[str, Any]:
-    state = device_states.reported(event.state, event.cause)
+def _values(row: Row[Any], event: UpdateEvent, now: float) -> dict[str, Any]:
+    cause = event.cause
+    if cause == "deadline" and now < row.ordered_at + (row.deadline_s or 0.0) - EARLY_S:
+        cause = device_states.CLOCK  # an agent that judges deadlines by its own clock alone
+    state = device_states.reported(event.state, cause)
     went_back = row.whole in _BACK and row.device <= row.cursor
     if went_back and state in device_states.SUCCESSES:
         return {
@@ -102,7 +109,7 @@ def _values(row: Row[Any], event: UpdateEvent) -> dict[str, Any]:
             "cause": "rollback",
             "detail": f"back on {event.release}" if event.release else "removed: it serves none",
         }
-    return {"state": state[:32], "cause": event.cause[:80], "detail": event.detail[:2000]}
+    return {"state": state[:32], "cause": cause[:80], "detail": event.detail[:2000]}
 
 
 def _shadow(facts: dict[str, Any]) -> dict[str, float]:

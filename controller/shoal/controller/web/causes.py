@@ -45,6 +45,11 @@ CAUSES: dict[str, Cause] = {
         "Check the network from the device to the artifact server; the next attempt resumes "
         "where this one ended.",
     ),
+    "clock": Cause(
+        "Its clock is wrong",
+        "Signatures have expired by a clock that is ahead. Set the device's clock or enable time "
+        "synchronisation (timedatectl set-ntp true); it does not count against the release.",
+    ),
     "disk-full": Cause(
         "Disk is full", "Free space on the device; the release that it serves is unchanged."
     ),

@@ -14,7 +14,12 @@ from shoal.errors import AbsentError
 TILES = 120
 _ACTIONS = {"approve": rollouts.approve, "pause": rollouts.pause, "resume": rollouts.resume}
 #: Causes for which a device is skipped, not failed.
-SKIPS = frozenset({device_states.UNSUPPORTED, device_states.OUTDATED, "decommissioned", "skipped"})
+SKIPS = frozenset(
+    {
+        device_states.UNSUPPORTED, device_states.OUTDATED, device_states.CLOCK, "decommissioned",
+        "skipped",
+    }
+)  # fmt: skip
 
 
 @blueprint.get("/rollouts")
