@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from shoal import topics, wire
 from shoal.address import url_of
+from shoal.controller.conditions import uptime
 from shoal.controller.federated.io import round_thread
 from shoal.controller.fleet import duplicate_devices
 from shoal.controller.host.context import Context
@@ -80,6 +81,7 @@ class Engine:
         self._returns = duplicate_devices.ReturnCounter(monotonic)
         rounds = self._rounds
         self.jobs = [
+            Periodic("uptime", uptime.EVERY_S, self._note_uptime),
             Periodic("retained messages", 1.0, self._publish_retained, on_message=True),
             *jobs,
             Periodic("assignments", 0.25, self._publish_assignments, on_message=True),
@@ -220,6 +222,9 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - one job must not stop the others
             expected = isinstance(error, (LinkError, StorageError))
             _log.error("%s: %s", job.name, error, exc_info=not expected)
+
+    def _note_uptime(self) -> None:
+        uptime.note(self.ctx, self._link.connected)
 
     def _publish_call(self, device: str, call: wire.RoundCall) -> None:
         """LinkError without a connection: the caller publishes it again."""

@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from shoal.controller.alerts import members, upkeep
+from shoal.controller.conditions import certificates, drafts, offline
 from shoal.controller.deletion import deletion, unused_files
 from shoal.controller.engine import Engine, Periodic
 from shoal.controller.federated.checkpoints import promotion, retention
@@ -57,6 +59,10 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("rounds on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),
         Periodic("candidate releases", 5.0, lambda: promotion.promote_candidates(ctx)),
         Periodic("offline devices", 5.0, lambda: devices.mark_offline(ctx)),
+        Periodic("overdue devices", 2.0, lambda: offline.step(ctx)),
+        Periodic("certificates", 600.0, lambda: certificates.step(ctx)),
+        Periodic("conditions", 1.0, lambda: members.step(ctx, drafts.draft)),
+        Periodic("alerts", 1.0, lambda: upkeep.upkeep(ctx)),
         Periodic("clock skew", 15.0, lambda: clock_skew.update_alerts(ctx)),
         Periodic("duplicate devices", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
         Periodic("assignment renewal", 600.0, lambda: assignments.renew(ctx)),

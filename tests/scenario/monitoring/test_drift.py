@@ -6,7 +6,7 @@ from sqlalchemy import insert, update
 
 from fakes import memory_folder
 from fleet import MODEL, Fleet
-from shoal.controller.alerts import alerts
+from shoal.controller.alerts import actions, alerts
 from shoal.controller.data import datasets
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.fleet import ledger
@@ -91,7 +91,7 @@ def test_an_alert_is_acknowledged_and_closes_by_itself_when_the_release_is_repla
     foul(fleet, "south")
     fleet.run(120, drifted(fleet))
     [alert] = alerts.list_alerts(fleet.ctx, "open")
-    assert alerts.acknowledge(fleet.ctx, actor="ana", id=alert.id).acknowledged_by == "ana"
+    assert actions.acknowledge(fleet.ctx, actor="ana", id=alert.id).acknowledged_by == "ana"
     fleet.run(60)
     assert [a.id for a in alerts.list_alerts(fleet.ctx, "acknowledged")] == [alert.id]
     new = fleet.roll_out(fleet.release())
@@ -101,9 +101,9 @@ def test_an_alert_is_acknowledged_and_closes_by_itself_when_the_release_is_repla
     assert closed.state == "closed"
     assert f"{MODEL}@2" in closed.detail
     with pytest.raises(ConflictError, match="closed"):
-        alerts.acknowledge(fleet.ctx, actor="ana", id=alert.id)
+        actions.acknowledge(fleet.ctx, actor="ana", id=alert.id)
     with pytest.raises(AbsentError):
-        alerts.acknowledge(fleet.ctx, actor="ana", id=99)
+        actions.acknowledge(fleet.ctx, actor="ana", id=99)
 
 
 def test_an_alert_closes_when_the_camera_is_clean_again(fleet):

@@ -1,11 +1,9 @@
-"""Routes for fleet health, drift, performance and alerts."""
+"""Routes for fleet health, drift and performance."""
 
 from typing import Annotated
 
 import msgspec
 
-from shoal.controller.alerts import alerts
-from shoal.controller.alerts.records import Alert
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.monitoring import drift_history, performance
 from shoal.controller.monitoring.records import (  # fmt: skip
@@ -18,8 +16,6 @@ from shoal.controller.monitoring.records import (  # fmt: skip
 
 TAG = "monitoring"
 FOR_EVER = 2.0**33
-#: A row's number: no larger than the database can hold.
-ROW = "<int(max=9223372036854775807):id>"
 Scope = Annotated[str, msgspec.Meta(pattern="^(device|site)$")]
 
 
@@ -73,12 +69,6 @@ class PerformanceQuery(RequestModel, frozen=True, kw_only=True):
     by: Annotated[str, msgspec.Meta(pattern="^(|site)$")] = ""
 
 
-class AlertQuery(RequestModel, frozen=True, kw_only=True):
-    """state: open, acknowledged, closed, or "" for all."""
-
-    state: Annotated[str, msgspec.Meta(pattern="^(|open|acknowledged|closed)$")] = ""
-
-
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """A subject of drift detection."""
 
@@ -128,15 +118,3 @@ def get_performance(call: Call, query: PerformanceQuery) -> Listing[Performance]
             release=query.release, since=query.since, until=query.until,
         )
     )  # fmt: skip
-
-
-@route("GET", "/api/v1/alerts", role="viewer", tag=TAG)
-def list_alerts(call: Call, query: AlertQuery) -> Listing[Alert]:
-    """Alerts, newest first."""
-    return all_of(alerts.list_alerts(call.ctx, state=query.state))
-
-
-@route("POST", f"/api/v1/alerts/{ROW}/acknowledge", role="operator", tag=TAG)
-def acknowledge(call: Call, id: int) -> Alert:  # noqa: A002 - the API's word
-    """Acknowledge an alert."""
-    return alerts.acknowledge(call.ctx, actor=call.by, id=id)

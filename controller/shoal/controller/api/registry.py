@@ -1,6 +1,7 @@
 """All routes of the API."""
 
 from shoal.controller.api import (
+    alerts,
     checkpoints,
     datasets,
     deletion,
@@ -16,8 +17,8 @@ from shoal.controller.api import (
 from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
-    people, devices, folders, datasets, models, deletion, rollouts, rounds, checkpoints, monitoring,
-    operations,
+    people, devices, folders, datasets, models, deletion, rollouts, rounds, checkpoints, alerts,
+    monitoring, operations,
 )  # fmt: skip
 
 

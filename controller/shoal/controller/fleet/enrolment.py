@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from shoal.address import url_of
 from shoal.controller.access import audit
+from shoal.controller.conditions import device_watch
 from shoal.controller.fleet import devices, join_tokens, reported_facts
 from shoal.controller.fleet.certificates import DeviceCA, Issued
 from shoal.controller.fleet.records import Device
@@ -55,6 +56,7 @@ def enrol(ctx: Context, authority: DeviceCA, request: EnrolRequest) -> EnrolResp
         if row is None:
             db.execute(insert(device).values(values))
         else:
+            device_watch.forget(db, ctx, row.name)
             db.execute(update(device).where(device.c.name == row.name).values(values))
             if row.state != devices.ENROLLED:
                 _forget_orders(db, row.name)
@@ -77,6 +79,7 @@ def decommission(ctx: Context, *, actor: str, device: str) -> Device:
         raise ConflictError(f"device {device} is {found.state} already")
     with ctx.store.write() as db:
         _decommission(db, device)
+        device_watch.forget(db, ctx, device)
         audit.record(db, ctx, actor, "device.decommission", device, site=found.site)
         changes.note(db, ctx, "device", device)
     return devices.get_device(ctx, device)

@@ -65,6 +65,27 @@ class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     scales: list[int] = msgspec.field(default_factory=lambda: [1, 4, 16])
 
 
+class Alerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When devices raise alerts, and when an alert escalates: docs/alerts.md.
+
+    offline_per_day  false offline alerts a day to expect from the whole fleet, from rhythms alone
+    offline_most_s   a device that is silent for longer is offline, whatever its rhythm
+    certificate_s    a certificate that ends within so many seconds raises an alert
+    disk_free_mb     less free disk raises one
+    temperature_c    more heat raises one
+    escalate_s       severity -> seconds after which an alert that nobody took escalates; 0: never
+    """
+
+    offline_per_day: Annotated[float, msgspec.Meta(gt=0, le=1_000)] = 1.0
+    offline_most_s: Annotated[float, msgspec.Meta(ge=600)] = 7 * 86_400.0
+    certificate_s: Annotated[float, msgspec.Meta(ge=0)] = 21 * 86_400.0
+    disk_free_mb: Annotated[float, msgspec.Meta(ge=0)] = 100.0
+    temperature_c: Annotated[float, msgspec.Meta(ge=0)] = 85.0
+    escalate_s: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(
+        default_factory=lambda: {"critical": 3_600.0}
+    )
+
+
 class Rollouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whether rollouts need approval.
 
@@ -112,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     network: Network = Network()
     fleet: Fleet = Fleet()
     drift: Drift = Drift()
+    alerts: Alerts = Alerts()
     operations: Operations = Operations()
     rollouts: Rollouts = Rollouts()
     rounds: Rounds = Rounds()

@@ -22,6 +22,7 @@ import msgspec
 from sqlalchemy import Connection, func, select, tuple_, update
 
 from shoal import topics, wire
+from shoal.controller.conditions import device_watch
 from shoal.controller.fleet import clock_skew, duplicate_devices, join_tokens
 from shoal.controller.fleet.duplicate_devices import ReturnCounter
 from shoal.controller.fleet.reported_facts import (
@@ -189,6 +190,8 @@ class _Batch:
         arrivals.save()
         self._apply_events(events)
         self._update_devices(windows, events)
+        spoke = {name for name, values in self.columns.items() if "seen_at" in values}
+        device_watch.note_batch(self.db, self.ctx, self.devices, spoke, self.now)
         for (name, boot), seqs in self.seqs.items():
             self.replies[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
         return dict(self.replies)
@@ -441,6 +444,7 @@ def _devices(db: Connection, names: Iterable[str]) -> dict[str, Any]:
         device.c.session,
         device.c.ring,
         device.c.profile,
+        device.c.seen_at,
     )
     found: dict[str, Any] = {}
     for some in chunks(sorted(names)):

@@ -305,8 +305,19 @@ alert = Table(
     number("updated_at"),
     text("acknowledged_by"),
     number("closed_at"),
+    text("assigned_to"),
+    count("members"),
+    count("reopened"),
+    number("snoozed_until"),
+    text("silence"),
+    number("escalated_at"),
+    number("ending_at"),  # its cause is gone; it closes then, unless it returns before
+    number("due_at"),  # when alerts.upkeep looks at it next: a snooze ends, it escalates; 0: never
     Index("ix_alert_key", "key", "state"),
+    Index("ix_alert_state", "state", "severity", "kind"),
+    Index("ix_alert_opened", "opened_at", "id"),
 )
+Index("ix_alert_due", alert.c.due_at, sqlite_where=alert.c.due_at > 0)
 change = Table(  # change log, read by the console's event stream
     "change",
     metadata,

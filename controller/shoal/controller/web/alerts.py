@@ -3,7 +3,7 @@
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.alerts import alerts
+from shoal.controller.alerts import actions, alerts
 from shoal.controller.alerts.records import Alert
 from shoal.controller.rollouts import rollouts
 from shoal.controller.web.screen import actor, blueprint, context, show
@@ -31,5 +31,5 @@ def _urgency(alert: Alert) -> tuple[int, int, float]:
 @blueprint.post("/alerts/<int(max=9223372036854775807):id>/acknowledge")
 def alert_acknowledge(id: int) -> Response:  # noqa: A002 - the API's word
     """Acknowledge an alert."""
-    alerts.acknowledge(context(), actor=actor("operator").name, id=id)
+    actions.acknowledge(context(), actor=actor("operator").name, id=id)
     return redirect(url_for("web.alert_list", state=request.form.get("state") or None), 303)

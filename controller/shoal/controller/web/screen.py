@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 
 from shoal.controller.access import roles
 from shoal.controller.access.roles import Actor
-from shoal.controller.alerts import alerts
+from shoal.controller.alerts import listing
 from shoal.controller.data.adding import PackItems
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
@@ -155,7 +155,7 @@ def day(at: float) -> str:
 
 def open_alerts() -> int:
     """Number of open alerts, for the navigation."""
-    return len(alerts.list_alerts(context(), state="open"))
+    return listing.counts(context()).state.get("open", 0)
 
 
 def asset(name: str) -> str:
