@@ -21,14 +21,22 @@ PEERS = {
     "mlserver": ["mlserver==1.7.1", _ORT],
     "bentoml": ["bentoml==1.4.39", _ORT],
     "fastapi": ["fastapi==0.165.0", "uvicorn[standard]==0.54.0", _ORT],
+    "fastapi-tuned": ["fastapi==0.165.0", "uvicorn[standard]==0.54.0", "orjson==3.13.0", _ORT],
 }
+#: Peers that are one program below this folder.
+_PROGRAMS = {"fastapi": "fastapi_app.py", "fastapi-tuned": "fastapi_tuned.py"}
 #: Libraries that are no servers.
 LIBRARIES = {
     "whylogs": ["whylogs==1.6.4", "numpy==2.4.6", "pandas==3.1.1"],
     "datasketches": ["datasketches==5.2.0", "numpy==2.4.6"],
 }
 
-_READY = {"mlserver": f"/v2/models/{MODEL}/ready", "bentoml": "/readyz", "fastapi": "/docs"}
+_READY = {
+    "mlserver": f"/v2/models/{MODEL}/ready",
+    "bentoml": "/readyz",
+    "fastapi": "/docs",
+    "fastapi-tuned": "/ready",
+}
 
 
 class MissingError(Exception):
@@ -118,8 +126,8 @@ def _command(
     name: str, python: Path, model: Path, port: int, folder: Path
 ) -> tuple[list[str], dict[str, str]]:
     """How a peer is started, and what it needs in its environment."""
-    if name == "fastapi":
-        return [str(python), str(HERE / "fastapi_app.py"), str(model), str(port)], {}
+    if name in _PROGRAMS:
+        return [str(python), str(HERE / _PROGRAMS[name]), str(model), str(port)], {}
     if name == "bentoml":
         serve = [str(python), "-m", "bentoml", "serve", "bento_service:Predictor"]
         address = ["--host", "127.0.0.1", "--port", str(port), "--working-dir", str(HERE)]
