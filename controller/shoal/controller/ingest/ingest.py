@@ -173,6 +173,7 @@ class _Batch:
         self.replies: Replies = defaultdict(list)
 
     def store(self) -> Replies:
+        self.validator.read_ahead(one for one in self.messages if isinstance(one, WindowReport))
         for message in self.messages:
             known = self.devices.get(message.device)
             if known is None or known.state != "enrolled":

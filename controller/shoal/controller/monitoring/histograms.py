@@ -1,10 +1,13 @@
 """Histograms: the sketches of a window as one table of counts, and the training data's likewise."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from shoal.errors import SketchError
 from shoal.sketch import Reference, References, Sketch
+from shoal.sketch_batches import decode
 from shoal.tensor_sketches import in_words, is_statistic
 
 I64 = npt.NDArray[np.int64]
@@ -64,6 +67,19 @@ def read(reference: Reference, data: bytes) -> Sketch:
     if (sketch.n + sketch.missing != sketch.rows).any():
         raise SketchError("sketch's row count differs from its features'")
     return sketch
+
+
+def rows_of_all(reference: Reference, given: Sequence[bytes]) -> list[int | None]:
+    """Rows of each sketch, decoded together and checked as `read` does; None of one that `read`
+    has to look at."""
+    batch = decode(reference, given)
+    known = batch.n > 0
+    finite = np.isfinite(batch.moments).all(2) & (batch.moments[:, :, 1] >= 0)
+    fine = (finite | ~known).all(1) & (batch.n + batch.missing == batch.rows[:, None]).all(1)
+    found: list[int | None] = [None] * len(given)
+    for i, rows, ok in zip(np.flatnonzero(batch.read), batch.rows, fine, strict=True):
+        found[i] = int(rows) if ok else None
+    return found
 
 
 def _table(sketch: Sketch) -> I64:

@@ -87,13 +87,14 @@ def add(db: Connection, windows: Sequence[NewWindow], profiles: Mapping[str, str
     db.exec_driver_sql(
         _REPLACE,
         [
-            (*key, *counts, since, until, _trimmed(latency))
-            for key, counts, since, until, latency in zip(
+            (*key, *counts, since, until, str(latency[:bins]))
+            for key, counts, since, until, latency, bins in zip(
                 number,
                 found.counts.tolist(),
                 found.since.tolist(),
                 found.until.tolist(),
-                found.latency,
+                found.latency.tolist(),
+                _bins(found.latency),
                 strict=True,
             )
         ],
@@ -200,9 +201,11 @@ def _grouped(table: _Table, rows: I64, groups: I64, number: int) -> _Table:
     return found
 
 
-def _trimmed(latency: I64) -> str:
-    filled = np.flatnonzero(latency)
-    return str(latency[: filled[-1] + 1].tolist() if len(filled) else [])
+def _bins(latency: I64) -> list[int]:
+    """Bins up to the last one that is not 0, of each row (n, BINS)."""
+    at = np.arange(1, latency.shape[1] + 1)
+    bins: list[int] = np.where(latency > 0, at, 0).max(1, initial=0).tolist()
+    return bins
 
 
 def _note_subjects(db: Connection, windows: Sequence[NewWindow]) -> None:
