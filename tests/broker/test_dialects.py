@@ -8,6 +8,7 @@ import pytest
 
 from broker.five import REFUSALS, MosquittoOfFive
 from broker.real import Mosquitto, Nats, Site, running_site
+from shoal.controller.broker.io.mosquitto import MAX_PACKET
 from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import LinkError
 from shoal.mqtt_version import Limits, MqttVersion, limits_of
@@ -21,8 +22,10 @@ class Narrow(Mosquitto):
     """A Mosquitto that takes little at once. Only MQTT 5 can say so."""
 
     def start(self) -> None:
-        text = self._conf.read_text().replace("max_inflight_messages 20", "max_inflight_messages 3")
-        text = text.replace("message_size_limit", "max_packet_size 4000\n#")
+        text = self._conf.read_text().replace(
+            "max_inflight_messages 1000", "max_inflight_messages 3"
+        )
+        text = text.replace(f"max_packet_size {MAX_PACKET}", "max_packet_size 4000")
         self._conf.write_text(text)
         super().start()
 

@@ -18,7 +18,7 @@ from shoal.controller.broker.io.mosquitto import access_list
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.store.io.database import Store
 from shoal.errors import SettingError
-from shoal.topics import up
+from shoal.topics import UP_KINDS, up
 from waiting import eventually
 
 pytestmark = pytest.mark.broker
@@ -86,7 +86,9 @@ def test_the_access_list_names_every_device_and_grants_nothing_by_pattern():
     text = access_list(["cam-b", "cam-a"])
     assert text.index("user cam-a") < text.index("user cam-b")
     assert "pattern" not in text
-    assert "topic write shoal/v1/cam-a/up/+" in text
+    writes = [line for line in text.splitlines() if line.startswith("topic write shoal/v1/cam-a/")]
+    assert len(writes) == len(UP_KINDS)
+    assert "topic write shoal/v1/cam-a/up/window" in writes
     assert "topic read shoal/v1/cam-a/down/+" in text
 
 

@@ -8,7 +8,6 @@ second. A job that fails is logged and tried again the next time; the others go 
 import collections
 import functools
 import logging
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,7 +19,10 @@ from shoal.controller.federated.io import round_thread
 from shoal.controller.fleet import duplicate_devices
 from shoal.controller.host.context import Context
 from shoal.controller.host.io.probes import reachable_host
+from shoal.controller.ingest import flooding
 from shoal.controller.ingest.ingest import ingest
+from shoal.controller.ingest.io.intake import Intake
+from shoal.controller.ingest.message_budgets import Rates
 from shoal.controller.rollouts import assignments
 from shoal.errors import LinkError, StorageError
 from shoal.mqtt import Link
@@ -28,7 +30,7 @@ from shoal.mqtt import Link
 _log = logging.getLogger(__name__)
 
 BATCH, GATHER_S = 500, 0.02
-#: Messages in memory; more are dropped, and sent again by their devices, for they are not acked.
+#: Answers that wait for the link.
 QUEUE_SIZE = 20_000
 #: Seconds to wait after a storage error.
 RETRY_S = 1.0
@@ -68,13 +70,16 @@ class Engine:
         monotonic: Callable[[], float],
     ) -> None:
         self.ctx, self._stopping, self._monotonic = ctx, stopping, monotonic
-        self._queue: queue.Queue[tuple[str, bytes]] = queue.Queue(QUEUE_SIZE)
+        limits = ctx.settings.ingest
+        rates = Rates(limits.device_messages_s, limits.device_kib_s * 1_024)
+        self._intake = Intake(rates, monotonic)
         self._wake = threading.Event()
-        self._dropped = 0
         self._pending_acks: collections.deque[tuple[str, wire.Ack | wire.Time]] = collections.deque(
             maxlen=QUEUE_SIZE
         )
         self._is_new_connection = False
+        self._sent_lately: collections.deque[tuple[float, str]] = collections.deque()
+        self._is_first_connection = True
         self._published_timestamp = b""
         self._due: dict[str, float] = {}
         self._rounds = round_thread.RoundThread(ctx, self._publish_call)
@@ -85,6 +90,7 @@ class Engine:
             Periodic("retained messages", 1.0, self._publish_retained, on_message=True),
             *jobs,
             Periodic("assignments", 0.25, self._publish_assignments, on_message=True),
+            Periodic("floods", 5.0, self._report_floods, own_thread=True, event=self._intake.bell),
             Periodic("rounds", 0.5, rounds.work, own_thread=True, event=rounds.bell),
             Periodic("timestamps", 60.0, self._refresh_timestamps),
         ]
@@ -123,14 +129,11 @@ class Engine:
     # --- messages -----------------------------------------------------------------------------
 
     def _on_message(self, topic: str, payload: bytes) -> None:
-        """Runs on the link's thread: only enqueues."""
-        if round_thread.is_round_message(topic):
+        """Runs on the link's thread: only enqueues what is within its device's budget."""
+        if not round_thread.is_round_message(topic):
+            self._intake.put(topic, payload)
+        elif self._intake.admit_round(topic, payload):
             self._rounds.put(topic, payload)
-            return
-        try:
-            self._queue.put_nowait((topic, payload))
-        except queue.Full:
-            self._dropped += 1
 
     def _on_connection(self, up: bool) -> None:
         self._is_new_connection = up
@@ -148,7 +151,7 @@ class Engine:
         batch = self._gather(min(timeout_s, GATHER_S) if self._pending_acks else timeout_s)
         while batch and not self._stopping.is_set():
             try:
-                acks = ingest(self.ctx, batch, self._returns)
+                acks = ingest(self.ctx, batch, self._returns, self._intake.charge)
                 self._pending_acks.extend((device, ack) for device in acks for ack in acks[device])
                 self._wake.set()
                 break
@@ -160,21 +163,13 @@ class Engine:
 
     def _gather(self, timeout_s: float) -> list[tuple[str, bytes]]:
         """Messages that arrive within GATHER_S of the first, BATCH at most."""
-        try:
-            batch = [self._queue.get(timeout_s > 0, timeout_s or None)]
-        except queue.Empty:
-            return []
+        batch = self._intake.take(BATCH, timeout_s)
         end = self._monotonic() + GATHER_S
-        while len(batch) < BATCH and (left := end - self._monotonic()) > 0:
-            try:
-                batch.append(self._queue.get(timeout_s > 0, left))
-            except queue.Empty:
+        while batch and len(batch) < BATCH and timeout_s > 0:
+            more = self._intake.take(BATCH - len(batch), end - self._monotonic())
+            if not more:
                 break
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            _log.warning(
-                "%d messages dropped, devices will send them again: ingest is behind", dropped
-            )
+            batch += more
         return batch
 
     def _ack(self) -> None:
@@ -188,6 +183,10 @@ class Engine:
                 self._pending_acks.popleft()
         except LinkError as error:
             _log.debug("%d acks pending: %s", len(self._pending_acks), error)
+
+    def _report_floods(self) -> None:
+        """Store what was refused of devices that send too much; new messages are judged on."""
+        flooding.record(self.ctx, self._intake.take_excess())
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -233,9 +232,13 @@ class Engine:
         self._link.publish(round_thread.call_topic(device), wire.encode(call))
 
     def _publish_retained(self) -> None:
-        """Publish the retained budget and timestamp after each connection."""
+        """Publish the retained budget and timestamp after each connection, and the last orders."""
         if not (self._is_new_connection and self._link.connected):
             return
+        names = None if self._is_first_connection else [name for _, name in self._sent_lately]
+        if names is None or names:
+            assignments.send_again(self.ctx, names)
+        self._is_first_connection = False
         fleet = self.ctx.settings.fleet
         budget = wire.Budget(window_s=fleet.window_s, jitter_s=fleet.jitter_s)
         self._link.publish(topics.BUDGET, wire.encode(budget), retain=True)
@@ -253,6 +256,14 @@ class Engine:
         finally:
             if sent:
                 assignments.mark_sent(self.ctx, sent)
+                self._remember(sent)
+
+    def _remember(self, sent: Sequence[assignments.Pending]) -> None:
+        """Keep the names of the last seconds: a broker that is killed may lose their orders."""
+        now = self._monotonic()
+        self._sent_lately.extend((now, one.device) for one in sent)
+        while self._sent_lately and self._sent_lately[0][0] < now - assignments.LAST_S:
+            self._sent_lately.popleft()
 
     def _refresh_timestamps(self) -> None:
         renewed = self.ctx.signer.refresh_timestamps(self.ctx.clock())

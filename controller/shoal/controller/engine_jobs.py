@@ -12,6 +12,7 @@ from shoal.controller.federated.checkpoints import promotion, retention
 from shoal.controller.federated.planning import drift_trigger
 from shoal.controller.fleet import clock_skew, devices, duplicate_devices
 from shoal.controller.host.context import Context
+from shoal.controller.ingest import flooding
 from shoal.controller.monitoring import drift_monitor, findings, triggers
 from shoal.controller.operations.io.runner import OperationRunner
 from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper, undeployments
@@ -64,6 +65,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("conditions", 1.0, lambda: members.step(ctx, drafts.draft)),
         Periodic("alerts", 1.0, lambda: upkeep.upkeep(ctx)),
         Periodic("clock skew", 15.0, lambda: clock_skew.update_alerts(ctx)),
+        Periodic("flood alerts", 60.0, lambda: flooding.close_alerts(ctx)),
         Periodic("duplicate devices", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
         Periodic("assignment renewal", 600.0, lambda: assignments.renew(ctx)),
         Periodic("telemetry retention", 3_600.0, lambda: telemetry_retention.delete_expired(ctx)),

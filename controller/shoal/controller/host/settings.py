@@ -106,6 +106,17 @@ class Rounds(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoints: Annotated[int, msgspec.Meta(ge=0)] = 20
 
 
+class Ingest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one device may send: more is refused, and one that goes on is cut off for a while.
+
+    device_messages_s   messages a second; those that cannot be read count double
+    device_kib_s        KiB a second
+    """
+
+    device_messages_s: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 50.0
+    device_kib_s: Annotated[float, msgspec.Meta(ge=1, le=1e9)] = 1_024.0
+
+
 class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Long work: training and imports, one at a time.
 
@@ -132,6 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     network: Network = Network()
     fleet: Fleet = Fleet()
+    ingest: Ingest = Ingest()
     drift: Drift = Drift()
     alerts: Alerts = Alerts()
     operations: Operations = Operations()

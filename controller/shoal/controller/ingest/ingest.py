@@ -15,7 +15,7 @@ number is readable it is acked too and stored as a fault, because a redelivery w
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -84,17 +84,21 @@ class Rejected(NamedTuple):
 
 
 def ingest(
-    ctx: Context, batch: Sequence[tuple[str, bytes]], returns: ReturnCounter | None = None
+    ctx: Context,
+    batch: Sequence[tuple[str, bytes]],
+    returns: ReturnCounter | None = None,
+    on_garbage: Callable[[str], None] = lambda device: None,
 ) -> Replies:
     """Store a batch of (topic, payload); device -> messages to send to it, now that it is durable.
 
-    returns   kept by the caller between batches: detects duplicate devices
+    returns      kept by the caller between batches: detects duplicate devices
+    on_garbage   called with the device of each message that is rejected
 
     Raises StorageError when the disk refuses: nothing was stored, and the same batch may be given
     again. Any other error rejects only the message that caused it.
     """
     try:
-        return _store(ctx, batch, returns)
+        return _store(ctx, batch, returns, on_garbage)
     except StorageError:
         raise
     except Exception:  # noqa: BLE001 - a bug met by one message must not stop the fleet
@@ -102,15 +106,22 @@ def ingest(
             _log.exception("cannot ingest a message on %s", batch[0][0][:200])
             return {}
         _log.exception("cannot ingest a batch of %d at once: one by one", len(batch))
-    return _merge(ingest(ctx, [one], returns) for one in batch)
+    return _merge(ingest(ctx, [one], returns, on_garbage) for one in batch)
 
 
 def _store(
-    ctx: Context, batch: Sequence[tuple[str, bytes]], returns: ReturnCounter | None
+    ctx: Context,
+    batch: Sequence[tuple[str, bytes]],
+    returns: ReturnCounter | None,
+    on_garbage: Callable[[str], None],
 ) -> Replies:
     messages = [_decode(topic, payload) for topic, payload in batch]
     with ctx.store.write() as db:
-        return _Batch(db, ctx, messages, returns).store()
+        stored = _Batch(db, ctx, messages, returns)
+        replies = stored.store()
+    for device_name in stored.garbage:
+        on_garbage(device_name)
+    return replies
 
 
 # --- decode ---------------------------------------------------------------------------------------
@@ -149,6 +160,7 @@ class _Batch:
     columns   device -> columns to update
     updates, errors   key of an event -> the update event, or the device's error after it
     seqs      (device, boot) -> sequence numbers to ack
+    garbage     device of each message that was rejected
     duplicates   device -> sign that two agents use its name
     """
 
@@ -170,6 +182,7 @@ class _Batch:
         self.errors: dict[Key, str] = {}
         self.seqs: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.duplicates: dict[str, str] = {}
+        self.garbage: list[str] = []
         self.replies: Replies = defaultdict(list)
 
     def store(self) -> Replies:
@@ -318,6 +331,7 @@ class _Batch:
 
     def _reject(self, rejected: Rejected) -> None:
         name, boot, seq, error = rejected
+        self.garbage.append(name)
         _log.warning("message of %s rejected: %s", name, error)
         self._set_error(name, f"a message was rejected: {error}")
         if seq:

@@ -7,7 +7,7 @@ message cannot differ.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -31,6 +31,8 @@ from shoal.trust import CANDIDATE, RELEASE, RINGS, target_path
 RENEW_S = LIFETIME_S / 2
 #: Assignments renewed in one transaction.
 _RENEWED = 200
+#: Seconds of orders that a broker may lose when it is killed; Mosquitto writes once a second.
+LAST_S = 5.0
 #: Release's state -> the role that signed it.
 ROLES = {"released": RELEASE, "candidate": CANDIDATE}
 
@@ -246,6 +248,21 @@ def mark_sent(ctx: Context, sent: Sequence[Pending]) -> None:
         db.execute(
             _UPDATE, [{"of_device": one.device, "sent_version": one.version} for one in sent]
         )
+
+
+def send_again(ctx: Context, names: Iterable[str] | None = None) -> None:
+    """Have the assignments of these devices published again: the broker may have lost them.
+
+    names   None: those that were signed in the last seconds before the newest one
+    """
+    newest = select(func.max(assignment.c.signed_at)).scalar_subquery()
+    with ctx.store.write() as db:
+        if names is None:
+            late = (assignment.c.signed_at > newest - LAST_S) & (assignment.c.signed_at > 0)
+            names = list(db.scalars(select(assignment.c.device).where(late)))
+        for some in chunks(sorted(set(names))):
+            mine = assignment.c.device.in_(some) & (assignment.c.version > 0)
+            db.execute(update(assignment).where(mine).values(sent_version=assignment.c.version - 1))
 
 
 # --- reading ------------------------------------------------------------------------------------

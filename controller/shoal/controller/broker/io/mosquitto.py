@@ -19,9 +19,11 @@ from shoal.controller.fleet.io.ca import CONTROLLER
 from shoal.controller.host.io.files import private_folder, write_durable
 from shoal.durable import PUBLIC, SECRET
 from shoal.errors import SettingError
-from shoal.topics import ALL_UP, ROOT, all_down
+from shoal.topics import ROOT, UP_KINDS, all_down, up
+from shoal.wire import LIMIT
 
-MAX_PAYLOAD = 2 * 2**20
+#: Bytes of the largest packet: the largest message, with its topic.
+MAX_PACKET = max(LIMIT.values()) + 4_096
 
 
 def configuration(folder: Path, *, host: str, port: int, user: str = "") -> str:
@@ -46,16 +48,22 @@ acl_file {folder}/acl
 {f"user {user}" if user else "# user mosquitto"}
 
 set_tcp_nodelay true
-message_size_limit {MAX_PAYLOAD}
-max_inflight_messages 20
-max_queued_messages 10000
-max_queued_bytes 67108864
+max_packet_size {MAX_PACKET}
+message_size_limit {MAX_PACKET}
+max_qos 1
+# In bytes, not in messages: a device that floods must not fill the queue of the controller, which
+# takes many at once, before it is cut off.
+max_inflight_messages 1000
+max_queued_messages 1000000
+max_queued_bytes 268435456
 persistent_client_expiration 30d
 
-# Sessions, queued and retained messages are written at every change: they survive kill -9.
+# Sessions, queued and retained messages are written once a second, whole: at every change, a flood
+# would stop the broker. What a kill -9 takes with it is sent again: the controller repeats the
+# orders of the last seconds, and devices keep what the controller has not acknowledged.
 persistence true
 persistence_location {folder}/store/
-autosave_on_changes true
+autosave_on_changes false
 autosave_interval 1
 
 log_dest stderr
@@ -71,9 +79,9 @@ def access_list(devices: Iterable[str]) -> str:
     blocks = [f"user {CONTROLLER}\ntopic readwrite {ROOT}/#"]
     for name in sorted(devices):
         device = read_common_name(name).device
-        up, down = ALL_UP.replace("+", device, 1), all_down(device)
+        writes = "\n".join(f"topic write {up(device, kind)}" for kind in UP_KINDS)
         blocks.append(
-            f"user {name}\ntopic write {up}\ntopic read {down}\ntopic read {ROOT}/fleet/+"
+            f"user {name}\n{writes}\ntopic read {all_down(device)}\ntopic read {ROOT}/fleet/+"
         )
     return "# Written by shoal-controller; changes are lost.\n" + "\n\n".join(blocks) + "\n"
 

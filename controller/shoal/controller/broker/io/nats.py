@@ -22,10 +22,11 @@ from shoal.controller.host.io.lifetime import die_with_parent
 from shoal.controller.host.io.processes import exit_description
 from shoal.durable import SECRET
 from shoal.errors import LinkError, SettingError
-from shoal.topics import ROOT
+from shoal.topics import ROOT, UP_KINDS
+from shoal.wire import LIMIT
 
-#: Above the largest message (wire.LIMIT) with its topic: a larger one disconnects the sender.
-MAX_PAYLOAD = 2 * 2**20
+#: Bytes of the largest message with its topic: a larger one disconnects the sender.
+MAX_PAYLOAD = max(LIMIT.values()) + 4_096
 #: One per QoS 1 subscription, for ever as sessions are; nats-server's own limit is 1 000.
 MAX_CONSUMERS = 1_000_000
 #: Bytes on disk. When full, the broker acknowledges no more, and devices keep their messages.
@@ -92,6 +93,7 @@ mqtt {{
   port: {port}
   ack_wait: "30s"
   max_ack_pending: 1024
+  reject_qos2_publish: true
   {tls}
 }}
 authorization {{ users: [
@@ -110,7 +112,7 @@ def _device(name: str) -> str:
     device = read_common_name(name).device
     return _user(
         name,
-        publish=f'"{_SUBJECT}.{device}.up.*"',
+        publish=", ".join(f'"{_SUBJECT}.{device}.up.{kind}"' for kind in UP_KINDS),
         subscribe=f'"{_SUBJECT}.{device}.down.*", "{_SUBJECT}.fleet.*"',
     )
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from sqlalchemy import func, select
 from shoal.controller.broker.io.nats import NatsServer
 from shoal.controller.fleet.certificates import common_name
 from shoal.controller.host.io.processes import exit_description
+from shoal.controller.store.flood_tables import flood
 from shoal.controller.store.io.database import Store
 from shoal.controller.store.tables import device
 from shoal.errors import LinkError, StorageError
@@ -18,7 +20,7 @@ ENROLLED = "enrolled"
 #: Interval of polling the table; longer for a big list (a reload rechecks every connection).
 POLL_S, PER_DEVICE_S = 0.25, 0.0005
 _log = logging.getLogger("shoal.broker")
-Fingerprint = tuple[int, int, float]
+Fingerprint = tuple[int, int, float, int, float]
 
 
 class AccessList(Protocol):
@@ -28,23 +30,30 @@ class AccessList(Protocol):
 
 
 class EnrolledDevices:
-    """Enrolled devices in the device table, by the names in their certificates."""
+    """Enrolled devices in the device table, by the names in their certificates.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    Those that are cut off for a while, because they send far more than their budget, are not among
+    them (ingest.flooding).
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._clock = store, clock
 
     def fingerprint(self) -> Fingerprint:
-        """Changes with every enrolment and decommissioning; cheap to read."""
+        """Changes with every enrolment, decommissioning and cut; cheap to read."""
         enrolled = func.count().filter(device.c.state == ENROLLED)
         query = select(func.count(), enrolled, func.coalesce(func.max(device.c.enrolled_at), 0.0))
+        cut = select(func.count(), func.coalesce(func.max(flood.c.cut_until), 0.0))
         with self._store.read() as db:
             row = db.execute(query).one()
-        return (row[0], row[1], row[2])
+            out = db.execute(cut.where(flood.c.cut_until > self._clock())).one()
+        return (row[0], row[1], row[2], out[0], out[1])
 
     def names(self) -> frozenset[str]:
         with self._store.read() as db:
             query = select(device.c.name, device.c.generation)
-            rows = db.execute(query.where(device.c.state == ENROLLED))
+            out = select(flood.c.device).where(flood.c.cut_until > self._clock())
+            rows = db.execute(query.where(device.c.state == ENROLLED, device.c.name.not_in(out)))
             return frozenset(common_name(row.name, row.generation) for row in rows)
 
 

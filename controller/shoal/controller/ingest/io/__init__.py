@@ -1,0 +1,1 @@
+"""The queue between the link to the broker and ingest."""
