@@ -168,14 +168,14 @@ class Link:
         self._start_thread()
         return True
 
-    def stop(self) -> None:
-        """Disconnect, without the last will, and end the thread."""
+    def stop(self, patience_s: float = CONNECT_TIMEOUT_S + 5) -> None:
+        """Disconnect, without the last will, and end the thread; wait so long for it."""
         self._stopping.set()
         if self._client is not None:
             self._client.disconnect()  # only queued, and the loop woken
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(CONNECT_TIMEOUT_S + 5)
+            thread.join(patience_s)
 
     @property
     def connected(self) -> bool:

@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from real_agents import Process, enrol, put_in_service
-from shoal.agent.host.io.config import Peers
+from shoal.agent.host.io.config import Peers, dump, load
 from shoal.agent.installed.io.journal import read_records
+from shoal.agent.process import STOP_S
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.wire import decode_up
 
@@ -245,3 +246,27 @@ def test_systemd_hears_when_it_is_ready_that_it_lives_and_when_it_stops(
     finally:
         process.end(signal.SIGKILL)
         manager.close()
+
+
+def test_it_ends_in_time_whatever_hangs(folder: Path) -> None:
+    """A PLC and a broker that take connections and never answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        settings = load(folder)
+        address = msgspec.structs.replace(settings.controller, broker=f"mqtts://127.0.0.1:{port}")
+        sources = {
+            "plc": {
+                "kind": "modbus",
+                "host": "127.0.0.1",
+                "port": port,
+                "tags": [{"name": "x0", "address": 1}],
+            },
+            "bus": {"kind": "mqtt", "url": f"mqtt://127.0.0.1:{port}", "topics": ["x"]},
+        }
+        changed = msgspec.structs.replace(settings, controller=address, sources=sources)
+        (folder / "agent.toml").write_text(dump(changed))
+        process = Process(folder)
+        process.wait_until()
+        began = time.monotonic()
+        assert process.end(signal.SIGTERM) == 0
+        assert time.monotonic() - began < STOP_S + 3, "three more on a busy machine"

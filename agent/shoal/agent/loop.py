@@ -104,7 +104,7 @@ class Agent:
         self._journal, self._outbox = updates.journal, reporter.outbox
         self._loader = updates.loader
         self._endpoint, self._facts = "", facts
-        self.restart_requested = False
+        self.restart_requested = self.started = False
         self.serving: dict[str, ServedModel] = {}
         self._inbox = inbox if inbox is not None else Inbox()
         self.post, self.on_fault = self._inbox.post, self._inbox.on_fault
@@ -165,6 +165,7 @@ class Agent:
         if self._journal.lost:
             self.reporter.fault(Fault("journal-lost", self._journal.lost, "critical"))
         self.updates.start()
+        self.started = True
         if self.rounds is not None:
             self._contain(self.rounds.start)
         self._schedule_window()

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from shoal.agent.identity.io import renewal
 from shoal.agent.serving.io import row_spool
 from shoal.agent.serving.io.window_spool import WindowSpool
 from shoal.durable import write_durable
+
+#: Seconds in which every part ends after a signal, whatever hangs: a source, the broker, a job.
+STOP_S = 4.0
 
 
 def run(folder: Path) -> int:
@@ -84,10 +88,16 @@ async def _serve(folder: Path, settings: config.Settings) -> int:
     notifier.notify(STOPPING="1")
     parts.upkeep.finish()
     core.peers.finish()
-    await loop.run_in_executor(None, parts.feeds.stop)
-    await loop.run_in_executor(None, control.finish)
-    await loop.run_in_executor(None, core.link.stop)
-    jobs.finish()
+    end = time.monotonic() + STOP_S
+
+    async def wait(finish: Callable[[float], None], most_s: float = STOP_S) -> None:
+        left_s = max(0.0, end - time.monotonic())
+        await loop.run_in_executor(None, finish, min(most_s, left_s))
+
+    await wait(parts.feeds.stop, STOP_S / 4)
+    await wait(control.finish)  # saves the open windows
+    await wait(core.link.stop, STOP_S / 4)
+    await wait(jobs.finish)
     await parts.endpoint.stop()
     (folder / ADDRESS).unlink(missing_ok=True)
     return 1 if control.failed else 0

@@ -318,6 +318,7 @@ def build_serving(
         page=page,
         version=agent.identity.version,
         pushes=feeds.pushes,
+        loading=lambda: not agent.started,
     )
     return Endpoint(
         Inference(routes, rows.served),

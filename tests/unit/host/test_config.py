@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from shoal.agent.host.io.config import Controller, Device, Settings, Source, Update, dump, load
+from shoal.agent.host.io.config import (
+    Controller,
+    Device,
+    Settings,
+    Source,
+    Update,
+    dump,
+    is_written,
+    load,
+)
 from shoal.errors import SettingError
 
 KNOWN = "ab" * 32
@@ -77,4 +86,17 @@ def test_pinned_graphs_are_limits_of_the_device_and_without_any_every_signed_one
 
 def test_the_hint_for_a_folder_that_never_enrolled_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="shoal-agent enroll"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_file_says_so_and_how_to_come_back(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingError, match=r"agent.toml is empty.*shoal-agent enroll"):
+        settings_of(tmp_path, text)
+    assert not is_written(tmp_path), "enrolment writes it anew"
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_bytes(b"\xff\x00\x00")
+    with pytest.raises(SettingError, match=r"agent.toml"):
         load(tmp_path)

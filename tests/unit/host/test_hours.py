@@ -39,7 +39,10 @@ def test_the_day_is_the_device_s_own() -> None:
     assert not parse("22:00-23:00").open(at("2026-07-01T22:30", berlin), UTC)
 
 
-@pytest.mark.parametrize("text", ["22-05", "22:00", "25:00-01:00", "22:00-05:60", "at night"])
+@pytest.mark.parametrize(
+    "text",
+    ["22-05", "22:00", "25:00-01:00", "22:00-05:60", "22:00-24:30", "24:00-05:00", "at night"],
+)
 def test_what_is_no_time_of_day_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match="22:00-05:00"):
         parse(text)

@@ -117,6 +117,19 @@ def test_the_server_and_its_models_describe_themselves(inference: Inference) -> 
     assert get(inference, "/status")[1]["device"] == "cam-1"
 
 
+def test_while_the_agent_starts_clients_are_told_to_come_back() -> None:
+    starting = inference_of({}, loading=lambda: True)
+    url = f"/v2/models/{MODEL}"
+    for status, answer in (
+        post(starting, {"inputs": [GOOD]}, f"{url}/infer"),
+        get(starting, f"{url}/ready"),
+        get(starting, url),
+        get(starting, "/v2/health/ready"),
+    ):
+        assert (status, answer["error"][:21]) == (503, "the agent is starting")
+    assert get(starting, "/v2/health/live")[0] == 200
+
+
 def test_before_the_first_release_it_is_alive_but_not_ready() -> None:
     empty = inference_of({})
     assert get(empty, "/v2/health/live")[0] == 200

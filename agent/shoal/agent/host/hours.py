@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from shoal.errors import SettingError
 
-_SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
+_SPAN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-(?!24:(?!00))([01]\d|2[0-4]):([0-5]\d)")
 _DAY = 24 * 60
 
 
@@ -48,7 +48,8 @@ def parse(text: str) -> Hours:
     for part in filter(None, (each.strip() for each in text.split(","))):
         found = _SPAN.fullmatch(part)
         if not found:
-            raise SettingError(f"times of day {part!r}", "write them as 22:00-05:00")
+            hint = "write them as 22:00-05:00, from 00:00 to 24:00"
+            raise SettingError(f"times of day {part!r}", hint)
         a, b, c, d = map(int, found.groups())
         spans.append((a * 60 + b, c * 60 + d))
     return Hours(tuple(spans), text)

@@ -26,7 +26,7 @@ Group={user}
 Restart=always
 RestartSec=5
 TimeoutStartSec=120
-TimeoutStopSec=30
+TimeoutStopSec=15
 # Fed only after every model that serves has answered a row.
 WatchdogSec=60
 
@@ -36,6 +36,8 @@ Environment=MALLOC_ARENA_MAX=1 PYTHONUNBUFFERED=1 PYTHONNODEBUGRANGES=1
 MemoryHigh={high}M
 MemoryMax={most}M
 TasksMax=128
+# Each connection, feed and log file is one; systemd's default is 1024 and some images set less.
+LimitNOFILE=4096
 OOMPolicy=continue
 
 # Writes its own folder, and what sinks and sources of agent.toml write: after a change there,

@@ -20,7 +20,6 @@ from shoal.agent.serving.routes import (
     Routes,
     model_path,
     response_to,
-    served,
 )
 from shoal.agent.serving.row_requests import RowRequest
 from shoal.agent.serving.served_model import ServedModel
@@ -62,7 +61,7 @@ class Inference:
             found = model_path(request.path)
             if found is None or found[2] != "/infer" or request.method != "POST":
                 return self._routes.respond(request)
-            call = _call(*served(self._routes.models, found[0], found[1]), request)
+            call = _call(*self._routes.served(found[0], found[1]), request)
             if self._collect is not None and call.input.id and isinstance(call.input, RowRequest):
                 self._collect(call.engine, call.input.rows, call.input.id)
             return call

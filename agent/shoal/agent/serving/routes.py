@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 #: Bytes of JSON whose parsing takes about a millisecond.
 LONG_JSON = 1 << 16
+_STARTING = "the agent is starting and loads its models; try again in a second"
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/ready|/infer)?")
 _SOURCE = re.compile(r"/sources/([^/]+)")
 #: In order: the first kind that an error is of.
@@ -69,6 +70,7 @@ class Routes:
     page     the same as HTML, for /
     version  of the agent
     pushes   push sources by name, for /sources/NAME: a body in, its number of frames out
+    loading  whether the agent is starting: models that it will serve are not loaded yet
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Routes:
         page: Callable[[], str],
         version: str,
         pushes: Mapping[str, Callable[[bytes], int]] = {},
+        loading: Callable[[], bool] = lambda: False,
     ) -> None:
         self.models, self._pushes, self._version = models, pushes, version
+        self._loading = loading
         self._fixed: dict[str, Callable[[], Response]] = {
             "/v2": self._server,
             "/v2/": self._server,
@@ -104,9 +108,12 @@ class Routes:
         return self._fixed[path]() if found is None else self._model(*found)
 
     def _model(self, name: str, version: str | None, verb: str | None) -> Response:
-        if verb == "/ready" and ((serving := self.models.get(name)) is None or not serving.engine):
-            return error_response(400, f"no release of {name!r} serves on this device")
-        serving, engine = served(self.models, name, version)
+        try:
+            serving, engine = self.served(name, version)
+        except AbsentError:
+            if verb == "/ready" and ((it := self.models.get(name)) is None or not it.engine):
+                return error_response(400, f"no release of {name!r} serves on this device")
+            raise
         return _json(
             200, _metadata(serving, engine) if verb is None else {"name": name, "ready": True}
         )
@@ -130,7 +137,28 @@ class Routes:
     def _ready(self) -> Response:
         if any(serving.engine for serving in list(self.models.values())):
             return _json(200, {"ready": True})
+        if self._loading():
+            return error_response(503, _STARTING)
         return error_response(400, "no release serves yet")
+
+    def served(self, name: str, version: str | None) -> tuple[ServedModel, Engine]:
+        """The model and its engine.
+
+        ConflictError (503, with Retry-After) while the agent starts and may be about to load it;
+        AbsentError when no release, or another version, serves.
+        """
+        serving = self.models.get(name)
+        engine = serving.engine if serving else None
+        if serving is None or engine is None:
+            if self._loading():
+                raise ConflictError(_STARTING)
+            there = ", ".join(sorted(n for n, s in list(self.models.items()) if s.engine))
+            raise AbsentError("model", name, f"these serve here: {there or 'none yet'}")
+        if version and version != str(engine.manifest.version):
+            raise AbsentError(
+                "version", version, f"{engine.manifest.release} serves; leave the version out"
+            )
+        return serving, engine
 
 
 @functools.lru_cache(maxsize=64)
@@ -138,22 +166,6 @@ def model_path(path: str) -> tuple[str, str | None, str | None] | None:
     """Model, version and verb that a path names; None for any other path."""
     found = _MODEL.fullmatch(path)
     return (found.group(1), found.group(2), found.group(3)) if found else None
-
-
-def served(
-    models: Mapping[str, ServedModel], name: str, version: str | None
-) -> tuple[ServedModel, Engine]:
-    """The model and its engine; AbsentError when no release, or another version, serves."""
-    serving = models.get(name)
-    engine = serving.engine if serving else None
-    if serving is None or engine is None:
-        there = ", ".join(sorted(n for n, s in list(models.items()) if s.engine)) or "none yet"
-        raise AbsentError("model", name, f"these serve here: {there}")
-    if version and version != str(engine.manifest.version):
-        raise AbsentError(
-            "version", version, f"{engine.manifest.release} serves; leave the version out"
-        )
-    return serving, engine
 
 
 def error_response(status: int, message: str) -> Response:

@@ -58,11 +58,12 @@ class Feeds:
             self._threads.append(thread)
             thread.start()
 
-    def stop(self) -> None:
-        """Stop every feed, and wait for it."""
+    def stop(self, patience_s: float = STOP_S) -> None:
+        """Stop every feed, and wait so long for all of them: one may hang in a dead connection."""
         self._stopping.set()
+        end = self._ports.monotonic() + patience_s
         for thread in self._threads:
-            thread.join(STOP_S)
+            thread.join(max(0.0, end - self._ports.monotonic()))
 
     def health(self) -> list[FeedHealth]:
         """Every source, then every sink."""

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from shoal.agent.host.round_limits import Limits
 
 
+#: What to do about an empty agent.toml.
+_EMPTY = (
+    "the power may have failed while it was edited: restore a copy, or enrol again into this "
+    "folder with a new join token (shoal-agent enroll), which keeps the key and writes it"
+)
 #: Values of `learning.keep`.
 KEPT = ("nothing", "labelled", "served")
 
@@ -239,16 +244,25 @@ def load(folder: Path) -> Settings:
     """Settings of the agent in `folder`; SettingError names the field that is wrong."""
     path = folder / SETTINGS
     try:
-        settings = msgspec.convert(tomllib.loads(path.read_text()), Settings)
+        text = path.read_text()
+        if not text.strip():
+            raise SettingError(f"{path} is empty", _EMPTY)
+        settings = msgspec.convert(tomllib.loads(text), Settings)
     except FileNotFoundError as error:
         hint = "run: shoal-agent enroll --folder DIR --controller URL --token TOKEN --name NAME"
         raise SettingError(f"no {path}", hint) from error
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingError(f"{path}: {error}") from error
     except msgspec.ValidationError as error:
         raise setting_error(str(path), error, Settings) from error
     _check(path, settings)
     return settings
+
+
+def is_written(folder: Path) -> bool:
+    """Whether there is an agent.toml that is not empty."""
+    path = folder / SETTINGS
+    return path.exists() and bool(path.read_text().strip())
 
 
 def dump(settings: Settings) -> str:

@@ -2,10 +2,10 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
-_PATIENCE_S = 5.0
 
 
 class ControlThread(threading.Thread):
@@ -29,12 +29,12 @@ class ControlThread(threading.Thread):
         self._awake, self._ending = awake, threading.Event()
         self.begun, self.failed = threading.Event(), False
 
-    def finish(self) -> None:
-        """End cleanly, and wait for it."""
+    def finish(self, patience_s: float) -> None:
+        """End cleanly, and wait so long for it."""
         self._ending.set()
         self._awake.set()
         if self.is_alive():
-            self.join(_PATIENCE_S)
+            self.join(patience_s)
 
     def run(self) -> None:
         try:
@@ -65,7 +65,8 @@ class Jobs:
         self._threads.append(thread)
         thread.start()
 
-    def finish(self) -> None:
-        """Wait a limited time for running jobs, which were cancelled before."""
+    def finish(self, patience_s: float) -> None:
+        """Wait so long for all running jobs, which were cancelled before."""
+        end = time.monotonic() + patience_s
         for thread in self._threads:
-            thread.join(_PATIENCE_S / 2)
+            thread.join(max(0.0, end - time.monotonic()))

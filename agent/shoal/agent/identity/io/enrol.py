@@ -16,7 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from shoal.address import parse_url
-from shoal.agent.host.io.config import Controller, Device, Settings, Source, dump, load
+from shoal.agent.host.io.config import (
+    Controller,
+    Device,
+    Settings,
+    Source,
+    dump,
+    is_written,
+    load,
+)
 from shoal.agent.host.io.folder import CA, CERTIFICATE, DIRECTOR, KEY, ROOT, SETTINGS
 from shoal.connection_errors import PORTAL, explain, portal_fault
 from shoal.durable import write_durable
@@ -90,7 +98,7 @@ def enrol(
 
 def _check_folder(folder: Path, name: str) -> None:
     """SettingError when `folder` has another device's key, models and messages."""
-    existing = load(folder).device.name if (folder / SETTINGS).exists() else ""
+    existing = load(folder).device.name if is_written(folder) else ""
     if existing not in ("", name):
         raise SettingError(
             f"{folder} is the device {existing!r} already",
@@ -195,7 +203,7 @@ def _save(folder: Path, response: EnrolResponse, ca_sha256: str, settings: Setti
     write_durable(folder / CERTIFICATE, response.certificate.encode(), 0o600)
     write_durable(folder / ROOT, response.root.encode())
     write_durable(folder / DIRECTOR, response.director_root.encode())
-    old = load(folder) if (folder / SETTINGS).exists() else Settings()
+    old = load(folder) if is_written(folder) else Settings()
     merged = msgspec.structs.replace(
         old,
         device=settings.device,
