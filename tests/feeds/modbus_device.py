@@ -46,6 +46,11 @@ class Device:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._serve())
+        rest = asyncio.all_tasks(self._loop)
+        for task in rest:  # a request that is still delayed
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+        self._loop.close()
 
     async def _serve(self) -> None:
         bits = [SimData(address=0, count=SIZE // 16, values=False, datatype=DataType.BITS)]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from shoal.agent.feeds.registers import Table, Tag
+from shoal.agent.feeds.retries import Retries
 
 #: Most registers, and bits, in one request; longest gap of unused registers inside one.
 REGISTERS, BITS, GAP = 125, 2_000, 8
@@ -45,11 +46,6 @@ class Block(NamedTuple):
 Request = Callable[[Block], Sequence[int] | Failure]
 
 
-class _Pause(NamedTuple):
-    until_s: float
-    length_s: float
-
-
 class Plan:
     """The blocks that read all tags, adapted to what the device refuses.
 
@@ -58,18 +54,17 @@ class Plan:
 
     def __init__(self, tags: Iterable[Tag]) -> None:
         self._tags = sorted(tags, key=lambda tag: (tag.table, tag.address, tag.size))
-        self._refused: dict[str, _Pause] = {}  # by tag
-        self._apart: dict[str, _Pause] = {}  # by the first tag of the second block
+        self._refused = Retries(FIRST_S, LONGEST_S)  # by tag
+        self._apart = Retries(FIRST_S, LONGEST_S)  # by the first tag of the second block
         self._blocks: list[Block] = []
         self._changes_s = -math.inf
 
     def blocks(self, now_s: float) -> list[Block]:
         """Requests of this poll; refused tags are in none until they are due again."""
         if now_s >= self._changes_s:
-            refused, apart = self._not_due(self._refused, now_s), self._not_due(self._apart, now_s)
+            refused, apart = self._refused.waiting(now_s), self._apart.waiting(now_s)
             self._blocks = blocks(self._tags, refused, apart)
-            later = [p.until_s for p in (*self._refused.values(), *self._apart.values())]
-            self._changes_s = min((at for at in later if at > now_s), default=math.inf)
+            self._changes_s = min(self._refused.next_s(now_s), self._apart.next_s(now_s))
         return self._blocks
 
     def read(
@@ -118,17 +113,12 @@ class Plan:
         if not (self._refused or self._apart):
             return
         for at, tag in enumerate(block.tags):
-            if self._refused.pop(tag.name, None) or (at and self._apart.pop(tag.name, None)):
+            if self._refused.worked(tag.name) or (at and self._apart.worked(tag.name)):
                 self._changes_s = -math.inf
 
-    def _pause(self, pauses: dict[str, _Pause], name: str, now_s: float) -> None:
-        last = pauses.get(name)
-        length = min(LONGEST_S, last.length_s * 2) if last else FIRST_S
-        pauses[name] = _Pause(now_s + length, length)
+    def _pause(self, retries: Retries, name: str, now_s: float) -> None:
+        retries.failed(name, now_s)
         self._changes_s = -math.inf
-
-    def _not_due(self, pauses: dict[str, _Pause], now_s: float) -> set[str]:
-        return {name for name, pause in pauses.items() if pause.until_s > now_s}
 
 
 def blocks(
