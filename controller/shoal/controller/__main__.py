@@ -308,6 +308,40 @@ def restore(folder: Path, source: Path, as_json: bool) -> None:
     click.echo(f"next: shoal-controller serve --folder {folder}")
 
 
+@main.command()
+@click.argument("target", metavar="TO", type=click.Path(file_okay=False, path_type=Path))
+@_folder
+@click.option("--since", default="", metavar="DATE", help="First day of arrival.  [default: all]")
+@click.option("--until", default="", metavar="DATE", help="Day to stop before.  [default: none]")
+@click.option("--features/--no-features", default=True, help="A row for each feature too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export(
+    folder: Path, target: Path, since: str, until: str, features: bool, as_json: bool
+) -> None:
+    """Write telemetry as Parquet into TO, while the controller serves or not.
+
+    \b
+      shoal-controller export /mnt/telemetry --folder /var/lib/shoal --since 2026-11-01
+
+    Run again, it adds what has arrived since. DuckDB, pandas, Spark and Polars read the folders
+    windows, features and sums as tables; sketches hold no value of a row.
+    """
+    from shoal.controller.monitoring.io.telemetry_export import export as export_telemetry
+    from shoal.controller.wiring import open_context
+
+    done = export_telemetry(
+        open_context(folder.resolve()), target, since=since, until=until, features=features
+    )
+    if as_json:
+        click.echo(json.dumps({"folder": str(target)} | done._asdict()))
+        return
+    click.echo(
+        f"wrote {done.days} days to {target}: {done.windows} windows, {done.features} features"
+    )
+    if done.unknown:
+        click.echo(f"{done.unknown} windows are of deleted releases: without features")
+
+
 def _start_child() -> None:
     """Start of every child process: log to stderr, and end with the supervisor."""
     from shoal.controller.host.io.lifetime import die_with_parent

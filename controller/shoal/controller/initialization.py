@@ -89,7 +89,9 @@ tls_key = {_toml(network.tls_key)}
 window_s = {fleet.window_s}      # length of a telemetry window
 jitter_s = {fleet.jitter_s}      # windows end up to this much later
 offline_s = {fleet.offline_s}    # a device is offline after this long without a message
-retention_days = {fleet.retention_days}
+retention_days = {fleet.retention_days}  # windows, events and findings
+hourly_days = {fleet.hourly_days}     # sums by hour
+daily_days = {fleet.daily_days}     # sums by day
 clock_skew_s = {fleet.clock_skew_s}  # a device's clock that is off by more raises an alert
 
 [drift]

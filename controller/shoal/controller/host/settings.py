@@ -39,7 +39,9 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     jitter_s        random delay of a window's end, at most
     offline_s       a device is offline after so many seconds without a message; an idle agent
                     sends a status every 120 s, so choose more
-    retention_days  telemetry older than this is deleted
+    retention_days  windows, events and findings older than this are deleted, a day at a time
+    hourly_days     sums of windows by hour are kept so long
+    daily_days      sums of windows by day are kept so long
     clock_skew_s    a device clock that is off by more raises an alert
     """
 
@@ -47,6 +49,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     jitter_s: float = 5.0
     offline_s: float = 300.0
     retention_days: float = 90.0
+    hourly_days: float = 90.0
+    daily_days: float = 730.0
     clock_skew_s: float = 30.0
 
 

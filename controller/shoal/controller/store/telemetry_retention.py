@@ -1,10 +1,13 @@
 """Retention: deletes telemetry and changes that are older than the settings say."""
 
-from sqlalchemy import Column, Table, delete, select, tuple_
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Table, delete, select, tuple_
 
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import change, device_event, drift_point, finding
-from shoal.controller.store.window_tables import received, window_subject
+from shoal.controller.store.window_sums import DAY, HOUR
+from shoal.controller.store.window_tables import received, window_subject, window_sum
 
 CHANGES_S = 3_600.0
 #: Rows deleted in one transaction, which holds the write lock.
@@ -17,20 +20,25 @@ def delete_expired(ctx: Context) -> None:
     A stream of changes that reconnects later than CHANGES_S reloads everything.
     """
     now = ctx.clock()
-    before = now - ctx.settings.fleet.retention_days * 86_400
+    fleet = ctx.settings.fleet
+    before = now - fleet.retention_days * 86_400
     ctx.store.windows.drop(before)
     _delete(ctx, received, received.c.last_at, before)
     _delete(ctx, window_subject, window_subject.c.start_at, before)
+    for span, days in ((HOUR, fleet.hourly_days), (DAY, fleet.daily_days)):
+        _delete(ctx, window_sum, window_sum.c.at, now - days * 86_400, window_sum.c.span == span)
     _delete(ctx, drift_point, drift_point.c.at, before)
     _delete(ctx, finding, finding.c.at, before)
     _delete(ctx, device_event, device_event.c.received_at, before)
     _delete(ctx, change, change.c.at, now - CHANGES_S)
 
 
-def _delete(ctx: Context, table: Table, at: Column[float], before: float) -> None:
+def _delete(
+    ctx: Context, table: Table, at: Column[Any], before: float, *wanted: ColumnElement[bool]
+) -> None:
     """Delete rows older than `before`, some in each transaction: others write in between."""
     key = tuple_(*table.primary_key)
-    oldest = select(*table.primary_key).where(at < before).limit(BATCH)
+    oldest = select(*table.primary_key).where(at < before, *wanted).limit(BATCH)
     while True:
         with ctx.store.write() as db:
             deleted = db.execute(delete(table).where(key.in_(oldest))).rowcount

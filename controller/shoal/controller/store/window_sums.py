@@ -6,14 +6,15 @@ so a window of a week that a device merged while it was offline counts in its fi
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, tuple_
 
+from shoal.controller.host.context import Context
 from shoal.controller.host.windows import NewWindow
 from shoal.controller.store.window_tables import window_subject, window_sum
 from shoal.sketch import Latency
@@ -127,6 +128,20 @@ def of(
     else:
         wanted += [c.at >= first, c.at <= last]
     return list(db.execute(select(window_sum).where(*wanted).order_by(c.at, c.subject)))
+
+
+def pieces(ctx: Context, span: int, size: int) -> Iterator[list[Row[Any]]]:
+    """All sums of a span, `size` at a time, each piece in a transaction of its own."""
+    key = tuple(window_sum.c[name] for name in _KEY)
+    query = select(window_sum).where(window_sum.c.span == span).order_by(*key).limit(size)
+    rows: list[Row[Any]] = []
+    while not rows or len(rows) == size:
+        after = [tuple_(*key) > tuple_(*(getattr(rows[-1], one) for one in _KEY))] if rows else []
+        with ctx.store.read() as db:
+            rows = list(db.execute(query.where(*after)))
+        if not rows:
+            return
+        yield rows
 
 
 def subjects(db: Connection, model: str, scope: str) -> list[str]:

@@ -93,6 +93,12 @@ class WindowFiles:
         with self._read() as db:
             return newest[0].last_id if (newest := _files(db, newest=True)) else 0
 
+    def spans(self) -> list[tuple[str, int, int]]:
+        """Name (day of arrival first), first and last id of each file, in order of arrival."""
+        with self._read() as db:
+            files = _files(db, newest=False)
+        return [file[:3] for file in files if file.first_id <= file.last_id]
+
     def after(self, position: int, limit: int) -> list[StoredWindow]:
         """Up to `limit` windows with a higher id than `position`, in order of arrival."""
         return self.of(after=position, limit=limit)

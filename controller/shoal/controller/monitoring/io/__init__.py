@@ -1,0 +1,1 @@
+"""Adapters of monitoring: telemetry as files."""
