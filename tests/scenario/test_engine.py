@@ -42,6 +42,18 @@ def test_one_job_that_fails_stops_no_other(fleet, caplog):
     assert "disk is full" in caplog.text
 
 
+def test_a_thread_that_ends_by_an_error_ends_the_engine_with_it(fleet, monkeypatch):
+    fleet.engine._link.stop()
+    engine = build_engine(fleet.ctx, threading.Event(), Quiet(), link=fleet._link)
+
+    def broken(timeout_s=0.0):
+        raise MemoryError("no memory for a batch")
+
+    monkeypatch.setattr(engine, "drain", broken)
+    with pytest.raises(MemoryError, match="a batch"):
+        engine.run()
+
+
 def test_its_threads_take_messages_and_move_a_rollout_in_real_time(fleet):
     """Real threads and real seconds: only the broker is a stand-in."""
     fleet.station("cam-1", ring="canary")

@@ -74,6 +74,7 @@ class Engine:
         rates = Rates(limits.device_messages_s, limits.device_kib_s * 1_024)
         self._intake = Intake(rates, monotonic)
         self._wake = threading.Event()
+        self._error: BaseException | None = None
         self._pending_acks: collections.deque[tuple[str, wire.Ack | wire.Time]] = collections.deque(
             maxlen=QUEUE_SIZE
         )
@@ -112,10 +113,12 @@ class Engine:
         self._link.start(self._on_message, self._on_connection)
 
     def run(self) -> None:
-        """Run until `stopping` is set."""
+        """Run until `stopping` is set, or a thread ends by an error, which is raised: a process
+        that goes on without it would look alive."""
         own = [functools.partial(self._repeat, job) for job in self.jobs if job.own_thread]
         loops: list[Callable[[], None]] = [self._ingest, *own]
-        threads = [threading.Thread(target=loop, name="engine", daemon=True) for loop in loops]
+        guarded = [functools.partial(self._until_it_fails, loop) for loop in loops]
+        threads = [threading.Thread(target=loop, name="engine", daemon=True) for loop in guarded]
         self.connect()
         for thread in threads:
             thread.start()
@@ -125,6 +128,16 @@ class Engine:
         self._link.stop()
         for thread in threads:
             thread.join(5)
+        if self._error is not None:
+            raise self._error
+
+    def _until_it_fails(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 - raised by `run`
+            self._error = error
+            self._stopping.set()
+            self._wake.set()
 
     # --- messages -----------------------------------------------------------------------------
 

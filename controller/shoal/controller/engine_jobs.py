@@ -24,8 +24,10 @@ from shoal.mqtt import Link
 def run(ctx: Context, stopping: threading.Event) -> None:
     """Run the engine until `stopping` is set."""
     operations = OperationRunner(ctx)
-    build_engine(ctx, stopping, operations).run()
-    operations.stop()
+    try:
+        build_engine(ctx, stopping, operations).run()
+    finally:
+        operations.stop()
 
 
 def build_engine(
