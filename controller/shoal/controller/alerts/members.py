@@ -7,7 +7,7 @@ domain that knows the kind.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, tuple_, update
@@ -88,9 +88,7 @@ def of_devices(db: Connection, devices: Iterable[str]) -> dict[Key, Row[Any]]:
     return found
 
 
-def show(
-    db: Connection, ctx: Context, signs: Iterable[Sign], known: dict[Key, Row[Any]]
-) -> set[str]:
+def show(db: Connection, ctx: Context, signs: Iterable[Sign], known: Mapping[Key, Any]) -> set[str]:
     """Store signs; keys of alerts to `refresh`. known: `of_devices` of the devices."""
     now, new, dirty = ctx.clock(), [], set()
     latest = {sign.key: sign for sign in signs}
@@ -114,7 +112,7 @@ def show(
     return dirty
 
 
-def end(db: Connection, keys: Iterable[Key], known: dict[Key, Row[Any]]) -> set[str]:
+def end(db: Connection, keys: Iterable[Key], known: Mapping[Key, Any]) -> set[str]:
     """Forget what devices do not show any more; keys of alerts to `refresh`."""
     over = [key for key in keys if key in known]
     _delete(db, over)

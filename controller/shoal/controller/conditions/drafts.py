@@ -40,8 +40,72 @@ WORDS = {
         "{count} devices at {site} are offline",
         "Check its power and network; what it last reported: shoal device show {device}",
     ),
+    "disk": Words(
+        "The disk of {device} is full or nearly",
+        "Disks of {count} devices at {site} are full or nearly",
+        "Free space on it (logs, old images): without any it cannot update. See: shoal device show "
+        "{device}",
+    ),
+    "temperature": Words(
+        "{device} is too hot",
+        "{count} devices at {site} are too hot",
+        "Check fan, dust and sun; it serves slower until it cools. See: shoal device show {device}",
+    ),
+    "pressure": Words(
+        "{device} is short of memory or CPU, and serves less",
+        "{count} devices at {site} are short of memory or CPU, and serve less",
+        "Stop what else runs on it, or give it a smaller variant. See: shoal device show {device}",
+    ),
+    "outbox": Words(
+        "The outbox of {device} overflows",
+        "Outboxes of {count} devices at {site} overflow",
+        "It makes more than its link carries: check the link, or raise [fleet] window_s in "
+        "controller.toml. See: shoal device show {device}",
+    ),
+    "errors": Words(
+        "{part} fails on {device}",
+        "{part} fails on {count} devices at {site}",
+        "See what is asked of it: shoal device show {device}. If a release brought it: shoal "
+        "rollout list",
+    ),
+    "latency": Words(
+        "{part} has become slow on {device}",
+        "{part} has become slow on {count} devices at {site}",
+        "Look for heat, load and the release it serves: shoal device show {device}",
+    ),
+    "accuracy": Words(
+        "{part} is wrong more often on {device}",
+        "{part} is wrong more often on {count} devices at {site}",
+        "See whether its inputs moved: shoal alert list --kind drift. What it was trained on: "
+        "shoal release list",
+    ),
+    "source": Words(
+        "A source of {device} is down or has bad tags",
+        "Sources of {count} devices at {site} are down or have bad tags",
+        "Check the machine that it reads from, and its tags: shoal device show {device}",
+    ),
+    "refused-rows": Words(
+        "{device} refuses rows",
+        "{count} devices at {site} refuse rows",
+        "What it is given does not fit its model: shoal device show {device}",
+    ),
+    "refused-messages": Words(
+        "Messages of {device} are refused",
+        "Messages of {count} devices at {site} are refused",
+        "Its agent may be older or newer than the controller: shoal device show {device}",
+    ),
+    "failing": Words(
+        "{device} is failing",
+        "{count} devices at {site} are failing",
+        "What it reported, in order: shoal device show {device}",
+    ),
+    "attack": Words(
+        "{device} was given something that is not signed as it must be",
+        "{count} devices at {site} were given something that is not signed as it must be",
+        "Find out who sent it: shoal device show {device}. It was refused, nothing was changed",
+    ),
 }
-_OTHER = Words(
+OTHER = Words(
     "{device}: {part}", "{count} devices at {site}: {part}", "See: shoal device show {device}"
 )
 
@@ -50,7 +114,7 @@ def draft(db: Connection, ctx: Context, group: Group) -> Draft:
     """The alert of a group of devices."""
     if group.kind == "offline":
         return _offline(db, ctx, group)
-    return _draft(group, WORDS.get(group.kind, _OTHER))
+    return _draft(group, WORDS.get(group.kind, OTHER))
 
 
 def duration(seconds: float) -> str:

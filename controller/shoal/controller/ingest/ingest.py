@@ -205,7 +205,8 @@ class _Batch:
         self._apply_events(events)
         self._update_devices(windows, events)
         spoke = {name for name, values in self.columns.items() if "seen_at" in values}
-        device_watch.note_batch(self.db, self.ctx, self.devices, spoke, self.now)
+        watch = device_watch.BatchWatch(self.db, self.ctx, self.devices, self.now)
+        watch.note(spoke, [self.windows[k] for k in windows], [self.events[k] for k in events])
         for (name, boot), seqs in self.seqs.items():
             self.replies[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
         return dict(self.replies)

@@ -58,3 +58,15 @@ device_rhythm = Table(  # how a device usually speaks: conditions.rhythm
     number("due_at"),  # when it is overdue if nothing arrives; 0 while it is known to be offline
 )
 Index("ix_device_rhythm_due", device_rhythm.c.due_at, sqlite_where=device_rhythm.c.due_at > 0)
+
+device_share = Table(  # failed, slow or wrong answers of a model on a device: conditions.shares
+    "device_share",
+    metadata,
+    Column("device", String(63), primary_key=True),
+    Column("model", String(80), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    text("release"),
+    count("trials"),
+    count("hits"),
+    number("score"),
+)
