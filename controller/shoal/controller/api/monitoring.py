@@ -12,6 +12,7 @@ from shoal.controller.monitoring.records import (  # fmt: skip
     FleetHealth,
     Histograms,
     Performance,
+    PerformanceMap,
 )
 
 TAG = "monitoring"
@@ -69,6 +70,21 @@ class PerformanceQuery(RequestModel, frozen=True, kw_only=True):
     by: Annotated[str, msgspec.Meta(pattern="^(|site)$")] = ""
 
 
+class PerformanceMapQuery(RequestModel, frozen=True, kw_only=True):
+    """What is shown of which subjects, from when to when (Unix seconds).
+
+    measure   rows, windows; errors and slow are shares of the rows, accuracy of the labelled ones
+    scope     device, site, profile or fleet
+    """
+
+    model: str
+    measure: Annotated[str, msgspec.Meta(pattern="^(rows|windows|errors|slow|accuracy)$")] = "rows"
+    scope: Annotated[str, msgspec.Meta(pattern="^(device|site|profile|fleet)$")] = "device"
+    release: str = ""
+    since: float = 0
+    until: float = FOR_EVER
+
+
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """A subject of drift detection."""
 
@@ -107,6 +123,12 @@ def get_histogram(call: Call, query: HistogramQuery) -> Histograms:
 def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
     """Drift decisions, newest first."""
     return all_of(drift_history.list_findings(call.ctx, **msgspec.structs.asdict(query)))
+
+
+@route("GET", "/api/v1/performance/map", role="viewer", tag=TAG)
+def get_performance_map(call: Call, query: PerformanceMapQuery) -> PerformanceMap:
+    """One measure of every device, site or profile, by hours; beyond four days by days."""
+    return performance.performance_map(call.ctx, **msgspec.structs.asdict(query))
 
 
 @route("GET", "/api/v1/performance", role="viewer", tag=TAG)

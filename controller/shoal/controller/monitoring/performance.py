@@ -6,17 +6,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 from sqlalchemy import Connection, Text, cast, func, select
 
 from shoal.controller.host.context import Context
-from shoal.controller.monitoring.records import FleetHealth, Performance
+from shoal.controller.monitoring.records import FleetHealth, Performance, PerformanceMap
 from shoal.controller.store import window_sums
 from shoal.controller.store.rollout_tables import rollout
 from shoal.controller.store.tables import alert, device
+from shoal.errors import InputError
 from shoal.sketch import Latency
 
 #: Hours that are read one by one; a longer time is read by days.
 HOURS = 96
+#: Columns of a map, at most.
+MOST_BUCKETS = 400
+#: Measures of a map: what is counted, and of what, or where there is any.
+MEASURES = {
+    "rows": ("rows", "windows"),
+    "windows": ("windows", "windows"),
+    "errors": ("errors", "rows"),
+    "slow": ("slow", "rows"),
+    "accuracy": ("correct", "labelled"),
+}
 
 
 def performance(
@@ -46,6 +58,45 @@ def performance(
     for row in rows:
         subjects[row.subject].append(row)
     return [_performance(subjects[one], model, scope, one, release) for one in sorted(subjects)]
+
+
+def performance_map(
+    ctx: Context,
+    *,
+    model: str,
+    measure: str,
+    scope: str = "device",
+    release: str = "",
+    since: float = 0,
+    until: float = math.inf,
+) -> PerformanceMap:
+    """A measure of every subject of a scope, by hours, or by days beyond HOURS.
+
+    measure   of MEASURES: rows and windows as they are; errors and slow as a share of the rows;
+              accuracy as the share of labelled rows that are correct
+
+    Raises InputError for more than MOST_BUCKETS.
+    """
+    span = window_sums.DAY if until - since > HOURS * window_sums.HOUR else window_sums.HOUR
+    with ctx.store.read() as db:
+        found = window_sums.map_of(
+            db, model, scope, MEASURES[measure], span=span, since=since, until=until,
+            release=release,
+        )  # fmt: skip
+    if len(found.at) > MOST_BUCKETS:
+        raise InputError(
+            f"{len(found.at)} days at once, {MOST_BUCKETS} are possible", "set since and until"
+        )
+    above, below = found.above.astype(np.float64), found.below
+    is_share = measure not in ("rows", "windows")
+    shown = (above / np.maximum(below, 1)).round(6) if is_share else above
+    cells = shown.astype(object)
+    cells[below == 0] = None
+    values: list[list[float | None]] = cells.tolist()
+    return PerformanceMap(
+        model=model, scope=scope, measure=measure, span_s=span, at=found.at.tolist(),
+        subjects=found.subjects, values=values,
+    )  # fmt: skip
 
 
 def fleet_health(ctx: Context) -> FleetHealth:

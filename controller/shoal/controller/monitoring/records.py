@@ -90,6 +90,22 @@ class Performance(Record, frozen=True, kw_only=True):
     p99_us: float | None
 
 
+class PerformanceMap(Record, frozen=True, kw_only=True):
+    """One measure of every device, site or profile over time: a heatmap, subject x time.
+
+    span_s   length of a bucket: an hour or a day; at: begin of each
+    values   a list for each subject, one number a bucket; null where nothing is known
+    """
+
+    model: str
+    scope: str
+    measure: str
+    span_s: int
+    at: list[int]
+    subjects: list[str]
+    values: list[list[float | None]]
+
+
 class FleetHealth(Record, frozen=True, kw_only=True):
     """Counts over the whole fleet, as in the console's top strip."""
 
